@@ -1,0 +1,2 @@
+//! Systole: a StatsD server.
+pub mod protocol;

@@ -1,0 +1,127 @@
+//! DogStatsD events: `_e{TITLE_BYTES,TEXT_BYTES}:title|text|d:…|h:…|k:…|p:…|s:…|t:…|#…`. Lengths, not
+//! separators, delimit title and text; `\n` (two characters) stands for a newline in both.
+
+use std::borrow::Cow;
+
+use nom::bytes::complete::tag;
+use nom::character::complete::{char, digit1};
+use nom::sequence::{delimited, separated_pair};
+use nom::{IResult, Parser};
+
+use super::error::{ParseError, Reason};
+use super::fields::{Field, field, filled, unsigned};
+use super::metric::Cardinality;
+use super::parse::trim_end;
+use super::tags::{Tag, lossy, section};
+
+/// One event, borrowed.
+#[derive(Clone, Debug)]
+pub struct Event<'a> {
+    /// Never empty.
+    pub title: Cow<'a, str>,
+    /// May be empty.
+    pub text: Cow<'a, str>,
+    /// Its own time, in Unix seconds.
+    pub timestamp: Option<u64>,
+    /// The host it names.
+    pub host: Option<&'a [u8]>,
+    /// Events with the same key belong together.
+    pub aggregation_key: Option<&'a [u8]>,
+    /// `normal` or `low`.
+    pub priority: &'static str,
+    /// What sent it.
+    pub source_type: Option<&'a [u8]>,
+    /// `error`, `warning`, `info` or `success`.
+    pub alert_type: &'static str,
+    /// DogStatsD's container id.
+    pub container: Option<&'a [u8]>,
+    /// DogStatsD's external data.
+    pub external_data: Option<&'a [u8]>,
+    /// DogStatsD's tag cardinality.
+    pub cardinality: Option<Cardinality>,
+    fields: &'a [u8],
+}
+
+impl<'a> Event<'a> {
+    /// The tags in the order of the wire, duplicates included.
+    pub fn tags(&self) -> impl Iterator<Item = Tag<'a>> {
+        self.fields.split(|&b| b == b'|').filter_map(|f| f.strip_prefix(b"#")).flat_map(section)
+    }
+
+    /// Sections that were skipped.
+    pub fn skipped_sections(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.split(|&b| b == b'|').filter(|f| {
+            !matches!(f.get(..2), Some(b"d:" | b"h:" | b"k:" | b"p:" | b"s:" | b"t:")) && super::fields::is_unknown(f)
+        })
+    }
+}
+
+fn header(line: &[u8]) -> IResult<&[u8], (&[u8], &[u8])> {
+    delimited(tag("_e{"), separated_pair(digit1, char(','), digit1), tag("}:")).parse(line)
+}
+
+/// Reads a line that begins with `_e{`.
+pub(super) fn event(line: &[u8]) -> Result<Event<'_>, ParseError> {
+    let refuse = |at: usize| ParseError::new(Reason::BadEvent, at);
+    let (body, (title_len, text_len)) = header(line).map_err(|_| refuse(3.min(line.len())))?;
+    let start = line.len() - body.len();
+    let length = |digits| unsigned(digits).and_then(|n| usize::try_from(n).ok()).ok_or(refuse(3));
+    let (title_len, text_len) = (length(title_len)?, length(text_len)?);
+    let end = title_len.checked_add(1).and_then(|n| n.checked_add(text_len)).ok_or(refuse(3))?;
+    if title_len == 0 {
+        return Err(refuse(3));
+    }
+    if body.len() < end {
+        return Err(refuse(line.len()));
+    }
+    if body[title_len] != b'|' {
+        return Err(refuse(start + title_len));
+    }
+    let rest = trim_end(&body[end..]);
+    // What stands between the text and the next `|` means nothing.
+    let fields = memchr::memchr(b'|', rest).map_or(&rest[rest.len()..], |bar| &rest[bar + 1..]);
+    let mut event = Event {
+        title: unescape(&body[..title_len]),
+        text: unescape(&body[title_len + 1..end]),
+        timestamp: None,
+        host: None,
+        aggregation_key: None,
+        priority: "normal",
+        source_type: None,
+        alert_type: "info",
+        container: None,
+        external_data: None,
+        cardinality: None,
+        fields,
+    };
+    for text in fields.split(|&b| b == b'|') {
+        let value = text.get(2..).unwrap_or(&[]);
+        match text.get(..2) {
+            Some(b"d:") => event.timestamp = unsigned(value).or(event.timestamp),
+            Some(b"h:") => event.host = Some(value),
+            Some(b"k:") => event.aggregation_key = Some(value),
+            Some(b"s:") => event.source_type = Some(value),
+            Some(b"p:") => event.priority = one_of(value, &["low", "normal"]).unwrap_or(event.priority),
+            Some(b"t:") => {
+                event.alert_type =
+                    one_of(value, &["error", "warning", "info", "success"]).unwrap_or(event.alert_type);
+            }
+            _ => match field(text) {
+                Field::Container(id) => event.container = filled(id).or(event.container),
+                Field::ExternalData(data) => event.external_data = filled(data).or(event.external_data),
+                Field::Cardinality(level) => event.cardinality = Cardinality::from_text(level).or(event.cardinality),
+                Field::Empty | Field::Rate(_) | Field::Tags(_) | Field::Timestamp(_) | Field::Unknown => {}
+            },
+        }
+    }
+    Ok(event)
+}
+
+fn one_of(text: &[u8], words: &[&'static str]) -> Option<&'static str> {
+    words.iter().find(|word| word.as_bytes() == text).copied()
+}
+
+fn unescape(text: &[u8]) -> Cow<'_, str> {
+    let text = lossy(text);
+    if text.contains("\\n") { Cow::Owned(text.replace("\\n", "\n")) } else { text }
+}

@@ -1,0 +1,322 @@
+//! One sample of a metric line, borrowed from the datagram.
+
+use super::number::decimal;
+use super::tags::Tags;
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// `c`
+    Counter,
+    /// `g`
+    Gauge,
+    /// `ms`
+    Timer,
+    /// `h`
+    Histogram,
+    /// `d`
+    Distribution,
+    /// `s`
+    Set,
+    /// `m`: aggregates as a counter.
+    Meter,
+    /// `kv`: values handed on as they came.
+    Kv,
+}
+
+impl Kind {
+    /// Every kind, in the order of its number.
+    pub const ALL: [Kind; 8] = [
+        Kind::Counter,
+        Kind::Gauge,
+        Kind::Timer,
+        Kind::Histogram,
+        Kind::Distribution,
+        Kind::Set,
+        Kind::Meter,
+        Kind::Kv,
+    ];
+
+    /// The type token of the wire, or `None` for an unknown one. Case-sensitive.
+    #[inline]
+    pub fn from_token(token: &[u8]) -> Option<Kind> {
+        Some(match token {
+            b"c" => Kind::Counter,
+            b"g" => Kind::Gauge,
+            b"ms" => Kind::Timer,
+            b"h" => Kind::Histogram,
+            b"d" => Kind::Distribution,
+            b"s" => Kind::Set,
+            b"m" => Kind::Meter,
+            b"kv" => Kind::Kv,
+            _ => return None,
+        })
+    }
+
+    /// The word that records use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Timer => "timer",
+            Kind::Histogram => "histogram",
+            Kind::Distribution => "distribution",
+            Kind::Set => "set",
+            Kind::Meter => "meter",
+            Kind::Kv => "kv",
+        }
+    }
+}
+
+/// The share of events that were sent: above 0 and at most 1, so that nothing downstream checks again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleRate(f64);
+
+impl SampleRate {
+    /// Every event was sent.
+    pub const ONE: SampleRate = SampleRate(1.0);
+
+    /// Reads a rate as the wire means it: 0 and anything above 1 count as 1 (clients print tiny rates as
+    /// `0.000000`). `None` if it is negative or so small that dividing by it overflows.
+    pub fn new(rate: f64) -> Option<SampleRate> {
+        if rate.is_nan() || (rate < 0.0) || (rate == 0.0 && rate.is_sign_negative()) {
+            return None;
+        }
+        if rate == 0.0 || rate > 1.0 {
+            return Some(SampleRate::ONE);
+        }
+        (1.0 / rate).is_finite().then_some(SampleRate(rate))
+    }
+
+    /// The rate, in (0, 1].
+    #[inline]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+
+    /// How many events one sample stands for: `1 / rate`, at least 1.
+    #[inline]
+    pub fn weight(self) -> f64 {
+        if self.0 == 1.0 { 1.0 } else { 1.0 / self.0 }
+    }
+}
+
+/// What a gauge's value does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GaugeOp {
+    /// Sets the gauge.
+    Set,
+    /// Adds to it.
+    Increase,
+    /// Takes from it.
+    Decrease,
+}
+
+/// Whether a leading sign makes a gauge relative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GaugeSign {
+    /// `+5` adds 5, `-5` takes 5, as the original statsd reads it.
+    Delta,
+    /// `-5` sets -5, as DogStatsD reads it.
+    Absolute,
+}
+
+/// A metric's bare name, valid UTF-8, in two pieces because SignalFx tags may be cut out of its middle.
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'a> {
+    pub(super) head: &'a str,
+    pub(super) tail: &'a str,
+    pub(super) sanitize: bool,
+}
+
+impl<'a> Name<'a> {
+    /// A name in one piece, taken as it is.
+    pub fn plain(name: &'a str) -> Name<'a> {
+        Name { head: name, tail: "", sanitize: false }
+    }
+
+    /// Length before cleaning, in bytes.
+    #[inline]
+    pub fn raw_len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// Appends the name, cleaned if the listener asks for it.
+    #[inline]
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        if self.sanitize {
+            super::sanitize::write_clean(self.head.chars().chain(self.tail.chars()), out);
+        } else {
+            out.extend_from_slice(self.head.as_bytes());
+            out.extend_from_slice(self.tail.as_bytes());
+        }
+    }
+
+    /// Nothing is left of the name.
+    pub(super) fn is_empty(&self) -> bool {
+        if !self.sanitize {
+            return self.raw_len() == 0;
+        }
+        !self.head.chars().chain(self.tail.chars()).any(super::sanitize::leaves_something)
+    }
+}
+
+impl std::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut bytes = Vec::with_capacity(self.raw_len());
+        self.write_to(&mut bytes);
+        f.write_str(&String::from_utf8_lossy(&bytes))
+    }
+}
+
+/// The values of one sample.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// One number, or several packed ones: at least one, all checked.
+    Numbers {
+        /// The first.
+        first: f64,
+        /// The whole packed text, when more than one item stands in it.
+        packed: Option<&'a [u8]>,
+    },
+    /// A gauge's values, each with what it does. The magnitude is not negative unless signs are absolute.
+    Gauge {
+        /// The first.
+        first: (GaugeOp, f64),
+        /// The whole packed text, when more than one item stands in it.
+        packed: Option<&'a [u8]>,
+        /// How a sign is read.
+        sign: GaugeSign,
+    },
+    /// A set member: any text, never empty.
+    Member(&'a [u8]),
+}
+
+impl<'a> Values<'a> {
+    /// The numbers in order; nothing for a gauge or a set.
+    pub fn numbers(self) -> impl Iterator<Item = f64> + 'a {
+        let (first, packed) = match self {
+            Values::Numbers { first, packed } => (Some(first), packed),
+            Values::Gauge { .. } | Values::Member(_) => (None, None),
+        };
+        let rest = packed.into_iter().flat_map(|text| items(text).skip(1).filter_map(decimal));
+        first.into_iter().chain(rest)
+    }
+
+    /// The gauge adjustments in order; nothing for the other types.
+    pub fn gauge(self) -> impl Iterator<Item = (GaugeOp, f64)> + 'a {
+        let (first, packed, sign) = match self {
+            Values::Gauge { first, packed, sign } => (Some(first), packed, sign),
+            Values::Numbers { .. } | Values::Member(_) => (None, None, GaugeSign::Delta),
+        };
+        let rest = packed.into_iter().flat_map(move |text| items(text).skip(1).filter_map(move |i| gauge_item(i, sign)));
+        first.into_iter().chain(rest)
+    }
+
+    /// How many values there are: at least 1.
+    pub fn len(self) -> usize {
+        match self {
+            Values::Numbers { packed, .. } | Values::Gauge { packed, .. } => packed.map_or(1, |text| items(text).count()),
+            Values::Member(_) => 1,
+        }
+    }
+
+    /// Never: a sample has at least one value.
+    pub fn is_empty(self) -> bool {
+        false
+    }
+}
+
+/// The non-empty items of a packed text, blanks trimmed.
+pub(super) fn items(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&byte| byte == b':').map(trim_blanks).filter(|item| !item.is_empty())
+}
+
+/// One gauge item: what it does, and its magnitude.
+#[inline]
+pub(super) fn gauge_item(item: &[u8], sign: GaugeSign) -> Option<(GaugeOp, f64)> {
+    let number = decimal(item)?;
+    Some(match (sign, item.first()) {
+        (GaugeSign::Delta, Some(b'+')) => (GaugeOp::Increase, number.abs()),
+        (GaugeSign::Delta, Some(b'-')) => (GaugeOp::Decrease, number.abs()),
+        _ => (GaugeOp::Set, number),
+    })
+}
+
+/// Without spaces and tabs at either end.
+#[inline]
+pub(super) fn trim_blanks(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// How many tags of a container DogStatsD asks for; carried, not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cardinality {
+    /// `none`
+    None,
+    /// `low`
+    Low,
+    /// `orchestrator`
+    Orchestrator,
+    /// `high`
+    High,
+}
+
+impl Cardinality {
+    /// Reads the text after `card:`, case-insensitively.
+    pub fn from_text(text: &[u8]) -> Option<Cardinality> {
+        [Cardinality::None, Cardinality::Low, Cardinality::Orchestrator, Cardinality::High]
+            .into_iter()
+            .find(|c| text.eq_ignore_ascii_case(c.name().as_bytes()))
+    }
+
+    /// As the wire has it, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cardinality::None => "none",
+            Cardinality::Low => "low",
+            Cardinality::Orchestrator => "orchestrator",
+            Cardinality::High => "high",
+        }
+    }
+}
+
+/// One sample: a name with tags, a type, and at least one value.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric<'a> {
+    /// The bare name.
+    pub name: Name<'a>,
+    /// The tags of the name and of every `#` section.
+    pub tags: Tags<'a>,
+    /// The type.
+    pub kind: Kind,
+    /// The values.
+    pub values: Values<'a>,
+    /// The sample rate, 1 if none was sent.
+    pub rate: SampleRate,
+    /// The sample's own time in Unix seconds, 1 or later.
+    pub timestamp: Option<u64>,
+    /// DogStatsD's container id.
+    pub container: Option<&'a [u8]>,
+    /// DogStatsD's external data.
+    pub external_data: Option<&'a [u8]>,
+    /// DogStatsD's tag cardinality.
+    pub cardinality: Option<Cardinality>,
+    /// Sections that mean nothing to us: skipped, never a reason to refuse the line.
+    pub skipped: u32,
+    pub(super) fields: &'a [u8],
+}
+
+impl<'a> Metric<'a> {
+    /// The sections that were skipped, as they stand.
+    pub fn skipped_sections(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.split(|&b| b == b'|').filter(|field| super::fields::is_unknown(field))
+    }
+}

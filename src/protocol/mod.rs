@@ -1,0 +1,42 @@
+//! The wire: cuts a datagram into lines and reads each into a borrowed [`Metric`], [`Event`] or
+//! [`ServiceCheck`], or into a [`ParseError`] that is `Copy`. No I/O, no clock, no allocation for a metric.
+//!
+//! One merged grammar reads what every client of every dialect sends:
+//!
+//! ```text
+//! datagram = line { NL line } ;
+//! line     = metric | event | check ;
+//! metric   = rawname ":" sample { ":" sample } ;
+//! sample   = values "|" type { "|" field } ;
+//! values   = item { ":" item } ;                     packed; the whole text for a set
+//! type     = "c" | "g" | "ms" | "h" | "d" | "s" | "m" | "kv" ;
+//! field    = "@" rate | "#" tags | "c:" text | "e:" text | "card:" text | "T" digits | unknown | "" ;
+//! tags     = [ "#" ] tag { "," [ "#" ] tag } ;       tag = key [ ":" value ]
+//! event    = "_e{" digits "," digits "}:" title "|" text [ rubbish ] { "|" efield } ;
+//! check    = "_sc|" name "|" ("0".."3") { "|" cfield } ;
+//! rawname  = name with tags inside: name[k=v], name,k=v  name#k=v  name;k=v
+//! ```
+//!
+//! A reader may rely on this: blanks, CR and NUL are trimmed from a line's ends; a sample that is bad spoils
+//! neither the rest of its line nor the rest of the datagram; numbers are finite; a rate is in (0, 1]; a set
+//! member is not empty; a name is UTF-8, not empty and at most `max_name` bytes long. Names and values are
+//! *not* made harmless for terminals or HTML: that is the business of whoever prints them.
+
+mod error;
+mod event;
+mod fields;
+mod metric;
+mod number;
+mod parse;
+mod sanitize;
+mod service_check;
+mod tags;
+
+pub use error::{ParseError, Reason};
+pub use event::Event;
+pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
+pub use number::decimal;
+pub use parse::{Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, Samples, lines, parse_line, trim};
+pub use sanitize::sanitize;
+pub use service_check::ServiceCheck;
+pub use tags::{NameTags, Tag, Tags, lossy};
