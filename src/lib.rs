@@ -1,2 +1,5 @@
 //! Systole: a StatsD server.
+pub mod aggregate;
+pub mod inert;
 pub mod protocol;
+pub mod series;

@@ -1,0 +1,303 @@
+//! A histogram for values of any sign and scale: `hdrhistogram` behind a power-of-two scale that is chosen
+//! per series and changed when values leave it.
+//!
+//! A magnitude is recorded as the integer `floor(|v| · 2^exponent)` and read back as the middle of its bucket.
+//! With 3 digits a bucket of an integer of [`FINE`] or more is at most 1/1024 wide relative to its value, so the
+//! middle is within 0.05 %. Scales differ by powers of two, so a change of scale moves whole buckets, but for
+//! those below 2048, one integer wide, which then lie in finer ones: once, that adds another 0.05 %. Between
+//! [`FINE`] and [`TOP`] lie 31 octaves, or 9.3 decades, in at most 128 KiB of counts a sign. Values that fit no
+//! scale together with those already held are clamped to the nearest end, and counted.
+//!
+//! Weights (1/rate) become whole counts of a `unit`. The unit is refined when a weight is no multiple of it;
+//! what still does not fit is carried to the next sample, so that the total weight stays right.
+
+use hdrhistogram::Histogram as Hdr;
+
+/// Integers from here on keep three digits.
+const FINE: u64 = 1 << FINE_BITS;
+const FINE_BITS: i32 = 10;
+/// Integers stay below this.
+const TOP: u64 = 1 << TOP_BITS;
+const TOP_BITS: i32 = 41;
+/// Where a new extreme is put when the scale follows it: two octaves of room before the next change.
+const ROOM: i32 = 2;
+/// Finest split of a unit of weight.
+const MAX_SPLIT: u32 = 64;
+
+/// Counts of values, by value.
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    digits: u8,
+    exponent: i32,
+    positive: Hdr<u32>,
+    negative: Option<Box<Hdr<u32>>>,
+    /// Smallest and largest magnitude held, zero apart.
+    smallest: f64,
+    largest: f64,
+    unit: f64,
+    carry: f64,
+    clamped: u64,
+}
+
+impl Histogram {
+    /// An empty histogram whose scale suits magnitudes from `smallest` to `largest` (zero apart), and whose
+    /// unit of weight is `unit`.
+    pub fn new(digits: u8, smallest: f64, largest: f64, unit: f64) -> Histogram {
+        let smallest = if smallest > 0.0 && smallest.is_finite() { smallest } else { 1.0 };
+        let exponent = (FINE_BITS + ROOM - floor_log2(smallest)).min(TOP_BITS - 1 - floor_log2(largest.max(smallest)));
+        Histogram {
+            digits,
+            exponent,
+            positive: new_hdr(digits),
+            negative: None,
+            smallest: f64::INFINITY,
+            largest: 0.0,
+            unit,
+            carry: 0.0,
+            clamped: 0,
+        }
+    }
+
+    /// Records a finite value with a weight above 0.
+    pub fn record(&mut self, value: f64, weight: f64) {
+        let magnitude = value.abs();
+        if magnitude > 0.0 {
+            self.make_room(magnitude);
+        }
+        let integer = self.integer(magnitude);
+        let count = self.counts_of(weight);
+        self.add(value < 0.0, integer, count);
+    }
+
+    /// Adds what another histogram holds.
+    pub fn merge(&mut self, other: &Histogram) {
+        for (value, weight) in other.buckets() {
+            self.record(value, weight);
+        }
+        self.clamped += other.clamped;
+    }
+
+    /// Middle of each bucket that holds something and its weight, by ascending value.
+    pub fn buckets(&self) -> Vec<(f64, f64)> {
+        let read = |hdr: &Hdr<u32>, sign: f64| -> Vec<(f64, f64)> {
+            hdr.iter_recorded()
+                .map(|step| {
+                    let low = hdr.lowest_equivalent(step.value_iterated_to());
+                    let middle = if low == 0 { 0.0 } else { 0.5 * (low as f64 + hdr.next_non_equivalent(low) as f64) };
+                    let value = sign * scaled(middle, -self.exponent);
+                    (value, step.count_since_last_iteration() as f64 * self.unit)
+                })
+                .collect()
+        };
+        let mut all = self.negative.as_ref().map_or_else(Vec::new, |hdr| read(hdr, -1.0));
+        all.reverse();
+        all.extend(read(&self.positive, 1.0));
+        all
+    }
+
+    /// Values that were moved to the nearest representable one.
+    pub fn clamped(&self) -> u64 {
+        self.clamped
+    }
+
+    /// Bytes of counts held.
+    pub fn memory_bytes(&self) -> usize {
+        let bytes = |hdr: &Hdr<u32>| hdr.distinct_values() * size_of::<u32>();
+        bytes(&self.positive) + self.negative.as_deref().map_or(0, bytes)
+    }
+
+    /// Changes the scale so that `magnitude` fits, if what is already held still fits then.
+    fn make_room(&mut self, magnitude: f64) {
+        let scaled = scaled(magnitude, self.exponent);
+        if scaled < FINE as f64 {
+            // How far the scale can grow before the largest value held leaves it.
+            let headroom = if self.largest > 0.0 { TOP_BITS - 1 - floor_log2(self.largest) - self.exponent } else { i32::MAX };
+            let needed = FINE_BITS - floor_log2(magnitude) - self.exponent;
+            if needed <= headroom {
+                self.rescale(self.exponent + (needed + ROOM).min(headroom));
+            } else {
+                self.clamped += 1;
+            }
+        } else if scaled >= TOP as f64 {
+            // How far it can shrink before the smallest value held gets too coarse.
+            let headroom = if self.smallest.is_finite() { self.exponent + floor_log2(self.smallest) - FINE_BITS } else { i32::MAX };
+            let needed = self.exponent + floor_log2(magnitude) - (TOP_BITS - 1);
+            if needed <= headroom {
+                self.rescale(self.exponent - (needed + ROOM).min(headroom));
+            } else {
+                self.clamped += 1;
+                return;
+            }
+        }
+        self.smallest = self.smallest.min(magnitude);
+        self.largest = self.largest.max(magnitude);
+    }
+
+    fn rescale(&mut self, exponent: i32) {
+        let shift = exponent - self.exponent;
+        self.exponent = exponent;
+        let moved = |hdr: &Hdr<u32>, digits: u8| {
+            let mut scaled = new_hdr(digits);
+            for step in hdr.iter_recorded() {
+                let low = hdr.lowest_equivalent(step.value_iterated_to());
+                // The middle: where buckets are one integer wide, a finer scale must not read it as its lower end.
+                let middle = 0.5 * (low as f64 + hdr.next_non_equivalent(low) as f64);
+                let moved = if low == 0 { 0 } else { (self::scaled(middle, shift) as u64).clamp(1, TOP - 1) };
+                add(&mut scaled, moved, u32::try_from(step.count_since_last_iteration()).unwrap_or(u32::MAX));
+            }
+            scaled
+        };
+        self.positive = moved(&self.positive, self.digits);
+        self.negative = self.negative.take().map(|hdr| Box::new(moved(&hdr, self.digits)));
+    }
+
+    fn integer(&self, magnitude: f64) -> u64 {
+        if magnitude == 0.0 {
+            return 0;
+        }
+        // A magnitude too small for the scale stays above zero, one too large below the top.
+        (scaled(magnitude, self.exponent) as u64).clamp(1, TOP - 1)
+    }
+
+    fn add(&mut self, negative: bool, integer: u64, count: u32) {
+        if count == 0 {
+            return;
+        }
+        let hdr = if negative && integer > 0 {
+            self.negative.get_or_insert_with(|| Box::new(new_hdr(self.digits)))
+        } else {
+            &mut self.positive
+        };
+        add(hdr, integer, count);
+    }
+
+    /// A weight as a number of units.
+    fn counts_of(&mut self, weight: f64) -> u32 {
+        let mut counts = weight / self.unit;
+        if (counts - counts.round()).abs() > 1e-9 * counts.max(1.0) {
+            let split = (2..=MAX_SPLIT)
+                .find(|&k| {
+                    let counts = counts * f64::from(k);
+                    (counts - counts.round()).abs() <= 1e-9 * counts.max(1.0)
+                })
+                .unwrap_or(if self.unit * f64::from(MAX_SPLIT) > weight { MAX_SPLIT } else { 1 });
+            if split > 1 && self.unit > f64::MIN_POSITIVE * f64::from(MAX_SPLIT) && self.fits(split) {
+                self.split(split);
+                counts = weight / self.unit;
+            }
+        }
+        let exact = counts + self.carry;
+        let whole = exact.round().clamp(0.0, f64::from(u32::MAX));
+        self.carry = (exact - whole).clamp(-1.0, 1.0);
+        whole as u32
+    }
+
+    /// Whether all counts can be multiplied.
+    fn fits(&self, factor: u32) -> bool {
+        let largest = |hdr: &Hdr<u32>| hdr.iter_recorded().map(|s| s.count_since_last_iteration()).max().unwrap_or(0);
+        let most = largest(&self.positive).max(self.negative.as_deref().map_or(0, largest));
+        most.saturating_mul(u64::from(factor)) <= u64::from(u32::MAX) / 4
+    }
+
+    fn split(&mut self, factor: u32) {
+        self.unit /= f64::from(factor);
+        self.carry *= f64::from(factor);
+        let multiply = |hdr: &mut Hdr<u32>| {
+            let held: Vec<(u64, u32)> = hdr
+                .iter_recorded()
+                .map(|s| (s.value_iterated_to(), u32::try_from(s.count_since_last_iteration()).unwrap_or(u32::MAX)))
+                .collect();
+            for (value, count) in held {
+                add(hdr, value, count.saturating_mul(factor - 1));
+            }
+        };
+        multiply(&mut self.positive);
+        if let Some(hdr) = self.negative.as_deref_mut() {
+            multiply(hdr);
+        }
+    }
+}
+
+fn new_hdr(digits: u8) -> Hdr<u32> {
+    Hdr::new(digits.clamp(1, 5)).expect("1 to 5 digits are what an HdrHistogram takes")
+}
+
+fn add(hdr: &mut Hdr<u32>, value: u64, count: u32) {
+    // Resizing is on, and no value reaches the type's limit, so nothing can be refused.
+    let recorded = hdr.record_n(value, count);
+    debug_assert!(recorded.is_ok());
+}
+
+/// `floor(log2(x))` for x > 0, subnormals included.
+fn floor_log2(x: f64) -> i32 {
+    let exponent = ((x.to_bits() >> 52) & 0x7ff) as i32;
+    if exponent == 0 { x.log2().floor() as i32 } else { exponent - 1023 }
+}
+
+/// `x · 2^n`, in two steps because `2^n` alone may leave the range of a double.
+fn scaled(x: f64, n: i32) -> f64 {
+    x * 2_f64.powi(n / 2) * 2_f64.powi(n - n / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worst_error(values: &[f64]) -> f64 {
+        let mut histogram = Histogram::new(3, values[0].abs(), values[0].abs(), 1.0);
+        values.iter().for_each(|&v| histogram.record(v, 1.0));
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let read: Vec<f64> =
+            histogram.buckets().iter().flat_map(|&(v, n)| std::iter::repeat_n(v, n as usize)).collect();
+        assert_eq!(read.len(), sorted.len());
+        sorted.iter().zip(read).map(|(&e, r)| if e == 0.0 { r.abs() } else { (r / e - 1.0).abs() }).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn values_over_nine_decades_are_within_a_thousandth() {
+        let decades: Vec<f64> = (0..=9000).map(|n| 0.003 * 10_f64.powf(f64::from(n) / 1000.0)).collect();
+        assert!(worst_error(&decades) <= 0.001);
+        let falling: Vec<f64> = decades.iter().rev().copied().collect();
+        assert!(worst_error(&falling) <= 0.001);
+    }
+
+    #[test]
+    fn negative_values_and_zero_are_held_too() {
+        let values: Vec<f64> = (-500..500).map(|n| f64::from(n) * 1.37).collect();
+        assert!(worst_error(&values) <= 0.001);
+        assert!(worst_error(&[0.0, 0.0, 5.0]) <= 0.001);
+    }
+
+    #[test]
+    fn any_scale_will_do() {
+        for scale in [1e-300, 1e-9, 1.0, 1e12, 1e300, 5e-320] {
+            let values: Vec<f64> = (100..1000).map(|n| f64::from(n) * scale).collect();
+            let bound = if scale < 1e-310 { 0.01 } else { 0.001 };
+            assert!(worst_error(&values) <= bound, "{scale}: {}", worst_error(&values));
+        }
+    }
+
+    #[test]
+    fn a_value_that_fits_no_common_scale_is_clamped_and_counted_and_harms_no_other() {
+        let mut histogram = Histogram::new(3, 1.0, 1.0, 1.0);
+        [1.0, 2.0, 1e300, 1e-300].iter().for_each(|&v| histogram.record(v, 1.0));
+        assert_eq!(histogram.clamped(), 2);
+        let values: Vec<f64> = histogram.buckets().iter().map(|b| b.0).collect();
+        assert!(values.iter().any(|v| (v - 1.0).abs() < 0.001) && values.iter().any(|v| (v / 2.0 - 1.0).abs() < 0.001));
+        assert!(histogram.memory_bytes() <= 128 * 1024 + 8192, "{}", histogram.memory_bytes());
+    }
+
+    #[test]
+    fn fractional_weights_add_up() {
+        let mut histogram = Histogram::new(3, 5.0, 5.0, 1.0);
+        let mut total = 0.0;
+        for n in 0..1000 {
+            let weight = [1.0, 1.0 / 0.3, 1.0 / 0.7, 10.0, 1.0 / 0.123][n % 5];
+            histogram.record(5.0 + n as f64, weight);
+            total += weight;
+        }
+        let held: f64 = histogram.buckets().iter().map(|b| b.1).sum();
+        assert!((held - total).abs() <= 1.0, "{held} {total}");
+    }
+}

@@ -1,0 +1,113 @@
+//! Bounds on what senders can make us keep, and who ran into them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::protocol::Kind;
+use crate::series::Series;
+
+/// Name of the series, one per kind, that takes samples of new names above `max_series`.
+pub const OVERFLOW_NAME: &str = "systole.overflow";
+
+/// Events and service checks kept per worker and interval.
+pub const MAX_NOTES: usize = 10_000;
+
+/// Prefixes watched for the worst offender. Small, so that a flood of new names stays cheap.
+const WATCHED_PREFIXES: usize = 16;
+/// Longest prefix remembered, in bytes.
+const PREFIX_BYTES: usize = 64;
+
+/// The number of series that all workers may hold together.
+#[derive(Clone, Debug)]
+pub struct Quota {
+    used: Arc<AtomicUsize>,
+    max_series: usize,
+}
+
+impl Quota {
+    /// Room for `max_series` series.
+    pub fn new(max_series: usize) -> Quota {
+        Quota { used: Arc::default(), max_series }
+    }
+
+    /// Takes room for one; `false` if there is none.
+    pub fn take(&self) -> bool {
+        // The number guards memory and nothing else, so no order with other loads and stores is needed.
+        let took = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.max_series).then_some(n + 1));
+        took.is_ok()
+    }
+
+    /// Gives room for one back.
+    pub fn give(&self) {
+        self.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The overflow series of a kind.
+pub fn overflow_series(kind: Kind) -> Series {
+    Series::new(kind, OVERFLOW_NAME, &[])
+}
+
+/// The prefixes (up to the first dot) that ran into `max_series` most: the space-saving algorithm (Metwally,
+/// Agrawal, El Abbadi, 2005), so the worst is named even when prefixes are many.
+#[derive(Clone, Debug, Default)]
+pub struct Offenders {
+    counts: Vec<(Vec<u8>, u64)>,
+}
+
+impl Offenders {
+    /// Counts a sample of `name`.
+    pub fn add(&mut self, name: &[u8]) {
+        let end = memchr::memchr(b'.', name).unwrap_or(name.len()).min(PREFIX_BYTES);
+        let prefix = &name[..end];
+        if let Some((_, count)) = self.counts.iter_mut().find(|(known, _)| known == prefix) {
+            *count += 1;
+        } else if self.counts.len() < WATCHED_PREFIXES {
+            self.counts.push((prefix.to_vec(), 1));
+        } else if let Some((known, count)) = self.counts.iter_mut().min_by_key(|(_, count)| *count) {
+            known.clear();
+            known.extend_from_slice(prefix);
+            *count += 1;
+        }
+    }
+
+    /// Adds another worker's counts.
+    pub fn merge(&mut self, other: &Offenders) {
+        for (prefix, count) in &other.counts {
+            match self.counts.iter_mut().find(|(known, _)| known == prefix) {
+                Some((_, ours)) => *ours += count,
+                None => self.counts.push((prefix.clone(), *count)),
+            }
+        }
+    }
+
+    /// The worst prefix and about how many samples of it were folded.
+    pub fn worst(&self) -> Option<(String, u64)> {
+        let (prefix, count) = self.counts.iter().max_by_key(|(_, count)| *count)?;
+        Some((String::from_utf8_lossy(prefix).into_owned(), *count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_prefix_is_named_among_many() {
+        let mut offenders = Offenders::default();
+        for n in 0..1000 {
+            offenders.add(format!("noise{n}.x").as_bytes());
+            offenders.add(b"user.1234");
+            offenders.add(b"user.5678");
+        }
+        assert_eq!(offenders.worst().map(|(prefix, _)| prefix), Some("user".into()));
+    }
+
+    #[test]
+    fn a_quota_gives_out_no_more_than_it_has() {
+        let quota = Quota::new(2);
+        assert_eq!([quota.take(), quota.take(), quota.take()], [true, true, false]);
+        quota.give();
+        assert!(quota.take());
+    }
+}

@@ -1,0 +1,31 @@
+//! Finds the series of a sample and updates one counter, gauge, timer or set. Pure: time is an argument.
+//!
+//! A [`Shard`] belongs to one receive worker. At a tick it ships a [`Partial`]; the partials of all shards
+//! become one immutable snapshot in [`crate::snapshot`]. What is kept here per interval merges: sums add,
+//! histograms add, sets unite, gauges go by the order of [`Gauge`].
+//!
+//! Everything is bounded: series by a [`Quota`], exact samples by [`TimerPolicy::exact_samples`], set members
+//! by [`EXACT_MEMBERS`], events and checks by [`MAX_NOTES`]. Reaching a bound is counted in the [`Tally`].
+
+mod columns;
+mod counter;
+mod gauge;
+mod histogram;
+mod index;
+mod limits;
+mod note;
+mod set;
+mod shard;
+mod tally;
+mod timer;
+
+pub use columns::{Cell, Class, Column, Columns};
+pub use counter::Sum;
+pub use gauge::Gauge;
+pub use histogram::Histogram;
+pub use limits::{MAX_NOTES, OVERFLOW_NAME, Offenders, Quota, overflow_series};
+pub use note::{Note, NoteBody, own_event, own_service_check};
+pub use set::{EXACT_MEMBERS, Members};
+pub use shard::{BadLine, Partial, Shard, ShardOptions, class_of};
+pub use tally::Tally;
+pub use timer::{Timer, TimerPolicy};

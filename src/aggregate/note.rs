@@ -1,0 +1,99 @@
+//! Events and service checks, taken out of the datagram to outlive it.
+
+use crate::protocol::{Event, Kind, Name, ServiceCheck, Tag, lossy};
+use crate::series::{KeyBuilder, Series};
+
+/// An event or a service check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    /// Its own time, or when it was received, in Unix seconds.
+    pub time: f64,
+    /// Canonical tags.
+    pub tags: Vec<(String, Option<String>)>,
+    /// The host it names.
+    pub host: Option<String>,
+    /// DogStatsD's container id.
+    pub container: Option<String>,
+    /// DogStatsD's external data.
+    pub external_data: Option<String>,
+    /// DogStatsD's tag cardinality.
+    pub cardinality: Option<&'static str>,
+    /// What it is.
+    pub body: NoteBody,
+}
+
+/// What a note says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NoteBody {
+    /// Something happened.
+    Event {
+        /// Never empty.
+        title: String,
+        /// May be empty.
+        text: String,
+        /// `normal` or `low`.
+        priority: &'static str,
+        /// `error`, `warning`, `info` or `success`.
+        alert_type: &'static str,
+        /// Events with the same key belong together.
+        aggregation_key: Option<String>,
+        /// What sent it.
+        source_type: Option<String>,
+    },
+    /// A check's outcome.
+    ServiceCheck {
+        /// Never empty.
+        name: String,
+        /// 0 ok, 1 warning, 2 critical, 3 unknown.
+        status: u8,
+        /// In words.
+        message: Option<String>,
+    },
+}
+
+/// Takes an event out of its datagram, received at `now` Unix seconds.
+pub fn own_event(event: &Event<'_>, now: f64) -> Note {
+    Note {
+        time: event.timestamp.map_or(now, |seconds| seconds as f64),
+        tags: canonical(event.tags()),
+        host: text(event.host),
+        container: text(event.container),
+        external_data: text(event.external_data),
+        cardinality: event.cardinality.map(|c| c.name()),
+        body: NoteBody::Event {
+            title: event.title.to_string(),
+            text: event.text.to_string(),
+            priority: event.priority,
+            alert_type: event.alert_type,
+            aggregation_key: text(event.aggregation_key),
+            source_type: text(event.source_type),
+        },
+    }
+}
+
+/// Takes a service check out of its datagram, received at `now` Unix seconds.
+pub fn own_service_check(check: &ServiceCheck<'_>, now: f64) -> Note {
+    Note {
+        time: check.timestamp.map_or(now, |seconds| seconds as f64),
+        tags: canonical(check.tags()),
+        host: text(check.host),
+        container: text(check.container),
+        external_data: text(check.external_data),
+        cardinality: check.cardinality.map(|c| c.name()),
+        body: NoteBody::ServiceCheck {
+            name: check.name.to_string(),
+            status: check.status,
+            message: text(check.message),
+        },
+    }
+}
+
+fn text(bytes: Option<&[u8]>) -> Option<String> {
+    bytes.map(|bytes| lossy(bytes).into_owned())
+}
+
+fn canonical<'a>(tags: impl Iterator<Item = Tag<'a>>) -> Vec<(String, Option<String>)> {
+    // A series' key is the one place that knows what canonical means; its kind and name don't matter here.
+    let series = Series::from_key(KeyBuilder::default().build(Kind::Counter, &Name::plain(""), tags));
+    series.tags().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect()
+}

@@ -1,0 +1,394 @@
+//! A shard: the series of one receive worker and the values of its open interval.
+//!
+//! The worker owns it; nothing is shared and nothing is locked. [`Shard::ingest`] reads a datagram and
+//! updates values; a series already known costs one hash, one comparison and one update, and allocates
+//! nothing. [`Shard::close`] swaps the values for empty columns and ships them as a [`Partial`].
+
+use std::net::SocketAddr;
+
+use crate::protocol::{
+    Event, Kind, Line, Metric, Options, ParseError, Reason, ServiceCheck, Values, lines, lossy, parse_line,
+};
+use crate::series::{KeyBuilder, Series};
+
+use super::columns::{Class, Columns};
+use super::index::{Hasher, Index};
+use super::limits::{MAX_NOTES, Offenders, Quota, overflow_series};
+use super::note::{Note, own_event, own_service_check};
+use super::tally::Tally;
+use super::timer::TimerPolicy;
+
+/// Longest excerpt of a malformed line kept for the log, in bytes.
+const EXAMPLE_BYTES: usize = 512;
+
+/// How a shard aggregates.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// How timers keep their samples.
+    pub timers: TimerPolicy,
+    /// Histograms and distributions are timers (profile `etsy`).
+    pub fold_histograms: bool,
+    /// Room for series, shared with the other shards.
+    pub quota: Quota,
+    /// Key of the hash.
+    pub seed: u64,
+}
+
+/// What came with a malformed line: the first of an interval is kept as an example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadLine {
+    /// The line, cut at 512 bytes.
+    pub line: Vec<u8>,
+    /// Why and where.
+    pub error: ParseError,
+    /// Who sent it.
+    pub from: Option<SocketAddr>,
+}
+
+/// One closed interval of one shard, on its way to the registry. The columns come back as spare ones.
+#[derive(Debug, Default)]
+pub struct Partial {
+    /// Series that got a number, by class.
+    pub created: [Vec<(u32, Series)>; 5],
+    /// Numbers whose series were forgotten, by class. They were not touched before in this interval, and
+    /// are read before `created`.
+    pub retired: [Vec<u32>; 5],
+    /// The values.
+    pub columns: Columns,
+    /// The counts.
+    pub tally: Tally,
+    /// Events and service checks, in order.
+    pub notes: Vec<Note>,
+    /// The first malformed line.
+    pub example: Option<BadLine>,
+    /// Who ran into `max_series`.
+    pub offenders: Offenders,
+}
+
+/// The series of one worker and the values of its open interval.
+#[derive(Debug)]
+pub struct Shard {
+    options: ShardOptions,
+    hasher: Hasher,
+    keys: KeyBuilder,
+    indexes: [Index; 5],
+    /// Numbers of the overflow series, by kind.
+    overflow: [Option<u32>; Kind::ALL.len()],
+    open: Partial,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(options: ShardOptions) -> Shard {
+        Shard {
+            hasher: Hasher::new(options.seed),
+            options,
+            keys: KeyBuilder::default(),
+            indexes: Default::default(),
+            overflow: Default::default(),
+            open: Partial::default(),
+        }
+    }
+
+    /// The counts of the open interval.
+    #[inline]
+    pub fn tally(&mut self) -> &mut Tally {
+        &mut self.open.tally
+    }
+
+    /// Reads a datagram, or complete lines of a stream, received at `now` seconds.
+    #[inline]
+    pub fn ingest(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        for line in lines(datagram) {
+            self.line(line, options, from, now);
+        }
+    }
+
+    #[inline]
+    fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        self.open.tally.lines += 1;
+        match parse_line(line, options) {
+            Ok(Line::Empty) => self.open.tally.empty += 1,
+            Ok(Line::Samples(samples)) => {
+                let mut first_error = None;
+                for sample in samples {
+                    match sample {
+                        Ok(metric) => self.record(&metric, now),
+                        Err(error) => first_error = first_error.or(Some(error)),
+                    }
+                }
+                match first_error {
+                    None => self.open.tally.metrics += 1,
+                    Some(error) => self.refuse(line, error, from),
+                }
+            }
+            Ok(Line::Event(event)) => self.event(&event, now),
+            Ok(Line::ServiceCheck(check)) => self.service_check(&check, now),
+            Err(error) => self.refuse(line, error, from),
+        }
+    }
+
+    /// Counts a malformed line; the first of an interval is kept as an example.
+    pub fn refuse(&mut self, line: &[u8], error: ParseError, from: Option<SocketAddr>) {
+        self.open.tally.refuse(error);
+        if self.open.example.is_none() {
+            let line = line[..line.len().min(EXAMPLE_BYTES)].to_vec();
+            self.open.example = Some(BadLine { line, error, from });
+        }
+    }
+
+    /// Counts a line that never became whole.
+    pub fn refuse_fragment(&mut self, line: &[u8], reason: Reason, from: Option<SocketAddr>) {
+        self.open.tally.lines += 1;
+        self.refuse(line, ParseError { reason, at: u32::try_from(line.len()).unwrap_or(u32::MAX) }, from);
+    }
+
+    /// Records one sample.
+    #[inline]
+    pub fn record(&mut self, metric: &Metric<'_>, now: f64) {
+        let kind = self.kind_of(metric.kind);
+        let class = class_of(kind);
+        let key = self.keys.metric(metric, kind);
+        let hash = self.hasher.hash(key);
+        self.open.tally.sections_skipped += u64::from(metric.skipped);
+        if let Some(id) = self.indexes[class as usize].find(hash, key) {
+            self.open.tally.recorded += self.update(class, id, metric, now);
+        } else {
+            self.record_new(metric, kind, hash, now);
+        }
+    }
+
+    #[cold]
+    fn record_new(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64, now: f64) {
+        let class = class_of(kind);
+        if self.options.quota.take() {
+            let series = Series::from_key(self.keys.metric(metric, kind));
+            let id = self.create(class, hash, series);
+            self.open.tally.recorded += self.update(class, id, metric, now);
+            return;
+        }
+        let mut name = Vec::new();
+        metric.name.write_to(&mut name);
+        self.open.offenders.add(&name);
+        let id = match self.overflow[kind as usize] {
+            Some(id) => id,
+            None => {
+                let series = overflow_series(kind);
+                let hash = self.hasher.hash(series.key());
+                // Somebody may have sent a series of that very name while there was room.
+                let known = self.indexes[class as usize].find(hash, series.key());
+                let id = known.unwrap_or_else(|| self.create(class, hash, series));
+                self.overflow[kind as usize] = Some(id);
+                id
+            }
+        };
+        self.open.tally.folded += self.update(class, id, metric, now);
+    }
+
+    fn create(&mut self, class: Class, hash: u64, series: Series) -> u32 {
+        let id = self.indexes[class as usize].insert(hash, series.clone(), &self.hasher);
+        self.open.created[class as usize].push((id, series));
+        id
+    }
+
+    /// Updates a series; how many values were recorded.
+    #[inline]
+    fn update(&mut self, class: Class, id: u32, metric: &Metric<'_>, now: f64) -> u64 {
+        let open = &mut self.open;
+        let mut values = 0;
+        match (class, metric.values) {
+            (Class::Counter, Values::Numbers { first, packed: None }) => {
+                open.columns.counters.touch(id).add(first * metric.rate.weight());
+                values = 1;
+            }
+            (Class::Counter, numbers) => {
+                let sum = open.columns.counters.touch(id);
+                for value in numbers.numbers() {
+                    sum.add(value * metric.rate.weight());
+                    values += 1;
+                }
+            }
+            (Class::Gauge, adjustments) => {
+                let gauge = open.columns.gauges.touch(id);
+                for (op, value) in adjustments.gauge() {
+                    gauge.apply(op, value, now);
+                    values += 1;
+                }
+            }
+            (Class::Timer, numbers) => {
+                let timer = open.columns.timers.touch(id);
+                for value in numbers.numbers() {
+                    timer.record(value, metric.rate.weight(), &self.options.timers);
+                    values += 1;
+                }
+            }
+            (Class::Set, Values::Member(member)) => {
+                open.columns.sets.touch(id).insert(lossy(member).as_bytes());
+                values = 1;
+            }
+            (Class::Set, Values::Numbers { .. } | Values::Gauge { .. }) => {}
+            (Class::Kv, numbers) => {
+                let kept = open.columns.kvs.touch(id);
+                for value in numbers.numbers() {
+                    if kept.len() < self.options.timers.exact_samples {
+                        kept.push(value);
+                        values += 1;
+                    } else {
+                        open.tally.samples += 1;
+                        open.tally.kv_limited += 1;
+                    }
+                }
+            }
+        }
+        open.tally.samples += values;
+        values
+    }
+
+    fn event(&mut self, event: &Event<'_>, now: f64) {
+        self.open.tally.events += 1;
+        self.open.tally.sections_skipped += event.skipped_sections().count() as u64;
+        self.note(|| own_event(event, now));
+    }
+
+    fn service_check(&mut self, check: &ServiceCheck<'_>, now: f64) {
+        self.open.tally.service_checks += 1;
+        self.open.tally.sections_skipped += check.skipped_sections().count() as u64;
+        self.note(|| own_service_check(check, now));
+    }
+
+    fn note(&mut self, own: impl FnOnce() -> Note) {
+        if self.open.notes.len() < MAX_NOTES {
+            self.open.notes.push(own());
+        } else {
+            self.open.tally.notes_dropped += 1;
+        }
+    }
+
+    /// Closes the interval. `retire` names numbers, by class, whose series may be forgotten unless this
+    /// interval touched them; `spare` are columns that an earlier [`Partial`] brought and that were drained.
+    pub fn close(&mut self, retire: &[Vec<u32>; 5], spare: Columns) -> Partial {
+        for class in Class::ALL {
+            for &id in &retire[class as usize] {
+                self.retire(class, id);
+            }
+        }
+        std::mem::replace(&mut self.open, Partial { columns: spare, ..Partial::default() })
+    }
+
+    fn retire(&mut self, class: Class, id: u32) {
+        if self.open.columns.is_touched(class, id) {
+            return;
+        }
+        let index = &mut self.indexes[class as usize];
+        let overflow = index.series(id).and_then(|series| {
+            let kind = series.kind();
+            (self.overflow[kind as usize] == Some(id)).then_some(kind)
+        });
+        if !index.remove(id, &self.hasher) {
+            return;
+        }
+        match overflow {
+            Some(kind) => self.overflow[kind as usize] = None,
+            None => self.options.quota.give(),
+        }
+        self.open.retired[class as usize].push(id);
+    }
+
+    /// How many series this shard holds.
+    pub fn len(&self) -> usize {
+        self.indexes.iter().map(Index::len).sum()
+    }
+
+    /// No series is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline]
+    fn kind_of(&self, kind: Kind) -> Kind {
+        match kind {
+            Kind::Meter => Kind::Counter,
+            Kind::Histogram | Kind::Distribution if self.options.fold_histograms => Kind::Timer,
+            Kind::Counter
+            | Kind::Gauge
+            | Kind::Timer
+            | Kind::Histogram
+            | Kind::Distribution
+            | Kind::Set
+            | Kind::Kv => kind,
+        }
+    }
+}
+
+/// The class that keeps values of a kind.
+#[inline]
+pub fn class_of(kind: Kind) -> Class {
+    match kind {
+        Kind::Counter | Kind::Meter => Class::Counter,
+        Kind::Gauge => Class::Gauge,
+        Kind::Timer | Kind::Histogram | Kind::Distribution => Class::Timer,
+        Kind::Set => Class::Set,
+        Kind::Kv => Class::Kv,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(max_series: usize) -> Shard {
+        let quota = Quota::new(max_series);
+        Shard::new(ShardOptions { timers: TimerPolicy::default(), fold_histograms: false, quota, seed: 7 })
+    }
+
+    fn counters(partial: &mut Partial) -> Vec<(u32, f64)> {
+        let mut all = Vec::new();
+        partial.columns.counters.drain(|id, sum| all.push((id, sum.value())));
+        all
+    }
+
+    fn feed(shard: &mut Shard, text: &str) {
+        shard.ingest(text.as_bytes(), &Options::default(), None, 0.0);
+    }
+
+    const NONE: [Vec<u32>; 5] = [const { Vec::new() }; 5];
+
+    #[test]
+    fn a_series_keeps_its_number_from_interval_to_interval() {
+        let mut shard = shard(10);
+        feed(&mut shard, "a:1|c\nb:1|c\na:2|c|@0.5");
+        let mut first = shard.close(&NONE, Columns::default());
+        assert_eq!(counters(&mut first), [(0, 5.0), (1, 1.0)]);
+        feed(&mut shard, "b:3|m");
+        let mut second = shard.close(&NONE, std::mem::take(&mut first.columns));
+        assert_eq!((counters(&mut second), second.created[0].len()), (vec![(1, 3.0)], 0));
+    }
+
+    #[test]
+    fn above_the_limit_new_names_fold_into_the_overflow_series() {
+        let mut shard = shard(1);
+        feed(&mut shard, "a:1|c\nuser.1:2|c\nuser.2:3|c\na:4|c\nt:1:2|ms");
+        let mut partial = shard.close(&NONE, Columns::default());
+        let names: Vec<String> = partial.created[0].iter().map(|(_, s)| s.to_string()).collect();
+        assert_eq!(names, ["a", OVERFLOW]);
+        assert_eq!(counters(&mut partial), [(0, 5.0), (1, 5.0)]);
+        assert_eq!((partial.tally.recorded, partial.tally.folded, partial.tally.samples), (2, 4, 6));
+        assert_eq!(partial.offenders.worst(), Some(("user".into(), 2)));
+    }
+
+    const OVERFLOW: &str = super::super::limits::OVERFLOW_NAME;
+
+    #[test]
+    fn a_retired_series_makes_room_unless_it_was_touched() {
+        let mut shard = shard(1);
+        feed(&mut shard, "a:1|c");
+        let _ = shard.close(&NONE, Columns::default());
+        let retire = [vec![0], vec![], vec![], vec![], vec![]];
+        feed(&mut shard, "a:1|c");
+        assert!(shard.close(&retire, Columns::default()).retired[0].is_empty());
+        assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
+        feed(&mut shard, "b:1|c");
+        let mut partial = shard.close(&NONE, Columns::default());
+        assert_eq!((partial.tally.folded, counters(&mut partial)), (0, vec![(0, 1.0)]));
+    }
+}

@@ -1,0 +1,104 @@
+//! What a receive worker counts, once each. A tally is plain numbers: the worker owns it and ships it with
+//! every closed interval; [`crate::telemetry`] makes the published ledger of it.
+
+use crate::protocol::{ParseError, Reason};
+
+/// Numbers of one worker and one interval.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Datagrams read. Streams have none.
+    pub datagrams: u64,
+    /// Reads of a stream that completed at least one line.
+    pub chunks: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Datagrams larger than `max_datagram`: dropped whole, because their last line is broken.
+    pub truncated: u64,
+    /// Datagrams and connections from sources that `allow` does not name, and connections over the limit.
+    pub refused: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// Lines, of whatever kind.
+    pub lines: u64,
+    /// Lines of metrics without a fault.
+    pub metrics: u64,
+    /// Events.
+    pub events: u64,
+    /// Service checks.
+    pub service_checks: u64,
+    /// Heartbeats.
+    pub heartbeats: u64,
+    /// Lines of nothing but blanks.
+    pub empty: u64,
+    /// Lines with a fault, by [`Reason`].
+    pub malformed: [u64; Reason::ALL.len()],
+    /// Well-formed values.
+    pub samples: u64,
+    /// Values recorded in a series of their own.
+    pub recorded: u64,
+    /// Values recorded in an overflow series, because `max_series` was reached.
+    pub folded: u64,
+    /// `kv` values beyond the bound of one series and interval.
+    pub kv_limited: u64,
+    /// Events and service checks beyond the bound of one interval: counted as such, not kept.
+    pub notes_dropped: u64,
+    /// Unknown sections of lines, skipped.
+    pub sections_skipped: u64,
+}
+
+impl Tally {
+    /// Counts a malformed line.
+    #[inline]
+    pub fn refuse(&mut self, error: ParseError) {
+        self.malformed[error.reason as usize] += 1;
+    }
+
+    /// All malformed lines.
+    pub fn malformed_total(&self) -> u64 {
+        self.malformed.iter().sum()
+    }
+
+    /// Adds another worker's or interval's numbers.
+    pub fn add(&mut self, other: &Tally) {
+        let Tally {
+            datagrams,
+            chunks,
+            bytes,
+            truncated,
+            refused,
+            connections,
+            lines,
+            metrics,
+            events,
+            service_checks,
+            heartbeats,
+            empty,
+            malformed,
+            samples,
+            recorded,
+            folded,
+            kv_limited,
+            notes_dropped,
+            sections_skipped,
+        } = other;
+        self.datagrams += datagrams;
+        self.chunks += chunks;
+        self.bytes += bytes;
+        self.truncated += truncated;
+        self.refused += refused;
+        self.connections += connections;
+        self.lines += lines;
+        self.metrics += metrics;
+        self.events += events;
+        self.service_checks += service_checks;
+        self.heartbeats += heartbeats;
+        self.empty += empty;
+        self.malformed.iter_mut().zip(malformed).for_each(|(ours, theirs)| *ours += theirs);
+        self.samples += samples;
+        self.recorded += recorded;
+        self.folded += folded;
+        self.kv_limited += kv_limited;
+        self.notes_dropped += notes_dropped;
+        self.sections_skipped += sections_skipped;
+    }
+}
