@@ -3,3 +3,5 @@ pub mod aggregate;
 pub mod inert;
 pub mod protocol;
 pub mod series;
+pub mod snapshot;
+pub mod telemetry;

@@ -1,0 +1,68 @@
+//! Putting snapshots of one interval together: counter sums, histogram adds, set unions, and gauges by the
+//! order of [`crate::aggregate::Gauge`]. What comes of it does not depend on the order of the parts, but for
+//! the last bits of sums.
+
+use std::collections::HashMap;
+
+use crate::series::Series;
+use crate::telemetry::Ledger;
+
+use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint, summarize};
+
+/// One snapshot out of several of the same interval. `rate_secs` and the times are the first one's.
+pub fn merge(parts: &[&Snapshot], policy: &SummaryPolicy) -> Snapshot {
+    let Some(first) = parts.first() else {
+        return Snapshot::default();
+    };
+    let mut merged = Snapshot {
+        sequence: first.sequence,
+        end: first.end,
+        interval_secs: first.interval_secs,
+        rate_secs: first.rate_secs,
+        stats_prefix: first.stats_prefix.clone(),
+        ledger: Ledger { completeness: 1.0, ..Ledger::default() },
+        ..Snapshot::default()
+    };
+    merged.counters = unite(parts, |p| &p.counters, |p| &p.series, |ours: &mut CounterPoint, theirs| ours.sum.merge(theirs.sum));
+    merged.gauges = unite(parts, |p| &p.gauges, |p| &p.series, |ours: &mut GaugePoint, theirs| ours.gauge.merge(&theirs.gauge));
+    merged.sets = unite(parts, |p| &p.sets, |p| &p.series, |ours: &mut SetPoint, theirs| ours.members.merge(&theirs.members));
+    merged.kvs = unite(parts, |p| &p.kvs, |p| &p.series, |ours: &mut KvPoint, theirs| ours.values.extend(&theirs.values));
+    merged.timers = unite(parts, |p| &p.timers, |p| &p.series, |ours: &mut TimerPoint, theirs| {
+        ours.timer.merge(&theirs.timer, &policy.timers);
+    });
+    for point in &mut merged.timers {
+        point.summary = summarize(&point.timer, &point.series.to_string(), policy);
+    }
+    for part in parts {
+        merged.notes.extend(part.notes.iter().cloned());
+        let listeners = std::mem::take(&mut merged.ledger.listeners);
+        merged.ledger.add(&Ledger { listeners: Vec::new(), sinks: Default::default(), ..part.ledger.clone() });
+        merged.ledger.listeners = listeners;
+        merged.ledger.listeners.extend(part.ledger.listeners.iter().cloned());
+    }
+    merged.ledger.settle();
+    merged.ledger.series = merged.count_series();
+    merged
+}
+
+fn unite<'a, P: Clone + 'a>(
+    parts: &[&'a Snapshot],
+    points: impl Fn(&'a Snapshot) -> &'a Vec<P>,
+    series: impl Fn(&P) -> &Series,
+    join: impl Fn(&mut P, &P),
+) -> Vec<P> {
+    let mut at: HashMap<Series, usize> = HashMap::new();
+    let mut united: Vec<P> = Vec::new();
+    for part in parts {
+        for point in points(part) {
+            match at.get(series(point)) {
+                Some(&n) => join(&mut united[n], point),
+                None => {
+                    at.insert(series(point).clone(), united.len());
+                    united.push(point.clone());
+                }
+            }
+        }
+    }
+    united
+}

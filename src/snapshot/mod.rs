@@ -1,0 +1,134 @@
+//! The closed interval: immutable, shared, complete. Series, notes and the account, everything that a sink,
+//! the page or another node needs to know of it.
+//!
+//! A [`Registry`] makes snapshots of the partials that shards ship; [`merge`] puts snapshots of one interval
+//! together; [`Records`] writes one as JSON Lines. Points come in no particular order: sort them with
+//! [`Series::order`] where people look.
+
+mod merge;
+mod number;
+mod record;
+mod registry;
+mod summary;
+
+use std::sync::Arc;
+
+use crate::aggregate::{Gauge, Members, Note, NoteBody, Sum, Timer};
+use crate::series::Series;
+use crate::telemetry::{Ledger, SeriesAccount};
+
+pub use merge::merge;
+pub use number::{number, write_number};
+pub use record::{RecordType, Records, write_json};
+pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+pub use summary::{Bins, Percentile, Summary, SummaryPolicy, summarize};
+
+/// One closed interval.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Number of the interval since the start, from 1.
+    pub sequence: u64,
+    /// End of the interval, Unix seconds.
+    pub end: f64,
+    /// Measured length, seconds.
+    pub interval_secs: f64,
+    /// What rates are divided by, seconds: the measured length, or the configured one (profile `etsy`).
+    pub rate_secs: f64,
+    /// Counters.
+    pub counters: Vec<CounterPoint>,
+    /// Gauges.
+    pub gauges: Vec<GaugePoint>,
+    /// Timers, histograms and distributions.
+    pub timers: Vec<TimerPoint>,
+    /// Sets.
+    pub sets: Vec<SetPoint>,
+    /// Key-value pairs.
+    pub kvs: Vec<KvPoint>,
+    /// Events and service checks in the order received.
+    pub notes: Vec<Note>,
+    /// The account.
+    pub ledger: Ledger,
+    /// Profile `etsy`: what the original's own series begin with, unless they are switched off.
+    pub stats_prefix: Option<Arc<str>>,
+}
+
+/// A counter's interval.
+#[derive(Clone, Debug)]
+pub struct CounterPoint {
+    /// Which.
+    pub series: Series,
+    /// The sum.
+    pub sum: Sum,
+}
+
+/// A gauge at the end of an interval.
+#[derive(Clone, Debug)]
+pub struct GaugePoint {
+    /// Which.
+    pub series: Series,
+    /// The value and how it came about.
+    pub gauge: Gauge,
+}
+
+/// A timer's interval.
+#[derive(Clone, Debug)]
+pub struct TimerPoint {
+    /// Which.
+    pub series: Series,
+    /// In numbers.
+    pub summary: Summary,
+    /// The samples or their histogram.
+    pub timer: Timer,
+}
+
+/// A set's interval.
+#[derive(Clone, Debug)]
+pub struct SetPoint {
+    /// Which.
+    pub series: Series,
+    /// The members.
+    pub members: Members,
+}
+
+/// The values of a key in an interval, in order.
+#[derive(Clone, Debug)]
+pub struct KvPoint {
+    /// Which.
+    pub series: Series,
+    /// As received.
+    pub values: Vec<f64>,
+}
+
+impl Snapshot {
+    /// Records in it: one a series and note, one a value of a `kv` pair. The account is not counted.
+    pub fn len(&self) -> usize {
+        let kvs: usize = self.kvs.iter().map(|point| point.values.len()).sum();
+        self.counters.len() + self.gauges.len() + self.timers.len() + self.sets.len() + kvs + self.notes.len()
+    }
+
+    /// Nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A counter's rate per second.
+    pub fn rate(&self, value: f64) -> f64 {
+        if self.rate_secs > 0.0 { (value / self.rate_secs).clamp(f64::MIN, f64::MAX) } else { 0.0 }
+    }
+
+    /// How many events and service checks are in it.
+    pub fn count_notes(&self) -> (usize, usize) {
+        let events = self.notes.iter().filter(|note| matches!(note.body, NoteBody::Event { .. })).count();
+        (events, self.notes.len() - events)
+    }
+
+    fn count_series(&self) -> SeriesAccount {
+        SeriesAccount {
+            counters: self.counters.len() as u64,
+            gauges: self.gauges.len() as u64,
+            timers: self.timers.len() as u64,
+            sets: self.sets.len() as u64,
+            kvs: self.kvs.len() as u64,
+        }
+    }
+}

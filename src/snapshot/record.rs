@@ -1,0 +1,328 @@
+//! Snapshots as JSON Lines: one schema for files, consoles, pipes, `replay` and the API.
+//!
+//! ```json
+//! {"time":1700000010.0,"interval":10.0,"type":"counter","name":"api.hits","tags":{"route":"/a"},"value":42.0,"rate":4.2}
+//! {"time":1700000010.0,"interval":10.0,"type":"gauge","name":"pool.size","tags":{},"value":17.0}
+//! {"time":1700000010.0,"interval":10.0,"type":"timer","name":"t","tags":{},"count":3.0,"samples":3,"sum":60.0,"sum_squares":1400.0,"min":10.0,"max":30.0,"mean":20.0,"median":20.0,"stddev":8.16,"rate":0.3,"percentiles":{"90":30.0},"exact":true}
+//! {"time":1700000010.0,"interval":10.0,"type":"set","name":"users","tags":{},"value":1234.0,"exact":true}
+//! {"time":1700000010.0,"type":"event","title":"…","text":"…","tags":{}}
+//! {"time":1700000010.0,"type":"service_check","name":"…","status":0,"tags":{}}
+//! {"time":1700000010.0,"interval":10.0,"type":"ledger"}
+//! ```
+//! Characters that act on a terminal are escaped, so that looking at a file of records is safe.
+
+use std::io;
+
+use serde::ser::{SerializeMap, Serializer};
+use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter};
+
+use crate::aggregate::{Note, NoteBody};
+use crate::inert::is_active;
+use crate::protocol::Kind;
+use crate::series::Series;
+
+use super::number::number;
+use super::{Percentile, Snapshot, Summary};
+
+/// What a record is, as `type` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RecordType {
+    /// `counter`
+    Counter,
+    /// `gauge`
+    Gauge,
+    /// `timer`
+    Timer,
+    /// `histogram`
+    Histogram,
+    /// `distribution`
+    Distribution,
+    /// `set`
+    Set,
+    /// `kv`
+    Kv,
+    /// `event`
+    Event,
+    /// `service_check`
+    ServiceCheck,
+    /// `presence`
+    Presence,
+    /// `ledger`
+    Ledger,
+}
+
+impl RecordType {
+    /// Every type with its name.
+    pub const NAMES: [(RecordType, &'static str); 11] = [
+        (RecordType::Counter, "counter"),
+        (RecordType::Gauge, "gauge"),
+        (RecordType::Timer, "timer"),
+        (RecordType::Histogram, "histogram"),
+        (RecordType::Distribution, "distribution"),
+        (RecordType::Set, "set"),
+        (RecordType::Kv, "kv"),
+        (RecordType::Event, "event"),
+        (RecordType::ServiceCheck, "service_check"),
+        (RecordType::Presence, "presence"),
+        (RecordType::Ledger, "ledger"),
+    ];
+
+    /// The type of a name.
+    pub fn from_name(name: &str) -> Option<RecordType> {
+        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+    }
+
+    /// The type of a series' records.
+    pub fn of(kind: Kind) -> RecordType {
+        match kind {
+            Kind::Counter | Kind::Meter => RecordType::Counter,
+            Kind::Gauge => RecordType::Gauge,
+            Kind::Timer => RecordType::Timer,
+            Kind::Histogram => RecordType::Histogram,
+            Kind::Distribution => RecordType::Distribution,
+            Kind::Set => RecordType::Set,
+            Kind::Kv => RecordType::Kv,
+        }
+    }
+}
+
+/// Which records of a snapshot to write, and how.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// Types to write; `None` is all.
+    pub only: Option<Vec<RecordType>>,
+    /// Sort by type, name, tags.
+    pub sorted: bool,
+    /// Write the ledger as a record of its own, last.
+    pub ledger: bool,
+}
+
+impl Records {
+    /// Everything, unsorted: what files and pipes get.
+    pub const ALL: Records = Records { only: None, sorted: false, ledger: true };
+
+    /// Appends the records, one a line.
+    pub fn write(&self, snapshot: &Snapshot, out: &mut Vec<u8>) {
+        for record in self.list(snapshot) {
+            write_json(&record, out);
+            out.push(b'\n');
+        }
+    }
+
+    /// Appends the records as a JSON array.
+    pub fn write_array(&self, snapshot: &Snapshot, out: &mut Vec<u8>) {
+        out.push(b'[');
+        for (n, record) in self.list(snapshot).iter().enumerate() {
+            if n > 0 {
+                out.extend_from_slice(b",\n");
+            }
+            write_json(record, out);
+        }
+        out.push(b']');
+    }
+
+    fn wants(&self, kind: RecordType) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&kind))
+    }
+
+    fn list<'a>(&self, snapshot: &'a Snapshot) -> Vec<Record<'a>> {
+        let mut series: Vec<(&Series, Data<'a>)> = Vec::new();
+        series.extend(snapshot.counters.iter().map(|point| {
+            let value = point.sum.value();
+            (&point.series, Data::Counter { value, rate: snapshot.rate(value) })
+        }));
+        series.extend(snapshot.gauges.iter().map(|point| (&point.series, Data::Value(point.gauge.value()))));
+        series.extend(snapshot.timers.iter().map(|point| {
+            let rate = snapshot.rate(point.summary.count);
+            (&point.series, Data::Timer { summary: &point.summary, rate })
+        }));
+        series.extend(snapshot.sets.iter().map(|point| {
+            (&point.series, Data::Set { value: point.members.count(), exact: point.members.is_exact() })
+        }));
+        for point in &snapshot.kvs {
+            series.extend(point.values.iter().map(|&value| (&point.series, Data::Value(value))));
+        }
+        series.retain(|(series, _)| self.wants(RecordType::of(series.kind())));
+        if self.sorted {
+            let order = |series: &Series| RecordType::of(series.kind());
+            series.sort_by(|a, b| order(a.0).cmp(&order(b.0)).then_with(|| a.0.order(b.0)));
+        }
+        let mut records: Vec<Record<'a>> =
+            series.into_iter().map(|(series, data)| Record::Series { snapshot, series, data }).collect();
+        let mut notes: Vec<&Note> = snapshot.notes.iter().filter(|note| self.wants(note_type(note))).collect();
+        if self.sorted {
+            notes.sort_by_key(|note| note_type(note));
+        }
+        records.extend(notes.into_iter().map(Record::Note));
+        if self.ledger && self.wants(RecordType::Ledger) {
+            records.push(Record::Ledger(snapshot));
+        }
+        records
+    }
+}
+
+fn note_type(note: &Note) -> RecordType {
+    match note.body {
+        NoteBody::Event { .. } => RecordType::Event,
+        NoteBody::ServiceCheck { .. } => RecordType::ServiceCheck,
+    }
+}
+
+enum Record<'a> {
+    Series { snapshot: &'a Snapshot, series: &'a Series, data: Data<'a> },
+    Note(&'a Note),
+    Ledger(&'a Snapshot),
+}
+
+enum Data<'a> {
+    Counter { value: f64, rate: f64 },
+    Value(f64),
+    Timer { summary: &'a Summary, rate: f64 },
+    Set { value: f64, exact: bool },
+}
+
+impl Serialize for Record<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self {
+            Record::Series { snapshot, series, data } => {
+                map.serialize_entry("time", &snapshot.end)?;
+                map.serialize_entry("interval", &snapshot.interval_secs)?;
+                map.serialize_entry("type", type_name(RecordType::of(series.kind())))?;
+                map.serialize_entry("name", series.name())?;
+                map.serialize_entry("tags", &Tags(series.tags()))?;
+                match data {
+                    Data::Counter { value, rate } => {
+                        map.serialize_entry("value", value)?;
+                        map.serialize_entry("rate", rate)?;
+                    }
+                    Data::Value(value) => map.serialize_entry("value", value)?,
+                    Data::Timer { summary, rate } => {
+                        map.serialize_entry("count", &summary.count)?;
+                        map.serialize_entry("samples", &summary.samples)?;
+                        map.serialize_entry("sum", &summary.sum)?;
+                        map.serialize_entry("sum_squares", &summary.sum_squares)?;
+                        map.serialize_entry("min", &summary.min)?;
+                        map.serialize_entry("max", &summary.max)?;
+                        map.serialize_entry("mean", &summary.mean)?;
+                        map.serialize_entry("median", &summary.median)?;
+                        map.serialize_entry("stddev", &summary.stddev)?;
+                        map.serialize_entry("rate", rate)?;
+                        map.serialize_entry("percentiles", &Percentiles(&summary.percentiles))?;
+                        map.serialize_entry("exact", &summary.exact)?;
+                    }
+                    Data::Set { value, exact } => {
+                        map.serialize_entry("value", value)?;
+                        map.serialize_entry("exact", exact)?;
+                    }
+                }
+            }
+            Record::Note(note) => serialize_note(note, &mut map)?,
+            Record::Ledger(snapshot) => {
+                map.serialize_entry("time", &snapshot.end)?;
+                map.serialize_entry("interval", &snapshot.interval_secs)?;
+                map.serialize_entry("type", type_name(RecordType::Ledger))?;
+                let ledger = &snapshot.ledger;
+                map.serialize_entry("listeners", &ledger.listeners)?;
+                map.serialize_entry("lines", &ledger.lines)?;
+                map.serialize_entry("samples", &ledger.samples)?;
+                map.serialize_entry("series", &ledger.series)?;
+                map.serialize_entry("sinks", &ledger.sinks)?;
+                map.serialize_entry("flush", &ledger.flush)?;
+                map.serialize_entry("completeness", &ledger.completeness)?;
+            }
+        }
+        map.end()
+    }
+}
+
+fn serialize_note<M: SerializeMap>(note: &Note, map: &mut M) -> Result<(), M::Error> {
+    map.serialize_entry("time", &note.time)?;
+    map.serialize_entry("type", type_name(note_type(note)))?;
+    fn optional<M: SerializeMap>(map: &mut M, key: &str, value: Option<&str>) -> Result<(), M::Error> {
+        value.map_or(Ok(()), |value| map.serialize_entry(key, value))
+    }
+    match &note.body {
+        NoteBody::Event { title, text, priority, alert_type, aggregation_key, source_type } => {
+            map.serialize_entry("title", title)?;
+            map.serialize_entry("text", text)?;
+            map.serialize_entry("priority", priority)?;
+            map.serialize_entry("alert_type", alert_type)?;
+            optional(map, "aggregation_key", aggregation_key.as_deref())?;
+            optional(map, "source_type", source_type.as_deref())?;
+        }
+        NoteBody::ServiceCheck { name, status, message } => {
+            map.serialize_entry("name", name)?;
+            map.serialize_entry("status", status)?;
+            optional(map, "message", message.as_deref())?;
+        }
+    }
+    let tags = note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
+    map.serialize_entry("tags", &Tags(tags))?;
+    optional(map, "host", note.host.as_deref())?;
+    optional(map, "container", note.container.as_deref())?;
+    optional(map, "external_data", note.external_data.as_deref())?;
+    optional(map, "cardinality", note.cardinality)
+}
+
+fn type_name(kind: RecordType) -> &'static str {
+    RecordType::NAMES.iter().find(|(known, _)| *known == kind).map_or("", |(_, name)| name)
+}
+
+/// Tags as an object: `null` without a value, an array for a key sent with several.
+struct Tags<I>(I);
+
+impl<'a, I: Iterator<Item = (&'a str, Option<&'a str>)> + Clone> Serialize for Tags<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let mut rest = self.0.clone().peekable();
+        while let Some((key, value)) = rest.next() {
+            let mut values = vec![value];
+            while let Some((_, value)) = rest.next_if(|(next, _)| *next == key) {
+                values.push(value);
+            }
+            match values.as_slice() {
+                [one] => map.serialize_entry(key, one)?,
+                several => map.serialize_entry(key, several)?,
+            }
+        }
+        map.end()
+    }
+}
+
+struct Percentiles<'a>(&'a [Percentile]);
+
+impl Serialize for Percentiles<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|p| (number(p.percentile), p.value)))
+    }
+}
+
+/// Appends compact JSON in which no character acts on a terminal.
+pub fn write_json<T: Serialize>(value: &T, out: &mut Vec<u8>) {
+    let mut serializer = serde_json::Serializer::with_formatter(out, Inert(CompactFormatter));
+    let written = value.serialize(&mut serializer);
+    debug_assert!(written.is_ok(), "writing to memory cannot fail, and every key is text");
+}
+
+struct Inert(CompactFormatter);
+
+impl Formatter for Inert {
+    fn write_string_fragment<W: io::Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.is_ascii() && !fragment.contains('\u{7f}') {
+            return self.0.write_string_fragment(writer, fragment);
+        }
+        let mut units = [0; 2];
+        for c in fragment.chars() {
+            if is_active(c) {
+                for unit in c.encode_utf16(&mut units) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            } else {
+                write!(writer, "{c}")?;
+            }
+        }
+        Ok(())
+    }
+}

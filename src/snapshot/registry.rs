@@ -1,0 +1,542 @@
+//! The series that live from interval to interval, over all shards: closes intervals into snapshots,
+//! remembers standing gauges and idle series, and says which series may leave.
+//!
+//! Shards number their series densely; the registry maps those numbers to its own once, when a series is
+//! new, so that a flush indexes arrays and hashes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use rapidhash::v3::rapidhash_v3;
+
+use crate::aggregate::{Cell, Class, Column, Columns, Gauge, Partial, Sum, Tally};
+use crate::protocol::Kind;
+use crate::series::Series;
+use crate::telemetry::{Ledger, SeriesAccount, SinkAccount};
+
+use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint, summarize};
+
+/// Most series retired per shard and class at one tick, so that forgetting many does not hold up receiving.
+const RETIRE_AT_ONCE: usize = 20_000;
+
+/// How long a gauge without updates is re-emitted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum GaugeLife {
+    /// For ever.
+    Forever,
+    /// Until this many seconds have passed since its last update.
+    Secs(f64),
+    /// In this many flushes after its last update.
+    Flushes(u32),
+}
+
+/// Which series of its own the daemon adds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SelfMetrics {
+    /// None.
+    Off,
+    /// The ledger as `systole.*`.
+    Ledger,
+    /// The original's, under this prefix (`statsd`); `lag` adds its `timestamp_lag`.
+    Etsy {
+        /// The original's `prefixStats`.
+        prefix: Arc<str>,
+        /// Whether times of the flush are told, which would differ from run to run.
+        lag: bool,
+    },
+}
+
+/// How intervals are closed.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// What is said about timers.
+    pub summary: SummaryPolicy,
+    /// Emit zeros for idle counters, timers, sets.
+    pub zero_when_idle: [bool; 3],
+    /// How long gauges stand.
+    pub gauge_life: GaugeLife,
+    /// Seconds after which an idle series leaves, by class; `None` is never.
+    pub series_ttl_secs: [Option<f64>; 5],
+    /// Before every name.
+    pub prefix: String,
+    /// Added to every series that does not have the key.
+    pub tags: Vec<(String, String)>,
+    /// Rates are per second of this length instead of the measured one.
+    pub rate_secs: Option<f64>,
+    /// Series of our own.
+    pub self_metrics: SelfMetrics,
+}
+
+/// When an interval ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// Its end, Unix seconds.
+    pub end: f64,
+    /// Its measured length, seconds.
+    pub length_secs: f64,
+    /// Its end on a clock that never steps, seconds.
+    pub now: f64,
+}
+
+/// The series of all shards.
+#[derive(Debug)]
+pub struct Registry {
+    options: RegistryOptions,
+    sequence: u64,
+    books: [Book; 5],
+    standing: Vec<Option<Standing>>,
+    merged: Columns,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    gauge: Gauge,
+    updated: f64,
+    flushes_left: u32,
+}
+
+impl Registry {
+    /// A registry for `shards` shards.
+    pub fn new(options: RegistryOptions, shards: usize) -> Registry {
+        let books = std::array::from_fn(|_| Book::new(shards));
+        Registry { options, sequence: 0, books, standing: Vec::new(), merged: Columns::default() }
+    }
+
+    /// Closes an interval: one partial of each shard, in order. Afterwards their columns are empty and can be
+    /// given back to the shards. The ledger of the snapshot holds lines, samples and series.
+    pub fn close(&mut self, partials: &mut [Partial], interval: Interval) -> Snapshot {
+        self.sequence += 1;
+        let mut snapshot = Snapshot {
+            sequence: self.sequence,
+            end: interval.end,
+            interval_secs: interval.length_secs,
+            rate_secs: self.options.rate_secs.unwrap_or(interval.length_secs),
+            stats_prefix: match &self.options.self_metrics {
+                SelfMetrics::Etsy { prefix, .. } => Some(Arc::clone(prefix)),
+                SelfMetrics::Off | SelfMetrics::Ledger => None,
+            },
+            ledger: Ledger { completeness: 1.0, ..Ledger::default() },
+            ..Snapshot::default()
+        };
+        self.absorb(partials, interval.now, &mut snapshot);
+        self.emit_counters(&mut snapshot);
+        self.emit_gauges(&mut snapshot, interval.now);
+        self.emit_timers(&mut snapshot);
+        self.emit_sets(&mut snapshot);
+        let book = &self.books[Class::Kv as usize];
+        self.merged.kvs.drain(|id, values| {
+            snapshot.kvs.push(KvPoint { series: book.shown(id), values: std::mem::take(values) });
+        });
+        snapshot.ledger.series = SeriesAccount {
+            counters: self.books[Class::Counter as usize].len(),
+            gauges: self.books[Class::Gauge as usize].len(),
+            timers: self.books[Class::Timer as usize].len(),
+            sets: self.books[Class::Set as usize].len(),
+            kvs: self.books[Class::Kv as usize].len(),
+        };
+        snapshot
+    }
+
+    fn absorb(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
+        let mut tally = Tally::default();
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            tally.add(&partial.tally);
+            snapshot.notes.append(&mut partial.notes);
+            for class in Class::ALL {
+                let book = &mut self.books[class as usize];
+                for &id in &partial.retired[class as usize] {
+                    if let Some(gone) = book.release(shard, id)
+                        && class == Class::Gauge
+                        && let Some(standing) = self.standing.get_mut(gone as usize)
+                    {
+                        *standing = None;
+                    }
+                }
+                for (id, series) in partial.created[class as usize].drain(..) {
+                    book.register(shard, id, series, &self.options);
+                }
+            }
+            let (books, merged, columns) = (&mut self.books, &mut self.merged, &mut partial.columns);
+            join(&mut books[Class::Counter as usize], shard, now, &mut columns.counters, &mut merged.counters, |a, b| a.merge(*b));
+            join(&mut books[Class::Gauge as usize], shard, now, &mut columns.gauges, &mut merged.gauges, |a, b| a.merge(b));
+            let policy = self.options.summary.timers;
+            join(&mut books[Class::Timer as usize], shard, now, &mut columns.timers, &mut merged.timers, |a, b| {
+                // The first shard's samples change hands; no copy is made.
+                if a.samples() == 0 { std::mem::swap(a, b) } else { a.merge(b, &policy) }
+            });
+            join(&mut books[Class::Set as usize], shard, now, &mut columns.sets, &mut merged.sets, |a, b| {
+                if a.is_empty() { std::mem::swap(a, b) } else { a.merge(b) }
+            });
+            join(&mut books[Class::Kv as usize], shard, now, &mut columns.kvs, &mut merged.kvs, |a, b| a.append(b));
+        }
+        snapshot.ledger.count(&tally);
+        if let SelfMetrics::Etsy { prefix, lag } = &self.options.self_metrics {
+            let packets = tally.datagrams + tally.chunks;
+            for (name, value) in [
+                ("bad_lines_seen", tally.malformed_total()),
+                ("packets_received", packets),
+                ("metrics_received", tally.lines - tally.empty),
+            ] {
+                let mut sum = Sum::default();
+                sum.add(value as f64);
+                let series = Series::new(Kind::Counter, &format!("{prefix}.{name}"), &[]);
+                snapshot.counters.push(CounterPoint { series, sum });
+            }
+            if *lag && self.sequence > 1 {
+                let late = snapshot.interval_secs - snapshot.rate_secs;
+                let series = Series::new(Kind::Gauge, &format!("{prefix}.timestamp_lag"), &[]);
+                snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(late, snapshot.end) });
+            }
+        }
+    }
+
+    fn emit_counters(&mut self, snapshot: &mut Snapshot) {
+        let book = &self.books[Class::Counter as usize];
+        if self.options.zero_when_idle[0] {
+            book.idle(&self.merged.counters).for_each(|series| {
+                snapshot.counters.push(CounterPoint { series, sum: Sum::default() });
+            });
+        }
+        self.merged.counters.drain(|id, sum| snapshot.counters.push(CounterPoint { series: book.shown(id), sum: *sum }));
+    }
+
+    fn emit_gauges(&mut self, snapshot: &mut Snapshot, now: f64) {
+        let life = self.options.gauge_life;
+        let flushes_left = match life {
+            GaugeLife::Flushes(n) => n.max(1),
+            GaugeLife::Forever | GaugeLife::Secs(_) => 1,
+        };
+        let standing = &mut self.standing;
+        self.merged.gauges.drain(|id, gauge| {
+            let n = id as usize;
+            if standing.len() <= n {
+                standing.resize(n + 1, None);
+            }
+            match &mut standing[n] {
+                Some(known) => {
+                    known.gauge.then(gauge);
+                    (known.updated, known.flushes_left) = (now, flushes_left);
+                }
+                none => *none = Some(Standing { gauge: *gauge, updated: now, flushes_left }),
+            }
+        });
+        let book = &self.books[Class::Gauge as usize];
+        for (id, slot) in self.standing.iter_mut().enumerate() {
+            let Some(known) = slot else { continue };
+            if matches!(life, GaugeLife::Secs(ttl) if now - known.updated >= ttl) {
+                *slot = None;
+                continue;
+            }
+            snapshot.gauges.push(GaugePoint { series: book.shown(id as u32), gauge: known.gauge });
+            if matches!(life, GaugeLife::Flushes(_)) {
+                known.flushes_left -= 1;
+                if known.flushes_left == 0 {
+                    *slot = None;
+                }
+            }
+        }
+    }
+
+    fn emit_timers(&mut self, snapshot: &mut Snapshot) {
+        let (book, policy) = (&self.books[Class::Timer as usize], &self.options.summary);
+        if self.options.zero_when_idle[1] {
+            book.idle(&self.merged.timers).for_each(|series| {
+                let timer = Default::default();
+                snapshot.timers.push(TimerPoint { summary: summarize(&timer, "", policy), series, timer });
+            });
+        }
+        self.merged.timers.drain(|id, timer| {
+            let series = book.shown(id);
+            // Only bins look at the name.
+            let name = if policy.bins.is_empty() { String::new() } else { series.to_string() };
+            let summary = summarize(timer, &name, policy);
+            snapshot.timers.push(TimerPoint { series, summary, timer: timer.take() });
+        });
+    }
+
+    fn emit_sets(&mut self, snapshot: &mut Snapshot) {
+        let book = &self.books[Class::Set as usize];
+        if self.options.zero_when_idle[2] {
+            book.idle(&self.merged.sets)
+                .for_each(|series| snapshot.sets.push(SetPoint { series, members: Default::default() }));
+        }
+        self.merged.sets.drain(|id, members| {
+            snapshot.sets.push(SetPoint { series: book.shown(id), members: std::mem::take(members) });
+        });
+    }
+
+    /// Adds the ledger as series, once it is complete. `before` is what sinks had counted when the interval began.
+    pub fn add_own_series(&self, snapshot: &mut Snapshot, before: &BTreeMap<String, SinkAccount>) {
+        if self.options.self_metrics != SelfMetrics::Ledger {
+            return;
+        }
+        for (series, value) in snapshot.ledger.series(before) {
+            let series = series.decorated(&self.options.prefix, &self.options.tags);
+            if series.kind() == Kind::Counter {
+                let mut sum = Sum::default();
+                sum.add(value);
+                snapshot.counters.push(CounterPoint { series, sum });
+            } else {
+                snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(value, snapshot.end) });
+            }
+        }
+    }
+
+    /// Numbers of a shard's series that have been idle for their time, by class.
+    pub fn retirements(&self, shard: usize, now: f64) -> [Vec<u32>; 5] {
+        std::array::from_fn(|class| {
+            let Some(ttl) = self.options.series_ttl_secs[class] else {
+                return Vec::new();
+            };
+            let stands = |id: u32| {
+                class == Class::Gauge as usize && self.standing.get(id as usize).is_some_and(Option::is_some)
+            };
+            self.books[class].idle_since(shard, now - ttl).filter(|&(_, id)| !stands(id)).map(|(local, _)| local).take(RETIRE_AT_ONCE).collect()
+        })
+    }
+}
+
+/// Moves a shard's column into the merged one.
+fn join<T: Cell>(
+    book: &mut Book,
+    shard: usize,
+    now: f64,
+    from: &mut Column<T>,
+    to: &mut Column<T>,
+    mut merge: impl FnMut(&mut T, &mut T),
+) {
+    from.drain(|local, cell| {
+        let id = book.maps[shard][local as usize];
+        if let Some(entry) = &mut book.entries[id as usize] {
+            entry.touched = now;
+        }
+        merge(to.touch(id), cell);
+    });
+}
+
+/// Series of one class.
+#[derive(Debug)]
+struct Book {
+    table: HashTable<u32>,
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    /// By shard: its numbers to ours.
+    maps: Vec<Vec<u32>>,
+}
+
+const UNMAPPED: u32 = u32::MAX;
+
+#[derive(Debug)]
+struct Entry {
+    series: Series,
+    /// With prefix and tags.
+    shown: Series,
+    /// When an interval last touched it.
+    touched: f64,
+    /// Shards that hold it.
+    holders: u32,
+}
+
+impl Book {
+    fn new(shards: usize) -> Book {
+        Book { table: HashTable::new(), entries: Vec::new(), free: Vec::new(), maps: vec![Vec::new(); shards] }
+    }
+
+    fn len(&self) -> u64 {
+        self.table.len() as u64
+    }
+
+    fn register(&mut self, shard: usize, local: u32, series: Series, options: &RegistryOptions) {
+        // Only workers that passed the quota get here; their keyed tables have met the attacker already.
+        let hash = rapidhash_v3(series.key());
+        let entries = &self.entries;
+        let is_same = |&id: &u32| entries[id as usize].as_ref().is_some_and(|entry| entry.series == series);
+        let id = match self.table.find(hash, is_same) {
+            Some(&id) => id,
+            None => {
+                let id = self.free.pop().unwrap_or_else(|| {
+                    self.entries.push(None);
+                    (self.entries.len() - 1) as u32
+                });
+                let shown = series.decorated(&options.prefix, &options.tags);
+                self.entries[id as usize] = Some(Entry { series, shown, touched: f64::NEG_INFINITY, holders: 0 });
+                let entries = &self.entries;
+                self.table.insert_unique(hash, id, |&id| {
+                    entries[id as usize].as_ref().map_or(0, |entry| rapidhash_v3(entry.series.key()))
+                });
+                id
+            }
+        };
+        if let Some(entry) = &mut self.entries[id as usize] {
+            entry.holders += 1;
+        }
+        let map = &mut self.maps[shard];
+        if map.len() <= local as usize {
+            map.resize(local as usize + 1, UNMAPPED);
+        }
+        map[local as usize] = id;
+    }
+
+    /// A shard forgot a series; our number of it, if nobody holds it any more.
+    fn release(&mut self, shard: usize, local: u32) -> Option<u32> {
+        let id = std::mem::replace(self.maps[shard].get_mut(local as usize)?, UNMAPPED);
+        let slot = self.entries.get_mut(id as usize)?;
+        let entry = slot.as_mut()?;
+        entry.holders -= 1;
+        if entry.holders > 0 {
+            return None;
+        }
+        if let Ok(found) = self.table.find_entry(rapidhash_v3(entry.series.key()), |&known| known == id) {
+            found.remove();
+        }
+        *slot = None;
+        self.free.push(id);
+        Some(id)
+    }
+
+    fn shown(&self, id: u32) -> Series {
+        let entry = self.entries[id as usize].as_ref();
+        entry.expect("a number in a column belongs to a registered series").shown.clone()
+    }
+
+    /// Series that a merged column did not touch.
+    fn idle<'a, T: Cell>(&'a self, column: &'a Column<T>) -> impl Iterator<Item = Series> + 'a {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter(|&(id, _)| !column.is_touched(id as u32))
+            .filter_map(|(_, entry)| entry.as_ref().map(|entry| entry.shown.clone()))
+    }
+
+    /// A shard's series that nobody touched since `time`, as (its number, our number).
+    fn idle_since(&self, shard: usize, time: f64) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.maps[shard].iter().enumerate().filter_map(move |(local, &id)| {
+            let entry = self.entries.get(id as usize)?.as_ref()?;
+            (entry.touched <= time).then_some((local as u32, id))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::{Quota, Shard, ShardOptions, TimerPolicy};
+    use crate::protocol::Options;
+
+    struct House {
+        shards: Vec<Shard>,
+        registry: Registry,
+        spare: Vec<Columns>,
+        now: f64,
+    }
+
+    impl House {
+        fn new(shards: usize, change: impl FnOnce(&mut RegistryOptions)) -> House {
+            let mut options = RegistryOptions {
+                summary: SummaryPolicy::default(),
+                zero_when_idle: [false; 3],
+                gauge_life: GaugeLife::Secs(30.0),
+                series_ttl_secs: [Some(60.0); 5],
+                prefix: String::new(),
+                tags: Vec::new(),
+                rate_secs: None,
+                self_metrics: SelfMetrics::Off,
+            };
+            change(&mut options);
+            let quota = Quota::new(100);
+            let shard = |seed| {
+                Shard::new(ShardOptions {
+                    timers: TimerPolicy::default(),
+                    fold_histograms: false,
+                    quota: quota.clone(),
+                    seed,
+                })
+            };
+            House {
+                shards: (0..shards as u64).map(shard).collect(),
+                registry: Registry::new(options, shards),
+                spare: Vec::new(),
+                now: 0.0,
+            }
+        }
+
+        fn feed(&mut self, shard: usize, text: &str) {
+            let now = self.now;
+            self.shards[shard].ingest(text.as_bytes(), &Options::default(), None, now);
+        }
+
+        fn close(&mut self) -> Vec<String> {
+            let mut partials: Vec<Partial> = Vec::new();
+            for n in 0..self.shards.len() {
+                let retire = self.registry.retirements(n, self.now);
+                let spare = self.spare.pop().unwrap_or_default();
+                partials.push(self.shards[n].close(&retire, spare));
+            }
+            self.now += 10.0;
+            let snapshot =
+                self.registry.close(&mut partials, Interval { end: self.now, length_secs: 10.0, now: self.now });
+            assert_eq!(snapshot.ledger.check(), Ok(()));
+            self.spare.extend(partials.into_iter().map(|p| p.columns));
+            let mut all: Vec<String> = snapshot
+                .counters
+                .iter()
+                .map(|p| format!("{} {}", p.series, p.sum.value()))
+                .chain(snapshot.gauges.iter().map(|p| format!("{} {}", p.series, p.gauge.value())))
+                .chain(snapshot.sets.iter().map(|p| format!("{} {}", p.series, p.members.count())))
+                .chain(snapshot.timers.iter().map(|p| format!("{} {}/{}", p.series, p.summary.sum, p.timer.samples())))
+                .collect();
+            all.sort();
+            all
+        }
+    }
+
+    #[test]
+    fn shards_are_put_together() {
+        let mut house = House::new(2, |_| {});
+        house.feed(0, "a:1|c\ng:5|g\nt:1|ms\ns:x|s");
+        house.feed(1, "b:1|c\na:2|c\ng:+1|g\nt:2|ms\ns:x|s\ns:y|s");
+        assert_eq!(house.close(), ["a 3", "b 1", "g 6", "s 2", "t 3/2"]);
+        house.feed(1, "a:1|c\nt:5|ms");
+        assert_eq!(house.close(), ["a 1", "g 6", "t 5/1"]);
+    }
+
+    #[test]
+    fn a_gauge_stands_until_its_time_is_over() {
+        let mut house = House::new(1, |_| {});
+        house.feed(0, "g:5|g");
+        assert_eq!(house.close(), ["g 5"]);
+        house.feed(0, "g:+1|g");
+        assert_eq!(house.close(), ["g 6"]);
+        assert_eq!([house.close(), house.close(), house.close()], [vec!["g 6".to_string()], vec!["g 6".into()], vec![]]);
+        house.feed(0, "g:+1|g");
+        assert_eq!(house.close(), ["g 1"]);
+    }
+
+    #[test]
+    fn idle_series_are_zero_where_that_is_wanted_and_leave_after_their_time() {
+        let mut house = House::new(2, |options| options.zero_when_idle = [true; 3]);
+        house.feed(0, "a:1|c");
+        house.feed(1, "a:1|c\nt:1|ms");
+        assert_eq!(house.close(), ["a 2", "t 1/1"]);
+        let mut rounds = 0;
+        while !house.close().is_empty() {
+            rounds += 1;
+            assert!(rounds < 20);
+        }
+        assert_eq!(rounds, 6);
+        house.feed(0, "b:1|c");
+        assert_eq!(house.close(), ["b 1"]);
+        assert!(house.shards.iter().map(Shard::len).sum::<usize>() == 1);
+    }
+
+    #[test]
+    fn prefix_and_tags_go_on_every_series() {
+        let mut house = House::new(1, |options| {
+            options.prefix = "p.".into();
+            options.tags = vec![("host".into(), "h".into())];
+        });
+        house.feed(0, "a:1|c|#k:v\nb:1|c|#host:own");
+        assert_eq!(house.close(), ["p.a;host=h;k=v 1", "p.b;host=own 1"]);
+    }
+}

@@ -1,0 +1,230 @@
+//! What is said about a timer's interval: moments, percentiles, bins.
+//!
+//! With equal weights the original's rank rule holds (statsd/statsd, `lib/process_metrics.js`): the k-th
+//! smallest of n values for `k = floor(|p|/100·n + 0.5)`, all of them if n is 1, no percentile if k is 0; for
+//! a negative p the k largest. With different weights a percentile is the smallest value whose cumulative
+//! weight reaches p/100 of the total.
+
+use crate::aggregate::{Timer, TimerPolicy};
+
+/// What to work out, and how timers of an interval are kept and put together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SummaryPolicy {
+    /// How samples are kept.
+    pub timers: TimerPolicy,
+    /// Percentiles, -100 to 100; a negative one looks from the top.
+    pub percentiles: Vec<f64>,
+    /// The original's histograms: the first whose text is part of the series' name applies.
+    pub bins: Vec<Bins>,
+}
+
+/// A histogram of the original's configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bins {
+    /// Part of a name; empty for every series.
+    pub metric: String,
+    /// Upper limits in order, excluded; `None` takes the rest.
+    pub limits: Vec<Option<f64>>,
+}
+
+/// A timer's interval in numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Events: samples corrected by their rates.
+    pub count: f64,
+    /// Samples that arrived.
+    pub samples: u64,
+    /// Sum of the values.
+    pub sum: f64,
+    /// Sum of their squares.
+    pub sum_squares: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+    /// Their mean.
+    pub mean: f64,
+    /// Their median: the mean of the two middle values of an even number of equal weights.
+    pub median: f64,
+    /// Population standard deviation.
+    pub stddev: f64,
+    /// In the order of the policy; those of rank 0 are left out.
+    pub percentiles: Vec<Percentile>,
+    /// Counts of the bins that apply, as (upper limit, count).
+    pub bins: Vec<(Option<f64>, f64)>,
+    /// Whether percentiles come from the samples themselves.
+    pub exact: bool,
+}
+
+/// One percentile.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Percentile {
+    /// Which, -100 to 100.
+    pub percentile: f64,
+    /// How many values it spans.
+    pub count: f64,
+    /// The largest of them, or the smallest for a negative percentile.
+    pub value: f64,
+    /// Their sum.
+    pub sum: f64,
+    /// The sum of their squares.
+    pub sum_squares: f64,
+}
+
+/// Works a timer's summary out; `name` decides which bins apply.
+pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy) -> Summary {
+    if timer.samples() == 0 {
+        return Summary { exact: true, ..Summary::default() };
+    }
+    let sorted = Sorted::new(timer.sorted());
+    let divisor = if policy.timers.weighted { timer.count() } else { timer.samples() as f64 };
+    let bins = policy.bins.iter().find(|bins| name.contains(&bins.metric));
+    Summary {
+        count: timer.count(),
+        samples: timer.samples(),
+        sum: timer.sum(),
+        sum_squares: timer.sum_squares(),
+        min: timer.min(),
+        max: timer.max(),
+        mean: timer.sum() / divisor,
+        median: sorted.median(timer.is_uniform()),
+        stddev: timer.stddev(),
+        percentiles: policy
+            .percentiles
+            .iter()
+            .filter_map(|&percentile| sorted.percentile(percentile, timer.is_uniform()))
+            .collect(),
+        bins: bins.map_or_else(Vec::new, |bins| sorted.bins(&bins.limits)),
+        exact: timer.is_exact(),
+    }
+}
+
+/// Values by ascending size with their weights, and the cumulative weights.
+struct Sorted {
+    values: Vec<(f64, f64)>,
+    cumulative: Vec<f64>,
+}
+
+impl Sorted {
+    fn new(values: Vec<(f64, f64)>) -> Sorted {
+        let mut total = 0.0;
+        let cumulative = values
+            .iter()
+            .map(|&(_, weight)| {
+                total += weight;
+                total
+            })
+            .collect();
+        Sorted { values, cumulative }
+    }
+
+    fn total(&self) -> f64 {
+        self.cumulative.last().copied().unwrap_or(0.0)
+    }
+
+    /// The value at which the cumulative weight reaches `weight`, give or take rounding.
+    fn at(&self, weight: f64) -> f64 {
+        let reached = weight - 1e-9 * weight.max(1.0);
+        let n = self.cumulative.partition_point(|&c| c < reached).min(self.values.len() - 1);
+        self.values[n].0
+    }
+
+    fn median(&self, uniform: bool) -> f64 {
+        let total = self.total().round();
+        if uniform && total % 2.0 == 0.0 {
+            let middle = total / 2.0;
+            return 0.5 * self.at(middle) + 0.5 * self.at(middle + 1.0);
+        }
+        if uniform { self.at((total / 2.0).ceil()) } else { self.at(self.total() / 2.0) }
+    }
+
+    fn percentile(&self, percentile: f64, uniform: bool) -> Option<Percentile> {
+        let total = if uniform { self.total().round() } else { self.total() };
+        let share = percentile.abs() / 100.0 * total;
+        let count = match (uniform, total) {
+            (true, 1.0) => 1.0,
+            (true, _) => (share + 0.5).floor().min(total),
+            (false, _) => share,
+        };
+        if count <= 0.0 {
+            return None;
+        }
+        let (value, from) = if percentile > 0.0 {
+            (self.at(count), 0.0)
+        } else if uniform {
+            (self.at(total - count + 1.0), total - count)
+        } else {
+            // The largest value above which less than the share lies.
+            let n = self.cumulative.partition_point(|&c| total - c >= count * (1.0 - 1e-12));
+            (self.values[n.min(self.values.len() - 1)].0, total - count)
+        };
+        let (sum, sum_squares) = self.sums(from, from + count);
+        Some(Percentile { percentile, count, value, sum, sum_squares })
+    }
+
+    /// Sum and sum of squares of what lies between two cumulative weights.
+    fn sums(&self, from: f64, to: f64) -> (f64, f64) {
+        let (mut sum, mut sum_squares, mut before) = (0.0, 0.0, 0.0);
+        for (&(value, _), &after) in self.values.iter().zip(&self.cumulative) {
+            let weight = after.min(to) - f64::max(before, from);
+            if weight > 0.0 {
+                sum += value * weight;
+                sum_squares += value * value * weight;
+            }
+            before = after;
+        }
+        (sum.clamp(f64::MIN, f64::MAX), sum_squares.min(f64::MAX))
+    }
+
+    fn bins(&self, limits: &[Option<f64>]) -> Vec<(Option<f64>, f64)> {
+        let mut rest = self.values.iter().peekable();
+        limits
+            .iter()
+            .map(|&limit| {
+                let mut count = 0.0;
+                while let Some((_, weight)) = rest.next_if(|(value, _)| limit.is_none_or(|limit| *value < limit)) {
+                    count += weight;
+                }
+                (limit, count)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(samples: &[(f64, f64)], percentiles: &[f64], weighted: bool) -> Summary {
+        let timers = TimerPolicy { weighted, ..TimerPolicy::default() };
+        let mut timer = Timer::default();
+        samples.iter().for_each(|&(value, weight)| timer.record(value, weight, &timers));
+        summarize(&timer, "t", &SummaryPolicy { timers, percentiles: percentiles.to_vec(), bins: Vec::new() })
+    }
+
+    fn values(summary: &Summary) -> Vec<(f64, f64)> {
+        summary.percentiles.iter().map(|p| (p.percentile, p.value)).collect()
+    }
+
+    #[test]
+    fn a_rank_of_zero_has_no_percentile_and_half_rounds_up() {
+        let samples: Vec<_> = (1..=5).map(|n| (f64::from(n), 1.0)).collect();
+        assert_eq!(values(&summary(&samples, &[5.0, 10.0, 50.0, 90.0, -20.0, 100.0], true)),
+            [(10.0, 1.0), (50.0, 3.0), (90.0, 5.0), (-20.0, 5.0), (100.0, 5.0)]);
+        assert_eq!(values(&summary(&[(7.0, 1.0)], &[0.0, 1.0, -1.0], true)), [(0.0, 7.0), (1.0, 7.0), (-1.0, 7.0)]);
+    }
+
+    #[test]
+    fn different_weights_move_the_percentile() {
+        let s = summary(&[(1.0, 1.0), (2.0, 10.0), (100.0, 1.0)], &[50.0, 90.0, 99.0], true);
+        assert_eq!((values(&s), s.median), (vec![(50.0, 2.0), (90.0, 2.0), (99.0, 100.0)], 2.0));
+        let unweighted = summary(&[(1.0, 1.0), (2.0, 10.0), (100.0, 1.0)], &[90.0], false);
+        assert_eq!((values(&unweighted), unweighted.count), (vec![(90.0, 100.0)], 12.0));
+    }
+
+    #[test]
+    fn the_whole_range_from_the_top_has_the_full_sums() {
+        let s = summary(&[(1.0, 1.0), (2.0, 1.0), (3.0, 1.0)], &[-100.0], false);
+        assert_eq!((s.percentiles[0].sum, s.percentiles[0].value, s.percentiles[0].count), (6.0, 1.0, 3.0));
+    }
+}

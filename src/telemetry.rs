@@ -1,0 +1,348 @@
+//! The ledger: what came in, what became of it, and what was lost, each counted once.
+//!
+//! It is published with every interval, as a record and as series, and since the start in `/metrics` and
+//! `/api/v1/status`. These hold at every flush ([`Ledger::check`], and tests):
+//!
+//! ```text
+//! lines.read   = metrics + events + service_checks + heartbeats + empty + malformed
+//! samples.read = recorded + folded + timestamped + dropped_by_rule + limited
+//! sinks.*      : offered = delivered + queued + spooled + dropped     (records, since the start)
+//! completeness = datagrams / (datagrams + kernel_drops)               (streams count as complete)
+//! ```
+//! A partly bad line counts in `malformed` only, its good samples in `samples`.
+//!
+//! | series | kind | tags | counts |
+//! |---|---|---|---|
+//! | `systole.datagrams` `.bytes` `.kernel_drops` `.truncated` `.refused` `.connections` | counter | `listener` | the listener's fields |
+//! | `systole.lines.read` `.metrics` `.events` `.service_checks` `.heartbeats` `.empty` | counter | | lines |
+//! | `systole.lines.malformed` | counter | `reason` | malformed lines |
+//! | `systole.samples.read` `.recorded` `.folded` `.timestamped` `.dropped_by_rule` | counter | | values |
+//! | `systole.samples.limited` | counter | `limit` | values beyond a bound |
+//! | `systole.sections_skipped` `systole.notes_dropped` | counter | | unknown sections; events and checks beyond their bound |
+//! | `systole.series` | gauge | `kind` | series held |
+//! | `systole.sinks.offered` `.delivered` `.dropped` | counter | `sink` | records |
+//! | `systole.sinks.queued` `.spooled` | gauge | `sink` | records waiting |
+//! | `systole.flush.duration_secs` `systole.flush.late_secs` `systole.completeness` | gauge | | the flush |
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::aggregate::Tally;
+use crate::protocol::{Kind, Reason};
+use crate::series::Series;
+
+/// One interval's account, or the account since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Ledger {
+    /// By listener, in the order of the configuration.
+    pub listeners: Vec<ListenerAccount>,
+    /// Lines.
+    pub lines: LineAccount,
+    /// Values.
+    pub samples: SampleAccount,
+    /// Series held.
+    pub series: SeriesAccount,
+    /// By sink, since the start.
+    pub sinks: BTreeMap<String, SinkAccount>,
+    /// The flush.
+    pub flush: FlushAccount,
+    /// Share of datagrams that the kernel handed over, 0 to 1.
+    pub completeness: f64,
+}
+
+/// What a listener received.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ListenerAccount {
+    /// As bound: a port 0 is the one that was chosen.
+    pub url: String,
+    /// What the kernel granted, in bytes, all workers together; 0 for streams.
+    pub receive_buffer: u64,
+    /// Datagrams read.
+    pub datagrams: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Datagrams that the kernel dropped because the buffer was full.
+    pub kernel_drops: u64,
+    /// Datagrams larger than `max_datagram`: their whole lines were read, the rest is lost.
+    pub truncated: u64,
+    /// Datagrams and connections refused.
+    pub refused: u64,
+    /// Connections accepted.
+    pub connections: u64,
+}
+
+/// What became of lines.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LineAccount {
+    /// All lines.
+    pub read: u64,
+    /// Metric lines without a fault.
+    pub metrics: u64,
+    /// Events.
+    pub events: u64,
+    /// Service checks.
+    pub service_checks: u64,
+    /// Heartbeats.
+    pub heartbeats: u64,
+    /// Blank lines.
+    pub empty: u64,
+    /// Lines with a fault, by reason; reasons that did not occur are left out.
+    pub malformed: BTreeMap<&'static str, u64>,
+    /// Unknown sections, skipped.
+    pub sections_skipped: u64,
+    /// Events and service checks beyond the bound of an interval: counted above, but not kept.
+    pub notes_dropped: u64,
+}
+
+/// What became of values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SampleAccount {
+    /// All well-formed values.
+    pub read: u64,
+    /// Recorded in a series of their own.
+    pub recorded: u64,
+    /// Recorded in an overflow series.
+    pub folded: u64,
+    /// Kept apart for their own time.
+    pub timestamped: u64,
+    /// Dropped by a rule.
+    pub dropped_by_rule: u64,
+    /// Dropped because a bound was reached, by bound.
+    pub limited: BTreeMap<&'static str, u64>,
+}
+
+/// Series held at the end of the interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SeriesAccount {
+    /// Counters.
+    pub counters: u64,
+    /// Gauges.
+    pub gauges: u64,
+    /// Timers, histograms and distributions.
+    pub timers: u64,
+    /// Sets.
+    pub sets: u64,
+    /// Key-value pairs.
+    pub kvs: u64,
+}
+
+/// What became of records at a sink, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SinkAccount {
+    /// Records offered.
+    pub offered: u64,
+    /// Records the sink took.
+    pub delivered: u64,
+    /// Records waiting in memory.
+    pub queued: u64,
+    /// Records waiting on disk.
+    pub spooled: u64,
+    /// Records given up, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// When a delivery last succeeded, Unix seconds; 0 for never.
+    pub last_success: f64,
+    /// What went wrong last; `null` after a success.
+    pub last_error: Option<String>,
+}
+
+/// How the flush went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct FlushAccount {
+    /// From the tick to the finished snapshot, in seconds.
+    pub duration_secs: f64,
+    /// How late the tick was, in seconds.
+    pub late_secs: f64,
+}
+
+impl Ledger {
+    /// Puts a tally into the account of lines and samples.
+    pub fn count(&mut self, tally: &Tally) {
+        let lines = &mut self.lines;
+        lines.read += tally.lines;
+        lines.metrics += tally.metrics;
+        lines.events += tally.events;
+        lines.service_checks += tally.service_checks;
+        lines.heartbeats += tally.heartbeats;
+        lines.empty += tally.empty;
+        lines.sections_skipped += tally.sections_skipped;
+        lines.notes_dropped += tally.notes_dropped;
+        for (reason, &count) in Reason::ALL.iter().zip(&tally.malformed) {
+            if count > 0 {
+                *lines.malformed.entry(reason.name()).or_default() += count;
+            }
+        }
+        let samples = &mut self.samples;
+        samples.read += tally.samples;
+        samples.recorded += tally.recorded;
+        samples.folded += tally.folded;
+        if tally.kv_limited > 0 {
+            *samples.limited.entry("kv_values").or_default() += tally.kv_limited;
+        }
+    }
+
+    /// Adds a later interval's account, to one since the start. Levels (series, sinks, flush) are replaced.
+    pub fn add(&mut self, later: &Ledger) {
+        if self.listeners.len() < later.listeners.len() {
+            self.listeners.resize_with(later.listeners.len(), ListenerAccount::default);
+        }
+        for (total, new) in self.listeners.iter_mut().zip(&later.listeners) {
+            total.url.clone_from(&new.url);
+            total.receive_buffer = new.receive_buffer;
+            total.datagrams += new.datagrams;
+            total.bytes += new.bytes;
+            total.kernel_drops += new.kernel_drops;
+            total.truncated += new.truncated;
+            total.refused += new.refused;
+            total.connections += new.connections;
+        }
+        let (lines, new) = (&mut self.lines, &later.lines);
+        lines.read += new.read;
+        lines.metrics += new.metrics;
+        lines.events += new.events;
+        lines.service_checks += new.service_checks;
+        lines.heartbeats += new.heartbeats;
+        lines.empty += new.empty;
+        lines.sections_skipped += new.sections_skipped;
+        lines.notes_dropped += new.notes_dropped;
+        new.malformed.iter().for_each(|(reason, n)| *lines.malformed.entry(reason).or_default() += n);
+        let (samples, new) = (&mut self.samples, &later.samples);
+        samples.read += new.read;
+        samples.recorded += new.recorded;
+        samples.folded += new.folded;
+        samples.timestamped += new.timestamped;
+        samples.dropped_by_rule += new.dropped_by_rule;
+        new.limited.iter().for_each(|(limit, n)| *samples.limited.entry(limit).or_default() += n);
+        self.series = later.series;
+        self.sinks.clone_from(&later.sinks);
+        self.flush = later.flush;
+        self.settle();
+    }
+
+    /// Works `completeness` out from the listeners.
+    pub fn settle(&mut self) {
+        let (read, lost) =
+            self.listeners.iter().fold((0, 0), |(read, lost), l| (read + l.datagrams, lost + l.kernel_drops));
+        self.completeness = if lost == 0 { 1.0 } else { read as f64 / (read + lost) as f64 };
+    }
+
+    /// All malformed lines.
+    pub fn malformed_total(&self) -> u64 {
+        self.lines.malformed.values().sum()
+    }
+
+    /// Whether the equations hold.
+    ///
+    /// # Errors
+    /// The first equation that does not, with its numbers.
+    pub fn check(&self) -> Result<(), String> {
+        let l = &self.lines;
+        let parts = l.metrics + l.events + l.service_checks + l.heartbeats + l.empty + self.malformed_total();
+        if l.read != parts {
+            return Err(format!("lines.read is {}, its parts are {parts}: {l:?}", l.read));
+        }
+        let s = &self.samples;
+        let parts = s.recorded + s.folded + s.timestamped + s.dropped_by_rule + s.limited.values().sum::<u64>();
+        if s.read != parts {
+            return Err(format!("samples.read is {}, its parts are {parts}: {s:?}", s.read));
+        }
+        for (name, sink) in &self.sinks {
+            let parts = sink.delivered + sink.queued + sink.spooled + sink.dropped.values().sum::<u64>();
+            if sink.offered != parts {
+                return Err(format!("sink {name}: offered is {}, its parts are {parts}: {sink:?}", sink.offered));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.completeness) {
+            return Err(format!("completeness is {}", self.completeness));
+        }
+        Ok(())
+    }
+
+    /// The account as series: counters with what this interval added, gauges with levels. `before` is what
+    /// the sinks had counted at the interval's start.
+    pub fn series(&self, before: &BTreeMap<String, SinkAccount>) -> Vec<(Series, f64)> {
+        let mut out = Vec::new();
+        let mut push = |kind: Kind, name: &str, tag: Option<(&str, &str)>, value: f64| {
+            let tags: Vec<_> = tag.into_iter().map(|(key, value)| (key, Some(value))).collect();
+            out.push((Series::new(kind, &format!("systole.{name}"), &tags), value));
+        };
+        for l in &self.listeners {
+            let tag = Some(("listener", l.url.as_str()));
+            for (name, value) in [
+                ("datagrams", l.datagrams),
+                ("bytes", l.bytes),
+                ("kernel_drops", l.kernel_drops),
+                ("truncated", l.truncated),
+                ("refused", l.refused),
+                ("connections", l.connections),
+            ] {
+                push(Kind::Counter, name, tag, value as f64);
+            }
+        }
+        let (l, s) = (&self.lines, &self.samples);
+        for (name, value) in [
+            ("lines.read", l.read),
+            ("lines.metrics", l.metrics),
+            ("lines.events", l.events),
+            ("lines.service_checks", l.service_checks),
+            ("lines.heartbeats", l.heartbeats),
+            ("lines.empty", l.empty),
+            ("samples.read", s.read),
+            ("samples.recorded", s.recorded),
+            ("samples.folded", s.folded),
+            ("samples.timestamped", s.timestamped),
+            ("samples.dropped_by_rule", s.dropped_by_rule),
+            ("sections_skipped", l.sections_skipped),
+            ("notes_dropped", l.notes_dropped),
+        ] {
+            push(Kind::Counter, name, None, value as f64);
+        }
+        for (reason, &count) in &l.malformed {
+            push(Kind::Counter, "lines.malformed", Some(("reason", reason)), count as f64);
+        }
+        for (limit, &count) in &s.limited {
+            push(Kind::Counter, "samples.limited", Some(("limit", limit)), count as f64);
+        }
+        let SeriesAccount { counters, gauges, timers, sets, kvs } = self.series;
+        for (kind, value) in
+            [("counter", counters), ("gauge", gauges), ("timer", timers), ("set", sets), ("kv", kvs)]
+        {
+            push(Kind::Gauge, "series", Some(("kind", kind)), value as f64);
+        }
+        for (name, sink) in &self.sinks {
+            let tag = Some(("sink", name.as_str()));
+            let old = before.get(name).cloned().unwrap_or_default();
+            let given_up = |account: &SinkAccount| account.dropped.values().sum::<u64>();
+            push(Kind::Counter, "sinks.offered", tag, sink.offered.saturating_sub(old.offered) as f64);
+            push(Kind::Counter, "sinks.delivered", tag, sink.delivered.saturating_sub(old.delivered) as f64);
+            push(Kind::Counter, "sinks.dropped", tag, given_up(sink).saturating_sub(given_up(&old)) as f64);
+            push(Kind::Gauge, "sinks.queued", tag, sink.queued as f64);
+            push(Kind::Gauge, "sinks.spooled", tag, sink.spooled as f64);
+        }
+        push(Kind::Gauge, "flush.duration_secs", None, self.flush.duration_secs);
+        push(Kind::Gauge, "flush.late_secs", None, self.flush.late_secs);
+        push(Kind::Gauge, "completeness", None, self.completeness);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_does_not_add_up_is_found() {
+        let mut ledger = Ledger { completeness: 1.0, ..Ledger::default() };
+        assert_eq!(ledger.check(), Ok(()));
+        ledger.count(&Tally { lines: 2, metrics: 1, ..Tally::default() });
+        assert!(ledger.check().is_err_and(|e| e.starts_with("lines.read is 2, its parts are 1")));
+    }
+
+    #[test]
+    fn completeness_is_the_share_that_the_kernel_handed_over() {
+        let listener = ListenerAccount { datagrams: 75, kernel_drops: 25, ..ListenerAccount::default() };
+        let mut ledger = Ledger { listeners: vec![listener], ..Ledger::default() };
+        ledger.settle();
+        assert_eq!(ledger.completeness, 0.75);
+    }
+}
