@@ -5,3 +5,4 @@ pub mod protocol;
 pub mod series;
 pub mod snapshot;
 pub mod telemetry;
+pub mod config;

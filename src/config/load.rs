@@ -1,0 +1,422 @@
+//! From text, environment and command line to a [`Config`], with every mistake on the way.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use crate::protocol::{GaugeSign, MAX_NAME_BYTES, NameTags, Options};
+use crate::snapshot::Bins;
+
+use super::reader::{Found, Problem, Section, Source};
+use super::schema::{
+    Config, Etsy, Http, Idle, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind, Workers,
+};
+use super::url::{address, host_and_port, listen_url, sink_url};
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file's name and text, if there is one.
+    pub file: Option<(String, String)>,
+    /// The environment.
+    pub env: BTreeMap<String, String>,
+    /// `--listen`: in place of the file's listeners.
+    pub listen: Vec<String>,
+    /// `--sink`: in place of the file's sinks.
+    pub sink: Vec<String>,
+    /// `--interval`.
+    pub interval: Option<Duration>,
+    /// `--http`.
+    pub http: Option<String>,
+}
+
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
+const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(366 * 86_400);
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
+
+/// Reads everything.
+///
+/// # Errors
+/// All mistakes, in the order of the file.
+pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
+    let (file, text) = sources.file.as_ref().map_or(("", ""), |(file, text)| (file.as_str(), text.as_str()));
+    let mut source = Source::new(file, text, &sources.env);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let place = source.place(error.span().unwrap_or(0..0));
+        source.problem(place, "", error.message().trim().replace('\n', ", "));
+    }
+    if !source.problems.is_empty() {
+        // What could be read of broken TOML would only add noise.
+        return Err(source.problems);
+    }
+    let config = read(Section::root(Some(root.get_ref())), &mut source, sources);
+    let problems = source.finish();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Config {
+    let s = source;
+    let profile = profile(&mut root, s);
+    let etsy_profile = profile == Profile::Etsy;
+    let naming = if etsy_profile { Naming::Etsy } else { Naming::Systole };
+
+    let interval = root.duration(s, "interval", INTERVAL);
+    let interval = sources.interval.or(interval).unwrap_or(Duration::from_secs(10));
+    if !INTERVAL.contains(&interval) {
+        s.problem("--interval".into(), "", "from 10ms to 1day is right");
+    }
+    let percentiles = root.numbers(s, "percentiles", -100.0..=100.0);
+    let percentiles =
+        percentiles.unwrap_or_else(|| if etsy_profile { vec![90.0] } else { vec![50.0, 90.0, 95.0, 99.0, 99.9] });
+    let exact_samples = root.integer(s, "exact_samples", 1..=1_000_000).unwrap_or(4096) as usize;
+    let digits = root.integer(s, "digits", 1..=5).unwrap_or(3) as u8;
+    let etsy = etsy(&mut root, s);
+    let deletes = etsy_profile && (etsy.delete_counters || etsy.delete_timers || etsy.delete_gauges || etsy.delete_sets);
+    let minutes = |n: u64| Some(Duration::from_secs(60 * n));
+    let gauge_ttl = root.lifetime(s, "gauge_ttl", LIFETIME);
+    let gauge_ttl = gauge_ttl.unwrap_or(if etsy_profile { None } else { minutes(5) });
+    let series_ttl = root.lifetime(s, "series_ttl", LIFETIME);
+    let series_ttl = series_ttl.unwrap_or(if etsy_profile && !deletes { None } else { minutes(10) });
+    let max_series = root.integer(s, "max_series", 1..=1_000_000_000).unwrap_or(1_000_000) as usize;
+    let prefix = root.string(s, "prefix").unwrap_or_default();
+    let tags = root.map(s, "tags").unwrap_or_default();
+    let self_metrics = root.bool(s, "self_metrics").unwrap_or(true);
+    let shutdown_grace = root.duration(s, "shutdown_grace", GRACE).unwrap_or(Duration::from_secs(10));
+
+    let mut defaults = Options::default();
+    if etsy_profile {
+        defaults.sanitize = true;
+        defaults.name_tags = NameTags { graphite: true, ..NameTags::NONE };
+    }
+    let section = root.section(s, "protocol");
+    let protocol = protocol(section, s, defaults);
+    let idle = idle(&mut root, s, etsy_profile, &etsy);
+    let listen = listeners(&mut root, s, &protocol, &sources.listen);
+    let sinks = sinks(&mut root, s, naming, &sources.sink);
+    let http = http(&mut root, s, sources.http.as_deref());
+    let log = log(&mut root, s);
+    root.finish(s);
+    Config {
+        interval,
+        profile,
+        percentiles,
+        exact_samples,
+        digits,
+        gauge_ttl,
+        series_ttl,
+        max_series,
+        prefix,
+        tags,
+        self_metrics,
+        shutdown_grace,
+        protocol,
+        idle,
+        listen,
+        sinks,
+        etsy,
+        http,
+        log,
+    }
+}
+
+fn profile(root: &mut Section<'_>, s: &mut Source<'_>) -> Profile {
+    let words = [("systole", Some(Profile::Systole)), ("etsy", Some(Profile::Etsy)), ("dogstatsd", None)];
+    match root.find(s, "profile") {
+        None => Profile::Systole,
+        Some(found) => {
+            if found.string(s).as_deref() == Some("dogstatsd") {
+                s.problem(found.place, &found.key, "`dogstatsd` is not in this version: it comes with the drop-in release");
+                return Profile::Systole;
+            }
+            root.choice(s, "profile", &words[..2]).flatten().unwrap_or(Profile::Systole)
+        }
+    }
+}
+
+fn protocol(mut section: Section<'_>, s: &mut Source<'_>, defaults: Options) -> Options {
+    let mut options = defaults;
+    if let Some(styles) = section.list(s, "name_tags") {
+        options.name_tags = NameTags::NONE;
+        for item in &styles {
+            let Some(style) = item.string(s) else { continue };
+            // An empty variable means no style at all.
+            if !style.is_empty() && !options.name_tags.enable(&style) {
+                let hint = super::reader::suggestion(&style, NameTags::NAMES.into_iter());
+                let known = NameTags::NAMES.map(|name| format!("`{name}`")).join(", ");
+                s.problem(item.place.clone(), &item.key, format!("`{style}` is none of {known}{hint}"));
+            }
+        }
+    }
+    options.sanitize = section.bool(s, "sanitize").unwrap_or(options.sanitize);
+    let signs = [("delta", GaugeSign::Delta), ("absolute", GaugeSign::Absolute)];
+    options.gauge_sign = section.choice(s, "gauge_sign", &signs).unwrap_or(options.gauge_sign);
+    let max_name = section.integer(s, "max_name", 1..=MAX_NAME_BYTES as u64);
+    options.max_name = max_name.map_or(options.max_name, |n| n as usize);
+    section.finish(s);
+    options
+}
+
+fn idle(root: &mut Section<'_>, s: &mut Source<'_>, etsy_profile: bool, etsy: &Etsy) -> Idle {
+    let mut section = root.section(s, "idle");
+    let words = [("drop", false), ("zero", true)];
+    let mut read = |key, delete: bool| section.choice(s, key, &words).unwrap_or(etsy_profile && !delete);
+    let idle = Idle {
+        counters_zero: read("counters", etsy.delete_counters),
+        timers_zero: read("timers", etsy.delete_timers),
+        sets_zero: read("sets", etsy.delete_sets),
+    };
+    section.finish(s);
+    idle
+}
+
+fn listeners(root: &mut Section<'_>, s: &mut Source<'_>, protocol: &Options, urls: &[String]) -> Vec<Listen> {
+    let mut listeners = Vec::new();
+    for (section, place) in root.sections(s, "listen") {
+        listeners.extend(listener(section, &place, s, protocol));
+    }
+    if !urls.is_empty() {
+        listeners.clear();
+    }
+    for url in urls {
+        match listen_url(url) {
+            Ok(url) => listeners.push(Listen::new(url, *protocol)),
+            Err(problem) => s.problem("--listen".into(), "", problem),
+        }
+    }
+    if listeners.is_empty() && s.problems.is_empty() {
+        let url = listen_url("udp://127.0.0.1:8125").expect("the default is a valid URL");
+        listeners.push(Listen::new(url, *protocol));
+    }
+    listeners
+}
+
+fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_defaults: &Options) -> Option<Listen> {
+    let mut url = None;
+    match section.find(s, "url") {
+        None => section.missing(s, place, "url", "\"udp://127.0.0.1:8125\""),
+        Some(found) => {
+            if let Some(text) = found.string(s) {
+                match listen_url(&text) {
+                    Ok(good) => url = Some(good),
+                    Err(problem) => s.problem(found.place, &found.key, problem),
+                }
+            }
+        }
+    }
+    let fallback = listen_url("udp://127.0.0.1:8125").expect("the default is a valid URL");
+    let mut listen = Listen::new(url.unwrap_or(fallback), *protocol_defaults);
+    if let Some(found) = section.find(s, "workers") {
+        match found.text_or_number() {
+            Some(text) if text == "auto" => {}
+            Some(text) => match text.parse() {
+                Ok(count @ 1..=64) => listen.workers = Workers::Count(count),
+                _ => found.refuse(s, "\"auto\" or a whole number from 1 to 64"),
+            },
+            None => found.refuse(s, "\"auto\" or a whole number from 1 to 64"),
+        }
+    }
+    listen.receive_buffer = section.size(s, "receive_buffer", 4096..=1 << 30).unwrap_or(listen.receive_buffer);
+    listen.receive_buffer_force = section.bool(s, "receive_buffer_force").unwrap_or(listen.receive_buffer_force);
+    let max_datagram = section.size(s, "max_datagram", 512..=64 << 10);
+    listen.max_datagram = max_datagram.map_or(listen.max_datagram, |n| n as usize);
+    if let Some(networks) = section.list(s, "allow") {
+        listen.allow = Some(networks.iter().filter_map(|item| network(item, s)).collect());
+    }
+    let max_connections = section.integer(s, "max_connections", 1..=1_000_000);
+    listen.max_connections = max_connections.map_or(listen.max_connections, |n| n as usize);
+    listen.idle_timeout = section.duration(s, "idle_timeout", IDLE_TIMEOUT).unwrap_or(listen.idle_timeout);
+    let own = section.section(s, "protocol");
+    listen.protocol = protocol(own, s, *protocol_defaults);
+    section.finish(s);
+    url.map(|_| listen)
+}
+
+fn network(item: &Found<'_>, s: &mut Source<'_>) -> Option<(IpAddr, u8)> {
+    let text = item.string(s)?;
+    let (address, prefix) = text.split_once('/').map_or((text.as_str(), None), |(a, p)| (a, Some(p)));
+    let network = address.parse::<IpAddr>().ok().and_then(|address| {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(longest), |p| p.parse().ok())?;
+        (prefix <= longest).then_some((address, prefix))
+    });
+    if network.is_none() {
+        item.refuse(s, "a network such as \"10.0.0.0/8\" or \"fd00::/8\"");
+    }
+    network
+}
+
+fn sinks(root: &mut Section<'_>, s: &mut Source<'_>, naming: Naming, urls: &[String]) -> Vec<Sink> {
+    let mut sinks: Vec<(Sink, String, String)> = Vec::new();
+    for (n, (section, place)) in root.sections(s, "sink").into_iter().enumerate() {
+        sinks.extend(sink(section, &place, s, naming).map(|sink| (sink, place, format!("sink[{n}].name"))));
+    }
+    if !urls.is_empty() {
+        sinks.clear();
+    }
+    for url in urls {
+        match sink_url(url, naming) {
+            Ok(mut sink) => {
+                // Two of a kind on the command line are told apart by number.
+                let same = sinks.iter().filter(|(other, ..)| other.kind.name() == sink.kind.name()).count();
+                if same > 0 {
+                    sink.name = format!("{}{}", sink.name, same + 1);
+                }
+                sinks.push((sink, "--sink".into(), String::new()));
+            }
+            Err(problem) => s.problem("--sink".into(), "", problem),
+        }
+    }
+    if sinks.is_empty() && s.problems.is_empty() {
+        sinks.push((Sink::new("console", SinkKind::Console), String::new(), String::new()));
+    }
+    for n in 1..sinks.len() {
+        if sinks[..n].iter().any(|(other, ..)| other.name == sinks[n].0.name) {
+            let (sink, place, key) = &sinks[n];
+            s.problem(place.clone(), key, format!("two sinks are called `{}`; give one another `name`", sink.name));
+        }
+    }
+    sinks.into_iter().map(|(sink, ..)| sink).collect()
+}
+
+fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Naming) -> Option<Sink> {
+    #[derive(Clone, Copy)]
+    enum Type {
+        Console,
+        File,
+        Graphite,
+    }
+    let types = [("console", Type::Console), ("file", Type::File), ("graphite", Type::Graphite)];
+    let before = s.problems.len();
+    let kind = section.choice(s, "type", &types);
+    if kind.is_none() && s.problems.len() == before {
+        section.missing(s, place, "type", "\"graphite\"");
+    }
+    let kind = match kind? {
+        Type::Console => SinkKind::Console,
+        Type::File => {
+            let path = section.string(s, "path");
+            if path.as_deref().unwrap_or("").is_empty() && s.problems.len() == before {
+                section.missing(s, place, "path", "\"/var/log/systole/records.jsonl\"");
+            }
+            let max_size = section.size(s, "max_size", 1..=1 << 50);
+            let max_age = section.duration(s, "max_age", Duration::from_secs(1)..=*LIFETIME.end());
+            let keep = section.integer(s, "keep", 1..=10_000).unwrap_or(7) as usize;
+            SinkKind::File { path: path.unwrap_or_default().into(), max_size, max_age, keep }
+        }
+        Type::Graphite => {
+            let mut target = String::new();
+            match section.find(s, "address") {
+                None => section.missing(s, place, "address", "\"127.0.0.1:2003\""),
+                Some(found) => {
+                    target = found.string(s).unwrap_or_default();
+                    if let Err(problem) = host_and_port(&target) {
+                        s.problem(found.place, &found.key, format!("{problem}; \"127.0.0.1:2003\" is right"));
+                    }
+                }
+            }
+            let words = [("systole", Naming::Systole), ("etsy", Naming::Etsy)];
+            let naming = section.choice(s, "naming", &words).unwrap_or(naming);
+            SinkKind::Graphite { address: target, naming }
+        }
+    };
+    let mut sink = Sink::new(kind.name(), kind);
+    if let Some(found) = section.find(s, "name") {
+        sink.name = found.string(s).unwrap_or(sink.name);
+        if sink.name.is_empty() {
+            found.refuse(s, "a name");
+        }
+    }
+    sink.queue = section.integer(s, "queue", 1..=10_000).map_or(sink.queue, |n| n as usize);
+    sink.timeout = section.duration(s, "timeout", TIMEOUT).unwrap_or(sink.timeout);
+    section.finish(s);
+    Some(sink)
+}
+
+fn etsy(root: &mut Section<'_>, s: &mut Source<'_>) -> Etsy {
+    let mut section = root.section(s, "etsy");
+    let mut etsy = Etsy::default();
+    for (key, value) in [
+        ("global_prefix", &mut etsy.global_prefix),
+        ("global_suffix", &mut etsy.global_suffix),
+        ("prefix_counter", &mut etsy.prefix_counter),
+        ("prefix_timer", &mut etsy.prefix_timer),
+        ("prefix_gauge", &mut etsy.prefix_gauge),
+        ("prefix_set", &mut etsy.prefix_set),
+        ("prefix_stats", &mut etsy.prefix_stats),
+    ] {
+        if let Some(text) = section.string(s, key) {
+            *value = text;
+        }
+    }
+    let delete_idle = section.bool(s, "delete_idle_stats").unwrap_or(false);
+    for (key, value, default) in [
+        ("legacy_namespace", &mut etsy.legacy_namespace, true),
+        ("flush_counts", &mut etsy.flush_counts, true),
+        ("delete_counters", &mut etsy.delete_counters, delete_idle),
+        ("delete_timers", &mut etsy.delete_timers, delete_idle),
+        ("delete_gauges", &mut etsy.delete_gauges, delete_idle),
+        ("delete_sets", &mut etsy.delete_sets, delete_idle),
+    ] {
+        *value = section.bool(s, key).unwrap_or(default);
+    }
+    etsy.gauges_max_ttl = section.integer(s, "gauges_max_ttl", 1..=1_000_000).unwrap_or(1) as u32;
+    etsy.calculated_timer_metrics = section.strings(s, "calculated_timer_metrics").unwrap_or_default();
+    for (mut histogram, place) in section.sections(s, "histogram") {
+        let metric = histogram.string(s, "metric").unwrap_or_default();
+        let Some(bins) = histogram.list(s, "bins") else {
+            histogram.missing(s, &place, "bins", "[10, 100, \"inf\"]");
+            continue;
+        };
+        let limits = bins.iter().filter_map(|bin| match bin.text_or_number().as_deref() {
+            Some("inf") => Some(None),
+            Some(text) if text.parse::<f64>().is_ok_and(f64::is_finite) => text.parse().ok().map(Some),
+            _ => {
+                bin.refuse(s, "a number or \"inf\"");
+                None
+            }
+        });
+        etsy.histogram.push(Bins { metric, limits: limits.collect() });
+        histogram.finish(s);
+    }
+    section.finish(s);
+    etsy
+}
+
+fn http(root: &mut Section<'_>, s: &mut Source<'_>, option: Option<&str>) -> Http {
+    let mut section = root.section(s, "http");
+    let found = section.find(s, "address");
+    let (text, place, key) = match (option, &found) {
+        (Some(text), _) => (text.to_string(), "--http".to_string(), String::new()),
+        (None, Some(found)) => (found.string(s).unwrap_or("off".into()), found.place.clone(), found.key.clone()),
+        (None, None) => ("127.0.0.1:8127".to_string(), String::new(), String::new()),
+    };
+    let token = section.secret(s, "token").filter(|token| !token.is_empty());
+    let mut bound = None;
+    if text != "off" {
+        match address(&text) {
+            Ok(good) => bound = Some(good),
+            Err(problem) => s.problem(place.clone(), &key, format!("{problem}; \"127.0.0.1:8127\" or \"off\" is right")),
+        }
+    }
+    if bound.is_some_and(|address| !address.ip().is_loopback()) && token.is_none() {
+        s.problem(place, &key, format!("`{text}` is not on loopback, so `http.token` must be set"));
+    }
+    section.finish(s);
+    Http { address: bound, token }
+}
+
+fn log(root: &mut Section<'_>, s: &mut Source<'_>) -> Log {
+    let mut section = root.section(s, "log");
+    let levels = ["error", "warn", "info", "debug", "trace"].map(|level| (level, level));
+    let level = section.choice(s, "level", &levels).unwrap_or("info").to_string();
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let format = section.choice(s, "format", &formats).unwrap_or(LogFormat::Text);
+    section.finish(s);
+    Log { level, format }
+}

@@ -1,0 +1,167 @@
+//! The effective configuration as TOML that reads back as the same configuration, secrets masked.
+
+use std::fmt::Write;
+
+use toml::Value;
+
+use crate::protocol::{GaugeSign, Options};
+
+use super::schema::{Config, Lifetime, Listen, LogFormat, Naming, Profile, Sink, SinkKind, Workers};
+use super::value::{show_duration, show_size};
+
+/// What stands in place of a secret.
+const MASK: &str = "********";
+
+/// The configuration as TOML.
+pub fn print(config: &Config) -> String {
+    let mut out = Out(String::new());
+    let profile = match config.profile {
+        Profile::Systole => "systole",
+        Profile::Etsy => "etsy",
+    };
+    out.set("interval", show_duration(config.interval));
+    out.set("profile", profile);
+    out.set("percentiles", Value::Array(config.percentiles.iter().map(|&p| number(p)).collect()));
+    out.set("exact_samples", config.exact_samples as i64);
+    out.set("digits", i64::from(config.digits));
+    out.set("gauge_ttl", lifetime(config.gauge_ttl));
+    out.set("series_ttl", lifetime(config.series_ttl));
+    out.set("max_series", config.max_series as i64);
+    out.set("prefix", config.prefix.as_str());
+    let tags = config.tags.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
+    out.set("tags", Value::Table(tags));
+    out.set("self_metrics", config.self_metrics);
+    out.set("shutdown_grace", show_duration(config.shutdown_grace));
+    for listen in &config.listen {
+        listener(&mut out, listen);
+    }
+    out.head("[protocol]");
+    protocol(&mut out, &config.protocol);
+    out.head("[idle]");
+    let word = |zero| if zero { "zero" } else { "drop" };
+    out.set("counters", word(config.idle.counters_zero));
+    out.set("timers", word(config.idle.timers_zero));
+    out.set("sets", word(config.idle.sets_zero));
+    for one in &config.sinks {
+        sink(&mut out, one);
+    }
+    etsy(&mut out, config);
+    out.head("[http]");
+    out.set("address", config.http.address.map_or("off".into(), |address| address.to_string()));
+    if config.http.token.is_some() {
+        out.set("token", MASK);
+    }
+    out.head("[log]");
+    out.set("level", config.log.level.as_str());
+    out.set("format", match config.log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    });
+    out.0
+}
+
+fn listener(out: &mut Out, listen: &Listen) {
+    out.head("[[listen]]");
+    out.set("url", listen.url.to_string());
+    out.set("workers", match listen.workers {
+        Workers::Auto => Value::from("auto"),
+        Workers::Count(count) => Value::from(count as i64),
+    });
+    out.set("receive_buffer", show_size(listen.receive_buffer));
+    out.set("receive_buffer_force", listen.receive_buffer_force);
+    out.set("max_datagram", show_size(listen.max_datagram as u64));
+    if let Some(networks) = &listen.allow {
+        let all = networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}")));
+        out.set("allow", Value::Array(all.collect()));
+    }
+    out.set("max_connections", listen.max_connections as i64);
+    out.set("idle_timeout", show_duration(listen.idle_timeout));
+    out.head("[listen.protocol]");
+    protocol(out, &listen.protocol);
+}
+
+fn protocol(out: &mut Out, options: &Options) {
+    out.set("name_tags", Value::Array(options.name_tags.names().into_iter().map(Value::from).collect()));
+    out.set("sanitize", options.sanitize);
+    out.set("gauge_sign", match options.gauge_sign {
+        GaugeSign::Delta => "delta",
+        GaugeSign::Absolute => "absolute",
+    });
+    out.set("max_name", options.max_name as i64);
+}
+
+fn sink(out: &mut Out, sink: &Sink) {
+    out.head("[[sink]]");
+    out.set("type", sink.kind.name());
+    out.set("name", sink.name.as_str());
+    match &sink.kind {
+        SinkKind::Console => {}
+        SinkKind::File { path, max_size, max_age, keep } => {
+            out.set("path", path.to_string_lossy().as_ref());
+            if let Some(size) = max_size {
+                out.set("max_size", show_size(*size));
+            }
+            if let Some(age) = max_age {
+                out.set("max_age", show_duration(*age));
+            }
+            out.set("keep", *keep as i64);
+        }
+        SinkKind::Graphite { address, naming } => {
+            out.set("address", address.as_str());
+            out.set("naming", match naming {
+                Naming::Systole => "systole",
+                Naming::Etsy => "etsy",
+            });
+        }
+    }
+    out.set("queue", sink.queue as i64);
+    out.set("timeout", show_duration(sink.timeout));
+}
+
+fn etsy(out: &mut Out, config: &Config) {
+    let etsy = &config.etsy;
+    out.head("[etsy]");
+    out.set("legacy_namespace", etsy.legacy_namespace);
+    out.set("global_prefix", etsy.global_prefix.as_str());
+    out.set("global_suffix", etsy.global_suffix.as_str());
+    out.set("prefix_counter", etsy.prefix_counter.as_str());
+    out.set("prefix_timer", etsy.prefix_timer.as_str());
+    out.set("prefix_gauge", etsy.prefix_gauge.as_str());
+    out.set("prefix_set", etsy.prefix_set.as_str());
+    out.set("prefix_stats", etsy.prefix_stats.as_str());
+    out.set("flush_counts", etsy.flush_counts);
+    let wanted = etsy.calculated_timer_metrics.iter().map(|name| Value::from(name.as_str()));
+    out.set("calculated_timer_metrics", Value::Array(wanted.collect()));
+    out.set("delete_counters", etsy.delete_counters);
+    out.set("delete_timers", etsy.delete_timers);
+    out.set("delete_gauges", etsy.delete_gauges);
+    out.set("delete_sets", etsy.delete_sets);
+    out.set("gauges_max_ttl", i64::from(etsy.gauges_max_ttl));
+    for histogram in &etsy.histogram {
+        out.head("[[etsy.histogram]]");
+        out.set("metric", histogram.metric.as_str());
+        let limits = histogram.limits.iter().map(|limit| limit.map_or(Value::from("inf"), number));
+        out.set("bins", Value::Array(limits.collect()));
+    }
+}
+
+fn lifetime(lifetime: Lifetime) -> String {
+    lifetime.map_or("forever".into(), show_duration)
+}
+
+/// A whole number without its point.
+fn number(value: f64) -> Value {
+    if value == value.trunc() && value.abs() < 1e15 { Value::from(value as i64) } else { Value::from(value) }
+}
+
+struct Out(String);
+
+impl Out {
+    fn head(&mut self, head: &str) {
+        let _ = writeln!(self.0, "\n{head}");
+    }
+
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        let _ = writeln!(self.0, "{key} = {}", value.into());
+    }
+}

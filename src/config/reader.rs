@@ -1,0 +1,459 @@
+//! Reading TOML so that every mistake is reported, all at once, each with file, line, column and key.
+//!
+//! A [`Section`] hands out values by key and remembers what was asked for; what is left over at
+//! [`Section::finish`] is unknown, and the nearest known key is suggested. Scalars may come from the
+//! environment as `SYSTOLE_SECTION__KEY`, and strings may hold `${VAR}`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::value::{parse_duration, parse_size};
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `file:line:column`, the name of an environment variable, or an option.
+    pub place: String,
+    /// The key, as `section.key`; empty where the text is no TOML.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            return write!(f, "{}: {}", self.place, self.message);
+        }
+        write!(f, "{}: {}: {}", self.place, self.key, self.message)
+    }
+}
+
+/// Where values come from, and the mistakes found so far.
+pub(super) struct Source<'a> {
+    pub(super) file: &'a str,
+    pub(super) text: &'a str,
+    pub(super) env: &'a BTreeMap<String, String>,
+    pub(super) problems: Vec<Problem>,
+    used_env: Vec<String>,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(file: &'a str, text: &'a str, env: &'a BTreeMap<String, String>) -> Source<'a> {
+        Source { file, text, env, problems: Vec::new(), used_env: Vec::new() }
+    }
+
+    pub(super) fn place(&self, span: Range<usize>) -> String {
+        let before = &self.text[..span.start.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        format!("{}:{line}:{column}", self.file)
+    }
+
+    pub(super) fn problem(&mut self, place: String, key: &str, message: impl Into<String>) {
+        self.problems.push(Problem { place, key: key.to_string(), message: message.into() });
+    }
+
+    /// Reports variables like `SYSTOLE_HTTP__ADRESS` that no key asked for. Names without a double underscore
+    /// are left alone: container platforms invent such for a service called systole.
+    pub(super) fn finish(mut self) -> Vec<Problem> {
+        let unknown: Vec<String> = self
+            .env
+            .keys()
+            .filter(|name| name.starts_with("SYSTOLE_") && name.contains("__") && !self.used_env.contains(name))
+            .cloned()
+            .collect();
+        for name in unknown {
+            let hint = suggestion(&name, self.used_env.iter().map(String::as_str));
+            self.problem(name, "", format!("no such setting{hint}"));
+        }
+        self.problems
+    }
+
+    fn substitute(&mut self, text: &str, place: &str, key: &str) -> String {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            let Some(length) = rest[start..].find('}') else { break };
+            let name = &rest[start + 2..start + length];
+            out.push_str(&rest[..start]);
+            match self.env.get(name).cloned().or_else(|| (name == "HOSTNAME").then(host_name).flatten()) {
+                Some(value) => out.push_str(&value),
+                None => {
+                    self.problem(place.to_string(), key, format!("environment variable `{name}` is not set"));
+                }
+            }
+            rest = &rest[start + length + 1..];
+        }
+        out.push_str(rest);
+        out
+    }
+}
+
+/// The machine's name. Shells know `HOSTNAME` but seldom export it.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_string()).filter(|name| !name.is_empty())
+}
+
+/// `` (did you mean `x`?)`` if one of the words is near.
+pub(super) fn suggestion<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> String {
+    let near = known
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).max(1))
+        .min();
+    near.map_or_else(String::new, |(_, candidate)| format!(" (did you mean `{candidate}`?)"))
+}
+
+/// A value and where it stands.
+pub(super) struct Found<'a> {
+    pub(super) place: String,
+    pub(super) key: String,
+    value: Raw<'a>,
+}
+
+enum Raw<'a> {
+    Toml(&'a DeValue<'a>),
+    Env(String),
+}
+
+impl Found<'_> {
+    fn describe(&self) -> String {
+        match &self.value {
+            Raw::Env(text) => format!("`{text}`"),
+            Raw::Toml(DeValue::String(text)) => format!("`{text}`"),
+            Raw::Toml(DeValue::Integer(number)) => format!("`{}`", number.as_str()),
+            Raw::Toml(DeValue::Float(number)) => format!("`{}`", number.as_str()),
+            Raw::Toml(DeValue::Boolean(flag)) => format!("`{flag}`"),
+            Raw::Toml(DeValue::Datetime(_)) => "a date".into(),
+            Raw::Toml(DeValue::Array(_)) => "an array".into(),
+            Raw::Toml(DeValue::Table(_)) => "a table".into(),
+        }
+    }
+
+    /// Reports that the value is not what is `expected`.
+    pub(super) fn refuse(&self, source: &mut Source<'_>, expected: &str) {
+        source.problem(self.place.clone(), &self.key, format!("{} is not {expected}", self.describe()));
+    }
+
+    pub(super) fn string(&self, source: &mut Source<'_>) -> Option<String> {
+        match &self.value {
+            Raw::Env(text) => Some(text.clone()),
+            Raw::Toml(DeValue::String(text)) => Some(source.substitute(text, &self.place, &self.key)),
+            Raw::Toml(_) => {
+                self.refuse(source, "a string");
+                None
+            }
+        }
+    }
+
+    /// A string or a decimal number, as text.
+    pub(super) fn text_or_number(&self) -> Option<String> {
+        match &self.value {
+            Raw::Toml(DeValue::String(text)) => Some(text.to_string()),
+            Raw::Toml(_) | Raw::Env(_) => self.number_text(),
+        }
+    }
+
+    fn number_text(&self) -> Option<String> {
+        match &self.value {
+            Raw::Env(text) => Some(text.clone()),
+            Raw::Toml(DeValue::Integer(number)) if number.radix() == 10 => Some(number.as_str().replace('_', "")),
+            Raw::Toml(DeValue::Float(number)) => Some(number.as_str().replace('_', "")),
+            Raw::Toml(_) => None,
+        }
+    }
+}
+
+/// A table of the configuration, being read.
+pub(super) struct Section<'a> {
+    path: String,
+    table: Option<&'a DeTable<'a>>,
+    /// Whether the environment can set keys here: not in arrays of tables.
+    from_env: bool,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn root(table: Option<&'a DeTable<'a>>) -> Section<'a> {
+        Section { path: String::new(), table, from_env: true, known: Vec::new() }
+    }
+
+    fn full(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// The value of a key, from the environment or the file.
+    pub(super) fn find(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<Found<'a>> {
+        self.known.push(key);
+        let full = self.full(key);
+        if self.from_env {
+            let variable = format!("SYSTOLE_{}", full.to_uppercase().replace('.', "__"));
+            if let Some(text) = source.env.get(&variable).cloned() {
+                source.used_env.push(variable.clone());
+                return Some(Found { place: variable, key: full, value: Raw::Env(text) });
+            }
+            source.used_env.push(variable);
+        }
+        let value = self.table?.get(key)?;
+        Some(Found { place: source.place(value.span()), key: full, value: Raw::Toml(value.get_ref()) })
+    }
+
+    pub(super) fn string(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<String> {
+        self.find(source, key)?.string(source)
+    }
+
+    /// A secret: from the file `file:/path` names, if it begins so.
+    pub(super) fn secret(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<String> {
+        let found = self.find(source, key)?;
+        let text = found.string(source)?;
+        let Some(path) = text.strip_prefix("file:") else {
+            return Some(text);
+        };
+        match std::fs::read_to_string(path) {
+            Ok(secret) => Some(secret.trim_end_matches(['\r', '\n']).to_string()),
+            Err(error) => {
+                source.problem(found.place.clone(), &found.key, format!("cannot read `{path}`: {error}"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn bool(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<bool> {
+        let found = self.find(source, key)?;
+        let flag = match &found.value {
+            Raw::Toml(DeValue::Boolean(flag)) => Some(*flag),
+            Raw::Env(text) => text.parse().ok(),
+            Raw::Toml(_) => None,
+        };
+        if flag.is_none() {
+            found.refuse(source, "true or false");
+        }
+        flag
+    }
+
+    /// One of some words. A wrong one is reported with the nearest.
+    pub(super) fn choice<T: Copy>(&mut self, source: &mut Source<'_>, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let found = self.find(source, key)?;
+        let word = found.string(source)?;
+        let chosen = words.iter().find(|(known, _)| *known == word).map(|(_, value)| *value);
+        if chosen.is_none() {
+            let all = words.iter().map(|(known, _)| format!("`{known}`")).collect::<Vec<_>>().join(", ");
+            let hint = suggestion(&word, words.iter().map(|(known, _)| *known));
+            source.problem(found.place, &found.key, format!("`{word}` is none of {all}{hint}"));
+        }
+        chosen
+    }
+
+    pub(super) fn integer(&mut self, source: &mut Source<'_>, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        let found = self.find(source, key)?;
+        let number = found.number_text().and_then(|text| text.parse().ok()).filter(|n| range.contains(n));
+        if number.is_none() {
+            found.refuse(source, &format!("a whole number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
+    pub(super) fn duration(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let found = self.find(source, key)?;
+        duration_of(&found, source, &range)
+    }
+
+    /// A duration, or `"forever"` as `None`.
+    pub(super) fn lifetime(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Option<Duration>> {
+        let found = self.find(source, key)?;
+        if matches!(&found.value, Raw::Toml(DeValue::String(text)) if *text == "forever")
+            || matches!(&found.value, Raw::Env(text) if text == "forever")
+        {
+            return Some(None);
+        }
+        duration_of(&found, source, &range).map(Some)
+    }
+
+    pub(super) fn size(&mut self, source: &mut Source<'_>, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        let found = self.find(source, key)?;
+        let size = match &found.value {
+            Raw::Toml(DeValue::String(text)) => parse_size(text),
+            Raw::Env(text) => parse_size(text),
+            Raw::Toml(DeValue::Integer(number)) => number.as_str().replace('_', "").parse().ok(),
+            Raw::Toml(_) => None,
+        };
+        let size = size.filter(|size| range.contains(size));
+        if size.is_none() {
+            let expected = format!("a size such as \"64KiB\", from {} to {} bytes", range.start(), range.end());
+            found.refuse(source, &expected);
+        }
+        size
+    }
+
+    /// Items of an array, each with its place.
+    pub(super) fn list(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<Vec<Found<'a>>> {
+        let found = self.find(source, key)?;
+        match &found.value {
+            Raw::Toml(DeValue::Array(items)) => Some(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(n, item)| Found {
+                        place: source.place(item.span()),
+                        key: format!("{}[{n}]", found.key),
+                        value: Raw::Toml(item.get_ref()),
+                    })
+                    .collect(),
+            ),
+            Raw::Env(text) => Some(
+                text.split(',')
+                    .map(|item| Found {
+                        place: found.place.clone(),
+                        key: found.key.clone(),
+                        value: Raw::Env(item.trim().to_string()),
+                    })
+                    .collect(),
+            ),
+            Raw::Toml(_) => {
+                found.refuse(source, "an array");
+                None
+            }
+        }
+    }
+
+    pub(super) fn strings(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<Vec<String>> {
+        Some(self.list(source, key)?.iter().filter_map(|item| item.string(source)).collect())
+    }
+
+    pub(super) fn numbers(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+    ) -> Option<Vec<f64>> {
+        let items = self.list(source, key)?;
+        let numbers = items.iter().filter_map(|item| {
+            let number = item.number_text().and_then(|text| text.parse().ok()).filter(|n| range.contains(n));
+            if number.is_none() {
+                item.refuse(source, &format!("a number from {} to {}", range.start(), range.end()));
+            }
+            number
+        });
+        Some(numbers.collect())
+    }
+
+    /// Keys and strings of a table.
+    pub(super) fn map(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<BTreeMap<String, String>> {
+        let found = self.find(source, key)?;
+        let Raw::Toml(DeValue::Table(table)) = &found.value else {
+            found.refuse(source, "a table of strings");
+            return None;
+        };
+        let mut map = BTreeMap::new();
+        for (key, value) in table {
+            let item = Found {
+                place: source.place(value.span()),
+                key: format!("{}.{}", found.key, key.get_ref()),
+                value: Raw::Toml(value.get_ref()),
+            };
+            if let Some(value) = item.string(source) {
+                map.insert(key.get_ref().to_string(), value);
+            }
+        }
+        Some(map)
+    }
+
+    /// A table inside this one; an absent one reads as empty.
+    pub(super) fn section(&mut self, source: &mut Source<'_>, key: &'static str) -> Section<'a> {
+        self.known.push(key);
+        let path = self.full(key);
+        let table = self.table.and_then(|table| table.get(key)).and_then(|value| {
+            let table = value.get_ref().as_table();
+            if table.is_none() {
+                source.problem(source.place(value.span()), &path, format!("expected a table `[{path}]`"));
+            }
+            table
+        });
+        Section { path, table, from_env: self.from_env, known: Vec::new() }
+    }
+
+    /// Tables of an array, each with its place.
+    pub(super) fn sections(&mut self, source: &mut Source<'_>, key: &'static str) -> Vec<(Section<'a>, String)> {
+        self.known.push(key);
+        let path = self.full(key);
+        let Some(value) = self.table.and_then(|table| table.get(key)) else {
+            return Vec::new();
+        };
+        self.tables(source, &path, value)
+    }
+
+    fn tables(&self, source: &mut Source<'_>, path: &str, value: &'a Spanned<DeValue<'a>>) -> Vec<(Section<'a>, String)> {
+        let Some(items) = value.get_ref().as_array() else {
+            source.problem(source.place(value.span()), path, format!("expected tables `[[{path}]]`"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (n, item) in items.iter().enumerate() {
+            let place = source.place(item.span());
+            let path = format!("{path}[{n}]");
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let section = Section { path, table: Some(table), from_env: false, known: Vec::new() };
+                    sections.push((section, place));
+                }
+                None => source.problem(place, &path, "expected a table"),
+            }
+        }
+        sections
+    }
+
+    /// Reports that a key is missing.
+    pub(super) fn missing(&self, source: &mut Source<'_>, place: &str, key: &str, example: &str) {
+        source.problem(place.to_string(), &self.full(key), format!("missing; for example `{key} = {example}`"));
+    }
+
+    /// Reports keys that nobody asked for.
+    pub(super) fn finish(self, source: &mut Source<'_>) {
+        let Some(table) = self.table else { return };
+        for key in table.keys() {
+            let name = key.get_ref();
+            if self.known.iter().any(|known| known == name) {
+                continue;
+            }
+            let place = source.place(key.span());
+            let full = self.full(name);
+            if let Some((_, when)) = super::LATER.iter().find(|(known, _)| *known == full) {
+                source.problem(place, &full, format!("not in this version: {when}"));
+                continue;
+            }
+            let hint = suggestion(name, self.known.iter().copied());
+            source.problem(place, &full, format!("unknown key{hint}"));
+        }
+    }
+}
+
+fn duration_of(found: &Found<'_>, source: &mut Source<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {
+    let duration = match &found.value {
+        Raw::Env(text) => parse_duration(text),
+        Raw::Toml(DeValue::String(text)) => parse_duration(text),
+        Raw::Toml(_) => None,
+    };
+    let duration = duration.filter(|duration| range.contains(duration));
+    if duration.is_none() {
+        let show = |d: &Duration| humantime::format_duration(*d).to_string();
+        let (low, high) = (show(range.start()), show(range.end()));
+        found.refuse(source, &format!("a duration such as \"10s\", from {low} to {high}"));
+    }
+    duration
+}

@@ -1,0 +1,278 @@
+//! What can be configured, and its defaults.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::protocol::Options;
+use crate::snapshot::Bins;
+
+use super::url::ListenUrl;
+
+/// Sets defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Ours.
+    Systole,
+    /// The original statsd's.
+    Etsy,
+}
+
+/// How names are written at a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// `name.count`, `name.mean`, `name.p99`, `name.rate`; a gauge or set bare.
+    Systole,
+    /// The original's names.
+    Etsy,
+}
+
+/// How long something stays without updates; `None` is for ever.
+pub type Lifetime = Option<Duration>;
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Time between flushes, 10 ms to 1 day (default 10 s).
+    pub interval: Duration,
+    /// Which defaults hold.
+    pub profile: Profile,
+    /// Percentiles of timers, -100 to 100.
+    pub percentiles: Vec<f64>,
+    /// Exact samples per timer and interval (default 4096), then a histogram.
+    pub exact_samples: usize,
+    /// Digits of the histogram, 1 to 5 (default 3).
+    pub digits: u8,
+    /// How long a gauge is re-emitted (default 5 m; `etsy`: for ever).
+    pub gauge_ttl: Lifetime,
+    /// How long an idle series stays (default 10 m; `etsy`: for ever).
+    pub series_ttl: Lifetime,
+    /// Most series held (default 1,000,000).
+    pub max_series: usize,
+    /// Before every name.
+    pub prefix: String,
+    /// Added to every series.
+    pub tags: BTreeMap<String, String>,
+    /// Emit series of our own.
+    pub self_metrics: bool,
+    /// How long sinks may take at the end (default 10 s).
+    pub shutdown_grace: Duration,
+    /// How lines are read, unless a listener says otherwise.
+    pub protocol: Options,
+    /// What becomes of idle series.
+    pub idle: Idle,
+    /// Listeners.
+    pub listen: Vec<Listen>,
+    /// Sinks.
+    pub sinks: Vec<Sink>,
+    /// Switches of the profile `etsy` and of the naming `etsy`.
+    pub etsy: Etsy,
+    /// The HTTP server.
+    pub http: Http,
+    /// The log.
+    pub log: Log,
+}
+
+/// Whether idle series are emitted as zeros instead of not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idle {
+    /// Counters.
+    pub counters_zero: bool,
+    /// Timers.
+    pub timers_zero: bool,
+    /// Sets.
+    pub sets_zero: bool,
+}
+
+/// How many receive workers a UDP listener has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for every two cores, at least one, at most eight.
+    Auto,
+    /// So many, 1 to 64.
+    Count(usize),
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listen {
+    /// Where.
+    pub url: ListenUrl,
+    /// Receive workers of UDP.
+    pub workers: Workers,
+    /// Receive buffer to ask the kernel for, in bytes (default 16 MiB).
+    pub receive_buffer: u64,
+    /// Ask for more than `net.core.rmem_max` where allowed (default true).
+    pub receive_buffer_force: bool,
+    /// Longest datagram, and longest line of a stream, in bytes (512 to 65536, default 65536).
+    pub max_datagram: usize,
+    /// Source networks, as (address, prefix length); `None` is all.
+    pub allow: Option<Vec<(std::net::IpAddr, u8)>>,
+    /// Most connections at once (default 1024).
+    pub max_connections: usize,
+    /// A connection that is silent for so long is closed (default 10 m).
+    pub idle_timeout: Duration,
+    /// How lines are read.
+    pub protocol: Options,
+}
+
+impl Listen {
+    /// A listener with every default.
+    pub fn new(url: ListenUrl, protocol: Options) -> Listen {
+        Listen {
+            url,
+            workers: Workers::Auto,
+            receive_buffer: 16 << 20,
+            receive_buffer_force: true,
+            max_datagram: 64 << 10,
+            allow: None,
+            max_connections: 1024,
+            idle_timeout: Duration::from_secs(600),
+            protocol,
+        }
+    }
+}
+
+/// A sink.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sink {
+    /// Label in status and ledger.
+    pub name: String,
+    /// What it is.
+    pub kind: SinkKind,
+    /// Intervals kept in memory while it is slow or down, 1 to 10,000 (default 4).
+    pub queue: usize,
+    /// Longest delivery (default 10 s).
+    pub timeout: Duration,
+}
+
+impl Sink {
+    /// A sink with every default.
+    pub fn new(name: &str, kind: SinkKind) -> Sink {
+        Sink { name: name.to_string(), kind, queue: 4, timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What a sink is, with its own options.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SinkKind {
+    /// Standard output: a table on a terminal, records otherwise.
+    Console,
+    /// A file of records.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Begin a new file when this one would outgrow so many bytes.
+        max_size: Option<u64>,
+        /// Begin a new file after so long.
+        max_age: Option<Duration>,
+        /// Rotated files kept (default 7).
+        keep: usize,
+    },
+    /// Graphite's plaintext protocol over TCP.
+    Graphite {
+        /// `host:port`.
+        address: String,
+        /// How names are written.
+        naming: Naming,
+    },
+}
+
+impl SinkKind {
+    /// The word of the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SinkKind::Console => "console",
+            SinkKind::File { .. } => "file",
+            SinkKind::Graphite { .. } => "graphite",
+        }
+    }
+}
+
+/// The original's switches, under its own defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Etsy {
+    /// `stats.x` and `stats_counts.x` instead of `stats.counters.x.rate`.
+    pub legacy_namespace: bool,
+    /// First part of every name without the legacy namespace.
+    pub global_prefix: String,
+    /// Last part of every name.
+    pub global_suffix: String,
+    /// Of counters.
+    pub prefix_counter: String,
+    /// Of timers.
+    pub prefix_timer: String,
+    /// Of gauges.
+    pub prefix_gauge: String,
+    /// Of sets.
+    pub prefix_set: String,
+    /// Of the daemon's own.
+    pub prefix_stats: String,
+    /// Write counts beside rates.
+    pub flush_counts: bool,
+    /// Timer outputs to write; empty for all.
+    pub calculated_timer_metrics: Vec<String>,
+    /// Histograms of timers.
+    pub histogram: Vec<Bins>,
+    /// Idle counters are deleted instead of being zero.
+    pub delete_counters: bool,
+    /// Likewise timers.
+    pub delete_timers: bool,
+    /// Gauges are deleted after `gauges_max_ttl` flushes.
+    pub delete_gauges: bool,
+    /// Likewise sets, as counters.
+    pub delete_sets: bool,
+    /// Flushes that a gauge is reported in after its last update, with `delete_gauges`.
+    pub gauges_max_ttl: u32,
+}
+
+impl Default for Etsy {
+    fn default() -> Etsy {
+        Etsy {
+            legacy_namespace: true,
+            global_prefix: "stats".into(),
+            global_suffix: String::new(),
+            prefix_counter: "counters".into(),
+            prefix_timer: "timers".into(),
+            prefix_gauge: "gauges".into(),
+            prefix_set: "sets".into(),
+            prefix_stats: "statsd".into(),
+            flush_counts: true,
+            calculated_timer_metrics: Vec::new(),
+            histogram: Vec::new(),
+            delete_counters: false,
+            delete_timers: false,
+            delete_gauges: false,
+            delete_sets: false,
+            gauges_max_ttl: 1,
+        }
+    }
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http {
+    /// Where; `None` is off.
+    pub address: Option<SocketAddr>,
+    /// For anything that changes state, and for everything when not on loopback.
+    pub token: Option<String>,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// JSON Lines.
+    Json,
+}
+
+/// The log, on standard error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`.
+    pub level: String,
+    /// How.
+    pub format: LogFormat,
+}

@@ -1,0 +1,133 @@
+//! URLs of listeners and sinks: `udp://host:port`, `tcp://host:port`, `console:`, `file:///path`,
+//! `graphite://host:2003`.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::reader::suggestion;
+use super::schema::{Naming, Sink, SinkKind};
+
+/// Where a listener listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenUrl {
+    /// Datagrams.
+    Udp(SocketAddr),
+    /// Streams.
+    Tcp(SocketAddr),
+}
+
+impl ListenUrl {
+    /// The address.
+    pub fn address(self) -> SocketAddr {
+        match self {
+            ListenUrl::Udp(address) | ListenUrl::Tcp(address) => address,
+        }
+    }
+
+    /// The same with another address, once the port is known.
+    pub fn at(self, address: SocketAddr) -> ListenUrl {
+        match self {
+            ListenUrl::Udp(_) => ListenUrl::Udp(address),
+            ListenUrl::Tcp(_) => ListenUrl::Tcp(address),
+        }
+    }
+}
+
+impl fmt::Display for ListenUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenUrl::Udp(address) => write!(f, "udp://{address}"),
+            ListenUrl::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// Reads a listener's URL.
+///
+/// # Errors
+/// What would be right.
+pub fn listen_url(url: &str) -> Result<ListenUrl, String> {
+    let example = "`udp://127.0.0.1:8125` is right";
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(format!("`{url}` has no scheme; {example}"));
+    };
+    let build = match scheme {
+        "udp" => ListenUrl::Udp,
+        "tcp" => ListenUrl::Tcp,
+        "unix" | "unixgram" | "fd" => {
+            return Err(format!("`{scheme}` is not in this version: it comes with the drop-in release"));
+        }
+        _ => {
+            let hint = suggestion(scheme, ["udp", "tcp"].into_iter());
+            return Err(format!("unknown scheme `{scheme}`{hint}; {example}"));
+        }
+    };
+    address(rest).map(build).map_err(|problem| format!("{problem}; {example}"))
+}
+
+/// An address with a port; a name is looked up.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(format!("`{text}` has no port"));
+    };
+    if port.parse::<u16>().is_err() {
+        return Err(format!("`{port}` is no port"));
+    }
+    if host.is_empty() {
+        return Err(format!("`{text}` has no host"));
+    }
+    use std::net::ToSocketAddrs;
+    match text.to_socket_addrs().ok().and_then(|mut all| all.next()) {
+        Some(address) => Ok(address),
+        None => Err(format!("`{host}` is no address of this machine, nor a name that can be looked up")),
+    }
+}
+
+/// Reads the URL lines are sent to: the transport and `host:port`.
+///
+/// # Errors
+/// What would be right.
+pub fn send_url(url: &str) -> Result<ListenUrl, String> {
+    listen_url(url)
+}
+
+/// Reads a sink's URL.
+///
+/// # Errors
+/// What would be right.
+pub fn sink_url(url: &str, naming: Naming) -> Result<Sink, String> {
+    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+    match scheme {
+        "console" => Ok(Sink::new("console", SinkKind::Console)),
+        "file" => {
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            if path.is_empty() {
+                return Err("no path; `file:///var/log/systole/records.jsonl` is right".into());
+            }
+            let kind = SinkKind::File { path: path.into(), max_size: None, max_age: None, keep: 7 };
+            Ok(Sink::new("file", kind))
+        }
+        "graphite" => {
+            let address = rest.strip_prefix("//").unwrap_or(rest).trim_end_matches('/');
+            host_and_port(address).map_err(|problem| format!("{problem}; `graphite://127.0.0.1:2003` is right"))?;
+            Ok(Sink::new("graphite", SinkKind::Graphite { address: address.to_string(), naming }))
+        }
+        _ => {
+            let hint = suggestion(scheme, ["console", "file", "graphite"].into_iter());
+            Err(format!("unknown sink `{scheme}`{hint}; `console:`, `file:///path` or `graphite://host:2003` is right"))
+        }
+    }
+}
+
+/// Checks `host:port` without looking the name up: a backend may come up later.
+pub(super) fn host_and_port(text: &str) -> Result<(), String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        Some((host, _)) if host.is_empty() => Err(format!("`{text}` has no host")),
+        Some((_, port)) => Err(format!("`{port}` is no port")),
+        None => Err(format!("`{text}` has no port")),
+    }
+}
