@@ -1,0 +1,58 @@
+//! Which sources may send.
+
+use std::net::IpAddr;
+
+/// Source networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allow(Option<Vec<(IpAddr, u8)>>);
+
+impl Allow {
+    /// Only these networks, as (address, prefix length); `None` for everybody.
+    pub fn new(networks: Option<Vec<(IpAddr, u8)>>) -> Allow {
+        Allow(networks)
+    }
+
+    /// Whether a source may send. An IPv4 address inside an IPv6 one counts as the IPv4 address.
+    #[inline]
+    pub fn permits(&self, source: Option<IpAddr>) -> bool {
+        let Some(networks) = &self.0 else { return true };
+        let Some(source) = source else { return false };
+        let source = source.to_canonical();
+        networks.iter().any(|&(network, prefix)| match (network, source) {
+            (IpAddr::V4(network), IpAddr::V4(source)) => {
+                let shift = 32 - u32::from(prefix.min(32));
+                (network.to_bits() ^ source.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(source)) => {
+                let shift = 128 - u32::from(prefix.min(128));
+                (network.to_bits() ^ source.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+            }
+            _ => false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_in_a_network_or_not() {
+        let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
+        let allow = Allow::new(Some(vec![(ip("10.1.0.0"), 16), (ip("fd00::"), 8), (ip("192.0.2.7"), 32)]));
+        for (source, expected) in [
+            ("10.1.255.1", true),
+            ("10.2.0.1", false),
+            ("fd12::1", true),
+            ("fe80::1", false),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("::ffff:10.1.2.3", true),
+        ] {
+            assert_eq!(allow.permits(Some(ip(source))), expected, "{source}");
+        }
+        assert!(Allow::default().permits(None));
+        assert!(Allow::new(Some(vec![(ip("0.0.0.0"), 0)])).permits(Some(ip("203.0.113.9"))));
+        assert!(!Allow::new(Some(vec![])).permits(Some(ip("127.0.0.1"))));
+    }
+}

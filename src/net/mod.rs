@@ -1,0 +1,290 @@
+//! The mouth: sockets, drained in batches into reused buffers. Each receive worker is a thread that owns a
+//! [`Shard`]; a listener has one worker, or several with `SO_REUSEPORT`.
+//!
+//! The flusher talks to workers with [`Command`]s. Nothing here waits for anybody downstream: a worker that
+//! cannot keep up shows in the kernel's drop counters, which are read here and published.
+//!
+//! A stop is two steps, so that nothing queued is lost: [`Listener::stop`] makes workers read what the kernel
+//! holds and then nothing more; the flusher closes the last interval; [`Listener::join`] ends them.
+
+mod allow;
+mod batch;
+mod framing;
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::aggregate::{Columns, Partial, Shard, Tally};
+use crate::protocol::Options;
+
+pub use allow::Allow;
+
+/// Connections that the kernel may hold before they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Commands that may wait for a worker.
+const COMMANDS: usize = 4;
+
+/// Datagrams or streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams of lines.
+    Udp,
+    /// Streams of lines.
+    Tcp,
+}
+
+/// What a listener is made of.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Datagrams or streams.
+    pub transport: Transport,
+    /// Where; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Receive workers of UDP, at least 1.
+    pub workers: usize,
+    /// Receive buffer to ask for, bytes.
+    pub receive_buffer: u64,
+    /// Ask for more than `net.core.rmem_max`.
+    pub receive_buffer_force: bool,
+    /// Longest datagram, or line of a stream, bytes.
+    pub max_datagram: usize,
+    /// Who may send.
+    pub allow: Allow,
+    /// Most connections at once.
+    pub max_connections: usize,
+    /// A silent connection is closed after so long.
+    pub idle_timeout: Duration,
+    /// How lines are read.
+    pub options: Options,
+}
+
+/// What the flusher asks of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Close the interval.
+    Close {
+        /// Numbers of series that may leave, by class.
+        retire: [Vec<u32>; 5],
+        /// Empty columns for the next interval.
+        spare: Columns,
+        /// Where the interval goes.
+        reply: oneshot::Sender<Partial>,
+    },
+    /// Read what the kernel holds, until `deadline` at the latest, and nothing after that.
+    Stop {
+        /// When to give up.
+        deadline: Instant,
+        /// Told when it is done.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Sockets that are bound, but not yet read.
+#[derive(Debug)]
+pub struct Bound {
+    spec: Spec,
+    sockets: Vec<Arc<Socket>>,
+    address: SocketAddr,
+    receive_buffer: u64,
+}
+
+/// Binds a listener's sockets.
+///
+/// # Errors
+/// What the kernel says; the address is for the caller to name.
+pub fn bind(spec: Spec) -> io::Result<Bound> {
+    let count = match spec.transport {
+        Transport::Udp => spec.workers.max(1),
+        Transport::Tcp => 1,
+    };
+    if count > 1 && spec.address.port() != 0 {
+        // With SO_REUSEPORT a second daemon could share the port unnoticed; without it, it can't.
+        drop(open(&spec, spec.address, false)?);
+    }
+    let mut address = spec.address;
+    let mut sockets = Vec::new();
+    let mut receive_buffer = 0;
+    for _ in 0..count {
+        let socket = open(&spec, address, count > 1)?;
+        if spec.transport == Transport::Udp {
+            receive_buffer += batch::set_receive_buffer(&socket, spec.receive_buffer, spec.receive_buffer_force)?;
+        }
+        let bound = socket.local_addr()?.as_socket();
+        address = bound.ok_or_else(|| io::Error::other("the socket has no IP address"))?;
+        sockets.push(Arc::new(socket));
+    }
+    Ok(Bound { spec, sockets, address, receive_buffer })
+}
+
+fn open(spec: &Spec, address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let (kind, protocol) = match spec.transport {
+        Transport::Udp => (Type::DGRAM, Protocol::UDP),
+        Transport::Tcp => (Type::STREAM, Protocol::TCP),
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if spec.transport == Transport::Tcp {
+        // A restart must not wait for old connections to time out.
+        socket.set_reuse_address(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    if spec.transport == Transport::Tcp {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+impl Bound {
+    /// How many workers, and so shards, it needs.
+    pub fn workers(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// The address, with the port that was chosen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the kernel granted, all workers together.
+    pub fn receive_buffer(&self) -> u64 {
+        self.receive_buffer
+    }
+
+    /// Whether the kernel granted less than was asked for.
+    pub fn is_short_of_buffer(&self) -> bool {
+        self.spec.transport == Transport::Udp && self.receive_buffer < self.spec.receive_buffer * self.sockets.len() as u64
+    }
+
+    /// Starts a worker thread for each socket.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(self, mut shard: impl FnMut() -> Shard) -> io::Result<Listener> {
+        let mut workers = Vec::new();
+        for (n, socket) in self.sockets.iter().enumerate() {
+            let (commands, inbox) = mpsc::channel(COMMANDS);
+            let (spec, socket, shard) = (self.spec.clone(), Arc::clone(socket), shard());
+            let name = match spec.transport {
+                Transport::Udp => format!("udp-{}-{n}", self.address.port()),
+                Transport::Tcp => format!("tcp-{}", self.address.port()),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = std::thread::Builder::new().name(name).spawn(move || {
+                runtime.block_on(async move {
+                    match spec.transport {
+                        Transport::Udp => udp::run(&spec, &socket, shard, inbox).await,
+                        Transport::Tcp => tcp::run(spec, &socket, shard, inbox).await,
+                    }
+                });
+            })?;
+            workers.push(Worker { commands, thread });
+        }
+        let seen = vec![0; self.sockets.len()];
+        Ok(Listener { sockets: self.sockets, workers, seen, transport: self.spec.transport })
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
+    commands: mpsc::Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+/// A listener whose workers run.
+#[derive(Debug)]
+pub struct Listener {
+    transport: Transport,
+    sockets: Vec<Arc<Socket>>,
+    workers: Vec<Worker>,
+    /// Drops read so far, by socket.
+    seen: Vec<u32>,
+}
+
+impl Listener {
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Asks a worker to close its interval; the partial comes through the receiver, or an error if the worker
+    /// is gone.
+    pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
+        let (reply, partial) = oneshot::channel();
+        // A full or closed inbox drops the command, and with it the reply: the caller sees that.
+        let _ = self.workers[worker].commands.try_send(Command::Close { retire, spare, reply });
+        partial
+    }
+
+    /// Datagrams that the kernel has dropped since this was last asked.
+    pub fn take_kernel_drops(&mut self) -> u64 {
+        if self.transport == Transport::Tcp {
+            return 0;
+        }
+        let mut fresh = 0;
+        for (socket, seen) in self.sockets.iter().zip(&mut self.seen) {
+            // An open socket always answers; if not, the next look has it.
+            let now = batch::dropped_datagrams(socket).unwrap_or(*seen);
+            // The kernel's counter is 32 bits wide and wraps.
+            fresh += u64::from(now.wrapping_sub(*seen));
+            *seen = now;
+        }
+        fresh
+    }
+
+    /// Makes the workers read what the kernel holds, and then nothing more.
+    pub async fn stop(&self, deadline: Instant) {
+        let mut pending = Vec::new();
+        for worker in &self.workers {
+            let (done, finished) = oneshot::channel();
+            if worker.commands.send(Command::Stop { deadline, done }).await.is_ok() {
+                pending.push(finished);
+            }
+        }
+        for finished in pending {
+            let _ = finished.await;
+        }
+    }
+
+    /// Ends the workers and closes the sockets.
+    pub fn join(self) {
+        for worker in self.workers {
+            drop(worker.commands);
+            // A worker that panicked has said so on standard error.
+            let _ = worker.thread.join();
+        }
+    }
+}
+
+/// Closes a shard's interval and sends it off.
+fn close(shard: &mut Shard, retire: &[Vec<u32>; 5], spare: Columns, reply: oneshot::Sender<Partial>) {
+    // If the flusher gave up waiting, the interval goes with the next answer: nothing is taken out before.
+    if reply.is_closed() {
+        return;
+    }
+    let _ = reply.send(shard.close(retire, spare));
+}
+
+/// Counts what was read.
+fn count_bytes(tally: &mut Tally, bytes: usize) {
+    tally.bytes += bytes as u64;
+}
+
+/// Wall time in Unix seconds.
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

@@ -1,0 +1,145 @@
+//! Standard output: a table for people on a terminal, records otherwise. Text from the wire is shown with
+//! everything that would act on a terminal written out.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::aggregate::{Note, NoteBody};
+use crate::inert::Plain;
+use crate::series::Series;
+use crate::snapshot::{Records, Snapshot, number};
+
+use super::blocking::{Blocking, Writer};
+use super::{Delivery, Receipt, Sink, SinkError};
+
+/// Rows of a table; the rest is told as a number.
+const MAX_ROWS: usize = 200;
+/// Widest column of names.
+const NAME_WIDTH: usize = 60;
+
+/// Standard output.
+pub struct ConsoleSink(Blocking<ConsoleWriter>);
+
+impl ConsoleSink {
+    /// A table if standard output is a terminal, records otherwise.
+    pub fn new() -> ConsoleSink {
+        ConsoleSink(Blocking::new(ConsoleWriter { table: io::stdout().is_terminal() }))
+    }
+}
+
+impl Default for ConsoleSink {
+    fn default() -> ConsoleSink {
+        ConsoleSink::new()
+    }
+}
+
+impl Sink for ConsoleSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(self.0.deliver(snapshot))
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+struct ConsoleWriter {
+    table: bool,
+}
+
+impl Writer for ConsoleWriter {
+    fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        if self.table {
+            bytes = table(snapshot).into_bytes();
+        } else {
+            Records { sorted: true, ..Records::ALL }.write(snapshot, &mut bytes);
+        }
+        let mut out = io::stdout().lock();
+        match out.write_all(&bytes).and_then(|()| out.flush()) {
+            // Whoever read our output has gone; that is no reason to keep the intervals.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+/// An interval as a table.
+pub fn table(snapshot: &Snapshot) -> String {
+    let mut rows: Vec<(&Series, String)> = Vec::new();
+    rows.extend(snapshot.counters.iter().map(|point| {
+        let value = point.sum.value();
+        (&point.series, format!("{:>12}  {}/s", show(value), show(snapshot.rate(value))))
+    }));
+    rows.extend(snapshot.gauges.iter().map(|point| (&point.series, format!("{:>12}", show(point.gauge.value())))));
+    rows.extend(snapshot.timers.iter().map(|point| {
+        let s = &point.summary;
+        let mut text = format!("{:>12}  mean {}  min {}  max {}", show(s.count), show(s.mean), show(s.min), show(s.max));
+        for p in &s.percentiles {
+            let _ = write!(text, "  p{} {}", number(p.percentile), show(p.value));
+        }
+        (&point.series, text)
+    }));
+    rows.extend(snapshot.sets.iter().map(|point| {
+        let about = if point.members.is_exact() { "" } else { "about " };
+        (&point.series, format!("{:>12}", format!("{about}{}", show(point.members.count()))))
+    }));
+    for point in &snapshot.kvs {
+        rows.extend(point.values.iter().map(|&value| (&point.series, format!("{:>12}", show(value)))));
+    }
+    // The ledger's own series are the line at the top.
+    rows.retain(|(series, _)| !series.name().starts_with("systole."));
+    rows.sort_by(|a, b| a.0.order(b.0));
+
+    let ledger = &snapshot.ledger;
+    let datagrams: u64 = ledger.listeners.iter().map(|l| l.datagrams).sum();
+    let drops: u64 = ledger.listeners.iter().map(|l| l.kernel_drops).sum();
+    let time = UNIX_EPOCH + Duration::from_secs_f64(snapshot.end.max(0.0));
+    let mut out = format!(
+        "── {}  {} series  {} lines  {datagrams} datagrams  {} malformed  {drops} dropped by the kernel\n",
+        humantime::format_rfc3339_seconds(time),
+        rows.len(),
+        ledger.lines.read,
+        ledger.malformed_total(),
+    );
+    let names: Vec<String> = rows.iter().take(MAX_ROWS).map(|(series, _)| Plain(&series.to_string()).to_string()).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(NAME_WIDTH);
+    for ((series, text), name) in rows.iter().zip(&names) {
+        let _ = writeln!(out, "   {:<12} {name:<width$} {text}", series.kind().name());
+    }
+    if rows.len() > MAX_ROWS {
+        let _ = writeln!(out, "   … and {} more series", rows.len() - MAX_ROWS);
+    }
+    for note in snapshot.notes.iter().take(MAX_ROWS) {
+        let _ = writeln!(out, "   {}", note_line(note));
+    }
+    if snapshot.notes.len() > MAX_ROWS {
+        let _ = writeln!(out, "   … and {} more events and service checks", snapshot.notes.len() - MAX_ROWS);
+    }
+    out
+}
+
+/// An event or a service check in one line.
+pub fn note_line(note: &Note) -> String {
+    match &note.body {
+        NoteBody::Event { title, text, alert_type, .. } => {
+            format!("event        {alert_type}: {}  {}", Plain(title), Plain(text))
+        }
+        NoteBody::ServiceCheck { name, status, message } => {
+            let word = ["ok", "warning", "critical", "unknown"].get(usize::from(*status)).unwrap_or(&"unknown");
+            format!("check        {}: {word}  {}", Plain(name), Plain(message.as_deref().unwrap_or("")))
+        }
+    }
+}
+
+/// Six digits at most: a table is for eyes.
+fn show(value: f64) -> String {
+    if value == value.trunc() && value.abs() < 1e15 {
+        return number(value);
+    }
+    let digits = 5 - (value.abs().log10().floor() as i32).clamp(-6, 5);
+    let factor = 10_f64.powi(digits);
+    number((value * factor).round() / factor)
+}

@@ -1,0 +1,122 @@
+//! Records in a file, one a line. An interval is written whole or not at all: after a failure, what was
+//! written of it is taken back. Rotation by size and age keeps `path.1` (the newest) to `path.N`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::snapshot::{Records, Snapshot};
+
+use super::blocking::{Blocking, Writer};
+use super::{Delivery, Receipt, Sink, SinkError};
+
+/// Where and how records are filed.
+#[derive(Clone, Debug)]
+pub struct FileOptions {
+    /// The file.
+    pub path: PathBuf,
+    /// Rotate before it outgrows so many bytes.
+    pub max_size: Option<u64>,
+    /// Rotate when it is so old.
+    pub max_age: Option<Duration>,
+    /// Rotated files kept.
+    pub keep: usize,
+}
+
+/// A file of records.
+pub struct FileSink(Blocking<FileWriter>);
+
+impl FileSink {
+    /// Opens the file for appending, made if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(options: FileOptions) -> io::Result<FileSink> {
+        Ok(FileSink(Blocking::new(FileWriter::open(options)?)))
+    }
+}
+
+impl Sink for FileSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(self.0.deliver(snapshot))
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+struct FileWriter {
+    options: FileOptions,
+    file: File,
+    size: u64,
+    since: SystemTime,
+}
+
+impl FileWriter {
+    fn open(options: FileOptions) -> io::Result<FileWriter> {
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&options.path)?;
+        let metadata = file.metadata()?;
+        let mut size = if metadata.is_file() { metadata.len() } else { 0 };
+        if size > 0 {
+            // A daemon that was killed may have left half a record.
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+                size += 1;
+            }
+        }
+        let since = metadata.created().unwrap_or_else(|_| SystemTime::now());
+        Ok(FileWriter { options, file, size, since })
+    }
+
+    fn is_due(&self, coming: u64) -> bool {
+        let too_large = self.options.max_size.is_some_and(|max| self.size > 0 && self.size + coming > max);
+        let too_old = self.options.max_age.is_some_and(|max| self.since.elapsed().is_ok_and(|age| age >= max));
+        too_large || (too_old && self.size > 0)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |n: usize| -> PathBuf {
+            let mut path = self.options.path.clone().into_os_string();
+            path.push(format!(".{n}"));
+            path.into()
+        };
+        let move_if_there = |from: &Path, to: &Path| match std::fs::rename(from, to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        for n in (1..self.options.keep).rev() {
+            move_if_there(&numbered(n), &numbered(n + 1))?;
+        }
+        move_if_there(&self.options.path, &numbered(1))?;
+        let fresh = FileWriter::open(self.options.clone())?;
+        (self.file, self.size, self.since) = (fresh.file, fresh.size, SystemTime::now());
+        Ok(())
+    }
+}
+
+impl Writer for FileWriter {
+    fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        Records::ALL.write(snapshot, &mut bytes);
+        if self.is_due(bytes.len() as u64) {
+            self.rotate()?;
+        }
+        match self.file.write_all(&bytes) {
+            Ok(()) => {
+                self.size += bytes.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                // A pipe cannot take anything back; a file can.
+                let _ = self.file.set_len(self.size);
+                Err(error)
+            }
+        }
+    }
+}

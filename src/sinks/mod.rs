@@ -1,0 +1,55 @@
+//! Where closed intervals go. A [`Sink`] knows one format and one receiver, and nothing of queues or retries:
+//! those are the business of its [`Outlet`], which gives every sink a task, a bounded queue, a deadline and
+//! back-off of its own, so that one that hangs delays nobody.
+//!
+//! To add a sink: one file with a type that implements the two methods, one variant in
+//! `config::SinkKind`, one `match` arm in `server`.
+
+mod blocking;
+pub mod console;
+pub mod file;
+pub mod graphite;
+mod outlet;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::snapshot::Snapshot;
+
+pub use outlet::{Outlet, OutletOptions};
+
+/// A future that a sink returns.
+pub type Delivery<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One receiver of snapshots.
+pub trait Sink: Send + 'static {
+    /// Delivers a snapshot whole, or fails and leaves as little behind as the receiver allows. After a failure
+    /// or a deadline that passed, the same snapshot is offered again; how many records went through is in the
+    /// receipt.
+    ///
+    /// # Errors
+    /// In one line, what went wrong.
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>>;
+
+    /// Finishes; nothing is delivered afterwards.
+    fn close(&mut self) -> Delivery<'_, ()>;
+}
+
+/// What a delivery left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Records that the format cannot carry, or the receiver refused for good, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+}
+
+/// Why a delivery failed. It is tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SinkError(pub String);
+
+impl From<std::io::Error> for SinkError {
+    fn from(error: std::io::Error) -> SinkError {
+        SinkError(error.to_string())
+    }
+}
