@@ -1,10 +1,26 @@
-//! Systole: a StatsD server.
+//! Systole is a StatsD server: it reads metrics of every StatsD dialect from UDP and TCP, aggregates them per
+//! interval, and pushes the roll-up to sinks on every beat, with an account of everything it read and lost.
+//!
+//! The rooms, from pure to shell; each imports only from those before it (`tests/layering.rs`):
+//!
+//! | room | is |
+//! |---|---|
+//! | [`protocol`], [`series`], [`inert`] | words: lines read into borrowed values, identities, harmless text |
+//! | [`aggregate`], [`telemetry`], [`snapshot`] | machines: shards, the ledger, closed intervals; time is an argument |
+//! | [`net`], [`sinks`], [`http`] | the outside |
+//! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
+
 pub mod aggregate;
+pub mod cli;
+pub mod config;
+pub mod flush;
+pub mod http;
 pub mod inert;
 pub mod net;
+pub mod plan;
 pub mod protocol;
 pub mod series;
+pub mod server;
 pub mod sinks;
 pub mod snapshot;
 pub mod telemetry;
-pub mod config;

@@ -111,6 +111,15 @@ impl Snapshot {
         self.len() == 0
     }
 
+    /// Puts the points of every kind in the order of their series.
+    pub fn sort(&mut self) {
+        self.counters.sort_by(|a, b| a.series.order(&b.series));
+        self.gauges.sort_by(|a, b| a.series.order(&b.series));
+        self.timers.sort_by(|a, b| a.series.order(&b.series));
+        self.sets.sort_by(|a, b| a.series.order(&b.series));
+        self.kvs.sort_by(|a, b| a.series.order(&b.series));
+    }
+
     /// A counter's rate per second.
     pub fn rate(&self, value: f64) -> f64 {
         if self.rate_secs > 0.0 { (value / self.rate_secs).clamp(f64::MIN, f64::MAX) } else { 0.0 }

@@ -13,7 +13,7 @@
 
 use crate::protocol::sanitize;
 use crate::series::Series;
-use crate::snapshot::{Bins, Percentile, Snapshot, Summary, TimerPoint, number};
+use crate::snapshot::{Percentile, Snapshot, Summary, TimerPoint, number};
 
 use super::{Timings, Writer};
 
@@ -40,8 +40,6 @@ pub struct EtsyNames {
     pub flush_counts: bool,
     /// Timer outputs to write; empty for all.
     pub calculated_timer_metrics: Vec<String>,
-    /// Which histograms there are: one without bins is not written at all.
-    pub histogram: Vec<Bins>,
 }
 
 struct Prefixes {

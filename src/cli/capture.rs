@@ -1,0 +1,134 @@
+//! Captures: JSON Lines that record the wire with times.
+//!
+//! ```json
+//! {"format":"systole-capture/1","started":1700000000}
+//! {"t":0.25,"data":"api.hits:1|c","from":"10.0.0.5:40001","via":"udp"}
+//! {"t":0.5,"hex":"613a317c63"}
+//! ```
+//! Presence traces (`presence-trace/1`) are captures too: `in` is `data`, `n` copies, `src` the sender, `ctl`
+//! rows drive faults, and `expect` rows are skipped.
+
+use serde_json::{Map, Value};
+
+/// One row that matters.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Row {
+    /// Nanoseconds from 0.
+    pub(super) at: u64,
+    pub(super) what: What,
+}
+
+/// What a row says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum What {
+    /// A datagram, `copies` times.
+    Datagram { bytes: Vec<u8>, copies: u32, from: Option<String> },
+    /// The daemon stops and is there again after `down` nanoseconds; a crash loses the open interval.
+    Restart { down: u64, crash: bool },
+    /// The daemon stands still for so many nanoseconds.
+    Stall { length: u64 },
+    /// The kernel dropped datagrams.
+    Drops { dropped: u64 },
+    /// The capture is over.
+    End,
+}
+
+/// Reads one row; `None` for a header and rows that mean nothing here.
+///
+/// # Errors
+/// What is wrong, and what would be right.
+pub(super) fn row(text: &str) -> Result<Option<Row>, String> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let value: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
+    let Value::Object(row) = value else {
+        return Err("an object such as {\"t\":0.5,\"data\":\"a:1|c\"} is right".into());
+    };
+    if let Some(format) = row.get("format") {
+        return match format.as_str() {
+            Some("systole-capture/1" | "presence-trace/1") => Ok(None),
+            _ => Err(format!("unknown format {format}; \"systole-capture/1\" is right")),
+        };
+    }
+    let at = nanos(&row, "t")?.ok_or("`t` is missing: seconds from 0")?;
+    let what = if let Some(bytes) = datagram(&row)? {
+        let copies = match row.get("n") {
+            None => 1,
+            Some(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or("`n` is no number of copies")?,
+        };
+        let from = row.get("from").or_else(|| row.get("src")).and_then(Value::as_str).map(str::to_string);
+        What::Datagram { bytes, copies, from }
+    } else {
+        match row.get("ctl").map(|ctl| ctl.as_str().unwrap_or("")) {
+            Some("restart") => What::Restart {
+                down: nanos(&row, "down")?.unwrap_or(0),
+                crash: row.get("crash").and_then(Value::as_bool).unwrap_or(false),
+            },
+            Some("stall") => What::Stall { length: nanos(&row, "dur")?.ok_or("`dur` is missing")? },
+            Some("drops") => What::Drops { dropped: row.get("dropped").and_then(Value::as_u64).unwrap_or(0) },
+            Some("end") => What::End,
+            // They concern presence and the wall clock; time is virtual here.
+            Some("clock" | "maintenance" | "forget") => return Ok(None),
+            Some(other) => return Err(format!("unknown `ctl` \"{other}\"")),
+            None if row.contains_key("expect") => return Ok(None),
+            None => return Err("`data` or `hex` is missing".into()),
+        }
+    };
+    Ok(Some(Row { at, what }))
+}
+
+fn datagram(row: &Map<String, Value>) -> Result<Option<Vec<u8>>, String> {
+    if let Some(text) = row.get("data").or_else(|| row.get("in")) {
+        return text.as_str().map(|text| Some(text.as_bytes().to_vec())).ok_or("`data` is no string".into());
+    }
+    let Some(hex) = row.get("hex") else { return Ok(None) };
+    let hex = hex.as_str().ok_or("`hex` is no string")?;
+    super::explain::unhex(hex.as_bytes()).map(Some).map_err(|problem| format!("`hex`: {problem}"))
+}
+
+/// Seconds as nanoseconds, so that multiples of an interval are exact.
+fn nanos(row: &Map<String, Value>, key: &str) -> Result<Option<u64>, String> {
+    let Some(value) = row.get(key) else { return Ok(None) };
+    let seconds = value.as_f64().filter(|s| (0.0..=1e9).contains(s));
+    seconds.map(|s| Some((s * 1e9).round() as u64)).ok_or_else(|| format!("`{key}` is {value}; seconds, 0 or more, are right"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_captures_and_traces_are_read() {
+        let datagram = |text: &str, copies, from: Option<&str>| What::Datagram {
+            bytes: text.as_bytes().to_vec(),
+            copies,
+            from: from.map(str::to_string),
+        };
+        for (text, at, what) in [
+            (r#"{"t":0.5,"data":"a:1|c"}"#, 500_000_000, datagram("a:1|c", 1, None)),
+            (r#"{"t":1,"hex":"613a","from":"1.2.3.4:5"}"#, 1_000_000_000, datagram("a:", 1, Some("1.2.3.4:5"))),
+            (r#"{"t":0,"in":"x","n":3,"src":"h"}"#, 0, datagram("x", 3, Some("h"))),
+            (r#"{"t":2,"ctl":"end"}"#, 2_000_000_000, What::End),
+        ] {
+            assert_eq!(row(text), Ok(Some(Row { at, what })), "{text}");
+        }
+        assert_eq!(row(r#"{"format":"systole-capture/1","started":1}"#), Ok(None));
+        assert_eq!(row(r#"{"t":1,"expect":{}}"#), Ok(None));
+    }
+
+    #[test]
+    fn a_broken_row_says_what_would_be_right() {
+        for (text, part) in [
+            ("{", "no JSON"),
+            ("[]", "an object"),
+            (r#"{"data":"a"}"#, "`t` is missing"),
+            (r#"{"t":-1,"data":"a"}"#, "0 or more"),
+            (r#"{"t":0}"#, "`data` or `hex`"),
+            (r#"{"t":0,"hex":"6"}"#, "two hex digits"),
+            (r#"{"format":"x"}"#, "unknown format"),
+        ] {
+            assert!(row(text).is_err_and(|problem| problem.contains(part)), "{text}");
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! `systole explain`: how a line is read, and what would be flushed of it.
+
+use std::io::{self, BufRead, Write};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, own_event, own_service_check};
+use crate::config::Config;
+use crate::inert::Plain;
+use crate::plan;
+use crate::protocol::{
+    GaugeOp, Line, Metric, Options, ParseError, Values, lines, lossy, parse_line,
+};
+use crate::series::{KeyBuilder, Series};
+use crate::sinks::console::note_line;
+use crate::sinks::graphite;
+use crate::snapshot::{Interval, Registry, SelfMetrics, number, write_json};
+
+use super::{ConfigArgs, FAILED, load, print, sources};
+
+#[derive(Args)]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Answer in JSON, one object a row; exit 0 even for malformed lines
+    #[arg(long)]
+    json: bool,
+    /// Rows of standard input (or arguments) are hex-encoded datagrams
+    #[arg(long)]
+    hex: bool,
+    /// Lines to explain; without any, rows of standard input
+    #[arg(value_name = "LINE", allow_hyphen_values = true)]
+    lines: Vec<String>,
+}
+
+/// One datagram, read.
+#[derive(Default, Serialize)]
+struct Reading {
+    input: String,
+    metrics: Vec<Value>,
+    events: Vec<Value>,
+    service_checks: Vec<Value>,
+    /// Reserved for presence.
+    heartbeats: Vec<Value>,
+    errors: Vec<Value>,
+    skipped: Vec<String>,
+    #[serde(skip)]
+    faults: Vec<(Vec<u8>, ParseError)>,
+    #[serde(skip)]
+    notes: Vec<Note>,
+}
+
+pub(super) fn run(args: &ExplainArgs) -> u8 {
+    let config = match sources(&args.config).and_then(|sources| load(&sources)) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let mut good = true;
+    let mut answer = |row: &[u8]| -> Result<(), u8> {
+        let datagram = if args.hex { unhex(row) } else { Ok(row.to_vec()) };
+        let mut out = Vec::new();
+        match datagram {
+            Ok(datagram) => {
+                let reading = read(&datagram, &config.protocol);
+                good &= reading.errors.is_empty();
+                if args.json {
+                    write_json(&reading, &mut out);
+                    out.push(b'\n');
+                } else {
+                    tell(&reading, &datagram, &config, &mut out);
+                }
+            }
+            Err(problem) => {
+                super::complain(problem);
+                return Err(super::USAGE);
+            }
+        }
+        if print(&out) { Ok(()) } else { Err(FAILED) }
+    };
+    let outcome = if args.lines.is_empty() {
+        let stdin = io::stdin().lock();
+        stdin.split(b'\n').try_for_each(|row| match row {
+            Ok(row) => answer(row.strip_suffix(b"\r").unwrap_or(&row)),
+            Err(error) => {
+                super::complain(format_args!("cannot read standard input: {error}"));
+                Err(FAILED)
+            }
+        })
+    } else {
+        args.lines.iter().try_for_each(|line| answer(line.as_bytes()))
+    };
+    match outcome {
+        Err(code) => code,
+        Ok(()) if good || args.json => 0,
+        Ok(()) => FAILED,
+    }
+}
+
+pub(super) fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    let pairs = row.trim_ascii().chunks(2).enumerate();
+    pairs
+        .map(|(n, pair)| match pair {
+            [high, low] => digit(*high).zip(digit(*low)).map(|(h, l)| (h * 16 + l) as u8),
+            _ => None,
+        }
+        .ok_or_else(|| format!("character {}: two hex digits a byte are right", 2 * n + 1)))
+        .collect()
+}
+
+fn read(datagram: &[u8], options: &Options) -> Reading {
+    let mut reading = Reading { input: lossy(datagram).into_owned(), ..Reading::default() };
+    for line in lines(datagram) {
+        match parse_line(line, options) {
+            Ok(Line::Empty) => {}
+            Ok(Line::Samples(samples)) => {
+                let mut first = None;
+                for sample in samples {
+                    match sample {
+                        Ok(metric) => reading.metric(&metric),
+                        Err(error) => first = first.or(Some(error)),
+                    }
+                }
+                if let Some(error) = first {
+                    reading.fault(line, error);
+                }
+            }
+            Ok(Line::Event(event)) => {
+                reading.skipped.extend(event.skipped_sections().map(|s| lossy(s).into_owned()));
+                let note = own_event(&event, 0.0);
+                reading.events.push(note_json(&note, event.timestamp));
+                reading.notes.push(note);
+            }
+            Ok(Line::ServiceCheck(check)) => {
+                reading.skipped.extend(check.skipped_sections().map(|s| lossy(s).into_owned()));
+                let note = own_service_check(&check, 0.0);
+                reading.service_checks.push(note_json(&note, check.timestamp));
+                reading.notes.push(note);
+            }
+            Err(error) => reading.fault(line, error),
+        }
+    }
+    reading
+}
+
+impl Reading {
+    fn fault(&mut self, line: &[u8], error: ParseError) {
+        let reason = error.reason;
+        self.errors.push(json!({"line": lossy(line), "at": error.at, "reason": reason.name(), "message": reason.message()}));
+        self.faults.push((line.to_vec(), error));
+    }
+
+    fn metric(&mut self, metric: &Metric<'_>) {
+        self.skipped.extend(metric.skipped_sections().map(|s| lossy(s).into_owned()));
+        let series = Series::from_key(KeyBuilder::default().metric(metric, metric.kind));
+        let mut entry = Map::new();
+        entry.insert("type".into(), metric.kind.name().into());
+        entry.insert("name".into(), series.name().into());
+        entry.insert("tags".into(), tags_json(series.tags()));
+        let mut rest = Map::new();
+        if metric.rate.get() < 1.0 {
+            rest.insert("rate".into(), metric.rate.get().into());
+        }
+        if let Some(timestamp) = metric.timestamp {
+            rest.insert("timestamp".into(), timestamp.into());
+        }
+        let mut text = |key: &str, value: Option<&[u8]>| {
+            if let Some(value) = value {
+                rest.insert(key.into(), lossy(value).into());
+            }
+        };
+        text("container", metric.container);
+        text("external_data", metric.external_data);
+        text("cardinality", metric.cardinality.map(|c| c.name().as_bytes()));
+        match metric.values {
+            Values::Gauge { .. } => {
+                // Each packed value of a gauge is a step of its own.
+                for (op, value) in metric.values.gauge() {
+                    let mut entry = entry.clone();
+                    entry.insert("values".into(), json!([value]));
+                    let word = match op {
+                        GaugeOp::Set => "set",
+                        GaugeOp::Increase => "inc",
+                        GaugeOp::Decrease => "dec",
+                    };
+                    entry.insert("op".into(), word.into());
+                    entry.extend(rest.clone());
+                    self.metrics.push(entry.into());
+                }
+            }
+            Values::Numbers { .. } => {
+                entry.insert("values".into(), metric.values.numbers().collect());
+                entry.extend(rest);
+                self.metrics.push(entry.into());
+            }
+            Values::Member(member) => {
+                entry.insert("values".into(), json!([lossy(member)]));
+                entry.extend(rest);
+                self.metrics.push(entry.into());
+            }
+        }
+    }
+}
+
+fn tags_json<'a>(tags: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> Value {
+    let mut map: Map<String, Value> = Map::new();
+    for (key, value) in tags {
+        let value = value.map_or(Value::Null, Value::from);
+        match map.get_mut(key) {
+            None => {
+                map.insert(key.to_string(), value);
+            }
+            Some(Value::Array(values)) => values.push(value),
+            Some(one) => *one = Value::Array(vec![one.take(), value]),
+        }
+    }
+    map.into()
+}
+
+fn note_json(note: &Note, timestamp: Option<u64>) -> Value {
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            map.insert(key.into(), value);
+        }
+    };
+    let text = |text: &Option<String>| text.as_deref().map(Value::from);
+    match &note.body {
+        NoteBody::Event { title, text: body, priority, alert_type, aggregation_key, source_type } => {
+            put("title", Some(title.as_str().into()));
+            put("text", Some(body.as_str().into()));
+            put("priority", Some((*priority).into()));
+            put("alert_type", Some((*alert_type).into()));
+            put("aggregation_key", text(aggregation_key));
+            put("source_type", text(source_type));
+        }
+        NoteBody::ServiceCheck { name, status, message } => {
+            put("name", Some(name.as_str().into()));
+            put("status", Some((*status).into()));
+            put("message", text(message));
+        }
+    }
+    put("tags", Some(tags_json(note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())))));
+    put("timestamp", timestamp.map(Value::from));
+    put("host", text(&note.host));
+    put("container", text(&note.container));
+    put("external_data", text(&note.external_data));
+    put("cardinality", note.cardinality.map(Value::from));
+    map.into()
+}
+
+/// For people: what was understood, what was not, and what would be flushed.
+fn tell(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) {
+    // Writing to memory cannot fail.
+    let _ = tell_reading(reading, out);
+    if !reading.metrics.is_empty() {
+        let _ = writeln!(out, "  would flush, after {} s:", number(config.interval.as_secs_f64()));
+        for line in flushed(datagram, config) {
+            let _ = writeln!(out, "    {line}");
+        }
+    }
+}
+
+fn tell_reading(reading: &Reading, out: &mut Vec<u8>) -> io::Result<()> {
+    writeln!(out, "{}", Plain(&reading.input))?;
+    if reading.metrics.is_empty() && reading.notes.is_empty() && reading.faults.is_empty() {
+        writeln!(out, "  nothing: a blank line is ignored")?;
+    }
+    for metric in &reading.metrics {
+        let text = |key: &str| metric.get(key).and_then(Value::as_str).unwrap_or("");
+        writeln!(out, "  {:<12} {}", text("type"), Plain(text("name")))?;
+        if let Some(Value::Object(tags)) = metric.get("tags")
+            && !tags.is_empty()
+        {
+            let tags = tags.iter().map(|(key, value)| match value {
+                Value::Null => key.clone(),
+                Value::String(value) => format!("{key}:{value}"),
+                other => format!("{key}:{other}"),
+            });
+            writeln!(out, "  {:<12} {}", "tags", Plain(&tags.collect::<Vec<_>>().join(", ")))?;
+        }
+        let verb = match text("op") {
+            "set" => "set to ",
+            "inc" => "increase by ",
+            "dec" => "decrease by ",
+            _ => "",
+        };
+        let values = metric.get("values").and_then(Value::as_array).cloned().unwrap_or_default();
+        let values: Vec<String> = values
+            .iter()
+            .map(|value| value.as_f64().map_or_else(|| value.as_str().unwrap_or("").to_string(), number))
+            .collect();
+        writeln!(out, "  {:<12} {verb}{}", "values", Plain(&values.join(", ")))?;
+        if let Some(rate) = metric.get("rate").and_then(Value::as_f64) {
+            writeln!(out, "  {:<12} {} (each value stands for {})", "rate", number(rate), number(1.0 / rate))?;
+        }
+        for key in ["timestamp", "container", "external_data", "cardinality"] {
+            if let Some(value) = metric.get(key) {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+                writeln!(out, "  {key:<12} {}", Plain(&value))?;
+            }
+        }
+    }
+    for note in &reading.notes {
+        writeln!(out, "  {}", note_line(note))?;
+    }
+    if !reading.skipped.is_empty() {
+        writeln!(out, "  {:<12} {}", "skipped", Plain(&reading.skipped.join(", ")))?;
+    }
+    for (line, error) in &reading.faults {
+        let before = lossy(&line[..(error.at as usize).min(line.len())]);
+        let column = Plain(&before).to_string().chars().count();
+        writeln!(out, "  malformed: {}", error.reason.message())?;
+        writeln!(out, "    {}", Plain(&lossy(line)))?;
+        writeln!(out, "    {}^ {} at byte {}", " ".repeat(column), error.reason.name(), error.at)?;
+    }
+    Ok(())
+}
+
+/// The lines that a Graphite server would get of this datagram alone.
+fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
+    let quota = Quota::new(config.max_series);
+    let mut shard = Shard::new(plan::shard_options(config, &quota, 0));
+    let mut options = plan::registry_options(config, false);
+    options.self_metrics = SelfMetrics::Off;
+    let mut registry = Registry::new(options, 1);
+    shard.ingest(datagram, &config.protocol, None, 0.0);
+    let none = [const { Vec::new() }; 5];
+    let interval_secs = config.interval.as_secs_f64();
+    let interval = Interval { end: interval_secs, length_secs: interval_secs, now: interval_secs };
+    let mut snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
+    snapshot.sort();
+    let names = plan::graphite_names(config, plan::default_naming(config));
+    let lines = graphite::encode(&snapshot, &names, None);
+    lossy(&lines.bytes)
+        .lines()
+        // The time would be that of the flush.
+        .map(|line| line.rsplit_once(' ').map_or(line, |(line, _)| line).to_string())
+        .collect()
+}

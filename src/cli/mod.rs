@@ -1,0 +1,132 @@
+//! The command line: one file a subcommand. Exit codes: 0 success, 1 failed at run time (port, file,
+//! server), 2 bad usage or bad configuration.
+
+mod capture;
+mod check;
+mod explain;
+mod replay;
+mod run;
+mod send;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config, Sources, parse_duration};
+
+/// Read if it exists and `-c` is not given.
+const DEFAULT_FILE: &str = "/etc/systole/systole.toml";
+
+/// Failed at run time.
+const FAILED: u8 = 1;
+/// Bad usage or bad configuration.
+const USAGE: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "systole",
+    version,
+    about = "A StatsD server: reads metrics of every StatsD dialect, aggregates them per interval, pushes the roll-up to sinks, and accounts for everything it read and lost.",
+    after_help = "`systole` alone is `systole run`: it listens on udp://127.0.0.1:8125, flushes every 10 s to the \
+                  console, and shows itself on http://127.0.0.1:8127.\n\
+                  Exit codes: 0 success; 1 failed at run time; 2 bad usage or bad configuration."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run(run::RunArgs),
+    /// Validate a configuration: all mistakes at once, each with file, line, column and key
+    Check(check::CheckArgs),
+    /// Show how lines are read, and what would be flushed
+    Explain(explain::ExplainArgs),
+    /// Feed captures through the daemon's own parser, aggregator and flusher on a virtual clock
+    Replay(replay::ReplayArgs),
+    /// Send lines
+    Send(send::SendArgs),
+}
+
+#[derive(Args, Clone, Debug, Default)]
+struct ConfigArgs {
+    /// Configuration file (TOML); without it /etc/systole/systole.toml is read if it exists
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let code = match cli.command.unwrap_or(Command::Run(run::RunArgs::default())) {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Send(args) => send::run(&args),
+    };
+    ExitCode::from(code)
+}
+
+/// Says on standard error what went wrong.
+fn complain(message: impl std::fmt::Display) {
+    // If standard error is closed, nobody wants to know.
+    let _ = writeln!(io::stderr(), "systole: {message}");
+}
+
+/// Writes a result to standard output; `false` if it could not be written. A reader that has gone is no error.
+fn print(bytes: &[u8]) -> bool {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => true,
+        Err(error) => {
+            complain(format_args!("cannot write: {error}"));
+            false
+        }
+    }
+}
+
+/// Reads file and environment; the options of the command line are added by the caller.
+fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
+    let path = args.config.clone().or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
+    let mut sources = Sources::default();
+    if let Some(path) = path {
+        let text = read_text(&path)?;
+        sources.file = Some((path.display().to_string(), text));
+    }
+    // A variable that is not UTF-8 cannot be a setting of ours.
+    sources.env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    Ok(sources)
+}
+
+fn read_text(path: &Path) -> Result<String, u8> {
+    std::fs::read_to_string(path).map_err(|error| {
+        complain(format_args!("cannot read {}: {error}", path.display()));
+        // A file that is no text is a bad configuration; one that is not there is bad usage.
+        USAGE
+    })
+}
+
+/// Loads a configuration, or says everything that is wrong with it.
+fn load(sources: &Sources) -> Result<Config, u8> {
+    config::load(sources).map_err(|problems| {
+        let mut out = io::stderr().lock();
+        for problem in &problems {
+            let _ = writeln!(out, "{problem}");
+        }
+        let count = problems.len();
+        let _ = writeln!(out, "systole: {count} mistake{} in the configuration", if count == 1 { "" } else { "s" });
+        USAGE
+    })
+}
+
+/// For clap: a duration such as `10s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| "a duration such as 10s or 500ms is right".into())
+}

@@ -1,0 +1,299 @@
+//! `systole replay`: captures through the daemon's own parser, aggregator and flusher, on a virtual clock
+//! that starts at 0. Same input, same bytes.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use rapidhash::v3::rapidhash_v3;
+
+use crate::aggregate::{Columns, Partial, Quota, Shard};
+use crate::config::Config;
+use crate::plan;
+use crate::sinks::graphite::{self, GraphiteNames};
+use crate::snapshot::{Interval, RecordType, Records, Registry, Snapshot};
+use crate::telemetry::ListenerAccount;
+
+use super::capture::{Row, What, row};
+use super::{ConfigArgs, FAILED, complain, duration, load, print, sources};
+
+#[derive(Args)]
+pub(super) struct ReplayArgs {
+    /// Captures (JSON Lines); several are merged by time
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// What a sink of this kind would be sent
+    #[arg(long = "as", value_name = "KIND", default_value = "json")]
+    format: Format,
+    /// Time between flushes, such as 10s
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    interval: Option<Duration>,
+    /// Flush the whole intervals up to so many seconds, and no more
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    until: Option<f64>,
+    /// Only records of these types, such as counter,timer,ledger
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = record_type)]
+    only: Option<Vec<RecordType>>,
+    /// Receive workers
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    /// Records, one a line
+    Json,
+    /// Graphite plaintext
+    Graphite,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|s| (0.0..=1e9).contains(s)).ok_or("seconds, 0 or more, are right".into())
+}
+
+fn record_type(text: &str) -> Result<RecordType, String> {
+    let known = RecordType::NAMES.map(|(_, name)| name).join(", ");
+    RecordType::from_name(text).ok_or(format!("one of {known} is right"))
+}
+
+pub(super) fn run(args: &ReplayArgs) -> u8 {
+    let config = sources(&args.config).and_then(|mut sources| {
+        sources.interval = args.interval;
+        load(&sources)
+    });
+    let config = match config {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let mut rows = Vec::new();
+    for file in &args.files {
+        match read(file) {
+            Ok(more) => rows.extend(more),
+            Err(problem) => {
+                complain(problem);
+                return FAILED;
+            }
+        }
+    }
+    rows.sort_by_key(|row| row.at);
+    let mut replay = Replay::new(config, args);
+    let written = replay.rows(&rows) && print(&replay.out);
+    if written { 0 } else { FAILED }
+}
+
+fn read(file: &Path) -> Result<Vec<Row>, String> {
+    let bytes = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let mut rows = Vec::new();
+    for (n, line) in bytes.split(|&b| b == b'\n').enumerate() {
+        let found = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string()).and_then(row);
+        rows.extend(found.map_err(|problem| format!("{}:{}: {problem}", file.display(), n + 1))?);
+    }
+    Ok(rows)
+}
+
+/// Output is written when so much of it has gathered.
+const WRITE_BYTES: usize = 1 << 20;
+
+struct Replay {
+    config: Config,
+    format: Format,
+    records: Records,
+    names: GraphiteNames,
+    until: Option<u64>,
+    interval: u64,
+    workers: usize,
+    shards: Vec<Shard>,
+    spare: Vec<Columns>,
+    registry: Registry,
+    /// End of the last closed interval, in nanoseconds.
+    closed: u64,
+    /// Since when the daemon runs, or when it runs again.
+    runs_from: u64,
+    /// While it stands still, until when.
+    stalled_until: u64,
+    held: Vec<(Vec<u8>, Option<String>)>,
+    datagrams: usize,
+    listener: ListenerAccount,
+    out: Vec<u8>,
+}
+
+impl Replay {
+    fn new(config: Config, args: &ReplayArgs) -> Replay {
+        let only = args.only.clone();
+        let ledger = only.as_ref().is_some_and(|only| only.contains(&RecordType::Ledger));
+        let nanos = |seconds: f64| (seconds * 1e9).round() as u64;
+        let workers = usize::from(args.workers);
+        let (shards, registry) = daemon(&config, workers);
+        Replay {
+            names: plan::graphite_names(&config, plan::default_naming(&config)),
+            interval: nanos(config.interval.as_secs_f64()).max(1),
+            config,
+            format: args.format,
+            records: Records { only, sorted: true, ledger },
+            until: args.until.map(nanos),
+            workers,
+            shards,
+            spare: Vec::new(),
+            registry,
+            closed: 0,
+            runs_from: 0,
+            stalled_until: 0,
+            held: Vec::new(),
+            datagrams: 0,
+            listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
+            out: Vec::new(),
+        }
+    }
+
+    fn rows(&mut self, rows: &[Row]) -> bool {
+        let end = rows.iter().position(|row| row.what == What::End);
+        let rows = end.map_or(rows, |end| &rows[..=end]);
+        for row in rows {
+            if self.until.is_some_and(|until| row.at >= until) {
+                break;
+            }
+            self.advance(row.at);
+            match &row.what {
+                What::Datagram { bytes, copies, from } => {
+                    for _ in 0..*copies {
+                        self.datagram(row.at, bytes, from.as_deref());
+                    }
+                }
+                What::Restart { down, crash } => self.restart(row.at, *down, *crash),
+                What::Stall { length } => self.stalled_until = self.stalled_until.max(row.at + length),
+                What::Drops { dropped } => self.listener.kernel_drops += dropped,
+                What::End => {}
+            }
+            if self.out.len() >= WRITE_BYTES && !print(&std::mem::take(&mut self.out)) {
+                return false;
+            }
+        }
+        let last = rows.last().map_or(0, |row| row.at.max(self.stalled_until));
+        let until = match (self.until, rows.last().map(|row| &row.what)) {
+            (Some(until), _) => until / self.interval * self.interval,
+            (None, None) => 0,
+            // What the open interval holds came before the end.
+            (None, Some(What::End)) => last.div_ceil(self.interval) * self.interval,
+            (None, Some(_)) => (last / self.interval + 1) * self.interval,
+        };
+        self.advance(until);
+        true
+    }
+
+    /// Lets time pass: closes the intervals that end up to `now`.
+    fn advance(&mut self, now: u64) {
+        if self.stalled_until > 0 {
+            if now < self.stalled_until {
+                return;
+            }
+            // Awake: what came meanwhile is read first, then one late tick closes it all.
+            let woken = std::mem::take(&mut self.stalled_until);
+            for (bytes, from) in std::mem::take(&mut self.held) {
+                self.ingest(woken, &bytes, from.as_deref());
+            }
+            let tick = woken / self.interval * self.interval;
+            if tick > self.closed {
+                self.close(tick);
+            }
+        }
+        loop {
+            let tick = (self.closed / self.interval + 1) * self.interval;
+            if tick > now || tick <= self.runs_from {
+                if tick <= self.runs_from && tick <= now {
+                    self.closed = tick;
+                    continue;
+                }
+                return;
+            }
+            self.close(tick);
+        }
+    }
+
+    fn datagram(&mut self, at: u64, bytes: &[u8], from: Option<&str>) {
+        if at < self.runs_from {
+            return;
+        }
+        if self.stalled_until > at {
+            self.held.push((bytes.to_vec(), from.map(str::to_string)));
+            return;
+        }
+        self.ingest(at, bytes, from);
+    }
+
+    fn ingest(&mut self, at: u64, bytes: &[u8], from: Option<&str>) {
+        // A sender keeps its worker, as the kernel does it; without a sender every datagram is its own.
+        let shard = match from {
+            Some(from) => rapidhash_v3(from.as_bytes()) as usize % self.workers,
+            None => self.datagrams % self.workers,
+        };
+        self.datagrams += 1;
+        self.listener.datagrams += 1;
+        self.listener.bytes += bytes.len() as u64;
+        let shard = &mut self.shards[shard];
+        shard.tally().datagrams += 1;
+        shard.ingest(bytes, &self.config.protocol, from.and_then(|from| from.parse().ok()), secs(at));
+    }
+
+    fn restart(&mut self, at: u64, down: u64, crash: bool) {
+        if !crash && at > self.closed {
+            self.close(at);
+        }
+        let (shards, registry) = daemon(&self.config, self.workers);
+        (self.shards, self.registry, self.spare) = (shards, registry, Vec::new());
+        self.listener = ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() };
+        self.runs_from = at + down;
+        self.closed = self.closed.max(at);
+    }
+
+    fn close(&mut self, end: u64) {
+        let began = self.closed.max(self.runs_from.min(end));
+        let mut partials: Vec<Partial> = Vec::new();
+        for (n, shard) in self.shards.iter_mut().enumerate() {
+            let retire = self.registry.retirements(n, secs(self.closed));
+            partials.push(shard.close(&retire, self.spare.pop().unwrap_or_default()));
+        }
+        let interval = Interval { end: secs(end), length_secs: secs(end - began), now: secs(end) };
+        let mut snapshot = self.registry.close(&mut partials, interval);
+        self.spare.extend(partials.into_iter().map(|partial| partial.columns));
+        let fresh = ListenerAccount { url: self.listener.url.clone(), ..ListenerAccount::default() };
+        snapshot.ledger.listeners = vec![std::mem::replace(&mut self.listener, fresh)];
+        snapshot.ledger.settle();
+        self.closed = end;
+        self.write(snapshot);
+    }
+
+    fn write(&mut self, mut snapshot: Snapshot) {
+        match self.format {
+            Format::Json => self.records.write(&snapshot, &mut self.out),
+            Format::Graphite => {
+                if let Some(only) = &self.records.only {
+                    let wanted = |kind| only.contains(&RecordType::of(kind));
+                    snapshot.counters.retain(|point| wanted(point.series.kind()));
+                    snapshot.gauges.retain(|point| wanted(point.series.kind()));
+                    snapshot.timers.retain(|point| wanted(point.series.kind()));
+                    snapshot.sets.retain(|point| wanted(point.series.kind()));
+                    snapshot.kvs.retain(|point| wanted(point.series.kind()));
+                }
+                snapshot.sort();
+                let lines = graphite::encode(&snapshot, &self.names, None);
+                // Writing to memory cannot fail.
+                let _ = self.out.write_all(&lines.bytes);
+            }
+        }
+    }
+}
+
+/// A fresh daemon's shards and registry, without series of its own that would differ from run to run.
+fn daemon(config: &Config, workers: usize) -> (Vec<Shard>, Registry) {
+    let quota = Quota::new(config.max_series);
+    let shards = (0..workers).map(|_| Shard::new(plan::shard_options(config, &quota, 0))).collect();
+    let registry = Registry::new(plan::registry_options(config, false), workers);
+    (shards, registry)
+}
+
+fn secs(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}

@@ -1,0 +1,110 @@
+//! `systole run`: the daemon.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::{ArgAction, Args};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat};
+use crate::server;
+
+use super::{ConfigArgs, FAILED, complain, duration, load, sources};
+
+#[derive(Args, Default)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Listen here, in place of the configured listeners: udp://HOST:PORT or tcp://HOST:PORT (may be repeated)
+    #[arg(long, value_name = "URL")]
+    listen: Vec<String>,
+    /// Deliver here, in place of the configured sinks: console:, file:///PATH, graphite://HOST:PORT (may be repeated)
+    #[arg(long, value_name = "URL")]
+    sink: Vec<String>,
+    /// Time between flushes, such as 10s
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    interval: Option<Duration>,
+    /// Address of the page and the API, or off
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+    /// Log more: -v for every flush, -vv for everything
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log what was received and lost since the start, every so often
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    status_interval: Option<Duration>,
+}
+
+pub(super) fn run(args: RunArgs) -> u8 {
+    let config = sources(&args.config).and_then(|mut sources| {
+        sources.listen = args.listen;
+        sources.sink = args.sink;
+        sources.interval = args.interval;
+        sources.http = args.http;
+        load(&sources)
+    });
+    let config = match config {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    start_log(&config, args.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(format_args!("cannot start threads: {error}"));
+            return FAILED;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        let stop = stop_signal()?;
+        let announce = |block: &str| {
+            let _ = std::io::stderr().write_all(block.as_bytes());
+        };
+        server::run(config, args.status_interval, stop, announce).await.map_err(|error| error.to_string())
+    });
+    // A sink that blocks for ever must not keep the process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => 0,
+        Err(message) => {
+            complain(message);
+            FAILED
+        }
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once.
+fn stop_signal() -> Result<impl Future<Output = ()>, String> {
+    let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            complain("stopped at once by a second signal; what was not delivered is lost");
+            std::process::exit(i32::from(FAILED));
+        });
+    })
+}
+
+fn start_log(config: &Config, verbose: u8) {
+    let level = match verbose {
+        0 => config.log.level.as_str(),
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::new(format!("warn,systole={level}"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A log that was started before, in a test say, stays.
+    let _ = match config.log.format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}

@@ -1,0 +1,342 @@
+//! The beat: closes intervals on wall-clock-aligned ticks, off the receive path, and hands them on.
+//!
+//! Ticks fall on multiples of the interval. A late tick closes one longer interval, never a burst of short
+//! ones, and its length is measured. A step of the wall clock moves the next tick; lengths come from the
+//! monotonic clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use crate::aggregate::{Columns, Offenders, Partial, Tally};
+use crate::http::Published;
+use crate::inert::{Plain, excerpt};
+use crate::net::Listener;
+use crate::sinks::Outlet;
+use crate::snapshot::{Interval, Registry, Snapshot};
+use crate::telemetry::{FlushAccount, Ledger, ListenerAccount, SinkAccount};
+
+/// How often kernel drops are read.
+const DROPS_EVERY: Duration = Duration::from_secs(1);
+
+/// A worker that does not answer for so long is taken for dead.
+const WORKER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Characters of a malformed line shown in the log.
+const EXCERPT_CHARS: usize = 120;
+
+/// A listener as the flusher knows it.
+#[derive(Debug)]
+pub struct Mouth {
+    /// As bound.
+    pub url: String,
+    /// What the kernel granted, bytes.
+    pub receive_buffer: u64,
+    /// The workers.
+    pub listener: Listener,
+}
+
+/// Closes intervals.
+#[derive(Debug)]
+pub struct Flusher {
+    interval: Duration,
+    mouths: Vec<Mouth>,
+    /// Kernel drops read since the last tick, by listener.
+    drops: Vec<u64>,
+    registry: Registry,
+    spare: Vec<Columns>,
+    outlets: Vec<Outlet>,
+    published: watch::Sender<Arc<Published>>,
+    totals: Ledger,
+    sinks_before: BTreeMap<String, SinkAccount>,
+    started: Instant,
+    last_close: Instant,
+    warned_of_drops: bool,
+    status_every: Option<Duration>,
+    last_status: Instant,
+}
+
+impl Flusher {
+    /// A flusher for running listeners and started outlets. `registry` is made for all their workers in order.
+    pub fn new(
+        interval: Duration,
+        mouths: Vec<Mouth>,
+        registry: Registry,
+        outlets: Vec<Outlet>,
+        published: watch::Sender<Arc<Published>>,
+        status_every: Option<Duration>,
+    ) -> Flusher {
+        let listeners = mouths.iter().map(|mouth| account_of(mouth, &Tally::default(), 0)).collect();
+        let totals = Ledger { listeners, completeness: 1.0, ..Ledger::default() };
+        let now = Instant::now();
+        let mut flusher = Flusher {
+            interval,
+            drops: vec![0; mouths.len()],
+            mouths,
+            registry,
+            spare: Vec::new(),
+            outlets,
+            published,
+            totals,
+            sinks_before: BTreeMap::new(),
+            started: now,
+            last_close: now,
+            warned_of_drops: false,
+            status_every,
+            last_status: now,
+        };
+        flusher.totals.sinks = flusher.sink_accounts();
+        let totals = flusher.totals.clone();
+        flusher.published.send_replace(Arc::new(Published { snapshot: None, totals }));
+        flusher
+    }
+
+    /// Ticks until `stop` turns true, then drains the listeners, closes the partial interval with its true
+    /// length and delivers everything within `grace`.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>, grace: Duration) {
+        let mut due = next_tick(unix_time(), self.interval);
+        loop {
+            let now = unix_time();
+            if now >= due {
+                // The last tick that has passed names the interval, however late it is noticed.
+                let interval_secs = self.interval.as_secs_f64();
+                let end = due + ((now - due) / interval_secs).floor() * interval_secs;
+                self.close(end, now - due).await;
+                due = next_tick(unix_time(), self.interval);
+                continue;
+            }
+            if due - now > self.interval.as_secs_f64() {
+                // The clock was set back.
+                due = next_tick(now, self.interval);
+            }
+            let pause = Duration::from_secs_f64((due - now).max(0.0)).min(DROPS_EVERY);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => self.read_drops(),
+                changed = stop.changed() => {
+                    if changed.is_err() || *stop.borrow() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.finish(grace).await;
+    }
+
+    async fn finish(mut self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        // Half of the grace for reading, so that some is left for delivering.
+        let reading = Instant::now() + (grace / 2).max(Duration::from_millis(100));
+        for mouth in &self.mouths {
+            mouth.listener.stop(reading).await;
+        }
+        self.close(unix_time(), 0.0).await;
+        for mouth in std::mem::take(&mut self.mouths) {
+            mouth.listener.join();
+        }
+        let outlets = std::mem::take(&mut self.outlets);
+        let finishing: Vec<_> = outlets.into_iter().map(|outlet| tokio::spawn(outlet.finish(deadline))).collect();
+        for sink in finishing {
+            let _ = sink.await;
+        }
+    }
+
+    fn read_drops(&mut self) {
+        for (mouth, drops) in self.mouths.iter_mut().zip(&mut self.drops) {
+            *drops += mouth.listener.take_kernel_drops();
+        }
+    }
+
+    /// Closes the open interval, which ended at `end` Unix seconds, `late` seconds ago.
+    async fn close(&mut self, end: f64, late: f64) {
+        let began = Instant::now();
+        let mut partials = self.collect().await;
+        self.read_drops();
+        let closed = Instant::now();
+        let length_secs = closed.duration_since(self.last_close).as_secs_f64();
+        self.last_close = closed;
+        let now = closed.duration_since(self.started).as_secs_f64();
+
+        let listeners = self.listener_accounts(&partials);
+        complain(&partials, &listeners, &mut self.warned_of_drops);
+        let registry = &mut self.registry;
+        // Summing up a million series takes a while; the runtime must not wait for it.
+        let mut snapshot = tokio::task::block_in_place(|| {
+            registry.close(&mut partials, Interval { end, length_secs, now })
+        });
+        self.spare.extend(partials.into_iter().map(|partial| partial.columns));
+
+        let sinks = self.sink_accounts();
+        let ledger = &mut snapshot.ledger;
+        ledger.listeners = listeners;
+        ledger.sinks.clone_from(&sinks);
+        ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
+        ledger.settle();
+        debug_assert_eq!(ledger.check(), Ok(()));
+        self.registry.add_own_series(&mut snapshot, &self.sinks_before);
+        self.sinks_before = sinks;
+        self.hand_on(Arc::new(snapshot));
+    }
+
+    fn hand_on(&mut self, snapshot: Arc<Snapshot>) {
+        self.outlets.iter().for_each(|outlet| outlet.offer(&snapshot));
+        self.totals.add(&snapshot.ledger);
+        self.totals.sinks = self.sink_accounts();
+        tracing::debug!(
+            sequence = snapshot.sequence,
+            records = snapshot.len(),
+            lines = snapshot.ledger.lines.read,
+            duration_secs = snapshot.ledger.flush.duration_secs,
+            "flushed"
+        );
+        let totals = self.totals.clone();
+        self.published.send_replace(Arc::new(Published { snapshot: Some(snapshot), totals }));
+        if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
+            self.last_status = Instant::now();
+            self.tell_status();
+        }
+    }
+
+    fn tell_status(&self) {
+        let t = &self.totals;
+        let sum = |field: fn(&ListenerAccount) -> u64| t.listeners.iter().map(field).sum::<u64>();
+        tracing::info!(
+            datagrams = sum(|l| l.datagrams),
+            kernel_drops = sum(|l| l.kernel_drops),
+            lines = t.lines.read,
+            malformed = t.malformed_total(),
+            recorded = t.samples.recorded,
+            folded = t.samples.folded,
+            completeness = t.completeness,
+            "since the start"
+        );
+    }
+
+    /// The partial of every worker, in order.
+    async fn collect(&mut self) -> Vec<Partial> {
+        let now = self.last_close.duration_since(self.started).as_secs_f64();
+        let mut pending: Vec<oneshot::Receiver<Partial>> = Vec::new();
+        for mouth in &self.mouths {
+            for worker in 0..mouth.listener.workers() {
+                let retire = self.registry.retirements(pending.len(), now);
+                let spare = self.spare.pop().unwrap_or_default();
+                pending.push(mouth.listener.close(worker, retire, spare));
+            }
+        }
+        let mut partials = Vec::new();
+        for (n, partial) in pending.into_iter().enumerate() {
+            match timeout(WORKER_PATIENCE, partial).await {
+                Ok(Ok(partial)) => partials.push(partial),
+                Ok(Err(_)) | Err(_) => {
+                    tracing::error!(worker = n, "a receive worker does not answer; its interval is not in this flush");
+                    partials.push(Partial::default());
+                }
+            }
+        }
+        partials
+    }
+
+    fn listener_accounts(&mut self, partials: &[Partial]) -> Vec<ListenerAccount> {
+        let mut rest = partials.iter();
+        self.mouths
+            .iter()
+            .zip(&mut self.drops)
+            .map(|(mouth, drops)| {
+                let mut tally = Tally::default();
+                rest.by_ref().take(mouth.listener.workers()).for_each(|partial| tally.add(&partial.tally));
+                account_of(mouth, &tally, std::mem::take(drops))
+            })
+            .collect()
+    }
+
+    fn sink_accounts(&self) -> BTreeMap<String, SinkAccount> {
+        self.outlets.iter().map(|outlet| (outlet.name().to_string(), outlet.account())).collect()
+    }
+}
+
+fn account_of(mouth: &Mouth, tally: &Tally, kernel_drops: u64) -> ListenerAccount {
+    ListenerAccount {
+        url: mouth.url.clone(),
+        receive_buffer: mouth.receive_buffer,
+        datagrams: tally.datagrams,
+        bytes: tally.bytes,
+        kernel_drops,
+        truncated: tally.truncated,
+        refused: tally.refused,
+        connections: tally.connections,
+    }
+}
+
+/// Says what was lost, at most once an interval.
+fn complain(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops: &mut bool) {
+    let malformed: u64 = partials.iter().map(|partial| partial.tally.malformed_total()).sum();
+    if let Some(bad) = partials.iter().find_map(|partial| partial.example.as_ref()) {
+        let from = bad.from.map_or("an unknown sender".to_string(), |from| from.to_string());
+        tracing::warn!(
+            lines = malformed,
+            example = excerpt(&bad.line, EXCERPT_CHARS),
+            from,
+            reason = %bad.error,
+            "malformed lines"
+        );
+    }
+    for l in listeners {
+        if l.kernel_drops > 0 {
+            tracing::warn!(listener = l.url, datagrams = l.kernel_drops, receive_buffer = l.receive_buffer, "the kernel dropped datagrams");
+            if !*warned_of_drops {
+                *warned_of_drops = true;
+                tracing::warn!(
+                    "to lose less: a larger `receive_buffer` (with `sysctl -w net.core.rmem_max=…` where it was not \
+                     granted), more `workers`, or more metrics in a datagram"
+                );
+            }
+        }
+        if l.truncated > 0 {
+            tracing::warn!(listener = l.url, datagrams = l.truncated, "datagrams were larger than `max_datagram`");
+        }
+        if l.refused > 0 {
+            tracing::warn!(listener = l.url, refused = l.refused, "refused: source not in `allow`, or over `max_connections`");
+        }
+    }
+    let folded: u64 = partials.iter().map(|partial| partial.tally.folded).sum();
+    if folded > 0 {
+        let mut offenders = Offenders::default();
+        partials.iter().for_each(|partial| offenders.merge(&partial.offenders));
+        let (prefix, about) = offenders.worst().unwrap_or_default();
+        tracing::warn!(
+            samples = folded,
+            worst_prefix = %Plain(&prefix),
+            its_samples_about = about,
+            "`max_series` is reached; samples of new names went to `systole.overflow`"
+        );
+    }
+    let notes: u64 = partials.iter().map(|partial| partial.tally.notes_dropped).sum();
+    if notes > 0 {
+        tracing::warn!(dropped = notes, "more events and service checks than an interval keeps");
+    }
+}
+
+/// The next multiple of the interval after `now`.
+fn next_tick(now: f64, interval: Duration) -> f64 {
+    let interval = interval.as_secs_f64();
+    ((now / interval).floor() + 1.0) * interval
+}
+
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_fall_on_multiples_of_the_interval() {
+        let ten = Duration::from_secs(10);
+        for (now, tick) in [(0.0, 10.0), (9.99, 10.0), (10.0, 20.0), (1_700_000_003.2, 1_700_000_010.0)] {
+            assert_eq!(next_tick(now, ten), tick);
+        }
+    }
+}

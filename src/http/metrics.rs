@@ -1,0 +1,146 @@
+//! The daemon's own numbers since the start, as Prometheus text 0.0.4 or OpenMetrics 1.0.
+
+use std::fmt::Write;
+
+use crate::snapshot::number;
+use crate::telemetry::{ListenerAccount, SinkAccount};
+
+use super::House;
+
+pub(super) fn render(house: &House, open: bool) -> String {
+    let published = house.published();
+    let totals = &published.totals;
+    let mut out = Exposition { text: String::new(), open };
+    out.gauge("systole_build_info", "The version that runs.", &[(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)]);
+    out.gauge("systole_uptime_seconds", "Time since the start.", &[(&[], house.uptime_secs())]);
+
+    type Field = fn(&ListenerAccount) -> u64;
+    let listener_fields: [(&str, &str, Field); 6] = [
+        ("datagrams", "Datagrams read.", |l| l.datagrams),
+        ("bytes", "Bytes read.", |l| l.bytes),
+        ("kernel_drops", "Datagrams the kernel dropped because the receive buffer was full.", |l| l.kernel_drops),
+        ("truncated", "Datagrams larger than max_datagram.", |l| l.truncated),
+        ("refused", "Datagrams and connections refused.", |l| l.refused),
+        ("connections", "Connections accepted.", |l| l.connections),
+    ];
+    for (name, help, field) in listener_fields {
+        let samples: Vec<_> = totals.listeners.iter().map(|l| ([("listener", l.url.as_str())], field(l) as f64)).collect();
+        out.counter(&format!("systole_{name}"), help, &borrowed(&samples));
+    }
+    let buffers: Vec<_> =
+        totals.listeners.iter().map(|l| ([("listener", l.url.as_str())], l.receive_buffer as f64)).collect();
+    out.gauge("systole_receive_buffer_bytes", "Receive buffer that the kernel granted.", &borrowed(&buffers));
+
+    let l = &totals.lines;
+    let lines = [
+        ([("kind", "metric")], l.metrics as f64),
+        ([("kind", "event")], l.events as f64),
+        ([("kind", "service_check")], l.service_checks as f64),
+        ([("kind", "heartbeat")], l.heartbeats as f64),
+        ([("kind", "empty")], l.empty as f64),
+        ([("kind", "malformed")], totals.malformed_total() as f64),
+    ];
+    out.counter("systole_lines", "Lines read, by what they were.", &borrowed(&lines));
+    let malformed: Vec<_> = l.malformed.iter().map(|(reason, &n)| ([("reason", *reason)], n as f64)).collect();
+    out.counter("systole_lines_malformed", "Malformed lines, by reason.", &borrowed(&malformed));
+    out.counter("systole_sections_skipped", "Unknown sections of lines, skipped.", &[(&[], l.sections_skipped as f64)]);
+    out.counter("systole_notes_dropped", "Events and service checks beyond the bound of an interval.", &[(&[], l.notes_dropped as f64)]);
+
+    let s = &totals.samples;
+    let mut samples = vec![
+        ([("outcome", "recorded")], s.recorded as f64),
+        ([("outcome", "folded")], s.folded as f64),
+        ([("outcome", "timestamped")], s.timestamped as f64),
+        ([("outcome", "dropped_by_rule")], s.dropped_by_rule as f64),
+    ];
+    samples.push(([("outcome", "limited")], s.limited.values().sum::<u64>() as f64));
+    out.counter("systole_samples", "Well-formed values, by what became of them.", &borrowed(&samples));
+
+    let series = totals.series;
+    let held = [
+        ([("kind", "counter")], series.counters as f64),
+        ([("kind", "gauge")], series.gauges as f64),
+        ([("kind", "timer")], series.timers as f64),
+        ([("kind", "set")], series.sets as f64),
+        ([("kind", "kv")], series.kvs as f64),
+    ];
+    out.gauge("systole_series", "Series held.", &borrowed(&held));
+
+    type SinkField = fn(&SinkAccount) -> f64;
+    let sink_counters: [(&str, &str, SinkField); 2] = [
+        ("offered", "Records offered to a sink.", |s| s.offered as f64),
+        ("delivered", "Records a sink took.", |s| s.delivered as f64),
+    ];
+    for (name, help, field) in sink_counters {
+        let samples: Vec<_> = totals.sinks.iter().map(|(sink, account)| ([("sink", sink.as_str())], field(account))).collect();
+        out.counter(&format!("systole_sink_records_{name}"), help, &borrowed(&samples));
+    }
+    let dropped: Vec<_> = totals
+        .sinks
+        .iter()
+        .flat_map(|(sink, account)| {
+            account.dropped.iter().map(move |(reason, &n)| ([("sink", sink.as_str()), ("reason", reason.as_str())], n as f64))
+        })
+        .collect();
+    out.counter("systole_sink_records_dropped", "Records given up, by reason.", &borrowed(&dropped));
+    let sink_gauges: [(&str, &str, SinkField); 3] = [
+        ("records_queued", "Records waiting in memory.", |s| s.queued as f64),
+        ("records_spooled", "Records waiting on disk.", |s| s.spooled as f64),
+        ("last_success_timestamp_seconds", "When a delivery last succeeded; 0 for never.", |s| s.last_success),
+    ];
+    for (name, help, field) in sink_gauges {
+        let samples: Vec<_> = totals.sinks.iter().map(|(sink, account)| ([("sink", sink.as_str())], field(account))).collect();
+        out.gauge(&format!("systole_sink_{name}"), help, &borrowed(&samples));
+    }
+    out.gauge("systole_flush_duration_seconds", "How long the last flush took.", &[(&[], totals.flush.duration_secs)]);
+    out.gauge("systole_flush_late_seconds", "How late the last tick was.", &[(&[], totals.flush.late_secs)]);
+    out.gauge("systole_completeness_ratio", "Share of datagrams that the kernel handed over.", &[(&[], totals.completeness)]);
+    if open {
+        out.text.push_str("# EOF\n");
+    }
+    out.text
+}
+
+type Label<'a> = (&'a str, &'a str);
+type Sample<'a> = (&'a [Label<'a>], f64);
+
+fn borrowed<'a, const N: usize>(samples: &'a [([Label<'a>; N], f64)]) -> Vec<Sample<'a>> {
+    samples.iter().map(|(labels, value)| (labels.as_slice(), *value)).collect()
+}
+
+struct Exposition {
+    text: String,
+    open: bool,
+}
+
+impl Exposition {
+    /// A counter; its samples end in `_total`, as both formats want it.
+    fn counter(&mut self, name: &str, help: &str, samples: &[Sample<'_>]) {
+        let total = format!("{name}_total");
+        let family = if self.open { name } else { &total };
+        self.family(family, &total, "counter", help, samples);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, samples: &[Sample<'_>]) {
+        self.family(name, name, "gauge", help, samples);
+    }
+
+    fn family(&mut self, family: &str, name: &str, kind: &str, help: &str, samples: &[Sample<'_>]) {
+        if samples.is_empty() {
+            return;
+        }
+        let out = &mut self.text;
+        let _ = writeln!(out, "# HELP {family} {help}\n# TYPE {family} {kind}");
+        for (labels, value) in samples {
+            out.push_str(name);
+            for (n, (key, value)) in labels.iter().enumerate() {
+                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                let _ = write!(out, "{}{key}=\"{value}\"", if n == 0 { '{' } else { ',' });
+            }
+            if !labels.is_empty() {
+                out.push('}');
+            }
+            let _ = writeln!(out, " {}", number(*value));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The daemon over HTTP. It reads what the flusher published and nothing else.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `GET /` | page: ingest, ledger, the last interval's series |
+//! | `GET /health` | 200 while the process lives |
+//! | `GET /ready` | 200 when all listeners are bound and the first tick is scheduled, 503 before and while stopping |
+//! | `GET /metrics` | the daemon's own numbers, Prometheus text or OpenMetrics by `Accept` |
+//! | `GET /api/v1/status` | version, uptime, profile, interval, and the ledger since the start |
+//! | `GET /api/v1/snapshot` | records of the last interval, an array |
+//!
+//! On loopback everything may be read by anybody; elsewhere every route needs `Authorization: Bearer TOKEN`
+//! (a browser may say `?token=TOKEN`). Errors are `{"error":{"code":"…","message":"…"}}`.
+
+mod metrics;
+mod page;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::snapshot::{Records, Snapshot, write_json};
+use crate::telemetry::Ledger;
+
+/// What the flusher publishes with every interval.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The last closed interval.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// The account since the start.
+    pub totals: Ledger,
+}
+
+/// What does not change while the daemon runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// `systole` or `etsy`.
+    pub profile: &'static str,
+    /// Configured time between flushes.
+    pub interval: Duration,
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+/// What every route sees.
+#[derive(Clone, Debug)]
+pub struct House {
+    /// About the daemon.
+    pub about: About,
+    /// What the flusher says.
+    pub published: watch::Receiver<Arc<Published>>,
+    /// Whether all listeners are bound, the first tick is scheduled, and no stop was asked for.
+    pub ready: Arc<AtomicBool>,
+    /// What callers must show, if anything.
+    pub token: Option<Arc<str>>,
+}
+
+impl House {
+    fn published(&self) -> Arc<Published> {
+        Arc::clone(&self.published.borrow())
+    }
+
+    fn uptime_secs(&self) -> f64 {
+        self.about.started.elapsed().as_secs_f64()
+    }
+}
+
+/// Serves until `stop` turns true.
+pub async fn serve(listener: TcpListener, house: House, mut stop: watch::Receiver<bool>) {
+    let stopped = async move {
+        // An error means that whoever could stop us is gone, which is a stop too.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, router(house)).with_graceful_shutdown(stopped).await {
+        tracing::error!(%error, "the HTTP server ended");
+    }
+}
+
+fn router(house: House) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/health", get(|| async { text("up\n") }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(own_metrics))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/snapshot", get(snapshot))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such page; `/` has what there is") })
+        .method_not_allowed_fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this can only be read, with GET")
+        })
+        .layer(middleware::from_fn_with_state(house.clone(), guard))
+        .with_state(house)
+}
+
+/// Asks for the token where there is one, and sets the headers that keep a browser from guessing.
+async fn guard(State(house): State<House>, request: Request, next: Next) -> Response {
+    let mut response = match &house.token {
+        Some(token) if !shows(&request, token) => error(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "this needs `Authorization: Bearer TOKEN` with the token of `http.token`",
+        ),
+        _ => next.run(request).await,
+    };
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    ] {
+        response.headers_mut().insert::<HeaderName>(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn shows(request: &Request, token: &str) -> bool {
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
+    let query = request.uri().query().unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("token="));
+    [bearer, query].into_iter().flatten().any(|shown| equal(shown.as_bytes(), token.as_bytes()))
+}
+
+/// Compares in a time that does not tell where the difference lies.
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
+}
+
+async fn index(State(house): State<House>) -> Response {
+    with_type("text/html; charset=utf-8", page::render(&house).into_bytes())
+}
+
+async fn ready(State(house): State<House>) -> Response {
+    // A flag on its own: nothing else is published through it.
+    if house.ready.load(Ordering::Relaxed) {
+        return text("ready\n");
+    }
+    error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "starting or stopping")
+}
+
+async fn own_metrics(State(house): State<House>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let open = accept.contains("application/openmetrics-text");
+    let kind = if open {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
+    with_type(kind, metrics::render(&house, open).into_bytes())
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'static str,
+    uptime_secs: f64,
+    profile: &'static str,
+    interval: f64,
+    ready: bool,
+    #[serde(flatten)]
+    ledger: &'a Ledger,
+}
+
+async fn status(State(house): State<House>) -> Response {
+    let published = house.published();
+    json(&Status {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_secs: house.uptime_secs(),
+        profile: house.about.profile,
+        interval: house.about.interval.as_secs_f64(),
+        ready: house.ready.load(Ordering::Relaxed),
+        ledger: &published.totals,
+    })
+}
+
+async fn snapshot(State(house): State<House>) -> Response {
+    let published = house.published();
+    // A million series take a while to write: not on a thread that serves others.
+    let written = tokio::task::spawn_blocking(move || {
+        let mut out = Vec::new();
+        match &published.snapshot {
+            Some(snapshot) => Records { sorted: true, ..Records::ALL }.write_array(snapshot, &mut out),
+            None => out.extend_from_slice(b"[]"),
+        }
+        out
+    });
+    match written.await {
+        Ok(body) => with_type("application/json", body),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the snapshot could not be written"),
+    }
+}
+
+fn text(body: &'static str) -> Response {
+    with_type("text/plain; charset=utf-8", body.as_bytes().to_vec())
+}
+
+fn json<T: Serialize>(value: &T) -> Response {
+    let mut out = Vec::new();
+    write_json(value, &mut out);
+    out.push(b'\n');
+    with_type("application/json", out)
+}
+
+fn with_type(kind: &'static str, body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, kind)], body).into_response()
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    let body = serde_json::json!({"error": {"code": code, "message": message}});
+    (status, json(&body)).into_response()
+}

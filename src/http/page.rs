@@ -1,0 +1,216 @@
+//! The page at `/`: plain HTML made here, no script, reloaded by the browser. It answers three questions:
+//! does anything arrive, is anything lost, what are the numbers.
+
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::inert::Html;
+use crate::series::Series;
+use crate::snapshot::{Snapshot, number};
+use crate::telemetry::Ledger;
+
+use super::House;
+
+/// Series shown; the rest is in the API.
+const MAX_ROWS: usize = 1000;
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--line:#8884;--soft:#888;--bad:#c0392b;--good:#1e8449}
+body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:72rem;padding:1rem 1.5rem 4rem}
+h1{font-size:1.4rem;margin:0}h2{font-size:1rem;margin:2rem 0 .4rem}
+.sub{color:var(--soft);margin:.1rem 0 1rem}
+.tiles{display:flex;flex-wrap:wrap;gap:.75rem}
+.tile{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .9rem;min-width:8.5rem}
+.tile b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:.85rem}
+.bad b,.bad{color:var(--bad)}.good{color:var(--good)}
+table{border-collapse:collapse;width:100%}th{text-align:left;color:var(--soft);font-weight:500;font-size:.85rem}
+td,th{padding:.2rem .8rem .2rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.name{overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.9rem}
+.tag{color:var(--soft)}code{font-family:ui-monospace,monospace}
+";
+
+pub(super) fn render(house: &House) -> String {
+    let published = house.published();
+    let seconds = house.about.interval.as_secs().clamp(1, 10);
+    let mut out = format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Systole</title>\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <meta http-equiv=\"refresh\" content=\"{seconds}\"><style>{STYLE}</style></head><body>"
+    );
+    let uptime = Duration::from_secs(house.uptime_secs() as u64);
+    let _ = write!(
+        out,
+        "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {}</p>",
+        env!("CARGO_PKG_VERSION"),
+        house.about.profile,
+        humantime::format_duration(house.about.interval),
+        humantime::format_duration(uptime),
+    );
+    match &published.snapshot {
+        Some(snapshot) => interval(&mut out, snapshot),
+        None => out.push_str("<p>The first interval is still open.</p>"),
+    }
+    totals(&mut out, &published.totals);
+    if let Some(snapshot) = &published.snapshot {
+        series(&mut out, snapshot);
+    }
+    out.push_str("</body></html>\n");
+    out
+}
+
+fn interval(out: &mut String, snapshot: &Snapshot) {
+    let ledger = &snapshot.ledger;
+    let end = UNIX_EPOCH + Duration::from_secs_f64(snapshot.end.max(0.0));
+    let _ = write!(
+        out,
+        "<h2>The last interval</h2><p class=\"sub\">{} s until {}</p><div class=\"tiles\">",
+        number((snapshot.interval_secs * 1000.0).round() / 1000.0),
+        humantime::format_rfc3339_seconds(end),
+    );
+    let drops: u64 = ledger.listeners.iter().map(|l| l.kernel_drops).sum();
+    let datagrams: u64 = ledger.listeners.iter().map(|l| l.datagrams).sum();
+    let mut tile = |value: String, label: &str, bad: bool| {
+        let class = if bad { "tile bad" } else { "tile" };
+        let _ = write!(out, "<div class=\"{class}\"><b>{value}</b><span>{label}</span></div>");
+    };
+    tile(grouped(ledger.lines.read), "lines", false);
+    tile(grouped(datagrams), "datagrams", false);
+    tile(grouped(ledger.samples.recorded), "samples recorded", false);
+    tile(grouped(ledger.malformed_total()), "lines malformed", ledger.malformed_total() > 0);
+    tile(grouped(drops), "dropped by the kernel", drops > 0);
+    tile(grouped(ledger.samples.folded), "folded over the limit", ledger.samples.folded > 0);
+    tile(format!("{} %", number((ledger.completeness * 1e4).floor() / 100.0)), "complete", ledger.completeness < 1.0);
+    out.push_str("</div>");
+}
+
+fn totals(out: &mut String, totals: &Ledger) {
+    out.push_str(
+        "<h2>Ingest since the start</h2><table><tr><th>listener<th class=\"n\">datagrams<th class=\"n\">bytes\
+         <th class=\"n\">kernel drops<th class=\"n\">truncated<th class=\"n\">refused<th class=\"n\">connections\
+         <th class=\"n\">receive buffer</tr>",
+    );
+    for l in &totals.listeners {
+        let _ = write!(out, "<tr><td class=\"name\">{}</td>", Html(&l.url));
+        for (value, bad) in [
+            (l.datagrams, false),
+            (l.bytes, false),
+            (l.kernel_drops, true),
+            (l.truncated, true),
+            (l.refused, true),
+            (l.connections, false),
+            (l.receive_buffer, false),
+        ] {
+            cell(out, value, bad);
+        }
+        out.push_str("</tr>");
+    }
+    out.push_str("</table><h2>Ledger since the start</h2><table><tr>");
+    let (l, s) = (&totals.lines, &totals.samples);
+    let columns = [
+        ("lines read", l.read, false),
+        ("metrics", l.metrics, false),
+        ("events", l.events, false),
+        ("service checks", l.service_checks, false),
+        ("heartbeats", l.heartbeats, false),
+        ("empty", l.empty, false),
+        ("malformed", totals.malformed_total(), true),
+        ("samples", s.read, false),
+        ("recorded", s.recorded, false),
+        ("folded", s.folded, true),
+        ("limited", s.limited.values().sum(), true),
+    ];
+    columns.iter().for_each(|(name, ..)| {
+        let _ = write!(out, "<th class=\"n\">{name}");
+    });
+    out.push_str("</tr><tr>");
+    columns.iter().for_each(|&(_, value, bad)| cell(out, value, bad));
+    out.push_str("</tr></table>");
+    if !l.malformed.is_empty() {
+        out.push_str("<p>Malformed lines: ");
+        let reasons: Vec<String> = l.malformed.iter().map(|(reason, n)| format!("{reason} {}", grouped(*n))).collect();
+        out.push_str(&reasons.join(" · "));
+        out.push_str("</p>");
+    }
+    out.push_str(
+        "<h2>Sinks</h2><table><tr><th>sink<th class=\"n\">records offered<th class=\"n\">delivered<th class=\"n\">queued\
+         <th class=\"n\">dropped<th>state</tr>",
+    );
+    for (name, sink) in &totals.sinks {
+        let _ = write!(out, "<tr><td class=\"name\">{}</td>", Html(name));
+        cell(out, sink.offered, false);
+        cell(out, sink.delivered, false);
+        cell(out, sink.queued, false);
+        cell(out, sink.dropped.values().sum(), true);
+        match &sink.last_error {
+            Some(error) => {
+                let _ = write!(out, "<td class=\"bad\">{}</td></tr>", Html(error));
+            }
+            None if sink.last_success > 0.0 => out.push_str("<td class=\"good\">delivering</td></tr>"),
+            None => out.push_str("<td>nothing delivered yet</td></tr>"),
+        }
+    }
+    out.push_str("</table>");
+}
+
+fn series(out: &mut String, snapshot: &Snapshot) {
+    let mut rows: Vec<(&Series, String)> = Vec::new();
+    rows.extend(snapshot.counters.iter().map(|point| {
+        let value = point.sum.value();
+        (&point.series, format!("{} · {} per s", number(value), number(snapshot.rate(value))))
+    }));
+    rows.extend(snapshot.gauges.iter().map(|point| (&point.series, number(point.gauge.value()))));
+    rows.extend(snapshot.timers.iter().map(|point| {
+        let s = &point.summary;
+        let mut text = format!("count {} · mean {} · min {} · max {}", number(s.count), number(s.mean), number(s.min), number(s.max));
+        s.percentiles.iter().for_each(|p| {
+            let _ = write!(text, " · p{} {}", number(p.percentile), number(p.value));
+        });
+        (&point.series, text)
+    }));
+    rows.extend(snapshot.sets.iter().map(|point| {
+        let about = if point.members.is_exact() { "" } else { "about " };
+        (&point.series, format!("{about}{} different", number(point.members.count())))
+    }));
+    for point in &snapshot.kvs {
+        rows.extend(point.values.iter().map(|&value| (&point.series, number(value))));
+    }
+    // People come for what they sent; the daemon's own follow.
+    let own = |series: &Series| series.name().starts_with("systole.");
+    rows.sort_by(|a, b| own(a.0).cmp(&own(b.0)).then_with(|| a.0.order(b.0)));
+    let _ = write!(out, "<h2>Series of the last interval</h2><p class=\"sub\">{} in all", grouped(rows.len() as u64));
+    if rows.len() > MAX_ROWS {
+        let _ = write!(out, ", {MAX_ROWS} shown; all of them: <code>/api/v1/snapshot</code>");
+    }
+    out.push_str("</p><table><tr><th>kind<th>name<th class=\"n\">value</tr>");
+    for (series, text) in rows.iter().take(MAX_ROWS) {
+        let _ = write!(out, "<tr><td>{}</td><td class=\"name\">{}", series.kind().name(), Html(series.name()));
+        for (key, value) in series.tags() {
+            let _ = write!(out, " <span class=\"tag\">{}", Html(key));
+            if let Some(value) = value {
+                let _ = write!(out, ":{}", Html(value));
+            }
+            out.push_str("</span>");
+        }
+        let _ = write!(out, "</td><td class=\"n\">{text}</td></tr>");
+    }
+    out.push_str("</table>");
+}
+
+fn cell(out: &mut String, value: u64, bad: bool) {
+    let class = if bad && value > 0 { "n bad" } else { "n" };
+    let _ = write!(out, "<td class=\"{class}\">{}</td>", grouped(value));
+}
+
+/// Digits in groups of three, with thin spaces.
+fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            out.push('\u{202f}');
+        }
+        out.push(digit);
+    }
+    out
+}

@@ -1,0 +1,115 @@
+//! From the configuration to what each room needs: the one place that knows both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::aggregate::{Quota, ShardOptions, TimerPolicy};
+use crate::config::{Config, Listen, ListenUrl, Naming, Profile, Workers};
+use crate::net::{Allow, Spec, Transport};
+use crate::sinks::graphite::{EtsyNames, GraphiteNames};
+use crate::snapshot::{GaugeLife, RegistryOptions, SelfMetrics, SummaryPolicy};
+
+/// Most workers that `auto` chooses.
+const MAX_AUTO_WORKERS: usize = 8;
+
+/// How timers keep their samples.
+pub fn timer_policy(config: &Config) -> TimerPolicy {
+    TimerPolicy {
+        exact_samples: config.exact_samples,
+        digits: config.digits,
+        weighted: config.profile != Profile::Etsy,
+    }
+}
+
+/// A shard's options; `quota` is shared by all of them.
+pub fn shard_options(config: &Config, quota: &Quota, seed: u64) -> ShardOptions {
+    ShardOptions {
+        timers: timer_policy(config),
+        fold_histograms: config.profile == Profile::Etsy,
+        quota: quota.clone(),
+        seed,
+    }
+}
+
+/// How intervals are closed. `lag` lets the profile `etsy` tell its timestamp lag.
+pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
+    let etsy = config.profile == Profile::Etsy;
+    let secs = |duration: Duration| duration.as_secs_f64();
+    let gauge_life = match config.gauge_ttl {
+        _ if etsy && config.etsy.delete_gauges => GaugeLife::Flushes(config.etsy.gauges_max_ttl),
+        Some(ttl) => GaugeLife::Secs(secs(ttl)),
+        None => GaugeLife::Forever,
+    };
+    let self_metrics = match config.profile {
+        _ if !config.self_metrics => SelfMetrics::Off,
+        Profile::Systole => SelfMetrics::Ledger,
+        Profile::Etsy => SelfMetrics::Etsy { prefix: Arc::from(config.etsy.prefix_stats.as_str()), lag },
+    };
+    RegistryOptions {
+        summary: SummaryPolicy {
+            timers: timer_policy(config),
+            percentiles: config.percentiles.clone(),
+            bins: config.etsy.histogram.clone(),
+        },
+        zero_when_idle: [config.idle.counters_zero, config.idle.timers_zero, config.idle.sets_zero],
+        gauge_life,
+        series_ttl_secs: [config.series_ttl.map(secs); 5],
+        prefix: config.prefix.clone(),
+        tags: config.tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        rate_secs: etsy.then(|| secs(config.interval)),
+        self_metrics,
+    }
+}
+
+/// How a Graphite sink writes names.
+pub fn graphite_names(config: &Config, naming: Naming) -> GraphiteNames {
+    match naming {
+        Naming::Systole => GraphiteNames::Systole,
+        Naming::Etsy => {
+            let etsy = config.etsy.clone();
+            GraphiteNames::Etsy(EtsyNames {
+                legacy_namespace: etsy.legacy_namespace,
+                global_prefix: etsy.global_prefix,
+                global_suffix: etsy.global_suffix,
+                prefix_counter: etsy.prefix_counter,
+                prefix_timer: etsy.prefix_timer,
+                prefix_gauge: etsy.prefix_gauge,
+                prefix_set: etsy.prefix_set,
+                prefix_stats: etsy.prefix_stats,
+                flush_counts: etsy.flush_counts,
+                calculated_timer_metrics: etsy.calculated_timer_metrics,
+            })
+        }
+    }
+}
+
+/// The naming that the profile brings.
+pub fn default_naming(config: &Config) -> Naming {
+    match config.profile {
+        Profile::Systole => Naming::Systole,
+        Profile::Etsy => Naming::Etsy,
+    }
+}
+
+/// What a listener is made of.
+pub fn listener(listen: &Listen) -> Spec {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Spec {
+        transport: match listen.url {
+            ListenUrl::Udp(_) => Transport::Udp,
+            ListenUrl::Tcp(_) => Transport::Tcp,
+        },
+        address: listen.url.address(),
+        workers: match listen.workers {
+            Workers::Auto => (cores / 2).clamp(1, MAX_AUTO_WORKERS),
+            Workers::Count(count) => count,
+        },
+        receive_buffer: listen.receive_buffer,
+        receive_buffer_force: listen.receive_buffer_force,
+        max_datagram: listen.max_datagram,
+        allow: Allow::new(listen.allow.clone()),
+        max_connections: listen.max_connections,
+        idle_timeout: listen.idle_timeout,
+        options: listen.protocol,
+    }
+}

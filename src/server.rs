@@ -1,0 +1,190 @@
+//! The house: binds everything, starts it in order, and ends it in the order of the data.
+
+use std::fmt::Write;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::aggregate::{Quota, Shard};
+use crate::config::{Config, ListenUrl, Profile, Sink, SinkKind, show_duration, show_size};
+use crate::flush::{Flusher, Mouth};
+use crate::http::{About, House, Published};
+use crate::net::{self, Bound};
+use crate::plan;
+use crate::sinks::console::ConsoleSink;
+use crate::sinks::file::{FileOptions, FileSink};
+use crate::sinks::graphite::GraphiteSink;
+use crate::sinks::{self, Outlet, OutletOptions};
+use crate::snapshot::Registry;
+
+/// Why the daemon cannot start: one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+/// Runs until `shutdown` resolves, then drains, delivers and returns. `announce` gets the start-up block
+/// once everything is bound.
+///
+/// # Errors
+/// If a port is taken, a file cannot be opened, and the like.
+pub async fn run(
+    config: Config,
+    status_every: Option<Duration>,
+    shutdown: impl Future<Output = ()>,
+    announce: impl FnOnce(&str),
+) -> Result<(), StartError> {
+    let started = Instant::now();
+    let sinks = open_sinks(&config)?;
+    let mut bound: Vec<(ListenUrl, Bound)> = Vec::new();
+    for listen in &config.listen {
+        let socket = net::bind(plan::listener(listen)).map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
+        bound.push((listen.url.at(socket.address()), socket));
+    }
+    let page = match config.http.address {
+        Some(address) => {
+            let url = format!("http://{address}");
+            Some(TcpListener::bind(address).await.map_err(|error| cannot_listen(&url, &error))?)
+        }
+        None => None,
+    };
+    let page_address = page.as_ref().and_then(|listener| listener.local_addr().ok());
+    announce(&start_up_block(&config, &bound, page_address));
+
+    let quota = Quota::new(config.max_series);
+    let seed = random_seed();
+    let mut mouths = Vec::new();
+    let mut shards = 0;
+    for (url, socket) in bound {
+        if socket.is_short_of_buffer() {
+            tracing::warn!(
+                listener = %url,
+                granted = show_size(socket.receive_buffer()),
+                "the kernel granted a smaller receive buffer than asked for; raise it with `sysctl -w net.core.rmem_max=…`"
+            );
+        }
+        let receive_buffer = socket.receive_buffer();
+        shards += socket.workers();
+        let listener = socket
+            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)))
+            .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
+        tracing::info!(listener = %url, "listening");
+        mouths.push(Mouth { url: url.to_string(), receive_buffer, listener });
+    }
+    let outlets = sinks.into_iter().map(|(options, sink)| Outlet::start(options, sink)).collect();
+    let registry = Registry::new(plan::registry_options(&config, true), shards);
+    let (publish, published) = watch::channel(Arc::new(Published::default()));
+    let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, status_every);
+
+    let (stop, stopped) = watch::channel(false);
+    let ready = Arc::new(AtomicBool::new(false));
+    let house = House {
+        about: About { profile: profile_name(config.profile), interval: config.interval, started },
+        published,
+        ready: Arc::clone(&ready),
+        token: config.http.address.filter(|a| !a.ip().is_loopback()).and(config.http.token.as_deref()).map(Arc::from),
+    };
+    let (stop_page, page_stopped) = watch::channel(false);
+    let serving = page.map(|listener| tokio::spawn(crate::http::serve(listener, house, page_stopped)));
+    let flushing = tokio::spawn(flusher.run(stopped, config.shutdown_grace));
+    ready.store(true, Ordering::Relaxed);
+
+    shutdown.await;
+    tracing::info!("stopping: reading what the kernel holds, then delivering the last interval");
+    ready.store(false, Ordering::Relaxed);
+    let _ = stop.send(true);
+    if flushing.await.is_err() {
+        return Err(StartError("the flusher failed; its message is above".into()));
+    }
+    let _ = stop_page.send(true);
+    if let Some(serving) = serving {
+        // A browser that keeps its connection open does not hold us up.
+        serving.abort();
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn cannot_listen(url: &str, error: &io::Error) -> StartError {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => "another process has this port: stop it, or choose another",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need more rights: choose a higher one",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address: choose one of its own, or 0.0.0.0",
+        _ => "check the address",
+    };
+    StartError(format!("cannot listen on {url}: {error}; {advice}"))
+}
+
+fn open_sinks(config: &Config) -> Result<Vec<(OutletOptions, Box<dyn sinks::Sink>)>, StartError> {
+    config.sinks.iter().map(|sink| Ok((outlet_options(config, sink), open_sink(config, sink)?))).collect()
+}
+
+fn outlet_options(config: &Config, sink: &Sink) -> OutletOptions {
+    OutletOptions { name: sink.name.clone(), queue: sink.queue, timeout: sink.timeout, log_every: config.interval }
+}
+
+fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, StartError> {
+    Ok(match &sink.kind {
+        SinkKind::Console => Box::new(ConsoleSink::new()),
+        SinkKind::File { path, max_size, max_age, keep } => {
+            let options = FileOptions { path: path.clone(), max_size: *max_size, max_age: *max_age, keep: *keep };
+            let opened = FileSink::open(options).map_err(|error| {
+                StartError(format!("cannot write {}: {error}; make the folder, or choose a path that can be written", path.display()))
+            })?;
+            Box::new(opened)
+        }
+        SinkKind::Graphite { address, naming } => {
+            Box::new(GraphiteSink::new(address.clone(), plan::graphite_names(config, *naming), config.interval))
+        }
+    })
+}
+
+fn profile_name(profile: Profile) -> &'static str {
+    match profile {
+        Profile::Systole => "systole",
+        Profile::Etsy => "etsy",
+    }
+}
+
+fn start_up_block(config: &Config, bound: &[(ListenUrl, Bound)], page: Option<std::net::SocketAddr>) -> String {
+    let mut out = format!("systole {}\n", env!("CARGO_PKG_VERSION"));
+    for (url, socket) in bound {
+        let detail = match url {
+            ListenUrl::Udp(_) => {
+                let workers = socket.workers();
+                let s = if workers == 1 { "" } else { "s" };
+                format!("  ({workers} worker{s}, receive buffer {})", show_size(socket.receive_buffer()))
+            }
+            ListenUrl::Tcp(_) => String::new(),
+        };
+        let _ = writeln!(out, "  listen    {url}{detail}");
+    }
+    let _ = writeln!(out, "  interval  {}, profile {}", show_duration(config.interval), profile_name(config.profile));
+    for sink in &config.sinks {
+        let target = match &sink.kind {
+            SinkKind::Console => String::new(),
+            SinkKind::File { path, .. } => format!("  {}", path.display()),
+            SinkKind::Graphite { address, .. } => format!("  {address}"),
+        };
+        let _ = writeln!(out, "  sink      {}{target}", sink.name);
+    }
+    let _ = match page {
+        Some(address) => writeln!(out, "  page      http://{address}"),
+        None => writeln!(out, "  page      off"),
+    };
+    if let Some((ListenUrl::Udp(address), _)) = bound.iter().find(|(url, _)| matches!(url, ListenUrl::Udp(_))) {
+        let host = if address.ip().is_unspecified() { "127.0.0.1".into() } else { address.ip().to_string() };
+        let _ = writeln!(out, "  try       echo 'hello:1|c' | nc -u -w0 {host} {}", address.port());
+    }
+    out
+}
+
+/// A key for the tables' hashes that a sender cannot know.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
