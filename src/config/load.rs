@@ -53,10 +53,12 @@ pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     }
     if !source.problems.is_empty() {
         // What could be read of broken TOML would only add noise.
+        source.problems.sort_by_key(Problem::position);
         return Err(source.problems);
     }
     let config = read(Section::root(Some(root.get_ref())), &mut source, sources);
-    let problems = source.finish();
+    let mut problems = source.finish();
+    problems.sort_by_key(Problem::position);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 

@@ -34,6 +34,17 @@ impl fmt::Display for Problem {
     }
 }
 
+impl Problem {
+    /// Line and column, for those that have them; the others come last.
+    pub(super) fn position(&self) -> (usize, usize) {
+        let mut parts = self.place.rsplit(':').map(|part| part.parse().ok());
+        match (parts.next().flatten(), parts.next().flatten()) {
+            (Some(column), Some(line)) => (line, column),
+            _ => (usize::MAX, usize::MAX),
+        }
+    }
+}
+
 /// Where values come from, and the mistakes found so far.
 pub(super) struct Source<'a> {
     pub(super) file: &'a str,

@@ -1,0 +1,117 @@
+//! Who may import whom: from pure words (0) to the house (4). A room imports only from rooms of a lower layer,
+//! or of its own layer if they stand before it here. Nothing imports `server` but `cli`, and nothing below
+//! layer 4 imports `config`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Layer, rooms in order.
+const LAYERS: [(u8, &[&str]); 5] = [
+    (0, &["protocol", "series", "inert"]),
+    (1, &["aggregate"]),
+    // The ledger's words are part of a snapshot, so its own numbers come before the closed interval.
+    (2, &["telemetry", "snapshot"]),
+    (3, &["net", "sinks", "http"]),
+    (4, &["config", "plan", "flush", "server", "cli"]),
+];
+
+/// Rooms of the outside don't know each other.
+const STRANGERS: [&str; 3] = ["net", "sinks", "http"];
+
+/// Layers 0 to 2 know no socket, task, thread or clock.
+const IMPURE: [&str; 8] = [
+    "tokio",
+    "std::thread",
+    "std::fs",
+    "Instant::now",
+    "SystemTime::now",
+    "UdpSocket",
+    "TcpStream",
+    "std::process",
+];
+
+fn rank(room: &str) -> Option<(u8, usize)> {
+    LAYERS.iter().find_map(|(layer, rooms)| Some((*layer, rooms.iter().position(|known| *known == room)?)))
+}
+
+fn files(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("a folder of ours") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files(&path, out);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+/// Every source file with the room it belongs to and its text without comments.
+fn sources() -> Vec<(String, PathBuf, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    files(&src, &mut all);
+    all.into_iter()
+        .filter_map(|path| {
+            let inside = path.strip_prefix(&src).expect("it was found there");
+            let room = inside.iter().next()?.to_str()?.trim_end_matches(".rs").to_string();
+            let text = fs::read_to_string(&path).expect("a readable file");
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+            (room != "lib" && room != "main").then_some((room, path, code))
+        })
+        .collect()
+}
+
+fn imports(code: &str) -> Vec<&str> {
+    code.match_indices("crate::")
+        .map(|(at, word)| {
+            let rest = &code[at + word.len()..];
+            &rest[..rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())]
+        })
+        .collect()
+}
+
+#[test]
+fn rooms_import_only_from_lower_layers() {
+    let mut wrong = Vec::new();
+    for (room, path, code) in sources() {
+        let own = rank(&room).unwrap_or_else(|| panic!("{}: `{room}` is in no layer", path.display()));
+        for import in imports(&code) {
+            let Some(other) = rank(import) else { continue };
+            let strangers = STRANGERS.contains(&room.as_str()) && STRANGERS.contains(&import);
+            let house = import == "server" && room != "cli" || import == "config" && own.0 < 4;
+            if import != room && (other >= own || strangers || house) {
+                wrong.push(format!("{} imports {import}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_core_is_pure() {
+    let mut wrong = Vec::new();
+    for (room, path, code) in sources() {
+        if rank(&room).is_some_and(|(layer, _)| layer <= 2) {
+            let code = code.split("#[cfg(test)]").next().unwrap_or("");
+            let found = IMPURE.iter().filter(|word| code.contains(**word));
+            wrong.extend(found.map(|word| format!("{}: {word}", path.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_code_lives_in_one_small_file() {
+    for (_, path, code) in sources() {
+        let allowed = path.ends_with("net/batch.rs");
+        assert!(allowed || !code.contains("unsafe"), "{}", path.display());
+    }
+}
+
+#[test]
+fn no_file_outgrows_600_lines() {
+    for (_, path, _) in sources() {
+        let lines = fs::read_to_string(&path).expect("a readable file").lines().count();
+        assert!(lines <= 600, "{}: {lines} lines want a wall", path.display());
+    }
+}
