@@ -31,7 +31,7 @@ pub(super) struct ExplainArgs {
     #[arg(long)]
     hex: bool,
     /// Lines to explain; without any, rows of standard input
-    #[arg(value_name = "LINE", allow_hyphen_values = true)]
+    #[arg(value_name = "LINE")]
     lines: Vec<String>,
 }
 

@@ -12,7 +12,7 @@ use super::{FAILED, USAGE, complain};
 #[derive(Args)]
 pub(super) struct SendArgs {
     /// Lines, such as 'api.hits:1|c'
-    #[arg(required = true, value_name = "LINE", allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "LINE")]
     lines: Vec<String>,
     /// Where to: udp://HOST:PORT or tcp://HOST:PORT
     #[arg(long, value_name = "URL", default_value = "udp://127.0.0.1:8125")]

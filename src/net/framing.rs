@@ -46,13 +46,30 @@ impl LineBuffer {
             }
         }
         if let Some(end) = memchr::memrchr(b'\n', &self.bytes) {
-            return Some(Chunk::Lines(self.bytes.split_to(end + 1)));
+            return Some(self.whole(end + 1));
         }
         if self.bytes.len() > self.max_line {
             self.skipping = true;
             return Some(Chunk::TooLong(self.bytes.split()));
         }
         None
+    }
+
+    /// The first `length` bytes, which end with a newline, up to the first line that is too long, or that line.
+    fn whole(&mut self, length: usize) -> Chunk {
+        let mut start = 0;
+        // No line of a chunk can be longer than the chunk, so most need no closer look.
+        while length - start > self.max_line {
+            let line = memchr::memchr(b'\n', &self.bytes[start..length]).map_or(length - start, |end| end + 1);
+            if line <= self.max_line + 1 {
+                start += line;
+            } else if start > 0 {
+                return Chunk::Lines(self.bytes.split_to(start));
+            } else {
+                return Chunk::TooLong(self.bytes.split_to(line));
+            }
+        }
+        Chunk::Lines(self.bytes.split_to(length))
     }
 
     /// What came after the last newline, if anything but blanks.
@@ -92,5 +109,7 @@ mod tests {
     fn an_endless_line_is_told_once_and_skipped() {
         let (out, rest) = chunks(&["abcdef", "ghi", "jkl", "m\nx:1|c\ny"], 5);
         assert_eq!((out, rest.as_deref()), (vec!["too long: abcdef".into(), "x:1|c\n".into()], Some("y")));
+        let (out, _) = chunks(&["a\nabcdef\nabcde\nb\n"], 5);
+        assert_eq!(out, ["a\n", "too long: abcdef\n", "abcde\nb\n"]);
     }
 }
