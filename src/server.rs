@@ -119,7 +119,10 @@ fn cannot_listen(url: &str, error: &io::Error) -> StartError {
     StartError(format!("cannot listen on {url}: {error}; {advice}"))
 }
 
-fn open_sinks(config: &Config) -> Result<Vec<(OutletOptions, Box<dyn sinks::Sink>)>, StartError> {
+/// A sink that is open, and how it will be driven.
+type OpenSink = (OutletOptions, Box<dyn sinks::Sink>);
+
+fn open_sinks(config: &Config) -> Result<Vec<OpenSink>, StartError> {
     config.sinks.iter().map(|sink| Ok((outlet_options(config, sink), open_sink(config, sink)?))).collect()
 }
 

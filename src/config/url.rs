@@ -126,7 +126,7 @@ pub fn sink_url(url: &str, naming: Naming) -> Result<Sink, String> {
 pub(super) fn host_and_port(text: &str) -> Result<(), String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
-        Some((host, _)) if host.is_empty() => Err(format!("`{text}` has no host")),
+        Some(("", _)) => Err(format!("`{text}` has no host")),
         Some((_, port)) => Err(format!("`{port}` is no port")),
         None => Err(format!("`{text}` has no port")),
     }

@@ -75,7 +75,7 @@ pub enum Command {
         /// Numbers of series that may leave, by class.
         retire: [Vec<u32>; 5],
         /// Empty columns for the next interval.
-        spare: Columns,
+        spare: Box<Columns>,
         /// Where the interval goes.
         reply: oneshot::Sender<Partial>,
     },
@@ -226,7 +226,7 @@ impl Listener {
     pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
         let (reply, partial) = oneshot::channel();
         // A full or closed inbox drops the command, and with it the reply: the caller sees that.
-        let _ = self.workers[worker].commands.try_send(Command::Close { retire, spare, reply });
+        let _ = self.workers[worker].commands.try_send(Command::Close { retire, spare: Box::new(spare), reply });
         partial
     }
 

@@ -53,7 +53,7 @@ pub(super) async fn run(spec: Spec, socket: &Arc<Socket>, shard: Shard, mut inbo
                     biased;
                     command = inbox.recv() => match command {
                         Some(Command::Close { retire, spare, reply }) => {
-                            close(&mut shared.shard.borrow_mut(), &retire, spare, reply);
+                            close(&mut shared.shard.borrow_mut(), &retire, *spare, reply);
                         }
                         Some(Command::Stop { deadline, done }) => {
                             // Connections that the kernel completed already may hold data.

@@ -34,7 +34,7 @@ pub(super) async fn run(spec: &Spec, socket: &Arc<Socket>, mut shard: Shard, mut
         tokio::select! {
             biased;
             command = inbox.recv() => match command {
-                Some(Command::Close { retire, spare, reply }) => close(&mut shard, &retire, spare, reply),
+                Some(Command::Close { retire, spare, reply }) => close(&mut shard, &retire, *spare, reply),
                 Some(Command::Stop { deadline, done }) => {
                     drain(spec, socket, &mut batch, &mut shard, deadline);
                     stopped = true;

@@ -16,11 +16,14 @@ pub(super) trait Writer: Send + 'static {
     fn write(&mut self, snapshot: &Snapshot) -> io::Result<()>;
 }
 
+/// A write at work, which brings the writer back.
+type Work<W> = JoinHandle<(W, io::Result<()>)>;
+
 /// A writer, here or at work.
 pub(super) struct Blocking<W> {
     idle: Option<W>,
     /// The snapshot being written, and the work.
-    busy: Option<(u64, JoinHandle<(W, io::Result<()>)>)>,
+    busy: Option<(u64, Work<W>)>,
 }
 
 impl<W: Writer> Blocking<W> {
