@@ -25,10 +25,16 @@ impl LineBuffer {
         LineBuffer { bytes: BytesMut::new(), max_line, skipping: false }
     }
 
-    /// Where to read into.
-    pub(super) fn spare(&mut self) -> &mut BytesMut {
-        self.bytes.reserve(4096);
-        &mut self.bytes
+    /// Adds what was read.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Gives memory back that is not needed while nothing is pending: most connections are silent most of the time.
+    pub(super) fn rest_easy(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+        }
     }
 
     /// The next chunk, if there is one.
@@ -87,7 +93,7 @@ mod tests {
         let mut buffer = LineBuffer::new(max_line);
         let mut out = Vec::new();
         for part in parts {
-            buffer.spare().extend_from_slice(part.as_bytes());
+            buffer.extend(part.as_bytes());
             while let Some(chunk) = buffer.take() {
                 out.push(match chunk {
                     Chunk::Lines(lines) => String::from_utf8_lossy(&lines).into_owned(),

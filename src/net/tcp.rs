@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
-use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
@@ -24,6 +23,9 @@ use super::{Command, Spec, close, count_bytes, unix_time};
 /// While stopping, a connection that is silent for so long has been read to its end.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// Bytes read from a connection before the others have their turn.
+const READ_BYTES: usize = 64 << 10;
+
 /// Pause after a failed accept: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -31,6 +33,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 struct Shared {
     spec: Spec,
     shard: RefCell<Shard>,
+    /// Where connections read into, each in its turn.
+    scratch: RefCell<Box<[u8]>>,
 }
 
 pub(super) async fn run(spec: Spec, socket: &Arc<Socket>, shard: Shard, mut inbox: mpsc::Receiver<Command>) {
@@ -42,7 +46,11 @@ pub(super) async fn run(spec: Spec, socket: &Arc<Socket>, shard: Shard, mut inbo
             return;
         }
     };
-    let shared = Rc::new(Shared { spec, shard: RefCell::new(shard) });
+    let shared = Rc::new(Shared {
+        spec,
+        shard: RefCell::new(shard),
+        scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+    });
     let (stopping, stop) = watch::channel(None::<Instant>);
     let mut connections = JoinSet::new();
     let tasks = LocalSet::new();
@@ -73,7 +81,11 @@ pub(super) async fn run(spec: Spec, socket: &Arc<Socket>, shard: Shard, mut inbo
                             tokio::time::sleep(ACCEPT_PAUSE).await;
                         }
                     },
-                    Some(_) = connections.join_next() => {}
+                    Some(ended) = connections.join_next() => {
+                        if let Err(error) = ended {
+                            tracing::error!(%error, "a connection failed; what it had not read is lost");
+                        }
+                    }
                 }
             }
         })
@@ -97,7 +109,7 @@ fn admit(
 }
 
 /// Reads a connection to its end.
-async fn serve(shared: Rc<Shared>, mut stream: TcpStream, from: SocketAddr, mut stop: watch::Receiver<Option<Instant>>) {
+async fn serve(shared: Rc<Shared>, stream: TcpStream, from: SocketAddr, mut stop: watch::Receiver<Option<Instant>>) {
     let spec = &shared.spec;
     let mut lines = LineBuffer::new(spec.max_datagram);
     let mut ended = false;
@@ -108,18 +120,22 @@ async fn serve(shared: Rc<Shared>, mut stream: TcpStream, from: SocketAddr, mut 
             Some(_) => QUIET,
             None => spec.idle_timeout,
         };
-        let read = tokio::select! {
-            read = timeout(patience, stream.read_buf(lines.spare())) => read,
+        let ready = tokio::select! {
+            ready = timeout(patience, stream.readable()) => ready,
             _ = stop.changed(), if deadline.is_none() => continue,
         };
+        if !matches!(ready, Ok(Ok(()))) {
+            break;
+        }
+        let read = stream.try_read(&mut shared.scratch.borrow_mut());
         match read {
-            Ok(Ok(0)) => {
+            Ok(0) => {
                 ended = true;
                 break;
             }
-            Ok(Ok(count)) => ingest(&shared, &mut lines, count, from),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(Err(_)) | Err(_) => break,
+            Ok(count) => ingest(&shared, &mut lines, count, from),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => break,
         }
     }
     if let Some(rest) = lines.rest() {
@@ -134,17 +150,22 @@ async fn serve(shared: Rc<Shared>, mut stream: TcpStream, from: SocketAddr, mut 
     }
 }
 
+/// Ingests the first `count` bytes of the scratch buffer.
 fn ingest(shared: &Shared, lines: &mut LineBuffer, count: usize, from: SocketAddr) {
+    lines.extend(&shared.scratch.borrow()[..count]);
     let mut shard = shared.shard.borrow_mut();
     count_bytes(shard.tally(), count);
     let now = unix_time();
+    let mut whole = false;
     while let Some(chunk) = lines.take() {
         match chunk {
             Chunk::Lines(bytes) => {
-                shard.tally().chunks += 1;
+                whole = true;
                 shard.ingest(&bytes, &shared.spec.options, Some(from), now);
             }
             Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, Some(from)),
         }
     }
+    shard.tally().chunks += u64::from(whole);
+    lines.rest_easy();
 }
