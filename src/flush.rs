@@ -163,9 +163,8 @@ impl Flusher {
         complain(&partials, &listeners, &mut self.warned_of_drops);
         let registry = &mut self.registry;
         // Summing up a million series takes a while; the runtime must not wait for it.
-        let mut snapshot = tokio::task::block_in_place(|| {
-            registry.close(&mut partials, Interval { end, length_secs, now })
-        });
+        let mut snapshot =
+            tokio::task::block_in_place(|| registry.close(&mut partials, Interval { end, length_secs, now }));
         self.spare.extend(partials.into_iter().map(|partial| partial.columns));
 
         let sinks = self.sink_accounts();
@@ -284,7 +283,12 @@ fn complain(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops
     }
     for l in listeners {
         if l.kernel_drops > 0 {
-            tracing::warn!(listener = l.url, datagrams = l.kernel_drops, receive_buffer = l.receive_buffer, "the kernel dropped datagrams");
+            tracing::warn!(
+                listener = l.url,
+                datagrams = l.kernel_drops,
+                receive_buffer = l.receive_buffer,
+                "the kernel dropped datagrams"
+            );
             if !*warned_of_drops {
                 *warned_of_drops = true;
                 tracing::warn!(
@@ -297,7 +301,11 @@ fn complain(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops
             tracing::warn!(listener = l.url, datagrams = l.truncated, "datagrams were larger than `max_datagram`");
         }
         if l.refused > 0 {
-            tracing::warn!(listener = l.url, refused = l.refused, "refused: source not in `allow`, or over `max_connections`");
+            tracing::warn!(
+                listener = l.url,
+                refused = l.refused,
+                "refused: source not in `allow`, or over `max_connections`"
+            );
         }
     }
     let folded: u64 = partials.iter().map(|partial| partial.tally.folded).sum();

@@ -60,6 +60,16 @@ impl Series {
         usize::from(u16::from_le_bytes([self.0[1], self.0[2]]))
     }
 
+    /// Whether this is the series of a kind and a bare name without tags.
+    #[inline]
+    pub(crate) fn is_plain(&self, kind: Kind, name: &[u8]) -> bool {
+        let key = &*self.0;
+        key.len() == HEADER + name.len()
+            && key[0] == kind as u8
+            && &key[HEADER..] == name
+            && self.name_len() == name.len()
+    }
+
     /// The tags in canonical order.
     pub fn tags(&self) -> impl Iterator<Item = (&str, Option<&str>)> + Clone {
         Tags { rest: &self.0[HEADER + self.name_len()..] }
@@ -142,6 +152,13 @@ fn take_text(bytes: &[u8]) -> Option<(Option<&str>, &[u8])> {
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("a key holds only text that was UTF-8 when it was built")
+}
+
+/// The name in a key that has no tags; `None` for one that has.
+#[inline]
+pub(crate) fn plain_name(key: &[u8]) -> Option<&[u8]> {
+    let (header, rest) = key.split_first_chunk::<HEADER>()?;
+    (usize::from(u16::from_le_bytes([header[1], header[2]])) == rest.len()).then_some(rest)
 }
 
 /// Builds canonical keys in a buffer that is used again and again: nothing is allocated for a key that is

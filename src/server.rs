@@ -42,7 +42,8 @@ pub async fn run(
     let sinks = open_sinks(&config)?;
     let mut bound: Vec<(ListenUrl, Bound)> = Vec::new();
     for listen in &config.listen {
-        let socket = net::bind(plan::listener(listen)).map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
+        let socket =
+            net::bind(plan::listener(listen)).map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
         bound.push((listen.url.at(socket.address()), socket));
     }
     let page = match config.http.address {
@@ -136,7 +137,10 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
         SinkKind::File { path, max_size, max_age, keep } => {
             let options = FileOptions { path: path.clone(), max_size: *max_size, max_age: *max_age, keep: *keep };
             let opened = FileSink::open(options).map_err(|error| {
-                StartError(format!("cannot write {}: {error}; make the folder, or choose a path that can be written", path.display()))
+                StartError(format!(
+                    "cannot write {}: {error}; make the folder, or choose a path that can be written",
+                    path.display()
+                ))
             })?;
             Box::new(opened)
         }

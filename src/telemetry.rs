@@ -304,9 +304,7 @@ impl Ledger {
             push(Kind::Counter, "samples.limited", Some(("limit", limit)), count as f64);
         }
         let SeriesAccount { counters, gauges, timers, sets, kvs } = self.series;
-        for (kind, value) in
-            [("counter", counters), ("gauge", gauges), ("timer", timers), ("set", sets), ("kv", kvs)]
-        {
+        for (kind, value) in [("counter", counters), ("gauge", gauges), ("timer", timers), ("set", sets), ("kv", kvs)] {
             push(Kind::Gauge, "series", Some(("kind", kind)), value as f64);
         }
         for (name, sink) in &self.sinks {

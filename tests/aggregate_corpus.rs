@@ -24,12 +24,15 @@ fn toml_of(config: &Value) -> String {
     for (key, value) in config.as_object().expect("an object") {
         match key.as_str() {
             "profile" => {}
-            "flush_interval_s" => writeln!(top, "interval = \"{}ms\"", value.as_f64().expect("a number") * 1e3).expect("text"),
+            "flush_interval_s" => {
+                writeln!(top, "interval = \"{}ms\"", value.as_f64().expect("a number") * 1e3).expect("text")
+            }
             "percentiles" => writeln!(top, "percentiles = {value}").expect("text"),
             "sanitize" | "gauge_sign" => writeln!(protocol, "{key} = {value}").expect("text"),
             "histogram" => {
                 for one in value.as_array().expect("a list") {
-                    writeln!(etsy, "[[etsy.histogram]]\nmetric = {}\nbins = {}", one["metric"], one["bins"]).expect("text");
+                    writeln!(etsy, "[[etsy.histogram]]\nmetric = {}\nbins = {}", one["metric"], one["bins"])
+                        .expect("text");
                 }
             }
             _ => etsy.insert_str(0, &format!("{key} = {value}\n")),
@@ -52,7 +55,8 @@ impl Names<'_> {
     fn put(&mut self, prefix: &str, key: &str, suffix: &str, value: &Value) {
         let (name, tags) = key.split_once(';').map_or((key, String::new()), |(name, tags)| (name, format!(";{tags}")));
         let name = name.replace(' ', "_").replace('/', "-").replace('+', "");
-        let global = self.config.get("global_suffix").map_or(String::new(), |s| format!(".{}", s.as_str().expect("text")));
+        let global =
+            self.config.get("global_suffix").map_or(String::new(), |s| format!(".{}", s.as_str().expect("text")));
         let value = value.as_f64().expect("a number");
         self.lines.entry(format!("{prefix}{name}{suffix}{global}{tags}")).or_default().push(value);
     }
@@ -78,7 +82,12 @@ impl Names<'_> {
         for (key, count) in section("counters") {
             let rate = json!(count.as_f64().expect("a number") / interval);
             let stated = section("rates").get(&key).cloned();
-            assert!(stated.is_none_or(|stated| close_to(stated.as_f64().expect("a number"), rate.as_f64().expect("a number"))));
+            assert!(
+                stated.is_none_or(|stated| close_to(
+                    stated.as_f64().expect("a number"),
+                    rate.as_f64().expect("a number")
+                ))
+            );
             self.counter(&key, &count, &rate);
         }
         for (key, count) in section("internal") {
@@ -105,7 +114,8 @@ impl Names<'_> {
 fn is_own(name: &str, vector: &Value) -> bool {
     let prefix = vector["config"].get("prefix_stats").and_then(Value::as_str).unwrap_or("statsd");
     let prefix = format!("{prefix}.");
-    name.contains(&prefix) && ["bad_lines_seen", "packets_received", "metrics_received", "numStats"].iter().any(|own| name.contains(own))
+    name.contains(&prefix)
+        && ["bad_lines_seen", "packets_received", "metrics_received", "numStats"].iter().any(|own| name.contains(own))
 }
 
 #[test]
@@ -164,7 +174,8 @@ fn every_vector_of_profile_etsy_flushes_the_names_and_values_of_the_original() {
                     })
                 });
             if !same {
-                wrong.push(format!("{}\n   expected {:?}\n   found    {:?}", vector["id"], expected.lines, found.lines));
+                wrong
+                    .push(format!("{}\n   expected {:?}\n   found    {:?}", vector["id"], expected.lines, found.lines));
             }
         }
     }

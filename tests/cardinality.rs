@@ -62,7 +62,8 @@ fn a_flood_of_names_folds_into_the_overflow_series_and_established_series_stay_e
 
     let records = records(&file);
     let sum = |prefix: &str, field: &str, kind: &str| -> u64 {
-        let all = records.iter().filter(|r| r["type"] == kind && r["name"].as_str().is_some_and(|n| n.starts_with(prefix)));
+        let all =
+            records.iter().filter(|r| r["type"] == kind && r["name"].as_str().is_some_and(|n| n.starts_with(prefix)));
         all.filter_map(|r| r[field].as_f64()).sum::<f64>() as u64
     };
     let overflow = sum("systole.overflow", "value", "counter");
@@ -88,7 +89,8 @@ fn names_that_come_and_go_neither_overflow_nor_pile_up() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("records.jsonl");
     // Room for what the time to live keeps, and not for much more.
-    let more = format!("interval = \"100ms\"\nseries_ttl = \"500ms\"\ngauge_ttl = \"300ms\"\nmax_series = {}", alive * 3);
+    let more =
+        format!("interval = \"100ms\"\nseries_ttl = \"500ms\"\ngauge_ttl = \"300ms\"\nmax_series = {}", alive * 3);
     let daemon = Daemon::start(dir.path(), &config(&more, &file));
     let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
     let mut early = 0;
@@ -108,10 +110,14 @@ fn names_that_come_and_go_neither_overflow_nor_pile_up() {
     }
     let late = daemon.rss_kib();
     let status = daemon.status();
-    println!("{intervals} intervals of {alive} names: memory {early} KiB after a third, {late} KiB at the end; {}", status["series"]);
+    println!(
+        "{intervals} intervals of {alive} names: memory {early} KiB after a third, {late} KiB at the end; {}",
+        status["series"]
+    );
     assert_eq!(status["samples"]["folded"], 0, "{status}");
     assert!(late <= early + early / 10 + 2048, "memory grew from {early} to {late} KiB");
-    let held: u64 = ["counters", "gauges", "timers", "sets"].iter().filter_map(|kind| status["series"][kind].as_u64()).sum();
+    let held: u64 =
+        ["counters", "gauges", "timers", "sets"].iter().filter_map(|kind| status["series"][kind].as_u64()).sum();
     assert!(held >= alive && held <= alive * 3, "{held} series are held");
     daemon.stop();
 }

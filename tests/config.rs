@@ -11,7 +11,10 @@ const BROKEN: [(&str, &[&str]); 42] = [
     ("interval = 10", &["1:12: interval: `10` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("interval = \"1ms\"", &["1:12: interval: `1ms` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("profile = \"etsi\"", &["1:11: profile: `etsi` is none of `systole`, `etsy` (did you mean `etsy`?)"]),
-    ("profile = \"dogstatsd\"", &["1:11: profile: `dogstatsd` is not in this version: it comes with the drop-in release"]),
+    (
+        "profile = \"dogstatsd\"",
+        &["1:11: profile: `dogstatsd` is not in this version: it comes with the drop-in release"],
+    ),
     ("percentiles = 90", &["1:15: percentiles: `90` is not an array"]),
     ("percentiles = [50, 101]", &["1:20: percentiles[1]: `101` is not a number from -100 to 100"]),
     ("percentiles = [\"p50\"]", &["1:16: percentiles[0]: `p50` is not a number from -100 to 100"]),
@@ -25,27 +28,80 @@ const BROKEN: [(&str, &[&str]); 42] = [
     ("tags = \"a\"", &["1:8: tags: `a` is not a table of strings"]),
     ("tags = { host = 1 }", &["1:17: tags.host: `1` is not a string"]),
     ("self_metrics = \"yes\"", &["1:16: self_metrics: `yes` is not true or false"]),
-    ("[[listen]]\nurl = \"udp://127.0.0.1\"", &["2:7: listen[0].url: `127.0.0.1` has no port; `udp://127.0.0.1:8125` is right"]),
-    ("[[listen]]\nurl = \"upd://127.0.0.1:1\"", &["2:7: listen[0].url: unknown scheme `upd` (did you mean `udp`?); `udp://127.0.0.1:8125` is right"]),
-    ("[[listen]]\nurl = \"127.0.0.1:8125\"", &["2:7: listen[0].url: `127.0.0.1:8125` has no scheme; `udp://127.0.0.1:8125` is right"]),
-    ("[[listen]]\nurl = \"udp://127.0.0.1:99999\"", &["2:7: listen[0].url: `99999` is no port; `udp://127.0.0.1:8125` is right"]),
-    ("[[listen]]\nurl = \"unix:///run/s\"", &["2:7: listen[0].url: `unix` is not in this version: it comes with the drop-in release"]),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1\"",
+        &["2:7: listen[0].url: `127.0.0.1` has no port; `udp://127.0.0.1:8125` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"upd://127.0.0.1:1\"",
+        &["2:7: listen[0].url: unknown scheme `upd` (did you mean `udp`?); `udp://127.0.0.1:8125` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"127.0.0.1:8125\"",
+        &["2:7: listen[0].url: `127.0.0.1:8125` has no scheme; `udp://127.0.0.1:8125` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:99999\"",
+        &["2:7: listen[0].url: `99999` is no port; `udp://127.0.0.1:8125` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"unix:///run/s\"",
+        &["2:7: listen[0].url: `unix` is not in this version: it comes with the drop-in release"],
+    ),
     ("[[listen]]\nworkers = 2", &["1:1: listen[0].url: missing; for example `url = \"udp://127.0.0.1:8125\"`"]),
     ("[listen]\nurl = \"udp://127.0.0.1:1\"", &["1:1: listen: expected tables `[[listen]]`"]),
-    ("[[listen]]\nurl = \"udp://127.0.0.1:1\"\nworkers = 0", &["3:11: listen[0].workers: `0` is not \"auto\" or a whole number from 1 to 64"]),
-    ("[[listen]]\nurl = \"udp://127.0.0.1:1\"\nreceive_bufer = \"1MiB\"", &["3:1: listen[0].receive_bufer: unknown key (did you mean `receive_buffer`?)"]),
-    ("[[listen]]\nurl = \"udp://127.0.0.1:1\"\nreceive_buffer = \"1 parsec\"", &["3:18: listen[0].receive_buffer: `1 parsec` is not a size such as \"64KiB\", from 4096 to 1073741824 bytes"]),
-    ("[[listen]]\nurl = \"udp://127.0.0.1:1\"\nallow = [\"10.0.0.0/33\"]", &["3:10: listen[0].allow[0]: `10.0.0.0/33` is not a network such as \"10.0.0.0/8\" or \"fd00::/8\""]),
-    ("[protocol]\nname_tags = [\"influxdb\"]", &["2:14: protocol.name_tags[0]: `influxdb` is none of `graphite`, `influx`, `signalfx`, `librato` (did you mean `influx`?)"]),
-    ("[protocol]\ngauge_sign = \"relative\"", &["2:14: protocol.gauge_sign: `relative` is none of `delta`, `absolute`"]),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nworkers = 0",
+        &["3:11: listen[0].workers: `0` is not \"auto\" or a whole number from 1 to 64"],
+    ),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nreceive_bufer = \"1MiB\"",
+        &["3:1: listen[0].receive_bufer: unknown key (did you mean `receive_buffer`?)"],
+    ),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nreceive_buffer = \"1 parsec\"",
+        &["3:18: listen[0].receive_buffer: `1 parsec` is not a size such as \"64KiB\", from 4096 to 1073741824 bytes"],
+    ),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nallow = [\"10.0.0.0/33\"]",
+        &["3:10: listen[0].allow[0]: `10.0.0.0/33` is not a network such as \"10.0.0.0/8\" or \"fd00::/8\""],
+    ),
+    (
+        "[protocol]\nname_tags = [\"influxdb\"]",
+        &[
+            "2:14: protocol.name_tags[0]: `influxdb` is none of `graphite`, `influx`, `signalfx`, `librato` (did you mean `influx`?)",
+        ],
+    ),
+    (
+        "[protocol]\ngauge_sign = \"relative\"",
+        &["2:14: protocol.gauge_sign: `relative` is none of `delta`, `absolute`"],
+    ),
     ("[protocol]\nmax_name = 4096", &["2:12: protocol.max_name: `4096` is not a whole number from 1 to 1024"]),
-    ("[idle]\ncounters = \"zeros\"", &["2:12: idle.counters: `zeros` is none of `drop`, `zero` (did you mean `zero`?)"]),
-    ("[[sink]]\ntype = \"grafite\"", &["2:8: sink[0].type: `grafite` is none of `console`, `file`, `graphite` (did you mean `graphite`?)"]),
+    (
+        "[idle]\ncounters = \"zeros\"",
+        &["2:12: idle.counters: `zeros` is none of `drop`, `zero` (did you mean `zero`?)"],
+    ),
+    (
+        "[[sink]]\ntype = \"grafite\"",
+        &["2:8: sink[0].type: `grafite` is none of `console`, `file`, `graphite` (did you mean `graphite`?)"],
+    ),
     ("[[sink]]\nname = \"a\"", &["1:1: sink[0].type: missing; for example `type = \"graphite\"`"]),
-    ("[[sink]]\ntype = \"file\"", &["1:1: sink[0].path: missing; for example `path = \"/var/log/systole/records.jsonl\"`"]),
-    ("[[sink]]\ntype = \"graphite\"\naddress = \"localhost\"", &["3:11: sink[0].address: `localhost` has no port; \"127.0.0.1:2003\" is right"]),
-    ("[[sink]]\ntype = \"console\"\n[[sink]]\ntype = \"console\"", &["3:1: sink[1].name: two sinks are called `console`; give one another `name`"]),
-    ("[http]\naddress = \"0.0.0.0:8127\"", &["2:11: http.address: `0.0.0.0:8127` is not on loopback, so `http.token` must be set"]),
+    (
+        "[[sink]]\ntype = \"file\"",
+        &["1:1: sink[0].path: missing; for example `path = \"/var/log/systole/records.jsonl\"`"],
+    ),
+    (
+        "[[sink]]\ntype = \"graphite\"\naddress = \"localhost\"",
+        &["3:11: sink[0].address: `localhost` has no port; \"127.0.0.1:2003\" is right"],
+    ),
+    (
+        "[[sink]]\ntype = \"console\"\n[[sink]]\ntype = \"console\"",
+        &["3:1: sink[1].name: two sinks are called `console`; give one another `name`"],
+    ),
+    (
+        "[http]\naddress = \"0.0.0.0:8127\"",
+        &["2:11: http.address: `0.0.0.0:8127` is not on loopback, so `http.token` must be set"],
+    ),
     ("[presence]\nenabled = true", &["1:2: presence: not in this version: presence comes with its own release"]),
     (
         // Everything that is wrong, in the order of the file.
@@ -90,7 +146,12 @@ fn broken_toml_is_told_at_its_place() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("broken.toml");
     let name = file.to_str().expect("plain");
-    for (toml, place) in [("interval = \"10s\"\nprefix = \"x\nmax", "2:12"), ("a b = 1", "1:3"), ("[http\n", "1:6"), ("digits = 3\ndigits = 3", "2:1")] {
+    for (toml, place) in [
+        ("interval = \"10s\"\nprefix = \"x\nmax", "2:12"),
+        ("a b = 1", "1:3"),
+        ("[http\n", "1:6"),
+        ("digits = 3\ndigits = 3", "2:1"),
+    ] {
         std::fs::write(&file, toml).expect("written");
         let output = systole(&["check", "-c", name], b"");
         let said = text(&output.stderr);
@@ -172,7 +233,8 @@ fn check_connect_tries_each_sink() {
     let port = listener.local_addr().expect("an address").port();
     let file = dir.path().join("c.toml");
     let check = |port: u16| {
-        let config = format!("[[sink]]\ntype = \"graphite\"\naddress = \"127.0.0.1:{port}\"\n[[sink]]\ntype = \"console\"\n");
+        let config =
+            format!("[[sink]]\ntype = \"graphite\"\naddress = \"127.0.0.1:{port}\"\n[[sink]]\ntype = \"console\"\n");
         std::fs::write(&file, config).expect("written");
         systole(&["check", "--connect", "-c", file.to_str().expect("plain")], b"")
     };

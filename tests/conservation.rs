@@ -33,9 +33,8 @@ impl House {
             rate_secs: None,
             self_metrics: SelfMetrics::Off,
         };
-        let shard = |n| {
-            Shard::new(ShardOptions { timers: TIMERS, fold_histograms: false, quota: quota.clone(), seed: n })
-        };
+        let shard =
+            |n| Shard::new(ShardOptions { timers: TIMERS, fold_histograms: false, quota: quota.clone(), seed: n });
         House { shards: (0..shards as u64).map(shard).collect(), registry: Registry::new(options, shards), closed: 0 }
     }
 
@@ -67,7 +66,18 @@ fn datagram(random: &mut Random) -> Vec<u8> {
             4 => "1e400".into(),
             _ => format!("{}.{}", random.below(1000), random.below(10)),
         };
-        let tail = *random.pick(&["", "|@0.1", "|@x", "|#k:v", "|#a,b:c|c:id", "|T5", "|T-5", "|odd:1", "|@0.5:7|ms", "|:3|c"]);
+        let tail = *random.pick(&[
+            "",
+            "|@0.1",
+            "|@x",
+            "|#k:v",
+            "|#a,b:c|c:id",
+            "|T5",
+            "|T-5",
+            "|odd:1",
+            "|@0.5:7|ms",
+            "|:3|c",
+        ]);
         match random.below(12) {
             0 => out.extend_from_slice(b" \t"),
             1 => out.extend_from_slice(b"_e{2,3}:ab|cde|t:error|#x"),
@@ -140,18 +150,20 @@ struct Op {
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let op = (0..3_usize, 0..6_u8, 0..4_u8, -50..50_i32, prop::bool::ANY).prop_map(|(sender, kind, name, value, sampled)| {
-        let rate = if sampled { "|@0.5" } else { "" };
-        let (line, gauge) = match kind {
-            0 => (format!("n{name}:{value}|c{rate}"), None),
-            1 => (format!("n{name}:{}|ms{rate}", value.abs()), None),
-            2 => (format!("n{name}:{value}|h{rate}|#t:{}", name % 2), None),
-            3 => (format!("n{name}:member{value}|s"), None),
-            4 => (format!("n{name}:{}|g", value.abs()), Some((name, f64::from(value.abs())))),
-            _ => (format!("n{name}:{value:+}|g"), Some((name, f64::NAN))),
-        };
-        Op { sender, line, gauge }
-    });
+    let op = (0..3_usize, 0..6_u8, 0..4_u8, -50..50_i32, prop::bool::ANY).prop_map(
+        |(sender, kind, name, value, sampled)| {
+            let rate = if sampled { "|@0.5" } else { "" };
+            let (line, gauge) = match kind {
+                0 => (format!("n{name}:{value}|c{rate}"), None),
+                1 => (format!("n{name}:{}|ms{rate}", value.abs()), None),
+                2 => (format!("n{name}:{value}|h{rate}|#t:{}", name % 2), None),
+                3 => (format!("n{name}:member{value}|s"), None),
+                4 => (format!("n{name}:{}|g", value.abs()), Some((name, f64::from(value.abs())))),
+                _ => (format!("n{name}:{value:+}|g"), Some((name, f64::NAN))),
+            };
+            Op { sender, line, gauge }
+        },
+    );
     prop::collection::vec(op, 0..400)
 }
 
@@ -160,7 +172,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 fn gauges_by_the_invariant(ops: &[Op]) -> BTreeMap<String, f64> {
     let mut sides: BTreeMap<u8, [(Option<usize>, f64); 3]> = BTreeMap::new();
     for (time, op) in ops.iter().enumerate() {
-        let Some((name, value)) = op.gauge else { continue };
+        let Some((name, value)) = op.gauge else {
+            continue;
+        };
         let side = &mut sides.entry(name).or_insert([(None, 0.0); 3])[op.sender];
         if value.is_nan() {
             let by = op.line.split([':', '|']).nth(1).and_then(|text| text.parse::<f64>().ok()).expect("a number");
@@ -200,7 +214,8 @@ fn content(snapshot: &Snapshot) -> (Values, Values) {
 }
 
 fn nearly(a: &Values, b: &Values) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|((ka, va), (kb, vb))| ka == kb && (va - vb).abs() <= 1e-9 * va.abs().max(1.0))
+    a.len() == b.len()
+        && a.iter().zip(b).all(|((ka, va), (kb, vb))| ka == kb && (va - vb).abs() <= 1e-9 * va.abs().max(1.0))
 }
 
 #[test]
@@ -223,7 +238,12 @@ fn snapshots_of_several_senders_merge_to_the_one_daemons() {
         let gauges = gauges_by_the_invariant(&ops);
         for parts in [[&a, &b, &c], [&c, &a, &b]] {
             let merged = merge(&parts, &policy);
-            prop_assert!(nearly(&content(&merged).0, &content(&whole).0), "{:?}\n{:?}", content(&merged).0, content(&whole).0);
+            prop_assert!(
+                nearly(&content(&merged).0, &content(&whole).0),
+                "{:?}\n{:?}",
+                content(&merged).0,
+                content(&whole).0
+            );
             prop_assert!(nearly(&content(&merged).1, &gauges), "{:?}\n{gauges:?}", content(&merged).1);
             prop_assert_eq!(merged.ledger.check(), Ok(()));
             prop_assert_eq!(&merged.ledger.lines, &whole.ledger.lines);

@@ -47,12 +47,18 @@ fn the_http_routes_answer_as_documented() {
     assert_eq!((code, &error["error"]["code"]), (404, &"not_found".into()));
     let http = daemon.http.expect("HTTP");
     let mut post = TcpStream::connect(http).expect("connected");
-    post.write_all(b"POST /api/v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("sent");
+    post.write_all(b"POST /api/v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        .expect("sent");
     let mut answer = String::new();
     post.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("method_not_allowed"), "{answer}");
     let (_, plain) = daemon.get("/metrics");
-    assert!(plain.contains("\n# TYPE systole_lines_malformed_total counter\nsystole_lines_malformed_total{reason=\"bad_value\"} 1\n"), "{plain}");
+    assert!(
+        plain.contains(
+            "\n# TYPE systole_lines_malformed_total counter\nsystole_lines_malformed_total{reason=\"bad_value\"} 1\n"
+        ),
+        "{plain}"
+    );
     let (_, open) = get(http, "/metrics", "Accept: application/openmetrics-text; version=1.0.0\r\n");
     assert!(open.contains("# TYPE systole_lines_malformed counter\n") && open.ends_with("# EOF\n"), "{open}");
     daemon.stop();
@@ -90,7 +96,11 @@ fn malformed_lines_are_counted_and_told_once_an_interval_with_an_example_and_the
     let log = daemon.stop();
     let warnings: Vec<&String> = log.iter().filter(|line| line.contains("malformed lines")).collect();
     assert!((1..=2).contains(&warnings.len()), "{warnings:?}");
-    assert!(warnings[0].contains("broken:one|c") && warnings[0].contains(&from) && warnings[0].contains("byte 7"), "{}", warnings[0]);
+    assert!(
+        warnings[0].contains("broken:one|c") && warnings[0].contains(&from) && warnings[0].contains("byte 7"),
+        "{}",
+        warnings[0]
+    );
 }
 
 #[test]
@@ -157,10 +167,29 @@ fn a_busy_port_and_an_unwritable_file_fail_with_one_sentence_that_says_what_to_d
     let tcp = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let http = tcp.local_addr().expect("an address");
     for (args, part) in [
-        (vec!["--listen".to_string(), format!("udp://{udp}"), "--http".into(), "off".into()], "another process has this port"),
-        (vec!["--listen".into(), format!("tcp://{http}"), "--http".into(), "off".into()], "another process has this port"),
-        (vec!["--listen".into(), "udp://127.0.0.1:0".into(), "--http".into(), http.to_string()], "another process has this port"),
-        (vec!["--listen".into(), "udp://127.0.0.1:0".into(), "--http".into(), "off".into(), "--sink".into(), "file:///no/such/dir/x".into()], "make the folder"),
+        (
+            vec!["--listen".to_string(), format!("udp://{udp}"), "--http".into(), "off".into()],
+            "another process has this port",
+        ),
+        (
+            vec!["--listen".into(), format!("tcp://{http}"), "--http".into(), "off".into()],
+            "another process has this port",
+        ),
+        (
+            vec!["--listen".into(), "udp://127.0.0.1:0".into(), "--http".into(), http.to_string()],
+            "another process has this port",
+        ),
+        (
+            vec![
+                "--listen".into(),
+                "udp://127.0.0.1:0".into(),
+                "--http".into(),
+                "off".into(),
+                "--sink".into(),
+                "file:///no/such/dir/x".into(),
+            ],
+            "make the folder",
+        ),
     ] {
         let mut all = vec!["run"];
         all.extend(args.iter().map(String::as_str));
@@ -202,7 +231,10 @@ fn send_reaches_the_daemon_over_both_transports() {
     }
     daemon.status_when("all lines", |status| status["lines"]["metrics"] == 4);
     daemon.stop();
-    assert_eq!(command(&["send", "a:1|c", "--to", "tcp://127.0.0.1:1"]).output().expect("it ends").status.code(), Some(1));
+    assert_eq!(
+        command(&["send", "a:1|c", "--to", "tcp://127.0.0.1:1"]).output().expect("it ends").status.code(),
+        Some(1)
+    );
     assert_eq!(command(&["send", "a:1|c", "--to", "nowhere"]).output().expect("it ends").status.code(), Some(2));
 }
 
@@ -214,7 +246,8 @@ fn the_ledger_is_published_as_series_and_holds() {
     daemon.status_when("a flush", |status| status["lines"]["read"] == 6);
     daemon.stop();
     let records = records(&dir.path().join("stdout"));
-    let sum = |name: &str| -> f64 { records.iter().filter(|r| r["name"] == name).filter_map(|r| r["value"].as_f64()).sum() };
+    let sum =
+        |name: &str| -> f64 { records.iter().filter(|r| r["name"] == name).filter_map(|r| r["value"].as_f64()).sum() };
     for (name, value) in [
         ("systole.lines.read", 6.0),
         ("systole.lines.metrics", 2.0),

@@ -28,7 +28,8 @@ const HOSTILE: [&str; 8] = [
 /// What must never come out as it is.
 fn acts(text: &str) -> Option<char> {
     text.chars().find(|&c| {
-        (c.is_control() && c != '\n') || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
+        (c.is_control() && c != '\n')
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
     })
 }
 
@@ -75,7 +76,12 @@ fn attack() -> Witness {
         }
     }
     let huge = format!("{}:1|c", "n".repeat(64 << 10));
-    daemon.send_udp(&[&huge.as_bytes()[..65_000], b"nul\0byte:1|c", b"nul:1|c\0", &[0xff, 0xfe, b':', b'1', b'|', b'c']]);
+    daemon.send_udp(&[
+        &huge.as_bytes()[..65_000],
+        b"nul\0byte:1|c",
+        b"nul:1|c\0",
+        &[0xff, 0xfe, b':', b'1', b'|', b'c'],
+    ]);
     sent += 4;
     daemon.status_when("everything", |status| status["lines"]["read"] == sent);
     let page = daemon.get("/").1;
@@ -89,7 +95,13 @@ fn attack() -> Witness {
 #[test]
 fn hostile_text_is_inert_on_page_log_json_and_graphite() {
     let seen = attack();
-    for (place, out) in [("page", &seen.page), ("records", &seen.records), ("log", &seen.log), ("graphite", &seen.graphite), ("api", &seen.snapshot)] {
+    for (place, out) in [
+        ("page", &seen.page),
+        ("records", &seen.records),
+        ("log", &seen.log),
+        ("graphite", &seen.graphite),
+        ("api", &seen.snapshot),
+    ] {
         assert!(!out.is_empty(), "{place} is empty");
         assert_eq!(acts(&out.replace(['\t', '\u{202f}'], "")), None, "{place}: {out}");
     }
@@ -120,7 +132,8 @@ fn hostile_text_is_inert_on_a_terminal() {
     assert_eq!(acts(&table), None, "{table}");
     assert_eq!(table.lines().count(), HOSTILE.len() + 1, "{table}");
     for hostile in HOSTILE {
-        let output = systole(&["explain", &hostile.replace([':', '|'], ""), &format!("x:{}|s", hostile.replace('|', ""))], b"");
+        let output =
+            systole(&["explain", &hostile.replace([':', '|'], ""), &format!("x:{}|s", hostile.replace('|', ""))], b"");
         assert_eq!(acts(&text(&output.stdout)), None, "{}", text(&output.stdout));
     }
 }

@@ -19,16 +19,8 @@ const LAYERS: [(u8, &[&str]); 5] = [
 const STRANGERS: [&str; 3] = ["net", "sinks", "http"];
 
 /// Layers 0 to 2 know no socket, task, thread or clock.
-const IMPURE: [&str; 8] = [
-    "tokio",
-    "std::thread",
-    "std::fs",
-    "Instant::now",
-    "SystemTime::now",
-    "UdpSocket",
-    "TcpStream",
-    "std::process",
-];
+const IMPURE: [&str; 8] =
+    ["tokio", "std::thread", "std::fs", "Instant::now", "SystemTime::now", "UdpSocket", "TcpStream", "std::process"];
 
 fn rank(room: &str) -> Option<(u8, usize)> {
     LAYERS.iter().find_map(|(layer, rooms)| Some((*layer, rooms.iter().position(|known| *known == room)?)))

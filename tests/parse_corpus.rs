@@ -8,17 +8,8 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 use support::{close_to, systole, text};
 
-const FILES: [&str; 9] = [
-    "clients",
-    "disputed",
-    "dogstatsd",
-    "etsy",
-    "events",
-    "framing",
-    "multivalue",
-    "nametags",
-    "others",
-];
+const FILES: [&str; 9] =
+    ["clients", "disputed", "dogstatsd", "etsy", "events", "framing", "multivalue", "nametags", "others"];
 
 /// Vectors of statsite's binary protocol, which this version does not read: they are in a file of their own.
 const VECTORS: usize = 341;
@@ -153,7 +144,8 @@ fn without_json_a_bad_line_fails_and_the_caret_stands_under_the_byte() {
     assert_eq!(output.status.code(), Some(1));
     let shown = text(&output.stdout);
     let lines: Vec<&str> = shown.lines().collect();
-    let at = lines.iter().position(|line| line.trim() == "api.hits:nan|c" && line.starts_with("    ")).expect("the line");
+    let at =
+        lines.iter().position(|line| line.trim() == "api.hits:nan|c" && line.starts_with("    ")).expect("the line");
     assert_eq!(lines[at].find("nan"), lines[at + 1].find('^'));
     assert!(shown.contains("a.count 1") && shown.contains("a.rate 0.1"));
     assert_eq!(systole(&["explain", "a:1|c"], b"").status.code(), Some(0));

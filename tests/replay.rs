@@ -39,7 +39,9 @@ fn everything() -> Vec<Value> {
             5 => format!("broken{name}:x|c\nok:1|c"),
             _ => format!("_e{{2,1}}:e{}|x", random.below(10)),
         };
-        rows.push(json!({"t": f64::from(n) / 150.0, "data": data, "from": format!("10.0.0.{sender}:4000"), "via": "udp"}));
+        rows.push(
+            json!({"t": f64::from(n) / 150.0, "data": data, "from": format!("10.0.0.{sender}:4000"), "via": "udp"}),
+        );
     }
     rows
 }
@@ -90,9 +92,17 @@ fn four_workers_say_what_one_says() {
 #[test]
 fn intervals_end_at_multiples_and_a_row_on_the_edge_belongs_to_the_next() {
     let dir = tempfile::tempdir().expect("a folder");
-    let rows = [json!({"t": 0, "data": "a:1|c"}), json!({"t": 9.999, "data": "a:2|c"}), json!({"t": 10, "data": "a:4|c"}), json!({"t": 25, "data": "g:7|g"})];
+    let rows = [
+        json!({"t": 0, "data": "a:1|c"}),
+        json!({"t": 9.999, "data": "a:2|c"}),
+        json!({"t": 10, "data": "a:4|c"}),
+        json!({"t": 25, "data": "g:7|g"}),
+    ];
     let told = |args: &[&str]| -> Vec<(f64, f64)> {
-        records(&replay(dir.path(), &rows, args)).iter().map(|r| (r["time"].as_f64().expect("t"), r["value"].as_f64().expect("v"))).collect()
+        records(&replay(dir.path(), &rows, args))
+            .iter()
+            .map(|r| (r["time"].as_f64().expect("t"), r["value"].as_f64().expect("v")))
+            .collect()
     };
     assert_eq!(told(&[]), [(10.0, 3.0), (20.0, 4.0), (30.0, 7.0)]);
     assert_eq!(told(&["--until", "25"]), [(10.0, 3.0), (20.0, 4.0)]);
@@ -117,20 +127,29 @@ fn faults_of_a_trace_reach_the_aggregator() {
     let dir = tempfile::tempdir().expect("a folder");
     let told = |rows: &[Value]| -> Vec<(f64, f64, f64)> {
         let number = |r: &Value, field: &str| r[field].as_f64().expect("a number");
-        records(&replay(dir.path(), rows, &["--only", "counter"])).iter().map(|r| (number(r, "time"), number(r, "interval"), number(r, "value"))).collect()
+        records(&replay(dir.path(), rows, &["--only", "counter"]))
+            .iter()
+            .map(|r| (number(r, "time"), number(r, "interval"), number(r, "value")))
+            .collect()
     };
     let line = |t: f64| json!({"t": t, "in": "a:1|c", "n": 2});
     // A crash loses the open interval, a clean stop closes it with its true length.
     let crash = json!({"t": 14, "ctl": "restart", "down": 8, "crash": true});
     let clean = json!({"t": 14, "ctl": "restart", "down": 8, "crash": false});
     assert_eq!(told(&[line(1.0), line(13.0), crash, line(20.0), line(25.0)]), [(10.0, 10.0, 2.0), (30.0, 8.0, 2.0)]);
-    assert_eq!(told(&[line(1.0), line(13.0), clean, line(20.0), line(25.0)]), [(10.0, 10.0, 2.0), (14.0, 4.0, 2.0), (30.0, 8.0, 2.0)]);
+    assert_eq!(
+        told(&[line(1.0), line(13.0), clean, line(20.0), line(25.0)]),
+        [(10.0, 10.0, 2.0), (14.0, 4.0, 2.0), (30.0, 8.0, 2.0)]
+    );
     // After standing still one late tick closes one long interval, with what waited.
     let stall = json!({"t": 5, "ctl": "stall", "dur": 28});
     assert_eq!(told(&[line(1.0), stall, line(12.0), line(22.0), line(35.0)]), [(30.0, 30.0, 6.0), (40.0, 10.0, 2.0)]);
     let drops = json!({"t": 2, "ctl": "drops", "dropped": 3, "received": 1});
     let ledger = records(&replay(dir.path(), &[line(1.0), drops], &["--only", "ledger"]));
-    assert_eq!((&ledger[0]["listeners"][0]["kernel_drops"], ledger[0]["completeness"].as_f64()), (&json!(3), Some(0.4)));
+    assert_eq!(
+        (&ledger[0]["listeners"][0]["kernel_drops"], ledger[0]["completeness"].as_f64()),
+        (&json!(3), Some(0.4))
+    );
 }
 
 #[test]

@@ -46,7 +46,12 @@ fn after_sigterm_lines_sent_are_lines_in_the_file_and_counted_drops() {
             let record = records.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("no {name}: {log:?}"));
             record["value"].as_f64().expect("a number") as u64
         };
-        let drops: u64 = ledger["listeners"].as_array().expect("a list").iter().map(|l| l["kernel_drops"].as_u64().expect("a count")).sum();
+        let drops: u64 = ledger["listeners"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|l| l["kernel_drops"].as_u64().expect("a count"))
+            .sum();
         assert_eq!(value("t"), tcp_lines, "round {round}");
         assert_eq!(value("u") + 10 * drops, udp_lines, "round {round}, {drops} drops");
         assert_eq!(ledger["lines"]["read"].as_u64(), Some(value("t") + value("u")));
@@ -72,7 +77,8 @@ fn a_line_without_its_newline_counts_when_the_sender_has_closed_and_not_when_it_
     open.write_all(b"good:1|c\ncut:1|c").expect("sent");
     daemon.stop();
     let records = records(&file);
-    let names: Vec<&str> = records.iter().filter_map(|r| r["name"].as_str()).filter(|n| !n.starts_with("systole.")).collect();
+    let names: Vec<&str> =
+        records.iter().filter_map(|r| r["name"].as_str()).filter(|n| !n.starts_with("systole.")).collect();
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(names.contains(&"whole") && names.contains(&"good"));
     let ledger = records.iter().find(|r| r["type"] == "ledger").expect("the account");

@@ -41,7 +41,8 @@ fn a_sink_that_never_reads_delays_and_costs_nobody_else() {
     let early = daemon.rss_kib();
     std::thread::sleep(Duration::from_millis(200 * (intervals - settle)));
     let late = daemon.rss_kib();
-    let status = daemon.status_when("an error of the hung sink", |status| !status["sinks"]["hung"]["last_error"].is_null());
+    let status =
+        daemon.status_when("an error of the hung sink", |status| !status["sinks"]["hung"]["last_error"].is_null());
     let sink = &status["sinks"]["hung"];
     assert!(sink["dropped"]["queue_full"].as_u64().is_some_and(|n| n > 0), "{sink}");
     assert!(sink["last_error"].as_str().is_some_and(|error| error.contains("accepts but does not read")), "{sink}");

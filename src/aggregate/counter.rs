@@ -13,11 +13,8 @@ impl Sum {
     #[inline]
     pub fn add(&mut self, value: f64) {
         let sum = self.total + value;
-        self.compensation += if self.total.abs() >= value.abs() {
-            (self.total - sum) + value
-        } else {
-            (value - sum) + self.total
-        };
+        self.compensation +=
+            if self.total.abs() >= value.abs() { (self.total - sum) + value } else { (value - sum) + self.total };
         self.total = sum;
     }
 

@@ -111,7 +111,8 @@ impl Histogram {
         let scaled = scaled(magnitude, self.exponent);
         if scaled < FINE as f64 {
             // How far the scale can grow before the largest value held leaves it.
-            let headroom = if self.largest > 0.0 { TOP_BITS - 1 - floor_log2(self.largest) - self.exponent } else { i32::MAX };
+            let headroom =
+                if self.largest > 0.0 { TOP_BITS - 1 - floor_log2(self.largest) - self.exponent } else { i32::MAX };
             let needed = FINE_BITS - floor_log2(magnitude) - self.exponent;
             if needed <= headroom {
                 self.rescale(self.exponent + (needed + ROOM).min(headroom));
@@ -120,7 +121,11 @@ impl Histogram {
             }
         } else if scaled >= TOP as f64 {
             // How far it can shrink before the smallest value held gets too coarse.
-            let headroom = if self.smallest.is_finite() { self.exponent + floor_log2(self.smallest) - FINE_BITS } else { i32::MAX };
+            let headroom = if self.smallest.is_finite() {
+                self.exponent + floor_log2(self.smallest) - FINE_BITS
+            } else {
+                i32::MAX
+            };
             let needed = self.exponent + floor_log2(magnitude) - (TOP_BITS - 1);
             if needed <= headroom {
                 self.rescale(self.exponent - (needed + ROOM).min(headroom));

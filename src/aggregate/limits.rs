@@ -33,7 +33,8 @@ impl Quota {
     /// Takes room for one; `false` if there is none.
     pub fn take(&self) -> bool {
         // The number guards memory and nothing else, so no order with other loads and stores is needed.
-        let took = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.max_series).then_some(n + 1));
+        let took =
+            self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.max_series).then_some(n + 1));
         took.is_ok()
     }
 

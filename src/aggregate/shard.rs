@@ -7,7 +7,8 @@
 use std::net::SocketAddr;
 
 use crate::protocol::{
-    Event, Kind, Line, Metric, Options, ParseError, Reason, ServiceCheck, Values, lines, lossy, parse_line,
+    Event, GaugeOp, Kind, Line, Metric, Options, ParseError, PlainLine, Reason, Samples, ServiceCheck, Values, lines,
+    lossy, parse_line, parse_metric, plain_line,
 };
 use crate::series::{KeyBuilder, Series};
 
@@ -99,32 +100,69 @@ impl Shard {
     /// Reads a datagram, or complete lines of a stream, received at `now` seconds.
     #[inline]
     pub fn ingest(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        let may_hold_nul = memchr::memchr(0, datagram).is_some();
         for line in lines(datagram) {
-            self.line(line, options, from, now);
+            self.open.tally.lines += 1;
+            if may_hold_nul || matches!(line.first(), None | Some(b'_')) {
+                self.line(line, options, from, now);
+                continue;
+            }
+            if self.record_known(line, now) {
+                continue;
+            }
+            match parse_metric(line, options) {
+                Ok(samples) => self.samples(samples, line, from, now),
+                Err(error) => self.refuse(line, error, from),
+            }
+        }
+    }
+
+    /// Records a plain line of a series that was sent under the same bytes before. A shard belongs to one
+    /// listener, so the same bytes are always read alike.
+    #[inline]
+    fn record_known(&mut self, line: &[u8], now: f64) -> bool {
+        let Some(PlainLine { name, kind, value }) = plain_line(line) else { return false };
+        let kind = self.kind_of(kind);
+        let class = class_of(kind);
+        let hash = self.hasher.hash_plain(name);
+        let Some(id) = self.indexes[class as usize].find_plain(hash, kind, name) else { return false };
+        let columns = &mut self.open.columns;
+        match class {
+            Class::Counter => columns.counters.touch(id).add(value),
+            Class::Gauge => columns.gauges.touch(id).apply(GaugeOp::Set, value, now),
+            Class::Timer => columns.timers.touch(id).record(value, 1.0, &self.options.timers),
+            // Their values are bounded or no numbers.
+            Class::Set | Class::Kv => return false,
+        }
+        let tally = &mut self.open.tally;
+        tally.metrics += 1;
+        tally.samples += 1;
+        tally.recorded += 1;
+        true
+    }
+
+    fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        match parse_line(line, options) {
+            Ok(Line::Empty) => self.open.tally.empty += 1,
+            Ok(Line::Samples(samples)) => self.samples(samples, line, from, now),
+            Ok(Line::Event(event)) => self.event(&event, now),
+            Ok(Line::ServiceCheck(check)) => self.service_check(&check, now),
+            Err(error) => self.refuse(line, error, from),
         }
     }
 
     #[inline]
-    fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
-        self.open.tally.lines += 1;
-        match parse_line(line, options) {
-            Ok(Line::Empty) => self.open.tally.empty += 1,
-            Ok(Line::Samples(samples)) => {
-                let mut first_error = None;
-                for sample in samples {
-                    match sample {
-                        Ok(metric) => self.record(&metric, now),
-                        Err(error) => first_error = first_error.or(Some(error)),
-                    }
-                }
-                match first_error {
-                    None => self.open.tally.metrics += 1,
-                    Some(error) => self.refuse(line, error, from),
-                }
+    fn samples(&mut self, samples: Samples<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
+        let mut first_error = None;
+        for sample in samples {
+            match sample {
+                Ok(metric) => self.record(&metric, now),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
-            Ok(Line::Event(event)) => self.event(&event, now),
-            Ok(Line::ServiceCheck(check)) => self.service_check(&check, now),
-            Err(error) => self.refuse(line, error, from),
+        }
+        match first_error {
+            None => self.open.tally.metrics += 1,
+            Some(error) => self.refuse(line, error, from),
         }
     }
 
@@ -163,7 +201,11 @@ impl Shard {
         let class = class_of(kind);
         if self.options.quota.take() {
             let series = Series::from_key(self.keys.metric(metric, kind));
+            let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));
             let id = self.create(class, hash, series);
+            if plain && metric.tags.is_empty() {
+                self.indexes[class as usize].mark_plain(hash, id);
+            }
             self.open.tally.recorded += self.update(class, id, metric, now);
             return;
         }
@@ -309,13 +351,9 @@ impl Shard {
         match kind {
             Kind::Meter => Kind::Counter,
             Kind::Histogram | Kind::Distribution if self.options.fold_histograms => Kind::Timer,
-            Kind::Counter
-            | Kind::Gauge
-            | Kind::Timer
-            | Kind::Histogram
-            | Kind::Distribution
-            | Kind::Set
-            | Kind::Kv => kind,
+            Kind::Counter | Kind::Gauge | Kind::Timer | Kind::Histogram | Kind::Distribution | Kind::Set | Kind::Kv => {
+                kind
+            }
         }
     }
 }

@@ -116,13 +116,10 @@ impl Timer {
     /// Pours the exact samples into a histogram.
     fn promote(&mut self, policy: &TimerPolicy) {
         let magnitudes = self.values.iter().map(|v| v.abs()).filter(|&v| v > 0.0);
-        let (smallest, largest) =
-            magnitudes.fold((f64::INFINITY, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
+        let (smallest, largest) = magnitudes.fold((f64::INFINITY, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
         let unit = self.weights.iter().copied().fold(self.first_weight, f64::min);
-        let mut large = Large {
-            histogram: Histogram::new(policy.digits, smallest, largest, unit),
-            moments: Moments::default(),
-        };
+        let mut large =
+            Large { histogram: Histogram::new(policy.digits, smallest, largest, unit), moments: Moments::default() };
         for (n, &value) in self.values.iter().enumerate() {
             let weight = self.weights.get(n).copied().unwrap_or(self.first_weight);
             large.histogram.record(value, weight);
@@ -175,7 +172,12 @@ impl Timer {
 
     /// Takes the content for a snapshot; the room for samples stays.
     pub fn take(&mut self) -> Timer {
-        let taken = Timer { values: self.values.as_slice().into(), weights: self.weights.as_slice().into(), large: self.large.take(), ..*self };
+        let taken = Timer {
+            values: self.values.as_slice().into(),
+            weights: self.weights.as_slice().into(),
+            large: self.large.take(),
+            ..*self
+        };
         self.clear();
         taken
     }

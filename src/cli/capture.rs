@@ -82,16 +82,22 @@ fn datagram(row: &Map<String, Value>) -> Result<Option<Vec<u8>>, String> {
     if let Some(text) = row.get("data").or_else(|| row.get("in")) {
         return text.as_str().map(|text| Some(text.as_bytes().to_vec())).ok_or("`data` is no string".into());
     }
-    let Some(hex) = row.get("hex") else { return Ok(None) };
+    let Some(hex) = row.get("hex") else {
+        return Ok(None);
+    };
     let hex = hex.as_str().ok_or("`hex` is no string")?;
     super::explain::unhex(hex.as_bytes()).map(Some).map_err(|problem| format!("`hex`: {problem}"))
 }
 
 /// Seconds as nanoseconds, so that multiples of an interval are exact.
 fn nanos(row: &Map<String, Value>, key: &str) -> Result<Option<u64>, String> {
-    let Some(value) = row.get(key) else { return Ok(None) };
+    let Some(value) = row.get(key) else {
+        return Ok(None);
+    };
     let seconds = value.as_f64().filter(|s| (0.0..=1e9).contains(s));
-    seconds.map(|s| Some((s * 1e9).round() as u64)).ok_or_else(|| format!("`{key}` is {value}; seconds, 0 or more, are right"))
+    seconds
+        .map(|s| Some((s * 1e9).round() as u64))
+        .ok_or_else(|| format!("`{key}` is {value}; seconds, 0 or more, are right"))
 }
 
 #[cfg(test)]

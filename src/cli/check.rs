@@ -64,7 +64,9 @@ fn connect(sink: &Sink) -> Result<String, String> {
                 // A check leaves nothing behind.
                 let _ = std::fs::remove_file(path);
             }
-            opened.map(|_| format!("{} can be written", path.display())).map_err(|e| format!("cannot write {}: {e}", path.display()))
+            opened
+                .map(|_| format!("{} can be written", path.display()))
+                .map_err(|e| format!("cannot write {}: {e}", path.display()))
         }
         SinkKind::Graphite { address, .. } => {
             let all = address.to_socket_addrs().map_err(|e| format!("cannot look up {address}: {e}"))?;

@@ -10,9 +10,7 @@ use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, own_event, own_ser
 use crate::config::Config;
 use crate::inert::Plain;
 use crate::plan;
-use crate::protocol::{
-    GaugeOp, Line, Metric, Options, ParseError, Values, lines, lossy, parse_line,
-};
+use crate::protocol::{GaugeOp, Line, Metric, Options, ParseError, Values, lines, lossy, parse_line};
 use crate::series::{KeyBuilder, Series};
 use crate::sinks::console::note_line;
 use crate::sinks::graphite;
@@ -102,11 +100,13 @@ pub(super) fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
     let digit = |byte: u8| (byte as char).to_digit(16);
     let pairs = row.trim_ascii().chunks(2).enumerate();
     pairs
-        .map(|(n, pair)| match pair {
-            [high, low] => digit(*high).zip(digit(*low)).map(|(h, l)| (h * 16 + l) as u8),
-            _ => None,
-        }
-        .ok_or_else(|| format!("character {}: two hex digits a byte are right", 2 * n + 1)))
+        .map(|(n, pair)| {
+            match pair {
+                [high, low] => digit(*high).zip(digit(*low)).map(|(h, l)| (h * 16 + l) as u8),
+                _ => None,
+            }
+            .ok_or_else(|| format!("character {}: two hex digits a byte are right", 2 * n + 1))
+        })
         .collect()
 }
 
@@ -148,7 +148,8 @@ fn read(datagram: &[u8], options: &Options) -> Reading {
 impl Reading {
     fn fault(&mut self, line: &[u8], error: ParseError) {
         let reason = error.reason;
-        self.errors.push(json!({"line": lossy(line), "at": error.at, "reason": reason.name(), "message": reason.message()}));
+        self.errors
+            .push(json!({"line": lossy(line), "at": error.at, "reason": reason.name(), "message": reason.message()}));
         self.faults.push((line.to_vec(), error));
     }
 
@@ -164,16 +165,16 @@ impl Reading {
             rest.insert("rate".into(), metric.rate.get().into());
         }
         if let Some(timestamp) = metric.timestamp {
-            rest.insert("timestamp".into(), timestamp.into());
+            rest.insert("timestamp".into(), timestamp.get().into());
         }
         let mut text = |key: &str, value: Option<&[u8]>| {
             if let Some(value) = value {
                 rest.insert(key.into(), lossy(value).into());
             }
         };
-        text("container", metric.container);
-        text("external_data", metric.external_data);
-        text("cardinality", metric.cardinality.map(|c| c.name().as_bytes()));
+        text("container", metric.container());
+        text("external_data", metric.external_data());
+        text("cardinality", metric.cardinality().map(|c| c.name().as_bytes()));
         match metric.values {
             Values::Gauge { .. } => {
                 // Each packed value of a gauge is a step of its own.

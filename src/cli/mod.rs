@@ -101,7 +101,8 @@ fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
         sources.file = Some((path.display().to_string(), text));
     }
     // A variable that is not UTF-8 cannot be a setting of ours.
-    sources.env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    sources.env =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     Ok(sources)
 }
 
@@ -128,5 +129,7 @@ fn load(sources: &Sources) -> Result<Config, u8> {
 
 /// For clap: a duration such as `10s`.
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|duration| !duration.is_zero()).ok_or_else(|| "a duration such as 10s or 500ms is right".into())
+    parse_duration(text)
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "a duration such as 10s or 500ms is right".into())
 }

@@ -11,9 +11,7 @@ use crate::protocol::{GaugeSign, MAX_NAME_BYTES, NameTags, Options};
 use crate::snapshot::Bins;
 
 use super::reader::{Found, Problem, Section, Source};
-use super::schema::{
-    Config, Etsy, Http, Idle, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind, Workers,
-};
+use super::schema::{Config, Etsy, Http, Idle, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind, Workers};
 use super::url::{address, host_and_port, listen_url, sink_url};
 
 /// Where the configuration comes from.
@@ -79,7 +77,8 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let exact_samples = root.integer(s, "exact_samples", 1..=1_000_000).unwrap_or(4096) as usize;
     let digits = root.integer(s, "digits", 1..=5).unwrap_or(3) as u8;
     let etsy = etsy(&mut root, s);
-    let deletes = etsy_profile && (etsy.delete_counters || etsy.delete_timers || etsy.delete_gauges || etsy.delete_sets);
+    let deletes =
+        etsy_profile && (etsy.delete_counters || etsy.delete_timers || etsy.delete_gauges || etsy.delete_sets);
     let minutes = |n: u64| Some(Duration::from_secs(60 * n));
     let gauge_ttl = root.lifetime(s, "gauge_ttl", LIFETIME);
     let gauge_ttl = gauge_ttl.unwrap_or(if etsy_profile { None } else { minutes(5) });
@@ -133,7 +132,11 @@ fn profile(root: &mut Section<'_>, s: &mut Source<'_>) -> Profile {
         None => Profile::Systole,
         Some(found) => {
             if found.string(s).as_deref() == Some("dogstatsd") {
-                s.problem(found.place, &found.key, "`dogstatsd` is not in this version: it comes with the drop-in release");
+                s.problem(
+                    found.place,
+                    &found.key,
+                    "`dogstatsd` is not in this version: it comes with the drop-in release",
+                );
                 return Profile::Systole;
             }
             root.choice(s, "profile", &words[..2]).flatten().unwrap_or(Profile::Systole)
@@ -146,7 +149,9 @@ fn protocol(mut section: Section<'_>, s: &mut Source<'_>, defaults: Options) -> 
     if let Some(styles) = section.list(s, "name_tags") {
         options.name_tags = NameTags::NONE;
         for item in &styles {
-            let Some(style) = item.string(s) else { continue };
+            let Some(style) = item.string(s) else {
+                continue;
+            };
             // An empty variable means no style at all.
             if !style.is_empty() && !options.name_tags.enable(&style) {
                 let hint = super::reader::suggestion(&style, NameTags::NAMES.into_iter());
@@ -403,7 +408,9 @@ fn http(root: &mut Section<'_>, s: &mut Source<'_>, option: Option<&str>) -> Htt
     if text != "off" {
         match address(&text) {
             Ok(good) => bound = Some(good),
-            Err(problem) => s.problem(place.clone(), &key, format!("{problem}; \"127.0.0.1:8127\" or \"off\" is right")),
+            Err(problem) => {
+                s.problem(place.clone(), &key, format!("{problem}; \"127.0.0.1:8127\" or \"off\" is right"))
+            }
         }
     }
     if bound.is_some_and(|address| !address.ip().is_loopback()) && token.is_none() {

@@ -53,20 +53,26 @@ pub fn print(config: &Config) -> String {
     }
     out.head("[log]");
     out.set("level", config.log.level.as_str());
-    out.set("format", match config.log.format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    });
+    out.set(
+        "format",
+        match config.log.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        },
+    );
     out.0
 }
 
 fn listener(out: &mut Out, listen: &Listen) {
     out.head("[[listen]]");
     out.set("url", listen.url.to_string());
-    out.set("workers", match listen.workers {
-        Workers::Auto => Value::from("auto"),
-        Workers::Count(count) => Value::from(count as i64),
-    });
+    out.set(
+        "workers",
+        match listen.workers {
+            Workers::Auto => Value::from("auto"),
+            Workers::Count(count) => Value::from(count as i64),
+        },
+    );
     out.set("receive_buffer", show_size(listen.receive_buffer));
     out.set("receive_buffer_force", listen.receive_buffer_force);
     out.set("max_datagram", show_size(listen.max_datagram as u64));
@@ -83,10 +89,13 @@ fn listener(out: &mut Out, listen: &Listen) {
 fn protocol(out: &mut Out, options: &Options) {
     out.set("name_tags", Value::Array(options.name_tags.names().into_iter().map(Value::from).collect()));
     out.set("sanitize", options.sanitize);
-    out.set("gauge_sign", match options.gauge_sign {
-        GaugeSign::Delta => "delta",
-        GaugeSign::Absolute => "absolute",
-    });
+    out.set(
+        "gauge_sign",
+        match options.gauge_sign {
+            GaugeSign::Delta => "delta",
+            GaugeSign::Absolute => "absolute",
+        },
+    );
     out.set("max_name", options.max_name as i64);
 }
 
@@ -108,10 +117,13 @@ fn sink(out: &mut Out, sink: &Sink) {
         }
         SinkKind::Graphite { address, naming } => {
             out.set("address", address.as_str());
-            out.set("naming", match naming {
-                Naming::Systole => "systole",
-                Naming::Etsy => "etsy",
-            });
+            out.set(
+                "naming",
+                match naming {
+                    Naming::Systole => "systole",
+                    Naming::Etsy => "etsy",
+                },
+            );
         }
     }
     out.set("queue", sink.queue as i64);

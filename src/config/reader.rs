@@ -90,7 +90,9 @@ impl<'a> Source<'a> {
         let mut out = String::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
-            let Some(length) = rest[start..].find('}') else { break };
+            let Some(length) = rest[start..].find('}') else {
+                break;
+            };
             let name = &rest[start + 2..start + length];
             out.push_str(&rest[..start]);
             match self.env.get(name).cloned().or_else(|| (name == "HOSTNAME").then(host_name).flatten()) {
@@ -249,7 +251,12 @@ impl<'a> Section<'a> {
     }
 
     /// One of some words. A wrong one is reported with the nearest.
-    pub(super) fn choice<T: Copy>(&mut self, source: &mut Source<'_>, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        words: &[(&str, T)],
+    ) -> Option<T> {
         let found = self.find(source, key)?;
         let word = found.string(source)?;
         let chosen = words.iter().find(|(known, _)| *known == word).map(|(_, value)| *value);
@@ -261,7 +268,12 @@ impl<'a> Section<'a> {
         chosen
     }
 
-    pub(super) fn integer(&mut self, source: &mut Source<'_>, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+    pub(super) fn integer(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
         let found = self.find(source, key)?;
         let number = found.number_text().and_then(|text| text.parse().ok()).filter(|n| range.contains(n));
         if number.is_none() {
@@ -296,7 +308,12 @@ impl<'a> Section<'a> {
         duration_of(&found, source, &range).map(Some)
     }
 
-    pub(super) fn size(&mut self, source: &mut Source<'_>, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+    pub(super) fn size(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
         let found = self.find(source, key)?;
         let size = match &found.value {
             Raw::Toml(DeValue::String(text)) => parse_size(text),
@@ -409,7 +426,12 @@ impl<'a> Section<'a> {
         self.tables(source, &path, value)
     }
 
-    fn tables(&self, source: &mut Source<'_>, path: &str, value: &'a Spanned<DeValue<'a>>) -> Vec<(Section<'a>, String)> {
+    fn tables(
+        &self,
+        source: &mut Source<'_>,
+        path: &str,
+        value: &'a Spanned<DeValue<'a>>,
+    ) -> Vec<(Section<'a>, String)> {
         let Some(items) = value.get_ref().as_array() else {
             source.problem(source.place(value.span()), path, format!("expected tables `[[{path}]]`"));
             return Vec::new();

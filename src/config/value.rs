@@ -48,6 +48,9 @@ mod tests {
         for (text, bytes) in [("64KiB", 65536), ("16MiB", 16 << 20), ("1GiB", 1 << 30), ("1500", 1500)] {
             assert_eq!((parse_size(text), show_size(bytes)), (Some(bytes), text.to_string()));
         }
-        assert_eq!((parse_size("10 MB"), parse_size("x"), parse_size("-1"), parse_size("")), (Some(10_000_000), None, None, None));
+        assert_eq!(
+            (parse_size("10 MB"), parse_size("x"), parse_size("-1"), parse_size("")),
+            (Some(10_000_000), None, None, None)
+        );
     }
 }

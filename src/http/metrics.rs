@@ -24,7 +24,8 @@ pub(super) fn render(house: &House, open: bool) -> String {
         ("connections", "Connections accepted.", |l| l.connections),
     ];
     for (name, help, field) in listener_fields {
-        let samples: Vec<_> = totals.listeners.iter().map(|l| ([("listener", l.url.as_str())], field(l) as f64)).collect();
+        let samples: Vec<_> =
+            totals.listeners.iter().map(|l| ([("listener", l.url.as_str())], field(l) as f64)).collect();
         out.counter(&format!("systole_{name}"), help, &borrowed(&samples));
     }
     let buffers: Vec<_> =
@@ -44,7 +45,11 @@ pub(super) fn render(house: &House, open: bool) -> String {
     let malformed: Vec<_> = l.malformed.iter().map(|(reason, &n)| ([("reason", *reason)], n as f64)).collect();
     out.counter("systole_lines_malformed", "Malformed lines, by reason.", &borrowed(&malformed));
     out.counter("systole_sections_skipped", "Unknown sections of lines, skipped.", &[(&[], l.sections_skipped as f64)]);
-    out.counter("systole_notes_dropped", "Events and service checks beyond the bound of an interval.", &[(&[], l.notes_dropped as f64)]);
+    out.counter(
+        "systole_notes_dropped",
+        "Events and service checks beyond the bound of an interval.",
+        &[(&[], l.notes_dropped as f64)],
+    );
 
     let s = &totals.samples;
     let mut samples = vec![
@@ -72,14 +77,18 @@ pub(super) fn render(house: &House, open: bool) -> String {
         ("delivered", "Records a sink took.", |s| s.delivered as f64),
     ];
     for (name, help, field) in sink_counters {
-        let samples: Vec<_> = totals.sinks.iter().map(|(sink, account)| ([("sink", sink.as_str())], field(account))).collect();
+        let samples: Vec<_> =
+            totals.sinks.iter().map(|(sink, account)| ([("sink", sink.as_str())], field(account))).collect();
         out.counter(&format!("systole_sink_records_{name}"), help, &borrowed(&samples));
     }
     let dropped: Vec<_> = totals
         .sinks
         .iter()
         .flat_map(|(sink, account)| {
-            account.dropped.iter().map(move |(reason, &n)| ([("sink", sink.as_str()), ("reason", reason.as_str())], n as f64))
+            account
+                .dropped
+                .iter()
+                .map(move |(reason, &n)| ([("sink", sink.as_str()), ("reason", reason.as_str())], n as f64))
         })
         .collect();
     out.counter("systole_sink_records_dropped", "Records given up, by reason.", &borrowed(&dropped));
@@ -89,12 +98,17 @@ pub(super) fn render(house: &House, open: bool) -> String {
         ("last_success_timestamp_seconds", "When a delivery last succeeded; 0 for never.", |s| s.last_success),
     ];
     for (name, help, field) in sink_gauges {
-        let samples: Vec<_> = totals.sinks.iter().map(|(sink, account)| ([("sink", sink.as_str())], field(account))).collect();
+        let samples: Vec<_> =
+            totals.sinks.iter().map(|(sink, account)| ([("sink", sink.as_str())], field(account))).collect();
         out.gauge(&format!("systole_sink_{name}"), help, &borrowed(&samples));
     }
     out.gauge("systole_flush_duration_seconds", "How long the last flush took.", &[(&[], totals.flush.duration_secs)]);
     out.gauge("systole_flush_late_seconds", "How late the last tick was.", &[(&[], totals.flush.late_secs)]);
-    out.gauge("systole_completeness_ratio", "Share of datagrams that the kernel handed over.", &[(&[], totals.completeness)]);
+    out.gauge(
+        "systole_completeness_ratio",
+        "Share of datagrams that the kernel handed over.",
+        &[(&[], totals.completeness)],
+    );
     if open {
         out.text.push_str("# EOF\n");
     }

@@ -162,7 +162,13 @@ fn series(out: &mut String, snapshot: &Snapshot) {
     rows.extend(snapshot.gauges.iter().map(|point| (&point.series, number(point.gauge.value()))));
     rows.extend(snapshot.timers.iter().map(|point| {
         let s = &point.summary;
-        let mut text = format!("count {} · mean {} · min {} · max {}", number(s.count), number(s.mean), number(s.min), number(s.max));
+        let mut text = format!(
+            "count {} · mean {} · min {} · max {}",
+            number(s.count),
+            number(s.mean),
+            number(s.min),
+            number(s.max)
+        );
         s.percentiles.iter().for_each(|p| {
             let _ = write!(text, " · p{} {}", number(p.percentile), number(p.value));
         });

@@ -97,7 +97,9 @@ mod tests {
             while let Some(chunk) = buffer.take() {
                 out.push(match chunk {
                     Chunk::Lines(lines) => String::from_utf8_lossy(&lines).into_owned(),
-                    Chunk::TooLong(start) => format!("too long: {}", String::from_utf8_lossy(&start)),
+                    Chunk::TooLong(start) => {
+                        format!("too long: {}", String::from_utf8_lossy(&start))
+                    }
                 });
             }
         }

@@ -167,7 +167,8 @@ impl Bound {
 
     /// Whether the kernel granted less than was asked for.
     pub fn is_short_of_buffer(&self) -> bool {
-        self.spec.transport == Transport::Udp && self.receive_buffer < self.spec.receive_buffer * self.sockets.len() as u64
+        self.spec.transport == Transport::Udp
+            && self.receive_buffer < self.spec.receive_buffer * self.sockets.len() as u64
     }
 
     /// Starts a worker thread for each socket.

@@ -92,9 +92,7 @@ impl Reason {
             Reason::NotUtf8 => "the name is not UTF-8",
             Reason::Nul => "a NUL byte inside the line",
             Reason::TooLong => "longer than the limit",
-            Reason::BadEvent => {
-                "not an event; `_e{TITLE_BYTES,TEXT_BYTES}:title|text` with lengths in bytes is right"
-            }
+            Reason::BadEvent => "not an event; `_e{TITLE_BYTES,TEXT_BYTES}:title|text` with lengths in bytes is right",
             Reason::BadServiceCheck => "not a service check; `_sc|name|0..3` is right",
             Reason::BadFrame => "the stream ended inside the line",
         }

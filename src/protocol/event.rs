@@ -103,8 +103,7 @@ pub(super) fn event(line: &[u8]) -> Result<Event<'_>, ParseError> {
             Some(b"s:") => event.source_type = Some(value),
             Some(b"p:") => event.priority = one_of(value, &["low", "normal"]).unwrap_or(event.priority),
             Some(b"t:") => {
-                event.alert_type =
-                    one_of(value, &["error", "warning", "info", "success"]).unwrap_or(event.alert_type);
+                event.alert_type = one_of(value, &["error", "warning", "info", "success"]).unwrap_or(event.alert_type);
             }
             _ => match field(text) {
                 Field::Container(id) => event.container = filled(id).or(event.container),

@@ -1,6 +1,8 @@
 //! The fields behind a type: `@rate`, `#tags`, `c:`, `e:`, `card:`, `T`. Any order, any number; what is
 //! unknown is skipped, so that a newer client keeps working.
 
+use std::num::NonZeroU64;
+
 use nom::branch::alt;
 use nom::bytes::complete::tag;
 use nom::combinator::{map, rest};
@@ -71,8 +73,8 @@ pub(super) fn rate(text: &[u8]) -> Result<SampleRate, Reason> {
 }
 
 /// The seconds after `T`, 1 or later. More than an `u64` holds is as wrong as a letter.
-pub(super) fn timestamp(text: &[u8]) -> Result<u64, Reason> {
-    unsigned(text).filter(|&seconds| seconds > 0).ok_or(Reason::BadTimestamp)
+pub(super) fn timestamp(text: &[u8]) -> Result<NonZeroU64, Reason> {
+    unsigned(text).and_then(NonZeroU64::new).ok_or(Reason::BadTimestamp)
 }
 
 /// Digits and nothing else.

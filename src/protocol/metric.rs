@@ -1,7 +1,11 @@
 //! One sample of a metric line, borrowed from the datagram.
 
+use std::borrow::Cow;
+use std::num::NonZeroU64;
+
+use super::fields::{Field, field, filled};
 use super::number::decimal;
-use super::tags::Tags;
+use super::tags::{Tags, lossy};
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,15 +129,16 @@ pub enum GaugeSign {
 /// A metric's bare name, valid UTF-8, in two pieces because SignalFx tags may be cut out of its middle.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'a> {
-    pub(super) head: &'a str,
-    pub(super) tail: &'a str,
+    /// Bytes that were found to be UTF-8: the hot path compares and copies them, and needs no text.
+    pub(super) head: &'a [u8],
+    pub(super) tail: &'a [u8],
     pub(super) sanitize: bool,
 }
 
 impl<'a> Name<'a> {
     /// A name in one piece, taken as it is.
     pub fn plain(name: &'a str) -> Name<'a> {
-        Name { head: name, tail: "", sanitize: false }
+        Name { head: name.as_bytes(), tail: &[], sanitize: false }
     }
 
     /// Length before cleaning, in bytes.
@@ -142,15 +147,28 @@ impl<'a> Name<'a> {
         self.head.len() + self.tail.len()
     }
 
+    /// The bytes as they stood on the wire, if they stood in one piece.
+    pub(crate) fn as_sent(&self) -> Option<&'a [u8]> {
+        self.tail.is_empty().then_some(self.head)
+    }
+
     /// Appends the name, cleaned if the listener asks for it.
     #[inline]
     pub fn write_to(&self, out: &mut Vec<u8>) {
         if self.sanitize {
-            super::sanitize::write_clean(self.head.chars().chain(self.tail.chars()), out);
+            super::sanitize::write_clean(self.text().chars(), out);
         } else {
-            out.extend_from_slice(self.head.as_bytes());
-            out.extend_from_slice(self.tail.as_bytes());
+            out.extend_from_slice(self.head);
+            out.extend_from_slice(self.tail);
         }
+    }
+
+    /// The name before cleaning.
+    fn text(&self) -> Cow<'a, str> {
+        if self.tail.is_empty() {
+            return lossy(self.head);
+        }
+        Cow::Owned(lossy(self.head).into_owned() + &lossy(self.tail))
     }
 
     /// Nothing is left of the name.
@@ -158,7 +176,7 @@ impl<'a> Name<'a> {
         if !self.sanitize {
             return self.raw_len() == 0;
         }
-        !self.head.chars().chain(self.tail.chars()).any(super::sanitize::leaves_something)
+        !self.text().chars().any(super::sanitize::leaves_something)
     }
 }
 
@@ -210,14 +228,17 @@ impl<'a> Values<'a> {
             Values::Gauge { first, packed, sign } => (Some(first), packed, sign),
             Values::Numbers { .. } | Values::Member(_) => (None, None, GaugeSign::Delta),
         };
-        let rest = packed.into_iter().flat_map(move |text| items(text).skip(1).filter_map(move |i| gauge_item(i, sign)));
+        let rest =
+            packed.into_iter().flat_map(move |text| items(text).skip(1).filter_map(move |i| gauge_item(i, sign)));
         first.into_iter().chain(rest)
     }
 
     /// How many values there are: at least 1.
     pub fn len(self) -> usize {
         match self {
-            Values::Numbers { packed, .. } | Values::Gauge { packed, .. } => packed.map_or(1, |text| items(text).count()),
+            Values::Numbers { packed, .. } | Values::Gauge { packed, .. } => {
+                packed.map_or(1, |text| items(text).count())
+            }
             Values::Member(_) => 1,
         }
     }
@@ -301,22 +322,48 @@ pub struct Metric<'a> {
     pub values: Values<'a>,
     /// The sample rate, 1 if none was sent.
     pub rate: SampleRate,
-    /// The sample's own time in Unix seconds, 1 or later.
-    pub timestamp: Option<u64>,
-    /// DogStatsD's container id.
-    pub container: Option<&'a [u8]>,
-    /// DogStatsD's external data.
-    pub external_data: Option<&'a [u8]>,
-    /// DogStatsD's tag cardinality.
-    pub cardinality: Option<Cardinality>,
+    /// The sample's own time in Unix seconds.
+    pub timestamp: Option<NonZeroU64>,
     /// Sections that mean nothing to us: skipped, never a reason to refuse the line.
     pub skipped: u32,
+    /// What follows the type. Fields that aggregation does not need are read from it when somebody asks.
     pub(super) fields: &'a [u8],
 }
 
 impl<'a> Metric<'a> {
+    fn sections(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.split(|&b| b == b'|')
+    }
+
     /// The sections that were skipped, as they stand.
     pub fn skipped_sections(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.split(|&b| b == b'|').filter(|field| super::fields::is_unknown(field))
+        self.sections().filter(|section| super::fields::is_unknown(section))
+    }
+
+    /// DogStatsD's container id.
+    pub fn container(&self) -> Option<&'a [u8]> {
+        let ids = self.sections().filter_map(|section| match field(section) {
+            Field::Container(id) => filled(id),
+            _ => None,
+        });
+        ids.last()
+    }
+
+    /// DogStatsD's external data.
+    pub fn external_data(&self) -> Option<&'a [u8]> {
+        let all = self.sections().filter_map(|section| match field(section) {
+            Field::ExternalData(data) => filled(data),
+            _ => None,
+        });
+        all.last()
+    }
+
+    /// DogStatsD's tag cardinality.
+    pub fn cardinality(&self) -> Option<Cardinality> {
+        let levels = self.sections().filter_map(|section| match field(section) {
+            Field::Cardinality(level) => Cardinality::from_text(level),
+            _ => None,
+        });
+        levels.last()
     }
 }

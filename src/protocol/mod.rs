@@ -36,7 +36,10 @@ pub use error::{ParseError, Reason};
 pub use event::Event;
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;
-pub use parse::{Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, Samples, lines, parse_line, trim};
+pub use parse::{
+    Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, PlainLine, Samples, lines, parse_line, parse_metric,
+    plain_line, trim,
+};
 pub use sanitize::sanitize;
 pub use service_check::ServiceCheck;
 pub use tags::{NameTags, Tag, Tags, lossy};

@@ -7,8 +7,10 @@ use nom::{IResult, Parser};
 
 use super::error::{ParseError, Reason};
 use super::event::{Event, event};
-use super::fields::{Field, field, filled, rate, timestamp};
-use super::metric::{Cardinality, GaugeSign, Kind, Metric, Name, SampleRate, Values, gauge_item, items, trim_blanks};
+use super::fields::{Field, field, rate, timestamp};
+use super::metric::{
+    Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values, gauge_item, items, trim_blanks,
+};
 use super::number::decimal;
 use super::service_check::{ServiceCheck, service_check};
 use super::tags::{NameTags, Tags};
@@ -34,12 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            name_tags: NameTags::ALL,
-            sanitize: false,
-            gauge_sign: GaugeSign::Delta,
-            max_name: MAX_NAME_BYTES,
-        }
+        Options { name_tags: NameTags::ALL, sanitize: false, gauge_sign: GaugeSign::Delta, max_name: MAX_NAME_BYTES }
     }
 }
 
@@ -128,14 +125,28 @@ pub(super) fn trim_end(mut line: &[u8]) -> &[u8] {
 /// ```
 #[inline]
 pub fn parse_line<'a>(line: &'a [u8], options: &Options) -> Result<Line<'a>, ParseError> {
-    let Some(&first) = line.first() else {
-        return Ok(Line::Empty);
-    };
     if let Some(at) = memchr::memchr(0, line)
         && at < trim_end(line).len()
     {
         return Err(ParseError::new(Reason::Nul, at));
     }
+    parse_line_without_nul(line, options)
+}
+
+/// The samples of a line that is surely a metric: not empty, without NUL, and not beginning with `_`, as nearly
+/// all traffic. A reader of whole datagrams looks for NUL once, and so saves a look at each line.
+///
+/// # Errors
+/// As [`parse_line`].
+#[inline]
+pub fn parse_metric<'a>(line: &'a [u8], options: &Options) -> Result<Samples<'a>, ParseError> {
+    Samples::start(line, options)
+}
+
+fn parse_line_without_nul<'a>(line: &'a [u8], options: &Options) -> Result<Line<'a>, ParseError> {
+    let Some(&first) = line.first() else {
+        return Ok(Line::Empty);
+    };
     if first == b'_' {
         if line.starts_with(b"_e{") {
             return event(line).map(Line::Event);
@@ -168,19 +179,26 @@ impl<'a> Samples<'a> {
             Some(at) if line[at] == b'|' => return Err(ParseError::new(Reason::BadName, at)),
             Some(at) => at,
         };
-        let raw = std::str::from_utf8(&line[..colon])
-            .map_err(|e| ParseError::new(Reason::NotUtf8, e.valid_up_to()))?;
+        let raw = &line[..colon];
         let mut tags = Tags::default();
-        let mut name = split_name(raw, &options.name_tags, &mut tags);
-        name.sanitize = options.sanitize;
-        if name.is_empty() {
+        let mut name = Name { head: raw, tail: &[], sanitize: options.sanitize };
+        let found = survey(raw);
+        if found.non_ascii
+            && let Err(error) = std::str::from_utf8(raw)
+        {
+            return Err(ParseError::new(Reason::NotUtf8, error.valid_up_to()));
+        }
+        if found.special {
+            split_name(&options.name_tags, &mut name, &mut tags);
+            if tags.text_len() > MAX_TAG_BYTES {
+                return Err(ParseError::new(Reason::TooLong, name.head.len() + MAX_TAG_BYTES));
+            }
+        }
+        if (found.special || options.sanitize) && name.is_empty() {
             return Err(ParseError::new(Reason::EmptyName, 0));
         }
         if name.raw_len() > options.max_name {
             return Err(ParseError::new(Reason::TooLong, options.max_name));
-        }
-        if tags.text_len() > MAX_TAG_BYTES {
-            return Err(ParseError::new(Reason::TooLong, name.head.len() + MAX_TAG_BYTES));
         }
         Ok(Samples { line, name, tags, gauge_sign: options.gauge_sign, next: Some(colon + 1) })
     }
@@ -189,12 +207,16 @@ impl<'a> Samples<'a> {
     #[inline]
     fn sample(&self, start: usize) -> (Result<Metric<'a>, ParseError>, Option<usize>) {
         let line = self.line;
+        if let Some((kind, number)) = plain_sample(&line[start..]) {
+            return (Ok(self.plain(kind, number)), None);
+        }
         let Some(bar) = memchr::memchr(b'|', &line[start..]) else {
             return (Err(ParseError::new(Reason::MissingType, line.len())), None);
         };
         let values = (start, start + bar);
         let token_start = values.1 + 1;
-        let token_len = line[token_start..].iter().position(|&b| b == b'|' || b == b':').unwrap_or(line.len() - token_start);
+        let token_len =
+            line[token_start..].iter().position(|&b| b == b'|' || b == b':').unwrap_or(line.len() - token_start);
         let token_end = token_start + token_len;
 
         let fields_start;
@@ -229,24 +251,31 @@ impl<'a> Samples<'a> {
             let reason = if token.is_empty() { Reason::MissingType } else { Reason::UnknownType };
             return Err(ParseError::new(reason, token_start));
         };
-        let mut metric = Metric {
-            name: self.name,
-            tags: self.tags,
-            kind,
-            values: Values::Member(&[]),
-            rate: SampleRate::ONE,
-            timestamp: None,
-            container: None,
-            external_data: None,
-            cardinality: None,
-            skipped: 0,
-            fields: &[],
-        };
+        let mut metric = self.plain(kind, 0.0);
         if fields.0 < fields.1 {
             self.read_fields(fields, &mut metric)?;
         }
         metric.values = self.read_values(kind, values)?;
         Ok(metric)
+    }
+
+    /// A sample of one number without fields.
+    #[inline]
+    fn plain(&self, kind: Kind, number: f64) -> Metric<'a> {
+        let values = match kind {
+            Kind::Gauge => Values::Gauge { first: (GaugeOp::Set, number), packed: None, sign: self.gauge_sign },
+            _ => Values::Numbers { first: number, packed: None },
+        };
+        Metric {
+            name: self.name,
+            tags: self.tags,
+            kind,
+            values,
+            rate: SampleRate::ONE,
+            timestamp: None,
+            skipped: 0,
+            fields: &[],
+        }
     }
 
     fn read_fields(&self, (start, end): (usize, usize), metric: &mut Metric<'a>) -> Result<(), ParseError> {
@@ -260,12 +289,8 @@ impl<'a> Samples<'a> {
                     metric.rate = rate(text).map_err(|reason| ParseError::new(reason, at + 1))?;
                 }
                 Field::Tags(_) => metric.tags.fields = text,
-                Field::Container(id) => metric.container = filled(id).or(metric.container),
-                Field::ExternalData(data) => metric.external_data = filled(data).or(metric.external_data),
-                Field::Cardinality(level) => match Cardinality::from_text(level) {
-                    Some(level) => metric.cardinality = Some(level),
-                    None => metric.skipped += 1,
-                },
+                Field::Container(_) | Field::ExternalData(_) => {}
+                Field::Cardinality(level) => metric.skipped += u32::from(Cardinality::from_text(level).is_none()),
                 Field::Timestamp(digits) => {
                     let seconds = timestamp(digits).map_err(|reason| ParseError::new(reason, at + 1))?;
                     metric.timestamp = Some(seconds);
@@ -371,57 +396,119 @@ fn looks_like_sample(text: &[u8]) -> bool {
     matches!(value_and_type(text), Ok((_, (value, token))) if !value.is_empty() && Kind::from_token(trim_blanks(token)).is_some())
 }
 
-/// Takes the tags out of a name.
+/// A line of nothing but `name:value|type`, whose value is a whole number of up to 15 digits: most of all traffic.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlainLine<'a> {
+    /// What stands before the first `:`, unchecked: it may hold tags, `|`, or anything else.
+    pub name: &'a [u8],
+    /// The type; never a set.
+    pub kind: Kind,
+    /// The value, not negative.
+    pub value: f64,
+}
+
+/// Recognises a [`PlainLine`] without looking at its name. Whoever already knows that name, byte for byte, as a
+/// good one needs no more; all others ask [`parse_metric`].
 #[inline]
-fn split_name<'a>(raw: &'a str, styles: &NameTags, tags: &mut Tags<'a>) -> Name<'a> {
-    let (mut head, mut tail) = (raw, "");
-    let special = raw.bytes().any(|b| matches!(b, b'[' | b',' | b'#' | b';'));
-    if !special {
-        return Name { head, tail, sanitize: false };
+pub fn plain_line(line: &[u8]) -> Option<PlainLine<'_>> {
+    let colon = memchr::memchr(b':', line)?;
+    let (kind, value) = plain_sample(&line[colon + 1..])?;
+    Some(PlainLine { name: &line[..colon], kind, value })
+}
+
+/// A sample of that form. What this refuses is read the general way, which reads these alike (a test says so).
+#[inline]
+fn plain_sample(text: &[u8]) -> Option<(Kind, f64)> {
+    let mut number: u64 = 0;
+    let mut digits = 0;
+    loop {
+        let byte = *text.get(digits)?;
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        number = number * 10 + u64::from(digit);
+        digits += 1;
+        if digits > 15 {
+            return None;
+        }
     }
+    if digits == 0 || text[digits] != b'|' {
+        return None;
+    }
+    let kind = Kind::from_token(&text[digits + 1..]).filter(|&kind| kind != Kind::Set)?;
+    Some((kind, number as f64))
+}
+
+/// What a name holds that needs a closer look.
+struct Survey {
+    non_ascii: bool,
+    /// One of `[ , # ;`, which may begin tags.
+    special: bool,
+}
+
+/// Looks at a name eight bytes at a time ("determine if a word has a byte equal to n", in S. E. Anderson, "Bit
+/// Twiddling Hacks").
+#[inline]
+fn survey(name: &[u8]) -> Survey {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let mut high = 0;
+    let mut special = 0;
+    let mut look = |word: u64| {
+        high |= word;
+        for mark in [b'[', b',', b'#', b';'] {
+            let zeroed = word ^ (ONES * u64::from(mark));
+            special |= zeroed.wrapping_sub(ONES) & !zeroed;
+        }
+    };
+    let mut words = name.chunks_exact(8);
+    for word in &mut words {
+        look(u64::from_le_bytes(word.try_into().expect("a chunk of eight has eight bytes")));
+    }
+    if !words.remainder().is_empty() {
+        let mut last = [0; 8];
+        match name.last_chunk() {
+            // The last eight bytes overlap what was seen already, which does no harm.
+            Some(eight) => last = *eight,
+            None => last[..name.len()].copy_from_slice(name),
+        }
+        look(u64::from_le_bytes(last));
+    }
+    Survey { non_ascii: high & HIGHS != 0, special: special & HIGHS != 0 }
+}
+
+/// Takes the tags out of a name. Where SignalFx tags are cut out of the middle, another style's tags are read
+/// only behind the cut, or when nothing stands behind it.
+fn split_name<'a>(styles: &NameTags, name: &mut Name<'a>, tags: &mut Tags<'a>) {
     if styles.signalfx
-        && let Ok((after, (before, inside))) = bracketed(raw)
+        && let Ok((after, (before, inside))) = bracketed(name.head)
     {
-        tags.bracketed = inside.as_bytes();
-        (head, tail) = (before, after);
+        tags.bracketed = inside;
+        (name.head, name.tail) = (before, after);
     }
-    // The two pieces read as one text; a section of tags may begin in either and runs to the end, so a
-    // section that begins in the first piece is only taken when the second is empty or belongs to it.
-    let best = [(styles.influx, b',', b','), (styles.librato, b'#', b','), (styles.graphite, b';', b';')]
+    let behind = !name.tail.is_empty();
+    let text = if behind { name.tail } else { name.head };
+    let marks = [(styles.influx, b',', b','), (styles.librato, b'#', b','), (styles.graphite, b';', b';')];
+    let first = marks
         .into_iter()
         .filter(|(enabled, ..)| *enabled)
         .filter_map(|(_, mark, separator)| {
-            let (piece, at) = find_mark(head, tail, mark)?;
-            let segment = if piece == 0 { &head[at + 1..] } else { &tail[at + 1..] };
-            let segment = segment.split(char::from(separator)).next().unwrap_or("");
-            (segment.find('=')? > 0).then_some((piece, at, separator))
+            let at = memchr::memchr(mark, text)?;
+            let segment = text[at + 1..].split(|&b| b == separator).next()?;
+            (memchr::memchr(b'=', segment)? > 0).then_some((at, separator))
         })
-        .min_by_key(|&(piece, at, _)| (piece, at));
-    match best {
-        Some((0, at, separator)) if tail.is_empty() => {
-            tags.trailing = &head.as_bytes()[at + 1..];
-            tags.separator = separator;
-            head = &head[..at];
-        }
-        Some((1, at, separator)) => {
-            tags.trailing = &tail.as_bytes()[at + 1..];
-            tags.separator = separator;
-            tail = &tail[..at];
-        }
-        _ => {}
+        .min();
+    if let Some((at, separator)) = first {
+        tags.trailing = &text[at + 1..];
+        tags.separator = separator;
+        *(if behind { &mut name.tail } else { &mut name.head }) = &text[..at];
     }
-    Name { head, tail, sanitize: false }
 }
 
 /// `before[inside]after`: the first `[`, and the first `]` of the name if it comes later.
-fn bracketed(raw: &str) -> IResult<&str, (&str, &str)> {
-    (take_till(|c| c == '[' || c == ']'), delimited(char('['), take_till(|c| c == ']'), char(']'))).parse(raw)
-}
-
-/// The first `mark` in the two pieces: which piece, and where in it.
-fn find_mark(head: &str, tail: &str, mark: u8) -> Option<(u8, usize)> {
-    let mark = char::from(mark);
-    head.find(mark).map(|at| (0, at)).or_else(|| tail.find(mark).map(|at| (1, at)))
+fn bracketed(raw: &[u8]) -> IResult<&[u8], (&[u8], &[u8])> {
+    (take_till(|b| b == b'[' || b == b']'), delimited(char('['), take_till(|b| b == b']'), char(']'))).parse(raw)
 }
 
 #[cfg(test)]
@@ -443,9 +530,17 @@ mod tests {
                             let tags: Vec<String> = m
                                 .tags
                                 .iter()
-                                .map(|t| format!("{}={:?}", String::from_utf8_lossy(t.key), t.value.map(String::from_utf8_lossy)))
+                                .map(|t| {
+                                    format!(
+                                        "{}={:?}",
+                                        String::from_utf8_lossy(t.key),
+                                        t.value.map(String::from_utf8_lossy)
+                                    )
+                                })
                                 .collect();
-                            good.push(format!("{} {} {}", m.name, m.kind.name(), tags.join(",")).trim_end().to_string());
+                            good.push(
+                                format!("{} {} {}", m.name, m.kind.name(), tags.join(",")).trim_end().to_string(),
+                            );
                         }
                         Err(e) => bad.push((e.reason.name(), e.at)),
                     }
@@ -484,6 +579,46 @@ mod tests {
         assert_eq!(read(&long).1, [("too_long", 1024)]);
         let invalid = parse_line(b"a\xff:1|c", &Options::default());
         assert!(matches!(invalid, Err(ParseError { reason: Reason::NotUtf8, at: 1 })));
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_general_way_reads() {
+        let shown = |line: &str| match parse_line(line.as_bytes(), &Options::default()) {
+            Ok(Line::Samples(samples)) => samples
+                .map(|s| {
+                    s.map(|m| format!("{} {:?} {:?} {}", m.name, m.kind, m.values, m.rate.weight()))
+                        .map_err(|e| e.reason)
+                })
+                .collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        for kind in ["c", "g", "ms", "h", "d", "m", "kv", "s", "z", ""] {
+            for value in ["0", "7", "123456789012345", "1234567890123456", "", "1.5", "-3", "+3", "1:2", " 4 "] {
+                let (short, general) = (format!("a.name:{value}|{kind}"), format!("a.name:{value}|{kind}|"));
+                assert_eq!(shown(&short), shown(&general), "{short}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_survey_sees_marks_and_letters_beyond_ascii_anywhere() {
+        for length in 1..30 {
+            for at in 0..length {
+                for (mark, non_ascii, special) in [
+                    (b'a', false, false),
+                    (b'[', false, true),
+                    (b',', false, true),
+                    (b'#', false, true),
+                    (b';', false, true),
+                    (0xc3, true, false),
+                ] {
+                    let mut name = vec![b'x'; length];
+                    name[at] = mark;
+                    let found = survey(&name);
+                    assert_eq!((found.non_ascii, found.special), (non_ascii, special), "{name:?}");
+                }
+            }
+        }
     }
 
     #[test]

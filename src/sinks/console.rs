@@ -76,7 +76,8 @@ pub fn table(snapshot: &Snapshot) -> String {
     rows.extend(snapshot.gauges.iter().map(|point| (&point.series, format!("{:>12}", show(point.gauge.value())))));
     rows.extend(snapshot.timers.iter().map(|point| {
         let s = &point.summary;
-        let mut text = format!("{:>12}  mean {}  min {}  max {}", show(s.count), show(s.mean), show(s.min), show(s.max));
+        let mut text =
+            format!("{:>12}  mean {}  min {}  max {}", show(s.count), show(s.mean), show(s.min), show(s.max));
         for p in &s.percentiles {
             let _ = write!(text, "  p{} {}", number(p.percentile), show(p.value));
         }
@@ -104,7 +105,8 @@ pub fn table(snapshot: &Snapshot) -> String {
         ledger.lines.read,
         ledger.malformed_total(),
     );
-    let names: Vec<String> = rows.iter().take(MAX_ROWS).map(|(series, _)| Plain(&series.to_string()).to_string()).collect();
+    let names: Vec<String> =
+        rows.iter().take(MAX_ROWS).map(|(series, _)| Plain(&series.to_string()).to_string()).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(NAME_WIDTH);
     for ((series, text), name) in rows.iter().zip(&names) {
         let _ = writeln!(out, "   {:<12} {name:<width$} {text}", series.kind().name());

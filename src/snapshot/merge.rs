@@ -23,13 +23,22 @@ pub fn merge(parts: &[&Snapshot], policy: &SummaryPolicy) -> Snapshot {
         ledger: Ledger { completeness: 1.0, ..Ledger::default() },
         ..Snapshot::default()
     };
-    merged.counters = unite(parts, |p| &p.counters, |p| &p.series, |ours: &mut CounterPoint, theirs| ours.sum.merge(theirs.sum));
-    merged.gauges = unite(parts, |p| &p.gauges, |p| &p.series, |ours: &mut GaugePoint, theirs| ours.gauge.merge(&theirs.gauge));
-    merged.sets = unite(parts, |p| &p.sets, |p| &p.series, |ours: &mut SetPoint, theirs| ours.members.merge(&theirs.members));
-    merged.kvs = unite(parts, |p| &p.kvs, |p| &p.series, |ours: &mut KvPoint, theirs| ours.values.extend(&theirs.values));
-    merged.timers = unite(parts, |p| &p.timers, |p| &p.series, |ours: &mut TimerPoint, theirs| {
-        ours.timer.merge(&theirs.timer, &policy.timers);
-    });
+    merged.counters =
+        unite(parts, |p| &p.counters, |p| &p.series, |ours: &mut CounterPoint, theirs| ours.sum.merge(theirs.sum));
+    merged.gauges =
+        unite(parts, |p| &p.gauges, |p| &p.series, |ours: &mut GaugePoint, theirs| ours.gauge.merge(&theirs.gauge));
+    merged.sets =
+        unite(parts, |p| &p.sets, |p| &p.series, |ours: &mut SetPoint, theirs| ours.members.merge(&theirs.members));
+    merged.kvs =
+        unite(parts, |p| &p.kvs, |p| &p.series, |ours: &mut KvPoint, theirs| ours.values.extend(&theirs.values));
+    merged.timers = unite(
+        parts,
+        |p| &p.timers,
+        |p| &p.series,
+        |ours: &mut TimerPoint, theirs| {
+            ours.timer.merge(&theirs.timer, &policy.timers);
+        },
+    );
     for point in &mut merged.timers {
         point.summary = summarize(&point.timer, &point.series.to_string(), policy);
     }

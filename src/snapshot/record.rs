@@ -13,8 +13,8 @@
 
 use std::io;
 
-use serde::ser::{SerializeMap, Serializer};
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::aggregate::{Note, NoteBody};
@@ -137,9 +137,11 @@ impl Records {
             let rate = snapshot.rate(point.summary.count);
             (&point.series, Data::Timer { summary: &point.summary, rate })
         }));
-        series.extend(snapshot.sets.iter().map(|point| {
-            (&point.series, Data::Set { value: point.members.count(), exact: point.members.is_exact() })
-        }));
+        series.extend(
+            snapshot.sets.iter().map(|point| {
+                (&point.series, Data::Set { value: point.members.count(), exact: point.members.is_exact() })
+            }),
+        );
         for point in &snapshot.kvs {
             series.extend(point.values.iter().map(|&value| (&point.series, Data::Value(value))));
         }

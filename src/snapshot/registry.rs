@@ -158,8 +158,17 @@ impl Registry {
                 }
             }
             let (books, merged, columns) = (&mut self.books, &mut self.merged, &mut partial.columns);
-            join(&mut books[Class::Counter as usize], shard, now, &mut columns.counters, &mut merged.counters, |a, b| a.merge(*b));
-            join(&mut books[Class::Gauge as usize], shard, now, &mut columns.gauges, &mut merged.gauges, |a, b| a.merge(b));
+            join(
+                &mut books[Class::Counter as usize],
+                shard,
+                now,
+                &mut columns.counters,
+                &mut merged.counters,
+                |a, b| a.merge(*b),
+            );
+            join(&mut books[Class::Gauge as usize], shard, now, &mut columns.gauges, &mut merged.gauges, |a, b| {
+                a.merge(b)
+            });
             let policy = self.options.summary.timers;
             join(&mut books[Class::Timer as usize], shard, now, &mut columns.timers, &mut merged.timers, |a, b| {
                 // The first shard's samples change hands; no copy is made.
@@ -198,7 +207,9 @@ impl Registry {
                 snapshot.counters.push(CounterPoint { series, sum: Sum::default() });
             });
         }
-        self.merged.counters.drain(|id, sum| snapshot.counters.push(CounterPoint { series: book.shown(id), sum: *sum }));
+        self.merged
+            .counters
+            .drain(|id, sum| snapshot.counters.push(CounterPoint { series: book.shown(id), sum: *sum }));
     }
 
     fn emit_gauges(&mut self, snapshot: &mut Snapshot, now: f64) {
@@ -289,10 +300,14 @@ impl Registry {
             let Some(ttl) = self.options.series_ttl_secs[class] else {
                 return Vec::new();
             };
-            let stands = |id: u32| {
-                class == Class::Gauge as usize && self.standing.get(id as usize).is_some_and(Option::is_some)
-            };
-            self.books[class].idle_since(shard, now - ttl).filter(|&(_, id)| !stands(id)).map(|(local, _)| local).take(RETIRE_AT_ONCE).collect()
+            let stands =
+                |id: u32| class == Class::Gauge as usize && self.standing.get(id as usize).is_some_and(Option::is_some);
+            self.books[class]
+                .idle_since(shard, now - ttl)
+                .filter(|&(_, id)| !stands(id))
+                .map(|(local, _)| local)
+                .take(RETIRE_AT_ONCE)
+                .collect()
         })
     }
 }
@@ -508,7 +523,10 @@ mod tests {
         assert_eq!(house.close(), ["g 5"]);
         house.feed(0, "g:+1|g");
         assert_eq!(house.close(), ["g 6"]);
-        assert_eq!([house.close(), house.close(), house.close()], [vec!["g 6".to_string()], vec!["g 6".into()], vec![]]);
+        assert_eq!(
+            [house.close(), house.close(), house.close()],
+            [vec!["g 6".to_string()], vec!["g 6".into()], vec![]]
+        );
         house.feed(0, "g:+1|g");
         assert_eq!(house.close(), ["g 1"]);
     }

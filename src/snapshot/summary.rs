@@ -209,8 +209,10 @@ mod tests {
     #[test]
     fn a_rank_of_zero_has_no_percentile_and_half_rounds_up() {
         let samples: Vec<_> = (1..=5).map(|n| (f64::from(n), 1.0)).collect();
-        assert_eq!(values(&summary(&samples, &[5.0, 10.0, 50.0, 90.0, -20.0, 100.0], true)),
-            [(10.0, 1.0), (50.0, 3.0), (90.0, 5.0), (-20.0, 5.0), (100.0, 5.0)]);
+        assert_eq!(
+            values(&summary(&samples, &[5.0, 10.0, 50.0, 90.0, -20.0, 100.0], true)),
+            [(10.0, 1.0), (50.0, 3.0), (90.0, 5.0), (-20.0, 5.0), (100.0, 5.0)]
+        );
         assert_eq!(values(&summary(&[(7.0, 1.0)], &[0.0, 1.0, -1.0], true)), [(0.0, 7.0), (1.0, 7.0), (-1.0, 7.0)]);
     }
 

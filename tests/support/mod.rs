@@ -188,7 +188,8 @@ pub fn get(to: SocketAddr, path: &str, headers: &str) -> (u16, String) {
     let answer = text(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
-    let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_string() };
+    let body =
+        if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_string() };
     (code, body)
 }
 

@@ -150,7 +150,9 @@ impl GraphiteSink {
     }
 
     async fn send(&mut self) -> io::Result<()> {
-        let Some((_, bytes)) = &self.pending else { return Ok(()) };
+        let Some((_, bytes)) = &self.pending else {
+            return Ok(());
+        };
         // A stream is only kept after a whole delivery, so a failed one begins anew on a fresh connection.
         let mut stream = match self.stream.take().filter(is_alive) {
             Some(stream) => stream,
