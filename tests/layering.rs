@@ -95,8 +95,9 @@ fn the_core_is_pure() {
 #[test]
 fn unsafe_code_lives_in_one_small_file() {
     for (_, path, code) in sources() {
+        // Everywhere else the lint `unsafe_code` of Cargo.toml denies it.
         let allowed = path.ends_with("net/batch.rs");
-        assert!(allowed || !code.contains("unsafe"), "{}", path.display());
+        assert!(allowed || !code.contains("allow(unsafe_code)"), "{}", path.display());
     }
 }
 

@@ -26,8 +26,10 @@ mod error;
 mod event;
 mod fields;
 mod metric;
+mod name;
 mod number;
 mod parse;
+mod plain;
 mod sanitize;
 mod service_check;
 mod tags;
@@ -36,10 +38,8 @@ pub use error::{ParseError, Reason};
 pub use event::Event;
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;
-pub use parse::{
-    Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, PlainLine, Samples, lines, parse_line, parse_metric,
-    plain_line, trim,
-};
+pub use parse::{Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, Samples, lines, parse_line, parse_metric, trim};
+pub use plain::{PlainLine, plain_line};
 pub use sanitize::sanitize;
 pub use service_check::ServiceCheck;
 pub use tags::{NameTags, Tag, Tags, lossy};

@@ -1,8 +1,7 @@
 //! The merged grammar, from a datagram's lines to borrowed samples. See the room's doc for the grammar.
 
 use nom::bytes::complete::{tag, take_till};
-use nom::character::complete::char;
-use nom::sequence::{delimited, terminated};
+use nom::sequence::terminated;
 use nom::{IResult, Parser};
 
 use super::error::{ParseError, Reason};
@@ -11,7 +10,9 @@ use super::fields::{Field, field, rate, timestamp};
 use super::metric::{
     Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values, gauge_item, items, trim_blanks,
 };
+use super::name::{split_name, survey};
 use super::number::decimal;
+use super::plain::plain_sample;
 use super::service_check::{ServiceCheck, service_check};
 use super::tags::{NameTags, Tags};
 
@@ -396,121 +397,6 @@ fn looks_like_sample(text: &[u8]) -> bool {
     matches!(value_and_type(text), Ok((_, (value, token))) if !value.is_empty() && Kind::from_token(trim_blanks(token)).is_some())
 }
 
-/// A line of nothing but `name:value|type`, whose value is a whole number of up to 15 digits: most of all traffic.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PlainLine<'a> {
-    /// What stands before the first `:`, unchecked: it may hold tags, `|`, or anything else.
-    pub name: &'a [u8],
-    /// The type; never a set.
-    pub kind: Kind,
-    /// The value, not negative.
-    pub value: f64,
-}
-
-/// Recognises a [`PlainLine`] without looking at its name. Whoever already knows that name, byte for byte, as a
-/// good one needs no more; all others ask [`parse_metric`].
-#[inline]
-pub fn plain_line(line: &[u8]) -> Option<PlainLine<'_>> {
-    let colon = memchr::memchr(b':', line)?;
-    let (kind, value) = plain_sample(&line[colon + 1..])?;
-    Some(PlainLine { name: &line[..colon], kind, value })
-}
-
-/// A sample of that form. What this refuses is read the general way, which reads these alike (a test says so).
-#[inline]
-fn plain_sample(text: &[u8]) -> Option<(Kind, f64)> {
-    let mut number: u64 = 0;
-    let mut digits = 0;
-    loop {
-        let byte = *text.get(digits)?;
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
-        }
-        number = number * 10 + u64::from(digit);
-        digits += 1;
-        if digits > 15 {
-            return None;
-        }
-    }
-    if digits == 0 || text[digits] != b'|' {
-        return None;
-    }
-    let kind = Kind::from_token(&text[digits + 1..]).filter(|&kind| kind != Kind::Set)?;
-    Some((kind, number as f64))
-}
-
-/// What a name holds that needs a closer look.
-struct Survey {
-    non_ascii: bool,
-    /// One of `[ , # ;`, which may begin tags.
-    special: bool,
-}
-
-/// Looks at a name eight bytes at a time ("determine if a word has a byte equal to n", in S. E. Anderson, "Bit
-/// Twiddling Hacks").
-#[inline]
-fn survey(name: &[u8]) -> Survey {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let mut high = 0;
-    let mut special = 0;
-    let mut look = |word: u64| {
-        high |= word;
-        for mark in [b'[', b',', b'#', b';'] {
-            let zeroed = word ^ (ONES * u64::from(mark));
-            special |= zeroed.wrapping_sub(ONES) & !zeroed;
-        }
-    };
-    let mut words = name.chunks_exact(8);
-    for word in &mut words {
-        look(u64::from_le_bytes(word.try_into().expect("a chunk of eight has eight bytes")));
-    }
-    if !words.remainder().is_empty() {
-        let mut last = [0; 8];
-        match name.last_chunk() {
-            // The last eight bytes overlap what was seen already, which does no harm.
-            Some(eight) => last = *eight,
-            None => last[..name.len()].copy_from_slice(name),
-        }
-        look(u64::from_le_bytes(last));
-    }
-    Survey { non_ascii: high & HIGHS != 0, special: special & HIGHS != 0 }
-}
-
-/// Takes the tags out of a name. Where SignalFx tags are cut out of the middle, another style's tags are read
-/// only behind the cut, or when nothing stands behind it.
-fn split_name<'a>(styles: &NameTags, name: &mut Name<'a>, tags: &mut Tags<'a>) {
-    if styles.signalfx
-        && let Ok((after, (before, inside))) = bracketed(name.head)
-    {
-        tags.bracketed = inside;
-        (name.head, name.tail) = (before, after);
-    }
-    let behind = !name.tail.is_empty();
-    let text = if behind { name.tail } else { name.head };
-    let marks = [(styles.influx, b',', b','), (styles.librato, b'#', b','), (styles.graphite, b';', b';')];
-    let first = marks
-        .into_iter()
-        .filter(|(enabled, ..)| *enabled)
-        .filter_map(|(_, mark, separator)| {
-            let at = memchr::memchr(mark, text)?;
-            let segment = text[at + 1..].split(|&b| b == separator).next()?;
-            (memchr::memchr(b'=', segment)? > 0).then_some((at, separator))
-        })
-        .min();
-    if let Some((at, separator)) = first {
-        tags.trailing = &text[at + 1..];
-        tags.separator = separator;
-        *(if behind { &mut name.tail } else { &mut name.head }) = &text[..at];
-    }
-}
-
-/// `before[inside]after`: the first `[`, and the first `]` of the name if it comes later.
-fn bracketed(raw: &[u8]) -> IResult<&[u8], (&[u8], &[u8])> {
-    (take_till(|b| b == b'[' || b == b']'), delimited(char('['), take_till(|b| b == b']'), char(']'))).parse(raw)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -596,27 +482,6 @@ mod tests {
             for value in ["0", "7", "123456789012345", "1234567890123456", "", "1.5", "-3", "+3", "1:2", " 4 "] {
                 let (short, general) = (format!("a.name:{value}|{kind}"), format!("a.name:{value}|{kind}|"));
                 assert_eq!(shown(&short), shown(&general), "{short}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_survey_sees_marks_and_letters_beyond_ascii_anywhere() {
-        for length in 1..30 {
-            for at in 0..length {
-                for (mark, non_ascii, special) in [
-                    (b'a', false, false),
-                    (b'[', false, true),
-                    (b',', false, true),
-                    (b'#', false, true),
-                    (b';', false, true),
-                    (0xc3, true, false),
-                ] {
-                    let mut name = vec![b'x'; length];
-                    name[at] = mark;
-                    let found = survey(&name);
-                    assert_eq!((found.non_ascii, found.special), (non_ascii, special), "{name:?}");
-                }
             }
         }
     }
