@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`protocol`], [`series`], [`inert`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`telemetry`], [`snapshot`] | machines: shards, the ledger, closed intervals; time is an argument |
-//! | [`net`], [`sinks`], [`http`] | the outside |
+//! | [`sys`], [`net`], [`sinks`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
 
 pub mod aggregate;
@@ -23,4 +23,5 @@ pub mod series;
 pub mod server;
 pub mod sinks;
 pub mod snapshot;
+pub mod sys;
 pub mod telemetry;

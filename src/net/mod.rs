@@ -8,7 +8,6 @@
 //! holds and then nothing more; the flusher closes the last interval; [`Listener::join`] ends them.
 
 mod allow;
-mod batch;
 mod framing;
 mod tcp;
 mod udp;
@@ -24,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::aggregate::{Columns, Partial, Shard, Tally};
 use crate::protocol::Options;
+use crate::sys;
 
 pub use allow::Allow;
 
@@ -116,7 +116,7 @@ pub fn bind(spec: Spec) -> io::Result<Bound> {
     for _ in 0..count {
         let socket = open(&spec, address, count > 1)?;
         if spec.transport == Transport::Udp {
-            receive_buffer += batch::set_receive_buffer(&socket, spec.receive_buffer, spec.receive_buffer_force)?;
+            receive_buffer += sys::set_receive_buffer(&socket, spec.receive_buffer, spec.receive_buffer_force)?;
         }
         let bound = socket.local_addr()?.as_socket();
         address = bound.ok_or_else(|| io::Error::other("the socket has no IP address"))?;
@@ -239,7 +239,7 @@ impl Listener {
         let mut fresh = 0;
         for (socket, seen) in self.sockets.iter().zip(&mut self.seen) {
             // An open socket always answers; if not, the next look has it.
-            let now = batch::dropped_datagrams(socket).unwrap_or(*seen);
+            let now = sys::dropped_datagrams(socket).unwrap_or(*seen);
             // The kernel's counter is 32 bits wide and wraps.
             fresh += u64::from(now.wrapping_sub(*seen));
             *seen = now;

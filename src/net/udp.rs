@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
+use crate::sys::Batch;
 
-use super::batch::Batch;
 use super::{Command, Spec, close, count_bytes, unix_time};
 
 /// Batches read before the worker looks at its commands again.
