@@ -104,6 +104,8 @@ impl Flusher {
                 // The last tick that has passed names the interval, however late it is noticed.
                 let interval_secs = self.interval.as_secs_f64();
                 let end = due + ((now - due) / interval_secs).floor() * interval_secs;
+                // A multiple of 0.2, say, as people write it.
+                let end = (end * 1e6).round() / 1e6;
                 self.close(end, now - due).await;
                 due = next_tick(unix_time(), self.interval);
                 continue;

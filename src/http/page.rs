@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::inert::Html;
 use crate::series::Series;
-use crate::snapshot::{Snapshot, number};
+use crate::snapshot::{Snapshot, number, short_number};
 use crate::telemetry::Ledger;
 
 use super::House;
@@ -157,29 +157,29 @@ fn series(out: &mut String, snapshot: &Snapshot) {
     let mut rows: Vec<(&Series, String)> = Vec::new();
     rows.extend(snapshot.counters.iter().map(|point| {
         let value = point.sum.value();
-        (&point.series, format!("{} · {} per s", number(value), number(snapshot.rate(value))))
+        (&point.series, format!("{} · {} per s", short_number(value), short_number(snapshot.rate(value))))
     }));
-    rows.extend(snapshot.gauges.iter().map(|point| (&point.series, number(point.gauge.value()))));
+    rows.extend(snapshot.gauges.iter().map(|point| (&point.series, short_number(point.gauge.value()))));
     rows.extend(snapshot.timers.iter().map(|point| {
         let s = &point.summary;
         let mut text = format!(
             "count {} · mean {} · min {} · max {}",
-            number(s.count),
-            number(s.mean),
-            number(s.min),
-            number(s.max)
+            short_number(s.count),
+            short_number(s.mean),
+            short_number(s.min),
+            short_number(s.max)
         );
         s.percentiles.iter().for_each(|p| {
-            let _ = write!(text, " · p{} {}", number(p.percentile), number(p.value));
+            let _ = write!(text, " · p{} {}", number(p.percentile), short_number(p.value));
         });
         (&point.series, text)
     }));
     rows.extend(snapshot.sets.iter().map(|point| {
         let about = if point.members.is_exact() { "" } else { "about " };
-        (&point.series, format!("{about}{} different", number(point.members.count())))
+        (&point.series, format!("{about}{} different", short_number(point.members.count())))
     }));
     for point in &snapshot.kvs {
-        rows.extend(point.values.iter().map(|&value| (&point.series, number(value))));
+        rows.extend(point.values.iter().map(|&value| (&point.series, short_number(value))));
     }
     // People come for what they sent; the daemon's own follow.
     let own = |series: &Series| series.name().starts_with("systole.");

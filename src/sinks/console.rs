@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::aggregate::{Note, NoteBody};
 use crate::inert::Plain;
 use crate::series::Series;
-use crate::snapshot::{Records, Snapshot, number};
+use crate::snapshot::{Records, Snapshot, number, short_number};
 
 use super::blocking::{Blocking, Writer};
 use super::{Delivery, Receipt, Sink, SinkError};
@@ -71,24 +71,31 @@ pub fn table(snapshot: &Snapshot) -> String {
     let mut rows: Vec<(&Series, String)> = Vec::new();
     rows.extend(snapshot.counters.iter().map(|point| {
         let value = point.sum.value();
-        (&point.series, format!("{:>12}  {}/s", show(value), show(snapshot.rate(value))))
+        (&point.series, format!("{:>12}  {}/s", short_number(value), short_number(snapshot.rate(value))))
     }));
-    rows.extend(snapshot.gauges.iter().map(|point| (&point.series, format!("{:>12}", show(point.gauge.value())))));
+    rows.extend(
+        snapshot.gauges.iter().map(|point| (&point.series, format!("{:>12}", short_number(point.gauge.value())))),
+    );
     rows.extend(snapshot.timers.iter().map(|point| {
         let s = &point.summary;
-        let mut text =
-            format!("{:>12}  mean {}  min {}  max {}", show(s.count), show(s.mean), show(s.min), show(s.max));
+        let mut text = format!(
+            "{:>12}  mean {}  min {}  max {}",
+            short_number(s.count),
+            short_number(s.mean),
+            short_number(s.min),
+            short_number(s.max)
+        );
         for p in &s.percentiles {
-            let _ = write!(text, "  p{} {}", number(p.percentile), show(p.value));
+            let _ = write!(text, "  p{} {}", number(p.percentile), short_number(p.value));
         }
         (&point.series, text)
     }));
     rows.extend(snapshot.sets.iter().map(|point| {
         let about = if point.members.is_exact() { "" } else { "about " };
-        (&point.series, format!("{:>12}", format!("{about}{}", show(point.members.count()))))
+        (&point.series, format!("{:>12}", format!("{about}{}", short_number(point.members.count()))))
     }));
     for point in &snapshot.kvs {
-        rows.extend(point.values.iter().map(|&value| (&point.series, format!("{:>12}", show(value)))));
+        rows.extend(point.values.iter().map(|&value| (&point.series, format!("{:>12}", short_number(value)))));
     }
     // The ledger's own series are the line at the top.
     rows.retain(|(series, _)| !series.name().starts_with("systole."));
@@ -134,14 +141,4 @@ pub fn note_line(note: &Note) -> String {
             format!("check        {}: {word}  {}", Plain(name), Plain(message.as_deref().unwrap_or("")))
         }
     }
-}
-
-/// Six digits at most: a table is for eyes.
-fn show(value: f64) -> String {
-    if value == value.trunc() && value.abs() < 1e15 {
-        return number(value);
-    }
-    let digits = 5 - (value.abs().log10().floor() as i32).clamp(-6, 5);
-    let factor = 10_f64.powi(digits);
-    number((value * factor).round() / factor)
 }

@@ -18,7 +18,7 @@ use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
 pub use merge::merge;
-pub use number::{number, write_number};
+pub use number::{number, short_number, write_number};
 pub use record::{RecordType, Records, write_json};
 pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
 pub use summary::{Bins, Percentile, Summary, SummaryPolicy, summarize};

@@ -25,6 +25,20 @@ pub fn number(value: f64) -> String {
     out.into_iter().map(char::from).collect()
 }
 
+/// A number as text for eyes: six digits at most, unless it is whole.
+///
+/// ```
+/// assert_eq!(systole::snapshot::short_number(1.0 / 3.0), "0.333333");
+/// ```
+pub fn short_number(value: f64) -> String {
+    if value == value.trunc() && value.abs() < PLAIN_BELOW {
+        return number(value);
+    }
+    let digits = 5 - (value.abs().log10().floor() as i32).clamp(-6, 5);
+    let factor = 10_f64.powi(digits);
+    number((value * factor).round() / factor)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
