@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use crate::inert::{Plain, excerpt};
 use crate::net::Listener;
 use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
+use crate::sys::unix_time;
 use crate::telemetry::{FlushAccount, Ledger, ListenerAccount, SinkAccount};
 
 /// How often kernel drops are read.
@@ -332,10 +333,6 @@ fn complain(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops
 fn next_tick(now: f64, interval: Duration) -> f64 {
     let interval = interval.as_secs_f64();
     ((now / interval).floor() + 1.0) * interval
-}
-
-fn unix_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use socket2::Socket;
 
@@ -167,6 +168,11 @@ pub(crate) fn dropped_datagrams(socket: &Socket) -> io::Result<u32> {
         )
     };
     if result == 0 { Ok(info[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Wall time in Unix seconds; 0 on a clock that stands before 1970.
+pub(crate) fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Makes the allocator use one arena. Snapshots are allocated by one thread and freed by others, and the arenas

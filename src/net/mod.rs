@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
@@ -283,9 +283,4 @@ fn close(shard: &mut Shard, retire: &[Vec<u32>; 5], spare: Columns, reply: onesh
 /// Counts what was read.
 fn count_bytes(tally: &mut Tally, bytes: usize) {
     tally.bytes += bytes as u64;
-}
-
-/// Wall time in Unix seconds.
-fn unix_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

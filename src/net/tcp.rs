@@ -16,9 +16,10 @@ use tokio::time::timeout;
 
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
+use crate::sys::unix_time;
 
 use super::framing::{Chunk, LineBuffer};
-use super::{Command, Spec, close, count_bytes, unix_time};
+use super::{Command, Spec, close, count_bytes};
 
 /// While stopping, a connection that is silent for so long has been read to its end.
 const QUIET: Duration = Duration::from_millis(100);

@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
-use crate::sys::Batch;
+use crate::sys::{Batch, unix_time};
 
-use super::{Command, Spec, close, count_bytes, unix_time};
+use super::{Command, Spec, close, count_bytes};
 
 /// Batches read before the worker looks at its commands again.
 const BATCHES_A_TURN: usize = 16;

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::snapshot::Snapshot;
+use crate::sys::unix_time;
 use crate::telemetry::SinkAccount;
 
 use super::{Sink, SinkError};
@@ -234,10 +235,6 @@ impl Complaint {
 fn jittered(pause: Duration) -> Duration {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
     pause.mul_f64(0.5 + 0.5 * f64::from(nanos % 1000) / 1000.0)
-}
-
-fn unix_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ mod plain;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::inert::Plain;
 use crate::snapshot::{Snapshot, write_number};
+use crate::sys::unix_time;
 
 use super::{Delivery, Receipt, Sink, SinkError};
 
@@ -208,8 +209,4 @@ impl Sink for GraphiteSink {
             }
         })
     }
-}
-
-fn unix_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
