@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::aggregate::{Quota, ShardOptions, TimerPolicy};
 use crate::config::{Config, Listen, ListenUrl, Naming, Profile, Workers};
 use crate::net::{Allow, Spec, Transport};
-use crate::sinks::graphite::{EtsyNames, GraphiteNames};
+use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::{GaugeLife, RegistryOptions, SelfMetrics, SummaryPolicy};
 
 /// Most workers that `auto` chooses.
@@ -43,7 +43,7 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
     let self_metrics = match config.profile {
         _ if !config.self_metrics => SelfMetrics::Off,
         Profile::Systole => SelfMetrics::Ledger,
-        Profile::Etsy => SelfMetrics::Etsy { prefix: Arc::from(config.etsy.prefix_stats.as_str()), lag },
+        Profile::Etsy => SelfMetrics::Etsy { prefix: Arc::from(config.etsy.names.prefix_stats.as_str()), lag },
     };
     RegistryOptions {
         summary: SummaryPolicy {
@@ -65,21 +65,7 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
 pub fn graphite_names(config: &Config, naming: Naming) -> GraphiteNames {
     match naming {
         Naming::Systole => GraphiteNames::Systole,
-        Naming::Etsy => {
-            let etsy = config.etsy.clone();
-            GraphiteNames::Etsy(EtsyNames {
-                legacy_namespace: etsy.legacy_namespace,
-                global_prefix: etsy.global_prefix,
-                global_suffix: etsy.global_suffix,
-                prefix_counter: etsy.prefix_counter,
-                prefix_timer: etsy.prefix_timer,
-                prefix_gauge: etsy.prefix_gauge,
-                prefix_set: etsy.prefix_set,
-                prefix_stats: etsy.prefix_stats,
-                flush_counts: etsy.flush_counts,
-                calculated_timer_metrics: etsy.calculated_timer_metrics,
-            })
-        }
+        Naming::Etsy => GraphiteNames::Etsy(config.etsy.names.clone()),
     }
 }
 

@@ -349,13 +349,13 @@ fn etsy(root: &mut Section<'_>, s: &mut Source<'_>) -> Etsy {
     let mut section = root.section(s, "etsy");
     let mut etsy = Etsy::default();
     for (key, value) in [
-        ("global_prefix", &mut etsy.global_prefix),
-        ("global_suffix", &mut etsy.global_suffix),
-        ("prefix_counter", &mut etsy.prefix_counter),
-        ("prefix_timer", &mut etsy.prefix_timer),
-        ("prefix_gauge", &mut etsy.prefix_gauge),
-        ("prefix_set", &mut etsy.prefix_set),
-        ("prefix_stats", &mut etsy.prefix_stats),
+        ("global_prefix", &mut etsy.names.global_prefix),
+        ("global_suffix", &mut etsy.names.global_suffix),
+        ("prefix_counter", &mut etsy.names.prefix_counter),
+        ("prefix_timer", &mut etsy.names.prefix_timer),
+        ("prefix_gauge", &mut etsy.names.prefix_gauge),
+        ("prefix_set", &mut etsy.names.prefix_set),
+        ("prefix_stats", &mut etsy.names.prefix_stats),
     ] {
         if let Some(text) = section.string(s, key) {
             *value = text;
@@ -363,8 +363,8 @@ fn etsy(root: &mut Section<'_>, s: &mut Source<'_>) -> Etsy {
     }
     let delete_idle = section.bool(s, "delete_idle_stats").unwrap_or(false);
     for (key, value, default) in [
-        ("legacy_namespace", &mut etsy.legacy_namespace, true),
-        ("flush_counts", &mut etsy.flush_counts, true),
+        ("legacy_namespace", &mut etsy.names.legacy_namespace, true),
+        ("flush_counts", &mut etsy.names.flush_counts, true),
         ("delete_counters", &mut etsy.delete_counters, delete_idle),
         ("delete_timers", &mut etsy.delete_timers, delete_idle),
         ("delete_gauges", &mut etsy.delete_gauges, delete_idle),
@@ -373,7 +373,7 @@ fn etsy(root: &mut Section<'_>, s: &mut Source<'_>) -> Etsy {
         *value = section.bool(s, key).unwrap_or(default);
     }
     etsy.gauges_max_ttl = section.integer(s, "gauges_max_ttl", 1..=1_000_000).unwrap_or(1) as u32;
-    etsy.calculated_timer_metrics = section.strings(s, "calculated_timer_metrics").unwrap_or_default();
+    etsy.names.calculated_timer_metrics = section.strings(s, "calculated_timer_metrics").unwrap_or_default();
     for (mut histogram, place) in section.sections(s, "histogram") {
         let metric = histogram.string(s, "metric").unwrap_or_default();
         let Some(bins) = histogram.list(s, "bins") else {

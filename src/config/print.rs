@@ -133,16 +133,16 @@ fn sink(out: &mut Out, sink: &Sink) {
 fn etsy(out: &mut Out, config: &Config) {
     let etsy = &config.etsy;
     out.head("[etsy]");
-    out.set("legacy_namespace", etsy.legacy_namespace);
-    out.set("global_prefix", etsy.global_prefix.as_str());
-    out.set("global_suffix", etsy.global_suffix.as_str());
-    out.set("prefix_counter", etsy.prefix_counter.as_str());
-    out.set("prefix_timer", etsy.prefix_timer.as_str());
-    out.set("prefix_gauge", etsy.prefix_gauge.as_str());
-    out.set("prefix_set", etsy.prefix_set.as_str());
-    out.set("prefix_stats", etsy.prefix_stats.as_str());
-    out.set("flush_counts", etsy.flush_counts);
-    let wanted = etsy.calculated_timer_metrics.iter().map(|name| Value::from(name.as_str()));
+    out.set("legacy_namespace", etsy.names.legacy_namespace);
+    out.set("global_prefix", etsy.names.global_prefix.as_str());
+    out.set("global_suffix", etsy.names.global_suffix.as_str());
+    out.set("prefix_counter", etsy.names.prefix_counter.as_str());
+    out.set("prefix_timer", etsy.names.prefix_timer.as_str());
+    out.set("prefix_gauge", etsy.names.prefix_gauge.as_str());
+    out.set("prefix_set", etsy.names.prefix_set.as_str());
+    out.set("prefix_stats", etsy.names.prefix_stats.as_str());
+    out.set("flush_counts", etsy.names.flush_counts);
+    let wanted = etsy.names.calculated_timer_metrics.iter().map(|name| Value::from(name.as_str()));
     out.set("calculated_timer_metrics", Value::Array(wanted.collect()));
     out.set("delete_counters", etsy.delete_counters);
     out.set("delete_timers", etsy.delete_timers);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::protocol::Options;
+use crate::sinks::graphite::EtsyNames;
 use crate::snapshot::Bins;
 
 use super::url::ListenUrl;
@@ -193,26 +194,8 @@ impl SinkKind {
 /// The original's switches, under its own defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Etsy {
-    /// `stats.x` and `stats_counts.x` instead of `stats.counters.x.rate`.
-    pub legacy_namespace: bool,
-    /// First part of every name without the legacy namespace.
-    pub global_prefix: String,
-    /// Last part of every name.
-    pub global_suffix: String,
-    /// Of counters.
-    pub prefix_counter: String,
-    /// Of timers.
-    pub prefix_timer: String,
-    /// Of gauges.
-    pub prefix_gauge: String,
-    /// Of sets.
-    pub prefix_set: String,
-    /// Of the daemon's own.
-    pub prefix_stats: String,
-    /// Write counts beside rates.
-    pub flush_counts: bool,
-    /// Timer outputs to write; empty for all.
-    pub calculated_timer_metrics: Vec<String>,
+    /// How the naming `etsy` writes names.
+    pub names: EtsyNames,
     /// Histograms of timers.
     pub histogram: Vec<Bins>,
     /// Idle counters are deleted instead of being zero.
@@ -230,16 +213,7 @@ pub struct Etsy {
 impl Default for Etsy {
     fn default() -> Etsy {
         Etsy {
-            legacy_namespace: true,
-            global_prefix: "stats".into(),
-            global_suffix: String::new(),
-            prefix_counter: "counters".into(),
-            prefix_timer: "timers".into(),
-            prefix_gauge: "gauges".into(),
-            prefix_set: "sets".into(),
-            prefix_stats: "statsd".into(),
-            flush_counts: true,
-            calculated_timer_metrics: Vec::new(),
+            names: EtsyNames::default(),
             histogram: Vec::new(),
             delete_counters: false,
             delete_timers: false,

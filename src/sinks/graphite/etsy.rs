@@ -17,14 +17,14 @@ use crate::snapshot::{Percentile, Snapshot, Summary, TimerPoint, number};
 
 use super::{Timings, Writer};
 
-/// The original's prefixes and switches.
-#[derive(Clone, Debug)]
+/// The original's prefixes and switches of its Graphite backend, under its own defaults.
+#[derive(Clone, Debug, PartialEq)]
 pub struct EtsyNames {
-    /// `stats.x` instead of `stats.counters.x.rate`.
+    /// `stats.x` and `stats_counts.x` instead of `stats.counters.x.rate`.
     pub legacy_namespace: bool,
-    /// First part without the legacy namespace.
+    /// First part of every name without the legacy namespace.
     pub global_prefix: String,
-    /// Last part.
+    /// Last part of every name.
     pub global_suffix: String,
     /// Of counters.
     pub prefix_counter: String,
@@ -40,6 +40,23 @@ pub struct EtsyNames {
     pub flush_counts: bool,
     /// Timer outputs to write; empty for all.
     pub calculated_timer_metrics: Vec<String>,
+}
+
+impl Default for EtsyNames {
+    fn default() -> EtsyNames {
+        EtsyNames {
+            legacy_namespace: true,
+            global_prefix: "stats".into(),
+            global_suffix: String::new(),
+            prefix_counter: "counters".into(),
+            prefix_timer: "timers".into(),
+            prefix_gauge: "gauges".into(),
+            prefix_set: "sets".into(),
+            prefix_stats: "statsd".into(),
+            flush_counts: true,
+            calculated_timer_metrics: Vec::new(),
+        }
+    }
 }
 
 struct Prefixes {
