@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`protocol`], [`series`], [`inert`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`telemetry`], [`snapshot`] | machines: shards, the ledger, closed intervals; time is an argument |
-//! | [`sys`], [`net`], [`sinks`], [`http`] | the outside |
+//! | [`sys`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
 
 pub mod aggregate;
@@ -16,6 +16,7 @@ pub mod config;
 pub mod flush;
 pub mod http;
 pub mod inert;
+pub mod load;
 pub mod net;
 pub mod plan;
 pub mod protocol;

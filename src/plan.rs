@@ -93,6 +93,8 @@ pub fn listener(listen: &Listen) -> Spec {
         receive_buffer: listen.receive_buffer,
         receive_buffer_force: listen.receive_buffer_force,
         max_datagram: listen.max_datagram,
+        cores: listen.cores.clone(),
+        busy_poll_us: u32::try_from(listen.busy_poll.as_micros()).ok().filter(|&us| us > 0),
         allow: Allow::new(listen.allow.clone()),
         max_connections: listen.max_connections,
         idle_timeout: listen.idle_timeout,

@@ -166,10 +166,20 @@ impl Shard {
         }
     }
 
-    /// Counts a malformed line; the first of an interval is kept as an example.
+    /// Whether an example of a malformed line was kept, but not who sent it.
+    #[inline]
+    pub fn lacks_sender_of_example(&self) -> bool {
+        self.open.example.as_ref().is_some_and(|example| example.from.is_none())
+    }
+
+    /// Counts a malformed line; the first of an interval is kept as an example, the first with a sender rather.
     pub fn refuse(&mut self, line: &[u8], error: ParseError, from: Option<SocketAddr>) {
         self.open.tally.refuse(error);
-        if self.open.example.is_none() {
+        let wanted = match &self.open.example {
+            None => true,
+            Some(example) => example.from.is_none() && from.is_some(),
+        };
+        if wanted {
             let line = line[..line.len().min(EXAMPLE_BYTES)].to_vec();
             self.open.example = Some(BadLine { line, error, from });
         }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::config::{Sink, SinkKind, print};
 
-use super::{ConfigArgs, FAILED, load, sources};
+use super::{ConfigArgs, FAILED, load_config, sources};
 
 /// Longest attempt to reach a sink.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs) -> u8 {
     let (sources, config) = match sources(&args.config).and_then(|sources| {
-        let config = load(&sources)?;
+        let config = load_config(&sources)?;
         Ok((sources, config))
     }) {
         Ok(loaded) => loaded,

@@ -16,7 +16,7 @@ use crate::sinks::console::note_line;
 use crate::sinks::graphite;
 use crate::snapshot::{Interval, Registry, SelfMetrics, number, write_json};
 
-use super::{ConfigArgs, FAILED, load, print, sources};
+use super::{ConfigArgs, FAILED, load_config, print, sources};
 
 #[derive(Args)]
 pub(super) struct ExplainArgs {
@@ -51,7 +51,7 @@ struct Reading {
 }
 
 pub(super) fn run(args: &ExplainArgs) -> u8 {
-    let config = match sources(&args.config).and_then(|sources| load(&sources)) {
+    let config = match sources(&args.config).and_then(|sources| load_config(&sources)) {
         Ok(config) => config,
         Err(code) => return code,
     };

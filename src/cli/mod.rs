@@ -4,6 +4,7 @@
 mod capture;
 mod check;
 mod explain;
+mod load;
 mod replay;
 mod run;
 mod send;
@@ -51,6 +52,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Send lines
     Send(send::SendArgs),
+    /// Send as much as a machine takes, to size it; prints as JSON exactly what was sent
+    Load(load::LoadArgs),
 }
 
 #[derive(Args, Clone, Debug, Default)]
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Send(args) => send::run(&args),
+        Command::Load(args) => load::run(&args),
     };
     ExitCode::from(code)
 }
@@ -115,7 +119,7 @@ fn read_text(path: &Path) -> Result<String, u8> {
 }
 
 /// Loads a configuration, or says everything that is wrong with it.
-fn load(sources: &Sources) -> Result<Config, u8> {
+fn load_config(sources: &Sources) -> Result<Config, u8> {
     config::load(sources).map_err(|problems| {
         let mut out = io::stderr().lock();
         for problem in &problems {

@@ -16,7 +16,7 @@ use crate::snapshot::{Interval, RecordType, Records, Registry, Snapshot};
 use crate::telemetry::ListenerAccount;
 
 use super::capture::{Row, What, row};
-use super::{ConfigArgs, FAILED, complain, duration, load, print, sources};
+use super::{ConfigArgs, FAILED, complain, duration, load_config, print, sources};
 
 #[derive(Args)]
 pub(super) struct ReplayArgs {
@@ -62,7 +62,7 @@ fn record_type(text: &str) -> Result<RecordType, String> {
 pub(super) fn run(args: &ReplayArgs) -> u8 {
     let config = sources(&args.config).and_then(|mut sources| {
         sources.interval = args.interval;
-        load(&sources)
+        load_config(&sources)
     });
     let config = match config {
         Ok(config) => config,

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, LogFormat};
 use crate::server;
 
-use super::{ConfigArgs, FAILED, complain, duration, load, sources};
+use super::{ConfigArgs, FAILED, complain, duration, load_config, sources};
 
 #[derive(Args, Default)]
 pub(super) struct RunArgs {
@@ -42,7 +42,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         sources.sink = args.sink;
         sources.interval = args.interval;
         sources.http = args.http;
-        load(&sources)
+        load_config(&sources)
     });
     let config = match config {
         Ok(config) => config,

@@ -35,6 +35,7 @@ const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration:
 const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(366 * 86_400);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const BUSY_POLL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
 
 /// Reads everything.
@@ -232,6 +233,10 @@ fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_
     listen.receive_buffer_force = section.bool(s, "receive_buffer_force").unwrap_or(listen.receive_buffer_force);
     let max_datagram = section.size(s, "max_datagram", 512..=64 << 10);
     listen.max_datagram = max_datagram.map_or(listen.max_datagram, |n| n as usize);
+    if let Some(cores) = section.integers(s, "cores", 0..=1023) {
+        listen.cores = cores.into_iter().map(|core| core as usize).collect();
+    }
+    listen.busy_poll = section.duration(s, "busy_poll", BUSY_POLL).unwrap_or(listen.busy_poll);
     if let Some(networks) = section.list(s, "allow") {
         listen.allow = Some(networks.iter().filter_map(|item| network(item, s)).collect());
     }

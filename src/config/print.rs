@@ -76,6 +76,8 @@ fn listener(out: &mut Out, listen: &Listen) {
     out.set("receive_buffer", show_size(listen.receive_buffer));
     out.set("receive_buffer_force", listen.receive_buffer_force);
     out.set("max_datagram", show_size(listen.max_datagram as u64));
+    out.set("cores", Value::Array(listen.cores.iter().map(|&core| Value::from(core as i64)).collect()));
+    out.set("busy_poll", show_duration(listen.busy_poll));
     if let Some(networks) = &listen.allow {
         let all = networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}")));
         out.set("allow", Value::Array(all.collect()));

@@ -381,6 +381,23 @@ impl<'a> Section<'a> {
         Some(numbers.collect())
     }
 
+    pub(super) fn integers(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Option<Vec<u64>> {
+        let items = self.list(source, key)?;
+        let numbers = items.iter().filter_map(|item| {
+            let number = item.number_text().and_then(|text| text.parse().ok()).filter(|n| range.contains(n));
+            if number.is_none() {
+                item.refuse(source, &format!("a whole number from {} to {}", range.start(), range.end()));
+            }
+            number
+        });
+        Some(numbers.collect())
+    }
+
     /// Keys and strings of a table.
     pub(super) fn map(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<BTreeMap<String, String>> {
         let found = self.find(source, key)?;

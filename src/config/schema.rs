@@ -108,6 +108,10 @@ pub struct Listen {
     pub receive_buffer_force: bool,
     /// Longest datagram, and longest line of a stream, in bytes (512 to 65536, default 65536).
     pub max_datagram: usize,
+    /// Cores that workers are kept on, in turn, counted from 0; empty for any (default).
+    pub cores: Vec<usize>,
+    /// Poll the device for so long when nothing is queued; zero is off (default).
+    pub busy_poll: Duration,
     /// Source networks, as (address, prefix length); `None` is all.
     pub allow: Option<Vec<(std::net::IpAddr, u8)>>,
     /// Most connections at once (default 1024).
@@ -127,6 +131,8 @@ impl Listen {
             receive_buffer: 16 << 20,
             receive_buffer_force: true,
             max_datagram: 64 << 10,
+            cores: Vec::new(),
+            busy_poll: Duration::ZERO,
             allow: None,
             max_connections: 1024,
             idle_timeout: Duration::from_secs(600),

@@ -12,6 +12,11 @@ impl Allow {
         Allow(networks)
     }
 
+    /// Whether some sources may not send.
+    pub fn is_restricted(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether a source may send. An IPv4 address inside an IPv6 one counts as the IPv4 address.
     #[inline]
     pub fn permits(&self, source: Option<IpAddr>) -> bool {

@@ -57,6 +57,10 @@ pub struct Spec {
     pub receive_buffer_force: bool,
     /// Longest datagram, or line of a stream, bytes.
     pub max_datagram: usize,
+    /// Cores that workers are kept on, in turn; empty for any.
+    pub cores: Vec<usize>,
+    /// Poll the device for so many microseconds when nothing is queued.
+    pub busy_poll_us: Option<u32>,
     /// Who may send.
     pub allow: Allow,
     /// Most connections at once.
@@ -116,6 +120,11 @@ pub fn bind(spec: Spec) -> io::Result<Bound> {
     for _ in 0..count {
         let socket = open(&spec, address, count > 1)?;
         if spec.transport == Transport::Udp {
+            // An old kernel does without, and datagrams come one by one.
+            let _ = sys::receive_coalesced(&socket);
+            if let Some(microseconds) = spec.busy_poll_us {
+                sys::busy_poll(&socket, microseconds)?;
+            }
             receive_buffer += sys::set_receive_buffer(&socket, spec.receive_buffer, spec.receive_buffer_force)?;
         }
         let bound = socket.local_addr()?.as_socket();
@@ -185,7 +194,13 @@ impl Bound {
                 Transport::Tcp => format!("tcp-{}", self.address.port()),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let core = self.spec.cores.get(n % self.spec.cores.len().max(1)).copied();
             let thread = std::thread::Builder::new().name(name).spawn(move || {
+                if let Some(core) = core
+                    && let Err(error) = sys::pin_thread(core)
+                {
+                    tracing::warn!(core, %error, "cannot keep a worker on its core; it runs on any");
+                }
                 runtime.block_on(async move {
                     match spec.transport {
                         Transport::Udp => udp::run(&spec, &socket, shard, inbox).await,
