@@ -264,11 +264,20 @@ fn account_of(mouth: &Mouth, tally: &Tally, kernel_drops: u64) -> ListenerAccoun
         receive_buffer: mouth.receive_buffer,
         datagrams: tally.datagrams,
         bytes: tally.bytes,
-        kernel_drops,
+        kernel_drops: datagrams_of(kernel_drops, tally),
         truncated: tally.truncated,
         refused: tally.refused,
         connections: tally.connections,
     }
+}
+
+/// The kernel counts messages that it drops. Where senders let it cut large sends (`UDP_SEGMENT`), a message is
+/// several datagrams: as many, on average, as those that were read.
+fn datagrams_of(messages: u64, tally: &Tally) -> u64 {
+    if tally.messages == 0 || tally.datagrams == tally.messages {
+        return messages;
+    }
+    (messages as f64 * tally.datagrams as f64 / tally.messages as f64).round() as u64
 }
 
 /// Says what was lost, at most once an interval.

@@ -8,6 +8,8 @@ use crate::protocol::{ParseError, Reason};
 pub struct Tally {
     /// Datagrams read. Streams have none.
     pub datagrams: u64,
+    /// Messages they came in: the kernel may hand over several datagrams in one.
+    pub messages: u64,
     /// Reads of a stream that completed at least one line.
     pub chunks: u64,
     /// Bytes read.
@@ -62,6 +64,7 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         let Tally {
             datagrams,
+            messages,
             chunks,
             bytes,
             truncated,
@@ -82,6 +85,7 @@ impl Tally {
             sections_skipped,
         } = other;
         self.datagrams += datagrams;
+        self.messages += messages;
         self.chunks += chunks;
         self.bytes += bytes;
         self.truncated += truncated;

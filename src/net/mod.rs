@@ -12,8 +12,9 @@ mod framing;
 mod tcp;
 mod udp;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -193,31 +194,45 @@ impl Bound {
                 Transport::Udp => format!("udp-{}-{n}", self.address.port()),
                 Transport::Tcp => format!("tcp-{}", self.address.port()),
             };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let core = self.spec.cores.get(n % self.spec.cores.len().max(1)).copied();
+            let (wake, woken) = UnixStream::pair()?;
+            wake.set_nonblocking(true)?;
+            woken.set_nonblocking(true)?;
+            let runtime = match spec.transport {
+                Transport::Udp => None,
+                Transport::Tcp => Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?),
+            };
+            let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
             let thread = std::thread::Builder::new().name(name).spawn(move || {
                 if let Some(core) = core
                     && let Err(error) = sys::pin_thread(core)
                 {
                     tracing::warn!(core, %error, "cannot keep a worker on its core; it runs on any");
                 }
-                runtime.block_on(async move {
-                    match spec.transport {
-                        Transport::Udp => udp::run(&spec, &socket, shard, inbox).await,
-                        Transport::Tcp => tcp::run(spec, &socket, shard, inbox).await,
-                    }
-                });
+                match runtime {
+                    None => udp::run(&spec, &socket, receive_buffer, shard, inbox, &woken),
+                    Some(runtime) => runtime.block_on(tcp::run(spec, &socket, shard, inbox)),
+                }
             })?;
-            workers.push(Worker { commands, thread });
+            workers.push(Worker { commands, wake, thread });
         }
         let seen = vec![0; self.sockets.len()];
         Ok(Listener { sockets: self.sockets, workers, seen, transport: self.spec.transport })
     }
 }
 
+impl Worker {
+    fn wake(&self) {
+        // If the pipe is full, the worker is being woken already.
+        let _ = (&self.wake).write(&[1]);
+    }
+}
+
 #[derive(Debug)]
 struct Worker {
     commands: mpsc::Sender<Command>,
+    /// Wakes a worker that waits for its socket.
+    wake: UnixStream,
     thread: JoinHandle<()>,
 }
 
@@ -242,7 +257,9 @@ impl Listener {
     pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
         let (reply, partial) = oneshot::channel();
         // A full or closed inbox drops the command, and with it the reply: the caller sees that.
-        let _ = self.workers[worker].commands.try_send(Command::Close { retire, spare: Box::new(spare), reply });
+        let worker = &self.workers[worker];
+        let _ = worker.commands.try_send(Command::Close { retire, spare: Box::new(spare), reply });
+        worker.wake();
         partial
     }
 
@@ -268,6 +285,7 @@ impl Listener {
         for worker in &self.workers {
             let (done, finished) = oneshot::channel();
             if worker.commands.send(Command::Stop { deadline, done }).await.is_ok() {
+                worker.wake();
                 pending.push(finished);
             }
         }
@@ -280,6 +298,7 @@ impl Listener {
     pub fn join(self) {
         for worker in self.workers {
             drop(worker.commands);
+            drop(worker.wake);
             // A worker that panicked has said so on standard error.
             let _ = worker.thread.join();
         }

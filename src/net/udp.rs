@@ -1,78 +1,107 @@
-//! UDP: each worker reads its socket in batches. Between turns it looks at its commands; a turn is bounded.
+//! UDP: each worker is a thread that reads its socket in batches. Between batches it looks at its commands.
+//!
+//! When datagrams come fast, waking for each would cost ten times what reading it costs, sender and receiver
+//! alike. So a worker that finds its socket empty shortly after it was woken naps instead of waiting, and finds a
+//! batch afterwards. Where the buffer is small it does not: a nap must never be what fills it.
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
-use crate::sys::{Batch, unix_time};
+use crate::sys::{BATCH_DATAGRAMS, Batch, unix_time, wait_readable};
 
 use super::{Command, Spec, close, count_bytes};
-
-/// Batches read before the worker looks at its commands again.
-const BATCHES_A_TURN: usize = 16;
 
 /// Datagrams of an interval whose senders are asked for in any case.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
 
-pub(super) async fn run(spec: &Spec, socket: &Arc<Socket>, mut shard: Shard, mut inbox: mpsc::Receiver<Command>) {
-    let watched = socket.try_clone().map(std::net::UdpSocket::from).and_then(UdpSocket::from_std);
-    let watched = match watched {
-        Ok(watched) => watched,
-        Err(error) => {
-            tracing::error!(%error, "cannot watch the socket; this listener reads nothing");
-            return;
-        }
-    };
+/// A socket that was filled again so soon is under load.
+const BUSY_WITHIN: Duration = Duration::from_micros(300);
+
+/// A nap; with the kernel's timer slack it lasts twice as long.
+const NAP: Duration = Duration::from_micros(50);
+
+/// The least receive buffer, in bytes, that a nap may fill a part of.
+const NAP_BUFFER_BYTES: u64 = 4 << 20;
+
+/// Runs until the commands end. `wake` can be read when there is one.
+pub(super) fn run(
+    spec: &Spec,
+    socket: &Arc<Socket>,
+    receive_buffer: u64,
+    mut shard: Shard,
+    mut inbox: mpsc::Receiver<Command>,
+    wake: &UnixStream,
+) {
     let mut batch = Batch::new();
     let mut stopped = false;
+    let mut woken = Instant::now();
+    let may_nap = receive_buffer >= NAP_BUFFER_BYTES;
+    let mut napped = false;
     loop {
-        tokio::select! {
-            biased;
-            command = inbox.recv() => match command {
-                Some(Command::Close { retire, spare, reply }) => close(&mut shard, &retire, *spare, reply),
-                Some(Command::Stop { deadline, done }) => {
-                    drain(spec, socket, &mut batch, &mut shard, deadline);
-                    stopped = true;
-                    let _ = done.send(());
-                }
-                None => return,
-            },
-            ready = watched.readable(), if !stopped => {
-                if ready.is_err() {
-                    return;
-                }
-                for _ in 0..BATCHES_A_TURN {
-                    match watched.try_io(Interest::READABLE, || read(spec, socket, &mut batch, &mut shard)) {
-                        Ok(()) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(error) => {
-                            // An ICMP error that a peer provoked, say: it concerns no datagram of ours.
-                            tracing::debug!(%error, "receive failed");
-                            break;
-                        }
-                    }
-                }
+        match inbox.try_recv() {
+            Ok(Command::Close { retire, spare, reply }) => close(&mut shard, &retire, *spare, reply),
+            Ok(Command::Stop { deadline, done }) => {
+                drain(spec, socket, &mut batch, &mut shard, deadline);
+                stopped = true;
+                let _ = done.send(());
+            }
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => return,
+        }
+        if stopped {
+            wait(wake, wake);
+            continue;
+        }
+        match read(spec, socket, &mut batch, &mut shard) {
+            Ok(BATCH_DATAGRAMS) => napped = false,
+            // What comes next is cheaper to read in company.
+            Ok(_) if may_nap && woken.elapsed() < BUSY_WITHIN => {
+                napped = true;
+                woken = Instant::now();
+                std::thread::sleep(NAP);
+            }
+            Ok(_) => napped = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let began = Instant::now();
+                wait(socket.as_ref(), wake);
+                // Woken soon after falling asleep: the sender is busy.
+                woken = if began.elapsed() < BUSY_WITHIN || napped { Instant::now() } else { began };
+                napped = false;
+            }
+            Err(error) => {
+                // An ICMP error that a peer provoked, say: it concerns no datagram of ours.
+                tracing::debug!(%error, "receive failed");
             }
         }
     }
 }
 
+/// Waits for a datagram or a command. A signal ends the wait early, which does no harm.
+fn wait(socket: &impl AsRawFd, wake: &UnixStream) {
+    let _ = wait_readable(socket.as_raw_fd(), wake.as_raw_fd());
+    let mut discarded = [0; 64];
+    // The other end may have gone, which the commands will tell.
+    while io::Read::read(&mut &*wake, &mut discarded).is_ok_and(|count| count > 0) {}
+}
+
 /// Reads and ingests one batch.
-fn read(spec: &Spec, socket: &Socket, batch: &mut Batch, shard: &mut Shard) -> io::Result<()> {
+fn read(spec: &Spec, socket: &Socket, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
     // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list, at the
     // first datagrams of an interval, and from a malformed line on until one with its sender can be told.
     let with_senders = spec.allow.is_restricted()
         || shard.tally().datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example();
-    batch.receive(socket.as_raw_fd(), with_senders)?;
+    let messages = batch.receive(socket.as_raw_fd(), with_senders)?;
+    shard.tally().messages += messages as u64;
     let now = unix_time();
     for datagram in batch.datagrams() {
         shard.tally().datagrams += 1;
@@ -92,15 +121,15 @@ fn read(spec: &Spec, socket: &Socket, batch: &mut Batch, shard: &mut Shard) -> i
         }
         shard.ingest(bytes, &spec.options, datagram.from, now);
     }
-    Ok(())
+    Ok(messages)
 }
 
 /// Reads until the kernel holds nothing more, or until the deadline.
 fn drain(spec: &Spec, socket: &Socket, batch: &mut Batch, shard: &mut Shard, deadline: Instant) {
     loop {
         match read(spec, socket, batch, shard) {
-            Ok(()) if Instant::now() < deadline => {}
-            Ok(()) => {
+            Ok(_) if Instant::now() < deadline => {}
+            Ok(_) => {
                 tracing::warn!("senders did not pause; datagrams still queued at the deadline are lost");
                 return;
             }

@@ -12,7 +12,7 @@ mod send;
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -59,6 +59,19 @@ pub fn send_segmented(socket: &Socket, bytes: u16) -> io::Result<()> {
 pub fn busy_poll(socket: &Socket, microseconds: u32) -> io::Result<()> {
     let value = libc::c_int::try_from(microseconds).unwrap_or(libc::c_int::MAX);
     set_option(socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, value)
+}
+
+/// Waits until one of two descriptors can be read, or is closed at its other end.
+///
+/// # Errors
+/// What the kernel says; `Interrupted` by a signal.
+pub fn wait_readable(first: RawFd, second: RawFd) -> io::Result<()> {
+    let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut watched = [watch(first), watch(second)];
+    // SAFETY: `watched` is a live array of two entries, as stated. A descriptor that is not open is reported in
+    // its entry, nothing else.
+    let result = unsafe { libc::poll(watched.as_mut_ptr(), 2, -1) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Keeps the calling thread on one core, counted from 0.
