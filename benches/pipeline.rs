@@ -4,6 +4,7 @@
 //! `cargo bench --bench pipeline`
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rapidhash::v3::rapidhash_v3;
@@ -93,7 +94,7 @@ fn flush(criterion: &mut Criterion) {
         const COUNT: usize = 100_000;
         group.throughput(Throughput::Elements(COUNT as u64));
         let registry_options = RegistryOptions {
-            summary: SummaryPolicy { percentiles: vec![50.0, 90.0, 99.0], ..SummaryPolicy::default() },
+            summary: Arc::new(SummaryPolicy { percentiles: vec![50.0, 90.0, 99.0], ..SummaryPolicy::default() }),
             zero_when_idle: [false; 3],
             gauge_life: GaugeLife::Forever,
             series_ttl_secs: [None; 5],

@@ -46,11 +46,11 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
         Profile::Etsy => SelfMetrics::Etsy { prefix: Arc::from(config.etsy.names.prefix_stats.as_str()), lag },
     };
     RegistryOptions {
-        summary: SummaryPolicy {
+        summary: Arc::new(SummaryPolicy {
             timers: timer_policy(config),
             percentiles: config.percentiles.clone(),
             bins: config.etsy.histogram.clone(),
-        },
+        }),
         zero_when_idle: [config.idle.counters_zero, config.idle.timers_zero, config.idle.sets_zero],
         gauge_life,
         series_ttl_secs: [config.series_ttl.map(secs); 5],

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -24,7 +25,7 @@ impl House {
     fn new(shards: usize, max_series: usize) -> House {
         let quota = Quota::new(max_series);
         let options = RegistryOptions {
-            summary: SummaryPolicy { timers: TIMERS, percentiles: vec![50.0, 99.0], bins: Vec::new() },
+            summary: Arc::new(SummaryPolicy { timers: TIMERS, percentiles: vec![50.0, 99.0], bins: Vec::new() }),
             zero_when_idle: [false; 3],
             gauge_life: GaugeLife::Forever,
             series_ttl_secs: [Some(20.0); 5],
@@ -197,7 +198,7 @@ fn content(snapshot: &Snapshot) -> (Values, Values) {
     let mut values: Values = snapshot.counters.iter().map(|p| (format!("c {}", p.series), p.sum.value())).collect();
     values.extend(snapshot.sets.iter().map(|p| (format!("s {}", p.series), p.members.count())));
     for point in &snapshot.timers {
-        let (key, s) = (format!("{} {}", point.series.kind().name(), point.series), &point.summary);
+        let (key, s) = (format!("{} {}", point.series.kind().name(), point.series), snapshot.summary(point));
         let mut put = |what: &str, value: f64| values.insert(format!("{key} {what}"), value);
         put("count", s.count);
         put("samples", s.samples as f64);
@@ -220,7 +221,6 @@ fn nearly(a: &Values, b: &Values) -> bool {
 
 #[test]
 fn snapshots_of_several_senders_merge_to_the_one_daemons() {
-    let policy = SummaryPolicy { timers: TIMERS, percentiles: vec![50.0, 99.0], bins: Vec::new() };
     let mut runner = TestRunner::new(Config { cases: size("SYSTOLE_TEST_MERGES", 400) as u32, ..Config::default() });
     let outcome = runner.run(&ops(), |ops| {
         let mut one = House::new(1, 1000);
@@ -237,7 +237,7 @@ fn snapshots_of_several_senders_merge_to_the_one_daemons() {
         let [a, b, c] = apart.each_mut().map(House::close);
         let gauges = gauges_by_the_invariant(&ops);
         for parts in [[&a, &b, &c], [&c, &a, &b]] {
-            let merged = merge(&parts, &policy);
+            let merged = merge(&parts);
             prop_assert!(
                 nearly(&content(&merged).0, &content(&whole).0),
                 "{:?}\n{:?}",
@@ -259,7 +259,7 @@ fn snapshots_of_several_senders_merge_to_the_one_daemons() {
         });
         let single = single.close();
         prop_assert!(single.gauges.iter().all(|p| p.series.kind() == Kind::Gauge));
-        prop_assert!(nearly(&content(&single).1, &content(&merge(&[&a], &policy)).1));
+        prop_assert!(nearly(&content(&single).1, &content(&merge(&[&a])).1));
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}"));

@@ -32,8 +32,8 @@ fn a_sink_that_never_reads_delays_and_costs_nobody_else() {
     let daemon = Daemon::start(dir.path(), &config);
     let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
     let mut lines = String::new();
-    for n in 0..20_000 {
-        lines.push_str(&format!("a.rather.long.name.of.a.gauge.so.that.buffers.fill.{n}:{n}|g\n"));
+    for n in 0..6_000 {
+        lines.push_str(&format!("a.rather.long.name.of.a.gauge.so.that.the.buffers.of.both.sides.fill.up.soon.and.nothing.more.fits.{n}:{n}|g\n"));
     }
     stream.write_all(lines.as_bytes()).expect("sent");
     let settle = intervals / 2;

@@ -334,8 +334,8 @@ fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     let mut snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
     snapshot.sort();
     let names = plan::graphite_names(config, plan::default_naming(config));
-    let lines = graphite::encode(&snapshot, &names, None);
-    lossy(&lines.bytes)
+    let lines = graphite::encode(&snapshot, &names);
+    lossy(&lines)
         .lines()
         // The time would be that of the flush.
         .map(|line| line.rsplit_once(' ').map_or(line, |(line, _)| line).to_string())

@@ -278,9 +278,9 @@ impl Replay {
                     snapshot.kvs.retain(|point| wanted(point.series.kind()));
                 }
                 snapshot.sort();
-                let lines = graphite::encode(&snapshot, &self.names, None);
+                let lines = graphite::encode(&snapshot, &self.names);
                 // Writing to memory cannot fail.
-                let _ = self.out.write_all(&lines.bytes);
+                let _ = self.out.write_all(&lines);
             }
         }
     }

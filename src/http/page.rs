@@ -161,7 +161,7 @@ fn series(out: &mut String, snapshot: &Snapshot) {
     }));
     rows.extend(snapshot.gauges.iter().map(|point| (&point.series, short_number(point.gauge.value()))));
     rows.extend(snapshot.timers.iter().map(|point| {
-        let s = &point.summary;
+        let s = snapshot.summary(point);
         let mut text = format!(
             "count {} · mean {} · min {} · max {}",
             short_number(s.count),

@@ -77,7 +77,7 @@ pub fn table(snapshot: &Snapshot) -> String {
         snapshot.gauges.iter().map(|point| (&point.series, format!("{:>12}", short_number(point.gauge.value())))),
     );
     rows.extend(snapshot.timers.iter().map(|point| {
-        let s = &point.summary;
+        let s = snapshot.summary(point);
         let mut text = format!(
             "{:>12}  mean {}  min {}  max {}",
             short_number(s.count),

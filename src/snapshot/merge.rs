@@ -3,14 +3,16 @@
 //! the last bits of sums.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::series::Series;
 use crate::telemetry::Ledger;
 
-use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint, summarize};
+use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, TimerPoint};
 
-/// One snapshot out of several of the same interval. `rate_secs` and the times are the first one's.
-pub fn merge(parts: &[&Snapshot], policy: &SummaryPolicy) -> Snapshot {
+/// One snapshot out of several of the same interval. Times, `rate_secs` and
+/// the policy are the first one's.
+pub fn merge(parts: &[&Snapshot]) -> Snapshot {
     let Some(first) = parts.first() else {
         return Snapshot::default();
     };
@@ -19,6 +21,7 @@ pub fn merge(parts: &[&Snapshot], policy: &SummaryPolicy) -> Snapshot {
         end: first.end,
         interval_secs: first.interval_secs,
         rate_secs: first.rate_secs,
+        policy: Arc::clone(&first.policy),
         stats_prefix: first.stats_prefix.clone(),
         ledger: Ledger { completeness: 1.0, ..Ledger::default() },
         ..Snapshot::default()
@@ -36,12 +39,9 @@ pub fn merge(parts: &[&Snapshot], policy: &SummaryPolicy) -> Snapshot {
         |p| &p.timers,
         |p| &p.series,
         |ours: &mut TimerPoint, theirs| {
-            ours.timer.merge(&theirs.timer, &policy.timers);
+            ours.timer.merge(&theirs.timer, &first.policy.timers);
         },
     );
-    for point in &mut merged.timers {
-        point.summary = summarize(&point.timer, &point.series.to_string(), policy);
-    }
     for part in parts {
         merged.notes.extend(part.notes.iter().cloned());
         let listeners = std::mem::take(&mut merged.ledger.listeners);

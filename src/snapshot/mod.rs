@@ -48,6 +48,8 @@ pub struct Snapshot {
     pub notes: Vec<Note>,
     /// The account.
     pub ledger: Ledger,
+    /// What is said about timers.
+    pub policy: Arc<SummaryPolicy>,
     /// Profile `etsy`: what the original's own series begin with, unless they are switched off.
     pub stats_prefix: Option<Arc<str>>,
 }
@@ -75,8 +77,6 @@ pub struct GaugePoint {
 pub struct TimerPoint {
     /// Which.
     pub series: Series,
-    /// In numbers.
-    pub summary: Summary,
     /// The samples or their histogram.
     pub timer: Timer,
 }
@@ -88,6 +88,34 @@ pub struct SetPoint {
     pub series: Series,
     /// The members.
     pub members: Members,
+}
+
+/// A point of any kind.
+#[derive(Clone, Copy, Debug)]
+pub enum Point<'a> {
+    /// A counter.
+    Counter(&'a CounterPoint),
+    /// A timer, histogram or distribution.
+    Timer(&'a TimerPoint),
+    /// A gauge.
+    Gauge(&'a GaugePoint),
+    /// A set.
+    Set(&'a SetPoint),
+    /// Key-value pairs.
+    Kv(&'a KvPoint),
+}
+
+impl<'a> Point<'a> {
+    /// Which series it belongs to.
+    pub fn series(self) -> &'a Series {
+        match self {
+            Point::Counter(point) => &point.series,
+            Point::Timer(point) => &point.series,
+            Point::Gauge(point) => &point.series,
+            Point::Set(point) => &point.series,
+            Point::Kv(point) => &point.series,
+        }
+    }
 }
 
 /// The values of a key in an interval, in order.
@@ -109,6 +137,33 @@ impl Snapshot {
     /// Nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The `n`-th point, kind by kind.
+    pub fn point(&self, mut n: usize) -> Option<Point<'_>> {
+        if let Some(point) = self.counters.get(n) {
+            return Some(Point::Counter(point));
+        }
+        n -= self.counters.len();
+        if let Some(point) = self.timers.get(n) {
+            return Some(Point::Timer(point));
+        }
+        n -= self.timers.len();
+        if let Some(point) = self.gauges.get(n) {
+            return Some(Point::Gauge(point));
+        }
+        n -= self.gauges.len();
+        if let Some(point) = self.sets.get(n) {
+            return Some(Point::Set(point));
+        }
+        self.kvs.get(n - self.sets.len()).map(Point::Kv)
+    }
+
+    /// A timer in numbers. Worked out when it is asked for: kept, it would outweigh the samples.
+    pub fn summary(&self, point: &TimerPoint) -> Summary {
+        // Only bins look at the name.
+        let name = if self.policy.bins.is_empty() { String::new() } else { point.series.to_string() };
+        summarize(&point.timer, &name, &self.policy)
     }
 
     /// Puts the points of every kind in the order of their series.

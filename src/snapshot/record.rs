@@ -23,7 +23,7 @@ use crate::protocol::Kind;
 use crate::series::Series;
 
 use super::number::number;
-use super::{Percentile, Snapshot, Summary};
+use super::{Percentile, Snapshot, TimerPoint};
 
 /// What a record is, as `type` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,8 +134,8 @@ impl Records {
         }));
         series.extend(snapshot.gauges.iter().map(|point| (&point.series, Data::Value(point.gauge.value()))));
         series.extend(snapshot.timers.iter().map(|point| {
-            let rate = snapshot.rate(point.summary.count);
-            (&point.series, Data::Timer { summary: &point.summary, rate })
+            let rate = snapshot.rate(point.timer.count());
+            (&point.series, Data::Timer { point, rate })
         }));
         series.extend(
             snapshot.sets.iter().map(|point| {
@@ -180,7 +180,7 @@ enum Record<'a> {
 enum Data<'a> {
     Counter { value: f64, rate: f64 },
     Value(f64),
-    Timer { summary: &'a Summary, rate: f64 },
+    Timer { point: &'a TimerPoint, rate: f64 },
     Set { value: f64, exact: bool },
 }
 
@@ -200,7 +200,8 @@ impl Serialize for Record<'_> {
                         map.serialize_entry("rate", rate)?;
                     }
                     Data::Value(value) => map.serialize_entry("value", value)?,
-                    Data::Timer { summary, rate } => {
+                    Data::Timer { point, rate } => {
+                        let summary = snapshot.summary(point);
                         map.serialize_entry("count", &summary.count)?;
                         map.serialize_entry("samples", &summary.samples)?;
                         map.serialize_entry("sum", &summary.sum)?;

@@ -15,7 +15,7 @@ use crate::protocol::Kind;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount, SinkAccount};
 
-use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint, summarize};
+use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
 
 /// Most series retired per shard and class at one tick, so that forgetting many does not hold up receiving.
 const RETIRE_AT_ONCE: usize = 20_000;
@@ -51,7 +51,7 @@ pub enum SelfMetrics {
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
     /// What is said about timers.
-    pub summary: SummaryPolicy,
+    pub summary: Arc<SummaryPolicy>,
     /// Emit zeros for idle counters, timers, sets.
     pub zero_when_idle: [bool; 3],
     /// How long gauges stand.
@@ -112,6 +112,7 @@ impl Registry {
             end: interval.end,
             interval_secs: interval.length_secs,
             rate_secs: self.options.rate_secs.unwrap_or(interval.length_secs),
+            policy: Arc::clone(&self.options.summary),
             stats_prefix: match &self.options.self_metrics {
                 SelfMetrics::Etsy { prefix, .. } => Some(Arc::clone(prefix)),
                 SelfMetrics::Off | SelfMetrics::Ledger => None,
@@ -207,6 +208,7 @@ impl Registry {
                 snapshot.counters.push(CounterPoint { series, sum: Sum::default() });
             });
         }
+        snapshot.counters.reserve_exact(self.merged.counters.len());
         self.merged
             .counters
             .drain(|id, sum| snapshot.counters.push(CounterPoint { series: book.shown(id), sum: *sum }));
@@ -250,19 +252,14 @@ impl Registry {
     }
 
     fn emit_timers(&mut self, snapshot: &mut Snapshot) {
-        let (book, policy) = (&self.books[Class::Timer as usize], &self.options.summary);
+        let book = &self.books[Class::Timer as usize];
         if self.options.zero_when_idle[1] {
-            book.idle(&self.merged.timers).for_each(|series| {
-                let timer = Default::default();
-                snapshot.timers.push(TimerPoint { summary: summarize(&timer, "", policy), series, timer });
-            });
+            book.idle(&self.merged.timers)
+                .for_each(|series| snapshot.timers.push(TimerPoint { series, timer: Default::default() }));
         }
+        snapshot.timers.reserve_exact(self.merged.timers.len());
         self.merged.timers.drain(|id, timer| {
-            let series = book.shown(id);
-            // Only bins look at the name.
-            let name = if policy.bins.is_empty() { String::new() } else { series.to_string() };
-            let summary = summarize(timer, &name, policy);
-            snapshot.timers.push(TimerPoint { series, summary, timer: timer.take() });
+            snapshot.timers.push(TimerPoint { series: book.shown(id), timer: timer.take() });
         });
     }
 
@@ -449,7 +446,7 @@ mod tests {
     impl House {
         fn new(shards: usize, change: impl FnOnce(&mut RegistryOptions)) -> House {
             let mut options = RegistryOptions {
-                summary: SummaryPolicy::default(),
+                summary: Arc::default(),
                 zero_when_idle: [false; 3],
                 gauge_life: GaugeLife::Secs(30.0),
                 series_ttl_secs: [Some(60.0); 5],
@@ -499,7 +496,7 @@ mod tests {
                 .map(|p| format!("{} {}", p.series, p.sum.value()))
                 .chain(snapshot.gauges.iter().map(|p| format!("{} {}", p.series, p.gauge.value())))
                 .chain(snapshot.sets.iter().map(|p| format!("{} {}", p.series, p.members.count())))
-                .chain(snapshot.timers.iter().map(|p| format!("{} {}/{}", p.series, p.summary.sum, p.timer.samples())))
+                .chain(snapshot.timers.iter().map(|p| format!("{} {}/{}", p.series, p.timer.sum(), p.timer.samples())))
                 .collect();
             all.sort();
             all

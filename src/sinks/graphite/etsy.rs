@@ -13,7 +13,7 @@
 
 use crate::protocol::sanitize;
 use crate::series::Series;
-use crate::snapshot::{Percentile, Snapshot, Summary, TimerPoint, number};
+use crate::snapshot::{Percentile, Point, Snapshot, Summary, number};
 
 use super::{Timings, Writer};
 
@@ -118,45 +118,62 @@ impl EtsyNames {
     }
 }
 
-pub(super) fn write(snapshot: &Snapshot, names: &EtsyNames, timings: Option<&Timings>, out: &mut Writer) {
-    let prefixes = names.prefixes();
+/// What every line of a snapshot needs.
+pub(super) struct Context<'a> {
+    names: &'a EtsyNames,
+    prefixes: Prefixes,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(names: &'a EtsyNames) -> Context<'a> {
+        Context { names, prefixes: names.prefixes() }
+    }
+}
+
+pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, context: &Context<'_>, out: &mut Writer) {
+    let Context { names, prefixes } = context;
     let suffix = prefixes.suffix.as_str();
-    for point in &snapshot.counters {
-        let key = Key::new(&point.series);
-        let value = point.sum.value();
-        let rate = snapshot.rate(value);
-        if names.legacy_namespace {
-            key.write(out, &prefixes.counter, suffix, rate);
-            if names.flush_counts {
-                key.write(out, "stats_counts.", suffix, value);
-            }
-        } else {
-            key.write(out, &prefixes.counter, &format!(".rate{suffix}"), rate);
-            if names.flush_counts {
-                key.write(out, &prefixes.counter, &format!(".count{suffix}"), value);
+    let key = Key::new(point.series());
+    match point {
+        Point::Counter(point) => {
+            let value = point.sum.value();
+            let rate = snapshot.rate(value);
+            if names.legacy_namespace {
+                key.write(out, &prefixes.counter, suffix, rate);
+                if names.flush_counts {
+                    key.write(out, "stats_counts.", suffix, value);
+                }
+            } else {
+                key.write(out, &prefixes.counter, &format!(".rate{suffix}"), rate);
+                if names.flush_counts {
+                    key.write(out, &prefixes.counter, &format!(".count{suffix}"), value);
+                }
             }
         }
+        Point::Timer(point) => timer(snapshot, &snapshot.summary(point), &key, context, out),
+        Point::Gauge(point) => key.write(out, &prefixes.gauge, suffix, point.gauge.value()),
+        Point::Set(point) => key.write(out, &prefixes.set, &format!(".count{suffix}"), point.members.count()),
+        Point::Kv(point) => point.values.iter().for_each(|&value| key.write(out, &prefixes.kv, suffix, value)),
     }
-    for point in &snapshot.timers {
-        timer(snapshot, point, names, &prefixes, out);
+}
+
+/// The original's own series, after all others.
+pub(super) fn write_own(snapshot: &Snapshot, context: &Context<'_>, timings: Option<&Timings>, out: &mut Writer) {
+    if snapshot.stats_prefix.is_none() {
+        return;
     }
-    for point in &snapshot.gauges {
-        Key::new(&point.series).write(out, &prefixes.gauge, suffix, point.gauge.value());
+    let prefixes = &context.prefixes;
+    let series = snapshot.counters.len() + snapshot.gauges.len() + snapshot.timers.len() + snapshot.sets.len();
+    out.line(&[&prefixes.number, "numStats", &prefixes.suffix], series as f64);
+    if let Some(timings) = timings {
+        own_timings(timings, prefixes, out);
     }
-    for point in &snapshot.sets {
-        Key::new(&point.series).write(out, &prefixes.set, &format!(".count{suffix}"), point.members.count());
-    }
-    for point in &snapshot.kvs {
-        let key = Key::new(&point.series);
-        point.values.iter().for_each(|&value| key.write(out, &prefixes.kv, suffix, value));
-    }
-    if snapshot.stats_prefix.is_some() {
-        let series = snapshot.counters.len() + snapshot.gauges.len() + snapshot.timers.len() + snapshot.sets.len();
-        out.line(&[&prefixes.number, "numStats", suffix], series as f64);
-        if let Some(timings) = timings {
-            own_timings(timings, &prefixes, out);
-        }
-    }
+}
+
+/// The name that a series is given, if it is not its own.
+pub(super) fn escaped(series: &Series) -> Option<String> {
+    let key = Key::new(series);
+    key.changed.then(|| key.name + &key.tags)
 }
 
 fn own_timings(timings: &Timings, prefixes: &Prefixes, out: &mut Writer) {
@@ -172,9 +189,8 @@ fn own_timings(timings: &Timings, prefixes: &Prefixes, out: &mut Writer) {
     }
 }
 
-fn timer(snapshot: &Snapshot, point: &TimerPoint, names: &EtsyNames, prefixes: &Prefixes, out: &mut Writer) {
-    let key = Key::new(&point.series);
-    let s = &point.summary;
+fn timer(snapshot: &Snapshot, s: &Summary, key: &Key, context: &Context<'_>, out: &mut Writer) {
+    let Context { names, prefixes } = context;
     let mut put = |aggregate: &str, value: f64| {
         if names.wants(aggregate) {
             key.write(out, &prefixes.timer, &format!(".{aggregate}{}", prefixes.suffix), value);
@@ -244,9 +260,6 @@ impl Key {
     }
 
     fn write(&self, out: &mut Writer, prefix: &str, suffix: &str, value: f64) {
-        if self.changed {
-            out.changed.push(format!("{prefix}{}{suffix}{}", self.name, self.tags));
-        }
         out.line(&[prefix, &self.name, suffix, &self.tags], value);
     }
 }

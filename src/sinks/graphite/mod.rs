@@ -7,7 +7,7 @@
 mod etsy;
 mod plain;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::inert::Plain;
-use crate::snapshot::{Snapshot, write_number};
+use crate::protocol::Kind;
+use crate::series::Series;
+use crate::snapshot::{Point, Snapshot, write_number};
 use crate::sys::unix_time;
 
 use super::{Delivery, Receipt, Sink, SinkError};
@@ -26,6 +28,9 @@ pub use etsy::EtsyNames;
 /// Send buffer asked for, in bytes. What lies in it counts as delivered although a server that breaks down may
 /// never read it: small enough that little does, large enough for 10 MB/s over 50 ms of distance.
 const SEND_BUFFER_BYTES: usize = 512 << 10;
+
+/// Bytes encoded before they are written.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// How names are written.
 #[derive(Clone, Debug)]
@@ -53,36 +58,67 @@ pub struct Timings {
     pub flush_length: f64,
 }
 
-/// An interval in Graphite's form.
-#[derive(Debug, Default)]
-pub struct Lines {
-    /// The lines.
-    pub bytes: Vec<u8>,
-    /// Names that two series were given, and how many series too many there were.
-    pub collisions: Option<(String, u64)>,
+/// An interval as Graphite lines, piece by piece: a million series would make hundreds of megabytes at once.
+pub struct Encoder<'a> {
+    snapshot: &'a Snapshot,
+    names: Names<'a>,
+    timings: Option<&'a Timings>,
+    /// The next point; `None` when everything was written.
+    next: Option<usize>,
 }
 
-/// Writes an interval. `timings` are told in the naming `etsy` if the original's own series are on.
-pub fn encode(snapshot: &Snapshot, names: &GraphiteNames, timings: Option<&Timings>) -> Lines {
-    let mut out = Writer {
-        bytes: Vec::with_capacity(64 * snapshot.len()),
-        time: (snapshot.end + 0.5).floor() as i64,
-        changed: Vec::new(),
-    };
-    match names {
-        GraphiteNames::Systole => plain::write(snapshot, &mut out),
-        GraphiteNames::Etsy(names) => etsy::write(snapshot, names, timings, &mut out),
+enum Names<'a> {
+    Systole,
+    Etsy(etsy::Context<'a>),
+}
+
+impl<'a> Encoder<'a> {
+    /// Begins an interval. `timings` are told in the naming `etsy` if the original's own series are on.
+    pub fn new(snapshot: &'a Snapshot, names: &'a GraphiteNames, timings: Option<&'a Timings>) -> Encoder<'a> {
+        let names = match names {
+            GraphiteNames::Systole => Names::Systole,
+            GraphiteNames::Etsy(names) => Names::Etsy(etsy::Context::new(names)),
+        };
+        Encoder { snapshot, names, timings, next: Some(0) }
     }
-    let collisions = out.collisions();
-    Lines { bytes: out.bytes, collisions }
+
+    /// Appends whole lines until `limit` bytes or a little more are there; `false` if there is nothing left.
+    pub fn fill(&mut self, bytes: &mut Vec<u8>, limit: usize) -> bool {
+        let Some(mut next) = self.next else { return false };
+        let mut out = Writer { bytes: std::mem::take(bytes), time: (self.snapshot.end + 0.5).floor() as i64 };
+        self.next = loop {
+            let Some(point) = self.snapshot.point(next) else {
+                if let Names::Etsy(context) = &self.names {
+                    etsy::write_own(self.snapshot, context, self.timings, &mut out);
+                }
+                break None;
+            };
+            match &self.names {
+                Names::Systole => plain::write(self.snapshot, point, &mut out),
+                Names::Etsy(context) => etsy::write(self.snapshot, point, context, &mut out),
+            }
+            next += 1;
+            if out.bytes.len() >= limit {
+                break Some(next);
+            }
+        };
+        *bytes = out.bytes;
+        true
+    }
+}
+
+/// A whole interval as Graphite lines.
+pub fn encode(snapshot: &Snapshot, names: &GraphiteNames) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(snapshot, names, None);
+    while encoder.fill(&mut bytes, usize::MAX) {}
+    bytes
 }
 
 /// Collects lines.
 struct Writer {
     bytes: Vec<u8>,
     time: i64,
-    /// Full names that escaping changed: only those can collide.
-    changed: Vec<String>,
 }
 
 impl Writer {
@@ -95,22 +131,38 @@ impl Writer {
         self.bytes.extend_from_slice(itoa::Buffer::new().format(self.time).as_bytes());
         self.bytes.push(b'\n');
     }
+}
 
-    fn collisions(&self) -> Option<(String, u64)> {
-        if self.changed.is_empty() {
-            return None;
-        }
-        let mut counts: HashMap<&[u8], u64> = self.changed.iter().map(|name| (name.as_bytes(), 0)).collect();
-        for line in self.bytes.split(|&b| b == b'\n') {
-            let name = line.split(|&b| b == b' ').next().unwrap_or_default();
-            if let Some(count) = counts.get_mut(name) {
-                *count += 1;
-            }
-        }
-        let too_many: u64 = counts.values().map(|count| count.saturating_sub(1)).sum();
-        let worst = counts.iter().filter(|(_, count)| **count > 1).min_by_key(|(name, _)| **name)?;
-        Some((String::from_utf8_lossy(worst.0).into_owned(), too_many))
+/// Whether no naming has anything to escape in a series: nearly all of them, and cheap to see.
+fn is_plain(series: &Series) -> bool {
+    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    plain(series.name())
+        && series.tags().all(|(key, value)| plain(key) && value.is_some_and(|v| !v.is_empty() && plain(v)))
+}
+
+/// Series of one kind that are given the same name, because it was not their own: the first such name, and how
+/// many series too many there are.
+fn collisions(snapshot: &Snapshot, names: &GraphiteNames) -> Option<(String, u64)> {
+    let escaped = |series: &Series| match names {
+        _ if is_plain(series) => None,
+        GraphiteNames::Systole => plain::escaped(series),
+        GraphiteNames::Etsy(_) => etsy::escaped(series),
+    };
+    let points = || (0..).map_while(|n| snapshot.point(n)).map(Point::series);
+    let mut counts: BTreeMap<(Kind, String), u64> =
+        points().filter_map(|series| Some(((series.kind(), escaped(series)?), 0))).collect();
+    if counts.is_empty() {
+        return None;
     }
+    for series in points() {
+        let name = escaped(series).unwrap_or_else(|| series.to_string());
+        if let Some(count) = counts.get_mut(&(series.kind(), name)) {
+            *count += 1;
+        }
+    }
+    let too_many: u64 = counts.values().map(|count| count.saturating_sub(1)).sum();
+    let (first, _) = counts.into_iter().find(|(_, count)| *count > 1)?;
+    Some((first.1, too_many))
 }
 
 /// A Graphite server.
@@ -122,38 +174,27 @@ pub struct GraphiteSink {
     /// A collision is logged at most once in so long.
     log_every: Duration,
     collision_logged: Option<Instant>,
-    /// The interval being delivered, encoded once.
-    pending: Option<(u64, Vec<u8>)>,
 }
 
 impl GraphiteSink {
     /// A server at `host:port`; connected when there is something to deliver.
     pub fn new(address: String, names: GraphiteNames, log_every: Duration) -> GraphiteSink {
         let timings = Timings { last_flush: unix_time(), last_exception: unix_time(), ..Timings::default() };
-        GraphiteSink { address, names, stream: None, timings, log_every, collision_logged: None, pending: None }
+        GraphiteSink { address, names, stream: None, timings, log_every, collision_logged: None }
     }
 
-    fn prepare(&mut self, snapshot: &Snapshot) {
-        if self.pending.as_ref().is_some_and(|(sequence, _)| *sequence == snapshot.sequence) {
+    fn complain(&mut self, snapshot: &Snapshot) {
+        if self.collision_logged.is_some_and(|last| last.elapsed() < self.log_every) {
             return;
         }
-        let began = Instant::now();
-        self.timings.processing_ms = ((unix_time() - snapshot.end) * 1e3).max(0.0);
-        let lines = encode(snapshot, &self.names, Some(&self.timings));
-        self.timings.calculation_ms = began.elapsed().as_secs_f64() * 1e3;
-        if let Some((name, series)) = &lines.collisions
-            && self.collision_logged.is_none_or(|last| last.elapsed() >= self.log_every)
-        {
+        if let Some((name, series)) = collisions(snapshot, &self.names) {
             self.collision_logged = Some(Instant::now());
-            tracing::warn!(name = %Plain(name), series, "several series have one name in Graphite; all are written");
+            tracing::warn!(name = %Plain(&name), series, "several series have one name in Graphite; all are written");
         }
-        self.pending = Some((snapshot.sequence, lines.bytes));
     }
 
-    async fn send(&mut self) -> io::Result<()> {
-        let Some((_, bytes)) = &self.pending else {
-            return Ok(());
-        };
+    /// Writes an interval; how many bytes.
+    async fn send(&mut self, snapshot: &Snapshot) -> io::Result<usize> {
         // A stream is only kept after a whole delivery, so a failed one begins anew on a fresh connection.
         let mut stream = match self.stream.take().filter(is_alive) {
             Some(stream) => stream,
@@ -163,10 +204,24 @@ impl GraphiteSink {
                 stream
             }
         };
-        stream.write_all(bytes).await?;
+        let mut encoder = Encoder::new(snapshot, &self.names, Some(&self.timings));
+        let mut written = 0;
+        let mut calculating = Duration::ZERO;
+        let mut bytes = Vec::with_capacity(PIECE_BYTES + 4096);
+        loop {
+            bytes.clear();
+            let began = Instant::now();
+            if !encoder.fill(&mut bytes, PIECE_BYTES) {
+                break;
+            }
+            calculating += began.elapsed();
+            stream.write_all(&bytes).await?;
+            written += bytes.len();
+        }
         stream.flush().await?;
         self.stream = Some(stream);
-        Ok(())
+        self.timings.calculation_ms = calculating.as_secs_f64() * 1e3;
+        Ok(written)
     }
 }
 
@@ -185,15 +240,19 @@ fn is_alive(stream: &TcpStream) -> bool {
 impl Sink for GraphiteSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
-            self.prepare(snapshot);
+            self.complain(snapshot);
+            self.timings.processing_ms = ((unix_time() - snapshot.end) * 1e3).max(0.0);
             let began = Instant::now();
-            if let Err(error) = self.send().await {
-                self.timings.last_exception = unix_time();
-                return Err(SinkError(format!("{}: {error}", self.address)));
-            }
+            let written = match self.send(snapshot).await {
+                Ok(written) => written,
+                Err(error) => {
+                    self.timings.last_exception = unix_time();
+                    return Err(SinkError(format!("{}: {error}", self.address)));
+                }
+            };
             self.timings.last_flush = unix_time();
             self.timings.flush_ms = began.elapsed().as_secs_f64() * 1e3;
-            self.timings.flush_length = self.pending.take().map_or(0.0, |(_, bytes)| bytes.len() as f64);
+            self.timings.flush_length = written as f64;
             let (events, checks) = snapshot.count_notes();
             let unsupported = (events + checks) as u64;
             let dropped = if unsupported > 0 { vec![("unsupported", unsupported)] } else { Vec::new() };

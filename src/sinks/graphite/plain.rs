@@ -2,48 +2,50 @@
 
 use crate::inert::is_active;
 use crate::series::Series;
-use crate::snapshot::{Snapshot, number};
+use crate::snapshot::{Point, Snapshot, Summary, number};
 
 use super::Writer;
 
-pub(super) fn write(snapshot: &Snapshot, out: &mut Writer) {
-    for point in &snapshot.counters {
-        let name = Name::new(&point.series);
-        let value = point.sum.value();
-        name.write(out, ".count", value);
-        name.write(out, ".rate", snapshot.rate(value));
-    }
-    for point in &snapshot.gauges {
-        Name::new(&point.series).write(out, "", point.gauge.value());
-    }
-    for point in &snapshot.timers {
-        let (name, s) = (Name::new(&point.series), &point.summary);
-        name.write(out, ".count", s.count);
-        name.write(out, ".rate", snapshot.rate(s.count));
-        if s.samples == 0 {
-            continue;
+pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, out: &mut Writer) {
+    let name = Name::new(point.series());
+    match point {
+        Point::Counter(point) => {
+            let value = point.sum.value();
+            name.write(out, ".count", value);
+            name.write(out, ".rate", snapshot.rate(value));
         }
-        for (aggregate, value) in [
-            (".sum", s.sum),
-            (".min", s.min),
-            (".max", s.max),
-            (".mean", s.mean),
-            (".median", s.median),
-            (".stddev", s.stddev),
-        ] {
-            name.write(out, aggregate, value);
-        }
-        for p in &s.percentiles {
-            name.write(out, &percentile_suffix(p.percentile), p.value);
-        }
+        Point::Gauge(point) => name.write(out, "", point.gauge.value()),
+        Point::Timer(point) => timer(snapshot, &snapshot.summary(point), &name, out),
+        Point::Set(point) => name.write(out, "", point.members.count()),
+        Point::Kv(point) => point.values.iter().for_each(|&value| name.write(out, "", value)),
     }
-    for point in &snapshot.sets {
-        Name::new(&point.series).write(out, "", point.members.count());
+}
+
+fn timer(snapshot: &Snapshot, s: &Summary, name: &Name, out: &mut Writer) {
+    name.write(out, ".count", s.count);
+    name.write(out, ".rate", snapshot.rate(s.count));
+    if s.samples == 0 {
+        return;
     }
-    for point in &snapshot.kvs {
-        let name = Name::new(&point.series);
-        point.values.iter().for_each(|&value| name.write(out, "", value));
+    for (aggregate, value) in [
+        (".sum", s.sum),
+        (".min", s.min),
+        (".max", s.max),
+        (".mean", s.mean),
+        (".median", s.median),
+        (".stddev", s.stddev),
+    ] {
+        name.write(out, aggregate, value);
     }
+    for p in &s.percentiles {
+        name.write(out, &percentile_suffix(p.percentile), p.value);
+    }
+}
+
+/// The name that a series is given, if it is not its own.
+pub(super) fn escaped(series: &Series) -> Option<String> {
+    let name = Name::new(series);
+    name.changed.then(|| name.name + &name.tags)
 }
 
 /// `.p99`, `.p99_9`, `.top10` for a percentile from the top.
@@ -80,9 +82,6 @@ impl Name {
     }
 
     fn write(&self, out: &mut Writer, aggregate: &str, value: f64) {
-        if self.changed {
-            out.changed.push(format!("{}{aggregate}{}", self.name, self.tags));
-        }
         out.line(&[&self.name, aggregate, &self.tags], value);
     }
 }
