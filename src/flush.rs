@@ -165,9 +165,7 @@ impl Flusher {
         let listeners = self.listener_accounts(&partials);
         complain(&partials, &listeners, &mut self.warned_of_drops);
         let registry = &mut self.registry;
-        // Summing up a million series takes a while; the runtime must not wait for it.
-        let mut snapshot =
-            tokio::task::block_in_place(|| registry.close(&mut partials, Interval { end, length_secs, now }));
+        let mut snapshot = registry.close(&mut partials, Interval { end, length_secs, now });
         self.spare.extend(partials.into_iter().map(|partial| partial.columns));
 
         let sinks = self.sink_accounts();

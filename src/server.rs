@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::aggregate::{Quota, Shard};
 use crate::config::{Config, ListenUrl, Profile, Sink, SinkKind, show_duration, show_size};
@@ -91,14 +91,14 @@ pub async fn run(
     };
     let (stop_page, page_stopped) = watch::channel(false);
     let serving = page.map(|listener| tokio::spawn(crate::http::serve(listener, house, page_stopped)));
-    let flushing = tokio::spawn(flusher.run(stopped, config.shutdown_grace));
+    let flushed = start_beating(flusher, stopped, config.shutdown_grace)?;
     ready.store(true, Ordering::Relaxed);
 
     shutdown.await;
     tracing::info!("stopping: reading what the kernel holds, then delivering the last interval");
     ready.store(false, Ordering::Relaxed);
     let _ = stop.send(true);
-    if flushing.await.is_err() {
+    if flushed.await.is_err() {
         return Err(StartError("the flusher failed; its message is above".into()));
     }
     let _ = stop_page.send(true);
@@ -108,6 +108,24 @@ pub async fn run(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Runs the flusher on a thread of its own, so that no sink's work can delay a tick. Resolves when it has ended; an
+/// error means that it failed.
+fn start_beating(
+    flusher: Flusher,
+    stop: watch::Receiver<bool>,
+    grace: Duration,
+) -> Result<oneshot::Receiver<()>, StartError> {
+    let cannot = |error: io::Error| StartError(format!("cannot start the flush thread: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    let (ended, flushed) = oneshot::channel();
+    let beat = move || {
+        runtime.block_on(flusher.run(stop, grace));
+        let _ = ended.send(());
+    };
+    std::thread::Builder::new().name("flush".into()).spawn(beat).map_err(cannot)?;
+    Ok(flushed)
 }
 
 fn cannot_listen(url: &str, error: &io::Error) -> StartError {
