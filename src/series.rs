@@ -46,6 +46,12 @@ impl Series {
         &self.0
     }
 
+    /// Whether both are one allocation, and so surely equal.
+    #[inline]
+    pub(crate) fn is_same(&self, other: &Series) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// What its values are.
     pub fn kind(&self) -> Kind {
         Kind::ALL[usize::from(self.0[0])]
@@ -199,6 +205,11 @@ impl KeyBuilder {
         self.key[1..HEADER].copy_from_slice(&name_len.to_le_bytes());
         self.key.truncate(HEADER + usize::from(name_len));
         self.append_tags(tags);
+        &self.key
+    }
+
+    /// The key that was built last.
+    pub(crate) fn last(&self) -> &[u8] {
         &self.key
     }
 

@@ -100,6 +100,12 @@ impl Hasher {
         }
     }
 
+    /// Of a name and a tag section as they were sent.
+    #[inline]
+    pub(super) fn hash_spelling(&self, name: &[u8], tags: &[u8]) -> u64 {
+        self.hash_plain(name).rotate_left(23) ^ rapidhash_v3_seeded(tags, &self.0)
+    }
+
     /// Of a key without tags. The kind is left out: a name seldom has more than one in a class.
     #[inline]
     pub(super) fn hash_plain(&self, name: &[u8]) -> u64 {

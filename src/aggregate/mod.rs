@@ -7,6 +7,7 @@
 //! Everything is bounded: series by a [`Quota`], exact samples by [`TimerPolicy::exact_samples`], set members
 //! by [`EXACT_MEMBERS`], events and checks by [`MAX_NOTES`]. Reaching a bound is counted in the [`Tally`].
 
+mod alias;
 mod columns;
 mod counter;
 mod gauge;

@@ -12,6 +12,7 @@ use crate::protocol::{
 };
 use crate::series::{KeyBuilder, Series};
 
+use super::alias::{Aliases, Spelling};
 use super::columns::{Class, Columns};
 use super::index::{Hasher, Index};
 use super::limits::{MAX_NOTES, Offenders, Quota, overflow_series};
@@ -73,6 +74,7 @@ pub struct Shard {
     hasher: Hasher,
     keys: KeyBuilder,
     indexes: [Index; 5],
+    aliases: Aliases,
     /// Numbers of the overflow series, by kind.
     overflow: [Option<u32>; Kind::ALL.len()],
     open: Partial,
@@ -86,6 +88,7 @@ impl Shard {
             options,
             keys: KeyBuilder::default(),
             indexes: Default::default(),
+            aliases: Aliases::default(),
             overflow: Default::default(),
             open: Partial::default(),
         }
@@ -111,7 +114,11 @@ impl Shard {
                 continue;
             }
             match parse_metric(line, options) {
-                Ok(samples) => self.samples(samples, line, from, now),
+                Ok(samples) => {
+                    if self.samples(samples, line, from, now) {
+                        self.learn(line);
+                    }
+                }
                 Err(error) => self.refuse(line, error, from),
             }
         }
@@ -121,11 +128,18 @@ impl Shard {
     /// listener, so the same bytes are always read alike.
     #[inline]
     fn record_known(&mut self, line: &[u8], now: f64) -> bool {
-        let Some(PlainLine { name, kind, value }) = plain_line(line) else { return false };
+        let Some(PlainLine { name, kind, value, tags }) = plain_line(line) else { return false };
         let kind = self.kind_of(kind);
         let class = class_of(kind);
-        let hash = self.hasher.hash_plain(name);
-        let Some(id) = self.indexes[class as usize].find_plain(hash, kind, name) else { return false };
+        let index = &self.indexes[class as usize];
+        let found = if tags.is_empty() {
+            index.find_plain(self.hasher.hash_plain(name), kind, name)
+        } else {
+            let known = self.aliases.find(&Spelling::new(self.hasher.hash_spelling(name, tags), kind, name, tags));
+            // The number may have been given to another series since.
+            known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
+        };
+        let Some(id) = found else { return false };
         let columns = &mut self.open.columns;
         match class {
             Class::Counter => columns.counters.touch(id).add(value),
@@ -141,18 +155,38 @@ impl Shard {
         true
     }
 
+    /// Remembers the spelling of a plain tagged line that was just recorded.
+    fn learn(&mut self, line: &[u8]) {
+        let Some(PlainLine { name, kind, tags, .. }) = plain_line(line) else { return };
+        if tags.is_empty() {
+            return;
+        }
+        let kind = self.kind_of(kind);
+        let index = &self.indexes[class_of(kind) as usize];
+        // The key of the line's one sample is still in the builder.
+        let key = self.keys.last();
+        let Some(id) = index.find(self.hasher.hash(key), key) else { return };
+        let Some(series) = index.series(id) else { return };
+        let hash = self.hasher.hash_spelling(name, tags);
+        self.aliases.make_room(self.indexes.iter().map(Index::len).sum());
+        self.aliases.remember(Spelling::new(hash, kind, name, tags), id, series);
+    }
+
     fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         match parse_line(line, options) {
             Ok(Line::Empty) => self.open.tally.empty += 1,
-            Ok(Line::Samples(samples)) => self.samples(samples, line, from, now),
+            Ok(Line::Samples(samples)) => {
+                self.samples(samples, line, from, now);
+            }
             Ok(Line::Event(event)) => self.event(&event, now),
             Ok(Line::ServiceCheck(check)) => self.service_check(&check, now),
             Err(error) => self.refuse(line, error, from),
         }
     }
 
+    /// Records the samples of a line; whether all were good.
     #[inline]
-    fn samples(&mut self, samples: Samples<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
+    fn samples(&mut self, samples: Samples<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) -> bool {
         let mut first_error = None;
         for sample in samples {
             match sample {
@@ -164,6 +198,7 @@ impl Shard {
             None => self.open.tally.metrics += 1,
             Some(error) => self.refuse(line, error, from),
         }
+        first_error.is_none()
     }
 
     /// Whether an example of a malformed line was kept, but not who sent it.
@@ -425,6 +460,23 @@ mod tests {
     }
 
     const OVERFLOW: &str = super::super::limits::OVERFLOW_NAME;
+
+    #[test]
+    fn a_spelling_never_means_the_series_that_took_over_a_number() {
+        let mut shard = shard(10);
+        let retire = [vec![0], vec![], vec![], vec![], vec![]];
+        for round in 0..3 {
+            feed(&mut shard, "a:1|c|#y:2,x:1\na:2|c|#x:1,y:2\na:4|c|#y:2,x:1\nbad:-1|ms|#y:2,x:1");
+            let mut partial = shard.close(&NONE, Columns::default());
+            assert_eq!(counters(&mut partial), [(0, 7.0)], "round {round}");
+            assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
+            feed(&mut shard, "b:1|c|#z:3\nb:1|c|#z:3");
+            let mut partial = shard.close(&NONE, Columns::default());
+            let names: Vec<String> = partial.created[0].iter().map(|(_, s)| s.to_string()).collect();
+            assert_eq!((names, counters(&mut partial)), (vec!["b;z=3".to_string()], vec![(0, 2.0)]));
+            assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
+        }
+    }
 
     #[test]
     fn a_retired_series_makes_room_unless_it_was_touched() {

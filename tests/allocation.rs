@@ -1,0 +1,56 @@
+//! A line of a series already known allocates nothing, tagged or not.
+#![allow(unsafe_code)] // An allocator that counts cannot be written without.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use systole::aggregate::{Quota, Shard, ShardOptions, TimerPolicy};
+use systole::protocol::Options;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`, and `alloc` above gave the pointer.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_line_of_a_known_series_allocates_nothing() {
+    let quota = Quota::new(1000);
+    let mut shard = Shard::new(ShardOptions { timers: TimerPolicy::default(), fold_histograms: false, quota, seed: 1 });
+    let lines: [&[u8]; 8] = [
+        b"api.hits:1|c",
+        b"api.hits:1.5|c|@0.1",
+        b"api.hits:1|c|#env:prod,host:web-1,region:eu,service:api,version:12",
+        b"api.hits;env=prod;host=a:1|c|#zone:b",
+        b"pool.size:5|g\npool.size:+3|g\npool.size:-1|g|#a:b",
+        b"users:bob|s|#k:v",
+        b"broken:line",
+        b"api[k=v].hits:1|c|c:container|e:x|unknown",
+    ];
+    let options = Options::default();
+    // The first round makes the series; the second has room for whatever grows.
+    for _ in 0..2 {
+        lines.iter().for_each(|line| shard.ingest(line, &options, None, 1.0));
+    }
+    for line in lines {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        (0..100).for_each(|_| shard.ingest(line, &options, None, 1.0));
+        let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        assert_eq!(made, 0, "{}", String::from_utf8_lossy(line));
+    }
+}
