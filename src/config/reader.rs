@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
+use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -370,15 +371,7 @@ impl<'a> Section<'a> {
         key: &'static str,
         range: RangeInclusive<f64>,
     ) -> Option<Vec<f64>> {
-        let items = self.list(source, key)?;
-        let numbers = items.iter().filter_map(|item| {
-            let number = item.number_text().and_then(|text| text.parse().ok()).filter(|n| range.contains(n));
-            if number.is_none() {
-                item.refuse(source, &format!("a number from {} to {}", range.start(), range.end()));
-            }
-            number
-        });
-        Some(numbers.collect())
+        self.numbers_in(source, key, "a number", &range)
     }
 
     pub(super) fn integers(
@@ -387,11 +380,21 @@ impl<'a> Section<'a> {
         key: &'static str,
         range: RangeInclusive<u64>,
     ) -> Option<Vec<u64>> {
+        self.numbers_in(source, key, "a whole number", &range)
+    }
+
+    fn numbers_in<T: FromStr + PartialOrd + fmt::Display>(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        what: &str,
+        range: &RangeInclusive<T>,
+    ) -> Option<Vec<T>> {
         let items = self.list(source, key)?;
         let numbers = items.iter().filter_map(|item| {
             let number = item.number_text().and_then(|text| text.parse().ok()).filter(|n| range.contains(n));
             if number.is_none() {
-                item.refuse(source, &format!("a whole number from {} to {}", range.start(), range.end()));
+                item.refuse(source, &format!("{what} from {} to {}", range.start(), range.end()));
             }
             number
         });
