@@ -69,14 +69,6 @@ pub fn graphite_names(config: &Config, naming: Naming) -> GraphiteNames {
     }
 }
 
-/// The naming that the profile brings.
-pub fn default_naming(config: &Config) -> Naming {
-    match config.profile {
-        Profile::Systole => Naming::Systole,
-        Profile::Etsy => Naming::Etsy,
-    }
-}
-
 /// What a listener is made of.
 pub fn listener(listen: &Listen) -> Spec {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 use crate::aggregate::{Quota, Shard};
-use crate::config::{Config, ListenUrl, Profile, Sink, SinkKind, show_duration, show_size};
+use crate::config::{Config, ListenUrl, Sink, SinkKind, show_duration, show_size};
 use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
 use crate::net::{self, Bound};
@@ -84,7 +84,7 @@ pub async fn run(
     let (stop, stopped) = watch::channel(false);
     let ready = Arc::new(AtomicBool::new(false));
     let house = House {
-        about: About { profile: profile_name(config.profile), interval: config.interval, started },
+        about: About { profile: config.profile.name(), interval: config.interval, started },
         published,
         ready: Arc::clone(&ready),
         token: config.http.address.filter(|a| !a.ip().is_loopback()).and(config.http.token.as_deref()).map(Arc::from),
@@ -168,13 +168,6 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
     })
 }
 
-fn profile_name(profile: Profile) -> &'static str {
-    match profile {
-        Profile::Systole => "systole",
-        Profile::Etsy => "etsy",
-    }
-}
-
 fn start_up_block(config: &Config, bound: &[(ListenUrl, Bound)], page: Option<std::net::SocketAddr>) -> String {
     let mut out = format!("systole {}\n", env!("CARGO_PKG_VERSION"));
     for (url, socket) in bound {
@@ -188,7 +181,7 @@ fn start_up_block(config: &Config, bound: &[(ListenUrl, Bound)], page: Option<st
         };
         let _ = writeln!(out, "  listen    {url}{detail}");
     }
-    let _ = writeln!(out, "  interval  {}, profile {}", show_duration(config.interval), profile_name(config.profile));
+    let _ = writeln!(out, "  interval  {}, profile {}", show_duration(config.interval), config.profile.name());
     for sink in &config.sinks {
         let target = match &sink.kind {
             SinkKind::Console => String::new(),

@@ -317,6 +317,14 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_of_a_million_samples_takes_no_more_than_128_kib() {
+        let policy = TimerPolicy::default();
+        let t = timer((0..1_000_000_u32).map(|n| (f64::from(n.wrapping_mul(7919) % 100_000) / 10.0, 1.0)), &policy);
+        assert_eq!((t.samples(), t.is_exact()), (1_000_000, false));
+        assert!(t.memory_bytes() <= 128 << 10, "{} bytes", t.memory_bytes());
+    }
+
+    #[test]
     fn a_cleared_timer_is_empty() {
         let mut t = timer((0..500).map(|n| (f64::from(n), 1.0)), &SMALL);
         let taken = t.take();

@@ -333,7 +333,7 @@ fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     let interval = Interval { end: interval_secs, length_secs: interval_secs, now: interval_secs };
     let mut snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
     snapshot.sort();
-    let names = plan::graphite_names(config, plan::default_naming(config));
+    let names = plan::graphite_names(config, config.profile.naming());
     let lines = graphite::encode(&snapshot, &names);
     lossy(&lines)
         .lines()

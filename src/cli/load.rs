@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::config::{ListenUrl, send_url};
+use crate::config::{ListenUrl, listen_url};
 use crate::load::{self, Plan, Profile, Sent, Target};
 
 use super::{FAILED, USAGE, complain, duration, print};
@@ -63,7 +63,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &LoadArgs) -> u8 {
-    let target = match send_url(&args.to) {
+    let target = match listen_url(&args.to) {
         Ok(ListenUrl::Udp(address)) => Target::Udp(address),
         Ok(ListenUrl::Tcp(address)) => Target::Tcp(address),
         Err(problem) => {

@@ -128,7 +128,7 @@ impl Replay {
         let workers = usize::from(args.workers);
         let (shards, registry) = daemon(&config, workers);
         Replay {
-            names: plan::graphite_names(&config, plan::default_naming(&config)),
+            names: plan::graphite_names(&config, config.profile.naming()),
             interval: nanos(config.interval.as_secs_f64()).max(1),
             config,
             format: args.format,

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use clap::Args;
 
-use crate::config::{ListenUrl, send_url};
+use crate::config::{ListenUrl, listen_url};
 
 use super::{FAILED, USAGE, complain};
 
@@ -20,7 +20,7 @@ pub(super) struct SendArgs {
 }
 
 pub(super) fn run(args: &SendArgs) -> u8 {
-    let url = match send_url(&args.to) {
+    let url = match listen_url(&args.to) {
         Ok(url) => url,
         Err(problem) => {
             complain(format_args!("--to: {problem}"));

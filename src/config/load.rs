@@ -65,7 +65,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let s = source;
     let profile = profile(&mut root, s);
     let etsy_profile = profile == Profile::Etsy;
-    let naming = if etsy_profile { Naming::Etsy } else { Naming::Systole };
+    let naming = profile.naming();
 
     let interval = root.duration(s, "interval", INTERVAL);
     let interval = sources.interval.or(interval).unwrap_or(Duration::from_secs(10));
@@ -128,21 +128,15 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
 }
 
 fn profile(root: &mut Section<'_>, s: &mut Source<'_>) -> Profile {
-    let words = [("systole", Some(Profile::Systole)), ("etsy", Some(Profile::Etsy)), ("dogstatsd", None)];
-    match root.find(s, "profile") {
-        None => Profile::Systole,
-        Some(found) => {
-            if found.string(s).as_deref() == Some("dogstatsd") {
-                s.problem(
-                    found.place,
-                    &found.key,
-                    "`dogstatsd` is not in this version: it comes with the drop-in release",
-                );
-                return Profile::Systole;
-            }
-            root.choice(s, "profile", &words[..2]).flatten().unwrap_or(Profile::Systole)
-        }
+    if let Some(found) = root.find(s, "profile")
+        && found.text_or_number().as_deref() == Some("dogstatsd")
+    {
+        let message = "`dogstatsd` is not in this version: it comes with the drop-in release";
+        s.problem(found.place, &found.key, message);
+        return Profile::Systole;
     }
+    let words = [Profile::Systole, Profile::Etsy].map(|profile| (profile.name(), profile));
+    root.choice(s, "profile", &words).unwrap_or(Profile::Systole)
 }
 
 fn protocol(mut section: Section<'_>, s: &mut Source<'_>, defaults: Options) -> Options {

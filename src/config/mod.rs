@@ -14,7 +14,7 @@ pub use reader::Problem;
 pub use schema::{
     Config, Etsy, Http, Idle, Lifetime, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind, Workers,
 };
-pub use url::{ListenUrl, listen_url, send_url, sink_url};
+pub use url::{ListenUrl, listen_url, sink_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};
 
 /// Keys of the design that this version does not have: an option nobody reads would be worse than none.

@@ -6,7 +6,7 @@ use toml::Value;
 
 use crate::protocol::{GaugeSign, Options};
 
-use super::schema::{Config, Lifetime, Listen, LogFormat, Naming, Profile, Sink, SinkKind, Workers};
+use super::schema::{Config, Lifetime, Listen, LogFormat, Naming, Sink, SinkKind, Workers};
 use super::value::{show_duration, show_size};
 
 /// What stands in place of a secret.
@@ -15,12 +15,8 @@ const MASK: &str = "********";
 /// The configuration as TOML.
 pub fn print(config: &Config) -> String {
     let mut out = Out(String::new());
-    let profile = match config.profile {
-        Profile::Systole => "systole",
-        Profile::Etsy => "etsy",
-    };
     out.set("interval", show_duration(config.interval));
-    out.set("profile", profile);
+    out.set("profile", config.profile.name());
     out.set("percentiles", Value::Array(config.percentiles.iter().map(|&p| number(p)).collect()));
     out.set("exact_samples", config.exact_samples as i64);
     out.set("digits", i64::from(config.digits));

@@ -20,6 +20,24 @@ pub enum Profile {
     Etsy,
 }
 
+impl Profile {
+    /// The word of the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Systole => "systole",
+            Profile::Etsy => "etsy",
+        }
+    }
+
+    /// How a Graphite sink writes names unless it is told otherwise.
+    pub fn naming(self) -> Naming {
+        match self {
+            Profile::Systole => Naming::Systole,
+            Profile::Etsy => Naming::Etsy,
+        }
+    }
+}
+
 /// How names are written at a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {

@@ -42,7 +42,7 @@ impl fmt::Display for ListenUrl {
     }
 }
 
-/// Reads a listener's URL.
+/// Reads the URL of a listener, or of one that lines are sent to.
 ///
 /// # Errors
 /// What would be right.
@@ -84,14 +84,6 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         Some(address) => Ok(address),
         None => Err(format!("`{host}` is no address of this machine, nor a name that can be looked up")),
     }
-}
-
-/// Reads the URL lines are sent to: the transport and `host:port`.
-///
-/// # Errors
-/// What would be right.
-pub fn send_url(url: &str) -> Result<ListenUrl, String> {
-    listen_url(url)
 }
 
 /// Reads a sink's URL.
