@@ -26,6 +26,9 @@ const DROPS_EVERY: Duration = Duration::from_secs(1);
 /// A worker that does not answer for so long is taken for dead.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Records of an interval that is not kept beside the next one.
+const LARGE: usize = 20_000;
+
 /// Characters of a malformed line shown in the log.
 const EXCERPT_CHARS: usize = 120;
 
@@ -91,7 +94,7 @@ impl Flusher {
         };
         flusher.totals.sinks = flusher.sink_accounts();
         let totals = flusher.totals.clone();
-        flusher.published.send_replace(Arc::new(Published { snapshot: None, totals }));
+        flusher.published.send_replace(Arc::new(Published { snapshot: None, totals, closing: false }));
         flusher
     }
 
@@ -164,6 +167,7 @@ impl Flusher {
 
         let listeners = self.listener_accounts(&partials);
         complain(&partials, &listeners, &mut self.warned_of_drops);
+        self.make_room();
         let registry = &mut self.registry;
         let mut snapshot = registry.close(&mut partials, Interval { end, length_secs, now });
         self.spare.extend(partials.into_iter().map(|partial| partial.columns));
@@ -180,6 +184,15 @@ impl Flusher {
         self.hand_on(Arc::new(snapshot));
     }
 
+    /// Lets a large last interval go before the next is made: both at once would be the daemon's peak of memory.
+    fn make_room(&mut self) {
+        let is_large = |published: &Published| published.snapshot.as_ref().is_some_and(|last| last.len() > LARGE);
+        if is_large(&self.published.borrow()) {
+            let totals = self.totals.clone();
+            self.published.send_replace(Arc::new(Published { snapshot: None, totals, closing: true }));
+        }
+    }
+
     fn hand_on(&mut self, snapshot: Arc<Snapshot>) {
         self.outlets.iter().for_each(|outlet| outlet.offer(&snapshot));
         self.totals.add(&snapshot.ledger);
@@ -192,7 +205,7 @@ impl Flusher {
             "flushed"
         );
         let totals = self.totals.clone();
-        self.published.send_replace(Arc::new(Published { snapshot: Some(snapshot), totals }));
+        self.published.send_replace(Arc::new(Published { snapshot: Some(snapshot), totals, closing: false }));
         if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
             self.last_status = Instant::now();
             self.tell_status();

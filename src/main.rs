@@ -1,6 +1,6 @@
 //! The `systole` command.
 
 fn main() -> std::process::ExitCode {
-    systole::sys::use_one_arena();
+    systole::sys::return_memory();
     systole::cli::main()
 }

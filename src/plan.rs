@@ -87,6 +87,7 @@ pub fn listener(listen: &Listen) -> Spec {
         max_datagram: listen.max_datagram,
         cores: listen.cores.clone(),
         busy_poll_us: u32::try_from(listen.busy_poll.as_micros()).ok().filter(|&us| us > 0),
+        realtime: listen.realtime,
         allow: Allow::new(listen.allow.clone()),
         max_connections: listen.max_connections,
         idle_timeout: listen.idle_timeout,

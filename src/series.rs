@@ -10,21 +10,22 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::sync::Arc;
+
+use triomphe::ThinArc;
 
 use crate::protocol::{Kind, Metric, Name, Tag, lossy};
 
 const NO_VALUE: u16 = u16::MAX;
 const HEADER: usize = 3;
 
-/// The identity of a series. Cheap to clone.
+/// The identity of a series. Cheap to clone; one word, for it stands in every table.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Series(Arc<[u8]>);
+pub struct Series(ThinArc<(), u8>);
 
 impl Series {
     /// A series from its canonical bytes, as a [`KeyBuilder`] made them.
     pub(crate) fn from_key(key: &[u8]) -> Series {
-        Series(Arc::from(key))
+        Series(ThinArc::from_header_and_slice((), key))
     }
 
     /// A series from parts, for series of our own.
@@ -43,33 +44,33 @@ impl Series {
     /// The canonical bytes.
     #[inline]
     pub fn key(&self) -> &[u8] {
-        &self.0
+        &self.0.slice
     }
 
     /// Whether both are one allocation, and so surely equal.
     #[inline]
     pub(crate) fn is_same(&self, other: &Series) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        std::ptr::eq(self.key().as_ptr(), other.key().as_ptr())
     }
 
     /// What its values are.
     pub fn kind(&self) -> Kind {
-        Kind::ALL[usize::from(self.0[0])]
+        Kind::ALL[usize::from(self.key()[0])]
     }
 
     /// The bare name.
     pub fn name(&self) -> &str {
-        text(&self.0[HEADER..HEADER + self.name_len()])
+        text(&self.key()[HEADER..HEADER + self.name_len()])
     }
 
     fn name_len(&self) -> usize {
-        usize::from(u16::from_le_bytes([self.0[1], self.0[2]]))
+        usize::from(u16::from_le_bytes([self.key()[1], self.key()[2]]))
     }
 
     /// Whether this is the series of a kind and a bare name without tags.
     #[inline]
     pub(crate) fn is_plain(&self, kind: Kind, name: &[u8]) -> bool {
-        let key = &*self.0;
+        let key = self.key();
         key.len() == HEADER + name.len()
             && key[0] == kind as u8
             && &key[HEADER..] == name
@@ -78,7 +79,7 @@ impl Series {
 
     /// The tags in canonical order.
     pub fn tags(&self) -> impl Iterator<Item = (&str, Option<&str>)> + Clone {
-        Tags { rest: &self.0[HEADER + self.name_len()..] }
+        Tags { rest: &self.key()[HEADER + self.name_len()..] }
     }
 
     /// Orders by kind, name, tags, as records are printed.
@@ -88,7 +89,7 @@ impl Series {
 
     /// The same series as another kind.
     pub fn with_kind(&self, kind: Kind) -> Series {
-        let mut key = self.0.to_vec();
+        let mut key = self.key().to_vec();
         key[0] = kind as u8;
         Series::from_key(&key)
     }

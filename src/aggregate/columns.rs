@@ -29,88 +29,120 @@ impl Class {
 
 /// Something that holds one interval of one series.
 pub trait Cell: Default {
-    /// Forgets the interval; may keep allocated room for the next.
-    fn clear(&mut self);
-}
-
-impl Cell for Sum {
-    fn clear(&mut self) {
-        *self = Sum::default();
+    /// An empty cell for the next interval of the same series: room that this one needed may be there already.
+    #[must_use]
+    fn successor(&self) -> Self {
+        Self::default()
     }
 }
 
-impl Cell for Gauge {
-    fn clear(&mut self) {
-        *self = Gauge::default();
-    }
-}
+impl Cell for Sum {}
+
+impl Cell for Gauge {}
 
 impl Cell for Timer {
-    fn clear(&mut self) {
-        Timer::clear(self);
+    fn successor(&self) -> Timer {
+        Timer::successor(self)
     }
 }
 
-impl Cell for Members {
-    fn clear(&mut self) {
-        *self = Members::default();
-    }
-}
+impl Cell for Members {}
 
-impl Cell for Vec<f64> {
-    fn clear(&mut self) {
-        *self = Vec::new();
-    }
-}
+impl Cell for Vec<f64> {}
+
+/// Cells of a page. A column grows by pages, so that a new series never moves the others.
+const PAGE_CELLS: usize = 1024;
+
+/// Pages of a column that are kept when they were drained; the others are given back, so that an interval of many
+/// series does not take its memory twice.
+const KEPT_PAGES: usize = 16;
 
 /// One class: a cell per number, and which cells this interval touched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Column<T> {
-    cells: Vec<(bool, T)>,
-    touched: Vec<u32>,
+    pages: Vec<Page<T>>,
+}
+
+#[derive(Debug)]
+struct Page<T> {
+    /// A bit a cell.
+    touched: [u64; PAGE_CELLS / 64],
+    cells: Option<Box<[T; PAGE_CELLS]>>,
+}
+
+impl<T> Default for Column<T> {
+    fn default() -> Column<T> {
+        Column { pages: Vec::new() }
+    }
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Page<T> {
+        Page { touched: [0; PAGE_CELLS / 64], cells: None }
+    }
 }
 
 impl<T: Cell> Column<T> {
     /// The cell of a number, marked as touched.
     #[inline]
     pub fn touch(&mut self, id: u32) -> &mut T {
-        let n = id as usize;
-        if n >= self.cells.len() {
-            self.cells.resize_with(n + 1, Default::default);
+        let (page, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
+        if page >= self.pages.len() {
+            self.pages.resize_with(page + 1, Page::default);
         }
-        let (touched, cell) = &mut self.cells[n];
-        if !*touched {
-            *touched = true;
-            self.touched.push(id);
-        }
-        cell
+        let page = &mut self.pages[page];
+        page.touched[n / 64] |= 1 << (n % 64);
+        &mut page.cells.get_or_insert_with(empty_cells)[n]
+    }
+
+    /// The cell of a number, touched or not; `None` where no cell near it was touched.
+    #[inline]
+    pub(super) fn get(&self, id: u32) -> Option<&T> {
+        let cells = self.pages.get(id as usize / PAGE_CELLS)?.cells.as_ref()?;
+        Some(&cells[id as usize % PAGE_CELLS])
     }
 
     /// Whether this interval touched the number.
     pub fn is_touched(&self, id: u32) -> bool {
-        self.cells.get(id as usize).is_some_and(|(touched, _)| *touched)
+        let (page, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
+        self.pages.get(page).is_some_and(|page| page.touched[n / 64] & (1 << (n % 64)) != 0)
     }
 
-    /// Hands every touched cell to `visit`, then forgets the interval.
-    pub fn drain(&mut self, mut visit: impl FnMut(u32, &mut T)) {
-        for &id in &self.touched {
-            let (touched, cell) = &mut self.cells[id as usize];
-            visit(id, cell);
-            cell.clear();
-            *touched = false;
+    /// Hands every touched cell to `visit`, by ascending number, and forgets the interval.
+    pub fn drain(&mut self, mut visit: impl FnMut(u32, T)) {
+        for (number, page) in self.pages.iter_mut().enumerate() {
+            let Some(cells) = &mut page.cells else { continue };
+            let keep = number < KEPT_PAGES;
+            for (word, bits) in page.touched.iter_mut().enumerate() {
+                while *bits != 0 {
+                    let n = word * 64 + bits.trailing_zeros() as usize;
+                    *bits &= *bits - 1;
+                    let next = if keep { cells[n].successor() } else { T::default() };
+                    visit((number * PAGE_CELLS + n) as u32, std::mem::replace(&mut cells[n], next));
+                }
+            }
+            if !keep {
+                page.cells = None;
+            }
         }
-        self.touched.clear();
     }
 
     /// How many numbers this interval touched.
     pub fn len(&self) -> usize {
-        self.touched.len()
+        self.pages.iter().flat_map(|page| page.touched).map(|bits| bits.count_ones() as usize).sum()
     }
 
     /// Nothing was touched.
     pub fn is_empty(&self) -> bool {
-        self.touched.is_empty()
+        self.len() == 0
     }
+}
+
+#[cold]
+fn empty_cells<T: Cell>() -> Box<[T; PAGE_CELLS]> {
+    // By way of a vector: an array would come to lie on the stack first.
+    let cells: Box<[T]> = (0..PAGE_CELLS).map(|_| T::default()).collect();
+    cells.try_into().unwrap_or_else(|_| unreachable!("as many cells were made as a page has"))
 }
 
 /// The values of one interval.
@@ -136,6 +168,27 @@ impl Columns {
             Class::Timer => self.timers.is_touched(id),
             Class::Set => self.sets.is_touched(id),
             Class::Kv => self.kvs.is_touched(id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_hands_out_what_was_touched_and_nothing_else() {
+        let mut column = Column::<Sum>::default();
+        for round in 1..=3 {
+            let ids = [0, 63, 64, 1023, 1024, 70_000, 5 + round];
+            ids.iter().for_each(|&id| column.touch(id).add(f64::from(id + round)));
+            assert_eq!((column.len(), column.is_touched(64), column.is_touched(65)), (7, true, false));
+            let mut drained = Vec::new();
+            column.drain(|id, sum| drained.push((id, sum.value())));
+            let mut expected = ids.map(|id| (id, f64::from(id + round)));
+            expected.sort_by_key(|&(id, _)| id);
+            assert_eq!(drained, expected);
+            assert!(column.is_empty() && !column.is_touched(70_000));
         }
     }
 }

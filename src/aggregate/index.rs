@@ -1,6 +1,9 @@
 //! From a key to a dense number, and back: the part of a shard that lives from interval to interval.
+//!
+//! A table with linear probing (Knuth, TAOCP 3, 6.4, algorithms L and R) whose slot, 32 bits of the hash and the
+//! number, is one word. With a million series what a lookup costs is cache misses: this is one, then the word that
+//! points to the series, then its key. Growing reads the slots alone, no key.
 
-use hashbrown::HashTable;
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 use crate::protocol::Kind;
@@ -10,33 +13,91 @@ use crate::series::{Series, plain_name};
 /// the wire always mean this series, and need not be read again.
 const PLAIN: u32 = 1 << 31;
 
+/// A slot without a series.
+const EMPTY: Slot = Slot { hash: 0, id: u32::MAX };
+
+/// Slots of the smallest table.
+const MIN_SLOTS: usize = 16;
+
+/// Where a series may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    hash: u32,
+    /// A number, perhaps marked [`PLAIN`].
+    id: u32,
+}
+
 /// Series of one class, each with a dense number that indexes the columns. Numbers of series that left are
 /// given out again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Index {
-    table: HashTable<u32>,
+    /// A power of two of them, at most four fifths full.
+    slots: Vec<Slot>,
+    len: usize,
     series: Vec<Option<Series>>,
     free: Vec<u32>,
+}
+
+impl Default for Index {
+    fn default() -> Index {
+        Index { slots: vec![EMPTY; MIN_SLOTS], len: 0, series: Vec::new(), free: Vec::new() }
+    }
 }
 
 impl Index {
     #[inline]
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        let is_same = |&id: &u32| self.at(id).is_some_and(|series| series.key() == key);
-        self.table.find(hash, is_same).map(|&id| id & !PLAIN)
+        self.probe(hash, |id| self.at(id).is_some_and(|series| series.key() == key))
     }
 
     /// A series by the name it was sent under, if those bytes are known to mean it.
     #[inline]
     pub(super) fn find_plain(&self, hash: u64, kind: Kind, name: &[u8]) -> Option<u32> {
-        let is_same = |&id: &u32| id & PLAIN != 0 && self.at(id).is_some_and(|series| series.is_plain(kind, name));
-        self.table.find(hash, is_same).map(|&id| id & !PLAIN)
+        self.probe(hash, |id| id & PLAIN != 0 && self.at(id).is_some_and(|series| series.is_plain(kind, name)))
+    }
+
+    /// The slot where a search begins. Read early and for many, it is in the cache when the search comes.
+    #[inline]
+    pub(super) fn home(&self, hash: u64) -> Slot {
+        self.slots[self.place(hash as u32)]
+    }
+
+    /// The series of a slot, likewise.
+    #[inline]
+    pub(super) fn guess(&self, slot: Slot) -> Option<&Series> {
+        self.at(slot.id)
     }
 
     /// Remembers that a series was sent under exactly its canonical name.
     pub(super) fn mark_plain(&mut self, hash: u64, id: u32) {
-        if let Some(known) = self.table.find_mut(hash, |&known| known & !PLAIN == id) {
-            *known |= PLAIN;
+        if let Some(at) = self.position(hash, |known| known & !PLAIN == id) {
+            self.slots[at].id |= PLAIN;
+        }
+    }
+
+    #[inline]
+    fn place(&self, hash: u32) -> usize {
+        hash as usize & (self.slots.len() - 1)
+    }
+
+    #[inline]
+    fn probe(&self, hash: u64, is_same: impl Fn(u32) -> bool) -> Option<u32> {
+        self.position(hash, is_same).map(|at| self.slots[at].id & !PLAIN)
+    }
+
+    #[inline]
+    fn position(&self, hash: u64, is_same: impl Fn(u32) -> bool) -> Option<usize> {
+        let hash = hash as u32;
+        let mut at = self.place(hash);
+        loop {
+            let slot = self.slots[at];
+            if slot.hash == hash && slot != EMPTY && is_same(slot.id) {
+                return Some(at);
+            }
+            if slot == EMPTY {
+                return None;
+            }
+            at = (at + 1) & (self.slots.len() - 1);
         }
     }
 
@@ -46,7 +107,7 @@ impl Index {
     }
 
     /// Gives a series that is not there yet its number.
-    pub(super) fn insert(&mut self, hash: u64, series: Series, hasher: &Hasher) -> u32 {
+    pub(super) fn insert(&mut self, hash: u64, series: Series) -> u32 {
         let id = match self.free.pop() {
             Some(id) => id,
             None => {
@@ -55,22 +116,55 @@ impl Index {
             }
         };
         self.series[id as usize] = Some(series);
-        let known = &self.series;
-        let hash_of = |&id: &u32| known[(id & !PLAIN) as usize].as_ref().map_or(0, |s| hasher.hash(s.key()));
-        self.table.insert_unique(hash, id, hash_of);
+        self.len += 1;
+        if self.len * 5 > self.slots.len() * 4 {
+            let larger = vec![EMPTY; self.slots.len() * 2];
+            let slots = std::mem::replace(&mut self.slots, larger);
+            slots.into_iter().filter(|&slot| slot != EMPTY).for_each(|slot| self.put(slot));
+        }
+        self.put(Slot { hash: hash as u32, id });
         id
     }
 
+    fn put(&mut self, slot: Slot) {
+        let mut at = self.place(slot.hash);
+        while self.slots[at] != EMPTY {
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        self.slots[at] = slot;
+    }
+
     /// Forgets a series; `false` if there is none of that number.
-    pub(super) fn remove(&mut self, id: u32, hasher: &Hasher) -> bool {
+    pub(super) fn remove(&mut self, id: u32, hash_of: impl Fn(&[u8]) -> u64) -> bool {
         let Some(series) = self.series.get_mut(id as usize).and_then(Option::take) else {
             return false;
         };
-        if let Ok(entry) = self.table.find_entry(hasher.hash(series.key()), |&known| known & !PLAIN == id) {
-            entry.remove();
+        if let Some(at) = self.position(hash_of(series.key()), |known| known & !PLAIN == id) {
+            self.vacate(at);
+            self.len -= 1;
         }
         self.free.push(id);
         true
+    }
+
+    /// Empties a slot and moves those behind it that would no longer be found.
+    fn vacate(&mut self, mut hole: usize) {
+        let last = self.slots.len() - 1;
+        let mut at = hole;
+        loop {
+            at = (at + 1) & last;
+            let slot = self.slots[at];
+            if slot == EMPTY {
+                break;
+            }
+            // A slot may move back no further than where its search begins.
+            let distance = at.wrapping_sub(self.place(slot.hash)) & last;
+            if distance >= (at.wrapping_sub(hole) & last) {
+                self.slots[hole] = slot;
+                hole = at;
+            }
+        }
+        self.slots[hole] = EMPTY;
     }
 
     pub(super) fn series(&self, id: u32) -> Option<&Series> {
@@ -78,7 +172,7 @@ impl Index {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.table.len()
+        self.len
     }
 }
 
@@ -110,5 +204,39 @@ impl Hasher {
     #[inline]
     pub(super) fn hash_plain(&self, name: &[u8]) -> u64 {
         rapidhash_v3_seeded(name, &self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    proptest! {
+        #[test]
+        fn an_index_is_a_map(steps in proptest::collection::vec((any::<bool>(), 0..60_u32), 0..400)) {
+            // Few hashes, so that searches run into each other and around the end.
+            let hash = |n: u32| u64::from(n % 7 + 12);
+            let (mut index, mut model) = (Index::default(), HashMap::new());
+            for (add, n) in steps {
+                let series = Series::new(Kind::Counter, &format!("s{n}"), &[]);
+                match model.get(&n) {
+                    None if add => {
+                        model.insert(n, index.insert(hash(n), series));
+                    }
+                    Some(&id) if !add => {
+                        prop_assert!(index.remove(id, |_| hash(n)) && !index.remove(id, |_| hash(n)));
+                        model.remove(&n);
+                    }
+                    None | Some(_) => {}
+                }
+                for n in 0..60 {
+                    let key = Series::new(Kind::Counter, &format!("s{n}"), &[]);
+                    prop_assert_eq!(index.find(hash(n), key.key()), model.get(&n).copied());
+                }
+            }
+            prop_assert_eq!(index.len(), model.len());
+        }
     }
 }

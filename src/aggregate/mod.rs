@@ -13,6 +13,7 @@ mod counter;
 mod gauge;
 mod histogram;
 mod index;
+mod ingest;
 mod limits;
 mod note;
 mod set;

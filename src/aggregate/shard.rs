@@ -6,15 +6,13 @@
 
 use std::net::SocketAddr;
 
-use crate::protocol::{
-    Event, GaugeOp, Kind, Line, Metric, Options, ParseError, PlainLine, Reason, Samples, ServiceCheck, Values, lines,
-    lossy, parse_line, parse_metric, plain_line,
-};
+use crate::protocol::{Event, Kind, Metric, ParseError, Reason, Samples, ServiceCheck, Values, lossy};
 use crate::series::{KeyBuilder, Series};
 
-use super::alias::{Aliases, Spelling};
+use super::alias::Aliases;
 use super::columns::{Class, Columns};
 use super::index::{Hasher, Index};
+use super::ingest::{BEYOND_CACHE, TOGETHER, Waiting};
 use super::limits::{MAX_NOTES, Offenders, Quota, overflow_series};
 use super::note::{Note, own_event, own_service_check};
 use super::tally::Tally;
@@ -70,14 +68,18 @@ pub struct Partial {
 /// The series of one worker and the values of its open interval.
 #[derive(Debug)]
 pub struct Shard {
-    options: ShardOptions,
-    hasher: Hasher,
-    keys: KeyBuilder,
-    indexes: [Index; 5],
-    aliases: Aliases,
+    pub(super) options: ShardOptions,
+    pub(super) hasher: Hasher,
+    pub(super) keys: KeyBuilder,
+    pub(super) indexes: [Index; 5],
+    pub(super) aliases: Aliases,
     /// Numbers of the overflow series, by kind.
-    overflow: [Option<u32>; Kind::ALL.len()],
-    open: Partial,
+    pub(super) overflow: [Option<u32>; Kind::ALL.len()],
+    /// Plain lines of a datagram that wait for each other; empty between datagrams.
+    pub(super) waiting: Vec<Waiting>,
+    /// From how many series of a class on they do.
+    pub(super) wait_beyond: usize,
+    pub(super) open: Partial,
 }
 
 impl Shard {
@@ -90,6 +92,8 @@ impl Shard {
             indexes: Default::default(),
             aliases: Aliases::default(),
             overflow: Default::default(),
+            waiting: Vec::with_capacity(TOGETHER),
+            wait_beyond: BEYOND_CACHE,
             open: Partial::default(),
         }
     }
@@ -100,93 +104,9 @@ impl Shard {
         &mut self.open.tally
     }
 
-    /// Reads a datagram, or complete lines of a stream, received at `now` seconds.
-    #[inline]
-    pub fn ingest(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
-        let may_hold_nul = memchr::memchr(0, datagram).is_some();
-        for line in lines(datagram) {
-            self.open.tally.lines += 1;
-            if may_hold_nul || matches!(line.first(), None | Some(b'_')) {
-                self.line(line, options, from, now);
-                continue;
-            }
-            if self.record_known(line, now) {
-                continue;
-            }
-            match parse_metric(line, options) {
-                Ok(samples) => {
-                    if self.samples(samples, line, from, now) {
-                        self.learn(line);
-                    }
-                }
-                Err(error) => self.refuse(line, error, from),
-            }
-        }
-    }
-
-    /// Records a plain line of a series that was sent under the same bytes before. A shard belongs to one
-    /// listener, so the same bytes are always read alike.
-    #[inline]
-    fn record_known(&mut self, line: &[u8], now: f64) -> bool {
-        let Some(PlainLine { name, kind, value, tags }) = plain_line(line) else { return false };
-        let kind = self.kind_of(kind);
-        let class = class_of(kind);
-        let index = &self.indexes[class as usize];
-        let found = if tags.is_empty() {
-            index.find_plain(self.hasher.hash_plain(name), kind, name)
-        } else {
-            let known = self.aliases.find(&Spelling::new(self.hasher.hash_spelling(name, tags), kind, name, tags));
-            // The number may have been given to another series since.
-            known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
-        };
-        let Some(id) = found else { return false };
-        let columns = &mut self.open.columns;
-        match class {
-            Class::Counter => columns.counters.touch(id).add(value),
-            Class::Gauge => columns.gauges.touch(id).apply(GaugeOp::Set, value, now),
-            Class::Timer => columns.timers.touch(id).record(value, 1.0, &self.options.timers),
-            // Their values are bounded or no numbers.
-            Class::Set | Class::Kv => return false,
-        }
-        let tally = &mut self.open.tally;
-        tally.metrics += 1;
-        tally.samples += 1;
-        tally.recorded += 1;
-        true
-    }
-
-    /// Remembers the spelling of a plain tagged line that was just recorded.
-    fn learn(&mut self, line: &[u8]) {
-        let Some(PlainLine { name, kind, tags, .. }) = plain_line(line) else { return };
-        if tags.is_empty() {
-            return;
-        }
-        let kind = self.kind_of(kind);
-        let index = &self.indexes[class_of(kind) as usize];
-        // The key of the line's one sample is still in the builder.
-        let key = self.keys.last();
-        let Some(id) = index.find(self.hasher.hash(key), key) else { return };
-        let Some(series) = index.series(id) else { return };
-        let hash = self.hasher.hash_spelling(name, tags);
-        self.aliases.make_room(self.indexes.iter().map(Index::len).sum());
-        self.aliases.remember(Spelling::new(hash, kind, name, tags), id, series);
-    }
-
-    fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
-        match parse_line(line, options) {
-            Ok(Line::Empty) => self.open.tally.empty += 1,
-            Ok(Line::Samples(samples)) => {
-                self.samples(samples, line, from, now);
-            }
-            Ok(Line::Event(event)) => self.event(&event, now),
-            Ok(Line::ServiceCheck(check)) => self.service_check(&check, now),
-            Err(error) => self.refuse(line, error, from),
-        }
-    }
-
     /// Records the samples of a line; whether all were good.
     #[inline]
-    fn samples(&mut self, samples: Samples<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) -> bool {
+    pub(super) fn samples(&mut self, samples: Samples<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) -> bool {
         let mut first_error = None;
         for sample in samples {
             match sample {
@@ -273,7 +193,7 @@ impl Shard {
     }
 
     fn create(&mut self, class: Class, hash: u64, series: Series) -> u32 {
-        let id = self.indexes[class as usize].insert(hash, series.clone(), &self.hasher);
+        let id = self.indexes[class as usize].insert(hash, series.clone());
         self.open.created[class as usize].push((id, series));
         id
     }
@@ -331,13 +251,13 @@ impl Shard {
         values
     }
 
-    fn event(&mut self, event: &Event<'_>, now: f64) {
+    pub(super) fn event(&mut self, event: &Event<'_>, now: f64) {
         self.open.tally.events += 1;
         self.open.tally.sections_skipped += event.skipped_sections().count() as u64;
         self.note(|| own_event(event, now));
     }
 
-    fn service_check(&mut self, check: &ServiceCheck<'_>, now: f64) {
+    pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, now: f64) {
         self.open.tally.service_checks += 1;
         self.open.tally.sections_skipped += check.skipped_sections().count() as u64;
         self.note(|| own_service_check(check, now));
@@ -371,7 +291,7 @@ impl Shard {
             let kind = series.kind();
             (self.overflow[kind as usize] == Some(id)).then_some(kind)
         });
-        if !index.remove(id, &self.hasher) {
+        if !index.remove(id, |key| self.hasher.hash(key)) {
             return;
         }
         match overflow {
@@ -392,7 +312,7 @@ impl Shard {
     }
 
     #[inline]
-    fn kind_of(&self, kind: Kind) -> Kind {
+    pub(super) fn kind_of(&self, kind: Kind) -> Kind {
         match kind {
             Kind::Meter => Kind::Counter,
             Kind::Histogram | Kind::Distribution if self.options.fold_histograms => Kind::Timer,
@@ -418,6 +338,7 @@ pub fn class_of(kind: Kind) -> Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Options;
 
     fn shard(max_series: usize) -> Shard {
         let quota = Quota::new(max_series);

@@ -18,27 +18,45 @@ pub struct TimerPolicy {
     pub weighted: bool,
 }
 
+/// Most samples that room is made for in advance.
+const ROOM: usize = 64;
+
 impl Default for TimerPolicy {
     fn default() -> TimerPolicy {
         TimerPolicy { exact_samples: 4096, digits: 3, weighted: true }
     }
 }
 
-/// One interval of a timer.
+/// One interval of a timer. What most timers are, few samples of one weight, takes little more than their values;
+/// sums and extremes are worked out when they are asked for.
+#[derive(Clone, Debug)]
+pub struct Timer(Samples);
+
+#[derive(Clone, Debug)]
+enum Samples {
+    /// All weigh the same, and every value is a number of thousandths, as milliseconds with up to three decimals are.
+    Narrow { weight: f64, values: Vec<i32> },
+    /// All weigh the same.
+    Even { weight: f64, values: Vec<f64> },
+    /// Weights differ, or they are not to be used.
+    Uneven(Box<Uneven>),
+    /// Beyond the bound of exact samples.
+    Large(Box<Large>),
+}
+
+impl Default for Timer {
+    fn default() -> Timer {
+        Timer(Samples::Narrow { weight: 1.0, values: Vec::new() })
+    }
+}
+
+/// Values with a weight each.
 #[derive(Clone, Debug, Default)]
-pub struct Timer {
-    samples: u64,
+struct Uneven {
+    /// Sum of 1/rate, whatever the values weigh.
     count: Sum,
-    sum: Sum,
-    sum_squares: Sum,
-    min: f64,
-    max: f64,
     values: Vec<f64>,
-    /// Weights of `values`, kept only once two differ.
     weights: Vec<f64>,
-    first_weight: f64,
-    mixed: bool,
-    large: Option<Box<Large>>,
 }
 
 /// What a timer holds beyond its bound of exact samples.
@@ -46,6 +64,31 @@ pub struct Timer {
 struct Large {
     histogram: Histogram,
     moments: Moments,
+    samples: u64,
+    count: Sum,
+    sum: Sum,
+    sum_squares: Sum,
+    min: f64,
+    max: f64,
+    first_weight: f64,
+    mixed: bool,
+}
+
+impl Large {
+    fn add(&mut self, value: f64, weight: f64) {
+        self.histogram.record(value, weight);
+        self.moments.add(value, weight);
+        self.samples += 1;
+        self.sum.add(value * weight);
+        self.sum_squares.add(square(value, weight));
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        self.mixed |= weight != self.first_weight;
+    }
+}
+
+fn square(value: f64, weight: f64) -> f64 {
+    (value * value * weight).min(f64::MAX)
 }
 
 /// Weight, mean and squared deviations, updated as in D. H. D. West, "Updating mean and variance estimates",
@@ -78,172 +121,298 @@ impl Timer {
     /// Records a finite value that stands for `weight` events.
     #[inline]
     pub fn record(&mut self, value: f64, weight: f64, policy: &TimerPolicy) {
-        let own = if policy.weighted { weight } else { 1.0 };
-        self.count.add(weight);
-        self.sum.add(value * own);
-        self.sum_squares.add((value * value * own).min(f64::MAX));
-        if self.samples == 0 {
-            (self.min, self.max, self.first_weight) = (value, value, own);
+        if let Samples::Narrow { weight: ours, values } = &mut self.0
+            && weight == *ours
+            && (policy.weighted || weight == 1.0)
+            && values.len() < policy.exact_samples
+            && let Some(narrow) = thousandths(value)
+        {
+            push(values, narrow);
         } else {
-            self.min = self.min.min(value);
-            self.max = self.max.max(value);
+            self.record_other(value, weight, policy);
         }
-        self.samples += 1;
-        self.keep(value, own, policy);
     }
 
-    #[inline]
-    fn keep(&mut self, value: f64, weight: f64, policy: &TimerPolicy) {
-        if let Some(large) = &mut self.large {
-            large.histogram.record(value, weight);
-            large.moments.add(value, weight);
-            self.mixed |= weight != self.first_weight;
+    fn record_other(&mut self, value: f64, weight: f64, policy: &TimerPolicy) {
+        let own = if policy.weighted { weight } else { 1.0 };
+        if !self.is_exact() || self.samples() >= policy.exact_samples as u64 {
+            let large = self.promote(policy);
+            large.count.add(weight);
+            large.add(value, own);
             return;
         }
-        if weight != self.first_weight && !self.mixed {
-            self.mixed = true;
-            self.weights.resize(self.values.len(), self.first_weight);
+        if self.samples() == 0
+            && own == weight
+            && let Samples::Narrow { weight: ours, .. } | Samples::Even { weight: ours, .. } = &mut self.0
+        {
+            *ours = weight;
         }
-        self.values.push(value);
-        if self.mixed {
-            self.weights.push(weight);
-        }
-        if self.values.len() > policy.exact_samples {
-            self.promote(policy);
+        match &mut self.0 {
+            Samples::Narrow { weight: ours, values } if *ours == weight && own == weight => {
+                if let Some(narrow) = thousandths(value) {
+                    push(values, narrow);
+                } else {
+                    let mut wide = Vec::with_capacity(values.len() + 4);
+                    wide.extend(values.iter().map(|&v| from_thousandths(v)));
+                    wide.push(value);
+                    self.0 = Samples::Even { weight, values: wide };
+                }
+            }
+            Samples::Even { weight: ours, values } if *ours == weight => push(values, value),
+            Samples::Narrow { .. } | Samples::Even { .. } | Samples::Uneven(_) | Samples::Large(_) => {
+                let uneven = self.uneven();
+                uneven.count.add(weight);
+                uneven.values.push(value);
+                uneven.weights.push(own);
+            }
         }
     }
 
-    /// Pours the exact samples into a histogram.
-    fn promote(&mut self, policy: &TimerPolicy) {
-        let magnitudes = self.values.iter().map(|v| v.abs()).filter(|&v| v > 0.0);
-        let (smallest, largest) = magnitudes.fold((f64::INFINITY, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
-        let unit = self.weights.iter().copied().fold(self.first_weight, f64::min);
-        let mut large =
-            Large { histogram: Histogram::new(policy.digits, smallest, largest, unit), moments: Moments::default() };
-        for (n, &value) in self.values.iter().enumerate() {
-            let weight = self.weights.get(n).copied().unwrap_or(self.first_weight);
-            large.histogram.record(value, weight);
-            large.moments.add(value, weight);
+    /// The samples with a weight each; there must be no histogram yet.
+    fn uneven(&mut self) -> &mut Uneven {
+        if !matches!(self.0, Samples::Uneven(_)) {
+            let (mut values, mut weights) = (Vec::new(), Vec::new());
+            self.each(|value, weight| {
+                values.push(value);
+                weights.push(weight);
+            });
+            let mut count = Sum::default();
+            count.add(self.count());
+            self.0 = Samples::Uneven(Box::new(Uneven { count, values, weights }));
         }
-        self.values = Vec::new();
-        self.weights = Vec::new();
-        self.large = Some(Box::new(large));
+        match &mut self.0 {
+            Samples::Uneven(uneven) => uneven,
+            _ => unreachable!("it has just been made"),
+        }
+    }
+
+    /// Pours exact samples into a histogram, unless they are there already.
+    fn promote(&mut self, policy: &TimerPolicy) -> &mut Large {
+        if !matches!(self.0, Samples::Large(_)) {
+            let (mut smallest, mut largest, mut unit) = (f64::INFINITY, 0.0_f64, f64::INFINITY);
+            let mut first_weight = None;
+            self.each(|value, weight| {
+                if value != 0.0 {
+                    (smallest, largest) = (smallest.min(value.abs()), largest.max(value.abs()));
+                }
+                unit = unit.min(weight);
+                first_weight.get_or_insert(weight);
+            });
+            let unit = if unit.is_finite() { unit } else { 1.0 };
+            let mut count = Sum::default();
+            count.add(self.count());
+            let mut large = Large {
+                histogram: Histogram::new(policy.digits, smallest, largest, unit),
+                moments: Moments::default(),
+                samples: 0,
+                count,
+                sum: Sum::default(),
+                sum_squares: Sum::default(),
+                min: f64::INFINITY,
+                max: f64::NEG_INFINITY,
+                first_weight: first_weight.unwrap_or(unit),
+                mixed: false,
+            };
+            self.each(|value, weight| large.add(value, weight));
+            self.0 = Samples::Large(Box::new(large));
+        }
+        match &mut self.0 {
+            Samples::Large(large) => large,
+            _ => unreachable!("it has just been made"),
+        }
     }
 
     /// Adds what another timer of the same policy holds.
     pub fn merge(&mut self, other: &Timer, policy: &TimerPolicy) {
-        if other.samples == 0 {
+        if other.samples() == 0 {
             return;
         }
-        if self.samples == 0 {
+        if self.samples() == 0 {
             *self = other.clone();
             return;
         }
-        self.samples += other.samples;
-        self.count.merge(other.count);
-        self.sum.merge(other.sum);
-        self.sum_squares.merge(other.sum_squares);
-        self.min = self.min.min(other.min);
-        self.max = self.max.max(other.max);
-        if let Some(theirs) = &other.large {
-            if self.large.is_none() {
-                self.promote(policy);
+        match &other.0 {
+            Samples::Large(theirs) => {
+                let ours = self.promote(policy);
+                ours.samples += theirs.samples;
+                ours.count.merge(theirs.count);
+                ours.sum.merge(theirs.sum);
+                ours.sum_squares.merge(theirs.sum_squares);
+                ours.min = ours.min.min(theirs.min);
+                ours.max = ours.max.max(theirs.max);
+                ours.histogram.merge(&theirs.histogram);
+                ours.moments.merge(theirs.moments);
+                ours.mixed |= theirs.mixed || theirs.first_weight != ours.first_weight;
             }
-            let ours = self.large.as_mut().expect("it was there or has just been made");
-            ours.histogram.merge(&theirs.histogram);
-            ours.moments.merge(theirs.moments);
-            self.mixed |= other.mixed || other.first_weight != self.first_weight;
-        } else {
-            for (n, &value) in other.values.iter().enumerate() {
-                let weight = other.weights.get(n).copied().unwrap_or(other.first_weight);
-                self.keep(value, weight, policy);
+            Samples::Narrow { .. } | Samples::Even { .. } => {
+                other.each(|value, weight| self.record(value, weight, policy));
+            }
+            Samples::Uneven(theirs) => {
+                if self.samples() + other.samples() > policy.exact_samples as u64 {
+                    self.promote(policy);
+                }
+                if let Samples::Large(ours) = &mut self.0 {
+                    ours.count.merge(theirs.count);
+                    other.each(|value, weight| ours.add(value, weight));
+                } else {
+                    let ours = self.uneven();
+                    ours.count.merge(theirs.count);
+                    ours.values.extend(&theirs.values);
+                    ours.weights.extend(&theirs.weights);
+                }
             }
         }
     }
 
-    /// Forgets everything but the room for as many samples as were just used.
-    pub fn clear(&mut self) {
-        let (mut values, mut weights) = (std::mem::take(&mut self.values), std::mem::take(&mut self.weights));
-        values.shrink_to(values.len());
-        values.clear();
-        weights.clear();
-        *self = Timer { values, weights, ..Timer::default() };
+    /// An empty timer that has room for as many samples, up to [`ROOM`].
+    pub fn successor(&self) -> Timer {
+        match &self.0 {
+            Samples::Narrow { weight, values } => {
+                Timer(Samples::Narrow { weight: *weight, values: Vec::with_capacity(values.len().min(ROOM)) })
+            }
+            Samples::Even { weight, values } => {
+                Timer(Samples::Even { weight: *weight, values: Vec::with_capacity(values.len().min(ROOM)) })
+            }
+            Samples::Uneven(_) | Samples::Large(_) => Timer::default(),
+        }
     }
 
-    /// Takes the content for a snapshot; the room for samples stays.
-    pub fn take(&mut self) -> Timer {
-        let taken = Timer {
-            values: self.values.as_slice().into(),
-            weights: self.weights.as_slice().into(),
-            large: self.large.take(),
-            ..*self
-        };
-        self.clear();
-        taken
+    /// The same without room for more samples.
+    #[must_use]
+    pub fn compact(mut self) -> Timer {
+        match &mut self.0 {
+            Samples::Narrow { values, .. } => values.shrink_to_fit(),
+            Samples::Even { values, .. } => values.shrink_to_fit(),
+            Samples::Uneven(uneven) => {
+                uneven.values.shrink_to_fit();
+                uneven.weights.shrink_to_fit();
+            }
+            Samples::Large(_) => {}
+        }
+        self
+    }
+
+    /// Exact samples in the order of arrival, with the weights of their values.
+    fn each(&self, mut visit: impl FnMut(f64, f64)) {
+        match &self.0 {
+            Samples::Narrow { weight, values } => {
+                values.iter().for_each(|&value| visit(from_thousandths(value), *weight))
+            }
+            Samples::Even { weight, values } => values.iter().for_each(|&value| visit(value, *weight)),
+            Samples::Uneven(uneven) => {
+                uneven.values.iter().zip(&uneven.weights).for_each(|(&value, &weight)| visit(value, weight));
+            }
+            Samples::Large(_) => {}
+        }
+    }
+
+    /// A sum over exact samples.
+    fn sum_of(&self, term: impl Fn(f64, f64) -> f64) -> f64 {
+        let mut sum = Sum::default();
+        self.each(|value, weight| sum.add(term(value, weight)));
+        sum.value()
     }
 
     /// Samples that arrived.
     pub fn samples(&self) -> u64 {
-        self.samples
+        match &self.0 {
+            Samples::Narrow { values, .. } => values.len() as u64,
+            Samples::Even { values, .. } => values.len() as u64,
+            Samples::Uneven(uneven) => uneven.values.len() as u64,
+            Samples::Large(large) => large.samples,
+        }
     }
 
     /// Events they stand for: the sum of 1/rate.
     pub fn count(&self) -> f64 {
-        self.count.value()
+        match &self.0 {
+            Samples::Narrow { weight, .. } | Samples::Even { weight, .. } => {
+                (self.samples() as f64 * weight).min(f64::MAX)
+            }
+            Samples::Uneven(uneven) => uneven.count.value(),
+            Samples::Large(large) => large.count.value(),
+        }
     }
 
     /// Sum of the values, weighted if the policy says so.
     pub fn sum(&self) -> f64 {
-        self.sum.value()
+        match &self.0 {
+            Samples::Large(large) => large.sum.value(),
+            _ => self.sum_of(|value, weight| value * weight),
+        }
     }
 
     /// Sum of the squares, weighted if the policy says so.
     pub fn sum_squares(&self) -> f64 {
-        self.sum_squares.value()
+        match &self.0 {
+            Samples::Large(large) => large.sum_squares.value(),
+            _ => self.sum_of(square),
+        }
     }
 
     /// Smallest value; 0 without samples.
     pub fn min(&self) -> f64 {
-        self.min
+        self.extreme(|large| large.min, f64::min)
     }
 
     /// Largest value; 0 without samples.
     pub fn max(&self) -> f64 {
-        self.max
+        self.extreme(|large| large.max, f64::max)
+    }
+
+    fn extreme(&self, known: impl Fn(&Large) -> f64, choose: impl Fn(f64, f64) -> f64) -> f64 {
+        if let Samples::Large(large) = &self.0 {
+            return known(large);
+        }
+        let mut extreme = None;
+        self.each(|value, _| extreme = Some(extreme.map_or(value, |known| choose(known, value))));
+        extreme.unwrap_or(0.0)
     }
 
     /// Whether the samples themselves are held.
     pub fn is_exact(&self) -> bool {
-        self.large.is_none()
+        !matches!(self.0, Samples::Large(_))
     }
 
     /// Whether all samples weigh the same.
     pub fn is_uniform(&self) -> bool {
-        !self.mixed
+        match &self.0 {
+            Samples::Narrow { .. } | Samples::Even { .. } => true,
+            Samples::Uneven(uneven) => uneven.weights.windows(2).all(|two| two[0] == two[1]),
+            Samples::Large(large) => !large.mixed,
+        }
     }
 
     /// Values clamped by the histogram.
     pub fn clamped(&self) -> u64 {
-        self.large.as_ref().map_or(0, |large| large.histogram.clamped())
+        if let Samples::Large(large) = &self.0 { large.histogram.clamped() } else { 0 }
     }
 
-    /// Bytes of samples or counts held.
+    /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
-        let exact = (self.values.capacity() + self.weights.capacity()) * size_of::<f64>();
-        size_of::<Timer>() + exact + self.large.as_ref().map_or(0, |large| large.histogram.memory_bytes())
+        let beyond = match &self.0 {
+            Samples::Narrow { values, .. } => values.capacity() * size_of::<i32>(),
+            Samples::Even { values, .. } => values.capacity() * size_of::<f64>(),
+            Samples::Uneven(uneven) => {
+                size_of::<Uneven>() + (uneven.values.capacity() + uneven.weights.capacity()) * size_of::<f64>()
+            }
+            Samples::Large(large) => size_of::<Large>() + large.histogram.memory_bytes(),
+        };
+        size_of::<Timer>() + beyond
     }
 
     /// Population standard deviation.
     pub fn stddev(&self) -> f64 {
-        let (weight, deviations) = match &self.large {
-            Some(large) => (large.moments.weight, large.moments.deviations),
-            None => {
-                let weights = || (0..self.values.len()).map(|n| self.weights.get(n).copied().unwrap_or(1.0));
-                let total: f64 = weights().sum();
-                let mut sum = Sum::default();
-                self.values.iter().zip(weights()).for_each(|(&v, w)| sum.add(v * w));
-                let mean = sum.value() / total;
-                let deviations = self.values.iter().zip(weights()).map(|(&v, w)| w * (v - mean) * (v - mean)).sum();
+        let (weight, deviations) = match &self.0 {
+            Samples::Large(large) => (large.moments.weight, large.moments.deviations),
+            _ => {
+                // Equal weights cancel out; left away, they cost no digits.
+                let even = self.is_uniform();
+                let own = |weight: f64| if even { 1.0 } else { weight };
+                let total = self.sum_of(|_, weight| own(weight));
+                let mean = self.sum_of(|value, weight| value * own(weight)) / total;
+                let mut deviations = 0.0;
+                self.each(|value, weight| deviations += own(weight) * (value - mean) * (value - mean));
                 (total, deviations)
             }
         };
@@ -253,22 +422,40 @@ impl Timer {
     /// Values and weights by ascending value; for a histogram the middles of its buckets, kept within min and
     /// max. With equal weights the second number is how many samples have that value.
     pub fn sorted(&self) -> Vec<(f64, f64)> {
-        let mut all = match &self.large {
-            Some(large) => {
-                let per_sample = if self.mixed { 1.0 } else { self.first_weight };
-                large
-                    .histogram
-                    .buckets()
-                    .into_iter()
-                    .map(|(value, weight)| (value.clamp(self.min, self.max), weight / per_sample))
-                    .collect()
-            }
-            None if self.mixed => self.values.iter().copied().zip(self.weights.iter().copied()).collect(),
-            None => self.values.iter().map(|&value| (value, 1.0)).collect::<Vec<_>>(),
-        };
+        let even = self.is_uniform();
+        let mut all = Vec::new();
+        if let Samples::Large(large) = &self.0 {
+            let per_sample = if even { large.first_weight } else { 1.0 };
+            let buckets = large.histogram.buckets().into_iter();
+            all.extend(buckets.map(|(value, weight)| (value.clamp(large.min, large.max), weight / per_sample)));
+        } else {
+            self.each(|value, weight| all.push((value, if even { 1.0 } else { weight })));
+        }
         all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         all
     }
+}
+
+/// A value as a number of thousandths, if that is the same to the last bit: a division of whole numbers is rounded
+/// as the reading of decimals is.
+#[inline]
+fn thousandths(value: f64) -> Option<i32> {
+    let number = (value * 1000.0).round_ties_even() as i32;
+    (from_thousandths(number).to_bits() == value.to_bits()).then_some(number)
+}
+
+#[inline]
+fn from_thousandths(number: i32) -> f64 {
+    f64::from(number) / 1000.0
+}
+
+/// Appends to a vector that grows by half: there are many of them.
+#[inline]
+fn push<T>(values: &mut Vec<T>, value: T) {
+    if values.len() == values.capacity() {
+        values.reserve_exact((values.len() / 2).max(4));
+    }
+    values.push(value);
 }
 
 #[cfg(test)]
@@ -325,9 +512,46 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_timer_is_empty() {
-        let mut t = timer((0..500).map(|n| (f64::from(n), 1.0)), &SMALL);
-        let taken = t.take();
-        assert_eq!((taken.samples(), t.samples(), t.sum(), t.sorted().len()), (500, 0, 0.0, 0));
+    fn every_way_of_keeping_samples_says_the_same() {
+        let whole = |n: i32| (f64::from(n), 1.0);
+        let broken = |n: i32| (f64::from(n) + 0.1234, 1.0);
+        let sampled = |n: i32| (f64::from(n) + 0.1, if n % 2 == 0 { 10.0 } else { 1.0 });
+        for (samples, weighted) in
+            [(whole as fn(i32) -> (f64, f64), true), (broken, true), (sampled, true), (sampled, false)]
+        {
+            let policy = TimerPolicy { weighted, ..SMALL };
+            let (exact, large) = (timer((0..100).map(samples), &policy), timer((0..101).map(samples), &policy));
+            assert!(exact.is_exact() && !large.is_exact());
+            let (value, weight) = samples(100);
+            let own = if weighted { weight } else { 1.0 };
+            assert_eq!((exact.samples() + 1, exact.count() + weight), (large.samples(), large.count()));
+            assert!((exact.sum() + value * own - large.sum()).abs() < 1e-9);
+            assert!((exact.sum_squares() + value * value * own - large.sum_squares()).abs() < 1e-6);
+            assert_eq!((exact.min(), exact.is_uniform()), (large.min(), large.is_uniform()));
+            assert_eq!((large.max(), exact.max()), (value, samples(99).0));
+            let held = |timer: &Timer| timer.sorted().iter().map(|&(_, weight)| weight).sum::<f64>();
+            assert!((held(&exact) + if exact.is_uniform() { 1.0 } else { own } - held(&large)).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn thousandths_are_the_same_value_or_not_used() {
+        for text in ["0", "0.001", "12.345", "999999.999", "-3.1", "2147483.647", "0.3", "1e3"] {
+            let value: f64 = text.parse().expect("a number");
+            assert_eq!(thousandths(value).map(from_thousandths).map(f64::to_bits), Some(value.to_bits()), "{text}");
+        }
+        for value in [0.0001, 2147483.648, -0.0, 1e300, 1.0 / 3.0, f64::MIN_POSITIVE] {
+            assert_eq!(thousandths(value), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_small_timer_takes_little_and_its_successor_is_empty() {
+        let t = timer((0..10).map(|n| (f64::from(n), 1.0)), &SMALL).compact();
+        assert!(t.memory_bytes() <= 80, "{}", t.memory_bytes());
+        let next = t.successor();
+        assert_eq!((next.samples(), next.sum(), next.max(), next.stddev(), next.sorted().len()), (0, 0.0, 0.0, 0.0, 0));
+        let busy = timer((0..100).map(|n| (f64::from(n), 1.0)), &SMALL);
+        assert!(busy.successor().memory_bytes() <= size_of::<Timer>() + ROOM * size_of::<i32>());
     }
 }

@@ -231,6 +231,7 @@ fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_
         listen.cores = cores.into_iter().map(|core| core as usize).collect();
     }
     listen.busy_poll = section.duration(s, "busy_poll", BUSY_POLL).unwrap_or(listen.busy_poll);
+    listen.realtime = section.bool(s, "realtime").unwrap_or(listen.realtime);
     if let Some(networks) = section.list(s, "allow") {
         listen.allow = Some(networks.iter().filter_map(|item| network(item, s)).collect());
     }

@@ -74,6 +74,7 @@ fn listener(out: &mut Out, listen: &Listen) {
     out.set("max_datagram", show_size(listen.max_datagram as u64));
     out.set("cores", Value::Array(listen.cores.iter().map(|&core| Value::from(core as i64)).collect()));
     out.set("busy_poll", show_duration(listen.busy_poll));
+    out.set("realtime", listen.realtime);
     if let Some(networks) = &listen.allow {
         let all = networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}")));
         out.set("allow", Value::Array(all.collect()));

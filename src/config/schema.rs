@@ -130,6 +130,8 @@ pub struct Listen {
     pub cores: Vec<usize>,
     /// Poll the device for so long when nothing is queued; zero is off (default).
     pub busy_poll: Duration,
+    /// Run UDP workers before every ordinary process, where that is allowed (default false).
+    pub realtime: bool,
     /// Source networks, as (address, prefix length); `None` is all.
     pub allow: Option<Vec<(std::net::IpAddr, u8)>>,
     /// Most connections at once (default 1024).
@@ -151,6 +153,7 @@ impl Listen {
             max_datagram: 64 << 10,
             cores: Vec::new(),
             busy_poll: Duration::ZERO,
+            realtime: false,
             allow: None,
             max_connections: 1024,
             idle_timeout: Duration::from_secs(600),

@@ -32,6 +32,9 @@ use tokio::sync::watch;
 use crate::snapshot::{Records, Snapshot, write_json};
 use crate::telemetry::Ledger;
 
+/// Longest wait for an interval that is being closed.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// What the flusher publishes with every interval.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
@@ -39,6 +42,8 @@ pub struct Published {
     pub snapshot: Option<Arc<Snapshot>>,
     /// The account since the start.
     pub totals: Ledger,
+    /// A large last interval was let go to make room for the next, which will be here in a moment.
+    pub closing: bool,
 }
 
 /// What does not change while the daemon runs.
@@ -68,6 +73,14 @@ pub struct House {
 impl House {
     fn published(&self) -> Arc<Published> {
         Arc::clone(&self.published.borrow())
+    }
+
+    /// What was published, with the last interval: while one is being closed that takes a moment.
+    async fn published_whole(&self) -> Arc<Published> {
+        let mut published = self.published.clone();
+        // Without the flusher, or if it takes too long, there is no interval to show.
+        let _ = tokio::time::timeout(CLOSING, published.wait_for(|published| !published.closing)).await;
+        Arc::clone(&published.borrow())
     }
 
     fn uptime_secs(&self) -> f64 {
@@ -136,7 +149,7 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
 }
 
 async fn index(State(house): State<House>) -> Response {
-    with_type("text/html; charset=utf-8", page::render(&house).into_bytes())
+    with_type("text/html; charset=utf-8", page::render(&house, &*house.published_whole().await).into_bytes())
 }
 
 async fn ready(State(house): State<House>) -> Response {
@@ -182,7 +195,7 @@ async fn status(State(house): State<House>) -> Response {
 }
 
 async fn snapshot(State(house): State<House>) -> Response {
-    let published = house.published();
+    let published = house.published_whole().await;
     // A million series take a while to write: not on a thread that serves others.
     let written = tokio::task::spawn_blocking(move || {
         let mut out = Vec::new();

@@ -9,7 +9,7 @@ use crate::series::Series;
 use crate::snapshot::{Snapshot, number, short_number};
 use crate::telemetry::Ledger;
 
-use super::House;
+use super::{House, Published};
 
 /// Series shown; the rest is in the API.
 const MAX_ROWS: usize = 1000;
@@ -30,8 +30,7 @@ td.name{overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.9re
 .tag{color:var(--soft)}code{font-family:ui-monospace,monospace}
 ";
 
-pub(super) fn render(house: &House) -> String {
-    let published = house.published();
+pub(super) fn render(house: &House, published: &Published) -> String {
     let seconds = house.about.interval.as_secs().clamp(1, 10);
     let mut out = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Systole</title>\

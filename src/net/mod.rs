@@ -62,6 +62,8 @@ pub struct Spec {
     pub cores: Vec<usize>,
     /// Poll the device for so many microseconds when nothing is queued.
     pub busy_poll_us: Option<u32>,
+    /// Run workers before every ordinary process.
+    pub realtime: bool,
     /// Who may send.
     pub allow: Allow,
     /// Most connections at once.
@@ -208,6 +210,12 @@ impl Bound {
                     && let Err(error) = sys::pin_thread(core)
                 {
                     tracing::warn!(core, %error, "cannot keep a worker on its core; it runs on any");
+                }
+                if spec.realtime
+                    && spec.transport == Transport::Udp
+                    && let Err(error) = sys::realtime_thread()
+                {
+                    tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
                 }
                 match runtime {
                     None => udp::run(&spec, &socket, receive_buffer, shard, inbox, &woken),

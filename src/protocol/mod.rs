@@ -38,7 +38,9 @@ pub use error::{ParseError, Reason};
 pub use event::Event;
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;
-pub use parse::{Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, Samples, lines, parse_line, parse_metric, trim};
+pub use parse::{
+    Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, Samples, lines, parse_line, parse_metric, split_line, trim,
+};
 pub use plain::{PlainLine, plain_line};
 pub use sanitize::sanitize;
 pub use service_check::ServiceCheck;

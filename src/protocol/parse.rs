@@ -80,17 +80,17 @@ impl<'a> Iterator for Lines<'a> {
             return None;
         }
         let line;
-        match memchr::memchr(b'\n', self.rest) {
-            Some(end) => {
-                line = &self.rest[..end];
-                self.rest = &self.rest[end + 1..];
-            }
-            None => {
-                line = self.rest;
-                self.rest = &[];
-            }
-        }
+        (line, self.rest) = split_line(self.rest);
         Some(trim(line))
+    }
+}
+
+/// The first line of a text, untrimmed, and what follows its newline.
+#[inline]
+pub fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memchr(b'\n', text) {
+        Some(end) => (&text[..end], &text[end + 1..]),
+        None => (text, &[]),
     }
 }
 

@@ -1,11 +1,17 @@
 //! The short way: lines of the form that most traffic has, recognised without looking at the name.
 
 use super::metric::Kind;
+use super::parse::trim_end;
 
-/// A line of nothing but `name:value|type` or `name:value|type|#tags`, whose value is a whole number of up to 15 digits: most of all traffic.
+/// Bytes of a line in which its first `:` is looked for. Longer names are read the long way, and text without a
+/// `:` is not searched to its end for every line of it.
+const NAME_WITHIN: usize = 512;
+
+/// A line of nothing but `name:value|type` or `name:value|type|#tags`, whose value is a whole number of up to 15
+/// digits: most of all traffic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlainLine<'a> {
-    /// What stands before the first `:`, unchecked: it may hold tags, `|`, or anything else.
+    /// What stands before the first `:`, unchecked: it may hold tags, `|`, even the end of a line.
     pub name: &'a [u8],
     /// The type; never a set.
     pub kind: Kind,
@@ -15,26 +21,38 @@ pub struct PlainLine<'a> {
     pub tags: &'a [u8],
 }
 
-/// Recognises a [`PlainLine`] without looking at its name. Whoever already knows that name, byte for byte, as a
-/// good one needs no more; all others ask [`super::parse_metric`].
-#[inline]
-pub fn plain_line(line: &[u8]) -> Option<PlainLine<'_>> {
-    let colon = memchr::memchr(b':', line)?;
-    let (value, rest) = whole_number(&line[colon + 1..])?;
-    let (kind, tags) = match Kind::from_token(rest) {
-        Some(Kind::Set) => return None,
-        Some(kind) => (kind, &rest[rest.len()..]),
-        None => tagged(rest)?,
-    };
-    Some(PlainLine { name: &line[..colon], kind, value, tags })
+/// Recognises a [`PlainLine`] at the start of a text without looking at its name; also what follows its newline.
+/// Whoever already knows that name, byte for byte, as a good one needs no more; all others split the text into
+/// [`super::lines`] and ask [`super::parse_metric`].
+#[inline(always)]
+pub fn plain_line(text: &[u8]) -> Option<(PlainLine<'_>, &[u8])> {
+    let colon = memchr::memchr(b':', &text[..text.len().min(NAME_WITHIN)])?;
+    let (value, rest) = whole_number(&text[colon + 1..])?;
+    let (kind, rest) = number_kind(rest)?;
+    let line = PlainLine { name: &text[..colon], kind, value, tags: &[] };
+    match rest {
+        [] => Some((line, rest)),
+        [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] => Some((line, rest)),
+        [b'|', b'#', rest @ ..] => {
+            let (tags, rest) = match memchr::memchr2(b'\n', b'|', rest) {
+                // Another section would have a meaning of its own.
+                Some(end) if rest[end] == b'|' => return None,
+                Some(end) => (&rest[..end], &rest[end + 1..]),
+                None => (rest, &rest[rest.len()..]),
+            };
+            Some((PlainLine { tags: trim_end(tags), ..line }, rest))
+        }
+        _ => None,
+    }
 }
 
-/// A type and the one tag section behind it. Another section would have a meaning of its own.
-fn tagged(text: &[u8]) -> Option<(Kind, &[u8])> {
-    let bar = text.iter().take(3).position(|&b| b == b'|')?;
-    let kind = Kind::from_token(&text[..bar]).filter(|&kind| kind != Kind::Set)?;
-    let tags = text[bar + 1..].strip_prefix(b"#")?;
-    memchr::memchr(b'|', tags).is_none().then_some((kind, tags))
+/// A type whose values are numbers, and what stands behind it.
+#[inline(always)]
+fn number_kind(text: &[u8]) -> Option<(Kind, &[u8])> {
+    let length = text.iter().take(3).position(|b| matches!(b, b'\n' | b'\r' | b'|')).unwrap_or(text.len().min(3));
+    let (token, rest) = text.split_at(length);
+    let kind = Kind::from_token(token).filter(|&kind| kind != Kind::Set)?;
+    Some((kind, rest))
 }
 
 /// A sample without fields and with such a value. What this refuses is read the general way, which reads these
@@ -42,12 +60,12 @@ fn tagged(text: &[u8]) -> Option<(Kind, &[u8])> {
 #[inline]
 pub(super) fn plain_sample(text: &[u8]) -> Option<(Kind, f64)> {
     let (value, rest) = whole_number(text)?;
-    let kind = Kind::from_token(rest).filter(|&kind| kind != Kind::Set)?;
-    Some((kind, value))
+    let (kind, rest) = number_kind(rest)?;
+    rest.is_empty().then_some((kind, value))
 }
 
 /// A whole number of up to 15 digits, and what follows the `|` behind it.
-#[inline]
+#[inline(always)]
 fn whole_number(text: &[u8]) -> Option<(f64, &[u8])> {
     let mut number: u64 = 0;
     let mut digits = 0;

@@ -5,6 +5,7 @@
 //! together; [`Records`] writes one as JSON Lines. Points come in no particular order: sort them with
 //! [`Series::order`] where people look.
 
+mod book;
 mod merge;
 mod number;
 mod record;

@@ -7,14 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-use rapidhash::v3::rapidhash_v3;
-
-use crate::aggregate::{Cell, Class, Column, Columns, Gauge, Partial, Sum, Tally};
+use crate::aggregate::{Class, Gauge, Members, Partial, Sum, Tally, Timer};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount, SinkAccount};
 
+use super::book::{Book, Seat};
 use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
 
 /// Most series retired per shard and class at one tick, so that forgetting many does not hold up receiving.
@@ -86,7 +84,8 @@ pub struct Registry {
     sequence: u64,
     books: [Book; 5],
     standing: Vec<Option<Standing>>,
-    merged: Columns,
+    /// When the last interval ended.
+    last_close: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +99,7 @@ impl Registry {
     /// A registry for `shards` shards.
     pub fn new(options: RegistryOptions, shards: usize) -> Registry {
         let books = std::array::from_fn(|_| Book::new(shards));
-        Registry { options, sequence: 0, books, standing: Vec::new(), merged: Columns::default() }
+        Registry { options, sequence: 0, books, standing: Vec::new(), last_close: f64::NEG_INFINITY }
     }
 
     /// Closes an interval: one partial of each shard, in order. Afterwards their columns are empty and can be
@@ -120,15 +119,21 @@ impl Registry {
             ledger: Ledger { completeness: 1.0, ..Ledger::default() },
             ..Snapshot::default()
         };
-        self.absorb(partials, interval.now, &mut snapshot);
-        self.emit_counters(&mut snapshot);
-        self.emit_gauges(&mut snapshot, interval.now);
-        self.emit_timers(&mut snapshot);
-        self.emit_sets(&mut snapshot);
-        let book = &self.books[Class::Kv as usize];
-        self.merged.kvs.drain(|id, values| {
-            snapshot.kvs.push(KvPoint { series: book.shown(id), values: std::mem::take(values) });
-        });
+        // Ends differ, so that a series can tell whether it was in this interval.
+        let now = if interval.now > self.last_close { interval.now } else { self.last_close.next_up() };
+        self.last_close = now;
+        self.register(partials, &mut snapshot);
+        self.emit_counters(partials, now, &mut snapshot);
+        self.emit_gauges(partials, now, &mut snapshot);
+        self.emit_timers(partials, now, &mut snapshot);
+        self.emit_sets(partials, now, &mut snapshot);
+        let book = &mut self.books[Class::Kv as usize];
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            partial.columns.kvs.drain(|id, values: Vec<f64>| match book.seat(shard, id, now, snapshot.kvs.len()) {
+                Seat::Taken(at) => snapshot.kvs[at].values.extend(values),
+                Seat::New(series) => snapshot.kvs.push(KvPoint { series, values }),
+            });
+        }
         snapshot.ledger.series = SeriesAccount {
             counters: self.books[Class::Counter as usize].len(),
             gauges: self.books[Class::Gauge as usize].len(),
@@ -139,7 +144,8 @@ impl Registry {
         snapshot
     }
 
-    fn absorb(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
+    /// Counts, notes, and which series came and went.
+    fn register(&mut self, partials: &mut [Partial], snapshot: &mut Snapshot) {
         let mut tally = Tally::default();
         for (shard, partial) in partials.iter_mut().enumerate() {
             tally.add(&partial.tally);
@@ -154,31 +160,10 @@ impl Registry {
                         *standing = None;
                     }
                 }
-                for (id, series) in partial.created[class as usize].drain(..) {
+                for (id, series) in std::mem::take(&mut partial.created[class as usize]) {
                     book.register(shard, id, series, &self.options);
                 }
             }
-            let (books, merged, columns) = (&mut self.books, &mut self.merged, &mut partial.columns);
-            join(
-                &mut books[Class::Counter as usize],
-                shard,
-                now,
-                &mut columns.counters,
-                &mut merged.counters,
-                |a, b| a.merge(*b),
-            );
-            join(&mut books[Class::Gauge as usize], shard, now, &mut columns.gauges, &mut merged.gauges, |a, b| {
-                a.merge(b)
-            });
-            let policy = self.options.summary.timers;
-            join(&mut books[Class::Timer as usize], shard, now, &mut columns.timers, &mut merged.timers, |a, b| {
-                // The first shard's samples change hands; no copy is made.
-                if a.samples() == 0 { std::mem::swap(a, b) } else { a.merge(b, &policy) }
-            });
-            join(&mut books[Class::Set as usize], shard, now, &mut columns.sets, &mut merged.sets, |a, b| {
-                if a.is_empty() { std::mem::swap(a, b) } else { a.merge(b) }
-            });
-            join(&mut books[Class::Kv as usize], shard, now, &mut columns.kvs, &mut merged.kvs, |a, b| a.append(b));
         }
         snapshot.ledger.count(&tally);
         if let SelfMetrics::Etsy { prefix, lag } = &self.options.self_metrics {
@@ -201,39 +186,48 @@ impl Registry {
         }
     }
 
-    fn emit_counters(&mut self, snapshot: &mut Snapshot) {
-        let book = &self.books[Class::Counter as usize];
-        if self.options.zero_when_idle[0] {
-            book.idle(&self.merged.counters).for_each(|series| {
-                snapshot.counters.push(CounterPoint { series, sum: Sum::default() });
+    fn emit_counters(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
+        let (book, points) = (&mut self.books[Class::Counter as usize], &mut snapshot.counters);
+        points.reserve_exact(most(partials, |partial| partial.columns.counters.len()));
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            partial.columns.counters.drain(|id, sum: Sum| match book.seat(shard, id, now, points.len()) {
+                Seat::Taken(at) => points[at].sum.merge(sum),
+                Seat::New(series) => points.push(CounterPoint { series, sum }),
             });
         }
-        snapshot.counters.reserve_exact(self.merged.counters.len());
-        self.merged
-            .counters
-            .drain(|id, sum| snapshot.counters.push(CounterPoint { series: book.shown(id), sum: *sum }));
+        if self.options.zero_when_idle[0] {
+            points.extend(book.idle(now).map(|series| CounterPoint { series, sum: Sum::default() }));
+        }
     }
 
-    fn emit_gauges(&mut self, snapshot: &mut Snapshot, now: f64) {
+    fn emit_gauges(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
         let life = self.options.gauge_life;
         let flushes_left = match life {
             GaugeLife::Flushes(n) => n.max(1),
             GaugeLife::Forever | GaugeLife::Secs(_) => 1,
         };
+        let book = &mut self.books[Class::Gauge as usize];
+        let mut told: Vec<(u32, Gauge)> = Vec::new();
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            partial.columns.gauges.drain(|id, gauge: Gauge| match book.seat(shard, id, now, told.len()) {
+                Seat::Taken(at) => told[at].1.merge(&gauge),
+                Seat::New(_) => told.push((book.id_of(shard, id), gauge)),
+            });
+        }
         let standing = &mut self.standing;
-        self.merged.gauges.drain(|id, gauge| {
+        for (id, gauge) in told {
             let n = id as usize;
             if standing.len() <= n {
                 standing.resize(n + 1, None);
             }
             match &mut standing[n] {
                 Some(known) => {
-                    known.gauge.then(gauge);
+                    known.gauge.then(&gauge);
                     (known.updated, known.flushes_left) = (now, flushes_left);
                 }
-                none => *none = Some(Standing { gauge: *gauge, updated: now, flushes_left }),
+                none => *none = Some(Standing { gauge, updated: now, flushes_left }),
             }
-        });
+        }
         let book = &self.books[Class::Gauge as usize];
         for (id, slot) in self.standing.iter_mut().enumerate() {
             let Some(known) = slot else { continue };
@@ -251,27 +245,32 @@ impl Registry {
         }
     }
 
-    fn emit_timers(&mut self, snapshot: &mut Snapshot) {
-        let book = &self.books[Class::Timer as usize];
-        if self.options.zero_when_idle[1] {
-            book.idle(&self.merged.timers)
-                .for_each(|series| snapshot.timers.push(TimerPoint { series, timer: Default::default() }));
+    fn emit_timers(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
+        let (book, points) = (&mut self.books[Class::Timer as usize], &mut snapshot.timers);
+        let policy = self.options.summary.timers;
+        points.reserve_exact(most(partials, |partial| partial.columns.timers.len()));
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            partial.columns.timers.drain(|id, timer: Timer| match book.seat(shard, id, now, points.len()) {
+                Seat::Taken(at) => points[at].timer.merge(&timer, &policy),
+                Seat::New(series) => points.push(TimerPoint { series, timer: timer.compact() }),
+            });
         }
-        snapshot.timers.reserve_exact(self.merged.timers.len());
-        self.merged.timers.drain(|id, timer| {
-            snapshot.timers.push(TimerPoint { series: book.shown(id), timer: timer.take() });
-        });
+        if self.options.zero_when_idle[1] {
+            points.extend(book.idle(now).map(|series| TimerPoint { series, timer: Timer::default() }));
+        }
     }
 
-    fn emit_sets(&mut self, snapshot: &mut Snapshot) {
-        let book = &self.books[Class::Set as usize];
-        if self.options.zero_when_idle[2] {
-            book.idle(&self.merged.sets)
-                .for_each(|series| snapshot.sets.push(SetPoint { series, members: Default::default() }));
+    fn emit_sets(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
+        let (book, points) = (&mut self.books[Class::Set as usize], &mut snapshot.sets);
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            partial.columns.sets.drain(|id, members: Members| match book.seat(shard, id, now, points.len()) {
+                Seat::Taken(at) => points[at].members.merge(&members),
+                Seat::New(series) => points.push(SetPoint { series, members }),
+            });
         }
-        self.merged.sets.drain(|id, members| {
-            snapshot.sets.push(SetPoint { series: book.shown(id), members: std::mem::take(members) });
-        });
+        if self.options.zero_when_idle[2] {
+            points.extend(book.idle(now).map(|series| SetPoint { series, members: Members::default() }));
+        }
     }
 
     /// Adds the ledger as series, once it is complete. `before` is what sinks had counted when the interval began.
@@ -309,131 +308,15 @@ impl Registry {
     }
 }
 
-/// Moves a shard's column into the merged one.
-fn join<T: Cell>(
-    book: &mut Book,
-    shard: usize,
-    now: f64,
-    from: &mut Column<T>,
-    to: &mut Column<T>,
-    mut merge: impl FnMut(&mut T, &mut T),
-) {
-    from.drain(|local, cell| {
-        let id = book.maps[shard][local as usize];
-        if let Some(entry) = &mut book.entries[id as usize] {
-            entry.touched = now;
-        }
-        merge(to.touch(id), cell);
-    });
-}
-
-/// Series of one class.
-#[derive(Debug)]
-struct Book {
-    table: HashTable<u32>,
-    entries: Vec<Option<Entry>>,
-    free: Vec<u32>,
-    /// By shard: its numbers to ours.
-    maps: Vec<Vec<u32>>,
-}
-
-const UNMAPPED: u32 = u32::MAX;
-
-#[derive(Debug)]
-struct Entry {
-    series: Series,
-    /// With prefix and tags.
-    shown: Series,
-    /// When an interval last touched it.
-    touched: f64,
-    /// Shards that hold it.
-    holders: u32,
-}
-
-impl Book {
-    fn new(shards: usize) -> Book {
-        Book { table: HashTable::new(), entries: Vec::new(), free: Vec::new(), maps: vec![Vec::new(); shards] }
-    }
-
-    fn len(&self) -> u64 {
-        self.table.len() as u64
-    }
-
-    fn register(&mut self, shard: usize, local: u32, series: Series, options: &RegistryOptions) {
-        // Only workers that passed the quota get here; their keyed tables have met the attacker already.
-        let hash = rapidhash_v3(series.key());
-        let entries = &self.entries;
-        let is_same = |&id: &u32| entries[id as usize].as_ref().is_some_and(|entry| entry.series == series);
-        let id = match self.table.find(hash, is_same) {
-            Some(&id) => id,
-            None => {
-                let id = self.free.pop().unwrap_or_else(|| {
-                    self.entries.push(None);
-                    (self.entries.len() - 1) as u32
-                });
-                let shown = series.decorated(&options.prefix, &options.tags);
-                self.entries[id as usize] = Some(Entry { series, shown, touched: f64::NEG_INFINITY, holders: 0 });
-                let entries = &self.entries;
-                self.table.insert_unique(hash, id, |&id| {
-                    entries[id as usize].as_ref().map_or(0, |entry| rapidhash_v3(entry.series.key()))
-                });
-                id
-            }
-        };
-        if let Some(entry) = &mut self.entries[id as usize] {
-            entry.holders += 1;
-        }
-        let map = &mut self.maps[shard];
-        if map.len() <= local as usize {
-            map.resize(local as usize + 1, UNMAPPED);
-        }
-        map[local as usize] = id;
-    }
-
-    /// A shard forgot a series; our number of it, if nobody holds it any more.
-    fn release(&mut self, shard: usize, local: u32) -> Option<u32> {
-        let id = std::mem::replace(self.maps[shard].get_mut(local as usize)?, UNMAPPED);
-        let slot = self.entries.get_mut(id as usize)?;
-        let entry = slot.as_mut()?;
-        entry.holders -= 1;
-        if entry.holders > 0 {
-            return None;
-        }
-        if let Ok(found) = self.table.find_entry(rapidhash_v3(entry.series.key()), |&known| known == id) {
-            found.remove();
-        }
-        *slot = None;
-        self.free.push(id);
-        Some(id)
-    }
-
-    fn shown(&self, id: u32) -> Series {
-        let entry = self.entries[id as usize].as_ref();
-        entry.expect("a number in a column belongs to a registered series").shown.clone()
-    }
-
-    /// Series that a merged column did not touch.
-    fn idle<'a, T: Cell>(&'a self, column: &'a Column<T>) -> impl Iterator<Item = Series> + 'a {
-        self.entries
-            .iter()
-            .enumerate()
-            .filter(|&(id, _)| !column.is_touched(id as u32))
-            .filter_map(|(_, entry)| entry.as_ref().map(|entry| entry.shown.clone()))
-    }
-
-    /// A shard's series that nobody touched since `time`, as (its number, our number).
-    fn idle_since(&self, shard: usize, time: f64) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.maps[shard].iter().enumerate().filter_map(move |(local, &id)| {
-            let entry = self.entries.get(id as usize)?.as_ref()?;
-            (entry.touched <= time).then_some((local as u32, id))
-        })
-    }
+/// The most points that partials can make: as many as they have cells.
+fn most(partials: &[Partial], cells: impl Fn(&Partial) -> usize) -> usize {
+    partials.iter().map(cells).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::{Quota, Shard, ShardOptions, TimerPolicy};
+    use crate::aggregate::{Columns, Quota, Shard, ShardOptions, TimerPolicy};
     use crate::protocol::Options;
 
     struct House {

@@ -1,0 +1,313 @@
+//! How lines get into a shard: the short way for bytes that were sent before, the long way for all others.
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+
+use crate::protocol::{
+    GaugeOp, Kind, Line, Options, PlainLine, lines, parse_line, parse_metric, plain_line, split_line, trim,
+};
+
+use super::alias::Spelling;
+use super::columns::Class;
+use super::index::{Index, Slot};
+use super::shard::{Partial, Shard, class_of};
+
+/// Lines looked up together: while the memory of one is on its way, that of the others can be asked for.
+pub(super) const TOGETHER: usize = 32;
+
+/// Series from which on a lookup finds little in the processor's own cache.
+pub(super) const BEYOND_CACHE: usize = 16_384;
+
+/// A plain line between reading and recording.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    /// Where it begins in the datagram, where its name ends, its tags lie, and the next line begins.
+    start: u32,
+    name_end: u32,
+    tags: u32,
+    tags_end: u32,
+    end: u32,
+    kind: Kind,
+    class: Class,
+    value: f64,
+    hash: u64,
+    found: Found,
+}
+
+/// How far the search for a line's series is.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    /// Here it may be.
+    Perhaps(Slot),
+    /// Its number.
+    Yes(u32),
+    /// It is not known under these bytes.
+    No,
+}
+
+impl Shard {
+    /// Reads a datagram, or complete lines of a stream, received at `now` seconds.
+    #[inline]
+    pub fn ingest(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        let together = self.indexes.iter().any(|index| index.len() > self.wait_beyond);
+        let mut text = datagram;
+        while !text.is_empty() {
+            if let Some((plain, rest)) = plain_line(text) {
+                let line = self.waiting(datagram, text, plain, rest.len());
+                if together {
+                    self.waiting.push(line);
+                    if self.waiting.len() == TOGETHER {
+                        self.settle(datagram, options, from, now);
+                    }
+                    text = rest;
+                    continue;
+                }
+                if let Some(id) = self.find_known(&line, datagram) {
+                    self.record_known(&line, id, now);
+                    text = rest;
+                    continue;
+                }
+            }
+            let (line, rest) = split_line(text);
+            self.settle(datagram, options, from, now);
+            self.read(line, options, from, now);
+            text = rest;
+        }
+        self.settle(datagram, options, from, now);
+    }
+
+    #[inline(always)]
+    fn waiting(&self, datagram: &[u8], text: &[u8], plain: PlainLine<'_>, rest: usize) -> Waiting {
+        let kind = self.kind_of(plain.kind);
+        let hash = if plain.tags.is_empty() {
+            self.hasher.hash_plain(plain.name)
+        } else {
+            self.hasher.hash_spelling(plain.name, plain.tags)
+        };
+        let place = |part: &[u8]| (part.as_ptr() as usize - datagram.as_ptr() as usize) as u32;
+        let (start, tags) = (place(text), if plain.tags.is_empty() { 0 } else { place(plain.tags) });
+        Waiting {
+            start,
+            name_end: start + plain.name.len() as u32,
+            tags,
+            tags_end: tags + plain.tags.len() as u32,
+            end: start + (text.len() - rest) as u32,
+            kind,
+            class: class_of(kind),
+            value: plain.value,
+            hash,
+            found: Found::No,
+        }
+    }
+
+    /// Records the lines that wait, in order. Each step is a loop of its own, so that the processor asks for the
+    /// memory of many lines at once: with a million series a line then takes a fifth of the time.
+    #[inline]
+    fn settle(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for line in &mut waiting {
+            line.found = Found::Perhaps(self.indexes[line.class as usize].home(line.hash));
+        }
+        for line in &waiting {
+            if let Found::Perhaps(slot) = line.found {
+                black_box(self.indexes[line.class as usize].guess(slot).map(|series| series.key()[0]));
+            }
+        }
+        for line in &mut waiting {
+            line.found = self.find_known(line, datagram).map_or(Found::No, Found::Yes);
+        }
+        for line in &waiting {
+            if let (Found::Yes(id), Class::Counter) = (line.found, line.class) {
+                black_box(self.open.columns.counters.get(id).map(|sum| sum.value()));
+            }
+        }
+        for line in &waiting {
+            match line.found {
+                Found::Yes(id) => self.record_known(line, id, now),
+                // What looked like a name may hold lines that are none.
+                Found::Perhaps(_) | Found::No => {
+                    let text = &datagram[line.start as usize..line.end as usize];
+                    lines(text).for_each(|line| self.read(line, options, from, now));
+                }
+            }
+        }
+        waiting.clear();
+        self.waiting = waiting;
+    }
+
+    /// The number of a series that was sent under the same bytes before. A shard belongs to one listener, so the
+    /// same bytes are always read alike.
+    #[inline(always)]
+    fn find_known(&self, line: &Waiting, datagram: &[u8]) -> Option<u32> {
+        if matches!(line.class, Class::Set | Class::Kv) {
+            // Their values are bounded, or no numbers.
+            return None;
+        }
+        let index = &self.indexes[line.class as usize];
+        let name = &datagram[line.start as usize..line.name_end as usize];
+        let tags = &datagram[line.tags as usize..line.tags_end as usize];
+        if tags.is_empty() {
+            return index.find_plain(line.hash, line.kind, name);
+        }
+        let known = self.aliases.find(&Spelling::new(line.hash, line.kind, name, tags));
+        // The number may have been given to another series since.
+        known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
+    }
+
+    #[inline(always)]
+    fn record_known(&mut self, line: &Waiting, id: u32, now: f64) {
+        let Partial { columns, tally, .. } = &mut self.open;
+        match line.class {
+            Class::Counter => columns.counters.touch(id).add(line.value),
+            Class::Gauge => columns.gauges.touch(id).apply(GaugeOp::Set, line.value, now),
+            Class::Timer => columns.timers.touch(id).record(line.value, 1.0, &self.options.timers),
+            // These are never found.
+            Class::Set | Class::Kv => return,
+        }
+        tally.lines += 1;
+        tally.metrics += 1;
+        tally.samples += 1;
+        tally.recorded += 1;
+    }
+
+    /// Reads a line the general way and records it.
+    #[inline(never)]
+    fn read(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        let line = trim(line);
+        self.open.tally.lines += 1;
+        if matches!(line.first(), None | Some(b'_')) || memchr::memchr(0, line).is_some() {
+            self.line(line, options, from, now);
+            return;
+        }
+        match parse_metric(line, options) {
+            Ok(samples) => {
+                if self.samples(samples, line, from, now) {
+                    self.learn(line);
+                }
+            }
+            Err(error) => self.refuse(line, error, from),
+        }
+    }
+
+    /// Remembers the spelling of a plain tagged line that was just recorded.
+    fn learn(&mut self, line: &[u8]) {
+        let Some((PlainLine { name, kind, tags, .. }, _)) = plain_line(line) else { return };
+        if tags.is_empty() {
+            return;
+        }
+        let kind = self.kind_of(kind);
+        let index = &self.indexes[class_of(kind) as usize];
+        // The key of the line's one sample is still in the builder.
+        let key = self.keys.last();
+        let Some(id) = index.find(self.hasher.hash(key), key) else { return };
+        let Some(series) = index.series(id) else { return };
+        let hash = self.hasher.hash_spelling(name, tags);
+        self.aliases.make_room(self.indexes.iter().map(Index::len).sum());
+        self.aliases.remember(Spelling::new(hash, kind, name, tags), id, series);
+    }
+
+    fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        match parse_line(line, options) {
+            Ok(Line::Empty) => self.open.tally.empty += 1,
+            Ok(Line::Samples(samples)) => {
+                self.samples(samples, line, from, now);
+            }
+            Ok(Line::Event(event)) => self.event(&event, now),
+            Ok(Line::ServiceCheck(check)) => self.service_check(&check, now),
+            Err(error) => self.refuse(line, error, from),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::{Columns, Quota, ShardOptions, Tally, TimerPolicy};
+    use proptest::prelude::*;
+
+    const NONE: [Vec<u32>; 5] = [const { Vec::new() }; 5];
+
+    /// What text does to a shard that knows `names`: series with their values, and the counts.
+    fn outcome(names: &str, text: &[u8], ingest: impl Fn(&mut Shard, &[u8])) -> (Vec<String>, Tally) {
+        let quota = Quota::new(1000);
+        let mut shard =
+            Shard::new(ShardOptions { timers: TimerPolicy::default(), fold_histograms: false, quota, seed: 7 });
+        let feed = |shard: &mut Shard, text: &str| shard.ingest(text.as_bytes(), &Options::default(), None, 0.0);
+        // The second time, spellings are known.
+        feed(&mut shard, names);
+        feed(&mut shard, names);
+        ingest(&mut shard, text);
+        let mut partial = shard.close(&NONE, Columns::default());
+        let name =
+            |class: usize, id: u32| partial.created[class].iter().find(|(n, _)| *n == id).map(|(_, s)| s.clone());
+        let (mut all, columns) = (Vec::new(), &mut partial.columns);
+        columns.counters.drain(|id, sum| all.push(format!("{:?} {}", name(0, id), sum.value())));
+        columns.gauges.drain(|id, gauge| all.push(format!("{:?} {}", name(1, id), gauge.value())));
+        columns.timers.drain(|id, timer| all.push(format!("{:?} {:?}", name(2, id), timer.sorted())));
+        columns.sets.drain(|id, members| all.push(format!("{:?} {}", name(3, id), members.count())));
+        columns.kvs.drain(|id, values| all.push(format!("{:?} {values:?}", name(4, id))));
+        all.sort();
+        (all, partial.tally)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// The short way and the long way lead to the same place.
+        #[test]
+        fn known_bytes_are_read_as_unknown_ones_are(pieces in proptest::collection::vec(0..PIECES.len(), 0..40)) {
+            let text: Vec<u8> = pieces.iter().flat_map(|&n| PIECES[n].bytes()).collect();
+            let names = "a:1|c\nb.c:2|g\nt:3|ms\na:1|c|#x:1,y\nt:1|h|#x:1\n a b:1|c\nk:1|kv\n";
+            let options = Options::default();
+            let long = outcome(names, &text, |shard, text| {
+                for line in lines(text) {
+                    shard.open.tally.lines += 1;
+                    shard.line(line, &options, None, 0.0);
+                }
+            });
+            let short = outcome(names, &text, |shard, text| shard.ingest(text, &options, None, 0.0));
+            prop_assert_eq!(&short, &long);
+            let together = outcome(names, &text, |shard, text| {
+                shard.wait_beyond = 0;
+                shard.ingest(text, &options, None, 0.0);
+            });
+            prop_assert_eq!(&together, &long);
+        }
+    }
+
+    const PIECES: [&str; 30] = [
+        "a",
+        "b.c",
+        "t",
+        "new",
+        "k",
+        " a b",
+        "_e{1,1}:a|b",
+        "_sc|n|0",
+        ":",
+        ":",
+        ":1",
+        ":2",
+        ":-1",
+        ":1.5",
+        ":12:3",
+        "|c",
+        "|c",
+        "|g",
+        "|ms",
+        "|h",
+        "|kv",
+        "|s",
+        "|@0.5",
+        "|#x:1,y",
+        "|#x:1",
+        "\n",
+        "\n",
+        "\r\n",
+        " ",
+        "\0",
+    ];
+}

@@ -1,0 +1,155 @@
+//! Which series there are, over all shards: their dense numbers, and by shard the shard's numbers to ours.
+
+use hashbrown::HashTable;
+use rapidhash::v3::rapidhash_v3;
+
+use crate::series::Series;
+
+use super::registry::RegistryOptions;
+
+/// Where the value of a series goes.
+pub(super) enum Seat {
+    /// To the point at this place, which another shard's value made.
+    Taken(usize),
+    /// To a new point of this series.
+    New(Series),
+}
+
+/// Series of one class.
+#[derive(Debug)]
+pub(super) struct Book {
+    table: HashTable<u32>,
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    /// By shard: its numbers to ours.
+    maps: Vec<Vec<u32>>,
+    /// By our number: the series with prefix and tags, where those are configured.
+    decorated: Vec<Option<Series>>,
+}
+
+const UNMAPPED: u32 = u32::MAX;
+
+#[derive(Debug)]
+struct Entry {
+    series: Series,
+    /// End of the last interval that touched it.
+    touched: f64,
+    /// Where that interval's point was made.
+    point: u32,
+    /// Shards that hold it.
+    holders: u32,
+}
+
+impl Book {
+    pub(super) fn new(shards: usize) -> Book {
+        Book {
+            table: HashTable::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            maps: vec![Vec::new(); shards],
+            decorated: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.table.len() as u64
+    }
+
+    pub(super) fn register(&mut self, shard: usize, local: u32, series: Series, options: &RegistryOptions) {
+        // Only workers that passed the quota get here; their keyed tables have met the attacker already.
+        let hash = rapidhash_v3(series.key());
+        let entries = &self.entries;
+        let is_same = |&id: &u32| entries[id as usize].as_ref().is_some_and(|entry| entry.series == series);
+        let id = match self.table.find(hash, is_same) {
+            Some(&id) => id,
+            None => {
+                let id = self.free.pop().unwrap_or_else(|| {
+                    self.entries.push(None);
+                    (self.entries.len() - 1) as u32
+                });
+                if !options.prefix.is_empty() || !options.tags.is_empty() {
+                    self.decorated.resize(self.entries.len(), None);
+                    self.decorated[id as usize] = Some(series.decorated(&options.prefix, &options.tags));
+                }
+                let entry = Entry { series, touched: f64::NEG_INFINITY, point: 0, holders: 0 };
+                self.entries[id as usize] = Some(entry);
+                let entries = &self.entries;
+                self.table.insert_unique(hash, id, |&id| {
+                    entries[id as usize].as_ref().map_or(0, |entry| rapidhash_v3(entry.series.key()))
+                });
+                id
+            }
+        };
+        if let Some(entry) = &mut self.entries[id as usize] {
+            entry.holders += 1;
+        }
+        let map = &mut self.maps[shard];
+        if map.len() <= local as usize {
+            map.resize(local as usize + 1, UNMAPPED);
+        }
+        map[local as usize] = id;
+    }
+
+    /// A shard forgot a series; our number of it, if nobody holds it any more.
+    pub(super) fn release(&mut self, shard: usize, local: u32) -> Option<u32> {
+        let id = std::mem::replace(self.maps[shard].get_mut(local as usize)?, UNMAPPED);
+        let slot = self.entries.get_mut(id as usize)?;
+        let entry = slot.as_mut()?;
+        entry.holders -= 1;
+        if entry.holders > 0 {
+            return None;
+        }
+        if let Ok(found) = self.table.find_entry(rapidhash_v3(entry.series.key()), |&known| known == id) {
+            found.remove();
+        }
+        *slot = None;
+        if let Some(decorated) = self.decorated.get_mut(id as usize) {
+            *decorated = None;
+        }
+        self.free.push(id);
+        Some(id)
+    }
+
+    pub(super) fn id_of(&self, shard: usize, local: u32) -> u32 {
+        self.maps[shard][local as usize]
+    }
+
+    /// Marks a shard's series as touched by the interval that ended `now`, and tells where its value goes; `points`
+    /// is where a new point would lie.
+    pub(super) fn seat(&mut self, shard: usize, local: u32, now: f64, points: usize) -> Seat {
+        let id = self.id_of(shard, local);
+        let entry = self.entries[id as usize].as_mut();
+        let entry = entry.expect("a number in a column belongs to a registered series");
+        if entry.touched == now {
+            return Seat::Taken(entry.point as usize);
+        }
+        (entry.touched, entry.point) = (now, points as u32);
+        Seat::New(self.shown(id))
+    }
+
+    /// A registered series as sinks see it.
+    pub(super) fn shown(&self, id: u32) -> Series {
+        if let Some(Some(decorated)) = self.decorated.get(id as usize) {
+            return decorated.clone();
+        }
+        let entry = self.entries[id as usize].as_ref();
+        entry.expect("a number in use belongs to a registered series").series.clone()
+    }
+
+    /// Series that the interval which ended `now` did not touch.
+    pub(super) fn idle(&self, now: f64) -> impl Iterator<Item = Series> + '_ {
+        let idle = move |(id, entry): (usize, &Option<Entry>)| {
+            let entry = entry.as_ref()?;
+            (entry.touched != now).then(|| self.shown(id as u32))
+        };
+        self.entries.iter().enumerate().filter_map(idle)
+    }
+
+    /// A shard's series that nobody touched since `time`, as (its number, our number).
+    pub(super) fn idle_since(&self, shard: usize, time: f64) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.maps[shard].iter().enumerate().filter_map(move |(local, &id)| {
+            let entry = self.entries.get(id as usize)?.as_ref()?;
+            (entry.touched <= time).then_some((local as u32, id))
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! What a million counters, a hundred thousand timers and one busy timer cost, through the front door: the highest
+//! resident memory of the whole daemon over several intervals, Graphite and HTTP included.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use support::{Daemon, size};
+
+/// A Graphite server that reads whatever comes.
+fn drain() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; 1 << 16];
+                while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+            });
+        }
+    });
+    address
+}
+
+/// Sends the same lines in each of several intervals; the most memory that the daemon ever held, in MiB.
+fn peak_mib(lines: &str, intervals: usize) -> f64 {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = format!(
+        "interval = \"2s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
+         [http]\naddress = \"127.0.0.1:0\"\n[[sink]]\ntype = \"graphite\"\naddress = \"{}\"\n",
+        drain()
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
+    let expected = lines.lines().count() as u64;
+    for n in 1..=intervals as u64 {
+        stream.write_all(lines.as_bytes()).expect("sent");
+        // All of it is in an interval that was closed before the next begins.
+        while daemon.status()["lines"]["read"].as_u64() < Some(expected * n) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let peak = daemon.peak_kib() as f64 / 1024.0;
+    drop(stream);
+    daemon.stop();
+    peak
+}
+
+#[test]
+fn a_hundred_thousand_timers_of_ten_samples_take_no_more_than_48_mib() {
+    let count = size("SYSTOLE_TEST_TIMERS", 20_000);
+    let text: String = (0..count * 10)
+        .map(|n| format!("app.web.latency.endpoint_{:06}:{}.{}|ms\n", n % count, n * 7 % 1000, n % 10))
+        .collect();
+    let peak = peak_mib(&text, 5);
+    println!("{count} timers of 10 samples: {peak:.1} MiB at most");
+    let bound = 10.0 + 38.0 * count as f64 / 1e5;
+    assert!(peak <= bound, "{peak:.1} MiB, more than {bound}");
+}
+
+#[test]
+fn a_million_counters_take_no_more_than_200_mib() {
+    let count = size("SYSTOLE_TEST_COUNTERS", 100_000);
+    let text: String = (0..count).map(|n| format!("app.web.requests.endpoint_{n:06}:1|c\n")).collect();
+    let peak = peak_mib(&text, 4);
+    println!("{count} counters: {peak:.1} MiB at most");
+    let bound = 10.0 + 190.0 * count as f64 / 1e6;
+    assert!(peak <= bound, "{peak:.1} MiB, more than {bound}");
+}
+
+#[test]
+fn an_idle_daemon_takes_no_more_than_12_mib_and_a_busy_timer_no_more_than_a_histogram() {
+    let idle = peak_mib("one:1|ms\n", 2);
+    let text: String = (0..300_000).map(|n| format!("busy:{}|ms\n", n * 7919 % 100_000)).collect();
+    let busy = peak_mib(&text, 2);
+    println!("idle: {idle:.1} MiB; a timer of 300,000 samples: {busy:.1} MiB");
+    assert!(idle <= 12.0 && busy <= idle + 2.0);
+}
