@@ -87,6 +87,53 @@ fn per_line(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A million series, each line another one, in an order that no cache foresees.
+fn many(criterion: &mut Criterion) {
+    const MANY: usize = 1_000_000;
+    let mut group = criterion.benchmark_group("1,000,000 series");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(MANY as u64));
+    let all: Vec<Vec<u8>> = (0..MANY / LINES)
+        .map(|d| {
+            let line = |l| format!("app.web.requests.endpoint_{:06}:1|c\n", (d * LINES + l) * 611_953 % MANY);
+            (0..LINES).map(line).collect::<String>().into_bytes()
+        })
+        .collect();
+    group.bench_function("parse and record a known counter", |bencher| {
+        let (mut shard, options) = (shard(), Options::default());
+        bencher.iter(|| all.iter().for_each(|datagram| shard.ingest(black_box(datagram), &options, None, 1.0)));
+    });
+    group.finish();
+}
+
+/// Workers share nothing: two should do twice what one does.
+fn workers(criterion: &mut Criterion) {
+    const ROUNDS: usize = 2000;
+    let mut group = criterion.benchmark_group("workers");
+    group.sample_size(20);
+    let all = counters();
+    for workers in [1, 2] {
+        group.throughput(Throughput::Elements((ROUNDS * workers * SERIES) as u64));
+        group.bench_function(format!("{workers} at once"), |bencher| {
+            let mut shards: Vec<Shard> = (0..workers).map(|_| shard()).collect();
+            bencher.iter(|| {
+                std::thread::scope(|scope| {
+                    for shard in &mut shards {
+                        let all = &all;
+                        scope.spawn(move || {
+                            let options = Options::default();
+                            for _ in 0..ROUNDS {
+                                all.iter().for_each(|datagram| shard.ingest(black_box(datagram), &options, None, 1.0));
+                            }
+                        });
+                    }
+                });
+            });
+        });
+    }
+    group.finish();
+}
+
 fn flush(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("flush");
     group.sample_size(10);
@@ -129,5 +176,5 @@ fn flush(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, per_line, flush);
+criterion_group!(benches, per_line, many, workers, flush);
 criterion_main!(benches);

@@ -15,10 +15,13 @@ pub const MAX_DATAGRAM_BYTES: usize = 1432;
 
 /// Datagrams made ready; more only where every series needs one.
 const MIN_DATAGRAMS: usize = 512;
-const MAX_DATAGRAMS: usize = 1 << 16;
+const MAX_DATAGRAMS: usize = 1 << 20;
 
 /// Datagrams sent with one system call.
 const BATCH: usize = 64;
+
+/// At a wanted rate: the time whose datagrams are sent with one system call.
+const BURST: Duration = Duration::from_micros(50);
 
 /// Bytes of one send that the kernel segments.
 const SEGMENTED_BYTES: usize = 64_000;
@@ -280,9 +283,10 @@ fn datagrams(plan: &Plan, rendered: &Rendered, to: SocketAddr) -> io::Result<Sen
     let pace = Pace::new(plan);
     let mut times = vec![0_u64; out.len()];
     let (mut next, mut lines, mut refused) = (0, 0, 0);
-    // At a low rate a whole batch at once would be a burst.
-    let batch =
-        plan.rate.map_or(BATCH, |rate| ((rate / plan.lines_per_packet as f64 / 2000.0) as usize).clamp(1, BATCH));
+    // A whole batch at once would be a burst: at a wanted rate no more go together than are due in BURST.
+    let in_a_burst =
+        |rate: f64| rate / (plan.threads.max(1) * plan.lines_per_packet.max(1)) as f64 * BURST.as_secs_f64();
+    let batch = plan.rate.map_or(BATCH, |rate| (in_a_burst(rate) as usize).clamp(1, BATCH));
     while pace.wait(lines) {
         match send_batch(&socket, &mut out, next, batch) {
             Ok(sent) => {
