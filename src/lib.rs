@@ -19,6 +19,7 @@ pub mod inert;
 pub mod load;
 pub mod net;
 pub mod plan;
+pub mod presence;
 pub mod protocol;
 pub mod series;
 pub mod server;

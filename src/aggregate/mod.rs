@@ -30,4 +30,4 @@ pub use note::{Note, NoteBody, own_event, own_service_check};
 pub use set::{EXACT_MEMBERS, Members};
 pub use shard::{BadLine, Partial, Shard, ShardOptions, class_of};
 pub use tally::Tally;
-pub use timer::{Timer, TimerPolicy};
+pub use timer::{Timer, TimerPolicy, Totals};

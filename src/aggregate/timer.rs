@@ -50,6 +50,19 @@ impl Default for Timer {
     }
 }
 
+/// Sums and extremes of a timer, weighted if the policy says so; all 0 without samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Of the values.
+    pub sum: f64,
+    /// Of their squares.
+    pub sum_squares: f64,
+    /// The smallest value.
+    pub min: f64,
+    /// The largest value.
+    pub max: f64,
+}
+
 /// Values with a weight each.
 #[derive(Clone, Debug, Default)]
 struct Uneven {
@@ -306,13 +319,6 @@ impl Timer {
         }
     }
 
-    /// A sum over exact samples.
-    fn sum_of(&self, term: impl Fn(f64, f64) -> f64) -> f64 {
-        let mut sum = Sum::default();
-        self.each(|value, weight| sum.add(term(value, weight)));
-        sum.value()
-    }
-
     /// Samples that arrived.
     pub fn samples(&self) -> u64 {
         match &self.0 {
@@ -334,39 +340,22 @@ impl Timer {
         }
     }
 
-    /// Sum of the values, weighted if the policy says so.
-    pub fn sum(&self) -> f64 {
-        match &self.0 {
-            Samples::Large(large) => large.sum.value(),
-            _ => self.sum_of(|value, weight| value * weight),
-        }
-    }
-
-    /// Sum of the squares, weighted if the policy says so.
-    pub fn sum_squares(&self) -> f64 {
-        match &self.0 {
-            Samples::Large(large) => large.sum_squares.value(),
-            _ => self.sum_of(square),
-        }
-    }
-
-    /// Smallest value; 0 without samples.
-    pub fn min(&self) -> f64 {
-        self.extreme(|large| large.min, f64::min)
-    }
-
-    /// Largest value; 0 without samples.
-    pub fn max(&self) -> f64 {
-        self.extreme(|large| large.max, f64::max)
-    }
-
-    fn extreme(&self, known: impl Fn(&Large) -> f64, choose: impl Fn(f64, f64) -> f64) -> f64 {
+    /// Sums and extremes, in one pass over the samples.
+    pub fn totals(&self) -> Totals {
         if let Samples::Large(large) = &self.0 {
-            return known(large);
+            let (sum, sum_squares) = (large.sum.value(), large.sum_squares.value());
+            return Totals { sum, sum_squares, min: large.min, max: large.max };
         }
-        let mut extreme = None;
-        self.each(|value, _| extreme = Some(extreme.map_or(value, |known| choose(known, value))));
-        extreme.unwrap_or(0.0)
+        let (mut sum, mut sum_squares) = (Sum::default(), Sum::default());
+        let mut extremes: Option<(f64, f64)> = None;
+        self.each(|value, weight| {
+            sum.add(value * weight);
+            sum_squares.add(square(value, weight));
+            let (min, max) = extremes.unwrap_or((value, value));
+            extremes = Some((min.min(value), max.max(value)));
+        });
+        let (min, max) = extremes.unwrap_or_default();
+        Totals { sum: sum.value(), sum_squares: sum_squares.value(), min, max }
     }
 
     /// Whether the samples themselves are held.
@@ -409,8 +398,12 @@ impl Timer {
                 // Equal weights cancel out; left away, they cost no digits.
                 let even = self.is_uniform();
                 let own = |weight: f64| if even { 1.0 } else { weight };
-                let total = self.sum_of(|_, weight| own(weight));
-                let mean = self.sum_of(|value, weight| value * own(weight)) / total;
+                let (mut total, mut sum) = (0.0, Sum::default());
+                self.each(|value, weight| {
+                    total += own(weight);
+                    sum.add(value * own(weight));
+                });
+                let mean = sum.value() / total;
                 let mut deviations = 0.0;
                 self.each(|value, weight| deviations += own(weight) * (value - mean) * (value - mean));
                 (total, deviations)
@@ -422,6 +415,11 @@ impl Timer {
     /// Values and weights by ascending value; for a histogram the middles of its buckets, kept within min and
     /// max. With equal weights the second number is how many samples have that value.
     pub fn sorted(&self) -> Vec<(f64, f64)> {
+        if let Samples::Narrow { values, .. } = &self.0 {
+            let mut values = values.clone();
+            values.sort_unstable();
+            return values.into_iter().map(|value| (from_thousandths(value), 1.0)).collect();
+        }
         let even = self.is_uniform();
         let mut all = Vec::new();
         if let Samples::Large(large) = &self.0 {
@@ -474,9 +472,9 @@ mod tests {
     fn unweighted_sums_use_the_values_as_received() {
         let policy = TimerPolicy { weighted: false, ..SMALL };
         let t = timer([(10.0, 10.0), (30.0, 10.0), (50.0, 10.0)].into_iter(), &policy);
-        assert_eq!((t.count(), t.sum(), t.sum_squares(), t.samples()), (30.0, 90.0, 3500.0, 3));
+        assert_eq!((t.count(), t.totals().sum, t.totals().sum_squares, t.samples()), (30.0, 90.0, 3500.0, 3));
         let t = timer([(10.0, 10.0), (30.0, 10.0), (50.0, 10.0)].into_iter(), &SMALL);
-        assert_eq!((t.count(), t.sum(), t.is_uniform()), (30.0, 900.0, true));
+        assert_eq!((t.count(), t.totals().sum, t.is_uniform()), (30.0, 900.0, true));
     }
 
     #[test]
@@ -494,8 +492,14 @@ mod tests {
             let whole = timer((0..n + m).map(sample), &SMALL);
             let mut left = timer((0..n).map(sample), &SMALL);
             left.merge(&timer((n..n + m).map(sample), &SMALL), &SMALL);
-            assert_eq!((left.samples(), left.min(), left.max()), (whole.samples(), whole.min(), whole.max()));
-            assert!((left.sum() - whole.sum()).abs() < 1e-6 && (left.stddev() / whole.stddev() - 1.0).abs() < 1e-9);
+            assert_eq!(
+                (left.samples(), left.totals().min, left.totals().max),
+                (whole.samples(), whole.totals().min, whole.totals().max)
+            );
+            assert!(
+                (left.totals().sum - whole.totals().sum).abs() < 1e-6
+                    && (left.stddev() / whole.stddev() - 1.0).abs() < 1e-9
+            );
             assert_eq!(left.is_exact(), whole.is_exact());
             if whole.is_exact() {
                 assert_eq!(left.sorted(), whole.sorted());
@@ -525,10 +529,10 @@ mod tests {
             let (value, weight) = samples(100);
             let own = if weighted { weight } else { 1.0 };
             assert_eq!((exact.samples() + 1, exact.count() + weight), (large.samples(), large.count()));
-            assert!((exact.sum() + value * own - large.sum()).abs() < 1e-9);
-            assert!((exact.sum_squares() + value * value * own - large.sum_squares()).abs() < 1e-6);
-            assert_eq!((exact.min(), exact.is_uniform()), (large.min(), large.is_uniform()));
-            assert_eq!((large.max(), exact.max()), (value, samples(99).0));
+            assert!((exact.totals().sum + value * own - large.totals().sum).abs() < 1e-9);
+            assert!((exact.totals().sum_squares + value * value * own - large.totals().sum_squares).abs() < 1e-6);
+            assert_eq!((exact.totals().min, exact.is_uniform()), (large.totals().min, large.is_uniform()));
+            assert_eq!((large.totals().max, exact.totals().max), (value, samples(99).0));
             let held = |timer: &Timer| timer.sorted().iter().map(|&(_, weight)| weight).sum::<f64>();
             assert!((held(&exact) + if exact.is_uniform() { 1.0 } else { own } - held(&large)).abs() < 1e-9);
         }
@@ -550,7 +554,10 @@ mod tests {
         let t = timer((0..10).map(|n| (f64::from(n), 1.0)), &SMALL).compact();
         assert!(t.memory_bytes() <= 80, "{}", t.memory_bytes());
         let next = t.successor();
-        assert_eq!((next.samples(), next.sum(), next.max(), next.stddev(), next.sorted().len()), (0, 0.0, 0.0, 0.0, 0));
+        assert_eq!(
+            (next.samples(), next.totals().sum, next.totals().max, next.stddev(), next.sorted().len()),
+            (0, 0.0, 0.0, 0.0, 0)
+        );
         let busy = timer((0..100).map(|n| (f64::from(n), 1.0)), &SMALL);
         assert!(busy.successor().memory_bytes() <= size_of::<Timer>() + ROOM * size_of::<i32>());
     }

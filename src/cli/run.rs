@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 use crate::server;
+use crate::sys;
 
 use super::{ConfigArgs, FAILED, complain, duration, load_config, sources};
 
@@ -49,7 +50,13 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Err(code) => return code,
     };
     start_log(&config, args.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        // Sinks and pages give way to receiving.
+        .on_thread_start(sys::yielding_thread)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(format_args!("cannot start threads: {error}"));

@@ -152,6 +152,13 @@ impl<'a> Name<'a> {
         self.tail.is_empty().then_some(self.head)
     }
 
+    /// Whether the name begins with these bytes.
+    #[inline]
+    pub(super) fn begins_with(&self, bytes: &[u8]) -> bool {
+        // A name in two pieces, or one that is cleaned, is looked at more closely later.
+        self.sanitize || !self.tail.is_empty() || self.head.starts_with(bytes)
+    }
+
     /// Appends the name, cleaned if the listener asks for it.
     #[inline]
     pub fn write_to(&self, out: &mut Vec<u8>) {

@@ -25,6 +25,7 @@
 mod error;
 mod event;
 mod fields;
+mod heartbeat;
 mod metric;
 mod name;
 mod number;
@@ -36,6 +37,7 @@ mod tags;
 
 pub use error::{ParseError, Reason};
 pub use event::Event;
+pub use heartbeat::{Beat, Heartbeats, MAX_PROMISE, Signal};
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;
 pub use parse::{

@@ -379,7 +379,12 @@ mod tests {
                 .map(|p| format!("{} {}", p.series, p.sum.value()))
                 .chain(snapshot.gauges.iter().map(|p| format!("{} {}", p.series, p.gauge.value())))
                 .chain(snapshot.sets.iter().map(|p| format!("{} {}", p.series, p.members.count())))
-                .chain(snapshot.timers.iter().map(|p| format!("{} {}/{}", p.series, p.timer.sum(), p.timer.samples())))
+                .chain(
+                    snapshot
+                        .timers
+                        .iter()
+                        .map(|p| format!("{} {}/{}", p.series, p.timer.totals().sum, p.timer.samples())),
+                )
                 .collect();
             all.sort();
             all

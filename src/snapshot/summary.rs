@@ -77,22 +77,23 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy) -> Summary {
         return Summary { exact: true, ..Summary::default() };
     }
     let sorted = Sorted::new(timer.sorted());
+    let (totals, is_uniform) = (timer.totals(), timer.is_uniform());
     let divisor = if policy.timers.weighted { timer.count() } else { timer.samples() as f64 };
     let bins = policy.bins.iter().find(|bins| name.contains(&bins.metric));
     Summary {
         count: timer.count(),
         samples: timer.samples(),
-        sum: timer.sum(),
-        sum_squares: timer.sum_squares(),
-        min: timer.min(),
-        max: timer.max(),
-        mean: timer.sum() / divisor,
-        median: sorted.median(timer.is_uniform()),
+        sum: totals.sum,
+        sum_squares: totals.sum_squares,
+        min: totals.min,
+        max: totals.max,
+        mean: totals.sum / divisor,
+        median: sorted.median(is_uniform),
         stddev: timer.stddev(),
         percentiles: policy
             .percentiles
             .iter()
-            .filter_map(|&percentile| sorted.percentile(percentile, timer.is_uniform()))
+            .filter_map(|&percentile| sorted.percentile(percentile, is_uniform))
             .collect(),
         bins: bins.map_or_else(Vec::new, |bins| sorted.bins(&bins.limits)),
         exact: timer.is_exact(),
@@ -103,19 +104,22 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy) -> Summary {
 struct Sorted {
     values: Vec<(f64, f64)>,
     cumulative: Vec<f64>,
+    /// Sums of values and of their squares, up to and with each.
+    sums: Vec<(f64, f64)>,
 }
 
 impl Sorted {
     fn new(values: Vec<(f64, f64)>) -> Sorted {
-        let mut total = 0.0;
-        let cumulative = values
-            .iter()
-            .map(|&(_, weight)| {
-                total += weight;
-                total
-            })
-            .collect();
-        Sorted { values, cumulative }
+        let (mut total, mut sum, mut sum_squares) = (0.0, 0.0, 0.0);
+        let (mut cumulative, mut sums) = (Vec::with_capacity(values.len()), Vec::with_capacity(values.len()));
+        for &(value, weight) in &values {
+            total += weight;
+            sum += value * weight;
+            sum_squares += value * value * weight;
+            cumulative.push(total);
+            sums.push((sum, sum_squares));
+        }
+        Sorted { values, cumulative, sums }
     }
 
     fn total(&self) -> f64 {
@@ -164,6 +168,16 @@ impl Sorted {
 
     /// Sum and sum of squares of what lies between two cumulative weights.
     fn sums(&self, from: f64, to: f64) -> (f64, f64) {
+        if from == 0.0 {
+            let whole = self.cumulative.partition_point(|&c| c <= to);
+            let (mut sum, mut sum_squares) = whole.checked_sub(1).map_or((0.0, 0.0), |last| self.sums[last]);
+            if let Some(&(value, _)) = self.values.get(whole) {
+                let weight = to - whole.checked_sub(1).map_or(0.0, |last| self.cumulative[last]);
+                sum += value * weight;
+                sum_squares += value * value * weight;
+            }
+            return (sum.clamp(f64::MIN, f64::MAX), sum_squares.min(f64::MAX));
+        }
         let (mut sum, mut sum_squares, mut before) = (0.0, 0.0, 0.0);
         for (&(value, _), &after) in self.values.iter().zip(&self.cumulative) {
             let weight = after.min(to) - f64::max(before, from);

@@ -92,6 +92,12 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets the calling thread give way to threads of ordinary priority, by 10 steps of `nice`.
+pub fn yielding_thread() {
+    // SAFETY: the call takes three integers; thread 0 is the calling one. Giving way is always allowed.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
 /// Lets the calling thread run before every thread of ordinary priority (`SCHED_RR`, the lowest priority of that
 /// class). Threads that it starts don't inherit it. The kernel leaves others 5 % of the time by default
 /// (`kernel.sched_rt_runtime_us`).

@@ -1,0 +1,159 @@
+//! Blind time: the clock of suspicion runs only while we can see. Our restarts, our pauses and what the kernel dropped
+//! do not count, but they move a deadline only where a beat was due, and all together no further than twice the timeout.
+
+use super::engine::{Engine, Mass};
+use super::event::{Event, EventKind};
+use super::instance::{Instance, State};
+use super::policy::Policy;
+use super::service::Service;
+
+/// Least pause between two warnings of dropped datagrams, in seconds.
+const DROPS_EVERY: f64 = 60.0;
+
+/// An instance that had nothing due while we were away is judged this long after we are back, at the latest.
+const SETTLE: f64 = 60.0;
+
+/// Everything that survives a restart. Times are those of the engine that said it.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Saved {
+    /// The engine's clock.
+    pub now: f64,
+    /// Services with their instances.
+    pub services: Vec<(Service, Vec<Instance>)>,
+    /// A mass silence that lasts: its start, and whether its hold has expired.
+    pub mass: Option<(f64, bool)>,
+}
+
+impl Engine {
+    /// A second in which the kernel dropped so many of the datagrams that reached our sockets.
+    pub fn kernel_drops(&mut self, now: f64, dropped: u64, received: u64) {
+        self.at(now);
+        let (now, dropped, received) = (self.now, dropped as f64, received as f64);
+        if dropped <= 0.0 || dropped / (dropped + received) < self.policy.drop_ratio {
+            return;
+        }
+        if now - self.drops_at > DROPS_EVERY {
+            self.warn_of_service(None, "ingest_drops", true);
+        }
+        self.drops_at = now;
+        self.for_present(|instance, policy, service| {
+            let timing = instance.timing(policy, &service.rules);
+            let added = (timing.down - instance.blind_by_drops).min(1.0);
+            if added > 0.0 {
+                instance.blind_by_drops += added;
+                instance.blind += added;
+                if instance.was_due(1.0, now, policy, &service.rules) {
+                    let floor = (now + timing.late.unwrap_or(timing.down)).min(instance.since + 2.0 * timing.down);
+                    instance.floor = instance.floor.max(floor);
+                }
+            }
+        });
+    }
+
+    /// We did not run for so many seconds, and run again at `now`.
+    pub fn stalled(&mut self, now: f64, seconds: f64) {
+        self.at(now);
+        if seconds < self.policy.stall_min {
+            return;
+        }
+        self.warn_of_service(None, "local_pause", false);
+        let now = self.now;
+        self.for_present(|instance, policy, service| {
+            let timing = instance.timing(policy, &service.rules);
+            instance.blind += seconds;
+            if instance.was_due(seconds, now, policy, &service.rules) {
+                let floor = instance.cap(now + timing.late.unwrap_or(timing.down), policy, &service.rules);
+                instance.floor = instance.floor.max(floor);
+            }
+        });
+    }
+
+    /// The wall clock was set. No deadline depends on it.
+    pub fn clock_stepped(&mut self, seconds: f64) {
+        if seconds.abs() >= 2.0 {
+            self.warn_of_service(None, "clock_step", false);
+        }
+    }
+
+    fn for_present(&mut self, mut change: impl FnMut(&mut Instance, &Policy, &Service)) {
+        for instance in self.instances.iter_mut().flatten().filter(|instance| instance.state.is_present()) {
+            let Some(service) = &self.services[instance.service as usize] else { continue };
+            change(instance, &self.policy, service);
+        }
+    }
+
+    /// What must survive a restart.
+    pub fn save(&self) -> Saved {
+        let mut services: Vec<&Service> = self.services.iter().flatten().collect();
+        services.sort_by_key(|service| service.order);
+        let instances = |service: &Service| service.instances.iter().map(|&id| self.instance(id).clone()).collect();
+        Saved {
+            now: self.now,
+            services: services.into_iter().map(|service| (service.clone(), instances(service))).collect(),
+            mass: self.mass.as_ref().map(|mass| (mass.start, mass.expired)),
+        }
+    }
+
+    /// Starts with what an earlier engine knew: whoever was present is to be confirmed. `now` is on that engine's clock.
+    pub fn restored(policy: Policy, saved: Saved, now: f64, seed: u64) -> Engine {
+        let mut engine = Engine::new(Policy { expect: Vec::new(), ..policy.clone() }, now, seed);
+        engine.policy = policy;
+        let away = now - saved.now;
+        let mut members = Vec::new();
+        let mut count = 0;
+        for (mut service, instances) in saved.services {
+            service.rules = engine.policy.rules_of(&service.name);
+            (service.instances, service.present, service.queued) = (Vec::new(), 0, f64::INFINITY);
+            let name = service.name.clone();
+            let sid = engine.make_service(&name);
+            service.order = engine.service(sid).order;
+            *engine.service_mut(sid) = service;
+            for mut instance in instances {
+                instance.service = sid;
+                instance.queued = f64::INFINITY;
+                if instance.state.is_present() {
+                    instance.state = State::Unknown;
+                    engine.unconfirm(&mut instance, sid, away);
+                    engine.service_mut(sid).present += 1;
+                    count += 1;
+                }
+                let is_member = instance.member;
+                let id = engine.put_instance(instance);
+                if is_member {
+                    members.push(id);
+                }
+            }
+        }
+        if let Some((start, expired)) = saved.mass {
+            engine.mass = Some(Mass { start, members, expired });
+        }
+        for expected in engine.policy.expect.clone() {
+            if engine.find_service(&expected.service).is_none() {
+                let sid = engine.make_service(&expected.service);
+                let within = engine.service(sid).rules.within;
+                let service = engine.service_mut(sid);
+                service.state = Some(super::service::ServiceState::Unknown);
+                service.expect_at = Some(now + within);
+            }
+        }
+        for id in engine.ids() {
+            engine.schedule(id);
+        }
+        let event = Event { count: Some(count), ..engine.event(EventKind::Restored, false) };
+        engine.say(event);
+        engine
+    }
+
+    fn unconfirm(&self, instance: &mut Instance, sid: u32, away: f64) {
+        let (now, rules) = (self.now, self.service(sid).rules);
+        let timeout = instance.timing(&self.policy, &rules).down;
+        instance.heard = None;
+        instance.blind += away;
+        instance.floor = 0.0;
+        instance.floor = if instance.was_due(away, now, &self.policy, &rules) {
+            instance.cap(now + timeout, &self.policy, &rules)
+        } else {
+            now + timeout.min(SETTLE)
+        };
+    }
+}

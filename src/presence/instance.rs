@@ -1,0 +1,347 @@
+//! One instance: what was heard of it, and what its silence means.
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::{Misses, Policy, Rules, grace_for, misses_for};
+
+/// Gaps between beats that are remembered.
+const REMEMBERED_GAPS: usize = 16;
+
+/// Gaps of which a promise's median is taken.
+const MEDIAN_OF: usize = 8;
+
+/// What is known of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Known, but not (re)confirmed.
+    Unknown,
+    /// Heard in time.
+    Up,
+    /// One beat was missed; still counted as present.
+    Late,
+    /// Enough beats were missed.
+    Down,
+    /// Said goodbye, or was replaced.
+    Left,
+}
+
+impl State {
+    /// As events and series have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Unknown => "unknown",
+            State::Up => "up",
+            State::Late => "late",
+            State::Down => "down",
+            State::Left => "left",
+        }
+    }
+
+    /// Counted as present.
+    pub fn is_present(self) -> bool {
+        matches!(self, State::Unknown | State::Up | State::Late)
+    }
+}
+
+/// Why a problem was not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Quiet {
+    /// A mass silence speaks for it.
+    MassSilence,
+    /// It was announced.
+    Maintenance,
+    /// Instances of its service come and go.
+    Ephemeral,
+    /// It was told that it flaps.
+    Flapping,
+    /// Its service's alarm speaks for it.
+    Service,
+}
+
+/// Loss measured from gaps, for [`Misses::Auto`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Loss {
+    expected: u32,
+    lost: u32,
+    /// Runs of lost beats.
+    runs: u32,
+    beats: u32,
+    misses: u32,
+}
+
+/// Most of what is measured before it is halved.
+const LOSS_MEMORY: u32 = 20_000;
+
+/// Beats between two computations of the misses that loss asks for.
+const LOSS_EVERY: u32 = 16;
+
+impl Loss {
+    fn note(&mut self, gap: f64, interval: f64) {
+        let steps = (gap / interval).round().clamp(1.0, 1000.0) as u32;
+        self.expected += steps;
+        self.lost += steps - 1;
+        self.runs += u32::from(steps > 1);
+        if self.expected >= LOSS_MEMORY {
+            (self.expected, self.lost, self.runs) = (self.expected / 2, self.lost / 2, self.runs / 2);
+        }
+        self.beats += 1;
+        if self.beats % LOSS_EVERY == 0 {
+            self.misses = self.misses_at(interval);
+        }
+    }
+
+    /// Enough misses that the measured loss gives under one false down in 1000 instance-days.
+    fn misses_at(&self, interval: f64) -> u32 {
+        let (expected, lost, runs) = (f64::from(self.expected), f64::from(self.lost), f64::from(self.runs));
+        let p = (lost + 1.0) / (expected + 100.0);
+        // That a loss follows a loss: bursts make it likelier.
+        let again = p.max(1.0 - (runs + 10.0) / (lost + 10.0));
+        let misses = 1.0 + ((0.001 * interval / 86_400.0 / p).ln() / again.ln()).ceil();
+        if misses.is_finite() { misses.clamp(3.0, 10.0) as u32 } else { 10 }
+    }
+}
+
+/// What is remembered of an instance. Times are seconds of the engine's clock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Instance {
+    /// Index of its service.
+    #[serde(skip)]
+    pub(super) service: u32,
+    /// Place in the order of registration.
+    #[serde(skip)]
+    pub(super) order: u64,
+    pub(super) name: Box<str>,
+    pub(super) state: State,
+    /// Last beat.
+    pub(super) seen: Option<f64>,
+    /// Last evidence of life; `None` after we started.
+    pub(super) heard: Option<f64>,
+    /// From when on silence is counted.
+    pub(super) since: f64,
+    pub(super) promise: Option<f64>,
+    pub(super) gaps: Vec<f64>,
+    pub(super) mismatch: bool,
+    pub(super) loose: bool,
+    pub(super) start: Option<Box<str>>,
+    pub(super) previous_start: Option<Box<str>>,
+    pub(super) version: Option<Box<str>>,
+    /// Blind time that does not count.
+    pub(super) blind: f64,
+    /// The part of it that dropped datagrams caused.
+    pub(super) blind_by_drops: f64,
+    /// Neither late nor down before this.
+    pub(super) floor: f64,
+    pub(super) changed: f64,
+    pub(super) left_at: f64,
+    pub(super) down_at: f64,
+    /// Its problem was told.
+    pub(super) notified: bool,
+    pub(super) pending: Option<Quiet>,
+    pub(super) flaps: Vec<f64>,
+    pub(super) flapping: bool,
+    /// Last down or recovery.
+    pub(super) stable: f64,
+    pub(super) maintenance_until: f64,
+    /// When to tell of it if it is still down, and why then.
+    pub(super) recheck: Option<(f64, Recheck)>,
+    /// Last warning of two processes under one name, or of repeated goodbyes.
+    pub(super) conflict_at: f64,
+    pub(super) received: u64,
+    pub(super) missed: u64,
+    /// It fell silent before its interval was known.
+    pub(super) never_established: bool,
+    /// Last beat that counts for learning.
+    pub(super) counted: Option<f64>,
+    pub(super) first: f64,
+    /// It replaced one that went down.
+    pub(super) replaces: bool,
+    pub(super) loss: Loss,
+    /// Member of the mass silence.
+    pub(super) member: bool,
+    pub(super) health: Option<u8>,
+    pub(super) source: Option<std::net::IpAddr>,
+    /// When the queue will look at it.
+    #[serde(skip)]
+    pub(super) queued: f64,
+}
+
+/// Why a problem that was kept quiet is told later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Recheck {
+    /// The mass silence is over, and it is not back.
+    NotBackAfterMassSilence,
+    /// Its service is back, and it is not.
+    NotBackWithService,
+}
+
+impl Recheck {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Recheck::NotBackAfterMassSilence => "not_back_after_mass_silence",
+            Recheck::NotBackWithService => "not_back_with_service",
+        }
+    }
+}
+
+/// When silence matters: seconds until late (never, while the interval is unknown), and until down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Silence that means late.
+    pub late: Option<f64>,
+    /// Silence that means down.
+    pub down: f64,
+}
+
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut sorted = [0.0; REMEMBERED_GAPS];
+    let sorted = &mut sorted[..values.len()];
+    sorted.copy_from_slice(values);
+    sorted.sort_unstable_by(f64::total_cmp);
+    let n = sorted.len();
+    if n == 0 {
+        0.0
+    } else if n % 2 == 1 {
+        sorted[n / 2]
+    } else {
+        0.5 * (sorted[n / 2 - 1] + sorted[n / 2])
+    }
+}
+
+impl Instance {
+    pub(super) fn new(service: u32, name: &str, order: u64, now: f64) -> Instance {
+        Instance {
+            service,
+            order,
+            name: name.into(),
+            state: State::Unknown,
+            seen: None,
+            heard: None,
+            since: now,
+            promise: None,
+            gaps: Vec::new(),
+            mismatch: false,
+            loose: false,
+            start: None,
+            previous_start: None,
+            version: None,
+            blind: 0.0,
+            blind_by_drops: 0.0,
+            floor: 0.0,
+            changed: now,
+            left_at: 0.0,
+            down_at: 0.0,
+            notified: false,
+            pending: None,
+            flaps: Vec::new(),
+            flapping: false,
+            stable: now,
+            maintenance_until: 0.0,
+            recheck: None,
+            conflict_at: -1e9,
+            received: 0,
+            missed: 0,
+            never_established: false,
+            counted: None,
+            first: now,
+            replaces: false,
+            loss: Loss::default(),
+            member: false,
+            health: None,
+            source: None,
+            queued: f64::INFINITY,
+        }
+    }
+
+    /// Remembers a gap between two beats.
+    pub(super) fn remember(&mut self, gap: f64) {
+        if self.gaps.len() == REMEMBERED_GAPS {
+            self.gaps.remove(0);
+        }
+        if self.gaps.capacity() == 0 {
+            self.gaps.reserve_exact(MEDIAN_OF);
+        }
+        self.gaps.push(gap);
+        if let Some(interval) = self.promise {
+            self.loss.note(gap, interval);
+            self.missed += (gap / interval).round().clamp(1.0, 1e6) as u64 - 1;
+        }
+    }
+
+    pub(super) fn recent(&self) -> &[f64] {
+        &self.gaps[self.gaps.len().saturating_sub(MEDIAN_OF)..]
+    }
+
+    /// The interval in force: the promise, unless beats come clearly slower; else the learned one, if it is known.
+    pub fn interval(&self, policy: &Policy) -> Option<f64> {
+        if let Some(promise) = self.promise {
+            if self.gaps.len() >= 4 {
+                let measured = median(self.recent());
+                if measured > 1.1 * promise {
+                    return Some(measured);
+                }
+            }
+            return Some(promise);
+        }
+        (self.gaps.len() >= policy.learn_gaps).then(|| median(&self.gaps))
+    }
+
+    /// Beats that must be missed at an interval.
+    pub fn misses(&self, interval: f64, rules: &Rules) -> u32 {
+        match rules.misses {
+            Misses::ByInterval => misses_for(interval),
+            Misses::Fixed(misses) => misses,
+            Misses::Auto if self.loss.misses > 0 => self.loss.misses,
+            Misses::Auto => misses_for(interval),
+        }
+    }
+
+    /// What silence means.
+    pub fn timing(&self, policy: &Policy, rules: &Rules) -> Timing {
+        let Some(interval) = self.interval(policy) else {
+            return Timing { late: None, down: policy.learn_timeout };
+        };
+        let grace = rules.grace.unwrap_or_else(|| {
+            let grace = grace_for(interval);
+            if self.promise.is_some() {
+                return grace;
+            }
+            let middle = median(&self.gaps);
+            let mut deviations = [0.0; REMEMBERED_GAPS];
+            let deviations = &mut deviations[..self.gaps.len()];
+            deviations.iter_mut().zip(&self.gaps).for_each(|(deviation, gap)| *deviation = (gap - middle).abs());
+            grace.max(6.0 * median(deviations)).min(60.0)
+        });
+        let down = f64::from(self.misses(interval, rules)) * interval + grace;
+        if self.promise.is_none() {
+            let longest = self.gaps.iter().copied().fold(0.0, f64::max);
+            let down = down.max(30.0).max(2.0 * longest);
+            return Timing { late: Some((interval + grace).min(down)), down };
+        }
+        Timing { late: Some(interval + grace), down }
+    }
+
+    /// The instants at which it is late and down, if nothing is heard.
+    pub(super) fn deadlines(&self, policy: &Policy, rules: &Rules) -> (Option<f64>, f64) {
+        let timing = self.timing(policy, rules);
+        let base = self.since + self.blind;
+        let down = (base + timing.down).max(self.floor);
+        (timing.late.map(|late| (base + late).max(self.floor.min(down))), down)
+    }
+
+    /// Whether a beat was due in the last `blind` seconds: some multiple of the interval, give or take the grace.
+    pub(super) fn was_due(&self, blind: f64, now: f64, policy: &Policy, rules: &Rules) -> bool {
+        let Some(interval) = self.interval(policy) else { return true };
+        let grace = self.timing(policy, rules).late.unwrap_or(interval) - interval;
+        let (until, from) = (now - self.since, now - self.since - blind);
+        let beat = ((from - grace) / interval - 1e-9).ceil().max(1.0);
+        beat * interval - grace <= until
+    }
+
+    /// A floor no later than blindness may move a silence.
+    pub(super) fn cap(&self, floor: f64, policy: &Policy, rules: &Rules) -> f64 {
+        floor.min(self.since + self.blind + 2.0 * self.timing(policy, rules).down)
+    }
+}

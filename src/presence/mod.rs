@@ -1,0 +1,20 @@
+//! Who is there: turns heartbeats into the states of instances and services; silence is the other input.
+//!
+//! Pure: time is an argument ([`Engine::tick`]), and what happened comes out as [`Event`]s. An instance that promised to
+//! be heard within `I` seconds is late after `I + g` and down after `m·I + g` ([`policy`] has the tables). Our own
+//! blindness does not count against anybody, and the silence of the majority is told once.
+
+mod blind;
+mod engine;
+mod event;
+mod instance;
+mod judge;
+pub mod policy;
+mod service;
+
+pub use blind::Saved;
+pub use engine::{Engine, Refusals};
+pub use event::{Event, EventKind, Facts};
+pub use instance::{Instance, State, Timing};
+pub use policy::Policy;
+pub use service::{Service, ServiceState};

@@ -1,0 +1,269 @@
+//! What decides how silence is judged. Defaults and the tables of misses and grace are those of the design's
+//! section on timing; every length is in seconds.
+
+/// Longest promise, and longest learned interval: a week.
+pub const MAX_INTERVAL: f64 = 604_800.0;
+
+/// How many beats in a row must be missed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Misses {
+    /// By the interval: 4 up to 30 s, 3 below 1 h, 2 below 6 h, else 1.
+    ByInterval,
+    /// This many.
+    Fixed(u32),
+    /// As many as the measured loss asks for, 3 to 10.
+    Auto,
+}
+
+/// What may differ from service to service.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// How many beats in a row must be missed.
+    pub misses: Misses,
+    /// Allowance for delay; `None` goes by the interval.
+    pub grace: Option<f64>,
+    /// Share of instances below which a service is degraded; 0 is off.
+    pub quorum: f64,
+    /// Instances that must be present.
+    pub min: Option<u32>,
+    /// Instances come and go: a lost one is recorded and soon forgotten, and alarms nobody.
+    pub ephemeral: bool,
+    /// After how long `min` holds.
+    pub within: f64,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { misses: Misses::ByInterval, grace: None, quorum: 0.5, min: None, ephemeral: false, within: 300.0 }
+    }
+}
+
+/// What a pattern changes; the first pattern that matches and says something of a key decides it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Override {
+    /// Of service names: `*` is any text, `?` any character.
+    pub pattern: String,
+    /// See [`Rules::misses`].
+    pub misses: Option<Misses>,
+    /// See [`Rules::grace`].
+    pub grace: Option<f64>,
+    /// See [`Rules::quorum`].
+    pub quorum: Option<f64>,
+    /// See [`Rules::min`].
+    pub min: Option<u32>,
+    /// See [`Rules::ephemeral`].
+    pub ephemeral: Option<bool>,
+    /// See [`Rules::within`].
+    pub within: Option<f64>,
+}
+
+/// A service that must be there even if it never spoke.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expected {
+    /// Its name.
+    pub service: String,
+    /// How many instances.
+    pub min: u32,
+    /// From when on; `None` is the service's own.
+    pub within: Option<f64>,
+}
+
+/// How presence is judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Names whose metrics are heartbeats.
+    pub names: Vec<String>,
+    /// Metrics with tags `service` and `instance` show that a registered instance lives.
+    pub assist: bool,
+    /// `maintenance.*` on the wire counts.
+    pub maintenance_wire: bool,
+    /// Longest maintenance.
+    pub maintenance_max: f64,
+    /// Shortest promise.
+    pub min_interval: f64,
+    /// Gaps from which an interval is learned.
+    pub learn_gaps: usize,
+    /// Silence after which an instance without promise or learned interval has left.
+    pub learn_timeout: f64,
+    /// How long after a goodbye beats are stragglers; `None` goes by the interval.
+    pub linger: Option<f64>,
+    /// An instance that left is forgotten after so long.
+    pub forget_left: f64,
+    /// One that is down, while others of its service are present.
+    pub forget_down: f64,
+    /// The same of an ephemeral service.
+    pub forget_ephemeral: f64,
+    /// The same while nobody of its service is present.
+    pub forget_service: f64,
+    /// Downs that make a flapping instance or service.
+    pub flap_count: usize,
+    /// Within so long.
+    pub flap_within: f64,
+    /// It is over after so long without a change.
+    pub flap_quiet: f64,
+    /// Silence of more than this share is our problem until proven otherwise.
+    pub mass_fraction: f64,
+    /// And of at least so many instances.
+    pub mass_instances: usize,
+    /// In at least so many services.
+    pub mass_services: usize,
+    /// How long a mass silence holds downs back.
+    pub mass_hold: f64,
+    /// Share of datagrams dropped in a second from which on that second does not count.
+    pub drop_ratio: f64,
+    /// A pause of ours of at least so long does not count.
+    pub stall_min: f64,
+    /// Most services.
+    pub max_services: usize,
+    /// Most instances of a service.
+    pub max_instances_per_service: usize,
+    /// Most instances.
+    pub max_instances: usize,
+    /// What holds where no pattern says otherwise.
+    pub rules: Rules,
+    /// By pattern.
+    pub overrides: Vec<Override>,
+    /// Services that must be there.
+    pub expect: Vec<Expected>,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            names: vec!["heartbeat".into()],
+            assist: false,
+            maintenance_wire: true,
+            maintenance_max: 14_400.0,
+            min_interval: 1.0,
+            learn_gaps: 5,
+            learn_timeout: 300.0,
+            linger: None,
+            forget_left: 3600.0,
+            forget_down: 86_400.0,
+            forget_ephemeral: 600.0,
+            forget_service: 604_800.0,
+            flap_count: 3,
+            flap_within: 1800.0,
+            flap_quiet: 600.0,
+            mass_fraction: 0.5,
+            mass_instances: 3,
+            mass_services: 2,
+            mass_hold: 300.0,
+            drop_ratio: 0.01,
+            stall_min: 1.0,
+            max_services: 10_000,
+            max_instances_per_service: 1000,
+            max_instances: 100_000,
+            rules: Rules::default(),
+            overrides: Vec::new(),
+            expect: Vec::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// What holds for a service.
+    pub fn rules_of(&self, service: &str) -> Rules {
+        let mut rules = self.rules;
+        // The first pattern that says something decides, so the last is applied first.
+        for o in self.overrides.iter().rev().filter(|o| matches(&o.pattern, service)) {
+            rules.misses = o.misses.unwrap_or(rules.misses);
+            rules.grace = o.grace.or(rules.grace);
+            rules.quorum = o.quorum.unwrap_or(rules.quorum);
+            rules.min = o.min.or(rules.min);
+            rules.ephemeral = o.ephemeral.unwrap_or(rules.ephemeral);
+            rules.within = o.within.unwrap_or(rules.within);
+        }
+        if let Some(expected) = self.expect.iter().find(|expected| expected.service == service) {
+            rules.min = Some(expected.min);
+            rules.within = expected.within.unwrap_or(rules.within);
+        }
+        rules
+    }
+}
+
+/// Beats in a row that must be missed at an interval.
+pub fn misses_for(interval: f64) -> u32 {
+    match interval {
+        i if i <= 30.0 => 4,
+        i if i < 3600.0 => 3,
+        i if i < 21_600.0 => 2,
+        _ => 1,
+    }
+}
+
+/// Allowance for delay and the time a job runs. From 6 h on a twelfth at least, so that the day of 25 hours is no
+/// outage.
+pub fn grace_for(interval: f64) -> f64 {
+    if interval >= 21_600.0 { (interval / 12.0).max(3600.0) } else { (0.5 * interval).clamp(1.0, 60.0) }
+}
+
+/// Whether a pattern of `*` and `?` matches a whole text.
+pub fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    // Where the last star stood, and how much of the text it took.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(&b) if b == b'?' || b == text[t] => (p, t) = (p + 1, t + 1),
+            _ => match &mut star {
+                Some((at, taken)) => {
+                    *taken += 1;
+                    (p, t) = (*at + 1, *taken);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&b| b == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, text, expected) in [
+            ("worker*", "worker-1", true),
+            ("worker*", "my-worker", false),
+            ("*", "", true),
+            ("a*b*c", "aXbYbZc", true),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("abc", "abcd", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_pattern_that_says_something_decides() {
+        let policy = Policy {
+            overrides: vec![
+                Override { pattern: "a*".into(), min: Some(2), ..Override::default() },
+                Override { pattern: "*".into(), min: Some(9), ephemeral: Some(true), ..Override::default() },
+            ],
+            ..Policy::default()
+        };
+        let rules = policy.rules_of("abc");
+        assert_eq!((rules.min, rules.ephemeral), (Some(2), true));
+        assert_eq!(policy.rules_of("b").min, Some(9));
+    }
+
+    #[test]
+    fn timeouts_are_those_of_the_table() {
+        let timeout = |i: f64| f64::from(misses_for(i)) * i + grace_for(i);
+        for (interval, expected) in
+            [(1.0, 5.0), (5.0, 22.5), (10.0, 45.0), (30.0, 135.0), (60.0, 210.0), (300.0, 960.0), (3600.0, 7260.0)]
+        {
+            assert_eq!(timeout(interval), expected, "{interval}");
+        }
+        assert_eq!(timeout(86_400.0), 93_600.0);
+    }
+}

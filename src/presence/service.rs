@@ -1,0 +1,117 @@
+//! One service: what its instances make of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::Rules;
+
+/// What is said of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceState {
+    /// Expected, and not heard yet.
+    Unknown,
+    /// Enough instances are present.
+    Up,
+    /// Fewer than its minimum or its quorum are present.
+    Degraded,
+    /// Nobody is present, and somebody is unaccounted for.
+    Down,
+    /// Nobody is present, as was announced.
+    Maintenance,
+    /// Everybody said goodbye.
+    Left,
+}
+
+impl ServiceState {
+    /// As events and series have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServiceState::Unknown => "unknown",
+            ServiceState::Up => "up",
+            ServiceState::Degraded => "degraded",
+            ServiceState::Down => "down",
+            ServiceState::Maintenance => "maintenance",
+            ServiceState::Left => "left",
+        }
+    }
+
+    /// Somebody may have to do something.
+    pub fn is_bad(self) -> bool {
+        matches!(self, ServiceState::Down | ServiceState::Degraded)
+    }
+
+    /// How bad: what was told at one level is told again at the next.
+    pub(super) fn level(self) -> u8 {
+        match self {
+            ServiceState::Degraded => 1,
+            ServiceState::Down => 2,
+            _ => 0,
+        }
+    }
+}
+
+/// What is remembered of a service. Times are seconds of the engine's clock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    pub(super) name: Box<str>,
+    pub(super) state: Option<ServiceState>,
+    pub(super) notified: bool,
+    /// Its instances in the order of registration.
+    #[serde(skip)]
+    pub(super) instances: Vec<u32>,
+    /// How many of them are present.
+    #[serde(skip)]
+    pub(super) present: usize,
+    pub(super) maintenance_until: f64,
+    /// From when on its minimum holds, if it is expected.
+    pub(super) expect_at: Option<f64>,
+    pub(super) flaps: Vec<f64>,
+    pub(super) flapping: bool,
+    pub(super) flapping_told: bool,
+    pub(super) stable: f64,
+    pub(super) changed: f64,
+    #[serde(skip)]
+    pub(super) limit_warned: bool,
+    /// What was told last: 0 nothing, 1 degraded, 2 down.
+    pub(super) level: u8,
+    /// Since when it is there without a break.
+    pub(super) alive: Option<f64>,
+    /// It was told that it is gone.
+    pub(super) gone: bool,
+    /// Since when it has fewer than its minimum.
+    pub(super) short_since: Option<f64>,
+    /// What holds for it.
+    #[serde(skip)]
+    pub(super) rules: Rules,
+    #[serde(skip)]
+    pub(super) order: u64,
+    #[serde(skip)]
+    pub(super) queued: f64,
+}
+
+impl Service {
+    pub(super) fn new(name: &str, rules: Rules, order: u64, now: f64) -> Service {
+        Service {
+            name: name.into(),
+            state: None,
+            notified: false,
+            instances: Vec::new(),
+            present: 0,
+            maintenance_until: 0.0,
+            expect_at: None,
+            flaps: Vec::new(),
+            flapping: false,
+            flapping_told: false,
+            stable: now,
+            changed: now,
+            limit_warned: false,
+            level: 0,
+            alive: None,
+            gone: false,
+            short_since: None,
+            rules,
+            order,
+            queued: f64::INFINITY,
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Heartbeats: which lines say that somebody lives, and what they promise.
+//!
+//! ```text
+//! heartbeat.SERVICE[.INSTANCE]:VALUE|g          `__` in SERVICE is a dot; INSTANCE is the rest
+//! heartbeat:VALUE|g|#service:S[,instance:I][,start:ID][,version:V][,interval:SECS]
+//! _sc|heartbeat|STATUS|[h:HOST|]#service:S[,instance:I][,interval:SECS]
+//! maintenance.SERVICE[.INSTANCE]:SECS|g         or maintenance:SECS|g|#service:S
+//! ```
+//! A gauge above 1 promises: the next beat comes within so many seconds; 0 is a goodbye. 1 and every other type just say
+//! that somebody is there.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use super::metric::{GaugeOp, Kind, Metric};
+use super::service_check::ServiceCheck;
+use super::tags::{Tag, lossy};
+
+/// Longest promise: a week, in seconds.
+pub const MAX_PROMISE: f64 = 604_800.0;
+
+/// Shortest promise, in seconds.
+const MIN_PROMISE: f64 = 1.0;
+
+/// Longest name of a service or an instance, in bytes.
+const MAX_NAME: usize = 128;
+
+/// Names under which maintenance is announced.
+const MAINTENANCE: &str = "maintenance";
+
+/// Who an instance is that does not say so.
+const NOBODY: &str = "-";
+
+/// A heartbeat.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Beat {
+    /// Which service.
+    pub service: Box<str>,
+    /// Which instance; `-` is the service as a whole.
+    pub instance: Box<str>,
+    /// Promised: the next beat comes within so many seconds.
+    pub interval: Option<f64>,
+    /// It is a goodbye.
+    pub goodbye: bool,
+    /// When or as what the process was started.
+    pub start: Option<Box<str>>,
+    /// Of the program.
+    pub version: Option<Box<str>>,
+    /// Status of a service check: 0 ok, 1 warning, 2 critical, 3 unknown.
+    pub health: Option<u8>,
+    /// Who sent it.
+    pub source: Option<IpAddr>,
+}
+
+/// What a line says about presence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Signal {
+    /// Somebody lives, or says goodbye.
+    Beat(Beat),
+    /// Silence is to be expected for so many seconds; 0 ends that.
+    Maintenance {
+        /// Of this service,
+        service: Box<str>,
+        /// or of one of its instances.
+        instance: Option<Box<str>>,
+        /// From now on.
+        seconds: f64,
+    },
+    /// A metric with tags `service` and `instance`: if that is somebody, it lives.
+    Assist {
+        /// Which service.
+        service: Box<str>,
+        /// Which instance.
+        instance: Box<str>,
+    },
+}
+
+/// Which lines are heartbeats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heartbeats {
+    /// Names, such as `heartbeat`; with a `.` behind it, a service follows.
+    pub names: Vec<String>,
+    /// `maintenance.*` counts.
+    pub maintenance: bool,
+    /// Metrics with tags `service` and `instance` count.
+    pub assist: bool,
+    /// Who does not name itself is known by its address.
+    pub by_address: bool,
+    /// Heartbeats are recorded as metrics too.
+    pub forward: bool,
+}
+
+impl Default for Heartbeats {
+    fn default() -> Heartbeats {
+        Heartbeats {
+            names: vec!["heartbeat".into()],
+            maintenance: true,
+            assist: false,
+            by_address: false,
+            forward: false,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Said<'a> {
+    service: Option<Cow<'a, str>>,
+    instance: Option<Cow<'a, str>>,
+    interval: Option<f64>,
+    start: Option<Cow<'a, str>>,
+    version: Option<Cow<'a, str>>,
+}
+
+impl Heartbeats {
+    /// Whether a name is reserved, and what stands behind it and its dot.
+    fn reserved<'n>(&self, name: &'n str) -> Option<(bool, &'n str)> {
+        let behind = |reserved: &str| match name.strip_prefix(reserved)? {
+            "" => Some(""),
+            rest => rest.strip_prefix('.'),
+        };
+        if let Some(rest) = self.names.iter().find_map(|reserved| behind(reserved)) {
+            return Some((false, rest));
+        }
+        if self.maintenance { behind(MAINTENANCE).map(|rest| (true, rest)) } else { None }
+    }
+
+    /// Whether a metric may mean something here: cheap, and true for few.
+    #[inline]
+    pub fn may_concern(&self, metric: &Metric<'_>) -> bool {
+        let begins = |reserved: &str| metric.name.begins_with(reserved.as_bytes());
+        (self.assist && !metric.tags.is_empty())
+            || self.names.iter().any(|name| begins(name))
+            || (self.maintenance && begins(MAINTENANCE))
+    }
+
+    /// What a metric says; `None` if it is an ordinary one.
+    pub fn of_metric(&self, metric: &Metric<'_>, from: Option<IpAddr>) -> Option<Signal> {
+        let name = metric.name.to_string();
+        let said = said(metric.tags.iter());
+        let Some((is_maintenance, rest)) = self.reserved(&name) else {
+            return if self.assist { assist(said) } else { None };
+        };
+        let (service, instance) = self.who(rest, said.service.as_deref(), said.instance.as_deref())?;
+        if is_maintenance {
+            let (op, seconds) = metric.values.gauge().last().filter(|_| metric.kind == Kind::Gauge)?;
+            return (op == GaugeOp::Set && seconds >= 0.0).then_some(Signal::Maintenance {
+                service,
+                instance,
+                seconds,
+            });
+        }
+        let mut beat = self.beat(service, instance, &said, from);
+        match metric.kind {
+            Kind::Gauge => match metric.values.gauge().last()? {
+                (GaugeOp::Set, value) if value < 0.0 => return None,
+                (GaugeOp::Set, 0.0) => beat.goodbye = true,
+                (GaugeOp::Set, value) if value > 1.0 && value <= MAX_PROMISE => beat.interval = Some(value),
+                (GaugeOp::Set, _) => {}
+                // A change means nothing here.
+                _ => return None,
+            },
+            Kind::Counter if metric.values.numbers().sum::<f64>() <= 0.0 => return None,
+            _ => {}
+        }
+        promise(&mut beat, said.interval);
+        Some(Signal::Beat(beat))
+    }
+
+    /// What a service check says; `None` if it is an ordinary one.
+    pub fn of_check(&self, check: &ServiceCheck<'_>, from: Option<IpAddr>) -> Option<Signal> {
+        let (is_maintenance, rest) = self.reserved(check.name)?;
+        if is_maintenance {
+            return None;
+        }
+        let said = said(check.tags());
+        let host = check.host.map(lossy);
+        let named = said.instance.as_deref().or(host.as_deref());
+        let (service, instance) = self.who(rest, said.service.as_deref(), named)?;
+        let mut beat = self.beat(service, instance, &said, from);
+        beat.health = Some(check.status);
+        promise(&mut beat, said.interval);
+        Some(Signal::Beat(beat))
+    }
+
+    fn beat(&self, service: Box<str>, instance: Option<Box<str>>, said: &Said<'_>, from: Option<IpAddr>) -> Beat {
+        let unnamed = || match from {
+            Some(address) if self.by_address => address.to_string().into(),
+            _ => NOBODY.into(),
+        };
+        let short = |text: &Option<Cow<'_, str>>| text.as_deref().filter(|text| text.len() <= MAX_NAME).map(Into::into);
+        Beat {
+            service,
+            instance: instance.unwrap_or_else(unnamed),
+            start: short(&said.start),
+            version: short(&said.version),
+            source: from,
+            ..Beat::default()
+        }
+    }
+
+    /// The service and the instance: those of the name before those of the tags, since some clients put a tag `service`
+    /// on everything.
+    fn who(&self, rest: &str, service: Option<&str>, instance: Option<&str>) -> Option<(Box<str>, Option<Box<str>>)> {
+        let (named, inner) = rest.split_once('.').unwrap_or((rest, ""));
+        let inner = Some(inner).filter(|inner| !inner.is_empty()).or(instance);
+        let service = if named.is_empty() { service?.to_string() } else { named.replace("__", ".") };
+        let fits = |text: &str| !text.is_empty() && text.len() <= MAX_NAME;
+        if !fits(&service) || inner.is_some_and(|inner| !fits(inner)) {
+            return None;
+        }
+        Some((service.into(), inner.map(Into::into)))
+    }
+}
+
+fn assist(said: Said<'_>) -> Option<Signal> {
+    let (service, instance) = (said.service?, said.instance?);
+    Some(Signal::Assist { service: service.into(), instance: instance.into() })
+}
+
+/// The tag `interval` wins over the value.
+fn promise(beat: &mut Beat, interval: Option<f64>) {
+    match interval {
+        Some(0.0) => beat.goodbye = true,
+        Some(seconds) if seconds > 0.0 && seconds <= MAX_PROMISE => beat.interval = Some(seconds.max(MIN_PROMISE)),
+        _ => {}
+    }
+}
+
+/// What tags say; of several with one key the first.
+fn said<'a>(tags: impl Iterator<Item = Tag<'a>>) -> Said<'a> {
+    let mut said = Said::default();
+    let mut interval = None;
+    for tag in tags {
+        let slot = match tag.key {
+            b"service" => &mut said.service,
+            b"instance" => &mut said.instance,
+            b"start" => &mut said.start,
+            b"version" => &mut said.version,
+            b"interval" => &mut interval,
+            _ => continue,
+        };
+        if slot.is_none() {
+            *slot = tag.value.filter(|value| !value.is_empty()).map(lossy);
+        }
+    }
+    said.interval = interval.and_then(|text| text.parse().ok()).filter(|seconds: &f64| seconds.is_finite());
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Line, Options, parse_line};
+
+    fn signal(line: &str, heartbeats: &Heartbeats) -> Option<Signal> {
+        match parse_line(line.as_bytes(), &Options::default()) {
+            Ok(Line::Samples(mut samples)) => heartbeats.of_metric(&samples.next()?.ok()?, None),
+            Ok(Line::ServiceCheck(check)) => heartbeats.of_check(&check, None),
+            _ => None,
+        }
+    }
+
+    fn beat(service: &str, instance: &str, interval: Option<f64>) -> Option<Signal> {
+        let (service, instance) = (service.into(), instance.into());
+        Some(Signal::Beat(Beat { service, instance, interval, ..Beat::default() }))
+    }
+
+    #[test]
+    fn every_form_says_who_and_what_is_promised() {
+        let heartbeats = Heartbeats::default();
+        for (line, expected) in [
+            ("heartbeat.checkout.web-1:10|g", beat("checkout", "web-1", Some(10.0))),
+            ("heartbeat.checkout:10|g", beat("checkout", "-", Some(10.0))),
+            ("heartbeat.nightly__etl.host.example.org:1|g", beat("nightly.etl", "host.example.org", None)),
+            ("heartbeat:30|g|#service:a,instance:b", beat("a", "b", Some(30.0))),
+            ("heartbeat.a:10|g|#service:injected,instance:b", beat("a", "b", Some(10.0))),
+            ("heartbeat,service=a,instance=b:10|g", beat("a", "b", Some(10.0))),
+            ("heartbeat;service=a;instance=b:10|g", beat("a", "b", Some(10.0))),
+            ("heartbeat.a:1|c", beat("a", "-", None)),
+            ("heartbeat.a:x|s", beat("a", "-", None)),
+            ("heartbeat.a:10|g|#interval:1", beat("a", "-", Some(1.0))),
+            ("heartbeat.a:1|c|#interval:0.2", beat("a", "-", Some(1.0))),
+            ("heartbeat.a:1e9|g", beat("a", "-", None)),
+            ("heartbeat.a:+5|g", None),
+            ("heartbeat.a:-5|g", None),
+            ("heartbeat.a:0|c", None),
+            ("heartbeat:10|g", None),
+            ("heartbeats.a:10|g", None),
+            ("kafka.heartbeat.a:10|g", None),
+        ] {
+            assert_eq!(signal(line, &heartbeats), expected, "{line}");
+        }
+        for line in ["heartbeat.a:0|g", "heartbeat.a:10|g|#interval:0"] {
+            assert!(matches!(signal(line, &heartbeats), Some(Signal::Beat(Beat { goodbye: true, .. }))), "{line}");
+        }
+        let check = signal("_sc|heartbeat|2|h:web-1|#service:a,interval:10|m:bad", &heartbeats);
+        let Some(Signal::Beat(beat)) = check else { panic!("{check:?}") };
+        assert_eq!((&*beat.service, &*beat.instance, beat.interval, beat.health), ("a", "web-1", Some(10.0), Some(2)));
+        let long = format!("heartbeat.{}:10|g", "a".repeat(129));
+        assert_eq!(signal(&long, &heartbeats), None);
+    }
+
+    #[test]
+    fn maintenance_and_assistance_are_signals_where_they_are_wanted() {
+        let wanted = Heartbeats { assist: true, ..Heartbeats::default() };
+        let service: Box<str> = "a".into();
+        let expected = Signal::Maintenance { service: service.clone(), instance: Some("b".into()), seconds: 60.0 };
+        assert_eq!(signal("maintenance.a.b:60|g", &wanted), Some(expected));
+        assert_eq!(signal("maintenance.a:-60|g", &wanted), None);
+        assert_eq!(signal("maintenance.a:60|g", &Heartbeats { maintenance: false, ..Heartbeats::default() }), None);
+        let line = "req:1|c|#service:a,instance:b";
+        assert_eq!(signal(line, &wanted), Some(Signal::Assist { service, instance: "b".into() }));
+        assert_eq!(signal(line, &Heartbeats::default()), None);
+    }
+}
