@@ -28,7 +28,13 @@ fn datagrams(line: impl Fn(usize) -> String) -> Vec<Vec<u8>> {
 
 fn shard() -> Shard {
     let quota = Quota::new(1_000_000);
-    Shard::new(ShardOptions { timers: TimerPolicy::default(), fold_histograms: false, quota, seed: 1 })
+    Shard::new(ShardOptions {
+        timers: TimerPolicy::default(),
+        fold_histograms: false,
+        quota,
+        seed: 1,
+        heartbeats: None,
+    })
 }
 
 /// Finds newline, colon and bar with memchr, hashes the name and adds the value to a slot.

@@ -28,6 +28,7 @@ pub fn shard_options(config: &Config, quota: &Quota, seed: u64) -> ShardOptions 
         fold_histograms: config.profile == Profile::Etsy,
         quota: quota.clone(),
         seed,
+        heartbeats: None,
     }
 }
 

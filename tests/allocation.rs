@@ -31,7 +31,13 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_line_of_a_known_series_allocates_nothing() {
     let quota = Quota::new(1000);
-    let mut shard = Shard::new(ShardOptions { timers: TimerPolicy::default(), fold_histograms: false, quota, seed: 1 });
+    let mut shard = Shard::new(ShardOptions {
+        timers: TimerPolicy::default(),
+        fold_histograms: false,
+        quota,
+        seed: 1,
+        heartbeats: None,
+    });
     let lines: [&[u8]; 8] = [
         b"api.hits:1|c",
         b"api.hits:1.5|c|@0.1",

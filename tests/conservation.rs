@@ -34,8 +34,15 @@ impl House {
             rate_secs: None,
             self_metrics: SelfMetrics::Off,
         };
-        let shard =
-            |n| Shard::new(ShardOptions { timers: TIMERS, fold_histograms: false, quota: quota.clone(), seed: n });
+        let shard = |n| {
+            Shard::new(ShardOptions {
+                timers: TIMERS,
+                fold_histograms: false,
+                quota: quota.clone(),
+                seed: n,
+                heartbeats: None,
+            })
+        };
         House { shards: (0..shards as u64).map(shard).collect(), registry: Registry::new(options, shards), closed: 0 }
     }
 

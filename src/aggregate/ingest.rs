@@ -195,7 +195,7 @@ impl Shard {
     /// Remembers the spelling of a plain tagged line that was just recorded.
     fn learn(&mut self, line: &[u8]) {
         let Some((PlainLine { name, kind, tags, .. }, _)) = plain_line(line) else { return };
-        if tags.is_empty() {
+        if tags.is_empty() || self.concerns_presence {
             return;
         }
         let kind = self.kind_of(kind);
@@ -216,7 +216,7 @@ impl Shard {
                 self.samples(samples, line, from, now);
             }
             Ok(Line::Event(event)) => self.event(&event, now),
-            Ok(Line::ServiceCheck(check)) => self.service_check(&check, now),
+            Ok(Line::ServiceCheck(check)) => self.service_check(&check, from, now),
             Err(error) => self.refuse(line, error, from),
         }
     }
@@ -233,8 +233,13 @@ mod tests {
     /// What text does to a shard that knows `names`: series with their values, and the counts.
     fn outcome(names: &str, text: &[u8], ingest: impl Fn(&mut Shard, &[u8])) -> (Vec<String>, Tally) {
         let quota = Quota::new(1000);
-        let mut shard =
-            Shard::new(ShardOptions { timers: TimerPolicy::default(), fold_histograms: false, quota, seed: 7 });
+        let mut shard = Shard::new(ShardOptions {
+            timers: TimerPolicy::default(),
+            fold_histograms: false,
+            quota,
+            seed: 7,
+            heartbeats: None,
+        });
         let feed = |shard: &mut Shard, text: &str| shard.ingest(text.as_bytes(), &Options::default(), None, 0.0);
         // The second time, spellings are known.
         feed(&mut shard, names);

@@ -5,8 +5,11 @@
 //! nothing. [`Shard::close`] swaps the values for empty columns and ships them as a [`Partial`].
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::protocol::{Event, Kind, Metric, ParseError, Reason, Samples, ServiceCheck, Values, lossy};
+use crate::protocol::{
+    Event, Heartbeats, Kind, Metric, ParseError, Reason, Samples, ServiceCheck, Signal, Values, lossy,
+};
 use crate::series::{KeyBuilder, Series};
 
 use super::alias::Aliases;
@@ -32,6 +35,18 @@ pub struct ShardOptions {
     pub quota: Quota,
     /// Key of the hash.
     pub seed: u64,
+    /// Which lines are heartbeats; without it none is.
+    pub heartbeats: Option<Arc<Heartbeats>>,
+}
+
+/// What presence makes of a metric.
+enum Heed {
+    /// It is a metric.
+    Nothing,
+    /// It is a heartbeat, and a metric too.
+    Forwarded,
+    /// It is a heartbeat.
+    Consumed,
 }
 
 /// What came with a malformed line: the first of an interval is kept as an example.
@@ -80,6 +95,10 @@ pub struct Shard {
     /// From how many series of a class on they do.
     pub(super) wait_beyond: usize,
     pub(super) open: Partial,
+    /// What lines said of presence, until somebody takes it.
+    signals: Vec<Signal>,
+    /// The line being read may concern presence: it must be read again each time.
+    pub(super) concerns_presence: bool,
 }
 
 impl Shard {
@@ -95,6 +114,8 @@ impl Shard {
             waiting: Vec::with_capacity(TOGETHER),
             wait_beyond: BEYOND_CACHE,
             open: Partial::default(),
+            signals: Vec::new(),
+            concerns_presence: false,
         }
     }
 
@@ -108,17 +129,56 @@ impl Shard {
     #[inline]
     pub(super) fn samples(&mut self, samples: Samples<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) -> bool {
         let mut first_error = None;
+        let mut is_heartbeat = false;
+        self.concerns_presence = false;
         for sample in samples {
             match sample {
-                Ok(metric) => self.record(&metric, now),
+                Ok(metric) => match self.heed(&metric, from) {
+                    Heed::Nothing => self.record(&metric, now),
+                    Heed::Forwarded => {
+                        is_heartbeat = true;
+                        self.record(&metric, now);
+                    }
+                    Heed::Consumed => is_heartbeat = true,
+                },
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
         match first_error {
+            None if is_heartbeat => self.open.tally.heartbeats += 1,
             None => self.open.tally.metrics += 1,
             Some(error) => self.refuse(line, error, from),
         }
         first_error.is_none()
+    }
+
+    /// What a metric says of presence.
+    #[inline]
+    fn heed(&mut self, metric: &Metric<'_>, from: Option<SocketAddr>) -> Heed {
+        match &self.options.heartbeats {
+            Some(heartbeats) if heartbeats.may_concern(metric) => {
+                self.heed_signal(&Arc::clone(heartbeats), metric, from)
+            }
+            _ => Heed::Nothing,
+        }
+    }
+
+    fn heed_signal(&mut self, heartbeats: &Heartbeats, metric: &Metric<'_>, from: Option<SocketAddr>) -> Heed {
+        self.concerns_presence = true;
+        let Some(signal) = heartbeats.of_metric(metric, from.map(|from| from.ip())) else { return Heed::Nothing };
+        let heed = match &signal {
+            Signal::Beat(_) if heartbeats.forward => Heed::Forwarded,
+            Signal::Beat(_) => Heed::Consumed,
+            // They are metrics like any other, too.
+            Signal::Maintenance { .. } | Signal::Assist { .. } => Heed::Nothing,
+        };
+        self.signals.push(signal);
+        heed
+    }
+
+    /// Takes what lines said of presence.
+    pub fn take_signals(&mut self) -> std::vec::Drain<'_, Signal> {
+        self.signals.drain(..)
     }
 
     /// Whether an example of a malformed line was kept, but not who sent it.
@@ -168,7 +228,7 @@ impl Shard {
             let series = Series::from_key(self.keys.metric(metric, kind));
             let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));
             let id = self.create(class, hash, series);
-            if plain && metric.tags.is_empty() {
+            if plain && metric.tags.is_empty() && !self.concerns_presence {
                 self.indexes[class as usize].mark_plain(hash, id);
             }
             self.open.tally.recorded += self.update(class, id, metric, now);
@@ -257,7 +317,18 @@ impl Shard {
         self.note(|| own_event(event, now));
     }
 
-    pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, now: f64) {
+    pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, from: Option<SocketAddr>, now: f64) {
+        if let Some(heartbeats) = &self.options.heartbeats
+            && let Some(signal) = heartbeats.of_check(check, from.map(|from| from.ip()))
+        {
+            self.open.tally.heartbeats += 1;
+            let forward = heartbeats.forward;
+            self.signals.push(signal);
+            if forward {
+                self.note(|| own_service_check(check, now));
+            }
+            return;
+        }
         self.open.tally.service_checks += 1;
         self.open.tally.sections_skipped += check.skipped_sections().count() as u64;
         self.note(|| own_service_check(check, now));
@@ -342,7 +413,13 @@ mod tests {
 
     fn shard(max_series: usize) -> Shard {
         let quota = Quota::new(max_series);
-        Shard::new(ShardOptions { timers: TimerPolicy::default(), fold_histograms: false, quota, seed: 7 })
+        Shard::new(ShardOptions {
+            timers: TimerPolicy::default(),
+            fold_histograms: false,
+            quota,
+            seed: 7,
+            heartbeats: None,
+        })
     }
 
     fn counters(partial: &mut Partial) -> Vec<(u32, f64)> {

@@ -27,8 +27,16 @@ pub(super) enum What {
     Restart { down: u64, crash: bool },
     /// The daemon stands still for so many nanoseconds.
     Stall { length: u64 },
-    /// The kernel dropped datagrams.
-    Drops { dropped: u64 },
+    /// The kernel dropped datagrams, of those that reached the sockets in the last second.
+    Drops { dropped: u64, received: u64 },
+    /// The wall clock was set by so many seconds.
+    Clock { step: f64 },
+    /// An operator announced maintenance.
+    Maintenance { service: String, instance: Option<String>, seconds: f64 },
+    /// An operator forgot an instance.
+    Forget { service: String, instance: Option<String> },
+    /// A trace's header: how presence is judged.
+    Presence(Map<String, Value>),
     /// The capture is over.
     End,
 }
@@ -47,7 +55,11 @@ pub(super) fn row(text: &str) -> Result<Option<Row>, String> {
     };
     if let Some(format) = row.get("format") {
         return match format.as_str() {
-            Some("systole-capture/1" | "presence-trace/1") => Ok(None),
+            Some("systole-capture/1") => Ok(None),
+            Some("presence-trace/1") => {
+                let config = row.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
+                Ok(Some(Row { at: 0, what: What::Presence(config) }))
+            }
             _ => Err(format!("unknown format {format}; \"systole-capture/1\" is right")),
         };
     }
@@ -66,16 +78,35 @@ pub(super) fn row(text: &str) -> Result<Option<Row>, String> {
                 crash: row.get("crash").and_then(Value::as_bool).unwrap_or(false),
             },
             Some("stall") => What::Stall { length: nanos(&row, "dur")?.ok_or("`dur` is missing")? },
-            Some("drops") => What::Drops { dropped: row.get("dropped").and_then(Value::as_u64).unwrap_or(0) },
+            Some("drops") => {
+                let count = |key: &str| row.get(key).and_then(Value::as_u64).unwrap_or(0);
+                What::Drops { dropped: count("dropped"), received: count("received") }
+            }
+            Some("clock") => What::Clock { step: number(&row, "wall_step")? },
+            Some("maintenance") => {
+                let (service, instance) = who(&row)?;
+                What::Maintenance { service, instance, seconds: number(&row, "seconds")? }
+            }
+            Some("forget") => {
+                let (service, instance) = who(&row)?;
+                What::Forget { service, instance }
+            }
             Some("end") => What::End,
-            // They concern presence and the wall clock; time is virtual here.
-            Some("clock" | "maintenance" | "forget") => return Ok(None),
             Some(other) => return Err(format!("unknown `ctl` \"{other}\"")),
             None if row.contains_key("expect") => return Ok(None),
             None => return Err("`data` or `hex` is missing".into()),
         }
     };
     Ok(Some(Row { at, what }))
+}
+
+fn number(row: &Map<String, Value>, key: &str) -> Result<f64, String> {
+    row.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` is missing: a number of seconds"))
+}
+
+fn who(row: &Map<String, Value>) -> Result<(String, Option<String>), String> {
+    let text = |key: &str| row.get(key).and_then(Value::as_str).map(str::to_string);
+    Ok((text("service").ok_or("`service` is missing")?, text("instance")))
 }
 
 fn datagram(row: &Map<String, Value>) -> Result<Option<Vec<u8>>, String> {

@@ -8,6 +8,7 @@ mod load;
 mod replay;
 mod run;
 mod send;
+mod witness;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

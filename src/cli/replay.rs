@@ -3,19 +3,22 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rapidhash::v3::rapidhash_v3;
 
-use crate::aggregate::{Columns, Partial, Quota, Shard};
+use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions};
 use crate::config::Config;
 use crate::plan;
+use crate::protocol::Heartbeats;
 use crate::sinks::graphite::{self, GraphiteNames};
 use crate::snapshot::{Interval, RecordType, Records, Registry, Snapshot};
 use crate::telemetry::ListenerAccount;
 
 use super::capture::{Row, What, row};
+use super::witness::Witness;
 use super::{ConfigArgs, FAILED, complain, duration, load_config, print, sources};
 
 #[derive(Args)]
@@ -114,7 +117,8 @@ struct Replay {
     runs_from: u64,
     /// While it stands still, until when.
     stalled_until: u64,
-    held: Vec<(Vec<u8>, Option<String>)>,
+    held: Vec<What>,
+    witness: Witness,
     datagrams: usize,
     listener: ListenerAccount,
     out: Vec<u8>,
@@ -126,7 +130,7 @@ impl Replay {
         let ledger = only.as_ref().is_some_and(|only| only.contains(&RecordType::Ledger));
         let nanos = |seconds: f64| (seconds * 1e9).round() as u64;
         let workers = usize::from(args.workers);
-        let (shards, registry) = daemon(&config, workers);
+        let (shards, registry) = daemon(&config, workers, false);
         Replay {
             names: plan::graphite_names(&config, config.profile.naming()),
             interval: nanos(config.interval.as_secs_f64()).max(1),
@@ -142,6 +146,7 @@ impl Replay {
             runs_from: 0,
             stalled_until: 0,
             held: Vec::new(),
+            witness: Witness::default(),
             datagrams: 0,
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
             out: Vec::new(),
@@ -156,16 +161,25 @@ impl Replay {
                 break;
             }
             self.advance(row.at);
+            if row.at < self.runs_from && row.what != What::End {
+                continue;
+            }
             match &row.what {
-                What::Datagram { bytes, copies, from } => {
-                    for _ in 0..*copies {
-                        self.datagram(row.at, bytes, from.as_deref());
+                What::Presence(config) => {
+                    if let Err(problem) = self.witness.configure(config) {
+                        complain(problem);
+                        return false;
                     }
+                    (self.shards, self.registry) = daemon(&self.config, self.workers, self.witness.assists());
                 }
                 What::Restart { down, crash } => self.restart(row.at, *down, *crash),
-                What::Stall { length } => self.stalled_until = self.stalled_until.max(row.at + length),
-                What::Drops { dropped } => self.listener.kernel_drops += dropped,
-                What::End => {}
+                What::Stall { length } => {
+                    self.witness.stands_still(row.at);
+                    self.stalled_until = self.stalled_until.max(row.at + length);
+                }
+                What::End => self.witness.ends(row.at),
+                what if self.stalled_until > row.at => self.held.push(what.clone()),
+                what => self.happens(row.at, what),
             }
             if self.out.len() >= WRITE_BYTES && !print(&std::mem::take(&mut self.out)) {
                 return false;
@@ -176,14 +190,37 @@ impl Replay {
             (Some(until), _) => until / self.interval * self.interval,
             (None, None) => 0,
             // What the open interval holds came before the end.
-            (None, Some(What::End)) => last.div_ceil(self.interval) * self.interval,
+            (None, Some(What::End)) if !self.witness.has_events() => last.div_ceil(self.interval) * self.interval,
             (None, Some(_)) => (last / self.interval + 1) * self.interval,
         };
         self.advance(until);
         true
     }
 
-    /// Lets time pass: closes the intervals that end up to `now`.
+    /// Something that reaches a daemon which runs.
+    fn happens(&mut self, at: u64, what: &What) {
+        match what {
+            What::Datagram { bytes, copies, from } => {
+                for _ in 0..*copies {
+                    self.ingest(at, bytes, from.as_deref());
+                }
+            }
+            What::Drops { dropped, received } => {
+                self.listener.kernel_drops += dropped;
+                self.witness.engine(at).kernel_drops(secs(at), *dropped, *received);
+            }
+            What::Clock { step } => self.witness.engine(at).clock_stepped(*step),
+            What::Maintenance { service, instance, seconds } => {
+                self.witness.engine(at).maintenance(service, instance.as_deref(), *seconds);
+            }
+            What::Forget { service, instance } => {
+                self.witness.engine(at).forget(service, instance.as_deref());
+            }
+            What::Restart { .. } | What::Stall { .. } | What::Presence(_) | What::End => {}
+        }
+    }
+
+    /// Lets time pass: judges presence, and closes the intervals that end up to `now`.
     fn advance(&mut self, now: u64) {
         if self.stalled_until > 0 {
             if now < self.stalled_until {
@@ -191,8 +228,9 @@ impl Replay {
             }
             // Awake: what came meanwhile is read first, then one late tick closes it all.
             let woken = std::mem::take(&mut self.stalled_until);
-            for (bytes, from) in std::mem::take(&mut self.held) {
-                self.ingest(woken, &bytes, from.as_deref());
+            self.witness.wakes(woken);
+            for what in std::mem::take(&mut self.held) {
+                self.happens(woken, &what);
             }
             let tick = woken / self.interval * self.interval;
             if tick > self.closed {
@@ -206,21 +244,13 @@ impl Replay {
                     self.closed = tick;
                     continue;
                 }
-                return;
+                break;
             }
+            // What happens at the very end of an interval is in the next one, as rows are.
+            self.witness.advance(tick);
             self.close(tick);
         }
-    }
-
-    fn datagram(&mut self, at: u64, bytes: &[u8], from: Option<&str>) {
-        if at < self.runs_from {
-            return;
-        }
-        if self.stalled_until > at {
-            self.held.push((bytes.to_vec(), from.map(str::to_string)));
-            return;
-        }
-        self.ingest(at, bytes, from);
+        self.witness.advance(now);
     }
 
     fn ingest(&mut self, at: u64, bytes: &[u8], from: Option<&str>) {
@@ -235,16 +265,19 @@ impl Replay {
         let shard = &mut self.shards[shard];
         shard.tally().datagrams += 1;
         shard.ingest(bytes, &self.config.protocol, from.and_then(|from| from.parse().ok()), secs(at));
+        let engine = self.witness.engine(at);
+        shard.take_signals().for_each(|signal| engine.signal(&signal));
     }
 
     fn restart(&mut self, at: u64, down: u64, crash: bool) {
         if !crash && at > self.closed {
             self.close(at);
         }
-        let (shards, registry) = daemon(&self.config, self.workers);
+        let (shards, registry) = daemon(&self.config, self.workers, self.witness.assists());
         (self.shards, self.registry, self.spare) = (shards, registry, Vec::new());
         self.listener = ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() };
         self.runs_from = at + down;
+        self.witness.restart(at, at + down, crash);
         self.closed = self.closed.max(at);
     }
 
@@ -261,6 +294,7 @@ impl Replay {
         let fresh = ListenerAccount { url: self.listener.url.clone(), ..ListenerAccount::default() };
         snapshot.ledger.listeners = vec![std::mem::replace(&mut self.listener, fresh)];
         snapshot.ledger.settle();
+        snapshot.presence = self.witness.take_events();
         self.closed = end;
         self.write(snapshot);
     }
@@ -287,9 +321,11 @@ impl Replay {
 }
 
 /// A fresh daemon's shards and registry, without series of its own that would differ from run to run.
-fn daemon(config: &Config, workers: usize) -> (Vec<Shard>, Registry) {
+fn daemon(config: &Config, workers: usize, assist: bool) -> (Vec<Shard>, Registry) {
     let quota = Quota::new(config.max_series);
-    let shards = (0..workers).map(|_| Shard::new(plan::shard_options(config, &quota, 0))).collect();
+    let heartbeats = Some(Arc::new(Heartbeats { assist, ..Heartbeats::default() }));
+    let options = || ShardOptions { heartbeats: heartbeats.clone(), ..plan::shard_options(config, &quota, 0) };
+    let shards = (0..workers).map(|_| Shard::new(options())).collect();
     let registry = Registry::new(plan::registry_options(config, false), workers);
     (shards, registry)
 }

@@ -110,6 +110,7 @@ impl Engine {
             *engine.service_mut(sid) = service;
             for mut instance in instances {
                 instance.service = sid;
+                instance.order = engine.order();
                 instance.queued = f64::INFINITY;
                 if instance.state.is_present() {
                     instance.state = State::Unknown;

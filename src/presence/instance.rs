@@ -87,7 +87,7 @@ impl Loss {
             (self.expected, self.lost, self.runs) = (self.expected / 2, self.lost / 2, self.runs / 2);
         }
         self.beats += 1;
-        if self.beats % LOSS_EVERY == 0 {
+        if self.beats.is_multiple_of(LOSS_EVERY) {
             self.misses = self.misses_at(interval);
         }
     }

@@ -5,16 +5,7 @@ use std::collections::BTreeSet;
 
 use super::engine::{Engine, Mass};
 use super::event::{Event, EventKind};
-use super::instance::{Instance, Quiet, State};
-use super::service::{Service, ServiceState};
-
-/// A shortage against the minimum that no down explains must last so long: cold starts, clean restarts.
-const SHORT_FOR: f64 = 60.0;
-
-/// A service counts as established after so long,
-const ESTABLISHED: f64 = 3600.0;
-/// and as gone when all of it has left for so long.
-const GONE_AFTER: f64 = 600.0;
+use super::instance::{Quiet, Recheck, State};
 
 /// How long before or after the silence of an instance its replacement may have been registered.
 const REPLACED_WITHIN: f64 = 600.0;
@@ -22,7 +13,7 @@ const REPLACED_WITHIN: f64 = 600.0;
 const REPLACED_UNTIL: f64 = 1200.0;
 
 /// An instance that went down in this tick, and where its event stands.
-type Down = (u32, usize);
+pub(super) type Down = (u32, usize);
 
 impl Engine {
     /// Judges everybody at `now`.
@@ -54,14 +45,18 @@ impl Engine {
         self.judge_services(&went_down);
     }
 
-    /// Those whom a mass silence holds are not in the queue; when it no longer does, they are due.
+    /// Those whom a mass silence holds are not in the queue. They are due when it no longer does, or when somebody may have
+    /// replaced them.
     fn add_held(&mut self, due: &mut Vec<u32>) {
-        let Some(mass) = &self.mass else { return };
-        if !mass.expired && self.now >= mass.start + self.policy.mass_hold {
-            let known: BTreeSet<u32> = due.iter().copied().collect();
-            due.extend(mass.members.iter().copied().filter(|id| !known.contains(id)));
-            self.sort(due);
-        }
+        let Some(mass) = self.mass.as_ref().filter(|mass| !mass.expired) else { return };
+        let over = self.now >= mass.start + self.policy.mass_hold;
+        let members = mass.members.iter().copied().filter(|&id| {
+            let service = self.instances[id as usize].as_ref().map(|instance| instance.service);
+            over || service.is_some_and(|sid| self.maybe_replaced.contains(&(self.service(sid).order, sid)))
+        });
+        let known: BTreeSet<u32> = due.iter().copied().collect();
+        due.extend(members.filter(|id| !known.contains(id)).collect::<Vec<_>>());
+        self.sort(due);
     }
 
     /// Those who are silent beyond their deadline. Who was replaced, or never had an interval, leaves.
@@ -154,11 +149,10 @@ impl Engine {
         let Some(mut mass) = self.mass.take() else { return };
         let (start, fraction) = (mass.start, self.policy.mass_fraction);
         mass.members.retain(|&id| {
-            let stays = self.instances[id as usize].as_mut().is_some_and(|instance| {
+            self.instances[id as usize].as_mut().is_some_and(|instance| {
                 instance.member &= instance.state != State::Left;
                 instance.member
-            });
-            stays
+            })
         });
         let heard = |id: &&u32| self.instance(**id).heard.is_some_and(|heard| heard > start);
         let back = mass.members.iter().filter(heard).count();
@@ -185,7 +179,7 @@ impl Engine {
             match instance.state {
                 State::Late | State::Unknown if is_member => instance.floor = instance.floor.max(now + timeout),
                 State::Down if is_member && instance.pending == Some(Quiet::MassSilence) => {
-                    instance.recheck = Some((now + timeout, super::instance::Recheck::NotBackAfterMassSilence));
+                    instance.recheck = Some((now + timeout, Recheck::NotBackAfterMassSilence));
                 }
                 // Silent all through it: a fresh timeout, member or not.
                 State::Up | State::Late | State::Unknown
@@ -219,11 +213,8 @@ impl Engine {
         let mut services = BTreeSet::new();
         for (id, instance) in self.instances.iter().enumerate().filter_map(|(id, i)| Some((id as u32, i.as_ref()?))) {
             let service = self.service(instance.service);
-            let counts = instance.state.is_present()
-                && !self.in_maintenance(instance)
-                && !(without_members && instance.member)
-                && !service.rules.ephemeral;
-            if !counts {
+            let left_out = without_members && instance.member;
+            if !instance.state.is_present() || self.in_maintenance(instance) || service.rules.ephemeral || left_out {
                 continue;
             }
             let (late, _) = instance.deadlines(&self.policy, &service.rules);
@@ -375,248 +366,6 @@ impl Engine {
                 self.drop_instance(id, "left_expired");
             } else if instance.state == State::Down && self.now >= instance.down_at + self.forget_down_after(service) {
                 self.drop_instance(id, "down_expired");
-            }
-        }
-    }
-
-    // ------------------------------------------------------------------------------------------ services
-
-    /// What the instances of a service make of it; `None` if it has none and nobody expects any.
-    fn service_state(&mut self, sid: u32) -> Option<ServiceState> {
-        let now = self.now;
-        let service = self.service(sid);
-        let maintained = service.maintenance_until > now;
-        let (mut present, mut down, mut left, mut quiet) = (0_usize, 0_usize, 0, 0);
-        for &id in &service.instances {
-            let instance = self.instance(id);
-            match instance.state {
-                State::Up | State::Late | State::Unknown => present += 1,
-                State::Left => left += 1,
-                State::Down if maintained || instance.maintenance_until > now => quiet += 1,
-                State::Down => down += 1,
-            }
-        }
-        let service = self.service_mut(sid);
-        let armed = service.expect_at.is_none_or(|at| now >= at);
-        let mut min = service.rules.min.filter(|&min| min > 0).map(|min| min as usize);
-        if let Some(wanted) = min {
-            if present >= wanted {
-                service.short_since = None;
-            } else {
-                let since = *service.short_since.get_or_insert(now);
-                if armed && down < wanted - present && now < since + SHORT_FOR {
-                    min = None;
-                }
-            }
-        }
-        if present == 0 {
-            return if down > 0 || (min.is_some() && armed && !maintained && quiet == 0) {
-                Some(ServiceState::Down)
-            } else if quiet > 0 {
-                Some(ServiceState::Maintenance)
-            } else if service.expect_at.is_some() && !armed {
-                Some(ServiceState::Unknown)
-            } else {
-                (left > 0).then_some(ServiceState::Left)
-            };
-        }
-        let short = !maintained && armed && min.is_some_and(|min| present < min);
-        let share = present as f64 / (present + down) as f64;
-        let below = service.rules.quorum > 0.0 && !service.rules.ephemeral && share < service.rules.quorum;
-        Some(if short || below { ServiceState::Degraded } else { ServiceState::Up })
-    }
-
-    fn judge_services(&mut self, went_down: &[Down]) {
-        for &(id, _) in went_down {
-            if let Some(instance) = &self.instances[id as usize] {
-                self.mark_dirty(instance.service);
-            }
-        }
-        for (order, sid) in std::mem::take(&mut self.dirty) {
-            if self.services[sid as usize].as_ref().is_none_or(|service| service.order != order) {
-                continue;
-            }
-            let mine: Vec<Down> = went_down
-                .iter()
-                .copied()
-                .filter(|&(id, _)| self.instances[id as usize].as_ref().is_some_and(|i| i.service == sid))
-                .collect();
-            self.judge_service(sid, &mine);
-            if self.services[sid as usize].is_some() {
-                self.plan_service(sid);
-            }
-        }
-    }
-
-    /// When time alone may change something about a service.
-    fn plan_service(&mut self, sid: u32) {
-        let (now, policy) = (self.now, &self.policy);
-        let service = self.service(sid);
-        let mut times = vec![service.maintenance_until];
-        times.extend(service.expect_at);
-        times.extend(service.short_since.map(|since| since + SHORT_FOR));
-        if service.flapping {
-            times.push(service.stable + policy.flap_quiet);
-        }
-        if service.alive.is_some() && service.state == Some(ServiceState::Left) {
-            times.push(service.changed + GONE_AFTER);
-        }
-        let downs = service.instances.iter().map(|&id| self.instance(id)).filter(|i| i.state == State::Down);
-        times.extend(downs.map(|instance| instance.maintenance_until));
-        let next = times.into_iter().filter(|&at| at > now).fold(f64::INFINITY, f64::min);
-        if next.is_finite() {
-            self.schedule_service(sid, next);
-        }
-    }
-
-    fn judge_service(&mut self, sid: u32, mine: &[Down]) {
-        let now = self.now;
-        let Some(new) = self.service_state(sid) else {
-            if self.service(sid).expect_at.is_none() {
-                self.say_service(sid, "forgotten", self.service(sid).notified);
-                self.remove_service(sid);
-            }
-            return;
-        };
-        let (flap_quiet, flap_within, flap_count) =
-            (self.policy.flap_quiet, self.policy.flap_within, self.policy.flap_count);
-        let worse = |service: &Service| !service.notified || new.level() > service.level;
-        let service = self.service_mut(sid);
-        if service.flapping && now >= service.stable + flap_quiet {
-            service.flapping = false;
-            service.flaps.clear();
-            let told = std::mem::take(&mut service.flapping_told);
-            let tell = new.is_bad() && service.state == Some(new) && worse(service);
-            if told {
-                self.say_flapping(sid, "end");
-            }
-            if tell {
-                self.move_service(sid, new, true, mine);
-            }
-        }
-        self.watch_for_departure(sid, new);
-        let service = self.service(sid);
-        let old = service.state;
-        let told_anew = mine.iter().any(|&(_, event)| self.events[event].notify);
-        if old == Some(new) {
-            // Quiet so far, but one of its instances has just become a real alarm.
-            if new.is_bad() && worse(service) && !service.flapping && told_anew {
-                self.move_service(sid, new, true, mine);
-            }
-            return;
-        }
-        let was_bad = old.is_some_and(ServiceState::is_bad);
-        let an_instance_flaps = service.instances.iter().any(|&id| self.instance(id).flapping);
-        let service = self.service_mut(sid);
-        if new == ServiceState::Down || (new.is_bad() && !was_bad) {
-            service.flaps.retain(|&at| at > now - flap_within);
-            service.flaps.push(now);
-            if service.flaps.len() >= flap_count {
-                let tell = !std::mem::replace(&mut service.flapping, true) && !an_instance_flaps;
-                if tell {
-                    service.flapping_told = true;
-                    self.say_flapping(sid, "start");
-                }
-            }
-        }
-        let service = self.service_mut(sid);
-        if new.is_bad() || was_bad {
-            service.stable = now;
-        }
-        if !new.is_bad() {
-            let notified = service.notified;
-            self.move_service(sid, new, notified, &[]);
-            self.service_mut(sid).notified = false;
-            return;
-        }
-        let by_mass = |instance: &Instance| instance.pending == Some(Quiet::MassSilence);
-        let quiet = if mine.is_empty() {
-            let instances = &self.service(sid).instances;
-            let mut gone = instances.iter().map(|&id| self.instance(id)).filter(|i| i.state == State::Down);
-            gone.any(by_mass)
-        } else {
-            mine.iter().all(|&(id, _)| by_mass(self.instance(id)))
-        };
-        let notify = !quiet && !self.service(sid).flapping;
-        self.move_service(sid, new, notify, mine);
-    }
-
-    /// A service that was there for long, and whose instances have all left for a while, is a deploy that never came
-    /// back.
-    fn watch_for_departure(&mut self, sid: u32, new: ServiceState) {
-        let now = self.now;
-        let service = self.service_mut(sid);
-        match new {
-            ServiceState::Up | ServiceState::Degraded => {
-                service.alive.get_or_insert(now);
-                service.gone = false;
-            }
-            ServiceState::Left if service.state == Some(new) && now - service.changed >= GONE_AFTER => {
-                let Some(alive) = service.alive.take() else { return };
-                let opted_out = service.rules.min == Some(0);
-                if !service.gone && service.changed - alive >= ESTABLISHED && !opted_out {
-                    service.gone = true;
-                    let name = service.name.clone();
-                    self.warn_of_service(Some(&name), "service_gone", true);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn say_flapping(&mut self, sid: u32, to: &'static str) {
-        let event = Event {
-            service: Some(self.service(sid).name.clone()),
-            instance: Some("*".into()),
-            to: Some(to),
-            ..self.event(EventKind::Flapping, true)
-        };
-        self.say(event);
-    }
-
-    fn say_service(&mut self, sid: u32, to: &'static str, notify: bool) {
-        let service = self.service(sid);
-        let event = Event {
-            service: Some(service.name.clone()),
-            from: Some(service.state.map_or("none", ServiceState::name)),
-            to: Some(to),
-            ..self.event(EventKind::Service, notify)
-        };
-        self.say(event);
-    }
-
-    fn move_service(&mut self, sid: u32, new: ServiceState, notify: bool, mine: &[Down]) {
-        let now = self.now;
-        self.say_service(sid, new.name(), notify);
-        let service = self.service(sid);
-        if service.state == Some(ServiceState::Down) && new != ServiceState::Down {
-            // The service is back; these are not, yet.
-            for id in service.instances.clone() {
-                let instance = self.instance(id);
-                if instance.state == State::Down && instance.pending == Some(Quiet::Service) {
-                    let timeout = instance.timing(&self.policy, &self.service(sid).rules).down;
-                    self.instance_mut(id).recheck = Some((now + timeout, super::instance::Recheck::NotBackWithService));
-                    self.schedule(id);
-                }
-            }
-        }
-        let service = self.service_mut(sid);
-        (service.state, service.changed) = (Some(new), now);
-        service.notified |= notify;
-        service.level = match new.is_bad() {
-            true if notify => new.level(),
-            true => service.level.min(new.level()),
-            false => 0,
-        };
-        if new != ServiceState::Down || !notify {
-            return;
-        }
-        // One page, not two.
-        for &(id, event) in mine {
-            if std::mem::take(&mut self.events[event].notify) {
-                let instance = self.instance_mut(id);
-                instance.notified = false;
-                instance.pending = Some(Quiet::Service);
             }
         }
     }

@@ -9,7 +9,9 @@ mod engine;
 mod event;
 mod instance;
 mod judge;
+mod judge_service;
 pub mod policy;
+mod roster;
 mod service;
 
 pub use blind::Saved;

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::aggregate::{Note, NoteBody};
 use crate::inert::Plain;
+use crate::presence::Event;
 use crate::series::Series;
 use crate::snapshot::{Records, Snapshot, number, short_number};
 
@@ -127,7 +128,28 @@ pub fn table(snapshot: &Snapshot) -> String {
     if snapshot.notes.len() > MAX_ROWS {
         let _ = writeln!(out, "   … and {} more events and service checks", snapshot.notes.len() - MAX_ROWS);
     }
+    for event in snapshot.presence.iter().take(MAX_ROWS) {
+        let _ = writeln!(out, "   {}", presence_line(event));
+    }
+    if snapshot.presence.len() > MAX_ROWS {
+        let _ = writeln!(out, "   … and {} more changes of presence", snapshot.presence.len() - MAX_ROWS);
+    }
     out
+}
+
+/// A change of presence in one line.
+pub fn presence_line(event: &Event) -> String {
+    let who = match (&event.service, &event.instance) {
+        (Some(service), Some(instance)) => format!("{}/{}", Plain(service), Plain(instance)),
+        (Some(service), None) => Plain(service).to_string(),
+        (None, _) => String::new(),
+    };
+    let words =
+        [event.from.filter(|_| event.to.is_some()), event.from.and(event.to).map(|_| "→"), event.to, event.code];
+    let words: Vec<&str> = words.into_iter().flatten().collect();
+    let why = event.reason.map_or(String::new(), |reason| format!(" ({reason})"));
+    let mark = if event.notify { " !" } else { "" };
+    format!("presence     {who} {}{why}{mark}", words.join(" "))
 }
 
 /// An event or a service check in one line.

@@ -44,6 +44,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
     );
     for part in parts {
         merged.notes.extend(part.notes.iter().cloned());
+        merged.presence.extend(part.presence.iter().cloned());
         let listeners = std::mem::take(&mut merged.ledger.listeners);
         merged.ledger.add(&Ledger { listeners: Vec::new(), sinks: Default::default(), ..part.ledger.clone() });
         merged.ledger.listeners = listeners;

@@ -15,6 +15,7 @@ mod summary;
 use std::sync::Arc;
 
 use crate::aggregate::{Gauge, Members, Note, NoteBody, Sum, Timer};
+use crate::presence;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub kvs: Vec<KvPoint>,
     /// Events and service checks in the order received.
     pub notes: Vec<Note>,
+    /// Presence events in the order of time, each at Unix seconds.
+    pub presence: Vec<presence::Event>,
     /// The account.
     pub ledger: Ledger,
     /// What is said about timers.
@@ -132,7 +135,13 @@ impl Snapshot {
     /// Records in it: one a series and note, one a value of a `kv` pair. The account is not counted.
     pub fn len(&self) -> usize {
         let kvs: usize = self.kvs.iter().map(|point| point.values.len()).sum();
-        self.counters.len() + self.gauges.len() + self.timers.len() + self.sets.len() + kvs + self.notes.len()
+        self.counters.len()
+            + self.gauges.len()
+            + self.timers.len()
+            + self.sets.len()
+            + kvs
+            + self.notes.len()
+            + self.presence.len()
     }
 
     /// Nothing is in it.

@@ -7,6 +7,7 @@
 //! {"time":1700000010.0,"interval":10.0,"type":"set","name":"users","tags":{},"value":1234.0,"exact":true}
 //! {"time":1700000010.0,"type":"event","title":"…","text":"…","tags":{}}
 //! {"time":1700000010.0,"type":"service_check","name":"…","status":0,"tags":{}}
+//! {"time":1700000010.0,"type":"presence","kind":"instance","service":"pay","instance":"a","from":"up","to":"late","reason":"missed_beat","notify":false}
 //! {"time":1700000010.0,"interval":10.0,"type":"ledger"}
 //! ```
 //! Characters that act on a terminal are escaped, so that looking at a file of records is safe.
@@ -19,6 +20,7 @@ use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::aggregate::{Note, NoteBody};
 use crate::inert::is_active;
+use crate::presence::Event;
 use crate::protocol::Kind;
 use crate::series::Series;
 
@@ -157,6 +159,9 @@ impl Records {
             notes.sort_by_key(|note| note_type(note));
         }
         records.extend(notes.into_iter().map(Record::Note));
+        if self.wants(RecordType::Presence) {
+            records.extend(snapshot.presence.iter().map(Record::Presence));
+        }
         if self.ledger && self.wants(RecordType::Ledger) {
             records.push(Record::Ledger(snapshot));
         }
@@ -174,7 +179,16 @@ fn note_type(note: &Note) -> RecordType {
 enum Record<'a> {
     Series { snapshot: &'a Snapshot, series: &'a Series, data: Data<'a> },
     Note(&'a Note),
+    Presence(&'a Event),
     Ledger(&'a Snapshot),
+}
+
+#[derive(Serialize)]
+struct PresenceRecord<'a> {
+    time: f64,
+    r#type: &'static str,
+    #[serde(flatten)]
+    event: &'a Event,
 }
 
 enum Data<'a> {
@@ -186,8 +200,14 @@ enum Data<'a> {
 
 impl Serialize for Record<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Record::Presence(event) = self {
+            let record = PresenceRecord { time: event.at, r#type: type_name(RecordType::Presence), event };
+            return record.serialize(serializer);
+        }
         let mut map = serializer.serialize_map(None)?;
         match self {
+            // It was written above.
+            Record::Presence(_) => {}
             Record::Series { snapshot, series, data } => {
                 map.serialize_entry("time", &snapshot.end)?;
                 map.serialize_entry("interval", &snapshot.interval_secs)?;

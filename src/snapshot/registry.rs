@@ -346,6 +346,7 @@ mod tests {
                     fold_histograms: false,
                     quota: quota.clone(),
                     seed,
+                    heartbeats: None,
                 })
             };
             House {

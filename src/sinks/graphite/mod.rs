@@ -1,8 +1,8 @@
 //! Graphite's plaintext protocol over TCP: `name SP value SP unixtime NL`, tags as `name;k=v`.
 //!
 //! What the format cannot carry is escaped: white space, `;` and control characters become `_`. Two series
-//! that are then one are both written, counted and named in the log. Events and service checks have no form
-//! here; they are counted as dropped (`unsupported`).
+//! that are then one are both written, counted and named in the log. Events, service checks and changes of
+//! presence have no form here; they are counted as dropped (`unsupported`).
 
 mod etsy;
 mod plain;
@@ -254,7 +254,7 @@ impl Sink for GraphiteSink {
             self.timings.flush_ms = began.elapsed().as_secs_f64() * 1e3;
             self.timings.flush_length = written as f64;
             let (events, checks) = snapshot.count_notes();
-            let unsupported = (events + checks) as u64;
+            let unsupported = (events + checks + snapshot.presence.len()) as u64;
             let dropped = if unsupported > 0 { vec![("unsupported", unsupported)] } else { Vec::new() };
             Ok(Receipt { dropped })
         })

@@ -1,0 +1,171 @@
+//! Presence in `replay`: the engine on the virtual clock, with the daemon's own rhythm of judging and saving.
+
+use serde_json::{Map, Value};
+
+use crate::presence::policy::{Expected, Misses, Override, Policy};
+use crate::presence::{Engine, Event, Saved};
+
+/// Nanoseconds between two judgements, and between two saved states.
+const TICK: u64 = 250_000_000;
+const SAVE_EVERY: u64 = 10_000_000_000;
+
+/// The engine and its rhythm; times are nanoseconds of the virtual clock.
+pub(super) struct Witness {
+    policy: Policy,
+    engine: Engine,
+    tick: u64,
+    save_every: u64,
+    /// The next judgement.
+    next: u64,
+    saved: Saved,
+    saved_at: u64,
+    /// While the daemon stands still it judges nothing; since when.
+    stalled_since: u64,
+    events: Vec<Event>,
+}
+
+impl Default for Witness {
+    fn default() -> Witness {
+        let policy = Policy::default();
+        let engine = Engine::new(policy.clone(), 0.0, 0);
+        Witness {
+            saved: engine.save(),
+            policy,
+            engine,
+            tick: TICK,
+            save_every: SAVE_EVERY,
+            next: TICK,
+            saved_at: 0,
+            stalled_since: 0,
+            events: Vec::new(),
+        }
+    }
+}
+
+fn secs(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+impl Witness {
+    /// Takes the configuration of a trace's header.
+    ///
+    /// # Errors
+    /// A key or a value that means nothing.
+    pub(super) fn configure(&mut self, config: &Map<String, Value>) -> Result<(), String> {
+        for (key, value) in config {
+            let seconds =
+                || value.as_f64().filter(|s| *s >= 0.0).ok_or(format!("`{key}` is {value}; seconds are right"));
+            let nanos = || seconds().map(|s| ((s * 1e9).round() as u64).max(1));
+            match key.as_str() {
+                "tick" => self.tick = nanos()?,
+                "snapshot_every" => self.save_every = nanos()?,
+                "forget_left" => self.policy.forget_left = seconds()?,
+                "forget_down" => self.policy.forget_down = seconds()?,
+                "forget_ephemeral" => self.policy.forget_ephemeral = seconds()?,
+                "forget_service" => self.policy.forget_service = seconds()?,
+                "flap_window" => self.policy.flap_quiet = seconds()?,
+                "mass_hold" => self.policy.mass_hold = seconds()?,
+                "mass_fraction" => self.policy.mass_fraction = seconds()?,
+                "implicit" => self.policy.assist = value == "assist",
+                "services" => {
+                    for (pattern, rules) in value.as_object().into_iter().flatten() {
+                        self.policy.overrides.push(overrides(pattern, rules)?);
+                    }
+                }
+                "expect" => {
+                    for expected in value.as_array().into_iter().flatten() {
+                        self.policy.expect.push(Expected {
+                            service: expected["service"].as_str().ok_or("`expect` wants a `service`")?.to_string(),
+                            min: expected["min"].as_u64().map_or(1, |min| min as u32),
+                            within: expected["within"].as_f64(),
+                        });
+                    }
+                }
+                _ => return Err(format!("unknown key `{key}` in the configuration of a presence trace")),
+            }
+        }
+        self.engine = Engine::new(self.policy.clone(), 0.0, 0);
+        self.next = self.tick;
+        self.saved = self.engine.save();
+        Ok(())
+    }
+
+    /// The engine, told the time.
+    pub(super) fn engine(&mut self, at: u64) -> &mut Engine {
+        self.engine.at(secs(at));
+        &mut self.engine
+    }
+
+    /// Judges at every tick before `now`.
+    pub(super) fn advance(&mut self, now: u64) {
+        while self.next < now {
+            self.engine.tick(secs(self.next));
+            if self.next - self.saved_at >= self.save_every {
+                self.saved = self.engine.save();
+                self.saved_at = self.next;
+            }
+            self.next += self.tick;
+        }
+    }
+
+    /// The capture is over: what is due up to its end is judged, and nothing after that.
+    pub(super) fn ends(&mut self, at: u64) {
+        self.advance(at + 1);
+        self.next = u64::MAX;
+    }
+
+    /// The daemon runs again, after it stood still since its last judgement or what it heard then.
+    pub(super) fn wakes(&mut self, at: u64) {
+        let since = std::mem::take(&mut self.stalled_since);
+        self.engine.stalled(secs(at), secs(at - since.min(at)));
+        self.next = at.div_ceil(self.tick) * self.tick;
+    }
+
+    /// The daemon stands still from now on.
+    pub(super) fn stands_still(&mut self, at: u64) {
+        self.stalled_since = at;
+    }
+
+    /// The daemon stops, and starts again with what it saved.
+    pub(super) fn restart(&mut self, at: u64, boot: u64, crash: bool) {
+        self.engine.at(secs(at));
+        let saved = if crash { self.saved.clone() } else { self.engine.save() };
+        self.events.append(&mut self.engine.take_events());
+        self.engine = Engine::restored(self.policy.clone(), saved, secs(boot), 0);
+        self.next = boot.div_ceil(self.tick) * self.tick;
+        (self.saved, self.saved_at) = (self.engine.save(), boot);
+    }
+
+    /// Whether something happened that was not taken.
+    pub(super) fn has_events(&self) -> bool {
+        !self.events.is_empty() || self.engine.has_events()
+    }
+
+    /// What happened since this was last asked.
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        self.events.append(&mut self.engine.take_events());
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether heartbeats are wanted of metrics too.
+    pub(super) fn assists(&self) -> bool {
+        self.policy.assist
+    }
+}
+
+fn overrides(pattern: &str, rules: &Value) -> Result<Override, String> {
+    let mut o = Override { pattern: pattern.to_string(), ..Override::default() };
+    for (key, value) in rules.as_object().into_iter().flatten() {
+        match key.as_str() {
+            "misses" if value == "auto" => o.misses = Some(Misses::Auto),
+            "misses" => o.misses = value.as_u64().map(|misses| Misses::Fixed(misses as u32)),
+            "grace" => o.grace = value.as_f64(),
+            "quorum" => o.quorum = value.as_f64(),
+            "min" => o.min = value.as_u64().map(|min| min as u32),
+            "ephemeral" => o.ephemeral = value.as_bool(),
+            "within" => o.within = value.as_f64(),
+            _ => return Err(format!("unknown key `{key}` for services `{pattern}` in a presence trace")),
+        }
+    }
+    Ok(o)
+}
