@@ -19,9 +19,13 @@ use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
 use crate::telemetry::{FlushAccount, Ledger, ListenerAccount, SinkAccount};
+use crate::vigil::{Vigil, Watch};
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
+
+/// Longest wait for what presence has to say.
+const VIGIL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A worker that does not answer for so long is taken for dead.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
@@ -61,6 +65,7 @@ pub struct Flusher {
     warned_of_drops: bool,
     status_every: Option<Duration>,
     last_status: Instant,
+    vigil: Option<Vigil>,
 }
 
 impl Flusher {
@@ -72,6 +77,7 @@ impl Flusher {
         outlets: Vec<Outlet>,
         published: watch::Sender<Arc<Published>>,
         status_every: Option<Duration>,
+        vigil: Option<Vigil>,
     ) -> Flusher {
         let listeners = mouths.iter().map(|mouth| account_of(mouth, &Tally::default(), 0)).collect();
         let totals = Ledger { listeners, completeness: 1.0, ..Ledger::default() };
@@ -91,6 +97,7 @@ impl Flusher {
             warned_of_drops: false,
             status_every,
             last_status: now,
+            vigil,
         };
         flusher.totals.sinks = flusher.sink_accounts();
         let totals = flusher.totals.clone();
@@ -150,8 +157,15 @@ impl Flusher {
     }
 
     fn read_drops(&mut self) {
+        let (mut dropped, mut received) = (0, 0);
         for (mouth, drops) in self.mouths.iter_mut().zip(&mut self.drops) {
-            *drops += mouth.listener.take_kernel_drops();
+            let fresh = mouth.listener.take_kernel_drops();
+            *drops += fresh;
+            dropped += fresh;
+            received += mouth.listener.take_received();
+        }
+        if let Some(vigil) = &self.vigil {
+            vigil.drops(dropped, received);
         }
     }
 
@@ -179,6 +193,12 @@ impl Flusher {
         ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
         ledger.settle();
         debug_assert_eq!(ledger.check(), Ok(()));
+        if let Some(vigil) = &self.vigil {
+            match timeout(VIGIL_PATIENCE, vigil.ask(Watch::report)).await {
+                Ok(Ok(report)) => self.registry.add_presence(&mut snapshot, report.readings, report.events),
+                Ok(Err(_)) | Err(_) => tracing::error!("presence does not answer; it is not in this flush"),
+            }
+        }
         self.registry.add_own_series(&mut snapshot, &self.sinks_before);
         self.sinks_before = sinks;
         self.hand_on(Arc::new(snapshot));

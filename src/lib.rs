@@ -6,8 +6,8 @@
 //! | room | is |
 //! |---|---|
 //! | [`protocol`], [`series`], [`inert`] | words: lines read into borrowed values, identities, harmless text |
-//! | [`aggregate`], [`telemetry`], [`snapshot`] | machines: shards, the ledger, closed intervals; time is an argument |
-//! | [`sys`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
+//! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
+//! | [`sys`], [`vigil`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
 
 pub mod aggregate;
@@ -27,3 +27,4 @@ pub mod sinks;
 pub mod snapshot;
 pub mod sys;
 pub mod telemetry;
+pub mod vigil;

@@ -1,13 +1,16 @@
 //! From the configuration to what each room needs: the one place that knows both.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::aggregate::{Quota, ShardOptions, TimerPolicy};
-use crate::config::{Config, Listen, ListenUrl, Naming, Profile, Workers};
+use crate::config::{Config, Listen, ListenUrl, Naming, Profile, StateFile, Workers};
 use crate::net::{Allow, Spec, Transport};
+use crate::protocol::Heartbeats;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::{GaugeLife, RegistryOptions, SelfMetrics, SummaryPolicy};
+use crate::vigil::VigilOptions;
 
 /// Most workers that `auto` chooses.
 const MAX_AUTO_WORKERS: usize = 8;
@@ -21,6 +24,35 @@ pub fn timer_policy(config: &Config) -> TimerPolicy {
     }
 }
 
+/// Which lines are heartbeats; `None` if none is.
+pub fn heartbeats(config: &Config) -> Option<Heartbeats> {
+    let presence = &config.presence;
+    presence.enabled.then(|| Heartbeats {
+        names: presence.policy.names.clone(),
+        maintenance: presence.policy.maintenance_wire,
+        assist: presence.policy.assist,
+        by_address: presence.by_address,
+        forward: presence.forward_raw,
+    })
+}
+
+/// How the vigil is kept; `None` if presence is off. `env` is the environment.
+pub fn vigil(config: &Config, seed: u64, env: impl Fn(&str) -> Option<String>) -> Option<VigilOptions> {
+    let presence = &config.presence;
+    let state_file = match &presence.state_file {
+        StateFile::Off => None,
+        StateFile::Path(path) => Some(path.clone()),
+        StateFile::Auto => {
+            let folder = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+            // systemd gives several folders with a colon between them.
+            let given = env("STATE_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from));
+            let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+            given.or_else(|| state.map(|state| state.join("systole"))).map(|folder| folder.join("presence.json"))
+        }
+    };
+    presence.enabled.then(|| VigilOptions { policy: presence.policy.clone(), state_file, seed })
+}
+
 /// A shard's options; `quota` is shared by all of them.
 pub fn shard_options(config: &Config, quota: &Quota, seed: u64) -> ShardOptions {
     ShardOptions {
@@ -28,7 +60,7 @@ pub fn shard_options(config: &Config, quota: &Quota, seed: u64) -> ShardOptions 
         fold_histograms: config.profile == Profile::Etsy,
         quota: quota.clone(),
         seed,
-        heartbeats: None,
+        heartbeats: heartbeats(config).map(Arc::new),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::sinks::file::{FileOptions, FileSink};
 use crate::sinks::graphite::GraphiteSink;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
+use crate::vigil;
 
 /// Why the daemon cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,13 @@ pub async fn run(
 
     let quota = Quota::new(config.max_series);
     let seed = random_seed();
+    let cannot_watch = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
+    let (vigil, watching) = match plan::vigil(&config, seed, |name| std::env::var(name).ok()) {
+        Some(options) => {
+            vigil::start(options).map(|(vigil, thread)| (Some(vigil), Some(thread))).map_err(cannot_watch)?
+        }
+        None => (None, None),
+    };
     let mut mouths = Vec::new();
     let mut shards = 0;
     for (url, socket) in bound {
@@ -71,7 +79,7 @@ pub async fn run(
         let receive_buffer = socket.receive_buffer();
         shards += socket.workers();
         let listener = socket
-            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)))
+            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)), vigil.as_ref())
             .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
         tracing::info!(listener = %url, "listening");
         mouths.push(Mouth { url: url.to_string(), receive_buffer, listener });
@@ -79,7 +87,7 @@ pub async fn run(
     let outlets = sinks.into_iter().map(|(options, sink)| Outlet::start(options, sink)).collect();
     let registry = Registry::new(plan::registry_options(&config, true), shards);
     let (publish, published) = watch::channel(Arc::new(Published::default()));
-    let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, status_every);
+    let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, status_every, vigil.clone());
 
     let (stop, stopped) = watch::channel(false);
     let ready = Arc::new(AtomicBool::new(false));
@@ -87,6 +95,8 @@ pub async fn run(
         about: About { profile: config.profile.name(), interval: config.interval, started },
         published,
         ready: Arc::clone(&ready),
+        vigil: vigil.clone(),
+        write_token: config.http.token.as_deref().map(Arc::from),
         token: config.http.address.filter(|a| !a.ip().is_loopback()).and(config.http.token.as_deref()).map(Arc::from),
     };
     let (stop_page, page_stopped) = watch::channel(false);
@@ -105,6 +115,15 @@ pub async fn run(
     if let Some(serving) = serving {
         // A browser that keeps its connection open does not hold us up.
         serving.abort();
+    }
+    if let (Some(vigil), Some(watching)) = (vigil, watching) {
+        let ended = tokio::task::spawn_blocking(move || {
+            vigil.stop();
+            watching.join()
+        });
+        if !matches!(ended.await, Ok(Ok(()))) {
+            tracing::error!("presence failed; its message is above");
+        }
     }
     tracing::info!("stopped");
     Ok(())

@@ -102,7 +102,13 @@ const BROKEN: [(&str, &[&str]); 42] = [
         "[http]\naddress = \"0.0.0.0:8127\"",
         &["2:11: http.address: `0.0.0.0:8127` is not on loopback, so `http.token` must be set"],
     ),
-    ("[presence]\nenabled = true", &["1:2: presence: not in this version: presence comes with its own release"]),
+    (
+        "[presence]\nwebhook = []\nmass_fraction = 7",
+        &[
+            "2:1: presence.webhook: not in this version: notifications come with the next release of presence",
+            "3:17: presence.mass_fraction: `7` is not a number from 0 to 1.1",
+        ],
+    ),
     (
         // Everything that is wrong, in the order of the file.
         "interval = 1\ndigits = 9\n[log]\nlevel = \"loud\"\nformt = \"json\"\n[[sink]]\ntype = \"console\"\nqueue = 0\n[htpp]\n",
@@ -207,6 +213,21 @@ max_age = "1h"
 [[etsy.histogram]]
 metric = "foo"
 bins = [1, 2.5, "inf"]
+[presence]
+names = ["heartbeat", "prod.heartbeat"]
+state_file = "/tmp/presence.json"
+mass_hold = "2m"
+misses = 3
+min = 1
+[[presence.service]]
+match = "edge-*"
+misses = "auto"
+grace = "2s"
+ephemeral = true
+[[presence.expect]]
+service = "payments"
+min = 2
+within = "1m"
 [http]
 address = "127.0.0.1:0"
 token = "file:{}"

@@ -277,7 +277,7 @@ impl Timer {
         }
     }
 
-    /// An empty timer that has room for as many samples, up to [`ROOM`].
+    /// An empty timer that has room for as many samples, up to 64.
     pub fn successor(&self) -> Timer {
         match &self.0 {
             Samples::Narrow { weight, values } => {

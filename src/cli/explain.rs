@@ -10,7 +10,9 @@ use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, own_event, own_ser
 use crate::config::Config;
 use crate::inert::Plain;
 use crate::plan;
-use crate::protocol::{GaugeOp, Line, Metric, Options, ParseError, Values, lines, lossy, parse_line};
+use crate::protocol::{
+    GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, lines, lossy, parse_line,
+};
 use crate::series::{KeyBuilder, Series};
 use crate::sinks::console::note_line;
 use crate::sinks::graphite;
@@ -135,6 +137,9 @@ fn read(datagram: &[u8], options: &Options) -> Reading {
             }
             Ok(Line::ServiceCheck(check)) => {
                 reading.skipped.extend(check.skipped_sections().map(|s| lossy(s).into_owned()));
+                reading
+                    .heartbeats
+                    .extend(Heartbeats::default().of_check(&check, None).as_ref().and_then(heartbeat_json));
                 let note = own_service_check(&check, 0.0);
                 reading.service_checks.push(note_json(&note, check.timestamp));
                 reading.notes.push(note);
@@ -143,6 +148,27 @@ fn read(datagram: &[u8], options: &Options) -> Reading {
         }
     }
     reading
+}
+
+/// A heartbeat or a goodbye; other signals are shown as the lines they are.
+fn heartbeat_json(signal: &Signal) -> Option<Value> {
+    let Signal::Beat(beat) = signal else { return None };
+    let mut entry = Map::new();
+    entry.insert("service".into(), json!(beat.service));
+    entry.insert("instance".into(), json!(beat.instance));
+    if let Some(interval) = beat.interval {
+        entry.insert("interval".into(), json!(interval));
+    }
+    entry.insert("goodbye".into(), json!(beat.goodbye));
+    for (key, text) in [("start", &beat.start), ("version", &beat.version)] {
+        if let Some(text) = text {
+            entry.insert(key.into(), json!(text));
+        }
+    }
+    if let Some(health) = beat.health {
+        entry.insert("health".into(), json!(health));
+    }
+    Some(Value::Object(entry))
 }
 
 impl Reading {
@@ -154,6 +180,7 @@ impl Reading {
     }
 
     fn metric(&mut self, metric: &Metric<'_>) {
+        self.heartbeats.extend(Heartbeats::default().of_metric(metric, None).as_ref().and_then(heartbeat_json));
         self.skipped.extend(metric.skipped_sections().map(|s| lossy(s).into_owned()));
         let series = Series::from_key(KeyBuilder::default().metric(metric, metric.kind));
         let mut entry = Map::new();

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Exit codes: 0 success, 1 failed at run time (port, file,
 //! server), 2 bad usage or bad configuration.
 
+mod beat;
 mod capture;
 mod check;
 mod explain;
@@ -51,6 +52,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Feed captures through the daemon's own parser, aggregator and flusher on a virtual clock
     Replay(replay::ReplayArgs),
+    /// Send heartbeats, for as long as a command runs if one is given; exits with its status
+    Beat(beat::BeatArgs),
     /// Send lines
     Send(send::SendArgs),
     /// Send as much as a machine takes, to size it; prints as JSON exactly what was sent
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Beat(args) => beat::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
     };

@@ -40,7 +40,7 @@ pub(super) fn run(args: &SendArgs) -> u8 {
     }
 }
 
-fn datagrams(to: SocketAddr, lines: &[String]) -> std::io::Result<()> {
+pub(super) fn datagrams(to: SocketAddr, lines: &[String]) -> std::io::Result<()> {
     let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.connect(to)?;
@@ -50,7 +50,7 @@ fn datagrams(to: SocketAddr, lines: &[String]) -> std::io::Result<()> {
     Ok(())
 }
 
-fn stream(to: SocketAddr, lines: &[String]) -> std::io::Result<()> {
+pub(super) fn stream(to: SocketAddr, lines: &[String]) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(to)?;
     for line in lines {
         stream.write_all(format!("{line}\n").as_bytes())?;

@@ -101,6 +101,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let idle = idle(&mut root, s, etsy_profile, &etsy);
     let listen = listeners(&mut root, s, &protocol, &sources.listen);
     let sinks = sinks(&mut root, s, naming, &sources.sink);
+    let presence = super::presence::read(&mut root, s, etsy_profile);
     let http = http(&mut root, s, sources.http.as_deref());
     let log = log(&mut root, s);
     root.finish(s);
@@ -122,6 +123,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         listen,
         sinks,
         etsy,
+        presence,
         http,
         log,
     }

@@ -2,6 +2,7 @@
 //! of a file at once. What it holds is plain data; rooms get the parts they need as their own options.
 
 mod load;
+mod presence;
 mod print;
 mod reader;
 mod schema;
@@ -9,6 +10,7 @@ mod url;
 mod value;
 
 pub use load::{Sources, load};
+pub use presence::{Presence, StateFile};
 pub use print::print;
 pub use reader::Problem;
 pub use schema::{
@@ -21,7 +23,12 @@ pub use value::{parse_duration, parse_size, show_duration, show_size};
 const LATER: &[(&str, &str)] = &[
     ("rule", "rules come with the drop-in release"),
     ("relay", "relays come with the delivery release"),
-    ("presence", "presence comes with its own release"),
+    ("presence.alertmanager", "notifications come with the next release of presence"),
+    ("presence.webhook", "notifications come with the next release of presence"),
+    ("presence.group_wait", "notifications come with the next release of presence"),
+    ("presence.snitch_url", "notifications come with the next release of presence"),
+    ("presence.goodbye_from", "it comes with the next release of presence"),
+    ("presence.series", "it comes with the next release of presence"),
     ("management", "the original's management port comes with the drop-in release"),
     ("dogstatsd", "the profile `dogstatsd` comes with the drop-in release"),
     ("protocol.abbreviated_meter", "it comes with the drop-in release"),

@@ -42,6 +42,7 @@ pub fn print(config: &Config) -> String {
         sink(&mut out, one);
     }
     etsy(&mut out, config);
+    super::presence::print(&mut out, &config.presence);
     out.head("[http]");
     out.set("address", config.http.address.map_or("off".into(), |address| address.to_string()));
     if config.http.token.is_some() {
@@ -161,18 +162,18 @@ fn lifetime(lifetime: Lifetime) -> String {
 }
 
 /// A whole number without its point.
-fn number(value: f64) -> Value {
+pub(super) fn number(value: f64) -> Value {
     if value == value.trunc() && value.abs() < 1e15 { Value::from(value as i64) } else { Value::from(value) }
 }
 
-struct Out(String);
+pub(super) struct Out(String);
 
 impl Out {
-    fn head(&mut self, head: &str) {
+    pub(super) fn head(&mut self, head: &str) {
         let _ = writeln!(self.0, "\n{head}");
     }
 
-    fn set(&mut self, key: &str, value: impl Into<Value>) {
+    pub(super) fn set(&mut self, key: &str, value: impl Into<Value>) {
         let _ = writeln!(self.0, "{key} = {}", value.into());
     }
 }

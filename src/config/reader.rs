@@ -283,6 +283,20 @@ impl<'a> Section<'a> {
         number
     }
 
+    pub(super) fn number(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+    ) -> Option<f64> {
+        let found = self.find(source, key)?;
+        let number = found.number_text().and_then(|text| text.parse().ok()).filter(|n| range.contains(n));
+        if number.is_none() {
+            found.refuse(source, &format!("a number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
     pub(super) fn duration(
         &mut self,
         source: &mut Source<'_>,

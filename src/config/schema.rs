@@ -9,6 +9,7 @@ use crate::protocol::Options;
 use crate::sinks::graphite::EtsyNames;
 use crate::snapshot::Bins;
 
+use super::presence::Presence;
 use super::url::ListenUrl;
 
 /// Sets defaults.
@@ -87,6 +88,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// Switches of the profile `etsy` and of the naming `etsy`.
     pub etsy: Etsy,
+    /// Who is there.
+    pub presence: Presence,
     /// The HTTP server.
     pub http: Http,
     /// The log.

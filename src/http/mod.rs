@@ -8,12 +8,19 @@
 //! | `GET /metrics` | the daemon's own numbers, Prometheus text or OpenMetrics by `Accept` |
 //! | `GET /api/v1/status` | version, uptime, profile, interval, and the ledger since the start |
 //! | `GET /api/v1/snapshot` | records of the last interval, an array |
+//! | `GET /presence` | the board: who is there, worst first |
+//! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
+//! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
+//! | `GET /api/v1/presence/SERVICE/check[?min=N]` | 200 if it is there, 503 if not, 404 if it is unknown |
+//! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events |
+//! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
 //!
 //! On loopback everything may be read by anybody; elsewhere every route needs `Authorization: Bearer TOKEN`
 //! (a browser may say `?token=TOKEN`). Errors are `{"error":{"code":"…","message":"…"}}`.
 
 mod metrics;
 mod page;
+mod presence;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +38,7 @@ use tokio::sync::watch;
 
 use crate::snapshot::{Records, Snapshot, write_json};
 use crate::telemetry::Ledger;
+use crate::vigil::Vigil;
 
 /// Longest wait for an interval that is being closed.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -68,6 +76,10 @@ pub struct House {
     pub ready: Arc<AtomicBool>,
     /// What callers must show, if anything.
     pub token: Option<Arc<str>>,
+    /// Who is there; `None` if presence is off.
+    pub vigil: Option<Vigil>,
+    /// What those must show who change something, on loopback too; without it nobody can.
+    pub write_token: Option<Arc<str>>,
 }
 
 impl House {
@@ -107,9 +119,14 @@ fn router(house: House) -> Router {
         .route("/metrics", get(own_metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/snapshot", get(snapshot))
+        .merge(presence::routes())
         .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such page; `/` has what there is") })
         .method_not_allowed_fallback(|| async {
-            error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this can only be read, with GET")
+            error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "not with this method; pages and states are read with GET",
+            )
         })
         .layer(middleware::from_fn_with_state(house.clone(), guard))
         .with_state(house)
@@ -137,10 +154,12 @@ async fn guard(State(house): State<House>, request: Request, next: Next) -> Resp
 }
 
 fn shows(request: &Request, token: &str) -> bool {
-    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
     let query = request.uri().query().unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("token="));
-    [bearer, query].into_iter().flatten().any(|shown| equal(shown.as_bytes(), token.as_bytes()))
+    [bearer(request.headers()), query].into_iter().flatten().any(|shown| equal(shown.as_bytes(), token.as_bytes()))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
 /// Compares in a time that does not tell where the difference lies.

@@ -30,17 +30,21 @@ td.name{overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.9re
 .tag{color:var(--soft)}code{font-family:ui-monospace,monospace}
 ";
 
-pub(super) fn render(house: &House, published: &Published) -> String {
-    let seconds = house.about.interval.as_secs().clamp(1, 10);
-    let mut out = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Systole</title>\
+/// The beginning of a page that is read again after so many seconds.
+pub(super) fn head(title: &str, seconds: u64) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <meta http-equiv=\"refresh\" content=\"{seconds}\"><style>{STYLE}</style></head><body>"
-    );
+    )
+}
+
+pub(super) fn render(house: &House, published: &Published) -> String {
+    let mut out = head("Systole", house.about.interval.as_secs().clamp(1, 10));
     let uptime = Duration::from_secs(house.uptime_secs() as u64);
     let _ = write!(
         out,
-        "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {}</p>",
+        "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {} · <a href=\"/presence\">presence</a></p>",
         env!("CARGO_PKG_VERSION"),
         house.about.profile,
         humantime::format_duration(house.about.interval),

@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::aggregate::{Columns, Partial, Shard, Tally};
 use crate::protocol::Options;
 use crate::sys;
+use crate::vigil::Vigil;
 
 pub use allow::Allow;
 
@@ -183,12 +185,13 @@ impl Bound {
             && self.receive_buffer < self.spec.receive_buffer * self.sockets.len() as u64
     }
 
-    /// Starts a worker thread for each socket.
+    /// Starts a worker thread for each socket; heartbeats go to the vigil.
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn start(self, mut shard: impl FnMut() -> Shard) -> io::Result<Listener> {
+    pub fn start(self, mut shard: impl FnMut() -> Shard, vigil: Option<&Vigil>) -> io::Result<Listener> {
         let mut workers = Vec::new();
+        let received = Arc::new(AtomicU64::new(0));
         for (n, socket) in self.sockets.iter().enumerate() {
             let (commands, inbox) = mpsc::channel(COMMANDS);
             let (spec, socket, shard) = (self.spec.clone(), Arc::clone(socket), shard());
@@ -205,6 +208,7 @@ impl Bound {
                 Transport::Tcp => Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?),
             };
             let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
+            let (vigil, received) = (vigil.cloned(), Arc::clone(&received));
             let thread = std::thread::Builder::new().name(name).spawn(move || {
                 if let Some(core) = core
                     && let Err(error) = sys::pin_thread(core)
@@ -218,14 +222,24 @@ impl Bound {
                     tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
                 }
                 match runtime {
-                    None => udp::run(&spec, &socket, receive_buffer, shard, inbox, &woken),
-                    Some(runtime) => runtime.block_on(tcp::run(spec, &socket, shard, inbox)),
+                    None => {
+                        let from = udp::Source { spec, socket, receive_buffer, received };
+                        udp::run(&from, shard, vigil.as_ref(), inbox, &woken);
+                    }
+                    Some(runtime) => runtime.block_on(tcp::run(spec, &socket, shard, vigil, inbox)),
                 }
             })?;
             workers.push(Worker { commands, wake, thread });
         }
         let seen = vec![0; self.sockets.len()];
-        Ok(Listener { sockets: self.sockets, workers, seen, transport: self.spec.transport })
+        Ok(Listener {
+            sockets: self.sockets,
+            workers,
+            seen,
+            transport: self.spec.transport,
+            received,
+            received_seen: 0,
+        })
     }
 }
 
@@ -252,6 +266,9 @@ pub struct Listener {
     workers: Vec<Worker>,
     /// Drops read so far, by socket.
     seen: Vec<u32>,
+    /// Messages that all workers together have read.
+    received: Arc<AtomicU64>,
+    received_seen: u64,
 }
 
 impl Listener {
@@ -287,6 +304,12 @@ impl Listener {
         fresh
     }
 
+    /// Messages that were read since this was last asked.
+    pub fn take_received(&mut self) -> u64 {
+        let now = self.received.load(Ordering::Relaxed);
+        now - std::mem::replace(&mut self.received_seen, now)
+    }
+
     /// Makes the workers read what the kernel holds, and then nothing more.
     pub async fn stop(&self, deadline: Instant) {
         let mut pending = Vec::new();
@@ -320,6 +343,15 @@ fn close(shard: &mut Shard, retire: &[Vec<u32>; 5], spare: Columns, reply: onesh
         return;
     }
     let _ = reply.send(shard.close(retire, spare));
+}
+
+/// Passes on what lines said of presence.
+fn pass_on(shard: &mut Shard, vigil: Option<&Vigil>) {
+    for signal in shard.take_signals() {
+        if let Some(vigil) = vigil {
+            vigil.signal(signal);
+        }
+    }
 }
 
 /// Counts what was read.

@@ -17,9 +17,10 @@ use tokio::time::timeout;
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::unix_time;
+use crate::vigil::Vigil;
 
 use super::framing::{Chunk, LineBuffer};
-use super::{Command, Spec, close, count_bytes};
+use super::{Command, Spec, close, count_bytes, pass_on};
 
 /// While stopping, a connection that is silent for so long has been read to its end.
 const QUIET: Duration = Duration::from_millis(100);
@@ -34,11 +35,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 struct Shared {
     spec: Spec,
     shard: RefCell<Shard>,
+    vigil: Option<Vigil>,
     /// Where connections read into, each in its turn.
     scratch: RefCell<Box<[u8]>>,
 }
 
-pub(super) async fn run(spec: Spec, socket: &Arc<Socket>, shard: Shard, mut inbox: mpsc::Receiver<Command>) {
+pub(super) async fn run(
+    spec: Spec,
+    socket: &Arc<Socket>,
+    shard: Shard,
+    vigil: Option<Vigil>,
+    mut inbox: mpsc::Receiver<Command>,
+) {
     let listener = socket.try_clone().map(std::net::TcpListener::from).and_then(TcpListener::from_std);
     let listener = match listener {
         Ok(listener) => listener,
@@ -50,6 +58,7 @@ pub(super) async fn run(spec: Spec, socket: &Arc<Socket>, shard: Shard, mut inbo
     let shared = Rc::new(Shared {
         spec,
         shard: RefCell::new(shard),
+        vigil,
         scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
     });
     let (stopping, stop) = watch::channel(None::<Instant>);
@@ -145,6 +154,7 @@ async fn serve(shared: Rc<Shared>, stream: TcpStream, from: SocketAddr, mut stop
             // `printf 'x:1|c' | nc` ends without a newline and means a whole line.
             shard.tally().chunks += 1;
             shard.ingest(&rest, &spec.options, Some(from), unix_time());
+            pass_on(&mut shard, shared.vigil.as_ref());
         } else {
             shard.refuse_fragment(&rest, Reason::BadFrame, Some(from));
         }
@@ -167,6 +177,7 @@ fn ingest(shared: &Shared, lines: &mut LineBuffer, count: usize, from: SocketAdd
             Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, Some(from)),
         }
     }
+    pass_on(&mut shard, shared.vigil.as_ref());
     shard.tally().chunks += u64::from(whole);
     lines.rest_easy();
 }

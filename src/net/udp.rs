@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
@@ -17,8 +18,9 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::{BATCH_DATAGRAMS, Batch, unix_time, wait_readable};
+use crate::vigil::Vigil;
 
-use super::{Command, Spec, close, count_bytes};
+use super::{Command, Spec, close, count_bytes, pass_on};
 
 /// Datagrams of an interval whose senders are asked for in any case.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
@@ -32,25 +34,35 @@ const NAP: Duration = Duration::from_micros(50);
 /// The least receive buffer, in bytes, that a nap may fill a part of.
 const NAP_BUFFER_BYTES: u64 = 4 << 20;
 
+/// What a worker reads from.
+pub(super) struct Source {
+    pub(super) spec: Spec,
+    pub(super) socket: Arc<Socket>,
+    /// What the kernel granted, bytes.
+    pub(super) receive_buffer: u64,
+    /// Messages read, by all workers of the listener.
+    pub(super) received: Arc<AtomicU64>,
+}
+
 /// Runs until the commands end. `wake` can be read when there is one.
 pub(super) fn run(
-    spec: &Spec,
-    socket: &Arc<Socket>,
-    receive_buffer: u64,
+    source: &Source,
     mut shard: Shard,
+    vigil: Option<&Vigil>,
     mut inbox: mpsc::Receiver<Command>,
     wake: &UnixStream,
 ) {
+    let socket = &source.socket;
     let mut batch = Batch::new();
     let mut stopped = false;
     let mut woken = Instant::now();
-    let may_nap = receive_buffer >= NAP_BUFFER_BYTES;
+    let may_nap = source.receive_buffer >= NAP_BUFFER_BYTES;
     let mut napped = false;
     loop {
         match inbox.try_recv() {
             Ok(Command::Close { retire, spare, reply }) => close(&mut shard, &retire, *spare, reply),
             Ok(Command::Stop { deadline, done }) => {
-                drain(spec, socket, &mut batch, &mut shard, deadline);
+                drain(source, vigil, &mut batch, &mut shard, deadline);
                 stopped = true;
                 let _ = done.send(());
             }
@@ -61,7 +73,7 @@ pub(super) fn run(
             wait(wake, wake);
             continue;
         }
-        match read(spec, socket, &mut batch, &mut shard) {
+        match read(source, vigil, &mut batch, &mut shard) {
             Ok(BATCH_DATAGRAMS) => napped = false,
             // What comes next is cheaper to read in company.
             Ok(_) if may_nap && woken.elapsed() < BUSY_WITHIN => {
@@ -94,14 +106,16 @@ fn wait(socket: &impl AsRawFd, wake: &UnixStream) {
 }
 
 /// Reads and ingests one batch.
-fn read(spec: &Spec, socket: &Socket, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
+fn read(source: &Source, vigil: Option<&Vigil>, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
+    let spec = &source.spec;
     // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list, at the
     // first datagrams of an interval, and from a malformed line on until one with its sender can be told.
     let with_senders = spec.allow.is_restricted()
         || shard.tally().datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example();
-    let messages = batch.receive(socket.as_raw_fd(), with_senders)?;
+    let messages = batch.receive(source.socket.as_raw_fd(), with_senders)?;
     shard.tally().messages += messages as u64;
+    source.received.fetch_add(messages as u64, Ordering::Relaxed);
     let now = unix_time();
     for datagram in batch.datagrams() {
         shard.tally().datagrams += 1;
@@ -121,13 +135,14 @@ fn read(spec: &Spec, socket: &Socket, batch: &mut Batch, shard: &mut Shard) -> i
         }
         shard.ingest(bytes, &spec.options, datagram.from, now);
     }
+    pass_on(shard, vigil);
     Ok(messages)
 }
 
 /// Reads until the kernel holds nothing more, or until the deadline.
-fn drain(spec: &Spec, socket: &Socket, batch: &mut Batch, shard: &mut Shard, deadline: Instant) {
+fn drain(source: &Source, vigil: Option<&Vigil>, batch: &mut Batch, shard: &mut Shard, deadline: Instant) {
     loop {
-        match read(spec, socket, batch, shard) {
+        match read(source, vigil, batch, shard) {
             Ok(_) if Instant::now() < deadline => {}
             Ok(_) => {
                 tracing::warn!("senders did not pause; datagrams still queued at the deadline are lost");

@@ -150,6 +150,9 @@ pub struct Instance {
     pub(super) conflict_at: f64,
     pub(super) received: u64,
     pub(super) missed: u64,
+    /// Of these two, what sinks were told.
+    pub(super) told_received: u64,
+    pub(super) told_missed: u64,
     /// It fell silent before its interval was known.
     pub(super) never_established: bool,
     /// Last beat that counts for learning.
@@ -243,6 +246,8 @@ impl Instance {
             conflict_at: -1e9,
             received: 0,
             missed: 0,
+            told_received: 0,
+            told_missed: 0,
             never_established: false,
             counted: None,
             first: now,

@@ -11,6 +11,7 @@ mod instance;
 mod judge;
 mod judge_service;
 pub mod policy;
+mod report;
 mod roster;
 mod service;
 
@@ -19,4 +20,5 @@ pub use engine::{Engine, Refusals};
 pub use event::{Event, EventKind, Facts};
 pub use instance::{Instance, State, Timing};
 pub use policy::Policy;
+pub use report::{InstanceView, Reading, ServiceView};
 pub use service::{Service, ServiceState};

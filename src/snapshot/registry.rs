@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::aggregate::{Class, Gauge, Members, Partial, Sum, Tally, Timer};
+use crate::presence::{self, Reading};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount, SinkAccount};
@@ -271,6 +272,23 @@ impl Registry {
         if self.options.zero_when_idle[2] {
             points.extend(book.idle(now).map(|series| SetPoint { series, members: Members::default() }));
         }
+    }
+
+    /// Adds what presence has to say.
+    pub fn add_presence(&self, snapshot: &mut Snapshot, readings: Vec<Reading>, events: Vec<presence::Event>) {
+        for Reading { name, tags, value, counts } in readings {
+            let kind = if counts { Kind::Counter } else { Kind::Gauge };
+            let tags: Vec<(&str, Option<&str>)> = tags.iter().map(|(key, value)| (*key, Some(&**value))).collect();
+            let series = Series::new(kind, name, &tags).decorated(&self.options.prefix, &self.options.tags);
+            if counts {
+                let mut sum = Sum::default();
+                sum.add(value);
+                snapshot.counters.push(CounterPoint { series, sum });
+            } else {
+                snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(value, snapshot.end) });
+            }
+        }
+        snapshot.presence = events;
     }
 
     /// Adds the ledger as series, once it is complete. `before` is what sinks had counted when the interval began.

@@ -92,6 +92,18 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sends a signal to a process.
+///
+/// # Errors
+/// If it is gone, or not ours.
+pub fn signal_process(pid: u32, signal: i32) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).ok().filter(|&pid| pid > 0);
+    let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    // SAFETY: the call takes two integers; a positive process number names a single process.
+    let result = unsafe { libc::kill(pid, signal) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Lets the calling thread give way to threads of ordinary priority, by 10 steps of `nice`.
 pub fn yielding_thread() {
     // SAFETY: the call takes three integers; thread 0 is the calling one. Giving way is always allowed.

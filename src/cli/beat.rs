@@ -1,0 +1,178 @@
+//! `systole beat`: heartbeats for programs that cannot send their own, and a goodbye when they end as they should.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{ListenUrl, listen_url};
+use crate::sys::{signal_process, unix_time};
+
+use super::send::{datagrams, stream};
+use super::{complain, duration};
+
+/// Own errors, a command that cannot be executed, and one that is not there, as `env` and `nohup` have it.
+const OWN: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// A goodbye is sent so often, with such a pause, since any may be lost.
+const GOODBYES: u32 = 3;
+const BETWEEN: Duration = Duration::from_millis(100);
+
+#[derive(Args)]
+pub(super) struct BeatArgs {
+    /// Who lives; the instance is the host's name unless it is given
+    #[arg(value_name = "SERVICE[/INSTANCE]")]
+    who: String,
+    /// Time between beats, which is what each promises: 1s to 7days
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration)]
+    every: Duration,
+    /// Where to: udp://HOST:PORT or tcp://HOST:PORT
+    #[arg(long, value_name = "URL", default_value = "udp://127.0.0.1:8125")]
+    to: String,
+    /// Beats while this runs, passes SIGTERM and SIGINT on to it, and says goodbye when it exits 0 or was asked to stop.
+    /// Exits with its status; own errors are 125, not executable 126, not found 127
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+struct Sender {
+    to: ListenUrl,
+    /// Tags, without the interval.
+    who: String,
+    every: f64,
+    failed: bool,
+}
+
+impl Sender {
+    fn send(&mut self, goodbye: bool) {
+        let every = if goodbye { 0.0 } else { self.every };
+        let lines = [format!("heartbeat:{every}|g|#{},interval:{every}", self.who)];
+        let sent = match self.to {
+            ListenUrl::Udp(address) => datagrams(address, &lines),
+            ListenUrl::Tcp(address) => stream(address, &lines),
+        };
+        // Nobody may listen for a while; the next beat tries again.
+        if let Err(error) = &sent
+            && !self.failed
+        {
+            complain(format_args!("cannot send to {}: {error}; trying again with every beat", self.to));
+        }
+        self.failed = sent.is_err();
+    }
+}
+
+pub(super) fn run(args: &BeatArgs) -> u8 {
+    match begin(args) {
+        Ok(sender) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let outcome = runtime.and_then(|runtime| runtime.block_on(beat(args, sender)));
+            outcome.unwrap_or_else(|error| {
+                complain(error);
+                OWN
+            })
+        }
+        Err(problem) => {
+            complain(problem);
+            OWN
+        }
+    }
+}
+
+fn begin(args: &BeatArgs) -> Result<Sender, String> {
+    let to = listen_url(&args.to).map_err(|problem| format!("--to: {problem}"))?;
+    let (service, instance) = match args.who.split_once('/') {
+        Some((service, instance)) => (service.to_string(), instance.to_string()),
+        None => (args.who.clone(), host_name()?),
+    };
+    let is_good = |name: &str| !name.is_empty() && name.len() <= 128 && !name.contains(|c| ",|#:\n\r".contains(c));
+    if !is_good(&service) || !is_good(&instance) {
+        return Err(format!(
+            "`{}` is no SERVICE[/INSTANCE]: up to 128 bytes each, without , | # : are right",
+            args.who
+        ));
+    }
+    let every = args.every.as_secs_f64();
+    if !(1.0..=604_800.0).contains(&every) {
+        return Err("--every: from 1s to 7days is right".into());
+    }
+    let start = unix_time() as u64;
+    Ok(Sender { to, who: format!("service:{service},instance:{instance},start:{start}"), every, failed: false })
+}
+
+fn host_name() -> Result<String, String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = name.map_err(|error| format!("cannot tell the host's name: {error}; give SERVICE/INSTANCE"))?;
+    Ok(name.trim().to_string())
+}
+
+async fn beat(args: &BeatArgs, mut sender: Sender) -> io::Result<u8> {
+    let mut stops = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let mut child = match args.command.split_first() {
+        None => None,
+        Some((program, rest)) => match Command::new(program).args(rest).spawn() {
+            Ok(child) => Some(child),
+            Err(error) => {
+                complain(format_args!("cannot run {}: {error}", program.display()));
+                return Ok(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE });
+            }
+        },
+    };
+    let mut beats = tokio::time::interval(args.every);
+    // The first beat is sent in any case: even a command that ends at once was there.
+    beats.tick().await;
+    sender.send(false);
+    let mut asked_to_stop = false;
+    let code = loop {
+        tokio::select! {
+            _ = beats.tick() => sender.send(false),
+            number = stop(&mut stops) => {
+                asked_to_stop = true;
+                match child.as_ref().and_then(Child::id) {
+                    // If it has just ended, its status comes next.
+                    Some(pid) => drop(signal_process(pid, number)),
+                    None => break 0,
+                }
+            }
+            status = wait(&mut child) => break code_of(status?),
+        }
+    };
+    if code == 0 || asked_to_stop {
+        for n in 0..GOODBYES {
+            if n > 0 {
+                tokio::time::sleep(BETWEEN).await;
+            }
+            sender.send(true);
+        }
+    }
+    Ok(code)
+}
+
+/// The number of the next signal to stop.
+async fn stop(signals: &mut [Signal; 2]) -> i32 {
+    let [terminate, interrupt] = signals;
+    tokio::select! {
+        _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+        _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+    }
+}
+
+/// The end of the command; never, if there is none.
+async fn wait(child: &mut Option<Child>) -> io::Result<ExitStatus> {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The exit code; of one that a signal ended, 128 and its number, as shells have it.
+fn code_of(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(OWN)
+}

@@ -1,0 +1,202 @@
+//! `[presence]`: how heartbeats are read and silence is judged.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Value;
+
+use crate::presence::policy::{Expected, Misses, Override, Policy};
+
+use super::print::{Out, number};
+use super::reader::{Section, Source};
+use super::value::show_duration;
+
+/// What can be configured of presence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Presence {
+    /// Whether heartbeats are more than metrics (default true).
+    pub enabled: bool,
+    /// Who does not name its instance is known by its address (`default_instance = "source_ip"`).
+    pub by_address: bool,
+    /// Where the state is kept.
+    pub state_file: StateFile,
+    /// Heartbeats are recorded as metrics too (default false; `etsy`: true).
+    pub forward_raw: bool,
+    /// Everything else.
+    pub policy: Policy,
+}
+
+/// Where presence keeps its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateFile {
+    /// In `$STATE_DIRECTORY`, else in the user's state folder.
+    Auto,
+    /// Nowhere: a restart forgets.
+    Off,
+    /// In this file.
+    Path(PathBuf),
+}
+
+const SECONDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(366 * 86_400);
+
+pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) -> Presence {
+    let mut section = root.section(s, "presence");
+    let mut policy = Policy::default();
+    let enabled = section.bool(s, "enabled").unwrap_or(true);
+    if let Some(names) = section.strings(s, "names") {
+        policy.names = names;
+    }
+    policy.assist = section.choice(s, "implicit", &[("off", false), ("assist", true)]).unwrap_or(false);
+    let by_address = section.choice(s, "default_instance", &[("-", false), ("source_ip", true)]).unwrap_or(false);
+    let state_file = match section.string(s, "state_file").as_deref() {
+        None | Some("auto") => StateFile::Auto,
+        Some("off") => StateFile::Off,
+        Some(path) => StateFile::Path(path.into()),
+    };
+    let forward_raw = section.bool(s, "forward_raw").unwrap_or(is_etsy);
+    policy.maintenance_wire = section.bool(s, "maintenance_wire").unwrap_or(policy.maintenance_wire);
+    policy.mass_fraction = section.number(s, "mass_fraction", 0.0..=1.1).unwrap_or(policy.mass_fraction);
+    for (key, seconds) in lengths(&mut policy) {
+        *seconds = section.duration(s, key, SECONDS).map_or(*seconds, |length| length.as_secs_f64());
+    }
+    let general = rules(&mut section, s, String::new());
+    policy.rules.misses = general.misses.unwrap_or(policy.rules.misses);
+    policy.rules.grace = general.grace.or(policy.rules.grace);
+    policy.rules.quorum = general.quorum.unwrap_or(policy.rules.quorum);
+    policy.rules.min = general.min.or(policy.rules.min);
+    policy.rules.ephemeral = general.ephemeral.unwrap_or(policy.rules.ephemeral);
+    policy.rules.within = general.within.unwrap_or(policy.rules.within);
+    for (mut one, place) in section.sections(s, "service") {
+        match one.string(s, "match") {
+            Some(pattern) => policy.overrides.push(rules(&mut one, s, pattern)),
+            None => one.missing(s, &place, "match", "\"worker*\""),
+        }
+        one.finish(s);
+    }
+    for (mut one, place) in section.sections(s, "expect") {
+        let min = one.integer(s, "min", 1..=1000).unwrap_or(1) as u32;
+        let within = one.duration(s, "within", SECONDS).map(|within| within.as_secs_f64());
+        match one.string(s, "service") {
+            Some(service) => policy.expect.push(Expected { service, min, within }),
+            None => one.missing(s, &place, "service", "\"payments\""),
+        }
+        one.finish(s);
+    }
+    section.finish(s);
+    Presence { enabled, by_address, state_file, forward_raw, policy }
+}
+
+/// Lengths of time that are set by their key alone.
+fn lengths(policy: &mut Policy) -> [(&'static str, &mut f64); 8] {
+    [
+        ("mass_hold", &mut policy.mass_hold),
+        ("learn_timeout", &mut policy.learn_timeout),
+        ("forget_left", &mut policy.forget_left),
+        ("forget_down", &mut policy.forget_down),
+        ("forget_ephemeral", &mut policy.forget_ephemeral),
+        ("forget_service", &mut policy.forget_service),
+        ("flap_window", &mut policy.flap_quiet),
+        ("maintenance_max", &mut policy.maintenance_max),
+    ]
+}
+
+/// What may be said of all services, or of those that match a pattern.
+fn rules(section: &mut Section<'_>, s: &mut Source<'_>, pattern: String) -> Override {
+    let misses = section.find(s, "misses").and_then(|found| match found.text_or_number().as_deref() {
+        Some("auto") => Some(Misses::Auto),
+        text => {
+            let count = text.and_then(|text| text.parse().ok()).filter(|count| (1..=100).contains(count));
+            if count.is_none() {
+                found.refuse(s, "a whole number from 1 to 100, or \"auto\"");
+            }
+            count.map(Misses::Fixed)
+        }
+    });
+    Override {
+        pattern,
+        misses,
+        grace: section.duration(s, "grace", SECONDS).map(|grace| grace.as_secs_f64()),
+        quorum: section.number(s, "quorum", 0.0..=1.0),
+        min: section.integer(s, "min", 0..=1000).map(|min| min as u32),
+        ephemeral: section.bool(s, "ephemeral"),
+        within: section.duration(s, "within", SECONDS).map(|within| within.as_secs_f64()),
+    }
+}
+
+pub(super) fn print(out: &mut Out, presence: &Presence) {
+    let mut policy = presence.policy.clone();
+    out.head("[presence]");
+    out.set("enabled", presence.enabled);
+    out.set("names", Value::Array(policy.names.iter().map(|name| Value::from(name.as_str())).collect()));
+    out.set("implicit", if policy.assist { "assist" } else { "off" });
+    out.set("default_instance", if presence.by_address { "source_ip" } else { "-" });
+    out.set(
+        "state_file",
+        match &presence.state_file {
+            StateFile::Auto => "auto".into(),
+            StateFile::Off => "off".into(),
+            StateFile::Path(path) => path.to_string_lossy().into_owned(),
+        },
+    );
+    out.set("forward_raw", presence.forward_raw);
+    out.set("maintenance_wire", policy.maintenance_wire);
+    out.set("mass_fraction", number(policy.mass_fraction));
+    for (key, seconds) in lengths(&mut policy) {
+        out.set(key, seconds_text(*seconds));
+    }
+    let rules = policy.rules;
+    print_rules(
+        out,
+        &Override {
+            misses: Some(rules.misses),
+            grace: rules.grace,
+            quorum: Some(rules.quorum),
+            min: rules.min,
+            ephemeral: Some(rules.ephemeral),
+            within: Some(rules.within),
+            pattern: String::new(),
+        },
+    );
+    for one in &policy.overrides {
+        out.head("[[presence.service]]");
+        out.set("match", one.pattern.as_str());
+        print_rules(out, one);
+    }
+    for one in &policy.expect {
+        out.head("[[presence.expect]]");
+        out.set("service", one.service.as_str());
+        out.set("min", i64::from(one.min));
+        if let Some(within) = one.within {
+            out.set("within", seconds_text(within));
+        }
+    }
+}
+
+fn print_rules(out: &mut Out, rules: &Override) {
+    match rules.misses {
+        Some(Misses::Auto) => out.set("misses", "auto"),
+        Some(Misses::Fixed(misses)) => out.set("misses", i64::from(misses)),
+        // By the interval, as without the key.
+        Some(Misses::ByInterval) | None => {}
+    }
+    if let Some(grace) = rules.grace {
+        out.set("grace", seconds_text(grace));
+    }
+    if let Some(quorum) = rules.quorum {
+        out.set("quorum", number(quorum));
+    }
+    if let Some(min) = rules.min {
+        out.set("min", i64::from(min));
+    }
+    if let Some(ephemeral) = rules.ephemeral {
+        out.set("ephemeral", ephemeral);
+    }
+    if let Some(within) = rules.within {
+        out.set("within", seconds_text(within));
+    }
+}
+
+fn seconds_text(seconds: f64) -> String {
+    show_duration(Duration::from_secs_f64(seconds))
+}

@@ -1,0 +1,423 @@
+//! The vigil: keeps the presence engine on a thread of its own. Heartbeats come through a bounded channel that nobody
+//! waits for; every quarter of a second what has come is applied, and then everybody is judged. What it knows survives a
+//! restart in a state file.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::presence::{Engine, Event, EventKind, Policy, Reading, Saved};
+use crate::protocol::Signal;
+use crate::sys::unix_time;
+
+/// Time between two judgements.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Signals that may wait; more are lost, counted, and treated as if the kernel had dropped them.
+const QUEUE: usize = 16_384;
+
+/// Time between two saved states.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// A saved state of that age says nothing any more, in seconds.
+const STALE: f64 = 86_400.0;
+
+/// Events that are remembered for the API, and most that wait for the next flush.
+const REMEMBERED: usize = 1000;
+const WAITING: usize = 100_000;
+
+/// First line of a state file.
+const FORMAT: &str = "systole-presence/1";
+
+/// How the vigil is kept.
+#[derive(Clone, Debug)]
+pub struct VigilOptions {
+    /// How presence is judged.
+    pub policy: Policy,
+    /// Where the state is kept; `None` is memory only.
+    pub state_file: Option<PathBuf>,
+    /// Key of the engine's table.
+    pub seed: u64,
+}
+
+enum Message {
+    /// Boxed, for the room of the whole queue is taken at once.
+    Signal(Box<Signal>),
+    Drops {
+        dropped: u64,
+        received: u64,
+    },
+    Ask(Box<dyn FnOnce(&mut Watch) + Send>),
+    Stop,
+}
+
+/// What the vigil knows; questions get to see it.
+#[derive(Debug)]
+pub struct Watch {
+    /// Who is there.
+    pub engine: Engine,
+    /// The last events, each with its number.
+    pub remembered: VecDeque<(u64, Event)>,
+    waiting: Vec<Event>,
+    next_event: u64,
+    /// What to add to the engine's clock to get Unix seconds.
+    pub epoch: f64,
+    /// Writes that were refused.
+    pub refused_writes: u64,
+}
+
+/// What a flush takes with it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The values of this moment.
+    pub readings: Vec<Reading>,
+    /// What happened since the last flush, at Unix seconds.
+    pub events: Vec<Event>,
+}
+
+/// A handle to the vigil. Cheap to clone; nothing it does waits for the vigil unless it says so.
+#[derive(Clone, Debug)]
+pub struct Vigil {
+    sender: SyncSender<Message>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Vigil {
+    /// Passes a heartbeat on.
+    pub fn signal(&self, signal: Signal) {
+        if self.sender.try_send(Message::Signal(Box::new(signal))).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells of a second in which the kernel dropped so many of the datagrams that reached our sockets.
+    pub fn drops(&self, dropped: u64, received: u64) {
+        // If the queue is full, the signals that it lost tell the same.
+        let _ = self.sender.try_send(Message::Drops { dropped, received });
+    }
+
+    /// Ends the vigil: it saves what it knows.
+    pub fn stop(&self) {
+        // If the queue is full for so long, the thread is gone.
+        let _ = self.sender.send(Message::Stop);
+    }
+
+    /// Asks something; the answer comes through the receiver, or an error if the vigil is gone or too busy.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Watch) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (answer, answered) = oneshot::channel();
+        let ask = move |watch: &mut Watch| {
+            // Who asked may not wait any more.
+            let _ = answer.send(question(watch));
+        };
+        let _ = self.sender.try_send(Message::Ask(Box::new(ask)));
+        answered
+    }
+}
+
+/// Starts the vigil with what an earlier one saved. It ends, and saves, when every handle is gone.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn start(options: VigilOptions) -> io::Result<(Vigil, JoinHandle<()>)> {
+    let (sender, inbox) = sync_channel(QUEUE);
+    let lost = Arc::new(AtomicU64::new(0));
+    let vigil = Vigil { sender, lost: Arc::clone(&lost) };
+    let thread =
+        std::thread::Builder::new().name("presence".into()).spawn(move || Keeper::new(options, lost).run(&inbox))?;
+    Ok((vigil, thread))
+}
+
+struct Keeper {
+    watch: Watch,
+    state_file: Option<PathBuf>,
+    lost: Arc<AtomicU64>,
+    started: Instant,
+    /// The engine's clock when this vigil began.
+    base: f64,
+    last_seen: Instant,
+    next_tick: Instant,
+    next_save: Instant,
+    save_failed: bool,
+    dirty: bool,
+}
+
+impl Keeper {
+    fn new(options: VigilOptions, lost: Arc<AtomicU64>) -> Keeper {
+        let now = Instant::now();
+        let (mut base, mut engine) = (0.0, None);
+        if let Some(path) = &options.state_file {
+            match load(path) {
+                Ok(Some((saved, age))) => {
+                    base = saved.now + age;
+                    engine = Some(Engine::restored(options.policy.clone(), saved, base, options.seed));
+                }
+                Ok(None) => {}
+                Err(problem) => {
+                    tracing::warn!(file = %path.display(), problem, "presence starts empty: the saved state is lost");
+                }
+            }
+        }
+        let engine = engine.unwrap_or_else(|| Engine::new(options.policy, base, options.seed));
+        let watch = Watch {
+            engine,
+            remembered: VecDeque::new(),
+            waiting: Vec::new(),
+            next_event: 1,
+            epoch: unix_time() - base,
+            refused_writes: 0,
+        };
+        Keeper {
+            watch,
+            state_file: options.state_file,
+            lost,
+            started: now,
+            base,
+            last_seen: now,
+            next_tick: now + TICK,
+            next_save: now + SAVE_EVERY,
+            save_failed: false,
+            dirty: false,
+        }
+    }
+
+    fn run(mut self, inbox: &Receiver<Message>) {
+        loop {
+            let pause = self.next_tick.saturating_duration_since(Instant::now());
+            let message = inbox.recv_timeout(pause);
+            self.notice_pause();
+            match message {
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if Instant::now() >= self.next_tick {
+                // What has come is applied before anybody is judged.
+                let mut stops = false;
+                for message in inbox.try_iter().take(2 * QUEUE) {
+                    stops |= matches!(message, Message::Stop);
+                    self.take(message);
+                }
+                self.tick();
+                if stops {
+                    break;
+                }
+            }
+        }
+        self.watch.engine.tick(self.clock());
+        self.save();
+    }
+
+    fn clock(&self) -> f64 {
+        self.base + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Time in which we did not run is no silence of others.
+    fn notice_pause(&mut self) {
+        let slept = self.last_seen.elapsed().saturating_sub(TICK);
+        self.last_seen = Instant::now();
+        let now = self.clock();
+        self.watch.engine.at(now);
+        if slept >= Duration::from_secs(1) {
+            self.watch.engine.stalled(now, slept.as_secs_f64());
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        self.watch.engine.at(self.clock());
+        match message {
+            Message::Signal(signal) => {
+                self.dirty = true;
+                self.watch.engine.signal(&signal);
+            }
+            Message::Drops { dropped, received } => {
+                let lost = self.lost.swap(0, Ordering::Relaxed);
+                self.watch.engine.kernel_drops(self.clock(), dropped + lost, received);
+            }
+            Message::Ask(question) => {
+                self.watch.collect();
+                question(&mut self.watch);
+                self.dirty = true;
+            }
+            Message::Stop => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock();
+        self.watch.engine.tick(now);
+        let epoch = unix_time() - now;
+        let step = epoch - self.watch.epoch;
+        if step.abs() >= 2.0 {
+            self.watch.engine.clock_stepped(step);
+        }
+        self.watch.epoch = epoch;
+        self.dirty |= self.watch.engine.has_events();
+        self.watch.collect();
+        self.next_tick += TICK;
+        if self.next_tick < Instant::now() {
+            self.next_tick = Instant::now() + TICK;
+        }
+        if Instant::now() >= self.next_save {
+            self.next_save = Instant::now() + SAVE_EVERY;
+            self.save();
+        }
+    }
+
+    /// Writes the state beside the old one, then puts it in its place. Nothing is written while there was never anybody.
+    fn save(&mut self) {
+        let Some(path) = &self.state_file else { return };
+        let nobody = self.watch.engine.is_empty() && !path.exists();
+        if !std::mem::take(&mut self.dirty) || nobody {
+            return;
+        }
+        let outcome = store(path, &self.watch.engine.save());
+        if let Err(error) = &outcome
+            && !self.save_failed
+        {
+            tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+        }
+        self.save_failed = outcome.is_err();
+    }
+}
+
+impl Watch {
+    /// Takes over what has happened.
+    fn collect(&mut self) {
+        for mut event in self.engine.take_events() {
+            event.at += self.epoch;
+            tell(&event);
+            if self.remembered.len() == REMEMBERED {
+                self.remembered.pop_front();
+            }
+            self.remembered.push_back((self.next_event, event.clone()));
+            self.next_event += 1;
+            if self.waiting.len() < WAITING {
+                self.waiting.push(event);
+            }
+        }
+    }
+
+    /// What the next flush takes with it.
+    pub fn report(&mut self) -> Report {
+        Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting) }
+    }
+}
+
+/// Logs what somebody is to be told, and at `debug` everything else.
+fn tell(event: &Event) {
+    let service = event.service.as_deref().unwrap_or("");
+    let instance = event.instance.as_deref().unwrap_or("");
+    let (to, why) = (event.to.unwrap_or(""), event.reason.or(event.code).unwrap_or(""));
+    let kind = match event.kind {
+        EventKind::Instance => "an instance changed",
+        EventKind::Service => "a service changed",
+        EventKind::Flapping => "flapping",
+        EventKind::MassSilence => "most of what should be heard is silent",
+        EventKind::Maintenance => "maintenance",
+        EventKind::Warning => "presence",
+        EventKind::Restored => "presence is restored; who was there is to be confirmed",
+    };
+    match (event.notify, event.severity()) {
+        (true, "critical" | "warning") => tracing::warn!(service, instance, to, why, "{kind}"),
+        (true, _) => tracing::info!(service, instance, to, why, "{kind}"),
+        (false, _) => tracing::debug!(service, instance, to, why, "{kind}"),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    /// When it was written, Unix seconds.
+    written: f64,
+    crc32: u32,
+}
+
+/// Writes a state: a header line with a checksum, then the state. It replaces the old one in one step.
+fn store(path: &Path, saved: &Saved) -> io::Result<()> {
+    let body = serde_json::to_vec(saved)?;
+    let header = Header { format: FORMAT.into(), written: unix_time(), crc32: crc32fast::hash(&body) };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh)?;
+    serde_json::to_writer(&mut file, &header)?;
+    file.write_all(b"\n")?;
+    file.write_all(&body)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
+/// Reads a state and its age in seconds; `None` if there is none.
+fn load(path: &Path) -> Result<Option<(Saved, f64)>, String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let end = memchr::memchr(b'\n', &bytes).ok_or("it has no header")?;
+    let header: Header = serde_json::from_slice(&bytes[..end]).map_err(|_| "its header cannot be read")?;
+    if header.format != FORMAT {
+        return Err(format!("its format is `{}`, not `{FORMAT}`", header.format));
+    }
+    let body = &bytes[end + 1..];
+    if crc32fast::hash(body) != header.crc32 {
+        return Err("its checksum is wrong".into());
+    }
+    // A clock that was set back makes it no younger than new.
+    let age = (unix_time() - header.written).max(0.0);
+    if age > STALE {
+        return Err(format!("it is {:.0} hours old", age / 3600.0));
+    }
+    let saved = serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
+    Ok(Some((saved, age)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Beat;
+
+    #[test]
+    fn a_state_file_gives_back_what_was_saved_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("deep/presence.json");
+        assert!(matches!(load(&path), Ok(None)));
+        let mut engine = Engine::new(Policy::default(), 0.0, 1);
+        engine.at(5.0);
+        engine.beat(&Beat {
+            service: "a".into(),
+            instance: "b".into(),
+            interval: Some(10.0),
+            version: Some("1.2".into()),
+            ..Beat::default()
+        });
+        engine.tick(5.25);
+        store(&path, &engine.save()).expect("written");
+        let (saved, age) = load(&path).expect("a state").expect("it is there");
+        assert!(age < 5.0);
+        let restored = Engine::restored(Policy::default(), saved, 6.0, 1);
+        let view = restored.view(0.0);
+        assert_eq!((&*view[0].service, view[0].state, view[0].instances[0].state), ("a", "up", "unknown"));
+        assert_eq!(view[0].instances[0].version.as_deref(), Some("1.2"));
+        let mut bytes = fs::read(&path).expect("a file");
+        let last = bytes.len() - 3;
+        bytes[last] ^= 1;
+        fs::write(&path, &bytes).expect("written");
+        assert!(load(&path).is_err_and(|problem| problem.contains("checksum")));
+        fs::write(&path, b"{}").expect("written");
+        assert!(load(&path).is_err());
+    }
+}

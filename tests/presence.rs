@@ -1,0 +1,208 @@
+//! Presence through the front door: heartbeats over UDP, the API, the board, records, and a daemon that is killed.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{Daemon, records};
+
+fn config(dir: &Path, more: &str) -> String {
+    format!(
+        "interval = \"1s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
+         [http]\naddress = \"127.0.0.1:0\"\ntoken = \"secret\"\n[presence]\nstate_file = \"{}\"\n{more}",
+        dir.join("records.jsonl").display(),
+        dir.join("state/presence.json").display(),
+    )
+}
+
+fn service(daemon: &Daemon, name: &str) -> Value {
+    let (_, body) = daemon.get(&format!("/api/v1/presence/{name}"));
+    serde_json::from_str(&body).expect("JSON")
+}
+
+/// Waits until a service is as expected; the seconds that took.
+fn wait(daemon: &Daemon, name: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> f64 {
+    let began = Instant::now();
+    loop {
+        let now = service(daemon, name);
+        if is_so(&now) {
+            return began.elapsed().as_secs_f64();
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "never {what}: {now}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn request(daemon: &Daemon, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(daemon.http.expect("HTTP is on")).expect("connected");
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    )
+    .expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    (head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status"), body.to_string())
+}
+
+#[test]
+fn a_service_is_up_late_down_and_back_and_says_goodbye() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    daemon.send_udp(&[
+        b"heartbeat.pay.web-1:1|g|#interval:1,version:1.4.2,start:77",
+        b"heartbeat.pay.web-2:1.1|g",
+        b"x:1|c",
+    ]);
+    wait(&daemon, "pay", "up", |s| s["state"] == "up" && s["present"] == 2);
+    let one = &service(&daemon, "pay")["instances"][0];
+    assert_eq!((&one["instance"], &one["timeout_s"], &one["version"]), (&"web-1".into(), &5.0.into(), &"1.4.2".into()));
+    let (code, _) = daemon.get("/api/v1/presence/pay/check");
+    assert_eq!(code, 200);
+    // A promise of 1 s is broken after 4 s and a grace of 1 s; nobody else is known, so it is no mass silence.
+    let took = wait(&daemon, "pay", "down", |s| s["state"] == "down");
+    assert!((4.0..8.0).contains(&took), "down after {took} s");
+    assert_eq!(daemon.get("/api/v1/presence/pay/check").0, 503);
+    assert!(daemon.get("/presence").1.contains("1 of 1 services down"));
+    // A flush sees it.
+    std::thread::sleep(Duration::from_millis(1500));
+    daemon.send_udp(&[b"heartbeat.pay.web-1:60|g", b"heartbeat.pay.web-2:60|g"]);
+    wait(&daemon, "pay", "up again", |s| s["state"] == "up");
+    daemon.send_udp(&[b"heartbeat.pay.web-1:0|g", b"heartbeat.pay.web-2:0|g"]);
+    wait(&daemon, "pay", "left", |s| s["state"] == "left");
+    assert_eq!(daemon.get("/api/v1/presence/pay/check").0, 404);
+    let began = Instant::now();
+    // The account is as of the last flush.
+    while daemon.status()["lines"]["heartbeats"] != 6 {
+        assert!(began.elapsed() < Duration::from_secs(5), "{}", daemon.status());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(daemon.status()["lines"]["metrics"], 1);
+    daemon.stop();
+
+    let all = records(&dir.path().join("records.jsonl"));
+    let said: Vec<(&str, &str, bool)> = all
+        .iter()
+        .filter(|r| r["type"] == "presence" && r["kind"] == "service")
+        .map(|r| (r["from"].as_str().unwrap_or(""), r["to"].as_str().unwrap_or(""), r["notify"] == true))
+        .collect();
+    assert_eq!(said, [("none", "up", false), ("up", "down", true), ("down", "up", true), ("up", "left", false)]);
+    let up: Vec<f64> = all
+        .iter()
+        .filter(|r| r["name"] == "presence_up" && r["tags"]["instance"] == "web-1")
+        .filter_map(|r| r["value"].as_f64())
+        .collect();
+    assert!(up.contains(&1.0) && up.contains(&0.0), "{up:?}");
+    let beats =
+        all.iter().filter(|r| r["name"] == "presence_beats_total").filter_map(|r| r["value"].as_f64()).sum::<f64>();
+    assert_eq!(beats, 4.0);
+    assert!(all.iter().all(|r| !r["name"].as_str().unwrap_or("").starts_with("heartbeat")));
+}
+
+#[test]
+fn a_killed_daemon_remembers_who_was_there_and_announces_who_died_meanwhile() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = config(dir.path(), "");
+    let mut daemon = Daemon::start(dir.path(), &text);
+    for _ in 0..12 {
+        daemon.send_udp(&[b"heartbeat.pay.a:2|g", b"heartbeat.web.a:2|g"]);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    // The state is saved every 10 s.
+    assert!(dir.path().join("state/presence.json").exists());
+    daemon.signal("-KILL");
+    let _ = daemon.wait(Duration::from_secs(5));
+    drop(daemon);
+    let daemon = Daemon::start(dir.path(), &text);
+    assert_eq!(service(&daemon, "pay")["instances"][0]["state"], "unknown");
+    assert_eq!(service(&daemon, "web")["state"], "up");
+    let booted = Instant::now();
+    while booted.elapsed() < Duration::from_secs(11) {
+        daemon.send_udp(&[b"heartbeat.web.a:2|g"]);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    // Silent since before we started: one timeout (4 · 2 s + 1 s) after we did.
+    assert_eq!(
+        (service(&daemon, "pay")["state"].clone(), service(&daemon, "web")["state"].clone()),
+        ("down".into(), "up".into())
+    );
+    let events: Value = serde_json::from_str(&daemon.get("/api/v1/presence/events").1).expect("JSON");
+    let told: Vec<&Value> = events.as_array().expect("a list").iter().filter(|event| event["notify"] == true).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["service"], &told[0]["to"]), (&"pay".into(), &"down".into()));
+    daemon.stop();
+}
+
+#[test]
+fn changes_need_the_token_and_hostile_names_are_inert() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    daemon.send_udp(&[
+        b"heartbeat:10|g|#service:<script>alert(1)</script>,instance:\x1b[2J,version:<b>",
+        b"heartbeat.pay.a:10|g",
+    ]);
+    wait(&daemon, "pay", "up", |s| s["state"] == "up");
+    let board = daemon.get("/presence").1;
+    assert!(
+        board.contains("&lt;script&gt;")
+            && !board.contains("<script")
+            && !board.contains('\x1b')
+            && !board.contains("<b>&lt;")
+    );
+    assert!(!daemon.get("/api/v1/presence").1.contains('\x1b'));
+    let announce = "{\"service\":\"pay\",\"seconds\":60}";
+    for headers in ["", "Authorization: Bearer wrong\r\n"] {
+        assert_eq!(request(&daemon, "POST", "/api/v1/presence/maintenance", headers, announce).0, 401);
+        assert_eq!(request(&daemon, "DELETE", "/api/v1/presence/pay", headers, "").0, 401);
+    }
+    let flags = |daemon: &Daemon| service(daemon, "pay")["instances"][0]["flags"].clone();
+    assert_eq!(flags(&daemon), Value::Array(vec![]));
+    let token = "Authorization: Bearer secret\r\n";
+    assert_eq!(request(&daemon, "POST", "/api/v1/presence/maintenance", token, announce).0, 200);
+    assert_eq!(flags(&daemon), Value::Array(vec!["maintenance".into()]));
+    assert_eq!(request(&daemon, "POST", "/api/v1/presence/maintenance", token, "{}").0, 400);
+    assert_eq!(request(&daemon, "DELETE", "/api/v1/presence/nobody", token, "").0, 404);
+    assert_eq!(request(&daemon, "DELETE", "/api/v1/presence/pay/a", token, "").0, 200);
+    let gone = Instant::now();
+    while daemon.get("/api/v1/presence/pay").0 != 404 {
+        assert!(gone.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    daemon.stop();
+}
+
+#[test]
+fn beat_runs_a_command_says_goodbye_when_it_ends_well_and_not_when_it_fails() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    let to = format!("udp://{}", daemon.udp.expect("UDP"));
+    let beat = |who: &str, command: &[&str]| {
+        let mut args = vec!["beat", who, "--every", "2s", "--to", &to, "--"];
+        args.extend(command);
+        support::command(&args).spawn().expect("the binary starts")
+    };
+    assert_eq!(beat("good/a", &["true"]).wait().expect("it ends").code(), Some(0));
+    wait(&daemon, "good", "left", |s| s["state"] == "left");
+    assert_eq!(beat("bad/a", &["sh", "-c", "sleep 0.5; exit 7"]).wait().expect("it ends").code(), Some(7));
+    wait(&daemon, "bad", "up", |s| s["state"] == "up");
+    let mut stopped = beat("stopped/a", &["sleep", "60"]);
+    wait(&daemon, "stopped", "up", |s| s["state"] == "up");
+    let pid = stopped.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    assert_eq!(stopped.wait().expect("it ends").code(), Some(128 + 15));
+    wait(&daemon, "stopped", "left", |s| s["state"] == "left");
+    // The one that failed said nothing, and so is missed.
+    wait(&daemon, "bad", "down", |s| s["state"] == "down");
+    for (args, code) in [(&["no/such", "/no/such/program"][..], 127), (&["no/such", "/etc/passwd"], 126)] {
+        assert_eq!(beat(args[0], &args[1..]).wait().expect("it ends").code(), Some(code));
+    }
+    let output = support::systole(&["beat", "a,b", "--to", &to], b"");
+    assert_eq!(output.status.code(), Some(125), "{}", support::text(&output.stderr));
+    daemon.stop();
+}
