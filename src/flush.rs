@@ -101,7 +101,12 @@ impl Flusher {
         };
         flusher.totals.sinks = flusher.sink_accounts();
         let totals = flusher.totals.clone();
-        flusher.published.send_replace(Arc::new(Published { snapshot: None, totals, closing: false }));
+        flusher.published.send_replace(Arc::new(Published {
+            snapshot: None,
+            totals,
+            closing: false,
+            at: Some(Instant::now()),
+        }));
         flusher
     }
 
@@ -209,7 +214,12 @@ impl Flusher {
         let is_large = |published: &Published| published.snapshot.as_ref().is_some_and(|last| last.len() > LARGE);
         if is_large(&self.published.borrow()) {
             let totals = self.totals.clone();
-            self.published.send_replace(Arc::new(Published { snapshot: None, totals, closing: true }));
+            self.published.send_replace(Arc::new(Published {
+                snapshot: None,
+                totals,
+                closing: true,
+                at: Some(Instant::now()),
+            }));
         }
     }
 
@@ -225,7 +235,12 @@ impl Flusher {
             "flushed"
         );
         let totals = self.totals.clone();
-        self.published.send_replace(Arc::new(Published { snapshot: Some(snapshot), totals, closing: false }));
+        self.published.send_replace(Arc::new(Published {
+            snapshot: Some(snapshot),
+            totals,
+            closing: false,
+            at: Some(Instant::now()),
+        }));
         if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
             self.last_status = Instant::now();
             self.tell_status();

@@ -87,3 +87,8 @@ pub fn excerpt(line: &[u8], max_chars: usize) -> String {
     }
     out
 }
+/// Text as part of a URL: every byte that is not plain is written as `%` and its number.
+pub fn in_url(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}

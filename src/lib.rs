@@ -5,19 +5,22 @@
 //!
 //! | room | is |
 //! |---|---|
-//! | [`protocol`], [`series`], [`inert`] | words: lines read into borrowed values, identities, harmless text |
+//! | [`protocol`], [`series`], [`inert`], [`allow`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
-//! | [`sys`], [`vigil`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
+//! | [`sys`], [`fetch`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
 
 pub mod aggregate;
+pub mod allow;
 pub mod cli;
 pub mod config;
+pub mod fetch;
 pub mod flush;
 pub mod http;
 pub mod inert;
 pub mod load;
 pub mod net;
+pub mod notify;
 pub mod plan;
 pub mod presence;
 pub mod protocol;

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::aggregate::{Quota, ShardOptions, TimerPolicy};
+use crate::allow::Allow;
 use crate::config::{Config, Listen, ListenUrl, Naming, Profile, StateFile, Workers};
-use crate::net::{Allow, Spec, Transport};
+use crate::net::{Spec, Transport};
+use crate::notify::Targets;
+use crate::presence::Identity;
 use crate::protocol::Heartbeats;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::{GaugeLife, RegistryOptions, SelfMetrics, SummaryPolicy};
@@ -37,7 +40,12 @@ pub fn heartbeats(config: &Config) -> Option<Heartbeats> {
 }
 
 /// How the vigil is kept; `None` if presence is off. `env` is the environment.
-pub fn vigil(config: &Config, seed: u64, env: impl Fn(&str) -> Option<String>) -> Option<VigilOptions> {
+pub fn vigil(
+    config: &Config,
+    seed: u64,
+    identity: Identity,
+    env: impl Fn(&str) -> Option<String>,
+) -> Option<VigilOptions> {
     let presence = &config.presence;
     let state_file = match &presence.state_file {
         StateFile::Off => None,
@@ -50,7 +58,28 @@ pub fn vigil(config: &Config, seed: u64, env: impl Fn(&str) -> Option<String>) -
             given.or_else(|| state.map(|state| state.join("systole"))).map(|folder| folder.join("presence.json"))
         }
     };
-    presence.enabled.then(|| VigilOptions { policy: presence.policy.clone(), state_file, seed })
+    presence.enabled.then(|| VigilOptions {
+        policy: presence.policy.clone(),
+        state_file,
+        seed,
+        identity,
+        group_wait: presence.group_wait,
+    })
+}
+
+/// Who is told of alarms; `page` is where our own page is.
+pub fn targets(config: &Config, identity: &Identity, page: Option<String>) -> Targets {
+    let presence = &config.presence;
+    if !presence.enabled {
+        return Targets::default();
+    }
+    Targets {
+        alertmanagers: presence.alertmanager.clone(),
+        webhooks: presence.webhook.clone(),
+        snitch: presence.snitch_url.clone(),
+        page,
+        identity: Some(identity.clone()),
+    }
 }
 
 /// A shard's options; `quota` is shared by all of them.
@@ -103,7 +132,10 @@ pub fn graphite_names(config: &Config, naming: Naming) -> GraphiteNames {
 }
 
 /// What a listener is made of.
-pub fn listener(listen: &Listen) -> Spec {
+pub fn listener(config: &Config, listen: &Listen) -> Spec {
+    let policy = &config.presence.policy;
+    let with_senders =
+        config.presence.enabled && (config.presence.by_address || policy.goodbye_same_ip || !policy.guards.is_empty());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Spec {
         transport: match listen.url {
@@ -122,6 +154,7 @@ pub fn listener(listen: &Listen) -> Spec {
         busy_poll_us: u32::try_from(listen.busy_poll.as_micros()).ok().filter(|&us| us > 0),
         realtime: listen.realtime,
         allow: Allow::new(listen.allow.clone()),
+        with_senders,
         max_connections: listen.max_connections,
         idle_timeout: listen.idle_timeout,
         options: listen.protocol,

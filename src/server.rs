@@ -3,25 +3,31 @@
 use std::fmt::Write;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::aggregate::{Quota, Shard};
 use crate::config::{Config, ListenUrl, Sink, SinkKind, show_duration, show_size};
 use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
 use crate::net::{self, Bound};
+use crate::notify::{self, Pulse};
 use crate::plan;
+use crate::presence::Identity;
 use crate::sinks::console::ConsoleSink;
 use crate::sinks::file::{FileOptions, FileSink};
 use crate::sinks::graphite::GraphiteSink;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
-use crate::vigil;
+use crate::sys::unix_time;
+use crate::vigil::{self, Vigil};
+
+/// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.
+const PULSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +49,8 @@ pub async fn run(
     let sinks = open_sinks(&config)?;
     let mut bound: Vec<(ListenUrl, Bound)> = Vec::new();
     for listen in &config.listen {
-        let socket =
-            net::bind(plan::listener(listen)).map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
+        let socket = net::bind(plan::listener(&config, listen))
+            .map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
         bound.push((listen.url.at(socket.address()), socket));
     }
     let page = match config.http.address {
@@ -60,12 +66,21 @@ pub async fn run(
     let quota = Quota::new(config.max_series);
     let seed = random_seed();
     let cannot_watch = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
-    let (vigil, watching) = match plan::vigil(&config, seed, |name| std::env::var(name).ok()) {
+    let identity = Identity { node: host_name(), boot: unix_time() as u64 };
+    let (publish, published) = watch::channel(Arc::new(Published::default()));
+    let (tell_pulse, pulse) = pulse(published.clone(), config.interval);
+    let page_url = page_address.map(|address| format!("http://{address}"));
+    let crew = notify::start(plan::targets(&config, &identity, page_url), pulse)
+        .map_err(|error| StartError(format!("cannot tell others of alarms: {error}; install the CA certificates")))?;
+    let told = crew.outboxes.clone();
+    let (vigil, watching) = match plan::vigil(&config, seed, identity, |name| std::env::var(name).ok()) {
         Some(options) => {
-            vigil::start(options).map(|(vigil, thread)| (Some(vigil), Some(thread))).map_err(cannot_watch)?
+            vigil::start(options, told).map(|(vigil, thread)| (Some(vigil), Some(thread))).map_err(cannot_watch)?
         }
         None => (None, None),
     };
+    // Nobody asks before the first minute is over, and then an empty cell only means that presence is off.
+    let _ = tell_pulse.set(vigil.clone());
     let mut mouths = Vec::new();
     let mut shards = 0;
     for (url, socket) in bound {
@@ -86,7 +101,6 @@ pub async fn run(
     }
     let outlets = sinks.into_iter().map(|(options, sink)| Outlet::start(options, sink)).collect();
     let registry = Registry::new(plan::registry_options(&config, true), shards);
-    let (publish, published) = watch::channel(Arc::new(Published::default()));
     let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, status_every, vigil.clone());
 
     let (stop, stopped) = watch::channel(false);
@@ -97,6 +111,7 @@ pub async fn run(
         ready: Arc::clone(&ready),
         vigil: vigil.clone(),
         write_token: config.http.token.as_deref().map(Arc::from),
+        streams: Arc::new(Semaphore::new(crate::http::STREAMS)),
         token: config.http.address.filter(|a| !a.ip().is_loopback()).and(config.http.token.as_deref()).map(Arc::from),
     };
     let (stop_page, page_stopped) = watch::channel(false);
@@ -125,8 +140,43 @@ pub async fn run(
             tracing::error!("presence failed; its message is above");
         }
     }
+    crew.finish(config.shutdown_grace).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Says whether all is well here: intervals are closed, next to nothing is dropped, and presence answers.
+fn pulse(published: watch::Receiver<Arc<Published>>, interval: Duration) -> (Arc<OnceLock<Option<Vigil>>>, Pulse) {
+    let cell: Arc<OnceLock<Option<Vigil>>> = Arc::default();
+    let known = Arc::clone(&cell);
+    let late = interval * 2 + PULSE_PATIENCE;
+    let pulse = move || {
+        let vigil = known.get().cloned().flatten();
+        let published = Arc::clone(&published.borrow());
+        let is_late = published.at.is_some_and(|at| at.elapsed() > late);
+        let completeness = published.snapshot.as_ref().map_or(1.0, |snapshot| snapshot.ledger.completeness);
+        let check = async move {
+            if is_late {
+                return Some("intervals are not closed in time");
+            }
+            if completeness < 0.99 {
+                return Some("the kernel drops datagrams");
+            }
+            match vigil {
+                Some(vigil) => match tokio::time::timeout(PULSE_PATIENCE, vigil.ask(|_| ())).await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(_)) | Err(_) => Some("presence does not answer"),
+                },
+                None => None,
+            }
+        };
+        Box::pin(check) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
+    };
+    (cell, Arc::new(pulse))
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or("systole".into(), |name| name.trim().to_string())
 }
 
 /// Runs the flusher on a thread of its own, so that no sink's work can delay a tick. Resolves when it has ended; an

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +13,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use crate::presence::{Engine, Event, EventKind, Policy, Reading, Saved};
+use crate::inert::Plain;
+use crate::notify::Told;
+use crate::presence::words::sentence;
+use crate::presence::{Alarm, Desk, Engine, Event, EventKind, Identity, Notice, Policy, Reading, Saved};
 use crate::protocol::Signal;
 use crate::sys::unix_time;
 
@@ -35,7 +38,7 @@ const STALE: f64 = 86_400.0;
 const REMEMBERED: usize = 1000;
 const WAITING: usize = 100_000;
 
-/// First line of a state file.
+/// Format of a state file.
 const FORMAT: &str = "systole-presence/1";
 
 /// How the vigil is kept.
@@ -47,6 +50,10 @@ pub struct VigilOptions {
     pub state_file: Option<PathBuf>,
     /// Key of the engine's table.
     pub seed: u64,
+    /// Who tells of events.
+    pub identity: Identity,
+    /// Warnings about instances wait so long for a service's alarm that replaces them.
+    pub group_wait: Duration,
 }
 
 enum Message {
@@ -73,6 +80,12 @@ pub struct Watch {
     pub epoch: f64,
     /// Writes that were refused.
     pub refused_writes: u64,
+    /// Who tells of events.
+    pub identity: Identity,
+    /// Which alarms are out.
+    pub desk: Desk,
+    told: Vec<Told>,
+    newest: watch::Sender<u64>,
 }
 
 /// What a flush takes with it.
@@ -89,6 +102,7 @@ pub struct Report {
 pub struct Vigil {
     sender: SyncSender<Message>,
     lost: Arc<AtomicU64>,
+    newest: watch::Receiver<u64>,
 }
 
 impl Vigil {
@@ -103,6 +117,11 @@ impl Vigil {
     pub fn drops(&self, dropped: u64, received: u64) {
         // If the queue is full, the signals that it lost tell the same.
         let _ = self.sender.try_send(Message::Drops { dropped, received });
+    }
+
+    /// The number of the newest event, and a way to wait for the next.
+    pub fn newest(&self) -> watch::Receiver<u64> {
+        self.newest.clone()
     }
 
     /// Ends the vigil: it saves what it knows.
@@ -130,12 +149,13 @@ impl Vigil {
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(options: VigilOptions) -> io::Result<(Vigil, JoinHandle<()>)> {
+pub fn start(options: VigilOptions, told: Vec<Told>) -> io::Result<(Vigil, JoinHandle<()>)> {
     let (sender, inbox) = sync_channel(QUEUE);
     let lost = Arc::new(AtomicU64::new(0));
-    let vigil = Vigil { sender, lost: Arc::clone(&lost) };
-    let thread =
-        std::thread::Builder::new().name("presence".into()).spawn(move || Keeper::new(options, lost).run(&inbox))?;
+    let (newest, seen) = watch::channel(0);
+    let vigil = Vigil { sender, lost: Arc::clone(&lost), newest: seen };
+    let keeper = Keeper::new(options, lost, told, newest);
+    let thread = std::thread::Builder::new().name("presence".into()).spawn(move || keeper.run(&inbox))?;
     Ok((vigil, thread))
 }
 
@@ -151,33 +171,53 @@ struct Keeper {
     next_save: Instant,
     save_failed: bool,
     dirty: bool,
+    /// When maintenance of an unknown service was last logged.
+    puzzled: Option<Instant>,
+}
+
+/// What the state file holds.
+#[derive(Debug, Deserialize)]
+struct Kept {
+    presence: Saved,
+    alarms: Vec<Alarm>,
 }
 
 impl Keeper {
-    fn new(options: VigilOptions, lost: Arc<AtomicU64>) -> Keeper {
+    fn new(options: VigilOptions, lost: Arc<AtomicU64>, told: Vec<Told>, newest: watch::Sender<u64>) -> Keeper {
         let now = Instant::now();
-        let (mut base, mut engine) = (0.0, None);
+        let (mut base, mut engine, mut alarms, mut state_lost) = (0.0, None, Vec::new(), false);
         if let Some(path) = &options.state_file {
             match load(path) {
-                Ok(Some((saved, age))) => {
-                    base = saved.now + age;
-                    engine = Some(Engine::restored(options.policy.clone(), saved, base, options.seed));
+                Ok(Some((kept, age))) => {
+                    base = kept.presence.now + age;
+                    alarms = kept.alarms;
+                    engine = Some(Engine::restored(options.policy.clone(), kept.presence, base, options.seed));
                 }
                 Ok(None) => {}
                 Err(problem) => {
                     tracing::warn!(file = %path.display(), problem, "presence starts empty: the saved state is lost");
+                    state_lost = true;
                 }
             }
         }
-        let engine = engine.unwrap_or_else(|| Engine::new(options.policy, base, options.seed));
-        let watch = Watch {
+        let mut engine = engine.unwrap_or_else(|| Engine::new(options.policy, base, options.seed));
+        if state_lost {
+            engine.state_lost();
+        }
+        let desk = Desk::new(options.group_wait.as_secs_f64(), alarms);
+        let mut watch = Watch {
             engine,
             remembered: VecDeque::new(),
             waiting: Vec::new(),
             next_event: 1,
             epoch: unix_time() - base,
             refused_writes: 0,
+            identity: options.identity,
+            desk,
+            told,
+            newest,
         };
+        watch.tell_again();
         Keeper {
             watch,
             state_file: options.state_file,
@@ -189,6 +229,7 @@ impl Keeper {
             next_save: now + SAVE_EVERY,
             save_failed: false,
             dirty: false,
+            puzzled: None,
         }
     }
 
@@ -239,6 +280,9 @@ impl Keeper {
         match message {
             Message::Signal(signal) => {
                 self.dirty = true;
+                if let Signal::Maintenance { service, .. } = &*signal {
+                    self.check_maintenance(service);
+                }
                 self.watch.engine.signal(&signal);
             }
             Message::Drops { dropped, received } => {
@@ -254,6 +298,21 @@ impl Keeper {
         }
     }
 
+    /// Says, at most once a minute, that somebody announced maintenance of a service that nobody knows.
+    fn check_maintenance(&mut self, service: &str) {
+        let often = self.puzzled.is_some_and(|at| at.elapsed() < Duration::from_secs(60));
+        if often || self.watch.engine.knows(service) {
+            return;
+        }
+        self.puzzled = Some(Instant::now());
+        let nearest = self.watch.engine.like(service).unwrap_or("");
+        tracing::warn!(
+            service = %Plain(service),
+            nearest = %Plain(nearest),
+            "maintenance of an unknown service was announced; it is an ordinary metric"
+        );
+    }
+
     fn tick(&mut self) {
         let now = self.clock();
         self.watch.engine.tick(now);
@@ -265,6 +324,8 @@ impl Keeper {
         self.watch.epoch = epoch;
         self.dirty |= self.watch.engine.has_events();
         self.watch.collect();
+        let waited = self.watch.desk.tick(now + epoch);
+        self.watch.pass_on(waited);
         self.next_tick += TICK;
         if self.next_tick < Instant::now() {
             self.next_tick = Instant::now() + TICK;
@@ -282,7 +343,7 @@ impl Keeper {
         if !std::mem::take(&mut self.dirty) || nobody {
             return;
         }
-        let outcome = store(path, &self.watch.engine.save());
+        let outcome = store(path, &self.watch.engine, &self.watch.desk);
         if let Err(error) = &outcome
             && !self.save_failed
         {
@@ -295,9 +356,15 @@ impl Keeper {
 impl Watch {
     /// Takes over what has happened.
     fn collect(&mut self) {
-        for mut event in self.engine.take_events() {
-            event.at += self.epoch;
+        let events = self.engine.take_events();
+        if events.is_empty() {
+            return;
+        }
+        let mut notices = Vec::new();
+        for mut event in events {
+            event.shift(self.epoch);
             tell(&event);
+            notices.append(&mut self.desk.take(self.next_event, &event));
             if self.remembered.len() == REMEMBERED {
                 self.remembered.pop_front();
             }
@@ -307,6 +374,34 @@ impl Watch {
                 self.waiting.push(event);
             }
         }
+        self.newest.send_replace(self.next_event - 1);
+        self.pass_on(notices);
+    }
+
+    /// Gives notices to everybody who is told.
+    fn pass_on(&mut self, mut notices: Vec<Notice>) {
+        if notices.is_empty() || self.told.is_empty() {
+            return;
+        }
+        for notice in &mut notices {
+            notice.detail = self.engine.detail(notice.alarm.topic.service.as_deref());
+        }
+        self.told.iter().for_each(|told| told.outbox.put(&notices));
+    }
+
+    /// After a restart: what is still open, to those who forget what is not repeated.
+    fn tell_again(&mut self) {
+        let notices: Vec<Notice> = self
+            .desk
+            .told()
+            .map(|alarm| Notice {
+                alarm: alarm.clone(),
+                resolved: false,
+                event: None,
+                detail: self.engine.detail(alarm.topic.service.as_deref()),
+            })
+            .collect();
+        self.told.iter().filter(|told| told.again).for_each(|told| told.outbox.put(&notices));
     }
 
     /// What the next flush takes with it.
@@ -317,72 +412,91 @@ impl Watch {
 
 /// Logs what somebody is to be told, and at `debug` everything else.
 fn tell(event: &Event) {
-    let service = event.service.as_deref().unwrap_or("");
-    let instance = event.instance.as_deref().unwrap_or("");
-    let (to, why) = (event.to.unwrap_or(""), event.reason.or(event.code).unwrap_or(""));
-    let kind = match event.kind {
-        EventKind::Instance => "an instance changed",
-        EventKind::Service => "a service changed",
-        EventKind::Flapping => "flapping",
-        EventKind::MassSilence => "most of what should be heard is silent",
-        EventKind::Maintenance => "maintenance",
-        EventKind::Warning => "presence",
-        EventKind::Restored => "presence is restored; who was there is to be confirmed",
-    };
+    let text = sentence(event);
+    let text = Plain(&text);
     match (event.notify, event.severity()) {
-        (true, "critical" | "warning") => tracing::warn!(service, instance, to, why, "{kind}"),
-        (true, _) => tracing::info!(service, instance, to, why, "{kind}"),
-        (false, _) => tracing::debug!(service, instance, to, why, "{kind}"),
+        (true, "critical" | "warning") => tracing::warn!("presence: {text}"),
+        (true, _) => tracing::info!("presence: {text}"),
+        (false, _) if event.kind == EventKind::Warning => tracing::warn!("presence: {text}"),
+        (false, _) => tracing::debug!("presence: {text}"),
     }
 }
 
+/// The last line of a state file: it is written when everything before it is.
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct Seal {
     format: String,
     /// When it was written, Unix seconds.
     written: f64,
     crc32: u32,
 }
 
-/// Writes a state: a header line with a checksum, then the state. It replaces the old one in one step.
-fn store(path: &Path, saved: &Saved) -> io::Result<()> {
-    let body = serde_json::to_vec(saved)?;
-    let header = Header { format: FORMAT.into(), written: unix_time(), crc32: crc32fast::hash(&body) };
+/// A writer that keeps a checksum.
+struct Checked<W> {
+    inner: W,
+    hash: crc32fast::Hasher,
+}
+
+impl<W: Write> Write for Checked<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes a state and its seal, a line each. It replaces the old one in one step.
+fn store(path: &Path, engine: &Engine, desk: &Desk) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    serde_json::to_writer(&mut file, &header)?;
+    let file = BufWriter::with_capacity(1 << 16, File::create(&fresh)?);
+    let mut out = Checked { inner: file, hash: crc32fast::Hasher::new() };
+    // As `Kept` has it, without a copy of everything.
+    out.write_all(b"{\"presence\":")?;
+    engine.store(&mut out)?;
+    out.write_all(b",\"alarms\":")?;
+    serde_json::to_writer(&mut out, &desk.open().collect::<Vec<_>>())?;
+    out.write_all(b"}")?;
+    let seal = Seal { format: FORMAT.into(), written: unix_time(), crc32: out.hash.finalize() };
+    let mut file = out.inner;
     file.write_all(b"\n")?;
-    file.write_all(&body)?;
-    file.sync_all()?;
+    serde_json::to_writer(&mut file, &seal)?;
+    file.write_all(b"\n")?;
+    file.into_inner()?.sync_all()?;
     fs::rename(&fresh, path)
 }
 
 /// Reads a state and its age in seconds; `None` if there is none.
-fn load(path: &Path) -> Result<Option<(Saved, f64)>, String> {
+fn load(path: &Path) -> Result<Option<(Kept, f64)>, String> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let end = memchr::memchr(b'\n', &bytes).ok_or("it has no header")?;
-    let header: Header = serde_json::from_slice(&bytes[..end]).map_err(|_| "its header cannot be read")?;
-    if header.format != FORMAT {
-        return Err(format!("its format is `{}`, not `{FORMAT}`", header.format));
+    let cut = "it was cut off";
+    let rest = bytes.strip_suffix(b"\n").ok_or(cut)?;
+    let end = memchr::memrchr(b'\n', rest).ok_or(cut)?;
+    let seal: Seal = serde_json::from_slice(&rest[end..]).map_err(|_| "its last line cannot be read")?;
+    if seal.format != FORMAT {
+        return Err(format!("its format is `{}`, not `{FORMAT}`", seal.format));
     }
-    let body = &bytes[end + 1..];
-    if crc32fast::hash(body) != header.crc32 {
+    let body = &rest[..end];
+    if crc32fast::hash(body) != seal.crc32 {
         return Err("its checksum is wrong".into());
     }
     // A clock that was set back makes it no younger than new.
-    let age = (unix_time() - header.written).max(0.0);
+    let age = (unix_time() - seal.written).max(0.0);
     if age > STALE {
         return Err(format!("it is {:.0} hours old", age / 3600.0));
     }
-    let saved = serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
-    Ok(Some((saved, age)))
+    let kept = serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
+    Ok(Some((kept, age)))
 }
 
 #[cfg(test)]
@@ -405,10 +519,10 @@ mod tests {
             ..Beat::default()
         });
         engine.tick(5.25);
-        store(&path, &engine.save()).expect("written");
-        let (saved, age) = load(&path).expect("a state").expect("it is there");
+        store(&path, &engine, &Desk::new(10.0, Vec::new())).expect("written");
+        let (kept, age) = load(&path).expect("a state").expect("it is there");
         assert!(age < 5.0);
-        let restored = Engine::restored(Policy::default(), saved, 6.0, 1);
+        let restored = Engine::restored(Policy::default(), kept.presence, 6.0, 1);
         let view = restored.view(0.0);
         assert_eq!((&*view[0].service, view[0].state, view[0].instances[0].state), ("a", "up", "unknown"));
         assert_eq!(view[0].instances[0].version.as_deref(), Some("1.2"));

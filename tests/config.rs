@@ -103,9 +103,9 @@ const BROKEN: [(&str, &[&str]); 42] = [
         &["2:11: http.address: `0.0.0.0:8127` is not on loopback, so `http.token` must be set"],
     ),
     (
-        "[presence]\nwebhook = []\nmass_fraction = 7",
+        "[presence]\nwebhook = [\"ftp://x\"]\nmass_fraction = 7",
         &[
-            "2:1: presence.webhook: not in this version: notifications come with the next release of presence",
+            "2:12: presence.webhook[0]: `ftp://x` begins with neither `http://` nor `https://`; `http://127.0.0.1:9093` is right",
             "3:17: presence.mass_fraction: `7` is not a number from 0 to 1.1",
         ],
     ),

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 /// Layer, rooms in order.
 const LAYERS: [(u8, &[&str]); 5] = [
-    (0, &["protocol", "series", "inert"]),
+    (0, &["protocol", "series", "inert", "allow"]),
     (1, &["aggregate", "presence"]),
     // The ledger's words are part of a snapshot, so its own numbers come before the closed interval.
     (2, &["telemetry", "snapshot"]),
-    (3, &["sys", "vigil", "net", "load", "sinks", "http"]),
+    (3, &["sys", "fetch", "notify", "vigil", "net", "load", "sinks", "http"]),
     (4, &["config", "plan", "flush", "server", "cli"]),
 ];
 

@@ -69,7 +69,7 @@ fn a_service_is_up_late_down_and_back_and_says_goodbye() {
     let took = wait(&daemon, "pay", "down", |s| s["state"] == "down");
     assert!((4.0..8.0).contains(&took), "down after {took} s");
     assert_eq!(daemon.get("/api/v1/presence/pay/check").0, 503);
-    assert!(daemon.get("/presence").1.contains("1 of 1 services down"));
+    assert!(daemon.get("/presence").1.contains("1 service down: pay"));
     // A flush sees it.
     std::thread::sleep(Duration::from_millis(1500));
     daemon.send_udp(&[b"heartbeat.pay.web-1:60|g", b"heartbeat.pay.web-2:60|g"]);

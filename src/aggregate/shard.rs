@@ -170,7 +170,7 @@ impl Shard {
             Signal::Beat(_) if heartbeats.forward => Heed::Forwarded,
             Signal::Beat(_) => Heed::Consumed,
             // They are metrics like any other, too.
-            Signal::Maintenance { .. } | Signal::Assist { .. } => Heed::Nothing,
+            Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) => Heed::Nothing,
         };
         self.signals.push(signal);
         heed

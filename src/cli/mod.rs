@@ -6,6 +6,7 @@ mod capture;
 mod check;
 mod explain;
 mod load;
+mod presence;
 mod replay;
 mod run;
 mod send;
@@ -54,6 +55,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Send heartbeats, for as long as a command runs if one is given; exits with its status
     Beat(beat::BeatArgs),
+    /// Ask a running daemon who is there: list, show, check, wait, events, maintenance, forget
+    Presence(presence::PresenceArgs),
     /// Send lines
     Send(send::SendArgs),
     /// Send as much as a machine takes, to size it; prints as JSON exactly what was sent
@@ -67,15 +70,30 @@ struct ConfigArgs {
     config: Option<PathBuf>,
 }
 
+/// What wrong usage exits with. Monitoring takes 2 for "down", so the two commands that it runs say 3.
+fn usage_code(mut args: impl Iterator<Item = String>) -> u8 {
+    let is_presence = args.any(|arg| arg == "presence");
+    if is_presence && args.any(|arg| arg == "check" || arg == "wait") { presence::UNKNOWN } else { USAGE }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(problem) => {
+            // Text that cannot be written has nobody who reads it.
+            let _ = problem.print();
+            let is_help = !problem.use_stderr();
+            return ExitCode::from(if is_help { 0 } else { usage_code(std::env::args().skip(1)) });
+        }
+    };
     let code = match cli.command.unwrap_or(Command::Run(run::RunArgs::default())) {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Beat(args) => beat::run(&args),
+        Command::Presence(args) => presence::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
     };

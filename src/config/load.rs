@@ -246,7 +246,7 @@ fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_
     url.map(|_| listen)
 }
 
-fn network(item: &Found<'_>, s: &mut Source<'_>) -> Option<(IpAddr, u8)> {
+pub(super) fn network(item: &Found<'_>, s: &mut Source<'_>) -> Option<(IpAddr, u8)> {
     let text = item.string(s)?;
     let (address, prefix) = text.split_once('/').map_or((text.as_str(), None), |(a, p)| (a, Some(p)));
     let network = address.parse::<IpAddr>().ok().and_then(|address| {

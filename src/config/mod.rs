@@ -23,12 +23,6 @@ pub use value::{parse_duration, parse_size, show_duration, show_size};
 const LATER: &[(&str, &str)] = &[
     ("rule", "rules come with the drop-in release"),
     ("relay", "relays come with the delivery release"),
-    ("presence.alertmanager", "notifications come with the next release of presence"),
-    ("presence.webhook", "notifications come with the next release of presence"),
-    ("presence.group_wait", "notifications come with the next release of presence"),
-    ("presence.snitch_url", "notifications come with the next release of presence"),
-    ("presence.goodbye_from", "it comes with the next release of presence"),
-    ("presence.series", "it comes with the next release of presence"),
     ("management", "the original's management port comes with the drop-in release"),
     ("dogstatsd", "the profile `dogstatsd` comes with the drop-in release"),
     ("protocol.abbreviated_meter", "it comes with the drop-in release"),

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::presence::policy::{Expected, Misses, Override, Policy};
+use crate::allow::Allow;
+use crate::presence::policy::{Expected, Guard, Misses, Override, Policy, SeriesOf};
 
-use super::print::{Out, number};
+use super::load::network;
+use super::print::{MASK, Out, number};
 use super::reader::{Section, Source};
+use super::url::{http_url, masked};
 use super::value::show_duration;
 
 /// What can be configured of presence.
@@ -23,6 +26,14 @@ pub struct Presence {
     pub state_file: StateFile,
     /// Heartbeats are recorded as metrics too (default false; `etsy`: true).
     pub forward_raw: bool,
+    /// Base URLs of Alertmanagers that are told of alarms.
+    pub alertmanager: Vec<String>,
+    /// URLs that are told of alarms.
+    pub webhook: Vec<String>,
+    /// Warnings about instances wait so long for a service's alarm that replaces them (default 10 s).
+    pub group_wait: Duration,
+    /// Asked every minute while all is well here.
+    pub snitch_url: Option<String>,
     /// Everything else.
     pub policy: Policy,
 }
@@ -55,6 +66,23 @@ pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) ->
         Some(path) => StateFile::Path(path.into()),
     };
     let forward_raw = section.bool(s, "forward_raw").unwrap_or(is_etsy);
+    let alertmanager = urls(&mut section, s, "alertmanager");
+    let webhook = urls(&mut section, s, "webhook");
+    let group_wait = section.duration(s, "group_wait", SECONDS).unwrap_or(Duration::from_secs(10));
+    let snitch_url = section.find(s, "snitch_url").and_then(|found| {
+        let url = found.string(s)?;
+        match http_url(&url) {
+            _ if url.is_empty() => None,
+            Ok(()) => Some(url),
+            Err(problem) => {
+                s.problem(found.place.clone(), &found.key, problem);
+                None
+            }
+        }
+    });
+    policy.goodbye_same_ip = section.choice(s, "goodbye_from", &[("any", false), ("same_ip", true)]).unwrap_or(false);
+    let series = [("auto", SeriesOf::Auto), ("instance", SeriesOf::Instances), ("service", SeriesOf::Services)];
+    policy.series = section.choice(s, "series", &series).unwrap_or(SeriesOf::Auto);
     policy.maintenance_wire = section.bool(s, "maintenance_wire").unwrap_or(policy.maintenance_wire);
     policy.mass_fraction = section.number(s, "mass_fraction", 0.0..=1.1).unwrap_or(policy.mass_fraction);
     for (key, seconds) in lengths(&mut policy) {
@@ -69,7 +97,11 @@ pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) ->
     policy.rules.within = general.within.unwrap_or(policy.rules.within);
     for (mut one, place) in section.sections(s, "service") {
         match one.string(s, "match") {
-            Some(pattern) => policy.overrides.push(rules(&mut one, s, pattern)),
+            Some(pattern) => {
+                let mut rules = rules(&mut one, s, pattern);
+                rules.guard = guard(&mut one, s, &mut policy.guards);
+                policy.overrides.push(rules);
+            }
             None => one.missing(s, &place, "match", "\"worker*\""),
         }
         one.finish(s);
@@ -84,7 +116,34 @@ pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) ->
         one.finish(s);
     }
     section.finish(s);
-    Presence { enabled, by_address, state_file, forward_raw, policy }
+    Presence { enabled, by_address, state_file, forward_raw, alertmanager, webhook, group_wait, snitch_url, policy }
+}
+
+fn urls(section: &mut Section<'_>, s: &mut Source<'_>, key: &'static str) -> Vec<String> {
+    let mut urls = Vec::new();
+    for item in section.list(s, key).unwrap_or_default() {
+        match item.string(s) {
+            Some(url) if url.is_empty() => {}
+            Some(url) => match http_url(&url) {
+                Ok(()) => urls.push(url),
+                Err(problem) => s.problem(item.place.clone(), &item.key, problem),
+            },
+            None => {}
+        }
+    }
+    urls
+}
+
+/// Whose word counts of a service: a place among the `guards`.
+fn guard(section: &mut Section<'_>, s: &mut Source<'_>, guards: &mut Vec<Guard>) -> Option<u16> {
+    let networks = section.list(s, "allow");
+    let networks = networks.map(|items| items.iter().filter_map(|item| network(item, s)).collect());
+    let key = section.secret(s, "key").filter(|key| !key.is_empty());
+    if networks.is_none() && key.is_none() {
+        return None;
+    }
+    guards.push(Guard { allow: Allow::new(networks), key });
+    u16::try_from(guards.len() - 1).ok()
 }
 
 /// Lengths of time that are set by their key alone.
@@ -121,6 +180,7 @@ fn rules(section: &mut Section<'_>, s: &mut Source<'_>, pattern: String) -> Over
         min: section.integer(s, "min", 0..=1000).map(|min| min as u32),
         ephemeral: section.bool(s, "ephemeral"),
         within: section.duration(s, "within", SECONDS).map(|within| within.as_secs_f64()),
+        guard: None,
     }
 }
 
@@ -140,6 +200,20 @@ pub(super) fn print(out: &mut Out, presence: &Presence) {
         },
     );
     out.set("forward_raw", presence.forward_raw);
+    let list = |urls: &[String]| Value::Array(urls.iter().map(|url| Value::from(masked(url))).collect());
+    out.set("alertmanager", list(&presence.alertmanager));
+    out.set("webhook", list(&presence.webhook));
+    out.set("group_wait", show_duration(presence.group_wait));
+    out.set("snitch_url", presence.snitch_url.as_deref().map_or(String::new(), masked));
+    out.set("goodbye_from", if policy.goodbye_same_ip { "same_ip" } else { "any" });
+    out.set(
+        "series",
+        match policy.series {
+            SeriesOf::Auto => "auto",
+            SeriesOf::Instances => "instance",
+            SeriesOf::Services => "service",
+        },
+    );
     out.set("maintenance_wire", policy.maintenance_wire);
     out.set("mass_fraction", number(policy.mass_fraction));
     for (key, seconds) in lengths(&mut policy) {
@@ -155,6 +229,7 @@ pub(super) fn print(out: &mut Out, presence: &Presence) {
             min: rules.min,
             ephemeral: Some(rules.ephemeral),
             within: Some(rules.within),
+            guard: None,
             pattern: String::new(),
         },
     );
@@ -162,6 +237,15 @@ pub(super) fn print(out: &mut Out, presence: &Presence) {
         out.head("[[presence.service]]");
         out.set("match", one.pattern.as_str());
         print_rules(out, one);
+        if let Some(guard) = one.guard.and_then(|at| policy.guards.get(usize::from(at))) {
+            if let Some(networks) = guard.allow.networks() {
+                let all = networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}")));
+                out.set("allow", Value::Array(all.collect()));
+            }
+            if guard.key.is_some() {
+                out.set("key", MASK);
+            }
+        }
     }
     for one in &policy.expect {
         out.head("[[presence.expect]]");

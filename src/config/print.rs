@@ -10,7 +10,7 @@ use super::schema::{Config, Lifetime, Listen, LogFormat, Naming, Sink, SinkKind,
 use super::value::{show_duration, show_size};
 
 /// What stands in place of a secret.
-const MASK: &str = "********";
+pub(super) const MASK: &str = "********";
 
 /// The configuration as TOML.
 pub fn print(config: &Config) -> String {

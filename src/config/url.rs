@@ -114,6 +114,30 @@ pub fn sink_url(url: &str, naming: Naming) -> Result<Sink, String> {
     }
 }
 
+/// Checks the URL of something that is asked over HTTP.
+pub(super) fn http_url(url: &str) -> Result<(), String> {
+    let example = "`http://127.0.0.1:9093` is right";
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return Err(format!("`{url}` begins with neither `http://` nor `https://`; {example}"));
+    };
+    if rest.is_empty() || rest.starts_with(['/', ':', '?']) {
+        return Err(format!("`{url}` has no host; {example}"));
+    }
+    match url.parse::<axum::http::Uri>() {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(format!("`{url}` is no URL: {problem}; {example}")),
+    }
+}
+
+/// A URL without what may be secret in it.
+pub(super) fn masked(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host.to_string(), |(_, host)| format!("***@{host}"));
+    let path = if matches!(path, "" | "/") { path } else { "/***" };
+    format!("{scheme}://{host}{path}")
+}
+
 /// Checks `host:port` without looking the name up: a backend may come up later.
 pub(super) fn host_and_port(text: &str) -> Result<(), String> {
     match text.rsplit_once(':') {

@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
+use crate::presence::Reading;
 use crate::snapshot::number;
 use crate::telemetry::{ListenerAccount, SinkAccount};
 
 use super::House;
 
-pub(super) fn render(house: &House, open: bool) -> String {
+/// `presence` is what the vigil says for a scrape.
+pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String {
     let published = house.published();
     let totals = &published.totals;
     let mut out = Exposition { text: String::new(), open };
@@ -109,6 +111,7 @@ pub(super) fn render(house: &House, open: bool) -> String {
         "Share of datagrams that the kernel handed over.",
         &[(&[], totals.completeness)],
     );
+    out.presence(presence);
     if open {
         out.text.push_str("# EOF\n");
     }
@@ -137,6 +140,29 @@ impl Exposition {
 
     fn gauge(&mut self, name: &str, help: &str, samples: &[Sample<'_>]) {
         self.family(name, name, "gauge", help, samples);
+    }
+
+    /// Presence, name by name: a family stands together.
+    fn presence(&mut self, readings: &[Reading]) {
+        let mut names: Vec<&str> = readings.iter().map(|reading| reading.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let mine = readings.iter().filter(|reading| reading.name == name);
+            let labels: Vec<(Vec<Label<'_>>, &Reading)> = mine
+                .map(|reading| (reading.tags.iter().map(|(key, value)| (*key, &**value)).collect(), reading))
+                .collect();
+            let samples: Vec<Sample<'_>> = labels.iter().map(|(labels, r)| (labels.as_slice(), r.value)).collect();
+            let help = match name {
+                "presence_state" => "0 unknown, 1 up, 2 late, 3 down, 4 left.",
+                _ => "See docs/presence.md.",
+            };
+            if labels.first().is_some_and(|(_, reading)| reading.counts) {
+                self.counter(name.trim_end_matches("_total"), help, &samples);
+            } else {
+                self.gauge(name, help, &samples);
+            }
+        }
     }
 
     fn family(&mut self, family: &str, name: &str, kind: &str, help: &str, samples: &[Sample<'_>]) {

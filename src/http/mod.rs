@@ -12,12 +12,14 @@
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
 //! | `GET /api/v1/presence/SERVICE/check[?min=N]` | 200 if it is there, 503 if not, 404 if it is unknown |
-//! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events |
+//! | `GET /presence/SERVICE` | one service: instances, the last day, events; forms for changes |
+//! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
 //! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
 //!
 //! On loopback everything may be read by anybody; elsewhere every route needs `Authorization: Bearer TOKEN`
 //! (a browser may say `?token=TOKEN`). Errors are `{"error":{"code":"…","message":"…"}}`.
 
+mod board;
 mod metrics;
 mod page;
 mod presence;
@@ -34,7 +36,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::snapshot::{Records, Snapshot, write_json};
 use crate::telemetry::Ledger;
@@ -52,6 +54,8 @@ pub struct Published {
     pub totals: Ledger,
     /// A large last interval was let go to make room for the next, which will be here in a moment.
     pub closing: bool,
+    /// When it was published.
+    pub at: Option<Instant>,
 }
 
 /// What does not change while the daemon runs.
@@ -80,7 +84,12 @@ pub struct House {
     pub vigil: Option<Vigil>,
     /// What those must show who change something, on loopback too; without it nobody can.
     pub write_token: Option<Arc<str>>,
+    /// Event streams that may still be opened.
+    pub streams: Arc<Semaphore>,
 }
+
+/// Most event streams at a time.
+pub const STREAMS: usize = 64;
 
 impl House {
     fn published(&self) -> Arc<Published> {
@@ -146,7 +155,10 @@ async fn guard(State(house): State<House>, request: Request, next: Next) -> Resp
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'",
+        ),
     ] {
         response.headers_mut().insert::<HeaderName>(name, HeaderValue::from_static(value));
     }
@@ -187,7 +199,9 @@ async fn own_metrics(State(house): State<House>, headers: HeaderMap) -> Response
     } else {
         "text/plain; version=0.0.4; charset=utf-8"
     };
-    with_type(kind, metrics::render(&house, open).into_bytes())
+    // Without an answer the rest is still worth showing.
+    let presence = presence::ask(&house, |watch| watch.engine.scraped()).await.unwrap_or_default();
+    with_type(kind, metrics::render(&house, &presence, open).into_bytes())
 }
 
 #[derive(Serialize)]

@@ -30,17 +30,17 @@ td.name{overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.9re
 .tag{color:var(--soft)}code{font-family:ui-monospace,monospace}
 ";
 
-/// The beginning of a page that is read again after so many seconds.
-pub(super) fn head(title: &str, seconds: u64) -> String {
+/// The beginning of a page that is read again after so many seconds; `title` is inert.
+pub(super) fn head(title: &str, seconds: u64, style: &str) -> String {
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <meta http-equiv=\"refresh\" content=\"{seconds}\"><style>{STYLE}</style></head><body>"
+         <meta http-equiv=\"refresh\" content=\"{seconds}\"><style>{STYLE}{style}</style></head><body>"
     )
 }
 
 pub(super) fn render(house: &House, published: &Published) -> String {
-    let mut out = head("Systole", house.about.interval.as_secs().clamp(1, 10));
+    let mut out = head("Systole", house.about.interval.as_secs().clamp(1, 10), "");
     let uptime = Duration::from_secs(house.uptime_secs() as u64);
     let _ = write!(
         out,

@@ -7,7 +7,6 @@
 //! A stop is two steps, so that nothing queued is lost: [`Listener::stop`] makes workers read what the kernel
 //! holds and then nothing more; the flusher closes the last interval; [`Listener::join`] ends them.
 
-mod allow;
 mod framing;
 mod tcp;
 mod udp;
@@ -24,11 +23,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::aggregate::{Columns, Partial, Shard, Tally};
+use crate::allow::Allow;
 use crate::protocol::Options;
 use crate::sys;
 use crate::vigil::Vigil;
-
-pub use allow::Allow;
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -68,6 +66,8 @@ pub struct Spec {
     pub realtime: bool,
     /// Who may send.
     pub allow: Allow,
+    /// Ask for the sender of every datagram: somebody looks at it.
+    pub with_senders: bool,
     /// Most connections at once.
     pub max_connections: usize,
     /// A silent connection is closed after so long.

@@ -108,9 +108,10 @@ fn wait(socket: &impl AsRawFd, wake: &UnixStream) {
 /// Reads and ingests one batch.
 fn read(source: &Source, vigil: Option<&Vigil>, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
     let spec = &source.spec;
-    // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list, at the
+    // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list (ours or presence's), at the
     // first datagrams of an interval, and from a malformed line on until one with its sender can be told.
-    let with_senders = spec.allow.is_restricted()
+    let with_senders = spec.with_senders
+        || spec.allow.is_restricted()
         || shard.tally().datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example();
     let messages = batch.receive(source.socket.as_raw_fd(), with_senders)?;

@@ -36,6 +36,7 @@ impl Engine {
             self.warn_of_service(None, "ingest_drops", true);
         }
         self.drops_at = now;
+        self.blind.drops += 1.0;
         self.for_present(|instance, policy, service| {
             let timing = instance.timing(policy, &service.rules);
             let added = (timing.down - instance.blind_by_drops).min(1.0);
@@ -56,6 +57,7 @@ impl Engine {
         if seconds < self.policy.stall_min {
             return;
         }
+        self.blind.pause += seconds;
         self.warn_of_service(None, "local_pause", false);
         let now = self.now;
         self.for_present(|instance, policy, service| {
@@ -75,11 +77,38 @@ impl Engine {
         }
     }
 
+    /// What an earlier engine saved could not be read.
+    pub fn state_lost(&mut self) {
+        self.warn_of_service(None, "state_lost", false);
+    }
+
     fn for_present(&mut self, mut change: impl FnMut(&mut Instance, &Policy, &Service)) {
         for instance in self.instances.iter_mut().flatten().filter(|instance| instance.state.is_present()) {
             let Some(service) = &self.services[instance.service as usize] else { continue };
             change(instance, &self.policy, service);
         }
+    }
+
+    /// Writes what must survive a restart as JSON, as [`Engine::save`] has it, without a copy of it.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn store(&self, out: impl std::io::Write) -> std::io::Result<()> {
+        #[derive(serde::Serialize)]
+        struct Stored<'a> {
+            now: f64,
+            services: Vec<(&'a Service, Vec<&'a Instance>)>,
+            mass: Option<(f64, bool)>,
+        }
+        let mut services: Vec<&Service> = self.services.iter().flatten().collect();
+        services.sort_by_key(|service| service.order);
+        let instances = |service: &Service| service.instances.iter().map(|&id| self.instance(id)).collect();
+        let stored = Stored {
+            now: self.now,
+            services: services.into_iter().map(|service| (service, instances(service))).collect(),
+            mass: self.mass.as_ref().map(|mass| (mass.start, mass.expired)),
+        };
+        Ok(serde_json::to_writer(out, &stored)?)
     }
 
     /// What must survive a restart.
@@ -99,6 +128,7 @@ impl Engine {
         let mut engine = Engine::new(Policy { expect: Vec::new(), ..policy.clone() }, now, seed);
         engine.policy = policy;
         let away = now - saved.now;
+        engine.blind.restart = away.max(0.0);
         let mut members = Vec::new();
         let mut count = 0;
         for (mut service, instances) in saved.services {

@@ -1,14 +1,11 @@
 //! One instance: what was heard of it, and what its silence means.
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
+use super::gaps::Gaps;
+use super::history::History;
 use super::policy::{Misses, Policy, Rules, grace_for, misses_for};
-
-/// Gaps between beats that are remembered.
-const REMEMBERED_GAPS: usize = 16;
-
-/// Gaps of which a promise's median is taken.
-const MEDIAN_OF: usize = 8;
 
 /// What is known of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,6 +100,11 @@ impl Loss {
     }
 }
 
+/// Left out of what is saved.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// What is remembered of an instance. Times are seconds of the engine's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Instance {
@@ -112,7 +114,7 @@ pub struct Instance {
     /// Place in the order of registration.
     #[serde(skip)]
     pub(super) order: u64,
-    pub(super) name: Box<str>,
+    pub(super) name: CompactString,
     pub(super) state: State,
     /// Last beat.
     pub(super) seen: Option<f64>,
@@ -120,55 +122,95 @@ pub struct Instance {
     pub(super) heard: Option<f64>,
     /// From when on silence is counted.
     pub(super) since: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) promise: Option<f64>,
-    pub(super) gaps: Vec<f64>,
+    pub(super) gaps: Gaps,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) mismatch: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) loose: bool,
-    pub(super) start: Option<Box<str>>,
-    pub(super) previous_start: Option<Box<str>>,
-    pub(super) version: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) start: Option<CompactString>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) version: Option<CompactString>,
     /// Blind time that does not count.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) blind: f64,
     /// The part of it that dropped datagrams caused.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) blind_by_drops: f64,
     /// Neither late nor down before this.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) floor: f64,
     pub(super) changed: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) left_at: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) down_at: f64,
     /// Its problem was told.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) notified: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) pending: Option<Quiet>,
-    pub(super) flaps: Vec<f64>,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) flapping: bool,
     /// Last down or recovery.
     pub(super) stable: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) maintenance_until: f64,
-    /// When to tell of it if it is still down, and why then.
-    pub(super) recheck: Option<(f64, Recheck)>,
-    /// Last warning of two processes under one name, or of repeated goodbyes.
-    pub(super) conflict_at: f64,
     pub(super) received: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) missed: u64,
-    /// Of these two, what sinks were told.
-    pub(super) told_received: u64,
-    pub(super) told_missed: u64,
+    /// Of these two, what sinks were not told.
+    #[serde(skip)]
+    pub(super) fresh_received: u32,
+    #[serde(skip)]
+    pub(super) fresh_missed: u32,
     /// It fell silent before its interval was known.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) never_established: bool,
     /// Last beat that counts for learning.
     pub(super) counted: Option<f64>,
     pub(super) first: f64,
     /// It replaced one that went down.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) replaces: bool,
     pub(super) loss: Loss,
     /// Member of the mass silence.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) member: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) health: Option<u8>,
     pub(super) source: Option<std::net::IpAddr>,
+    #[serde(default)]
+    pub(super) history: History,
+    /// It was told that its beats are sampled.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) sampled: bool,
     /// When the queue will look at it.
     #[serde(skip)]
     pub(super) queued: f64,
+    /// What few have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rare: Option<Box<Rare>>,
 }
+
+/// What is remembered of few instances.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Rare {
+    /// When it went down of late.
+    pub(super) flaps: Vec<f64>,
+    /// When to tell of it if it is still down, and why then.
+    pub(super) recheck: Option<(f64, Recheck)>,
+    pub(super) previous_start: Option<CompactString>,
+    /// What its last service check said.
+    pub(super) message: Option<CompactString>,
+    /// Last warning of two processes under one name, or of repeated goodbyes.
+    pub(super) conflict_at: f64,
+}
+
+/// Of those who have none.
+static COMMON: Rare = Rare { flaps: Vec::new(), recheck: None, previous_start: None, message: None, conflict_at: -1e9 };
 
 /// Why a problem that was kept quiet is told later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,21 +240,6 @@ pub struct Timing {
     pub down: f64,
 }
 
-pub(super) fn median(values: &[f64]) -> f64 {
-    let mut sorted = [0.0; REMEMBERED_GAPS];
-    let sorted = &mut sorted[..values.len()];
-    sorted.copy_from_slice(values);
-    sorted.sort_unstable_by(f64::total_cmp);
-    let n = sorted.len();
-    if n == 0 {
-        0.0
-    } else if n % 2 == 1 {
-        sorted[n / 2]
-    } else {
-        0.5 * (sorted[n / 2 - 1] + sorted[n / 2])
-    }
-}
-
 impl Instance {
     pub(super) fn new(service: u32, name: &str, order: u64, now: f64) -> Instance {
         Instance {
@@ -224,11 +251,10 @@ impl Instance {
             heard: None,
             since: now,
             promise: None,
-            gaps: Vec::new(),
+            gaps: Gaps::default(),
             mismatch: false,
             loose: false,
             start: None,
-            previous_start: None,
             version: None,
             blind: 0.0,
             blind_by_drops: 0.0,
@@ -238,16 +264,13 @@ impl Instance {
             down_at: 0.0,
             notified: false,
             pending: None,
-            flaps: Vec::new(),
             flapping: false,
             stable: now,
             maintenance_until: 0.0,
-            recheck: None,
-            conflict_at: -1e9,
             received: 0,
             missed: 0,
-            told_received: 0,
-            told_missed: 0,
+            fresh_received: 0,
+            fresh_missed: 0,
             never_established: false,
             counted: None,
             first: now,
@@ -256,41 +279,52 @@ impl Instance {
             member: false,
             health: None,
             source: None,
+            history: History::new(now),
+            sampled: false,
             queued: f64::INFINITY,
+            rare: None,
         }
     }
 
-    /// Remembers a gap between two beats.
-    pub(super) fn remember(&mut self, gap: f64) {
-        if self.gaps.len() == REMEMBERED_GAPS {
-            self.gaps.remove(0);
+    pub(super) fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(&COMMON)
+    }
+
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| Box::new(COMMON.clone()))
+    }
+
+    /// Nothing is to be told of it later.
+    pub(super) fn clear_recheck(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.recheck = None;
         }
-        if self.gaps.capacity() == 0 {
-            self.gaps.reserve_exact(MEDIAN_OF);
-        }
+    }
+
+    /// Remembers a gap between two beats, the second at `now`; how many beats were due in it, if that is known.
+    pub(super) fn remember(&mut self, gap: f64, now: f64) -> u64 {
         self.gaps.push(gap);
-        if let Some(interval) = self.promise {
-            self.loss.note(gap, interval);
-            self.missed += (gap / interval).round().clamp(1.0, 1e6) as u64 - 1;
-        }
-    }
-
-    pub(super) fn recent(&self) -> &[f64] {
-        &self.gaps[self.gaps.len().saturating_sub(MEDIAN_OF)..]
+        let Some(interval) = self.promise else { return 0 };
+        self.loss.note(gap, interval);
+        let due = (gap / interval).round().clamp(1.0, 1e6) as u64;
+        self.missed += due - 1;
+        self.fresh_missed = self.fresh_missed.saturating_add((due - 1) as u32);
+        self.history.note_loss(now, due);
+        due
     }
 
     /// The interval in force: the promise, unless beats come clearly slower; else the learned one, if it is known.
     pub fn interval(&self, policy: &Policy) -> Option<f64> {
         if let Some(promise) = self.promise {
             if self.gaps.len() >= 4 {
-                let measured = median(self.recent());
+                let measured = self.gaps.recent_median();
                 if measured > 1.1 * promise {
                     return Some(measured);
                 }
             }
             return Some(promise);
         }
-        (self.gaps.len() >= policy.learn_gaps).then(|| median(&self.gaps))
+        (self.gaps.len() >= policy.learn_gaps).then(|| self.gaps.median())
     }
 
     /// Beats that must be missed at an interval.
@@ -313,16 +347,11 @@ impl Instance {
             if self.promise.is_some() {
                 return grace;
             }
-            let middle = median(&self.gaps);
-            let mut deviations = [0.0; REMEMBERED_GAPS];
-            let deviations = &mut deviations[..self.gaps.len()];
-            deviations.iter_mut().zip(&self.gaps).for_each(|(deviation, gap)| *deviation = (gap - middle).abs());
-            grace.max(6.0 * median(deviations)).min(60.0)
+            grace.max(6.0 * self.gaps.median_deviation()).min(60.0)
         });
         let down = f64::from(self.misses(interval, rules)) * interval + grace;
         if self.promise.is_none() {
-            let longest = self.gaps.iter().copied().fold(0.0, f64::max);
-            let down = down.max(30.0).max(2.0 * longest);
+            let down = down.max(30.0).max(2.0 * self.gaps.longest());
             return Timing { late: Some((interval + grace).min(down)), down };
         }
         Timing { late: Some(interval + grace), down }

@@ -179,7 +179,7 @@ impl Engine {
             match instance.state {
                 State::Late | State::Unknown if is_member => instance.floor = instance.floor.max(now + timeout),
                 State::Down if is_member && instance.pending == Some(Quiet::MassSilence) => {
-                    instance.recheck = Some((now + timeout, Recheck::NotBackAfterMassSilence));
+                    instance.rare_mut().recheck = Some((now + timeout, Recheck::NotBackAfterMassSilence));
                 }
                 // Silent all through it: a fresh timeout, member or not.
                 State::Up | State::Late | State::Unknown
@@ -284,8 +284,9 @@ impl Engine {
         instance.down_at = now;
         instance.notified = false;
         if !mass {
-            instance.flaps.retain(|&at| at > now - within);
-            instance.flaps.push(now);
+            let flaps = &mut instance.rare_mut().flaps;
+            flaps.retain(|&at| at > now - within);
+            flaps.push(now);
         }
         let mut quiet = if mass {
             Some(Quiet::MassSilence)
@@ -295,7 +296,7 @@ impl Engine {
             ephemeral.then_some(Quiet::Ephemeral)
         };
         let mut starts = false;
-        if quiet.is_none() && !instance.flapping && instance.flaps.len() >= count {
+        if quiet.is_none() && !instance.flapping && instance.rare().flaps.len() >= count {
             instance.flapping = true;
             starts = true;
         }
@@ -327,9 +328,9 @@ impl Engine {
                 continue;
             };
             let maintained = self.in_maintenance(instance);
-            match (instance.recheck, instance.pending) {
+            match (instance.rare().recheck, instance.pending) {
                 (Some((at, reason)), _) if now >= at && !maintained => {
-                    self.instance_mut(id).recheck = None;
+                    self.instance_mut(id).clear_recheck();
                     went_down.push(self.still_down(id, reason.name()));
                 }
                 (recheck, Some(Quiet::Maintenance)) if !maintained && recheck.is_none_or(|(at, _)| now < at) => {
@@ -348,7 +349,7 @@ impl Engine {
                 continue;
             }
             instance.flapping = false;
-            instance.flaps.clear();
+            instance.rare_mut().flaps.clear();
             let told_late = instance.state == State::Down && instance.pending == Some(Quiet::Flapping);
             let event = Event { to: Some("end"), ..self.event_of(id, EventKind::Flapping, true) };
             self.say(event);

@@ -229,7 +229,7 @@ impl Engine {
                 let instance = self.instance(id);
                 if instance.state == State::Down && instance.pending == Some(Quiet::Service) {
                     let timeout = instance.timing(&self.policy, &self.service(sid).rules).down;
-                    self.instance_mut(id).recheck = Some((now + timeout, Recheck::NotBackWithService));
+                    self.instance_mut(id).rare_mut().recheck = Some((now + timeout, Recheck::NotBackWithService));
                     self.schedule(id);
                 }
             }

@@ -5,20 +5,28 @@
 //! blindness does not count against anybody, and the silence of the majority is told once.
 
 mod blind;
+mod desk;
 mod engine;
 mod event;
+mod gaps;
+mod hear;
+mod history;
 mod instance;
 mod judge;
 mod judge_service;
 pub mod policy;
+mod readings;
 mod report;
 mod roster;
 mod service;
+pub mod words;
 
 pub use blind::Saved;
-pub use engine::{Engine, Refusals};
-pub use event::{Event, EventKind, Facts};
+pub use desk::{Alarm, Desk, Notice, Place, Topic};
+pub use engine::{BlindSeconds, Engine, Refusals};
+pub use event::{Company, Event, EventKind, Facts, Identity, rfc3339};
 pub use instance::{Instance, State, Timing};
 pub use policy::Policy;
-pub use report::{InstanceView, Reading, ServiceView};
+pub use readings::{Reading, SERIES};
+pub use report::{InstanceView, ServiceView};
 pub use service::{Service, ServiceState};

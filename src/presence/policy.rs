@@ -1,6 +1,8 @@
 //! What decides how silence is judged. Defaults and the tables of misses and grace are those of the design's
 //! section on timing; every length is in seconds.
 
+use crate::allow::Allow;
+
 /// Longest promise, and longest learned interval: a week.
 pub const MAX_INTERVAL: f64 = 604_800.0;
 
@@ -30,11 +32,30 @@ pub struct Rules {
     pub ephemeral: bool,
     /// After how long `min` holds.
     pub within: f64,
+    /// Whose word counts: a place in [`Policy::guards`].
+    pub guard: Option<u16>,
+}
+
+/// Whose word counts of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// From these networks.
+    pub allow: Allow,
+    /// With this secret in the tag `key`.
+    pub key: Option<String>,
 }
 
 impl Default for Rules {
     fn default() -> Rules {
-        Rules { misses: Misses::ByInterval, grace: None, quorum: 0.5, min: None, ephemeral: false, within: 300.0 }
+        Rules {
+            misses: Misses::ByInterval,
+            grace: None,
+            quorum: 0.5,
+            min: None,
+            ephemeral: false,
+            within: 300.0,
+            guard: None,
+        }
     }
 }
 
@@ -55,6 +76,8 @@ pub struct Override {
     pub ephemeral: Option<bool>,
     /// See [`Rules::within`].
     pub within: Option<f64>,
+    /// See [`Rules::guard`].
+    pub guard: Option<u16>,
 }
 
 /// A service that must be there even if it never spoke.
@@ -125,6 +148,23 @@ pub struct Policy {
     pub overrides: Vec<Override>,
     /// Services that must be there.
     pub expect: Vec<Expected>,
+    /// Whose word counts, for those services that ask.
+    pub guards: Vec<Guard>,
+    /// A goodbye counts only from the address of the beats.
+    pub goodbye_same_ip: bool,
+    /// Which series there are.
+    pub series: SeriesOf,
+}
+
+/// For whom there are series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeriesOf {
+    /// For instances up to so many, beyond for services only.
+    Auto,
+    /// For every instance.
+    Instances,
+    /// For services only.
+    Services,
 }
 
 impl Default for Policy {
@@ -157,6 +197,9 @@ impl Default for Policy {
             rules: Rules::default(),
             overrides: Vec::new(),
             expect: Vec::new(),
+            guards: Vec::new(),
+            goodbye_same_ip: false,
+            series: SeriesOf::Auto,
         }
     }
 }
@@ -173,6 +216,7 @@ impl Policy {
             rules.min = o.min.or(rules.min);
             rules.ephemeral = o.ephemeral.unwrap_or(rules.ephemeral);
             rules.within = o.within.unwrap_or(rules.within);
+            rules.guard = o.guard.or(rules.guard);
         }
         if let Some(expected) = self.expect.iter().find(|expected| expected.service == service) {
             rules.min = Some(expected.min);

@@ -1,32 +1,23 @@
-//! What is told of presence: series for sinks, and views for people and programs.
+//! Views of presence for people and programs.
+
+use compact_str::CompactString;
 
 use serde::Serialize;
 
 use super::engine::Engine;
+use super::event::rfc3339;
 use super::instance::{Instance, State};
 use super::service::{Service, ServiceState};
+use super::words::length;
 
-/// Instances up to which each has series of its own; beyond, only services have.
-const INSTANCE_SERIES: usize = 10_000;
-
-/// One value for sinks.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
-    /// Name of the series.
-    pub name: &'static str,
-    /// Tags, in order.
-    pub tags: Vec<(&'static str, Box<str>)>,
-    /// The value.
-    pub value: f64,
-    /// It counts; else it is a level.
-    pub counts: bool,
-}
+/// Names in a list of those that are down.
+const NAMED: usize = 10;
 
 /// A service with its instances, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ServiceView {
     /// Its name.
-    pub service: Box<str>,
+    pub service: CompactString,
     /// `up`, `degraded`, `down`, `maintenance`, `left` or `unknown`.
     pub state: &'static str,
     /// Instances that are up, late or unconfirmed.
@@ -39,8 +30,8 @@ pub struct ServiceView {
     pub min: Option<u32>,
     /// Share below which it is degraded.
     pub quorum: f64,
-    /// In this state since, Unix seconds.
-    pub since: f64,
+    /// In this state since, RFC 3339.
+    pub since: String,
     /// Its instances by name.
     pub instances: Vec<InstanceView>,
 }
@@ -49,11 +40,11 @@ pub struct ServiceView {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct InstanceView {
     /// Its name.
-    pub instance: Box<str>,
+    pub instance: CompactString,
     /// `up`, `late`, `down`, `left` or `unknown`.
     pub state: &'static str,
-    /// In this state since, Unix seconds.
-    pub since: f64,
+    /// In this state since, RFC 3339.
+    pub since: String,
     /// Silent for so long, our own blindness left out.
     pub silence_s: f64,
     /// Interval in force, if it is known.
@@ -64,102 +55,93 @@ pub struct InstanceView {
     pub misses: Option<u32>,
     /// Silence that means down.
     pub timeout_s: f64,
+    /// Share of its beats that were lost in the last hour, if that is known.
+    pub loss_1h: Option<f64>,
     /// Seconds until it is late, if nothing is heard.
     pub late_in_s: Option<f64>,
     /// Seconds until it is down, if nothing is heard.
     pub down_in_s: Option<f64>,
     /// As it said.
-    pub version: Option<Box<str>>,
+    pub version: Option<CompactString>,
     /// As it said.
-    pub start: Option<Box<str>>,
+    pub start: Option<CompactString>,
     /// Last sender's address.
     pub source: Option<String>,
     /// Status of its last service check.
     pub health: Option<u8>,
-    /// `maintenance`, `flapping`, `held`, `learning`, `mismatch`.
+    /// What that said.
+    pub message: Option<CompactString>,
+    /// The worst of each half hour of the last day, the current one last: `U`p, `L`ate, `D`own, `G`one, `?` unconfirmed.
+    pub day: String,
+    /// `maintenance`, `flapping`, `held`, `learning`, `mismatch`, `conflict`.
     pub flags: Vec<&'static str>,
 }
 
-fn level(state: State) -> f64 {
-    match state {
-        State::Unknown => 0.0,
-        State::Up => 1.0,
-        State::Late => 2.0,
-        State::Down => 3.0,
-        State::Left => 4.0,
-    }
-}
+/// How long a conflict is shown after it was seen, in seconds.
+const CONFLICT_SHOWN: f64 = 3600.0;
 
 impl Engine {
-    fn is_held(&self, instance: &Instance) -> bool {
-        instance.member && instance.state.is_present() && self.mass.as_ref().is_some_and(|mass| !mass.expired)
-    }
-
-    fn sorted_services(&self) -> Vec<&Service> {
+    pub(super) fn sorted_services(&self) -> Vec<&Service> {
         let mut services: Vec<&Service> = self.services.iter().flatten().collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
         services
     }
 
-    /// The values of this moment. Beats and losses count since this was last asked.
-    pub fn readings(&mut self) -> Vec<Reading> {
-        let mut all = Vec::new();
-        let mut push = |name, tags: Vec<(&'static str, Box<str>)>, value: f64, counts| {
-            all.push(Reading { name, tags, value, counts });
-        };
-        let by_instance = self.count <= INSTANCE_SERIES;
-        let mut told = Vec::new();
-        for service in self.sorted_services() {
-            let tag = || vec![("service", service.name.clone())];
-            let is_up = matches!(service.state, Some(ServiceState::Up | ServiceState::Degraded));
-            if is_up || service.state == Some(ServiceState::Down) {
-                push("presence_service_up", tag(), f64::from(u8::from(is_up)), false);
+    /// More about a service, or about everything, in words: who is down, and whether we see the others.
+    pub fn detail(&self, service: Option<&str>) -> String {
+        let mut out = String::new();
+        let service = service.and_then(|name| self.find_service(name)).map(|id| self.service(id));
+        if let Some(service) = service {
+            let instances = service.instances.iter().map(|&id| self.instance(id));
+            let mut down: Vec<&Instance> = instances.filter(|instance| instance.state == State::Down).collect();
+            down.sort_by(|a, b| a.name.cmp(&b.name));
+            let named: Vec<&str> = down.iter().take(NAMED).map(|instance| &*instance.name).collect();
+            let silence = down.iter().map(|instance| self.silence(instance)).fold(f64::INFINITY, f64::min);
+            if !down.is_empty() {
+                let more = if down.len() > NAMED { format!(" and {} more", down.len() - NAMED) } else { String::new() };
+                out = format!("Down: {}{more}; last heard {} ago. ", named.join(", "), length(silence));
             }
-            if let Some(min) = service.rules.min {
-                push("presence_service_min", tag(), f64::from(min), false);
-            }
-            for state in [State::Unknown, State::Up, State::Late, State::Down, State::Left] {
-                let count = service.instances.iter().filter(|&&id| self.instance(id).state == state).count();
-                let tags = vec![("service", service.name.clone()), ("state", state.name().into())];
-                push("presence_service_instances", tags, count as f64, false);
-            }
-            if !by_instance {
-                continue;
-            }
-            for &id in &service.instances {
-                let instance = self.instance(id);
-                let tags = || vec![("instance", instance.name.clone()), ("service", service.name.clone())];
-                told.push((id, instance.received, instance.missed));
-                let beats = instance.received - instance.told_received;
-                let missed = instance.missed - instance.told_missed;
-                push("presence_beats_total", tags(), beats as f64, true);
-                push("presence_missed_total", tags(), missed as f64, true);
-                if instance.state == State::Left {
-                    // No level of one that left: a series that stays is a zombie.
-                    continue;
+        }
+        if service.is_none() && self.mass.is_some() {
+            let is_silent = |&&id: &&u32| matches!(self.instance(id).state, State::Late | State::Down);
+            let mut silent = Vec::new();
+            for service in self.sorted_services() {
+                let count = service.instances.iter().filter(is_silent).count();
+                if count > 0 {
+                    let whole = if count == service.instances.len() { "all " } else { "" };
+                    silent.push(format!("{} ({whole}{count})", service.name));
                 }
-                let flag = |flag: bool| f64::from(u8::from(flag));
-                push("presence_up", tags(), flag(instance.state.is_present()), false);
-                push("presence_state", tags(), level(instance.state), false);
-                push("presence_silence_seconds", tags(), self.silence(instance), false);
-                push("presence_timeout_seconds", tags(), instance.timing(&self.policy, &service.rules).down, false);
-                if let Some(interval) = instance.interval(&self.policy) {
-                    push("presence_interval_seconds", tags(), interval, false);
-                }
-                push("presence_held", tags(), flag(self.is_held(instance)), false);
-                push("presence_maintenance", tags(), flag(self.in_maintenance(instance)), false);
-                push("presence_flapping", tags(), flag(instance.flapping), false);
             }
+            let more = silent.len().saturating_sub(NAMED);
+            silent.truncate(NAMED);
+            let more = if more > 0 { format!(" and {more} more services") } else { String::new() };
+            out = format!("Silent: {}{more}. ", silent.join(", "));
         }
-        if self.count > 0 {
-            push("presence_mass_silence", Vec::new(), f64::from(u8::from(self.mass.is_some())), false);
-            push("presence_roster_instances", Vec::new(), self.count as f64, false);
+        let others = self
+            .instances
+            .iter()
+            .flatten()
+            .filter(|instance| service.is_none_or(|service| self.service(instance.service).order != service.order));
+        let (mut up, mut all) = (0_usize, 0_usize);
+        for instance in others.filter(|instance| instance.state != State::Left) {
+            all += 1;
+            up += usize::from(instance.state == State::Up);
         }
-        for (id, received, missed) in told {
-            let instance = self.instance_mut(id);
-            (instance.told_received, instance.told_missed) = (received, missed);
-        }
-        all
+        let which = if service.is_some() { "other " } else { "" };
+        out.push_str(&format!("{up} of {all} {which}instances are heard in time; "));
+        out.push_str(&match self.drops_at {
+            at if at >= 0.0 && self.now - at < 600.0 => {
+                format!("the kernel dropped datagrams {} ago.", length(self.now - at))
+            }
+            _ => "the kernel dropped nothing in the last 10 min.".to_string(),
+        });
+        out
+    }
+
+    /// Names of services that are like a name, the likest first.
+    pub fn like(&self, name: &str) -> Option<&str> {
+        let names = self.by_name.keys().map(|known| (strsim::damerau_levenshtein(known, name), &**known));
+        names.filter(|(distance, _)| *distance <= name.len().max(3) / 2).min().map(|(_, known)| known)
     }
 
     /// Whether there is a mass silence.
@@ -182,6 +164,11 @@ impl Engine {
         self.sorted_services().into_iter().map(|service| self.view_service(service, epoch)).collect()
     }
 
+    /// One service with its instances.
+    pub fn view_of(&self, service: &str, epoch: f64) -> Option<ServiceView> {
+        self.find_service(service).map(|id| self.view_service(self.service(id), epoch))
+    }
+
     fn view_service(&self, service: &Service, epoch: f64) -> ServiceView {
         let mut instances: Vec<InstanceView> =
             service.instances.iter().map(|&id| self.view_instance(service, self.instance(id), epoch)).collect();
@@ -195,7 +182,7 @@ impl Engine {
             left: count(State::Left),
             min: service.rules.min,
             quorum: service.rules.quorum,
-            since: service.changed + epoch,
+            since: rfc3339(service.changed + epoch),
             instances,
         }
     }
@@ -211,11 +198,12 @@ impl Engine {
             (self.is_held(instance), "held"),
             (interval.is_none(), "learning"),
             (instance.mismatch, "mismatch"),
+            (self.now - instance.rare().conflict_at < CONFLICT_SHOWN, "conflict"),
         ];
         InstanceView {
             instance: instance.name.clone(),
             state: instance.state.name(),
-            since: instance.changed + epoch,
+            since: rfc3339(instance.changed + epoch),
             silence_s: self.silence(instance),
             interval_s: interval,
             interval_source: match (instance.promise, interval) {
@@ -226,12 +214,15 @@ impl Engine {
             },
             misses: interval.map(|interval| instance.misses(interval, &service.rules)),
             timeout_s: instance.timing(&self.policy, &service.rules).down,
+            loss_1h: instance.history.loss(self.now),
             late_in_s: late.filter(|_| is_present).map(left),
             down_in_s: is_present.then_some(left(down)),
             version: instance.version.clone(),
             start: instance.start.clone(),
             source: instance.source.map(|address| address.to_string()),
             health: instance.health,
+            message: instance.rare().message.clone(),
+            day: instance.history.strip(self.now, instance.state),
             flags: flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect(),
         }
     }

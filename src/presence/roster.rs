@@ -69,6 +69,18 @@ impl Engine {
         self.by_name.get(name).copied()
     }
 
+    /// When an instance will be down if nothing is heard of it, on the engine's clock; `None` if it is not present.
+    pub fn down_at(&self, service: &str, instance: &str) -> Option<f64> {
+        let instance = self.instance(self.find(service, instance)?);
+        let (_, down) = instance.deadlines(&self.policy, &self.service(instance.service).rules);
+        instance.state.is_present().then_some(down)
+    }
+
+    /// Whether a service is known.
+    pub fn knows(&self, service: &str) -> bool {
+        self.by_name.contains_key(service)
+    }
+
     pub(super) fn order(&mut self) -> u64 {
         self.next_order += 1;
         self.next_order
@@ -186,7 +198,7 @@ impl Engine {
             State::Down => {
                 let mut at = instance.down_at + self.forget_down_after(service);
                 let maintained = instance.maintenance_until.max(service.maintenance_until);
-                if let Some((recheck, _)) = instance.recheck {
+                if let Some((recheck, _)) = instance.rare().recheck {
                     at = at.min(recheck.max(maintained));
                 } else if instance.pending == Some(Quiet::Maintenance) {
                     at = at.min(maintained);

@@ -1,5 +1,7 @@
 //! One service: what its instances make of it.
 
+use compact_str::CompactString;
+
 use serde::{Deserialize, Serialize};
 
 use super::policy::Rules;
@@ -53,7 +55,7 @@ impl ServiceState {
 /// What is remembered of a service. Times are seconds of the engine's clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Service {
-    pub(super) name: Box<str>,
+    pub(super) name: CompactString,
     pub(super) state: Option<ServiceState>,
     pub(super) notified: bool,
     /// Its instances in the order of registration.
@@ -80,6 +82,9 @@ pub struct Service {
     pub(super) gone: bool,
     /// Since when it has fewer than its minimum.
     pub(super) short_since: Option<f64>,
+    /// Transitions of its instances since sinks were told, by the place of the state in [`Service::TRANSITIONS`].
+    #[serde(skip)]
+    pub(super) transitions: [u32; 6],
     /// What holds for it.
     #[serde(skip)]
     pub(super) rules: Rules,
@@ -90,6 +95,9 @@ pub struct Service {
 }
 
 impl Service {
+    /// States that an instance can go to, as series have them.
+    pub(super) const TRANSITIONS: [&'static str; 6] = ["unknown", "up", "late", "down", "left", "forgotten"];
+
     pub(super) fn new(name: &str, rules: Rules, order: u64, now: f64) -> Service {
         Service {
             name: name.into(),
@@ -109,6 +117,7 @@ impl Service {
             alive: None,
             gone: false,
             short_since: None,
+            transitions: [0; 6],
             rules,
             order,
             queued: f64::INFINITY,

@@ -12,6 +12,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use compact_str::CompactString;
+
 use super::metric::{GaugeOp, Kind, Metric};
 use super::service_check::ServiceCheck;
 use super::tags::{Tag, lossy};
@@ -25,6 +27,9 @@ const MIN_PROMISE: f64 = 1.0;
 /// Longest name of a service or an instance, in bytes.
 const MAX_NAME: usize = 128;
 
+/// Most that is kept of a service check's message, in bytes.
+const MAX_MESSAGE: usize = 200;
+
 /// Names under which maintenance is announced.
 const MAINTENANCE: &str = "maintenance";
 
@@ -35,21 +40,27 @@ const NOBODY: &str = "-";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Beat {
     /// Which service.
-    pub service: Box<str>,
+    pub service: CompactString,
     /// Which instance; `-` is the service as a whole.
-    pub instance: Box<str>,
+    pub instance: CompactString,
     /// Promised: the next beat comes within so many seconds.
     pub interval: Option<f64>,
     /// It is a goodbye.
     pub goodbye: bool,
     /// When or as what the process was started.
-    pub start: Option<Box<str>>,
+    pub start: Option<CompactString>,
     /// Of the program.
-    pub version: Option<Box<str>>,
+    pub version: Option<CompactString>,
     /// Status of a service check: 0 ok, 1 warning, 2 critical, 3 unknown.
     pub health: Option<u8>,
+    /// What the service check says.
+    pub message: Option<CompactString>,
     /// Who sent it.
     pub source: Option<IpAddr>,
+    /// A secret that some services ask for.
+    pub key: Option<CompactString>,
+    /// It was sent with a sample rate, so most of its like were not.
+    pub sampled: bool,
 }
 
 /// What a line says about presence.
@@ -60,19 +71,61 @@ pub enum Signal {
     /// Silence is to be expected for so many seconds; 0 ends that.
     Maintenance {
         /// Of this service,
-        service: Box<str>,
+        service: CompactString,
         /// or of one of its instances.
-        instance: Option<Box<str>>,
+        instance: Option<CompactString>,
         /// From now on.
         seconds: f64,
+        /// Who sent it.
+        source: Option<IpAddr>,
+        /// A secret that some services ask for.
+        key: Option<CompactString>,
     },
     /// A metric with tags `service` and `instance`: if that is somebody, it lives.
     Assist {
         /// Which service.
-        service: Box<str>,
+        service: CompactString,
         /// Which instance.
-        instance: Box<str>,
+        instance: CompactString,
+        /// Who sent it.
+        source: Option<IpAddr>,
+        /// A secret that some services ask for.
+        key: Option<CompactString>,
     },
+    /// It has a heartbeat's name but is none: an ordinary metric, and why.
+    Ignored(Ignored),
+}
+
+/// Why a line under a heartbeat's name is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// A gauge that is changed, not set: `+5`.
+    Delta,
+    /// A counter that counts nothing.
+    NoIncrement,
+    /// It names no service.
+    NoService,
+    /// A name is empty or longer than 128 bytes.
+    BadName,
+    /// Its value means nothing.
+    BadValue,
+}
+
+impl Ignored {
+    /// Every reason, in order.
+    pub const ALL: [Ignored; 5] =
+        [Ignored::Delta, Ignored::NoIncrement, Ignored::NoService, Ignored::BadName, Ignored::BadValue];
+
+    /// As series have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ignored::Delta => "delta",
+            Ignored::NoIncrement => "no_increment",
+            Ignored::NoService => "no_service",
+            Ignored::BadName => "bad_name",
+            Ignored::BadValue => "bad_value",
+        }
+    }
 }
 
 /// Which lines are heartbeats.
@@ -109,6 +162,7 @@ struct Said<'a> {
     interval: Option<f64>,
     start: Option<Cow<'a, str>>,
     version: Option<Cow<'a, str>>,
+    key: Option<Cow<'a, str>>,
 }
 
 impl Heartbeats {
@@ -138,28 +192,34 @@ impl Heartbeats {
         let name = metric.name.to_string();
         let said = said(metric.tags.iter());
         let Some((is_maintenance, rest)) = self.reserved(&name) else {
-            return if self.assist { assist(said) } else { None };
+            return if self.assist { assist(&said, from) } else { None };
         };
-        let (service, instance) = self.who(rest, said.service.as_deref(), said.instance.as_deref())?;
+        let who = self.who(rest, said.service.as_deref(), said.instance.as_deref());
         if is_maintenance {
+            let (service, instance) = who.ok()?;
             let (op, seconds) = metric.values.gauge().last().filter(|_| metric.kind == Kind::Gauge)?;
-            return (op == GaugeOp::Set && seconds >= 0.0).then_some(Signal::Maintenance {
-                service,
-                instance,
-                seconds,
-            });
+            let key = short(&said.key);
+            let signal = Signal::Maintenance { service, instance, seconds, source: from, key };
+            return (op == GaugeOp::Set && seconds >= 0.0).then_some(signal);
         }
+        let (service, instance) = match who {
+            Ok(who) => who,
+            Err(why) => return Some(Signal::Ignored(why)),
+        };
         let mut beat = self.beat(service, instance, &said, from);
+        beat.sampled = metric.rate.get() < 1.0;
         match metric.kind {
-            Kind::Gauge => match metric.values.gauge().last()? {
-                (GaugeOp::Set, value) if value < 0.0 => return None,
-                (GaugeOp::Set, 0.0) => beat.goodbye = true,
-                (GaugeOp::Set, value) if value > 1.0 && value <= MAX_PROMISE => beat.interval = Some(value),
-                (GaugeOp::Set, _) => {}
+            Kind::Gauge => match metric.values.gauge().last() {
+                Some((GaugeOp::Set, 0.0)) => beat.goodbye = true,
+                Some((GaugeOp::Set, value)) if value > 1.0 && value <= MAX_PROMISE => beat.interval = Some(value),
+                Some((GaugeOp::Set, value)) if value >= 0.0 => {}
+                Some((GaugeOp::Set, _)) | None => return Some(Signal::Ignored(Ignored::BadValue)),
                 // A change means nothing here.
-                _ => return None,
+                Some(_) => return Some(Signal::Ignored(Ignored::Delta)),
             },
-            Kind::Counter if metric.values.numbers().sum::<f64>() <= 0.0 => return None,
+            Kind::Counter if metric.values.numbers().sum::<f64>() <= 0.0 => {
+                return Some(Signal::Ignored(Ignored::NoIncrement));
+            }
             _ => {}
         }
         promise(&mut beat, said.interval);
@@ -175,24 +235,31 @@ impl Heartbeats {
         let said = said(check.tags());
         let host = check.host.map(lossy);
         let named = said.instance.as_deref().or(host.as_deref());
-        let (service, instance) = self.who(rest, said.service.as_deref(), named)?;
+        let (service, instance) = self.who(rest, said.service.as_deref(), named).ok()?;
         let mut beat = self.beat(service, instance, &said, from);
         beat.health = Some(check.status);
+        beat.message = check.message.map(|text| lossy(&text[..text.len().min(MAX_MESSAGE)]).into());
         promise(&mut beat, said.interval);
         Some(Signal::Beat(beat))
     }
 
-    fn beat(&self, service: Box<str>, instance: Option<Box<str>>, said: &Said<'_>, from: Option<IpAddr>) -> Beat {
+    fn beat(
+        &self,
+        service: CompactString,
+        instance: Option<CompactString>,
+        said: &Said<'_>,
+        from: Option<IpAddr>,
+    ) -> Beat {
         let unnamed = || match from {
             Some(address) if self.by_address => address.to_string().into(),
             _ => NOBODY.into(),
         };
-        let short = |text: &Option<Cow<'_, str>>| text.as_deref().filter(|text| text.len() <= MAX_NAME).map(Into::into);
         Beat {
             service,
             instance: instance.unwrap_or_else(unnamed),
             start: short(&said.start),
             version: short(&said.version),
+            key: short(&said.key),
             source: from,
             ..Beat::default()
         }
@@ -200,21 +267,33 @@ impl Heartbeats {
 
     /// The service and the instance: those of the name before those of the tags, since some clients put a tag `service`
     /// on everything.
-    fn who(&self, rest: &str, service: Option<&str>, instance: Option<&str>) -> Option<(Box<str>, Option<Box<str>>)> {
+    fn who(&self, rest: &str, service: Option<&str>, instance: Option<&str>) -> Result<Who, Ignored> {
         let (named, inner) = rest.split_once('.').unwrap_or((rest, ""));
         let inner = Some(inner).filter(|inner| !inner.is_empty()).or(instance);
-        let service = if named.is_empty() { service?.to_string() } else { named.replace("__", ".") };
+        let service = match service {
+            _ if !named.is_empty() => named.replace("__", "."),
+            Some(service) => service.to_string(),
+            None => return Err(Ignored::NoService),
+        };
         let fits = |text: &str| !text.is_empty() && text.len() <= MAX_NAME;
         if !fits(&service) || inner.is_some_and(|inner| !fits(inner)) {
-            return None;
+            return Err(Ignored::BadName);
         }
-        Some((service.into(), inner.map(Into::into)))
+        Ok((service.into(), inner.map(Into::into)))
     }
 }
 
-fn assist(said: Said<'_>) -> Option<Signal> {
-    let (service, instance) = (said.service?, said.instance?);
-    Some(Signal::Assist { service: service.into(), instance: instance.into() })
+/// A service, and an instance if it is named.
+type Who = (CompactString, Option<CompactString>);
+
+fn short(text: &Option<Cow<'_, str>>) -> Option<CompactString> {
+    text.as_deref().filter(|text| text.len() <= MAX_NAME).map(Into::into)
+}
+
+fn assist(said: &Said<'_>, from: Option<IpAddr>) -> Option<Signal> {
+    let (service, instance) = (said.service.as_deref()?, said.instance.as_deref()?);
+    let (service, instance, key) = (service.into(), instance.into(), short(&said.key));
+    Some(Signal::Assist { service, instance, source: from, key })
 }
 
 /// The tag `interval` wins over the value.
@@ -236,6 +315,7 @@ fn said<'a>(tags: impl Iterator<Item = Tag<'a>>) -> Said<'a> {
             b"instance" => &mut said.instance,
             b"start" => &mut said.start,
             b"version" => &mut said.version,
+            b"key" => &mut said.key,
             b"interval" => &mut interval,
             _ => continue,
         };
@@ -281,10 +361,10 @@ mod tests {
             ("heartbeat.a:10|g|#interval:1", beat("a", "-", Some(1.0))),
             ("heartbeat.a:1|c|#interval:0.2", beat("a", "-", Some(1.0))),
             ("heartbeat.a:1e9|g", beat("a", "-", None)),
-            ("heartbeat.a:+5|g", None),
-            ("heartbeat.a:-5|g", None),
-            ("heartbeat.a:0|c", None),
-            ("heartbeat:10|g", None),
+            ("heartbeat.a:+5|g", Some(Signal::Ignored(Ignored::Delta))),
+            ("heartbeat.a:-5|g", Some(Signal::Ignored(Ignored::Delta))),
+            ("heartbeat.a:0|c", Some(Signal::Ignored(Ignored::NoIncrement))),
+            ("heartbeat:10|g", Some(Signal::Ignored(Ignored::NoService))),
             ("heartbeats.a:10|g", None),
             ("kafka.heartbeat.a:10|g", None),
         ] {
@@ -297,19 +377,24 @@ mod tests {
         let Some(Signal::Beat(beat)) = check else { panic!("{check:?}") };
         assert_eq!((&*beat.service, &*beat.instance, beat.interval, beat.health), ("a", "web-1", Some(10.0), Some(2)));
         let long = format!("heartbeat.{}:10|g", "a".repeat(129));
-        assert_eq!(signal(&long, &heartbeats), None);
+        assert_eq!(signal(&long, &heartbeats), Some(Signal::Ignored(Ignored::BadName)));
+        let tagged = "heartbeat:10|g|@0.5|#service:a,version:1,start:2,key:k";
+        let Some(Signal::Beat(beat)) = signal(tagged, &heartbeats) else { panic!("{tagged}") };
+        assert_eq!((beat.key.as_deref(), beat.start.as_deref(), beat.sampled), (Some("k"), Some("2"), true));
     }
 
     #[test]
     fn maintenance_and_assistance_are_signals_where_they_are_wanted() {
         let wanted = Heartbeats { assist: true, ..Heartbeats::default() };
-        let service: Box<str> = "a".into();
-        let expected = Signal::Maintenance { service: service.clone(), instance: Some("b".into()), seconds: 60.0 };
+        let service: CompactString = "a".into();
+        let (instance, seconds) = (Some("b".into()), 60.0);
+        let expected = Signal::Maintenance { service: service.clone(), instance, seconds, source: None, key: None };
         assert_eq!(signal("maintenance.a.b:60|g", &wanted), Some(expected));
         assert_eq!(signal("maintenance.a:-60|g", &wanted), None);
         assert_eq!(signal("maintenance.a:60|g", &Heartbeats { maintenance: false, ..Heartbeats::default() }), None);
         let line = "req:1|c|#service:a,instance:b";
-        assert_eq!(signal(line, &wanted), Some(Signal::Assist { service, instance: "b".into() }));
+        let assist = Signal::Assist { service, instance: "b".into(), source: None, key: None };
+        assert_eq!(signal(line, &wanted), Some(assist));
         assert_eq!(signal(line, &Heartbeats::default()), None);
     }
 }

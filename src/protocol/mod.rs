@@ -37,7 +37,7 @@ mod tags;
 
 pub use error::{ParseError, Reason};
 pub use event::Event;
-pub use heartbeat::{Beat, Heartbeats, MAX_PROMISE, Signal};
+pub use heartbeat::{Beat, Heartbeats, Ignored, MAX_PROMISE, Signal};
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;
 pub use parse::{

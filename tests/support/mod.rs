@@ -85,7 +85,9 @@ impl Daemon {
                 }
                 continue;
             };
-            daemon.http = url.trim().parse().ok();
+            if line.trim_start().starts_with("page") {
+                daemon.http = url.trim().parse().ok();
+            }
         }
         daemon
     }
@@ -238,6 +240,21 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// From [0, 1).
+    pub fn u(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    pub fn exp(&mut self, mean: f64) -> f64 {
+        -(1.0 - self.u()).ln() * mean
+    }
+
+    pub fn lognormal(&mut self, median: f64, sigma: f64) -> f64 {
+        let (u1, u2) = (self.u(), self.u());
+        let z = (-2.0 * (1.0 - u1).ln()).sqrt() * (2.0 * std::f64::consts::PI * u2).cos();
+        median * (sigma * z).exp()
+    }
+
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
@@ -245,6 +262,11 @@ impl Random {
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len() as u64) as usize]
     }
+}
+
+/// The first number of a generator: a seed of another.
+pub fn mix(x: u64) -> u64 {
+    Random(x).next()
 }
 
 /// A number from the environment, for tests that `tests/all` and `tests/long` run at full size.

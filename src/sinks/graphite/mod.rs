@@ -6,6 +6,7 @@
 
 mod etsy;
 mod plain;
+mod presence;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -94,6 +95,7 @@ impl<'a> Encoder<'a> {
                 break None;
             };
             match &self.names {
+                _ if presence::write(point, &mut out) => {}
                 Names::Systole => plain::write(self.snapshot, point, &mut out),
                 Names::Etsy(context) => etsy::write(self.snapshot, point, context, &mut out),
             }
@@ -145,6 +147,7 @@ fn is_plain(series: &Series) -> bool {
 fn collisions(snapshot: &Snapshot, names: &GraphiteNames) -> Option<(String, u64)> {
     let escaped = |series: &Series| match names {
         _ if is_plain(series) => None,
+        _ if presence::path(series).is_some() => presence::path(series),
         GraphiteNames::Systole => plain::escaped(series),
         GraphiteNames::Etsy(_) => etsy::escaped(series),
     };

@@ -12,6 +12,11 @@ impl Allow {
         Allow(networks)
     }
 
+    /// The networks; `None` is everybody.
+    pub fn networks(&self) -> Option<&[(IpAddr, u8)]> {
+        self.0.as_deref()
+    }
+
     /// Whether some sources may not send.
     pub fn is_restricted(&self) -> bool {
         self.0.is_some()

@@ -1,0 +1,373 @@
+//! `systole presence`: asks a running daemon who is there, and tells it what an operator wants.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::config::parse_duration;
+use crate::fetch::Fetch;
+use crate::inert::{Plain, in_url};
+use crate::presence::words::length;
+
+use super::{FAILED, complain, duration};
+
+/// Exit codes of monitoring plug-ins: fine, look at it, act, and we do not know.
+const FINE: u8 = 0;
+const WARNING: u8 = 1;
+const CRITICAL: u8 = 2;
+/// Also of wrong usage, where a program looks at the code.
+pub(super) const UNKNOWN: u8 = 3;
+
+/// Longest wait for an answer, and time between two questions of `wait` and `events -f`.
+const DEADLINE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(500);
+
+#[derive(Args)]
+#[command(
+    after_help = "SERVICE/INSTANCE names one instance. `check` and `wait` exit as monitoring plug-ins do: 0 up; 1 degraded, \
+                  late, flapping or in maintenance; 2 down; 3 unknown, left, never seen, the daemon cannot be reached or \
+                  there is a mass silence: never 0 when we do not know. Wrong usage of the two is 3 too."
+)]
+pub(super) struct PresenceArgs {
+    #[command(subcommand)]
+    command: Ask,
+    /// Where the daemon's page is
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8127", global = true)]
+    url: String,
+    /// The token of `http.token`; without this, SYSTOLE_TOKEN is used
+    #[arg(long, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Ask {
+    /// All services with their instances
+    List {
+        /// Only instances (and services) in this state: up, late, down, left, unknown, degraded, maintenance
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// One service, or one instance
+    Show {
+        #[arg(value_name = "SERVICE[/INSTANCE]")]
+        who: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say how a service is, and exit with a code for it
+    Check {
+        #[arg(value_name = "SERVICE")]
+        service: String,
+        /// So many instances are enough
+        #[arg(long, value_name = "N")]
+        min: Option<u64>,
+    },
+    /// Wait until so many instances of a service are heard
+    Wait {
+        #[arg(value_name = "SERVICE")]
+        service: String,
+        /// So many
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        up: u64,
+        /// Longest wait: 60 or 60s
+        #[arg(long, value_name = "DUR", default_value = "60s", value_parser = patience)]
+        timeout: Duration,
+    },
+    /// What happened: the last 1,000 events
+    Events {
+        /// Go on with those to come
+        #[arg(short, long)]
+        follow: bool,
+        /// As JSON, one a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep quiet about a service or an instance for a while; 0s ends it
+    Maintenance {
+        #[arg(value_name = "SERVICE[/INSTANCE]")]
+        who: String,
+        /// 30m; at most 4h
+        #[arg(value_name = "DUR", value_parser = any_duration)]
+        length: Duration,
+        /// For the log
+        why: Option<String>,
+    },
+    /// Forget an instance, or a service with all of its instances
+    Forget {
+        #[arg(value_name = "SERVICE[/INSTANCE]")]
+        who: String,
+    },
+}
+
+fn any_duration(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text).ok_or_else(|| "30m or 0s is right".into()) }
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| duration(text))
+}
+
+/// A daemon that can be asked.
+struct Daemon {
+    fetch: Fetch,
+    url: String,
+    token: Option<String>,
+}
+
+impl Daemon {
+    /// Asks for `path`; the status and what came back.
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
+        let url = format!("{}{path}", self.url.trim_end_matches('/'));
+        let body = body.map(|body| body.to_string().into_bytes());
+        let answer = self.fetch.ask(method, &url, body, self.token.as_deref(), DEADLINE).await;
+        let answer =
+            answer.map_err(|error| format!("cannot ask {url}: {error}; is the daemon running, with its page?"))?;
+        let value = serde_json::from_slice(&answer.body);
+        let value = value.map_err(|_| format!("{url} answers {}, but not as systole does", answer.status))?;
+        Ok((answer.status, value))
+    }
+
+    /// The same; anything but success is an error.
+    async fn good(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, String> {
+        match self.ask(method, path, body).await? {
+            (200..300, value) => Ok(value),
+            (status, value) => Err(match value["error"]["message"].as_str() {
+                Some(message) => Plain(message).to_string(),
+                None => format!("the daemon answers {status}"),
+            }),
+        }
+    }
+}
+
+pub(super) fn run(args: &PresenceArgs) -> u8 {
+    let is_plugin = matches!(args.command, Ask::Check { .. } | Ask::Wait { .. });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+        let fetch = Fetch::new().map_err(|error| format!("cannot read the system's certificates: {error}"))?;
+        let token = args.token.clone().or_else(|| std::env::var("SYSTOLE_TOKEN").ok());
+        runtime.block_on(answer(&args.command, Daemon { fetch, url: args.url.clone(), token }))
+    });
+    outcome.unwrap_or_else(|problem| {
+        complain(problem);
+        if is_plugin { UNKNOWN } else { FAILED }
+    })
+}
+
+async fn answer(command: &Ask, daemon: Daemon) -> Result<u8, String> {
+    match command {
+        Ask::List { state, json } => {
+            let query = state.as_ref().map_or(String::new(), |state| format!("?state={}", in_url(state)));
+            let services = daemon.good(Method::GET, &format!("/api/v1/presence{query}"), None).await?;
+            if *json { print(&pretty(&services)) } else { print(&table(&services)) }
+        }
+        Ask::Show { who, json } => {
+            let found = daemon.good(Method::GET, &path(who), None).await?;
+            print(&if *json { pretty(&found) } else { details(&found) })
+        }
+        Ask::Check { service, min } => {
+            let (code, text) = check(&daemon, service, *min).await?;
+            print(&text)?;
+            Ok(code)
+        }
+        Ask::Wait { service, up, timeout } => wait(&daemon, service, *up, *timeout).await,
+        Ask::Events { follow, json } => events(&daemon, *follow, *json).await,
+        Ask::Maintenance { who, length, why } => {
+            let (service, instance) = split(who);
+            let by = std::env::var("USER").unwrap_or_default();
+            let wanted = json!({"service": service, "instance": instance, "seconds": length.as_secs_f64(), "by": by, "why": why});
+            daemon.good(Method::POST, "/api/v1/presence/maintenance", Some(wanted)).await?;
+            Ok(FINE)
+        }
+        Ask::Forget { who } => {
+            daemon.good(Method::DELETE, &path(who), None).await?;
+            Ok(FINE)
+        }
+    }
+}
+
+fn split(who: &str) -> (&str, Option<&str>) {
+    who.split_once('/').map_or((who, None), |(service, instance)| (service, Some(instance)))
+}
+
+fn path(who: &str) -> String {
+    match split(who) {
+        (service, None) => format!("/api/v1/presence/{}", in_url(service)),
+        (service, Some(instance)) => format!("/api/v1/presence/{}/{}", in_url(service), in_url(instance)),
+    }
+}
+
+/// Writes text; that nobody reads it any more is no error.
+fn print(text: &str) -> Result<u8, String> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        Ok(()) | Err(_) => Ok(FINE),
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    // Its strings come from the wire: JSON escapes controls, and this the marks that reorder text.
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.lines().map(|line| format!("{}\n", Plain(line))).collect()
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or("")
+}
+
+fn seconds(value: &Value, key: &str) -> String {
+    value[key].as_f64().map_or("-".into(), length)
+}
+
+fn rows(service: &Value) -> impl Iterator<Item = [String; 7]> {
+    service["instances"].as_array().into_iter().flatten().map(move |instance| {
+        let flags: Vec<&str> = instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        [
+            format!("{}/{}", Plain(text(service, "service")), Plain(text(instance, "instance"))),
+            text(instance, "state").to_string(),
+            seconds(instance, "silence_s"),
+            seconds(instance, "timeout_s"),
+            seconds(instance, "interval_s"),
+            Plain(text(instance, "version")).to_string(),
+            flags.join(" "),
+        ]
+    })
+}
+
+fn table(services: &Value) -> String {
+    let mut lines = vec![["WHO", "STATE", "SILENT", "TIMEOUT", "INTERVAL", "VERSION", "FLAGS"].map(String::from)];
+    for service in services.as_array().into_iter().flatten() {
+        let total = service["present"].as_u64().unwrap_or(0) + service["down"].as_u64().unwrap_or(0);
+        lines.push([
+            Plain(text(service, "service")).to_string(),
+            text(service, "state").to_string(),
+            format!("{} of {total}", service["present"]),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ]);
+        lines.extend(rows(service));
+    }
+    let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..7).map(width).collect();
+    let mut out = String::new();
+    for line in &lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn details(found: &Value) -> String {
+    if found["instances"].is_array() {
+        return table(&json!([found]));
+    }
+    let mut out = String::new();
+    for (key, value) in found.as_object().into_iter().flatten() {
+        let value = match value {
+            Value::Null => continue,
+            Value::String(text) => Plain(text).to_string(),
+            Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+            Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or(0.0)),
+            other => other.to_string(),
+        };
+        out.push_str(&format!("{key:16} {value}\n"));
+    }
+    out
+}
+
+/// How a service is: a code, and a line as monitoring plug-ins write it.
+async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, String), String> {
+    let (status, said) = daemon.ask(Method::GET, &format!("{}/check", path(service)), None).await?;
+    if status == 404 && said["error"]["code"] == "unknown" {
+        return Ok((UNKNOWN, format!("PRESENCE UNKNOWN - {} was never heard, or has left\n", Plain(service))));
+    }
+    let Some(state) = said["state"].as_str() else {
+        return Err(Plain(said["error"]["message"].as_str().unwrap_or("the daemon does not answer")).to_string());
+    };
+    let number = |key: &str| said[key].as_u64().unwrap_or(0);
+    let (present, down, late) = (number("present"), number("down"), number("late"));
+    let is_odd = late > 0 || said["flapping"] == true;
+    let code = match (said["mass_silence"] == true, state, min) {
+        (true, ..) => UNKNOWN,
+        (_, "maintenance", _) => WARNING,
+        (_, _, Some(min)) if present < min => CRITICAL,
+        (_, _, Some(min)) => u8::from(present - late.min(present) < min),
+        (_, "down", _) => CRITICAL,
+        (_, "up", _) => u8::from(is_odd),
+        (_, "degraded", _) => WARNING,
+        _ => UNKNOWN,
+    };
+    let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][usize::from(code.min(3))];
+    let mass = if said["mass_silence"] == true { "; there is a mass silence" } else { "" };
+    let line = format!(
+        "PRESENCE {word} - {} is {state}: {present} of {} present, {late} late{mass} | present={present} down={down} late={late}\n",
+        Plain(service),
+        present + down,
+    );
+    Ok((code, line))
+}
+
+async fn wait(daemon: &Daemon, service: &str, up: u64, timeout: Duration) -> Result<u8, String> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let found = daemon.ask(Method::GET, &path(service), None).await;
+        if let Ok((200, view)) = &found {
+            let instances = view["instances"].as_array().into_iter().flatten();
+            let heard = instances.filter(|instance| matches!(text(instance, "state"), "up" | "late")).count() as u64;
+            if heard >= up {
+                print(&format!("{}: {heard} heard\n", Plain(service)))?;
+                return Ok(FINE);
+            }
+        }
+        if Instant::now() >= deadline {
+            let (code, line) = check(daemon, service, Some(up)).await?;
+            print(&line)?;
+            // Those who are to be confirmed are present, but not heard.
+            return Ok(code.max(WARNING));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn events(daemon: &Daemon, follow: bool, json: bool) -> Result<u8, String> {
+    let mut since = String::new();
+    let mut is_first = true;
+    loop {
+        match daemon.good(Method::GET, &format!("/api/v1/presence/events?since={}", in_url(&since)), None).await {
+            Ok(events) => {
+                for event in events.as_array().into_iter().flatten() {
+                    since = text(event, "id").to_string();
+                    let line = match json {
+                        true => Plain(&event.to_string()).to_string(),
+                        false => format!(
+                            "{}  {:8}  {}",
+                            text(event, "time"),
+                            text(event, "severity"),
+                            Plain(text(event, "text"))
+                        ),
+                    };
+                    if io::stdout().lock().write_all(format!("{line}\n").as_bytes()).is_err() {
+                        return Ok(FINE);
+                    }
+                }
+            }
+            Err(problem) if is_first => return Err(problem),
+            // The daemon is being restarted, say; its next answer begins with its first event.
+            Err(_) => {}
+        }
+        if !follow {
+            return Ok(FINE);
+        }
+        is_first = false;
+        tokio::time::sleep(AGAIN).await;
+    }
+}

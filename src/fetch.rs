@@ -1,0 +1,116 @@
+//! Requests over HTTP and HTTPS to others, each within a deadline. TLS is rustls with the system's roots.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+/// Most that is read of an answer, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The URL means nothing.
+    #[error("`{0}` is no URL")]
+    BadUrl(String),
+    /// Nobody answered in time.
+    #[error("no answer within {} s", .0.as_secs_f64())]
+    Slow(Duration),
+    /// The connection failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// An answer, whatever its status.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// HTTP status code.
+    pub status: u16,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Whether it is one of success.
+    pub fn is_good(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+/// A client. Cheap to clone; connections are kept.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Fetch {
+    /// A client with the system's roots.
+    ///
+    /// # Errors
+    /// If the system's certificates cannot be read.
+    pub fn new() -> io::Result<Fetch> {
+        let provider = rustls::crypto::ring::default_provider();
+        let connector = HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(provider)?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Fetch { client: Client::builder(TokioExecutor::new()).build(connector) })
+    }
+
+    /// Asks `url`, with a JSON body and a bearer token if they are given, and waits for the whole answer.
+    ///
+    /// # Errors
+    /// If nobody answers within `deadline`, or not with HTTP.
+    pub async fn ask(
+        &self,
+        method: Method,
+        url: &str,
+        json: Option<Vec<u8>>,
+        token: Option<&str>,
+        deadline: Duration,
+    ) -> Result<Answer, FetchError> {
+        let bad = || FetchError::BadUrl(url.to_string());
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(USER_AGENT, concat!("systole/", env!("CARGO_PKG_VERSION")));
+        if json.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = token {
+            let shown = HeaderValue::from_str(&format!("Bearer {token}"));
+            request =
+                request.header(AUTHORIZATION, shown.map_err(|_| FetchError::Failed("the token is no text".into()))?);
+        }
+        let request = request.body(Full::from(json.unwrap_or_default())).map_err(|_| bad())?;
+        let exchange = async {
+            let answer = self.client.request(request).await.map_err(|error| FetchError::Failed(causes(&error)))?;
+            let status = answer.status().as_u16();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+            let body = body.map_err(|error| FetchError::Failed(error.to_string()))?.to_bytes();
+            Ok(Answer { status, body })
+        };
+        tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(FetchError::Slow(deadline)))
+    }
+}
+
+/// An error with what caused it: the outermost alone says "client error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = cause.to_string();
+        next = cause.source();
+    }
+    text
+}

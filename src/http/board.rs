@@ -1,0 +1,463 @@
+//! The board at `/presence`, and a page for each service: plain HTML made here, which needs no script. What matters comes
+//! first: whether we see, then who is missing, worst first.
+
+use std::fmt::Write;
+
+use axum::Form;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use crate::inert::{Html, in_url};
+use crate::presence::words::{length, sentence};
+use crate::presence::{BlindSeconds, Event, InstanceView, ServiceView, rfc3339};
+use crate::vigil::Watch;
+
+use super::presence::{Announcement, announce, ask, forget, may_write, unknown};
+use super::{House, page, with_type};
+
+/// Services on the board, and instances shown of each; the rest is in the API.
+const SERVICES: usize = 500;
+const SQUARES: usize = 200;
+
+/// Events on the board, and on the page of a service.
+const EVENTS: usize = 20;
+const SERVICE_EVENTS: usize = 50;
+
+/// Seconds after our start in which unconfirmed instances are to be expected.
+const SETTLING: f64 = 120.0;
+
+const STYLE: &str = "
+.banner{border-radius:.5rem;padding:.7rem 1rem;margin:.6rem 0;border:1px solid var(--line);border-left:.5rem solid var(--soft)}
+.banner b{font-size:1.25rem}.banner.ok{border-left-color:#1e8449}.banner.warn{border-left-color:#b9770e}
+.banner.alarm{border-left-color:#c0392b;background:#c0392b18}
+.card{border:1px solid var(--line);border-radius:.5rem;padding:.6rem .9rem;margin:.6rem 0}
+.card h2{margin:0;font-size:1.05rem;overflow-wrap:anywhere}.card .sub{margin:.1rem 0 .4rem}
+.pill{display:inline-block;border-radius:.3rem;padding:0 .5rem;color:#fff;background:#7f8c8d;font-size:.85rem;font-weight:600}
+.pill.up{background:#1e8449}.pill.down{background:#c0392b}.pill.degraded,.pill.late{background:#b9770e}
+.pill.maintenance,.pill.unknown{background:#2e6da4}
+.sq{display:inline-block;width:1.25rem;height:1.25rem;line-height:1.25rem;margin:0 .15rem .15rem 0;text-align:center;
+border-radius:.2rem;color:#fff;font-size:.75rem;font-weight:600;background:#7f8c8d}
+.U{background:#1e8449}.L{background:#b9770e}.D{background:#c0392b}.G{background:#7f8c8d}.Q{background:#2e6da4}.N{background:#8883}
+.bar{display:inline-block;width:7rem;height:.55rem;background:#8883;border-radius:.3rem;overflow:hidden;vertical-align:middle}
+.bar i{display:block;height:100%;background:#1e8449}.bar i.D{background:#c0392b}.bar i.L{background:#b9770e}
+.day{display:inline-flex;height:.9rem;width:9.5rem;border-radius:.2rem;overflow:hidden;background:#8883}
+.scroll{overflow-x:auto}.scroll td,.scroll th{white-space:nowrap}.scroll td.name{overflow-wrap:normal}form{display:flex;flex-wrap:wrap;gap:.4rem;align-items:center;margin:.4rem 0}
+input,select,button{font:inherit;padding:.15rem .4rem}input{width:9rem}
+@media(max-width:40rem){body{padding:.7rem .8rem 3rem}.day{width:8rem}}
+";
+
+/// Everything the board shows, taken at one moment.
+struct Seen {
+    services: Vec<ServiceView>,
+    events: Vec<Event>,
+    is_mass: bool,
+    blind: BlindSeconds,
+}
+
+fn look(watch: &Watch) -> Seen {
+    Seen {
+        services: watch.engine.view(watch.epoch),
+        events: watch.remembered.iter().rev().take(EVENTS).map(|(_, event)| event.clone()).collect(),
+        is_mass: watch.engine.is_mass_silence(),
+        blind: watch.engine.blind(),
+    }
+}
+
+/// Worst first.
+fn rank(state: &str) -> usize {
+    let order = ["down", "degraded", "unknown", "maintenance", "up", "left"];
+    order.iter().position(|known| *known == state).unwrap_or(order.len())
+}
+
+#[derive(Deserialize)]
+pub(super) struct Shown {
+    token: Option<String>,
+}
+
+/// What a link must carry where even reading needs the token.
+fn carried(house: &House, shown: &Shown) -> String {
+    match (&house.token, &shown.token) {
+        (Some(_), Some(token)) => format!("?token={}", in_url(token)),
+        _ => String::new(),
+    }
+}
+
+fn html(out: String) -> Response {
+    with_type("text/html; charset=utf-8", out.into_bytes())
+}
+
+/// The board.
+pub(super) async fn board(State(house): State<House>, Query(shown): Query<Shown>) -> Result<Response, Response> {
+    let mut seen = ask(&house, |watch| look(watch)).await?;
+    seen.services.sort_by_key(|service| rank(service.state));
+    let carry = carried(&house, &shown);
+    let (headline, class) = headline(&seen);
+    let mut out = page::head(&format!("{headline} · presence"), 5, STYLE);
+    let _ = write!(out, "<h1>Presence</h1><div class=\"banner {class}\"><b>{headline}</b><br>");
+    banner(&mut out, &house, &seen);
+    let _ = write!(out, "</div><p class=\"sub\"><a href=\"/{carry}\">metrics</a></p>");
+    if seen.services.is_empty() {
+        let published = house.published();
+        let addresses = published.totals.listeners.iter().filter_map(|listener| listener.url.strip_prefix("udp://"));
+        let address = addresses.filter_map(|address| address.rsplit_once(':')).next().unwrap_or(("127.0.0.1", "8125"));
+        let _ = write!(
+            out,
+            "<p>Nobody has sent a heartbeat yet. Any StatsD client can, and so can <code>nc</code>:</p>\
+             <p><code>echo 'heartbeat.checkout.web-1:10|g' | nc -u -w0 {} {}</code></p>\
+             <p>The 10 is a promise: <i>you will hear from me again within 10 seconds</i>.</p>",
+            Html(address.0),
+            Html(address.1),
+        );
+    }
+    for service in seen.services.iter().take(SERVICES) {
+        card(&mut out, service, &carry);
+    }
+    if seen.services.len() > SERVICES {
+        let _ = write!(out, "<p>And {} more, in the API.</p>", seen.services.len() - SERVICES);
+    }
+    events(&mut out, &seen.events);
+    out.push_str("</body></html>\n");
+    Ok(html(out))
+}
+
+/// The first line: what matters, and how bad it is.
+fn headline(seen: &Seen) -> (String, &'static str) {
+    let count = |state: &str| seen.services.iter().filter(|service| service.state == state).count();
+    let (all, down, degraded) = (seen.services.len(), count("down"), count("degraded"));
+    let instances = || seen.services.iter().flat_map(|service| &service.instances);
+    let missing = instances().filter(|instance| instance.state == "down").count();
+    let named = |state: &str| {
+        let names = seen.services.iter().filter(|service| service.state == state);
+        let names: Vec<String> = names.take(3).map(|service| Html(&service.service).to_string()).collect();
+        let more = if count(state) > names.len() { ", …" } else { "" };
+        format!("{}{more}", names.join(", "))
+    };
+    let services = |n: usize| if n == 1 { "1 service".to_string() } else { format!("{n} services") };
+    if all == 0 {
+        ("Nobody was heard yet".into(), "")
+    } else if seen.is_mass {
+        let silent = instances().filter(|instance| matches!(instance.state, "late" | "down")).count();
+        (format!("Mass silence: {silent} instances are silent at once; look for one cause"), "alarm")
+    } else if down > 0 {
+        let more = if degraded > 0 { format!("; {degraded} degraded") } else { String::new() };
+        (format!("{} down: {}{more}", services(down), named("down")), "alarm")
+    } else if degraded > 0 {
+        (format!("{} degraded: {}", services(degraded), named("degraded")), "warn")
+    } else if missing > 0 {
+        let s = if missing == 1 { "instance is" } else { "instances are" };
+        (format!("All services are up; {missing} {s} down"), "warn")
+    } else {
+        let present: usize = seen.services.iter().map(|service| service.present).sum();
+        let are = if all == 1 { "is" } else { "are" };
+        (format!("All is well: {} {are} up, {present} present", services(all)), "ok")
+    }
+}
+
+/// Whether we see: what arrives, what is lost, since when.
+fn banner(out: &mut String, house: &House, seen: &Seen) {
+    let published = house.published();
+    let totals = &published.totals;
+    if let Some(snapshot) = &published.snapshot {
+        let datagrams: u64 = snapshot.ledger.listeners.iter().map(|listener| listener.datagrams).sum();
+        let _ = write!(out, "{:.1} packets/s · ", datagrams as f64 / snapshot.interval_secs.max(0.001));
+    }
+    let silences = seen.services.iter().flat_map(|service| &service.instances).map(|instance| instance.silence_s);
+    let newest = silences.fold(f64::INFINITY, f64::min);
+    if newest.is_finite() {
+        let _ = write!(out, "last heartbeat {} ago · ", length(newest));
+    }
+    let drops: u64 = totals.listeners.iter().map(|listener| listener.kernel_drops).sum();
+    let blind = seen.blind.pause + seen.blind.drops;
+    let class = |bad: bool| if bad { "bad" } else { "" };
+    let uptime = house.uptime_secs();
+    let _ = write!(
+        out,
+        "<span class=\"{}\">{drops} datagrams lost</span> · <span class=\"{}\">blind for {}</span> · up {}",
+        class(drops > 0),
+        class(blind > 0.0),
+        length(blind),
+        length(uptime),
+    );
+    let instances = seen.services.iter().flat_map(|service| &service.instances);
+    let unconfirmed = instances.filter(|instance| instance.state == "unknown").count();
+    if unconfirmed > 0 {
+        let _ = write!(out, " · since our restart {} ago: {unconfirmed} unconfirmed", length(uptime));
+    } else if seen.blind.restart > 0.0 && uptime < SETTLING {
+        let _ = write!(out, " · we were away for {}; everybody is confirmed", length(seen.blind.restart));
+    }
+}
+
+fn letter(instance: &InstanceView) -> (char, char) {
+    match instance.state {
+        "up" => ('U', 'U'),
+        "late" => ('L', 'L'),
+        "down" => ('D', 'D'),
+        "left" => ('G', 'G'),
+        _ => ('?', 'Q'),
+    }
+}
+
+fn card(out: &mut String, service: &ServiceView, carry: &str) {
+    let total = service.present + service.down;
+    let is_odd = service.down > 0 || service.instances.iter().any(|instance| instance.state == "late");
+    let share = (100 * service.present).checked_div(total).unwrap_or(0);
+    let _ = write!(
+        out,
+        "<div class=\"card\"><h2><span class=\"pill {}\">{}</span> <a href=\"/presence/{}{carry}\">{}</a></h2>\
+         <p class=\"sub\"><span class=\"bar\"><i class=\"{}\" style=\"width:{share}%\"></i></span> {} of {total} present",
+        service.state,
+        service.state,
+        in_url(&service.service),
+        Html(&service.service),
+        if service.state == "down" {
+            "D"
+        } else if is_odd {
+            "L"
+        } else {
+            ""
+        },
+        service.present,
+    );
+    if let Some(min) = service.min {
+        let _ = write!(out, " (at least {min})");
+    }
+    if service.left > 0 {
+        let _ = write!(out, ", {} left", service.left);
+    }
+    let _ = write!(out, " · since {}", &service.since[..service.since.len().min(19)].replace('T', " "));
+    let held = service.instances.iter().filter(|instance| instance.flags.contains(&"held")).count();
+    if held > 0 {
+        let _ = write!(out, " · {held} silent, held back by the mass silence");
+    } else if let Some((what, seconds)) = next_deadline(service) {
+        let _ = write!(out, " · next {what} in {}", length(seconds));
+    }
+    out.push_str("</p>");
+    for instance in service.instances.iter().take(SQUARES) {
+        let (letter, class) = letter(instance);
+        let _ = write!(
+            out,
+            "<span class=\"sq {class}\" title=\"{}: {}, silent for {} of {}\">{letter}</span>",
+            Html(&instance.instance),
+            instance.state,
+            length(instance.silence_s),
+            length(instance.timeout_s),
+        );
+    }
+    if service.instances.len() > SQUARES {
+        let _ = write!(out, " and {} more", service.instances.len() - SQUARES);
+    }
+    out.push_str("</div>");
+}
+
+/// The next thing that happens if nothing is heard.
+fn next_deadline(service: &ServiceView) -> Option<(&'static str, f64)> {
+    let present = service.instances.iter().filter(|instance| instance.state != "left");
+    let deadlines = present.filter_map(|instance| match (instance.state, instance.late_in_s, instance.down_in_s) {
+        ("up", Some(late), _) => Some(("late", late)),
+        (_, _, Some(down)) => Some(("down", down)),
+        _ => None,
+    });
+    deadlines.min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+fn events(out: &mut String, events: &[Event]) {
+    if events.is_empty() {
+        return;
+    }
+    out.push_str("<h2>What happened</h2><table>");
+    for event in events {
+        let time = rfc3339(event.at);
+        let class = match event.severity() {
+            "critical" => "bad",
+            _ => "",
+        };
+        let _ = write!(
+            out,
+            "<tr><td class=\"n\" title=\"{time}\">{}</td><td class=\"name {class}\">{}</td></tr>",
+            &time[11..19],
+            Html(&sentence(event)),
+        );
+    }
+    out.push_str("</table><p class=\"sub\">Times are UTC.</p>");
+}
+
+/// The page of one service.
+pub(super) async fn service(
+    State(house): State<House>,
+    Path(name): Path<String>,
+    Query(shown): Query<Shown>,
+) -> Result<Response, Response> {
+    let wanted = name.clone();
+    let found = ask(&house, move |watch| {
+        let view = watch.engine.view_of(&wanted, watch.epoch)?;
+        let mine = watch.remembered.iter().rev().filter(|(_, event)| event.service.as_deref() == Some(&*wanted));
+        let events: Vec<Event> = mine.take(SERVICE_EVENTS).map(|(_, event)| event.clone()).collect();
+        Some((view, events))
+    });
+    let Some((service, happened)) = found.await? else { return Err(unknown("service")) };
+    let carry = carried(&house, &shown);
+    let mut out = page::head(&format!("{} · presence", Html(&service.service)), 10, STYLE);
+    let _ = write!(
+        out,
+        "<p class=\"sub\"><a href=\"/presence{carry}\">presence</a></p><h1>{} <span class=\"pill {}\">{}</span></h1>\
+         <p class=\"sub\">{} of {} present",
+        Html(&service.service),
+        service.state,
+        service.state,
+        service.present,
+        service.present + service.down,
+    );
+    let _ = match service.min {
+        Some(min) => write!(out, ", at least {min} wanted"),
+        None => write!(out, ", degraded below {}", service.quorum),
+    };
+    let _ = write!(out, " · {} since {}</p>", service.state, &service.since[..service.since.len().min(19)]);
+    out.push_str(
+        "<div class=\"scroll\"><table><tr><th>instance<th>state<th>silent<th class=\"n\">lost, 1 h<th>interval<th>the last day\
+         <th>version<th>start<th>source<th>health<th>flags</tr>",
+    );
+    for instance in &service.instances {
+        row(&mut out, instance);
+    }
+    out.push_str("</table></div>");
+    forms(&mut out, &house, &service, &carry);
+    events(&mut out, &happened);
+    out.push_str("</body></html>\n");
+    Ok(html(out))
+}
+
+fn row(out: &mut String, instance: &InstanceView) {
+    let (_, class) = letter(instance);
+    let filled = (100.0 * instance.silence_s / instance.timeout_s.max(0.001)).clamp(0.0, 100.0) as u32;
+    let interval = match instance.interval_s {
+        Some(interval) => format!("{}, {}", length(interval), instance.interval_source),
+        None => "learning".into(),
+    };
+    let health = match instance.health {
+        Some(0) => "ok",
+        Some(1) => "warning",
+        Some(2) => "critical",
+        Some(_) => "unknown",
+        None => "",
+    };
+    let _ = write!(
+        out,
+        "<tr><td class=\"name\">{}</td><td><span class=\"pill {}\">{}</span></td>\
+         <td><span class=\"bar\"><i class=\"{class}\" style=\"width:{filled}%\"></i></span> {} of {}</td>\
+         <td class=\"n\">{}</td><td>{interval}</td><td>",
+        Html(&instance.instance),
+        instance.state,
+        instance.state,
+        length(instance.silence_s),
+        length(instance.timeout_s),
+        instance.loss_1h.map_or(String::new(), |loss| format!("{:.1} %", 100.0 * loss)),
+    );
+    day(out, &instance.day);
+    let _ = write!(
+        out,
+        "</td><td class=\"name\">{}</td><td class=\"name\">{}</td><td class=\"name\">{}</td><td>{health} {}</td><td>{}</td></tr>",
+        Html(instance.version.as_deref().unwrap_or("")),
+        Html(instance.start.as_deref().unwrap_or("")),
+        instance.source.as_deref().unwrap_or(""),
+        Html(instance.message.as_deref().unwrap_or("")),
+        instance.flags.join(" "),
+    );
+}
+
+/// The last day, a run of equal half hours a piece; now is at the right.
+fn day(out: &mut String, letters: &str) {
+    out.push_str("<span class=\"day\" title=\"the last 24 hours, now at the right\">");
+    let missing = 48_usize.saturating_sub(letters.len());
+    let mut piece = |letter: char, count: usize| {
+        let class = match letter {
+            '?' => 'Q',
+            '.' => 'N',
+            letter => letter,
+        };
+        if count > 0 {
+            let _ = write!(out, "<i class=\"{class}\" style=\"flex:{count}\"></i>");
+        }
+    };
+    piece('.', missing);
+    let mut rest = letters;
+    while let Some(first) = rest.chars().next() {
+        let run = rest.chars().take_while(|letter| *letter == first).count();
+        piece(first, run);
+        rest = &rest[run..];
+    }
+    out.push_str("</span>");
+}
+
+fn forms(out: &mut String, house: &House, service: &ServiceView, carry: &str) {
+    if house.write_token.is_none() {
+        out.push_str(
+            "<p class=\"sub\">To announce maintenance here, or to have somebody forgotten, set <code>http.token</code>.</p>",
+        );
+        return;
+    }
+    let action = format!("/presence/{}{carry}", in_url(&service.service));
+    let mut whom = String::from("<select name=\"instance\"><option value=\"\">the whole service</option>");
+    for instance in service.instances.iter().take(SQUARES) {
+        let name = Html(&instance.instance);
+        let _ = write!(whom, "<option value=\"{name}\">{name}</option>");
+    }
+    whom.push_str("</select>");
+    let token =
+        "<input type=\"password\" name=\"token\" placeholder=\"token\" required autocomplete=\"current-password\">";
+    let _ = write!(
+        out,
+        "<form method=\"post\" action=\"{action}\"><input type=\"hidden\" name=\"action\" value=\"maintenance\">\
+         Maintenance of {whom} for <input name=\"minutes\" type=\"number\" min=\"0\" max=\"240\" value=\"30\" \
+         style=\"width:4.5rem\"> min <input name=\"why\" placeholder=\"why\" maxlength=\"200\">{token}\
+         <button>announce</button></form>\
+         <form method=\"post\" action=\"{action}\"><input type=\"hidden\" name=\"action\" value=\"forget\">\
+         Forget {whom} {token}<button>forget</button></form>"
+    );
+}
+
+#[derive(Deserialize)]
+pub(super) struct Change {
+    action: String,
+    #[serde(default)]
+    instance: String,
+    #[serde(default)]
+    minutes: String,
+    #[serde(default)]
+    why: String,
+    #[serde(default)]
+    token: String,
+}
+
+/// What a form on a service's page asks for.
+pub(super) async fn change(
+    State(house): State<House>,
+    Path(service): Path<String>,
+    Query(shown): Query<Shown>,
+    Form(change): Form<Change>,
+) -> Result<Response, Response> {
+    may_write(&house, Some(&change.token)).await?;
+    let instance = Some(change.instance).filter(|instance| !instance.is_empty());
+    let bad = |message: &str| super::error(StatusCode::BAD_REQUEST, "bad_request", message);
+    match change.action.as_str() {
+        "maintenance" => {
+            let minutes: f64 = change.minutes.parse().map_err(|_| bad("`minutes` is a number, 0 or more"))?;
+            let why = Some(change.why).filter(|why| !why.is_empty());
+            let by = Some("the board".to_string());
+            let seconds = minutes * 60.0;
+            announce(&house, Announcement { service: service.clone(), instance, seconds, by, why }).await?;
+        }
+        "forget" => forget(&house, service.clone(), instance).await?,
+        _ => return Err(bad("`action` is `maintenance` or `forget`")),
+    }
+    let carry = carried(&house, &shown);
+    // A service that is forgotten as a whole has no page any more.
+    let is_known = ask(&house, {
+        let service = service.clone();
+        move |watch| watch.engine.knows(&service)
+    });
+    let to =
+        if is_known.await? { format!("/presence/{}{carry}", in_url(&service)) } else { format!("/presence{carry}") };
+    Ok((StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response())
+}

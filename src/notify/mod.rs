@@ -1,0 +1,247 @@
+//! Telling others: Alertmanager, webhooks, and a dead-man's switch. Each target has a task, a queue and a clock of its
+//! own, so none waits for another; the vigil only puts notices into queues.
+
+mod alertmanager;
+mod snitch;
+mod webhook;
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::fetch::Fetch;
+use crate::presence::{Identity, Notice};
+
+pub use snitch::Pulse;
+
+/// Notices that may wait for a target.
+const QUEUE: usize = 1000;
+
+/// Longest wait for a target's answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Pauses between tries: 1, 2, 4, … up to a minute.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Whom to tell.
+#[derive(Clone, Debug, Default)]
+pub struct Targets {
+    /// Base URLs of Alertmanagers; each gets everything.
+    pub alertmanagers: Vec<String>,
+    /// URLs of webhooks; each gets everything.
+    pub webhooks: Vec<String>,
+    /// Asked every minute while all is well here.
+    pub snitch: Option<String>,
+    /// Where our own page is, for links in alarms.
+    pub page: Option<String>,
+    /// Who tells.
+    pub identity: Option<Identity>,
+}
+
+/// Who is told.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Its queue.
+    pub outbox: Arc<Outbox>,
+    /// It wants to hear again after our restart what is still open: Alertmanager forgets what is not repeated.
+    pub again: bool,
+}
+
+/// What waits for one target.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    wake: tokio::sync::Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    notices: VecDeque<Notice>,
+    /// Problems that were given up while they waited: their ends are not told either.
+    given_up: HashSet<String>,
+    dropped: u64,
+}
+
+impl Outbox {
+    /// Puts notices into the queue. When it is full the oldest problem gives way, and with it its end; an end whose
+    /// problem was told never does.
+    pub fn put(&self, notices: &[Notice]) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        for notice in notices {
+            let key = notice.alarm.topic.key();
+            if notice.resolved && queue.given_up.remove(&key) {
+                continue;
+            }
+            if queue.notices.len() >= QUEUE
+                && let Some(at) = queue.notices.iter().position(|notice| !notice.resolved)
+                && let Some(gone) = queue.notices.remove(at)
+            {
+                queue.dropped += 1;
+                let gone = gone.alarm.topic.key();
+                let end = queue.notices.iter().position(|notice| notice.resolved && notice.alarm.topic.key() == gone);
+                match end {
+                    Some(end) => drop(queue.notices.remove(end)),
+                    None => drop(queue.given_up.insert(gone)),
+                }
+            }
+            queue.notices.push_back(notice.clone());
+        }
+        self.wake.notify_one();
+    }
+
+    /// Takes up to so many notices, and how many were given up since this was last asked.
+    fn take(&self, most: usize) -> (Vec<Notice>, u64) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = queue.notices.len().min(most);
+        let notices = queue.notices.drain(..count).collect();
+        (notices, std::mem::take(&mut queue.dropped))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).notices.is_empty()
+    }
+}
+
+/// What every target's task has.
+struct Line {
+    url: String,
+    outbox: Arc<Outbox>,
+    fetch: Fetch,
+    stop: watch::Receiver<bool>,
+    page: Option<String>,
+    identity: Identity,
+    failing: Arc<AtomicUsize>,
+    /// It could not be reached last time.
+    fails: bool,
+}
+
+impl Line {
+    /// Notes whether the target could be reached, and logs a change.
+    fn note(&mut self, outcome: Result<(), &str>) {
+        match outcome {
+            Ok(()) if self.fails => {
+                self.failing.fetch_sub(1, Ordering::Relaxed);
+                tracing::info!(target_url = self.url, "alarms are delivered again");
+            }
+            Err(problem) if !self.fails => {
+                self.failing.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(target_url = self.url, problem, "alarms cannot be delivered; trying again");
+            }
+            _ => {}
+        }
+        self.fails = outcome.is_err();
+    }
+
+    /// Waits for so long, for a notice, or for the end; `true` if it is the end.
+    async fn rest(&mut self, longest: Duration, for_notice: bool) -> bool {
+        let outbox = Arc::clone(&self.outbox);
+        tokio::select! {
+            () = tokio::time::sleep(longest) => false,
+            () = outbox.wake.notified(), if for_notice => false,
+            _ = self.stop.wait_for(|stop| *stop) => true,
+        }
+    }
+}
+
+/// The tasks that tell others.
+#[derive(Debug)]
+pub struct Crew {
+    /// One for each target; whatever is to be told goes into all.
+    pub outboxes: Vec<Told>,
+    tasks: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Crew {
+    /// Ends all tasks: each tries once more to deliver what waits, within `grace`.
+    pub async fn finish(self, grace: Duration) {
+        let _ = self.stop.send(true);
+        let all = async {
+            for task in self.tasks {
+                let _ = task.await;
+            }
+        };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            tracing::warn!("some alarms were not delivered before the end");
+        }
+    }
+}
+
+/// Starts a task for each target. `pulse` says whether all is well here.
+///
+/// # Errors
+/// If the system's certificates cannot be read.
+pub fn start(targets: Targets, pulse: Pulse) -> std::io::Result<Crew> {
+    let (stop, stopped) = watch::channel(false);
+    let mut crew = Crew { outboxes: Vec::new(), tasks: Vec::new(), stop };
+    let urls = targets.alertmanagers.len() + targets.webhooks.len() + usize::from(targets.snitch.is_some());
+    let (Some(identity), true) = (targets.identity, urls > 0) else { return Ok(crew) };
+    let fetch = Fetch::new()?;
+    let failing = Arc::new(AtomicUsize::new(0));
+    let line = |url: String, outbox: &Arc<Outbox>| Line {
+        url,
+        outbox: Arc::clone(outbox),
+        fetch: fetch.clone(),
+        stop: stopped.clone(),
+        page: targets.page.clone(),
+        identity: identity.clone(),
+        failing: Arc::clone(&failing),
+        fails: false,
+    };
+    for url in targets.alertmanagers {
+        let outbox = Arc::new(Outbox::default());
+        crew.tasks.push(tokio::spawn(alertmanager::run(line(url, &outbox))));
+        crew.outboxes.push(Told { outbox, again: true });
+    }
+    for url in targets.webhooks {
+        let outbox = Arc::new(Outbox::default());
+        crew.tasks.push(tokio::spawn(webhook::run(line(url, &outbox))));
+        crew.outboxes.push(Told { outbox, again: false });
+    }
+    if let Some(url) = targets.snitch {
+        crew.tasks.push(tokio::spawn(snitch::run(url, fetch, stopped, pulse, failing)));
+    }
+    Ok(crew)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::{Alarm, Place, Topic};
+
+    fn notice(n: usize, resolved: bool) -> Notice {
+        let topic = Topic {
+            name: "PresenceInstanceDown".into(),
+            service: Some("a".into()),
+            instance: Some(format!("{n}").into()),
+            code: None,
+        };
+        let alarm = Alarm {
+            topic,
+            severity: "warning".into(),
+            text: String::new(),
+            since: 0.0,
+            until: None,
+            place: Place::Told,
+        };
+        Notice { alarm, resolved, event: None, detail: String::new() }
+    }
+
+    #[test]
+    fn a_full_queue_gives_up_problems_and_with_them_their_ends() {
+        let outbox = Outbox::default();
+        // An end whose problem was delivered long ago.
+        outbox.put(&[notice(9999, true)]);
+        (0..QUEUE + 4).for_each(|n| outbox.put(&[notice(n, false)]));
+        outbox.put(&[notice(0, true)]);
+        let (notices, dropped) = outbox.take(usize::MAX);
+        assert_eq!((notices.len(), dropped), (QUEUE, 5));
+        assert!(notices[0].resolved, "the end is still there");
+        assert!(notices[1..].iter().all(|notice| !notice.resolved), "the end of a problem nobody was told of is not");
+    }
+}

@@ -1,0 +1,53 @@
+//! The dead-man's switch: a URL of an outside party is asked every minute, but only while all is well here.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::Method;
+use tokio::sync::watch;
+
+use crate::fetch::Fetch;
+
+use super::DEADLINE;
+
+/// Says whether all is well here: nothing, or what is not.
+pub type Pulse = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<&'static str>> + Send>> + Send + Sync>;
+
+/// Time between two signs of life.
+const EVERY: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(
+    url: String,
+    fetch: Fetch,
+    mut stop: watch::Receiver<bool>,
+    pulse: Pulse,
+    failing: Arc<AtomicUsize>,
+) {
+    let mut withheld = None;
+    loop {
+        let problem = match pulse().await {
+            None if failing.load(Ordering::Relaxed) > 0 => Some("alarms cannot be delivered"),
+            problem => problem,
+        };
+        if problem != withheld
+            && let Some(problem) = problem
+        {
+            tracing::warn!(problem, "no sign of life is sent to `presence.snitch_url`");
+        }
+        withheld = problem;
+        if problem.is_none() {
+            match fetch.ask(Method::GET, &url, None, None, DEADLINE).await {
+                Ok(answer) if answer.is_good() => tracing::debug!("a sign of life was sent"),
+                Ok(answer) => tracing::warn!(status = answer.status, "`presence.snitch_url` refuses the sign of life"),
+                Err(error) => tracing::warn!(%error, "`presence.snitch_url` cannot be reached"),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}

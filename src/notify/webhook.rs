@@ -1,0 +1,92 @@
+//! Webhooks: `POST {"version":1,"events":[…],"dedup_keys":[…]}`, in order, again until they are taken.
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::inert::Plain;
+use crate::presence::{Notice, rfc3339};
+
+use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Line};
+
+/// Events in one request.
+const BATCH: usize = 100;
+
+pub(super) async fn run(mut line: Line) {
+    let mut batch: Vec<Notice> = Vec::new();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if batch.is_empty() {
+            let (notices, dropped) = line.outbox.take(BATCH);
+            batch = notices;
+            if dropped > 0 {
+                tracing::error!(
+                    target_url = line.url,
+                    dropped,
+                    "the webhook's queue was full; the oldest problems were given up"
+                );
+            }
+        }
+        let stopping = *line.stop.borrow();
+        if batch.is_empty() {
+            if stopping {
+                return;
+            }
+            line.rest(LONGEST_PAUSE, true).await;
+            continue;
+        }
+        match send(&line, &batch).await {
+            Ok(()) => {
+                line.note(Ok(()));
+                batch.clear();
+                pause = FIRST_PAUSE;
+            }
+            Err(problem) => {
+                line.note(Err(&problem));
+                if stopping {
+                    tracing::error!(
+                        target_url = line.url,
+                        events = batch.len(),
+                        "the webhook does not answer; these are lost"
+                    );
+                    return;
+                }
+                line.rest(pause, false).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+async fn send(line: &Line, batch: &[Notice]) -> Result<(), String> {
+    let events: Vec<Value> = batch.iter().map(|notice| event(line, notice)).collect();
+    let keys: Vec<String> = batch.iter().map(|notice| notice.alarm.topic.key()).collect();
+    let body = json!({"version": 1, "events": events, "dedup_keys": keys});
+    let answer = line.fetch.ask(Method::POST, &line.url, Some(body.to_string().into_bytes()), None, DEADLINE).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    if answer.is_good() { Ok(()) } else { Err(format!("it answers {}", answer.status)) }
+}
+
+fn event(line: &Line, notice: &Notice) -> Value {
+    let alarm = &notice.alarm;
+    let mut event = match &notice.event {
+        Some((number, event)) => line.identity.publish(*number, event),
+        // It had to wait beyond a restart, so this is all we know.
+        None => json!({
+            "v": 1,
+            "id": format!("{}-{}", line.identity.id(0), alarm.topic.key()),
+            "time": rfc3339(alarm.since),
+            "node": line.identity.node,
+            "kind": if alarm.topic.instance.is_some() { "instance" } else { "service" },
+            "service": alarm.topic.service,
+            "instance": alarm.topic.instance,
+            "to": "down",
+            "notify": true,
+            "severity": alarm.severity,
+            "text": Plain(&alarm.text).to_string(),
+        }),
+    };
+    event["alertname"] = alarm.topic.name.as_str().into();
+    event["resolved"] = notice.resolved.into();
+    event["detail"] = Plain(&notice.detail).to_string().into();
+    event
+}

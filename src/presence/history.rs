@@ -1,0 +1,165 @@
+//! What is remembered of an instance beyond its state: how it was in the last day, which share of the interval it was
+//! present, and what was lost of it in the last hour.
+
+use serde::{Deserialize, Serialize};
+
+use super::instance::State;
+
+/// Length of a cell of the strip, in seconds, and how many there are: a day.
+const CELL: f64 = 1800.0;
+const CELLS: usize = 48;
+
+/// Length of a bucket of losses, in seconds, and how many there are: an hour.
+const BUCKET: f64 = 600.0;
+const BUCKETS: usize = 6;
+
+/// The worst state in each half hour of the last day, two cells a byte, and losses of the last hour.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct History {
+    cells: [u8; CELLS / 2],
+    /// Number of the current half hour.
+    cell: u32,
+    /// Number of the current ten minutes.
+    bucket: u32,
+    /// Beats that were due, and those of them that were lost.
+    losses: [(u16, u16); BUCKETS],
+    /// Seconds present since sinks were last told, up to the last change.
+    present: f32,
+}
+
+/// From good to bad: what a half hour is shown as. 0 is nothing.
+fn rank(state: State) -> u8 {
+    match state {
+        State::Left => 1,
+        State::Up => 2,
+        State::Unknown => 3,
+        State::Late => 4,
+        State::Down => 5,
+    }
+}
+
+/// The letter of a rank, as the board shows it.
+const LETTERS: [char; 6] = ['.', 'G', 'U', '?', 'L', 'D'];
+
+impl History {
+    pub(super) fn new(now: f64) -> History {
+        History { cell: (now / CELL) as u32, ..History::default() }
+    }
+
+    fn get(&self, cell: u32) -> u8 {
+        let at = cell as usize % CELLS;
+        self.cells[at / 2] >> (at % 2 * 4) & 15
+    }
+
+    fn set(&mut self, cell: u32, rank: u8) {
+        let at = cell as usize % CELLS;
+        let byte = &mut self.cells[at / 2];
+        *byte = *byte & !(15 << (at % 2 * 4)) | rank << (at % 2 * 4);
+    }
+
+    /// Time has passed in a state.
+    fn advance(&mut self, now: f64, state: Option<State>) {
+        let cell = (now / CELL) as u32;
+        let rank = state.map_or(0, rank);
+        self.set(self.cell, self.get(self.cell).max(rank));
+        let from = (self.cell + 1).max(cell.saturating_sub(CELLS as u32));
+        for passed in from..=cell {
+            self.set(passed, rank);
+        }
+        self.cell = self.cell.max(cell);
+    }
+
+    /// The state changes at `now`; it was `was` since `changed`. Sinks were told at `told`.
+    pub(super) fn change(&mut self, now: f64, changed: f64, told: f64, was: Option<State>, is: Option<State>) {
+        self.advance(now, was);
+        self.set(self.cell, self.get(self.cell).max(is.map_or(0, rank)));
+        if was.is_some_and(State::is_present) {
+            self.present += (now - changed.max(told)).max(0.0) as f32;
+        }
+    }
+
+    /// The share of the time since `told`, or since it was `first` heard, that it was present.
+    pub(super) fn take_availability(&mut self, now: f64, changed: f64, told: f64, first: f64, state: State) -> f64 {
+        let length = now - told.max(first);
+        let mut present = f64::from(std::mem::take(&mut self.present));
+        if state.is_present() {
+            present += (now - changed.max(told)).max(0.0);
+        }
+        let share = if length > 0.0 { present / length } else { f64::from(u8::from(state.is_present())) };
+        share.clamp(0.0, 1.0)
+    }
+
+    /// A letter for each half hour of the last day, the current one last.
+    pub(super) fn strip(&self, now: f64, state: State) -> String {
+        let mut copy = self.clone();
+        copy.advance(now, Some(state));
+        let first = (copy.cell + 1).saturating_sub(CELLS as u32);
+        (first..=copy.cell).map(|cell| LETTERS[usize::from(copy.get(cell)).min(5)]).collect()
+    }
+
+    /// So many beats were due since the last, and all but one were lost.
+    pub(super) fn note_loss(&mut self, now: f64, due: u64) {
+        let bucket = (now / BUCKET) as u32;
+        self.forget(bucket);
+        let (expected, lost) = &mut self.losses[bucket as usize % BUCKETS];
+        let due = due.min(u64::from(u16::MAX)) as u16;
+        *expected = expected.saturating_add(due);
+        *lost = lost.saturating_add(due.saturating_sub(1));
+    }
+
+    fn forget(&mut self, bucket: u32) {
+        let old = self.bucket.max(bucket.saturating_sub(BUCKETS as u32));
+        for passed in old + 1..=bucket {
+            self.losses[passed as usize % BUCKETS] = (0, 0);
+        }
+        self.bucket = self.bucket.max(bucket);
+    }
+
+    /// The share of beats lost in the last hour; `None` if none was due.
+    pub(super) fn loss(&self, now: f64) -> Option<f64> {
+        let mut copy = self.clone();
+        copy.forget((now / BUCKET) as u32);
+        let expected: u32 = copy.losses.iter().map(|(expected, _)| u32::from(*expected)).sum();
+        let lost: u32 = copy.losses.iter().map(|(_, lost)| u32::from(*lost)).sum();
+        (expected > 0).then(|| f64::from(lost) / f64::from(expected))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strip_shows_the_worst_of_each_half_hour() {
+        let mut history = History::new(0.0);
+        history.change(0.0, 0.0, 0.0, None, Some(State::Up));
+        history.change(2000.0, 0.0, 0.0, Some(State::Up), Some(State::Down));
+        history.change(2010.0, 2000.0, 0.0, Some(State::Down), Some(State::Up));
+        let strip = history.strip(4.0 * CELL, State::Up);
+        assert_eq!(strip, "UDUUU");
+        let later = history.strip(100.0 * CELL, State::Up);
+        assert_eq!((later.len(), later.contains('D')), (CELLS, false));
+    }
+
+    #[test]
+    fn availability_is_the_share_since_it_was_last_told() {
+        let mut history = History::new(0.0);
+        // Heard first at 5, told at 10 and 20.
+        history.change(5.0, 5.0, 0.0, None, Some(State::Up));
+        assert_eq!(history.take_availability(10.0, 5.0, 0.0, 5.0, State::Up), 1.0);
+        history.change(12.0, 5.0, 10.0, Some(State::Up), Some(State::Down));
+        assert!((history.take_availability(20.0, 12.0, 10.0, 5.0, State::Down) - 0.2).abs() < 1e-6);
+        assert_eq!(history.take_availability(30.0, 12.0, 20.0, 5.0, State::Down), 0.0);
+    }
+
+    #[test]
+    fn losses_are_forgotten_after_an_hour() {
+        let mut history = History::new(0.0);
+        for n in 0..10 {
+            history.note_loss(f64::from(n), 1);
+        }
+        history.note_loss(20.0, 10);
+        assert_eq!(history.loss(30.0), Some(0.45));
+        assert_eq!(history.loss(4000.0), None);
+    }
+}
