@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""Presence, live: 50 instances in 10 services beat with real clients over UDP; Alertmanager and a webhook are told.
+
+  live_presence.py --systole PATH --example PATH --python PATH --node-modules FOLDER [--alertmanager PATH]
+
+One after the other: all are up; a service is killed with -9; one instance of another is killed; one that runs under
+`systole beat` is stopped with SIGTERM; the daemon is killed with -9 while a third service dies, and started again; the
+first service comes back. Every alarm must come in time, at both, and no other.
+"""
+import argparse
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+PROMISE = 2
+TIMEOUT = 4 * PROMISE + 1
+GROUP_WAIT = 4
+TICK = 0.5  # the tolerance of the design
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_INET, kind) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Hook(http.server.ThreadingHTTPServer):
+    """A webhook: keeps (arrival, key, resolved) of every event."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.seen = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                assert body["version"] == 1 and len(body["events"]) == len(body["dedup_keys"])
+                for event, key in zip(body["events"], body["dedup_keys"]):
+                    outer.seen.append((time.time(), key, event["resolved"], event))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class House:
+    """Everything that runs, each stopped by the PID we started."""
+
+    def __init__(self, args):
+        self.args, self.children, self.folder = args, {}, tempfile.mkdtemp(prefix="systole-live-")
+        self.udp, self.http, self.am = free_port(socket.SOCK_DGRAM), free_port(), free_port()
+        self.hook = Hook()
+        self.problems = []
+
+    def spawn(self, name, *command, **more):
+        log = open(os.path.join(self.folder, name.replace("/", "_") + ".log"), "ab")
+        child = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, **more)
+        self.children[name] = child
+        return child
+
+    def stop_all(self):
+        for child in self.children.values():
+            if child.poll() is None:
+                child.kill()
+        for child in self.children.values():
+            child.wait()
+
+    def start_alertmanager(self):
+        config = os.path.join(self.folder, "alertmanager.yml")
+        with open(config, "w") as out:
+            out.write("route: {receiver: none}\nreceivers: [{name: none}]\n")
+        self.spawn("alertmanager", self.args.alertmanager, f"--config.file={config}",
+                   f"--storage.path={self.folder}/am", f"--web.listen-address=127.0.0.1:{self.am}",
+                   "--cluster.listen-address=")
+        self.until("Alertmanager is ready", 30, lambda: self.get(self.am, "/-/ready", raw=True) is not None)
+
+    def start_systole(self):
+        config = os.path.join(self.folder, "systole.toml")
+        with open(config, "w") as out:
+            out.write(f"""interval = "1s"
+[[listen]]
+url = "udp://127.0.0.1:{self.udp}"
+[[sink]]
+type = "file"
+path = "{self.folder}/records.jsonl"
+[http]
+address = "127.0.0.1:{self.http}"
+[presence]
+state_file = "{self.folder}/presence.json"
+alertmanager = ["http://127.0.0.1:{self.am}"]
+webhook = ["http://127.0.0.1:{self.hook.server_address[1]}/"]
+group_wait = "{GROUP_WAIT}s"
+""")
+        self.spawn("systole", self.args.systole, "run", "-c", config)
+        booted = time.time()
+        self.until("systole is ready", 10, lambda: self.get(self.http, "/ready", raw=True) is not None)
+        return booted
+
+    def start_instance(self, service, instance):
+        a, port = self.args, self.udp
+        line = f"heartbeat.{service}.{instance}:{PROMISE}|g"
+        client = service.split("-")[0]
+        name = f"{service}/{instance}"
+        if client in ("pystatsd", "datadog", "check"):
+            command = [a.python, f"{HERE}/clients/beat.py", client, port, service, instance, PROMISE]
+        elif client == "hotshots":
+            command = ["node", f"{HERE}/clients/beat.js", a.node_modules, port, service, instance, PROMISE]
+        elif client == "cadence":
+            command = [a.example, f"127.0.0.1:{port}", service, instance, PROMISE]
+        elif client == "nc":
+            command = ["bash", "-c", f"while :; do echo '{line}' | nc -u -w0 127.0.0.1 {port}; sleep {PROMISE}; done"]
+        elif client == "bash":
+            command = ["bash", "-c", f"while :; do printf '{line}' > /dev/udp/127.0.0.1/{port}; sleep {PROMISE}; done"]
+        else:
+            command = [a.systole, "beat", name, "--every", f"{PROMISE}s", "--to", f"udp://127.0.0.1:{port}", "--",
+                       "sleep", "600"]
+        self.spawn(name, *command)
+
+    def kill(self, name):
+        child = self.children[name]
+        child.kill()
+        child.wait()
+
+    def get(self, port, path, raw=False):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                body = answer.read()
+                return body if raw else json.loads(body)
+        except (OSError, ValueError):
+            return None
+
+    def until(self, what, seconds, is_so):
+        began = time.time()
+        while not is_so():
+            if time.time() - began > seconds:
+                raise SystemExit(f"FAILED: never: {what} (see {self.folder})")
+            time.sleep(0.05)
+        return time.time()
+
+    def firing(self):
+        """Alarms that Alertmanager holds, but the watchdog."""
+        alerts = self.get(self.am, "/api/v2/alerts?active=true") or []
+        labels = [alert["labels"] for alert in alerts]
+        return {tuple(filter(None, (l["alertname"], l.get("service"), l.get("instance")))) for l in labels}
+
+    def hooked(self, key, resolved):
+        return next((at for at, seen, is_end, _ in self.hook.seen if seen == key and is_end == resolved), None)
+
+    def told(self, what, topic, since, limit, resolved=False):
+        """Waits until both know of an alarm or its end, and checks when the webhook did."""
+        key = "/".join(topic)
+        self.until(f"{key} {'resolved' if resolved else 'firing'} at the webhook", limit + 10,
+                   lambda: self.hooked(key, resolved) is not None)
+        webhook = self.hooked(key, resolved) - since
+        seen = self.until(f"{key} at Alertmanager", 10, lambda: (tuple(topic) in self.firing()) != resolved) - since
+        verdict = "ok" if webhook <= limit and seen <= limit + 0.5 else "LATE"
+        print(f"{verdict}: {what}: webhook after {webhook:.2f} s, Alertmanager after {seen:.2f} s (limit {limit} s)", flush=True)
+        if verdict != "ok":
+            self.problems.append(what)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--systole", required=True)
+    parser.add_argument("--example", required=True)
+    parser.add_argument("--python", required=True)
+    parser.add_argument("--node-modules", required=True)
+    parser.add_argument("--alertmanager", default="prometheus-alertmanager")
+    args = parser.parse_args()
+    for name in ("systole", "example", "python", "node_modules"):
+        setattr(args, name, os.path.abspath(getattr(args, name)))
+    house = House(args)
+    try:
+        run(house)
+    finally:
+        house.stop_all()
+    if house.problems:
+        raise SystemExit(f"FAILED: {house.problems} (see {house.folder})")
+    print("all in time, and nothing else was told")
+
+
+def run(house):
+    clients = ["pystatsd-a", "pystatsd-b", "datadog-a", "datadog-b", "check-a", "hotshots-a", "cadence-a", "nc-a",
+               "bash-a", "beat-a"]
+    house.start_alertmanager()
+    house.start_systole()
+    for service in clients:
+        for n in range(5):
+            house.start_instance(service, f"i{n}")
+
+    def present():
+        services = house.get(house.http, "/api/v1/presence") or []
+        return sum(1 for s in services for i in s["instances"] if i["state"] == "up")
+
+    house.until("all 50 are up", 60, lambda: present() == 50)
+    print("50 instances of 10 services are up", flush=True)
+    time.sleep(2 * PROMISE)
+
+    # A whole service dies.
+    killed = time.time()
+    for n in range(5):
+        house.kill(f"datadog-a/i{n}")
+    house.told("a service was killed", ["PresenceServiceDown", "datadog-a"], killed, TIMEOUT + TICK)
+
+    # One instance dies: its warning waits for a service's alarm that may replace it.
+    killed = time.time()
+    house.kill("cadence-a/i3")
+    limit = TIMEOUT + GROUP_WAIT + TICK
+    house.told("an instance was killed", ["PresenceInstanceDown", "cadence-a", "i3"], killed, limit)
+
+    # One is asked to stop: that is no alarm.
+    house.children["beat-a/i2"].send_signal(signal.SIGTERM)
+    def state(service, instance):
+        found = house.get(house.http, f"/api/v1/presence/{service}/{instance}") or {}
+        return found.get("state")
+    house.until("the one that was stopped has left", 5, lambda: state("beat-a", "i2") == "left")
+
+    # The daemon dies, and meanwhile a service.
+    time.sleep(11)  # a state is saved every 10 s
+    house.kill("systole")
+    for n in range(5):
+        house.kill(f"nc-a/i{n}")
+    time.sleep(5)
+    booted = house.start_systole()
+    house.told("a service died while we were away", ["PresenceServiceDown", "nc-a"], booted, TIMEOUT + 1)
+
+    # The first service comes back.
+    back = time.time()
+    for n in range(5):
+        house.start_instance("datadog-a", f"i{n}")
+    house.told("the first service is back", ["PresenceServiceDown", "datadog-a"], back, PROMISE + 1, resolved=True)
+    time.sleep(TIMEOUT + GROUP_WAIT)
+
+    expected = [("PresenceServiceDown/datadog-a", False), ("PresenceInstanceDown/cadence-a/i3", False),
+                ("PresenceServiceDown/nc-a", False), ("PresenceServiceDown/datadog-a", True)]
+    seen = [(key, resolved) for _, key, resolved, _ in house.hook.seen]
+    if seen != expected:
+        house.problems.append(f"the webhook was told {seen}")
+    firing = house.firing()
+    if firing != {("PresenceInstanceDown", "cadence-a", "i3"), ("PresenceServiceDown", "nc-a"), ("PresenceWatchdog",)}:
+        house.problems.append(f"Alertmanager holds {sorted(firing)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
