@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`protocol`], [`series`], [`inert`], [`allow`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
-//! | [`sys`], [`fetch`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
+//! | [`sys`], [`fetch`], [`tape`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
 
 pub mod aggregate;
@@ -29,5 +29,6 @@ pub mod server;
 pub mod sinks;
 pub mod snapshot;
 pub mod sys;
+pub mod tape;
 pub mod telemetry;
 pub mod vigil;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::aggregate::{Quota, ShardOptions, TimerPolicy};
 use crate::allow::Allow;
-use crate::config::{Config, Listen, ListenUrl, Naming, Profile, StateFile, Workers};
-use crate::net::{Spec, Transport};
+use crate::config::{self, Config, Listen, ListenUrl, Naming, Profile, StateFile, Workers};
+use crate::net::{Framing, Place, Spec, Transport};
 use crate::notify::Targets;
 use crate::presence::Identity;
 use crate::protocol::Heartbeats;
@@ -104,13 +104,14 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
     };
     let self_metrics = match config.profile {
         _ if !config.self_metrics => SelfMetrics::Off,
-        Profile::Systole => SelfMetrics::Ledger,
+        Profile::Systole | Profile::Dogstatsd => SelfMetrics::Ledger,
         Profile::Etsy => SelfMetrics::Etsy { prefix: Arc::from(config.etsy.names.prefix_stats.as_str()), lag },
     };
     RegistryOptions {
         summary: Arc::new(SummaryPolicy {
             timers: timer_policy(config),
             percentiles: config.percentiles.clone(),
+            agent: config.profile == Profile::Dogstatsd,
             bins: config.etsy.histogram.clone(),
         }),
         zero_when_idle: [config.idle.counters_zero, config.idle.timers_zero, config.idle.sets_zero],
@@ -128,6 +129,7 @@ pub fn graphite_names(config: &Config, naming: Naming) -> GraphiteNames {
     match naming {
         Naming::Systole => GraphiteNames::Systole,
         Naming::Etsy => GraphiteNames::Etsy(config.etsy.names.clone()),
+        Naming::Dogstatsd => GraphiteNames::Dogstatsd(config.aggregates.clone()),
     }
 }
 
@@ -139,10 +141,20 @@ pub fn listener(config: &Config, listen: &Listen) -> Spec {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Spec {
         transport: match listen.url {
-            ListenUrl::Udp(_) => Transport::Udp,
+            ListenUrl::Udp(_) | ListenUrl::Fd(_) => Transport::Udp,
             ListenUrl::Tcp(_) => Transport::Tcp,
+            ListenUrl::Unix(_) => Transport::Unix,
+            ListenUrl::Unixgram(_) => Transport::Unixgram,
         },
-        address: listen.url.address(),
+        place: match &listen.url {
+            ListenUrl::Udp(address) | ListenUrl::Tcp(address) => Place::Address(*address),
+            ListenUrl::Unix(path) | ListenUrl::Unixgram(path) => Place::Path(path.clone(), listen.mode),
+            ListenUrl::Fd(name) => Place::Inherited(name.clone()),
+        },
+        framing: match listen.framing {
+            config::Framing::Newline => Framing::Newline,
+            config::Framing::Length => Framing::Length,
+        },
         workers: match listen.workers {
             Workers::Auto => (cores / 2).clamp(1, MAX_AUTO_WORKERS),
             Workers::Count(count) => count,

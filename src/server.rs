@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::aggregate::{Quota, Shard};
 use crate::config::{Config, ListenUrl, Sink, SinkKind, show_duration, show_size};
 use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
-use crate::net::{self, Bound};
+use crate::net::{self, Bound, Transport};
 use crate::notify::{self, Pulse};
 use crate::plan;
 use crate::presence::Identity;
@@ -24,6 +25,7 @@ use crate::sinks::graphite::GraphiteSink;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
 use crate::sys::unix_time;
+use crate::tape;
 use crate::vigil::{self, Vigil};
 
 /// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.
@@ -34,6 +36,15 @@ const PULSE_PATIENCE: Duration = Duration::from_secs(5);
 #[error("{0}")]
 pub struct StartError(String);
 
+/// What is asked for on the command line alone.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Log what was received and lost so often.
+    pub status_every: Option<Duration>,
+    /// Record the wire here.
+    pub capture: Option<PathBuf>,
+}
+
 /// Runs until `shutdown` resolves, then drains, delivers and returns. `announce` gets the start-up block
 /// once everything is bound.
 ///
@@ -41,7 +52,7 @@ pub struct StartError(String);
 /// If a port is taken, a file cannot be opened, and the like.
 pub async fn run(
     config: Config,
-    status_every: Option<Duration>,
+    extras: Extras,
     shutdown: impl Future<Output = ()>,
     announce: impl FnOnce(&str),
 ) -> Result<(), StartError> {
@@ -51,7 +62,7 @@ pub async fn run(
     for listen in &config.listen {
         let socket = net::bind(plan::listener(&config, listen))
             .map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
-        bound.push((listen.url.at(socket.address()), socket));
+        bound.push((listen.url.clone().at(socket.address()), socket));
     }
     let page = match config.http.address {
         Some(address) => {
@@ -81,6 +92,14 @@ pub async fn run(
     };
     // Nobody asks before the first minute is over, and then an empty cell only means that presence is off.
     let _ = tell_pulse.set(vigil.clone());
+    let taping = match &extras.capture {
+        Some(path) => {
+            let cannot = |error: io::Error| StartError(format!("cannot write {}: {error}", path.display()));
+            Some(tape::start(path, unix_time(), None).map_err(cannot)?)
+        }
+        None => None,
+    };
+    let (tape, taping) = taping.unzip();
     let mut mouths = Vec::new();
     let mut shards = 0;
     for (url, socket) in bound {
@@ -94,15 +113,17 @@ pub async fn run(
         let receive_buffer = socket.receive_buffer();
         shards += socket.workers();
         let listener = socket
-            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)), vigil.as_ref())
+            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)), vigil.as_ref(), tape.as_ref())
             .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
         tracing::info!(listener = %url, "listening");
         mouths.push(Mouth { url: url.to_string(), receive_buffer, listener });
     }
+    drop(tape);
     let outlets = sinks.into_iter().map(|(options, sink)| Outlet::start(options, sink)).collect();
     let registry = Registry::new(plan::registry_options(&config, true), shards);
-    let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, status_every, vigil.clone());
+    let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone());
 
+    let published_for_watchdog = published.clone();
     let (stop, stopped) = watch::channel(false);
     let ready = Arc::new(AtomicBool::new(false));
     let house = House {
@@ -118,8 +139,12 @@ pub async fn run(
     let serving = page.map(|listener| tokio::spawn(crate::http::serve(listener, house, page_stopped)));
     let flushed = start_beating(flusher, stopped, config.shutdown_grace)?;
     ready.store(true, Ordering::Relaxed);
+    tell_manager(sd_notify::NotifyState::Ready);
+    let watchdog = tokio::spawn(feed_watchdog(published_for_watchdog, config.interval));
 
     shutdown.await;
+    tell_manager(sd_notify::NotifyState::Stopping);
+    watchdog.abort();
     tracing::info!("stopping: reading what the kernel holds, then delivering the last interval");
     ready.store(false, Ordering::Relaxed);
     let _ = stop.send(true);
@@ -141,6 +166,13 @@ pub async fn run(
         }
     }
     crew.finish(config.shutdown_grace).await;
+    if let Some(taping) = taping {
+        match tokio::task::spawn_blocking(move || taping.join()).await {
+            Ok(Ok(Ok(taped))) => tracing::info!(rows = taped.rows, lost = taped.lost, "the capture is written"),
+            Ok(Ok(Err(error))) => tracing::error!(%error, "the capture is not whole"),
+            Ok(Err(_)) | Err(_) => tracing::error!("the capture failed; its message is above"),
+        }
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -175,6 +207,25 @@ fn pulse(published: watch::Receiver<Arc<Published>>, interval: Duration) -> (Arc
     (cell, Arc::new(pulse))
 }
 
+/// Tells systemd, if it started us (sd_notify(3)).
+fn tell_manager(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot tell the service manager how we are");
+    }
+}
+
+/// Tells systemd's watchdog, if there is one, that intervals are closed in time.
+async fn feed_watchdog(published: watch::Receiver<Arc<Published>>, interval: Duration) {
+    let Some(length) = sd_notify::watchdog_enabled() else { return };
+    let late = interval * 2 + PULSE_PATIENCE;
+    loop {
+        if published.borrow().at.is_none_or(|at| at.elapsed() <= late) {
+            tell_manager(sd_notify::NotifyState::Watchdog);
+        }
+        tokio::time::sleep(length / 2).await;
+    }
+}
+
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or("systole".into(), |name| name.trim().to_string())
 }
@@ -199,8 +250,15 @@ fn start_beating(
 
 fn cannot_listen(url: &str, error: &io::Error) -> StartError {
     let advice = match error.kind() {
+        io::ErrorKind::AddrInUse if url.starts_with("unix") => {
+            "another process listens there, or it is no socket: stop it, or choose another path"
+        }
         io::ErrorKind::AddrInUse => "another process has this port: stop it, or choose another",
         io::ErrorKind::PermissionDenied => "ports below 1024 need more rights: choose a higher one",
+        io::ErrorKind::NotFound if url.starts_with("fd:") => {
+            "start it by socket activation, or listen at udp://127.0.0.1:8125"
+        }
+        io::ErrorKind::NotFound => "make its folder, or choose another path",
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address: choose one of its own, or 0.0.0.0",
         _ => "check the address",
     };
@@ -240,13 +298,13 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
 fn start_up_block(config: &Config, bound: &[(ListenUrl, Bound)], page: Option<std::net::SocketAddr>) -> String {
     let mut out = format!("systole {}\n", env!("CARGO_PKG_VERSION"));
     for (url, socket) in bound {
-        let detail = match url {
-            ListenUrl::Udp(_) => {
+        let detail = match socket.transport() {
+            Transport::Udp => {
                 let workers = socket.workers();
                 let s = if workers == 1 { "" } else { "s" };
                 format!("  ({workers} worker{s}, receive buffer {})", show_size(socket.receive_buffer()))
             }
-            ListenUrl::Tcp(_) => String::new(),
+            Transport::Tcp | Transport::Unix | Transport::Unixgram => String::new(),
         };
         let _ = writeln!(out, "  listen    {url}{detail}");
     }

@@ -181,3 +181,81 @@ fn every_vector_of_profile_etsy_flushes_the_names_and_values_of_the_original() {
     }
     assert!(wrong.is_empty(), "{} of {VECTORS} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// The vectors of profile dogstatsd, as records and as Graphite lines.
+#[test]
+fn every_vector_of_profile_dogstatsd_is_as_the_agent_has_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = format!("{}/tests/corpus/aggregate/vectors.jsonl", env!("CARGO_MANIFEST_DIR"));
+    let all = std::fs::read_to_string(path).expect("the corpus is part of the project");
+    let vectors: Vec<Value> = all
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a vector"))
+        .filter(|vector: &Value| vector["config"]["profile"] == "dogstatsd")
+        .collect();
+    assert_eq!(vectors.len(), 4);
+    for vector in &vectors {
+        let config = &vector["config"];
+        let mut toml = String::from("profile = \"dogstatsd\"\ninterval = \"10s\"\n");
+        if let Some(percentiles) = config.get("percentiles") {
+            writeln!(toml, "percentiles = {percentiles}").expect("text");
+        }
+        if let Some(aggregates) = config.get("aggregates") {
+            writeln!(toml, "[dogstatsd]\naggregates = {aggregates}").expect("text");
+        }
+        let (file, rows) = (dir.path().join("c.toml"), dir.path().join("rows.jsonl"));
+        std::fs::write(&file, toml).expect("written");
+        let packets = vector["packets"].as_array().expect("packets");
+        let capture: String = packets.iter().map(|packet| format!("{}\n", json!({"t": 0.5, "data": packet}))).collect();
+        std::fs::write(&rows, capture).expect("written");
+        let replay = |kind: &str| {
+            let (rows, file) = (rows.to_str().expect("plain"), file.to_str().expect("plain"));
+            let output = systole(&["replay", rows, "-c", file, "--as", kind, "--until", "10"], b"");
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            text(&output.stdout)
+        };
+        let lines: BTreeMap<String, f64> = replay("graphite")
+            .lines()
+            .map(|line| {
+                let mut parts = line.split(' ');
+                let name = parts.next().expect("a name").to_string();
+                (name, parts.next().and_then(|value| value.parse().ok()).expect("a number"))
+            })
+            .collect();
+        let records: Vec<Value> =
+            replay("json").lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+        let record = |name: &str| records.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+        let mut known = 0;
+        let mut check = |name: String, found: f64, expected: &Value| {
+            assert!(close_to(found, expected.as_f64().expect("a number")), "{}: {name} is {found}", vector["id"]);
+            known += 1;
+        };
+        let expected = &vector["expect_flush"];
+        for (section, suffix, field) in
+            [("counters", ".count", "value"), ("rates", "", "rate"), ("gauges", "", "value"), ("sets", "", "value")]
+        {
+            for (name, value) in expected.get(section).and_then(Value::as_object).into_iter().flatten() {
+                check(name.clone(), lines[&format!("{name}{suffix}")], value);
+                check(name.clone(), record(name)[field].as_f64().expect("a number"), value);
+            }
+        }
+        for (name, outputs) in expected.get("histograms").and_then(Value::as_object).into_iter().flatten() {
+            for (output, value) in outputs.as_object().expect("an object") {
+                check(name.clone(), lines[&format!("{name}.{output}")], value);
+                let field = match output.as_str() {
+                    "avg" => "mean",
+                    // The agent sends it as a rate.
+                    "count" => "rate",
+                    other => other,
+                };
+                let own = match output.strip_suffix("percentile") {
+                    Some(p) => &record(name)["percentiles"][p],
+                    None => &record(name)[field],
+                };
+                check(name.clone(), own.as_f64().expect("a number"), value);
+            }
+            assert_eq!(lines.len(), outputs.as_object().expect("an object").len(), "{lines:?}");
+        }
+        assert!(known > 0);
+    }
+}

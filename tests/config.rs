@@ -5,15 +5,15 @@ mod support;
 use support::{command, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
-const BROKEN: [(&str, &[&str]); 42] = [
+const BROKEN: [(&str, &[&str]); 43] = [
     ("intervall = \"10s\"", &["1:1: intervall: unknown key (did you mean `interval`?)"]),
     ("interval = \"soon\"", &["1:12: interval: `soon` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("interval = 10", &["1:12: interval: `10` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("interval = \"1ms\"", &["1:12: interval: `1ms` is not a duration such as \"10s\", from 10ms to 1day"]),
-    ("profile = \"etsi\"", &["1:11: profile: `etsi` is none of `systole`, `etsy` (did you mean `etsy`?)"]),
+    ("profile = \"etsi\"", &["1:11: profile: `etsi` is none of `systole`, `etsy`, `dogstatsd` (did you mean `etsy`?)"]),
     (
-        "profile = \"dogstatsd\"",
-        &["1:11: profile: `dogstatsd` is not in this version: it comes with the drop-in release"],
+        "[dogstatsd]\naggregates = [\"mean\"]",
+        &["2:15: dogstatsd.aggregates[0]: `mean` is not one of max, min, median, avg, sum, count"],
     ),
     ("percentiles = 90", &["1:15: percentiles: `90` is not an array"]),
     ("percentiles = [50, 101]", &["1:20: percentiles[1]: `101` is not a number from -100 to 100"]),
@@ -45,8 +45,15 @@ const BROKEN: [(&str, &[&str]); 42] = [
         &["2:7: listen[0].url: `99999` is no port; `udp://127.0.0.1:8125` is right"],
     ),
     (
-        "[[listen]]\nurl = \"unix:///run/s\"",
-        &["2:7: listen[0].url: `unix` is not in this version: it comes with the drop-in release"],
+        "[[listen]]\nurl = \"unix://run/s\"",
+        &["2:7: listen[0].url: `run/s` is no absolute path of at most 107 bytes; `unix:///run/systole.sock` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"unixgram:///run/s\"\nmode = \"rw\"\nframing = \"lines\"",
+        &[
+            "3:8: listen[0].mode: `rw` is not the rights of a file in octal, such as \"0660\"",
+            "4:11: listen[0].framing: `lines` is none of `newline`, `length`",
+        ],
     ),
     ("[[listen]]\nworkers = 2", &["1:1: listen[0].url: missing; for example `url = \"udp://127.0.0.1:8125\"`"]),
     ("[listen]\nurl = \"udp://127.0.0.1:1\"", &["1:1: listen: expected tables `[[listen]]`"]),

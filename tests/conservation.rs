@@ -25,7 +25,11 @@ impl House {
     fn new(shards: usize, max_series: usize) -> House {
         let quota = Quota::new(max_series);
         let options = RegistryOptions {
-            summary: Arc::new(SummaryPolicy { timers: TIMERS, percentiles: vec![50.0, 99.0], bins: Vec::new() }),
+            summary: Arc::new(SummaryPolicy {
+                timers: TIMERS,
+                percentiles: vec![50.0, 99.0],
+                ..SummaryPolicy::default()
+            }),
             zero_when_idle: [false; 3],
             gauge_life: GaugeLife::Forever,
             series_ttl_secs: [Some(20.0); 5],

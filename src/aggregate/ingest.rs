@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::net::SocketAddr;
 
 use crate::protocol::{
-    GaugeOp, Kind, Line, Options, PlainLine, lines, parse_line, parse_metric, plain_line, split_line, trim,
+    BINARY_MAGIC, GaugeOp, Kind, Line, Options, PlainLine, binary_frames, lines, parse_line, parse_metric, plain_line,
+    split_line, trim,
 };
 
 use super::alias::Spelling;
@@ -49,6 +50,10 @@ impl Shard {
     /// Reads a datagram, or complete lines of a stream, received at `now` seconds.
     #[inline]
     pub fn ingest(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        if options.binary && datagram.first() == Some(&BINARY_MAGIC) {
+            self.ingest_binary(datagram, options, from, now);
+            return;
+        }
         let together = self.indexes.iter().any(|index| index.len() > self.wait_beyond);
         let mut text = datagram;
         while !text.is_empty() {
@@ -74,6 +79,14 @@ impl Shard {
             text = rest;
         }
         self.settle(datagram, options, from, now);
+    }
+
+    #[cold]
+    fn ingest_binary(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        for (frame, metric) in binary_frames(datagram, options) {
+            self.open.tally.lines += 1;
+            self.samples(std::iter::once(metric), frame, from, now);
+        }
     }
 
     #[inline(always)]

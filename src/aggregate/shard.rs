@@ -4,12 +4,11 @@
 //! updates values; a series already known costs one hash, one comparison and one update, and allocates
 //! nothing. [`Shard::close`] swaps the values for empty columns and ships them as a [`Partial`].
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::protocol::{
-    Event, Heartbeats, Kind, Metric, ParseError, Reason, Samples, ServiceCheck, Signal, Values, lossy,
-};
+use crate::protocol::{Event, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy};
 use crate::series::{KeyBuilder, Series};
 
 use super::alias::Aliases;
@@ -95,6 +94,8 @@ pub struct Shard {
     /// From how many series of a class on they do.
     pub(super) wait_beyond: usize,
     pub(super) open: Partial,
+    /// The last totals of counters that are sent as totals, by number.
+    totals: HashMap<u32, f64>,
     /// What lines said of presence, until somebody takes it.
     signals: Vec<Signal>,
     /// The line being read may concern presence: it must be read again each time.
@@ -114,6 +115,7 @@ impl Shard {
             waiting: Vec::with_capacity(TOGETHER),
             wait_beyond: BEYOND_CACHE,
             open: Partial::default(),
+            totals: HashMap::new(),
             signals: Vec::new(),
             concerns_presence: false,
         }
@@ -127,7 +129,13 @@ impl Shard {
 
     /// Records the samples of a line; whether all were good.
     #[inline]
-    pub(super) fn samples(&mut self, samples: Samples<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) -> bool {
+    pub(super) fn samples<'s>(
+        &mut self,
+        samples: impl Iterator<Item = Result<Metric<'s>, ParseError>>,
+        line: &[u8],
+        from: Option<SocketAddr>,
+        now: f64,
+    ) -> bool {
         let mut first_error = None;
         let mut is_heartbeat = false;
         self.concerns_presence = false;
@@ -268,6 +276,13 @@ impl Shard {
                 open.columns.counters.touch(id).add(first * metric.rate.weight());
                 values = 1;
             }
+            (Class::Counter, Values::Total(total)) => {
+                let before = self.totals.insert(id, total).unwrap_or(0.0);
+                // One that fell was started again.
+                let added = if total < before { total } else { total - before };
+                open.columns.counters.touch(id).add(added);
+                values = 1;
+            }
             (Class::Counter, numbers) => {
                 let sum = open.columns.counters.touch(id);
                 for value in numbers.numbers() {
@@ -293,7 +308,7 @@ impl Shard {
                 open.columns.sets.touch(id).insert(lossy(member).as_bytes());
                 values = 1;
             }
-            (Class::Set, Values::Numbers { .. } | Values::Gauge { .. }) => {}
+            (Class::Set, Values::Numbers { .. } | Values::Gauge { .. } | Values::Total(_)) => {}
             (Class::Kv, numbers) => {
                 let kept = open.columns.kvs.touch(id);
                 for value in numbers.numbers() {
@@ -364,6 +379,9 @@ impl Shard {
         });
         if !index.remove(id, |key| self.hasher.hash(key)) {
             return;
+        }
+        if class == Class::Counter {
+            self.totals.remove(&id);
         }
         match overflow {
             Some(kind) => self.overflow[kind as usize] = None,

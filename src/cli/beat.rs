@@ -13,8 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::{ListenUrl, listen_url};
 use crate::sys::{signal_process, unix_time};
 
-use super::send::{datagrams, stream};
-use super::{complain, duration};
+use super::{complain, duration, send};
 
 /// Own errors, a command that cannot be executed, and one that is not there, as `env` and `nohup` have it.
 const OWN: u8 = 125;
@@ -33,7 +32,7 @@ pub(super) struct BeatArgs {
     /// Time between beats, which is what each promises: 1s to 7days
     #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration)]
     every: Duration,
-    /// Where to: udp://HOST:PORT or tcp://HOST:PORT
+    /// Where to: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH or unixgram:///PATH
     #[arg(long, value_name = "URL", default_value = "udp://127.0.0.1:8125")]
     to: String,
     /// Beats while this runs, passes SIGTERM and SIGINT on to it, and says goodbye when it exits 0 or was asked to stop.
@@ -54,10 +53,7 @@ impl Sender {
     fn send(&mut self, goodbye: bool) {
         let every = if goodbye { 0.0 } else { self.every };
         let lines = [format!("heartbeat:{every}|g|#{},interval:{every}", self.who)];
-        let sent = match self.to {
-            ListenUrl::Udp(address) => datagrams(address, &lines),
-            ListenUrl::Tcp(address) => stream(address, &lines),
-        };
+        let sent = send::lines(&self.to, &lines);
         // Nobody may listen for a while; the next beat tries again.
         if let Err(error) = &sent
             && !self.failed

@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::inert::Plain;
 use crate::plan;
 use crate::protocol::{
-    GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, lines, lossy, parse_line,
+    BINARY_MAGIC, GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, binary_frames, lines, lossy,
+    parse_line,
 };
 use crate::series::{KeyBuilder, Series};
 use crate::sinks::console::note_line;
@@ -114,6 +115,15 @@ pub(super) fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
 
 fn read(datagram: &[u8], options: &Options) -> Reading {
     let mut reading = Reading { input: lossy(datagram).into_owned(), ..Reading::default() };
+    if options.binary && datagram.first() == Some(&BINARY_MAGIC) {
+        for (frame, metric) in binary_frames(datagram, options) {
+            match metric {
+                Ok(metric) => reading.metric(&metric),
+                Err(error) => reading.fault(frame, error),
+            }
+        }
+        return reading;
+    }
     for line in lines(datagram) {
         match parse_line(line, options) {
             Ok(Line::Empty) => {}
@@ -218,7 +228,7 @@ impl Reading {
                     self.metrics.push(entry.into());
                 }
             }
-            Values::Numbers { .. } => {
+            Values::Numbers { .. } | Values::Total(_) => {
                 entry.insert("values".into(), metric.values.numbers().collect());
                 entry.extend(rest);
                 self.metrics.push(entry.into());

@@ -66,6 +66,10 @@ pub(super) fn run(args: &LoadArgs) -> u8 {
     let target = match listen_url(&args.to) {
         Ok(ListenUrl::Udp(address)) => Target::Udp(address),
         Ok(ListenUrl::Tcp(address)) => Target::Tcp(address),
+        Ok(url) => {
+            complain(format_args!("--to: `{url}` cannot be loaded; udp://HOST:PORT or tcp://HOST:PORT is right"));
+            return USAGE;
+        }
         Err(problem) => {
             complain(format_args!("--to: {problem}"));
             return USAGE;

@@ -7,6 +7,7 @@ mod check;
 mod explain;
 mod load;
 mod presence;
+mod record;
 mod replay;
 mod run;
 mod send;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Sources, parse_duration};
 
@@ -53,6 +54,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Feed captures through the daemon's own parser, aggregator and flusher on a virtual clock
     Replay(replay::ReplayArgs),
+    /// Record the wire with times, for replay
+    Capture(record::CaptureArgs),
     /// Send heartbeats, for as long as a command runs if one is given; exits with its status
     Beat(beat::BeatArgs),
     /// Ask a running daemon who is there: list, show, check, wait, events, maintenance, forget
@@ -61,6 +64,13 @@ enum Command {
     Send(send::SendArgs),
     /// Send as much as a machine takes, to size it; prints as JSON exactly what was sent
     Load(load::LoadArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 #[derive(Args, Clone, Debug, Default)]
@@ -68,6 +78,12 @@ struct ConfigArgs {
     /// Configuration file (TOML); without it /etc/systole/systole.toml is read if it exists
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+fn written(text: &[u8]) -> u8 {
+    // That nobody reads on is no failure.
+    let _ = io::stdout().lock().write_all(text);
+    0
 }
 
 /// What wrong usage exits with. Monitoring takes 2 for "down", so the two commands that it runs say 3.
@@ -92,10 +108,22 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Capture(args) => record::run(&args),
         Command::Beat(args) => beat::run(&args),
         Command::Presence(args) => presence::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "systole", &mut text);
+            written(&text)
+        }
+        Command::Man => {
+            let mut text = Vec::new();
+            // It is written to memory, which takes everything.
+            let _ = clap_mangen::Man::new(Cli::command()).render(&mut text);
+            written(&text)
+        }
     };
     ExitCode::from(code)
 }

@@ -1,6 +1,7 @@
 //! `systole run`: the daemon.
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
@@ -8,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
-use crate::server;
+use crate::server::{self, Extras};
 use crate::sys;
 
 use super::{ConfigArgs, FAILED, complain, duration, load_config, sources};
@@ -17,7 +18,8 @@ use super::{ConfigArgs, FAILED, complain, duration, load_config, sources};
 pub(super) struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Listen here, in place of the configured listeners: udp://HOST:PORT or tcp://HOST:PORT (may be repeated)
+    /// Listen here, in place of the configured listeners: udp://HOST:PORT, tcp://HOST:PORT,
+    /// unix:///PATH, unixgram:///PATH or fd://NAME (may be repeated)
     #[arg(long, value_name = "URL")]
     listen: Vec<String>,
     /// Deliver here, in place of the configured sinks: console:, file:///PATH, graphite://HOST:PORT (may be repeated)
@@ -35,6 +37,9 @@ pub(super) struct RunArgs {
     /// Log what was received and lost since the start, every so often
     #[arg(long, value_name = "DUR", value_parser = duration)]
     status_interval: Option<Duration>,
+    /// Record everything that comes in, with times, for `systole replay`
+    #[arg(long, value_name = "FILE")]
+    capture: Option<PathBuf>,
 }
 
 pub(super) fn run(args: RunArgs) -> u8 {
@@ -65,10 +70,11 @@ pub(super) fn run(args: RunArgs) -> u8 {
     };
     let outcome = runtime.block_on(async {
         let stop = stop_signal()?;
+        let extras = Extras { status_every: args.status_interval, capture: args.capture };
         let announce = |block: &str| {
             let _ = std::io::stderr().write_all(block.as_bytes());
         };
-        server::run(config, args.status_interval, stop, announce).await.map_err(|error| error.to_string())
+        server::run(config, extras, stop, announce).await.map_err(|error| error.to_string())
     });
     // A sink that blocks for ever must not keep the process.
     runtime.shutdown_background();

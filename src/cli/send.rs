@@ -1,7 +1,8 @@
 //! `systole send`: sends lines, each as a datagram of its own, or all over one connection.
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use clap::Args;
 
@@ -14,7 +15,7 @@ pub(super) struct SendArgs {
     /// Lines, such as 'api.hits:1|c'
     #[arg(required = true, value_name = "LINE")]
     lines: Vec<String>,
-    /// Where to: udp://HOST:PORT or tcp://HOST:PORT
+    /// Where to: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH or unixgram:///PATH
     #[arg(long, value_name = "URL", default_value = "udp://127.0.0.1:8125")]
     to: String,
 }
@@ -27,11 +28,7 @@ pub(super) fn run(args: &SendArgs) -> u8 {
             return USAGE;
         }
     };
-    let sent = match url {
-        ListenUrl::Udp(address) => datagrams(address, &args.lines),
-        ListenUrl::Tcp(address) => stream(address, &args.lines),
-    };
-    match sent {
+    match lines(&url, &args.lines) {
         Ok(()) => 0,
         Err(error) => {
             complain(format_args!("cannot send to {}: {error}", args.to));
@@ -40,7 +37,30 @@ pub(super) fn run(args: &SendArgs) -> u8 {
     }
 }
 
-pub(super) fn datagrams(to: SocketAddr, lines: &[String]) -> std::io::Result<()> {
+/// Sends lines, a datagram each, or all over one connection.
+pub(super) fn lines(to: &ListenUrl, lines: &[String]) -> io::Result<()> {
+    match to {
+        ListenUrl::Udp(address) => datagrams(*address, lines),
+        ListenUrl::Tcp(address) => {
+            let mut stream = TcpStream::connect(address)?;
+            write_lines(&mut stream, lines)?;
+            stream.shutdown(Shutdown::Write)
+        }
+        ListenUrl::Unix(path) => {
+            let mut stream = UnixStream::connect(path)?;
+            write_lines(&mut stream, lines)?;
+            stream.shutdown(Shutdown::Write)
+        }
+        ListenUrl::Unixgram(path) => {
+            let socket = UnixDatagram::unbound()?;
+            socket.connect(path)?;
+            lines.iter().try_for_each(|line| socket.send(line.as_bytes()).map(drop))
+        }
+        ListenUrl::Fd(_) => Err(io::Error::other("`fd://` is for listening")),
+    }
+}
+
+fn datagrams(to: SocketAddr, lines: &[String]) -> io::Result<()> {
     let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.connect(to)?;
@@ -50,10 +70,6 @@ pub(super) fn datagrams(to: SocketAddr, lines: &[String]) -> std::io::Result<()>
     Ok(())
 }
 
-pub(super) fn stream(to: SocketAddr, lines: &[String]) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(to)?;
-    for line in lines {
-        stream.write_all(format!("{line}\n").as_bytes())?;
-    }
-    stream.shutdown(std::net::Shutdown::Write)
+fn write_lines(out: &mut impl Write, lines: &[String]) -> io::Result<()> {
+    lines.iter().try_for_each(|line| out.write_all(format!("{line}\n").as_bytes()))
 }

@@ -11,8 +11,11 @@ use crate::protocol::{GaugeSign, MAX_NAME_BYTES, NameTags, Options};
 use crate::snapshot::Bins;
 
 use super::reader::{Found, Problem, Section, Source};
-use super::schema::{Config, Etsy, Http, Idle, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind, Workers};
-use super::url::{address, host_and_port, listen_url, sink_url};
+use super::schema::{
+    Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind,
+    Workers,
+};
+use super::url::{ListenUrl, address, host_and_port, listen_url, sink_url};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -73,8 +76,11 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         s.problem("--interval".into(), "", "from 10ms to 1day is right");
     }
     let percentiles = root.numbers(s, "percentiles", -100.0..=100.0);
-    let percentiles =
-        percentiles.unwrap_or_else(|| if etsy_profile { vec![90.0] } else { vec![50.0, 90.0, 95.0, 99.0, 99.9] });
+    let percentiles = percentiles.unwrap_or_else(|| match profile {
+        Profile::Etsy => vec![90.0],
+        Profile::Dogstatsd => vec![95.0],
+        Profile::Systole => vec![50.0, 90.0, 95.0, 99.0, 99.9],
+    });
     let exact_samples = root.integer(s, "exact_samples", 1..=1_000_000).unwrap_or(4096) as usize;
     let digits = root.integer(s, "digits", 1..=5).unwrap_or(3) as u8;
     let etsy = etsy(&mut root, s);
@@ -96,6 +102,10 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         defaults.sanitize = true;
         defaults.name_tags = NameTags { graphite: true, ..NameTags::NONE };
     }
+    if profile == Profile::Dogstatsd {
+        defaults.gauge_sign = GaugeSign::Absolute;
+    }
+    let aggregates = aggregates(&mut root, s);
     let section = root.section(s, "protocol");
     let protocol = protocol(section, s, defaults);
     let idle = idle(&mut root, s, etsy_profile, &etsy);
@@ -123,21 +133,34 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         listen,
         sinks,
         etsy,
+        aggregates,
         presence,
         http,
         log,
     }
 }
 
-fn profile(root: &mut Section<'_>, s: &mut Source<'_>) -> Profile {
-    if let Some(found) = root.find(s, "profile")
-        && found.text_or_number().as_deref() == Some("dogstatsd")
-    {
-        let message = "`dogstatsd` is not in this version: it comes with the drop-in release";
-        s.problem(found.place, &found.key, message);
-        return Profile::Systole;
+/// What the naming `dogstatsd` tells of timers.
+fn aggregates(root: &mut Section<'_>, s: &mut Source<'_>) -> Vec<String> {
+    let mut section = root.section(s, "dogstatsd");
+    let known = ["max", "min", "median", "avg", "sum", "count"];
+    let mut aggregates = DOGSTATSD_AGGREGATES.map(String::from).to_vec();
+    if let Some(items) = section.list(s, "aggregates") {
+        aggregates.clear();
+        for item in items {
+            match item.string(s) {
+                Some(text) if known.contains(&text.as_str()) => aggregates.push(text),
+                Some(_) => item.refuse(s, &format!("one of {}", known.join(", "))),
+                None => {}
+            }
+        }
     }
-    let words = [Profile::Systole, Profile::Etsy].map(|profile| (profile.name(), profile));
+    section.finish(s);
+    aggregates
+}
+
+fn profile(root: &mut Section<'_>, s: &mut Source<'_>) -> Profile {
+    let words = [Profile::Systole, Profile::Etsy, Profile::Dogstatsd].map(|profile| (profile.name(), profile));
     root.choice(s, "profile", &words).unwrap_or(Profile::Systole)
 }
 
@@ -160,6 +183,9 @@ fn protocol(mut section: Section<'_>, s: &mut Source<'_>, defaults: Options) -> 
     options.sanitize = section.bool(s, "sanitize").unwrap_or(options.sanitize);
     let signs = [("delta", GaugeSign::Delta), ("absolute", GaugeSign::Absolute)];
     options.gauge_sign = section.choice(s, "gauge_sign", &signs).unwrap_or(options.gauge_sign);
+    options.abbreviated_meter = section.bool(s, "abbreviated_meter").unwrap_or(options.abbreviated_meter);
+    options.absolute_counters = section.bool(s, "absolute_counters").unwrap_or(options.absolute_counters);
+    options.binary = section.bool(s, "binary").unwrap_or(options.binary);
     let max_name = section.integer(s, "max_name", 1..=MAX_NAME_BYTES as u64);
     options.max_name = max_name.map_or(options.max_name, |n| n as usize);
     section.finish(s);
@@ -201,7 +227,7 @@ fn listeners(root: &mut Section<'_>, s: &mut Source<'_>, protocol: &Options, url
 }
 
 fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_defaults: &Options) -> Option<Listen> {
-    let mut url = None;
+    let mut url: Option<ListenUrl> = None;
     match section.find(s, "url") {
         None => section.missing(s, place, "url", "\"udp://127.0.0.1:8125\""),
         Some(found) => {
@@ -214,7 +240,7 @@ fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_
         }
     }
     let fallback = listen_url("udp://127.0.0.1:8125").expect("the default is a valid URL");
-    let mut listen = Listen::new(url.unwrap_or(fallback), *protocol_defaults);
+    let mut listen = Listen::new(url.clone().unwrap_or(fallback), *protocol_defaults);
     if let Some(found) = section.find(s, "workers") {
         match found.text_or_number() {
             Some(text) if text == "auto" => {}
@@ -240,6 +266,15 @@ fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_
     let max_connections = section.integer(s, "max_connections", 1..=1_000_000);
     listen.max_connections = max_connections.map_or(listen.max_connections, |n| n as usize);
     listen.idle_timeout = section.duration(s, "idle_timeout", IDLE_TIMEOUT).unwrap_or(listen.idle_timeout);
+    let framings = [("newline", Framing::Newline), ("length", Framing::Length)];
+    listen.framing = section.choice(s, "framing", &framings).unwrap_or(listen.framing);
+    if let Some(found) = section.find(s, "mode") {
+        let text = found.string(s).unwrap_or_default();
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o777 && text.len() >= 3 => listen.mode = mode,
+            _ => found.refuse(s, "the rights of a file in octal, such as \"0660\""),
+        }
+    }
     let own = section.section(s, "protocol");
     listen.protocol = protocol(own, s, *protocol_defaults);
     section.finish(s);
@@ -329,7 +364,7 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
                     }
                 }
             }
-            let words = [("systole", Naming::Systole), ("etsy", Naming::Etsy)];
+            let words = [("systole", Naming::Systole), ("etsy", Naming::Etsy), ("dogstatsd", Naming::Dogstatsd)];
             let naming = section.choice(s, "naming", &words).unwrap_or(naming);
             SinkKind::Graphite { address: target, naming }
         }

@@ -14,7 +14,7 @@ pub use presence::{Presence, StateFile};
 pub use print::print;
 pub use reader::Problem;
 pub use schema::{
-    Config, Etsy, Http, Idle, Lifetime, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind, Workers,
+    Config, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind, Workers,
 };
 pub use url::{ListenUrl, listen_url, sink_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};
@@ -24,8 +24,4 @@ const LATER: &[(&str, &str)] = &[
     ("rule", "rules come with the drop-in release"),
     ("relay", "relays come with the delivery release"),
     ("management", "the original's management port comes with the drop-in release"),
-    ("dogstatsd", "the profile `dogstatsd` comes with the drop-in release"),
-    ("protocol.abbreviated_meter", "it comes with the drop-in release"),
-    ("protocol.absolute_counters", "it comes with the drop-in release"),
-    ("protocol.binary", "it comes with the drop-in release"),
 ];

@@ -6,7 +6,7 @@ use toml::Value;
 
 use crate::protocol::{GaugeSign, Options};
 
-use super::schema::{Config, Lifetime, Listen, LogFormat, Naming, Sink, SinkKind, Workers};
+use super::schema::{Config, Framing, Lifetime, Listen, LogFormat, Naming, Sink, SinkKind, Workers};
 use super::value::{show_duration, show_size};
 
 /// What stands in place of a secret.
@@ -42,6 +42,8 @@ pub fn print(config: &Config) -> String {
         sink(&mut out, one);
     }
     etsy(&mut out, config);
+    out.head("[dogstatsd]");
+    out.set("aggregates", Value::Array(config.aggregates.iter().map(|name| Value::from(name.as_str())).collect()));
     super::presence::print(&mut out, &config.presence);
     out.head("[http]");
     out.set("address", config.http.address.map_or("off".into(), |address| address.to_string()));
@@ -82,6 +84,8 @@ fn listener(out: &mut Out, listen: &Listen) {
     }
     out.set("max_connections", listen.max_connections as i64);
     out.set("idle_timeout", show_duration(listen.idle_timeout));
+    out.set("framing", if listen.framing == Framing::Length { "length" } else { "newline" });
+    out.set("mode", format!("{:04o}", listen.mode));
     out.head("[listen.protocol]");
     protocol(out, &listen.protocol);
 }
@@ -96,6 +100,9 @@ fn protocol(out: &mut Out, options: &Options) {
             GaugeSign::Absolute => "absolute",
         },
     );
+    out.set("abbreviated_meter", options.abbreviated_meter);
+    out.set("absolute_counters", options.absolute_counters);
+    out.set("binary", options.binary);
     out.set("max_name", options.max_name as i64);
 }
 
@@ -122,6 +129,7 @@ fn sink(out: &mut Out, sink: &Sink) {
                 match naming {
                     Naming::Systole => "systole",
                     Naming::Etsy => "etsy",
+                    Naming::Dogstatsd => "dogstatsd",
                 },
             );
         }

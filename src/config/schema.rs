@@ -19,6 +19,8 @@ pub enum Profile {
     Systole,
     /// The original statsd's.
     Etsy,
+    /// The DataDog agent's.
+    Dogstatsd,
 }
 
 impl Profile {
@@ -27,6 +29,7 @@ impl Profile {
         match self {
             Profile::Systole => "systole",
             Profile::Etsy => "etsy",
+            Profile::Dogstatsd => "dogstatsd",
         }
     }
 
@@ -35,6 +38,7 @@ impl Profile {
         match self {
             Profile::Systole => Naming::Systole,
             Profile::Etsy => Naming::Etsy,
+            Profile::Dogstatsd => Naming::Dogstatsd,
         }
     }
 }
@@ -46,7 +50,12 @@ pub enum Naming {
     Systole,
     /// The original's names.
     Etsy,
+    /// The agent's: `name.avg`, `name.95percentile`; a counter as its rate.
+    Dogstatsd,
 }
+
+/// What the naming `dogstatsd` tells of a timer by default.
+pub(super) const DOGSTATSD_AGGREGATES: [&str; 4] = ["max", "median", "avg", "count"];
 
 /// How long something stays without updates; `None` is for ever.
 pub type Lifetime = Option<Duration>;
@@ -88,6 +97,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// Switches of the profile `etsy` and of the naming `etsy`.
     pub etsy: Etsy,
+    /// What the naming `dogstatsd` tells of timers.
+    pub aggregates: Vec<String>,
     /// Who is there.
     pub presence: Presence,
     /// The HTTP server.
@@ -141,8 +152,21 @@ pub struct Listen {
     pub max_connections: usize,
     /// A connection that is silent for so long is closed (default 10 m).
     pub idle_timeout: Duration,
+    /// How streams are cut.
+    pub framing: Framing,
+    /// Rights of a unix socket's file (default 0o660).
+    pub mode: u32,
     /// How lines are read.
     pub protocol: Options,
+}
+
+/// How streams are cut into what would be datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// At newlines.
+    Newline,
+    /// By DogStatsD's length before each: 4 bytes, little-endian.
+    Length,
 }
 
 impl Listen {
@@ -160,6 +184,8 @@ impl Listen {
             allow: None,
             max_connections: 1024,
             idle_timeout: Duration::from_secs(600),
+            framing: Framing::Newline,
+            mode: 0o660,
             protocol,
         }
     }

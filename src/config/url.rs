@@ -1,34 +1,35 @@
-//! URLs of listeners and sinks: `udp://host:port`, `tcp://host:port`, `console:`, `file:///path`,
-//! `graphite://host:2003`.
+//! URLs of listeners and sinks: `udp://host:port`, `tcp://host:port`, `unix:///path`, `unixgram:///path`, `fd://name`,
+//! `console:`, `file:///path`, `graphite://host:2003`.
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::reader::suggestion;
 use super::schema::{Naming, Sink, SinkKind};
 
 /// Where a listener listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenUrl {
     /// Datagrams.
     Udp(SocketAddr),
     /// Streams.
     Tcp(SocketAddr),
+    /// Streams of a unix socket.
+    Unix(PathBuf),
+    /// Datagrams of a unix socket.
+    Unixgram(PathBuf),
+    /// A socket that whoever started us has opened (systemd's socket activation), by its name or number.
+    Fd(String),
 }
 
 impl ListenUrl {
-    /// The address.
-    pub fn address(self) -> SocketAddr {
-        match self {
-            ListenUrl::Udp(address) | ListenUrl::Tcp(address) => address,
-        }
-    }
-
     /// The same with another address, once the port is known.
-    pub fn at(self, address: SocketAddr) -> ListenUrl {
-        match self {
-            ListenUrl::Udp(_) => ListenUrl::Udp(address),
-            ListenUrl::Tcp(_) => ListenUrl::Tcp(address),
+    pub fn at(self, address: Option<SocketAddr>) -> ListenUrl {
+        match (self, address) {
+            (ListenUrl::Udp(_), Some(address)) => ListenUrl::Udp(address),
+            (ListenUrl::Tcp(_), Some(address)) => ListenUrl::Tcp(address),
+            (other, _) => other,
         }
     }
 }
@@ -38,6 +39,9 @@ impl fmt::Display for ListenUrl {
         match self {
             ListenUrl::Udp(address) => write!(f, "udp://{address}"),
             ListenUrl::Tcp(address) => write!(f, "tcp://{address}"),
+            ListenUrl::Unix(path) => write!(f, "unix://{}", path.display()),
+            ListenUrl::Unixgram(path) => write!(f, "unixgram://{}", path.display()),
+            ListenUrl::Fd(name) => write!(f, "fd://{name}"),
         }
     }
 }
@@ -54,11 +58,20 @@ pub fn listen_url(url: &str) -> Result<ListenUrl, String> {
     let build = match scheme {
         "udp" => ListenUrl::Udp,
         "tcp" => ListenUrl::Tcp,
-        "unix" | "unixgram" | "fd" => {
-            return Err(format!("`{scheme}` is not in this version: it comes with the drop-in release"));
+        "unix" | "unixgram" => {
+            // The longest path that fits a socket's address, with its NUL.
+            if !rest.starts_with('/') || rest.len() > 107 {
+                return Err(format!(
+                    "`{rest}` is no absolute path of at most 107 bytes; `{scheme}:///run/systole.sock` is right"
+                ));
+            }
+            let build = if scheme == "unix" { ListenUrl::Unix } else { ListenUrl::Unixgram };
+            return Ok(build(rest.into()));
         }
+        "fd" if rest.is_empty() => return Err("`fd://` has no name; `fd://statsd` or `fd://0` is right".into()),
+        "fd" => return Ok(ListenUrl::Fd(rest.into())),
         _ => {
-            let hint = suggestion(scheme, ["udp", "tcp"].into_iter());
+            let hint = suggestion(scheme, ["udp", "tcp", "unix", "unixgram", "fd"].into_iter());
             return Err(format!("unknown scheme `{scheme}`{hint}; {example}"));
         }
     };

@@ -1,6 +1,117 @@
-//! Cutting a stream into lines. Pure: bytes in, whole lines out.
+//! Cutting a stream into lines or frames. Pure: bytes in, whole lines out.
 
 use bytes::{Buf, BytesMut};
+
+use crate::protocol::{BINARY_MAGIC, BinaryFrame, binary_frame};
+
+use super::Framing;
+
+/// Bytes of DogStatsD's length before a frame.
+const LENGTH_BYTES: usize = 4;
+
+/// Cuts a stream as its listener, or its first byte, says.
+#[derive(Debug)]
+pub(super) enum Cutter {
+    /// Lines, or statsite's binary protocol: nothing was read yet.
+    Undecided(LineBuffer),
+    Lines(LineBuffer),
+    Frames(FrameBuffer),
+    Binary(FrameBuffer),
+}
+
+impl Cutter {
+    pub(super) fn new(framing: Framing, binary: bool, max: usize) -> Cutter {
+        match framing {
+            Framing::Length => Cutter::Frames(FrameBuffer { bytes: BytesMut::new(), max }),
+            Framing::Newline if binary => Cutter::Undecided(LineBuffer::new(max)),
+            Framing::Newline => Cutter::Lines(LineBuffer::new(max)),
+        }
+    }
+
+    /// Adds what was read.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        if let Cutter::Undecided(lines) = self
+            && let Some(&first) = bytes.first()
+        {
+            let max = lines.max_line;
+            *self = match first {
+                BINARY_MAGIC => Cutter::Binary(FrameBuffer { bytes: BytesMut::new(), max }),
+                _ => Cutter::Lines(LineBuffer::new(max)),
+            };
+        }
+        match self {
+            Cutter::Undecided(lines) | Cutter::Lines(lines) => lines.extend(bytes),
+            Cutter::Frames(frames) | Cutter::Binary(frames) => frames.bytes.extend_from_slice(bytes),
+        }
+    }
+
+    /// The next chunk, if there is one.
+    pub(super) fn take(&mut self) -> Option<Chunk> {
+        match self {
+            Cutter::Undecided(lines) | Cutter::Lines(lines) => lines.take(),
+            Cutter::Frames(frames) => frames.take_frame(),
+            Cutter::Binary(frames) => frames.take_binary(),
+        }
+    }
+
+    /// Gives memory back that is not needed while nothing is pending: most connections are silent most of the time.
+    pub(super) fn rest_easy(&mut self) {
+        match self {
+            Cutter::Undecided(lines) | Cutter::Lines(lines) => lines.rest_easy(),
+            Cutter::Frames(frames) | Cutter::Binary(frames) if frames.bytes.is_empty() => {
+                frames.bytes = BytesMut::new();
+            }
+            Cutter::Frames(_) | Cutter::Binary(_) => {}
+        }
+    }
+
+    /// What came after the last whole line or frame, and whether the end of the stream may have made it whole.
+    pub(super) fn rest(&mut self) -> Option<(BytesMut, bool)> {
+        match self {
+            Cutter::Undecided(lines) | Cutter::Lines(lines) => lines.rest().map(|rest| (rest, true)),
+            Cutter::Frames(frames) | Cutter::Binary(frames) => {
+                let rest = frames.bytes.split();
+                (!rest.is_empty()).then_some((rest, false))
+            }
+        }
+    }
+}
+
+/// Collects bytes of a stream until they make whole frames.
+#[derive(Debug)]
+pub(super) struct FrameBuffer {
+    bytes: BytesMut,
+    max: usize,
+}
+
+impl FrameBuffer {
+    /// A frame with its length before it, as DogStatsD's clients send it over unix streams.
+    fn take_frame(&mut self) -> Option<Chunk> {
+        let length = u32::from_le_bytes(*self.bytes.first_chunk::<LENGTH_BYTES>()?) as usize;
+        if length > self.max {
+            return Some(Chunk::Broken(self.bytes.split()));
+        }
+        if self.bytes.len() < LENGTH_BYTES + length {
+            return None;
+        }
+        self.bytes.advance(LENGTH_BYTES);
+        Some(Chunk::Frame(self.bytes.split_to(length)))
+    }
+
+    /// As many whole frames of the binary protocol as there are.
+    fn take_binary(&mut self) -> Option<Chunk> {
+        let mut whole = 0;
+        loop {
+            match binary_frame(&self.bytes[whole..]) {
+                BinaryFrame::Whole(length) => whole += length,
+                BinaryFrame::Partial if whole > 0 => return Some(Chunk::Frame(self.bytes.split_to(whole))),
+                BinaryFrame::Partial => return None,
+                BinaryFrame::Broken if whole > 0 => return Some(Chunk::Frame(self.bytes.split_to(whole))),
+                BinaryFrame::Broken => return Some(Chunk::Broken(self.bytes.split())),
+            }
+        }
+    }
+}
 
 /// Collects bytes of a stream until they make whole lines.
 #[derive(Debug)]
@@ -16,8 +127,12 @@ pub(super) struct LineBuffer {
 pub(super) enum Chunk {
     /// One or more whole lines with their newlines.
     Lines(BytesMut),
+    /// A whole frame, or several of the binary protocol.
+    Frame(BytesMut),
     /// The start of a line that is longer than allowed; its rest is skipped.
     TooLong(BytesMut),
+    /// What cannot be cut: nothing after it can be found.
+    Broken(BytesMut),
 }
 
 impl LineBuffer {
@@ -97,6 +212,7 @@ mod tests {
             while let Some(chunk) = buffer.take() {
                 out.push(match chunk {
                     Chunk::Lines(lines) => String::from_utf8_lossy(&lines).into_owned(),
+                    Chunk::Frame(frame) | Chunk::Broken(frame) => panic!("{frame:?}"),
                     Chunk::TooLong(start) => {
                         format!("too long: {}", String::from_utf8_lossy(&start))
                     }
@@ -111,6 +227,23 @@ mod tests {
         assert_eq!(chunks(&["a:1|c\nb", ":2", "|c\nc:3|c\nd"], 100).0, ["a:1|c\n", "b:2|c\nc:3|c\n"]);
         assert_eq!(chunks(&["a:1|c\nb:2|c"], 100).1.as_deref(), Some("b:2|c"));
         assert_eq!(chunks(&["a:1|c\n \r\n"], 100).1, None);
+    }
+
+    #[test]
+    fn frames_with_their_length_may_come_in_any_pieces() {
+        let mut cutter = Cutter::new(Framing::Length, false, 100);
+        let bytes = b"\x05\0\0\0a:1|c\x00\0\0\0\x0b\0\0\0b:2|c\nc:3|c";
+        let mut frames = Vec::new();
+        for byte in bytes {
+            cutter.extend(&[*byte]);
+            while let Some(Chunk::Frame(frame)) = cutter.take() {
+                frames.push(String::from_utf8_lossy(&frame).into_owned());
+            }
+        }
+        assert_eq!(frames, ["a:1|c", "", "b:2|c\nc:3|c"]);
+        assert_eq!(cutter.rest(), None);
+        cutter.extend(b"\xff\xff\0\0x");
+        assert!(matches!(cutter.take(), Some(Chunk::Broken(_))));
     }
 
     #[test]

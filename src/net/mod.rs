@@ -7,25 +7,30 @@
 //! A stop is two steps, so that nothing queued is lost: [`Listener::stop`] makes workers read what the kernel
 //! holds and then nothing more; the flusher closes the last interval; [`Listener::join`] ends them.
 
+mod datagrams;
 mod framing;
-mod tcp;
-mod udp;
+mod stream;
+mod streams;
 
+use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::aggregate::{Columns, Partial, Shard, Tally};
 use crate::allow::Allow;
 use crate::protocol::Options;
 use crate::sys;
+use crate::tape::Tape;
 use crate::vigil::Vigil;
 
 /// Connections that the kernel may hold before they are accepted.
@@ -41,15 +46,69 @@ pub enum Transport {
     Udp,
     /// Streams of lines.
     Tcp,
+    /// Datagrams of lines, within this machine.
+    Unixgram,
+    /// Streams of lines, within this machine.
+    Unix,
+}
+
+impl Transport {
+    /// As captures have it.
+    fn name(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Unixgram => "unixgram",
+            Transport::Unix => "unix",
+        }
+    }
+
+    fn has_datagrams(self) -> bool {
+        matches!(self, Transport::Udp | Transport::Unixgram)
+    }
+
+    /// What a socket that somebody else opened is.
+    fn of(socket: &Socket) -> io::Result<Transport> {
+        let is_unix = socket.local_addr()?.is_unix();
+        match (socket.r#type()?, is_unix) {
+            (Type::DGRAM, false) => Ok(Transport::Udp),
+            (Type::DGRAM, true) => Ok(Transport::Unixgram),
+            (Type::STREAM, false) => Ok(Transport::Tcp),
+            (Type::STREAM, true) => Ok(Transport::Unix),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "the socket has neither datagrams nor streams")),
+        }
+    }
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At an address; port 0 lets the kernel choose.
+    Address(SocketAddr),
+    /// At a path, with these rights.
+    Path(PathBuf, u32),
+    /// At a socket that whoever started us has opened, by its name or number.
+    Inherited(String),
+}
+
+/// How streams are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// At newlines.
+    Newline,
+    /// By a length before each, 4 bytes, little-endian.
+    Length,
 }
 
 /// What a listener is made of.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// Datagrams or streams.
+    /// Datagrams or streams; of an inherited socket it is found out.
     pub transport: Transport,
-    /// Where; port 0 lets the kernel choose.
-    pub address: SocketAddr,
+    /// Where.
+    pub place: Place,
+    /// How streams are cut.
+    pub framing: Framing,
     /// Receive workers of UDP, at least 1.
     pub workers: usize,
     /// Receive buffer to ask for, bytes.
@@ -102,7 +161,7 @@ pub enum Command {
 pub struct Bound {
     spec: Spec,
     sockets: Vec<Arc<Socket>>,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     receive_buffer: u64,
 }
 
@@ -110,46 +169,77 @@ pub struct Bound {
 ///
 /// # Errors
 /// What the kernel says; the address is for the caller to name.
-pub fn bind(spec: Spec) -> io::Result<Bound> {
-    let count = match spec.transport {
-        Transport::Udp => spec.workers.max(1),
-        Transport::Tcp => 1,
-    };
-    if count > 1 && spec.address.port() != 0 {
-        // With SO_REUSEPORT a second daemon could share the port unnoticed; without it, it can't.
-        drop(open(&spec, spec.address, false)?);
-    }
-    let mut address = spec.address;
+pub fn bind(mut spec: Spec) -> io::Result<Bound> {
     let mut sockets = Vec::new();
-    let mut receive_buffer = 0;
-    for _ in 0..count {
-        let socket = open(&spec, address, count > 1)?;
-        if spec.transport == Transport::Udp {
-            // An old kernel does without, and datagrams come one by one.
-            let _ = sys::receive_coalesced(&socket);
-            if let Some(microseconds) = spec.busy_poll_us {
-                sys::busy_poll(&socket, microseconds)?;
+    match spec.place.clone() {
+        Place::Address(mut address) => {
+            let count = if spec.transport == Transport::Udp { spec.workers.max(1) } else { 1 };
+            if count > 1 && address.port() != 0 {
+                // With SO_REUSEPORT a second daemon could share the port unnoticed; without it, it can't.
+                drop(open(spec.transport, address, false)?);
             }
-            receive_buffer += sys::set_receive_buffer(&socket, spec.receive_buffer, spec.receive_buffer_force)?;
+            for _ in 0..count {
+                let socket = open(spec.transport, address, count > 1)?;
+                address = socket.local_addr()?.as_socket().unwrap_or(address);
+                sockets.push(Arc::new(socket));
+            }
         }
-        let bound = socket.local_addr()?.as_socket();
-        address = bound.ok_or_else(|| io::Error::other("the socket has no IP address"))?;
-        sockets.push(Arc::new(socket));
+        Place::Path(path, mode) => sockets.push(Arc::new(open_path(spec.transport, &path, mode)?)),
+        Place::Inherited(name) => {
+            let socket = sys::inherited_socket(&name)?;
+            socket.set_nonblocking(true)?;
+            spec.transport = Transport::of(&socket)?;
+            sockets.push(Arc::new(socket));
+        }
     }
+    let mut receive_buffer = 0;
+    for socket in sockets.iter().filter(|_| spec.transport == Transport::Udp) {
+        // An old kernel does without, and datagrams come one by one.
+        let _ = sys::receive_coalesced(socket);
+        if let Some(microseconds) = spec.busy_poll_us {
+            sys::busy_poll(socket, microseconds)?;
+        }
+        receive_buffer += sys::set_receive_buffer(socket, spec.receive_buffer, spec.receive_buffer_force)?;
+    }
+    let address = sockets[0].local_addr()?.as_socket();
     Ok(Bound { spec, sockets, address, receive_buffer })
 }
 
-fn open(spec: &Spec, address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
-    let (kind, protocol) = match spec.transport {
-        Transport::Udp => (Type::DGRAM, Protocol::UDP),
-        Transport::Tcp => (Type::STREAM, Protocol::TCP),
-    };
+/// A unix socket at a path. One that was left behind gives way; one that somebody listens at does not.
+fn open_path(transport: Transport, path: &Path, mode: u32) -> io::Result<Socket> {
+    let kind = if transport.has_datagrams() { Type::DGRAM } else { Type::STREAM };
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let probe = Socket::new(Domain::UNIX, kind, None)?;
+            let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
+            let is_left = probe.connect(&address).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            if !(is_socket && is_left) {
+                return Err(error);
+            }
+            fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        outcome => outcome?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    if !transport.has_datagrams() {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+fn open(transport: Transport, address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let datagrams = transport.has_datagrams();
+    let (kind, protocol) = if datagrams { (Type::DGRAM, Protocol::UDP) } else { (Type::STREAM, Protocol::TCP) };
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
-    if spec.transport == Transport::Tcp {
+    if !datagrams {
         // A restart must not wait for old connections to time out.
         socket.set_reuse_address(true)?;
     }
@@ -157,7 +247,7 @@ fn open(spec: &Spec, address: SocketAddr, reuse_port: bool) -> io::Result<Socket
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
-    if spec.transport == Transport::Tcp {
+    if !datagrams {
         socket.listen(BACKLOG)?;
     }
     Ok(socket)
@@ -169,9 +259,14 @@ impl Bound {
         self.sockets.len()
     }
 
-    /// The address, with the port that was chosen.
-    pub fn address(&self) -> SocketAddr {
+    /// The address, with the port that was chosen; a unix socket has none.
+    pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Datagrams or streams.
+    pub fn transport(&self) -> Transport {
+        self.spec.transport
     }
 
     /// What the kernel granted, all workers together.
@@ -185,30 +280,39 @@ impl Bound {
             && self.receive_buffer < self.spec.receive_buffer * self.sockets.len() as u64
     }
 
-    /// Starts a worker thread for each socket; heartbeats go to the vigil.
+    /// Starts a worker thread for each socket; heartbeats go to the vigil, everything to the tape.
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn start(self, mut shard: impl FnMut() -> Shard, vigil: Option<&Vigil>) -> io::Result<Listener> {
+    pub fn start(
+        self,
+        mut shard: impl FnMut() -> Shard,
+        vigil: Option<&Vigil>,
+        tape: Option<&Tape>,
+    ) -> io::Result<Listener> {
         let mut workers = Vec::new();
         let received = Arc::new(AtomicU64::new(0));
         for (n, socket) in self.sockets.iter().enumerate() {
             let (commands, inbox) = mpsc::channel(COMMANDS);
             let (spec, socket, shard) = (self.spec.clone(), Arc::clone(socket), shard());
+            let port = self.address.map_or(0, |address| address.port());
             let name = match spec.transport {
-                Transport::Udp => format!("udp-{}-{n}", self.address.port()),
-                Transport::Tcp => format!("tcp-{}", self.address.port()),
+                Transport::Udp => format!("udp-{port}-{n}"),
+                Transport::Tcp => format!("tcp-{port}"),
+                Transport::Unixgram => "unixgram".to_string(),
+                Transport::Unix => "unix".to_string(),
             };
             let core = self.spec.cores.get(n % self.spec.cores.len().max(1)).copied();
             let (wake, woken) = UnixStream::pair()?;
             wake.set_nonblocking(true)?;
             woken.set_nonblocking(true)?;
-            let runtime = match spec.transport {
-                Transport::Udp => None,
-                Transport::Tcp => Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?),
+            let runtime = if spec.transport.has_datagrams() {
+                None
+            } else {
+                Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
             };
             let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
-            let (vigil, received) = (vigil.cloned(), Arc::clone(&received));
+            let (others, received) = (Others { vigil: vigil.cloned(), tape: tape.cloned() }, Arc::clone(&received));
             let thread = std::thread::Builder::new().name(name).spawn(move || {
                 if let Some(core) = core
                     && let Err(error) = sys::pin_thread(core)
@@ -216,23 +320,28 @@ impl Bound {
                     tracing::warn!(core, %error, "cannot keep a worker on its core; it runs on any");
                 }
                 if spec.realtime
-                    && spec.transport == Transport::Udp
+                    && spec.transport.has_datagrams()
                     && let Err(error) = sys::realtime_thread()
                 {
                     tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
                 }
                 match runtime {
                     None => {
-                        let from = udp::Source { spec, socket, receive_buffer, received };
-                        udp::run(&from, shard, vigil.as_ref(), inbox, &woken);
+                        let from = datagrams::Source { spec, socket, receive_buffer, received };
+                        datagrams::run(&from, shard, &others, inbox, &woken);
                     }
-                    Some(runtime) => runtime.block_on(tcp::run(spec, &socket, shard, vigil, inbox)),
+                    Some(runtime) => runtime.block_on(streams::run(spec, &socket, shard, others, inbox)),
                 }
             })?;
             workers.push(Worker { commands, wake, thread });
         }
         let seen = vec![0; self.sockets.len()];
+        let path = match &self.spec.place {
+            Place::Path(path, _) => Some(path.clone()),
+            Place::Address(_) | Place::Inherited(_) => None,
+        };
         Ok(Listener {
+            path,
             sockets: self.sockets,
             workers,
             seen,
@@ -261,6 +370,8 @@ struct Worker {
 /// A listener whose workers run.
 #[derive(Debug)]
 pub struct Listener {
+    /// The file of a unix socket of ours.
+    path: Option<PathBuf>,
     transport: Transport,
     sockets: Vec<Arc<Socket>>,
     workers: Vec<Worker>,
@@ -290,7 +401,8 @@ impl Listener {
 
     /// Datagrams that the kernel has dropped since this was last asked.
     pub fn take_kernel_drops(&mut self) -> u64 {
-        if self.transport == Transport::Tcp {
+        // The kernel makes senders of unix datagrams wait instead.
+        if self.transport != Transport::Udp {
             return 0;
         }
         let mut fresh = 0;
@@ -333,6 +445,10 @@ impl Listener {
             // A worker that panicked has said so on standard error.
             let _ = worker.thread.join();
         }
+        if let Some(path) = self.path {
+            // Somebody may have removed it already.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -345,11 +461,26 @@ fn close(shard: &mut Shard, retire: &[Vec<u32>; 5], spare: Columns, reply: onesh
     let _ = reply.send(shard.close(retire, spare));
 }
 
-/// Passes on what lines said of presence.
-fn pass_on(shard: &mut Shard, vigil: Option<&Vigil>) {
-    for signal in shard.take_signals() {
-        if let Some(vigil) = vigil {
-            vigil.signal(signal);
+/// Who else wants to know what comes in.
+#[derive(Clone, Debug)]
+struct Others {
+    vigil: Option<Vigil>,
+    tape: Option<Tape>,
+}
+
+impl Others {
+    /// Passes on what lines said of presence.
+    fn pass_on(&self, shard: &mut Shard) {
+        for signal in shard.take_signals() {
+            if let Some(vigil) = &self.vigil {
+                vigil.signal(signal);
+            }
+        }
+    }
+
+    fn record(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
+        if let Some(tape) = &self.tape {
+            tape.put(at, bytes, from, via);
         }
     }
 }

@@ -214,6 +214,8 @@ pub enum Values<'a> {
         /// How a sign is read.
         sign: GaugeSign,
     },
+    /// A counter's total, 0 or more: what was added since the last one counts.
+    Total(f64),
     /// A set member: any text, never empty.
     Member(&'a [u8]),
 }
@@ -223,6 +225,7 @@ impl<'a> Values<'a> {
     pub fn numbers(self) -> impl Iterator<Item = f64> + 'a {
         let (first, packed) = match self {
             Values::Numbers { first, packed } => (Some(first), packed),
+            Values::Total(total) => (Some(total), None),
             Values::Gauge { .. } | Values::Member(_) => (None, None),
         };
         let rest = packed.into_iter().flat_map(|text| items(text).skip(1).filter_map(decimal));
@@ -233,7 +236,7 @@ impl<'a> Values<'a> {
     pub fn gauge(self) -> impl Iterator<Item = (GaugeOp, f64)> + 'a {
         let (first, packed, sign) = match self {
             Values::Gauge { first, packed, sign } => (Some(first), packed, sign),
-            Values::Numbers { .. } | Values::Member(_) => (None, None, GaugeSign::Delta),
+            Values::Numbers { .. } | Values::Total(_) | Values::Member(_) => (None, None, GaugeSign::Delta),
         };
         let rest =
             packed.into_iter().flat_map(move |text| items(text).skip(1).filter_map(move |i| gauge_item(i, sign)));
@@ -246,7 +249,7 @@ impl<'a> Values<'a> {
             Values::Numbers { packed, .. } | Values::Gauge { packed, .. } => {
                 packed.map_or(1, |text| items(text).count())
             }
-            Values::Member(_) => 1,
+            Values::Total(_) | Values::Member(_) => 1,
         }
     }
 

@@ -22,6 +22,7 @@
 //! member is not empty; a name is UTF-8, not empty and at most `max_name` bytes long. Names and values are
 //! *not* made harmless for terminals or HTML: that is the business of whoever prints them.
 
+mod binary;
 mod error;
 mod event;
 mod fields;
@@ -35,6 +36,7 @@ mod sanitize;
 mod service_check;
 mod tags;
 
+pub use binary::{BINARY_MAGIC, BinaryFrame, binary_frame, binary_frames};
 pub use error::{ParseError, Reason};
 pub use event::Event;
 pub use heartbeat::{Beat, Heartbeats, Ignored, MAX_PROMISE, Signal};

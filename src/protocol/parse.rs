@@ -33,11 +33,25 @@ pub struct Options {
     pub gauge_sign: GaugeSign,
     /// Longest accepted name, in bytes (1..=1024, default 1024).
     pub max_name: usize,
+    /// A name alone counts once, `name:3` three times.
+    pub abbreviated_meter: bool,
+    /// `|C` is a counter's total, not its increment.
+    pub absolute_counters: bool,
+    /// What begins with 0xAA is statsite's binary protocol.
+    pub binary: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { name_tags: NameTags::ALL, sanitize: false, gauge_sign: GaugeSign::Delta, max_name: MAX_NAME_BYTES }
+        Options {
+            name_tags: NameTags::ALL,
+            sanitize: false,
+            gauge_sign: GaugeSign::Delta,
+            max_name: MAX_NAME_BYTES,
+            abbreviated_meter: false,
+            absolute_counters: false,
+            binary: false,
+        }
     }
 }
 
@@ -167,6 +181,10 @@ pub struct Samples<'a> {
     name: Name<'a>,
     tags: Tags<'a>,
     gauge_sign: GaugeSign,
+    /// Without a type it is a meter.
+    abbreviated: bool,
+    /// `|C` is a counter's total.
+    absolute: bool,
     /// Where the next sample's values begin.
     next: Option<usize>,
 }
@@ -175,6 +193,7 @@ impl<'a> Samples<'a> {
     #[inline]
     fn start(line: &'a [u8], options: &Options) -> Result<Samples<'a>, ParseError> {
         let colon = match memchr::memchr2(b':', b'|', line) {
+            None if options.abbreviated_meter => line.len(),
             None => return Err(ParseError::new(Reason::MissingType, line.len())),
             Some(0) if line[0] == b':' => return Err(ParseError::new(Reason::EmptyName, 0)),
             Some(at) if line[at] == b'|' => return Err(ParseError::new(Reason::BadName, at)),
@@ -201,17 +220,33 @@ impl<'a> Samples<'a> {
         if name.raw_len() > options.max_name {
             return Err(ParseError::new(Reason::TooLong, options.max_name));
         }
-        Ok(Samples { line, name, tags, gauge_sign: options.gauge_sign, next: Some(colon + 1) })
+        Ok(Samples {
+            line,
+            name,
+            tags,
+            gauge_sign: options.gauge_sign,
+            abbreviated: options.abbreviated_meter,
+            absolute: options.absolute_counters,
+            next: Some(colon + 1),
+        })
     }
 
     /// Reads the sample whose values begin at `start`; says where the next one begins.
     #[inline]
     fn sample(&self, start: usize) -> (Result<Metric<'a>, ParseError>, Option<usize>) {
         let line = self.line;
+        if start > line.len() {
+            // Nothing but a name, which only an option allows.
+            return (Ok(self.plain(Kind::Meter, 1.0)), None);
+        }
         if let Some((kind, number)) = plain_sample(&line[start..]) {
             return (Ok(self.plain(kind, number)), None);
         }
         let Some(bar) = memchr::memchr(b'|', &line[start..]) else {
+            if self.abbreviated {
+                let values = self.read_values(Kind::Meter, (start, line.len()));
+                return (values.map(|values| Metric { values, ..self.plain(Kind::Meter, 1.0) }), None);
+            }
             return (Err(ParseError::new(Reason::MissingType, line.len())), None);
         };
         let values = (start, start + bar);
@@ -248,7 +283,8 @@ impl<'a> Samples<'a> {
         fields: (usize, usize),
     ) -> Result<Metric<'a>, ParseError> {
         let token = trim_blanks(token);
-        let Some(kind) = Kind::from_token(token) else {
+        let is_total = self.absolute && token == b"C";
+        let Some(kind) = (if is_total { Some(Kind::Counter) } else { Kind::from_token(token) }) else {
             let reason = if token.is_empty() { Reason::MissingType } else { Reason::UnknownType };
             return Err(ParseError::new(reason, token_start));
         };
@@ -257,6 +293,12 @@ impl<'a> Samples<'a> {
             self.read_fields(fields, &mut metric)?;
         }
         metric.values = self.read_values(kind, values)?;
+        if let (true, Values::Numbers { first, packed }) = (is_total, metric.values) {
+            if packed.is_some() || first < 0.0 {
+                return Err(ParseError::new(Reason::BadValue, values.0));
+            }
+            metric.values = Values::Total(first);
+        }
         Ok(metric)
     }
 

@@ -14,6 +14,8 @@ pub struct SummaryPolicy {
     pub timers: TimerPolicy,
     /// Percentiles, -100 to 100; a negative one looks from the top.
     pub percentiles: Vec<f64>,
+    /// The DataDog agent's rules instead of the original's: weights are whole, and nothing lies between two values.
+    pub agent: bool,
     /// The original's histograms: the first whose text is part of the series' name applies.
     pub bins: Vec<Bins>,
 }
@@ -76,6 +78,9 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy) -> Summary {
     if timer.samples() == 0 {
         return Summary { exact: true, ..Summary::default() };
     }
+    if policy.agent {
+        return agent_summary(timer, policy);
+    }
     let sorted = Sorted::new(timer.sorted());
     let (totals, is_uniform) = (timer.totals(), timer.is_uniform());
     let divisor = if policy.timers.weighted { timer.count() } else { timer.samples() as f64 };
@@ -96,6 +101,45 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy) -> Summary {
             .filter_map(|&percentile| sorted.percentile(percentile, is_uniform))
             .collect(),
         bins: bins.map_or_else(Vec::new, |bins| sorted.bins(&bins.limits)),
+        exact: timer.is_exact(),
+    }
+}
+
+/// As the DataDog agent sees it (datadog-agent, `pkg/metrics/histogram.go`): a sample stands for the whole part of 1/rate
+/// others; the median is the lower of two middle values; the percentile p is the first value beyond whose place
+/// `(p·W - 1)/100` lies, rounded down.
+fn agent_summary(timer: &Timer, policy: &SummaryPolicy) -> Summary {
+    let values: Vec<(f64, f64)> =
+        timer.sorted().into_iter().map(|(value, weight)| (value, (weight + 1e-9).trunc().max(1.0))).collect();
+    let total: f64 = values.iter().map(|(_, weight)| weight).sum();
+    let beyond = |place: f64| {
+        let mut passed = 0.0;
+        let found = values.iter().find(|(_, weight)| {
+            passed += weight;
+            passed > place
+        });
+        found.or(values.last()).map_or(0.0, |(value, _)| *value)
+    };
+    let totals = timer.totals();
+    let percentile = |&percentile: &f64| Percentile {
+        percentile,
+        count: total * percentile / 100.0,
+        value: beyond(((percentile * total - 1.0) / 100.0).trunc()),
+        sum: 0.0,
+        sum_squares: 0.0,
+    };
+    Summary {
+        count: total,
+        samples: timer.samples(),
+        sum: totals.sum,
+        sum_squares: totals.sum_squares,
+        min: totals.min,
+        max: totals.max,
+        mean: totals.sum / total,
+        median: beyond(((total - 1.0) / 2.0).trunc()),
+        stddev: timer.stddev(),
+        percentiles: policy.percentiles.iter().filter(|p| **p > 0.0).map(percentile).collect(),
+        bins: Vec::new(),
         exact: timer.is_exact(),
     }
 }
@@ -213,7 +257,7 @@ mod tests {
         let timers = TimerPolicy { weighted, ..TimerPolicy::default() };
         let mut timer = Timer::default();
         samples.iter().for_each(|&(value, weight)| timer.record(value, weight, &timers));
-        summarize(&timer, "t", &SummaryPolicy { timers, percentiles: percentiles.to_vec(), bins: Vec::new() })
+        summarize(&timer, "t", &SummaryPolicy { timers, percentiles: percentiles.to_vec(), ..SummaryPolicy::default() })
     }
 
     fn values(summary: &Summary) -> Vec<(f64, f64)> {

@@ -12,8 +12,9 @@ mod send;
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use socket2::Socket;
@@ -90,6 +91,40 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const cores)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The socket that whoever started us has opened (systemd's socket activation, sd_listen_fds(3)), by its name or its
+/// number from 0. Each is given once.
+///
+/// # Errors
+/// If there is none of that name.
+pub fn inherited_socket(name: &str) -> io::Result<Socket> {
+    static TAKEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+    /// The first descriptor that is passed.
+    const FIRST: RawFd = 3;
+    let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse::<i32>().ok());
+    let meant_for_us =
+        number("LISTEN_PID").is_none_or(|pid| u32::try_from(pid).is_ok_and(|pid| pid == std::process::id()));
+    let count = if meant_for_us { number("LISTEN_FDS").unwrap_or(0) } else { 0 };
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<&str> = names.split(':').collect();
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = (0..count).filter(|n| names.get(*n as usize) == Some(&name) || n.to_string() == name);
+    let Some(fd) = all.map(|n| FIRST + n).find(|fd| !taken.contains(fd)) else {
+        let known = if count == 0 {
+            "none was passed".to_string()
+        } else {
+            format!("{count} were passed: {}", names.join(", "))
+        };
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("no socket `{name}` was passed; {known}")));
+    };
+    // SAFETY: the call takes a number; whether it is open is what is asked.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    taken.push(fd);
+    // SAFETY: the descriptor is open, was passed for us to own, and is given to nobody else: `TAKEN` holds that.
+    Ok(unsafe { Socket::from_raw_fd(fd) })
 }
 
 /// Sends a signal to a process.

@@ -55,9 +55,16 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `systole run` with a configuration and waits until it says where it listens.
     pub fn start(dir: &Path, config: &str) -> Daemon {
+        Daemon::start_with(dir, config, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(dir: &Path, config: &str, more: &[&str]) -> Daemon {
         let file = dir.join("systole.toml");
         std::fs::write(&file, config).expect("a configuration");
-        let mut child = command(&["run", "-c", file.to_str().expect("a plain path")])
+        let mut args = vec!["run", "-c", file.to_str().expect("a plain path")];
+        args.extend(more);
+        let mut child = command(&args)
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(dir.join("stdout")).expect("a file"))
             .spawn()

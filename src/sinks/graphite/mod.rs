@@ -4,6 +4,7 @@
 //! that are then one are both written, counted and named in the log. Events, service checks and changes of
 //! presence have no form here; they are counted as dropped (`unsupported`).
 
+mod dogstatsd;
 mod etsy;
 mod plain;
 mod presence;
@@ -40,6 +41,8 @@ pub enum GraphiteNames {
     Systole,
     /// The original's.
     Etsy(EtsyNames),
+    /// The DataDog agent's, with what is told of timers.
+    Dogstatsd(Vec<String>),
 }
 
 /// What the original tells about its own flushes: `graphiteStats` and `processing_time`.
@@ -70,6 +73,7 @@ pub struct Encoder<'a> {
 
 enum Names<'a> {
     Systole,
+    Dogstatsd(&'a [String]),
     Etsy(etsy::Context<'a>),
 }
 
@@ -78,6 +82,7 @@ impl<'a> Encoder<'a> {
     pub fn new(snapshot: &'a Snapshot, names: &'a GraphiteNames, timings: Option<&'a Timings>) -> Encoder<'a> {
         let names = match names {
             GraphiteNames::Systole => Names::Systole,
+            GraphiteNames::Dogstatsd(aggregates) => Names::Dogstatsd(aggregates),
             GraphiteNames::Etsy(names) => Names::Etsy(etsy::Context::new(names)),
         };
         Encoder { snapshot, names, timings, next: Some(0) }
@@ -97,6 +102,7 @@ impl<'a> Encoder<'a> {
             match &self.names {
                 _ if presence::write(point, &mut out) => {}
                 Names::Systole => plain::write(self.snapshot, point, &mut out),
+                Names::Dogstatsd(aggregates) => dogstatsd::write(self.snapshot, point, aggregates, &mut out),
                 Names::Etsy(context) => etsy::write(self.snapshot, point, context, &mut out),
             }
             next += 1;
@@ -149,6 +155,7 @@ fn collisions(snapshot: &Snapshot, names: &GraphiteNames) -> Option<(String, u64
         _ if is_plain(series) => None,
         _ if presence::path(series).is_some() => presence::path(series),
         GraphiteNames::Systole => plain::escaped(series),
+        GraphiteNames::Dogstatsd(_) => dogstatsd::escaped(series),
         GraphiteNames::Etsy(_) => etsy::escaped(series),
     };
     let points = || (0..).map_while(|n| snapshot.point(n)).map(Point::series);

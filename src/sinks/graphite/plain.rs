@@ -55,14 +55,14 @@ fn percentile_suffix(percentile: f64) -> String {
 }
 
 /// A series' name and tags, escaped.
-struct Name {
+pub(super) struct Name {
     name: String,
     tags: String,
     changed: bool,
 }
 
 impl Name {
-    fn new(series: &Series) -> Name {
+    pub(super) fn new(series: &Series) -> Name {
         let mut changed = false;
         let name = escape(series.name(), &[';'], &mut changed);
         let mut tags = String::new();
@@ -81,7 +81,7 @@ impl Name {
         Name { name, tags, changed }
     }
 
-    fn write(&self, out: &mut Writer, aggregate: &str, value: f64) {
+    pub(super) fn write(&self, out: &mut Writer, aggregate: &str, value: f64) {
         out.line(&[&self.name, aggregate, &self.tags], value);
     }
 }

@@ -1,4 +1,4 @@
-//! UDP: each worker is a thread that reads its socket in batches. Between batches it looks at its commands.
+//! Datagrams: each worker is a thread that reads its socket in batches. Between batches it looks at its commands.
 //!
 //! When datagrams come fast, waking for each would cost ten times what reading it costs, sender and receiver
 //! alike. So a worker that finds its socket empty shortly after it was woken naps instead of waiting, and finds a
@@ -18,9 +18,8 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::{BATCH_DATAGRAMS, Batch, unix_time, wait_readable};
-use crate::vigil::Vigil;
 
-use super::{Command, Spec, close, count_bytes, pass_on};
+use super::{Command, Others, Spec, close, count_bytes};
 
 /// Datagrams of an interval whose senders are asked for in any case.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
@@ -48,7 +47,7 @@ pub(super) struct Source {
 pub(super) fn run(
     source: &Source,
     mut shard: Shard,
-    vigil: Option<&Vigil>,
+    others: &Others,
     mut inbox: mpsc::Receiver<Command>,
     wake: &UnixStream,
 ) {
@@ -62,7 +61,7 @@ pub(super) fn run(
         match inbox.try_recv() {
             Ok(Command::Close { retire, spare, reply }) => close(&mut shard, &retire, *spare, reply),
             Ok(Command::Stop { deadline, done }) => {
-                drain(source, vigil, &mut batch, &mut shard, deadline);
+                drain(source, others, &mut batch, &mut shard, deadline);
                 stopped = true;
                 let _ = done.send(());
             }
@@ -73,7 +72,7 @@ pub(super) fn run(
             wait(wake, wake);
             continue;
         }
-        match read(source, vigil, &mut batch, &mut shard) {
+        match read(source, others, &mut batch, &mut shard) {
             Ok(BATCH_DATAGRAMS) => napped = false,
             // What comes next is cheaper to read in company.
             Ok(_) if may_nap && woken.elapsed() < BUSY_WITHIN => {
@@ -106,7 +105,7 @@ fn wait(socket: &impl AsRawFd, wake: &UnixStream) {
 }
 
 /// Reads and ingests one batch.
-fn read(source: &Source, vigil: Option<&Vigil>, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
+fn read(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
     let spec = &source.spec;
     // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list (ours or presence's), at the
     // first datagrams of an interval, and from a malformed line on until one with its sender can be told.
@@ -134,16 +133,17 @@ fn read(source: &Source, vigil: Option<&Vigil>, batch: &mut Batch, shard: &mut S
             shard.refuse_fragment(&bytes[whole..], Reason::TooLong, datagram.from);
             bytes = &bytes[..whole];
         }
+        others.record(now, bytes, datagram.from, spec.transport.name());
         shard.ingest(bytes, &spec.options, datagram.from, now);
     }
-    pass_on(shard, vigil);
+    others.pass_on(shard);
     Ok(messages)
 }
 
 /// Reads until the kernel holds nothing more, or until the deadline.
-fn drain(source: &Source, vigil: Option<&Vigil>, batch: &mut Batch, shard: &mut Shard, deadline: Instant) {
+fn drain(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard, deadline: Instant) {
     loop {
-        match read(source, vigil, batch, shard) {
+        match read(source, others, batch, shard) {
             Ok(_) if Instant::now() < deadline => {}
             Ok(_) => {
                 tracing::warn!("senders did not pause; datagrams still queued at the deadline are lost");

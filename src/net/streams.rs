@@ -1,5 +1,5 @@
-//! TCP: lines over streams. One thread serves all connections of a listener and owns its shard, so that
-//! connections share it without a lock; a sender that is too fast is slowed down by TCP itself.
+//! Streams, of TCP or unix sockets. One thread serves all connections of a listener and owns its shard, so that
+//! connections share it without a lock; a sender that is too fast is slowed down by the transport itself.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
@@ -17,10 +16,10 @@ use tokio::time::timeout;
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::unix_time;
-use crate::vigil::Vigil;
 
-use super::framing::{Chunk, LineBuffer};
-use super::{Command, Spec, close, count_bytes, pass_on};
+use super::framing::{Chunk, Cutter};
+use super::stream::{Acceptor, Stream};
+use super::{Command, Others, Spec, close, count_bytes};
 
 /// While stopping, a connection that is silent for so long has been read to its end.
 const QUIET: Duration = Duration::from_millis(100);
@@ -35,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 struct Shared {
     spec: Spec,
     shard: RefCell<Shard>,
-    vigil: Option<Vigil>,
+    others: Others,
     /// Where connections read into, each in its turn.
     scratch: RefCell<Box<[u8]>>,
 }
@@ -44,11 +43,10 @@ pub(super) async fn run(
     spec: Spec,
     socket: &Arc<Socket>,
     shard: Shard,
-    vigil: Option<Vigil>,
+    others: Others,
     mut inbox: mpsc::Receiver<Command>,
 ) {
-    let listener = socket.try_clone().map(std::net::TcpListener::from).and_then(TcpListener::from_std);
-    let listener = match listener {
+    let listener = match Acceptor::new(socket, spec.transport) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "cannot watch the socket; this listener reads nothing");
@@ -58,7 +56,7 @@ pub(super) async fn run(
     let shared = Rc::new(Shared {
         spec,
         shard: RefCell::new(shard),
-        vigil,
+        others,
         scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
     });
     let (stopping, stop) = watch::channel(None::<Instant>);
@@ -105,11 +103,11 @@ pub(super) async fn run(
 fn admit(
     shared: &Rc<Shared>,
     connections: &mut JoinSet<()>,
-    stream: TcpStream,
-    from: SocketAddr,
+    stream: Stream,
+    from: Option<SocketAddr>,
     stop: &watch::Receiver<Option<Instant>>,
 ) {
-    let allowed = shared.spec.allow.permits(Some(from.ip()));
+    let allowed = shared.spec.allow.permits(from.map(|from| from.ip()));
     if !allowed || connections.len() >= shared.spec.max_connections {
         shared.shard.borrow_mut().tally().refused += 1;
         return;
@@ -119,9 +117,14 @@ fn admit(
 }
 
 /// Reads a connection to its end.
-async fn serve(shared: Rc<Shared>, stream: TcpStream, from: SocketAddr, mut stop: watch::Receiver<Option<Instant>>) {
+async fn serve(
+    shared: Rc<Shared>,
+    stream: Stream,
+    from: Option<SocketAddr>,
+    mut stop: watch::Receiver<Option<Instant>>,
+) {
     let spec = &shared.spec;
-    let mut lines = LineBuffer::new(spec.max_datagram);
+    let mut cutter = Cutter::new(spec.framing, spec.options.binary, spec.max_datagram);
     let mut ended = false;
     loop {
         let deadline = *stop.borrow_and_update();
@@ -143,41 +146,60 @@ async fn serve(shared: Rc<Shared>, stream: TcpStream, from: SocketAddr, mut stop
                 ended = true;
                 break;
             }
-            Ok(count) => ingest(&shared, &mut lines, count, from),
+            Ok(count) => {
+                if !ingest(&shared, &mut cutter, count, from) {
+                    // There is no way to find the next frame.
+                    return;
+                }
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => break,
         }
     }
-    if let Some(rest) = lines.rest() {
+    if let Some((rest, may_be_whole)) = cutter.rest() {
         let mut shard = shared.shard.borrow_mut();
-        if ended {
+        if ended && may_be_whole {
             // `printf 'x:1|c' | nc` ends without a newline and means a whole line.
             shard.tally().chunks += 1;
-            shard.ingest(&rest, &spec.options, Some(from), unix_time());
-            pass_on(&mut shard, shared.vigil.as_ref());
+            let now = unix_time();
+            shared.others.record(now, &rest, from, spec.transport.name());
+            shard.ingest(&rest, &spec.options, from, now);
+            shared.others.pass_on(&mut shard);
         } else {
-            shard.refuse_fragment(&rest, Reason::BadFrame, Some(from));
+            shard.refuse_fragment(&rest, Reason::BadFrame, from);
         }
     }
 }
 
-/// Ingests the first `count` bytes of the scratch buffer.
-fn ingest(shared: &Shared, lines: &mut LineBuffer, count: usize, from: SocketAddr) {
-    lines.extend(&shared.scratch.borrow()[..count]);
+/// Ingests the first `count` bytes of the scratch buffer; `false` if the connection is beyond help.
+fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<SocketAddr>) -> bool {
+    cutter.extend(&shared.scratch.borrow()[..count]);
     let mut shard = shared.shard.borrow_mut();
     count_bytes(shard.tally(), count);
     let now = unix_time();
-    let mut whole = false;
-    while let Some(chunk) = lines.take() {
+    let (mut chunks, mut is_good) = (0, true);
+    while let Some(chunk) = cutter.take() {
         match chunk {
             Chunk::Lines(bytes) => {
-                whole = true;
-                shard.ingest(&bytes, &shared.spec.options, Some(from), now);
+                chunks = 1;
+                shared.others.record(now, &bytes, from, shared.spec.transport.name());
+                shard.ingest(&bytes, &shared.spec.options, from, now);
             }
-            Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, Some(from)),
+            Chunk::Frame(bytes) => {
+                chunks += 1;
+                shared.others.record(now, &bytes, from, shared.spec.transport.name());
+                shard.ingest(&bytes, &shared.spec.options, from, now);
+            }
+            Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, from),
+            Chunk::Broken(bytes) => {
+                shard.refuse_fragment(&bytes, Reason::BadFrame, from);
+                is_good = false;
+                break;
+            }
         }
     }
-    pass_on(&mut shard, shared.vigil.as_ref());
-    shard.tally().chunks += u64::from(whole);
-    lines.rest_easy();
+    shared.others.pass_on(&mut shard);
+    shard.tally().chunks += chunks;
+    cutter.rest_easy();
+    is_good
 }

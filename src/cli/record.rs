@@ -1,0 +1,103 @@
+//! `systole capture`: records the wire with times, for `replay`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::aggregate::{Columns, Quota, Shard};
+use crate::config::{Sources, parse_size};
+use crate::sys::unix_time;
+use crate::{net, plan, tape};
+
+use super::{FAILED, complain, duration, load_config};
+
+/// How often kernel drops are read, and what was aggregated for nobody is let go.
+const TIDY: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(super) struct CaptureArgs {
+    /// Listen here: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH, unixgram:///PATH or fd://NAME (may be repeated)
+    #[arg(long, required = true, value_name = "URL")]
+    listen: Vec<String>,
+    /// Write to this file, which is begun anew
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Stop after so long; else at SIGINT or SIGTERM
+    #[arg(long = "for", value_name = "DUR", value_parser = duration)]
+    length: Option<Duration>,
+    /// Write no more than this: 64MiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_size: Option<u64>,
+}
+
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "a size such as 64MiB is right".into())
+}
+
+pub(super) fn run(args: &CaptureArgs) -> u8 {
+    let config = match load_config(&Sources { listen: args.listen.clone(), ..Sources::default() }) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+        runtime.block_on(async {
+            let (tape, thread) = tape::start(&args.out, unix_time(), args.max_size)
+                .map_err(|error| format!("cannot write {}: {error}", args.out.display()))?;
+            let mut listeners = Vec::new();
+            for listen in &config.listen {
+                let bound = net::bind(plan::listener(&config, listen));
+                let bound = bound.map_err(|error| format!("cannot listen on {}: {error}", listen.url))?;
+                let _ = writeln!(std::io::stderr(), "listening on {}", listen.url.clone().at(bound.address()));
+                let quota = Quota::new(config.max_series);
+                let shard = || Shard::new(plan::shard_options(&config, &quota, 0));
+                let listener = bound.start(shard, None, Some(&tape)).map_err(|error| error.to_string())?;
+                listeners.push(listener);
+            }
+            drop(tape);
+            let dropped = listen_until_told(args.length, &mut listeners).await.map_err(|error| error.to_string())?;
+            listeners.into_iter().for_each(net::Listener::join);
+            let taped = thread.join().map_err(|_| "the tape failed; its message is above")?;
+            let taped = taped.map_err(|error| format!("cannot write {}: {error}", args.out.display()))?;
+            let said = json!({"rows": taped.rows, "bytes": taped.bytes, "lost": taped.lost, "kernel_drops": dropped});
+            let _ = writeln!(std::io::stdout(), "{said}");
+            Ok(0)
+        })
+    });
+    outcome.unwrap_or_else(|problem: String| {
+        complain(problem);
+        FAILED
+    })
+}
+
+/// Waits for the end; what the kernel dropped meanwhile.
+async fn listen_until_told(length: Option<Duration>, listeners: &mut [net::Listener]) -> std::io::Result<u64> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let end = length.map(|length| Instant::now() + length);
+    let mut dropped = 0;
+    loop {
+        let pause = end.map_or(TIDY, |end| end.saturating_duration_since(Instant::now()).min(TIDY));
+        let ended = tokio::select! {
+            () = tokio::time::sleep(pause) => end.is_some_and(|end| Instant::now() >= end),
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => true,
+        };
+        for listener in listeners.iter_mut() {
+            dropped += listener.take_kernel_drops();
+            for worker in 0..listener.workers() {
+                // Nobody wants what was aggregated.
+                let _ = listener.close(worker, Default::default(), Columns::default()).await;
+            }
+        }
+        if ended {
+            for listener in listeners.iter() {
+                listener.stop(Instant::now() + TIDY).await;
+            }
+            return Ok(dropped);
+        }
+    }
+}
