@@ -176,6 +176,10 @@ impl Ledger {
         samples.read += tally.samples;
         samples.recorded += tally.recorded;
         samples.folded += tally.folded;
+        samples.timestamped += tally.timestamped;
+        if tally.stamped_limited > 0 {
+            *samples.limited.entry("timestamped").or_default() += tally.stamped_limited;
+        }
         if tally.kv_limited > 0 {
             *samples.limited.entry("kv_values").or_default() += tally.kv_limited;
         }

@@ -268,3 +268,40 @@ fn the_ledger_is_published_as_series_and_holds() {
     let lines: u64 = ledgers.iter().filter_map(|ledger| ledger["lines"]["read"].as_u64()).sum();
     assert_eq!(lines, 6);
 }
+
+/// Counters and gauges with a timestamp are emitted for their own second, apart from the interval.
+#[test]
+fn a_sample_with_a_timestamp_keeps_its_time() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let tape = dir.path().join("tape.jsonl");
+    let lines = "a:1|c|T1700000000|#k:v\na:2|c|#k:v|T1700000000\na:4|c|@0.5|T1700000001|#k:v\na:8|c|#k:v\n\
+                 g:5|g|T1700000000\ng:7|g|T1700000000\nt:3|ms|T1700000000\ng:+1|g|T1700000000";
+    std::fs::write(&tape, serde_json::json!({"t": 1.0, "data": lines}).to_string()).expect("written");
+    let replay = |kind: &str| {
+        let args = ["replay", tape.to_str().expect("plain"), "--as", kind, "--only", "counter,gauge,timer,ledger"];
+        let output = support::systole(&args, b"");
+        assert!(output.status.success(), "{}", support::text(&output.stderr));
+        support::text(&output.stdout)
+    };
+    let records: Vec<serde_json::Value> =
+        replay("json").lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    let stamped: Vec<(String, f64, f64)> = records
+        .iter()
+        .filter(|r| r["type"] != "ledger" && r.get("interval").is_none())
+        .map(|r| {
+            let number = |key: &str| r[key].as_f64().expect("a number");
+            (r["name"].as_str().expect("a name").to_string(), number("time"), number("value"))
+        })
+        .collect();
+    let expected = [("a", 1_700_000_000.0, 3.0), ("a", 1_700_000_001.0, 8.0), ("g", 1_700_000_000.0, 7.0)];
+    assert_eq!(stamped, expected.map(|(name, time, value)| (name.to_string(), time, value)));
+    let open = records.iter().find(|r| r["name"] == "a" && r["interval"] == 10.0).expect("the interval's own");
+    assert_eq!((&open["value"], &open["time"]), (&8.0.into(), &10.0.into()));
+    let ledger = records.iter().find(|r| r["type"] == "ledger").expect("an account");
+    assert_eq!((&ledger["samples"]["timestamped"], &ledger["samples"]["read"]), (&5.into(), &8.into()));
+    assert_eq!(ledger["samples"]["recorded"], 3);
+    let graphite = replay("graphite");
+    for line in ["a.count;k=v 3 1700000000", "a.count;k=v 8 1700000001", "g 7 1700000000", "a.count;k=v 8 10"] {
+        assert!(graphite.lines().any(|found| found == line), "{line}:\n{graphite}");
+    }
+}

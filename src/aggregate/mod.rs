@@ -28,6 +28,6 @@ pub use histogram::Histogram;
 pub use limits::{MAX_NOTES, OVERFLOW_NAME, Offenders, Quota, overflow_series};
 pub use note::{Note, NoteBody, own_event, own_service_check};
 pub use set::{EXACT_MEMBERS, Members};
-pub use shard::{BadLine, Partial, Shard, ShardOptions, class_of};
+pub use shard::{BadLine, Partial, Shard, ShardOptions, Stamped, class_of};
 pub use tally::Tally;
 pub use timer::{Timer, TimerPolicy, Totals};

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::protocol::{Event, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy};
+use crate::protocol::{
+    Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy,
+};
 use crate::series::{KeyBuilder, Series};
 
 use super::alias::Aliases;
@@ -22,6 +24,20 @@ use super::timer::TimerPolicy;
 
 /// Longest excerpt of a malformed line kept for the log, in bytes.
 const EXAMPLE_BYTES: usize = 512;
+
+/// Samples with a time of their own that an interval keeps.
+const MAX_STAMPED: usize = 100_000;
+
+/// A counter's or a gauge's value of a second of its own (`|T`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stamped {
+    /// Which.
+    pub series: Series,
+    /// Unix seconds.
+    pub time: f64,
+    /// A counter's sum, or a gauge's value.
+    pub value: f64,
+}
 
 /// How a shard aggregates.
 #[derive(Clone, Debug)]
@@ -71,6 +87,8 @@ pub struct Partial {
     pub columns: Columns,
     /// The counts.
     pub tally: Tally,
+    /// Samples with a time of their own, in order.
+    pub stamped: Vec<Stamped>,
     /// Events and service checks, in order.
     pub notes: Vec<Note>,
     /// The first malformed line.
@@ -218,6 +236,9 @@ impl Shard {
     #[inline]
     pub fn record(&mut self, metric: &Metric<'_>, now: f64) {
         let kind = self.kind_of(metric.kind);
+        if metric.timestamp.is_some() && self.stamp(metric, kind) {
+            return;
+        }
         let class = class_of(kind);
         let key = self.keys.metric(metric, kind);
         let hash = self.hasher.hash(key);
@@ -227,6 +248,32 @@ impl Shard {
         } else {
             self.record_new(metric, kind, hash, now);
         }
+    }
+
+    /// Keeps a counter or a gauge that has a time of its own apart from the interval; `false` if it is another kind, or a
+    /// gauge's change, which makes no sense at a time that has passed.
+    #[cold]
+    fn stamp(&mut self, metric: &Metric<'_>, kind: Kind) -> bool {
+        let value = match (class_of(kind), metric.values) {
+            (Class::Counter, values @ Values::Numbers { .. }) => values.numbers().sum::<f64>() * metric.rate.weight(),
+            (Class::Gauge, values) => match values.gauge().last() {
+                Some((GaugeOp::Set, value)) => value,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        let Some(time) = metric.timestamp.filter(|_| value.is_finite()) else { return false };
+        let values = metric.values.len() as u64;
+        self.open.tally.sections_skipped += u64::from(metric.skipped);
+        self.open.tally.samples += values;
+        if self.open.stamped.len() >= MAX_STAMPED {
+            self.open.tally.stamped_limited += values;
+            return true;
+        }
+        self.open.tally.timestamped += values;
+        let series = Series::from_key(self.keys.metric(metric, kind));
+        self.open.stamped.push(Stamped { series, time: time.get() as f64, value });
+        true
     }
 
     #[cold]

@@ -42,6 +42,10 @@ pub struct Tally {
     pub folded: u64,
     /// `kv` values beyond the bound of one series and interval.
     pub kv_limited: u64,
+    /// Values with a time of their own.
+    pub timestamped: u64,
+    /// Of those, what an interval does not keep.
+    pub stamped_limited: u64,
     /// Events and service checks beyond the bound of one interval: counted as such, not kept.
     pub notes_dropped: u64,
     /// Unknown sections of lines, skipped.
@@ -81,6 +85,8 @@ impl Tally {
             recorded,
             folded,
             kv_limited,
+            timestamped,
+            stamped_limited,
             notes_dropped,
             sections_skipped,
         } = other;
@@ -102,6 +108,8 @@ impl Tally {
         self.recorded += recorded;
         self.folded += folded;
         self.kv_limited += kv_limited;
+        self.timestamped += timestamped;
+        self.stamped_limited += stamped_limited;
         self.notes_dropped += notes_dropped;
         self.sections_skipped += sections_skipped;
     }

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::aggregate::Stamped;
+use crate::protocol::Kind;
 use crate::series::Series;
 use crate::telemetry::Ledger;
 
@@ -43,6 +45,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
         },
     );
     for part in parts {
+        merged.stamped.extend(part.stamped.iter().cloned());
         merged.notes.extend(part.notes.iter().cloned());
         merged.presence.extend(part.presence.iter().cloned());
         let listeners = std::mem::take(&mut merged.ledger.listeners);
@@ -50,9 +53,26 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
         merged.ledger.listeners = listeners;
         merged.ledger.listeners.extend(part.ledger.listeners.iter().cloned());
     }
+    unite_stamped(&mut merged.stamped);
     merged.ledger.settle();
     merged.ledger.series = merged.count_series();
     merged
+}
+
+/// One value a series and second: counters add up, of gauges the last one sent counts.
+pub(super) fn unite_stamped(stamped: &mut Vec<Stamped>) {
+    // The sort is stable, so what was sent later stands later.
+    stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
+    stamped.dedup_by(|later, first| {
+        let is_same = later.time == first.time && later.series == first.series;
+        if is_same {
+            first.value = match later.series.kind() {
+                Kind::Gauge => later.value,
+                _ => (first.value + later.value).clamp(f64::MIN, f64::MAX),
+            };
+        }
+        is_same
+    });
 }
 
 fn unite<'a, P: Clone + 'a>(

@@ -14,7 +14,7 @@ mod summary;
 
 use std::sync::Arc;
 
-use crate::aggregate::{Gauge, Members, Note, NoteBody, Sum, Timer};
+use crate::aggregate::{Gauge, Members, Note, NoteBody, Stamped, Sum, Timer};
 use crate::presence;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub sets: Vec<SetPoint>,
     /// Key-value pairs.
     pub kvs: Vec<KvPoint>,
+    /// Counters and gauges with times of their own, one a series and second.
+    pub stamped: Vec<Stamped>,
     /// Events and service checks in the order received.
     pub notes: Vec<Note>,
     /// Presence events in the order of time, each at Unix seconds.
@@ -140,6 +142,7 @@ impl Snapshot {
             + self.timers.len()
             + self.sets.len()
             + kvs
+            + self.stamped.len()
             + self.notes.len()
             + self.presence.len()
     }
@@ -183,6 +186,7 @@ impl Snapshot {
         self.timers.sort_by(|a, b| a.series.order(&b.series));
         self.sets.sort_by(|a, b| a.series.order(&b.series));
         self.kvs.sort_by(|a, b| a.series.order(&b.series));
+        self.stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
     }
 
     /// A counter's rate per second.

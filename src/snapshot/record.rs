@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use crate::aggregate::{Note, NoteBody};
+use crate::aggregate::{Note, NoteBody, Stamped};
 use crate::inert::is_active;
 use crate::presence::Event;
 use crate::protocol::Kind;
@@ -154,6 +154,8 @@ impl Records {
         }
         let mut records: Vec<Record<'a>> =
             series.into_iter().map(|(series, data)| Record::Series { snapshot, series, data }).collect();
+        let stamped = snapshot.stamped.iter().filter(|one| self.wants(RecordType::of(one.series.kind())));
+        records.extend(stamped.map(Record::Stamped));
         let mut notes: Vec<&Note> = snapshot.notes.iter().filter(|note| self.wants(note_type(note))).collect();
         if self.sorted {
             notes.sort_by_key(|note| note_type(note));
@@ -178,6 +180,7 @@ fn note_type(note: &Note) -> RecordType {
 
 enum Record<'a> {
     Series { snapshot: &'a Snapshot, series: &'a Series, data: Data<'a> },
+    Stamped(&'a Stamped),
     Note(&'a Note),
     Presence(&'a Event),
     Ledger(&'a Snapshot),
@@ -240,6 +243,14 @@ impl Serialize for Record<'_> {
                         map.serialize_entry("exact", exact)?;
                     }
                 }
+            }
+            // It has a time of its own and no interval.
+            Record::Stamped(one) => {
+                map.serialize_entry("time", &one.time)?;
+                map.serialize_entry("type", type_name(RecordType::of(one.series.kind())))?;
+                map.serialize_entry("name", one.series.name())?;
+                map.serialize_entry("tags", &Tags(one.series.tags()))?;
+                map.serialize_entry("value", &one.value)?;
             }
             Record::Note(note) => serialize_note(note, &mut map)?,
             Record::Ledger(snapshot) => {

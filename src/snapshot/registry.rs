@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::merge::unite_stamped;
 use crate::aggregate::{Class, Gauge, Members, Partial, Sum, Tally, Timer};
 use crate::presence::{self, Reading};
 use crate::protocol::Kind;
@@ -151,6 +152,10 @@ impl Registry {
         for (shard, partial) in partials.iter_mut().enumerate() {
             tally.add(&partial.tally);
             snapshot.notes.append(&mut partial.notes);
+            for mut one in std::mem::take(&mut partial.stamped) {
+                one.series = one.series.decorated(&self.options.prefix, &self.options.tags);
+                snapshot.stamped.push(one);
+            }
             for class in Class::ALL {
                 let book = &mut self.books[class as usize];
                 for &id in &partial.retired[class as usize] {
@@ -166,6 +171,7 @@ impl Registry {
                 }
             }
         }
+        unite_stamped(&mut snapshot.stamped);
         snapshot.ledger.count(&tally);
         if let SelfMetrics::Etsy { prefix, lag } = &self.options.self_metrics {
             let packets = tally.datagrams + tally.chunks;

@@ -11,7 +11,7 @@
 //! The suffix follows the aggregate, the tags follow the suffix. A `kv` value, which the original does not
 //! know, is `stats.kv.K`.
 
-use crate::protocol::sanitize;
+use crate::protocol::{Kind, sanitize};
 use crate::series::Series;
 use crate::snapshot::{Percentile, Point, Snapshot, Summary, number};
 
@@ -167,6 +167,18 @@ pub(super) fn write_own(snapshot: &Snapshot, context: &Context<'_>, timings: Opt
     out.line(&[&prefixes.number, "numStats", &prefixes.suffix], series as f64);
     if let Some(timings) = timings {
         own_timings(timings, prefixes, out);
+    }
+}
+
+/// A counter or a gauge with a time of its own.
+pub(super) fn write_stamped(series: &Series, value: f64, context: &Context<'_>, out: &mut Writer) {
+    let Context { names, prefixes } = context;
+    let suffix = prefixes.suffix.as_str();
+    let key = Key::new(series);
+    match (series.kind() == Kind::Gauge, names.legacy_namespace) {
+        (true, _) => key.write(out, &prefixes.gauge, suffix, value),
+        (false, true) => key.write(out, "stats_counts.", suffix, value),
+        (false, false) => key.write(out, &prefixes.counter, &format!(".count{suffix}"), value),
     }
 }
 

@@ -94,6 +94,7 @@ impl<'a> Encoder<'a> {
         let mut out = Writer { bytes: std::mem::take(bytes), time: (self.snapshot.end + 0.5).floor() as i64 };
         self.next = loop {
             let Some(point) = self.snapshot.point(next) else {
+                self.write_stamped(&mut out);
                 if let Names::Etsy(context) = &self.names {
                     etsy::write_own(self.snapshot, context, self.timings, &mut out);
                 }
@@ -112,6 +113,23 @@ impl<'a> Encoder<'a> {
         };
         *bytes = out.bytes;
         true
+    }
+
+    /// Counters and gauges with times of their own: they have no rate.
+    fn write_stamped(&self, out: &mut Writer) {
+        let interval = out.time;
+        for one in &self.snapshot.stamped {
+            out.time = one.time as i64;
+            let is_gauge = one.series.kind() == Kind::Gauge;
+            match &self.names {
+                Names::Systole | Names::Dogstatsd(_) => {
+                    let name = plain::Name::new(&one.series);
+                    name.write(out, if is_gauge { "" } else { ".count" }, one.value);
+                }
+                Names::Etsy(context) => etsy::write_stamped(&one.series, one.value, context, out),
+            }
+        }
+        out.time = interval;
     }
 }
 
