@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rapidhash::v3::rapidhash_v3;
+use systole::aggregate::rules::{Rule, Rules};
 use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimerPolicy};
 use systole::protocol::{Options, lines, parse_metric};
 use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, SummaryPolicy};
@@ -27,12 +28,28 @@ fn datagrams(line: impl Fn(usize) -> String) -> Vec<Vec<u8>> {
 }
 
 fn shard() -> Shard {
+    shard_with(None)
+}
+
+/// 10,000 rules that match nothing here, and one that renames a part of a name.
+fn rules(rename: bool) -> Option<Arc<Rules>> {
+    let mut all: Vec<Rule> =
+        (0..10_000).map(|n| Rule { pattern: format!("service-{n}.*"), drop: true, ..Rule::default() }).collect();
+    if rename {
+        let (pattern, rename) = ("app.web.*".into(), Some("web.$1".into()));
+        all.push(Rule { pattern, rename, ..Rule::default() });
+    }
+    Some(Arc::new(Rules::new(all)))
+}
+
+fn shard_with(rules: Option<Arc<Rules>>) -> Shard {
     let quota = Quota::new(1_000_000);
     Shard::new(ShardOptions {
         timers: TimerPolicy::default(),
         fold_histograms: false,
         quota,
         seed: 1,
+        rules,
         heartbeats: None,
     })
 }
@@ -87,6 +104,19 @@ fn per_line(criterion: &mut Criterion) {
     ] {
         group.bench_function(format!("parse and record a known {name}"), |bencher| {
             let (mut shard, options) = (shard(), Options::default());
+            bencher.iter(|| all.iter().for_each(|datagram| shard.ingest(black_box(datagram), &options, None, 1.0)));
+        });
+    }
+    // The rules lie in memory in each of these: where series lie among them alone makes a difference.
+    for (name, used, rename) in [
+        ("beside 10,000 rules that are not used", false, false),
+        ("that no rule changes, of 10,000", true, false),
+        ("that a rule renames", true, true),
+    ] {
+        group.bench_function(format!("parse and record a known counter {name}"), |bencher| {
+            let rules = rules(rename);
+            let (mut shard, options) = (shard_with(rules.clone().filter(|_| used)), Options::default());
+            let all = counters();
             bencher.iter(|| all.iter().for_each(|datagram| shard.ingest(black_box(datagram), &options, None, 1.0)));
         });
     }

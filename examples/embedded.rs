@@ -15,6 +15,7 @@ fn main() {
         // No more series than these; the rest is folded into `systole.overflow`, and counted.
         quota: Quota::new(1000),
         seed: 1,
+        rules: None,
         heartbeats: None,
     });
     let mut registry = Registry::new(

@@ -5,7 +5,7 @@
 //!
 //! | room | is |
 //! |---|---|
-//! | [`protocol`], [`series`], [`inert`], [`allow`] | words: lines read into borrowed values, identities, harmless text |
+//! | [`protocol`], [`series`], [`inert`], [`allow`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
 //! | [`sys`], [`fetch`], [`tape`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod fetch;
 pub mod flush;
+pub mod glob;
 pub mod http;
 pub mod inert;
 pub mod load;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimerPolicy};
 use crate::allow::Allow;
 use crate::config::{self, Config, Listen, ListenUrl, Naming, Profile, StateFile, Workers};
@@ -89,6 +90,7 @@ pub fn shard_options(config: &Config, quota: &Quota, seed: u64) -> ShardOptions 
         fold_histograms: config.profile == Profile::Etsy,
         quota: quota.clone(),
         seed,
+        rules: (!config.rules.is_empty()).then(|| Arc::new(Rules::new(config.rules.clone()))),
         heartbeats: heartbeats(config).map(Arc::new),
     }
 }

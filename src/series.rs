@@ -209,6 +209,12 @@ impl KeyBuilder {
         &self.key
     }
 
+    /// Takes another key in place of the one that was built.
+    pub(crate) fn replace(&mut self, series: &Series) {
+        self.key.clear();
+        self.key.extend_from_slice(series.key());
+    }
+
     /// The key that was built last.
     pub(crate) fn last(&self) -> &[u8] {
         &self.key

@@ -177,6 +177,7 @@ impl Ledger {
         samples.recorded += tally.recorded;
         samples.folded += tally.folded;
         samples.timestamped += tally.timestamped;
+        samples.dropped_by_rule += tally.dropped_by_rule;
         if tally.stamped_limited > 0 {
             *samples.limited.entry("timestamped").or_default() += tally.stamped_limited;
         }

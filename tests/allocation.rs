@@ -36,6 +36,7 @@ fn a_line_of_a_known_series_allocates_nothing() {
         fold_histograms: false,
         quota,
         seed: 1,
+        rules: None,
         heartbeats: None,
     });
     let lines: [&[u8]; 8] = [

@@ -5,7 +5,7 @@ mod support;
 use support::{command, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
-const BROKEN: [(&str, &[&str]); 43] = [
+const BROKEN: [(&str, &[&str]); 44] = [
     ("intervall = \"10s\"", &["1:1: intervall: unknown key (did you mean `interval`?)"]),
     ("interval = \"soon\"", &["1:12: interval: `soon` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("interval = 10", &["1:12: interval: `10` is not a duration such as \"10s\", from 10ms to 1day"]),
@@ -53,6 +53,15 @@ const BROKEN: [(&str, &[&str]); 43] = [
         &[
             "3:8: listen[0].mode: `rw` is not the rights of a file in octal, such as \"0660\"",
             "4:11: listen[0].framing: `lines` is none of `newline`, `length`",
+        ],
+    ),
+    (
+        "[[rule]]\nmatch = \"a.*\"\n[[rule]]\nrename = \"b\"\n[[rule]]\nmatch = \"a.*\"\nrename = \"$2\"\nttl = \"1h\"",
+        &[
+            "1:1: rule: it does nothing; `rename`, `drop`, `drop_tags`, `keep_tags` or `add_tags` is right",
+            "3:1: rule[1].match: missing; for example `match = \"api.*\"`",
+            "7:10: rule[2].rename: `$2` is not a text whose highest `$` is the number of stars in `match`, which is 1",
+            "8:1: rule[2].ttl: not in this version: it comes with a later release of rules",
         ],
     ),
     ("[[listen]]\nworkers = 2", &["1:1: listen[0].url: missing; for example `url = \"udp://127.0.0.1:8125\"`"]),

@@ -44,6 +44,7 @@ impl House {
                 fold_histograms: false,
                 quota: quota.clone(),
                 seed: n,
+                rules: None,
                 heartbeats: None,
             })
         };

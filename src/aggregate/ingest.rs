@@ -163,10 +163,22 @@ impl Shard {
         let name = &datagram[line.start as usize..line.name_end as usize];
         let tags = &datagram[line.tags as usize..line.tags_end as usize];
         if tags.is_empty() {
-            return index.find_plain(line.hash, line.kind, name);
+            return match index.find_plain(line.hash, line.kind, name) {
+                // A name that a rule changes is a spelling, too.
+                None if self.options.rules.is_some() => self.find_renamed(line, name),
+                known => known,
+            };
         }
         let known = self.aliases.find(&Spelling::new(line.hash, line.kind, name, tags));
         // The number may have been given to another series since.
+        known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
+    }
+
+    /// Apart, so that it costs those lines nothing whose names mean themselves.
+    #[inline(never)]
+    fn find_renamed(&self, line: &Waiting, name: &[u8]) -> Option<u32> {
+        let index = &self.indexes[line.class as usize];
+        let known = self.aliases.find(&Spelling::new(line.hash, line.kind, name, &[]));
         known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
     }
 
@@ -208,7 +220,7 @@ impl Shard {
     /// Remembers the spelling of a plain tagged line that was just recorded.
     fn learn(&mut self, line: &[u8]) {
         let Some((PlainLine { name, kind, tags, .. }, _)) = plain_line(line) else { return };
-        if tags.is_empty() || self.concerns_presence {
+        if (tags.is_empty() && self.options.rules.is_none()) || self.concerns_presence {
             return;
         }
         let kind = self.kind_of(kind);
@@ -217,7 +229,10 @@ impl Shard {
         let key = self.keys.last();
         let Some(id) = index.find(self.hasher.hash(key), key) else { return };
         let Some(series) = index.series(id) else { return };
-        let hash = self.hasher.hash_spelling(name, tags);
+        if tags.is_empty() && series.is_plain(kind, name) {
+            return;
+        }
+        let hash = if tags.is_empty() { self.hasher.hash_plain(name) } else { self.hasher.hash_spelling(name, tags) };
         self.aliases.make_room(self.indexes.iter().map(Index::len).sum());
         self.aliases.remember(Spelling::new(hash, kind, name, tags), id, series);
     }
@@ -238,19 +253,27 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::rules::{Rule, Rules};
     use crate::aggregate::{Columns, Quota, ShardOptions, Tally, TimerPolicy};
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     const NONE: [Vec<u32>; 5] = [const { Vec::new() }; 5];
 
     /// What text does to a shard that knows `names`: series with their values, and the counts.
-    fn outcome(names: &str, text: &[u8], ingest: impl Fn(&mut Shard, &[u8])) -> (Vec<String>, Tally) {
+    fn outcome(
+        rules: &Option<Arc<Rules>>,
+        names: &str,
+        text: &[u8],
+        ingest: impl Fn(&mut Shard, &[u8]),
+    ) -> (Vec<String>, Tally) {
         let quota = Quota::new(1000);
         let mut shard = Shard::new(ShardOptions {
             timers: TimerPolicy::default(),
             fold_histograms: false,
             quota,
             seed: 7,
+            rules: rules.clone(),
             heartbeats: None,
         });
         let feed = |shard: &mut Shard, text: &str| shard.ingest(text.as_bytes(), &Options::default(), None, 0.0);
@@ -276,24 +299,37 @@ mod tests {
 
         /// The short way and the long way lead to the same place.
         #[test]
-        fn known_bytes_are_read_as_unknown_ones_are(pieces in proptest::collection::vec(0..PIECES.len(), 0..40)) {
+        fn known_bytes_are_read_as_unknown_ones_are(
+            pieces in proptest::collection::vec(0..PIECES.len(), 0..40),
+            with_rules: bool,
+        ) {
+            let rules = with_rules.then(|| Arc::new(Rules::new(some_rules())));
             let text: Vec<u8> = pieces.iter().flat_map(|&n| PIECES[n].bytes()).collect();
             let names = "a:1|c\nb.c:2|g\nt:3|ms\na:1|c|#x:1,y\nt:1|h|#x:1\n a b:1|c\nk:1|kv\n";
             let options = Options::default();
-            let long = outcome(names, &text, |shard, text| {
+            let long = outcome(&rules, names, &text, |shard, text| {
                 for line in lines(text) {
                     shard.open.tally.lines += 1;
                     shard.line(line, &options, None, 0.0);
                 }
             });
-            let short = outcome(names, &text, |shard, text| shard.ingest(text, &options, None, 0.0));
+            let short = outcome(&rules, names, &text, |shard, text| shard.ingest(text, &options, None, 0.0));
             prop_assert_eq!(&short, &long);
-            let together = outcome(names, &text, |shard, text| {
+            let together = outcome(&rules, names, &text, |shard, text| {
                 shard.wait_beyond = 0;
                 shard.ingest(text, &options, None, 0.0);
             });
             prop_assert_eq!(&together, &long);
         }
+    }
+
+    fn some_rules() -> Vec<Rule> {
+        let rule = |pattern: &str| Rule { pattern: pattern.into(), ..Rule::default() };
+        vec![
+            Rule { rename: Some("t".into()), ..rule("b.*") },
+            Rule { drop_tags: vec!["x".into()], ..rule("a") },
+            Rule { drop: true, ..rule("n*") },
+        ]
     }
 
     const PIECES: [&str; 30] = [

@@ -16,6 +16,7 @@ mod index;
 mod ingest;
 mod limits;
 mod note;
+pub mod rules;
 mod set;
 mod shard;
 mod tally;

@@ -19,6 +19,7 @@ use super::index::{Hasher, Index};
 use super::ingest::{BEYOND_CACHE, TOGETHER, Waiting};
 use super::limits::{MAX_NOTES, Offenders, Quota, overflow_series};
 use super::note::{Note, own_event, own_service_check};
+use super::rules::{Fate, Fates, Rules};
 use super::tally::Tally;
 use super::timer::TimerPolicy;
 
@@ -50,6 +51,8 @@ pub struct ShardOptions {
     pub quota: Quota,
     /// Key of the hash.
     pub seed: u64,
+    /// What series are called, and whether they are kept.
+    pub rules: Option<Arc<Rules>>,
     /// Which lines are heartbeats; without it none is.
     pub heartbeats: Option<Arc<Heartbeats>>,
 }
@@ -112,6 +115,8 @@ pub struct Shard {
     /// From how many series of a class on they do.
     pub(super) wait_beyond: usize,
     pub(super) open: Partial,
+    /// What rules made of spellings.
+    fates: Fates,
     /// The last totals of counters that are sent as totals, by number.
     totals: HashMap<u32, f64>,
     /// What lines said of presence, until somebody takes it.
@@ -133,6 +138,7 @@ impl Shard {
             waiting: Vec::with_capacity(TOGETHER),
             wait_beyond: BEYOND_CACHE,
             open: Partial::default(),
+            fates: Fates::default(),
             totals: HashMap::new(),
             signals: Vec::new(),
             concerns_presence: false,
@@ -236,17 +242,41 @@ impl Shard {
     #[inline]
     pub fn record(&mut self, metric: &Metric<'_>, now: f64) {
         let kind = self.kind_of(metric.kind);
-        if metric.timestamp.is_some() && self.stamp(metric, kind) {
+        self.keys.metric(metric, kind);
+        if (self.options.rules.is_some() && self.is_dropped(metric))
+            || (metric.timestamp.is_some() && self.stamp(metric, kind))
+        {
             return;
         }
         let class = class_of(kind);
-        let key = self.keys.metric(metric, kind);
+        let key = self.keys.last();
         let hash = self.hasher.hash(key);
         self.open.tally.sections_skipped += u64::from(metric.skipped);
         if let Some(id) = self.indexes[class as usize].find(hash, key) {
             self.open.tally.recorded += self.update(class, id, metric, now);
         } else {
             self.record_new(metric, kind, hash, now);
+        }
+    }
+
+    /// Lets the rules say what the key in the builder means; `true` if its samples are dropped.
+    fn is_dropped(&mut self, metric: &Metric<'_>) -> bool {
+        let Some(rules) = &self.options.rules else { return false };
+        let held = self.indexes.iter().map(Index::len).sum();
+        let hash = self.hasher.hash(self.keys.last());
+        match self.fates.of(hash, self.keys.last(), rules, held) {
+            Fate::Same => false,
+            Fate::Is(series) => {
+                self.keys.replace(series);
+                false
+            }
+            Fate::Dropped => {
+                let values = metric.values.len() as u64;
+                self.open.tally.samples += values;
+                self.open.tally.dropped_by_rule += values;
+                self.open.tally.sections_skipped += u64::from(metric.skipped);
+                true
+            }
         }
     }
 
@@ -271,7 +301,7 @@ impl Shard {
             return true;
         }
         self.open.tally.timestamped += values;
-        let series = Series::from_key(self.keys.metric(metric, kind));
+        let series = Series::from_key(self.keys.last());
         self.open.stamped.push(Stamped { series, time: time.get() as f64, value });
         true
     }
@@ -280,7 +310,7 @@ impl Shard {
     fn record_new(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64, now: f64) {
         let class = class_of(kind);
         if self.options.quota.take() {
-            let series = Series::from_key(self.keys.metric(metric, kind));
+            let series = Series::from_key(self.keys.last());
             let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));
             let id = self.create(class, hash, series);
             if plain && metric.tags.is_empty() && !self.concerns_presence {
@@ -483,6 +513,7 @@ mod tests {
             fold_histograms: false,
             quota,
             seed: 7,
+            rules: None,
             heartbeats: None,
         })
     }

@@ -42,6 +42,8 @@ pub struct Tally {
     pub folded: u64,
     /// `kv` values beyond the bound of one series and interval.
     pub kv_limited: u64,
+    /// Values that a rule dropped.
+    pub dropped_by_rule: u64,
     /// Values with a time of their own.
     pub timestamped: u64,
     /// Of those, what an interval does not keep.
@@ -85,6 +87,7 @@ impl Tally {
             recorded,
             folded,
             kv_limited,
+            dropped_by_rule,
             timestamped,
             stamped_limited,
             notes_dropped,
@@ -108,6 +111,7 @@ impl Tally {
         self.recorded += recorded;
         self.folded += folded;
         self.kv_limited += kv_limited;
+        self.dropped_by_rule += dropped_by_rule;
         self.timestamped += timestamped;
         self.stamped_limited += stamped_limited;
         self.notes_dropped += notes_dropped;

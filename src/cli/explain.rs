@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::aggregate::rules::{Fate, Rules};
 use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, own_event, own_service_check};
 use crate::config::Config;
 use crate::inert::Plain;
@@ -289,10 +290,34 @@ fn note_json(note: &Note, timestamp: Option<u64>) -> Value {
     map.into()
 }
 
+/// Which rule each sample meets, and what becomes of it.
+fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
+    let rules = Rules::new(config.rules.clone());
+    let mut told = Vec::new();
+    let mut keys = KeyBuilder::default();
+    for line in lines(datagram) {
+        let Ok(Line::Samples(samples)) = parse_line(line, &config.protocol) else { continue };
+        for metric in samples.filter_map(Result::ok) {
+            let series = Series::from_key(keys.metric(&metric, metric.kind));
+            let Some((n, rule)) = rules.find(&series) else { continue };
+            let fate = match rules.fate(&series) {
+                Fate::Dropped => "dropped".to_string(),
+                Fate::Same => "as it is".to_string(),
+                Fate::Is(series) => format!("becomes {series}"),
+            };
+            told.push(format!("{} (match = \"{}\"): {fate}", n + 1, rule.pattern));
+        }
+    }
+    told
+}
+
 /// For people: what was understood, what was not, and what would be flushed.
 fn tell(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) {
     // Writing to memory cannot fail.
     let _ = tell_reading(reading, out);
+    for told in rules_of(datagram, config) {
+        let _ = writeln!(out, "  rule         {}", Plain(&told));
+    }
     if !reading.metrics.is_empty() {
         let _ = writeln!(out, "  would flush, after {} s:", number(config.interval.as_secs_f64()));
         for line in flushed(datagram, config) {

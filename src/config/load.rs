@@ -109,6 +109,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let section = root.section(s, "protocol");
     let protocol = protocol(section, s, defaults);
     let idle = idle(&mut root, s, etsy_profile, &etsy);
+    let rules = super::rule::read(&mut root, s);
     let listen = listeners(&mut root, s, &protocol, &sources.listen);
     let sinks = sinks(&mut root, s, naming, &sources.sink);
     let presence = super::presence::read(&mut root, s, etsy_profile);
@@ -130,6 +131,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         shutdown_grace,
         protocol,
         idle,
+        rules,
         listen,
         sinks,
         etsy,

@@ -38,6 +38,7 @@ pub fn print(config: &Config) -> String {
     out.set("counters", word(config.idle.counters_zero));
     out.set("timers", word(config.idle.timers_zero));
     out.set("sets", word(config.idle.sets_zero));
+    config.rules.iter().for_each(|rule| super::rule::print(&mut out, rule));
     for one in &config.sinks {
         sink(&mut out, one);
     }

@@ -53,17 +53,20 @@ pub(super) struct Source<'a> {
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) problems: Vec<Problem>,
     used_env: Vec<String>,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
 impl<'a> Source<'a> {
     pub(super) fn new(file: &'a str, text: &'a str, env: &'a BTreeMap<String, String>) -> Source<'a> {
-        Source { file, text, env, problems: Vec::new(), used_env: Vec::new() }
+        let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1)).collect();
+        Source { file, text, env, problems: Vec::new(), used_env: Vec::new(), lines }
     }
 
     pub(super) fn place(&self, span: Range<usize>) -> String {
-        let before = &self.text[..span.start.min(self.text.len())];
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        let at = span.start.min(self.text.len());
+        let line = self.lines.partition_point(|&start| start <= at);
+        let column = self.text[self.lines[line - 1]..at].chars().count() + 1;
         format!("{}:{line}:{column}", self.file)
     }
 
@@ -500,7 +503,10 @@ impl<'a> Section<'a> {
             }
             let place = source.place(key.span());
             let full = self.full(name);
-            if let Some((_, when)) = super::LATER.iter().find(|(known, _)| *known == full) {
+            // Of an item of an array the number does not matter.
+            let plain: String =
+                full.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect();
+            if let Some((_, when)) = super::LATER.iter().find(|(known, _)| *known == plain) {
                 source.problem(place, &full, format!("not in this version: {when}"));
                 continue;
             }

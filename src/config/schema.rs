@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::aggregate::rules::Rule;
 use crate::protocol::Options;
 use crate::sinks::graphite::EtsyNames;
 use crate::snapshot::Bins;
@@ -91,6 +92,8 @@ pub struct Config {
     pub protocol: Options,
     /// What becomes of idle series.
     pub idle: Idle,
+    /// What series are called, and whether they are kept; the first that matches decides.
+    pub rules: Vec<Rule>,
     /// Listeners.
     pub listen: Vec<Listen>,
     /// Sinks.

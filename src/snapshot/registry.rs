@@ -370,6 +370,7 @@ mod tests {
                     fold_histograms: false,
                     quota: quota.clone(),
                     seed,
+                    rules: None,
                     heartbeats: None,
                 })
             };

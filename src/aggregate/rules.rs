@@ -1,0 +1,216 @@
+//! Rules: what a series is called, which tags it keeps, whether it is kept at all. The first rule that matches decides.
+//! A rule is looked for when a spelling is new; after that it costs nothing.
+
+use std::collections::HashMap;
+
+use crate::glob::{captures, matches};
+use crate::series::Series;
+
+/// A rule.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// Of names; what its stars stand for is `$1`, `$2` and so on in what follows.
+    pub pattern: String,
+    /// Tags that must be there, with patterns of their values (a tag without a value has an empty one).
+    pub tags: Vec<(String, String)>,
+    /// The new name.
+    pub rename: Option<String>,
+    /// Its samples are dropped, and counted.
+    pub drop: bool,
+    /// Patterns of keys of tags that are dropped.
+    pub drop_tags: Vec<String>,
+    /// Patterns of keys of the only tags that are kept.
+    pub keep_tags: Option<Vec<String>>,
+    /// Tags that are added, or replaced.
+    pub add_tags: Vec<(String, String)>,
+}
+
+/// What becomes of a series.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fate {
+    /// No rule changes it.
+    Same,
+    /// It is dropped.
+    Dropped,
+    /// It is this one.
+    Is(Series),
+}
+
+/// All rules, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    /// What each pattern begins with before its first star.
+    heads: Vec<Box<str>>,
+}
+
+impl Rules {
+    /// Compiles rules.
+    pub fn new(rules: Vec<Rule>) -> Rules {
+        let head = |rule: &Rule| rule.pattern.split(['*', '?']).next().unwrap_or("").into();
+        Rules { heads: rules.iter().map(head).collect(), rules }
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The first rule that matches a series, with its number from 0.
+    pub fn find(&self, series: &Series) -> Option<(usize, &Rule)> {
+        let name = series.name();
+        let mut all = self.rules.iter().enumerate().zip(&self.heads);
+        let found = all.find(|((_, rule), head)| {
+            name.starts_with(&***head)
+                && matches(&rule.pattern, name)
+                && rule.tags.iter().all(|(key, pattern)| {
+                    series.tags().any(|(known, value)| known == key && matches(pattern, value.unwrap_or("")))
+                })
+        });
+        found.map(|(rule, _)| rule)
+    }
+
+    /// What becomes of a series.
+    pub fn fate(&self, series: &Series) -> Fate {
+        let Some((_, rule)) = self.find(series) else { return Fate::Same };
+        if rule.drop {
+            return Fate::Dropped;
+        }
+        let name = series.name();
+        let parts: Vec<&str> =
+            captures(&rule.pattern, name).unwrap_or_default().into_iter().map(|range| &name[range]).collect();
+        let renamed = rule.rename.as_ref().map(|to| fill(to, &parts)).filter(|to| !to.is_empty());
+        let added: HashMap<&str, String> =
+            rule.add_tags.iter().map(|(key, value)| (key.as_str(), fill(value, &parts))).collect();
+        let is_kept = |key: &str| {
+            !added.contains_key(key)
+                && !rule.drop_tags.iter().any(|pattern| matches(pattern, key))
+                && rule.keep_tags.as_ref().is_none_or(|kept| kept.iter().any(|pattern| matches(pattern, key)))
+        };
+        let own = series.tags().filter(|(key, _)| is_kept(key));
+        let added = added.iter().map(|(key, value)| (*key, Some(value.as_str())));
+        let tags: Vec<(&str, Option<&str>)> = own.chain(added).collect();
+        let mapped = Series::new(series.kind(), renamed.as_deref().unwrap_or(name), &tags);
+        if mapped == *series { Fate::Same } else { Fate::Is(mapped) }
+    }
+}
+
+/// A text with `$1` or `${1}` replaced by what the first star stood for, and so on; `$$` is a dollar.
+fn fill(template: &str, parts: &[&str]) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let (digits, end) = match after.strip_prefix('{').and_then(|inside| Some((inside, inside.find('}')?))) {
+            Some((inside, end)) => (&inside[..end], end + 2),
+            None => {
+                let end = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+                (&after[..end], end)
+            }
+        };
+        match digits.parse::<usize>() {
+            Ok(number) => out.push_str(number.checked_sub(1).and_then(|at| parts.get(at)).unwrap_or(&"")),
+            Err(_) if after.starts_with('$') => {
+                out.push('$');
+                rest = &after[1..];
+                continue;
+            }
+            Err(_) => out.push('$'),
+        }
+        rest = if digits.is_empty() { after } else { &after[end..] };
+    }
+    out + rest
+}
+
+/// How many stars a pattern has: what templates may refer to.
+pub fn stars(pattern: &str) -> usize {
+    pattern.matches('*').count()
+}
+
+/// The highest number that a template refers to.
+pub fn highest_reference(template: &str) -> usize {
+    (1..=99).rev().find(|n| template.contains(&format!("${n}")) || template.contains(&format!("${{{n}}}"))).unwrap_or(0)
+}
+
+/// What spellings became, so that a rule is looked for once. By the keyed hash of the spelling alone: names kept here
+/// would lie between those of the series and cost every line a cache miss, and two of a million share a hash once in
+/// 40 million daemons.
+#[derive(Debug, Default)]
+pub(super) struct Fates {
+    known: HashMap<u64, Fate>,
+}
+
+/// Spellings beyond this many a series held are somebody's game with names: all are forgotten.
+const SPELLINGS_A_SERIES: usize = 2;
+const SPARE_SPELLINGS: usize = 65_536;
+
+impl Fates {
+    /// What becomes of the series of a key with its hash; a shard that holds `series` series remembers some more.
+    pub(super) fn of(&mut self, hash: u64, key: &[u8], rules: &Rules, series: usize) -> &Fate {
+        if self.known.len() >= SPELLINGS_A_SERIES * series + SPARE_SPELLINGS {
+            self.known.clear();
+        }
+        self.known.entry(hash).or_insert_with(|| rules.fate(&Series::from_key(key)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Kind;
+
+    fn series(name: &str, tags: &[(&str, Option<&str>)]) -> Series {
+        Series::new(Kind::Counter, name, tags)
+    }
+
+    fn rules(all: &[Rule]) -> Rules {
+        Rules::new(all.to_vec())
+    }
+
+    fn text(fate: Fate) -> String {
+        match fate {
+            Fate::Same => "same".into(),
+            Fate::Dropped => "dropped".into(),
+            Fate::Is(series) => series.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let rules = rules(&[
+            Rule { pattern: "debug.*".into(), drop: true, ..Rule::default() },
+            Rule {
+                pattern: "api.*.*.time".into(),
+                rename: Some("api.time".into()),
+                add_tags: vec![("route".into(), "$1".into()), ("verb".into(), "${2}!".into())],
+                ..Rule::default()
+            },
+            Rule {
+                pattern: "*".into(),
+                tags: vec![("env".into(), "prod*".into())],
+                drop_tags: vec!["request_*".into()],
+                ..Rule::default()
+            },
+            Rule { pattern: "x".into(), keep_tags: Some(vec!["a*".into()]), ..Rule::default() },
+            Rule {
+                pattern: "*".into(),
+                rename: Some("never.$0$$$1".into()),
+                tags: vec![("no".into(), "?".into())],
+                ..Rule::default()
+            },
+        ]);
+        for (name, tags, expected) in [
+            ("debug.a", &[][..], "dropped"),
+            ("debug", &[], "same"),
+            ("api.users.get.time", &[], "api.time;route=users;verb=get!"),
+            ("y", &[("env", Some("prod-1")), ("request_id", Some("7"))], "y;env=prod-1"),
+            ("y", &[("env", Some("test")), ("request_id", Some("7"))], "same"),
+            ("x", &[("a1", None), ("b", Some("1"))], "x;a1"),
+            ("z", &[("no", Some("1"))], "never.$z;no=1"),
+        ] {
+            assert_eq!(text(rules.fate(&series(name, tags))), expected, "{name} {tags:?}");
+        }
+        assert_eq!((stars("a.*.b*"), highest_reference("$1.${12}")), (2, 12));
+    }
+}
