@@ -1,6 +1,7 @@
 //! Requests over HTTP and HTTPS to others, each within a deadline. TLS is rustls with the system's roots.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,17 +53,22 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    /// A client with the system's roots.
+    /// A client with the system's roots. Where there are none, as in a small container, HTTP works all the same, and
+    /// HTTPS says that it knows no issuer.
     ///
     /// # Errors
-    /// If the system's certificates cannot be read.
+    /// If TLS cannot be set up.
     pub fn new() -> io::Result<Fetch> {
-        let provider = rustls::crypto::ring::default_provider();
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(provider)?
-            .https_or_http()
-            .enable_http1()
-            .build();
+        let mut roots = rustls::RootCertStore::empty();
+        // What is no certificate is no root.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         Ok(Fetch { client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
@@ -104,6 +110,15 @@ impl Fetch {
     }
 }
 
+/// A URL without what may be secret in it: a user, a path, a query.
+pub fn masked(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host.to_string(), |(_, host)| format!("***@{host}"));
+    let path = if matches!(path, "" | "/") { path } else { "/***" };
+    format!("{scheme}://{host}{path}")
+}
+
 /// An error with what caused it: the outermost alone says "client error".
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -113,4 +128,21 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_urls_are_masked() {
+        for (url, expected) in [
+            ("http://127.0.0.1:9093", "http://127.0.0.1:9093"),
+            ("https://me:secret@host/", "https://***@host/"),
+            ("https://hooks.example.org/services/T0/B0/secret", "https://hooks.example.org/***"),
+            ("https://host?token=secret", "https://host/***"),
+        ] {
+            assert_eq!(masked(url), expected);
+        }
+    }
 }

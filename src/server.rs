@@ -82,7 +82,7 @@ pub async fn run(
     let (tell_pulse, pulse) = pulse(published.clone(), config.interval);
     let page_url = page_address.map(|address| format!("http://{address}"));
     let crew = notify::start(plan::targets(&config, &identity, page_url), pulse)
-        .map_err(|error| StartError(format!("cannot tell others of alarms: {error}; install the CA certificates")))?;
+        .map_err(|error| StartError(format!("cannot tell others of alarms: {error}")))?;
     let told = crew.outboxes.clone();
     let (vigil, watching) = match plan::vigil(&config, seed, identity, |name| std::env::var(name).ok()) {
         Some(options) => {

@@ -26,7 +26,7 @@ use crate::sys::unix_time;
 const TICK: Duration = Duration::from_millis(250);
 
 /// Signals that may wait; more are lost, counted, and treated as if the kernel had dropped them.
-const QUEUE: usize = 16_384;
+const QUEUE: usize = 8192;
 
 /// Time between two saved states.
 const SAVE_EVERY: Duration = Duration::from_secs(10);

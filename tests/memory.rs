@@ -49,6 +49,9 @@ fn idle_and_peak_mib(lines: &str, intervals: usize) -> (f64, f64) {
     (idle, peak)
 }
 
+/// What is touched for the first time, code included, beside the series: a debug build's code is large.
+const FIRST_TOUCHED_MIB: f64 = if cfg!(debug_assertions) { 9.0 } else { 6.0 };
+
 /// The bound of the whole daemon is that of a release build, whose own code is small; any build is held to what the
 /// series take.
 fn check(what: &str, idle: f64, peak: f64, series_mib: f64, whole_mib: f64, is_full_size: bool) {
@@ -68,7 +71,7 @@ fn a_hundred_thousand_timers_of_ten_samples_take_no_more_than_48_mib() {
         &format!("{count} timers of 10 samples"),
         idle,
         peak,
-        6.0 + 38.0 * count as f64 / 1e5,
+        FIRST_TOUCHED_MIB + 38.0 * count as f64 / 1e5,
         48.0,
         count == 100_000,
     );
@@ -79,7 +82,14 @@ fn a_million_counters_take_no_more_than_200_mib() {
     let count = size("SYSTOLE_TEST_COUNTERS", 100_000);
     let text: String = (0..count).map(|n| format!("app.web.requests.endpoint_{n:06}:1|c\n")).collect();
     let (idle, peak) = idle_and_peak_mib(&text, 4);
-    check(&format!("{count} counters"), idle, peak, 6.0 + 188.0 * count as f64 / 1e6, 200.0, count == 1_000_000);
+    check(
+        &format!("{count} counters"),
+        idle,
+        peak,
+        FIRST_TOUCHED_MIB + 188.0 * count as f64 / 1e6,
+        200.0,
+        count == 1_000_000,
+    );
 }
 
 #[test]

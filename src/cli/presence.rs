@@ -150,7 +150,7 @@ pub(super) fn run(args: &PresenceArgs) -> u8 {
     let is_plugin = matches!(args.command, Ask::Check { .. } | Ask::Wait { .. });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        let fetch = Fetch::new().map_err(|error| format!("cannot read the system's certificates: {error}"))?;
+        let fetch = Fetch::new().map_err(|error| format!("cannot set up TLS: {error}"))?;
         let token = args.token.clone().or_else(|| std::env::var("SYSTOLE_TOKEN").ok());
         runtime.block_on(answer(&args.command, Daemon { fetch, url: args.url.clone(), token }))
     });

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, LogFormat};
 use crate::server::{self, Extras};
@@ -108,16 +110,20 @@ fn stop_signal() -> Result<impl Future<Output = ()>, String> {
 }
 
 fn start_log(config: &Config, verbose: u8) {
-    let level = match verbose {
-        0 => config.log.level.as_str(),
-        1 => "debug",
-        _ => "trace",
+    let level = match (verbose, config.log.level.as_str()) {
+        (0, "error") => LevelFilter::ERROR,
+        (0, "warn") => LevelFilter::WARN,
+        (0, "debug") | (1, _) => LevelFilter::DEBUG,
+        (0, "trace") | (2.., _) => LevelFilter::TRACE,
+        _ => LevelFilter::INFO,
     };
-    let filter = EnvFilter::new(format!("warn,systole={level}"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // No more of others than warnings; a filter that could do more would take half a megabyte.
+    let others = level.min(LevelFilter::WARN);
+    let filter = Targets::new().with_default(others).with_target("systole", level);
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
     // A log that was started before, in a test say, stays.
     let _ = match config.log.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).finish().with(filter).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).finish().with(filter).try_init(),
     };
 }

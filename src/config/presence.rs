@@ -12,8 +12,9 @@ use crate::presence::policy::{Expected, Guard, Misses, Override, Policy, SeriesO
 use super::load::network;
 use super::print::{MASK, Out, number};
 use super::reader::{Section, Source};
-use super::url::{http_url, masked};
+use super::url::http_url;
 use super::value::show_duration;
+use crate::fetch::masked;
 
 /// What can be configured of presence.
 #[derive(Clone, Debug, PartialEq)]

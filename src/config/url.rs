@@ -142,15 +142,6 @@ pub(super) fn http_url(url: &str) -> Result<(), String> {
     }
 }
 
-/// A URL without what may be secret in it.
-pub(super) fn masked(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let host = host.rsplit_once('@').map_or(host.to_string(), |(_, host)| format!("***@{host}"));
-    let path = if matches!(path, "" | "/") { path } else { "/***" };
-    format!("{scheme}://{host}{path}")
-}
-
 /// Checks `host:port` without looking the name up: a backend may come up later.
 pub(super) fn host_and_port(text: &str) -> Result<(), String> {
     match text.rsplit_once(':') {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, masked};
 use crate::presence::{Identity, Notice};
 
 pub use snitch::Pulse;
@@ -126,11 +126,11 @@ impl Line {
         match outcome {
             Ok(()) if self.fails => {
                 self.failing.fetch_sub(1, Ordering::Relaxed);
-                tracing::info!(target_url = self.url, "alarms are delivered again");
+                tracing::info!(target_url = masked(&self.url), "alarms are delivered again");
             }
             Err(problem) if !self.fails => {
                 self.failing.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(target_url = self.url, problem, "alarms cannot be delivered; trying again");
+                tracing::error!(target_url = masked(&self.url), problem, "alarms cannot be delivered; trying again");
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 use hyper::Method;
 use serde_json::{Value, json};
 
+use crate::fetch::masked;
 use crate::inert::Plain;
 use crate::presence::{Notice, rfc3339};
 
@@ -20,7 +21,7 @@ pub(super) async fn run(mut line: Line) {
             batch = notices;
             if dropped > 0 {
                 tracing::error!(
-                    target_url = line.url,
+                    target_url = masked(&line.url),
                     dropped,
                     "the webhook's queue was full; the oldest problems were given up"
                 );
@@ -44,7 +45,7 @@ pub(super) async fn run(mut line: Line) {
                 line.note(Err(&problem));
                 if stopping {
                     tracing::error!(
-                        target_url = line.url,
+                        target_url = masked(&line.url),
                         events = batch.len(),
                         "the webhook does not answer; these are lost"
                     );
