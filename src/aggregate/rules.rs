@@ -151,6 +151,9 @@ impl Fates {
         if self.known.len() >= SPELLINGS_A_SERIES * series + SPARE_SPELLINGS {
             self.known.clear();
         }
+        // The hash is of name and tags; the same name may be of another kind, which a key begins with.
+        let kind = u64::from(key.first().copied().unwrap_or(0)) + 1;
+        let hash = hash.wrapping_add(kind.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         self.known.entry(hash).or_insert_with(|| rules.fate(&Series::from_key(key)))
     }
 }
