@@ -26,10 +26,11 @@ pub fn systole(args: &[&str], input: &[u8]) -> Output {
     output
 }
 
-/// The binary without the settings of whoever runs the tests.
+/// The binary without the settings, and the state, of whoever runs the tests.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(SYSTOLE);
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", "/nonexistent");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SYSTOLE_") {
             command.env_remove(name);
@@ -66,6 +67,7 @@ impl Daemon {
         args.extend(more);
         let mut child = command(&args)
             .stdin(Stdio::null())
+            .env("XDG_STATE_HOME", dir)
             .stdout(std::fs::File::create(dir.join("stdout")).expect("a file"))
             .spawn()
             .expect("the binary starts");
