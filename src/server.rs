@@ -24,7 +24,7 @@ use crate::sinks::file::{FileOptions, FileSink};
 use crate::sinks::graphite::GraphiteSink;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
-use crate::sys::unix_time;
+use crate::sys::{host_name, unix_time};
 use crate::tape;
 use crate::vigil::{self, Vigil};
 
@@ -77,7 +77,7 @@ pub async fn run(
     let quota = Quota::new(config.max_series);
     let seed = random_seed();
     let cannot_watch = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
-    let identity = Identity { node: host_name(), boot: unix_time() as u64 };
+    let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
     let (publish, published) = watch::channel(Arc::new(Published::default()));
     let (tell_pulse, pulse) = pulse(published.clone(), config.interval);
     let page_url = page_address.map(|address| format!("http://{address}"));
@@ -177,15 +177,19 @@ pub async fn run(
     Ok(())
 }
 
+/// Whether the last flush was too long ago.
+fn is_late(published: &Published, interval: Duration) -> bool {
+    published.at.is_some_and(|at| at.elapsed() > interval * 2 + PULSE_PATIENCE)
+}
+
 /// Says whether all is well here: intervals are closed, next to nothing is dropped, and presence answers.
 fn pulse(published: watch::Receiver<Arc<Published>>, interval: Duration) -> (Arc<OnceLock<Option<Vigil>>>, Pulse) {
     let cell: Arc<OnceLock<Option<Vigil>>> = Arc::default();
     let known = Arc::clone(&cell);
-    let late = interval * 2 + PULSE_PATIENCE;
     let pulse = move || {
         let vigil = known.get().cloned().flatten();
         let published = Arc::clone(&published.borrow());
-        let is_late = published.at.is_some_and(|at| at.elapsed() > late);
+        let is_late = is_late(&published, interval);
         let completeness = published.snapshot.as_ref().map_or(1.0, |snapshot| snapshot.ledger.completeness);
         let check = async move {
             if is_late {
@@ -217,17 +221,12 @@ fn tell_manager(state: sd_notify::NotifyState<'_>) {
 /// Tells systemd's watchdog, if there is one, that intervals are closed in time.
 async fn feed_watchdog(published: watch::Receiver<Arc<Published>>, interval: Duration) {
     let Some(length) = sd_notify::watchdog_enabled() else { return };
-    let late = interval * 2 + PULSE_PATIENCE;
     loop {
-        if published.borrow().at.is_none_or(|at| at.elapsed() <= late) {
+        if !is_late(&published.borrow(), interval) {
             tell_manager(sd_notify::NotifyState::Watchdog);
         }
         tokio::time::sleep(length / 2).await;
     }
-}
-
-fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or("systole".into(), |name| name.trim().to_string())
 }
 
 /// Runs the flusher on a thread of its own, so that no sink's work can delay a tick. Resolves when it has ended; an

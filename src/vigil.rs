@@ -78,8 +78,6 @@ pub struct Watch {
     next_event: u64,
     /// What to add to the engine's clock to get Unix seconds.
     pub epoch: f64,
-    /// Writes that were refused.
-    pub refused_writes: u64,
     /// Who tells of events.
     pub identity: Identity,
     /// Which alarms are out.
@@ -211,7 +209,6 @@ impl Keeper {
             waiting: Vec::new(),
             next_event: 1,
             epoch: unix_time() - base,
-            refused_writes: 0,
             identity: options.identity,
             desk,
             told,

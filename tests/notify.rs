@@ -300,7 +300,11 @@ fn forms_on_the_page_of_a_service_need_the_token_and_names_stay_inert_everywhere
     assert!(daemon.get("/api/v1/presence/pay/a").1.contains("maintenance"));
     assert_eq!(post("action=forget&instance=b&token=secret"), 303);
     until("forgotten", || daemon.get("/api/v1/presence/pay/b").0 == 404);
-    assert!(daemon.get("/metrics").1.contains("presence_info{"));
+    let metrics = daemon.get("/metrics").1;
+    assert!(
+        metrics.contains("presence_info{") && metrics.contains("presence_rejected_total{reason=\"token\"} 2"),
+        "{metrics}"
+    );
 
     until("the hostile one is down", || !hook.events().is_empty());
     let page = daemon.get("/presence/pay").1 + &daemon.get("/presence").1;

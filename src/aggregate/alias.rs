@@ -12,7 +12,7 @@ use crate::series::Series;
 const MAX_SPELLING_BYTES: usize = 1024;
 
 /// Spellings beyond this many a series held are somebody's game with the order of tags: all are forgotten.
-const SPELLINGS_A_SERIES: usize = 2;
+pub(super) const SPELLINGS_A_SERIES: usize = 2;
 const SPARE_SPELLINGS: usize = 1024;
 
 /// A name and a tag section as they were sent.

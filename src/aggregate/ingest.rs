@@ -163,22 +163,14 @@ impl Shard {
         let name = &datagram[line.start as usize..line.name_end as usize];
         let tags = &datagram[line.tags as usize..line.tags_end as usize];
         if tags.is_empty() {
-            return match index.find_plain(line.hash, line.kind, name) {
-                // A name that a rule changes is a spelling, too.
-                None if self.options.rules.is_some() => self.find_renamed(line, name),
-                known => known,
-            };
+            let known = index.find_plain(line.hash, line.kind, name);
+            // A name that a rule changes is a spelling, too.
+            if known.is_some() || self.options.rules.is_none() {
+                return known;
+            }
         }
         let known = self.aliases.find(&Spelling::new(line.hash, line.kind, name, tags));
         // The number may have been given to another series since.
-        known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
-    }
-
-    /// Apart, so that it costs those lines nothing whose names mean themselves.
-    #[inline(never)]
-    fn find_renamed(&self, line: &Waiting, name: &[u8]) -> Option<u32> {
-        let index = &self.indexes[line.class as usize];
-        let known = self.aliases.find(&Spelling::new(line.hash, line.kind, name, &[]));
         known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
     }
 

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use crate::glob::{captures, matches};
 use crate::series::Series;
 
+use super::alias::SPELLINGS_A_SERIES;
+
 /// A rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
@@ -49,11 +51,6 @@ impl Rules {
     pub fn new(rules: Vec<Rule>) -> Rules {
         let head = |rule: &Rule| rule.pattern.split(['*', '?']).next().unwrap_or("").into();
         Rules { heads: rules.iter().map(head).collect(), rules }
-    }
-
-    /// There is none.
-    pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
     }
 
     /// The first rule that matches a series, with its number from 0.
@@ -133,28 +130,25 @@ pub fn highest_reference(template: &str) -> usize {
     (1..=99).rev().find(|n| template.contains(&format!("${n}")) || template.contains(&format!("${{{n}}}"))).unwrap_or(0)
 }
 
-/// What spellings became, so that a rule is looked for once. By the keyed hash of the spelling alone: names kept here
-/// would lie between those of the series and cost every line a cache miss, and two of a million share a hash once in
-/// 40 million daemons.
+/// What keys became, so that a rule is looked for once.
 #[derive(Debug, Default)]
 pub(super) struct Fates {
-    known: HashMap<u64, Fate>,
+    known: HashMap<Box<[u8]>, Fate>,
 }
 
-/// Spellings beyond this many a series held are somebody's game with names: all are forgotten.
-const SPELLINGS_A_SERIES: usize = 2;
+/// Keys remembered beside those of the series held.
 const SPARE_SPELLINGS: usize = 65_536;
 
 impl Fates {
-    /// What becomes of the series of a key with its hash; a shard that holds `series` series remembers some more.
-    pub(super) fn of(&mut self, hash: u64, key: &[u8], rules: &Rules, series: usize) -> &Fate {
-        if self.known.len() >= SPELLINGS_A_SERIES * series + SPARE_SPELLINGS {
-            self.known.clear();
+    /// What becomes of the series of a key; a shard that holds `series` series remembers some more.
+    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize) -> &Fate {
+        if !self.known.contains_key(key) {
+            if self.known.len() >= SPELLINGS_A_SERIES * series + SPARE_SPELLINGS {
+                self.known.clear();
+            }
+            self.known.insert(key.into(), rules.fate(&Series::from_key(key)));
         }
-        // The hash is of name and tags; the same name may be of another kind, which a key begins with.
-        let kind = u64::from(key.first().copied().unwrap_or(0)) + 1;
-        let hash = hash.wrapping_add(kind.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        self.known.entry(hash).or_insert_with(|| rules.fate(&Series::from_key(key)))
+        &self.known[key]
     }
 }
 

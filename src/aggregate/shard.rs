@@ -261,10 +261,9 @@ impl Shard {
 
     /// Lets the rules say what the key in the builder means; `true` if its samples are dropped.
     fn is_dropped(&mut self, metric: &Metric<'_>) -> bool {
+        let held = self.len();
         let Some(rules) = &self.options.rules else { return false };
-        let held = self.indexes.iter().map(Index::len).sum();
-        let hash = self.hasher.hash(self.keys.last());
-        match self.fates.of(hash, self.keys.last(), rules, held) {
+        match self.fates.of(self.keys.last(), rules, held) {
             Fate::Same => false,
             Fate::Is(series) => {
                 self.keys.replace(series);

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{ListenUrl, listen_url};
-use crate::sys::{signal_process, unix_time};
+use crate::sys::{host_name, signal_process, unix_time};
 
 use super::{complain, duration, send};
 
@@ -85,7 +85,10 @@ fn begin(args: &BeatArgs) -> Result<Sender, String> {
     let to = listen_url(&args.to).map_err(|problem| format!("--to: {problem}"))?;
     let (service, instance) = match args.who.split_once('/') {
         Some((service, instance)) => (service.to_string(), instance.to_string()),
-        None => (args.who.clone(), host_name()?),
+        None => (
+            args.who.clone(),
+            host_name().map_err(|error| format!("cannot tell the host's name: {error}; give SERVICE/INSTANCE"))?,
+        ),
     };
     let is_good = |name: &str| !name.is_empty() && name.len() <= 128 && !name.contains(|c| ",|#:\n\r".contains(c));
     if !is_good(&service) || !is_good(&instance) {
@@ -100,12 +103,6 @@ fn begin(args: &BeatArgs) -> Result<Sender, String> {
     }
     let start = unix_time() as u64;
     Ok(Sender { to, who: format!("service:{service},instance:{instance},start:{start}"), every, failed: false })
-}
-
-fn host_name() -> Result<String, String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let name = name.map_err(|error| format!("cannot tell the host's name: {error}; give SERVICE/INSTANCE"))?;
-    Ok(name.trim().to_string())
 }
 
 async fn beat(args: &BeatArgs, mut sender: Sender) -> io::Result<u8> {

@@ -10,6 +10,7 @@ use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::sys::host_name;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -99,7 +100,8 @@ impl<'a> Source<'a> {
             };
             let name = &rest[start + 2..start + length];
             out.push_str(&rest[..start]);
-            match self.env.get(name).cloned().or_else(|| (name == "HOSTNAME").then(host_name).flatten()) {
+            // Shells know `HOSTNAME` but seldom export it.
+            match self.env.get(name).cloned().or_else(|| (name == "HOSTNAME").then(|| host_name().ok()).flatten()) {
                 Some(value) => out.push_str(&value),
                 None => {
                     self.problem(place.to_string(), key, format!("environment variable `{name}` is not set"));
@@ -110,12 +112,6 @@ impl<'a> Source<'a> {
         out.push_str(rest);
         out
     }
-}
-
-/// The machine's name. Shells know `HOSTNAME` but seldom export it.
-fn host_name() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(name.trim().to_string()).filter(|name| !name.is_empty())
 }
 
 /// `` (did you mean `x`?)`` if one of the words is near.

@@ -14,11 +14,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::allow::equal;
 use crate::inert::Plain;
 use crate::presence::ServiceView;
 use crate::vigil::Watch;
 
-use super::{House, bearer, board, equal, error, json as answer};
+use super::{House, bearer, board, error, json as answer};
 
 /// Longest wait for an answer of the vigil.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -200,7 +201,7 @@ pub(super) async fn may_write(house: &House, shown: Option<&str>) -> Result<(), 
     if right.is_some_and(|right| shown.is_some_and(|shown| equal(shown.as_bytes(), right.as_bytes()))) {
         return Ok(());
     }
-    ask(house, |watch| watch.refused_writes += 1).await?;
+    ask(house, |watch| watch.engine.refuse_change()).await?;
     tracing::warn!("a change of presence over HTTP was refused: it did not show the token");
     Err(error(
         StatusCode::UNAUTHORIZED,

@@ -100,25 +100,28 @@ impl Engine {
             services: Vec<(&'a Service, Vec<&'a Instance>)>,
             mass: Option<(f64, bool)>,
         }
-        let mut services: Vec<&Service> = self.services.iter().flatten().collect();
-        services.sort_by_key(|service| service.order);
-        let instances = |service: &Service| service.instances.iter().map(|&id| self.instance(id)).collect();
         let stored = Stored {
             now: self.now,
-            services: services.into_iter().map(|service| (service, instances(service))).collect(),
+            services: self.registered(),
             mass: self.mass.as_ref().map(|mass| (mass.start, mass.expired)),
         };
         Ok(serde_json::to_writer(out, &stored)?)
     }
 
-    /// What must survive a restart.
-    pub fn save(&self) -> Saved {
+    /// Services with their instances, both in the order of registration.
+    fn registered(&self) -> Vec<(&Service, Vec<&Instance>)> {
         let mut services: Vec<&Service> = self.services.iter().flatten().collect();
         services.sort_by_key(|service| service.order);
-        let instances = |service: &Service| service.instances.iter().map(|&id| self.instance(id).clone()).collect();
+        let instances = |service: &Service| service.instances.iter().map(|&id| self.instance(id)).collect();
+        services.into_iter().map(|service| (service, instances(service))).collect()
+    }
+
+    /// What must survive a restart.
+    pub fn save(&self) -> Saved {
+        let owned = |(service, all): (&Service, Vec<&Instance>)| (service.clone(), all.into_iter().cloned().collect());
         Saved {
             now: self.now,
-            services: services.into_iter().map(|service| (service.clone(), instances(service))).collect(),
+            services: self.registered().into_iter().map(owned).collect(),
             mass: self.mass.as_ref().map(|mass| (mass.start, mass.expired)),
         }
     }

@@ -124,7 +124,7 @@ impl Desk {
         match (event.kind, event.to) {
             (EventKind::Instance, Some("down")) => {
                 let topic = topic("PresenceInstanceDown");
-                if self.group_wait > 0.0 && self.place_of(&topic).is_none() {
+                if self.group_wait > 0.0 && !self.open.contains_key(&topic) {
                     self.waiting.insert(topic.clone(), id_and_event);
                     self.put(topic, event, Place::Waiting(event.at + self.group_wait), None);
                     return Vec::new();
@@ -187,10 +187,6 @@ impl Desk {
         // What ends by itself was told with its end.
         self.open.retain(|_, alarm| alarm.until.is_none_or(|until| now < until));
         out
-    }
-
-    fn place_of(&self, topic: &Topic) -> Option<Place> {
-        self.open.get(topic).map(|alarm| alarm.place)
     }
 
     fn put(&mut self, topic: Topic, event: &Event, place: Place, until: Option<f64>) -> Alarm {

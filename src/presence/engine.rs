@@ -41,6 +41,8 @@ pub struct Refusals {
     pub key: u64,
     /// Goodbyes from another address than the beats.
     pub goodbye_from: u64,
+    /// Changes by operators who did not show the token.
+    pub token: u64,
     /// Beats that a goodbye had overtaken.
     pub stragglers: u64,
     /// Under a heartbeat's name but none, by the place of the reason in [`Ignored::ALL`].

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::allow::equal;
 use crate::protocol::{Beat, Signal};
 
 use super::engine::Engine;
@@ -49,10 +50,6 @@ impl FleetLoss {
         is_high
     }
 }
-/// Compares in a time that does not tell where the difference lies.
-fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
-}
 
 impl Engine {
     /// Takes what a line said.
@@ -73,6 +70,11 @@ impl Engine {
         }
     }
 
+    /// An operator's change was refused: it did not show the token.
+    pub fn refuse_change(&mut self) {
+        self.refusals.token += 1;
+    }
+
     /// Whether somebody may speak of a service; who may not is counted.
     fn trusts(&mut self, service: &str, source: Option<IpAddr>, key: Option<&str>) -> bool {
         if self.policy.guards.is_empty() {
@@ -87,7 +89,7 @@ impl Engine {
             self.refusals.allow += 1;
             return false;
         }
-        if guard.key.as_deref().is_some_and(|right| !same(right, key.unwrap_or(""))) {
+        if guard.key.as_deref().is_some_and(|right| !equal(right.as_bytes(), key.unwrap_or("").as_bytes())) {
             self.refusals.key += 1;
             return false;
         }

@@ -207,6 +207,7 @@ fn trouble(blind: BlindSeconds, told_blind: BlindSeconds, all: &Refusals, told: 
         ("allow", all.allow - told.allow),
         ("key", all.key - told.key),
         ("goodbye_from", all.goodbye_from - told.goodbye_from),
+        ("token", all.token - told.token),
     ];
     let rejected = rejected.into_iter().map(|(reason, n)| ("presence_rejected_total", reason, n));
     let ignored = Ignored::ALL.into_iter().zip(all.ignored.iter().zip(told.ignored));

@@ -193,6 +193,15 @@ pub fn dropped_datagrams(socket: &Socket) -> io::Result<u32> {
     if result == 0 { Ok(info[DROPS]) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The machine's name, never empty.
+///
+/// # Errors
+/// What the kernel says, or that it has none.
+pub fn host_name() -> io::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_string();
+    if name.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "it has none")) } else { Ok(name) }
+}
+
 /// Wall time in Unix seconds; 0 on a clock that stands before 1970.
 pub fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())

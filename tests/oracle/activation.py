@@ -11,11 +11,7 @@ import subprocess
 import tempfile
 import time
 
-
-def free_port(kind):
-    with socket.socket(socket.AF_INET, kind) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+from common import free_port
 
 
 def main():

@@ -15,14 +15,10 @@ import threading
 import time
 import urllib.request
 
+from common import free_port
+
 WIDTHS = {"desktop": (1280, 900), "phone": (420, 860)}
 FLEET = {"api-gateway": 6, "checkout": 4, "payments": 3, "search": 8, "worker-mail": 2, "nightly.etl": 1}
-
-
-def free_port(kind):
-    with socket.socket(socket.AF_INET, kind) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Daemon:

@@ -14,6 +14,8 @@ import tempfile
 import time
 import urllib.request
 
+from common import free_port
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ENV, KV = {"env": "prod"}, {"k": "v"}
 
@@ -44,12 +46,6 @@ for name in ("datadog", "datadog_uds"):
         ("counter", f"{name}.sampled"): (ENV, 5), ("counter", f"{name}.packed"): (ENV, 3),
     }
 EVENTS = {"datadog": "text\nline2", "hot-shots": "te|xt", "crate": "text"}
-
-
-def free_port(kind):
-    with socket.socket(socket.AF_INET, kind) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def main():

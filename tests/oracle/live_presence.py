@@ -20,17 +20,13 @@ import threading
 import time
 import urllib.request
 
+from common import free_port
+
 PROMISE = 2
 TIMEOUT = 4 * PROMISE + 1
 GROUP_WAIT = 4
 TICK = 0.5  # the tolerance of the design
 HERE = os.path.dirname(os.path.abspath(__file__))
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Hook(http.server.ThreadingHTTPServer):

@@ -17,16 +17,12 @@ import threading
 import time
 import urllib.request
 
+from common import free_port
+
 INSTANCES = 200
 SERVICES = 10
 PROMISE = 2
 BUSY = "import time\nwhile True:\n    sum(range(1000))"
-
-
-def free_port(kind):
-    with socket.socket(socket.AF_INET, kind) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Beats(threading.Thread):

@@ -2,7 +2,6 @@
 //! with its sum as `name.count`; a timer, histogram or distribution is `name.max`, `name.median`, `name.avg`, `name.count`
 //! (a second) and the like, and `name.95percentile`; a gauge or set is bare.
 
-use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number};
 
 use super::Writer;
@@ -43,9 +42,4 @@ pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, aggregates: &[String]
             }
         }
     }
-}
-
-/// The name that a series is given, if it is not its own.
-pub(super) fn escaped(series: &Series) -> Option<String> {
-    super::plain::escaped(series)
 }

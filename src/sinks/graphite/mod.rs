@@ -172,8 +172,7 @@ fn collisions(snapshot: &Snapshot, names: &GraphiteNames) -> Option<(String, u64
     let escaped = |series: &Series| match names {
         _ if is_plain(series) => None,
         _ if presence::path(series).is_some() => presence::path(series),
-        GraphiteNames::Systole => plain::escaped(series),
-        GraphiteNames::Dogstatsd(_) => dogstatsd::escaped(series),
+        GraphiteNames::Systole | GraphiteNames::Dogstatsd(_) => plain::escaped(series),
         GraphiteNames::Etsy(_) => etsy::escaped(series),
     };
     let points = || (0..).map_while(|n| snapshot.point(n)).map(Point::series);
