@@ -15,6 +15,20 @@ fn config(more: &str, file: &std::path::Path) -> String {
     )
 }
 
+/// Memory in KiB once everything that was sent has been read: when it stays the same for half a second.
+fn memory_at_rest(daemon: &Daemon) -> u64 {
+    let mut last = 0;
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = daemon.rss_kib();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
+}
+
 #[test]
 fn a_flood_of_names_folds_into_the_overflow_series_and_established_series_stay_exact() {
     let names = size("SYSTOLE_TEST_NAMES", 200_000);
@@ -48,14 +62,12 @@ fn a_flood_of_names_folds_into_the_overflow_series_and_established_series_stay_e
             batch.clear();
         }
         if n == names / 4 {
-            std::thread::sleep(Duration::from_millis(200));
-            early = daemon.rss_kib();
+            early = memory_at_rest(&daemon);
         }
     }
     stream.write_all(batch.as_bytes()).expect("sent");
     drop(stream);
-    std::thread::sleep(Duration::from_millis(500));
-    let late = daemon.rss_kib();
+    let late = memory_at_rest(&daemon);
     println!("{names} names, {max_series} series: memory {early} KiB after a quarter, {late} KiB at the end");
     assert!(late <= early + early / 20 + 4096, "memory grew from {early} to {late} KiB");
     daemon.stop();
