@@ -2,6 +2,7 @@
 //! so tests and simulations need no sleeps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use systole::aggregate::{Quota, Shard, ShardOptions, TimerPolicy};
 use systole::protocol::Options;
@@ -28,6 +29,7 @@ fn main() {
             tags: vec![("host".into(), "here".into())],
             rate_secs: None,
             self_metrics: SelfMetrics::Off,
+            rules: None,
         },
         1,
     );
@@ -40,7 +42,7 @@ fn main() {
         let end = f64::from(interval * 10);
         let retired = registry.retirements(0, end);
         let mut partials = [shard.close(&retired, Default::default())];
-        let snapshot = registry.close(&mut partials, Interval { end, length_secs: 10.0, now: end });
+        let snapshot = registry.close(&mut partials, Interval::new(end, 10.0, end, Duration::from_secs(10)));
         let mut out = Vec::new();
         Records { sorted: true, ..Records::ALL }.write(&snapshot, &mut out);
         print!("{}", String::from_utf8_lossy(&out));

@@ -122,7 +122,7 @@ impl Flusher {
                 let end = due + ((now - due) / interval_secs).floor() * interval_secs;
                 // A multiple of 0.2, say, as people write it.
                 let end = (end * 1e6).round() / 1e6;
-                self.close(end, now - due).await;
+                self.close(end, now - due, false).await;
                 due = next_tick(unix_time(), self.interval);
                 continue;
             }
@@ -150,7 +150,7 @@ impl Flusher {
         for mouth in &self.mouths {
             mouth.listener.stop(reading).await;
         }
-        self.close(unix_time(), 0.0).await;
+        self.close(unix_time(), 0.0, true).await;
         for mouth in std::mem::take(&mut self.mouths) {
             mouth.listener.join();
         }
@@ -175,7 +175,7 @@ impl Flusher {
     }
 
     /// Closes the open interval, which ended at `end` Unix seconds, `late` seconds ago.
-    async fn close(&mut self, end: f64, late: f64) {
+    async fn close(&mut self, end: f64, late: f64, is_last: bool) {
         let began = Instant::now();
         let mut partials = self.collect().await;
         self.read_drops();
@@ -187,8 +187,8 @@ impl Flusher {
         let listeners = self.listener_accounts(&partials);
         complain(&partials, &listeners, &mut self.warned_of_drops);
         self.make_room();
-        let registry = &mut self.registry;
-        let mut snapshot = registry.close(&mut partials, Interval { end, length_secs, now });
+        let interval = Interval { is_last, ..Interval::new(end, length_secs, now, self.interval) };
+        let mut snapshot = self.registry.close(&mut partials, interval);
         self.spare.extend(partials.into_iter().map(|partial| partial.columns));
 
         let sinks = self.sink_accounts();
@@ -224,7 +224,12 @@ impl Flusher {
     }
 
     fn hand_on(&mut self, snapshot: Arc<Snapshot>) {
-        self.outlets.iter().for_each(|outlet| outlet.offer(&snapshot));
+        for outlet in &self.outlets {
+            match snapshot.for_sink(outlet.name()) {
+                Some(own) => outlet.offer(&Arc::new(own)),
+                None => outlet.offer(&snapshot),
+            }
+        }
         self.totals.add(&snapshot.ledger);
         self.totals.sinks = self.sink_accounts();
         tracing::debug!(

@@ -83,6 +83,10 @@ pub fn targets(config: &Config, identity: &Identity, page: Option<String>) -> Ta
     }
 }
 
+fn rules(config: &Config) -> Option<Arc<Rules>> {
+    (!config.rules.is_empty()).then(|| Arc::new(Rules::new(config.rules.clone())))
+}
+
 /// A shard's options; `quota` is shared by all of them.
 pub fn shard_options(config: &Config, quota: &Quota, seed: u64) -> ShardOptions {
     ShardOptions {
@@ -90,7 +94,7 @@ pub fn shard_options(config: &Config, quota: &Quota, seed: u64) -> ShardOptions 
         fold_histograms: config.profile == Profile::Etsy,
         quota: quota.clone(),
         seed,
-        rules: (!config.rules.is_empty()).then(|| Arc::new(Rules::new(config.rules.clone()))),
+        rules: rules(config),
         heartbeats: heartbeats(config).map(Arc::new),
     }
 }
@@ -123,6 +127,7 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
         tags: config.tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         rate_secs: etsy.then(|| secs(config.interval)),
         self_metrics,
+        rules: rules(config),
     }
 }
 

@@ -56,12 +56,12 @@ const BROKEN: [(&str, &[&str]); 44] = [
         ],
     ),
     (
-        "[[rule]]\nmatch = \"a.*\"\n[[rule]]\nrename = \"b\"\n[[rule]]\nmatch = \"a.*\"\nrename = \"$2\"\nttl = \"1h\"",
+        "[[rule]]\nmatch = \"a.*\"\n[[rule]]\nrename = \"b\"\n[[rule]]\nmatch = \"a.*\"\nrename = \"$2\"\nttl = \"1hou\"",
         &[
-            "1:1: rule: it does nothing; `rename`, `drop`, `drop_tags`, `keep_tags` or `add_tags` is right",
+            "1:1: rule: it does nothing; say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`",
             "3:1: rule[1].match: missing; for example `match = \"api.*\"`",
             "7:10: rule[2].rename: `$2` is not a text whose highest `$` is the number of stars in `match`, which is 1",
-            "8:1: rule[2].ttl: not in this version: it comes with a later release of rules",
+            "8:7: rule[2].ttl: `1hou` is not a duration such as \"10s\", from 10ms to 1year 18h",
         ],
     ),
     ("[[listen]]\nworkers = 2", &["1:1: listen[0].url: missing; for example `url = \"udp://127.0.0.1:8125\"`"]),

@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -37,6 +38,7 @@ impl House {
             tags: Vec::new(),
             rate_secs: None,
             self_metrics: SelfMetrics::Off,
+            rules: None,
         };
         let shard = |n| {
             Shard::new(ShardOptions {
@@ -61,7 +63,7 @@ impl House {
             .enumerate()
             .map(|(n, shard)| shard.close(&registry.retirements(n, now), Columns::default()))
             .collect();
-        self.registry.close(&mut partials, Interval { end: now + 10.0, length_secs: 10.0, now: now + 10.0 })
+        self.registry.close(&mut partials, Interval::new(now + 10.0, 10.0, now + 10.0, Duration::from_secs(10)))
     }
 }
 

@@ -5,6 +5,7 @@ use super::counter::Sum;
 use super::gauge::Gauge;
 use super::set::Members;
 use super::timer::Timer;
+use super::treatment::Levels;
 
 /// What decides how values of a series are kept. Meters are counters; histograms and distributions are timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ impl Cell for Timer {
 impl Cell for Members {}
 
 impl Cell for Vec<f64> {}
+
+impl Cell for Levels {}
 
 /// Cells of a page. A column grows by pages, so that a new series never moves the others.
 const PAGE_CELLS: usize = 1024;
@@ -152,6 +155,8 @@ pub struct Columns {
     pub counters: Column<Sum>,
     /// What gauges were told.
     pub gauges: Column<Gauge>,
+    /// The values that those gauges took of which a rule wants more than the last.
+    pub levels: Column<Levels>,
     /// Samples of timers, histograms and distributions.
     pub timers: Column<Timer>,
     /// Members of sets.

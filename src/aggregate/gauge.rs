@@ -41,6 +41,11 @@ impl Gauge {
         *part = (*part + by).clamp(f64::MIN, f64::MAX);
     }
 
+    /// Whether it was told an absolute value.
+    pub(super) fn is_set(&self) -> bool {
+        self.set.is_some()
+    }
+
     /// Puts another side of the same time beside this one.
     pub fn merge(&mut self, other: &Gauge) {
         let loose = (self.loose + other.loose).clamp(f64::MIN, f64::MAX);

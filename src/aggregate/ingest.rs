@@ -11,7 +11,7 @@ use crate::protocol::{
 use super::alias::Spelling;
 use super::columns::Class;
 use super::index::{Index, Slot};
-use super::shard::{Partial, Shard, class_of};
+use super::shard::{Shard, class_of};
 
 /// Lines looked up together: while the memory of one is on its way, that of the others can be asked for.
 pub(super) const TOGETHER: usize = 32;
@@ -176,14 +176,20 @@ impl Shard {
 
     #[inline(always)]
     fn record_known(&mut self, line: &Waiting, id: u32, now: f64) {
-        let Partial { columns, tally, .. } = &mut self.open;
         match line.class {
-            Class::Counter => columns.counters.touch(id).add(line.value),
-            Class::Gauge => columns.gauges.touch(id).apply(GaugeOp::Set, line.value, now),
-            Class::Timer => columns.timers.touch(id).record(line.value, 1.0, &self.options.timers),
+            Class::Counter => self.open.columns.counters.touch(id).add(line.value),
+            Class::Gauge => {
+                self.open.columns.gauges.touch(id).apply(GaugeOp::Set, line.value, now);
+                self.keep_level(id);
+            }
+            Class::Timer => {
+                let policy = self.timer_policy(id);
+                self.open.columns.timers.touch(id).record(line.value, 1.0, &policy);
+            }
             // These are never found.
             Class::Set | Class::Kv => return,
         }
+        let tally = &mut self.open.tally;
         tally.lines += 1;
         tally.metrics += 1;
         tally.samples += 1;
@@ -274,8 +280,7 @@ mod tests {
         feed(&mut shard, names);
         ingest(&mut shard, text);
         let mut partial = shard.close(&NONE, Columns::default());
-        let name =
-            |class: usize, id: u32| partial.created[class].iter().find(|(n, _)| *n == id).map(|(_, s)| s.clone());
+        let name = |class: usize, id: u32| partial.created[class].iter().find(|c| c.id == id).map(|c| c.series.clone());
         let (mut all, columns) = (Vec::new(), &mut partial.columns);
         columns.counters.drain(|id, sum| all.push(format!("{:?} {}", name(0, id), sum.value())));
         columns.gauges.drain(|id, gauge| all.push(format!("{:?} {}", name(1, id), gauge.value())));

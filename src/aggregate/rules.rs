@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 
 use crate::glob::{captures, matches};
+use crate::protocol::Kind;
 use crate::series::Series;
 
 use super::alias::SPELLINGS_A_SERIES;
+use super::treatment::Treatment;
 
 /// A rule.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,6 +17,8 @@ pub struct Rule {
     pub pattern: String,
     /// Tags that must be there, with patterns of their values (a tag without a value has an empty one).
     pub tags: Vec<(String, String)>,
+    /// Only series of these kinds; empty for all.
+    pub kinds: Vec<Kind>,
     /// The new name.
     pub rename: Option<String>,
     /// Its samples are dropped, and counted.
@@ -25,7 +29,22 @@ pub struct Rule {
     pub keep_tags: Option<Vec<String>>,
     /// Tags that are added, or replaced.
     pub add_tags: Vec<(String, String)>,
+    /// How its series are treated.
+    pub treatment: Treatment,
 }
+
+impl Rule {
+    fn matches(&self, series: &Series) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(&series.kind()))
+            && matches(&self.pattern, series.name())
+            && self.tags.iter().all(|(key, pattern)| {
+                series.tags().any(|(known, value)| known == key && matches(pattern, value.unwrap_or("")))
+            })
+    }
+}
+
+/// Marks a series that no rule treats.
+pub const NO_RULE: u32 = u32::MAX;
 
 /// What becomes of a series.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,34 +61,56 @@ pub enum Fate {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
     rules: Vec<Rule>,
-    /// What each pattern begins with before its first star.
-    heads: Vec<Box<str>>,
+    /// Numbers of rules, in order, by what their patterns begin with before the first star.
+    by_head: HashMap<Box<str>, Vec<u32>>,
+    /// How long those beginnings are, in bytes, each length once.
+    lengths: Vec<usize>,
 }
 
 impl Rules {
     /// Compiles rules.
     pub fn new(rules: Vec<Rule>) -> Rules {
-        let head = |rule: &Rule| rule.pattern.split(['*', '?']).next().unwrap_or("").into();
-        Rules { heads: rules.iter().map(head).collect(), rules }
+        let mut by_head: HashMap<Box<str>, Vec<u32>> = HashMap::new();
+        for (n, rule) in (0..).zip(&rules) {
+            let head = rule.pattern.split(['*', '?']).next().unwrap_or("");
+            by_head.entry(head.into()).or_default().push(n);
+        }
+        let mut lengths: Vec<usize> = by_head.keys().map(|head| head.len()).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        Rules { rules, by_head, lengths }
     }
 
     /// The first rule that matches a series, with its number from 0.
     pub fn find(&self, series: &Series) -> Option<(usize, &Rule)> {
-        let name = series.name();
-        let mut all = self.rules.iter().enumerate().zip(&self.heads);
-        let found = all.find(|((_, rule), head)| {
-            name.starts_with(&***head)
-                && matches(&rule.pattern, name)
-                && rule.tags.iter().all(|(key, pattern)| {
-                    series.tags().any(|(known, value)| known == key && matches(pattern, value.unwrap_or("")))
-                })
-        });
-        found.map(|(rule, _)| rule)
+        let heads = self.lengths.iter().map_while(|&length| (length <= series.name().len()).then_some(length));
+        let mut first: Option<u32> = None;
+        for alike in heads.filter_map(|length| self.by_head.get(series.name().get(..length)?)) {
+            let earlier = alike.iter().take_while(|&&n| first.is_none_or(|first| n < first));
+            first = earlier.copied().find(|&n| self.rules[n as usize].matches(series)).or(first);
+        }
+        first.map(|n| (n as usize, &self.rules[n as usize]))
     }
 
-    /// What becomes of a series.
-    pub fn fate(&self, series: &Series) -> Fate {
-        let Some((_, rule)) = self.find(series) else { return Fate::Same };
+    /// What becomes of a series, and the number of the rule that treats it ([`NO_RULE`] for none).
+    pub fn verdict(&self, series: &Series) -> (Fate, u32) {
+        let Some((n, rule)) = self.find(series) else { return (Fate::Same, NO_RULE) };
+        let number = if rule.treatment == Treatment::default() { NO_RULE } else { n as u32 };
+        (Self::fate(rule, series), number)
+    }
+
+    /// The treatment of a rule, by its number.
+    pub fn treatment(&self, rule: u32) -> Option<&Treatment> {
+        self.rules.get(rule as usize).map(|rule| &rule.treatment)
+    }
+
+    /// Every treatment.
+    pub fn treatments(&self) -> impl Iterator<Item = &Treatment> {
+        self.rules.iter().map(|rule| &rule.treatment)
+    }
+
+    /// What a rule that matches makes of a series.
+    fn fate(rule: &Rule, series: &Series) -> Fate {
         if rule.drop {
             return Fate::Dropped;
         }
@@ -106,16 +147,16 @@ fn fill(template: &str, parts: &[&str]) -> String {
                 (&after[..end], end)
             }
         };
-        match digits.parse::<usize>() {
-            Ok(number) => out.push_str(number.checked_sub(1).and_then(|at| parts.get(at)).unwrap_or(&"")),
-            Err(_) if after.starts_with('$') => {
-                out.push('$');
-                rest = &after[1..];
-                continue;
+        rest = match digits.parse::<usize>() {
+            Ok(number) => {
+                out.push_str(number.checked_sub(1).and_then(|at| parts.get(at)).unwrap_or(&""));
+                &after[end..]
             }
-            Err(_) => out.push('$'),
-        }
-        rest = if digits.is_empty() { after } else { &after[end..] };
+            Err(_) => {
+                out.push('$');
+                after.strip_prefix('$').unwrap_or(after)
+            }
+        };
     }
     out + rest
 }
@@ -133,20 +174,20 @@ pub fn highest_reference(template: &str) -> usize {
 /// What keys became, so that a rule is looked for once.
 #[derive(Debug, Default)]
 pub(super) struct Fates {
-    known: HashMap<Box<[u8]>, Fate>,
+    known: HashMap<Box<[u8]>, (Fate, u32)>,
 }
 
 /// Keys remembered beside those of the series held.
 const SPARE_SPELLINGS: usize = 65_536;
 
 impl Fates {
-    /// What becomes of the series of a key; a shard that holds `series` series remembers some more.
-    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize) -> &Fate {
+    /// What becomes of the series of a key, and the rule that treats it; a shard that holds `series` series remembers some more.
+    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize) -> &(Fate, u32) {
         if !self.known.contains_key(key) {
             if self.known.len() >= SPELLINGS_A_SERIES * series + SPARE_SPELLINGS {
                 self.known.clear();
             }
-            self.known.insert(key.into(), rules.fate(&Series::from_key(key)));
+            self.known.insert(key.into(), rules.verdict(&Series::from_key(key)));
         }
         &self.known[key]
     }
@@ -192,7 +233,7 @@ mod tests {
             Rule { pattern: "x".into(), keep_tags: Some(vec!["a*".into()]), ..Rule::default() },
             Rule {
                 pattern: "*".into(),
-                rename: Some("never.$0$$$1".into()),
+                rename: Some("never.$0$$${word}$1".into()),
                 tags: vec![("no".into(), "?".into())],
                 ..Rule::default()
             },
@@ -204,9 +245,9 @@ mod tests {
             ("y", &[("env", Some("prod-1")), ("request_id", Some("7"))], "y;env=prod-1"),
             ("y", &[("env", Some("test")), ("request_id", Some("7"))], "same"),
             ("x", &[("a1", None), ("b", Some("1"))], "x;a1"),
-            ("z", &[("no", Some("1"))], "never.$z;no=1"),
+            ("z", &[("no", Some("1"))], "never.$${word}z;no=1"),
         ] {
-            assert_eq!(text(rules.fate(&series(name, tags))), expected, "{name} {tags:?}");
+            assert_eq!(text(rules.verdict(&series(name, tags)).0), expected, "{name} {tags:?}");
         }
         assert_eq!((stars("a.*.b*"), highest_reference("$1.${12}")), (2, 12));
     }

@@ -17,28 +17,19 @@ use super::alias::Aliases;
 use super::columns::{Class, Columns};
 use super::index::{Hasher, Index};
 use super::ingest::{BEYOND_CACHE, TOGETHER, Waiting};
-use super::limits::{MAX_NOTES, Offenders, Quota, overflow_series};
+use super::limits::{MAX_NOTES, Quota, overflow_series};
 use super::note::{Note, own_event, own_service_check};
-use super::rules::{Fate, Fates, Rules};
+use super::partial::{BadLine, Created, Partial, Stamped};
+use super::rules::{Fate, Fates, NO_RULE, Rules};
 use super::tally::Tally;
 use super::timer::TimerPolicy;
+use super::treatment::Marks;
 
 /// Longest excerpt of a malformed line kept for the log, in bytes.
 const EXAMPLE_BYTES: usize = 512;
 
 /// Samples with a time of their own that an interval keeps.
 const MAX_STAMPED: usize = 100_000;
-
-/// A counter's or a gauge's value of a second of its own (`|T`).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Stamped {
-    /// Which.
-    pub series: Series,
-    /// Unix seconds.
-    pub time: f64,
-    /// A counter's sum, or a gauge's value.
-    pub value: f64,
-}
 
 /// How a shard aggregates.
 #[derive(Clone, Debug)]
@@ -67,39 +58,6 @@ enum Heed {
     Consumed,
 }
 
-/// What came with a malformed line: the first of an interval is kept as an example.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadLine {
-    /// The line, cut at 512 bytes.
-    pub line: Vec<u8>,
-    /// Why and where.
-    pub error: ParseError,
-    /// Who sent it.
-    pub from: Option<SocketAddr>,
-}
-
-/// One closed interval of one shard, on its way to the registry. The columns come back as spare ones.
-#[derive(Debug, Default)]
-pub struct Partial {
-    /// Series that got a number, by class.
-    pub created: [Vec<(u32, Series)>; 5],
-    /// Numbers whose series were forgotten, by class. They were not touched before in this interval, and
-    /// are read before `created`.
-    pub retired: [Vec<u32>; 5],
-    /// The values.
-    pub columns: Columns,
-    /// The counts.
-    pub tally: Tally,
-    /// Samples with a time of their own, in order.
-    pub stamped: Vec<Stamped>,
-    /// Events and service checks, in order.
-    pub notes: Vec<Note>,
-    /// The first malformed line.
-    pub example: Option<BadLine>,
-    /// Who ran into `max_series`.
-    pub offenders: Offenders,
-}
-
 /// The series of one worker and the values of its open interval.
 #[derive(Debug)]
 pub struct Shard {
@@ -117,6 +75,10 @@ pub struct Shard {
     pub(super) open: Partial,
     /// What rules made of spellings.
     fates: Fates,
+    /// The rule that treats the series of the sample being recorded.
+    met: u32,
+    /// Numbers of series that rules treat in a way of their own.
+    marks: Marks,
     /// The last totals of counters that are sent as totals, by number.
     totals: HashMap<u32, f64>,
     /// What lines said of presence, until somebody takes it.
@@ -139,6 +101,8 @@ impl Shard {
             wait_beyond: BEYOND_CACHE,
             open: Partial::default(),
             fates: Fates::default(),
+            met: NO_RULE,
+            marks: Marks::default(),
             totals: HashMap::new(),
             signals: Vec::new(),
             concerns_presence: false,
@@ -263,7 +227,9 @@ impl Shard {
     fn is_dropped(&mut self, metric: &Metric<'_>) -> bool {
         let held = self.len();
         let Some(rules) = &self.options.rules else { return false };
-        match self.fates.of(self.keys.last(), rules, held) {
+        let (fate, rule) = self.fates.of(self.keys.last(), rules, held);
+        self.met = *rule;
+        match fate {
             Fate::Same => false,
             Fate::Is(series) => {
                 self.keys.replace(series);
@@ -301,7 +267,7 @@ impl Shard {
         }
         self.open.tally.timestamped += values;
         let series = Series::from_key(self.keys.last());
-        self.open.stamped.push(Stamped { series, time: time.get() as f64, value });
+        self.open.stamped.push(Stamped { series, time: time.get() as f64, value, rule: self.met });
         true
     }
 
@@ -311,7 +277,7 @@ impl Shard {
         if self.options.quota.take() {
             let series = Series::from_key(self.keys.last());
             let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));
-            let id = self.create(class, hash, series);
+            let id = self.create(class, hash, series, self.met);
             if plain && metric.tags.is_empty() && !self.concerns_presence {
                 self.indexes[class as usize].mark_plain(hash, id);
             }
@@ -328,7 +294,7 @@ impl Shard {
                 let hash = self.hasher.hash(series.key());
                 // Somebody may have sent a series of that very name while there was room.
                 let known = self.indexes[class as usize].find(hash, series.key());
-                let id = known.unwrap_or_else(|| self.create(class, hash, series));
+                let id = known.unwrap_or_else(|| self.create(class, hash, series, NO_RULE));
                 self.overflow[kind as usize] = Some(id);
                 id
             }
@@ -336,69 +302,90 @@ impl Shard {
         self.open.tally.folded += self.update(class, id, metric, now);
     }
 
-    fn create(&mut self, class: Class, hash: u64, series: Series) -> u32 {
+    fn create(&mut self, class: Class, hash: u64, series: Series, rule: u32) -> u32 {
         let id = self.indexes[class as usize].insert(hash, series.clone());
-        self.open.created[class as usize].push((id, series));
+        self.open.created[class as usize].push(Created { id, rule, series });
+        let treatment = self.options.rules.as_ref().and_then(|rules| rules.treatment(rule));
+        self.marks.set(class, id, treatment);
         id
+    }
+
+    /// Keeps the value that a gauge has just taken, if every value counts.
+    #[inline(always)]
+    pub(super) fn keep_level(&mut self, id: u32) {
+        if self.marks.keeps_levels(id) {
+            let columns = &mut self.open.columns;
+            columns.levels.touch(id).add(columns.gauges.touch(id));
+        }
+    }
+
+    /// How a timer keeps its samples.
+    #[inline(always)]
+    pub(super) fn timer_policy(&self, id: u32) -> TimerPolicy {
+        match self.marks.digits(id) {
+            0 => self.options.timers,
+            digits => TimerPolicy { digits, ..self.options.timers },
+        }
     }
 
     /// Updates a series; how many values were recorded.
     #[inline]
     fn update(&mut self, class: Class, id: u32, metric: &Metric<'_>, now: f64) -> u64 {
-        let open = &mut self.open;
         let mut values = 0;
         match (class, metric.values) {
             (Class::Counter, Values::Numbers { first, packed: None }) => {
-                open.columns.counters.touch(id).add(first * metric.rate.weight());
+                self.open.columns.counters.touch(id).add(first * metric.rate.weight());
                 values = 1;
             }
             (Class::Counter, Values::Total(total)) => {
                 let before = self.totals.insert(id, total).unwrap_or(0.0);
                 // One that fell was started again.
                 let added = if total < before { total } else { total - before };
-                open.columns.counters.touch(id).add(added);
+                self.open.columns.counters.touch(id).add(added);
                 values = 1;
             }
             (Class::Counter, numbers) => {
-                let sum = open.columns.counters.touch(id);
+                let sum = self.open.columns.counters.touch(id);
                 for value in numbers.numbers() {
                     sum.add(value * metric.rate.weight());
                     values += 1;
                 }
             }
             (Class::Gauge, adjustments) => {
-                let gauge = open.columns.gauges.touch(id);
                 for (op, value) in adjustments.gauge() {
-                    gauge.apply(op, value, now);
+                    self.open.columns.gauges.touch(id).apply(op, value, now);
+                    self.keep_level(id);
                     values += 1;
                 }
             }
             (Class::Timer, numbers) => {
-                let timer = open.columns.timers.touch(id);
+                let policy = self.timer_policy(id);
+                let timer = self.open.columns.timers.touch(id);
                 for value in numbers.numbers() {
-                    timer.record(value, metric.rate.weight(), &self.options.timers);
+                    timer.record(value, metric.rate.weight(), &policy);
                     values += 1;
                 }
             }
             (Class::Set, Values::Member(member)) => {
-                open.columns.sets.touch(id).insert(lossy(member).as_bytes());
+                self.open.columns.sets.touch(id).insert(lossy(member).as_bytes());
                 values = 1;
             }
             (Class::Set, Values::Numbers { .. } | Values::Gauge { .. } | Values::Total(_)) => {}
             (Class::Kv, numbers) => {
-                let kept = open.columns.kvs.touch(id);
+                let Partial { columns, tally, .. } = &mut self.open;
+                let kept = columns.kvs.touch(id);
                 for value in numbers.numbers() {
                     if kept.len() < self.options.timers.exact_samples {
                         kept.push(value);
                         values += 1;
                     } else {
-                        open.tally.samples += 1;
-                        open.tally.kv_limited += 1;
+                        tally.samples += 1;
+                        tally.kv_limited += 1;
                     }
                 }
             }
         }
-        open.tally.samples += values;
+        self.open.tally.samples += values;
         values
     }
 
@@ -459,6 +446,7 @@ impl Shard {
         if class == Class::Counter {
             self.totals.remove(&id);
         }
+        self.marks.set(class, id, None);
         match overflow {
             Some(kind) => self.overflow[kind as usize] = None,
             None => self.options.quota.give(),
@@ -478,13 +466,17 @@ impl Shard {
 
     #[inline]
     pub(super) fn kind_of(&self, kind: Kind) -> Kind {
-        match kind {
-            Kind::Meter => Kind::Counter,
-            Kind::Histogram | Kind::Distribution if self.options.fold_histograms => Kind::Timer,
-            Kind::Counter | Kind::Gauge | Kind::Timer | Kind::Histogram | Kind::Distribution | Kind::Set | Kind::Kv => {
-                kind
-            }
-        }
+        kind_as(kind, self.options.fold_histograms)
+    }
+}
+
+/// The kind that a sample's series has: a meter is a counter, and in the profile `etsy` every timer is a timer.
+#[inline]
+pub fn kind_as(kind: Kind, fold_histograms: bool) -> Kind {
+    match kind {
+        Kind::Meter => Kind::Counter,
+        Kind::Histogram | Kind::Distribution if fold_histograms => Kind::Timer,
+        Kind::Counter | Kind::Gauge | Kind::Timer | Kind::Histogram | Kind::Distribution | Kind::Set | Kind::Kv => kind,
     }
 }
 
@@ -545,7 +537,7 @@ mod tests {
         let mut shard = shard(1);
         feed(&mut shard, "a:1|c\nuser.1:2|c\nuser.2:3|c\na:4|c\nt:1:2|ms");
         let mut partial = shard.close(&NONE, Columns::default());
-        let names: Vec<String> = partial.created[0].iter().map(|(_, s)| s.to_string()).collect();
+        let names: Vec<String> = partial.created[0].iter().map(|created| created.series.to_string()).collect();
         assert_eq!(names, ["a", OVERFLOW]);
         assert_eq!(counters(&mut partial), [(0, 5.0), (1, 5.0)]);
         assert_eq!((partial.tally.recorded, partial.tally.folded, partial.tally.samples), (2, 4, 6));
@@ -565,7 +557,7 @@ mod tests {
             assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
             feed(&mut shard, "b:1|c|#z:3\nb:1|c|#z:3");
             let mut partial = shard.close(&NONE, Columns::default());
-            let names: Vec<String> = partial.created[0].iter().map(|(_, s)| s.to_string()).collect();
+            let names: Vec<String> = partial.created[0].iter().map(|created| created.series.to_string()).collect();
             assert_eq!((names, counters(&mut partial)), (vec!["b;z=3".to_string()], vec![(0, 2.0)]));
             assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
         }

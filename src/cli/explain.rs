@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::aggregate::rules::{Fate, Rules};
-use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, own_event, own_service_check};
-use crate::config::Config;
+use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, kind_as, own_event, own_service_check};
+use crate::config::{Config, Profile};
 use crate::inert::Plain;
 use crate::plan;
 use crate::protocol::{
@@ -298,13 +298,16 @@ fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
     for line in lines(datagram) {
         let Ok(Line::Samples(samples)) = parse_line(line, &config.protocol) else { continue };
         for metric in samples.filter_map(Result::ok) {
-            let series = Series::from_key(keys.metric(&metric, metric.kind));
+            let kind = kind_as(metric.kind, config.profile == Profile::Etsy);
+            let series = Series::from_key(keys.metric(&metric, kind));
             let Some((n, rule)) = rules.find(&series) else { continue };
-            let fate = match rules.fate(&series) {
+            let fate = match rules.verdict(&series).0 {
                 Fate::Dropped => "dropped".to_string(),
                 Fate::Same => "as it is".to_string(),
                 Fate::Is(series) => format!("becomes {series}"),
             };
+            let treatment = rule.treatment.to_string();
+            let fate = if treatment.is_empty() || rule.drop { fate } else { format!("{fate}; {treatment}") };
             told.push(format!("{} (match = \"{}\"): {fate}", n + 1, rule.pattern));
         }
     }
@@ -392,7 +395,7 @@ fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     shard.ingest(datagram, &config.protocol, None, 0.0);
     let none = [const { Vec::new() }; 5];
     let interval_secs = config.interval.as_secs_f64();
-    let interval = Interval { end: interval_secs, length_secs: interval_secs, now: interval_secs };
+    let interval = Interval::new(interval_secs, interval_secs, interval_secs, config.interval).last();
     let mut snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
     snapshot.sort();
     let names = plan::graphite_names(config, config.profile.naming());

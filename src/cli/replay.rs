@@ -118,6 +118,8 @@ struct Replay {
     /// While it stands still, until when.
     stalled_until: u64,
     held: Vec<What>,
+    /// The last tick, once it is known.
+    ends_at: Option<u64>,
     witness: Witness,
     datagrams: usize,
     listener: ListenerAccount,
@@ -146,6 +148,7 @@ impl Replay {
             runs_from: 0,
             stalled_until: 0,
             held: Vec::new(),
+            ends_at: None,
             witness: Witness::default(),
             datagrams: 0,
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
@@ -193,6 +196,8 @@ impl Replay {
             (None, Some(What::End)) if !self.witness.has_events() => last.div_ceil(self.interval) * self.interval,
             (None, Some(_)) => (last / self.interval + 1) * self.interval,
         };
+        // Only who reads to the end sees the daemon's end.
+        self.ends_at = self.until.is_none().then_some(until);
         self.advance(until);
         true
     }
@@ -234,7 +239,7 @@ impl Replay {
             }
             let tick = woken / self.interval * self.interval;
             if tick > self.closed {
-                self.close(tick);
+                self.close(tick, false);
             }
         }
         loop {
@@ -248,7 +253,7 @@ impl Replay {
             }
             // What happens at the very end of an interval is in the next one, as rows are.
             self.witness.advance(tick);
-            self.close(tick);
+            self.close(tick, self.ends_at == Some(tick));
         }
         self.witness.advance(now);
     }
@@ -271,7 +276,7 @@ impl Replay {
 
     fn restart(&mut self, at: u64, down: u64, crash: bool) {
         if !crash && at > self.closed {
-            self.close(at);
+            self.close(at, true);
         }
         let (shards, registry) = daemon(&self.config, self.workers, self.witness.assists());
         (self.shards, self.registry, self.spare) = (shards, registry, Vec::new());
@@ -281,14 +286,15 @@ impl Replay {
         self.closed = self.closed.max(at);
     }
 
-    fn close(&mut self, end: u64) {
+    fn close(&mut self, end: u64, is_last: bool) {
         let began = self.closed.max(self.runs_from.min(end));
         let mut partials: Vec<Partial> = Vec::new();
         for (n, shard) in self.shards.iter_mut().enumerate() {
             let retire = self.registry.retirements(n, secs(self.closed));
             partials.push(shard.close(&retire, self.spare.pop().unwrap_or_default()));
         }
-        let interval = Interval { end: secs(end), length_secs: secs(end - began), now: secs(end) };
+        let interval = Interval::new(secs(end), secs(end - began), secs(end), Duration::from_nanos(self.interval));
+        let interval = Interval { is_last, ..interval };
         let mut snapshot = self.registry.close(&mut partials, interval);
         self.spare.extend(partials.into_iter().map(|partial| partial.columns));
         let fresh = ListenerAccount { url: self.listener.url.clone(), ..ListenerAccount::default() };

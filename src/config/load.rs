@@ -35,7 +35,7 @@ pub struct Sources {
 }
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
-const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(366 * 86_400);
+pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(366 * 86_400);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const BUSY_POLL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
@@ -109,9 +109,9 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let section = root.section(s, "protocol");
     let protocol = protocol(section, s, defaults);
     let idle = idle(&mut root, s, etsy_profile, &etsy);
-    let rules = super::rule::read(&mut root, s);
     let listen = listeners(&mut root, s, &protocol, &sources.listen);
     let sinks = sinks(&mut root, s, naming, &sources.sink);
+    let rules = super::rule::read(&mut root, s, &sinks);
     let presence = super::presence::read(&mut root, s, etsy_profile);
     let http = http(&mut root, s, sources.http.as_deref());
     let log = log(&mut root, s);

@@ -22,13 +22,6 @@ pub use value::{parse_duration, parse_size, show_duration, show_size};
 
 /// Keys of the design that this version does not have: an option nobody reads would be worse than none.
 const LATER: &[(&str, &str)] = &[
-    ("rule.percentiles", "it comes with a later release of rules"),
-    ("rule.buckets", "it comes with a later release of rules"),
-    ("rule.digits", "it comes with a later release of rules"),
-    ("rule.gauge", "it comes with a later release of rules"),
-    ("rule.ttl", "it comes with a later release of rules"),
-    ("rule.sinks", "it comes with a later release of rules"),
-    ("rule.interval", "it comes with a later release of rules"),
     ("relay", "relays come with the delivery release"),
     ("management", "the original's management port comes with the drop-in release"),
 ];

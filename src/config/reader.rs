@@ -100,6 +100,12 @@ impl<'a> Source<'a> {
             };
             let name = &rest[start + 2..start + length];
             out.push_str(&rest[..start]);
+            if !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()) {
+                // What a star of a rule stands for; no variable is called so.
+                out.push_str(&rest[start..=start + length]);
+                rest = &rest[start + length + 1..];
+                continue;
+            }
             // Shells know `HOSTNAME` but seldom export it.
             match self.env.get(name).cloned().or_else(|| (name == "HOSTNAME").then(|| host_name().ok()).flatten()) {
                 Some(value) => out.push_str(&value),

@@ -1,18 +1,30 @@
-//! `[[rule]]`: what series are called, which tags they keep, whether they are kept.
+//! `[[rule]]`: what series are called, which tags they keep, whether they are kept, how they are summed up and where
+//! they go.
+
+use std::time::Duration;
 
 use toml::Value;
 
 use crate::aggregate::rules::{Rule, highest_reference, stars};
+use crate::aggregate::{GaugePolicy, Treatment};
+use crate::protocol::Kind;
 
-use super::print::Out;
-use super::reader::{Section, Source};
+use super::load::LIFETIME;
+use super::print::{Out, number};
+use super::reader::{Section, Source, suggestion};
+use super::schema::Sink;
+use super::value::show_duration;
 
-pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>) -> Vec<Rule> {
+/// Longest pace, in intervals.
+const MAX_EVERY: u64 = 10_000;
+
+/// The rules; `sinks` are those that there are.
+pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> Vec<Rule> {
     let sections = root.sections(s, "rule");
-    sections.into_iter().filter_map(|(section, place)| rule(section, &place, s)).collect()
+    sections.into_iter().filter_map(|(section, place)| rule(section, &place, s, sinks)).collect()
 }
 
-fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>) -> Option<Rule> {
+fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>, sinks: &[Sink]) -> Option<Rule> {
     let before = s.problems.len();
     let pattern = section.string(s, "match");
     if pattern.is_none() && s.problems.len() == before {
@@ -34,6 +46,8 @@ fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>) -> Option<Rul
         s.problem(place, &format!("{key}.{tag}"), format!("not {right}"));
     }
     let rule = Rule {
+        kinds: kinds(&mut section, s),
+        treatment: treatment(&mut section, s, sinks),
         tags: section.map(s, "tags").unwrap_or_default().into_iter().collect(),
         rename,
         drop: section.bool(s, "drop").unwrap_or(false),
@@ -46,13 +60,52 @@ fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>) -> Option<Rul
         || rule.rename.is_some()
         || !rule.drop_tags.is_empty()
         || rule.keep_tags.is_some()
-        || !rule.add_tags.is_empty();
+        || !rule.add_tags.is_empty()
+        || rule.treatment != Treatment::default();
     section.finish(s);
     if !does_something && s.problems.len() == before {
-        let right = "`rename`, `drop`, `drop_tags`, `keep_tags` or `add_tags` is right";
+        let right = "say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`";
         s.problem(place.to_string(), "rule", format!("it does nothing; {right}"));
     }
     pattern.map(|_| rule)
+}
+
+fn kinds(section: &mut Section<'_>, s: &mut Source<'_>) -> Vec<Kind> {
+    let words = Kind::ALL.map(|kind| (kind.name(), kind));
+    let mut kinds: Vec<Kind> = section.choice(s, "type", &words).into_iter().collect();
+    // A meter is a counter from the start.
+    if kinds == [Kind::Meter] {
+        kinds = vec![Kind::Counter];
+    }
+    kinds
+}
+
+fn treatment(section: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> Treatment {
+    let mut treatment =
+        Treatment { percentiles: section.numbers(s, "percentiles", -100.0..=100.0), ..Treatment::default() };
+    if let Some(found) = section.find(s, "buckets") {
+        treatment.buckets = section.numbers(s, "buckets", f64::MIN..=f64::MAX).unwrap_or_default();
+        if !treatment.buckets.windows(2).all(|two| two[0] < two[1]) {
+            s.problem(found.place, &found.key, "not in ascending order; `buckets = [10, 50, 100]` is right");
+        }
+    }
+    treatment.digits = section.integer(s, "digits", 1..=5).map(|digits| digits as u8);
+    treatment.gauge = section.choice(s, "gauge", &GaugePolicy::NAMES).unwrap_or_default();
+    treatment.ttl = section.lifetime(s, "ttl", LIFETIME).map(|ttl| ttl.map(|ttl| ttl.as_secs_f64()));
+    if let Some(items) = section.list(s, "sinks") {
+        let mut names = Vec::new();
+        for item in items {
+            let Some(name) = item.string(s).filter(|name| !name.is_empty()) else { continue };
+            if !sinks.iter().any(|sink| sink.name == name) {
+                let hint = suggestion(&name, sinks.iter().map(|sink| sink.name.as_str()));
+                s.problem(item.place, &item.key, format!("no sink is called `{name}`{hint}"));
+            }
+            names.push(name);
+        }
+        treatment.sinks = Some(names);
+    }
+    treatment.every = section.integer(s, "interval", 1..=MAX_EVERY).unwrap_or(1) as u32;
+    treatment
 }
 
 pub(super) fn print(out: &mut Out, rule: &Rule) {
@@ -65,6 +118,9 @@ pub(super) fn print(out: &mut Out, rule: &Rule) {
     if !rule.tags.is_empty() {
         out.set("tags", table(&rule.tags));
     }
+    if let Some(kind) = rule.kinds.first() {
+        out.set("type", kind.name());
+    }
     if let Some(rename) = &rule.rename {
         out.set("rename", rename.as_str());
     }
@@ -76,4 +132,23 @@ pub(super) fn print(out: &mut Out, rule: &Rule) {
     if !rule.add_tags.is_empty() {
         out.set("add_tags", table(&rule.add_tags));
     }
+    let own = &rule.treatment;
+    let numbers = |all: &[f64]| Value::Array(all.iter().map(|&n| number(n)).collect());
+    if let Some(percentiles) = &own.percentiles {
+        out.set("percentiles", numbers(percentiles));
+    }
+    if !own.buckets.is_empty() {
+        out.set("buckets", numbers(&own.buckets));
+    }
+    if let Some(digits) = own.digits {
+        out.set("digits", i64::from(digits));
+    }
+    out.set("gauge", own.gauge.name());
+    if let Some(ttl) = own.ttl {
+        out.set("ttl", ttl.map_or("forever".into(), |secs| show_duration(Duration::from_secs_f64(secs))));
+    }
+    if let Some(sinks) = &own.sinks {
+        out.set("sinks", list(sinks));
+    }
+    out.set("interval", i64::from(own.every));
 }

@@ -160,7 +160,10 @@ fn series(out: &mut String, snapshot: &Snapshot) {
     let mut rows: Vec<(&Series, String)> = Vec::new();
     rows.extend(snapshot.counters.iter().map(|point| {
         let value = point.sum.value();
-        (&point.series, format!("{} · {} per s", short_number(value), short_number(snapshot.rate(value))))
+        (
+            &point.series,
+            format!("{} · {} per s", short_number(value), short_number(snapshot.rate(&point.series, value))),
+        )
     }));
     rows.extend(snapshot.gauges.iter().map(|point| (&point.series, short_number(point.gauge.value()))));
     rows.extend(snapshot.timers.iter().map(|point| {

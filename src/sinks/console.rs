@@ -72,7 +72,7 @@ pub fn table(snapshot: &Snapshot) -> String {
     let mut rows: Vec<(&Series, String)> = Vec::new();
     rows.extend(snapshot.counters.iter().map(|point| {
         let value = point.sum.value();
-        (&point.series, format!("{:>12}  {}/s", short_number(value), short_number(snapshot.rate(value))))
+        (&point.series, format!("{:>12}  {}/s", short_number(value), short_number(snapshot.rate(&point.series, value))))
     }));
     rows.extend(
         snapshot.gauges.iter().map(|point| (&point.series, format!("{:>12}", short_number(point.gauge.value())))),

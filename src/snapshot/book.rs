@@ -3,6 +3,8 @@
 use hashbrown::HashTable;
 use rapidhash::v3::rapidhash_v3;
 
+use crate::aggregate::Created;
+use crate::aggregate::rules::NO_RULE;
 use crate::series::Series;
 
 use super::registry::RegistryOptions;
@@ -25,6 +27,15 @@ pub(super) struct Book {
     maps: Vec<Vec<u32>>,
     /// By our number: the series with prefix and tags, where those are configured.
     decorated: Vec<Option<Series>>,
+    /// By our number: the rule that treats it. Empty where none treats any.
+    rules: Vec<u32>,
+}
+
+/// A series that nobody holds any more.
+pub(super) struct Gone {
+    pub(super) id: u32,
+    /// As sinks saw it.
+    pub(super) shown: Series,
 }
 
 const UNMAPPED: u32 = u32::MAX;
@@ -48,6 +59,7 @@ impl Book {
             free: Vec::new(),
             maps: vec![Vec::new(); shards],
             decorated: Vec::new(),
+            rules: Vec::new(),
         }
     }
 
@@ -55,7 +67,10 @@ impl Book {
         self.table.len() as u64
     }
 
-    pub(super) fn register(&mut self, shard: usize, local: u32, series: Series, options: &RegistryOptions) {
+    /// Notes that a shard holds a series; our number if it is new.
+    pub(super) fn register(&mut self, shard: usize, created: Created, options: &RegistryOptions) -> Option<u32> {
+        let Created { id: local, rule, series } = created;
+        let mut new = None;
         // Only workers that passed the quota get here; their keyed tables have met the attacker already.
         let hash = rapidhash_v3(series.key());
         let entries = &self.entries;
@@ -73,6 +88,8 @@ impl Book {
                 }
                 let entry = Entry { series, touched: f64::NEG_INFINITY, point: 0, holders: 0 };
                 self.entries[id as usize] = Some(entry);
+                self.set_rule(id, rule);
+                new = Some(id);
                 let entries = &self.entries;
                 self.table.insert_unique(hash, id, |&id| {
                     entries[id as usize].as_ref().map_or(0, |entry| rapidhash_v3(entry.series.key()))
@@ -88,11 +105,30 @@ impl Book {
             map.resize(local as usize + 1, UNMAPPED);
         }
         map[local as usize] = id;
+        new
     }
 
-    /// A shard forgot a series; our number of it, if nobody holds it any more.
-    pub(super) fn release(&mut self, shard: usize, local: u32) -> Option<u32> {
+    fn set_rule(&mut self, id: u32, rule: u32) {
+        let id = id as usize;
+        if rule != NO_RULE && self.rules.len() <= id {
+            self.rules.resize(id + 1, NO_RULE);
+        }
+        if let Some(slot) = self.rules.get_mut(id) {
+            *slot = rule;
+        }
+    }
+
+    /// The rule that treats a series; of those that lead to it from different names, the first that was met.
+    #[inline]
+    pub(super) fn rule_of(&self, id: u32) -> u32 {
+        self.rules.get(id as usize).copied().unwrap_or(NO_RULE)
+    }
+
+    /// A shard forgot a series; which, if nobody holds it any more.
+    pub(super) fn release(&mut self, shard: usize, local: u32) -> Option<Gone> {
         let id = std::mem::replace(self.maps[shard].get_mut(local as usize)?, UNMAPPED);
+        self.entries.get(id as usize)?.as_ref()?;
+        let shown = self.shown(id);
         let slot = self.entries.get_mut(id as usize)?;
         let entry = slot.as_mut()?;
         entry.holders -= 1;
@@ -107,7 +143,7 @@ impl Book {
             *decorated = None;
         }
         self.free.push(id);
-        Some(id)
+        Some(Gone { id, shown })
     }
 
     pub(super) fn id_of(&self, shard: usize, local: u32) -> u32 {
@@ -145,11 +181,17 @@ impl Book {
         self.entries.iter().enumerate().filter_map(idle)
     }
 
-    /// A shard's series that nobody touched since `time`, as (its number, our number).
-    pub(super) fn idle_since(&self, shard: usize, time: f64) -> impl Iterator<Item = (u32, u32)> + '_ {
+    /// A shard's series that nobody touched for the time that `ttl` says of our number, in seconds, as (its number, our
+    /// number).
+    pub(super) fn idle_at(
+        &self,
+        shard: usize,
+        now: f64,
+        ttl: impl Fn(u32) -> Option<f64>,
+    ) -> impl Iterator<Item = (u32, u32)> {
         self.maps[shard].iter().enumerate().filter_map(move |(local, &id)| {
             let entry = self.entries.get(id as usize)?.as_ref()?;
-            (entry.touched <= time).then_some((local as u32, id))
+            (entry.touched <= now - ttl(id)?).then_some((local as u32, id))
         })
     }
 }

@@ -45,6 +45,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
         },
     );
     for part in parts {
+        merged.treated.unite(&part.treated);
         merged.stamped.extend(part.stamped.iter().cloned());
         merged.notes.extend(part.notes.iter().cloned());
         merged.presence.extend(part.presence.iter().cloned());

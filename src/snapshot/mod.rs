@@ -8,9 +8,11 @@
 mod book;
 mod merge;
 mod number;
+mod pace;
 mod record;
 mod registry;
 mod summary;
+mod treated;
 
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ pub use number::{number, short_number, write_number};
 pub use record::{RecordType, Records, write_json};
 pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
 pub use summary::{Bins, Percentile, Summary, SummaryPolicy, summarize};
+pub use treated::Treated;
 
 /// One closed interval.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +59,8 @@ pub struct Snapshot {
     pub ledger: Ledger,
     /// What is said about timers.
     pub policy: Arc<SummaryPolicy>,
+    /// What rules say of its series.
+    pub treated: Treated,
     /// Profile `etsy`: what the original's own series begin with, unless they are switched off.
     pub stats_prefix: Option<Arc<str>>,
 }
@@ -176,7 +181,7 @@ impl Snapshot {
     pub fn summary(&self, point: &TimerPoint) -> Summary {
         // Only bins look at the name.
         let name = if self.policy.bins.is_empty() { String::new() } else { point.series.to_string() };
-        summarize(&point.timer, &name, &self.policy)
+        summarize(&point.timer, &name, &self.policy, self.treated.of(&point.series))
     }
 
     /// Puts the points of every kind in the order of their series.
@@ -187,11 +192,6 @@ impl Snapshot {
         self.sets.sort_by(|a, b| a.series.order(&b.series));
         self.kvs.sort_by(|a, b| a.series.order(&b.series));
         self.stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
-    }
-
-    /// A counter's rate per second.
-    pub fn rate(&self, value: f64) -> f64 {
-        if self.rate_secs > 0.0 { (value / self.rate_secs).clamp(f64::MIN, f64::MAX) } else { 0.0 }
     }
 
     /// How many events and service checks are in it.

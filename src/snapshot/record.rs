@@ -132,11 +132,11 @@ impl Records {
         let mut series: Vec<(&Series, Data<'a>)> = Vec::new();
         series.extend(snapshot.counters.iter().map(|point| {
             let value = point.sum.value();
-            (&point.series, Data::Counter { value, rate: snapshot.rate(value) })
+            (&point.series, Data::Counter { value, rate: snapshot.rate(&point.series, value) })
         }));
         series.extend(snapshot.gauges.iter().map(|point| (&point.series, Data::Value(point.gauge.value()))));
         series.extend(snapshot.timers.iter().map(|point| {
-            let rate = snapshot.rate(point.timer.count());
+            let rate = snapshot.rate(&point.series, point.timer.count());
             (&point.series, Data::Timer { point, rate })
         }));
         series.extend(
@@ -213,7 +213,7 @@ impl Serialize for Record<'_> {
             Record::Presence(_) => {}
             Record::Series { snapshot, series, data } => {
                 map.serialize_entry("time", &snapshot.end)?;
-                map.serialize_entry("interval", &snapshot.interval_secs)?;
+                map.serialize_entry("interval", &snapshot.interval_secs_of(series))?;
                 map.serialize_entry("type", type_name(RecordType::of(series.kind())))?;
                 map.serialize_entry("name", series.name())?;
                 map.serialize_entry("tags", &Tags(series.tags()))?;
@@ -236,6 +236,9 @@ impl Serialize for Record<'_> {
                         map.serialize_entry("stddev", &summary.stddev)?;
                         map.serialize_entry("rate", rate)?;
                         map.serialize_entry("percentiles", &Percentiles(&summary.percentiles))?;
+                        if !summary.buckets.is_empty() {
+                            map.serialize_entry("buckets", &Buckets(&summary.buckets))?;
+                        }
                         map.serialize_entry("exact", &summary.exact)?;
                     }
                     Data::Set { value, exact } => {
@@ -330,6 +333,14 @@ struct Percentiles<'a>(&'a [Percentile]);
 impl Serialize for Percentiles<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|p| (number(p.percentile), p.value)))
+    }
+}
+
+struct Buckets<'a>(&'a [(Option<f64>, f64)]);
+
+impl Serialize for Buckets<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(bound, count)| (bound.map_or("+Inf".into(), number), count)))
     }
 }
 

@@ -4,17 +4,21 @@
 //! Shards number their series densely; the registry maps those numbers to its own once, when a series is
 //! new, so that a flush indexes arrays and hashes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::merge::unite_stamped;
-use crate::aggregate::{Class, Gauge, Members, Partial, Sum, Tally, Timer};
+use crate::aggregate::rules::{NO_RULE, Rules};
+use crate::aggregate::{Class, Gauge, GaugePolicy, Levels, Members, Partial, Span, Sum, Tally, Timer, Treatment};
 use crate::presence::{self, Reading};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount, SinkAccount};
 
 use super::book::{Book, Seat};
+use super::merge::unite_stamped;
+use super::pace::Pace;
+use super::treated::Treated;
 use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
 
 /// Most series retired per shard and class at one tick, so that forgetting many does not hold up receiving.
@@ -66,6 +70,8 @@ pub struct RegistryOptions {
     pub rate_secs: Option<f64>,
     /// Series of our own.
     pub self_metrics: SelfMetrics,
+    /// What is said of some series alone.
+    pub rules: Option<Arc<Rules>>,
 }
 
 /// When an interval ended.
@@ -77,6 +83,24 @@ pub struct Interval {
     pub length_secs: f64,
     /// Its end on a clock that never steps, seconds.
     pub now: f64,
+    /// Number of the tick that ended it: how many configured lengths have passed since 1970.
+    pub beat: u64,
+    /// There will be no other: nothing waits any longer.
+    pub is_last: bool,
+}
+
+impl Interval {
+    /// An interval that ended on a tick.
+    pub fn new(end: f64, length_secs: f64, now: f64, configured: Duration) -> Interval {
+        let beat = (end / configured.as_secs_f64()).round().max(0.0) as u64;
+        Interval { end, length_secs, now, beat, is_last: false }
+    }
+
+    /// The same, and no other follows.
+    #[must_use]
+    pub fn last(self) -> Interval {
+        Interval { is_last: true, ..self }
+    }
 }
 
 /// The series of all shards.
@@ -86,6 +110,10 @@ pub struct Registry {
     sequence: u64,
     books: [Book; 5],
     standing: Vec<Option<Standing>>,
+    /// The values of gauges of which more than the last counts, and whether they were flushed.
+    spans: HashMap<u32, (Span, bool)>,
+    treated: Arc<HashMap<Series, u32>>,
+    pace: Pace,
     /// When the last interval ended.
     last_close: f64,
 }
@@ -101,7 +129,16 @@ impl Registry {
     /// A registry for `shards` shards.
     pub fn new(options: RegistryOptions, shards: usize) -> Registry {
         let books = std::array::from_fn(|_| Book::new(shards));
-        Registry { options, sequence: 0, books, standing: Vec::new(), last_close: f64::NEG_INFINITY }
+        Registry {
+            options,
+            sequence: 0,
+            books,
+            standing: Vec::new(),
+            spans: HashMap::new(),
+            treated: Arc::default(),
+            pace: Pace::default(),
+            last_close: f64::NEG_INFINITY,
+        }
     }
 
     /// Closes an interval: one partial of each shard, in order. Afterwards their columns are empty and can be
@@ -125,6 +162,7 @@ impl Registry {
         let now = if interval.now > self.last_close { interval.now } else { self.last_close.next_up() };
         self.last_close = now;
         self.register(partials, &mut snapshot);
+        self.treat(&interval, &mut snapshot);
         self.emit_counters(partials, now, &mut snapshot);
         self.emit_gauges(partials, now, &mut snapshot);
         self.emit_timers(partials, now, &mut snapshot);
@@ -135,6 +173,9 @@ impl Registry {
                 Seat::Taken(at) => snapshot.kvs[at].values.extend(values),
                 Seat::New(series) => snapshot.kvs.push(KvPoint { series, values }),
             });
+        }
+        if snapshot.treated.rules.as_ref().is_some_and(|rules| rules.treatments().any(|t| t.every > 1)) {
+            self.pace.hold(&mut snapshot, &self.options.summary.timers);
         }
         snapshot.ledger.series = SeriesAccount {
             counters: self.books[Class::Counter as usize].len(),
@@ -159,15 +200,23 @@ impl Registry {
             for class in Class::ALL {
                 let book = &mut self.books[class as usize];
                 for &id in &partial.retired[class as usize] {
-                    if let Some(gone) = book.release(shard, id)
-                        && class == Class::Gauge
-                        && let Some(standing) = self.standing.get_mut(gone as usize)
-                    {
-                        *standing = None;
+                    let Some(gone) = book.release(shard, id) else { continue };
+                    if self.treated.contains_key(&gone.shown) {
+                        Arc::make_mut(&mut self.treated).remove(&gone.shown);
+                    }
+                    if class == Class::Gauge {
+                        self.spans.remove(&gone.id);
+                        if let Some(standing) = self.standing.get_mut(gone.id as usize) {
+                            *standing = None;
+                        }
                     }
                 }
-                for (id, series) in std::mem::take(&mut partial.created[class as usize]) {
-                    book.register(shard, id, series, &self.options);
+                for created in std::mem::take(&mut partial.created[class as usize]) {
+                    let Some(id) = book.register(shard, created, &self.options) else { continue };
+                    let rule = book.rule_of(id);
+                    if treatment(&self.options, rule).is_some_and(Treatment::is_seen) {
+                        Arc::make_mut(&mut self.treated).insert(book.shown(id), rule);
+                    }
                 }
             }
         }
@@ -191,6 +240,18 @@ impl Registry {
                 snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(late, snapshot.end) });
             }
         }
+    }
+
+    /// What rules say of the series of this interval.
+    fn treat(&mut self, interval: &Interval, snapshot: &mut Snapshot) {
+        let Some(rules) = &self.options.rules else { return };
+        let paces = rules.treatments().map(|treatment| treatment.every);
+        let rate_secs = self.options.rate_secs.unwrap_or(interval.length_secs);
+        snapshot.treated = Treated {
+            lengths: self.pace.tick(paces, interval, rate_secs),
+            rules: Some(Arc::clone(rules)),
+            of: Arc::clone(&self.treated),
+        };
     }
 
     fn emit_counters(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
@@ -221,11 +282,26 @@ impl Registry {
                 Seat::New(_) => told.push((book.id_of(shard, id), gauge)),
             });
         }
+        let mut levels: HashMap<u32, Levels> = HashMap::new();
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            partial
+                .columns
+                .levels
+                .drain(|id, seen: Levels| levels.entry(book.id_of(shard, id)).or_default().merge(&seen));
+        }
         let standing = &mut self.standing;
         for (id, gauge) in told {
             let n = id as usize;
             if standing.len() <= n {
                 standing.resize(n + 1, None);
+            }
+            if let Some(seen) = levels.get(&id) {
+                let base = standing[n].map_or(0.0, |known| known.gauge.value());
+                let (span, was_flushed) = self.spans.entry(id).or_default();
+                if std::mem::take(was_flushed) {
+                    *span = Span::default();
+                }
+                span.merge(&seen.resolved(base));
             }
             match &mut standing[n] {
                 Some(known) => {
@@ -238,11 +314,27 @@ impl Registry {
         let book = &self.books[Class::Gauge as usize];
         for (id, slot) in self.standing.iter_mut().enumerate() {
             let Some(known) = slot else { continue };
+            let own = treatment(&self.options, book.rule_of(id as u32));
+            let life = match own.and_then(|own| own.ttl) {
+                Some(Some(ttl)) => GaugeLife::Secs(ttl),
+                Some(None) => GaugeLife::Forever,
+                None => life,
+            };
             if matches!(life, GaugeLife::Secs(ttl) if now - known.updated >= ttl) {
                 *slot = None;
+                self.spans.remove(&(id as u32));
                 continue;
             }
-            snapshot.gauges.push(GaugePoint { series: book.shown(id as u32), gauge: known.gauge });
+            let mut gauge = known.gauge;
+            if let Some(own) = own
+                && let Some((span, was_flushed)) = self.spans.get_mut(&(id as u32))
+            {
+                // In an interval without updates it stood at its last value; a sum stays what it was.
+                let is_idle = std::mem::replace(was_flushed, snapshot.treated.is_due(own.every));
+                let value = span.value(own.gauge).filter(|_| !is_idle || own.gauge == GaugePolicy::Sum);
+                gauge = value.map_or(gauge, |value| Gauge::absolute(value, known.updated));
+            }
+            snapshot.gauges.push(GaugePoint { series: book.shown(id as u32), gauge });
             if matches!(life, GaugeLife::Flushes(_)) {
                 known.flushes_left -= 1;
                 if known.flushes_left == 0 {
@@ -317,19 +409,29 @@ impl Registry {
     /// Numbers of a shard's series that have been idle for their time, by class.
     pub fn retirements(&self, shard: usize, now: f64) -> [Vec<u32>; 5] {
         std::array::from_fn(|class| {
-            let Some(ttl) = self.options.series_ttl_secs[class] else {
+            let ttl = self.options.series_ttl_secs[class];
+            let is_ruled = self.options.rules.as_ref().is_some_and(|rules| rules.treatments().any(|t| t.ttl.is_some()));
+            if ttl.is_none() && !is_ruled {
                 return Vec::new();
+            }
+            let book = &self.books[class];
+            let ttl_of = |id: u32| match treatment(&self.options, book.rule_of(id)).and_then(|own| own.ttl) {
+                Some(own) => own,
+                None => ttl,
             };
             let stands =
                 |id: u32| class == Class::Gauge as usize && self.standing.get(id as usize).is_some_and(Option::is_some);
-            self.books[class]
-                .idle_since(shard, now - ttl)
+            book.idle_at(shard, now, ttl_of)
                 .filter(|&(_, id)| !stands(id))
                 .map(|(local, _)| local)
                 .take(RETIRE_AT_ONCE)
                 .collect()
         })
     }
+}
+
+fn treatment(options: &RegistryOptions, rule: u32) -> Option<&Treatment> {
+    if rule == NO_RULE { None } else { options.rules.as_ref()?.treatment(rule) }
 }
 
 /// The most points that partials can make: as many as they have cells.
@@ -361,6 +463,7 @@ mod tests {
                 tags: Vec::new(),
                 rate_secs: None,
                 self_metrics: SelfMetrics::Off,
+                rules: None,
             };
             change(&mut options);
             let quota = Quota::new(100);
@@ -396,7 +499,7 @@ mod tests {
             }
             self.now += 10.0;
             let snapshot =
-                self.registry.close(&mut partials, Interval { end: self.now, length_secs: 10.0, now: self.now });
+                self.registry.close(&mut partials, Interval::new(self.now, 10.0, self.now, Duration::from_secs(10)));
             assert_eq!(snapshot.ledger.check(), Ok(()));
             self.spare.extend(partials.into_iter().map(|p| p.columns));
             let mut all: Vec<String> = snapshot

@@ -5,7 +5,7 @@
 //! a negative p the k largest. With different weights a percentile is the smallest value whose cumulative
 //! weight reaches p/100 of the total.
 
-use crate::aggregate::{Timer, TimerPolicy};
+use crate::aggregate::{Timer, TimerPolicy, Treatment};
 
 /// What to work out, and how timers of an interval are kept and put together.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,6 +54,8 @@ pub struct Summary {
     pub percentiles: Vec<Percentile>,
     /// Counts of the bins that apply, as (upper limit, count).
     pub bins: Vec<(Option<f64>, f64)>,
+    /// How many events lie at or below each bound that a rule gives, as (bound, count); `None` is all of them.
+    pub buckets: Vec<(Option<f64>, f64)>,
     /// Whether percentiles come from the samples themselves.
     pub exact: bool,
 }
@@ -73,14 +75,37 @@ pub struct Percentile {
     pub sum_squares: f64,
 }
 
-/// Works a timer's summary out; `name` decides which bins apply.
-pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy) -> Summary {
+/// Works a timer's summary out; `name` decides which bins apply, `own` is what a rule says of it.
+pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<&Treatment>) -> Summary {
     if timer.samples() == 0 {
         return Summary { exact: true, ..Summary::default() };
     }
-    if policy.agent {
-        return agent_summary(timer, policy);
+    let percentiles = own.and_then(|own| own.percentiles.as_deref()).unwrap_or(&policy.percentiles);
+    let buckets = own.map_or_else(Vec::new, |own| cumulative(timer, &own.buckets));
+    let summary =
+        if policy.agent { agent_summary(timer, percentiles) } else { summary(timer, name, policy, percentiles) };
+    Summary { buckets, ..summary }
+}
+
+/// How many events lie at or below each of some ascending bounds, and how many there are.
+fn cumulative(timer: &Timer, bounds: &[f64]) -> Vec<(Option<f64>, f64)> {
+    if bounds.is_empty() {
+        return Vec::new();
     }
+    let values = timer.sorted();
+    let mut rest = values.iter().peekable();
+    let mut count = 0.0;
+    let all = bounds.iter().map(|&bound| Some(bound)).chain([None]);
+    all.map(|bound| {
+        while let Some((_, weight)) = rest.next_if(|(value, _)| bound.is_none_or(|bound| *value <= bound)) {
+            count += weight;
+        }
+        (bound, count)
+    })
+    .collect()
+}
+
+fn summary(timer: &Timer, name: &str, policy: &SummaryPolicy, percentiles: &[f64]) -> Summary {
     let sorted = Sorted::new(timer.sorted());
     let (totals, is_uniform) = (timer.totals(), timer.is_uniform());
     let divisor = if policy.timers.weighted { timer.count() } else { timer.samples() as f64 };
@@ -95,12 +120,9 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy) -> Summary {
         mean: totals.sum / divisor,
         median: sorted.median(is_uniform),
         stddev: timer.stddev(),
-        percentiles: policy
-            .percentiles
-            .iter()
-            .filter_map(|&percentile| sorted.percentile(percentile, is_uniform))
-            .collect(),
+        percentiles: percentiles.iter().filter_map(|&p| sorted.percentile(p, is_uniform)).collect(),
         bins: bins.map_or_else(Vec::new, |bins| sorted.bins(&bins.limits)),
+        buckets: Vec::new(),
         exact: timer.is_exact(),
     }
 }
@@ -108,7 +130,7 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy) -> Summary {
 /// As the DataDog agent sees it (datadog-agent, `pkg/metrics/histogram.go`): a sample stands for the whole part of 1/rate
 /// others; the median is the lower of two middle values; the percentile p is the first value beyond whose place
 /// `(p·W - 1)/100` lies, rounded down.
-fn agent_summary(timer: &Timer, policy: &SummaryPolicy) -> Summary {
+fn agent_summary(timer: &Timer, percentiles: &[f64]) -> Summary {
     let values: Vec<(f64, f64)> =
         timer.sorted().into_iter().map(|(value, weight)| (value, (weight + 1e-9).trunc().max(1.0))).collect();
     let total: f64 = values.iter().map(|(_, weight)| weight).sum();
@@ -138,8 +160,9 @@ fn agent_summary(timer: &Timer, policy: &SummaryPolicy) -> Summary {
         mean: totals.sum / total,
         median: beyond(((total - 1.0) / 2.0).trunc()),
         stddev: timer.stddev(),
-        percentiles: policy.percentiles.iter().filter(|p| **p > 0.0).map(percentile).collect(),
+        percentiles: percentiles.iter().filter(|p| **p > 0.0).map(percentile).collect(),
         bins: Vec::new(),
+        buckets: Vec::new(),
         exact: timer.is_exact(),
     }
 }
@@ -257,7 +280,9 @@ mod tests {
         let timers = TimerPolicy { weighted, ..TimerPolicy::default() };
         let mut timer = Timer::default();
         samples.iter().for_each(|&(value, weight)| timer.record(value, weight, &timers));
-        summarize(&timer, "t", &SummaryPolicy { timers, percentiles: percentiles.to_vec(), ..SummaryPolicy::default() })
+        let policy = SummaryPolicy { timers, percentiles: percentiles.to_vec(), ..SummaryPolicy::default() };
+        let own = Treatment { buckets: vec![0.0, 2.0], ..Treatment::default() };
+        summarize(&timer, "t", &policy, Some(&own))
     }
 
     fn values(summary: &Summary) -> Vec<(f64, f64)> {
@@ -280,6 +305,12 @@ mod tests {
         assert_eq!((values(&s), s.median), (vec![(50.0, 2.0), (90.0, 2.0), (99.0, 100.0)], 2.0));
         let unweighted = summary(&[(1.0, 1.0), (2.0, 10.0), (100.0, 1.0)], &[90.0], false);
         assert_eq!((values(&unweighted), unweighted.count), (vec![(90.0, 100.0)], 12.0));
+    }
+
+    #[test]
+    fn buckets_count_what_lies_at_or_below_a_bound() {
+        let s = summary(&[(1.0, 1.0), (2.0, 10.0), (2.5, 1.0), (-1.0, 2.0)], &[], true);
+        assert_eq!(s.buckets, [(Some(0.0), 2.0), (Some(2.0), 13.0), (None, 14.0)]);
     }
 
     #[test]

@@ -4,15 +4,15 @@
 
 use crate::snapshot::{Point, Snapshot, number};
 
-use super::Writer;
 use super::plain::Name;
+use super::{Writer, bucket_name};
 
 pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, aggregates: &[String], out: &mut Writer) {
     let name = Name::new(point.series());
     match point {
         Point::Counter(point) => {
             let value = point.sum.value();
-            name.write(out, "", snapshot.rate(value));
+            name.write(out, "", snapshot.rate(&point.series, value));
             name.write(out, ".count", value);
         }
         Point::Gauge(point) => name.write(out, "", point.gauge.value()),
@@ -31,7 +31,7 @@ pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, aggregates: &[String]
                     "avg" => s.mean,
                     "sum" => s.sum,
                     // The agent sends it as a rate.
-                    _ => snapshot.rate(s.count),
+                    _ => snapshot.rate(&point.series, s.count),
                 };
                 name.write(out, &format!(".{aggregate}"), value);
             }
@@ -39,6 +39,9 @@ pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, aggregates: &[String]
                 // The dot would be another part of the path.
                 let text = number(p.percentile).replace('.', "_");
                 name.write(out, &format!(".{text}percentile"), p.value);
+            }
+            for (bound, count) in &s.buckets {
+                name.write(out, &format!(".{}", bucket_name(*bound)), *count);
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::protocol::{Kind, sanitize};
 use crate::series::Series;
 use crate::snapshot::{Percentile, Point, Snapshot, Summary, number};
 
-use super::{Timings, Writer};
+use super::{Timings, Writer, bucket_name};
 
 /// The original's prefixes and switches of its Graphite backend, under its own defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,7 +137,7 @@ pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, context: &Context<'_>
     match point {
         Point::Counter(point) => {
             let value = point.sum.value();
-            let rate = snapshot.rate(value);
+            let rate = snapshot.rate(&point.series, value);
             if names.legacy_namespace {
                 key.write(out, &prefixes.counter, suffix, rate);
                 if names.flush_counts {
@@ -150,7 +150,10 @@ pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, context: &Context<'_>
                 }
             }
         }
-        Point::Timer(point) => timer(snapshot, &snapshot.summary(point), &key, context, out),
+        Point::Timer(point) => {
+            let summary = snapshot.summary(point);
+            timer(&summary, snapshot.rate(&point.series, summary.count), &key, context, out);
+        }
         Point::Gauge(point) => key.write(out, &prefixes.gauge, suffix, point.gauge.value()),
         Point::Set(point) => key.write(out, &prefixes.set, &format!(".count{suffix}"), point.members.count()),
         Point::Kv(point) => point.values.iter().for_each(|&value| key.write(out, &prefixes.kv, suffix, value)),
@@ -201,7 +204,7 @@ fn own_timings(timings: &Timings, prefixes: &Prefixes, out: &mut Writer) {
     }
 }
 
-fn timer(snapshot: &Snapshot, s: &Summary, key: &Key, context: &Context<'_>, out: &mut Writer) {
+fn timer(s: &Summary, rate: f64, key: &Key, context: &Context<'_>, out: &mut Writer) {
     let Context { names, prefixes } = context;
     let mut put = |aggregate: &str, value: f64| {
         if names.wants(aggregate) {
@@ -209,7 +212,7 @@ fn timer(snapshot: &Snapshot, s: &Summary, key: &Key, context: &Context<'_>, out
         }
     };
     put("count", s.count);
-    put("count_ps", snapshot.rate(s.count));
+    put("count_ps", rate);
     if s.samples == 0 {
         return;
     }
@@ -223,6 +226,9 @@ fn timer(snapshot: &Snapshot, s: &Summary, key: &Key, context: &Context<'_>, out
     put("sum_squares", s.sum_squares);
     put("mean", s.mean);
     put("median", s.median);
+    for (bound, count) in &s.buckets {
+        key.write(out, &prefixes.timer, &format!(".{}{}", bucket_name(*bound), prefixes.suffix), *count);
+    }
     if names.wants("histogram") {
         for (limit, count) in &s.bins {
             let bin = limit.map_or("inf".into(), |limit| number(limit).replacen('.', "_", 1));

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use crate::inert::Plain;
 use crate::protocol::Kind;
 use crate::series::Series;
-use crate::snapshot::{Point, Snapshot, write_number};
+use crate::snapshot::{Point, Snapshot, number, write_number};
 use crate::sys::unix_time;
 
 use super::{Delivery, Receipt, Sink, SinkError};
@@ -139,6 +139,11 @@ pub fn encode(snapshot: &Snapshot, names: &GraphiteNames) -> Vec<u8> {
     let mut encoder = Encoder::new(snapshot, names, None);
     while encoder.fill(&mut bytes, usize::MAX) {}
     bytes
+}
+
+/// `le_10` for what lies at or below 10, `le_inf` for everything.
+fn bucket_name(bound: Option<f64>) -> String {
+    bound.map_or("le_inf".into(), |bound| format!("le_{}", number(bound).replace('.', "_")))
 }
 
 /// Collects lines.

@@ -4,7 +4,7 @@ use crate::inert::is_active;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, Summary, number};
 
-use super::Writer;
+use super::{Writer, bucket_name};
 
 pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, out: &mut Writer) {
     let name = Name::new(point.series());
@@ -12,18 +12,21 @@ pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, out: &mut Writer) {
         Point::Counter(point) => {
             let value = point.sum.value();
             name.write(out, ".count", value);
-            name.write(out, ".rate", snapshot.rate(value));
+            name.write(out, ".rate", snapshot.rate(&point.series, value));
         }
         Point::Gauge(point) => name.write(out, "", point.gauge.value()),
-        Point::Timer(point) => timer(snapshot, &snapshot.summary(point), &name, out),
+        Point::Timer(point) => {
+            let summary = snapshot.summary(point);
+            timer(&summary, snapshot.rate(&point.series, summary.count), &name, out);
+        }
         Point::Set(point) => name.write(out, "", point.members.count()),
         Point::Kv(point) => point.values.iter().for_each(|&value| name.write(out, "", value)),
     }
 }
 
-fn timer(snapshot: &Snapshot, s: &Summary, name: &Name, out: &mut Writer) {
+fn timer(s: &Summary, rate: f64, name: &Name, out: &mut Writer) {
     name.write(out, ".count", s.count);
-    name.write(out, ".rate", snapshot.rate(s.count));
+    name.write(out, ".rate", rate);
     if s.samples == 0 {
         return;
     }
@@ -39,6 +42,9 @@ fn timer(snapshot: &Snapshot, s: &Summary, name: &Name, out: &mut Writer) {
     }
     for p in &s.percentiles {
         name.write(out, &percentile_suffix(p.percentile), p.value);
+    }
+    for (bound, count) in &s.buckets {
+        name.write(out, &format!(".{}", bucket_name(*bound)), *count);
     }
 }
 

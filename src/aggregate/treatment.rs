@@ -1,0 +1,251 @@
+//! What a rule says of how a series is summed up, how long it stays and where it goes. Names and tags are the business
+//! of [`super::rules`].
+
+use std::fmt::{self, Write};
+
+use super::columns::Class;
+use super::gauge::Gauge;
+
+/// What is flushed of a gauge that was told several values in an interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GaugePolicy {
+    /// The last.
+    #[default]
+    Last,
+    /// The smallest.
+    Min,
+    /// The largest.
+    Max,
+    /// Their mean.
+    Mean,
+    /// Their sum.
+    Sum,
+}
+
+impl GaugePolicy {
+    /// Every policy with its word.
+    pub const NAMES: [(&'static str, GaugePolicy); 5] = [
+        ("last", GaugePolicy::Last),
+        ("min", GaugePolicy::Min),
+        ("max", GaugePolicy::Max),
+        ("mean", GaugePolicy::Mean),
+        ("sum", GaugePolicy::Sum),
+    ];
+
+    /// The word of the configuration.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, policy)| *policy == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// How series that meet a rule are treated; what is not said is as for all others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Treatment {
+    /// Percentiles of timers, -100 to 100.
+    pub percentiles: Option<Vec<f64>>,
+    /// Upper bounds, included, by ascending size: how many values of a timer lie below each is told.
+    pub buckets: Vec<f64>,
+    /// Digits of the histogram, 1 to 5.
+    pub digits: Option<u8>,
+    /// What is flushed of a gauge.
+    pub gauge: GaugePolicy,
+    /// Seconds that it stays without an update; the inner `None` is for ever.
+    pub ttl: Option<Option<f64>>,
+    /// The only sinks that get it.
+    pub sinks: Option<Vec<String>>,
+    /// It is flushed in every so-many-th interval.
+    pub every: u32,
+}
+
+impl Default for Treatment {
+    fn default() -> Treatment {
+        Treatment {
+            percentiles: None,
+            buckets: Vec::new(),
+            digits: None,
+            gauge: GaugePolicy::Last,
+            ttl: None,
+            sinks: None,
+            every: 1,
+        }
+    }
+}
+
+impl Treatment {
+    /// Whether a snapshot must know of it.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.percentiles.is_some() || !self.buckets.is_empty() || self.sinks.is_some() || self.every > 1
+    }
+
+    /// Whether a sink of this name gets the series.
+    pub fn goes_to(&self, sink: &str) -> bool {
+        self.sinks.as_ref().is_none_or(|sinks| sinks.iter().any(|known| known == sink))
+    }
+}
+
+/// In words, as `explain` tells it.
+impl fmt::Display for Treatment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |numbers: &[f64]| numbers.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+        let mut words = String::new();
+        if let Some(percentiles) = &self.percentiles {
+            write!(words, "; percentiles {}", list(percentiles))?;
+        }
+        if !self.buckets.is_empty() {
+            write!(words, "; buckets {}", list(&self.buckets))?;
+        }
+        if let Some(digits) = self.digits {
+            write!(words, "; {digits} digits")?;
+        }
+        if self.gauge != GaugePolicy::Last {
+            write!(words, "; a gauge is its {}", self.gauge.name())?;
+        }
+        match self.ttl {
+            Some(Some(secs)) => write!(words, "; forgotten after {secs} s")?,
+            Some(None) => write!(words, "; never forgotten")?,
+            None => {}
+        }
+        if self.every > 1 {
+            write!(words, "; every {} intervals", self.every)?;
+        }
+        match self.sinks.as_deref() {
+            Some([]) => write!(words, "; to no sink")?,
+            Some(sinks) => write!(words, "; only to {}", sinks.join(", "))?,
+            None => {}
+        }
+        f.write_str(words.trim_start_matches("; "))
+    }
+}
+
+/// Smallest, largest, sum and number of values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Span {
+    count: u64,
+    min: f64,
+    max: f64,
+    sum: f64,
+}
+
+impl Span {
+    fn add(&mut self, value: f64) {
+        self.merge(&Span { count: 1, min: value, max: value, sum: value });
+    }
+
+    /// Adds the values of another one.
+    pub fn merge(&mut self, other: &Span) {
+        if other.count == 0 {
+            return;
+        }
+        let (min, max) =
+            if self.count == 0 { (other.min, other.max) } else { (self.min.min(other.min), self.max.max(other.max)) };
+        let sum = (self.sum + other.sum).clamp(f64::MIN, f64::MAX);
+        *self = Span { count: self.count + other.count, min, max, sum };
+    }
+
+    fn shifted(&self, by: f64) -> Span {
+        let fit = |value: f64| value.clamp(f64::MIN, f64::MAX);
+        let sum = fit(self.sum + by * self.count as f64);
+        Span { count: self.count, min: fit(self.min + by), max: fit(self.max + by), sum }
+    }
+
+    /// What a policy makes of the values; `None` for the last, which is not among what is known here.
+    pub fn value(&self, policy: GaugePolicy) -> Option<f64> {
+        match policy {
+            GaugePolicy::Last => None,
+            GaugePolicy::Min => Some(self.min),
+            GaugePolicy::Max => Some(self.max),
+            GaugePolicy::Mean => Some(self.sum / self.count.max(1) as f64),
+            GaugePolicy::Sum => Some(self.sum),
+        }
+    }
+}
+
+/// The values that a gauge took in an interval on one side: those since it was set, and those before, which are
+/// relative to what it was when the interval began.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Levels {
+    set: Span,
+    loose: Span,
+}
+
+impl Levels {
+    /// Adds the value that a gauge has just taken.
+    pub fn add(&mut self, gauge: &Gauge) {
+        if gauge.is_set() { self.set.add(gauge.value()) } else { self.loose.add(gauge.value()) }
+    }
+
+    /// Adds what another side saw.
+    pub fn merge(&mut self, other: &Levels) {
+        self.set.merge(&other.set);
+        self.loose.merge(&other.loose);
+    }
+
+    /// The values, for a gauge that was `base` when the interval began.
+    pub fn resolved(&self, base: f64) -> Span {
+        let mut span = self.set;
+        span.merge(&self.loose.shifted(base));
+        span
+    }
+}
+
+/// Which numbers of a shard's series are treated in a way that each sample must know. Empty where no rule asks for it.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// Digits of timers' histograms; 0 for those of all others.
+    digits: Vec<u8>,
+    /// 1 for gauges of which every value counts.
+    gauges: Vec<u8>,
+}
+
+impl Marks {
+    /// Sets what holds for a number, which may have been another series'.
+    pub(super) fn set(&mut self, class: Class, id: u32, treatment: Option<&Treatment>) {
+        let (marks, mark) = match class {
+            Class::Timer => (&mut self.digits, treatment.and_then(|t| t.digits).unwrap_or(0)),
+            Class::Gauge => (&mut self.gauges, treatment.map_or(0, |t| u8::from(t.gauge != GaugePolicy::Last))),
+            Class::Counter | Class::Set | Class::Kv => return,
+        };
+        let id = id as usize;
+        if mark > 0 && marks.len() <= id {
+            marks.resize(id + 1, 0);
+        }
+        if let Some(slot) = marks.get_mut(id) {
+            *slot = mark;
+        }
+    }
+
+    /// Digits of a timer's histogram; 0 if it has none of its own.
+    #[inline(always)]
+    pub(super) fn digits(&self, id: u32) -> u8 {
+        if self.digits.is_empty() { 0 } else { self.digits.get(id as usize).copied().unwrap_or(0) }
+    }
+
+    /// Whether every value of a gauge counts.
+    #[inline(always)]
+    pub(super) fn keeps_levels(&self, id: u32) -> bool {
+        !self.gauges.is_empty() && self.gauges.get(id as usize).is_some_and(|&mark| mark > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::GaugeOp::{Increase, Set};
+
+    #[test]
+    fn a_policy_looks_at_every_value_of_the_interval() {
+        let (mut gauge, mut levels) = (Gauge::default(), Levels::default());
+        for (op, value) in [(Increase, 1.0), (Set, 10.0), (Increase, 5.0), (Set, 2.0)] {
+            gauge.apply(op, value, 0.0);
+            levels.add(&gauge);
+        }
+        // It was 100: 101, 10, 15, 2.
+        let span = levels.resolved(100.0);
+        let value = |policy| span.value(policy);
+        assert_eq!(
+            [value(GaugePolicy::Min), value(GaugePolicy::Max), value(GaugePolicy::Sum), value(GaugePolicy::Mean)],
+            [Some(2.0), Some(101.0), Some(128.0), Some(32.0)]
+        );
+        assert_eq!(value(GaugePolicy::Last), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! What rules say of the series of a snapshot: their treatment, and how long an interval of theirs is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::aggregate::Treatment;
+use crate::aggregate::rules::Rules;
+use crate::series::Series;
+
+use super::Snapshot;
+
+/// The treatments of the series that have one.
+#[derive(Clone, Debug, Default)]
+pub struct Treated {
+    pub(super) rules: Option<Arc<Rules>>,
+    /// Numbers of rules.
+    pub(super) of: Arc<HashMap<Series, u32>>,
+    /// For series that are not flushed in every interval: in which they are, and how long that was.
+    pub(super) lengths: Vec<(u32, Length)>,
+}
+
+/// How long what a series tells took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Length {
+    /// Measured, seconds.
+    pub(super) interval_secs: f64,
+    /// What rates are divided by, seconds.
+    pub(super) rate_secs: f64,
+}
+
+impl Treated {
+    /// How a series is treated, if a rule says so.
+    pub fn of(&self, series: &Series) -> Option<&Treatment> {
+        if self.of.is_empty() {
+            return None;
+        }
+        self.rules.as_ref()?.treatment(*self.of.get(series)?)
+    }
+
+    /// Whether series of this pace have their turn.
+    pub(super) fn is_due(&self, every: u32) -> bool {
+        every == 1 || self.lengths.iter().any(|(known, _)| *known == every)
+    }
+
+    fn length(&self, series: &Series) -> Option<Length> {
+        if self.lengths.is_empty() {
+            return None;
+        }
+        let every = self.of(series)?.every;
+        self.lengths.iter().find(|(known, _)| *known == every).map(|(_, length)| *length)
+    }
+
+    /// Puts those of another part of the same interval beside these.
+    pub(super) fn unite(&mut self, other: &Treated) {
+        if self.rules.is_none() {
+            *self = other.clone();
+        } else if !other.of.is_empty() {
+            Arc::make_mut(&mut self.of).extend(other.of.iter().map(|(series, rule)| (series.clone(), *rule)));
+        }
+    }
+}
+
+impl Snapshot {
+    /// Measured length of what a series tells, seconds.
+    pub fn interval_secs_of(&self, series: &Series) -> f64 {
+        self.treated.length(series).map_or(self.interval_secs, |length| length.interval_secs)
+    }
+
+    /// A value of a series per second.
+    pub fn rate(&self, series: &Series, value: f64) -> f64 {
+        let secs = self.treated.length(series).map_or(self.rate_secs, |length| length.rate_secs);
+        if secs > 0.0 { (value / secs).clamp(f64::MIN, f64::MAX) } else { 0.0 }
+    }
+
+    /// What a sink of this name gets, where rules keep something from it; `None` where it gets everything.
+    pub fn for_sink(&self, sink: &str) -> Option<Snapshot> {
+        let rules = self.treated.rules.as_ref()?;
+        if rules.treatments().all(|treatment| treatment.goes_to(sink)) {
+            return None;
+        }
+        let goes = |series: &Series| self.treated.of(series).is_none_or(|treatment| treatment.goes_to(sink));
+        let stamped = self.stamped.iter().filter(|one| rules.treatment(one.rule).is_none_or(|t| t.goes_to(sink)));
+        Some(Snapshot {
+            sequence: self.sequence,
+            end: self.end,
+            interval_secs: self.interval_secs,
+            rate_secs: self.rate_secs,
+            counters: self.counters.iter().filter(|point| goes(&point.series)).cloned().collect(),
+            gauges: self.gauges.iter().filter(|point| goes(&point.series)).cloned().collect(),
+            timers: self.timers.iter().filter(|point| goes(&point.series)).cloned().collect(),
+            sets: self.sets.iter().filter(|point| goes(&point.series)).cloned().collect(),
+            kvs: self.kvs.iter().filter(|point| goes(&point.series)).cloned().collect(),
+            stamped: stamped.cloned().collect(),
+            notes: self.notes.clone(),
+            presence: self.presence.clone(),
+            ledger: self.ledger.clone(),
+            policy: Arc::clone(&self.policy),
+            treated: self.treated.clone(),
+            stats_prefix: self.stats_prefix.clone(),
+        })
+    }
+}
