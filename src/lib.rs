@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`protocol`], [`series`], [`inert`], [`allow`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
-//! | [`sys`], [`fetch`], [`tape`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`http`] | the outside |
+//! | [`sys`], [`fetch`], [`tape`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
 
 pub mod aggregate;
@@ -20,6 +20,7 @@ pub mod glob;
 pub mod http;
 pub mod inert;
 pub mod load;
+pub mod management;
 pub mod net;
 pub mod notify;
 pub mod plan;

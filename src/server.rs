@@ -3,18 +3,21 @@
 use std::fmt::Write;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::aggregate::{Quota, Shard};
-use crate::config::{Config, ListenUrl, Sink, SinkKind, show_duration, show_size};
+use crate::allow::Allow;
+use crate::config::{self, Config, ListenUrl, Sink, SinkKind, show_duration, show_size};
 use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
+use crate::management::{self, Desk};
 use crate::net::{self, Bound, Transport};
 use crate::notify::{self, Pulse};
 use crate::plan;
@@ -30,6 +33,9 @@ use crate::vigil::{self, Vigil};
 
 /// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.
 const PULSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Requests of the management port that may wait.
+const REQUESTS: usize = 16;
 
 /// Why the daemon cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +77,16 @@ pub async fn run(
         }
         None => None,
     };
+    let management = match config.management.address {
+        Some(address) => {
+            let url = format!("tcp://{address}");
+            Some(TcpListener::bind(address).await.map_err(|error| cannot_listen(&url, &error))?)
+        }
+        None => None,
+    };
     let page_address = page.as_ref().and_then(|listener| listener.local_addr().ok());
-    announce(&start_up_block(&config, &bound, page_address));
+    let management_address = management.as_ref().and_then(|listener| listener.local_addr().ok());
+    announce(&start_up_block(&config, &bound, management_address, page_address));
 
     let quota = Quota::new(config.max_series);
     let seed = random_seed();
@@ -121,7 +135,9 @@ pub async fn run(
     drop(tape);
     let outlets = sinks.into_iter().map(|(options, sink)| Outlet::start(options, sink)).collect();
     let registry = Registry::new(plan::registry_options(&config, true), shards);
-    let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone());
+    let (ask, asked) = mpsc::channel(REQUESTS);
+    let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone())
+        .answering(management.is_some().then_some(asked));
 
     let published_for_watchdog = published.clone();
     let (stop, stopped) = watch::channel(false);
@@ -137,6 +153,16 @@ pub async fn run(
     };
     let (stop_page, page_stopped) = watch::channel(false);
     let serving = page.map(|listener| tokio::spawn(crate::http::serve(listener, house, page_stopped)));
+    let managing = management.map(|listener| {
+        let desk = Desk {
+            flusher: ask,
+            config: config::flat(&config),
+            started: unix_time(),
+            healthy: AtomicBool::new(config.management.healthy),
+            allow: Allow::new(config.management.allow.clone()),
+        };
+        tokio::spawn(management::serve(listener, desk, stop_page.subscribe()))
+    });
     let flushed = start_beating(flusher, stopped, config.shutdown_grace)?;
     ready.store(true, Ordering::Relaxed);
     tell_manager(sd_notify::NotifyState::Ready);
@@ -152,6 +178,9 @@ pub async fn run(
         return Err(StartError("the flusher failed; its message is above".into()));
     }
     let _ = stop_page.send(true);
+    if let Some(managing) = managing {
+        managing.abort();
+    }
     if let Some(serving) = serving {
         // A browser that keeps its connection open does not hold us up.
         serving.abort();
@@ -272,7 +301,13 @@ fn open_sinks(config: &Config) -> Result<Vec<OpenSink>, StartError> {
 }
 
 fn outlet_options(config: &Config, sink: &Sink) -> OutletOptions {
-    OutletOptions { name: sink.name.clone(), queue: sink.queue, timeout: sink.timeout, log_every: config.interval }
+    OutletOptions {
+        name: sink.name.clone(),
+        kind: sink.kind.name(),
+        queue: sink.queue,
+        timeout: sink.timeout,
+        log_every: config.interval,
+    }
 }
 
 fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, StartError> {
@@ -294,7 +329,12 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
     })
 }
 
-fn start_up_block(config: &Config, bound: &[(ListenUrl, Bound)], page: Option<std::net::SocketAddr>) -> String {
+fn start_up_block(
+    config: &Config,
+    bound: &[(ListenUrl, Bound)],
+    management: Option<SocketAddr>,
+    page: Option<SocketAddr>,
+) -> String {
     let mut out = format!("systole {}\n", env!("CARGO_PKG_VERSION"));
     for (url, socket) in bound {
         let detail = match socket.transport() {
@@ -315,6 +355,9 @@ fn start_up_block(config: &Config, bound: &[(ListenUrl, Bound)], page: Option<st
             SinkKind::Graphite { address, .. } => format!("  {address}"),
         };
         let _ = writeln!(out, "  sink      {}{target}", sink.name);
+    }
+    if let Some(address) = management {
+        let _ = writeln!(out, "  manage    tcp://{address}");
     }
     let _ = match page {
         Some(address) => writeln!(out, "  page      http://{address}"),

@@ -144,6 +144,15 @@ pub struct SinkAccount {
     pub last_success: f64,
     /// What went wrong last; `null` after a success.
     pub last_error: Option<String>,
+    /// When a delivery last failed, Unix seconds; 0 for never.
+    #[serde(skip)]
+    pub last_failure: f64,
+    /// How long the last delivery took, ms.
+    #[serde(skip)]
+    pub delivery_ms: f64,
+    /// How many bytes it had; 0 where nobody counts them.
+    #[serde(skip)]
+    pub delivery_bytes: u64,
 }
 
 /// How the flush went.

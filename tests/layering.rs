@@ -11,12 +11,12 @@ const LAYERS: [(u8, &[&str]); 5] = [
     (1, &["aggregate", "presence"]),
     // The ledger's words are part of a snapshot, so its own numbers come before the closed interval.
     (2, &["telemetry", "snapshot"]),
-    (3, &["sys", "fetch", "tape", "notify", "vigil", "net", "load", "sinks", "http"]),
+    (3, &["sys", "fetch", "tape", "notify", "vigil", "net", "load", "sinks", "management", "http"]),
     (4, &["config", "plan", "flush", "server", "cli"]),
 ];
 
 /// Rooms of the outside don't know each other.
-const STRANGERS: [&str; 3] = ["net", "sinks", "http"];
+const STRANGERS: [&str; 4] = ["net", "sinks", "http", "management"];
 
 /// Layers 0 to 2 know no socket, task, thread or clock.
 const IMPURE: [&str; 8] =

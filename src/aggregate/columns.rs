@@ -111,6 +111,16 @@ impl<T: Cell> Column<T> {
         self.pages.get(page).is_some_and(|page| page.touched[n / 64] & (1 << (n % 64)) != 0)
     }
 
+    /// Empties the cell of a number and marks it as not touched.
+    pub(super) fn forget(&mut self, id: u32) {
+        let n = id as usize % PAGE_CELLS;
+        let Some(page) = self.pages.get_mut(id as usize / PAGE_CELLS) else { return };
+        page.touched[n / 64] &= !(1 << (n % 64));
+        if let Some(cells) = &mut page.cells {
+            cells[n] = T::default();
+        }
+    }
+
     /// Hands every touched cell to `visit`, by ascending number, and forgets the interval.
     pub fn drain(&mut self, mut visit: impl FnMut(u32, T)) {
         for (number, page) in self.pages.iter_mut().enumerate() {
@@ -166,6 +176,19 @@ pub struct Columns {
 }
 
 impl Columns {
+    pub(super) fn forget(&mut self, class: Class, id: u32) {
+        match class {
+            Class::Counter => self.counters.forget(id),
+            Class::Gauge => {
+                self.gauges.forget(id);
+                self.levels.forget(id);
+            }
+            Class::Timer => self.timers.forget(id),
+            Class::Set => self.sets.forget(id),
+            Class::Kv => self.kvs.forget(id),
+        }
+    }
+
     pub(super) fn is_touched(&self, class: Class, id: u32) -> bool {
         match class {
             Class::Counter => self.counters.is_touched(id),

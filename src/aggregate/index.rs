@@ -171,6 +171,11 @@ impl Index {
         self.series.get(id as usize)?.as_ref()
     }
 
+    /// Every series with its number, by ascending numbers.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, &Series)> {
+        (0..).zip(&self.series).filter_map(|(id, series)| Some((id, series.as_ref()?)))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }

@@ -50,6 +50,7 @@ impl Shard {
     /// Reads a datagram, or complete lines of a stream, received at `now` seconds.
     #[inline]
     pub fn ingest(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+        self.heard = now;
         if options.binary && datagram.first() == Some(&BINARY_MAGIC) {
             self.ingest_binary(datagram, options, from, now);
             return;

@@ -81,6 +81,8 @@ pub struct Shard {
     marks: Marks,
     /// The last totals of counters that are sent as totals, by number.
     totals: HashMap<u32, f64>,
+    /// When something was received last.
+    pub(super) heard: f64,
     /// What lines said of presence, until somebody takes it.
     signals: Vec<Signal>,
     /// The line being read may concern presence: it must be read again each time.
@@ -104,6 +106,7 @@ impl Shard {
             met: NO_RULE,
             marks: Marks::default(),
             totals: HashMap::new(),
+            heard: f64::NEG_INFINITY,
             signals: Vec::new(),
             concerns_presence: false,
         }
@@ -431,17 +434,21 @@ impl Shard {
         std::mem::replace(&mut self.open, Partial { columns: spare, ..Partial::default() })
     }
 
-    fn retire(&mut self, class: Class, id: u32) {
-        if self.open.columns.is_touched(class, id) {
-            return;
+    pub(super) fn retire(&mut self, class: Class, id: u32) {
+        if !self.open.columns.is_touched(class, id) && self.remove(class, id) {
+            self.open.retired[class as usize].push(id);
         }
+    }
+
+    /// Takes a series out of the table; `false` if there is none of that number.
+    pub(super) fn remove(&mut self, class: Class, id: u32) -> bool {
         let index = &mut self.indexes[class as usize];
         let overflow = index.series(id).and_then(|series| {
             let kind = series.kind();
             (self.overflow[kind as usize] == Some(id)).then_some(kind)
         });
         if !index.remove(id, |key| self.hasher.hash(key)) {
-            return;
+            return false;
         }
         if class == Class::Counter {
             self.totals.remove(&id);
@@ -451,7 +458,12 @@ impl Shard {
             Some(kind) => self.overflow[kind as usize] = None,
             None => self.options.quota.give(),
         }
-        self.open.retired[class as usize].push(id);
+        true
+    }
+
+    /// When something was received last, in seconds as [`Shard::ingest`] is told; `None` for never.
+    pub fn last_heard(&self) -> Option<f64> {
+        (self.heard > f64::NEG_INFINITY).then_some(self.heard)
     }
 
     /// How many series this shard holds.

@@ -319,6 +319,16 @@ impl Timer {
         }
     }
 
+    /// The first samples in the order of arrival; of a histogram the smallest.
+    pub fn first(&self, count: usize) -> Vec<f64> {
+        match &self.0 {
+            Samples::Narrow { values, .. } => values.iter().take(count).map(|&value| from_thousandths(value)).collect(),
+            Samples::Even { values, .. } => values.iter().take(count).copied().collect(),
+            Samples::Uneven(uneven) => uneven.values.iter().take(count).copied().collect(),
+            Samples::Large(_) => self.sorted().into_iter().take(count).map(|(value, _)| value).collect(),
+        }
+    }
+
     /// Samples that arrived.
     pub fn samples(&self) -> u64 {
         match &self.0 {

@@ -12,8 +12,8 @@ use crate::snapshot::Bins;
 
 use super::reader::{Found, Problem, Section, Source};
 use super::schema::{
-    Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind,
-    Workers,
+    Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Management, Naming, Profile, Sink,
+    SinkKind, Workers,
 };
 use super::url::{ListenUrl, address, host_and_port, listen_url, sink_url};
 
@@ -113,6 +113,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let sinks = sinks(&mut root, s, naming, &sources.sink);
     let rules = super::rule::read(&mut root, s, &sinks);
     let presence = super::presence::read(&mut root, s, etsy_profile);
+    let management = management(&mut root, s);
     let http = http(&mut root, s, sources.http.as_deref());
     let log = log(&mut root, s);
     root.finish(s);
@@ -137,6 +138,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         etsy,
         aggregates,
         presence,
+        management,
         http,
         log,
     }
@@ -432,6 +434,31 @@ fn etsy(root: &mut Section<'_>, s: &mut Source<'_>) -> Etsy {
     }
     section.finish(s);
     etsy
+}
+
+fn management(root: &mut Section<'_>, s: &mut Source<'_>) -> Management {
+    let mut section = root.section(s, "management");
+    let mut management = Management { address: None, healthy: true, allow: None };
+    if let Some(networks) = section.list(s, "allow") {
+        management.allow = Some(networks.iter().filter_map(|item| network(item, s)).collect());
+    }
+    if let Some(found) = section.find(s, "address")
+        && let Some(text) = found.string(s).filter(|text| text != "off")
+    {
+        match address(&text) {
+            Ok(good) if !good.ip().is_loopback() && management.allow.is_none() => {
+                let way_out = "say who may delete series with `allow = [\"10.0.0.0/8\"]`";
+                s.problem(found.place, &found.key, format!("`{text}` is not on loopback; {way_out}"));
+            }
+            Ok(good) => management.address = Some(good),
+            Err(problem) => {
+                s.problem(found.place, &found.key, format!("{problem}; \"127.0.0.1:8126\" or \"off\" is right"));
+            }
+        }
+    }
+    management.healthy = section.choice(s, "health", &[("up", true), ("down", false)]).unwrap_or(true);
+    section.finish(s);
+    management
 }
 
 fn http(root: &mut Section<'_>, s: &mut Source<'_>, option: Option<&str>) -> Http {

@@ -12,16 +12,14 @@ mod value;
 
 pub use load::{Sources, load};
 pub use presence::{Presence, StateFile};
-pub use print::print;
+pub use print::{flat, print};
 pub use reader::Problem;
 pub use schema::{
-    Config, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Naming, Profile, Sink, SinkKind, Workers,
+    Config, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Naming, Profile, Sink, SinkKind,
+    Workers,
 };
 pub use url::{ListenUrl, listen_url, sink_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};
 
 /// Keys of the design that this version does not have: an option nobody reads would be worse than none.
-const LATER: &[(&str, &str)] = &[
-    ("relay", "relays come with the delivery release"),
-    ("management", "the original's management port comes with the drop-in release"),
-];
+const LATER: &[(&str, &str)] = &[("relay", "relays come with the delivery release")];

@@ -1,9 +1,11 @@
 //! The effective configuration as TOML that reads back as the same configuration, secrets masked.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use toml::Value;
 
+use crate::inert::Plain;
 use crate::protocol::{GaugeSign, Options};
 
 use super::schema::{Config, Framing, Lifetime, Listen, LogFormat, Naming, Sink, SinkKind, Workers};
@@ -46,6 +48,12 @@ pub fn print(config: &Config) -> String {
     out.head("[dogstatsd]");
     out.set("aggregates", Value::Array(config.aggregates.iter().map(|name| Value::from(name.as_str())).collect()));
     super::presence::print(&mut out, &config.presence);
+    out.head("[management]");
+    out.set("address", config.management.address.map_or("off".into(), |address| address.to_string()));
+    out.set("health", if config.management.healthy { "up" } else { "down" });
+    if let Some(networks) = &config.management.allow {
+        out.set("allow", self::networks(networks));
+    }
     out.head("[http]");
     out.set("address", config.http.address.map_or("off".into(), |address| address.to_string()));
     if config.http.token.is_some() {
@@ -61,6 +69,32 @@ pub fn print(config: &Config) -> String {
         },
     );
     out.0
+}
+
+fn networks(networks: &[(IpAddr, u8)]) -> Value {
+    Value::Array(networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}"))).collect())
+}
+
+/// The configuration as lines `key: value` and `section > key: value`, deeper ones likewise.
+pub fn flat(config: &Config) -> String {
+    fn tell(out: &mut String, path: &str, value: &Value) {
+        let inner = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path} > {key}") };
+        // Writing to memory cannot fail.
+        let _ = match value {
+            Value::Table(table) => return table.iter().for_each(|(key, value)| tell(out, &inner(key), value)),
+            Value::Array(all) => {
+                return all.iter().enumerate().for_each(|(n, value)| tell(out, &inner(&n.to_string()), value));
+            }
+            Value::String(text) => writeln!(out, "{path}: {}", Plain(text)),
+            other => writeln!(out, "{path}: {other}"),
+        };
+    }
+    let mut out = String::new();
+    // What is printed reads back.
+    if let Ok(table) = print(config).parse() {
+        tell(&mut out, "", &Value::Table(table));
+    }
+    out
 }
 
 fn listener(out: &mut Out, listen: &Listen) {
@@ -80,8 +114,7 @@ fn listener(out: &mut Out, listen: &Listen) {
     out.set("busy_poll", show_duration(listen.busy_poll));
     out.set("realtime", listen.realtime);
     if let Some(networks) = &listen.allow {
-        let all = networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}")));
-        out.set("allow", Value::Array(all.collect()));
+        out.set("allow", self::networks(networks));
     }
     out.set("max_connections", listen.max_connections as i64);
     out.set("idle_timeout", show_duration(listen.idle_timeout));

@@ -104,6 +104,8 @@ pub struct Config {
     pub aggregates: Vec<String>,
     /// Who is there.
     pub presence: Presence,
+    /// The original's management port.
+    pub management: Management,
     /// The HTTP server.
     pub http: Http,
     /// The log.
@@ -281,6 +283,17 @@ impl Default for Etsy {
             gauges_max_ttl: 1,
         }
     }
+}
+
+/// The original's management port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Management {
+    /// Where; `None` is off (default).
+    pub address: Option<SocketAddr>,
+    /// What `health` says until it is told otherwise (default up).
+    pub healthy: bool,
+    /// Source networks, as (address, prefix length); `None` is all.
+    pub allow: Option<Vec<(std::net::IpAddr, u8)>>,
 }
 
 /// The HTTP server.

@@ -19,7 +19,7 @@ use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::{BATCH_DATAGRAMS, Batch, unix_time, wait_readable};
 
-use super::{Command, Others, Spec, close, count_bytes};
+use super::{Command, Others, Spec, count_bytes};
 
 /// Datagrams of an interval whose senders are asked for in any case.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
@@ -59,7 +59,7 @@ pub(super) fn run(
     let mut napped = false;
     loop {
         match inbox.try_recv() {
-            Ok(Command::Close { retire, spare, reply }) => close(&mut shard, &retire, *spare, reply),
+            Ok(Command::Do(question)) => question(&mut shard),
             Ok(Command::Stop { deadline, done }) => {
                 drain(source, others, &mut batch, &mut shard, deadline);
                 stopped = true;

@@ -136,17 +136,9 @@ pub struct Spec {
 }
 
 /// What the flusher asks of a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Close the interval.
-    Close {
-        /// Numbers of series that may leave, by class.
-        retire: [Vec<u32>; 5],
-        /// Empty columns for the next interval.
-        spare: Box<Columns>,
-        /// Where the interval goes.
-        reply: oneshot::Sender<Partial>,
-    },
+enum Command {
+    /// Do something with the shard, between two batches.
+    Do(Box<dyn FnOnce(&mut Shard) + Send>),
     /// Read what the kernel holds, until `deadline` at the latest, and nothing after that.
     Stop {
         /// When to give up.
@@ -391,12 +383,27 @@ impl Listener {
     /// Asks a worker to close its interval; the partial comes through the receiver, or an error if the worker
     /// is gone.
     pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
-        let (reply, partial) = oneshot::channel();
+        self.ask(worker, move |shard| shard.close(&retire, spare))
+    }
+
+    /// Asks a worker something about its shard; the answer comes through the receiver, or an error if the worker is gone.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        worker: usize,
+        question: impl FnOnce(&mut Shard) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (reply, answer) = oneshot::channel();
+        let question = move |shard: &mut Shard| {
+            // If nobody waits any longer, an interval goes with the next answer: nothing is taken out before.
+            if !reply.is_closed() {
+                let _ = reply.send(question(shard));
+            }
+        };
         // A full or closed inbox drops the command, and with it the reply: the caller sees that.
         let worker = &self.workers[worker];
-        let _ = worker.commands.try_send(Command::Close { retire, spare: Box::new(spare), reply });
+        let _ = worker.commands.try_send(Command::Do(Box::new(question)));
         worker.wake();
-        partial
+        answer
     }
 
     /// Datagrams that the kernel has dropped since this was last asked.
@@ -450,15 +457,6 @@ impl Listener {
             let _ = fs::remove_file(path);
         }
     }
-}
-
-/// Closes a shard's interval and sends it off.
-fn close(shard: &mut Shard, retire: &[Vec<u32>; 5], spare: Columns, reply: oneshot::Sender<Partial>) {
-    // If the flusher gave up waiting, the interval goes with the next answer: nothing is taken out before.
-    if reply.is_closed() {
-        return;
-    }
-    let _ = reply.send(shard.close(retire, spare));
 }
 
 /// Who else wants to know what comes in.

@@ -19,7 +19,7 @@ use crate::sys::unix_time;
 
 use super::framing::{Chunk, Cutter};
 use super::stream::{Acceptor, Stream};
-use super::{Command, Others, Spec, close, count_bytes};
+use super::{Command, Others, Spec, count_bytes};
 
 /// While stopping, a connection that is silent for so long has been read to its end.
 const QUIET: Duration = Duration::from_millis(100);
@@ -68,9 +68,7 @@ pub(super) async fn run(
                 tokio::select! {
                     biased;
                     command = inbox.recv() => match command {
-                        Some(Command::Close { retire, spare, reply }) => {
-                            close(&mut shared.shard.borrow_mut(), &retire, *spare, reply);
-                        }
+                        Some(Command::Do(question)) => question(&mut shared.shard.borrow_mut()),
                         Some(Command::Stop { deadline, done }) => {
                             // Connections that the kernel completed already may hold data.
                             while let Ok(Ok((stream, from))) = timeout(Duration::from_millis(1), listener.accept()).await {

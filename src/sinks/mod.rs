@@ -41,6 +41,8 @@ pub trait Sink: Send + 'static {
 pub struct Receipt {
     /// Records that the format cannot carry, or the receiver refused for good, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+    /// How many bytes were delivered; 0 if that is not known.
+    pub bytes: u64,
 }
 
 /// Why a delivery failed. It is tried again.

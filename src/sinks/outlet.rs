@@ -29,6 +29,8 @@ const STOPPING_PAUSE: Duration = Duration::from_millis(100);
 pub struct OutletOptions {
     /// Label in status and ledger.
     pub name: String,
+    /// What kind of sink it is, as the configuration has it.
+    pub kind: &'static str,
     /// Intervals that may wait.
     pub queue: usize,
     /// Longest delivery.
@@ -85,6 +87,11 @@ impl Outlet {
     /// Label in status and ledger.
     pub fn name(&self) -> &str {
         &self.shared.options.name
+    }
+
+    /// What kind of sink it is.
+    pub fn kind(&self) -> &'static str {
+        self.shared.options.kind
     }
 
     /// Hands a snapshot over. Never waits: if the queue is full, the oldest that waits is given up.
@@ -150,6 +157,7 @@ async fn deliver(shared: &Shared, sink: &mut dyn Sink, snapshot: &Arc<Snapshot>,
     let options = &shared.options;
     let mut pause = FIRST_PAUSE;
     loop {
+        let began = Instant::now();
         let attempt = timeout(options.timeout, sink.deliver(snapshot)).await;
         let outcome = attempt.unwrap_or_else(|_| {
             let limit = options.timeout.as_secs_f64();
@@ -166,6 +174,8 @@ async fn deliver(shared: &Shared, sink: &mut dyn Sink, snapshot: &Arc<Snapshot>,
                 for (reason, count) in receipt.dropped {
                     *account.dropped.entry(reason.to_string()).or_default() += count;
                 }
+                account.delivery_ms = began.elapsed().as_secs_f64() * 1e3;
+                account.delivery_bytes = receipt.bytes;
                 account.last_success = unix_time();
                 account.last_error = None;
                 complaint.over(options);
@@ -175,6 +185,7 @@ async fn deliver(shared: &Shared, sink: &mut dyn Sink, snapshot: &Arc<Snapshot>,
                 let (waiting, stopping) = {
                     let mut state = shared.state();
                     state.account.last_error = Some(error.to_string());
+                    state.account.last_failure = unix_time();
                     (state.waiting.len() + 1, state.deadline)
                 };
                 complaint.raise(options, &error, waiting);
@@ -287,6 +298,7 @@ mod tests {
     fn outlet(fake: &Fake, queue: usize) -> Outlet {
         let options = OutletOptions {
             name: "fake".into(),
+            kind: "fake",
             queue,
             timeout: Duration::from_secs(1),
             log_every: Duration::from_secs(10),

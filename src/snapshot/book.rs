@@ -67,16 +67,21 @@ impl Book {
         self.table.len() as u64
     }
 
+    /// Our number of a series.
+    pub(super) fn find(&self, series: &Series) -> Option<u32> {
+        let entries = &self.entries;
+        let is_same = |&id: &u32| entries[id as usize].as_ref().is_some_and(|entry| entry.series == *series);
+        self.table.find(rapidhash_v3(series.key()), is_same).copied()
+    }
+
     /// Notes that a shard holds a series; our number if it is new.
     pub(super) fn register(&mut self, shard: usize, created: Created, options: &RegistryOptions) -> Option<u32> {
         let Created { id: local, rule, series } = created;
         let mut new = None;
         // Only workers that passed the quota get here; their keyed tables have met the attacker already.
         let hash = rapidhash_v3(series.key());
-        let entries = &self.entries;
-        let is_same = |&id: &u32| entries[id as usize].as_ref().is_some_and(|entry| entry.series == series);
-        let id = match self.table.find(hash, is_same) {
-            Some(&id) => id,
+        let id = match self.find(&series) {
+            Some(id) => id,
             None => {
                 let id = self.free.pop().unwrap_or_else(|| {
                     self.entries.push(None);

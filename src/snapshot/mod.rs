@@ -11,6 +11,7 @@ mod number;
 mod pace;
 mod record;
 mod registry;
+mod standing;
 mod summary;
 mod treated;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::aggregate::rules::{NO_RULE, Rules};
-use crate::aggregate::{Class, Gauge, GaugePolicy, Levels, Members, Partial, Span, Sum, Tally, Timer, Treatment};
+use crate::aggregate::{Class, Gauge, Members, Partial, Sum, Tally, Timer, Treatment};
 use crate::presence::{self, Reading};
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -18,6 +18,7 @@ use crate::telemetry::{Ledger, SeriesAccount, SinkAccount};
 use super::book::{Book, Seat};
 use super::merge::unite_stamped;
 use super::pace::Pace;
+use super::standing::Standings;
 use super::treated::Treated;
 use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
 
@@ -109,20 +110,11 @@ pub struct Registry {
     options: RegistryOptions,
     sequence: u64,
     books: [Book; 5],
-    standing: Vec<Option<Standing>>,
-    /// The values of gauges of which more than the last counts, and whether they were flushed.
-    spans: HashMap<u32, (Span, bool)>,
+    gauges: Standings,
     treated: Arc<HashMap<Series, u32>>,
     pace: Pace,
     /// When the last interval ended.
     last_close: f64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Standing {
-    gauge: Gauge,
-    updated: f64,
-    flushes_left: u32,
 }
 
 impl Registry {
@@ -133,8 +125,7 @@ impl Registry {
             options,
             sequence: 0,
             books,
-            standing: Vec::new(),
-            spans: HashMap::new(),
+            gauges: Standings::default(),
             treated: Arc::default(),
             pace: Pace::default(),
             last_close: f64::NEG_INFINITY,
@@ -164,7 +155,7 @@ impl Registry {
         self.register(partials, &mut snapshot);
         self.treat(&interval, &mut snapshot);
         self.emit_counters(partials, now, &mut snapshot);
-        self.emit_gauges(partials, now, &mut snapshot);
+        self.gauges.emit(&mut self.books[Class::Gauge as usize], partials, &self.options, now, &mut snapshot);
         self.emit_timers(partials, now, &mut snapshot);
         self.emit_sets(partials, now, &mut snapshot);
         let book = &mut self.books[Class::Kv as usize];
@@ -205,10 +196,7 @@ impl Registry {
                         Arc::make_mut(&mut self.treated).remove(&gone.shown);
                     }
                     if class == Class::Gauge {
-                        self.spans.remove(&gone.id);
-                        if let Some(standing) = self.standing.get_mut(gone.id as usize) {
-                            *standing = None;
-                        }
+                        self.gauges.forget(gone.id);
                     }
                 }
                 for created in std::mem::take(&mut partial.created[class as usize]) {
@@ -265,82 +253,6 @@ impl Registry {
         }
         if self.options.zero_when_idle[0] {
             points.extend(book.idle(now).map(|series| CounterPoint { series, sum: Sum::default() }));
-        }
-    }
-
-    fn emit_gauges(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
-        let life = self.options.gauge_life;
-        let flushes_left = match life {
-            GaugeLife::Flushes(n) => n.max(1),
-            GaugeLife::Forever | GaugeLife::Secs(_) => 1,
-        };
-        let book = &mut self.books[Class::Gauge as usize];
-        let mut told: Vec<(u32, Gauge)> = Vec::new();
-        for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.gauges.drain(|id, gauge: Gauge| match book.seat(shard, id, now, told.len()) {
-                Seat::Taken(at) => told[at].1.merge(&gauge),
-                Seat::New(_) => told.push((book.id_of(shard, id), gauge)),
-            });
-        }
-        let mut levels: HashMap<u32, Levels> = HashMap::new();
-        for (shard, partial) in partials.iter_mut().enumerate() {
-            partial
-                .columns
-                .levels
-                .drain(|id, seen: Levels| levels.entry(book.id_of(shard, id)).or_default().merge(&seen));
-        }
-        let standing = &mut self.standing;
-        for (id, gauge) in told {
-            let n = id as usize;
-            if standing.len() <= n {
-                standing.resize(n + 1, None);
-            }
-            if let Some(seen) = levels.get(&id) {
-                let base = standing[n].map_or(0.0, |known| known.gauge.value());
-                let (span, was_flushed) = self.spans.entry(id).or_default();
-                if std::mem::take(was_flushed) {
-                    *span = Span::default();
-                }
-                span.merge(&seen.resolved(base));
-            }
-            match &mut standing[n] {
-                Some(known) => {
-                    known.gauge.then(&gauge);
-                    (known.updated, known.flushes_left) = (now, flushes_left);
-                }
-                none => *none = Some(Standing { gauge, updated: now, flushes_left }),
-            }
-        }
-        let book = &self.books[Class::Gauge as usize];
-        for (id, slot) in self.standing.iter_mut().enumerate() {
-            let Some(known) = slot else { continue };
-            let own = treatment(&self.options, book.rule_of(id as u32));
-            let life = match own.and_then(|own| own.ttl) {
-                Some(Some(ttl)) => GaugeLife::Secs(ttl),
-                Some(None) => GaugeLife::Forever,
-                None => life,
-            };
-            if matches!(life, GaugeLife::Secs(ttl) if now - known.updated >= ttl) {
-                *slot = None;
-                self.spans.remove(&(id as u32));
-                continue;
-            }
-            let mut gauge = known.gauge;
-            if let Some(own) = own
-                && let Some((span, was_flushed)) = self.spans.get_mut(&(id as u32))
-            {
-                // In an interval without updates it stood at its last value; a sum stays what it was.
-                let is_idle = std::mem::replace(was_flushed, snapshot.treated.is_due(own.every));
-                let value = span.value(own.gauge).filter(|_| !is_idle || own.gauge == GaugePolicy::Sum);
-                gauge = value.map_or(gauge, |value| Gauge::absolute(value, known.updated));
-            }
-            snapshot.gauges.push(GaugePoint { series: book.shown(id as u32), gauge });
-            if matches!(life, GaugeLife::Flushes(_)) {
-                known.flushes_left -= 1;
-                if known.flushes_left == 0 {
-                    *slot = None;
-                }
-            }
         }
     }
 
@@ -406,6 +318,35 @@ impl Registry {
         }
     }
 
+    /// Which series of its own the daemon adds.
+    pub fn self_metrics(&self) -> &SelfMetrics {
+        &self.options.self_metrics
+    }
+
+    /// Whether series of a class are told when nothing came.
+    pub fn tells_idle(&self, class: Class) -> bool {
+        match class {
+            Class::Counter => self.options.zero_when_idle[0],
+            Class::Timer => self.options.zero_when_idle[1],
+            Class::Set => self.options.zero_when_idle[2],
+            Class::Gauge => true,
+            Class::Kv => false,
+        }
+    }
+
+    /// What a gauge was at the end of the last interval, if it stands.
+    pub fn standing(&self, series: &Series) -> Option<Gauge> {
+        let id = self.books[Class::Gauge as usize].find(series)?;
+        self.gauges.get(id)
+    }
+
+    /// Forgets what a gauge was.
+    pub fn forget_standing(&mut self, series: &Series) {
+        if let Some(id) = self.books[Class::Gauge as usize].find(series) {
+            self.gauges.forget(id);
+        }
+    }
+
     /// Numbers of a shard's series that have been idle for their time, by class.
     pub fn retirements(&self, shard: usize, now: f64) -> [Vec<u32>; 5] {
         std::array::from_fn(|class| {
@@ -419,8 +360,7 @@ impl Registry {
                 Some(own) => own,
                 None => ttl,
             };
-            let stands =
-                |id: u32| class == Class::Gauge as usize && self.standing.get(id as usize).is_some_and(Option::is_some);
+            let stands = |id: u32| class == Class::Gauge as usize && self.gauges.get(id).is_some();
             book.idle_at(shard, now, ttl_of)
                 .filter(|&(_, id)| !stands(id))
                 .map(|(local, _)| local)
@@ -430,7 +370,7 @@ impl Registry {
     }
 }
 
-fn treatment(options: &RegistryOptions, rule: u32) -> Option<&Treatment> {
+pub(super) fn treatment(options: &RegistryOptions, rule: u32) -> Option<&Treatment> {
     if rule == NO_RULE { None } else { options.rules.as_ref()?.treatment(rule) }
 }
 

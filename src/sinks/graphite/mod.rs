@@ -288,7 +288,7 @@ impl Sink for GraphiteSink {
             let (events, checks) = snapshot.count_notes();
             let unsupported = (events + checks + snapshot.presence.len()) as u64;
             let dropped = if unsupported > 0 { vec![("unsupported", unsupported)] } else { Vec::new() };
-            Ok(Receipt { dropped })
+            Ok(Receipt { dropped, bytes: written as u64 })
         })
     }
 

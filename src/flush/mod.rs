@@ -4,16 +4,19 @@
 //! ones, and its length is measured. A step of the wall clock moves the next tick; lengths come from the
 //! monotonic clock.
 
+mod answer;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::aggregate::{Columns, Offenders, Partial, Tally};
 use crate::http::Published;
 use crate::inert::{Plain, excerpt};
+use crate::management::Request;
 use crate::net::Listener;
 use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
@@ -66,6 +69,8 @@ pub struct Flusher {
     status_every: Option<Duration>,
     last_status: Instant,
     vigil: Option<Vigil>,
+    /// What the management port asks.
+    requests: Option<mpsc::Receiver<Request>>,
 }
 
 impl Flusher {
@@ -98,6 +103,7 @@ impl Flusher {
             status_every,
             last_status: now,
             vigil,
+            requests: None,
         };
         flusher.totals.sinks = flusher.sink_accounts();
         let totals = flusher.totals.clone();
@@ -108,6 +114,12 @@ impl Flusher {
             at: Some(Instant::now()),
         }));
         flusher
+    }
+
+    /// Answers these requests while it runs.
+    #[must_use]
+    pub fn answering(self, requests: Option<mpsc::Receiver<Request>>) -> Flusher {
+        Flusher { requests, ..self }
     }
 
     /// Ticks until `stop` turns true, then drains the listeners, closes the partial interval with its true
@@ -133,6 +145,10 @@ impl Flusher {
             let pause = Duration::from_secs_f64((due - now).max(0.0)).min(DROPS_EVERY);
             tokio::select! {
                 () = tokio::time::sleep(pause) => self.read_drops(),
+                request = next_request(&mut self.requests) => match request {
+                    Some(request) => self.answer(request).await,
+                    None => self.requests = None,
+                },
                 changed = stop.changed() => {
                     if changed.is_err() || *stop.borrow() {
                         break;
@@ -306,6 +322,14 @@ impl Flusher {
 
     fn sink_accounts(&self) -> BTreeMap<String, SinkAccount> {
         self.outlets.iter().map(|outlet| (outlet.name().to_string(), outlet.account())).collect()
+    }
+}
+
+/// The next request; nothing ever where none can come.
+async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<Request> {
+    match requests {
+        Some(requests) => requests.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,268 @@
+//! The original's management port: its commands and its replies, so that health checks and scripts go on working
+//! (statsd/statsd, `lib/mgmt_server.js`, `lib/mgmt_console.js`, `stats.js`).
+//!
+//! | command | reply |
+//! |---|---|
+//! | `help` | the commands |
+//! | `stats` | uptime, age of the last line, malformed lines, then each sink's, then `END` |
+//! | `counters` `timers` `gauges` | the open interval as Node prints objects, then `END` |
+//! | `delcounters` `deltimers` `delgauges` `NAME… FOLDER.*` | `deleted: NAME` or `metric NAME not found` for each, then `END` |
+//! | `health [up\|down]` | `health: up` or `health: down`; it is what was set last and nothing else depends on it |
+//! | `config` | the effective configuration, secrets masked |
+//! | `quit` | closes the connection |
+//! | anything else | `ERROR` |
+//!
+//! A command is a line. What came without a newline is one too when nothing follows for a moment, because the original
+//! takes every chunk for a command.
+
+mod inspect;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::aggregate::Class;
+use crate::allow::Allow;
+use crate::sys::unix_time;
+use crate::telemetry::SinkAccount;
+
+pub use inspect::Shown;
+
+/// Most connections at a time.
+const CONNECTIONS: usize = 64;
+
+/// Longest command, in bytes.
+const COMMAND_BYTES: usize = 64 << 10;
+
+/// A command without a newline is complete when nothing follows for so long.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A silent connection is closed after so long, and one that does not read after as long.
+const IDLE: Duration = Duration::from_secs(600);
+const WRITE: Duration = Duration::from_secs(30);
+
+/// Longest wait for the flusher.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Series that a listing shows; there is no end to what a table may hold.
+pub const MAX_SERIES: usize = 100_000;
+
+/// Numbers of a list that are shown.
+pub const MAX_ITEMS: usize = inspect::MAX_ITEMS;
+
+const HELP: &str =
+    "Commands: stats, counters, timers, gauges, delcounters, deltimers, delgauges, health, config, quit\n\n";
+
+/// What is asked of the flusher, which knows the open interval.
+#[derive(Debug)]
+pub enum Request {
+    /// The series of a class with their values.
+    Show(Class, oneshot::Sender<Listing>),
+    /// Forget series: one of this name, or all whose names begin with a text that ends in `.` (sent as `a.*`).
+    Delete(Class, String, oneshot::Sender<Vec<String>>),
+    /// Numbers since the start.
+    Stats(oneshot::Sender<Stats>),
+}
+
+/// Series and their values.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// At most [`MAX_SERIES`], in the order of their coming.
+    pub entries: Vec<(String, Shown)>,
+    /// How many there are beside these.
+    pub more: u64,
+}
+
+/// Numbers since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// When something was received last, Unix seconds.
+    pub last_heard: Option<f64>,
+    /// Malformed lines.
+    pub bad_lines: u64,
+    /// Sinks: label, type, account.
+    pub sinks: Vec<(String, &'static str, SinkAccount)>,
+}
+
+/// What every connection sees.
+#[derive(Debug)]
+pub struct Desk {
+    /// Who knows the open interval.
+    pub flusher: mpsc::Sender<Request>,
+    /// The effective configuration as `key: value` lines.
+    pub config: String,
+    /// When the daemon started, Unix seconds.
+    pub started: f64,
+    /// What `health` says.
+    pub healthy: AtomicBool,
+    /// Who may connect.
+    pub allow: Allow,
+}
+
+/// Serves until `stop` turns true.
+pub async fn serve(listener: TcpListener, desk: Desk, mut stop: watch::Receiver<bool>) {
+    let (desk, room) = (Arc::new(desk), Arc::new(Semaphore::new(CONNECTIONS)));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a management connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if !desk.allow.permits(Some(from.ip())) {
+            tracing::warn!(%from, "a management connection was refused: it is not in `management.allow`");
+            continue;
+        }
+        // One too many is closed at once.
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let desk = Arc::clone(&desk);
+        tokio::spawn(async move {
+            converse(stream, &desk, from).await;
+            drop(place);
+        });
+    }
+}
+
+/// Answers until somebody hangs up.
+async fn converse(mut stream: TcpStream, desk: &Desk, from: SocketAddr) {
+    let mut heard = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let patience = if heard.is_empty() { IDLE } else { PAUSE };
+        let (mut is_end, mut is_pause) = (false, false);
+        match timeout(patience, stream.read(&mut chunk)).await {
+            Ok(Ok(0)) => is_end = true,
+            Ok(Ok(count)) => heard.extend_from_slice(&chunk[..count]),
+            Ok(Err(_)) => return,
+            Err(_) if heard.is_empty() => return,
+            Err(_) => is_pause = true,
+        }
+        while let Some(end) = memchr::memchr(b'\n', &heard) {
+            let line: Vec<u8> = heard.drain(..=end).collect();
+            if !respond(&mut stream, desk, &line, from).await {
+                return;
+            }
+        }
+        if heard.len() > COMMAND_BYTES || ((is_end || is_pause) && !heard.is_empty()) {
+            let line = std::mem::take(&mut heard);
+            if !respond(&mut stream, desk, &line, from).await {
+                return;
+            }
+        }
+        if is_end {
+            return;
+        }
+    }
+}
+
+/// Answers one command; `false` ends the conversation.
+async fn respond(stream: &mut TcpStream, desk: &Desk, line: &[u8], from: SocketAddr) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let Some(reply) = answer(desk, line.trim(), from).await else {
+        // The other end may have closed already.
+        let _ = stream.shutdown().await;
+        return false;
+    };
+    matches!(timeout(WRITE, stream.write_all(reply.as_bytes())).await, Ok(Ok(())))
+}
+
+/// The reply to a command; `None` for `quit`.
+async fn answer(desk: &Desk, line: &str, from: SocketAddr) -> Option<String> {
+    let mut words = line.split(' ');
+    let command = words.next().unwrap_or("");
+    Some(match command {
+        "help" => HELP.into(),
+        "quit" => return None,
+        "health" => {
+            match words.next().map(str::to_lowercase).as_deref() {
+                // A flag on its own: nothing else is published through it.
+                Some("up") => desk.healthy.store(true, Ordering::Relaxed),
+                Some("down") => desk.healthy.store(false, Ordering::Relaxed),
+                Some(_) | None => {}
+            }
+            format!("health: {}\n", if desk.healthy.load(Ordering::Relaxed) { "up" } else { "down" })
+        }
+        "config" => format!("\n{}", desk.config),
+        "stats" => match ask(desk, Request::Stats).await {
+            Some(stats) => told(&stats, desk.started),
+            None => "ERROR\n".into(),
+        },
+        "counters" => show(desk, Class::Counter).await,
+        "timers" => show(desk, Class::Timer).await,
+        "gauges" => show(desk, Class::Gauge).await,
+        "delcounters" => delete(desk, Class::Counter, words, from).await,
+        "deltimers" => delete(desk, Class::Timer, words, from).await,
+        "delgauges" => delete(desk, Class::Gauge, words, from).await,
+        _ => "ERROR\n".into(),
+    })
+}
+
+async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    let asked = async {
+        desk.flusher.send(request(reply)).await.ok()?;
+        answer.await.ok()
+    };
+    timeout(PATIENCE, asked).await.ok().flatten()
+}
+
+async fn show(desk: &Desk, class: Class) -> String {
+    match ask(desk, |reply| Request::Show(class, reply)).await {
+        Some(listing) => format!("{}\nEND\n\n", inspect::object(&listing.entries, listing.more)),
+        None => "ERROR\n".into(),
+    }
+}
+
+async fn delete(desk: &Desk, class: Class, names: impl Iterator<Item = &str>, from: SocketAddr) -> String {
+    let mut reply = String::new();
+    for name in names {
+        let Some(deleted) = ask(desk, |reply| Request::Delete(class, name.to_string(), reply)).await else {
+            return "ERROR\n".into();
+        };
+        if deleted.is_empty() {
+            reply.push_str(&format!("metric {name} not found\n"));
+        } else {
+            tracing::info!(%from, ?class, name, series = deleted.len(), "deleted over the management port");
+        }
+        deleted.iter().for_each(|name| reply.push_str(&format!("deleted: {name}\n")));
+    }
+    reply + "END\n\n"
+}
+
+/// The reply to `stats`. Ages are in whole seconds.
+fn told(stats: &Stats, started: f64) -> String {
+    let now = unix_time();
+    let age = |time: f64| now.round() - time.round();
+    let mut out = format!("uptime: {}\n", age(started));
+    out.push_str(&format!("messages.last_msg_seen: {}\n", age(stats.last_heard.unwrap_or(started))));
+    out.push_str(&format!("messages.bad_lines_seen: {}\n", stats.bad_lines));
+    for (name, kind, account) in &stats.sinks {
+        let (success, failure) = (account.last_success.round(), account.last_failure.round());
+        let success = if success > 0.0 { success } else { started.round() };
+        // The original's console backend tells times, the others tell ages.
+        if *kind == "console" {
+            let failure = if failure > 0.0 { failure } else { started.round() };
+            out.push_str(&format!("{name}.lastFlush: {success}\n{name}.lastException: {failure}\n"));
+            continue;
+        }
+        out.push_str(&format!("{name}.last_flush: {}\n{name}.last_exception: {}\n", age(success), age(failure)));
+        out.push_str(&format!(
+            "{name}.flush_time: {}\n{name}.flush_length: {}\n",
+            account.delivery_ms.round(),
+            account.delivery_bytes
+        ));
+    }
+    out + "END\n\n"
+}

@@ -1,0 +1,121 @@
+//! Gauges from interval to interval: what they were, how long they stand, and what of several values is told.
+
+use std::collections::HashMap;
+
+use crate::aggregate::{Gauge, GaugePolicy, Levels, Partial, Span};
+
+use super::book::{Book, Seat};
+use super::registry::{GaugeLife, RegistryOptions, treatment};
+use super::{GaugePoint, Snapshot};
+
+/// All gauges, by the number of their series.
+#[derive(Debug, Default)]
+pub(super) struct Standings {
+    slots: Vec<Option<Standing>>,
+    /// The values of gauges of which more than the last counts, and whether they were flushed.
+    spans: HashMap<u32, (Span, bool)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    gauge: Gauge,
+    updated: f64,
+    flushes_left: u32,
+}
+
+impl Standings {
+    /// What a gauge was at the end of the last interval, if it stands.
+    pub(super) fn get(&self, id: u32) -> Option<Gauge> {
+        self.slots.get(id as usize)?.as_ref().map(|known| known.gauge)
+    }
+
+    /// Forgets what a gauge was.
+    pub(super) fn forget(&mut self, id: u32) {
+        self.spans.remove(&id);
+        if let Some(slot) = self.slots.get_mut(id as usize) {
+            *slot = None;
+        }
+    }
+
+    /// Puts together what gauges were told, and emits those that stand.
+    pub(super) fn emit(
+        &mut self,
+        book: &mut Book,
+        partials: &mut [Partial],
+        options: &RegistryOptions,
+        now: f64,
+        snapshot: &mut Snapshot,
+    ) {
+        let life = options.gauge_life;
+        let flushes_left = match life {
+            GaugeLife::Flushes(n) => n.max(1),
+            GaugeLife::Forever | GaugeLife::Secs(_) => 1,
+        };
+        let mut told: Vec<(u32, Gauge)> = Vec::new();
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            partial.columns.gauges.drain(|id, gauge: Gauge| match book.seat(shard, id, now, told.len()) {
+                Seat::Taken(at) => told[at].1.merge(&gauge),
+                Seat::New(_) => told.push((book.id_of(shard, id), gauge)),
+            });
+        }
+        let mut levels: HashMap<u32, Levels> = HashMap::new();
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            partial
+                .columns
+                .levels
+                .drain(|id, seen: Levels| levels.entry(book.id_of(shard, id)).or_default().merge(&seen));
+        }
+        let standing = &mut self.slots;
+        for (id, gauge) in told {
+            let n = id as usize;
+            if standing.len() <= n {
+                standing.resize(n + 1, None);
+            }
+            if let Some(seen) = levels.get(&id) {
+                let base = standing[n].map_or(0.0, |known| known.gauge.value());
+                let (span, was_flushed) = self.spans.entry(id).or_default();
+                if std::mem::take(was_flushed) {
+                    *span = Span::default();
+                }
+                span.merge(&seen.resolved(base));
+            }
+            match &mut standing[n] {
+                Some(known) => {
+                    known.gauge.then(&gauge);
+                    (known.updated, known.flushes_left) = (now, flushes_left);
+                }
+                none => *none = Some(Standing { gauge, updated: now, flushes_left }),
+            }
+        }
+        for (id, slot) in self.slots.iter_mut().enumerate() {
+            let Some(known) = slot else { continue };
+            let own = treatment(options, book.rule_of(id as u32));
+            let life = match own.and_then(|own| own.ttl) {
+                Some(Some(ttl)) => GaugeLife::Secs(ttl),
+                Some(None) => GaugeLife::Forever,
+                None => life,
+            };
+            if matches!(life, GaugeLife::Secs(ttl) if now - known.updated >= ttl) {
+                *slot = None;
+                self.spans.remove(&(id as u32));
+                continue;
+            }
+            let mut gauge = known.gauge;
+            if let Some(own) = own
+                && let Some((span, was_flushed)) = self.spans.get_mut(&(id as u32))
+            {
+                // In an interval without updates it stood at its last value; a sum stays what it was.
+                let is_idle = std::mem::replace(was_flushed, snapshot.treated.is_due(own.every));
+                let value = span.value(own.gauge).filter(|_| !is_idle || own.gauge == GaugePolicy::Sum);
+                gauge = value.map_or(gauge, |value| Gauge::absolute(value, known.updated));
+            }
+            snapshot.gauges.push(GaugePoint { series: book.shown(id as u32), gauge });
+            if matches!(life, GaugeLife::Flushes(_)) {
+                known.flushes_left -= 1;
+                if known.flushes_left == 0 {
+                    *slot = None;
+                }
+            }
+        }
+    }
+}
