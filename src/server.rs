@@ -323,8 +323,9 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
             })?;
             Box::new(opened)
         }
-        SinkKind::Graphite { address, naming } => {
-            Box::new(GraphiteSink::new(address.clone(), plan::graphite_names(config, *naming), config.interval))
+        SinkKind::Graphite { address, protocol, naming } => {
+            let names = plan::graphite_names(config, *naming);
+            Box::new(GraphiteSink::new(address.clone(), names, *protocol, config.interval))
         }
     })
 }

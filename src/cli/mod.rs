@@ -5,6 +5,7 @@ mod beat;
 mod capture;
 mod check;
 mod explain;
+mod import;
 mod load;
 mod presence;
 mod record;
@@ -64,6 +65,8 @@ enum Command {
     Send(send::SendArgs),
     /// Send as much as a machine takes, to size it; prints as JSON exactly what was sent
     Load(load::LoadArgs),
+    /// Turn another server's configuration into ours: statsd's config.js, statsd_exporter's mapping, telegraf's statsd input
+    Import(import::ImportArgs),
     /// Print completions for a shell
     Completions {
         /// Which one
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Presence(args) => presence::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "systole", &mut text);

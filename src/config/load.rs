@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use crate::protocol::{GaugeSign, MAX_NAME_BYTES, NameTags, Options};
+use crate::sinks::graphite::Wire;
 use crate::snapshot::Bins;
 
 use super::reader::{Found, Problem, Section, Source};
@@ -370,7 +371,9 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
             }
             let words = [("systole", Naming::Systole), ("etsy", Naming::Etsy), ("dogstatsd", Naming::Dogstatsd)];
             let naming = section.choice(s, "naming", &words).unwrap_or(naming);
-            SinkKind::Graphite { address: target, naming }
+            let words = [("plaintext", Wire::Plaintext), ("pickle", Wire::Pickle)];
+            let protocol = section.choice(s, "protocol", &words).unwrap_or_default();
+            SinkKind::Graphite { address: target, protocol, naming }
         }
     };
     let mut sink = Sink::new(kind.name(), kind);

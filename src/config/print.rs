@@ -7,6 +7,7 @@ use toml::Value;
 
 use crate::inert::Plain;
 use crate::protocol::{GaugeSign, Options};
+use crate::sinks::graphite::Wire;
 
 use super::schema::{Config, Framing, Lifetime, Listen, LogFormat, Naming, Sink, SinkKind, Workers};
 use super::value::{show_duration, show_size};
@@ -156,8 +157,9 @@ fn sink(out: &mut Out, sink: &Sink) {
             }
             out.set("keep", *keep as i64);
         }
-        SinkKind::Graphite { address, naming } => {
+        SinkKind::Graphite { address, protocol, naming } => {
             out.set("address", address.as_str());
+            out.set("protocol", if *protocol == Wire::Pickle { "pickle" } else { "plaintext" });
             out.set(
                 "naming",
                 match naming {

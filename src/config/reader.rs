@@ -380,6 +380,16 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A value, or the items of an array.
+    pub(super) fn one_or_more(&mut self, source: &mut Source<'_>, key: &'static str) -> Vec<Found<'a>> {
+        match self.find(source, key) {
+            Some(found) if matches!(found.value, Raw::Toml(DeValue::Array(_))) => {
+                self.list(source, key).unwrap_or_default()
+            }
+            one => one.into_iter().collect(),
+        }
+    }
+
     pub(super) fn strings(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<Vec<String>> {
         Some(self.list(source, key)?.iter().filter_map(|item| item.string(source)).collect())
     }

@@ -70,12 +70,21 @@ fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>, sinks: &[Sink
     pattern.map(|_| rule)
 }
 
+/// One type, or several.
 fn kinds(section: &mut Section<'_>, s: &mut Source<'_>) -> Vec<Kind> {
-    let words = Kind::ALL.map(|kind| (kind.name(), kind));
-    let mut kinds: Vec<Kind> = section.choice(s, "type", &words).into_iter().collect();
-    // A meter is a counter from the start.
-    if kinds == [Kind::Meter] {
-        kinds = vec![Kind::Counter];
+    let mut kinds = Vec::new();
+    for found in section.one_or_more(s, "type") {
+        let Some(word) = found.string(s) else { continue };
+        match Kind::ALL.into_iter().find(|kind| kind.name() == word) {
+            // A meter is a counter from the start.
+            Some(Kind::Meter) => kinds.push(Kind::Counter),
+            Some(kind) => kinds.push(kind),
+            None => {
+                let all = Kind::ALL.map(|kind| format!("`{}`", kind.name())).join(", ");
+                let hint = suggestion(&word, Kind::ALL.iter().map(|kind| kind.name()));
+                s.problem(found.place, &found.key, format!("`{word}` is none of {all}{hint}"));
+            }
+        }
     }
     kinds
 }
@@ -118,8 +127,8 @@ pub(super) fn print(out: &mut Out, rule: &Rule) {
     if !rule.tags.is_empty() {
         out.set("tags", table(&rule.tags));
     }
-    if let Some(kind) = rule.kinds.first() {
-        out.set("type", kind.name());
+    if !rule.kinds.is_empty() {
+        out.set("type", Value::Array(rule.kinds.iter().map(|kind| Value::from(kind.name())).collect()));
     }
     if let Some(rename) = &rule.rename {
         out.set("rename", rename.as_str());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::aggregate::rules::Rule;
 use crate::protocol::Options;
-use crate::sinks::graphite::EtsyNames;
+use crate::sinks::graphite::{EtsyNames, Wire};
 use crate::snapshot::Bins;
 
 use super::presence::Presence;
@@ -232,10 +232,12 @@ pub enum SinkKind {
         /// Rotated files kept (default 7).
         keep: usize,
     },
-    /// Graphite's plaintext protocol over TCP.
+    /// Graphite over TCP.
     Graphite {
         /// `host:port`.
         address: String,
+        /// Lines or pickles (default lines).
+        protocol: Wire,
         /// How names are written.
         naming: Naming,
     },

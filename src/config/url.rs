@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::sinks::graphite::Wire;
+
 use super::reader::suggestion;
 use super::schema::{Naming, Sink, SinkKind};
 
@@ -118,7 +120,8 @@ pub fn sink_url(url: &str, naming: Naming) -> Result<Sink, String> {
         "graphite" => {
             let address = rest.strip_prefix("//").unwrap_or(rest).trim_end_matches('/');
             host_and_port(address).map_err(|problem| format!("{problem}; `graphite://127.0.0.1:2003` is right"))?;
-            Ok(Sink::new("graphite", SinkKind::Graphite { address: address.to_string(), naming }))
+            let address = address.to_string();
+            Ok(Sink::new("graphite", SinkKind::Graphite { address, protocol: Wire::Plaintext, naming }))
         }
         _ => {
             let hint = suggestion(scheme, ["console", "file", "graphite"].into_iter());

@@ -3,13 +3,13 @@
 
   side_by_side.py --systole PATH --statsd FOLDER [--lines N] [--seed N]
 
-Both daemons run in profile etsy with the same percentiles and write plaintext to a capturing listener of ours.
+The original runs with a config.js, Systole with what `systole import` makes of it; both write plaintext to a capturing
+listener.
 Random well-formed lines are sent in batches, each away from either daemon's tick, in small connections that are
 awaited one by one, so that both see the same packets in the same order. The flush after each batch must have the
 same names, and every value must be equal to 1e-9; what depends on the clock is compared by name only.
 """
 import argparse
-import json
 import os
 import random
 import shutil
@@ -82,30 +82,37 @@ def start(arguments, log, **options):
     return subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, **options)
 
 
+def write_config(folder, name, port, capture):
+    """The original's configuration, in JavaScript as people write it."""
+    path = os.path.join(folder, name)
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(f"""/* both daemons read this one */
+{{
+  servers: [ {{ server: "./servers/tcp", address: '127.0.0.1', port: {port} }} ] // TCP loses nothing
+, mgmt_address: "127.0.0.1", mgmt_port: {free_port()}
+, backends: [ "./backends/graphite" ], graphiteHost: "127.0.0.1", graphitePort: {capture.port}
+, flushInterval: {int(INTERVAL * 1000)}, percentThreshold: {PERCENTILES}
+}}
+""")
+    return path
+
+
 def start_original(folder, statsd, capture):
     port = free_port()
-    config = {
-        "servers": [{"server": "./servers/tcp", "address": "127.0.0.1", "port": port}],
-        "mgmt_address": "127.0.0.1", "mgmt_port": free_port(),
-        "backends": ["./backends/graphite"], "graphiteHost": "127.0.0.1", "graphitePort": capture.port,
-        "flushInterval": int(INTERVAL * 1000), "percentThreshold": PERCENTILES,
-    }
-    path = os.path.join(folder, "config.js")
-    with open(path, "w", encoding="utf-8") as out:
-        json.dump(config, out)
+    path = write_config(folder, "config.js", port, capture)
     log = open(os.path.join(folder, "original.log"), "w", encoding="utf-8")
     process = start(["node", os.path.join(statsd, "stats.js"), path], log, cwd=statsd)
     return process, port
 
 
 def start_systole(folder, binary, capture):
+    """Ours, with what it makes of such a configuration itself."""
     port = free_port()
+    imported = subprocess.run([binary, "import", write_config(folder, "ours.js", port, capture)], capture_output=True, check=True)
+    assert not imported.stderr, imported.stderr
     path = os.path.join(folder, "systole.toml")
-    with open(path, "w", encoding="utf-8") as out:
-        out.write(
-            f'profile = "etsy"\ninterval = "{INTERVAL:g}s"\npercentiles = {PERCENTILES}\n'
-            f'[[listen]]\nurl = "tcp://127.0.0.1:{port}"\n'
-            f'[[sink]]\ntype = "graphite"\naddress = "127.0.0.1:{capture.port}"\n[http]\naddress = "off"\n')
+    with open(path, "wb") as out:
+        out.write(imported.stdout + b'\n[http]\naddress = "off"\n')
     log = open(os.path.join(folder, "systole.log"), "w", encoding="utf-8")
     return start([binary, "run", "-c", path], log), port
 

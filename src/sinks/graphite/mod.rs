@@ -1,4 +1,4 @@
-//! Graphite's plaintext protocol over TCP: `name SP value SP unixtime NL`, tags as `name;k=v`.
+//! Graphite over TCP, in its plaintext protocol, `name SP value SP unixtime NL`, or as pickles; tags as `name;k=v`.
 //!
 //! What the format cannot carry is escaped: white space, `;` and control characters become `_`. Two series
 //! that are then one are both written, counted and named in the log. Events, service checks and changes of
@@ -6,6 +6,7 @@
 
 mod dogstatsd;
 mod etsy;
+mod pickle;
 mod plain;
 mod presence;
 
@@ -45,6 +46,16 @@ pub enum GraphiteNames {
     Dogstatsd(Vec<String>),
 }
 
+/// What stands on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// Lines.
+    #[default]
+    Plaintext,
+    /// Frames of Python's pickle format.
+    Pickle,
+}
+
 /// What the original tells about its own flushes: `graphiteStats` and `processing_time`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
@@ -67,6 +78,7 @@ pub struct Encoder<'a> {
     snapshot: &'a Snapshot,
     names: Names<'a>,
     timings: Option<&'a Timings>,
+    wire: Wire,
     /// The next point; `None` when everything was written.
     next: Option<usize>,
 }
@@ -79,19 +91,26 @@ enum Names<'a> {
 
 impl<'a> Encoder<'a> {
     /// Begins an interval. `timings` are told in the naming `etsy` if the original's own series are on.
-    pub fn new(snapshot: &'a Snapshot, names: &'a GraphiteNames, timings: Option<&'a Timings>) -> Encoder<'a> {
+    pub fn new(
+        snapshot: &'a Snapshot,
+        names: &'a GraphiteNames,
+        timings: Option<&'a Timings>,
+        wire: Wire,
+    ) -> Encoder<'a> {
         let names = match names {
             GraphiteNames::Systole => Names::Systole,
             GraphiteNames::Dogstatsd(aggregates) => Names::Dogstatsd(aggregates),
             GraphiteNames::Etsy(names) => Names::Etsy(etsy::Context::new(names)),
         };
-        Encoder { snapshot, names, timings, next: Some(0) }
+        Encoder { snapshot, names, timings, wire, next: Some(0) }
     }
 
-    /// Appends whole lines until `limit` bytes or a little more are there; `false` if there is nothing left.
+    /// Appends whole lines, or frames, until `limit` bytes or a little more are there; `false` if there is nothing left.
     pub fn fill(&mut self, bytes: &mut Vec<u8>, limit: usize) -> bool {
         let Some(mut next) = self.next else { return false };
-        let mut out = Writer { bytes: std::mem::take(bytes), time: (self.snapshot.end + 0.5).floor() as i64 };
+        let frame = (self.wire == Wire::Pickle).then(pickle::Frame::default);
+        let time = (self.snapshot.end + 0.5).floor() as i64;
+        let mut out = Writer { bytes: std::mem::take(bytes), time, frame };
         self.next = loop {
             let Some(point) = self.snapshot.point(next) else {
                 self.write_stamped(&mut out);
@@ -111,6 +130,9 @@ impl<'a> Encoder<'a> {
                 break Some(next);
             }
         };
+        if let Some(frame) = &mut out.frame {
+            frame.close(&mut out.bytes);
+        }
         *bytes = out.bytes;
         true
     }
@@ -136,7 +158,7 @@ impl<'a> Encoder<'a> {
 /// A whole interval as Graphite lines.
 pub fn encode(snapshot: &Snapshot, names: &GraphiteNames) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(snapshot, names, None);
+    let mut encoder = Encoder::new(snapshot, names, None, Wire::Plaintext);
     while encoder.fill(&mut bytes, usize::MAX) {}
     bytes
 }
@@ -146,15 +168,21 @@ fn bucket_name(bound: Option<f64>) -> String {
     bound.map_or("le_inf".into(), |bound| format!("le_{}", number(bound).replace('.', "_")))
 }
 
-/// Collects lines.
+/// Collects points.
 struct Writer {
     bytes: Vec<u8>,
     time: i64,
+    /// `None` for plaintext.
+    frame: Option<pickle::Frame>,
 }
 
 impl Writer {
-    /// One line: the parts of a name are joined as they are.
+    /// One point: the parts of a name are joined as they are.
     fn line(&mut self, parts: &[&str], value: f64) {
+        if let Some(frame) = &mut self.frame {
+            frame.point(&mut self.bytes, parts, self.time, value);
+            return;
+        }
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part.as_bytes()));
         self.bytes.push(b' ');
         write_number(&mut self.bytes, value);
@@ -201,6 +229,7 @@ fn collisions(snapshot: &Snapshot, names: &GraphiteNames) -> Option<(String, u64
 pub struct GraphiteSink {
     address: String,
     names: GraphiteNames,
+    wire: Wire,
     stream: Option<TcpStream>,
     timings: Timings,
     /// A collision is logged at most once in so long.
@@ -210,9 +239,9 @@ pub struct GraphiteSink {
 
 impl GraphiteSink {
     /// A server at `host:port`; connected when there is something to deliver.
-    pub fn new(address: String, names: GraphiteNames, log_every: Duration) -> GraphiteSink {
+    pub fn new(address: String, names: GraphiteNames, wire: Wire, log_every: Duration) -> GraphiteSink {
         let timings = Timings { last_flush: unix_time(), last_exception: unix_time(), ..Timings::default() };
-        GraphiteSink { address, names, stream: None, timings, log_every, collision_logged: None }
+        GraphiteSink { address, names, wire, stream: None, timings, log_every, collision_logged: None }
     }
 
     fn complain(&mut self, snapshot: &Snapshot) {
@@ -236,7 +265,7 @@ impl GraphiteSink {
                 stream
             }
         };
-        let mut encoder = Encoder::new(snapshot, &self.names, Some(&self.timings));
+        let mut encoder = Encoder::new(snapshot, &self.names, Some(&self.timings), self.wire);
         let mut written = 0;
         let mut calculating = Duration::ZERO;
         let mut bytes = Vec::with_capacity(PIECE_BYTES + 4096);

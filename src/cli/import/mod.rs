@@ -1,0 +1,147 @@
+//! `systole import`: the configuration of another StatsD server as ours, with a list of what it cannot carry over.
+//! Nothing of it is executed; what kind of file it is shows in its text.
+
+mod exporter;
+mod literal;
+mod statsd;
+mod telegraf;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use toml::{Table, Value};
+
+use crate::config::{Sources, load};
+
+use super::{FAILED, USAGE, complain, print, read_text};
+
+#[derive(Args)]
+pub(super) struct ImportArgs {
+    /// statsd's config.js, a mapping of statsd_exporter (YAML), or telegraf's configuration with [[inputs.statsd]]
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// A configuration being made.
+#[derive(Default)]
+struct Import {
+    root: Table,
+    /// What was not carried over, in the order of the file.
+    left: Vec<String>,
+    /// What is carried over and yet differs.
+    notes: Vec<String>,
+}
+
+impl Import {
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.root.insert(key.into(), value.into());
+    }
+
+    /// Sets a key of a section.
+    fn set_in(&mut self, section: &str, key: &str, value: impl Into<Value>) {
+        let table = self.root.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(table) = table {
+            table.insert(key.into(), value.into());
+        }
+    }
+
+    /// Adds a table to an array of tables.
+    fn push(&mut self, array: &str, table: Table) {
+        let all = self.root.entry(array).or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(all) = all {
+            all.push(Value::Table(table));
+        }
+    }
+
+    fn leave(&mut self, key: &str, why: impl std::fmt::Display) {
+        self.left.push(format!("{key}: {why}"));
+    }
+
+    fn note(&mut self, text: impl Into<String>) {
+        let text = text.into();
+        if !self.notes.contains(&text) {
+            self.notes.push(text);
+        }
+    }
+}
+
+/// A table of pairs.
+fn table<const N: usize>(pairs: [(&str, Value); N]) -> Table {
+    pairs.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
+}
+
+pub(super) fn run(args: &ImportArgs) -> u8 {
+    let text = match read_text(&args.file) {
+        Ok(text) => text,
+        Err(code) => return code,
+    };
+    let name = args.file.display();
+    let (kind, read) = match kind_of(&text) {
+        Some(Kind::Telegraf) => ("telegraf's [[inputs.statsd]]", telegraf::read(&text)),
+        Some(Kind::Exporter) => ("a mapping of statsd_exporter", exporter::read(&text)),
+        Some(Kind::Statsd) => ("statsd's config.js", statsd::read(&text)),
+        None => {
+            complain(format_args!(
+                "{name}: neither statsd's config.js (an object in braces), nor a mapping of statsd_exporter (`mappings:`), nor \
+                 telegraf's configuration (`[[inputs.statsd]]`)"
+            ));
+            return USAGE;
+        }
+    };
+    let import = match read {
+        Ok(import) => import,
+        Err(problem) => {
+            complain(format_args!("{name}: {problem}"));
+            return USAGE;
+        }
+    };
+    let toml = match toml::to_string(&import.root) {
+        Ok(toml) => toml,
+        Err(error) => {
+            complain(format_args!("{name}: cannot be written as TOML: {error}"));
+            return FAILED;
+        }
+    };
+    let mut out = format!("# From {kind}: {name}\n");
+    for (head, lines) in [("Not carried over:", &import.left), ("Different here:", &import.notes)] {
+        if !lines.is_empty() {
+            out.push_str(&format!("#\n# {head}\n"));
+            // What stands in the file is nobody's to break a comment with.
+            lines.iter().for_each(|line| out.push_str(&format!("#   {}\n", crate::inert::Plain(line))));
+        }
+    }
+    out.push('\n');
+    out.push_str(&toml);
+    if !print(out.as_bytes()) {
+        return FAILED;
+    }
+    if !import.left.is_empty() {
+        let count = import.left.len();
+        let s = if count == 1 { "" } else { "s" };
+        complain(format_args!(
+            "{count} setting{s} of {name} could not be carried over; the list is at the top of the output"
+        ));
+    }
+    let sources = Sources { file: Some(("the output".into(), out)), ..Sources::default() };
+    if let Err(problems) = load(&sources) {
+        problems.iter().for_each(|problem| complain(format_args!("{problem}; please change it")));
+    }
+    0
+}
+
+enum Kind {
+    Statsd,
+    Exporter,
+    Telegraf,
+}
+
+fn kind_of(text: &str) -> Option<Kind> {
+    let starts = |words: &[&str]| text.lines().any(|line| words.iter().any(|word| line.trim_end().starts_with(word)));
+    if text.contains("[[inputs.statsd]]") {
+        Some(Kind::Telegraf)
+    } else if starts(&["mappings:", "defaults:"]) {
+        Some(Kind::Exporter)
+    } else {
+        literal::begins_with_object(text).then_some(Kind::Statsd)
+    }
+}

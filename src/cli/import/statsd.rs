@@ -1,0 +1,269 @@
+//! The original's `config.js` (statsd/statsd, `exampleConfig.js`).
+
+use serde_json::Value as Json;
+use toml::{Table, Value};
+
+use super::literal::{Member, members};
+use super::{Import, table};
+
+pub(super) fn read(text: &str) -> Result<Import, String> {
+    let mut import = Import::default();
+    let mut settings = Settings(Vec::new());
+    flatten(members(text)?, "", &mut settings, &mut import);
+    import.set("profile", "etsy");
+    listeners(&mut settings, &mut import);
+    management(&mut settings, &mut import);
+    flush(&mut settings, &mut import);
+    names(&mut settings, &mut import);
+    sinks(&mut settings, &mut import);
+    others(&mut settings, &mut import);
+    for (key, _) in settings.0 {
+        import.leave(&key, "no such setting in the original");
+    }
+    Ok(import)
+}
+
+/// Literals by their path, such as `graphite.globalPrefix`; what is code is left.
+fn flatten(all: Vec<(String, Member)>, path: &str, settings: &mut Settings, import: &mut Import) {
+    for (key, member) in all {
+        let key = if path.is_empty() { key } else { format!("{path}.{key}") };
+        match member {
+            Member::Literal(Json::Object(inner)) => {
+                let inner = inner.into_iter().map(|(key, value)| (key, Member::Literal(value))).collect();
+                flatten(inner, &key, settings, import);
+            }
+            Member::Literal(value) => settings.0.push((key, value)),
+            Member::Object(inner) => flatten(inner, &key, settings, import),
+            Member::Code(code) => {
+                import.leave(&key, format!("`{code}` is code, which is not executed; write its value"))
+            }
+        }
+    }
+}
+
+/// What has not been looked at yet.
+struct Settings(Vec<(String, Json)>);
+
+impl Settings {
+    fn take(&mut self, key: &str) -> Option<Json> {
+        let at = self.0.iter().position(|(known, _)| known == key)?;
+        Some(self.0.remove(at).1).filter(|value| !value.is_null())
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        self.take(key).map(|value| as_text(&value))
+    }
+
+    fn number(&mut self, key: &str) -> Option<f64> {
+        self.take(key).as_ref().and_then(as_number)
+    }
+
+    /// As JavaScript takes it.
+    fn flag(&mut self, key: &str) -> Option<bool> {
+        self.take(key).map(|value| match value {
+            Json::Bool(flag) => flag,
+            Json::Number(number) => number.as_f64() != Some(0.0),
+            Json::String(text) => !text.is_empty(),
+            _ => true,
+        })
+    }
+}
+
+fn as_text(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+}
+
+fn as_number(value: &Json) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// A whole number without its point.
+pub(super) fn number(value: f64) -> Value {
+    if value == value.trunc() && value.abs() < 1e15 { Value::from(value as i64) } else { Value::from(value) }
+}
+
+fn listeners(settings: &mut Settings, import: &mut Import) {
+    let servers = match settings.take("servers") {
+        Some(Json::Array(servers)) => servers,
+        _ => {
+            let mut server = serde_json::Map::new();
+            for key in ["server", "address", "address_ipv6", "port", "socket", "socket_mod"] {
+                if let Some(value) = settings.take(key) {
+                    server.insert(key.into(), value);
+                }
+            }
+            vec![Json::Object(server)]
+        }
+    };
+    for (n, server) in servers.iter().enumerate() {
+        let text = |key: &str| server.get(key).map(as_text);
+        let kind = text("server").unwrap_or_else(|| "./servers/udp".into());
+        let scheme = match kind.trim_end_matches(".js").rsplit('/').next() {
+            Some("udp") => "udp",
+            Some("tcp") => "tcp",
+            _ => {
+                import.leave(&format!("servers[{n}].server"), format!("`{kind}` is a module of its own"));
+                continue;
+            }
+        };
+        let mut listen = Table::new();
+        if let Some(path) = text("socket").filter(|_| scheme == "tcp") {
+            listen.insert("url".into(), format!("unix://{path}").into());
+            if let Some(mode) = server.get("socket_mod").and_then(as_number) {
+                listen.insert("mode".into(), format!("{:04o}", mode as u32 & 0o777).into());
+            }
+        } else {
+            let is_v6 = server.get("address_ipv6").is_some_and(|flag| flag != &Json::Bool(false));
+            let address = text("address").unwrap_or_else(|| if is_v6 { "::" } else { "0.0.0.0" }.into());
+            let address = if address.contains(':') { format!("[{address}]") } else { address };
+            let port = server.get("port").and_then(as_number).unwrap_or(8125.0);
+            listen.insert("url".into(), format!("{scheme}://{address}:{port}").into());
+        }
+        import.push("listen", listen);
+    }
+}
+
+fn management(settings: &mut Settings, import: &mut Import) {
+    let port = settings.number("mgmt_port").unwrap_or(8126.0);
+    let address = settings.text("mgmt_address");
+    let shown = match &address {
+        Some(address) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(address) => format!("{address}:{port}"),
+        None => format!("127.0.0.1:{port}"),
+    };
+    let is_local = ["127.", "[::1]", "localhost"].iter().any(|start| shown.starts_with(start));
+    import.set_in("management", "address", shown);
+    if address.is_none() {
+        import.note(format!(
+            "the management port {port} listens on 127.0.0.1 alone; the original's is open to everybody, and whoever may \
+             connect may delete series"
+        ));
+    } else if !is_local {
+        import.set_in("management", "allow", vec![Value::from("127.0.0.0/8")]);
+        import.note("`management.allow` must name the networks that may use the management port");
+    }
+    if let Some(health) = settings.text("healthStatus") {
+        import.set_in("management", "health", if health == "down" { "down" } else { "up" });
+    }
+}
+
+fn flush(settings: &mut Settings, import: &mut Import) {
+    if let Some(ms) = settings.number("flushInterval") {
+        import.set("interval", format!("{}ms", ms as u64));
+    }
+    if let Some(percentiles) = settings.take("percentThreshold") {
+        let all = percentiles.as_array().cloned().unwrap_or_else(|| vec![percentiles.clone()]);
+        let all: Vec<Value> = all.iter().filter_map(as_number).map(number).collect();
+        import.set("percentiles", all);
+    }
+    if let Some(sanitize) = settings.flag("keyNameSanitize") {
+        import.set_in("protocol", "sanitize", sanitize);
+    }
+    for (theirs, ours) in [
+        ("flush_counts", "flush_counts"),
+        ("deleteIdleStats", "delete_idle_stats"),
+        ("deleteCounters", "delete_counters"),
+        ("deleteTimers", "delete_timers"),
+        ("deleteGauges", "delete_gauges"),
+        ("deleteSets", "delete_sets"),
+    ] {
+        if let Some(flag) = settings.flag(theirs) {
+            import.set_in("etsy", ours, flag);
+        }
+    }
+    if let Some(flushes) = settings.number("gaugesMaxTTL") {
+        import.set_in("etsy", "gauges_max_ttl", number(flushes.max(1.0)));
+    }
+    if let Some(Json::Array(wanted)) = settings.take("calculatedTimerMetrics") {
+        let wanted: Vec<Value> = wanted.iter().map(|name| Value::from(as_text(name))).collect();
+        import.set_in("etsy", "calculated_timer_metrics", wanted);
+    }
+    if let Some(Json::Array(histograms)) = settings.take("histogram") {
+        let all = histograms.iter().map(|histogram| {
+            let limit = |limit: &Json| as_number(limit).filter(|n| n.is_finite()).map_or_else(|| "inf".into(), number);
+            let bins = histogram.get("bins").and_then(Json::as_array).map(|bins| bins.iter().map(limit).collect());
+            let metric = histogram.get("metric").map(as_text).unwrap_or_default();
+            Value::Table(table([("metric", metric.into()), ("bins", Value::Array(bins.unwrap_or_default()))]))
+        });
+        import.set_in("etsy", "histogram", all.collect::<Vec<Value>>());
+    }
+}
+
+fn names(settings: &mut Settings, import: &mut Import) {
+    for (theirs, ours) in [
+        ("prefixStats", "prefix_stats"),
+        ("graphite.globalPrefix", "global_prefix"),
+        ("graphite.globalSuffix", "global_suffix"),
+        ("graphite.prefixCounter", "prefix_counter"),
+        ("graphite.prefixTimer", "prefix_timer"),
+        ("graphite.prefixGauge", "prefix_gauge"),
+        ("graphite.prefixSet", "prefix_set"),
+    ] {
+        if let Some(text) = settings.text(theirs) {
+            import.set_in("etsy", ours, text);
+        }
+    }
+    if let Some(flag) = settings.flag("graphite.legacyNamespace") {
+        import.set_in("etsy", "legacy_namespace", flag);
+    }
+}
+
+fn sinks(settings: &mut Settings, import: &mut Import) {
+    let host = settings.text("graphiteHost");
+    let (port, pickle_port) = (settings.number("graphitePort"), settings.number("graphitePicklePort"));
+    let is_pickle = settings.text("graphiteProtocol").as_deref() == Some("pickle");
+    let backends = match settings.take("backends") {
+        Some(Json::Array(backends)) => backends.iter().map(as_text).collect(),
+        _ => vec!["./backends/graphite".to_string()],
+    };
+    let mut has_repeater = false;
+    for backend in &backends {
+        match backend.trim_end_matches(".js").rsplit('/').next().unwrap_or("") {
+            "graphite" => match &host {
+                Some(host) => {
+                    let port = if is_pickle { pickle_port.unwrap_or(2004.0) } else { port.unwrap_or(2003.0) };
+                    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                    let mut sink = table([("type", "graphite".into()), ("address", format!("{host}:{port}").into())]);
+                    if is_pickle {
+                        sink.insert("protocol".into(), "pickle".into());
+                    }
+                    import.push("sink", sink);
+                }
+                None => import.note("without graphiteHost the original sends nothing to Graphite; nor does this"),
+            },
+            "console" => import.push("sink", table([("type", "console".into())])),
+            "repeater" => has_repeater = true,
+            _ => import.leave("backends", format!("`{backend}` is a module of its own")),
+        }
+    }
+    for key in ["repeater", "repeaterProtocol"] {
+        if settings.take(key).is_some() {
+            has_repeater = true;
+        }
+    }
+    if has_repeater {
+        import.leave("repeater", "relays of raw lines are not in this version");
+    }
+}
+
+fn others(settings: &mut Settings, import: &mut Import) {
+    if settings.flag("debug") == Some(true) {
+        import.set_in("log", "level", "debug");
+    }
+    for (key, why) in [
+        ("dumpMessages", "`systole run --capture FILE` records what comes in"),
+        ("keyFlush.interval", "the most frequent names are not logged"),
+        ("keyFlush.percent", "the most frequent names are not logged"),
+        ("keyFlush.log", "the most frequent names are not logged"),
+        ("title", "the process is called systole"),
+        ("console.prettyprint", "the console shows a table on a terminal and records otherwise"),
+        ("log.backend", "the log goes to standard error, for whoever started it"),
+        ("log.application", "the log goes to standard error, for whoever started it"),
+        ("log.level", "the level of syslog; here it is `log.level`"),
+        ("automaticConfigReload", "a configuration is read at the start"),
+    ] {
+        if settings.take(key).is_some() {
+            import.leave(key, why);
+        }
+    }
+}
