@@ -42,13 +42,15 @@ const REQUESTS: usize = 16;
 #[error("{0}")]
 pub struct StartError(String);
 
-/// What is asked for on the command line alone.
-#[derive(Clone, Debug, Default)]
+/// What no configuration says: it comes from the command line, or from a program that runs the daemon itself.
+#[derive(Default)]
 pub struct Extras {
     /// Log what was received and lost so often.
     pub status_every: Option<Duration>,
     /// Record the wire here.
     pub capture: Option<PathBuf>,
+    /// Sinks beside the configured ones, with how they are driven.
+    pub sinks: Vec<OpenSink>,
 }
 
 /// Runs until `shutdown` resolves, then drains, delivers and returns. `announce` gets the start-up block
@@ -63,7 +65,8 @@ pub async fn run(
     announce: impl FnOnce(&str),
 ) -> Result<(), StartError> {
     let started = Instant::now();
-    let sinks = open_sinks(&config)?;
+    let mut sinks = open_sinks(&config)?;
+    sinks.extend(extras.sinks);
     let mut bound: Vec<(ListenUrl, Bound)> = Vec::new();
     for listen in &config.listen {
         let socket = net::bind(plan::listener(&config, listen))
@@ -293,8 +296,8 @@ fn cannot_listen(url: &str, error: &io::Error) -> StartError {
     StartError(format!("cannot listen on {url}: {error}; {advice}"))
 }
 
-/// A sink that is open, and how it will be driven.
-type OpenSink = (OutletOptions, Box<dyn sinks::Sink>);
+/// How a sink is driven, and the sink.
+pub type OpenSink = (OutletOptions, Box<dyn sinks::Sink>);
 
 fn open_sinks(config: &Config) -> Result<Vec<OpenSink>, StartError> {
     config.sinks.iter().map(|sink| Ok((outlet_options(config, sink), open_sink(config, sink)?))).collect()

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use support::{command, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
@@ -280,4 +282,54 @@ fn check_connect_tries_each_sink() {
     let output = check(port);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("cannot reach 127.0.0.1"), "{}", text(&output.stdout));
+}
+
+/// Keys of a TOML text, those of items without their numbers. What is a table of the user's own words is one key.
+fn keys_of(text: &str) -> BTreeSet<String> {
+    fn walk(path: &str, value: &toml::Value, keys: &mut BTreeSet<String>) {
+        match value {
+            toml::Value::Table(table) if !["tags", "add_tags"].contains(&path.rsplit('.').next().unwrap_or("")) => {
+                if !path.is_empty() {
+                    keys.insert(path.to_string());
+                }
+                for (key, value) in table {
+                    let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    walk(&inner, value, keys);
+                }
+            }
+            toml::Value::Array(all) if all.iter().any(toml::Value::is_table) => {
+                all.iter().for_each(|value| walk(path, value, keys));
+            }
+            _ => {
+                keys.insert(path.to_string());
+            }
+        }
+    }
+    let (mut keys, table) = (BTreeSet::new(), text.parse::<toml::Table>().expect("TOML"));
+    walk("", &toml::Value::Table(table), &mut keys);
+    keys
+}
+
+#[test]
+fn the_example_lists_every_key_with_its_default() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systole.toml");
+    let example = std::fs::read_to_string(file).expect("the example");
+    let printed = |args: &[&str]| {
+        let output = systole(args, b"");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    // What it sets is what holds without it.
+    assert_eq!(printed(&["check", "--print", "-c", file]), printed(&["check", "--print"]));
+    // With the examples it is still good, and no key is missing.
+    let shown = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_string();
+    let whole = example.lines().map(|line| shown(line) + "\n").collect::<String>();
+    let dir = tempfile::tempdir().expect("a folder");
+    let all = dir.path().join("all.toml");
+    std::fs::write(&all, &whole).expect("written");
+    printed(&["check", "-c", all.to_str().expect("plain")]);
+    let (set, known) = (keys_of(&whole), systole::config::known_keys(&whole));
+    let missing: Vec<&String> = known.difference(&set).collect();
+    assert!(missing.is_empty(), "the example does not have {missing:?}");
+    assert!(known.len() > 120, "{} keys", known.len());
 }

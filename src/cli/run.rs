@@ -72,7 +72,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
     };
     let outcome = runtime.block_on(async {
         let stop = stop_signal()?;
-        let extras = Extras { status_every: args.status_interval, capture: args.capture };
+        let extras = Extras { status_every: args.status_interval, capture: args.capture, ..Extras::default() };
         let announce = |block: &str| {
             let _ = std::io::stderr().write_all(block.as_bytes());
         };

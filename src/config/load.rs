@@ -1,6 +1,6 @@
 //! From text, environment and command line to a [`Config`], with every mistake on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -63,6 +63,15 @@ pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     let mut problems = source.finish();
     problems.sort_by_key(Problem::position);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// Every key that a file can set, as `section.key`; those of an array of tables only if the file has one.
+pub fn known_keys(text: &str) -> BTreeSet<String> {
+    let env = BTreeMap::new();
+    let mut source = Source::new("", text, &env);
+    let (root, _) = DeTable::parse_recoverable(text);
+    let _ = read(Section::root(Some(root.get_ref())), &mut source, &Sources::default());
+    source.known
 }
 
 fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Config {

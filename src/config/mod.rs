@@ -10,7 +10,7 @@ mod schema;
 mod url;
 mod value;
 
-pub use load::{Sources, load};
+pub use load::{Sources, known_keys, load};
 pub use presence::{Presence, StateFile};
 pub use print::{flat, print};
 pub use reader::Problem;

@@ -4,7 +4,7 @@
 //! [`Section::finish`] is unknown, and the nearest known key is suggested. Scalars may come from the
 //! environment as `SYSTOLE_SECTION__KEY`, and strings may hold `${VAR}`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
@@ -54,6 +54,8 @@ pub(super) struct Source<'a> {
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) problems: Vec<Problem>,
     used_env: Vec<String>,
+    /// Every key that was asked for, without numbers of items.
+    pub(super) known: BTreeSet<String>,
     /// Where each line begins.
     lines: Vec<usize>,
 }
@@ -61,7 +63,7 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     pub(super) fn new(file: &'a str, text: &'a str, env: &'a BTreeMap<String, String>) -> Source<'a> {
         let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1)).collect();
-        Source { file, text, env, problems: Vec::new(), used_env: Vec::new(), lines }
+        Source { file, text, env, problems: Vec::new(), used_env: Vec::new(), known: BTreeSet::new(), lines }
     }
 
     pub(super) fn place(&self, span: Range<usize>) -> String {
@@ -507,6 +509,7 @@ impl<'a> Section<'a> {
 
     /// Reports keys that nobody asked for.
     pub(super) fn finish(self, source: &mut Source<'_>) {
+        source.known.extend(self.known.iter().map(|key| without_numbers(&self.full(key))));
         let Some(table) = self.table else { return };
         for key in table.keys() {
             let name = key.get_ref();
@@ -515,9 +518,7 @@ impl<'a> Section<'a> {
             }
             let place = source.place(key.span());
             let full = self.full(name);
-            // Of an item of an array the number does not matter.
-            let plain: String =
-                full.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect();
+            let plain = without_numbers(&full);
             if let Some((_, when)) = super::LATER.iter().find(|(known, _)| *known == plain) {
                 source.problem(place, &full, format!("not in this version: {when}"));
                 continue;
@@ -526,6 +527,11 @@ impl<'a> Section<'a> {
             source.problem(place, &full, format!("unknown key{hint}"));
         }
     }
+}
+
+/// A key without the numbers of items: `rule.match` for `rule[0].match`.
+fn without_numbers(key: &str) -> String {
+    key.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }
 
 fn duration_of(found: &Found<'_>, source: &mut Source<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {

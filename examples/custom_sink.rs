@@ -1,0 +1,66 @@
+//! The daemon with a sink of your own: `cargo run --example custom_sink`, then `echo 'hits:1|c' | nc -u -w0 127.0.0.1 8125`.
+//!
+//! A sink is two methods. Task, queue, deadline, retries and the account are the driver's business: when `deliver` fails or
+//! takes too long, the same interval is offered again, and what waits beyond the queue is given up and counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use systole::config::{self, Sources};
+use systole::server::{self, Extras};
+use systole::sinks::{Delivery, OutletOptions, Receipt, Sink, SinkError};
+use systole::snapshot::Snapshot;
+
+/// Prints `time,name,value` for counters, and nothing else.
+struct Csv {
+    rows: u64,
+}
+
+impl Sink for Csv {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            for counter in &snapshot.counters {
+                println!("{},{},{}", snapshot.end, counter.series, counter.sum.value());
+                self.rows += 1;
+            }
+            // What this format cannot carry is said, so that the ledger adds up.
+            let left_out = (snapshot.len() - snapshot.counters.len()) as u64;
+            Ok(Receipt { dropped: vec![("unsupported", left_out)], bytes: 0 })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(async move { println!("# {} rows", self.rows) })
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    // As the command line would have it; the first argument may be another place to listen at.
+    let listen = std::env::args().nth(1).unwrap_or_else(|| "udp://127.0.0.1:8125".into());
+    let sources = Sources {
+        file: Some(("built in".into(), "self_metrics = false\n[presence]\nenabled = false".into())),
+        listen: vec![listen],
+        interval: Some(Duration::from_secs(1)),
+        http: Some("off".into()),
+        ..Sources::default()
+    };
+    let mut config = config::load(&sources).expect("the configuration above is right");
+    // The console is there by default.
+    config.sinks.clear();
+    let options = OutletOptions {
+        name: "csv".into(),
+        kind: "csv",
+        queue: 4,
+        timeout: Duration::from_secs(1),
+        log_every: config.interval,
+    };
+    let extras = Extras { sinks: vec![(options, Box::new(Csv { rows: 0 }))], ..Extras::default() };
+    let stop = async {
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    if let Err(problem) = server::run(config, extras, stop, |block| eprint!("{block}")).await {
+        eprintln!("{problem}");
+        std::process::exit(1);
+    }
+}
