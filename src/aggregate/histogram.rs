@@ -2,23 +2,21 @@
 //! per series and changed when values leave it.
 //!
 //! A magnitude is recorded as the integer `floor(|v| · 2^exponent)` and read back as the middle of its bucket.
-//! With 3 digits a bucket of an integer of [`FINE`] or more is at most 1/1024 wide relative to its value, so the
-//! middle is within 0.05 %. Scales differ by powers of two, so a change of scale moves whole buckets, but for
-//! those below 2048, one integer wide, which then lie in finer ones: once, that adds another 0.05 %. Between
-//! [`FINE`] and [`TOP`] lie 31 octaves, or 9.3 decades, in at most 128 KiB of counts a sign. Values that fit no
-//! scale together with those already held are clamped to the nearest end, and counted.
+//! With 3 digits a bucket of an integer of 1024 or more is at most 1/1024 wide relative to its value, so the
+//! middle is within 0.05 %; one octave below it is within 0.1 %, which is where values come to lie when there is no other
+//! room. Scales differ by powers of two, so a change of scale moves whole buckets, but for those below 2048, one integer
+//! wide, which then lie in finer ones: once, that adds 0.05 %. So 31 octaves, or 9.3 decades, are held, in at most 124 KiB
+//! of counts; a digit more takes 8 to 16 times as much. Where values have both signs, they share that room: 14 octaves, or 4
+//! decades, of each sign from the largest down. What fits no scale together with what is held already is clamped to the
+//! nearest end, and counted.
 //!
 //! Weights (1/rate) become whole counts of a `unit`. The unit is refined when a weight is no multiple of it;
 //! what still does not fit is carried to the next sample, so that the total weight stays right.
 
 use hdrhistogram::Histogram as Hdr;
 
-/// Integers from here on keep three digits.
-const FINE: u64 = 1 << FINE_BITS;
-const FINE_BITS: i32 = 10;
-/// Integers stay below this.
-const TOP: u64 = 1 << TOP_BITS;
-const TOP_BITS: i32 = 41;
+/// Octaves of integers that keep their digits with room to spare.
+const OCTAVES: i32 = 30;
 /// Where a new extreme is put when the scale follows it: two octaves of room before the next change.
 const ROOM: i32 = 2;
 /// Finest split of a unit of weight.
@@ -28,12 +26,16 @@ const MAX_SPLIT: u32 = 64;
 #[derive(Clone, Debug)]
 pub struct Histogram {
     digits: u8,
+    /// Integers keep their digits from two to the power of this on.
+    fine_bits: i32,
     exponent: i32,
     positive: Hdr<u32>,
     negative: Option<Box<Hdr<u32>>>,
     /// Smallest and largest magnitude held, zero apart.
     smallest: f64,
     largest: f64,
+    /// The largest magnitude of each sign, the positive one first.
+    largest_of: [f64; 2],
     unit: f64,
     carry: f64,
     clamped: u64,
@@ -44,14 +46,19 @@ impl Histogram {
     /// unit of weight is `unit`.
     pub fn new(digits: u8, smallest: f64, largest: f64, unit: f64) -> Histogram {
         let smallest = if smallest > 0.0 && smallest.is_finite() { smallest } else { 1.0 };
-        let exponent = (FINE_BITS + ROOM - floor_log2(smallest)).min(TOP_BITS - 1 - floor_log2(largest.max(smallest)));
+        // Two to the power of it is the first that is more than ten to the power of the digits.
+        let fine_bits = [4, 7, 10, 14, 17][usize::from(digits.clamp(1, 5)) - 1];
+        let top_bits = fine_bits + OCTAVES;
+        let exponent = (fine_bits + ROOM - floor_log2(smallest)).min(top_bits - 1 - floor_log2(largest.max(smallest)));
         Histogram {
             digits,
+            fine_bits,
             exponent,
             positive: new_hdr(digits),
             negative: None,
             smallest: f64::INFINITY,
             largest: 0.0,
+            largest_of: [0.0; 2],
             unit,
             carry: 0.0,
             clamped: 0,
@@ -63,6 +70,11 @@ impl Histogram {
         let magnitude = value.abs();
         if magnitude > 0.0 {
             self.make_room(magnitude);
+            let largest = &mut self.largest_of[usize::from(value < 0.0)];
+            if magnitude > *largest {
+                *largest = magnitude;
+                self.share_room();
+            }
         }
         let integer = self.integer(magnitude);
         let count = self.counts_of(weight);
@@ -108,25 +120,25 @@ impl Histogram {
 
     /// Changes the scale so that `magnitude` fits, if what is already held still fits then.
     fn make_room(&mut self, magnitude: f64) {
-        let scaled = scaled(magnitude, self.exponent);
-        if scaled < FINE as f64 {
+        let bits = self.exponent + floor_log2(magnitude);
+        if bits < self.fine_bits {
             // How far the scale can grow before the largest value held leaves it.
-            let headroom =
-                if self.largest > 0.0 { TOP_BITS - 1 - floor_log2(self.largest) - self.exponent } else { i32::MAX };
-            let needed = FINE_BITS - floor_log2(magnitude) - self.exponent;
-            if needed <= headroom {
+            let headroom = if self.largest > 0.0 { self.finest() - self.exponent } else { i32::MAX };
+            let needed = self.fine_bits - bits;
+            // One octave may lie lower than is comfortable.
+            if needed - 1 <= headroom {
                 self.rescale(self.exponent + (needed + ROOM).min(headroom));
             } else {
                 self.clamped += 1;
             }
-        } else if scaled >= TOP as f64 {
+        } else if bits >= self.top_bits() {
             // How far it can shrink before the smallest value held gets too coarse.
             let headroom = if self.smallest.is_finite() {
-                self.exponent + floor_log2(self.smallest) - FINE_BITS
+                self.exponent + floor_log2(self.smallest) - (self.fine_bits - 1)
             } else {
                 i32::MAX
             };
-            let needed = self.exponent + floor_log2(magnitude) - (TOP_BITS - 1);
+            let needed = bits - (self.top_bits() - 1);
             if needed <= headroom {
                 self.rescale(self.exponent - (needed + ROOM).min(headroom));
             } else {
@@ -138,16 +150,60 @@ impl Histogram {
         self.largest = self.largest.max(magnitude);
     }
 
+    fn top_bits(&self) -> i32 {
+        self.fine_bits + OCTAVES
+    }
+
+    /// The finest scale that holds the largest values of both signs in the room that there is.
+    fn finest(&self) -> i32 {
+        // Half of the counts of an HdrHistogram's first bucket, which is what each octave beyond it takes.
+        let octaves = |largest: f64, exponent: i32| match largest > 0.0 {
+            true => (exponent + floor_log2(largest) - self.fine_bits).max(0) + 2,
+            // An empty one has its first bucket, too.
+            false => 0,
+        };
+        let mut exponent = self.top_bits() - 1 - floor_log2(self.largest);
+        let [positive, negative] = self.largest_of;
+        while octaves(positive, exponent) + octaves(negative, exponent) > OCTAVES + 1 {
+            exponent -= 1;
+        }
+        exponent
+    }
+
+    /// Coarsens the scale where values of both signs would take more room than there is.
+    fn share_room(&mut self) {
+        if self.largest_of.contains(&0.0) {
+            return;
+        }
+        let shift = self.exponent - self.finest();
+        if shift <= 0 {
+            return;
+        }
+        // What was exact enough, and is no longer.
+        let fine = 1_u64 << (self.fine_bits - 1);
+        let loses = |hdr: &Hdr<u32>| -> u64 {
+            let steps =
+                hdr.iter_recorded().filter(|step| (fine..fine << shift.min(40)).contains(&step.value_iterated_to()));
+            steps.map(|step| step.count_since_last_iteration()).sum()
+        };
+        self.clamped += loses(&self.positive) + self.negative.as_deref().map_or(0, loses);
+        self.rescale(self.exponent - shift);
+    }
+
     fn rescale(&mut self, exponent: i32) {
         let shift = exponent - self.exponent;
+        if shift == 0 {
+            return;
+        }
         self.exponent = exponent;
+        let top = 1_u64 << self.top_bits();
         let moved = |hdr: &Hdr<u32>, digits: u8| {
             let mut scaled = new_hdr(digits);
             for step in hdr.iter_recorded() {
                 let low = hdr.lowest_equivalent(step.value_iterated_to());
                 // The middle: where buckets are one integer wide, a finer scale must not read it as its lower end.
                 let middle = 0.5 * (low as f64 + hdr.next_non_equivalent(low) as f64);
-                let moved = if low == 0 { 0 } else { (self::scaled(middle, shift) as u64).clamp(1, TOP - 1) };
+                let moved = if low == 0 { 0 } else { (self::scaled(middle, shift) as u64).clamp(1, top - 1) };
                 add(&mut scaled, moved, u32::try_from(step.count_since_last_iteration()).unwrap_or(u32::MAX));
             }
             scaled
@@ -161,7 +217,7 @@ impl Histogram {
             return 0;
         }
         // A magnitude too small for the scale stays above zero, one too large below the top.
-        (scaled(magnitude, self.exponent) as u64).clamp(1, TOP - 1)
+        (scaled(magnitude, self.exponent) as u64).clamp(1, (1 << self.top_bits()) - 1)
     }
 
     fn add(&mut self, negative: bool, integer: u64, count: u32) {
@@ -275,6 +331,39 @@ mod tests {
     }
 
     #[test]
+    fn both_signs_share_the_room_there_is_and_what_gets_too_coarse_is_counted() {
+        let of = |values: &mut dyn Iterator<Item = f64>| {
+            let mut histogram = Histogram::new(3, 1.0, 1.0, 1.0);
+            values.for_each(|value| histogram.record(value, 1.0));
+            histogram
+        };
+        let powers = |from: i32, to: i32| (from..to).map(|n| 2_f64.powi(n) * 1.01);
+        // Four decades of each sign, in any order.
+        let histogram = of(&mut powers(0, 14).rev().flat_map(|v| [v, -v]));
+        assert!(histogram.clamped() == 0 && histogram.memory_bytes() <= 124 << 10, "{}", histogram.memory_bytes());
+        let held: Vec<f64> = histogram.buckets().iter().map(|(value, _)| *value).collect();
+        assert!(powers(0, 14).all(|v| [v, -v].iter().all(|v| held.iter().any(|h| (h / v - 1.0).abs() < 0.001))));
+        // Nine of each: the small ones are no longer as exact, which is counted.
+        let histogram = of(&mut powers(0, 30).flat_map(|v| [v, -v]));
+        assert!(histogram.memory_bytes() <= 124 << 10, "{}", histogram.memory_bytes());
+        assert!((20..=40).contains(&histogram.clamped()), "{}", histogram.clamped());
+        assert_eq!(histogram.buckets().iter().map(|(_, count)| count).sum::<f64>(), 60.0);
+    }
+
+    #[test]
+    fn digits_are_kept_over_all_decades() {
+        for (digits, bound) in [(1, 0.1), (2, 0.01), (4, 0.0001), (5, 0.00001)] {
+            let mut histogram = Histogram::new(digits, 0.003, 0.003, 1.0);
+            let values: Vec<f64> = (0..=900).map(|n| 0.003 * 10_f64.powf(f64::from(n) / 100.0)).collect();
+            values.iter().for_each(|&v| histogram.record(v, 1.0));
+            let held = histogram.buckets();
+            let near = |v: f64| held.iter().map(|(h, _)| (h / v - 1.0).abs()).fold(f64::INFINITY, f64::min);
+            let worst = values.iter().map(|&v| near(v)).fold(0.0, f64::max);
+            assert!(worst <= bound && histogram.clamped() == 0, "{digits} digits: {worst}");
+        }
+    }
+
+    #[test]
     fn any_scale_will_do() {
         for scale in [1e-300, 1e-9, 1.0, 1e12, 1e300, 5e-320] {
             let values: Vec<f64> = (100..1000).map(|n| f64::from(n) * scale).collect();
@@ -290,7 +379,7 @@ mod tests {
         assert_eq!(histogram.clamped(), 2);
         let values: Vec<f64> = histogram.buckets().iter().map(|b| b.0).collect();
         assert!(values.iter().any(|v| (v - 1.0).abs() < 0.001) && values.iter().any(|v| (v / 2.0 - 1.0).abs() < 0.001));
-        assert!(histogram.memory_bytes() <= 128 * 1024 + 8192, "{}", histogram.memory_bytes());
+        assert!(histogram.memory_bytes() <= 124 << 10, "{}", histogram.memory_bytes());
     }
 
     #[test]

@@ -12,29 +12,65 @@ use serde_json::{Map, Value};
 
 /// One row that matters.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Row {
+pub struct Row {
     /// Nanoseconds from 0.
-    pub(super) at: u64,
-    pub(super) what: What,
+    pub at: u64,
+    /// What it says.
+    pub what: What,
 }
 
 /// What a row says.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum What {
+pub enum What {
     /// A datagram, `copies` times.
-    Datagram { bytes: Vec<u8>, copies: u32, from: Option<String> },
+    Datagram {
+        /// Its content.
+        bytes: Vec<u8>,
+        /// How often it came.
+        copies: u32,
+        /// `ip:port`.
+        from: Option<String>,
+    },
     /// The daemon stops and is there again after `down` nanoseconds; a crash loses the open interval.
-    Restart { down: u64, crash: bool },
+    Restart {
+        /// Nanoseconds.
+        down: u64,
+        /// Without a chance to say goodbye.
+        crash: bool,
+    },
     /// The daemon stands still for so many nanoseconds.
-    Stall { length: u64 },
+    Stall {
+        /// Nanoseconds.
+        length: u64,
+    },
     /// The kernel dropped datagrams, of those that reached the sockets in the last second.
-    Drops { dropped: u64, received: u64 },
+    Drops {
+        /// Lost.
+        dropped: u64,
+        /// Not lost.
+        received: u64,
+    },
     /// The wall clock was set by so many seconds.
-    Clock { step: f64 },
+    Clock {
+        /// Seconds, forward or back.
+        step: f64,
+    },
     /// An operator announced maintenance.
-    Maintenance { service: String, instance: Option<String>, seconds: f64 },
+    Maintenance {
+        /// Whose.
+        service: String,
+        /// `None` for all of them.
+        instance: Option<String>,
+        /// How long; 0 ends it.
+        seconds: f64,
+    },
     /// An operator forgot an instance.
-    Forget { service: String, instance: Option<String> },
+    Forget {
+        /// Whose.
+        service: String,
+        /// `None` for all of them.
+        instance: Option<String>,
+    },
     /// A trace's header: how presence is judged.
     Presence(Map<String, Value>),
     /// The capture is over.
@@ -45,7 +81,7 @@ pub(super) enum What {
 ///
 /// # Errors
 /// What is wrong, and what would be right.
-pub(super) fn row(text: &str) -> Result<Option<Row>, String> {
+pub fn row(text: &str) -> Result<Option<Row>, String> {
     if text.trim().is_empty() {
         return Ok(None);
     }

@@ -2,7 +2,7 @@
 //! server), 2 bad usage or bad configuration.
 
 mod beat;
-mod capture;
+pub mod capture;
 mod check;
 mod explain;
 mod import;

@@ -11,7 +11,10 @@ const LENGTH_BYTES: usize = 4;
 
 /// Cuts a stream as its listener, or its first byte, says.
 #[derive(Debug)]
-pub(super) enum Cutter {
+pub struct Cutter(Way);
+
+#[derive(Debug)]
+enum Way {
     /// Lines, or statsite's binary protocol: nothing was read yet.
     Undecided(LineBuffer),
     Lines(LineBuffer),
@@ -20,56 +23,58 @@ pub(super) enum Cutter {
 }
 
 impl Cutter {
-    pub(super) fn new(framing: Framing, binary: bool, max: usize) -> Cutter {
-        match framing {
-            Framing::Length => Cutter::Frames(FrameBuffer { bytes: BytesMut::new(), max }),
-            Framing::Newline if binary => Cutter::Undecided(LineBuffer::new(max)),
-            Framing::Newline => Cutter::Lines(LineBuffer::new(max)),
-        }
+    /// Nothing was read yet. `binary` allows statsite's protocol in place of lines; `max` is the most bytes of a line or
+    /// frame.
+    pub fn new(framing: Framing, binary: bool, max: usize) -> Cutter {
+        Cutter(match framing {
+            Framing::Length => Way::Frames(FrameBuffer { bytes: BytesMut::new(), max }),
+            Framing::Newline if binary => Way::Undecided(LineBuffer::new(max)),
+            Framing::Newline => Way::Lines(LineBuffer::new(max)),
+        })
     }
 
     /// Adds what was read.
-    pub(super) fn extend(&mut self, bytes: &[u8]) {
-        if let Cutter::Undecided(lines) = self
+    pub fn extend(&mut self, bytes: &[u8]) {
+        if let Way::Undecided(lines) = &self.0
             && let Some(&first) = bytes.first()
         {
             let max = lines.max_line;
-            *self = match first {
-                BINARY_MAGIC => Cutter::Binary(FrameBuffer { bytes: BytesMut::new(), max }),
-                _ => Cutter::Lines(LineBuffer::new(max)),
+            self.0 = match first {
+                BINARY_MAGIC => Way::Binary(FrameBuffer { bytes: BytesMut::new(), max }),
+                _ => Way::Lines(LineBuffer::new(max)),
             };
         }
-        match self {
-            Cutter::Undecided(lines) | Cutter::Lines(lines) => lines.extend(bytes),
-            Cutter::Frames(frames) | Cutter::Binary(frames) => frames.bytes.extend_from_slice(bytes),
+        match &mut self.0 {
+            Way::Undecided(lines) | Way::Lines(lines) => lines.extend(bytes),
+            Way::Frames(frames) | Way::Binary(frames) => frames.bytes.extend_from_slice(bytes),
         }
     }
 
     /// The next chunk, if there is one.
-    pub(super) fn take(&mut self) -> Option<Chunk> {
-        match self {
-            Cutter::Undecided(lines) | Cutter::Lines(lines) => lines.take(),
-            Cutter::Frames(frames) => frames.take_frame(),
-            Cutter::Binary(frames) => frames.take_binary(),
+    pub fn take(&mut self) -> Option<Chunk> {
+        match &mut self.0 {
+            Way::Undecided(lines) | Way::Lines(lines) => lines.take(),
+            Way::Frames(frames) => frames.take_frame(),
+            Way::Binary(frames) => frames.take_binary(),
         }
     }
 
     /// Gives memory back that is not needed while nothing is pending: most connections are silent most of the time.
-    pub(super) fn rest_easy(&mut self) {
-        match self {
-            Cutter::Undecided(lines) | Cutter::Lines(lines) => lines.rest_easy(),
-            Cutter::Frames(frames) | Cutter::Binary(frames) if frames.bytes.is_empty() => {
+    pub fn rest_easy(&mut self) {
+        match &mut self.0 {
+            Way::Undecided(lines) | Way::Lines(lines) => lines.rest_easy(),
+            Way::Frames(frames) | Way::Binary(frames) if frames.bytes.is_empty() => {
                 frames.bytes = BytesMut::new();
             }
-            Cutter::Frames(_) | Cutter::Binary(_) => {}
+            Way::Frames(_) | Way::Binary(_) => {}
         }
     }
 
     /// What came after the last whole line or frame, and whether the end of the stream may have made it whole.
-    pub(super) fn rest(&mut self) -> Option<(BytesMut, bool)> {
-        match self {
-            Cutter::Undecided(lines) | Cutter::Lines(lines) => lines.rest().map(|rest| (rest, true)),
-            Cutter::Frames(frames) | Cutter::Binary(frames) => {
+    pub fn rest(&mut self) -> Option<(BytesMut, bool)> {
+        match &mut self.0 {
+            Way::Undecided(lines) | Way::Lines(lines) => lines.rest().map(|rest| (rest, true)),
+            Way::Frames(frames) | Way::Binary(frames) => {
                 let rest = frames.bytes.split();
                 (!rest.is_empty()).then_some((rest, false))
             }
@@ -79,7 +84,7 @@ impl Cutter {
 
 /// Collects bytes of a stream until they make whole frames.
 #[derive(Debug)]
-pub(super) struct FrameBuffer {
+struct FrameBuffer {
     bytes: BytesMut,
     max: usize,
 }
@@ -115,16 +120,16 @@ impl FrameBuffer {
 
 /// Collects bytes of a stream until they make whole lines.
 #[derive(Debug)]
-pub(super) struct LineBuffer {
+struct LineBuffer {
     bytes: BytesMut,
     max_line: usize,
     /// An overlong line is being skipped up to its newline.
     skipping: bool,
 }
 
-/// What [`LineBuffer::take`] found.
+/// A part of a stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Chunk {
+pub enum Chunk {
     /// One or more whole lines with their newlines.
     Lines(BytesMut),
     /// A whole frame, or several of the binary protocol.
@@ -136,24 +141,24 @@ pub(super) enum Chunk {
 }
 
 impl LineBuffer {
-    pub(super) fn new(max_line: usize) -> LineBuffer {
+    fn new(max_line: usize) -> LineBuffer {
         LineBuffer { bytes: BytesMut::new(), max_line, skipping: false }
     }
 
     /// Adds what was read.
-    pub(super) fn extend(&mut self, bytes: &[u8]) {
+    fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
     /// Gives memory back that is not needed while nothing is pending: most connections are silent most of the time.
-    pub(super) fn rest_easy(&mut self) {
+    fn rest_easy(&mut self) {
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
         }
     }
 
     /// The next chunk, if there is one.
-    pub(super) fn take(&mut self) -> Option<Chunk> {
+    fn take(&mut self) -> Option<Chunk> {
         if self.skipping {
             match memchr::memchr(b'\n', &self.bytes) {
                 Some(end) => {
@@ -194,7 +199,7 @@ impl LineBuffer {
     }
 
     /// What came after the last newline, if anything but blanks.
-    pub(super) fn rest(&mut self) -> Option<BytesMut> {
+    fn rest(&mut self) -> Option<BytesMut> {
         let rest = self.bytes.split();
         (!self.skipping && !rest.trim_ascii().is_empty()).then_some(rest)
     }

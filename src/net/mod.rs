@@ -8,7 +8,7 @@
 //! holds and then nothing more; the flusher closes the last interval; [`Listener::join`] ends them.
 
 mod datagrams;
-mod framing;
+pub mod framing;
 mod stream;
 mod streams;
 

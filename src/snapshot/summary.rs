@@ -81,14 +81,17 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<
         return Summary { exact: true, ..Summary::default() };
     }
     let percentiles = own.and_then(|own| own.percentiles.as_deref()).unwrap_or(&policy.percentiles);
-    let buckets = own.map_or_else(Vec::new, |own| cumulative(timer, &own.buckets));
+    // Equal weights are left out of the values.
+    let each = if policy.timers.weighted && timer.is_uniform() { timer.count() / timer.samples() as f64 } else { 1.0 };
+    let buckets = own.map_or_else(Vec::new, |own| cumulative(timer, &own.buckets, each));
     let summary =
         if policy.agent { agent_summary(timer, percentiles) } else { summary(timer, name, policy, percentiles) };
     Summary { buckets, ..summary }
 }
 
-/// How many events lie at or below each of some ascending bounds, and how many there are.
-fn cumulative(timer: &Timer, bounds: &[f64]) -> Vec<(Option<f64>, f64)> {
+/// How many events lie at or below each of some ascending bounds, and how many there are; a value stands for its weight
+/// times `each`.
+fn cumulative(timer: &Timer, bounds: &[f64], each: f64) -> Vec<(Option<f64>, f64)> {
     if bounds.is_empty() {
         return Vec::new();
     }
@@ -100,7 +103,7 @@ fn cumulative(timer: &Timer, bounds: &[f64]) -> Vec<(Option<f64>, f64)> {
         while let Some((_, weight)) = rest.next_if(|(value, _)| bound.is_none_or(|bound| *value <= bound)) {
             count += weight;
         }
-        (bound, count)
+        (bound, count * each)
     })
     .collect()
 }
@@ -311,6 +314,10 @@ mod tests {
     fn buckets_count_what_lies_at_or_below_a_bound() {
         let s = summary(&[(1.0, 1.0), (2.0, 10.0), (2.5, 1.0), (-1.0, 2.0)], &[], true);
         assert_eq!(s.buckets, [(Some(0.0), 2.0), (Some(2.0), 13.0), (None, 14.0)]);
+        let even = summary(&[(1.0, 10.0), (3.0, 10.0)], &[], true);
+        assert_eq!(even.buckets, [(Some(0.0), 0.0), (Some(2.0), 10.0), (None, 20.0)]);
+        let as_received = summary(&[(1.0, 10.0), (3.0, 10.0)], &[], false);
+        assert_eq!(as_received.buckets, [(Some(0.0), 0.0), (Some(2.0), 1.0), (None, 2.0)]);
     }
 
     #[test]
