@@ -1,7 +1,7 @@
 //! The mouth: sockets, drained in batches into reused buffers. Each receive worker is a thread that owns a
 //! [`Shard`]; a listener has one worker, or several with `SO_REUSEPORT`.
 //!
-//! The flusher talks to workers with [`Command`]s. Nothing here waits for anybody downstream: a worker that
+//! The flusher talks to workers with commands. Nothing here waits for anybody downstream: a worker that
 //! cannot keep up shows in the kernel's drop counters, which are read here and published.
 //!
 //! A stop is two steps, so that nothing queued is lost: [`Listener::stop`] makes workers read what the kernel
