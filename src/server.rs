@@ -25,6 +25,7 @@ use crate::presence::Identity;
 use crate::sinks::console::ConsoleSink;
 use crate::sinks::file::{FileOptions, FileSink};
 use crate::sinks::graphite::GraphiteSink;
+use crate::sinks::prometheus::PrometheusSink;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
 use crate::sys::{host_name, unix_time};
@@ -326,6 +327,11 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
             })?;
             Box::new(opened)
         }
+        SinkKind::Prometheus { address, ttl } => {
+            let url = format!("http://{address}/metrics");
+            let opened = PrometheusSink::open(*address, *ttl, config.interval);
+            Box::new(opened.map_err(|error| cannot_listen(&url, &error))?)
+        }
         SinkKind::Graphite { address, protocol, naming } => {
             let names = plan::graphite_names(config, *naming);
             Box::new(GraphiteSink::new(address.clone(), names, *protocol, config.interval))
@@ -356,6 +362,7 @@ fn start_up_block(
         let target = match &sink.kind {
             SinkKind::Console => String::new(),
             SinkKind::File { path, .. } => format!("  {}", path.display()),
+            SinkKind::Prometheus { address, .. } => format!("  http://{address}/metrics"),
             SinkKind::Graphite { address, .. } => format!("  {address}"),
         };
         let _ = writeln!(out, "  sink      {}{target}", sink.name);

@@ -1,6 +1,6 @@
 //! `systole check`: is the configuration right, and what does it come to?
 
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::Args;
@@ -68,6 +68,10 @@ fn connect(sink: &Sink) -> Result<String, String> {
                 .map(|_| format!("{} can be written", path.display()))
                 .map_err(|e| format!("cannot write {}: {e}", path.display()))
         }
+        SinkKind::Prometheus { address, .. } => match TcpListener::bind(address) {
+            Ok(_) => Ok(format!("http://{address}/metrics can be served")),
+            Err(error) => Err(format!("cannot serve http://{address}/metrics: {error}")),
+        },
         SinkKind::Graphite { address, .. } => {
             let all = address.to_socket_addrs().map_err(|e| format!("cannot look up {address}: {e}"))?;
             let mut last = format!("{address} has no address");

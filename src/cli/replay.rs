@@ -11,9 +11,11 @@ use rapidhash::v3::rapidhash_v3;
 
 use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions};
 use crate::config::Config;
+use crate::inert::Plain;
 use crate::plan;
 use crate::protocol::Heartbeats;
 use crate::sinks::graphite::{self, GraphiteNames};
+use crate::sinks::prometheus::{self, Exposition};
 use crate::snapshot::{Interval, RecordType, Records, Registry, Snapshot};
 use crate::telemetry::ListenerAccount;
 
@@ -51,6 +53,8 @@ enum Format {
     Json,
     /// Graphite plaintext
     Graphite,
+    /// What a scrape would be told after the last flush
+    Prometheus,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -83,7 +87,7 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
     }
     rows.sort_by_key(|row| row.at);
     let mut replay = Replay::new(config, args);
-    let written = replay.rows(&rows) && print(&replay.out);
+    let written = replay.rows(&rows) && print(&replay.finish());
     if written { 0 } else { FAILED }
 }
 
@@ -123,6 +127,7 @@ struct Replay {
     witness: Witness,
     datagrams: usize,
     listener: ListenerAccount,
+    exposition: Exposition,
     out: Vec<u8>,
 }
 
@@ -152,8 +157,18 @@ impl Replay {
             witness: Witness::default(),
             datagrams: 0,
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
+            // A scrape after the last flush sees everything of the capture.
+            exposition: Exposition::new(f64::INFINITY),
             out: Vec::new(),
         }
+    }
+
+    /// What is left to print.
+    fn finish(mut self) -> Vec<u8> {
+        if self.format == Format::Prometheus {
+            self.out.extend_from_slice(self.exposition.render(prometheus::Format::Text).as_bytes());
+        }
+        self.out
     }
 
     fn rows(&mut self, rows: &[Row]) -> bool {
@@ -305,18 +320,31 @@ impl Replay {
         self.write(snapshot);
     }
 
+    /// Takes out what `--only` does not ask for.
+    fn leave_out(&self, snapshot: &mut Snapshot) {
+        let Some(only) = &self.records.only else { return };
+        let wanted = |kind| only.contains(&RecordType::of(kind));
+        snapshot.counters.retain(|point| wanted(point.series.kind()));
+        snapshot.gauges.retain(|point| wanted(point.series.kind()));
+        snapshot.timers.retain(|point| wanted(point.series.kind()));
+        snapshot.sets.retain(|point| wanted(point.series.kind()));
+        snapshot.kvs.retain(|point| wanted(point.series.kind()));
+        snapshot.stamped.retain(|one| wanted(one.series.kind()));
+    }
+
     fn write(&mut self, mut snapshot: Snapshot) {
         match self.format {
             Format::Json => self.records.write(&snapshot, &mut self.out),
-            Format::Graphite => {
-                if let Some(only) = &self.records.only {
-                    let wanted = |kind| only.contains(&RecordType::of(kind));
-                    snapshot.counters.retain(|point| wanted(point.series.kind()));
-                    snapshot.gauges.retain(|point| wanted(point.series.kind()));
-                    snapshot.timers.retain(|point| wanted(point.series.kind()));
-                    snapshot.sets.retain(|point| wanted(point.series.kind()));
-                    snapshot.kvs.retain(|point| wanted(point.series.kind()));
+            Format::Prometheus => {
+                self.leave_out(&mut snapshot);
+                snapshot.sort();
+                for conflict in self.exposition.apply(&snapshot) {
+                    let prometheus::Conflict { holder, other, name } = conflict;
+                    complain(format_args!("`{name}` belongs to {}; {} is left out", Plain(&holder), Plain(&other)));
                 }
+            }
+            Format::Graphite => {
+                self.leave_out(&mut snapshot);
                 snapshot.sort();
                 let lines = graphite::encode(&snapshot, &self.names);
                 // Writing to memory cannot fail.

@@ -24,7 +24,8 @@ pub(super) struct RunArgs {
     /// unix:///PATH, unixgram:///PATH or fd://NAME (may be repeated)
     #[arg(long, value_name = "URL")]
     listen: Vec<String>,
-    /// Deliver here, in place of the configured sinks: console:, file:///PATH, graphite://HOST:PORT (may be repeated)
+    /// Deliver here, in place of the configured sinks: console:, file:///PATH, graphite://HOST:PORT,
+    /// prometheus://ADDRESS:PORT (may be repeated)
     #[arg(long, value_name = "URL")]
     sink: Vec<String>,
     /// Time between flushes, such as 10s

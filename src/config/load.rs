@@ -1,7 +1,7 @@
 //! From text, environment and command line to a [`Config`], with every mistake on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::snapshot::Bins;
 
 use super::reader::{Found, Problem, Section, Source};
 use super::schema::{
-    Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Management, Naming, Profile, Sink,
-    SinkKind, Workers,
+    Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Management, Naming,
+    PROMETHEUS_TTL, Profile, Sink, SinkKind, Workers,
 };
 use super::url::{ListenUrl, address, host_and_port, listen_url, sink_url};
 
@@ -348,8 +348,14 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
         Console,
         File,
         Graphite,
+        Prometheus,
     }
-    let types = [("console", Type::Console), ("file", Type::File), ("graphite", Type::Graphite)];
+    let types = [
+        ("console", Type::Console),
+        ("file", Type::File),
+        ("graphite", Type::Graphite),
+        ("prometheus", Type::Prometheus),
+    ];
     let before = s.problems.len();
     let kind = section.choice(s, "type", &types);
     if kind.is_none() && s.problems.len() == before {
@@ -366,6 +372,20 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
             let max_age = section.duration(s, "max_age", Duration::from_secs(1)..=*LIFETIME.end());
             let keep = section.integer(s, "keep", 1..=10_000).unwrap_or(7) as usize;
             SinkKind::File { path: path.unwrap_or_default().into(), max_size, max_age, keep }
+        }
+        Type::Prometheus => {
+            let mut bound = None;
+            match section.find(s, "address") {
+                None => section.missing(s, place, "address", "\"127.0.0.1:9125\""),
+                Some(found) => match address(&found.string(s).unwrap_or_default()) {
+                    Ok(good) => bound = Some(good),
+                    Err(problem) => {
+                        s.problem(found.place, &found.key, format!("{problem}; \"127.0.0.1:9125\" is right"));
+                    }
+                },
+            }
+            let ttl = section.duration(s, "ttl", LIFETIME).unwrap_or(PROMETHEUS_TTL);
+            SinkKind::Prometheus { address: bound.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9125))), ttl }
         }
         Type::Graphite => {
             let mut target = String::new();

@@ -157,6 +157,10 @@ fn sink(out: &mut Out, sink: &Sink) {
             }
             out.set("keep", *keep as i64);
         }
+        SinkKind::Prometheus { address, ttl } => {
+            out.set("address", address.to_string());
+            out.set("ttl", show_duration(*ttl));
+        }
         SinkKind::Graphite { address, protocol, naming } => {
             out.set("address", address.as_str());
             out.set("protocol", if *protocol == Wire::Pickle { "pickle" } else { "plaintext" });

@@ -216,6 +216,9 @@ impl Sink {
     }
 }
 
+/// How long Prometheus is told a counter without an update, unless it is said.
+pub(super) const PROMETHEUS_TTL: Duration = Duration::from_secs(3600);
+
 /// What a sink is, with its own options.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SinkKind {
@@ -231,6 +234,13 @@ pub enum SinkKind {
         max_age: Option<Duration>,
         /// Rotated files kept (default 7).
         keep: usize,
+    },
+    /// A scrape endpoint.
+    Prometheus {
+        /// Where it serves.
+        address: SocketAddr,
+        /// How long a counter is told without an update (default 1 h).
+        ttl: Duration,
     },
     /// Graphite over TCP.
     Graphite {
@@ -249,6 +259,7 @@ impl SinkKind {
         match self {
             SinkKind::Console => "console",
             SinkKind::File { .. } => "file",
+            SinkKind::Prometheus { .. } => "prometheus",
             SinkKind::Graphite { .. } => "graphite",
         }
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::sinks::graphite::Wire;
 
 use super::reader::suggestion;
-use super::schema::{Naming, Sink, SinkKind};
+use super::schema::{Naming, PROMETHEUS_TTL, Sink, SinkKind};
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,9 +123,16 @@ pub fn sink_url(url: &str, naming: Naming) -> Result<Sink, String> {
             let address = address.to_string();
             Ok(Sink::new("graphite", SinkKind::Graphite { address, protocol: Wire::Plaintext, naming }))
         }
+        "prometheus" => {
+            let place = rest.strip_prefix("//").unwrap_or(rest).trim_end_matches('/');
+            let example = "`prometheus://127.0.0.1:9125` is right";
+            let address = address(place).map_err(|problem| format!("{problem}; {example}"))?;
+            Ok(Sink::new("prometheus", SinkKind::Prometheus { address, ttl: PROMETHEUS_TTL }))
+        }
         _ => {
-            let hint = suggestion(scheme, ["console", "file", "graphite"].into_iter());
-            Err(format!("unknown sink `{scheme}`{hint}; `console:`, `file:///path` or `graphite://host:2003` is right"))
+            let hint = suggestion(scheme, ["console", "file", "graphite", "prometheus"].into_iter());
+            let right = "`console:`, `file:///path`, `graphite://host:2003` or `prometheus://127.0.0.1:9125` is right";
+            Err(format!("unknown sink `{scheme}`{hint}; {right}"))
         }
     }
 }

@@ -51,7 +51,7 @@ const WRITE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Series that a listing shows; there is no end to what a table may hold.
-pub const MAX_SERIES: usize = 100_000;
+pub const MAX_SERIES: usize = 20_000;
 
 /// Numbers of a list that are shown.
 pub const MAX_ITEMS: usize = inspect::MAX_ITEMS;

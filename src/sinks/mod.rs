@@ -10,6 +10,7 @@ pub mod console;
 pub mod file;
 pub mod graphite;
 mod outlet;
+pub mod prometheus;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,0 +1,123 @@
+//! Prometheus, by scrape: the sink keeps what was told and serves it at `/metrics` of its own address, as text 0.0.4 or
+//! OpenMetrics 1.0 by `Accept`.
+//!
+//! Counters, and sums and counts of timers, go on from interval to interval, and leave after `ttl` without an update. A gauge
+//! leaves with its last record; what one interval told alone, members of sets and quantiles, is told for a minute. Names are made Prometheus' own ([`names`]); of two series that would then be one, or
+//! of two types under one name, the first keeps the name, the other is dropped, counted (`conflict`) and named in the log.
+//! Events, service checks and changes of presence have no form here (`unsupported`).
+
+mod exposition;
+mod names;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::inert::Plain;
+use crate::snapshot::Snapshot;
+
+use super::{Delivery, Receipt, Sink, SinkError};
+
+pub use exposition::{Conflict, Exposition, Format};
+
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Shared = Arc<Mutex<Exposition>>;
+
+/// A scrape endpoint.
+pub struct PrometheusSink {
+    shared: Shared,
+    server: JoinHandle<()>,
+    log_every: Duration,
+    conflict_logged: Option<Instant>,
+}
+
+impl PrometheusSink {
+    /// Serves at an address; series without updates leave after `ttl`. Conflicts are logged at most once in `log_every`.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub fn open(address: SocketAddr, ttl: Duration, log_every: Duration) -> io::Result<PrometheusSink> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let shared: Shared = Arc::new(Mutex::new(Exposition::new(ttl.as_secs_f64())));
+        let router = Router::new()
+            .route("/metrics", get(scrape))
+            .route("/", get(|| async { "systole: metrics for Prometheus are at /metrics\n" }))
+            .with_state(Arc::clone(&shared));
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the scrape endpoint ended");
+            }
+        });
+        Ok(PrometheusSink { shared, server, log_every, conflict_logged: None })
+    }
+
+    fn complain(&mut self, conflicts: &[Conflict]) {
+        let Some(first) = conflicts.first() else { return };
+        if self.conflict_logged.is_some_and(|last| last.elapsed() < self.log_every) {
+            return;
+        }
+        self.conflict_logged = Some(Instant::now());
+        tracing::warn!(
+            name = %Plain(&first.name),
+            holder = %Plain(&first.holder),
+            other = %Plain(&first.other),
+            series = conflicts.len(),
+            "series have a name in Prometheus that belongs to another; they are left out"
+        );
+    }
+}
+
+fn locked(shared: &Shared) -> MutexGuard<'_, Exposition> {
+    // Every update leaves it whole, so a panic elsewhere does not spoil it.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let (format, kind) = match accept.contains("application/openmetrics-text") {
+        true => (Format::OpenMetrics, OPEN_METRICS),
+        false => (Format::Text, TEXT),
+    };
+    // A hundred thousand series take a while: not on a thread that serves others.
+    let rendered = spawn_blocking(move || locked(&shared).render(format)).await.unwrap_or_default();
+    ([(header::CONTENT_TYPE, kind)], rendered).into_response()
+}
+
+impl Sink for PrometheusSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let (shared, interval) = (Arc::clone(&self.shared), Arc::clone(snapshot));
+            let conflicts = spawn_blocking(move || locked(&shared).apply(&interval))
+                .await
+                .map_err(|error| SinkError(format!("the interval could not be added: {error}")))?;
+            self.complain(&conflicts);
+            let (events, checks) = snapshot.count_notes();
+            let mut dropped = Vec::new();
+            for (reason, count) in
+                [("conflict", conflicts.len()), ("unsupported", events + checks + snapshot.presence.len())]
+            {
+                if count > 0 {
+                    dropped.push((reason, count as u64));
+                }
+            }
+            Ok(Receipt { dropped, bytes: 0 })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(async move { self.server.abort() })
+    }
+}

@@ -1,0 +1,112 @@
+//! Names and labels as Prometheus has them: `[a-zA-Z_:][a-zA-Z0-9_:]*` and `[a-zA-Z_][a-zA-Z0-9_]*`; dots and all else
+//! become `_`. Counters end in `_total`, timers are told in seconds and end in `_seconds`.
+
+use crate::inert::is_active;
+use crate::protocol::Kind;
+use crate::series::Series;
+
+/// Labels that Prometheus uses itself.
+const RESERVED: [&str; 2] = ["le", "quantile"];
+
+/// The name of a series' family.
+pub(super) fn family(series: &Series) -> String {
+    let mut name = clean(series.name(), true);
+    let suffix = match series.kind() {
+        // The sample ends in `_total`, the family does not.
+        Kind::Counter | Kind::Meter => {
+            if let Some(stem) = name.strip_suffix("_total").filter(|stem| !stem.is_empty()) {
+                name = stem.to_string();
+            }
+            ""
+        }
+        Kind::Timer if !name.ends_with("_seconds") => "_seconds",
+        Kind::Timer | Kind::Gauge | Kind::Histogram | Kind::Distribution | Kind::Set | Kind::Kv => "",
+    };
+    name.push_str(suffix);
+    name
+}
+
+/// What a series' values are divided by: timers are sent in milliseconds.
+pub(super) fn divisor(series: &Series) -> f64 {
+    if series.kind() == Kind::Timer { 1e3 } else { 1.0 }
+}
+
+/// `key="value",…` in the order of keys; a key with several values has them with commas between.
+pub(super) fn labels(series: &Series) -> String {
+    let mut all: Vec<(String, String)> = Vec::new();
+    for (key, value) in series.tags() {
+        let mut key = clean(key, false);
+        if RESERVED.contains(&key.as_str()) || key.starts_with("__") {
+            key = format!("exported_{}", key.trim_start_matches('_'));
+        }
+        let value = value.unwrap_or("");
+        match all.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) => {
+                known.push(',');
+                known.push_str(value);
+            }
+            None => all.push((key, value.to_string())),
+        }
+    }
+    all.sort();
+    let pairs: Vec<String> = all.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect();
+    pairs.join(",")
+}
+
+/// A label's value, or a help text. What acts on a terminal becomes `_`.
+pub(super) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c if is_active(c) => out.push('_'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn clean(text: &str, colons: bool) -> String {
+    let mut out: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || (colons && c == ':') { c } else { '_' })
+        .collect();
+    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
+        out.insert(0, '_');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_prometheus_takes() {
+        let series = |kind, name: &str| family(&Series::new(kind, name, &[]));
+        for (kind, name, expected) in [
+            (Kind::Counter, "api.hits", "api_hits"),
+            (Kind::Counter, "api.hits_total", "api_hits"),
+            (Kind::Counter, "_total", "_total"),
+            (Kind::Timer, "api.latency", "api_latency_seconds"),
+            (Kind::Timer, "api.latency_seconds", "api_latency_seconds"),
+            (Kind::Histogram, "size", "size"),
+            (Kind::Gauge, "9 lives", "_9_lives"),
+            (Kind::Set, "Zürich", "Z_rich"),
+        ] {
+            assert_eq!(series(kind, name), expected, "{name}");
+        }
+        let tags = [
+            ("k", Some("b")),
+            ("k", Some("a")),
+            ("le", Some("x\"\n\\")),
+            ("bare", None),
+            ("a.b", Some("1")),
+            ("__x", None),
+        ];
+        let labels = labels(&Series::new(Kind::Gauge, "g", &tags));
+        assert_eq!(labels, "a_b=\"1\",bare=\"\",exported_le=\"x\\\"\\n\\\\\",exported_x=\"\",k=\"a,b\"");
+    }
+}

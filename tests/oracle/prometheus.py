@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Prometheus scrapes the daemon: 10,000 lines of every kind in, values read back with PromQL.
+
+  prometheus.py --systole PATH [--lines N]
+
+Counters and sums go on from interval to interval, so what Prometheus holds at the end must be the sum of what was sent;
+gauges, sets and quantiles are those of the last interval. promtool looks at the exposition.
+"""
+import argparse
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections import defaultdict
+
+from common import free_port
+
+INTERVAL = 1.0
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def wait_for(what, done, patience=30.0):
+    deadline = time.time() + patience
+    while time.time() < deadline:
+        try:
+            found = done()
+            if found:
+                return found
+        except OSError:
+            pass
+        time.sleep(0.1)
+    sys.exit(f"timed out: {what}")
+
+
+def query(prometheus, expression):
+    """Labels of each series, without its name, with its value."""
+    answer = json.loads(get(f"{prometheus}/api/v1/query?" + urllib.parse.urlencode({"query": expression})))
+    assert answer["status"] == "success", answer
+    return {tuple(sorted((k, v) for k, v in one["metric"].items() if k not in ("__name__", "instance", "job"))):
+            float(one["value"][1]) for one in answer["data"]["result"]}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--systole", required=True)
+    parser.add_argument("--lines", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    processes = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tcp, scrape, web = free_port(), free_port(), free_port()
+            with open(f"{folder}/systole.toml", "w") as out:
+                out.write(f"""interval = "{INTERVAL:g}s"
+percentiles = [50, 99]
+[[listen]]
+url = "tcp://127.0.0.1:{tcp}"
+[[sink]]
+type = "prometheus"
+address = "127.0.0.1:{scrape}"
+[[rule]]
+match = "bucketed.*"
+buckets = [100, 500]
+[http]
+address = "off"
+[presence]
+enabled = false
+""")
+            processes.append(subprocess.Popen([args.systole, "run", "-c", f"{folder}/systole.toml"],
+                                              stderr=open(f"{folder}/systole.log", "w"), stdin=subprocess.DEVNULL))
+            with open(f"{folder}/prom.yml", "w") as out:
+                out.write("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: ours\n    scrape_interval: 1s\n"
+                          f"    static_configs: [{{targets: ['127.0.0.1:{scrape}']}}]\n")
+            processes.append(subprocess.Popen(
+                ["prometheus", f"--config.file={folder}/prom.yml", f"--storage.tsdb.path={folder}/prom",
+                 f"--web.listen-address=127.0.0.1:{web}"],
+                stderr=open(f"{folder}/prom.log", "w"), stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL))
+            prometheus = f"http://127.0.0.1:{web}"
+            wait_for("Prometheus", lambda: "Ready" in get(f"{prometheus}/-/ready"))
+            wait_for("the daemon", lambda: get(f"http://127.0.0.1:{scrape}/metrics"))
+
+            counters, sums, counts, below = (defaultdict(float) for _ in range(4))
+            gauges, sets = {}, defaultdict(set)
+            # Gauges and sets are told of one interval: they come with the last lines, all at once.
+            parts = [[], []]
+            for n in range(args.lines):
+                tags = rng.choice(["", "|#route:/a", "|#route:/b c,zone:ü\"x"])
+                labels = {"": (), "|#route:/a": (("route", "/a"),)}.get(tags, (("route", "/b c"), ("zone", "ü\"x")))
+                key, kind, value = rng.randrange(40), rng.choice(["c", "ms", "h", "g", "s"]), rng.randrange(8000) / 8
+                if kind == "c":
+                    rate = rng.choice(["", "|@0.5"])
+                    counters[f"hits_{key}_total", labels] += value * (2 if rate else 1)
+                    parts[0].append(f"hits.{key}:{value}|c{rate}{tags}")
+                elif kind in ("ms", "h"):
+                    scale, suffix = (1e-3, "_seconds") if kind == "ms" else (1, "")
+                    name = rng.choice(["wait", "bucketed.wait"]) if kind == "ms" else "size"
+                    family = f"{name.replace('.', '_')}_{key}{suffix}"
+                    sums[family + "_sum", labels] += value * scale
+                    counts[family + "_count", labels] += 1
+                    if name.startswith("bucketed"):
+                        below[family + "_bucket", labels] += value <= 500
+                    parts[0].append(f"{name}.{key}:{value}|{kind}{tags}")
+                elif kind == "g":
+                    gauges[f"level_{key}", labels] = value
+                    parts[1].append(f"level.{key}:{value}|g{tags}")
+                else:
+                    sets[f"users_{key}", labels].add(value)
+                    parts[1].append(f"users.{key}:{value}|s{tags}")
+            third = len(parts[0]) // 3
+            for piece in (parts[0][:third], parts[0][third:2 * third], parts[0][2 * third:] + parts[1]):
+                # Away from a tick, so that a set's members are of one interval.
+                time.sleep(INTERVAL - time.time() % INTERVAL + 0.1)
+                with socket.create_connection(("127.0.0.1", tcp)) as stream:
+                    stream.sendall(("\n".join(piece) + "\n").encode())
+
+            # Sets are told once: they are looked at over the last seconds.
+            expected = {"counters": counters, "sums": sums, "counts": counts}
+            total = sum(counts.values())
+            wait_for("everything is scraped", lambda: abs(sum(query(
+                prometheus, 'sum({__name__=~"(wait|size|bucketed)_.*_count"})').values()) - total) < 0.5)
+            compared = 0
+            for kind, values in expected.items():
+                for (name, labels), value in values.items():
+                    found = query(prometheus, name).get(labels)
+                    if found is None or abs(found - value) > 1e-9 * max(abs(value), 1e-9):
+                        sys.exit(f"{kind}: {name}{dict(labels)} is {found} instead of {value}")
+                    compared += 1
+            for (name, labels), value in below.items():
+                found = query(prometheus, f'{name}{{le="0.5"}}').get(tuple(sorted(labels + (("le", "0.5"),))))
+                if found != value:
+                    sys.exit(f"{name}{dict(labels)} has {found} at or below 0.5 s instead of {value}")
+                compared += 1
+            for (name, labels), value in gauges.items():
+                found = query(prometheus, name).get(labels)
+                if found != value:
+                    sys.exit(f"{name}{dict(labels)} is {found} instead of {value}")
+                compared += 1
+            for (name, labels), members in sets.items():
+                found = query(prometheus, f"max_over_time({name}[1m])").get(labels)
+                if found != len(members):
+                    sys.exit(f"{name}{dict(labels)} has {found} members instead of {len(members)}")
+                compared += 1
+            exposition = get(f"http://127.0.0.1:{scrape}/metrics")
+            lint = subprocess.run(["promtool", "check", "metrics"], input=exposition, capture_output=True, text=True)
+            if lint.returncode != 0:
+                sys.exit(f"promtool: {lint.stdout}{lint.stderr}")
+            health = json.loads(get(f"{prometheus}/api/v1/targets"))["data"]["activeTargets"][0]
+            assert health["health"] == "up", health
+            print(f"{args.lines} lines, {compared} values read back with PromQL: all as they were sent; promtool has nothing to say")
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait()
+
+
+if __name__ == "__main__":
+    main()
