@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -84,21 +84,39 @@ impl Fetch {
         token: Option<&str>,
         deadline: Duration,
     ) -> Result<Answer, FetchError> {
+        let mut headers = Vec::new();
+        if json.is_some() {
+            headers.push((CONTENT_TYPE, "application/json".to_string()));
+        }
+        if let Some(token) = token {
+            headers.push((AUTHORIZATION, format!("Bearer {token}")));
+        }
+        self.send(method, url, headers, json.unwrap_or_default(), deadline).await
+    }
+
+    /// Sends a body with headers to `url`, and waits for the whole answer.
+    ///
+    /// # Errors
+    /// If nobody answers within `deadline`, or not with HTTP.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: Vec<(HeaderName, String)>,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Answer, FetchError> {
         let bad = || FetchError::BadUrl(url.to_string());
         let uri: Uri = url.parse().map_err(|_| bad())?;
         let mut request = Request::builder()
             .method(method)
             .uri(uri)
             .header(USER_AGENT, concat!("systole/", env!("CARGO_PKG_VERSION")));
-        if json.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(&value);
+            request = request.header(name, value.map_err(|_| FetchError::Failed("a header is no text".into()))?);
         }
-        if let Some(token) = token {
-            let shown = HeaderValue::from_str(&format!("Bearer {token}"));
-            request =
-                request.header(AUTHORIZATION, shown.map_err(|_| FetchError::Failed("the token is no text".into()))?);
-        }
-        let request = request.body(Full::from(json.unwrap_or_default())).map_err(|_| bad())?;
+        let request = request.body(Full::from(body)).map_err(|_| bad())?;
         let exchange = async {
             let answer = self.client.request(request).await.map_err(|error| FetchError::Failed(causes(&error)))?;
             let status = answer.status().as_u16();

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::aggregate::{Quota, Shard};
 use crate::allow::Allow;
 use crate::config::{self, Config, ListenUrl, Sink, SinkKind, show_duration, show_size};
+use crate::fetch::masked;
 use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
 use crate::management::{self, Desk};
@@ -25,6 +26,7 @@ use crate::presence::Identity;
 use crate::sinks::console::ConsoleSink;
 use crate::sinks::file::{FileOptions, FileSink};
 use crate::sinks::graphite::GraphiteSink;
+use crate::sinks::influx::InfluxSink;
 use crate::sinks::prometheus::PrometheusSink;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
@@ -327,6 +329,10 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
             })?;
             Box::new(opened)
         }
+        SinkKind::Influx(target) => {
+            let opened = InfluxSink::new(target.clone(), sink.timeout, config.interval);
+            Box::new(opened.map_err(|error| StartError(format!("cannot set up TLS for {}: {error}", target.url)))?)
+        }
         SinkKind::Prometheus { address, ttl } => {
             let url = format!("http://{address}/metrics");
             let opened = PrometheusSink::open(*address, *ttl, config.interval);
@@ -362,6 +368,7 @@ fn start_up_block(
         let target = match &sink.kind {
             SinkKind::Console => String::new(),
             SinkKind::File { path, .. } => format!("  {}", path.display()),
+            SinkKind::Influx(target) => format!("  {}", masked(&target.url)),
             SinkKind::Prometheus { address, .. } => format!("  http://{address}/metrics"),
             SinkKind::Graphite { address, .. } => format!("  {address}"),
         };

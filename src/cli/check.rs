@@ -72,16 +72,25 @@ fn connect(sink: &Sink) -> Result<String, String> {
             Ok(_) => Ok(format!("http://{address}/metrics can be served")),
             Err(error) => Err(format!("cannot serve http://{address}/metrics: {error}")),
         },
-        SinkKind::Graphite { address, .. } => {
-            let all = address.to_socket_addrs().map_err(|e| format!("cannot look up {address}: {e}"))?;
-            let mut last = format!("{address} has no address");
-            for one in all {
-                match TcpStream::connect_timeout(&one, CONNECT_TIMEOUT) {
-                    Ok(_) => return Ok(format!("{address} accepts connections")),
-                    Err(error) => last = format!("cannot reach {address}: {error}"),
-                }
-            }
-            Err(last)
+        SinkKind::Influx(target) => {
+            let (scheme, rest) = target.url.split_once("://").unwrap_or(("http", &target.url));
+            let host = rest.split(['/', '?']).next().unwrap_or("").rsplit('@').next().unwrap_or("");
+            let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            let port = if scheme == "https" { 443 } else { 80 };
+            reach(&if has_port { host.to_string() } else { format!("{host}:{port}") })
+        }
+        SinkKind::Graphite { address, .. } => reach(address),
+    }
+}
+
+fn reach(address: &str) -> Result<String, String> {
+    let all = address.to_socket_addrs().map_err(|e| format!("cannot look up {address}: {e}"))?;
+    let mut last = format!("{address} has no address");
+    for one in all {
+        match TcpStream::connect_timeout(&one, CONNECT_TIMEOUT) {
+            Ok(_) => return Ok(format!("{address} accepts connections")),
+            Err(error) => last = format!("cannot reach {address}: {error}"),
         }
     }
+    Err(last)
 }

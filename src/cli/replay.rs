@@ -15,6 +15,7 @@ use crate::inert::Plain;
 use crate::plan;
 use crate::protocol::Heartbeats;
 use crate::sinks::graphite::{self, GraphiteNames};
+use crate::sinks::influx;
 use crate::sinks::prometheus::{self, Exposition};
 use crate::snapshot::{Interval, RecordType, Records, Registry, Snapshot};
 use crate::telemetry::ListenerAccount;
@@ -53,6 +54,8 @@ enum Format {
     Json,
     /// Graphite plaintext
     Graphite,
+    /// Influx line protocol
+    Influx,
     /// What a scrape would be told after the last flush
     Prometheus,
 }
@@ -335,6 +338,11 @@ impl Replay {
     fn write(&mut self, mut snapshot: Snapshot) {
         match self.format {
             Format::Json => self.records.write(&snapshot, &mut self.out),
+            Format::Influx => {
+                self.leave_out(&mut snapshot);
+                snapshot.sort();
+                influx::Encoder::new(&snapshot).fill(&mut self.out, usize::MAX);
+            }
             Format::Prometheus => {
                 self.leave_out(&mut snapshot);
                 snapshot.sort();

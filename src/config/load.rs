@@ -348,12 +348,14 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
         Console,
         File,
         Graphite,
+        Influx,
         Prometheus,
     }
     let types = [
         ("console", Type::Console),
         ("file", Type::File),
         ("graphite", Type::Graphite),
+        ("influx", Type::Influx),
         ("prometheus", Type::Prometheus),
     ];
     let before = s.problems.len();
@@ -373,6 +375,7 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
             let keep = section.integer(s, "keep", 1..=10_000).unwrap_or(7) as usize;
             SinkKind::File { path: path.unwrap_or_default().into(), max_size, max_age, keep }
         }
+        Type::Influx => SinkKind::Influx(super::influx::read(&mut section, s, place)),
         Type::Prometheus => {
             let mut bound = None;
             match section.find(s, "address") {

@@ -1,6 +1,7 @@
 //! The configuration: TOML, everything with a default, unknown keys refused with a suggestion, all mistakes
 //! of a file at once. What it holds is plain data; rooms get the parts they need as their own options.
 
+mod influx;
 mod load;
 mod presence;
 mod print;

@@ -157,6 +157,7 @@ fn sink(out: &mut Out, sink: &Sink) {
             }
             out.set("keep", *keep as i64);
         }
+        SinkKind::Influx(target) => super::influx::print(out, target),
         SinkKind::Prometheus { address, ttl } => {
             out.set("address", address.to_string());
             out.set("ttl", show_duration(*ttl));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::aggregate::rules::Rule;
 use crate::protocol::Options;
 use crate::sinks::graphite::{EtsyNames, Wire};
+use crate::sinks::influx::Target;
 use crate::snapshot::Bins;
 
 use super::presence::Presence;
@@ -235,6 +236,8 @@ pub enum SinkKind {
         /// Rotated files kept (default 7).
         keep: usize,
     },
+    /// An Influx database.
+    Influx(Target),
     /// A scrape endpoint.
     Prometheus {
         /// Where it serves.
@@ -259,6 +262,7 @@ impl SinkKind {
         match self {
             SinkKind::Console => "console",
             SinkKind::File { .. } => "file",
+            SinkKind::Influx(_) => "influx",
             SinkKind::Prometheus { .. } => "prometheus",
             SinkKind::Graphite { .. } => "graphite",
         }

@@ -9,6 +9,7 @@ mod blocking;
 pub mod console;
 pub mod file;
 pub mod graphite;
+pub mod influx;
 mod outlet;
 pub mod prometheus;
 

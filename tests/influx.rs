@@ -1,0 +1,152 @@
+//! The Influx sink through the front door, against a server of ours that is strict about the published endpoints and
+//! answers what real ones answer. InfluxDB itself takes part in `tests/oracle/influx.py`.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::json;
+use support::{Daemon, systole, text};
+
+/// A request: its first line, its headers, its body.
+type Request = (String, String, String);
+
+/// Answers each request with the next status and body, the last for ever.
+fn server(answers: Vec<(u16, &'static str)>) -> (SocketAddr, Receiver<Request>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (send, requests) = channel();
+    std::thread::spawn(move || {
+        let mut answers = answers.into_iter().peekable();
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream.try_clone().expect("a stream"));
+            loop {
+                let (mut first, mut headers, mut length) = (String::new(), String::new(), 0);
+                if reader.read_line(&mut first).unwrap_or(0) == 0 {
+                    break;
+                }
+                loop {
+                    let mut header = String::new();
+                    reader.read_line(&mut header).expect("a header");
+                    if header.trim().is_empty() {
+                        break;
+                    }
+                    if let Some((name, value)) = header.split_once(':')
+                        && name.eq_ignore_ascii_case("content-length")
+                    {
+                        length = value.trim().parse().expect("a length");
+                    }
+                    headers.push_str(&header);
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).expect("the body");
+                let _ = send.send((first.trim().to_string(), headers, text(&body)));
+                let (status, said) = *answers.peek().expect("an answer");
+                if answers.len() > 1 {
+                    answers.next();
+                }
+                let reply = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\n\r\n{said}", said.len());
+                (&stream).write_all(reply.as_bytes()).expect("answered");
+            }
+        }
+    });
+    (address, requests)
+}
+
+fn start(dir: &Path, sink: &str) -> Daemon {
+    let config = format!(
+        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\ntype = \"influx\"\n{sink}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    );
+    Daemon::start(dir, &config)
+}
+
+#[test]
+fn each_version_gets_its_endpoint_and_its_credentials() {
+    for (options, line, header) in [
+        (
+            "database = \"my db\"\nretention_policy = \"a&b\"\nusername = \"me\"\npassword = \"p w\"",
+            "POST /write?db=my%20db&precision=ms&rp=a%26b&u=me&p=p%20w HTTP/1.1",
+            "content-type: text/plain; charset=utf-8",
+        ),
+        (
+            "version = 2\norg = \"acme\"\nbucket = \"b/c\"\ntoken = \"secret\"",
+            "POST /api/v2/write?org=acme&bucket=b%2Fc&precision=ms HTTP/1.1",
+            "authorization: Token secret",
+        ),
+        (
+            "version = 3\ndatabase = \"d\"\ntoken = \"secret\"",
+            "POST /api/v3/write_lp?db=d&precision=millisecond HTTP/1.1",
+            "authorization: Bearer secret",
+        ),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (address, requests) = server(vec![(204, "")]);
+        let daemon = start(dir.path(), &format!("url = \"http://{address}\"\ngzip = false\n{options}"));
+        daemon.send_udp(&[b"a.b:2|c|#k:v w"]);
+        let (first, headers, body) = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+        assert_eq!(first, line);
+        assert!(headers.to_lowercase().contains(&header.to_lowercase()), "{headers}");
+        assert!(body.starts_with("a.b,metric_type=counter,k=v\\ w value=2,rate="), "{body}");
+        let log = daemon.stop();
+        assert!(log.iter().all(|line| !line.contains("secret") && !line.contains("p w")), "{log:?}");
+    }
+}
+
+#[test]
+fn what_is_refused_for_good_is_counted_and_what_may_pass_is_tried_again() {
+    let partial = r#"{"error":"partial write: field type conflict: input field \"value\" dropped=2"}"#;
+    for (answers, dropped, delivered) in [
+        (vec![(500, "oops"), (429, "later"), (204, "")], 0, 3),
+        (vec![(400, r#"{"error":"unable to parse 'x'"}"#), (204, "")], 3, 0),
+        (vec![(400, partial), (204, "")], 2, 1),
+        (vec![(404, r#"{"error":"database not found"}"#), (204, "")], 0, 3),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let told = format!("{answers:?}");
+        let (address, _requests) = server(answers);
+        let daemon = start(dir.path(), &format!("url = \"http://{address}\"\ndatabase = \"d\""));
+        daemon.send_udp(&[b"a:1|c\nb:1|c\nc:1|c"]);
+        let status = daemon.status_when("delivered", |s| {
+            s["sinks"]["influx"]["offered"].as_u64() >= Some(3) && s["sinks"]["influx"]["queued"] == 0
+        });
+        let sink = &status["sinks"]["influx"];
+        assert_eq!(sink["dropped"]["refused"].as_u64().unwrap_or(0), dropped, "{told}: {sink}");
+        assert_eq!(sink["delivered"].as_u64(), Some(delivered), "{told}: {sink}");
+        daemon.stop();
+    }
+}
+
+#[test]
+fn replay_shows_line_protocol() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let capture = dir.path().join("c.jsonl");
+    let data = "api.t:10:20|ms|#route:/a b\ng:-2|g\nu:x|s\nk:1|kv\nk:2|kv\nt:5|c|T1700000000";
+    std::fs::write(&capture, json!({"t": 0, "data": data}).to_string()).expect("written");
+    let output = systole(&["replay", "--as", "influx", capture.to_str().expect("plain")], b"");
+    assert_eq!(
+        text(&output.stdout),
+        "api.t,metric_type=timer,route=/a\\ b count=2,rate=0.2,sum=30,min=10,max=20,mean=15,median=15,stddev=5,p50=10,p90=20,\
+         p95=20,p99=20,p99.9=20 10000\n\
+         g,metric_type=gauge value=-2 10000\n\
+         u,metric_type=set value=1 10000\n\
+         k,metric_type=kv value=1 9999\n\
+         k,metric_type=kv value=2 10000\n\
+         t,metric_type=counter value=5 1700000000000\n"
+    );
+}
+
+#[test]
+fn what_a_version_needs_is_asked_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, "[[sink]]\ntype = \"influx\"\nurl = \"http://127.0.0.1:8086\"\nversion = 2\n")
+        .expect("written");
+    let output = systole(&["check", "-c", file.to_str().expect("plain")], b"");
+    let said = text(&output.stderr);
+    assert!(said.contains("sink[0].org: missing") && said.contains("sink[0].bucket: missing"), "{said}");
+}
