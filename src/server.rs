@@ -24,6 +24,7 @@ use crate::notify::{self, Pulse};
 use crate::plan;
 use crate::presence::Identity;
 use crate::sinks::console::ConsoleSink;
+use crate::sinks::exec::ExecSink;
 use crate::sinks::file::{FileOptions, FileSink};
 use crate::sinks::graphite::GraphiteSink;
 use crate::sinks::influx::InfluxSink;
@@ -329,6 +330,7 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
             })?;
             Box::new(opened)
         }
+        SinkKind::Exec(command) => Box::new(ExecSink::new(command.clone())),
         SinkKind::Influx(target) => {
             let opened = InfluxSink::new(target.clone(), sink.timeout, config.interval);
             Box::new(opened.map_err(|error| StartError(format!("cannot set up TLS for {}: {error}", target.url)))?)
@@ -368,6 +370,7 @@ fn start_up_block(
         let target = match &sink.kind {
             SinkKind::Console => String::new(),
             SinkKind::File { path, .. } => format!("  {}", path.display()),
+            SinkKind::Exec(command) => format!("  {}", command.join(" ")),
             SinkKind::Influx(target) => format!("  {}", masked(&target.url)),
             SinkKind::Prometheus { address, .. } => format!("  http://{address}/metrics"),
             SinkKind::Graphite { address, .. } => format!("  {address}"),

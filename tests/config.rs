@@ -102,7 +102,7 @@ const BROKEN: [(&str, &[&str]); 44] = [
     (
         "[[sink]]\ntype = \"grafite\"",
         &[
-            "2:8: sink[0].type: `grafite` is none of `console`, `file`, `graphite`, `influx`, `prometheus` (did you mean `graphite`?)",
+            "2:8: sink[0].type: `grafite` is none of `console`, `exec`, `file`, `graphite`, `influx`, `prometheus` (did you mean `graphite`?)",
         ],
     ),
     ("[[sink]]\nname = \"a\"", &["1:1: sink[0].type: missing; for example `type = \"graphite\"`"]),

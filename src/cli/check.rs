@@ -72,6 +72,14 @@ fn connect(sink: &Sink) -> Result<String, String> {
             Ok(_) => Ok(format!("http://{address}/metrics can be served")),
             Err(error) => Err(format!("cannot serve http://{address}/metrics: {error}")),
         },
+        SinkKind::Exec(command) => {
+            let program = command.first().map_or("", String::as_str);
+            let folders = std::env::var_os("PATH").unwrap_or_default();
+            let is_there = |path: &std::path::Path| path.is_file();
+            let found = program.contains('/') && is_there(program.as_ref())
+                || std::env::split_paths(&folders).any(|folder| is_there(&folder.join(program)));
+            if found { Ok(format!("{program} is there")) } else { Err(format!("there is no {program}")) }
+        }
         SinkKind::Influx(target) => {
             let (scheme, rest) = target.url.split_once("://").unwrap_or(("http", &target.url));
             let host = rest.split(['/', '?']).next().unwrap_or("").rsplit('@').next().unwrap_or("");

@@ -346,6 +346,7 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
     #[derive(Clone, Copy)]
     enum Type {
         Console,
+        Exec,
         File,
         Graphite,
         Influx,
@@ -353,6 +354,7 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
     }
     let types = [
         ("console", Type::Console),
+        ("exec", Type::Exec),
         ("file", Type::File),
         ("graphite", Type::Graphite),
         ("influx", Type::Influx),
@@ -365,6 +367,13 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
     }
     let kind = match kind? {
         Type::Console => SinkKind::Console,
+        Type::Exec => {
+            let command = section.strings(s, "command").unwrap_or_default();
+            if command.first().is_none_or(String::is_empty) && s.problems.len() == before {
+                section.missing(s, place, "command", "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
+            }
+            SinkKind::Exec(command)
+        }
         Type::File => {
             let path = section.string(s, "path");
             if path.as_deref().unwrap_or("").is_empty() && s.problems.len() == before {

@@ -157,6 +157,9 @@ fn sink(out: &mut Out, sink: &Sink) {
             }
             out.set("keep", *keep as i64);
         }
+        SinkKind::Exec(command) => {
+            out.set("command", Value::Array(command.iter().map(|word| Value::from(word.as_str())).collect()));
+        }
         SinkKind::Influx(target) => super::influx::print(out, target),
         SinkKind::Prometheus { address, ttl } => {
             out.set("address", address.to_string());

@@ -236,6 +236,8 @@ pub enum SinkKind {
         /// Rotated files kept (default 7).
         keep: usize,
     },
+    /// A command that reads records: a program and its arguments.
+    Exec(Vec<String>),
     /// An Influx database.
     Influx(Target),
     /// A scrape endpoint.
@@ -262,6 +264,7 @@ impl SinkKind {
         match self {
             SinkKind::Console => "console",
             SinkKind::File { .. } => "file",
+            SinkKind::Exec(_) => "exec",
             SinkKind::Influx(_) => "influx",
             SinkKind::Prometheus { .. } => "prometheus",
             SinkKind::Graphite { .. } => "graphite",

@@ -123,6 +123,13 @@ pub fn sink_url(url: &str, naming: Naming) -> Result<Sink, String> {
             let address = address.to_string();
             Ok(Sink::new("graphite", SinkKind::Graphite { address, protocol: Wire::Plaintext, naming }))
         }
+        "exec" => {
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            if path.is_empty() {
+                return Err("no command; `exec:///usr/local/bin/my-sink` is right".into());
+            }
+            Ok(Sink::new("exec", SinkKind::Exec(vec![path.to_string()])))
+        }
         "influx" => Err("a database must be said: write a [[sink]] of type \"influx\"".into()),
         "prometheus" => {
             let place = rest.strip_prefix("//").unwrap_or(rest).trim_end_matches('/');
@@ -131,7 +138,7 @@ pub fn sink_url(url: &str, naming: Naming) -> Result<Sink, String> {
             Ok(Sink::new("prometheus", SinkKind::Prometheus { address, ttl: PROMETHEUS_TTL }))
         }
         _ => {
-            let hint = suggestion(scheme, ["console", "file", "graphite", "influx", "prometheus"].into_iter());
+            let hint = suggestion(scheme, ["console", "exec", "file", "graphite", "influx", "prometheus"].into_iter());
             let right = "`console:`, `file:///path`, `graphite://host:2003` or `prometheus://127.0.0.1:9125` is right";
             Err(format!("unknown sink `{scheme}`{hint}; {right}"))
         }

@@ -7,6 +7,7 @@
 
 mod blocking;
 pub mod console;
+pub mod exec;
 pub mod file;
 pub mod graphite;
 pub mod influx;
