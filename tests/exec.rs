@@ -74,7 +74,7 @@ fn a_command_that_is_not_there_or_reads_nothing_is_told_and_harms_nobody() {
     let said = text(&systole(&["check", "-c", &name], b"").stderr);
     assert!(said.contains("sink[0].command: missing"), "{said}");
 
-    let daemon = start(dir.path(), "sleep 100");
+    let daemon = start(dir.path(), "exec sleep 100");
     // More than a pipe holds: the delivery does not end, and the daemon goes on.
     for round in 0..6 {
         let lines: String = (0..600).map(|n| format!("many.{round}.{n}:1|c\n")).collect();
