@@ -136,9 +136,20 @@ impl Rules {
 /// A text with `$1` or `${1}` replaced by what the first star stood for, and so on; `$$` is a dollar.
 fn fill(template: &str, parts: &[&str]) -> String {
     let mut out = String::new();
+    let rest = references(template, |text, number| {
+        out.push_str(text);
+        if let Some(number) = number {
+            out.push_str(number.checked_sub(1).and_then(|at| parts.get(at)).unwrap_or(&""));
+        }
+    });
+    out + rest
+}
+
+/// Hands every piece of a template to `visit`: a text, and the number of the star that follows it, if one does. What
+/// follows the last one is left.
+fn references(template: &str, mut visit: impl FnMut(&str, Option<usize>)) -> &str {
     let mut rest = template;
     while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
         let (digits, end) = match after.strip_prefix('{').and_then(|inside| Some((inside, inside.find('}')?))) {
             Some((inside, end)) => (&inside[..end], end + 2),
@@ -147,18 +158,18 @@ fn fill(template: &str, parts: &[&str]) -> String {
                 (&after[..end], end)
             }
         };
-        rest = match digits.parse::<usize>() {
+        rest = match digits.parse() {
             Ok(number) => {
-                out.push_str(number.checked_sub(1).and_then(|at| parts.get(at)).unwrap_or(&""));
+                visit(&rest[..at], Some(number));
                 &after[end..]
             }
             Err(_) => {
-                out.push('$');
+                visit(&rest[..=at], None);
                 after.strip_prefix('$').unwrap_or(after)
             }
         };
     }
-    out + rest
+    rest
 }
 
 /// How many stars a pattern has: what templates may refer to.
@@ -168,7 +179,9 @@ pub fn stars(pattern: &str) -> usize {
 
 /// The highest number that a template refers to.
 pub fn highest_reference(template: &str) -> usize {
-    (1..=99).rev().find(|n| template.contains(&format!("${n}")) || template.contains(&format!("${{{n}}}"))).unwrap_or(0)
+    let mut highest = 0;
+    references(template, |_, number| highest = highest.max(number.unwrap_or(0)));
+    highest
 }
 
 /// What keys became, so that a rule is looked for once.

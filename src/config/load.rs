@@ -69,9 +69,10 @@ pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
 pub fn known_keys(text: &str) -> BTreeSet<String> {
     let env = BTreeMap::new();
     let mut source = Source::new("", text, &env);
+    source.known = Some(BTreeSet::new());
     let (root, _) = DeTable::parse_recoverable(text);
     let _ = read(Section::root(Some(root.get_ref())), &mut source, &Sources::default());
-    source.known
+    source.known.unwrap_or_default()
 }
 
 fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Config {

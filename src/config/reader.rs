@@ -54,8 +54,8 @@ pub(super) struct Source<'a> {
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) problems: Vec<Problem>,
     used_env: Vec<String>,
-    /// Every key that was asked for, without numbers of items.
-    pub(super) known: BTreeSet<String>,
+    /// Every key that was asked for, without numbers of items, if somebody wants to know.
+    pub(super) known: Option<BTreeSet<String>>,
     /// Where each line begins.
     lines: Vec<usize>,
 }
@@ -63,7 +63,7 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     pub(super) fn new(file: &'a str, text: &'a str, env: &'a BTreeMap<String, String>) -> Source<'a> {
         let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1)).collect();
-        Source { file, text, env, problems: Vec::new(), used_env: Vec::new(), known: BTreeSet::new(), lines }
+        Source { file, text, env, problems: Vec::new(), used_env: Vec::new(), known: None, lines }
     }
 
     pub(super) fn place(&self, span: Range<usize>) -> String {
@@ -212,6 +212,9 @@ impl<'a> Section<'a> {
     /// The value of a key, from the environment or the file.
     pub(super) fn find(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<Found<'a>> {
         self.known.push(key);
+        if !self.from_env && self.table.is_none_or(|table| !table.contains_key(key)) {
+            return None;
+        }
         let full = self.full(key);
         if self.from_env {
             let variable = format!("SYSTOLE_{}", full.to_uppercase().replace('.', "__"));
@@ -509,7 +512,9 @@ impl<'a> Section<'a> {
 
     /// Reports keys that nobody asked for.
     pub(super) fn finish(self, source: &mut Source<'_>) {
-        source.known.extend(self.known.iter().map(|key| without_numbers(&self.full(key))));
+        if let Some(known) = &mut source.known {
+            known.extend(self.known.iter().map(|key| without_numbers(&self.full(key))));
+        }
         let Some(table) = self.table else { return };
         for key in table.keys() {
             let name = key.get_ref();
