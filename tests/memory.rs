@@ -96,5 +96,7 @@ fn a_million_counters_take_no_more_than_200_mib() {
 fn an_idle_daemon_takes_no_more_than_12_mib_and_a_busy_timer_no_more_than_a_histogram() {
     let text: String = (0..300_000_u64).map(|n| format!("busy:{}|ms\n", n * 7919 % 100_000)).collect();
     let (idle, peak) = idle_and_peak_mib(&text, 2);
-    check("a timer of 300,000 samples", idle, peak, 3.0, 12.0, true);
+    // A debug build's code, which counts when it runs for the first time, is a megabyte more.
+    let at_most = if cfg!(debug_assertions) { 4.0 } else { 3.0 };
+    check("a timer of 300,000 samples", idle, peak, at_most, 12.0, true);
 }
