@@ -9,7 +9,7 @@ use std::time::Duration;
 use systole::config::{self, Sources};
 use systole::server::{self, Extras};
 use systole::sinks::{Delivery, OutletOptions, Receipt, Sink, SinkError};
-use systole::snapshot::Snapshot;
+use systole::snapshot::{Filter, Snapshot};
 
 /// Prints `time,name,value` for counters, and nothing else.
 struct Csv {
@@ -51,6 +51,8 @@ async fn main() {
     let options = OutletOptions {
         name: "csv".into(),
         kind: "csv",
+        // Every series; patterns of names can say less.
+        filter: Filter::default(),
         queue: 4,
         timeout: Duration::from_secs(1),
         log_every: config.interval,

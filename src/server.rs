@@ -311,6 +311,7 @@ fn outlet_options(config: &Config, sink: &Sink) -> OutletOptions {
     OutletOptions {
         name: sink.name.clone(),
         kind: sink.kind.name(),
+        filter: sink.filter.clone(),
         queue: sink.queue,
         timeout: sink.timeout,
         log_every: config.interval,

@@ -184,6 +184,35 @@ fn a_rule_says_which_sinks_get_a_series_and_each_account_adds_up() {
 }
 
 #[test]
+fn a_sink_says_which_names_it_takes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| dir.path().join(name);
+    let sink = |name: &str, more: &str| {
+        format!("[[sink]]\ntype = \"file\"\nname = \"{name}\"\npath = \"{}\"\n{more}\n", file(name).display())
+    };
+    let config = format!(
+        "interval = \"1h\"\nself_metrics = false\nprefix = \"p.\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n{}{}{}\
+         [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n",
+        sink("all", ""),
+        sink("api", "include = [\"p.api.*\", \"p.b\"]\nexclude = [\"*.debug\"]"),
+        sink("none", "include = []"),
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"api.hits:1|c\napi.debug:1|g\nb:1|ms\nc:x|s\nc:1|c|T1700000000\n_e{1,1}:a|b"]);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    daemon.stop();
+    let of = |name: &str| {
+        let all = records(&file(name));
+        let mut names: Vec<String> = all.iter().filter_map(|r| r["name"].as_str().map(str::to_string)).collect();
+        names.sort();
+        (names.join(" "), all.iter().filter(|r| r["type"] == "event").count())
+    };
+    assert_eq!(of("all"), ("p.api.debug p.api.hits p.b p.c p.c".to_string(), 1));
+    assert_eq!(of("api"), ("p.api.hits p.b".to_string(), 1));
+    assert_eq!(of("none"), (String::new(), 1));
+}
+
+#[test]
 fn explain_tells_the_treatment_and_mistakes_are_named() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("c.toml");

@@ -427,6 +427,8 @@ fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Namin
     }
     sink.queue = section.integer(s, "queue", 1..=10_000).map_or(sink.queue, |n| n as usize);
     sink.timeout = section.duration(s, "timeout", TIMEOUT).unwrap_or(sink.timeout);
+    sink.filter.include = section.strings(s, "include");
+    sink.filter.exclude = section.strings(s, "exclude").unwrap_or_default();
     section.finish(s);
     Some(sink)
 }

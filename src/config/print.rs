@@ -180,6 +180,11 @@ fn sink(out: &mut Out, sink: &Sink) {
     }
     out.set("queue", sink.queue as i64);
     out.set("timeout", show_duration(sink.timeout));
+    let list = |all: &[String]| Value::Array(all.iter().map(|item| Value::from(item.as_str())).collect());
+    if let Some(include) = &sink.filter.include {
+        out.set("include", list(include));
+    }
+    out.set("exclude", list(&sink.filter.exclude));
 }
 
 fn etsy(out: &mut Out, config: &Config) {

@@ -9,7 +9,7 @@ use crate::aggregate::rules::Rule;
 use crate::protocol::Options;
 use crate::sinks::graphite::{EtsyNames, Wire};
 use crate::sinks::influx::Target;
-use crate::snapshot::Bins;
+use crate::snapshot::{Bins, Filter};
 
 use super::presence::Presence;
 use super::url::ListenUrl;
@@ -208,12 +208,14 @@ pub struct Sink {
     pub queue: usize,
     /// Longest delivery (default 10 s).
     pub timeout: Duration,
+    /// Which series it gets (default all).
+    pub filter: Filter,
 }
 
 impl Sink {
     /// A sink with every default.
     pub fn new(name: &str, kind: SinkKind) -> Sink {
-        Sink { name: name.to_string(), kind, queue: 4, timeout: Duration::from_secs(10) }
+        Sink { name: name.to_string(), kind, queue: 4, timeout: Duration::from_secs(10), filter: Filter::default() }
     }
 }
 

@@ -241,7 +241,7 @@ impl Flusher {
 
     fn hand_on(&mut self, snapshot: Arc<Snapshot>) {
         for outlet in &self.outlets {
-            match snapshot.for_sink(outlet.name()) {
+            match snapshot.for_sink(outlet.name(), outlet.filter()) {
                 Some(own) => outlet.offer(&Arc::new(own)),
                 None => outlet.offer(&snapshot),
             }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Filter, Snapshot};
 use crate::sys::unix_time;
 use crate::telemetry::SinkAccount;
 
@@ -31,6 +31,8 @@ pub struct OutletOptions {
     pub name: String,
     /// What kind of sink it is, as the configuration has it.
     pub kind: &'static str,
+    /// Which series it gets.
+    pub filter: Filter,
     /// Intervals that may wait.
     pub queue: usize,
     /// Longest delivery.
@@ -92,6 +94,11 @@ impl Outlet {
     /// What kind of sink it is.
     pub fn kind(&self) -> &'static str {
         self.shared.options.kind
+    }
+
+    /// Which series it gets; whoever offers looks to that.
+    pub fn filter(&self) -> &Filter {
+        &self.shared.options.filter
     }
 
     /// Hands a snapshot over. Never waits: if the queue is full, the oldest that waits is given up.
@@ -299,6 +306,7 @@ mod tests {
         let options = OutletOptions {
             name: "fake".into(),
             kind: "fake",
+            filter: Filter::default(),
             queue,
             timeout: Duration::from_secs(1),
             log_every: Duration::from_secs(10),

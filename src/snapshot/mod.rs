@@ -27,7 +27,7 @@ pub use number::{number, short_number, write_number};
 pub use record::{RecordType, Records, write_json};
 pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
 pub use summary::{Bins, Percentile, Summary, SummaryPolicy, summarize};
-pub use treated::Treated;
+pub use treated::{Filter, Treated};
 
 /// One closed interval.
 #[derive(Clone, Debug, Default)]

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::aggregate::Treatment;
 use crate::aggregate::rules::Rules;
+use crate::aggregate::{Stamped, Treatment};
+use crate::glob::matches;
 use crate::series::Series;
 
 use super::Snapshot;
@@ -60,6 +61,27 @@ impl Treated {
     }
 }
 
+/// Which series a sink gets, by patterns of their names as sinks see them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only these; `None` is all.
+    pub include: Option<Vec<String>>,
+    /// Of those, all but these.
+    pub exclude: Vec<String>,
+}
+
+impl Filter {
+    /// Whether it keeps nothing back.
+    pub fn is_open(&self) -> bool {
+        self.include.is_none() && self.exclude.is_empty()
+    }
+
+    fn passes(&self, series: &Series) -> bool {
+        let is_among = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, series.name()));
+        self.include.as_deref().is_none_or(is_among) && !is_among(&self.exclude)
+    }
+}
+
 impl Snapshot {
     /// Measured length of what a series tells, seconds.
     pub fn interval_secs_of(&self, series: &Series) -> f64 {
@@ -72,14 +94,20 @@ impl Snapshot {
         if secs > 0.0 { (value / secs).clamp(f64::MIN, f64::MAX) } else { 0.0 }
     }
 
-    /// What a sink of this name gets, where rules keep something from it; `None` where it gets everything.
-    pub fn for_sink(&self, sink: &str) -> Option<Snapshot> {
-        let rules = self.treated.rules.as_ref()?;
-        if rules.treatments().all(|treatment| treatment.goes_to(sink)) {
+    /// What a sink of this name gets, where rules or its filter keep something from it; `None` where it gets everything.
+    pub fn for_sink(&self, sink: &str, filter: &Filter) -> Option<Snapshot> {
+        let rules = self.treated.rules.as_deref();
+        if filter.is_open() && rules.is_none_or(|rules| rules.treatments().all(|treatment| treatment.goes_to(sink))) {
             return None;
         }
-        let goes = |series: &Series| self.treated.of(series).is_none_or(|treatment| treatment.goes_to(sink));
-        let stamped = self.stamped.iter().filter(|one| rules.treatment(one.rule).is_none_or(|t| t.goes_to(sink)));
+        let goes = |series: &Series| {
+            filter.passes(series) && self.treated.of(series).is_none_or(|treatment| treatment.goes_to(sink))
+        };
+        let goes_stamped = |one: &&Stamped| {
+            let treatment = rules.and_then(|rules| rules.treatment(one.rule));
+            filter.passes(&one.series) && treatment.is_none_or(|treatment| treatment.goes_to(sink))
+        };
+        let stamped = self.stamped.iter().filter(goes_stamped);
         Some(Snapshot {
             sequence: self.sequence,
             end: self.end,

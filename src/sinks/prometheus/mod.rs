@@ -2,7 +2,7 @@
 //! OpenMetrics 1.0 by `Accept`.
 //!
 //! Counters, and sums and counts of timers, go on from interval to interval, and leave after `ttl` without an update. A gauge
-//! leaves with its last record; what one interval told alone, members of sets and quantiles, is told for a minute. Names are made Prometheus' own ([`names`]); of two series that would then be one, or
+//! leaves with its last record; what one interval told alone, members of sets and quantiles, is told for a minute. Names are made Prometheus' own; of two series that would then be one, or
 //! of two types under one name, the first keeps the name, the other is dropped, counted (`conflict`) and named in the log.
 //! Events, service checks and changes of presence have no form here (`unsupported`).
 
