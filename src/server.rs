@@ -31,7 +31,7 @@ use crate::sinks::influx::InfluxSink;
 use crate::sinks::prometheus::PrometheusSink;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
-use crate::sys::{host_name, unix_time};
+use crate::sys::{forget_start_up_code, host_name, unix_time};
 use crate::tape;
 use crate::vigil::{self, Vigil};
 
@@ -173,6 +173,7 @@ pub async fn run(
     let flushed = start_beating(flusher, stopped, config.shutdown_grace)?;
     ready.store(true, Ordering::Relaxed);
     tell_manager(sd_notify::NotifyState::Ready);
+    forget_start_up_code();
     let watchdog = tokio::spawn(feed_watchdog(published_for_watchdog, config.interval));
 
     shutdown.await;

@@ -223,6 +223,25 @@ pub fn return_memory() {
     }
 }
 
+/// Lets the pages of our own code go that the start alone needed: reading a configuration, a command line, certificates.
+/// What is run again is mapped again from the file. Nothing is lost if it fails.
+pub fn forget_start_up_code() {
+    let (Ok(maps), Ok(exe)) = (std::fs::read_to_string("/proc/self/maps"), std::fs::read_link("/proc/self/exe")) else {
+        return;
+    };
+    for line in maps.lines().filter(|line| line.contains(" r-xp ") && line.ends_with(&*exe.to_string_lossy())) {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let address = |text: &str| usize::from_str_radix(text, 16).ok();
+        let Some((Some(start), Some(end))) = range.map(|(start, end)| (address(start), address(end))) else { continue };
+        // SAFETY: the range is one mapping of this process, as the kernel has just said: its own program text, private,
+        // executable and not writable, so that every page of it equals the file's and can be read from there again.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, end.saturating_sub(start), libc::MADV_DONTNEED);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
