@@ -7,11 +7,12 @@ use std::time::Duration;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimerPolicy};
 use crate::allow::Allow;
-use crate::config::{self, Config, Listen, ListenUrl, Naming, Profile, StateFile, Workers};
+use crate::config::{self, Config, Listen, ListenUrl, Profile, StateFile, Workers};
 use crate::net::{Framing, Place, Spec, Transport};
 use crate::notify::Targets;
 use crate::presence::Identity;
 use crate::protocol::Heartbeats;
+use crate::sinks::Site;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::{GaugeLife, RegistryOptions, SelfMetrics, SummaryPolicy};
 use crate::vigil::VigilOptions;
@@ -131,13 +132,21 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
     }
 }
 
-/// How a Graphite sink writes names.
-pub fn graphite_names(config: &Config, naming: Naming) -> GraphiteNames {
-    match naming {
-        Naming::Systole => GraphiteNames::Systole,
-        Naming::Etsy => GraphiteNames::Etsy(config.etsy.names.clone()),
-        Naming::Dogstatsd => GraphiteNames::Dogstatsd(config.aggregates.clone()),
+/// What a sink is told of the daemon.
+pub fn site(config: &Config, name: &str, timeout: Duration) -> Site {
+    Site {
+        name: name.to_string(),
+        timeout,
+        interval: config.interval,
+        profile: config.profile.name(),
+        etsy: config.etsy.names.clone(),
+        aggregates: config.aggregates.clone(),
     }
+}
+
+/// How Graphite names are written where no sink says it.
+pub fn graphite_names(config: &Config) -> GraphiteNames {
+    GraphiteNames::of(&site(config, "graphite", Duration::ZERO))
 }
 
 /// What a listener is made of.

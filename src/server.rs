@@ -14,8 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::aggregate::{Quota, Shard};
 use crate::allow::Allow;
-use crate::config::{self, Config, ListenUrl, Sink, SinkKind, show_duration, show_size};
-use crate::fetch::masked;
+use crate::config::{self, Config, ListenUrl, Sink, show_duration, show_size};
 use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
 use crate::management::{self, Desk};
@@ -23,12 +22,6 @@ use crate::net::{self, Bound, Transport};
 use crate::notify::{self, Pulse};
 use crate::plan;
 use crate::presence::Identity;
-use crate::sinks::console::ConsoleSink;
-use crate::sinks::exec::ExecSink;
-use crate::sinks::file::{FileOptions, FileSink};
-use crate::sinks::graphite::GraphiteSink;
-use crate::sinks::influx::InfluxSink;
-use crate::sinks::prometheus::PrometheusSink;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
 use crate::sys::{forget_start_up_code, host_name, unix_time};
@@ -320,33 +313,8 @@ fn outlet_options(config: &Config, sink: &Sink) -> OutletOptions {
 }
 
 fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, StartError> {
-    Ok(match &sink.kind {
-        SinkKind::Console => Box::new(ConsoleSink::new()),
-        SinkKind::File { path, max_size, max_age, keep } => {
-            let options = FileOptions { path: path.clone(), max_size: *max_size, max_age: *max_age, keep: *keep };
-            let opened = FileSink::open(options).map_err(|error| {
-                StartError(format!(
-                    "cannot write {}: {error}; make the folder, or choose a path that can be written",
-                    path.display()
-                ))
-            })?;
-            Box::new(opened)
-        }
-        SinkKind::Exec(command) => Box::new(ExecSink::new(command.clone())),
-        SinkKind::Influx(target) => {
-            let opened = InfluxSink::new(target.clone(), sink.timeout, config.interval);
-            Box::new(opened.map_err(|error| StartError(format!("cannot set up TLS for {}: {error}", target.url)))?)
-        }
-        SinkKind::Prometheus { address, ttl } => {
-            let url = format!("http://{address}/metrics");
-            let opened = PrometheusSink::open(*address, *ttl, config.interval);
-            Box::new(opened.map_err(|error| cannot_listen(&url, &error))?)
-        }
-        SinkKind::Graphite { address, protocol, naming } => {
-            let names = plan::graphite_names(config, *naming);
-            Box::new(GraphiteSink::new(address.clone(), names, *protocol, config.interval))
-        }
-    })
+    let site = plan::site(config, &sink.name, sink.timeout);
+    sink.kind.spec().open(&site).map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))
 }
 
 fn start_up_block(
@@ -369,15 +337,9 @@ fn start_up_block(
     }
     let _ = writeln!(out, "  interval  {}, profile {}", show_duration(config.interval), config.profile.name());
     for sink in &config.sinks {
-        let target = match &sink.kind {
-            SinkKind::Console => String::new(),
-            SinkKind::File { path, .. } => format!("  {}", path.display()),
-            SinkKind::Exec(command) => format!("  {}", command.join(" ")),
-            SinkKind::Influx(target) => format!("  {}", masked(&target.url)),
-            SinkKind::Prometheus { address, .. } => format!("  http://{address}/metrics"),
-            SinkKind::Graphite { address, .. } => format!("  {address}"),
-        };
-        let _ = writeln!(out, "  sink      {}{target}", sink.name);
+        let place = sink.kind.spec().place();
+        let gap = if place.is_empty() { "" } else { "  " };
+        let _ = writeln!(out, "  sink      {}{gap}{place}", sink.name);
     }
     if let Some(address) = management {
         let _ = writeln!(out, "  manage    tcp://{address}");

@@ -398,7 +398,7 @@ fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     let interval = Interval::new(interval_secs, interval_secs, interval_secs, config.interval).last();
     let mut snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
     snapshot.sort();
-    let names = plan::graphite_names(config, config.profile.naming());
+    let names = plan::graphite_names(config);
     let lines = graphite::encode(&snapshot, &names);
     lossy(&lines)
         .lines()

@@ -142,7 +142,7 @@ impl Replay {
         let workers = usize::from(args.workers);
         let (shards, registry) = daemon(&config, workers, false);
         Replay {
-            names: plan::graphite_names(&config, config.profile.naming()),
+            names: plan::graphite_names(&config),
             interval: nanos(config.interval.as_secs_f64()).max(1),
             config,
             format: args.format,

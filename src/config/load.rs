@@ -1,22 +1,21 @@
 //! From text, environment and command line to a [`Config`], with every mistake on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::de::DeTable;
 
 use crate::protocol::{GaugeSign, MAX_NAME_BYTES, NameTags, Options};
-use crate::sinks::graphite::Wire;
+use crate::sinks::LONG;
 use crate::snapshot::Bins;
 
 use super::reader::{Found, Problem, Section, Source};
 use super::schema::{
-    Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Management, Naming,
-    PROMETHEUS_TTL, Profile, Sink, SinkKind, Workers,
+    Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Management, Profile, Workers,
 };
-use super::url::{ListenUrl, address, host_and_port, listen_url, sink_url};
+use super::url::{ListenUrl, address, listen_url};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -36,8 +35,7 @@ pub struct Sources {
 }
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
-pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(366 * 86_400);
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=LONG;
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const BUSY_POLL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
@@ -79,7 +77,6 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let s = source;
     let profile = profile(&mut root, s);
     let etsy_profile = profile == Profile::Etsy;
-    let naming = profile.naming();
 
     let interval = root.duration(s, "interval", INTERVAL);
     let interval = sources.interval.or(interval).unwrap_or(Duration::from_secs(10));
@@ -121,7 +118,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let protocol = protocol(section, s, defaults);
     let idle = idle(&mut root, s, etsy_profile, &etsy);
     let listen = listeners(&mut root, s, &protocol, &sources.listen);
-    let sinks = sinks(&mut root, s, naming, &sources.sink);
+    let sinks = super::sink::read_all(&mut root, s, profile, &sources.sink);
     let rules = super::rule::read(&mut root, s, &sinks);
     let presence = super::presence::read(&mut root, s, etsy_profile);
     let management = management(&mut root, s);
@@ -308,129 +305,6 @@ pub(super) fn network(item: &Found<'_>, s: &mut Source<'_>) -> Option<(IpAddr, u
         item.refuse(s, "a network such as \"10.0.0.0/8\" or \"fd00::/8\"");
     }
     network
-}
-
-fn sinks(root: &mut Section<'_>, s: &mut Source<'_>, naming: Naming, urls: &[String]) -> Vec<Sink> {
-    let mut sinks: Vec<(Sink, String, String)> = Vec::new();
-    for (n, (section, place)) in root.sections(s, "sink").into_iter().enumerate() {
-        sinks.extend(sink(section, &place, s, naming).map(|sink| (sink, place, format!("sink[{n}].name"))));
-    }
-    if !urls.is_empty() {
-        sinks.clear();
-    }
-    for url in urls {
-        match sink_url(url, naming) {
-            Ok(mut sink) => {
-                // Two of a kind on the command line are told apart by number.
-                let same = sinks.iter().filter(|(other, ..)| other.kind.name() == sink.kind.name()).count();
-                if same > 0 {
-                    sink.name = format!("{}{}", sink.name, same + 1);
-                }
-                sinks.push((sink, "--sink".into(), String::new()));
-            }
-            Err(problem) => s.problem("--sink".into(), "", problem),
-        }
-    }
-    if sinks.is_empty() && s.problems.is_empty() {
-        sinks.push((Sink::new("console", SinkKind::Console), String::new(), String::new()));
-    }
-    for n in 1..sinks.len() {
-        if sinks[..n].iter().any(|(other, ..)| other.name == sinks[n].0.name) {
-            let (sink, place, key) = &sinks[n];
-            s.problem(place.clone(), key, format!("two sinks are called `{}`; give one another `name`", sink.name));
-        }
-    }
-    sinks.into_iter().map(|(sink, ..)| sink).collect()
-}
-
-fn sink(mut section: Section<'_>, place: &str, s: &mut Source<'_>, naming: Naming) -> Option<Sink> {
-    #[derive(Clone, Copy)]
-    enum Type {
-        Console,
-        Exec,
-        File,
-        Graphite,
-        Influx,
-        Prometheus,
-    }
-    let types = [
-        ("console", Type::Console),
-        ("exec", Type::Exec),
-        ("file", Type::File),
-        ("graphite", Type::Graphite),
-        ("influx", Type::Influx),
-        ("prometheus", Type::Prometheus),
-    ];
-    let before = s.problems.len();
-    let kind = section.choice(s, "type", &types);
-    if kind.is_none() && s.problems.len() == before {
-        section.missing(s, place, "type", "\"graphite\"");
-    }
-    let kind = match kind? {
-        Type::Console => SinkKind::Console,
-        Type::Exec => {
-            let command = section.strings(s, "command").unwrap_or_default();
-            if command.first().is_none_or(String::is_empty) && s.problems.len() == before {
-                section.missing(s, place, "command", "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
-            }
-            SinkKind::Exec(command)
-        }
-        Type::File => {
-            let path = section.string(s, "path");
-            if path.as_deref().unwrap_or("").is_empty() && s.problems.len() == before {
-                section.missing(s, place, "path", "\"/var/log/systole/records.jsonl\"");
-            }
-            let max_size = section.size(s, "max_size", 1..=1 << 50);
-            let max_age = section.duration(s, "max_age", Duration::from_secs(1)..=*LIFETIME.end());
-            let keep = section.integer(s, "keep", 1..=10_000).unwrap_or(7) as usize;
-            SinkKind::File { path: path.unwrap_or_default().into(), max_size, max_age, keep }
-        }
-        Type::Influx => SinkKind::Influx(super::influx::read(&mut section, s, place)),
-        Type::Prometheus => {
-            let mut bound = None;
-            match section.find(s, "address") {
-                None => section.missing(s, place, "address", "\"127.0.0.1:9125\""),
-                Some(found) => match address(&found.string(s).unwrap_or_default()) {
-                    Ok(good) => bound = Some(good),
-                    Err(problem) => {
-                        s.problem(found.place, &found.key, format!("{problem}; \"127.0.0.1:9125\" is right"));
-                    }
-                },
-            }
-            let ttl = section.duration(s, "ttl", LIFETIME).unwrap_or(PROMETHEUS_TTL);
-            SinkKind::Prometheus { address: bound.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9125))), ttl }
-        }
-        Type::Graphite => {
-            let mut target = String::new();
-            match section.find(s, "address") {
-                None => section.missing(s, place, "address", "\"127.0.0.1:2003\""),
-                Some(found) => {
-                    target = found.string(s).unwrap_or_default();
-                    if let Err(problem) = host_and_port(&target) {
-                        s.problem(found.place, &found.key, format!("{problem}; \"127.0.0.1:2003\" is right"));
-                    }
-                }
-            }
-            let words = [("systole", Naming::Systole), ("etsy", Naming::Etsy), ("dogstatsd", Naming::Dogstatsd)];
-            let naming = section.choice(s, "naming", &words).unwrap_or(naming);
-            let words = [("plaintext", Wire::Plaintext), ("pickle", Wire::Pickle)];
-            let protocol = section.choice(s, "protocol", &words).unwrap_or_default();
-            SinkKind::Graphite { address: target, protocol, naming }
-        }
-    };
-    let mut sink = Sink::new(kind.name(), kind);
-    if let Some(found) = section.find(s, "name") {
-        sink.name = found.string(s).unwrap_or(sink.name);
-        if sink.name.is_empty() {
-            found.refuse(s, "a name");
-        }
-    }
-    sink.queue = section.integer(s, "queue", 1..=10_000).map_or(sink.queue, |n| n as usize);
-    sink.timeout = section.duration(s, "timeout", TIMEOUT).unwrap_or(sink.timeout);
-    sink.filter.include = section.strings(s, "include");
-    sink.filter.exclude = section.strings(s, "exclude").unwrap_or_default();
-    section.finish(s);
-    Some(sink)
 }
 
 fn etsy(root: &mut Section<'_>, s: &mut Source<'_>) -> Etsy {

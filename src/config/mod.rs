@@ -1,13 +1,13 @@
 //! The configuration: TOML, everything with a default, unknown keys refused with a suggestion, all mistakes
 //! of a file at once. What it holds is plain data; rooms get the parts they need as their own options.
 
-mod influx;
 mod load;
 mod presence;
 mod print;
 mod reader;
 mod rule;
 mod schema;
+mod sink;
 mod url;
 mod value;
 
@@ -16,10 +16,9 @@ pub use presence::{Presence, StateFile};
 pub use print::{flat, print};
 pub use reader::Problem;
 pub use schema::{
-    Config, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Naming, Profile, Sink, SinkKind,
-    Workers,
+    Config, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Profile, Sink, Workers,
 };
-pub use url::{ListenUrl, listen_url, sink_url};
+pub use url::{ListenUrl, listen_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};
 
 /// Keys of the design that this version does not have: an option nobody reads would be worse than none.

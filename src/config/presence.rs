@@ -10,7 +10,7 @@ use crate::allow::Allow;
 use crate::presence::policy::{Expected, Guard, Misses, Override, Policy, SeriesOf};
 
 use super::load::network;
-use super::print::{MASK, Out, number};
+use super::print::{MASK, Out, networks, number};
 use super::reader::{Section, Source};
 use super::url::http_url;
 use super::value::show_duration;
@@ -239,9 +239,8 @@ pub(super) fn print(out: &mut Out, presence: &Presence) {
         out.set("match", one.pattern.as_str());
         print_rules(out, one);
         if let Some(guard) = one.guard.and_then(|at| policy.guards.get(usize::from(at))) {
-            if let Some(networks) = guard.allow.networks() {
-                let all = networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}")));
-                out.set("allow", Value::Array(all.collect()));
+            if let Some(all) = guard.allow.networks() {
+                out.set("allow", networks(all));
             }
             if guard.key.is_some() {
                 out.set("key", MASK);

@@ -7,9 +7,8 @@ use toml::Value;
 
 use crate::inert::Plain;
 use crate::protocol::{GaugeSign, Options};
-use crate::sinks::graphite::Wire;
 
-use super::schema::{Config, Framing, Lifetime, Listen, LogFormat, Naming, Sink, SinkKind, Workers};
+use super::schema::{Config, Framing, Lifetime, Listen, LogFormat, Workers};
 use super::value::{show_duration, show_size};
 
 /// What stands in place of a secret.
@@ -17,7 +16,7 @@ pub(super) const MASK: &str = "********";
 
 /// The configuration as TOML.
 pub fn print(config: &Config) -> String {
-    let mut out = Out(String::new());
+    let mut out = Out::default();
     out.set("interval", show_duration(config.interval));
     out.set("profile", config.profile.name());
     out.set("percentiles", Value::Array(config.percentiles.iter().map(|&p| number(p)).collect()));
@@ -43,7 +42,7 @@ pub fn print(config: &Config) -> String {
     out.set("sets", word(config.idle.sets_zero));
     config.rules.iter().for_each(|rule| super::rule::print(&mut out, rule));
     for one in &config.sinks {
-        sink(&mut out, one);
+        super::sink::print(&mut out, one, config.profile);
     }
     etsy(&mut out, config);
     out.head("[dogstatsd]");
@@ -69,10 +68,15 @@ pub fn print(config: &Config) -> String {
             LogFormat::Json => "json",
         },
     );
-    out.0
+    out.text
 }
 
-fn networks(networks: &[(IpAddr, u8)]) -> Value {
+/// Texts as an array.
+pub(super) fn strings(all: &[String]) -> Value {
+    Value::Array(all.iter().map(|item| Value::from(item.as_str())).collect())
+}
+
+pub(super) fn networks(networks: &[(IpAddr, u8)]) -> Value {
     Value::Array(networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}"))).collect())
 }
 
@@ -141,52 +145,6 @@ fn protocol(out: &mut Out, options: &Options) {
     out.set("max_name", options.max_name as i64);
 }
 
-fn sink(out: &mut Out, sink: &Sink) {
-    out.head("[[sink]]");
-    out.set("type", sink.kind.name());
-    out.set("name", sink.name.as_str());
-    match &sink.kind {
-        SinkKind::Console => {}
-        SinkKind::File { path, max_size, max_age, keep } => {
-            out.set("path", path.to_string_lossy().as_ref());
-            if let Some(size) = max_size {
-                out.set("max_size", show_size(*size));
-            }
-            if let Some(age) = max_age {
-                out.set("max_age", show_duration(*age));
-            }
-            out.set("keep", *keep as i64);
-        }
-        SinkKind::Exec(command) => {
-            out.set("command", Value::Array(command.iter().map(|word| Value::from(word.as_str())).collect()));
-        }
-        SinkKind::Influx(target) => super::influx::print(out, target),
-        SinkKind::Prometheus { address, ttl } => {
-            out.set("address", address.to_string());
-            out.set("ttl", show_duration(*ttl));
-        }
-        SinkKind::Graphite { address, protocol, naming } => {
-            out.set("address", address.as_str());
-            out.set("protocol", if *protocol == Wire::Pickle { "pickle" } else { "plaintext" });
-            out.set(
-                "naming",
-                match naming {
-                    Naming::Systole => "systole",
-                    Naming::Etsy => "etsy",
-                    Naming::Dogstatsd => "dogstatsd",
-                },
-            );
-        }
-    }
-    out.set("queue", sink.queue as i64);
-    out.set("timeout", show_duration(sink.timeout));
-    let list = |all: &[String]| Value::Array(all.iter().map(|item| Value::from(item.as_str())).collect());
-    if let Some(include) = &sink.filter.include {
-        out.set("include", list(include));
-    }
-    out.set("exclude", list(&sink.filter.exclude));
-}
-
 fn etsy(out: &mut Out, config: &Config) {
     let etsy = &config.etsy;
     out.head("[etsy]");
@@ -223,14 +181,28 @@ pub(super) fn number(value: f64) -> Value {
     if value == value.trunc() && value.abs() < 1e15 { Value::from(value as i64) } else { Value::from(value) }
 }
 
-pub(super) struct Out(String);
+/// TOML, line by line.
+#[derive(Default)]
+pub(super) struct Out {
+    text: String,
+    /// What stands before keys: `table.` inside a table that is written with dots.
+    prefix: String,
+}
 
 impl Out {
     pub(super) fn head(&mut self, head: &str) {
-        let _ = writeln!(self.0, "\n{head}");
+        let _ = writeln!(self.text, "\n{head}");
     }
 
     pub(super) fn set(&mut self, key: &str, value: impl Into<Value>) {
-        let _ = writeln!(self.0, "{key} = {}", value.into());
+        let _ = writeln!(self.text, "{}{key} = {}", self.prefix, value.into());
+    }
+
+    /// Writes keys of a table inside this one.
+    pub(super) fn inner(&mut self, key: &str, write: impl FnOnce(&mut Out)) {
+        let outer = self.prefix.clone();
+        self.prefix = format!("{outer}{key}.");
+        write(self);
+        self.prefix = outer;
     }
 }

@@ -205,7 +205,12 @@ impl<'a> Section<'a> {
         Section { path: String::new(), table, from_env: true, known: Vec::new() }
     }
 
-    fn full(&self, key: &str) -> String {
+    /// A table with nothing in it that the environment cannot fill.
+    pub(super) fn empty() -> Section<'a> {
+        Section { path: String::new(), table: None, from_env: false, known: Vec::new() }
+    }
+
+    pub(super) fn full(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
     }
 

@@ -10,7 +10,7 @@ use crate::aggregate::{GaugePolicy, Treatment};
 use crate::protocol::Kind;
 
 use super::load::LIFETIME;
-use super::print::{Out, number};
+use super::print::{Out, number, strings};
 use super::reader::{Section, Source, suggestion};
 use super::schema::Sink;
 use super::value::show_duration;
@@ -118,7 +118,6 @@ fn treatment(section: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> T
 }
 
 pub(super) fn print(out: &mut Out, rule: &Rule) {
-    let list = |all: &[String]| Value::Array(all.iter().map(|item| Value::from(item.as_str())).collect());
     let table = |all: &[(String, String)]| {
         Value::Table(all.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect())
     };
@@ -134,9 +133,9 @@ pub(super) fn print(out: &mut Out, rule: &Rule) {
         out.set("rename", rename.as_str());
     }
     out.set("drop", rule.drop);
-    out.set("drop_tags", list(&rule.drop_tags));
+    out.set("drop_tags", strings(&rule.drop_tags));
     if let Some(kept) = &rule.keep_tags {
-        out.set("keep_tags", list(kept));
+        out.set("keep_tags", strings(kept));
     }
     if !rule.add_tags.is_empty() {
         out.set("add_tags", table(&rule.add_tags));
@@ -157,7 +156,7 @@ pub(super) fn print(out: &mut Out, rule: &Rule) {
         out.set("ttl", ttl.map_or("forever".into(), |secs| show_duration(Duration::from_secs_f64(secs))));
     }
     if let Some(sinks) = &own.sinks {
-        out.set("sinks", list(sinks));
+        out.set("sinks", strings(sinks));
     }
     out.set("interval", i64::from(own.every));
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::aggregate::rules::Rule;
 use crate::protocol::Options;
-use crate::sinks::graphite::{EtsyNames, Wire};
-use crate::sinks::influx::Target;
+use crate::sinks::SinkKind;
+use crate::sinks::graphite::EtsyNames;
 use crate::snapshot::{Bins, Filter};
 
 use super::presence::Presence;
@@ -34,26 +33,6 @@ impl Profile {
             Profile::Dogstatsd => "dogstatsd",
         }
     }
-
-    /// How a Graphite sink writes names unless it is told otherwise.
-    pub fn naming(self) -> Naming {
-        match self {
-            Profile::Systole => Naming::Systole,
-            Profile::Etsy => Naming::Etsy,
-            Profile::Dogstatsd => Naming::Dogstatsd,
-        }
-    }
-}
-
-/// How names are written at a sink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Naming {
-    /// `name.count`, `name.mean`, `name.p99`, `name.rate`; a gauge or set bare.
-    Systole,
-    /// The original's names.
-    Etsy,
-    /// The agent's: `name.avg`, `name.95percentile`; a counter as its rate.
-    Dogstatsd,
 }
 
 /// What the naming `dogstatsd` tells of a timer by default.
@@ -216,61 +195,6 @@ impl Sink {
     /// A sink with every default.
     pub fn new(name: &str, kind: SinkKind) -> Sink {
         Sink { name: name.to_string(), kind, queue: 4, timeout: Duration::from_secs(10), filter: Filter::default() }
-    }
-}
-
-/// How long Prometheus is told a counter without an update, unless it is said.
-pub(super) const PROMETHEUS_TTL: Duration = Duration::from_secs(3600);
-
-/// What a sink is, with its own options.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SinkKind {
-    /// Standard output: a table on a terminal, records otherwise.
-    Console,
-    /// A file of records.
-    File {
-        /// Where.
-        path: PathBuf,
-        /// Begin a new file when this one would outgrow so many bytes.
-        max_size: Option<u64>,
-        /// Begin a new file after so long.
-        max_age: Option<Duration>,
-        /// Rotated files kept (default 7).
-        keep: usize,
-    },
-    /// A command that reads records: a program and its arguments.
-    Exec(Vec<String>),
-    /// An Influx database.
-    Influx(Target),
-    /// A scrape endpoint.
-    Prometheus {
-        /// Where it serves.
-        address: SocketAddr,
-        /// How long a counter is told without an update (default 1 h).
-        ttl: Duration,
-    },
-    /// Graphite over TCP.
-    Graphite {
-        /// `host:port`.
-        address: String,
-        /// Lines or pickles (default lines).
-        protocol: Wire,
-        /// How names are written.
-        naming: Naming,
-    },
-}
-
-impl SinkKind {
-    /// The word of the configuration.
-    pub fn name(&self) -> &'static str {
-        match self {
-            SinkKind::Console => "console",
-            SinkKind::File { .. } => "file",
-            SinkKind::Exec(_) => "exec",
-            SinkKind::Influx(_) => "influx",
-            SinkKind::Prometheus { .. } => "prometheus",
-            SinkKind::Graphite { .. } => "graphite",
-        }
     }
 }
 

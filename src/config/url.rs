@@ -1,14 +1,11 @@
-//! URLs of listeners and sinks: `udp://host:port`, `tcp://host:port`, `unix:///path`, `unixgram:///path`, `fd://name`,
-//! `console:`, `file:///path`, `graphite://host:2003`.
+//! URLs of listeners, `udp://host:port`, `tcp://host:port`, `unix:///path`, `unixgram:///path`, `fd://name`, and what is
+//! in those of others.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::sinks::graphite::Wire;
-
 use super::reader::suggestion;
-use super::schema::{Naming, PROMETHEUS_TTL, Sink, SinkKind};
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,50 +95,6 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     match text.to_socket_addrs().ok().and_then(|mut all| all.next()) {
         Some(address) => Ok(address),
         None => Err(format!("`{host}` is no address of this machine, nor a name that can be looked up")),
-    }
-}
-
-/// Reads a sink's URL.
-///
-/// # Errors
-/// What would be right.
-pub fn sink_url(url: &str, naming: Naming) -> Result<Sink, String> {
-    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
-    match scheme {
-        "console" => Ok(Sink::new("console", SinkKind::Console)),
-        "file" => {
-            let path = rest.strip_prefix("//").unwrap_or(rest);
-            if path.is_empty() {
-                return Err("no path; `file:///var/log/systole/records.jsonl` is right".into());
-            }
-            let kind = SinkKind::File { path: path.into(), max_size: None, max_age: None, keep: 7 };
-            Ok(Sink::new("file", kind))
-        }
-        "graphite" => {
-            let address = rest.strip_prefix("//").unwrap_or(rest).trim_end_matches('/');
-            host_and_port(address).map_err(|problem| format!("{problem}; `graphite://127.0.0.1:2003` is right"))?;
-            let address = address.to_string();
-            Ok(Sink::new("graphite", SinkKind::Graphite { address, protocol: Wire::Plaintext, naming }))
-        }
-        "exec" => {
-            let path = rest.strip_prefix("//").unwrap_or(rest);
-            if path.is_empty() {
-                return Err("no command; `exec:///usr/local/bin/my-sink` is right".into());
-            }
-            Ok(Sink::new("exec", SinkKind::Exec(vec![path.to_string()])))
-        }
-        "influx" => Err("a database must be said: write a [[sink]] of type \"influx\"".into()),
-        "prometheus" => {
-            let place = rest.strip_prefix("//").unwrap_or(rest).trim_end_matches('/');
-            let example = "`prometheus://127.0.0.1:9125` is right";
-            let address = address(place).map_err(|problem| format!("{problem}; {example}"))?;
-            Ok(Sink::new("prometheus", SinkKind::Prometheus { address, ttl: PROMETHEUS_TTL }))
-        }
-        _ => {
-            let hint = suggestion(scheme, ["console", "exec", "file", "graphite", "influx", "prometheus"].into_iter());
-            let right = "`console:`, `file:///path`, `graphite://host:2003` or `prometheus://127.0.0.1:9125` is right";
-            Err(format!("unknown sink `{scheme}`{hint}; {right}"))
-        }
     }
 }
 

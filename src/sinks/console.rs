@@ -13,12 +13,36 @@ use crate::series::Series;
 use crate::snapshot::{Records, Snapshot, number, short_number};
 
 use super::blocking::{Blocking, Writer};
-use super::{Delivery, Receipt, Sink, SinkError};
+use super::{Delivery, Form, Receipt, Sink, SinkError, Site, Spec};
 
 /// Rows of a table; the rest is told as a number.
 const MAX_ROWS: usize = 200;
 /// Widest column of names.
 const NAME_WIDTH: usize = 60;
+
+/// `console` in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsoleSpec;
+
+impl Spec for ConsoleSpec {
+    fn options(&mut self, _: &mut dyn Form) {}
+
+    fn locate(&mut self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        String::new()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        Ok("standard output is always there".into())
+    }
+
+    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(ConsoleSink::new()))
+    }
+}
 
 /// Standard output.
 pub struct ConsoleSink(Blocking<ConsoleWriter>);

@@ -4,6 +4,7 @@
 //! next delivery. An interval of which it did not take everything is written again from the start, to a new one. At the end
 //! its input is closed, and it has what is left of `shutdown_grace` to finish.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -12,7 +13,47 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use crate::snapshot::{Records, Snapshot};
 
-use super::{Delivery, Receipt, Sink, SinkError};
+use super::spec::bare;
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// `exec` in the configuration: a program and its arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecSpec {
+    command: Vec<String>,
+}
+
+impl Spec for ExecSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        form.field("command", Field::Texts(&mut self.command));
+        let is_there = self.command.first().is_some_and(|program| !program.is_empty());
+        form.demand("command", is_there, "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        if bare(place).is_empty() {
+            return Err("no command; `exec:///usr/local/bin/my-sink` is right".into());
+        }
+        self.command = vec![place.strip_prefix("//").unwrap_or(place).to_string()];
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.command.join(" ")
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        let program = self.command.first().map_or("", String::as_str);
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let is_there = |path: &Path| path.is_file();
+        let found = program.contains('/') && is_there(program.as_ref())
+            || std::env::split_paths(&folders).any(|folder| is_there(&folder.join(program)));
+        if found { Ok(format!("{program} is there")) } else { Err(format!("there is no {program}")) }
+    }
+
+    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(ExecSink::new(self.command.clone())))
+    }
+}
 
 /// A command that reads records.
 pub struct ExecSink {

@@ -10,11 +10,12 @@ use std::time::{Duration, SystemTime};
 use crate::snapshot::{Records, Snapshot};
 
 use super::blocking::{Blocking, Writer};
-use super::{Delivery, Receipt, Sink, SinkError};
+use super::spec::bare;
+use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
 
-/// Where and how records are filed.
-#[derive(Clone, Debug)]
-pub struct FileOptions {
+/// `file` in the configuration: where and how records are filed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSpec {
     /// The file.
     pub path: PathBuf,
     /// Rotate before it outgrows so many bytes.
@@ -22,7 +23,54 @@ pub struct FileOptions {
     /// Rotate when it is so old.
     pub max_age: Option<Duration>,
     /// Rotated files kept.
-    pub keep: usize,
+    pub keep: u64,
+}
+
+impl Default for FileSpec {
+    fn default() -> FileSpec {
+        FileSpec { path: PathBuf::new(), max_size: None, max_age: None, keep: 7 }
+    }
+}
+
+impl Spec for FileSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        form.field("path", Field::Path(&mut self.path));
+        form.demand("path", !self.path.as_os_str().is_empty(), "\"/var/log/systole/records.jsonl\"");
+        form.field("max_size", Field::MaybeSize(&mut self.max_size, 1..=1 << 50));
+        form.field("max_age", Field::MaybeDuration(&mut self.max_age, Duration::from_secs(1)..=LONG));
+        form.field("keep", Field::Whole(&mut self.keep, 1..=10_000));
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        if bare(place).is_empty() {
+            return Err("no path; `file:///var/log/systole/records.jsonl` is right".into());
+        }
+        self.path = place.strip_prefix("//").unwrap_or(place).into();
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        let there = self.path.exists();
+        let opened = OpenOptions::new().append(true).create(true).open(&self.path);
+        if opened.is_ok() && !there {
+            // A check leaves nothing behind.
+            let _ = std::fs::remove_file(&self.path);
+        }
+        let path = self.path.display();
+        opened.map(|_| format!("{path} can be written")).map_err(|error| format!("cannot write {path}: {error}"))
+    }
+
+    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+        let opened = FileSink::open(self.clone()).map_err(|error| {
+            let path = self.path.display();
+            format!("cannot write {path}: {error}; make the folder, or choose a path that can be written")
+        })?;
+        Ok(Box::new(opened))
+    }
 }
 
 /// A file of records.
@@ -33,7 +81,7 @@ impl FileSink {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub fn open(options: FileOptions) -> io::Result<FileSink> {
+    pub fn open(options: FileSpec) -> io::Result<FileSink> {
         Ok(FileSink(Blocking::new(FileWriter::open(options)?)))
     }
 }
@@ -49,14 +97,14 @@ impl Sink for FileSink {
 }
 
 struct FileWriter {
-    options: FileOptions,
+    options: FileSpec,
     file: File,
     size: u64,
     since: SystemTime,
 }
 
 impl FileWriter {
-    fn open(options: FileOptions) -> io::Result<FileWriter> {
+    fn open(options: FileSpec) -> io::Result<FileWriter> {
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&options.path)?;
         let metadata = file.metadata()?;
         let mut size = if metadata.is_file() { metadata.len() } else { 0 };
@@ -81,7 +129,7 @@ impl FileWriter {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |n: usize| -> PathBuf {
+        let numbered = |n: u64| -> PathBuf {
             let mut path = self.options.path.clone().into_os_string();
             path.push(format!(".{n}"));
             path.into()

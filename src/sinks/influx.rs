@@ -23,7 +23,8 @@ use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number, write_number};
 
-use super::{Delivery, Receipt, Sink, SinkError};
+use super::spec::reach_url;
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
 /// Bytes of a batch from which on it is sent.
 const BATCH_BYTES: usize = 1 << 20;
@@ -31,79 +32,119 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Characters of a refusal that are logged.
 const EXCERPT_CHARS: usize = 300;
 
-/// Where points go.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Target {
+/// `influx` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InfluxSpec {
     /// Base URL.
-    pub url: String,
-    /// Which endpoint, with what it needs.
-    pub version: Version,
+    url: String,
+    /// Of the write endpoint: 1 to 3.
+    version: u64,
+    /// Of versions 1 and 3.
+    database: String,
+    /// Of version 1; the database's default without one.
+    retention_policy: String,
+    username: String,
+    password: String,
+    /// Of version 2.
+    org: String,
+    bucket: String,
+    /// Of versions 2 and 3.
+    token: String,
     /// Compress batches.
-    pub gzip: bool,
+    gzip: bool,
 }
 
-/// Versions of the write endpoint.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Version {
-    /// `/write`
-    One {
-        /// Database.
-        database: String,
-        /// Retention policy; the database's default without one.
-        retention_policy: Option<String>,
-        /// Name and password.
-        login: Option<(String, String)>,
-    },
-    /// `/api/v2/write`
-    Two {
-        /// Organisation.
-        org: String,
-        /// Bucket.
-        bucket: String,
-        /// Token.
-        token: Option<String>,
-    },
-    /// `/api/v3/write_lp`
-    Three {
-        /// Database.
-        database: String,
-        /// Token.
-        token: Option<String>,
-    },
+impl Default for InfluxSpec {
+    fn default() -> InfluxSpec {
+        let none = String::new;
+        InfluxSpec {
+            url: none(),
+            version: 1,
+            database: none(),
+            retention_policy: none(),
+            username: none(),
+            password: none(),
+            org: none(),
+            bucket: none(),
+            token: none(),
+            gzip: true,
+        }
+    }
 }
 
-impl Target {
+impl Spec for InfluxSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        form.field("url", Field::Url(&mut self.url));
+        form.demand("url", !self.url.is_empty(), "\"http://127.0.0.1:8086\"");
+        form.field("version", Field::Whole(&mut self.version, 1..=3));
+        form.field("database", Field::Text(&mut self.database));
+        form.field("retention_policy", Field::Text(&mut self.retention_policy));
+        form.field("username", Field::Text(&mut self.username));
+        form.field("password", Field::Secret(&mut self.password));
+        form.field("org", Field::Text(&mut self.org));
+        form.field("bucket", Field::Text(&mut self.bucket));
+        form.field("token", Field::Secret(&mut self.token));
+        form.field("gzip", Field::Flag(&mut self.gzip));
+        let needed: &[(&'static str, &String)] = match self.version {
+            2 => &[("org", &self.org), ("bucket", &self.bucket)],
+            _ => &[("database", &self.database)],
+        };
+        needed.iter().for_each(|(key, value)| form.demand(key, !value.is_empty(), "\"metrics\""));
+    }
+
+    fn locate(&mut self, _: &str) -> Result<(), String> {
+        Err("a database must be said: write a [[sink]] of type \"influx\"".into())
+    }
+
+    fn place(&self) -> String {
+        masked(&self.url)
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        reach_url(&self.url)
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        let opened = InfluxSink::new(self.clone(), site.timeout, site.interval);
+        Ok(Box::new(opened.map_err(|error| format!("cannot set up TLS for {}: {error}", self.place()))?))
+    }
+}
+
+impl InfluxSpec {
     fn endpoint(&self) -> String {
         let base = self.url.trim_end_matches('/');
-        match &self.version {
-            Version::One { database, retention_policy, login } => {
-                let policy = retention_policy.as_ref().map_or_else(String::new, |rp| format!("&rp={}", in_url(rp)));
-                let login = login
-                    .as_ref()
-                    .map_or_else(String::new, |(name, password)| format!("&u={}&p={}", in_url(name), in_url(password)));
-                format!("{base}/write?db={}&precision=ms{policy}{login}", in_url(database))
+        let query = |name: &str, value: &str| match value {
+            "" => String::new(),
+            value => format!("&{name}={}", in_url(value)),
+        };
+        match self.version {
+            1 => {
+                let policy = query("rp", &self.retention_policy);
+                let login = match self.username.as_str() {
+                    "" => String::new(),
+                    name => format!("&u={}&p={}", in_url(name), in_url(&self.password)),
+                };
+                format!("{base}/write?db={}&precision=ms{policy}{login}", in_url(&self.database))
             }
-            Version::Two { org, bucket, .. } => {
-                format!("{base}/api/v2/write?org={}&bucket={}&precision=ms", in_url(org), in_url(bucket))
+            2 => {
+                format!("{base}/api/v2/write?org={}&bucket={}&precision=ms", in_url(&self.org), in_url(&self.bucket))
             }
-            Version::Three { database, .. } => {
-                format!("{base}/api/v3/write_lp?db={}&precision=millisecond", in_url(database))
-            }
+            _ => format!("{base}/api/v3/write_lp?db={}&precision=millisecond", in_url(&self.database)),
         }
     }
 
     fn authorization(&self) -> Option<String> {
-        match &self.version {
-            Version::One { .. } => None,
-            Version::Two { token, .. } => token.as_ref().map(|token| format!("Token {token}")),
-            Version::Three { token, .. } => token.as_ref().map(|token| format!("Bearer {token}")),
+        match (self.version, self.token.as_str()) {
+            (1, _) | (_, "") => None,
+            (2, token) => Some(format!("Token {token}")),
+            (_, token) => Some(format!("Bearer {token}")),
         }
     }
 }
 
 /// An Influx database.
 pub struct InfluxSink {
-    target: Target,
+    target: InfluxSpec,
     fetch: Fetch,
     timeout: Duration,
     log_every: Duration,
@@ -115,7 +156,7 @@ impl InfluxSink {
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new(target: Target, timeout: Duration, log_every: Duration) -> std::io::Result<InfluxSink> {
+    pub fn new(target: InfluxSpec, timeout: Duration, log_every: Duration) -> std::io::Result<InfluxSink> {
         Ok(InfluxSink { target, fetch: Fetch::new()?, timeout, log_every, refusal_logged: None })
     }
 

@@ -24,7 +24,8 @@ use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number, write_number};
 use crate::sys::unix_time;
 
-use super::{Delivery, Receipt, Sink, SinkError};
+use super::spec::{bare, choice, reach};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
 pub use etsy::EtsyNames;
 
@@ -44,6 +45,85 @@ pub enum GraphiteNames {
     Etsy(EtsyNames),
     /// The DataDog agent's, with what is told of timers.
     Dogstatsd(Vec<String>),
+}
+
+/// A way to write names, as the configuration has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Naming {
+    /// As the profile has it.
+    #[default]
+    Profile,
+    /// `name.count`, `name.mean`, `name.p99`, `name.rate`; a gauge or set bare.
+    Systole,
+    /// The original's names.
+    Etsy,
+    /// The agent's: `name.avg`, `name.95percentile`; a counter as its rate.
+    Dogstatsd,
+}
+
+impl Naming {
+    const NAMES: [(&'static str, Naming); 3] =
+        [("systole", Naming::Systole), ("etsy", Naming::Etsy), ("dogstatsd", Naming::Dogstatsd)];
+
+    /// What a profile names by.
+    fn of_profile(profile: &str) -> Naming {
+        Self::NAMES.iter().find(|(name, _)| *name == profile).map_or(Naming::Systole, |(_, naming)| *naming)
+    }
+
+    /// With what it needs.
+    fn names(self, site: &Site) -> GraphiteNames {
+        match self {
+            Naming::Profile => Naming::of_profile(site.profile).names(site),
+            Naming::Systole => GraphiteNames::Systole,
+            Naming::Etsy => GraphiteNames::Etsy(site.etsy.clone()),
+            Naming::Dogstatsd => GraphiteNames::Dogstatsd(site.aggregates.clone()),
+        }
+    }
+}
+
+impl GraphiteNames {
+    /// The profile's.
+    pub fn of(site: &Site) -> GraphiteNames {
+        Naming::Profile.names(site)
+    }
+}
+
+/// `graphite` in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GraphiteSpec {
+    address: String,
+    protocol: Wire,
+    naming: Naming,
+}
+
+impl Spec for GraphiteSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        form.field("address", Field::HostPort(&mut self.address));
+        form.demand("address", !self.address.is_empty(), "\"127.0.0.1:2003\"");
+        choice(form, "protocol", &[("plaintext", Wire::Plaintext), ("pickle", Wire::Pickle)], &mut self.protocol);
+        if self.naming == Naming::Profile {
+            self.naming = Naming::of_profile(form.profile());
+        }
+        choice(form, "naming", &Naming::NAMES, &mut self.naming);
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.address = bare(place).to_string();
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.address.clone()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        reach(&self.address)
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        let names = self.naming.names(site);
+        Ok(Box::new(GraphiteSink::new(self.address.clone(), names, self.protocol, site.interval)))
+    }
 }
 
 /// What stands on the wire.

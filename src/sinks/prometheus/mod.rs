@@ -10,7 +10,7 @@ mod exposition;
 mod names;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,12 +25,65 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::inert::Plain;
 use crate::snapshot::Snapshot;
 
-use super::{Delivery, Receipt, Sink, SinkError};
+use super::spec::bare;
+use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
 
 pub use exposition::{Conflict, Exposition, Format};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// `prometheus` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrometheusSpec {
+    address: Option<SocketAddr>,
+    ttl: Duration,
+}
+
+impl Default for PrometheusSpec {
+    fn default() -> PrometheusSpec {
+        PrometheusSpec { address: None, ttl: Duration::from_secs(3600) }
+    }
+}
+
+impl Spec for PrometheusSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        form.field("address", Field::Address(&mut self.address));
+        form.demand("address", self.address.is_some(), "\"127.0.0.1:9125\"");
+        form.field("ttl", Field::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        let looked_up = bare(place).to_socket_addrs().ok().and_then(|mut all| all.next());
+        self.address = Some(looked_up.ok_or_else(|| {
+            format!("`{}` is no address with a port; `prometheus://127.0.0.1:9125` is right", bare(place))
+        })?);
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.address.map_or_else(String::new, |address| format!("http://{address}/metrics"))
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        let place = self.place();
+        match std::net::TcpListener::bind(self.address.as_slice()) {
+            Ok(_) => Ok(format!("{place} can be served")),
+            Err(error) => Err(format!("cannot serve {place}: {error}")),
+        }
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        let address = self.address.ok_or("it has no address")?;
+        let opened = PrometheusSink::open(address, self.ttl, site.interval).map_err(|error| {
+            format!(
+                "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",
+                self.place()
+            )
+        })?;
+        Ok(Box::new(opened))
+    }
+}
 
 type Shared = Arc<Mutex<Exposition>>;
 

@@ -1,0 +1,261 @@
+//! `[[sink]]`: what every sink has, and by a [`Form`] each kind's own options.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Value;
+
+use crate::fetch::masked;
+use crate::sinks::{Field, Form, SinkKind};
+
+use super::print::{MASK, Out, number, strings};
+use super::reader::{Section, Source, suggestion};
+use super::schema::{Profile, Sink};
+use super::url::{address, host_and_port, http_url};
+use super::value::{show_duration, show_size};
+
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+
+pub(super) fn read_all(root: &mut Section<'_>, s: &mut Source<'_>, profile: Profile, urls: &[String]) -> Vec<Sink> {
+    let mut sinks: Vec<(Sink, String, String)> = Vec::new();
+    for (n, (section, place)) in root.sections(s, "sink").into_iter().enumerate() {
+        sinks.extend(read(section, &place, s, profile).map(|sink| (sink, place, format!("sink[{n}].name"))));
+    }
+    if !urls.is_empty() {
+        sinks.clear();
+    }
+    for url in urls {
+        match of_url(url, profile) {
+            Ok(mut sink) => {
+                // Two of a kind on the command line are told apart by number.
+                let same = sinks.iter().filter(|(other, ..)| other.kind.name() == sink.kind.name()).count();
+                if same > 0 {
+                    sink.name = format!("{}{}", sink.name, same + 1);
+                }
+                sinks.push((sink, "--sink".into(), String::new()));
+            }
+            Err(problem) => s.problem("--sink".into(), "", problem),
+        }
+    }
+    if sinks.is_empty() && s.problems.is_empty() {
+        let console = SinkKind::Console(Default::default());
+        sinks.push((Sink::new("console", console), String::new(), String::new()));
+    }
+    for n in 1..sinks.len() {
+        if sinks[..n].iter().any(|(other, ..)| other.name == sinks[n].0.name) {
+            let (sink, place, key) = &sinks[n];
+            s.problem(place.clone(), key, format!("two sinks are called `{}`; give one another `name`", sink.name));
+        }
+    }
+    sinks.into_iter().map(|(sink, ..)| sink).collect()
+}
+
+/// The kind of a word.
+fn kind(word: &str) -> Result<SinkKind, String> {
+    SinkKind::from_name(word).ok_or_else(|| {
+        if let Some((name, Some(feature))) = SinkKind::NAMES.iter().find(|(name, _)| *name == word) {
+            return format!("type `{name}` is not in this build (feature `{feature}`)");
+        }
+        let all = SinkKind::NAMES.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let hint = suggestion(word, SinkKind::NAMES.iter().map(|(name, _)| *name));
+        format!("`{word}` is none of {all}{hint}")
+    })
+}
+
+fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, profile: Profile) -> Option<Sink> {
+    let mut kind = match section.find(s, "type") {
+        Some(found) => match self::kind(&found.string(s)?) {
+            Ok(kind) => kind,
+            Err(problem) => {
+                s.problem(found.place, &found.key, problem);
+                return None;
+            }
+        },
+        None => {
+            section.missing(s, place, "type", "\"graphite\"");
+            return None;
+        }
+    };
+    let mut reader = Reader { section: &mut section, source: s, place, profile };
+    kind.spec_mut().options(&mut reader);
+    let mut sink = Sink::new(kind.name(), kind);
+    if let Some(found) = section.find(s, "name") {
+        sink.name = found.string(s).unwrap_or(sink.name);
+        if sink.name.is_empty() {
+            found.refuse(s, "a name");
+        }
+    }
+    sink.queue = section.integer(s, "queue", 1..=10_000).map_or(sink.queue, |n| n as usize);
+    sink.timeout = section.duration(s, "timeout", TIMEOUT).unwrap_or(sink.timeout);
+    sink.filter.include = section.strings(s, "include");
+    sink.filter.exclude = section.strings(s, "exclude").unwrap_or_default();
+    section.finish(s);
+    Some(sink)
+}
+
+/// A sink by its URL.
+fn of_url(url: &str, profile: Profile) -> Result<Sink, String> {
+    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+    let mut kind = kind(scheme).map_err(|problem| {
+        let right = "`console:`, `file:///path`, `graphite://host:2003` or `prometheus://127.0.0.1:9125` is right";
+        format!("unknown sink: {problem}; {right}")
+    })?;
+    kind.spec_mut().locate(rest).map_err(|problem| format!("`{url}`: {problem}"))?;
+    // What the options say of it in a file holds here, too.
+    let env = BTreeMap::new();
+    let mut source = Source::new("", "", &env);
+    let mut section = Section::empty();
+    kind.spec_mut().options(&mut Reader { section: &mut section, source: &mut source, place: "", profile });
+    match source.problems.first() {
+        Some(problem) => Err(format!("`{url}`: {}: {}", problem.key, problem.message)),
+        None => Ok(Sink::new(kind.name(), kind)),
+    }
+}
+
+pub(super) fn print(out: &mut Out, sink: &Sink, profile: Profile) {
+    out.head("[[sink]]");
+    out.set("type", sink.kind.name());
+    out.set("name", sink.name.as_str());
+    sink.kind.clone().spec_mut().options(&mut Printer { out, profile });
+    out.set("queue", sink.queue as i64);
+    out.set("timeout", show_duration(sink.timeout));
+    if let Some(include) = &sink.filter.include {
+        out.set("include", strings(include));
+    }
+    out.set("exclude", strings(&sink.filter.exclude));
+}
+
+/// Reads options from a table.
+struct Reader<'r, 'a, 's> {
+    section: &'r mut Section<'a>,
+    source: &'r mut Source<'s>,
+    /// Of the table.
+    place: &'r str,
+    profile: Profile,
+}
+
+impl Form for Reader<'_, '_, '_> {
+    fn field(&mut self, key: &'static str, field: Field<'_>) {
+        fn put<T>(value: &mut T, read: Option<T>) {
+            if let Some(read) = read {
+                *value = read;
+            }
+        }
+        let (section, s) = (&mut *self.section, &mut *self.source);
+        // A text that must pass a test.
+        let mut tested = |section: &mut Section<'_>, test: fn(&str) -> Result<(), String>, example: &str| {
+            let found = section.find(s, key)?;
+            let text = found.string(s)?;
+            match test(&text) {
+                Ok(()) => Some(text),
+                Err(problem) => {
+                    s.problem(found.place, &found.key, format!("{problem}{example}"));
+                    None
+                }
+            }
+        };
+        match field {
+            Field::HostPort(value) => put(value, tested(section, host_and_port, "; \"127.0.0.1:2003\" is right")),
+            Field::Url(value) => put(value, tested(section, http_url, "")),
+            Field::Text(value) => put(value, section.string(s, key)),
+            Field::Secret(value) => put(value, section.secret(s, key)),
+            Field::Path(value) => put(value, section.string(s, key).map(PathBuf::from)),
+            Field::Address(value) => {
+                if let Some(found) = section.find(s, key) {
+                    match address(&found.string(s).unwrap_or_default()) {
+                        Ok(good) => *value = Some(good),
+                        Err(problem) => {
+                            s.problem(found.place, &found.key, format!("{problem}; \"127.0.0.1:9125\" is right"));
+                        }
+                    }
+                }
+            }
+            Field::Flag(value) => put(value, section.bool(s, key)),
+            Field::Whole(value, range) => put(value, section.integer(s, key, range)),
+            Field::Duration(value, range) => put(value, section.duration(s, key, range)),
+            Field::MaybeDuration(value, range) => put(value, section.duration(s, key, range).map(Some)),
+            Field::MaybeSize(value, range) => put(value, section.size(s, key, range).map(Some)),
+            Field::Texts(value) => put(value, section.strings(s, key)),
+            Field::Numbers(value, range) => put(value, section.numbers(s, key, range)),
+            Field::Map(value) => put(value, section.map(s, key)),
+            Field::Choice(words, value) => {
+                let words: Vec<(&str, usize)> = words.iter().zip(0..).map(|(word, n)| (*word, n)).collect();
+                put(value, section.choice(s, key, &words));
+            }
+        }
+    }
+
+    fn within(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn Form)) {
+        let mut section = self.section.section(self.source, key);
+        let (profile, place) = (self.profile, self.place);
+        inner(&mut Reader { section: &mut section, source: self.source, place, profile });
+        section.finish(self.source);
+    }
+
+    fn demand(&mut self, key: &'static str, is_there: bool, example: &str) {
+        let full = self.section.full(key);
+        // What is there and wrong has been told.
+        if !is_there && !self.source.problems.iter().any(|problem| problem.key == full) {
+            self.section.missing(self.source, self.place, key, example);
+        }
+    }
+
+    fn insist(&mut self, key: &'static str, verdict: Result<(), String>) {
+        if let Err(problem) = verdict {
+            let place = self.section.find(self.source, key).map_or(self.place.to_string(), |found| found.place);
+            let full = self.section.full(key);
+            self.source.problem(place, &full, problem);
+        }
+    }
+
+    fn profile(&self) -> &'static str {
+        self.profile.name()
+    }
+}
+
+/// Prints options.
+struct Printer<'p> {
+    out: &'p mut Out,
+    profile: Profile,
+}
+
+impl Form for Printer<'_> {
+    fn field(&mut self, key: &'static str, field: Field<'_>) {
+        // What is empty was not said.
+        let value: Option<Value> = match field {
+            Field::Text(value) | Field::HostPort(value) => (!value.is_empty()).then(|| value.as_str().into()),
+            Field::Url(value) => (!value.is_empty()).then(|| masked(value).into()),
+            Field::Secret(value) => (!value.is_empty()).then(|| MASK.into()),
+            Field::Path(value) => (!value.as_os_str().is_empty()).then(|| value.to_string_lossy().as_ref().into()),
+            Field::Address(value) => value.map(|address| address.to_string().into()),
+            Field::Flag(value) => Some((*value).into()),
+            Field::Whole(value, _) => Some((*value as i64).into()),
+            Field::Duration(value, _) => Some(show_duration(*value).into()),
+            Field::MaybeDuration(value, _) => value.map(|value| show_duration(value).into()),
+            Field::MaybeSize(value, _) => value.map(|value| show_size(value).into()),
+            Field::Texts(value) => Some(strings(value)),
+            Field::Numbers(value, _) => Some(Value::Array(value.iter().map(|&value| number(value)).collect())),
+            Field::Map(value) => {
+                Some(Value::Table(value.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect()))
+            }
+            Field::Choice(words, value) => words.get(*value).map(|word| (*word).into()),
+        };
+        if let Some(value) = value {
+            self.out.set(key, value);
+        }
+    }
+
+    fn within(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn Form)) {
+        self.out.inner(key, |out| inner(&mut Printer { out, profile: self.profile }));
+    }
+
+    fn demand(&mut self, _: &'static str, _: bool, _: &str) {}
+
+    fn insist(&mut self, _: &'static str, _: Result<(), String>) {}
+
+    fn profile(&self) -> &'static str {
+        self.profile.name()
+    }
+}

@@ -1,0 +1,211 @@
+//! What the configuration, the start and `check` need to know of a kind of sink: a [`Spec`], beside the sink itself. It
+//! describes its options once, to a [`Form`], which reads them from a file, prints them, or lists them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Sink;
+use super::graphite::EtsyNames;
+
+/// Longest attempt to reach a receiver, for `check --connect`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A kind of sink with its options.
+pub trait Spec: fmt::Debug {
+    /// Shows every option to a form.
+    fn options(&mut self, form: &mut dyn Form);
+
+    /// Takes its place from what follows `type://` in a URL.
+    ///
+    /// # Errors
+    /// What would be right.
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        let _ = place;
+        Err("it cannot be said in a URL; write a [[sink]] with its `type`".into())
+    }
+
+    /// Where it delivers, without secrets; empty where that goes without saying.
+    fn place(&self) -> String;
+
+    /// Tries the receiver; what was found.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn probe(&self) -> Result<String, String>;
+
+    /// Makes the sink.
+    ///
+    /// # Errors
+    /// In one sentence, what is wrong and what would be right.
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String>;
+}
+
+/// What a sink is told of the daemon that it works for.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Label of the sink.
+    pub name: String,
+    /// Longest delivery.
+    pub timeout: Duration,
+    /// Time between flushes; what goes wrong again and again is logged once in so long.
+    pub interval: Duration,
+    /// Profile of the configuration.
+    pub profile: &'static str,
+    /// Names of the naming `etsy`.
+    pub etsy: EtsyNames,
+    /// What the naming `dogstatsd` tells of timers.
+    pub aggregates: Vec<String>,
+}
+
+/// One option's value, to be read or shown.
+pub enum Field<'a> {
+    /// Any text.
+    Text(&'a mut String),
+    /// A text that is never shown, and may be `file:/path`.
+    Secret(&'a mut String),
+    /// A file or folder; empty if there is none.
+    Path(&'a mut PathBuf),
+    /// `host:port`, not looked up.
+    HostPort(&'a mut String),
+    /// An address to listen at; looked up.
+    Address(&'a mut Option<SocketAddr>),
+    /// `http://…` or `https://…`.
+    Url(&'a mut String),
+    /// Yes or no.
+    Flag(&'a mut bool),
+    /// A whole number.
+    Whole(&'a mut u64, RangeInclusive<u64>),
+    /// A duration.
+    Duration(&'a mut Duration, RangeInclusive<Duration>),
+    /// A duration, or none.
+    MaybeDuration(&'a mut Option<Duration>, RangeInclusive<Duration>),
+    /// A number of bytes, or none.
+    MaybeSize(&'a mut Option<u64>, RangeInclusive<u64>),
+    /// Texts.
+    Texts(&'a mut Vec<String>),
+    /// Numbers.
+    Numbers(&'a mut Vec<f64>, RangeInclusive<f64>),
+    /// Texts by key.
+    Map(&'a mut BTreeMap<String, String>),
+    /// One of some words: all of them, and the number of the one that holds.
+    Choice(&'a [&'static str], &'a mut usize),
+}
+
+/// What options are shown to.
+pub trait Form {
+    /// One option.
+    fn field(&mut self, key: &'static str, field: Field<'_>);
+
+    /// Options in a table of their own.
+    fn within(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn Form));
+
+    /// Says that an option must be there, and gives an example of it as TOML.
+    fn demand(&mut self, key: &'static str, is_there: bool, example: &str);
+
+    /// Says that what was read cannot be: about the option `key`, unless that is right.
+    fn insist(&mut self, key: &'static str, verdict: Result<(), String>);
+
+    /// The configuration's profile.
+    fn profile(&self) -> &'static str;
+}
+
+/// Shows one of some values by its word.
+pub fn choice<T: Copy + PartialEq>(form: &mut dyn Form, key: &'static str, words: &[(&'static str, T)], value: &mut T) {
+    let names: Vec<&'static str> = words.iter().map(|(name, _)| *name).collect();
+    let mut number = words.iter().position(|(_, known)| known == value).unwrap_or(0);
+    form.field(key, Field::Choice(&names, &mut number));
+    if let Some((_, chosen)) = words.get(number) {
+        *value = *chosen;
+    }
+}
+
+/// What follows the scheme of a URL, without slashes around it.
+pub(super) fn bare(place: &str) -> &str {
+    place.strip_prefix("//").unwrap_or(place).trim_end_matches('/')
+}
+
+/// Whether `host:port` accepts connections.
+pub(super) fn reach(address: &str) -> Result<String, String> {
+    let all = address.to_socket_addrs().map_err(|e| format!("cannot look up {address}: {e}"))?;
+    let mut last = format!("{address} has no address");
+    for one in all {
+        match TcpStream::connect_timeout(&one, CONNECT_TIMEOUT) {
+            Ok(_) => return Ok(format!("{address} accepts connections")),
+            Err(error) => last = format!("cannot reach {address}: {error}"),
+        }
+    }
+    Err(last)
+}
+
+/// Whether the host of a URL accepts connections.
+pub(super) fn reach_url(url: &str) -> Result<String, String> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let host = rest.split(['/', '?']).next().unwrap_or("").rsplit('@').next().unwrap_or("");
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let port = if scheme == "https" { 443 } else { 80 };
+    reach(&if has_port { host.to_string() } else { format!("{host}:{port}") })
+}
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])* $(#[cfg(feature = $feature:literal)])? $variant:ident($spec:ty) = $name:literal,)*) => {
+        /// What a sink is, with its own options.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum SinkKind {
+            $($(#[doc = $doc])* $(#[cfg(feature = $feature)])? $variant($spec),)*
+        }
+
+        impl SinkKind {
+            /// Every kind's word, and the feature that it is built with, if it needs one.
+            pub const NAMES: &[(&'static str, Option<&'static str>)] = &[$(($name, None $(.or(Some($feature)))?),)*];
+
+            /// The kind of a word, with the defaults of its options; `None` if there is none, or not in this build.
+            pub fn from_name(name: &str) -> Option<SinkKind> {
+                match name {
+                    $($(#[cfg(feature = $feature)])? $name => Some(SinkKind::$variant(<$spec>::default())),)*
+                    _ => None,
+                }
+            }
+
+            /// The word of the configuration.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $($(#[cfg(feature = $feature)])? SinkKind::$variant(_) => $name,)*
+                }
+            }
+
+            /// What is known of it.
+            pub fn spec(&self) -> &dyn Spec {
+                match self {
+                    $($(#[cfg(feature = $feature)])? SinkKind::$variant(spec) => spec,)*
+                }
+            }
+
+            /// The same, to be changed.
+            pub fn spec_mut(&mut self) -> &mut dyn Spec {
+                match self {
+                    $($(#[cfg(feature = $feature)])? SinkKind::$variant(spec) => spec,)*
+                }
+            }
+        }
+    };
+}
+
+// To add a sink: its file, and its line here.
+kinds! {
+    /// Standard output: a table on a terminal, records otherwise.
+    Console(super::console::ConsoleSpec) = "console",
+    /// A command that reads records.
+    Exec(super::exec::ExecSpec) = "exec",
+    /// A file of records.
+    File(super::file::FileSpec) = "file",
+    /// Graphite over TCP.
+    Graphite(super::graphite::GraphiteSpec) = "graphite",
+    /// An Influx database.
+    Influx(super::influx::InfluxSpec) = "influx",
+    /// A scrape endpoint.
+    Prometheus(super::prometheus::PrometheusSpec) = "prometheus",
+}
