@@ -9,7 +9,7 @@ use std::time::Duration;
 use systole::config::{self, Sources};
 use systole::server::{self, Extras};
 use systole::sinks::{Delivery, OutletOptions, Receipt, Sink, SinkError};
-use systole::snapshot::{Filter, Snapshot};
+use systole::snapshot::Snapshot;
 
 /// Prints `time,name,value` for counters, and nothing else.
 struct Csv {
@@ -48,15 +48,8 @@ async fn main() {
     let mut config = config::load(&sources).expect("the configuration above is right");
     // The console is there by default.
     config.sinks.clear();
-    let options = OutletOptions {
-        name: "csv".into(),
-        kind: "csv",
-        // Every series; patterns of names can say less.
-        filter: Filter::default(),
-        queue: 4,
-        timeout: Duration::from_secs(1),
-        log_every: config.interval,
-    };
+    // Every series, an interval at a time; four may wait in memory.
+    let options = OutletOptions::new("csv", "csv", config.interval);
     let extras = Extras { sinks: vec![(options, Box::new(Csv { rows: 0 }))], ..Extras::default() };
     let stop = async {
         let _ = tokio::signal::ctrl_c().await;

@@ -19,6 +19,7 @@ pub mod flush;
 pub mod glob;
 pub mod http;
 pub mod inert;
+pub mod lasting;
 pub mod load;
 pub mod management;
 pub mod net;

@@ -11,6 +11,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use triomphe::ThinArc;
 
 use crate::protocol::{Kind, Metric, Name, Tag, lossy};
@@ -108,6 +109,47 @@ impl Series {
         let tags: Vec<_> = own.iter().copied().chain(added).collect();
         Series::new(self.kind(), &name, &tags)
     }
+}
+
+impl Serialize for Series {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.key())
+    }
+}
+
+impl<'de> Deserialize<'de> for Series {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Series, D::Error> {
+        let key = <&[u8]>::deserialize(deserializer)?;
+        if is_canonical(key) {
+            Ok(Series::from_key(key))
+        } else {
+            Err(serde::de::Error::custom("these bytes are no series"))
+        }
+    }
+}
+
+/// Whether bytes are laid out as a series'.
+fn is_canonical(key: &[u8]) -> bool {
+    let Some((header, rest)) = key.split_first_chunk::<HEADER>() else { return false };
+    let length = usize::from(u16::from_le_bytes([header[1], header[2]]));
+    let Some((name, mut rest)) = rest.split_at_checked(length) else { return false };
+    let text = |rest: &mut &[u8], may_be_none: bool| {
+        let Some((length, after)) = rest.split_first_chunk::<2>() else { return false };
+        let length = u16::from_le_bytes(*length);
+        if may_be_none && length == NO_VALUE {
+            *rest = after;
+            return true;
+        }
+        let Some((text, after)) = after.split_at_checked(usize::from(length)) else { return false };
+        *rest = after;
+        str::from_utf8(text).is_ok()
+    };
+    while !rest.is_empty() {
+        if !text(&mut rest, false) || !text(&mut rest, true) {
+            return false;
+        }
+    }
+    usize::from(header[0]) < Kind::ALL.len() && str::from_utf8(name).is_ok()
 }
 
 /// Graphite's notation: `name;k=v;bare`.

@@ -24,7 +24,7 @@ use crate::plan;
 use crate::presence::Identity;
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
-use crate::sys::{forget_start_up_code, host_name, unix_time};
+use crate::sys::{forget_start_up_code, host_name, survive_file_size_limit, unix_time};
 use crate::tape;
 use crate::vigil::{self, Vigil};
 
@@ -62,6 +62,7 @@ pub async fn run(
     announce: impl FnOnce(&str),
 ) -> Result<(), StartError> {
     let started = Instant::now();
+    survive_file_size_limit();
     let mut sinks = open_sinks(&config)?;
     sinks.extend(extras.sinks);
     let mut bound: Vec<(ListenUrl, Bound)> = Vec::new();
@@ -133,7 +134,7 @@ pub async fn run(
         mouths.push(Mouth { url: url.to_string(), receive_buffer, listener });
     }
     drop(tape);
-    let outlets = sinks.into_iter().map(|(options, sink)| Outlet::start(options, sink)).collect();
+    let outlets = sinks.into_iter().map(start_sink).collect::<Result<_, _>>()?;
     let registry = Registry::new(plan::registry_options(&config, true), shards);
     let (ask, asked) = mpsc::channel(REQUESTS);
     let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone())
@@ -302,14 +303,25 @@ fn open_sinks(config: &Config) -> Result<Vec<OpenSink>, StartError> {
 }
 
 fn outlet_options(config: &Config, sink: &Sink) -> OutletOptions {
+    let every = sink.interval.map_or(1, |own| own.as_nanos() / config.interval.as_nanos().max(1));
     OutletOptions {
-        name: sink.name.clone(),
-        kind: sink.kind.name(),
         filter: sink.filter.clone(),
         queue: sink.queue,
         timeout: sink.timeout,
-        log_every: config.interval,
+        every: u32::try_from(every).unwrap_or(1).max(1),
+        spool: sink.spool.clone(),
+        ..OutletOptions::new(&sink.name, sink.kind.name(), config.interval)
     }
+}
+
+fn start_sink((options, sink): OpenSink) -> Result<Outlet, StartError> {
+    let (name, spool) = (options.name.clone(), options.spool.clone());
+    Outlet::start(options, sink).map_err(|error| {
+        let folder = spool.map_or_else(String::new, |spool| spool.path.display().to_string());
+        StartError(format!(
+            "sink {name}: cannot spool to {folder}: {error}; choose a folder of its own that can be written"
+        ))
+    })
 }
 
 fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, StartError> {

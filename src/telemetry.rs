@@ -26,14 +26,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Tally;
+use crate::lasting::{Word, lasting_keys};
 use crate::protocol::{Kind, Reason};
 use crate::series::Series;
 
 /// One interval's account, or the account since the start.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
     /// By listener, in the order of the configuration.
     pub listeners: Vec<ListenerAccount>,
@@ -52,7 +53,7 @@ pub struct Ledger {
 }
 
 /// What a listener received.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ListenerAccount {
     /// As bound: a port 0 is the one that was chosen.
     pub url: String,
@@ -73,7 +74,7 @@ pub struct ListenerAccount {
 }
 
 /// What became of lines.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LineAccount {
     /// All lines.
     pub read: u64,
@@ -88,7 +89,8 @@ pub struct LineAccount {
     /// Blank lines.
     pub empty: u64,
     /// Lines with a fault, by reason; reasons that did not occur are left out.
-    pub malformed: BTreeMap<&'static str, u64>,
+    #[serde(deserialize_with = "lasting_keys")]
+    pub malformed: BTreeMap<Word, u64>,
     /// Unknown sections, skipped.
     pub sections_skipped: u64,
     /// Events and service checks beyond the bound of an interval: counted above, but not kept.
@@ -96,7 +98,7 @@ pub struct LineAccount {
 }
 
 /// What became of values.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SampleAccount {
     /// All well-formed values.
     pub read: u64,
@@ -109,11 +111,12 @@ pub struct SampleAccount {
     /// Dropped by a rule.
     pub dropped_by_rule: u64,
     /// Dropped because a bound was reached, by bound.
-    pub limited: BTreeMap<&'static str, u64>,
+    #[serde(deserialize_with = "lasting_keys")]
+    pub limited: BTreeMap<Word, u64>,
 }
 
 /// Series held at the end of the interval.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeriesAccount {
     /// Counters.
     pub counters: u64,
@@ -128,7 +131,7 @@ pub struct SeriesAccount {
 }
 
 /// What became of records at a sink, since the start.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SinkAccount {
     /// Records offered.
     pub offered: u64,
@@ -144,6 +147,10 @@ pub struct SinkAccount {
     pub last_success: f64,
     /// What went wrong last; `null` after a success.
     pub last_error: Option<String>,
+    /// Bytes that its spool takes on disk.
+    pub spool_bytes: u64,
+    /// End of the oldest interval that waits, Unix seconds.
+    pub oldest_waiting: Option<f64>,
     /// When a delivery last failed, Unix seconds; 0 for never.
     #[serde(skip)]
     pub last_failure: f64,
@@ -156,7 +163,7 @@ pub struct SinkAccount {
 }
 
 /// How the flush went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlushAccount {
     /// From the tick to the finished snapshot, in seconds.
     pub duration_secs: f64,

@@ -1,61 +1,17 @@
 //! The Influx sink through the front door, against a server of ours that is strict about the published endpoints and
 //! answers what real ones answer. InfluxDB itself takes part in `tests/oracle/influx.py`.
 
+#[path = "support/receiver.rs"]
+mod receiver;
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use receiver::Reply::Says;
+use receiver::{Request, receiver};
 use serde_json::json;
 use support::{Daemon, systole, text};
-
-/// A request: its first line, its headers, its body.
-type Request = (String, String, String);
-
-/// Answers each request with the next status and body, the last for ever.
-fn server(answers: Vec<(u16, &'static str)>) -> (SocketAddr, Receiver<Request>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound");
-    let (send, requests) = channel();
-    std::thread::spawn(move || {
-        let mut answers = answers.into_iter().peekable();
-        for stream in listener.incoming().map_while(Result::ok) {
-            let mut reader = BufReader::new(stream.try_clone().expect("a stream"));
-            loop {
-                let (mut first, mut headers, mut length) = (String::new(), String::new(), 0);
-                if reader.read_line(&mut first).unwrap_or(0) == 0 {
-                    break;
-                }
-                loop {
-                    let mut header = String::new();
-                    reader.read_line(&mut header).expect("a header");
-                    if header.trim().is_empty() {
-                        break;
-                    }
-                    if let Some((name, value)) = header.split_once(':')
-                        && name.eq_ignore_ascii_case("content-length")
-                    {
-                        length = value.trim().parse().expect("a length");
-                    }
-                    headers.push_str(&header);
-                }
-                let mut body = vec![0; length];
-                reader.read_exact(&mut body).expect("the body");
-                let _ = send.send((first.trim().to_string(), headers, text(&body)));
-                let (status, said) = *answers.peek().expect("an answer");
-                if answers.len() > 1 {
-                    answers.next();
-                }
-                let reply = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\n\r\n{said}", said.len());
-                (&stream).write_all(reply.as_bytes()).expect("answered");
-            }
-        }
-    });
-    (address, requests)
-}
 
 fn start(dir: &Path, sink: &str) -> Daemon {
     let config = format!(
@@ -85,12 +41,13 @@ fn each_version_gets_its_endpoint_and_its_credentials() {
         ),
     ] {
         let dir = tempfile::tempdir().expect("a folder");
-        let (address, requests) = server(vec![(204, "")]);
+        let (address, requests) = receiver(vec![Says(204, "")]);
         let daemon = start(dir.path(), &format!("url = \"http://{address}\"\ngzip = false\n{options}"));
         daemon.send_udp(&[b"a.b:2|c|#k:v w"]);
-        let (first, headers, body) = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+        let request = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+        let (Request { first, headers, .. }, body) = (&request, request.text());
         assert_eq!(first, line);
-        assert!(headers.to_lowercase().contains(&header.to_lowercase()), "{headers}");
+        assert!(headers.contains(&header.to_lowercase()), "{headers}");
         assert!(body.starts_with("a.b,metric_type=counter,k=v\\ w value=2,rate="), "{body}");
         let log = daemon.stop();
         assert!(log.iter().all(|line| !line.contains("secret") && !line.contains("p w")), "{log:?}");
@@ -108,7 +65,7 @@ fn what_is_refused_for_good_is_counted_and_what_may_pass_is_tried_again() {
     ] {
         let dir = tempfile::tempdir().expect("a folder");
         let told = format!("{answers:?}");
-        let (address, _requests) = server(answers);
+        let (address, _requests) = receiver(answers.into_iter().map(|(status, said)| Says(status, said)).collect());
         let daemon = start(dir.path(), &format!("url = \"http://{address}\"\ndatabase = \"d\""));
         daemon.send_udp(&[b"a:1|c\nb:1|c\nc:1|c"]);
         let status = daemon.status_when("delivered", |s| {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Layer, rooms in order.
 const LAYERS: [(u8, &[&str]); 5] = [
-    (0, &["protocol", "series", "inert", "allow", "glob"]),
+    (0, &["protocol", "series", "inert", "allow", "glob", "lasting"]),
     (1, &["aggregate", "presence"]),
     // The ledger's words are part of a snapshot, so its own numbers come before the closed interval.
     (2, &["telemetry", "snapshot"]),

@@ -1,8 +1,10 @@
 //! Counters: compensated sums, so that a billion small increments lose nothing to rounding.
 
+use serde::{Deserialize, Serialize};
+
 /// A running sum with Neumaier's compensation (A. Neumaier, "Rundungsfehleranalyse einiger Verfahren zur
 /// Summation endlicher Summen", ZAMM 54, 1974). Its error does not grow with the number of terms.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sum {
     total: f64,
     compensation: f64,

@@ -6,10 +6,12 @@
 //! adjustments from sides without an absolute value are added. [`Gauge::merge`] is commutative and
 //! associative (adjustments up to the last bits of a sum).
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::GaugeOp;
 
 /// A gauge's facts.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gauge {
     /// The last absolute value and when its batch was received, in seconds.
     set: Option<(f64, f64)>,

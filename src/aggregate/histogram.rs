@@ -14,6 +14,7 @@
 //! what still does not fit is carried to the next sample, so that the total weight stays right.
 
 use hdrhistogram::Histogram as Hdr;
+use serde::{Deserialize, Serialize};
 
 /// Octaves of integers that keep their digits with room to spare.
 const OCTAVES: i32 = 30;
@@ -23,7 +24,8 @@ const ROOM: i32 = 2;
 const MAX_SPLIT: u32 = 64;
 
 /// Counts of values, by value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Flat", into = "Flat")]
 pub struct Histogram {
     digits: u8,
     /// Integers keep their digits from two to the power of this on.
@@ -298,6 +300,71 @@ fn floor_log2(x: f64) -> i32 {
 /// `x · 2^n`, in two steps because `2^n` alone may leave the range of a double.
 fn scaled(x: f64, n: i32) -> f64 {
     x * 2_f64.powi(n / 2) * 2_f64.powi(n - n / 2)
+}
+
+/// A histogram as it is written down: of each sign the lowest integers of the buckets that hold something, with their
+/// counts.
+#[derive(Serialize, Deserialize)]
+struct Flat {
+    digits: u8,
+    exponent: i32,
+    positive: Vec<(u64, u64)>,
+    negative: Option<Vec<(u64, u64)>>,
+    smallest: f64,
+    largest: f64,
+    largest_of: [f64; 2],
+    unit: f64,
+    carry: f64,
+    clamped: u64,
+}
+
+impl From<Histogram> for Flat {
+    fn from(full: Histogram) -> Flat {
+        let flat = |hdr: &Hdr<u32>| {
+            let steps = hdr.iter_recorded();
+            steps.map(|s| (hdr.lowest_equivalent(s.value_iterated_to()), s.count_since_last_iteration())).collect()
+        };
+        Flat {
+            digits: full.digits,
+            exponent: full.exponent,
+            positive: flat(&full.positive),
+            negative: full.negative.as_deref().map(flat),
+            smallest: full.smallest,
+            largest: full.largest,
+            largest_of: full.largest_of,
+            unit: full.unit,
+            carry: full.carry,
+            clamped: full.clamped,
+        }
+    }
+}
+
+impl TryFrom<Flat> for Histogram {
+    type Error = &'static str;
+
+    fn try_from(flat: Flat) -> Result<Histogram, &'static str> {
+        if !(1..=5).contains(&flat.digits) {
+            return Err("a histogram has 1 to 5 digits");
+        }
+        let mut full = Histogram::new(flat.digits, flat.smallest, flat.largest, flat.unit);
+        let top = 1_u64 << full.top_bits();
+        let fill = |counts: &[(u64, u64)]| {
+            let mut hdr = new_hdr(flat.digits);
+            for &(integer, count) in counts {
+                if integer >= top {
+                    return Err("a value is beyond the scale of its histogram");
+                }
+                add(&mut hdr, integer, u32::try_from(count).map_err(|_| "a count is too large")?);
+            }
+            Ok(hdr)
+        };
+        full.exponent = flat.exponent;
+        full.positive = fill(&flat.positive)?;
+        full.negative = flat.negative.as_deref().map(fill).transpose()?.map(Box::new);
+        (full.smallest, full.largest, full.largest_of) = (flat.smallest, flat.largest, flat.largest_of);
+        (full.carry, full.clamped) = (flat.carry, flat.clamped);
+        Ok(full)
+    }
 }
 
 #[cfg(test)]

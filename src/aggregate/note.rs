@@ -1,10 +1,13 @@
 //! Events and service checks, taken out of the datagram to outlive it.
 
+use serde::{Deserialize, Serialize};
+
+use crate::lasting::{Word, lasting, lasting_maybe};
 use crate::protocol::{Event, Kind, Name, ServiceCheck, Tag, lossy};
 use crate::series::{KeyBuilder, Series};
 
 /// An event or a service check.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Note {
     /// Its own time, or when it was received, in Unix seconds.
     pub time: f64,
@@ -17,13 +20,14 @@ pub struct Note {
     /// DogStatsD's external data.
     pub external_data: Option<String>,
     /// DogStatsD's tag cardinality.
-    pub cardinality: Option<&'static str>,
+    #[serde(deserialize_with = "lasting_maybe")]
+    pub cardinality: Option<Word>,
     /// What it is.
     pub body: NoteBody,
 }
 
 /// What a note says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum NoteBody {
     /// Something happened.
     Event {
@@ -32,9 +36,11 @@ pub enum NoteBody {
         /// May be empty.
         text: String,
         /// `normal` or `low`.
-        priority: &'static str,
+        #[serde(deserialize_with = "lasting")]
+        priority: Word,
         /// `error`, `warning`, `info` or `success`.
-        alert_type: &'static str,
+        #[serde(deserialize_with = "lasting")]
+        alert_type: Word,
         /// Events with the same key belong together.
         aggregation_key: Option<String>,
         /// What sent it.

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::ParseError;
 use crate::series::Series;
 
@@ -11,7 +13,7 @@ use super::note::Note;
 use super::tally::Tally;
 
 /// A counter's or a gauge's value of a second of its own (`|T`).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stamped {
     /// Which.
     pub series: Series,

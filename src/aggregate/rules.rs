@@ -81,6 +81,12 @@ impl Rules {
         Rules { rules, by_head, lengths }
     }
 
+    /// Treatments alone, by their numbers; they match nothing.
+    pub fn of_treatments(treatments: Vec<Treatment>) -> Rules {
+        let rules = treatments.into_iter().map(|treatment| Rule { treatment, ..Rule::default() }).collect();
+        Rules { rules, ..Rules::default() }
+    }
+
     /// The first rule that matches a series, with its number from 0.
     pub fn find(&self, series: &Series) -> Option<(usize, &Rule)> {
         let heads = self.lengths.iter().map_while(|&length| (length <= series.name().len()).then_some(length));

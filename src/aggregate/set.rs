@@ -8,6 +8,7 @@
 
 use hashbrown::HashTable;
 use rapidhash::v3::rapidhash_v3;
+use serde::{Deserialize, Serialize};
 
 /// Most members counted exactly: the hashes then take the room of the registers.
 pub const EXACT_MEMBERS: usize = 2048;
@@ -18,7 +19,8 @@ const REGISTERS: usize = 1 << PRECISION;
 const MAX_RANK: usize = 64 - PRECISION as usize + 1;
 
 /// The members of one set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "Flat", into = "Flat")]
 pub struct Members(Inner);
 
 #[derive(Clone, Debug)]
@@ -96,6 +98,41 @@ impl Members {
     /// Nothing was added.
     pub fn is_empty(&self) -> bool {
         matches!(&self.0, Inner::Exact(table) if table.is_empty())
+    }
+}
+
+/// A set as it is written down.
+#[derive(Serialize, Deserialize)]
+enum Flat {
+    Exact(Vec<u64>),
+    Estimated(Vec<u8>),
+}
+
+impl From<Members> for Flat {
+    fn from(members: Members) -> Flat {
+        match members.0 {
+            Inner::Exact(table) => Flat::Exact(table.into_iter().collect()),
+            Inner::Estimated(registers) => Flat::Estimated(registers.to_vec()),
+        }
+    }
+}
+
+impl TryFrom<Flat> for Members {
+    type Error = &'static str;
+
+    fn try_from(flat: Flat) -> Result<Members, &'static str> {
+        match flat {
+            Flat::Exact(hashes) => {
+                let mut members = Members::default();
+                hashes.into_iter().for_each(|hash| members.insert_hash(hash));
+                Ok(members)
+            }
+            Flat::Estimated(registers) => {
+                let registers: Box<[u8; REGISTERS]> =
+                    registers.into_boxed_slice().try_into().map_err(|_| "a set has another number of registers")?;
+                Ok(Members(Inner::Estimated(registers)))
+            }
+        }
     }
 }
 

@@ -4,11 +4,13 @@
 //! *Weighted* statistics count a sample 1/rate times; unweighted ones use the values as received, and only
 //! `count` is corrected, as the original does it.
 
+use serde::{Deserialize, Serialize};
+
 use super::counter::Sum;
 use super::histogram::Histogram;
 
 /// How samples are kept.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimerPolicy {
     /// Exact samples per series and interval (default 4096), then the histogram.
     pub exact_samples: usize,
@@ -29,10 +31,10 @@ impl Default for TimerPolicy {
 
 /// One interval of a timer. What most timers are, few samples of one weight, takes little more than their values;
 /// sums and extremes are worked out when they are asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Timer(Samples);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Samples {
     /// All weigh the same, and every value is a number of thousandths, as milliseconds with up to three decimals are.
     Narrow { weight: f64, values: Vec<i32> },
@@ -64,7 +66,7 @@ pub struct Totals {
 }
 
 /// Values with a weight each.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Uneven {
     /// Sum of 1/rate, whatever the values weigh.
     count: Sum,
@@ -73,7 +75,7 @@ struct Uneven {
 }
 
 /// What a timer holds beyond its bound of exact samples.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Large {
     histogram: Histogram,
     moments: Moments,
@@ -106,7 +108,7 @@ fn square(value: f64, weight: f64) -> f64 {
 
 /// Weight, mean and squared deviations, updated as in D. H. D. West, "Updating mean and variance estimates",
 /// CACM 22(9), 1979; merged as in Chan, Golub and LeVeque, 1979.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Moments {
     weight: f64,
     mean: f64,

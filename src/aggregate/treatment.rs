@@ -3,11 +3,13 @@
 
 use std::fmt::{self, Write};
 
+use serde::{Deserialize, Serialize};
+
 use super::columns::Class;
 use super::gauge::Gauge;
 
 /// What is flushed of a gauge that was told several values in an interval.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GaugePolicy {
     /// The last.
     #[default]
@@ -39,7 +41,7 @@ impl GaugePolicy {
 }
 
 /// How series that meet a rule are treated; what is not said is as for all others.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Treatment {
     /// Percentiles of timers, -100 to 100.
     pub percentiles: Option<Vec<f64>>,

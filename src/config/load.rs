@@ -15,6 +15,7 @@ use super::reader::{Found, Problem, Section, Source};
 use super::schema::{
     Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Management, Profile, Workers,
 };
+use super::sink::Daemon;
 use super::url::{ListenUrl, address, listen_url};
 
 /// Where the configuration comes from.
@@ -118,7 +119,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let protocol = protocol(section, s, defaults);
     let idle = idle(&mut root, s, etsy_profile, &etsy);
     let listen = listeners(&mut root, s, &protocol, &sources.listen);
-    let sinks = super::sink::read_all(&mut root, s, profile, &sources.sink);
+    let sinks = super::sink::read_all(&mut root, s, Daemon { profile, interval }, &sources.sink);
     let rules = super::rule::read(&mut root, s, &sinks);
     let presence = super::presence::read(&mut root, s, etsy_profile);
     let management = management(&mut root, s);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::aggregate::rules::Rule;
 use crate::protocol::Options;
-use crate::sinks::SinkKind;
 use crate::sinks::graphite::EtsyNames;
+use crate::sinks::{SinkKind, SpoolOptions};
 use crate::snapshot::{Bins, Filter};
 
 use super::presence::Presence;
@@ -187,14 +187,26 @@ pub struct Sink {
     pub queue: usize,
     /// Longest delivery (default 10 s).
     pub timeout: Duration,
-    /// Which series it gets (default all).
+    /// Which series it gets (default all), under which names.
     pub filter: Filter,
+    /// How often it gets them, a multiple of the daemon's interval (default the daemon's).
+    pub interval: Option<Duration>,
+    /// Where intervals wait while it is down (default in memory alone).
+    pub spool: Option<SpoolOptions>,
 }
 
 impl Sink {
     /// A sink with every default.
     pub fn new(name: &str, kind: SinkKind) -> Sink {
-        Sink { name: name.to_string(), kind, queue: 4, timeout: Duration::from_secs(10), filter: Filter::default() }
+        Sink {
+            name: name.to_string(),
+            kind,
+            queue: 4,
+            timeout: Duration::from_secs(10),
+            filter: Filter::default(),
+            interval: None,
+            spool: None,
+        }
     }
 }
 

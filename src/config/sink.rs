@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::fetch::masked;
-use crate::sinks::{Field, Form, SinkKind};
+use crate::sinks::{Field, Form, LONG, Order, SinkKind, SpoolOptions};
 
 use super::print::{MASK, Out, number, strings};
 use super::reader::{Section, Source, suggestion};
@@ -16,18 +16,26 @@ use super::schema::{Profile, Sink};
 use super::url::{address, host_and_port, http_url};
 use super::value::{show_duration, show_size};
 
+const ORDERS: [(&str, Order); 2] = [("strict", Order::Strict), ("interleave", Order::Interleave)];
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 
-pub(super) fn read_all(root: &mut Section<'_>, s: &mut Source<'_>, profile: Profile, urls: &[String]) -> Vec<Sink> {
+/// What a sink's options depend on.
+#[derive(Clone, Copy)]
+pub(super) struct Daemon {
+    pub(super) profile: Profile,
+    pub(super) interval: Duration,
+}
+
+pub(super) fn read_all(root: &mut Section<'_>, s: &mut Source<'_>, daemon: Daemon, urls: &[String]) -> Vec<Sink> {
     let mut sinks: Vec<(Sink, String, String)> = Vec::new();
     for (n, (section, place)) in root.sections(s, "sink").into_iter().enumerate() {
-        sinks.extend(read(section, &place, s, profile).map(|sink| (sink, place, format!("sink[{n}].name"))));
+        sinks.extend(read(section, &place, s, daemon).map(|sink| (sink, place, format!("sink[{n}].name"))));
     }
     if !urls.is_empty() {
         sinks.clear();
     }
     for url in urls {
-        match of_url(url, profile) {
+        match of_url(url, daemon.profile) {
             Ok(mut sink) => {
                 // Two of a kind on the command line are told apart by number.
                 let same = sinks.iter().filter(|(other, ..)| other.kind.name() == sink.kind.name()).count();
@@ -64,7 +72,7 @@ fn kind(word: &str) -> Result<SinkKind, String> {
     })
 }
 
-fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, profile: Profile) -> Option<Sink> {
+fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, daemon: Daemon) -> Option<Sink> {
     let mut kind = match section.find(s, "type") {
         Some(found) => match self::kind(&found.string(s)?) {
             Ok(kind) => kind,
@@ -78,7 +86,7 @@ fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, profile: Prof
             return None;
         }
     };
-    let mut reader = Reader { section: &mut section, source: s, place, profile };
+    let mut reader = Reader { section: &mut section, source: s, place, profile: daemon.profile };
     kind.spec_mut().options(&mut reader);
     let mut sink = Sink::new(kind.name(), kind);
     if let Some(found) = section.find(s, "name") {
@@ -91,8 +99,41 @@ fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, profile: Prof
     sink.timeout = section.duration(s, "timeout", TIMEOUT).unwrap_or(sink.timeout);
     sink.filter.include = section.strings(s, "include");
     sink.filter.exclude = section.strings(s, "exclude").unwrap_or_default();
+    sink.filter.prefix = section.string(s, "prefix").unwrap_or_default();
+    sink.filter.tags = section.map(s, "tags").unwrap_or_default().into_iter().collect();
+    sink.interval = own_interval(&mut section, s, daemon.interval);
+    sink.spool = spool(&mut section, s, place);
     section.finish(s);
     Some(sink)
+}
+
+/// A multiple of the daemon's interval.
+fn own_interval(section: &mut Section<'_>, s: &mut Source<'_>, base: Duration) -> Option<Duration> {
+    let own = section.duration(s, "interval", Duration::from_millis(10)..=Duration::from_secs(86_400))?;
+    if own.is_zero() || own.as_nanos() % base.as_nanos() != 0 {
+        let problem =
+            format!("`{}` is no multiple of the daemon's interval, {}", show_duration(own), show_duration(base));
+        let found = section.find(s, "interval")?;
+        s.problem(found.place, &found.key, problem);
+        return None;
+    }
+    Some(own)
+}
+
+fn spool(section: &mut Section<'_>, s: &mut Source<'_>, place: &str) -> Option<SpoolOptions> {
+    let is_there = section.find(s, "spool").is_some();
+    let mut inner = section.section(s, "spool");
+    let mut spool = SpoolOptions::default();
+    spool.path = inner.string(s, "path").map(PathBuf::from).unwrap_or_default();
+    spool.max_bytes = inner.size(s, "max", 64 << 10..=1 << 50).unwrap_or(spool.max_bytes);
+    spool.max_age = inner.duration(s, "max_age", Duration::from_secs(1)..=LONG).unwrap_or(spool.max_age);
+    spool.order = inner.choice(s, "order", &ORDERS).unwrap_or(spool.order);
+    spool.rate = inner.integer(s, "rate", 0..=1_000_000).unwrap_or(spool.rate);
+    if is_there && spool.path.as_os_str().is_empty() {
+        inner.missing(s, place, "path", "\"/var/lib/systole/spool/graphite\"");
+    }
+    inner.finish(s);
+    is_there.then_some(spool)
 }
 
 /// A sink by its URL.
@@ -125,6 +166,21 @@ pub(super) fn print(out: &mut Out, sink: &Sink, profile: Profile) {
         out.set("include", strings(include));
     }
     out.set("exclude", strings(&sink.filter.exclude));
+    out.set("prefix", sink.filter.prefix.as_str());
+    let tags = sink.filter.tags.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
+    out.set("tags", Value::Table(tags.collect()));
+    if let Some(interval) = sink.interval {
+        out.set("interval", show_duration(interval));
+    }
+    if let Some(spool) = &sink.spool {
+        out.inner("spool", |out| {
+            out.set("path", spool.path.to_string_lossy().as_ref());
+            out.set("max", show_size(spool.max_bytes));
+            out.set("max_age", show_duration(spool.max_age));
+            out.set("order", ORDERS.iter().find(|(_, order)| *order == spool.order).map_or("", |(name, _)| name));
+            out.set("rate", spool.rate as i64);
+        });
+    }
 }
 
 /// Reads options from a table.

@@ -5,15 +5,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use compact_str::CompactString;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::inert::Plain;
+use crate::lasting::{Word, lasting, lasting_maybe};
 
 use super::words::sentence;
 
 /// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// An instance changed.
@@ -33,7 +34,7 @@ pub enum EventKind {
 }
 
 /// One event. Fields that don't apply are left out.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// When, in seconds of the engine's clock.
     #[serde(skip)]
@@ -47,17 +48,17 @@ pub struct Event {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<CompactString>,
     /// State before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<&'static str>,
+    #[serde(default, deserialize_with = "lasting_maybe", skip_serializing_if = "Option::is_none")]
+    pub from: Option<Word>,
     /// State now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub to: Option<&'static str>,
+    #[serde(default, deserialize_with = "lasting_maybe", skip_serializing_if = "Option::is_none")]
+    pub to: Option<Word>,
     /// Why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
+    #[serde(default, deserialize_with = "lasting_maybe", skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Word>,
     /// Which warning.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<&'static str>,
+    #[serde(default, deserialize_with = "lasting_maybe", skip_serializing_if = "Option::is_none")]
+    pub code: Option<Word>,
     /// How many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
@@ -72,10 +73,11 @@ pub struct Event {
 }
 
 /// What was known of a service when something about it was told.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Company {
     /// The service's state.
-    pub service_state: &'static str,
+    #[serde(deserialize_with = "lasting")]
+    pub service_state: Word,
     /// Instances that are present.
     pub present: usize,
     /// Instances that are present or down.
@@ -83,7 +85,7 @@ pub struct Company {
 }
 
 /// What was known of an instance when it changed.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// As it said.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -37,14 +37,15 @@ impl<W: Writer> Blocking<W> {
                 let written = work.await;
                 let sequence = *sequence;
                 self.busy = None;
-                let (writer, outcome) = written.map_err(|error| SinkError(format!("the writer failed: {error}")))?;
+                let (writer, outcome) =
+                    written.map_err(|error| SinkError::new(format!("the writer failed: {error}")))?;
                 self.idle = Some(writer);
                 if sequence == snapshot.sequence {
                     return outcome.map(|()| Receipt::default()).map_err(SinkError::from);
                 }
             }
             let Some(mut writer) = self.idle.take() else {
-                return Err(SinkError("the writer is gone".into()));
+                return Err(SinkError::new("the writer is gone"));
             };
             let snapshot = Arc::clone(snapshot);
             let sequence = snapshot.sequence;

@@ -68,18 +68,18 @@ impl ExecSink {
     }
 
     fn fail(&self, what: &str, error: impl std::fmt::Display) -> SinkError {
-        SinkError(format!("{}: {what}: {error}", self.command.join(" ")))
+        SinkError::new(format!("{}: {what}: {error}", self.command.join(" ")))
     }
 
     fn start(&self) -> Result<(Child, ChildStdin), SinkError> {
-        let (program, arguments) = self.command.split_first().ok_or_else(|| SinkError("no command".into()))?;
+        let (program, arguments) = self.command.split_first().ok_or_else(|| SinkError::new("no command"))?;
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| self.fail("cannot be started", error))?;
-        let stdin = child.stdin.take().ok_or_else(|| SinkError("no standard input".into()))?;
+        let stdin = child.stdin.take().ok_or_else(|| SinkError::new("no standard input"))?;
         Ok((child, stdin))
     }
 }

@@ -172,13 +172,13 @@ impl InfluxSink {
             lines.to_vec()
         };
         let answer = self.fetch.send(Method::POST, &self.target.endpoint(), headers, body, self.timeout).await;
-        let answer = answer.map_err(|error| SinkError(format!("{}: {error}", masked(&self.target.url))))?;
+        let answer = answer.map_err(|error| SinkError::new(format!("{}: {error}", masked(&self.target.url))))?;
         if answer.is_good() {
             return Ok(0);
         }
         let said = excerpt(&answer.body, EXCERPT_CHARS);
         if !(400..500).contains(&answer.status) || [401, 403, 404, 408, 429].contains(&answer.status) {
-            return Err(SinkError(format!("{} answered {}: {said}", masked(&self.target.url), answer.status)));
+            return Err(SinkError::new(format!("{} answered {}: {said}", masked(&self.target.url), answer.status)));
         }
         if self.refusal_logged.is_none_or(|last| last.elapsed() >= self.log_every) {
             self.refusal_logged = Some(Instant::now());

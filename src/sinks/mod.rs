@@ -14,6 +14,7 @@ pub mod influx;
 mod outlet;
 pub mod prometheus;
 mod spec;
+mod spool;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,6 +25,7 @@ use crate::snapshot::Snapshot;
 
 pub use outlet::{Outlet, OutletOptions};
 pub use spec::{Field, Form, SinkKind, Site, Spec, choice};
+pub use spool::{Order, SpoolOptions};
 
 /// The longest of any duration that is configured: a year.
 pub(crate) const LONG: Duration = Duration::from_secs(366 * 86_400);
@@ -56,11 +58,23 @@ pub struct Receipt {
 
 /// Why a delivery failed. It is tried again.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct SinkError(pub String);
+#[error("{what}")]
+pub struct SinkError {
+    /// In one line.
+    pub what: String,
+    /// How long the receiver asked us to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl SinkError {
+    /// A failure.
+    pub fn new(what: impl Into<String>) -> SinkError {
+        SinkError { what: what.into(), retry_after: None }
+    }
+}
 
 impl From<std::io::Error> for SinkError {
     fn from(error: std::io::Error) -> SinkError {
-        SinkError(error.to_string())
+        SinkError::new(error.to_string())
     }
 }

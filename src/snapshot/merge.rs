@@ -60,6 +60,22 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
     merged
 }
 
+/// One snapshot out of two that follow one another: of gauges the later counts, all else is put together, and the lengths
+/// are added.
+pub fn follow(before: Snapshot, after: &Snapshot) -> Snapshot {
+    let mut whole = merge(&[&before, after]);
+    whole.gauges =
+        unite(&[&before, after], |p| &p.gauges, |p| &p.series, |ours: &mut GaugePoint, theirs| *ours = theirs.clone());
+    (whole.sequence, whole.end) = (after.sequence, after.end);
+    whole.interval_secs = before.interval_secs + after.interval_secs;
+    whole.rate_secs = before.rate_secs + after.rate_secs;
+    whole.treated.add_lengths(&after.treated);
+    whole.ledger = before.ledger;
+    whole.ledger.add(&after.ledger);
+    whole.ledger.sinks.clone_from(&after.ledger.sinks);
+    whole
+}
+
 /// One value a series and second: counters add up, of gauges the last one sent counts.
 pub(super) fn unite_stamped(stamped: &mut Vec<Stamped>) {
     // The sort is stable, so what was sent later stands later.

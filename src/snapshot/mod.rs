@@ -6,6 +6,7 @@
 //! [`Series::order`] where people look.
 
 mod book;
+mod frozen;
 mod merge;
 mod number;
 mod pace;
@@ -17,12 +18,15 @@ mod treated;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::aggregate::{Gauge, Members, Note, NoteBody, Stamped, Sum, Timer};
 use crate::presence;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
-pub use merge::merge;
+pub use frozen::Thawed;
+pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
 pub use record::{RecordType, Records, write_json};
 pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
@@ -67,7 +71,7 @@ pub struct Snapshot {
 }
 
 /// A counter's interval.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CounterPoint {
     /// Which.
     pub series: Series,
@@ -76,7 +80,7 @@ pub struct CounterPoint {
 }
 
 /// A gauge at the end of an interval.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GaugePoint {
     /// Which.
     pub series: Series,
@@ -85,7 +89,7 @@ pub struct GaugePoint {
 }
 
 /// A timer's interval.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TimerPoint {
     /// Which.
     pub series: Series,
@@ -94,7 +98,7 @@ pub struct TimerPoint {
 }
 
 /// A set's interval.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SetPoint {
     /// Which.
     pub series: Series,
@@ -131,7 +135,7 @@ impl<'a> Point<'a> {
 }
 
 /// The values of a key in an interval, in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KvPoint {
     /// Which.
     pub series: Series,

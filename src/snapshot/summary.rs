@@ -5,10 +5,12 @@
 //! a negative p the k largest. With different weights a percentile is the smallest value whose cumulative
 //! weight reaches p/100 of the total.
 
+use serde::{Deserialize, Serialize};
+
 use crate::aggregate::{Timer, TimerPolicy, Treatment};
 
 /// What to work out, and how timers of an interval are kept and put together.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SummaryPolicy {
     /// How samples are kept.
     pub timers: TimerPolicy,
@@ -21,7 +23,7 @@ pub struct SummaryPolicy {
 }
 
 /// A histogram of the original's configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bins {
     /// Part of a name; empty for every series.
     pub metric: String,

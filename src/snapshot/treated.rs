@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Stamped, Treatment};
 use crate::glob::matches;
@@ -21,7 +23,7 @@ pub struct Treated {
 }
 
 /// How long what a series tells took.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Length {
     /// Measured, seconds.
     pub(super) interval_secs: f64,
@@ -51,6 +53,19 @@ impl Treated {
         self.lengths.iter().find(|(known, _)| *known == every).map(|(_, length)| *length)
     }
 
+    /// Adds the lengths of an interval that followed.
+    pub(super) fn add_lengths(&mut self, after: &Treated) {
+        for (every, length) in &after.lengths {
+            match self.lengths.iter_mut().find(|(known, _)| known == every) {
+                Some((_, ours)) => {
+                    ours.interval_secs += length.interval_secs;
+                    ours.rate_secs += length.rate_secs;
+                }
+                None => self.lengths.push((*every, *length)),
+            }
+        }
+    }
+
     /// Puts those of another part of the same interval beside these.
     pub(super) fn unite(&mut self, other: &Treated) {
         if self.rules.is_none() {
@@ -61,19 +76,28 @@ impl Treated {
     }
 }
 
-/// Which series a sink gets, by patterns of their names as sinks see them.
+/// Which series a sink gets, by patterns of their names, and what they are called there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only these; `None` is all.
     pub include: Option<Vec<String>>,
     /// Of those, all but these.
     pub exclude: Vec<String>,
+    /// Stands before every name.
+    pub prefix: String,
+    /// Added to every series that does not have them.
+    pub tags: Vec<(String, String)>,
 }
 
 impl Filter {
     /// Whether it keeps nothing back.
     pub fn is_open(&self) -> bool {
-        self.include.is_none() && self.exclude.is_empty()
+        self.include.is_none() && self.exclude.is_empty() && self.is_same()
+    }
+
+    /// Whether it leaves names as they are.
+    fn is_same(&self) -> bool {
+        self.prefix.is_empty() && self.tags.is_empty()
     }
 
     fn passes(&self, series: &Series) -> bool {
@@ -94,6 +118,19 @@ impl Snapshot {
         if secs > 0.0 { (value / secs).clamp(f64::MIN, f64::MAX) } else { 0.0 }
     }
 
+    fn rename(&mut self, name: impl Fn(&Series) -> Series) {
+        if !self.treated.of.is_empty() {
+            let renamed = self.treated.of.iter().map(|(series, rule)| (name(series), *rule)).collect();
+            self.treated.of = Arc::new(renamed);
+        }
+        self.counters.iter_mut().for_each(|point| point.series = name(&point.series));
+        self.gauges.iter_mut().for_each(|point| point.series = name(&point.series));
+        self.timers.iter_mut().for_each(|point| point.series = name(&point.series));
+        self.sets.iter_mut().for_each(|point| point.series = name(&point.series));
+        self.kvs.iter_mut().for_each(|point| point.series = name(&point.series));
+        self.stamped.iter_mut().for_each(|one| one.series = name(&one.series));
+    }
+
     /// What a sink of this name gets, where rules or its filter keep something from it; `None` where it gets everything.
     pub fn for_sink(&self, sink: &str, filter: &Filter) -> Option<Snapshot> {
         let rules = self.treated.rules.as_deref();
@@ -108,7 +145,7 @@ impl Snapshot {
             filter.passes(&one.series) && treatment.is_none_or(|treatment| treatment.goes_to(sink))
         };
         let stamped = self.stamped.iter().filter(goes_stamped);
-        Some(Snapshot {
+        let mut own = Snapshot {
             sequence: self.sequence,
             end: self.end,
             interval_secs: self.interval_secs,
@@ -125,6 +162,10 @@ impl Snapshot {
             policy: Arc::clone(&self.policy),
             treated: self.treated.clone(),
             stats_prefix: self.stats_prefix.clone(),
-        })
+        };
+        if !filter.is_same() {
+            own.rename(|series| series.decorated(&filter.prefix, &filter.tags));
+        }
+        Some(own)
     }
 }

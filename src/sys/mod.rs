@@ -25,6 +25,12 @@ pub use send::{Outgoing, send_batch};
 /// Most segments the kernel splits one send into (`UDP_MAX_SEGMENTS`, 64 before Linux 6.7).
 pub const MAX_SEGMENTS: usize = 64;
 
+/// Lets a write beyond the limit of a file's size (`ulimit -f`) fail as on a full disk: by default it ends the process.
+pub fn survive_file_size_limit() {
+    // SAFETY: ignoring a signal touches no memory of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Asks for a receive buffer, beyond `net.core.rmem_max` if `force` and allowed; what the kernel granted, in
 /// bytes of its own accounting (it doubles what is asked for).
 pub fn set_receive_buffer(socket: &Socket, bytes: u64, force: bool) -> io::Result<u64> {

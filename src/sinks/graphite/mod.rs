@@ -388,7 +388,7 @@ impl Sink for GraphiteSink {
                 Ok(written) => written,
                 Err(error) => {
                     self.timings.last_exception = unix_time();
-                    return Err(SinkError(format!("{}: {error}", self.address)));
+                    return Err(SinkError::new(format!("{}: {error}", self.address)));
                 }
             };
             self.timings.last_flush = unix_time();

@@ -155,7 +155,7 @@ impl Sink for PrometheusSink {
             let (shared, interval) = (Arc::clone(&self.shared), Arc::clone(snapshot));
             let conflicts = spawn_blocking(move || locked(&shared).apply(&interval))
                 .await
-                .map_err(|error| SinkError(format!("the interval could not be added: {error}")))?;
+                .map_err(|error| SinkError::new(format!("the interval could not be added: {error}")))?;
             self.complain(&conflicts);
             let (events, checks) = snapshot.count_notes();
             let mut dropped = Vec::new();

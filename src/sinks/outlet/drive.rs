@@ -1,0 +1,208 @@
+//! The task of a sink: what is delivered next, again and again until it is, and what goes to disk meanwhile.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::time::timeout;
+
+use crate::sys::unix_time;
+
+use super::super::spool::Order;
+use super::super::{Receipt, Sink, SinkError};
+use super::spooler::{Item, Spooler};
+use super::{FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, OutletOptions, STOPPING_PAUSE, Shared};
+
+pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spooler: Spooler) {
+    let mut driver = Driver { complaint: Complaint::default(), pause: FIRST_PAUSE, is_failing: false };
+    let mut replayed: Option<tokio::time::Instant> = None;
+    loop {
+        let is_stopping = shared.state().deadline.is_some();
+        let backlog = !spooler.is_empty();
+        let mut next = None;
+        if !backlog || spooler.order() == Order::Interleave {
+            let mut state = shared.state();
+            next = state.waiting.pop_front().map(|snapshot| Item { snapshot, position: None });
+            state.delivering = next.as_ref().map(|item| item.snapshot.end);
+        } else {
+            spooler.save(None).await;
+        }
+        if next.is_none() && backlog {
+            if is_stopping && shared.state().waiting.is_empty() {
+                break;
+            }
+            // From disk at a limited rate; what is new meanwhile goes behind it, or before it.
+            let due = replayed.map(|last| last + spooler.pace());
+            if let Some(due) = due.filter(|due| *due > tokio::time::Instant::now()) {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due) => {}
+                    () = shared.changed.notified() => {}
+                }
+                continue;
+            }
+            replayed = Some(tokio::time::Instant::now());
+            next = spooler.front().await;
+            if next.is_none() {
+                continue;
+            }
+        }
+        match next {
+            Some(item) => driver.deliver(&shared, sink.as_mut(), &mut spooler, item).await,
+            None if is_stopping => break,
+            None => shared.changed.notified().await,
+        }
+    }
+    sink.close().await;
+}
+
+struct Driver {
+    complaint: Complaint,
+    pause: Duration,
+    /// Whether the last delivery failed.
+    is_failing: bool,
+}
+
+impl Driver {
+    /// Tries until the item is delivered, or waits on disk for another turn.
+    async fn deliver(&mut self, shared: &Shared, sink: &mut dyn Sink, spooler: &mut Spooler, mut item: Item) {
+        let options = &shared.options;
+        let snapshot = Arc::clone(&item.snapshot);
+        loop {
+            let began = Instant::now();
+            let since = tokio::time::Instant::now();
+            let outcome = {
+                let mut attempt = pin!(timeout(options.timeout, sink.deliver(&snapshot)));
+                loop {
+                    tokio::select! {
+                        outcome = &mut attempt => break outcome,
+                        () = spooler.exposed(since, self.is_failing, item.position.is_none()) => {
+                            spooler.save(Some(&mut item)).await;
+                            if item.position.is_none() {
+                                // The disk takes nothing: not again and again.
+                                tokio::select! {
+                                    outcome = &mut attempt => break outcome,
+                                    () = tokio::time::sleep(FIRST_PAUSE) => {}
+                                }
+                            }
+                        }
+                    }
+                }
+            };
+            let outcome = outcome.unwrap_or_else(|_| {
+                let limit = options.timeout.as_secs_f64();
+                Err(SinkError::new(format!("no end of the delivery within {limit} s; it accepts but does not read")))
+            });
+            match outcome {
+                Ok(receipt) => {
+                    self.note_success(shared, &item, receipt, began.elapsed());
+                    if let Some(position) = item.position {
+                        spooler.remove(position).await;
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.is_failing = true;
+                    let (waiting, stopping) = {
+                        let mut state = shared.state();
+                        state.account.last_error = Some(error.to_string());
+                        state.account.last_failure = unix_time();
+                        (state.waiting.len() + 1, state.deadline)
+                    };
+                    self.complaint.raise(options, &error, waiting);
+                    spooler.save(Some(&mut item)).await;
+                    if stopping.is_some_and(|deadline| item.position.is_some() || Instant::now() >= deadline) {
+                        return;
+                    }
+                    self.wait(shared, spooler, &error).await;
+                    if item.position.is_some() && spooler.order() == Order::Interleave {
+                        // Something newer may have come.
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_success(&mut self, shared: &Shared, item: &Item, receipt: Receipt, took: Duration) {
+        let records = item.snapshot.len() as u64;
+        let left_out: u64 = receipt.dropped.iter().map(|(_, count)| count).sum();
+        let mut state = shared.state();
+        state.delivering = None;
+        let account = &mut state.account;
+        match item.position {
+            Some(_) => account.spooled = account.spooled.saturating_sub(records),
+            None => account.queued -= records,
+        }
+        account.delivered += records - left_out.min(records);
+        for (reason, count) in receipt.dropped {
+            *account.dropped.entry(reason.to_string()).or_default() += count;
+        }
+        account.delivery_ms = took.as_secs_f64() * 1e3;
+        account.delivery_bytes = receipt.bytes;
+        account.last_success = unix_time();
+        account.last_error = None;
+        self.complaint.over(&shared.options);
+        self.is_failing = false;
+        self.pause = FIRST_PAUSE;
+    }
+
+    /// Pauses after a failure; what comes meanwhile goes to disk, and a stop ends the pause early.
+    async fn wait(&mut self, shared: &Shared, spooler: &mut Spooler, error: &SinkError) {
+        if shared.state().deadline.is_some() {
+            tokio::time::sleep(STOPPING_PAUSE).await;
+            return;
+        }
+        let asked = error.retry_after.unwrap_or(Duration::ZERO).min(LONGEST_REQUEST);
+        let end = tokio::time::Instant::now() + jittered(self.pause).max(asked);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return,
+                () = shared.changed.notified() => {
+                    spooler.save(None).await;
+                    if shared.state().deadline.is_some() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Says that a sink fails, and that it works again: at most once in `log_every`.
+#[derive(Default)]
+struct Complaint {
+    last: Option<Instant>,
+    failures: u64,
+}
+
+impl Complaint {
+    fn raise(&mut self, options: &OutletOptions, error: &SinkError, waiting: usize) {
+        self.failures += 1;
+        if self.last.is_some_and(|last| last.elapsed() < options.log_every) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        tracing::warn!(
+            sink = options.name,
+            error = %error,
+            failures = self.failures,
+            intervals_waiting = waiting,
+            queue = options.queue,
+            "delivery failed; trying again"
+        );
+    }
+
+    fn over(&mut self, options: &OutletOptions) {
+        if self.failures > 0 {
+            tracing::info!(sink = options.name, failures = self.failures, "delivering again");
+        }
+        *self = Complaint::default();
+    }
+}
+
+/// Between half and all of a pause, so that sinks do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    pause.mul_f64(0.5 + 0.5 * f64::from(nanos % 1000) / 1000.0)
+}

@@ -1,0 +1,243 @@
+//! What drives a sink: a task, a bounded queue, a deadline, back-off with jitter, a spool on disk where one is configured,
+//! and an account.
+//!
+//! The queue holds whole intervals. When it is full the oldest that waits is given up and counted, so that a
+//! receiver that comes back gets the newest. With a spool, intervals go to disk while the receiver fails, or does not take
+//! one within [`EXPOSED`], and wait there. `offered = delivered + queued + spooled + dropped` holds at any moment.
+
+mod drive;
+mod spooler;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::snapshot::{Filter, Snapshot, follow};
+use crate::telemetry::SinkAccount;
+
+use super::Sink;
+use super::spool::{Spool, SpoolOptions};
+
+use drive::run;
+use spooler::Spooler;
+
+/// First pause after a failure; it doubles from failure to failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause that is our own choice.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause that a receiver may ask for.
+const LONGEST_REQUEST: Duration = Duration::from_secs(300);
+/// Pause while the daemon is stopping.
+const STOPPING_PAUSE: Duration = Duration::from_millis(100);
+/// An interval that is not delivered for so long goes to disk meanwhile: a daemon that is killed must not take it along.
+const EXPOSED: Duration = Duration::from_millis(50);
+
+/// How a sink is driven.
+#[derive(Clone, Debug)]
+pub struct OutletOptions {
+    /// Label in status and ledger.
+    pub name: String,
+    /// What kind of sink it is, as the configuration has it.
+    pub kind: &'static str,
+    /// Which series it gets, and under which names.
+    pub filter: Filter,
+    /// Intervals that may wait in memory.
+    pub queue: usize,
+    /// Longest delivery.
+    pub timeout: Duration,
+    /// A failing sink is logged at most once in so long: the daemon's interval.
+    pub log_every: Duration,
+    /// It gets one interval for so many of the daemon's, those that end at multiples.
+    pub every: u32,
+    /// Where intervals wait while it is down.
+    pub spool: Option<SpoolOptions>,
+}
+
+impl OutletOptions {
+    /// A sink with every default, for a daemon of this interval.
+    pub fn new(name: &str, kind: &'static str, interval: Duration) -> OutletOptions {
+        OutletOptions {
+            name: name.to_string(),
+            kind,
+            filter: Filter::default(),
+            queue: 4,
+            timeout: Duration::from_secs(10),
+            log_every: interval,
+            every: 1,
+            spool: None,
+        }
+    }
+}
+
+/// A sink and its driver.
+#[derive(Debug)]
+pub struct Outlet {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: OutletOptions,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What a sink with an interval of its own has of it so far.
+    gathered: Option<Snapshot>,
+    waiting: VecDeque<Arc<Snapshot>>,
+    account: SinkAccount,
+    /// End of the interval being delivered from memory.
+    delivering: Option<f64>,
+    /// Once set, nothing more is offered, and the task ends when the queue is empty or the time has come.
+    deadline: Option<Instant>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every update leaves the state whole, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn push(&mut self, snapshot: Arc<Snapshot>, most: usize) {
+        let records = snapshot.len() as u64;
+        self.account.offered += records;
+        self.account.queued += records;
+        if self.waiting.len() >= most
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            let records = oldest.len() as u64;
+            self.account.queued -= records;
+            *self.account.dropped.entry("queue_full".into()).or_default() += records;
+        }
+        self.waiting.push_back(snapshot);
+    }
+}
+
+impl Outlet {
+    /// Starts a sink's task on the current runtime.
+    ///
+    /// # Errors
+    /// If its spool cannot be used.
+    pub fn start(options: OutletOptions, sink: Box<dyn Sink>) -> io::Result<Outlet> {
+        let spool = match &options.spool {
+            Some(spool) => {
+                let (opened, lost) = Spool::open(spool.clone())?;
+                if !opened.is_empty() {
+                    tracing::info!(
+                        sink = options.name,
+                        records = opened.records(),
+                        "intervals from before are waiting"
+                    );
+                }
+                Some((opened, lost))
+            }
+            None => None,
+        };
+        let shared = Arc::new(Shared { options, state: Mutex::default(), changed: Notify::new() });
+        let mut spooler = Spooler { shared: Arc::clone(&shared), spool: None };
+        if let Some((spool, lost)) = spool {
+            // What is left from before is offered anew.
+            let mut state = shared.state();
+            state.account.spooled = spool.records();
+            state.account.offered = spool.records() + lost.iter().map(|(_, records)| records).sum::<u64>();
+            for (reason, records) in lost {
+                *state.account.dropped.entry(reason.to_string()).or_default() += records;
+            }
+            drop(state);
+            spooler.put_back(spool);
+        }
+        let task = tokio::spawn(run(Arc::clone(&shared), sink, spooler));
+        Ok(Outlet { shared, task })
+    }
+
+    /// Label in status and ledger.
+    pub fn name(&self) -> &str {
+        &self.shared.options.name
+    }
+
+    /// What kind of sink it is.
+    pub fn kind(&self) -> &'static str {
+        self.shared.options.kind
+    }
+
+    /// Which series it gets; whoever offers looks to that.
+    pub fn filter(&self) -> &Filter {
+        &self.shared.options.filter
+    }
+
+    /// Hands a snapshot over. Never waits: if the queue is full, the oldest that waits is given up.
+    pub fn offer(&self, snapshot: &Arc<Snapshot>) {
+        let options = &self.shared.options;
+        let mut state = self.shared.state();
+        if options.every > 1 {
+            let whole = match state.gathered.take() {
+                Some(before) => follow(before, snapshot),
+                None => Snapshot::clone(snapshot),
+            };
+            // Ticks fall on multiples of the interval.
+            let tick = (snapshot.end / options.log_every.as_secs_f64()).round() as u64;
+            if !tick.is_multiple_of(u64::from(options.every)) {
+                state.gathered = Some(whole);
+                return;
+            }
+            state.push(Arc::new(whole), options.queue);
+        } else {
+            state.push(Arc::clone(snapshot), options.queue);
+        }
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    /// The account so far.
+    pub fn account(&self) -> SinkAccount {
+        let state = self.shared.state();
+        let mut account = state.account.clone();
+        let in_memory = state.delivering.or(state.waiting.front().map(|oldest| oldest.end));
+        account.oldest_waiting = [account.oldest_waiting, in_memory].into_iter().flatten().reduce(f64::min);
+        account
+    }
+
+    /// Ends the sink: delivers what waits until `deadline`; what then still waits is on disk where there is a spool, or
+    /// given up and counted.
+    pub async fn finish(self, deadline: Instant) -> SinkAccount {
+        {
+            let mut state = self.shared.state();
+            if let Some(part) = state.gathered.take() {
+                state.push(Arc::new(part), self.shared.options.queue);
+            }
+            state.deadline = Some(deadline);
+        }
+        self.shared.changed.notify_one();
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let abort = self.task.abort_handle();
+        if timeout(patience, self.task).await.is_err() {
+            abort.abort();
+        }
+        let mut state = self.shared.state();
+        let left = state.account.queued;
+        if left > 0 {
+            state.waiting.clear();
+            state.account.queued = 0;
+            *state.account.dropped.entry("shutdown".into()).or_default() += left;
+            tracing::warn!(sink = self.shared.options.name, records = left, "not delivered before the end; given up");
+        }
+        if state.account.spooled > 0 {
+            let records = state.account.spooled;
+            tracing::info!(sink = self.shared.options.name, records, "left on disk for the next start");
+        }
+        state.account.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! A sink's spool as its driver uses it: off the runtime's threads, with the account kept beside.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+use crate::snapshot::Snapshot;
+use crate::sys::unix_time;
+
+use super::super::spool::{Lost, Order, Spool};
+use super::{EXPOSED, Shared};
+
+/// What is to be delivered next.
+pub(super) struct Item {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Where it lies in the spool; `None` if it is in memory alone.
+    pub(super) position: Option<u64>,
+}
+
+/// The spool, if there is one, and how the account follows it. Its work is done where blocking is allowed.
+pub(super) struct Spooler {
+    pub(super) shared: Arc<Shared>,
+    pub(super) spool: Option<Spool>,
+}
+
+impl Spooler {
+    pub(super) fn put_back(&mut self, spool: Spool) {
+        let mut state = self.shared.state();
+        state.account.spool_bytes = spool.bytes();
+        state.account.oldest_waiting = spool.oldest();
+        drop(state);
+        self.spool = Some(spool);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.spool.as_ref().is_none_or(Spool::is_empty)
+    }
+
+    pub(super) fn order(&self) -> Order {
+        self.spool.as_ref().map_or(Order::Strict, |spool| spool.options().order)
+    }
+
+    /// Time between two deliveries from disk.
+    pub(super) fn pace(&self) -> Duration {
+        match self.spool.as_ref().map_or(0, |spool| spool.options().rate) {
+            0 => Duration::ZERO,
+            // Twice as fast as intervals come at the least, or the backlog would never end.
+            rate => {
+                let options = &self.shared.options;
+                (Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX))
+                    .min(options.log_every * options.every / 2)
+            }
+        }
+    }
+
+    /// Does something with the spool on a thread that may block.
+    pub(super) async fn work<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Spool) -> T + Send + 'static,
+    ) -> Option<T> {
+        let mut spool = self.spool.take()?;
+        let done = spawn_blocking(move || {
+            let outcome = work(&mut spool);
+            (spool, outcome)
+        });
+        match done.await {
+            Ok((spool, outcome)) => {
+                self.put_back(spool);
+                Some(outcome)
+            }
+            Err(error) => {
+                tracing::error!(sink = self.shared.options.name, %error, "the spool failed; what waits is in memory from now on");
+                None
+            }
+        }
+    }
+
+    pub(super) fn count_lost(&self, lost: Lost) {
+        if lost.is_empty() {
+            return;
+        }
+        let mut state = self.shared.state();
+        for (reason, records) in lost {
+            state.account.spooled = state.account.spooled.saturating_sub(records);
+            *state.account.dropped.entry(reason.to_string()).or_default() += records;
+            tracing::warn!(sink = self.shared.options.name, records, reason, "spooled records are given up");
+        }
+    }
+
+    /// Writes a snapshot that is counted as queued to disk; its position.
+    pub(super) async fn append(&mut self, snapshot: &Arc<Snapshot>) -> Option<u64> {
+        let (owned, records) = (Arc::clone(snapshot), snapshot.len() as u64);
+        match self.work(move |spool| spool.append(&owned)).await? {
+            Ok((position, lost)) => {
+                let mut state = self.shared.state();
+                state.account.queued -= records;
+                state.account.spooled += records;
+                drop(state);
+                self.count_lost(lost);
+                Some(position)
+            }
+            Err(error) => {
+                let mut state = self.shared.state();
+                state.account.last_error = Some(format!("spool: {error}"));
+                state.account.last_failure = unix_time();
+                drop(state);
+                tracing::warn!(sink = self.shared.options.name, %error, "the spool takes nothing; the interval stays in memory");
+                None
+            }
+        }
+    }
+
+    /// Puts what is in memory alone on disk: what is being delivered, and what waits, in order.
+    pub(super) async fn save(&mut self, item: Option<&mut Item>) {
+        if self.spool.is_none() {
+            return;
+        }
+        if let Some(item) = item
+            && item.position.is_none()
+        {
+            item.position = self.append(&item.snapshot).await;
+            match item.position {
+                Some(position) => {
+                    self.work(move |spool| spool.mark_busy(position)).await;
+                    self.shared.state().delivering = None;
+                }
+                None => return,
+            }
+        }
+        loop {
+            let Some(next) = self.shared.state().waiting.front().cloned() else { return };
+            if self.append(&next).await.is_none() {
+                return;
+            }
+            let mut state = self.shared.state();
+            // It is still there, unless the queue was full meanwhile and it was given up: then it was counted as dropped.
+            if state.waiting.front().is_some_and(|front| Arc::ptr_eq(front, &next)) {
+                state.waiting.pop_front();
+            } else {
+                let records = next.len() as u64;
+                state.account.queued += records;
+                if let Some(dropped) = state.account.dropped.get_mut("queue_full") {
+                    *dropped = dropped.saturating_sub(records);
+                }
+            }
+        }
+    }
+
+    /// The oldest on disk.
+    pub(super) async fn front(&mut self) -> Option<Item> {
+        let (found, lost) = self.work(|spool| spool.front(unix_time())).await?;
+        self.count_lost(lost);
+        let (position, snapshot) = found?;
+        Some(Item { snapshot: Arc::new(snapshot), position: Some(position) })
+    }
+
+    pub(super) async fn remove(&mut self, position: u64) {
+        self.work(move |spool| spool.remove(position)).await;
+    }
+
+    /// Resolves when something in memory ought to be on disk: at once while the receiver fails, else after a while.
+    pub(super) async fn exposed(&self, since: tokio::time::Instant, is_failing: bool, in_memory: bool) {
+        if self.spool.is_none() {
+            std::future::pending::<()>().await;
+        }
+        if !is_failing {
+            tokio::time::sleep_until(since + EXPOSED).await;
+        }
+        while !in_memory && self.shared.state().waiting.is_empty() {
+            self.shared.changed.notified().await;
+        }
+    }
+}

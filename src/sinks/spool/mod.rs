@@ -1,0 +1,475 @@
+//! Intervals on disk while their receiver is away: append-only segments of checksummed frames, bounded in size and age.
+//!
+//! A folder holds `NNNNNNNNNNNNNNNN.segment` files, named by the position of their first frame, a `cursor` and a `lock`. A
+//! frame is, in little-endian order:
+//!
+//! ```text
+//! body bytes u32 | CRC-32 of the 32 bytes that follow u32 | position u64 | end f64 | records before u64 | records u32 | CRC-32 of the body u32 | body
+//! ```
+//! Positions count frames, `records before` counts records, over the life of the folder: what is missing between two frames is
+//! known to the record. The body is a frozen snapshot. A frame counts as held when it is on disk (fsync). The cursor says
+//! which frame is the next to deliver; it is two slots, written in turn, of `position u64 | records before u64 | CRC-32 u32`.
+//! It is not synced: after a crash of the whole machine an interval may be delivered again, never lost.
+//!
+//! A frame that was cut short, or whose checksum is wrong, is skipped and its records are counted; what follows it is not
+//! touched.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::snapshot::Snapshot;
+
+const HEAD: usize = 40;
+/// Bytes from which on a new segment is begun.
+const SEGMENT_BYTES: u64 = 8 << 20;
+/// Segments that a full spool has at least, so that making room costs no more than one of them.
+const LEAST_SEGMENTS: u64 = 8;
+
+/// In which order a sink gets what waited and what is new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// As it happened.
+    #[default]
+    Strict,
+    /// What is new first, what waited in between: for receivers that take old points.
+    Interleave,
+}
+
+/// Where and how much is spooled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolOptions {
+    /// A folder of its own.
+    pub path: PathBuf,
+    /// Most bytes on disk; the oldest intervals make room.
+    pub max_bytes: u64,
+    /// What is older is given up.
+    pub max_age: Duration,
+    /// Who comes first.
+    pub order: Order,
+    /// Most intervals per second that are taken from it; 0 is as fast as they are taken.
+    pub rate: u64,
+}
+
+impl Default for SpoolOptions {
+    fn default() -> SpoolOptions {
+        let path = PathBuf::new();
+        SpoolOptions {
+            path,
+            max_bytes: 1 << 30,
+            max_age: Duration::from_secs(7 * 86_400),
+            order: Order::Strict,
+            rate: 10,
+        }
+    }
+}
+
+/// Records that are gone, and why.
+pub(super) type Lost = Vec<(&'static str, u64)>;
+
+/// A frame that was not cut short.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    body_bytes: u32,
+    position: u64,
+    end: f64,
+    before: u64,
+    records: u32,
+    body_crc: u32,
+}
+
+impl Head {
+    fn to_bytes(self) -> [u8; HEAD] {
+        let mut bytes = [0; HEAD];
+        bytes[..4].copy_from_slice(&self.body_bytes.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.position.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.end.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.before.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.records.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.body_crc.to_le_bytes());
+        let crc = head_crc(&bytes);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; HEAD]) -> Option<Head> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        let end = f64::from_bits(long(16));
+        (word(4) == head_crc(bytes) && end.is_finite()).then(|| Head {
+            body_bytes: word(0),
+            position: long(8),
+            end,
+            before: long(24),
+            records: word(32),
+            body_crc: word(36),
+        })
+    }
+}
+
+fn head_crc(bytes: &[u8; HEAD]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[..4]);
+    crc.update(&bytes[8..]);
+    crc.finalize()
+}
+
+/// A frame and where its body lies.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    head: Head,
+    offset: u64,
+}
+
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    bytes: u64,
+    /// Those that are still to be delivered.
+    frames: VecDeque<Frame>,
+}
+
+/// The spool of one sink. Everything here may block.
+#[derive(Debug)]
+pub(super) struct Spool {
+    options: SpoolOptions,
+    segments: VecDeque<Segment>,
+    /// The segment that is written, the last one.
+    writer: Option<File>,
+    /// Position of the next frame, and records before it.
+    next: (u64, u64),
+    cursor: File,
+    cursor_slot: u64,
+    /// Delivered out of turn.
+    removed: BTreeSet<u64>,
+    /// Being delivered.
+    busy: Option<u64>,
+    records: u64,
+    /// Holds the folder for us.
+    _lock: File,
+}
+
+impl Spool {
+    /// Opens a folder, made if it is not there, with what it holds from before; what of it is lost.
+    ///
+    /// # Errors
+    /// If the folder cannot be used, or another process uses it.
+    pub(super) fn open(options: SpoolOptions) -> io::Result<(Spool, Lost)> {
+        fs::create_dir_all(&options.path)?;
+        let open = |name: &str| {
+            let path = options.path.join(name);
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+        };
+        let lock = open("lock")?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::Error::other("another process or sink uses it")),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let cursor = open("cursor")?;
+        let start = read_cursor(&cursor);
+        let mut spool = Spool {
+            options,
+            segments: VecDeque::new(),
+            writer: None,
+            next: start.unwrap_or((0, 0)),
+            cursor,
+            cursor_slot: 0,
+            removed: BTreeSet::new(),
+            busy: None,
+            records: 0,
+            _lock: lock,
+        };
+        let damaged = spool.scan(start)?;
+        if start.is_none() {
+            spool.write_cursor();
+        }
+        Ok((spool, if damaged > 0 { vec![("spool_damaged", damaged)] } else { Vec::new() }))
+    }
+
+    /// Finds the frames that are to be delivered; how many records are missing between them.
+    fn scan(&mut self, start: Option<(u64, u64)>) -> io::Result<u64> {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        for entry in fs::read_dir(&self.options.path)? {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
+            let is_ours = stem.len() == 16 && stem.bytes().all(|b| b.is_ascii_hexdigit());
+            if is_ours && path.extension().is_some_and(|extension| extension == "segment") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        let mut damaged = 0;
+        // Records that should stand before the next frame.
+        let mut due: Option<u64> = start.map(|(_, before)| before);
+        for path in paths {
+            let (heads, bytes) = scan_segment(&path)?;
+            let mut frames = VecDeque::new();
+            for Frame { head, offset } in heads {
+                if start.is_some_and(|(position, _)| head.position < position) {
+                    continue;
+                }
+                damaged += head.before.saturating_sub(due.unwrap_or(head.before));
+                due = Some(head.before + u64::from(head.records));
+                self.next = (head.position + 1, head.before + u64::from(head.records));
+                if offset + u64::from(head.body_bytes) > bytes {
+                    // It was cut short.
+                    damaged += u64::from(head.records);
+                    continue;
+                }
+                self.records += u64::from(head.records);
+                frames.push_back(Frame { head, offset });
+            }
+            if frames.is_empty() {
+                fs::remove_file(&path)?;
+            } else {
+                self.segments.push_back(Segment { path, bytes, frames });
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Writes a snapshot to disk, and waits until it is there; what had to make room for it, and the position that it has.
+    ///
+    /// # Errors
+    /// If the disk does not take it: then nothing of it is left.
+    pub(super) fn append(&mut self, snapshot: &Snapshot) -> io::Result<(u64, Lost)> {
+        let body = snapshot.freeze()?;
+        let too_large = || io::Error::other("the interval is larger than a spool takes");
+        let (position, before) = self.next;
+        let head = Head {
+            body_bytes: u32::try_from(body.len()).map_err(|_| too_large())?,
+            position,
+            end: snapshot.end,
+            before,
+            records: u32::try_from(snapshot.len()).map_err(|_| too_large())?,
+            body_crc: crc32fast::hash(&body),
+        };
+        let bytes = (HEAD + body.len()) as u64;
+        if bytes > self.options.max_bytes {
+            return Err(too_large());
+        }
+        let lost = self.make_room(bytes)?;
+        let limit = SEGMENT_BYTES.min(self.options.max_bytes / LEAST_SEGMENTS);
+        if self.writer.is_none() || self.segments.back().is_none_or(|last| last.bytes + bytes > limit) {
+            self.begin_segment()?;
+        }
+        let (Some(file), Some(segment)) = (self.writer.as_mut(), self.segments.back_mut()) else {
+            return Err(io::Error::other("there is no segment"));
+        };
+        let mut frame = head.to_bytes().to_vec();
+        frame.extend_from_slice(&body);
+        let written = file.write_all(&frame).and_then(|()| file.sync_data());
+        if let Err(error) = written {
+            // What was written of it is taken back, if that is possible; the next goes to another segment.
+            let _ = file.set_len(segment.bytes);
+            self.writer = None;
+            return Err(error);
+        }
+        segment.frames.push_back(Frame { head, offset: segment.bytes + HEAD as u64 });
+        segment.bytes += bytes;
+        self.records += u64::from(head.records);
+        self.next = (position + 1, before + u64::from(head.records));
+        Ok((position, lost))
+    }
+
+    fn begin_segment(&mut self) -> io::Result<()> {
+        self.writer = None;
+        // One that nothing could be written to is used again.
+        if self.segments.back().is_some_and(|last| last.bytes == 0) {
+            self.segments.pop_back();
+        }
+        let path = self.options.path.join(format!("{:016x}.segment", self.next.0));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        File::open(&self.options.path)?.sync_all()?;
+        self.segments.push_back(Segment { path, bytes: 0, frames: VecDeque::new() });
+        self.writer = Some(file);
+        Ok(())
+    }
+
+    /// Gives the oldest segments up until so many bytes have room.
+    fn make_room(&mut self, bytes: u64) -> io::Result<Lost> {
+        let mut records = 0;
+        while self.bytes() + bytes > self.options.max_bytes {
+            let Some(oldest) = self.segments.pop_front() else { break };
+            records += self.forget(&oldest.frames);
+            if self.segments.is_empty() {
+                self.writer = None;
+            }
+            fs::remove_file(&oldest.path)?;
+        }
+        if records > 0 {
+            self.write_cursor();
+        }
+        Ok(if records > 0 { vec![("spool_full", records)] } else { Vec::new() })
+    }
+
+    /// Leaves frames out of the count; how many records that are which nobody is delivering.
+    fn forget(&mut self, frames: &VecDeque<Frame>) -> u64 {
+        let mut lost = 0;
+        for frame in frames {
+            if self.removed.remove(&frame.head.position) {
+                continue;
+            }
+            self.records -= u64::from(frame.head.records);
+            if self.busy != Some(frame.head.position) {
+                lost += u64::from(frame.head.records);
+            }
+        }
+        lost
+    }
+
+    /// The oldest snapshot, with its position; it stays until it is removed. What is lost on the way.
+    pub(super) fn front(&mut self, now: f64) -> (Option<(u64, Snapshot)>, Lost) {
+        let (mut damaged, mut expired) = (0, 0);
+        let oldest = now - self.options.max_age.as_secs_f64();
+        let found = loop {
+            let Some((path, frame)) = self.segments.iter().find_map(|s| Some((&s.path, *s.frames.front()?))) else {
+                break None;
+            };
+            let records = u64::from(frame.head.records);
+            if frame.head.end < oldest {
+                expired += records;
+                self.remove(frame.head.position);
+                continue;
+            }
+            match read_body(path, frame).and_then(|body| Snapshot::thaw(&body)) {
+                Ok(snapshot) => break Some((frame.head.position, snapshot)),
+                Err(error) => {
+                    tracing::warn!(segment = %path.display(), %error, records, "a spooled interval cannot be read; it is skipped");
+                    damaged += records;
+                    self.remove(frame.head.position);
+                }
+            }
+        };
+        self.busy = found.as_ref().map(|(position, _)| *position);
+        let lost = [("spool_damaged", damaged), ("spool_expired", expired)];
+        (found, lost.into_iter().filter(|(_, records)| *records > 0).collect())
+    }
+
+    /// Marks the snapshot at a position as being delivered.
+    pub(super) fn mark_busy(&mut self, position: u64) {
+        self.busy = Some(position);
+    }
+
+    /// Lets the snapshot at a position go: it was delivered.
+    pub(super) fn remove(&mut self, position: u64) {
+        if self.busy == Some(position) {
+            self.busy = None;
+        }
+        let Some(frame) = self.segments.iter().flat_map(|s| &s.frames).find(|f| f.head.position == position) else {
+            return;
+        };
+        self.records -= u64::from(frame.head.records);
+        self.removed.insert(position);
+        // Those at the front go, in whatever order they were delivered.
+        while let Some(segment) = self.segments.front_mut() {
+            while let Some(first) = segment.frames.front()
+                && self.removed.remove(&first.head.position)
+            {
+                segment.frames.pop_front();
+            }
+            if !segment.frames.is_empty() {
+                break;
+            }
+            let path = segment.path.clone();
+            self.segments.pop_front();
+            if self.segments.is_empty() {
+                self.writer = None;
+            }
+            self.write_cursor();
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(segment = %path.display(), %error, "a segment that was delivered cannot be removed");
+            }
+        }
+        self.write_cursor();
+    }
+
+    fn write_cursor(&mut self) {
+        let first = self.segments.iter().find_map(|segment| segment.frames.front());
+        let (position, before) = first.map_or(self.next, |frame| (frame.head.position, frame.head.before));
+        let mut slot = [0; 20];
+        slot[..8].copy_from_slice(&position.to_le_bytes());
+        slot[8..16].copy_from_slice(&before.to_le_bytes());
+        let crc = crc32fast::hash(&slot[..16]);
+        slot[16..].copy_from_slice(&crc.to_le_bytes());
+        self.cursor_slot = 1 - self.cursor_slot;
+        if let Err(error) = self.cursor.write_all_at(&slot, self.cursor_slot * slot.len() as u64) {
+            tracing::warn!(%error, "the spool's cursor cannot be written; after a restart intervals may be delivered again");
+        }
+    }
+
+    /// Bytes on disk.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Records that are held.
+    pub(super) fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Nothing is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.segments.iter().all(|segment| segment.frames.is_empty())
+    }
+
+    /// End of the oldest interval, Unix seconds.
+    pub(super) fn oldest(&self) -> Option<f64> {
+        self.segments.iter().find_map(|segment| segment.frames.front()).map(|frame| frame.head.end)
+    }
+
+    /// How it is used.
+    pub(super) fn options(&self) -> &SpoolOptions {
+        &self.options
+    }
+}
+
+/// The heads in a segment up to the first that is none, with the places of their bodies; and how long the segment is.
+fn scan_segment(path: &Path) -> io::Result<(Vec<Frame>, u64)> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    let mut frames = Vec::new();
+    let mut offset = 0;
+    while offset + HEAD as u64 <= bytes {
+        let mut head = [0; HEAD];
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(&mut head)?;
+        let Some(head) = Head::from_bytes(&head) else { break };
+        offset += HEAD as u64;
+        frames.push(Frame { head, offset });
+        offset += u64::from(head.body_bytes);
+    }
+    if offset != bytes {
+        tracing::warn!(segment = %path.display(), at = offset, bytes, "a segment of the spool is damaged or was cut short");
+    }
+    Ok((frames, bytes))
+}
+
+fn read_body(path: &Path, frame: Frame) -> io::Result<Vec<u8>> {
+    let mut body = vec![0; frame.head.body_bytes as usize];
+    File::open(path)?.read_exact_at(&mut body, frame.offset)?;
+    if crc32fast::hash(&body) != frame.head.body_crc {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong"));
+    }
+    Ok(body)
+}
+
+/// The later of the two slots.
+fn read_cursor(file: &File) -> Option<(u64, u64)> {
+    let slot = |n: u64| {
+        let mut slot = [0; 20];
+        file.read_exact_at(&mut slot, n * 20).ok()?;
+        let (value, crc) = slot.split_at(16);
+        let is_whole = crc32fast::hash(value).to_le_bytes() == crc;
+        let long = |at: usize| value[at..at + 8].iter().rev().fold(0_u64, |sum, &byte| sum << 8 | u64::from(byte));
+        is_whole.then(|| (long(0), long(8)))
+    };
+    slot(0).max(slot(1))
+}
+
+#[cfg(test)]
+mod tests;

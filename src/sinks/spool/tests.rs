@@ -1,0 +1,191 @@
+use super::*;
+use crate::aggregate::Sum;
+use crate::protocol::Kind;
+use crate::series::Series;
+use crate::snapshot::CounterPoint;
+
+fn snapshot(n: u64) -> Snapshot {
+    let point = |m: u64| {
+        let mut sum = Sum::default();
+        sum.add((n * 100 + m) as f64);
+        CounterPoint { series: Series::new(Kind::Counter, &format!("c{m}"), &[]), sum }
+    };
+    // One record more in each.
+    Snapshot { sequence: n, end: n as f64, counters: (0..=n).map(point).collect(), ..Snapshot::default() }
+}
+
+fn options(folder: &Path) -> SpoolOptions {
+    SpoolOptions { path: folder.to_path_buf(), ..SpoolOptions::default() }
+}
+
+/// Everything that is left, in order, each with the right values; and what was lost.
+fn drain(spool: &mut Spool) -> (Vec<u64>, u64) {
+    let (mut seen, mut lost) = (Vec::new(), 0);
+    loop {
+        let (found, gone) = spool.front(0.0);
+        lost += gone.iter().map(|(_, records)| records).sum::<u64>();
+        let Some((position, found)) = found else { break };
+        let n = found.sequence;
+        assert_eq!(found.len() as u64, n + 1);
+        for (m, point) in found.counters.iter().enumerate() {
+            assert_eq!(point.sum.value(), (n * 100 + m as u64) as f64);
+        }
+        seen.push(n);
+        spool.remove(position);
+    }
+    assert_eq!((spool.records(), spool.is_empty()), (0, true));
+    (seen, lost)
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn what_was_appended_comes_back_in_order_also_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut spool, lost) = Spool::open(options(folder.path())).expect("opened");
+    assert!(lost.is_empty() && spool.is_empty());
+    for n in 0..5 {
+        spool.append(&snapshot(n)).expect("appended");
+    }
+    let (first, _) = spool.front(0.0);
+    spool.remove(first.expect("one").0);
+    // A second process must not read it beside us.
+    assert!(Spool::open(options(folder.path())).is_err());
+    drop(spool);
+    let (mut spool, lost) = Spool::open(options(folder.path())).expect("opened");
+    assert_eq!((lost, spool.records(), spool.oldest()), (Vec::new(), 2 + 3 + 4 + 5, Some(1.0)));
+    spool.append(&snapshot(5)).expect("appended");
+    assert_eq!(drain(&mut spool), (vec![1, 2, 3, 4, 5], 0));
+    assert!(segments(folder.path()).is_empty());
+    drop(spool);
+    let (mut spool, _) = Spool::open(options(folder.path())).expect("opened");
+    assert_eq!(drain(&mut spool), (vec![], 0));
+}
+
+#[test]
+fn a_segment_cut_at_any_byte_loses_what_was_cut_and_nothing_else() {
+    let origin = tempfile::tempdir().expect("a folder");
+    let (mut spool, _) = Spool::open(options(origin.path())).expect("opened");
+    let mut ends = vec![0];
+    for n in 0..4 {
+        spool.append(&snapshot(n)).expect("appended");
+        ends.push(spool.bytes());
+    }
+    drop(spool);
+    // The restart begins another segment.
+    let (mut spool, _) = Spool::open(options(origin.path())).expect("opened");
+    spool.append(&snapshot(4)).expect("appended");
+    drop(spool);
+    let all = segments(origin.path());
+    assert_eq!(all.len(), 2);
+    let whole = fs::read(&all[0]).expect("read");
+    for cut in 0..=whole.len() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join(all[0].file_name().expect("a name")), &whole[..cut]).expect("written");
+        fs::copy(&all[1], folder.path().join(all[1].file_name().expect("a name"))).expect("copied");
+        fs::copy(origin.path().join("cursor"), folder.path().join("cursor")).expect("copied");
+        let (mut spool, lost) = Spool::open(options(folder.path())).expect("opened");
+        let left = ends.iter().filter(|&&end| end <= cut as u64).count() as u64 - 1;
+        let expected: Vec<u64> = (0..left).chain([4]).collect();
+        let cut_records: u64 = (left..4).map(|n| n + 1).sum();
+        let (seen, more) = drain(&mut spool);
+        let told = lost.iter().map(|(_, records)| records).sum::<u64>() + more;
+        assert!(seen == expected && told == cut_records, "cut at {cut}: {seen:?}, lost {told} of {cut_records}");
+    }
+}
+
+#[test]
+fn a_byte_that_is_wrong_anywhere_costs_one_interval_or_the_rest_of_its_segment_and_is_counted() {
+    let origin = tempfile::tempdir().expect("a folder");
+    let (mut spool, _) = Spool::open(options(origin.path())).expect("opened");
+    for n in 0..3 {
+        spool.append(&snapshot(n)).expect("appended");
+    }
+    drop(spool);
+    let (mut spool, _) = Spool::open(options(origin.path())).expect("opened");
+    spool.append(&snapshot(3)).expect("appended");
+    drop(spool);
+    let all = segments(origin.path());
+    let whole = fs::read(&all[0]).expect("read");
+    for at in 0..whole.len() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut wrong = whole.clone();
+        wrong[at] ^= 1 << (at % 8);
+        fs::write(folder.path().join(all[0].file_name().expect("a name")), &wrong).expect("written");
+        fs::copy(&all[1], folder.path().join(all[1].file_name().expect("a name"))).expect("copied");
+        fs::copy(origin.path().join("cursor"), folder.path().join("cursor")).expect("copied");
+        let (mut spool, lost) = Spool::open(options(folder.path())).expect("opened");
+        let (seen, more) = drain(&mut spool);
+        let told = lost.iter().map(|(_, records)| records).sum::<u64>() + more;
+        let missing: u64 = (0..4).filter(|n| !seen.contains(n)).map(|n| n + 1).sum();
+        assert!(seen.len() < 4 && seen.is_sorted() && seen.ends_with(&[3]), "at {at}: {seen:?}");
+        assert_eq!(told, missing, "at {at}");
+    }
+}
+
+#[test]
+fn a_full_spool_gives_its_oldest_up_and_counts_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = SpoolOptions { max_bytes: 8000, ..options(folder.path()) };
+    let (mut spool, _) = Spool::open(small.clone()).expect("opened");
+    let (mut lost, mut offered) = (0, 0);
+    for n in 0..60 {
+        let (_, gone) = spool.append(&snapshot(n)).expect("appended");
+        lost += gone.iter().map(|(_, records)| records).sum::<u64>();
+        offered += n + 1;
+        assert!(spool.bytes() <= 8000);
+        assert_eq!(spool.records() + lost, offered);
+    }
+    drop(spool);
+    let (mut spool, gone) = Spool::open(small).expect("opened");
+    assert!(gone.is_empty(), "{gone:?}");
+    let (seen, _) = drain(&mut spool);
+    assert!(seen.len() > 3 && seen.ends_with(&[59]) && seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seen:?}");
+}
+
+#[test]
+fn what_is_too_old_is_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let aging = SpoolOptions { max_age: Duration::from_secs(10), ..options(folder.path()) };
+    let (mut spool, _) = Spool::open(aging).expect("opened");
+    for n in 0..5 {
+        spool.append(&snapshot(n)).expect("appended");
+    }
+    let (found, lost) = spool.front(12.5);
+    assert_eq!((found.map(|(_, found)| found.sequence), lost), (Some(3), vec![("spool_expired", 1 + 2 + 3)]));
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_told_and_leaves_nothing_half() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut spool, _) = Spool::open(options(folder.path())).expect("opened");
+    spool.append(&snapshot(1)).expect("appended");
+    // A file that was opened for reading takes nothing.
+    let path = segments(folder.path()).remove(0);
+    spool.writer = Some(File::open(&path).expect("opened"));
+    assert!(spool.append(&snapshot(2)).is_err());
+    assert_eq!(spool.records(), 2);
+    // The next goes to another segment.
+    spool.append(&snapshot(3)).expect("appended");
+    assert_eq!(drain(&mut spool), (vec![1, 3], 0));
+}
+
+#[test]
+fn what_is_delivered_out_of_turn_is_not_delivered_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut spool, _) = Spool::open(options(folder.path())).expect("opened");
+    for n in 0..4 {
+        spool.append(&snapshot(n)).expect("appended");
+    }
+    spool.remove(2);
+    assert_eq!(spool.records(), 1 + 2 + 4);
+    assert_eq!(drain(&mut spool), (vec![0, 1, 3], 0));
+}

@@ -1,0 +1,251 @@
+//! A snapshot as bytes, to be kept while its receiver is away: everything that a sink may ask of it, bit by bit. The format
+//! is postcard's (<https://postcard.jamesmunns.com>), compressed by deflate, behind a byte for its version; presence events
+//! and the account are JSON inside.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use serde::{Deserialize, Serialize};
+
+use crate::aggregate::rules::{NO_RULE, Rules};
+use crate::aggregate::{Note, Stamped, Treatment};
+use crate::presence::Event;
+use crate::series::Series;
+
+use super::treated::Length;
+use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint, Treated};
+
+/// Version of the format.
+const VERSION: u8 = 1;
+
+/// Most bytes that a snapshot is unpacked to.
+const MOST_BYTES: u64 = 8 << 30;
+
+#[derive(Serialize, Deserialize)]
+struct Frozen<'a> {
+    sequence: u64,
+    end: f64,
+    interval_secs: f64,
+    rate_secs: f64,
+    counters: Cow<'a, [CounterPoint]>,
+    gauges: Cow<'a, [GaugePoint]>,
+    timers: Cow<'a, [TimerPoint]>,
+    sets: Cow<'a, [SetPoint]>,
+    kvs: Cow<'a, [KvPoint]>,
+    stamped: Cow<'a, [Stamped]>,
+    notes: Cow<'a, [Note]>,
+    /// JSON, which knows nothing of the time.
+    presence: Vec<(f64, String)>,
+    ledger: String,
+    policy: Cow<'a, SummaryPolicy>,
+    treatments: Vec<Treatment>,
+    treated: Vec<(Series, u32)>,
+    lengths: Vec<(u32, Length)>,
+    stats_prefix: Option<String>,
+}
+
+fn invalid(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+/// Treatments, the series that have one by its number, and the lengths of paces.
+type Parts = (Vec<Treatment>, Vec<(Series, u32)>, Vec<(u32, Length)>);
+
+/// What was read back.
+pub type Thawed = io::Result<Snapshot>;
+
+impl Snapshot {
+    /// The whole snapshot as bytes.
+    ///
+    /// # Errors
+    /// If memory does not suffice; nothing in a snapshot cannot be written.
+    pub fn freeze(&self) -> io::Result<Vec<u8>> {
+        let (treatments, treated, lengths) = self.treated.parts(self);
+        let presence = self.presence.iter().map(|event| Ok((event.at, serde_json::to_string(event)?)));
+        let frozen = Frozen {
+            sequence: self.sequence,
+            end: self.end,
+            interval_secs: self.interval_secs,
+            rate_secs: self.rate_secs,
+            counters: Cow::Borrowed(&self.counters),
+            gauges: Cow::Borrowed(&self.gauges),
+            timers: Cow::Borrowed(&self.timers),
+            sets: Cow::Borrowed(&self.sets),
+            kvs: Cow::Borrowed(&self.kvs),
+            stamped: Cow::Borrowed(&self.stamped),
+            notes: Cow::Borrowed(&self.notes),
+            presence: presence.collect::<Result<_, serde_json::Error>>()?,
+            ledger: serde_json::to_string(&self.ledger)?,
+            policy: Cow::Borrowed(&self.policy),
+            treatments,
+            treated,
+            lengths,
+            stats_prefix: self.stats_prefix.as_deref().map(str::to_string),
+        };
+        let mut packed = DeflateEncoder::new(vec![VERSION], Compression::fast());
+        postcard::to_io(&frozen, io::BufWriter::new(&mut packed))
+            .map_err(invalid)?
+            .into_inner()
+            .map_err(|error| io::Error::other(error.to_string()))?
+            .flush()?;
+        packed.finish()
+    }
+
+    /// A snapshot that was frozen.
+    ///
+    /// # Errors
+    /// If the bytes are not those of a snapshot, or of another version.
+    pub fn thaw(bytes: &[u8]) -> Thawed {
+        let Some((&VERSION, packed)) = bytes.split_first() else {
+            return Err(invalid("it was written by another version"));
+        };
+        let mut plain = Vec::new();
+        DeflateDecoder::new(packed).take(MOST_BYTES).read_to_end(&mut plain)?;
+        let frozen: Frozen<'_> = postcard::from_bytes(&plain).map_err(invalid)?;
+        let presence = frozen.presence.iter().map(|(at, text)| {
+            let event: Event = serde_json::from_str(text)?;
+            Ok(Event { at: *at, ..event })
+        });
+        let rules = (!frozen.treatments.is_empty()).then(|| Arc::new(Rules::of_treatments(frozen.treatments)));
+        Ok(Snapshot {
+            sequence: frozen.sequence,
+            end: frozen.end,
+            interval_secs: frozen.interval_secs,
+            rate_secs: frozen.rate_secs,
+            counters: frozen.counters.into_owned(),
+            gauges: frozen.gauges.into_owned(),
+            timers: frozen.timers.into_owned(),
+            sets: frozen.sets.into_owned(),
+            kvs: frozen.kvs.into_owned(),
+            stamped: frozen.stamped.iter().map(|one| Stamped { rule: NO_RULE, ..one.clone() }).collect(),
+            notes: frozen.notes.into_owned(),
+            presence: presence.collect::<Result<_, serde_json::Error>>()?,
+            ledger: serde_json::from_str(&frozen.ledger)?,
+            policy: Arc::new(frozen.policy.into_owned()),
+            treated: Treated { rules, of: Arc::new(frozen.treated.into_iter().collect()), lengths: frozen.lengths },
+            stats_prefix: frozen.stats_prefix.as_deref().map(Arc::from),
+        })
+    }
+}
+
+impl Treated {
+    /// The treatments of the series in a snapshot, numbered anew, and which series has which.
+    fn parts(&self, snapshot: &Snapshot) -> Parts {
+        let (mut treatments, mut treated) = (Vec::new(), Vec::new());
+        let mut numbers: HashMap<u32, u32> = HashMap::new();
+        let points = (0..).map_while(|n| snapshot.point(n));
+        for series in points.map(super::Point::series) {
+            let Some((&rule, treatment)) = self.of.get(series).and_then(|rule| {
+                let rules = self.rules.as_ref()?;
+                Some((rule, rules.treatment(*rule)?))
+            }) else {
+                continue;
+            };
+            let number = *numbers.entry(rule).or_insert_with(|| {
+                treatments.push(treatment.clone());
+                (treatments.len() - 1) as u32
+            });
+            treated.push((series.clone(), number));
+        }
+        (treatments, treated, self.lengths.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::{Gauge, Members, NoteBody, Sum, Timer, TimerPolicy};
+    use crate::protocol::Kind;
+    use crate::snapshot::{RecordType, Records};
+    use crate::telemetry::LineAccount;
+    use proptest::prelude::*;
+
+    fn records(snapshot: &Snapshot) -> String {
+        let mut out = Vec::new();
+        Records::ALL.write(snapshot, &mut out);
+        String::from_utf8(out).expect("records are text")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_thawed_is_what_was_frozen(
+            values in proptest::collection::vec((-1e6..1e9_f64, 1..4_u8), 0..300),
+            exact in 1..400_usize,
+            weighted: bool,
+            members in 0..3000_u32,
+        ) {
+            let policy = TimerPolicy { exact_samples: exact, digits: 3, weighted };
+            let (mut timer, mut sum, mut set) = (Timer::default(), Sum::default(), Members::default());
+            for (value, weight) in &values {
+                timer.record(*value, f64::from(*weight), &policy);
+                sum.add(*value);
+            }
+            (0..members).for_each(|n| set.insert(&n.to_le_bytes()));
+            let series = |kind, name: &str| Series::new(kind, name, &[("k", Some("v w")), ("bare", None), ("ü", Some(""))]);
+            let treatment = Treatment { percentiles: Some(vec![10.0]), buckets: vec![5.0], ..Treatment::default() };
+            let of = std::iter::once((series(Kind::Timer, "t"), 3)).collect();
+            let snapshot = Snapshot {
+                sequence: 7,
+                end: 1.7e9 + 0.25,
+                interval_secs: 10.000_1,
+                rate_secs: 10.0,
+                counters: vec![CounterPoint { series: series(Kind::Counter, "c"), sum }],
+                gauges: vec![GaugePoint { series: series(Kind::Gauge, "g"), gauge: Gauge::absolute(-2.5, 3.0) }],
+                timers: vec![TimerPoint { series: series(Kind::Timer, "t"), timer }],
+                sets: vec![SetPoint { series: series(Kind::Set, "s"), members: set }],
+                kvs: vec![KvPoint { series: series(Kind::Kv, "k"), values: vec![1.0, 2.0] }],
+                notes: vec![Note {
+                    time: 1.0,
+                    tags: vec![("a".into(), None)],
+                    host: Some("h".into()),
+                    container: None,
+                    external_data: None,
+                    cardinality: Some("low"),
+                    body: NoteBody::ServiceCheck { name: "n".into(), status: 2, message: None },
+                }],
+                policy: Arc::new(SummaryPolicy { timers: policy, percentiles: vec![50.0, -3.0], ..SummaryPolicy::default() }),
+                treated: Treated {
+                    rules: Some(Arc::new(Rules::of_treatments(vec![Treatment::default(), Treatment::default(),
+                        Treatment::default(), treatment]))),
+                    of: Arc::new(of),
+                    lengths: Vec::new(),
+                },
+                ledger: crate::telemetry::Ledger {
+                    lines: LineAccount { malformed: [("bad_value", 3)].into(), ..LineAccount::default() },
+                    completeness: 0.5,
+                    ..Default::default()
+                },
+                ..Snapshot::default()
+            };
+            let frozen = snapshot.freeze().expect("it can be frozen");
+            let thawed = Snapshot::thaw(&frozen).expect("it can be thawed");
+            prop_assert_eq!(records(&thawed), records(&snapshot));
+            prop_assert_eq!(thawed.len(), snapshot.len());
+            for cut in 0..frozen.len().min(400) {
+                prop_assert!(Snapshot::thaw(&frozen[..cut]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_of_presence_comes_back_with_everything() {
+        let text = r#"{"kind":"instance","service":"pay","instance":"a","from":"up","to":"late","reason":"missed_beat",
+            "notify":false,"version":"1.2","silence_s":3.5,"blind_s":0.0,"timeout_s":30.0,"service_state":"up","present":1,
+            "total":2}"#;
+        let event: Event = serde_json::from_str(text).expect("an event");
+        let snapshot = Snapshot { presence: vec![Event { at: 5.0, ..event }], ..Snapshot::default() };
+        let thawed = Snapshot::thaw(&snapshot.freeze().expect("frozen")).expect("thawed");
+        assert_eq!(thawed.presence, snapshot.presence);
+        let only = Records { only: Some(vec![RecordType::Presence]), ..Records::ALL };
+        let mut out = Vec::new();
+        only.write(&thawed, &mut out);
+        assert!(String::from_utf8_lossy(&out).contains(r#""version":"1.2""#));
+    }
+}
