@@ -1,17 +1,25 @@
-//! Requests over HTTP and HTTPS to others, each within a deadline. TLS is rustls with the system's roots.
+//! Requests over HTTP and HTTPS to others, each within a deadline, and streams over TCP and TLS. TLS is rustls with the
+//! system's roots, or roots of one's own, and a client's certificate where one is asked for.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// Most that is read of an answer, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
@@ -35,6 +43,8 @@ pub enum FetchError {
 pub struct Answer {
     /// HTTP status code.
     pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
 }
@@ -44,6 +54,89 @@ impl Answer {
     pub fn is_good(&self) -> bool {
         (200..300).contains(&self.status)
     }
+
+    /// How long we are asked to wait (RFC 9110, 10.2.3: seconds, or a date).
+    pub fn retry_after(&self) -> Option<Duration> {
+        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
+        let until = |date: SystemTime| date.duration_since(SystemTime::now()).unwrap_or_default();
+        text.parse().map(Duration::from_secs).ok().or_else(|| httpdate::parse_http_date(text).ok().map(until))
+    }
+}
+
+/// How TLS is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// A file of roots (PEM) in place of the system's; none if empty.
+    pub ca: PathBuf,
+    /// Our certificate and its key (PEM), for servers that ask for one; none if empty.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// Whether everything is as by default.
+    pub fn is_default(&self) -> bool {
+        *self == Tls::default()
+    }
+
+    /// As rustls has it.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or TLS cannot be set up.
+    pub fn client(&self) -> io::Result<ClientConfig> {
+        let bad = |path: &Path, problem: &dyn std::fmt::Display| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {problem}", path.display()))
+        };
+        let certificates = |path: &Path| -> io::Result<Vec<CertificateDer<'static>>> {
+            let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+            let all: Vec<_> = all.map_err(|error| bad(path, &error))?;
+            if all.is_empty() { Err(bad(path, &"there is no certificate in it")) } else { Ok(all) }
+        };
+        let mut roots = RootCertStore::empty();
+        if self.ca.as_os_str().is_empty() {
+            // What is no certificate is no root.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        } else {
+            for root in certificates(&self.ca)? {
+                roots.add(root).map_err(|error| bad(&self.ca, &error))?;
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots);
+        if self.certificate.as_os_str().is_empty() {
+            return Ok(client.with_no_client_auth());
+        }
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| bad(&self.key, &error))?;
+        let chain = certificates(&self.certificate)?;
+        client.with_client_auth_cert(chain, key).map_err(|error| bad(&self.certificate, &error))
+    }
+
+    /// What makes streams of connections.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or TLS cannot be set up.
+    pub fn connector(&self) -> io::Result<TlsConnector> {
+        Ok(TlsConnector::from(Arc::new(self.client()?)))
+    }
+}
+
+/// A connection, plain or not.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Speaks TLS on a connection to `host:port`.
+///
+/// # Errors
+/// If the server is not who it should be.
+pub async fn secure(connector: &TlsConnector, stream: TcpStream, address: &str) -> io::Result<Box<dyn Stream>> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
+    Ok(Box::new(connector.connect(name, stream).await?))
 }
 
 /// A client. Cheap to clone; connections are kept.
@@ -59,16 +152,16 @@ impl Fetch {
     /// # Errors
     /// If TLS cannot be set up.
     pub fn new() -> io::Result<Fetch> {
-        let mut roots = rustls::RootCertStore::empty();
-        // What is no certificate is no root.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        Fetch::with(&Tls::default())
+    }
+
+    /// The same with roots and a certificate of one's own.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or TLS cannot be set up.
+    pub fn with(tls: &Tls) -> io::Result<Fetch> {
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls.client()?).https_or_http().enable_http1().build();
         Ok(Fetch { client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
@@ -119,10 +212,10 @@ impl Fetch {
         let request = request.body(Full::from(body)).map_err(|_| bad())?;
         let exchange = async {
             let answer = self.client.request(request).await.map_err(|error| FetchError::Failed(causes(&error)))?;
-            let status = answer.status().as_u16();
+            let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
             let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
             let body = body.map_err(|error| FetchError::Failed(error.to_string()))?.to_bytes();
-            Ok(Answer { status, body })
+            Ok(Answer { status, headers, body })
         };
         tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(FetchError::Slow(deadline)))
     }

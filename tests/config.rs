@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use support::{command, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
-const BROKEN: [(&str, &[&str]); 44] = [
+const BROKEN: [(&str, &[&str]); 45] = [
     ("intervall = \"10s\"", &["1:1: intervall: unknown key (did you mean `interval`?)"]),
     ("interval = \"soon\"", &["1:12: interval: `soon` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("interval = 10", &["1:12: interval: `10` is not a duration such as \"10s\", from 10ms to 1day"]),
@@ -102,7 +102,7 @@ const BROKEN: [(&str, &[&str]); 44] = [
     (
         "[[sink]]\ntype = \"grafite\"",
         &[
-            "2:8: sink[0].type: `grafite` is none of `console`, `exec`, `file`, `graphite`, `influx`, `prometheus` (did you mean `graphite`?)",
+            "2:8: sink[0].type: `grafite` is none of `clickhouse`, `console`, `datadog`, `exec`, `file`, `graphite`, `hdrlog`, `influx`, `kafka`, `nats`, `otlp`, `postgres`, `prometheus`, `remote_write`, `sqlite`, `statsd` (did you mean `graphite`?)",
         ],
     ),
     ("[[sink]]\nname = \"a\"", &["1:1: sink[0].type: missing; for example `type = \"graphite\"`"]),
@@ -127,6 +127,14 @@ const BROKEN: [(&str, &[&str]); 44] = [
         &[
             "2:12: presence.webhook[0]: `ftp://x` begins with neither `http://` nor `https://`; `http://127.0.0.1:9093` is right",
             "3:17: presence.mass_fraction: `7` is not a number from 0 to 1.1",
+        ],
+    ),
+    (
+        "[[sink]]\ntype = \"remote_write\"\nurl = \"http://127.0.0.1\"\nbuckets = [2, 1]\ntls.key = \"k\"\nspool = { path = \"/x\", order = \"interleave\" }",
+        &[
+            "1:1: sink[0].tls.certificate: missing; for example `certificate = \"/etc/systole/client.pem\"`",
+            "1:1: sink[0].spool.order: `interleave` is not for `remote_write`: it takes no interval after a later one",
+            "4:11: sink[0].buckets: ascending bounds are right, such as [0.1, 1, 10]",
         ],
     ),
     (

@@ -90,6 +90,14 @@ impl Members {
         }
     }
 
+    /// The members' hashes in order; `None` if they are only estimated.
+    pub fn hashes(&self) -> Option<Vec<u64>> {
+        let Inner::Exact(table) = &self.0 else { return None };
+        let mut hashes: Vec<u64> = table.iter().copied().collect();
+        hashes.sort_unstable();
+        Some(hashes)
+    }
+
     /// Whether the count is exact.
     pub fn is_exact(&self) -> bool {
         matches!(self.0, Inner::Exact(_))

@@ -16,7 +16,8 @@ use crate::plan;
 use crate::protocol::Heartbeats;
 use crate::sinks::graphite::{self, GraphiteNames};
 use crate::sinks::influx;
-use crate::sinks::prometheus::{self, Exposition};
+use crate::sinks::prometheus::{self, Distributions, Exposition};
+use crate::sinks::statsd;
 use crate::snapshot::{Interval, RecordType, Records, Registry, Snapshot};
 use crate::telemetry::ListenerAccount;
 
@@ -58,6 +59,8 @@ enum Format {
     Influx,
     /// What a scrape would be told after the last flush
     Prometheus,
+    /// Lines for another StatsD server
+    Statsd,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -161,7 +164,7 @@ impl Replay {
             datagrams: 0,
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
             // A scrape after the last flush sees everything of the capture.
-            exposition: Exposition::new(f64::INFINITY),
+            exposition: Exposition::new(f64::INFINITY, Distributions::Summary),
             out: Vec::new(),
         }
     }
@@ -342,6 +345,14 @@ impl Replay {
                 self.leave_out(&mut snapshot);
                 snapshot.sort();
                 influx::Encoder::new(&snapshot).fill(&mut self.out, usize::MAX);
+            }
+            Format::Statsd => {
+                self.leave_out(&mut snapshot);
+                snapshot.sort();
+                statsd::Encoder::new(statsd::Dialect::Dogstatsd).each(&snapshot, |item| {
+                    self.out.extend_from_slice(item);
+                    self.out.push(b'\n');
+                });
             }
             Format::Prometheus => {
                 self.leave_out(&mut snapshot);

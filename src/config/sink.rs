@@ -63,7 +63,7 @@ pub(super) fn read_all(root: &mut Section<'_>, s: &mut Source<'_>, daemon: Daemo
 /// The kind of a word.
 fn kind(word: &str) -> Result<SinkKind, String> {
     SinkKind::from_name(word).ok_or_else(|| {
-        if let Some((name, Some(feature))) = SinkKind::NAMES.iter().find(|(name, _)| *name == word) {
+        if let Some((name, feature)) = SinkKind::NAMES.iter().find(|(name, _)| *name == word) {
             return format!("type `{name}` is not in this build (feature `{feature}`)");
         }
         let all = SinkKind::NAMES.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -103,6 +103,10 @@ fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, daemon: Daemo
     sink.filter.tags = section.map(s, "tags").unwrap_or_default().into_iter().collect();
     sink.interval = own_interval(&mut section, s, daemon.interval);
     sink.spool = spool(&mut section, s, place);
+    if sink.spool.as_ref().is_some_and(|spool| spool.order == Order::Interleave) && !sink.kind.spec().takes_old() {
+        let problem = format!("`interleave` is not for `{}`: it takes no interval after a later one", sink.kind.name());
+        s.problem(place.to_string(), &section.full("spool.order"), problem);
+    }
     section.finish(s);
     Some(sink)
 }

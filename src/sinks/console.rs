@@ -35,6 +35,10 @@ impl Spec for ConsoleSpec {
         String::new()
     }
 
+    fn takes_old(&self) -> bool {
+        true
+    }
+
     fn probe(&self) -> Result<String, String> {
         Ok("standard output is always there".into())
     }

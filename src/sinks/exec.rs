@@ -41,6 +41,10 @@ impl Spec for ExecSpec {
         self.command.join(" ")
     }
 
+    fn takes_old(&self) -> bool {
+        true
+    }
+
     fn probe(&self) -> Result<String, String> {
         let program = self.command.first().map_or("", String::as_str);
         let folders = std::env::var_os("PATH").unwrap_or_default();

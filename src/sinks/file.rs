@@ -53,6 +53,10 @@ impl Spec for FileSpec {
         self.path.display().to_string()
     }
 
+    fn takes_old(&self) -> bool {
+        true
+    }
+
     fn probe(&self) -> Result<String, String> {
         let there = self.path.exists();
         let opened = OpenOptions::new().append(true).create(true).open(&self.path);
@@ -65,11 +69,15 @@ impl Spec for FileSpec {
     }
 
     fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
-        let opened = FileSink::open(self.clone()).map_err(|error| {
-            let path = self.path.display();
-            format!("cannot write {path}: {error}; make the folder, or choose a path that can be written")
-        })?;
-        Ok(Box::new(opened))
+        Ok(Box::new(FileSink::open(self.clone()).map_err(|error| self.cannot_write(&error))?))
+    }
+}
+
+impl FileSpec {
+    /// Why the sink cannot be made, and what would be right.
+    pub(super) fn cannot_write(&self, error: &io::Error) -> String {
+        let path = self.path.display();
+        format!("cannot write {path}: {error}; make the folder, or choose a path that can be written")
     }
 }
 
@@ -96,7 +104,8 @@ impl Sink for FileSink {
     }
 }
 
-struct FileWriter {
+/// A file that whole intervals are appended to, and that is rotated.
+pub(super) struct FileWriter {
     options: FileSpec,
     file: File,
     size: u64,
@@ -104,7 +113,7 @@ struct FileWriter {
 }
 
 impl FileWriter {
-    fn open(options: FileSpec) -> io::Result<FileWriter> {
+    pub(super) fn open(options: FileSpec) -> io::Result<FileWriter> {
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&options.path)?;
         let metadata = file.metadata()?;
         let mut size = if metadata.is_file() { metadata.len() } else { 0 };
@@ -148,16 +157,16 @@ impl FileWriter {
     }
 }
 
-impl Writer for FileWriter {
-    fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        Records::ALL.write(snapshot, &mut bytes);
+impl FileWriter {
+    /// Appends bytes whole or not at all, below `head` where the file is new.
+    pub(super) fn append(&mut self, head: &str, bytes: &[u8]) -> io::Result<()> {
         if self.is_due(bytes.len() as u64) {
             self.rotate()?;
         }
-        match self.file.write_all(&bytes) {
+        let head = if self.size == 0 { head.as_bytes() } else { b"" };
+        match self.file.write_all(&[head, bytes].concat()) {
             Ok(()) => {
-                self.size += bytes.len() as u64;
+                self.size += (head.len() + bytes.len()) as u64;
                 Ok(())
             }
             Err(error) => {
@@ -166,5 +175,13 @@ impl Writer for FileWriter {
                 Err(error)
             }
         }
+    }
+}
+
+impl Writer for FileWriter {
+    fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        Records::ALL.write(snapshot, &mut bytes);
+        self.append("", &bytes)
     }
 }

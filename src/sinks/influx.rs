@@ -1,36 +1,28 @@
 //! InfluxDB over HTTP: line protocol to the write endpoints of versions 1, 2 and 3, gzipped.
 //!
-//! A series is a measurement of its name, with its tags and, as telegraf has it, a tag `metric_type`. Fields: `value` and
-//! `rate` of a counter; `value` of a gauge, a set, a key-value pair; `count`, `rate`, `sum`, `min`, `max`, `mean`, `median`,
-//! `stddev`, percentiles as `p99.9` and buckets as `le_100` of a timer. Times are in milliseconds. The same interval written
-//! twice is the same points, so that a delivery that failed halfway is simply repeated.
+//! A series is a measurement of its name, with its tags and, as telegraf has it, a tag `metric_type`; fields are those of
+//! [`crate::snapshot::Row`]. Times are in milliseconds. The same interval written twice is the same points, so that a delivery
+//! that failed halfway is simply repeated. Events, checks and changes of presence are points of `systole_notices`.
 //!
-//! What Influx refuses for good (a status 4xx but 401, 403, 404, 408 and 429, which somebody can mend or which pass) is
-//! dropped and counted (`refused`), batch by batch; of a partial write what it says that it dropped.
+//! What Influx refuses for good (a status 4xx but those that somebody can mend or which pass) is dropped and counted
+//! (`refused`), batch by batch; of a partial write what it says that it dropped.
 
-use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use hyper::Method;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 
-use crate::fetch::{Fetch, masked};
-use crate::inert::{excerpt, in_url, is_active};
+use crate::fetch::{Tls, masked};
+use crate::inert::{in_url, is_active};
 use crate::protocol::Kind;
 use crate::series::Series;
-use crate::snapshot::{Point, Snapshot, number, write_number};
+use crate::snapshot::{FieldName, Notice, Snapshot, notices, write_number};
 
+use super::http::{Endpoint, Outcome, Post, gzip, tls};
 use super::spec::reach_url;
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
 /// Bytes of a batch from which on it is sent.
 const BATCH_BYTES: usize = 1 << 20;
-
-/// Characters of a refusal that are logged.
-const EXCERPT_CHARS: usize = 300;
 
 /// `influx` in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +44,7 @@ pub struct InfluxSpec {
     token: String,
     /// Compress batches.
     gzip: bool,
+    tls: Tls,
 }
 
 impl Default for InfluxSpec {
@@ -68,6 +61,7 @@ impl Default for InfluxSpec {
             bucket: none(),
             token: none(),
             gzip: true,
+            tls: Tls::default(),
         }
     }
 }
@@ -85,6 +79,7 @@ impl Spec for InfluxSpec {
         form.field("bucket", Field::Text(&mut self.bucket));
         form.field("token", Field::Secret(&mut self.token));
         form.field("gzip", Field::Flag(&mut self.gzip));
+        tls(form, &mut self.tls);
         let needed: &[(&'static str, &String)] = match self.version {
             2 => &[("org", &self.org), ("bucket", &self.bucket)],
             _ => &[("database", &self.database)],
@@ -100,13 +95,17 @@ impl Spec for InfluxSpec {
         masked(&self.url)
     }
 
+    fn takes_old(&self) -> bool {
+        true
+    }
+
     fn probe(&self) -> Result<String, String> {
         reach_url(&self.url)
     }
 
     fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
-        let opened = InfluxSink::new(self.clone(), site.timeout, site.interval);
-        Ok(Box::new(opened.map_err(|error| format!("cannot set up TLS for {}: {error}", self.place()))?))
+        let endpoint = Endpoint { url: self.url.clone(), tls: self.tls.clone(), ..Endpoint::default() };
+        Ok(Box::new(InfluxSink { target: self.clone(), post: Post::new(endpoint, site)? }))
     }
 }
 
@@ -145,45 +144,23 @@ impl InfluxSpec {
 /// An Influx database.
 pub struct InfluxSink {
     target: InfluxSpec,
-    fetch: Fetch,
-    timeout: Duration,
-    log_every: Duration,
-    refusal_logged: Option<Instant>,
+    post: Post,
 }
 
 impl InfluxSink {
-    /// A database; each batch is answered within `timeout`. Refusals are logged at most once in `log_every`.
-    ///
-    /// # Errors
-    /// If TLS cannot be set up.
-    pub fn new(target: InfluxSpec, timeout: Duration, log_every: Duration) -> std::io::Result<InfluxSink> {
-        Ok(InfluxSink { target, fetch: Fetch::new()?, timeout, log_every, refusal_logged: None })
-    }
-
     /// Writes lines; how many of them were refused for good.
     async fn write(&mut self, lines: &[u8], count: u64) -> Result<u64, SinkError> {
-        let mut headers = vec![(CONTENT_TYPE, "text/plain; charset=utf-8".to_string())];
-        headers.extend(self.target.authorization().map(|shown| (AUTHORIZATION, shown)));
+        let authorization = self.target.authorization();
+        let mut headers = vec![(CONTENT_TYPE, "text/plain; charset=utf-8")];
+        headers.extend(authorization.as_deref().map(|shown| (AUTHORIZATION, shown)));
         let body = if self.target.gzip {
-            headers.push((CONTENT_ENCODING, "gzip".into()));
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(lines).and_then(|()| encoder.finish())?
+            headers.push((CONTENT_ENCODING, "gzip"));
+            gzip(lines)?
         } else {
             lines.to_vec()
         };
-        let answer = self.fetch.send(Method::POST, &self.target.endpoint(), headers, body, self.timeout).await;
-        let answer = answer.map_err(|error| SinkError::new(format!("{}: {error}", masked(&self.target.url))))?;
-        if answer.is_good() {
-            return Ok(0);
-        }
-        let said = excerpt(&answer.body, EXCERPT_CHARS);
-        if !(400..500).contains(&answer.status) || [401, 403, 404, 408, 429].contains(&answer.status) {
-            return Err(SinkError::new(format!("{} answered {}: {said}", masked(&self.target.url), answer.status)));
-        }
-        if self.refusal_logged.is_none_or(|last| last.elapsed() >= self.log_every) {
-            self.refusal_logged = Some(Instant::now());
-            tracing::warn!(status = answer.status, said, "Influx refused points; they are dropped");
-        }
+        let url = self.target.endpoint();
+        let Outcome::Refused(answer) = self.post.send(&url, &headers, body).await? else { return Ok(0) };
         let text = String::from_utf8_lossy(&answer.body);
         let dropped = text.rsplit_once("dropped=").and_then(|(_, rest)| {
             rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse::<u64>().ok())
@@ -207,10 +184,7 @@ impl Sink for InfluxSink {
                 bytes += batch.len() as u64;
                 refused += self.write(&batch, lines).await?;
             }
-            let (events, checks) = snapshot.count_notes();
-            let unsupported = (events + checks + snapshot.presence.len()) as u64;
-            let all = [("refused", refused), ("unsupported", unsupported)];
-            Ok(Receipt { dropped: all.into_iter().filter(|(_, count)| *count > 0).collect(), bytes })
+            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
         })
     }
 
@@ -222,89 +196,57 @@ impl Sink for InfluxSink {
 /// An interval as line protocol, batch by batch (docs.influxdata.com, "Line protocol").
 pub struct Encoder<'a> {
     snapshot: &'a Snapshot,
-    next: usize,
+    /// The next point; `None` when only notices are left.
+    next: Option<usize>,
+    is_done: bool,
 }
 
 impl<'a> Encoder<'a> {
     /// Begins an interval.
     pub fn new(snapshot: &'a Snapshot) -> Encoder<'a> {
-        Encoder { snapshot, next: 0 }
+        Encoder { snapshot, next: Some(0), is_done: false }
     }
 
     /// Appends lines until `limit` bytes or a little more are there; how many. 0 if there is nothing left.
     pub fn fill(&mut self, out: &mut Vec<u8>, limit: usize) -> u64 {
         let mut lines = 0;
-        while out.len() < limit {
-            match self.snapshot.point(self.next) {
-                Some(point) => lines += self.point(point, out),
-                None => match self.stamped() {
-                    Some(one) => {
-                        let time = (one.time * 1e3).round() as i64;
-                        line(&one.series, &[("value", one.value)], time, out);
-                        lines += 1;
-                    }
-                    None => break,
-                },
+        if let Some(from) = self.next {
+            for (place, row) in self.snapshot.rows(from) {
+                // Rows of one point stay together.
+                if out.len() >= limit && Some(place) != self.next {
+                    self.next = Some(place);
+                    return lines;
+                }
+                self.next = Some(place);
+                line(row.series, &row.fields, (row.time * 1e3).round() as i64, out);
+                lines += 1;
             }
-            self.next += 1;
+            self.next = None;
+        }
+        if !std::mem::replace(&mut self.is_done, true) {
+            for notice in notices(self.snapshot) {
+                notice_line(&notice, out);
+                lines += 1;
+            }
         }
         lines
     }
-
-    fn stamped(&self) -> Option<&'a crate::aggregate::Stamped> {
-        let s = self.snapshot;
-        let points = s.counters.len() + s.timers.len() + s.gauges.len() + s.sets.len() + s.kvs.len();
-        s.stamped.get(self.next - points)
-    }
-
-    fn point(&self, point: Point<'_>, out: &mut Vec<u8>) -> u64 {
-        let time = (self.snapshot.end * 1e3).round() as i64;
-        match point {
-            Point::Counter(point) => {
-                let value = point.sum.value();
-                let rate = self.snapshot.rate(&point.series, value);
-                line(&point.series, &[("value", value), ("rate", rate)], time, out);
-            }
-            Point::Gauge(point) => line(&point.series, &[("value", point.gauge.value())], time, out),
-            Point::Set(point) => line(&point.series, &[("value", point.members.count())], time, out),
-            Point::Timer(point) => {
-                let s = self.snapshot.summary(point);
-                let rate = self.snapshot.rate(&point.series, s.count);
-                let mut names: Vec<(String, f64)> = Vec::new();
-                for p in &s.percentiles {
-                    let text = number(p.percentile.abs());
-                    names.push((format!("{}{text}", if p.percentile < 0.0 { "top" } else { "p" }), p.value));
-                }
-                for (bound, count) in &s.buckets {
-                    names.push((bound.map_or("le_inf".into(), |bound| format!("le_{}", number(bound))), *count));
-                }
-                let mut fields = vec![("count", s.count), ("rate", rate)];
-                if s.samples > 0 {
-                    fields.extend([
-                        ("sum", s.sum),
-                        ("min", s.min),
-                        ("max", s.max),
-                        ("mean", s.mean),
-                        ("median", s.median),
-                        ("stddev", s.stddev),
-                    ]);
-                }
-                fields.extend(names.iter().map(|(name, value)| (name.as_str(), *value)));
-                line(&point.series, &fields, time, out);
-            }
-            Point::Kv(point) => {
-                // Points of one time are one: a millisecond apart they stay several.
-                for (n, &value) in point.values.iter().enumerate() {
-                    line(&point.series, &[("value", value)], time - (point.values.len() - 1 - n) as i64, out);
-                }
-                return point.values.len() as u64;
-            }
-        }
-        1
-    }
 }
 
-fn line(series: &Series, fields: &[(&str, f64)], time: i64, out: &mut Vec<u8>) {
+/// An event, a check or a change of presence: text fields of the measurement `systole_notices`.
+fn notice_line(notice: &Notice, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"systole_notices,metric_type=");
+    out.extend_from_slice(notice.kind.as_bytes());
+    out.extend_from_slice(b",name=");
+    escape(&notice.name, ",= ", out);
+    out.extend_from_slice(b" record=\"");
+    out.extend_from_slice(notice.record.replace('\\', "\\\\").replace('"', "\\\"").as_bytes());
+    out.extend_from_slice(b"\" ");
+    out.extend_from_slice(itoa::Buffer::new().format((notice.time * 1e3).round() as i64).as_bytes());
+    out.push(b'\n');
+}
+
+fn line(series: &Series, fields: &[(FieldName, f64)], time: i64, out: &mut Vec<u8>) {
     escape(series.name(), ", ", out);
     out.extend_from_slice(b",metric_type=");
     let kind = if series.kind() == Kind::Meter { Kind::Counter } else { series.kind() };
@@ -363,7 +305,7 @@ mod tests {
         let mut out = Vec::new();
         line(
             &Series::new(Kind::Counter, "api hits,x=y\n", &tags),
-            &[("value", 3.0), ("rate", 0.3)],
+            &[("value".into(), 3.0), ("rate".into(), 0.3)],
             1_700_000_000_000,
             &mut out,
         );

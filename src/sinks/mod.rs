@@ -6,15 +6,31 @@
 //! options, tries the receiver and makes the sink; and its line in the table of [`SinkKind`]. `exec` needs neither.
 
 mod blocking;
+pub mod clickhouse;
 pub mod console;
+pub mod datadog;
 pub mod exec;
+mod exponential;
 pub mod file;
 pub mod graphite;
+pub mod hdrlog;
+mod http;
 pub mod influx;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "nats")]
+pub mod nats;
+pub mod otlp;
 mod outlet;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod prometheus;
+pub mod remote_write;
 mod spec;
 mod spool;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+pub mod statsd;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -37,6 +37,11 @@ pub trait Spec: fmt::Debug {
     /// What is wrong.
     fn probe(&self) -> Result<String, String>;
 
+    /// Whether the receiver takes an interval after a later one.
+    fn takes_old(&self) -> bool {
+        false
+    }
+
     /// Makes the sink.
     ///
     /// # Errors
@@ -159,8 +164,8 @@ macro_rules! kinds {
         }
 
         impl SinkKind {
-            /// Every kind's word, and the feature that it is built with, if it needs one.
-            pub const NAMES: &[(&'static str, Option<&'static str>)] = &[$(($name, None $(.or(Some($feature)))?),)*];
+            /// Every kind's word, and the feature that it is built with; empty if it is always there.
+            pub const NAMES: &[(&'static str, &'static str)] = &[$(($name, concat!("" $(, $feature)?)),)*];
 
             /// The kind of a word, with the defaults of its options; `None` if there is none, or not in this build.
             pub fn from_name(name: &str) -> Option<SinkKind> {
@@ -196,16 +201,40 @@ macro_rules! kinds {
 
 // To add a sink: its file, and its line here.
 kinds! {
+    /// ClickHouse over HTTP.
+    Clickhouse(super::clickhouse::ClickhouseSpec) = "clickhouse",
     /// Standard output: a table on a terminal, records otherwise.
     Console(super::console::ConsoleSpec) = "console",
+    /// Datadog's API.
+    Datadog(super::datadog::DatadogSpec) = "datadog",
     /// A command that reads records.
     Exec(super::exec::ExecSpec) = "exec",
     /// A file of records.
     File(super::file::FileSpec) = "file",
     /// Graphite over TCP.
     Graphite(super::graphite::GraphiteSpec) = "graphite",
+    /// An HdrHistogram interval log.
+    Hdrlog(super::hdrlog::HdrlogSpec) = "hdrlog",
     /// An Influx database.
     Influx(super::influx::InfluxSpec) = "influx",
+    /// A topic of Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(super::kafka::KafkaSpec) = "kafka",
+    /// A stream of NATS.
+    #[cfg(feature = "nats")]
+    Nats(super::nats::NatsSpec) = "nats",
+    /// OpenTelemetry over HTTP.
+    Otlp(super::otlp::OtlpSpec) = "otlp",
+    /// A PostgreSQL database.
+    #[cfg(feature = "postgres")]
+    Postgres(super::postgres::PostgresSpec) = "postgres",
     /// A scrape endpoint.
     Prometheus(super::prometheus::PrometheusSpec) = "prometheus",
+    /// Prometheus by remote write.
+    RemoteWrite(super::remote_write::RemoteWriteSpec) = "remote_write",
+    /// A database in a file.
+    #[cfg(feature = "sqlite")]
+    Sqlite(super::sqlite::SqliteSpec) = "sqlite",
+    /// Another StatsD server.
+    Statsd(super::statsd::StatsdSpec) = "statsd",
 }

@@ -12,6 +12,7 @@ mod number;
 mod pace;
 mod record;
 mod registry;
+mod row;
 mod standing;
 mod summary;
 mod treated;
@@ -28,9 +29,10 @@ use crate::telemetry::{Ledger, SeriesAccount};
 pub use frozen::Thawed;
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
-pub use record::{RecordType, Records, write_json};
+pub use record::{Notice, RecordType, Records, notices, write_json};
 pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-pub use summary::{Bins, Percentile, Summary, SummaryPolicy, summarize};
+pub use row::{FieldName, Row};
+pub use summary::{Bins, Percentile, Summary, SummaryPolicy, cumulative, summarize};
 pub use treated::{Filter, Treated};
 
 /// One closed interval.
@@ -187,6 +189,11 @@ impl Snapshot {
         // Only bins look at the name.
         let name = if self.policy.bins.is_empty() { String::new() } else { point.series.to_string() };
         summarize(&point.timer, &name, &self.policy, self.treated.of(&point.series))
+    }
+
+    /// A timer's values by ascending size, each with the number of events that it stands for.
+    pub fn values(&self, point: &TimerPoint) -> Vec<(f64, f64)> {
+        summary::values(&point.timer, &self.policy)
     }
 
     /// Puts the points of every kind in the order of their series.

@@ -112,6 +112,23 @@ impl Records {
         }
     }
 
+    /// Hands each record to `visit`: the series it belongs to, or its type, and its JSON.
+    pub fn each(&self, snapshot: &Snapshot, mut visit: impl FnMut(&str, &[u8])) {
+        let mut json = Vec::new();
+        for record in self.list(snapshot) {
+            let key = match &record {
+                Record::Series { series, .. } => series.to_string(),
+                Record::Stamped(one) => one.series.to_string(),
+                Record::Note(note) => type_name(note_type(note)).to_string(),
+                Record::Presence(_) => type_name(RecordType::Presence).to_string(),
+                Record::Ledger(_) => type_name(RecordType::Ledger).to_string(),
+            };
+            json.clear();
+            write_json(&record, &mut json);
+            visit(&key, &json);
+        }
+    }
+
     /// Appends the records as a JSON array.
     pub fn write_array(&self, snapshot: &Snapshot, out: &mut Vec<u8>) {
         out.push(b'[');
@@ -169,6 +186,41 @@ impl Records {
         }
         records
     }
+}
+
+/// An event, a service check or a change of presence, for receivers that keep such beside numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// When, Unix seconds.
+    pub time: f64,
+    /// `event`, `service_check` or `presence`.
+    pub kind: &'static str,
+    /// The title of an event, the name of a check, the service of a change.
+    pub name: String,
+    /// The whole record, as JSON.
+    pub record: String,
+}
+
+/// All of a snapshot.
+pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
+    let notice = |time: f64, kind: RecordType, name: &str, record: Record<'_>| {
+        let mut json = Vec::new();
+        write_json(&record, &mut json);
+        let record = String::from_utf8_lossy(&json).into_owned();
+        Notice { time, kind: type_name(kind), name: name.to_string(), record }
+    };
+    let notes = snapshot.notes.iter().map(|note| {
+        let name = match &note.body {
+            NoteBody::Event { title, .. } => title,
+            NoteBody::ServiceCheck { name, .. } => name,
+        };
+        notice(note.time, note_type(note), name, Record::Note(note))
+    });
+    let presence = snapshot.presence.iter().map(|event| {
+        let service = event.service.as_deref().unwrap_or("");
+        notice(event.at, RecordType::Presence, service, Record::Presence(event))
+    });
+    notes.chain(presence).collect()
 }
 
 fn note_type(note: &Note) -> RecordType {

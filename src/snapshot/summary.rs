@@ -83,21 +83,34 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<
         return Summary { exact: true, ..Summary::default() };
     }
     let percentiles = own.and_then(|own| own.percentiles.as_deref()).unwrap_or(&policy.percentiles);
-    // Equal weights are left out of the values.
-    let each = if policy.timers.weighted && timer.is_uniform() { timer.count() / timer.samples() as f64 } else { 1.0 };
-    let buckets = own.map_or_else(Vec::new, |own| cumulative(timer, &own.buckets, each));
+    let each = each(timer, policy);
+    let buckets = own.map_or_else(Vec::new, |own| cumulative(&weighted(timer, each), &own.buckets));
     let summary =
         if policy.agent { agent_summary(timer, percentiles) } else { summary(timer, name, policy, percentiles) };
     Summary { buckets, ..summary }
 }
 
-/// How many events lie at or below each of some ascending bounds, and how many there are; a value stands for its weight
-/// times `each`.
-fn cumulative(timer: &Timer, bounds: &[f64], each: f64) -> Vec<(Option<f64>, f64)> {
+/// How many events a value of weight 1 stands for: equal weights are left out of the values.
+fn each(timer: &Timer, policy: &SummaryPolicy) -> f64 {
+    if policy.timers.weighted && timer.is_uniform() { timer.count() / timer.samples().max(1) as f64 } else { 1.0 }
+}
+
+/// A timer's values by ascending size, each with the number of events that it stands for.
+pub(super) fn values(timer: &Timer, policy: &SummaryPolicy) -> Vec<(f64, f64)> {
+    weighted(timer, each(timer, policy))
+}
+
+/// Values by ascending size, each with the number of events that it stands for.
+fn weighted(timer: &Timer, each: f64) -> Vec<(f64, f64)> {
+    timer.sorted().into_iter().map(|(value, weight)| (value, weight * each)).collect()
+}
+
+/// How many events lie at or below each of some ascending bounds, and how many there are; `values` are ascending, each with
+/// the number of events that it stands for.
+pub fn cumulative(values: &[(f64, f64)], bounds: &[f64]) -> Vec<(Option<f64>, f64)> {
     if bounds.is_empty() {
         return Vec::new();
     }
-    let values = timer.sorted();
     let mut rest = values.iter().peekable();
     let mut count = 0.0;
     let all = bounds.iter().map(|&bound| Some(bound)).chain([None]);
@@ -105,7 +118,7 @@ fn cumulative(timer: &Timer, bounds: &[f64], each: f64) -> Vec<(Option<f64>, f64
         while let Some((_, weight)) = rest.next_if(|(value, _)| bound.is_none_or(|bound| *value <= bound)) {
             count += weight;
         }
-        (bound, count * each)
+        (bound, count)
     })
     .collect()
 }

@@ -116,6 +116,10 @@ impl Spec for GraphiteSpec {
         self.address.clone()
     }
 
+    fn takes_old(&self) -> bool {
+        true
+    }
+
     fn probe(&self) -> Result<String, String> {
         reach(&self.address)
     }

@@ -1,5 +1,5 @@
 //! Prometheus, by scrape: the sink keeps what was told and serves it at `/metrics` of its own address, as text 0.0.4 or
-//! OpenMetrics 1.0 by `Accept`.
+//! OpenMetrics 1.0 by `Accept`; as protobuf timers are native histograms.
 //!
 //! Counters, and sums and counts of timers, go on from interval to interval, and leave after `ttl` without an update. A gauge
 //! leaves with its last record; what one interval told alone, members of sets and quantiles, is told for a minute. Names are made Prometheus' own; of two series that would then be one, or
@@ -8,6 +8,7 @@
 
 mod exposition;
 mod names;
+mod protobuf;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -28,21 +29,27 @@ use crate::snapshot::Snapshot;
 use super::spec::bare;
 use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
 
-pub use exposition::{Conflict, Exposition, Format};
+pub use exposition::{Conflict, Distributions, Exposition, Format};
+pub(super) use exposition::{Sample, Shape, Value};
+pub(super) use names::{divisor, label_pairs};
+pub(super) use protobuf::{NativeSide, native_side};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const PROTOBUF: &str = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 
 /// `prometheus` in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrometheusSpec {
     address: Option<SocketAddr>,
     ttl: Duration,
+    native_histograms: bool,
 }
 
 impl Default for PrometheusSpec {
     fn default() -> PrometheusSpec {
-        PrometheusSpec { address: None, ttl: Duration::from_secs(3600) }
+        PrometheusSpec { address: None, ttl: Duration::from_secs(3600), native_histograms: true }
     }
 }
 
@@ -51,6 +58,7 @@ impl Spec for PrometheusSpec {
         form.field("address", Field::Address(&mut self.address));
         form.demand("address", self.address.is_some(), "\"127.0.0.1:9125\"");
         form.field("ttl", Field::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
+        form.field("native_histograms", Field::Flag(&mut self.native_histograms));
     }
 
     fn locate(&mut self, place: &str) -> Result<(), String> {
@@ -75,7 +83,8 @@ impl Spec for PrometheusSpec {
 
     fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
         let address = self.address.ok_or("it has no address")?;
-        let opened = PrometheusSink::open(address, self.ttl, site.interval).map_err(|error| {
+        let distributions = if self.native_histograms { Distributions::Native } else { Distributions::Summary };
+        let opened = PrometheusSink::open(address, self.ttl, distributions, site.interval).map_err(|error| {
             format!(
                 "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",
                 self.place()
@@ -100,11 +109,16 @@ impl PrometheusSink {
     ///
     /// # Errors
     /// If the address cannot be had.
-    pub fn open(address: SocketAddr, ttl: Duration, log_every: Duration) -> io::Result<PrometheusSink> {
+    pub fn open(
+        address: SocketAddr,
+        ttl: Duration,
+        distributions: Distributions,
+        log_every: Duration,
+    ) -> io::Result<PrometheusSink> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let shared: Shared = Arc::new(Mutex::new(Exposition::new(ttl.as_secs_f64())));
+        let shared: Shared = Arc::new(Mutex::new(Exposition::new(ttl.as_secs_f64(), distributions)));
         let router = Router::new()
             .route("/metrics", get(scrape))
             .route("/", get(|| async { "systole: metrics for Prometheus are at /metrics\n" }))
@@ -140,6 +154,10 @@ fn locked(shared: &Shared) -> MutexGuard<'_, Exposition> {
 
 async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    if accept.contains("application/vnd.google.protobuf") && accept.contains("io.prometheus.client.MetricFamily") {
+        let encoded = spawn_blocking(move || protobuf::encode(&locked(&shared))).await.unwrap_or_default();
+        return ([(header::CONTENT_TYPE, PROTOBUF)], encoded).into_response();
+    }
     let (format, kind) = match accept.contains("application/openmetrics-text") {
         true => (Format::OpenMetrics, OPEN_METRICS),
         false => (Format::Text, TEXT),

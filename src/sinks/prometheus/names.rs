@@ -27,12 +27,18 @@ pub(super) fn family(series: &Series) -> String {
 }
 
 /// What a series' values are divided by: timers are sent in milliseconds.
-pub(super) fn divisor(series: &Series) -> f64 {
+pub(in crate::sinks) fn divisor(series: &Series) -> f64 {
     if series.kind() == Kind::Timer { 1e3 } else { 1.0 }
 }
 
-/// `key="value",…` in the order of keys; a key with several values has them with commas between.
+/// `key="value",…` in the order of keys.
 pub(super) fn labels(series: &Series) -> String {
+    let pairs = label_pairs(series);
+    pairs.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect::<Vec<_>>().join(",")
+}
+
+/// Labels in the order of keys; a key with several values has them with commas between.
+pub(in crate::sinks) fn label_pairs(series: &Series) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::new();
     for (key, value) in series.tags() {
         let mut key = clean(key, false);
@@ -49,8 +55,7 @@ pub(super) fn labels(series: &Series) -> String {
         }
     }
     all.sort();
-    let pairs: Vec<String> = all.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect();
-    pairs.join(",")
+    all
 }
 
 /// A label's value, or a help text. What acts on a terminal becomes `_`.

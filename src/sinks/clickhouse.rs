@@ -1,0 +1,172 @@
+//! ClickHouse over HTTP: rows of `FORMAT JSONEachRow` into one narrow table, a row for each number of a series, and events, checks
+//! and changes of presence into a second one. With `create` both are made when they are missing, with an engine that takes the
+//! same row twice for one. What is refused for good is dropped and counted (`refused`), batch by batch.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::inert::in_url;
+use crate::protocol::Kind;
+use crate::snapshot::{Snapshot, notices, write_json};
+
+use super::http::{Endpoint, Outcome, Post};
+use super::spec::reach_url;
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// Bytes of a batch from which on it is sent.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// `clickhouse` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClickhouseSpec {
+    endpoint: Endpoint,
+    database: String,
+    table: String,
+    create: bool,
+}
+
+impl Default for ClickhouseSpec {
+    fn default() -> ClickhouseSpec {
+        ClickhouseSpec {
+            endpoint: Endpoint::default(),
+            database: "default".into(),
+            table: "systole".into(),
+            create: true,
+        }
+    }
+}
+
+impl Spec for ClickhouseSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        self.endpoint.options(form, "\"http://127.0.0.1:8123\"");
+        form.field("database", Field::Text(&mut self.database));
+        form.field("table", Field::Text(&mut self.table));
+        for (key, name) in [("database", &self.database), ("table", &self.table)] {
+            let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.is_empty();
+            form.insist(
+                key,
+                if is_plain { Ok(()) } else { Err(format!("`{name}` has more than letters, digits and `_`")) },
+            );
+        }
+        form.field("create", Field::Flag(&mut self.create));
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.endpoint.url = format!("http:{place}");
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.endpoint.place()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        reach_url(&self.endpoint.url)
+    }
+
+    fn takes_old(&self) -> bool {
+        true
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        let post = Post::new(self.endpoint.clone(), site)?;
+        Ok(Box::new(ClickhouseSink { spec: self.clone(), post, is_created: !self.create }))
+    }
+}
+
+/// A ClickHouse server.
+struct ClickhouseSink {
+    spec: ClickhouseSpec,
+    post: Post,
+    is_created: bool,
+}
+
+impl ClickhouseSink {
+    /// Asks the server; whether it takes it.
+    async fn ask(&mut self, query: &str, body: Vec<u8>) -> Result<bool, SinkError> {
+        let url = format!("{}/?database={}&query={}", self.post.base(), in_url(&self.spec.database), in_url(query));
+        Ok(matches!(self.post.send(&url, &[], body).await?, Outcome::Taken(_)))
+    }
+
+    async fn create(&mut self) -> Result<(), SinkError> {
+        let table = self.spec.table.clone();
+        let numbers = format!(
+            "CREATE TABLE IF NOT EXISTS {table} (time DateTime, time_ms Int64, name String, type String, series String, \
+             `tags.key` Array(String), `tags.value` Array(String), field String, value Float64) \
+             ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(time) ORDER BY (name, type, series, field, time_ms)"
+        );
+        let notices = format!(
+            "CREATE TABLE IF NOT EXISTS {table}_notices (time DateTime, time_ms Int64, type String, name String, record String) \
+             ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(time) ORDER BY (time_ms, type, name, record)"
+        );
+        for statement in [numbers, notices] {
+            if !self.ask("", statement.into_bytes()).await? {
+                return Err(SinkError::new("the tables cannot be made; make them by hand, and say `create = false`"));
+            }
+        }
+        self.is_created = true;
+        Ok(())
+    }
+}
+
+impl Sink for ClickhouseSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            if !self.is_created {
+                self.create().await?;
+            }
+            let insert = format!("INSERT INTO {} FORMAT JSONEachRow", self.spec.table);
+            let (mut refused, mut bytes, mut batch, mut series) = (0, 0, Vec::new(), 0);
+            let mut rows = snapshot.rows(0).peekable();
+            while let Some((_, row)) = rows.next() {
+                let kind = if row.series.kind() == Kind::Meter { Kind::Counter } else { row.series.kind() };
+                let (keys, values): (Vec<_>, Vec<_>) =
+                    row.series.tags().map(|(key, value)| (key, value.unwrap_or(""))).unzip();
+                for (field, value) in &row.fields {
+                    let line = json!({
+                        "time": row.time as i64,
+                        "time_ms": (row.time * 1e3).round() as i64,
+                        "name": row.series.name(),
+                        "type": kind.name(),
+                        "series": row.series.to_string(),
+                        "tags.key": keys,
+                        "tags.value": values,
+                        "field": field,
+                        "value": value,
+                    });
+                    write_json(&line, &mut batch);
+                    batch.push(b'\n');
+                }
+                series += 1;
+                if batch.len() >= BATCH_BYTES || rows.peek().is_none() {
+                    bytes += batch.len() as u64;
+                    if !self.ask(&insert, std::mem::take(&mut batch)).await? {
+                        refused += series;
+                    }
+                    series = 0;
+                }
+            }
+            drop(rows);
+            let notices = notices(snapshot);
+            if !notices.is_empty() {
+                for notice in &notices {
+                    let (time, millis) = (notice.time as i64, (notice.time * 1e3).round() as i64);
+                    let line = json!({"time": time, "time_ms": millis, "type": notice.kind, "name": notice.name, "record": notice.record});
+                    write_json(&line, &mut batch);
+                    batch.push(b'\n');
+                }
+                bytes += batch.len() as u64;
+                let insert = format!("INSERT INTO {}_notices FORMAT JSONEachRow", self.spec.table);
+                if !self.ask(&insert, batch).await? {
+                    refused += notices.len() as u64;
+                }
+            }
+            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

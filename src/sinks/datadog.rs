@@ -1,0 +1,270 @@
+//! Datadog: series to `/api/v2/series`, events to `/api/v1/events`, service checks to `/api/v1/check_run`, all as JSON
+//! (docs.datadoghq.com, "API reference"). Names are the agent's: a counter is a count, a timer `name.avg`, `name.count`, `name.max`,
+//! `name.median`, `name.95percentile` and so on; a gauge and a set are gauges. A change of presence is a run of the check
+//! `systole.presence`. The tag `host` names the resource. What is refused for good is dropped and counted (`refused`).
+
+use std::sync::Arc;
+
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use serde_json::{Value, json};
+
+use crate::aggregate::{Note, NoteBody};
+use crate::presence::Event;
+use crate::series::Series;
+use crate::snapshot::{Point, Snapshot, number};
+
+use super::http::{Endpoint, Outcome, Post, gzip};
+use super::spec::reach_url;
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// Series of a request: well below the 5 MB that it may have unpacked.
+const REQUEST_SERIES: usize = 5000;
+
+const KEY: HeaderName = HeaderName::from_static("dd-api-key");
+
+const COUNT: u8 = 1;
+const GAUGE: u8 = 3;
+
+/// `datadog` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatadogSpec {
+    endpoint: Endpoint,
+    api_key: String,
+    /// What series without a tag `host` belong to.
+    host: String,
+}
+
+impl Default for DatadogSpec {
+    fn default() -> DatadogSpec {
+        let endpoint = Endpoint { url: "https://api.datadoghq.com".into(), ..Endpoint::default() };
+        DatadogSpec { endpoint, api_key: String::new(), host: String::new() }
+    }
+}
+
+impl Spec for DatadogSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        self.endpoint.options(form, "\"https://api.datadoghq.eu\"");
+        form.field("api_key", Field::Secret(&mut self.api_key));
+        form.demand("api_key", !self.api_key.is_empty(), "\"file:/run/secrets/datadog\"");
+        form.field("host", Field::Text(&mut self.host));
+    }
+
+    fn place(&self) -> String {
+        self.endpoint.place()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        reach_url(&self.endpoint.url)
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        let post = Post::new(self.endpoint.clone(), site)?;
+        let aggregates = site.aggregates.clone();
+        Ok(Box::new(DatadogSink { spec: self.clone(), post, aggregates, ready: None }))
+    }
+}
+
+/// A request: its path, its body, the records in it.
+type Request = (&'static str, Vec<u8>, u64);
+
+/// Datadog's API.
+struct DatadogSink {
+    spec: DatadogSpec,
+    post: Post,
+    aggregates: Vec<String>,
+    /// Requests left of the interval with this number and end: counts that were taken are not sent again.
+    ready: Option<(u64, u64, Vec<Request>)>,
+}
+
+/// `key:value`, or `key` alone.
+fn tags<'a>(tags: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> Vec<String> {
+    tags.map(|(key, value)| value.map_or(key.to_string(), |value| format!("{key}:{value}"))).collect()
+}
+
+impl DatadogSink {
+    fn series(&self, snapshot: &Snapshot, series: &Series, suffix: &str, kind: u8, value: f64, time: f64) -> Value {
+        let host = series.tags().find(|(key, _)| *key == "host").and_then(|(_, value)| value);
+        let host = host.or(Some(self.spec.host.as_str()).filter(|host| !host.is_empty()));
+        let mut one = json!({
+            "metric": format!("{}{suffix}", series.name()),
+            "type": kind,
+            "points": [{"timestamp": time.round() as i64, "value": value}],
+            "tags": tags(series.tags().filter(|(key, _)| *key != "host")),
+        });
+        if kind == COUNT {
+            one["interval"] = (snapshot.interval_secs_of(series).round().max(1.0) as u64).into();
+        }
+        if let Some(host) = host {
+            one["resources"] = json!([{"name": host, "type": "host"}]);
+        }
+        one
+    }
+
+    /// What one point is told as.
+    fn point(&self, snapshot: &Snapshot, point: Point<'_>, out: &mut Vec<Value>) {
+        let series = point.series();
+        let mut tell = |suffix: &str, kind: u8, value: f64| {
+            out.push(self.series(snapshot, series, suffix, kind, value, snapshot.end));
+        };
+        match point {
+            Point::Counter(point) => tell("", COUNT, point.sum.value()),
+            Point::Gauge(point) => tell("", GAUGE, point.gauge.value()),
+            Point::Set(point) => tell("", GAUGE, point.members.count()),
+            Point::Kv(point) => tell("", GAUGE, point.values.last().copied().unwrap_or(0.0)),
+            Point::Timer(point) => {
+                let s = snapshot.summary(point);
+                if s.samples == 0 {
+                    return;
+                }
+                for aggregate in &self.aggregates {
+                    let (kind, value) = match aggregate.as_str() {
+                        "max" => (GAUGE, s.max),
+                        "min" => (GAUGE, s.min),
+                        "median" => (GAUGE, s.median),
+                        "avg" => (GAUGE, s.mean),
+                        "sum" => (GAUGE, s.sum),
+                        _ => (COUNT, s.count),
+                    };
+                    tell(&format!(".{aggregate}"), kind, value);
+                }
+                for p in s.percentiles.iter().filter(|p| p.percentile > 0.0) {
+                    tell(&format!(".{}percentile", number(p.percentile)), GAUGE, p.value);
+                }
+            }
+        }
+    }
+
+    fn requests(&self, snapshot: &Snapshot) -> Vec<Request> {
+        let mut requests: Vec<Request> = Vec::new();
+        let (mut batch, mut records) = (Vec::new(), 0);
+        let mut close = |batch: &mut Vec<Value>, records: &mut u64| {
+            if *records > 0 {
+                let body = json!({"series": std::mem::take(batch)});
+                requests.push(("/api/v2/series", body.to_string().into_bytes(), std::mem::take(records)));
+            }
+        };
+        for point in (0..).map_while(|n| snapshot.point(n)) {
+            self.point(snapshot, point, &mut batch);
+            records += 1;
+            if batch.len() >= REQUEST_SERIES {
+                close(&mut batch, &mut records);
+            }
+        }
+        for one in &snapshot.stamped {
+            let kind = if one.series.kind() == crate::protocol::Kind::Gauge { GAUGE } else { COUNT };
+            batch.push(self.series(snapshot, &one.series, "", kind, one.value, one.time));
+            records += 1;
+        }
+        close(&mut batch, &mut records);
+        let mut checks = Vec::new();
+        for note in &snapshot.notes {
+            match &note.body {
+                NoteBody::Event { .. } => {
+                    requests.push(("/api/v1/events", self.event(note).to_string().into_bytes(), 1));
+                }
+                NoteBody::ServiceCheck { .. } => checks.push(self.check(note)),
+            }
+        }
+        checks.extend(snapshot.presence.iter().map(|event| self.presence(event)));
+        if !checks.is_empty() {
+            let records = checks.len() as u64;
+            requests.push(("/api/v1/check_run", Value::Array(checks).to_string().into_bytes(), records));
+        }
+        // They are taken from the end.
+        requests.reverse();
+        requests
+    }
+
+    fn event(&self, note: &Note) -> Value {
+        let NoteBody::Event { title, text, priority, alert_type, aggregation_key, source_type } = &note.body else {
+            return Value::Null;
+        };
+        json!({
+            "title": title,
+            "text": text,
+            "date_happened": note.time as i64,
+            "priority": priority,
+            "alert_type": alert_type,
+            "aggregation_key": aggregation_key,
+            "source_type_name": source_type,
+            "host": note.host.as_deref().unwrap_or(&self.spec.host),
+            "tags": tags(note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref()))),
+        })
+    }
+
+    fn check(&self, note: &Note) -> Value {
+        let NoteBody::ServiceCheck { name, status, message } = &note.body else { return Value::Null };
+        json!({
+            "check": name,
+            "status": status,
+            "timestamp": note.time as i64,
+            "message": message.as_deref().unwrap_or(""),
+            "host_name": note.host.as_deref().unwrap_or(&self.spec.host),
+            "tags": tags(note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref()))),
+        })
+    }
+
+    fn presence(&self, event: &Event) -> Value {
+        let status = match event.severity() {
+            "critical" => 2,
+            "warning" => 1,
+            _ => 0,
+        };
+        let tag = |key: &str, value: Option<&str>| value.map(|value| format!("{key}:{value}"));
+        let tags: Vec<String> = [
+            tag("service", event.service.as_deref()),
+            tag("instance", event.instance.as_deref()),
+            tag("from", event.from),
+            tag("to", event.to),
+            tag("reason", event.reason),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        json!({
+            "check": "systole.presence",
+            "status": status,
+            "timestamp": event.at as i64,
+            "message": event.to.unwrap_or(""),
+            "host_name": self.spec.host,
+            "tags": tags,
+        })
+    }
+}
+
+impl Sink for DatadogSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let key = (snapshot.sequence, snapshot.end.to_bits());
+            if self.ready.as_ref().is_none_or(|(sequence, end, _)| (*sequence, *end) != key) {
+                let requests = tokio::task::block_in_place(|| self.requests(snapshot));
+                self.ready = Some((key.0, key.1, requests));
+            }
+            let (mut refused, mut bytes) = (0, 0);
+            while let Some((path, body, records)) = self.ready.as_ref().and_then(|(_, _, left)| left.last().cloned()) {
+                bytes += body.len() as u64;
+                let url = format!("{}{path}", self.post.base());
+                let api_key = self.spec.api_key.clone();
+                let mut headers = vec![(CONTENT_TYPE, "application/json"), (KEY, api_key.as_str())];
+                // Only series are taken packed.
+                let body = if path == "/api/v2/series" {
+                    headers.push((CONTENT_ENCODING, "gzip"));
+                    gzip(&body)?
+                } else {
+                    body
+                };
+                if let Outcome::Refused(_) = self.post.send(&url, &headers, body).await? {
+                    refused += records;
+                }
+                if let Some((_, _, left)) = &mut self.ready {
+                    left.pop();
+                }
+            }
+            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

@@ -1,0 +1,127 @@
+//! Timers, histograms and distributions as an HdrHistogram interval log (github.com/HdrHistogram, "Histogram Log Format" 1.3), a
+//! line for each series and interval, which the tools of that family read and merge. The tag is the series (`name;k=v`) with
+//! commas and white space as `_`. Values are whole: they are multiplied by `scale` (1000 by default, so that milliseconds are
+//! microseconds), and so is the maximum in its column. What is below zero has no place (`negative`), other kinds neither
+//! (`unsupported`).
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
+
+use crate::inert::is_active;
+use crate::snapshot::Snapshot;
+
+use super::blocking::{Blocking, Writer};
+use super::file::{FileSpec, FileWriter};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// `hdrlog` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HdrlogSpec {
+    file: FileSpec,
+    scale: u64,
+    digits: u64,
+}
+
+impl Default for HdrlogSpec {
+    fn default() -> HdrlogSpec {
+        HdrlogSpec { file: FileSpec::default(), scale: 1000, digits: 3 }
+    }
+}
+
+impl Spec for HdrlogSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        self.file.options(form);
+        form.field("scale", Field::Whole(&mut self.scale, 1..=1_000_000_000));
+        form.field("digits", Field::Whole(&mut self.digits, 1..=5));
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.file.locate(place)
+    }
+
+    fn place(&self) -> String {
+        self.file.place()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        self.file.probe()
+    }
+
+    fn takes_old(&self) -> bool {
+        true
+    }
+
+    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+        let file = FileWriter::open(self.file.clone()).map_err(|error| self.file.cannot_write(&error))?;
+        Ok(Box::new(HdrlogSink(Blocking::new(LogWriter { file, spec: self.clone() }))))
+    }
+}
+
+struct HdrlogSink(Blocking<LogWriter>);
+
+struct LogWriter {
+    file: FileWriter,
+    spec: HdrlogSpec,
+}
+
+impl Sink for HdrlogSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let receipt = self.0.deliver(snapshot).await?;
+            let others = (snapshot.len() - snapshot.timers.len()) as u64;
+            let negative = snapshot.timers.iter().filter(|point| point.timer.totals().min < 0.0).count() as u64;
+            let all = [("negative", negative), ("unsupported", others)];
+            Ok(Receipt { dropped: all.into_iter().filter(|(_, count)| *count > 0).collect(), ..receipt })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Writer for LogWriter {
+    fn write(&mut self, snapshot: &Snapshot) -> std::io::Result<()> {
+        let mut text = String::new();
+        let scale = self.spec.scale as f64;
+        for point in &snapshot.timers {
+            let values = snapshot.values(point);
+            // A series with values below zero is not told in part.
+            if values.is_empty() || values[0].0 < 0.0 {
+                continue;
+            }
+            let mut histogram: Histogram<u64> =
+                Histogram::new(self.spec.digits as u8).map_err(std::io::Error::other)?;
+            histogram.auto(true);
+            for (value, count) in values {
+                let scaled = (value * scale).round().min(9e18) as u64;
+                histogram.record_n(scaled, count.round().max(1.0) as u64).map_err(std::io::Error::other)?;
+            }
+            let mut packed = Vec::new();
+            V2DeflateSerializer::new().serialize(&histogram, &mut packed).map_err(std::io::Error::other)?;
+            let tag: String = point
+                .series
+                .to_string()
+                .chars()
+                .map(|c| if c == ',' || c.is_whitespace() || is_active(c) { '_' } else { c })
+                .collect();
+            let length = snapshot.interval_secs_of(&point.series);
+            // Writing to memory cannot fail.
+            let _ = writeln!(
+                text,
+                "Tag={tag},{:.3},{length:.3},{}.0,{}",
+                snapshot.end - length,
+                histogram.max(),
+                BASE64_STANDARD.encode(packed)
+            );
+        }
+        let head = "#[Histogram log format version 1.3]\n\
+                    \"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n";
+        self.file.append(head, text.as_bytes())
+    }
+}

@@ -1,0 +1,160 @@
+//! What sinks that deliver over HTTP share: where to, with which credentials, and what an answer means.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hyper::Method;
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+
+use crate::fetch::{Answer, Fetch, Tls, masked};
+use crate::inert::excerpt;
+
+use super::{Field, Form, SinkError, Site};
+
+/// Characters of a refusal that are logged.
+const EXCERPT_CHARS: usize = 300;
+
+/// Where a sink posts, and as whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) url: String,
+    /// For basic authentication.
+    pub(super) username: String,
+    pub(super) password: String,
+    /// For `Authorization: Bearer`.
+    pub(super) token: String,
+    /// Any others.
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) tls: Tls,
+}
+
+impl Endpoint {
+    pub(super) fn options(&mut self, form: &mut dyn Form, example: &str) {
+        form.field("url", Field::Url(&mut self.url));
+        form.demand("url", !self.url.is_empty(), example);
+        form.field("username", Field::Text(&mut self.username));
+        form.field("password", Field::Secret(&mut self.password));
+        form.field("token", Field::Secret(&mut self.token));
+        form.field("headers", Field::Map(&mut self.headers));
+        let bad = self.headers.iter().find(|(name, value)| {
+            HeaderName::try_from(name.as_str()).is_err() || HeaderValue::from_str(value).is_err()
+        });
+        form.insist("headers", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` is no header"))));
+        tls(form, &mut self.tls);
+    }
+
+    /// The URL without what may be secret.
+    pub(super) fn place(&self) -> String {
+        masked(&self.url)
+    }
+
+    /// Headers that say who we are.
+    fn credentials(&self) -> Vec<(HeaderName, String)> {
+        let mut all: Vec<(HeaderName, String)> = Vec::new();
+        if !self.token.is_empty() {
+            all.push((AUTHORIZATION, format!("Bearer {}", self.token)));
+        } else if !self.username.is_empty() {
+            let login = BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password));
+            all.push((AUTHORIZATION, format!("Basic {login}")));
+        }
+        let others = self.headers.iter();
+        all.extend(others.filter_map(|(name, value)| Some((HeaderName::try_from(name.as_str()).ok()?, value.clone()))));
+        all
+    }
+}
+
+/// Options of TLS.
+pub(super) fn tls(form: &mut dyn Form, tls: &mut Tls) {
+    form.within("tls", &mut |form| {
+        form.field("ca", Field::Path(&mut tls.ca));
+        form.field("certificate", Field::Path(&mut tls.certificate));
+        form.field("key", Field::Path(&mut tls.key));
+        let has_key = !tls.key.as_os_str().is_empty();
+        let is_asked_for = !tls.certificate.as_os_str().is_empty();
+        form.demand("key", has_key || !is_asked_for, "\"/etc/systole/client.key\"");
+        form.demand("certificate", is_asked_for || !has_key, "\"/etc/systole/client.pem\"");
+    });
+}
+
+/// What became of a request that was answered.
+pub(super) enum Outcome {
+    /// It was taken.
+    Taken(Answer),
+    /// It never will be.
+    Refused(Answer),
+}
+
+/// Posts, and says what is refused for good.
+pub(super) struct Post {
+    endpoint: Endpoint,
+    credentials: Vec<(HeaderName, String)>,
+    fetch: Fetch,
+    timeout: Duration,
+    log_every: Duration,
+    refusal_logged: Option<Instant>,
+}
+
+impl Post {
+    /// A client for an endpoint.
+    pub(super) fn new(endpoint: Endpoint, site: &Site) -> Result<Post, String> {
+        let fetch = Fetch::with(&endpoint.tls)
+            .map_err(|error| format!("cannot set up TLS for {}: {error}", endpoint.place()))?;
+        Ok(Post {
+            credentials: endpoint.credentials(),
+            endpoint,
+            fetch,
+            timeout: site.timeout,
+            log_every: site.interval,
+            refusal_logged: None,
+        })
+    }
+
+    /// Base of the URL, without a slash at its end.
+    pub(super) fn base(&self) -> &str {
+        self.endpoint.url.trim_end_matches('/')
+    }
+
+    /// Sends a body; what is neither taken nor refused for good is a failure. That somebody can mend a status 401, 403, 404
+    /// or 405, and 408, 425 and 429 pass.
+    pub(super) async fn send(
+        &mut self,
+        url: &str,
+        headers: &[(HeaderName, &str)],
+        body: Vec<u8>,
+    ) -> Result<Outcome, SinkError> {
+        let mut all = self.credentials.clone();
+        all.extend(headers.iter().map(|(name, value)| (name.clone(), value.to_string())));
+        let answer = self.fetch.send(Method::POST, url, all, body, self.timeout).await;
+        let answer = answer.map_err(|error| SinkError::new(format!("{}: {error}", self.endpoint.place())))?;
+        if answer.is_good() {
+            return Ok(Outcome::Taken(answer));
+        }
+        let said = excerpt(&answer.body, EXCERPT_CHARS);
+        let status = answer.status;
+        if !(400..500).contains(&status) || [401, 403, 404, 405, 408, 425, 429].contains(&status) {
+            let what = format!("{} answered {status}: {said}", self.endpoint.place());
+            return Err(SinkError { what, retry_after: answer.retry_after() });
+        }
+        self.complain(&format!("{status}: {said}"));
+        Ok(Outcome::Refused(answer))
+    }
+
+    /// Says that records were refused, at most once in an interval.
+    pub(super) fn complain(&mut self, said: &str) {
+        if self.refusal_logged.is_none_or(|last| last.elapsed() >= self.log_every) {
+            self.refusal_logged = Some(Instant::now());
+            tracing::warn!(url = self.endpoint.place(), said, "records were refused; they are dropped");
+        }
+    }
+}
+
+/// A body, gzipped.
+pub(super) fn gzip(body: &[u8]) -> Result<Vec<u8>, SinkError> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    Ok(encoder.write_all(body).and_then(|()| encoder.finish())?)
+}

@@ -1,0 +1,164 @@
+//! Kafka, by librdkafka: every record (JSON) is a message to one topic, whose key is its series, so that a series stays in one
+//! partition and in order. The producer is idempotent: what it sends again by itself is there once; an interval that is offered
+//! again after a failure may be there twice. A message that is too large for the cluster is dropped and counted (`refused`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+
+use crate::snapshot::{Records, Snapshot};
+
+use super::spec::{bare, reach};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// Pause when librdkafka's queue is full.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// `kafka` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaSpec {
+    /// `host:port` of some brokers.
+    brokers: Vec<String>,
+    topic: String,
+    username: String,
+    password: String,
+    /// Settings of librdkafka, by its names.
+    options: BTreeMap<String, String>,
+}
+
+impl Default for KafkaSpec {
+    fn default() -> KafkaSpec {
+        KafkaSpec {
+            brokers: Vec::new(),
+            topic: "systole".into(),
+            username: String::new(),
+            password: String::new(),
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+impl Spec for KafkaSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        form.field("brokers", Field::Texts(&mut self.brokers));
+        form.demand("brokers", !self.brokers.is_empty(), "[\"127.0.0.1:9092\"]");
+        form.field("topic", Field::Text(&mut self.topic));
+        form.field("username", Field::Text(&mut self.username));
+        form.field("password", Field::Secret(&mut self.password));
+        form.field("options", Field::Map(&mut self.options));
+        let secret = self.options.keys().find(|key| key.contains("password"));
+        form.insist(
+            "options",
+            match secret {
+                Some(key) => Err(format!("`{key}` would be shown; say it as `password`")),
+                None => Ok(()),
+            },
+        );
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.brokers = vec![bare(place).to_string()];
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        format!("{} of {}", self.topic, self.brokers.join(", "))
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        self.brokers.iter().map(|broker| reach(broker)).collect::<Result<Vec<_>, _>>().map(|found| found.join("; "))
+    }
+
+    fn takes_old(&self) -> bool {
+        true
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", self.brokers.join(","))
+            .set("client.id", "systole")
+            .set("enable.idempotence", "true")
+            .set("compression.type", "gzip")
+            .set("message.timeout.ms", site.timeout.as_millis().max(1000).to_string());
+        if !self.username.is_empty() {
+            config.set("sasl.username", &self.username).set("sasl.password", &self.password);
+        }
+        if !cfg!(feature = "kafka-tls") {
+            // What is not built in cannot be asked for by default.
+            config.set("compression.type", "none");
+        }
+        for (key, value) in &self.options {
+            config.set(key, value);
+        }
+        let producer = config.create().map_err(|error| format!("librdkafka refuses its settings: {error}"))?;
+        Ok(Box::new(KafkaSink { spec: self.clone(), producer }))
+    }
+}
+
+/// A topic.
+struct KafkaSink {
+    spec: KafkaSpec,
+    producer: FutureProducer,
+}
+
+impl KafkaSink {
+    /// Sends an interval: how many messages were refused, and how many bytes were sent.
+    async fn send(&self, snapshot: &Snapshot) -> Result<(u64, u64), KafkaError> {
+        let mut messages: Vec<(String, Vec<u8>)> = Vec::new();
+        Records::ALL.each(snapshot, |key, json| messages.push((key.to_string(), json.to_vec())));
+        let (mut refused, mut bytes, mut pending) = (0, 0, Vec::new());
+        for (key, json) in &messages {
+            bytes += json.len() as u64;
+            let mut record = FutureRecord::to(&self.spec.topic).key(key).payload(json);
+            loop {
+                match self.producer.send_result(record) {
+                    Ok(delivery) => {
+                        pending.push(delivery);
+                        break;
+                    }
+                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                        record = again;
+                        tokio::time::sleep(FULL_PAUSE).await;
+                    }
+                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
+                        refused += 1;
+                        break;
+                    }
+                    Err((error, _)) => return Err(error),
+                }
+            }
+        }
+        for delivery in pending {
+            match delivery.await {
+                Ok(Ok(_)) => {}
+                Ok(Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _))) => refused += 1,
+                Ok(Err((error, _))) => return Err(error),
+                Err(_) => return Err(KafkaError::Canceled),
+            }
+        }
+        Ok((refused, bytes))
+    }
+}
+
+impl Sink for KafkaSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let sent = self.send(snapshot).await;
+            let (refused, bytes) = sent.map_err(|error| SinkError::new(format!("{}: {error}", self.spec.place())))?;
+            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(async move {
+            let producer = self.producer.clone();
+            // Everything was acknowledged before.
+            let _ = tokio::task::spawn_blocking(move || producer.flush(Duration::from_secs(1))).await;
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! NATS with JetStream: an interval as records (JSON Lines), in messages of at most 512 KiB to one subject, each acknowledged by
+//! the stream. A message has an id of the node, the interval and its place in it (`Nats-Msg-Id`), so that a stream takes what is
+//! sent again within its `duplicate_window` for one. With `create` the stream is made when it is missing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_nats::ConnectOptions;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, Context, stream};
+use bytes::Bytes;
+
+use crate::fetch::Tls;
+use crate::snapshot::{Records, Snapshot};
+use crate::sys::host_name;
+
+use super::http::tls;
+use super::spec::{bare, reach};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// Most bytes of a message: a server takes 1 MiB by default.
+const MESSAGE_BYTES: usize = 512 << 10;
+
+/// `nats` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsSpec {
+    /// `host:port` of each server.
+    servers: Vec<String>,
+    subject: String,
+    stream: String,
+    create: bool,
+    username: String,
+    password: String,
+    token: String,
+    /// A file of credentials, as `nsc` makes it.
+    credentials: PathBuf,
+    tls: Tls,
+}
+
+impl Default for NatsSpec {
+    fn default() -> NatsSpec {
+        let none = String::new;
+        NatsSpec {
+            servers: Vec::new(),
+            subject: "systole.records".into(),
+            stream: "systole".into(),
+            create: true,
+            username: none(),
+            password: none(),
+            token: none(),
+            credentials: PathBuf::new(),
+            tls: Tls::default(),
+        }
+    }
+}
+
+impl Spec for NatsSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        form.field("servers", Field::Texts(&mut self.servers));
+        form.demand("servers", !self.servers.is_empty(), "[\"127.0.0.1:4222\"]");
+        form.field("subject", Field::Text(&mut self.subject));
+        form.field("stream", Field::Text(&mut self.stream));
+        form.field("create", Field::Flag(&mut self.create));
+        form.field("username", Field::Text(&mut self.username));
+        form.field("password", Field::Secret(&mut self.password));
+        form.field("token", Field::Secret(&mut self.token));
+        form.field("credentials", Field::Path(&mut self.credentials));
+        tls(form, &mut self.tls);
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.servers = vec![bare(place).to_string()];
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.servers.join(", ")
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        self.servers.iter().map(|server| reach(server)).collect::<Result<Vec<_>, _>>().map(|found| found.join("; "))
+    }
+
+    fn takes_old(&self) -> bool {
+        true
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        let node = host_name().unwrap_or_else(|_| "systole".into());
+        Ok(Box::new(NatsSink { spec: self.clone(), id: format!("{node}/{}", site.name), context: None }))
+    }
+}
+
+/// A stream.
+struct NatsSink {
+    spec: NatsSpec,
+    /// What ids of messages begin with.
+    id: String,
+    context: Option<Context>,
+}
+
+impl NatsSink {
+    async fn connect(&self) -> Result<Context, String> {
+        let spec = &self.spec;
+        let mut options = ConnectOptions::new().name("systole").max_reconnects(1);
+        if !spec.credentials.as_os_str().is_empty() {
+            options = options.credentials_file(&spec.credentials).await.map_err(|error| error.to_string())?;
+        } else if !spec.token.is_empty() {
+            options = options.token(spec.token.clone());
+        } else if !spec.username.is_empty() {
+            options = options.user_and_password(spec.username.clone(), spec.password.clone());
+        }
+        if !spec.tls.is_default() {
+            let tls = spec.tls.client().map_err(|error| error.to_string())?;
+            options = options.tls_client_config(tls).require_tls(true);
+        }
+        let client = options.connect(&spec.servers[..]).await.map_err(|error| error.to_string())?;
+        let context = jetstream::new(client);
+        if spec.create {
+            let config = stream::Config {
+                name: spec.stream.clone(),
+                subjects: vec![spec.subject.clone()],
+                ..stream::Config::default()
+            };
+            context.get_or_create_stream(config).await.map_err(|error| error.to_string())?;
+        }
+        Ok(context)
+    }
+
+    /// Sends an interval; how many bytes.
+    async fn send(&mut self, snapshot: &Snapshot) -> Result<u64, String> {
+        let context = match self.context.take() {
+            Some(context) => context,
+            None => self.connect().await?,
+        };
+        let mut messages: Vec<Vec<u8>> = Vec::new();
+        Records::ALL.each(snapshot, |_, json| match messages.last_mut() {
+            Some(last) if last.len() + json.len() < MESSAGE_BYTES => {
+                last.extend_from_slice(json);
+                last.push(b'\n');
+            }
+            Some(_) | None => messages.push([json, b"\n"].concat()),
+        });
+        let bytes = messages.iter().map(Vec::len).sum::<usize>() as u64;
+        let mut acknowledged = Vec::new();
+        for (n, message) in messages.into_iter().enumerate() {
+            let id = format!("{}/{:.3}/{}/{n}", self.id, snapshot.end, snapshot.sequence);
+            let publish = PublishMessage::build().payload(Bytes::from(message)).message_id(id);
+            let sent = context.send_publish(self.spec.subject.clone(), publish).await;
+            acknowledged.push(sent.map_err(|error| error.to_string())?);
+        }
+        for one in acknowledged {
+            one.await.map_err(|error| error.to_string())?;
+        }
+        self.context = Some(context);
+        Ok(bytes)
+    }
+}
+
+impl Sink for NatsSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let sent = self.send(snapshot).await;
+            let bytes = sent.map_err(|error| SinkError::new(format!("{}: {error}", self.spec.place())))?;
+            Ok(Receipt { dropped: Vec::new(), bytes })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        self.context = None;
+        Box::pin(std::future::ready(()))
+    }
+}

@@ -1,0 +1,514 @@
+//! OpenTelemetry: metrics as protobuf over HTTP to a collector's `/v1/metrics` (OTLP 1.x, `opentelemetry/proto/metrics/v1`).
+//!
+//! Counters are sums, gauges and sets gauges, timers, histograms and distributions exponential histograms. With the temporality
+//! `delta` each interval tells what it saw; with `cumulative` sums and histograms go on from interval to interval. Points that
+//! the receiver rejects in a partial success, or refuses for good, are dropped and counted (`refused`). Events, checks and
+//! changes of presence have no form here (`unsupported`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use prost::{Message, Oneof};
+
+use crate::aggregate::Sum;
+use crate::protocol::Kind;
+use crate::series::Series;
+use crate::snapshot::{Point, Snapshot};
+
+use super::exponential::{Exponential, ZERO_THRESHOLD};
+use super::http::{Endpoint, Outcome, Post, gzip};
+use super::spec::{choice, reach_url};
+use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
+
+/// Points of a request.
+const REQUEST_POINTS: usize = 5000;
+
+/// What an interval tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Temporality {
+    #[default]
+    Delta,
+    Cumulative,
+}
+
+/// `otlp` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpSpec {
+    endpoint: Endpoint,
+    temporality: Temporality,
+    gzip: bool,
+    /// Attributes of the resource.
+    resource: BTreeMap<String, String>,
+    ttl: Duration,
+}
+
+impl Default for OtlpSpec {
+    fn default() -> OtlpSpec {
+        OtlpSpec {
+            endpoint: Endpoint::default(),
+            temporality: Temporality::Delta,
+            gzip: true,
+            resource: BTreeMap::from([("service.name".into(), "systole".into())]),
+            ttl: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Spec for OtlpSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        self.endpoint.options(form, "\"http://127.0.0.1:4318\"");
+        let words = [("delta", Temporality::Delta), ("cumulative", Temporality::Cumulative)];
+        choice(form, "temporality", &words, &mut self.temporality);
+        form.field("gzip", Field::Flag(&mut self.gzip));
+        form.field("resource", Field::Map(&mut self.resource));
+        form.field("ttl", Field::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.endpoint.url = format!("http:{place}");
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.endpoint.place()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        reach_url(&self.endpoint.url)
+    }
+
+    fn takes_old(&self) -> bool {
+        self.temporality == Temporality::Delta
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        let post = Post::new(self.endpoint.clone(), site)?;
+        let base = post.base();
+        let url = if base.ends_with("/v1/metrics") { base.to_string() } else { format!("{base}/v1/metrics") };
+        Ok(Box::new(OtlpSink { spec: self.clone(), url, post, running: Running::default(), ready: None }))
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AnyValue {
+    #[prost(string, tag = "1")]
+    text: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct KeyValue {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(message, optional, tag = "2")]
+    value: Option<AnyValue>,
+}
+
+fn attribute(key: &str, value: &str) -> KeyValue {
+    KeyValue { key: key.to_string(), value: Some(AnyValue { text: value.to_string() }) }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NumberPoint {
+    #[prost(message, repeated, tag = "7")]
+    attributes: Vec<KeyValue>,
+    #[prost(fixed64, tag = "2")]
+    start: u64,
+    #[prost(fixed64, tag = "3")]
+    time: u64,
+    #[prost(double, optional, tag = "4")]
+    value: Option<f64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Buckets {
+    #[prost(sint32, tag = "1")]
+    offset: i32,
+    #[prost(uint64, repeated, tag = "2")]
+    counts: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct HistogramPoint {
+    #[prost(message, repeated, tag = "1")]
+    attributes: Vec<KeyValue>,
+    #[prost(fixed64, tag = "2")]
+    start: u64,
+    #[prost(fixed64, tag = "3")]
+    time: u64,
+    #[prost(fixed64, tag = "4")]
+    count: u64,
+    #[prost(double, optional, tag = "5")]
+    sum: Option<f64>,
+    #[prost(sint32, tag = "6")]
+    scale: i32,
+    #[prost(fixed64, tag = "7")]
+    zero_count: u64,
+    #[prost(message, optional, tag = "8")]
+    positive: Option<Buckets>,
+    #[prost(message, optional, tag = "9")]
+    negative: Option<Buckets>,
+    #[prost(double, optional, tag = "12")]
+    min: Option<f64>,
+    #[prost(double, optional, tag = "13")]
+    max: Option<f64>,
+    #[prost(double, tag = "14")]
+    zero_threshold: f64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Gauge {
+    #[prost(message, repeated, tag = "1")]
+    points: Vec<NumberPoint>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Total {
+    #[prost(message, repeated, tag = "1")]
+    points: Vec<NumberPoint>,
+    #[prost(int32, tag = "2")]
+    temporality: i32,
+    #[prost(bool, tag = "3")]
+    is_monotonic: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Histogram {
+    #[prost(message, repeated, tag = "1")]
+    points: Vec<HistogramPoint>,
+    #[prost(int32, tag = "2")]
+    temporality: i32,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Data {
+    #[prost(message, tag = "5")]
+    Gauge(Gauge),
+    #[prost(message, tag = "7")]
+    Sum(Total),
+    #[prost(message, tag = "10")]
+    Histogram(Histogram),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metric {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "3")]
+    unit: String,
+    #[prost(oneof = "Data", tags = "5, 7, 10")]
+    data: Option<Data>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Scope {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    version: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ScopeMetrics {
+    #[prost(message, optional, tag = "1")]
+    scope: Option<Scope>,
+    #[prost(message, repeated, tag = "2")]
+    metrics: Vec<Metric>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Resource {
+    #[prost(message, repeated, tag = "1")]
+    attributes: Vec<KeyValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResourceMetrics {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    scopes: Vec<ScopeMetrics>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(message, repeated, tag = "1")]
+    resources: Vec<ResourceMetrics>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PartialSuccess {
+    #[prost(int64, tag = "1")]
+    rejected: i64,
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Response {
+    #[prost(message, optional, tag = "1")]
+    partial: Option<PartialSuccess>,
+}
+
+/// What goes on from interval to interval.
+#[derive(Default)]
+struct Running {
+    sums: HashMap<Series, (f64, Sum, f64)>,
+    histograms: HashMap<Series, (f64, Distribution, f64)>,
+}
+
+#[derive(Clone, Default)]
+struct Distribution {
+    buckets: Exponential,
+    sum: Sum,
+    min: f64,
+    max: f64,
+}
+
+impl Running {
+    /// Adds to a sum: since when it goes, and where it is.
+    fn add(&mut self, series: &Series, start: f64, end: f64, value: f64) -> (f64, f64) {
+        let (since, sum, updated) = self.sums.entry(series.clone()).or_insert((start, Sum::default(), end));
+        sum.add(value);
+        *updated = end;
+        (*since, sum.value())
+    }
+
+    fn merge(
+        &mut self,
+        series: &Series,
+        start: f64,
+        end: f64,
+        fresh: &Distribution,
+        values: &[(f64, f64)],
+    ) -> (f64, Distribution) {
+        let new = || (start, Distribution { min: fresh.min, max: fresh.max, ..Distribution::default() }, end);
+        let (since, held, updated) = self.histograms.entry(series.clone()).or_insert_with(new);
+        values.iter().for_each(|(value, count)| held.buckets.add(*value, *count));
+        held.sum.merge(fresh.sum);
+        (held.min, held.max) = (held.min.min(fresh.min), held.max.max(fresh.max));
+        *updated = end;
+        (*since, held.clone())
+    }
+
+    fn forget(&mut self, oldest: f64) {
+        self.sums.retain(|_, (_, _, updated)| *updated > oldest);
+        self.histograms.retain(|_, (_, _, updated)| *updated > oldest);
+    }
+}
+
+/// A request's body, and the points in it.
+type Prepared = (Vec<u8>, u64);
+
+/// A collector.
+struct OtlpSink {
+    spec: OtlpSpec,
+    url: String,
+    post: Post,
+    running: Running,
+    /// Requests of the interval with this number and end, so that one that is offered again is not added again.
+    ready: Option<(u64, u64, Vec<Prepared>)>,
+}
+
+fn nanos(secs: f64) -> u64 {
+    // A double does not hold nanoseconds of today.
+    (secs.max(0.0) * 1e6).round() as u64 * 1000
+}
+
+fn attributes(series: &Series) -> Vec<KeyValue> {
+    let mut all: Vec<KeyValue> = Vec::new();
+    for (key, value) in series.tags() {
+        match all.last_mut().filter(|last| last.key == key) {
+            Some(KeyValue { value: Some(known), .. }) => {
+                known.text.push(',');
+                known.text.push_str(value.unwrap_or(""));
+            }
+            Some(_) | None => all.push(attribute(key, value.unwrap_or(""))),
+        }
+    }
+    all
+}
+
+fn side(buckets: &BTreeMap<i32, f64>) -> Option<Buckets> {
+    let (first, counts) = Exponential::runs(buckets, i32::MAX).pop()?;
+    // A bucket of OpenTelemetry is counted from its lower bound.
+    Some(Buckets { offset: first - 1, counts: counts.into_iter().map(|count| count.round() as u64).collect() })
+}
+
+impl OtlpSink {
+    /// The requests of an interval, each with its points.
+    fn requests(&mut self, snapshot: &Snapshot) -> Vec<Prepared> {
+        let mut requests = Vec::new();
+        let mut metrics: BTreeMap<(String, u8), Metric> = BTreeMap::new();
+        let mut points = 0;
+        let stamped = snapshot.stamped.iter().map(Ok);
+        let all = (0..).map_while(|n| snapshot.point(n)).map(Err).chain(stamped);
+        for item in all {
+            let (name, class, metric) = match item {
+                Err(point) => self.metric(snapshot, point),
+                Ok(one) => {
+                    let class = if one.series.kind() == Kind::Gauge { 0 } else { 1 };
+                    let point = number_point(&one.series, one.time - 1.0, one.time, one.value);
+                    (one.series.name().to_string(), class, number(class, point, one.value, Temporality::Delta))
+                }
+            };
+            points += 1;
+            join(metrics.entry((name.clone(), class)).or_insert(Metric { name, ..Metric::default() }), metric);
+            if points == REQUEST_POINTS {
+                requests.push((self.request(std::mem::take(&mut metrics)), points as u64));
+                points = 0;
+            }
+        }
+        if points > 0 {
+            requests.push((self.request(metrics), points as u64));
+        }
+        self.running.forget(snapshot.end - self.spec.ttl.as_secs_f64());
+        requests
+    }
+
+    fn request(&self, metrics: BTreeMap<(String, u8), Metric>) -> Vec<u8> {
+        let resource = Resource { attributes: self.spec.resource.iter().map(|(k, v)| attribute(k, v)).collect() };
+        let scope = Scope { name: "systole".into(), version: env!("CARGO_PKG_VERSION").into() };
+        let scopes = vec![ScopeMetrics { scope: Some(scope), metrics: metrics.into_values().collect() }];
+        Request { resources: vec![ResourceMetrics { resource: Some(resource), scopes }] }.encode_to_vec()
+    }
+
+    /// A metric with one point: its name, and what kind of data it has.
+    fn metric(&mut self, snapshot: &Snapshot, point: Point<'_>) -> (String, u8, Metric) {
+        let series = point.series();
+        let (start, end) = (snapshot.end - snapshot.interval_secs_of(series), snapshot.end);
+        let name = series.name().to_string();
+        let is_cumulative = self.spec.temporality == Temporality::Cumulative;
+        match point {
+            Point::Counter(point) => {
+                let fresh = point.sum.value();
+                let (since, value) =
+                    if is_cumulative { self.running.add(series, start, end, fresh) } else { (start, fresh) };
+                let metric = number(1, number_point(series, since, end, value), fresh, self.spec.temporality);
+                (name, 1, metric)
+            }
+            Point::Gauge(_) | Point::Set(_) | Point::Kv(_) => {
+                let value = match point {
+                    Point::Gauge(point) => point.gauge.value(),
+                    Point::Set(point) => point.members.count(),
+                    Point::Kv(point) => point.values.last().copied().unwrap_or(0.0),
+                    Point::Counter(_) | Point::Timer(_) => 0.0,
+                };
+                (name, 0, number(0, number_point(series, start, end, value), value, self.spec.temporality))
+            }
+            Point::Timer(point) => {
+                let (values, summary) = (snapshot.values(point), snapshot.summary(point));
+                let mut fresh = Distribution { min: summary.min, max: summary.max, ..Distribution::default() };
+                fresh.sum.add(summary.sum);
+                let (since, held) = if is_cumulative {
+                    self.running.merge(series, start, end, &fresh, &values)
+                } else {
+                    values.iter().for_each(|(value, count)| fresh.buckets.add(*value, *count));
+                    (start, fresh)
+                };
+                let (positive, negative) = (side(&held.buckets.positive), side(&held.buckets.negative));
+                let counted = |side: &Option<Buckets>| side.as_ref().map_or(0, |side| side.counts.iter().sum::<u64>());
+                let zero_count = held.buckets.zero.round() as u64;
+                let point = HistogramPoint {
+                    attributes: attributes(series),
+                    start: nanos(since),
+                    time: nanos(end),
+                    count: counted(&positive) + counted(&negative) + zero_count,
+                    sum: Some(held.sum.value()),
+                    scale: held.buckets.schema,
+                    zero_count,
+                    positive,
+                    negative,
+                    min: Some(held.min),
+                    max: Some(held.max),
+                    zero_threshold: ZERO_THRESHOLD,
+                };
+                let unit = if series.kind() == Kind::Timer { "ms" } else { "" };
+                let data = Histogram { points: vec![point], temporality: temporality(self.spec.temporality) };
+                (name, 2, Metric { unit: unit.into(), data: Some(Data::Histogram(data)), ..Metric::default() })
+            }
+        }
+    }
+}
+
+fn temporality(temporality: Temporality) -> i32 {
+    match temporality {
+        Temporality::Delta => 1,
+        Temporality::Cumulative => 2,
+    }
+}
+
+fn number_point(series: &Series, start: f64, end: f64, value: f64) -> NumberPoint {
+    NumberPoint { attributes: attributes(series), start: nanos(start), time: nanos(end), value: Some(value) }
+}
+
+/// A sum (class 1), which rises if what is `fresh` is not negative, or a gauge.
+fn number(class: u8, point: NumberPoint, fresh: f64, of: Temporality) -> Metric {
+    let data = match class {
+        1 => Data::Sum(Total { points: vec![point], temporality: temporality(of), is_monotonic: fresh >= 0.0 }),
+        _ => Data::Gauge(Gauge { points: vec![point] }),
+    };
+    Metric { data: Some(data), ..Metric::default() }
+}
+
+/// Adds the points of a metric to another of the same name and class.
+fn join(known: &mut Metric, more: Metric) {
+    match (&mut known.data, more.data) {
+        (None, data) => (known.data, known.unit) = (data, more.unit),
+        (Some(Data::Gauge(known)), Some(Data::Gauge(more))) => known.points.extend(more.points),
+        (Some(Data::Sum(known)), Some(Data::Sum(more))) => {
+            known.points.extend(more.points);
+            known.is_monotonic &= more.is_monotonic;
+        }
+        (Some(Data::Histogram(known)), Some(Data::Histogram(more))) => known.points.extend(more.points),
+        (Some(_), _) => {}
+    }
+}
+
+impl Sink for OtlpSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let key = (snapshot.sequence, snapshot.end.to_bits());
+            if self.ready.as_ref().is_none_or(|(sequence, end, _)| (*sequence, *end) != key) {
+                let requests = tokio::task::block_in_place(|| self.requests(snapshot));
+                self.ready = Some((key.0, key.1, requests));
+            }
+            let (mut refused, mut bytes) = (0, 0);
+            // What was taken is not sent again: with `delta` it would count twice.
+            while let Some((body, points)) = self.ready.as_ref().and_then(|(_, _, left)| left.last().cloned()) {
+                bytes += body.len() as u64;
+                let mut headers = vec![(CONTENT_TYPE, "application/x-protobuf")];
+                let body = if self.spec.gzip {
+                    headers.push((CONTENT_ENCODING, "gzip"));
+                    gzip(&body)?
+                } else {
+                    body
+                };
+                let url = self.url.clone();
+                match self.post.send(&url, &headers, body).await? {
+                    Outcome::Refused(_) => refused += points,
+                    Outcome::Taken(answer) => {
+                        // A body that is none says nothing.
+                        let partial = Response::decode(answer.body.clone()).ok().and_then(|response| response.partial);
+                        if let Some(partial) = partial.filter(|partial| partial.rejected > 0) {
+                            self.post.complain(&partial.message);
+                            refused += (partial.rejected as u64).min(points);
+                        }
+                    }
+                }
+                if let Some((_, _, left)) = &mut self.ready {
+                    left.pop();
+                }
+            }
+            let (events, checks) = snapshot.count_notes();
+            let unsupported = (events + checks + snapshot.presence.len()) as u64;
+            let all = [("refused", refused), ("unsupported", unsupported)];
+            Ok(Receipt { dropped: all.into_iter().filter(|(_, count)| *count > 0).collect(), bytes })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

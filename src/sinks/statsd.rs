@@ -1,0 +1,355 @@
+//! Another StatsD server, told in its own protocol what an interval came to: one line for a counter, a gauge, each sample of a
+//! timer and each member of a set that is still known, so that it can go on aggregating.
+//!
+//! The dialect `dogstatsd` has tags as `|#k:v`, histograms, distributions, events, service checks and times; in `etsy` histograms and
+//! distributions are timers, and a negative gauge is set by way of zero, in one datagram. A sample that stands for several has
+//! the rate that says so. Sets that are estimates have no members to tell (`estimated`).
+//!
+//! Over UDP lines are packed into datagrams of at most `max_datagram` bytes; whether they arrive nobody knows, but a server that
+//! is not there at all is noticed. Over TCP a line ends with a newline.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UdpSocket};
+
+use crate::aggregate::{Note, NoteBody};
+use crate::inert::is_active;
+use crate::protocol::Kind;
+use crate::series::Series;
+use crate::snapshot::{Point, Snapshot, number, write_number};
+
+use super::spec::{bare, choice, reach};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// With everything.
+    #[default]
+    Dogstatsd,
+    /// What the original reads.
+    Etsy,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Transport {
+    #[default]
+    Udp,
+    Tcp,
+}
+
+/// `statsd` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatsdSpec {
+    address: String,
+    transport: Transport,
+    dialect: Dialect,
+    max_datagram: u64,
+}
+
+impl Default for StatsdSpec {
+    fn default() -> StatsdSpec {
+        StatsdSpec {
+            address: String::new(),
+            transport: Transport::Udp,
+            dialect: Dialect::Dogstatsd,
+            max_datagram: 1432,
+        }
+    }
+}
+
+impl Spec for StatsdSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        form.field("address", Field::HostPort(&mut self.address));
+        form.demand("address", !self.address.is_empty(), "\"127.0.0.1:8125\"");
+        choice(form, "transport", &[("udp", Transport::Udp), ("tcp", Transport::Tcp)], &mut self.transport);
+        choice(form, "dialect", &[("dogstatsd", Dialect::Dogstatsd), ("etsy", Dialect::Etsy)], &mut self.dialect);
+        form.field("max_datagram", Field::Whole(&mut self.max_datagram, 512..=65_507));
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.address = bare(place).to_string();
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.address.clone()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        match self.transport {
+            Transport::Tcp => reach(&self.address),
+            Transport::Udp => {
+                let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).map_err(|error| error.to_string())?;
+                let reached = socket.connect(&self.address);
+                reached.map_err(|error| format!("cannot reach {}: {error}", self.address))?;
+                Ok(format!("{} can be sent to; UDP does not say whether anybody listens", self.address))
+            }
+        }
+    }
+
+    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(StatsdSink { spec: self.clone(), wire: None }))
+    }
+}
+
+enum Wire {
+    Datagrams(UdpSocket),
+    Stream(TcpStream),
+}
+
+/// A StatsD server.
+struct StatsdSink {
+    spec: StatsdSpec,
+    wire: Option<Wire>,
+}
+
+/// An interval as lines. What stands in one item belongs into one datagram.
+pub struct Encoder {
+    dialect: Dialect,
+    line: Vec<u8>,
+}
+
+impl Encoder {
+    /// Lines of a dialect.
+    pub fn new(dialect: Dialect) -> Encoder {
+        Encoder { dialect, line: Vec::new() }
+    }
+
+    /// Hands every item to `visit`; how many records cannot be told, by reason.
+    pub fn each(&mut self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8])) -> Vec<(&'static str, u64)> {
+        let (mut estimated, mut unsupported) = (0, 0);
+        for point in (0..).map_while(|n| snapshot.point(n)) {
+            let series = point.series();
+            match point {
+                Point::Counter(point) => {
+                    self.value(series, "c", point.sum.value(), 1.0, None);
+                    visit(&self.line);
+                }
+                Point::Gauge(point) => {
+                    self.gauge(series, point.gauge.value(), None);
+                    visit(&self.line);
+                }
+                Point::Kv(point) => {
+                    // Key-value pairs are nobody's but statsite's.
+                    unsupported += point.values.len() as u64;
+                }
+                Point::Timer(point) => {
+                    let kind = match (series.kind(), self.dialect) {
+                        (Kind::Histogram, Dialect::Dogstatsd) => "h",
+                        (Kind::Distribution, Dialect::Dogstatsd) => "d",
+                        _ => "ms",
+                    };
+                    for (value, count) in snapshot.values(point) {
+                        self.value(series, kind, value, count, None);
+                        visit(&self.line);
+                    }
+                }
+                Point::Set(point) => match point.members.hashes() {
+                    Some(hashes) => {
+                        for hash in hashes {
+                            self.begin(series);
+                            self.line.extend_from_slice(format!("{hash:016x}|s").as_bytes());
+                            self.end(series, None);
+                            visit(&self.line);
+                        }
+                    }
+                    None => estimated += 1,
+                },
+            }
+        }
+        for one in &snapshot.stamped {
+            match one.series.kind() {
+                Kind::Gauge => self.gauge(&one.series, one.value, Some(one.time)),
+                _ => self.value(&one.series, "c", one.value, 1.0, Some(one.time)),
+            }
+            visit(&self.line);
+        }
+        for note in &snapshot.notes {
+            if self.dialect == Dialect::Etsy {
+                unsupported += 1;
+            } else {
+                self.note(note);
+                visit(&self.line);
+            }
+        }
+        unsupported += snapshot.presence.len() as u64;
+        let all = [("estimated", estimated), ("unsupported", unsupported)];
+        all.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn begin(&mut self, series: &Series) {
+        self.line.clear();
+        self.text(series.name());
+        self.line.push(b':');
+    }
+
+    /// Text without what would end it.
+    fn text(&mut self, text: &str) {
+        let mut buffer = [0; 4];
+        for c in text.chars() {
+            let shown = if is_active(c) || matches!(c, ':' | '|' | '@' | '#' | ',' | '\n') { '_' } else { c };
+            self.line.extend_from_slice(shown.encode_utf8(&mut buffer).as_bytes());
+        }
+    }
+
+    fn value(&mut self, series: &Series, kind: &str, value: f64, count: f64, time: Option<f64>) {
+        self.begin(series);
+        write_number(&mut self.line, value);
+        self.line.push(b'|');
+        self.line.extend_from_slice(kind.as_bytes());
+        if count != 1.0 && count > 0.0 {
+            self.line.extend_from_slice(b"|@");
+            self.line.extend_from_slice(number(1.0 / count).as_bytes());
+        }
+        self.end(series, time);
+    }
+
+    fn gauge(&mut self, series: &Series, value: f64, time: Option<f64>) {
+        let mut before = Vec::new();
+        if value < 0.0 && self.dialect == Dialect::Etsy {
+            // A sign would adjust it.
+            self.value(series, "g", 0.0, 1.0, time);
+            before = std::mem::take(&mut self.line);
+            before.push(b'\n');
+        }
+        self.value(series, "g", value, 1.0, time);
+        before.append(&mut self.line);
+        self.line = before;
+    }
+
+    fn end(&mut self, series: &Series, time: Option<f64>) {
+        let tags: Vec<(String, Option<String>)> =
+            series.tags().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect();
+        self.tags(&tags);
+        if let Some(time) = time.filter(|_| self.dialect == Dialect::Dogstatsd) {
+            self.line.extend_from_slice(format!("|T{}", time as i64).as_bytes());
+        }
+    }
+
+    fn tags(&mut self, tags: &[(String, Option<String>)]) {
+        for (n, (key, value)) in tags.iter().enumerate() {
+            self.line.extend_from_slice(if n == 0 { b"|#" } else { b"," });
+            self.text(key);
+            if let Some(value) = value {
+                self.line.push(b':');
+                // A value may hold colons.
+                for (n, part) in value.split(':').enumerate() {
+                    if n > 0 {
+                        self.line.push(b':');
+                    }
+                    self.text(part);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, note: &Note) {
+        self.line.clear();
+        let mut fields: Vec<(&str, &str)> = Vec::new();
+        let escaped = |text: &str| text.replace('\n', "\\n");
+        let message = match &note.body {
+            NoteBody::Event { title, text, priority, alert_type, aggregation_key, source_type } => {
+                let (title, text) = (escaped(title), escaped(text));
+                self.line.extend_from_slice(format!("_e{{{},{}}}:{title}|{text}", title.len(), text.len()).as_bytes());
+                self.line.extend_from_slice(format!("|d:{}", note.time as i64).as_bytes());
+                fields.extend(aggregation_key.as_deref().map(|key| ("k", key)));
+                fields.extend([("p", *priority), ("t", *alert_type)]);
+                fields.extend(source_type.as_deref().map(|source| ("s", source)));
+                None
+            }
+            NoteBody::ServiceCheck { name, status, message: said } => {
+                self.line.extend_from_slice(b"_sc|");
+                self.text(name);
+                self.line.extend_from_slice(format!("|{status}|d:{}", note.time as i64).as_bytes());
+                said.as_deref()
+            }
+        };
+        fields.extend(note.host.as_deref().map(|host| ("h", host)));
+        for (key, value) in fields {
+            self.line.extend_from_slice(format!("|{key}:").as_bytes());
+            self.text(value);
+        }
+        self.tags(&note.tags);
+        if let Some(message) = message {
+            // It must come last.
+            self.line.extend_from_slice(b"|m:");
+            self.line.extend_from_slice(escaped(message).replace("|", "_").as_bytes());
+        }
+    }
+}
+
+impl StatsdSink {
+    async fn connect(&self) -> io::Result<Wire> {
+        match self.spec.transport {
+            Transport::Tcp => Ok(Wire::Stream(TcpStream::connect(&self.spec.address).await?)),
+            Transport::Udp => {
+                let to = tokio::net::lookup_host(&self.spec.address).await?.next();
+                let to = to.ok_or_else(|| io::Error::other("it has no address"))?;
+                let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(from).await?;
+                socket.connect(to).await?;
+                Ok(Wire::Datagrams(socket))
+            }
+        }
+    }
+
+    async fn send(&mut self, pieces: &[Vec<u8>]) -> io::Result<()> {
+        let mut wire = match self.wire.take() {
+            Some(wire) => wire,
+            None => self.connect().await?,
+        };
+        match &mut wire {
+            Wire::Stream(stream) => {
+                for piece in pieces {
+                    stream.write_all(piece).await?;
+                    stream.write_all(b"\n").await?;
+                }
+                stream.flush().await?;
+            }
+            Wire::Datagrams(socket) => {
+                for (n, piece) in pieces.iter().enumerate() {
+                    socket.send(piece).await?;
+                    if n % 32 == 31 {
+                        // A burst would only overflow the other side's buffer.
+                        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    }
+                }
+                // Somebody who is not there says so a moment later.
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                if let Some(error) = socket.take_error()? {
+                    return Err(error);
+                }
+            }
+        }
+        self.wire = Some(wire);
+        Ok(())
+    }
+}
+
+impl Sink for StatsdSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let most = self.spec.max_datagram as usize;
+            let mut pieces: Vec<Vec<u8>> = Vec::new();
+            let dropped = Encoder::new(self.spec.dialect).each(snapshot, |item| match pieces.last_mut() {
+                Some(last) if last.len() + 1 + item.len() <= most => {
+                    last.push(b'\n');
+                    last.extend_from_slice(item);
+                }
+                Some(_) | None => pieces.push(item.to_vec()),
+            });
+            let bytes = pieces.iter().map(Vec::len).sum::<usize>() as u64;
+            if !pieces.is_empty() {
+                self.send(&pieces).await.map_err(|error| SinkError::new(format!("{}: {error}", self.spec.address)))?;
+            }
+            Ok(Receipt { dropped, bytes })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

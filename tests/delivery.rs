@@ -1,0 +1,282 @@
+//! Receivers that behave badly, through the front door: what the status says of each, that nothing is delivered twice or lost,
+//! and that the sink's equation holds. The sinks stand for all that deliver over HTTP, which share their way to do it.
+
+#[path = "support/receiver.rs"]
+mod receiver;
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use receiver::Reply::{self, Breaks, Drips, Garbage, Nothing, Says, With};
+use receiver::receiver;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use serde_json::Value;
+use support::{Daemon, systole, text};
+
+fn start(dir: &Path, sink: &str) -> Daemon {
+    let config = format!(
+        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\nname = \"it\"\n{sink}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    );
+    Daemon::start(dir, &config)
+}
+
+fn sink(status: &Value) -> &Value {
+    let sink = &status["sinks"]["it"];
+    let number = |key: &str| sink[key].as_u64().expect("a number");
+    let dropped: u64 = sink["dropped"].as_object().expect("a table").values().filter_map(Value::as_u64).sum();
+    assert_eq!(number("offered"), number("delivered") + number("queued") + number("spooled") + dropped, "{sink}");
+    sink
+}
+
+fn influx(address: SocketAddr) -> String {
+    format!("type = \"influx\"\nurl = \"http://{address}\"\ndatabase = \"d\"\ntimeout = \"500ms\"\ngzip = false\n")
+}
+
+#[test]
+fn a_receiver_that_behaves_badly_is_told_and_gets_the_interval_when_it_behaves() {
+    let cases: [(Reply, &str); 7] = [
+        (Nothing, "no answer within 0.5 s"),
+        (Drips, "no answer within 0.5 s"),
+        (Garbage, "invalid HTTP"),
+        (Breaks, "error reading a body from connection"),
+        (Says(503, "maintenance"), "answered 503: maintenance"),
+        (Says(401, "who are you?"), "answered 401: who are you?"),
+        (Says(307, ""), "answered 307"),
+    ];
+    for (reply, expected) in cases {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (address, requests) = receiver(vec![reply.clone(), Says(204, "")]);
+        let mut daemon = start(dir.path(), &influx(address));
+        daemon.send_udp(&[b"a:7|c"]);
+        daemon.wait_for(expected, |lines| {
+            lines.iter().any(|line| line.contains("delivery failed") && line.contains(expected))
+        });
+        let status = daemon.status_when("delivered", |status| sink(status)["delivered"].as_u64() > Some(0));
+        assert_eq!(sink(&status)["last_error"], Value::Null, "{reply:?}");
+        let told: Vec<String> = requests.try_iter().map(|request| request.text()).collect();
+        assert!(told.len() >= 2 && told[0] == told[1] && told[0].contains("value=7,"), "{reply:?}: {told:?}");
+        daemon.stop();
+    }
+}
+
+#[test]
+fn while_it_fails_the_status_says_how_and_since_when_something_waits() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (address, _requests) = receiver(vec![Says(500, "no")]);
+    let daemon = start(dir.path(), &(influx(address) + "queue = 2"));
+    for n in 0..5 {
+        daemon.send_udp(&[format!("a{n}:7|c").as_bytes()]);
+        std::thread::sleep(Duration::from_millis(210));
+    }
+    let status = daemon.status_when("a full queue", |status| sink(status)["dropped"]["queue_full"].as_u64() > Some(0));
+    let shown = sink(&status);
+    assert!(shown["last_error"].as_str().is_some_and(|error| error.contains("answered 500: no")), "{shown}");
+    assert!(shown["oldest_waiting"].as_f64() > Some(1e9) && shown["last_success"] == 0.0, "{shown}");
+}
+
+#[test]
+fn a_receiver_that_asks_for_time_gets_it() {
+    for header in ["Retry-After: 2", "Retry-After: DATE"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let then = std::time::SystemTime::now() + Duration::from_secs(3);
+        let header: &'static str = header.replace("DATE", &httpdate::fmt_http_date(then)).leak();
+        let (address, requests) = receiver(vec![With(429, header, "slow down"), Says(204, "")]);
+        let daemon = start(dir.path(), &influx(address));
+        daemon.send_udp(&[b"a:7|c"]);
+        let wait = || requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+        wait();
+        let began = Instant::now();
+        wait();
+        // Left to itself it would come back after a quarter of a second.
+        assert!(began.elapsed() > Duration::from_millis(900), "{header}: {:?}", began.elapsed());
+        daemon.stop();
+    }
+}
+
+#[test]
+fn what_is_refused_for_good_is_dropped_and_counted_by_every_sink() {
+    for (kind, more) in [
+        ("remote_write", ""),
+        ("otlp", ""),
+        ("clickhouse", "create = false"),
+        ("datadog", "api_key = \"k\""),
+        ("influx", "database = \"d\""),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (address, _requests) = receiver(vec![Says(400, "that cannot be"), Says(204, "")]);
+        let mut daemon = start(dir.path(), &format!("type = \"{kind}\"\nurl = \"http://{address}\"\n{more}"));
+        daemon.send_udp(&[b"a:7|c"]);
+        let status = daemon.status_when(kind, |status| sink(status)["dropped"]["refused"] == 1);
+        assert_eq!(sink(&status)["queued"], 0);
+        daemon.wait_for("a warning", |lines| {
+            lines.iter().any(|line| line.contains("refused") && line.contains("that cannot be"))
+        });
+        daemon.stop();
+    }
+}
+
+#[test]
+fn credentials_go_along_and_are_never_shown() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("secret"), "hunter2\n").expect("written");
+    let secret = format!("file:{}", dir.path().join("secret").display());
+    for (more, expected) in [
+        (format!("username = \"me\"\npassword = \"{secret}\""), "authorization: basic bwu6ahvudgvymg=="),
+        (format!("token = \"{secret}\""), "authorization: bearer hunter2"),
+        ("headers = { \"X-Scope-OrgID\" = \"7\" }".to_string(), "x-scope-orgid: 7"),
+    ] {
+        let (address, requests) = receiver(vec![Says(200, "")]);
+        let config = format!("type = \"otlp\"\nurl = \"http://{address}\"\n{more}");
+        let daemon = start(dir.path(), &config);
+        daemon.send_udp(&[b"a:7|c"]);
+        let request = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+        assert!(request.headers.contains(expected), "{}", request.headers);
+        let log = daemon.stop();
+        assert!(log.iter().all(|line| !line.contains("hunter2")), "{log:?}");
+        let file = dir.path().join("systole.toml");
+        let printed = text(&systole(&["check", "--print", "-c", file.to_str().expect("plain")], b"").stdout);
+        assert!(!printed.contains("hunter2") && printed.contains("type = \"otlp\""), "{printed}");
+    }
+}
+
+/// An authority of ours, with a certificate for 127.0.0.1 and one for a client.
+struct Authority {
+    root: String,
+    server: (String, String),
+    client: (String, String),
+}
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a root");
+    let issue = |name: &str| {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_string()]).expect("parameters");
+        (params.signed_by(&key, &issuer).expect("a certificate").pem(), key.serialize_pem())
+    };
+    Authority { root: issuer.pem(), server: issue("127.0.0.1"), client: issue("systole") }
+}
+
+/// An HTTPS server that asks for a certificate of the same authority if `asks`; answers 204 to everything.
+fn secure(authority: &Authority, asks: bool) -> SocketAddr {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = vec![CertificateDer::from_pem_slice(authority.server.0.as_bytes()).expect("PEM")];
+    let key = PrivateKeyDer::from_pem_slice(authority.server.1.as_bytes()).expect("PEM");
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.root.as_bytes()).expect("PEM")).expect("a root");
+    let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let config = config.expect("versions");
+    let config = if asks {
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("a verifier");
+        config.with_client_cert_verifier(verifier)
+    } else {
+        config.with_no_client_auth()
+    };
+    let config = Arc::new(config.with_single_cert(chain, key).expect("a certificate with its key"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || {
+                let connection = ServerConnection::new(config).expect("a connection");
+                let mut stream = StreamOwned::new(connection, stream);
+                let mut bytes = [0; 65536];
+                while let Ok(1..) = stream.read(&mut bytes) {
+                    if stream.write_all(b"HTTP/1.1 204 x\r\n\r\n").is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn tls_takes_the_right_certificates_and_no_others() {
+    let (ours, foreign) = (authority(), authority());
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let (root, other_root) = (write("root.pem", &ours.root), write("other.pem", &foreign.root));
+    let (certificate, key) = (write("client.pem", &ours.client.0), write("client.key", &ours.client.1));
+    let client = format!("tls = {{ ca = \"{root}\", certificate = \"{certificate}\", key = \"{key}\" }}");
+    for (asks, tls, problem) in [
+        (false, format!("tls = {{ ca = \"{root}\" }}"), None),
+        (true, client, None),
+        (false, format!("tls = {{ ca = \"{other_root}\" }}"), Some("invalid peer certificate")),
+        (false, String::new(), Some("invalid peer certificate")),
+        (true, format!("tls = {{ ca = \"{root}\" }}"), Some("")),
+    ] {
+        let address = secure(&ours, asks);
+        let config = format!("type = \"influx\"\nurl = \"https://{address}\"\ndatabase = \"d\"\n{tls}");
+        let daemon = start(dir.path(), &config);
+        daemon.send_udp(&[b"a:7|c"]);
+        let status = daemon.status_when("an outcome", |status| {
+            sink(status)["delivered"] == 1 || sink(status)["last_error"].is_string()
+        });
+        match problem {
+            None => assert_eq!(sink(&status)["delivered"], 1, "{config}: {status}"),
+            Some(problem) => {
+                let said = sink(&status)["last_error"].as_str().unwrap_or("").to_string();
+                assert!(said.contains(problem) && !said.is_empty(), "{config}: {said}");
+            }
+        }
+    }
+    let file = dir.path().join("bad.toml");
+    let config = format!(
+        "[http]\naddress = \"off\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[sink]]\ntype = \"otlp\"\nurl = \"https://127.0.0.1:9\"\ntls.ca = \"{key}\"\n"
+    );
+    std::fs::write(&file, config).expect("written");
+    let output = systole(&["run", "-c", file.to_str().expect("plain")], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("there is no certificate in it"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_sink_that_is_not_in_the_build_says_so() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    for (kind, is_there) in
+        [("kafka", cfg!(feature = "kafka")), ("nats", cfg!(feature = "nats")), ("postgres", cfg!(feature = "postgres"))]
+    {
+        std::fs::write(&file, format!("[[sink]]\ntype = \"{kind}\"\n")).expect("written");
+        let said = text(&systole(&["check", "-c", file.to_str().expect("plain")], b"").stderr);
+        let expected = format!("sink[0].type: type `{kind}` is not in this build (feature `{kind}`)");
+        assert_eq!(said.contains(&expected), !is_there, "{said}");
+    }
+}
+
+#[test]
+fn one_that_hangs_delays_no_other() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (address, _requests) = receiver(vec![Nothing]);
+    let good = dir.path().join("records");
+    let more =
+        format!("{}[[sink]]\ntype = \"file\"\npath = \"{}\"", influx(address).replace("500ms", "30s"), good.display());
+    let daemon = start(dir.path(), &more);
+    for _ in 0..5 {
+        daemon.send_udp(&[b"a:1|c"]);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let late =
+        support::records(&good).iter().filter_map(|record| record["flush"]["late_secs"].as_f64()).fold(0.0, f64::max);
+    assert!(late < 0.1, "{late}");
+    daemon.status_when("the other went on", |status| status["sinks"]["file"]["delivered"].as_u64() >= Some(5));
+}

@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Prometheus and VictoriaMetrics by remote write, and Prometheus scraping native histograms: 10,000 lines of every kind in,
+values read back.
+
+  remote_write.py --systole PATH [--lines N] [--victoria PROGRAM]
+"""
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections import defaultdict
+
+from common import Processes, Systole, free_port, get_json, holds, wait_for
+
+LABELS = [("", ()), ("|#route:/a,Zone:9", (("Zone", "9"), ("route", "/a"))), ('|#k:ü"\\x', (("k", 'ü"\\x'),))]
+
+
+def query(base, text, at=None):
+    url = f"{base}/api/v1/query?" + urllib.parse.urlencode({"query": text} | ({"time": at} if at else {}))
+    result = get_json(url)["data"]["result"]
+    hidden = ("__name__", "job", "instance")
+    return {tuple(sorted((k, v) for k, v in one["metric"].items() if k not in hidden)): float(one["value"][1])
+            for one in result if "value" in one}
+
+
+def near(found, expected, tolerance):
+    return found is not None and abs(found - expected) <= tolerance * max(abs(expected), 1e-12)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--systole", required=True)
+    parser.add_argument("--lines", type=int, default=10_000)
+    parser.add_argument("--victoria", default="victoria-metrics")
+    args = parser.parse_args()
+    rng = random.Random(7)
+    with tempfile.TemporaryDirectory() as folder, Processes() as processes:
+        web, scrape, vm = free_port(), free_port(), free_port()
+        with open(f"{folder}/prom.yml", "w") as out:
+            out.write("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: scraped\n    static_configs:\n"
+                      f"      - targets: ['127.0.0.1:{scrape}']\n")
+        processes.start(["prometheus", f"--config.file={folder}/prom.yml", f"--storage.tsdb.path={folder}/prom",
+                         f"--web.listen-address=127.0.0.1:{web}", "--web.enable-remote-write-receiver",
+                         "--enable-feature=native-histograms"], f"{folder}/prom.log")
+        processes.start([args.victoria, f"-storageDataPath={folder}/vm", f"-httpListenAddr=127.0.0.1:{vm}",
+                         "-retentionPeriod=1", "-search.latencyOffset=0s", "-memory.allowedBytes=256MB", "-loggerLevel=WARN"],
+                        f"{folder}/vm.log")
+        prometheus, victoria = f"http://127.0.0.1:{web}", f"http://127.0.0.1:{vm}"
+        wait_for("Prometheus", lambda: urllib.request.urlopen(f"{prometheus}/-/ready").status == 200)
+        wait_for("VictoriaMetrics", lambda: urllib.request.urlopen(f"{victoria}/health").status == 200)
+        daemon = Systole(processes, args.systole, folder, {"root": 'interval = "1s"\nself_metrics = false', "tables": f"""
+[[sink]]
+type = "remote_write"
+name = "native"
+url = "{prometheus}/api/v1/write"
+[[sink]]
+type = "remote_write"
+name = "second"
+url = "{prometheus}/api/v1/write"
+version = 2
+prefix = "second."
+[[sink]]
+type = "remote_write"
+name = "classic"
+url = "{victoria}/api/v1/write"
+histograms = "classic"
+buckets = [0.1, 0.25, 0.5, 1]
+[[sink]]
+type = "prometheus"
+address = "127.0.0.1:{scrape}"
+[[sink]]
+type = "file"
+path = "{folder}/records.jsonl"
+"""})
+        counters, gauges, samples = defaultdict(float), {}, defaultdict(list)
+        lines = []
+        for n in range(args.lines):
+            tags, labels = rng.choice(LABELS)
+            key = rng.randrange(5)
+            kind = ["c", "ms", "ms", "h", "g"][n % 5]
+            if kind == "c":
+                value, rate = rng.randrange(800) / 8, rng.choice(["", "|@0.5"])
+                counters[f"hits_{key}_total", labels] += value * (2 if rate else 1)
+                lines.append(f"hits.{key}:{value}|c{rate}{tags}")
+            elif kind == "g":
+                gauges[f"level_{key}", labels] = value = rng.randrange(-800, 800) / 8
+                lines.append(f"level.{key}:0|g{tags}\nlevel.{key}:{value}|g{tags}" if value < 0 else f"level.{key}:{value}|g{tags}")
+            else:
+                value = round(rng.lognormvariate(5, 1), 3)
+                name, scale = ("wait", 1e-3) if kind == "ms" else ("size", 1)
+                suffix = "_seconds" if kind == "ms" else ""
+                samples[f"{name}_{key}{suffix}", labels].append(value * scale)
+                lines.append(f"{name}.{key}:{value}|{kind}{tags}")
+        quarter = len(lines) // 4 + 1
+        for part in range(4):
+            daemon.send(lines[part * quarter:(part + 1) * quarter])
+            time.sleep(1.1)
+        time.sleep(1.5)
+        urllib.request.urlopen(f"{victoria}/internal/force_flush")
+        compared = 0
+
+        def check(what, found, expected, tolerance=1e-9):
+            nonlocal compared
+            if not near(found, expected, tolerance):
+                sys.exit(f"{what}: {found} instead of {expected}\n" + open(daemon.log).read()[-2000:])
+            compared += 1
+
+        places = [("pushed", prometheus, '{job="",', ""), ("scraped", prometheus, '{job="scraped",', ""),
+                  ("second", prometheus, '{job="",', "second_"), ("Victoria", victoria, "{", "")]
+        for place, base, head, prefix in places:
+            for (name, labels), value in counters.items():
+                check(f"{place} {name}", query(base, f"last_over_time({prefix}{name}{head}}}[1m])").get(labels), value)
+            for (name, labels), value in gauges.items():
+                check(f"{place} {name}", query(base, f"last_over_time({prefix}{name}{head}}}[1m])").get(labels), value)
+        worst = 0.0
+        for (name, labels), values in samples.items():
+            values.sort()
+            for place, base, head, prefix in places[:3]:
+                series = f"{prefix}{name}{head}}}"
+                check(f"{place} {name} count", query(base, f"histogram_count({series})").get(labels), len(values))
+                check(f"{place} {name} sum", query(base, f"histogram_sum({series})").get(labels), sum(values))
+                for q in (0.5, 0.9, 0.99):
+                    exact = values[max(0, min(len(values) - 1, int(q * len(values) + 0.5) - 1))]
+                    found = query(base, f"histogram_quantile({q}, {series})").get(labels)
+                    # Prometheus looks within the bucket of the value: the next value may be far from it, the bucket is not.
+                    error = min(abs(found / v - 1) for v in values[max(0, int(q * len(values)) - 2):int(q * len(values)) + 2])
+                    worst = max(worst, error)
+                    if error > 0.012:
+                        sys.exit(f"{place} {name} {q}: {found} instead of {exact}")
+                    compared += 1
+            for bound in ("0.1", "0.25", "0.5", "1", "+Inf"):
+                found = query(victoria, f"last_over_time({name}_bucket[1m])")
+                check(f"Victoria {name} {bound}", found.get(tuple(sorted(labels + (("le", bound),)))),
+                      sum(value <= float(bound.replace("+", "")) for value in values))
+            check(f"Victoria {name} sum", query(victoria, f"last_over_time({name}_sum[1m])").get(labels), sum(values))
+        status = daemon.status()["sinks"]
+        for name, account in status.items():
+            assert holds(account) and not account["dropped"], (name, account)
+        assert "does not know remote write 2.0" in open(daemon.log).read()
+        # The first interval of a counter is not lost to `increase`: a zero stands before it.
+        (name, labels), value = next(iter(counters.items()))
+        total = query(prometheus, f'max_over_time({name}{{job=""}}[5m]) - min_over_time({name}{{job=""}}[5m])').get(labels)
+        check("increase since zero", total, value)
+        print(f"{args.lines} lines, {compared} values read back from Prometheus (pushed, 2.0 with fall-back, scraped) and VictoriaMetrics: "
+              f"equal; quantiles of native histograms at most {100 * worst:.2f} % off")
+
+
+if __name__ == "__main__":
+    main()
