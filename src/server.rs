@@ -18,7 +18,7 @@ use crate::config::{self, Config, ListenUrl, Sink, show_duration, show_size};
 use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
 use crate::management::{self, Desk};
-use crate::net::{self, Bound, Transport};
+use crate::net::{self, Bound, Transport, relay};
 use crate::notify::{self, Pulse};
 use crate::plan;
 use crate::presence::Identity;
@@ -115,6 +115,15 @@ pub async fn run(
         None => None,
     };
     let (tape, taping) = taping.unzip();
+    let (mut inlets, mut relayed, mut relaying) = (Vec::new(), Vec::new(), Vec::new());
+    for relay in &config.relays {
+        let started = relay::start(relay.clone());
+        let (inlet, shown, thread) =
+            started.map_err(|error| StartError(format!("cannot start the relay {}: {error}", relay.name)))?;
+        inlets.push(inlet);
+        relayed.push(shown);
+        relaying.push(thread);
+    }
     let mut mouths = Vec::new();
     let mut shards = 0;
     for (url, socket) in bound {
@@ -128,17 +137,19 @@ pub async fn run(
         let receive_buffer = socket.receive_buffer();
         shards += socket.workers();
         let listener = socket
-            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)), vigil.as_ref(), tape.as_ref())
+            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)), vigil.as_ref(), tape.as_ref(), &inlets)
             .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
         tracing::info!(listener = %url, "listening");
         mouths.push(Mouth { url: url.to_string(), receive_buffer, listener });
     }
     drop(tape);
+    drop(inlets);
     let outlets = sinks.into_iter().map(start_sink).collect::<Result<_, _>>()?;
     let registry = Registry::new(plan::registry_options(&config, true), shards);
     let (ask, asked) = mpsc::channel(REQUESTS);
     let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone())
-        .answering(management.is_some().then_some(asked));
+        .answering(management.is_some().then_some(asked))
+        .watching(relayed);
 
     let published_for_watchdog = published.clone();
     let (stop, stopped) = watch::channel(false);
@@ -195,6 +206,10 @@ pub async fn run(
         if !matches!(ended.await, Ok(Ok(()))) {
             tracing::error!("presence failed; its message is above");
         }
+    }
+    for thread in relaying {
+        // What it holds is sent when the last worker has ended.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     }
     crew.finish(config.shutdown_grace).await;
     if let Some(taping) = taping {
@@ -352,6 +367,10 @@ fn start_up_block(
         let place = sink.kind.spec().place();
         let gap = if place.is_empty() { "" } else { "  " };
         let _ = writeln!(out, "  sink      {}{gap}{place}", sink.name);
+    }
+    for relay in &config.relays {
+        let targets = relay.targets.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(out, "  relay     {}  {targets}", relay.name);
     }
     if let Some(address) = management {
         let _ = writeln!(out, "  manage    tcp://{address}");

@@ -46,10 +46,37 @@ pub struct Ledger {
     pub series: SeriesAccount,
     /// By sink, since the start.
     pub sinks: BTreeMap<String, SinkAccount>,
+    /// By relay, since the start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub relays: BTreeMap<String, RelayAccount>,
     /// The flush.
     pub flush: FlushAccount,
     /// Share of datagrams that the kernel handed over, 0 to 1.
     pub completeness: f64,
+}
+
+/// What a relay passed on, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RelayAccount {
+    /// Datagrams, and pieces of streams, that came in.
+    pub pieces: u64,
+    /// Of those, what its queue did not take.
+    pub lost: u64,
+    /// By target.
+    pub targets: BTreeMap<String, TargetAccount>,
+}
+
+/// What a target of a relay was sent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TargetAccount {
+    /// Whether it is thought to be there.
+    pub up: bool,
+    /// Lines sent.
+    pub lines: u64,
+    /// Datagrams they went in.
+    pub datagrams: u64,
+    /// Lines that were not sent: it was down, and nobody took over.
+    pub lost: u64,
 }
 
 /// What a listener received.

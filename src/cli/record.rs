@@ -55,7 +55,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
                 let _ = writeln!(std::io::stderr(), "listening on {}", listen.url.clone().at(bound.address()));
                 let quota = Quota::new(config.max_series);
                 let shard = || Shard::new(plan::shard_options(&config, &quota, 0));
-                let listener = bound.start(shard, None, Some(&tape)).map_err(|error| error.to_string())?;
+                let listener = bound.start(shard, None, Some(&tape), &[]).map_err(|error| error.to_string())?;
                 listeners.push(listener);
             }
             drop(tape);

@@ -172,7 +172,7 @@ impl Replay {
     /// What is left to print.
     fn finish(mut self) -> Vec<u8> {
         if self.format == Format::Prometheus {
-            self.out.extend_from_slice(self.exposition.render(prometheus::Format::Text).as_bytes());
+            self.out.extend_from_slice(&self.exposition.encode(prometheus::Format::Text));
         }
         self.out
     }

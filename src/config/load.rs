@@ -121,6 +121,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let listen = listeners(&mut root, s, &protocol, &sources.listen);
     let sinks = super::sink::read_all(&mut root, s, Daemon { profile, interval }, &sources.sink);
     let rules = super::rule::read(&mut root, s, &sinks);
+    let relays = super::relay::read(&mut root, s);
     let presence = super::presence::read(&mut root, s, etsy_profile);
     let management = management(&mut root, s);
     let http = http(&mut root, s, sources.http.as_deref());
@@ -144,6 +145,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         rules,
         listen,
         sinks,
+        relays,
         etsy,
         aggregates,
         presence,

@@ -5,6 +5,7 @@ mod load;
 mod presence;
 mod print;
 mod reader;
+mod relay;
 mod rule;
 mod schema;
 mod sink;
@@ -22,4 +23,4 @@ pub use url::{ListenUrl, listen_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};
 
 /// Keys of the design that this version does not have: an option nobody reads would be worse than none.
-const LATER: &[(&str, &str)] = &[("relay", "relays come with the delivery release")];
+const LATER: &[(&str, &str)] = &[];

@@ -44,6 +44,7 @@ pub fn print(config: &Config) -> String {
     for one in &config.sinks {
         super::sink::print(&mut out, one, config.profile);
     }
+    config.relays.iter().for_each(|relay| super::relay::print(&mut out, relay));
     etsy(&mut out, config);
     out.head("[dogstatsd]");
     out.set("aggregates", Value::Array(config.aggregates.iter().map(|name| Value::from(name.as_str())).collect()));

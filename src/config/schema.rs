@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::aggregate::rules::Rule;
+use crate::net::relay::RelaySpec;
 use crate::protocol::Options;
 use crate::sinks::graphite::EtsyNames;
 use crate::sinks::{SinkKind, SpoolOptions};
@@ -78,6 +79,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Sinks.
     pub sinks: Vec<Sink>,
+    /// Who else gets the raw lines.
+    pub relays: Vec<RelaySpec>,
     /// Switches of the profile `etsy` and of the naming `etsy`.
     pub etsy: Etsy,
     /// What the naming `dogstatsd` tells of timers.

@@ -18,6 +18,7 @@ use crate::http::Published;
 use crate::inert::{Plain, excerpt};
 use crate::management::Request;
 use crate::net::Listener;
+use crate::net::relay::Relayed;
 use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
@@ -69,6 +70,7 @@ pub struct Flusher {
     status_every: Option<Duration>,
     last_status: Instant,
     vigil: Option<Vigil>,
+    relays: Vec<Relayed>,
     /// What the management port asks.
     requests: Option<mpsc::Receiver<Request>>,
 }
@@ -103,6 +105,7 @@ impl Flusher {
             status_every,
             last_status: now,
             vigil,
+            relays: Vec::new(),
             requests: None,
         };
         flusher.totals.sinks = flusher.sink_accounts();
@@ -120,6 +123,12 @@ impl Flusher {
     #[must_use]
     pub fn answering(self, requests: Option<mpsc::Receiver<Request>>) -> Flusher {
         Flusher { requests, ..self }
+    }
+
+    /// Tells of these relays.
+    #[must_use]
+    pub fn watching(self, relays: Vec<Relayed>) -> Flusher {
+        Flusher { relays, ..self }
     }
 
     /// Ticks until `stop` turns true, then drains the listeners, closes the partial interval with its true
@@ -211,6 +220,7 @@ impl Flusher {
         let ledger = &mut snapshot.ledger;
         ledger.listeners = listeners;
         ledger.sinks.clone_from(&sinks);
+        ledger.relays = self.relays.iter().map(|relay| (relay.name().to_string(), relay.account())).collect();
         ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
         ledger.settle();
         debug_assert_eq!(ledger.check(), Ok(()));
@@ -248,6 +258,7 @@ impl Flusher {
         }
         self.totals.add(&snapshot.ledger);
         self.totals.sinks = self.sink_accounts();
+        self.totals.relays.clone_from(&snapshot.ledger.relays);
         tracing::debug!(
             sequence = snapshot.sequence,
             records = snapshot.len(),

@@ -9,6 +9,7 @@
 
 mod datagrams;
 pub mod framing;
+pub mod relay;
 mod stream;
 mod streams;
 
@@ -32,6 +33,8 @@ use crate::protocol::Options;
 use crate::sys;
 use crate::tape::Tape;
 use crate::vigil::Vigil;
+
+use relay::Inlet;
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -272,7 +275,7 @@ impl Bound {
             && self.receive_buffer < self.spec.receive_buffer * self.sockets.len() as u64
     }
 
-    /// Starts a worker thread for each socket; heartbeats go to the vigil, everything to the tape.
+    /// Starts a worker thread for each socket; heartbeats go to the vigil, everything to the tape and to the relays.
     ///
     /// # Errors
     /// If a thread cannot be started.
@@ -281,6 +284,7 @@ impl Bound {
         mut shard: impl FnMut() -> Shard,
         vigil: Option<&Vigil>,
         tape: Option<&Tape>,
+        relays: &[Inlet],
     ) -> io::Result<Listener> {
         let mut workers = Vec::new();
         let received = Arc::new(AtomicU64::new(0));
@@ -304,7 +308,8 @@ impl Bound {
                 Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
             };
             let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
-            let (others, received) = (Others { vigil: vigil.cloned(), tape: tape.cloned() }, Arc::clone(&received));
+            let (others, received) =
+                (Others { vigil: vigil.cloned(), tape: tape.cloned(), relays: relays.to_vec() }, Arc::clone(&received));
             let thread = std::thread::Builder::new().name(name).spawn(move || {
                 if let Some(core) = core
                     && let Err(error) = sys::pin_thread(core)
@@ -464,6 +469,7 @@ impl Listener {
 struct Others {
     vigil: Option<Vigil>,
     tape: Option<Tape>,
+    relays: Vec<Inlet>,
 }
 
 impl Others {
@@ -479,6 +485,9 @@ impl Others {
     fn record(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
         if let Some(tape) = &self.tape {
             tape.put(at, bytes, from, via);
+        }
+        for relay in &self.relays {
+            relay.put(bytes);
         }
     }
 }

@@ -380,6 +380,20 @@ fn histogram(native: &Exponential, sum: f64, timestamp: i64) -> Histogram {
     }
 }
 
+/// The requests of an interval that was added to an exposition, one after the other, compressed.
+///
+/// # Errors
+/// If one cannot be compressed.
+pub fn requests(exposition: &Exposition, end: f64, mut visit: impl FnMut(Vec<u8>)) -> Result<(), SinkError> {
+    let mut from = Some(0);
+    while let Some(place) = from {
+        let batch = batch(exposition, end, place, u64::MAX, false)?;
+        visit(batch.body);
+        from = batch.next;
+    }
+    Ok(())
+}
+
 /// A receiver of remote write.
 struct RemoteWriteSink {
     post: Post,

@@ -318,6 +318,9 @@ impl Serialize for Record<'_> {
                 map.serialize_entry("samples", &ledger.samples)?;
                 map.serialize_entry("series", &ledger.series)?;
                 map.serialize_entry("sinks", &ledger.sinks)?;
+                if !ledger.relays.is_empty() {
+                    map.serialize_entry("relays", &ledger.relays)?;
+                }
                 map.serialize_entry("flush", &ledger.flush)?;
                 map.serialize_entry("completeness", &ledger.completeness)?;
             }

@@ -13,6 +13,7 @@ use crate::snapshot::{GaugePoint, Snapshot, TimerPoint, cumulative, number};
 
 use super::super::exponential::Exponential;
 use super::names::{divisor, escaped, family, labels};
+use super::protobuf;
 
 /// What one interval told alone, members of sets and quantiles, is told for so long, for scrapes may be rarer, in seconds.
 const HOLD_SECS: f64 = 60.0;
@@ -24,6 +25,8 @@ pub enum Format {
     Text,
     /// OpenMetrics 1.0.
     OpenMetrics,
+    /// Length-delimited protobuf.
+    Protobuf,
 }
 
 /// What timers, histograms and distributions are told as, unless a rule gives them buckets.
@@ -355,10 +358,16 @@ impl Exposition {
     }
 
     /// The answer to a scrape.
-    pub fn render(&self, format: Format) -> String {
+    pub fn encode(&self, format: Format) -> Vec<u8> {
+        match format {
+            Format::Text | Format::OpenMetrics => self.render(format == Format::OpenMetrics).into_bytes(),
+            Format::Protobuf => protobuf::encode(self),
+        }
+    }
+
+    fn render(&self, is_open: bool) -> String {
         let mut out = String::new();
         for (name, family, samples) in self.families() {
-            let is_open = format == Format::OpenMetrics;
             let total = if family.shape == Shape::Counter && !is_open { "_total" } else { "" };
             let shape = family.shape.name();
             let mut is_first = true;
@@ -371,7 +380,7 @@ impl Exposition {
                 sample.render(is_open, &mut out);
             }
         }
-        if format == Format::OpenMetrics {
+        if is_open {
             out.push_str("# EOF\n");
         }
         out

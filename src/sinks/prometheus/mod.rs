@@ -154,16 +154,15 @@ fn locked(shared: &Shared) -> MutexGuard<'_, Exposition> {
 
 async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-    if accept.contains("application/vnd.google.protobuf") && accept.contains("io.prometheus.client.MetricFamily") {
-        let encoded = spawn_blocking(move || protobuf::encode(&locked(&shared))).await.unwrap_or_default();
-        return ([(header::CONTENT_TYPE, PROTOBUF)], encoded).into_response();
-    }
+    let is_protobuf =
+        accept.contains("application/vnd.google.protobuf") && accept.contains("io.prometheus.client.MetricFamily");
     let (format, kind) = match accept.contains("application/openmetrics-text") {
+        _ if is_protobuf => (Format::Protobuf, PROTOBUF),
         true => (Format::OpenMetrics, OPEN_METRICS),
         false => (Format::Text, TEXT),
     };
     // A hundred thousand series take a while: not on a thread that serves others.
-    let rendered = spawn_blocking(move || locked(&shared).render(format)).await.unwrap_or_default();
+    let rendered = spawn_blocking(move || locked(&shared).encode(format)).await.unwrap_or_default();
     ([(header::CONTENT_TYPE, kind)], rendered).into_response()
 }
 

@@ -1,0 +1,139 @@
+//! Relays through the front door: everything that is received goes on, whole and unparsed, to all or to one; a target that is
+//! down moves its own lines alone, and nothing waits for it.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::Daemon;
+
+fn start(dir: &Path, relay: &str) -> Daemon {
+    let config = format!(
+        "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
+         [[sink]]\ntype = \"console\"\n[[relay]]\n{relay}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    );
+    Daemon::start(dir, &config)
+}
+
+fn target() -> (UdpSocket, String) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+    let address = socket.local_addr().expect("bound").to_string();
+    (socket, address)
+}
+
+/// Lines that came, and how many datagrams they came in.
+fn lines(socket: &UdpSocket) -> (Vec<String>, usize) {
+    let (mut all, mut datagrams, mut buffer) = (Vec::new(), 0, [0; 65536]);
+    while let Ok(count) = socket.recv(&mut buffer) {
+        datagrams += 1;
+        assert!(count <= 1432);
+        let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+        all.extend(text.split('\n').filter(|line| !line.is_empty()).map(str::to_string));
+    }
+    (all, datagrams)
+}
+
+#[test]
+fn a_mirror_passes_every_line_to_all_targets_as_it_came() {
+    for gso in [false, true] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ((one, first), (two, second)) = (target(), target());
+        let daemon = start(dir.path(), &format!("targets = [\"{first}\", \"{second}\"]\ngso = {gso}"));
+        let sent: Vec<String> = (0..2000).map(|n| format!("some.name.{n}:{n}|c|@0.5|#k:v\u{fc}")).collect();
+        let odd = ["no metric at all".to_string(), "_e{1,1}:a|b".to_string(), "t:1:2:3|ms".to_string()];
+        let all: Vec<String> = sent.iter().chain(&odd).cloned().collect();
+        let pieces: Vec<String> = all.chunks(20).map(|chunk| chunk.join("\n")).collect();
+        for piece in pieces.chunks(10) {
+            daemon.send_udp(&piece.iter().map(String::as_bytes).collect::<Vec<_>>());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for socket in [one, two] {
+            let (found, datagrams) = lines(&socket);
+            assert_eq!(found, all, "gso {gso}");
+            assert!(datagrams < 80, "{datagrams} datagrams for {} lines", all.len());
+        }
+        let status = daemon.status_when("told", |status| {
+            let targets = status["relays"]["relay"]["targets"].as_object();
+            targets.is_some_and(|targets| targets.values().all(|target| target["lines"] == 2003))
+        });
+        assert_eq!(status["relays"]["relay"]["lost"], 0);
+        daemon.stop();
+    }
+}
+
+#[test]
+fn spread_lines_go_by_their_name_and_move_when_a_target_is_down() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ((one, first), (two, second), (three, third)) = (target(), target(), target());
+    let targets =
+        format!("targets = [\"{first}\", \"{second}\", \"{third}\"]\nmode = \"spread\"\nhealth_every = \"2s\"");
+    let daemon = start(dir.path(), &targets);
+    let sent = |round: u32| (0..300).map(move |n| format!("name.{n}:{round}|c")).collect::<Vec<_>>();
+    for round in 0..3 {
+        daemon.send_udp(&[sent(round).join("\n").as_bytes()]);
+    }
+    let mut home: BTreeMap<String, usize> = BTreeMap::new();
+    for (n, socket) in [&one, &two, &three].into_iter().enumerate() {
+        for line in lines(socket).0 {
+            let name = line.split(':').next().expect("a name").to_string();
+            assert_eq!(*home.entry(name).or_insert(n), n, "{line}");
+        }
+    }
+    assert_eq!(home.len(), 300);
+    drop(two);
+    // The first send is lost on nobody; the kernel tells with the next.
+    for round in 3..5 {
+        daemon.send_udp(&[sent(round).join("\n").as_bytes()]);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    daemon.send_udp(&[sent(9).join("\n").as_bytes()]);
+    let mut moved: BTreeSet<String> = BTreeSet::new();
+    for (n, socket) in [(0, &one), (2, &three)] {
+        for line in lines(socket).0.into_iter().filter(|line| line.contains(":9|")) {
+            let name = line.split(':').next().expect("a name").to_string();
+            assert!(home[&name] == n || home[&name] == 1, "{line} left a target that is up");
+            assert!(moved.insert(name));
+        }
+    }
+    assert_eq!(moved.len(), 300);
+    let status = daemon.status();
+    assert_eq!(status["relays"]["relay"]["targets"][&second]["up"], Value::Bool(false), "{}", status["relays"]);
+    daemon.stop();
+}
+
+#[test]
+fn a_target_that_says_it_is_ill_gets_nothing() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().expect("a folder");
+    let (one, first) = target();
+    let (two, second) = target();
+    let management = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = management.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for mut stream in management.incoming().map_while(Result::ok) {
+            let mut asked = [0; 16];
+            let _ = stream.read(&mut asked);
+            let _ = stream.write_all(b"health: down\n");
+        }
+    });
+    let daemon = start(
+        dir.path(),
+        &format!(
+            "targets = [\"{first}\", \"{second}\"]\nmode = \"spread\"\nhealth_port = {port}\nhealth_every = \"50ms\""
+        ),
+    );
+    std::thread::sleep(Duration::from_millis(300));
+    daemon.send_udp(&[b"a:1|c\nb:1|c"]);
+    assert!(lines(&one).0.is_empty() && lines(&two).0.is_empty());
+    let lost = |status: &Value| {
+        let targets = status["relays"]["relay"]["targets"].as_object().expect("targets");
+        targets.values().map(|target| target["lost"].as_u64().expect("a number")).sum::<u64>()
+    };
+    daemon.status_when("lost lines are counted", |status| lost(status) == 2);
+    daemon.stop();
+}
