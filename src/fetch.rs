@@ -115,7 +115,7 @@ impl Tls {
         client.with_client_auth_cert(chain, key).map_err(|error| bad(&self.certificate, &error))
     }
 
-    /// What makes streams of connections.
+    /// What makes TLS of connections.
     ///
     /// # Errors
     /// If a file cannot be read, or TLS cannot be set up.
@@ -125,15 +125,24 @@ impl Tls {
 }
 
 /// A connection, plain or not.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
-/// Speaks TLS on a connection to `host:port`.
+/// Connects to `host:port`, with TLS if that is given, and a send buffer of so many bytes, if they are said.
 ///
 /// # Errors
-/// If the server is not who it should be.
-pub async fn secure(connector: &TlsConnector, stream: TcpStream, address: &str) -> io::Result<Box<dyn Stream>> {
+/// If nobody is there, or the server is not who it should be.
+pub async fn connect(
+    address: &str,
+    connector: Option<&TlsConnector>,
+    send_buffer: Option<usize>,
+) -> io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect(address).await?;
+    if let Some(bytes) = send_buffer {
+        socket2::SockRef::from(&stream).set_send_buffer_size(bytes)?;
+    }
+    let Some(connector) = connector else { return Ok(Box::new(stream)) };
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
     Ok(Box::new(connector.connect(name, stream).await?))

@@ -43,8 +43,8 @@ fn influx(address: SocketAddr) -> String {
 #[test]
 fn a_receiver_that_behaves_badly_is_told_and_gets_the_interval_when_it_behaves() {
     let cases: [(Reply, &str); 7] = [
-        (Nothing, "no answer within 0.5 s"),
-        (Drips, "no answer within 0.5 s"),
+        (Nothing, "within 0.5 s"),
+        (Drips, "within 0.5 s"),
         (Garbage, "invalid HTTP"),
         (Breaks, "error reading a body from connection"),
         (Says(503, "maintenance"), "answered 503: maintenance"),
@@ -168,23 +168,7 @@ fn authority() -> Authority {
 
 /// An HTTPS server that asks for a certificate of the same authority if `asks`; answers 204 to everything.
 fn secure(authority: &Authority, asks: bool) -> SocketAddr {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = vec![CertificateDer::from_pem_slice(authority.server.0.as_bytes()).expect("PEM")];
-    let key = PrivateKeyDer::from_pem_slice(authority.server.1.as_bytes()).expect("PEM");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.root.as_bytes()).expect("PEM")).expect("a root");
-    let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-    let config = config.expect("versions");
-    let config = if asks {
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("a verifier");
-        config.with_client_cert_verifier(verifier)
-    } else {
-        config.with_no_client_auth()
-    };
-    let config = Arc::new(config.with_single_cert(chain, key).expect("a certificate with its key"));
+    let config = server_config(authority, asks);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     std::thread::spawn(move || {
@@ -203,6 +187,44 @@ fn secure(authority: &Authority, asks: bool) -> SocketAddr {
         }
     });
     address
+}
+
+fn server_config(authority: &Authority, asks: bool) -> Arc<ServerConfig> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = vec![CertificateDer::from_pem_slice(authority.server.0.as_bytes()).expect("PEM")];
+    let key = PrivateKeyDer::from_pem_slice(authority.server.1.as_bytes()).expect("PEM");
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.root.as_bytes()).expect("PEM")).expect("a root");
+    let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let config = config.expect("versions");
+    let config = if asks {
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("a verifier");
+        config.with_client_cert_verifier(verifier)
+    } else {
+        config.with_no_client_auth()
+    };
+    Arc::new(config.with_single_cert(chain, key).expect("a certificate with its key"))
+}
+
+/// A server of lines over TLS.
+fn secure_lines(authority: &Authority) -> (SocketAddr, std::sync::mpsc::Receiver<String>) {
+    use std::io::{BufRead, BufReader};
+    let config = server_config(authority, false);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            for line in BufReader::new(StreamOwned::new(connection, stream)).lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        }
+    });
+    (address, lines)
 }
 
 #[test]
@@ -238,6 +260,17 @@ fn tls_takes_the_right_certificates_and_no_others() {
                 assert!(said.contains(problem) && !said.is_empty(), "{config}: {said}");
             }
         }
+    }
+    // Graphite and StatsD over TLS: what is sent is read on the other side.
+    for kind in ["graphite", "statsd"] {
+        let (address, lines) = secure_lines(&ours);
+        let more = if kind == "statsd" { "transport = \"tcp\"" } else { "" };
+        let config = format!("type = \"{kind}\"\naddress = \"{address}\"\nsecure = true\ntls.ca = \"{root}\"\n{more}");
+        let daemon = start(dir.path(), &config);
+        daemon.send_udp(&[b"secret.counter:7|c"]);
+        let line = lines.recv_timeout(Duration::from_secs(20)).expect("a line");
+        assert!(line.starts_with("secret.counter"), "{line}");
+        daemon.stop();
     }
     let file = dir.path().join("bad.toml");
     let config = format!(

@@ -10,6 +10,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use tokio_rustls::TlsConnector;
 
 use crate::fetch::{Answer, Fetch, Tls, masked};
 use crate::inert::excerpt;
@@ -79,6 +80,32 @@ pub(super) fn tls(form: &mut dyn Form, tls: &mut Tls) {
         form.demand("key", has_key || !is_asked_for, "\"/etc/systole/client.key\"");
         form.demand("certificate", is_asked_for || !has_key, "\"/etc/systole/client.pem\"");
     });
+}
+
+/// TLS on a connection of one's own: on where `secure` is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Security {
+    secure: bool,
+    tls: Tls,
+}
+
+impl Security {
+    pub(super) fn options(&mut self, form: &mut dyn Form) {
+        form.field("secure", Field::Flag(&mut self.secure));
+        tls(form, &mut self.tls);
+        let is_idle = !self.secure && !self.tls.is_default();
+        form.insist(
+            "secure",
+            if is_idle { Err("`tls` says something without `secure = true`".into()) } else { Ok(()) },
+        );
+    }
+
+    pub(super) fn connector(&self) -> Result<Option<TlsConnector>, String> {
+        if !self.secure {
+            return Ok(None);
+        }
+        self.tls.connector().map(Some).map_err(|error| format!("cannot set up TLS: {error}"))
+    }
 }
 
 /// What became of a request that was answered.

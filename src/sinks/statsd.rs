@@ -12,14 +12,17 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
+use tokio_rustls::TlsConnector;
 
 use crate::aggregate::{Note, NoteBody};
+use crate::fetch::{Stream, connect};
 use crate::inert::is_active;
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number, write_number};
 
+use super::http::Security;
 use super::spec::{bare, choice, reach};
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
@@ -47,6 +50,7 @@ pub struct StatsdSpec {
     transport: Transport,
     dialect: Dialect,
     max_datagram: u64,
+    security: Security,
 }
 
 impl Default for StatsdSpec {
@@ -56,6 +60,7 @@ impl Default for StatsdSpec {
             transport: Transport::Udp,
             dialect: Dialect::Dogstatsd,
             max_datagram: 1432,
+            security: Security::default(),
         }
     }
 }
@@ -67,6 +72,7 @@ impl Spec for StatsdSpec {
         choice(form, "transport", &[("udp", Transport::Udp), ("tcp", Transport::Tcp)], &mut self.transport);
         choice(form, "dialect", &[("dogstatsd", Dialect::Dogstatsd), ("etsy", Dialect::Etsy)], &mut self.dialect);
         form.field("max_datagram", Field::Whole(&mut self.max_datagram, 512..=65_507));
+        self.security.options(form);
     }
 
     fn locate(&mut self, place: &str) -> Result<(), String> {
@@ -91,18 +97,21 @@ impl Spec for StatsdSpec {
     }
 
     fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
-        Ok(Box::new(StatsdSink { spec: self.clone(), wire: None }))
+        let connector = self.security.connector()?;
+        Ok(Box::new(StatsdSink { spec: self.clone(), connector, wire: None }))
     }
 }
 
 enum Wire {
     Datagrams(UdpSocket),
-    Stream(TcpStream),
+    Stream(Box<dyn Stream>),
 }
 
 /// A StatsD server.
 struct StatsdSink {
     spec: StatsdSpec,
+    /// TLS over TCP, if it is spoken.
+    connector: Option<TlsConnector>,
     wire: Option<Wire>,
 }
 
@@ -284,7 +293,7 @@ impl Encoder {
 impl StatsdSink {
     async fn connect(&self) -> io::Result<Wire> {
         match self.spec.transport {
-            Transport::Tcp => Ok(Wire::Stream(TcpStream::connect(&self.spec.address).await?)),
+            Transport::Tcp => Ok(Wire::Stream(connect(&self.spec.address, self.connector.as_ref(), None).await?)),
             Transport::Udp => {
                 let to = tokio::net::lookup_host(&self.spec.address).await?.next();
                 let to = to.ok_or_else(|| io::Error::other("it has no address"))?;

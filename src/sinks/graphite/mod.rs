@@ -15,15 +15,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use futures_util::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
 
+use crate::fetch::{Stream, connect};
 use crate::inert::Plain;
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number, write_number};
 use crate::sys::unix_time;
 
+use super::http::Security;
 use super::spec::{bare, choice, reach};
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
@@ -94,6 +97,7 @@ pub struct GraphiteSpec {
     address: String,
     protocol: Wire,
     naming: Naming,
+    security: Security,
 }
 
 impl Spec for GraphiteSpec {
@@ -105,6 +109,7 @@ impl Spec for GraphiteSpec {
             self.naming = Naming::of_profile(form.profile());
         }
         choice(form, "naming", &Naming::NAMES, &mut self.naming);
+        self.security.options(form);
     }
 
     fn locate(&mut self, place: &str) -> Result<(), String> {
@@ -126,7 +131,9 @@ impl Spec for GraphiteSpec {
 
     fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
         let names = self.naming.names(site);
-        Ok(Box::new(GraphiteSink::new(self.address.clone(), names, self.protocol, site.interval)))
+        let mut sink = GraphiteSink::new(self.address.clone(), names, self.protocol, site.interval);
+        sink.connector = self.security.connector()?;
+        Ok(Box::new(sink))
     }
 }
 
@@ -314,7 +321,9 @@ pub struct GraphiteSink {
     address: String,
     names: GraphiteNames,
     wire: Wire,
-    stream: Option<TcpStream>,
+    /// TLS, if it is spoken.
+    connector: Option<TlsConnector>,
+    stream: Option<Box<dyn Stream>>,
     timings: Timings,
     /// A collision is logged at most once in so long.
     log_every: Duration,
@@ -325,7 +334,7 @@ impl GraphiteSink {
     /// A server at `host:port`; connected when there is something to deliver.
     pub fn new(address: String, names: GraphiteNames, wire: Wire, log_every: Duration) -> GraphiteSink {
         let timings = Timings { last_flush: unix_time(), last_exception: unix_time(), ..Timings::default() };
-        GraphiteSink { address, names, wire, stream: None, timings, log_every, collision_logged: None }
+        GraphiteSink { address, names, wire, connector: None, stream: None, timings, log_every, collision_logged: None }
     }
 
     fn complain(&mut self, snapshot: &Snapshot) {
@@ -341,13 +350,9 @@ impl GraphiteSink {
     /// Writes an interval; how many bytes.
     async fn send(&mut self, snapshot: &Snapshot) -> io::Result<usize> {
         // A stream is only kept after a whole delivery, so a failed one begins anew on a fresh connection.
-        let mut stream = match self.stream.take().filter(is_alive) {
+        let mut stream = match self.stream.take().and_then(alive) {
             Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(&self.address).await?;
-                socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES)?;
-                stream
-            }
+            None => connect(&self.address, self.connector.as_ref(), Some(SEND_BUFFER_BYTES)).await?,
         };
         let mut encoder = Encoder::new(snapshot, &self.names, Some(&self.timings), self.wire);
         let mut written = 0;
@@ -370,14 +375,14 @@ impl GraphiteSink {
     }
 }
 
-/// Whether the server has not closed the connection: writing to one that is closed may succeed and be lost.
-fn is_alive(stream: &TcpStream) -> bool {
+/// The connection, unless the server has closed it: writing to one that is closed may succeed and be lost.
+fn alive(mut stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
     let mut discarded = [0; 1024];
     loop {
-        match stream.try_read(&mut discarded) {
-            Ok(0) => return false,
-            Ok(_) => {}
-            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        match stream.read(&mut discarded).now_or_never() {
+            Some(Ok(0) | Err(_)) => return None,
+            Some(Ok(_)) => {}
+            None => return Some(stream),
         }
     }
 }
