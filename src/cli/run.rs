@@ -25,7 +25,9 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "URL")]
     listen: Vec<String>,
     /// Deliver here, in place of the configured sinks: console:, file:///PATH, graphite://HOST:PORT,
-    /// prometheus://ADDRESS:PORT (may be repeated)
+    /// prometheus://ADDRESS:PORT, statsd://HOST:PORT, sqlite:///PATH, otlp://HOST:PORT,
+    /// clickhouse://HOST:PORT, remote_write://HOST:PORT/PATH, exec:///PATH, hdrlog:///PATH; with
+    /// options in a [[sink]] of the configuration (may be repeated)
     #[arg(long, value_name = "URL")]
     sink: Vec<String>,
     /// Time between flushes, such as 10s

@@ -137,13 +137,14 @@ fn totals(out: &mut String, totals: &Ledger) {
     }
     out.push_str(
         "<h2>Sinks</h2><table><tr><th>sink<th class=\"n\">records offered<th class=\"n\">delivered<th class=\"n\">queued\
-         <th class=\"n\">dropped<th>state</tr>",
+         <th class=\"n\">on disk<th class=\"n\">dropped<th>state</tr>",
     );
     for (name, sink) in &totals.sinks {
         let _ = write!(out, "<tr><td class=\"name\">{}</td>", Html(name));
         cell(out, sink.offered, false);
         cell(out, sink.delivered, false);
         cell(out, sink.queued, false);
+        cell(out, sink.spooled, false);
         cell(out, sink.dropped.values().sum(), true);
         match &sink.last_error {
             Some(error) => {
