@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::Daemon;
@@ -36,7 +37,13 @@ fn every_name_on_the_dashboard_is_told() {
     let daemon = Daemon::start(dir.path(), &config);
     daemon.send_udp(&[b"a:1|c\nbroken\nheartbeat.pay:1|g|#instance:a,interval:1"]);
     daemon.status_when("flushed", |status| status["sinks"]["hdrlog"]["dropped"]["unsupported"].as_u64() > Some(0));
-    let told = daemon.get("/metrics").1;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut told = daemon.get("/metrics").1;
+    // A service is known from its first beat on, and told with the next flush.
+    while !told.contains("presence_service_up") && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+        told = daemon.get("/metrics").1;
+    }
     let known: BTreeSet<&str> = told
         .lines()
         .filter(|line| !line.starts_with('#'))
