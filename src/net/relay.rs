@@ -250,6 +250,8 @@ impl Relay {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.flush();
+                    // What has moved to others.
+                    self.flush();
                     return;
                 }
             }
@@ -286,58 +288,36 @@ impl Relay {
 
     fn flush(&mut self) {
         let now = Instant::now();
+        let is_spread = self.spec.mode == Mode::Spread;
         let mut homeless = Vec::new();
         for target in &mut self.targets {
             for (send, datagrams) in target.take(&self.spec) {
-                let lines = count_lines(&send);
-                if !target.is_up(now) {
-                    homeless.push(send);
-                    target.account.lost += lines;
-                    continue;
-                }
-                // An error that waits belongs to an earlier send, which nobody took.
-                let outcome = target.socket.send(&send);
+                // An error may belong to an earlier send, which nobody took.
+                let outcome = if target.is_up(now) { target.socket.send(&send) } else { Ok(0) };
                 match outcome {
-                    Ok(_) => {
-                        target.account.lines += lines;
+                    Ok(1..) => {
+                        target.account.lines += count_lines(&send);
                         target.account.datagrams += datagrams;
+                        continue;
                     }
+                    Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                         tracing::warn!(target = %target.address, "nobody listens at a relay's target; it is left alone for a while");
                         target.down_until = Some(now + self.spec.health_every);
-                        target.account.lost += lines;
-                        homeless.push(send);
                     }
-                    Err(error) => {
-                        tracing::debug!(target = %target.address, %error, "a relay cannot send");
-                        target.account.lost += lines;
-                    }
+                    Err(error) => tracing::debug!(target = %target.address, %error, "a relay cannot send"),
+                }
+                if is_spread && !target.is_up(now) {
+                    homeless.push(send);
+                } else {
+                    target.account.lost += count_lines(&send);
                 }
             }
             target.account.up = target.is_up(now);
         }
-        if self.spec.mode == Mode::Spread && !homeless.is_empty() {
-            // Whoever is up takes over, with the next flush.
-            for send in homeless {
-                let (lines, before) = (count_lines(&send), self.lost());
-                self.route(&send);
-                let still_lost = self.lost() - before;
-                // They were counted as lost above.
-                let mut found = lines - still_lost.min(lines);
-                for target in &mut self.targets {
-                    let given = found.min(target.account.lost);
-                    if !target.is_up(now) {
-                        target.account.lost -= given;
-                        found -= given;
-                    }
-                }
-            }
-        }
+        // Whoever is up takes over, with the next flush.
+        homeless.iter().for_each(|send| self.route(send));
         self.publish();
-    }
-
-    fn lost(&self) -> u64 {
-        self.targets.iter().map(|target| target.account.lost).sum()
     }
 
     fn publish(&self) {

@@ -13,7 +13,7 @@ use crate::presence::Event;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number};
 
-use super::http::{Endpoint, Outcome, Post, gzip};
+use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::spec::reach_url;
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
@@ -60,7 +60,7 @@ impl Spec for DatadogSpec {
     fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
         let post = Post::new(self.endpoint.clone(), site)?;
         let aggregates = site.aggregates.clone();
-        Ok(Box::new(DatadogSink { spec: self.clone(), post, aggregates, ready: None }))
+        Ok(Box::new(DatadogSink { spec: self.clone(), post, aggregates, ready: Ready::default() }))
     }
 }
 
@@ -72,8 +72,7 @@ struct DatadogSink {
     spec: DatadogSpec,
     post: Post,
     aggregates: Vec<String>,
-    /// Requests left of the interval with this number and end: counts that were taken are not sent again.
-    ready: Option<(u64, u64, Vec<Request>)>,
+    ready: Ready<Request>,
 }
 
 /// `key:value`, or `key` alone.
@@ -170,8 +169,6 @@ impl DatadogSink {
             let records = checks.len() as u64;
             requests.push(("/api/v1/check_run", Value::Array(checks).to_string().into_bytes(), records));
         }
-        // They are taken from the end.
-        requests.reverse();
         requests
     }
 
@@ -235,13 +232,12 @@ impl DatadogSink {
 impl Sink for DatadogSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
-            let key = (snapshot.sequence, snapshot.end.to_bits());
-            if self.ready.as_ref().is_none_or(|(sequence, end, _)| (*sequence, *end) != key) {
+            if !self.ready.is_of(snapshot) {
                 let requests = tokio::task::block_in_place(|| self.requests(snapshot));
-                self.ready = Some((key.0, key.1, requests));
+                self.ready.set(snapshot, requests);
             }
-            let (mut refused, mut bytes) = (0, 0);
-            while let Some((path, body, records)) = self.ready.as_ref().and_then(|(_, _, left)| left.last().cloned()) {
+            let mut bytes = 0;
+            while let Some((path, body, records)) = self.ready.next() {
                 bytes += body.len() as u64;
                 let url = format!("{}{path}", self.post.base());
                 let api_key = self.spec.api_key.clone();
@@ -254,12 +250,11 @@ impl Sink for DatadogSink {
                     body
                 };
                 if let Outcome::Refused(_) = self.post.send(&url, &headers, body).await? {
-                    refused += records;
+                    self.ready.refused += records;
                 }
-                if let Some((_, _, left)) = &mut self.ready {
-                    left.pop();
-                }
+                self.ready.done();
             }
+            let refused = self.ready.refused;
             Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
         })
     }

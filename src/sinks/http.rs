@@ -1,6 +1,6 @@
 //! What sinks that deliver over HTTP share: where to, with which credentials, and what an answer means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::fetch::{Answer, Fetch, Tls, masked};
 use crate::inert::excerpt;
+use crate::snapshot::Snapshot;
 
 use super::{Field, Form, SinkError, Site};
 
@@ -177,6 +178,44 @@ impl Post {
             self.refusal_logged = Some(Instant::now());
             tracing::warn!(url = self.endpoint.place(), said, "records were refused; they are dropped");
         }
+    }
+}
+
+/// The requests of an interval that are still to be sent. Over several attempts those that were taken are not sent again:
+/// what is told as a difference would count twice.
+pub(super) struct Ready<R> {
+    /// Number and end of the interval.
+    of: Option<(u64, u64)>,
+    left: VecDeque<R>,
+    /// Records that were refused so far.
+    pub(super) refused: u64,
+}
+
+impl<R> Default for Ready<R> {
+    fn default() -> Ready<R> {
+        Ready { of: None, left: VecDeque::new(), refused: 0 }
+    }
+}
+
+impl<R: Clone> Ready<R> {
+    /// Whether these are the requests of a snapshot.
+    pub(super) fn is_of(&self, snapshot: &Snapshot) -> bool {
+        self.of == Some((snapshot.sequence, snapshot.end.to_bits()))
+    }
+
+    pub(super) fn set(&mut self, snapshot: &Snapshot, requests: Vec<R>) {
+        self.of = Some((snapshot.sequence, snapshot.end.to_bits()));
+        self.left = requests.into();
+        self.refused = 0;
+    }
+
+    /// The next; it stays until it is done.
+    pub(super) fn next(&self) -> Option<R> {
+        self.left.front().cloned()
+    }
+
+    pub(super) fn done(&mut self) {
+        self.left.pop_front();
     }
 }
 

@@ -18,7 +18,7 @@ use crate::series::Series;
 use crate::snapshot::{Point, Snapshot};
 
 use super::exponential::{Exponential, ZERO_THRESHOLD};
-use super::http::{Endpoint, Outcome, Post, gzip};
+use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::spec::{choice, reach_url};
 use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
 
@@ -87,7 +87,7 @@ impl Spec for OtlpSpec {
         let post = Post::new(self.endpoint.clone(), site)?;
         let base = post.base();
         let url = if base.ends_with("/v1/metrics") { base.to_string() } else { format!("{base}/v1/metrics") };
-        Ok(Box::new(OtlpSink { spec: self.clone(), url, post, running: Running::default(), ready: None }))
+        Ok(Box::new(OtlpSink { spec: self.clone(), url, post, running: Running::default(), ready: Ready::default() }))
     }
 }
 
@@ -307,8 +307,7 @@ struct OtlpSink {
     url: String,
     post: Post,
     running: Running,
-    /// Requests of the interval with this number and end, so that one that is offered again is not added again.
-    ready: Option<(u64, u64, Vec<Prepared>)>,
+    ready: Ready<Prepared>,
 }
 
 fn nanos(secs: f64) -> u64 {
@@ -469,14 +468,12 @@ fn join(known: &mut Metric, more: Metric) {
 impl Sink for OtlpSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
-            let key = (snapshot.sequence, snapshot.end.to_bits());
-            if self.ready.as_ref().is_none_or(|(sequence, end, _)| (*sequence, *end) != key) {
+            if !self.ready.is_of(snapshot) {
                 let requests = tokio::task::block_in_place(|| self.requests(snapshot));
-                self.ready = Some((key.0, key.1, requests));
+                self.ready.set(snapshot, requests);
             }
-            let (mut refused, mut bytes) = (0, 0);
-            // What was taken is not sent again: with `delta` it would count twice.
-            while let Some((body, points)) = self.ready.as_ref().and_then(|(_, _, left)| left.last().cloned()) {
+            let mut bytes = 0;
+            while let Some((body, points)) = self.ready.next() {
                 bytes += body.len() as u64;
                 let mut headers = vec![(CONTENT_TYPE, "application/x-protobuf")];
                 let body = if self.spec.gzip {
@@ -487,23 +484,21 @@ impl Sink for OtlpSink {
                 };
                 let url = self.url.clone();
                 match self.post.send(&url, &headers, body).await? {
-                    Outcome::Refused(_) => refused += points,
+                    Outcome::Refused(_) => self.ready.refused += points,
                     Outcome::Taken(answer) => {
                         // A body that is none says nothing.
                         let partial = Response::decode(answer.body.clone()).ok().and_then(|response| response.partial);
                         if let Some(partial) = partial.filter(|partial| partial.rejected > 0) {
                             self.post.complain(&partial.message);
-                            refused += (partial.rejected as u64).min(points);
+                            self.ready.refused += (partial.rejected as u64).min(points);
                         }
                     }
                 }
-                if let Some((_, _, left)) = &mut self.ready {
-                    left.pop();
-                }
+                self.ready.done();
             }
             let (events, checks) = snapshot.count_notes();
             let unsupported = (events + checks + snapshot.presence.len()) as u64;
-            let all = [("refused", refused), ("unsupported", unsupported)];
+            let all = [("refused", self.ready.refused), ("unsupported", unsupported)];
             Ok(Receipt { dropped: all.into_iter().filter(|(_, count)| *count > 0).collect(), bytes })
         })
     }

@@ -17,8 +17,7 @@ use crate::fetch::Tls;
 use crate::inert::is_active;
 use crate::presence::rfc3339;
 use crate::protocol::Kind;
-use crate::series::Series;
-use crate::snapshot::{Snapshot, notices, write_number};
+use crate::snapshot::{Snapshot, json_tags, notices, write_number};
 
 use super::http::tls;
 use super::spec::reach;
@@ -124,21 +123,9 @@ fn text(value: &str, out: &mut Vec<u8>) {
     }
 }
 
-fn tags(series: &Series) -> String {
-    let all: Vec<_> = series.tags().collect();
-    let mut map = serde_json::Map::new();
-    for (key, value) in all {
-        let value: serde_json::Value = value.map(|value| value.replace(is_active, "_")).into();
-        let key: String = key.replace(is_active, "_");
-        match map.get_mut(&key) {
-            Some(serde_json::Value::Array(all)) => all.push(value),
-            Some(one) => *one = serde_json::Value::Array(vec![one.take(), value]),
-            None => {
-                map.insert(key, value);
-            }
-        }
-    }
-    serde_json::Value::Object(map).to_string()
+/// JSON without the NUL, which is no text to PostgreSQL.
+fn without_nul(json: &str) -> String {
+    json.replace("\\u0000", "_")
 }
 
 impl PostgresSink {
@@ -188,7 +175,7 @@ impl PostgresSink {
             let mut piece = Vec::new();
             for (_, row) in snapshot.rows(0) {
                 let kind = if row.series.kind() == Kind::Meter { Kind::Counter } else { row.series.kind() };
-                let (time, tags) = (rfc3339(row.time), tags(row.series));
+                let (time, tags) = (rfc3339(row.time), without_nul(&json_tags(row.series)));
                 for (field, value) in &row.fields {
                     piece.extend_from_slice(time.as_bytes());
                     for part in [row.series.name(), kind.name(), &tags, field] {
@@ -215,8 +202,7 @@ impl PostgresSink {
             let mut piece = Vec::new();
             for notice in &notices {
                 piece.extend_from_slice(rfc3339(notice.time).as_bytes());
-                // A NUL, which JSON writes out, is no text to PostgreSQL.
-                for part in [notice.kind, &notice.name, &notice.record.replace("\\u0000", "_")] {
+                for part in [notice.kind, &notice.name, &without_nul(&notice.record)] {
                     piece.push(b'\t');
                     text(part, &mut piece);
                 }

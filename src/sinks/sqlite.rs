@@ -14,8 +14,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::protocol::Kind;
-use crate::series::Series;
-use crate::snapshot::{Snapshot, notices};
+use crate::snapshot::{Snapshot, json_tags, notices};
 
 use super::blocking::{Blocking, Writer};
 use super::spec::bare;
@@ -126,23 +125,6 @@ struct Database {
     deleted: f64,
 }
 
-/// A series' tags as JSON, `null` without a value.
-fn tags(series: &Series) -> String {
-    let pairs: Vec<_> = series.tags().collect();
-    let mut map = serde_json::Map::new();
-    for (key, value) in pairs {
-        let value: serde_json::Value = value.into();
-        match map.get_mut(key) {
-            Some(serde_json::Value::Array(all)) => all.push(value),
-            Some(one) => *one = serde_json::Value::Array(vec![one.take(), value]),
-            None => {
-                map.insert(key.to_string(), value);
-            }
-        }
-    }
-    serde_json::Value::Object(map).to_string()
-}
-
 impl Database {
     fn transact(&mut self, snapshot: &Snapshot) -> rusqlite::Result<()> {
         let transaction = self.database.transaction()?;
@@ -155,7 +137,7 @@ impl Database {
             )?;
             for (_, row) in snapshot.rows(0) {
                 let kind = if row.series.kind() == Kind::Meter { Kind::Counter } else { row.series.kind() };
-                let key = params![kind.name(), row.series.name(), tags(row.series)];
+                let key = params![kind.name(), row.series.name(), json_tags(row.series)];
                 let id = match find.query_row(key, |found| found.get::<_, i64>(0)).optional()? {
                     Some(id) => id,
                     None => add.insert(key)?,

@@ -383,6 +383,13 @@ impl<'a, I: Iterator<Item = (&'a str, Option<&'a str>)> + Clone> Serialize for T
     }
 }
 
+/// A series' tags as JSON: `null` without a value, an array for a key sent with several.
+pub fn json_tags(series: &Series) -> String {
+    let mut json = Vec::new();
+    write_json(&Tags(series.tags()), &mut json);
+    String::from_utf8_lossy(&json).into_owned()
+}
+
 struct Percentiles<'a>(&'a [Percentile]);
 
 impl Serialize for Percentiles<'_> {

@@ -110,12 +110,15 @@ impl Driver {
                     };
                     self.complaint.raise(options, &error, waiting);
                     spooler.save(Some(&mut item)).await;
-                    if stopping.is_some_and(|deadline| item.position.is_some() || Instant::now() >= deadline) {
+                    // What is on disk can wait for the next start; what the disk did not take cannot.
+                    let is_safe = item.position.is_some() && shared.state().waiting.is_empty();
+                    if stopping.is_some_and(|deadline| is_safe || Instant::now() >= deadline) {
                         return;
                     }
                     self.wait(shared, spooler, &error).await;
                     if item.position.is_some() && spooler.order() == Order::Interleave {
                         // Something newer may have come.
+                        spooler.put_off(&item).await;
                         return;
                     }
                 }

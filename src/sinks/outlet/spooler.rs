@@ -129,20 +129,11 @@ impl Spooler {
             }
         }
         loop {
-            let Some(next) = self.shared.state().waiting.front().cloned() else { return };
+            // Out of the queue meanwhile, so that nobody gives it up when the queue is full.
+            let Some(next) = self.shared.state().waiting.pop_front() else { return };
             if self.append(&next).await.is_none() {
+                self.shared.state().waiting.push_front(next);
                 return;
-            }
-            let mut state = self.shared.state();
-            // It is still there, unless the queue was full meanwhile and it was given up: then it was counted as dropped.
-            if state.waiting.front().is_some_and(|front| Arc::ptr_eq(front, &next)) {
-                state.waiting.pop_front();
-            } else {
-                let records = next.len() as u64;
-                state.account.queued += records;
-                if let Some(dropped) = state.account.dropped.get_mut("queue_full") {
-                    *dropped = dropped.saturating_sub(records);
-                }
             }
         }
     }
@@ -157,6 +148,14 @@ impl Spooler {
 
     pub(super) async fn remove(&mut self, position: u64) {
         self.work(move |spool| spool.remove(position)).await;
+    }
+
+    /// Leaves an interval that failed on disk for another turn. One that had to make room meanwhile is gone.
+    pub(super) async fn put_off(&mut self, item: &Item) {
+        let Some(position) = item.position else { return };
+        if self.work(move |spool| spool.put_off(position)).await == Some(false) {
+            self.count_lost(vec![("spool_full", item.snapshot.len() as u64)]);
+        }
     }
 
     /// Resolves when something in memory ought to be on disk: at once while the receiver fails, else after a while.

@@ -355,6 +355,12 @@ impl Spool {
         self.busy = Some(position);
     }
 
+    /// Says that the snapshot at a position is not being delivered any more; whether it is still there.
+    pub(super) fn put_off(&mut self, position: u64) -> bool {
+        self.busy = None;
+        self.segments.iter().flat_map(|s| &s.frames).any(|frame| frame.head.position == position)
+    }
+
     /// Lets the snapshot at a position go: it was delivered.
     pub(super) fn remove(&mut self, position: u64) {
         if self.busy == Some(position) {
