@@ -85,7 +85,7 @@ pub fn targets(config: &Config, identity: &Identity, page: Option<String>) -> Ta
 }
 
 fn rules(config: &Config) -> Option<Arc<Rules>> {
-    (!config.rules.is_empty()).then(|| Arc::new(Rules::new(config.rules.clone())))
+    (!config.rules.all().is_empty()).then(|| Arc::clone(&config.rules))
 }
 
 /// A shard's options; `quota` is shared by all of them.

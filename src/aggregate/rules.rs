@@ -110,13 +110,18 @@ impl Rules {
         self.rules.get(rule as usize).map(|rule| &rule.treatment)
     }
 
+    /// All of them, in order.
+    pub fn all(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// Every treatment.
     pub fn treatments(&self) -> impl Iterator<Item = &Treatment> {
         self.rules.iter().map(|rule| &rule.treatment)
     }
 
     /// What a rule that matches makes of a series.
-    fn fate(rule: &Rule, series: &Series) -> Fate {
+    pub fn fate(rule: &Rule, series: &Series) -> Fate {
         if rule.drop {
             return Fate::Dropped;
         }

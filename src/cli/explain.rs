@@ -292,7 +292,6 @@ fn note_json(note: &Note, timestamp: Option<u64>) -> Value {
 
 /// Which rule each sample meets, and what becomes of it.
 fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
-    let rules = Rules::new(config.rules.clone());
     let mut told = Vec::new();
     let mut keys = KeyBuilder::default();
     for line in lines(datagram) {
@@ -300,8 +299,8 @@ fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
         for metric in samples.filter_map(Result::ok) {
             let kind = kind_as(metric.kind, config.profile == Profile::Etsy);
             let series = Series::from_key(keys.metric(&metric, kind));
-            let Some((n, rule)) = rules.find(&series) else { continue };
-            let fate = match rules.verdict(&series).0 {
+            let Some((n, rule)) = config.rules.find(&series) else { continue };
+            let fate = match Rules::fate(rule, &series) {
                 Fate::Dropped => "dropped".to_string(),
                 Fate::Same => "as it is".to_string(),
                 Fate::Is(series) => format!("becomes {series}"),

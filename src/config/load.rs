@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
 
+use crate::aggregate::rules::Rules;
 use crate::protocol::{GaugeSign, MAX_NAME_BYTES, NameTags, Options};
 use crate::sinks::LONG;
 use crate::snapshot::Bins;
@@ -142,7 +144,7 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         shutdown_grace,
         protocol,
         idle,
-        rules,
+        rules: Arc::new(Rules::new(rules)),
         listen,
         sinks,
         relays,

@@ -40,7 +40,7 @@ pub fn print(config: &Config) -> String {
     out.set("counters", word(config.idle.counters_zero));
     out.set("timers", word(config.idle.timers_zero));
     out.set("sets", word(config.idle.sets_zero));
-    config.rules.iter().for_each(|rule| super::rule::print(&mut out, rule));
+    config.rules.all().iter().for_each(|rule| super::rule::print(&mut out, rule));
     for one in &config.sinks {
         super::sink::print(&mut out, one, config.profile);
     }

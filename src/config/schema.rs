@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::aggregate::rules::Rule;
+use crate::aggregate::rules::Rules;
 use crate::net::relay::RelaySpec;
 use crate::protocol::Options;
 use crate::sinks::graphite::EtsyNames;
@@ -74,7 +75,7 @@ pub struct Config {
     /// What becomes of idle series.
     pub idle: Idle,
     /// What series are called, and whether they are kept; the first that matches decides.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<Rules>,
     /// Listeners.
     pub listen: Vec<Listen>,
     /// Sinks.
