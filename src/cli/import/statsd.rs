@@ -236,13 +236,28 @@ fn sinks(settings: &mut Settings, import: &mut Import) {
             _ => import.leave("backends", format!("`{backend}` is a module of its own")),
         }
     }
-    for key in ["repeater", "repeaterProtocol"] {
-        if settings.take(key).is_some() {
-            has_repeater = true;
-        }
+    repeater(settings, import, has_repeater);
+}
+
+/// The original's repeater is a relay that mirrors.
+fn repeater(settings: &mut Settings, import: &mut Import, is_asked_for: bool) {
+    let targets = settings.take("repeater");
+    if let Some(protocol) = settings.text("repeaterProtocol").filter(|protocol| !protocol.starts_with("udp")) {
+        import.leave("repeaterProtocol", format!("relays send datagrams, not `{protocol}`"));
     }
-    if has_repeater {
-        import.leave("repeater", "relays of raw lines are not in this version");
+    let Some(Json::Array(all)) = targets else { return };
+    let address = |target: &Json| {
+        let host = as_text(target.get("host")?);
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        Some(format!("{host}:{}", target.get("port").and_then(as_number)?))
+    };
+    let addresses: Vec<String> = all.iter().filter_map(address).collect();
+    if addresses.len() < all.len() {
+        import.leave("repeater", "a server without `host` or `port`");
+    }
+    if is_asked_for && !addresses.is_empty() {
+        let addresses: Vec<Value> = addresses.into_iter().map(Value::from).collect();
+        import.push("relay", table([("targets", Value::Array(addresses))]));
     }
 }
 
