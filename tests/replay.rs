@@ -163,3 +163,29 @@ fn a_broken_capture_fails_with_file_and_line() {
     assert_eq!(systole(&["replay", "/no/such/file"], b"").status.code(), Some(1));
     assert_eq!(systole(&["replay", file.to_str().expect("plain"), "--only", "countr"], b"").status.code(), Some(2));
 }
+
+#[test]
+fn as_lines_for_another_server_an_interval_comes_to_the_same_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = "c:3|c|@0.5|#k:v w,bare\ng:-2|g\nt:10:20|ms|@0.25\nh:1.5|h\ns:a|s\ns:b|s\nc:1|c|#k:v w,bare\n\
+                _e{5,5}:ti|le|te\\nt|#a:b\n_sc|disk|1|m:full";
+    let rows = [json!({"t": 0, "data": data})];
+    let lines = replay(dir.path(), &rows, &["--as", "statsd"]);
+    for expected in ["c:7|c|#bare,k:v w", "g:-2|g", "t:10|ms|@0.25", "t:20|ms|@0.25", "h:1.5|h"] {
+        assert!(lines.lines().any(|line| line == expected), "{expected}\n{lines}");
+    }
+    assert_eq!(lines.lines().filter(|line| line.starts_with("s:") && line.ends_with("|s")).count(), 2);
+    assert!(
+        lines.contains("_e{5,5}:ti|le|te\\nt|d:") && lines.contains("_sc|disk|1|d:") && lines.contains("|m:full"),
+        "{lines}"
+    );
+    // Read again, they are the same interval; a negative gauge is absolute in this dialect.
+    let again = [json!({"t": 0, "data": lines.trim_end()})];
+    let config = dir.path().join("absolute.toml");
+    std::fs::write(&config, "[protocol]\ngauge_sign = \"absolute\"\n").expect("written");
+    let values = |rows: &[Value]| {
+        let args = ["--only", "counter,gauge,timer,histogram,set", "-c", config.to_str().expect("a plain path")];
+        records(&replay(dir.path(), rows, &args))
+    };
+    assert_eq!(values(&again), values(&rows));
+}

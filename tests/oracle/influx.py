@@ -17,7 +17,7 @@ import time
 import urllib.parse
 import urllib.request
 
-from common import free_port
+from common import free_port, wait_for
 
 FIELDS = {"counter": ["value", "rate"], "gauge": ["value"], "set": ["value"],
           "timer": ["count", "rate", "sum", "min", "max", "mean", "median", "stddev"]}
@@ -64,12 +64,7 @@ bind-address = "127.0.0.1:{rpc}"
             processes.append(subprocess.Popen(["influxd", "-config", f"{folder}/influx.conf"],
                                               stdout=open(f"{folder}/influx.log", "w"), stderr=subprocess.STDOUT))
             base = f"http://127.0.0.1:{http}"
-            for _ in range(200):
-                try:
-                    urllib.request.urlopen(f"{base}/ping", timeout=5)
-                    break
-                except OSError:
-                    time.sleep(0.1)
+            wait_for("InfluxDB", lambda: urllib.request.urlopen(f"{base}/ping", timeout=5).status == 204)
             ask(base, q="CREATE DATABASE systole")
             with open(f"{folder}/systole.toml", "w") as out:
                 out.write(f"""interval = "1s"

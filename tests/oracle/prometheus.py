@@ -19,7 +19,7 @@ import urllib.parse
 import urllib.request
 from collections import defaultdict
 
-from common import free_port
+from common import free_port, wait_for
 
 INTERVAL = 1.0
 
@@ -27,19 +27,6 @@ INTERVAL = 1.0
 def get(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
-
-
-def wait_for(what, done, patience=30.0):
-    deadline = time.time() + patience
-    while time.time() < deadline:
-        try:
-            found = done()
-            if found:
-                return found
-        except OSError:
-            pass
-        time.sleep(0.1)
-    sys.exit(f"timed out: {what}")
 
 
 def query(prometheus, expression):

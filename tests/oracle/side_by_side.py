@@ -20,6 +20,8 @@ import tempfile
 import threading
 import time
 
+from common import free_port, wait_for
+
 INTERVAL = 3.0
 BATCHES = 8
 CHUNK_BYTES = 8000
@@ -61,21 +63,6 @@ class Capture:
     def ticks(self):
         with self.lock:
             return [flush[0] for _, flush in sorted(self.flushes.items())]
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-def wait_for(what, found, patience=30.0):
-    deadline = time.time() + patience
-    while time.time() < deadline:
-        result = found()
-        if result:
-            return result
-        time.sleep(0.02)
-    sys.exit(f"timed out waiting for {what}")
 
 
 def start(arguments, log, **options):

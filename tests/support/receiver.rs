@@ -40,26 +40,34 @@ pub enum Reply {
 
 /// Answers each request with the next reply, the last for ever.
 pub fn receiver(replies: Vec<Reply>) -> (SocketAddr, Receiver<Request>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound");
     let (send, requests) = channel();
+    let mut replies = replies.into_iter().peekable();
+    let address = serve("127.0.0.1:0".parse().expect("an address"), move |request| {
+        let _ = send.send(request);
+        let reply = replies.peek().expect("a reply").clone();
+        if replies.len() > 1 {
+            replies.next();
+        }
+        reply
+    });
+    (address, requests)
+}
+
+/// Answers each request as it is told.
+pub fn serve(address: SocketAddr, mut reply: impl FnMut(Request) -> Reply + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind(address).expect("a port");
+    let address = listener.local_addr().expect("bound");
     std::thread::spawn(move || {
-        let mut replies = replies.into_iter().peekable();
         for stream in listener.incoming().map_while(Result::ok) {
             let mut reader = BufReader::new(stream.try_clone().expect("a stream"));
             while let Some(request) = read(&mut reader) {
-                let _ = send.send(request);
-                let reply = replies.peek().expect("a reply").clone();
-                if replies.len() > 1 {
-                    replies.next();
-                }
-                if !answer(&stream, &reply) {
+                if !answer(&stream, &reply(request)) {
                     break;
                 }
             }
         }
     });
-    (address, requests)
+    address
 }
 
 fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {

@@ -1,0 +1,197 @@
+//! Remote write through the front door, against receivers of ours that are strict about the published protocols. Prometheus and
+//! VictoriaMetrics take part in `tests/oracle/remote_write.py`; neither of those here knows 2.0.
+
+#[path = "support/receiver.rs"]
+mod receiver;
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use prost::Message;
+use receiver::Reply::{Says, With};
+use receiver::{Request, receiver};
+use support::Daemon;
+
+/// io.prometheus.write.v2.Request, as published.
+#[derive(Clone, PartialEq, Message)]
+struct Second {
+    #[prost(string, repeated, tag = "4")]
+    symbols: Vec<String>,
+    #[prost(message, repeated, tag = "5")]
+    series: Vec<SecondSeries>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SecondSeries {
+    #[prost(uint32, repeated, tag = "1")]
+    labels: Vec<u32>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<Sample>,
+    #[prost(message, repeated, tag = "3")]
+    histograms: Vec<Histogram>,
+    #[prost(message, optional, tag = "5")]
+    metadata: Option<Metadata>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(int32, tag = "1")]
+    kind: i32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Sample {
+    #[prost(double, tag = "1")]
+    value: f64,
+    #[prost(int64, tag = "2")]
+    timestamp: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Span {
+    #[prost(sint32, tag = "1")]
+    offset: i32,
+    #[prost(uint32, tag = "2")]
+    length: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Histogram {
+    #[prost(uint64, optional, tag = "1")]
+    count: Option<u64>,
+    #[prost(double, tag = "3")]
+    sum: f64,
+    #[prost(sint32, tag = "4")]
+    schema: i32,
+    #[prost(message, repeated, tag = "11")]
+    positive_spans: Vec<Span>,
+    #[prost(sint64, repeated, tag = "12")]
+    positive_deltas: Vec<i64>,
+    #[prost(int64, tag = "15")]
+    timestamp: i64,
+}
+
+/// prometheus.WriteRequest.
+#[derive(Clone, PartialEq, Message)]
+struct First {
+    #[prost(message, repeated, tag = "1")]
+    series: Vec<FirstSeries>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct FirstSeries {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<Sample>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Label {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+const TAKEN: receiver::Reply = With(204, "X-Prometheus-Remote-Write-Samples-Written: 1", "");
+
+fn start(dir: &Path, sink: &str) -> Daemon {
+    let config = format!(
+        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\nname = \"it\"\ntype = \"remote_write\"\n{sink}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    );
+    Daemon::start(dir, &config)
+}
+
+fn unpacked(request: &Request) -> Vec<u8> {
+    assert!(request.headers.contains("content-encoding: snappy"), "{}", request.headers);
+    snap::raw::Decoder::new().decompress_vec(&request.body).expect("snappy, raw")
+}
+
+#[test]
+fn version_two_is_as_published() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (address, requests) = receiver(vec![TAKEN]);
+    let daemon = start(dir.path(), &format!("url = \"http://{address}/api/v1/push\"\nversion = 2"));
+    daemon.send_udp(&["hits:3|c|#Zone:9,route:/a\nt:100:200:400|ms\nlevel:-2|g".as_bytes()]);
+    let request = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+    assert_eq!(request.first, "POST /api/v1/push HTTP/1.1");
+    for header in [
+        "content-type: application/x-protobuf;proto=io.prometheus.write.v2.request",
+        "x-prometheus-remote-write-version: 2.0.0",
+        "user-agent: systole/",
+    ] {
+        assert!(request.headers.contains(header), "{header}\n{}", request.headers);
+    }
+    let message = Second::decode(&unpacked(&request)[..]).expect("the message");
+    assert_eq!(message.symbols[0], "");
+    let mut kinds = BTreeMap::new();
+    for series in &message.series {
+        assert!(series.labels.len().is_multiple_of(2));
+        let texts: Vec<&str> = series.labels.iter().map(|&n| message.symbols[n as usize].as_str()).collect();
+        let names: Vec<&str> = texts.iter().step_by(2).copied().collect();
+        assert!(names.is_sorted() && names.contains(&"__name__"), "{texts:?}");
+        let at = names.iter().position(|name| *name == "__name__").expect("a name");
+        kinds.insert(texts[2 * at + 1].to_string(), (series.clone(), series.metadata.clone().expect("metadata").kind));
+    }
+    let (hits, kind) = &kinds["hits_total"];
+    assert_eq!((*kind, hits.samples.len(), hits.samples[0].value, hits.samples[1].value), (1, 2, 0.0, 3.0));
+    assert!(hits.samples[0].timestamp < hits.samples[1].timestamp);
+    assert_eq!((kinds["level"].1, kinds["level"].0.samples[0].value), (2, -2.0));
+    let (timer, kind) = &kinds["t_seconds"];
+    let histogram = &timer.histograms[0];
+    assert_eq!((*kind, histogram.count, histogram.schema), (3, Some(3), 6));
+    assert!((histogram.sum - 0.7).abs() < 1e-12);
+    // Three buckets of one: 0.1, 0.2 and 0.4 seconds, 64 buckets apart, the first at ceil(64 · log2 0.1).
+    let spans: Vec<(i32, u32)> = histogram.positive_spans.iter().map(|span| (span.offset, span.length)).collect();
+    assert_eq!((spans, &histogram.positive_deltas[..]), (vec![(-212, 1), (63, 1), (63, 1)], &[1, 0, 0][..]));
+    daemon.stop();
+}
+
+#[test]
+fn a_receiver_that_does_not_know_version_two_gets_one() {
+    for unknowing in [Says(415, "unsupported"), Says(204, "")] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (address, requests) = receiver(vec![unknowing, Says(204, "")]);
+        let daemon = start(dir.path(), &format!("url = \"http://{address}\"\nversion = 2"));
+        daemon.send_udp(&[b"hits:3|c"]);
+        let wait = || requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+        assert!(wait().headers.contains("version: 2.0.0"));
+        let second = wait();
+        assert!(second.headers.contains("version: 0.1.0"));
+        let message = First::decode(&unpacked(&second)[..]).expect("the message");
+        assert_eq!(message.series[0].labels[0].value, "hits_total");
+        daemon.stop();
+    }
+}
+
+#[test]
+fn one_series_that_is_refused_takes_no_other_along() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // A request with this series is refused as a whole, as Prometheus does it.
+    let (taken, refusing) = (std::sync::Arc::new(std::sync::Mutex::new(Vec::new())), "bad_total");
+    let seen = std::sync::Arc::clone(&taken);
+    let address = receiver::serve("127.0.0.1:0".parse().expect("an address"), move |request| {
+        let message = First::decode(&snap::raw::Decoder::new().decompress_vec(&request.body).expect("snappy")[..]);
+        let series = message.expect("the message").series;
+        let names: Vec<String> = series.iter().map(|one| one.labels[0].value.clone()).collect();
+        if names.iter().any(|name| name == refusing) {
+            return Says(400, "out of order sample");
+        }
+        seen.lock().expect("no panic").extend(names);
+        Says(204, "")
+    });
+    let daemon = start(dir.path(), &format!("url = \"http://{address}\""));
+    let lines: Vec<String> = (0..50).map(|n| format!("good{n}:1|c")).collect();
+    daemon.send_udp(&[format!("{}\nbad:1|c\n{}", lines[..25].join("\n"), lines[25..].join("\n")).as_bytes()]);
+    let status = daemon.status_when("delivered", |status| status["sinks"]["it"]["delivered"] == 50);
+    assert_eq!(status["sinks"]["it"]["dropped"]["refused"], 1, "{}", status["sinks"]["it"]);
+    let mut names = taken.lock().expect("no panic").clone();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 50);
+    daemon.stop();
+}
