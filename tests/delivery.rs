@@ -313,3 +313,73 @@ fn one_that_hangs_delays_no_other() {
     assert!(late < 0.1, "{late}");
     daemon.status_when("the other went on", |status| status["sinks"]["file"]["delivered"].as_u64() >= Some(5));
 }
+
+#[test]
+fn a_sink_has_names_tags_and_an_interval_of_its_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name);
+    let sink = format!(
+        "type = \"file\"\npath = \"{}\"\nprefix = \"dc1.\"\ntags = {{ env = \"prod\", k = \"other\" }}\ninterval = \"1s\"\n\
+         [[sink]]\nname = \"plain\"\ntype = \"file\"\npath = \"{}\"\n[[rule]]\nmatch = \"t\"\npercentiles = [50]",
+        path("own").display(),
+        path("plain").display()
+    );
+    let daemon = start(dir.path(), &sink);
+    // Away from the tick of a second, so that everything is of one.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    std::thread::sleep(Duration::from_millis(1050 - u64::from(now.subsec_millis()) + 50));
+    for n in 1..=3 {
+        daemon.send_udp(&[format!("c:{n}|c|#k:v\nt:{n}|ms\ns:{n}|s\ng:{n}|g").as_bytes()]);
+        std::thread::sleep(Duration::from_millis(210));
+    }
+    daemon.status_when("a second has passed", |status| status["sinks"]["it"]["delivered"].as_u64() >= Some(4));
+    daemon.stop();
+    let of = |name: &str, series: &str| -> Vec<Value> {
+        let all = support::records(&path(name));
+        all.into_iter().filter(|record| record["name"] == series && record["value"] != 0.0).collect()
+    };
+    let counter = of("own", "dc1.c");
+    assert_eq!((counter.len(), &counter[0]["value"]), (1, &Value::from(6.0)), "{counter:?}");
+    assert_eq!(counter[0]["tags"], serde_json::json!({"env": "prod", "k": "v"}));
+    let length = counter[0]["interval"].as_f64().expect("a length");
+    assert!((0.8..1.2).contains(&length), "{length}");
+    let timer = &of("own", "dc1.t")[0];
+    assert_eq!((&timer["count"], &timer["percentiles"]), (&Value::from(3.0), &serde_json::json!({"50": 2.0})));
+    assert_eq!(
+        (&of("own", "dc1.s")[0]["value"], &of("own", "dc1.g")[0]["value"]),
+        (&Value::from(3.0), &Value::from(3.0))
+    );
+    assert_eq!(of("plain", "c").len(), 3);
+    assert!(of("plain", "dc1.c").is_empty());
+}
+
+#[test]
+fn every_sink_is_tried_by_check() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    let gone = "http://127.0.0.1:1";
+    let mut kinds = vec![
+        ("graphite", "address = \"127.0.0.1:1\"".to_string(), false),
+        ("statsd", "address = \"127.0.0.1:1\"\ntransport = \"tcp\"".into(), false),
+        ("influx", format!("url = \"{gone}\"\ndatabase = \"d\""), false),
+        ("remote_write", format!("url = \"{gone}\""), false),
+        ("otlp", format!("url = \"{gone}\""), false),
+        ("clickhouse", format!("url = \"{gone}\""), false),
+        ("datadog", format!("url = \"{gone}\"\napi_key = \"k\""), false),
+        ("exec", "command = [\"/nonexistent\"]".into(), false),
+        ("file", "path = \"/nonexistent/x\"".into(), false),
+        ("hdrlog", "path = \"/nonexistent/x\"".into(), false),
+        ("sqlite", "path = \"/nonexistent/x\"".into(), false),
+        ("console", String::new(), true),
+        ("prometheus", "address = \"127.0.0.1:0\"".into(), true),
+    ];
+    kinds.push(("sqlite", format!("path = \"{}/x\"", dir.path().display()), true));
+    for (kind, options, is_good) in kinds {
+        std::fs::write(&file, format!("[[sink]]\ntype = \"{kind}\"\n{options}\n")).expect("written");
+        let output = systole(&["check", "--connect", "-c", file.to_str().expect("plain")], b"");
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(if is_good { 0 } else { 1 }), "{kind}: {said}{}", text(&output.stderr));
+        assert!(said.contains(&format!("sink {kind}: ")), "{said}");
+    }
+    assert!(!dir.path().join("x").exists(), "a check leaves nothing behind");
+}

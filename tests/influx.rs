@@ -107,3 +107,32 @@ fn what_a_version_needs_is_asked_for() {
     let said = text(&output.stderr);
     assert!(said.contains("sink[0].org: missing") && said.contains("sink[0].bucket: missing"), "{said}");
 }
+
+#[test]
+fn events_checks_and_changes_of_presence_are_points_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (address, requests) = receiver(vec![Says(204, "")]);
+    let config = format!(
+        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\ntype = \"influx\"\nurl = \"http://{address}\"\ndatabase = \"d\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+         [presence]\nstate_file = \"off\"\n"
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"_e{6,4}:deploy|done|#env:prod\n_sc|disk|2|m:full\nheartbeat.pay:1|g|#instance:a,interval:1"]);
+    let (mut body, deadline) = (String::new(), std::time::Instant::now() + Duration::from_secs(20));
+    let wanted = [
+        "metric_type=event,name=deploy record=\"{",
+        "metric_type=service_check,name=disk ",
+        "metric_type=presence,name=pay ",
+    ];
+    while !wanted.iter().all(|part| body.contains(part)) && std::time::Instant::now() < deadline {
+        body.push_str(&requests.recv_timeout(Duration::from_secs(20)).expect("a request").text());
+    }
+    for part in wanted {
+        assert!(body.contains(&format!("systole_notices,{part}")), "{part}\n{body}");
+    }
+    assert!(body.contains("\\\"message\\\":\\\"full\\\""), "{body}");
+    let status = daemon.status_when("all of it delivered", |s| s["sinks"]["influx"]["delivered"].as_u64() >= Some(3));
+    assert_eq!(status["sinks"]["influx"]["dropped"], json!({}));
+    daemon.stop();
+}
