@@ -102,7 +102,7 @@ const BROKEN: [(&str, &[&str]); 45] = [
     (
         "[[sink]]\ntype = \"grafite\"",
         &[
-            "2:8: sink[0].type: `grafite` is none of `clickhouse`, `console`, `datadog`, `exec`, `file`, `graphite`, `hdrlog`, `influx`, `kafka`, `nats`, `otlp`, `postgres`, `prometheus`, `remote_write`, `sqlite`, `statsd` (did you mean `graphite`?)",
+            "2:8: sink[0].type: `grafite` is none of `clickhouse`, `console`, `datadog`, `elasticsearch`, `exec`, `file`, `graphite`, `hdrlog`, `influx`, `kafka`, `nats`, `otlp`, `postgres`, `prometheus`, `remote_write`, `sqlite`, `statsd` (did you mean `graphite`?)",
         ],
     ),
     ("[[sink]]\nname = \"a\"", &["1:1: sink[0].type: missing; for example `type = \"graphite\"`"]),

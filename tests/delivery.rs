@@ -108,6 +108,7 @@ fn what_is_refused_for_good_is_dropped_and_counted_by_every_sink() {
         ("otlp", ""),
         ("clickhouse", "create = false"),
         ("datadog", "api_key = \"k\""),
+        ("elasticsearch", ""),
         ("influx", "database = \"d\""),
     ] {
         let dir = tempfile::tempdir().expect("a folder");
@@ -366,6 +367,7 @@ fn every_sink_is_tried_by_check() {
         ("otlp", format!("url = \"{gone}\""), false),
         ("clickhouse", format!("url = \"{gone}\""), false),
         ("datadog", format!("url = \"{gone}\"\napi_key = \"k\""), false),
+        ("elasticsearch", format!("url = \"{gone}\""), false),
         ("exec", "command = [\"/nonexistent\"]".into(), false),
         ("file", "path = \"/nonexistent/x\"".into(), false),
         ("hdrlog", "path = \"/nonexistent/x\"".into(), false),
@@ -382,4 +384,34 @@ fn every_sink_is_tried_by_check() {
         assert!(said.contains(&format!("sink {kind}: ")), "{said}");
     }
     assert!(!dir.path().join("x").exists(), "a check leaves nothing behind");
+}
+
+#[test]
+fn documents_of_a_bulk_are_as_published_and_each_refusal_is_honoured() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let full = r#"{"errors":true,"items":[{"index":{"status":201}},{"index":{"status":429,"error":{"type":"full"}}}]}"#;
+    let partly =
+        r#"{"errors":true,"items":[{"index":{"status":200}},{"index":{"status":400,"error":{"type":"mapping"}}}]}"#;
+    let whole = r#"{"errors":false,"items":[]}"#;
+    let (address, requests) = receiver(vec![Says(200, full), Says(200, partly), Says(200, whole)]);
+    let daemon = start(dir.path(), &format!("type = \"elasticsearch\"\nurl = \"http://{address}\""));
+    daemon.send_udp(&[b"a:7|c|#k:v\n_e{1,1}:t|x"]);
+    let status = daemon.status_when("partly delivered", |status| sink(status)["dropped"]["refused"] == 1);
+    assert_eq!(sink(&status)["delivered"], 1);
+    let (first, second) = (requests.recv().expect("a request"), requests.recv().expect("a request"));
+    assert_eq!((first.first.as_str(), first.text()), ("POST /_bulk HTTP/1.1", second.text()));
+    assert!(first.headers.contains("content-type: application/x-ndjson"), "{}", first.headers);
+    let text = first.text();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(text.ends_with('\n') && lines.len() == 4, "{text}");
+    let (to, document) = (&lines[0]["index"], &lines[1]);
+    assert!(to["_index"].as_str().is_some_and(|name| name.starts_with("systole-20") && name.len() == 18), "{to}");
+    assert!(to["_id"].as_str().is_some_and(|id| id.contains("-counter-")), "{to}");
+    assert_eq!(
+        (&document["name"], &document["value"], &document["tags"]["k"]),
+        (&"a".into(), &7.0.into(), &"v".into())
+    );
+    assert!(document["@timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{document}");
+    assert_eq!(lines[3]["title"], "t");
+    daemon.stop();
 }

@@ -9,6 +9,7 @@ mod blocking;
 pub mod clickhouse;
 pub mod console;
 pub mod datadog;
+pub mod elasticsearch;
 pub mod exec;
 mod exponential;
 pub mod file;

@@ -207,6 +207,8 @@ kinds! {
     Console(super::console::ConsoleSpec) = "console",
     /// Datadog's API.
     Datadog(super::datadog::DatadogSpec) = "datadog",
+    /// Elasticsearch's bulk API.
+    Elasticsearch(super::elasticsearch::ElasticsearchSpec) = "elasticsearch",
     /// A command that reads records.
     Exec(super::exec::ExecSpec) = "exec",
     /// A file of records.

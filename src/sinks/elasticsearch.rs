@@ -1,0 +1,142 @@
+//! Elasticsearch and OpenSearch by their bulk API: every record is a document of `index-YYYY.MM.DD`, with `@timestamp`, and an id of
+//! its interval and series, so that one that is written twice is there once. Of a bulk that is taken in part, what is refused for
+//! good is dropped and counted (`refused`); what the cluster had no room for (429, 5xx) makes the whole be tried again.
+
+use std::sync::Arc;
+
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use rapidhash::v3::rapidhash_v3;
+use serde_json::{Value, json};
+
+use crate::presence::rfc3339;
+use crate::snapshot::{Records, Snapshot};
+
+use super::http::{Endpoint, Outcome, Post, gzip};
+use super::spec::reach_url;
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// Bytes of a bulk from which on it is sent.
+const BULK_BYTES: usize = 4 << 20;
+
+/// `elasticsearch` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElasticsearchSpec {
+    endpoint: Endpoint,
+    index: String,
+    /// A new index every day (UTC).
+    daily: bool,
+}
+
+impl Default for ElasticsearchSpec {
+    fn default() -> ElasticsearchSpec {
+        ElasticsearchSpec { endpoint: Endpoint::default(), index: "systole".into(), daily: true }
+    }
+}
+
+impl Spec for ElasticsearchSpec {
+    fn options(&mut self, form: &mut dyn Form) {
+        self.endpoint.options(form, "\"http://127.0.0.1:9200\"");
+        form.field("index", Field::Text(&mut self.index));
+        form.field("daily", Field::Flag(&mut self.daily));
+    }
+
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.endpoint.url = format!("http:{place}");
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.endpoint.place()
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        reach_url(&self.endpoint.url)
+    }
+
+    fn takes_old(&self) -> bool {
+        true
+    }
+
+    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(ElasticsearchSink { spec: self.clone(), post: Post::new(self.endpoint.clone(), site)? }))
+    }
+}
+
+/// A cluster.
+struct ElasticsearchSink {
+    spec: ElasticsearchSpec,
+    post: Post,
+}
+
+impl ElasticsearchSink {
+    /// Two lines of a bulk: where a record goes, and what it is.
+    fn document(&self, snapshot: &Snapshot, key: &str, json: &[u8], out: &mut Vec<u8>) {
+        let Ok(mut record) = serde_json::from_slice::<Value>(json) else { return };
+        let time = rfc3339(record["time"].as_f64().unwrap_or(snapshot.end));
+        let index = match self.spec.daily {
+            true => format!("{}-{}", self.spec.index, time[..10].replace('-', ".")),
+            false => self.spec.index.clone(),
+        };
+        let kind = record["type"].as_str().unwrap_or("").to_string();
+        // Of notices several may have one time.
+        let what = if record.get("interval").is_some() { key.as_bytes() } else { json };
+        let id = format!("{time}-{kind}-{:016x}", rapidhash_v3(what));
+        record["@timestamp"] = time.into();
+        for line in [json!({"index": {"_index": index, "_id": id}}), record] {
+            out.extend_from_slice(line.to_string().as_bytes());
+            out.push(b'\n');
+        }
+    }
+
+    /// How many records were refused for good.
+    async fn send(&mut self, bulk: &[u8], records: u64) -> Result<u64, SinkError> {
+        let url = format!("{}/_bulk", self.post.base());
+        let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_ENCODING, "gzip")];
+        let Outcome::Taken(answer) = self.post.send(&url, &headers, gzip(bulk)?).await? else { return Ok(records) };
+        let said: Value = serde_json::from_slice(&answer.body)
+            .map_err(|error| SinkError::new(format!("{}: the answer is no JSON: {error}", self.spec.place())))?;
+        let items = said["items"].as_array().map_or(&[][..], Vec::as_slice);
+        let failed = items.iter().map(|item| &item["index"]).filter(|item| item["status"].as_u64() >= Some(300));
+        let (mut refused, mut example) = (0, None);
+        for item in failed {
+            let status = item["status"].as_u64().unwrap_or(0);
+            if status == 429 || status >= 500 {
+                return Err(SinkError::new(format!("{} has no room: {}", self.spec.place(), item["error"])));
+            }
+            refused += 1;
+            example.get_or_insert_with(|| item["error"].to_string());
+        }
+        if let Some(example) = example {
+            self.post.complain(&example);
+        }
+        Ok(refused)
+    }
+}
+
+impl Sink for ElasticsearchSink {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let mut bulks: Vec<(Vec<u8>, u64)> = Vec::new();
+            let records = Records { ledger: false, ..Records::ALL };
+            records.each(snapshot, |key, json| {
+                if bulks.last().is_none_or(|(bulk, _)| bulk.len() >= BULK_BYTES) {
+                    bulks.push((Vec::new(), 0));
+                }
+                if let Some((bulk, count)) = bulks.last_mut() {
+                    self.document(snapshot, key, json, bulk);
+                    *count += 1;
+                }
+            });
+            let (mut refused, mut bytes) = (0, 0);
+            for (bulk, count) in bulks {
+                bytes += bulk.len() as u64;
+                refused += self.send(&bulk, count).await?;
+            }
+            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
