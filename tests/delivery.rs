@@ -132,7 +132,7 @@ fn credentials_go_along_and_are_never_shown() {
     for (more, expected) in [
         (format!("username = \"me\"\npassword = \"{secret}\""), "authorization: basic bwu6ahvudgvymg=="),
         (format!("token = \"{secret}\""), "authorization: bearer hunter2"),
-        ("headers = { \"X-Scope-OrgID\" = \"7\" }".to_string(), "x-scope-orgid: 7"),
+        ("headers = { \"X-Key\" = \"hunter2\" }".to_string(), "x-key: hunter2"),
     ] {
         let (address, requests) = receiver(vec![Says(200, "")]);
         let config = format!("type = \"otlp\"\nurl = \"http://{address}\"\n{more}");

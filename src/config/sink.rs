@@ -239,7 +239,7 @@ impl Form for Reader<'_, '_, '_> {
             Field::MaybeSize(value, range) => put(value, section.size(s, key, range).map(Some)),
             Field::Texts(value) => put(value, section.strings(s, key)),
             Field::Numbers(value, range) => put(value, section.numbers(s, key, range)),
-            Field::Map(value) => put(value, section.map(s, key)),
+            Field::Map(value) | Field::Secrets(value) => put(value, section.map(s, key)),
             Field::Choice(words, value) => {
                 let words: Vec<(&str, usize)> = words.iter().zip(0..).map(|(word, n)| (*word, n)).collect();
                 put(value, section.choice(s, key, &words));
@@ -300,6 +300,7 @@ impl Form for Printer<'_> {
             Field::Map(value) => {
                 Some(Value::Table(value.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect()))
             }
+            Field::Secrets(value) => Some(Value::Table(value.keys().map(|key| (key.clone(), MASK.into())).collect())),
             Field::Choice(words, value) => words.get(*value).map(|word| (*word).into()),
         };
         if let Some(value) = value {

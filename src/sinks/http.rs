@@ -42,7 +42,7 @@ impl Endpoint {
         form.field("username", Field::Text(&mut self.username));
         form.field("password", Field::Secret(&mut self.password));
         form.field("token", Field::Secret(&mut self.token));
-        form.field("headers", Field::Map(&mut self.headers));
+        form.field("headers", Field::Secrets(&mut self.headers));
         let bad = self.headers.iter().find(|(name, value)| {
             HeaderName::try_from(name.as_str()).is_err() || HeaderValue::from_str(value).is_err()
         });

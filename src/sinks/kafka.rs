@@ -50,7 +50,7 @@ impl Spec for KafkaSpec {
         form.field("username", Field::Text(&mut self.username));
         form.field("password", Field::Secret(&mut self.password));
         form.field("options", Field::Map(&mut self.options));
-        let secret = self.options.keys().find(|key| key.contains("password"));
+        let secret = self.options.keys().find(|key| key.contains("password") || key.contains("secret"));
         form.insist(
             "options",
             match secret {
@@ -83,14 +83,9 @@ impl Spec for KafkaSpec {
             .set("bootstrap.servers", self.brokers.join(","))
             .set("client.id", "systole")
             .set("enable.idempotence", "true")
-            .set("compression.type", "gzip")
             .set("message.timeout.ms", site.timeout.as_millis().max(1000).to_string());
         if !self.username.is_empty() {
             config.set("sasl.username", &self.username).set("sasl.password", &self.password);
-        }
-        if !cfg!(feature = "kafka-tls") {
-            // What is not built in cannot be asked for by default.
-            config.set("compression.type", "none");
         }
         for (key, value) in &self.options {
             config.set(key, value);

@@ -58,6 +58,11 @@ impl Spec for NatsSpec {
     fn options(&mut self, form: &mut dyn Form) {
         form.field("servers", Field::Texts(&mut self.servers));
         form.demand("servers", !self.servers.is_empty(), "[\"127.0.0.1:4222\"]");
+        let with_login = self.servers.iter().any(|server| server.contains('@'));
+        form.insist(
+            "servers",
+            if with_login { Err("say who we are with `username` and `password`".into()) } else { Ok(()) },
+        );
         form.field("subject", Field::Text(&mut self.subject));
         form.field("stream", Field::Text(&mut self.stream));
         form.field("create", Field::Flag(&mut self.create));

@@ -96,6 +96,8 @@ pub enum Field<'a> {
     Numbers(&'a mut Vec<f64>, RangeInclusive<f64>),
     /// Texts by key.
     Map(&'a mut BTreeMap<String, String>),
+    /// Texts by key, which are never shown.
+    Secrets(&'a mut BTreeMap<String, String>),
     /// One of some words: all of them, and the number of the one that holds.
     Choice(&'a [&'static str], &'a mut usize),
 }
