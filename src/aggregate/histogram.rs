@@ -346,6 +346,11 @@ impl TryFrom<Flat> for Histogram {
         if !(1..=5).contains(&flat.digits) {
             return Err("a histogram has 1 to 5 digits");
         }
+        // Beyond the exponents of doubles nothing can have been recorded.
+        let is_sound = flat.exponent.abs() <= 2200 && flat.unit.is_finite() && flat.unit > 0.0;
+        if !is_sound || flat.largest.is_nan() || flat.carry.is_nan() {
+            return Err("a histogram's scale is none");
+        }
         let mut full = Histogram::new(flat.digits, flat.smallest, flat.largest, flat.unit);
         let top = 1_u64 << full.top_bits();
         let fill = |counts: &[(u64, u64)]| {

@@ -437,7 +437,7 @@ impl Timer {
         if let Samples::Large(large) = &self.0 {
             let per_sample = if even { large.first_weight } else { 1.0 };
             let buckets = large.histogram.buckets().into_iter();
-            all.extend(buckets.map(|(value, weight)| (value.clamp(large.min, large.max), weight / per_sample)));
+            all.extend(buckets.map(|(value, weight)| (value.max(large.min).min(large.max), weight / per_sample)));
         } else {
             self.each(|value, weight| all.push((value, if even { 1.0 } else { weight })));
         }

@@ -248,4 +248,55 @@ mod tests {
         only.write(&thawed, &mut out);
         assert!(String::from_utf8_lossy(&out).contains(r#""version":"1.2""#));
     }
+
+    #[test]
+    fn bytes_that_were_changed_are_refused_or_read_as_some_snapshot_but_never_panic() {
+        let policy = TimerPolicy { exact_samples: 50, ..TimerPolicy::default() };
+        let timer = |samples: u32| {
+            let mut timer = Timer::default();
+            (0..samples).for_each(|n| timer.record(f64::from(n) * 1.7 - 9.0, f64::from(1 + n % 3), &policy));
+            TimerPoint { series: Series::new(Kind::Timer, "t", &[("n", Some(&samples.to_string()))]), timer }
+        };
+        let mut set = Members::default();
+        (0..40_u8).for_each(|n| set.insert(&[n]));
+        let snapshot = Snapshot {
+            timers: vec![timer(3), timer(40), timer(400)],
+            sets: vec![SetPoint { series: Series::new(Kind::Set, "s", &[]), members: set }],
+            policy: Arc::new(SummaryPolicy {
+                timers: policy,
+                percentiles: vec![50.0, 99.0],
+                ..SummaryPolicy::default()
+            }),
+            ..Snapshot::default()
+        };
+        let frozen = snapshot.freeze().expect("frozen");
+        let mut plain = Vec::new();
+        DeflateDecoder::new(&frozen[1..]).read_to_end(&mut plain).expect("deflated");
+        let mut state = 88172645463325252_u64;
+        let mut random = || {
+            // Xorshift (Marsaglia 2003).
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize
+        };
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..1000 {
+            let mut changed = plain.clone();
+            for _ in 0..1 + random() % 3 {
+                let at = random() % changed.len();
+                changed[at] = random() as u8;
+            }
+            let mut packed = DeflateEncoder::new(vec![VERSION], Compression::fast());
+            packed.write_all(&changed).expect("memory");
+            match Snapshot::thaw(&packed.finish().expect("memory")) {
+                Ok(thawed) => {
+                    read += 1;
+                    let _ = records(&thawed);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(read > 30 && refused > 30, "{read} read, {refused} refused");
+    }
 }
