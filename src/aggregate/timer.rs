@@ -38,8 +38,8 @@ pub struct Timer(Samples);
 enum Samples {
     /// All weigh the same, and every value is a number of thousandths, as milliseconds with up to three decimals are.
     Narrow { weight: f64, values: Vec<i32> },
-    /// All weigh the same.
-    Even { weight: f64, values: Vec<f64> },
+    /// All weigh the same. Boxed, so that the others are a word smaller.
+    Even(Box<Even>),
     /// Weights differ, or they are not to be used.
     Uneven(Box<Uneven>),
     /// Beyond the bound of exact samples.
@@ -63,6 +63,13 @@ pub struct Totals {
     pub min: f64,
     /// The largest value.
     pub max: f64,
+}
+
+/// Values of one weight.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Even {
+    weight: f64,
+    values: Vec<f64>,
 }
 
 /// Values with a weight each.
@@ -156,11 +163,12 @@ impl Timer {
             large.add(value, own);
             return;
         }
-        if self.samples() == 0
-            && own == weight
-            && let Samples::Narrow { weight: ours, .. } | Samples::Even { weight: ours, .. } = &mut self.0
-        {
-            *ours = weight;
+        if self.samples() == 0 && own == weight {
+            match &mut self.0 {
+                Samples::Narrow { weight: ours, .. } => *ours = weight,
+                Samples::Even(even) => even.weight = weight,
+                Samples::Uneven(_) | Samples::Large(_) => {}
+            }
         }
         match &mut self.0 {
             Samples::Narrow { weight: ours, values } if *ours == weight && own == weight => {
@@ -170,11 +178,11 @@ impl Timer {
                     let mut wide = Vec::with_capacity(values.len() + 4);
                     wide.extend(values.iter().map(|&v| from_thousandths(v)));
                     wide.push(value);
-                    self.0 = Samples::Even { weight, values: wide };
+                    self.0 = Samples::Even(Box::new(Even { weight, values: wide }));
                 }
             }
-            Samples::Even { weight: ours, values } if *ours == weight => push(values, value),
-            Samples::Narrow { .. } | Samples::Even { .. } | Samples::Uneven(_) | Samples::Large(_) => {
+            Samples::Even(even) if even.weight == weight => push(&mut even.values, value),
+            Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) | Samples::Large(_) => {
                 let uneven = self.uneven();
                 uneven.count.add(weight);
                 uneven.values.push(value);
@@ -259,7 +267,7 @@ impl Timer {
                 ours.moments.merge(theirs.moments);
                 ours.mixed |= theirs.mixed || theirs.first_weight != ours.first_weight;
             }
-            Samples::Narrow { .. } | Samples::Even { .. } => {
+            Samples::Narrow { .. } | Samples::Even(_) => {
                 other.each(|value, weight| self.record(value, weight, policy));
             }
             Samples::Uneven(theirs) => {
@@ -285,8 +293,9 @@ impl Timer {
             Samples::Narrow { weight, values } => {
                 Timer(Samples::Narrow { weight: *weight, values: Vec::with_capacity(values.len().min(ROOM)) })
             }
-            Samples::Even { weight, values } => {
-                Timer(Samples::Even { weight: *weight, values: Vec::with_capacity(values.len().min(ROOM)) })
+            Samples::Even(even) => {
+                let values = Vec::with_capacity(even.values.len().min(ROOM));
+                Timer(Samples::Even(Box::new(Even { weight: even.weight, values })))
             }
             Samples::Uneven(_) | Samples::Large(_) => Timer::default(),
         }
@@ -297,7 +306,7 @@ impl Timer {
     pub fn compact(mut self) -> Timer {
         match &mut self.0 {
             Samples::Narrow { values, .. } => values.shrink_to_fit(),
-            Samples::Even { values, .. } => values.shrink_to_fit(),
+            Samples::Even(even) => even.values.shrink_to_fit(),
             Samples::Uneven(uneven) => {
                 uneven.values.shrink_to_fit();
                 uneven.weights.shrink_to_fit();
@@ -313,7 +322,7 @@ impl Timer {
             Samples::Narrow { weight, values } => {
                 values.iter().for_each(|&value| visit(from_thousandths(value), *weight))
             }
-            Samples::Even { weight, values } => values.iter().for_each(|&value| visit(value, *weight)),
+            Samples::Even(even) => even.values.iter().for_each(|&value| visit(value, even.weight)),
             Samples::Uneven(uneven) => {
                 uneven.values.iter().zip(&uneven.weights).for_each(|(&value, &weight)| visit(value, weight));
             }
@@ -325,7 +334,7 @@ impl Timer {
     pub fn first(&self, count: usize) -> Vec<f64> {
         match &self.0 {
             Samples::Narrow { values, .. } => values.iter().take(count).map(|&value| from_thousandths(value)).collect(),
-            Samples::Even { values, .. } => values.iter().take(count).copied().collect(),
+            Samples::Even(even) => even.values.iter().take(count).copied().collect(),
             Samples::Uneven(uneven) => uneven.values.iter().take(count).copied().collect(),
             Samples::Large(_) => self.sorted().into_iter().take(count).map(|(value, _)| value).collect(),
         }
@@ -335,7 +344,7 @@ impl Timer {
     pub fn samples(&self) -> u64 {
         match &self.0 {
             Samples::Narrow { values, .. } => values.len() as u64,
-            Samples::Even { values, .. } => values.len() as u64,
+            Samples::Even(even) => even.values.len() as u64,
             Samples::Uneven(uneven) => uneven.values.len() as u64,
             Samples::Large(large) => large.samples,
         }
@@ -344,9 +353,8 @@ impl Timer {
     /// Events they stand for: the sum of 1/rate.
     pub fn count(&self) -> f64 {
         match &self.0 {
-            Samples::Narrow { weight, .. } | Samples::Even { weight, .. } => {
-                (self.samples() as f64 * weight).min(f64::MAX)
-            }
+            Samples::Narrow { weight, .. } => (self.samples() as f64 * weight).min(f64::MAX),
+            Samples::Even(even) => (self.samples() as f64 * even.weight).min(f64::MAX),
             Samples::Uneven(uneven) => uneven.count.value(),
             Samples::Large(large) => large.count.value(),
         }
@@ -378,7 +386,7 @@ impl Timer {
     /// Whether all samples weigh the same.
     pub fn is_uniform(&self) -> bool {
         match &self.0 {
-            Samples::Narrow { .. } | Samples::Even { .. } => true,
+            Samples::Narrow { .. } | Samples::Even(_) => true,
             Samples::Uneven(uneven) => uneven.weights.windows(2).all(|two| two[0] == two[1]),
             Samples::Large(large) => !large.mixed,
         }
@@ -393,7 +401,7 @@ impl Timer {
     pub fn memory_bytes(&self) -> usize {
         let beyond = match &self.0 {
             Samples::Narrow { values, .. } => values.capacity() * size_of::<i32>(),
-            Samples::Even { values, .. } => values.capacity() * size_of::<f64>(),
+            Samples::Even(even) => size_of::<Even>() + even.values.capacity() * size_of::<f64>(),
             Samples::Uneven(uneven) => {
                 size_of::<Uneven>() + (uneven.values.capacity() + uneven.weights.capacity()) * size_of::<f64>()
             }
