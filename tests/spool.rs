@@ -72,9 +72,10 @@ fn intervals_outlive_the_daemon_and_arrive_once_and_in_order() {
 #[test]
 fn a_disk_that_is_full_is_told_and_what_does_not_fit_is_counted() {
     let dir = tempfile::tempdir().expect("a folder");
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
     let config = config(nobody(), &dir.path().join("spool"), "queue = 2\n[[sink]]\ntype = \"console\"");
     let file = dir.path().join("systole.toml");
-    std::fs::write(&file, config.replace("127.0.0.1:0\"\nworkers", "127.0.0.1:18990\"\nworkers")).expect("written");
+    std::fs::write(&file, config.replace("127.0.0.1:0\"\nworkers", &format!("{free}\"\nworkers"))).expect("written");
     // Files may be 4 KiB large; an interval of a thousand counters is larger.
     let script = format!("ulimit -f 8; exec {} run -c {}", support::SYSTOLE, file.display());
     let mut limited = std::process::Command::new("sh");
@@ -90,7 +91,7 @@ fn a_disk_that_is_full_is_told_and_what_does_not_fit_is_counted() {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         for part in lines.chunks(200) {
-            socket.send_to(part.concat().as_bytes(), "127.0.0.1:18990").expect("sent");
+            socket.send_to(part.concat().as_bytes(), free).expect("sent");
         }
         std::thread::sleep(Duration::from_millis(100));
         let status: Value = serde_json::from_str(&support::get(page, "/api/v1/status", "").1).expect("JSON");

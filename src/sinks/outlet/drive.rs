@@ -76,8 +76,7 @@ impl Driver {
                     tokio::select! {
                         outcome = &mut attempt => break outcome,
                         () = spooler.exposed(since, self.is_failing, item.position.is_none()) => {
-                            spooler.save(Some(&mut item)).await;
-                            if item.position.is_none() {
+                            if !spooler.save(Some(&mut item)).await {
                                 // The disk takes nothing: not again and again.
                                 tokio::select! {
                                     outcome = &mut attempt => break outcome,

@@ -144,7 +144,7 @@ impl Outlet {
             None => None,
         };
         let shared = Arc::new(Shared { options, state: Mutex::default(), changed: Notify::new() });
-        let mut spooler = Spooler { shared: Arc::clone(&shared), spool: None };
+        let mut spooler = Spooler { shared: Arc::clone(&shared), spool: None, complained: None };
         if let Some((spool, lost)) = spool {
             // What is left from before is offered anew.
             let mut state = shared.state();

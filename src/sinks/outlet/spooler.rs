@@ -1,7 +1,7 @@
 //! A sink's spool as its driver uses it: off the runtime's threads, with the account kept beside.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
@@ -22,6 +22,8 @@ pub(super) struct Item {
 pub(super) struct Spooler {
     pub(super) shared: Arc<Shared>,
     pub(super) spool: Option<Spool>,
+    /// When it was last said that the disk takes nothing.
+    pub(super) complained: Option<Instant>,
 }
 
 impl Spooler {
@@ -105,16 +107,19 @@ impl Spooler {
                 state.account.last_error = Some(format!("spool: {error}"));
                 state.account.last_failure = unix_time();
                 drop(state);
-                tracing::warn!(sink = self.shared.options.name, %error, "the spool takes nothing; the interval stays in memory");
+                if self.complained.is_none_or(|last| last.elapsed() >= self.shared.options.log_every) {
+                    self.complained = Some(Instant::now());
+                    tracing::warn!(sink = self.shared.options.name, %error, "the spool takes nothing; intervals stay in memory");
+                }
                 None
             }
         }
     }
 
-    /// Puts what is in memory alone on disk: what is being delivered, and what waits, in order.
-    pub(super) async fn save(&mut self, item: Option<&mut Item>) {
+    /// Puts what is in memory alone on disk: what is being delivered, and what waits, in order. Whether the disk took it.
+    pub(super) async fn save(&mut self, item: Option<&mut Item>) -> bool {
         if self.spool.is_none() {
-            return;
+            return true;
         }
         if let Some(item) = item
             && item.position.is_none()
@@ -125,15 +130,15 @@ impl Spooler {
                     self.work(move |spool| spool.mark_busy(position)).await;
                     self.shared.state().delivering = None;
                 }
-                None => return,
+                None => return false,
             }
         }
         loop {
             // Out of the queue meanwhile, so that nobody gives it up when the queue is full.
-            let Some(next) = self.shared.state().waiting.pop_front() else { return };
+            let Some(next) = self.shared.state().waiting.pop_front() else { return true };
             if self.append(&next).await.is_none() {
                 self.shared.state().waiting.push_front(next);
-                return;
+                return false;
             }
         }
     }
