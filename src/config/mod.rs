@@ -21,6 +21,3 @@ pub use schema::{
 };
 pub use url::{ListenUrl, listen_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};
-
-/// Keys of the design that this version does not have: an option nobody reads would be worse than none.
-const LATER: &[(&str, &str)] = &[];

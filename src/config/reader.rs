@@ -528,11 +528,6 @@ impl<'a> Section<'a> {
             }
             let place = source.place(key.span());
             let full = self.full(name);
-            let plain = without_numbers(&full);
-            if let Some((_, when)) = super::LATER.iter().find(|(known, _)| *known == plain) {
-                source.problem(place, &full, format!("not in this version: {when}"));
-                continue;
-            }
             let hint = suggestion(name, self.known.iter().copied());
             source.problem(place, &full, format!("unknown key{hint}"));
         }

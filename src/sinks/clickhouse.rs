@@ -7,11 +7,10 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::inert::in_url;
-use crate::protocol::Kind;
-use crate::snapshot::{Snapshot, notices, write_json};
+use crate::snapshot::{RecordType, Snapshot, notices, write_json};
 
 use super::http::{Endpoint, Outcome, Post};
-use super::spec::reach_url;
+use super::spec::{plain_name, reach_url};
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
 /// Bytes of a batch from which on it is sent.
@@ -43,11 +42,7 @@ impl Spec for ClickhouseSpec {
         form.field("database", Field::Text(&mut self.database));
         form.field("table", Field::Text(&mut self.table));
         for (key, name) in [("database", &self.database), ("table", &self.table)] {
-            let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.is_empty();
-            form.insist(
-                key,
-                if is_plain { Ok(()) } else { Err(format!("`{name}` has more than letters, digits and `_`")) },
-            );
+            form.insist(key, plain_name(name));
         }
         form.field("create", Field::Flag(&mut self.create));
     }
@@ -120,7 +115,7 @@ impl Sink for ClickhouseSink {
             let (mut refused, mut bytes, mut batch, mut series) = (0, 0, Vec::new(), 0);
             let mut rows = snapshot.rows(0).peekable();
             while let Some((_, row)) = rows.next() {
-                let kind = if row.series.kind() == Kind::Meter { Kind::Counter } else { row.series.kind() };
+                let kind = RecordType::of(row.series.kind());
                 let (keys, values): (Vec<_>, Vec<_>) =
                     row.series.tags().map(|(key, value)| (key, value.unwrap_or(""))).unzip();
                 for (field, value) in &row.fields {
@@ -162,7 +157,7 @@ impl Sink for ClickhouseSink {
                     refused += notices.len() as u64;
                 }
             }
-            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+            Ok(Receipt::new(bytes, [("refused", refused)]))
         })
     }
 

@@ -79,7 +79,7 @@ struct ConsoleWriter {
 }
 
 impl Writer for ConsoleWriter {
-    fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+    fn write(&mut self, snapshot: &Snapshot) -> io::Result<Receipt> {
         let mut bytes = Vec::new();
         if self.table {
             bytes = table(snapshot).into_bytes();
@@ -89,8 +89,8 @@ impl Writer for ConsoleWriter {
         let mut out = io::stdout().lock();
         match out.write_all(&bytes).and_then(|()| out.flush()) {
             // Whoever read our output has gone; that is no reason to keep the intervals.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            outcome => outcome,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Receipt::default()),
+            outcome => outcome.map(|()| Receipt::default()),
         }
     }
 }

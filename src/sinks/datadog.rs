@@ -254,8 +254,7 @@ impl Sink for DatadogSink {
                 }
                 self.ready.done();
             }
-            let refused = self.ready.refused;
-            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+            Ok(Receipt::new(bytes, [("refused", self.ready.refused)]))
         })
     }
 

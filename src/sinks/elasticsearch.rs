@@ -132,7 +132,7 @@ impl Sink for ElasticsearchSink {
                 bytes += bulk.len() as u64;
                 refused += self.send(&bulk, count).await?;
             }
-            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+            Ok(Receipt::new(bytes, [("refused", refused)]))
         })
     }
 

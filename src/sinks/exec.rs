@@ -116,7 +116,7 @@ impl Sink for ExecSink {
                 return Err(self.fail(&format!("does not take records ({status})"), error));
             }
             self.running = Some((child, stdin));
-            Ok(Receipt { dropped: Vec::new(), bytes: records.len() as u64 })
+            Ok(Receipt::new(records.len() as u64, []))
         })
     }
 

@@ -179,9 +179,9 @@ impl FileWriter {
 }
 
 impl Writer for FileWriter {
-    fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+    fn write(&mut self, snapshot: &Snapshot) -> io::Result<Receipt> {
         let mut bytes = Vec::new();
         Records::ALL.write(snapshot, &mut bytes);
-        self.append("", &bytes)
+        self.append("", &bytes).map(|()| Receipt::default())
     }
 }

@@ -71,13 +71,7 @@ struct LogWriter {
 
 impl Sink for HdrlogSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
-        Box::pin(async move {
-            let receipt = self.0.deliver(snapshot).await?;
-            let others = (snapshot.len() - snapshot.timers.len()) as u64;
-            let negative = snapshot.timers.iter().filter(|point| point.timer.totals().min < 0.0).count() as u64;
-            let all = [("negative", negative), ("unsupported", others)];
-            Ok(Receipt { dropped: all.into_iter().filter(|(_, count)| *count > 0).collect(), ..receipt })
-        })
+        Box::pin(self.0.deliver(snapshot))
     }
 
     fn close(&mut self) -> Delivery<'_, ()> {
@@ -86,13 +80,15 @@ impl Sink for HdrlogSink {
 }
 
 impl Writer for LogWriter {
-    fn write(&mut self, snapshot: &Snapshot) -> std::io::Result<()> {
-        let mut text = String::new();
+    fn write(&mut self, snapshot: &Snapshot) -> std::io::Result<Receipt> {
+        let (mut text, mut negative) = (String::new(), 0);
         let scale = self.spec.scale as f64;
         for point in &snapshot.timers {
             let values = snapshot.values(point);
-            // A series with values below zero is not told in part.
-            if values.is_empty() || values[0].0 < 0.0 {
+            let Some((smallest, _)) = values.first() else { continue };
+            if *smallest < 0.0 {
+                // It is not told in part.
+                negative += 1;
                 continue;
             }
             let mut histogram: Histogram<u64> =
@@ -122,6 +118,8 @@ impl Writer for LogWriter {
         }
         let head = "#[Histogram log format version 1.3]\n\
                     \"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n";
-        self.file.append(head, text.as_bytes())
+        self.file.append(head, text.as_bytes())?;
+        let others = (snapshot.len() - snapshot.timers.len()) as u64;
+        Ok(Receipt::new(0, [("negative", negative), ("unsupported", others)]))
     }
 }

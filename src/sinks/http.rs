@@ -184,7 +184,7 @@ impl Post {
 /// The requests of an interval that are still to be sent. Over several attempts those that were taken are not sent again:
 /// what is told as a difference would count twice.
 pub(super) struct Ready<R> {
-    /// Number and end of the interval.
+    /// Which interval.
     of: Option<(u64, u64)>,
     left: VecDeque<R>,
     /// Records that were refused so far.
@@ -200,11 +200,11 @@ impl<R> Default for Ready<R> {
 impl<R: Clone> Ready<R> {
     /// Whether these are the requests of a snapshot.
     pub(super) fn is_of(&self, snapshot: &Snapshot) -> bool {
-        self.of == Some((snapshot.sequence, snapshot.end.to_bits()))
+        self.of == Some(snapshot.identity())
     }
 
     pub(super) fn set(&mut self, snapshot: &Snapshot, requests: Vec<R>) {
-        self.of = Some((snapshot.sequence, snapshot.end.to_bits()));
+        self.of = Some(snapshot.identity());
         self.left = requests.into();
         self.refused = 0;
     }

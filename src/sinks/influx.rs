@@ -13,9 +13,8 @@ use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 
 use crate::fetch::{Tls, masked};
 use crate::inert::{in_url, is_active};
-use crate::protocol::Kind;
 use crate::series::Series;
-use crate::snapshot::{FieldName, Notice, Snapshot, notices, write_number};
+use crate::snapshot::{FieldName, Notice, RecordType, Snapshot, notices, write_number};
 
 use super::http::{Endpoint, Outcome, Post, gzip, tls};
 use super::spec::reach_url;
@@ -184,7 +183,7 @@ impl Sink for InfluxSink {
                 bytes += batch.len() as u64;
                 refused += self.write(&batch, lines).await?;
             }
-            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+            Ok(Receipt::new(bytes, [("refused", refused)]))
         })
     }
 
@@ -249,7 +248,7 @@ fn notice_line(notice: &Notice, out: &mut Vec<u8>) {
 fn line(series: &Series, fields: &[(FieldName, f64)], time: i64, out: &mut Vec<u8>) {
     escape(series.name(), ", ", out);
     out.extend_from_slice(b",metric_type=");
-    let kind = if series.kind() == Kind::Meter { Kind::Counter } else { series.kind() };
+    let kind = RecordType::of(series.kind());
     out.extend_from_slice(kind.name().as_bytes());
     let mut tags = series.tags().peekable();
     while let Some((key, value)) = tags.next() {
@@ -297,6 +296,7 @@ fn escape(text: &str, special: &str, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Kind;
 
     #[test]
     fn names_tags_and_values_are_escaped() {

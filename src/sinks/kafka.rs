@@ -145,7 +145,7 @@ impl Sink for KafkaSink {
         Box::pin(async move {
             let sent = self.send(snapshot).await;
             let (refused, bytes) = sent.map_err(|error| SinkError::new(format!("{}: {error}", self.spec.place())))?;
-            Ok(Receipt { dropped: if refused > 0 { vec![("refused", refused)] } else { Vec::new() }, bytes })
+            Ok(Receipt::new(bytes, [("refused", refused)]))
         })
     }
 

@@ -73,6 +73,13 @@ pub struct Receipt {
     pub bytes: u64,
 }
 
+impl Receipt {
+    /// So many bytes, and what was left out, by reason; reasons without a record are not told.
+    pub fn new(bytes: u64, dropped: impl IntoIterator<Item = (&'static str, u64)>) -> Receipt {
+        Receipt { dropped: dropped.into_iter().filter(|(_, records)| *records > 0).collect(), bytes }
+    }
+}
+
 /// Why a delivery failed. It is tried again.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]

@@ -167,7 +167,7 @@ impl Sink for NatsSink {
         Box::pin(async move {
             let sent = self.send(snapshot).await;
             let bytes = sent.map_err(|error| SinkError::new(format!("{}: {error}", self.spec.place())))?;
-            Ok(Receipt { dropped: Vec::new(), bytes })
+            Ok(Receipt::new(bytes, []))
         })
     }
 

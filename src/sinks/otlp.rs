@@ -397,9 +397,9 @@ impl OtlpSink {
                 (name, 0, number(0, number_point(series, start, end, value), value, self.spec.temporality))
             }
             Point::Timer(point) => {
-                let (values, summary) = (snapshot.values(point), snapshot.summary(point));
-                let mut fresh = Distribution { min: summary.min, max: summary.max, ..Distribution::default() };
-                fresh.sum.add(summary.sum);
+                let (values, totals) = (snapshot.values(point), point.timer.totals());
+                let mut fresh = Distribution { min: totals.min, max: totals.max, ..Distribution::default() };
+                fresh.sum.add(totals.sum);
                 let (since, held) = if is_cumulative {
                     self.running.merge(series, start, end, &fresh, &values)
                 } else {
@@ -496,10 +496,8 @@ impl Sink for OtlpSink {
                 }
                 self.ready.done();
             }
-            let (events, checks) = snapshot.count_notes();
-            let unsupported = (events + checks + snapshot.presence.len()) as u64;
-            let all = [("refused", self.ready.refused), ("unsupported", unsupported)];
-            Ok(Receipt { dropped: all.into_iter().filter(|(_, count)| *count > 0).collect(), bytes })
+            let dropped = [("refused", self.ready.refused), ("unsupported", snapshot.count_notices())];
+            Ok(Receipt::new(bytes, dropped))
         })
     }
 

@@ -16,11 +16,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::fetch::Tls;
 use crate::inert::is_active;
 use crate::presence::rfc3339;
-use crate::protocol::Kind;
-use crate::snapshot::{Snapshot, json_tags, notices, write_number};
+use crate::snapshot::{RecordType, Snapshot, json_tags, notices, write_number};
 
 use super::http::tls;
-use super::spec::reach;
+use super::spec::{plain_name, reach};
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
 /// Bytes of a piece of a COPY.
@@ -69,12 +68,7 @@ impl Spec for PostgresSpec {
             form.insist("url", self.config().map(drop));
         }
         form.field("table", Field::Text(&mut self.table));
-        let name = &self.table;
-        let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.is_empty();
-        form.insist(
-            "table",
-            if is_plain { Ok(()) } else { Err(format!("`{name}` has more than letters, digits and `_`")) },
-        );
+        form.insist("table", plain_name(&self.table));
         form.field("create", Field::Flag(&mut self.create));
         tls(form, &mut self.tls);
     }
@@ -174,7 +168,7 @@ impl PostgresSink {
             pin_mut!(copy);
             let mut piece = Vec::new();
             for (_, row) in snapshot.rows(0) {
-                let kind = if row.series.kind() == Kind::Meter { Kind::Counter } else { row.series.kind() };
+                let kind = RecordType::of(row.series.kind());
                 let (time, tags) = (rfc3339(row.time), without_nul(&json_tags(row.series)));
                 for (field, value) in &row.fields {
                     piece.extend_from_slice(time.as_bytes());
@@ -238,10 +232,10 @@ impl Sink for PostgresSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             match self.write(snapshot).await {
-                Ok(bytes) => Ok(Receipt { dropped: Vec::new(), bytes }),
+                Ok(bytes) => Ok(Receipt::new(bytes, [])),
                 Err(error) if error.code().is_some_and(|code| ["22", "23"].contains(&&code.code()[..2])) => {
                     tracing::warn!(error = causes(&error), "the database refused an interval; it is dropped");
-                    Ok(Receipt { dropped: vec![("refused", snapshot.len() as u64)], bytes: 0 })
+                    Ok(Receipt::new(0, [("refused", snapshot.len() as u64)]))
                 }
                 Err(error) => Err(SinkError::new(format!("{}: {}", self.spec.place(), causes(&error)))),
             }

@@ -20,9 +20,7 @@ use crate::snapshot::Snapshot;
 
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post};
-use super::prometheus::{
-    Conflict, Distributions, Exposition, NativeSide, Sample, Shape, Value, label_pairs, native_side,
-};
+use super::prometheus::{Distributions, Exposition, NativeSide, Sample, Shape, Value, label_pairs, native_side};
 use super::spec::{choice, reach_url};
 use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
 
@@ -399,8 +397,8 @@ struct RemoteWriteSink {
     post: Post,
     is_second: bool,
     state: Arc<Mutex<Exposition>>,
-    /// The interval that was added last, by number and end: one that is offered again is not added again.
-    applied: Option<(u64, u64, Vec<Conflict>)>,
+    /// The interval that was added last, and its conflicts: one that is offered again is not added again.
+    applied: Option<((u64, u64), u64)>,
 }
 
 fn locked(state: &Mutex<Exposition>) -> MutexGuard<'_, Exposition> {
@@ -410,14 +408,14 @@ fn locked(state: &Mutex<Exposition>) -> MutexGuard<'_, Exposition> {
 
 impl RemoteWriteSink {
     /// Whether it was taken, not refused.
-    async fn send(&mut self, batch: &Batch) -> Result<bool, SinkError> {
+    async fn send(&mut self, body: Vec<u8>) -> Result<bool, SinkError> {
         let (content, version) = match self.is_second {
             true => ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"),
             false => ("application/x-protobuf", "0.1.0"),
         };
         let headers = [(CONTENT_TYPE, content), (CONTENT_ENCODING, "snappy"), (VERSION, version)];
         let url = self.post.base().to_string();
-        let outcome = self.post.send(&url, &headers, batch.body.clone()).await?;
+        let outcome = self.post.send(&url, &headers, body).await?;
         let falls_back = self.is_second
             && match &outcome {
                 Outcome::Refused(answer) => answer.status == 415,
@@ -439,17 +437,16 @@ impl RemoteWriteSink {
 impl Sink for RemoteWriteSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
-            let key = (snapshot.sequence, snapshot.end.to_bits());
-            if self.applied.as_ref().is_none_or(|(sequence, end, _)| (*sequence, *end) != key) {
+            if self.applied.as_ref().is_none_or(|(applied, _)| *applied != snapshot.identity()) {
                 let (state, interval) = (Arc::clone(&self.state), Arc::clone(snapshot));
                 let conflicts = spawn_blocking(move || locked(&state).apply(&interval)).await;
                 let conflicts = conflicts.map_err(|error| SinkError::new(error.to_string()))?;
                 if let Some(first) = conflicts.first() {
                     self.post.complain(&format!("{} and {} are both {}", first.holder, first.other, first.name));
                 }
-                self.applied = Some((key.0, key.1, conflicts));
+                self.applied = Some((snapshot.identity(), conflicts.len() as u64));
             }
-            let conflicts = self.applied.as_ref().map_or(0, |(_, _, conflicts)| conflicts.len() as u64);
+            let conflicts = self.applied.as_ref().map_or(0, |(_, conflicts)| *conflicts);
             let (mut refused, mut bytes, mut from) = (0, 0, Some(0));
             let (mut most, mut splits) = (u64::MAX, 0);
             while let Some(place) = from {
@@ -458,7 +455,7 @@ impl Sink for RemoteWriteSink {
                 let batch = batch.map_err(|error| SinkError::new(error.to_string()))??;
                 if batch.series > 0 {
                     bytes += batch.body.len() as u64;
-                    if self.send(&batch).await? {
+                    if self.send(batch.body).await? {
                         // It goes on with larger ones.
                         most = most.saturating_mul(2);
                     } else if batch.series > 1 && splits < MOST_SPLITS {
@@ -472,10 +469,8 @@ impl Sink for RemoteWriteSink {
                 }
                 from = batch.next;
             }
-            let (events, checks) = snapshot.count_notes();
-            let unsupported = (events + checks + snapshot.presence.len()) as u64;
-            let all = [("conflict", conflicts), ("refused", refused), ("unsupported", unsupported)];
-            Ok(Receipt { dropped: all.into_iter().filter(|(_, count)| *count > 0).collect(), bytes })
+            let unsupported = snapshot.count_notices();
+            Ok(Receipt::new(bytes, [("conflict", conflicts), ("refused", refused), ("unsupported", unsupported)]))
         })
     }
 

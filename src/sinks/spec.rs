@@ -135,6 +135,14 @@ pub(super) fn bare(place: &str) -> &str {
     place.strip_prefix("//").unwrap_or(place).trim_end_matches('/')
 }
 
+/// Whether a name can stand in SQL as it is.
+pub(super) fn plain_name(name: &str) -> Result<(), String> {
+    match name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.is_empty() {
+        true => Ok(()),
+        false => Err(format!("`{name}` has more than letters, digits and `_`")),
+    }
+}
+
 /// Whether `host:port` accepts connections.
 pub(super) fn reach(address: &str) -> Result<String, String> {
     let all = address.to_socket_addrs().map_err(|e| format!("cannot look up {address}: {e}"))?;

@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::protocol::Kind;
-use crate::snapshot::{Snapshot, json_tags, notices};
+use crate::snapshot::{RecordType, Snapshot, json_tags, notices};
 
 use super::blocking::{Blocking, Writer};
 use super::spec::bare;
@@ -136,7 +135,7 @@ impl Database {
                  ON CONFLICT DO UPDATE SET value = excluded.value",
             )?;
             for (_, row) in snapshot.rows(0) {
-                let kind = if row.series.kind() == Kind::Meter { Kind::Counter } else { row.series.kind() };
+                let kind = RecordType::of(row.series.kind());
                 let key = params![kind.name(), row.series.name(), json_tags(row.series)];
                 let id = match find.query_row(key, |found| found.get::<_, i64>(0)).optional()? {
                     Some(id) => id,
@@ -169,8 +168,8 @@ impl Database {
 }
 
 impl Writer for Database {
-    fn write(&mut self, snapshot: &Snapshot) -> io::Result<()> {
-        self.transact(snapshot).map_err(io::Error::other)
+    fn write(&mut self, snapshot: &Snapshot) -> io::Result<Receipt> {
+        self.transact(snapshot).map(|()| Receipt::default()).map_err(io::Error::other)
     }
 }
 

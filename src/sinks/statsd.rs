@@ -128,7 +128,7 @@ impl Encoder {
     }
 
     /// Hands every item to `visit`; how many records cannot be told, by reason.
-    pub fn each(&mut self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8])) -> Vec<(&'static str, u64)> {
+    pub fn each(&mut self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8])) -> [(&'static str, u64); 2] {
         let (mut estimated, mut unsupported) = (0, 0);
         for point in (0..).map_while(|n| snapshot.point(n)) {
             let series = point.series();
@@ -185,8 +185,7 @@ impl Encoder {
             }
         }
         unsupported += snapshot.presence.len() as u64;
-        let all = [("estimated", estimated), ("unsupported", unsupported)];
-        all.into_iter().filter(|(_, count)| *count > 0).collect()
+        [("estimated", estimated), ("unsupported", unsupported)]
     }
 
     fn begin(&mut self, series: &Series) {
@@ -230,16 +229,14 @@ impl Encoder {
     }
 
     fn end(&mut self, series: &Series, time: Option<f64>) {
-        let tags: Vec<(String, Option<String>)> =
-            series.tags().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect();
-        self.tags(&tags);
+        self.tags(series.tags());
         if let Some(time) = time.filter(|_| self.dialect == Dialect::Dogstatsd) {
             self.line.extend_from_slice(format!("|T{}", time as i64).as_bytes());
         }
     }
 
-    fn tags(&mut self, tags: &[(String, Option<String>)]) {
-        for (n, (key, value)) in tags.iter().enumerate() {
+    fn tags<'a>(&mut self, tags: impl Iterator<Item = (&'a str, Option<&'a str>)>) {
+        for (n, (key, value)) in tags.enumerate() {
             self.line.extend_from_slice(if n == 0 { b"|#" } else { b"," });
             self.text(key);
             if let Some(value) = value {
@@ -281,7 +278,7 @@ impl Encoder {
             self.line.extend_from_slice(format!("|{key}:").as_bytes());
             self.text(value);
         }
-        self.tags(&note.tags);
+        self.tags(note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())));
         if let Some(message) = message {
             // It must come last.
             self.line.extend_from_slice(b"|m:");
@@ -354,7 +351,7 @@ impl Sink for StatsdSink {
             if !pieces.is_empty() {
                 self.send(&pieces).await.map_err(|error| SinkError::new(format!("{}: {error}", self.spec.address)))?;
             }
-            Ok(Receipt { dropped, bytes })
+            Ok(Receipt::new(bytes, dropped))
         })
     }
 

@@ -56,9 +56,6 @@ fn invalid(error: impl std::fmt::Display) -> io::Error {
 /// Treatments, the series that have one by its number, and the lengths of paces.
 type Parts = (Vec<Treatment>, Vec<(Series, u32)>, Vec<(u32, Length)>);
 
-/// What was read back.
-pub type Thawed = io::Result<Snapshot>;
-
 impl Snapshot {
     /// The whole snapshot as bytes.
     ///
@@ -100,7 +97,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// If the bytes are not those of a snapshot, or of another version.
-    pub fn thaw(bytes: &[u8]) -> Thawed {
+    pub fn thaw(bytes: &[u8]) -> io::Result<Snapshot> {
         let Some((&VERSION, packed)) = bytes.split_first() else {
             return Err(invalid("it was written by another version"));
         };

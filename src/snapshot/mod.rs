@@ -21,12 +21,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::aggregate::{Gauge, Members, Note, NoteBody, Stamped, Sum, Timer};
+use crate::aggregate::{Gauge, Members, Note, Stamped, Sum, Timer};
 use crate::presence;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
-pub use frozen::Thawed;
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
 pub use record::{Notice, RecordType, Records, json_tags, notices, write_json};
@@ -206,10 +205,15 @@ impl Snapshot {
         self.stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
     }
 
-    /// How many events and service checks are in it.
-    pub fn count_notes(&self) -> (usize, usize) {
-        let events = self.notes.iter().filter(|note| matches!(note.body, NoteBody::Event { .. })).count();
-        (events, self.notes.len() - events)
+    /// How many events, service checks and changes of presence are in it.
+    pub fn count_notices(&self) -> u64 {
+        (self.notes.len() + self.presence.len()) as u64
+    }
+
+    /// Number and end: what tells an interval from every other, also from those of an earlier start, whose numbers come
+    /// again.
+    pub fn identity(&self) -> (u64, u64) {
+        (self.sequence, self.end.to_bits())
     }
 
     fn count_series(&self) -> SeriesAccount {

@@ -75,6 +75,11 @@ impl RecordType {
         Self::NAMES.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
     }
 
+    /// As `type` has it.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
+    }
+
     /// The type of a series' records.
     pub fn of(kind: Kind) -> RecordType {
         match kind {
@@ -119,9 +124,9 @@ impl Records {
             let key = match &record {
                 Record::Series { series, .. } => series.to_string(),
                 Record::Stamped(one) => one.series.to_string(),
-                Record::Note(note) => type_name(note_type(note)).to_string(),
-                Record::Presence(_) => type_name(RecordType::Presence).to_string(),
-                Record::Ledger(_) => type_name(RecordType::Ledger).to_string(),
+                Record::Note(note) => note_type(note).name().to_string(),
+                Record::Presence(_) => RecordType::Presence.name().to_string(),
+                Record::Ledger(_) => RecordType::Ledger.name().to_string(),
             };
             json.clear();
             write_json(&record, &mut json);
@@ -207,7 +212,7 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
         let mut json = Vec::new();
         write_json(&record, &mut json);
         let record = String::from_utf8_lossy(&json).into_owned();
-        Notice { time, kind: type_name(kind), name: name.to_string(), record }
+        Notice { time, kind: kind.name(), name: name.to_string(), record }
     };
     let notes = snapshot.notes.iter().map(|note| {
         let name = match &note.body {
@@ -256,7 +261,7 @@ enum Data<'a> {
 impl Serialize for Record<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if let Record::Presence(event) = self {
-            let record = PresenceRecord { time: event.at, r#type: type_name(RecordType::Presence), event };
+            let record = PresenceRecord { time: event.at, r#type: RecordType::Presence.name(), event };
             return record.serialize(serializer);
         }
         let mut map = serializer.serialize_map(None)?;
@@ -266,7 +271,7 @@ impl Serialize for Record<'_> {
             Record::Series { snapshot, series, data } => {
                 map.serialize_entry("time", &snapshot.end)?;
                 map.serialize_entry("interval", &snapshot.interval_secs_of(series))?;
-                map.serialize_entry("type", type_name(RecordType::of(series.kind())))?;
+                map.serialize_entry("type", RecordType::of(series.kind()).name())?;
                 map.serialize_entry("name", series.name())?;
                 map.serialize_entry("tags", &Tags(series.tags()))?;
                 match data {
@@ -302,7 +307,7 @@ impl Serialize for Record<'_> {
             // It has a time of its own and no interval.
             Record::Stamped(one) => {
                 map.serialize_entry("time", &one.time)?;
-                map.serialize_entry("type", type_name(RecordType::of(one.series.kind())))?;
+                map.serialize_entry("type", RecordType::of(one.series.kind()).name())?;
                 map.serialize_entry("name", one.series.name())?;
                 map.serialize_entry("tags", &Tags(one.series.tags()))?;
                 map.serialize_entry("value", &one.value)?;
@@ -311,7 +316,7 @@ impl Serialize for Record<'_> {
             Record::Ledger(snapshot) => {
                 map.serialize_entry("time", &snapshot.end)?;
                 map.serialize_entry("interval", &snapshot.interval_secs)?;
-                map.serialize_entry("type", type_name(RecordType::Ledger))?;
+                map.serialize_entry("type", RecordType::Ledger.name())?;
                 let ledger = &snapshot.ledger;
                 map.serialize_entry("listeners", &ledger.listeners)?;
                 map.serialize_entry("lines", &ledger.lines)?;
@@ -331,7 +336,7 @@ impl Serialize for Record<'_> {
 
 fn serialize_note<M: SerializeMap>(note: &Note, map: &mut M) -> Result<(), M::Error> {
     map.serialize_entry("time", &note.time)?;
-    map.serialize_entry("type", type_name(note_type(note)))?;
+    map.serialize_entry("type", note_type(note).name())?;
     fn optional<M: SerializeMap>(map: &mut M, key: &str, value: Option<&str>) -> Result<(), M::Error> {
         value.map_or(Ok(()), |value| map.serialize_entry(key, value))
     }
@@ -356,10 +361,6 @@ fn serialize_note<M: SerializeMap>(note: &Note, map: &mut M) -> Result<(), M::Er
     optional(map, "container", note.container.as_deref())?;
     optional(map, "external_data", note.external_data.as_deref())?;
     optional(map, "cardinality", note.cardinality)
-}
-
-fn type_name(kind: RecordType) -> &'static str {
-    RecordType::NAMES.iter().find(|(known, _)| *known == kind).map_or("", |(_, name)| name)
 }
 
 /// Tags as an object: `null` without a value, an array for a key sent with several.

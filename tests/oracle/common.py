@@ -2,7 +2,6 @@
 import gzip
 import http.server
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -189,7 +188,3 @@ class Receiver:
 def rss_mib(pid):
     with open(f"/proc/{pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
-
-
-def read(path):
-    return open(path).read() if os.path.exists(path) else ""

@@ -403,10 +403,7 @@ impl Sink for GraphiteSink {
             self.timings.last_flush = unix_time();
             self.timings.flush_ms = began.elapsed().as_secs_f64() * 1e3;
             self.timings.flush_length = written as f64;
-            let (events, checks) = snapshot.count_notes();
-            let unsupported = (events + checks + snapshot.presence.len()) as u64;
-            let dropped = if unsupported > 0 { vec![("unsupported", unsupported)] } else { Vec::new() };
-            Ok(Receipt { dropped, bytes: written as u64 })
+            Ok(Receipt::new(written as u64, [("unsupported", snapshot.count_notices())]))
         })
     }
 

@@ -174,16 +174,8 @@ impl Sink for PrometheusSink {
                 .await
                 .map_err(|error| SinkError::new(format!("the interval could not be added: {error}")))?;
             self.complain(&conflicts);
-            let (events, checks) = snapshot.count_notes();
-            let mut dropped = Vec::new();
-            for (reason, count) in
-                [("conflict", conflicts.len()), ("unsupported", events + checks + snapshot.presence.len())]
-            {
-                if count > 0 {
-                    dropped.push((reason, count as u64));
-                }
-            }
-            Ok(Receipt { dropped, bytes: 0 })
+            let dropped = [("conflict", conflicts.len() as u64), ("unsupported", snapshot.count_notices())];
+            Ok(Receipt::new(0, dropped))
         })
     }
 
