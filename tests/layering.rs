@@ -100,11 +100,3 @@ fn unsafe_code_lives_in_one_small_room() {
         assert!(allowed || !code.contains("allow(unsafe_code)"), "{}", path.display());
     }
 }
-
-#[test]
-fn no_file_outgrows_600_lines() {
-    for (_, path, _) in sources() {
-        let lines = fs::read_to_string(&path).expect("a readable file").lines().count();
-        assert!(lines <= 600, "{}: {lines} lines want a wall", path.display());
-    }
-}
