@@ -26,6 +26,8 @@ pub struct Batch {
     controls: Box<[Control]>,
     headers: Box<[libc::mmsghdr]>,
     received: usize,
+    /// Whether the headers ask for senders.
+    with_senders: bool,
 }
 
 // SAFETY: the raw pointers in `iovecs` and `headers` point into the boxed slices of the same value, which are
@@ -73,7 +75,7 @@ impl Batch {
                 header
             })
             .collect();
-        Batch { buffers, iovecs, names, controls, headers, received: 0 }
+        Batch { buffers, iovecs, names, controls, headers, received: 0, with_senders: false }
     }
 
     /// Reads what is queued, up to a batch, without waiting; how many messages. Senders cost time, so they are
@@ -85,8 +87,10 @@ impl Batch {
     pub fn receive(&mut self, socket: RawFd, with_senders: bool) -> io::Result<usize> {
         debug_assert_eq!((self.iovecs.len(), self.controls.len()), (BATCH_DATAGRAMS, BATCH_DATAGRAMS));
         let name_len = if with_senders { size_of::<libc::sockaddr_storage>() as libc::socklen_t } else { 0 };
-        // Only the headers that the last call used were changed by it.
-        let used = if self.received == 0 { BATCH_DATAGRAMS } else { self.received };
+        // Only the headers that the last call used were changed by it, unless they all asked for something else.
+        let is_other = self.received == 0 || with_senders != self.with_senders;
+        let used = if is_other { BATCH_DATAGRAMS } else { self.received };
+        self.with_senders = with_senders;
         for (header, name) in self.headers[..used].iter_mut().zip(&mut self.names) {
             header.msg_hdr.msg_controllen = size_of::<Control>();
             header.msg_hdr.msg_namelen = name_len;
@@ -218,6 +222,23 @@ mod tests {
         }
         let empty = batch.receive(receiver.as_raw_fd(), true);
         assert_eq!(empty.expect_err("nothing is left").kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_batch_that_asks_for_senders_after_a_smaller_one_that_did_not_has_them_all() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let to = receiver.local_addr().expect("an address");
+        let mut batch = Batch::new();
+        for (with_senders, count) in [(false, 1), (true, 9), (true, 2), (false, 20), (true, BATCH_DATAGRAMS)] {
+            for _ in 0..count {
+                sender.send_to(b"x", to).expect("sent");
+            }
+            assert_eq!(batch.receive(receiver.as_raw_fd(), with_senders).expect("a batch"), count);
+            let expected = if with_senders { sender.local_addr().ok() } else { None };
+            let known = batch.datagrams().filter(|datagram| datagram.from == expected).count();
+            assert_eq!(known, count, "{with_senders}");
+        }
     }
 
     #[test]
