@@ -3,7 +3,8 @@
 //! restart in a state file.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -168,6 +169,8 @@ struct Keeper {
     next_tick: Instant,
     next_save: Instant,
     save_failed: bool,
+    /// Keeps other processes away from the state file, once it is read or written.
+    lock: Option<File>,
     dirty: bool,
     /// When maintenance of an unknown service was last logged.
     puzzled: Option<Instant>,
@@ -184,7 +187,10 @@ impl Keeper {
     fn new(options: VigilOptions, lost: Arc<AtomicU64>, told: Vec<Told>, newest: watch::Sender<u64>) -> Keeper {
         let now = Instant::now();
         let (mut base, mut engine, mut alarms, mut state_lost) = (0.0, None, Vec::new(), false);
-        if let Some(path) = &options.state_file {
+        let mut lock = None;
+        // Nothing is left behind where there was never anybody: the lock is made with the first state.
+        let state_file = options.state_file.filter(|path| !path.exists() || claim_or_warn(path, &mut lock));
+        if let Some(path) = &state_file {
             match load(path) {
                 Ok(Some((kept, age))) => {
                     base = kept.presence.now + age;
@@ -217,7 +223,7 @@ impl Keeper {
         watch.tell_again();
         Keeper {
             watch,
-            state_file: options.state_file,
+            state_file,
             lost,
             started: now,
             base,
@@ -225,6 +231,7 @@ impl Keeper {
             next_tick: now + TICK,
             next_save: now + SAVE_EVERY,
             save_failed: false,
+            lock,
             dirty: false,
             puzzled: None,
         }
@@ -340,6 +347,10 @@ impl Keeper {
         if !std::mem::take(&mut self.dirty) || nobody {
             return;
         }
+        if self.lock.is_none() && !claim_or_warn(path, &mut self.lock) {
+            self.state_file = None;
+            return;
+        }
         let outcome = store(path, &self.watch.engine, &self.watch.desk);
         if let Err(error) = &outcome
             && !self.save_failed
@@ -444,6 +455,38 @@ impl<W: Write> Write for Checked<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// Takes the lock of a state file: whoever reads or writes another daemon's state takes its services for silent ones. `None`
+/// if another process has it.
+fn claim(path: &Path) -> io::Result<Option<File>> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut name = OsString::from(path);
+    name.push(".lock");
+    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(name)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The same; `false`, and one warning, if the state can be kept in memory only.
+fn claim_or_warn(path: &Path, lock: &mut Option<File>) -> bool {
+    match claim(path) {
+        Ok(None) => tracing::warn!(
+            file = %path.display(),
+            "presence is kept in memory only: another process keeps its state in this file; set `presence.state_file` to a \
+             file of its own"
+        ),
+        Ok(held) => *lock = held,
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+        }
+    }
+    lock.is_some()
 }
 
 /// Writes a state and its seal, a line each. It replaces the old one in one step.

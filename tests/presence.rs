@@ -206,3 +206,55 @@ fn beat_runs_a_command_says_goodbye_when_it_ends_well_and_not_when_it_fails() {
     assert_eq!(output.status.code(), Some(125), "{}", support::text(&output.stderr));
     daemon.stop();
 }
+
+#[test]
+fn two_daemons_never_share_a_state_file() {
+    let (dir, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let shared = config(dir.path(), "");
+    let first = Daemon::start(dir.path(), &shared);
+    first.send_udp(&[b"heartbeat.first:60|g"]);
+    wait(&first, "first", "up", |s| s["state"] == "up");
+    first.stop();
+
+    let first = Daemon::start(dir.path(), &shared);
+    let mut second = Daemon::start(other.path(), &shared);
+    second.wait_for("the warning", |lines| lines.iter().any(|line| line.contains("another process keeps its state")));
+    second.send_udp(&[b"heartbeat.second:60|g"]);
+    wait(&second, "second", "up", |s| s["state"] == "up");
+    assert_eq!(second.get("/api/v1/presence/first").0, 404, "the second must not take over who the first knows");
+    first.send_udp(&[b"heartbeat.first:60|g"]);
+    wait(&first, "first", "confirmed", |s| s["instances"][0]["state"] == "up");
+    first.stop();
+    second.stop();
+
+    let first = Daemon::start(dir.path(), &shared);
+    wait(&first, "first", "remembered", |s| s["state"] == "up");
+    assert_eq!(
+        first.get("/api/v1/presence/second").0,
+        404,
+        "the second must not have written to the state of the first"
+    );
+    first.stop();
+}
+
+#[test]
+fn a_daemon_whose_state_file_was_taken_meanwhile_does_not_write_to_it() {
+    let (dir, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let shared = config(dir.path(), "");
+    // Both start before there is a state; the first one to stop has it.
+    let (first, second) = (Daemon::start(dir.path(), &shared), Daemon::start(other.path(), &shared));
+    first.send_udp(&[b"heartbeat.first:60|g"]);
+    wait(&first, "first", "up", |s| s["state"] == "up");
+    let held = std::fs::create_dir_all(dir.path().join("state"))
+        .and_then(|()| std::fs::File::create(dir.path().join("state/presence.json.lock")))
+        .expect("a lock");
+    held.lock().expect("nobody has it yet");
+    second.send_udp(&[b"heartbeat.second:60|g"]);
+    wait(&second, "second", "up", |s| s["state"] == "up");
+    let log = second.stop();
+    assert!(log.iter().any(|line| line.contains("another process keeps its state")), "{log:?}");
+    assert!(!dir.path().join("state/presence.json").exists());
+    drop(held);
+    first.stop();
+    assert!(dir.path().join("state/presence.json").exists());
+}
