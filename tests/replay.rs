@@ -189,3 +189,44 @@ fn as_lines_for_another_server_an_interval_comes_to_the_same_again() {
     };
     assert_eq!(values(&again), values(&rows));
 }
+
+#[test]
+fn replay_and_explain_read_the_section_presence() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("systole.toml");
+    let config = "[presence]\nnames = [\"alive\"]\nmisses = 1\ngrace = \"1s\"\n[[presence.service]]\nmatch = \"pay\"\nkey = \"k\"\n";
+    std::fs::write(&file, config).expect("written");
+    let file = file.to_str().expect("plain");
+    let rows = [
+        json!({"format": "systole-capture/1"}),
+        json!({"t": 0.5, "data": "alive.web:2|g\nheartbeat.db:2|g\nalive.pay:2|g\nalive.pay.b:2|g|#key:k"}),
+        json!({"t": 25, "data": "x:1|c"}),
+    ];
+    let told = |args: &[&str]| -> Vec<(String, f64)> {
+        let all = records(&replay(dir.path(), &rows, args));
+        let downs = all.iter().filter(|r| r["type"] == "presence" && r["kind"] == "service" && r["to"] == "down");
+        downs
+            .map(|r| (r["service"].as_str().expect("a name").to_string(), r["time"].as_f64().expect("a time")))
+            .collect()
+    };
+    // A promise of 2 s: one miss and a grace of 1 s, instead of four and a grace of 1 s.
+    let downs = told(&["-c", file, "--only", "presence"]);
+    assert_eq!(downs.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["web", "pay"]);
+    assert!(downs.iter().all(|(_, at)| (3.5..=3.75).contains(at)), "{downs:?}");
+    let downs = told(&["--only", "presence"]);
+    assert_eq!(downs.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["db"]);
+    assert!((9.5..=9.75).contains(&downs[0].1), "{downs:?}");
+    let off = dir.path().join("off.toml");
+    std::fs::write(&off, "[presence]\nenabled = false\n").expect("written");
+    assert_eq!(told(&["-c", off.to_str().expect("plain"), "--only", "presence"]), []);
+
+    let explained = |args: &[&str]| {
+        let output = systole(&[&["explain", "--json"], args, &["alive.web:2|g"]].concat(), b"");
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")["heartbeats"].clone()
+    };
+    assert_eq!(explained(&["-c", file])[0]["service"], "web");
+    assert_eq!(explained(&[]), json!([]));
+    assert_eq!(explained(&["-c", off.to_str().expect("plain")]), json!([]));
+    let output = systole(&["explain", "-c", file, "alive.web:2|g"], b"");
+    assert!(text(&output.stdout).contains("heartbeat    web/-: the next within 2 s"), "{}", text(&output.stdout));
+}

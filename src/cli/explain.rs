@@ -59,13 +59,14 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
+    let heartbeats = plan::heartbeats(&config);
     let mut good = true;
     let mut answer = |row: &[u8]| -> Result<(), u8> {
         let datagram = if args.hex { unhex(row) } else { Ok(row.to_vec()) };
         let mut out = Vec::new();
         match datagram {
             Ok(datagram) => {
-                let reading = read(&datagram, &config.protocol);
+                let reading = read(&datagram, &config.protocol, heartbeats.as_ref());
                 good &= reading.errors.is_empty();
                 if args.json {
                     write_json(&reading, &mut out);
@@ -114,12 +115,12 @@ pub(super) fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
         .collect()
 }
 
-fn read(datagram: &[u8], options: &Options) -> Reading {
+fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Heartbeats>) -> Reading {
     let mut reading = Reading { input: lossy(datagram).into_owned(), ..Reading::default() };
     if options.binary && datagram.first() == Some(&BINARY_MAGIC) {
         for (frame, metric) in binary_frames(datagram, options) {
             match metric {
-                Ok(metric) => reading.metric(&metric),
+                Ok(metric) => reading.metric(&metric, heartbeats),
                 Err(error) => reading.fault(frame, error),
             }
         }
@@ -132,7 +133,7 @@ fn read(datagram: &[u8], options: &Options) -> Reading {
                 let mut first = None;
                 for sample in samples {
                     match sample {
-                        Ok(metric) => reading.metric(&metric),
+                        Ok(metric) => reading.metric(&metric, heartbeats),
                         Err(error) => first = first.or(Some(error)),
                     }
                 }
@@ -148,9 +149,8 @@ fn read(datagram: &[u8], options: &Options) -> Reading {
             }
             Ok(Line::ServiceCheck(check)) => {
                 reading.skipped.extend(check.skipped_sections().map(|s| lossy(s).into_owned()));
-                reading
-                    .heartbeats
-                    .extend(Heartbeats::default().of_check(&check, None).as_ref().and_then(heartbeat_json));
+                let signal = heartbeats.and_then(|heartbeats| heartbeats.of_check(&check, None));
+                reading.heartbeats.extend(signal.as_ref().and_then(heartbeat_json));
                 let note = own_service_check(&check, 0.0);
                 reading.service_checks.push(note_json(&note, check.timestamp));
                 reading.notes.push(note);
@@ -190,8 +190,9 @@ impl Reading {
         self.faults.push((line.to_vec(), error));
     }
 
-    fn metric(&mut self, metric: &Metric<'_>) {
-        self.heartbeats.extend(Heartbeats::default().of_metric(metric, None).as_ref().and_then(heartbeat_json));
+    fn metric(&mut self, metric: &Metric<'_>, heartbeats: Option<&Heartbeats>) {
+        let signal = heartbeats.and_then(|heartbeats| heartbeats.of_metric(metric, None));
+        self.heartbeats.extend(signal.as_ref().and_then(heartbeat_json));
         self.skipped.extend(metric.skipped_sections().map(|s| lossy(s).into_owned()));
         let series = Series::from_key(KeyBuilder::default().metric(metric, metric.kind));
         let mut entry = Map::new();
@@ -367,6 +368,16 @@ fn tell_reading(reading: &Reading, out: &mut Vec<u8>) -> io::Result<()> {
                 writeln!(out, "  {key:<12} {}", Plain(&value))?;
             }
         }
+    }
+    for beat in &reading.heartbeats {
+        let text = |key: &str| beat.get(key).and_then(Value::as_str).unwrap_or("");
+        let promise = match beat.get("interval").and_then(Value::as_f64) {
+            _ if beat.get("goodbye") == Some(&Value::Bool(true)) => ": a goodbye".to_string(),
+            Some(seconds) => format!(": the next within {} s", number(seconds)),
+            None => String::new(),
+        };
+        let who = format!("{}/{}", text("service"), text("instance"));
+        writeln!(out, "  {:<12} {}{promise}", "heartbeat", Plain(&who))?;
     }
     for note in &reading.notes {
         writeln!(out, "  {}", note_line(note))?;

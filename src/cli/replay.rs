@@ -143,7 +143,8 @@ impl Replay {
         let ledger = only.as_ref().is_some_and(|only| only.contains(&RecordType::Ledger));
         let nanos = |seconds: f64| (seconds * 1e9).round() as u64;
         let workers = usize::from(args.workers);
-        let (shards, registry) = daemon(&config, workers, false);
+        let witness = Witness::new(config.presence.policy.clone());
+        let (shards, registry) = daemon(&config, workers, witness.assists());
         Replay {
             names: plan::graphite_names(&config),
             interval: nanos(config.interval.as_secs_f64()).max(1),
@@ -160,7 +161,7 @@ impl Replay {
             stalled_until: 0,
             held: Vec::new(),
             ends_at: None,
-            witness: Witness::default(),
+            witness,
             datagrams: 0,
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
             // A scrape after the last flush sees everything of the capture.
@@ -376,7 +377,7 @@ impl Replay {
 /// A fresh daemon's shards and registry, without series of its own that would differ from run to run.
 fn daemon(config: &Config, workers: usize, assist: bool) -> (Vec<Shard>, Registry) {
     let quota = Quota::new(config.max_series);
-    let heartbeats = Some(Arc::new(Heartbeats { assist, ..Heartbeats::default() }));
+    let heartbeats = plan::heartbeats(config).map(|heartbeats| Arc::new(Heartbeats { assist, ..heartbeats }));
     let options = || ShardOptions { heartbeats: heartbeats.clone(), ..plan::shard_options(config, &quota, 0) };
     let shards = (0..workers).map(|_| Shard::new(options())).collect();
     let registry = Registry::new(plan::registry_options(config, false), workers);

@@ -24,9 +24,13 @@ pub(super) struct Witness {
     events: Vec<Event>,
 }
 
-impl Default for Witness {
-    fn default() -> Witness {
-        let policy = Policy::default();
+fn secs(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+impl Witness {
+    /// An engine that judges by a policy, from the beginning of the virtual clock on.
+    pub(super) fn new(policy: Policy) -> Witness {
         let engine = Engine::new(policy.clone(), 0.0, 0);
         Witness {
             saved: engine.save(),
@@ -40,14 +44,8 @@ impl Default for Witness {
             events: Vec::new(),
         }
     }
-}
 
-fn secs(nanos: u64) -> f64 {
-    nanos as f64 / 1e9
-}
-
-impl Witness {
-    /// Takes the configuration of a trace's header.
+    /// Takes the configuration of a trace's header, over that of the file.
     ///
     /// # Errors
     /// A key or a value that means nothing.
