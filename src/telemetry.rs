@@ -7,6 +7,7 @@
 //! lines.read   = metrics + events + service_checks + heartbeats + empty + malformed
 //! samples.read = recorded + folded + timestamped + dropped_by_rule + limited
 //! sinks.*      : offered = delivered + queued + spooled + dropped     (records, since the start)
+//! relays.*     : offered = delivered + queued + dropped               (datagrams, since the start)
 //! completeness = datagrams / (datagrams + kernel_drops)               (streams count as complete)
 //! ```
 //! A partly bad line counts in `malformed` only, its good samples in `samples`.
@@ -22,6 +23,8 @@
 //! | `systole.series` | gauge | `kind` | series held |
 //! | `systole.sinks.offered` `.delivered` `.dropped` | counter | `sink` | records |
 //! | `systole.sinks.queued` `.spooled` | gauge | `sink` | records waiting |
+//! | `systole.relays.offered` `.delivered` `.dropped` | counter | `relay` | datagrams, and pieces of streams |
+//! | `systole.relays.queued` | gauge | `relay` | those on their way |
 //! | `systole.flush.duration_secs` `systole.flush.late_secs` `systole.completeness` | gauge | | the flush |
 
 use std::collections::BTreeMap;
@@ -55,14 +58,19 @@ pub struct Ledger {
     pub completeness: f64,
 }
 
-/// What a relay passed on, since the start.
+/// What a relay passed on, since the start, in datagrams and pieces of streams as they came in.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RelayAccount {
-    /// Datagrams, and pieces of streams, that came in.
-    pub pieces: u64,
-    /// Of those, what its queue did not take.
-    pub lost: u64,
-    /// By target.
+    /// All that came in.
+    pub offered: u64,
+    /// Of those, what was sent whole, to every target that should have it.
+    pub delivered: u64,
+    /// Of those, what is on its way.
+    pub queued: u64,
+    /// Of those, what was not sent, or not whole, or not to every target, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// By target, in lines.
     pub targets: BTreeMap<String, TargetAccount>,
 }
 
@@ -263,6 +271,7 @@ impl Ledger {
         new.limited.iter().for_each(|(limit, n)| *samples.limited.entry(limit).or_default() += n);
         self.series = later.series;
         self.sinks.clone_from(&later.sinks);
+        self.relays.clone_from(&later.relays);
         self.flush = later.flush;
         self.settle();
     }
@@ -300,15 +309,21 @@ impl Ledger {
                 return Err(format!("sink {name}: offered is {}, its parts are {parts}: {sink:?}", sink.offered));
             }
         }
+        for (name, relay) in &self.relays {
+            let parts = relay.delivered + relay.queued + relay.dropped.values().sum::<u64>();
+            if relay.offered != parts {
+                return Err(format!("relay {name}: offered is {}, its parts are {parts}: {relay:?}", relay.offered));
+            }
+        }
         if !(0.0..=1.0).contains(&self.completeness) {
             return Err(format!("completeness is {}", self.completeness));
         }
         Ok(())
     }
 
-    /// The account as series: counters with what this interval added, gauges with levels. `before` is what
-    /// the sinks had counted at the interval's start.
-    pub fn series(&self, before: &BTreeMap<String, SinkAccount>) -> Vec<(Series, f64)> {
+    /// The account as series: counters with what this interval added, gauges with levels. `before` says what sinks and
+    /// relays had counted at the interval's start.
+    pub fn series(&self, before: &Ledger) -> Vec<(Series, f64)> {
         let mut out = Vec::new();
         let mut push = |kind: Kind, name: &str, tag: Option<(&str, &str)>, value: f64| {
             let tags: Vec<_> = tag.into_iter().map(|(key, value)| (key, Some(value))).collect();
@@ -357,13 +372,22 @@ impl Ledger {
         }
         for (name, sink) in &self.sinks {
             let tag = Some(("sink", name.as_str()));
-            let old = before.get(name).cloned().unwrap_or_default();
+            let old = before.sinks.get(name).cloned().unwrap_or_default();
             let given_up = |account: &SinkAccount| account.dropped.values().sum::<u64>();
             push(Kind::Counter, "sinks.offered", tag, sink.offered.saturating_sub(old.offered) as f64);
             push(Kind::Counter, "sinks.delivered", tag, sink.delivered.saturating_sub(old.delivered) as f64);
             push(Kind::Counter, "sinks.dropped", tag, given_up(sink).saturating_sub(given_up(&old)) as f64);
             push(Kind::Gauge, "sinks.queued", tag, sink.queued as f64);
             push(Kind::Gauge, "sinks.spooled", tag, sink.spooled as f64);
+        }
+        for (name, relay) in &self.relays {
+            let tag = Some(("relay", name.as_str()));
+            let old = before.relays.get(name).cloned().unwrap_or_default();
+            let given_up = |account: &RelayAccount| account.dropped.values().sum::<u64>();
+            push(Kind::Counter, "relays.offered", tag, relay.offered.saturating_sub(old.offered) as f64);
+            push(Kind::Counter, "relays.delivered", tag, relay.delivered.saturating_sub(old.delivered) as f64);
+            push(Kind::Counter, "relays.dropped", tag, given_up(relay).saturating_sub(given_up(&old)) as f64);
+            push(Kind::Gauge, "relays.queued", tag, relay.queued as f64);
         }
         push(Kind::Gauge, "flush.duration_secs", None, self.flush.duration_secs);
         push(Kind::Gauge, "flush.late_secs", None, self.flush.late_secs);

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use support::{Random, size};
 use systole::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, TimerPolicy};
+use systole::net::relay::{self, Mode, RelaySpec};
 use systole::protocol::{Kind, Options};
 use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, Snapshot, SummaryPolicy, merge};
+use systole::telemetry::Ledger;
 
 const TIMERS: TimerPolicy = TimerPolicy { exact_samples: 64, digits: 3, weighted: true };
 
@@ -203,6 +206,77 @@ fn gauges_by_the_invariant(ops: &[Op]) -> BTreeMap<String, f64> {
         winner + sides.iter().filter(|side| side.0.is_none()).map(|side| side.1).sum::<f64>()
     };
     sides.iter().map(|(name, sides)| (format!("n{name}"), value(sides))).collect()
+}
+
+/// A relay to these targets over random pieces: its last account, and the pieces that were put.
+fn relay(random: &mut Random, targets: Vec<SocketAddr>, mode: Mode, queue: usize) -> (Ledger, u64) {
+    let spec = RelaySpec {
+        name: "r".into(),
+        targets,
+        mode,
+        max_datagram: 600,
+        queue,
+        health_port: None,
+        health_every: Duration::from_millis(20),
+        gso: random.below(2) == 0,
+    };
+    let (inlet, relayed, thread) = relay::start(spec).expect("it starts");
+    let account = || Ledger {
+        relays: BTreeMap::from([(relayed.name().to_string(), relayed.account())]),
+        completeness: 1.0,
+        ..Ledger::default()
+    };
+    let pieces = 300;
+    for n in 0..pieces {
+        let lines = 1 + random.below(5);
+        let piece: Vec<String> = (0..lines).map(|k| format!("p.{n}.{k}.{lines}:1|c")).collect();
+        inlet.put(format!("{}\n", piece.join(if random.below(9) == 0 { "\n\n" } else { "\n" })).as_bytes());
+        if random.below(40) == 0 {
+            std::thread::sleep(Duration::from_micros(random.below(2000)));
+            assert_eq!(account().check(), Ok(()));
+        }
+    }
+    drop(inlet);
+    thread.join().expect("it ends");
+    (account(), pieces)
+}
+
+#[test]
+fn what_a_relay_was_offered_is_delivered_or_dropped() {
+    let mut random = Random(20_261_126);
+    let (mut queue_full, mut target_down) = (0, 0);
+    for round in 0..24 {
+        let there = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        there.set_nonblocking(true).expect("it can be");
+        let gone = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        let mut targets = vec![there.local_addr().expect("bound")];
+        let is_alone = round % 3 == 0;
+        if !is_alone {
+            targets.push(gone);
+        }
+        let mode = if random.below(2) == 0 { Mode::Mirror } else { Mode::Spread };
+        let queue = if random.below(2) == 0 { 4 } else { 10_000 };
+        let (ledger, pieces) = relay(&mut random, targets, mode, queue);
+        assert_eq!(ledger.check(), Ok(()), "round {round}");
+        let account = &ledger.relays["r"];
+        assert_eq!((account.offered, account.queued), (pieces, 0), "round {round}: {account:?}");
+        queue_full += account.dropped.get("queue_full").copied().unwrap_or(0);
+        target_down += account.dropped.get("target_down").copied().unwrap_or(0);
+        if is_alone {
+            // What was sent over loopback lies in the socket.
+            let mut buffer = [0; 65_536];
+            let mut came: HashMap<(String, u64), u64> = HashMap::new();
+            while let Ok(count) = there.recv(&mut buffer) {
+                for line in String::from_utf8_lossy(&buffer[..count]).split('\n').filter(|line| !line.is_empty()) {
+                    let parts: Vec<&str> = line.split(['.', ':']).collect();
+                    *came.entry((parts[1].into(), parts[3].parse().expect("a number"))).or_default() += 1;
+                }
+            }
+            assert!(came.iter().all(|((_, lines), came)| lines == came), "round {round}: {came:?}");
+            assert_eq!(came.len() as u64, account.delivered, "round {round}: {account:?}");
+        }
+    }
+    assert!(queue_full > 0 && target_down > 0, "{queue_full} {target_down}");
 }
 
 type Values = BTreeMap<String, f64>;

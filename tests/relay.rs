@@ -8,8 +8,8 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
-use support::Daemon;
+use serde_json::{Value, json};
+use support::{Daemon, records};
 
 fn start(dir: &Path, relay: &str) -> Daemon {
     let config = format!(
@@ -24,6 +24,17 @@ fn target() -> (UdpSocket, String) {
     socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
     let address = socket.local_addr().expect("bound").to_string();
     (socket, address)
+}
+
+/// The relay's account, if its equation holds.
+fn account(status: &Value) -> (u64, u64, u64, u64) {
+    let relay = &status["relays"]["relay"];
+    let number = |key: &str| relay[key].as_u64().expect("a number");
+    let dropped =
+        relay["dropped"].as_object().expect("by reason").values().map(|n| n.as_u64().expect("a number")).sum();
+    let (offered, delivered, queued) = (number("offered"), number("delivered"), number("queued"));
+    assert_eq!(offered, delivered + queued + dropped, "{relay}");
+    (offered, delivered, queued, dropped)
 }
 
 /// Lines that came, and how many datagrams they came in.
@@ -57,11 +68,13 @@ fn a_mirror_passes_every_line_to_all_targets_as_it_came() {
             assert_eq!(found, all, "gso {gso}");
             assert!(datagrams < 80, "{datagrams} datagrams for {} lines", all.len());
         }
-        let status = daemon.status_when("told", |status| {
+        daemon.status_when("told", |status| {
             let targets = status["relays"]["relay"]["targets"].as_object();
             targets.is_some_and(|targets| targets.values().all(|target| target["lines"] == 2003))
         });
-        assert_eq!(status["relays"]["relay"]["lost"], 0);
+        let status = daemon.status_when("nothing waits", |status| account(status).2 == 0);
+        assert_eq!(account(&status), (101, 101, 0, 0));
+        assert_eq!(status["listeners"][0]["datagrams"], 101);
         daemon.stop();
     }
 }
@@ -103,6 +116,9 @@ fn spread_lines_go_by_their_name_and_move_when_a_target_is_down() {
     assert_eq!(moved.len(), 300);
     let status = daemon.status();
     assert_eq!(status["relays"]["relay"]["targets"][&second]["up"], Value::Bool(false), "{}", status["relays"]);
+    // What the kernel refused went to the others.
+    let status = daemon.status_when("nothing waits", |status| account(status).2 == 0 && account(status).0 == 6);
+    assert_eq!(account(&status), (6, 6, 0, 0));
     daemon.stop();
 }
 
@@ -135,5 +151,61 @@ fn a_target_that_says_it_is_ill_gets_nothing() {
         targets.values().map(|target| target["lost"].as_u64().expect("a number")).sum::<u64>()
     };
     daemon.status_when("lost lines are counted", |status| lost(status) == 2);
+    let status = daemon.status_when("nothing waits", |status| account(status).2 == 0);
+    assert_eq!(account(&status), (1, 0, 0, 1));
+    assert_eq!(status["relays"]["relay"]["dropped"], json!({"target_down": 1}));
     daemon.stop();
+}
+
+#[test]
+fn what_a_relay_loses_is_in_the_record_the_series_and_the_scrape() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (one, first) = target();
+    let (gone, second) = target();
+    drop(gone);
+    // A queue of one overflows; the mirror's second target is not there.
+    let daemon = start(dir.path(), &format!("targets = [\"{first}\", \"{second}\"]\nqueue = 1\nhealth_every = \"1h\""));
+    let mut sent = 0;
+    let status = loop {
+        for _ in 0..100 {
+            daemon.send_udp(&[&b"a:1|c\nb:2|c"[..]; 5]);
+            sent += 5;
+        }
+        let status = daemon.status_when("all is read", |status| account(status).0 == sent);
+        let dropped = &status["relays"]["relay"]["dropped"];
+        if dropped["queue_full"].as_u64() > Some(0) && dropped["target_down"].as_u64() > Some(0) {
+            break status;
+        }
+        assert!(sent < 50_000, "{status}");
+    };
+    let status = if account(&status).2 == 0 {
+        status
+    } else {
+        daemon.status_when("nothing waits", |status| account(status).2 == 0)
+    };
+    let (offered, delivered, _, dropped) = account(&status);
+    let (_, scrape) = daemon.get("/metrics");
+    let scraped = |name: &str| -> u64 {
+        let of = scrape.lines().filter(|line| line.starts_with(&format!("{name}{{relay=\"relay\"")));
+        of.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a number")).sum()
+    };
+    for (name, value) in
+        [("offered_total", offered), ("delivered_total", delivered), ("dropped_total", dropped), ("queued", 0)]
+    {
+        assert_eq!(scraped(&format!("systole_relay_datagrams_{name}")), value, "{name}\n{scrape}");
+    }
+    drop(lines(&one));
+    daemon.stop();
+    let all = records(&dir.path().join("stdout"));
+    let told = |name: &str| -> f64 {
+        let of = all.iter().filter(|record| record["name"] == name && record["tags"]["relay"] == "relay");
+        of.map(|record| record["value"].as_f64().expect("a number")).sum()
+    };
+    for (name, value) in [("offered", offered), ("delivered", delivered), ("dropped", dropped)] {
+        assert_eq!(told(&format!("systole.relays.{name}")), value as f64, "{name}");
+    }
+    assert_eq!(all.iter().rfind(|record| record["name"] == "systole.relays.queued").expect("it is told")["value"], 0.0);
+    for record in all.iter().filter(|record| record["type"] == "ledger") {
+        account(record);
+    }
 }

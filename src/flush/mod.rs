@@ -22,11 +22,14 @@ use crate::net::relay::Relayed;
 use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
-use crate::telemetry::{FlushAccount, Ledger, ListenerAccount, SinkAccount};
+use crate::telemetry::{FlushAccount, Ledger, ListenerAccount, RelayAccount, SinkAccount};
 use crate::vigil::{Vigil, Watch};
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
+
+/// How often relays are looked at while they empty, at the end.
+const RELAYS_EVERY: Duration = Duration::from_millis(2);
 
 /// Longest wait for what presence has to say.
 const VIGIL_PATIENCE: Duration = Duration::from_secs(1);
@@ -63,7 +66,8 @@ pub struct Flusher {
     outlets: Vec<Outlet>,
     published: watch::Sender<Arc<Published>>,
     totals: Ledger,
-    sinks_before: BTreeMap<String, SinkAccount>,
+    /// The account of the interval before: what sinks and relays had counted.
+    before: Ledger,
     started: Instant,
     last_close: Instant,
     warned_of_drops: bool,
@@ -98,7 +102,7 @@ impl Flusher {
             outlets,
             published,
             totals,
-            sinks_before: BTreeMap::new(),
+            before: Ledger::default(),
             started: now,
             last_close: now,
             warned_of_drops: false,
@@ -128,7 +132,10 @@ impl Flusher {
     /// Tells of these relays.
     #[must_use]
     pub fn watching(self, relays: Vec<Relayed>) -> Flusher {
-        Flusher { relays, ..self }
+        let mut flusher = Flusher { relays, ..self };
+        flusher.totals.relays = flusher.relay_accounts();
+        flusher.published.send_modify(|published| Arc::make_mut(published).totals.clone_from(&flusher.totals));
+        flusher
     }
 
     /// Ticks until `stop` turns true, then drains the listeners, closes the partial interval with its true
@@ -175,6 +182,10 @@ impl Flusher {
         for mouth in &self.mouths {
             mouth.listener.stop(reading).await;
         }
+        // What relays hold is gone within milliseconds, and then the last account says where.
+        while self.relays.iter().any(|relay| relay.account().queued > 0) && Instant::now() < reading {
+            tokio::time::sleep(RELAYS_EVERY).await;
+        }
         self.close(unix_time(), 0.0, true).await;
         for mouth in std::mem::take(&mut self.mouths) {
             mouth.listener.join();
@@ -216,11 +227,10 @@ impl Flusher {
         let mut snapshot = self.registry.close(&mut partials, interval);
         self.spare.extend(partials.into_iter().map(|partial| partial.columns));
 
-        let sinks = self.sink_accounts();
         let ledger = &mut snapshot.ledger;
         ledger.listeners = listeners;
-        ledger.sinks.clone_from(&sinks);
-        ledger.relays = self.relays.iter().map(|relay| (relay.name().to_string(), relay.account())).collect();
+        ledger.sinks = self.sink_accounts();
+        ledger.relays = self.relay_accounts();
         ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
         ledger.settle();
         debug_assert_eq!(ledger.check(), Ok(()));
@@ -230,8 +240,8 @@ impl Flusher {
                 Ok(Err(_)) | Err(_) => tracing::error!("presence does not answer; it is not in this flush"),
             }
         }
-        self.registry.add_own_series(&mut snapshot, &self.sinks_before);
-        self.sinks_before = sinks;
+        self.registry.add_own_series(&mut snapshot, &self.before);
+        self.before.clone_from(&snapshot.ledger);
         self.hand_on(Arc::new(snapshot));
     }
 
@@ -258,7 +268,6 @@ impl Flusher {
         }
         self.totals.add(&snapshot.ledger);
         self.totals.sinks = self.sink_accounts();
-        self.totals.relays.clone_from(&snapshot.ledger.relays);
         tracing::debug!(
             sequence = snapshot.sequence,
             records = snapshot.len(),
@@ -329,6 +338,10 @@ impl Flusher {
                 account_of(mouth, &tally, std::mem::take(drops))
             })
             .collect()
+    }
+
+    fn relay_accounts(&self) -> BTreeMap<String, RelayAccount> {
+        self.relays.iter().map(|relay| (relay.name().to_string(), relay.account())).collect()
     }
 
     fn sink_accounts(&self) -> BTreeMap<String, SinkAccount> {

@@ -1,10 +1,11 @@
 //! The daemon's own numbers since the start, as Prometheus text 0.0.4 or OpenMetrics 1.0.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::presence::Reading;
 use crate::snapshot::number;
-use crate::telemetry::{ListenerAccount, SinkAccount};
+use crate::telemetry::{ListenerAccount, RelayAccount, SinkAccount};
 
 use super::House;
 
@@ -104,6 +105,7 @@ pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String 
             totals.sinks.iter().map(|(sink, account)| ([("sink", sink.as_str())], field(account))).collect();
         out.gauge(&format!("systole_sink_{name}"), help, &borrowed(&samples));
     }
+    relays(&totals.relays, &mut out);
     out.gauge("systole_flush_duration_seconds", "How long the last flush took.", &[(&[], totals.flush.duration_secs)]);
     out.gauge("systole_flush_late_seconds", "How late the last tick was.", &[(&[], totals.flush.late_secs)]);
     out.gauge(
@@ -116,6 +118,28 @@ pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String 
         out.text.push_str("# EOF\n");
     }
     out.text
+}
+
+fn relays(relays: &BTreeMap<String, RelayAccount>, out: &mut Exposition) {
+    let samples = |field: fn(&RelayAccount) -> u64| -> Vec<_> {
+        relays.iter().map(|(name, relay)| ([("relay", name.as_str())], field(relay) as f64)).collect()
+    };
+    let (offered, delivered, queued) = (samples(|r| r.offered), samples(|r| r.delivered), samples(|r| r.queued));
+    let dropped: Vec<_> = relays
+        .iter()
+        .flat_map(|(name, relay)| {
+            let dropped = relay.dropped.iter();
+            dropped.map(move |(reason, &n)| ([("relay", name.as_str()), ("reason", reason.as_str())], n as f64))
+        })
+        .collect();
+    out.counter(
+        "systole_relay_datagrams_offered",
+        "Datagrams, and pieces of streams, to pass on.",
+        &borrowed(&offered),
+    );
+    out.counter("systole_relay_datagrams_delivered", "Those sent whole, to every target.", &borrowed(&delivered));
+    out.counter("systole_relay_datagrams_dropped", "Those that were not, by reason.", &borrowed(&dropped));
+    out.gauge("systole_relay_datagrams_queued", "Those on their way.", &borrowed(&queued));
 }
 
 type Label<'a> = (&'a str, &'a str);

@@ -5,11 +5,15 @@
 //! name-based mappings to increase hit rates", 1998): a server that goes away moves its own names alone, and gets the same ones
 //! when it is back. A server is down while its management port does not say `health: up`, where one is asked, or for a while
 //! after the kernel said that nobody listens. Lines are packed into datagrams of at most `max_datagram` bytes.
+//!
+//! The account is in what came in, datagrams and pieces of streams: `offered = delivered + queued + dropped`. One is delivered
+//! when the kernel took each of its lines for every target that should have it, and dropped, once, by the first reason for which
+//! a line of it was not sent: `queue_full`, `target_down`, `send_failed`. Which target lost how many lines is beside it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,6 +31,20 @@ const LINGER: Duration = Duration::from_millis(10);
 const SEGMENTED_BYTES: usize = 60_000;
 /// Longest answer to a question for health.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why something was dropped.
+#[derive(Clone, Copy)]
+enum Loss {
+    /// It did not fit into the queue.
+    QueueFull,
+    /// The target was down, and nobody took over.
+    TargetDown,
+    /// The kernel did not take it.
+    SendFailed,
+}
+
+/// The words of the ledger, in the order of [`Loss`].
+const LOSSES: [&str; 3] = ["queue_full", "target_down", "send_failed"];
 
 /// Who gets a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,17 +87,52 @@ pub struct Inlet {
 /// Numbers since the start.
 #[derive(Debug, Default)]
 struct Counts {
-    pieces: AtomicU64,
-    lost: AtomicU64,
+    offered: AtomicU64,
+    delivered: AtomicU64,
+    dropped: [AtomicU64; LOSSES.len()],
     targets: Mutex<BTreeMap<String, TargetAccount>>,
+}
+
+/// Something that came in and is on its way: counted when its last line is sent or lost.
+struct Ticket {
+    counts: Arc<Counts>,
+    /// The number of the first [`Loss`], from 1; 0 for none.
+    lost: AtomicU8,
+}
+
+impl Ticket {
+    fn lose(&self, loss: Loss) {
+        // Only the relay's thread has it; the first reason stays.
+        if self.lost.load(Ordering::Relaxed) == 0 {
+            self.lost.store(loss as u8 + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let counted = match self.lost.load(Ordering::Relaxed) {
+            0 => &self.counts.delivered,
+            n => &self.counts.dropped[usize::from(n - 1)],
+        };
+        // Whoever sees it here has seen it offered.
+        counted.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Whose lines these are, in order, and how many of each.
+type Tickets = Vec<(Arc<Ticket>, u64)>;
+
+fn count_lines(tickets: &Tickets) -> u64 {
+    tickets.iter().map(|(_, lines)| lines).sum()
 }
 
 impl Inlet {
     /// Hands a datagram, or whole lines of a stream, over. Never waits.
     pub fn put(&self, bytes: &[u8]) {
-        self.counts.pieces.fetch_add(1, Ordering::Relaxed);
+        self.counts.offered.fetch_add(1, Ordering::Relaxed);
         if self.sender.try_send(bytes.to_vec()).is_err() {
-            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+            self.counts.dropped[Loss::QueueFull as usize].fetch_add(1, Ordering::Release);
         }
     }
 }
@@ -99,9 +152,15 @@ impl Relayed {
 
     /// The account so far.
     pub fn account(&self) -> RelayAccount {
+        // What is done is read first: it was offered before.
+        let delivered = self.counts.delivered.load(Ordering::Acquire);
+        let dropped: [u64; LOSSES.len()] = std::array::from_fn(|n| self.counts.dropped[n].load(Ordering::Acquire));
+        let offered = self.counts.offered.load(Ordering::Relaxed);
         RelayAccount {
-            pieces: self.counts.pieces.load(Ordering::Relaxed),
-            lost: self.counts.lost.load(Ordering::Relaxed),
+            offered,
+            delivered,
+            queued: offered - delivered - dropped.iter().sum::<u64>(),
+            dropped: LOSSES.iter().zip(dropped).filter(|(_, n)| *n > 0).map(|(why, n)| (why.to_string(), n)).collect(),
             targets: self.counts.targets.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
@@ -155,6 +214,20 @@ fn is_healthy(address: SocketAddr) -> bool {
     ask().unwrap_or(false)
 }
 
+/// Lines that go together.
+#[derive(Default)]
+struct Datagram {
+    bytes: Vec<u8>,
+    tickets: Tickets,
+}
+
+/// One or many datagrams that are handed to the kernel at once.
+struct Send {
+    bytes: Vec<u8>,
+    datagrams: u64,
+    tickets: Tickets,
+}
+
 struct Target {
     address: SocketAddr,
     /// Text of the address, which lines are spread by.
@@ -164,9 +237,9 @@ struct Target {
     /// Left alone until then: nobody listened.
     down_until: Option<Instant>,
     /// Datagrams that are full.
-    ready: Vec<Vec<u8>>,
+    ready: Vec<Datagram>,
     /// The one being filled.
-    open: Vec<u8>,
+    open: Datagram,
     account: TargetAccount,
 }
 
@@ -185,7 +258,7 @@ impl Target {
             is_healthy: Arc::new(AtomicBool::new(true)),
             down_until: None,
             ready: Vec::new(),
-            open: Vec::new(),
+            open: Datagram::default(),
             account: TargetAccount { up: true, ..TargetAccount::default() },
         })
     }
@@ -194,45 +267,49 @@ impl Target {
         self.is_healthy.load(Ordering::Relaxed) && self.down_until.is_none_or(|until| now >= until)
     }
 
-    fn push(&mut self, line: &[u8], most: usize) {
-        if !self.open.is_empty() && self.open.len() + 1 + line.len() > most {
+    fn push(&mut self, line: &[u8], ticket: &Arc<Ticket>, most: usize) {
+        if !self.open.bytes.is_empty() && self.open.bytes.len() + 1 + line.len() > most {
             self.ready.push(std::mem::take(&mut self.open));
         }
-        if !self.open.is_empty() {
-            self.open.push(b'\n');
+        let Datagram { bytes, tickets } = &mut self.open;
+        if !bytes.is_empty() {
+            bytes.push(b'\n');
         }
-        self.open.extend_from_slice(line);
+        bytes.extend_from_slice(line);
+        match tickets.last_mut() {
+            Some((last, lines)) if Arc::ptr_eq(last, ticket) => *lines += 1,
+            Some(_) | None => tickets.push((Arc::clone(ticket), 1)),
+        }
     }
 
     /// Everything that waits, in sends of one or many datagrams.
-    fn take(&mut self, spec: &RelaySpec) -> Vec<(Vec<u8>, u64)> {
-        if !self.open.is_empty() {
+    fn take(&mut self, spec: &RelaySpec) -> Vec<Send> {
+        if !self.open.bytes.is_empty() {
             self.ready.push(std::mem::take(&mut self.open));
         }
-        let all = std::mem::take(&mut self.ready);
-        if !spec.gso {
-            return all.into_iter().map(|datagram| (datagram, 1)).collect();
-        }
-        let mut sends: Vec<(Vec<u8>, u64)> = Vec::new();
-        for datagram in all {
+        let mut sends: Vec<Send> = Vec::new();
+        for Datagram { bytes, tickets } in std::mem::take(&mut self.ready) {
             // One that is longer than any other must be, a single long line, cannot be cut.
             match sends.last_mut() {
-                Some((send, count))
-                    if send.len() + spec.max_datagram <= SEGMENTED_BYTES && (*count as usize) < sys::MAX_SEGMENTS =>
+                Some(send)
+                    if spec.gso
+                        && send.bytes.len() + spec.max_datagram <= SEGMENTED_BYTES
+                        && (send.datagrams as usize) < sys::MAX_SEGMENTS =>
                 {
-                    send.resize(*count as usize * spec.max_datagram, b'\n');
-                    send.extend_from_slice(&datagram);
-                    *count += 1;
+                    send.bytes.resize(send.datagrams as usize * spec.max_datagram, b'\n');
+                    send.bytes.extend_from_slice(&bytes);
+                    send.datagrams += 1;
+                    send.tickets.extend(tickets);
                 }
-                Some(_) | None => sends.push((datagram, 1)),
+                Some(_) | None => sends.push(Send { bytes, datagrams: 1, tickets }),
             }
         }
         sends
     }
 }
 
-fn count_lines(bytes: &[u8]) -> u64 {
-    bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty()).count() as u64
+fn lines_of(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty())
 }
 
 struct Relay {
@@ -246,7 +323,10 @@ impl Relay {
         let mut flushed = Instant::now();
         loop {
             match pieces.recv_timeout(LINGER) {
-                Ok(piece) => self.route(&piece),
+                Ok(piece) => {
+                    let ticket = Arc::new(Ticket { counts: Arc::clone(&self.counts), lost: AtomicU8::new(0) });
+                    lines_of(&piece).for_each(|line| self.route(line, &ticket));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.flush();
@@ -263,22 +343,21 @@ impl Relay {
         }
     }
 
-    fn route(&mut self, piece: &[u8]) {
-        let now = Instant::now();
+    fn route(&mut self, line: &[u8], ticket: &Arc<Ticket>) {
         let most = self.spec.max_datagram;
-        for line in piece.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
-            match self.spec.mode {
-                Mode::Mirror => self.targets.iter_mut().for_each(|target| target.push(line, most)),
-                Mode::Spread => {
-                    let name = &line[..memchr::memchr(b':', line).unwrap_or(line.len())];
-                    match choose(name, self.targets.iter().map(|t| (t.label.as_str(), t.is_up(now)))) {
-                        Some(chosen) => self.targets[chosen].push(line, most),
-                        None => {
-                            // Nobody is up: the one that would have it has lost it.
-                            let home = choose(name, self.targets.iter().map(|t| (t.label.as_str(), true)));
-                            if let Some(home) = home {
-                                self.targets[home].account.lost += 1;
-                            }
+        match self.spec.mode {
+            Mode::Mirror => self.targets.iter_mut().for_each(|target| target.push(line, ticket, most)),
+            Mode::Spread => {
+                let now = Instant::now();
+                let name = &line[..memchr::memchr(b':', line).unwrap_or(line.len())];
+                match choose(name, self.targets.iter().map(|t| (t.label.as_str(), t.is_up(now)))) {
+                    Some(chosen) => self.targets[chosen].push(line, ticket, most),
+                    None => {
+                        ticket.lose(Loss::TargetDown);
+                        // Nobody is up: the one that would have it has lost it.
+                        let home = choose(name, self.targets.iter().map(|t| (t.label.as_str(), true)));
+                        if let Some(home) = home {
+                            self.targets[home].account.lost += 1;
                         }
                     }
                 }
@@ -291,32 +370,42 @@ impl Relay {
         let is_spread = self.spec.mode == Mode::Spread;
         let mut homeless = Vec::new();
         for target in &mut self.targets {
-            for (send, datagrams) in target.take(&self.spec) {
+            for send in target.take(&self.spec) {
                 // An error may belong to an earlier send, which nobody took.
-                let outcome = if target.is_up(now) { target.socket.send(&send) } else { Ok(0) };
-                match outcome {
+                let outcome = if target.is_up(now) { target.socket.send(&send.bytes) } else { Ok(0) };
+                let loss = match outcome {
                     Ok(1..) => {
-                        target.account.lines += count_lines(&send);
-                        target.account.datagrams += datagrams;
+                        target.account.lines += count_lines(&send.tickets);
+                        target.account.datagrams += send.datagrams;
                         continue;
                     }
-                    Ok(_) => {}
+                    Ok(_) => Loss::TargetDown,
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                         tracing::warn!(target = %target.address, "nobody listens at a relay's target; it is left alone for a while");
                         target.down_until = Some(now + self.spec.health_every);
+                        Loss::TargetDown
                     }
-                    Err(error) => tracing::debug!(target = %target.address, %error, "a relay cannot send"),
-                }
+                    Err(error) => {
+                        tracing::debug!(target = %target.address, %error, "a relay cannot send");
+                        Loss::SendFailed
+                    }
+                };
                 if is_spread && !target.is_up(now) {
                     homeless.push(send);
                 } else {
-                    target.account.lost += count_lines(&send);
+                    target.account.lost += count_lines(&send.tickets);
+                    send.tickets.iter().for_each(|(ticket, _)| ticket.lose(loss));
                 }
             }
             target.account.up = target.is_up(now);
         }
         // Whoever is up takes over, with the next flush.
-        homeless.iter().for_each(|send| self.route(send));
+        for send in homeless {
+            let mut lines = lines_of(&send.bytes);
+            for (ticket, count) in &send.tickets {
+                lines.by_ref().take(*count as usize).for_each(|line| self.route(line, ticket));
+            }
+        }
         self.publish();
     }
 
@@ -375,9 +464,10 @@ mod tests {
             let mut target = Target::open(address, &spec).expect("a socket");
             let spec = RelaySpec { gso, ..spec };
             let lines: Vec<String> = (0..50).map(|n| format!("some.name.{n}:1|c")).collect();
-            lines.iter().for_each(|line| target.push(line.as_bytes(), spec.max_datagram));
+            let ticket = Arc::new(Ticket { counts: Arc::default(), lost: AtomicU8::new(0) });
+            lines.iter().for_each(|line| target.push(line.as_bytes(), &ticket, spec.max_datagram));
             let sends = target.take(&spec);
-            let pieces: Vec<&[u8]> = sends.iter().flat_map(|(send, _)| send.chunks(100)).collect();
+            let pieces: Vec<&[u8]> = sends.iter().flat_map(|send| send.bytes.chunks(100)).collect();
             assert!(pieces.iter().all(|piece| piece.len() <= 100));
             let whole = pieces.join(&b'\n');
             let seen: Vec<&[u8]> = whole.split(|&b| b == b'\n').filter(|line| !line.is_empty()).collect();

@@ -4,7 +4,7 @@
 //! Shards number their series densely; the registry maps those numbers to its own once, when a series is
 //! new, so that a flush indexes arrays and hashes nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::aggregate::{Class, Gauge, Members, Partial, Sum, Tally, Timer, Treatm
 use crate::presence::{self, Reading};
 use crate::protocol::Kind;
 use crate::series::Series;
-use crate::telemetry::{Ledger, SeriesAccount, SinkAccount};
+use crate::telemetry::{Ledger, SeriesAccount};
 
 use super::book::{Book, Seat};
 use super::merge::unite_stamped;
@@ -301,8 +301,9 @@ impl Registry {
         snapshot.presence = events;
     }
 
-    /// Adds the ledger as series, once it is complete. `before` is what sinks had counted when the interval began.
-    pub fn add_own_series(&self, snapshot: &mut Snapshot, before: &BTreeMap<String, SinkAccount>) {
+    /// Adds the ledger as series, once it is complete. `before` says what sinks and relays had counted when the
+    /// interval began.
+    pub fn add_own_series(&self, snapshot: &mut Snapshot, before: &Ledger) {
         if self.options.self_metrics != SelfMetrics::Ledger {
             return;
         }
