@@ -171,7 +171,7 @@ fn as_lines_for_another_server_an_interval_comes_to_the_same_again() {
                 _e{5,5}:ti|le|te\\nt|#a:b\n_sc|disk|1|m:full";
     let rows = [json!({"t": 0, "data": data})];
     let lines = replay(dir.path(), &rows, &["--as", "statsd"]);
-    for expected in ["c:7|c|#bare,k:v w", "g:-2|g", "t:10|ms|@0.25", "t:20|ms|@0.25", "h:1.5|h"] {
+    for expected in ["c:7|c|#bare,k:v w", "g:0|g", "g:-2|g", "t:10|ms|@0.25", "t:20|ms|@0.25", "h:1.5|h"] {
         assert!(lines.lines().any(|line| line == expected), "{expected}\n{lines}");
     }
     assert_eq!(lines.lines().filter(|line| line.starts_with("s:") && line.ends_with("|s")).count(), 2);
@@ -179,15 +179,17 @@ fn as_lines_for_another_server_an_interval_comes_to_the_same_again() {
         lines.contains("_e{5,5}:ti|le|te\\nt|d:") && lines.contains("_sc|disk|1|d:") && lines.contains("|m:full"),
         "{lines}"
     );
-    // Read again, they are the same interval; a negative gauge is absolute in this dialect.
+    // Read again, they are the same interval, whatever a sign says to the reader.
     let again = [json!({"t": 0, "data": lines.trim_end()})];
-    let config = dir.path().join("absolute.toml");
-    std::fs::write(&config, "[protocol]\ngauge_sign = \"absolute\"\n").expect("written");
-    let values = |rows: &[Value]| {
-        let args = ["--only", "counter,gauge,timer,histogram,set", "-c", config.to_str().expect("a plain path")];
-        records(&replay(dir.path(), rows, &args))
-    };
-    assert_eq!(values(&again), values(&rows));
+    for sign in ["absolute", "delta"] {
+        let config = dir.path().join("sign.toml");
+        std::fs::write(&config, format!("[protocol]\ngauge_sign = \"{sign}\"\n")).expect("written");
+        let values = |rows: &[Value]| {
+            let args = ["--only", "counter,gauge,timer,histogram,set", "-c", config.to_str().expect("a plain path")];
+            records(&replay(dir.path(), rows, &args))
+        };
+        assert_eq!(values(&again), values(&rows));
+    }
 }
 
 #[test]

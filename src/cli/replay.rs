@@ -350,10 +350,13 @@ impl Replay {
             Format::Statsd => {
                 self.leave_out(&mut snapshot);
                 snapshot.sort();
-                statsd::Encoder::new(statsd::Dialect::Dogstatsd).each(&snapshot, |item| {
-                    self.out.extend_from_slice(item);
-                    self.out.push(b'\n');
-                });
+                statsd::Encoder::new(statsd::Dialect::Dogstatsd, statsd::Sign::Delta, usize::MAX).each(
+                    &snapshot,
+                    |item| {
+                        self.out.extend_from_slice(item);
+                        self.out.push(b'\n');
+                    },
+                );
             }
             Format::Prometheus => {
                 self.leave_out(&mut snapshot);

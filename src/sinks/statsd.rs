@@ -1,12 +1,17 @@
 //! Another StatsD server, told in its own protocol what an interval came to: one line for a counter, a gauge, each sample of a
 //! timer and each member of a set that is still known, so that it can go on aggregating.
 //!
-//! The dialect `dogstatsd` has tags as `|#k:v`, histograms, distributions, events, service checks and times; in `etsy` histograms and
-//! distributions are timers, and a negative gauge is set by way of zero, in one datagram. A sample that stands for several has
-//! the rate that says so. Sets that are estimates have no members to tell (`estimated`).
+//! The dialect `dogstatsd` has tags as `|#k:v`, histograms, distributions, events, service checks and times. In `etsy`, what the
+//! original reads, histograms and distributions are timers, and tags stand in the name as Graphite has them, `name;k=v`: the
+//! original refuses lines with `|#`. A sample that stands for several has the rate that says so. Sets that are estimates have no
+//! members to tell (`estimated`).
+//!
+//! A sign before a gauge's value adjusts it, so a negative one is set by way of zero, both lines in one datagram: `x:0|g`, `x:-5|g`.
+//! A receiver that takes signs for part of the value (the DataDog agent) comes to the same; `gauge_sign = "absolute"` saves it
+//! the zero. A gauge with a time of its own cannot be set that way, nor at all in `etsy`, which has no times (`unsupported`).
 //!
 //! Over UDP lines are packed into datagrams of at most `max_datagram` bytes; whether they arrive nobody knows, but a server that
-//! is not there at all is noticed. Over TCP a line ends with a newline.
+//! is not there at all is noticed; a line that no datagram holds is left out (`too_long`). Over TCP a line ends with a newline.
 
 use std::io;
 use std::sync::Arc;
@@ -36,6 +41,19 @@ pub enum Dialect {
     Etsy,
 }
 
+/// What a sign before a gauge's value says to the receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sign {
+    /// By how much it changes.
+    #[default]
+    Delta,
+    /// Which value it has.
+    Absolute,
+}
+
+/// Most that a datagram holds over IPv4, in bytes.
+const DATAGRAM_BYTES: usize = 65_507;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Transport {
     #[default]
@@ -49,6 +67,7 @@ pub struct StatsdSpec {
     address: String,
     transport: Transport,
     dialect: Dialect,
+    gauge_sign: Sign,
     max_datagram: u64,
     security: Security,
 }
@@ -59,6 +78,7 @@ impl Default for StatsdSpec {
             address: String::new(),
             transport: Transport::Udp,
             dialect: Dialect::Dogstatsd,
+            gauge_sign: Sign::Delta,
             max_datagram: 1432,
             security: Security::default(),
         }
@@ -71,6 +91,12 @@ impl Spec for StatsdSpec {
         form.demand("address", !self.address.is_empty(), "\"127.0.0.1:8125\"");
         choice(form, "transport", &[("udp", Transport::Udp), ("tcp", Transport::Tcp)], &mut self.transport);
         choice(form, "dialect", &[("dogstatsd", Dialect::Dogstatsd), ("etsy", Dialect::Etsy)], &mut self.dialect);
+        choice(form, "gauge_sign", &[("delta", Sign::Delta), ("absolute", Sign::Absolute)], &mut self.gauge_sign);
+        let is_odd = self.dialect == Dialect::Etsy && self.gauge_sign == Sign::Absolute;
+        form.insist(
+            "gauge_sign",
+            if is_odd { Err("in the dialect `etsy` a sign adjusts; \"delta\" is right".into()) } else { Ok(()) },
+        );
         form.field("max_datagram", Field::Whole(&mut self.max_datagram, 512..=65_507));
         self.security.options(form);
     }
@@ -118,32 +144,44 @@ struct StatsdSink {
 /// An interval as lines. What stands in one item belongs into one datagram.
 pub struct Encoder {
     dialect: Dialect,
+    sign: Sign,
+    longest: usize,
     line: Vec<u8>,
 }
 
 impl Encoder {
-    /// Lines of a dialect.
-    pub fn new(dialect: Dialect) -> Encoder {
-        Encoder { dialect, line: Vec::new() }
+    /// Lines of a dialect, in items of at most so many bytes.
+    pub fn new(dialect: Dialect, sign: Sign, longest: usize) -> Encoder {
+        Encoder { dialect, sign, longest, line: Vec::new() }
     }
 
     /// Hands every item to `visit`; how many records cannot be told, by reason.
-    pub fn each(&mut self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8])) -> [(&'static str, u64); 2] {
-        let (mut estimated, mut unsupported) = (0, 0);
+    pub fn each(&mut self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8])) -> [(&'static str, u64); 3] {
+        let (mut estimated, mut unsupported, mut too_long) = (0, 0, 0);
+        let longest = self.longest;
+        // Whether it could be.
+        let mut hand_on = |line: &[u8]| {
+            let fits = line.len() <= longest;
+            if fits {
+                visit(line);
+            }
+            fits
+        };
         for point in (0..).map_while(|n| snapshot.point(n)) {
             let series = point.series();
-            match point {
+            let is_told = match point {
                 Point::Counter(point) => {
                     self.value(series, "c", point.sum.value(), 1.0, None);
-                    visit(&self.line);
+                    hand_on(&self.line)
                 }
                 Point::Gauge(point) => {
-                    self.gauge(series, point.gauge.value(), None);
-                    visit(&self.line);
+                    self.gauge(series, point.gauge.value());
+                    hand_on(&self.line)
                 }
                 Point::Kv(point) => {
                     // Key-value pairs are nobody's but statsite's.
                     unsupported += point.values.len() as u64;
+                    true
                 }
                 Point::Timer(point) => {
                     let kind = match (series.kind(), self.dialect) {
@@ -151,61 +189,98 @@ impl Encoder {
                         (Kind::Distribution, Dialect::Dogstatsd) => "d",
                         _ => "ms",
                     };
+                    let mut is_told = true;
                     for (value, count) in snapshot.values(point) {
                         self.value(series, kind, value, count, None);
-                        visit(&self.line);
+                        is_told &= hand_on(&self.line);
                     }
+                    is_told
                 }
                 Point::Set(point) => match point.members.hashes() {
                     Some(hashes) => {
+                        let mut is_told = true;
                         for hash in hashes {
                             self.begin(series);
                             self.line.extend_from_slice(format!("{hash:016x}|s").as_bytes());
                             self.end(series, None);
-                            visit(&self.line);
+                            is_told &= hand_on(&self.line);
                         }
+                        is_told
                     }
-                    None => estimated += 1,
+                    None => {
+                        estimated += 1;
+                        true
+                    }
                 },
-            }
+            };
+            too_long += u64::from(!is_told);
         }
         for one in &snapshot.stamped {
-            match one.series.kind() {
-                Kind::Gauge => self.gauge(&one.series, one.value, Some(one.time)),
-                _ => self.value(&one.series, "c", one.value, 1.0, Some(one.time)),
+            if one.series.kind() == Kind::Gauge {
+                if self.dialect == Dialect::Etsy || (one.value < 0.0 && self.sign == Sign::Delta) {
+                    unsupported += 1;
+                    continue;
+                }
+                self.value(&one.series, "g", one.value, 1.0, Some(one.time));
+            } else {
+                self.value(&one.series, "c", one.value, 1.0, Some(one.time));
             }
-            visit(&self.line);
+            too_long += u64::from(!hand_on(&self.line));
         }
         for note in &snapshot.notes {
             if self.dialect == Dialect::Etsy {
                 unsupported += 1;
             } else {
                 self.note(note);
-                visit(&self.line);
+                too_long += u64::from(!hand_on(&self.line));
             }
         }
         unsupported += snapshot.presence.len() as u64;
-        [("estimated", estimated), ("unsupported", unsupported)]
+        [("estimated", estimated), ("unsupported", unsupported), ("too_long", too_long)]
     }
 
     fn begin(&mut self, series: &Series) {
         self.line.clear();
         self.text(series.name());
+        if self.dialect == Dialect::Etsy {
+            self.name_tags(series);
+        }
         self.line.push(b':');
     }
 
     /// Text without what would end it.
     fn text(&mut self, text: &str) {
+        self.text_without(text, "");
+    }
+
+    fn text_without(&mut self, text: &str, more: &str) {
         let mut buffer = [0; 4];
         for c in text.chars() {
-            let shown = if is_active(c) || matches!(c, ':' | '|' | '@' | '#' | ',' | '\n') { '_' } else { c };
+            let ends = is_active(c) || matches!(c, ':' | '|' | '@' | '#' | ',' | '\n') || more.contains(c);
+            let shown = if ends { '_' } else { c };
             self.line.extend_from_slice(shown.encode_utf8(&mut buffer).as_bytes());
+        }
+    }
+
+    /// Tags as the naming `etsy` has them, `;k=v`. What else the original does not take it cleans itself.
+    fn name_tags(&mut self, series: &Series) {
+        for (key, value) in series.tags() {
+            self.line.push(b';');
+            self.text_without(key, ";=");
+            self.line.push(b'=');
+            // Graphite has no tag without a value, and no empty one.
+            match value {
+                Some("") => self.line.push(b'_'),
+                Some(value) => self.text_without(value, ";"),
+                None => self.line.extend_from_slice(b"true"),
+            }
         }
     }
 
     fn value(&mut self, series: &Series, kind: &str, value: f64, count: f64, time: Option<f64>) {
         self.begin(series);
-        write_number(&mut self.line, value);
+        // Zero has no sign.
+        write_number(&mut self.line, value + 0.0);
         self.line.push(b'|');
         self.line.extend_from_slice(kind.as_bytes());
         if count != 1.0 && count > 0.0 {
@@ -215,22 +290,25 @@ impl Encoder {
         self.end(series, time);
     }
 
-    fn gauge(&mut self, series: &Series, value: f64, time: Option<f64>) {
+    fn gauge(&mut self, series: &Series, value: f64) {
         let mut before = Vec::new();
-        if value < 0.0 && self.dialect == Dialect::Etsy {
-            // A sign would adjust it.
-            self.value(series, "g", 0.0, 1.0, time);
+        if value < 0.0 && self.sign == Sign::Delta {
+            // The sign adjusts it.
+            self.value(series, "g", 0.0, 1.0, None);
             before = std::mem::take(&mut self.line);
             before.push(b'\n');
         }
-        self.value(series, "g", value, 1.0, time);
+        self.value(series, "g", value, 1.0, None);
         before.append(&mut self.line);
         self.line = before;
     }
 
     fn end(&mut self, series: &Series, time: Option<f64>) {
+        if self.dialect == Dialect::Etsy {
+            return;
+        }
         self.tags(series.tags());
-        if let Some(time) = time.filter(|_| self.dialect == Dialect::Dogstatsd) {
+        if let Some(time) = time {
             self.line.extend_from_slice(format!("|T{}", time as i64).as_bytes());
         }
     }
@@ -340,7 +418,9 @@ impl Sink for StatsdSink {
         Box::pin(async move {
             let most = self.spec.max_datagram as usize;
             let mut pieces: Vec<Vec<u8>> = Vec::new();
-            let dropped = Encoder::new(self.spec.dialect).each(snapshot, |item| match pieces.last_mut() {
+            let longest = if self.spec.transport == Transport::Udp { DATAGRAM_BYTES } else { usize::MAX };
+            let mut encoder = Encoder::new(self.spec.dialect, self.spec.gauge_sign, longest);
+            let dropped = encoder.each(snapshot, |item| match pieces.last_mut() {
                 Some(last) if last.len() + 1 + item.len() <= most => {
                     last.push(b'\n');
                     last.extend_from_slice(item);
