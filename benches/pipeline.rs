@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rapidhash::v3::rapidhash_v3;
 use systole::aggregate::rules::{Rule, Rules};
-use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimerPolicy};
+use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::protocol::{Options, lines, parse_metric};
 use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, SummaryPolicy};
 
@@ -52,6 +52,7 @@ fn shard_with(rules: Option<Arc<Rules>>) -> Shard {
         seed: 1,
         rules,
         heartbeats: None,
+        times: TimeWindow::ANY,
     })
 }
 

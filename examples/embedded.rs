@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use systole::aggregate::{Quota, Shard, ShardOptions, TimerPolicy};
+use systole::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::protocol::Options;
 use systole::snapshot::{GaugeLife, Interval, Records, Registry, RegistryOptions, SelfMetrics, SummaryPolicy};
 
@@ -18,6 +18,7 @@ fn main() {
         seed: 1,
         rules: None,
         heartbeats: None,
+        times: TimeWindow::ANY,
     });
     let mut registry = Registry::new(
         RegistryOptions {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::aggregate::rules::Rules;
-use crate::aggregate::{Quota, ShardOptions, TimerPolicy};
+use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::allow::Allow;
 use crate::config::{self, Config, Listen, ListenUrl, Profile, StateFile, Workers};
 use crate::net::{Framing, Place, Spec, Transport};
@@ -26,6 +26,15 @@ pub fn timer_policy(config: &Config) -> TimerPolicy {
         exact_samples: config.exact_samples,
         digits: config.digits,
         weighted: config.profile != Profile::Etsy,
+    }
+}
+
+/// Which times of their own samples, events and checks may have, for shards that are told the Unix time.
+pub fn time_window(config: &Config) -> TimeWindow {
+    TimeWindow {
+        past_secs: config.timestamp_past.as_secs_f64(),
+        future_secs: config.timestamp_future.as_secs_f64(),
+        origin: Some(0.0),
     }
 }
 
@@ -97,6 +106,7 @@ pub fn shard_options(config: &Config, quota: &Quota, seed: u64) -> ShardOptions 
         seed,
         rules: rules(config),
         heartbeats: heartbeats(config).map(Arc::new),
+        times: time_window(config),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use systole::aggregate::{Quota, Shard, ShardOptions, TimerPolicy};
+use systole::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::protocol::Options;
 
 struct Counting;
@@ -38,6 +38,7 @@ fn a_line_of_a_known_series_allocates_nothing() {
         seed: 1,
         rules: None,
         heartbeats: None,
+        times: TimeWindow::ANY,
     });
     let lines: [&[u8]; 8] = [
         b"api.hits:1|c",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use support::{Random, size};
-use systole::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, TimerPolicy};
+use systole::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::net::relay::{self, Mode, RelaySpec};
 use systole::protocol::{Kind, Options};
 use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, Snapshot, SummaryPolicy, merge};
@@ -51,6 +51,7 @@ impl House {
                 seed: n,
                 rules: None,
                 heartbeats: None,
+                times: TimeWindow { past_secs: 5e4, future_secs: 3600.0, origin: Some(0.0) },
             })
         };
         House { shards: (0..shards as u64).map(shard).collect(), registry: Registry::new(options, shards), closed: 0 }
@@ -98,7 +99,7 @@ fn datagram(random: &mut Random) -> Vec<u8> {
         ]);
         match random.below(12) {
             0 => out.extend_from_slice(b" \t"),
-            1 => out.extend_from_slice(b"_e{2,3}:ab|cde|t:error|#x"),
+            1 => out.extend_from_slice(b"_e{2,3}:ab|cde|t:error|#x|d:5"),
             2 => out.extend_from_slice(b"_sc|check|2|m:bad"),
             3 => out.extend((0..random.below(40)).map(|_| random.next() as u8)),
             4 => out.extend_from_slice(format!("{}:1|c", "n".repeat(1000 + random.below(60) as usize)).as_bytes()),

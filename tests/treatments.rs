@@ -150,7 +150,7 @@ fn a_rule_says_which_sinks_get_a_series_and_each_account_adds_up() {
     let sink =
         |name: &str| format!("[[sink]]\ntype = \"file\"\nname = \"{name}\"\npath = \"{}\"\n", file(name).display());
     let config = format!(
-        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n{}{}\
+        "interval = \"200ms\"\ntimestamp_past = \"100years\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n{}{}\
          [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n\
          [[rule]]\nmatch = \"a.*\"\nsinks = [\"first\"]\n[[rule]]\nmatch = \"none\"\nsinks = []\n",
         sink("first"),
@@ -191,7 +191,7 @@ fn a_sink_says_which_names_it_takes() {
         format!("[[sink]]\ntype = \"file\"\nname = \"{name}\"\npath = \"{}\"\n{more}\n", file(name).display())
     };
     let config = format!(
-        "interval = \"1h\"\nself_metrics = false\nprefix = \"p.\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n{}{}{}\
+        "interval = \"1h\"\ntimestamp_past = \"100years\"\nself_metrics = false\nprefix = \"p.\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n{}{}{}\
          [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n",
         sink("all", ""),
         sink("api", "include = [\"p.api.*\", \"p.b\"]\nexclude = [\"*.debug\"]"),

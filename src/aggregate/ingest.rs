@@ -242,8 +242,8 @@ impl Shard {
             Ok(Line::Samples(samples)) => {
                 self.samples(samples, line, from, now);
             }
-            Ok(Line::Event(event)) => self.event(&event, now),
-            Ok(Line::ServiceCheck(check)) => self.service_check(&check, from, now),
+            Ok(Line::Event(event)) => self.event(&event, line, from, now),
+            Ok(Line::ServiceCheck(check)) => self.service_check(&check, line, from, now),
             Err(error) => self.refuse(line, error, from),
         }
     }
@@ -253,7 +253,7 @@ impl Shard {
 mod tests {
     use super::*;
     use crate::aggregate::rules::{Rule, Rules};
-    use crate::aggregate::{Columns, Quota, ShardOptions, Tally, TimerPolicy};
+    use crate::aggregate::{Columns, Quota, ShardOptions, Tally, TimeWindow, TimerPolicy};
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -274,6 +274,7 @@ mod tests {
             seed: 7,
             rules: rules.clone(),
             heartbeats: None,
+            times: TimeWindow::ANY,
         });
         let feed = |shard: &mut Shard, text: &str| shard.ingest(text.as_bytes(), &Options::default(), None, 0.0);
         // The second time, spellings are known.

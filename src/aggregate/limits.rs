@@ -44,6 +44,30 @@ impl Quota {
     }
 }
 
+/// Which times of their own samples, events and service checks may have. They are judged by when they are received, so that
+/// nobody writes into days that nobody looks at: each would be a partition or an index of its own somewhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TimeWindow {
+    /// How long ago, in seconds.
+    pub past_secs: f64,
+    /// How far ahead, in seconds.
+    pub future_secs: f64,
+    /// Unix seconds of the shard's own time 0; `None` if that is not known, and then every time is believed.
+    pub origin: Option<f64>,
+}
+
+impl TimeWindow {
+    /// Believes every time.
+    pub const ANY: TimeWindow = TimeWindow { past_secs: f64::INFINITY, future_secs: f64::INFINITY, origin: None };
+
+    /// Whether it holds a time, in Unix seconds, of something received at `now` seconds of the shard's time.
+    pub fn holds(&self, time: u64, now: f64) -> bool {
+        let Some(origin) = self.origin else { return true };
+        let ahead = time as f64 - (origin + now);
+        -self.past_secs <= ahead && ahead <= self.future_secs
+    }
+}
+
 /// The overflow series of a kind.
 pub fn overflow_series(kind: Kind) -> Series {
     Series::new(kind, OVERFLOW_NAME, &[])

@@ -17,7 +17,7 @@ use super::alias::Aliases;
 use super::columns::{Class, Columns};
 use super::index::{Hasher, Index};
 use super::ingest::{BEYOND_CACHE, TOGETHER, Waiting};
-use super::limits::{MAX_NOTES, Quota, overflow_series};
+use super::limits::{MAX_NOTES, Quota, TimeWindow, overflow_series};
 use super::note::{Note, own_event, own_service_check};
 use super::partial::{BadLine, Created, Partial, Stamped};
 use super::rules::{Fate, Fates, NO_RULE, Rules};
@@ -46,6 +46,8 @@ pub struct ShardOptions {
     pub rules: Option<Arc<Rules>>,
     /// Which lines are heartbeats; without it none is.
     pub heartbeats: Option<Arc<Heartbeats>>,
+    /// Which times of their own are believed.
+    pub times: TimeWindow,
 }
 
 /// What presence makes of a metric.
@@ -132,10 +134,15 @@ impl Shard {
         self.concerns_presence = false;
         for sample in samples {
             match sample {
-                Ok(metric) => match self.heed(&metric, from) {
+                Ok(mut metric) => match self.heed(&metric, from) {
+                    Heed::Nothing if metric.timestamp.is_some_and(|time| self.is_outside(time.get(), now)) => {
+                        first_error = first_error.or(Some(bad_time(line, b"T")));
+                    }
                     Heed::Nothing => self.record(&metric, now),
                     Heed::Forwarded => {
                         is_heartbeat = true;
+                        // A heartbeat counts when it comes, whatever its sender's clock says.
+                        metric.timestamp = metric.timestamp.filter(|time| !self.is_outside(time.get(), now));
                         self.record(&metric, now);
                     }
                     Heed::Consumed => is_heartbeat = true,
@@ -149,6 +156,17 @@ impl Shard {
             Some(error) => self.refuse(line, error, from),
         }
         first_error.is_none()
+    }
+
+    /// Whether a time of its own is too old, or too far ahead.
+    #[cold]
+    pub(super) fn is_outside(&self, time: u64, now: f64) -> bool {
+        !self.options.times.holds(time, now)
+    }
+
+    /// Says which Unix second the shard's own time 0 is; `None` if nobody knows, and then every time is believed.
+    pub fn set_origin(&mut self, origin: Option<f64>) {
+        self.options.times.origin = origin;
     }
 
     /// What a metric says of presence.
@@ -392,13 +410,17 @@ impl Shard {
         values
     }
 
-    pub(super) fn event(&mut self, event: &Event<'_>, now: f64) {
+    pub(super) fn event(&mut self, event: &Event<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
+        if event.timestamp.is_some_and(|time| self.is_outside(time, now)) {
+            self.refuse(line, bad_time(line, b"d:"), from);
+            return;
+        }
         self.open.tally.events += 1;
         self.open.tally.sections_skipped += event.skipped_sections().count() as u64;
         self.note(|| own_event(event, now));
     }
 
-    pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, from: Option<SocketAddr>, now: f64) {
+    pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
         if let Some(heartbeats) = &self.options.heartbeats
             && let Some(signal) = heartbeats.of_check(check, from.map(|from| from.ip()))
         {
@@ -406,8 +428,14 @@ impl Shard {
             let forward = heartbeats.forward;
             self.signals.push(signal);
             if forward {
-                self.note(|| own_service_check(check, now));
+                // A heartbeat counts when it comes, whatever its sender's clock says.
+                let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
+                self.note(|| Note { time, ..own_service_check(check, now) });
             }
+            return;
+        }
+        if check.timestamp.is_some_and(|time| self.is_outside(time, now)) {
+            self.refuse(line, bad_time(line, b"d:"), from);
             return;
         }
         self.open.tally.service_checks += 1;
@@ -482,6 +510,19 @@ impl Shard {
     }
 }
 
+/// The error of a line that says a time which is not believed, at its last field that begins with `mark`.
+#[cold]
+pub fn bad_time(line: &[u8], mark: &[u8]) -> ParseError {
+    let (mut at, mut place) = (0, 0);
+    for field in line.split(|&b| b == b'|') {
+        if field.starts_with(mark) {
+            place = at + mark.len();
+        }
+        at += field.len() + 1;
+    }
+    ParseError::new(Reason::BadTimestamp, place)
+}
+
 /// The kind that a sample's series has: a meter is a counter, and in the profile `etsy` every timer is a timer.
 #[inline]
 pub fn kind_as(kind: Kind, fold_histograms: bool) -> Kind {
@@ -518,6 +559,7 @@ mod tests {
             seed: 7,
             rules: None,
             heartbeats: None,
+            times: TimeWindow::ANY,
         })
     }
 

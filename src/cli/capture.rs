@@ -71,17 +71,23 @@ pub enum What {
         /// `None` for all of them.
         instance: Option<String>,
     },
+    /// A capture's header: the Unix second that `t` counts from.
+    Started(f64),
     /// A trace's header: how presence is judged.
     Presence(Map<String, Value>),
     /// The capture is over.
     End,
 }
 
-/// Reads one row; `None` for a header and rows that mean nothing here.
+/// Latest `t` that counts from 0, and latest one in Unix seconds.
+const LATEST: f64 = 1e9;
+const LATEST_UNIX: f64 = 1e10;
+
+/// Reads one row; `None` for a header and rows that mean nothing here. In an `absolute` one `t` is in Unix seconds.
 ///
 /// # Errors
 /// What is wrong, and what would be right.
-pub fn row(text: &str) -> Result<Option<Row>, String> {
+pub fn row(text: &str, absolute: bool) -> Result<Option<Row>, String> {
     if text.trim().is_empty() {
         return Ok(None);
     }
@@ -91,7 +97,11 @@ pub fn row(text: &str) -> Result<Option<Row>, String> {
     };
     if let Some(format) = row.get("format") {
         return match format.as_str() {
-            Some("systole-capture/1") => Ok(None),
+            Some("systole-capture/1") => {
+                let started =
+                    row.get("started").and_then(Value::as_f64).filter(|started| (0.0..=LATEST_UNIX).contains(started));
+                Ok(started.map(|started| Row { at: 0, what: What::Started(started) }))
+            }
             Some("presence-trace/1") => {
                 let config = row.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
                 Ok(Some(Row { at: 0, what: What::Presence(config) }))
@@ -99,7 +109,8 @@ pub fn row(text: &str) -> Result<Option<Row>, String> {
             _ => Err(format!("unknown format {format}; \"systole-capture/1\" is right")),
         };
     }
-    let at = nanos(&row, "t")?.ok_or("`t` is missing: seconds from 0")?;
+    let at = if absolute { unix_nanos(&row)? } else { nanos(&row, "t")? };
+    let at = at.ok_or(if absolute { "`t` is missing: Unix seconds" } else { "`t` is missing: seconds from 0" })?;
     let what = if let Some(bytes) = datagram(&row)? {
         let copies = match row.get("n") {
             None => 1,
@@ -161,10 +172,24 @@ fn nanos(row: &Map<String, Value>, key: &str) -> Result<Option<u64>, String> {
     let Some(value) = row.get(key) else {
         return Ok(None);
     };
-    let seconds = value.as_f64().filter(|s| (0.0..=1e9).contains(s));
+    let seconds = value.as_f64().filter(|s| (0.0..=LATEST).contains(s));
+    seconds.map(|s| Some((s * 1e9).round() as u64)).ok_or_else(|| match value.as_f64() {
+        Some(s) if s > LATEST && key == "t" => {
+            format!("`t` is {value}; seconds from 0 are right, or `--absolute` for Unix seconds")
+        }
+        _ => format!("`{key}` is {value}; seconds, 0 or more, are right"),
+    })
+}
+
+/// `t` in Unix seconds, as nanoseconds. A double holds microseconds of today.
+fn unix_nanos(row: &Map<String, Value>) -> Result<Option<u64>, String> {
+    let Some(value) = row.get("t") else {
+        return Ok(None);
+    };
+    let seconds = value.as_f64().filter(|s| (0.0..=LATEST_UNIX).contains(s));
     seconds
-        .map(|s| Some((s * 1e9).round() as u64))
-        .ok_or_else(|| format!("`{key}` is {value}; seconds, 0 or more, are right"))
+        .map(|s| Some((s * 1e6).round() as u64 * 1000))
+        .ok_or_else(|| format!("`t` is {value}; Unix seconds, 0 or more, are right"))
 }
 
 #[cfg(test)]
@@ -184,10 +209,14 @@ mod tests {
             (r#"{"t":0,"in":"x","n":3,"src":"h"}"#, 0, datagram("x", 3, Some("h"))),
             (r#"{"t":2,"ctl":"end"}"#, 2_000_000_000, What::End),
         ] {
-            assert_eq!(row(text), Ok(Some(Row { at, what })), "{text}");
+            assert_eq!(row(text, false), Ok(Some(Row { at, what })), "{text}");
         }
-        assert_eq!(row(r#"{"format":"systole-capture/1","started":1}"#), Ok(None));
-        assert_eq!(row(r#"{"t":1,"expect":{}}"#), Ok(None));
+        let started = Some(Row { at: 0, what: What::Started(1.0) });
+        assert_eq!(row(r#"{"format":"systole-capture/1","started":1}"#, false), Ok(started));
+        assert_eq!(row(r#"{"format":"systole-capture/1"}"#, false), Ok(None));
+        assert_eq!(row(r#"{"t":1,"expect":{}}"#, false), Ok(None));
+        let unix = Some(Row { at: 1_700_000_000_100_000_000, what: datagram("x", 1, None) });
+        assert_eq!(row(r#"{"t":1700000000.1,"data":"x"}"#, true), Ok(unix));
     }
 
     #[test]
@@ -197,11 +226,12 @@ mod tests {
             ("[]", "an object"),
             (r#"{"data":"a"}"#, "`t` is missing"),
             (r#"{"t":-1,"data":"a"}"#, "0 or more"),
+            (r#"{"t":1700000000,"data":"a"}"#, "`--absolute`"),
             (r#"{"t":0}"#, "`data` or `hex`"),
             (r#"{"t":0,"hex":"6"}"#, "two hex digits"),
             (r#"{"format":"x"}"#, "unknown format"),
         ] {
-            assert!(row(text).is_err_and(|problem| problem.contains(part)), "{text}");
+            assert!(row(text, false).is_err_and(|problem| problem.contains(part)), "{text}");
         }
     }
 }

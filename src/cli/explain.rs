@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::aggregate::rules::{Fate, Rules};
-use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, kind_as, own_event, own_service_check};
+use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, bad_time, kind_as, own_event, own_service_check};
 use crate::config::{Config, Profile};
 use crate::inert::Plain;
 use crate::plan;
@@ -19,6 +19,7 @@ use crate::series::{KeyBuilder, Series};
 use crate::sinks::console::note_line;
 use crate::sinks::graphite;
 use crate::snapshot::{Interval, Registry, SelfMetrics, number, write_json};
+use crate::sys::unix_time;
 
 use super::{ConfigArgs, FAILED, load_config, print, sources};
 
@@ -37,6 +38,9 @@ pub(super) struct ExplainArgs {
     lines: Vec<String>,
 }
 
+/// What is said of a line whose own time is outside of the window.
+const UNTIMELY: &str = "its own time is older than `timestamp_past`, or further ahead than `timestamp_future`";
+
 /// One datagram, read.
 #[derive(Default, Serialize)]
 struct Reading {
@@ -48,8 +52,13 @@ struct Reading {
     heartbeats: Vec<Value>,
     errors: Vec<Value>,
     skipped: Vec<String>,
+    /// Lines that are well-formed, but would be refused if they came now, for a time of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused_now: Vec<Value>,
     #[serde(skip)]
     faults: Vec<(Vec<u8>, ParseError)>,
+    #[serde(skip)]
+    untimely: Vec<(Vec<u8>, ParseError)>,
     #[serde(skip)]
     notes: Vec<Note>,
 }
@@ -66,8 +75,10 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         let mut out = Vec::new();
         match datagram {
             Ok(datagram) => {
-                let reading = read(&datagram, &config.protocol, heartbeats.as_ref());
-                good &= reading.errors.is_empty();
+                let times = plan::time_window(&config);
+                let is_timely = |time| times.holds(time, unix_time());
+                let reading = read(&datagram, &config.protocol, heartbeats.as_ref(), is_timely);
+                good &= reading.errors.is_empty() && reading.untimely.is_empty();
                 if args.json {
                     write_json(&reading, &mut out);
                     out.push(b'\n');
@@ -115,12 +126,19 @@ pub(super) fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
         .collect()
 }
 
-fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Heartbeats>) -> Reading {
+fn read(
+    datagram: &[u8],
+    options: &Options,
+    heartbeats: Option<&Heartbeats>,
+    is_timely: impl Fn(u64) -> bool,
+) -> Reading {
     let mut reading = Reading { input: lossy(datagram).into_owned(), ..Reading::default() };
     if options.binary && datagram.first() == Some(&BINARY_MAGIC) {
         for (frame, metric) in binary_frames(datagram, options) {
             match metric {
-                Ok(metric) => reading.metric(&metric, heartbeats),
+                Ok(metric) => {
+                    reading.metric(&metric, heartbeats);
+                }
                 Err(error) => reading.fault(frame, error),
             }
         }
@@ -130,15 +148,24 @@ fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Heartbeats>) -> 
         match parse_line(line, options) {
             Ok(Line::Empty) => {}
             Ok(Line::Samples(samples)) => {
-                let mut first = None;
+                let (mut first, mut untimely) = (None, None);
                 for sample in samples {
                     match sample {
-                        Ok(metric) => reading.metric(&metric, heartbeats),
+                        Ok(metric) => {
+                            let is_refused =
+                                !reading.metric(&metric, heartbeats) && metric.timestamp.is_some_and(|time| !is_timely(time.get()));
+                            if is_refused {
+                                untimely.get_or_insert_with(|| bad_time(line, b"T"));
+                            }
+                        }
                         Err(error) => first = first.or(Some(error)),
                     }
                 }
                 if let Some(error) = first {
                     reading.fault(line, error);
+                }
+                if let Some(error) = untimely {
+                    reading.refuse(line, error);
                 }
             }
             Ok(Line::Event(event)) => {
@@ -146,11 +173,18 @@ fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Heartbeats>) -> 
                 let note = own_event(&event, 0.0);
                 reading.events.push(note_json(&note, event.timestamp));
                 reading.notes.push(note);
+                if event.timestamp.is_some_and(|time| !is_timely(time)) {
+                    reading.refuse(line, bad_time(line, b"d:"));
+                }
             }
             Ok(Line::ServiceCheck(check)) => {
                 reading.skipped.extend(check.skipped_sections().map(|s| lossy(s).into_owned()));
                 let signal = heartbeats.and_then(|heartbeats| heartbeats.of_check(&check, None));
-                reading.heartbeats.extend(signal.as_ref().and_then(heartbeat_json));
+                let beat = signal.as_ref().and_then(heartbeat_json);
+                if beat.is_none() && check.timestamp.is_some_and(|time| !is_timely(time)) {
+                    reading.refuse(line, bad_time(line, b"d:"));
+                }
+                reading.heartbeats.extend(beat);
                 let note = own_service_check(&check, 0.0);
                 reading.service_checks.push(note_json(&note, check.timestamp));
                 reading.notes.push(note);
@@ -190,9 +224,19 @@ impl Reading {
         self.faults.push((line.to_vec(), error));
     }
 
-    fn metric(&mut self, metric: &Metric<'_>, heartbeats: Option<&Heartbeats>) {
+    /// A line with a time that a daemon does not believe now.
+    fn refuse(&mut self, line: &[u8], error: ParseError) {
+        let (reason, message) = (error.reason.name(), UNTIMELY);
+        self.refused_now.push(json!({"line": lossy(line), "at": error.at, "reason": reason, "message": message}));
+        self.untimely.push((line.to_vec(), error));
+    }
+
+    /// Adds a metric; whether it is a heartbeat.
+    fn metric(&mut self, metric: &Metric<'_>, heartbeats: Option<&Heartbeats>) -> bool {
         let signal = heartbeats.and_then(|heartbeats| heartbeats.of_metric(metric, None));
-        self.heartbeats.extend(signal.as_ref().and_then(heartbeat_json));
+        let beat = signal.as_ref().and_then(heartbeat_json);
+        let is_heartbeat = beat.is_some();
+        self.heartbeats.extend(beat);
         self.skipped.extend(metric.skipped_sections().map(|s| lossy(s).into_owned()));
         let series = Series::from_key(KeyBuilder::default().metric(metric, metric.kind));
         let mut entry = Map::new();
@@ -241,6 +285,7 @@ impl Reading {
                 self.metrics.push(entry.into());
             }
         }
+        is_heartbeat
     }
 }
 
@@ -385,10 +430,12 @@ fn tell_reading(reading: &Reading, out: &mut Vec<u8>) -> io::Result<()> {
     if !reading.skipped.is_empty() {
         writeln!(out, "  {:<12} {}", "skipped", Plain(&reading.skipped.join(", ")))?;
     }
-    for (line, error) in &reading.faults {
+    let faults = reading.faults.iter().map(|fault| (fault, "malformed", fault.1.reason.message()));
+    let untimely = reading.untimely.iter().map(|fault| (fault, "malformed if it comes now", UNTIMELY));
+    for ((line, error), what, message) in faults.chain(untimely) {
         let before = lossy(&line[..(error.at as usize).min(line.len())]);
         let column = Plain(&before).to_string().chars().count();
-        writeln!(out, "  malformed: {}", error.reason.message())?;
+        writeln!(out, "  {what}: {message}")?;
         writeln!(out, "    {}", Plain(&lossy(line)))?;
         writeln!(out, "    {}^ {} at byte {}", " ".repeat(column), error.reason.name(), error.at)?;
     }
@@ -402,6 +449,8 @@ fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     let mut options = plan::registry_options(config, false);
     options.self_metrics = SelfMetrics::Off;
     let mut registry = Registry::new(options, 1);
+    // Its own interval begins at 0.
+    shard.set_origin(Some(unix_time()));
     shard.ingest(datagram, &config.protocol, None, 0.0);
     let none = [const { Vec::new() }; 5];
     let interval_secs = config.interval.as_secs_f64();

@@ -41,6 +41,9 @@ pub(super) struct ReplayArgs {
     /// Flush the whole intervals up to so many seconds, and no more
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     until: Option<f64>,
+    /// The rows' `t` are Unix seconds, not seconds from 0, and so are the times of what is printed
+    #[arg(long)]
+    absolute: bool,
     /// Only records of these types, such as counter,timer,ledger
     #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = record_type)]
     only: Option<Vec<RecordType>>,
@@ -64,7 +67,7 @@ enum Format {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|s| (0.0..=1e9).contains(s)).ok_or("seconds, 0 or more, are right".into())
+    text.parse().ok().filter(|s| (0.0..=1e10).contains(s)).ok_or("seconds, 0 or more, are right".into())
 }
 
 fn record_type(text: &str) -> Result<RecordType, String> {
@@ -83,7 +86,7 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
     };
     let mut rows = Vec::new();
     for file in &args.files {
-        match read(file) {
+        match read(file, args.absolute) {
             Ok(more) => rows.extend(more),
             Err(problem) => {
                 complain(problem);
@@ -91,18 +94,33 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
             }
         }
     }
-    rows.sort_by_key(|row| row.at);
+    rows.sort_by_key(|(row, _)| row.at);
     let mut replay = Replay::new(config, args);
+    let is_header = |row: &Row| matches!(row.what, What::Presence(_));
+    if let (true, Some(first)) = (args.absolute, rows.iter().find(|(row, _)| !is_header(row)).map(|(row, _)| row.at)) {
+        replay.begin_at(first);
+        // A header holds from the beginning.
+        rows.iter_mut().filter(|(row, _)| is_header(row)).for_each(|(row, _)| row.at = first);
+    }
     let written = replay.rows(&rows) && print(&replay.finish());
     if written { 0 } else { FAILED }
 }
 
-fn read(file: &Path) -> Result<Vec<Row>, String> {
+/// A row, and the Unix second that its time counts from, where that is known: then times of samples' own are judged.
+type Placed = (Row, Option<f64>);
+
+fn read(file: &Path, absolute: bool) -> Result<Vec<Placed>, String> {
     let bytes = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
     let mut rows = Vec::new();
+    let mut origin = absolute.then_some(0.0);
     for (n, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        let found = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string()).and_then(row);
-        rows.extend(found.map_err(|problem| format!("{}:{}: {problem}", file.display(), n + 1))?);
+        let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string());
+        let found = text.and_then(|text| row(text, absolute));
+        match found.map_err(|problem| format!("{}:{}: {problem}", file.display(), n + 1))? {
+            Some(Row { what: What::Started(started), .. }) if !absolute => origin = Some(started),
+            Some(Row { what: What::Started(_), .. }) | None => {}
+            Some(row) => rows.push((row, origin)),
+        }
     }
     Ok(rows)
 }
@@ -127,7 +145,7 @@ struct Replay {
     runs_from: u64,
     /// While it stands still, until when.
     stalled_until: u64,
-    held: Vec<What>,
+    held: Vec<(What, Option<f64>)>,
     /// The last tick, once it is known.
     ends_at: Option<u64>,
     witness: Witness,
@@ -170,6 +188,13 @@ impl Replay {
         }
     }
 
+    /// Lets the clock begin with the interval that holds `at` nanoseconds, instead of at 0.
+    fn begin_at(&mut self, at: u64) {
+        let begin = at / self.interval * self.interval;
+        (self.closed, self.runs_from) = (begin, begin);
+        self.witness.begin_at(begin);
+    }
+
     /// What is left to print.
     fn finish(mut self) -> Vec<u8> {
         if self.format == Format::Prometheus {
@@ -178,10 +203,10 @@ impl Replay {
         self.out
     }
 
-    fn rows(&mut self, rows: &[Row]) -> bool {
-        let end = rows.iter().position(|row| row.what == What::End);
+    fn rows(&mut self, rows: &[Placed]) -> bool {
+        let end = rows.iter().position(|(row, _)| row.what == What::End);
         let rows = end.map_or(rows, |end| &rows[..=end]);
-        for row in rows {
+        for (row, origin) in rows {
             if self.until.is_some_and(|until| row.at >= until) {
                 break;
             }
@@ -203,15 +228,15 @@ impl Replay {
                     self.stalled_until = self.stalled_until.max(row.at + length);
                 }
                 What::End => self.witness.ends(row.at),
-                what if self.stalled_until > row.at => self.held.push(what.clone()),
-                what => self.happens(row.at, what),
+                what if self.stalled_until > row.at => self.held.push((what.clone(), *origin)),
+                what => self.happens(row.at, what, *origin),
             }
             if self.out.len() >= WRITE_BYTES && !print(&std::mem::take(&mut self.out)) {
                 return false;
             }
         }
-        let last = rows.last().map_or(0, |row| row.at.max(self.stalled_until));
-        let until = match (self.until, rows.last().map(|row| &row.what)) {
+        let last = rows.last().map_or(0, |(row, _)| row.at.max(self.stalled_until));
+        let until = match (self.until, rows.last().map(|(row, _)| &row.what)) {
             (Some(until), _) => until / self.interval * self.interval,
             (None, None) => 0,
             // What the open interval holds came before the end.
@@ -225,11 +250,11 @@ impl Replay {
     }
 
     /// Something that reaches a daemon which runs.
-    fn happens(&mut self, at: u64, what: &What) {
+    fn happens(&mut self, at: u64, what: &What, origin: Option<f64>) {
         match what {
             What::Datagram { bytes, copies, from } => {
                 for _ in 0..*copies {
-                    self.ingest(at, bytes, from.as_deref());
+                    self.ingest(at, bytes, from.as_deref(), origin);
                 }
             }
             What::Drops { dropped, received } => {
@@ -243,7 +268,7 @@ impl Replay {
             What::Forget { service, instance } => {
                 self.witness.engine(at).forget(service, instance.as_deref());
             }
-            What::Restart { .. } | What::Stall { .. } | What::Presence(_) | What::End => {}
+            What::Started(_) | What::Restart { .. } | What::Stall { .. } | What::Presence(_) | What::End => {}
         }
     }
 
@@ -256,8 +281,8 @@ impl Replay {
             // Awake: what came meanwhile is read first, then one late tick closes it all.
             let woken = std::mem::take(&mut self.stalled_until);
             self.witness.wakes(woken);
-            for what in std::mem::take(&mut self.held) {
-                self.happens(woken, &what);
+            for (what, origin) in std::mem::take(&mut self.held) {
+                self.happens(woken, &what, origin);
             }
             let tick = woken / self.interval * self.interval;
             if tick > self.closed {
@@ -280,7 +305,7 @@ impl Replay {
         self.witness.advance(now);
     }
 
-    fn ingest(&mut self, at: u64, bytes: &[u8], from: Option<&str>) {
+    fn ingest(&mut self, at: u64, bytes: &[u8], from: Option<&str>, origin: Option<f64>) {
         // A sender keeps its worker, as the kernel does it; without a sender every datagram is its own.
         let shard = match from {
             Some(from) => rapidhash_v3(from.as_bytes()) as usize % self.workers,
@@ -291,6 +316,7 @@ impl Replay {
         self.listener.bytes += bytes.len() as u64;
         let shard = &mut self.shards[shard];
         shard.tally().datagrams += 1;
+        shard.set_origin(origin);
         shard.ingest(bytes, &self.config.protocol, from.and_then(|from| from.parse().ok()), secs(at));
         let engine = self.witness.engine(at);
         shard.take_signals().for_each(|signal| engine.signal(&signal));

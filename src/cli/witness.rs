@@ -13,6 +13,8 @@ const SAVE_EVERY: u64 = 10_000_000_000;
 pub(super) struct Witness {
     policy: Policy,
     engine: Engine,
+    /// When the clock began.
+    began: u64,
     tick: u64,
     save_every: u64,
     /// The next judgement.
@@ -36,6 +38,7 @@ impl Witness {
             saved: engine.save(),
             policy,
             engine,
+            began: 0,
             tick: TICK,
             save_every: SAVE_EVERY,
             next: TICK,
@@ -82,10 +85,16 @@ impl Witness {
                 _ => return Err(format!("unknown key `{key}` in the configuration of a presence trace")),
             }
         }
-        self.engine = Engine::new(self.policy.clone(), 0.0, 0);
-        self.next = self.tick;
-        self.saved = self.engine.save();
+        self.begin_at(self.began);
         Ok(())
+    }
+
+    /// Begins at `now` instead of 0.
+    pub(super) fn begin_at(&mut self, now: u64) {
+        self.engine = Engine::new(self.policy.clone(), secs(now), 0);
+        self.began = now;
+        self.next = now + self.tick;
+        (self.saved, self.saved_at) = (self.engine.save(), now);
     }
 
     /// The engine, told the time.

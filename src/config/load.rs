@@ -39,6 +39,7 @@ pub struct Sources {
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
 pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=LONG;
+const TIMESTAMPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1000 * 366 * 86_400);
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const BUSY_POLL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
@@ -103,6 +104,8 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let series_ttl = root.lifetime(s, "series_ttl", LIFETIME);
     let series_ttl = series_ttl.unwrap_or(if etsy_profile && !deletes { None } else { minutes(10) });
     let max_series = root.integer(s, "max_series", 1..=1_000_000_000).unwrap_or(1_000_000) as usize;
+    let timestamp_past = root.duration(s, "timestamp_past", TIMESTAMPS).unwrap_or(Duration::from_secs(7 * 86_400));
+    let timestamp_future = root.duration(s, "timestamp_future", TIMESTAMPS).unwrap_or(Duration::from_secs(3600));
     let prefix = root.string(s, "prefix").unwrap_or_default();
     let tags = root.map(s, "tags").unwrap_or_default();
     let self_metrics = root.bool(s, "self_metrics").unwrap_or(true);
@@ -138,6 +141,8 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
         gauge_ttl,
         series_ttl,
         max_series,
+        timestamp_past,
+        timestamp_future,
         prefix,
         tags,
         self_metrics,

@@ -25,6 +25,8 @@ pub fn print(config: &Config) -> String {
     out.set("gauge_ttl", lifetime(config.gauge_ttl));
     out.set("series_ttl", lifetime(config.series_ttl));
     out.set("max_series", config.max_series as i64);
+    out.set("timestamp_past", show_duration(config.timestamp_past));
+    out.set("timestamp_future", show_duration(config.timestamp_future));
     out.set("prefix", config.prefix.as_str());
     let tags = config.tags.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
     out.set("tags", Value::Table(tags));

@@ -62,6 +62,10 @@ pub struct Config {
     pub series_ttl: Lifetime,
     /// Most series held (default 1,000,000).
     pub max_series: usize,
+    /// How old a time of a sample's, event's or check's own may be (default 7 d); what is older is malformed.
+    pub timestamp_past: Duration,
+    /// How far ahead it may be (default 1 h).
+    pub timestamp_future: Duration,
     /// Before every name.
     pub prefix: String,
     /// Added to every series.

@@ -383,7 +383,7 @@ fn most(partials: &[Partial], cells: impl Fn(&Partial) -> usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::{Columns, Quota, Shard, ShardOptions, TimerPolicy};
+    use crate::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
     use crate::protocol::Options;
 
     struct House {
@@ -416,6 +416,7 @@ mod tests {
                     seed,
                     rules: None,
                     heartbeats: None,
+                    times: TimeWindow::ANY,
                 })
             };
             House {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use systole::aggregate::rules::{Rule, Rules};
-use systole::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimerPolicy, Treatment};
+use systole::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy, Treatment};
 use systole::protocol::{GaugeSign, Heartbeats, NameTags, Options};
 use systole::sinks::graphite::{Encoder, EtsyNames, GraphiteNames, Wire};
 use systole::snapshot::{
@@ -53,6 +53,7 @@ fuzz_target!(|data: &[u8]| {
         seed: 1,
         rules: rules.clone(),
         heartbeats: (more & 4 == 4).then(|| Arc::new(Heartbeats::default())),
+        times: TimeWindow::ANY,
     });
     let summary = SummaryPolicy {
         timers,
