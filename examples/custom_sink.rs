@@ -25,7 +25,7 @@ impl Sink for Csv {
             }
             // What this format cannot carry is said, so that the ledger adds up.
             let left_out = (snapshot.len() - snapshot.counters.len()) as u64;
-            Ok(Receipt { dropped: vec![("unsupported", left_out)], bytes: 0 })
+            Ok(Receipt::new(0, [("unsupported", left_out)]))
         })
     }
 

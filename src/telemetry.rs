@@ -180,7 +180,7 @@ pub struct SinkAccount {
     pub dropped: BTreeMap<String, u64>,
     /// When a delivery last succeeded, Unix seconds; 0 for never.
     pub last_success: f64,
-    /// What went wrong last; `null` after a success.
+    /// What went wrong last; `null` after a delivery that left out nothing as unencodable.
     pub last_error: Option<String>,
     /// Bytes that its spool takes on disk.
     pub spool_bytes: u64,

@@ -152,8 +152,8 @@ fn read(
                 for sample in samples {
                     match sample {
                         Ok(metric) => {
-                            let is_refused =
-                                !reading.metric(&metric, heartbeats) && metric.timestamp.is_some_and(|time| !is_timely(time.get()));
+                            let is_refused = !reading.metric(&metric, heartbeats)
+                                && metric.timestamp.is_some_and(|time| !is_timely(time.get()));
                             if is_refused {
                                 untimely.get_or_insert_with(|| bad_time(line, b"T"));
                             }

@@ -2,7 +2,7 @@
 //! line for each series and interval, which the tools of that family read and merge. The tag is the series (`name;k=v`) with
 //! commas and white space as `_`. Values are whole: they are multiplied by `scale` (1000 by default, so that milliseconds are
 //! microseconds), and so is the maximum in its column. What is below zero has no place (`negative`), other kinds neither
-//! (`unsupported`).
+//! (`unsupported`), nor has a timer with a value or a number of events beyond 2^63 (`unencodable`).
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -13,11 +13,14 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 
 use crate::inert::is_active;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, number};
 
 use super::blocking::{Blocking, Writer};
 use super::file::{FileSpec, FileWriter};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
+
+/// Beyond what the log's signed integers hold.
+const TOO_LARGE: f64 = i64::MAX as f64;
 
 /// `hdrlog` in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,10 +82,37 @@ impl Sink for HdrlogSink {
     }
 }
 
+impl LogWriter {
+    /// Values, each with the number of events that it stands for, as the log has them; and the largest.
+    ///
+    /// # Errors
+    /// Why they have no form there.
+    fn pack(&self, values: &[(f64, f64)]) -> Result<(u64, Vec<u8>), String> {
+        let mut histogram: Histogram<u64> =
+            Histogram::new(self.spec.digits as u8).map_err(|error| error.to_string())?;
+        histogram.auto(true);
+        let mut events = 0.0;
+        for (value, count) in values {
+            let scaled = (value * self.spec.scale as f64).round();
+            if scaled >= TOO_LARGE {
+                return Err(format!("the value {} is too large", number(*value)));
+            }
+            let count = count.round().max(1.0);
+            events += count;
+            if events >= TOO_LARGE {
+                return Err(format!("{} events are too many", number(events)));
+            }
+            histogram.record_n(scaled as u64, count as u64).map_err(|error| error.to_string())?;
+        }
+        let mut packed = Vec::new();
+        V2DeflateSerializer::new().serialize(&histogram, &mut packed).map_err(|error| error.to_string())?;
+        Ok((histogram.max(), packed))
+    }
+}
+
 impl Writer for LogWriter {
     fn write(&mut self, snapshot: &Snapshot) -> std::io::Result<Receipt> {
-        let (mut text, mut negative) = (String::new(), 0);
-        let scale = self.spec.scale as f64;
+        let (mut text, mut negative, mut unencodable) = (String::new(), 0, Unencodable::default());
         for point in &snapshot.timers {
             let values = snapshot.values(point);
             let Some((smallest, _)) = values.first() else { continue };
@@ -91,15 +121,13 @@ impl Writer for LogWriter {
                 negative += 1;
                 continue;
             }
-            let mut histogram: Histogram<u64> =
-                Histogram::new(self.spec.digits as u8).map_err(std::io::Error::other)?;
-            histogram.auto(true);
-            for (value, count) in values {
-                let scaled = (value * scale).round().min(9e18) as u64;
-                histogram.record_n(scaled, count.round().max(1.0) as u64).map_err(std::io::Error::other)?;
-            }
-            let mut packed = Vec::new();
-            V2DeflateSerializer::new().serialize(&histogram, &mut packed).map_err(std::io::Error::other)?;
+            let (largest, packed) = match self.pack(&values) {
+                Ok(packed) => packed,
+                Err(why) => {
+                    unencodable.add(&point.series, why);
+                    continue;
+                }
+            };
             let tag: String = point
                 .series
                 .to_string()
@@ -112,7 +140,7 @@ impl Writer for LogWriter {
                 text,
                 "Tag={tag},{:.3},{length:.3},{}.0,{}",
                 snapshot.end - length,
-                histogram.max(),
+                largest,
                 BASE64_STANDARD.encode(packed)
             );
         }
@@ -120,6 +148,6 @@ impl Writer for LogWriter {
                     \"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n";
         self.file.append(head, text.as_bytes())?;
         let others = (snapshot.len() - snapshot.timers.len()) as u64;
-        Ok(Receipt::new(0, [("negative", negative), ("unsupported", others)]))
+        Ok(Receipt::new(0, [("negative", negative), ("unsupported", others)]).with(unencodable))
     }
 }

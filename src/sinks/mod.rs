@@ -33,11 +33,13 @@ mod spool;
 pub mod sqlite;
 pub mod statsd;
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::inert::excerpt;
 use crate::snapshot::Snapshot;
 
 pub use outlet::{Outlet, OutletOptions};
@@ -46,6 +48,9 @@ pub use spool::{Order, SpoolOptions};
 
 /// The longest of any duration that is configured: a year.
 pub(crate) const LONG: Duration = Duration::from_secs(366 * 86_400);
+
+/// Characters of a record's name that is told.
+const NAMED_CHARS: usize = 200;
 
 /// A future that a sink returns.
 pub type Delivery<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -69,6 +74,8 @@ pub trait Sink: Send + 'static {
 pub struct Receipt {
     /// Records that the format cannot carry, or the receiver refused for good, by reason.
     pub dropped: Vec<(&'static str, u64)>,
+    /// The first record that could not be encoded, and why.
+    pub named: Option<String>,
     /// How many bytes were delivered; 0 if that is not known.
     pub bytes: u64,
 }
@@ -76,7 +83,42 @@ pub struct Receipt {
 impl Receipt {
     /// So many bytes, and what was left out, by reason; reasons without a record are not told.
     pub fn new(bytes: u64, dropped: impl IntoIterator<Item = (&'static str, u64)>) -> Receipt {
-        Receipt { dropped: dropped.into_iter().filter(|(_, records)| *records > 0).collect(), bytes }
+        let dropped = dropped.into_iter().filter(|(_, records)| *records > 0).collect();
+        Receipt { dropped, bytes, named: None }
+    }
+
+    /// The same, and what could not be encoded.
+    #[must_use]
+    fn with(mut self, unencodable: Unencodable) -> Receipt {
+        if unencodable.records > 0 {
+            self.dropped.push(("unencodable", unencodable.records));
+            self.named = unencodable.first;
+        }
+        self
+    }
+}
+
+/// Records of an interval that have no form in a format: a count that its integers do not hold, a time before its calendar.
+/// No later attempt would change that, so they are dropped one by one, and the interval goes its way without them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Unencodable {
+    records: u64,
+    first: Option<String>,
+}
+
+impl Unencodable {
+    /// One record, and why.
+    fn add(&mut self, record: impl fmt::Display, why: impl fmt::Display) {
+        self.add_many(1, record, why);
+    }
+
+    /// Several records of one name.
+    fn add_many(&mut self, records: u64, record: impl fmt::Display, why: impl fmt::Display) {
+        self.records += records;
+        self.first.get_or_insert_with(|| {
+            let name = excerpt(record.to_string().as_bytes(), NAMED_CHARS);
+            format!("{name} cannot be encoded: {why}")
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use super::spooler::{Item, Spooler};
 use super::{FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, OutletOptions, STOPPING_PAUSE, Shared};
 
 pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spooler: Spooler) {
-    let mut driver = Driver { complaint: Complaint::default(), pause: FIRST_PAUSE, is_failing: false };
+    let mut driver = Driver { complaint: Complaint::default(), pause: FIRST_PAUSE, is_failing: false, named: None };
     let mut replayed: Option<tokio::time::Instant> = None;
     loop {
         let is_stopping = shared.state().deadline.is_some();
@@ -60,6 +60,8 @@ struct Driver {
     pause: Duration,
     /// Whether the last delivery failed.
     is_failing: bool,
+    /// When it was last said that records cannot be encoded.
+    named: Option<Instant>,
 }
 
 impl Driver {
@@ -136,13 +138,25 @@ impl Driver {
             None => account.queued -= records,
         }
         account.delivered += records - left_out.min(records);
+        let unencodable = receipt.dropped.iter().find(|(reason, _)| *reason == "unencodable").map_or(0, |(_, n)| *n);
         for (reason, count) in receipt.dropped {
             *account.dropped.entry(reason.to_string()).or_default() += count;
         }
         account.delivery_ms = took.as_secs_f64() * 1e3;
         account.delivery_bytes = receipt.bytes;
         account.last_success = unix_time();
-        account.last_error = None;
+        account.last_error = receipt.named;
+        if let Some(first) = &account.last_error
+            && self.named.is_none_or(|last| last.elapsed() >= shared.options.log_every)
+        {
+            self.named = Some(Instant::now());
+            tracing::warn!(
+                sink = shared.options.name,
+                records = unencodable,
+                first,
+                "records cannot be encoded for this sink; they are dropped"
+            );
+        }
         self.complaint.over(&shared.options);
         self.is_failing = false;
         self.pause = FIRST_PAUSE;
