@@ -1,6 +1,8 @@
 //! The values of one open interval, by class, indexed by the dense numbers of an index. A tick swaps the
 //! columns of a shard for empty ones; nothing is swept on the receive path.
 
+use serde::{Deserialize, Serialize};
+
 use super::counter::Sum;
 use super::gauge::Gauge;
 use super::set::Members;
@@ -8,7 +10,7 @@ use super::timer::Timer;
 use super::treatment::Levels;
 
 /// What decides how values of a series are kept. Meters are counters; histograms and distributions are timers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Class {
     /// `c`, `m`

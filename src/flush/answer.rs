@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::aggregate::{Class, Gauge, Peeked, Shard, Tally};
+use crate::inert::Plain;
 use crate::management::{Listing, MAX_ITEMS, MAX_SERIES, Request, Shown, Stats};
 use crate::series::Series;
 use crate::sinks::Outlet;
-use crate::snapshot::SelfMetrics;
+use crate::snapshot::{Deletion, SelfMetrics};
 
 use super::Flusher;
 
@@ -132,6 +133,7 @@ impl Flusher {
     async fn delete(&mut self, class: Class, name: &str) -> Vec<String> {
         let (exact, folder) = (name.to_string(), name.strip_suffix('*').filter(|text| text.ends_with('.')));
         let folder = folder.map(str::to_string);
+        let folder_is_none = folder.is_none();
         let is_wanted = move |series: &Series| {
             let shown = series.to_string();
             shown == exact || folder.as_ref().is_some_and(|folder| shown.starts_with(folder.as_str()))
@@ -141,6 +143,11 @@ impl Flusher {
         deleted.retain(|series| seen.insert(series.clone()));
         if class == Class::Gauge {
             deleted.iter().for_each(|series| self.registry.forget_standing(series));
+        }
+        // Those of a folder are as many as they are; a name with its tags may be read in another way than it was written.
+        let exact = deleted.iter().filter(|_| folder_is_none).cloned().map(Deletion::Series);
+        if !self.registry.delete(Deletion::of_name(class, name).into_iter().chain(exact)) {
+            tracing::warn!(name = %Plain(name), "too many deletions in one interval; sinks that remember series keep telling some");
         }
         deleted.iter().map(Series::to_string).collect()
     }

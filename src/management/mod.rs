@@ -12,6 +12,9 @@
 //! | `quit` | closes the connection |
 //! | anything else | `ERROR` |
 //!
+//! What is deleted leaves sinks that remember series (`prometheus`, `remote_write`) with the open interval, also what they still
+//! tell when the daemon has forgotten it (`not found`).
+//!
 //! A command is a line. What came without a newline is one too when nothing follows for a moment, because the original
 //! takes every chunk for a command.
 

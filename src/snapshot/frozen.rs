@@ -18,7 +18,7 @@ use crate::presence::Event;
 use crate::series::Series;
 
 use super::treated::Length;
-use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint, Treated};
+use super::{CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint, Treated};
 
 /// Version of the format.
 const VERSION: u8 = 1;
@@ -85,7 +85,9 @@ impl Snapshot {
             stats_prefix: self.stats_prefix.as_deref().map(str::to_string),
         };
         let mut packed = DeflateEncoder::new(vec![VERSION], Compression::fast());
-        postcard::to_io(&frozen, io::BufWriter::new(&mut packed))
+        let written = postcard::to_io(&frozen, io::BufWriter::new(&mut packed)).map_err(invalid)?;
+        // Behind all else, where versions that do not know it do not look.
+        postcard::to_io(&self.deleted, written)
             .map_err(invalid)?
             .into_inner()
             .map_err(|error| io::Error::other(error.to_string()))?
@@ -103,7 +105,11 @@ impl Snapshot {
         };
         let mut plain = Vec::new();
         DeflateDecoder::new(packed).take(MOST_BYTES).read_to_end(&mut plain)?;
-        let frozen: Frozen<'_> = postcard::from_bytes(&plain).map_err(invalid)?;
+        let (frozen, rest): (Frozen<'_>, _) = postcard::take_from_bytes(&plain).map_err(invalid)?;
+        let deleted: Vec<Deletion> = match rest {
+            [] => Vec::new(),
+            rest => postcard::from_bytes(rest).map_err(invalid)?,
+        };
         let presence = frozen.presence.iter().map(|(at, text)| {
             let event: Event = serde_json::from_str(text)?;
             Ok(Event { at: *at, ..event })
@@ -122,6 +128,7 @@ impl Snapshot {
             stamped: frozen.stamped.iter().map(|one| Stamped { rule: NO_RULE, ..one.clone() }).collect(),
             notes: frozen.notes.into_owned(),
             presence: presence.collect::<Result<_, serde_json::Error>>()?,
+            deleted,
             ledger: serde_json::from_str(&frozen.ledger)?,
             policy: Arc::new(frozen.policy.into_owned()),
             treated: Treated { rules, of: Arc::new(frozen.treated.into_iter().collect()), lengths: frozen.lengths },
@@ -214,6 +221,10 @@ mod tests {
                     of: Arc::new(of),
                     lengths: Vec::new(),
                 },
+                deleted: vec![
+                    Deletion::Series(series(Kind::Counter, "gone")),
+                    Deletion::Folder(crate::aggregate::Class::Timer, "a.".into()),
+                ],
                 ledger: crate::telemetry::Ledger {
                     lines: LineAccount { malformed: [("bad_value", 3)].into(), ..LineAccount::default() },
                     completeness: 0.5,
@@ -225,6 +236,7 @@ mod tests {
             let thawed = Snapshot::thaw(&frozen).expect("it can be thawed");
             prop_assert_eq!(records(&thawed), records(&snapshot));
             prop_assert_eq!(thawed.len(), snapshot.len());
+            prop_assert_eq!(&thawed.deleted, &snapshot.deleted);
             for cut in 0..frozen.len().min(400) {
                 prop_assert!(Snapshot::thaw(&frozen[..cut]).is_err());
             }

@@ -49,6 +49,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
         merged.stamped.extend(part.stamped.iter().cloned());
         merged.notes.extend(part.notes.iter().cloned());
         merged.presence.extend(part.presence.iter().cloned());
+        merged.deleted.extend(part.deleted.iter().cloned());
         let listeners = std::mem::take(&mut merged.ledger.listeners);
         merged.ledger.add(&Ledger { listeners: Vec::new(), sinks: Default::default(), ..part.ledger.clone() });
         merged.ledger.listeners = listeners;
@@ -63,6 +64,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
 /// One snapshot out of two that follow one another: of gauges the later counts, all else is put together, and the lengths
 /// are added.
 pub fn follow(before: Snapshot, after: &Snapshot) -> Snapshot {
+    let before = before.without(&after.deleted);
     let mut whole = merge(&[&before, after]);
     whole.gauges =
         unite(&[&before, after], |p| &p.gauges, |p| &p.series, |ours: &mut GaugePoint, theirs| *ours = theirs.clone());

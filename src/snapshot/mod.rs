@@ -6,6 +6,7 @@
 //! [`Series::order`] where people look.
 
 mod book;
+mod deletion;
 mod frozen;
 mod merge;
 mod number;
@@ -26,6 +27,7 @@ use crate::presence;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
+pub use deletion::Deletion;
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
 pub use record::{Notice, RecordType, Records, json_tags, notices, write_json};
@@ -61,6 +63,8 @@ pub struct Snapshot {
     pub notes: Vec<Note>,
     /// Presence events in the order of time, each at Unix seconds.
     pub presence: Vec<presence::Event>,
+    /// What was deleted over the management port, for sinks that remember series.
+    pub deleted: Vec<Deletion>,
     /// The account.
     pub ledger: Ledger,
     /// What is said about timers.

@@ -20,10 +20,13 @@ use super::merge::unite_stamped;
 use super::pace::Pace;
 use super::standing::Standings;
 use super::treated::Treated;
-use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
+use super::{CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
 
 /// Most series retired per shard and class at one tick, so that forgetting many does not hold up receiving.
 const RETIRE_AT_ONCE: usize = 20_000;
+
+/// Most deletions of an interval that sinks hear of.
+const MOST_DELETIONS: usize = 10_000;
 
 /// How long a gauge without updates is re-emitted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,6 +116,7 @@ pub struct Registry {
     gauges: Standings,
     treated: Arc<HashMap<Series, u32>>,
     pace: Pace,
+    deleted: Vec<Deletion>,
     /// When the last interval ended.
     last_close: f64,
 }
@@ -128,6 +132,7 @@ impl Registry {
             gauges: Standings::default(),
             treated: Arc::default(),
             pace: Pace::default(),
+            deleted: Vec::new(),
             last_close: f64::NEG_INFINITY,
         }
     }
@@ -146,6 +151,7 @@ impl Registry {
                 SelfMetrics::Etsy { prefix, .. } => Some(Arc::clone(prefix)),
                 SelfMetrics::Off | SelfMetrics::Ledger => None,
             },
+            deleted: std::mem::take(&mut self.deleted),
             ledger: Ledger { completeness: 1.0, ..Ledger::default() },
             ..Snapshot::default()
         };
@@ -346,6 +352,17 @@ impl Registry {
         if let Some(id) = self.books[Class::Gauge as usize].find(series) {
             self.gauges.forget(id);
         }
+    }
+
+    /// Notes what was deleted: the sinks hear of it with the interval that is open. Whether there was room.
+    pub fn delete(&mut self, deletions: impl IntoIterator<Item = Deletion>) -> bool {
+        for deletion in deletions {
+            if self.deleted.len() >= MOST_DELETIONS {
+                return false;
+            }
+            self.deleted.push(deletion.decorated(&self.options.prefix, &self.options.tags));
+        }
+        true
     }
 
     /// Numbers of a shard's series that have been idle for their time, by class.

@@ -158,6 +158,7 @@ impl Snapshot {
             stamped: stamped.cloned().collect(),
             notes: self.notes.clone(),
             presence: self.presence.clone(),
+            deleted: self.deleted.iter().map(|one| one.decorated(&filter.prefix, &filter.tags)).collect(),
             ledger: self.ledger.clone(),
             policy: Arc::clone(&self.policy),
             treated: self.treated.clone(),
