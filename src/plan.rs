@@ -150,6 +150,7 @@ pub fn site(config: &Config, name: &str, timeout: Duration) -> Site {
         interval: config.interval,
         profile: config.profile.name(),
         etsy: config.etsy.names.clone(),
+        max_series: config.max_series,
         aggregates: config.aggregates.clone(),
     }
 }

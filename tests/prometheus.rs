@@ -2,7 +2,9 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener};
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,11 +12,15 @@ use serde_json::json;
 use support::{Daemon, get, systole, text};
 
 fn start(dir: &Path, more: &str) -> (Daemon, SocketAddr) {
+    start_with(dir, more, "ttl = \"2s\"")
+}
+
+fn start_with(dir: &Path, more: &str, sink: &str) -> (Daemon, SocketAddr) {
     // A port that was free a moment ago: the endpoint's own is fixed, as a scrape needs it.
     let address = TcpListener::bind("127.0.0.1:0").and_then(|place| place.local_addr()).expect("a port");
     let config = format!(
         "interval = \"200ms\"\nself_metrics = false\n{more}\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
-         [[sink]]\ntype = \"prometheus\"\naddress = \"{address}\"\nttl = \"2s\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+         [[sink]]\ntype = \"prometheus\"\naddress = \"{address}\"\n{sink}\n[http]\naddress = \"127.0.0.1:0\"\n\
          [presence]\nenabled = false\n[[rule]]\nmatch = \"bucketed\"\nbuckets = [10, 100]\n"
     );
     (Daemon::start(dir, &config), address)
@@ -140,4 +146,122 @@ fn a_port_that_is_taken_is_told_at_the_start() {
     assert!(said.contains(&format!("cannot listen on http://{address}/metrics")), "{said}");
     let output = systole(&["check", "--connect", "-c", name], b"");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+}
+
+/// Names of the samples of an exposition.
+fn names(body: &str) -> BTreeSet<&str> {
+    let samples = body.lines().filter(|line| !line.starts_with('#'));
+    samples.map(|line| line.split(['{', ' ']).next().unwrap_or("")).collect()
+}
+
+#[test]
+fn a_counter_that_falls_is_counted_or_a_gauge() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (mut daemon, address) = start_with(dir.path(), "", "updown = [\"queue.*\"]");
+    daemon.send_udp(&[b"queue.depth:-3|c\nother.depth:-3|c\nhits:1|c"]);
+    let body = scrape_when(address, "there", |body| body.contains("queue_depth -3\n"));
+    assert!(body.contains("# TYPE queue_depth gauge") && !body.contains("other_depth"), "{body}");
+    daemon.wait_for("a warning", |lines| lines.iter().any(|line| line.contains("name those that do in `updown`")));
+    daemon.send_udp(&[b"queue.depth:5|c\nother.depth:4|c"]);
+    scrape_when(address, "it goes up", |body| {
+        body.contains("queue_depth 2\n") && body.contains("other_depth_total 4\n")
+    });
+    let status = daemon.status_when("counted", |s| s["sinks"]["prometheus"]["delivered"] == 4);
+    let sink = &status["sinks"]["prometheus"];
+    assert_eq!((&sink["dropped"], &sink["offered"]), (&json!({"negative": 1}), &json!(5)));
+    daemon.stop();
+}
+
+#[test]
+fn a_quote_in_a_name_stands_in_the_help_as_each_format_has_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // A name whose family is another's sample, and labels that are none to Prometheus.
+    let (daemon, address) = start(dir.path(), "");
+    daemon.send_udp(&[b"say \"a\\b\":1|c\nbucketed:1|ms\nlone:1|g\nlone:2|g|#bare\nup:1|g"]);
+    let body = scrape_when(address, "there", |body| body.contains("lone"));
+    assert!(body.contains("# HELP say__a_b__total counter say \"a\\\\b\"\n"), "{body}");
+    assert!(body.contains("exported_up 1\n") && body.matches("\nlone").count() == 1, "{body}");
+    let (_, body) = get(address, "/metrics", "Accept: application/openmetrics-text\r\n");
+    assert!(body.contains("# HELP say__a_b_ counter say \\\"a\\\\b\\\"\n"), "{body}");
+    daemon.stop();
+}
+
+#[test]
+fn the_daemons_own_numbers_share_no_name_with_its_own_series() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|place| place.local_addr()).expect("a port");
+    let config = format!(
+        "interval = \"200ms\"\nmax_series = 1\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[[sink]]\n\
+         type = \"prometheus\"\naddress = \"{address}\"\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"a:1|c\nb:2|c\nc:3|g\nd:4|ms\ne:5|h\nf:x|s\nbroken"]);
+    let body = scrape_when(address, "there", |body| body.contains("systole_overflow_set"));
+    let own = daemon.get("/metrics").1;
+    let (told, own) = (names(&body), names(&own));
+    assert!(told.contains("systole_self_lines_malformed_total") && own.contains("systole_lines_malformed_total"));
+    let shared: Vec<_> = told.intersection(&own).collect();
+    assert!(shared.is_empty(), "{shared:?}");
+    // Each kind that overflowed has its name.
+    for name in ["counter_total", "gauge", "timer_seconds_count", "histogram_count", "set"] {
+        assert!(told.contains(format!("systole_overflow_{name}").as_str()), "{name}: {body}");
+    }
+    let status = daemon.status();
+    assert_eq!(status["sinks"]["prometheus"]["dropped"], json!({}), "{status}");
+    daemon.stop();
+}
+
+#[test]
+fn names_that_come_and_go_are_bounded_and_counted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // The daemon forgets its series soon, the sink does not.
+    let more = "max_series = 50\nseries_ttl = \"10ms\"";
+    let (daemon, address) = start_with(dir.path(), more, "ttl = \"1h\"");
+    daemon.send_udp(&[b"known:1|c"]);
+    scrape_when(address, "there", |body| body.contains("known_total 1\n"));
+    daemon.send_udp(&[b"known:1|c"]);
+    scrape_when(address, "there twice", |body| body.contains("known_total 2\n"));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let (mut round, mut dropped) = (0, 0);
+    // What finds no room is counted, and makes room for what comes next.
+    while dropped == 0 || !names(&get(address, "/metrics", "").1).contains("late_total") {
+        assert!(Instant::now() < deadline, "{}", daemon.status());
+        let lines: Vec<String> = (0..20).map(|n| format!("made.up.{round}.{n}:1|c")).collect();
+        daemon.send_udp(&[lines.join("\n").as_bytes(), if dropped > 0 { b"late:1|c" } else { b"" }]);
+        std::thread::sleep(Duration::from_millis(50));
+        let (_, body) = get(address, "/metrics", "");
+        assert!(names(&body).len() <= 50 + 1, "{body}");
+        assert!(body.contains("known_total 2\n"), "{body}");
+        dropped = daemon.status()["sinks"]["prometheus"]["dropped"]["max_series"].as_u64().unwrap_or(0);
+        round += 1;
+    }
+    daemon.stop();
+}
+
+#[test]
+fn what_is_deleted_over_the_management_port_is_off_the_scrape() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|place| place.local_addr()).expect("a port");
+    let config = format!(
+        "interval = \"200ms\"\nself_metrics = false\nprefix = \"p.\"\nseries_ttl = \"10ms\"\n[[listen]]\n\
+         url = \"udp://127.0.0.1:0\"\nworkers = 1\n[[sink]]\ntype = \"prometheus\"\naddress = \"{address}\"\n\
+         [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n[management]\naddress = \"127.0.0.1:0\"\n"
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    let line = daemon.lines.iter().find_map(|line| line.trim().strip_prefix("manage")).expect("it says where");
+    let port = line.trim().strip_prefix("tcp://").and_then(|a| a.parse::<SocketAddr>().ok()).expect("an address");
+    daemon.send_udp(&[b"a.b:1|c|#k:v\na.b:1|c\nf.x:1|c\nf.y:1|c\nt:1|ms\nstays:1|c"]);
+    scrape_when(address, "there", |body| body.contains("p_stays_total 1\n"));
+    // The daemon itself has forgotten them.
+    daemon.status_when("idle", |status| status["series"]["counters"] == 0);
+    let mut stream = TcpStream::connect(port).expect("connected");
+    stream.write_all(b"delcounters a.b;k=v f.*\ndeltimers t\nquit\n").expect("sent");
+    let mut heard = Vec::new();
+    let _ = stream.read_to_end(&mut heard);
+    let body = scrape_when(address, "without them", |body| !body.contains("p_f_x") && !body.contains("p_t_seconds"));
+    assert!(body.contains("p_a_b_total 1\n") && !body.contains("k=\"v\"") && !body.contains("p_f_"), "{body}");
+    assert!(body.contains("p_stays_total 1\n"), "{body}");
+    daemon.send_udp(&[b"f.x:5|c"]);
+    scrape_when(address, "anew", |body| body.contains("p_f_x_total 5\n"));
+    daemon.stop();
 }

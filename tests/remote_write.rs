@@ -7,7 +7,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use receiver::Reply::{Says, With};
@@ -86,6 +87,8 @@ struct FirstSeries {
     labels: Vec<Label>,
     #[prost(message, repeated, tag = "2")]
     samples: Vec<Sample>,
+    #[prost(message, repeated, tag = "4")]
+    histograms: Vec<Histogram>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,11 +102,61 @@ struct Label {
 const TAKEN: receiver::Reply = With(204, "X-Prometheus-Remote-Write-Samples-Written: 1", "");
 
 fn start(dir: &Path, sink: &str) -> Daemon {
+    start_with(dir, "", sink)
+}
+
+fn start_with(dir: &Path, root: &str, sink: &str) -> Daemon {
     let config = format!(
-        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+        "interval = \"200ms\"\nself_metrics = false\n{root}\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
          [[sink]]\nname = \"it\"\ntype = \"remote_write\"\n{sink}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
     );
     Daemon::start(dir, &config)
+}
+
+/// A sample as it was written: name and labels, Unix milliseconds, value.
+type Written = (String, i64, f64);
+
+/// Bits of the value that ends a series.
+const STALE: u64 = 0x7ff0_0000_0000_0002;
+
+/// A receiver that keeps everything, and what it has.
+fn keeper() -> (std::net::SocketAddr, Arc<Mutex<Vec<Written>>>) {
+    let kept: Arc<Mutex<Vec<Written>>> = Arc::default();
+    let seen = Arc::clone(&kept);
+    let address = receiver::serve("127.0.0.1:0".parse().expect("an address"), move |request| {
+        let message = First::decode(&unpacked(&request)[..]).expect("the message");
+        let mut kept = seen.lock().expect("no panic");
+        for one in message.series {
+            assert!(one.labels.iter().all(|label| !label.value.is_empty()), "{:?}", one.labels);
+            let labels: Vec<String> =
+                one.labels[1..].iter().map(|label| format!("{}={}", label.name, label.value)).collect();
+            let name = format!("{}{{{}}}", one.labels[0].value, labels.join(","));
+            kept.extend(one.samples.iter().map(|sample| (name.clone(), sample.timestamp, sample.value)));
+            let ends = one.histograms.iter().map(|histogram| (name.clone(), histogram.timestamp, histogram.sum));
+            kept.extend(ends);
+        }
+        Says(204, "")
+    });
+    (address, kept)
+}
+
+/// The samples of a series once they satisfy `done`.
+fn samples_when(kept: &Mutex<Vec<Written>>, name: &str, done: impl Fn(&[(i64, f64)]) -> bool) -> Vec<(i64, f64)> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let all = kept.lock().expect("no panic").clone();
+        let mine: Vec<(i64, f64)> =
+            all.iter().filter(|(known, ..)| known == name).map(|(_, at, value)| (*at, *value)).collect();
+        if done(&mine) {
+            return mine;
+        }
+        assert!(Instant::now() < deadline, "{name}: {mine:?} of {all:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_stale(sample: &(i64, f64)) -> bool {
+    sample.1.to_bits() == STALE
 }
 
 fn unpacked(request: &Request) -> Vec<u8> {
@@ -193,5 +246,104 @@ fn one_series_that_is_refused_takes_no_other_along() {
     names.sort();
     names.dedup();
     assert_eq!(names.len(), 50);
+    daemon.stop();
+}
+
+#[test]
+fn what_goes_on_is_sent_with_every_interval_and_what_leaves_is_marked() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (address, kept) = keeper();
+    let sink = format!("url = \"http://{address}\"\nttl = \"1200ms\"");
+    let daemon = start_with(dir.path(), "gauge_ttl = \"500ms\"", &sink);
+    daemon.send_udp(&[b"hits:3|c|#k:v,bare\nlevel:7|g\nusers:ann|s\nt:100|ms"]);
+    let ends = |samples: &[(i64, f64)]| samples.last().is_some_and(is_stale);
+    // A counter pauses until its time is over: its value in every interval, after a zero, and then its end.
+    let hits = samples_when(&kept, "hits_total{k=v}", ends);
+    let values: Vec<f64> = hits[..hits.len() - 1].iter().map(|sample| sample.1).collect();
+    assert!(values[0] == 0.0 && values[1..].iter().all(|value| *value == 3.0), "{values:?}");
+    let (first, (last, end)) = (hits[1].0, (hits[hits.len() - 2].0, hits[hits.len() - 1].0));
+    assert!(last - first < 1200 && end - first >= 1200, "{hits:?}");
+    let gaps: Vec<i64> = hits[1..].windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    assert!(gaps.iter().all(|gap| gap % 200 == 0), "{gaps:?}");
+    // A native histogram goes on likewise; its end is one, too.
+    let timer = samples_when(&kept, "t_seconds{}", ends);
+    assert_eq!(timer.len(), hits.len() - 1);
+    assert!(timer[..timer.len() - 1].iter().all(|sample| sample.1 == 0.1), "{timer:?}");
+    // A gauge ends with the interval in which it expired; what a set said of one interval ends with the next.
+    let level = samples_when(&kept, "level{}", ends);
+    assert!(level.len() < hits.len() - 1 && level[..level.len() - 1].iter().all(|s| s.1 == 7.0), "{level:?}");
+    assert_eq!(samples_when(&kept, "users{}", ends).len(), 2);
+    // One that comes back begins with zero again, later than its end.
+    daemon.send_udp(&[b"hits:2|c|#k:v\nlevel:1|g"]);
+    let again = samples_when(&kept, "hits_total{k=v}", |samples| samples.len() > hits.len() + 2);
+    let fresh = &again[hits.len()..];
+    assert_eq!((fresh[0].1, fresh[1].1), (0.0, 2.0), "{again:?}");
+    assert!(again.windows(2).all(|pair| pair[0].0 < pair[1].0), "{again:?}");
+    let sink = &daemon.status()["sinks"]["it"];
+    assert!(sink["dropped"].as_object().is_some_and(serde_json::Map::is_empty), "{sink}");
+    // At the end everything does.
+    samples_when(&kept, "level{}", |samples| samples.len() > level.len());
+    daemon.stop();
+    for name in ["hits_total{k=v}", "level{}"] {
+        let all = samples_when(&kept, name, ends);
+        assert!(all.windows(2).all(|pair| pair[0].0 < pair[1].0), "{name}: {all:?}");
+    }
+}
+
+#[test]
+fn a_receiver_without_native_histograms_gets_classic_ones() {
+    for status in [500, 400] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let kept: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&kept);
+        let address = receiver::serve("127.0.0.1:0".parse().expect("an address"), move |request| {
+            let message = First::decode(&unpacked(&request)[..]).expect("the message");
+            if message.series.iter().any(|one| !one.histograms.is_empty()) {
+                return Says(status, "native histograms are disabled\n");
+            }
+            let text = |one: &FirstSeries| {
+                let labels: Vec<&str> = one.labels.iter().map(|label| label.value.as_str()).collect();
+                format!("{} {}", labels.join(" "), one.samples.last().map_or(f64::NAN, |sample| sample.value))
+            };
+            seen.lock().expect("no panic").extend(message.series.iter().map(text));
+            Says(204, "")
+        });
+        let mut daemon = start(dir.path(), &format!("url = \"http://{address}\""));
+        daemon.send_udp(&[b"t:100:250:3000|ms\nhits:1|c"]);
+        let account = daemon.status_when("delivered", |status| status["sinks"]["it"]["delivered"] == 2);
+        assert_eq!(account["sinks"]["it"]["last_error"], serde_json::Value::Null);
+        daemon.send_udp(&[b"t:100|ms"]);
+        daemon.status_when("delivered", |status| status["sinks"]["it"]["delivered"] == 3);
+        daemon.wait_for("a word", |lines| lines.iter().any(|line| line.contains("no native histograms")));
+        let lines = daemon.stop();
+        assert_eq!(lines.iter().filter(|line| line.contains("no native histograms")).count(), 1, "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("delivery failed")), "{lines:?}");
+        let all = kept.lock().expect("no panic").clone();
+        // Bounds hold their values, those from before the receiver said so, too.
+        for line in ["t_seconds_bucket 0.1 1", "t_seconds_bucket 0.1 2", "t_seconds_bucket +Inf 4", "t_seconds_count 4"]
+        {
+            assert!(all.iter().any(|known| known == line), "{line}: {all:?}");
+        }
+    }
+}
+
+#[test]
+fn a_zero_that_is_refused_does_not_take_its_counter_along() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let taken: Arc<Mutex<Vec<f64>>> = Arc::default();
+    let seen = Arc::clone(&taken);
+    let address = receiver::serve("127.0.0.1:0".parse().expect("an address"), move |request| {
+        let message = First::decode(&unpacked(&request)[..]).expect("the message");
+        if message.series.iter().any(|one| one.samples.len() > 1) {
+            return Says(400, "out of order sample");
+        }
+        seen.lock().expect("no panic").extend(message.series.iter().map(|one| one.samples[0].value));
+        Says(204, "")
+    });
+    let daemon = start(dir.path(), &format!("url = \"http://{address}\""));
+    daemon.send_udp(&[b"a:1|c\nb:2|c"]);
+    let status = daemon.status_when("delivered", |status| status["sinks"]["it"]["delivered"] == 2);
+    assert!(status["sinks"]["it"]["dropped"].as_object().is_some_and(serde_json::Map::is_empty), "{status}");
+    assert!(taken.lock().expect("no panic").contains(&2.0));
     daemon.stop();
 }

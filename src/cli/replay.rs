@@ -387,7 +387,16 @@ impl Replay {
             Format::Prometheus => {
                 self.leave_out(&mut snapshot);
                 snapshot.sort();
-                for conflict in self.exposition.apply(&snapshot) {
+                let outcome = self.exposition.apply(&snapshot);
+                if let Some(first) = outcome.fallen {
+                    let first = first.to_string();
+                    complain(format_args!(
+                        "{} counters fell, such as {}; they are left out",
+                        outcome.negative,
+                        Plain(&first)
+                    ));
+                }
+                for conflict in outcome.conflicts {
                     let prometheus::Conflict { holder, other, name } = conflict;
                     complain(format_args!("`{name}` belongs to {}; {} is left out", Plain(&holder), Plain(&other)));
                 }

@@ -27,6 +27,7 @@ mod outlet;
 pub mod postgres;
 pub mod prometheus;
 pub mod remote_write;
+mod room;
 mod spec;
 mod spool;
 #[cfg(feature = "sqlite")]

@@ -2,13 +2,17 @@
 //! specification"). Names and labels are those of the scrape endpoint; counters go on from interval to interval.
 //!
 //! Of a counter that is new a zero is sent for the start of its first interval, so that `increase` sees it. Timers are native
-//! histograms, or buckets (`classic`), or quantiles (`summary`). A series is sent in the intervals that touch it. The same
-//! interval sent twice is the same samples, which Prometheus takes for one; what it refuses for good (out of order, another
-//! value at the same time) is dropped and counted (`refused`): a request that is refused is sent again in halves, until what is
-//! wrong stands alone.
+//! histograms, unless the receiver says that it has none, or buckets (`classic`), or quantiles (`summary`). What goes on from
+//! interval to interval is sent with every interval, as a scrape would show it. A series that leaves (a gauge that expired, an
+//! instance that said goodbye, a counter after `ttl`) ends in a stale marker, and all that is left does at the end, as when a
+//! target of scrapes is gone.
+//!
+//! The same interval sent twice is the same samples, which Prometheus takes for one; what it refuses for good (out of order,
+//! another value at the same time) is dropped and counted (`refused`): a request that is refused is sent again without zeros,
+//! and in halves, until what is wrong stands alone.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +24,9 @@ use crate::snapshot::Snapshot;
 
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post};
-use super::prometheus::{Distributions, Exposition, NativeSide, Sample, Shape, Value, label_pairs, native_side};
+use super::prometheus::{
+    Complaint, Distributions, Exposition, NativeSide, Sample, Shape, Told, Value, label_pairs, locked, native_side,
+};
 use super::spec::{choice, reach_url};
 use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
 
@@ -29,6 +35,12 @@ const REQUEST_BYTES: usize = 1 << 20;
 
 /// How often in an interval a request that was refused is sent again as two.
 const MOST_SPLITS: u32 = 100;
+
+/// How long the last stale markers may take, at the end.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// The value that ends a series, a NaN (Remote-Write 1.0 specification, "Staleness").
+const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
 
 const VERSION: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
 const WRITTEN: &str = "x-prometheus-remote-write-samples-written";
@@ -52,6 +64,8 @@ pub struct RemoteWriteSpec {
     /// Bounds of classic histograms, in seconds for timers.
     buckets: Vec<f64>,
     ttl: Duration,
+    /// Patterns of counters that also fall.
+    updown: Vec<String>,
 }
 
 impl Default for RemoteWriteSpec {
@@ -63,6 +77,7 @@ impl Default for RemoteWriteSpec {
             // Those of Prometheus' own clients.
             buckets: vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0],
             ttl: Duration::from_secs(3600),
+            updown: Vec::new(),
         }
     }
 }
@@ -81,6 +96,7 @@ impl Spec for RemoteWriteSpec {
             if is_ascending { Ok(()) } else { Err("ascending bounds are right, such as [0.1, 1, 10]".into()) },
         );
         form.field("ttl", Field::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
+        form.field("updown", Field::Texts(&mut self.updown));
     }
 
     fn locate(&mut self, place: &str) -> Result<(), String> {
@@ -98,15 +114,22 @@ impl Spec for RemoteWriteSpec {
 
     fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
         let distributions = match self.histograms {
-            Histograms::Native => Distributions::Native,
+            Histograms::Native => Distributions::NativeOrClassic(self.buckets.clone()),
             Histograms::Classic => Distributions::Classic(self.buckets.clone()),
             Histograms::Summary => Distributions::Summary,
         };
         Ok(Box::new(RemoteWriteSink {
             post: Post::new(self.endpoint.clone(), site)?,
             is_second: self.version == 2,
-            state: Arc::new(Mutex::new(Exposition::new(self.ttl.as_secs_f64(), distributions))),
-            applied: None,
+            state: Arc::new(Mutex::new(Told::new(
+                Exposition::new(self.ttl.as_secs_f64(), distributions)
+                    .updown(&self.updown)
+                    .at_most(site.max_series)
+                    .pushed(),
+            ))),
+            complaint: Complaint::new(&site.name, site.interval),
+            is_native: self.histograms == Histograms::Native,
+            is_behind: true,
         }))
     }
 }
@@ -275,28 +298,63 @@ impl Request {
 /// A request as it is sent.
 struct Batch {
     body: Vec<u8>,
-    /// Series of ours in it.
+    /// Series of ours in it, and those of them that the interval touched.
     series: u64,
+    fresh: u64,
+    /// Whether a zero stands before a first value.
+    has_zeros: bool,
     /// Where the next one goes on; `None` if nothing is left.
     next: Option<usize>,
 }
 
-/// At most `most` series of the interval that ended at `end`, from a place on.
-fn batch(exposition: &Exposition, end: f64, from: usize, most: u64, is_second: bool) -> Result<Batch, SinkError> {
-    let mut request = Request::new(is_second);
+/// What a request is to hold.
+#[derive(Clone, Copy)]
+struct Order {
+    /// Time of its samples, Unix milliseconds.
+    at: i64,
+    /// The place of the first series; places of what has left follow those of what is there.
+    from: usize,
+    /// Most series.
+    most: u64,
+    is_second: bool,
+    with_zeros: bool,
+}
+
+/// Series from a place on: their values, and markers for those that have left with this interval.
+fn batch(exposition: &Exposition, order: Order) -> Result<Batch, SinkError> {
+    let mut request = Request::new(order.is_second);
     let mut names = Names::default();
-    let (mut series, mut next) = (0, None);
-    for (place, sample) in exposition.samples(from) {
-        if request.body.len() >= REQUEST_BYTES || series >= most {
-            next = Some(place);
+    let (end, before) = exposition.ends();
+    // What was sent before this interval was sent for its start at the latest.
+    let earliest = before.map_or(i64::MIN, |before| millis(before) + 1);
+    let mut batch = Batch { body: Vec::new(), series: 0, fresh: 0, has_zeros: false, next: None };
+    let places = exposition.places();
+    let there = exposition.samples(order.from).map(|(place, sample)| (place, sample, false));
+    let gone = exposition.gone(order.from.saturating_sub(places)).map(|(n, sample)| (places + n, sample, true));
+    for (place, sample, is_gone) in there.chain(gone) {
+        if request.body.len() >= REQUEST_BYTES || batch.series >= order.most {
+            batch.next = Some(place);
             break;
         }
-        if sample.updated == end {
-            series += 1;
-            write(&mut request, &mut names, sample, exposition.shape_of(sample));
+        batch.series += 1;
+        if is_gone {
+            mark(&mut request, &mut names, sample, exposition.successor(sample), order.at);
+            continue;
         }
+        let is_fresh = Some(sample.updated) == end;
+        batch.fresh += u64::from(is_fresh);
+        let zero = (order.with_zeros && is_fresh && sample.is_new)
+            .then(|| (millis(sample.created) + 1).max(earliest))
+            .filter(|zero| *zero < order.at);
+        let has_zero = write(&mut request, &mut names, sample, exposition.shape_of(sample), order.at, zero);
+        batch.has_zeros |= has_zero;
     }
-    Ok(Batch { body: request.finish()?, series, next })
+    batch.body = request.finish()?;
+    Ok(batch)
+}
+
+fn millis(secs: f64) -> i64 {
+    (secs * 1e3).round() as i64
 }
 
 /// Labels of the series being written, with the name at its place.
@@ -322,12 +380,15 @@ impl Names {
     }
 }
 
-fn write(request: &mut Request, names: &mut Names, sample: &Sample, shape: Shape) {
-    let own: Vec<(Bytes, Bytes)> =
-        label_pairs(&sample.series).into_iter().map(|(key, value)| (Bytes::from(key), Bytes::from(value))).collect();
-    let millis = |secs: f64| (secs * 1e3).round() as i64;
-    // A moment later than the end of the interval before, which may have been told by a daemon before this one.
-    let (timestamp, created) = (millis(sample.updated), millis(sample.created) + 1);
+/// Labels as the specification has them: none is empty.
+fn own_labels(sample: &Sample) -> Vec<(Bytes, Bytes)> {
+    let pairs = label_pairs(&sample.series).into_iter().filter(|(_, value)| !value.is_empty());
+    pairs.map(|(key, value)| (Bytes::from(key), Bytes::from(value))).collect()
+}
+
+/// Writes what a series is at a time, with a zero before it at another; whether that was written.
+fn write(request: &mut Request, names: &mut Names, sample: &Sample, shape: Shape, at: i64, zero: Option<i64>) -> bool {
+    let own = own_labels(sample);
     let kind = match shape {
         Shape::Counter => 1,
         Shape::Gauge => 2,
@@ -336,20 +397,43 @@ fn write(request: &mut Request, names: &mut Names, sample: &Sample, shape: Shape
     };
     if let Value::Timer(held) = &sample.value
         && let Some(native) = &held.native
-        && held.buckets.is_empty()
     {
         let sum = held.sum.value() / super::prometheus::divisor(&sample.series);
         let labels = names.with(&own, sample.family.to_string(), None);
-        request.series(labels, &[], Some(histogram(native, sum, timestamp)), 3);
-        return;
+        request.series(labels, &[], Some(histogram(native, sum, at)), 3);
+        return false;
     }
-    let (begins, is_told) = (sample.is_new && created < timestamp, shape != Shape::Gauge);
+    let zero = zero.filter(|_| shape != Shape::Gauge);
     sample.each(|suffix, extra, value| {
-        let grows = is_told && (extra.is_none() || suffix == "_bucket");
-        let points = [Point { value: 0.0, timestamp: created }, Point { value, timestamp }];
-        let points = if begins && grows { &points[..] } else { &points[1..] };
+        let grows = extra.is_none() || suffix == "_bucket";
+        let points = [Point { value: 0.0, timestamp: zero.unwrap_or(at) }, Point { value, timestamp: at }];
+        let points = if zero.is_some() && grows { &points[..] } else { &points[1..] };
         let labels = names.with(&own, format!("{}{suffix}", sample.family), extra);
         request.series(labels, points, None, kind);
+    });
+    zero.is_some()
+}
+
+/// Ends the series of a sample that has left, but for those that another has taken over.
+fn mark(request: &mut Request, names: &mut Names, gone: &Sample, successor: Option<&Sample>, at: i64) {
+    let own = own_labels(gone);
+    let native = |sample: &Sample| matches!(&sample.value, Value::Timer(held) if held.native.is_some());
+    if native(gone) {
+        if !successor.is_some_and(native) {
+            let labels = names.with(&own, gone.family.to_string(), None);
+            request.series(labels, &[], Some(histogram(&Exponential::default(), STALE, at)), 3);
+        }
+        return;
+    }
+    let mut kept = Vec::new();
+    if let Some(successor) = successor.filter(|successor| !native(successor)) {
+        successor.each(|suffix, extra, _| kept.push((suffix, extra)));
+    }
+    gone.each(|suffix, extra, _| {
+        if !kept.iter().any(|(known, other)| *known == suffix && *other == extra) {
+            let labels = names.with(&own, format!("{}{suffix}", gone.family), extra);
+            request.series(labels, &[Point { value: STALE, timestamp: at }], None, 0);
+        }
     });
 }
 
@@ -385,7 +469,8 @@ fn histogram(native: &Exponential, sum: f64, timestamp: i64) -> Histogram {
 pub fn requests(exposition: &Exposition, end: f64, mut visit: impl FnMut(Vec<u8>)) -> Result<(), SinkError> {
     let mut from = Some(0);
     while let Some(place) = from {
-        let batch = batch(exposition, end, place, u64::MAX, false)?;
+        let order = Order { at: millis(end), from: place, most: u64::MAX, is_second: false, with_zeros: true };
+        let batch = batch(exposition, order)?;
         visit(batch.body);
         from = batch.next;
     }
@@ -396,85 +481,145 @@ pub fn requests(exposition: &Exposition, end: f64, mut visit: impl FnMut(Vec<u8>
 struct RemoteWriteSink {
     post: Post,
     is_second: bool,
-    state: Arc<Mutex<Exposition>>,
-    /// The interval that was added last, and its conflicts: one that is offered again is not added again.
-    applied: Option<((u64, u64), u64)>,
+    state: Arc<Mutex<Told>>,
+    complaint: Complaint,
+    /// Timers are sent as native histograms.
+    is_native: bool,
+    /// The last delivery has not gone through: what is told now would come before it.
+    is_behind: bool,
 }
 
-fn locked(state: &Mutex<Exposition>) -> MutexGuard<'_, Exposition> {
-    // Every update leaves it whole, so a panic elsewhere does not spoil it.
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+/// What became of a request.
+enum Answer {
+    Taken,
+    Refused,
+    /// The receiver does not know this form of it; the next one has another.
+    NotKnown,
+}
+
+/// Whether a receiver says that it has no native histograms: Prometheus without the feature answers 500.
+fn lacks_native(said: &str) -> bool {
+    let said = said.to_lowercase();
+    said.contains("native histogram") && ["disabled", "not enabled", "not supported"].iter().any(|no| said.contains(no))
 }
 
 impl RemoteWriteSink {
-    /// Whether it was taken, not refused.
-    async fn send(&mut self, body: Vec<u8>) -> Result<bool, SinkError> {
+    async fn send(&mut self, body: Vec<u8>) -> Result<Answer, SinkError> {
         let (content, version) = match self.is_second {
             true => ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"),
             false => ("application/x-protobuf", "0.1.0"),
         };
         let headers = [(CONTENT_TYPE, content), (CONTENT_ENCODING, "snappy"), (VERSION, version)];
         let url = self.post.base().to_string();
-        let outcome = self.post.send(&url, &headers, body).await?;
-        let falls_back = self.is_second
-            && match &outcome {
-                Outcome::Refused(answer) => answer.status == 415,
-                // A server that does not say what it wrote has not understood it.
-                Outcome::Taken(answer) => !answer.headers.contains_key(WRITTEN),
-            };
-        if falls_back {
-            tracing::warn!(
-                url = self.post.base(),
-                "the receiver does not know remote write 2.0; it gets 1.0 from now on"
-            );
-            self.is_second = false;
-            return Err(SinkError::new("the receiver does not know remote write 2.0"));
+        let outcome = match self.post.send(&url, &headers, body).await {
+            Err(error) if self.is_native && lacks_native(&error.what) => {
+                self.without_native();
+                return Ok(Answer::NotKnown);
+            }
+            outcome => outcome?,
+        };
+        match outcome {
+            Outcome::Refused(answer) if self.is_native && lacks_native(&String::from_utf8_lossy(&answer.body)) => {
+                self.without_native();
+                Ok(Answer::NotKnown)
+            }
+            Outcome::Refused(answer) if self.is_second && answer.status == 415 => Ok(self.without_second()),
+            // A server that does not say what it wrote has not understood it.
+            Outcome::Taken(answer) if self.is_second && !answer.headers.contains_key(WRITTEN) => {
+                Ok(self.without_second())
+            }
+            Outcome::Taken(_) => Ok(Answer::Taken),
+            Outcome::Refused(_) => Ok(Answer::Refused),
         }
-        Ok(matches!(outcome, Outcome::Taken(_)))
+    }
+
+    fn without_second(&mut self) -> Answer {
+        tracing::warn!(
+            sink = self.complaint.sink(),
+            "the receiver does not know remote write 2.0; it gets 1.0 from now on"
+        );
+        self.is_second = false;
+        Answer::NotKnown
+    }
+
+    fn without_native(&mut self) {
+        tracing::warn!(
+            sink = self.complaint.sink(),
+            "the receiver has no native histograms; timers are classic ones with `buckets` from now on"
+        );
+        self.is_native = false;
+        locked(&self.state).exposition.without_native();
+    }
+
+    /// Sends everything that is told at a time: how many records were refused, and how many bytes there were.
+    async fn send_all(&mut self, at: i64) -> Result<(u64, u64), SinkError> {
+        let (mut refused, mut bytes, mut from) = (0, 0, Some(0));
+        let (mut most, mut splits, mut with_zeros) = (u64::MAX, 0, true);
+        while let Some(place) = from {
+            let order = Order { at, from: place, most, is_second: self.is_second, with_zeros };
+            let state = Arc::clone(&self.state);
+            let batch = spawn_blocking(move || batch(&locked(&state).exposition, order)).await;
+            let batch = batch.map_err(|error| SinkError::new(error.to_string()))??;
+            if batch.series > 0 {
+                bytes += batch.body.len() as u64;
+                match self.send(batch.body).await? {
+                    Answer::NotKnown => continue,
+                    Answer::Taken => {
+                        // It goes on with larger ones.
+                        most = most.saturating_mul(2);
+                    }
+                    Answer::Refused if batch.has_zeros => {
+                        // A series of that name may have ended a moment ago, in a daemon before this one.
+                        with_zeros = false;
+                        continue;
+                    }
+                    Answer::Refused if batch.series > 1 && splits < MOST_SPLITS => {
+                        // Servers drop a whole request for one sample of it: the others shall not suffer.
+                        splits += 1;
+                        (most, with_zeros) = (batch.series / 2, true);
+                        continue;
+                    }
+                    Answer::Refused => refused += batch.fresh,
+                }
+            }
+            (from, with_zeros) = (batch.next, true);
+        }
+        Ok((refused, bytes))
     }
 }
 
 impl Sink for RemoteWriteSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
-            if self.applied.as_ref().is_none_or(|(applied, _)| *applied != snapshot.identity()) {
-                let (state, interval) = (Arc::clone(&self.state), Arc::clone(snapshot));
-                let conflicts = spawn_blocking(move || locked(&state).apply(&interval)).await;
-                let conflicts = conflicts.map_err(|error| SinkError::new(error.to_string()))?;
-                if let Some(first) = conflicts.first() {
-                    self.post.complain(&format!("{} and {} are both {}", first.holder, first.other, first.name));
-                }
-                self.applied = Some((snapshot.identity(), conflicts.len() as u64));
+            self.is_behind = true;
+            let (state, interval) = (Arc::clone(&self.state), Arc::clone(snapshot));
+            let applied = spawn_blocking(move || locked(&state).apply(&interval)).await;
+            let (outcome, is_news) = applied.map_err(|error| SinkError::new(error.to_string()))?;
+            if is_news {
+                self.complaint.about(&outcome);
             }
-            let conflicts = self.applied.as_ref().map_or(0, |(_, conflicts)| *conflicts);
-            let (mut refused, mut bytes, mut from) = (0, 0, Some(0));
-            let (mut most, mut splits) = (u64::MAX, 0);
-            while let Some(place) = from {
-                let (state, end, is_second) = (Arc::clone(&self.state), snapshot.end, self.is_second);
-                let batch = spawn_blocking(move || batch(&locked(&state), end, place, most, is_second)).await;
-                let batch = batch.map_err(|error| SinkError::new(error.to_string()))??;
-                if batch.series > 0 {
-                    bytes += batch.body.len() as u64;
-                    if self.send(batch.body).await? {
-                        // It goes on with larger ones.
-                        most = most.saturating_mul(2);
-                    } else if batch.series > 1 && splits < MOST_SPLITS {
-                        // Servers drop a whole request for one sample of it: the others shall not suffer.
-                        splits += 1;
-                        most = batch.series / 2;
-                        continue;
-                    } else {
-                        refused += batch.series;
-                    }
-                }
-                from = batch.next;
-            }
-            let unsupported = snapshot.count_notices();
-            Ok(Receipt::new(bytes, [("conflict", conflicts), ("refused", refused), ("unsupported", unsupported)]))
+            let (refused, bytes) = self.send_all(millis(snapshot.end)).await?;
+            self.is_behind = false;
+            let others = [("refused", refused), ("unsupported", snapshot.count_notices())];
+            Ok(Receipt::new(bytes, outcome.dropped().into_iter().chain(others)))
         })
     }
 
+    /// What was told ends now: a target that is gone would show nothing, either.
     fn close(&mut self) -> Delivery<'_, ()> {
-        Box::pin(std::future::ready(()))
+        Box::pin(async move {
+            let end = {
+                let mut state = locked(&self.state);
+                let end = state.exposition.ends().0;
+                state.exposition.clear();
+                end
+            };
+            let Some(end) = end.filter(|_| !self.is_behind) else { return };
+            match tokio::time::timeout(CLOSING, self.send_all(millis(end) + 1)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "series are left without an end"),
+                Err(_) => tracing::debug!("series are left without an end"),
+            }
+        })
     }
 }

@@ -62,6 +62,8 @@ pub struct Site {
     pub profile: &'static str,
     /// Names of the naming `etsy`.
     pub etsy: EtsyNames,
+    /// Most series of senders, for sinks that remember them.
+    pub max_series: usize,
     /// What the naming `dogstatsd` tells of timers.
     pub aggregates: Vec<String>,
 }

@@ -7,12 +7,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::aggregate::Sum;
+use crate::glob::matches;
 use crate::protocol::Kind;
 use crate::series::Series;
-use crate::snapshot::{GaugePoint, Snapshot, TimerPoint, cumulative, number};
+use crate::snapshot::{Deletion, GaugePoint, Snapshot, TimerPoint, cumulative, number};
 
 use super::super::exponential::Exponential;
-use super::names::{divisor, escaped, family, labels};
+use super::super::room::Room;
+use super::names::{divisor, family, help, identity, labels};
+use super::outcome::{Conflict, Outcome};
 use super::protobuf;
 
 /// What one interval told alone, members of sets and quantiles, is told for so long, for scrapes may be rarer, in seconds.
@@ -39,6 +42,8 @@ pub enum Distributions {
     Native,
     /// Counts at or below these bounds, which are in seconds for timers.
     Classic(Vec<f64>),
+    /// Both, unless a rule gives buckets: native histograms until it turns out that the receiver does not take them.
+    NativeOrClassic(Vec<f64>),
 }
 
 /// What a family holds.
@@ -60,13 +65,13 @@ impl Shape {
         }
     }
 
-    /// What the samples of a family are called beside its name.
+    /// What a family and its samples are called, beside its name.
     fn suffixes(self) -> &'static [&'static str] {
         match self {
-            Shape::Counter => &["_total", "_created"],
+            Shape::Counter => &["", "_total", "_created"],
             Shape::Gauge => &[""],
             Shape::Summary => &["", "_sum", "_count", "_created"],
-            Shape::Histogram => &["_bucket", "_sum", "_count", "_created"],
+            Shape::Histogram => &["", "_bucket", "_sum", "_count", "_created"],
         }
     }
 }
@@ -74,6 +79,8 @@ impl Shape {
 #[derive(Clone, Debug)]
 pub(in crate::sinks) enum Value {
     Counter(Sum),
+    /// The running sum of a counter that also falls: a gauge.
+    UpDown(Sum),
     Gauge(f64),
     Timer(Box<Distribution>),
 }
@@ -95,13 +102,17 @@ pub(in crate::sinks) struct Distribution {
 pub(in crate::sinks) struct Sample {
     pub(in crate::sinks) series: Series,
     pub(in crate::sinks) family: Arc<str>,
-    /// As text, the key within the family.
-    pub(in crate::sinks) labels: Box<str>,
+    /// As text.
+    labels: Box<str>,
     /// End of the interval that touched it last, and start of the first, Unix seconds.
     pub(in crate::sinks) updated: f64,
     pub(in crate::sinks) created: f64,
     /// Whether that was the first.
     pub(in crate::sinks) is_new: bool,
+    /// Number of the interval that touched it last.
+    sequence: u64,
+    /// It is flushed in one of so many intervals.
+    every: u32,
     pub(in crate::sinks) value: Value,
 }
 
@@ -109,19 +120,8 @@ pub(in crate::sinks) struct Sample {
 pub(in crate::sinks) struct Family {
     pub(in crate::sinks) shape: Shape,
     name: Arc<str>,
-    /// Places of its samples, by labels.
+    /// Places of its samples, by labels as Prometheus tells them apart.
     samples: BTreeMap<Box<str>, usize>,
-}
-
-/// Two series that would be one, of which the first keeps the name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// Who has the name.
-    pub holder: String,
-    /// Who wants it.
-    pub other: String,
-    /// What the name is.
-    pub name: String,
 }
 
 /// Everything that Prometheus is told.
@@ -136,60 +136,114 @@ pub struct Exposition {
     places: HashMap<Series, usize>,
     /// A counter, summary or histogram without an update leaves after so many seconds.
     ttl_secs: f64,
+    /// What one interval told alone, after so many.
+    hold_secs: f64,
     distributions: Distributions,
+    /// Patterns of counters that also fall.
+    updown: Vec<String>,
+    room: Room,
+    /// What has left with the last interval, if anybody wants to know.
+    gone: Option<Vec<Sample>>,
+    /// End of the interval before the last, Unix seconds.
+    before: Option<f64>,
+    end: Option<f64>,
 }
 
 impl Exposition {
     /// Nothing yet.
     pub fn new(ttl_secs: f64, distributions: Distributions) -> Exposition {
-        Exposition { ttl_secs, distributions, ..Exposition::default() }
+        Exposition { ttl_secs, hold_secs: HOLD_SECS, distributions, ..Exposition::default() }
     }
 
-    /// Adds an interval; which series found their names taken.
-    pub fn apply(&mut self, snapshot: &Snapshot) -> Vec<Conflict> {
-        let mut conflicts = Vec::new();
+    /// Counters with such names go up and down: they are told as gauges.
+    #[must_use]
+    pub fn updown(self, patterns: &[String]) -> Exposition {
+        Exposition { updown: patterns.to_vec(), ..self }
+    }
+
+    /// No more than `max_series` series of senders are held.
+    #[must_use]
+    pub fn at_most(self, max_series: usize) -> Exposition {
+        Exposition { room: Room::new(max_series), ..self }
+    }
+
+    /// For a receiver that is sent every interval: nothing is held for scrapes, and it is noted what leaves.
+    #[must_use]
+    pub fn pushed(self) -> Exposition {
+        Exposition { hold_secs: 0.0, gone: Some(Vec::new()), ..self }
+    }
+
+    /// Adds an interval; what of it is not told.
+    pub fn apply(&mut self, snapshot: &Snapshot) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.gone.iter_mut().for_each(Vec::clear);
+        self.before = self.end.replace(snapshot.end);
+        self.delete(&snapshot.deleted);
         let mut counters: Vec<(&Series, f64)> =
             snapshot.counters.iter().map(|point| (&point.series, point.sum.value())).collect();
-        let mut gauges: Vec<(&Series, f64)> =
-            snapshot.gauges.iter().map(|GaugePoint { series, gauge }| (series, gauge.value())).collect();
-        gauges.extend(snapshot.sets.iter().map(|point| (&point.series, point.members.count())));
+        let mut gauges: Vec<(&Series, f64, u64)> =
+            snapshot.gauges.iter().map(|GaugePoint { series, gauge }| (series, gauge.value(), 1)).collect();
+        gauges.extend(snapshot.sets.iter().map(|point| (&point.series, point.members.count(), 1)));
         let last = |point: &'_ crate::snapshot::KvPoint| point.values.last().copied();
-        gauges.extend(snapshot.kvs.iter().filter_map(|point| Some((&point.series, last(point)?))));
+        let kvs = snapshot.kvs.iter();
+        gauges.extend(kvs.filter_map(|point| Some((&point.series, last(point)?, point.values.len() as u64))));
         for one in &snapshot.stamped {
-            let all = if one.series.kind() == Kind::Gauge { &mut gauges } else { &mut counters };
-            all.push((&one.series, one.value));
-        }
-        for (series, value) in counters {
-            let of = || Value::Counter(Sum::default());
-            if let Some(Value::Counter(sum)) = self.sample(series, Shape::Counter, snapshot, of, &mut conflicts) {
-                // Prometheus takes what falls for a restart.
-                sum.add(value.max(0.0));
+            match one.series.kind() {
+                Kind::Gauge => gauges.push((&one.series, one.value, 1)),
+                _ => counters.push((&one.series, one.value)),
             }
         }
-        for (series, value) in gauges {
+        for (series, value) in counters {
+            self.counter(series, value, snapshot, &mut outcome);
+        }
+        for (series, value, records) in gauges {
             let of = || Value::Gauge(value);
-            if let Some(Value::Gauge(held)) = self.sample(series, Shape::Gauge, snapshot, of, &mut conflicts) {
+            if let Some(Value::Gauge(held)) = self.sample(series, Shape::Gauge, snapshot, records, of, &mut outcome) {
                 *held = value;
             }
         }
         for point in &snapshot.timers {
-            self.timer(point, snapshot, &mut conflicts);
+            self.timer(point, snapshot, &mut outcome);
         }
-        self.forget(snapshot.end);
-        conflicts
+        self.forget(snapshot, outcome.max_series);
+        outcome
     }
 
-    fn timer(&mut self, point: &TimerPoint, snapshot: &Snapshot, conflicts: &mut Vec<Conflict>) {
+    fn counter(&mut self, series: &Series, value: f64, snapshot: &Snapshot, outcome: &mut Outcome) {
+        if self.updown.iter().any(|pattern| matches(pattern, series.name())) {
+            let of = || Value::UpDown(Sum::default());
+            if let Some(Value::UpDown(sum)) = self.sample(series, Shape::Gauge, snapshot, 1, of, outcome) {
+                sum.add(value);
+            }
+            return;
+        }
+        if value < 0.0 {
+            // Prometheus takes what falls for a restart.
+            outcome.negative(series);
+            return;
+        }
+        let of = || Value::Counter(Sum::default());
+        if let Some(Value::Counter(sum)) = self.sample(series, Shape::Counter, snapshot, 1, of, outcome) {
+            sum.add(value);
+        }
+    }
+
+    fn timer(&mut self, point: &TimerPoint, snapshot: &Snapshot, outcome: &mut Outcome) {
         let mut summary = snapshot.summary(point);
         let divisor = divisor(&point.series);
-        if let Distributions::Classic(bounds) = &self.distributions
-            && summary.buckets.is_empty()
+        let is_ruled = !summary.buckets.is_empty();
+        if let Distributions::Classic(bounds) | Distributions::NativeOrClassic(bounds) = &self.distributions
+            && !is_ruled
         {
             let bounds: Vec<f64> = bounds.iter().map(|bound| bound * divisor).collect();
             summary.buckets = cumulative(&snapshot.values(point), &bounds);
         }
         let shape = if summary.buckets.is_empty() { Shape::Summary } else { Shape::Histogram };
-        let is_native = self.distributions == Distributions::Native;
+        let is_native = match self.distributions {
+            Distributions::Native => true,
+            Distributions::NativeOrClassic(_) => !is_ruled,
+            Distributions::Summary | Distributions::Classic(_) => false,
+        };
         let of = || {
             Value::Timer(Box::new(Distribution {
                 quantiles: Vec::new(),
@@ -199,7 +253,7 @@ impl Exposition {
                 count: Sum::default(),
             }))
         };
-        let Some(Value::Timer(held)) = self.sample(&point.series, shape, snapshot, of, conflicts) else { return };
+        let Some(Value::Timer(held)) = self.sample(&point.series, shape, snapshot, 1, of, outcome) else { return };
         let quantile = |percentile: f64| (percentile * 1e10).round() / 1e12;
         let positive = summary.percentiles.iter().filter(|p| p.percentile >= 0.0);
         held.quantiles = positive.map(|p| (quantile(p.percentile), p.value)).collect();
@@ -213,28 +267,48 @@ impl Exposition {
         held.count.add(summary.count);
     }
 
-    /// Where a series' value is, unless its name belongs to another.
+    /// Native histograms are not taken: buckets are told from now on.
+    pub(in crate::sinks) fn without_native(&mut self) {
+        if let Distributions::NativeOrClassic(bounds) = &mut self.distributions {
+            self.distributions = Distributions::Classic(std::mem::take(bounds));
+        }
+        for sample in self.samples.iter_mut().flatten().chain(self.gone.iter_mut().flatten()) {
+            if let Value::Timer(held) = &mut sample.value {
+                held.native = None;
+            }
+        }
+    }
+
+    /// Where a series' value is, unless its name belongs to another, or there is no room; `records` is how many records of the
+    /// interval it is.
     fn sample(
         &mut self,
         series: &Series,
         shape: Shape,
         snapshot: &Snapshot,
+        records: u64,
         new: impl FnOnce() -> Value,
-        conflicts: &mut Vec<Conflict>,
+        outcome: &mut Outcome,
     ) -> Option<&mut Value> {
         let place = match self.places.get(series) {
             Some(&place) if self.families[&self.samples[place].as_ref()?.family].shape == shape => place,
+            _ if !self.room.takes(self.places.len(), series) => {
+                outcome.max_series += records;
+                return None;
+            }
             _ => match self.admit(series, shape, snapshot, new) {
                 Ok(place) => place,
                 Err(conflict) => {
-                    conflicts.push(conflict);
+                    outcome.conflict(conflict, records);
                     return None;
                 }
             },
         };
         let sample = self.samples[place].as_mut()?;
-        sample.is_new = sample.updated == f64::NEG_INFINITY;
-        sample.updated = snapshot.end;
+        // Values with times of their own may touch it more than once in an interval.
+        sample.is_new &= sample.updated == f64::NEG_INFINITY || sample.updated == snapshot.end;
+        (sample.updated, sample.sequence) = (snapshot.end, snapshot.sequence);
+        sample.every = snapshot.treated.of(series).map_or(1, |treatment| treatment.every);
         Some(&mut sample.value)
     }
 
@@ -251,14 +325,14 @@ impl Exposition {
         let holder = |samples: &[Option<Sample>], place: usize| {
             samples[place].as_ref().map_or_else(String::new, |sample| sample.series.to_string())
         };
-        let labels = labels(series).into_boxed_str();
+        let (labels, key) = (labels(series).into_boxed_str(), identity(series).into_boxed_str());
         match self.families.get(name.as_str()) {
             Some(known) if known.shape != shape => {
                 let first = known.samples.values().next().map(|&place| holder(&self.samples, place));
                 return Err(conflict(first.unwrap_or_default()));
             }
             Some(known) => {
-                if let Some(&place) = known.samples.get(&labels) {
+                if let Some(&place) = known.samples.get(&key) {
                     return Err(conflict(holder(&self.samples, place)));
                 }
             }
@@ -277,10 +351,12 @@ impl Exposition {
         let sample = Sample {
             series: series.clone(),
             family: Arc::clone(&family.name),
-            labels: labels.clone(),
+            labels,
             updated: f64::NEG_INFINITY,
             created: snapshot.end - snapshot.interval_secs_of(series),
             is_new: true,
+            sequence: snapshot.sequence,
+            every: 1,
             value: new(),
         };
         let place = self.free.pop().unwrap_or_else(|| {
@@ -288,45 +364,120 @@ impl Exposition {
             self.samples.len() - 1
         });
         self.samples[place] = Some(sample);
-        family.samples.insert(labels, place);
+        family.samples.insert(key, place);
         self.places.insert(series.clone(), place);
         Ok(place)
     }
 
-    /// Lets go what was not updated by the interval that ended `now`: gauges at once, for they are told as long as they
-    /// stand; counters after their time.
-    fn forget(&mut self, now: f64) {
-        for place in 0..self.samples.len() {
-            let Some(sample) = &mut self.samples[place] else { continue };
-            let age = now - sample.updated;
-            let stays = match &mut sample.value {
-                Value::Gauge(_) if sample.series.kind() == Kind::Gauge => sample.updated >= now,
-                Value::Gauge(_) => age < HOLD_SECS,
-                Value::Timer(held) => {
-                    if age >= HOLD_SECS {
-                        held.quantiles.clear();
+    /// Takes series off that somebody deleted.
+    fn delete(&mut self, deleted: &[Deletion]) {
+        for deletion in deleted {
+            match deletion {
+                Deletion::Series(series) => {
+                    if let Some(&place) = self.places.get(series) {
+                        self.remove(place);
                     }
-                    age < self.ttl_secs
                 }
-                Value::Counter(_) => age < self.ttl_secs,
-            };
-            if !stays {
-                self.remove(place);
+                Deletion::Folder(..) => {
+                    let all = self.samples.iter().flatten().filter(|sample| deletion.matches(&sample.series));
+                    let places: Vec<usize> =
+                        all.filter_map(|sample| self.places.get(&sample.series).copied()).collect();
+                    places.into_iter().for_each(|place| self.remove(place));
+                }
             }
         }
+    }
+
+    /// Lets go what was not updated by the interval: gauges at once, for they are told as long as they stand; counters after
+    /// their time. For as many as found no room (`refused`), those leave early that only one interval has touched, the oldest
+    /// first: invented names do not keep others out.
+    fn forget(&mut self, snapshot: &Snapshot, refused: u64) {
+        let now = snapshot.end;
+        let mut touched_once: Vec<(f64, usize)> = Vec::new();
+        for place in 0..self.samples.len() {
+            let Some(sample) = &mut self.samples[place] else { continue };
+            // A series that is flushed in every sixth interval is not missed in the others.
+            let is_due = snapshot.sequence.abs_diff(sample.sequence) >= u64::from(sample.every);
+            let is_over = |limit_secs: f64| is_due && now - sample.updated >= limit_secs;
+            let leaves = match &sample.value {
+                Value::Gauge(_) if sample.series.kind() == Kind::Gauge => is_due,
+                Value::Gauge(_) => is_over(self.hold_secs),
+                Value::Timer(_) | Value::Counter(_) | Value::UpDown(_) => is_over(self.ttl_secs),
+            };
+            if leaves {
+                self.remove(place);
+                continue;
+            }
+            if refused > 0 && is_due && sample.is_new {
+                touched_once.push((sample.updated, place));
+            }
+            let is_over = is_over(self.hold_secs);
+            if let Value::Timer(held) = &mut sample.value
+                && is_over
+                && !held.quantiles.is_empty()
+            {
+                // Quantiles are told only where there are no buckets.
+                if held.buckets.is_empty()
+                    && held.native.is_none()
+                    && let Some(gone) = &mut self.gone
+                {
+                    gone.push(sample.clone());
+                }
+                if let Value::Timer(held) = &mut sample.value {
+                    held.quantiles.clear();
+                }
+            }
+        }
+        let most = usize::try_from(refused).unwrap_or(usize::MAX);
+        if touched_once.len() > most {
+            touched_once.select_nth_unstable_by(most, |a, b| a.0.total_cmp(&b.0));
+            touched_once.truncate(most);
+        }
+        touched_once.into_iter().for_each(|(_, place)| self.remove(place));
     }
 
     fn remove(&mut self, place: usize) {
         let Some(sample) = self.samples[place].take() else { return };
         self.free.push(place);
         self.places.remove(&sample.series);
-        let Some(family) = self.families.get_mut(&sample.family) else { return };
-        family.samples.remove(&sample.labels);
-        if family.samples.is_empty() {
-            let name = &sample.family;
-            family.shape.suffixes().iter().for_each(|suffix| drop(self.taken.remove(&format!("{name}{suffix}"))));
-            self.families.remove(name);
+        if let Some(family) = self.families.get_mut(&sample.family) {
+            family.samples.remove(identity(&sample.series).as_str());
+            if family.samples.is_empty() {
+                let name = &sample.family;
+                family.shape.suffixes().iter().for_each(|suffix| drop(self.taken.remove(&format!("{name}{suffix}"))));
+                self.families.remove(name);
+            }
         }
+        if let Some(gone) = &mut self.gone {
+            gone.push(sample);
+        }
+    }
+
+    /// Nothing is told any more.
+    pub(in crate::sinks) fn clear(&mut self) {
+        self.gone.iter_mut().for_each(Vec::clear);
+        (0..self.samples.len()).for_each(|place| self.remove(place));
+    }
+
+    /// Samples that have left with the last interval, from one on.
+    pub(in crate::sinks) fn gone(&self, from: usize) -> impl Iterator<Item = (usize, &Sample)> {
+        self.gone.iter().flatten().enumerate().skip(from)
+    }
+
+    /// Who has the name and the labels of a sample that has left.
+    pub(in crate::sinks) fn successor(&self, gone: &Sample) -> Option<&Sample> {
+        let place = self.families.get(&gone.family)?.samples.get(identity(&gone.series).as_str())?;
+        self.samples[*place].as_ref()
+    }
+
+    /// Ends of the last interval and the one before, Unix seconds.
+    pub(in crate::sinks) fn ends(&self) -> (Option<f64>, Option<f64>) {
+        (self.end, self.before)
+    }
+
+    /// How many places there are, with samples or without.
+    pub(in crate::sinks) fn places(&self) -> usize {
+        self.samples.len()
     }
 
     /// How many series are told.
@@ -373,7 +524,7 @@ impl Exposition {
             let mut is_first = true;
             for sample in samples {
                 if std::mem::take(&mut is_first) {
-                    let source = escaped(sample.series.name());
+                    let source = help(sample.series.name(), is_open);
                     // Writing to memory cannot fail.
                     let _ = writeln!(out, "# HELP {name}{total} {shape} {source}\n# TYPE {name}{total} {shape}");
                 }
@@ -394,6 +545,7 @@ impl Sample {
         let divisor = divisor(&self.series);
         match &self.value {
             Value::Counter(sum) => visit("_total", None, sum.value()),
+            Value::UpDown(sum) => visit("", None, sum.value()),
             Value::Gauge(value) => visit("", None, *value),
             Value::Timer(held) => {
                 if held.buckets.is_empty() {
@@ -434,7 +586,7 @@ impl Sample {
             out.push('\n');
         };
         self.each(&mut line);
-        if is_open && !matches!(self.value, Value::Gauge(_)) {
+        if is_open && !matches!(self.value, Value::Gauge(_) | Value::UpDown(_)) {
             line("_created", None, self.created);
         }
     }

@@ -2,18 +2,21 @@
 //! OpenMetrics 1.0 by `Accept`; as protobuf timers are native histograms.
 //!
 //! Counters, and sums and counts of timers, go on from interval to interval, and leave after `ttl` without an update. A gauge
-//! leaves with its last record; what one interval told alone, members of sets and quantiles, is told for a minute. Names are made Prometheus' own; of two series that would then be one, or
-//! of two types under one name, the first keeps the name, the other is dropped, counted (`conflict`) and named in the log.
-//! Events, service checks and changes of presence have no form here (`unsupported`).
+//! leaves with its last record; what one interval told alone, members of sets and quantiles, is told for a minute. Names are
+//! made Prometheus' own; of two series that would then be one, or of two types under one name, the first keeps the name, the
+//! other is dropped, counted (`conflict`) and named in the log. A counter whose interval is negative cannot be told either
+//! (`negative`), unless its name is among `updown`: it is a gauge then, the sum of all that came. No more than the daemon's
+//! `max_series` are held (`max_series`). Events, service checks and changes of presence have no form here (`unsupported`).
 
 mod exposition;
 mod names;
+mod outcome;
 mod protobuf;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -23,15 +26,16 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::inert::Plain;
 use crate::snapshot::Snapshot;
 
 use super::spec::bare;
 use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
 
-pub use exposition::{Conflict, Distributions, Exposition, Format};
+pub use exposition::{Distributions, Exposition, Format};
 pub(super) use exposition::{Sample, Shape, Value};
 pub(super) use names::{divisor, label_pairs};
+pub(super) use outcome::Complaint;
+pub use outcome::{Conflict, Outcome};
 pub(super) use protobuf::{NativeSide, native_side};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -45,11 +49,13 @@ pub struct PrometheusSpec {
     address: Option<SocketAddr>,
     ttl: Duration,
     native_histograms: bool,
+    /// Patterns of counters that also fall.
+    updown: Vec<String>,
 }
 
 impl Default for PrometheusSpec {
     fn default() -> PrometheusSpec {
-        PrometheusSpec { address: None, ttl: Duration::from_secs(3600), native_histograms: true }
+        PrometheusSpec { address: None, ttl: Duration::from_secs(3600), native_histograms: true, updown: Vec::new() }
     }
 }
 
@@ -59,6 +65,7 @@ impl Spec for PrometheusSpec {
         form.demand("address", self.address.is_some(), "\"127.0.0.1:9125\"");
         form.field("ttl", Field::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
         form.field("native_histograms", Field::Flag(&mut self.native_histograms));
+        form.field("updown", Field::Texts(&mut self.updown));
     }
 
     fn locate(&mut self, place: &str) -> Result<(), String> {
@@ -84,7 +91,10 @@ impl Spec for PrometheusSpec {
     fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
         let address = self.address.ok_or("it has no address")?;
         let distributions = if self.native_histograms { Distributions::Native } else { Distributions::Summary };
-        let opened = PrometheusSink::open(address, self.ttl, distributions, site.interval).map_err(|error| {
+        let exposition =
+            Exposition::new(self.ttl.as_secs_f64(), distributions).updown(&self.updown).at_most(site.max_series);
+        let complaint = Complaint::new(&site.name, site.interval);
+        let opened = PrometheusSink::open(address, exposition, complaint).map_err(|error| {
             format!(
                 "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",
                 self.place()
@@ -94,31 +104,47 @@ impl Spec for PrometheusSpec {
     }
 }
 
-type Shared = Arc<Mutex<Exposition>>;
+/// What is told, which no interval is added to twice: after a deadline that passed, the same one is offered again.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) exposition: Exposition,
+    last: Option<((u64, u64), Outcome)>,
+}
+
+impl Told {
+    pub(super) fn new(exposition: Exposition) -> Told {
+        Told { exposition, last: None }
+    }
+
+    /// Adds an interval, unless it was added already; what of it is not told, and whether that is news.
+    pub(super) fn apply(&mut self, snapshot: &Snapshot) -> (Outcome, bool) {
+        if let Some((identity, outcome)) = &self.last
+            && *identity == snapshot.identity()
+        {
+            return (outcome.clone(), false);
+        }
+        let outcome = self.exposition.apply(snapshot);
+        self.last = Some((snapshot.identity(), outcome.clone()));
+        (outcome, true)
+    }
+}
+
+type Shared = Arc<Mutex<Told>>;
 
 /// A scrape endpoint.
-pub struct PrometheusSink {
+struct PrometheusSink {
     shared: Shared,
     server: JoinHandle<()>,
-    log_every: Duration,
-    conflict_logged: Option<Instant>,
+    complaint: Complaint,
 }
 
 impl PrometheusSink {
-    /// Serves at an address; series without updates leave after `ttl`. Conflicts are logged at most once in `log_every`.
-    ///
-    /// # Errors
-    /// If the address cannot be had.
-    pub fn open(
-        address: SocketAddr,
-        ttl: Duration,
-        distributions: Distributions,
-        log_every: Duration,
-    ) -> io::Result<PrometheusSink> {
+    /// Serves at an address.
+    fn open(address: SocketAddr, exposition: Exposition, complaint: Complaint) -> io::Result<PrometheusSink> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let shared: Shared = Arc::new(Mutex::new(Exposition::new(ttl.as_secs_f64(), distributions)));
+        let shared: Shared = Arc::new(Mutex::new(Told::new(exposition)));
         let router = Router::new()
             .route("/metrics", get(scrape))
             .route("/", get(|| async { "systole: metrics for Prometheus are at /metrics\n" }))
@@ -128,26 +154,11 @@ impl PrometheusSink {
                 tracing::error!(%error, "the scrape endpoint ended");
             }
         });
-        Ok(PrometheusSink { shared, server, log_every, conflict_logged: None })
-    }
-
-    fn complain(&mut self, conflicts: &[Conflict]) {
-        let Some(first) = conflicts.first() else { return };
-        if self.conflict_logged.is_some_and(|last| last.elapsed() < self.log_every) {
-            return;
-        }
-        self.conflict_logged = Some(Instant::now());
-        tracing::warn!(
-            name = %Plain(&first.name),
-            holder = %Plain(&first.holder),
-            other = %Plain(&first.other),
-            series = conflicts.len(),
-            "series have a name in Prometheus that belongs to another; they are left out"
-        );
+        Ok(PrometheusSink { shared, server, complaint })
     }
 }
 
-fn locked(shared: &Shared) -> MutexGuard<'_, Exposition> {
+pub(super) fn locked(shared: &Mutex<Told>) -> MutexGuard<'_, Told> {
     // Every update leaves it whole, so a panic elsewhere does not spoil it.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -162,7 +173,7 @@ async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
         false => (Format::Text, TEXT),
     };
     // A hundred thousand series take a while: not on a thread that serves others.
-    let rendered = spawn_blocking(move || locked(&shared).encode(format)).await.unwrap_or_default();
+    let rendered = spawn_blocking(move || locked(&shared).exposition.encode(format)).await.unwrap_or_default();
     ([(header::CONTENT_TYPE, kind)], rendered).into_response()
 }
 
@@ -170,12 +181,12 @@ impl Sink for PrometheusSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let (shared, interval) = (Arc::clone(&self.shared), Arc::clone(snapshot));
-            let conflicts = spawn_blocking(move || locked(&shared).apply(&interval))
+            let (outcome, _) = spawn_blocking(move || locked(&shared).apply(&interval))
                 .await
                 .map_err(|error| SinkError::new(format!("the interval could not be added: {error}")))?;
-            self.complain(&conflicts);
-            let dropped = [("conflict", conflicts.len() as u64), ("unsupported", snapshot.count_notices())];
-            Ok(Receipt::new(0, dropped))
+            self.complaint.about(&outcome);
+            let unsupported = ("unsupported", snapshot.count_notices());
+            Ok(Receipt::new(0, outcome.dropped().into_iter().chain([unsupported])))
         })
     }
 

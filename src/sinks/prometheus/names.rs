@@ -1,6 +1,10 @@
 //! Names and labels as Prometheus has them: `[a-zA-Z_:][a-zA-Z0-9_:]*` and `[a-zA-Z_][a-zA-Z0-9_]*`; dots and all else
 //! become `_`. Counters end in `_total`, timers are told in seconds and end in `_seconds`.
+//!
+//! `systole_…` belongs to the daemon's `/metrics`: here the daemon's own series are `systole_self_…`, and overflow series, which
+//! have one name in all kinds, are `systole_overflow_KIND`. What a scrape adds itself (`up`) is `exported_up`.
 
+use crate::aggregate::OVERFLOW_NAME;
 use crate::inert::is_active;
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -8,9 +12,34 @@ use crate::series::Series;
 /// Labels that Prometheus uses itself.
 const RESERVED: [&str; 2] = ["le", "quantile"];
 
+/// What the daemon's own names begin with once they are clean, and what they begin with here.
+const OWN: &str = "systole_";
+const OWN_HERE: &str = "systole_self_";
+
+/// Series that Prometheus writes beside those of a scrape, or for its rules.
+const SYNTHETIC: [&str; 10] = [
+    "up",
+    "scrape_duration_seconds",
+    "scrape_samples_scraped",
+    "scrape_samples_post_metric_relabeling",
+    "scrape_series_added",
+    "scrape_timeout_seconds",
+    "scrape_sample_limit",
+    "scrape_body_size_bytes",
+    "ALERTS",
+    "ALERTS_FOR_STATE",
+];
+
 /// The name of a series' family.
 pub(super) fn family(series: &Series) -> String {
     let mut name = clean(series.name(), true);
+    if series.name().ends_with(OVERFLOW_NAME) {
+        name = format!("{name}_{}", series.kind().name());
+    } else if let Some(rest) = name.strip_prefix(OWN) {
+        name = format!("{OWN_HERE}{rest}");
+    } else if SYNTHETIC.contains(&name.as_str()) {
+        name = format!("exported_{name}");
+    }
     let suffix = match series.kind() {
         // The sample ends in `_total`, the family does not.
         Kind::Counter | Kind::Meter => {
@@ -33,8 +62,16 @@ pub(in crate::sinks) fn divisor(series: &Series) -> f64 {
 
 /// `key="value",…` in the order of keys.
 pub(super) fn labels(series: &Series) -> String {
-    let pairs = label_pairs(series);
-    pairs.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect::<Vec<_>>().join(",")
+    joined(label_pairs(series).iter())
+}
+
+/// The same without empty values: to Prometheus a label without a value is none.
+pub(super) fn identity(series: &Series) -> String {
+    joined(label_pairs(series).iter().filter(|(_, value)| !value.is_empty()))
+}
+
+fn joined<'a>(pairs: impl Iterator<Item = &'a (String, String)>) -> String {
+    pairs.map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect::<Vec<_>>().join(",")
 }
 
 /// Labels in the order of keys; a key with several values has them with commas between.
@@ -58,13 +95,27 @@ pub(in crate::sinks) fn label_pairs(series: &Series) -> Vec<(String, String)> {
     all
 }
 
-/// A label's value, or a help text. What acts on a terminal becomes `_`.
+/// A label's value. What acts on a terminal becomes `_`.
 pub(super) fn escaped(text: &str) -> String {
+    escape(text, true)
+}
+
+/// A help text: where quotes are escaped in it (OpenMetrics), or are not (text 0.0.4).
+pub(super) fn help(text: &str, is_open: bool) -> String {
+    escape(text, is_open)
+}
+
+/// A text without what acts on a terminal.
+pub(super) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if is_active(c) { '_' } else { c }).collect()
+}
+
+fn escape(text: &str, with_quotes: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
+            '"' if with_quotes => out.push_str("\\\""),
             '\n' => out.push_str("\\n"),
             c if is_active(c) => out.push('_'),
             c => out.push(c),
@@ -100,6 +151,12 @@ mod tests {
             (Kind::Histogram, "size", "size"),
             (Kind::Gauge, "9 lives", "_9_lives"),
             (Kind::Set, "Zürich", "Z_rich"),
+            (Kind::Counter, "systole.lines.read", "systole_self_lines_read"),
+            (Kind::Gauge, "systole_series", "systole_self_series"),
+            (Kind::Counter, "systole.overflow", "systole_overflow_counter"),
+            (Kind::Gauge, "systole.overflow", "systole_overflow_gauge"),
+            (Kind::Timer, "prod.systole.overflow", "prod_systole_overflow_timer_seconds"),
+            (Kind::Gauge, "up", "exported_up"),
         ] {
             assert_eq!(series(kind, name), expected, "{name}");
         }
@@ -113,5 +170,17 @@ mod tests {
         ];
         let labels = labels(&Series::new(Kind::Gauge, "g", &tags));
         assert_eq!(labels, "a_b=\"1\",bare=\"\",exported_le=\"x\\\"\\n\\\\\",exported_x=\"\",k=\"a,b\"");
+    }
+
+    #[test]
+    fn quotes_in_a_help_text_are_escaped_where_the_format_says_so() {
+        let text = "a\"b\\c\nd\u{202e}";
+        assert_eq!((help(text, false), help(text, true)), ("a\"b\\\\c\\nd_".into(), "a\\\"b\\\\c\\nd_".into()));
+    }
+
+    #[test]
+    fn an_empty_label_is_no_part_of_the_identity() {
+        let series = Series::new(Kind::Gauge, "g", &[("bare", None), ("k", Some("v")), ("empty", Some(""))]);
+        assert_eq!(identity(&series), "k=\"v\"");
     }
 }

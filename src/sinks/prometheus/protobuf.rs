@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::exposition::{Exposition, Family, Sample, Shape, Value};
-use super::names::{divisor, escaped, label_pairs};
+use super::names::{divisor, harmless, label_pairs};
 
 #[derive(Clone, PartialEq, Message)]
 struct LabelPair {
@@ -156,7 +156,7 @@ fn family_of(name: &str, family: &Family, samples: &[&Sample]) -> MetricFamily {
     let source = samples.first().map_or("", |sample| sample.series.name());
     MetricFamily {
         name: Some(format!("{name}{suffix}")),
-        help: Some(escaped(source)),
+        help: Some(harmless(source)),
         kind: Some(kind),
         metrics: samples.iter().map(|sample| metric(sample)).collect(),
     }
@@ -172,6 +172,7 @@ fn metric(sample: &Sample) -> Metric {
     });
     match &sample.value {
         Value::Gauge(value) => metric.gauge = Some(Gauge { value: Some(*value) }),
+        Value::UpDown(sum) => metric.gauge = Some(Gauge { value: Some(sum.value()) }),
         Value::Counter(sum) => metric.counter = Some(Counter { value: Some(sum.value()), created }),
         Value::Timer(held) => {
             let divisor = divisor(&sample.series);

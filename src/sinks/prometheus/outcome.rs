@@ -1,0 +1,109 @@
+//! What became of an interval that was added to what Prometheus is told, and what the log says of it.
+
+use std::time::{Duration, Instant};
+
+use crate::inert::Plain;
+use crate::series::Series;
+
+/// Conflicts that are kept to be named; all are counted.
+const MOST_CONFLICTS: usize = 1000;
+
+/// Two series that would be one, of which the first keeps the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Who has the name.
+    pub holder: String,
+    /// Who wants it.
+    pub other: String,
+    /// What the name is.
+    pub name: String,
+}
+
+/// The records of an interval that are not told, by reason.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Of series that found their name taken.
+    pub conflict: u64,
+    /// The first of those.
+    pub conflicts: Vec<Conflict>,
+    /// Of counters that fell.
+    pub negative: u64,
+    /// The first of those.
+    pub fallen: Option<Series>,
+    /// Of series for which there was no room.
+    pub max_series: u64,
+}
+
+impl Outcome {
+    pub(super) fn conflict(&mut self, conflict: Conflict, records: u64) {
+        self.conflict += records;
+        if self.conflicts.len() < MOST_CONFLICTS {
+            self.conflicts.push(conflict);
+        }
+    }
+
+    pub(super) fn negative(&mut self, series: &Series) {
+        self.negative += 1;
+        self.fallen.get_or_insert_with(|| series.clone());
+    }
+
+    /// For a receipt.
+    pub(in crate::sinks) fn dropped(&self) -> [(&'static str, u64); 3] {
+        [("conflict", self.conflict), ("negative", self.negative), ("max_series", self.max_series)]
+    }
+}
+
+/// Says what was left out, at most once in an interval.
+#[derive(Debug)]
+pub(in crate::sinks) struct Complaint {
+    sink: String,
+    every: Duration,
+    last: Option<Instant>,
+}
+
+impl Complaint {
+    /// For a sink's label.
+    pub(in crate::sinks) fn new(sink: &str, every: Duration) -> Complaint {
+        Complaint { sink: sink.to_string(), every, last: None }
+    }
+
+    /// Label of the sink.
+    pub(in crate::sinks) fn sink(&self) -> &str {
+        &self.sink
+    }
+
+    /// Logs what there is to say.
+    pub(in crate::sinks) fn about(&mut self, outcome: &Outcome) {
+        let is_clean = outcome.dropped().iter().all(|(_, records)| *records == 0);
+        if is_clean || self.last.is_some_and(|last| last.elapsed() < self.every) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let sink = &self.sink;
+        if let Some(first) = outcome.conflicts.first() {
+            tracing::warn!(
+                sink,
+                name = %Plain(&first.name),
+                holder = %Plain(&first.holder),
+                other = %Plain(&first.other),
+                records = outcome.conflict,
+                "series have a name in Prometheus that belongs to another; they are left out"
+            );
+        }
+        if let Some(first) = &outcome.fallen {
+            tracing::warn!(
+                sink,
+                series = %Plain(&first.to_string()),
+                records = outcome.negative,
+                "counters were negative; a counter of Prometheus cannot fall: name those that do in `updown`"
+            );
+        }
+        if outcome.max_series > 0 {
+            tracing::warn!(
+                sink,
+                records = outcome.max_series,
+                "the sink holds `max_series` series; what is new is left out"
+            );
+        }
+    }
+}
