@@ -2,7 +2,8 @@
 //!
 //! Counters are sums, gauges and sets gauges, timers, histograms and distributions exponential histograms. With the temporality
 //! `delta` each interval tells what it saw; with `cumulative` sums and histograms go on from interval to interval. Points that
-//! the receiver rejects in a partial success, or refuses for good, are dropped and counted (`refused`). Events, checks and
+//! the receiver rejects in a partial success, or refuses for good, are dropped and counted (`refused`); so is what goes on
+//! beyond the daemon's `max_series` (`max_series`). Events, checks and
 //! changes of presence have no form here (`unsupported`).
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +20,7 @@ use crate::snapshot::{Point, Snapshot};
 
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
+use super::room::Room;
 use super::spec::{choice, reach_url};
 use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
 
@@ -87,7 +89,13 @@ impl Spec for OtlpSpec {
         let post = Post::new(self.endpoint.clone(), site)?;
         let base = post.base();
         let url = if base.ends_with("/v1/metrics") { base.to_string() } else { format!("{base}/v1/metrics") };
-        Ok(Box::new(OtlpSink { spec: self.clone(), url, post, running: Running::default(), ready: Ready::default() }))
+        Ok(Box::new(OtlpSink {
+            spec: self.clone(),
+            url,
+            post,
+            running: Running::new(site.max_series),
+            ready: Ready::default(),
+        }))
     }
 }
 
@@ -254,6 +262,9 @@ struct Response {
 /// What goes on from interval to interval.
 #[derive(Default)]
 struct Running {
+    room: Room,
+    /// Records of this interval for whose series there was no room.
+    left_out: u64,
     sums: HashMap<Series, (f64, Sum, f64)>,
     histograms: HashMap<Series, (f64, Distribution, f64)>,
 }
@@ -267,6 +278,18 @@ struct Distribution {
 }
 
 impl Running {
+    fn new(max_series: usize) -> Running {
+        Running { room: Room::new(max_series), ..Running::default() }
+    }
+
+    /// Whether a series goes on, or may begin to.
+    fn has_room(&mut self, series: &Series) -> bool {
+        let is_known = self.sums.contains_key(series) || self.histograms.contains_key(series);
+        let has_room = is_known || self.room.takes(self.sums.len() + self.histograms.len(), series);
+        self.left_out += u64::from(!has_room);
+        has_room
+    }
+
     /// Adds to a sum: since when it goes, and where it is.
     fn add(&mut self, series: &Series, start: f64, end: f64, value: f64) -> (f64, f64) {
         let (since, sum, updated) = self.sums.entry(series.clone()).or_insert((start, Sum::default(), end));
@@ -343,8 +366,14 @@ impl OtlpSink {
         let mut points = 0;
         let stamped = snapshot.stamped.iter().map(Ok);
         let all = (0..).map_while(|n| snapshot.point(n)).map(Err).chain(stamped);
+        self.running.left_out = 0;
         for item in all {
             let (name, class, metric) = match item {
+                Err(point @ (Point::Counter(_) | Point::Timer(_)))
+                    if self.spec.temporality == Temporality::Cumulative && !self.running.has_room(point.series()) =>
+                {
+                    continue;
+                }
                 Err(point) => self.metric(snapshot, point),
                 Ok(one) => {
                     let class = if one.series.kind() == Kind::Gauge { 0 } else { 1 };
@@ -496,7 +525,12 @@ impl Sink for OtlpSink {
                 }
                 self.ready.done();
             }
-            let dropped = [("refused", self.ready.refused), ("unsupported", snapshot.count_notices())];
+            let left_out = self.running.left_out;
+            if left_out > 0 {
+                self.post.complain("the sink holds `max_series` series; what is new is left out");
+            }
+            let unsupported = snapshot.count_notices();
+            let dropped = [("refused", self.ready.refused), ("max_series", left_out), ("unsupported", unsupported)];
             Ok(Receipt::new(bytes, dropped))
         })
     }
