@@ -1,8 +1,13 @@
 //! Standard output: a table for people on a terminal, records otherwise. Text from the wire is shown with
 //! everything that would act on a terminal written out.
+//!
+//! An interval that could be written in part only (a full disk) is gone on with where it stopped. Records for a pipe
+//! whose reader has gone are dropped and counted as `closed`.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write as _};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -54,7 +59,8 @@ pub struct ConsoleSink(Blocking<ConsoleWriter>);
 impl ConsoleSink {
     /// A table if standard output is a terminal, records otherwise.
     pub fn new() -> ConsoleSink {
-        ConsoleSink(Blocking::new(ConsoleWriter { table: io::stdout().is_terminal() }))
+        let table = io::stdout().is_terminal();
+        ConsoleSink(Blocking::new(ConsoleWriter { table, out: None, begun: None, is_closed: false }))
     }
 }
 
@@ -74,23 +80,91 @@ impl Sink for ConsoleSink {
     }
 }
 
+/// Pause before a descriptor that somebody has set not to block is asked again.
+const PAUSE: Duration = Duration::from_millis(20);
+
 struct ConsoleWriter {
     table: bool,
+    /// Standard output past the library's buffer, which would keep what it could not write.
+    out: Option<File>,
+    /// The interval that a failure has cut.
+    begun: Option<Begun>,
+    /// Whether the reader has gone.
+    is_closed: bool,
+}
+
+struct Begun {
+    identity: (u64, u64),
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl ConsoleWriter {
+    fn text(&self, snapshot: &Snapshot) -> Vec<u8> {
+        if self.table {
+            return table(snapshot).into_bytes();
+        }
+        let mut bytes = Vec::new();
+        Records { sorted: true, ..Records::ALL }.write(snapshot, &mut bytes);
+        bytes
+    }
+}
+
+impl Begun {
+    fn write(&mut self, out: &mut File) -> io::Result<()> {
+        while self.written < self.bytes.len() {
+            match out.write(&self.bytes[self.written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a line was begun and not ended.
+    fn is_mid_line(&self) -> bool {
+        self.bytes[..self.written].last().is_some_and(|&last| last != b'\n')
+    }
 }
 
 impl Writer for ConsoleWriter {
     fn write(&mut self, snapshot: &Snapshot) -> io::Result<Receipt> {
-        let mut bytes = Vec::new();
-        if self.table {
-            bytes = table(snapshot).into_bytes();
-        } else {
-            Records { sorted: true, ..Records::ALL }.write(snapshot, &mut bytes);
-        }
-        let mut out = io::stdout().lock();
-        match out.write_all(&bytes).and_then(|()| out.flush()) {
+        let identity = snapshot.identity();
+        let mut begun = match self.begun.take() {
+            Some(same) if same.identity == identity => same,
+            // That one was given up meanwhile.
+            other => {
+                let mut bytes = self.text(snapshot);
+                if other.is_some_and(|other| other.is_mid_line()) {
+                    bytes.insert(0, b'\n');
+                }
+                Begun { identity, bytes, written: 0 }
+            }
+        };
+        let out = match &mut self.out {
+            Some(out) => out,
+            none => none.insert(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
+        };
+        match begun.write(out) {
+            Ok(()) => {
+                self.is_closed = false;
+                Ok(Receipt::new(begun.bytes.len() as u64, []))
+            }
             // Whoever read our output has gone; that is no reason to keep the intervals.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Receipt::default()),
-            outcome => outcome.map(|()| Receipt::default()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                if !self.is_closed {
+                    tracing::warn!("nobody reads standard output any more; what it is given is dropped");
+                }
+                self.is_closed = true;
+                Ok(Receipt::new(0, [("closed", snapshot.len() as u64)]))
+            }
+            Err(error) => {
+                self.begun = Some(begun);
+                Err(error)
+            }
         }
     }
 }
