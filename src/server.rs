@@ -17,6 +17,7 @@ use crate::allow::Allow;
 use crate::config::{self, Config, ListenUrl, Sink, show_duration, show_size};
 use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
+use crate::log::Log;
 use crate::management::{self, Desk};
 use crate::net::{self, Bound, Transport, relay};
 use crate::notify::{self, Pulse};
@@ -46,6 +47,8 @@ pub struct Extras {
     pub status_every: Option<Duration>,
     /// Record the wire here.
     pub capture: Option<PathBuf>,
+    /// The log of this process, to account for what it lost.
+    pub log: Option<Log>,
     /// Sinks beside the configured ones, with how they are driven.
     pub sinks: Vec<OpenSink>,
 }
@@ -115,6 +118,7 @@ pub async fn run(
         None => None,
     };
     let (tape, taping) = taping.unzip();
+    let taped = tape.as_ref().map(tape::Tape::counter);
     let (mut inlets, mut relayed, mut relaying) = (Vec::new(), Vec::new(), Vec::new());
     for relay in &config.relays {
         let started = relay::start(relay.clone());
@@ -149,7 +153,8 @@ pub async fn run(
     let (ask, asked) = mpsc::channel(REQUESTS);
     let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone())
         .answering(management.is_some().then_some(asked))
-        .watching(relayed);
+        .watching(relayed)
+        .accounting_for(extras.log, taped);
 
     let published_for_watchdog = published.clone();
     let (stop, stopped) = watch::channel(false);
@@ -213,10 +218,15 @@ pub async fn run(
     }
     crew.finish(config.shutdown_grace).await;
     if let Some(taping) = taping {
-        match tokio::task::spawn_blocking(move || taping.join()).await {
-            Ok(Ok(Ok(taped))) => tracing::info!(rows = taped.rows, lost = taped.lost, "the capture is written"),
-            Ok(Ok(Err(error))) => tracing::error!(%error, "the capture is not whole"),
-            Ok(Err(_)) | Err(_) => tracing::error!("the capture failed; its message is above"),
+        match tokio::time::timeout(config.shutdown_grace, tokio::task::spawn_blocking(move || taping.join())).await {
+            Ok(Ok(Ok(taped))) => match taped.problem {
+                None => tracing::info!(rows = taped.rows, lost = taped.lost, "the capture is written"),
+                Some(problem) => {
+                    tracing::error!(rows = taped.rows, lost = taped.lost, problem, "the capture is not whole");
+                }
+            },
+            Ok(_) => tracing::error!("the capture failed; its message is above"),
+            Err(_) => tracing::error!("the capture is not whole: its file takes nothing"),
         }
     }
     tracing::info!("stopped");

@@ -1,19 +1,35 @@
 //! The tape: records the wire with times, as a capture that `replay` reads. Receive workers put what they read into a
 //! bounded queue and never wait; what does not fit is counted.
+//!
+//! A file that takes nothing (a full disk, a pipe that nobody reads) is said at once and tried again every second; rows
+//! that come meanwhile are counted as lost. What was written of a row in part is taken back, so that the file holds whole
+//! rows; a pipe, which takes nothing back, gets the rest of the row first.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use crate::telemetry::CaptureAccount;
+
 /// Pieces that may wait to be written.
 const QUEUE: usize = 16_384;
+/// Bytes of pieces that may wait.
+const QUEUE_BYTES: usize = 32 << 20;
+/// Bytes of rows that are written at a time.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Longest time that a row waits for others.
+const LINGER: Duration = Duration::from_millis(100);
+/// Pause before a file that took nothing is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A piece of the wire.
 #[derive(Debug)]
@@ -25,73 +41,232 @@ struct Piece {
     via: &'static str,
 }
 
+#[derive(Debug, Default)]
+struct Counts {
+    rows: AtomicU64,
+    lost: AtomicU64,
+    /// Bytes of pieces that wait.
+    waiting: AtomicUsize,
+}
+
 /// Where pieces are put. Cheap to clone; the tape ends when every one is gone.
 #[derive(Clone, Debug)]
 pub struct Tape {
     sender: SyncSender<Piece>,
-    lost: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 }
 
 impl Tape {
     /// Records a datagram, or whole lines of a stream, that came at `at` Unix seconds.
     pub fn put(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
-        if self.sender.try_send(Piece { at, bytes: bytes.to_vec(), from, via }).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        let length = bytes.len();
+        let has_room = self.counts.waiting.fetch_add(length, Ordering::Relaxed) + length <= QUEUE_BYTES;
+        if !has_room || self.sender.try_send(Piece { at, bytes: bytes.to_vec(), from, via }).is_err() {
+            self.counts.waiting.fetch_sub(length, Ordering::Relaxed);
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The account, without keeping the tape from ending.
+    pub fn counter(&self) -> Counter {
+        Counter(Arc::clone(&self.counts))
+    }
+}
+
+/// The account of a tape.
+#[derive(Clone, Debug)]
+pub struct Counter(Arc<Counts>);
+
+impl Counter {
+    /// What was written and lost so far.
+    pub fn account(&self) -> CaptureAccount {
+        // Counts on their own: nothing else is published through them.
+        CaptureAccount { rows: self.0.rows.load(Ordering::Relaxed), lost: self.0.lost.load(Ordering::Relaxed) }
     }
 }
 
 /// What is on a tape when it has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taped {
     /// Rows written.
     pub rows: u64,
     /// Bytes written.
     pub bytes: u64,
-    /// Pieces that are not on it, because the disk was too slow or `max_size` was reached.
+    /// Pieces that are not on it: the file was too slow or full, or `max_size` was reached.
     pub lost: u64,
+    /// What the file said last when it took nothing.
+    pub problem: Option<String>,
 }
 
 /// Starts a tape that begins at `started` Unix seconds. It takes no more than `max_size` bytes.
 ///
 /// # Errors
-/// If the file cannot be written, or the thread not be started.
-pub fn start(path: &Path, started: f64, max_size: Option<u64>) -> io::Result<(Tape, JoinHandle<io::Result<Taped>>)> {
-    let mut file = BufWriter::new(File::create(path)?);
-    let header = format!("{{\"format\":\"systole-capture/1\",\"started\":{started}}}\n");
-    file.write_all(header.as_bytes())?;
+/// If the file cannot be opened, or the thread not be started.
+pub fn start(path: &Path, started: f64, max_size: Option<u64>) -> io::Result<(Tape, JoinHandle<Taped>)> {
+    // A pipe that nobody reads is to fail, not to hold up the thread.
+    let options = &mut OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let (sender, pieces) = sync_channel(QUEUE);
-    let lost = Arc::new(AtomicU64::new(0));
-    let tape = Tape { sender, lost: Arc::clone(&lost) };
-    let write = move || write(file, started, max_size.unwrap_or(u64::MAX), header.len() as u64, &pieces, &lost);
+    let counts = Arc::new(Counts::default());
+    let header = format!("{{\"format\":\"systole-capture/1\",\"started\":{started}}}\n").into_bytes();
+    let reel = Reel {
+        path: path.to_path_buf(),
+        out: file,
+        counts: Arc::clone(&counts),
+        length: 0,
+        first: header,
+        buffer: Vec::new(),
+        failing: None,
+        problem: None,
+    };
+    let write = move || write(reel, started, max_size.unwrap_or(u64::MAX), &pieces);
     let thread = std::thread::Builder::new().name("tape".into()).spawn(write)?;
-    Ok((tape, thread))
+    Ok((Tape { sender, counts }, thread))
 }
 
-fn write(
-    mut file: BufWriter<File>,
-    started: f64,
-    max_size: u64,
-    header: u64,
-    pieces: &Receiver<Piece>,
-    lost: &AtomicU64,
-) -> io::Result<Taped> {
-    let mut taped = Taped { bytes: header, ..Taped::default() };
+fn write(mut reel: Reel<File>, started: f64, max_size: u64, pieces: &Receiver<Piece>) -> Taped {
+    let counts = Arc::clone(&reel.counts);
     let mut is_full = false;
-    for piece in pieces {
-        let row = row(&piece, started);
-        is_full |= taped.bytes + row.len() as u64 > max_size;
-        if is_full {
-            lost.fetch_add(1, Ordering::Relaxed);
-            continue;
+    reel.flush();
+    let mut due: Option<Instant> = None;
+    loop {
+        let next = match due {
+            None => pieces.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => pieces.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        match next {
+            Ok(piece) => {
+                counts.waiting.fetch_sub(piece.bytes.len(), Ordering::Relaxed);
+                let row = row(&piece, started);
+                is_full |= reel.size() + row.len() as u64 > max_size;
+                if is_full || reel.is_resting() {
+                    counts.lost.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                reel.buffer.extend_from_slice(row.as_bytes());
+                let is_due = due.get_or_insert_with(|| Instant::now() + LINGER);
+                if reel.buffer.len() < BUFFER_BYTES && *is_due > Instant::now() {
+                    continue;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
-        file.write_all(row.as_bytes())?;
-        taped.rows += 1;
-        taped.bytes += row.len() as u64;
+        due = None;
+        reel.flush();
     }
-    file.flush()?;
-    taped.lost = lost.load(Ordering::Relaxed);
-    Ok(taped)
+    reel.flush();
+    let CaptureAccount { rows, lost } = Counter(counts).account();
+    Taped { rows, bytes: reel.length, lost, problem: reel.problem }
+}
+
+/// What a tape is written to.
+trait Medium: Write {
+    /// Takes back what stands behind `length`; fails where that cannot be done.
+    fn cut(&mut self, length: u64) -> io::Result<()>;
+}
+
+impl Medium for File {
+    fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.set_len(length)?;
+        self.seek(SeekFrom::Start(length)).map(|_| ())
+    }
+}
+
+/// The file, and what is not in it yet.
+struct Reel<M> {
+    path: PathBuf,
+    out: M,
+    counts: Arc<Counts>,
+    /// Bytes written.
+    length: u64,
+    /// What is written before all else, and is no row to be counted: the header, or the rest of a row.
+    first: Vec<u8>,
+    /// Whole rows.
+    buffer: Vec<u8>,
+    failing: Option<Failing>,
+    /// What was the matter when last something was.
+    problem: Option<String>,
+}
+
+/// A file that takes nothing.
+struct Failing {
+    again: Instant,
+    /// Rows lost before.
+    lost: u64,
+}
+
+fn rows(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
+}
+
+impl<M: Medium> Reel<M> {
+    /// Bytes that the file has when everything is written.
+    fn size(&self) -> u64 {
+        self.length + (self.first.len() + self.buffer.len()) as u64
+    }
+
+    /// Whether it has just taken nothing.
+    fn is_resting(&self) -> bool {
+        self.failing.as_ref().is_some_and(|failing| failing.again > Instant::now())
+    }
+
+    /// Writes everything, or as many whole rows as the file takes; the others are lost.
+    fn flush(&mut self) {
+        let first = self.first.len();
+        let mut bytes = std::mem::take(&mut self.first);
+        bytes.append(&mut self.buffer);
+        if bytes.is_empty() {
+            return;
+        }
+        let Err((error, written)) = write_all(&mut self.out, &bytes) else {
+            self.length += bytes.len() as u64;
+            self.counts.rows.fetch_add(rows(&bytes[first..]), Ordering::Relaxed);
+            if let Some(failing) = self.failing.take() {
+                let lost = self.counts.lost.load(Ordering::Relaxed) - failing.lost;
+                tracing::info!(file = %self.path.display(), lost, "the capture goes on");
+            }
+            return;
+        };
+        // What is written stays up to its last whole row, but `first` is not lost.
+        let whole = bytes[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let kept = if whole == written || self.out.cut(self.length + whole as u64).is_ok() { whole } else { written };
+        // Up to here nothing is lost: whole rows, what `first` is, and the row that cannot be taken back.
+        let safe = if kept > whole {
+            bytes[kept..].iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| kept + at + 1)
+        } else {
+            kept
+        }
+        .max(first);
+        self.length += kept as u64;
+        self.first = bytes[kept..safe].to_vec();
+        self.counts.rows.fetch_add(rows(&bytes[first..safe]), Ordering::Relaxed);
+        let lost_before = self.counts.lost.fetch_add(rows(&bytes[safe..]), Ordering::Relaxed);
+        let lost = self.failing.as_ref().map_or(lost_before, |failing| failing.lost);
+        if self.failing.is_none() {
+            tracing::error!(
+                file = %self.path.display(),
+                %error,
+                "the capture's file takes nothing; what comes is not recorded until it does"
+            );
+        }
+        self.failing = Some(Failing { again: Instant::now() + PAUSE, lost });
+        self.problem = Some(error.to_string());
+    }
+}
+
+/// Fails with how many bytes were written.
+fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(0) => return Err((io::ErrorKind::WriteZero.into(), written)),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((error, written)),
+        }
+    }
+    Ok(())
 }
 
 fn row(piece: &Piece, started: f64) -> String {
@@ -108,4 +283,82 @@ fn row(piece: &Piece, started: f64) -> String {
     }
     row.insert("via".into(), piece.via.into());
     Value::Object(row).to_string() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with so much room.
+    struct Disk {
+        room: usize,
+        bytes: Vec<u8>,
+        is_pipe: bool,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let fits = bytes.len().min(self.room);
+            self.room -= fits;
+            self.bytes.extend_from_slice(&bytes[..fits]);
+            Ok(fits)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Medium for Disk {
+        fn cut(&mut self, length: u64) -> io::Result<()> {
+            if self.is_pipe {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            self.bytes.truncate(length as usize);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_file_holds_whole_rows_and_goes_on_and_every_row_is_counted() {
+        for is_pipe in [false, true] {
+            // Every place where a write can be cut short: in the header, in a row, between rows, twice in a row.
+            for room in 0..24 {
+                let out = Disk { room, bytes: Vec::new(), is_pipe };
+                let counts = Arc::<Counts>::default();
+                let mut reel = Reel {
+                    path: PathBuf::from("tape"),
+                    out,
+                    counts: Arc::clone(&counts),
+                    length: 0,
+                    first: b"header\n".to_vec(),
+                    buffer: Vec::new(),
+                    failing: None,
+                    problem: None,
+                };
+                reel.flush();
+                reel.buffer.extend_from_slice(b"row1\nrow2\n");
+                reel.flush();
+                reel.out.room += 2;
+                reel.flush();
+                reel.out.room += 100;
+                reel.buffer.extend_from_slice(b"row3\n");
+                reel.flush();
+                let text = String::from_utf8(reel.out.bytes).expect("ASCII");
+                let lines: Vec<&str> = text.lines().collect();
+                assert!(text.ends_with('\n') && lines[0] == "header", "{room} {is_pipe}: {text}");
+                assert!(lines[1..].iter().all(|line| ["row1", "row2", "row3"].contains(line)), "{room}: {text}");
+                assert!(lines.contains(&"row3") && reel.failing.is_none());
+                let CaptureAccount { rows, lost } = Counter(counts).account();
+                assert_eq!(
+                    (rows + lost, lines.len() as u64, text.len() as u64),
+                    (3, rows + 1, reel.length),
+                    "{room}: {text}"
+                );
+            }
+        }
+    }
 }

@@ -25,6 +25,8 @@
 //! | `systole.sinks.queued` `.spooled` | gauge | `sink` | records waiting |
 //! | `systole.relays.offered` `.delivered` `.dropped` | counter | `relay` | datagrams, and pieces of streams |
 //! | `systole.relays.queued` | gauge | `relay` | those on their way |
+//! | `systole.log.lines_lost` `.lines_suppressed` | counter | | lines of the daemon's log that nobody read in time; lines beyond the limit of their kind |
+//! | `systole.capture.rows` `.lost` | counter | | rows that `--capture` wrote; rows that are not in the file |
 //! | `systole.flush.duration_secs` `systole.flush.late_secs` `systole.completeness` | gauge | | the flush |
 
 use std::collections::BTreeMap;
@@ -52,6 +54,12 @@ pub struct Ledger {
     /// By relay, since the start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub relays: BTreeMap<String, RelayAccount>,
+    /// The daemon's own log.
+    #[serde(default)]
+    pub log: LogAccount,
+    /// What `--capture` writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureAccount>,
     /// The flush.
     pub flush: FlushAccount,
     /// Share of datagrams that the kernel handed over, 0 to 1.
@@ -197,6 +205,24 @@ pub struct SinkAccount {
     pub delivery_bytes: u64,
 }
 
+/// What became of the lines of the daemon's own log; those that were written are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogAccount {
+    /// Lines that could not be written: nobody read standard error in time, or its disk was full.
+    pub lines_lost: u64,
+    /// Lines beyond what passes of one kind.
+    pub lines_suppressed: u64,
+}
+
+/// What became of pieces of the wire that were to be recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureAccount {
+    /// Rows written.
+    pub rows: u64,
+    /// Rows that are not in the file: it was too slow or full, or `max_size` was reached.
+    pub lost: u64,
+}
+
 /// How the flush went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlushAccount {
@@ -269,6 +295,13 @@ impl Ledger {
         samples.timestamped += new.timestamped;
         samples.dropped_by_rule += new.dropped_by_rule;
         new.limited.iter().for_each(|(limit, n)| *samples.limited.entry(limit).or_default() += n);
+        self.log.lines_lost += later.log.lines_lost;
+        self.log.lines_suppressed += later.log.lines_suppressed;
+        if let Some(new) = later.capture {
+            let capture = self.capture.get_or_insert_default();
+            capture.rows += new.rows;
+            capture.lost += new.lost;
+        }
         self.series = later.series;
         self.sinks.clone_from(&later.sinks);
         self.relays.clone_from(&later.relays);
@@ -388,6 +421,12 @@ impl Ledger {
             push(Kind::Counter, "relays.delivered", tag, relay.delivered.saturating_sub(old.delivered) as f64);
             push(Kind::Counter, "relays.dropped", tag, given_up(relay).saturating_sub(given_up(&old)) as f64);
             push(Kind::Gauge, "relays.queued", tag, relay.queued as f64);
+        }
+        push(Kind::Counter, "log.lines_lost", None, self.log.lines_lost as f64);
+        push(Kind::Counter, "log.lines_suppressed", None, self.log.lines_suppressed as f64);
+        if let Some(capture) = self.capture {
+            push(Kind::Counter, "capture.rows", None, capture.rows as f64);
+            push(Kind::Counter, "capture.lost", None, capture.lost as f64);
         }
         push(Kind::Gauge, "flush.duration_secs", None, self.flush.duration_secs);
         push(Kind::Gauge, "flush.late_secs", None, self.flush.late_secs);

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -75,6 +76,91 @@ fn capture_stops_in_time_keeps_to_its_size_and_counts_what_it_left_out() {
     assert!(std::fs::metadata(&out).expect("a file").len() <= 1024);
     let nowhere = systole(&["capture", "--listen", &url, "--out", "/no/such/folder/x"], b"");
     assert_eq!(nowhere.status.code(), Some(1));
+}
+
+#[test]
+fn a_capture_on_a_full_disk_says_so_at_once_and_the_daemon_goes_on() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"50ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+                  [presence]\nenabled = false\n[[sink]]\ntype = \"console\"\n";
+    let mut daemon = Daemon::start_with(dir.path(), config, &["--capture", "/dev/full"]);
+    daemon.wait_for("word of it", |lines| {
+        lines.iter().any(|line| line.contains("takes nothing") && line.contains("No space left"))
+    });
+    daemon.send_udp(&[b"a:1|c", b"a:1|c"]);
+    let status = daemon.status_when("counted", |status| status["capture"]["lost"] == 2);
+    assert_eq!(status["capture"]["rows"], 0);
+    assert_eq!(status["lines"]["metrics"], 2);
+    let metrics = daemon.get("/metrics").1;
+    assert!(metrics.contains("systole_capture_lost_total 2\n"), "{metrics}");
+    let log = daemon.stop();
+    assert!(log.iter().any(|line| line.contains("the capture is not whole")), "{log:?}");
+}
+
+#[test]
+fn a_capture_goes_on_when_there_is_room_and_leaves_no_half_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let tape = dir.path().join("tape.jsonl");
+    let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let url = format!("udp://{free}");
+    // Files may be 4 KiB large.
+    let script = format!("ulimit -S -f 8; exec {} capture --listen {url} --out {}", support::SYSTOLE, tape.display());
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = limited.spawn().expect("it starts");
+    let (tell, log) = std::sync::mpsc::channel();
+    let stderr = child.stderr.take().expect("asked for");
+    std::thread::spawn(move || {
+        BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| {
+            // The test does not listen to the end.
+            let _ = tell.send(line);
+        });
+    });
+    let hear = |what: &str| loop {
+        let line = log.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no `{what}`"));
+        if line.contains(what) {
+            return line;
+        }
+    };
+    hear("listening on");
+    let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let send = |from: u64| {
+        // Rows of many lengths, so that no row ends at the limit.
+        for n in from..from + 100 {
+            let line = format!("{}:{n}|c", "name".repeat(1 + n as usize % 7));
+            sender.send_to(line.as_bytes(), free).expect("sent");
+        }
+    };
+    send(0);
+    assert!(hear("takes nothing").contains("ERROR"));
+    let whole = std::fs::read_to_string(&tape).expect("a file");
+    assert!(whole.len() <= 4096 && whole.ends_with('\n'), "{} bytes: {whole}", whole.len());
+    // Now there is room: more than was missing.
+    let pid = child.id().to_string();
+    let raised = std::process::Command::new("prlimit").args(["--pid", &pid, "--fsize=1048576:"]).status();
+    assert!(raised.expect("util-linux").success());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut sent = 100;
+    while std::fs::metadata(&tape).expect("a file").len() <= 4096 {
+        assert!(Instant::now() < deadline, "it does not go on");
+        send(sent);
+        sent += 100;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(hear("goes on").contains("lost="));
+    let killed = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(killed.expect("kill runs").success());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "it is not whole");
+    let said: Value = serde_json::from_str(&text(&output.stdout)).expect("JSON");
+    let number = |key: &str| said[key].as_u64().expect("a number");
+    assert_eq!(number("rows") + number("lost") + number("kernel_drops"), sent, "{said}");
+    assert_eq!(number("bytes"), std::fs::metadata(&tape).expect("a file").len());
+    // Every line is one, and not a row is twice there.
+    let rows = records(&tape);
+    assert_eq!(rows.len() as u64, number("rows") + 1);
+    let data: std::collections::HashSet<String> = rows[1..].iter().map(|row| row["data"].to_string()).collect();
+    assert_eq!(data.len() as u64, number("rows"));
 }
 
 #[test]

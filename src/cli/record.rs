@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::aggregate::{Columns, Quota, Shard};
 use crate::config::{Sources, parse_size};
-use crate::sys::unix_time;
+use crate::log::Log;
+use crate::sys::{survive_file_size_limit, unix_time};
 use crate::{net, plan, tape};
 
 use super::{FAILED, complain, duration, load_config};
@@ -43,6 +45,15 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
+    survive_file_size_limit();
+    let log = match Log::start(LevelFilter::INFO, false) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(format_args!("cannot start the log: {error}"));
+            return FAILED;
+        }
+    };
+    let _ending = log.ending();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
@@ -52,7 +63,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
             for listen in &config.listen {
                 let bound = net::bind(plan::listener(&config, listen));
                 let bound = bound.map_err(|error| format!("cannot listen on {}: {error}", listen.url))?;
-                let _ = writeln!(std::io::stderr(), "listening on {}", listen.url.clone().at(bound.address()));
+                log.say(&format!("listening on {}\n", listen.url.clone().at(bound.address())));
                 let quota = Quota::new(config.max_series);
                 let shard = || Shard::new(plan::shard_options(&config, &quota, 0));
                 let listener = bound.start(shard, None, Some(&tape), &[]).map_err(|error| error.to_string())?;
@@ -62,14 +73,16 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
             let dropped = listen_until_told(args.length, &mut listeners).await.map_err(|error| error.to_string())?;
             listeners.into_iter().for_each(net::Listener::join);
             let taped = thread.join().map_err(|_| "the tape failed; its message is above")?;
-            let taped = taped.map_err(|error| format!("cannot write {}: {error}", args.out.display()))?;
             let said = json!({"rows": taped.rows, "bytes": taped.bytes, "lost": taped.lost, "kernel_drops": dropped});
             let _ = writeln!(std::io::stdout(), "{said}");
-            Ok(0)
+            match taped.problem {
+                Some(problem) => Err(format!("{} is not whole: {problem}", args.out.display())),
+                None => Ok(0),
+            }
         })
     });
     outcome.unwrap_or_else(|problem: String| {
-        complain(problem);
+        log.say(&format!("systole: {problem}\n"));
         FAILED
     })
 }

@@ -1,16 +1,14 @@
 //! `systole run`: the daemon.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, LogFormat};
+use crate::log::Log;
 use crate::server::{self, Extras};
 use crate::sys;
 
@@ -59,7 +57,14 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
-    start_log(&config, args.verbose);
+    let log = match Log::start(level(&config, args.verbose), config.log.format == LogFormat::Json) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(format_args!("cannot start the log: {error}"));
+            return FAILED;
+        }
+    };
+    let _ending = log.ending();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Sinks and pages give way to receiving.
@@ -74,26 +79,28 @@ pub(super) fn run(args: RunArgs) -> u8 {
         }
     };
     let outcome = runtime.block_on(async {
-        let stop = stop_signal()?;
-        let extras = Extras { status_every: args.status_interval, capture: args.capture, ..Extras::default() };
-        let announce = |block: &str| {
-            let _ = std::io::stderr().write_all(block.as_bytes());
+        let stop = stop_signal(log.clone())?;
+        let extras = Extras {
+            status_every: args.status_interval,
+            capture: args.capture,
+            log: Some(log.clone()),
+            ..Extras::default()
         };
-        server::run(config, extras, stop, announce).await.map_err(|error| error.to_string())
+        server::run(config, extras, stop, |block| log.say(block)).await.map_err(|error| error.to_string())
     });
     // A sink that blocks for ever must not keep the process.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => 0,
         Err(message) => {
-            complain(message);
+            log.say(&format!("systole: {message}\n"));
             FAILED
         }
     }
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once.
-fn stop_signal() -> Result<impl Future<Output = ()>, String> {
+fn stop_signal(log: Log) -> Result<impl Future<Output = ()>, String> {
     let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     Ok(async move {
@@ -106,27 +113,19 @@ fn stop_signal() -> Result<impl Future<Output = ()>, String> {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            complain("stopped at once by a second signal; what was not delivered is lost");
+            log.say("systole: stopped at once by a second signal; what was not delivered is lost\n");
+            log.finish();
             std::process::exit(i32::from(FAILED));
         });
     })
 }
 
-fn start_log(config: &Config, verbose: u8) {
-    let level = match (verbose, config.log.level.as_str()) {
+fn level(config: &Config, verbose: u8) -> LevelFilter {
+    match (verbose, config.log.level.as_str()) {
         (0, "error") => LevelFilter::ERROR,
         (0, "warn") => LevelFilter::WARN,
         (0, "debug") | (1, _) => LevelFilter::DEBUG,
         (0, "trace") | (2.., _) => LevelFilter::TRACE,
         _ => LevelFilter::INFO,
-    };
-    // No more of others than warnings; a filter that could do more would take half a megabyte.
-    let others = level.min(LevelFilter::WARN);
-    let filter = Targets::new().with_default(others).with_target("systole", level);
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    // A log that was started before, in a test say, stays.
-    let _ = match config.log.format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).finish().with(filter).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).finish().with(filter).try_init(),
-    };
+    }
 }

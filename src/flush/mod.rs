@@ -16,13 +16,15 @@ use tokio::time::timeout;
 use crate::aggregate::{Columns, Offenders, Partial, Tally};
 use crate::http::Published;
 use crate::inert::{Plain, excerpt};
+use crate::log::Log;
 use crate::management::Request;
 use crate::net::Listener;
 use crate::net::relay::Relayed;
 use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
-use crate::telemetry::{FlushAccount, Ledger, ListenerAccount, RelayAccount, SinkAccount};
+use crate::tape::Counter;
+use crate::telemetry::{CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, RelayAccount, SinkAccount};
 use crate::vigil::{Vigil, Watch};
 
 /// How often kernel drops are read.
@@ -54,6 +56,33 @@ pub struct Mouth {
     pub listener: Listener,
 }
 
+/// What is written beside the work, and what was told of it before.
+#[derive(Debug, Default)]
+struct Aside {
+    log: Option<Log>,
+    capture: Option<Counter>,
+    log_before: LogAccount,
+    capture_before: CaptureAccount,
+}
+
+impl Aside {
+    /// What was added since the last time.
+    fn take(&mut self) -> (LogAccount, Option<CaptureAccount>) {
+        let log = self.log.as_ref().map(Log::account).unwrap_or_default();
+        let before = std::mem::replace(&mut self.log_before, log);
+        let log = LogAccount {
+            lines_lost: log.lines_lost - before.lines_lost,
+            lines_suppressed: log.lines_suppressed - before.lines_suppressed,
+        };
+        let capture = self.capture.as_ref().map(|counter| {
+            let now = counter.account();
+            let before = std::mem::replace(&mut self.capture_before, now);
+            CaptureAccount { rows: now.rows - before.rows, lost: now.lost - before.lost }
+        });
+        (log, capture)
+    }
+}
+
 /// Closes intervals.
 #[derive(Debug)]
 pub struct Flusher {
@@ -75,6 +104,7 @@ pub struct Flusher {
     last_status: Instant,
     vigil: Option<Vigil>,
     relays: Vec<Relayed>,
+    aside: Aside,
     /// What the management port asks.
     requests: Option<mpsc::Receiver<Request>>,
 }
@@ -110,6 +140,7 @@ impl Flusher {
             last_status: now,
             vigil,
             relays: Vec::new(),
+            aside: Aside::default(),
             requests: None,
         };
         flusher.totals.sinks = flusher.sink_accounts();
@@ -136,6 +167,12 @@ impl Flusher {
         flusher.totals.relays = flusher.relay_accounts();
         flusher.published.send_modify(|published| Arc::make_mut(published).totals.clone_from(&flusher.totals));
         flusher
+    }
+
+    /// Tells of the daemon's log, and of what is captured.
+    #[must_use]
+    pub fn accounting_for(self, log: Option<Log>, capture: Option<Counter>) -> Flusher {
+        Flusher { aside: Aside { log, capture, ..Aside::default() }, ..self }
     }
 
     /// Ticks until `stop` turns true, then drains the listeners, closes the partial interval with its true
@@ -231,6 +268,7 @@ impl Flusher {
         ledger.listeners = listeners;
         ledger.sinks = self.sink_accounts();
         ledger.relays = self.relay_accounts();
+        (ledger.log, ledger.capture) = self.aside.take();
         ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
         ledger.settle();
         debug_assert_eq!(ledger.check(), Ok(()));

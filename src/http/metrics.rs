@@ -106,6 +106,21 @@ pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String 
         out.gauge(&format!("systole_sink_{name}"), help, &borrowed(&samples));
     }
     relays(&totals.relays, &mut out);
+    let log = totals.log;
+    out.counter(
+        "systole_log_lines_lost",
+        "Lines of the daemon's log that nobody read in time.",
+        &[(&[], log.lines_lost as f64)],
+    );
+    out.counter(
+        "systole_log_lines_suppressed",
+        "Lines of the daemon's log beyond the limit of their kind.",
+        &[(&[], log.lines_suppressed as f64)],
+    );
+    if let Some(capture) = totals.capture {
+        out.counter("systole_capture_rows", "Rows that --capture wrote.", &[(&[], capture.rows as f64)]);
+        out.counter("systole_capture_lost", "Rows that --capture could not write.", &[(&[], capture.lost as f64)]);
+    }
     out.gauge("systole_flush_duration_seconds", "How long the last flush took.", &[(&[], totals.flush.duration_secs)]);
     out.gauge("systole_flush_late_seconds", "How late the last tick was.", &[(&[], totals.flush.late_secs)]);
     out.gauge(

@@ -326,6 +326,10 @@ impl Serialize for Record<'_> {
                 if !ledger.relays.is_empty() {
                     map.serialize_entry("relays", &ledger.relays)?;
                 }
+                map.serialize_entry("log", &ledger.log)?;
+                if let Some(capture) = &ledger.capture {
+                    map.serialize_entry("capture", capture)?;
+                }
                 map.serialize_entry("flush", &ledger.flush)?;
                 map.serialize_entry("completeness", &ledger.completeness)?;
             }

@@ -81,6 +81,14 @@ pub fn wait_readable(first: RawFd, second: RawFd) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Whether a write would be taken at once, or fail at once. One that cannot be asked counts as such.
+pub fn is_writable(fd: &impl AsRawFd) -> bool {
+    let mut watched = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: `watched` is one live entry, as stated; the call does not wait.
+    let result = unsafe { libc::poll(&raw mut watched, 1, 0) };
+    result != 0
+}
+
 /// Keeps the calling thread on one core, counted from 0.
 ///
 /// # Errors
