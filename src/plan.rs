@@ -75,6 +75,7 @@ pub fn vigil(
         seed,
         identity,
         group_wait: presence.group_wait,
+        queue: presence.queue,
     })
 }
 

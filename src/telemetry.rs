@@ -20,6 +20,7 @@
 //! | `systole.samples.read` `.recorded` `.folded` `.timestamped` `.dropped_by_rule` | counter | | values |
 //! | `systole.samples.limited` | counter | `limit` | values beyond a bound |
 //! | `systole.sections_skipped` `systole.notes_dropped` | counter | | unknown sections; events and checks beyond their bound |
+//! | `systole.presence.queue_drops` | counter | | heartbeats that presence's full queue did not take |
 //! | `systole.series` | gauge | `kind` | series held |
 //! | `systole.sinks.offered` `.delivered` `.dropped` | counter | `sink` | records |
 //! | `systole.sinks.queued` `.spooled` | gauge | `sink` | records waiting |
@@ -60,10 +61,33 @@ pub struct Ledger {
     /// What `--capture` writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<CaptureAccount>,
+    /// Heartbeats.
+    #[serde(default)]
+    pub presence: PresenceAccount,
     /// The flush.
     pub flush: FlushAccount,
     /// Share of datagrams that the kernel handed over, 0 to 1.
     pub completeness: f64,
+}
+
+/// Heartbeats that presence did not get or did not take. They are lines as all others, and counted as such, too.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PresenceAccount {
+    /// What lines said of presence and its full queue did not take.
+    pub queue_drops: u64,
+    /// What was heard and refused, by reason; reasons that did not occur are left out.
+    #[serde(deserialize_with = "lasting_keys")]
+    pub refused: BTreeMap<Word, u64>,
+    /// Services that were not established and gave way to new ones.
+    pub evicted: u64,
+}
+
+impl PresenceAccount {
+    fn add(&mut self, later: &PresenceAccount) {
+        self.queue_drops += later.queue_drops;
+        later.refused.iter().for_each(|(reason, n)| *self.refused.entry(reason).or_default() += n);
+        self.evicted += later.evicted;
+    }
 }
 
 /// What a relay passed on, since the start, in datagrams and pieces of streams as they came in.
@@ -302,6 +326,7 @@ impl Ledger {
             capture.rows += new.rows;
             capture.lost += new.lost;
         }
+        self.presence.add(&later.presence);
         self.series = later.series;
         self.sinks.clone_from(&later.sinks);
         self.relays.clone_from(&later.relays);
@@ -390,6 +415,7 @@ impl Ledger {
             ("samples.dropped_by_rule", s.dropped_by_rule),
             ("sections_skipped", l.sections_skipped),
             ("notes_dropped", l.notes_dropped),
+            ("presence.queue_drops", self.presence.queue_drops),
         ] {
             push(Kind::Counter, name, None, value as f64);
         }

@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,15 +20,22 @@ use tokio::sync::{oneshot, watch};
 use crate::inert::Plain;
 use crate::notify::Told;
 use crate::presence::words::sentence;
-use crate::presence::{Alarm, Desk, Engine, Event, EventKind, Identity, Notice, Policy, Reading, Saved};
+use crate::presence::{Alarm, Desk, Engine, Event, EventKind, Identity, Notice, Policy, Reading, Refusals, Saved};
 use crate::protocol::Signal;
 use crate::sys::unix_time;
+use crate::telemetry::PresenceAccount;
 
 /// Time between two judgements.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Signals that may wait; more are lost, counted, and treated as if the kernel had dropped them.
-const QUEUE: usize = 8192;
+/// Signals that may wait unless it is configured; more are lost, counted, and the second does not count against anybody.
+pub const QUEUE: usize = 8192;
+
+/// Questions and everything else that may wait beside them.
+const OTHERS: usize = 256;
+
+/// How often it is looked at what the queue lost.
+const LOST_EVERY: Duration = Duration::from_secs(1);
 
 /// Time between two saved states.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -55,6 +63,8 @@ pub struct VigilOptions {
     pub identity: Identity,
     /// Warnings about instances wait so long for a service's alarm that replaces them.
     pub group_wait: Duration,
+    /// Signals that may wait.
+    pub queue: usize,
 }
 
 enum Message {
@@ -85,6 +95,9 @@ pub struct Watch {
     pub desk: Desk,
     told: Vec<Told>,
     newest: watch::Sender<u64>,
+    /// What the queue lost, and what was refused, until a flush takes it.
+    queue_drops: u64,
+    reported: Refusals,
 }
 
 /// What a flush takes with it.
@@ -94,27 +107,49 @@ pub struct Report {
     pub readings: Vec<Reading>,
     /// What happened since the last flush, at Unix seconds.
     pub events: Vec<Event>,
+    /// What was lost and refused since the last flush.
+    pub account: PresenceAccount,
+}
+
+/// What the workers and the vigil's thread share.
+#[derive(Debug)]
+struct Shared {
+    /// Most signals that may wait, and how many do.
+    queue: usize,
+    waiting: AtomicUsize,
+    /// Signals that found no room.
+    lost: AtomicU64,
+    /// Senders' addresses are wanted.
+    wants_senders: AtomicBool,
 }
 
 /// A handle to the vigil. Cheap to clone; nothing it does waits for the vigil unless it says so.
 #[derive(Clone, Debug)]
 pub struct Vigil {
     sender: SyncSender<Message>,
-    lost: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     newest: watch::Receiver<u64>,
 }
 
 impl Vigil {
     /// Passes a heartbeat on.
     pub fn signal(&self, signal: Signal) {
-        if self.sender.try_send(Message::Signal(Box::new(signal))).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        // Beyond the signals there is room for questions: a flood of heartbeats does not shut them out.
+        let has_room = self.shared.waiting.fetch_add(1, Ordering::Relaxed) < self.shared.queue;
+        if !has_room || self.sender.try_send(Message::Signal(Box::new(signal))).is_err() {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Whether so many register that senders' addresses are wanted.
+    pub fn wants_senders(&self) -> bool {
+        self.shared.wants_senders.load(Ordering::Relaxed)
     }
 
     /// Tells of a second in which the kernel dropped so many of the datagrams that reached our sockets.
     pub fn drops(&self, dropped: u64, received: u64) {
-        // If the queue is full, the signals that it lost tell the same.
+        // There is room, unless the thread is gone.
         let _ = self.sender.try_send(Message::Drops { dropped, received });
     }
 
@@ -149,11 +184,16 @@ impl Vigil {
 /// # Errors
 /// If the thread cannot be started.
 pub fn start(options: VigilOptions, told: Vec<Told>) -> io::Result<(Vigil, JoinHandle<()>)> {
-    let (sender, inbox) = sync_channel(QUEUE);
-    let lost = Arc::new(AtomicU64::new(0));
+    let (sender, inbox) = sync_channel(options.queue + OTHERS);
+    let shared = Arc::new(Shared {
+        queue: options.queue,
+        waiting: AtomicUsize::new(0),
+        lost: AtomicU64::new(0),
+        wants_senders: AtomicBool::new(false),
+    });
     let (newest, seen) = watch::channel(0);
-    let vigil = Vigil { sender, lost: Arc::clone(&lost), newest: seen };
-    let keeper = Keeper::new(options, lost, told, newest);
+    let vigil = Vigil { sender, shared: Arc::clone(&shared), newest: seen };
+    let keeper = Keeper::new(options, shared, told, newest);
     let thread = std::thread::Builder::new().name("presence".into()).spawn(move || keeper.run(&inbox))?;
     Ok((vigil, thread))
 }
@@ -161,7 +201,11 @@ pub fn start(options: VigilOptions, told: Vec<Told>) -> io::Result<(Vigil, JoinH
 struct Keeper {
     watch: Watch,
     state_file: Option<PathBuf>,
-    lost: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    /// Signals since it was last looked at what the queue lost, what of that was seen since, and when to look again.
+    taken: u64,
+    lost: u64,
+    next_look: Instant,
     started: Instant,
     /// The engine's clock when this vigil began.
     base: f64,
@@ -184,7 +228,7 @@ struct Kept {
 }
 
 impl Keeper {
-    fn new(options: VigilOptions, lost: Arc<AtomicU64>, told: Vec<Told>, newest: watch::Sender<u64>) -> Keeper {
+    fn new(options: VigilOptions, shared: Arc<Shared>, told: Vec<Told>, newest: watch::Sender<u64>) -> Keeper {
         let now = Instant::now();
         let (mut base, mut engine, mut alarms, mut state_lost) = (0.0, None, Vec::new(), false);
         let mut lock = None;
@@ -219,12 +263,17 @@ impl Keeper {
             desk,
             told,
             newest,
+            queue_drops: 0,
+            reported: Refusals::default(),
         };
         watch.tell_again();
         Keeper {
             watch,
             state_file,
-            lost,
+            shared,
+            taken: 0,
+            lost: 0,
+            next_look: now + LOST_EVERY,
             started: now,
             base,
             last_seen: now,
@@ -250,7 +299,7 @@ impl Keeper {
             if Instant::now() >= self.next_tick {
                 // What has come is applied before anybody is judged.
                 let mut stops = false;
-                for message in inbox.try_iter().take(2 * QUEUE) {
+                for message in inbox.try_iter().take(2 * (self.shared.queue + OTHERS)) {
                     stops |= matches!(message, Message::Stop);
                     self.take(message);
                 }
@@ -283,23 +332,32 @@ impl Keeper {
         self.watch.engine.at(self.clock());
         match message {
             Message::Signal(signal) => {
+                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.dirty = true;
+                self.taken += 1;
                 if let Signal::Maintenance { service, .. } = &*signal {
                     self.check_maintenance(service);
                 }
                 self.watch.engine.signal(&signal);
             }
             Message::Drops { dropped, received } => {
-                let lost = self.lost.swap(0, Ordering::Relaxed);
-                self.watch.engine.kernel_drops(self.clock(), dropped + lost, received);
+                self.watch.engine.kernel_drops(self.clock(), dropped, received);
             }
             Message::Ask(question) => {
+                self.count_lost();
                 self.watch.collect();
                 question(&mut self.watch);
                 self.dirty = true;
             }
             Message::Stop => {}
         }
+    }
+
+    /// Takes over what the queue has lost.
+    fn count_lost(&mut self) {
+        let lost = self.shared.lost.swap(0, Ordering::Relaxed);
+        self.lost += lost;
+        self.watch.queue_drops += lost;
     }
 
     /// Says, at most once a minute, that somebody announced maintenance of a service that nobody knows.
@@ -319,7 +377,14 @@ impl Keeper {
 
     fn tick(&mut self) {
         let now = self.clock();
+        if Instant::now() >= self.next_look {
+            self.next_look = Instant::now() + LOST_EVERY;
+            self.count_lost();
+            let (lost, taken) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.taken));
+            self.watch.engine.queue_drops(now, lost, taken);
+        }
         self.watch.engine.tick(now);
+        self.shared.wants_senders.store(self.watch.engine.is_crowded(), Ordering::Relaxed);
         let epoch = unix_time() - now;
         let step = epoch - self.watch.epoch;
         if step.abs() >= 2.0 {
@@ -414,7 +479,34 @@ impl Watch {
 
     /// What the next flush takes with it.
     pub fn report(&mut self) -> Report {
-        Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting) }
+        let refusals = self.engine.refusals();
+        let before = std::mem::replace(&mut self.reported, refusals);
+        let refused = refusals.by_reason().into_iter().zip(before.by_reason());
+        let refused = refused.map(|((reason, all), (_, told))| (reason, all - told)).filter(|(_, fresh)| *fresh > 0);
+        let account = PresenceAccount {
+            queue_drops: std::mem::take(&mut self.queue_drops),
+            refused: refused.collect(),
+            evicted: refusals.evicted - before.evicted,
+        };
+        complain(&account, self.engine.take_most_refused());
+        Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting), account }
+    }
+}
+
+/// Says what was lost and refused, at most once an interval.
+fn complain(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
+    if account.queue_drops > 0 {
+        tracing::warn!(heartbeats = account.queue_drops, "presence's queue was full; these were not heard");
+    }
+    if account.evicted > 0 {
+        tracing::warn!(services = account.evicted, "services that were not established gave way to new ones");
+    }
+    // Operators without the token were told at once.
+    let refused = account.refused.iter().filter(|(reason, _)| **reason != "token");
+    let reasons: Vec<String> = refused.map(|(reason, count)| format!("{reason} {count}")).collect();
+    if !reasons.is_empty() {
+        let from = most.map_or("unknown senders".to_string(), |(from, count)| format!("{from} ({count})"));
+        tracing::warn!(reasons = reasons.join(", "), most_from = from, "heartbeats were refused");
     }
 }
 

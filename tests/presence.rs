@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -257,4 +257,144 @@ fn a_daemon_whose_state_file_was_taken_meanwhile_does_not_write_to_it() {
     drop(held);
     first.stop();
     assert!(dir.path().join("state/presence.json").exists());
+}
+
+/// A socket of a sender with an address of its own.
+fn sender(address: &str) -> UdpSocket {
+    UdpSocket::bind((address, 0)).expect("all of 127/8 is loopback")
+}
+
+/// Sends a beat of each service, a line a datagram, so many in a second.
+fn flood(daemon: &Daemon, from: &UdpSocket, names: std::ops::Range<u32>, per_second: f64) {
+    let (to, began) = (daemon.udp.expect("UDP"), Instant::now());
+    for (sent, n) in names.enumerate() {
+        from.send_to(format!("heartbeat.invented-{n}:1|g").as_bytes(), to).expect("sent");
+        let due = Duration::from_secs_f64(sent as f64 / per_second);
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+    }
+}
+
+#[test]
+fn invented_services_do_not_lock_real_ones_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let began = Instant::now();
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    flood(&daemon, &sender("127.0.0.2"), 0..10_500, 3000.0);
+    let to = daemon.udp.expect("UDP");
+    sender("127.0.0.3").send_to(b"heartbeat.real.a:10|g", to).expect("sent");
+    wait(&daemon, "real", "up", |s| s["state"] == "up");
+    let heartbeats = |s: &Value| s["lines"]["heartbeats"].as_u64().unwrap_or(0);
+    // A slow machine may drop some before they are read.
+    let status = daemon.status_when("all is counted", |s| {
+        heartbeats(s) + s["listeners"][0]["kernel_drops"].as_u64().unwrap_or(0) == 10_501
+    });
+    let (refused, kept) = (&status["presence"]["refused"], daemon.get("/api/v1/presence").1);
+    let kept = serde_json::from_str::<Value>(&kept).expect("JSON").as_array().map_or(0, Vec::len) as u64;
+    assert!(kept <= 500, "one source registered {kept} services");
+    let count = |reason: &str| refused[reason].as_u64().unwrap_or(0);
+    // What the queue lost, if the machine is slow, is lost by name.
+    let lost = status["presence"]["queue_drops"].as_u64().expect("a number");
+    assert_eq!(kept + count("source") + count("rate") + lost, heartbeats(&status), "{status}");
+    assert!(count("source") > 0, "{status}");
+    let metrics = daemon.get("/metrics").1;
+    assert!(
+        metrics.contains(&format!("presence_rejected_total{{reason=\"source\"}} {}\n", count("source"))),
+        "{metrics}"
+    );
+    let log = daemon.stop();
+    let told = log.iter().filter(|line| line.contains("heartbeats were refused"));
+    let told: Vec<&String> = told.collect();
+    assert!(told.iter().any(|line| line.contains("source ") && line.contains("127.0.0.2 (")), "{log:?}");
+    assert!(told.len() as u64 <= began.elapsed().as_secs() + 2, "once an interval: {told:?}");
+}
+
+#[test]
+fn in_a_full_table_the_unestablished_give_way_and_the_established_stay_over_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let limits = "max_services = 50\nmax_services_per_source = 10000\n[[presence.expect]]\nservice = \"payments\"\n";
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), limits));
+    let attacker = sender("127.0.0.2");
+    // A promise of 1 s: established after three beats and 5 s.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(6) {
+        daemon.send_udp(&[b"heartbeat.old:1|g|#interval:1"]);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    flood(&daemon, &attacker, 0..200, 2000.0);
+    daemon.send_udp(&[b"heartbeat.new:60|g", b"heartbeat.old:60|g"]);
+    wait(&daemon, "new", "up", |s| s["state"] == "up");
+    let names = |daemon: &Daemon| -> Vec<String> {
+        let all: Value = serde_json::from_str(&daemon.get("/api/v1/presence").1).expect("JSON");
+        all.as_array().expect("a list").iter().filter_map(|s| Some(s["service"].as_str()?.to_string())).collect()
+    };
+    let known = names(&daemon);
+    assert!(
+        known.len() == 50 && ["old", "new", "payments"].iter().all(|name| known.iter().any(|n| n == name)),
+        "{known:?}"
+    );
+    let log = daemon.stop();
+    assert!(log.iter().any(|line| line.contains("gave way to new ones")), "{log:?}");
+
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), limits));
+    assert_eq!(names(&daemon), known);
+    flood(&daemon, &attacker, 1000..1200, 2000.0);
+    daemon.send_udp(&[b"heartbeat.newer:60|g"]);
+    wait(&daemon, "newer", "up", |s| s["state"] == "up");
+    let known = names(&daemon);
+    assert!(
+        known.len() == 50 && ["old", "newer", "payments"].iter().all(|name| known.iter().any(|n| n == name)),
+        "{known:?}"
+    );
+    let status = daemon.status_when("all is counted", |s| s["lines"]["heartbeats"] == 201);
+    assert_eq!((&status["presence"]["evicted"], &status["presence"]["refused"]), (&201.into(), &serde_json::json!({})));
+    assert!(daemon.get("/metrics").1.contains("presence_evicted_total 201\n"));
+    daemon.stop();
+}
+
+#[test]
+fn a_goodbye_is_believed_only_from_where_the_beats_came() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut daemon = Daemon::start(dir.path(), &config(dir.path(), "goodbye_from = \"same_ip\"\n"));
+    let (real, attacker, to) = (sender("127.0.0.2"), sender("127.0.0.3"), daemon.udp.expect("UDP"));
+    for beats in 1..=2 {
+        real.send_to(b"heartbeat.pay.a:30|g", to).expect("sent");
+        daemon.status_when("it is heard", |s| s["lines"]["heartbeats"] == beats);
+    }
+    attacker.send_to(b"heartbeat.pay.a:30|g\nheartbeat.pay.a:0|g", to).expect("sent");
+    attacker.send_to(b"heartbeat.pay.a:30|g\nheartbeat.pay.a:30|g\nheartbeat.pay.a:0|g", to).expect("sent");
+    daemon.status_when("it is refused", |s| s["presence"]["refused"]["goodbye_from"] == 2);
+    assert_eq!(service(&daemon, "pay")["instances"][0]["state"], "up");
+    real.send_to(b"heartbeat.pay.a:0|g", to).expect("sent");
+    wait(&daemon, "pay", "left", |s| s["state"] == "left");
+    daemon
+        .wait_for("who it was", |lines| lines.iter().any(|l| l.contains("goodbye_from ") && l.contains("127.0.0.3 (")));
+    daemon.stop();
+}
+
+#[test]
+fn what_presence_does_not_take_has_its_own_name_and_counts_against_nobody() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), "queue = 1\n"));
+    let datagram: String = (0..3000).map(|n| format!("heartbeat.pay.{}:60|g\n", n % 10)).collect();
+    daemon.send_udp(&[datagram.as_bytes()]);
+    let status = daemon.status_when("all is counted", |s| s["lines"]["heartbeats"] == 3000);
+    let lost = status["presence"]["queue_drops"].as_u64().expect("a number");
+    assert!(lost > 0, "{status}");
+    assert_eq!((&status["listeners"][0]["kernel_drops"], &status["completeness"]), (&0.into(), &1.0.into()));
+    let metrics = daemon.get("/metrics").1;
+    assert!(metrics.contains(&format!("systole_presence_queue_drops_total {lost}\n")), "{metrics}");
+    let mut metrics = String::new();
+    let began = Instant::now();
+    while !metrics.contains("presence_blind_seconds_total{cause=\"queue\"}") {
+        assert!(began.elapsed() < Duration::from_secs(10), "{metrics}");
+        metrics = daemon.get("/metrics").1;
+    }
+    assert!(!metrics.contains("cause=\"drops\""), "{metrics}");
+    let log = daemon.stop();
+    assert!(log.iter().any(|line| line.contains("presence's queue was full")), "{log:?}");
+    let all = records(&dir.path().join("records.jsonl"));
+    let sum =
+        |name: &str| all.iter().filter(|r| r["name"] == name).filter_map(|r| r["value"].as_f64()).sum::<f64>() as u64;
+    assert_eq!(sum("presence_beats_total") + lost, 3000);
+    assert_eq!(sum("systole.presence.queue_drops"), lost);
 }

@@ -15,6 +15,7 @@ use super::reader::{Section, Source};
 use super::url::http_url;
 use super::value::show_duration;
 use crate::fetch::masked;
+use crate::vigil::QUEUE;
 
 /// What can be configured of presence.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +34,8 @@ pub struct Presence {
     pub webhook: Vec<String>,
     /// Warnings about instances wait so long for a service's alarm that replaces them (default 10 s).
     pub group_wait: Duration,
+    /// Heartbeats that may wait to be judged (1..=1,000,000, default 8,192).
+    pub queue: usize,
     /// Asked every minute while all is well here.
     pub snitch_url: Option<String>,
     /// Everything else.
@@ -49,6 +52,9 @@ pub enum StateFile {
     /// In this file.
     Path(PathBuf),
 }
+
+/// The most that a limit can be set to.
+const MOST_LIMIT: u64 = 10_000_000;
 
 const SECONDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(366 * 86_400);
 
@@ -70,6 +76,10 @@ pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) ->
     let alertmanager = urls(&mut section, s, "alertmanager");
     let webhook = urls(&mut section, s, "webhook");
     let group_wait = section.duration(s, "group_wait", SECONDS).unwrap_or(Duration::from_secs(10));
+    let queue = section.integer(s, "queue", 1..=1_000_000).map_or(QUEUE, |count| count as usize);
+    for (key, limit) in limits(&mut policy) {
+        *limit = section.integer(s, key, 1..=MOST_LIMIT).map_or(*limit, |count| count as usize);
+    }
     let snitch_url = section.find(s, "snitch_url").and_then(|found| {
         let url = found.string(s)?;
         match http_url(&url) {
@@ -117,7 +127,18 @@ pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) ->
         one.finish(s);
     }
     section.finish(s);
-    Presence { enabled, by_address, state_file, forward_raw, alertmanager, webhook, group_wait, snitch_url, policy }
+    Presence {
+        enabled,
+        by_address,
+        state_file,
+        forward_raw,
+        alertmanager,
+        webhook,
+        group_wait,
+        queue,
+        snitch_url,
+        policy,
+    }
 }
 
 fn urls(section: &mut Section<'_>, s: &mut Source<'_>, key: &'static str) -> Vec<String> {
@@ -158,6 +179,18 @@ fn lengths(policy: &mut Policy) -> [(&'static str, &mut f64); 8] {
         ("forget_service", &mut policy.forget_service),
         ("flap_window", &mut policy.flap_quiet),
         ("maintenance_max", &mut policy.maintenance_max),
+    ]
+}
+
+/// Limits that are set by their key alone.
+fn limits(policy: &mut Policy) -> [(&'static str, &mut usize); 6] {
+    [
+        ("max_services", &mut policy.max_services),
+        ("max_instances_per_service", &mut policy.max_instances_per_service),
+        ("max_instances", &mut policy.max_instances),
+        ("max_registrations_per_second", &mut policy.max_registrations_per_second),
+        ("max_services_per_source", &mut policy.max_services_per_source),
+        ("max_instances_per_source", &mut policy.max_instances_per_source),
     ]
 }
 
@@ -206,6 +239,10 @@ pub(super) fn print(out: &mut Out, presence: &Presence) {
     out.set("webhook", list(&presence.webhook));
     out.set("group_wait", show_duration(presence.group_wait));
     out.set("snitch_url", presence.snitch_url.as_deref().map_or(String::new(), masked));
+    out.set("queue", presence.queue as i64);
+    for (key, limit) in limits(&mut policy) {
+        out.set(key, *limit as i64);
+    }
     out.set("goodbye_from", if policy.goodbye_same_ip { "same_ip" } else { "any" });
     out.set(
         "series",

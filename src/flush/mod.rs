@@ -274,7 +274,10 @@ impl Flusher {
         debug_assert_eq!(ledger.check(), Ok(()));
         if let Some(vigil) = &self.vigil {
             match timeout(VIGIL_PATIENCE, vigil.ask(Watch::report)).await {
-                Ok(Ok(report)) => self.registry.add_presence(&mut snapshot, report.readings, report.events),
+                Ok(Ok(report)) => {
+                    snapshot.ledger.presence = report.account;
+                    self.registry.add_presence(&mut snapshot, report.readings, report.events);
+                }
                 Ok(Err(_)) | Err(_) => tracing::error!("presence does not answer; it is not in this flush"),
             }
         }

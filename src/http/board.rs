@@ -169,7 +169,7 @@ fn banner(out: &mut String, house: &House, seen: &Seen) {
         let _ = write!(out, "last heartbeat {} ago · ", length(newest));
     }
     let drops: u64 = totals.listeners.iter().map(|listener| listener.kernel_drops).sum();
-    let blind = seen.blind.pause + seen.blind.drops;
+    let blind = seen.blind.pause + seen.blind.drops + seen.blind.queue;
     let class = |bad: bool| if bad { "bad" } else { "" };
     let uptime = house.uptime_secs();
     let _ = write!(

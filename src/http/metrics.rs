@@ -54,6 +54,12 @@ pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String 
         &[(&[], l.notes_dropped as f64)],
     );
 
+    out.counter(
+        "systole_presence_queue_drops",
+        "Heartbeats that presence's full queue did not take.",
+        &[(&[], totals.presence.queue_drops as f64)],
+    );
+
     let s = &totals.samples;
     let mut samples = vec![
         ([("outcome", "recorded")], s.recorded as f64),

@@ -108,11 +108,12 @@ fn wait(socket: &impl AsRawFd, wake: &UnixStream) {
 fn read(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
     let spec = &source.spec;
     // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list (ours or presence's), at the
-    // first datagrams of an interval, and from a malformed line on until one with its sender can be told.
+    // first datagrams of an interval, while invented services may be about, and from a malformed line on until one with its sender can be told.
     let with_senders = spec.with_senders
         || spec.allow.is_restricted()
         || shard.tally().datagrams < DATAGRAMS_WITH_SENDERS
-        || shard.lacks_sender_of_example();
+        || shard.lacks_sender_of_example()
+        || others.want_senders();
     let messages = batch.receive(source.socket.as_raw_fd(), with_senders)?;
     shard.tally().messages += messages as u64;
     source.received.fetch_add(messages as u64, Ordering::Relaxed);

@@ -482,6 +482,11 @@ impl Others {
         }
     }
 
+    /// Whether senders' addresses are wanted of everything for now.
+    fn want_senders(&self) -> bool {
+        self.vigil.as_ref().is_some_and(Vigil::wants_senders)
+    }
+
     fn record(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
         if let Some(tape) = &self.tape {
             tape.put(at, bytes, from, via);

@@ -10,6 +10,9 @@ use super::service::Service;
 /// Least pause between two warnings of dropped datagrams, in seconds.
 const DROPS_EVERY: f64 = 60.0;
 
+/// Losses of two kinds that come closer, in seconds, are told of the same second.
+const SAME_SECOND: f64 = 0.9;
+
 /// An instance that had nothing due while we were away is judged this long after we are back, at the latest.
 const SETTLE: f64 = 60.0;
 
@@ -28,15 +31,44 @@ impl Engine {
     /// A second in which the kernel dropped so many of the datagrams that reached our sockets.
     pub fn kernel_drops(&mut self, now: f64, dropped: u64, received: u64) {
         self.at(now);
-        let (now, dropped, received) = (self.now, dropped as f64, received as f64);
-        if dropped <= 0.0 || dropped / (dropped + received) < self.policy.drop_ratio {
+        if !self.is_too_much(dropped, received) {
             return;
         }
-        if now - self.drops_at > DROPS_EVERY {
+        if self.now - self.drops_at > DROPS_EVERY {
             self.warn_of_service(None, "ingest_drops", true);
         }
-        self.drops_at = now;
-        self.blind.drops += 1.0;
+        self.drops_at = self.now;
+        // A second in which both were lost is one.
+        if self.now - self.queue_drops_at >= SAME_SECOND {
+            self.blind.drops += 1.0;
+            self.leave_out_a_second();
+        }
+    }
+
+    /// A second in which our own queue was full for so many of what lines said of presence, and had room for the others.
+    pub fn queue_drops(&mut self, now: f64, dropped: u64, taken: u64) {
+        self.at(now);
+        if !self.is_too_much(dropped, taken) {
+            return;
+        }
+        if self.now - self.queue_drops_at > DROPS_EVERY {
+            self.warn_of_service(None, "queue_drops", true);
+        }
+        self.queue_drops_at = self.now;
+        if self.now - self.drops_at >= SAME_SECOND {
+            self.blind.queue += 1.0;
+            self.leave_out_a_second();
+        }
+    }
+
+    /// Whether a second in which so much was lost counts against nobody.
+    fn is_too_much(&self, lost: u64, seen: u64) -> bool {
+        let (lost, seen) = (lost as f64, seen as f64);
+        lost > 0.0 && lost / (lost + seen) >= self.policy.drop_ratio
+    }
+
+    fn leave_out_a_second(&mut self) {
+        let now = self.now;
         self.for_present(|instance, policy, service| {
             let timing = instance.timing(policy, &service.rules);
             let added = (timing.down - instance.blind_by_drops).min(1.0);
@@ -132,7 +164,7 @@ impl Engine {
         engine.policy = policy;
         let away = now - saved.now;
         engine.blind.restart = away.max(0.0);
-        let mut members = Vec::new();
+        let mut members = std::collections::BTreeSet::new();
         let mut count = 0;
         for (mut service, instances) in saved.services {
             service.rules = engine.policy.rules_of(&service.name);
@@ -154,9 +186,12 @@ impl Engine {
                 let is_member = instance.member;
                 let id = engine.put_instance(instance);
                 if is_member {
-                    members.push(id);
+                    members.insert(id);
                 }
             }
+        }
+        for sid in 0..engine.services.len() as u32 {
+            engine.complete_service(sid);
         }
         if let Some((start, expired)) = saved.mass {
             engine.mass = Some(Mass { start, members, expired });

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::net::IpAddr;
 
 use compact_str::CompactString;
 
@@ -13,18 +14,19 @@ use rapidhash::v3::RapidSecrets;
 
 use crate::protocol::Ignored;
 
+use super::admission::Admission;
 use super::event::{Company, Event, EventKind, Facts};
 use super::hear::FleetLoss;
 use super::instance::{Instance, State};
 use super::policy::Policy;
-use super::roster::Due;
+use super::roster::{Due, Gone};
 use super::service::{Service, ServiceState};
 
 /// Silence of most of those that should be heard.
 #[derive(Clone, Debug)]
 pub(super) struct Mass {
     pub(super) start: f64,
-    pub(super) members: Vec<u32>,
+    pub(super) members: BTreeSet<u32>,
     pub(super) expired: bool,
 }
 
@@ -35,6 +37,10 @@ pub struct Refusals {
     pub limit: u64,
     /// Beats of new instances over the rate of registrations.
     pub rate: u64,
+    /// Beats of new instances whose source has registered too many in a minute.
+    pub source: u64,
+    /// Services that were not established and gave way to new ones.
+    pub evicted: u64,
     /// From a sender who is not in the service's `allow`.
     pub allow: u64,
     /// Without the service's `key`.
@@ -49,6 +55,21 @@ pub struct Refusals {
     pub ignored: [u64; Ignored::ALL.len()],
 }
 
+impl Refusals {
+    /// What was refused of whom, by reason, as series and the ledger have it.
+    pub fn by_reason(&self) -> [(&'static str, u64); 7] {
+        [
+            ("limit", self.limit),
+            ("rate", self.rate),
+            ("source", self.source),
+            ("allow", self.allow),
+            ("key", self.key),
+            ("goodbye_from", self.goodbye_from),
+            ("token", self.token),
+        ]
+    }
+}
+
 /// Seconds in which we could not see, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BlindSeconds {
@@ -58,6 +79,8 @@ pub struct BlindSeconds {
     pub pause: f64,
     /// The kernel dropped datagrams.
     pub drops: f64,
+    /// Our own queue was full.
+    pub queue: f64,
 }
 
 /// Who is there.
@@ -75,7 +98,9 @@ pub struct Engine {
     pub(super) next_order: u64,
     pub(super) count: usize,
     pub(super) mass: Option<Mass>,
+    /// When the kernel dropped datagrams of late, and when our own queue overflowed.
     pub(super) drops_at: f64,
+    pub(super) queue_drops_at: f64,
     pub(super) limit_warned: bool,
     pub(super) queue: BinaryHeap<Reverse<Due>>,
     pub(super) service_queue: BinaryHeap<Reverse<Due>>,
@@ -84,7 +109,7 @@ pub struct Engine {
     /// Services in which somebody may have been replaced.
     pub(super) maybe_replaced: BTreeSet<(u64, u32)>,
     pub(super) events: Vec<Event>,
-    pub(super) registrations: (f64, u32),
+    pub(super) admission: Admission,
     pub(super) refusals: Refusals,
     pub(super) told_refusals: Refusals,
     pub(super) blind: BlindSeconds,
@@ -112,13 +137,14 @@ impl Engine {
             count: 0,
             mass: None,
             drops_at: -1e9,
+            queue_drops_at: -1e9,
             limit_warned: false,
             queue: BinaryHeap::new(),
             service_queue: BinaryHeap::new(),
             dirty: BTreeSet::new(),
             maybe_replaced: BTreeSet::new(),
             events: Vec::new(),
-            registrations: (0.0, 0),
+            admission: Admission::default(),
             refusals: Refusals::default(),
             told_refusals: Refusals::default(),
             blind: BlindSeconds::default(),
@@ -159,6 +185,11 @@ impl Engine {
     /// What was refused.
     pub fn refusals(&self) -> Refusals {
         self.refusals
+    }
+
+    /// Who was refused most since this was last asked, and how often.
+    pub fn take_most_refused(&mut self) -> Option<(IpAddr, u64)> {
+        self.admission.take_most_refused()
     }
 
     /// Seconds in which we could not see.
@@ -252,6 +283,7 @@ impl Engine {
             ..self.event_of(id, EventKind::Instance, notify)
         };
         let at = self.say(event);
+        let before = Gone::of(id, self.instance(id));
         let instance = self.instance_mut(id);
         let sid = instance.service;
         instance.history.change(now, instance.changed, told, from, to);
@@ -259,11 +291,16 @@ impl Engine {
         if let Some(to) = to {
             instance.state = to;
         }
+        let after = Gone::of(id, instance).filter(|_| to.is_some());
         if to == Some(State::Down) || reason == "recovered" {
             instance.stable = now;
         }
         let (was, is) = (from.is_some_and(State::is_present), to.is_some_and(State::is_present));
         let service = self.service_mut(sid);
+        if let Some(before) = before {
+            service.absent.remove(&before);
+        }
+        service.absent.extend(after);
         let name = to.map_or("forgotten", State::name);
         if let Some(at) = Service::TRANSITIONS.iter().position(|known| *known == name) {
             service.transitions[at] += 1;

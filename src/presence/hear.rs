@@ -5,12 +5,10 @@ use std::net::IpAddr;
 use crate::allow::equal;
 use crate::protocol::{Beat, Signal};
 
+use super::admission::Refusal;
 use super::engine::Engine;
 use super::event::{Event, EventKind};
 use super::instance::State;
-
-/// Registrations taken in a second; a flood beyond is refused.
-const REGISTRATIONS_A_SECOND: u32 = 1000;
 
 /// Seconds between two warnings of the same trouble.
 const WARN_EVERY: f64 = 3600.0;
@@ -87,10 +85,12 @@ impl Engine {
         let Some(guard) = guard.and_then(|at| self.policy.guards.get(usize::from(at))) else { return true };
         if !guard.allow.permits(source) {
             self.refusals.allow += 1;
+            self.admission.note_refused(source, self.now);
             return false;
         }
         if guard.key.as_deref().is_some_and(|right| !equal(right.as_bytes(), key.unwrap_or("").as_bytes())) {
             self.refusals.key += 1;
+            self.admission.note_refused(source, self.now);
             return false;
         }
         true
@@ -125,7 +125,11 @@ impl Engine {
                 return;
             }
         }
+        if self.policy.goodbye_same_ip {
+            self.note_home(id, old, beat.source);
+        }
         self.measure(id, old, beat);
+        self.count_beat(id);
         if beat.sampled && !std::mem::replace(&mut self.instance_mut(id).sampled, true) {
             self.warn_of(id, "sampled", false);
         }
@@ -165,44 +169,30 @@ impl Engine {
     /// A new instance, unless a limit forbids it.
     fn register(&mut self, beat: &Beat) -> Option<u32> {
         let service = self.find_service(&beat.service);
-        if let Some(sid) = service
-            && self.service(sid).instances.len() >= self.policy.max_instances_per_service
-        {
-            // The oldest that left makes room, then the oldest that is down.
-            let gone = self.service(sid).instances.iter().copied().filter(|&id| !self.instance(id).state.is_present());
-            let oldest = gone.min_by(|&a, &b| {
-                let key = |id: u32| (self.instance(id).state == State::Down, self.instance(id).changed);
-                key(a).0.cmp(&key(b).0).then(key(a).1.total_cmp(&key(b).1))
-            });
-            if let Some(oldest) = oldest {
-                self.drop_instance(oldest, "evicted");
+        if let Err(why) = self.admit(service, beat.source) {
+            match why {
+                Refusal::Limit => {
+                    self.refusals.limit += 1;
+                    self.warn_of_limit(service);
+                }
+                Refusal::Rate => self.refusals.rate += 1,
+                Refusal::Source => self.refusals.source += 1,
             }
-        }
-        let full = match service {
-            None => self.by_name.len() >= self.policy.max_services,
-            Some(sid) => self.service(sid).instances.len() >= self.policy.max_instances_per_service,
-        };
-        if full || self.count >= self.policy.max_instances {
-            self.refusals.limit += 1;
-            let warned = match service {
-                Some(sid) if full => &mut self.service_mut(sid).limit_warned,
-                _ => &mut self.limit_warned,
-            };
-            if !std::mem::replace(warned, true) {
-                self.warn_of_service(Some(&beat.service), "limit", true);
-            }
-            return None;
-        }
-        if self.now >= self.registrations.0 + 1.0 {
-            self.registrations = (self.now, 0);
-        }
-        self.registrations.1 += 1;
-        if self.registrations.1 > REGISTRATIONS_A_SECOND {
-            self.refusals.rate += 1;
+            self.admission.note_refused(beat.source, self.now);
             return None;
         }
         let sid = self.make_service(&beat.service);
         Some(self.make_instance(sid, &beat.instance))
+    }
+
+    /// Notes where a beat came from, before it counts: a goodbye is believed from there alone.
+    fn note_home(&mut self, id: u32, old: Option<State>, source: Option<IpAddr>) {
+        let instance = self.instance(id);
+        let timing = instance.timing(&self.policy, &self.service(instance.service).rules);
+        let (now, patience) = (self.now, timing.late.unwrap_or(timing.down));
+        // Who said goodbye, or was never there, may come back from anywhere.
+        let is_new = old.is_none_or(|old| old == State::Left);
+        self.instance_mut(id).note_home(source, now, patience, is_new);
     }
 
     /// What the time since the last beat says of the interval, and that silence begins anew.
@@ -327,8 +317,9 @@ impl Engine {
     fn goodbye(&mut self, beat: &Beat) {
         let Some(id) = self.find(&beat.service, &beat.instance) else { return };
         let now = self.now;
-        if self.policy.goodbye_same_ip && self.instance(id).source != beat.source {
+        if self.policy.goodbye_same_ip && !self.instance(id).is_at_home(beat.source) {
             self.refusals.goodbye_from += 1;
+            self.admission.note_refused(beat.source, self.now);
             return;
         }
         let instance = self.instance_mut(id);

@@ -1,5 +1,7 @@
 //! One instance: what was heard of it, and what its silence means.
 
+use std::net::IpAddr;
+
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
@@ -181,7 +183,7 @@ pub struct Instance {
     pub(super) member: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) health: Option<u8>,
-    pub(super) source: Option<std::net::IpAddr>,
+    pub(super) source: Option<IpAddr>,
     #[serde(default)]
     pub(super) history: History,
     /// It was told that its beats are sampled.
@@ -207,10 +209,28 @@ pub(super) struct Rare {
     pub(super) message: Option<CompactString>,
     /// Last warning of two processes under one name, or of repeated goodbyes.
     pub(super) conflict_at: f64,
+    /// Where its beats come from, if that matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    home: Option<Home>,
 }
 
+/// The address from which goodbyes are believed. Another takes its place after two beats from there, and when the old one
+/// has been silent for long enough to be late: one datagram with a beat and a goodbye is not enough.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Home {
+    address: Option<IpAddr>,
+    heard: f64,
+    /// Another address, and the beats that came from it in a row.
+    other: Option<IpAddr>,
+    beats: u8,
+}
+
+/// Beats from another address that can make it the home.
+const MOVED_BEATS: u8 = 2;
+
 /// Of those who have none.
-static COMMON: Rare = Rare { flaps: Vec::new(), recheck: None, previous_start: None, message: None, conflict_at: -1e9 };
+static COMMON: Rare =
+    Rare { flaps: Vec::new(), recheck: None, previous_start: None, message: None, conflict_at: -1e9, home: None };
 
 /// Why a problem that was kept quiet is told later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,6 +312,28 @@ impl Instance {
 
     pub(super) fn rare_mut(&mut self) -> &mut Rare {
         self.rare.get_or_insert_with(|| Box::new(COMMON.clone()))
+    }
+
+    /// Notes where a beat came from at `now`. Its home is late after `patience` seconds; who is new has none yet.
+    pub(super) fn note_home(&mut self, source: Option<IpAddr>, now: f64, patience: f64, is_new: bool) {
+        let slot = &mut self.rare_mut().home;
+        let settled = Home { address: source, heard: now, other: None, beats: 0 };
+        match slot {
+            Some(home) if !is_new && home.address != source => {
+                home.beats = if home.other == source { home.beats.saturating_add(1) } else { 1 };
+                home.other = source;
+                if home.beats >= MOVED_BEATS && now - home.heard >= patience {
+                    *slot = Some(settled);
+                }
+            }
+            Some(home) if !is_new => (home.heard, home.other, home.beats) = (now, None, 0),
+            _ => *slot = Some(settled),
+        }
+    }
+
+    /// Whether a goodbye from an address is believed.
+    pub(super) fn is_at_home(&self, source: Option<IpAddr>) -> bool {
+        self.rare().home.map_or(self.source, |home| home.address) == source
     }
 
     /// Nothing is to be told of it later.

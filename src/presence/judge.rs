@@ -95,7 +95,7 @@ impl Engine {
             && let Some(first) = first
             && self.is_mass(first, false)
         {
-            self.mass = Some(Mass { start: now, members: Vec::new(), expired: false });
+            self.mass = Some(Mass { start: now, members: BTreeSet::new(), expired: false });
             self.join_all_late();
             self.say_mass("start", "mass_silence", true);
         }
@@ -132,7 +132,7 @@ impl Engine {
             && let Some(instance) = &mut self.instances[id as usize]
             && !std::mem::replace(&mut instance.member, true)
         {
-            mass.members.push(id);
+            mass.members.insert(id);
         }
     }
 
@@ -167,7 +167,7 @@ impl Engine {
             return;
         }
         self.say_mass("end", "recovered", true);
-        let members: BTreeSet<u32> = mass.members.iter().copied().collect();
+        let members = mass.members;
         for id in self.ids() {
             let instance = self.instance(id);
             let rules = self.service(instance.service).rules;

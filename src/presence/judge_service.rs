@@ -208,7 +208,7 @@ impl Engine {
         self.say(event);
     }
 
-    fn say_service(&mut self, sid: u32, to: &'static str, notify: bool) {
+    pub(super) fn say_service(&mut self, sid: u32, to: &'static str, notify: bool) {
         let service = self.service(sid);
         let event = Event {
             service: Some(service.name.clone()),

@@ -4,6 +4,7 @@
 //! be heard within `I` seconds is late after `I + g` and down after `m·I + g` ([`policy`] has the tables). Our own
 //! blindness does not count against anybody, and the silence of the majority is told once.
 
+mod admission;
 mod blind;
 mod desk;
 mod engine;

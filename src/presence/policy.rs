@@ -143,6 +143,12 @@ pub struct Policy {
     pub max_instances_per_service: usize,
     /// Most instances.
     pub max_instances: usize,
+    /// Most registrations in a second.
+    pub max_registrations_per_second: usize,
+    /// Most services that one source may register in a minute while it is crowded.
+    pub max_services_per_source: usize,
+    /// Most instances, the same.
+    pub max_instances_per_source: usize,
     /// What holds where no pattern says otherwise.
     pub rules: Rules,
     /// By pattern.
@@ -195,6 +201,9 @@ impl Default for Policy {
             max_services: 10_000,
             max_instances_per_service: 1000,
             max_instances: 100_000,
+            max_registrations_per_second: 1000,
+            max_services_per_source: 100,
+            max_instances_per_source: 1000,
             rules: Rules::default(),
             overrides: Vec::new(),
             expect: Vec::new(),

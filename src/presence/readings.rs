@@ -13,7 +13,7 @@ use super::service::{Service, ServiceState};
 const INSTANCE_SERIES: usize = 10_000;
 
 /// Every series of presence that sinks get.
-pub const SERIES: [&str; 22] = [
+pub const SERIES: [&str; 23] = [
     "presence_up",
     "presence_state",
     "presence_availability",
@@ -34,6 +34,7 @@ pub const SERIES: [&str; 22] = [
     "presence_roster_instances",
     "presence_ignored_total",
     "presence_rejected_total",
+    "presence_evicted_total",
     "presence_stragglers_total",
     "presence_info",
 ];
@@ -197,23 +198,20 @@ fn trouble(blind: BlindSeconds, told_blind: BlindSeconds, all: &Refusals, told: 
         ("restart", blind.restart - told_blind.restart),
         ("pause", blind.pause - told_blind.pause),
         ("drops", blind.drops - told_blind.drops),
+        ("queue", blind.queue - told_blind.queue),
     ];
     for (cause, seconds) in seconds.into_iter().filter(|(_, seconds)| *seconds > 0.0) {
         out.push(count("presence_blind_seconds_total", vec![("cause", cause.into())], seconds));
     }
-    let rejected = [
-        ("limit", all.limit - told.limit),
-        ("rate", all.rate - told.rate),
-        ("allow", all.allow - told.allow),
-        ("key", all.key - told.key),
-        ("goodbye_from", all.goodbye_from - told.goodbye_from),
-        ("token", all.token - told.token),
-    ];
-    let rejected = rejected.into_iter().map(|(reason, n)| ("presence_rejected_total", reason, n));
+    let rejected = all.by_reason().into_iter().zip(told.by_reason());
+    let rejected = rejected.map(|((reason, all), (_, told))| ("presence_rejected_total", reason, all - told));
     let ignored = Ignored::ALL.into_iter().zip(all.ignored.iter().zip(told.ignored));
     let ignored = ignored.map(|(why, (all, told))| ("presence_ignored_total", why.name(), all - told));
     for (name, reason, n) in rejected.chain(ignored).filter(|(.., n)| *n > 0) {
         out.push(count(name, vec![("reason", reason.into())], n as f64));
+    }
+    if all.evicted > told.evicted {
+        out.push(count("presence_evicted_total", Vec::new(), (all.evicted - told.evicted) as f64));
     }
     if all.stragglers > told.stragglers {
         out.push(count("presence_stragglers_total", Vec::new(), (all.stragglers - told.stragglers) as f64));

@@ -129,11 +129,11 @@ impl Engine {
         }
         let which = if service.is_some() { "other " } else { "" };
         out.push_str(&format!("{up} of {all} {which}instances are heard in time; "));
-        out.push_str(&match self.drops_at {
-            at if at >= 0.0 && self.now - at < 600.0 => {
-                format!("the kernel dropped datagrams {} ago.", length(self.now - at))
-            }
-            _ => "the kernel dropped nothing in the last 10 min.".to_string(),
+        let ago = |at: f64| (at >= 0.0 && self.now - at < 600.0).then(|| length(self.now - at));
+        out.push_str(&match (ago(self.drops_at), ago(self.queue_drops_at)) {
+            (Some(ago), _) => format!("the kernel dropped datagrams {ago} ago."),
+            (None, Some(ago)) => format!("presence's own queue overflowed {ago} ago."),
+            (None, None) => "the kernel dropped nothing in the last 10 min.".to_string(),
         });
         out
     }

@@ -16,6 +16,25 @@ pub(super) struct Due {
     order: u64,
 }
 
+/// An instance that is not present, by which one makes room first: who left before who is down, then the oldest change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Gone {
+    is_down: bool,
+    /// When it changed; the order of the bits is that of the times, which are not negative.
+    changed: u64,
+    order: u64,
+    pub(super) id: u32,
+}
+
+impl Gone {
+    /// Its place; `None` if it is present.
+    pub(super) fn of(id: u32, instance: &Instance) -> Option<Gone> {
+        let is_down = instance.state == State::Down;
+        let changed = instance.changed.max(0.0).to_bits();
+        (!instance.state.is_present()).then_some(Gone { is_down, changed, order: instance.order, id })
+    }
+}
+
 impl Eq for Due {}
 
 impl Ord for Due {
@@ -91,7 +110,10 @@ impl Engine {
             return id;
         }
         let service = Service::new(name, self.policy.rules_of(name), self.order(), self.now);
-        self.put_service(service)
+        let order = service.order;
+        let id = self.put_service(service);
+        self.add_candidate(id, order);
+        id
     }
 
     pub(super) fn put_service(&mut self, service: Service) -> u32 {
@@ -125,8 +147,11 @@ impl Engine {
         });
         let service = instance.service;
         let hash = self.hash(&self.service(service).name, &instance.name);
+        let gone = Gone::of(id, &instance);
         self.instances[id as usize] = Some(instance);
-        self.service_mut(service).instances.push(id);
+        let known = self.service_mut(service);
+        known.instances.push(id);
+        known.absent.extend(gone);
         self.count += 1;
         let (instances, services, secrets) = (&self.instances, &self.services, &self.hasher);
         self.by_key.insert_unique(hash, id, |&id| {
@@ -144,17 +169,21 @@ impl Engine {
         let notify = instance.state == State::Down && instance.notified;
         self.go(id, None, reason, notify);
         let instance = self.instance(id);
-        let service = instance.service;
+        let (service, order) = (instance.service, instance.order);
         let hash = self.hash(&self.service(service).name, &instance.name);
         if let Ok(entry) = self.by_key.find_entry(hash, |&known| known == id) {
             entry.remove();
         }
-        self.service_mut(service).instances.retain(|&known| known != id);
+        // They are in the order of registration.
+        let place = self.service(service).instances.binary_search_by_key(&order, |&id| self.instance(id).order);
+        if let Ok(place) = place {
+            self.service_mut(service).instances.remove(place);
+        }
         self.instances[id as usize] = None;
         self.free_instances.push(id);
         self.count -= 1;
         if let Some(mass) = &mut self.mass {
-            mass.members.retain(|&member| member != id);
+            mass.members.remove(&id);
         }
     }
 

@@ -1,10 +1,13 @@
 //! One service: what its instances make of it.
 
+use std::collections::BTreeSet;
+
 use compact_str::CompactString;
 
 use serde::{Deserialize, Serialize};
 
 use super::policy::Rules;
+use super::roster::Gone;
 
 /// What is said of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +67,19 @@ pub struct Service {
     /// How many of them are present.
     #[serde(skip)]
     pub(super) present: usize,
+    /// Those of them that are not, in the order in which they make room for others.
+    #[serde(skip)]
+    pub(super) absent: BTreeSet<Gone>,
+    /// When it was registered; its beats, as far as they are counted, and the last of these.
+    #[serde(default)]
+    pub(super) born: f64,
+    #[serde(default)]
+    pub(super) beats: u8,
+    #[serde(default)]
+    pub(super) beat_at: f64,
+    /// It was heard often and long enough not to give way to others.
+    #[serde(default)]
+    pub(super) established: bool,
     pub(super) maintenance_until: f64,
     /// From when on its minimum holds, if it is expected.
     pub(super) expect_at: Option<f64>,
@@ -105,6 +121,11 @@ impl Service {
             notified: false,
             instances: Vec::new(),
             present: 0,
+            absent: BTreeSet::new(),
+            born: now,
+            beats: 0,
+            beat_at: -1e9,
+            established: false,
             maintenance_until: 0.0,
             expect_at: None,
             flaps: Vec::new(),

@@ -20,12 +20,16 @@ pub fn length(seconds: f64) -> String {
 fn warning(code: &str) -> &'static str {
     match code {
         "ingest_drops" => "the kernel drops datagrams before we can read them; that time counts against nobody",
+        "queue_drops" => "more heartbeats come than presence takes; that time counts against nobody",
         "local_pause" => "we stood still for a while; that time counts against nobody",
         "clock_step" => "the wall clock was set; no deadline depends on it",
         "promise_mismatch" => "beats come slower than promised; the measured interval counts",
         "promise_loose" => "beats come twenty times as often as promised: are milliseconds sent as seconds?",
         "instance_conflict" => "two processes use this name in turn; give each its own instance",
-        "limit" => "a limit on services or instances is reached; new ones are refused, known ones stay",
+        "limit" => {
+            "a limit on services or instances is reached; services that are not established give way to new ones, established \
+             ones stay, and what finds no room is refused"
+        }
         "sampled" => "heartbeats are sent with a sample rate, so most of them are never sent",
         "state_lost" => "the saved state could not be read; presence starts empty",
         "high_loss" => {
