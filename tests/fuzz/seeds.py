@@ -21,7 +21,7 @@ def inputs():
 
 def main():
     folder = sys.argv[1]
-    seeds = {"datagram": [], "stream": [], "binary": [], "config": [], "capture": []}
+    seeds = {"datagram": [], "stream": [], "binary": [], "config": [], "capture": [], "key": [], "grammar": [], "presence": []}
     for data in inputs():
         seeds["datagram"].append(b"\x00\x05" + data)
         seeds["stream"].append(b"\x01\x07" + data + b"\n")
@@ -29,6 +29,10 @@ def main():
         if data[:1] == b"\xaa":
             seeds["binary"].append(data[1:])
             seeds["datagram"].append(b"\x10\x05" + data)
+    seeds["key"] += [bytes([way, kind]) + data for way in (0, 2) for kind in range(4) for data in (b"k:" + b"\xff" * 21845, b"a" * 65000)]
+    seeds["key"] += [bytes([1, kind]) + bytes(range(256)) for kind in range(4)]
+    for target in ("grammar", "presence"):
+        seeds[target] += [bytes((n * step) % 256 for n in range(300)) for step in range(1, 40)]
     with open(os.path.join(ROOT, "examples/systole.toml")) as example:
         text = example.read()
     seeds["config"].append(text.encode())

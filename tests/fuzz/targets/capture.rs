@@ -6,8 +6,10 @@ use systole::cli::capture::row;
 
 fuzz_target!(|text: &str| {
     for line in text.lines() {
-        if let Err(problem) = row(line) {
-            assert!(!problem.is_empty());
+        for absolute in [false, true] {
+            if let Err(problem) = row(line, absolute) {
+                assert!(!problem.is_empty());
+            }
         }
     }
 });
