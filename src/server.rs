@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -151,10 +151,11 @@ pub async fn run(
     let outlets = sinks.into_iter().map(start_sink).collect::<Result<_, _>>()?;
     let registry = Registry::new(plan::registry_options(&config, true), shards);
     let (ask, asked) = mpsc::channel(REQUESTS);
+    let http_requests = Arc::<AtomicU64>::default();
     let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone())
-        .answering(management.is_some().then_some(asked))
-        .watching(relayed)
-        .accounting_for(extras.log, taped);
+            .answering(management.is_some().then_some(asked), Arc::clone(&http_requests))
+            .watching(relayed)
+            .accounting_for(extras.log, taped);
 
     let published_for_watchdog = published.clone();
     let (stop, stopped) = watch::channel(false);
@@ -167,6 +168,7 @@ pub async fn run(
         write_token: config.http.token.as_deref().map(Arc::from),
         streams: Arc::new(Semaphore::new(crate::http::STREAMS)),
         token: config.http.address.filter(|a| !a.ip().is_loopback()).and(config.http.token.as_deref()).map(Arc::from),
+        hosts: config.http.address.filter(|a| a.ip().is_loopback()).map(|_| config.http.hosts.clone().into()),
     };
     let (stop_page, page_stopped) = watch::channel(false);
     let serving = page.map(|listener| tokio::spawn(crate::http::serve(listener, house, page_stopped)));
@@ -177,6 +179,7 @@ pub async fn run(
             started: unix_time(),
             healthy: AtomicBool::new(config.management.healthy),
             allow: Allow::new(config.management.allow.clone()),
+            http_requests,
         };
         tokio::spawn(management::serve(listener, desk, stop_page.subscribe()))
     });
@@ -390,8 +393,15 @@ fn start_up_block(
         None => writeln!(out, "  page      off"),
     };
     if let Some((ListenUrl::Udp(address), _)) = bound.iter().find(|(url, _)| matches!(url, ListenUrl::Udp(_))) {
-        let host = if address.ip().is_unspecified() { "127.0.0.1".into() } else { address.ip().to_string() };
-        let _ = writeln!(out, "  try       echo 'hello:1|c' | nc -u -w0 {host} {}", address.port());
+        let host = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+        let near = SocketAddr::new(host, address.port());
+        let to = if near == SocketAddr::from((Ipv4Addr::LOCALHOST, 8125)) {
+            String::new()
+        } else {
+            format!(" --to udp://{near}")
+        };
+        let _ = writeln!(out, "  try       systole send 'hello:1|c'{to}");
+        let _ = writeln!(out, "  or        echo 'hello:1|c' | nc -u -q0 {host} {}", near.port());
     }
     out
 }

@@ -28,6 +28,7 @@
 //! | `systole.relays.queued` | gauge | `relay` | those on their way |
 //! | `systole.log.lines_lost` `.lines_suppressed` | counter | | lines of the daemon's log that nobody read in time; lines beyond the limit of their kind |
 //! | `systole.capture.rows` `.lost` | counter | | rows that `--capture` wrote; rows that are not in the file |
+//! | `systole.management.http_requests` | counter | | requests of HTTP at the management port; each ended its connection |
 //! | `systole.flush.duration_secs` `systole.flush.late_secs` `systole.completeness` | gauge | | the flush |
 
 use std::collections::BTreeMap;
@@ -64,6 +65,9 @@ pub struct Ledger {
     /// Heartbeats.
     #[serde(default)]
     pub presence: PresenceAccount,
+    /// The management port.
+    #[serde(default)]
+    pub management: ManagementAccount,
     /// The flush.
     pub flush: FlushAccount,
     /// Share of datagrams that the kernel handed over, 0 to 1.
@@ -247,6 +251,13 @@ pub struct CaptureAccount {
     pub lost: u64,
 }
 
+/// What came to the management port and is no command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagementAccount {
+    /// Requests of HTTP; each ended its connection, and nothing after it was executed.
+    pub http_requests: u64,
+}
+
 /// How the flush went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlushAccount {
@@ -327,6 +338,7 @@ impl Ledger {
             capture.lost += new.lost;
         }
         self.presence.add(&later.presence);
+        self.management.http_requests += later.management.http_requests;
         self.series = later.series;
         self.sinks.clone_from(&later.sinks);
         self.relays.clone_from(&later.relays);
@@ -454,6 +466,7 @@ impl Ledger {
             push(Kind::Counter, "capture.rows", None, capture.rows as f64);
             push(Kind::Counter, "capture.lost", None, capture.lost as f64);
         }
+        push(Kind::Counter, "management.http_requests", None, self.management.http_requests as f64);
         push(Kind::Gauge, "flush.duration_secs", None, self.flush.duration_secs);
         push(Kind::Gauge, "flush.late_secs", None, self.flush.late_secs);
         push(Kind::Gauge, "completeness", None, self.completeness);

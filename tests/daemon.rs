@@ -47,8 +47,10 @@ fn the_http_routes_answer_as_documented() {
     assert_eq!((code, &error["error"]["code"]), (404, &"not_found".into()));
     let http = daemon.http.expect("HTTP");
     let mut post = TcpStream::connect(http).expect("connected");
-    post.write_all(b"POST /api/v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        .expect("sent");
+    post.write_all(
+        b"POST /api/v1/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    )
+    .expect("sent");
     let mut answer = String::new();
     post.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("method_not_allowed"), "{answer}");
@@ -65,13 +67,19 @@ fn the_http_routes_answer_as_documented() {
 }
 
 #[test]
-fn away_from_loopback_every_route_needs_the_token() {
+fn away_from_loopback_every_route_but_health_and_ready_needs_the_token() {
     let dir = tempfile::tempdir().expect("a folder");
     let config = QUICK.replace("address = \"127.0.0.1:0\"", "address = \"0.0.0.0:0\"\ntoken = \"s3cret\"");
     let daemon = Daemon::start(dir.path(), &config);
     let port = daemon.http.expect("HTTP").port();
     let to = ([127, 0, 0, 1], port).into();
-    for path in ["/", "/health", "/ready", "/metrics", "/api/v1/status", "/api/v1/snapshot"] {
+    for path in ["/health", "/ready"] {
+        assert_eq!(get(to, path, "").0, 200, "{path}");
+    }
+    for path in ["/health/", "/healthy"] {
+        assert_eq!(get(to, path, "").0, 401, "{path}");
+    }
+    for path in ["/", "/metrics", "/api/v1/status", "/api/v1/snapshot"] {
         assert_eq!(get(to, path, "").0, 401, "{path}");
         assert_eq!(get(to, path, "Authorization: Bearer wrong!\r\n").0, 401, "{path}");
         assert_eq!(get(to, path, "Authorization: Bearer s3cret\r\n").0, 200, "{path}");
@@ -304,4 +312,25 @@ fn a_sample_with_a_timestamp_keeps_its_time() {
     for line in ["a.count;k=v 3 1700000000", "a.count;k=v 8 1700000001", "g 7 1700000000", "a.count;k=v 8 10"] {
         assert!(graphite.lines().any(|found| found == line), "{line}:\n{graphite}");
     }
+}
+
+#[test]
+fn what_it_says_to_try_first_works_as_it_stands() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n";
+    let daemon = Daemon::start(dir.path(), config);
+    let port = daemon.udp.expect("UDP").port();
+    let said =
+        |word: &str| daemon.lines.iter().find_map(|line| line.trim().strip_prefix(word)).map(str::trim).expect("said");
+    assert_eq!(said("or "), format!("echo 'hello:1|c' | nc -u -q0 127.0.0.1 {port}"));
+    let words: Vec<String> = said("try ").split(' ').map(|word| word.trim_matches('\'').to_string()).collect();
+    assert_eq!(words[..2], ["systole", "send"]);
+    let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+    assert!(support::systole(&args, b"").status.success());
+    daemon.status_when("it arrived", |s| s["lines"]["metrics"] == 1);
+    // The board of a daemon that has heard nobody: the same order.
+    let board = daemon.get("/presence").1;
+    let (ours, netcat) = (board.find("systole send"), board.find("nc -u -q0"));
+    assert!(ours.is_some() && ours < netcat, "{board}");
+    daemon.stop();
 }

@@ -140,6 +140,28 @@ fn statsites_binary_protocol_is_read_by_its_first_byte() {
 }
 
 #[test]
+fn frames_of_the_binary_protocol_may_be_separated_by_newlines() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let listeners = "[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
+                     [protocol]\nbinary = true";
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), listeners));
+    let set = b"\xaa\x04\x02\0\x03\0s\0me\0".to_vec();
+    let lines = [binary(2, "a", 1.0), binary(2, "a", 2.0), set, binary(5, "g", 10.0)];
+    let bytes: Vec<u8> = lines.iter().flat_map(|frame| [frame, &b"\n"[..]].concat()).collect();
+    daemon.send_udp(&[&bytes, &[&lines[0][..], b"\r\n", &lines[1]].concat()]);
+    let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
+    for byte in &bytes {
+        stream.write_all(&[*byte]).expect("sent");
+    }
+    stream.write_all(&bytes).expect("sent");
+    drop(stream);
+    let status = daemon.status_when("all are read", |s| s["lines"]["read"] == 14);
+    assert_eq!((&status["lines"]["metrics"], malformed(&status, "bad_frame")), (&14.into(), 0), "{status}");
+    daemon.stop();
+    assert_eq!(sum(dir.path(), "a"), 12.0);
+}
+
+#[test]
 fn a_listener_may_read_its_lines_in_its_own_way() {
     let dir = tempfile::tempdir().expect("a folder");
     let listeners = "[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\

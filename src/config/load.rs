@@ -413,8 +413,18 @@ fn http(root: &mut Section<'_>, s: &mut Source<'_>, option: Option<&str>) -> Htt
     if bound.is_some_and(|address| !address.ip().is_loopback()) && token.is_none() {
         s.problem(place, &key, format!("`{text}` is not on loopback, so `http.token` must be set"));
     }
+    let mut hosts = Vec::new();
+    for item in section.list(s, "hosts").unwrap_or_default() {
+        match item.string(s) {
+            Some(host) if host.is_empty() || host.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) => {
+                item.refuse(s, "a name without scheme and port, such as `stats.example.org`");
+            }
+            Some(host) => hosts.push(host),
+            None => {}
+        }
+    }
     section.finish(s);
-    Http { address: bound, token }
+    Http { address: bound, token, hosts }
 }
 
 fn log(root: &mut Section<'_>, s: &mut Source<'_>) -> Log {

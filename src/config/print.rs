@@ -62,6 +62,7 @@ pub fn print(config: &Config) -> String {
     if config.http.token.is_some() {
         out.set("token", MASK);
     }
+    out.set("hosts", strings(&config.http.hosts));
     out.head("[log]");
     out.set("level", config.log.level.as_str());
     out.set(

@@ -269,6 +269,8 @@ pub struct Http {
     pub address: Option<SocketAddr>,
     /// For anything that changes state, and for everything when not on loopback.
     pub token: Option<String>,
+    /// Names, without a port, under which it may be asked on loopback, beside those of loopback (default none).
+    pub hosts: Vec<String>,
 }
 
 /// How the log is written.

@@ -8,6 +8,7 @@ mod answer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,7 +25,9 @@ use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
 use crate::tape::Counter;
-use crate::telemetry::{CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, RelayAccount, SinkAccount};
+use crate::telemetry::{
+    CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, ManagementAccount, RelayAccount, SinkAccount,
+};
 use crate::vigil::{Vigil, Watch};
 
 /// How often kernel drops are read.
@@ -107,6 +110,8 @@ pub struct Flusher {
     aside: Aside,
     /// What the management port asks.
     requests: Option<mpsc::Receiver<Request>>,
+    /// Requests of HTTP that came to the management port since the last tick.
+    http_requests: Arc<AtomicU64>,
 }
 
 impl Flusher {
@@ -142,6 +147,7 @@ impl Flusher {
             relays: Vec::new(),
             aside: Aside::default(),
             requests: None,
+            http_requests: Arc::default(),
         };
         flusher.totals.sinks = flusher.sink_accounts();
         let totals = flusher.totals.clone();
@@ -154,10 +160,10 @@ impl Flusher {
         flusher
     }
 
-    /// Answers these requests while it runs.
+    /// Answers these requests of the management port while it runs, and accounts for those of HTTP that came to it.
     #[must_use]
-    pub fn answering(self, requests: Option<mpsc::Receiver<Request>>) -> Flusher {
-        Flusher { requests, ..self }
+    pub fn answering(self, requests: Option<mpsc::Receiver<Request>>, http_requests: Arc<AtomicU64>) -> Flusher {
+        Flusher { requests, http_requests, ..self }
     }
 
     /// Tells of these relays.
@@ -269,6 +275,11 @@ impl Flusher {
         ledger.sinks = self.sink_accounts();
         ledger.relays = self.relay_accounts();
         (ledger.log, ledger.capture) = self.aside.take();
+        ledger.management = ManagementAccount { http_requests: self.http_requests.swap(0, Ordering::Relaxed) };
+        if ledger.management.http_requests > 0 {
+            let requests = ledger.management.http_requests;
+            tracing::warn!(requests, "HTTP came to the management port: a browser, or somebody who has the wrong port");
+        }
         ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
         ledger.settle();
         debug_assert_eq!(ledger.check(), Ok(()));

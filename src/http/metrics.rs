@@ -127,6 +127,11 @@ pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String 
         out.counter("systole_capture_rows", "Rows that --capture wrote.", &[(&[], capture.rows as f64)]);
         out.counter("systole_capture_lost", "Rows that --capture could not write.", &[(&[], capture.lost as f64)]);
     }
+    out.counter(
+        "systole_management_http_requests",
+        "Requests of HTTP at the management port; each ended its connection.",
+        &[(&[], totals.management.http_requests as f64)],
+    );
     out.gauge("systole_flush_duration_seconds", "How long the last flush took.", &[(&[], totals.flush.duration_secs)]);
     out.gauge("systole_flush_late_seconds", "How late the last tick was.", &[(&[], totals.flush.late_secs)]);
     out.gauge(

@@ -16,14 +16,20 @@
 //! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
 //! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
 //!
-//! On loopback everything may be read by anybody; elsewhere every route needs `Authorization: Bearer TOKEN`
-//! (a browser may say `?token=TOKEN`). Errors are `{"error":{"code":"…","message":"…"}}`.
+//! On loopback everything may be read by anybody of this machine; elsewhere every route but `/health` and `/ready` needs
+//! `Authorization: Bearer TOKEN` (a browser may say `?token=TOKEN`). Errors are `{"error":{"code":"…","message":"…"}}`.
+//!
+//! On loopback `Host` must be `localhost`, an address of loopback, or one of `http.hosts`, else the answer is 421: a web
+//! page whose name was made to point to 127.0.0.1 (DNS rebinding) would read everything in the browser of whoever visits
+//! it. `/health` and `/ready` say nothing worth that, and probes come with names of their own. A request without `Host` is
+//! no browser's.
 
 mod board;
 mod metrics;
 mod page;
 mod presence;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,17 +40,27 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::allow::equal;
+use crate::inert::Plain;
 use crate::snapshot::{Records, Snapshot, write_json};
 use crate::telemetry::Ledger;
 use crate::vigil::Vigil;
 
 /// Longest wait for an interval that is being closed.
 const CLOSING: Duration = Duration::from_secs(5);
+
+/// A connection whose next request's headers take longer is closed; so is one that is silent for so long between two.
+const HEADER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause after a failed accept: out of descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the flusher publishes with every interval.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +97,8 @@ pub struct House {
     pub ready: Arc<AtomicBool>,
     /// What callers must show, if anything.
     pub token: Option<Arc<str>>,
+    /// Names under which we may be asked, beside those of loopback; `None` for any.
+    pub hosts: Option<Arc<[String]>>,
     /// Who is there; `None` if presence is off.
     pub vigil: Option<Vigil>,
     /// What those must show who change something, on loopback too; without it nobody can.
@@ -112,12 +130,34 @@ impl House {
 
 /// Serves until `stop` turns true.
 pub async fn serve(listener: TcpListener, house: House, mut stop: watch::Receiver<bool>) {
-    let stopped = async move {
-        // An error means that whoever could stop us is gone, which is a stop too.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(listener, router(house)).with_graceful_shutdown(stopped).await {
-        tracing::error!(%error, "the HTTP server ended");
+    let routes = TowerToHyperService::new(router(house));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // An error means that whoever could stop us is gone, which is a stop too.
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an HTTP connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection = http.serve_connection(TokioIo::new(stream), routes.clone());
+        let mut stop = stop.clone();
+        tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            // That a client went away, or sent no HTTP, is its business.
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        });
     }
 }
 
@@ -142,15 +182,14 @@ fn router(house: House) -> Router {
         .with_state(house)
 }
 
-/// Asks for the token where there is one, and sets the headers that keep a browser from guessing.
+/// Asks for the token where there is one, and for a name of ours where there is none, and sets the headers that keep a
+/// browser from guessing.
 async fn guard(State(house): State<House>, request: Request, next: Next) -> Response {
-    let mut response = match &house.token {
-        Some(token) if !shows(&request, token) => error(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "this needs `Authorization: Bearer TOKEN` with the token of `http.token`",
-        ),
-        _ => next.run(request).await,
+    let is_open = matches!(request.uri().path(), "/health" | "/ready");
+    let refusal = if is_open { None } else { refusal(&house, &request) };
+    let mut response = match refusal {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
     };
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -164,6 +203,39 @@ async fn guard(State(house): State<House>, request: Request, next: Next) -> Resp
         response.headers_mut().insert::<HeaderName>(name, HeaderValue::from_static(value));
     }
     response
+}
+
+fn refusal(house: &House, request: &Request) -> Option<Response> {
+    if let Some(token) = &house.token
+        && !shows(request, token)
+    {
+        let message = "this needs `Authorization: Bearer TOKEN` with the token of `http.token`";
+        return Some(error(StatusCode::UNAUTHORIZED, "unauthorized", message));
+    }
+    let ours = house.hosts.as_ref()?;
+    // A target with a name of its own (RFC 9112, 3.2.2) must not say another one than `Host`.
+    let said = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
+    let named = request.uri().authority().map(|authority| authority.as_str().into());
+    let stranger = said.chain(named).find(|host| !is_ours(host, ours))?;
+    let message = format!(
+        "`{}` is no name of this daemon: ask for localhost, or list the name in `http.hosts`",
+        Plain(&stranger)
+    );
+    Some(error(StatusCode::MISDIRECTED_REQUEST, "unknown_host", &message))
+}
+
+/// Whether a `Host`, with or without a port, is one of loopback or of `ours`.
+fn is_ours(host: &str, ours: &[String]) -> bool {
+    let has_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if has_port(port) && (name.ends_with(']') || !name.contains(':')) => name,
+        _ => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+        || name.eq_ignore_ascii_case("localhost")
+        || ours.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 fn shows(request: &Request, token: &str) -> bool {
@@ -258,4 +330,37 @@ fn with_type(kind: &'static str, body: Vec<u8>) -> Response {
 fn error(status: StatusCode, code: &str, message: &str) -> Response {
     let body = serde_json::json!({"error": {"code": code, "message": message}});
     (status, json(&body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_loopback_and_those_that_are_listed_are_ours() {
+        let ours = ["stats.example".to_string()];
+        for (host, expected) in [
+            ("localhost", true),
+            ("LocalHost:8127", true),
+            ("localhost.", true),
+            ("127.0.0.1:8127", true),
+            ("127.1.2.3", true),
+            ("[::1]:8127", true),
+            ("[::1]", true),
+            ("stats.example:80", true),
+            ("STATS.example", true),
+            ("", false),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example:8127", false),
+            ("evil.example:127.0.0.1", false),
+            ("localhost:8127:1", false),
+            ("a@localhost", false),
+            ("10.0.0.1", false),
+            ("[::ffff:10.0.0.1]", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(is_ours(host, &ours), expected, "{host}");
+        }
+    }
 }

@@ -15,6 +15,9 @@
 //! What is deleted leaves sinks that remember series (`prometheus`, `remote_write`) with the open interval, also what they still
 //! tell when the daemon has forgotten it (`not found`).
 //!
+//! A request line of HTTP closes the connection, and nothing after it is executed: a web page can make a browser send one
+//! to any port of this machine.
+//!
 //! A command is a line. What came without a newline is one too when nothing follows for a moment, because the original
 //! takes every chunk for a command.
 
@@ -22,7 +25,7 @@ mod inspect;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,6 +35,7 @@ use tokio::time::timeout;
 
 use crate::aggregate::Class;
 use crate::allow::Allow;
+use crate::protocol::{is_request_line, may_be_request_line};
 use crate::sys::unix_time;
 use crate::telemetry::SinkAccount;
 
@@ -106,6 +110,8 @@ pub struct Desk {
     pub healthy: AtomicBool,
     /// Who may connect.
     pub allow: Allow,
+    /// Requests of HTTP that came.
+    pub http_requests: Arc<AtomicU64>,
 }
 
 /// Serves until `stop` turns true.
@@ -154,12 +160,20 @@ async fn converse(mut stream: TcpStream, desk: &Desk, from: SocketAddr) {
         }
         while let Some(end) = memchr::memchr(b'\n', &heard) {
             let line: Vec<u8> = heard.drain(..=end).collect();
+            if is_request_line(&line) {
+                desk.http_requests.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
             if !respond(&mut stream, desk, &line, from).await {
                 return;
             }
         }
         if heard.len() > COMMAND_BYTES || ((is_end || is_pause) && !heard.is_empty()) {
             let line = std::mem::take(&mut heard);
+            if may_be_request_line(&line) {
+                desk.http_requests.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
             if !respond(&mut stream, desk, &line, from).await {
                 return;
             }

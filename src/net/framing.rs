@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use crate::protocol::{BINARY_MAGIC, BinaryFrame, binary_frame};
+use crate::protocol::{BINARY_MAGIC, BinaryFrame, binary_frame, is_request_line, may_be_request_line, newlines};
 
 use super::Framing;
 
@@ -70,13 +70,13 @@ impl Cutter {
         }
     }
 
-    /// What came after the last whole line or frame, and whether the end of the stream may have made it whole.
-    pub fn rest(&mut self) -> Option<(BytesMut, bool)> {
+    /// What came after the last whole line or frame: `Lines` if the end of the stream may have made it whole.
+    pub fn rest(&mut self) -> Option<Chunk> {
         match &mut self.0 {
-            Way::Undecided(lines) | Way::Lines(lines) => lines.rest().map(|rest| (rest, true)),
+            Way::Undecided(lines) | Way::Lines(lines) => lines.rest(),
             Way::Frames(frames) | Way::Binary(frames) => {
                 let rest = frames.bytes.split();
-                (!rest.is_empty()).then_some((rest, false))
+                (!rest.is_empty()).then_some(Chunk::Broken(rest))
             }
         }
     }
@@ -103,14 +103,16 @@ impl FrameBuffer {
         Some(Chunk::Frame(self.bytes.split_to(length)))
     }
 
-    /// As many whole frames of the binary protocol as there are.
+    /// As many whole frames of the binary protocol as there are, up to a newline between two.
     fn take_binary(&mut self) -> Option<Chunk> {
+        self.bytes.advance(newlines(&self.bytes));
         let mut whole = 0;
         loop {
             match binary_frame(&self.bytes[whole..]) {
                 BinaryFrame::Whole(length) => whole += length,
                 BinaryFrame::Partial if whole > 0 => return Some(Chunk::Frame(self.bytes.split_to(whole))),
                 BinaryFrame::Partial => return None,
+                // A newline is no frame either.
                 BinaryFrame::Broken if whole > 0 => return Some(Chunk::Frame(self.bytes.split_to(whole))),
                 BinaryFrame::Broken => return Some(Chunk::Broken(self.bytes.split())),
             }
@@ -123,6 +125,8 @@ impl FrameBuffer {
 struct LineBuffer {
     bytes: BytesMut,
     max_line: usize,
+    /// Nothing was taken yet: who speaks HTTP says so in the first line.
+    is_first: bool,
     /// An overlong line is being skipped up to its newline.
     skipping: bool,
 }
@@ -138,11 +142,13 @@ pub enum Chunk {
     TooLong(BytesMut),
     /// What cannot be cut: nothing after it can be found.
     Broken(BytesMut),
+    /// The request line of HTTP, or its beginning, where lines are expected: nothing after it is one.
+    Http(BytesMut),
 }
 
 impl LineBuffer {
     fn new(max_line: usize) -> LineBuffer {
-        LineBuffer { bytes: BytesMut::new(), max_line, skipping: false }
+        LineBuffer { bytes: BytesMut::new(), max_line, is_first: true, skipping: false }
     }
 
     /// Adds what was read.
@@ -159,6 +165,13 @@ impl LineBuffer {
 
     /// The next chunk, if there is one.
     fn take(&mut self) -> Option<Chunk> {
+        if self.is_first {
+            let end = memchr::memchr(b'\n', &self.bytes);
+            if let Some(request) = self.request(end) {
+                return Some(Chunk::Http(request));
+            }
+            self.is_first = end.is_none() && self.bytes.len() <= self.max_line;
+        }
         if self.skipping {
             match memchr::memchr(b'\n', &self.bytes) {
                 Some(end) => {
@@ -198,10 +211,28 @@ impl LineBuffer {
         Chunk::Lines(self.bytes.split_to(length))
     }
 
+    /// The first line, which ends there, or its beginning if it is too long, if that is a request of HTTP.
+    fn request(&mut self, end: Option<usize>) -> Option<BytesMut> {
+        let (length, is_request) = match end {
+            Some(end) if end <= self.max_line => (end, is_request_line(&self.bytes[..end])),
+            Some(_) | None if self.bytes.len() > self.max_line => {
+                (self.max_line, may_be_request_line(&self.bytes[..self.max_line]))
+            }
+            Some(_) | None => (0, false),
+        };
+        is_request.then(|| {
+            let mut all = self.bytes.split();
+            all.split_to(length)
+        })
+    }
+
     /// What came after the last newline, if anything but blanks.
-    fn rest(&mut self) -> Option<BytesMut> {
+    fn rest(&mut self) -> Option<Chunk> {
         let rest = self.bytes.split();
-        (!self.skipping && !rest.trim_ascii().is_empty()).then_some(rest)
+        if self.skipping || rest.trim_ascii().is_empty() {
+            return None;
+        }
+        Some(if self.is_first && is_request_line(&rest) { Chunk::Http(rest) } else { Chunk::Lines(rest) })
     }
 }
 
@@ -218,13 +249,18 @@ mod tests {
                 out.push(match chunk {
                     Chunk::Lines(lines) => String::from_utf8_lossy(&lines).into_owned(),
                     Chunk::Frame(frame) | Chunk::Broken(frame) => panic!("{frame:?}"),
+                    Chunk::Http(line) => format!("http: {}", String::from_utf8_lossy(&line)),
                     Chunk::TooLong(start) => {
                         format!("too long: {}", String::from_utf8_lossy(&start))
                     }
                 });
             }
         }
-        (out, buffer.rest().map(|rest| String::from_utf8_lossy(&rest).into_owned()))
+        let rest = buffer.rest().map(|rest| match rest {
+            Chunk::Lines(rest) => String::from_utf8_lossy(&rest).into_owned(),
+            other => format!("{other:?}"),
+        });
+        (out, rest)
     }
 
     #[test]
@@ -249,6 +285,46 @@ mod tests {
         assert_eq!(cutter.rest(), None);
         cutter.extend(b"\xff\xff\0\0x");
         assert!(matches!(cutter.take(), Some(Chunk::Broken(_))));
+    }
+
+    #[test]
+    fn frames_of_the_binary_protocol_may_be_separated_by_newlines_in_any_pieces() {
+        let frame = b"\xaa\x02\x02\0\0\0\0\0\0\0\x69\x40a\0";
+        let bytes = [&frame[..], b"\n", frame, b"\r\n", frame, frame, b"\n"].concat();
+        for piece in 1..bytes.len() {
+            let mut cutter = Cutter::new(Framing::Newline, true, 100);
+            let mut taken = Vec::new();
+            for part in bytes.chunks(piece) {
+                cutter.extend(part);
+                while let Some(Chunk::Frame(frames)) = cutter.take() {
+                    assert_eq!(frames[0], BINARY_MAGIC);
+                    taken.extend_from_slice(&frames);
+                }
+            }
+            assert_eq!(taken.iter().filter(|&&b| b == BINARY_MAGIC).count(), 4, "pieces of {piece}");
+            assert_eq!(cutter.rest(), None);
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_of_a_connection_that_begins_with_http() {
+        let bytes = "POST /x HTTP/1.1\r\nHost: x\r\n\r\nowned:1|c\n";
+        for piece in 1..=bytes.len() {
+            let parts: Vec<&str> =
+                bytes.as_bytes().chunks(piece).map(|p| std::str::from_utf8(p).expect("ASCII")).collect();
+            let (out, _) = chunks(&parts, 100);
+            assert_eq!(out[0], "http: POST /x HTTP/1.1\r", "pieces of {piece}");
+        }
+        // A request line that is too long for a line, whole or not.
+        let long = format!("GET /{}", "x".repeat(200));
+        for end in ["", " HTTP/1.1\r\nowned:1|c\n"] {
+            let (out, _) = chunks(&[&format!("{long}{end}")], 100);
+            assert_eq!(out[0], format!("http: {}", &long[..100]));
+        }
+        // Later lines are lines, whatever they are.
+        let (out, _) = chunks(&["a:1|c\nGET / HTTP/1.1\n"], 100);
+        assert_eq!(out, ["a:1|c\nGET / HTTP/1.1\n"]);
+        assert_eq!(chunks(&["GET / HTTP/1.1"], 100).1.as_deref(), Some("Http(b\"GET / HTTP/1.1\")"));
     }
 
     #[test]

@@ -146,7 +146,7 @@ async fn serve(
             }
             Ok(count) => {
                 if !ingest(&shared, &mut cutter, count, from) {
-                    // There is no way to find the next frame.
+                    // There is no way to find the next frame, or no line will come.
                     return;
                 }
             }
@@ -154,16 +154,19 @@ async fn serve(
             Err(_) => break,
         }
     }
-    if let Some((rest, may_be_whole)) = cutter.rest() {
-        let mut shard = shared.shard.borrow_mut();
-        if ended && may_be_whole {
+    let Some(rest) = cutter.rest() else { return };
+    let mut shard = shared.shard.borrow_mut();
+    match rest {
+        Chunk::Lines(rest) if ended => {
             // `printf 'x:1|c' | nc` ends without a newline and means a whole line.
             shard.tally().chunks += 1;
             let now = unix_time();
             shared.others.record(now, &rest, from, spec.transport.name());
             shard.ingest(&rest, &spec.options, from, now);
             shared.others.pass_on(&mut shard);
-        } else {
+        }
+        Chunk::Http(rest) => shard.refuse_fragment(&rest, Reason::HttpRequest, from),
+        Chunk::Lines(rest) | Chunk::Frame(rest) | Chunk::TooLong(rest) | Chunk::Broken(rest) => {
             shard.refuse_fragment(&rest, Reason::BadFrame, from);
         }
     }
@@ -191,6 +194,11 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<Socke
             Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, from),
             Chunk::Broken(bytes) => {
                 shard.refuse_fragment(&bytes, Reason::BadFrame, from);
+                is_good = false;
+                break;
+            }
+            Chunk::Http(line) => {
+                shard.refuse_fragment(&line, Reason::HttpRequest, from);
                 is_good = false;
                 break;
             }

@@ -5,7 +5,8 @@
 //! 0xAA TYPE(1) KEYLEN(2) VALUE(double) KEY 0       TYPE 1 kv, 2 c, 3 ms, 5 g, 6 g by a difference
 //! 0xAA 4       KEYLEN(2) SETLEN(2)     KEY 0 MEMBER 0
 //! ```
-//! A bad first byte, type or end leaves no way to find the next frame.
+//! A bad first byte, type or end leaves no way to find the next frame. Newlines between frames mean nothing: some clients
+//! write each frame as they write lines.
 
 use super::error::{ParseError, Reason};
 use super::metric::{GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
@@ -58,11 +59,17 @@ pub fn binary_frame(bytes: &[u8]) -> BinaryFrame {
     BinaryFrame::Whole(end)
 }
 
+/// How many bytes before the first frame are newlines.
+pub fn newlines(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|b| matches!(b, b'\n' | b'\r')).count()
+}
+
 /// The frames of a datagram, or of whole frames of a stream: each with its bytes. After a broken one there is none.
 pub fn binary_frames<'a>(bytes: &'a [u8], options: &Options) -> impl Iterator<Item = (&'a [u8], FrameResult<'a>)> {
     let options = *options;
     let mut rest = bytes;
     std::iter::from_fn(move || {
+        rest = &rest[newlines(rest)..];
         if rest.is_empty() {
             return None;
         }
@@ -150,6 +157,19 @@ mod tests {
         let mut open = frame.to_vec();
         *open.last_mut().expect("a byte") = b'x';
         assert_eq!(binary_frame(&open), BinaryFrame::Broken);
+    }
+
+    #[test]
+    fn newlines_between_frames_mean_nothing() {
+        let frame = b"\xaa\x02\x06\0\0\0\0\0\0\0\x69\x40Conns\0";
+        let count = |bytes: &[u8]| {
+            let options = Options::default();
+            let read: Vec<bool> = binary_frames(bytes, &options).map(|(_, frame)| frame.is_ok()).collect();
+            (read.iter().filter(|good| **good).count(), read.len())
+        };
+        assert_eq!(count(&[&frame[..], b"\n", frame, b"\r\n\n", frame, b"\n"].concat()), (3, 3));
+        assert_eq!(count(&[&frame[..], b"\nx", frame].concat()), (1, 2));
+        assert_eq!(count(&[&frame[..], b" ", frame].concat()), (1, 2));
     }
 
     #[test]

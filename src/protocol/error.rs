@@ -35,11 +35,13 @@ pub enum Reason {
     BadServiceCheck,
     /// A stream ended, or a frame broke, inside a line.
     BadFrame,
+    /// A connection for lines began with a request of HTTP, and was closed.
+    HttpRequest,
 }
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::EmptyName,
         Reason::BadName,
         Reason::MissingType,
@@ -54,6 +56,7 @@ impl Reason {
         Reason::BadEvent,
         Reason::BadServiceCheck,
         Reason::BadFrame,
+        Reason::HttpRequest,
     ];
 
     /// The fixed name, as the ledger writes it.
@@ -73,6 +76,7 @@ impl Reason {
             Reason::BadEvent => "bad_event",
             Reason::BadServiceCheck => "bad_service_check",
             Reason::BadFrame => "bad_frame",
+            Reason::HttpRequest => "http_request",
         }
     }
 
@@ -95,6 +99,7 @@ impl Reason {
             Reason::BadEvent => "not an event; `_e{TITLE_BYTES,TEXT_BYTES}:title|text` with lengths in bytes is right",
             Reason::BadServiceCheck => "not a service check; `_sc|name|0..3` is right",
             Reason::BadFrame => "the stream ended inside the line",
+            Reason::HttpRequest => "HTTP, where lines are read; nothing of the connection was",
         }
     }
 }

@@ -32,11 +32,12 @@ mod name;
 mod number;
 mod parse;
 mod plain;
+mod request_line;
 mod sanitize;
 mod service_check;
 mod tags;
 
-pub use binary::{BINARY_MAGIC, BinaryFrame, binary_frame, binary_frames};
+pub use binary::{BINARY_MAGIC, BinaryFrame, binary_frame, binary_frames, newlines};
 pub use error::{ParseError, Reason};
 pub use event::Event;
 pub use heartbeat::{Beat, Heartbeats, Ignored, MAX_PROMISE, Signal};
@@ -46,6 +47,7 @@ pub use parse::{
     Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, Samples, lines, parse_line, parse_metric, split_line, trim,
 };
 pub use plain::{PlainLine, plain_line};
+pub use request_line::{is_request_line, may_be_request_line};
 pub use sanitize::sanitize;
 pub use service_check::ServiceCheck;
 pub use tags::{NameTags, Tag, Tags, lossy};

@@ -23,6 +23,7 @@ use crate::inert::is_active;
 use crate::presence::Event;
 use crate::protocol::Kind;
 use crate::series::Series;
+use crate::telemetry::ManagementAccount;
 
 use super::number::number;
 use super::{Percentile, Snapshot, TimerPoint};
@@ -329,6 +330,9 @@ impl Serialize for Record<'_> {
                 map.serialize_entry("log", &ledger.log)?;
                 if let Some(capture) = &ledger.capture {
                     map.serialize_entry("capture", capture)?;
+                }
+                if ledger.management != ManagementAccount::default() {
+                    map.serialize_entry("management", &ledger.management)?;
                 }
                 map.serialize_entry("flush", &ledger.flush)?;
                 map.serialize_entry("completeness", &ledger.completeness)?;

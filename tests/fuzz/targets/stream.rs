@@ -26,6 +26,10 @@ fn cut<'a>(framing: Framing, binary: bool, parts: impl Iterator<Item = &'a [u8]>
                     // How much of it is shown goes by what was read.
                     ('t', bytes.into_iter().take(MAX).collect())
                 }
+                Chunk::Http(line) => {
+                    out.push(('h', line.to_vec()));
+                    return out;
+                }
                 // Nothing after it is read.
                 Chunk::Broken(_) => {
                     out.push(('b', Vec::new()));
@@ -39,8 +43,11 @@ fn cut<'a>(framing: Framing, binary: bool, parts: impl Iterator<Item = &'a [u8]>
         }
         cutter.rest_easy();
     }
-    if let Some((rest, _)) = cutter.rest() {
-        out.push(('r', rest.to_vec()));
+    match cutter.rest() {
+        Some(Chunk::Http(rest)) => out.push(('h', rest.to_vec())),
+        Some(Chunk::Lines(rest) | Chunk::Broken(rest)) => out.push(('r', rest.to_vec())),
+        Some(Chunk::Frame(rest) | Chunk::TooLong(rest)) => panic!("no rest: {rest:?}"),
+        None => {}
     }
     out
 }
