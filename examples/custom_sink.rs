@@ -1,4 +1,4 @@
-//! The daemon with a sink of your own: `cargo run --example custom_sink`, then `echo 'hits:1|c' | nc -u -w0 127.0.0.1 8125`.
+//! The daemon with a sink of your own: `cargo run --example custom_sink`, then `systole send 'hits:1|c'`.
 //!
 //! A sink is two methods. Task, queue, deadline, retries and the account are the driver's business: when `deliver` fails or
 //! takes too long, the same interval is offered again, and what waits beyond the queue is given up and counted.

@@ -153,9 +153,9 @@ pub async fn run(
     let (ask, asked) = mpsc::channel(REQUESTS);
     let http_requests = Arc::<AtomicU64>::default();
     let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone())
-            .answering(management.is_some().then_some(asked), Arc::clone(&http_requests))
-            .watching(relayed)
-            .accounting_for(extras.log, taped);
+        .answering(management.is_some().then_some(asked), Arc::clone(&http_requests))
+        .watching(relayed)
+        .accounting_for(extras.log, taped);
 
     let published_for_watchdog = published.clone();
     let (stop, stopped) = watch::channel(false);

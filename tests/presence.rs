@@ -42,7 +42,7 @@ fn request(daemon: &Daemon, method: &str, path: &str, headers: &str, body: &str)
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
     )
     .expect("sent");
     let mut answer = String::new();
@@ -197,10 +197,12 @@ fn beat_runs_a_command_says_goodbye_when_it_ends_well_and_not_when_it_fails() {
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
     assert_eq!(stopped.wait().expect("it ends").code(), Some(128 + 15));
     wait(&daemon, "stopped", "left", |s| s["state"] == "left");
-    // The one that failed said nothing, and so is missed.
+    // The one that failed said no goodbye, and so is missed.
     wait(&daemon, "bad", "down", |s| s["state"] == "down");
     for (args, code) in [(&["no/such", "/no/such/program"][..], 127), (&["no/such", "/etc/passwd"], 126)] {
         assert_eq!(beat(args[0], &args[1..]).wait().expect("it ends").code(), Some(code));
+        let message = format!("exited with {code}");
+        wait(&daemon, "no", "critical", |s| s["instances"][0]["message"] == *message);
     }
     let output = support::systole(&["beat", "a,b", "--to", &to], b"");
     assert_eq!(output.status.code(), Some(125), "{}", support::text(&output.stderr));
@@ -397,4 +399,45 @@ fn what_presence_does_not_take_has_its_own_name_and_counts_against_nobody() {
         |name: &str| all.iter().filter(|r| r["name"] == name).filter_map(|r| r["value"].as_f64()).sum::<f64>() as u64;
     assert_eq!(sum("presence_beats_total") + lost, 3000);
     assert_eq!(sum("systole.presence.queue_drops"), lost);
+}
+
+#[test]
+fn a_command_that_fails_again_and_again_is_never_found_well() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    let (to, url) = (format!("udp://{}", daemon.udp.expect("UDP")), format!("http://{}", daemon.http.expect("HTTP")));
+    let beat = |command: &[&str]| {
+        let mut args = vec!["beat", "job/a", "--every", "1s", "--to", &to, "--"];
+        args.extend(command);
+        support::command(&args).spawn().expect("the binary starts")
+    };
+    let check = || {
+        let output = support::systole(&["presence", "check", "job", "--url", &url], b"");
+        (output.status.code(), support::text(&output.stdout))
+    };
+    for n in 0..8 {
+        assert_eq!(beat(&["false"]).wait().expect("it ends").code(), Some(1));
+        wait(&daemon, "job", "heard", |s| s["instances"][0]["message"] == "exited with 1");
+        let (code, said) = check();
+        assert!(code == Some(2) && said.contains("1 critical"), "{n}: {code:?} {said}");
+    }
+    // A start is no end of it; a run that outlives its timeout of 5 s is.
+    let began = Instant::now();
+    let mut long = beat(&["sleep", "60"]);
+    wait(&daemon, "job", "up", |s| {
+        s["instances"][0]["state"] == "up" && s["instances"][0]["silence_s"].as_f64() < Some(1.0)
+    });
+    assert_eq!(check().0, Some(2));
+    wait(&daemon, "job", "well", |s| s["instances"][0]["health"] == 0);
+    assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(check().0, Some(0));
+    let pid = long.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    assert_eq!(long.wait().expect("it ends").code(), Some(128 + 15));
+    // One that ends well after a failure leaves nothing behind.
+    assert_eq!(beat(&["false"]).wait().expect("it ends").code(), Some(1));
+    wait(&daemon, "job", "critical", |s| s["instances"][0]["health"] == 2);
+    assert_eq!(beat(&["true"]).wait().expect("it ends").code(), Some(0));
+    wait(&daemon, "job", "left", |s| s["state"] == "left" && s["instances"][0]["health"] == 0);
+    daemon.stop();
 }

@@ -1,16 +1,22 @@
 //! `systole beat`: heartbeats for programs that cannot send their own, and a goodbye when they end as they should.
+//!
+//! A command that fails says no goodbye, and its silence would be told one timeout later. Until then it would be up, and one
+//! that is started again before that, by cron or a supervisor, for ever. So a failure is a service check with status 2,
+//! which is a beat like any other and stands until a check with status 0: the goodbye of a command that ended well, or the
+//! beats of one that has outlived its own timeout.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{ListenUrl, listen_url};
+use crate::presence::{grace_for, misses_for};
 use crate::sys::{host_name, signal_process, unix_time};
 
 use super::{complain, duration, send};
@@ -20,8 +26,8 @@ const OWN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// A goodbye is sent so often, with such a pause, since any may be lost.
-const GOODBYES: u32 = 3;
+/// What is said last is sent so often, with such a pause, since any may be lost.
+const COPIES: u32 = 3;
 const BETWEEN: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
@@ -35,8 +41,9 @@ pub(super) struct BeatArgs {
     /// Where to: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH or unixgram:///PATH
     #[arg(long, value_name = "URL", default_value = "udp://127.0.0.1:8125")]
     to: String,
-    /// Beats while this runs, passes SIGTERM and SIGINT on to it, and says goodbye when it exits 0 or was asked to stop.
-    /// Exits with its status; own errors are 125, not executable 126, not found 127
+    /// Beats while this runs, passes SIGTERM and SIGINT on to it, and says goodbye when it exits 0 or was asked to stop; when
+    /// it fails, the instance's health is critical until a run ends well or outlives its timeout. Exits with its status; own
+    /// errors are 125, not executable 126, not found 127
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
@@ -49,11 +56,32 @@ struct Sender {
     failed: bool,
 }
 
+/// What is to be said.
+#[derive(Clone, Copy)]
+enum Word {
+    /// Lives.
+    Here,
+    /// Lives, and whatever failed before is over.
+    Well,
+    /// Ended well.
+    Done,
+    /// Was asked to stop.
+    Stopped,
+    /// Ended with this code.
+    Failed(u8),
+}
+
 impl Sender {
-    fn send(&mut self, goodbye: bool) {
-        let every = if goodbye { 0.0 } else { self.every };
-        let lines = [format!("heartbeat:{every}|g|#{},interval:{every}", self.who)];
-        let sent = send::lines(&self.to, &lines);
+    fn say(&mut self, word: Word) {
+        let Sender { who, every, .. } = self;
+        let line = match word {
+            Word::Here => format!("heartbeat:{every}|g|#{who},interval:{every}"),
+            Word::Well => format!("_sc|heartbeat|0|#{who},interval:{every}"),
+            Word::Done => format!("_sc|heartbeat|0|#{who},interval:0"),
+            Word::Stopped => format!("heartbeat:0|g|#{who},interval:0"),
+            Word::Failed(code) => format!("_sc|heartbeat|2|#{who},interval:{every}|m:exited with {code}"),
+        };
+        let sent = send::lines(&self.to, &[line]);
         // Nobody may listen for a while; the next beat tries again.
         if let Err(error) = &sent
             && !self.failed
@@ -61,6 +89,16 @@ impl Sender {
             complain(format_args!("cannot send to {}: {error}; trying again with every beat", self.to));
         }
         self.failed = sent.is_err();
+    }
+
+    /// Says the last word.
+    async fn end(&mut self, word: Word) {
+        for n in 0..COPIES {
+            if n > 0 {
+                tokio::time::sleep(BETWEEN).await;
+            }
+            self.say(word);
+        }
     }
 }
 
@@ -113,18 +151,25 @@ async fn beat(args: &BeatArgs, mut sender: Sender) -> io::Result<u8> {
             Ok(child) => Some(child),
             Err(error) => {
                 complain(format_args!("cannot run {}: {error}", program.display()));
-                return Ok(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE });
+                let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
+                sender.end(Word::Failed(code)).await;
+                return Ok(code);
             }
         },
     };
     let mut beats = tokio::time::interval(args.every);
     // The first beat is sent in any case: even a command that ends at once was there.
     beats.tick().await;
-    sender.send(false);
+    sender.say(Word::Here);
+    let began = Instant::now();
+    let timeout = Duration::from_secs_f64(f64::from(misses_for(sender.every)) * sender.every + grace_for(sender.every));
     let mut asked_to_stop = false;
     let code = loop {
         tokio::select! {
-            _ = beats.tick() => sender.send(false),
+            _ = beats.tick() => {
+                let outlived = child.is_some() && began.elapsed() >= timeout;
+                sender.say(if outlived { Word::Well } else { Word::Here });
+            }
             number = stop(&mut stops) => {
                 asked_to_stop = true;
                 match child.as_ref().and_then(Child::id) {
@@ -136,14 +181,12 @@ async fn beat(args: &BeatArgs, mut sender: Sender) -> io::Result<u8> {
             status = wait(&mut child) => break code_of(status?),
         }
     };
-    if code == 0 || asked_to_stop {
-        for n in 0..GOODBYES {
-            if n > 0 {
-                tokio::time::sleep(BETWEEN).await;
-            }
-            sender.send(true);
-        }
-    }
+    let word = match code {
+        0 if child.is_some() => Word::Done,
+        _ if asked_to_stop => Word::Stopped,
+        _ => Word::Failed(code),
+    };
+    sender.end(word).await;
     Ok(code)
 }
 

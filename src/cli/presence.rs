@@ -28,7 +28,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[derive(Args)]
 #[command(
     after_help = "SERVICE/INSTANCE names one instance. `check` and `wait` exit as monitoring plug-ins do: 0 up; 1 degraded, \
-                  late, flapping or in maintenance; 2 down; 3 unknown, left, never seen, the daemon cannot be reached or \
+                  late, flapping, in maintenance, or with an instance whose service check is critical; 2 down, or all of \
+                  them critical; 3 unknown, left, never seen, the daemon cannot be reached or \
                   there is a mass silence: never 0 when we do not know. Wrong usage of the two is 3 too."
 )]
 pub(super) struct PresenceArgs {
@@ -294,13 +295,15 @@ async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, 
         return Err(Plain(said["error"]["message"].as_str().unwrap_or("the daemon does not answer")).to_string());
     };
     let number = |key: &str| said[key].as_u64().unwrap_or(0);
-    let (present, down, late) = (number("present"), number("down"), number("late"));
-    let is_odd = late > 0 || said["flapping"] == true;
+    let (present, down, late, critical) = (number("present"), number("down"), number("late"), number("critical"));
+    let is_odd = late > 0 || critical > 0 || said["flapping"] == true;
     let code = match (said["mass_silence"] == true, state, min) {
         (true, ..) => UNKNOWN,
         (_, "maintenance", _) => WARNING,
         (_, _, Some(min)) if present < min => CRITICAL,
-        (_, _, Some(min)) => u8::from(present - late.min(present) < min),
+        // All that is there says itself that it fails.
+        (_, "up" | "degraded", _) if critical > 0 && critical == present => CRITICAL,
+        (_, _, Some(min)) => u8::from(number("well") < min),
         (_, "down", _) => CRITICAL,
         (_, "up", _) => u8::from(is_odd),
         (_, "degraded", _) => WARNING,
@@ -308,8 +311,10 @@ async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, 
     };
     let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][usize::from(code.min(3))];
     let mass = if said["mass_silence"] == true { "; there is a mass silence" } else { "" };
+    let failing = if critical > 0 { format!(", {critical} critical") } else { String::new() };
     let line = format!(
-        "PRESENCE {word} - {} is {state}: {present} of {} present, {late} late{mass} | present={present} down={down} late={late}\n",
+        "PRESENCE {word} - {} is {state}: {present} of {} present, {late} late{failing}{mass} | present={present} down={down} late={late} \
+         critical={critical}\n",
         Plain(service),
         present + down,
     );

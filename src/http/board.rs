@@ -104,8 +104,9 @@ pub(super) async fn board(State(house): State<House>, Query(shown): Query<Shown>
         let address = addresses.filter_map(|address| address.rsplit_once(':')).next().unwrap_or(("127.0.0.1", "8125"));
         let _ = write!(
             out,
-            "<p>Nobody has sent a heartbeat yet. Any StatsD client can, and so can <code>nc</code>:</p>\
-             <p><code>echo 'heartbeat.checkout.web-1:10|g' | nc -u -w0 {} {}</code></p>\
+            "<p>Nobody has sent a heartbeat yet. Any StatsD client can, and so can a shell:</p>\
+             <p><code>systole send 'heartbeat.checkout.web-1:10|g' --to udp://{0}:{1}</code><br>\
+             <code>echo 'heartbeat.checkout.web-1:10|g' | nc -u -q0 {0} {1}</code></p>\
              <p>The 10 is a promise: <i>you will hear from me again within 10 seconds</i>.</p>",
             Html(address.0),
             Html(address.1),

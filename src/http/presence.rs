@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::allow::equal;
 use crate::inert::Plain;
-use crate::presence::ServiceView;
+use crate::presence::{InstanceView, ServiceView};
 use crate::vigil::Watch;
 
 use super::{House, bearer, board, error, json as answer};
@@ -132,10 +132,14 @@ async fn check(
     let Some((service, is_mass)) = found else { return Err(unknown("service")) };
     let enough = wanted.min.map_or(service.state == "up", |min| service.present >= min);
     let late = service.instances.iter().filter(|instance| instance.state == "late").count();
+    let critical = |instance: &InstanceView| instance.health == Some(2);
+    let present = || service.instances.iter().filter(|instance| matches!(instance.state, "up" | "late" | "unknown"));
+    let failing = present().filter(|instance| critical(instance)).count();
+    let well = present().filter(|instance| instance.state != "late" && !critical(instance)).count();
     let flapping = service.instances.iter().any(|instance| instance.flags.contains(&"flapping"));
     let mut response = answer(&json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
-        "late": late, "flapping": flapping, "mass_silence": is_mass,
+        "late": late, "critical": failing, "well": well, "flapping": flapping, "mass_silence": is_mass,
     }));
     if !enough {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

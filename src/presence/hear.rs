@@ -248,10 +248,7 @@ impl Engine {
         if beat.version.is_some() && beat.version != instance.version {
             instance.version.clone_from(&beat.version);
         }
-        instance.health = beat.health.or(instance.health);
-        if beat.health.is_some() && beat.message != instance.rare().message {
-            instance.rare_mut().message.clone_from(&beat.message);
-        }
+        instance.note_health(beat);
         instance.source = beat.source.or(instance.source);
         if due > 0 && self.fleet_loss.note(now, due) {
             self.warn_of_service(None, "high_loss", false);
@@ -323,6 +320,10 @@ impl Engine {
             return;
         }
         let instance = self.instance_mut(id);
+        let is_older = beat.start.is_some() && instance.start.is_some() && beat.start != instance.start;
+        if !is_older {
+            instance.note_health(beat);
+        }
         if instance.state == State::Left {
             if now > instance.left_at + 15.0 && now - instance.rare().conflict_at > WARN_EVERY {
                 instance.rare_mut().conflict_at = now;
@@ -331,7 +332,7 @@ impl Engine {
             return;
         }
         // A goodbye of an older process means nothing.
-        if beat.start.is_some() && instance.start.is_some() && beat.start != instance.start {
+        if is_older {
             return;
         }
         self.leave(id, "goodbye");

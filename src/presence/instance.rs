@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::Beat;
+
 use super::gaps::Gaps;
 use super::history::History;
 use super::policy::{Misses, Policy, Rules, grace_for, misses_for};
@@ -308,6 +310,17 @@ impl Instance {
 
     pub(super) fn rare(&self) -> &Rare {
         self.rare.as_deref().unwrap_or(&COMMON)
+    }
+
+    /// What a service check says of it stands until the next one.
+    pub(super) fn note_health(&mut self, beat: &Beat) {
+        if beat.health.is_none() {
+            return;
+        }
+        self.health = beat.health;
+        if beat.message != self.rare().message {
+            self.rare_mut().message.clone_from(&beat.message);
+        }
     }
 
     pub(super) fn rare_mut(&mut self) -> &mut Rare {

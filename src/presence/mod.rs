@@ -27,7 +27,7 @@ pub use desk::{Alarm, Desk, Notice, Place, Topic};
 pub use engine::{BlindSeconds, Engine, Refusals};
 pub use event::{Company, Event, EventKind, Facts, Identity, rfc3339};
 pub use instance::{Instance, State, Timing};
-pub use policy::Policy;
+pub use policy::{Policy, grace_for, misses_for};
 pub use readings::{Reading, SERIES};
 pub use report::{InstanceView, ServiceView};
 pub use service::{Service, ServiceState};

@@ -77,7 +77,7 @@ def main():
             run(args.python, f"{HERE}/clients/send.py", client, udp, path)
         for client in ("hot-shots", "node-statsd"):
             run("node", f"{HERE}/clients/send.js", args.node_modules, client, udp)
-        run("bash", "-c", f"echo 'nc.c:1|c' | nc -u -w0 127.0.0.1 {udp}")
+        run("bash", "-c", f"echo 'nc.c:1|c' | nc -u -q0 127.0.0.1 {udp}")
         run("bash", "-c", f"printf 'bash.c:2|c' > /dev/udp/127.0.0.1/{udp}")
         run(args.rust, udp)
         time.sleep(2.5)

@@ -119,7 +119,7 @@ group_wait = "{GROUP_WAIT}s"
         elif client == "cadence":
             command = [a.example, f"127.0.0.1:{port}", service, instance, PROMISE]
         elif client == "nc":
-            command = ["bash", "-c", f"while :; do echo '{line}' | nc -u -w0 127.0.0.1 {port}; sleep {PROMISE}; done"]
+            command = ["bash", "-c", f"while :; do echo '{line}' | nc -u -q0 127.0.0.1 {port}; sleep {PROMISE}; done"]
         elif client == "bash":
             command = ["bash", "-c", f"while :; do printf '{line}' > /dev/udp/127.0.0.1/{port}; sleep {PROMISE}; done"]
         else:
