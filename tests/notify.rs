@@ -16,6 +16,8 @@ use support::{Daemon, systole, text};
 struct Receiver {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<(String, Value)>>>,
+    /// When each came, Unix seconds.
+    times: Arc<Mutex<Vec<f64>>>,
 }
 
 impl Receiver {
@@ -23,7 +25,8 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let seen: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
-        let all = Arc::clone(&seen);
+        let times: Arc<Mutex<Vec<f64>>> = Arc::default();
+        let (all, came) = (Arc::clone(&seen), Arc::clone(&times));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let mut reader = BufReader::new(stream);
@@ -46,10 +49,11 @@ impl Receiver {
                     continue;
                 }
                 let what = first.split(" HTTP").next().unwrap_or("").to_string();
+                came.lock().expect("nobody panicked").push(unix_now());
                 all.lock().expect("nobody panicked").push((what, serde_json::from_slice(&body).unwrap_or_default()));
             }
         });
-        Receiver { address, seen }
+        Receiver { address, seen, times }
     }
 
     fn url(&self) -> String {
@@ -190,10 +194,112 @@ fn a_problem_is_told_once_and_its_end_if_and_only_if_it_was() {
     daemon.stop();
 }
 
+fn unix_now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
 /// A time a minute ahead of now, as RFC 3339: ends of what is open are later, ends of what is over earlier.
 fn humantime_now() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    systole::presence::rfc3339(now.as_secs_f64() + 60.0)
+    systole::presence::rfc3339(unix_now() + 60.0)
+}
+
+/// What Alertmanager holds of one alert, by a clock that is `behind` ours: as its `Put` and `Alert.Merge` have it, where
+/// what is sent overlaps what is held. An end ahead of that clock is no end, and the later one stays.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    starts: f64,
+    ends: f64,
+}
+
+impl Held {
+    fn take(&mut self, starts: f64, ends: f64, now: f64) {
+        let within = |at: f64| at > self.starts && at < self.ends;
+        if !within(starts) && !within(ends) {
+            (self.starts, self.ends) = (starts, ends);
+            return;
+        }
+        let both_over = self.ends <= now && ends <= now;
+        if ends <= now && !both_over {
+            self.ends = ends;
+        } else {
+            self.ends = self.ends.max(ends);
+        }
+        self.starts = self.starts.min(starts);
+    }
+}
+
+/// When an alarm was over at an Alertmanager whose clock is so far behind ours, in seconds after its end was first sent.
+fn resolved_after(manager: &Receiver, name: &str, behind: f64) -> Option<f64> {
+    let seen = manager.seen.lock().expect("nobody panicked").clone();
+    let times = manager.times.lock().expect("nobody panicked").clone();
+    let seconds = |alert: &Value, key: &str| {
+        let time = alert[key].as_str().and_then(|text| humantime::parse_rfc3339(text).ok()).expect("a time");
+        time.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64()
+    };
+    let (mut held, mut first_end) = (Held::default(), None);
+    for ((_, body), &came) in seen.iter().zip(&times) {
+        for alert in body.as_array().expect("alerts").iter().filter(|alert| alert["labels"]["alertname"] == name) {
+            let (starts, ends) = (seconds(alert, "startsAt"), seconds(alert, "endsAt"));
+            if ends < came + 100.0 {
+                first_end.get_or_insert(came);
+            }
+            held.take(starts, ends, came - behind);
+            // An end that is held comes to pass by itself, later.
+            if let Some(first) = first_end
+                && held.ends < came + 100.0
+            {
+                return Some((held.ends + behind - first).max(came - first));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn an_end_is_effective_at_an_alertmanager_whose_clock_is_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let manager = Receiver::start(0);
+    let more = format!("alertmanager = [\"{}\"]\ngroup_wait = \"0s\"\n", manager.url());
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    daemon.send_udp(&[b"heartbeat.pay.a:1|g|#interval:1"]);
+    let sent = |is_end: bool| {
+        let alerts = manager.alerts().into_iter().filter(|alert| alert["labels"]["alertname"] == "PresenceServiceDown");
+        let now = humantime_now();
+        alerts.filter(|alert| (alert["endsAt"].as_str() < Some(now.as_str())) == is_end).count()
+    };
+    until("down", || sent(false) > 0);
+    let back = unix_now();
+    daemon.send_udp(&[b"heartbeat.pay.a:60|g"]);
+    until("the end, and it again three times", || sent(true) >= 4);
+    daemon.stop();
+
+    let times = manager.times.lock().expect("nobody panicked").clone();
+    let mut ends: Vec<(f64, String)> = Vec::new();
+    for ((_, body), came) in manager.seen.lock().expect("nobody panicked").iter().zip(times) {
+        for alert in body.as_array().expect("alerts") {
+            let end = alert["endsAt"].as_str().expect("text");
+            if alert["labels"]["alertname"] == "PresenceServiceDown" && end < humantime_now().as_str() {
+                ends.push((came, end.to_string()));
+            }
+        }
+    }
+    // The same each time, and never later than a tick before it was sent.
+    let (first, end) = ends[0].clone();
+    assert!(ends.iter().all(|(_, again)| *again == end), "{ends:?}");
+    assert!(end <= systole::presence::rfc3339(first - 0.2) && end >= systole::presence::rfc3339(back - 1.0), "{end}");
+    for (n, later) in [1.0, 3.0, 7.0].into_iter().enumerate() {
+        // The watchdog's minute may bring one more.
+        let came = ends.iter().map(|(came, _)| came - first).find(|after| *after >= later - 0.5);
+        assert!(came.is_some_and(|after| after < later + 3.0), "{n}: {ends:?}");
+    }
+    for behind in [0.0, 0.05, 0.2] {
+        let after = resolved_after(&manager, "PresenceServiceDown", behind);
+        assert!(after.is_some_and(|after| after < 0.1), "{behind} s behind: {after:?}");
+    }
+    for behind in [0.5, 1.0, 2.0] {
+        let after = resolved_after(&manager, "PresenceServiceDown", behind);
+        assert!(after.is_some_and(|after| after < 7.0), "{behind} s behind: {after:?}");
+    }
 }
 
 #[test]
@@ -204,7 +310,7 @@ fn events_are_streamed_as_they_happen() {
     until("the first event", || daemon.get("/api/v1/presence/events").1.contains("registered"));
     let mut stream = TcpStream::connect(daemon.http.expect("HTTP")).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    write!(stream, "GET /api/v1/presence/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+    write!(stream, "GET /api/v1/presence/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
         .expect("sent");
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let mut next = |wanted: &str| -> Value {
@@ -280,7 +386,7 @@ fn forms_on_the_page_of_a_service_need_the_token_and_names_stay_inert_everywhere
         let length = form.len();
         write!(
             stream,
-            "POST /presence/pay HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\
+            "POST /presence/pay HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\
              Content-Type: application/x-www-form-urlencoded\r\n\r\n{form}"
         )
         .expect("sent");

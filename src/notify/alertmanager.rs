@@ -1,6 +1,11 @@
 //! Alertmanager, API v2: every alarm that is open is sent again each minute, with an end five minutes ahead, so that one
-//! that we can no longer speak for ends by itself; one that is over is sent with its end until it is taken. Source:
-//! Alertmanager's `api/v2/openapi.yaml`, `POST /alerts`.
+//! that we can no longer speak for ends by itself. One that is over is sent with its end until that is taken, again 1, 3 and
+//! 7 seconds later, and then each minute for a quarter of an hour.
+//!
+//! Alertmanager merges what it is sent into what it holds (`types/types.go`, `Alert.Merge`): an end that lies ahead of *its*
+//! clock is no end yet, and the later one that it holds stays, five minutes ahead. A clock that is a few milliseconds behind
+//! ours is enough. So an end is never later than the tick before it is sent, which hides what clocks usually differ by, and
+//! comes again when it is in the past for clocks that differ by seconds. Source: `api/v2/openapi.yaml`, `POST /alerts`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,6 +23,16 @@ use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Line};
 const EVERY: Duration = Duration::from_secs(60);
 const HOLDS: f64 = 300.0;
 
+/// An end is sent again so long after it was first taken, then with everything, and no more when it is that old.
+const AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(7)];
+const AGAIN_UNTIL: Duration = Duration::from_secs(900);
+
+/// Most ends that are sent again; beyond, the oldest are given up. Each was taken before.
+const ENDS: usize = 20_000;
+
+/// An end is at least this much in the past when it is first sent: the time between two ticks.
+const TICK_SECS: f64 = 0.25;
+
 /// Alerts in one request.
 const BATCH: usize = 500;
 
@@ -25,8 +40,28 @@ const BATCH: usize = 500;
 struct Alerts {
     /// Alarms that are open, and whether Alertmanager does not know them yet.
     open: BTreeMap<String, (Alarm, String, bool)>,
-    /// Ended ones that Alertmanager has not taken, with their ends.
-    ended: BTreeMap<String, (Alarm, String, f64)>,
+    /// Alarms that are over, and what is known of them there.
+    ended: BTreeMap<String, Ended>,
+}
+
+struct Ended {
+    alarm: Alarm,
+    detail: String,
+    /// When it was over, Unix seconds.
+    end: f64,
+    /// When it came, and when what Alertmanager took first and last was sent.
+    came: Instant,
+    taken: Option<(Instant, Instant)>,
+}
+
+impl Ended {
+    /// When it is to be sent; `None` if that comes with everything.
+    fn due(&self) -> Option<Instant> {
+        match self.taken {
+            None => Some(self.came),
+            Some((first, last)) => AGAIN.iter().map(|&later| first + later).find(|&due| due > last),
+        }
+    }
 }
 
 pub(super) async fn run(mut line: Line) {
@@ -42,20 +77,25 @@ pub(super) async fn run(mut line: Line) {
             let key = notice.alarm.topic.key();
             if notice.resolved {
                 alerts.open.remove(&key);
-                alerts.ended.insert(key, (notice.alarm, notice.detail, now));
+                let said = notice.event.map_or(now, |(_, event)| event.at);
+                // Alertmanager refuses an end before the start.
+                let end = said.min(now - TICK_SECS).max(notice.alarm.since);
+                let (alarm, detail, came) = (notice.alarm, notice.detail, Instant::now());
+                alerts.ended.insert(key, Ended { alarm, detail, end, came, taken: None });
             } else {
                 alerts.ended.remove(&key);
                 alerts.open.insert(key, (notice.alarm, notice.detail, true));
             }
         }
         alerts.open.retain(|_, (alarm, ..)| alarm.until.is_none_or(|until| now < until));
-        let everything = Instant::now() >= due;
-        let bodies = alerts.bodies(everything, now, line.page.as_deref());
+        let began = Instant::now();
+        let everything = began >= due;
+        let bodies = alerts.bodies(everything, began, now, line.page.as_deref());
         let stopping = *line.stop.borrow();
         if !bodies.is_empty() && (!line.fails || everything || stopping) {
             match send(&line, &url, bodies).await {
                 Ok(()) => {
-                    alerts.ended.clear();
+                    alerts.note_taken(everything, began);
                     alerts.open.values_mut().for_each(|(.., new)| *new = false);
                     if everything {
                         due = Instant::now() + EVERY;
@@ -74,7 +114,10 @@ pub(super) async fn run(mut line: Line) {
             return;
         }
         if line.outbox.is_empty() {
-            line.rest(due.saturating_duration_since(Instant::now()), true).await;
+            // While it cannot be reached, only what is due with everything is tried.
+            let again = alerts.ended.values().filter_map(Ended::due).min().filter(|_| !line.fails);
+            let next = again.map_or(due, |again| again.min(due));
+            line.rest(next.saturating_duration_since(Instant::now()), true).await;
         }
     }
 }
@@ -92,14 +135,35 @@ async fn send(line: &Line, url: &str, bodies: Vec<Value>) -> Result<(), String> 
 }
 
 impl Alerts {
-    /// What is to be sent: what is new or ended, or everything with the watchdog.
-    fn bodies(&self, everything: bool, now: f64, page: Option<&str>) -> Vec<Value> {
+    /// What is to be sent at `began`, Unix second `now`: what is new or whose end is due, or everything with the watchdog.
+    fn bodies(&self, everything: bool, began: Instant, now: f64, page: Option<&str>) -> Vec<Value> {
         let open = self.open.values().filter(|(.., new)| everything || *new);
         let open = open.map(|(alarm, detail, _)| alert(alarm, detail, alarm.until.unwrap_or(now + HOLDS), page));
-        let ended = self.ended.values().map(|(alarm, detail, end)| alert(alarm, detail, *end, page));
+        let ended = self.ended.values().filter(|ended| everything || ended.due().is_some_and(|due| due <= began));
+        let ended = ended.map(|ended| alert(&ended.alarm, &ended.detail, ended.end, page));
         let watchdog = everything.then(|| watchdog(now, page));
         let all: Vec<Value> = open.chain(ended).chain(watchdog).collect();
         all.chunks(BATCH).map(|part| Value::Array(part.to_vec())).collect()
+    }
+
+    /// What was to be sent at `began` was taken.
+    fn note_taken(&mut self, everything: bool, began: Instant) {
+        for ended in self.ended.values_mut().filter(|e| everything || e.due().is_some_and(|due| due <= began)) {
+            ended.taken = Some((ended.taken.map_or(began, |(first, _)| first), began));
+        }
+        self.ended.retain(|_, ended| ended.taken.is_none_or(|(first, _)| began < first + AGAIN_UNTIL));
+        if self.ended.len() > ENDS {
+            let mut taken: Vec<Instant> = self.ended.values().filter_map(|e| e.taken.map(|(first, _)| first)).collect();
+            taken.sort_unstable();
+            let mut surplus = self.ended.len() - ENDS;
+            if let Some(&edge) = taken.get(surplus - 1) {
+                self.ended.retain(|_, ended| {
+                    let is_surplus = surplus > 0 && ended.taken.is_some_and(|(first, _)| first <= edge);
+                    surplus -= usize::from(is_surplus);
+                    !is_surplus
+                });
+            }
+        }
     }
 }
 
