@@ -316,6 +316,39 @@ fn a_console_that_nobody_reads_holds_up_no_tick_and_stops_within_its_grace() {
     assert!(ticks(&file).len() >= 3);
 }
 
+#[test]
+fn a_console_on_a_full_disk_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("out.jsonl");
+    let config = "interval = \"50ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[presence]\nenabled = false\n\
+                  [[sink]]\ntype = \"console\"\nqueue = 1000\n";
+    let (log, stderr) = std::io::pipe().expect("a pipe");
+    let daemon = Deaf::start(dir.path(), config, File::create(&out).expect("a file"), stderr);
+    let limit = |bytes: &str| {
+        let pid = daemon.child.id().to_string();
+        let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}:")]).status();
+        assert!(limited.expect("util-linux").success());
+    };
+    // Records are some 100 bytes long: it is very likely cut inside one.
+    limit("40009");
+    daemon.status_when("full", |status| {
+        console(status)["last_error"].as_str().is_some_and(|error| error.contains("too large"))
+    });
+    assert!(std::fs::metadata(&out).expect("a file").len() <= 40_009);
+    limit("unlimited");
+    daemon.status_when("delivered again", |status| {
+        console(status)["last_error"] == Value::Null && console(status)["delivered"].as_u64() > Some(0)
+    });
+    daemon.stop(Duration::from_secs(20));
+    let ledgers: Vec<f64> = records(&out)
+        .iter()
+        .filter(|record| record["type"] == "ledger")
+        .map(|ledger| ledger["time"].as_f64().expect("a number"))
+        .collect();
+    assert!(ledgers.is_sorted_by(|a, b| a < b), "no interval is there twice: {ledgers:?}");
+    drop(log);
+}
+
 /// Run again in a process of its own, where the log may be started.
 #[test]
 fn a_panic_is_a_line_of_the_log_and_waits_for_nobody() {

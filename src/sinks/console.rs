@@ -124,9 +124,13 @@ impl Begun {
         Ok(())
     }
 
-    /// Whether a line was begun and not ended.
-    fn is_mid_line(&self) -> bool {
-        self.bytes[..self.written].last().is_some_and(|&last| last != b'\n')
+    /// The rest of the line that was begun.
+    fn rest_of_line(&self) -> &[u8] {
+        let rest = &self.bytes[self.written..];
+        if self.written == 0 || self.bytes[self.written - 1] == b'\n' {
+            return b"";
+        }
+        &rest[..rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| at + 1)]
     }
 }
 
@@ -135,12 +139,10 @@ impl Writer for ConsoleWriter {
         let identity = snapshot.identity();
         let mut begun = match self.begun.take() {
             Some(same) if same.identity == identity => same,
-            // That one was given up meanwhile.
+            // That one waits for another turn, or was given up; its last line is to be whole.
             other => {
-                let mut bytes = self.text(snapshot);
-                if other.is_some_and(|other| other.is_mid_line()) {
-                    bytes.insert(0, b'\n');
-                }
+                let mut bytes = other.map_or_else(Vec::new, |other| other.rest_of_line().to_vec());
+                bytes.append(&mut self.text(snapshot));
                 Begun { identity, bytes, written: 0 }
             }
         };
