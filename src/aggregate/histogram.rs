@@ -99,7 +99,7 @@ impl Histogram {
                     let low = hdr.lowest_equivalent(step.value_iterated_to());
                     let middle = if low == 0 { 0.0 } else { 0.5 * (low as f64 + hdr.next_non_equivalent(low) as f64) };
                     let value = sign * scaled(middle, -self.exponent);
-                    (value, step.count_since_last_iteration() as f64 * self.unit)
+                    (value, (step.count_since_last_iteration() as f64 * self.unit).min(f64::MAX))
                 })
                 .collect()
         };

@@ -34,13 +34,25 @@ impl Exponential {
     /// Counts a finite value `count` times.
     pub(super) fn add(&mut self, value: f64, count: f64) {
         if value.abs() <= ZERO_THRESHOLD {
-            self.zero += count;
+            self.zero = (self.zero + count).min(f64::MAX);
             return;
         }
         let place = (value.abs().log2() * f64::from(self.schema).exp2()).ceil() as i32;
         let side = if value > 0.0 { &mut self.positive } else { &mut self.negative };
-        *side.entry(place).or_default() += count;
+        let held = side.entry(place).or_default();
+        *held = (*held + count).min(f64::MAX);
         if side.len() > MOST_BUCKETS {
+            self.coarsen();
+        }
+    }
+
+    /// Makes buckets coarser until those of a sign span no more than `most`, the empty ones between them included.
+    pub(super) fn narrow(&mut self, most: i32) {
+        let span = |side: &BTreeMap<i32, f64>| match (side.first_key_value(), side.last_key_value()) {
+            (Some((first, _)), Some((last, _))) => last - first + 1,
+            _ => 0,
+        };
+        while span(&self.positive).max(span(&self.negative)) > most {
             self.coarsen();
         }
     }
@@ -50,7 +62,8 @@ impl Exponential {
         for side in [&mut self.positive, &mut self.negative] {
             let mut coarse = BTreeMap::new();
             for (place, count) in std::mem::take(side) {
-                *coarse.entry((place + 1).div_euclid(2)).or_default() += count;
+                let held: &mut f64 = coarse.entry((place + 1).div_euclid(2)).or_default();
+                *held = (*held + count).min(f64::MAX);
             }
             *side = coarse;
         }
@@ -58,7 +71,7 @@ impl Exponential {
 
     /// Everything that was counted.
     pub(super) fn count(&self) -> f64 {
-        self.zero + self.positive.values().sum::<f64>() + self.negative.values().sum::<f64>()
+        (self.zero + self.positive.values().sum::<f64>() + self.negative.values().sum::<f64>()).min(f64::MAX)
     }
 
     /// Whether counts are whole.
@@ -108,6 +121,16 @@ mod tests {
         for place in histogram.positive.keys() {
             assert!((f64::from(*place) * (-f64::from(histogram.schema)).exp2()).exp2() > 0.99e-6);
         }
+    }
+
+    #[test]
+    fn a_narrow_histogram_has_every_count() {
+        let mut histogram = Exponential::default();
+        [f64::MAX, 1e-30, 1.0, -5.0].iter().for_each(|value| histogram.add(*value, 2.0));
+        histogram.narrow(1000);
+        assert_eq!((histogram.count(), histogram.schema), (8.0, -1));
+        let (first, last) = (histogram.positive.first_key_value(), histogram.positive.last_key_value());
+        assert!(last.expect("some").0 - first.expect("some").0 < 1000);
     }
 
     #[test]

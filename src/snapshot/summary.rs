@@ -87,7 +87,33 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<
     let buckets = own.map_or_else(Vec::new, |own| cumulative(&weighted(timer, each), &own.buckets));
     let summary =
         if policy.agent { agent_summary(timer, percentiles) } else { summary(timer, name, policy, percentiles) };
-    Summary { buckets, ..summary }
+    Summary { buckets, ..summary }.settled()
+}
+
+/// What left the range of a double is at its end; a sum that left it at both ends is 0.
+fn settled(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value.clamp(f64::MIN, f64::MAX) }
+}
+
+impl Summary {
+    /// With finite numbers alone: no format has a form for others.
+    fn settled(mut self) -> Summary {
+        let own = [
+            &mut self.count,
+            &mut self.sum,
+            &mut self.sum_squares,
+            &mut self.min,
+            &mut self.max,
+            &mut self.mean,
+            &mut self.median,
+            &mut self.stddev,
+        ];
+        let of_percentiles =
+            self.percentiles.iter_mut().flat_map(|p| [&mut p.count, &mut p.value, &mut p.sum, &mut p.sum_squares]);
+        let counts = self.bins.iter_mut().chain(&mut self.buckets).map(|(_, count)| count);
+        own.into_iter().chain(of_percentiles).chain(counts).for_each(|number| *number = settled(*number));
+        self
+    }
 }
 
 /// How many events a value of weight 1 stands for: equal weights are left out of the values.
@@ -102,7 +128,7 @@ pub(super) fn values(timer: &Timer, policy: &SummaryPolicy) -> Vec<(f64, f64)> {
 
 /// Values by ascending size, each with the number of events that it stands for.
 fn weighted(timer: &Timer, each: f64) -> Vec<(f64, f64)> {
-    timer.sorted().into_iter().map(|(value, weight)| (value, weight * each)).collect()
+    timer.sorted().into_iter().map(|(value, weight)| (value, (weight * each).min(f64::MAX))).collect()
 }
 
 /// How many events lie at or below each of some ascending bounds, and how many there are; `values` are ascending, each with
@@ -116,7 +142,7 @@ pub fn cumulative(values: &[(f64, f64)], bounds: &[f64]) -> Vec<(Option<f64>, f6
     let all = bounds.iter().map(|&bound| Some(bound)).chain([None]);
     all.map(|bound| {
         while let Some((_, weight)) = rest.next_if(|(value, _)| bound.is_none_or(|bound| *value <= bound)) {
-            count += weight;
+            count = (count + weight).min(f64::MAX);
         }
         (bound, count)
     })
@@ -323,6 +349,35 @@ mod tests {
         assert_eq!((values(&s), s.median), (vec![(50.0, 2.0), (90.0, 2.0), (99.0, 100.0)], 2.0));
         let unweighted = summary(&[(1.0, 1.0), (2.0, 10.0), (100.0, 1.0)], &[90.0], false);
         assert_eq!((values(&unweighted), unweighted.count), (vec![(90.0, 100.0)], 12.0));
+    }
+
+    #[test]
+    fn every_number_is_finite_whatever_values_and_weights_are() {
+        let ends = [f64::MAX, f64::MIN, 1e-308, -1e-308, 0.0, 1.0];
+        let weights = [1.0, f64::MAX, 1e300, 1.5];
+        for samples in [1, 2, 3, 50] {
+            for (policy_weighted, agent) in [(true, false), (false, false), (true, true)] {
+                let timers = TimerPolicy { weighted: policy_weighted, exact_samples: 20, ..TimerPolicy::default() };
+                let bins = vec![Bins { metric: String::new(), limits: vec![Some(0.0), None] }];
+                let percentiles = vec![50.0, 99.9, -10.0, 100.0, -100.0];
+                let policy = SummaryPolicy { timers, percentiles, agent, bins };
+                let own = Treatment { buckets: vec![0.0, 2.0], ..Treatment::default() };
+                for shift in 0..ends.len() * weights.len() {
+                    let mut timer = Timer::default();
+                    for n in 0..samples {
+                        let n = n * (1 + shift % 3) + shift;
+                        timer.record(ends[n % ends.len()], weights[n / ends.len() % weights.len()], &timers);
+                    }
+                    let s = summarize(&timer, "t", &policy, Some(&own));
+                    let own = [s.count, s.sum, s.sum_squares, s.min, s.max, s.mean, s.median, s.stddev];
+                    let of = |p: &Percentile| [p.count, p.value, p.sum, p.sum_squares];
+                    let counts = s.bins.iter().chain(&s.buckets).map(|(_, count)| *count);
+                    let mut all = own.into_iter().chain(s.percentiles.iter().flat_map(of)).chain(counts);
+                    assert!(all.all(f64::is_finite), "{samples} {shift}: {s:?}");
+                    assert!(timer.sorted().iter().all(|(value, weight)| value.is_finite() && weight.is_finite()));
+                }
+            }
+        }
     }
 
     #[test]
