@@ -217,6 +217,14 @@ impl<R: Clone> Ready<R> {
     pub(super) fn done(&mut self) {
         self.left.pop_front();
     }
+
+    /// Two in place of the next.
+    #[cfg(feature = "postgres")]
+    pub(super) fn split(&mut self, first: R, second: R) {
+        self.left.pop_front();
+        self.left.push_front(second);
+        self.left.push_front(first);
+    }
 }
 
 /// A body, gzipped.
