@@ -1,18 +1,29 @@
 //! Values that have no form in some format, and times of samples' own that lie anywhere: one datagram stops no sink, and
 //! what cannot be told is dropped record by record, counted and named.
 
+#[path = "support/extremes.rs"]
+mod extremes;
 #[path = "support/receiver.rs"]
 mod receiver;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use receiver::Reply::Says;
-use receiver::receiver;
+use receiver::{receiver, serve};
 use serde_json::{Value, json};
-use support::{Daemon, records, systole, text};
+use support::{Daemon, Random, records, size, systole, text};
+use systole::aggregate::{Columns, Quota, Shard};
+use systole::config::{Sources, load};
+use systole::plan;
+use systole::protocol::{Line, lines, parse_line};
+use systole::sinks::{Outlet, OutletOptions};
+use systole::snapshot::{Interval, Records, Registry, Snapshot};
 
 fn config(sink: &str) -> String {
     format!(
@@ -236,4 +247,219 @@ fn explain_says_what_a_time_means_now() {
     assert_eq!(answers[1]["refused_now"][0]["reason"], "bad_timestamp");
     let output = systole(&["explain", "--json", &fresh], b"");
     assert!(!text(&output.stdout).contains("refused_now"));
+}
+
+/// A sink's account must be this after every interval: nothing failed, and what was offered was taken or dropped for a reason of
+/// the format.
+fn check(name: &str, account: &systole::telemetry::SinkAccount) -> Result<(), String> {
+    let dropped: u64 = account.dropped.values().sum();
+    let reasons = ["unencodable", "unsupported", "negative", "conflict", "estimated", "too_long"];
+    let is_known = account.dropped.keys().all(|reason| reasons.contains(&reason.as_str()));
+    match account.offered == account.delivered + dropped && account.last_failure == 0.0 && is_known {
+        true => Ok(()),
+        false => Err(format!("{name}: {account:?}")),
+    }
+}
+
+/// Text bodies are what their format reads: JSON, line protocol.
+fn check_body(first: &str, body: &str) {
+    let is_json = ["/api/v", "/_bulk", "JSONEachRow"].iter().any(|part| first.contains(part));
+    if is_json {
+        for line in body.lines() {
+            let read: Result<Value, _> = serde_json::from_str(line);
+            let read = read.unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(read.get("field").is_none() || read["value"].is_number(), "{read}");
+        }
+    } else if first.contains("/write?db=") {
+        for line in body.lines() {
+            let (rest, time) = line.rsplit_once(' ').expect("a time");
+            assert!(time.parse::<i64>().is_ok() && !line.starts_with('#'), "{line}");
+            if !line.starts_with("systole_notices") {
+                let (_, fields) = rest.rsplit_once(' ').expect("fields");
+                for field in fields.split(',') {
+                    let (_, value) = field.rsplit_once('=').expect("a value");
+                    assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+                }
+            }
+        }
+    }
+}
+
+/// A server over TCP that reads lines; whatever is no line of Graphite's is given back as a panic when it is asked.
+fn graphite_server() -> (std::net::SocketAddr, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (send, bad) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                    let line = String::from_utf8_lossy(&line).into_owned();
+                    let parts: Vec<&str> = line.split(' ').collect();
+                    let is_good = line.len() <= 16_384
+                        && parts.len() == 3
+                        && parts[1].parse::<f64>().is_ok_and(f64::is_finite)
+                        && parts[2].parse::<i64>().is_ok();
+                    if !is_good {
+                        let _ = send.send(line);
+                    }
+                }
+            });
+        }
+    });
+    (address, bad)
+}
+
+/// A server over TCP that reads everything.
+fn drain() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+        }
+    });
+    address
+}
+
+/// A StatsD server that gives back lines which it cannot read.
+fn statsd_server() -> (std::net::SocketAddr, std::sync::mpsc::Receiver<String>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("bound");
+    let (send, bad) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        let options = systole::protocol::Options::default();
+        while let Ok(length) = socket.recv(&mut buffer) {
+            for line in lines(&buffer[..length]) {
+                let is_good = match parse_line(line, &options) {
+                    Ok(Line::Samples(mut samples)) => samples.all(|sample| sample.is_ok()),
+                    Ok(_) => true,
+                    Err(_) => false,
+                };
+                if !is_good {
+                    let _ = send.send(String::from_utf8_lossy(line).into_owned());
+                }
+            }
+        }
+    });
+    (address, bad)
+}
+
+fn toml_of_sinks(dir: &Path, graphite: std::net::SocketAddr, statsd: std::net::SocketAddr) -> String {
+    // Each has its own, which serves one connection.
+    let url = || {
+        let address = serve("127.0.0.1:0".parse().expect("an address"), |request| {
+            check_body(&request.first, &request.text());
+            Says(200, if request.first.contains("_bulk") { "{\"items\":[]}" } else { "" })
+        });
+        format!("url = \"http://{address}\"")
+    };
+    let (drain, file) = (drain(), |name: &str| dir.join(name).display().to_string());
+    let mut toml = String::new();
+    let mut sink = |name: &str, kind: &str, more: &str| {
+        toml.push_str(&format!("[[sink]]\nname = \"{name}\"\ntype = \"{kind}\"\n{more}\n"));
+    };
+    sink("file", "file", &format!("path = \"{}\"", file("records")));
+    sink("hdrlog", "hdrlog", &format!("path = \"{}\"", file("hlog")));
+    sink("exec", "exec", "command = [\"sh\", \"-c\", \"cat > /dev/null\"]");
+    for naming in ["systole", "etsy", "dogstatsd"] {
+        sink(naming, "graphite", &format!("naming = \"{naming}\"\naddress = \"{graphite}\""));
+    }
+    sink("pickle", "graphite", &format!("protocol = \"pickle\"\naddress = \"{drain}\""));
+    sink("statsd", "statsd", &format!("address = \"{statsd}\""));
+    sink("statsd_etsy", "statsd", &format!("dialect = \"etsy\"\ntransport = \"tcp\"\naddress = \"{drain}\""));
+    sink("influx", "influx", &format!("{}\ndatabase = \"d\"", url()));
+    sink("otlp", "otlp", &url());
+    sink("otlp_cumulative", "otlp", &format!("{}\ntemporality = \"cumulative\"", url()));
+    sink("datadog", "datadog", &format!("{}\napi_key = \"k\"", url()));
+    sink("clickhouse", "clickhouse", &url());
+    sink("elasticsearch", "elasticsearch", &url());
+    for histograms in ["native", "classic", "summary"] {
+        sink(histograms, "remote_write", &format!("{}\nhistograms = \"{histograms}\"", url()));
+    }
+    sink("prometheus", "prometheus", "address = \"127.0.0.1:0\"");
+    if cfg!(feature = "sqlite") {
+        sink("sqlite", "sqlite", &format!("path = \"{}\"", file("db")));
+    }
+    toml
+}
+
+/// Whatever lines say, every sink takes the interval: what it cannot tell is dropped record by record, and nothing fails. So
+/// it is with what a spool holds.
+#[test]
+fn every_snapshot_that_lines_can_make_is_taken_by_every_sink() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let dir = tempfile::tempdir().expect("a folder");
+    let ((graphite, bad_graphite), (statsd, bad_statsd)) = (graphite_server(), statsd_server());
+    let toml = toml_of_sinks(dir.path(), graphite, statsd)
+        + "[[rule]]\nmatch = \"n0\"\nbuckets = [-1, 0, 1e300]\npercentiles = [50, -99.9]\ngauge = \"sum\"\n";
+    let profiles = ["systole", "etsy", "dogstatsd"].map(|profile| {
+        let text = format!("profile = \"{profile}\"\nexact_samples = 20\nself_metrics = false\n{toml}");
+        load(&Sources { file: Some(("x".into(), text)), ..Sources::default() }).expect("a configuration")
+    });
+    let cases = size("SYSTOLE_TEST_POISON", 30);
+    runtime.block_on(async {
+        let mut outlets = Vec::new();
+        for sink in &profiles[0].sinks {
+            let options = OutletOptions::new(&sink.name, sink.kind.name(), Duration::from_secs(3600));
+            let opened = sink.kind.spec().open(&plan::site(&profiles[0], &sink.name, Duration::from_secs(10)));
+            outlets.push(Outlet::start(options, opened.expect("a sink")).expect("started"));
+        }
+        let mut unencodable = BTreeSet::new();
+        for seed in 0..cases {
+            let mut random = Random(seed);
+            let config = &profiles[(seed % 3) as usize];
+            let quota = Quota::new(1000);
+            let mut shard = Shard::new(plan::shard_options(config, &quota, seed));
+            shard.set_origin(None);
+            let mut registry = Registry::new(plan::registry_options(config, false), 1);
+            let text = extremes::lines(&mut random);
+            shard.ingest(&text, &config.protocol, None, 1.0);
+            let none = [const { Vec::new() }; 5];
+            let end = 1_700_000_000.0 + seed as f64 * 10.0;
+            let interval = Interval::new(end, 10.0, end, Duration::from_secs(10));
+            let snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
+            let records = |snapshot: &Snapshot| {
+                let mut out = Vec::new();
+                Records::ALL.write(snapshot, &mut out);
+                String::from_utf8(out).expect("records are text")
+            };
+            let told = records(&snapshot);
+            assert!(!told.contains(":null,\"rate\"") && !told.contains("\"value\":null"), "seed {seed}: {told}");
+            let _ = systole::sinks::console::table(&snapshot);
+            let thawed = Snapshot::thaw(&snapshot.freeze().expect("it can be frozen"));
+            assert_eq!(records(&thawed.expect("it can be thawed")), told, "seed {seed}");
+            let snapshot = Arc::new(snapshot);
+            outlets.iter().for_each(|outlet| outlet.offer(&snapshot));
+            let deadline = Instant::now() + Duration::from_secs(60);
+            for outlet in &outlets {
+                loop {
+                    let account = outlet.account();
+                    if account.last_failure > 0.0 || (account.queued == 0 && account.last_success > 0.0) {
+                        check(outlet.name(), &account).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+                        unencodable.extend(account.dropped.get("unencodable").map(|_| outlet.name().to_string()));
+                        break;
+                    }
+                    assert!(Instant::now() < deadline, "seed {seed}: {} does not end: {account:?}", outlet.name());
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        }
+        // The lines were bad enough.
+        for name in ["hdrlog", "otlp", "systole", "influx", "clickhouse", "elasticsearch"] {
+            assert!(unencodable.contains(name), "{name} told everything: {unencodable:?}");
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for outlet in outlets {
+            let name = outlet.name().to_string();
+            check(&name, &outlet.finish(deadline).await).unwrap_or_else(|wrong| panic!("{wrong}"));
+        }
+    });
+    for (name, bad) in [("graphite", bad_graphite), ("statsd", bad_statsd)] {
+        let first: Vec<String> = bad.try_iter().take(3).collect();
+        assert!(first.is_empty(), "no lines for {name}: {first:?}");
+    }
 }

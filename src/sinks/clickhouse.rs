@@ -1,20 +1,31 @@
 //! ClickHouse over HTTP: rows of `FORMAT JSONEachRow` into one narrow table, a row for each number of a series, and events, checks
 //! and changes of presence into a second one. With `create` both are made when they are missing, with an engine that takes the
-//! same row twice for one. What is refused for good is dropped and counted (`refused`), batch by batch.
+//! same row twice for one. What is refused for good is dropped and counted (`refused`), batch by batch. A time that is none of a
+//! `DateTime`, before 1970 or after 2106, has no form (`unencodable`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use crate::inert::in_url;
-use crate::snapshot::{RecordType, Snapshot, notices, write_json};
+use crate::presence::rfc3339;
+use crate::snapshot::{Notice, RecordType, Snapshot, notices, write_json};
 
 use super::http::{Endpoint, Outcome, Post};
 use super::spec::{plain_name, reach_url};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
 
 /// Bytes of a batch from which on it is sent.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// Months of a batch: a server refuses an INSERT into more than a hundred partitions, again and again.
+const BATCH_MONTHS: usize = 100;
+
+/// The month of a time, as partitions have it; `None` if a `DateTime` does not hold it.
+fn month(secs: f64) -> Option<String> {
+    (0.0..f64::from(u32::MAX)).contains(&secs).then(|| rfc3339(secs)[..7].to_string())
+}
 
 /// `clickhouse` in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,8 +124,22 @@ impl Sink for ClickhouseSink {
             }
             let insert = format!("INSERT INTO {} FORMAT JSONEachRow", self.spec.table);
             let (mut refused, mut bytes, mut batch, mut series) = (0, 0, Vec::new(), 0);
-            let mut rows = snapshot.rows(0).peekable();
-            while let Some((_, row)) = rows.next() {
+            let (mut unencodable, mut months) = (Unencodable::default(), BTreeSet::new());
+            for (_, row) in snapshot.rows(0) {
+                let Some(month) = month(row.time) else {
+                    unencodable.add(row.series, "a DateTime does not hold its time");
+                    continue;
+                };
+                let is_full = batch.len() >= BATCH_BYTES || (months.len() == BATCH_MONTHS && !months.contains(&month));
+                if is_full {
+                    bytes += batch.len() as u64;
+                    if !self.ask(&insert, std::mem::take(&mut batch)).await? {
+                        refused += series;
+                    }
+                    series = 0;
+                    months.clear();
+                }
+                months.insert(month);
                 let kind = RecordType::of(row.series.kind());
                 let (keys, values): (Vec<_>, Vec<_>) =
                     row.series.tags().map(|(key, value)| (key, value.unwrap_or(""))).unzip();
@@ -134,30 +159,45 @@ impl Sink for ClickhouseSink {
                     batch.push(b'\n');
                 }
                 series += 1;
-                if batch.len() >= BATCH_BYTES || rows.peek().is_none() {
-                    bytes += batch.len() as u64;
-                    if !self.ask(&insert, std::mem::take(&mut batch)).await? {
-                        refused += series;
-                    }
-                    series = 0;
+            }
+            if series > 0 {
+                bytes += batch.len() as u64;
+                if !self.ask(&insert, std::mem::take(&mut batch)).await? {
+                    refused += series;
                 }
             }
-            drop(rows);
-            let notices = notices(snapshot);
-            if !notices.is_empty() {
-                for notice in &notices {
+            let mut notices = notices(snapshot);
+            notices.retain(|notice| {
+                let has_time = month(notice.time).is_some();
+                if !has_time {
+                    unencodable.add(&notice.name, "a DateTime does not hold its time");
+                }
+                has_time
+            });
+            notices.sort_by(|a, b| a.time.total_cmp(&b.time));
+            let insert = format!("INSERT INTO {}_notices FORMAT JSONEachRow", self.spec.table);
+            let mut rest = &notices[..];
+            while !rest.is_empty() {
+                let mut months = BTreeSet::new();
+                let fits = |notice: &&Notice| {
+                    months.extend(month(notice.time));
+                    months.len() <= BATCH_MONTHS
+                };
+                let (now, later) = rest.split_at(rest.iter().take_while(fits).count());
+                rest = later;
+                let mut batch = Vec::new();
+                for notice in now {
                     let (time, millis) = (notice.time as i64, (notice.time * 1e3).round() as i64);
                     let line = json!({"time": time, "time_ms": millis, "type": notice.kind, "name": notice.name, "record": notice.record});
                     write_json(&line, &mut batch);
                     batch.push(b'\n');
                 }
                 bytes += batch.len() as u64;
-                let insert = format!("INSERT INTO {}_notices FORMAT JSONEachRow", self.spec.table);
                 if !self.ask(&insert, batch).await? {
-                    refused += notices.len() as u64;
+                    refused += now.len() as u64;
                 }
             }
-            Ok(Receipt::new(bytes, [("refused", refused)]))
+            Ok(Receipt::new(bytes, [("refused", refused)]).with(unencodable))
         })
     }
 

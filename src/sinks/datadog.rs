@@ -17,8 +17,10 @@ use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::spec::reach_url;
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
-/// Series of a request: well below the 5 MB that it may have unpacked.
+/// Series of a request, and bytes from which on it is sent: below the 5 MB that it may have unpacked, and, names as they are, the
+/// 500 kB packed.
 const REQUEST_SERIES: usize = 5000;
+const REQUEST_BYTES: usize = 2 << 20;
 
 const KEY: HeaderName = HeaderName::from_static("dd-api-key");
 
@@ -135,24 +137,34 @@ impl DatadogSink {
 
     fn requests(&self, snapshot: &Snapshot) -> Vec<Request> {
         let mut requests: Vec<Request> = Vec::new();
-        let (mut batch, mut records) = (Vec::new(), 0);
+        let (mut batch, mut records, mut bytes) = (Vec::new(), 0, 0);
         let mut close = |batch: &mut Vec<Value>, records: &mut u64| {
             if *records > 0 {
                 let body = json!({"series": std::mem::take(batch)});
                 requests.push(("/api/v2/series", body.to_string().into_bytes(), std::mem::take(records)));
             }
         };
-        for point in (0..).map_while(|n| snapshot.point(n)) {
-            self.point(snapshot, point, &mut batch);
+        let points = (0..).map_while(|n| snapshot.point(n)).map(Ok);
+        for item in points.chain(snapshot.stamped.iter().map(Err)) {
+            let before = batch.len();
+            let series = match item {
+                Ok(point) => {
+                    self.point(snapshot, point, &mut batch);
+                    point.series()
+                }
+                Err(one) => {
+                    let kind = if one.series.kind() == crate::protocol::Kind::Gauge { GAUGE } else { COUNT };
+                    batch.push(self.series(snapshot, &one.series, "", kind, one.value, one.time));
+                    &one.series
+                }
+            };
             records += 1;
-            if batch.len() >= REQUEST_SERIES {
+            // What stands around a name and its tags, about.
+            bytes += (batch.len() - before) * (series.key().len() + 100);
+            if batch.len() >= REQUEST_SERIES || bytes >= REQUEST_BYTES {
                 close(&mut batch, &mut records);
+                bytes = 0;
             }
-        }
-        for one in &snapshot.stamped {
-            let kind = if one.series.kind() == crate::protocol::Kind::Gauge { GAUGE } else { COUNT };
-            batch.push(self.series(snapshot, &one.series, "", kind, one.value, one.time));
-            records += 1;
         }
         close(&mut batch, &mut records);
         let mut checks = Vec::new();

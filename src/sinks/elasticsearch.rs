@@ -13,7 +13,7 @@ use crate::snapshot::{Records, Snapshot};
 
 use super::http::{Endpoint, Outcome, Post, gzip};
 use super::spec::reach_url;
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable, has_date};
 
 /// Bytes of a bulk from which on it is sent.
 const BULK_BYTES: usize = 4 << 20;
@@ -70,9 +70,16 @@ struct ElasticsearchSink {
 
 impl ElasticsearchSink {
     /// Two lines of a bulk: where a record goes, and what it is.
-    fn document(&self, snapshot: &Snapshot, key: &str, json: &[u8], out: &mut Vec<u8>) {
-        let Ok(mut record) = serde_json::from_slice::<Value>(json) else { return };
-        let time = rfc3339(record["time"].as_f64().unwrap_or(snapshot.end));
+    ///
+    /// # Errors
+    /// Why it has no form.
+    fn document(&self, snapshot: &Snapshot, key: &str, json: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+        let mut record: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let time = record["time"].as_f64().unwrap_or(snapshot.end);
+        if !has_date(time) {
+            return Err("its time has no date".into());
+        }
+        let time = rfc3339(time);
         let index = match self.spec.daily {
             true => format!("{}-{}", self.spec.index, time[..10].replace('-', ".")),
             false => self.spec.index.clone(),
@@ -86,6 +93,7 @@ impl ElasticsearchSink {
             out.extend_from_slice(line.to_string().as_bytes());
             out.push(b'\n');
         }
+        Ok(())
     }
 
     /// How many records were refused for good.
@@ -117,22 +125,25 @@ impl Sink for ElasticsearchSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let mut bulks: Vec<(Vec<u8>, u64)> = Vec::new();
+            let mut unencodable = Unencodable::default();
             let records = Records { ledger: false, ..Records::ALL };
             records.each(snapshot, |key, json| {
                 if bulks.last().is_none_or(|(bulk, _)| bulk.len() >= BULK_BYTES) {
                     bulks.push((Vec::new(), 0));
                 }
                 if let Some((bulk, count)) = bulks.last_mut() {
-                    self.document(snapshot, key, json, bulk);
-                    *count += 1;
+                    match self.document(snapshot, key, json, bulk) {
+                        Ok(()) => *count += 1,
+                        Err(why) => unencodable.add(key, why),
+                    }
                 }
             });
             let (mut refused, mut bytes) = (0, 0);
-            for (bulk, count) in bulks {
+            for (bulk, count) in bulks.into_iter().filter(|(_, count)| *count > 0) {
                 bytes += bulk.len() as u64;
                 refused += self.send(&bulk, count).await?;
             }
-            Ok(Receipt::new(bytes, [("refused", refused)]))
+            Ok(Receipt::new(bytes, [("refused", refused)]).with(unencodable))
         })
     }
 

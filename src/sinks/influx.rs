@@ -5,7 +5,8 @@
 //! that failed halfway is simply repeated. Events, checks and changes of presence are points of `systole_notices`.
 //!
 //! What Influx refuses for good (a status 4xx but those that somebody can mend or which pass) is dropped and counted
-//! (`refused`), batch by batch; of a partial write what it says that it dropped.
+//! (`refused`), batch by batch; of a partial write what it says that it dropped. A time that nanoseconds since 1970 do not hold, and
+//! an event longer than a text field, have no form (`unencodable`).
 
 use std::sync::Arc;
 
@@ -18,10 +19,16 @@ use crate::snapshot::{FieldName, Notice, RecordType, Snapshot, notices, write_nu
 
 use super::http::{Endpoint, Outcome, Post, gzip, tls};
 use super::spec::reach_url;
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
 
 /// Bytes of a batch from which on it is sent.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// Most bytes of a text field.
+const MOST_TEXT_BYTES: usize = 64_000;
+
+/// Unix seconds from which on a time has no form: Influx keeps nanoseconds.
+const TOO_LATE: f64 = 9.2e9;
 
 /// `influx` in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +190,7 @@ impl Sink for InfluxSink {
                 bytes += batch.len() as u64;
                 refused += self.write(&batch, lines).await?;
             }
-            Ok(Receipt::new(bytes, [("refused", refused)]))
+            Ok(Receipt::new(bytes, [("refused", refused)]).with(encoder.unencodable))
         })
     }
 
@@ -198,12 +205,13 @@ pub struct Encoder<'a> {
     /// The next point; `None` when only notices are left.
     next: Option<usize>,
     is_done: bool,
+    unencodable: Unencodable,
 }
 
 impl<'a> Encoder<'a> {
     /// Begins an interval.
     pub fn new(snapshot: &'a Snapshot) -> Encoder<'a> {
-        Encoder { snapshot, next: Some(0), is_done: false }
+        Encoder { snapshot, next: Some(0), is_done: false, unencodable: Unencodable::default() }
     }
 
     /// Appends lines until `limit` bytes or a little more are there; how many. 0 if there is nothing left.
@@ -217,6 +225,10 @@ impl<'a> Encoder<'a> {
                     return lines;
                 }
                 self.next = Some(place);
+                if row.time.abs() >= TOO_LATE {
+                    self.unencodable.add(row.series, "its time is beyond what nanoseconds hold");
+                    continue;
+                }
                 line(row.series, &row.fields, (row.time * 1e3).round() as i64, out);
                 lines += 1;
             }
@@ -224,6 +236,10 @@ impl<'a> Encoder<'a> {
         }
         if !std::mem::replace(&mut self.is_done, true) {
             for notice in notices(self.snapshot) {
+                if notice.time.abs() >= TOO_LATE || notice.record.len() > MOST_TEXT_BYTES {
+                    self.unencodable.add(&notice.name, "its text is too long, or its time too late");
+                    continue;
+                }
                 notice_line(&notice, out);
                 lines += 1;
             }
@@ -246,7 +262,12 @@ fn notice_line(notice: &Notice, out: &mut Vec<u8>) {
 }
 
 fn line(series: &Series, fields: &[(FieldName, f64)], time: i64, out: &mut Vec<u8>) {
+    let start = out.len();
     escape(series.name(), ", ", out);
+    if out[start] == b'#' {
+        // The line would be a comment.
+        out[start] = b'_';
+    }
     out.extend_from_slice(b",metric_type=");
     let kind = RecordType::of(series.kind());
     out.extend_from_slice(kind.name().as_bytes());
@@ -309,6 +330,9 @@ mod tests {
             1_700_000_000_000,
             &mut out,
         );
+        let mut comment = Vec::new();
+        line(&Series::new(Kind::Gauge, "#g", &[]), &[("value".into(), 1.0)], 5, &mut comment);
+        assert_eq!(comment, b"_g,metric_type=gauge value=1 5\n");
         let expected = "api\\ hits\\,x=y_,metric_type=counter,a\\ b=c\\,d\\=e,k=true,m=1|2,metric_type_=x_ value=3,rate=0.3 \
                         1700000000000\n";
         assert_eq!(String::from_utf8(out).as_deref(), Ok(expected));

@@ -99,6 +99,11 @@ impl Receipt {
     }
 }
 
+/// Whether a time, in Unix seconds, has a date of four digits: those that RFC 3339 and its readers know.
+fn has_date(secs: f64) -> bool {
+    (0.0..253_402_300_800.0).contains(&secs)
+}
+
 /// Records of an interval that have no form in a format: a count that its integers do not hold, a time before its calendar.
 /// No later attempt would change that, so they are dropped one by one, and the interval goes its way without them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! NATS with JetStream: an interval as records (JSON Lines), in messages of at most 512 KiB to one subject, each acknowledged by
 //! the stream. A message has an id of the node, the interval and its place in it (`Nats-Msg-Id`), so that a stream takes what is
-//! sent again within its `duplicate_window` for one. With `create` the stream is made when it is missing.
+//! sent again within its `duplicate_window` for one. With `create` the stream is made when it is missing. A record that is longer
+//! than what the server takes has no form (`unencodable`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,15 +12,18 @@ use async_nats::jetstream::{self, Context, stream};
 use bytes::Bytes;
 
 use crate::fetch::Tls;
-use crate::snapshot::{Records, Snapshot};
+use crate::snapshot::{RecordType, Records, Snapshot};
 use crate::sys::host_name;
 
 use super::http::tls;
 use super::spec::{bare, reach};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
 
 /// Most bytes of a message: a server takes 1 MiB by default.
 const MESSAGE_BYTES: usize = 512 << 10;
+
+/// Bytes that headers take of what a server takes, about.
+const HEADER_BYTES: usize = 512;
 
 /// `nats` in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,20 +136,14 @@ impl NatsSink {
         Ok(context)
     }
 
-    /// Sends an interval; how many bytes.
-    async fn send(&mut self, snapshot: &Snapshot) -> Result<u64, String> {
+    /// Sends an interval; how many bytes, and what was too long.
+    async fn send(&mut self, snapshot: &Snapshot) -> Result<(u64, Unencodable), String> {
         let context = match self.context.take() {
             Some(context) => context,
             None => self.connect().await?,
         };
-        let mut messages: Vec<Vec<u8>> = Vec::new();
-        Records::ALL.each(snapshot, |_, json| match messages.last_mut() {
-            Some(last) if last.len() + json.len() < MESSAGE_BYTES => {
-                last.extend_from_slice(json);
-                last.push(b'\n');
-            }
-            Some(_) | None => messages.push([json, b"\n"].concat()),
-        });
+        let taken = context.client().server_info().max_payload;
+        let (messages, unencodable) = pack(snapshot, taken.saturating_sub(HEADER_BYTES));
         let bytes = messages.iter().map(Vec::len).sum::<usize>() as u64;
         let mut acknowledged = Vec::new();
         for (n, message) in messages.into_iter().enumerate() {
@@ -158,21 +156,70 @@ impl NatsSink {
             one.await.map_err(|error| error.to_string())?;
         }
         self.context = Some(context);
-        Ok(bytes)
+        Ok((bytes, unencodable))
     }
+}
+
+/// An interval as messages of which none is longer than `most` bytes, and the records that are.
+fn pack(snapshot: &Snapshot, most: usize) -> (Vec<Vec<u8>>, Unencodable) {
+    let (mut messages, mut unencodable): (Vec<Vec<u8>>, _) = (Vec::new(), Unencodable::default());
+    Records::ALL.each(snapshot, |key, json| match messages.last_mut() {
+        // The account is no record that was offered.
+        _ if json.len() >= most && key == RecordType::Ledger.name() => {}
+        _ if json.len() >= most => unencodable.add(key, format_args!("{} bytes are too many", json.len())),
+        Some(last) if last.len() + json.len() < MESSAGE_BYTES.min(most) => {
+            last.extend_from_slice(json);
+            last.push(b'\n');
+        }
+        Some(_) | None => messages.push([json, b"\n"].concat()),
+    });
+    (messages, unencodable)
 }
 
 impl Sink for NatsSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let sent = self.send(snapshot).await;
-            let bytes = sent.map_err(|error| SinkError::new(format!("{}: {error}", self.spec.place())))?;
-            Ok(Receipt::new(bytes, []))
+            let (bytes, unencodable) =
+                sent.map_err(|error| SinkError::new(format!("{}: {error}", self.spec.place())))?;
+            Ok(Receipt::new(bytes, []).with(unencodable))
         })
     }
 
     fn close(&mut self) -> Delivery<'_, ()> {
         self.context = None;
         Box::pin(std::future::ready(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::{Gauge, Note, NoteBody};
+    use crate::protocol::Kind;
+    use crate::series::Series;
+    use crate::snapshot::GaugePoint;
+
+    #[test]
+    fn a_record_longer_than_the_server_takes_is_left_out_and_no_message_is() {
+        let gauge = |n: usize| GaugePoint {
+            series: Series::new(Kind::Gauge, &format!("g{n}"), &[]),
+            gauge: Gauge::absolute(1.0, 0.0),
+        };
+        let event = Note {
+            time: 5.0,
+            tags: Vec::new(),
+            host: None,
+            container: None,
+            external_data: None,
+            cardinality: None,
+            body: NoteBody::ServiceCheck { name: "n".into(), status: 0, message: Some("x".repeat(5000)) },
+        };
+        let snapshot = Snapshot { gauges: (0..100).map(gauge).collect(), notes: vec![event], ..Snapshot::default() };
+        let (messages, unencodable) = pack(&snapshot, 2000);
+        assert_eq!((unencodable.records, messages.iter().any(|message| message.len() > 2000)), (1, false));
+        let records: usize = messages.iter().map(|message| message.iter().filter(|&&b| b == b'\n').count()).sum();
+        assert_eq!(records, 101);
+        assert_eq!(pack(&snapshot, 1 << 20).1, Unencodable::default());
     }
 }

@@ -3,8 +3,8 @@
 //! Counters are sums, gauges and sets gauges, timers, histograms and distributions exponential histograms. With the temporality
 //! `delta` each interval tells what it saw; with `cumulative` sums and histograms go on from interval to interval. Points that
 //! the receiver rejects in a partial success, or refuses for good, are dropped and counted (`refused`); so is what goes on
-//! beyond the daemon's `max_series` (`max_series`). Events, checks and
-//! changes of presence have no form here (`unsupported`).
+//! beyond the daemon's `max_series` (`max_series`). Events, checks and changes of presence have no form here (`unsupported`), nor
+//! has a histogram of more than 2^64 events, or a time after the year 2554 (`unencodable`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,10 +22,21 @@ use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::room::Room;
 use super::spec::{choice, reach_url};
-use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec, Unencodable};
 
-/// Points of a request.
+/// Points of a request, and about how many bytes.
 const REQUEST_POINTS: usize = 5000;
+const REQUEST_BYTES: usize = 4 << 20;
+
+/// Most buckets of a sign. The empty ones between them are sent too: those of two values at the ends of what a double holds
+/// would be 136,000.
+const MOST_BUCKETS: i32 = 6400;
+
+/// More than a count holds, rounding included.
+const TOO_MANY: f64 = 1.8e19;
+
+/// Unix seconds from which on a time has no form.
+const TOO_LATE: f64 = 1.8e10;
 
 /// What an interval tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +106,7 @@ impl Spec for OtlpSpec {
             post,
             running: Running::new(site.max_series),
             ready: Ready::default(),
+            unencodable: Unencodable::default(),
         }))
     }
 }
@@ -331,6 +343,8 @@ struct OtlpSink {
     post: Post,
     running: Running,
     ready: Ready<Prepared>,
+    /// Of the interval whose requests these are.
+    unencodable: Unencodable,
 }
 
 fn nanos(secs: f64) -> u64 {
@@ -363,7 +377,8 @@ impl OtlpSink {
     fn requests(&mut self, snapshot: &Snapshot) -> Vec<Prepared> {
         let mut requests = Vec::new();
         let mut metrics: BTreeMap<(String, u8), Metric> = BTreeMap::new();
-        let mut points = 0;
+        let (mut points, mut bytes) = (0, 0);
+        self.unencodable = Unencodable::default();
         let stamped = snapshot.stamped.iter().map(Ok);
         let all = (0..).map_while(|n| snapshot.point(n)).map(Err).chain(stamped);
         self.running.left_out = 0;
@@ -374,7 +389,17 @@ impl OtlpSink {
                 {
                     continue;
                 }
-                Err(point) => self.metric(snapshot, point),
+                Err(point) => match self.metric(snapshot, point) {
+                    Ok(metric) => metric,
+                    Err(why) => {
+                        self.unencodable.add(point.series(), why);
+                        continue;
+                    }
+                },
+                Ok(one) if one.time >= TOO_LATE => {
+                    self.unencodable.add(&one.series, "its time is too late");
+                    continue;
+                }
                 Ok(one) => {
                     let class = if one.series.kind() == Kind::Gauge { 0 } else { 1 };
                     let point = number_point(&one.series, one.time - 1.0, one.time, one.value);
@@ -382,10 +407,11 @@ impl OtlpSink {
                 }
             };
             points += 1;
+            bytes += metric.encoded_len();
             join(metrics.entry((name.clone(), class)).or_insert(Metric { name, ..Metric::default() }), metric);
-            if points == REQUEST_POINTS {
+            if points == REQUEST_POINTS || bytes >= REQUEST_BYTES {
                 requests.push((self.request(std::mem::take(&mut metrics)), points as u64));
-                points = 0;
+                (points, bytes) = (0, 0);
             }
         }
         if points > 0 {
@@ -403,12 +429,15 @@ impl OtlpSink {
     }
 
     /// A metric with one point: its name, and what kind of data it has.
-    fn metric(&mut self, snapshot: &Snapshot, point: Point<'_>) -> (String, u8, Metric) {
+    ///
+    /// # Errors
+    /// Why it has no form.
+    fn metric(&mut self, snapshot: &Snapshot, point: Point<'_>) -> Result<(String, u8, Metric), &'static str> {
         let series = point.series();
         let (start, end) = (snapshot.end - snapshot.interval_secs_of(series), snapshot.end);
         let name = series.name().to_string();
         let is_cumulative = self.spec.temporality == Temporality::Cumulative;
-        match point {
+        Ok(match point {
             Point::Counter(point) => {
                 let fresh = point.sum.value();
                 let (since, value) =
@@ -427,14 +456,23 @@ impl OtlpSink {
             }
             Point::Timer(point) => {
                 let (values, totals) = (snapshot.values(point), point.timer.totals());
+                if values.iter().map(|(_, count)| count).sum::<f64>() >= TOO_MANY {
+                    return Err("it stands for too many events");
+                }
                 let mut fresh = Distribution { min: totals.min, max: totals.max, ..Distribution::default() };
                 fresh.sum.add(totals.sum);
-                let (since, held) = if is_cumulative {
+                let (since, mut held) = if is_cumulative {
                     self.running.merge(series, start, end, &fresh, &values)
                 } else {
                     values.iter().for_each(|(value, count)| fresh.buckets.add(*value, *count));
                     (start, fresh)
                 };
+                if held.buckets.count() >= TOO_MANY {
+                    // It begins anew with the next interval.
+                    self.running.histograms.remove(series);
+                    return Err("it has come to too many events");
+                }
+                held.buckets.narrow(MOST_BUCKETS);
                 let (positive, negative) = (side(&held.buckets.positive), side(&held.buckets.negative));
                 let counted = |side: &Option<Buckets>| side.as_ref().map_or(0, |side| side.counts.iter().sum::<u64>());
                 let zero_count = held.buckets.zero.round() as u64;
@@ -456,7 +494,7 @@ impl OtlpSink {
                 let data = Histogram { points: vec![point], temporality: temporality(self.spec.temporality) };
                 (name, 2, Metric { unit: unit.into(), data: Some(Data::Histogram(data)), ..Metric::default() })
             }
-        }
+        })
     }
 }
 
@@ -531,7 +569,7 @@ impl Sink for OtlpSink {
             }
             let unsupported = snapshot.count_notices();
             let dropped = [("refused", self.ready.refused), ("max_series", left_out), ("unsupported", unsupported)];
-            Ok(Receipt::new(bytes, dropped))
+            Ok(Receipt::new(bytes, dropped).with(self.unencodable.clone()))
         })
     }
 

@@ -17,7 +17,7 @@ use crate::snapshot::{RecordType, Snapshot, json_tags, notices};
 
 use super::blocking::{Blocking, Writer};
 use super::spec::bare;
-use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec, Unencodable};
 
 /// Seconds between two deletions of what is too old.
 const DELETE_EVERY_SECS: f64 = 60.0;
@@ -125,7 +125,8 @@ struct Database {
 }
 
 impl Database {
-    fn transact(&mut self, snapshot: &Snapshot) -> rusqlite::Result<()> {
+    fn transact(&mut self, snapshot: &Snapshot) -> rusqlite::Result<Unencodable> {
+        let mut unencodable = Unencodable::default();
         let transaction = self.database.transaction()?;
         {
             let mut find = transaction.prepare("SELECT id FROM series WHERE type = ?1 AND name = ?2 AND tags = ?3")?;
@@ -137,18 +138,27 @@ impl Database {
             for (_, row) in snapshot.rows(0) {
                 let kind = RecordType::of(row.series.kind());
                 let key = params![kind.name(), row.series.name(), json_tags(row.series)];
-                let id = match find.query_row(key, |found| found.get::<_, i64>(0)).optional()? {
-                    Some(id) => id,
-                    None => add.insert(key)?,
+                let mut write = || {
+                    let id = match find.query_row(key, |found| found.get::<_, i64>(0)).optional()? {
+                        Some(id) => id,
+                        None => add.insert(key)?,
+                    };
+                    for (field, value) in &row.fields {
+                        put.execute(params![id, field, row.time, value])?;
+                    }
+                    Ok(())
                 };
-                for (field, value) in &row.fields {
-                    put.execute(params![id, field, row.time, value])?;
+                if let Some(why) = final_error(write())? {
+                    unencodable.add(row.series, why);
                 }
             }
             let mut note = transaction
                 .prepare("INSERT OR IGNORE INTO notices (time, type, name, record) VALUES (?1, ?2, ?3, ?4)")?;
             for notice in notices(snapshot) {
-                note.execute(params![notice.time, notice.kind, notice.name, notice.record])?;
+                let written = note.execute(params![notice.time, notice.kind, notice.name, notice.record]);
+                if let Some(why) = final_error(written.map(drop))? {
+                    unencodable.add(&notice.name, why);
+                }
             }
             if snapshot.end - self.deleted >= DELETE_EVERY_SECS {
                 let oldest = snapshot.end - self.retention_secs;
@@ -163,13 +173,28 @@ impl Database {
                 self.deleted = snapshot.end;
             }
         }
-        transaction.commit()
+        transaction.commit()?;
+        Ok(unencodable)
+    }
+}
+
+/// An error that is the row's own, and will be there at each attempt; the others are of the database.
+fn final_error(written: rusqlite::Result<()>) -> rusqlite::Result<Option<String>> {
+    use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
+
+    match written {
+        Ok(()) => Ok(None),
+        Err(error @ rusqlite::Error::ToSqlConversionFailure(_)) => Ok(Some(error.to_string())),
+        Err(error) => match error.sqlite_error_code() {
+            Some(ConstraintViolation | TooBig | TypeMismatch) => Ok(Some(error.to_string())),
+            _ => Err(error),
+        },
     }
 }
 
 impl Writer for Database {
     fn write(&mut self, snapshot: &Snapshot) -> io::Result<Receipt> {
-        self.transact(snapshot).map(|()| Receipt::default()).map_err(io::Error::other)
+        self.transact(snapshot).map(|left_out| Receipt::default().with(left_out)).map_err(io::Error::other)
     }
 }
 

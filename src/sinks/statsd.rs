@@ -12,6 +12,8 @@
 //!
 //! Over UDP lines are packed into datagrams of at most `max_datagram` bytes; whether they arrive nobody knows, but a server that
 //! is not there at all is noticed; a line that no datagram holds is left out (`too_long`). Over TCP a line ends with a newline.
+//!
+//! What is written as a timer, a folded histogram too, and has a value below zero is left out: readers refuse it (`negative`).
 
 use std::io;
 use std::sync::Arc;
@@ -30,6 +32,9 @@ use crate::snapshot::{Point, Snapshot, number, write_number};
 use super::http::Security;
 use super::spec::{bare, choice, reach};
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+
+/// The least rate of which a reader can say how many events it stands for.
+const LEAST_RATE: f64 = 5.6e-309;
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,8 +161,8 @@ impl Encoder {
     }
 
     /// Hands every item to `visit`; how many records cannot be told, by reason.
-    pub fn each(&mut self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8])) -> [(&'static str, u64); 3] {
-        let (mut estimated, mut unsupported, mut too_long) = (0, 0, 0);
+    pub fn each(&mut self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8])) -> [(&'static str, u64); 4] {
+        let (mut estimated, mut unsupported, mut too_long, mut negative) = (0, 0, 0, 0);
         let longest = self.longest;
         // Whether it could be.
         let mut hand_on = |line: &[u8]| {
@@ -190,7 +195,13 @@ impl Encoder {
                         _ => "ms",
                     };
                     let mut is_told = true;
-                    for (value, count) in snapshot.values(point) {
+                    let values = snapshot.values(point);
+                    if kind == "ms" && values.first().is_some_and(|(smallest, _)| *smallest < 0.0) {
+                        // Readers refuse a negative duration; it is not told in part.
+                        negative += 1;
+                        continue;
+                    }
+                    for (value, count) in values {
                         self.value(series, kind, value, count, None);
                         is_told &= hand_on(&self.line);
                     }
@@ -236,7 +247,7 @@ impl Encoder {
             }
         }
         unsupported += snapshot.presence.len() as u64;
-        [("estimated", estimated), ("unsupported", unsupported), ("too_long", too_long)]
+        [("estimated", estimated), ("unsupported", unsupported), ("too_long", too_long), ("negative", negative)]
     }
 
     fn begin(&mut self, series: &Series) {
@@ -285,7 +296,7 @@ impl Encoder {
         self.line.extend_from_slice(kind.as_bytes());
         if count != 1.0 && count > 0.0 {
             self.line.extend_from_slice(b"|@");
-            self.line.extend_from_slice(number(1.0 / count).as_bytes());
+            self.line.extend_from_slice(number((1.0 / count).max(LEAST_RATE)).as_bytes());
         }
         self.end(series, time);
     }

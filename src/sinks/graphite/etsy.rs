@@ -278,6 +278,10 @@ impl Key {
     }
 
     fn write(&self, out: &mut Writer, prefix: &str, suffix: &str, value: f64) {
+        if self.name.is_empty() {
+            out.fault = Some("cleaning leaves nothing of its name");
+            return;
+        }
         out.line(&[prefix, &self.name, suffix, &self.tags], value);
     }
 }

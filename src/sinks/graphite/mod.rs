@@ -28,7 +28,7 @@ use crate::sys::unix_time;
 
 use super::http::Security;
 use super::spec::{bare, choice, reach};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
 
 pub use etsy::EtsyNames;
 
@@ -38,6 +38,9 @@ const SEND_BUFFER_BYTES: usize = 512 << 10;
 
 /// Bytes encoded before they are written.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// Longest name, with its tags: a carbon closes the connection at a line of more than 16,384 bytes, again and again.
+const MOST_NAME_BYTES: usize = 16_384 - 64;
 
 /// How names are written.
 #[derive(Clone, Debug)]
@@ -172,6 +175,7 @@ pub struct Encoder<'a> {
     wire: Wire,
     /// The next point; `None` when everything was written.
     next: Option<usize>,
+    unencodable: Unencodable,
 }
 
 enum Names<'a> {
@@ -193,7 +197,7 @@ impl<'a> Encoder<'a> {
             GraphiteNames::Dogstatsd(aggregates) => Names::Dogstatsd(aggregates),
             GraphiteNames::Etsy(names) => Names::Etsy(etsy::Context::new(names)),
         };
-        Encoder { snapshot, names, timings, wire, next: Some(0) }
+        Encoder { snapshot, names, timings, wire, next: Some(0), unencodable: Unencodable::default() }
     }
 
     /// Appends whole lines, or frames, until `limit` bytes or a little more are there; `false` if there is nothing left.
@@ -201,7 +205,7 @@ impl<'a> Encoder<'a> {
         let Some(mut next) = self.next else { return false };
         let frame = (self.wire == Wire::Pickle).then(pickle::Frame::default);
         let time = (self.snapshot.end + 0.5).floor() as i64;
-        let mut out = Writer { bytes: std::mem::take(bytes), time, frame };
+        let mut out = Writer { bytes: std::mem::take(bytes), time, frame, fault: None };
         self.next = loop {
             let Some(point) = self.snapshot.point(next) else {
                 self.write_stamped(&mut out);
@@ -217,6 +221,10 @@ impl<'a> Encoder<'a> {
                 Names::Etsy(context) => etsy::write(self.snapshot, point, context, &mut out),
             }
             next += 1;
+            if let Some(why) = out.fault.take() {
+                let records = if let Point::Kv(point) = point { point.values.len() } else { 1 };
+                self.unencodable.add_many(records as u64, point.series(), why);
+            }
             if out.bytes.len() >= limit {
                 break Some(next);
             }
@@ -229,7 +237,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Counters and gauges with times of their own: they have no rate.
-    fn write_stamped(&self, out: &mut Writer) {
+    fn write_stamped(&mut self, out: &mut Writer) {
         let interval = out.time;
         for one in &self.snapshot.stamped {
             out.time = one.time as i64;
@@ -240,6 +248,9 @@ impl<'a> Encoder<'a> {
                     name.write(out, if is_gauge { "" } else { ".count" }, one.value);
                 }
                 Names::Etsy(context) => etsy::write_stamped(&one.series, one.value, context, out),
+            }
+            if let Some(why) = out.fault.take() {
+                self.unencodable.add(&one.series, why);
             }
         }
         out.time = interval;
@@ -265,11 +276,17 @@ struct Writer {
     time: i64,
     /// `None` for plaintext.
     frame: Option<pickle::Frame>,
+    /// Why the last record could not be written whole.
+    fault: Option<&'static str>,
 }
 
 impl Writer {
     /// One point: the parts of a name are joined as they are.
     fn line(&mut self, parts: &[&str], value: f64) {
+        if parts.iter().map(|part| part.len()).sum::<usize>() > MOST_NAME_BYTES {
+            self.fault = Some("its name and tags are longer than a line may be");
+            return;
+        }
         if let Some(frame) = &mut self.frame {
             frame.point(&mut self.bytes, parts, self.time, value);
             return;
@@ -347,8 +364,8 @@ impl GraphiteSink {
         }
     }
 
-    /// Writes an interval; how many bytes.
-    async fn send(&mut self, snapshot: &Snapshot) -> io::Result<usize> {
+    /// Writes an interval; how many bytes, and what has no form.
+    async fn send(&mut self, snapshot: &Snapshot) -> io::Result<(usize, Unencodable)> {
         // A stream is only kept after a whole delivery, so a failed one begins anew on a fresh connection.
         let mut stream = match self.stream.take().and_then(alive) {
             Some(stream) => stream,
@@ -370,8 +387,9 @@ impl GraphiteSink {
         }
         stream.flush().await?;
         self.stream = Some(stream);
+        let unencodable = encoder.unencodable;
         self.timings.calculation_ms = calculating.as_secs_f64() * 1e3;
-        Ok(written)
+        Ok((written, unencodable))
     }
 }
 
@@ -393,7 +411,7 @@ impl Sink for GraphiteSink {
             self.complain(snapshot);
             self.timings.processing_ms = ((unix_time() - snapshot.end) * 1e3).max(0.0);
             let began = Instant::now();
-            let written = match self.send(snapshot).await {
+            let (written, unencodable) = match self.send(snapshot).await {
                 Ok(written) => written,
                 Err(error) => {
                     self.timings.last_exception = unix_time();
@@ -403,7 +421,7 @@ impl Sink for GraphiteSink {
             self.timings.last_flush = unix_time();
             self.timings.flush_ms = began.elapsed().as_secs_f64() * 1e3;
             self.timings.flush_length = written as f64;
-            Ok(Receipt::new(written as u64, [("unsupported", snapshot.count_notices())]))
+            Ok(Receipt::new(written as u64, [("unsupported", snapshot.count_notices())]).with(unencodable))
         })
     }
 
