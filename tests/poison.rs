@@ -3,6 +3,8 @@
 
 #[path = "support/extremes.rs"]
 mod extremes;
+#[path = "support/grammar.rs"]
+mod grammar;
 #[path = "support/receiver.rs"]
 mod receiver;
 mod support;
@@ -418,6 +420,13 @@ fn every_snapshot_that_lines_can_make_is_taken_by_every_sink() {
             let mut registry = Registry::new(plan::registry_options(config, false), 1);
             let text = extremes::lines(&mut random);
             shard.ingest(&text, &config.protocol, None, 1.0);
+            // And what the whole grammar makes of some forms.
+            let mut choices = grammar::Random(seed);
+            for _ in 0..3 {
+                let shape = grammar::random_shape(&mut choices);
+                let more = grammar::datagram(&shape, &mut grammar::State::default(), 2000, 1, &mut choices);
+                shard.ingest(&more, &config.protocol, None, 1.0);
+            }
             let none = [const { Vec::new() }; 5];
             let end = 1_700_000_000.0 + seed as f64 * 10.0;
             let interval = Interval::new(end, 10.0, end, Duration::from_secs(10));
