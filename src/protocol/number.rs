@@ -1,5 +1,5 @@
 //! Decimal numbers as the wire has them: `DEC = ["+"|"-"] (DIGIT+ ["." DIGIT*] | "." DIGIT+) [("e"|"E") ["+"|"-"] DIGIT+]`,
-//! finite after conversion to a double. `nan`, `inf`, hex, `_` and `,` are no numbers.
+//! finite after conversion to a double. `nan`, `inf`, hex, `_` and `,` are no numbers. `-0` is 0.
 
 /// Digits that surely fit an `u64` and a double's 53 bits without rounding.
 const EXACT_DIGITS: usize = 15;
@@ -42,7 +42,8 @@ fn general(text: &[u8]) -> Option<f64> {
         return None;
     }
     let magnitude: f64 = fast_float2::parse(unsigned).ok()?;
-    magnitude.is_finite().then_some(if negative { -magnitude } else { magnitude })
+    // Not `-magnitude`: a negative zero is a value like 0, and is one nowhere else then.
+    magnitude.is_finite().then_some(if negative { 0.0 - magnitude } else { magnitude })
 }
 
 #[cfg(test)]
@@ -67,6 +68,13 @@ mod tests {
             ("0.1", 0.1),
         ] {
             assert_eq!(decimal(text.as_bytes()), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_negative_zero_is_zero() {
+        for text in ["-0", "-0.0", "-.0", "-0e5", "-1e-400", "-00000000000000000000"] {
+            assert_eq!(decimal(text.as_bytes()).map(f64::to_bits), Some(0.0_f64.to_bits()), "{text}");
         }
     }
 
