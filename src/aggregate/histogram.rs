@@ -10,8 +10,9 @@
 //! decades, of each sign from the largest down. What fits no scale together with what is held already is clamped to the
 //! nearest end, and counted.
 //!
-//! Weights (1/rate) become whole counts of a `unit`. The unit is refined when a weight is no multiple of it;
-//! what still does not fit is carried to the next sample, so that the total weight stays right.
+//! Weights (1/rate) become whole counts of a `unit`. The unit is refined when a weight is no multiple of it, a few times
+//! and then never again, since each time moves all counts; what still does not fit is carried to the next sample, so that
+//! the total weight stays right.
 
 use hdrhistogram::Histogram as Hdr;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,10 @@ const OCTAVES: i32 = 30;
 const ROOM: i32 = 2;
 /// Finest split of a unit of weight.
 const MAX_SPLIT: u32 = 64;
+/// How often a unit is split at most, or at least looked at: random weights fit none.
+const MAX_SPLITS: u8 = 8;
+/// Most units of a weight that a split leads to: counts have 32 bits.
+const MAX_UNITS: f64 = 1024.0;
 
 /// Counts of values, by value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +44,8 @@ pub struct Histogram {
     /// The largest magnitude of each sign, the positive one first.
     largest_of: [f64; 2],
     unit: f64,
+    /// How often a split of the unit was thought of.
+    splits: u8,
     carry: f64,
     clamped: u64,
 }
@@ -62,6 +69,7 @@ impl Histogram {
             largest: 0.0,
             largest_of: [0.0; 2],
             unit,
+            splits: 0,
             carry: 0.0,
             clamped: 0,
         }
@@ -237,22 +245,29 @@ impl Histogram {
     /// A weight as a number of units.
     fn counts_of(&mut self, weight: f64) -> u32 {
         let mut counts = weight / self.unit;
-        if (counts - counts.round()).abs() > 1e-9 * counts.max(1.0) {
-            let split = (2..=MAX_SPLIT)
-                .find(|&k| {
-                    let counts = counts * f64::from(k);
-                    (counts - counts.round()).abs() <= 1e-9 * counts.max(1.0)
-                })
-                .unwrap_or(if self.unit * f64::from(MAX_SPLIT) > weight { MAX_SPLIT } else { 1 });
-            if split > 1 && self.unit > f64::MIN_POSITIVE * f64::from(MAX_SPLIT) && self.fits(split) {
-                self.split(split);
-                counts = weight / self.unit;
-            }
+        if self.splits < MAX_SPLITS && !is_whole(counts) {
+            self.refine(counts);
+            counts = weight / self.unit;
         }
         let exact = counts + self.carry;
         let whole = exact.round().clamp(0.0, f64::from(u32::MAX));
         self.carry = (exact - whole).clamp(-1.0, 1.0);
         whole as u32
+    }
+
+    /// Splits the unit so that a weight of so many units is a multiple of it, or nearly so.
+    #[cold]
+    fn refine(&mut self, counts: f64) {
+        self.splits += 1;
+        let split = (2..=MAX_SPLIT).find(|&k| is_whole(counts * f64::from(k)));
+        let split = split.unwrap_or(if counts < f64::from(MAX_SPLIT) { MAX_SPLIT } else { 1 });
+        if split > 1
+            && counts * f64::from(split) <= MAX_UNITS
+            && self.unit > f64::MIN_POSITIVE * f64::from(MAX_SPLIT)
+            && self.fits(split)
+        {
+            self.split(split);
+        }
     }
 
     /// Whether all counts can be multiplied.
@@ -279,6 +294,11 @@ impl Histogram {
             multiply(hdr);
         }
     }
+}
+
+/// Whether a number of units is a whole one, up to rounding.
+fn is_whole(counts: f64) -> bool {
+    (counts - counts.round()).abs() <= 1e-9 * counts.max(1.0)
 }
 
 fn new_hdr(digits: u8) -> Hdr<u32> {
@@ -368,6 +388,8 @@ impl TryFrom<Flat> for Histogram {
         full.negative = flat.negative.as_deref().map(fill).transpose()?.map(Box::new);
         (full.smallest, full.largest, full.largest_of) = (flat.smallest, flat.largest, flat.largest_of);
         (full.carry, full.clamped) = (flat.carry, flat.clamped);
+        // It has been refined where it was recorded.
+        full.splits = MAX_SPLITS;
         Ok(full)
     }
 }
@@ -452,6 +474,26 @@ mod tests {
         let values: Vec<f64> = histogram.buckets().iter().map(|b| b.0).collect();
         assert!(values.iter().any(|v| (v - 1.0).abs() < 0.001) && values.iter().any(|v| (v / 2.0 - 1.0).abs() < 0.001));
         assert!(histogram.memory_bytes() <= 124 << 10, "{}", histogram.memory_bytes());
+    }
+
+    #[test]
+    fn random_weights_soon_leave_the_unit_as_it_is() {
+        let mut histogram = Histogram::new(3, 5.0, 5.0, 1.0);
+        let mut weights = (1..).map(|n: u32| 1.0 + f64::from(n.wrapping_mul(2_654_435_761)) / 1e8);
+        let mut total = 0.0;
+        let mut record = |histogram: &mut Histogram, count| {
+            for (n, weight) in weights.by_ref().take(count).enumerate() {
+                histogram.record((n % 100) as f64, weight);
+                total += weight;
+            }
+        };
+        record(&mut histogram, usize::from(MAX_SPLITS));
+        let unit = histogram.unit;
+        assert!(unit > 1.0 / MAX_UNITS, "{unit}");
+        record(&mut histogram, 100_000);
+        assert_eq!(histogram.unit, unit);
+        let held: f64 = histogram.buckets().iter().map(|b| b.1).sum();
+        assert!((held - total).abs() <= unit, "{held} {total}");
     }
 
     #[test]
