@@ -48,9 +48,55 @@ pub fn captures(pattern: &str, text: &str) -> Option<Vec<Range<usize>>> {
     (p == p_bytes.len()).then_some(stars)
 }
 
+/// Beginnings of texts. Whether one of them begins a text takes a search, however many there are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prefixes {
+    /// In order, none the beginning of another one.
+    all: Vec<String>,
+}
+
+impl Prefixes {
+    /// These.
+    pub fn new<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Prefixes {
+        let mut sorted: Vec<&str> = prefixes.into_iter().collect();
+        sorted.sort_unstable();
+        let mut all: Vec<String> = Vec::new();
+        for prefix in sorted {
+            if all.last().is_none_or(|shorter| !prefix.starts_with(shorter.as_str())) {
+                all.push(prefix.to_string());
+            }
+        }
+        Prefixes { all }
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether a text begins with one of them.
+    pub fn begin(&self, text: &str) -> bool {
+        // It stands right before the text: what lies between the two begins with it, and so is not there.
+        let after = self.all.partition_point(|prefix| prefix.as_str() <= text);
+        self.all[..after].last().is_some_and(|prefix| text.starts_with(prefix.as_str()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_text_begins_with_one_of_many(
+            prefixes in proptest::collection::vec("[ab.]{0,4}", 0..8),
+            text in "[ab.]{0,6}",
+        ) {
+            let expected = prefixes.iter().any(|prefix| text.starts_with(prefix.as_str()));
+            prop_assert_eq!(Prefixes::new(prefixes.iter().map(String::as_str)).begin(&text), expected, "{:?}", prefixes);
+        }
+    }
 
     fn parts(pattern: &str, text: &str) -> Option<Vec<String>> {
         captures(pattern, text).map(|all| all.into_iter().map(|range| text[range].to_string()).collect())

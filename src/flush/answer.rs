@@ -1,12 +1,14 @@
 //! Answers to the management port: what the open interval holds, and forgetting series before their time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::aggregate::{Class, Gauge, Peeked, Shard, Tally};
-use crate::inert::Plain;
+use crate::glob::Prefixes;
 use crate::management::{Listing, MAX_ITEMS, MAX_SERIES, Request, Shown, Stats};
 use crate::series::Series;
 use crate::sinks::Outlet;
@@ -32,8 +34,8 @@ impl Flusher {
             Request::Show(class, reply) => {
                 let _ = reply.send(self.listing(class).await);
             }
-            Request::Delete(class, name, reply) => {
-                let _ = reply.send(self.delete(class, &name).await);
+            Request::Delete(class, names, reply) => {
+                let _ = reply.send(self.delete(class, &names).await);
             }
             Request::Stats(reply) => {
                 let _ = reply.send(self.stats().await);
@@ -129,15 +131,11 @@ impl Flusher {
         Some((name, Shown::Number(lag.gauge.value())))
     }
 
-    /// Forgets a series, or all in a folder (`a.b.*`); their names.
-    async fn delete(&mut self, class: Class, name: &str) -> Vec<String> {
-        let (exact, folder) = (name.to_string(), name.strip_suffix('*').filter(|text| text.ends_with('.')));
-        let folder = folder.map(str::to_string);
-        let folder_is_none = folder.is_none();
-        let is_wanted = move |series: &Series| {
-            let shown = series.to_string();
-            shown == exact || folder.as_ref().is_some_and(|folder| shown.starts_with(folder.as_str()))
-        };
+    /// Forgets series, or all in a folder (`a.b.*`); for each name those that it stood for and no name before it.
+    async fn delete(&mut self, class: Class, names: &[String]) -> Vec<Vec<String>> {
+        let wanted = Arc::new(Wanted::new(names));
+        let asked = Arc::clone(&wanted);
+        let is_wanted = move |series: &Series| asked.has(&series.to_string());
         let mut seen = HashSet::new();
         let mut deleted = self.ask(move |shard| shard.forget(class, &is_wanted)).await.concat();
         deleted.retain(|series| seen.insert(series.clone()));
@@ -145,11 +143,27 @@ impl Flusher {
             deleted.iter().for_each(|series| self.registry.forget_standing(series));
         }
         // Those of a folder are as many as they are; a name with its tags may be read in another way than it was written.
-        let exact = deleted.iter().filter(|_| folder_is_none).cloned().map(Deletion::Series);
-        if !self.registry.delete(Deletion::of_name(class, name).into_iter().chain(exact)) {
-            tracing::warn!(name = %Plain(name), "too many deletions in one interval; sinks that remember series keep telling some");
+        let alone = deleted.iter().filter(|series| !wanted.folders.begin(&series.to_string())).cloned();
+        let named = names.iter().flat_map(|name| Deletion::of_name(class, name));
+        if !self.registry.delete(named.chain(alone.map(Deletion::Series))) {
+            tracing::warn!("too many deletions in one interval; sinks that remember series keep telling some");
         }
-        deleted.iter().map(Series::to_string).collect()
+        // Timers, histograms and distributions may share a name.
+        let mut left: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        (0..).zip(&deleted).for_each(|(n, series)| left.entry(series.to_string()).or_default().push(n));
+        let mut of_name = |name: &String| -> Vec<String> {
+            let mut found: Vec<usize> = left.remove(name).unwrap_or_default();
+            if let Some(folder) = folder(name) {
+                let inside = left.range::<str, _>((Bound::Included(folder), Bound::Unbounded));
+                let inside = inside.take_while(|(shown, _)| shown.starts_with(folder)).map(|(shown, _)| shown.clone());
+                for shown in inside.collect::<Vec<_>>() {
+                    found.extend(left.remove(&shown).unwrap_or_default());
+                }
+            }
+            found.sort_unstable();
+            found.into_iter().map(|n| deleted[n].to_string()).collect()
+        };
+        names.iter().map(&mut of_name).collect()
     }
 
     async fn stats(&self) -> Stats {
@@ -161,6 +175,28 @@ impl Flusher {
             bad_lines: self.totals.malformed_total() + open,
             sinks: self.outlets.iter().map(account).collect(),
         }
+    }
+}
+
+/// What a name such as `a.b.*` stands for: all names that begin so.
+fn folder(name: &str) -> Option<&str> {
+    name.strip_suffix('*').filter(|text| text.ends_with('.'))
+}
+
+/// Names of series that are to be forgotten.
+struct Wanted {
+    exact: HashSet<String>,
+    folders: Prefixes,
+}
+
+impl Wanted {
+    fn new(names: &[String]) -> Wanted {
+        let folders = names.iter().filter_map(|name| folder(name));
+        Wanted { exact: names.iter().cloned().collect(), folders: Prefixes::new(folders) }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.exact.contains(name) || self.folders.begin(name)
     }
 }
 

@@ -71,8 +71,9 @@ const HELP: &str =
 pub enum Request {
     /// The series of a class with their values.
     Show(Class, oneshot::Sender<Listing>),
-    /// Forget series: one of this name, or all whose names begin with a text that ends in `.` (sent as `a.*`).
-    Delete(Class, String, oneshot::Sender<Vec<String>>),
+    /// Forget series: each name is that of one, or stands for all whose names begin with a text that ends in `.` (sent as
+    /// `a.*`). The answer has what was forgotten under each name, in the same order.
+    Delete(Class, Vec<String>, oneshot::Sender<Vec<Vec<String>>>),
     /// Numbers since the start.
     Stats(oneshot::Sender<Stats>),
 }
@@ -243,15 +244,20 @@ async fn show(desk: &Desk, class: Class) -> String {
 }
 
 async fn delete(desk: &Desk, class: Class, names: impl Iterator<Item = &str>, from: SocketAddr) -> String {
+    let names: Vec<String> = names.map(str::to_string).collect();
+    // All of them at once: every series is looked at once, however many names there are.
+    let Some(deleted) = ask(desk, |reply| Request::Delete(class, names.clone(), reply)).await else {
+        return "ERROR\n".into();
+    };
+    let series: usize = deleted.iter().map(Vec::len).sum();
+    if series > 0 {
+        let name = names.first().map_or("", String::as_str);
+        tracing::info!(%from, ?class, name, names = names.len(), series, "deleted over the management port");
+    }
     let mut reply = String::new();
-    for name in names {
-        let Some(deleted) = ask(desk, |reply| Request::Delete(class, name.to_string(), reply)).await else {
-            return "ERROR\n".into();
-        };
+    for (name, deleted) in names.iter().zip(&deleted) {
         if deleted.is_empty() {
             reply.push_str(&format!("metric {name} not found\n"));
-        } else {
-            tracing::info!(%from, ?class, name, series = deleted.len(), "deleted over the management port");
         }
         deleted.iter().for_each(|name| reply.push_str(&format!("deleted: {name}\n")));
     }

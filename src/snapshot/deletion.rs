@@ -1,8 +1,11 @@
 //! Series that somebody deleted: sinks that remember series from interval to interval forget these, too.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::{Class, class_of};
+use crate::glob::Prefixes;
 use crate::protocol::Kind;
 use crate::series::Series;
 
@@ -32,16 +35,6 @@ impl Deletion {
         kinds.map(|kind| Deletion::Series(Series::new(kind, bare, &tags))).collect()
     }
 
-    /// Whether it takes a series.
-    pub fn matches(&self, series: &Series) -> bool {
-        match self {
-            Deletion::Series(deleted) => deleted == series,
-            Deletion::Folder(class, folder) => {
-                class_of(series.kind()) == *class && series.name().starts_with(folder.as_str())
-            }
-        }
-    }
-
     /// The same where series have a prefix before their names, and more tags.
     #[must_use]
     pub fn decorated(&self, prefix: &str, tags: &[(String, String)]) -> Deletion {
@@ -52,13 +45,54 @@ impl Deletion {
     }
 }
 
+/// Deletions, to ask each of many series whether it is among them.
+#[derive(Debug)]
+pub struct Deleted<'a> {
+    series: HashSet<&'a Series>,
+    /// By class.
+    folders: [Prefixes; Class::ALL.len()],
+}
+
+impl<'a> Deleted<'a> {
+    /// All of these.
+    pub fn new(deletions: &'a [Deletion]) -> Deleted<'a> {
+        let series = deletions.iter().filter_map(|deletion| match deletion {
+            Deletion::Series(series) => Some(series),
+            Deletion::Folder(..) => None,
+        });
+        let folders = Class::ALL.map(|class| {
+            Prefixes::new(deletions.iter().filter_map(|deletion| match deletion {
+                Deletion::Folder(of, folder) if *of == class => Some(folder.as_str()),
+                Deletion::Series(_) | Deletion::Folder(..) => None,
+            }))
+        });
+        Deleted { series: series.collect(), folders }
+    }
+
+    /// Whether a series is deleted.
+    pub fn has(&self, series: &Series) -> bool {
+        self.series.contains(series) || self.has_folder_of(series)
+    }
+
+    /// Whether a series is deleted with its folder.
+    pub fn has_folder_of(&self, series: &Series) -> bool {
+        self.folders[class_of(series.kind()) as usize].begin(series.name())
+    }
+
+    /// Whether there are folders.
+    pub fn has_folders(&self) -> bool {
+        self.folders.iter().any(|folders| !folders.is_empty())
+    }
+}
+
 impl Snapshot {
     /// Takes out what was deleted in an interval that follows.
     pub(super) fn without(mut self, deleted: &[Deletion]) -> Snapshot {
         if deleted.is_empty() {
             return self;
         }
-        let stays = |series: &Series| !deleted.iter().any(|deletion| deletion.matches(series));
+        let deleted = Deleted::new(deleted);
+        let stays = |series: &Series| !deleted.has(series);
         self.counters.retain(|point| stays(&point.series));
         self.gauges.retain(|point| stays(&point.series));
         self.timers.retain(|point| stays(&point.series));
@@ -73,7 +107,7 @@ mod tests {
     #[test]
     fn a_name_stands_for_its_series_and_a_folder_for_all_in_it() {
         let series = |kind, name: &str, tags: &[(&str, Option<&str>)]| Series::new(kind, name, tags);
-        let hit = |name: &str, class, of: &Series| Deletion::of_name(class, name).iter().any(|d| d.matches(of));
+        let hit = |name: &str, class, of: &Series| Deleted::new(&Deletion::of_name(class, name)).has(of);
         let plain = series(Kind::Counter, "a.b", &[]);
         let tagged = series(Kind::Counter, "a.b", &[("k", Some("v")), ("bare", None)]);
         assert!(hit("a.b", Class::Counter, &plain) && !hit("a.b", Class::Counter, &tagged));
@@ -81,6 +115,6 @@ mod tests {
         assert!(hit("a.*", Class::Counter, &tagged) && !hit("a*", Class::Counter, &tagged));
         assert!(hit("a.b", Class::Timer, &series(Kind::Histogram, "a.b", &[])));
         let there = Deletion::of_name(Class::Counter, "a.*")[0].decorated("x.", &[]);
-        assert!(there.matches(&series(Kind::Counter, "x.a.b", &[])));
+        assert!(Deleted::new(std::slice::from_ref(&there)).has(&series(Kind::Counter, "x.a.b", &[])));
     }
 }

@@ -27,7 +27,7 @@ use crate::presence;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
-pub use deletion::Deletion;
+pub use deletion::{Deleted, Deletion};
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
 pub use record::{Notice, RecordType, Records, json_tags, notices, write_json};

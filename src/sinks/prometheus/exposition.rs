@@ -10,7 +10,7 @@ use crate::aggregate::Sum;
 use crate::glob::matches;
 use crate::protocol::Kind;
 use crate::series::Series;
-use crate::snapshot::{Deletion, GaugePoint, Snapshot, TimerPoint, cumulative, number};
+use crate::snapshot::{Deleted, Deletion, GaugePoint, Snapshot, TimerPoint, cumulative, number};
 
 use super::super::exponential::Exponential;
 use super::super::room::Room;
@@ -372,20 +372,19 @@ impl Exposition {
     /// Takes series off that somebody deleted.
     fn delete(&mut self, deleted: &[Deletion]) {
         for deletion in deleted {
-            match deletion {
-                Deletion::Series(series) => {
-                    if let Some(&place) = self.places.get(series) {
-                        self.remove(place);
-                    }
-                }
-                Deletion::Folder(..) => {
-                    let all = self.samples.iter().flatten().filter(|sample| deletion.matches(&sample.series));
-                    let places: Vec<usize> =
-                        all.filter_map(|sample| self.places.get(&sample.series).copied()).collect();
-                    places.into_iter().for_each(|place| self.remove(place));
-                }
+            if let Deletion::Series(series) = deletion
+                && let Some(&place) = self.places.get(series)
+            {
+                self.remove(place);
             }
         }
+        let deleted = Deleted::new(deleted);
+        if !deleted.has_folders() {
+            return;
+        }
+        let all = self.samples.iter().flatten().filter(|sample| deleted.has_folder_of(&sample.series));
+        let places: Vec<usize> = all.filter_map(|sample| self.places.get(&sample.series).copied()).collect();
+        places.into_iter().for_each(|place| self.remove(place));
     }
 
     /// Lets go what was not updated by the interval: gauges at once, for they are told as long as they stand; counters after
