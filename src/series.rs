@@ -14,10 +14,16 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use triomphe::ThinArc;
 
-use crate::protocol::{Kind, Metric, Name, Tag, lossy};
+use crate::protocol::{Kind, Metric, Name, Tag, cut_lossy};
 
 const NO_VALUE: u16 = u16::MAX;
 const HEADER: usize = 3;
+
+/// Longest text that a key holds, in bytes: what its length can say.
+const MAX_TEXT: usize = NO_VALUE as usize - 1;
+
+/// Tag text from which on a key takes no more tags, in bytes, so that places in it fit 32 bits.
+const MAX_TAGS_TEXT: usize = 1 << 30;
 
 /// The identity of a series. Cheap to clone; one word, for it stands in every table.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -217,11 +223,17 @@ pub struct KeyBuilder {
     key: Vec<u8>,
     tag_text: Vec<u8>,
     tags: Vec<TagSpan>,
+    /// Tags of the last key before duplicates were collapsed.
+    taken: usize,
+    /// Tags of the last metric beyond `max_tags`.
+    cut: u64,
 }
 
 /// A tag inside `tag_text`; `value` is the end of the value, or `None`.
 #[derive(Clone, Copy, Debug)]
 struct TagSpan {
+    /// How the key begins, as a number: most comparisons need no more.
+    head: u64,
     start: u32,
     key_end: u32,
     value_end: Option<u32>,
@@ -231,22 +243,41 @@ impl KeyBuilder {
     /// The key of a metric as `kind`.
     #[inline]
     pub fn metric(&mut self, metric: &Metric<'_>, kind: Kind) -> &[u8] {
+        self.cut = 0;
         if metric.tags.is_empty() {
             return self.build(kind, &metric.name, std::iter::empty());
         }
-        self.build(kind, &metric.name, metric.tags.iter())
+        self.build(kind, &metric.name, metric.tags.iter());
+        if self.taken == metric.tags.max() {
+            self.cut = metric.tags.cut();
+        }
+        &self.key
     }
 
-    /// The key of a name with tags in any order. A text of more than 65,534 bytes is cut; the wire's own
-    /// limits ([`crate::protocol::MAX_NAME_BYTES`], [`crate::protocol::MAX_TAG_BYTES`]) keep far below.
+    /// Tags of the last metric that `max_tags` cut.
+    pub(crate) fn cut(&self) -> u64 {
+        self.cut
+    }
+
+    /// What it took to build the last key, counted in bytes: to read and to sort a tag takes as long as to copy 32.
+    pub(crate) fn effort(&self) -> usize {
+        self.key.len() + 32 * self.taken
+    }
+
+    /// The key of a name with tags in any order, whatever their bytes are. A text of more than 65,534 bytes is cut at a
+    /// character's end; the wire's own limits ([`crate::protocol::MAX_NAME_BYTES`],
+    /// [`crate::protocol::MAX_TAG_BYTES`]) keep far below.
     #[inline]
     pub fn build<'a>(&mut self, kind: Kind, name: &Name<'_>, tags: impl Iterator<Item = Tag<'a>>) -> &[u8] {
         self.key.clear();
         self.key.extend_from_slice(&[kind as u8, 0, 0]);
         name.write_to(&mut self.key);
-        let name_len = length(self.key.len() - HEADER);
+        if self.key.len() - HEADER > MAX_TEXT {
+            let kept = cut_lossy(&self.key[HEADER..], MAX_TEXT).len();
+            self.key.truncate(HEADER + kept);
+        }
+        let name_len = (self.key.len() - HEADER) as u16;
         self.key[1..HEADER].copy_from_slice(&name_len.to_le_bytes());
-        self.key.truncate(HEADER + usize::from(name_len));
         self.append_tags(tags);
         &self.key
     }
@@ -266,15 +297,20 @@ impl KeyBuilder {
         self.tags.clear();
         self.tag_text.clear();
         for tag in tags {
-            let start = self.tag_text.len() as u32;
-            self.tag_text.extend_from_slice(lossy(tag.key).as_bytes());
+            let start = self.tag_text.len();
+            if start > MAX_TAGS_TEXT {
+                break;
+            }
+            push_lossy(&mut self.tag_text, tag.key);
             let key_end = self.tag_text.len() as u32;
             let value_end = tag.value.map(|value| {
-                self.tag_text.extend_from_slice(lossy(value).as_bytes());
+                push_lossy(&mut self.tag_text, value);
                 self.tag_text.len() as u32
             });
-            self.tags.push(TagSpan { start, key_end, value_end });
+            let head = head(&self.tag_text[start..key_end as usize]);
+            self.tags.push(TagSpan { head, start: start as u32, key_end, value_end });
         }
+        self.taken = self.tags.len();
         if self.tags.is_empty() {
             return;
         }
@@ -283,8 +319,8 @@ impl KeyBuilder {
             let key = &text[tag.start as usize..tag.key_end as usize];
             (key, tag.value_end.map(|end| &text[tag.key_end as usize..end as usize]))
         };
-        self.tags.sort_unstable_by(|a, b| parts(a).cmp(&parts(b)));
-        self.tags.dedup_by(|a, b| parts(a) == parts(b));
+        self.tags.sort_unstable_by(|a, b| a.head.cmp(&b.head).then_with(|| parts(a).cmp(&parts(b))));
+        self.tags.dedup_by(|a, b| a.head == b.head && parts(a) == parts(b));
         for tag in &self.tags {
             let (key, value) = parts(tag);
             append_text(&mut self.key, key);
@@ -296,20 +332,39 @@ impl KeyBuilder {
     }
 }
 
+/// Appends a text with its length; it is not longer than a length can say.
+#[inline]
 fn append_text(out: &mut Vec<u8>, text: &[u8]) {
-    let length = length(text.len());
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&text[..usize::from(length)]);
+    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    out.extend_from_slice(text);
 }
 
-fn length(bytes: usize) -> u16 {
-    u16::try_from(bytes).unwrap_or(NO_VALUE).min(NO_VALUE - 1)
+/// Appends a text made UTF-8, cut where it is longer than a key can say.
+#[inline]
+fn push_lossy(out: &mut Vec<u8>, text: &[u8]) {
+    if text.len() <= MAX_TEXT && text.is_ascii() {
+        out.extend_from_slice(text);
+    } else {
+        out.extend_from_slice(cut_lossy(text, MAX_TEXT).as_bytes());
+    }
+}
+
+/// The first eight bytes of a text, zeros behind a shorter one, as a number that orders as they do.
+#[inline]
+fn head(text: &[u8]) -> u64 {
+    let mut eight = [0; 8];
+    match text.first_chunk() {
+        Some(first) => eight = *first,
+        None => eight[..text.len()].copy_from_slice(text),
+    }
+    u64::from_be_bytes(eight)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::{Line, Options, parse_line};
+    use proptest::prelude::*;
 
     fn series(line: &str) -> Series {
         let Ok(Line::Samples(mut samples)) = parse_line(line.as_bytes(), &Options::default()) else {
@@ -327,6 +382,94 @@ mod tests {
         }
         assert_ne!(series("a:1|c|#x:1"), expected);
         assert_ne!(series("a:1|g|#x:1,y:2"), expected);
+    }
+
+    #[test]
+    fn tags_are_ordered_as_texts_are() {
+        let tags = |order: &[&str]| format!("a;{}", order.join(";"));
+        assert_eq!(
+            series("a:1|c|#abcdefghj,abcdefghi:1,abcdefgh,ab").to_string(),
+            tags(&["ab", "abcdefgh", "abcdefghi=1", "abcdefghj"])
+        );
+        assert_eq!(series("a:1|c|#\u{e9}:1,z,zz:2,zz:1").to_string(), tags(&["z", "zz=1", "zz=2", "\u{e9}=1"]));
+    }
+
+    #[test]
+    fn tags_beyond_the_bound_are_cut_and_counted() {
+        let options = Options { max_tags: 3, ..Options::default() };
+        let mut keys = KeyBuilder::default();
+        for (line, expected, cut) in [
+            ("a,x=1,y=2:1|c|#z,w:3,v", "a;x=1;y=2;z", 2),
+            ("a:1|c|#z,y,x", "a;x;y;z", 0),
+            ("a:1|c|#z,z,z,z,,x", "a;z", 2),
+            ("a:1|c", "a", 0),
+        ] {
+            let Ok(Line::Samples(mut samples)) = parse_line(line.as_bytes(), &options) else { panic!("{line}") };
+            let metric = samples.next().expect("one sample").expect("a good sample");
+            let built = Series::from_key(keys.metric(&metric, metric.kind)).to_string();
+            assert_eq!((built.as_str(), keys.cut()), (expected, cut), "{line}");
+        }
+    }
+
+    /// Bytes as an attacker would choose them: few different ones, so that the grammar's own are among them.
+    fn bytes(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![
+            3 => proptest::sample::select(b"\xff\xc3\xa9\xe2\x82\xac\xf0\x9f\x92\xa9:|#,;=[]@".to_vec()),
+            2 => b'a'..=b'c',
+            1 => any::<u8>(),
+        ];
+        // A short text over and over is what reaches 64 KiB in reasonable time.
+        (proptest::collection::vec(byte, 0..12), length).prop_map(|(unit, length)| match unit.len() {
+            0 => Vec::new(),
+            _ => unit.iter().copied().cycle().take(length).collect(),
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn a_key_can_be_built_of_any_bytes(
+            name in bytes(0..70_000),
+            tags in proptest::collection::vec((bytes(0..70_000), proptest::option::of(bytes(0..70_000))), 0..6),
+        ) {
+            let name = String::from_utf8_lossy(&name);
+            let tags = tags.iter().map(|(key, value)| Tag { key, value: value.as_deref() });
+            let mut keys = KeyBuilder::default();
+            let key = keys.build(Kind::Gauge, &Name::plain(&name), tags);
+            prop_assert!(is_canonical(key));
+            let series = Series::from_key(key);
+            prop_assert!(name.starts_with(series.name()));
+            let told: Vec<_> = series.tags().collect();
+            prop_assert!(told.windows(2).all(|two| two[0] < two[1]), "{told:?}");
+        }
+
+        #[test]
+        fn any_line_has_keys_that_can_be_read(
+            head in proptest::sample::select(vec!["_sc|n|0|#", "_e{1,1}:a|b|#", "a:1|c|#", "a,k=", "a[k=", ""]),
+            middle in bytes(0..66_000),
+            tail in proptest::sample::select(vec!["", ":1|c", "]:1|c|#x", "|#k:v", ":1|c:2|g|@0.5:3|ms"]),
+            sanitize: bool,
+        ) {
+            let line = [head.as_bytes(), &middle, tail.as_bytes()].concat();
+            let options = Options { sanitize, ..Options::default() };
+            let mut keys = KeyBuilder::default();
+            let is_bounded = |key: &[u8]| is_canonical(key) && key.len() < 60_000;
+            match parse_line(&line, &options) {
+                Ok(Line::Samples(samples)) => {
+                    for metric in samples.filter_map(Result::ok).take(3) {
+                        prop_assert!(is_bounded(keys.metric(&metric, metric.kind)));
+                    }
+                }
+                Ok(Line::Event(event)) => {
+                    prop_assert!(is_bounded(keys.build(Kind::Set, &Name::plain(""), event.tags().iter())));
+                }
+                Ok(Line::ServiceCheck(check)) => {
+                    prop_assert!(is_bounded(keys.build(Kind::Set, &Name::plain(""), check.tags().iter())));
+                }
+                Ok(Line::Empty) | Err(_) => {}
+            }
+        }
     }
 
     #[test]

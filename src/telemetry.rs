@@ -21,6 +21,7 @@
 //! | `systole.samples.limited` | counter | `limit` | values beyond a bound |
 //! | `systole.sections_skipped` `systole.notes_dropped` | counter | | unknown sections; events and checks beyond their bound |
 //! | `systole.presence.queue_drops` | counter | | heartbeats that presence's full queue did not take |
+//! | `systole.lines.tags_cut` | counter | | tags beyond `max_tags` |
 //! | `systole.series` | gauge | `kind` | series held |
 //! | `systole.sinks.offered` `.delivered` `.dropped` | counter | `sink` | records |
 //! | `systole.sinks.queued` `.spooled` | gauge | `sink` | records waiting |
@@ -166,6 +167,9 @@ pub struct LineAccount {
     pub sections_skipped: u64,
     /// Events and service checks beyond the bound of an interval: counted above, but not kept.
     pub notes_dropped: u64,
+    /// Tags beyond `max_tags`, cut: they are tags, not lines, and in no equation.
+    #[serde(default)]
+    pub tags_cut: u64,
 }
 
 /// What became of values.
@@ -279,6 +283,7 @@ impl Ledger {
         lines.empty += tally.empty;
         lines.sections_skipped += tally.sections_skipped;
         lines.notes_dropped += tally.notes_dropped;
+        lines.tags_cut += tally.tags_cut;
         for (reason, &count) in Reason::ALL.iter().zip(&tally.malformed) {
             if count > 0 {
                 *lines.malformed.entry(reason.name()).or_default() += count;
@@ -322,6 +327,7 @@ impl Ledger {
         lines.empty += new.empty;
         lines.sections_skipped += new.sections_skipped;
         lines.notes_dropped += new.notes_dropped;
+        lines.tags_cut += new.tags_cut;
         new.malformed.iter().for_each(|(reason, n)| *lines.malformed.entry(reason).or_default() += n);
         let (samples, new) = (&mut self.samples, &later.samples);
         samples.read += new.read;
@@ -428,6 +434,7 @@ impl Ledger {
             ("sections_skipped", l.sections_skipped),
             ("notes_dropped", l.notes_dropped),
             ("presence.queue_drops", self.presence.queue_drops),
+            ("lines.tags_cut", l.tags_cut),
         ] {
             push(Kind::Counter, name, None, value as f64);
         }

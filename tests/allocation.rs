@@ -40,7 +40,7 @@ fn a_line_of_a_known_series_allocates_nothing() {
         heartbeats: None,
         times: TimeWindow::ANY,
     });
-    let lines: [&[u8]; 8] = [
+    let lines: [&[u8]; 9] = [
         b"api.hits:1|c",
         b"api.hits:1.5|c|@0.1",
         b"api.hits:1|c|#env:prod,host:web-1,region:eu,service:api,version:12",
@@ -49,6 +49,7 @@ fn a_line_of_a_known_series_allocates_nothing() {
         b"users:bob|s|#k:v",
         b"broken:line",
         b"api[k=v].hits:1|c|c:container|e:x|unknown",
+        b"api.hits;env=prod;host=a:1|c:2|c:3:4|g|@0.5:5|g|#k:v|@1:6|c",
     ];
     let options = Options::default();
     // The first round makes the series; the second has room for whatever grows.

@@ -224,6 +224,10 @@ impl Shard {
         }
         let kind = self.kind_of(kind);
         let index = &self.indexes[class_of(kind) as usize];
+        // What was cut is counted each time.
+        if self.keys.cut() > 0 {
+            return;
+        }
         // The key of the line's one sample is still in the builder.
         let key = self.keys.last();
         let Some(id) = index.find(self.hasher.hash(key), key) else { return };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::protocol::Kind;
+use crate::protocol::{Kind, cut_lossy};
 use crate::series::Series;
 
 /// Name of the series, one per kind, that takes samples of new names above `max_series`.
@@ -11,6 +11,13 @@ pub const OVERFLOW_NAME: &str = "systole.overflow";
 
 /// Events and service checks kept per worker and interval.
 pub const MAX_NOTES: usize = 10_000;
+
+/// Bytes of events and service checks kept per worker and interval; the one that reaches it is kept, too.
+pub(super) const MAX_NOTE_BYTES: usize = 32 << 20;
+
+/// Samples with a time of their own that a worker keeps per interval, and bytes of their series' keys.
+pub(super) const MAX_STAMPED: usize = 100_000;
+pub(super) const MAX_STAMPED_BYTES: usize = 32 << 20;
 
 /// Prefixes watched for the worst offender. Small, so that a flood of new names stays cheap.
 const WATCHED_PREFIXES: usize = 16;
@@ -83,8 +90,9 @@ pub struct Offenders {
 impl Offenders {
     /// Counts a sample of `name`.
     pub fn add(&mut self, name: &[u8]) {
-        let end = memchr::memchr(b'.', name).unwrap_or(name.len()).min(PREFIX_BYTES);
-        let prefix = &name[..end];
+        let end = memchr::memchr(b'.', name).unwrap_or(name.len());
+        let prefix = cut_lossy(&name[..end], PREFIX_BYTES);
+        let prefix = prefix.as_bytes();
         if let Some((_, count)) = self.counts.iter_mut().find(|(known, _)| known == prefix) {
             *count += 1;
         } else if self.counts.len() < WATCHED_PREFIXES {

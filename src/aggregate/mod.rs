@@ -20,6 +20,7 @@ mod partial;
 mod peek;
 pub mod rules;
 mod set;
+mod several;
 mod shard;
 mod tally;
 mod timer;

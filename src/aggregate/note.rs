@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lasting::{Word, lasting, lasting_maybe};
-use crate::protocol::{Event, Kind, Name, ServiceCheck, Tag, lossy};
+use crate::protocol::{Event, Kind, Name, ServiceCheck, Tags, lossy};
 use crate::series::{KeyBuilder, Series};
 
 /// An event or a service check.
@@ -94,12 +94,33 @@ pub fn own_service_check(check: &ServiceCheck<'_>, now: f64) -> Note {
     }
 }
 
+impl Note {
+    /// About how many bytes it takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let tags = self.tags.iter().map(|tag| size_of_val(tag) + tag.0.len() + optional(&tag.1)).sum::<usize>();
+        let body = match &self.body {
+            NoteBody::Event { title, text, aggregation_key, source_type, .. } => {
+                title.len() + text.len() + optional(aggregation_key) + optional(source_type)
+            }
+            NoteBody::ServiceCheck { name, message, .. } => name.len() + optional(message),
+        };
+        size_of::<Note>()
+            + tags
+            + body
+            + [&self.host, &self.container, &self.external_data].map(optional).iter().sum::<usize>()
+    }
+}
+
 fn text(bytes: Option<&[u8]>) -> Option<String> {
     bytes.map(|bytes| lossy(bytes).into_owned())
 }
 
-fn canonical<'a>(tags: impl Iterator<Item = Tag<'a>>) -> Vec<(String, Option<String>)> {
+fn canonical(tags: Tags<'_>) -> Vec<(String, Option<String>)> {
+    if tags.is_empty() {
+        return Vec::new();
+    }
     // A series' key is the one place that knows what canonical means; its kind and name don't matter here.
-    let series = Series::from_key(KeyBuilder::default().build(Kind::Counter, &Name::plain(""), tags));
+    let series = Series::from_key(KeyBuilder::default().build(Kind::Counter, &Name::plain(""), tags.iter()));
     series.tags().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect()
 }

@@ -199,18 +199,26 @@ pub fn highest_reference(template: &str) -> usize {
 #[derive(Debug, Default)]
 pub(super) struct Fates {
     known: HashMap<Box<[u8]>, (Fate, u32)>,
+    /// What their keys take.
+    bytes: usize,
 }
 
 /// Keys remembered beside those of the series held.
 const SPARE_SPELLINGS: usize = 65_536;
 
+/// Bytes of keys remembered, a key of a series held counted with 256.
+const SPARE_BYTES: usize = 32 << 20;
+
 impl Fates {
     /// What becomes of the series of a key, and the rule that treats it; a shard that holds `series` series remembers some more.
     pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize) -> &(Fate, u32) {
         if !self.known.contains_key(key) {
-            if self.known.len() >= SPELLINGS_A_SERIES * series + SPARE_SPELLINGS {
+            let spellings = SPELLINGS_A_SERIES * series;
+            if self.known.len() >= spellings + SPARE_SPELLINGS || self.bytes >= 256 * spellings + SPARE_BYTES {
                 self.known.clear();
+                self.bytes = 0;
             }
+            self.bytes += key.len();
             self.known.insert(key.into(), rules.verdict(&Series::from_key(key)));
         }
         &self.known[key]

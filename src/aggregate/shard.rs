@@ -17,7 +17,7 @@ use super::alias::Aliases;
 use super::columns::{Class, Columns};
 use super::index::{Hasher, Index};
 use super::ingest::{BEYOND_CACHE, TOGETHER, Waiting};
-use super::limits::{MAX_NOTES, Quota, TimeWindow, overflow_series};
+use super::limits::{MAX_NOTE_BYTES, MAX_NOTES, MAX_STAMPED, MAX_STAMPED_BYTES, Quota, TimeWindow, overflow_series};
 use super::note::{Note, own_event, own_service_check};
 use super::partial::{BadLine, Created, Partial, Stamped};
 use super::rules::{Fate, Fates, NO_RULE, Rules};
@@ -27,9 +27,6 @@ use super::treatment::Marks;
 
 /// Longest excerpt of a malformed line kept for the log, in bytes.
 const EXAMPLE_BYTES: usize = 512;
-
-/// Samples with a time of their own that an interval keeps.
-const MAX_STAMPED: usize = 100_000;
 
 /// How a shard aggregates.
 #[derive(Clone, Debug)]
@@ -50,14 +47,13 @@ pub struct ShardOptions {
     pub times: TimeWindow,
 }
 
-/// What presence makes of a metric.
-enum Heed {
-    /// It is a metric.
-    Nothing,
-    /// It is a heartbeat, and a metric too.
-    Forwarded,
-    /// It is a heartbeat.
-    Consumed,
+/// Where samples go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) class: Class,
+    pub(super) id: u32,
+    /// It is an overflow series that stands in for another one.
+    pub(super) folded: bool,
 }
 
 /// The series of one worker and the values of its open interval.
@@ -78,7 +74,7 @@ pub struct Shard {
     /// What rules made of spellings.
     fates: Fates,
     /// The rule that treats the series of the sample being recorded.
-    met: u32,
+    pub(super) met: u32,
     /// Numbers of series that rules treat in a way of their own.
     marks: Marks,
     /// The last totals of counters that are sent as totals, by number.
@@ -86,7 +82,10 @@ pub struct Shard {
     /// When something was received last.
     pub(super) heard: f64,
     /// What lines said of presence, until somebody takes it.
-    signals: Vec<Signal>,
+    pub(super) signals: Vec<Signal>,
+    /// Bytes of the keys of samples with a time of their own, and of events and service checks.
+    stamped_bytes: usize,
+    note_bytes: usize,
     /// The line being read may concern presence: it must be read again each time.
     pub(super) concerns_presence: bool,
 }
@@ -110,6 +109,8 @@ impl Shard {
             totals: HashMap::new(),
             heard: f64::NEG_INFINITY,
             signals: Vec::new(),
+            stamped_bytes: 0,
+            note_bytes: 0,
             concerns_presence: false,
         }
     }
@@ -124,38 +125,26 @@ impl Shard {
     #[inline]
     pub(super) fn samples<'s>(
         &mut self,
-        samples: impl Iterator<Item = Result<Metric<'s>, ParseError>>,
+        mut samples: impl Iterator<Item = Result<Metric<'s>, ParseError>> + Clone,
         line: &[u8],
         from: Option<SocketAddr>,
         now: f64,
     ) -> bool {
-        let mut first_error = None;
-        let mut is_heartbeat = false;
         self.concerns_presence = false;
-        for sample in samples {
-            match sample {
-                Ok(mut metric) => match self.heed(&metric, from) {
-                    Heed::Nothing if metric.timestamp.is_some_and(|time| self.is_outside(time.get(), now)) => {
-                        first_error = first_error.or(Some(bad_time(line, b"T")));
+        match samples.next() {
+            Some(Ok(metric)) if !self.may_concern_presence(&metric) && self.is_believed(&metric, now) => {
+                self.record(&metric, now);
+                match samples.next() {
+                    None => {
+                        self.open.tally.metrics += 1;
+                        true
                     }
-                    Heed::Nothing => self.record(&metric, now),
-                    Heed::Forwarded => {
-                        is_heartbeat = true;
-                        // A heartbeat counts when it comes, whatever its sender's clock says.
-                        metric.timestamp = metric.timestamp.filter(|time| !self.is_outside(time.get(), now));
-                        self.record(&metric, now);
-                    }
-                    Heed::Consumed => is_heartbeat = true,
-                },
-                Err(error) => first_error = first_error.or(Some(error)),
+                    Some(second) => self.several(std::iter::once(second).chain(samples), line, from, now),
+                }
             }
+            Some(first) => self.several(std::iter::once(first).chain(samples), line, from, now),
+            None => true,
         }
-        match first_error {
-            None if is_heartbeat => self.open.tally.heartbeats += 1,
-            None => self.open.tally.metrics += 1,
-            Some(error) => self.refuse(line, error, from),
-        }
-        first_error.is_none()
     }
 
     /// Whether a time of its own is too old, or too far ahead.
@@ -164,33 +153,20 @@ impl Shard {
         !self.options.times.holds(time, now)
     }
 
+    /// Whether a sample has no time of its own, or one that is not outside.
+    #[inline]
+    pub(super) fn is_believed(&self, metric: &Metric<'_>, now: f64) -> bool {
+        metric.timestamp.is_none_or(|time| !self.is_outside(time.get(), now))
+    }
+
     /// Says which Unix second the shard's own time 0 is; `None` if nobody knows, and then every time is believed.
     pub fn set_origin(&mut self, origin: Option<f64>) {
         self.options.times.origin = origin;
     }
 
-    /// What a metric says of presence.
     #[inline]
-    fn heed(&mut self, metric: &Metric<'_>, from: Option<SocketAddr>) -> Heed {
-        match &self.options.heartbeats {
-            Some(heartbeats) if heartbeats.may_concern(metric) => {
-                self.heed_signal(&Arc::clone(heartbeats), metric, from)
-            }
-            _ => Heed::Nothing,
-        }
-    }
-
-    fn heed_signal(&mut self, heartbeats: &Heartbeats, metric: &Metric<'_>, from: Option<SocketAddr>) -> Heed {
-        self.concerns_presence = true;
-        let Some(signal) = heartbeats.of_metric(metric, from.map(|from| from.ip())) else { return Heed::Nothing };
-        let heed = match &signal {
-            Signal::Beat(_) if heartbeats.forward => Heed::Forwarded,
-            Signal::Beat(_) => Heed::Consumed,
-            // They are metrics like any other, too.
-            Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) => Heed::Nothing,
-        };
-        self.signals.push(signal);
-        heed
+    fn may_concern_presence(&self, metric: &Metric<'_>) -> bool {
+        self.options.heartbeats.as_ref().is_some_and(|heartbeats| heartbeats.may_concern(metric))
     }
 
     /// Takes what lines said of presence.
@@ -228,9 +204,15 @@ impl Shard {
     pub fn record(&mut self, metric: &Metric<'_>, now: f64) {
         let kind = self.kind_of(metric.kind);
         self.keys.metric(metric, kind);
-        if (self.options.rules.is_some() && self.is_dropped(metric))
-            || (metric.timestamp.is_some() && self.stamp(metric, kind))
+        self.open.tally.tags_cut += self.keys.cut();
+        if self.options.rules.is_some() && self.is_dropped() {
+            self.count_dropped(metric);
+            return;
+        }
+        if metric.timestamp.is_some()
+            && let Some((time, value)) = own_time(metric, kind)
         {
+            self.stamp(metric, Series::from_key(self.keys.last()), time, value);
             return;
         }
         let class = class_of(kind);
@@ -240,12 +222,13 @@ impl Shard {
         if let Some(id) = self.indexes[class as usize].find(hash, key) {
             self.open.tally.recorded += self.update(class, id, metric, now);
         } else {
-            self.record_new(metric, kind, hash, now);
+            let place = self.new_place(metric, kind, hash);
+            self.update_at(place, metric, now);
         }
     }
 
     /// Lets the rules say what the key in the builder means; `true` if its samples are dropped.
-    fn is_dropped(&mut self, metric: &Metric<'_>) -> bool {
+    pub(super) fn is_dropped(&mut self) -> bool {
         let held = self.len();
         let Some(rules) = &self.options.rules else { return false };
         let (fate, rule) = self.fates.of(self.keys.last(), rules, held);
@@ -256,44 +239,39 @@ impl Shard {
                 self.keys.replace(series);
                 false
             }
-            Fate::Dropped => {
-                let values = metric.values.len() as u64;
-                self.open.tally.samples += values;
-                self.open.tally.dropped_by_rule += values;
-                self.open.tally.sections_skipped += u64::from(metric.skipped);
-                true
-            }
+            Fate::Dropped => true,
         }
     }
 
-    /// Keeps a counter or a gauge that has a time of its own apart from the interval; `false` if it is another kind, or a
-    /// gauge's change, which makes no sense at a time that has passed.
+    /// Counts a sample that a rule drops.
+    pub(super) fn count_dropped(&mut self, metric: &Metric<'_>) {
+        let values = metric.values.len() as u64;
+        self.open.tally.samples += values;
+        self.open.tally.dropped_by_rule += values;
+        self.open.tally.sections_skipped += u64::from(metric.skipped);
+    }
+
+    /// Keeps a sample that has a time of its own apart from the interval.
     #[cold]
-    fn stamp(&mut self, metric: &Metric<'_>, kind: Kind) -> bool {
-        let value = match (class_of(kind), metric.values) {
-            (Class::Counter, values @ Values::Numbers { .. }) => values.numbers().sum::<f64>() * metric.rate.weight(),
-            (Class::Gauge, values) => match values.gauge().last() {
-                Some((GaugeOp::Set, value)) => value,
-                _ => return false,
-            },
-            _ => return false,
-        };
-        let Some(time) = metric.timestamp.filter(|_| value.is_finite()) else { return false };
+    pub(super) fn stamp(&mut self, metric: &Metric<'_>, series: Series, time: f64, value: f64) {
         let values = metric.values.len() as u64;
         self.open.tally.sections_skipped += u64::from(metric.skipped);
         self.open.tally.samples += values;
-        if self.open.stamped.len() >= MAX_STAMPED {
+        if self.open.stamped.len() >= MAX_STAMPED || self.stamped_bytes >= MAX_STAMPED_BYTES {
             self.open.tally.stamped_limited += values;
-            return true;
+            return;
         }
         self.open.tally.timestamped += values;
-        let series = Series::from_key(self.keys.last());
-        self.open.stamped.push(Stamped { series, time: time.get() as f64, value, rule: self.met });
-        true
+        // Samples of one line may share their series.
+        if self.open.stamped.last().is_none_or(|last| !last.series.is_same(&series)) {
+            self.stamped_bytes += series.key().len();
+        }
+        self.open.stamped.push(Stamped { series, time, value, rule: self.met });
     }
 
+    /// Where samples of the key in the builder go, which has no number yet.
     #[cold]
-    fn record_new(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64, now: f64) {
+    pub(super) fn new_place(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64) -> Place {
         let class = class_of(kind);
         if self.options.quota.take() {
             let series = Series::from_key(self.keys.last());
@@ -302,8 +280,7 @@ impl Shard {
             if plain && metric.tags.is_empty() && !self.concerns_presence {
                 self.indexes[class as usize].mark_plain(hash, id);
             }
-            self.open.tally.recorded += self.update(class, id, metric, now);
-            return;
+            return Place { class, id, folded: false };
         }
         let mut name = Vec::new();
         metric.name.write_to(&mut name);
@@ -320,7 +297,14 @@ impl Shard {
                 id
             }
         };
-        self.open.tally.folded += self.update(class, id, metric, now);
+        Place { class, id, folded: true }
+    }
+
+    /// Updates the series of a place.
+    pub(super) fn update_at(&mut self, place: Place, metric: &Metric<'_>, now: f64) {
+        let values = self.update(place.class, place.id, metric, now);
+        let Tally { recorded, folded, .. } = &mut self.open.tally;
+        *(if place.folded { folded } else { recorded }) += values;
     }
 
     fn create(&mut self, class: Class, hash: u64, series: Series, rule: u32) -> u32 {
@@ -417,6 +401,7 @@ impl Shard {
         }
         self.open.tally.events += 1;
         self.open.tally.sections_skipped += event.skipped_sections().count() as u64;
+        self.open.tally.tags_cut += event.tags().cut();
         self.note(|| own_event(event, now));
     }
 
@@ -440,12 +425,15 @@ impl Shard {
         }
         self.open.tally.service_checks += 1;
         self.open.tally.sections_skipped += check.skipped_sections().count() as u64;
+        self.open.tally.tags_cut += check.tags().cut();
         self.note(|| own_service_check(check, now));
     }
 
     fn note(&mut self, own: impl FnOnce() -> Note) {
-        if self.open.notes.len() < MAX_NOTES {
-            self.open.notes.push(own());
+        if self.open.notes.len() < MAX_NOTES && self.note_bytes < MAX_NOTE_BYTES {
+            let note = own();
+            self.note_bytes += note.memory_bytes();
+            self.open.notes.push(note);
         } else {
             self.open.tally.notes_dropped += 1;
         }
@@ -459,6 +447,7 @@ impl Shard {
                 self.retire(class, id);
             }
         }
+        (self.stamped_bytes, self.note_bytes) = (0, 0);
         std::mem::replace(&mut self.open, Partial { columns: spare, ..Partial::default() })
     }
 
@@ -521,6 +510,21 @@ pub fn bad_time(line: &[u8], mark: &[u8]) -> ParseError {
         at += field.len() + 1;
     }
     ParseError::new(Reason::BadTimestamp, place)
+}
+
+/// The time and the value of a sample that is kept apart from the interval because it has a time of its own: a counter or a
+/// gauge, but no gauge's change, which makes no sense at a time that has passed.
+pub(super) fn own_time(metric: &Metric<'_>, kind: Kind) -> Option<(f64, f64)> {
+    let time = metric.timestamp?.get() as f64;
+    let value = match (class_of(kind), metric.values) {
+        (Class::Counter, values @ Values::Numbers { .. }) => values.numbers().sum::<f64>() * metric.rate.weight(),
+        (Class::Gauge, values) => match values.gauge().last() {
+            Some((GaugeOp::Set, value)) => value,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    value.is_finite().then_some((time, value))
 }
 
 /// The kind that a sample's series has: a meter is a counter, and in the profile `etsy` every timer is a timer.

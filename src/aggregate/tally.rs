@@ -52,6 +52,8 @@ pub struct Tally {
     pub notes_dropped: u64,
     /// Unknown sections of lines, skipped.
     pub sections_skipped: u64,
+    /// Tags beyond `max_tags`, cut.
+    pub tags_cut: u64,
 }
 
 impl Tally {
@@ -92,6 +94,7 @@ impl Tally {
             stamped_limited,
             notes_dropped,
             sections_skipped,
+            tags_cut,
         } = other;
         self.datagrams += datagrams;
         self.messages += messages;
@@ -116,5 +119,6 @@ impl Tally {
         self.stamped_limited += stamped_limited;
         self.notes_dropped += notes_dropped;
         self.sections_skipped += sections_skipped;
+        self.tags_cut += tags_cut;
     }
 }

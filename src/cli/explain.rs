@@ -1,6 +1,8 @@
 //! `systole explain`: how a line is read, and what would be flushed of it.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
+use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 use serde::Serialize;
@@ -35,11 +37,15 @@ pub(super) struct ExplainArgs {
     hex: bool,
     /// Lines to explain; without any, rows of standard input
     #[arg(value_name = "LINE")]
-    lines: Vec<String>,
+    lines: Vec<OsString>,
 }
 
 /// What is said of a line whose own time is outside of the window.
 const UNTIMELY: &str = "its own time is older than `timestamp_past`, or further ahead than `timestamp_future`";
+
+/// Bytes of names and tags that are shown of a datagram: many values under many tags are more than anybody reads, and than
+/// memory may hold.
+const SHOWN_BYTES: usize = 16 << 20;
 
 /// One datagram, read.
 #[derive(Default, Serialize)]
@@ -55,12 +61,22 @@ struct Reading {
     /// Lines that are well-formed, but would be refused if they came now, for a time of their own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     refused_now: Vec<Value>,
+    /// Metrics that are not listed, because there are too many.
+    #[serde(skip_serializing_if = "is_nothing")]
+    more: usize,
+    /// What the listed ones take.
+    #[serde(skip)]
+    bytes: usize,
     #[serde(skip)]
     faults: Vec<(Vec<u8>, ParseError)>,
     #[serde(skip)]
     untimely: Vec<(Vec<u8>, ParseError)>,
     #[serde(skip)]
     notes: Vec<Note>,
+}
+
+fn is_nothing(count: &usize) -> bool {
+    *count == 0
 }
 
 pub(super) fn run(args: &ExplainArgs) -> u8 {
@@ -103,7 +119,7 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
             }
         })
     } else {
-        args.lines.iter().try_for_each(|line| answer(line.as_bytes()))
+        args.lines.iter().try_for_each(|line| answer(line.as_os_str().as_bytes()))
     };
     match outcome {
         Err(code) => code,
@@ -137,7 +153,8 @@ fn read(
         for (frame, metric) in binary_frames(datagram, options) {
             match metric {
                 Ok(metric) => {
-                    reading.metric(&metric, heartbeats);
+                    reading.presence(std::iter::once(Ok(metric)), heartbeats);
+                    reading.metric(&metric);
                 }
                 Err(error) => reading.fault(frame, error),
             }
@@ -148,13 +165,13 @@ fn read(
         match parse_line(line, options) {
             Ok(Line::Empty) => {}
             Ok(Line::Samples(samples)) => {
+                let is_heartbeat = reading.presence(samples.clone(), heartbeats);
                 let (mut first, mut untimely) = (None, None);
                 for sample in samples {
                     match sample {
                         Ok(metric) => {
-                            let is_refused = !reading.metric(&metric, heartbeats)
-                                && metric.timestamp.is_some_and(|time| !is_timely(time.get()));
-                            if is_refused {
+                            reading.metric(&metric);
+                            if !is_heartbeat && metric.timestamp.is_some_and(|time| !is_timely(time.get())) {
                                 untimely.get_or_insert_with(|| bad_time(line, b"T"));
                             }
                         }
@@ -231,14 +248,27 @@ impl Reading {
         self.untimely.push((line.to_vec(), error));
     }
 
-    /// Adds a metric; whether it is a heartbeat.
-    fn metric(&mut self, metric: &Metric<'_>, heartbeats: Option<&Heartbeats>) -> bool {
-        let signal = heartbeats.and_then(|heartbeats| heartbeats.of_metric(metric, None));
-        let beat = signal.as_ref().and_then(heartbeat_json);
+    /// What a line says of presence; whether it is a heartbeat.
+    fn presence<'a>(
+        &mut self,
+        samples: impl Iterator<Item = Result<Metric<'a>, ParseError>> + Clone,
+        heartbeats: Option<&Heartbeats>,
+    ) -> bool {
+        let beat =
+            heartbeats.and_then(|heartbeats| heartbeats.of_line(samples, None)).as_ref().and_then(heartbeat_json);
         let is_heartbeat = beat.is_some();
         self.heartbeats.extend(beat);
+        is_heartbeat
+    }
+
+    fn metric(&mut self, metric: &Metric<'_>) {
         self.skipped.extend(metric.skipped_sections().map(|s| lossy(s).into_owned()));
+        if self.bytes > SHOWN_BYTES {
+            self.more += metric.values.len();
+            return;
+        }
         let series = Series::from_key(KeyBuilder::default().metric(metric, metric.kind));
+        self.bytes += series.key().len();
         let mut entry = Map::new();
         entry.insert("type".into(), metric.kind.name().into());
         entry.insert("name".into(), series.name().into());
@@ -262,6 +292,11 @@ impl Reading {
             Values::Gauge { .. } => {
                 // Each packed value of a gauge is a step of its own.
                 for (op, value) in metric.values.gauge() {
+                    if self.bytes > SHOWN_BYTES {
+                        self.more += 1;
+                        continue;
+                    }
+                    self.bytes += series.key().len();
                     let mut entry = entry.clone();
                     entry.insert("values".into(), json!([value]));
                     let word = match op {
@@ -285,7 +320,6 @@ impl Reading {
                 self.metrics.push(entry.into());
             }
         }
-        is_heartbeat
     }
 }
 
@@ -423,6 +457,9 @@ fn tell_reading(reading: &Reading, out: &mut Vec<u8>) -> io::Result<()> {
         };
         let who = format!("{}/{}", text("service"), text("instance"));
         writeln!(out, "  {:<12} {}{promise}", "heartbeat", Plain(&who))?;
+    }
+    if reading.more > 0 {
+        writeln!(out, "  {} more values are not shown", reading.more)?;
     }
     for note in &reading.notes {
         writeln!(out, "  {}", note_line(note))?;

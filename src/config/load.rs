@@ -40,6 +40,8 @@ pub struct Sources {
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
 pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=LONG;
 const TIMESTAMPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1000 * 366 * 86_400);
+/// More than there can be in the tag text that a line may carry.
+const MOST_TAGS: u64 = 8192;
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const BUSY_POLL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
 const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
@@ -112,6 +114,8 @@ fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Co
     let shutdown_grace = root.duration(s, "shutdown_grace", GRACE).unwrap_or(Duration::from_secs(10));
 
     let mut defaults = Options::default();
+    let max_tags = root.integer(s, "max_tags", 1..=MOST_TAGS);
+    defaults.max_tags = max_tags.map_or(defaults.max_tags, |n| n as u32);
     if etsy_profile {
         defaults.sanitize = true;
         defaults.name_tags = NameTags { graphite: true, ..NameTags::NONE };

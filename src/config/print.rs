@@ -27,6 +27,7 @@ pub fn print(config: &Config) -> String {
     out.set("max_series", config.max_series as i64);
     out.set("timestamp_past", show_duration(config.timestamp_past));
     out.set("timestamp_future", show_duration(config.timestamp_future));
+    out.set("max_tags", i64::from(config.protocol.max_tags));
     out.set("prefix", config.prefix.as_str());
     let tags = config.tags.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
     out.set("tags", Value::Table(tags));

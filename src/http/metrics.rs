@@ -53,6 +53,7 @@ pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String 
         "Events and service checks beyond the bound of an interval.",
         &[(&[], l.notes_dropped as f64)],
     );
+    out.counter("systole_lines_tags_cut", "Tags beyond `max_tags`, cut.", &[(&[], l.tags_cut as f64)]);
 
     out.counter(
         "systole_presence_queue_drops",

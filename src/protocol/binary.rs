@@ -110,7 +110,7 @@ fn read<'a>(frame: &'a [u8], options: &Options) -> FrameResult<'a> {
     }
     let metric = |kind, values| Metric {
         name,
-        tags: Tags::default(),
+        tags: Tags::none(options.max_tags),
         kind,
         values,
         rate: SampleRate::ONE,
@@ -125,7 +125,8 @@ fn read<'a>(frame: &'a [u8], options: &Options) -> FrameResult<'a> {
         }
         return Ok(metric(Kind::Set, Values::Member(member)));
     }
-    let value = frame[HEADER..].first_chunk::<8>().map_or(f64::NAN, |bytes| f64::from_le_bytes(*bytes));
+    // A zero without its sign, as everywhere.
+    let value = frame[HEADER..].first_chunk::<8>().map_or(f64::NAN, |bytes| f64::from_le_bytes(*bytes)) + 0.0;
     if !value.is_finite() || (kind == 3 && value < 0.0) {
         return refuse(Reason::BadValue, HEADER);
     }

@@ -12,7 +12,7 @@ use super::error::{ParseError, Reason};
 use super::fields::{Field, field, filled, unsigned};
 use super::metric::Cardinality;
 use super::parse::trim_end;
-use super::tags::{Tag, lossy, section};
+use super::tags::{MAX_TAG_BYTES, Tags, lossy};
 
 /// One event, borrowed.
 #[derive(Clone, Debug)]
@@ -39,13 +39,14 @@ pub struct Event<'a> {
     pub external_data: Option<&'a [u8]>,
     /// DogStatsD's tag cardinality.
     pub cardinality: Option<Cardinality>,
+    tags: Tags<'a>,
     fields: &'a [u8],
 }
 
 impl<'a> Event<'a> {
-    /// The tags in the order of the wire, duplicates included.
-    pub fn tags(&self) -> impl Iterator<Item = Tag<'a>> {
-        self.fields.split(|&b| b == b'|').filter_map(|f| f.strip_prefix(b"#")).flat_map(section)
+    /// The tags, duplicates included.
+    pub fn tags(&self) -> Tags<'a> {
+        self.tags
     }
 
     /// Sections that were skipped.
@@ -61,7 +62,7 @@ fn header(line: &[u8]) -> IResult<&[u8], (&[u8], &[u8])> {
 }
 
 /// Reads a line that begins with `_e{`.
-pub(super) fn event(line: &[u8]) -> Result<Event<'_>, ParseError> {
+pub(super) fn event(line: &[u8], max_tags: u32) -> Result<Event<'_>, ParseError> {
     let refuse = |at: usize| ParseError::new(Reason::BadEvent, at);
     let (body, (title_len, text_len)) = header(line).map_err(|_| refuse(3.min(line.len())))?;
     let start = line.len() - body.len();
@@ -92,8 +93,12 @@ pub(super) fn event(line: &[u8]) -> Result<Event<'_>, ParseError> {
         container: None,
         external_data: None,
         cardinality: None,
+        tags: Tags::of_fields(fields, max_tags),
         fields,
     };
+    // `fields` is the end of the line, up to blanks.
+    let fields_at = fields.as_ptr() as usize - line.as_ptr() as usize;
+    let (mut at, mut tag_bytes) = (0, 0);
     for text in fields.split(|&b| b == b'|') {
         let value = text.get(2..).unwrap_or(&[]);
         match text.get(..2) {
@@ -109,9 +114,17 @@ pub(super) fn event(line: &[u8]) -> Result<Event<'_>, ParseError> {
                 Field::Container(id) => event.container = filled(id).or(event.container),
                 Field::ExternalData(data) => event.external_data = filled(data).or(event.external_data),
                 Field::Cardinality(level) => event.cardinality = Cardinality::from_text(level).or(event.cardinality),
-                Field::Empty | Field::Rate(_) | Field::Tags(_) | Field::Timestamp(_) | Field::Unknown => {}
+                Field::Tags(tags) => {
+                    tag_bytes += tags.len();
+                    if tag_bytes > MAX_TAG_BYTES {
+                        let end = fields_at + at + text.len();
+                        return Err(ParseError::new(Reason::TooLong, end - (tag_bytes - MAX_TAG_BYTES)));
+                    }
+                }
+                Field::Empty | Field::Rate(_) | Field::Timestamp(_) | Field::Unknown => {}
             },
         }
+        at += text.len() + 1;
     }
     Ok(event)
 }

@@ -14,9 +14,10 @@ use std::net::IpAddr;
 
 use compact_str::CompactString;
 
+use super::error::ParseError;
 use super::metric::{GaugeOp, Kind, Metric};
 use super::service_check::ServiceCheck;
-use super::tags::{Tag, lossy};
+use super::tags::{Tag, cut_lossy, lossy};
 
 /// Longest promise: a week, in seconds.
 pub const MAX_PROMISE: f64 = 604_800.0;
@@ -187,6 +188,22 @@ impl Heartbeats {
             || (self.maintenance && begins(MAINTENANCE))
     }
 
+    /// What the samples of one line say. A line is at most one signal, whatever it packs: that of its last good sample
+    /// which may concern presence.
+    pub fn of_line<'a>(
+        &self,
+        samples: impl Iterator<Item = Result<Metric<'a>, ParseError>> + Clone,
+        from: Option<IpAddr>,
+    ) -> Option<Signal> {
+        let mut good = samples.filter_map(Result::ok);
+        // Without assistance it is the name that may concern presence, and all of a line have the same.
+        if !self.assist && !good.clone().next().is_some_and(|first| self.may_concern(&first)) {
+            return None;
+        }
+        let last = good.by_ref().filter(|metric| self.may_concern(metric)).last()?;
+        self.of_metric(&last, from)
+    }
+
     /// What a metric says; `None` if it is an ordinary one.
     pub fn of_metric(&self, metric: &Metric<'_>, from: Option<IpAddr>) -> Option<Signal> {
         let name = metric.name.to_string();
@@ -232,13 +249,13 @@ impl Heartbeats {
         if is_maintenance {
             return None;
         }
-        let said = said(check.tags());
+        let said = said(check.tags().iter());
         let host = check.host.map(lossy);
         let named = said.instance.as_deref().or(host.as_deref());
         let (service, instance) = self.who(rest, said.service.as_deref(), named).ok()?;
         let mut beat = self.beat(service, instance, &said, from);
         beat.health = Some(check.status);
-        beat.message = check.message.map(|text| lossy(&text[..text.len().min(MAX_MESSAGE)]).into());
+        beat.message = check.message.map(|text| cut_lossy(text, MAX_MESSAGE).into());
         promise(&mut beat, said.interval);
         Some(Signal::Beat(beat))
     }
@@ -291,9 +308,9 @@ fn short(text: &Option<Cow<'_, str>>) -> Option<CompactString> {
 }
 
 fn assist(said: &Said<'_>, from: Option<IpAddr>) -> Option<Signal> {
-    let (service, instance) = (said.service.as_deref()?, said.instance.as_deref()?);
-    let (service, instance, key) = (service.into(), instance.into(), short(&said.key));
-    Some(Signal::Assist { service, instance, source: from, key })
+    // Nobody has a longer name.
+    let (service, instance) = (short(&said.service)?, short(&said.instance)?);
+    Some(Signal::Assist { service, instance, source: from, key: short(&said.key) })
 }
 
 /// The tag `interval` wins over the value.

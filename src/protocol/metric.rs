@@ -152,11 +152,16 @@ impl<'a> Name<'a> {
         self.tail.is_empty().then_some(self.head)
     }
 
-    /// Whether the name begins with these bytes.
+    /// Whether the name begins with these bytes, or may do so: one in two pieces, or one that is cleaned, is looked at
+    /// more closely later.
     #[inline]
     pub(super) fn begins_with(&self, bytes: &[u8]) -> bool {
-        // A name in two pieces, or one that is cleaned, is looked at more closely later.
-        self.sanitize || !self.tail.is_empty() || self.head.starts_with(bytes)
+        if !self.sanitize && self.tail.is_empty() {
+            return self.head.starts_with(bytes);
+        }
+        let differs = self.head.iter().zip(bytes).position(|(ours, theirs)| ours != theirs);
+        // Cleaning leaves alone what stands before the first byte that it changes.
+        differs.is_none_or(|at| self.sanitize && !self.head[..=at].iter().all(|&b| super::sanitize::is_clean(b)))
     }
 
     /// Appends the name, cleaned if the listener asks for it.

@@ -19,7 +19,8 @@
 //!
 //! A reader may rely on this: blanks, CR and NUL are trimmed from a line's ends; a sample that is bad spoils
 //! neither the rest of its line nor the rest of the datagram; numbers are finite; a rate is in (0, 1]; a set
-//! member is not empty; a name is UTF-8, not empty and at most `max_name` bytes long. Names and values are
+//! member is not empty; a name is UTF-8, not empty and at most `max_name` bytes long; of tags there are at most
+//! [`MAX_TAG_BYTES`] bytes and `max_tags`, whatever carries them. Names and values are
 //! *not* made harmless for terminals or HTML: that is the business of whoever prints them.
 
 mod binary;
@@ -43,11 +44,9 @@ pub use event::Event;
 pub use heartbeat::{Beat, Heartbeats, Ignored, MAX_PROMISE, Signal};
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;
-pub use parse::{
-    Line, Lines, MAX_NAME_BYTES, MAX_TAG_BYTES, Options, Samples, lines, parse_line, parse_metric, split_line, trim,
-};
+pub use parse::{Line, Lines, MAX_NAME_BYTES, Options, Samples, lines, parse_line, parse_metric, split_line, trim};
 pub use plain::{PlainLine, plain_line};
 pub use request_line::{is_request_line, may_be_request_line};
 pub use sanitize::sanitize;
 pub use service_check::ServiceCheck;
-pub use tags::{NameTags, Tag, Tags, lossy};
+pub use tags::{MAX_TAG_BYTES, MAX_TAGS, NameTags, Tag, Tags, cut_lossy, lossy};

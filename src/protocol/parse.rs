@@ -14,13 +14,10 @@ use super::name::{split_name, survey};
 use super::number::decimal;
 use super::plain::plain_sample;
 use super::service_check::{ServiceCheck, service_check};
-use super::tags::{NameTags, Tags};
+use super::tags::{MAX_TAG_BYTES, MAX_TAGS, NameTags, Tags};
 
 /// Longest accepted metric name, in bytes: what `max_name` may be at most, and its default.
 pub const MAX_NAME_BYTES: usize = 1024;
-
-/// Most tag text a sample may carry, in bytes.
-pub const MAX_TAG_BYTES: usize = 16 * 1024;
 
 /// How a listener reads lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +30,8 @@ pub struct Options {
     pub gauge_sign: GaugeSign,
     /// Longest accepted name, in bytes (1..=1024, default 1024).
     pub max_name: usize,
+    /// Most tags of a sample, an event or a service check (1..=8192, default 256); the rest is cut.
+    pub max_tags: u32,
     /// A name alone counts once, `name:3` three times.
     pub abbreviated_meter: bool,
     /// `|C` is a counter's total, not its increment.
@@ -48,6 +47,7 @@ impl Default for Options {
             sanitize: false,
             gauge_sign: GaugeSign::Delta,
             max_name: MAX_NAME_BYTES,
+            max_tags: MAX_TAGS,
             abbreviated_meter: false,
             absolute_counters: false,
             binary: false,
@@ -164,10 +164,10 @@ fn parse_line_without_nul<'a>(line: &'a [u8], options: &Options) -> Result<Line<
     };
     if first == b'_' {
         if line.starts_with(b"_e{") {
-            return event(line).map(Line::Event);
+            return event(line, options.max_tags).map(Line::Event);
         }
         if line.starts_with(b"_sc|") {
-            return service_check(line).map(Line::ServiceCheck);
+            return service_check(line, options.max_tags).map(Line::ServiceCheck);
         }
     }
     Samples::start(line, options).map(Line::Samples)
@@ -200,7 +200,7 @@ impl<'a> Samples<'a> {
             Some(at) => at,
         };
         let raw = &line[..colon];
-        let mut tags = Tags::default();
+        let mut tags = Tags::none(options.max_tags);
         let mut name = Name { head: raw, tail: &[], sanitize: options.sanitize };
         let found = survey(raw);
         if found.non_ascii
@@ -210,7 +210,7 @@ impl<'a> Samples<'a> {
         }
         if found.special {
             split_name(&options.name_tags, &mut name, &mut tags);
-            if tags.text_len() > MAX_TAG_BYTES {
+            if tags.name_text_len() > MAX_TAG_BYTES {
                 return Err(ParseError::new(Reason::TooLong, name.head.len() + MAX_TAG_BYTES));
             }
         }
@@ -325,13 +325,20 @@ impl<'a> Samples<'a> {
         let text = &self.line[start..end];
         metric.fields = text;
         let mut at = start;
+        let mut tag_bytes = metric.tags.name_text_len();
         for section in text.split(|&b| b == b'|') {
             match field(section) {
                 Field::Empty => {}
                 Field::Rate(text) => {
                     metric.rate = rate(text).map_err(|reason| ParseError::new(reason, at + 1))?;
                 }
-                Field::Tags(_) => metric.tags.fields = text,
+                Field::Tags(tags) => {
+                    tag_bytes += tags.len();
+                    if tag_bytes > MAX_TAG_BYTES {
+                        return Err(ParseError::new(Reason::TooLong, at + section.len() - (tag_bytes - MAX_TAG_BYTES)));
+                    }
+                    metric.tags.fields = text;
+                }
                 Field::Container(_) | Field::ExternalData(_) => {}
                 Field::Cardinality(level) => metric.skipped += u32::from(Cardinality::from_text(level).is_none()),
                 Field::Timestamp(digits) => {
@@ -341,9 +348,6 @@ impl<'a> Samples<'a> {
                 Field::Unknown => metric.skipped += 1,
             }
             at += section.len() + 1;
-        }
-        if metric.tags.text_len() > MAX_TAG_BYTES {
-            return Err(ParseError::new(Reason::TooLong, start + MAX_TAG_BYTES));
         }
         Ok(())
     }

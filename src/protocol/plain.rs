@@ -7,6 +7,9 @@ use super::parse::trim_end;
 /// `:` is not searched to its end for every line of it.
 const NAME_WITHIN: usize = 512;
 
+/// Bytes in which the end of its tags is looked for, for the same reason.
+const TAGS_WITHIN: usize = 1024;
+
 /// A line of nothing but `name:value|type` or `name:value|type|#tags`, whose value is a whole number of up to 15
 /// digits: most of all traffic.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,10 +37,12 @@ pub fn plain_line(text: &[u8]) -> Option<(PlainLine<'_>, &[u8])> {
         [] => Some((line, rest)),
         [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] => Some((line, rest)),
         [b'|', b'#', rest @ ..] => {
-            let (tags, rest) = match memchr::memchr2(b'\n', b'|', rest) {
+            let near = &rest[..rest.len().min(TAGS_WITHIN)];
+            let (tags, rest) = match memchr::memchr2(b'\n', b'|', near) {
                 // Another section would have a meaning of its own.
                 Some(end) if rest[end] == b'|' => return None,
                 Some(end) => (&rest[..end], &rest[end + 1..]),
+                None if near.len() < rest.len() => return None,
                 None => (rest, &rest[rest.len()..]),
             };
             Some((PlainLine { tags: trim_end(tags), ..line }, rest))

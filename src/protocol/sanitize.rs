@@ -14,6 +14,11 @@ fn is_kept(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ';' | '=')
 }
 
+/// Whether a byte is a character that stays as it is.
+pub(super) fn is_clean(byte: u8) -> bool {
+    byte.is_ascii() && is_kept(char::from(byte))
+}
+
 /// Whether anything of this character survives.
 pub(super) fn leaves_something(c: char) -> bool {
     is_kept(c) || c == '/' || is_js_space(c)

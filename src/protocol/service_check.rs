@@ -3,7 +3,7 @@
 use super::error::{ParseError, Reason};
 use super::fields::{Field, field, filled, unsigned};
 use super::metric::Cardinality;
-use super::tags::{Tag, section};
+use super::tags::{MAX_TAG_BYTES, Tags};
 
 /// One service check, borrowed.
 #[derive(Clone, Debug)]
@@ -24,13 +24,14 @@ pub struct ServiceCheck<'a> {
     pub external_data: Option<&'a [u8]>,
     /// DogStatsD's tag cardinality.
     pub cardinality: Option<Cardinality>,
+    tags: Tags<'a>,
     fields: &'a [u8],
 }
 
 impl<'a> ServiceCheck<'a> {
-    /// The tags in the order of the wire, duplicates included.
-    pub fn tags(&self) -> impl Iterator<Item = Tag<'a>> {
-        self.fields.split(|&b| b == b'|').filter_map(|f| f.strip_prefix(b"#")).flat_map(section)
+    /// The tags, duplicates included.
+    pub fn tags(&self) -> Tags<'a> {
+        self.tags
     }
 
     /// Sections that were skipped.
@@ -42,7 +43,7 @@ impl<'a> ServiceCheck<'a> {
 }
 
 /// Reads a line that begins with `_sc|`.
-pub(super) fn service_check(line: &[u8]) -> Result<ServiceCheck<'_>, ParseError> {
+pub(super) fn service_check(line: &[u8], max_tags: u32) -> Result<ServiceCheck<'_>, ParseError> {
     const PREFIX: usize = "_sc|".len();
     let refuse = |at: usize| ParseError::new(Reason::BadServiceCheck, at);
     let body = &line[PREFIX..];
@@ -67,8 +68,12 @@ pub(super) fn service_check(line: &[u8]) -> Result<ServiceCheck<'_>, ParseError>
         container: None,
         external_data: None,
         cardinality: None,
+        tags: Tags::of_fields(fields, max_tags),
         fields,
     };
+    // `fields` is the end of the line.
+    let fields_at = fields.as_ptr() as usize - line.as_ptr() as usize;
+    let (mut at, mut tag_bytes) = (0, 0);
     for text in fields.split(|&b| b == b'|') {
         let value = text.get(2..).unwrap_or(&[]);
         match text.get(..2) {
@@ -79,9 +84,17 @@ pub(super) fn service_check(line: &[u8]) -> Result<ServiceCheck<'_>, ParseError>
                 Field::Container(id) => check.container = filled(id).or(check.container),
                 Field::ExternalData(data) => check.external_data = filled(data).or(check.external_data),
                 Field::Cardinality(level) => check.cardinality = Cardinality::from_text(level).or(check.cardinality),
-                Field::Empty | Field::Rate(_) | Field::Tags(_) | Field::Timestamp(_) | Field::Unknown => {}
+                Field::Tags(tags) => {
+                    tag_bytes += tags.len();
+                    if tag_bytes > MAX_TAG_BYTES {
+                        let end = fields_at + at + text.len();
+                        return Err(ParseError::new(Reason::TooLong, end - (tag_bytes - MAX_TAG_BYTES)));
+                    }
+                }
+                Field::Empty | Field::Rate(_) | Field::Timestamp(_) | Field::Unknown => {}
             },
         }
+        at += text.len() + 1;
     }
     Ok(check)
 }

@@ -4,9 +4,17 @@
 //! signalfx  name[k=v,k=v]suffix      influx  name,k=v,k=v      librato  name#k=v,k=v
 //! graphite  name;k=v;k=v             dogstatsd  …|#k:v,k,##k:v|…   (several sections merge)
 //! ```
-//! Canonical order and the collapse of duplicates are the business of [`crate::series`].
+//! Canonical order and the collapse of duplicates are the business of [`crate::series`]. Whatever carries tags has one
+//! bound on their text, [`MAX_TAG_BYTES`], and one on their number, `max_tags`: what is beyond the first is malformed,
+//! what is beyond the second is cut and counted.
 
 use std::borrow::Cow;
+
+/// Most tag text that a sample, an event or a service check may carry, in bytes.
+pub const MAX_TAG_BYTES: usize = 16 * 1024;
+
+/// Most tags of a sample, an event or a service check that are kept, unless `max_tags` says otherwise.
+pub const MAX_TAGS: u32 = 256;
 
 /// One tag: its key and, unless it stands alone, its value. Neither need be UTF-8 yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +66,7 @@ impl NameTags {
 }
 
 /// The tags of one sample, not yet split.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Tags<'a> {
     /// What stands between `[` and `]`.
     pub(super) bracketed: &'a [u8],
@@ -66,25 +74,65 @@ pub struct Tags<'a> {
     pub(super) trailing: &'a [u8],
     /// `,` or `;`.
     pub(super) separator: u8,
+    /// Most tags that are read.
+    pub(super) max: u32,
     /// The fields behind the type, if a `#` section is among them.
     pub(super) fields: &'a [u8],
 }
 
 impl<'a> Tags<'a> {
+    /// None yet, and `max` at most.
+    #[inline]
+    pub(super) fn none(max: u32) -> Tags<'a> {
+        Tags { bracketed: &[], trailing: &[], separator: b',', max, fields: &[] }
+    }
+
+    /// The tags of `#` sections alone.
+    pub(super) fn of_fields(fields: &'a [u8], max: u32) -> Tags<'a> {
+        Tags { fields, ..Tags::none(max) }
+    }
+
     /// No tag can come of this.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.bracketed.is_empty() && self.trailing.is_empty() && self.fields.is_empty()
     }
 
-    /// Bytes of tag text, an upper bound of what the tags take.
+    /// Bytes of tag text inside the name.
     #[inline]
-    pub fn text_len(&self) -> usize {
-        self.bracketed.len() + self.trailing.len() + self.fields.len()
+    pub(super) fn name_text_len(&self) -> usize {
+        self.bracketed.len() + self.trailing.len()
     }
 
-    /// The tags in the order of the wire, duplicates included.
+    /// Whether tags stand behind the type, so that another sample of the line may have others.
+    #[inline]
+    pub(crate) fn has_own(&self) -> bool {
+        !self.fields.is_empty()
+    }
+
+    /// The tags in the order of the wire, duplicates included, as many as `max_tags` allows.
     pub fn iter(self) -> impl Iterator<Item = Tag<'a>> {
+        self.all().take(self.max as usize)
+    }
+
+    /// How many tags `max_tags` cuts.
+    pub fn cut(self) -> u64 {
+        self.all().skip(self.max as usize).count() as u64
+    }
+
+    /// Where the tags behind the type begin in their line.
+    pub(crate) fn place_in(&self, line: &[u8]) -> usize {
+        // They are a part of it, so the distance of their starts is their place.
+        (self.fields.as_ptr() as usize).saturating_sub(line.as_ptr() as usize).min(line.len())
+    }
+
+    /// How many tags are read at most.
+    #[inline]
+    pub(crate) fn max(&self) -> usize {
+        self.max as usize
+    }
+
+    fn all(self) -> impl Iterator<Item = Tag<'a>> {
         let separator = self.separator;
         let in_name = split(self.bracketed, b',').chain(split(self.trailing, separator)).filter_map(assignment);
         let sections = split(self.fields, b'|').filter_map(|field| field.strip_prefix(b"#"));
@@ -93,7 +141,7 @@ impl<'a> Tags<'a> {
 }
 
 /// The tags of one `#` section, `#` already gone.
-pub(super) fn section(text: &[u8]) -> impl Iterator<Item = Tag<'_>> {
+fn section(text: &[u8]) -> impl Iterator<Item = Tag<'_>> {
     split(text, b',').filter_map(|item| {
         let item = item.strip_prefix(b"#").unwrap_or(item);
         let (key, value) = match memchr::memchr(b':', item) {
@@ -117,4 +165,16 @@ fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
 /// Text that need not be UTF-8, with U+FFFD for what isn't.
 pub fn lossy(text: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(text)
+}
+
+/// The same, at most `max` bytes of it, cut at a character's end.
+pub fn cut_lossy(text: &[u8], max: usize) -> Cow<'_, str> {
+    // Text made UTF-8 is not shorter, so a character that is broken here lies beyond the cut.
+    match lossy(&text[..text.len().min(max.saturating_add(3))]) {
+        Cow::Borrowed(text) => Cow::Borrowed(&text[..text.floor_char_boundary(max)]),
+        Cow::Owned(mut text) => {
+            text.truncate(text.floor_char_boundary(max));
+            Cow::Owned(text)
+        }
+    }
 }
