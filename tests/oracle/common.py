@@ -2,6 +2,7 @@
 import gzip
 import http.server
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -41,6 +42,30 @@ def listens(port):
 def get_json(url, timeout=10):
     with urllib.request.urlopen(url, timeout=timeout) as answer:
         return json.loads(answer.read())
+
+
+def hostile_lines(count, seed=11):
+    """Lines whose names and tags make trouble where they are cleaned or quoted: few enough names that many collide."""
+    rng = random.Random(seed)
+    bits = ['"', "\\", "'", " ", "{", "}", "=", "#", ",", "\t", "\r", "\x1b[2J", "\u202e", "\u2028", "ü", "\U0001f600", "_", "__", ".", "-",
+            "9", "a", "b", "le", "quantile", "__name__", "up", "x", "n", "\\n", "# TYPE a", "systole.", "e+5", "NaN", "+Inf", "/", "?", "*"]
+    ends = ["", "", "", ".total", "_total", "_sum", "_count", "_bucket", "_created", "_info", "_seconds", ".seconds.total", "_total_total"]
+    keys = ["le", "quantile", "__name__", "__x", "job", "instance", "a.b", "a_b", "exported_le", 'k"', "k\\", "9", "", "ü"]
+
+    def text(most):
+        return "".join(rng.choice(bits) for _ in range(rng.randint(1, most)))
+
+    lines = []
+    for n in range(count):
+        kind = rng.choice(["c", "c", "g", "ms", "h", "d", "s", "m"])
+        name = ("b." if rng.random() < 0.2 else "") + text(3) + rng.choice(ends)
+        if rng.random() < 0.5:
+            name += f"{n % 700}"
+        tags = ",".join(f"{rng.choice(keys)}:{text(2).replace(',', ';')}" if rng.random() < 0.8 else rng.choice(keys)
+                        for _ in range(rng.randint(0, 3)))
+        value = rng.choice([rng.randrange(1000), rng.random() * 1e9, "1e300"])
+        lines.append(f"{name}:{value}|{kind}" + (f"|#{tags}" if tags else ""))
+    return lines
 
 
 class Processes:
