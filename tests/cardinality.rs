@@ -1,10 +1,17 @@
 //! More names than may be held, and names that come and go: memory stays, totals stay right.
 
+#[path = "support/receiver.rs"]
+mod receiver;
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::TcpStream;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use receiver::Reply::Says;
 
 use support::{Daemon, Random, records, size};
 
@@ -132,4 +139,96 @@ fn names_that_come_and_go_neither_overflow_nor_pile_up() {
         ["counters", "gauges", "timers", "sets"].iter().filter_map(|kind| status["series"][kind].as_u64()).sum();
     assert!(held >= alive && held <= alive * 3, "{held} series are held");
     daemon.stop();
+}
+
+/// ExportMetricsServiceRequest of OpenTelemetry, as far as names go.
+#[derive(Clone, PartialEq, Message)]
+struct Export {
+    #[prost(message, repeated, tag = "1")]
+    resources: Vec<ResourceMetrics>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResourceMetrics {
+    #[prost(message, repeated, tag = "2")]
+    scopes: Vec<ScopeMetrics>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ScopeMetrics {
+    #[prost(message, repeated, tag = "2")]
+    metrics: Vec<Named>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// prometheus.WriteRequest, as far as samples go.
+#[derive(Clone, PartialEq, Message)]
+struct WriteRequest {
+    #[prost(message, repeated, tag = "1")]
+    series: Vec<Points>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Points {
+    #[prost(message, repeated, tag = "2")]
+    points: Vec<Point>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Point {
+    #[prost(double, tag = "1")]
+    value: f64,
+}
+
+#[test]
+fn sinks_that_remember_series_hold_no_more_than_the_daemon() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    // The most series of a request, and every name ever told.
+    let (most, names): (Arc<Mutex<usize>>, Arc<Mutex<BTreeSet<String>>>) = Default::default();
+    let (seen_most, seen_names) = (Arc::clone(&most), Arc::clone(&names));
+    let written = receiver::serve(any, move |request| {
+        let body = snap::raw::Decoder::new().decompress_vec(&request.body).expect("snappy");
+        let series = WriteRequest::decode(&body[..]).expect("the message").series;
+        let living = series.iter().filter(|one| one.points.iter().all(|point| !point.value.is_nan())).count();
+        let mut most = seen_most.lock().expect("no panic");
+        *most = living.max(*most);
+        Says(204, "")
+    });
+    let exported = receiver::serve(any, move |request| {
+        let export = Export::decode(&request.body[..]).expect("the message");
+        let metrics = export.resources.into_iter().flat_map(|one| one.scopes).flat_map(|scope| scope.metrics);
+        seen_names.lock().expect("no panic").extend(metrics.map(|metric| metric.name));
+        Says(200, "")
+    });
+    let config = format!(
+        "interval = \"100ms\"\nmax_series = 50\nseries_ttl = \"10ms\"\nself_metrics = false\n[[listen]]\n\
+         url = \"udp://127.0.0.1:0\"\nworkers = 1\n[[sink]]\ntype = \"remote_write\"\nurl = \"http://{written}\"\n\
+         [[sink]]\ntype = \"otlp\"\nurl = \"http://{exported}\"\ntemporality = \"cumulative\"\n\
+         [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut round = 0;
+    loop {
+        let status = daemon.status();
+        let left_out = |sink: &str| status["sinks"][sink]["dropped"]["max_series"].as_u64().unwrap_or(0);
+        if left_out("remote_write") > 0 && left_out("otlp") > 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status}");
+        let lines: Vec<String> = (0..20).map(|n| format!("made.up.{round}.{n}:1|c")).collect();
+        daemon.send_udp(&[lines.join("\n").as_bytes()]);
+        std::thread::sleep(Duration::from_millis(20));
+        round += 1;
+    }
+    daemon.stop();
+    // One may be the overflow series, which is the daemon's own.
+    let (most, names) = (*most.lock().expect("no panic"), names.lock().expect("no panic").len());
+    assert!((20..=51).contains(&most) && (20..=51).contains(&names), "{most} written, {names} exported");
 }

@@ -8,8 +8,8 @@
 //! target of scrapes is gone.
 //!
 //! The same interval sent twice is the same samples, which Prometheus takes for one; what it refuses for good (out of order,
-//! another value at the same time) is dropped and counted (`refused`): a request that is refused is sent again without zeros,
-//! and in halves, until what is wrong stands alone.
+//! another value at the same time) is dropped and counted (`refused`): a request that is refused is sent again in halves,
+//! and without zeros where times are what is wrong, until what is wrong stands alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -492,7 +492,10 @@ struct RemoteWriteSink {
 /// What became of a request.
 enum Answer {
     Taken,
-    Refused,
+    /// It never will be; maybe for the time of a sample.
+    Refused {
+        for_its_time: bool,
+    },
     /// The receiver does not know this form of it; the next one has another.
     NotKnown,
 }
@@ -501,6 +504,12 @@ enum Answer {
 fn lacks_native(said: &str) -> bool {
     let said = said.to_lowercase();
     said.contains("native histogram") && ["disabled", "not enabled", "not supported"].iter().any(|no| said.contains(no))
+}
+
+/// Whether a refusal is about the times of samples: they are not the newest, or there are others of that time.
+fn is_about_time(said: &str) -> bool {
+    let said = said.to_lowercase().replace('-', " ");
+    ["out of order", "duplicate", "more recent"].iter().any(|word| said.contains(word))
 }
 
 impl RemoteWriteSink {
@@ -529,7 +538,9 @@ impl RemoteWriteSink {
                 Ok(self.without_second())
             }
             Outcome::Taken(_) => Ok(Answer::Taken),
-            Outcome::Refused(_) => Ok(Answer::Refused),
+            Outcome::Refused(answer) => {
+                Ok(Answer::Refused { for_its_time: is_about_time(&String::from_utf8_lossy(&answer.body)) })
+            }
         }
     }
 
@@ -568,18 +579,18 @@ impl RemoteWriteSink {
                         // It goes on with larger ones.
                         most = most.saturating_mul(2);
                     }
-                    Answer::Refused if batch.has_zeros => {
+                    Answer::Refused { for_its_time: true } if batch.has_zeros => {
                         // A series of that name may have ended a moment ago, in a daemon before this one.
                         with_zeros = false;
                         continue;
                     }
-                    Answer::Refused if batch.series > 1 && splits < MOST_SPLITS => {
+                    Answer::Refused { .. } if batch.series > 1 && splits < MOST_SPLITS => {
                         // Servers drop a whole request for one sample of it: the others shall not suffer.
                         splits += 1;
                         (most, with_zeros) = (batch.series / 2, true);
                         continue;
                     }
-                    Answer::Refused => refused += batch.fresh,
+                    Answer::Refused { .. } => refused += batch.fresh,
                 }
             }
             (from, with_zeros) = (batch.next, true);

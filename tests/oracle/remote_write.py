@@ -265,6 +265,19 @@ path = "{folder}/records.jsonl"
         (name, labels), value = next(iter(counters.items()))
         total = query(prometheus, f'max_over_time({name}{{job=""}}[5m]) - min_over_time({name}{{job=""}}[5m])').get(labels)
         check("increase since zero", total, value)
+        # What a daemon that has stopped told is gone: native histograms and counters, here and there.
+        daemon.stop()
+        stopped = time.time()
+        gone = ["wait_0_seconds", "hits_0_total", "level_0", "second_wait_0_seconds"]
+        for name in gone:
+            if not query(prometheus, f'absent({name}{{job=""}})', stopped):
+                sys.exit(f"{name} is still there: {query(prometheus, name, stopped)}")
+
+        def gone_there():
+            urllib.request.urlopen(f"{victoria}/internal/force_flush")
+            return query(victoria, "absent(hits_0_total)", stopped)
+
+        wait_for("the end of a counter in VictoriaMetrics", gone_there)
         samples_of_counter, gap = pausing.check()
         names = check_hostile(hostile, prometheus)
         print(f"a stock Prometheus, default settings: {samples_of_counter} samples of a counter that paused ten intervals, at most {gap:.2f} s "
