@@ -21,6 +21,9 @@ use super::protobuf;
 /// What one interval told alone, members of sets and quantiles, is told for so long, for scrapes may be rarer, in seconds.
 const HOLD_SECS: f64 = 60.0;
 
+/// Ends of intervals are exact to less than that, in seconds.
+const MOMENT_SECS: f64 = 1e-3;
+
 /// How a scrape is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -397,7 +400,7 @@ impl Exposition {
             let Some(sample) = &mut self.samples[place] else { continue };
             // A series that is flushed in every sixth interval is not missed in the others.
             let is_due = snapshot.sequence.abs_diff(sample.sequence) >= u64::from(sample.every);
-            let is_over = |limit_secs: f64| is_due && now - sample.updated >= limit_secs;
+            let is_over = |limit_secs: f64| is_due && now - sample.updated >= limit_secs - MOMENT_SECS;
             let leaves = match &sample.value {
                 Value::Gauge(_) if sample.series.kind() == Kind::Gauge => is_due,
                 Value::Gauge(_) => is_over(self.hold_secs),
