@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`protocol`], [`series`], [`inert`], [`allow`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
-//! | [`sys`], [`log`], [`fetch`], [`tape`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
+//! | [`sys`], [`log`], [`manager`], [`fetch`], [`tape`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
 
 pub mod aggregate;
@@ -23,6 +23,7 @@ pub mod lasting;
 pub mod load;
 pub mod log;
 pub mod management;
+pub mod manager;
 pub mod net;
 pub mod notify;
 pub mod plan;

@@ -19,6 +19,7 @@ use crate::flush::{Flusher, Mouth};
 use crate::http::{About, House, Published};
 use crate::log::Log;
 use crate::management::{self, Desk};
+use crate::manager::{Manager, NotifyState};
 use crate::net::{self, Bound, Transport, relay};
 use crate::notify::{self, Pulse};
 use crate::plan;
@@ -157,6 +158,8 @@ pub async fn run(
         .watching(relayed)
         .accounting_for(extras.log, taped);
 
+    let manager =
+        Manager::start().map_err(|error| StartError(format!("cannot start the service manager's thread: {error}")))?;
     let published_for_watchdog = published.clone();
     let (stop, stopped) = watch::channel(false);
     let ready = Arc::new(AtomicBool::new(false));
@@ -185,12 +188,12 @@ pub async fn run(
     });
     let flushed = start_beating(flusher, stopped, config.shutdown_grace)?;
     ready.store(true, Ordering::Relaxed);
-    tell_manager(sd_notify::NotifyState::Ready);
+    manager.tell(NotifyState::Ready);
     forget_start_up_code();
-    let watchdog = tokio::spawn(feed_watchdog(published_for_watchdog, config.interval));
+    let watchdog = tokio::spawn(feed_watchdog(manager.clone(), published_for_watchdog, config.interval));
 
     shutdown.await;
-    tell_manager(sd_notify::NotifyState::Stopping);
+    manager.tell(NotifyState::Stopping);
     watchdog.abort();
     tracing::info!("stopping: reading what the kernel holds, then delivering the last interval");
     ready.store(false, Ordering::Relaxed);
@@ -270,19 +273,12 @@ fn pulse(published: watch::Receiver<Arc<Published>>, interval: Duration) -> (Arc
     (cell, Arc::new(pulse))
 }
 
-/// Tells systemd, if it started us (sd_notify(3)).
-fn tell_manager(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "cannot tell the service manager how we are");
-    }
-}
-
 /// Tells systemd's watchdog, if there is one, that intervals are closed in time.
-async fn feed_watchdog(published: watch::Receiver<Arc<Published>>, interval: Duration) {
+async fn feed_watchdog(manager: Manager, published: watch::Receiver<Arc<Published>>, interval: Duration) {
     let Some(length) = sd_notify::watchdog_enabled() else { return };
     loop {
         if !is_late(&published.borrow(), interval) {
-            tell_manager(sd_notify::NotifyState::Watchdog);
+            manager.tell(NotifyState::Watchdog);
         }
         tokio::time::sleep(length / 2).await;
     }

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Read, Write
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,12 +25,24 @@ struct Deaf {
 impl Deaf {
     /// Starts it with `config`, to which the page is added, and waits for the first tick.
     fn start(dir: &Path, config: &str, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Deaf {
+        Deaf::start_under(None, dir, config, stdout, stderr)
+    }
+
+    /// The same with a service manager's socket.
+    fn start_under(
+        manager: Option<&Path>,
+        dir: &Path,
+        config: &str,
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Deaf {
         // Its log does not say where it listens.
         let http = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
         let file = dir.join("deaf.toml");
         std::fs::write(&file, format!("{config}\n[http]\naddress = \"{http}\"\n")).expect("a configuration");
         let child = support::command(&["run", "-c", file.to_str().expect("a plain path")])
             .env("XDG_STATE_HOME", dir)
+            .envs(manager.map(|path| ("NOTIFY_SOCKET", path)))
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
@@ -347,6 +360,34 @@ fn a_console_on_a_full_disk_goes_on_where_it_stopped() {
         .collect();
     assert!(ledgers.is_sorted_by(|a, b| a < b), "no interval is there twice: {ledgers:?}");
     drop(log);
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_holds_up_nobody_and_is_told_later() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"100ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[presence]\nenabled = false\n\
+                  [[sink]]\ntype = \"console\"\n";
+    let path = dir.path().join("manager");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let fill = UnixDatagram::unbound().expect("a socket");
+    fill.set_nonblocking(true).expect("set");
+    while fill.send_to(b"X_FULL=1", &path).is_ok() {}
+    let daemon = Deaf::start_under(Some(&path), dir.path(), config, Stdio::null(), Stdio::null());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while get(daemon.http, "/ready", "").0 != 200 {
+        assert!(Instant::now() < deadline, "never ready");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Once it reads, it is told.
+    manager.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let mut told = [0; 64];
+    let mut hear = || {
+        let length = manager.recv(&mut told).expect("word of it");
+        support::text(&told[..length]).trim_end().to_string()
+    };
+    while hear() != "READY=1" {}
+    while fill.send_to(b"X_FULL=1", &path).is_ok() {}
+    daemon.stop(Duration::from_secs(20));
 }
 
 /// Run again in a process of its own, where the log may be started.
