@@ -86,3 +86,65 @@ fn a_command_that_is_not_there_or_reads_nothing_is_told_and_harms_nobody() {
     let log = daemon.stop();
     assert!(log.iter().any(|line| line.contains("not delivered before the end")), "{log:?}");
 }
+
+#[test]
+fn a_command_has_nothing_of_the_daemons_environment_but_what_it_is_given() {
+    struct Running(std::process::Child);
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (file, out) = (dir.path().join("c.toml"), dir.path().join("out"));
+    let script = format!("env > {0}.part; mv {0}.part {0}; exec cat", out.display());
+    let config = format!(
+        "interval = \"100ms\"\nself_metrics = true\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"off\"\n\
+         [presence]\nenabled = false\n[[sink]]\ntype = \"exec\"\ncommand = [\"sh\", \"-c\", '''{script}''']\n\
+         env = {{ API_KEY = \"${{A_SECRET}}!\", LC_TIME = \"C\" }}\n"
+    );
+    std::fs::write(&file, config).expect("written");
+    let name = file.to_str().expect("plain");
+    let daemon = support::command(&["run", "-c", name])
+        .env("SYSTOLE_HTTP__TOKEN", "secret")
+        .env("A_SECRET", "given")
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC")
+        .env("LISTEN_FDS", "0")
+        .env("XDG_STATE_HOME", dir.path())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .map(Running)
+        .expect("the binary starts");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !out.exists() {
+        assert!(std::time::Instant::now() < deadline, "the command never ran");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(daemon);
+    let all = std::fs::read_to_string(&out).expect("it ran");
+    let has = |line: &str| all.lines().any(|known| known == line);
+    assert!(has("API_KEY=given!") && has("LC_ALL=C.UTF-8") && has("LC_TIME=C") && has("TZ=UTC"), "{all}");
+    for line in all.lines() {
+        let name = line.split('=').next().expect("a name");
+        let is_fine = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "API_KEY"]
+            .contains(&name)
+            || name.starts_with("LC_")
+            // The shell's own.
+            || ["PWD", "OLDPWD", "SHLVL", "_"].contains(&name);
+        assert!(is_fine, "{line}");
+    }
+    let shown = systole(&["check", "--print", "-c", name], b"");
+    // The variable is not there now.
+    assert!(text(&shown.stderr).contains("environment variable `A_SECRET` is not set"), "{}", text(&shown.stderr));
+    std::fs::write(&file, "[[sink]]\ntype = \"exec\"\ncommand = [\"x\"]\nenv = { \"A=B\" = \"c\" }\n")
+        .expect("written");
+    let said = text(&systole(&["check", "-c", name], b"").stderr);
+    assert!(said.contains("sink[0].env: `A=B` cannot be a variable"), "{said}");
+    std::fs::write(&file, "[[sink]]\ntype = \"exec\"\ncommand = [\"x\"]\nenv = { A = \"c3cret\" }\n").expect("written");
+    let said = text(&systole(&["check", "--print", "-c", name], b"").stdout);
+    assert!(said.contains("A = ") && !said.contains("c3cret"), "{said}");
+}

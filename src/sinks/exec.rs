@@ -3,7 +3,12 @@
 //! The command is started when there is something to deliver and runs on; when it has ended, it is started again with the
 //! next delivery. An interval of which it did not take everything is written again from the start, to a new one. At the end
 //! its input is closed, and it has what is left of `shutdown_grace` to finish.
+//!
+//! It does not inherit the daemon's environment, which holds secrets (`SYSTOLE_HTTP__TOKEN`, and whatever `${VARIABLES}` a
+//! configuration is filled from) and descriptors' numbers: only what says where and how programs run, and what `env` gives it.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -16,10 +21,15 @@ use crate::snapshot::{Records, Snapshot};
 use super::spec::bare;
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
 
+/// Variables that a command inherits, beside `LC_…`.
+const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"];
+
 /// `exec` in the configuration: a program and its arguments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecSpec {
     command: Vec<String>,
+    /// More variables.
+    env: BTreeMap<String, String>,
 }
 
 impl Spec for ExecSpec {
@@ -27,6 +37,12 @@ impl Spec for ExecSpec {
         form.field("command", Field::Texts(&mut self.command));
         let is_there = self.command.first().is_some_and(|program| !program.is_empty());
         form.demand("command", is_there, "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
+        form.field("env", Field::Secrets(&mut self.env));
+        let is_good = |(name, value): (&String, &String)| {
+            !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+        };
+        let bad = self.env.iter().find(|one| !is_good(*one));
+        form.insist("env", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` cannot be a variable"))));
     }
 
     fn locate(&mut self, place: &str) -> Result<(), String> {
@@ -55,20 +71,25 @@ impl Spec for ExecSpec {
     }
 
     fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
-        Ok(Box::new(ExecSink::new(self.command.clone())))
+        Ok(Box::new(ExecSink { env: self.env.clone(), ..ExecSink::new(self.command.clone()) }))
     }
+}
+
+fn is_inherited(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
 }
 
 /// A command that reads records.
 pub struct ExecSink {
     command: Vec<String>,
+    env: BTreeMap<String, String>,
     running: Option<(Child, ChildStdin)>,
 }
 
 impl ExecSink {
     /// A program and its arguments; no shell is in between.
     pub fn new(command: Vec<String>) -> ExecSink {
-        ExecSink { command, running: None }
+        ExecSink { command, env: BTreeMap::new(), running: None }
     }
 
     fn fail(&self, what: &str, error: impl std::fmt::Display) -> SinkError {
@@ -79,6 +100,9 @@ impl ExecSink {
         let (program, arguments) = self.command.split_first().ok_or_else(|| SinkError::new("no command"))?;
         let mut child = Command::new(program)
             .args(arguments)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)))
+            .envs(&self.env)
             .stdin(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
