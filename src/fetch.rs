@@ -1,11 +1,14 @@
 //! Requests over HTTP and HTTPS to others, each within a deadline, and streams over TCP and TLS. TLS is rustls with the
-//! system's roots, or roots of one's own, and a client's certificate where one is asked for.
+//! system's roots, or roots of one's own, and a client's certificate where one is asked for. A login in a URL,
+//! `http://user:password@host`, is used for basic authentication, unless a request brings another.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
@@ -20,6 +23,8 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::inert::from_url;
 
 /// Most that is read of an answer, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
@@ -208,8 +213,14 @@ impl Fetch {
         body: Vec<u8>,
         deadline: Duration,
     ) -> Result<Answer, FetchError> {
-        let bad = || FetchError::BadUrl(url.to_string());
-        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let bad = || FetchError::BadUrl(masked(url));
+        let (plain, login) = split_login(url);
+        let login = login.map(|login| login.authorization()).transpose().map_err(|_| bad())?;
+        let uri: Uri = plain.parse().map_err(|_| bad())?;
+        let mut headers = headers;
+        if let Some(login) = login.filter(|_| headers.iter().all(|(name, _)| name != AUTHORIZATION)) {
+            headers.push((AUTHORIZATION, login));
+        }
         let mut request = Request::builder()
             .method(method)
             .uri(uri)
@@ -228,6 +239,55 @@ impl Fetch {
         };
         tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(FetchError::Slow(deadline)))
     }
+}
+
+/// A user and a password as they stand in a URL.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a>(&'a str);
+
+impl Login<'_> {
+    /// The header of basic authentication (RFC 7617).
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn authorization(&self) -> Result<String, String> {
+        let (user, password) = self.0.split_once(':').unwrap_or((self.0, ""));
+        let (user, password) = (from_url(user)?, from_url(password)?);
+        if user.contains(':') {
+            return Err("a user has no `:`".into());
+        }
+        Ok(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
+    }
+}
+
+/// A URL without the login that may be in it, and that login.
+pub fn split_login(url: &str) -> (String, Option<Login<'_>>) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match host.rsplit_once('@') {
+        Some((login, host)) => (format!("{scheme}://{host}{path}"), Some(Login(login))),
+        None => (url.to_string(), None),
+    }
+}
+
+/// A URL in which a login is not shown, whatever else is wrong with it.
+pub fn without_login(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://***@{host}"),
+        None => url.to_string(),
+    }
+}
+
+/// A URL with more of a path behind it, and before its query; `path` may bring a query, too.
+pub fn append(url: &str, path: &str) -> String {
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let mark = match query {
+        "" => "",
+        _ if path.contains('?') => "&",
+        _ => "?",
+    };
+    format!("{}{path}{mark}{query}", base.trim_end_matches('/'))
 }
 
 /// A URL without what may be secret in it: a user, a path, a query.
@@ -263,6 +323,35 @@ mod tests {
             ("https://host?token=secret", "https://host/***"),
         ] {
             assert_eq!(masked(url), expected);
+        }
+    }
+
+    #[test]
+    fn a_login_is_split_off_and_read() {
+        for (url, plain, header) in [
+            ("http://host:1/x?a=@b", "http://host:1/x?a=@b", None),
+            ("http://me@host", "http://host", Some("me:")),
+            ("https://me:a%40b%3Ac@host:1/x", "https://host:1/x", Some("me:a@b:c")),
+            ("http://me:a@b@host/", "http://host/", Some("me:a@b")),
+        ] {
+            let (found, login) = split_login(url);
+            let expected = header.map(|text| format!("Basic {}", BASE64_STANDARD.encode(text)));
+            assert_eq!((found.as_str(), login.map(|login| login.authorization())), (plain, expected.map(Ok)), "{url}");
+        }
+        for url in ["http://a%3Ab@host", "http://me:100%@host", "http://%ff@host"] {
+            assert!(split_login(url).1.expect("a login").authorization().is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_path_goes_before_a_query() {
+        for (url, path, expected) in [
+            ("http://h", "/v1", "http://h/v1"),
+            ("http://h/x/", "/v1", "http://h/x/v1"),
+            ("http://h/x?a=b/", "/v1", "http://h/x/v1?a=b/"),
+            ("http://h?a=b", "/w?db=d", "http://h/w?db=d&a=b"),
+        ] {
+            assert_eq!(append(url, path), expected);
         }
     }
 }

@@ -92,3 +92,27 @@ pub fn in_url(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
+
+/// What a part of a URL stands for: the inverse of [`in_url`].
+///
+/// # Errors
+/// What is wrong.
+pub fn from_url(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, more)) = rest.split_first() {
+        rest = more;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let digits = more.get(..2).and_then(|digits| str::from_utf8(digits).ok());
+        let digits = digits.filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
+            return Err("a `%` is written `%25` in a URL".into());
+        };
+        bytes.push(byte);
+        rest = &more[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| "what follows `%` is no UTF-8".into())
+}

@@ -8,6 +8,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
-use support::{Daemon, systole, text};
+use support::{Daemon, command, systole, text};
 
 fn start(dir: &Path, sink: &str) -> Daemon {
     let config = format!(
@@ -414,4 +415,156 @@ fn documents_of_a_bulk_are_as_published_and_each_refusal_is_honoured() {
     assert!(document["@timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{document}");
     assert_eq!(lines[3]["title"], "t");
     daemon.stop();
+}
+
+#[test]
+fn a_login_in_a_url_is_used_and_its_query_stays_behind_the_path() {
+    let kinds = [
+        ("otlp", "", "/base/v1/metrics?x=y"),
+        ("remote_write", "", "/base?x=y"),
+        (
+            "clickhouse",
+            "create = false",
+            "/base/?database=default&query=insert%20into%20systole%20format%20jsoneachrow&x=y",
+        ),
+        ("elasticsearch", "", "/base/_bulk?x=y"),
+        ("datadog", "api_key = \"k\"", "/base/api/v2/series?x=y"),
+        ("influx", "database = \"d\"", "/base/write?db=d&precision=ms&x=y"),
+    ];
+    for (kind, options, expected) in kinds {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (address, requests) = receiver(vec![Says(200, r#"{"items":[]}"#)]);
+        let url = format!("http://me:s%40cret%3A@{address}/base?x=y");
+        let daemon = start(dir.path(), &format!("type = \"{kind}\"\nurl = \"{url}\"\n{options}"));
+        daemon.send_udp(&[b"a:7|c"]);
+        let request = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+        let path = request.first.split(' ').nth(1).expect("a path").to_lowercase();
+        assert_eq!(path, expected, "{kind}");
+        // Headers come in lower case: `me:s@cret:`.
+        assert!(request.headers.contains("authorization: basic bwu6c0bjcmv0og=="), "{kind}: {}", request.headers);
+        assert!(!request.headers.contains("host: me"), "{kind}: {}", request.headers);
+        let log = daemon.stop().join("\n");
+        assert!(!log.contains("cret"), "{log}");
+    }
+}
+
+#[test]
+fn a_login_that_would_not_be_used_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    let cases = [
+        (
+            "otlp",
+            "url = \"http://me:s3cret@h\"\nusername = \"you\"",
+            "sink[0].url: it has a login, and another stands beside it",
+        ),
+        ("otlp", "url = \"http://me:s3cret@h\"\nheaders = { AUTHORIZATION = \"x\" }", "another stands beside it"),
+        ("influx", "url = \"http://me:s3cret@h\"\ndatabase = \"d\"\ntoken = \"t\"", "another stands beside it"),
+        ("otlp", "url = \"http://me:100%s3cret@h\"", "has a login that cannot be read: a `%` is written `%25`"),
+        ("otlp", "url = \"http://me:s3/cret@h\"", "is no URL: its port is no number"),
+        ("otlp", "url = \"http://me:s3cret@\"", "has no host"),
+        ("otlp", "url = \"http://h/x#part\"", "has a part behind `#`"),
+        ("graphite", "address = \"me:s3cret@h:2003\"", "`***@h:2003` has a login, which is not used"),
+        ("statsd", "address = \"me:s3cret@h:8125\"", "has a login, which is not used"),
+        ("graphite", "address = \"h/x?y:2003\"", "has more than a host and a port"),
+    ];
+    for (kind, options, expected) in cases {
+        std::fs::write(&file, format!("[[sink]]\ntype = \"{kind}\"\n{options}\n")).expect("written");
+        let output = systole(&["check", "-c", file.to_str().expect("plain")], b"");
+        let said = text(&output.stderr);
+        assert!(said.contains(expected) && output.status.code() == Some(2), "{options}: {said}");
+        assert!(!said.contains("cret"), "{said}");
+    }
+}
+
+#[test]
+fn a_url_on_the_command_line_holds_any_option() {
+    let run = |url: &str| {
+        let args = ["run", "--listen", "udp://127.0.0.1:0", "--http", "off", "--sink", url];
+        let mut child = command(&args).stdin(Stdio::null()).spawn().expect("it starts");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().expect("it can be asked").is_none() {
+            if Instant::now() > deadline {
+                child.kill().expect("it runs");
+                panic!("it takes {url}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        text(&child.wait_with_output().expect("it has ended").stderr)
+    };
+    for (url, expected) in [
+        (
+            "statsd://127.0.0.1:1?dialekt=etsy",
+            "`statsd://127.0.0.1:1`: dialekt: unknown option (did you mean `dialect`?)",
+        ),
+        ("statsd://127.0.0.1:1?dialect=etsi", "dialect: `etsi` is none of `dogstatsd`, `etsy` (did you mean `etsy`?)"),
+        ("statsd://127.0.0.1:1?queue=0&timeout=never", "queue: `0` is not a whole number from 1 to 10000"),
+        ("statsd://127.0.0.1:1?queue=0&timeout=never", "timeout: `never` is not a duration"),
+        ("statsd://127.0.0.1:1?address.x=1", "address.x: unknown option"),
+        ("graphite://me:s3cret@127.0.0.1:1?naming=etsy", "has a login, which is not used"),
+        ("otlp://127.0.0.1:1?temporalty=delta", "temporalty: unknown option (did you mean `temporality`?)"),
+        ("file:///tmp/x?max_size=1%", "max_size: a `%` is written `%25`"),
+    ] {
+        let said = run(url);
+        assert!(said.contains(expected) && !said.contains("cret"), "{url}: {said}");
+    }
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let (address, requests) = receiver(vec![Says(200, "")]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n\
+                  [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n";
+    let statsd = format!(
+        "statsd://{}?dialect=etsy&name=other&prefix=eu.&tags.dc=e%20u&include=a.*,b.*&queue=2",
+        socket.local_addr().expect("bound")
+    );
+    let otlp = format!("otlp://{address}/x?a=b&temporality=cumulative&headers.x-one=1");
+    let daemon = Daemon::start_with(dir.path(), config, &["--sink", &statsd, "--sink", &otlp]);
+    daemon.send_udp(&[b"a.n:-7|g\nc.n:1|c"]);
+    let mut buffer = [0; 2000];
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let count = socket.recv(&mut buffer).expect("a datagram");
+    assert_eq!(&buffer[..count], b"eu.a.n;dc=e u:0|g\neu.a.n;dc=e u:-7|g");
+    let request = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+    assert!(request.first.starts_with("POST /x/v1/metrics?a=b HTTP"), "{}", request.first);
+    assert!(request.headers.contains("x-one: 1"), "{}", request.headers);
+    let names: Vec<String> = daemon.status()["sinks"].as_object().expect("a table").keys().cloned().collect();
+    assert_eq!(names, ["other", "otlp"]);
+    daemon.stop();
+}
+
+#[test]
+fn a_collector_that_takes_no_compression_gets_everything_plain() {
+    for (options, replies, packed) in [
+        ("", vec![Says(200, "")], [false, false, false]),
+        ("gzip = true", vec![Says(200, "")], [true, true, true]),
+        ("gzip = true", vec![Says(415, "no gzip"), Says(200, "")], [true, false, false]),
+        ("gzip = true", vec![Says(400, "no protobuf"), Says(200, "")], [true, false, false]),
+        // What is refused either way is refused.
+        ("gzip = true", vec![Says(400, "bad"), Says(400, "bad"), Says(200, "")], [true, false, true]),
+    ] {
+        let is_refused = replies.len() == 3;
+        let dir = tempfile::tempdir().expect("a folder");
+        let (address, requests) = receiver(replies);
+        let daemon = start(dir.path(), &format!("type = \"otlp\"\nurl = \"http://{address}\"\n{options}"));
+        for (n, packed) in packed.into_iter().enumerate() {
+            // A gauge comes again by itself.
+            if n == 0 {
+                daemon.send_udp(&[b"a:7|g"]);
+            }
+            let request = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+            assert_eq!(
+                request.headers.contains("content-encoding: gzip"),
+                packed,
+                "{options} {n}: {}",
+                request.headers
+            );
+            assert!(request.body.starts_with(&[0x0a]) && request.text().contains("systole"), "{options} {n}");
+        }
+        let refused = u64::from(is_refused);
+        let status = daemon.status_when("told", |status| sink(status)["delivered"].as_u64() > Some(0));
+        assert_eq!(sink(&status)["dropped"]["refused"].as_u64().unwrap_or(0), refused, "{status}");
+        let log = daemon.stop();
+        let told = log.iter().filter(|line| line.contains("it gets everything plain")).count();
+        assert_eq!(told, usize::from(packed == [true, false, false]), "{log:?}");
+    }
 }

@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::config::parse_duration;
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, append, without_login};
 use crate::inert::{Plain, in_url};
 use crate::presence::words::length;
 
@@ -125,9 +125,10 @@ struct Daemon {
 impl Daemon {
     /// Asks for `path`; the status and what came back.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
-        let url = format!("{}{path}", self.url.trim_end_matches('/'));
+        let url = append(&self.url, path);
         let body = body.map(|body| body.to_string().into_bytes());
         let answer = self.fetch.ask(method, &url, body, self.token.as_deref(), DEADLINE).await;
+        let url = without_login(&url);
         let answer =
             answer.map_err(|error| format!("cannot ask {url}: {error}; is the daemon running, with its page?"))?;
         let value = serde_json::from_slice(&answer.body);

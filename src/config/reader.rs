@@ -2,7 +2,8 @@
 //!
 //! A [`Section`] hands out values by key and remembers what was asked for; what is left over at
 //! [`Section::finish`] is unknown, and the nearest known key is suggested. Scalars may come from the
-//! environment as `SYSTOLE_SECTION__KEY`, and strings may hold `${VAR}`.
+//! environment as `SYSTOLE_SECTION__KEY`, and strings may hold `${VAR}`. What a URL says of one section in its query is
+//! read as if it stood there, `tls.ca=/path` for a key of a table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -54,6 +55,10 @@ pub(super) struct Source<'a> {
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) problems: Vec<Problem>,
     used_env: Vec<String>,
+    /// Keys of a URL's query, with their values.
+    query: BTreeMap<String, String>,
+    /// Those that were asked for.
+    used_query: BTreeSet<String>,
     /// Every key that was asked for, without numbers of items, if somebody wants to know.
     pub(super) known: Option<BTreeSet<String>>,
     /// Where each line begins.
@@ -63,7 +68,31 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     pub(super) fn new(file: &'a str, text: &'a str, env: &'a BTreeMap<String, String>) -> Source<'a> {
         let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1)).collect();
-        Source { file, text, env, problems: Vec::new(), used_env: Vec::new(), known: None, lines }
+        Source {
+            file,
+            text,
+            env,
+            problems: Vec::new(),
+            used_env: Vec::new(),
+            query: BTreeMap::new(),
+            used_query: BTreeSet::new(),
+            known: None,
+            lines,
+        }
+    }
+
+    /// A source of nothing but a URL's query; `option` is what the URL was said with.
+    pub(super) fn of_query(
+        option: &'a str,
+        query: BTreeMap<String, String>,
+        env: &'a BTreeMap<String, String>,
+    ) -> Source<'a> {
+        Source { query, ..Source::new(option, "", env) }
+    }
+
+    /// Keys of the query that nobody asked for.
+    pub(super) fn unused_query(&self) -> impl Iterator<Item = &str> {
+        self.query.keys().filter(|key| !self.used_query.contains(*key)).map(String::as_str)
     }
 
     pub(super) fn place(&self, span: Range<usize>) -> String {
@@ -217,6 +246,13 @@ impl<'a> Section<'a> {
     /// The value of a key, from the environment or the file.
     pub(super) fn find(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<Found<'a>> {
         self.known.push(key);
+        if !source.query.is_empty() {
+            let full = self.full(key);
+            if let Some(text) = source.query.get(&full).cloned() {
+                source.used_query.insert(full.clone());
+                return Some(Found { place: source.file.to_string(), key: full, value: Raw::Env(text) });
+            }
+        }
         if !self.from_env && self.table.is_none_or(|table| !table.contains_key(key)) {
             return None;
         }
@@ -231,6 +267,12 @@ impl<'a> Section<'a> {
         }
         let value = self.table?.get(key)?;
         Some(Found { place: source.place(value.span()), key: full, value: Raw::Toml(value.get_ref()) })
+    }
+
+    /// Whether something is said of a table.
+    pub(super) fn has_table(&mut self, source: &mut Source<'_>, key: &'static str) -> bool {
+        let start = format!("{}.", self.full(key));
+        source.query.keys().any(|known| known.starts_with(&start)) || self.find(source, key).is_some()
     }
 
     pub(super) fn string(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<String> {
@@ -442,6 +484,15 @@ impl<'a> Section<'a> {
 
     /// Keys and strings of a table.
     pub(super) fn map(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<BTreeMap<String, String>> {
+        let start = format!("{}.", self.full(key));
+        let said =
+            source.query.iter().filter_map(|(known, value)| Some((known.strip_prefix(&start)?.into(), value.clone())));
+        let said: BTreeMap<String, String> = said.collect();
+        if !said.is_empty() {
+            self.known.push(key);
+            source.used_query.extend(said.keys().map(|key| format!("{start}{key}")));
+            return Some(said);
+        }
         let found = self.find(source, key)?;
         let Raw::Toml(DeValue::Table(table)) = &found.value else {
             found.refuse(source, "a table of strings");

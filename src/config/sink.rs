@@ -1,13 +1,14 @@
 //! `[[sink]]`: what every sink has, and by a [`Form`] each kind's own options.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Value;
 
-use crate::fetch::masked;
+use crate::fetch::{masked, without_login};
+use crate::inert::from_url;
 use crate::sinks::{Field, Form, LONG, Order, SinkKind, SpoolOptions};
 
 use super::print::{MASK, Out, number, strings};
@@ -35,16 +36,18 @@ pub(super) fn read_all(root: &mut Section<'_>, s: &mut Source<'_>, daemon: Daemo
         sinks.clear();
     }
     for url in urls {
-        match of_url(url, daemon.profile) {
-            Ok(mut sink) => {
+        match of_url(url, daemon) {
+            Ok((mut sink, has_name)) => {
                 // Two of a kind on the command line are told apart by number.
                 let same = sinks.iter().filter(|(other, ..)| other.kind.name() == sink.kind.name()).count();
-                if same > 0 {
+                if same > 0 && !has_name {
                     sink.name = format!("{}{}", sink.name, same + 1);
                 }
                 sinks.push((sink, "--sink".into(), String::new()));
             }
-            Err(problem) => s.problem("--sink".into(), "", problem),
+            Err(problems) => {
+                problems.into_iter().for_each(|problem| s.problem("--sink".into(), "", problem));
+            }
         }
     }
     if sinks.is_empty() && s.problems.is_empty() {
@@ -73,7 +76,7 @@ fn kind(word: &str) -> Result<SinkKind, String> {
 }
 
 fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, daemon: Daemon) -> Option<Sink> {
-    let mut kind = match section.find(s, "type") {
+    let kind = match section.find(s, "type") {
         Some(found) => match self::kind(&found.string(s)?) {
             Ok(kind) => kind,
             Err(problem) => {
@@ -86,6 +89,11 @@ fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, daemon: Daemo
             return None;
         }
     };
+    Some(options(kind, section, place, s, daemon))
+}
+
+/// What is said of a sink of a kind.
+fn options(mut kind: SinkKind, mut section: Section<'_>, place: &str, s: &mut Source<'_>, daemon: Daemon) -> Sink {
     let mut reader = Reader { section: &mut section, source: s, place, profile: daemon.profile };
     kind.spec_mut().options(&mut reader);
     let mut sink = Sink::new(kind.name(), kind);
@@ -108,7 +116,7 @@ fn read(mut section: Section<'_>, place: &str, s: &mut Source<'_>, daemon: Daemo
         s.problem(place.to_string(), &section.full("spool.order"), problem);
     }
     section.finish(s);
-    Some(sink)
+    sink
 }
 
 /// A multiple of the daemon's interval.
@@ -125,7 +133,7 @@ fn own_interval(section: &mut Section<'_>, s: &mut Source<'_>, base: Duration) -
 }
 
 fn spool(section: &mut Section<'_>, s: &mut Source<'_>, place: &str) -> Option<SpoolOptions> {
-    let is_there = section.find(s, "spool").is_some();
+    let is_there = section.has_table(s, "spool");
     let mut inner = section.section(s, "spool");
     let mut spool = SpoolOptions::default();
     spool.path = inner.string(s, "path").map(PathBuf::from).unwrap_or_default();
@@ -140,23 +148,47 @@ fn spool(section: &mut Section<'_>, s: &mut Source<'_>, place: &str) -> Option<S
     is_there.then_some(spool)
 }
 
-/// A sink by its URL.
-fn of_url(url: &str, profile: Profile) -> Result<Sink, String> {
+/// A sink by its URL, and whether that gives it a name. Its query holds options; what is none belongs to the receiver's URL, if it
+/// is reached by one.
+fn of_url(url: &str, daemon: Daemon) -> Result<(Sink, bool), Vec<String>> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     let mut kind = kind(scheme).map_err(|problem| {
         let right = "`console:`, `file:///path`, `graphite://host:2003` or `prometheus://127.0.0.1:9125` is right";
-        format!("unknown sink: {problem}; {right}")
+        vec![format!("unknown sink: {problem}; {right}")]
     })?;
-    kind.spec_mut().locate(rest).map_err(|problem| format!("`{url}`: {problem}"))?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let shown = without_login(&format!("{scheme}:{place}"));
+    let fail = |problem: String| format!("`{shown}`: {problem}");
+
     // What the options say of it in a file holds here, too.
     let env = BTreeMap::new();
     let mut source = Source::new("", "", &env);
-    let mut section = Section::empty();
-    kind.spec_mut().options(&mut Reader { section: &mut section, source: &mut source, place: "", profile });
-    match source.problems.first() {
-        Some(problem) => Err(format!("`{url}`: {}: {}", problem.key, problem.message)),
-        None => Ok(Sink::new(kind.name(), kind)),
+    source.known = Some(BTreeSet::new());
+    options(kind.clone(), Section::empty(), "", &mut source, daemon);
+    let known = source.known.unwrap_or_default();
+    let (mut said, mut own, mut problems) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let hint = suggestion(key, known.iter().map(String::as_str));
+        if known.contains(key.split('.').next().unwrap_or(key)) {
+            match from_url(value) {
+                Ok(value) => drop(said.insert(key.to_string(), value)),
+                Err(problem) => problems.push(fail(format!("{key}: {problem}"))),
+            }
+        } else if hint.is_empty() && kind.spec().has_query() {
+            own.push(pair);
+        } else {
+            problems.push(fail(format!("{key}: unknown option{hint}")));
+        }
     }
+    let place = if own.is_empty() { place.to_string() } else { format!("{place}?{}", own.join("&")) };
+    kind.spec_mut().locate(&place).map_err(|problem| vec![fail(problem)])?;
+    let has_name = said.contains_key("name");
+    let mut source = Source::of_query("--sink", said, &env);
+    let sink = options(kind, Section::empty(), "--sink", &mut source, daemon);
+    problems.extend(source.problems.iter().map(|problem| fail(format!("{}: {}", problem.key, problem.message))));
+    problems.extend(source.unused_query().map(|key| fail(format!("{key}: unknown option"))));
+    if problems.is_empty() { Ok((sink, has_name)) } else { Err(problems) }
 }
 
 pub(super) fn print(out: &mut Out, sink: &Sink, profile: Profile) {
@@ -204,21 +236,32 @@ impl Form for Reader<'_, '_, '_> {
             }
         }
         let (section, s) = (&mut *self.section, &mut *self.source);
-        // A text that must pass a test.
-        let mut tested = |section: &mut Section<'_>, test: fn(&str) -> Result<(), String>, example: &str| {
-            let found = section.find(s, key)?;
-            let text = found.string(s)?;
-            match test(&text) {
-                Ok(()) => Some(text),
-                Err(problem) => {
-                    s.problem(found.place, &found.key, format!("{problem}{example}"));
-                    None
+        // A text that must pass a test, also where a URL has brought it.
+        let place = self.place;
+        let mut tested =
+            |section: &mut Section<'_>, known: &str, test: fn(&str) -> Result<(), String>, example: &str| {
+                let (place, text) = match section.find(s, key) {
+                    Some(found) => (found.place.clone(), found.string(s)?),
+                    None if known.is_empty() => return None,
+                    None => (place.to_string(), known.to_string()),
+                };
+                match test(&text) {
+                    Ok(()) => Some(text),
+                    Err(problem) => {
+                        s.problem(place, &section.full(key), format!("{problem}{example}"));
+                        None
+                    }
                 }
-            }
-        };
+            };
         match field {
-            Field::HostPort(value) => put(value, tested(section, host_and_port, "; \"127.0.0.1:2003\" is right")),
-            Field::Url(value) => put(value, tested(section, http_url, "")),
+            Field::HostPort(value) => {
+                let found = tested(section, value, host_and_port, "; \"127.0.0.1:2003\" is right");
+                put(value, found);
+            }
+            Field::Url(value) => {
+                let found = tested(section, value, http_url, "");
+                put(value, found);
+            }
             Field::Text(value) => put(value, section.string(s, key)),
             Field::Secret(value) => put(value, section.secret(s, key)),
             Field::Path(value) => put(value, section.string(s, key).map(PathBuf::from)),

@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::fetch::{split_login, without_login};
+
 use super::reader::suggestion;
 
 /// Where a listener listens.
@@ -101,20 +103,40 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 /// Checks the URL of something that is asked over HTTP.
 pub(super) fn http_url(url: &str) -> Result<(), String> {
     let example = "`http://127.0.0.1:9093` is right";
-    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
-        return Err(format!("`{url}` begins with neither `http://` nor `https://`; {example}"));
-    };
-    if rest.is_empty() || rest.starts_with(['/', ':', '?']) {
-        return Err(format!("`{url}` has no host; {example}"));
+    let shown = without_login(url);
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        return Err(format!("`{shown}` begins with neither `http://` nor `https://`; {example}"));
     }
-    match url.parse::<axum::http::Uri>() {
-        Ok(_) => Ok(()),
-        Err(problem) => Err(format!("`{url}` is no URL: {problem}; {example}")),
+    let (plain, login) = split_login(url);
+    let host = plain.split_once("://").map_or("", |(_, host)| host);
+    if host.is_empty() || host.starts_with(['/', ':', '?', '#']) {
+        return Err(format!("`{shown}` has no host; {example}"));
+    }
+    if plain.contains('#') {
+        return Err(format!("`{shown}` has a part behind `#`, which no server is told; {example}"));
+    }
+    if let Some(Err(problem)) = login.map(|login| login.authorization()) {
+        return Err(format!("`{shown}` has a login that cannot be read: {problem}"));
+    }
+    match plain.parse::<axum::http::Uri>() {
+        Ok(uri) => match uri.authority() {
+            Some(all) if all.port_u16().is_none() && all.as_str() != all.host() => {
+                Err(format!("`{shown}` is no URL: its port is no number; {example}"))
+            }
+            Some(_) | None => Ok(()),
+        },
+        Err(problem) => Err(format!("`{shown}` is no URL: {problem}; {example}")),
     }
 }
 
 /// Checks `host:port` without looking the name up: a backend may come up later.
 pub(super) fn host_and_port(text: &str) -> Result<(), String> {
+    if let Some((_, host)) = text.rsplit_once('@') {
+        return Err(format!("`***@{host}` has a login, which is not used"));
+    }
+    if let Some(odd) = text.chars().find(|c| c.is_whitespace() || "/?#".contains(*c)) {
+        return Err(format!("`{text}` has more than a host and a port: `{odd}`"));
+    }
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
         Some(("", _)) => Err(format!("`{text}` has no host")),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde_json::{Value, json};
 
+use crate::fetch::append;
 use crate::inert::{Plain, in_url};
 use crate::presence::{Alarm, rfc3339};
 use crate::sys::unix_time;
@@ -65,7 +66,7 @@ impl Ended {
 }
 
 pub(super) async fn run(mut line: Line) {
-    let url = format!("{}/api/v2/alerts", line.url.trim_end_matches('/'));
+    let url = append(&line.url, "/api/v2/alerts");
     let mut alerts = Alerts::default();
     let mut pause = FIRST_PAUSE;
     // The watchdog is sent at once: silence is what it warns of.

@@ -63,6 +63,10 @@ impl Spec for ClickhouseSpec {
         Ok(())
     }
 
+    fn has_query(&self) -> bool {
+        true
+    }
+
     fn place(&self) -> String {
         self.endpoint.place()
     }
@@ -91,7 +95,8 @@ struct ClickhouseSink {
 impl ClickhouseSink {
     /// Asks the server; whether it takes it.
     async fn ask(&mut self, query: &str, body: Vec<u8>) -> Result<bool, SinkError> {
-        let url = format!("{}/?database={}&query={}", self.post.base(), in_url(&self.spec.database), in_url(query));
+        let path = format!("/?database={}&query={}", in_url(&self.spec.database), in_url(query));
+        let url = self.post.url(&path);
         Ok(matches!(self.post.send(&url, &[], body).await?, Outcome::Taken(_)))
     }
 

@@ -251,7 +251,7 @@ impl Sink for DatadogSink {
             let mut bytes = 0;
             while let Some((path, body, records)) = self.ready.next() {
                 bytes += body.len() as u64;
-                let url = format!("{}{path}", self.post.base());
+                let url = self.post.url(path);
                 let api_key = self.spec.api_key.clone();
                 let mut headers = vec![(CONTENT_TYPE, "application/json"), (KEY, api_key.as_str())];
                 // Only series are taken packed.

@@ -45,6 +45,10 @@ impl Spec for ElasticsearchSpec {
         Ok(())
     }
 
+    fn has_query(&self) -> bool {
+        true
+    }
+
     fn place(&self) -> String {
         self.endpoint.place()
     }
@@ -98,7 +102,7 @@ impl ElasticsearchSink {
 
     /// How many records were refused for good.
     async fn send(&mut self, bulk: &[u8], records: u64) -> Result<u64, SinkError> {
-        let url = format!("{}/_bulk", self.post.base());
+        let url = self.post.url("/_bulk");
         let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_ENCODING, "gzip")];
         let Outcome::Taken(answer) = self.post.send(&url, &headers, gzip(bulk)?).await? else { return Ok(records) };
         let said: Value = serde_json::from_slice(&answer.body)

@@ -12,7 +12,7 @@ use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use tokio_rustls::TlsConnector;
 
-use crate::fetch::{Answer, Fetch, Tls, masked};
+use crate::fetch::{Answer, Fetch, Tls, append, masked, split_login};
 use crate::inert::excerpt;
 use crate::snapshot::Snapshot;
 
@@ -43,6 +43,8 @@ impl Endpoint {
         form.field("password", Field::Secret(&mut self.password));
         form.field("token", Field::Secret(&mut self.token));
         form.field("headers", Field::Secrets(&mut self.headers));
+        let has_header = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
+        one_login(form, &self.url, !self.username.is_empty() || !self.token.is_empty() || has_header);
         let bad = self.headers.iter().find(|(name, value)| {
             HeaderName::try_from(name.as_str()).is_err() || HeaderValue::from_str(value).is_err()
         });
@@ -68,6 +70,13 @@ impl Endpoint {
         all.extend(others.filter_map(|(name, value)| Some((HeaderName::try_from(name.as_str()).ok()?, value.clone()))));
         all
     }
+}
+
+/// Says that who we are stands in the URL or beside it, not both.
+pub(super) fn one_login(form: &mut dyn Form, url: &str, is_beside: bool) {
+    let is_both = is_beside && split_login(url).1.is_some();
+    let problem = "it has a login, and another stands beside it; one of them is right";
+    form.insist("url", if is_both { Err(problem.into()) } else { Ok(()) });
 }
 
 /// Options of TLS.
@@ -147,10 +156,29 @@ impl Post {
         self.endpoint.url.trim_end_matches('/')
     }
 
-    /// Sends a body; what is neither taken nor refused for good is a failure. That somebody can mend a status 401, 403, 404
-    /// or 405, and 408, 425 and 429 pass.
+    /// The URL with more of a path, which may bring a query.
+    pub(super) fn url(&self, path: &str) -> String {
+        append(&self.endpoint.url, path)
+    }
+
+    /// Sends a body; what is neither taken nor refused for good is a failure. A refusal is logged.
     pub(super) async fn send(
         &mut self,
+        url: &str,
+        headers: &[(HeaderName, &str)],
+        body: Vec<u8>,
+    ) -> Result<Outcome, SinkError> {
+        let outcome = self.attempt(url, headers, body).await?;
+        if let Outcome::Refused(answer) = &outcome {
+            self.complain_of(answer);
+        }
+        Ok(outcome)
+    }
+
+    /// The same, for what is tried another way when it is refused. That somebody can mend a status 401, 403, 404 or 405, and
+    /// 408, 425 and 429 pass.
+    pub(super) async fn attempt(
+        &self,
         url: &str,
         headers: &[(HeaderName, &str)],
         body: Vec<u8>,
@@ -162,14 +190,18 @@ impl Post {
         if answer.is_good() {
             return Ok(Outcome::Taken(answer));
         }
-        let said = excerpt(&answer.body, EXCERPT_CHARS);
         let status = answer.status;
         if !(400..500).contains(&status) || [401, 403, 404, 405, 408, 425, 429].contains(&status) {
+            let said = excerpt(&answer.body, EXCERPT_CHARS);
             let what = format!("{} answered {status}: {said}", self.endpoint.place());
             return Err(SinkError { what, retry_after: answer.retry_after() });
         }
-        self.complain(&format!("{status}: {said}"));
         Ok(Outcome::Refused(answer))
+    }
+
+    /// Says that records were refused with this answer.
+    pub(super) fn complain_of(&mut self, answer: &Answer) {
+        self.complain(&format!("{}: {}", answer.status, excerpt(&answer.body, EXCERPT_CHARS)));
     }
 
     /// Says that records were refused, at most once in an interval.

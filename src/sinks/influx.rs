@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 
-use crate::fetch::{Tls, masked};
+use crate::fetch::{Tls, append, masked};
 use crate::inert::{in_url, is_active};
 use crate::series::Series;
 use crate::snapshot::{FieldName, Notice, RecordType, Snapshot, notices, write_number};
 
-use super::http::{Endpoint, Outcome, Post, gzip, tls};
+use super::http::{Endpoint, Outcome, Post, gzip, one_login, tls};
 use super::spec::reach_url;
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
 
@@ -85,6 +85,7 @@ impl Spec for InfluxSpec {
         form.field("bucket", Field::Text(&mut self.bucket));
         form.field("token", Field::Secret(&mut self.token));
         form.field("gzip", Field::Flag(&mut self.gzip));
+        one_login(form, &self.url, !self.username.is_empty() || !self.token.is_empty());
         tls(form, &mut self.tls);
         let needed: &[(&'static str, &String)] = match self.version {
             2 => &[("org", &self.org), ("bucket", &self.bucket)],
@@ -93,8 +94,13 @@ impl Spec for InfluxSpec {
         needed.iter().for_each(|(key, value)| form.demand(key, !value.is_empty(), "\"metrics\""));
     }
 
-    fn locate(&mut self, _: &str) -> Result<(), String> {
-        Err("a database must be said: write a [[sink]] of type \"influx\"".into())
+    fn locate(&mut self, place: &str) -> Result<(), String> {
+        self.url = format!("http:{place}");
+        Ok(())
+    }
+
+    fn has_query(&self) -> bool {
+        true
     }
 
     fn place(&self) -> String {
@@ -117,25 +123,25 @@ impl Spec for InfluxSpec {
 
 impl InfluxSpec {
     fn endpoint(&self) -> String {
-        let base = self.url.trim_end_matches('/');
         let query = |name: &str, value: &str| match value {
             "" => String::new(),
             value => format!("&{name}={}", in_url(value)),
         };
-        match self.version {
+        let path = match self.version {
             1 => {
                 let policy = query("rp", &self.retention_policy);
                 let login = match self.username.as_str() {
                     "" => String::new(),
                     name => format!("&u={}&p={}", in_url(name), in_url(&self.password)),
                 };
-                format!("{base}/write?db={}&precision=ms{policy}{login}", in_url(&self.database))
+                format!("/write?db={}&precision=ms{policy}{login}", in_url(&self.database))
             }
             2 => {
-                format!("{base}/api/v2/write?org={}&bucket={}&precision=ms", in_url(&self.org), in_url(&self.bucket))
+                format!("/api/v2/write?org={}&bucket={}&precision=ms", in_url(&self.org), in_url(&self.bucket))
             }
-            _ => format!("{base}/api/v3/write_lp?db={}&precision=millisecond", in_url(&self.database)),
-        }
+            _ => format!("/api/v3/write_lp?db={}&precision=millisecond", in_url(&self.database)),
+        };
+        append(&self.url, &path)
     }
 
     fn authorization(&self) -> Option<String> {

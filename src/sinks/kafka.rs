@@ -46,6 +46,11 @@ impl Spec for KafkaSpec {
     fn options(&mut self, form: &mut dyn Form) {
         form.field("brokers", Field::Texts(&mut self.brokers));
         form.demand("brokers", !self.brokers.is_empty(), "[\"127.0.0.1:9092\"]");
+        let with_login = self.brokers.iter().any(|broker| broker.contains('@'));
+        form.insist(
+            "brokers",
+            if with_login { Err("say who we are with `username` and `password`".into()) } else { Ok(()) },
+        );
         form.field("topic", Field::Text(&mut self.topic));
         form.field("username", Field::Text(&mut self.username));
         form.field("password", Field::Secret(&mut self.password));

@@ -5,6 +5,9 @@
 //! the receiver rejects in a partial success, or refuses for good, are dropped and counted (`refused`); so is what goes on
 //! beyond the daemon's `max_series` (`max_series`). Events, checks and changes of presence have no form here (`unsupported`), nor
 //! has a histogram of more than 2^64 events, or a time after the year 2554 (`unencodable`).
+//!
+//! Bodies are not compressed unless `gzip` says so: not every receiver unpacks them. One that answers 400 or 415 then gets the
+//! same body plain, and if it takes that, everything that follows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -62,7 +65,7 @@ impl Default for OtlpSpec {
         OtlpSpec {
             endpoint: Endpoint::default(),
             temporality: Temporality::Delta,
-            gzip: true,
+            gzip: false,
             resource: BTreeMap::from([("service.name".into(), "systole".into())]),
             ttl: Duration::from_secs(3600),
         }
@@ -84,6 +87,10 @@ impl Spec for OtlpSpec {
         Ok(())
     }
 
+    fn has_query(&self) -> bool {
+        true
+    }
+
     fn place(&self) -> String {
         self.endpoint.place()
     }
@@ -98,12 +105,15 @@ impl Spec for OtlpSpec {
 
     fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
         let post = Post::new(self.endpoint.clone(), site)?;
-        let base = post.base();
-        let url = if base.ends_with("/v1/metrics") { base.to_string() } else { format!("{base}/v1/metrics") };
+        // The whole of it may be said.
+        let is_whole =
+            self.endpoint.url.split('?').next().is_some_and(|url| url.trim_end_matches('/').ends_with("/v1/metrics"));
+        let url = post.url(if is_whole { "" } else { "/v1/metrics" });
         Ok(Box::new(OtlpSink {
             spec: self.clone(),
             url,
             post,
+            is_plain: !self.gzip,
             running: Running::new(site.max_series),
             ready: Ready::default(),
             unencodable: Unencodable::default(),
@@ -341,6 +351,8 @@ struct OtlpSink {
     spec: OtlpSpec,
     url: String,
     post: Post,
+    /// Nothing is compressed: nobody asked for it, or the receiver does not take it.
+    is_plain: bool,
     running: Running,
     ready: Ready<Prepared>,
     /// Of the interval whose requests these are.
@@ -426,6 +438,29 @@ impl OtlpSink {
         let scope = Scope { name: "systole".into(), version: env!("CARGO_PKG_VERSION").into() };
         let scopes = vec![ScopeMetrics { scope: Some(scope), metrics: metrics.into_values().collect() }];
         Request { resources: vec![ResourceMetrics { resource: Some(resource), scopes }] }.encode_to_vec()
+    }
+
+    async fn send(&mut self, body: Vec<u8>) -> Result<Outcome, SinkError> {
+        let headers = [(CONTENT_TYPE, "application/x-protobuf"), (CONTENT_ENCODING, "gzip")];
+        if self.is_plain {
+            return self.post.send(&self.url, &headers[..1], body).await;
+        }
+        match self.post.attempt(&self.url, &headers, gzip(&body)?).await? {
+            Outcome::Refused(answer) if [400, 415].contains(&answer.status) => {
+                let outcome = self.post.send(&self.url, &headers[..1], body).await?;
+                if let Outcome::Taken(_) = outcome {
+                    let (url, status) = (self.spec.place(), answer.status);
+                    tracing::warn!(url, status, "the receiver refuses what is compressed; it gets everything plain");
+                    self.is_plain = true;
+                }
+                Ok(outcome)
+            }
+            Outcome::Refused(answer) => {
+                self.post.complain_of(&answer);
+                Ok(Outcome::Refused(answer))
+            }
+            Outcome::Taken(answer) => Ok(Outcome::Taken(answer)),
+        }
     }
 
     /// A metric with one point: its name, and what kind of data it has.
@@ -542,15 +577,7 @@ impl Sink for OtlpSink {
             let mut bytes = 0;
             while let Some((body, points)) = self.ready.next() {
                 bytes += body.len() as u64;
-                let mut headers = vec![(CONTENT_TYPE, "application/x-protobuf")];
-                let body = if self.spec.gzip {
-                    headers.push((CONTENT_ENCODING, "gzip"));
-                    gzip(&body)?
-                } else {
-                    body
-                };
-                let url = self.url.clone();
-                match self.post.send(&url, &headers, body).await? {
+                match self.send(body).await? {
                     Outcome::Refused(_) => self.ready.refused += points,
                     Outcome::Taken(answer) => {
                         // A body that is none says nothing.

@@ -86,6 +86,10 @@ impl Spec for PostgresSpec {
         Ok(())
     }
 
+    fn has_query(&self) -> bool {
+        true
+    }
+
     fn place(&self) -> String {
         self.address()
     }

@@ -104,6 +104,10 @@ impl Spec for RemoteWriteSpec {
         Ok(())
     }
 
+    fn has_query(&self) -> bool {
+        true
+    }
+
     fn place(&self) -> String {
         self.endpoint.place()
     }

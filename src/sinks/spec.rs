@@ -28,6 +28,11 @@ pub trait Spec: fmt::Debug {
         Err("it cannot be said in a URL; write a [[sink]] with its `type`".into())
     }
 
+    /// Whether its place is a URL that may have a query of its own.
+    fn has_query(&self) -> bool {
+        false
+    }
+
     /// Where it delivers, without secrets; empty where that goes without saying.
     fn place(&self) -> String;
 
