@@ -415,11 +415,23 @@ fn a_command_that_fails_again_and_again_is_never_found_well() {
         let output = support::systole(&["presence", "check", "job", "--url", &url], b"");
         (output.status.code(), support::text(&output.stdout))
     };
+    // A daemon that is short of time may say that it does not know (3), but never that all is well.
+    let fails = |when: &str| {
+        let began = Instant::now();
+        loop {
+            let (code, said) = check();
+            assert_ne!(code, Some(0), "{when}: {said}");
+            if code == Some(2) {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "{when}: {code:?} {said}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
     for n in 0..8 {
         assert_eq!(beat(&["false"]).wait().expect("it ends").code(), Some(1));
         wait(&daemon, "job", "heard", |s| s["instances"][0]["message"] == "exited with 1");
-        let (code, said) = check();
-        assert!(code == Some(2) && said.contains("1 critical"), "{n}: {code:?} {said}");
+        fails(&format!("after failure {n}"));
     }
     // A start is no end of it; a run that outlives its timeout of 5 s is.
     let began = Instant::now();
@@ -427,10 +439,13 @@ fn a_command_that_fails_again_and_again_is_never_found_well() {
     wait(&daemon, "job", "up", |s| {
         s["instances"][0]["state"] == "up" && s["instances"][0]["silence_s"].as_f64() < Some(1.0)
     });
-    assert_eq!(check().0, Some(2));
+    fails("while it runs again");
     wait(&daemon, "job", "well", |s| s["instances"][0]["health"] == 0);
     assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
-    assert_eq!(check().0, Some(0));
+    let began = Instant::now();
+    while check().0 != Some(0) {
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", check());
+    }
     let pid = long.id().to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
     assert_eq!(long.wait().expect("it ends").code(), Some(128 + 15));

@@ -327,6 +327,46 @@ mod tests {
         assert_eq!(chunks(&["GET / HTTP/1.1"], 100).1.as_deref(), Some("Http(b\"GET / HTTP/1.1\")"));
     }
 
+    /// What comes out of bytes that come in pieces: kinds, and lines and frames put together.
+    fn cut(binary: bool, pieces: std::slice::Chunks<'_, u8>) -> Vec<(char, Vec<u8>)> {
+        let mut cutter = Cutter::new(Framing::Newline, binary, 20);
+        let mut out: Vec<(char, Vec<u8>)> = Vec::new();
+        for piece in pieces {
+            cutter.extend(piece);
+            while let Some(chunk) = cutter.take() {
+                let (kind, bytes) = match chunk {
+                    Chunk::Lines(bytes) => ('l', bytes),
+                    Chunk::Frame(bytes) => ('f', bytes),
+                    Chunk::TooLong(_) => ('t', BytesMut::new()),
+                    Chunk::Broken(_) => return [out, vec![('b', Vec::new())]].concat(),
+                    Chunk::Http(line) => return [out, vec![('h', line.to_vec())]].concat(),
+                };
+                match out.last_mut() {
+                    Some((last, known)) if *last == kind && kind != 't' => known.extend_from_slice(&bytes),
+                    _ => out.push((kind, bytes.to_vec())),
+                }
+            }
+            cutter.rest_easy();
+        }
+        out.extend(cutter.rest().map(|rest| (if matches!(rest, Chunk::Http(_)) { 'h' } else { 'r' }, Vec::new())));
+        out
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn pieces_do_not_matter(
+            binary: bool,
+            words in proptest::collection::vec(proptest::sample::select(vec![
+                &b"GET"[..], b"POST", b" ", b"/", b" HTTP/1.1", b"\n", b"\r\n", b"a:1|c", b"x", b"0123456789",
+                b"\xaa\x02\x02\0\0\0\0\0\0\0\x69\x40a\0", b"\xaa\x04\x02\0\x03\0s\0me\0", b"\xaa", b"\0",
+            ]), 0..12),
+            size in 1_usize..40,
+        ) {
+            let bytes = words.concat();
+            proptest::prop_assert_eq!(cut(binary, bytes.chunks(size)), cut(binary, bytes.chunks(1)));
+        }
+    }
+
     #[test]
     fn an_endless_line_is_told_once_and_skipped() {
         let (out, rest) = chunks(&["abcdef", "ghi", "jkl", "m\nx:1|c\ny"], 5);
