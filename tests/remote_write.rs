@@ -6,6 +6,8 @@ mod receiver;
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -120,7 +122,7 @@ type Written = (String, i64, f64);
 const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 /// A receiver that keeps everything, and what it has.
-fn keeper() -> (std::net::SocketAddr, Arc<Mutex<Vec<Written>>>) {
+fn keeper() -> (SocketAddr, Arc<Mutex<Vec<Written>>>) {
     let kept: Arc<Mutex<Vec<Written>>> = Arc::default();
     let seen = Arc::clone(&kept);
     let address = receiver::serve("127.0.0.1:0".parse().expect("an address"), move |request| {
@@ -253,9 +255,12 @@ fn one_series_that_is_refused_takes_no_other_along() {
 fn what_goes_on_is_sent_with_every_interval_and_what_leaves_is_marked() {
     let dir = tempfile::tempdir().expect("a folder");
     let (address, kept) = keeper();
-    let sink = format!("url = \"http://{address}\"\nttl = \"1200ms\"");
+    let sink = format!(
+        "url = \"http://{address}\"\nttl = \"1200ms\"\n\
+         [[rule]]\nmatch = \"slow\"\ninterval = 3\nttl = \"1h\""
+    );
     let daemon = start_with(dir.path(), "gauge_ttl = \"500ms\"", &sink);
-    daemon.send_udp(&[b"hits:3|c|#k:v,bare\nlevel:7|g\nusers:ann|s\nt:100|ms"]);
+    daemon.send_udp(&[b"hits:3|c|#k:v,bare\nlevel:7|g\nusers:ann|s\nt:100|ms\nslow:1|g"]);
     let ends = |samples: &[(i64, f64)]| samples.last().is_some_and(is_stale);
     // A counter pauses until its time is over: its value in every interval, after a zero, and then its end.
     let hits = samples_when(&kept, "hits_total{k=v}", ends);
@@ -269,6 +274,9 @@ fn what_goes_on_is_sent_with_every_interval_and_what_leaves_is_marked() {
     let timer = samples_when(&kept, "t_seconds{}", ends);
     assert_eq!(timer.len(), hits.len() - 1);
     assert!(timer[..timer.len() - 1].iter().all(|sample| sample.1 == 0.1), "{timer:?}");
+    // A gauge that is flushed in every third interval is not missed in the others.
+    let slow = samples_when(&kept, "slow{}", |samples| samples.len() >= 6);
+    assert!(slow.iter().all(|sample| sample.1 == 1.0), "{slow:?}");
     // A gauge ends with the interval in which it expired; what a set said of one interval ends with the next.
     let level = samples_when(&kept, "level{}", ends);
     assert!(level.len() < hits.len() - 1 && level[..level.len() - 1].iter().all(|s| s.1 == 7.0), "{level:?}");
@@ -345,5 +353,26 @@ fn a_zero_that_is_refused_does_not_take_its_counter_along() {
     let status = daemon.status_when("delivered", |status| status["sinks"]["it"]["delivered"] == 2);
     assert!(status["sinks"]["it"]["dropped"].as_object().is_some_and(serde_json::Map::is_empty), "{status}");
     assert!(taken.lock().expect("no panic").contains(&2.0));
+    daemon.stop();
+}
+
+#[test]
+fn what_is_deleted_over_the_management_port_is_marked() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (address, kept) = keeper();
+    let sink = format!("url = \"http://{address}\"\n[management]\naddress = \"127.0.0.1:0\"");
+    let daemon = start(dir.path(), &sink);
+    let line = daemon.lines.iter().find_map(|line| line.trim().strip_prefix("manage")).expect("it says where");
+    let port: SocketAddr = line.trim().strip_prefix("tcp://").and_then(|a| a.parse().ok()).expect("an address");
+    daemon.send_udp(&[b"hits:3|c\nstays:1|c"]);
+    samples_when(&kept, "hits_total{}", |samples| samples.len() >= 2);
+    let mut stream = TcpStream::connect(port).expect("connected");
+    stream.write_all(b"delcounters hits\nquit\n").expect("sent");
+    let mut heard = String::new();
+    let _ = stream.read_to_string(&mut heard);
+    assert!(heard.starts_with("deleted: hits\n"), "{heard}");
+    let hits = samples_when(&kept, "hits_total{}", |samples| samples.last().is_some_and(is_stale));
+    samples_when(&kept, "stays_total{}", |samples| samples.len() > hits.len());
+    assert_eq!(samples_when(&kept, "hits_total{}", |_| true).len(), hits.len());
     daemon.stop();
 }
