@@ -382,6 +382,10 @@ fn toml_of_sinks(dir: &Path, graphite: std::net::SocketAddr, statsd: std::net::S
         sink(histograms, "remote_write", &format!("{}\nhistograms = \"{histograms}\"", url()));
     }
     sink("prometheus", "prometheus", "address = \"127.0.0.1:0\"");
+    // A real server, where there is one: `postgres://…` of a database of its own.
+    if let (true, Ok(url)) = (cfg!(feature = "postgres"), std::env::var("SYSTOLE_TEST_POSTGRES")) {
+        sink("postgres", "postgres", &format!("url = \"{url}\""));
+    }
     if cfg!(feature = "sqlite") {
         sink("sqlite", "sqlite", &format!("path = \"{}\"", file("db")));
     }
