@@ -1,10 +1,12 @@
 //! `systole run`: the daemon.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, LogFormat};
@@ -46,6 +48,29 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        // Sinks and pages give way to receiving.
+        .on_thread_start(sys::yielding_thread)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(format_args!("cannot start threads: {error}"));
+            return FAILED;
+        }
+    };
+    let _inside = runtime.enter();
+    let cannot_listen = |error: io::Error| {
+        complain(format_args!("cannot listen for signals: {error}"));
+        FAILED
+    };
+    // Before anything that takes time: none of these may end the process while a configuration is read.
+    let ignored = match Ignored::listen() {
+        Ok(ignored) => ignored,
+        Err(error) => return cannot_listen(error),
+    };
     let config = sources(&args.config).and_then(|mut sources| {
         sources.listen = args.listen;
         sources.sink = args.sink;
@@ -65,21 +90,12 @@ pub(super) fn run(args: RunArgs) -> u8 {
         }
     };
     let _ending = log.ending();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        // Sinks and pages give way to receiving.
-        .on_thread_start(sys::yielding_thread)
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(format_args!("cannot start threads: {error}"));
-            return FAILED;
-        }
+    runtime.spawn(ignored.log());
+    let stop = match stop_signal(log.clone()) {
+        Ok(stop) => stop,
+        Err(error) => return cannot_listen(error),
     };
     let outcome = runtime.block_on(async {
-        let stop = stop_signal(log.clone())?;
         let extras = Extras {
             status_every: args.status_interval,
             capture: args.capture,
@@ -99,24 +115,61 @@ pub(super) fn run(args: RunArgs) -> u8 {
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once.
-fn stop_signal(log: Log) -> Result<impl Future<Output = ()>, String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+/// Signals that change nothing, until one of them has a meaning. SIGPIPE is ignored anyway, as in every Rust program.
+struct Ignored {
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+impl Ignored {
+    /// Takes the signals over from the kernel, which would end the process; to be called inside a runtime.
+    fn listen() -> io::Result<Ignored> {
+        Ok(Ignored {
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Logs them, also those that have come already.
+    async fn log(self) {
+        let Ignored { mut hangup, mut user1, mut user2 } = self;
+        loop {
+            tokio::select! {
+                Some(()) = hangup.recv() => tracing::info!(
+                    "SIGHUP changes nothing: the configuration is read at the start; restart to apply another"
+                ),
+                Some(()) = user1.recv() => tracing::info!("SIGUSR1 changes nothing: it has no meaning here"),
+                Some(()) = user2.recv() => tracing::info!("SIGUSR2 changes nothing: it has no meaning here"),
+                else => return,
+            }
         }
-        tokio::spawn(async move {
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once, also while it starts. To be called
+/// inside a runtime.
+fn stop_signal(log: Log) -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (stop, stopped) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut next = async || {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            log.say("systole: stopped at once by a second signal; what was not delivered is lost\n");
-            log.finish();
-            std::process::exit(i32::from(FAILED));
-        });
+        };
+        next().await;
+        let _ = stop.send(());
+        next().await;
+        log.say("systole: stopped at once by a second signal; what was not delivered is lost\n");
+        log.finish();
+        std::process::exit(i32::from(FAILED));
+    });
+    Ok(async move {
+        // The task above ends with the process.
+        let _ = stopped.await;
     })
 }
 
