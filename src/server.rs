@@ -33,6 +33,9 @@ use crate::vigil::{self, Vigil};
 /// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.
 const PULSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Least time for a thread to end, for instance to save its state, however late it is.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Requests of the management port that may wait.
 const REQUESTS: usize = 16;
 
@@ -161,7 +164,8 @@ pub async fn run(
     let manager =
         Manager::start().map_err(|error| StartError(format!("cannot start the service manager's thread: {error}")))?;
     let published_for_watchdog = published.clone();
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(None);
+    let flusher = flusher.until(stopped);
     let ready = Arc::new(AtomicBool::new(false));
     let house = House {
         about: About { profile: config.profile.name(), interval: config.interval, started },
@@ -186,7 +190,7 @@ pub async fn run(
         };
         tokio::spawn(management::serve(listener, desk, stop_page.subscribe()))
     });
-    let flushed = start_beating(flusher, stopped, config.shutdown_grace)?;
+    let flushed = start_beating(flusher)?;
     ready.store(true, Ordering::Relaxed);
     manager.tell(NotifyState::Ready);
     forget_start_up_code();
@@ -197,9 +201,49 @@ pub async fn run(
     watchdog.abort();
     tracing::info!("stopping: reading what the kernel holds, then delivering the last interval");
     ready.store(false, Ordering::Relaxed);
-    let _ = stop.send(true);
-    if flushed.await.is_err() {
+    // One deadline for everything that follows.
+    let deadline = Instant::now() + config.shutdown_grace;
+    let _ = stop.send(Some(deadline));
+    let Ok(outlets) = flushed.await else {
         return Err(StartError("the flusher failed; its message is above".into()));
+    };
+    // The last interval waits in the outlets, and no worker sends anything to anybody any more.
+    let delivering: Vec<_> = outlets.into_iter().map(|outlet| tokio::spawn(outlet.finish(deadline))).collect();
+    let delivering = async {
+        for sink in delivering {
+            let _ = sink.await;
+        }
+    };
+    let telling = async {
+        if let (Some(vigil), Some(watching)) = (vigil, watching) {
+            let end = move || {
+                vigil.stop();
+                watching.join()
+            };
+            ended_by(deadline, "presence", end).await;
+        }
+        crew.finish(deadline).await;
+    };
+    let relaying = async {
+        for thread in relaying {
+            // What it holds is sent when the last worker has ended.
+            ended_by(deadline, "a relay", move || thread.join()).await;
+        }
+    };
+    let taping = async {
+        match taping {
+            Some(thread) => ended_by(deadline, "the capture", move || thread.join()).await,
+            None => None,
+        }
+    };
+    let ((), (), (), taped) = tokio::join!(delivering, telling, relaying, taping);
+    if let Some(taped) = taped {
+        match taped.problem {
+            None => tracing::info!(rows = taped.rows, lost = taped.lost, "the capture is written"),
+            Some(problem) => {
+                tracing::error!(rows = taped.rows, lost = taped.lost, problem, "the capture is not whole");
+            }
+        }
     }
     let _ = stop_page.send(true);
     if let Some(managing) = managing {
@@ -209,34 +253,24 @@ pub async fn run(
         // A browser that keeps its connection open does not hold us up.
         serving.abort();
     }
-    if let (Some(vigil), Some(watching)) = (vigil, watching) {
-        let ended = tokio::task::spawn_blocking(move || {
-            vigil.stop();
-            watching.join()
-        });
-        if !matches!(ended.await, Ok(Ok(()))) {
-            tracing::error!("presence failed; its message is above");
-        }
-    }
-    for thread in relaying {
-        // What it holds is sent when the last worker has ended.
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-    }
-    crew.finish(config.shutdown_grace).await;
-    if let Some(taping) = taping {
-        match tokio::time::timeout(config.shutdown_grace, tokio::task::spawn_blocking(move || taping.join())).await {
-            Ok(Ok(Ok(taped))) => match taped.problem {
-                None => tracing::info!(rows = taped.rows, lost = taped.lost, "the capture is written"),
-                Some(problem) => {
-                    tracing::error!(rows = taped.rows, lost = taped.lost, problem, "the capture is not whole");
-                }
-            },
-            Ok(_) => tracing::error!("the capture failed; its message is above"),
-            Err(_) => tracing::error!("the capture is not whole: its file takes nothing"),
-        }
-    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What a thread that is being joined by `join` leaves behind, if it ends by the deadline; if not, it is left alone, and
+/// that is logged. A little time it has in any case: a sink may have taken the rest.
+async fn ended_by<T: Send + 'static>(
+    deadline: Instant,
+    what: &str,
+    join: impl FnOnce() -> std::thread::Result<T> + Send + 'static,
+) -> Option<T> {
+    let deadline = deadline.max(Instant::now() + LAST_WORDS);
+    match tokio::time::timeout_at(deadline.into(), tokio::task::spawn_blocking(join)).await {
+        Ok(Ok(Ok(left))) => return Some(left),
+        Ok(Ok(Err(_)) | Err(_)) => tracing::error!("{what} failed; its message is above"),
+        Err(_) => tracing::error!("{what} did not end within `shutdown_grace`; it is left behind"),
+    }
+    None
 }
 
 /// Whether the last flush was too long ago.
@@ -284,19 +318,14 @@ async fn feed_watchdog(manager: Manager, published: watch::Receiver<Arc<Publishe
     }
 }
 
-/// Runs the flusher on a thread of its own, so that no sink's work can delay a tick. Resolves when it has ended; an
-/// error means that it failed.
-fn start_beating(
-    flusher: Flusher,
-    stop: watch::Receiver<bool>,
-    grace: Duration,
-) -> Result<oneshot::Receiver<()>, StartError> {
+/// Runs the flusher on a thread of its own, so that no sink's work can delay a tick. Resolves to the outlets when it has
+/// ended; an error means that it failed.
+fn start_beating(flusher: Flusher) -> Result<oneshot::Receiver<Vec<Outlet>>, StartError> {
     let cannot = |error: io::Error| StartError(format!("cannot start the flush thread: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let (ended, flushed) = oneshot::channel();
     let beat = move || {
-        runtime.block_on(flusher.run(stop, grace));
-        let _ = ended.send(());
+        let _ = ended.send(runtime.block_on(flusher.run()));
     };
     std::thread::Builder::new().name("flush".into()).spawn(beat).map_err(cannot)?;
     Ok(flushed)

@@ -8,13 +8,13 @@
 //! samples.read = recorded + folded + timestamped + dropped_by_rule + limited
 //! sinks.*      : offered = delivered + queued + spooled + dropped     (records, since the start)
 //! relays.*     : offered = delivered + queued + dropped               (datagrams, since the start)
-//! completeness = datagrams / (datagrams + kernel_drops)               (streams count as complete)
+//! completeness = datagrams / (datagrams + kernel_drops + unread)      (streams count as complete)
 //! ```
 //! A partly bad line counts in `malformed` only, its good samples in `samples`.
 //!
 //! | series | kind | tags | counts |
 //! |---|---|---|---|
-//! | `systole.datagrams` `.bytes` `.kernel_drops` `.truncated` `.refused` `.connections` | counter | `listener` | the listener's fields |
+//! | `systole.datagrams` `.bytes` `.kernel_drops` `.truncated` `.refused` `.connections` `.unread` `.unread_bytes` | counter | `listener` | the listener's fields |
 //! | `systole.lines.read` `.metrics` `.events` `.service_checks` `.heartbeats` `.empty` | counter | | lines |
 //! | `systole.lines.malformed` | counter | `reason` | malformed lines |
 //! | `systole.samples.read` `.recorded` `.folded` `.timestamped` `.dropped_by_rule` | counter | | values |
@@ -71,7 +71,7 @@ pub struct Ledger {
     pub management: ManagementAccount,
     /// The flush.
     pub flush: FlushAccount,
-    /// Share of datagrams that the kernel handed over, 0 to 1.
+    /// Share of datagrams that were read, of all that came to our sockets, 0 to 1.
     pub completeness: f64,
 }
 
@@ -143,6 +143,12 @@ pub struct ListenerAccount {
     pub refused: u64,
     /// Connections accepted.
     pub connections: u64,
+    /// Datagrams that the deadline of a stop left unread.
+    #[serde(default)]
+    pub unread: u64,
+    /// Bytes, of datagrams and of connections, that the deadline of a stop left unread.
+    #[serde(default)]
+    pub unread_bytes: u64,
 }
 
 /// What became of lines.
@@ -317,6 +323,8 @@ impl Ledger {
             total.truncated += new.truncated;
             total.refused += new.refused;
             total.connections += new.connections;
+            total.unread += new.unread;
+            total.unread_bytes += new.unread_bytes;
         }
         let (lines, new) = (&mut self.lines, &later.lines);
         lines.read += new.read;
@@ -354,8 +362,10 @@ impl Ledger {
 
     /// Works `completeness` out from the listeners.
     pub fn settle(&mut self) {
-        let (read, lost) =
-            self.listeners.iter().fold((0, 0), |(read, lost), l| (read + l.datagrams, lost + l.kernel_drops));
+        let (read, lost) = self
+            .listeners
+            .iter()
+            .fold((0, 0), |(read, lost), l| (read + l.datagrams, lost + l.kernel_drops + l.unread));
         self.completeness = if lost == 0 { 1.0 } else { read as f64 / (read + lost) as f64 };
     }
 
@@ -416,6 +426,12 @@ impl Ledger {
                 ("connections", l.connections),
             ] {
                 push(Kind::Counter, name, tag, value as f64);
+            }
+            // Only ever in the last interval of a daemon.
+            for (name, value) in [("unread", l.unread), ("unread_bytes", l.unread_bytes)] {
+                if value > 0 {
+                    push(Kind::Counter, name, tag, value as f64);
+                }
             }
         }
         let (l, s) = (&self.lines, &self.samples);
@@ -494,8 +510,8 @@ mod tests {
     }
 
     #[test]
-    fn completeness_is_the_share_that_the_kernel_handed_over() {
-        let listener = ListenerAccount { datagrams: 75, kernel_drops: 25, ..ListenerAccount::default() };
+    fn completeness_is_the_share_of_datagrams_that_were_read() {
+        let listener = ListenerAccount { datagrams: 75, kernel_drops: 20, unread: 5, ..ListenerAccount::default() };
         let mut ledger = Ledger { listeners: vec![listener], ..Ledger::default() };
         ledger.settle();
         assert_eq!(ledger.completeness, 0.75);

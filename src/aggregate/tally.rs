@@ -20,6 +20,10 @@ pub struct Tally {
     pub refused: u64,
     /// Connections accepted.
     pub connections: u64,
+    /// Datagrams that the deadline of a stop left unread.
+    pub unread: u64,
+    /// Bytes, of datagrams and of connections, that the deadline of a stop left unread.
+    pub unread_bytes: u64,
     /// Lines, of whatever kind.
     pub lines: u64,
     /// Lines of metrics without a fault.
@@ -78,6 +82,8 @@ impl Tally {
             truncated,
             refused,
             connections,
+            unread,
+            unread_bytes,
             lines,
             metrics,
             events,
@@ -103,6 +109,8 @@ impl Tally {
         self.truncated += truncated;
         self.refused += refused;
         self.connections += connections;
+        self.unread += unread;
+        self.unread_bytes += unread_bytes;
         self.lines += lines;
         self.metrics += metrics;
         self.events += events;

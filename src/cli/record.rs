@@ -71,7 +71,9 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
             }
             drop(tape);
             let dropped = listen_until_told(args.length, &mut listeners).await.map_err(|error| error.to_string())?;
-            listeners.into_iter().for_each(net::Listener::join);
+            for listener in listeners {
+                listener.join(Instant::now() + TIDY).await;
+            }
             let taped = thread.join().map_err(|_| "the tape failed; its message is above")?;
             let said = json!({"rows": taped.rows, "bytes": taped.bytes, "lost": taped.lost, "kernel_drops": dropped});
             let _ = writeln!(std::io::stdout(), "{said}");
@@ -99,6 +101,9 @@ async fn listen_until_told(length: Option<Duration>, listeners: &mut [net::Liste
             _ = terminate.recv() => true,
             _ = interrupt.recv() => true,
         };
+        if ended {
+            net::stop(&listeners.iter().collect::<Vec<_>>(), Instant::now() + TIDY).await;
+        }
         for listener in listeners.iter_mut() {
             dropped += listener.take_kernel_drops();
             for worker in 0..listener.workers() {
@@ -107,9 +112,6 @@ async fn listen_until_told(length: Option<Duration>, listeners: &mut [net::Liste
             }
         }
         if ended {
-            for listener in listeners.iter() {
-                listener.stop(Instant::now() + TIDY).await;
-            }
             return Ok(dropped);
         }
     }

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::timeout;
+use std::time::{Duration, Instant};
 
 use crate::aggregate::{Class, Gauge, Peeked, Shard, Tally};
 use crate::glob::Prefixes;
@@ -51,9 +49,11 @@ impl Flusher {
                 pending.push(mouth.listener.ask(worker, question.clone()));
             }
         }
+        let until = Instant::now() + PATIENCE;
         let mut answers = Vec::new();
         for answer in pending {
-            answers.extend(timeout(PATIENCE, answer).await.ok().and_then(Result::ok));
+            let patience = until.saturating_duration_since(Instant::now());
+            answers.extend(self.within(patience, answer).await.and_then(Result::ok));
         }
         answers
     }

@@ -12,15 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
 
 use crate::aggregate::{Columns, Offenders, Partial, Tally};
 use crate::http::Published;
 use crate::inert::{Plain, excerpt};
 use crate::log::Log;
 use crate::management::Request;
-use crate::net::Listener;
 use crate::net::relay::Relayed;
+use crate::net::{self, Listener};
 use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
@@ -41,6 +40,9 @@ const VIGIL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A worker that does not answer for so long is taken for dead.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Least time for closing the last interval, however late it is.
+const CLOSING: Duration = Duration::from_millis(100);
 
 /// Records of an interval that is not kept beside the next one.
 const LARGE: usize = 20_000;
@@ -112,6 +114,8 @@ pub struct Flusher {
     requests: Option<mpsc::Receiver<Request>>,
     /// Requests of HTTP that came to the management port since the last tick.
     http_requests: Arc<AtomicU64>,
+    /// Set at a stop: when everything must have ended.
+    deadline: watch::Receiver<Option<Instant>>,
 }
 
 impl Flusher {
@@ -148,6 +152,7 @@ impl Flusher {
             aside: Aside::default(),
             requests: None,
             http_requests: Arc::default(),
+            deadline: watch::channel(None).1,
         };
         flusher.totals.sinks = flusher.sink_accounts();
         let totals = flusher.totals.clone();
@@ -181,9 +186,16 @@ impl Flusher {
         Flusher { aside: Aside { log, capture, ..Aside::default() }, ..self }
     }
 
-    /// Ticks until `stop` turns true, then drains the listeners, closes the partial interval with its true
-    /// length and delivers everything within `grace`.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>, grace: Duration) {
+    /// Stops when a deadline is set here, and then keeps to it.
+    #[must_use]
+    pub fn until(self, deadline: watch::Receiver<Option<Instant>>) -> Flusher {
+        Flusher { deadline, ..self }
+    }
+
+    /// Ticks until a deadline is set, then drains the listeners and closes the partial interval with its true length. What
+    /// comes back are the outlets: that interval waits in them.
+    pub async fn run(mut self) -> Vec<Outlet> {
+        let mut stop = self.deadline.clone();
         let mut due = next_tick(unix_time(), self.interval);
         loop {
             let now = unix_time();
@@ -208,35 +220,49 @@ impl Flusher {
                     Some(request) => self.answer(request).await,
                     None => self.requests = None,
                 },
-                changed = stop.changed() => {
-                    if changed.is_err() || *stop.borrow() {
-                        break;
-                    }
-                }
+                // That nobody can set it any more is a stop, too.
+                _ = stop.wait_for(Option::is_some) => break,
             }
         }
-        self.finish(grace).await;
+        self.finish().await
     }
 
-    async fn finish(mut self, grace: Duration) {
-        let deadline = Instant::now() + grace;
-        // Half of the grace for reading, so that some is left for delivering.
-        let reading = Instant::now() + (grace / 2).max(Duration::from_millis(100));
-        for mouth in &self.mouths {
-            mouth.listener.stop(reading).await;
-        }
+    async fn finish(mut self) -> Vec<Outlet> {
+        let now = Instant::now();
+        let deadline = self.deadline.borrow().unwrap_or(now);
+        // Half of what is left for reading, so that some is left for delivering.
+        let reading = now + deadline.saturating_duration_since(now) / 2;
+        let listeners: Vec<&Listener> = self.mouths.iter().map(|mouth| &mouth.listener).collect();
+        net::stop(&listeners, reading).await;
         // What relays hold is gone within milliseconds, and then the last account says where.
-        while self.relays.iter().any(|relay| relay.account().queued > 0) && Instant::now() < reading {
+        let relaying = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        while self.relays.iter().any(|relay| relay.account().queued > 0) && Instant::now() < relaying {
             tokio::time::sleep(RELAYS_EVERY).await;
         }
+        // The kernel's counts are read here for the last time: nothing is queued any more, and so nothing dropped.
         self.close(unix_time(), 0.0, true).await;
         for mouth in std::mem::take(&mut self.mouths) {
-            mouth.listener.join();
+            mouth.listener.join(deadline.max(now + CLOSING)).await;
         }
-        let outlets = std::mem::take(&mut self.outlets);
-        let finishing: Vec<_> = outlets.into_iter().map(|outlet| tokio::spawn(outlet.finish(deadline))).collect();
-        for sink in finishing {
-            let _ = sink.await;
+        std::mem::take(&mut self.outlets)
+    }
+
+    /// What `future` resolves to, if it does so within `longest`, and by the deadline once there is one.
+    async fn within<F: Future>(&self, longest: Duration, future: F) -> Option<F::Output> {
+        let began = Instant::now();
+        let mut stop = self.deadline.clone();
+        let past_deadline = async {
+            let deadline = stop.wait_for(Option::is_some).await.ok().and_then(|deadline| *deadline);
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.max(began + CLOSING).into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = future => Some(outcome),
+            () = tokio::time::sleep(longest) => None,
+            () = past_deadline => None,
         }
     }
 
@@ -284,12 +310,12 @@ impl Flusher {
         ledger.settle();
         debug_assert_eq!(ledger.check(), Ok(()));
         if let Some(vigil) = &self.vigil {
-            match timeout(VIGIL_PATIENCE, vigil.ask(Watch::report)).await {
-                Ok(Ok(report)) => {
+            match self.within(VIGIL_PATIENCE, vigil.ask(Watch::report)).await {
+                Some(Ok(report)) => {
                     snapshot.ledger.presence = report.account;
                     self.registry.add_presence(&mut snapshot, report.readings, report.events);
                 }
-                Ok(Err(_)) | Err(_) => tracing::error!("presence does not answer; it is not in this flush"),
+                Some(Err(_)) | None => tracing::error!("presence does not answer; it is not in this flush"),
             }
         }
         self.registry.add_own_series(&mut snapshot, &self.before);
@@ -366,11 +392,12 @@ impl Flusher {
                 pending.push(mouth.listener.close(worker, retire, spare));
             }
         }
+        let until = Instant::now() + WORKER_PATIENCE;
         let mut partials = Vec::new();
         for (n, partial) in pending.into_iter().enumerate() {
-            match timeout(WORKER_PATIENCE, partial).await {
-                Ok(Ok(partial)) => partials.push(partial),
-                Ok(Err(_)) | Err(_) => {
+            match self.within(until.saturating_duration_since(Instant::now()), partial).await {
+                Some(Ok(partial)) => partials.push(partial),
+                Some(Err(_)) | None => {
                     tracing::error!(worker = n, "a receive worker does not answer; its interval is not in this flush");
                     partials.push(Partial::default());
                 }
@@ -419,16 +446,19 @@ fn account_of(mouth: &Mouth, tally: &Tally, kernel_drops: u64) -> ListenerAccoun
         truncated: tally.truncated,
         refused: tally.refused,
         connections: tally.connections,
+        unread: tally.unread,
+        unread_bytes: tally.unread_bytes,
     }
 }
 
 /// The kernel counts messages that it drops. Where senders let it cut large sends (`UDP_SEGMENT`), a message is
 /// several datagrams: as many, on average, as those that were read.
 fn datagrams_of(messages: u64, tally: &Tally) -> u64 {
-    if tally.messages == 0 || tally.datagrams == tally.messages {
+    let taken = tally.datagrams + tally.unread;
+    if tally.messages == 0 || taken == tally.messages {
         return messages;
     }
-    (messages as f64 * tally.datagrams as f64 / tally.messages as f64).round() as u64
+    (messages as f64 * taken as f64 / tally.messages as f64).round() as u64
 }
 
 /// Says what was lost, at most once an interval.

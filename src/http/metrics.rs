@@ -18,13 +18,15 @@ pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String 
     out.gauge("systole_uptime_seconds", "Time since the start.", &[(&[], house.uptime_secs())]);
 
     type Field = fn(&ListenerAccount) -> u64;
-    let listener_fields: [(&str, &str, Field); 6] = [
+    let listener_fields: [(&str, &str, Field); 8] = [
         ("datagrams", "Datagrams read.", |l| l.datagrams),
         ("bytes", "Bytes read.", |l| l.bytes),
         ("kernel_drops", "Datagrams the kernel dropped because the receive buffer was full.", |l| l.kernel_drops),
         ("truncated", "Datagrams larger than max_datagram.", |l| l.truncated),
         ("refused", "Datagrams and connections refused.", |l| l.refused),
         ("connections", "Connections accepted.", |l| l.connections),
+        ("unread", "Datagrams that the deadline of a stop left unread.", |l| l.unread),
+        ("unread_bytes", "Bytes that the deadline of a stop left unread.", |l| l.unread_bytes),
     ];
     for (name, help, field) in listener_fields {
         let samples: Vec<_> =

@@ -17,9 +17,9 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
-use crate::sys::{BATCH_DATAGRAMS, Batch, unix_time, wait_readable};
+use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
-use super::{Command, Others, Spec, count_bytes};
+use super::{Command, Deadline, Others, Place, Spec, count_bytes};
 
 /// Datagrams of an interval whose senders are asked for in any case.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
@@ -33,6 +33,15 @@ const NAP: Duration = Duration::from_micros(50);
 /// The least receive buffer, in bytes, that a nap may fill a part of.
 const NAP_BUFFER_BYTES: u64 = 4 << 20;
 
+/// An inherited socket that senders keep filled is left to the next process after so long.
+const INHERITED_DRAIN: Duration = Duration::from_millis(50);
+
+/// Time for counting what a deadline left unread: a full buffer takes a tenth of it.
+const COUNTING: Duration = Duration::from_millis(200);
+
+/// Errors in a row after which nothing more can be read.
+const MAX_ERRORS: u32 = 16;
+
 /// What a worker reads from.
 pub(super) struct Source {
     pub(super) spec: Spec,
@@ -41,6 +50,15 @@ pub(super) struct Source {
     pub(super) receive_buffer: u64,
     /// Messages read, by all workers of the listener.
     pub(super) received: Arc<AtomicU64>,
+    /// When to give up reading.
+    pub(super) deadline: Deadline,
+}
+
+impl Source {
+    /// Whether a stop has taken too long.
+    fn is_over(&self) -> bool {
+        self.deadline.get().is_some_and(|deadline| Instant::now() >= *deadline)
+    }
 }
 
 /// Runs until the commands end. `wake` can be read when there is one.
@@ -60,8 +78,8 @@ pub(super) fn run(
     loop {
         match inbox.try_recv() {
             Ok(Command::Do(question)) => question(&mut shard),
-            Ok(Command::Stop { deadline, done }) => {
-                drain(source, others, &mut batch, &mut shard, deadline);
+            Ok(Command::Stop(done)) => {
+                drain(source, others, &mut batch, &mut shard);
                 stopped = true;
                 let _ = done.send(());
             }
@@ -118,7 +136,13 @@ fn read(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) 
     shard.tally().messages += messages as u64;
     source.received.fetch_add(messages as u64, Ordering::Relaxed);
     let now = unix_time();
-    for datagram in batch.datagrams() {
+    let mut datagrams = batch.datagrams();
+    while let Some(datagram) = datagrams.next() {
+        // Looked at for each: a batch may be 4 MiB of lines.
+        if source.is_over() {
+            give_up(shard, std::iter::once(datagram).chain(datagrams));
+            break;
+        }
         shard.tally().datagrams += 1;
         count_bytes(shard.tally(), datagram.bytes.len());
         if !spec.allow.permits(datagram.from.map(|from| from.ip())) {
@@ -141,17 +165,54 @@ fn read(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) 
     Ok(messages)
 }
 
-/// Reads until the kernel holds nothing more, or until the deadline.
-fn drain(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard, deadline: Instant) {
-    loop {
+/// Counts datagrams that nobody reads any more.
+fn give_up<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<'a>>) {
+    let tally = shard.tally();
+    for datagram in datagrams {
+        tally.unread += 1;
+        tally.unread_bytes += datagram.bytes.len() as u64;
+    }
+}
+
+/// Reads until the kernel holds nothing more, or until the deadline; what is left then is counted.
+fn drain(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) {
+    let end = match source.spec.place {
+        Place::Inherited(_) => Some(Instant::now() + INHERITED_DRAIN),
+        Place::Address(_) | Place::Path(..) => None,
+    };
+    let mut errors = 0;
+    while errors < MAX_ERRORS {
+        if source.is_over() {
+            return count_rest(source, batch, shard);
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            tracing::info!("what the inherited socket still holds is left to the next process");
+            return;
+        }
         match read(source, others, batch, shard) {
-            Ok(_) if Instant::now() < deadline => {}
-            Ok(_) => {
-                tracing::warn!("senders did not pause; datagrams still queued at the deadline are lost");
-                return;
+            Ok(_) => errors = 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // One of an earlier send, say, of whoever had an inherited socket before: what is queued is behind it.
+            Err(_) => errors += 1,
+        }
+    }
+}
+
+/// Takes what the kernel still holds, and only counts it. What an inherited socket holds is left to the next process.
+fn count_rest(source: &Source, batch: &mut Batch, shard: &mut Shard) {
+    let end = Instant::now() + COUNTING;
+    while !matches!(source.spec.place, Place::Inherited(_)) && Instant::now() < end {
+        match batch.receive(source.socket.as_raw_fd(), false) {
+            Ok(messages) => {
+                shard.tally().messages += messages as u64;
+                give_up(shard, batch.datagrams());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            Err(_) => break,
         }
+    }
+    let unread = shard.tally().unread;
+    if unread > 0 {
+        tracing::warn!(unread, "datagrams were still queued at the deadline of the stop; they are lost");
     }
 }

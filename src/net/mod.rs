@@ -4,8 +4,9 @@
 //! The flusher talks to workers with commands. Nothing here waits for anybody downstream: a worker that
 //! cannot keep up shows in the kernel's drop counters, which are read here and published.
 //!
-//! A stop is two steps, so that nothing queued is lost: [`Listener::stop`] makes workers read what the kernel
-//! holds and then nothing more; the flusher closes the last interval; [`Listener::join`] ends them.
+//! A stop has an order, so that nothing queued is lost and nothing is lost unseen ([`stop`]): connections are read to
+//! their end while datagrams are still read; then the kernel is told to refuse datagrams, and what it has queued is read.
+//! The flusher closes the last interval, and [`Listener::join`] ends the workers and closes the sockets.
 
 mod datagrams;
 pub mod framing;
@@ -15,12 +16,12 @@ mod streams;
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,12 @@ const BACKLOG: i32 = 1024;
 
 /// Commands that may wait for a worker.
 const COMMANDS: usize = 4;
+
+/// A worker looks at the deadline of a stop after each datagram; one that is so much later does not answer.
+const STOP_SLACK: Duration = Duration::from_millis(100);
+
+/// Pause between two looks at a worker that ends.
+const JOIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// Datagrams or streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,14 +149,12 @@ pub struct Spec {
 enum Command {
     /// Do something with the shard, between two batches.
     Do(Box<dyn FnOnce(&mut Shard) + Send>),
-    /// Read what the kernel holds, until `deadline` at the latest, and nothing after that.
-    Stop {
-        /// When to give up.
-        deadline: Instant,
-        /// Told when it is done.
-        done: oneshot::Sender<()>,
-    },
+    /// Read what the kernel holds, and nothing after that; then tell.
+    Stop(oneshot::Sender<()>),
 }
+
+/// When the workers of a listener give up reading: once a stop has begun.
+type Deadline = Arc<OnceLock<Instant>>;
 
 /// Sockets that are bound, but not yet read.
 #[derive(Debug)]
@@ -169,12 +174,13 @@ pub fn bind(mut spec: Spec) -> io::Result<Bound> {
     match spec.place.clone() {
         Place::Address(mut address) => {
             let count = if spec.transport == Transport::Udp { spec.workers.max(1) } else { 1 };
-            if count > 1 && address.port() != 0 {
-                // With SO_REUSEPORT a second daemon could share the port unnoticed; without it, it can't.
-                drop(open(spec.transport, address, false)?);
-            }
-            for _ in 0..count {
-                let socket = open(spec.transport, address, count > 1)?;
+            for n in 0..count {
+                // With SO_REUSEPORT a second daemon could share the port unnoticed. So the first socket is bound without,
+                // and shares with the others from then on: none is opened for a try alone, which would take datagrams along.
+                let socket = open(spec.transport, address, n > 0)?;
+                if n == 0 && count > 1 {
+                    socket.set_reuse_port(true)?;
+                }
                 address = socket.local_addr()?.as_socket().unwrap_or(address);
                 sockets.push(Arc::new(socket));
             }
@@ -288,6 +294,8 @@ impl Bound {
     ) -> io::Result<Listener> {
         let mut workers = Vec::new();
         let received = Arc::new(AtomicU64::new(0));
+        let deadline = Deadline::default();
+        let is_inherited = matches!(self.spec.place, Place::Inherited(_));
         for (n, socket) in self.sockets.iter().enumerate() {
             let (commands, inbox) = mpsc::channel(COMMANDS);
             let (spec, socket, shard) = (self.spec.clone(), Arc::clone(socket), shard());
@@ -310,6 +318,7 @@ impl Bound {
             let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
             let (others, received) =
                 (Others { vigil: vigil.cloned(), tape: tape.cloned(), relays: relays.to_vec() }, Arc::clone(&received));
+            let deadline = Arc::clone(&deadline);
             let thread = std::thread::Builder::new().name(name).spawn(move || {
                 if let Some(core) = core
                     && let Err(error) = sys::pin_thread(core)
@@ -324,15 +333,15 @@ impl Bound {
                 }
                 match runtime {
                     None => {
-                        let from = datagrams::Source { spec, socket, receive_buffer, received };
+                        let from = datagrams::Source { spec, socket, receive_buffer, received, deadline };
                         datagrams::run(&from, shard, &others, inbox, &woken);
                     }
-                    Some(runtime) => runtime.block_on(streams::run(spec, &socket, shard, others, inbox)),
+                    Some(runtime) => runtime.block_on(streams::run(spec, &socket, shard, others, inbox, deadline)),
                 }
             })?;
             workers.push(Worker { commands, wake, thread });
         }
-        let seen = vec![0; self.sockets.len()];
+        let seen = self.sockets.iter().map(|socket| if is_inherited { dropped_before(socket) } else { 0 }).collect();
         let path = match &self.spec.place {
             Place::Path(path, _) => Some(path.clone()),
             Place::Address(_) | Place::Inherited(_) => None,
@@ -340,13 +349,29 @@ impl Bound {
         Ok(Listener {
             path,
             sockets: self.sockets,
+            is_inherited,
             workers,
+            deadline,
             seen,
             transport: self.spec.transport,
             received,
             received_seen: 0,
         })
     }
+}
+
+/// What an inherited socket has dropped before us: it outlives us, and so does its counter. A process before us may have
+/// counted it; what was dropped while there was none is told here, and in no ledger.
+fn dropped_before(socket: &Socket) -> u32 {
+    // A stream, or a unix socket, has no such counter.
+    let dropped = sys::dropped_datagrams(socket).unwrap_or(0);
+    if dropped > 0 {
+        tracing::warn!(
+            dropped,
+            "the inherited socket has dropped datagrams before this start; they are not counted again"
+        );
+    }
+    dropped
 }
 
 impl Worker {
@@ -371,7 +396,10 @@ pub struct Listener {
     path: Option<PathBuf>,
     transport: Transport,
     sockets: Vec<Arc<Socket>>,
+    /// Whoever started us has the sockets, too, and goes on with them.
+    is_inherited: bool,
     workers: Vec<Worker>,
+    deadline: Deadline,
     /// Drops read so far, by socket.
     seen: Vec<u32>,
     /// Messages that all workers together have read.
@@ -434,32 +462,100 @@ impl Listener {
         now - std::mem::replace(&mut self.received_seen, now)
     }
 
-    /// Makes the workers read what the kernel holds, and then nothing more.
-    pub async fn stop(&self, deadline: Instant) {
-        let mut pending = Vec::new();
-        for worker in &self.workers {
-            let (done, finished) = oneshot::channel();
-            if worker.commands.send(Command::Stop { deadline, done }).await.is_ok() {
-                worker.wake();
-                pending.push(finished);
-            }
+    /// Lets the kernel refuse datagrams from now on; what it has queued stays readable, and so a drain ends by itself.
+    ///
+    /// A UDP socket is connected to its own address, from which nobody else can send: what comes from anywhere else finds no
+    /// socket, is answered with an ICMP error and counted by the kernel (`Udp: NoPorts`). Unix senders get `EPIPE`.
+    /// An inherited socket is left as it is: it belongs to the service manager, who hands the same socket to the next
+    /// process, and what is not read now waits there for it.
+    fn refuse(&self) {
+        if self.is_inherited {
+            return;
         }
-        for finished in pending {
-            let _ = finished.await;
+        for socket in &self.sockets {
+            let outcome = match self.transport {
+                Transport::Udp => connect_to_itself(socket),
+                Transport::Unixgram => socket.shutdown(Shutdown::Read),
+                // Workers of streams do so when they have accepted what was queued.
+                Transport::Tcp | Transport::Unix => Ok(()),
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "the kernel goes on queueing datagrams; what comes after the last read is in no count");
+            }
         }
     }
 
-    /// Ends the workers and closes the sockets.
-    pub fn join(self) {
-        for worker in self.workers {
-            drop(worker.commands);
-            drop(worker.wake);
-            // A worker that panicked has said so on standard error.
-            let _ = worker.thread.join();
+    /// Makes the workers read what the kernel holds until `deadline`, and then nothing more. The receivers resolve when that
+    /// is done.
+    fn finish_reading(&self, deadline: Instant) -> Vec<oneshot::Receiver<()>> {
+        let _ = self.deadline.set(deadline);
+        let stop = |worker: &Worker| {
+            let (done, finished) = oneshot::channel();
+            // An inbox that is full belongs to a worker that has not answered for long.
+            let _ = worker.commands.try_send(Command::Stop(done));
+            worker.wake();
+            finished
+        };
+        self.workers.iter().map(stop).collect()
+    }
+
+    /// Ends the workers and closes the sockets. A worker that has not ended at the deadline is left alone: the process ends.
+    pub async fn join(self, deadline: Instant) {
+        let threads: Vec<_> = self.workers.into_iter().map(|worker| worker.thread).collect();
+        for thread in threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                tokio::time::sleep(JOIN_PAUSE).await;
+            }
+            if thread.is_finished() {
+                // A worker that panicked has said so on standard error.
+                let _ = thread.join();
+            }
         }
         if let Some(path) = self.path {
             // Somebody may have removed it already.
             let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Makes all workers read what the kernel holds until `deadline`, and then nothing more. Datagrams are read as ever until
+/// the last connection has ended, then refused, and those that are queued are read to the last.
+pub async fn stop(listeners: &[&Listener], deadline: Instant) {
+    let (datagrams, streams): (Vec<&Listener>, Vec<&Listener>) =
+        listeners.iter().partition(|listener| listener.transport.has_datagrams());
+    finished(streams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect(), deadline).await;
+    // All before any is drained: of sockets that share a port, those that are left get what the others refuse.
+    datagrams.iter().for_each(|listener| listener.refuse());
+    if datagrams.iter().any(|listener| listener.transport == Transport::Udp && !listener.is_inherited) {
+        // A processor may have looked a socket up before it refused, and is about to queue a datagram there.
+        sys::await_deliveries();
+    }
+    finished(datagrams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect(), deadline).await;
+}
+
+/// Waits for workers that were stopped.
+async fn finished(workers: Vec<oneshot::Receiver<()>>, deadline: Instant) {
+    let end = tokio::time::Instant::from_std(deadline + STOP_SLACK);
+    for worker in workers {
+        if !matches!(tokio::time::timeout_at(end, worker).await, Ok(Ok(()))) {
+            tracing::error!("a receive worker does not stop; what it has not read is lost, and in no count");
+        }
+    }
+}
+
+/// Connects a UDP socket to its own address, or to its own port of the loopback address if it is bound to all.
+fn connect_to_itself(socket: &Socket) -> io::Result<()> {
+    let own = socket.local_addr()?;
+    let address = own.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+    if !address.ip().is_unspecified() {
+        return socket.connect(&own);
+    }
+    let at = |ip: IpAddr| socket.connect(&SocketAddr::new(ip, address.port()).into());
+    match address {
+        SocketAddr::V4(_) => at(Ipv4Addr::LOCALHOST.into()),
+        // A machine may have no IPv6 but for the socket's kind.
+        SocketAddr::V6(_) => {
+            at(Ipv6Addr::LOCALHOST.into()).or_else(|_| at(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()))
         }
     }
 }
@@ -500,4 +596,144 @@ impl Others {
 /// Counts what was read.
 fn count_bytes(tally: &mut Tally, bytes: usize) {
     tally.bytes += bytes as u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
+
+    fn listener(address: &str, workers: usize) -> Listener {
+        let spec = Spec {
+            transport: Transport::Udp,
+            place: Place::Address(address.parse().expect("an address")),
+            framing: Framing::Newline,
+            workers,
+            receive_buffer: 1 << 20,
+            receive_buffer_force: false,
+            max_datagram: 65_536,
+            cores: Vec::new(),
+            busy_poll_us: None,
+            realtime: false,
+            allow: Allow::default(),
+            with_senders: false,
+            max_connections: 1,
+            idle_timeout: Duration::from_secs(1),
+            options: Options::default(),
+        };
+        let shard = || {
+            Shard::new(ShardOptions {
+                timers: TimerPolicy { exact_samples: 64, digits: 3, weighted: true },
+                fold_histograms: false,
+                quota: Quota::new(1000),
+                seed: 1,
+                rules: None,
+                heartbeats: None,
+                times: TimeWindow::ANY,
+            })
+        };
+        bind(spec).expect("bound").start(shard, None, None, &[]).expect("started")
+    }
+
+    /// Connected sockets to a listener's port at `host`: they are told of refusals.
+    fn senders(listener: &Listener, host: &str, count: usize) -> Vec<UdpSocket> {
+        let port = listener.sockets[0].local_addr().ok().and_then(|a| a.as_socket()).expect("bound").port();
+        let to = SocketAddr::new(host.parse().expect("an address"), port);
+        let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let sender = || UdpSocket::bind(from).and_then(|socket| socket.connect(to).map(|()| socket));
+        (0..count).map(|_| sender().expect("a socket")).collect()
+    }
+
+    /// Holds all workers up until the sender is dropped.
+    fn hold(listener: &Listener) -> Vec<std::sync::mpsc::Sender<()>> {
+        let hold = |worker: usize| {
+            let (held, until) = std::sync::mpsc::channel::<()>();
+            let (tell, is_held) = std::sync::mpsc::channel::<()>();
+            let wait = move |_: &mut Shard| {
+                drop(tell);
+                // It ends with an error, when the sender is dropped.
+                let _ = until.recv();
+            };
+            let worker = &listener.workers[worker];
+            worker.commands.try_send(Command::Do(Box::new(wait))).expect("room");
+            worker.wake();
+            let _ = is_held.recv();
+            held
+        };
+        (0..listener.workers()).map(hold).collect()
+    }
+
+    async fn tally(listener: &Listener) -> Tally {
+        let mut all = Tally::default();
+        for worker in 0..listener.workers() {
+            let partial = listener.close(worker, Default::default(), Columns::default()).await;
+            all.add(&partial.expect("it answers").tally);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_stop_reads_what_is_queued_and_lets_the_kernel_refuse_the_rest() {
+        let places = [
+            ("127.0.0.1:0", 1, "127.0.0.1"),
+            ("127.0.0.1:0", 3, "127.0.0.1"),
+            ("0.0.0.0:0", 2, "127.0.0.2"),
+            ("[::]:0", 2, "127.0.0.1"),
+            ("[::]:0", 1, "::1"),
+            ("[::1]:0", 2, "::1"),
+        ];
+        for (address, workers, host) in places {
+            let mut listener = listener(address, workers);
+            let senders = senders(&listener, host, 16);
+            let held = hold(&listener);
+            for sender in &senders {
+                sender.send(b"x:1|c").expect("queued");
+            }
+            drop(held);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            stop(&[&listener], deadline).await;
+            // The sockets are still open: it is the kernel that refuses.
+            for sender in &senders {
+                let refused = |result: io::Result<usize>| {
+                    result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+                };
+                while !refused(sender.send(b"x:1|c")) {
+                    assert!(Instant::now() < deadline, "{address}: never refused");
+                }
+            }
+            let tally = tally(&listener).await;
+            assert_eq!((tally.datagrams, tally.unread, listener.take_kernel_drops()), (16, 0, 0), "{address}");
+            listener.join(deadline).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deadline_ends_reading_between_two_datagrams_and_the_rest_is_counted() {
+        let listener = listener("127.0.0.1:0", 1);
+        let held = hold(&listener);
+        let sender = senders(&listener, "127.0.0.1", 1).remove(0);
+        for _ in 0..100 {
+            sender.send(b"x:1|c").expect("queued");
+        }
+        let deadline = Instant::now();
+        let done = listener.finish_reading(deadline);
+        drop(held);
+        for done in done {
+            done.await.expect("it stops");
+        }
+        let tally = tally(&listener).await;
+        assert_eq!((tally.datagrams, tally.unread, tally.unread_bytes, tally.lines), (0, 100, 500, 0));
+        listener.join(deadline + Duration::from_secs(20)).await;
+    }
+
+    #[test]
+    fn workers_share_a_port_with_nobody_else() {
+        let first = listener("127.0.0.1:0", 2);
+        let address = first.sockets[0].local_addr().ok().and_then(|a| a.as_socket()).expect("bound");
+        // As a second daemon binds its first socket.
+        let error = open(Transport::Udp, address, false).expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
 }

@@ -1,9 +1,10 @@
 //! Connections, of TCP or unix sockets alike.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::Transport;
@@ -38,7 +39,38 @@ impl Acceptor {
     }
 }
 
+/// A connection that the kernel has completed already, without waiting for one.
+///
+/// # Errors
+/// `WouldBlock` if there is none, or what the kernel says.
+pub(super) fn accept_queued(listener: &Socket, transport: Transport) -> io::Result<(Stream, Option<SocketAddr>)> {
+    let (socket, from) = listener.accept()?;
+    socket.set_nonblocking(true)?;
+    match transport {
+        Transport::Unix => UnixStream::from_std(socket.into()).map(|stream| (Stream::Unix(stream), None)),
+        _ => TcpStream::from_std(socket.into()).map(|stream| (Stream::Tcp(stream), from.as_socket())),
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
 impl Stream {
+    /// Tells the sender that we end; what it has sent can still be read.
+    pub(super) fn say_goodbye(&self) {
+        // One that has gone needs not be told.
+        let _ = match self {
+            Stream::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Stream::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+        };
+    }
+
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.readable().await,

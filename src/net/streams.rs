@@ -1,9 +1,12 @@
 //! Streams, of TCP or unix sockets. One thread serves all connections of a listener and owns its shard, so that
 //! connections share it without a lock; a sender that is too fast is slowed down by the transport itself.
+//!
+//! At a stop the kernel's queue of connections is accepted and closed, and every connection is read for what the kernel has
+//! received until then, and on until it is silent for [`QUIET`]. A sender that goes on and on has [`LINGER`] in all.
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,24 +14,34 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use crate::aggregate::Shard;
 use crate::protocol::Reason;
-use crate::sys::unix_time;
+use crate::sys::{unix_time, unread_bytes};
 
 use super::framing::{Chunk, Cutter};
-use super::stream::{Acceptor, Stream};
-use super::{Command, Others, Spec, count_bytes};
+use super::stream::{Acceptor, Stream, accept_queued};
+use super::{BACKLOG, Command, Deadline, Others, Place, Spec, Transport, count_bytes};
 
-/// While stopping, a connection that is silent for so long has been read to its end.
-const QUIET: Duration = Duration::from_millis(100);
+/// While stopping, a connection that is silent for so long has been read to its end: what was on its way has come.
+const QUIET: Duration = Duration::from_millis(30);
+
+/// While stopping, a connection is read no longer, but for what the kernel had received when the stop began.
+const LINGER: Duration = Duration::from_millis(150);
 
 /// Bytes read from a connection before the others have their turn.
 const READ_BYTES: usize = 64 << 10;
 
 /// Pause after a failed accept: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection beyond `max_connections` waits so long for another to end before it is refused: of a client that opens one
+/// after the other, only one is open, however many are still to be read to their ends.
+const ROOM_PATIENCE: Duration = Duration::from_millis(50);
+
+/// At a stop, all that the kernel has queued wait no longer than this.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What every connection of a listener shares.
 struct Shared {
@@ -37,6 +50,8 @@ struct Shared {
     others: Others,
     /// Where connections read into, each in its turn.
     scratch: RefCell<Box<[u8]>>,
+    /// When to give up reading.
+    deadline: Deadline,
 }
 
 pub(super) async fn run(
@@ -45,6 +60,7 @@ pub(super) async fn run(
     shard: Shard,
     others: Others,
     mut inbox: mpsc::Receiver<Command>,
+    deadline: Deadline,
 ) {
     let listener = match Acceptor::new(socket, spec.transport) {
         Ok(listener) => listener,
@@ -58,60 +74,143 @@ pub(super) async fn run(
         shard: RefCell::new(shard),
         others,
         scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+        deadline,
     });
     let (stopping, stop) = watch::channel(None::<Instant>);
-    let mut connections = JoinSet::new();
+    let mut connections = Connections { shared: Rc::clone(&shared), stop, tasks: JoinSet::new() };
+    // One that waits for room, and until when.
+    let mut waiting: Option<(Accepted, Instant)> = None;
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
             loop {
+                if connections.have_room()
+                    && let Some((accepted, _)) = waiting.take()
+                {
+                    connections.admit(accepted);
+                }
+                let patience = waiting.as_ref().map_or_else(Instant::now, |(_, until)| *until);
                 tokio::select! {
                     biased;
                     command = inbox.recv() => match command {
                         Some(Command::Do(question)) => question(&mut shared.shard.borrow_mut()),
-                        Some(Command::Stop { deadline, done }) => {
-                            // Connections that the kernel completed already may hold data.
-                            while let Ok(Ok((stream, from))) = timeout(Duration::from_millis(1), listener.accept()).await {
-                                admit(&shared, &mut connections, stream, from, &stop);
+                        Some(Command::Stop(done)) => {
+                            let waiting = waiting.take().map(|(accepted, _)| accepted);
+                            connections.admit_queued(socket, waiting).await;
+                            let _ = stopping.send(Some(Instant::now()));
+                            while connections.end_of_one().await {}
+                            let unread = shared.shard.borrow_mut().tally().unread_bytes;
+                            if unread > 0 {
+                                tracing::warn!(bytes = unread, "connections were still sending at the stop; what they sent last is lost");
                             }
-                            let _ = stopping.send(Some(deadline));
-                            while connections.join_next().await.is_some() {}
                             let _ = done.send(());
                         }
                         None => return,
                     },
-                    accepted = listener.accept(), if stopping.borrow().is_none() => match accepted {
-                        Ok((stream, from)) => admit(&shared, &mut connections, stream, from, &stop),
+                    true = connections.end_of_one() => {}
+                    () = sleep_until(patience.into()), if waiting.is_some() => {
+                        waiting = None;
+                        connections.refuse();
+                    }
+                    accepted = listener.accept(), if waiting.is_none() && stopping.borrow().is_none() => match accepted {
+                        Ok(accepted) if !connections.allow(&accepted) => connections.refuse(),
+                        Ok(accepted) => waiting = Some((accepted, Instant::now() + ROOM_PATIENCE)),
                         Err(error) => {
                             tracing::warn!(%error, "cannot accept a connection");
                             tokio::time::sleep(ACCEPT_PAUSE).await;
                         }
                     },
-                    Some(ended) = connections.join_next() => {
-                        if let Err(error) = ended {
-                            tracing::error!(%error, "a connection failed; what it had not read is lost");
-                        }
-                    }
                 }
             }
         })
         .await;
 }
 
-fn admit(
-    shared: &Rc<Shared>,
-    connections: &mut JoinSet<()>,
-    stream: Stream,
-    from: Option<SocketAddr>,
-    stop: &watch::Receiver<Option<Instant>>,
-) {
-    let allowed = shared.spec.allow.permits(from.map(|from| from.ip()));
-    if !allowed || connections.len() >= shared.spec.max_connections {
-        shared.shard.borrow_mut().tally().refused += 1;
-        return;
+/// A connection, and where it comes from if that can be told.
+type Accepted = (Stream, Option<SocketAddr>);
+
+/// The connections of a listener.
+struct Connections {
+    shared: Rc<Shared>,
+    stop: watch::Receiver<Option<Instant>>,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    fn have_room(&self) -> bool {
+        self.tasks.len() < self.shared.spec.max_connections
     }
-    shared.shard.borrow_mut().tally().connections += 1;
-    connections.spawn_local(serve(Rc::clone(shared), stream, from, stop.clone()));
+
+    fn allow(&self, (_, from): &Accepted) -> bool {
+        self.shared.spec.allow.permits(from.map(|from| from.ip()))
+    }
+
+    fn admit(&mut self, (stream, from): Accepted) {
+        self.shared.shard.borrow_mut().tally().connections += 1;
+        self.tasks.spawn_local(serve(Rc::clone(&self.shared), stream, from, self.stop.clone()));
+    }
+
+    fn refuse(&self) {
+        self.shared.shard.borrow_mut().tally().refused += 1;
+    }
+
+    /// Waits for the end of a connection; `false` if there is none.
+    async fn end_of_one(&mut self) -> bool {
+        let ended = self.tasks.join_next().await;
+        if let Some(Err(error)) = &ended {
+            tracing::error!(%error, "a connection failed; what it had not read is lost");
+        }
+        ended.is_some()
+    }
+
+    /// At a stop: accepts the connections that the kernel has completed already, which may hold data, and lets it refuse what
+    /// comes later. An inherited socket goes on queueing connections, for the next process.
+    async fn admit_queued(&mut self, socket: &Socket, waiting: Option<Accepted>) {
+        let transport = self.shared.spec.transport;
+        let is_inherited = matches!(self.shared.spec.place, Place::Inherited(_));
+        let refuse_later = || {
+            if !is_inherited && let Err(error) = socket.shutdown(Shutdown::Both) {
+                tracing::warn!(%error, "the kernel goes on accepting connections until the end");
+            }
+        };
+        if transport == Transport::Unix {
+            // What is queued can be accepted afterwards; of TCP it can't.
+            refuse_later();
+        }
+        // The kernel holds one more than it is told. More than that came later.
+        let mut queued: Vec<Accepted> = waiting.into_iter().collect();
+        while queued.len() <= BACKLOG as usize + 1 {
+            match accept_queued(socket, transport) {
+                Ok(accepted) => queued.push(accepted),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        if transport != Transport::Unix {
+            refuse_later();
+        }
+        let limit = Instant::now() + QUEUE_PATIENCE;
+        let mut until = Instant::now() + ROOM_PATIENCE;
+        for accepted in queued {
+            while !self.have_room() && matches!(timeout_at(until.min(limit).into(), self.end_of_one()).await, Ok(true))
+            {
+                until = Instant::now() + ROOM_PATIENCE;
+            }
+            if self.allow(&accepted) && self.have_room() {
+                self.admit(accepted);
+            } else {
+                self.refuse();
+            }
+        }
+    }
+}
+
+/// How a connection is read once a stop has begun.
+struct Ending {
+    /// When it is read no longer, but for what it is owed.
+    limit: Instant,
+    /// Bytes that the kernel had received when the stop began, and that are not read yet.
+    owed: usize,
 }
 
 /// Reads a connection to its end.
@@ -124,16 +223,29 @@ async fn serve(
     let spec = &shared.spec;
     let mut cutter = Cutter::new(spec.framing, spec.options.binary, spec.max_datagram);
     let mut ended = false;
+    let mut ending: Option<Ending> = None;
     loop {
-        let deadline = *stop.borrow_and_update();
-        let patience = match deadline {
-            Some(deadline) if Instant::now() >= deadline => break,
-            Some(_) => QUIET,
+        if ending.is_none()
+            && let Some(stopped) = *stop.borrow_and_update()
+        {
+            stream.say_goodbye();
+            ending = Some(Ending { limit: stopped + LINGER, owed: unread_bytes(&stream) });
+        }
+        let patience = match &ending {
+            Some(ending) => {
+                let now = Instant::now();
+                let is_over = shared.deadline.get().is_some_and(|deadline| now >= *deadline);
+                if is_over || (ending.owed == 0 && now >= ending.limit) {
+                    shared.shard.borrow_mut().tally().unread_bytes += unread_bytes(&stream) as u64;
+                    break;
+                }
+                QUIET
+            }
             None => spec.idle_timeout,
         };
         let ready = tokio::select! {
             ready = timeout(patience, stream.readable()) => ready,
-            _ = stop.changed(), if deadline.is_none() => continue,
+            _ = stop.changed(), if ending.is_none() => continue,
         };
         if !matches!(ready, Ok(Ok(()))) {
             break;
@@ -145,6 +257,9 @@ async fn serve(
                 break;
             }
             Ok(count) => {
+                if let Some(ending) = &mut ending {
+                    ending.owed = ending.owed.saturating_sub(count);
+                }
                 if !ingest(&shared, &mut cutter, count, from) {
                     // There is no way to find the next frame, or no line will come.
                     return;

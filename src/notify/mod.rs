@@ -8,7 +8,7 @@ mod webhook;
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -158,15 +158,15 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Ends all tasks: each tries once more to deliver what waits, within `grace`.
-    pub async fn finish(self, grace: Duration) {
+    /// Ends all tasks: each tries once more to deliver what waits, until `deadline`.
+    pub async fn finish(self, deadline: Instant) {
         let _ = self.stop.send(true);
         let all = async {
             for task in self.tasks {
                 let _ = task.await;
             }
         };
-        if tokio::time::timeout(grace, all).await.is_err() {
+        if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
             tracing::warn!("some alarms were not delivered before the end");
         }
     }

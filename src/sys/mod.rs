@@ -15,7 +15,7 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::Socket;
 
@@ -205,6 +205,26 @@ pub fn dropped_datagrams(socket: &Socket) -> io::Result<u32> {
         )
     };
     if result == 0 { Ok(info[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Waits until no processor is still delivering a datagram to a socket that it looked up before this call: until every one
+/// has passed a quiescent state (`membarrier`(2), 5 to 40 ms). Where the kernel refuses that, a pause has to do.
+pub fn await_deliveries() {
+    /// Longer than any processor spends on one datagram.
+    const PAUSE: Duration = Duration::from_millis(10);
+    // SAFETY: the call takes three integers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Bytes that a stream has received and nobody has read yet (`FIONREAD`); 0 if the kernel does not say.
+pub fn unread_bytes(stream: &impl AsRawFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one `c_int`, which lives until the call returns; the descriptor is open as long as `stream`.
+    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
 /// The machine's name, never empty.
