@@ -47,6 +47,7 @@ pub fn heartbeats(config: &Config) -> Option<Heartbeats> {
         assist: presence.policy.assist,
         by_address: presence.by_address,
         forward: presence.forward_raw,
+        secrets: presence.policy.guards.iter().filter_map(|guard| guard.key.clone()).collect(),
     })
 }
 

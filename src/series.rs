@@ -10,11 +10,12 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use triomphe::ThinArc;
 
-use crate::protocol::{Kind, Metric, Name, Tag, cut_lossy};
+use crate::protocol::{Heartbeats, Kind, Metric, Name, Tag, cut_lossy};
 
 const NO_VALUE: u16 = u16::MAX;
 const HEADER: usize = 3;
@@ -227,6 +228,8 @@ pub struct KeyBuilder {
     taken: usize,
     /// Tags of the last metric beyond `max_tags`.
     cut: u64,
+    /// Says which tags `key` are for presence alone.
+    heartbeats: Option<Arc<Heartbeats>>,
 }
 
 /// A tag inside `tag_text`; `value` is the end of the value, or `None`.
@@ -240,6 +243,17 @@ struct TagSpan {
 }
 
 impl KeyBuilder {
+    /// A builder that leaves the tag `key` out where it is a secret of presence.
+    pub fn hiding(heartbeats: Option<Arc<Heartbeats>>) -> KeyBuilder {
+        KeyBuilder { heartbeats, ..KeyBuilder::default() }
+    }
+
+    /// Whether a tag is for presence alone. The key holds only the name so far.
+    #[inline]
+    fn hides(&self, tag: &Tag<'_>) -> bool {
+        tag.key == b"key" && self.heartbeats.as_ref().is_some_and(|all| all.hides_key(&self.key[HEADER..], tag.value))
+    }
+
     /// The key of a metric as `kind`.
     #[inline]
     pub fn metric(&mut self, metric: &Metric<'_>, kind: Kind) -> &[u8] {
@@ -296,7 +310,12 @@ impl KeyBuilder {
     fn append_tags<'a>(&mut self, tags: impl Iterator<Item = Tag<'a>>) {
         self.tags.clear();
         self.tag_text.clear();
+        let mut hidden = 0;
         for tag in tags {
+            if self.hides(&tag) {
+                hidden += 1;
+                continue;
+            }
             let start = self.tag_text.len();
             if start > MAX_TAGS_TEXT {
                 break;
@@ -310,7 +329,7 @@ impl KeyBuilder {
             let head = head(&self.tag_text[start..key_end as usize]);
             self.tags.push(TagSpan { head, start: start as u32, key_end, value_end });
         }
-        self.taken = self.tags.len();
+        self.taken = self.tags.len() + hidden;
         if self.tags.is_empty() {
             return;
         }

@@ -456,3 +456,71 @@ fn a_command_that_fails_again_and_again_is_never_found_well() {
     wait(&daemon, "job", "left", |s| s["state"] == "left" && s["instances"][0]["health"] == 0);
     daemon.stop();
 }
+
+#[test]
+fn the_key_of_a_service_is_shown_nowhere() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let guards =
+        "forward_raw = true\nimplicit = \"assist\"\n[[presence.service]]\nmatch = \"locked\"\nkey = \"sesame\"\n";
+    let config = config(dir.path(), guards);
+    let mut daemon = Daemon::start(dir.path(), &config);
+    let lines = [
+        "heartbeat.locked.c:10|g|#key:sesame,zone:a",
+        "_sc|heartbeat|0|#service:locked,instance:c,key:sesame,interval:10|m:fine",
+        "maintenance.locked.c:60|g|#key:sesame",
+        "requests:1|c|#service:locked,instance:c,key:sesame",
+        "constant:1|c|#key:sesame",
+        "packed:1:2|ms|#key:sesame",
+        "named,key=sesame:1|c",
+        "rated:1|ms|@0.5|#key:sesame",
+        "_e{5,1}:event|x|#key:sesame",
+        "_sc|check|0|#key:sesame",
+        "heartbeat.locked.c:+5|g|#key:sesame",
+        "kept:1|c|#key:other",
+        "heartbeat.locked.c:1O|g|#key:sesame",
+    ];
+    // The second time, spellings are known.
+    for _ in 0..2 {
+        daemon.send_udp(&lines.map(str::as_bytes));
+    }
+    daemon.wait_for("the malformed line", |log| log.iter().any(|line| line.contains("malformed lines")));
+    daemon.status_when("all is counted", |s| s["lines"]["read"] == 26);
+    let one = &service(&daemon, "locked")["instances"][0];
+    assert_eq!(
+        (&one["state"], &one["message"], &one["flags"][0]),
+        (&"up".into(), &"fine".into(), &"maintenance".into())
+    );
+    for path in ["/metrics", "/api/v1/status", "/api/v1/snapshot", "/api/v1/presence", "/presence/locked", "/"] {
+        assert!(!daemon.get(path).1.contains("sesame"), "{path}");
+    }
+    let log = daemon.stop().join("\n");
+    assert!(log.contains("#key:***") && !log.contains("sesame"), "{log}");
+    let all = records(&dir.path().join("records.jsonl"));
+    let text = std::fs::read_to_string(dir.path().join("records.jsonl")).expect("records");
+    assert!(!text.contains("sesame"));
+    let tags = |name: &str| -> Vec<&Value> { all.iter().filter(|r| r["name"] == name).map(|r| &r["tags"]).collect() };
+    for (name, expected) in [
+        ("heartbeat.locked.c", serde_json::json!({"zone": "a"})),
+        ("maintenance.locked.c", serde_json::json!({})),
+        ("requests", serde_json::json!({"service": "locked", "instance": "c"})),
+        ("constant", serde_json::json!({})),
+        ("named", serde_json::json!({})),
+        ("rated", serde_json::json!({})),
+        ("check", serde_json::json!({})),
+        ("kept", serde_json::json!({"key": "other"})),
+    ] {
+        let found = tags(name);
+        assert!(!found.is_empty(), "{name} is nowhere");
+        let is_so = |tags: &&Value| **tags == expected || (name == "heartbeat.locked.c" && tags.get("zone").is_none());
+        assert!(found.iter().all(is_so), "{name}: {found:?}");
+    }
+    let state = std::fs::read_to_string(dir.path().join("state/presence.json")).expect("a state");
+    assert!(!state.contains("sesame"));
+
+    let file = dir.path().join("systole.toml");
+    for args in [&["explain"][..], &["explain", "--json"]] {
+        let args = [args, &["-c", file.to_str().expect("plain")], &lines].concat();
+        let said = support::text(&support::systole(&args, b"").stdout);
+        assert!(said.contains("locked") && said.contains("***") && !said.contains("sesame"), "{said}");
+    }
+}

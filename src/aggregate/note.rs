@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lasting::{Word, lasting, lasting_maybe};
-use crate::protocol::{Event, Kind, Name, ServiceCheck, Tags, lossy};
+use crate::protocol::{Event, Heartbeats, Kind, Name, ServiceCheck, Tags, lossy};
 use crate::series::{KeyBuilder, Series};
 
 /// An event or a service check.
@@ -109,6 +109,17 @@ impl Note {
             + tags
             + body
             + [&self.host, &self.container, &self.external_data].map(optional).iter().sum::<usize>()
+    }
+
+    /// Takes the tag `key` out where it is for presence alone.
+    pub fn hide_key(&mut self, heartbeats: &Heartbeats) {
+        let name = match &self.body {
+            NoteBody::ServiceCheck { name, .. } => name.as_str(),
+            NoteBody::Event { .. } => "",
+        };
+        self.tags.retain(|(key, value)| {
+            key != "key" || !heartbeats.hides_key(name.as_bytes(), value.as_deref().map(str::as_bytes))
+        });
     }
 }
 

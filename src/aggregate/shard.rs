@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::protocol::{
-    Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy,
+    Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy, mask_key,
 };
 use crate::series::{KeyBuilder, Series};
 
@@ -95,8 +95,8 @@ impl Shard {
     pub fn new(options: ShardOptions) -> Shard {
         Shard {
             hasher: Hasher::new(options.seed),
+            keys: KeyBuilder::hiding(options.heartbeats.clone()),
             options,
-            keys: KeyBuilder::default(),
             indexes: Default::default(),
             aliases: Aliases::default(),
             overflow: Default::default(),
@@ -188,7 +188,12 @@ impl Shard {
             Some(example) => example.from.is_none() && from.is_some(),
         };
         if wanted {
-            let line = line[..line.len().min(EXAMPLE_BYTES)].to_vec();
+            // It is for the log, which is no place for a secret.
+            let mut line = mask_key(line);
+            if let Some(heartbeats) = &self.options.heartbeats {
+                line = heartbeats.masked(&line);
+            }
+            line.truncate(EXAMPLE_BYTES);
             self.open.example = Some(BadLine { line, error, from });
         }
     }
@@ -431,7 +436,10 @@ impl Shard {
 
     fn note(&mut self, own: impl FnOnce() -> Note) {
         if self.open.notes.len() < MAX_NOTES && self.note_bytes < MAX_NOTE_BYTES {
-            let note = own();
+            let mut note = own();
+            if let Some(heartbeats) = &self.options.heartbeats {
+                note.hide_key(heartbeats);
+            }
             self.note_bytes += note.memory_bytes();
             self.open.notes.push(note);
         } else {

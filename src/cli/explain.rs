@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
@@ -84,7 +85,7 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let heartbeats = plan::heartbeats(&config);
+    let heartbeats = plan::heartbeats(&config).map(Arc::new);
     let mut good = true;
     let mut answer = |row: &[u8]| -> Result<(), u8> {
         let datagram = if args.hex { unhex(row) } else { Ok(row.to_vec()) };
@@ -93,7 +94,10 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
             Ok(datagram) => {
                 let times = plan::time_window(&config);
                 let is_timely = |time| times.holds(time, unix_time());
-                let reading = read(&datagram, &config.protocol, heartbeats.as_ref(), is_timely);
+                let mut reading = read(&datagram, &config.protocol, heartbeats.as_ref(), is_timely);
+                if let Some(heartbeats) = &heartbeats {
+                    reading.mask(heartbeats);
+                }
                 good &= reading.errors.is_empty() && reading.untimely.is_empty();
                 if args.json {
                     write_json(&reading, &mut out);
@@ -145,7 +149,7 @@ pub(super) fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
 fn read(
     datagram: &[u8],
     options: &Options,
-    heartbeats: Option<&Heartbeats>,
+    heartbeats: Option<&Arc<Heartbeats>>,
     is_timely: impl Fn(u64) -> bool,
 ) -> Reading {
     let mut reading = Reading { input: lossy(datagram).into_owned(), ..Reading::default() };
@@ -154,7 +158,7 @@ fn read(
             match metric {
                 Ok(metric) => {
                     reading.presence(std::iter::once(Ok(metric)), heartbeats);
-                    reading.metric(&metric);
+                    reading.metric(&metric, heartbeats);
                 }
                 Err(error) => reading.fault(frame, error),
             }
@@ -170,7 +174,7 @@ fn read(
                 for sample in samples {
                     match sample {
                         Ok(metric) => {
-                            reading.metric(&metric);
+                            reading.metric(&metric, heartbeats);
                             if !is_heartbeat && metric.timestamp.is_some_and(|time| !is_timely(time.get())) {
                                 untimely.get_or_insert_with(|| bad_time(line, b"T"));
                             }
@@ -187,7 +191,8 @@ fn read(
             }
             Ok(Line::Event(event)) => {
                 reading.skipped.extend(event.skipped_sections().map(|s| lossy(s).into_owned()));
-                let note = own_event(&event, 0.0);
+                let mut note = own_event(&event, 0.0);
+                heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
                 reading.events.push(note_json(&note, event.timestamp));
                 reading.notes.push(note);
                 if event.timestamp.is_some_and(|time| !is_timely(time)) {
@@ -202,7 +207,8 @@ fn read(
                     reading.refuse(line, bad_time(line, b"d:"));
                 }
                 reading.heartbeats.extend(beat);
-                let note = own_service_check(&check, 0.0);
+                let mut note = own_service_check(&check, 0.0);
+                heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
                 reading.service_checks.push(note_json(&note, check.timestamp));
                 reading.notes.push(note);
             }
@@ -234,6 +240,21 @@ fn heartbeat_json(signal: &Signal) -> Option<Value> {
 }
 
 impl Reading {
+    /// Masks the keys that are for presence alone in what is repeated of the input.
+    fn mask(&mut self, heartbeats: &Heartbeats) {
+        let masked = |text: &str| lossy(&heartbeats.masked(text.as_bytes())).into_owned();
+        self.input = masked(&self.input);
+        for (line, _) in self.faults.iter_mut().chain(&mut self.untimely) {
+            *line = heartbeats.masked(line);
+        }
+        for error in self.errors.iter_mut().chain(&mut self.refused_now) {
+            if let Some(line) = error["line"].as_str() {
+                error["line"] = masked(line).into();
+            }
+        }
+        self.skipped.iter_mut().for_each(|section| *section = masked(section));
+    }
+
     fn fault(&mut self, line: &[u8], error: ParseError) {
         let reason = error.reason;
         self.errors
@@ -252,7 +273,7 @@ impl Reading {
     fn presence<'a>(
         &mut self,
         samples: impl Iterator<Item = Result<Metric<'a>, ParseError>> + Clone,
-        heartbeats: Option<&Heartbeats>,
+        heartbeats: Option<&Arc<Heartbeats>>,
     ) -> bool {
         let beat =
             heartbeats.and_then(|heartbeats| heartbeats.of_line(samples, None)).as_ref().and_then(heartbeat_json);
@@ -261,13 +282,13 @@ impl Reading {
         is_heartbeat
     }
 
-    fn metric(&mut self, metric: &Metric<'_>) {
+    fn metric(&mut self, metric: &Metric<'_>, heartbeats: Option<&Arc<Heartbeats>>) {
         self.skipped.extend(metric.skipped_sections().map(|s| lossy(s).into_owned()));
         if self.bytes > SHOWN_BYTES {
             self.more += metric.values.len();
             return;
         }
-        let series = Series::from_key(KeyBuilder::default().metric(metric, metric.kind));
+        let series = Series::from_key(KeyBuilder::hiding(heartbeats.cloned()).metric(metric, metric.kind));
         self.bytes += series.key().len();
         let mut entry = Map::new();
         entry.insert("type".into(), metric.kind.name().into());
@@ -373,7 +394,7 @@ fn note_json(note: &Note, timestamp: Option<u64>) -> Value {
 /// Which rule each sample meets, and what becomes of it.
 fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
     let mut told = Vec::new();
-    let mut keys = KeyBuilder::default();
+    let mut keys = KeyBuilder::hiding(plan::heartbeats(config).map(Arc::new));
     for line in lines(datagram) {
         let Ok(Line::Samples(samples)) = parse_line(line, &config.protocol) else { continue };
         for metric in samples.filter_map(Result::ok) {

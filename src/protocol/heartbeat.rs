@@ -32,7 +32,7 @@ const MAX_NAME: usize = 128;
 const MAX_MESSAGE: usize = 200;
 
 /// Names under which maintenance is announced.
-const MAINTENANCE: &str = "maintenance";
+pub(super) const MAINTENANCE: &str = "maintenance";
 
 /// Who an instance is that does not say so.
 const NOBODY: &str = "-";
@@ -142,6 +142,8 @@ pub struct Heartbeats {
     pub by_address: bool,
     /// Heartbeats are recorded as metrics too.
     pub forward: bool,
+    /// Keys that some services ask for: they are shown nowhere.
+    pub secrets: Vec<String>,
 }
 
 impl Default for Heartbeats {
@@ -152,6 +154,7 @@ impl Default for Heartbeats {
             assist: false,
             by_address: false,
             forward: false,
+            secrets: Vec::new(),
         }
     }
 }

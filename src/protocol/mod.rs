@@ -35,6 +35,7 @@ mod parse;
 mod plain;
 mod request_line;
 mod sanitize;
+mod secret;
 mod service_check;
 mod tags;
 
@@ -48,5 +49,6 @@ pub use parse::{Line, Lines, MAX_NAME_BYTES, Options, Samples, lines, parse_line
 pub use plain::{PlainLine, plain_line};
 pub use request_line::{is_request_line, may_be_request_line};
 pub use sanitize::sanitize;
+pub use secret::mask_key;
 pub use service_check::ServiceCheck;
 pub use tags::{MAX_TAG_BYTES, MAX_TAGS, NameTags, Tag, Tags, cut_lossy, lossy};
