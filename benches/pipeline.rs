@@ -1,13 +1,16 @@
 //! What a line costs in memory, without a socket: parse, record, flush, beside a baseline that does the least
 //! anything could do. Read the ratios: they hold on a noisy machine, nanoseconds don't.
 //!
-//! `cargo bench --bench pipeline`
+//! ```sh
+//! cargo bench --bench pipeline
+//! benches/instructions OLD NEW    # what two builds of this bench execute for a line, counted by callgrind: exact
+//! ```
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group};
 use rapidhash::v3::rapidhash_v3;
 use systole::aggregate::rules::{Rule, Rules};
 use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
@@ -219,5 +222,43 @@ fn flush(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What lines of one sort are, for counting instructions.
+fn workload(name: &str) -> Option<Vec<Vec<u8>>> {
+    Some(match name {
+        "counter" => counters(),
+        "gauge" => datagrams(|n| format!("app.web.requests.endpoint_{n:04}:{n}|g\n")),
+        "timer" => datagrams(|n| format!("app.web.requests.endpoint_{n:04}:{}.25|ms\n", n % 97)),
+        "set" => datagrams(|n| format!("app.web.requests.endpoint_{n:04}:user{}|s\n", n % 7)),
+        "sampled" => datagrams(|n| format!("app.web.requests.endpoint_{n:04}:1|c|@0.1\n")),
+        "packed" => datagrams(|n| format!("app.web.requests.endpoint_{n:04}:1:2:3:4:5|d\n")),
+        "tagged" => datagrams(|n| {
+            format!("app.web.requests.endpoint_{n:04}:1|c|#env:prod,host:web-1,region:eu,service:api,version:12\n")
+        }),
+        _ => return None,
+    })
+}
+
+/// Reads known lines of one sort so many times over, and closes the interval each time.
+fn execute(name: &str, rounds: usize) {
+    let all = workload(name).expect("counter, gauge, timer, set, sampled, packed or tagged");
+    let (mut shard, options, mut spare) = (shard(), Options::default(), Columns::default());
+    for _ in 0..rounds {
+        all.iter().for_each(|datagram| shard.ingest(black_box(datagram), &options, None, 1.0));
+        spare = shard.close(&[const { Vec::new() }; 5], spare).columns;
+        spare.counters.drain(|_, value| _ = black_box(value));
+        spare.gauges.drain(|_, value| _ = black_box(value));
+        spare.timers.drain(|_, value| _ = black_box(value));
+        spare.sets.drain(|_, value| _ = black_box(value));
+    }
+}
+
 criterion_group!(benches, per_line, many, workers, flush);
-criterion_main!(benches);
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--execute") {
+        return execute(&args[at + 1], args[at + 2].parse().expect("rounds"));
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}
