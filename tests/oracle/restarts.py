@@ -26,9 +26,15 @@ from common import Processes, records, wait_for
 
 PORT = 8125
 CHATTER = 0.05
-# Where the daemon listens, with how many workers, and where the sender sends to.
-PLACES = [("127.0.0.1", 1, "127.0.0.1"), ("0.0.0.0", 2, "127.0.0.1"), ("[::]", 1, "127.0.0.1"), ("[::]", 3, "::1"),
-          ("127.0.0.1", 2, "127.0.0.1"), ("0.0.0.0", 1, "127.0.0.2"), ("[::1]", 2, "::1")]
+# The host of a socket that is not the daemon's own: it gets it from here, and leaves it open for the next one.
+INHERITED = "inherited"
+# A buffer that overflows, so that there are drops to account for.
+SMALL = "4KiB"
+LARGE = "8MiB"
+# Where the daemon listens, with how many workers, the buffer it asks for, and where the sender sends to.
+PLACES = [("127.0.0.1", 1, LARGE, "127.0.0.1"), ("0.0.0.0", 2, LARGE, "127.0.0.1"), ("[::]", 1, SMALL, "127.0.0.1"),
+          ("[::]", 3, LARGE, "::1"), (INHERITED, 1, LARGE, "127.0.0.1"), ("127.0.0.1", 2, SMALL, "127.0.0.1"),
+          ("0.0.0.0", 1, LARGE, "127.0.0.2"), ("[::1]", 2, LARGE, "::1")]
 
 
 def send(to, rate):
@@ -85,14 +91,20 @@ def kernel():
 
 
 class Daemon:
-    def __init__(self, processes, args, folder, host, workers):
+    def __init__(self, processes, args, folder, host, workers, buffer, inherited):
         self.records, self.log = f"{folder}/records.jsonl", f"{folder}/log"
+        udp = f'"udp://{host}:{PORT}"\nworkers = {workers}'
+        command, options = [args.systole, "run", "-c", f"{folder}/systole.toml"], {}
+        if inherited:
+            # As a service manager does it: descriptor 3 is the first.
+            udp, host, fd = '"fd://0"', "127.0.0.1", inherited.fileno()
+            command = ["bash", "-c", f'exec "$@" 3<&{fd} {fd}<&-', "bash", *command] if fd != 3 else command
+            options = {"pass_fds": [fd], "env": {**os.environ, "LISTEN_FDS": "1"}}
         with open(f"{folder}/systole.toml", "w") as out:
-            out.write(f'interval = "1s"\nself_metrics = false\n'
-                      f'[[listen]]\nurl = "udp://{host}:{PORT}"\nworkers = {workers}\n'
+            out.write(f'interval = "1s"\nself_metrics = false\n[[listen]]\nurl = {udp}\nreceive_buffer = "{buffer}"\n'
                       f'[[listen]]\nurl = "tcp://{host}:{PORT}"\n'
                       f'[[sink]]\ntype = "file"\npath = "{self.records}"\n[presence]\nstate_file = "off"\n')
-        self.process = processes.start([args.systole, "run", "-c", f"{folder}/systole.toml"], self.log)
+        self.process = processes.start(command, self.log, **options)
         wait_for("the daemon", self.is_ready, pause=0.005)
 
     def is_ready(self):
@@ -118,7 +130,8 @@ class Daemon:
     def account(self):
         sums = {"x": 0, "t": 0, "datagrams": 0, "kernel_drops": 0, "unread": 0}
         for record in records(self.records):
-            if record["type"] == "counter":
+            # Presence tells how long it was blind, where there were drops.
+            if record["type"] == "counter" and record["name"] in ("x", "t"):
                 sums[record["name"]] += int(record["value"])
             elif record["type"] == "ledger":
                 for listener in record["listeners"]:
@@ -128,12 +141,16 @@ class Daemon:
 
 
 def restart(n, args, rng):
-    host, workers, to = PLACES[n % len(PLACES)]
+    host, workers, buffer, to = PLACES[n % len(PLACES)]
     with tempfile.TemporaryDirectory(prefix="systole-restart-") as folder, Processes() as processes:
         for name in ("old", "new"):
             os.mkdir(f"{folder}/{name}")
+        inherited = None
+        if host == INHERITED:
+            inherited = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            inherited.bind((to, PORT))
         before = kernel()
-        old = Daemon(processes, args, f"{folder}/old", host, workers)
+        old = Daemon(processes, args, f"{folder}/old", host, workers, buffer, inherited)
         chatter = Chatter(to)
         chatter.start()
         sender = subprocess.Popen([sys.executable, __file__, "--send", to, "--rate", str(args.rate)],
@@ -141,17 +158,19 @@ def restart(n, args, rng):
         processes.all.append(sender)
         time.sleep(rng.uniform(0.3, 0.7))
         took = old.stop()
-        new = Daemon(processes, args, f"{folder}/new", host, workers)
+        new = Daemon(processes, args, f"{folder}/new", host, workers, buffer, inherited)
         time.sleep(rng.uniform(0.2, 0.4))
         sent = int(sender.communicate(timeout=10)[0])
         also = new.stop()
         chatter.ended.set()
         chatter.join()
+        if inherited:
+            inherited.close()
         grown = {name: value - before[name] for name, value in kernel().items()}
         both = [daemon.account() for daemon in (old, new)]
         total = {name: both[0][name] + both[1][name] for name in both[0]}
         lost = sent - total["x"] - total["kernel_drops"] - grown["NoPorts"]
-        print(f"{n + 1:3}: udp://{host} with {workers} to {to}: {sent} sent = {both[0]['x']} + {both[1]['x']} recorded "
+        print(f"{n + 1:3}: {host} with {workers} of {buffer} to {to}: {sent} sent = {both[0]['x']} + {both[1]['x']} recorded "
               f"+ {both[0]['kernel_drops']} + {both[1]['kernel_drops']} dropped + {grown['NoPorts']} refused + {lost}; "
               f"TCP {chatter.lines} sent in {chatter.connections} connections, {total['t']} recorded; "
               f"ended in {took * 1000:.0f} and {also * 1000:.0f} ms", flush=True)
@@ -162,6 +181,8 @@ def restart(n, args, rng):
             problems.append(f"the kernel counts {grown['RcvbufErrors']} drops, the ledgers {total['kernel_drops']}")
         if not min(both[0]["x"], both[1]["x"], both[0]["t"]):
             problems.append(f"nothing was recorded: {both}")
+        if inherited and grown["NoPorts"]:
+            problems.append("the kernel refused datagrams at a socket that is not the daemon's to close")
         if took > args.within:
             problems.append(f"it ended {took * 1000:.0f} ms after SIGTERM")
         if problems:
