@@ -70,12 +70,15 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
                 listeners.push(listener);
             }
             drop(tape);
-            let dropped = listen_until_told(args.length, &mut listeners).await.map_err(|error| error.to_string())?;
+            let (dropped, unread) =
+                listen_until_told(args.length, &mut listeners).await.map_err(|error| error.to_string())?;
             for listener in listeners {
                 listener.join(Instant::now() + TIDY).await;
             }
             let taped = thread.join().map_err(|_| "the tape failed; its message is above")?;
-            let said = json!({"rows": taped.rows, "bytes": taped.bytes, "lost": taped.lost, "kernel_drops": dropped});
+            let said = json!({
+                "rows": taped.rows, "bytes": taped.bytes, "lost": taped.lost, "kernel_drops": dropped, "unread": unread,
+            });
             let _ = writeln!(std::io::stdout(), "{said}");
             match taped.problem {
                 Some(problem) => Err(format!("{} is not whole: {problem}", args.out.display())),
@@ -89,11 +92,11 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
     })
 }
 
-/// Waits for the end; what the kernel dropped meanwhile.
-async fn listen_until_told(length: Option<Duration>, listeners: &mut [net::Listener]) -> std::io::Result<u64> {
+/// Waits for the end; the datagrams that the kernel dropped meanwhile, and those that the end left unread.
+async fn listen_until_told(length: Option<Duration>, listeners: &mut [net::Listener]) -> std::io::Result<(u64, u64)> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let end = length.map(|length| Instant::now() + length);
-    let mut dropped = 0;
+    let (mut dropped, mut unread) = (0, 0);
     loop {
         let pause = end.map_or(TIDY, |end| end.saturating_duration_since(Instant::now()).min(TIDY));
         let ended = tokio::select! {
@@ -108,11 +111,12 @@ async fn listen_until_told(length: Option<Duration>, listeners: &mut [net::Liste
             dropped += listener.take_kernel_drops();
             for worker in 0..listener.workers() {
                 // Nobody wants what was aggregated.
-                let _ = listener.close(worker, Default::default(), Columns::default()).await;
+                let closed = listener.close(worker, Default::default(), Columns::default()).await;
+                unread += closed.map_or(0, |partial| partial.tally.unread);
             }
         }
         if ended {
-            return Ok(dropped);
+            return Ok((dropped, unread));
         }
     }
 }
