@@ -96,7 +96,8 @@ fn tags_of_any_bytes_switch_no_worker_off() {
 fn explain_and_replay_survive_what_the_daemon_survives() {
     let dir = tempfile::tempdir().expect("a folder");
     let hex = |line: &[u8]| line.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let lines = poison();
+    // Every third of them has each beginning, each text and each length.
+    let lines: Vec<Vec<u8>> = poison().into_iter().step_by(3).collect();
     let rows: Vec<u8> = lines.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect();
     let hex_rows: String = lines.iter().map(|line| hex(line) + "\n").collect();
     for (args, input) in [
