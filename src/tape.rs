@@ -1,9 +1,10 @@
 //! The tape: records the wire with times, as a capture that `replay` reads. Receive workers put what they read into a
 //! bounded queue and never wait; what does not fit is counted.
 //!
-//! A file that takes nothing (a full disk, a pipe that nobody reads) is said at once and tried again every second; rows
-//! that come meanwhile are counted as lost. What was written of a row in part is taken back, so that the file holds whole
-//! rows; a pipe, which takes nothing back, gets the rest of the row first.
+//! A file that takes nothing (a full disk, a pipe that nobody reads for a second) is said at once and tried again every
+//! second; rows that come meanwhile are counted as lost. A pipe that is full only for now is waited for, and the queue holds
+//! what comes. What was written of a row in part is taken back, so that the file holds whole rows; a pipe, which takes
+//! nothing back, gets the rest of the row first.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use crate::sys::wait_writable;
 use crate::telemetry::CaptureAccount;
 
 /// Pieces that may wait to be written.
@@ -30,6 +32,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 const LINGER: Duration = Duration::from_millis(100);
 /// Pause before a file that took nothing is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A full pipe that has taken nothing for so long is one that nobody reads.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A piece of the wire.
 #[derive(Debug)]
@@ -164,12 +168,20 @@ fn write(mut reel: Reel<File>, started: f64, max_size: u64, pieces: &Receiver<Pi
 trait Medium: Write {
     /// Takes back what stands behind `length`; fails where that cannot be done.
     fn cut(&mut self, length: u64) -> io::Result<()>;
+
+    /// Waits until it takes something, or fails, at most so long.
+    fn wait(&self, longest: Duration);
 }
 
 impl Medium for File {
     fn cut(&mut self, length: u64) -> io::Result<()> {
         self.set_len(length)?;
         self.seek(SeekFrom::Start(length)).map(|_| ())
+    }
+
+    fn wait(&self, longest: Duration) {
+        // The next write tells.
+        wait_writable(self, longest);
     }
 }
 
@@ -256,13 +268,20 @@ impl<M: Medium> Reel<M> {
 }
 
 /// Fails with how many bytes were written.
-fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
+fn write_all(out: &mut impl Medium, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
     let mut written = 0;
+    let mut until = Instant::now() + PATIENCE;
     while written < bytes.len() {
         match out.write(&bytes[written..]) {
             Ok(0) => return Err((io::ErrorKind::WriteZero.into(), written)),
-            Ok(more) => written += more,
+            Ok(more) => {
+                written += more;
+                until = Instant::now() + PATIENCE;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                out.wait(until.saturating_duration_since(Instant::now()));
+            }
             Err(error) => return Err((error, written)),
         }
     }
@@ -319,6 +338,10 @@ mod tests {
             }
             self.bytes.truncate(length as usize);
             Ok(())
+        }
+
+        fn wait(&self, _: Duration) {
+            unreachable!("it never says that it would block");
         }
     }
 

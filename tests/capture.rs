@@ -164,6 +164,61 @@ fn a_capture_goes_on_when_there_is_room_and_leaves_no_half_line() {
 }
 
 #[test]
+fn a_capture_into_a_pipe_loses_nothing_to_a_reader_and_waits_for_nobody_else() {
+    let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let url = format!("udp://{free}");
+    for is_read in [true, false] {
+        let mut child = command(&["capture", "--listen", &url, "--out", "/dev/stdout"]);
+        let mut child = child.stdin(Stdio::null()).spawn().expect("the binary starts");
+        let out = BufReader::new(child.stdout.take().expect("asked for"));
+        let mut log = BufReader::new(child.stderr.take().expect("asked for")).lines().map_while(Result::ok);
+        assert!(log.by_ref().any(|line| line.contains("listening on")));
+        let read = || std::thread::spawn(|| out.lines().map_while(Result::ok).collect::<Vec<_>>());
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let mut sent = 0;
+        // Several times what a pipe holds.
+        let mut send = || {
+            for _ in 0..500 {
+                let line = format!("{}:{sent}|c", "n".repeat(1000));
+                sender.send_to(line.as_bytes(), free).expect("sent");
+                sent += 1;
+            }
+        };
+        let rows = if is_read {
+            let rows = read();
+            send();
+            rows
+        } else {
+            send();
+            assert!(log.by_ref().any(|line| line.contains("takes nothing")));
+            let rows = read();
+            let (told, goes_on) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                // The test does not listen to the end.
+                log.filter(|line| line.contains("goes on")).for_each(|line| drop(told.send(line)));
+            });
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while goes_on.recv_timeout(Duration::from_millis(100)).is_err() {
+                assert!(Instant::now() < deadline, "it does not go on");
+                send();
+            }
+            rows
+        };
+        let killed = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(killed.expect("kill runs").success());
+        let code = child.wait().expect("it ends").code();
+        let rows = rows.join().expect("read to the end");
+        // A half row would not be JSON.
+        let mut rows: Vec<Value> = rows.iter().map(|row| serde_json::from_str(row).expect("JSON")).collect();
+        let said = rows.pop().expect("what it says at the end");
+        let number = |key: &str| said[key].as_u64().expect("a number");
+        assert_eq!(number("rows") + number("lost") + number("kernel_drops") + number("unread"), sent, "{said}");
+        assert_eq!(number("rows"), rows.len() as u64 - 1, "{said}");
+        assert_eq!((number("lost") == 0, code), (is_read, Some(i32::from(!is_read))), "{said}");
+    }
+}
+
+#[test]
 fn completions_and_the_manual_name_every_command() {
     for args in [&["completions", "bash"][..], &["completions", "zsh"], &["completions", "fish"], &["man"]] {
         let output = systole(args, b"");

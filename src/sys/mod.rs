@@ -81,11 +81,13 @@ pub fn wait_readable(first: RawFd, second: RawFd) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether a write would be taken at once, or fail at once. One that cannot be asked counts as such.
-pub fn is_writable(fd: &impl AsRawFd) -> bool {
+/// Waits until a write would be taken, or fail, at once, at most so long; whether that is so. One that cannot be asked counts
+/// as such, and a signal may end the wait early.
+pub fn wait_writable(fd: &impl AsRawFd, longest: Duration) -> bool {
     let mut watched = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: `watched` is one live entry, as stated; the call does not wait.
-    let result = unsafe { libc::poll(&raw mut watched, 1, 0) };
+    let longest_ms = libc::c_int::try_from(longest.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `watched` is one live entry, as stated.
+    let result = unsafe { libc::poll(&raw mut watched, 1, longest_ms) };
     result != 0
 }
 
