@@ -171,8 +171,10 @@ impl Vigil {
     ) -> oneshot::Receiver<T> {
         let (answer, answered) = oneshot::channel();
         let ask = move |watch: &mut Watch| {
-            // Who asked may not wait any more.
-            let _ = answer.send(question(watch));
+            // If nobody waits any longer, nothing is done: what a report takes out goes with the next one.
+            if !answer.is_closed() {
+                let _ = answer.send(question(watch));
+            }
         };
         let _ = self.sender.try_send(Message::Ask(Box::new(ask)));
         answered
@@ -635,6 +637,33 @@ fn load(path: &Path) -> Result<Option<(Kept, f64)>, String> {
 mod tests {
     use super::*;
     use crate::protocol::Beat;
+
+    #[test]
+    fn a_report_that_nobody_waits_for_any_more_takes_nothing_out() {
+        let options = VigilOptions {
+            policy: Policy::default(),
+            state_file: None,
+            seed: 1,
+            identity: Identity { node: "here".into(), boot: 0 },
+            group_wait: Duration::ZERO,
+            queue: 10,
+        };
+        let (vigil, thread) = start(options, Vec::new()).expect("started");
+        let beat = Beat { service: "a".into(), instance: "b".into(), interval: Some(10.0), ..Beat::default() };
+        vigil.signal(Signal::Beat(beat));
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        // It ends with an error, when the sender is dropped.
+        let busy = vigil.ask(move |_| held.recv().is_err());
+        // A flush whose patience ends while presence is busy.
+        drop(vigil.ask(Watch::report));
+        let next = vigil.ask(Watch::report);
+        drop(hold);
+        assert_eq!(busy.blocking_recv(), Ok(true));
+        let report = next.blocking_recv().expect("an answer");
+        assert!(report.events.iter().any(|event| event.reason == Some("registered")), "{:?}", report.events);
+        vigil.stop();
+        thread.join().expect("it ends");
+    }
 
     #[test]
     fn a_state_file_gives_back_what_was_saved_and_nothing_else() {
