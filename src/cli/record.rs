@@ -57,6 +57,15 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
+            // Before it says that it listens: whoever reads that may stop it at once.
+            let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
+            let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+            let stop = async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
             let (tape, thread) = tape::start(&args.out, unix_time(), args.max_size)
                 .map_err(|error| format!("cannot write {}: {error}", args.out.display()))?;
             let mut listeners = Vec::new();
@@ -70,8 +79,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
                 listeners.push(listener);
             }
             drop(tape);
-            let (dropped, unread) =
-                listen_until_told(args.length, &mut listeners).await.map_err(|error| error.to_string())?;
+            let (dropped, unread) = listen_until_told(args.length, stop, &mut listeners).await;
             for listener in listeners {
                 listener.join(Instant::now() + TIDY).await;
             }
@@ -93,16 +101,19 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
 }
 
 /// Waits for the end; the datagrams that the kernel dropped meanwhile, and those that the end left unread.
-async fn listen_until_told(length: Option<Duration>, listeners: &mut [net::Listener]) -> std::io::Result<(u64, u64)> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+async fn listen_until_told(
+    length: Option<Duration>,
+    stop: impl Future<Output = ()>,
+    listeners: &mut [net::Listener],
+) -> (u64, u64) {
+    let mut stop = std::pin::pin!(stop);
     let end = length.map(|length| Instant::now() + length);
     let (mut dropped, mut unread) = (0, 0);
     loop {
         let pause = end.map_or(TIDY, |end| end.saturating_duration_since(Instant::now()).min(TIDY));
         let ended = tokio::select! {
             () = tokio::time::sleep(pause) => end.is_some_and(|end| Instant::now() >= end),
-            _ = terminate.recv() => true,
-            _ = interrupt.recv() => true,
+            () = &mut stop => true,
         };
         if ended {
             net::stop(&listeners.iter().collect::<Vec<_>>(), Instant::now() + TIDY).await;
@@ -116,7 +127,7 @@ async fn listen_until_told(length: Option<Duration>, listeners: &mut [net::Liste
             }
         }
         if ended {
-            return Ok((dropped, unread));
+            return (dropped, unread);
         }
     }
 }

@@ -117,7 +117,10 @@ impl Log {
         self.0.limiter.tell(None);
         let end = Instant::now() + LONG_PATIENCE;
         // One who reads is only slow, or the machine is: then it is worth waiting longer.
-        while !self.0.queue.wait_empty(PATIENCE) && sys::wait_writable(&self.0.out, Duration::ZERO) && Instant::now() < end {}
+        while !self.0.queue.wait_empty(PATIENCE)
+            && sys::wait_writable(&self.0.out, Duration::ZERO)
+            && Instant::now() < end
+        {}
     }
 }
 
