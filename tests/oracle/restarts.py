@@ -38,13 +38,15 @@ PLACES = [("127.0.0.1", 1, LARGE, "127.0.0.1"), ("0.0.0.0", 2, LARGE, "127.0.0.1
 
 
 def send(to, rate):
-    """Sends datagrams of one line until standard input ends; says how many."""
+    """Sends datagrams of one line until standard input ends; says how many, and in how many seconds."""
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     # Several sockets, so that workers which share a port all get some. None is connected: refusals are the kernel's to count.
     out = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(8)]
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     sent, began = 0, time.monotonic()
+    first = began
+    print("sending", flush=True)
     while not ended.is_set():
         due = int((time.monotonic() - began) * rate)
         # A sender that was held up does not make up for all of it at once.
@@ -54,7 +56,7 @@ def send(to, rate):
         if sent < due:
             began = time.monotonic() - sent / rate
         time.sleep(0.001)
-    print(sent)
+    print(sent, time.monotonic() - first)
 
 
 class Chatter(threading.Thread):
@@ -156,11 +158,13 @@ def restart(n, args, rng):
         sender = subprocess.Popen([sys.executable, __file__, "--send", to, "--rate", str(args.rate)],
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         processes.all.append(sender)
+        sender.stdout.readline()
         time.sleep(rng.uniform(0.3, 0.7))
         took = old.stop()
         new = Daemon(processes, args, f"{folder}/new", host, workers, buffer, inherited)
         time.sleep(rng.uniform(0.2, 0.4))
-        sent = int(sender.communicate(timeout=10)[0])
+        sent, seconds = sender.communicate(timeout=10)[0].split()
+        sent, rate = int(sent), int(sent) / float(seconds)
         also = new.stop()
         chatter.ended.set()
         chatter.join()
@@ -170,7 +174,7 @@ def restart(n, args, rng):
         both = [daemon.account() for daemon in (old, new)]
         total = {name: both[0][name] + both[1][name] for name in both[0]}
         lost = sent - total["x"] - total["kernel_drops"] - grown["NoPorts"]
-        print(f"{n + 1:3}: {host} with {workers} of {buffer} to {to}: {sent} sent = {both[0]['x']} + {both[1]['x']} recorded "
+        print(f"{n + 1:3}: {host} with {workers} of {buffer} to {to}: {sent} sent ({rate:.0f}/s) = {both[0]['x']} + {both[1]['x']} recorded "
               f"+ {both[0]['kernel_drops']} + {both[1]['kernel_drops']} dropped + {grown['NoPorts']} refused + {lost}; "
               f"TCP {chatter.lines} sent in {chatter.connections} connections, {total['t']} recorded; "
               f"ended in {took * 1000:.0f} and {also * 1000:.0f} ms", flush=True)
@@ -187,7 +191,7 @@ def restart(n, args, rng):
             problems.append(f"it ended {took * 1000:.0f} ms after SIGTERM")
         if problems:
             sys.exit(f"FAILED: {'; '.join(problems)}\n{open(old.log).read()}\n{open(new.log).read()}")
-        return took, lost, total["kernel_drops"], grown["NoPorts"], sent
+        return took, rate, lost, total["kernel_drops"], grown["NoPorts"], sent
 
 
 def enter_namespace():
@@ -219,8 +223,9 @@ def main():
     print(f"seed {args.seed}")
     rounds = [restart(n, args, rng) for n in range(args.restarts)]
     times = sorted(took * 1000 for took, *_ in rounds)
-    lost, drops, refused, sent = (sum(column) for column in list(zip(*rounds))[1:])
-    print(f"{len(rounds)} restarts: {sent} datagrams sent, {drops} dropped and counted, {refused} refused by the kernel, "
+    rate = statistics.median(rate for _, rate, *_ in rounds)
+    lost, drops, refused, sent = (sum(column) for column in list(zip(*rounds))[2:])
+    print(f"{len(rounds)} restarts: {sent} datagrams sent at {rate:.0f}/s, {drops} dropped and counted, {refused} refused by the kernel, "
           f"{lost} in no count; from SIGTERM to the end {statistics.median(times):.0f} ms, at most {times[-1]:.0f} ms")
 
 
