@@ -212,6 +212,35 @@ fn connections_one_after_the_other_are_never_too_many() {
 }
 
 #[test]
+fn connections_that_wait_for_room_at_a_stop_share_its_grace() {
+    const CLIENTS: u64 = 200;
+    let dir = tempfile::tempdir().expect("a folder");
+    let url = "[[listen]]\nurl = \"tcp://127.0.0.1:0\"\nmax_connections = 1";
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), "shutdown_grace = \"1s\"", url));
+    let to = daemon.tcp.expect("TCP");
+    // Each waits until the one before has gone: all of them would take four seconds.
+    let open = || TcpStream::connect(to).and_then(|mut stream| stream.write_all(b"x:1|c\n").map(|()| stream));
+    let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| open().expect("connected")).collect();
+    let (stay, stays) = std::sync::mpsc::channel::<()>();
+    let leaving = std::thread::spawn(move || {
+        for client in clients {
+            // It ends at once when the test has ended.
+            let _ = stays.recv_timeout(Duration::from_millis(20));
+            drop(client);
+        }
+    });
+    let log = daemon.stop();
+    drop(stay);
+    leaving.join().expect("it ends");
+    assert!(!log.iter().any(|line| line.contains("does not ")), "{log:?}");
+    let records = records(&dir.path().join("records.jsonl"));
+    let [connections, refused] = ["connections", "refused"].map(|field| listeners(&records, field));
+    assert_eq!(connections + refused, CLIENTS, "{refused} refused");
+    assert_eq!(sum(&records, "x"), connections);
+    assert!(refused > 0, "there was time for all of them");
+}
+
+#[test]
 fn everything_that_hangs_shares_one_grace() {
     let dir = tempfile::tempdir().expect("a folder");
     // Requests are taken and never answered: of a sink, and to an Alertmanager.

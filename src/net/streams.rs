@@ -40,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// after the other, only one is open, however many are still to be read to their ends.
 const ROOM_PATIENCE: Duration = Duration::from_millis(50);
 
-/// At a stop, all that the kernel has queued wait no longer than this.
+/// At a stop, all that the kernel has queued wait no longer than this, and than half of the time that is left.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What every connection of a listener shares.
@@ -189,7 +189,9 @@ impl Connections {
         if transport != Transport::Unix {
             refuse_later();
         }
-        let limit = Instant::now() + QUEUE_PATIENCE;
+        let now = Instant::now();
+        let left = self.shared.deadline.get().map(|deadline| deadline.saturating_duration_since(now));
+        let limit = now + left.map_or(QUEUE_PATIENCE, |left| QUEUE_PATIENCE.min(left / 2));
         let mut until = Instant::now() + ROOM_PATIENCE;
         for accepted in queued {
             while !self.have_room() && matches!(timeout_at(until.min(limit).into(), self.end_of_one()).await, Ok(true))
