@@ -209,8 +209,8 @@ fn gauges_by_the_invariant(ops: &[Op]) -> BTreeMap<String, f64> {
     sides.iter().map(|(name, sides)| (format!("n{name}"), value(sides))).collect()
 }
 
-/// A relay to these targets over random pieces: its last account, and the pieces that were put.
-fn relay(random: &mut Random, targets: Vec<SocketAddr>, mode: Mode, queue: usize) -> (Ledger, u64) {
+/// A relay to these targets over random pieces: its last account, and the lines that were put.
+fn relay(random: &mut Random, targets: Vec<SocketAddr>, mode: Mode, queue: usize, pieces: u64) -> (Ledger, u64) {
     let spec = RelaySpec {
         name: "r".into(),
         targets,
@@ -227,9 +227,10 @@ fn relay(random: &mut Random, targets: Vec<SocketAddr>, mode: Mode, queue: usize
         completeness: 1.0,
         ..Ledger::default()
     };
-    let pieces = 300;
+    let mut all = 0;
     for n in 0..pieces {
         let lines = 1 + random.below(5);
+        all += lines;
         let piece: Vec<String> = (0..lines).map(|k| format!("p.{n}.{k}.{lines}:1|c")).collect();
         inlet.put(format!("{}\n", piece.join(if random.below(9) == 0 { "\n\n" } else { "\n" })).as_bytes());
         if random.below(40) == 0 {
@@ -239,30 +240,37 @@ fn relay(random: &mut Random, targets: Vec<SocketAddr>, mode: Mode, queue: usize
     }
     drop(inlet);
     thread.join().expect("it ends");
-    (account(), pieces)
+    (account(), all)
 }
 
 #[test]
 fn what_a_relay_was_offered_is_delivered_or_dropped() {
     let mut random = Random(20_261_126);
     let (mut queue_full, mut target_down) = (0, 0);
-    for round in 0..24 {
+    for round in 0..200 {
+        // Many lines, or few that are all sent at the end.
+        let pieces = if round < 24 { 300 } else { 10 + random.below(50) };
         let there = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         there.set_nonblocking(true).expect("it can be");
-        let gone = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        let gone = || UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
         let mut targets = vec![there.local_addr().expect("bound")];
         let is_alone = round % 3 == 0;
         if !is_alone {
-            targets.push(gone);
+            targets.extend([gone(), gone()]);
         }
         let mode = if random.below(2) == 0 { Mode::Mirror } else { Mode::Spread };
         let queue = if random.below(2) == 0 { 4 } else { 10_000 };
-        let (ledger, pieces) = relay(&mut random, targets, mode, queue);
+        let (ledger, lines) = relay(&mut random, targets, mode, queue, pieces);
         assert_eq!(ledger.check(), Ok(()), "round {round}");
         let account = &ledger.relays["r"];
         assert_eq!((account.offered, account.queued), (pieces, 0), "round {round}: {account:?}");
         queue_full += account.dropped.get("queue_full").copied().unwrap_or(0);
         target_down += account.dropped.get("target_down").copied().unwrap_or(0);
+        if mode == Mode::Spread && !account.dropped.contains_key("queue_full") {
+            // Each line went to one, whoever was down meanwhile.
+            let told: u64 = account.targets.values().map(|target| target.lines + target.lost).sum();
+            assert_eq!(told, lines, "round {round}: {account:?}");
+        }
         if is_alone {
             // What was sent over loopback lies in the socket.
             let mut buffer = [0; 65_536];

@@ -80,6 +80,34 @@ fn a_mirror_passes_every_line_to_all_targets_as_it_came() {
 }
 
 #[test]
+fn a_line_longer_than_a_datagram_goes_whole() {
+    for gso in [false, true] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (socket, address) = target();
+        let daemon = start(dir.path(), &format!("targets = [\"{address}\"]\nmax_datagram = 512\ngso = {gso}"));
+        let short = (0..40).map(|n| format!("short.{n}:1|c"));
+        let long = (0..3).map(|n| format!("long.{n}:1|c|#k:{}", "x".repeat(1000 + 500 * n)));
+        let mut sent: Vec<String> = short.chain(long).collect();
+        // Long ones come first, last and between others.
+        sent.rotate_right(1);
+        sent.swap(20, 42);
+        daemon.send_udp(&[sent.join("\n").as_bytes()]);
+        let (mut came, mut buffer) = (Vec::new(), [0; 65_536]);
+        while came.len() < sent.len() {
+            let count = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("gso {gso}: {error}: {came:?}"));
+            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            let lines: Vec<String> = text.split('\n').filter(|line| !line.is_empty()).map(str::to_string).collect();
+            assert!(count <= 512 || lines.len() == 1, "{count} bytes");
+            came.extend(lines);
+        }
+        assert_eq!(came, sent, "gso {gso}");
+        let status = daemon.status_when("nothing waits", |status| account(status).0 == 1 && account(status).2 == 0);
+        assert_eq!(account(&status), (1, 1, 0, 0));
+        daemon.stop();
+    }
+}
+
+#[test]
 fn spread_lines_go_by_their_name_and_move_when_a_target_is_down() {
     let dir = tempfile::tempdir().expect("a folder");
     let ((one, first), (two, second), (three, third)) = (target(), target(), target());

@@ -228,6 +228,13 @@ struct Send {
     tickets: Tickets,
 }
 
+impl Send {
+    /// Whether it is a single line that is longer than a datagram.
+    fn is_long(&self, spec: &RelaySpec) -> bool {
+        self.bytes.len() > self.datagrams as usize * spec.max_datagram
+    }
+}
+
 struct Target {
     address: SocketAddr,
     /// Text of the address, which lines are spread by.
@@ -249,7 +256,7 @@ impl Target {
         socket.connect(&address.into())?;
         socket.set_nonblocking(true)?;
         if spec.gso {
-            sys::send_segmented(&socket, u16::try_from(spec.max_datagram).unwrap_or(u16::MAX))?;
+            sys::send_segmented(&socket, segment(spec))?;
         }
         Ok(Target {
             address,
@@ -267,6 +274,11 @@ impl Target {
         self.is_healthy.load(Ordering::Relaxed) && self.down_until.is_none_or(|until| now >= until)
     }
 
+    /// Whether something waits.
+    fn has_lines(&self) -> bool {
+        !self.ready.is_empty() || !self.open.bytes.is_empty()
+    }
+
     fn push(&mut self, line: &[u8], ticket: &Arc<Ticket>, most: usize) {
         if !self.open.bytes.is_empty() && self.open.bytes.len() + 1 + line.len() > most {
             self.ready.push(std::mem::take(&mut self.open));
@@ -282,17 +294,29 @@ impl Target {
         }
     }
 
-    /// Everything that waits, in sends of one or many datagrams.
+    fn send(&self, send: &Send, spec: &RelaySpec) -> io::Result<usize> {
+        if !spec.gso || !send.is_long(spec) {
+            return self.socket.send(&send.bytes);
+        }
+        // The kernel would cut the line.
+        sys::send_segmented(&self.socket, 0)?;
+        let outcome = self.socket.send(&send.bytes);
+        sys::send_segmented(&self.socket, segment(spec))?;
+        outcome
+    }
+
+    /// Everything that waits, in sends of one or many datagrams. A line that is longer than a datagram goes alone, in one.
     fn take(&mut self, spec: &RelaySpec) -> Vec<Send> {
         if !self.open.bytes.is_empty() {
             self.ready.push(std::mem::take(&mut self.open));
         }
         let mut sends: Vec<Send> = Vec::new();
         for Datagram { bytes, tickets } in std::mem::take(&mut self.ready) {
-            // One that is longer than any other must be, a single long line, cannot be cut.
             match sends.last_mut() {
                 Some(send)
                     if spec.gso
+                        && bytes.len() <= spec.max_datagram
+                        && !send.is_long(spec)
                         && send.bytes.len() + spec.max_datagram <= SEGMENTED_BYTES
                         && (send.datagrams as usize) < sys::MAX_SEGMENTS =>
                 {
@@ -306,6 +330,11 @@ impl Target {
         }
         sends
     }
+}
+
+/// Bytes of the datagrams that the kernel cuts a send into.
+fn segment(spec: &RelaySpec) -> u16 {
+    u16::try_from(spec.max_datagram).unwrap_or(u16::MAX)
 }
 
 fn lines_of(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -329,9 +358,10 @@ impl Relay {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.flush();
-                    // What has moved to others.
-                    self.flush();
+                    // What moves to others may have to move on.
+                    while self.targets.iter().any(Target::has_lines) {
+                        self.flush();
+                    }
                     return;
                 }
             }
@@ -372,7 +402,7 @@ impl Relay {
         for target in &mut self.targets {
             for send in target.take(&self.spec) {
                 // An error may belong to an earlier send, which nobody took.
-                let outcome = if target.is_up(now) { target.socket.send(&send.bytes) } else { Ok(0) };
+                let outcome = if target.is_up(now) { target.send(&send, &self.spec) } else { Ok(0) };
                 let loss = match outcome {
                     Ok(1..) => {
                         target.account.lines += count_lines(&send.tickets);

@@ -52,6 +52,7 @@ pub fn receive_coalesced(socket: &Socket) -> io::Result<()> {
 }
 
 /// Makes the kernel cut what is sent into datagrams of `bytes` bytes (`UDP_SEGMENT`); only the last may be shorter.
+/// With 0 it is sent as it is.
 ///
 /// # Errors
 /// If the kernel does not know it.
