@@ -299,6 +299,21 @@ fn what_goes_on_is_sent_with_every_interval_and_what_leaves_is_marked() {
 }
 
 #[test]
+fn a_gauge_of_the_past_does_not_hide_what_it_is_now() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (address, kept) = keeper();
+    let daemon = start(dir.path(), &format!("url = \"http://{address}\""));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let (past, ahead) = (now - 60, now + 60);
+    let lines = format!("level:20|g\nlevel:5|g|T{past}\nlevel:6|g|T{}\nsoon:1|g\nsoon:2|g|T{ahead}", past - 60);
+    daemon.send_udp(&[lines.as_bytes()]);
+    let level = samples_when(&kept, "level{}", |samples| samples.len() >= 3);
+    assert!(level.iter().all(|sample| sample.1 == 20.0), "{level:?}");
+    assert_eq!(samples_when(&kept, "soon{}", |samples| !samples.is_empty())[0].1, 2.0);
+    daemon.stop();
+}
+
+#[test]
 fn a_receiver_without_native_histograms_gets_classic_ones() {
     for status in [500, 400] {
         let dir = tempfile::tempdir().expect("a folder");

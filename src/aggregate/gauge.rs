@@ -48,6 +48,11 @@ impl Gauge {
         self.set.is_some()
     }
 
+    /// When its last absolute value was received, in seconds.
+    pub fn set_at(&self) -> Option<f64> {
+        self.set.map(|(received, _)| received)
+    }
+
     /// Puts another side of the same time beside this one.
     pub fn merge(&mut self, other: &Gauge) {
         let loose = (self.loose + other.loose).clamp(f64::MIN, f64::MAX);

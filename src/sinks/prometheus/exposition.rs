@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::aggregate::Sum;
+use crate::aggregate::{Stamped, Sum};
 use crate::glob::matches;
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -182,20 +182,24 @@ impl Exposition {
         self.gone.iter_mut().for_each(Vec::clear);
         self.before = self.end.replace(snapshot.end);
         self.delete(&snapshot.deleted);
+        let (of_gauges, of_counters): (Vec<&Stamped>, Vec<&Stamped>) =
+            snapshot.stamped.iter().partition(|one| one.series.kind() == Kind::Gauge);
         let mut counters: Vec<(&Series, f64)> =
             snapshot.counters.iter().map(|point| (&point.series, point.sum.value())).collect();
-        let mut gauges: Vec<(&Series, f64, u64)> =
-            snapshot.gauges.iter().map(|GaugePoint { series, gauge }| (series, gauge.value(), 1)).collect();
+        counters.extend(of_counters.into_iter().map(|one| (&one.series, one.value)));
+        // Of what a gauge is, and what it was at times of their own, the latest counts.
+        let known = if of_gauges.is_empty() { &[] } else { &snapshot.gauges[..] };
+        let set_at: HashMap<&Series, f64> =
+            known.iter().filter_map(|point| Some((&point.series, point.gauge.set_at()?))).collect();
+        let (past, later): (Vec<&Stamped>, Vec<&Stamped>) =
+            of_gauges.into_iter().partition(|one| set_at.get(&one.series).is_some_and(|at| one.time <= *at));
+        let mut gauges: Vec<(&Series, f64, u64)> = past.into_iter().map(|one| (&one.series, one.value, 1)).collect();
+        gauges.extend(snapshot.gauges.iter().map(|GaugePoint { series, gauge }| (series, gauge.value(), 1)));
         gauges.extend(snapshot.sets.iter().map(|point| (&point.series, point.members.count(), 1)));
         let last = |point: &'_ crate::snapshot::KvPoint| point.values.last().copied();
         let kvs = snapshot.kvs.iter();
         gauges.extend(kvs.filter_map(|point| Some((&point.series, last(point)?, point.values.len() as u64))));
-        for one in &snapshot.stamped {
-            match one.series.kind() {
-                Kind::Gauge => gauges.push((&one.series, one.value, 1)),
-                _ => counters.push((&one.series, one.value)),
-            }
-        }
+        gauges.extend(later.into_iter().map(|one| (&one.series, one.value, 1)));
         for (series, value) in counters {
             self.counter(series, value, snapshot, &mut outcome);
         }
