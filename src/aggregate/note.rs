@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lasting::{Word, lasting, lasting_maybe};
 use crate::protocol::{Event, Heartbeats, Kind, Name, ServiceCheck, Tags, lossy};
-use crate::series::{KeyBuilder, Series};
+use crate::series::KeyBuilder;
 
 /// An event or a service check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,11 +57,11 @@ pub enum NoteBody {
     },
 }
 
-/// Takes an event out of its datagram, received at `now` Unix seconds.
-pub fn own_event(event: &Event<'_>, now: f64) -> Note {
+/// Takes an event out of its datagram, received at `now` Unix seconds; `keys` put its tags in order.
+pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> Note {
     Note {
         time: event.timestamp.map_or(now, |seconds| seconds as f64),
-        tags: canonical(event.tags()),
+        tags: canonical(event.tags(), keys),
         host: text(event.host),
         container: text(event.container),
         external_data: text(event.external_data),
@@ -77,11 +77,11 @@ pub fn own_event(event: &Event<'_>, now: f64) -> Note {
     }
 }
 
-/// Takes a service check out of its datagram, received at `now` Unix seconds.
-pub fn own_service_check(check: &ServiceCheck<'_>, now: f64) -> Note {
+/// Takes a service check out of its datagram, received at `now` Unix seconds; `keys` put its tags in order.
+pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuilder) -> Note {
     Note {
         time: check.timestamp.map_or(now, |seconds| seconds as f64),
-        tags: canonical(check.tags()),
+        tags: canonical(check.tags(), keys),
         host: text(check.host),
         container: text(check.container),
         external_data: text(check.external_data),
@@ -127,11 +127,11 @@ fn text(bytes: Option<&[u8]>) -> Option<String> {
     bytes.map(|bytes| lossy(bytes).into_owned())
 }
 
-fn canonical(tags: Tags<'_>) -> Vec<(String, Option<String>)> {
+fn canonical(tags: Tags<'_>, keys: &mut KeyBuilder) -> Vec<(String, Option<String>)> {
     if tags.is_empty() {
         return Vec::new();
     }
     // A series' key is the one place that knows what canonical means; its kind and name don't matter here.
-    let series = Series::from_key(KeyBuilder::default().build(Kind::Counter, &Name::plain(""), tags.iter()));
-    series.tags().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect()
+    keys.build(Kind::Counter, &Name::plain(""), tags.iter());
+    keys.tags().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect()
 }

@@ -407,7 +407,7 @@ impl Shard {
         self.open.tally.events += 1;
         self.open.tally.sections_skipped += event.skipped_sections().count() as u64;
         self.open.tally.tags_cut += event.tags().cut();
-        self.note(|| own_event(event, now));
+        self.note(|keys| own_event(event, now, keys));
     }
 
     pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
@@ -420,7 +420,7 @@ impl Shard {
             if forward {
                 // A heartbeat counts when it comes, whatever its sender's clock says.
                 let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
-                self.note(|| Note { time, ..own_service_check(check, now) });
+                self.note(|keys| Note { time, ..own_service_check(check, now, keys) });
             }
             return;
         }
@@ -431,12 +431,12 @@ impl Shard {
         self.open.tally.service_checks += 1;
         self.open.tally.sections_skipped += check.skipped_sections().count() as u64;
         self.open.tally.tags_cut += check.tags().cut();
-        self.note(|| own_service_check(check, now));
+        self.note(|keys| own_service_check(check, now, keys));
     }
 
-    fn note(&mut self, own: impl FnOnce() -> Note) {
+    fn note(&mut self, own: impl FnOnce(&mut KeyBuilder) -> Note) {
         if self.open.notes.len() < MAX_NOTES && self.note_bytes < MAX_NOTE_BYTES {
-            let mut note = own();
+            let mut note = own(&mut self.keys);
             if let Some(heartbeats) = &self.options.heartbeats {
                 note.hide_key(heartbeats);
             }

@@ -191,7 +191,7 @@ fn read(
             }
             Ok(Line::Event(event)) => {
                 reading.skipped.extend(event.skipped_sections().map(|s| lossy(s).into_owned()));
-                let mut note = own_event(&event, 0.0);
+                let mut note = own_event(&event, 0.0, &mut KeyBuilder::default());
                 heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
                 reading.events.push(note_json(&note, event.timestamp));
                 reading.notes.push(note);
@@ -207,7 +207,7 @@ fn read(
                     reading.refuse(line, bad_time(line, b"d:"));
                 }
                 reading.heartbeats.extend(beat);
-                let mut note = own_service_check(&check, 0.0);
+                let mut note = own_service_check(&check, 0.0, &mut KeyBuilder::default());
                 heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
                 reading.service_checks.push(note_json(&note, check.timestamp));
                 reading.notes.push(note);

@@ -209,7 +209,7 @@ impl Heartbeats {
 
     /// What a metric says; `None` if it is an ordinary one.
     pub fn of_metric(&self, metric: &Metric<'_>, from: Option<IpAddr>) -> Option<Signal> {
-        let name = metric.name.to_string();
+        let name = metric.name.clean();
         let said = said(metric.tags.iter());
         let Some((is_maintenance, rest)) = self.reserved(&name) else {
             return if self.assist { assist(&said, from) } else { None };
@@ -291,8 +291,9 @@ impl Heartbeats {
         let (named, inner) = rest.split_once('.').unwrap_or((rest, ""));
         let inner = Some(inner).filter(|inner| !inner.is_empty()).or(instance);
         let service = match service {
-            _ if !named.is_empty() => named.replace("__", "."),
-            Some(service) => service.to_string(),
+            _ if named.contains("__") => Cow::Owned(named.replace("__", ".")),
+            _ if !named.is_empty() => Cow::Borrowed(named),
+            Some(service) => Cow::Borrowed(service),
             None => return Err(Ignored::NoService),
         };
         let fits = |text: &str| !text.is_empty() && text.len() <= MAX_NAME;

@@ -175,6 +175,11 @@ impl<'a> Name<'a> {
         }
     }
 
+    /// The name, cleaned if the listener asks for it.
+    pub(super) fn clean(&self) -> Cow<'a, str> {
+        if self.sanitize { Cow::Owned(self.to_string()) } else { self.text() }
+    }
+
     /// The name before cleaning.
     fn text(&self) -> Cow<'a, str> {
         if self.tail.is_empty() {
