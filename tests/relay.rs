@@ -84,6 +84,7 @@ fn a_line_longer_than_a_datagram_goes_whole() {
     for gso in [false, true] {
         let dir = tempfile::tempdir().expect("a folder");
         let (socket, address) = target();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         let daemon = start(dir.path(), &format!("targets = [\"{address}\"]\nmax_datagram = 512\ngso = {gso}"));
         let short = (0..40).map(|n| format!("short.{n}:1|c"));
         let long = (0..3).map(|n| format!("long.{n}:1|c|#k:{}", "x".repeat(1000 + 500 * n)));
