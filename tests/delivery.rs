@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use receiver::Reply::{self, Breaks, Drips, Garbage, Nothing, Says, With};
 use receiver::receiver;
@@ -566,5 +567,67 @@ fn a_collector_that_takes_no_compression_gets_everything_plain() {
         let log = daemon.stop();
         let told = log.iter().filter(|line| line.contains("it gets everything plain")).count();
         assert_eq!(told, usize::from(packed == [true, false, false]), "{log:?}");
+    }
+}
+
+/// ExportMetricsServiceRequest of OpenTelemetry, as far as sums go.
+#[derive(Clone, PartialEq, Message)]
+struct Export {
+    #[prost(message, repeated, tag = "1")]
+    resources: Vec<ResourceMetrics>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ResourceMetrics {
+    #[prost(message, repeated, tag = "2")]
+    scopes: Vec<ScopeMetrics>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ScopeMetrics {
+    #[prost(message, repeated, tag = "2")]
+    metrics: Vec<Metric>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metric {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "7")]
+    sum: Option<Total>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Total {
+    #[prost(message, repeated, tag = "1")]
+    points: Vec<Point>,
+    #[prost(int32, tag = "2")]
+    temporality: i32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Point {
+    #[prost(double, tag = "4")]
+    value: f64,
+}
+
+#[test]
+fn a_count_with_its_own_time_is_no_total_among_those_that_go_on() {
+    const DELTA: i32 = 1;
+    for (options, others) in [("", DELTA), ("temporality = \"cumulative\"", 2)] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (address, requests) = receiver(vec![Says(200, "")]);
+        let daemon = start(dir.path(), &format!("type = \"otlp\"\nurl = \"http://{address}\"\n{options}"));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+        daemon.send_udp(&[format!("hits:100|c\nhits:1|c|T{}", now - 60).as_bytes()]);
+        let request = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
+        let export = Export::decode(&request.body[..]).expect("the message");
+        let metrics = export.resources.into_iter().flat_map(|one| one.scopes).flat_map(|scope| scope.metrics);
+        let sums = metrics.filter(|metric| metric.name == "hits").filter_map(|metric| metric.sum);
+        let mut points: Vec<(f64, i32)> =
+            sums.flat_map(|sum| sum.points.into_iter().map(move |point| (point.value, sum.temporality))).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        assert_eq!(points, [(1.0, DELTA), (100.0, others)], "{options}");
+        daemon.stop();
     }
 }

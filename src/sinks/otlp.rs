@@ -415,7 +415,10 @@ impl OtlpSink {
                 Ok(one) => {
                     let class = if one.series.kind() == Kind::Gauge { 0 } else { 1 };
                     let point = number_point(&one.series, one.time - 1.0, one.time, one.value);
-                    (one.series.name().to_string(), class, number(class, point, one.value, Temporality::Delta))
+                    let metric = number(class, point, one.value, Temporality::Delta);
+                    // A sum has one temporality, so this one is not put to those that go on.
+                    let is_apart = class == 1 && self.spec.temporality == Temporality::Cumulative;
+                    (one.series.name().to_string(), if is_apart { 3 } else { class }, metric)
                 }
             };
             points += 1;
