@@ -142,6 +142,10 @@ impl Driver {
         for (reason, count) in receipt.dropped {
             *account.dropped.entry(reason.to_string()).or_default() += count;
         }
+        if records == 0 && receipt.bytes == 0 {
+            // Nothing was asked of the receiver, so nothing is known of it.
+            return;
+        }
         account.delivery_ms = took.as_secs_f64() * 1e3;
         account.delivery_bytes = receipt.bytes;
         account.last_success = unix_time();

@@ -72,6 +72,18 @@ async fn a_sink_that_comes_back_gets_what_waited_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_interval_without_records_says_nothing_of_the_receiver() {
+    let fake = Fake::default();
+    let outlet = outlet(&fake, 4);
+    outlet.offer(&Arc::new(Snapshot { sequence: 1, ..Snapshot::default() }));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((fake.seen.lock().expect("no panic").len(), outlet.account().last_success), (1, 0.0));
+    outlet.offer(&snapshot(2));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(outlet.account().last_success > 0.0 && adds_up(&outlet.account()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_queue_gives_up_its_oldest_and_counts_it() {
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Hung;
