@@ -524,3 +524,44 @@ fn the_key_of_a_service_is_shown_nowhere() {
         assert!(said.contains("locked") && said.contains("***") && !said.contains("sesame"), "{said}");
     }
 }
+
+#[test]
+fn no_service_has_a_name_that_the_api_has_in_its_paths() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    let to = format!("udp://{}", daemon.udp.expect("UDP"));
+    for name in ["events", "maintenance"] {
+        let output = support::systole(&["beat", &format!("{name}/i1"), "--to", &to, "--", "true"], b"");
+        let said = support::text(&output.stderr);
+        assert!(
+            output.status.code() == Some(125) && said.contains(&format!("no service is called `{name}`")),
+            "{said}"
+        );
+    }
+    let lines = ["heartbeat.events.i1:10|g", "heartbeat:10|g|#service:maintenance", "_sc|heartbeat|0|#service:events"];
+    daemon.send_udp(&lines.map(str::as_bytes));
+    daemon.send_udp(&[b"heartbeat.real:60|g"]);
+    wait(&daemon, "real", "up", |s| s["state"] == "up");
+    // They are what they are besides.
+    let status = daemon.status_when("all is counted", |s| s["lines"]["read"] == 4);
+    let counts = &status["lines"];
+    assert_eq!(
+        (&counts["metrics"], &counts["service_checks"], &counts["heartbeats"]),
+        (&2.into(), &1.into(), &1.into()),
+        "{counts}"
+    );
+    let all: Value = serde_json::from_str(&daemon.get("/api/v1/presence").1).expect("JSON");
+    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+    assert!(daemon.get("/metrics").1.contains("presence_ignored_total{reason=\"bad_name\"} 3\n"));
+    daemon.stop();
+    for line in lines {
+        let said = support::text(&support::systole(&["explain", line], b"").stdout);
+        assert!(said.contains("no heartbeat") && said.contains("no service is called `events`"), "{said}");
+    }
+    let expect = "[[presence.expect]]\nservice = \"events\"\n";
+    let file = dir.path().join("expect.toml");
+    std::fs::write(&file, config(dir.path(), expect)).expect("written");
+    let output = support::systole(&["check", "-c", file.to_str().expect("plain")], b"");
+    let said = support::text(&output.stdout) + &support::text(&output.stderr);
+    assert!(!output.status.success() && said.contains("no service is called `events`"), "{said}");
+}

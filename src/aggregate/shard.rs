@@ -414,9 +414,14 @@ impl Shard {
         if let Some(heartbeats) = &self.options.heartbeats
             && let Some(signal) = heartbeats.of_check(check, from.map(|from| from.ip()))
         {
-            self.open.tally.heartbeats += 1;
             let forward = heartbeats.forward;
+            let is_beat = matches!(signal, Signal::Beat(_));
             self.signals.push(signal);
+            if !is_beat {
+                self.ordinary_check(check, line, from, now);
+                return;
+            }
+            self.open.tally.heartbeats += 1;
             if forward {
                 // A heartbeat counts when it comes, whatever its sender's clock says.
                 let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
@@ -424,6 +429,10 @@ impl Shard {
             }
             return;
         }
+        self.ordinary_check(check, line, from, now);
+    }
+
+    fn ordinary_check(&mut self, check: &ServiceCheck<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
         if check.timestamp.is_some_and(|time| self.is_outside(time, now)) {
             self.refuse(line, bad_time(line, b"d:"), from);
             return;

@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{ListenUrl, listen_url};
 use crate::presence::{grace_for, misses_for};
+use crate::protocol::TAKEN;
 use crate::sys::{host_name, signal_process, unix_time};
 
 use super::{complain, duration, send};
@@ -134,6 +135,9 @@ fn begin(args: &BeatArgs) -> Result<Sender, String> {
             "`{}` is no SERVICE[/INSTANCE]: up to 128 bytes each, without , | # : are right",
             args.who
         ));
+    }
+    if TAKEN.contains(&&*service) {
+        return Err(format!("no service is called `{service}`: the API has that word in its paths; give another name"));
     }
     let every = args.every.as_secs_f64();
     if !(1.0..=604_800.0).contains(&every) {

@@ -57,6 +57,9 @@ struct Reading {
     service_checks: Vec<Value>,
     /// Reserved for presence.
     heartbeats: Vec<Value>,
+    /// Under a heartbeat's name but none: what they are besides stands elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    no_heartbeats: Vec<Value>,
     errors: Vec<Value>,
     skipped: Vec<String>,
     /// Lines that are well-formed, but would be refused if they came now, for a time of their own.
@@ -207,6 +210,7 @@ fn read(
                     reading.refuse(line, bad_time(line, b"d:"));
                 }
                 reading.heartbeats.extend(beat);
+                reading.no_heartbeats.extend(signal.as_ref().and_then(ignored_json));
                 let mut note = own_service_check(&check, 0.0, &mut KeyBuilder::default());
                 heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
                 reading.service_checks.push(note_json(&note, check.timestamp));
@@ -237,6 +241,12 @@ fn heartbeat_json(signal: &Signal) -> Option<Value> {
         entry.insert("health".into(), json!(health));
     }
     Some(Value::Object(entry))
+}
+
+/// Why a line under a heartbeat's name is none.
+fn ignored_json(signal: &Signal) -> Option<Value> {
+    let Signal::Ignored(why) = signal else { return None };
+    Some(json!({"reason": why.name(), "message": why.message()}))
 }
 
 impl Reading {
@@ -275,8 +285,9 @@ impl Reading {
         samples: impl Iterator<Item = Result<Metric<'a>, ParseError>> + Clone,
         heartbeats: Option<&Arc<Heartbeats>>,
     ) -> bool {
-        let beat =
-            heartbeats.and_then(|heartbeats| heartbeats.of_line(samples, None)).as_ref().and_then(heartbeat_json);
+        let signal = heartbeats.and_then(|heartbeats| heartbeats.of_line(samples, None));
+        self.no_heartbeats.extend(signal.as_ref().and_then(ignored_json));
+        let beat = signal.as_ref().and_then(heartbeat_json);
         let is_heartbeat = beat.is_some();
         self.heartbeats.extend(beat);
         is_heartbeat
@@ -478,6 +489,10 @@ fn tell_reading(reading: &Reading, out: &mut Vec<u8>) -> io::Result<()> {
         };
         let who = format!("{}/{}", text("service"), text("instance"));
         writeln!(out, "  {:<12} {}{promise}", "heartbeat", Plain(&who))?;
+    }
+    for ignored in &reading.no_heartbeats {
+        let text = |key: &str| ignored[key].as_str().unwrap_or("");
+        writeln!(out, "  {:<12} {} ({})", "no heartbeat", text("message"), text("reason"))?;
     }
     if reading.more > 0 {
         writeln!(out, "  {} more values are not shown", reading.more)?;

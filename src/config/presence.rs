@@ -8,6 +8,7 @@ use toml::Value;
 
 use crate::allow::Allow;
 use crate::presence::policy::{Expected, Guard, Misses, Override, Policy, SeriesOf};
+use crate::protocol::TAKEN;
 
 use super::load::network;
 use super::print::{MASK, Out, networks, number};
@@ -121,6 +122,13 @@ pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) ->
         let min = one.integer(s, "min", 1..=1000).unwrap_or(1) as u32;
         let within = one.duration(s, "within", SECONDS).map(|within| within.as_secs_f64());
         match one.string(s, "service") {
+            Some(service) if TAKEN.contains(&&*service) => {
+                s.problem(
+                    place,
+                    "service",
+                    format!("no service is called `{service}`: the API has that word in its paths"),
+                );
+            }
             Some(service) => policy.expect.push(Expected { service, min, within }),
             None => one.missing(s, &place, "service", "\"payments\""),
         }

@@ -31,6 +31,9 @@ const MAX_NAME: usize = 128;
 /// Most that is kept of a service check's message, in bytes.
 const MAX_MESSAGE: usize = 200;
 
+/// What no service may be called: the API has these words in its paths.
+pub const TAKEN: [&str; 2] = ["events", "maintenance"];
+
 /// Names under which maintenance is announced.
 pub(super) const MAINTENANCE: &str = "maintenance";
 
@@ -106,7 +109,7 @@ pub enum Ignored {
     NoIncrement,
     /// It names no service.
     NoService,
-    /// A name is empty or longer than 128 bytes.
+    /// A name is empty or longer than 128 bytes, or a service's is one of [`TAKEN`].
     BadName,
     /// Its value means nothing.
     BadValue,
@@ -125,6 +128,19 @@ impl Ignored {
             Ignored::NoService => "no_service",
             Ignored::BadName => "bad_name",
             Ignored::BadValue => "bad_value",
+        }
+    }
+
+    /// What is wrong, for people.
+    pub fn message(self) -> &'static str {
+        match self {
+            Ignored::Delta => "a heartbeat sets its gauge, and does not change it",
+            Ignored::NoIncrement => "the counter counts nothing",
+            Ignored::NoService => "it names no service",
+            Ignored::BadName => {
+                "names have 1 to 128 bytes, and no service is called `events` or `maintenance`, which the API has in its paths"
+            }
+            Ignored::BadValue => "its value means nothing",
         }
     }
 }
@@ -255,7 +271,10 @@ impl Heartbeats {
         let said = said(check.tags().iter());
         let host = check.host.map(lossy);
         let named = said.instance.as_deref().or(host.as_deref());
-        let (service, instance) = self.who(rest, said.service.as_deref(), named).ok()?;
+        let (service, instance) = match self.who(rest, said.service.as_deref(), named) {
+            Ok(who) => who,
+            Err(why) => return Some(Signal::Ignored(why)),
+        };
         let mut beat = self.beat(service, instance, &said, from);
         beat.health = Some(check.status);
         beat.message = check.message.map(|text| cut_lossy(text, MAX_MESSAGE).into());
@@ -297,7 +316,7 @@ impl Heartbeats {
             None => return Err(Ignored::NoService),
         };
         let fits = |text: &str| !text.is_empty() && text.len() <= MAX_NAME;
-        if !fits(&service) || inner.is_some_and(|inner| !fits(inner)) {
+        if !fits(&service) || TAKEN.contains(&&*service) || inner.is_some_and(|inner| !fits(inner)) {
             return Err(Ignored::BadName);
         }
         Ok((service.into(), inner.map(Into::into)))
@@ -399,6 +418,11 @@ mod tests {
         assert_eq!((&*beat.service, &*beat.instance, beat.interval, beat.health), ("a", "web-1", Some(10.0), Some(2)));
         let long = format!("heartbeat.{}:10|g", "a".repeat(129));
         assert_eq!(signal(&long, &heartbeats), Some(Signal::Ignored(Ignored::BadName)));
+        for line in
+            ["heartbeat.events.a:10|g", "heartbeat:10|g|#service:maintenance", "_sc|heartbeat|0|#service:events"]
+        {
+            assert_eq!(signal(line, &heartbeats), Some(Signal::Ignored(Ignored::BadName)), "{line}");
+        }
         let tagged = "heartbeat:10|g|@0.5|#service:a,version:1,start:2,key:k";
         let Some(Signal::Beat(beat)) = signal(tagged, &heartbeats) else { panic!("{tagged}") };
         assert_eq!((beat.key.as_deref(), beat.start.as_deref(), beat.sampled), (Some("k"), Some("2"), true));
