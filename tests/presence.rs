@@ -526,6 +526,61 @@ fn the_key_of_a_service_is_shown_nowhere() {
 }
 
 #[test]
+fn who_says_critical_is_nowhere_shown_as_well_and_operators_are_told_what_they_got() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    let (to, url) = (format!("udp://{}", daemon.udp.expect("UDP")), format!("http://{}", daemon.http.expect("HTTP")));
+    let ask = |args: &[&str]| {
+        let args = [&["presence"], args, &["--url", &url, "--token", "secret"]].concat();
+        let output = support::systole(&args, b"");
+        (output.status.code().expect("a code"), support::text(&output.stdout) + &support::text(&output.stderr))
+    };
+    let says = |args: &[&str], code: i32, part: &str| {
+        // A machine that is short of time may have been blind for a moment.
+        let began = Instant::now();
+        loop {
+            let (found, said) = ask(args);
+            if found == code && said.contains(part) {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "{args:?}: {found} {said}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let beat = ["beat", "job/c", "--every", "60s", "--to", &to, "--", "sh", "-c", "exit 3"];
+    assert_eq!(support::command(&beat).status().expect("it ends").code(), Some(3));
+    wait(&daemon, "job", "critical", |s| s["instances"][0]["health"] == 2 && s["state"] == "up");
+    let board = daemon.get("/presence").1;
+    assert!(board.contains("banner alarm\"><b>1 of 1 says critical: job/c, exited with 3</b>"), "{board}");
+    assert!(board.contains("title=\"c: up, critical: exited with 3, ") && board.contains(">!</span>"), "{board}");
+    says(&["list"], 0, " critical\n");
+    says(&["show", "job"], 0, "job/c: health critical: exited with 3\n");
+    says(&["show", "job/c"], 0, "health           critical: exited with 3\n");
+    says(&["check", "job"], 2, "1 critical (job/c: exited with 3) |");
+    says(&["check", "job", "--min", "5"], 2, "PRESENCE CRITICAL - job: 1 present, 5 wanted, ");
+
+    says(&["maintenance", "job", "30h"], 0, " UTC (4 h is the most)\n");
+    let (code, said) = ask(&["maintenance", "job", "30m"]);
+    assert!(code == 0 && said.starts_with("job: in maintenance until ") && said.ends_with(" UTC\n"), "{said}");
+    daemon.send_udp(&[b"heartbeat.web.i1:60|g"]);
+    wait(&daemon, "web", "up", |s| s["state"] == "up");
+    says(&["maintenance", "web", "30m"], 0, "web: in maintenance until ");
+    says(&["check", "web"], 0, "OK - web is up: 1 of 1 present, 0 late, in maintenance |");
+    says(&["maintenance", "web", "0"], 0, "web: the maintenance is over\n");
+    says(&["forget", "job/c"], 0, "job/c: forgotten\n");
+
+    daemon.send_udp(&[b"heartbeat.web.i1:0|g"]);
+    wait(&daemon, "web", "left", |s| s["state"] == "left");
+    says(&["check", "web"], 3, "PRESENCE UNKNOWN - web: this service has left");
+    says(&["check", "nobody"], 3, "was ever heard");
+    says(&["check", "web/i1"], 3, "check takes a service; for one instance: presence show web/i1\n");
+    assert_eq!(daemon.get("/api/v1/presence/web/i1/check").0, 400);
+    says(&["list", "--state", "dwn"], 2, "up, late, down, left, unknown, degraded, maintenance");
+    assert_eq!(daemon.get("/api/v1/presence?state=dwn").0, 400);
+    daemon.stop();
+}
+
+#[test]
 fn no_service_has_a_name_that_the_api_has_in_its_paths() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));

@@ -28,8 +28,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[derive(Args)]
 #[command(
     after_help = "SERVICE/INSTANCE names one instance. `check` and `wait` exit as monitoring plug-ins do: 0 up; 1 degraded, \
-                  late, flapping, in maintenance, or with an instance whose service check is critical; 2 down, or all of \
-                  them critical; 3 unknown, left, never seen, the daemon cannot be reached or \
+                  late, flapping, absent in maintenance, or with an instance whose service check is critical; 2 down, or all of \
+                  them critical; who is up in its maintenance is 0, and the text says so; 3 unknown, left, never seen, the daemon cannot be reached or \
                   there is a mass silence: never 0 when we do not know. Wrong usage of the two is 3 too."
 )]
 pub(super) struct PresenceArgs {
@@ -43,12 +43,15 @@ pub(super) struct PresenceArgs {
     token: Option<String>,
 }
 
+/// What `list --state` takes: states of services and instances.
+const STATES: [&str; 7] = ["up", "late", "down", "left", "unknown", "degraded", "maintenance"];
+
 #[derive(Subcommand)]
 enum Ask {
     /// All services with their instances
     List {
         /// Only instances (and services) in this state: up, late, down, left, unknown, degraded, maintenance
-        #[arg(long, value_name = "STATE")]
+        #[arg(long, value_name = "STATE", hide_possible_values = true, value_parser = STATES)]
         state: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -94,7 +97,7 @@ enum Ask {
     Maintenance {
         #[arg(value_name = "SERVICE[/INSTANCE]")]
         who: String,
-        /// 30m; at most 4h
+        /// 30m; at most 4h: what is granted is printed
         #[arg(value_name = "DUR", value_parser = any_duration)]
         length: Duration,
         /// For the log
@@ -184,14 +187,29 @@ async fn answer(command: &Ask, daemon: Daemon) -> Result<u8, String> {
             let (service, instance) = split(who);
             let by = std::env::var("USER").unwrap_or_default();
             let wanted = json!({"service": service, "instance": instance, "seconds": length.as_secs_f64(), "by": by, "why": why});
-            daemon.good(Method::POST, "/api/v1/presence/maintenance", Some(wanted)).await?;
-            Ok(FINE)
+            let granted = daemon.good(Method::POST, "/api/v1/presence/maintenance", Some(wanted)).await?;
+            print(&announced(who, *length, &granted))
         }
         Ask::Forget { who } => {
             daemon.good(Method::DELETE, &path(who), None).await?;
-            Ok(FINE)
+            print(&format!("{}: forgotten\n", Plain(who)))
         }
     }
+}
+
+/// What was granted of a maintenance.
+fn announced(who: &str, wanted: Duration, granted: &Value) -> String {
+    let seconds = granted["seconds"].as_f64().unwrap_or(0.0);
+    if seconds == 0.0 {
+        return format!("{}: the maintenance is over\n", Plain(who));
+    }
+    // 2026-11-26T07:50:00.000Z: the time of day tells which, unless it is days away.
+    let until = text(granted, "until").split_once('T').map_or((text(granted, "until"), ""), |(day, time)| (day, time));
+    let time = &until.1[..until.1.len().min(5)];
+    let day = if seconds > 86_400.0 { format!("{} ", until.0) } else { String::new() };
+    let most =
+        if seconds < wanted.as_secs_f64() { format!(" ({} is the most)", length(seconds)) } else { String::new() };
+    format!("{}: in maintenance until {day}{time} UTC{most}\n", Plain(who))
 }
 
 fn split(who: &str) -> (&str, Option<&str>) {
@@ -227,9 +245,27 @@ fn seconds(value: &Value, key: &str) -> String {
     value[key].as_f64().map_or("-".into(), length)
 }
 
+/// Whether an instance is present and its service check is critical.
+fn is_failing(instance: &Value) -> bool {
+    matches!(text(instance, "state"), "up" | "late" | "unknown") && instance["health"] == 2
+}
+
+/// The status of an instance's last service check, and what that said.
+fn health(instance: &Value) -> Option<String> {
+    let word = match instance["health"].as_u64()? {
+        0 => "ok",
+        1 => "warning",
+        2 => "critical",
+        _ => "unknown",
+    };
+    let message = instance["message"].as_str().map_or(String::new(), |message| format!(": {}", Plain(message)));
+    Some(format!("{word}{message}"))
+}
+
 fn rows(service: &Value) -> impl Iterator<Item = [String; 7]> {
     service["instances"].as_array().into_iter().flatten().map(move |instance| {
-        let flags: Vec<&str> = instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let flags = instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let flags: Vec<&str> = flags.chain(is_failing(instance).then_some("critical")).collect();
         [
             format!("{}/{}", Plain(text(service, "service")), Plain(text(instance, "instance"))),
             text(instance, "state").to_string(),
@@ -270,12 +306,19 @@ fn table(services: &Value) -> String {
 
 fn details(found: &Value) -> String {
     if found["instances"].is_array() {
-        return table(&json!([found]));
+        let failing = found["instances"].as_array().into_iter().flatten().filter(|instance| is_failing(instance));
+        let told = failing.filter_map(|instance| Some((text(instance, "instance"), health(instance)?)));
+        let told =
+            told.map(|(name, health)| format!("{}/{}: health {health}\n", Plain(text(found, "service")), Plain(name)));
+        return told.fold(table(&json!([found])), |out, line| out + &line);
     }
     let mut out = String::new();
     for (key, value) in found.as_object().into_iter().flatten() {
         let value = match value {
             Value::Null => continue,
+            _ if key == "health" => health(found).unwrap_or_default(),
+            // It stands with the health.
+            _ if key == "message" => continue,
             Value::String(text) => Plain(text).to_string(),
             Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
             Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or(0.0)),
@@ -288,9 +331,13 @@ fn details(found: &Value) -> String {
 
 /// How a service is: a code, and a line as monitoring plug-ins write it.
 async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, String), String> {
+    if service.contains('/') {
+        return Err(format!("check takes a service; for one instance: presence show {}", Plain(service)));
+    }
     let (status, said) = daemon.ask(Method::GET, &format!("{}/check", path(service)), None).await?;
     if status == 404 && said["error"]["code"] == "unknown" {
-        return Ok((UNKNOWN, format!("PRESENCE UNKNOWN - {} was never heard, or has left\n", Plain(service))));
+        let why = said["error"]["message"].as_str().unwrap_or("it is unknown");
+        return Ok((UNKNOWN, format!("PRESENCE UNKNOWN - {}: {}\n", Plain(service), Plain(why))));
     }
     let Some(state) = said["state"].as_str() else {
         return Err(Plain(said["error"]["message"].as_str().unwrap_or("the daemon does not answer")).to_string());
@@ -312,17 +359,49 @@ async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, 
     };
     let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][usize::from(code.min(3))];
     let mass = if said["mass_silence"] == true { "; there is a mass silence" } else { "" };
-    let failing = if critical > 0 { format!(", {critical} critical") } else { String::new() };
+    let failing = if critical > 0 {
+        format!(", {critical} critical{}", failing(service, critical, &said))
+    } else {
+        String::new()
+    };
+    let maintained = match number("maintenance") {
+        0 => String::new(),
+        _ if state == "maintenance" => String::new(),
+        n if n == present + down => ", in maintenance".into(),
+        n => format!(", {n} in maintenance"),
+    };
+    let who = Plain(service);
+    let head = match min {
+        Some(min) if present < min => format!("{who}: {present} present, {min} wanted"),
+        _ if state == "maintenance" => format!("{who} is in maintenance: {present} of {} present", present + down),
+        _ => format!("{who} is {state}: {present} of {} present", present + down),
+    };
     let line = format!(
-        "PRESENCE {word} - {} is {state}: {present} of {} present, {late} late{failing}{mass} | present={present} down={down} late={late} \
+        "PRESENCE {word} - {head}, {late} late{failing}{maintained}{mass} | present={present} down={down} late={late} \
          critical={critical}\n",
-        Plain(service),
-        present + down,
     );
     Ok((code, line))
 }
 
+/// Who fails, and how: as many as the daemon names.
+fn failing(service: &str, critical: u64, said: &Value) -> String {
+    let named = said["failing"].as_array().into_iter().flatten().map(|instance| {
+        // What stands behind a bar would be read as numbers.
+        let message = instance["message"].as_str().map_or(String::new(), |m| format!(": {}", m.replace('|', "/")));
+        Plain(&format!("{service}/{}{message}", text(instance, "instance"))).to_string()
+    });
+    let named: Vec<String> = named.collect();
+    match named.len() as u64 {
+        0 => String::new(),
+        n if n < critical => format!(" ({}, …)", named.join(", ")),
+        _ => format!(" ({})", named.join(", ")),
+    }
+}
+
 async fn wait(daemon: &Daemon, service: &str, up: u64, timeout: Duration) -> Result<u8, String> {
+    if service.contains('/') {
+        return Err(format!("wait takes a service; for one instance: presence show {}", Plain(service)));
+    }
     let deadline = Instant::now() + timeout;
     loop {
         let found = daemon.ask(Method::GET, &path(service), None).await;

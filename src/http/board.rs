@@ -91,7 +91,7 @@ fn html(out: String) -> Response {
 /// The board.
 pub(super) async fn board(State(house): State<House>, Query(shown): Query<Shown>) -> Result<Response, Response> {
     let mut seen = ask(&house, |watch| look(watch)).await?;
-    seen.services.sort_by_key(|service| rank(service.state));
+    seen.services.sort_by_key(|service| (rank(service.state), service.failing().next().is_none()));
     let carry = carried(&house, &shown);
     let (headline, class) = headline(&seen);
     let mut out = page::head(&format!("{headline} · presence"), 5, STYLE);
@@ -123,6 +123,17 @@ pub(super) async fn board(State(house): State<House>, Query(shown): Query<Shown>
     Ok(html(out))
 }
 
+/// Whether all that are present of a service say that they fail.
+fn fails_as_a_whole(service: &ServiceView) -> bool {
+    service.present > 0 && service.failing().count() == service.present
+}
+
+/// Who says that it fails, and how.
+fn complaint(service: &ServiceView, instance: &InstanceView) -> String {
+    let message = instance.message.as_deref().map_or(String::new(), |message| format!(", {}", Html(message)));
+    format!("{}/{}{message}", Html(&service.service), Html(&instance.instance))
+}
+
 /// The first line: what matters, and how bad it is.
 fn headline(seen: &Seen) -> (String, &'static str) {
     let count = |state: &str| seen.services.iter().filter(|service| service.state == state).count();
@@ -135,6 +146,12 @@ fn headline(seen: &Seen) -> (String, &'static str) {
         let more = if count(state) > names.len() { ", …" } else { "" };
         format!("{}{more}", names.join(", "))
     };
+    let failing: usize = seen.services.iter().map(|service| service.failing().count()).sum();
+    let more_failing = match failing {
+        0 => String::new(),
+        1 => "; 1 instance says critical".into(),
+        n => format!("; {n} instances say critical"),
+    };
     let services = |n: usize| if n == 1 { "1 service".to_string() } else { format!("{n} services") };
     if all == 0 {
         ("Nobody was heard yet".into(), "")
@@ -143,9 +160,18 @@ fn headline(seen: &Seen) -> (String, &'static str) {
         (format!("Mass silence: {silent} instances are silent at once; look for one cause"), "alarm")
     } else if down > 0 {
         let more = if degraded > 0 { format!("; {degraded} degraded") } else { String::new() };
-        (format!("{} down: {}{more}", services(down), named("down")), "alarm")
+        (format!("{} down: {}{more}{more_failing}", services(down), named("down")), "alarm")
     } else if degraded > 0 {
-        (format!("{} degraded: {}", services(degraded), named("degraded")), "warn")
+        let class = if seen.services.iter().any(fails_as_a_whole) { "alarm" } else { "warn" };
+        (format!("{} degraded: {}{more_failing}", services(degraded), named("degraded")), class)
+    } else if failing > 0 {
+        let present: usize = seen.services.iter().map(|service| service.present).sum();
+        let says = if failing == 1 { "says" } else { "say" };
+        let who = seen.services.iter().flat_map(|service| service.failing().map(move |instance| (service, instance)));
+        let who: Vec<String> = who.take(3).map(|(service, instance)| complaint(service, instance)).collect();
+        let more = if failing > who.len() { "; …" } else { "" };
+        let class = if seen.services.iter().any(fails_as_a_whole) { "alarm" } else { "warn" };
+        (format!("{failing} of {present} {says} critical: {}{more}", who.join("; ")), class)
     } else if missing > 0 {
         let s = if missing == 1 { "instance is" } else { "instances are" };
         (format!("All services are up; {missing} {s} down"), "warn")
@@ -221,6 +247,10 @@ fn card(out: &mut String, service: &ServiceView, carry: &str) {
         },
         service.present,
     );
+    let failing = service.failing().count();
+    if failing > 0 {
+        let _ = write!(out, ", <span class=\"pill down\">{failing} critical</span>");
+    }
     if let Some(min) = service.min {
         let _ = write!(out, " (at least {min})");
     }
@@ -236,10 +266,15 @@ fn card(out: &mut String, service: &ServiceView, carry: &str) {
     }
     out.push_str("</p>");
     for instance in service.instances.iter().take(SQUARES) {
-        let (letter, class) = letter(instance);
+        let (letter, class) = if instance.is_failing() { ('!', 'D') } else { letter(instance) };
+        let critical = match (instance.is_failing(), instance.message.as_deref()) {
+            (false, _) => String::new(),
+            (true, None) => ", critical".into(),
+            (true, Some(message)) => format!(", critical: {}", Html(message)),
+        };
         let _ = write!(
             out,
-            "<span class=\"sq {class}\" title=\"{}: {}, silent for {} of {}\">{letter}</span>",
+            "<span class=\"sq {class}\" title=\"{}: {}{critical}, silent for {} of {}\">{letter}</span>",
             Html(&instance.instance),
             instance.state,
             length(instance.silence_s),
@@ -358,10 +393,11 @@ fn row(out: &mut String, instance: &InstanceView) {
     day(out, &instance.day);
     let _ = write!(
         out,
-        "</td><td class=\"name\">{}</td><td class=\"name\">{}</td><td class=\"name\">{}</td><td>{health} {}</td><td>{}</td></tr>",
+        "</td><td class=\"name\">{}</td><td class=\"name\">{}</td><td class=\"name\">{}</td><td class=\"{}\">{health} {}</td><td>{}</td></tr>",
         Html(instance.version.as_deref().unwrap_or("")),
         Html(instance.start.as_deref().unwrap_or("")),
         instance.source.as_deref().unwrap_or(""),
+        if instance.is_failing() { "bad" } else { "" },
         Html(instance.message.as_deref().unwrap_or("")),
         instance.flags.join(" "),
     );

@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::allow::equal;
-use crate::inert::Plain;
-use crate::presence::{InstanceView, ServiceView};
+use crate::inert::{Plain, in_url};
+use crate::presence::{InstanceView, ServiceView, rfc3339};
+use crate::sys::unix_time;
 use crate::vigil::Watch;
 
 use super::{House, bearer, board, error, json as answer};
@@ -33,6 +34,7 @@ pub(super) fn routes() -> Router<House> {
         .route("/api/v1/presence/maintenance", post(maintenance))
         .route("/api/v1/presence/{service}", get(service).delete(forget_service))
         .route("/api/v1/presence/{service}/check", get(check))
+        .route("/api/v1/presence/{service}/{instance}/check", get(check_instance))
         .route("/api/v1/presence/{service}/{instance}", get(instance).delete(forget_instance))
 }
 
@@ -67,6 +69,12 @@ pub(super) fn unknown(what: &str) -> Response {
 /// Statuses of service checks.
 const HEALTH: [&str; 4] = ["ok", "warning", "critical", "unknown"];
 
+/// States of services and instances.
+const STATES: [&str; 7] = ["up", "late", "down", "left", "unknown", "degraded", "maintenance"];
+
+/// Instances that a check names, of those that fail.
+const NAMED: usize = 3;
+
 #[derive(Deserialize)]
 struct Filter {
     service: Option<String>,
@@ -76,6 +84,10 @@ struct Filter {
 
 async fn list(State(house): State<House>, Query(filter): Query<Filter>) -> Result<Response, Response> {
     let mut services = view(&house).await?;
+    if filter.state.as_ref().is_some_and(|state| !STATES.contains(&&**state)) {
+        let message = format!("`state` is one of {}", STATES.join(", "));
+        return Err(error(StatusCode::BAD_REQUEST, "bad_request", &message));
+    }
     services.retain(|service| filter.service.as_ref().is_none_or(|wanted| *wanted == *service.service));
     let health = match filter.health.as_deref() {
         None => None,
@@ -128,23 +140,39 @@ async fn check(
 ) -> Result<Response, Response> {
     let found =
         ask(&house, move |watch| Some((watch.engine.view_of(&name, watch.epoch)?, watch.engine.is_mass_silence())));
-    let found = found.await?.filter(|(service, _)| service.state != "unknown" && service.state != "left");
-    let Some((service, is_mass)) = found else { return Err(unknown("service")) };
+    let Some((service, is_mass)) = found.await? else { return Err(unknown("service")) };
+    let absent = match service.state {
+        "unknown" => Some("this service was not heard yet"),
+        "left" => Some("this service has left: all of its instances said goodbye or gave up"),
+        _ => None,
+    };
+    if let Some(message) = absent {
+        return Err(error(StatusCode::NOT_FOUND, "unknown", message));
+    }
     let enough = wanted.min.map_or(service.state == "up", |min| service.present >= min);
     let late = service.instances.iter().filter(|instance| instance.state == "late").count();
-    let critical = |instance: &InstanceView| instance.health == Some(2);
-    let present = || service.instances.iter().filter(|instance| matches!(instance.state, "up" | "late" | "unknown"));
-    let failing = present().filter(|instance| critical(instance)).count();
-    let well = present().filter(|instance| instance.state != "late" && !critical(instance)).count();
+    let failing: Vec<&InstanceView> = service.failing().collect();
+    let well = service.instances.iter().filter(|instance| instance.is_present() && instance.state != "late");
+    let well = well.filter(|instance| !instance.is_failing()).count();
+    let maintained = service.instances.iter().filter(|instance| instance.flags.contains(&"maintenance")).count();
+    let named = failing.iter().take(NAMED);
+    let named: Vec<Value> = named.map(|i| json!({"instance": i.instance, "message": i.message})).collect();
     let flapping = service.instances.iter().any(|instance| instance.flags.contains(&"flapping"));
     let mut response = answer(&json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
-        "late": late, "critical": failing, "well": well, "flapping": flapping, "mass_silence": is_mass,
+        "late": late, "critical": failing.len(), "failing": named, "well": well, "flapping": flapping, "maintenance": maintained,
+        "mass_silence": is_mass,
     }));
     if !enough {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     Ok(response)
+}
+
+/// A check is of a service.
+async fn check_instance(Path((service, instance)): Path<(String, String)>) -> Response {
+    let path = format!("/api/v1/presence/{}/{}", in_url(&service), in_url(&instance));
+    error(StatusCode::BAD_REQUEST, "bad_request", &format!("check takes a service; for one instance: GET {path}"))
 }
 
 #[derive(Deserialize)]
@@ -230,11 +258,12 @@ async fn maintenance(State(house): State<House>, headers: HeaderMap, body: Bytes
         let right = "{\"service\":\"…\",\"instance\":\"…\",\"seconds\":1800,\"by\":\"…\",\"why\":\"…\"} is right";
         error(StatusCode::BAD_REQUEST, "bad_request", &format!("{problem}; {right}"))
     })?;
-    announce(&house, wanted).await.map(|()| answer(&json!({"ok": true})))
+    let seconds = announce(&house, wanted).await?;
+    Ok(answer(&json!({"ok": true, "seconds": seconds, "until": rfc3339(unix_time() + seconds)})))
 }
 
-/// Keeps quiet about somebody.
-pub(super) async fn announce(house: &House, wanted: Announcement) -> Result<(), Response> {
+/// Keeps quiet about somebody; for how many seconds.
+pub(super) async fn announce(house: &House, wanted: Announcement) -> Result<f64, Response> {
     if !(0.0..=1e9).contains(&wanted.seconds) {
         return Err(error(StatusCode::BAD_REQUEST, "bad_request", "`seconds` is 0 or more"));
     }
@@ -246,10 +275,10 @@ pub(super) async fn announce(house: &House, wanted: Announcement) -> Result<(), 
         why = %Plain(wanted.why.as_deref().unwrap_or("")),
         "maintenance was announced"
     );
-    let found =
+    let granted =
         ask(house, move |watch| watch.engine.maintenance(&wanted.service, wanted.instance.as_deref(), wanted.seconds))
             .await?;
-    if found { Ok(()) } else { Err(unknown("service or instance")) }
+    granted.ok_or_else(|| unknown("service or instance"))
 }
 
 async fn forget_service(

@@ -371,14 +371,16 @@ impl Engine {
         self.schedule(id);
     }
 
-    /// Keeps quiet about a service, or one of its instances, for so many seconds; 0 ends it. `false` if it is unknown.
-    pub fn maintenance(&mut self, service: &str, instance: Option<&str>, seconds: f64) -> bool {
-        let Some(sid) = self.find_service(service) else { return false };
-        let until = self.now + seconds.clamp(0.0, self.policy.maintenance_max);
+    /// Keeps quiet about a service, or one of its instances, for so many seconds; 0 ends it. For how many,
+    /// which the policy limits; `None` if it is unknown.
+    pub fn maintenance(&mut self, service: &str, instance: Option<&str>, seconds: f64) -> Option<f64> {
+        let sid = self.find_service(service)?;
+        let granted = seconds.clamp(0.0, self.policy.maintenance_max);
+        let until = self.now + granted;
         match instance {
             None => self.service_mut(sid).maintenance_until = until,
             Some(name) => {
-                let Some(id) = self.find(service, name) else { return false };
+                let id = self.find(service, name)?;
                 self.instance_mut(id).maintenance_until = until;
             }
         }
@@ -393,7 +395,7 @@ impl Engine {
             self.schedule(id);
         }
         self.mark_dirty(sid);
-        true
+        Some(granted)
     }
 
     /// Forgets an instance, or a service with all of its own. `false` if it is unknown.

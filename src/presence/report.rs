@@ -77,6 +77,25 @@ pub struct InstanceView {
     pub flags: Vec<&'static str>,
 }
 
+impl ServiceView {
+    /// Who is present and says itself that it fails.
+    pub fn failing(&self) -> impl Iterator<Item = &InstanceView> {
+        self.instances.iter().filter(|instance| instance.is_failing())
+    }
+}
+
+impl InstanceView {
+    /// Whether it is up, late or unconfirmed.
+    pub fn is_present(&self) -> bool {
+        matches!(self.state, "up" | "late" | "unknown")
+    }
+
+    /// Whether it is present and its service check is critical.
+    pub fn is_failing(&self) -> bool {
+        self.is_present() && self.health == Some(2)
+    }
+}
+
 /// How long a conflict is shown after it was seen, in seconds.
 const CONFLICT_SHOWN: f64 = 3600.0;
 
