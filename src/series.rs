@@ -302,12 +302,6 @@ impl KeyBuilder {
         self.key.extend_from_slice(series.key());
     }
 
-    /// The tags of the key that was built last.
-    pub(crate) fn tags(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        let name_len = usize::from(u16::from_le_bytes([self.key[1], self.key[2]]));
-        Tags { rest: &self.key[HEADER + name_len..] }
-    }
-
     /// The key that was built last.
     pub(crate) fn last(&self) -> &[u8] {
         &self.key

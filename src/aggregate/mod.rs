@@ -31,7 +31,7 @@ pub use counter::Sum;
 pub use gauge::Gauge;
 pub use histogram::Histogram;
 pub use limits::{MAX_NOTES, OVERFLOW_NAME, Offenders, Quota, TimeWindow, overflow_series};
-pub use note::{Note, NoteBody, own_event, own_service_check};
+pub use note::{Note, NoteBody, NoteTags, own_event, own_service_check};
 pub use partial::{BadLine, Created, Partial, Stamped};
 pub use peek::Peeked;
 pub use set::{EXACT_MEMBERS, Members};

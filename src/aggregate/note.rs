@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lasting::{Word, lasting, lasting_maybe};
 use crate::protocol::{Event, Heartbeats, Kind, Name, ServiceCheck, Tags, lossy};
-use crate::series::KeyBuilder;
+use crate::series::{KeyBuilder, Series};
 
 /// An event or a service check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub struct Note {
     /// Its own time, or when it was received, in Unix seconds.
     pub time: f64,
     /// Canonical tags.
-    pub tags: Vec<(String, Option<String>)>,
+    pub tags: NoteTags,
     /// The host it names.
     pub host: Option<String>,
     /// DogStatsD's container id.
@@ -24,6 +24,40 @@ pub struct Note {
     pub cardinality: Option<Word>,
     /// What it is.
     pub body: NoteBody,
+}
+
+/// Canonical tags in one piece: there may be many, and a text for each of them would cost more than to read them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<(String, Option<String>)>", into = "Vec<(String, Option<String>)>")]
+pub struct NoteTags(Series);
+
+impl NoteTags {
+    /// These, in any order.
+    pub fn new(tags: &[(&str, Option<&str>)]) -> NoteTags {
+        NoteTags(Series::new(Kind::Counter, "", tags))
+    }
+
+    fn of_wire(tags: Tags<'_>, keys: &mut KeyBuilder) -> NoteTags {
+        // A series' key is the one place that knows what canonical means; its kind and name don't matter here.
+        NoteTags(Series::from_key(keys.build(Kind::Counter, &Name::plain(""), tags.iter())))
+    }
+
+    /// The tags in canonical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> + Clone {
+        self.0.tags()
+    }
+}
+
+impl From<Vec<(String, Option<String>)>> for NoteTags {
+    fn from(tags: Vec<(String, Option<String>)>) -> NoteTags {
+        NoteTags::new(&tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect::<Vec<_>>())
+    }
+}
+
+impl From<NoteTags> for Vec<(String, Option<String>)> {
+    fn from(tags: NoteTags) -> Vec<(String, Option<String>)> {
+        tags.iter().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect()
+    }
 }
 
 /// What a note says.
@@ -61,7 +95,7 @@ pub enum NoteBody {
 pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> Note {
     Note {
         time: event.timestamp.map_or(now, |seconds| seconds as f64),
-        tags: canonical(event.tags(), keys),
+        tags: NoteTags::of_wire(event.tags(), keys),
         host: text(event.host),
         container: text(event.container),
         external_data: text(event.external_data),
@@ -81,7 +115,7 @@ pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> Note {
 pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuilder) -> Note {
     Note {
         time: check.timestamp.map_or(now, |seconds| seconds as f64),
-        tags: canonical(check.tags(), keys),
+        tags: NoteTags::of_wire(check.tags(), keys),
         host: text(check.host),
         container: text(check.container),
         external_data: text(check.external_data),
@@ -98,7 +132,7 @@ impl Note {
     /// About how many bytes it takes.
     pub(super) fn memory_bytes(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        let tags = self.tags.iter().map(|tag| size_of_val(tag) + tag.0.len() + optional(&tag.1)).sum::<usize>();
+        let tags = self.tags.0.key().len();
         let body = match &self.body {
             NoteBody::Event { title, text, aggregation_key, source_type, .. } => {
                 title.len() + text.len() + optional(aggregation_key) + optional(source_type)
@@ -117,21 +151,15 @@ impl Note {
             NoteBody::ServiceCheck { name, .. } => name.as_str(),
             NoteBody::Event { .. } => "",
         };
-        self.tags.retain(|(key, value)| {
-            key != "key" || !heartbeats.hides_key(name.as_bytes(), value.as_deref().map(str::as_bytes))
-        });
+        let is_hidden = |(key, value): &(&str, Option<&str>)| {
+            *key == "key" && heartbeats.hides_key(name.as_bytes(), value.map(str::as_bytes))
+        };
+        if self.tags.iter().any(|tag| is_hidden(&tag)) {
+            self.tags = NoteTags::new(&self.tags.iter().filter(|tag| !is_hidden(tag)).collect::<Vec<_>>());
+        }
     }
 }
 
 fn text(bytes: Option<&[u8]>) -> Option<String> {
     bytes.map(|bytes| lossy(bytes).into_owned())
-}
-
-fn canonical(tags: Tags<'_>, keys: &mut KeyBuilder) -> Vec<(String, Option<String>)> {
-    if tags.is_empty() {
-        return Vec::new();
-    }
-    // A series' key is the one place that knows what canonical means; its kind and name don't matter here.
-    keys.build(Kind::Counter, &Name::plain(""), tags.iter());
-    keys.tags().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect()
 }

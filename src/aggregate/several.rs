@@ -61,10 +61,29 @@ impl Shard {
         now: f64,
     ) -> bool {
         let heed = self.heed(samples.clone(), from);
+        let first_error = match heed {
+            Heed::Consumed => samples.filter_map(Result::err).next(),
+            Heed::Nothing | Heed::Forwarded => self.record_several(samples, heed, line, now),
+        };
+        match first_error {
+            Some(error) => self.refuse(line, error, from),
+            None if heed == Heed::Nothing => self.open.tally.metrics += 1,
+            None => self.open.tally.heartbeats += 1,
+        }
+        first_error.is_none()
+    }
+
+    /// Records samples; the first fault.
+    fn record_several<'s>(
+        &mut self,
+        samples: impl Iterator<Item = Result<Metric<'s>, ParseError>>,
+        heed: Heed,
+        line: &[u8],
+        now: f64,
+    ) -> Option<ParseError> {
         let (mut shared, mut first_error) = (Shared::default(), None);
         for sample in samples {
             let outcome = match sample {
-                Ok(_) if heed == Heed::Consumed => Ok(()),
                 Ok(mut metric) => {
                     if !self.is_believed(&metric, now) {
                         if heed == Heed::Nothing {
@@ -80,12 +99,7 @@ impl Shard {
             };
             first_error = first_error.or(outcome.err());
         }
-        match first_error {
-            Some(error) => self.refuse(line, error, from),
-            None if heed == Heed::Nothing => self.open.tally.metrics += 1,
-            None => self.open.tally.heartbeats += 1,
-        }
-        first_error.is_none()
+        first_error
     }
 
     /// What the line says of presence.

@@ -142,7 +142,10 @@ impl Shard {
                     Some(second) => self.several(std::iter::once(second).chain(samples), line, from, now),
                 }
             }
-            Some(first) => self.several(std::iter::once(first).chain(samples), line, from, now),
+            Some(first) => match samples.next() {
+                None => self.several(std::iter::once(first), line, from, now),
+                Some(second) => self.several([first, second].into_iter().chain(samples), line, from, now),
+            },
             None => true,
         }
     }

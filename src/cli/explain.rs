@@ -393,7 +393,7 @@ fn note_json(note: &Note, timestamp: Option<u64>) -> Value {
             put("message", text(message));
         }
     }
-    put("tags", Some(tags_json(note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())))));
+    put("tags", Some(tags_json(note.tags.iter())));
     put("timestamp", timestamp.map(Value::from));
     put("host", text(&note.host));
     put("container", text(&note.container));

@@ -214,12 +214,12 @@ impl Heartbeats {
         samples: impl Iterator<Item = Result<Metric<'a>, ParseError>> + Clone,
         from: Option<IpAddr>,
     ) -> Option<Signal> {
-        let mut good = samples.filter_map(Result::ok);
+        let good = samples.filter_map(Result::ok);
         // Without assistance it is the name that may concern presence, and all of a line have the same.
         if !self.assist && !good.clone().next().is_some_and(|first| self.may_concern(&first)) {
             return None;
         }
-        let last = good.by_ref().filter(|metric| self.may_concern(metric)).last()?;
+        let last = good.filter(|metric| !self.assist || self.may_concern(metric)).last()?;
         self.of_metric(&last, from)
     }
 

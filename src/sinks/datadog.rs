@@ -197,7 +197,7 @@ impl DatadogSink {
             "aggregation_key": aggregation_key,
             "source_type_name": source_type,
             "host": note.host.as_deref().unwrap_or(&self.spec.host),
-            "tags": tags(note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref()))),
+            "tags": tags(note.tags.iter()),
         })
     }
 
@@ -209,7 +209,7 @@ impl DatadogSink {
             "timestamp": note.time as i64,
             "message": message.as_deref().unwrap_or(""),
             "host_name": note.host.as_deref().unwrap_or(&self.spec.host),
-            "tags": tags(note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref()))),
+            "tags": tags(note.tags.iter()),
         })
     }
 

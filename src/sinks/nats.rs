@@ -195,7 +195,7 @@ impl Sink for NatsSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::{Gauge, Note, NoteBody};
+    use crate::aggregate::{Gauge, Note, NoteBody, NoteTags};
     use crate::protocol::Kind;
     use crate::series::Series;
     use crate::snapshot::GaugePoint;
@@ -208,7 +208,7 @@ mod tests {
         };
         let event = Note {
             time: 5.0,
-            tags: Vec::new(),
+            tags: NoteTags::new(&[]),
             host: None,
             container: None,
             external_data: None,

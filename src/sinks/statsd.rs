@@ -367,7 +367,7 @@ impl Encoder {
             self.line.extend_from_slice(format!("|{key}:").as_bytes());
             self.text(value);
         }
-        self.tags(note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())));
+        self.tags(note.tags.iter());
         if let Some(message) = message {
             // It must come last.
             self.line.extend_from_slice(b"|m:");

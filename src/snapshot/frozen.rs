@@ -163,7 +163,7 @@ impl Treated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::{Gauge, Members, NoteBody, Sum, Timer, TimerPolicy};
+    use crate::aggregate::{Gauge, Members, NoteBody, NoteTags, Sum, Timer, TimerPolicy};
     use crate::protocol::Kind;
     use crate::snapshot::{RecordType, Records};
     use crate::telemetry::LineAccount;
@@ -207,7 +207,7 @@ mod tests {
                 kvs: vec![KvPoint { series: series(Kind::Kv, "k"), values: vec![1.0, 2.0] }],
                 notes: vec![Note {
                     time: 1.0,
-                    tags: vec![("a".into(), None)],
+                    tags: NoteTags::new(&[("a", None)]),
                     host: Some("h".into()),
                     container: None,
                     external_data: None,

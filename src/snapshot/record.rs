@@ -363,7 +363,7 @@ fn serialize_note<M: SerializeMap>(note: &Note, map: &mut M) -> Result<(), M::Er
             optional(map, "message", message.as_deref())?;
         }
     }
-    let tags = note.tags.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
+    let tags = note.tags.iter();
     map.serialize_entry("tags", &Tags(tags))?;
     optional(map, "host", note.host.as_deref())?;
     optional(map, "container", note.container.as_deref())?;
