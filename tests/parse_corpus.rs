@@ -158,4 +158,17 @@ fn without_json_a_bad_line_fails_and_the_caret_stands_under_the_byte() {
     assert_eq!(lines[at].find("nan"), lines[at + 1].find('^'));
     assert!(shown.contains("a.count 1") && shown.contains("a.rate 0.1"));
     assert_eq!(systole(&["explain", "a:1|c"], b"").status.code(), Some(0));
+    let explain = |args: &[&str]| text(&systole(&[&["explain"], args].concat(), b"").stdout);
+    assert!(explain(&["a:-1|ms"]).contains("malformed: a duration (`ms`) is never negative"));
+    assert!(!explain(&["a:x|ms"]).contains("never negative"));
+    for (line, is_odd) in [("a:1|c|@0", true), ("a:1|c|@2", true), ("a:1|c|@1", false), ("a:1|c|@0.5", false)] {
+        let said = explain(&[line]);
+        assert_eq!(said.contains("is taken as 1"), is_odd, "{said}");
+    }
+    let tags = |count: usize| (0..count).map(|n| format!("k{n}:v")).collect::<Vec<_>>().join(",");
+    let line = format!("a:1|c|#{}", tags(300));
+    assert!(explain(&[&line]).contains("44 tags beyond max_tags (256)"));
+    let json = explain(&["--json", &line]);
+    assert!(json.contains("\"tags_cut\":44"), "{json}");
+    assert!(!explain(&["--json", &format!("a:1|c|#{}", tags(256))]).contains("tags_cut"));
 }

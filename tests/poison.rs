@@ -249,6 +249,13 @@ fn explain_says_what_a_time_means_now() {
     assert_eq!(answers[1]["refused_now"][0]["reason"], "bad_timestamp");
     let output = systole(&["explain", "--json", &fresh], b"");
     assert!(!text(&output.stdout).contains("refused_now"));
+    let at = |time: u64| text(&systole(&["explain", &format!("a:1|c|T{time}")], b"").stdout);
+    let said = at(now() - 8 * 86_400);
+    assert!(said.contains("now: 8 days ") && said.contains("old; at most 7 days (`timestamp_past`)"), "{said}");
+    let said = at(now() + 7300);
+    assert!(said.contains("now: 2 hours") && said.contains("ahead; at most 1 hour (`timestamp_future`)"), "{said}");
+    let said = at(now() * 1000);
+    assert!(said.contains("looks like milliseconds"), "{said}");
 }
 
 /// A sink's account must be this after every interval: nothing failed, and what was offered was taken or dropped for a reason of

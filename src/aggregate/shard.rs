@@ -204,7 +204,7 @@ impl Shard {
     /// Counts a line that never became whole.
     pub fn refuse_fragment(&mut self, line: &[u8], reason: Reason, from: Option<SocketAddr>) {
         self.open.tally.lines += 1;
-        self.refuse(line, ParseError { reason, at: u32::try_from(line.len()).unwrap_or(u32::MAX) }, from);
+        self.refuse(line, ParseError::new(reason, line.len()), from);
     }
 
     /// Records one sample.
@@ -529,7 +529,7 @@ pub fn bad_time(line: &[u8], mark: &[u8]) -> ParseError {
         }
         at += field.len() + 1;
     }
-    ParseError::new(Reason::BadTimestamp, place)
+    ParseError::untimely(place)
 }
 
 /// The time and the value of a sample that is kept apart from the interval because it has a time of its own: a counter or a

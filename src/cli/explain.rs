@@ -10,7 +10,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::aggregate::rules::{Fate, Rules};
-use crate::aggregate::{Columns, Note, NoteBody, Quota, Shard, bad_time, kind_as, own_event, own_service_check};
+use crate::aggregate::{
+    Columns, Note, NoteBody, Quota, Shard, TimeWindow, bad_time, kind_as, own_event, own_service_check,
+};
 use crate::config::{Config, Profile};
 use crate::inert::Plain;
 use crate::plan;
@@ -41,9 +43,6 @@ pub(super) struct ExplainArgs {
     lines: Vec<OsString>,
 }
 
-/// What is said of a line whose own time is outside of the window.
-const UNTIMELY: &str = "its own time is older than `timestamp_past`, or further ahead than `timestamp_future`";
-
 /// Bytes of names and tags that are shown of a datagram: many values under many tags are more than anybody reads, and than
 /// memory may hold.
 const SHOWN_BYTES: usize = 16 << 20;
@@ -73,14 +72,56 @@ struct Reading {
     bytes: usize,
     #[serde(skip)]
     faults: Vec<(Vec<u8>, ParseError)>,
+    /// Each with how far it is outside of the window.
     #[serde(skip)]
-    untimely: Vec<(Vec<u8>, ParseError)>,
+    untimely: Vec<(Vec<u8>, ParseError, String)>,
+    /// Tags that `max_tags` cuts, of every sample, event and check.
+    #[serde(skip_serializing_if = "is_none")]
+    tags_cut: u64,
+    /// Rates that are taken as 1.
+    #[serde(skip)]
+    odd_rates: Vec<String>,
     #[serde(skip)]
     notes: Vec<Note>,
 }
 
 fn is_nothing(count: &usize) -> bool {
     *count == 0
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
+/// What is wrong with a time of a line's own, if it comes now; `None` if it is believed.
+fn untimely(times: &TimeWindow, time: u64) -> Option<String> {
+    let now = unix_time();
+    if times.holds(time, now) {
+        return None;
+    }
+    let ahead = time as f64 - now;
+    Some(if ahead < 0.0 {
+        format!("{} old; at most {} (`timestamp_past`)", span(-ahead), span(times.past_secs))
+    } else if (1_000_000_000_000..10_000_000_000_000).contains(&time) {
+        format!("looks like milliseconds; at most {} ahead (`timestamp_future`)", span(times.future_secs))
+    } else {
+        format!("{} ahead; at most {} (`timestamp_future`)", span(ahead), span(times.future_secs))
+    })
+}
+
+/// A time in the two largest units that it has, such as `8 days` or `1 hour 30 minutes`.
+fn span(seconds: f64) -> String {
+    let mut rest = seconds as u64;
+    let mut parts = Vec::new();
+    for (length, unit) in [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")] {
+        let count = rest / length;
+        rest %= length;
+        if count > 0 {
+            parts.push(format!("{count} {unit}{}", if count == 1 { "" } else { "s" }));
+        }
+    }
+    parts.truncate(2);
+    if parts.is_empty() { "0 seconds".into() } else { parts.join(" ") }
 }
 
 pub(super) fn run(args: &ExplainArgs) -> u8 {
@@ -96,8 +137,7 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         match datagram {
             Ok(datagram) => {
                 let times = plan::time_window(&config);
-                let is_timely = |time| times.holds(time, unix_time());
-                let mut reading = read(&datagram, &config.protocol, heartbeats.as_ref(), is_timely);
+                let mut reading = read(&datagram, &config.protocol, heartbeats.as_ref(), &times);
                 if let Some(heartbeats) = &heartbeats {
                     reading.mask(heartbeats);
                 }
@@ -149,12 +189,7 @@ pub(super) fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
         .collect()
 }
 
-fn read(
-    datagram: &[u8],
-    options: &Options,
-    heartbeats: Option<&Arc<Heartbeats>>,
-    is_timely: impl Fn(u64) -> bool,
-) -> Reading {
+fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Arc<Heartbeats>>, times: &TimeWindow) -> Reading {
     let mut reading = Reading { input: lossy(datagram).into_owned(), ..Reading::default() };
     if options.binary && datagram.first() == Some(&BINARY_MAGIC) {
         for (frame, metric) in binary_frames(datagram, options) {
@@ -173,13 +208,13 @@ fn read(
             Ok(Line::Empty) => {}
             Ok(Line::Samples(samples)) => {
                 let is_heartbeat = reading.presence(samples.clone(), heartbeats);
-                let (mut first, mut untimely) = (None, None);
+                let (mut first, mut refused) = (None, None);
                 for sample in samples {
                     match sample {
                         Ok(metric) => {
                             reading.metric(&metric, heartbeats);
-                            if !is_heartbeat && metric.timestamp.is_some_and(|time| !is_timely(time.get())) {
-                                untimely.get_or_insert_with(|| bad_time(line, b"T"));
+                            if !is_heartbeat && let Some(time) = metric.timestamp {
+                                refused = refused.or_else(|| untimely(times, time.get()));
                             }
                         }
                         Err(error) => first = first.or(Some(error)),
@@ -188,8 +223,8 @@ fn read(
                 if let Some(error) = first {
                     reading.fault(line, error);
                 }
-                if let Some(error) = untimely {
-                    reading.refuse(line, error);
+                if let Some(message) = refused {
+                    reading.refuse(line, bad_time(line, b"T"), message);
                 }
             }
             Ok(Line::Event(event)) => {
@@ -198,16 +233,20 @@ fn read(
                 heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
                 reading.events.push(note_json(&note, event.timestamp));
                 reading.notes.push(note);
-                if event.timestamp.is_some_and(|time| !is_timely(time)) {
-                    reading.refuse(line, bad_time(line, b"d:"));
+                reading.tags_cut += event.tags().cut();
+                if let Some(message) = event.timestamp.and_then(|time| untimely(times, time)) {
+                    reading.refuse(line, bad_time(line, b"d:"), message);
                 }
             }
             Ok(Line::ServiceCheck(check)) => {
                 reading.skipped.extend(check.skipped_sections().map(|s| lossy(s).into_owned()));
                 let signal = heartbeats.and_then(|heartbeats| heartbeats.of_check(&check, None));
                 let beat = signal.as_ref().and_then(heartbeat_json);
-                if beat.is_none() && check.timestamp.is_some_and(|time| !is_timely(time)) {
-                    reading.refuse(line, bad_time(line, b"d:"));
+                reading.tags_cut += check.tags().cut();
+                if beat.is_none()
+                    && let Some(message) = check.timestamp.and_then(|time| untimely(times, time))
+                {
+                    reading.refuse(line, bad_time(line, b"d:"), message);
                 }
                 reading.heartbeats.extend(beat);
                 reading.no_heartbeats.extend(signal.as_ref().and_then(ignored_json));
@@ -254,7 +293,8 @@ impl Reading {
     fn mask(&mut self, heartbeats: &Heartbeats) {
         let masked = |text: &str| lossy(&heartbeats.masked(text.as_bytes())).into_owned();
         self.input = masked(&self.input);
-        for (line, _) in self.faults.iter_mut().chain(&mut self.untimely) {
+        let refused = self.untimely.iter_mut().map(|(line, ..)| line);
+        for line in self.faults.iter_mut().map(|(line, _)| line).chain(refused) {
             *line = heartbeats.masked(line);
         }
         for error in self.errors.iter_mut().chain(&mut self.refused_now) {
@@ -268,15 +308,15 @@ impl Reading {
     fn fault(&mut self, line: &[u8], error: ParseError) {
         let reason = error.reason;
         self.errors
-            .push(json!({"line": lossy(line), "at": error.at, "reason": reason.name(), "message": reason.message()}));
+            .push(json!({"line": lossy(line), "at": error.at, "reason": reason.name(), "message": error.message()}));
         self.faults.push((line.to_vec(), error));
     }
 
     /// A line with a time that a daemon does not believe now.
-    fn refuse(&mut self, line: &[u8], error: ParseError) {
-        let (reason, message) = (error.reason.name(), UNTIMELY);
+    fn refuse(&mut self, line: &[u8], error: ParseError, message: String) {
+        let reason = error.reason.name();
         self.refused_now.push(json!({"line": lossy(line), "at": error.at, "reason": reason, "message": message}));
-        self.untimely.push((line.to_vec(), error));
+        self.untimely.push((line.to_vec(), error, message));
     }
 
     /// What a line says of presence; whether it is a heartbeat.
@@ -295,6 +335,12 @@ impl Reading {
 
     fn metric(&mut self, metric: &Metric<'_>, heartbeats: Option<&Arc<Heartbeats>>) {
         self.skipped.extend(metric.skipped_sections().map(|s| lossy(s).into_owned()));
+        self.tags_cut += metric.tags.cut();
+        if let Some(rate) = metric.odd_rate().map(lossy)
+            && self.odd_rates.last().is_none_or(|last| *last != rate)
+        {
+            self.odd_rates.push(rate.into_owned());
+        }
         if self.bytes > SHOWN_BYTES {
             self.more += metric.values.len();
             return;
@@ -428,7 +474,7 @@ fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
 /// For people: what was understood, what was not, and what would be flushed.
 fn tell(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) {
     // Writing to memory cannot fail.
-    let _ = tell_reading(reading, out);
+    let _ = tell_reading(reading, config.protocol.max_tags, out);
     for told in rules_of(datagram, config) {
         let _ = writeln!(out, "  rule         {}", Plain(&told));
     }
@@ -440,7 +486,7 @@ fn tell(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) 
     }
 }
 
-fn tell_reading(reading: &Reading, out: &mut Vec<u8>) -> io::Result<()> {
+fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Result<()> {
     writeln!(out, "{}", Plain(&reading.input))?;
     if reading.metrics.is_empty() && reading.notes.is_empty() && reading.faults.is_empty() {
         writeln!(out, "  nothing: a blank line is ignored")?;
@@ -503,9 +549,16 @@ fn tell_reading(reading: &Reading, out: &mut Vec<u8>) -> io::Result<()> {
     if !reading.skipped.is_empty() {
         writeln!(out, "  {:<12} {}", "skipped", Plain(&reading.skipped.join(", ")))?;
     }
-    let faults = reading.faults.iter().map(|fault| (fault, "malformed", fault.1.reason.message()));
-    let untimely = reading.untimely.iter().map(|fault| (fault, "malformed if it comes now", UNTIMELY));
-    for ((line, error), what, message) in faults.chain(untimely) {
+    for rate in &reading.odd_rates {
+        writeln!(out, "  {:<12} @{} is taken as 1; above 0 and up to 1 is right", "rate", Plain(rate))?;
+    }
+    if reading.tags_cut > 0 {
+        writeln!(out, "  {:<12} {} tags beyond max_tags ({max_tags})", "cut", reading.tags_cut)?;
+    }
+    let faults = reading.faults.iter().map(|(line, error)| (line, error, "malformed", error.message()));
+    let untimely = reading.untimely.iter();
+    let untimely = untimely.map(|(line, error, message)| (line, error, "malformed if it comes now", message.as_str()));
+    for (line, error, what, message) in faults.chain(untimely) {
         let before = lossy(&line[..(error.at as usize).min(line.len())]);
         let column = Plain(&before).to_string().chars().count();
         writeln!(out, "  {what}: {message}")?;

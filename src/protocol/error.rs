@@ -87,9 +87,7 @@ impl Reason {
             Reason::BadName => "`|` stands before the first `:`; a line reads `name:value|type`",
             Reason::MissingType => "no `|type` follows; a line reads `name:value|type`",
             Reason::UnknownType => "unknown type; one of c, g, ms, h, d, s, m, kv is right",
-            Reason::BadValue => {
-                "not a finite decimal number such as 5, -0.5 or 1e-3 (a duration `ms` is never negative)"
-            }
+            Reason::BadValue => "not a finite decimal number such as 5, -0.5 or 1e-3",
             Reason::BadRate => "not a sample rate; `@` is followed by a number above 0 and up to 1",
             Reason::BadTimestamp => "not a timestamp; `T` is followed by Unix seconds, 1 or later",
             Reason::BadMember => "the set member is empty",
@@ -111,17 +109,45 @@ pub struct ParseError {
     pub reason: Reason,
     /// Where, in bytes from the start of the trimmed line.
     pub at: u32,
+    detail: Detail,
+}
+
+/// What is said in place of the reason's own sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    None,
+    NegativeDuration,
+    Untimely,
 }
 
 impl ParseError {
     pub(crate) fn new(reason: Reason, at: usize) -> ParseError {
-        ParseError { reason, at: u32::try_from(at).unwrap_or(u32::MAX) }
+        ParseError { reason, at: u32::try_from(at).unwrap_or(u32::MAX), detail: Detail::None }
+    }
+
+    /// A duration below zero.
+    pub(crate) fn negative_duration(at: usize) -> ParseError {
+        ParseError { detail: Detail::NegativeDuration, ..ParseError::new(Reason::BadValue, at) }
+    }
+
+    /// A time that is well-formed, but not believed.
+    pub(crate) fn untimely(at: usize) -> ParseError {
+        ParseError { detail: Detail::Untimely, ..ParseError::new(Reason::BadTimestamp, at) }
+    }
+
+    /// One sentence that says what would be right.
+    pub fn message(&self) -> &'static str {
+        match self.detail {
+            Detail::None => self.reason.message(),
+            Detail::NegativeDuration => "a duration (`ms`) is never negative",
+            Detail::Untimely => "its own time is older than `timestamp_past`, or further ahead than `timestamp_future`",
+        }
     }
 }
 
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at byte {}: {}", self.reason.name(), self.at, self.reason.message())
+        write!(f, "{} at byte {}: {}", self.reason.name(), self.at, self.message())
     }
 }
 

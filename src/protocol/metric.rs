@@ -360,6 +360,15 @@ impl<'a> Metric<'a> {
         self.sections().filter(|section| super::fields::is_unknown(section))
     }
 
+    /// The rate as it was sent, if it is none between 0 and 1 and therefore taken as 1.
+    pub fn odd_rate(&self) -> Option<&'a [u8]> {
+        let rates = self.sections().filter_map(|section| match field(section) {
+            Field::Rate(rate) => Some(trim_blanks(rate)),
+            _ => None,
+        });
+        rates.last().filter(|rate| decimal(rate).is_some_and(|rate| rate == 0.0 || rate > 1.0))
+    }
+
     /// DogStatsD's container id.
     pub fn container(&self) -> Option<&'a [u8]> {
         let ids = self.sections().filter_map(|section| match field(section) {

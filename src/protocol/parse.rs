@@ -358,7 +358,11 @@ impl<'a> Samples<'a> {
         let refuse = |item: &[u8]| {
             // `item` is a part of `text`, so the distance of their starts is its offset.
             let offset = (item.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-            ParseError::new(Reason::BadValue, start + offset.min(text.len()))
+            let at = start + offset.min(text.len());
+            match decimal(item) {
+                Some(number) if kind == Kind::Timer && number < 0.0 => ParseError::negative_duration(at),
+                _ => ParseError::new(Reason::BadValue, at),
+            }
         };
         if kind == Kind::Set {
             if text.is_empty() {
@@ -510,7 +514,7 @@ mod tests {
         let long = format!("{}:1|c", "a".repeat(1025));
         assert_eq!(read(&long).1, [("too_long", 1024)]);
         let invalid = parse_line(b"a\xff:1|c", &Options::default());
-        assert!(matches!(invalid, Err(ParseError { reason: Reason::NotUtf8, at: 1 })));
+        assert!(matches!(invalid, Err(ParseError { reason: Reason::NotUtf8, at: 1, .. })));
     }
 
     #[test]
