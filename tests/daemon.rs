@@ -85,6 +85,9 @@ fn away_from_loopback_every_route_but_health_and_ready_needs_the_token() {
         assert_eq!(get(to, path, "Authorization: Bearer s3cret\r\n").0, 200, "{path}");
         assert_eq!(get(to, &format!("{path}?token=s3cret"), "").0, 200, "{path}");
     }
+    // The page's link carries the token on, as those of the board do.
+    assert!(get(to, "/?token=s3cret", "").1.contains("\"/presence?token=s3cret\""));
+    assert!(get(to, "/", "Authorization: Bearer s3cret\r\n").1.contains("\"/presence\""));
     daemon.stop();
 }
 
@@ -109,6 +112,20 @@ fn malformed_lines_are_counted_and_told_once_an_interval_with_an_example_and_the
         "{}",
         warnings[0]
     );
+}
+
+#[test]
+fn a_warning_of_malformed_lines_says_how_many_for_which_reason_and_of_a_time_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), QUICK);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.send_to(b"old:1|c|T1\nolder:1|c|T2\nodd:x|c", daemon.udp.expect("UDP")).expect("sent");
+    let status = daemon.status_when("a flush", |status| status["lines"]["read"] == 3);
+    assert!(status["as_of"].as_f64().is_some_and(|at| at > 1.6e9), "{status}");
+    let log = daemon.stop();
+    let warning = log.iter().find(|line| line.contains("malformed lines")).expect("a warning");
+    assert!(warning.contains("timestamp_past") && !warning.contains("not a timestamp"), "{warning}");
+    assert!(warning.contains("bad_value=1 bad_timestamp=2"), "{warning}");
 }
 
 #[test]

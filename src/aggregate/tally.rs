@@ -72,6 +72,12 @@ impl Tally {
         self.malformed.iter().sum()
     }
 
+    /// The reasons of malformed lines, each with its count, such as `bad_timestamp=2 nul=1`.
+    pub fn malformed_by_reason(&self) -> String {
+        let counts = Reason::ALL.iter().zip(&self.malformed).filter(|(_, count)| **count > 0);
+        counts.map(|(reason, count)| format!("{}={count}", reason.name())).collect::<Vec<_>>().join(" ")
+    }
+
     /// Adds another worker's or interval's numbers.
     pub fn add(&mut self, other: &Tally) {
         let Tally {

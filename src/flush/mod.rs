@@ -161,6 +161,7 @@ impl Flusher {
             totals,
             closing: false,
             at: Some(Instant::now()),
+            as_of: None,
         }));
         flusher
     }
@@ -328,11 +329,13 @@ impl Flusher {
         let is_large = |published: &Published| published.snapshot.as_ref().is_some_and(|last| last.len() > LARGE);
         if is_large(&self.published.borrow()) {
             let totals = self.totals.clone();
+            let as_of = self.published.borrow().as_of;
             self.published.send_replace(Arc::new(Published {
                 snapshot: None,
                 totals,
                 closing: true,
                 at: Some(Instant::now()),
+                as_of,
             }));
         }
     }
@@ -354,11 +357,13 @@ impl Flusher {
             "flushed"
         );
         let totals = self.totals.clone();
+        let as_of = Some(snapshot.end);
         self.published.send_replace(Arc::new(Published {
             snapshot: Some(snapshot),
             totals,
             closing: false,
             at: Some(Instant::now()),
+            as_of,
         }));
         if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
             self.last_status = Instant::now();
@@ -461,6 +466,13 @@ fn datagrams_of(messages: u64, tally: &Tally) -> u64 {
     (messages as f64 * taken as f64 / tally.messages as f64).round() as u64
 }
 
+/// How many lines were malformed for which reason.
+fn reasons(partials: &[Partial]) -> String {
+    let mut all = Tally::default();
+    partials.iter().for_each(|partial| all.add(&partial.tally));
+    all.malformed_by_reason()
+}
+
 /// Says what was lost, at most once an interval.
 fn complain(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops: &mut bool) {
     let malformed: u64 = partials.iter().map(|partial| partial.tally.malformed_total()).sum();
@@ -471,6 +483,7 @@ fn complain(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops
             example = excerpt(&bad.line, EXCERPT_CHARS),
             from,
             reason = %bad.error,
+            reasons = reasons(partials),
             "malformed lines"
         );
     }

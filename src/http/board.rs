@@ -77,7 +77,7 @@ pub(super) struct Shown {
 }
 
 /// What a link must carry where even reading needs the token.
-fn carried(house: &House, shown: &Shown) -> String {
+pub(super) fn carried(house: &House, shown: &Shown) -> String {
     match (&house.token, &shown.token) {
         (Some(_), Some(token)) => format!("?token={}", in_url(token)),
         _ => String::new(),

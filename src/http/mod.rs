@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -52,6 +52,8 @@ use crate::inert::Plain;
 use crate::snapshot::{Records, Snapshot, write_json};
 use crate::telemetry::Ledger;
 use crate::vigil::Vigil;
+
+use board::{Shown, carried};
 
 /// Longest wait for an interval that is being closed.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -73,6 +75,8 @@ pub struct Published {
     pub closing: bool,
     /// When it was published.
     pub at: Option<Instant>,
+    /// The last tick, in Unix seconds: until then everything is in `totals`.
+    pub as_of: Option<f64>,
 }
 
 /// What does not change while the daemon runs.
@@ -247,8 +251,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-async fn index(State(house): State<House>) -> Response {
-    with_type("text/html; charset=utf-8", page::render(&house, &*house.published_whole().await).into_bytes())
+async fn index(State(house): State<House>, Query(shown): Query<Shown>) -> Response {
+    let carry = carried(&house, &shown);
+    let published = house.published_whole().await;
+    with_type("text/html; charset=utf-8", page::render(&house, &published, &carry).into_bytes())
 }
 
 async fn ready(State(house): State<House>) -> Response {
@@ -279,6 +285,9 @@ struct Status<'a> {
     profile: &'static str,
     interval: f64,
     ready: bool,
+    /// The last tick, in Unix seconds: the ledger holds what came until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<f64>,
     #[serde(flatten)]
     ledger: &'a Ledger,
 }
@@ -291,6 +300,7 @@ async fn status(State(house): State<House>) -> Response {
         profile: house.about.profile,
         interval: house.about.interval.as_secs_f64(),
         ready: house.ready.load(Ordering::Relaxed),
+        as_of: published.as_of,
         ledger: &published.totals,
     })
 }

@@ -39,12 +39,12 @@ pub(super) fn head(title: &str, seconds: u64, style: &str) -> String {
     )
 }
 
-pub(super) fn render(house: &House, published: &Published) -> String {
+pub(super) fn render(house: &House, published: &Published, carry: &str) -> String {
     let mut out = head("Systole", house.about.interval.as_secs().clamp(1, 10), "");
     let uptime = Duration::from_secs(house.uptime_secs() as u64);
     let _ = write!(
         out,
-        "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {} · <a href=\"/presence\">presence</a></p>",
+        "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {} · <a href=\"/presence{carry}\">presence</a></p>",
         env!("CARGO_PKG_VERSION"),
         house.about.profile,
         humantime::format_duration(house.about.interval),
