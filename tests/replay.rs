@@ -47,6 +47,25 @@ fn everything() -> Vec<Value> {
 }
 
 #[test]
+fn malformed_lines_are_told_beside_what_is_printed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("capture.jsonl");
+    let rows = [
+        json!({"t": 0, "data": "a:1|c"}),
+        json!({"t": 1, "data": "a:1|c\nb:x|c"}),
+        json!({"t": 2, "data": "c:1|q\nd:x|c"}),
+    ];
+    std::fs::write(&file, rows.map(|row| format!("{row}\n")).concat()).expect("written");
+    let file = file.to_str().expect("plain");
+    let output = systole(&["replay", file, "--only", "counter"], b"");
+    assert!(output.status.success());
+    assert_eq!(records(&text(&output.stdout)).len(), 1);
+    let said = text(&output.stderr);
+    let right = format!("malformed lines: 3 (unknown_type=1 bad_value=2), the first at {file}:2");
+    assert!(said.contains(&right) && said.lines().count() == 1, "{said}");
+}
+
+#[test]
 fn the_same_capture_gives_the_same_bytes() {
     let dir = tempfile::tempdir().expect("a folder");
     let rows = everything();

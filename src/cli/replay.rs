@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use rapidhash::v3::rapidhash_v3;
 
-use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions};
+use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, Tally};
 use crate::config::Config;
 use crate::inert::Plain;
 use crate::plan;
@@ -85,8 +85,8 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
         Err(code) => return code,
     };
     let mut rows = Vec::new();
-    for file in &args.files {
-        match read(file, args.absolute) {
+    for (n, file) in args.files.iter().enumerate() {
+        match read(file, n, args.absolute) {
             Ok(more) => rows.extend(more),
             Err(problem) => {
                 complain(problem);
@@ -102,14 +102,29 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
         // A header holds from the beginning.
         rows.iter_mut().filter(|(row, _)| is_header(row)).for_each(|(row, _)| row.at = first);
     }
-    let written = replay.rows(&rows) && print(&replay.finish());
+    let replayed = replay.rows(&rows);
+    if let Some(first) = replay.first_malformed {
+        let (count, reasons) = (replay.malformed.malformed_total(), replay.malformed.malformed_by_reason());
+        let file = args.files[first.file].display();
+        complain(format_args!("malformed lines: {count} ({reasons}), the first at {file}:{}", first.line));
+    }
+    let written = replayed && print(&replay.finish());
     if written { 0 } else { FAILED }
 }
 
-/// A row, and the Unix second that its time counts from, where that is known: then times of samples' own are judged.
-type Placed = (Row, Option<f64>);
+/// Where a row comes from.
+#[derive(Clone, Copy)]
+struct Source {
+    /// The Unix second that its time counts from, where that is known: then times of samples' own are judged.
+    origin: Option<f64>,
+    /// The number of the file, from 0, and of the row in it, from 1.
+    file: usize,
+    line: usize,
+}
 
-fn read(file: &Path, absolute: bool) -> Result<Vec<Placed>, String> {
+type Placed = (Row, Source);
+
+fn read(file: &Path, number: usize, absolute: bool) -> Result<Vec<Placed>, String> {
     let bytes = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
     let mut rows = Vec::new();
     let mut origin = absolute.then_some(0.0);
@@ -119,7 +134,7 @@ fn read(file: &Path, absolute: bool) -> Result<Vec<Placed>, String> {
         match found.map_err(|problem| format!("{}:{}: {problem}", file.display(), n + 1))? {
             Some(Row { what: What::Started(started), .. }) if !absolute => origin = Some(started),
             Some(Row { what: What::Started(_), .. }) | None => {}
-            Some(row) => rows.push((row, origin)),
+            Some(row) => rows.push((row, Source { origin, file: number, line: n + 1 })),
         }
     }
     Ok(rows)
@@ -145,11 +160,14 @@ struct Replay {
     runs_from: u64,
     /// While it stands still, until when.
     stalled_until: u64,
-    held: Vec<(What, Option<f64>)>,
+    held: Vec<(What, Source)>,
     /// The last tick, once it is known.
     ends_at: Option<u64>,
     witness: Witness,
     datagrams: usize,
+    /// Malformed lines, and where the first is.
+    malformed: Tally,
+    first_malformed: Option<Source>,
     listener: ListenerAccount,
     exposition: Exposition,
     out: Vec<u8>,
@@ -181,6 +199,8 @@ impl Replay {
             ends_at: None,
             witness,
             datagrams: 0,
+            malformed: Tally::default(),
+            first_malformed: None,
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
             // A scrape after the last flush sees everything of the capture.
             exposition: Exposition::new(f64::INFINITY, Distributions::Summary),
@@ -206,7 +226,7 @@ impl Replay {
     fn rows(&mut self, rows: &[Placed]) -> bool {
         let end = rows.iter().position(|(row, _)| row.what == What::End);
         let rows = end.map_or(rows, |end| &rows[..=end]);
-        for (row, origin) in rows {
+        for (row, source) in rows {
             if self.until.is_some_and(|until| row.at >= until) {
                 break;
             }
@@ -228,8 +248,8 @@ impl Replay {
                     self.stalled_until = self.stalled_until.max(row.at + length);
                 }
                 What::End => self.witness.ends(row.at),
-                what if self.stalled_until > row.at => self.held.push((what.clone(), *origin)),
-                what => self.happens(row.at, what, *origin),
+                what if self.stalled_until > row.at => self.held.push((what.clone(), *source)),
+                what => self.happens(row.at, what, *source),
             }
             if self.out.len() >= WRITE_BYTES && !print(&std::mem::take(&mut self.out)) {
                 return false;
@@ -250,11 +270,11 @@ impl Replay {
     }
 
     /// Something that reaches a daemon which runs.
-    fn happens(&mut self, at: u64, what: &What, origin: Option<f64>) {
+    fn happens(&mut self, at: u64, what: &What, source: Source) {
         match what {
             What::Datagram { bytes, copies, from } => {
                 for _ in 0..*copies {
-                    self.ingest(at, bytes, from.as_deref(), origin);
+                    self.ingest(at, bytes, from.as_deref(), source);
                 }
             }
             What::Drops { dropped, received } => {
@@ -281,8 +301,8 @@ impl Replay {
             // Awake: what came meanwhile is read first, then one late tick closes it all.
             let woken = std::mem::take(&mut self.stalled_until);
             self.witness.wakes(woken);
-            for (what, origin) in std::mem::take(&mut self.held) {
-                self.happens(woken, &what, origin);
+            for (what, source) in std::mem::take(&mut self.held) {
+                self.happens(woken, &what, source);
             }
             let tick = woken / self.interval * self.interval;
             if tick > self.closed {
@@ -305,7 +325,7 @@ impl Replay {
         self.witness.advance(now);
     }
 
-    fn ingest(&mut self, at: u64, bytes: &[u8], from: Option<&str>, origin: Option<f64>) {
+    fn ingest(&mut self, at: u64, bytes: &[u8], from: Option<&str>, source: Source) {
         // A sender keeps its worker, as the kernel does it; without a sender every datagram is its own.
         let shard = match from {
             Some(from) => rapidhash_v3(from.as_bytes()) as usize % self.workers,
@@ -316,8 +336,15 @@ impl Replay {
         self.listener.bytes += bytes.len() as u64;
         let shard = &mut self.shards[shard];
         shard.tally().datagrams += 1;
-        shard.set_origin(origin);
+        shard.set_origin(source.origin);
+        let before = shard.tally().malformed;
         shard.ingest(bytes, &self.config.protocol, from.and_then(|from| from.parse().ok()), secs(at));
+        let after = shard.tally().malformed;
+        if after != before {
+            self.first_malformed.get_or_insert(source);
+            let new = after.iter().zip(before).map(|(after, before)| after - before);
+            self.malformed.malformed.iter_mut().zip(new).for_each(|(all, new)| *all += new);
+        }
         let engine = self.witness.engine(at);
         shard.take_signals().for_each(|signal| engine.signal(&signal));
     }
