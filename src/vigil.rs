@@ -235,8 +235,17 @@ impl Keeper {
         let (mut base, mut engine, mut alarms, mut state_lost) = (0.0, None, Vec::new(), false);
         let mut lock = None;
         // Nothing is left behind where there was never anybody: the lock is made with the first state.
-        let state_file = options.state_file.filter(|path| !path.exists() || claim_or_warn(path, &mut lock));
-        if let Some(path) = &state_file {
+        let mut state_file = options.state_file;
+        let claimed = match &state_file {
+            Some(path) if path.exists() => claim_or_warn(path, &mut lock),
+            _ => Claim::Held,
+        };
+        // What is in a folder that cannot be written to is worth reading all the same.
+        let readable = state_file.clone().filter(|_| claimed != Claim::Taken);
+        if claimed != Claim::Held {
+            state_file = None;
+        }
+        if let Some(path) = &readable {
             match load(path) {
                 Ok(Some((kept, age))) => {
                     base = kept.presence.now + age;
@@ -414,7 +423,7 @@ impl Keeper {
         if !std::mem::take(&mut self.dirty) || nobody {
             return;
         }
-        if self.lock.is_none() && !claim_or_warn(path, &mut self.lock) {
+        if self.lock.is_none() && claim_or_warn(path, &mut self.lock) != Claim::Held {
             self.state_file = None;
             return;
         }
@@ -567,20 +576,37 @@ fn claim(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// The same; `false`, and one warning, if the state can be kept in memory only.
-fn claim_or_warn(path: &Path, lock: &mut Option<File>) -> bool {
+/// What came of claiming a state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It is ours to read and write.
+    Held,
+    /// Another process keeps its state in it.
+    Taken,
+    /// The lock cannot be made: nothing is written, but what is there may be read.
+    Failed,
+}
+
+/// The same; with one warning if the state can be kept in memory only.
+fn claim_or_warn(path: &Path, lock: &mut Option<File>) -> Claim {
     match claim(path) {
-        Ok(None) => tracing::warn!(
-            file = %path.display(),
-            "presence is kept in memory only: another process keeps its state in this file; set `presence.state_file` to a \
-             file of its own"
-        ),
-        Ok(held) => *lock = held,
+        Ok(None) => {
+            tracing::warn!(
+                file = %path.display(),
+                "presence is kept in memory only: another process keeps its state in this file; set \
+                 `presence.state_file` to a file of its own"
+            );
+            Claim::Taken
+        }
+        Ok(held) => {
+            *lock = held;
+            Claim::Held
+        }
         Err(error) => {
             tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+            Claim::Failed
         }
     }
-    lock.is_some()
 }
 
 /// Writes a state and its seal, a line each. It replaces the old one in one step.
@@ -663,6 +689,34 @@ mod tests {
         assert!(report.events.iter().any(|event| event.reason == Some("registered")), "{:?}", report.events);
         vigil.stop();
         thread.join().expect("it ends");
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_locked_is_read_and_not_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("presence.json");
+        let mut engine = Engine::new(Policy::default(), 0.0, 1);
+        engine.at(5.0);
+        engine.beat(&Beat { service: "a".into(), instance: "b".into(), interval: Some(10.0), ..Beat::default() });
+        engine.tick(5.25);
+        store(&path, &engine, &Desk::new(10.0, Vec::new())).expect("written");
+        let before = fs::read(&path).expect("a state");
+        // A folder in the lock's place: not even root makes a file of it.
+        fs::create_dir(dir.path().join("presence.json.lock")).expect("a folder");
+        let options = VigilOptions {
+            policy: Policy::default(),
+            state_file: Some(path.clone()),
+            seed: 1,
+            identity: Identity { node: "here".into(), boot: 0 },
+            group_wait: Duration::ZERO,
+            queue: 10,
+        };
+        let (vigil, thread) = start(options, Vec::new()).expect("started");
+        let services = vigil.ask(|watch| watch.engine.view(0.0).len()).blocking_recv();
+        assert_eq!(services, Ok(1));
+        vigil.stop();
+        thread.join().expect("it ends");
+        assert_eq!(fs::read(&path).expect("a state"), before);
     }
 
     #[test]
