@@ -21,3 +21,4 @@ while [ $SECONDS -lt $ends ]; do
 done
 exec 3>&-
 echo "$sent lines in $seconds s; compare with the ledger: curl -s http://$host:8127/api/v1/status"
+echo "the status is that of the last tick: wait one interval before comparing"

@@ -27,7 +27,8 @@ pub(super) struct RunArgs {
     /// Deliver here, in place of the configured sinks: console:, file:///PATH, graphite://HOST:PORT,
     /// prometheus://ADDRESS:PORT, statsd://HOST:PORT, sqlite:///PATH, otlp://HOST:PORT,
     /// clickhouse://HOST:PORT, influx://HOST:PORT, remote_write://HOST:PORT/PATH, exec:///PATH,
-    /// hdrlog:///PATH; with any option of a [[sink]] as ?KEY=VALUE&TABLE.KEY=VALUE (may be repeated)
+    /// hdrlog:///PATH, elasticsearch://HOST:PORT; with any option of a [[sink]] as
+    /// ?KEY=VALUE&TABLE.KEY=VALUE (may be repeated)
     #[arg(long, value_name = "URL")]
     sink: Vec<String>,
     /// Time between flushes, such as 10s
