@@ -607,7 +607,11 @@ fn no_service_has_a_name_that_the_api_has_in_its_paths() {
     );
     let all: Value = serde_json::from_str(&daemon.get("/api/v1/presence").1).expect("JSON");
     assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
-    assert!(daemon.get("/metrics").1.contains("presence_ignored_total{reason=\"bad_name\"} 3\n"));
+    let began = Instant::now();
+    while !daemon.get("/metrics").1.contains("presence_ignored_total{reason=\"bad_name\"} 3\n") {
+        assert!(began.elapsed() < Duration::from_secs(10), "{}", daemon.get("/metrics").1);
+        std::thread::sleep(Duration::from_millis(50));
+    }
     daemon.stop();
     for line in lines {
         let said = support::text(&support::systole(&["explain", line], b"").stdout);
