@@ -68,7 +68,11 @@ impl Series {
 
     /// The bare name.
     pub fn name(&self) -> &str {
-        text(&self.key()[HEADER..HEADER + self.name_len()])
+        text(self.name_bytes())
+    }
+
+    fn name_bytes(&self) -> &[u8] {
+        &self.key()[HEADER..HEADER + self.name_len()]
     }
 
     fn name_len(&self) -> usize {
@@ -87,12 +91,18 @@ impl Series {
 
     /// The tags in canonical order.
     pub fn tags(&self) -> impl Iterator<Item = (&str, Option<&str>)> + Clone {
+        self.tag_bytes().map(|(key, value)| (text(key), value.map(text)))
+    }
+
+    fn tag_bytes(&self) -> Tags<'_> {
         Tags { rest: &self.key()[HEADER + self.name_len()..] }
     }
 
     /// Orders by kind, name, tags, as records are printed.
     pub fn order(&self, other: &Series) -> Ordering {
-        (self.kind(), self.name()).cmp(&(other.kind(), other.name())).then_with(|| self.tags().cmp(other.tags()))
+        // UTF-8 orders as its bytes do, and they need not be looked at as text.
+        let (ours, theirs) = (self.name_bytes(), other.name_bytes());
+        (self.key()[0], ours).cmp(&(other.key()[0], theirs)).then_with(|| self.tag_bytes().cmp(other.tag_bytes()))
     }
 
     /// The same series as another kind.
@@ -185,25 +195,25 @@ struct Tags<'a> {
 }
 
 impl<'a> Iterator for Tags<'a> {
-    type Item = (&'a str, Option<&'a str>);
+    type Item = (&'a [u8], Option<&'a [u8]>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let (key, rest) = take_text(self.rest)?;
         let (value, rest) = take_text(rest)?;
         self.rest = rest;
-        Some((key.unwrap_or(""), value))
+        Some((key.unwrap_or(b""), value))
     }
 }
 
 /// One length-prefixed text, and what follows.
-fn take_text(bytes: &[u8]) -> Option<(Option<&str>, &[u8])> {
+fn take_text(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
     let length = u16::from_le_bytes(*length);
     if length == NO_VALUE {
         return Some((None, rest));
     }
     let (value, rest) = rest.split_at_checked(usize::from(length))?;
-    Some((Some(text(value)), rest))
+    Some((Some(value), rest))
 }
 
 fn text(bytes: &[u8]) -> &str {
