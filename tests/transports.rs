@@ -207,3 +207,30 @@ fn a_socket_that_was_not_passed_is_told() {
     let said = text(&output.stderr);
     assert!(said.contains("no socket `statsd` was passed") && said.contains("socket activation"), "{said}");
 }
+
+#[test]
+fn a_sender_that_never_pauses_leaves_others_ticks_and_a_stop_their_turn() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config(dir.path(), "[[listen]]\nurl = \"tcp://127.0.0.1:0\"").replace("\"1s\"", "\"200ms\"");
+    let daemon = Daemon::start(dir.path(), &config);
+    let address = daemon.tcp.expect("TCP");
+    let chunk = b"fast:1.5|ms|@0.1|#b:2,a:1\n".repeat(40_000);
+    let fast = std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).expect("connected");
+        // Until the daemon ends, and bounded in any case.
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(30) && stream.write_all(&chunk).is_ok() {}
+    });
+    daemon.status_when("the fast one is read", |status| status["lines"]["read"].as_u64() > Some(100_000));
+    let mut polite = TcpStream::connect(address).expect("connected");
+    polite.write_all(b"polite:1|c\n").expect("sent");
+    daemon.status_when("the polite one is read", |status| status["series"]["counters"] == 1);
+    assert!(!fast.is_finished(), "the fast one still sends");
+    let began = std::time::Instant::now();
+    let log = daemon.stop();
+    // The default grace is 10 s, of which reading has half.
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    fast.join().expect("it ends with the daemon");
+    assert_eq!(sum(dir.path(), "polite"), 1.0);
+    assert_eq!(log.iter().find(|line| line.contains("does not answer")), None);
+}

@@ -266,6 +266,11 @@ async fn serve(
                     // There is no way to find the next frame, or no line will come.
                     return;
                 }
+                if count == shared.scratch.borrow().len() {
+                    // There is more, and the socket of a sender that is faster than this may stay readable for ever:
+                    // other connections, ticks and a stop have their turns in between.
+                    tokio::task::yield_now().await;
+                }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => break,
