@@ -5,7 +5,6 @@
 //! name; what that takes is bounded by the length of the line.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::protocol::{Kind, Metric, ParseError, Reason, Signal};
 use crate::series::Series;
@@ -55,16 +54,31 @@ impl Shard {
     #[inline(never)]
     pub(super) fn several<'s>(
         &mut self,
-        samples: impl Iterator<Item = Result<Metric<'s>, ParseError>> + Clone,
+        mut samples: impl Iterator<Item = Result<Metric<'s>, ParseError>> + Clone,
         line: &[u8],
         from: Option<SocketAddr>,
         now: f64,
     ) -> bool {
-        let heed = self.heed(samples.clone(), from);
-        let first_error = match heed {
-            Heed::Consumed => samples.filter_map(Result::err).next(),
-            Heed::Nothing | Heed::Forwarded => self.record_several(samples, heed, line, now),
-        };
+        let (mut first_good, mut first_error) = (None, None);
+        for sample in samples.by_ref() {
+            match sample {
+                Ok(metric) => {
+                    first_good = Some(metric);
+                    break;
+                }
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        let mut heed = Heed::Nothing;
+        if let Some(first) = first_good {
+            let good = std::iter::once(Ok(first)).chain(samples);
+            heed = self.heed(&first, &good, from);
+            let later = match heed {
+                Heed::Consumed => good.filter_map(Result::err).next(),
+                Heed::Nothing | Heed::Forwarded => self.record_several(good, heed, line, now),
+            };
+            first_error = first_error.or(later);
+        }
         match first_error {
             Some(error) => self.refuse(line, error, from),
             None if heed == Heed::Nothing => self.open.tally.metrics += 1,
@@ -102,16 +116,20 @@ impl Shard {
         first_error
     }
 
-    /// What the line says of presence.
+    /// What a line says of presence whose first good sample begins the rest of them.
     fn heed<'s>(
         &mut self,
-        samples: impl Iterator<Item = Result<Metric<'s>, ParseError>> + Clone,
+        first: &Metric<'s>,
+        samples: &(impl Iterator<Item = Result<Metric<'s>, ParseError>> + Clone),
         from: Option<SocketAddr>,
     ) -> Heed {
-        let Some(heartbeats) = self.options.heartbeats.as_ref().map(Arc::clone) else { return Heed::Nothing };
-        let first = samples.clone().find_map(Result::ok);
-        self.concerns_presence = first.is_some_and(|first| heartbeats.may_concern(&first));
-        let Some(signal) = heartbeats.of_line(samples, from.map(|from| from.ip())) else { return Heed::Nothing };
+        let Some(heartbeats) = &self.options.heartbeats else { return Heed::Nothing };
+        self.concerns_presence = heartbeats.may_concern(first);
+        if !self.concerns_presence && !heartbeats.assist {
+            return Heed::Nothing;
+        }
+        let signal = heartbeats.of_line(samples.clone(), from.map(|from| from.ip()));
+        let Some(signal) = signal else { return Heed::Nothing };
         let heed = match &signal {
             Signal::Beat(_) if heartbeats.forward => Heed::Forwarded,
             Signal::Beat(_) => Heed::Consumed,
