@@ -194,6 +194,25 @@ fn a_problem_is_told_once_and_its_end_if_and_only_if_it_was() {
     daemon.stop();
 }
 
+#[test]
+fn invented_names_do_not_keep_the_alarm_of_a_real_service_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let webhook = Receiver::start(0);
+    let more = format!("webhook = [\"{}\"]\ngroup_wait = \"0s\"\n", webhook.url());
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    for _ in 0..4 {
+        daemon.send_udp(&[b"heartbeat.prod.a:1|g|#interval:1"]);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // A dozen that are late, at 3 s, when `prod` is down, at 5 s.
+    let invented: Vec<String> = (0..12).map(|n| format!("heartbeat.e{n}.x:2|g")).collect();
+    daemon.send_udp(&[invented.join("\n").as_bytes()]);
+    let told = || -> Vec<String> { webhook.events().into_iter().map(|(key, ..)| key).collect() };
+    until("`prod` is down", || told().iter().any(|key| key == "PresenceServiceDown/prod"));
+    assert!(!told().iter().any(|key| key.starts_with("PresenceMassSilence")), "{:?}", told());
+    daemon.stop();
+}
+
 fn unix_now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }

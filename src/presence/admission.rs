@@ -238,6 +238,18 @@ impl Engine {
         service.beats >= ESTABLISHED_BEATS && self.now - service.born >= timeouts.fold(f64::INFINITY, f64::min)
     }
 
+    /// Whether the silence, or the life, of an instance says something of the whole fleet. A name that was heard once or
+    /// twice says nothing: anybody can invent a dozen, and their end is no reason to keep quiet about others.
+    pub(super) fn has_vote(&self, id: u32) -> bool {
+        let instance = self.instance(id);
+        let service = self.service(instance.service);
+        // By its own timeout, not the least of the service: this is asked of everybody.
+        let is_established = service.established
+            || (service.beats >= ESTABLISHED_BEATS
+                && self.now - service.born >= instance.timing(&self.policy, &service.rules).down);
+        instance.received >= u64::from(ESTABLISHED_BEATS) && (is_established || self.is_expected(instance.service))
+    }
+
     /// Counts a beat of an instance towards its service's being established.
     pub(super) fn count_beat(&mut self, id: u32) {
         let now = self.now;
@@ -473,6 +485,50 @@ mod tests {
         engine.beat(&beat("s", 5));
         engine.beat(&goodbye(5));
         assert_eq!(state(&engine), "left");
+    }
+
+    /// Whether a mass silence is told when so many established services, heard every second, fall silent together with
+    /// a dozen names that were heard so often; and the services that were told to be down.
+    fn silence(services: u32, invented: &str, times: u32) -> (bool, Vec<String>) {
+        let mut engine = engine(Policy::default());
+        for second in 0..10_u32 {
+            engine.at(f64::from(second));
+            for n in 0..services {
+                engine.beat(&beat(&format!("real-{n}"), 2));
+            }
+            for n in (0..12).filter(|_| second + times >= 10) {
+                let (service, instance) = match invented {
+                    "service" => (format!("e{n}"), "x".to_string()),
+                    // As if they were of services that are known.
+                    _ => (format!("real-{}", n % services), format!("e{n}")),
+                };
+                engine.beat(&Beat { instance: instance.into(), interval: Some(2.0), ..beat(&service, 3) });
+            }
+            engine.tick(f64::from(second));
+        }
+        // The real ones are down after 5 s, and the dozen is late, but not down.
+        for quarter in 0..24 {
+            engine.tick(9.0 + f64::from(quarter) / 4.0);
+        }
+        let events = engine.take_events();
+        let down = events.iter().filter(|event| event.notify && event.to == Some("down"));
+        let names = down.filter_map(|event| Some(event.service.as_ref()?.to_string())).collect();
+        (events.iter().any(|event| event.to == Some("start")), names)
+    }
+
+    #[test]
+    fn invented_names_make_no_mass_silence_and_who_is_established_does() {
+        let (is_mass, down) = silence(1, "service", 1);
+        assert!(!is_mass && down.contains(&"real-0".to_string()), "{down:?}");
+        let (is_mass, down) = silence(2, "service", 2);
+        assert!(!is_mass && down.contains(&"real-1".to_string()), "{down:?}");
+        let (is_mass, down) = silence(2, "instance", 2);
+        assert!(!is_mass && !down.is_empty(), "{down:?}");
+        // Enough that are known need no others, and nobody else prevents it.
+        assert_eq!(silence(3, "service", 1), (true, vec![]));
+        // Three beats are not enough before the timeout; who is kept up for longer than that is believed.
+        assert!(!silence(1, "service", 3).0);
+        assert_eq!(silence(1, "service", 8), (true, vec![]));
     }
 
     #[test]

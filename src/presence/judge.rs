@@ -87,7 +87,7 @@ impl Engine {
     fn judge_silent(&mut self, mut silent: Vec<u32>) -> Vec<Down> {
         let now = self.now;
         self.follow_mass(&mut silent);
-        let first = silent.iter().copied().reduce(|a, b| {
+        let first = silent.iter().copied().filter(|&id| self.has_vote(id)).reduce(|a, b| {
             let since = |id: u32| self.instance(id).since + self.instance(id).blind;
             if since(b) < since(a) { b } else { a }
         });
@@ -105,7 +105,7 @@ impl Engine {
             let after = |start: f64| instance.heard.is_some_and(|heard| heard > start);
             // Heard after the mass silence began: judged by itself, or by a vote without its members.
             let mut own = self.mass.as_ref().is_some_and(|mass| !instance.member && after(mass.start));
-            if own && self.is_mass(id, true) {
+            if own && self.has_vote(id) && self.is_mass(id, true) {
                 if let Some(mass) = &mut self.mass {
                     (mass.start, mass.expired) = (now, false);
                 }
@@ -154,9 +154,10 @@ impl Engine {
                 instance.member
             })
         });
+        let voters: Vec<u32> = mass.members.iter().copied().filter(|&id| self.has_vote(id)).collect();
         let heard = |id: &&u32| self.instance(**id).heard.is_some_and(|heard| heard > start);
-        let back = mass.members.iter().filter(heard).count();
-        if !mass.members.is_empty() && (back as f64) < fraction * mass.members.len() as f64 {
+        let back = voters.iter().filter(heard).count();
+        if !voters.is_empty() && (back as f64) < fraction * voters.len() as f64 {
             if !mass.expired && now >= start + self.policy.mass_hold {
                 mass.expired = true;
                 self.mass = Some(mass);
@@ -203,8 +204,8 @@ impl Engine {
         self.say(event);
     }
 
-    /// Whether the silence of `candidate` is one of many: of those that should have been heard since it missed its first
-    /// beat, more than half were not, and they are not one service alone.
+    /// Whether the silence of `candidate` is one of many: of those with a vote that should have been heard since it missed
+    /// its first beat, more than half were not, and they are not one service alone.
     fn is_mass(&self, candidate: u32, without_members: bool) -> bool {
         let c = self.instance(candidate);
         let began = c.since + c.blind;
@@ -213,7 +214,7 @@ impl Engine {
         let mut services = BTreeSet::new();
         for (id, instance) in self.instances.iter().enumerate().filter_map(|(id, i)| Some((id as u32, i.as_ref()?))) {
             let service = self.service(instance.service);
-            let left_out = without_members && instance.member;
+            let left_out = (without_members && instance.member) || !self.has_vote(id);
             if !instance.state.is_present() || self.in_maintenance(instance) || service.rules.ephemeral || left_out {
                 continue;
             }
