@@ -275,3 +275,27 @@ fn everything_that_hangs_shares_one_grace() {
     // One after the other they would take twice the grace.
     assert!(took < Duration::from_millis(2700), "{took:?}");
 }
+
+#[test]
+fn what_a_closed_connection_had_sent_before_the_stop_is_read_however_long_that_takes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut daemon = Daemon::start(dir.path(), &config(dir.path(), "", "[[listen]]\nurl = \"tcp://127.0.0.1:0\""));
+    let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
+    stream.write_all(b"t:1|c\n").expect("sent");
+    // Accepted, and then held up while the kernels' buffers fill.
+    daemon.signal("-STOP");
+    stream.set_nonblocking(true).expect("set");
+    let chunk = b"t:1|c\n".repeat(10_000);
+    let mut sent = 6;
+    while let Ok(count @ 1..) = stream.write(&chunk[sent % 6..]) {
+        sent += count;
+    }
+    drop(stream);
+    daemon.signal("-TERM");
+    daemon.signal("-CONT");
+    assert_eq!(daemon.wait(Duration::from_secs(30)), Some(0));
+    let records = records(&dir.path().join("records.jsonl"));
+    // The last line is whole without its newline.
+    assert_eq!(sum(&records, "t"), (sent as u64 + 1) / 6);
+    assert_eq!(listeners(&records, "unread_bytes"), 0);
+}

@@ -229,7 +229,7 @@ fn a_sender_that_never_pauses_leaves_others_ticks_and_a_stop_their_turn() {
     let began = std::time::Instant::now();
     let log = daemon.stop();
     // The default grace is 10 s, of which reading has half.
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     fast.join().expect("it ends with the daemon");
     assert_eq!(sum(dir.path(), "polite"), 1.0);
     assert_eq!(log.iter().find(|line| line.contains("does not answer")), None);

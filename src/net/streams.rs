@@ -2,7 +2,7 @@
 //! connections share it without a lock; a sender that is too fast is slowed down by the transport itself.
 //!
 //! At a stop the kernel's queue of connections is accepted and closed, and every connection is read for what the kernel has
-//! received until then, and on until it is silent for [`QUIET`]. A sender that goes on and on has [`LINGER`] in all.
+//! received until then, and on until it is silent for [`QUIET`]. A sender that goes on and on has [`LINGER`] after that.
 
 use std::cell::RefCell;
 use std::io;
@@ -27,8 +27,12 @@ use super::{BACKLOG, Command, Deadline, Others, Place, Spec, Transport, count_by
 /// While stopping, a connection that is silent for so long has been read to its end: what was on its way has come.
 const QUIET: Duration = Duration::from_millis(30);
 
-/// While stopping, a connection is read no longer, but for what the kernel had received when the stop began.
+/// While stopping, a connection is read no longer than so long after what the kernel had received when the stop began.
 const LINGER: Duration = Duration::from_millis(150);
+
+/// While stopping, a connection that sends a buffer full within [`LINGER`] is behind, not talkative: that may have been sent
+/// before the stop. Two kernels hold no more than this in their buffers (`tcp_rmem`, `tcp_wmem`: 6 and 4 MiB).
+const IN_FLIGHT_BYTES: usize = 10 << 20;
 
 /// Bytes read from a connection before the others have their turn.
 const READ_BYTES: usize = 64 << 10;
@@ -209,10 +213,35 @@ impl Connections {
 
 /// How a connection is read once a stop has begun.
 struct Ending {
-    /// When it is read no longer, but for what it is owed.
-    limit: Instant,
     /// Bytes that the kernel had received when the stop began, and that are not read yet.
     owed: usize,
+    /// When it is read no longer; known when nothing is owed any more.
+    limit: Option<Instant>,
+    /// Bytes read since that was last put off.
+    read: usize,
+    /// Bytes that it may still be behind with.
+    in_flight: usize,
+}
+
+impl Ending {
+    /// Notes that so many bytes were read.
+    fn note(&mut self, count: usize) {
+        self.owed = self.owed.saturating_sub(count);
+        self.in_flight = self.in_flight.saturating_sub(count);
+        self.read += count;
+    }
+
+    /// Whether it has said all that it had said before the stop, and something more.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if self.owed > 0 || now < *self.limit.get_or_insert(now + LINGER) {
+            return false;
+        }
+        if self.in_flight == 0 || self.read < READ_BYTES {
+            return true;
+        }
+        (self.read, self.limit) = (0, Some(now + LINGER));
+        false
+    }
 }
 
 /// Reads a connection to its end.
@@ -227,17 +256,15 @@ async fn serve(
     let mut ended = false;
     let mut ending: Option<Ending> = None;
     loop {
-        if ending.is_none()
-            && let Some(stopped) = *stop.borrow_and_update()
-        {
+        if ending.is_none() && stop.borrow_and_update().is_some() {
             stream.say_goodbye();
-            ending = Some(Ending { limit: stopped + LINGER, owed: unread_bytes(&stream) });
+            ending = Some(Ending { owed: unread_bytes(&stream), limit: None, read: 0, in_flight: IN_FLIGHT_BYTES });
         }
-        let patience = match &ending {
+        let patience = match &mut ending {
             Some(ending) => {
                 let now = Instant::now();
                 let is_over = shared.deadline.get().is_some_and(|deadline| now >= *deadline);
-                if is_over || (ending.owed == 0 && now >= ending.limit) {
+                if is_over || ending.is_due(now) {
                     shared.shard.borrow_mut().tally().unread_bytes += unread_bytes(&stream) as u64;
                     break;
                 }
@@ -260,13 +287,13 @@ async fn serve(
             }
             Ok(count) => {
                 if let Some(ending) = &mut ending {
-                    ending.owed = ending.owed.saturating_sub(count);
+                    ending.note(count);
                 }
                 if !ingest(&shared, &mut cutter, count, from) {
                     // There is no way to find the next frame, or no line will come.
                     return;
                 }
-                if count == shared.scratch.borrow().len() {
+                if count == READ_BYTES {
                     // There is more, and the socket of a sender that is faster than this may stay readable for ever:
                     // other connections, ticks and a stop have their turns in between.
                     tokio::task::yield_now().await;
