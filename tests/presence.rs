@@ -3,11 +3,12 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
 use support::{Daemon, records};
 
 fn config(dir: &Path, more: &str) -> String {
@@ -207,6 +208,88 @@ fn beat_runs_a_command_says_goodbye_when_it_ends_well_and_not_when_it_fails() {
     let output = support::systole(&["beat", "a,b", "--to", &to], b"");
     assert_eq!(output.status.code(), Some(125), "{}", support::text(&output.stderr));
     daemon.stop();
+}
+
+/// Targets of every kind that takes nothing more, full as they are; what is to be kept open, and the URLs.
+fn full_targets(dir: &Path) -> (Vec<Socket>, [String; 3]) {
+    let listener = |address: &SockAddr| {
+        let socket = Socket::new(address.domain(), Type::STREAM, None).expect("a socket");
+        socket.bind(address).expect("bound");
+        socket.listen(0).expect("listening");
+        socket
+    };
+    let tcp = listener(&"127.0.0.1:0".parse::<SocketAddr>().expect("an address").into());
+    let stream_path = SockAddr::unix(dir.join("s")).expect("a path");
+    let unix = listener(&stream_path);
+    let datagram_path = SockAddr::unix(dir.join("d")).expect("a path");
+    let unixgram = Socket::new(Domain::UNIX, Type::DGRAM, None).expect("a socket");
+    unixgram.bind(&datagram_path).expect("bound");
+
+    let tcp_address = tcp.local_addr().expect("bound");
+    let mut open = vec![tcp, unix, unixgram];
+    for address in [&tcp_address, &stream_path] {
+        loop {
+            let socket = Socket::new(address.domain(), Type::STREAM, None).expect("a socket");
+            socket.set_write_timeout(Some(Duration::from_millis(200))).expect("set");
+            let is_full = socket.connect(address).is_err();
+            open.push(socket);
+            if is_full {
+                break;
+            }
+        }
+    }
+    let filler = Socket::new(Domain::UNIX, Type::DGRAM, None).expect("a socket");
+    filler.connect(&datagram_path).expect("connected");
+    filler.set_nonblocking(true).expect("set");
+    while filler.send(b"x:1|c").is_ok() {}
+    open.push(filler);
+    let urls = [
+        format!("tcp://{}", tcp_address.as_socket().expect("an address")),
+        format!("unix://{}/s", dir.display()),
+        format!("unixgram://{}/d", dir.display()),
+    ];
+    (open, urls)
+}
+
+#[test]
+fn a_target_that_takes_nothing_holds_up_neither_send_nor_the_command_of_beat() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (_open, urls) = full_targets(dir.path());
+    let script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let began = Instant::now();
+    let sends = urls.each_ref().map(|to| support::command(&["send", "x:1|c", "--to", to]).spawn().expect("it starts"));
+    let beats = urls.each_ref().map(|to| {
+        let args = ["beat", "job/a", "--every", "1s", "--to", to, "--", "sh", "-c", script];
+        let mut beat = support::command(&args).spawn().expect("it starts");
+        let mut ready = [0; 6];
+        beat.stdout.as_mut().expect("it was asked for").read_exact(&mut ready).expect("the command runs");
+        let pid = beat.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        beat
+    });
+    for (children, code, message) in [(sends, 1, "nothing was taken for"), (beats, 9, "may not have been heard")] {
+        for (child, to) in children.into_iter().zip(&urls) {
+            let output = child.wait_with_output().expect("it ends");
+            let said = support::text(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{to}: {said}");
+            assert!(said.contains(message), "{to}: {said}");
+        }
+    }
+    // 1.5 s are meant; without a deadline it is minutes, or for ever.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn beat_runs_its_command_though_the_name_it_sends_to_is_not_known_yet() {
+    // No name has an empty part, so nobody needs to be asked.
+    let beat = |to: &str| support::systole(&["beat", "job/a", "--to", to, "--", "sh", "-c", "exit 3"], b"");
+    let output = beat("udp://no..name:8125");
+    let said = support::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("cannot send to udp://no..name:8125") && said.contains("with every beat"), "{said}");
+    for wrong in ["udp://name", "udp://name:port", "udp://:8125", "ftp://name:21"] {
+        assert_eq!(beat(wrong).status.code(), Some(125), "{wrong}");
+    }
 }
 
 #[test]

@@ -4,6 +4,9 @@
 //! that is started again before that, by cron or a supervisor, for ever. So a failure is a service check with status 2,
 //! which is a beat like any other and stands until a check with status 0: the goodbye of a command that ended well, or the
 //! beats of one that has outlived its own timeout.
+//!
+//! A thread of its own looks the name up and sends: whoever is sent to may take nothing for a while, and neither a signal to
+//! the command nor the end of it waits for that.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,8 +17,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time;
 
-use crate::config::{ListenUrl, listen_url};
+use crate::config::{ListenUrl, check_listen_url, listen_url, show_duration};
 use crate::presence::{grace_for, misses_for};
 use crate::protocol::TAKEN;
 use crate::sys::{host_name, signal_process, unix_time};
@@ -30,6 +36,8 @@ const NOT_FOUND: u8 = 127;
 /// What is said last is sent so often, with such a pause, since any may be lost.
 const COPIES: u32 = 3;
 const BETWEEN: Duration = Duration::from_millis(100);
+/// How long the exit waits for that.
+const LAST: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct BeatArgs {
@@ -50,7 +58,9 @@ pub(super) struct BeatArgs {
 }
 
 struct Sender {
-    to: ListenUrl,
+    to: String,
+    /// Where that is, once its name was looked up; after a failure it is looked up again.
+    found: Option<ListenUrl>,
     /// Tags, without the interval.
     who: String,
     every: f64,
@@ -82,23 +92,65 @@ impl Sender {
             Word::Stopped => format!("heartbeat:0|g|#{who},interval:0"),
             Word::Failed(code) => format!("_sc|heartbeat|2|#{who},interval:{every}|m:exited with {code}"),
         };
-        let sent = send::lines(&self.to, &[line]);
+        let sent = self.send(line);
         // Nobody may listen for a while; the next beat tries again.
-        if let Err(error) = &sent
+        if let Err(problem) = &sent
             && !self.failed
         {
-            complain(format_args!("cannot send to {}: {error}; trying again with every beat", self.to));
+            complain(format_args!("cannot send to {}: {problem}; trying again with every beat", self.to));
         }
         self.failed = sent.is_err();
     }
 
-    /// Says the last word.
-    async fn end(&mut self, word: Word) {
-        for n in 0..COPIES {
-            if n > 0 {
-                tokio::time::sleep(BETWEEN).await;
+    fn send(&mut self, line: String) -> Result<(), String> {
+        let to = self.found.take().map_or_else(|| listen_url(&self.to), Ok)?;
+        send::lines(&to, &[line]).map_err(|error| error.to_string())?;
+        self.found = Some(to);
+        Ok(())
+    }
+
+    /// Says from now on, in a thread of its own, what is handed over.
+    fn start(mut self) -> Voice {
+        let (words, mut next) = mpsc::channel(1);
+        let ended = tokio::task::spawn_blocking(move || {
+            while let Some(word) = next.blocking_recv() {
+                self.say(word);
             }
-            self.say(word);
+        });
+        Voice { words, ended }
+    }
+}
+
+/// Hands words over to the thread that says them.
+struct Voice {
+    words: mpsc::Sender<Word>,
+    ended: JoinHandle<()>,
+}
+
+impl Voice {
+    /// Beats, unless an earlier beat still waits: nothing is sent anyway, and the next comes soon.
+    fn beat(&self, word: Word) {
+        let _ = self.words.try_send(word);
+    }
+
+    /// Says the last word.
+    async fn end(self, word: Word) {
+        let Voice { words, ended } = self;
+        let all = async {
+            for n in 0..COPIES {
+                if n > 0 {
+                    time::sleep(BETWEEN).await;
+                }
+                let _ = words.send(word).await;
+            }
+            drop(words);
+            let _ = ended.await;
+        };
+        if time::timeout(LAST, all).await.is_err() {
+            complain(format_args!(
+                "what was said last may not have been heard: not sent within {}",
+                show_duration(LAST)
+            ));
         }
     }
 }
@@ -107,7 +159,12 @@ pub(super) fn run(args: &BeatArgs) -> u8 {
     match begin(args) {
         Ok(sender) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let outcome = runtime.and_then(|runtime| runtime.block_on(beat(args, sender)));
+            let outcome = runtime.and_then(|runtime| {
+                let outcome = runtime.block_on(beat(args, sender));
+                // Dropping it would wait for the thread that sends.
+                runtime.shutdown_background();
+                outcome
+            });
             outcome.unwrap_or_else(|error| {
                 complain(error);
                 OWN
@@ -121,7 +178,7 @@ pub(super) fn run(args: &BeatArgs) -> u8 {
 }
 
 fn begin(args: &BeatArgs) -> Result<Sender, String> {
-    let to = listen_url(&args.to).map_err(|problem| format!("--to: {problem}"))?;
+    check_listen_url(&args.to).map_err(|problem| format!("--to: {problem}"))?;
     let (service, instance) = match args.who.split_once('/') {
         Some((service, instance)) => (service.to_string(), instance.to_string()),
         None => (
@@ -144,11 +201,14 @@ fn begin(args: &BeatArgs) -> Result<Sender, String> {
         return Err("--every: from 1s to 7days is right".into());
     }
     let start = unix_time() as u64;
-    Ok(Sender { to, who: format!("service:{service},instance:{instance},start:{start}"), every, failed: false })
+    let who = format!("service:{service},instance:{instance},start:{start}");
+    Ok(Sender { to: args.to.clone(), found: None, who, every, failed: false })
 }
 
-async fn beat(args: &BeatArgs, mut sender: Sender) -> io::Result<u8> {
+async fn beat(args: &BeatArgs, sender: Sender) -> io::Result<u8> {
     let mut stops = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let every = sender.every;
+    let voice = sender.start();
     let mut child = match args.command.split_first() {
         None => None,
         Some((program, rest)) => match Command::new(program).args(rest).spawn() {
@@ -156,23 +216,23 @@ async fn beat(args: &BeatArgs, mut sender: Sender) -> io::Result<u8> {
             Err(error) => {
                 complain(format_args!("cannot run {}: {error}", program.display()));
                 let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
-                sender.end(Word::Failed(code)).await;
+                voice.end(Word::Failed(code)).await;
                 return Ok(code);
             }
         },
     };
-    let mut beats = tokio::time::interval(args.every);
+    let mut beats = time::interval(args.every);
     // The first beat is sent in any case: even a command that ends at once was there.
     beats.tick().await;
-    sender.say(Word::Here);
+    voice.beat(Word::Here);
     let began = Instant::now();
-    let timeout = Duration::from_secs_f64(f64::from(misses_for(sender.every)) * sender.every + grace_for(sender.every));
+    let timeout = Duration::from_secs_f64(f64::from(misses_for(every)) * every + grace_for(every));
     let mut asked_to_stop = false;
     let code = loop {
         tokio::select! {
             _ = beats.tick() => {
                 let outlived = child.is_some() && began.elapsed() >= timeout;
-                sender.say(if outlived { Word::Well } else { Word::Here });
+                voice.beat(if outlived { Word::Well } else { Word::Here });
             }
             number = stop(&mut stops) => {
                 asked_to_stop = true;
@@ -190,7 +250,7 @@ async fn beat(args: &BeatArgs, mut sender: Sender) -> io::Result<u8> {
         _ if asked_to_stop => Word::Stopped,
         _ => Word::Failed(code),
     };
-    sender.end(word).await;
+    voice.end(word).await;
     Ok(code)
 }
 

@@ -1,14 +1,18 @@
 //! `systole send`: sends lines, each as a datagram of its own, or all over one connection.
 
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::net::Shutdown;
+use std::time::Duration;
 
 use clap::Args;
+use socket2::{SockAddr, Socket, Type};
 
-use crate::config::{ListenUrl, listen_url};
+use crate::config::{ListenUrl, listen_url, show_duration};
 
 use super::{FAILED, USAGE, complain};
+
+/// How long a connect or a send may take. The kernel repeats a lost request to connect after a second.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 #[derive(Args)]
 pub(super) struct SendArgs {
@@ -37,39 +41,44 @@ pub(super) fn run(args: &SendArgs) -> u8 {
     }
 }
 
-/// Sends lines, a datagram each, or all over one connection.
+/// Sends lines, a datagram each, or all over one connection. Whoever takes nothing is given up: neither a full backlog nor a
+/// daemon that is stopped holds the caller up.
 pub(super) fn lines(to: &ListenUrl, lines: &[String]) -> io::Result<()> {
-    match to {
-        ListenUrl::Udp(address) => datagrams(*address, lines),
-        ListenUrl::Tcp(address) => {
-            let mut stream = TcpStream::connect(address)?;
-            write_lines(&mut stream, lines)?;
-            stream.shutdown(Shutdown::Write)
+    let (address, kind) = match to {
+        ListenUrl::Udp(address) => (SockAddr::from(*address), Type::DGRAM),
+        ListenUrl::Tcp(address) => (SockAddr::from(*address), Type::STREAM),
+        ListenUrl::Unix(path) => (SockAddr::unix(path)?, Type::STREAM),
+        ListenUrl::Unixgram(path) => (SockAddr::unix(path)?, Type::DGRAM),
+        ListenUrl::Fd(_) => return Err(io::Error::other("`fd://` is for listening")),
+    };
+    deliver(&address, kind, lines).map_err(|error| match error.raw_os_error() {
+        // What a connect and a send say that ran out of time.
+        Some(libc::EINPROGRESS | libc::EAGAIN) => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("nothing was taken for {}", show_duration(PATIENCE)))
         }
-        ListenUrl::Unix(path) => {
-            let mut stream = UnixStream::connect(path)?;
-            write_lines(&mut stream, lines)?;
-            stream.shutdown(Shutdown::Write)
-        }
-        ListenUrl::Unixgram(path) => {
-            let socket = UnixDatagram::unbound()?;
-            socket.connect(path)?;
-            lines.iter().try_for_each(|line| socket.send(line.as_bytes()).map(drop))
-        }
-        ListenUrl::Fd(_) => Err(io::Error::other("`fd://` is for listening")),
+        _ => error,
+    })
+}
+
+fn deliver(to: &SockAddr, kind: Type, lines: &[String]) -> io::Result<()> {
+    let mut socket = Socket::new(to.domain(), kind, None)?;
+    // Linux heeds it when it connects, too (socket(7)).
+    socket.set_write_timeout(Some(PATIENCE))?;
+    uninterrupted(|| socket.connect(to))?;
+    if kind == Type::STREAM {
+        lines.iter().try_for_each(|line| socket.write_all(format!("{line}\n").as_bytes()))?;
+        socket.shutdown(Shutdown::Write)
+    } else {
+        lines.iter().try_for_each(|line| uninterrupted(|| socket.send(line.as_bytes()).map(drop)))
     }
 }
 
-fn datagrams(to: SocketAddr, lines: &[String]) -> io::Result<()> {
-    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(to)?;
-    for line in lines {
-        socket.send(line.as_bytes())?;
+/// Calls again what a signal has interrupted, which the kernel leaves to us where a timeout is set (signal(7)).
+fn uninterrupted(call: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
-    Ok(())
-}
-
-fn write_lines(out: &mut impl Write, lines: &[String]) -> io::Result<()> {
-    lines.iter().try_for_each(|line| out.write_all(format!("{line}\n").as_bytes()))
 }

@@ -19,5 +19,5 @@ pub use reader::Problem;
 pub use schema::{
     Config, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Profile, Sink, Workers,
 };
-pub use url::{ListenUrl, listen_url};
+pub use url::{ListenUrl, check_listen_url, listen_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};

@@ -79,11 +79,32 @@ pub fn listen_url(url: &str) -> Result<ListenUrl, String> {
     address(rest).map(build).map_err(|problem| format!("{problem}; {example}"))
 }
 
+/// Checks a URL as [`listen_url`] does, but looks no name up: for who can ask for it again later.
+///
+/// # Errors
+/// As [`listen_url`].
+pub fn check_listen_url(url: &str) -> Result<(), String> {
+    match url.split_once("://") {
+        Some(("udp" | "tcp", rest)) if host(rest).is_ok() => Ok(()),
+        _ => listen_url(url).map(drop),
+    }
+}
+
 /// An address with a port; a name is looked up.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
+    let host = host(text)?;
+    use std::net::ToSocketAddrs;
+    match text.to_socket_addrs().ok().and_then(|mut all| all.next()) {
+        Some(address) => Ok(address),
+        None => Err(format!("`{host}` is no address of this machine, nor a name that can be looked up")),
+    }
+}
+
+/// The host of `host:port`.
+fn host(text: &str) -> Result<&str, String> {
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(format!("`{text}` has no port"));
     };
@@ -93,11 +114,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     if host.is_empty() {
         return Err(format!("`{text}` has no host"));
     }
-    use std::net::ToSocketAddrs;
-    match text.to_socket_addrs().ok().and_then(|mut all| all.next()) {
-        Some(address) => Ok(address),
-        None => Err(format!("`{host}` is no address of this machine, nor a name that can be looked up")),
-    }
+    Ok(host)
 }
 
 /// Checks the URL of something that is asked over HTTP.
