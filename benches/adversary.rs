@@ -13,7 +13,7 @@
 //! datagrams of the same size; then the worst shape goes on at full rate while the daemon is asked to stop.
 //! Ratios hold on a noisy machine, nanoseconds are for orientation. The exit status is 1 if a ratio is above the bar.
 
-#[path = "../tests/support/grammar.rs"]
+#[path = "../tests/it/support/grammar.rs"]
 mod grammar;
 
 use std::hint::black_box;

@@ -1,7 +1,7 @@
 //! Systole is a StatsD server: it reads metrics of every StatsD dialect from UDP and TCP, aggregates them per
 //! interval, and pushes the roll-up to sinks on every beat, with an account of everything it read and lost.
 //!
-//! The rooms, from pure to shell; each imports only from those before it (`tests/layering.rs`):
+//! The rooms, from pure to shell; each imports only from those before it (`tests/it/layering.rs`):
 //!
 //! | room | is |
 //! |---|---|

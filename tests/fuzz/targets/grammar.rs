@@ -1,7 +1,7 @@
 //! Datagrams made from the grammar: no panic, every line and sample accounted for, every record printable.
 #![no_main]
 
-#[path = "../../support/grammar.rs"]
+#[path = "../../it/support/grammar.rs"]
 mod grammar;
 
 use std::sync::Arc;

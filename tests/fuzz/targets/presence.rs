@@ -2,7 +2,7 @@
 //! restart is what was known.
 #![no_main]
 
-#[path = "../../support/grammar.rs"]
+#[path = "../../it/support/grammar.rs"]
 mod grammar;
 
 use std::sync::Arc;

@@ -1,0 +1,343 @@
+//! Broken configurations: every mistake with file, line, column, key and what would be right, all at once.
+
+use std::collections::BTreeSet;
+
+use crate::support::{command, systole, text};
+
+/// A configuration and what `systole check` says of it, without the file's name.
+const BROKEN: [(&str, &[&str]); 45] = [
+    ("intervall = \"10s\"", &["1:1: intervall: unknown key (did you mean `interval`?)"]),
+    ("interval = \"soon\"", &["1:12: interval: `soon` is not a duration such as \"10s\", from 10ms to 1day"]),
+    ("interval = 10", &["1:12: interval: `10` is not a duration such as \"10s\", from 10ms to 1day"]),
+    ("interval = \"1ms\"", &["1:12: interval: `1ms` is not a duration such as \"10s\", from 10ms to 1day"]),
+    ("profile = \"etsi\"", &["1:11: profile: `etsi` is none of `systole`, `etsy`, `dogstatsd` (did you mean `etsy`?)"]),
+    (
+        "[dogstatsd]\naggregates = [\"mean\"]",
+        &["2:15: dogstatsd.aggregates[0]: `mean` is not one of max, min, median, avg, sum, count"],
+    ),
+    ("percentiles = 90", &["1:15: percentiles: `90` is not an array"]),
+    ("percentiles = [50, 101]", &["1:20: percentiles[1]: `101` is not a number from -100 to 100"]),
+    ("percentiles = [\"p50\"]", &["1:16: percentiles[0]: `p50` is not a number from -100 to 100"]),
+    ("exact_samples = 0", &["1:17: exact_samples: `0` is not a whole number from 1 to 1000000"]),
+    ("digits = 6", &["1:10: digits: `6` is not a whole number from 1 to 5"]),
+    ("digits = 2.5", &["1:10: digits: `2.5` is not a whole number from 1 to 5"]),
+    ("gauge_ttl = \"never\"", &["1:13: gauge_ttl: `never` is not a duration such as \"10s\", from 10ms to 1year 18h"]),
+    ("max_series = -1", &["1:14: max_series: `-1` is not a whole number from 1 to 1000000000"]),
+    ("prefix = 1", &["1:10: prefix: `1` is not a string"]),
+    ("prefix = \"${NO_SUCH_VARIABLE}.\"", &["1:10: prefix: environment variable `NO_SUCH_VARIABLE` is not set"]),
+    ("tags = \"a\"", &["1:8: tags: `a` is not a table of strings"]),
+    ("tags = { host = 1 }", &["1:17: tags.host: `1` is not a string"]),
+    ("self_metrics = \"yes\"", &["1:16: self_metrics: `yes` is not true or false"]),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1\"",
+        &["2:7: listen[0].url: `127.0.0.1` has no port; `udp://127.0.0.1:8125` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"upd://127.0.0.1:1\"",
+        &["2:7: listen[0].url: unknown scheme `upd` (did you mean `udp`?); `udp://127.0.0.1:8125` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"127.0.0.1:8125\"",
+        &["2:7: listen[0].url: `127.0.0.1:8125` has no scheme; `udp://127.0.0.1:8125` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:99999\"",
+        &["2:7: listen[0].url: `99999` is no port; `udp://127.0.0.1:8125` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"unix://run/s\"",
+        &["2:7: listen[0].url: `run/s` is no absolute path of at most 107 bytes; `unix:///run/systole.sock` is right"],
+    ),
+    (
+        "[[listen]]\nurl = \"unixgram:///run/s\"\nmode = \"rw\"\nframing = \"lines\"",
+        &[
+            "3:8: listen[0].mode: `rw` is not the rights of a file in octal, such as \"0660\"",
+            "4:11: listen[0].framing: `lines` is none of `newline`, `length`",
+        ],
+    ),
+    (
+        "[[rule]]\nmatch = \"a.*\"\n[[rule]]\nrename = \"b\"\n[[rule]]\nmatch = \"a.*\"\nrename = \"$2\"\nttl = \"1hou\"",
+        &[
+            "1:1: rule: it does nothing; say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`",
+            "3:1: rule[1].match: missing; for example `match = \"api.*\"`",
+            "7:10: rule[2].rename: `$2` is not a text whose highest `$` is the number of stars in `match`, which is 1",
+            "8:7: rule[2].ttl: `1hou` is not a duration such as \"10s\", from 10ms to 1year 18h",
+        ],
+    ),
+    ("[[listen]]\nworkers = 2", &["1:1: listen[0].url: missing; for example `url = \"udp://127.0.0.1:8125\"`"]),
+    ("[listen]\nurl = \"udp://127.0.0.1:1\"", &["1:1: listen: expected tables `[[listen]]`"]),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nworkers = 0",
+        &["3:11: listen[0].workers: `0` is not \"auto\" or a whole number from 1 to 64"],
+    ),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nreceive_bufer = \"1MiB\"",
+        &["3:1: listen[0].receive_bufer: unknown key (did you mean `receive_buffer`?)"],
+    ),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nreceive_buffer = \"1 parsec\"",
+        &["3:18: listen[0].receive_buffer: `1 parsec` is not a size such as \"64KiB\", from 4096 to 1073741824 bytes"],
+    ),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nallow = [\"10.0.0.0/33\"]",
+        &["3:10: listen[0].allow[0]: `10.0.0.0/33` is not a network such as \"10.0.0.0/8\" or \"fd00::/8\""],
+    ),
+    (
+        "[protocol]\nname_tags = [\"influxdb\"]",
+        &[
+            "2:14: protocol.name_tags[0]: `influxdb` is none of `graphite`, `influx`, `signalfx`, `librato` (did you mean `influx`?)",
+        ],
+    ),
+    (
+        "[protocol]\ngauge_sign = \"relative\"",
+        &["2:14: protocol.gauge_sign: `relative` is none of `delta`, `absolute`"],
+    ),
+    ("[protocol]\nmax_name = 4096", &["2:12: protocol.max_name: `4096` is not a whole number from 1 to 1024"]),
+    (
+        "[idle]\ncounters = \"zeros\"",
+        &["2:12: idle.counters: `zeros` is none of `drop`, `zero` (did you mean `zero`?)"],
+    ),
+    (
+        "[[sink]]\ntype = \"grafite\"",
+        &[
+            "2:8: sink[0].type: `grafite` is none of `clickhouse`, `console`, `datadog`, `elasticsearch`, `exec`, `file`, `graphite`, `hdrlog`, `influx`, `kafka`, `nats`, `otlp`, `postgres`, `prometheus`, `remote_write`, `sqlite`, `statsd` (did you mean `graphite`?)",
+        ],
+    ),
+    ("[[sink]]\nname = \"a\"", &["1:1: sink[0].type: missing; for example `type = \"graphite\"`"]),
+    (
+        "[[sink]]\ntype = \"file\"",
+        &["1:1: sink[0].path: missing; for example `path = \"/var/log/systole/records.jsonl\"`"],
+    ),
+    (
+        "[[sink]]\ntype = \"graphite\"\naddress = \"localhost\"",
+        &["3:11: sink[0].address: `localhost` has no port; \"127.0.0.1:2003\" is right"],
+    ),
+    (
+        "[[sink]]\ntype = \"console\"\n[[sink]]\ntype = \"console\"",
+        &["3:1: sink[1].name: two sinks are called `console`; give one another `name`"],
+    ),
+    (
+        "[http]\naddress = \"0.0.0.0:8127\"",
+        &["2:11: http.address: `0.0.0.0:8127` is not on loopback, so `http.token` must be set"],
+    ),
+    (
+        "[presence]\nwebhook = [\"ftp://x\"]\nmass_fraction = 7",
+        &[
+            "2:12: presence.webhook[0]: `ftp://x` begins with neither `http://` nor `https://`; `http://127.0.0.1:9093` is right",
+            "3:17: presence.mass_fraction: `7` is not a number from 0 to 1.1",
+        ],
+    ),
+    (
+        "[[sink]]\ntype = \"remote_write\"\nurl = \"http://127.0.0.1\"\nbuckets = [2, 1]\ntls.key = \"k\"\nspool = { path = \"/x\", order = \"interleave\" }",
+        &[
+            "1:1: sink[0].tls.certificate: missing; for example `certificate = \"/etc/systole/client.pem\"`",
+            "1:1: sink[0].spool.order: `interleave` is not for `remote_write`: it takes no interval after a later one",
+            "4:11: sink[0].buckets: ascending bounds are right, such as [0.1, 1, 10]",
+        ],
+    ),
+    (
+        // Everything that is wrong, in the order of the file.
+        "interval = 1\ndigits = 9\n[log]\nlevel = \"loud\"\nformt = \"json\"\n[[sink]]\ntype = \"console\"\nqueue = 0\n[htpp]\n",
+        &[
+            "1:12: interval: `1` is not a duration such as \"10s\", from 10ms to 1day",
+            "2:10: digits: `9` is not a whole number from 1 to 5",
+            "4:9: log.level: `loud` is none of `error`, `warn`, `info`, `debug`, `trace`",
+            "5:1: log.formt: unknown key (did you mean `format`?)",
+            "8:9: sink[0].queue: `0` is not a whole number from 1 to 10000",
+            "9:2: htpp: unknown key (did you mean `http`?)",
+        ],
+    ),
+];
+
+#[test]
+fn every_mistake_is_told_with_its_place_its_key_and_what_would_be_right() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("broken.toml");
+    let name = file.to_str().expect("plain").to_string();
+    let mut wrong = Vec::new();
+    for (toml, expected) in BROKEN {
+        std::fs::write(&file, toml).expect("written");
+        for subcommand in ["check", "run"] {
+            let output = systole(&[subcommand, "-c", &name], b"");
+            let said = text(&output.stderr);
+            let mut lines: Vec<&str> = said.lines().collect();
+            let summary = lines.pop().unwrap_or("");
+            let full: Vec<String> = expected.iter().map(|line| format!("{name}:{line}")).collect();
+            let count = expected.len();
+            let counted = format!("systole: {count} mistake{} in the configuration", if count == 1 { "" } else { "s" });
+            if output.status.code() != Some(2) || lines != full || summary != counted {
+                wrong.push(format!("{toml}\n  expected {full:#?}\n  said {said}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn broken_toml_is_told_at_its_place() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("broken.toml");
+    let name = file.to_str().expect("plain");
+    for (toml, place) in [
+        ("interval = \"10s\"\nprefix = \"x\nmax", "2:12"),
+        ("a b = 1", "1:3"),
+        ("[http\n", "1:6"),
+        ("digits = 3\ndigits = 3", "2:1"),
+    ] {
+        std::fs::write(&file, toml).expect("written");
+        let output = systole(&["check", "-c", name], b"");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(said.starts_with(&format!("{name}:{place}: ")), "{toml}: {said}");
+    }
+}
+
+#[test]
+fn the_environment_sets_scalars_and_its_mistakes_name_the_variable() {
+    let mut good = command(&["check", "--print"]);
+    good.env("SYSTOLE_INTERVAL", "2s").env("SYSTOLE_HTTP__ADDRESS", "off").env("SYSTOLE_PORT_8125_UDP", "x");
+    let output = good.output().expect("it runs");
+    let printed = text(&output.stdout);
+    assert!(printed.contains("interval = \"2s\"") && printed.contains("address = \"off\""), "{printed}");
+
+    let mut bad = command(&["check"]);
+    bad.env("SYSTOLE_DIGITS", "many").env("SYSTOLE_HTTP__ADRESS", "off");
+    let output = bad.output().expect("it runs");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("SYSTOLE_DIGITS: digits: `many` is not a whole number from 1 to 5"), "{said}");
+    assert!(said.contains("SYSTOLE_HTTP__ADRESS: no such setting (did you mean `SYSTOLE_HTTP__ADDRESS`?)"), "{said}");
+}
+
+#[test]
+fn the_printed_configuration_reads_back_as_the_same_and_hides_secrets() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let secret = dir.path().join("token");
+    std::fs::write(&secret, "s3cret\n").expect("written");
+    let config = format!(
+        r#"
+profile = "etsy"
+percentiles = [90, 99.9, -10]
+tags = {{ host = "${{HOSTNAME}}", "a b" = "q\"uote" }}
+gauge_ttl = "90s"
+[[listen]]
+url = "udp://[::1]:8125"
+workers = 2
+allow = ["10.0.0.0/8"]
+protocol = {{ gauge_sign = "absolute", name_tags = [] }}
+[[listen]]
+url = "tcp://127.0.0.1:8125"
+[[sink]]
+type = "graphite"
+address = "graphite.example:2003"
+naming = "systole"
+[[sink]]
+type = "file"
+path = "/tmp/x"
+max_size = "1MiB"
+max_age = "1h"
+[[etsy.histogram]]
+metric = "foo"
+bins = [1, 2.5, "inf"]
+[presence]
+names = ["heartbeat", "prod.heartbeat"]
+state_file = "/tmp/presence.json"
+mass_hold = "2m"
+misses = 3
+min = 1
+[[presence.service]]
+match = "edge-*"
+misses = "auto"
+grace = "2s"
+ephemeral = true
+[[presence.expect]]
+service = "payments"
+min = 2
+within = "1m"
+[http]
+address = "127.0.0.1:0"
+token = "file:{}"
+"#,
+        secret.display()
+    );
+    let file = dir.path().join("c.toml");
+    let print = |config: &str| {
+        std::fs::write(&file, config).expect("written");
+        let output = systole(&["check", "--print", "-c", file.to_str().expect("plain")], b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let once = print(&config);
+    assert!(!once.contains("s3cret") && once.contains("********"), "{once}");
+    assert_eq!(print(&once), once);
+    assert_eq!(print(&print("")), print(""));
+}
+
+#[test]
+fn check_connect_tries_each_sink() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let file = dir.path().join("c.toml");
+    let check = |port: u16| {
+        let config =
+            format!("[[sink]]\ntype = \"graphite\"\naddress = \"127.0.0.1:{port}\"\n[[sink]]\ntype = \"console\"\n");
+        std::fs::write(&file, config).expect("written");
+        systole(&["check", "--connect", "-c", file.to_str().expect("plain")], b"")
+    };
+    assert_eq!(check(port).status.code(), Some(0));
+    // A port that was free a moment ago may be another test's now; this one is nobody's.
+    let output = check(1);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("cannot reach 127.0.0.1"), "{}", text(&output.stdout));
+}
+
+/// Keys of a TOML text, those of items without their numbers. What is a table of the user's own words is one key.
+fn keys_of(text: &str) -> BTreeSet<String> {
+    fn walk(path: &str, value: &toml::Value, keys: &mut BTreeSet<String>) {
+        match value {
+            toml::Value::Table(table) if !["tags", "add_tags"].contains(&path.rsplit('.').next().unwrap_or("")) => {
+                if !path.is_empty() {
+                    keys.insert(path.to_string());
+                }
+                for (key, value) in table {
+                    let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    walk(&inner, value, keys);
+                }
+            }
+            toml::Value::Array(all) if all.iter().any(toml::Value::is_table) => {
+                all.iter().for_each(|value| walk(path, value, keys));
+            }
+            _ => {
+                keys.insert(path.to_string());
+            }
+        }
+    }
+    let (mut keys, table) = (BTreeSet::new(), text.parse::<toml::Table>().expect("TOML"));
+    walk("", &toml::Value::Table(table), &mut keys);
+    keys
+}
+
+#[test]
+fn the_example_lists_every_key_with_its_default() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systole.toml");
+    let example = std::fs::read_to_string(file).expect("the example");
+    let printed = |args: &[&str]| {
+        let output = systole(args, b"");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    // What it sets is what holds without it.
+    assert_eq!(printed(&["check", "--print", "-c", file]), printed(&["check", "--print"]));
+    // With the examples it is still good, and no key is missing.
+    let shown = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_string();
+    let whole = example.lines().map(|line| shown(line) + "\n").collect::<String>();
+    let dir = tempfile::tempdir().expect("a folder");
+    let all = dir.path().join("all.toml");
+    std::fs::write(&all, &whole).expect("written");
+    printed(&["check", "-c", all.to_str().expect("plain")]);
+    let (set, known) = (keys_of(&whole), systole::config::known_keys(&whole));
+    let missing: Vec<&String> = known.difference(&set).collect();
+    assert!(missing.is_empty(), "the example does not have {missing:?}");
+    assert!(known.len() > 120, "{} keys", known.len());
+}

@@ -1,0 +1,59 @@
+//! The examples run and do what they say.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{SYSTOLE, text};
+
+/// An example, built as the tests are: cargo does so itself unless a single test file is asked for.
+fn example(name: &str) -> Command {
+    let folder = PathBuf::from(SYSTOLE).parent().expect("a folder").to_path_buf();
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo runs").success());
+    Command::new(folder.join("examples").join(name))
+}
+
+#[test]
+fn the_aggregator_runs_without_a_network() {
+    let output = example("embedded").output().expect("it runs");
+    let records = text(&output.stdout);
+    assert_eq!(
+        records.lines().filter(|line| line.contains("\"name\":\"api.hits\"") && line.contains("1000.0")).count(),
+        2
+    );
+}
+
+#[test]
+fn a_sink_of_ones_own_gets_every_interval_and_is_closed() {
+    let mut child = example("custom_sink")
+        .arg("udp://127.0.0.1:0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut said = BufReader::new(child.stderr.take().expect("asked for"));
+    let mut line = String::new();
+    let port: u16 = loop {
+        line.clear();
+        assert!(said.read_line(&mut line).expect("text") > 0, "it ended");
+        if let Some((_, rest)) = line.split_once("udp://127.0.0.1:") {
+            break rest.split_whitespace().next().and_then(|port| port.parse().ok()).expect("a port");
+        }
+    };
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    // It is bound, and so the kernel keeps what comes.
+    socket.send_to(b"hits:2|c\ng:1|g\nhits:3|c", ("127.0.0.1", port)).expect("sent");
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill").success());
+    let mut printed = String::new();
+    child.stdout.take().expect("asked for").read_to_string(&mut printed).expect("text");
+    assert!(child.wait().expect("it ends").success());
+    assert!(printed.contains(",hits,5\n") && printed.ends_with("# 1 rows\n"), "{printed}");
+}

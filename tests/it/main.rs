@@ -1,0 +1,47 @@
+//! Everything that is tested through the front door, or across rooms: one binary, a module for each subject.
+
+mod aggregate_corpus;
+mod any_bytes;
+mod browser;
+mod capture;
+mod cardinality;
+mod config;
+mod conservation;
+mod daemon;
+mod dashboard;
+mod delivery;
+mod examples;
+mod exec;
+mod hazards;
+mod hostile;
+mod import;
+mod influx;
+#[cfg(feature = "kafka")]
+mod kafka;
+mod layering;
+mod load;
+mod log;
+mod management;
+mod memory;
+mod notify;
+mod parse_corpus;
+mod percentiles;
+mod poison;
+mod presence;
+mod presence_corpus;
+mod presence_fleet;
+mod presence_fuzz;
+mod presence_sim;
+mod prometheus;
+mod relay;
+mod remote_write;
+mod replay;
+mod rules;
+mod shutdown;
+mod signals;
+mod slow_sink;
+mod spool;
+mod statsd;
+mod support;
+mod transports;
+mod treatments;

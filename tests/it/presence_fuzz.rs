@@ -1,0 +1,352 @@
+//! Presence under random histories and hostile lines: what must hold, holds. The invariants are those of the design's
+//! reference model. `SYSTOLE_TEST_INPUTS` is the number of heartbeats of either kind (1,000,000 in `tests/all`).
+
+use std::collections::HashMap;
+
+use systole::presence::policy::{Expected, Override, Policy};
+use systole::presence::{Engine, Event, EventKind};
+use systole::protocol::{Beat, Heartbeats, Line, Options, Signal, parse_line};
+
+use crate::support::{Random as Rng, mix, size};
+
+const TICK: f64 = 0.25;
+
+fn inputs() -> u64 {
+    size("SYSTOLE_TEST_INPUTS", 100_000)
+}
+
+#[derive(Default)]
+struct Checker {
+    /// Last state, by who, and whether a problem of its was told.
+    instances: HashMap<(String, String), (&'static str, bool)>,
+    services: HashMap<String, (&'static str, bool)>,
+}
+
+impl Checker {
+    /// An event begins where the last one of its subject ended; a resolve is told if and only if its problem was.
+    fn check(&mut self, event: &Event) {
+        let service = event.service.as_deref().unwrap_or("").to_string();
+        let (from, to) = (event.from.unwrap_or(""), event.to.unwrap_or(""));
+        let is = if to == "forgotten" { "none" } else { to };
+        match event.kind {
+            EventKind::Instance => {
+                let who = (service, event.instance.as_deref().unwrap_or("").to_string());
+                let (last, told) = self.instances.entry(who).or_insert(("none", false));
+                let we_restarted = from == "unknown" && matches!(*last, "up" | "late");
+                assert!(from == *last || we_restarted, "chain: was {last}: {event:?}");
+                *last = is;
+                if to == "down" {
+                    assert!(!(event.notify && *told), "told twice: {event:?}");
+                    *told |= event.notify;
+                } else if from == "down" {
+                    assert_eq!(event.notify, *told, "pairing: {event:?}");
+                    *told = false;
+                }
+                assert!(from != "left" || to == "up" || to == "forgotten", "left: {event:?}");
+            }
+            EventKind::Service => {
+                let (last, told) = self.services.entry(service).or_insert(("none", false));
+                let was_expected = *last == "none" && from == "unknown";
+                assert!(from == *last || was_expected, "chain of a service: was {last}: {event:?}");
+                *last = is;
+                if matches!(to, "down" | "degraded") {
+                    *told |= event.notify;
+                } else {
+                    assert_eq!(event.notify, *told, "pairing of a service: {event:?}");
+                    *told = false;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A service's state and count are what its instances make of it.
+fn is_sound(engine: &Engine) {
+    for service in engine.view(0.0) {
+        let count = |states: &[&str]| service.instances.iter().filter(|i| states.contains(&i.state)).count();
+        assert_eq!(service.present, count(&["up", "late", "unknown"]), "{service:?}");
+        if service.present > 0 {
+            assert!(matches!(service.state, "up" | "degraded"), "{service:?}");
+        }
+        if service.state == "down" && service.min.is_none() {
+            assert!(count(&["down"]) > 0 && service.present == 0, "{service:?}");
+        }
+    }
+}
+
+struct Life {
+    service: &'static str,
+    instance: String,
+    next: f64,
+    promise: Option<f64>,
+    start: String,
+}
+
+/// One random history; how many beats were sent in it.
+fn history(seed: u64) -> u64 {
+    let mut r = Rng(mix(seed));
+    let min = *r.pick(&[None, Some(1), Some(2)]);
+    let ephemeral = Override { pattern: "e*".into(), ephemeral: Some(true), min, ..Override::default() };
+    let expect = Expected { service: "x0".into(), min: 1, within: Some(60.0) };
+    let policy = Policy {
+        forget_left: *r.pick(&[50.0, 300.0]),
+        forget_down: *r.pick(&[200.0, 2000.0]),
+        forget_service: 3000.0,
+        flap_quiet: *r.pick(&[200.0, 600.0]),
+        mass_hold: *r.pick(&[30.0, 300.0]),
+        overrides: vec![ephemeral],
+        expect: if r.u() < 0.3 { vec![expect] } else { Vec::new() },
+        ..Policy::default()
+    };
+    let mut lives: Vec<Life> = Vec::new();
+    for service in ["s0", "s1", "e0", "e1", "x0", "x1"] {
+        for n in 0..1 + r.below(4) {
+            let promise = *r.pick(&[None, Some(5.0), Some(10.0), Some(10.0), Some(30.0)]);
+            lives.push(Life { service, instance: format!("i{n}"), next: r.u() * 10.0, promise, start: "0".into() });
+        }
+    }
+    let mut engine = Engine::new(policy.clone(), 0.0, seed);
+    let mut checker = Checker::default();
+    let loss = *r.pick(&[0.0, 0.05, 0.3]);
+    let (mut outage, mut t, mut sent) = (0.0, 0.0, 0);
+    for step in 0..4000 {
+        t += TICK;
+        let x = r.u();
+        if x < 0.002 {
+            outage = t + *r.pick(&[20.0, 60.0, 200.0, 500.0]);
+        }
+        if x > 0.9985 {
+            engine.at(t);
+            let saved = engine.save();
+            // What survives is text.
+            let saved = serde_json::from_str(&serde_json::to_string(&saved).expect("JSON")).expect("the same");
+            engine.take_events().iter().for_each(|event| checker.check(event));
+            t += *r.pick(&[5.0, 60.0]);
+            engine = Engine::restored(policy.clone(), saved, t, seed);
+        }
+        engine.at(t);
+        for life in &mut lives {
+            let say = |promise: Option<f64>, goodbye, start: Option<&str>| Beat {
+                service: life.service.into(),
+                instance: life.instance.as_str().into(),
+                interval: promise,
+                goodbye,
+                start: start.map(Into::into),
+                ..Beat::default()
+            };
+            match r.u() {
+                y if y < 0.0005 => life.next = t + *r.pick(&[30.0, 100.0, 500.0]),
+                y if y < 0.001 => {
+                    for _ in 0..r.below(3) {
+                        let start = if r.u() < 0.5 { Some(life.start.as_str()) } else { None };
+                        engine.beat(&say(None, true, start));
+                    }
+                    life.next = t + *r.pick(&[1.0, 40.0, 400.0]);
+                    life.start = format!("{step}");
+                }
+                y if y < 0.0013 => {
+                    let instance = if r.u() < 0.5 { Some(life.instance.as_str()) } else { None };
+                    engine.maintenance(life.service, instance, *r.pick(&[0.0, 50.0, 300.0]));
+                }
+                y if y < 0.0015 => drop(engine.forget(life.service, Some(&life.instance))),
+                _ => {}
+            }
+            if t >= life.next {
+                let interval = life.promise.unwrap_or(10.0);
+                life.next = if life.next + interval < t { t + interval } else { life.next + interval };
+                if t >= outage && r.u() >= loss {
+                    let start = if r.u() < 0.5 { Some(life.start.clone()) } else { None };
+                    let beat = Beat {
+                        service: life.service.into(),
+                        instance: life.instance.as_str().into(),
+                        interval: life.promise,
+                        start: start.map(Into::into),
+                        ..Beat::default()
+                    };
+                    engine.beat(&beat);
+                    sent += 1;
+                }
+            }
+        }
+        if r.u() < 0.01 {
+            engine.kernel_drops(t, 50, 50);
+        }
+        if r.u() < 0.001 {
+            engine.stalled(t, *r.pick(&[2.0, 30.0]));
+        }
+        engine.tick(t);
+        engine.take_events().iter().for_each(|event| checker.check(event));
+        if step % 50 == 0 {
+            is_sound(&engine);
+        }
+    }
+    sent
+}
+
+#[test]
+fn random_histories_keep_the_invariants() {
+    let (mut sent, mut seed) = (0, 1);
+    while sent < inputs() {
+        sent += history(seed);
+        seed += 1;
+    }
+    println!("{} histories, {sent} heartbeats", seed - 1);
+}
+
+/// A name from the worst that the wire can hold.
+fn name(r: &mut Rng) -> Vec<u8> {
+    let length = *r.pick(&[1, 1, 2, 3, 8, 8, 30, 127, 128, 129, 1000]);
+    let alphabet = r.below(8);
+    (0..length)
+        .map(|_| match alphabet {
+            0..=4 => b'a' + r.below(5) as u8,
+            5 => *r.pick(b"<>&\"'/\\;=.,_-%\x1b\x07\x00 "),
+            6 => 0x80 | r.below(128) as u8,
+            _ => r.below(256) as u8,
+        })
+        .filter(|byte| !b"\n".contains(byte))
+        .collect()
+}
+
+fn line(r: &mut Rng) -> Vec<u8> {
+    let mut out: Vec<u8> =
+        r.pick(&[&b"heartbeat"[..], b"heartbeat", b"heartbeat", b"maintenance", b"_sc|heartbeat"]).to_vec();
+    let is_check = out.starts_with(b"_sc");
+    if !is_check && r.below(2) == 0 {
+        out.push(b'.');
+        out.extend(name(r));
+        if r.below(2) == 0 {
+            out.push(b'.');
+            out.extend(name(r));
+        }
+    }
+    let values = [
+        "10",
+        "1",
+        "0",
+        "-5",
+        "+5",
+        "1e308",
+        "1e-308",
+        "NaN",
+        "inf",
+        "604800",
+        "604801",
+        "0.5",
+        "",
+        "x",
+        "10:20",
+        "99999999999999999999",
+        "10",
+        "10",
+        "10",
+        "30",
+        "2",
+        "60",
+        "1",
+    ];
+    if is_check {
+        out.extend(format!("|{}", r.below(5)).bytes());
+    } else {
+        out.push(b':');
+        out.extend(r.pick(&values).bytes());
+        out.push(b'|');
+        out.extend(r.pick(&["g", "g", "g", "g", "g", "c", "ms", "s", "h", "zz", ""]).bytes());
+    }
+    if r.below(4) == 0 {
+        out.extend(format!("|@{}", *r.pick(&values)).bytes());
+    }
+    if r.below(2) == 0 || is_check {
+        out.extend(b"|#service:");
+        out.extend(name(r));
+        out.extend(b",instance:");
+        out.extend(name(r));
+        if r.below(2) == 0 {
+            out.extend(format!(",interval:{},start:{},version:", *r.pick(&values), r.next()).bytes());
+            out.extend(name(r));
+        }
+    }
+    out
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("a line");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[test]
+fn hostile_lines_evict_nobody_who_is_established_and_stay_within_the_limits() {
+    let policy =
+        Policy { max_services: 2000, max_instances: 5000, max_instances_per_service: 100, ..Policy::default() };
+    let mut r = Rng(mix(99));
+    let heartbeats = Heartbeats { assist: true, ..Heartbeats::default() };
+    let mut engine = Engine::new(policy.clone(), 0.0, 5);
+    let ours: Vec<Beat> = (0..40)
+        .map(|n| Beat {
+            service: format!("ours-{}", n % 4).into(),
+            instance: format!("i{n}").into(),
+            interval: Some(10.0),
+            ..Beat::default()
+        })
+        .collect();
+    let mut checker = Checker::default();
+    let (mut t, mut signals, mut peak) = (0.0, 0_u64, 0);
+    // Established: heard three times, and for longer than its timeout. Others give way, which is what they are invented for.
+    for _ in 0..10 {
+        t += 7.5;
+        engine.at(t);
+        ours.iter().for_each(|beat| engine.beat(beat));
+        engine.tick(t);
+        engine.take_events().iter().for_each(|event| checker.check(event));
+    }
+    let before = resident_kib();
+    for n in 0..inputs() {
+        if n % 100 == 0 {
+            t += TICK;
+            engine.at(t);
+            // Ours beat in time, among all that.
+            if n % 3000 == 0 {
+                ours.iter().for_each(|beat| engine.beat(beat));
+            }
+            engine.tick(t);
+            engine.take_events().iter().for_each(|event| checker.check(event));
+        }
+        let line = line(&mut r);
+        let signal = match parse_line(&line, &Options::default()) {
+            Ok(Line::Samples(mut samples)) => match samples.next() {
+                Some(Ok(metric)) => heartbeats.of_metric(&metric, None),
+                _ => None,
+            },
+            Ok(Line::ServiceCheck(check)) => heartbeats.of_check(&check, None),
+            _ => None,
+        };
+        if let Some(signal) = signal {
+            if let Signal::Beat(beat) = &signal {
+                assert!(beat.service.len() <= 128 && beat.instance.len() <= 128, "{beat:?}");
+                assert!(beat.interval.is_none_or(|promise| (1.0..=604_800.0).contains(&promise)), "{beat:?}");
+            }
+            signals += 1;
+            engine.signal(&signal);
+        }
+        peak = peak.max(engine.len());
+    }
+    let services = engine.view(0.0);
+    assert!(peak <= policy.max_instances && services.len() <= policy.max_services, "{peak}, {}", services.len());
+    assert!(services.iter().all(|service| service.instances.len() <= policy.max_instances_per_service));
+    for beat in &ours {
+        let service = services.iter().find(|service| service.service == beat.service).expect("ours is still there");
+        let instance = service.instances.iter().find(|instance| instance.instance == beat.instance);
+        let instance = instance.expect("nobody was evicted");
+        assert_eq!((instance.state, instance.flags.len()), ("up", 0), "{instance:?}");
+        let key = (beat.service.to_string(), beat.instance.to_string());
+        assert_eq!(checker.instances[&key].0, "up", "it never fell");
+    }
+    let refused = engine.refusals();
+    let grown = resident_kib().saturating_sub(before);
+    println!("{signals} signals, at most {peak} instances, {refused:?}, {grown} KiB");
+    assert!(signals > inputs() / 4, "most lines mean nothing: {signals}");
+    // 5,000 instances of long names at about 2 KiB, and what the allocator keeps.
+    assert!(grown < 64 * 1024, "{grown} KiB");
+}

@@ -1,0 +1,106 @@
+//! Rules through the front door: names, tags and drops, what is told of them, and that they cost nothing for what is known.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Daemon, records, systole, text};
+
+const RULES: &str = r#"
+[[rule]]
+match = "debug.*"
+drop = true
+[[rule]]
+match = "api.*.*.time"
+rename = "api.time"
+add_tags = { route = "$1", verb = "$2" }
+[[rule]]
+match = "*"
+tags = { env = "prod*" }
+drop_tags = ["request_id"]
+[[rule]]
+match = "old"
+rename = "new"
+"#;
+
+#[test]
+fn series_are_renamed_merged_and_dropped_and_every_sample_is_accounted_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = format!(
+        "interval = \"1s\"\nself_metrics = false\nmax_series = 50\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n{RULES}",
+        dir.path().join("records.jsonl").display()
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    // Each spelling three times: new, learned, known.
+    for n in 0..3 {
+        daemon.send_udp(&[
+            b"debug.a:1|c\ndebug.a:2:3|c\ndebug.t:4|ms|#k:v",
+            b"api.users.get.time:10|ms\napi.users.put.time:20|ms",
+            b"old:1|c\nnew:2|c\nold:4|c|#k:v\nnew:8|c|#k:v",
+            b"old:5|g\nold:u|s",
+        ]);
+        // A tag with as many values as there are requests is dropped before anything is held for it.
+        for request in 0..100 {
+            daemon.send_udp(&[format!("hits:1|c|#env:prod-1,request_id:{n}-{request}").as_bytes()]);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let status = daemon.status_when("all are read", |s| s["lines"]["read"] == 3 * 111);
+    daemon.stop();
+    let samples = &status["samples"];
+    assert_eq!((&samples["dropped_by_rule"], &samples["folded"]), (&12.into(), &0.into()), "{status}");
+    assert_eq!(samples["read"], 3 * 112);
+    let all = records(&dir.path().join("records.jsonl"));
+    let of = |kind: &str, name: &str, tags: Value| -> Vec<&Value> {
+        all.iter().filter(|r| r["type"] == kind && r["name"] == name && r["tags"] == tags).collect()
+    };
+    let sum = |name: &str, tags: Value| -> f64 {
+        let mine = [of("counter", name, tags.clone()), of("timer", name, tags)].concat();
+        mine.iter().filter_map(|r| r["value"].as_f64().or(r["sum"].as_f64())).sum()
+    };
+    // Series of several kinds stay apart under the new name.
+    assert_eq!(sum("new", serde_json::json!({})), 9.0);
+    assert!(of("gauge", "new", serde_json::json!({})).iter().all(|r| r["value"] == 5.0));
+    assert!(of("set", "new", serde_json::json!({})).iter().all(|r| r["value"] == 1.0));
+    assert!(
+        !of("gauge", "new", serde_json::json!({})).is_empty() && !of("set", "new", serde_json::json!({})).is_empty()
+    );
+    assert_eq!(sum("new", serde_json::json!({"k": "v"})), 36.0);
+    assert_eq!(sum("api.time", serde_json::json!({"route": "users", "verb": "get"})), 30.0);
+    assert_eq!(sum("api.time", serde_json::json!({"route": "users", "verb": "put"})), 60.0);
+    assert_eq!(sum("hits", serde_json::json!({"env": "prod-1"})), 300.0);
+    assert!(all.iter().all(|r| {
+        let name = r["name"].as_str().unwrap_or("");
+        !name.starts_with("debug") && name != "old"
+    }));
+}
+
+#[test]
+fn explain_says_which_rule_matches_and_what_would_be_flushed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, RULES).expect("written");
+    let explain = |line: &str| text(&systole(&["explain", "-c", file.to_str().expect("plain"), line], b"").stdout);
+    let renamed = explain("api.users.get.time:10|ms");
+    assert!(
+        renamed.contains("2 (match = \"api.*.*.time\"): becomes api.time;route=users;verb=get")
+            && renamed.contains("api.time.mean;route=users;verb=get 10"),
+        "{renamed}"
+    );
+    let dropped = explain("debug.x:1|c");
+    assert!(dropped.contains("1 (match = \"debug.*\"): dropped") && !dropped.contains("debug.x.count"), "{dropped}");
+    assert!(!explain("other:1|c").contains("rule"));
+}
+
+#[test]
+fn ten_thousand_rules_start_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    let rules: String =
+        (0..10_000).map(|n| format!("[[rule]]\nmatch = \"service-{n}.*\"\nrename = \"s{n}.$1\"\n")).collect();
+    std::fs::write(&file, rules).expect("written");
+    let output = systole(&["explain", "-c", file.to_str().expect("plain"), "service-9999.a.b:1|c"], b"");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("10000 (match") && shown.contains("s9999.a.b.count 1"), "{shown}");
+}

@@ -1,0 +1,56 @@
+//! A sink that accepts and never reads holds up nobody: the others tick on time, memory stays bounded, what
+//! it could not take is counted.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::support::{Daemon, records, size};
+
+#[test]
+fn a_sink_that_never_reads_delays_and_costs_nobody_else() {
+    let intervals = size("SYSTOLE_TEST_SLOW_INTERVALS", 40);
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("records.jsonl");
+    let hung = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = hung.local_addr().expect("an address");
+    // Connections are taken and kept, and never read.
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = hung.accept() {
+            kept.push(stream);
+        }
+    });
+    let config = format!(
+        "interval = \"200ms\"\nshutdown_grace = \"1s\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+         [[sink]]\ntype = \"graphite\"\nname = \"hung\"\naddress = \"{address}\"\nqueue = 2\ntimeout = \"300ms\"\n\
+         [[sink]]\ntype = \"file\"\npath = \"{}\"\n",
+        file.display()
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
+    let mut lines = String::new();
+    for n in 0..6_000 {
+        lines.push_str(&format!("a.rather.long.name.of.a.gauge.so.that.the.buffers.of.both.sides.fill.up.soon.and.nothing.more.fits.{n}:{n}|g\n"));
+    }
+    stream.write_all(lines.as_bytes()).expect("sent");
+    let settle = intervals / 2;
+    std::thread::sleep(Duration::from_millis(200 * settle));
+    let early = daemon.rss_kib();
+    std::thread::sleep(Duration::from_millis(200 * (intervals - settle)));
+    let late = daemon.rss_kib();
+    let status =
+        daemon.status_when("an error of the hung sink", |status| !status["sinks"]["hung"]["last_error"].is_null());
+    let sink = &status["sinks"]["hung"];
+    assert!(sink["dropped"]["queue_full"].as_u64().is_some_and(|n| n > 0), "{sink}");
+    assert!(sink["last_error"].as_str().is_some_and(|error| error.contains("accepts but does not read")), "{sink}");
+    assert_eq!(status["sinks"]["file"]["dropped"], serde_json::json!({}), "{status}");
+    assert!(late < early + early / 4 + 8192, "memory grew from {early} to {late} KiB");
+    daemon.stop();
+
+    let ledgers: Vec<_> = records(&file).into_iter().filter(|r| r["type"] == "ledger").collect();
+    assert!(ledgers.len() as u64 >= intervals * 8 / 10, "{} of {intervals} intervals in the file", ledgers.len());
+    let worst = ledgers.iter().filter_map(|l| l["flush"]["late_secs"].as_f64()).fold(0.0, f64::max);
+    println!("worst tick: {:.1} ms late; memory {early} to {late} KiB", worst * 1e3);
+    assert!(worst <= 0.1, "a tick was {worst} s late");
+}

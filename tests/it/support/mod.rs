@@ -1,0 +1,288 @@
+//! What tests through the front door share: starting the real binary, talking to it, and always ending it.
+#![allow(dead_code, unreachable_pub)] // Each test file uses its part.
+
+pub mod extremes;
+pub mod grammar;
+pub mod receiver;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
+
+/// Runs a subcommand to its end with `input` on standard input.
+pub fn systole(args: &[&str], input: &[u8]) -> Output {
+    let mut child = command(args).stdin(Stdio::piped()).spawn().expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("it was asked for");
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        // A program that does not read its input closes it.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().expect("the binary ends");
+    writer.join().expect("the writer ends");
+    output
+}
+
+/// The binary without the settings, and the state, of whoever runs the tests.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(SYSTOLE);
+    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", "/nonexistent");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SYSTOLE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A running daemon. Killed, by its own PID, when it goes out of scope.
+pub struct Daemon {
+    child: Child,
+    log: mpsc::Receiver<String>,
+    pub lines: Vec<String>,
+    pub udp: Option<SocketAddr>,
+    pub tcp: Option<SocketAddr>,
+    pub http: Option<SocketAddr>,
+}
+
+impl Daemon {
+    /// Starts `systole run` with a configuration and waits until it says where it listens.
+    pub fn start(dir: &Path, config: &str) -> Daemon {
+        Daemon::start_with(dir, config, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(dir: &Path, config: &str, more: &[&str]) -> Daemon {
+        let file = dir.join("systole.toml");
+        std::fs::write(&file, config).expect("a configuration");
+        let mut args = vec!["run", "-c", file.to_str().expect("a plain path")];
+        args.extend(more);
+        let mut child = command(&args)
+            .stdin(Stdio::null())
+            .env("XDG_STATE_HOME", dir)
+            .stdout(std::fs::File::create(dir.join("stdout")).expect("a file"))
+            .spawn()
+            .expect("the binary starts");
+        let stderr = child.stderr.take().expect("it was asked for");
+        let (send, log) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut daemon = Daemon { child, log, lines: Vec::new(), udp: None, tcp: None, http: None };
+        let expected = config.matches("[[listen]]").count().max(1);
+        daemon.wait_for("every listener", |lines| {
+            lines.iter().filter(|line| line.contains("INFO listening")).count() >= expected
+        });
+        for line in daemon.lines.clone() {
+            let Some((_, url)) = line.trim().split_once("http://") else {
+                if let Some((_, rest)) = line.split_once("listener=udp://") {
+                    daemon.udp = rest.trim().parse().ok();
+                } else if let Some((_, rest)) = line.split_once("listener=tcp://") {
+                    daemon.tcp = rest.trim().parse().ok();
+                }
+                continue;
+            };
+            if line.trim_start().starts_with("page") {
+                daemon.http = url.trim().parse().ok();
+            }
+        }
+        daemon
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for log lines.
+    pub fn wait_for(&mut self, what: &str, done: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done(&self.lines) {
+            match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.lines.push(line),
+                Err(_) => panic!("no {what} in the log:\n{}", self.lines.join("\n")),
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub fn stop(mut self) -> Vec<String> {
+        self.signal("-TERM");
+        let status = self.wait(Duration::from_secs(30));
+        self.lines.extend(self.log.try_iter());
+        assert_eq!(status, Some(0), "{}", self.lines.join("\n"));
+        std::mem::take(&mut self.lines)
+    }
+
+    /// The exit code, if it ends in time.
+    pub fn wait(&mut self, patience: Duration) -> Option<i32> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status.code();
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn send_udp(&self, datagrams: &[&[u8]]) {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let to = self.udp.expect("a UDP listener");
+        for datagram in datagrams {
+            socket.send_to(datagram, to).expect("sent");
+        }
+    }
+
+    pub fn get(&self, path: &str) -> (u16, String) {
+        get(self.http.expect("HTTP is on"), path, "")
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.get("/api/v1/status").1).expect("JSON")
+    }
+
+    /// Polls the status until it satisfies `done`.
+    pub fn status_when(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let status = self.status();
+            if done(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "never {what}: {status}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Memory that the process holds, in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most that it ever held.
+    pub fn peak_kib(&self) -> u64 {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("Linux says so");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Ended already in most tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One HTTP request: status and body.
+pub fn get(to: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).expect("the server is there");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let answer = text(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+    let body =
+        if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_string() };
+    (code, body)
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a chunk size");
+        if size == 0 {
+            break;
+        }
+        out.push_str(&rest[..size]);
+        body = &rest[size + 2..];
+    }
+    out
+}
+
+/// Records of a file, one a line; every line must be one.
+pub fn records(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).expect("a file of records");
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// Equal as numbers: relative 1e-9, or both nothing.
+pub fn close_to(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-300)
+}
+
+/// A generator of reproducible numbers (SplitMix64, Steele et al. 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From [0, 1).
+    pub fn u(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    pub fn exp(&mut self, mean: f64) -> f64 {
+        -(1.0 - self.u()).ln() * mean
+    }
+
+    pub fn lognormal(&mut self, median: f64, sigma: f64) -> f64 {
+        let (u1, u2) = (self.u(), self.u());
+        let z = (-2.0 * (1.0 - u1).ln()).sqrt() * (2.0 * std::f64::consts::PI * u2).cos();
+        median * (sigma * z).exp()
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// The first number of a generator: a seed of another.
+pub fn mix(x: u64) -> u64 {
+    Random(x).next()
+}
+
+/// A number from the environment, for tests that `tests/all` and `tests/long` run at full size.
+pub fn size(variable: &str, quick: u64) -> u64 {
+    std::env::var(variable).ok().map_or(quick, |text| text.parse().expect("a number"))
+}
