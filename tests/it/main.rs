@@ -10,6 +10,7 @@ mod conservation;
 mod daemon;
 mod dashboard;
 mod delivery;
+mod documents;
 mod examples;
 mod exec;
 mod hazards;
