@@ -1,14 +1,24 @@
-//! Writing where a write may block: files and pipes. The writer works on a thread of the blocking pool, and a
-//! delivery that outlived its deadline is waited for, not written a second time.
+//! Work that may block its thread. Files and pipes are written on a thread of the blocking pool, and a delivery that
+//! outlived its deadline is waited for, not written a second time. Encoding that takes long runs where it is called.
 
 use std::io;
 use std::sync::Arc;
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use crate::snapshot::Snapshot;
 
 use super::{Receipt, SinkError};
+
+/// Runs work that takes long, such as encoding an interval. On a runtime of several threads, other tasks continue on another
+/// one meanwhile; on a current-thread runtime they wait.
+pub(super) fn run_in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
+}
 
 /// Something that writes a snapshot and may block.
 pub(super) trait Writer: Send + 'static {
@@ -64,6 +74,29 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::aggregate::Sum;
+    use crate::protocol::Kind;
+    use crate::series::Series;
+    use crate::sinks::graphite::EtsyNames;
+    use crate::sinks::{Field, Form, SinkKind, Site};
+    use crate::snapshot::CounterPoint;
+
+    /// Sets the option `url`.
+    struct SetUrl(String);
+
+    impl Form for SetUrl {
+        fn field(&mut self, key: &'static str, field: Field<'_>) {
+            if let (Field::Url(url), "url") = (field, key) {
+                url.clone_from(&self.0);
+            }
+        }
+        fn within(&mut self, _: &'static str, _: &mut dyn FnMut(&mut dyn Form)) {}
+        fn demand(&mut self, _: &'static str, _: bool, _: &str) {}
+        fn insist(&mut self, _: &'static str, _: Result<(), String>) {}
+        fn profile(&self) -> &'static str {
+            "etsy"
+        }
+    }
 
     /// Takes its time, and remembers the ends of what it wrote.
     struct Slow(Arc<Mutex<Vec<f64>>>);
@@ -86,5 +119,34 @@ mod tests {
         assert!(cut_short.is_err());
         writer.deliver(&later).await.expect("written");
         assert_eq!(*written.lock().expect("no panic"), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn sinks_that_encode_in_place_deliver_on_a_current_thread_runtime_too() {
+        let series = Series::new(Kind::Counter, "a", &[]);
+        let counters = vec![CounterPoint { series, sum: Sum::default() }];
+        let snapshot = Arc::new(Snapshot { sequence: 1, counters, ..Snapshot::default() });
+        let receiver = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = receiver.local_addr().expect("bound");
+        drop(receiver);
+        let second = Duration::from_secs(1);
+        let site = Site {
+            name: "sink".into(),
+            timeout: second,
+            interval: second,
+            profile: "etsy",
+            etsy: EtsyNames::default(),
+            max_series: 10,
+            aggregates: Vec::new(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        for kind in ["datadog", "otlp"] {
+            let mut kind = SinkKind::from_name(kind).expect("it is built in");
+            let spec = kind.spec_mut();
+            spec.options(&mut SetUrl(format!("http://{address}")));
+            let mut sink = spec.open(&site).expect("a sink");
+            let error = runtime.block_on(sink.deliver(&snapshot)).expect_err("nobody listens there");
+            assert!(error.what.contains(&address.to_string()), "{error}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::presence::Event;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number};
 
+use super::blocking::run_in_place;
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::spec::reach_url;
 use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
@@ -245,7 +246,7 @@ impl Sink for DatadogSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             if !self.ready.is_of(snapshot) {
-                let requests = tokio::task::block_in_place(|| self.requests(snapshot));
+                let requests = run_in_place(|| self.requests(snapshot));
                 self.ready.set(snapshot, requests);
             }
             let mut bytes = 0;

@@ -21,6 +21,7 @@ use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot};
 
+use super::blocking::run_in_place;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::room::Room;
@@ -574,7 +575,7 @@ impl Sink for OtlpSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             if !self.ready.is_of(snapshot) {
-                let requests = tokio::task::block_in_place(|| self.requests(snapshot));
+                let requests = run_in_place(|| self.requests(snapshot));
                 self.ready.set(snapshot, requests);
             }
             let mut bytes = 0;
