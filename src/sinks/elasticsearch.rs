@@ -9,7 +9,7 @@ use rapidhash::v3::rapidhash_v3;
 use serde_json::{Value, json};
 
 use crate::presence::rfc3339;
-use crate::snapshot::{Records, Snapshot};
+use crate::snapshot::{EncodedRecord, Records, Snapshot, write_json};
 
 use super::http::{Endpoint, Outcome, Post, gzip};
 use super::spec::reach_url;
@@ -66,6 +66,33 @@ impl Spec for ElasticsearchSpec {
     }
 }
 
+impl ElasticsearchSpec {
+    /// Two lines of a bulk: where a record goes, and the record with `@timestamp`.
+    ///
+    /// # Errors
+    /// Why it has no form.
+    fn document(&self, record: EncodedRecord<'_>, out: &mut Vec<u8>) -> Result<(), &'static str> {
+        if !has_date(record.time) {
+            return Err("its time has no date");
+        }
+        let time = rfc3339(record.time);
+        let index = match self.daily {
+            true => format!("{}-{}", self.index, time[..10].replace('-', ".")),
+            false => self.index.clone(),
+        };
+        let hashed = if record.has_interval { record.key.as_bytes() } else { record.json };
+        let id = format!("{time}-{}-{:016x}", record.kind.name(), rapidhash_v3(hashed));
+        write_json(&json!({"index": {"_index": index, "_id": id}}), out);
+        out.extend_from_slice(b"\n{\"@timestamp\":\"");
+        out.extend_from_slice(time.as_bytes());
+        out.extend_from_slice(b"\",");
+        // A record is an object with members.
+        out.extend_from_slice(record.json.strip_prefix(b"{").unwrap_or_default());
+        out.push(b'\n');
+        Ok(())
+    }
+}
+
 /// A cluster.
 struct ElasticsearchSink {
     spec: ElasticsearchSpec,
@@ -73,33 +100,6 @@ struct ElasticsearchSink {
 }
 
 impl ElasticsearchSink {
-    /// Two lines of a bulk: where a record goes, and what it is.
-    ///
-    /// # Errors
-    /// Why it has no form.
-    fn document(&self, snapshot: &Snapshot, key: &str, json: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
-        let mut record: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        let time = record["time"].as_f64().unwrap_or(snapshot.end);
-        if !has_date(time) {
-            return Err("its time has no date".into());
-        }
-        let time = rfc3339(time);
-        let index = match self.spec.daily {
-            true => format!("{}-{}", self.spec.index, time[..10].replace('-', ".")),
-            false => self.spec.index.clone(),
-        };
-        let kind = record["type"].as_str().unwrap_or("").to_string();
-        // Of notices several may have one time.
-        let what = if record.get("interval").is_some() { key.as_bytes() } else { json };
-        let id = format!("{time}-{kind}-{:016x}", rapidhash_v3(what));
-        record["@timestamp"] = time.into();
-        for line in [json!({"index": {"_index": index, "_id": id}}), record] {
-            out.extend_from_slice(line.to_string().as_bytes());
-            out.push(b'\n');
-        }
-        Ok(())
-    }
-
     /// How many records were refused for good.
     async fn send(&mut self, bulk: &[u8], records: u64) -> Result<u64, SinkError> {
         let url = self.post.url("/_bulk");
@@ -131,14 +131,14 @@ impl Sink for ElasticsearchSink {
             let mut bulks: Vec<(Vec<u8>, u64)> = Vec::new();
             let mut unencodable = Unencodable::default();
             let records = Records { ledger: false, ..Records::ALL };
-            records.each(snapshot, |key, json| {
+            records.each(snapshot, |record| {
                 if bulks.last().is_none_or(|(bulk, _)| bulk.len() >= BULK_BYTES) {
                     bulks.push((Vec::new(), 0));
                 }
                 if let Some((bulk, count)) = bulks.last_mut() {
-                    match self.document(snapshot, key, json, bulk) {
+                    match self.spec.document(record, bulk) {
                         Ok(()) => *count += 1,
-                        Err(why) => unencodable.add(key, why),
+                        Err(why) => unencodable.add(record.key, why),
                     }
                 }
             });
@@ -153,5 +153,57 @@ impl Sink for ElasticsearchSink {
 
     fn close(&mut self) -> Delivery<'_, ()> {
         Box::pin(std::future::ready(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::Sum;
+    use crate::protocol::Kind;
+    use crate::series::Series;
+    use crate::snapshot::{CounterPoint, GaugePoint};
+
+    #[test]
+    fn a_document_is_its_record_with_a_timestamp_and_keeps_its_id() {
+        let counter = CounterPoint { series: Series::new(Kind::Counter, "a\u{1b}b", &[]), sum: Sum::default() };
+        let gauge = GaugePoint { series: Series::new(Kind::Gauge, "g", &[]), gauge: Default::default() };
+        let snapshot = Snapshot {
+            end: 1_700_000_010.0,
+            interval_secs: 10.0,
+            counters: vec![counter],
+            gauges: vec![gauge],
+            ..Snapshot::default()
+        };
+        let (mut bulk, mut records) = (Vec::new(), Vec::new());
+        Records { ledger: false, ..Records::ALL }.each(&snapshot, |record| {
+            records.push(serde_json::from_slice::<Value>(record.json).expect("JSON"));
+            ElasticsearchSpec::default().document(record, &mut bulk).expect("it has a date");
+        });
+        let bulk = String::from_utf8(bulk).expect("text");
+        let lines: Vec<Value> = bulk.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(lines.len(), 4);
+        for (lines, record) in lines.chunks(2).zip(&mut records) {
+            let kind = record["type"].as_str().expect("text");
+            let id = lines[0]["index"]["_id"].as_str().expect("text");
+            assert!(id.starts_with(&format!("2023-11-14T22:13:30.000Z-{kind}-")), "{id}");
+            assert_eq!(lines[0]["index"]["_index"], "systole-2023.11.14");
+            record["@timestamp"] = "2023-11-14T22:13:30.000Z".into();
+            assert_eq!(&lines[1], record);
+        }
+    }
+
+    #[test]
+    fn a_time_without_a_date_is_no_document() {
+        for time in [-1.0, 1e12, f64::NAN] {
+            let record = EncodedRecord {
+                kind: crate::snapshot::RecordType::Event,
+                key: "event",
+                time,
+                has_interval: false,
+                json: b"{\"time\":0}",
+            };
+            assert!(ElasticsearchSpec::default().document(record, &mut Vec::new()).is_err(), "{time}");
+        }
     }
 }

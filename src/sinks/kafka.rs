@@ -110,7 +110,7 @@ impl KafkaSink {
     /// Sends an interval: how many messages were refused, and how many bytes were sent.
     async fn send(&self, snapshot: &Snapshot) -> Result<(u64, u64), KafkaError> {
         let mut messages: Vec<(String, Vec<u8>)> = Vec::new();
-        Records::ALL.each(snapshot, |key, json| messages.push((key.to_string(), json.to_vec())));
+        Records::ALL.each(snapshot, |record| messages.push((record.key.to_string(), record.json.to_vec())));
         let (mut refused, mut bytes, mut pending) = (0, 0, Vec::new());
         for (key, json) in &messages {
             bytes += json.len() as u64;

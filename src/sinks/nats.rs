@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, Context, stream};
 use bytes::Bytes;
 
 use crate::fetch::Tls;
-use crate::snapshot::{RecordType, Records, Snapshot};
+use crate::snapshot::{EncodedRecord, RecordType, Records, Snapshot};
 use crate::sys::host_name;
 
 use super::http::tls;
@@ -163,9 +163,9 @@ impl NatsSink {
 /// An interval as messages of which none is longer than `most` bytes, and the records that are.
 fn pack(snapshot: &Snapshot, most: usize) -> (Vec<Vec<u8>>, Unencodable) {
     let (mut messages, mut unencodable): (Vec<Vec<u8>>, _) = (Vec::new(), Unencodable::default());
-    Records::ALL.each(snapshot, |key, json| match messages.last_mut() {
-        // The account is no record that was offered.
-        _ if json.len() >= most && key == RecordType::Ledger.name() => {}
+    Records::ALL.each(snapshot, |EncodedRecord { kind, key, json, .. }| match messages.last_mut() {
+        // The ledger is not among the records that were offered.
+        _ if json.len() >= most && kind == RecordType::Ledger => {}
         _ if json.len() >= most => unencodable.add(key, format_args!("{} bytes are too many", json.len())),
         Some(last) if last.len() + json.len() < MESSAGE_BYTES.min(most) => {
             last.extend_from_slice(json);

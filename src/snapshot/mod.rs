@@ -30,7 +30,7 @@ use crate::telemetry::{Ledger, SeriesAccount};
 pub use deletion::{Deleted, Deletion};
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
-pub use record::{Notice, RecordType, Records, json_tags, notices, write_json};
+pub use record::{EncodedRecord, Notice, RecordType, Records, json_tags, notices, write_json};
 pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
 pub use row::{FieldName, Row};
 pub use summary::{Bins, Percentile, Summary, SummaryPolicy, cumulative, summarize};

@@ -118,20 +118,22 @@ impl Records {
         }
     }
 
-    /// Hands each record to `visit`: the series it belongs to, or its type, and its JSON.
-    pub fn each(&self, snapshot: &Snapshot, mut visit: impl FnMut(&str, &[u8])) {
+    /// Hands each record to `visit`, encoded.
+    pub fn each(&self, snapshot: &Snapshot, mut visit: impl FnMut(EncodedRecord<'_>)) {
         let mut json = Vec::new();
         for record in self.list(snapshot) {
-            let key = match &record {
-                Record::Series { series, .. } => series.to_string(),
-                Record::Stamped(one) => one.series.to_string(),
-                Record::Note(note) => note_type(note).name().to_string(),
-                Record::Presence(_) => RecordType::Presence.name().to_string(),
-                Record::Ledger(_) => RecordType::Ledger.name().to_string(),
+            let (kind, time, series) = match &record {
+                Record::Series { series, .. } => (RecordType::of(series.kind()), snapshot.end, Some(*series)),
+                Record::Stamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
+                Record::Note(note) => (note_type(note), note.time, None),
+                Record::Presence(event) => (RecordType::Presence, event.at, None),
+                Record::Ledger(_) => (RecordType::Ledger, snapshot.end, None),
             };
+            let key = series.map_or_else(|| kind.name().to_string(), Series::to_string);
+            let has_interval = matches!(record, Record::Series { .. } | Record::Ledger(_));
             json.clear();
             write_json(&record, &mut json);
-            visit(&key, &json);
+            visit(EncodedRecord { kind, key: &key, time, has_interval, json: &json });
         }
     }
 
@@ -192,6 +194,21 @@ impl Records {
         }
         records
     }
+}
+
+/// One record of a snapshot as JSON, with what a receiver files it under.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedRecord<'a> {
+    /// What it is.
+    pub kind: RecordType,
+    /// The series it belongs to, or the name of its type.
+    pub key: &'a str,
+    /// When, Unix seconds.
+    pub time: f64,
+    /// It sums up an interval. What has a time of its own may share that time, its type and its key with others.
+    pub has_interval: bool,
+    /// A JSON object on one line.
+    pub json: &'a [u8],
 }
 
 /// An event, a service check or a change of presence, for receivers that keep such beside numbers.
