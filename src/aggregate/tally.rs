@@ -14,7 +14,7 @@ pub struct Tally {
     pub chunks: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// Datagrams larger than `max_datagram`: dropped whole, because their last line is broken.
+    /// Datagrams larger than `max_datagram`: their whole lines are read, the rest is a malformed line (`too_long`).
     pub truncated: u64,
     /// Datagrams and connections from sources that `allow` does not name, and connections over the limit.
     pub refused: u64,

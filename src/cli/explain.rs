@@ -54,7 +54,7 @@ struct Reading {
     metrics: Vec<Value>,
     events: Vec<Value>,
     service_checks: Vec<Value>,
-    /// Reserved for presence.
+    /// Lines that presence reads, with what they say.
     heartbeats: Vec<Value>,
     /// Under a heartbeat's name but none: what they are besides stands elsewhere.
     #[serde(skip_serializing_if = "Vec::is_empty")]
