@@ -7,6 +7,7 @@
 //! ```text
 //! kind u8 | name length u16 | name | { key length u16 | key | value length u16 or 0xFFFF for none | value }*
 //! ```
+#![deny(clippy::disallowed_methods)]
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -31,6 +31,7 @@
 //! | `systole.capture.rows` `.lost` | counter | | rows that `--capture` wrote; rows that are not in the file |
 //! | `systole.management.http_requests` | counter | | requests of HTTP at the management port; each ended its connection |
 //! | `systole.flush.duration_secs` `systole.flush.late_secs` `systole.completeness` | gauge | | the flush |
+#![deny(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
 

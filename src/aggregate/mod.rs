@@ -6,6 +6,7 @@
 //!
 //! Everything is bounded: series by a [`Quota`], exact samples by [`TimerPolicy::exact_samples`], set members
 //! by [`EXACT_MEMBERS`], events and checks by [`MAX_NOTES`]. Reaching a bound is counted in the [`Tally`].
+#![deny(clippy::disallowed_methods)]
 
 mod alias;
 mod columns;

@@ -3,6 +3,7 @@
 //! Pure: time is an argument ([`Engine::tick`]), and what happened comes out as [`Event`]s. An instance that promised to
 //! be heard within `I` seconds is late after `I + g` and down after `m·I + g` ([`policy`] has the tables). Our own
 //! blindness does not count against anybody, and the silence of the majority is told once.
+#![deny(clippy::disallowed_methods)]
 
 mod admission;
 mod blind;

@@ -22,6 +22,7 @@
 //! member is not empty; a name is UTF-8, not empty and at most `max_name` bytes long; of tags there are at most
 //! [`MAX_TAG_BYTES`] bytes and `max_tags`, whatever carries them. Names and values are
 //! *not* made harmless for terminals or HTML: that is the business of whoever prints them.
+#![deny(clippy::disallowed_methods)]
 
 mod binary;
 mod error;

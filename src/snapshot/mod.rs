@@ -4,6 +4,7 @@
 //! A [`Registry`] makes snapshots of the partials that shards ship; [`merge`] puts snapshots of one interval
 //! together; [`Records`] writes one as JSON Lines. Points come in no particular order: sort them with
 //! [`Series::order`] where people look.
+#![deny(clippy::disallowed_methods)]
 
 mod book;
 mod deletion;
