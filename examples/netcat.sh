@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Load driven by netcat: no client library, no dependency. Usage: examples/netcat.sh [HOST [PORT [SECONDS [LINES_PER_PACKET]]]]
-# One nc process keeps one socket open and sends what it reads. It may read several of our writes at once, up to 16 KiB:
-# each is padded with blanks, which every reader trims, to 1 KiB, so that no line is ever cut in two.
+# Generates load with netcat alone. Usage: examples/netcat.sh [HOST [PORT [SECONDS [LINES_PER_PACKET]]]]
+# One nc process keeps one socket open and sends what it reads. It may read several writes at once, up to 16 KiB, so each
+# write is padded to 1 KiB with blanks, which every reader trims: no line is ever cut in two.
 set -euo pipefail
 host=${1:-127.0.0.1} port=${2:-8125} seconds=${3:-5} per_packet=${4:-20}
 [ "$per_packet" -le 30 ] || { echo "at most 30 lines fit into a packet"; exit 2; }
