@@ -5,28 +5,28 @@
 //! 0xAA TYPE(1) KEYLEN(2) VALUE(double) KEY 0       TYPE 1 kv, 2 c, 3 ms, 5 g, 6 g by a difference
 //! 0xAA 4       KEYLEN(2) SETLEN(2)     KEY 0 MEMBER 0
 //! ```
-//! A bad first byte, type or end leaves no way to find the next frame. Newlines between frames mean nothing: some clients
-//! write each frame as they write lines.
+//! After an invalid first byte, type or end there is no way to find the next frame. Newlines between frames are ignored:
+//! some clients end each frame like a line.
 
 use super::error::{ParseError, Reason};
 use super::metric::{GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 use super::parse::Options;
 use super::tags::Tags;
 
-/// First byte of every frame. No line can begin with it: it is no UTF-8.
+/// First byte of every frame. No valid line begins with it: it is not UTF-8.
 pub const BINARY_MAGIC: u8 = 0xaa;
 
 const HEADER: usize = 4;
 const SET: u8 = 4;
 
-/// What lies at the beginning of some bytes.
+/// What a buffer begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BinaryFrame {
-    /// A frame of so many bytes.
+    /// A complete frame of this many bytes.
     Whole(usize),
-    /// The beginning of a frame.
+    /// An incomplete frame.
     Partial,
-    /// No frame, and no way to find the next one.
+    /// Not a frame; the next one cannot be found.
     Broken,
 }
 
@@ -59,12 +59,12 @@ pub fn binary_frame(bytes: &[u8]) -> BinaryFrame {
     BinaryFrame::Whole(end)
 }
 
-/// How many bytes before the first frame are newlines.
+/// The number of newlines before the first frame.
 pub fn newlines(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|b| matches!(b, b'\n' | b'\r')).count()
 }
 
-/// The frames of a datagram, or of whole frames of a stream: each with its bytes. After a broken one there is none.
+/// The frames of a datagram, or of a buffer of whole frames, each with its bytes. Iteration ends after an invalid one.
 pub fn binary_frames<'a>(bytes: &'a [u8], options: &Options) -> impl Iterator<Item = (&'a [u8], FrameResult<'a>)> {
     let options = *options;
     let mut rest = bytes;
@@ -85,7 +85,7 @@ pub fn binary_frames<'a>(bytes: &'a [u8], options: &Options) -> impl Iterator<It
 
 type FrameResult<'a> = Result<Metric<'a>, ParseError>;
 
-/// Reads a whole frame.
+/// Reads a complete frame.
 fn read<'a>(frame: &'a [u8], options: &Options) -> FrameResult<'a> {
     let refuse = |reason, at| Err(ParseError::new(reason, at));
     let kind = frame[1];
@@ -125,7 +125,7 @@ fn read<'a>(frame: &'a [u8], options: &Options) -> FrameResult<'a> {
         }
         return Ok(metric(Kind::Set, Values::Member(member)));
     }
-    // A zero without its sign, as everywhere.
+    // -0 becomes 0, as everywhere.
     let value = frame[HEADER..].first_chunk::<8>().map_or(f64::NAN, |bytes| f64::from_le_bytes(*bytes)) + 0.0;
     if !value.is_finite() || (kind == 3 && value < 0.0) {
         return refuse(Reason::BadValue, HEADER);

@@ -7,15 +7,15 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Reason {
-    /// Nothing stands before the first `:`.
+    /// There is nothing before the first `:`.
     EmptyName,
-    /// A `|` stands before the first `:`.
+    /// There is a `|` before the first `:`.
     BadName,
     /// No `|type` follows the value, or no `:value|type` follows the name.
     MissingType,
     /// The type is none of `c g ms h d s m kv`.
     UnknownType,
-    /// A value is no finite decimal number, is missing, or is a negative duration.
+    /// A value is missing, not a finite decimal number, or a negative duration.
     BadValue,
     /// A sample rate is negative, not a decimal number, or too small to divide by.
     BadRate,
@@ -25,17 +25,17 @@ pub enum Reason {
     BadMember,
     /// The name is not UTF-8.
     NotUtf8,
-    /// A NUL byte stands inside the line.
+    /// The line contains a NUL byte.
     Nul,
-    /// The name, the tags or the line outgrow their limit.
+    /// The name, the tags or the line exceed their limit.
     TooLong,
     /// An event's header or lengths don't fit its text.
     BadEvent,
     /// A service check has no name or no status of 0 to 3.
     BadServiceCheck,
-    /// A stream ended, or a frame broke, inside a line.
+    /// A stream ended inside a line, or a frame is invalid.
     BadFrame,
-    /// A connection for lines began with a request of HTTP, and was closed.
+    /// A connection to a line listener began with an HTTP request and was closed.
     HttpRequest,
 }
 
@@ -59,7 +59,7 @@ impl Reason {
         Reason::HttpRequest,
     ];
 
-    /// The fixed name, as the ledger writes it.
+    /// The fixed name, as in the ledger.
     pub fn name(self) -> &'static str {
         match self {
             Reason::EmptyName => "empty_name",
@@ -112,7 +112,7 @@ pub struct ParseError {
     detail: Detail,
 }
 
-/// What is said in place of the reason's own sentence.
+/// A message that replaces the reason's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Detail {
     None,
@@ -130,7 +130,7 @@ impl ParseError {
         ParseError { detail: Detail::NegativeDuration, ..ParseError::new(Reason::BadValue, at) }
     }
 
-    /// A time that is well-formed, but not believed.
+    /// A well-formed timestamp outside of the accepted window.
     pub(crate) fn untimely(at: usize) -> ParseError {
         ParseError { detail: Detail::Untimely, ..ParseError::new(Reason::BadTimestamp, at) }
     }

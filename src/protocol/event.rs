@@ -21,7 +21,7 @@ pub struct Event<'a> {
     pub title: Cow<'a, str>,
     /// May be empty.
     pub text: Cow<'a, str>,
-    /// Its own time, in Unix seconds.
+    /// Its own timestamp, in Unix seconds.
     pub timestamp: Option<u64>,
     /// The host it names.
     pub host: Option<&'a [u8]>,
@@ -79,7 +79,7 @@ pub(super) fn event(line: &[u8], max_tags: u32) -> Result<Event<'_>, ParseError>
         return Err(refuse(start + title_len));
     }
     let rest = trim_end(&body[end..]);
-    // What stands between the text and the next `|` means nothing.
+    // Anything between the text and the next `|` is ignored.
     let fields = memchr::memchr(b'|', rest).map_or(&rest[rest.len()..], |bar| &rest[bar + 1..]);
     let mut event = Event {
         title: unescape(&body[..title_len]),

@@ -1,5 +1,5 @@
-//! The fields behind a type: `@rate`, `#tags`, `c:`, `e:`, `card:`, `T`. Any order, any number; what is
-//! unknown is skipped, so that a newer client keeps working.
+//! The fields after a type: `@rate`, `#tags`, `c:`, `e:`, `card:`, `T`. Any order, any number. Unknown fields are
+//! skipped, so that newer clients keep working.
 
 use std::num::NonZeroU64;
 
@@ -26,7 +26,7 @@ pub(super) enum Field<'a> {
     Unknown,
 }
 
-/// Recognises a field. Never fails: what is not known is [`Field::Unknown`].
+/// Recognises a field. Never fails: everything else is [`Field::Unknown`].
 #[inline]
 pub(super) fn field(text: &[u8]) -> Field<'_> {
     match text.first() {
@@ -48,7 +48,7 @@ fn named(text: &[u8]) -> IResult<&[u8], Field<'_>> {
     .parse(text)
 }
 
-/// A field that is skipped: nothing we know, or a cardinality nobody defined.
+/// A skipped field: an unknown one, or an undefined cardinality.
 pub(super) fn is_unknown(text: &[u8]) -> bool {
     match field(text) {
         Field::Unknown => true,
@@ -72,7 +72,7 @@ pub(super) fn rate(text: &[u8]) -> Result<SampleRate, Reason> {
     decimal(text).and_then(SampleRate::new).ok_or(Reason::BadRate)
 }
 
-/// The seconds after `T`, 1 or later. More than an `u64` holds is as wrong as a letter.
+/// The seconds after `T`, 1 or later. A number that does not fit a `u64` is as wrong as a letter.
 pub(super) fn timestamp(text: &[u8]) -> Result<NonZeroU64, Reason> {
     unsigned(text).and_then(NonZeroU64::new).ok_or(Reason::BadTimestamp)
 }

@@ -25,7 +25,7 @@ pub enum Kind {
     Set,
     /// `m`: aggregates as a counter.
     Meter,
-    /// `kv`: values handed on as they came.
+    /// `kv`: values passed on as they arrived.
     Kv,
 }
 
@@ -73,7 +73,7 @@ impl Kind {
     }
 }
 
-/// The share of events that were sent: above 0 and at most 1, so that nothing downstream checks again.
+/// The share of events that were sent: above 0 and at most 1, so no later stage checks again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleRate(f64);
 
@@ -81,8 +81,8 @@ impl SampleRate {
     /// Every event was sent.
     pub const ONE: SampleRate = SampleRate(1.0);
 
-    /// Reads a rate as the wire means it: 0 and anything above 1 count as 1 (clients print tiny rates as
-    /// `0.000000`). `None` if it is negative or so small that dividing by it overflows.
+    /// Interprets a rate from the wire: 0 and anything above 1 count as 1 (clients print tiny rates as `0.000000`).
+    /// `None` if it is negative or so small that dividing by it overflows.
     pub fn new(rate: f64) -> Option<SampleRate> {
         if rate.is_nan() || (rate < 0.0) || (rate == 0.0 && rate.is_sign_negative()) {
             return None;
@@ -113,30 +113,30 @@ pub enum GaugeOp {
     Set,
     /// Adds to it.
     Increase,
-    /// Takes from it.
+    /// Subtracts from it.
     Decrease,
 }
 
 /// Whether a leading sign makes a gauge relative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GaugeSign {
-    /// `+5` adds 5, `-5` takes 5, as the original statsd reads it.
+    /// `+5` adds 5, `-5` subtracts 5, as in the original statsd.
     Delta,
-    /// `-5` sets -5, as DogStatsD reads it.
+    /// `-5` sets -5, as in DogStatsD.
     Absolute,
 }
 
-/// A metric's bare name, valid UTF-8, in two pieces because SignalFx tags may be cut out of its middle.
+/// A metric's name without tags, valid UTF-8. It has two pieces because SignalFx tags may be cut out of its middle.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'a> {
-    /// Bytes that were found to be UTF-8: the hot path compares and copies them, and needs no text.
+    /// Validated UTF-8, kept as bytes: the hot path only compares and copies them.
     pub(super) head: &'a [u8],
     pub(super) tail: &'a [u8],
     pub(super) sanitize: bool,
 }
 
 impl<'a> Name<'a> {
-    /// A name in one piece, taken as it is.
+    /// A name in one piece, unchanged.
     pub fn plain(name: &'a str) -> Name<'a> {
         Name { head: name.as_bytes(), tail: &[], sanitize: false }
     }
@@ -147,20 +147,20 @@ impl<'a> Name<'a> {
         self.head.len() + self.tail.len()
     }
 
-    /// The bytes as they stood on the wire, if they stood in one piece.
+    /// The bytes from the wire, if the name is in one piece.
     pub(crate) fn as_sent(&self) -> Option<&'a [u8]> {
         self.tail.is_empty().then_some(self.head)
     }
 
-    /// Whether the name begins with these bytes, or may do so: one in two pieces, or one that is cleaned, is looked at
-    /// more closely later.
+    /// Whether the name begins, or may begin, with these bytes. A name in two pieces, or one that is cleaned, is checked
+    /// exactly later.
     #[inline]
     pub(super) fn begins_with(&self, bytes: &[u8]) -> bool {
         if !self.sanitize && self.tail.is_empty() {
             return self.head.starts_with(bytes);
         }
         let differs = self.head.iter().zip(bytes).position(|(ours, theirs)| ours != theirs);
-        // Cleaning leaves alone what stands before the first byte that it changes.
+        // Cleaning does not change anything before the first byte that it changes.
         differs.is_none_or(|at| self.sanitize && !self.head[..=at].iter().all(|&b| super::sanitize::is_clean(b)))
     }
 
@@ -188,7 +188,7 @@ impl<'a> Name<'a> {
         Cow::Owned(lossy(self.head).into_owned() + &lossy(self.tail))
     }
 
-    /// Nothing is left of the name.
+    /// Whether cleaning leaves nothing of the name.
     pub(super) fn is_empty(&self) -> bool {
         if !self.sanitize {
             return self.raw_len() == 0;
@@ -253,7 +253,7 @@ impl<'a> Values<'a> {
         first.into_iter().chain(rest)
     }
 
-    /// How many values there are: at least 1.
+    /// The number of values, at least 1.
     pub fn len(self) -> usize {
         match self {
             Values::Numbers { packed, .. } | Values::Gauge { packed, .. } => {
@@ -297,7 +297,7 @@ pub(super) fn trim_blanks(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// How many tags of a container DogStatsD asks for; carried, not used.
+/// DogStatsD's tag cardinality of a container; parsed, not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cardinality {
     /// `none`
@@ -318,7 +318,7 @@ impl Cardinality {
             .find(|c| text.eq_ignore_ascii_case(c.name().as_bytes()))
     }
 
-    /// As the wire has it, in lower case.
+    /// The word on the wire, in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Cardinality::None => "none",
@@ -329,7 +329,7 @@ impl Cardinality {
     }
 }
 
-/// One sample: a name with tags, a type, and at least one value.
+/// One sample: a name with tags, a type and at least one value.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric<'a> {
     /// The bare name.
@@ -342,11 +342,11 @@ pub struct Metric<'a> {
     pub values: Values<'a>,
     /// The sample rate, 1 if none was sent.
     pub rate: SampleRate,
-    /// The sample's own time in Unix seconds.
+    /// The sample's own timestamp in Unix seconds.
     pub timestamp: Option<NonZeroU64>,
-    /// Sections that mean nothing to us: skipped, never a reason to refuse the line.
+    /// Unknown sections: skipped, never a reason to reject the line.
     pub skipped: u32,
-    /// What follows the type. Fields that aggregation does not need are read from it when somebody asks.
+    /// Everything after the type. Fields that aggregation does not need are read from it on demand.
     pub(super) fields: &'a [u8],
 }
 
@@ -355,12 +355,12 @@ impl<'a> Metric<'a> {
         self.fields.split(|&b| b == b'|')
     }
 
-    /// The sections that were skipped, as they stand.
+    /// The skipped sections, verbatim.
     pub fn skipped_sections(&self) -> impl Iterator<Item = &'a [u8]> {
         self.sections().filter(|section| super::fields::is_unknown(section))
     }
 
-    /// The rate as it was sent, if it is none between 0 and 1 and therefore taken as 1.
+    /// The rate as it was sent, if it is outside of (0, 1] and therefore counts as 1.
     pub fn odd_rate(&self) -> Option<&'a [u8]> {
         let rates = self.sections().filter_map(|section| match field(section) {
             Field::Rate(rate) => Some(trim_blanks(rate)),

@@ -17,11 +17,10 @@
 //! rawname  = name with tags inside: name[k=v], name,k=v  name#k=v  name;k=v
 //! ```
 //!
-//! A reader may rely on this: blanks, CR and NUL are trimmed from a line's ends; a sample that is bad spoils
-//! neither the rest of its line nor the rest of the datagram; numbers are finite; a rate is in (0, 1]; a set
-//! member is not empty; a name is UTF-8, not empty and at most `max_name` bytes long; of tags there are at most
-//! [`MAX_TAG_BYTES`] bytes and `max_tags`, whatever carries them. Names and values are
-//! *not* made harmless for terminals or HTML: that is the business of whoever prints them.
+//! Guarantees: blanks, CR and NUL are trimmed from both ends of a line; a malformed sample affects neither the rest of
+//! its line nor the rest of the datagram; numbers are finite; a rate is in (0, 1]; a set member is not empty; a name is
+//! UTF-8, not empty and at most `max_name` bytes long; tags have at most [`MAX_TAG_BYTES`] bytes, and at most
+//! `max_tags` are read. Names and values are *not* escaped for terminals or HTML: whoever prints them does that.
 #![deny(clippy::disallowed_methods)]
 
 mod binary;

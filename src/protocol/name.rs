@@ -11,14 +11,14 @@ use nom::{IResult, Parser};
 use super::metric::Name;
 use super::tags::{NameTags, Tags};
 
-/// What a name holds that needs a closer look.
+/// What makes a name take the slow path.
 pub(super) struct Survey {
     pub(super) non_ascii: bool,
-    /// One of `[ , # ;`, which may begin tags.
+    /// It has one of `[ , # ;`, which may begin tags.
     pub(super) special: bool,
 }
 
-/// Looks at a name eight bytes at a time ("determine if a word has a byte equal to n", in S. E. Anderson, "Bit
+/// Scans a name eight bytes at a time ("determine if a word has a byte equal to n", in S. E. Anderson, "Bit
 /// Twiddling Hacks").
 #[inline]
 pub(super) fn survey(name: &[u8]) -> Survey {
@@ -40,7 +40,7 @@ pub(super) fn survey(name: &[u8]) -> Survey {
     if !words.remainder().is_empty() {
         let mut last = [0; 8];
         match name.last_chunk() {
-            // The last eight bytes overlap what was seen already, which does no harm.
+            // The last eight bytes overlap bytes that are scanned already, which is harmless.
             Some(eight) => last = *eight,
             None => last[..name.len()].copy_from_slice(name),
         }
@@ -49,8 +49,8 @@ pub(super) fn survey(name: &[u8]) -> Survey {
     Survey { non_ascii: high & HIGHS != 0, special: special & HIGHS != 0 }
 }
 
-/// Takes the tags out of a name. Where SignalFx tags are cut out of the middle, another style's tags are read
-/// only behind the cut, or when nothing stands behind it.
+/// Splits a name into the bare name and its tags. Where SignalFx tags are cut out of the middle, tags of another style
+/// are read only after the cut, or when nothing follows it.
 pub(super) fn split_name<'a>(styles: &NameTags, name: &mut Name<'a>, tags: &mut Tags<'a>) {
     if styles.signalfx
         && let Ok((after, (before, inside))) = bracketed(name.head)

@@ -1,10 +1,10 @@
-//! Decimal numbers as the wire has them: `DEC = ["+"|"-"] (DIGIT+ ["." DIGIT*] | "." DIGIT+) [("e"|"E") ["+"|"-"] DIGIT+]`,
-//! finite after conversion to a double. `nan`, `inf`, hex, `_` and `,` are no numbers. `-0` is 0.
+//! Decimal numbers: `DEC = ["+"|"-"] (DIGIT+ ["." DIGIT*] | "." DIGIT+) [("e"|"E") ["+"|"-"] DIGIT+]`, finite after
+//! conversion to a double. `nan`, `inf`, hexadecimal, `_` and `,` are not accepted. `-0` is 0.
 
-/// Digits that surely fit an `u64` and a double's 53 bits without rounding.
+/// This many digits fit a `u64` and a double's 53 bits without rounding.
 const EXACT_DIGITS: usize = 15;
 
-/// Reads a whole text as a finite decimal number.
+/// Parses a whole text as a finite decimal number.
 ///
 /// ```
 /// use systole::protocol::decimal;
@@ -37,12 +37,12 @@ fn general(text: &[u8]) -> Option<f64> {
         [b'+', rest @ ..] => (false, rest),
         _ => (false, text),
     };
-    // The library also reads `inf` and `nan`, hence the look at the first byte.
+    // The library also accepts `inf` and `nan`, so the first byte is checked.
     if !matches!(unsigned.first(), Some(b'0'..=b'9' | b'.')) {
         return None;
     }
     let magnitude: f64 = fast_float2::parse(unsigned).ok()?;
-    // Not `-magnitude`: a negative zero is a value like 0, and is one nowhere else then.
+    // Not `-magnitude`: that would make a negative zero of `-0`.
     magnitude.is_finite().then_some(if negative { 0.0 - magnitude } else { magnitude })
 }
 

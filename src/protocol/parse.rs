@@ -1,4 +1,4 @@
-//! The merged grammar, from a datagram's lines to borrowed samples. See the room's doc for the grammar.
+//! The merged grammar, from the lines of a datagram to borrowed samples. The module doc of `protocol` has the grammar.
 
 use nom::bytes::complete::{tag, take_till};
 use nom::sequence::terminated;
@@ -30,13 +30,13 @@ pub struct Options {
     pub gauge_sign: GaugeSign,
     /// Longest accepted name, in bytes (1..=1024, default 1024).
     pub max_name: usize,
-    /// Most tags of a sample, an event or a service check (1..=8192, default 256); the rest is cut.
+    /// Most tags of a sample, an event or a service check (1..=8192, default 256); further ones are cut.
     pub max_tags: u32,
-    /// A name alone counts once, `name:3` three times.
+    /// A bare name counts once, `name:3` three times.
     pub abbreviated_meter: bool,
     /// `|C` is a counter's total, not its increment.
     pub absolute_counters: bool,
-    /// What begins with 0xAA is statsite's binary protocol.
+    /// Input that begins with 0xAA is statsite's binary protocol.
     pub binary: bool,
 }
 
@@ -60,7 +60,7 @@ impl Default for Options {
 pub enum Line<'a> {
     /// Nothing but blanks.
     Empty,
-    /// Samples of one name, each good or bad by itself.
+    /// Samples of one name, each valid or malformed by itself.
     Samples(Samples<'a>),
     /// An event.
     Event(Event<'a>),
@@ -108,7 +108,7 @@ pub fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Blanks, CR and NUL go from both ends; of an event only from the start, since its lengths rule the end.
+/// Trims blanks, CR and NUL from both ends; of an event only from the start, because its lengths define the end.
 #[inline]
 pub fn trim(mut line: &[u8]) -> &[u8] {
     while let [b' ' | b'\t' | b'\r' | 0, rest @ ..] = line {
@@ -128,8 +128,8 @@ pub(super) fn trim_end(mut line: &[u8]) -> &[u8] {
 /// Reads one trimmed line.
 ///
 /// # Errors
-/// The reason and the byte, if nothing of the line can be used. Samples that are bad by themselves come out
-/// of the [`Samples`] iterator.
+/// The reason and the byte, if nothing of the line is usable. Errors of single samples come out of the [`Samples`]
+/// iterator.
 ///
 /// ```
 /// use systole::protocol::{Line, Options, parse_line};
@@ -148,8 +148,8 @@ pub fn parse_line<'a>(line: &'a [u8], options: &Options) -> Result<Line<'a>, Par
     parse_line_without_nul(line, options)
 }
 
-/// The samples of a line that is surely a metric: not empty, without NUL, and not beginning with `_`, as nearly
-/// all traffic. A reader of whole datagrams looks for NUL once, and so saves a look at each line.
+/// The samples of a line that is known to be a metric: not empty, without NUL, and not beginning with `_`, like nearly
+/// all traffic. A reader of whole datagrams searches for NUL once instead of in each line.
 ///
 /// # Errors
 /// As [`parse_line`].
@@ -173,15 +173,15 @@ fn parse_line_without_nul<'a>(line: &'a [u8], options: &Options) -> Result<Line<
     Samples::start(line, options).map(Line::Samples)
 }
 
-/// The samples of one metric line: `name:values|type|fields`, more after a `:` in the places where the old
-/// multi-value form allows it. A bad sample does not spoil the others.
+/// The samples of one metric line: `name:values|type|fields`, more after a `:` where the older multi-value form allows
+/// it. A malformed sample does not affect the others.
 #[derive(Clone, Debug)]
 pub struct Samples<'a> {
     line: &'a [u8],
     name: Name<'a>,
     tags: Tags<'a>,
     gauge_sign: GaugeSign,
-    /// Without a type it is a meter.
+    /// A value without a type is a meter.
     abbreviated: bool,
     /// `|C` is a counter's total.
     absolute: bool,
@@ -231,12 +231,12 @@ impl<'a> Samples<'a> {
         })
     }
 
-    /// Reads the sample whose values begin at `start`; says where the next one begins.
+    /// Reads the sample whose values begin at `start`; also returns where the next one begins.
     #[inline]
     fn sample(&self, start: usize) -> (Result<Metric<'a>, ParseError>, Option<usize>) {
         let line = self.line;
         if start > line.len() {
-            // Nothing but a name, which only an option allows.
+            // A bare name, which only an option allows.
             return (Ok(self.plain(Kind::Meter, 1.0)), None);
         }
         if let Some((kind, number)) = plain_sample(&line[start..]) {

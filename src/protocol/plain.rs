@@ -1,32 +1,32 @@
-//! The short way: lines of the form that most traffic has, recognised without looking at the name.
+//! The fast path: lines of the form that most traffic has, recognised without examining the name.
 
 use super::metric::Kind;
 use super::parse::trim_end;
 
-/// Bytes of a line in which its first `:` is looked for. Longer names are read the long way, and text without a
-/// `:` is not searched to its end for every line of it.
+/// The first `:` is searched in this many bytes. Longer names take the slow path, and text without a `:` is not
+/// searched to its end for every line.
 const NAME_WITHIN: usize = 512;
 
-/// Bytes in which the end of its tags is looked for, for the same reason.
+/// The end of the tags is searched in this many bytes, for the same reason.
 const TAGS_WITHIN: usize = 1024;
 
-/// A line of nothing but `name:value|type` or `name:value|type|#tags`, whose value is a whole number of up to 15
-/// digits: most of all traffic.
+/// A line of the form `name:value|type` or `name:value|type|#tags` whose value is an integer of up to 15 digits: most
+/// traffic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlainLine<'a> {
-    /// What stands before the first `:`, unchecked: it may hold tags, `|`, even the end of a line.
+    /// Everything before the first `:`, unchecked: it may contain tags, `|`, even the end of a line.
     pub name: &'a [u8],
     /// The type; never a set.
     pub kind: Kind,
     /// The value, not negative.
     pub value: f64,
-    /// What follows the type: nothing, or one `#` section to the end of the line, unchecked.
+    /// Everything after the type: nothing, or one `#` section to the end of the line, unchecked.
     pub tags: &'a [u8],
 }
 
-/// Recognises a [`PlainLine`] at the start of a text without looking at its name; also what follows its newline.
-/// Whoever already knows that name, byte for byte, as a good one needs no more; all others split the text into
-/// [`super::lines`] and ask [`super::parse_metric`].
+/// Recognises a [`PlainLine`] at the start of a text without examining its name; also returns what follows its newline.
+/// A caller that knows the name as valid, byte for byte, needs no more; all others split the text into
+/// [`super::lines`] and call [`super::parse_metric`].
 #[inline(always)]
 pub fn plain_line(text: &[u8]) -> Option<(PlainLine<'_>, &[u8])> {
     let colon = memchr::memchr(b':', &text[..text.len().min(NAME_WITHIN)])?;
@@ -39,7 +39,7 @@ pub fn plain_line(text: &[u8]) -> Option<(PlainLine<'_>, &[u8])> {
         [b'|', b'#', rest @ ..] => {
             let near = &rest[..rest.len().min(TAGS_WITHIN)];
             let (tags, rest) = match memchr::memchr2(b'\n', b'|', near) {
-                // Another section would have a meaning of its own.
+                // A second section needs the slow path.
                 Some(end) if rest[end] == b'|' => return None,
                 Some(end) => (&rest[..end], &rest[end + 1..]),
                 None if near.len() < rest.len() => return None,
@@ -51,7 +51,7 @@ pub fn plain_line(text: &[u8]) -> Option<(PlainLine<'_>, &[u8])> {
     }
 }
 
-/// A type whose values are numbers, and what stands behind it.
+/// A type whose values are numbers, and what follows it.
 #[inline(always)]
 fn number_kind(text: &[u8]) -> Option<(Kind, &[u8])> {
     let length = text.iter().take(3).position(|b| matches!(b, b'\n' | b'\r' | b'|')).unwrap_or(text.len().min(3));
@@ -60,8 +60,8 @@ fn number_kind(text: &[u8]) -> Option<(Kind, &[u8])> {
     Some((kind, rest))
 }
 
-/// A sample without fields and with such a value. What this refuses is read the general way, which reads these
-/// alike (a test says so).
+/// A sample without fields and with such a value. Everything else takes the slow path, which reads these samples with
+/// the same result (there is a test).
 #[inline]
 pub(super) fn plain_sample(text: &[u8]) -> Option<(Kind, f64)> {
     let (value, rest) = whole_number(text)?;
@@ -69,7 +69,7 @@ pub(super) fn plain_sample(text: &[u8]) -> Option<(Kind, f64)> {
     rest.is_empty().then_some((kind, value))
 }
 
-/// A whole number of up to 15 digits, and what follows the `|` behind it.
+/// An integer of up to 15 digits, and what follows the `|` after it.
 #[inline(always)]
 fn whole_number(text: &[u8]) -> Option<(f64, &[u8])> {
     let mut number: u64 = 0;

@@ -1,12 +1,12 @@
-//! HTTP where lines are expected. A web page can make a browser send a POST to any port of this machine; its first line
-//! is `METHOD TARGET HTTP/1.1`, and what it says stands in lines of its body. Who reads lines from a connection stops at
-//! such a line (the attack is known as cross-protocol scripting; RFC 9112, 3, has the request line).
+//! HTTP where lines are expected. A web page can make a browser send a POST to any port of this machine, with StatsD
+//! lines in its body. The first line is `METHOD TARGET HTTP/1.1`; readers of connections stop at such a line (the attack
+//! is known as cross-protocol scripting; RFC 9112, 3, defines the request line).
 
 /// Longest method, in bytes.
 const MAX_METHOD: usize = 24;
 
-/// Whether a line, with or without its newline, is the request line of HTTP: three words, the first an upper-case method
-/// and the last a version.
+/// Whether a line, with or without its newline, is an HTTP request line: three words, the first an upper-case method,
+/// the last a version.
 pub fn is_request_line(line: &[u8]) -> bool {
     let Some(rest) = after_method(line.trim_ascii_end()) else { return false };
     let Some(end) = memchr::memchr(b' ', rest) else { return false };
@@ -17,15 +17,15 @@ pub fn is_request_line(line: &[u8]) -> bool {
     !target.is_empty() && is_version
 }
 
-/// Whether what is no whole line yet can become a request line of a browser: a method, and a target that begins with
-/// `/`, `*` or a scheme.
+/// Whether an incomplete line can become a request line of a browser: a method, and a target that begins with `/`, `*`
+/// or a scheme.
 pub fn may_be_request_line(start: &[u8]) -> bool {
     is_request_line(start)
         || after_method(start)
             .is_some_and(|target| [&b"/"[..], b"*", b"http:", b"https:"].iter().any(|word| target.starts_with(word)))
 }
 
-/// What stands behind an upper-case word and a blank.
+/// What follows an upper-case word and a blank.
 fn after_method(line: &[u8]) -> Option<&[u8]> {
     let end = line.iter().take(MAX_METHOD + 1).position(|&b| b == b' ').filter(|&end| end > 0)?;
     line[..end].iter().all(|&b| b.is_ascii_uppercase() || b == b'-').then_some(&line[end + 1..])
@@ -44,7 +44,7 @@ mod tests {
             "PRI * HTTP/2.0\r",
             "M-SEARCH * HTTP/1.1",
             "CONNECT a:443 HTTP/1.1",
-            // It would be a sample with a tag, too.
+            // It would also be a sample with a tag.
             "POST /a:1|c|#x HTTP/1.1",
         ] {
             assert!(is_request_line(line.as_bytes()), "{line}");

@@ -1,7 +1,7 @@
-//! The original's cleaning of names (`keyNameSanitize` of statsd/statsd, `stats.js`), in its order: a run of
-//! white space becomes one `_`, `/` becomes `-`, everything outside `[a-zA-Z_\-0-9.;=]` goes.
+//! The original's cleaning of names (`keyNameSanitize` of statsd/statsd, `stats.js`), in its order: a run of white space
+//! becomes one `_`, `/` becomes `-`, everything outside `[a-zA-Z_\-0-9.;=]` is removed.
 
-/// White space as JavaScript's `\s` has it.
+/// White space as JavaScript's `\s` defines it.
 fn is_js_space(c: char) -> bool {
     matches!(
         c,
@@ -14,12 +14,12 @@ fn is_kept(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ';' | '=')
 }
 
-/// Whether a byte is a character that stays as it is.
+/// Whether a byte is a character that cleaning keeps.
 pub(super) fn is_clean(byte: u8) -> bool {
     byte.is_ascii() && is_kept(char::from(byte))
 }
 
-/// Whether anything of this character survives.
+/// Whether cleaning leaves anything of a character.
 pub(super) fn leaves_something(c: char) -> bool {
     is_kept(c) || c == '/' || is_js_space(c)
 }

@@ -1,17 +1,17 @@
-//! The key of a service: a secret that its heartbeats show in the tag `key`. It is for presence alone: no series, event, record
-//! or log line has it.
+//! The key of a service: a secret that its heartbeats carry in the tag `key`. Only presence sees it: no series, event,
+//! record or log line contains it.
 //!
-//! Under a heartbeat's name, and under `maintenance`, the tag `key` is always taken out. Elsewhere, where clients put their
-//! constant tags on everything, it is taken out if its value is one of the configured keys, so that a tag of that name may mean
-//! something else. A capture and a relay have the bytes of the wire: who replays or forwards them needs the key.
+//! Under a heartbeat's name, and under `maintenance`, the tag `key` is always removed. Elsewhere, where clients put their
+//! constant tags on everything, it is removed if its value is one of the configured keys, so that a tag of that name may
+//! mean something else. A capture and a relay have the bytes of the wire: whoever replays or forwards them needs the key.
 
 use super::heartbeat::{Heartbeats, MAINTENANCE};
 
-/// What stands where a key stood.
+/// Replaces a key in text.
 const MASK: &[u8] = b"***";
 
 impl Heartbeats {
-    /// Whether a tag `key` of a metric or a check of this name is for presence alone.
+    /// Whether a tag `key` of a metric or a check of this name is always a secret.
     pub fn hides_key(&self, name: &[u8], value: Option<&[u8]>) -> bool {
         let is_secret = |value: &[u8]| self.secrets.iter().any(|secret| secret.as_bytes() == value);
         value.is_some_and(is_secret) || self.names().any(|own| begins(name, own, |next| next == b'.'))
@@ -21,8 +21,7 @@ impl Heartbeats {
         self.names.iter().map(|name| name.as_bytes()).chain([MAINTENANCE.as_bytes()])
     }
 
-    /// Lines as they may be shown: what configured keys they hold is masked, and in lines that are meant for presence every
-    /// tag `key`.
+    /// Lines safe to show: configured keys are masked, and in lines for presence every tag `key`.
     pub fn masked(&self, text: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(text.len());
         for line in text.split_inclusive(|&byte| byte == b'\n') {
@@ -42,12 +41,12 @@ impl Heartbeats {
     }
 }
 
-/// Whether a text is a name, or begins with it and something that may follow.
+/// Whether a text is a name, or begins with it followed by a separator.
 fn begins(text: &[u8], name: &[u8], may_follow: impl Fn(u8) -> bool) -> bool {
     text.strip_prefix(name).is_some_and(|rest| rest.first().is_none_or(|&next| may_follow(next)))
 }
 
-/// A line in which the value of every tag `key` is masked, whatever else is wrong with it.
+/// The line with the value of every tag `key` masked, whatever else is wrong with it.
 pub fn mask_key(line: &[u8]) -> Vec<u8> {
     const KEY: &[u8] = b"key";
     let mut out = Vec::with_capacity(line.len());

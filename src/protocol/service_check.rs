@@ -12,11 +12,11 @@ pub struct ServiceCheck<'a> {
     pub name: &'a str,
     /// 0 ok, 1 warning, 2 critical, 3 unknown.
     pub status: u8,
-    /// Its own time, in Unix seconds.
+    /// Its own timestamp, in Unix seconds.
     pub timestamp: Option<u64>,
     /// The host it names.
     pub host: Option<&'a [u8]>,
-    /// In words.
+    /// The message.
     pub message: Option<&'a [u8]>,
     /// DogStatsD's container id.
     pub container: Option<&'a [u8]>,

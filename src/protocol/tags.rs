@@ -1,22 +1,22 @@
-//! Tags as they stand on the wire, in every dialect, borrowed and read lazily.
+//! Tags of every dialect, borrowed from the wire and read lazily.
 //!
 //! ```text
 //! signalfx  name[k=v,k=v]suffix      influx  name,k=v,k=v      librato  name#k=v,k=v
 //! graphite  name;k=v;k=v             dogstatsd  …|#k:v,k,##k:v|…   (several sections merge)
 //! ```
-//! Canonical order and the collapse of duplicates are the business of [`crate::series`]. Whatever carries tags has one
-//! bound on their text, [`MAX_TAG_BYTES`], and one on their number, `max_tags`: what is beyond the first is malformed,
-//! what is beyond the second is cut and counted.
+//! [`crate::series`] sorts them and removes duplicates. Everything that carries tags has a bound on their text,
+//! [`MAX_TAG_BYTES`], and one on their number, `max_tags`: a line beyond the first is malformed, tags beyond the second
+//! are cut and counted.
 
 use std::borrow::Cow;
 
 /// Most tag text that a sample, an event or a service check may carry, in bytes.
 pub const MAX_TAG_BYTES: usize = 16 * 1024;
 
-/// Most tags of a sample, an event or a service check that are kept, unless `max_tags` says otherwise.
+/// Most tags that are kept of a sample, an event or a service check, unless `max_tags` says otherwise.
 pub const MAX_TAGS: u32 = 256;
 
-/// One tag: its key and, unless it stands alone, its value. Neither need be UTF-8 yet.
+/// One tag: its key and, if it has one, its value. Neither is necessarily UTF-8 yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag<'a> {
     /// Never empty.
@@ -68,7 +68,7 @@ impl NameTags {
 /// The tags of one sample, not yet split.
 #[derive(Clone, Copy, Debug)]
 pub struct Tags<'a> {
-    /// What stands between `[` and `]`.
+    /// The text between `[` and `]`.
     pub(super) bracketed: &'a [u8],
     /// What follows the first `,`, `#` or `;` of the name.
     pub(super) trailing: &'a [u8],
@@ -76,12 +76,12 @@ pub struct Tags<'a> {
     pub(super) separator: u8,
     /// Most tags that are read.
     pub(super) max: u32,
-    /// The fields behind the type, if a `#` section is among them.
+    /// The fields after the type, if a `#` section is among them.
     pub(super) fields: &'a [u8],
 }
 
 impl<'a> Tags<'a> {
-    /// None yet, and `max` at most.
+    /// No tags yet, and at most `max`.
     #[inline]
     pub(super) fn none(max: u32) -> Tags<'a> {
         Tags { bracketed: &[], trailing: &[], separator: b',', max, fields: &[] }
@@ -92,7 +92,7 @@ impl<'a> Tags<'a> {
         Tags { fields, ..Tags::none(max) }
     }
 
-    /// No tag can come of this.
+    /// Whether there are certainly no tags.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.bracketed.is_empty() && self.trailing.is_empty() && self.fields.is_empty()
@@ -104,20 +104,20 @@ impl<'a> Tags<'a> {
         self.bracketed.len() + self.trailing.len()
     }
 
-    /// Whether tags stand behind the type, so that another sample of the line may have others.
+    /// Whether there are tags after the type, so that another sample of the line may have others.
     #[inline]
     pub(crate) fn has_own(&self) -> bool {
         !self.fields.is_empty()
     }
 
-    /// The tags in the order of the wire, duplicates included, as many as `max_tags` allows.
+    /// The tags in the order of the wire, duplicates included, at most `max_tags`.
     pub fn iter(self) -> impl Iterator<Item = Tag<'a>> {
         self.all().take(self.max as usize)
     }
 
     /// How many tags `max_tags` cuts.
     pub fn cut(self) -> u64 {
-        // There are no more tags than marks that separate them, and counting those is quick.
+        // There are at most as many tags as separators, and counting those is fast.
         let marks = |mark, text| memchr::memchr_iter(mark, text).count();
         let in_name = marks(b',', self.bracketed) + marks(self.separator, self.trailing);
         let most = 3 + in_name + marks(b',', self.fields) + marks(b'|', self.fields);
@@ -127,9 +127,9 @@ impl<'a> Tags<'a> {
         self.all().skip(self.max as usize).count() as u64
     }
 
-    /// Where the tags behind the type begin in their line.
+    /// Where the tags after the type begin in their line.
     pub(crate) fn place_in(&self, line: &[u8]) -> usize {
-        // They are a part of it, so the distance of their starts is their place.
+        // They are part of the line, so the difference of the pointers is their offset.
         (self.fields.as_ptr() as usize).saturating_sub(line.as_ptr() as usize).min(line.len())
     }
 
@@ -147,7 +147,7 @@ impl<'a> Tags<'a> {
     }
 }
 
-/// The tags of one `#` section, `#` already gone.
+/// The tags of one `#` section, without the `#`.
 fn section(text: &[u8]) -> impl Iterator<Item = Tag<'_>> {
     split(text, b',').filter_map(|item| {
         let item = item.strip_prefix(b"#").unwrap_or(item);
@@ -164,19 +164,19 @@ fn assignment(item: &[u8]) -> Option<Tag<'_>> {
     (equals > 0).then(|| Tag { key: &item[..equals], value: Some(&item[equals + 1..]) })
 }
 
-/// Like `slice::split`, but nothing at all for an empty text.
+/// Like `slice::split`, but yields nothing for an empty text.
 fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     text.split(move |&byte| byte == separator).take(if text.is_empty() { 0 } else { usize::MAX })
 }
 
-/// Text that need not be UTF-8, with U+FFFD for what isn't.
+/// Text with U+FFFD in place of invalid UTF-8.
 pub fn lossy(text: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(text)
 }
 
-/// The same, at most `max` bytes of it, cut at a character's end.
+/// The same, truncated to at most `max` bytes at a character boundary.
 pub fn cut_lossy(text: &[u8], max: usize) -> Cow<'_, str> {
-    // Text made UTF-8 is not shorter, so a character that is broken here lies beyond the cut.
+    // The lossy text is at least as long as the bytes, so a character that is split here lies beyond the cut.
     match lossy(&text[..text.len().min(max.saturating_add(3))]) {
         Cow::Borrowed(text) => Cow::Borrowed(&text[..text.floor_char_boundary(max)]),
         Cow::Owned(mut text) => {
