@@ -1,4 +1,4 @@
-//! Patterns of whole texts: `*` is any text, `?` any character, everything else itself.
+//! Patterns for whole texts: `*` matches any text, `?` any character, everything else itself.
 
 use std::ops::Range;
 
@@ -7,14 +7,14 @@ pub fn matches(pattern: &str, text: &str) -> bool {
     captures(pattern, text).is_some()
 }
 
-/// What each `*` of a pattern stands for in a text that it matches, as byte ranges: each as short as it can be, but for
-/// the last.
+/// What each `*` of a pattern matches in a text, as byte ranges: each as short as possible, except for the last. `None`
+/// if the pattern does not match.
 pub fn captures(pattern: &str, text: &str) -> Option<Vec<Range<usize>>> {
     let (p_bytes, t_bytes) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     let mut stars: Vec<Range<usize>> = Vec::new();
-    // What stands behind the last star in the pattern. An earlier one need never take more: what it could take, the last
-    // one can skip (the greedy match of wildcards, R. Cox, "Glob Matching Can Be Simple And Fast Too").
+    // The position after the last star in the pattern. Backtracking to an earlier star is never needed: what it could match
+    // in addition, the last one can skip (greedy matching; R. Cox, "Glob Matching Can Be Simple And Fast Too").
     let mut behind = 0;
     while t < t_bytes.len() {
         match p_bytes.get(p) {
@@ -25,7 +25,7 @@ pub fn captures(pattern: &str, text: &str) -> Option<Vec<Range<usize>>> {
                 continue;
             }
             Some(b'?') => {
-                // A character may be several bytes.
+                // A character may have several bytes.
                 let length = text[t..].chars().next().map_or(1, char::len_utf8);
                 (p, t) = (p + 1, t + length);
                 continue;
@@ -36,7 +36,7 @@ pub fn captures(pattern: &str, text: &str) -> Option<Vec<Range<usize>>> {
             }
             _ => {}
         }
-        // The last star takes one more character, and what stands behind it is tried again.
+        // Backtrack: the last star matches one more character.
         let last = stars.last_mut()?;
         last.end += text[last.end..].chars().next().map_or(1, char::len_utf8);
         (p, t) = (behind, last.end);
@@ -48,15 +48,15 @@ pub fn captures(pattern: &str, text: &str) -> Option<Vec<Range<usize>>> {
     (p == p_bytes.len()).then_some(stars)
 }
 
-/// Beginnings of texts. Whether one of them begins a text takes a search, however many there are.
+/// A set of prefixes; checking a text is one binary search.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prefixes {
-    /// In order, none the beginning of another one.
+    /// Sorted; none is a prefix of another.
     all: Vec<String>,
 }
 
 impl Prefixes {
-    /// These.
+    /// A set of these prefixes.
     pub fn new<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Prefixes {
         let mut sorted: Vec<&str> = prefixes.into_iter().collect();
         sorted.sort_unstable();
@@ -69,14 +69,14 @@ impl Prefixes {
         Prefixes { all }
     }
 
-    /// There are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Whether a text begins with one of them.
+    /// Whether a text begins with one of the prefixes.
     pub fn begin(&self, text: &str) -> bool {
-        // It stands right before the text: what lies between the two begins with it, and so is not there.
+        // It is the greatest prefix not after the text: anything between the two begins with it, and is not in the set.
         let after = self.all.partition_point(|prefix| prefix.as_str() <= text);
         self.all[..after].last().is_some_and(|prefix| text.starts_with(prefix.as_str()))
     }

@@ -1,5 +1,5 @@
-//! Load for sizing a machine: datagrams rendered once, sent as fast as wanted, and an exact count of what was
-//! sent. Same seed, same datagrams.
+//! The load generator: datagrams are rendered once and sent at the wanted rate, with an exact count of what was sent.
+//! The same seed gives the same datagrams.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -10,23 +10,23 @@ use socket2::Socket;
 
 use crate::sys::{MAX_SEGMENTS, Outgoing, send_batch, send_segmented};
 
-/// Most bytes of a datagram that crosses an Ethernet whole, and of one we render.
+/// Most bytes of a rendered datagram: the largest that crosses an Ethernet unfragmented.
 pub const MAX_DATAGRAM_BYTES: usize = 1432;
 
-/// Datagrams made ready; more only where every series needs one.
+/// Datagrams rendered in advance; more only if every series needs one.
 const MIN_DATAGRAMS: usize = 512;
 const MAX_DATAGRAMS: usize = 1 << 20;
 
 /// Datagrams sent with one system call.
 const BATCH: usize = 64;
 
-/// At a wanted rate: the time whose datagrams are sent with one system call.
+/// At a wanted rate, the datagrams of this much time are sent with one system call.
 const BURST: Duration = Duration::from_micros(50);
 
 /// Bytes of one send that the kernel segments.
 const SEGMENTED_BYTES: usize = 64_000;
 
-/// Which kinds are sent.
+/// The mix of types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// Counters only.
@@ -40,21 +40,21 @@ pub enum Profile {
 /// What to send.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Which kinds.
+    /// The mix of types.
     pub profile: Profile,
-    /// Different names.
+    /// Number of distinct names.
     pub series: usize,
-    /// Lines in a datagram; fewer where they would not fit.
+    /// Lines in a datagram; fewer if they do not fit.
     pub lines_per_packet: usize,
     /// DogStatsD tags on each line.
     pub tags: usize,
-    /// Lines a second, all threads together; `None` for as many as possible.
+    /// Lines a second, all threads together; `None` for unlimited.
     pub rate: Option<f64>,
-    /// How long.
+    /// How long to send.
     pub length: Duration,
-    /// Threads, each with a socket of its own.
+    /// Threads, each with its own socket.
     pub threads: usize,
-    /// Of the random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
     /// Let the kernel cut large sends into equal datagrams (`UDP_SEGMENT`).
     pub segmented: bool,
@@ -79,7 +79,7 @@ pub struct Sent {
     pub sets: u64,
     /// Sum of all counter values.
     pub counter_sum: u64,
-    /// Sends that the kernel refused, because nobody listens, say; their datagrams are not counted above.
+    /// Sends that the kernel refused, for example because nobody listens; their datagrams are not counted above.
     pub refused: u64,
 }
 
@@ -102,17 +102,17 @@ impl Sent {
 pub enum Target {
     /// Datagrams.
     Udp(SocketAddr),
-    /// A stream a thread.
+    /// A stream for each thread.
     Tcp(SocketAddr),
 }
 
-/// Rendered datagrams with what each of them holds.
+/// Rendered datagrams with the contents of each.
 struct Rendered {
     datagrams: Vec<Vec<u8>>,
     contents: Vec<Sent>,
 }
 
-/// Sends, and tells exactly what was sent and how many seconds it took.
+/// Sends, and returns exactly what was sent and how many seconds it took.
 ///
 /// # Errors
 /// If a socket cannot be made or connected, or a stream breaks.
@@ -160,7 +160,7 @@ fn render(plan: &Plan, seed: u64) -> Rendered {
     for _ in 0..count {
         let (mut bytes, mut content) = (Vec::new(), Sent { packets: 1, ..Sent::default() });
         for _ in 0..per_packet {
-            // All series in turn, so that each is sent; one after the other would please the cache.
+            // A permutation of all series, so that each is sent, but not in an order that favours the cache.
             let n = (next * 7919) % plan.series.max(1);
             next += 1;
             let before = (bytes.len(), content);
@@ -176,7 +176,7 @@ fn render(plan: &Plan, seed: u64) -> Rendered {
         rendered.contents.push(content);
     }
     if plan.segmented {
-        // Segments must be of one size: blanks before the final newline are trimmed by every reader.
+        // Segments must have one size; every reader trims blanks before the final newline.
         let longest = rendered.datagrams.iter().map(Vec::len).max().unwrap_or(0);
         for datagram in &mut rendered.datagrams {
             datagram.pop();
@@ -191,7 +191,7 @@ fn render(plan: &Plan, seed: u64) -> Rendered {
 }
 
 fn line(plan: &Plan, n: usize, random: &mut Random, out: &mut Vec<u8>, content: &mut Sent) {
-    // A name keeps its kind, as real ones do.
+    // A name keeps its type, like real ones.
     let kind = match plan.profile {
         Profile::Counters => 0,
         Profile::Timers => 70,
@@ -230,7 +230,7 @@ fn line(plan: &Plan, n: usize, random: &mut Random, out: &mut Vec<u8>, content: 
     out.push(b'\n');
 }
 
-/// When the next lines may go, at a wanted rate.
+/// Paces lines at a wanted rate.
 struct Pace {
     began: Instant,
     ends: Instant,
@@ -256,7 +256,7 @@ impl Pace {
                 std::thread::sleep(self.ends.saturating_duration_since(now));
                 return false;
             }
-            // Short waits are spun: a sleep would take longer than they last.
+            // Short waits spin: a sleep would take longer.
             match due.saturating_duration_since(now) {
                 wait if wait > Duration::from_micros(200) => std::thread::sleep(wait),
                 _ => {
@@ -283,7 +283,7 @@ fn datagrams(plan: &Plan, rendered: &Rendered, to: SocketAddr) -> io::Result<Sen
     let pace = Pace::new(plan);
     let mut times = vec![0_u64; out.len()];
     let (mut next, mut lines, mut refused) = (0, 0, 0);
-    // A whole batch at once would be a burst: at a wanted rate no more go together than are due in BURST.
+    // At a wanted rate no more is sent at once than is due in BURST, instead of a whole batch.
     let in_a_burst =
         |rate: f64| rate / (plan.threads.max(1) * plan.lines_per_packet.max(1)) as f64 * BURST.as_secs_f64();
     let batch = plan.rate.map_or(BATCH, |rate| (in_a_burst(rate) as usize).clamp(1, BATCH));

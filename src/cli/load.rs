@@ -1,4 +1,4 @@
-//! `systole load`: how much does this machine take? Prints as JSON exactly what was sent.
+//! `systole load`: generates load to size a machine. Prints as JSON exactly what was sent.
 
 use std::time::Duration;
 
@@ -18,25 +18,25 @@ pub(super) struct LoadArgs {
     /// What to send
     #[arg(long, value_name = "PROFILE", default_value = "counters")]
     profile: Kinds,
-    /// Different names
+    /// Number of distinct names
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     series: u32,
     /// Lines in a datagram, as far as they fit into 1,432 bytes
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     lines_per_packet: u16,
-    /// Lines a second, all threads together; as many as possible without it
+    /// Lines a second, all threads together; unlimited by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
-    /// How long
+    /// How long to send
     #[arg(long = "for", value_name = "DUR", default_value = "10s", value_parser = duration)]
     length: Duration,
     /// DogStatsD tags on each line
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=50))]
     tags: u16,
-    /// Threads, each with a socket of its own
+    /// Threads, each with its own socket
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
-    /// Of the random values: same seed, same datagrams
+    /// Seed of the random values: the same seed sends the same datagrams
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Let the kernel cut large sends into equal datagrams (UDP_SEGMENT)

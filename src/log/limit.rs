@@ -1,5 +1,5 @@
-//! How many lines of one kind pass. A kind is a place in the code, so that there are as many as the code has: memory is
-//! bounded. What is suppressed is told in one line a kind when its window ends.
+//! Limits the lines of one kind. A kind is a call site, so the number of kinds, and with it memory, is bounded by the
+//! code. When a window ends, one line per kind reports what was suppressed.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,12 +19,12 @@ use super::queue::Queue;
 
 /// Lines of one kind that pass in a window.
 pub const LINES_OF_A_KIND: u32 = 20;
-/// How long a window is. It begins with the first line of its kind.
+/// Length of a window. It begins with the first line of its kind.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// Characters of a suppressed line that are shown.
 const EXAMPLE_CHARS: usize = 120;
-/// Where the log speaks of itself; that is never limited.
+/// The target of the log's own lines, which are never limited.
 const OWN: &str = "systole::log";
 
 #[derive(Debug)]
@@ -40,7 +40,7 @@ struct Kind {
     suppressed: Option<Suppressed>,
 }
 
-/// What was suppressed of a kind and not told yet.
+/// Lines of a kind that were suppressed and not reported yet.
 #[derive(Debug)]
 struct Suppressed {
     since: Instant,
@@ -49,11 +49,11 @@ struct Suppressed {
     example: String,
 }
 
-/// What becomes of a line.
+/// What happens to a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Passes,
-    /// The first that is suppressed since that was last told.
+    /// Suppressed, as the first since the last report.
     First,
     Suppressed,
 }
@@ -64,11 +64,11 @@ impl Limiter {
     }
 
     fn kinds(&self) -> MutexGuard<'_, HashMap<Identifier, Kind>> {
-        // Every update leaves the table whole, so a panic elsewhere does not spoil it.
+        // Every update leaves the table consistent, so a poisoned lock is harmless.
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What becomes of a line of this kind.
+    /// Decides about a line of this kind.
     fn judge(&self, id: Identifier, level: Level, now: Instant) -> Verdict {
         let mut kinds = self.kinds();
         let kind = match kinds.entry(id) {
@@ -101,7 +101,7 @@ impl Limiter {
         }
     }
 
-    /// When there is something to tell next.
+    /// When the next report is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.kinds().values().filter_map(|kind| kind.suppressed.as_ref()).map(|some| some.since + WINDOW).min()
     }
@@ -111,7 +111,7 @@ impl Limiter {
         self.kinds().values_mut().filter_map(|kind| kind.suppressed.take_if(is_due)).collect()
     }
 
-    /// Logs what was suppressed in windows that have ended by `now`, or in all.
+    /// Reports what was suppressed in windows that ended by `now`, or in all.
     pub(super) fn tell(&self, now: Option<Instant>) {
         for Suppressed { lines, level, example, .. } in self.take(now) {
             match level {
@@ -139,7 +139,7 @@ impl<S: Subscriber> Layer<S> for Limit {
             Verdict::Passes => true,
             Verdict::Suppressed => false,
             Verdict::First => {
-                // Values write themselves, and may do what they like: not while the table is held.
+                // Formatting runs foreign code, so it happens without the lock.
                 let mut example = Example(String::new());
                 event.record(&mut example);
                 self.limiter.remember(&metadata.callsite(), example.0.chars().take(EXAMPLE_CHARS).collect());
@@ -156,7 +156,7 @@ struct Example(String);
 impl Visit for Example {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            // A string takes everything.
+            // Writing to a string cannot fail.
             let _ = write!(self.0, "{value:?}");
         }
     }
@@ -177,7 +177,7 @@ mod tests {
                 unreachable!("only its address counts")
             }
         }
-        // A type without a size may have one address for all its values.
+        // Values of a zero-sized type may share one address.
         static SITES: [(Site, u8); 2] = [(Site, 0), (Site, 1)];
         [Identifier(&SITES[0].0), Identifier(&SITES[1].0)]
     }
@@ -198,7 +198,7 @@ mod tests {
         limiter.remember(&flood, "refused".into());
         assert_eq!(limiter.due(), Some(at(4) + WINDOW));
         assert!(limiter.take(Some(at(10_003))).is_empty());
-        // The next window lets lines pass before the last one is told.
+        // The next window lets lines pass before the last one is reported.
         assert_eq!(limiter.judge(flood, Level::WARN, at(10_003)), Verdict::Passes);
         let told = limiter.take(Some(at(10_004)));
         assert_eq!(told.len(), 1);

@@ -1,12 +1,12 @@
-//! The log: standard error, without waiting for whoever reads it.
+//! The log: standard error, without waiting for its reader.
 //!
-//! Lines go into a bounded queue, which a thread of its own writes. Where nobody reads on, or the disk is full, lines are
-//! lost: they are counted, and the log says so when there is room again. Of one kind (one place in the code) at most
-//! [`LINES_OF_A_KIND`] lines pass in [`WINDOW`]; the rest is counted and summed up in one line. `debug` and `trace` are
-//! not limited: whoever asks for them wants them all. Errors have a part of the queue to themselves.
+//! Lines go into a bounded queue, which a thread writes. When nobody reads, or the disk is full, lines are lost: they are
+//! counted, and the log reports the number when there is room again. At most [`LINES_OF_A_KIND`] lines of one kind (one
+//! call site) pass in [`WINDOW`]; the rest is counted and summed up in one line. `debug` and `trace` are not limited:
+//! whoever asks for them wants them all. A part of the queue is reserved for errors.
 //!
-//! Panics go the same way, and so does what is no event, such as the start-up block ([`Log::say`]). Nothing here waits
-//! but [`Log::finish`], for a bounded time.
+//! Panics take the same way, and so does text that is not an event, such as the start-up block ([`Log::say`]). Nothing
+//! here waits except [`Log::finish`], for a bounded time.
 
 mod limit;
 mod queue;
@@ -29,12 +29,12 @@ use queue::{Queue, Weight};
 
 pub use limit::{LINES_OF_A_KIND, WINDOW};
 
-/// Longest wait at the end for a log that nobody reads.
+/// Longest wait at a stop for a log that nobody reads.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Longest wait at the end for one that takes what it is given, but slowly.
+/// Longest wait at a stop for a log whose reader is slow.
 const LONG_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What was not written since the start.
+/// Lines that were not written since the start.
 #[derive(Debug, Default)]
 struct Counts {
     lost: AtomicU64,
@@ -50,13 +50,13 @@ struct Shared {
     queue: Arc<Queue>,
     limiter: Arc<Limiter>,
     counts: Arc<Counts>,
-    /// Standard error, to ask whether it takes anything.
+    /// Standard error, to check whether it accepts data.
     out: OwnedFd,
 }
 
 impl Log {
-    /// Starts the log of this process, text or JSON, and sends the messages of panics to it. A log that was started
-    /// before, in a test say, stays.
+    /// Starts the log of this process, as text or JSON, and redirects panic messages to it. A log that was started before,
+    /// in a test for example, stays.
     ///
     /// # Errors
     /// If the thread cannot be started.
@@ -73,7 +73,7 @@ impl Log {
         };
         std::thread::Builder::new().name("log".into()).spawn(write)?;
 
-        // No more of others than warnings; a filter that could do more would take half a megabyte.
+        // Other crates log warnings at most; a more capable filter takes half a megabyte.
         let others = level.min(LevelFilter::WARN);
         let filter = Targets::new().with_default(others).with_target("systole", level);
         let limit = limit::Limit { limiter: Arc::clone(&limiter), queue: Arc::clone(&queue) };
@@ -93,30 +93,30 @@ impl Log {
         Ok(Log(Arc::new(Shared { queue, limiter, counts, out })))
     }
 
-    /// Writes text that is no event, as it is.
+    /// Writes text that is not an event, verbatim.
     pub fn say(&self, text: &str) {
         self.0.queue.put(Weight::Error, text.as_bytes());
     }
 
     /// What was not written since the start.
     pub fn account(&self) -> LogAccount {
-        // Counts on their own: nothing else is published through them.
+        // Independent counters: nothing else is published through them.
         LogAccount {
             lines_lost: self.0.counts.lost.load(Ordering::Relaxed),
             lines_suppressed: self.0.counts.suppressed.load(Ordering::Relaxed),
         }
     }
 
-    /// Finishes when it is dropped, by a panic too.
+    /// A guard that finishes the log when it is dropped, by a panic too.
     pub fn ending(&self) -> Ending {
         Ending(self.clone())
     }
 
-    /// Waits until everything is written, 100 ms at most if nobody reads.
+    /// Waits until everything is written, at most 100 ms if nobody reads.
     pub fn finish(&self) {
         self.0.limiter.tell(None);
         let end = Instant::now() + LONG_PATIENCE;
-        // One who reads is only slow, or the machine is: then it is worth waiting longer.
+        // The reader, or the machine, is only slow: wait longer.
         while !self.0.queue.wait_empty(PATIENCE)
             && sys::wait_writable(&self.0.out, Duration::ZERO)
             && Instant::now() < end
@@ -134,7 +134,7 @@ impl Drop for Ending {
     }
 }
 
-/// Logs a panic; the default would write to standard error itself, and wait for it.
+/// Logs a panic; the default hook writes to standard error itself, and waits for it.
 fn tell_panic(info: &std::panic::PanicHookInfo<'_>) {
     let message = info.payload_as_str().unwrap_or("(no text)");
     let at = info.location().map_or_else(String::new, ToString::to_string);

@@ -1,4 +1,4 @@
-//! Lines that wait to be written, and the thread that writes them.
+//! The queue of lines, and the thread that writes them.
 
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
@@ -11,13 +11,13 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::Counts;
 use super::limit::Limiter;
 
-/// Bytes of lines that may wait. As many again may be on their way out.
+/// Bytes of queued lines. As many again may be in the batch being written.
 const QUEUE_BYTES: usize = 64 << 10;
-/// Of these, what only errors may use.
+/// The part of these that only errors may use.
 const ERROR_BYTES: usize = 16 << 10;
-/// Beyond these, what the report of lost lines may use.
+/// Bytes beyond these that only the report of lost lines may use.
 const REPORT_BYTES: usize = 1 << 10;
-/// Pause before a descriptor that somebody has set not to block is asked again.
+/// Pause before a non-blocking descriptor that is full is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How much of the queue a line may use.
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) enum Weight {
     Ordinary,
     Error,
-    /// Of lines that were lost: there is one at a time.
+    /// The report of lost lines; there is one at a time.
     Report,
 }
 
@@ -49,9 +49,9 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Whether lines are on their way out.
+    /// Whether a batch is being written.
     is_writing: bool,
-    /// Whether the thread is to look at the limiter.
+    /// Whether the thread has to check the limiter.
     is_woken: bool,
 }
 
@@ -65,11 +65,11 @@ impl Queue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every update leaves the state whole, so a panic elsewhere does not spoil it.
+        // Every update leaves the state consistent, so a poisoned lock is harmless.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts whole lines; they are lost, and counted, if there is no room.
+    /// Queues whole lines; they are lost, and counted, if there is no room.
     pub(super) fn put(&self, weight: Weight, text: &[u8]) {
         let mut state = self.state();
         if state.waiting.len() + text.len() > weight.most() {
@@ -81,7 +81,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Lets the thread look at the limiter.
+    /// Makes the thread check the limiter.
     pub(super) fn wake(&self) {
         self.state().is_woken = true;
         self.changed.notify_all();
@@ -94,7 +94,7 @@ impl Queue {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// What waits, into `batch`, which is empty; nothing if there is something to look at, or it is `due`.
+    /// Moves the queued lines into `batch`, which is empty; nothing if the limiter has to be checked, or at `due`.
     fn take(&self, batch: &mut Vec<u8>, due: Option<Instant>) {
         let mut state = self.state();
         state.is_writing = false;
@@ -112,7 +112,7 @@ impl Queue {
     }
 }
 
-/// Writes what comes, for ever.
+/// Writes queued lines, for ever.
 pub(super) fn write(queue: &Queue, limiter: &Limiter, out: impl Write) {
     let mut out = Out { out, is_mid_line: false };
     let mut batch = Vec::new();
@@ -136,12 +136,12 @@ pub(super) fn write(queue: &Queue, limiter: &Limiter, out: impl Write) {
     }
 }
 
-/// Where the report of lost lines comes from.
+/// The target of the report of lost lines.
 const REPORT: &str = "systole::log::report";
 
 struct Out<W> {
     out: W,
-    /// Whether a failure left half a line.
+    /// Whether a failure left a partial line.
     is_mid_line: bool,
 }
 
@@ -149,7 +149,7 @@ impl<W: Write> Out<W> {
     /// Writes lines whole.
     ///
     /// # Errors
-    /// How many lines could not be written.
+    /// The number of lines that could not be written.
     fn write(&mut self, batch: &[u8]) -> Result<(), u64> {
         if batch.is_empty() {
             return Ok(());
@@ -160,7 +160,7 @@ impl<W: Write> Out<W> {
         self.write_all(batch).map_err(|rest| lines(&batch[batch.len() - rest..]))
     }
 
-    /// Fails with how many bytes are left.
+    /// Fails with the number of bytes that are left.
     fn write_all(&mut self, mut rest: &[u8]) -> Result<(), usize> {
         while !rest.is_empty() {
             match self.out.write(rest) {
@@ -178,10 +178,10 @@ impl<W: Write> Out<W> {
     }
 }
 
-/// Where the subscriber writes.
+/// The subscriber's writer.
 pub(super) struct Inlet(pub(super) Arc<Queue>);
 
-/// Takes one event.
+/// The writer of one event.
 pub(super) struct Line<'a>(&'a Queue, Weight);
 
 impl<'a> MakeWriter<'a> for Inlet {
@@ -202,7 +202,7 @@ impl<'a> MakeWriter<'a> for Inlet {
 }
 
 impl Write for Line<'_> {
-    /// The subscriber writes an event whole.
+    /// The subscriber writes an event in one call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         self.0.put(self.1, event);
         Ok(event.len())
@@ -245,7 +245,7 @@ mod tests {
         assert!(!queue.wait_empty(Duration::ZERO), "it is on its way");
     }
 
-    /// A disk with so much room.
+    /// A disk with a limited number of free bytes.
     struct Disk {
         room: usize,
         bytes: Vec<u8>,

@@ -1,4 +1,4 @@
-//! The literal subset of a JavaScript object: members whose values are literals are read (by a JSON5 parser, which is
+//! The literal subset of a JavaScript object: members whose values are literals are read (by a parser of JSON5, which is
 //! that subset); of all others the text is kept. Nothing is evaluated.
 
 use serde_json::Value;
@@ -8,16 +8,16 @@ use serde_json::Value;
 pub(super) enum Member {
     /// A literal.
     Literal(Value),
-    /// An object with something in it that is no literal.
+    /// An object that contains something other than literals.
     Object(Vec<(String, Member)>),
-    /// Something to be evaluated, as it stands there.
+    /// Code, verbatim.
     Code(String),
 }
 
 /// Deepest nesting of brackets.
 const MAX_DEPTH: usize = 64;
 
-/// Whether the first thing in a text, comments apart, opens an object.
+/// Whether a text opens an object, after comments.
 pub(super) fn begins_with_object(text: &str) -> bool {
     let start = skip_blank(text.as_bytes(), 0);
     let text = text[start..].trim_start_matches("module.exports").trim_start().trim_start_matches('=');
@@ -83,7 +83,7 @@ fn inside(
     }
 }
 
-/// Behind blanks and comments.
+/// The position after blanks and comments.
 fn skip_blank(bytes: &[u8], mut at: usize) -> usize {
     loop {
         match bytes.get(at..).unwrap_or_default() {
@@ -101,7 +101,7 @@ fn skip_blank(bytes: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// Behind one character, string, comment or bracketed part; `None` if it is not closed, or nested too deeply.
+/// The position after one character, string, comment or bracketed part; `None` if it is not closed, or nested too deeply.
 fn skip_one(bytes: &[u8], at: usize, depth: usize) -> Option<usize> {
     let after_blank = skip_blank(bytes, at);
     if after_blank > at {
@@ -135,7 +135,7 @@ fn skip_one(bytes: &[u8], at: usize, depth: usize) -> Option<usize> {
     }
 }
 
-/// To the comma, or the bracket, that ends a value.
+/// The position of the comma, or the bracket, that ends a value.
 fn skip_value(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     while at < bytes.len() && !matches!(bytes[at], b',' | b'}' | b']' | b')') {

@@ -1,5 +1,5 @@
-//! `systole import`: the configuration of another StatsD server as ours, with a list of what it cannot carry over.
-//! Nothing of it is executed; what kind of file it is shows in its text.
+//! `systole import`: converts the configuration of another StatsD server, with a list of what cannot be carried over.
+//! Nothing in it is executed; the kind of file is recognised from its text.
 
 mod exporter;
 mod literal;
@@ -22,13 +22,13 @@ pub(super) struct ImportArgs {
     file: PathBuf,
 }
 
-/// A configuration being made.
+/// A configuration under construction.
 #[derive(Default)]
 struct Import {
     root: Table,
     /// What was not carried over, in the order of the file.
     left: Vec<String>,
-    /// What is carried over and yet differs.
+    /// What is carried over but works differently.
     notes: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     for (head, lines) in [("Not carried over:", &import.left), ("Different here:", &import.notes)] {
         if !lines.is_empty() {
             out.push_str(&format!("#\n# {head}\n"));
-            // What stands in the file is nobody's to break a comment with.
+            // Text from the file must not end a comment.
             lines.iter().for_each(|line| out.push_str(&format!("#   {}\n", crate::inert::Plain(line))));
         }
     }

@@ -23,7 +23,7 @@ pub(super) fn read(text: &str) -> Result<Import, String> {
     Ok(import)
 }
 
-/// Literals by their path, such as `graphite.globalPrefix`; what is code is left.
+/// Literals by their path, such as `graphite.globalPrefix`; code is reported as not carried over.
 fn flatten(all: Vec<(String, Member)>, path: &str, settings: &mut Settings, import: &mut Import) {
     for (key, member) in all {
         let key = if path.is_empty() { key } else { format!("{path}.{key}") };
@@ -41,7 +41,7 @@ fn flatten(all: Vec<(String, Member)>, path: &str, settings: &mut Settings, impo
     }
 }
 
-/// What has not been looked at yet.
+/// Settings that have not been read yet.
 struct Settings(Vec<(String, Json)>);
 
 impl Settings {
@@ -58,7 +58,7 @@ impl Settings {
         self.take(key).as_ref().and_then(as_number)
     }
 
-    /// As JavaScript takes it.
+    /// A boolean as JavaScript converts it.
     fn flag(&mut self, key: &str) -> Option<bool> {
         self.take(key).map(|value| match value {
             Json::Bool(flag) => flag,
@@ -77,7 +77,7 @@ fn as_number(value: &Json) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
-/// A whole number without its point.
+/// An integer without a decimal point.
 pub(super) fn number(value: f64) -> Value {
     if value == value.trunc() && value.abs() < 1e15 { Value::from(value as i64) } else { Value::from(value) }
 }

@@ -1,5 +1,5 @@
-//! Telegraf's statsd input (influxdata/telegraf, `plugins/inputs/statsd/README.md`). Its outputs are its own business: a
-//! sink must be chosen.
+//! Telegraf's statsd input (influxdata/telegraf, `plugins/inputs/statsd/README.md`). Its outputs are not converted: a sink
+//! must be chosen.
 
 use toml::{Table, Value};
 
@@ -97,7 +97,7 @@ fn input(place: &str, mut keys: Table, import: &mut Import) {
     }
 }
 
-/// `[filter] template [tag=value,…]`: parts of a name by their places. `None` if a rule cannot say it.
+/// `[filter] template [tag=value,…]`: parts of a name by their position. `None` if a rule cannot express it.
 fn rule(text: &str, separator: &str) -> Option<Table> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let (filter, template, tags) = match words[..] {
@@ -128,7 +128,7 @@ fn rule(text: &str, separator: &str) -> Option<Table> {
         match part.trim_end_matches('*') {
             "measurement" => name.push(value),
             "" => {}
-            // A rule has one value a series.
+            // A rule has one value for each series.
             "field" => return None,
             tag if added.contains_key(tag) => return None,
             tag => {
