@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`protocol`], [`series`], [`inert`], [`allow`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
-//! | [`sys`], [`log`], [`manager`], [`fetch`], [`tape`], [`notify`], [`vigil`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
+//! | [`sys`], [`log`], [`manager`], [`fetch`], [`tape`], [`notify`], [`presence_driver`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
 //! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
 
 pub mod aggregate;
@@ -28,6 +28,7 @@ pub mod net;
 pub mod notify;
 pub mod plan;
 pub mod presence;
+pub mod presence_driver;
 pub mod protocol;
 pub mod series;
 pub mod server;
@@ -36,4 +37,3 @@ pub mod snapshot;
 pub mod sys;
 pub mod tape;
 pub mod telemetry;
-pub mod vigil;

@@ -7,15 +7,15 @@ use std::time::Duration;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::allow::Allow;
-use crate::config::{self, Config, Listen, ListenUrl, Profile, StateFile, Workers};
+use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers};
 use crate::net::{Framing, Place, Spec, Transport};
 use crate::notify::Targets;
 use crate::presence::Identity;
+use crate::presence_driver::PresenceOptions;
 use crate::protocol::Heartbeats;
 use crate::sinks::Site;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::{GaugeLife, RegistryOptions, SelfMetrics, SummaryPolicy};
-use crate::vigil::VigilOptions;
 
 /// Most workers that `auto` chooses.
 const MAX_AUTO_WORKERS: usize = 8;
@@ -51,18 +51,18 @@ pub fn heartbeats(config: &Config) -> Option<Heartbeats> {
     })
 }
 
-/// How the vigil is kept; `None` if presence is off. `env` is the environment.
-pub fn vigil(
+/// How presence is run; `None` if presence is off. `env` is the environment.
+pub fn presence(
     config: &Config,
     seed: u64,
     identity: Identity,
     env: impl Fn(&str) -> Option<String>,
-) -> Option<VigilOptions> {
+) -> Option<PresenceOptions> {
     let presence = &config.presence;
     let state_file = match &presence.state_file {
-        StateFile::Off => None,
-        StateFile::Path(path) => Some(path.clone()),
-        StateFile::Auto => {
+        StatePath::Off => None,
+        StatePath::Path(path) => Some(path.clone()),
+        StatePath::Auto => {
             let folder = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
             // systemd gives several folders with a colon between them.
             let given = env("STATE_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from));
@@ -70,7 +70,7 @@ pub fn vigil(
             given.or_else(|| state.map(|state| state.join("systole"))).map(|folder| folder.join("presence.json"))
         }
     };
-    presence.enabled.then(|| VigilOptions {
+    presence.enabled.then(|| PresenceOptions {
         policy: presence.policy.clone(),
         state_file,
         seed,

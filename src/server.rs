@@ -24,11 +24,11 @@ use crate::net::{self, Bound, Transport, relay};
 use crate::notify::{self, Pulse};
 use crate::plan;
 use crate::presence::Identity;
+use crate::presence_driver::{self, PresenceHandle};
 use crate::sinks::{self, Outlet, OutletOptions};
 use crate::snapshot::Registry;
 use crate::sys::{forget_start_up_code, host_name, survive_file_size_limit, unix_time};
 use crate::tape;
-use crate::vigil::{self, Vigil};
 
 /// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.
 const PULSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -106,14 +106,14 @@ pub async fn run(
     let crew = notify::start(plan::targets(&config, &identity, page_url), pulse)
         .map_err(|error| StartError(format!("cannot tell others of alarms: {error}")))?;
     let told = crew.outboxes.clone();
-    let (vigil, watching) = match plan::vigil(&config, seed, identity, |name| std::env::var(name).ok()) {
-        Some(options) => {
-            vigil::start(options, told).map(|(vigil, thread)| (Some(vigil), Some(thread))).map_err(cannot_watch)?
-        }
+    let (presence, watching) = match plan::presence(&config, seed, identity, |name| std::env::var(name).ok()) {
+        Some(options) => presence_driver::start(options, told)
+            .map(|(presence, thread)| (Some(presence), Some(thread)))
+            .map_err(cannot_watch)?,
         None => (None, None),
     };
     // Nobody asks before the first minute is over, and then an empty cell only means that presence is off.
-    let _ = tell_pulse.set(vigil.clone());
+    let _ = tell_pulse.set(presence.clone());
     let taping = match &extras.capture {
         Some(path) => {
             let cannot = |error: io::Error| StartError(format!("cannot write {}: {error}", path.display()));
@@ -145,7 +145,7 @@ pub async fn run(
         let receive_buffer = socket.receive_buffer();
         shards += socket.workers();
         let listener = socket
-            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)), vigil.as_ref(), tape.as_ref(), &inlets)
+            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)), presence.as_ref(), tape.as_ref(), &inlets)
             .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
         tracing::info!(listener = %url, "listening");
         mouths.push(Mouth { url: url.to_string(), receive_buffer, listener });
@@ -156,10 +156,11 @@ pub async fn run(
     let registry = Registry::new(plan::registry_options(&config, true), shards);
     let (ask, asked) = mpsc::channel(REQUESTS);
     let http_requests = Arc::<AtomicU64>::default();
-    let flusher = Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, vigil.clone())
-        .answering(management.is_some().then_some(asked), Arc::clone(&http_requests))
-        .watching(relayed)
-        .accounting_for(extras.log, taped);
+    let flusher =
+        Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, presence.clone())
+            .answering(management.is_some().then_some(asked), Arc::clone(&http_requests))
+            .watching(relayed)
+            .accounting_for(extras.log, taped);
 
     let manager =
         Manager::start().map_err(|error| StartError(format!("cannot start the service manager's thread: {error}")))?;
@@ -171,7 +172,7 @@ pub async fn run(
         about: About { profile: config.profile.name(), interval: config.interval, started },
         published,
         ready: Arc::clone(&ready),
-        vigil: vigil.clone(),
+        presence: presence.clone(),
         write_token: config.http.token.as_deref().map(Arc::from),
         streams: Arc::new(Semaphore::new(crate::http::STREAMS)),
         token: config.http.address.filter(|a| !a.ip().is_loopback()).and(config.http.token.as_deref()).map(Arc::from),
@@ -215,9 +216,9 @@ pub async fn run(
         }
     };
     let telling = async {
-        if let (Some(vigil), Some(watching)) = (vigil, watching) {
+        if let (Some(presence), Some(watching)) = (presence, watching) {
             let end = move || {
-                vigil.stop();
+                presence.stop();
                 watching.join()
             };
             ended_by(deadline, "presence", end).await;
@@ -279,11 +280,14 @@ fn is_late(published: &Published, interval: Duration) -> bool {
 }
 
 /// Says whether all is well here: intervals are closed, next to nothing is dropped, and presence answers.
-fn pulse(published: watch::Receiver<Arc<Published>>, interval: Duration) -> (Arc<OnceLock<Option<Vigil>>>, Pulse) {
-    let cell: Arc<OnceLock<Option<Vigil>>> = Arc::default();
+fn pulse(
+    published: watch::Receiver<Arc<Published>>,
+    interval: Duration,
+) -> (Arc<OnceLock<Option<PresenceHandle>>>, Pulse) {
+    let cell: Arc<OnceLock<Option<PresenceHandle>>> = Arc::default();
     let known = Arc::clone(&cell);
     let pulse = move || {
-        let vigil = known.get().cloned().flatten();
+        let presence = known.get().cloned().flatten();
         let published = Arc::clone(&published.borrow());
         let is_late = is_late(&published, interval);
         let completeness = published.snapshot.as_ref().map_or(1.0, |snapshot| snapshot.ledger.completeness);
@@ -294,8 +298,8 @@ fn pulse(published: watch::Receiver<Arc<Published>>, interval: Duration) -> (Arc
             if completeness < 0.99 {
                 return Some("the kernel drops datagrams");
             }
-            match vigil {
-                Some(vigil) => match tokio::time::timeout(PULSE_PATIENCE, vigil.ask(|_| ())).await {
+            match presence {
+                Some(presence) => match tokio::time::timeout(PULSE_PATIENCE, presence.ask(|_| ())).await {
                     Ok(Ok(())) => None,
                     Ok(Err(_)) | Err(_) => Some("presence does not answer"),
                 },

@@ -13,7 +13,7 @@ mod url;
 mod value;
 
 pub use load::{Sources, known_keys, load};
-pub use presence::{Presence, StateFile};
+pub use presence::{Presence, StatePath};
 pub use print::{flat, print};
 pub use reader::Problem;
 pub use schema::{

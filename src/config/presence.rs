@@ -16,7 +16,7 @@ use super::reader::{Section, Source};
 use super::url::http_url;
 use super::value::show_duration;
 use crate::fetch::masked;
-use crate::vigil::QUEUE;
+use crate::presence_driver::QUEUE;
 
 /// What can be configured of presence.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Presence {
     /// Who does not name its instance is known by its address (`default_instance = "source_ip"`).
     pub by_address: bool,
     /// Where the state is kept.
-    pub state_file: StateFile,
+    pub state_file: StatePath,
     /// Heartbeats are recorded as metrics too (default false; `etsy`: true).
     pub forward_raw: bool,
     /// Base URLs of Alertmanagers that are told of alarms.
@@ -45,7 +45,7 @@ pub struct Presence {
 
 /// Where presence keeps its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StateFile {
+pub enum StatePath {
     /// In `$STATE_DIRECTORY`, else in the user's state folder.
     Auto,
     /// Nowhere: a restart forgets.
@@ -69,9 +69,9 @@ pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) ->
     policy.assist = section.choice(s, "implicit", &[("off", false), ("assist", true)]).unwrap_or(false);
     let by_address = section.choice(s, "default_instance", &[("-", false), ("source_ip", true)]).unwrap_or(false);
     let state_file = match section.string(s, "state_file").as_deref() {
-        None | Some("auto") => StateFile::Auto,
-        Some("off") => StateFile::Off,
-        Some(path) => StateFile::Path(path.into()),
+        None | Some("auto") => StatePath::Auto,
+        Some("off") => StatePath::Off,
+        Some(path) => StatePath::Path(path.into()),
     };
     let forward_raw = section.bool(s, "forward_raw").unwrap_or(is_etsy);
     let alertmanager = urls(&mut section, s, "alertmanager");
@@ -236,9 +236,9 @@ pub(super) fn print(out: &mut Out, presence: &Presence) {
     out.set(
         "state_file",
         match &presence.state_file {
-            StateFile::Auto => "auto".into(),
-            StateFile::Off => "off".into(),
-            StateFile::Path(path) => path.to_string_lossy().into_owned(),
+            StatePath::Auto => "auto".into(),
+            StatePath::Off => "off".into(),
+            StatePath::Path(path) => path.to_string_lossy().into_owned(),
         },
     );
     out.set("forward_raw", presence.forward_raw);

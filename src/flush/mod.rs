@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::management::Request;
 use crate::net::relay::Relayed;
 use crate::net::{self, Listener};
+use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::sinks::Outlet;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
@@ -27,7 +28,6 @@ use crate::tape::Counter;
 use crate::telemetry::{
     CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, ManagementAccount, RelayAccount, SinkAccount,
 };
-use crate::vigil::{Vigil, Watch};
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ const DROPS_EVERY: Duration = Duration::from_secs(1);
 const RELAYS_EVERY: Duration = Duration::from_millis(2);
 
 /// Longest wait for what presence has to say.
-const VIGIL_PATIENCE: Duration = Duration::from_secs(1);
+const PRESENCE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A worker that does not answer for so long is taken for dead.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
@@ -107,7 +107,7 @@ pub struct Flusher {
     warned_of_drops: bool,
     status_every: Option<Duration>,
     last_status: Instant,
-    vigil: Option<Vigil>,
+    presence: Option<PresenceHandle>,
     relays: Vec<Relayed>,
     aside: Aside,
     /// What the management port asks.
@@ -127,7 +127,7 @@ impl Flusher {
         outlets: Vec<Outlet>,
         published: watch::Sender<Arc<Published>>,
         status_every: Option<Duration>,
-        vigil: Option<Vigil>,
+        presence: Option<PresenceHandle>,
     ) -> Flusher {
         let listeners = mouths.iter().map(|mouth| account_of(mouth, &Tally::default(), 0)).collect();
         let totals = Ledger { listeners, completeness: 1.0, ..Ledger::default() };
@@ -147,7 +147,7 @@ impl Flusher {
             warned_of_drops: false,
             status_every,
             last_status: now,
-            vigil,
+            presence,
             relays: Vec::new(),
             aside: Aside::default(),
             requests: None,
@@ -275,8 +275,8 @@ impl Flusher {
             dropped += fresh;
             received += mouth.listener.take_received();
         }
-        if let Some(vigil) = &self.vigil {
-            vigil.drops(dropped, received);
+        if let Some(presence) = &self.presence {
+            presence.drops(dropped, received);
         }
     }
 
@@ -310,8 +310,8 @@ impl Flusher {
         ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
         ledger.settle();
         debug_assert_eq!(ledger.check(), Ok(()));
-        if let Some(vigil) = &self.vigil {
-            match self.within(VIGIL_PATIENCE, vigil.ask(Watch::report)).await {
+        if let Some(presence) = &self.presence {
+            match self.within(PRESENCE_PATIENCE, presence.ask(PresenceState::report)).await {
                 Some(Ok(report)) => {
                     snapshot.ledger.presence = report.account;
                     self.registry.add_presence(&mut snapshot, report.readings, report.events);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::inert::{Html, in_url};
 use crate::presence::words::{length, sentence};
 use crate::presence::{BlindSeconds, Event, InstanceView, ServiceView, rfc3339};
-use crate::vigil::Watch;
+use crate::presence_driver::PresenceState;
 
 use super::presence::{Announcement, announce, ask, forget, may_write, unknown};
 use super::{House, page, with_type};
@@ -56,7 +56,7 @@ struct Seen {
     blind: BlindSeconds,
 }
 
-fn look(watch: &Watch) -> Seen {
+fn look(watch: &PresenceState) -> Seen {
     Seen {
         services: watch.engine.view(watch.epoch),
         events: watch.remembered.iter().rev().take(EVENTS).map(|(_, event)| event.clone()).collect(),

@@ -9,7 +9,7 @@ use crate::telemetry::{ListenerAccount, RelayAccount, SinkAccount};
 
 use super::House;
 
-/// `presence` is what the vigil says for a scrape.
+/// `presence` is what presence says for a scrape.
 pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String {
     let published = house.published();
     let totals = &published.totals;

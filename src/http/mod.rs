@@ -49,9 +49,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::allow::equal;
 use crate::inert::Plain;
+use crate::presence_driver::PresenceHandle;
 use crate::snapshot::{Records, Snapshot, write_json};
 use crate::telemetry::Ledger;
-use crate::vigil::Vigil;
 
 use board::{Shown, carried};
 
@@ -104,7 +104,7 @@ pub struct House {
     /// Names under which we may be asked, beside those of loopback; `None` for any.
     pub hosts: Option<Arc<[String]>>,
     /// Who is there; `None` if presence is off.
-    pub vigil: Option<Vigil>,
+    pub presence: Option<PresenceHandle>,
     /// What those must show who change something, on loopback too; without it nobody can.
     pub write_token: Option<Arc<str>>,
     /// Event streams that may still be opened.

@@ -17,12 +17,12 @@ use tokio::time::timeout;
 use crate::allow::equal;
 use crate::inert::{Plain, in_url};
 use crate::presence::{InstanceView, ServiceView, rfc3339};
+use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
-use crate::vigil::Watch;
 
 use super::{House, bearer, board, error, json as answer};
 
-/// Longest wait for an answer of the vigil.
+/// Longest wait for an answer of the presence thread.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn routes() -> Router<House> {
@@ -38,13 +38,13 @@ pub(super) fn routes() -> Router<House> {
         .route("/api/v1/presence/{service}/{instance}", get(instance).delete(forget_instance))
 }
 
-/// Asks the vigil.
+/// Asks the presence thread.
 pub(super) async fn ask<T: Send + 'static>(
     house: &House,
-    question: impl FnOnce(&mut Watch) -> T + Send + 'static,
+    question: impl FnOnce(&mut PresenceState) -> T + Send + 'static,
 ) -> Result<T, Response> {
-    let Some(vigil) = &house.vigil else { return Err(off()) };
-    match timeout(PATIENCE, vigil.ask(question)).await {
+    let Some(presence) = &house.presence else { return Err(off()) };
+    match timeout(PATIENCE, presence.ask(question)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) | Err(_) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "busy", "presence does not answer")),
     }
@@ -201,7 +201,7 @@ async fn events(
         let events = events_since(&house, since.since).await?;
         return Ok(answer(&events.into_iter().map(|(_, event)| event).collect::<Vec<_>>()));
     }
-    let Some(newest) = house.vigil.as_ref().map(|vigil| vigil.newest()) else { return Err(off()) };
+    let Some(newest) = house.presence.as_ref().map(|presence| presence.newest()) else { return Err(off()) };
     let Ok(place) = house.streams.clone().try_acquire_owned() else {
         return Err(error(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many event streams are open"));
     };

@@ -30,10 +30,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::aggregate::{Columns, Partial, Shard, Tally};
 use crate::allow::Allow;
+use crate::presence_driver::PresenceHandle;
 use crate::protocol::Options;
 use crate::sys;
 use crate::tape::Tape;
-use crate::vigil::Vigil;
 
 use relay::Inlet;
 
@@ -281,14 +281,14 @@ impl Bound {
             && self.receive_buffer < self.spec.receive_buffer * self.sockets.len() as u64
     }
 
-    /// Starts a worker thread for each socket; heartbeats go to the vigil, everything to the tape and to the relays.
+    /// Starts a worker thread for each socket; heartbeats go to the presence thread, everything to the tape and to the relays.
     ///
     /// # Errors
     /// If a thread cannot be started.
     pub fn start(
         self,
         mut shard: impl FnMut() -> Shard,
-        vigil: Option<&Vigil>,
+        presence: Option<&PresenceHandle>,
         tape: Option<&Tape>,
         relays: &[Inlet],
     ) -> io::Result<Listener> {
@@ -316,8 +316,10 @@ impl Bound {
                 Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
             };
             let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
-            let (others, received) =
-                (Others { vigil: vigil.cloned(), tape: tape.cloned(), relays: relays.to_vec() }, Arc::clone(&received));
+            let (others, received) = (
+                Others { presence: presence.cloned(), tape: tape.cloned(), relays: relays.to_vec() },
+                Arc::clone(&received),
+            );
             let deadline = Arc::clone(&deadline);
             let thread = std::thread::Builder::new().name(name).spawn(move || {
                 if let Some(core) = core
@@ -563,7 +565,7 @@ fn connect_to_itself(socket: &Socket) -> io::Result<()> {
 /// Who else wants to know what comes in.
 #[derive(Clone, Debug)]
 struct Others {
-    vigil: Option<Vigil>,
+    presence: Option<PresenceHandle>,
     tape: Option<Tape>,
     relays: Vec<Inlet>,
 }
@@ -572,15 +574,15 @@ impl Others {
     /// Passes on what lines said of presence.
     fn pass_on(&self, shard: &mut Shard) {
         for signal in shard.take_signals() {
-            if let Some(vigil) = &self.vigil {
-                vigil.signal(signal);
+            if let Some(presence) = &self.presence {
+                presence.signal(signal);
             }
         }
     }
 
     /// Whether senders' addresses are wanted of everything for now.
     fn want_senders(&self) -> bool {
-        self.vigil.as_ref().is_some_and(Vigil::wants_senders)
+        self.presence.as_ref().is_some_and(PresenceHandle::wants_senders)
     }
 
     fn record(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {

@@ -1,5 +1,5 @@
 //! Telling others: Alertmanager, webhooks, and a dead-man's switch. Each target has a task, a queue and a clock of its
-//! own, so none waits for another; the vigil only puts notices into queues.
+//! own, so none waits for another; the presence thread only puts notices into queues.
 
 mod alertmanager;
 mod snitch;

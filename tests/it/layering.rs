@@ -11,7 +11,23 @@ const LAYERS: [(u8, &[&str]); 5] = [
     (1, &["aggregate", "presence"]),
     // The ledger's words are part of a snapshot, so its own numbers come before the closed interval.
     (2, &["telemetry", "snapshot"]),
-    (3, &["sys", "log", "manager", "fetch", "tape", "notify", "vigil", "net", "load", "sinks", "management", "http"]),
+    (
+        3,
+        &[
+            "sys",
+            "log",
+            "manager",
+            "fetch",
+            "tape",
+            "notify",
+            "presence_driver",
+            "net",
+            "load",
+            "sinks",
+            "management",
+            "http",
+        ],
+    ),
     (4, &["config", "plan", "flush", "server", "cli"]),
 ];
 

@@ -1,4 +1,4 @@
-//! The vigil: keeps the presence engine on a thread of its own. Heartbeats come through a bounded channel that nobody
+//! Drives the presence engine on a thread of its own. Heartbeats come through a bounded channel that nobody
 //! waits for; every quarter of a second what has come is applied, and then everybody is judged. What it knows survives a
 //! restart in a state file.
 
@@ -50,9 +50,9 @@ const WAITING: usize = 100_000;
 /// Format of a state file.
 const FORMAT: &str = "systole-presence/1";
 
-/// How the vigil is kept.
+/// How presence is run.
 #[derive(Clone, Debug)]
-pub struct VigilOptions {
+pub struct PresenceOptions {
     /// How presence is judged.
     pub policy: Policy,
     /// Where the state is kept; `None` is memory only.
@@ -74,13 +74,13 @@ enum Message {
         dropped: u64,
         received: u64,
     },
-    Ask(Box<dyn FnOnce(&mut Watch) + Send>),
+    Ask(Box<dyn FnOnce(&mut PresenceState) + Send>),
     Stop,
 }
 
-/// What the vigil knows; questions get to see it.
+/// What the presence thread knows; questions get to see it.
 #[derive(Debug)]
-pub struct Watch {
+pub struct PresenceState {
     /// Who is there.
     pub engine: Engine,
     /// The last events, each with its number.
@@ -111,7 +111,7 @@ pub struct Report {
     pub account: PresenceAccount,
 }
 
-/// What the workers and the vigil's thread share.
+/// What the workers and the presence thread share.
 #[derive(Debug)]
 struct Shared {
     /// Most signals that may wait, and how many do.
@@ -123,15 +123,15 @@ struct Shared {
     wants_senders: AtomicBool,
 }
 
-/// A handle to the vigil. Cheap to clone; nothing it does waits for the vigil unless it says so.
+/// A handle to the presence thread. Cheap to clone; nothing it does waits for that thread unless it says so.
 #[derive(Clone, Debug)]
-pub struct Vigil {
+pub struct PresenceHandle {
     sender: SyncSender<Message>,
     shared: Arc<Shared>,
     newest: watch::Receiver<u64>,
 }
 
-impl Vigil {
+impl PresenceHandle {
     /// Passes a heartbeat on.
     pub fn signal(&self, signal: Signal) {
         // Beyond the signals there is room for questions: a flood of heartbeats does not shut them out.
@@ -158,22 +158,22 @@ impl Vigil {
         self.newest.clone()
     }
 
-    /// Ends the vigil: it saves what it knows.
+    /// Ends the presence thread: it saves what it knows.
     pub fn stop(&self) {
         // If the queue is full for so long, the thread is gone.
         let _ = self.sender.send(Message::Stop);
     }
 
-    /// Asks something; the answer comes through the receiver, or an error if the vigil is gone or too busy.
+    /// Asks something; the answer comes through the receiver, or an error if the thread is gone or too busy.
     pub fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&mut Watch) -> T + Send + 'static,
+        question: impl FnOnce(&mut PresenceState) -> T + Send + 'static,
     ) -> oneshot::Receiver<T> {
         let (answer, answered) = oneshot::channel();
-        let ask = move |watch: &mut Watch| {
+        let ask = move |state: &mut PresenceState| {
             // If nobody waits any longer, nothing is done: what a report takes out goes with the next one.
             if !answer.is_closed() {
-                let _ = answer.send(question(watch));
+                let _ = answer.send(question(state));
             }
         };
         let _ = self.sender.try_send(Message::Ask(Box::new(ask)));
@@ -181,11 +181,11 @@ impl Vigil {
     }
 }
 
-/// Starts the vigil with what an earlier one saved. It ends, and saves, when every handle is gone.
+/// Starts the presence thread with what an earlier one saved. It ends, and saves, when every handle is gone.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(options: VigilOptions, told: Vec<Told>) -> io::Result<(Vigil, JoinHandle<()>)> {
+pub fn start(options: PresenceOptions, told: Vec<Told>) -> io::Result<(PresenceHandle, JoinHandle<()>)> {
     let (sender, inbox) = sync_channel(options.queue + OTHERS);
     let shared = Arc::new(Shared {
         queue: options.queue,
@@ -194,14 +194,14 @@ pub fn start(options: VigilOptions, told: Vec<Told>) -> io::Result<(Vigil, JoinH
         wants_senders: AtomicBool::new(false),
     });
     let (newest, seen) = watch::channel(0);
-    let vigil = Vigil { sender, shared: Arc::clone(&shared), newest: seen };
-    let keeper = Keeper::new(options, shared, told, newest);
-    let thread = std::thread::Builder::new().name("presence".into()).spawn(move || keeper.run(&inbox))?;
-    Ok((vigil, thread))
+    let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
+    let driver = Driver::new(options, shared, told, newest);
+    let thread = std::thread::Builder::new().name("presence".into()).spawn(move || driver.run(&inbox))?;
+    Ok((presence, thread))
 }
 
-struct Keeper {
-    watch: Watch,
+struct Driver {
+    state: PresenceState,
     state_file: Option<PathBuf>,
     shared: Arc<Shared>,
     /// Signals since it was last looked at what the queue lost, what of that was seen since, and when to look again.
@@ -209,7 +209,7 @@ struct Keeper {
     lost: u64,
     next_look: Instant,
     started: Instant,
-    /// The engine's clock when this vigil began.
+    /// The engine's clock when this presence began.
     base: f64,
     last_seen: Instant,
     next_tick: Instant,
@@ -224,13 +224,13 @@ struct Keeper {
 
 /// What the state file holds.
 #[derive(Debug, Deserialize)]
-struct Kept {
+struct StateFile {
     presence: Saved,
     alarms: Vec<Alarm>,
 }
 
-impl Keeper {
-    fn new(options: VigilOptions, shared: Arc<Shared>, told: Vec<Told>, newest: watch::Sender<u64>) -> Keeper {
+impl Driver {
+    fn new(options: PresenceOptions, shared: Arc<Shared>, told: Vec<Told>, newest: watch::Sender<u64>) -> Driver {
         let now = Instant::now();
         let (mut base, mut engine, mut alarms, mut state_lost) = (0.0, None, Vec::new(), false);
         let mut lock = None;
@@ -247,10 +247,10 @@ impl Keeper {
         }
         if let Some(path) = &readable {
             match load(path) {
-                Ok(Some((kept, age))) => {
-                    base = kept.presence.now + age;
-                    alarms = kept.alarms;
-                    engine = Some(Engine::restored(options.policy.clone(), kept.presence, base, options.seed));
+                Ok(Some((saved, age))) => {
+                    base = saved.presence.now + age;
+                    alarms = saved.alarms;
+                    engine = Some(Engine::restored(options.policy.clone(), saved.presence, base, options.seed));
                 }
                 Ok(None) => {}
                 Err(problem) => {
@@ -264,7 +264,7 @@ impl Keeper {
             engine.state_lost();
         }
         let desk = Desk::new(options.group_wait.as_secs_f64(), alarms);
-        let mut watch = Watch {
+        let mut state = PresenceState {
             engine,
             remembered: VecDeque::new(),
             waiting: Vec::new(),
@@ -277,9 +277,9 @@ impl Keeper {
             queue_drops: 0,
             reported: Refusals::default(),
         };
-        watch.tell_again();
-        Keeper {
-            watch,
+        state.tell_again();
+        Driver {
+            state,
             state_file,
             shared,
             taken: 0,
@@ -320,7 +320,7 @@ impl Keeper {
                 }
             }
         }
-        self.watch.engine.tick(self.clock());
+        self.state.engine.tick(self.clock());
         self.save();
     }
 
@@ -333,14 +333,14 @@ impl Keeper {
         let slept = self.last_seen.elapsed().saturating_sub(TICK);
         self.last_seen = Instant::now();
         let now = self.clock();
-        self.watch.engine.at(now);
+        self.state.engine.at(now);
         if slept >= Duration::from_secs(1) {
-            self.watch.engine.stalled(now, slept.as_secs_f64());
+            self.state.engine.stalled(now, slept.as_secs_f64());
         }
     }
 
     fn take(&mut self, message: Message) {
-        self.watch.engine.at(self.clock());
+        self.state.engine.at(self.clock());
         match message {
             Message::Signal(signal) => {
                 self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -349,15 +349,15 @@ impl Keeper {
                 if let Signal::Maintenance { service, .. } = &*signal {
                     self.check_maintenance(service);
                 }
-                self.watch.engine.signal(&signal);
+                self.state.engine.signal(&signal);
             }
             Message::Drops { dropped, received } => {
-                self.watch.engine.kernel_drops(self.clock(), dropped, received);
+                self.state.engine.kernel_drops(self.clock(), dropped, received);
             }
             Message::Ask(question) => {
                 self.count_lost();
-                self.watch.collect();
-                question(&mut self.watch);
+                self.state.collect();
+                question(&mut self.state);
                 self.dirty = true;
             }
             Message::Stop => {}
@@ -368,17 +368,17 @@ impl Keeper {
     fn count_lost(&mut self) {
         let lost = self.shared.lost.swap(0, Ordering::Relaxed);
         self.lost += lost;
-        self.watch.queue_drops += lost;
+        self.state.queue_drops += lost;
     }
 
     /// Says, at most once a minute, that somebody announced maintenance of a service that nobody knows.
     fn check_maintenance(&mut self, service: &str) {
         let often = self.puzzled.is_some_and(|at| at.elapsed() < Duration::from_secs(60));
-        if often || self.watch.engine.knows(service) {
+        if often || self.state.engine.knows(service) {
             return;
         }
         self.puzzled = Some(Instant::now());
-        let nearest = self.watch.engine.like(service).unwrap_or("");
+        let nearest = self.state.engine.like(service).unwrap_or("");
         tracing::warn!(
             service = %Plain(service),
             nearest = %Plain(nearest),
@@ -392,20 +392,20 @@ impl Keeper {
             self.next_look = Instant::now() + LOST_EVERY;
             self.count_lost();
             let (lost, taken) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.taken));
-            self.watch.engine.queue_drops(now, lost, taken);
+            self.state.engine.queue_drops(now, lost, taken);
         }
-        self.watch.engine.tick(now);
-        self.shared.wants_senders.store(self.watch.engine.is_crowded(), Ordering::Relaxed);
+        self.state.engine.tick(now);
+        self.shared.wants_senders.store(self.state.engine.is_crowded(), Ordering::Relaxed);
         let epoch = unix_time() - now;
-        let step = epoch - self.watch.epoch;
+        let step = epoch - self.state.epoch;
         if step.abs() >= 2.0 {
-            self.watch.engine.clock_stepped(step);
+            self.state.engine.clock_stepped(step);
         }
-        self.watch.epoch = epoch;
-        self.dirty |= self.watch.engine.has_events();
-        self.watch.collect();
-        let waited = self.watch.desk.tick(now + epoch);
-        self.watch.pass_on(waited);
+        self.state.epoch = epoch;
+        self.dirty |= self.state.engine.has_events();
+        self.state.collect();
+        let waited = self.state.desk.tick(now + epoch);
+        self.state.pass_on(waited);
         self.next_tick += TICK;
         if self.next_tick < Instant::now() {
             self.next_tick = Instant::now() + TICK;
@@ -419,7 +419,7 @@ impl Keeper {
     /// Writes the state beside the old one, then puts it in its place. Nothing is written while there was never anybody.
     fn save(&mut self) {
         let Some(path) = &self.state_file else { return };
-        let nobody = self.watch.engine.is_empty() && !path.exists();
+        let nobody = self.state.engine.is_empty() && !path.exists();
         if !std::mem::take(&mut self.dirty) || nobody {
             return;
         }
@@ -427,7 +427,7 @@ impl Keeper {
             self.state_file = None;
             return;
         }
-        let outcome = store(path, &self.watch.engine, &self.watch.desk);
+        let outcome = store(path, &self.state.engine, &self.state.desk);
         if let Err(error) = &outcome
             && !self.save_failed
         {
@@ -437,7 +437,7 @@ impl Keeper {
     }
 }
 
-impl Watch {
+impl PresenceState {
     /// Takes over what has happened.
     fn collect(&mut self) {
         let events = self.engine.take_events();
@@ -535,7 +535,7 @@ fn tell(event: &Event) {
 
 /// The last line of a state file: it is written when everything before it is.
 #[derive(Serialize, Deserialize)]
-struct Seal {
+struct Trailer {
     format: String,
     /// When it was written, Unix seconds.
     written: f64,
@@ -609,7 +609,7 @@ fn claim_or_warn(path: &Path, lock: &mut Option<File>) -> Claim {
     }
 }
 
-/// Writes a state and its seal, a line each. It replaces the old one in one step.
+/// Writes a state and its trailer, a line each. It replaces the old one in one step.
 fn store(path: &Path, engine: &Engine, desk: &Desk) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
@@ -617,23 +617,23 @@ fn store(path: &Path, engine: &Engine, desk: &Desk) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let file = BufWriter::with_capacity(1 << 16, File::create(&fresh)?);
     let mut out = Checked { inner: file, hash: crc32fast::Hasher::new() };
-    // As `Kept` has it, without a copy of everything.
+    // As `StateFile` has it, without a copy of everything.
     out.write_all(b"{\"presence\":")?;
     engine.store(&mut out)?;
     out.write_all(b",\"alarms\":")?;
     serde_json::to_writer(&mut out, &desk.open().collect::<Vec<_>>())?;
     out.write_all(b"}")?;
-    let seal = Seal { format: FORMAT.into(), written: unix_time(), crc32: out.hash.finalize() };
+    let trailer = Trailer { format: FORMAT.into(), written: unix_time(), crc32: out.hash.finalize() };
     let mut file = out.inner;
     file.write_all(b"\n")?;
-    serde_json::to_writer(&mut file, &seal)?;
+    serde_json::to_writer(&mut file, &trailer)?;
     file.write_all(b"\n")?;
     file.into_inner()?.sync_all()?;
     fs::rename(&fresh, path)
 }
 
 /// Reads a state and its age in seconds; `None` if there is none.
-fn load(path: &Path) -> Result<Option<(Kept, f64)>, String> {
+fn load(path: &Path) -> Result<Option<(StateFile, f64)>, String> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -642,21 +642,21 @@ fn load(path: &Path) -> Result<Option<(Kept, f64)>, String> {
     let cut = "it was cut off";
     let rest = bytes.strip_suffix(b"\n").ok_or(cut)?;
     let end = memchr::memrchr(b'\n', rest).ok_or(cut)?;
-    let seal: Seal = serde_json::from_slice(&rest[end..]).map_err(|_| "its last line cannot be read")?;
-    if seal.format != FORMAT {
-        return Err(format!("its format is `{}`, not `{FORMAT}`", seal.format));
+    let trailer: Trailer = serde_json::from_slice(&rest[end..]).map_err(|_| "its last line cannot be read")?;
+    if trailer.format != FORMAT {
+        return Err(format!("its format is `{}`, not `{FORMAT}`", trailer.format));
     }
     let body = &rest[..end];
-    if crc32fast::hash(body) != seal.crc32 {
+    if crc32fast::hash(body) != trailer.crc32 {
         return Err("its checksum is wrong".into());
     }
     // A clock that was set back makes it no younger than new.
-    let age = (unix_time() - seal.written).max(0.0);
+    let age = (unix_time() - trailer.written).max(0.0);
     if age > STALE {
         return Err(format!("it is {:.0} hours old", age / 3600.0));
     }
-    let kept = serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
-    Ok(Some((kept, age)))
+    let saved = serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
+    Ok(Some((saved, age)))
 }
 
 #[cfg(test)]
@@ -666,7 +666,7 @@ mod tests {
 
     #[test]
     fn a_report_that_nobody_waits_for_any_more_takes_nothing_out() {
-        let options = VigilOptions {
+        let options = PresenceOptions {
             policy: Policy::default(),
             state_file: None,
             seed: 1,
@@ -674,20 +674,20 @@ mod tests {
             group_wait: Duration::ZERO,
             queue: 10,
         };
-        let (vigil, thread) = start(options, Vec::new()).expect("started");
+        let (presence, thread) = start(options, Vec::new()).expect("started");
         let beat = Beat { service: "a".into(), instance: "b".into(), interval: Some(10.0), ..Beat::default() };
-        vigil.signal(Signal::Beat(beat));
+        presence.signal(Signal::Beat(beat));
         let (hold, held) = std::sync::mpsc::channel::<()>();
         // It ends with an error, when the sender is dropped.
-        let busy = vigil.ask(move |_| held.recv().is_err());
+        let busy = presence.ask(move |_| held.recv().is_err());
         // A flush whose patience ends while presence is busy.
-        drop(vigil.ask(Watch::report));
-        let next = vigil.ask(Watch::report);
+        drop(presence.ask(PresenceState::report));
+        let next = presence.ask(PresenceState::report);
         drop(hold);
         assert_eq!(busy.blocking_recv(), Ok(true));
         let report = next.blocking_recv().expect("an answer");
         assert!(report.events.iter().any(|event| event.reason == Some("registered")), "{:?}", report.events);
-        vigil.stop();
+        presence.stop();
         thread.join().expect("it ends");
     }
 
@@ -703,7 +703,7 @@ mod tests {
         let before = fs::read(&path).expect("a state");
         // A folder in the lock's place: not even root makes a file of it.
         fs::create_dir(dir.path().join("presence.json.lock")).expect("a folder");
-        let options = VigilOptions {
+        let options = PresenceOptions {
             policy: Policy::default(),
             state_file: Some(path.clone()),
             seed: 1,
@@ -711,10 +711,10 @@ mod tests {
             group_wait: Duration::ZERO,
             queue: 10,
         };
-        let (vigil, thread) = start(options, Vec::new()).expect("started");
-        let services = vigil.ask(|watch| watch.engine.view(0.0).len()).blocking_recv();
+        let (presence, thread) = start(options, Vec::new()).expect("started");
+        let services = presence.ask(|state| state.engine.view(0.0).len()).blocking_recv();
         assert_eq!(services, Ok(1));
-        vigil.stop();
+        presence.stop();
         thread.join().expect("it ends");
         assert_eq!(fs::read(&path).expect("a state"), before);
     }
@@ -735,9 +735,9 @@ mod tests {
         });
         engine.tick(5.25);
         store(&path, &engine, &Desk::new(10.0, Vec::new())).expect("written");
-        let (kept, age) = load(&path).expect("a state").expect("it is there");
+        let (saved, age) = load(&path).expect("a state").expect("it is there");
         assert!(age < 5.0);
-        let restored = Engine::restored(Policy::default(), kept.presence, 6.0, 1);
+        let restored = Engine::restored(Policy::default(), saved.presence, 6.0, 1);
         let view = restored.view(0.0);
         assert_eq!((&*view[0].service, view[0].state, view[0].instances[0].state), ("a", "up", "unknown"));
         assert_eq!(view[0].instances[0].version.as_deref(), Some("1.2"));
