@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use systole::presence::Engine;
 use systole::presence::policy::Policy;
-use systole::protocol::Beat;
+use systole::protocol::Heartbeat;
 
 const SERVICES: usize = 2000;
 const PER: usize = 50;
@@ -28,13 +28,13 @@ fn main() {
     let is_short = std::env::args().any(|arg| arg == "--test");
     let services = if is_short { 20 } else { SERVICES };
     let count = services * PER;
-    let beat = |n: usize| Beat {
+    let beat = |n: usize| Heartbeat {
         service: format!("service-{:04}", n / PER).into(),
         instance: format!("web-{}.example.org", n % PER).into(),
         interval: Some(PROMISE),
         start: Some("1700000000".into()),
         version: Some("1.4.2".into()),
-        ..Beat::default()
+        ..Heartbeat::default()
     };
     let empty = resident_mib();
     let mut engine = Engine::new(Policy::default(), 0.0, 1);
@@ -59,7 +59,7 @@ fn main() {
         let (mut beats, mut judging) = (0.0, Vec::new());
         for tick in 0..ticks {
             now += TICK;
-            let mine: Vec<Beat> = (tick % TICKS..count).step_by(TICKS).map(beat).collect();
+            let mine: Vec<Heartbeat> = (tick % TICKS..count).step_by(TICKS).map(beat).collect();
             let began = Instant::now();
             engine.at(now);
             mine.iter().for_each(|beat| engine.beat(beat));

@@ -19,8 +19,10 @@ use tokio::sync::{oneshot, watch};
 
 use crate::inert::Plain;
 use crate::notify::Told;
-use crate::presence::words::sentence;
-use crate::presence::{Alarm, Desk, Engine, Event, EventKind, Identity, Notice, Policy, Reading, Refusals, Saved};
+use crate::presence::describe::describe;
+use crate::presence::{
+    Alarm, AlertBook, Engine, Event, EventKind, Identity, Notification, Policy, Reading, Refusals, Saved,
+};
 use crate::protocol::Signal;
 use crate::sys::unix_time;
 use crate::telemetry::PresenceAccount;
@@ -92,7 +94,7 @@ pub struct PresenceState {
     /// Who tells of events.
     pub identity: Identity,
     /// Which alarms are out.
-    pub desk: Desk,
+    pub alerts: AlertBook,
     told: Vec<Told>,
     newest: watch::Sender<u64>,
     /// What the queue lost, and what was refused, until a flush takes it.
@@ -263,7 +265,7 @@ impl Driver {
         if state_lost {
             engine.state_lost();
         }
-        let desk = Desk::new(options.group_wait.as_secs_f64(), alarms);
+        let alerts = AlertBook::new(options.group_wait.as_secs_f64(), alarms);
         let mut state = PresenceState {
             engine,
             remembered: VecDeque::new(),
@@ -271,7 +273,7 @@ impl Driver {
             next_event: 1,
             epoch: unix_time() - base,
             identity: options.identity,
-            desk,
+            alerts,
             told,
             newest,
             queue_drops: 0,
@@ -404,7 +406,7 @@ impl Driver {
         self.state.epoch = epoch;
         self.dirty |= self.state.engine.has_events();
         self.state.collect();
-        let waited = self.state.desk.tick(now + epoch);
+        let waited = self.state.alerts.tick(now + epoch);
         self.state.pass_on(waited);
         self.next_tick += TICK;
         if self.next_tick < Instant::now() {
@@ -427,7 +429,7 @@ impl Driver {
             self.state_file = None;
             return;
         }
-        let outcome = store(path, &self.state.engine, &self.state.desk);
+        let outcome = store(path, &self.state.engine, &self.state.alerts);
         if let Err(error) = &outcome
             && !self.save_failed
         {
@@ -448,7 +450,7 @@ impl PresenceState {
         for mut event in events {
             event.shift(self.epoch);
             tell(&event);
-            notices.append(&mut self.desk.take(self.next_event, &event));
+            notices.append(&mut self.alerts.take(self.next_event, &event));
             if self.remembered.len() == REMEMBERED {
                 self.remembered.pop_front();
             }
@@ -463,7 +465,7 @@ impl PresenceState {
     }
 
     /// Gives notices to everybody who is told.
-    fn pass_on(&mut self, mut notices: Vec<Notice>) {
+    fn pass_on(&mut self, mut notices: Vec<Notification>) {
         if notices.is_empty() || self.told.is_empty() {
             return;
         }
@@ -475,10 +477,10 @@ impl PresenceState {
 
     /// After a restart: what is still open, to those who forget what is not repeated.
     fn tell_again(&mut self) {
-        let notices: Vec<Notice> = self
-            .desk
+        let notices: Vec<Notification> = self
+            .alerts
             .told()
-            .map(|alarm| Notice {
+            .map(|alarm| Notification {
                 alarm: alarm.clone(),
                 resolved: false,
                 event: None,
@@ -523,7 +525,7 @@ fn complain(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
 
 /// Logs what somebody is to be told, and at `debug` everything else.
 fn tell(event: &Event) {
-    let text = sentence(event);
+    let text = describe(event);
     let text = Plain(&text);
     match (event.notify, event.severity()) {
         (true, "critical" | "warning") => tracing::warn!("presence: {text}"),
@@ -610,7 +612,7 @@ fn claim_or_warn(path: &Path, lock: &mut Option<File>) -> Claim {
 }
 
 /// Writes a state and its trailer, a line each. It replaces the old one in one step.
-fn store(path: &Path, engine: &Engine, desk: &Desk) -> io::Result<()> {
+fn store(path: &Path, engine: &Engine, alerts: &AlertBook) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -621,7 +623,7 @@ fn store(path: &Path, engine: &Engine, desk: &Desk) -> io::Result<()> {
     out.write_all(b"{\"presence\":")?;
     engine.store(&mut out)?;
     out.write_all(b",\"alarms\":")?;
-    serde_json::to_writer(&mut out, &desk.open().collect::<Vec<_>>())?;
+    serde_json::to_writer(&mut out, &alerts.open().collect::<Vec<_>>())?;
     out.write_all(b"}")?;
     let trailer = Trailer { format: FORMAT.into(), written: unix_time(), crc32: out.hash.finalize() };
     let mut file = out.inner;
@@ -662,7 +664,7 @@ fn load(path: &Path) -> Result<Option<(StateFile, f64)>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Beat;
+    use crate::protocol::Heartbeat;
 
     #[test]
     fn a_report_that_nobody_waits_for_any_more_takes_nothing_out() {
@@ -675,8 +677,9 @@ mod tests {
             queue: 10,
         };
         let (presence, thread) = start(options, Vec::new()).expect("started");
-        let beat = Beat { service: "a".into(), instance: "b".into(), interval: Some(10.0), ..Beat::default() };
-        presence.signal(Signal::Beat(beat));
+        let beat =
+            Heartbeat { service: "a".into(), instance: "b".into(), interval: Some(10.0), ..Heartbeat::default() };
+        presence.signal(Signal::Heartbeat(beat));
         let (hold, held) = std::sync::mpsc::channel::<()>();
         // It ends with an error, when the sender is dropped.
         let busy = presence.ask(move |_| held.recv().is_err());
@@ -697,9 +700,14 @@ mod tests {
         let path = dir.path().join("presence.json");
         let mut engine = Engine::new(Policy::default(), 0.0, 1);
         engine.at(5.0);
-        engine.beat(&Beat { service: "a".into(), instance: "b".into(), interval: Some(10.0), ..Beat::default() });
+        engine.beat(&Heartbeat {
+            service: "a".into(),
+            instance: "b".into(),
+            interval: Some(10.0),
+            ..Heartbeat::default()
+        });
         engine.tick(5.25);
-        store(&path, &engine, &Desk::new(10.0, Vec::new())).expect("written");
+        store(&path, &engine, &AlertBook::new(10.0, Vec::new())).expect("written");
         let before = fs::read(&path).expect("a state");
         // A folder in the lock's place: not even root makes a file of it.
         fs::create_dir(dir.path().join("presence.json.lock")).expect("a folder");
@@ -726,15 +734,15 @@ mod tests {
         assert!(matches!(load(&path), Ok(None)));
         let mut engine = Engine::new(Policy::default(), 0.0, 1);
         engine.at(5.0);
-        engine.beat(&Beat {
+        engine.beat(&Heartbeat {
             service: "a".into(),
             instance: "b".into(),
             interval: Some(10.0),
             version: Some("1.2".into()),
-            ..Beat::default()
+            ..Heartbeat::default()
         });
         engine.tick(5.25);
-        store(&path, &engine, &Desk::new(10.0, Vec::new())).expect("written");
+        store(&path, &engine, &AlertBook::new(10.0, Vec::new())).expect("written");
         let (saved, age) = load(&path).expect("a state").expect("it is there");
         assert!(age < 5.0);
         let restored = Engine::restored(Policy::default(), saved.presence, 6.0, 1);

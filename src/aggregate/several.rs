@@ -131,8 +131,8 @@ impl Shard {
         let signal = heartbeats.of_line(samples.clone(), from.map(|from| from.ip()));
         let Some(signal) = signal else { return Heed::Nothing };
         let heed = match &signal {
-            Signal::Beat(_) if heartbeats.forward => Heed::Forwarded,
-            Signal::Beat(_) => Heed::Consumed,
+            Signal::Heartbeat(_) if heartbeats.forward => Heed::Forwarded,
+            Signal::Heartbeat(_) => Heed::Consumed,
             // They are metrics like any other, too.
             Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) => Heed::Nothing,
         };

@@ -418,7 +418,7 @@ impl Shard {
             && let Some(signal) = heartbeats.of_check(check, from.map(|from| from.ip()))
         {
             let forward = heartbeats.forward;
-            let is_beat = matches!(signal, Signal::Beat(_));
+            let is_beat = matches!(signal, Signal::Heartbeat(_));
             self.signals.push(signal);
             if !is_beat {
                 self.ordinary_check(check, line, from, now);

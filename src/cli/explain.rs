@@ -263,7 +263,7 @@ fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Arc<Heartbeats>>
 
 /// A heartbeat or a goodbye; other signals are shown as the lines they are.
 fn heartbeat_json(signal: &Signal) -> Option<Value> {
-    let Signal::Beat(beat) = signal else { return None };
+    let Signal::Heartbeat(beat) = signal else { return None };
     let mut entry = Map::new();
     entry.insert("service".into(), json!(beat.service));
     entry.insert("instance".into(), json!(beat.instance));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::config::parse_duration;
 use crate::fetch::{Fetch, append, without_login};
 use crate::inert::{Plain, in_url};
-use crate::presence::words::length;
+use crate::presence::describe::length;
 
 use super::{FAILED, complain, duration};
 

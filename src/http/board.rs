@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use crate::inert::{Html, in_url};
-use crate::presence::words::{length, sentence};
+use crate::presence::describe::{describe, length};
 use crate::presence::{BlindSeconds, Event, InstanceView, ServiceView, rfc3339};
 use crate::presence_driver::PresenceState;
 
@@ -313,7 +313,7 @@ fn events(out: &mut String, events: &[Event]) {
             out,
             "<tr><td class=\"n\" title=\"{time}\">{}</td><td class=\"name {class}\">{}</td></tr>",
             &time[11..19],
-            Html(&sentence(event)),
+            Html(&describe(event)),
         );
     }
     out.push_str("</table><p class=\"sub\">Times are UTC.</p>");

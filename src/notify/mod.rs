@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::fetch::{Fetch, masked};
-use crate::presence::{Identity, Notice};
+use crate::presence::{Identity, Notification};
 
 pub use snitch::Pulse;
 
@@ -61,7 +61,7 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    notices: VecDeque<Notice>,
+    notices: VecDeque<Notification>,
     /// Problems that were given up while they waited: their ends are not told either.
     given_up: HashSet<String>,
     dropped: u64,
@@ -70,7 +70,7 @@ struct Queue {
 impl Outbox {
     /// Puts notices into the queue. When it is full the oldest problem gives way, and with it its end; an end whose
     /// problem was told never does.
-    pub fn put(&self, notices: &[Notice]) {
+    pub fn put(&self, notices: &[Notification]) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         for notice in notices {
             let key = notice.alarm.topic.key();
@@ -95,7 +95,7 @@ impl Outbox {
     }
 
     /// Takes up to so many notices, and how many were given up since this was last asked.
-    fn take(&self, most: usize) -> (Vec<Notice>, u64) {
+    fn take(&self, most: usize) -> (Vec<Notification>, u64) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let count = queue.notices.len().min(most);
         let notices = queue.notices.drain(..count).collect();
@@ -212,10 +212,10 @@ pub fn start(targets: Targets, pulse: Pulse) -> std::io::Result<Crew> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::{Alarm, Place, Topic};
+    use crate::presence::{Alarm, AlertKey, AlertState};
 
-    fn notice(n: usize, resolved: bool) -> Notice {
-        let topic = Topic {
+    fn notice(n: usize, resolved: bool) -> Notification {
+        let topic = AlertKey {
             name: "PresenceInstanceDown".into(),
             service: Some("a".into()),
             instance: Some(format!("{n}").into()),
@@ -227,9 +227,9 @@ mod tests {
             text: String::new(),
             since: 0.0,
             until: None,
-            place: Place::Told,
+            place: AlertState::Firing,
         };
-        Notice { alarm, resolved, event: None, detail: String::new() }
+        Notification { alarm, resolved, event: None, detail: String::new() }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::fetch::masked;
 use crate::inert::Plain;
-use crate::presence::{Notice, rfc3339};
+use crate::presence::{Notification, rfc3339};
 
 use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Line};
 
@@ -13,7 +13,7 @@ use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Line};
 const BATCH: usize = 100;
 
 pub(super) async fn run(mut line: Line) {
-    let mut batch: Vec<Notice> = Vec::new();
+    let mut batch: Vec<Notification> = Vec::new();
     let mut pause = FIRST_PAUSE;
     loop {
         if batch.is_empty() {
@@ -58,7 +58,7 @@ pub(super) async fn run(mut line: Line) {
     }
 }
 
-async fn send(line: &Line, batch: &[Notice]) -> Result<(), String> {
+async fn send(line: &Line, batch: &[Notification]) -> Result<(), String> {
     let events: Vec<Value> = batch.iter().map(|notice| event(line, notice)).collect();
     let keys: Vec<String> = batch.iter().map(|notice| notice.alarm.topic.key()).collect();
     let body = json!({"version": 1, "events": events, "dedup_keys": keys});
@@ -67,7 +67,7 @@ async fn send(line: &Line, batch: &[Notice]) -> Result<(), String> {
     if answer.is_good() { Ok(()) } else { Err(format!("it answers {}", answer.status)) }
 }
 
-fn event(line: &Line, notice: &Notice) -> Value {
+fn event(line: &Line, notice: &Notification) -> Value {
     let alarm = &notice.alarm;
     let mut event = match &notice.event {
         Some((number, event)) => line.identity.publish(*number, event),

@@ -297,15 +297,15 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::presence::policy::{Expected, Policy};
-    use crate::protocol::Beat;
+    use crate::protocol::Heartbeat;
 
-    fn beat(service: &str, from: u32) -> Beat {
-        Beat {
+    fn beat(service: &str, from: u32) -> Heartbeat {
+        Heartbeat {
             service: service.into(),
             instance: "-".into(),
             interval: Some(1.0),
             source: Some(IpAddr::from((0x7f00_0000 + from).to_be_bytes())),
-            ..Beat::default()
+            ..Heartbeat::default()
         }
     }
 
@@ -401,7 +401,7 @@ mod tests {
         let policy = Policy { max_instances: 20, max_registrations_per_second: 50, ..Policy::default() };
         let mut engine = engine(policy);
         for n in 0..30 {
-            engine.beat(&Beat { instance: format!("i{n}").into(), ..beat("invented", 2) });
+            engine.beat(&Heartbeat { instance: format!("i{n}").into(), ..beat("invented", 2) });
         }
         assert_eq!((engine.len(), engine.refusals().limit), (20, 10));
         engine.beat(&beat("real", 3));
@@ -429,7 +429,7 @@ mod tests {
     #[test]
     fn at_the_limit_of_a_service_who_left_makes_room_before_who_is_down() {
         let mut engine = engine(Policy { max_instances_per_service: 3, ..Policy::default() });
-        let of = |instance: &str, goodbye| Beat { instance: instance.into(), goodbye, ..beat("s", 2) };
+        let of = |instance: &str, goodbye| Heartbeat { instance: instance.into(), goodbye, ..beat("s", 2) };
         for name in ["down", "left", "up"] {
             engine.beat(&of(name, false));
         }
@@ -461,7 +461,7 @@ mod tests {
     fn a_goodbye_counts_only_from_where_the_beats_come() {
         let mut engine = Engine::new(Policy { goodbye_same_ip: true, ..Policy::default() }, 0.0, 1);
         let state = |engine: &Engine| engine.view(0.0)[0].instances[0].state;
-        let goodbye = |from| Beat { goodbye: true, ..beat("s", from) };
+        let goodbye = |from| Heartbeat { goodbye: true, ..beat("s", from) };
         engine.beat(&beat("s", 2));
         engine.at(1.0);
         engine.beat(&beat("s", 2));
@@ -502,7 +502,7 @@ mod tests {
                     // As if they were of services that are known.
                     _ => (format!("real-{}", n % services), format!("e{n}")),
                 };
-                engine.beat(&Beat { instance: instance.into(), interval: Some(2.0), ..beat(&service, 3) });
+                engine.beat(&Heartbeat { instance: instance.into(), interval: Some(2.0), ..beat(&service, 3) });
             }
             engine.tick(f64::from(second));
         }

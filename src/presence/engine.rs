@@ -15,9 +15,9 @@ use rapidhash::v3::RapidSecrets;
 use crate::protocol::Ignored;
 
 use super::admission::Admission;
-use super::event::{Company, Event, EventKind, Facts};
-use super::hear::FleetLoss;
+use super::event::{Event, EventKind, InstanceContext, ServiceContext};
 use super::instance::{Instance, State};
+use super::observe::FleetLoss;
 use super::policy::Policy;
 use super::roster::{Due, Gone};
 use super::service::{Service, ServiceState};
@@ -171,10 +171,10 @@ impl Engine {
         events
     }
 
-    fn company(&self, service: &Service) -> Company {
+    fn company(&self, service: &Service) -> ServiceContext {
         let down = service.instances.iter().filter(|&&id| self.instance(id).state == State::Down).count();
         let service_state = service.state.map_or("unknown", ServiceState::name);
-        Company { service_state, present: service.present, total: service.present + down }
+        ServiceContext { service_state, present: service.present, total: service.present + down }
     }
 
     /// Whether something happened that was not taken.
@@ -237,11 +237,11 @@ impl Engine {
         self.say(event);
     }
 
-    fn facts(&self, instance: &Instance) -> Facts {
+    fn facts(&self, instance: &Instance) -> InstanceContext {
         let rules = &self.service(instance.service).rules;
         let interval = instance.interval(&self.policy);
         let was_down = instance.state == State::Down;
-        Facts {
+        InstanceContext {
             version: instance.version.clone(),
             start: instance.start.clone(),
             last_seen: instance.seen,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::inert::Plain;
 use crate::lasting::{Word, lasting, lasting_maybe};
 
-use super::words::sentence;
+use super::describe::describe;
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -66,15 +66,15 @@ pub struct Event {
     pub notify: bool,
     /// What was known of the instance.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub facts: Option<Facts>,
+    pub facts: Option<InstanceContext>,
     /// What was known of its service.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub company: Option<Company>,
+    pub company: Option<ServiceContext>,
 }
 
 /// What was known of a service when something about it was told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Company {
+pub struct ServiceContext {
     /// The service's state.
     #[serde(deserialize_with = "lasting")]
     pub service_state: Word,
@@ -86,7 +86,7 @@ pub struct Company {
 
 /// What was known of an instance when it changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct InstanceContext {
     /// As it said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<CompactString>,
@@ -147,7 +147,7 @@ impl Identity {
         value["node"] = self.node.as_str().into();
         value["time"] = rfc3339(event.at).into();
         value["severity"] = event.severity().into();
-        value["text"] = Plain(&sentence(event)).to_string().into();
+        value["text"] = Plain(&describe(event)).to_string().into();
         value
     }
 }

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Beat;
+use crate::protocol::Heartbeat;
 
-use super::gaps::Gaps;
+use super::arrival_window::ArrivalWindow;
 use super::history::History;
 use super::policy::{Misses, Policy, Rules, grace_for, misses_for};
 
@@ -48,7 +48,7 @@ impl State {
 /// Why a problem was not told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Quiet {
+pub(super) enum Suppression {
     /// A mass silence speaks for it.
     MassSilence,
     /// It was announced.
@@ -128,7 +128,7 @@ pub struct Instance {
     pub(super) since: f64,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) promise: Option<f64>,
-    pub(super) gaps: Gaps,
+    pub(super) gaps: ArrivalWindow,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) mismatch: bool,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -155,7 +155,7 @@ pub struct Instance {
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) notified: bool,
     #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) pending: Option<Quiet>,
+    pub(super) pending: Option<Suppression>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) flapping: bool,
     /// Last down or recovery.
@@ -273,7 +273,7 @@ impl Instance {
             heard: None,
             since: now,
             promise: None,
-            gaps: Gaps::default(),
+            gaps: ArrivalWindow::default(),
             mismatch: false,
             loose: false,
             start: None,
@@ -313,7 +313,7 @@ impl Instance {
     }
 
     /// What a service check says of it stands until the next one.
-    pub(super) fn note_health(&mut self, beat: &Beat) {
+    pub(super) fn note_health(&mut self, beat: &Heartbeat) {
         if beat.health.is_none() {
             return;
         }

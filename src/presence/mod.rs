@@ -6,27 +6,27 @@
 #![deny(clippy::disallowed_methods)]
 
 mod admission;
+mod alert_book;
+mod arrival_window;
 mod blind;
-mod desk;
+pub mod describe;
 mod engine;
+mod evaluate;
+mod evaluate_service;
 mod event;
-mod gaps;
-mod hear;
 mod history;
 mod instance;
-mod judge;
-mod judge_service;
+mod observe;
 pub mod policy;
 mod readings;
 mod report;
 mod roster;
 mod service;
-pub mod words;
 
+pub use alert_book::{Alarm, AlertBook, AlertKey, AlertState, Notification};
 pub use blind::Saved;
-pub use desk::{Alarm, Desk, Notice, Place, Topic};
 pub use engine::{BlindSeconds, Engine, Refusals};
-pub use event::{Company, Event, EventKind, Facts, Identity, rfc3339};
+pub use event::{Event, EventKind, Identity, InstanceContext, ServiceContext, rfc3339};
 pub use instance::{Instance, State, Timing};
 pub use policy::{Policy, grace_for, misses_for};
 pub use readings::{Reading, SERIES};

@@ -4,11 +4,11 @@ use compact_str::CompactString;
 
 use serde::Serialize;
 
+use super::describe::length;
 use super::engine::Engine;
 use super::event::rfc3339;
 use super::instance::{Instance, State};
 use super::service::{Service, ServiceState};
-use super::words::length;
 
 /// Names in a list of those that are down.
 const NAMED: usize = 10;

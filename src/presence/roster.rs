@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use rapidhash::v3::rapidhash_v3_seeded;
 
 use super::engine::Engine;
-use super::instance::{Instance, Quiet, State};
+use super::instance::{Instance, State, Suppression};
 use super::service::Service;
 
 /// An entry of the queue: when, whom, and in which order it was registered, by which one that has gone is known.
@@ -229,7 +229,7 @@ impl Engine {
                 let maintained = instance.maintenance_until.max(service.maintenance_until);
                 if let Some((recheck, _)) = instance.rare().recheck {
                     at = at.min(recheck.max(maintained));
-                } else if instance.pending == Some(Quiet::Maintenance) {
+                } else if instance.pending == Some(Suppression::Maintenance) {
                     at = at.min(maintained);
                 }
                 quiet(at)

@@ -20,7 +20,7 @@ use super::service_check::ServiceCheck;
 use super::tags::{Tag, cut_lossy, lossy};
 
 /// Longest promise: a week, in seconds.
-pub const MAX_PROMISE: f64 = 604_800.0;
+pub const MAX_DECLARED_INTERVAL: f64 = 604_800.0;
 
 /// Shortest promise, in seconds.
 const MIN_PROMISE: f64 = 1.0;
@@ -42,7 +42,7 @@ const NOBODY: &str = "-";
 
 /// A heartbeat.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// Which service.
     pub service: CompactString,
     /// Which instance; `-` is the service as a whole.
@@ -71,7 +71,7 @@ pub struct Beat {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Signal {
     /// Somebody lives, or says goodbye.
-    Beat(Beat),
+    Heartbeat(Heartbeat),
     /// Silence is to be expected for so many seconds; 0 ends that.
     Maintenance {
         /// Of this service,
@@ -176,7 +176,7 @@ impl Default for Heartbeats {
 }
 
 #[derive(Default)]
-struct Said<'a> {
+struct HeartbeatTags<'a> {
     service: Option<Cow<'a, str>>,
     instance: Option<Cow<'a, str>>,
     interval: Option<f64>,
@@ -226,7 +226,7 @@ impl Heartbeats {
     /// What a metric says; `None` if it is an ordinary one.
     pub fn of_metric(&self, metric: &Metric<'_>, from: Option<IpAddr>) -> Option<Signal> {
         let name = metric.name.clean();
-        let said = said(metric.tags.iter());
+        let said = heartbeat_tags(metric.tags.iter());
         let Some((is_maintenance, rest)) = self.reserved(&name) else {
             return if self.assist { assist(&said, from) } else { None };
         };
@@ -247,7 +247,9 @@ impl Heartbeats {
         match metric.kind {
             Kind::Gauge => match metric.values.gauge().last() {
                 Some((GaugeOp::Set, 0.0)) => beat.goodbye = true,
-                Some((GaugeOp::Set, value)) if value > 1.0 && value <= MAX_PROMISE => beat.interval = Some(value),
+                Some((GaugeOp::Set, value)) if value > 1.0 && value <= MAX_DECLARED_INTERVAL => {
+                    beat.interval = Some(value)
+                }
                 Some((GaugeOp::Set, value)) if value >= 0.0 => {}
                 Some((GaugeOp::Set, _)) | None => return Some(Signal::Ignored(Ignored::BadValue)),
                 // A change means nothing here.
@@ -258,8 +260,8 @@ impl Heartbeats {
             }
             _ => {}
         }
-        promise(&mut beat, said.interval);
-        Some(Signal::Beat(beat))
+        declare_interval(&mut beat, said.interval);
+        Some(Signal::Heartbeat(beat))
     }
 
     /// What a service check says; `None` if it is an ordinary one.
@@ -268,7 +270,7 @@ impl Heartbeats {
         if is_maintenance {
             return None;
         }
-        let said = said(check.tags().iter());
+        let said = heartbeat_tags(check.tags().iter());
         let host = check.host.map(lossy);
         let named = said.instance.as_deref().or(host.as_deref());
         let (service, instance) = match self.who(rest, said.service.as_deref(), named) {
@@ -278,29 +280,29 @@ impl Heartbeats {
         let mut beat = self.beat(service, instance, &said, from);
         beat.health = Some(check.status);
         beat.message = check.message.map(|text| cut_lossy(text, MAX_MESSAGE).into());
-        promise(&mut beat, said.interval);
-        Some(Signal::Beat(beat))
+        declare_interval(&mut beat, said.interval);
+        Some(Signal::Heartbeat(beat))
     }
 
     fn beat(
         &self,
         service: CompactString,
         instance: Option<CompactString>,
-        said: &Said<'_>,
+        said: &HeartbeatTags<'_>,
         from: Option<IpAddr>,
-    ) -> Beat {
+    ) -> Heartbeat {
         let unnamed = || match from {
             Some(address) if self.by_address => address.to_string().into(),
             _ => NOBODY.into(),
         };
-        Beat {
+        Heartbeat {
             service,
             instance: instance.unwrap_or_else(unnamed),
             start: short(&said.start),
             version: short(&said.version),
             key: short(&said.key),
             source: from,
-            ..Beat::default()
+            ..Heartbeat::default()
         }
     }
 
@@ -330,24 +332,26 @@ fn short(text: &Option<Cow<'_, str>>) -> Option<CompactString> {
     text.as_deref().filter(|text| text.len() <= MAX_NAME).map(Into::into)
 }
 
-fn assist(said: &Said<'_>, from: Option<IpAddr>) -> Option<Signal> {
+fn assist(said: &HeartbeatTags<'_>, from: Option<IpAddr>) -> Option<Signal> {
     // Nobody has a longer name.
     let (service, instance) = (short(&said.service)?, short(&said.instance)?);
     Some(Signal::Assist { service, instance, source: from, key: short(&said.key) })
 }
 
 /// The tag `interval` wins over the value.
-fn promise(beat: &mut Beat, interval: Option<f64>) {
+fn declare_interval(beat: &mut Heartbeat, interval: Option<f64>) {
     match interval {
         Some(0.0) => beat.goodbye = true,
-        Some(seconds) if seconds > 0.0 && seconds <= MAX_PROMISE => beat.interval = Some(seconds.max(MIN_PROMISE)),
+        Some(seconds) if seconds > 0.0 && seconds <= MAX_DECLARED_INTERVAL => {
+            beat.interval = Some(seconds.max(MIN_PROMISE))
+        }
         _ => {}
     }
 }
 
 /// What tags say; of several with one key the first.
-fn said<'a>(tags: impl Iterator<Item = Tag<'a>>) -> Said<'a> {
-    let mut said = Said::default();
+fn heartbeat_tags<'a>(tags: impl Iterator<Item = Tag<'a>>) -> HeartbeatTags<'a> {
+    let mut said = HeartbeatTags::default();
     let mut interval = None;
     for tag in tags {
         let slot = match tag.key {
@@ -382,7 +386,7 @@ mod tests {
 
     fn beat(service: &str, instance: &str, interval: Option<f64>) -> Option<Signal> {
         let (service, instance) = (service.into(), instance.into());
-        Some(Signal::Beat(Beat { service, instance, interval, ..Beat::default() }))
+        Some(Signal::Heartbeat(Heartbeat { service, instance, interval, ..Heartbeat::default() }))
     }
 
     #[test]
@@ -411,10 +415,13 @@ mod tests {
             assert_eq!(signal(line, &heartbeats), expected, "{line}");
         }
         for line in ["heartbeat.a:0|g", "heartbeat.a:10|g|#interval:0"] {
-            assert!(matches!(signal(line, &heartbeats), Some(Signal::Beat(Beat { goodbye: true, .. }))), "{line}");
+            assert!(
+                matches!(signal(line, &heartbeats), Some(Signal::Heartbeat(Heartbeat { goodbye: true, .. }))),
+                "{line}"
+            );
         }
         let check = signal("_sc|heartbeat|2|h:web-1|#service:a,interval:10|m:bad", &heartbeats);
-        let Some(Signal::Beat(beat)) = check else { panic!("{check:?}") };
+        let Some(Signal::Heartbeat(beat)) = check else { panic!("{check:?}") };
         assert_eq!((&*beat.service, &*beat.instance, beat.interval, beat.health), ("a", "web-1", Some(10.0), Some(2)));
         let long = format!("heartbeat.{}:10|g", "a".repeat(129));
         assert_eq!(signal(&long, &heartbeats), Some(Signal::Ignored(Ignored::BadName)));
@@ -424,7 +431,7 @@ mod tests {
             assert_eq!(signal(line, &heartbeats), Some(Signal::Ignored(Ignored::BadName)), "{line}");
         }
         let tagged = "heartbeat:10|g|@0.5|#service:a,version:1,start:2,key:k";
-        let Some(Signal::Beat(beat)) = signal(tagged, &heartbeats) else { panic!("{tagged}") };
+        let Some(Signal::Heartbeat(beat)) = signal(tagged, &heartbeats) else { panic!("{tagged}") };
         assert_eq!((beat.key.as_deref(), beat.start.as_deref(), beat.sampled), (Some("k"), Some("2"), true));
     }
 

@@ -4,7 +4,7 @@
 
 use systole::presence::policy::Policy;
 use systole::presence::{Engine, Event, EventKind};
-use systole::protocol::Beat;
+use systole::protocol::Heartbeat;
 
 use crate::support::{Random as Rng, mix, size};
 
@@ -51,11 +51,11 @@ fn arrivals(rng: &mut Rng, loss: f64, cut: impl Fn(usize, usize, f64, &mut Rng) 
 }
 
 fn beat(engine: &mut Engine, arrival: Arrival) {
-    engine.beat(&Beat {
+    engine.beat(&Heartbeat {
         service: format!("s{}", arrival.1).into(),
         instance: format!("i{}", arrival.2).into(),
         interval: Some(PROMISE),
-        ..Beat::default()
+        ..Heartbeat::default()
     });
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use systole::presence::policy::{Expected, Override, Policy};
 use systole::presence::{Engine, Event, EventKind};
-use systole::protocol::{Beat, Heartbeats, Line, Options, Signal, parse_line};
+use systole::protocol::{Heartbeat, Heartbeats, Line, Options, Signal, parse_line};
 
 use crate::support::{Random as Rng, mix, size};
 
@@ -127,13 +127,13 @@ fn history(seed: u64) -> u64 {
         }
         engine.at(t);
         for life in &mut lives {
-            let say = |promise: Option<f64>, goodbye, start: Option<&str>| Beat {
+            let say = |promise: Option<f64>, goodbye, start: Option<&str>| Heartbeat {
                 service: life.service.into(),
                 instance: life.instance.as_str().into(),
                 interval: promise,
                 goodbye,
                 start: start.map(Into::into),
-                ..Beat::default()
+                ..Heartbeat::default()
             };
             match r.u() {
                 y if y < 0.0005 => life.next = t + *r.pick(&[30.0, 100.0, 500.0]),
@@ -157,12 +157,12 @@ fn history(seed: u64) -> u64 {
                 life.next = if life.next + interval < t { t + interval } else { life.next + interval };
                 if t >= outage && r.u() >= loss {
                     let start = if r.u() < 0.5 { Some(life.start.clone()) } else { None };
-                    let beat = Beat {
+                    let beat = Heartbeat {
                         service: life.service.into(),
                         instance: life.instance.as_str().into(),
                         interval: life.promise,
                         start: start.map(Into::into),
-                        ..Beat::default()
+                        ..Heartbeat::default()
                     };
                     engine.beat(&beat);
                     sent += 1;
@@ -283,12 +283,12 @@ fn hostile_lines_evict_nobody_who_is_established_and_stay_within_the_limits() {
     let mut r = Rng(mix(99));
     let heartbeats = Heartbeats { assist: true, ..Heartbeats::default() };
     let mut engine = Engine::new(policy.clone(), 0.0, 5);
-    let ours: Vec<Beat> = (0..40)
-        .map(|n| Beat {
+    let ours: Vec<Heartbeat> = (0..40)
+        .map(|n| Heartbeat {
             service: format!("ours-{}", n % 4).into(),
             instance: format!("i{n}").into(),
             interval: Some(10.0),
-            ..Beat::default()
+            ..Heartbeat::default()
         })
         .collect();
     let mut checker = Checker::default();
@@ -323,7 +323,7 @@ fn hostile_lines_evict_nobody_who_is_established_and_stay_within_the_limits() {
             _ => None,
         };
         if let Some(signal) = signal {
-            if let Signal::Beat(beat) = &signal {
+            if let Signal::Heartbeat(beat) = &signal {
                 assert!(beat.service.len() <= 128 && beat.instance.len() <= 128, "{beat:?}");
                 assert!(beat.interval.is_none_or(|promise| (1.0..=604_800.0).contains(&promise)), "{beat:?}");
             }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 use systole::presence::Engine;
 use systole::presence::policy::{Misses, Policy, grace_for, misses_for};
-use systole::protocol::Beat;
+use systole::protocol::Heartbeat;
 
 use crate::support::{Random as Rng, mix, size};
 
@@ -330,7 +330,7 @@ impl Detector for TwoWindow {
 /// The product: its engine, told of every arrival and of the deadlines that passed.
 struct Product {
     engine: Engine,
-    beat: Beat,
+    beat: Heartbeat,
     deadline: f64,
 }
 
@@ -338,7 +338,7 @@ impl Product {
     fn new(promise: Option<f64>, misses: Misses) -> Product {
         let mut policy = Policy::default();
         policy.rules.misses = misses;
-        let beat = Beat { service: "s".into(), instance: "i".into(), interval: promise, ..Beat::default() };
+        let beat = Heartbeat { service: "s".into(), instance: "i".into(), interval: promise, ..Heartbeat::default() };
         Product { engine: Engine::new(policy, 0.0, 1), beat, deadline: f64::INFINITY }
     }
 }

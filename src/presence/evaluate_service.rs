@@ -1,9 +1,9 @@
 //! Judging services: what their instances make of them, and whether that is to be told.
 
 use super::engine::Engine;
+use super::evaluate::Down;
 use super::event::{Event, EventKind};
-use super::instance::{Instance, Quiet, Recheck, State};
-use super::judge::Down;
+use super::instance::{Instance, Recheck, State, Suppression};
 use super::service::{Service, ServiceState};
 
 /// A shortage against the minimum that no down explains must last so long: cold starts, clean restarts.
@@ -75,7 +75,7 @@ impl Engine {
                 .copied()
                 .filter(|&(id, _)| self.instances[id as usize].as_ref().is_some_and(|i| i.service == sid))
                 .collect();
-            self.judge_service(sid, &mine);
+            self.evaluate_service(sid, &mine);
             if self.services[sid as usize].is_some() {
                 self.plan_service(sid);
             }
@@ -103,7 +103,7 @@ impl Engine {
         }
     }
 
-    fn judge_service(&mut self, sid: u32, mine: &[Down]) {
+    fn evaluate_service(&mut self, sid: u32, mine: &[Down]) {
         let now = self.now;
         let Some(new) = self.service_state(sid) else {
             if self.service(sid).expect_at.is_none() {
@@ -133,7 +133,7 @@ impl Engine {
         let old = service.state;
         let told_anew = mine.iter().any(|&(_, event)| self.events[event].notify);
         if old == Some(new) {
-            // Quiet so far, but one of its instances has just become a real alarm.
+            // Suppression so far, but one of its instances has just become a real alarm.
             if new.is_bad() && worse(service) && !service.flapping && told_anew {
                 self.move_service(sid, new, true, mine);
             }
@@ -163,7 +163,7 @@ impl Engine {
             self.service_mut(sid).notified = false;
             return;
         }
-        let by_mass = |instance: &Instance| instance.pending == Some(Quiet::MassSilence);
+        let by_mass = |instance: &Instance| instance.pending == Some(Suppression::MassSilence);
         let quiet = if mine.is_empty() {
             let instances = &self.service(sid).instances;
             let mut gone = instances.iter().map(|&id| self.instance(id)).filter(|i| i.state == State::Down);
@@ -227,7 +227,7 @@ impl Engine {
             // The service is back; these are not, yet.
             for id in service.instances.clone() {
                 let instance = self.instance(id);
-                if instance.state == State::Down && instance.pending == Some(Quiet::Service) {
+                if instance.state == State::Down && instance.pending == Some(Suppression::Service) {
                     let timeout = instance.timing(&self.policy, &self.service(sid).rules).down;
                     self.instance_mut(id).rare_mut().recheck = Some((now + timeout, Recheck::NotBackWithService));
                     self.schedule(id);
@@ -250,7 +250,7 @@ impl Engine {
             if std::mem::take(&mut self.events[event].notify) {
                 let instance = self.instance_mut(id);
                 instance.notified = false;
-                instance.pending = Some(Quiet::Service);
+                instance.pending = Some(Suppression::Service);
             }
         }
     }

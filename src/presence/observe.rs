@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::allow::equal;
-use crate::protocol::{Beat, Signal};
+use crate::protocol::{Heartbeat, Signal};
 
 use super::admission::Refusal;
 use super::engine::Engine;
@@ -53,7 +53,7 @@ impl Engine {
     /// Takes what a line said.
     pub fn signal(&mut self, signal: &Signal) {
         match signal {
-            Signal::Beat(beat) => self.beat(beat),
+            Signal::Heartbeat(beat) => self.beat(beat),
             Signal::Maintenance { service, instance, seconds, source, key } => {
                 if self.trusts(service, *source, key.as_deref()) {
                     self.maintenance(service, instance.as_deref(), *seconds);
@@ -97,7 +97,7 @@ impl Engine {
     }
 
     /// Takes a heartbeat or a goodbye.
-    pub fn beat(&mut self, beat: &Beat) {
+    pub fn beat(&mut self, beat: &Heartbeat) {
         if !self.trusts(&beat.service, beat.source, beat.key.as_deref()) {
             return;
         }
@@ -167,7 +167,7 @@ impl Engine {
     }
 
     /// A new instance, unless a limit forbids it.
-    fn register(&mut self, beat: &Beat) -> Option<u32> {
+    fn register(&mut self, beat: &Heartbeat) -> Option<u32> {
         let service = self.find_service(&beat.service);
         if let Err(why) = self.admit(service, beat.source) {
             match why {
@@ -196,7 +196,7 @@ impl Engine {
     }
 
     /// What the time since the last beat says of the interval, and that silence begins anew.
-    fn measure(&mut self, id: u32, old: Option<State>, beat: &Beat) {
+    fn measure(&mut self, id: u32, old: Option<State>, beat: &Heartbeat) {
         let now = self.now;
         let mut due = 0;
         let instance = self.instance_mut(id);
@@ -256,7 +256,7 @@ impl Engine {
     }
 
     /// Whether the process is another one than before.
-    fn identify(&mut self, id: u32, beat: &Beat) -> bool {
+    fn identify(&mut self, id: u32, beat: &Heartbeat) -> bool {
         let now = self.now;
         let instance = self.instance_mut(id);
         if beat.start.is_none() || beat.start == instance.start {
@@ -311,7 +311,7 @@ impl Engine {
         }
     }
 
-    fn goodbye(&mut self, beat: &Beat) {
+    fn goodbye(&mut self, beat: &Heartbeat) {
         let Some(id) = self.find(&beat.service, &beat.instance) else { return };
         let now = self.now;
         if self.policy.goodbye_same_ip && !self.instance(id).is_at_home(beat.source) {

@@ -10,12 +10,12 @@ const RECENT: usize = 8;
 
 /// The last gaps, oldest first, in seconds. Single precision holds a gap of ten seconds to a microsecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Gaps {
+pub(super) struct ArrivalWindow {
     seconds: [f32; ROOM],
     len: u8,
 }
 
-impl Gaps {
+impl ArrivalWindow {
     pub(super) fn len(&self) -> usize {
         usize::from(self.len)
     }
@@ -75,15 +75,15 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-impl Serialize for Gaps {
+impl Serialize for ArrivalWindow {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.all().serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Gaps {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Gaps, D::Error> {
-        let mut gaps = Gaps::default();
+impl<'de> Deserialize<'de> for ArrivalWindow {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ArrivalWindow, D::Error> {
+        let mut gaps = ArrivalWindow::default();
         Vec::<f32>::deserialize(deserializer)?.into_iter().for_each(|gap| gaps.push(f64::from(gap)));
         Ok(gaps)
     }
@@ -95,13 +95,13 @@ mod tests {
 
     #[test]
     fn medians_are_of_the_newest() {
-        let mut gaps = Gaps::default();
+        let mut gaps = ArrivalWindow::default();
         assert_eq!((gaps.median(), gaps.len()), (0.0, 0));
         (1..=20).for_each(|gap| gaps.push(f64::from(gap)));
         // 5 to 20 are left.
         assert_eq!((gaps.len(), gaps.median(), gaps.recent_median(), gaps.longest()), (16, 12.5, 16.5, 20.0));
         assert_eq!(gaps.median_deviation(), 4.0);
         let text = serde_json::to_string(&gaps).expect("JSON");
-        assert_eq!(serde_json::from_str::<Gaps>(&text).expect("the same"), gaps);
+        assert_eq!(serde_json::from_str::<ArrivalWindow>(&text).expect("the same"), gaps);
     }
 }

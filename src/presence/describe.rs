@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::event::{Event, EventKind, Facts};
+use super::event::{Event, EventKind, InstanceContext};
 
 /// So many seconds, as people say it.
 pub fn length(seconds: f64) -> String {
@@ -42,7 +42,7 @@ fn warning(code: &str) -> &'static str {
 }
 
 /// Why an instance changed.
-fn because(reason: &str, facts: Option<&Facts>) -> String {
+fn because(reason: &str, facts: Option<&InstanceContext>) -> String {
     let beats = || match facts.and_then(|facts| Some((facts.misses?, facts.interval_s?))) {
         Some((misses, interval)) => format!("missed {misses} beats of {}", length(interval)),
         None => "missed its beats".into(),
@@ -60,7 +60,7 @@ fn because(reason: &str, facts: Option<&Facts>) -> String {
 }
 
 /// An event in one sentence. Names are as they were sent: whoever shows them makes them inert.
-pub fn sentence(event: &Event) -> String {
+pub fn describe(event: &Event) -> String {
     let service = event.service.as_deref().unwrap_or("");
     let who = match event.instance.as_deref() {
         Some("*") | None => service.to_string(),
@@ -142,17 +142,17 @@ pub fn sentence(event: &Event) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::event::Company;
+    use crate::presence::event::ServiceContext;
 
     #[test]
     fn a_down_says_what_was_seen() {
-        let facts = Facts {
+        let facts = InstanceContext {
             silence_s: 45.0,
             interval_s: Some(10.0),
             misses: Some(4),
             timeout_s: 45.0,
             source: Some(std::net::IpAddr::from([10, 0, 0, 5])),
-            ..Facts::default()
+            ..InstanceContext::default()
         };
         let event = Event {
             service: Some("checkout".into()),
@@ -161,11 +161,11 @@ mod tests {
             to: Some("down"),
             reason: Some("missed_beats"),
             facts: Some(facts),
-            company: Some(Company { service_state: "up", present: 2, total: 3 }),
+            company: Some(ServiceContext { service_state: "up", present: 2, total: 3 }),
             ..Event::new(0.0, EventKind::Instance, true)
         };
         assert_eq!(
-            sentence(&event),
+            describe(&event),
             "checkout/web-1 missed 4 beats of 10 s; last heard 45 s ago from 10.0.0.5; 2 of 3 instances present"
         );
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::engine::{Engine, Mass};
 use super::event::{Event, EventKind};
-use super::instance::{Quiet, Recheck, State};
+use super::instance::{Recheck, State, Suppression};
 
 /// How long before or after the silence of an instance its replacement may have been registered.
 const REPLACED_WITHIN: f64 = 600.0;
@@ -179,7 +179,7 @@ impl Engine {
             instance.member = false;
             match instance.state {
                 State::Late | State::Unknown if is_member => instance.floor = instance.floor.max(now + timeout),
-                State::Down if is_member && instance.pending == Some(Quiet::MassSilence) => {
+                State::Down if is_member && instance.pending == Some(Suppression::MassSilence) => {
                     instance.rare_mut().recheck = Some((now + timeout, Recheck::NotBackAfterMassSilence));
                 }
                 // Silent all through it: a fresh timeout, member or not.
@@ -290,11 +290,11 @@ impl Engine {
             flaps.push(now);
         }
         let mut quiet = if mass {
-            Some(Quiet::MassSilence)
+            Some(Suppression::MassSilence)
         } else if maintained {
-            Some(Quiet::Maintenance)
+            Some(Suppression::Maintenance)
         } else {
-            ephemeral.then_some(Quiet::Ephemeral)
+            ephemeral.then_some(Suppression::Ephemeral)
         };
         let mut starts = false;
         if quiet.is_none() && !instance.flapping && instance.rare().flaps.len() >= count {
@@ -302,7 +302,7 @@ impl Engine {
             starts = true;
         }
         if quiet.is_none() && instance.flapping {
-            quiet = Some(Quiet::Flapping);
+            quiet = Some(Suppression::Flapping);
         }
         instance.pending = quiet;
         instance.notified = quiet.is_none();
@@ -334,7 +334,7 @@ impl Engine {
                     self.instance_mut(id).clear_recheck();
                     went_down.push(self.still_down(id, reason.name()));
                 }
-                (recheck, Some(Quiet::Maintenance)) if !maintained && recheck.is_none_or(|(at, _)| now < at) => {
+                (recheck, Some(Suppression::Maintenance)) if !maintained && recheck.is_none_or(|(at, _)| now < at) => {
                     went_down.push(self.still_down(id, "maintenance_over"));
                 }
                 _ => {}
@@ -351,7 +351,7 @@ impl Engine {
             }
             instance.flapping = false;
             instance.rare_mut().flaps.clear();
-            let told_late = instance.state == State::Down && instance.pending == Some(Quiet::Flapping);
+            let told_late = instance.state == State::Down && instance.pending == Some(Suppression::Flapping);
             let event = Event { to: Some("end"), ..self.event_of(id, EventKind::Flapping, true) };
             self.say(event);
             if told_late {
