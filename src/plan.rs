@@ -89,7 +89,7 @@ pub fn targets(config: &Config, identity: &Identity, page: Option<String>) -> Ta
     Targets {
         alertmanagers: presence.alertmanager.clone(),
         webhooks: presence.webhook.clone(),
-        snitch: presence.snitch_url.clone(),
+        dead_man_switch: presence.snitch_url.clone(),
         page,
         identity: Some(identity.clone()),
     }

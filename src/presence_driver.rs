@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::inert::Plain;
-use crate::notify::Told;
+use crate::notify;
 use crate::presence::describe::describe;
 use crate::presence::{
     Alarm, AlertBook, Engine, Event, EventKind, Identity, Notification, Policy, Reading, Refusals, Saved,
@@ -95,7 +95,7 @@ pub struct PresenceState {
     pub identity: Identity,
     /// Which alarms are out.
     pub alerts: AlertBook,
-    told: Vec<Told>,
+    receivers: Vec<notify::Receiver>,
     newest: watch::Sender<u64>,
     /// What the queue lost, and what was refused, until a flush takes it.
     queue_drops: u64,
@@ -187,7 +187,10 @@ impl PresenceHandle {
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(options: PresenceOptions, told: Vec<Told>) -> io::Result<(PresenceHandle, JoinHandle<()>)> {
+pub fn start(
+    options: PresenceOptions,
+    receivers: Vec<notify::Receiver>,
+) -> io::Result<(PresenceHandle, JoinHandle<()>)> {
     let (sender, inbox) = sync_channel(options.queue + OTHERS);
     let shared = Arc::new(Shared {
         queue: options.queue,
@@ -197,7 +200,7 @@ pub fn start(options: PresenceOptions, told: Vec<Told>) -> io::Result<(PresenceH
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
-    let driver = Driver::new(options, shared, told, newest);
+    let driver = Driver::new(options, shared, receivers, newest);
     let thread = std::thread::Builder::new().name("presence".into()).spawn(move || driver.run(&inbox))?;
     Ok((presence, thread))
 }
@@ -232,7 +235,12 @@ struct StateFile {
 }
 
 impl Driver {
-    fn new(options: PresenceOptions, shared: Arc<Shared>, told: Vec<Told>, newest: watch::Sender<u64>) -> Driver {
+    fn new(
+        options: PresenceOptions,
+        shared: Arc<Shared>,
+        receivers: Vec<notify::Receiver>,
+        newest: watch::Sender<u64>,
+    ) -> Driver {
         let now = Instant::now();
         let (mut base, mut engine, mut alarms, mut state_lost) = (0.0, None, Vec::new(), false);
         let mut lock = None;
@@ -274,7 +282,7 @@ impl Driver {
             epoch: unix_time() - base,
             identity: options.identity,
             alerts,
-            told,
+            receivers,
             newest,
             queue_drops: 0,
             reported: Refusals::default(),
@@ -449,7 +457,7 @@ impl PresenceState {
         let mut notices = Vec::new();
         for mut event in events {
             event.shift(self.epoch);
-            tell(&event);
+            log_event(&event);
             notices.append(&mut self.alerts.take(self.next_event, &event));
             if self.remembered.len() == REMEMBERED {
                 self.remembered.pop_front();
@@ -464,22 +472,22 @@ impl PresenceState {
         self.pass_on(notices);
     }
 
-    /// Gives notices to everybody who is told.
+    /// Puts notifications into every receiver.s queue.
     fn pass_on(&mut self, mut notices: Vec<Notification>) {
-        if notices.is_empty() || self.told.is_empty() {
+        if notices.is_empty() || self.receivers.is_empty() {
             return;
         }
         for notice in &mut notices {
             notice.detail = self.engine.detail(notice.alarm.topic.service.as_deref());
         }
-        self.told.iter().for_each(|told| told.outbox.put(&notices));
+        self.receivers.iter().for_each(|receiver| receiver.outbox.put(&notices));
     }
 
     /// After a restart: what is still open, to those who forget what is not repeated.
     fn tell_again(&mut self) {
         let notices: Vec<Notification> = self
             .alerts
-            .told()
+            .firing()
             .map(|alarm| Notification {
                 alarm: alarm.clone(),
                 resolved: false,
@@ -487,7 +495,7 @@ impl PresenceState {
                 detail: self.engine.detail(alarm.topic.service.as_deref()),
             })
             .collect();
-        self.told.iter().filter(|told| told.again).for_each(|told| told.outbox.put(&notices));
+        self.receivers.iter().filter(|receiver| receiver.again).for_each(|receiver| receiver.outbox.put(&notices));
     }
 
     /// What the next flush takes with it.
@@ -501,13 +509,13 @@ impl PresenceState {
             refused: refused.collect(),
             evicted: refusals.evicted - before.evicted,
         };
-        complain(&account, self.engine.take_most_refused());
+        log_losses(&account, self.engine.take_most_refused());
         Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting), account }
     }
 }
 
 /// Says what was lost and refused, at most once an interval.
-fn complain(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
+fn log_losses(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
     if account.queue_drops > 0 {
         tracing::warn!(heartbeats = account.queue_drops, "presence's queue was full; these were not heard");
     }
@@ -523,8 +531,8 @@ fn complain(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
     }
 }
 
-/// Logs what somebody is to be told, and at `debug` everything else.
-fn tell(event: &Event) {
+/// Logs what somebody is to be receivers, and at `debug` everything else.
+fn log_event(event: &Event) {
     let text = describe(event);
     let text = Plain(&text);
     match (event.notify, event.severity()) {

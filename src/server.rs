@@ -1,4 +1,4 @@
-//! The house: binds everything, starts it in order, and ends it in the order of the data.
+//! The state: binds everything, starts it in order, and ends it in the order of the data.
 
 use std::fmt::Write;
 use std::future::Future;
@@ -15,13 +15,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::aggregate::{Quota, Shard};
 use crate::allow::Allow;
 use crate::config::{self, Config, ListenUrl, Sink, show_duration, show_size};
-use crate::flush::{Flusher, Mouth};
-use crate::http::{About, House, Published};
+use crate::flush::{Flusher, ListenerHandle};
+use crate::http::{About, AppState, Published};
 use crate::log::Log;
-use crate::management::{self, Desk};
+use crate::management::{self, ManagementState};
 use crate::manager::{Manager, NotifyState};
 use crate::net::{self, Bound, Transport, relay};
-use crate::notify::{self, Pulse};
+use crate::notify::{self, Watchdog};
 use crate::plan;
 use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle};
@@ -31,7 +31,7 @@ use crate::sys::{forget_start_up_code, host_name, survive_file_size_limit, unix_
 use crate::tape;
 
 /// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.
-const PULSE_PATIENCE: Duration = Duration::from_secs(5);
+const WATCHDOG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Least time for a thread to end, for instance to save its state, however late it is.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -101,11 +101,11 @@ pub async fn run(
     let cannot_watch = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
     let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
     let (publish, published) = watch::channel(Arc::new(Published::default()));
-    let (tell_pulse, pulse) = pulse(published.clone(), config.interval);
+    let (watched, watchdog) = watchdog(published.clone(), config.interval);
     let page_url = page_address.map(|address| format!("http://{address}"));
-    let crew = notify::start(plan::targets(&config, &identity, page_url), pulse)
+    let notifiers = notify::start(plan::targets(&config, &identity, page_url), watchdog)
         .map_err(|error| StartError(format!("cannot tell others of alarms: {error}")))?;
-    let told = crew.outboxes.clone();
+    let told = notifiers.outboxes.clone();
     let (presence, watching) = match plan::presence(&config, seed, identity, |name| std::env::var(name).ok()) {
         Some(options) => presence_driver::start(options, told)
             .map(|(presence, thread)| (Some(presence), Some(thread)))
@@ -113,7 +113,7 @@ pub async fn run(
         None => (None, None),
     };
     // Nobody asks before the first minute is over, and then an empty cell only means that presence is off.
-    let _ = tell_pulse.set(presence.clone());
+    let _ = watched.set(presence.clone());
     let taping = match &extras.capture {
         Some(path) => {
             let cannot = |error: io::Error| StartError(format!("cannot write {}: {error}", path.display()));
@@ -123,16 +123,16 @@ pub async fn run(
     };
     let (tape, taping) = taping.unzip();
     let taped = tape.as_ref().map(tape::Tape::counter);
-    let (mut inlets, mut relayed, mut relaying) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut relay_handles, mut relayed, mut relaying) = (Vec::new(), Vec::new(), Vec::new());
     for relay in &config.relays {
         let started = relay::start(relay.clone());
-        let (inlet, shown, thread) =
+        let (handle, shown, thread) =
             started.map_err(|error| StartError(format!("cannot start the relay {}: {error}", relay.name)))?;
-        inlets.push(inlet);
+        relay_handles.push(handle);
         relayed.push(shown);
         relaying.push(thread);
     }
-    let mut mouths = Vec::new();
+    let mut listeners = Vec::new();
     let mut shards = 0;
     for (url, socket) in bound {
         if socket.is_short_of_buffer() {
@@ -145,19 +145,24 @@ pub async fn run(
         let receive_buffer = socket.receive_buffer();
         shards += socket.workers();
         let listener = socket
-            .start(|| Shard::new(plan::shard_options(&config, &quota, seed)), presence.as_ref(), tape.as_ref(), &inlets)
+            .start(
+                || Shard::new(plan::shard_options(&config, &quota, seed)),
+                presence.as_ref(),
+                tape.as_ref(),
+                &relay_handles,
+            )
             .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
         tracing::info!(listener = %url, "listening");
-        mouths.push(Mouth { url: url.to_string(), receive_buffer, listener });
+        listeners.push(ListenerHandle { url: url.to_string(), receive_buffer, listener });
     }
     drop(tape);
-    drop(inlets);
+    drop(relay_handles);
     let outlets = sinks.into_iter().map(start_sink).collect::<Result<_, _>>()?;
     let registry = Registry::new(plan::registry_options(&config, true), shards);
     let (ask, asked) = mpsc::channel(REQUESTS);
     let http_requests = Arc::<AtomicU64>::default();
     let flusher =
-        Flusher::new(config.interval, mouths, registry, outlets, publish, extras.status_every, presence.clone())
+        Flusher::new(config.interval, listeners, registry, outlets, publish, extras.status_every, presence.clone())
             .answering(management.is_some().then_some(asked), Arc::clone(&http_requests))
             .watching(relayed)
             .accounting_for(extras.log, taped);
@@ -168,7 +173,7 @@ pub async fn run(
     let (stop, stopped) = watch::channel(None);
     let flusher = flusher.until(stopped);
     let ready = Arc::new(AtomicBool::new(false));
-    let house = House {
+    let state = AppState {
         about: About { profile: config.profile.name(), interval: config.interval, started },
         published,
         ready: Arc::clone(&ready),
@@ -179,9 +184,9 @@ pub async fn run(
         hosts: config.http.address.filter(|a| a.ip().is_loopback()).map(|_| config.http.hosts.clone().into()),
     };
     let (stop_page, page_stopped) = watch::channel(false);
-    let serving = page.map(|listener| tokio::spawn(crate::http::serve(listener, house, page_stopped)));
+    let serving = page.map(|listener| tokio::spawn(crate::http::serve(listener, state, page_stopped)));
     let managing = management.map(|listener| {
-        let desk = Desk {
+        let state = ManagementState {
             flusher: ask,
             config: config::flat(&config),
             started: unix_time(),
@@ -189,7 +194,7 @@ pub async fn run(
             allow: Allow::new(config.management.allow.clone()),
             http_requests,
         };
-        tokio::spawn(management::serve(listener, desk, stop_page.subscribe()))
+        tokio::spawn(management::serve(listener, state, stop_page.subscribe()))
     });
     let flushed = start_beating(flusher)?;
     ready.store(true, Ordering::Relaxed);
@@ -223,7 +228,7 @@ pub async fn run(
             };
             ended_by(deadline, "presence", end).await;
         }
-        crew.finish(deadline).await;
+        notifiers.finish(deadline).await;
     };
     let relaying = async {
         for thread in relaying {
@@ -276,17 +281,17 @@ async fn ended_by<T: Send + 'static>(
 
 /// Whether the last flush was too long ago.
 fn is_late(published: &Published, interval: Duration) -> bool {
-    published.at.is_some_and(|at| at.elapsed() > interval * 2 + PULSE_PATIENCE)
+    published.at.is_some_and(|at| at.elapsed() > interval * 2 + WATCHDOG_PATIENCE)
 }
 
 /// Says whether all is well here: intervals are closed, next to nothing is dropped, and presence answers.
-fn pulse(
+fn watchdog(
     published: watch::Receiver<Arc<Published>>,
     interval: Duration,
-) -> (Arc<OnceLock<Option<PresenceHandle>>>, Pulse) {
+) -> (Arc<OnceLock<Option<PresenceHandle>>>, Watchdog) {
     let cell: Arc<OnceLock<Option<PresenceHandle>>> = Arc::default();
     let known = Arc::clone(&cell);
-    let pulse = move || {
+    let watchdog = move || {
         let presence = known.get().cloned().flatten();
         let published = Arc::clone(&published.borrow());
         let is_late = is_late(&published, interval);
@@ -299,7 +304,7 @@ fn pulse(
                 return Some("the kernel drops datagrams");
             }
             match presence {
-                Some(presence) => match tokio::time::timeout(PULSE_PATIENCE, presence.ask(|_| ())).await {
+                Some(presence) => match tokio::time::timeout(WATCHDOG_PATIENCE, presence.ask(|_| ())).await {
                     Ok(Ok(())) => None,
                     Ok(Err(_)) | Err(_) => Some("presence does not answer"),
                 },
@@ -308,7 +313,7 @@ fn pulse(
         };
         Box::pin(check) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
     };
-    (cell, Arc::new(pulse))
+    (cell, Arc::new(watchdog))
 }
 
 /// Tells systemd's watchdog, if there is one, that intervals are closed in time.

@@ -17,7 +17,7 @@ pub enum Peeked {
     /// A counter's sum.
     Sum(f64),
     /// What a gauge was told.
-    Told(Gauge),
+    Level(Gauge),
     /// The first samples of a timer, in the order of arrival as long as they are exact, and how many there are.
     Samples(Vec<f64>, u64),
 }
@@ -41,7 +41,7 @@ impl Shard {
             let peeked = match class {
                 _ if !columns.is_touched(class, id) => Peeked::Idle,
                 Class::Counter => columns.counters.get(id).map_or(Peeked::Idle, |sum| Peeked::Sum(sum.value())),
-                Class::Gauge => columns.gauges.get(id).map_or(Peeked::Idle, |gauge| Peeked::Told(*gauge)),
+                Class::Gauge => columns.gauges.get(id).map_or(Peeked::Idle, |gauge| Peeked::Level(*gauge)),
                 Class::Timer => columns
                     .timers
                     .get(id)

@@ -44,9 +44,9 @@ impl Flusher {
     /// Asks every worker; those that do not answer are left out.
     async fn ask<T: Send + 'static>(&self, question: impl Fn(&mut Shard) -> T + Clone + Send + 'static) -> Vec<T> {
         let mut pending = Vec::new();
-        for mouth in &self.mouths {
-            for worker in 0..mouth.listener.workers() {
-                pending.push(mouth.listener.ask(worker, question.clone()));
+        for handle in &self.handles {
+            for worker in 0..handle.listener.workers() {
+                pending.push(handle.listener.ask(worker, question.clone()));
             }
         }
         let until = Instant::now() + PATIENCE;
@@ -71,7 +71,7 @@ impl Flusher {
             held += count.saturating_sub(entries.len());
             for (series, peeked) in entries {
                 let whole = match (class, peeked) {
-                    (Class::Gauge, Peeked::Told(gauge)) => Whole::Gauge(gauge),
+                    (Class::Gauge, Peeked::Level(gauge)) => Whole::Gauge(gauge),
                     (Class::Gauge, _) if self.registry.standing(&series).is_some() => Whole::Gauge(Gauge::default()),
                     (Class::Counter, Peeked::Sum(sum)) => Whole::Sum(sum),
                     (Class::Counter, Peeked::Idle) if has_zeros => Whole::Sum(0.0),

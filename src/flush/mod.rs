@@ -18,7 +18,7 @@ use crate::http::Published;
 use crate::inert::{Plain, excerpt};
 use crate::log::Log;
 use crate::management::Request;
-use crate::net::relay::Relayed;
+use crate::net::relay::RelayStats;
 use crate::net::{self, Listener};
 use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::sinks::Outlet;
@@ -52,7 +52,7 @@ const EXCERPT_CHARS: usize = 120;
 
 /// A listener as the flusher knows it.
 #[derive(Debug)]
-pub struct Mouth {
+pub struct ListenerHandle {
     /// As bound.
     pub url: String,
     /// What the kernel granted, bytes.
@@ -92,7 +92,7 @@ impl Aside {
 #[derive(Debug)]
 pub struct Flusher {
     interval: Duration,
-    mouths: Vec<Mouth>,
+    handles: Vec<ListenerHandle>,
     /// Kernel drops read since the last tick, by listener.
     drops: Vec<u64>,
     registry: Registry,
@@ -108,7 +108,7 @@ pub struct Flusher {
     status_every: Option<Duration>,
     last_status: Instant,
     presence: Option<PresenceHandle>,
-    relays: Vec<Relayed>,
+    relays: Vec<RelayStats>,
     aside: Aside,
     /// What the management port asks.
     requests: Option<mpsc::Receiver<Request>>,
@@ -122,20 +122,20 @@ impl Flusher {
     /// A flusher for running listeners and started outlets. `registry` is made for all their workers in order.
     pub fn new(
         interval: Duration,
-        mouths: Vec<Mouth>,
+        handles: Vec<ListenerHandle>,
         registry: Registry,
         outlets: Vec<Outlet>,
         published: watch::Sender<Arc<Published>>,
         status_every: Option<Duration>,
         presence: Option<PresenceHandle>,
     ) -> Flusher {
-        let listeners = mouths.iter().map(|mouth| account_of(mouth, &Tally::default(), 0)).collect();
+        let listeners = handles.iter().map(|handle| account_of(handle, &Tally::default(), 0)).collect();
         let totals = Ledger { listeners, completeness: 1.0, ..Ledger::default() };
         let now = Instant::now();
         let mut flusher = Flusher {
             interval,
-            drops: vec![0; mouths.len()],
-            mouths,
+            drops: vec![0; handles.len()],
+            handles,
             registry,
             spare: Vec::new(),
             outlets,
@@ -174,7 +174,7 @@ impl Flusher {
 
     /// Tells of these relays.
     #[must_use]
-    pub fn watching(self, relays: Vec<Relayed>) -> Flusher {
+    pub fn watching(self, relays: Vec<RelayStats>) -> Flusher {
         let mut flusher = Flusher { relays, ..self };
         flusher.totals.relays = flusher.relay_accounts();
         flusher.published.send_modify(|published| Arc::make_mut(published).totals.clone_from(&flusher.totals));
@@ -233,7 +233,7 @@ impl Flusher {
         let deadline = self.deadline.borrow().unwrap_or(now);
         // Half of what is left for reading, so that some is left for delivering.
         let reading = now + deadline.saturating_duration_since(now) / 2;
-        let listeners: Vec<&Listener> = self.mouths.iter().map(|mouth| &mouth.listener).collect();
+        let listeners: Vec<&Listener> = self.handles.iter().map(|handle| &handle.listener).collect();
         net::stop(&listeners, reading).await;
         // What relays hold is gone within milliseconds, and then the last account says where.
         let relaying = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
@@ -242,8 +242,8 @@ impl Flusher {
         }
         // The kernel's counts are read here for the last time: nothing is queued any more, and so nothing dropped.
         self.close(unix_time(), 0.0, true).await;
-        for mouth in std::mem::take(&mut self.mouths) {
-            mouth.listener.join(deadline.max(now + CLOSING)).await;
+        for handle in std::mem::take(&mut self.handles) {
+            handle.listener.join(deadline.max(now + CLOSING)).await;
         }
         std::mem::take(&mut self.outlets)
     }
@@ -269,11 +269,11 @@ impl Flusher {
 
     fn read_drops(&mut self) {
         let (mut dropped, mut received) = (0, 0);
-        for (mouth, drops) in self.mouths.iter_mut().zip(&mut self.drops) {
-            let fresh = mouth.listener.take_kernel_drops();
+        for (handle, drops) in self.handles.iter_mut().zip(&mut self.drops) {
+            let fresh = handle.listener.take_kernel_drops();
             *drops += fresh;
             dropped += fresh;
-            received += mouth.listener.take_received();
+            received += handle.listener.take_received();
         }
         if let Some(presence) = &self.presence {
             presence.drops(dropped, received);
@@ -291,7 +291,7 @@ impl Flusher {
         let now = closed.duration_since(self.started).as_secs_f64();
 
         let listeners = self.listener_accounts(&partials);
-        complain(&partials, &listeners, &mut self.warned_of_drops);
+        log_losses(&partials, &listeners, &mut self.warned_of_drops);
         self.make_room();
         let interval = Interval { is_last, ..Interval::new(end, length_secs, now, self.interval) };
         let mut snapshot = self.registry.close(&mut partials, interval);
@@ -367,11 +367,11 @@ impl Flusher {
         }));
         if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
             self.last_status = Instant::now();
-            self.tell_status();
+            self.log_status();
         }
     }
 
-    fn tell_status(&self) {
+    fn log_status(&self) {
         let t = &self.totals;
         let sum = |field: fn(&ListenerAccount) -> u64| t.listeners.iter().map(field).sum::<u64>();
         tracing::info!(
@@ -390,11 +390,11 @@ impl Flusher {
     async fn collect(&mut self) -> Vec<Partial> {
         let now = self.last_close.duration_since(self.started).as_secs_f64();
         let mut pending: Vec<oneshot::Receiver<Partial>> = Vec::new();
-        for mouth in &self.mouths {
-            for worker in 0..mouth.listener.workers() {
+        for handle in &self.handles {
+            for worker in 0..handle.listener.workers() {
                 let retire = self.registry.retirements(pending.len(), now);
                 let spare = self.spare.pop().unwrap_or_default();
-                pending.push(mouth.listener.close(worker, retire, spare));
+                pending.push(handle.listener.close(worker, retire, spare));
             }
         }
         let until = Instant::now() + WORKER_PATIENCE;
@@ -413,13 +413,13 @@ impl Flusher {
 
     fn listener_accounts(&mut self, partials: &[Partial]) -> Vec<ListenerAccount> {
         let mut rest = partials.iter();
-        self.mouths
+        self.handles
             .iter()
             .zip(&mut self.drops)
-            .map(|(mouth, drops)| {
+            .map(|(handle, drops)| {
                 let mut tally = Tally::default();
-                rest.by_ref().take(mouth.listener.workers()).for_each(|partial| tally.add(&partial.tally));
-                account_of(mouth, &tally, std::mem::take(drops))
+                rest.by_ref().take(handle.listener.workers()).for_each(|partial| tally.add(&partial.tally));
+                account_of(handle, &tally, std::mem::take(drops))
             })
             .collect()
     }
@@ -441,10 +441,10 @@ async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<
     }
 }
 
-fn account_of(mouth: &Mouth, tally: &Tally, kernel_drops: u64) -> ListenerAccount {
+fn account_of(handle: &ListenerHandle, tally: &Tally, kernel_drops: u64) -> ListenerAccount {
     ListenerAccount {
-        url: mouth.url.clone(),
-        receive_buffer: mouth.receive_buffer,
+        url: handle.url.clone(),
+        receive_buffer: handle.receive_buffer,
         datagrams: tally.datagrams,
         bytes: tally.bytes,
         kernel_drops: datagrams_of(kernel_drops, tally),
@@ -474,7 +474,7 @@ fn reasons(partials: &[Partial]) -> String {
 }
 
 /// Says what was lost, at most once an interval.
-fn complain(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops: &mut bool) {
+fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops: &mut bool) {
     let malformed: u64 = partials.iter().map(|partial| partial.tally.malformed_total()).sum();
     if let Some(bad) = partials.iter().find_map(|partial| partial.example.as_ref()) {
         let from = bad.from.map_or("an unknown sender".to_string(), |from| from.to_string());

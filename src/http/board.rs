@@ -15,7 +15,7 @@ use crate::presence::{BlindSeconds, Event, InstanceView, ServiceView, rfc3339};
 use crate::presence_driver::PresenceState;
 
 use super::presence::{Announcement, announce, ask, forget, may_write, unknown};
-use super::{House, page, with_type};
+use super::{AppState, page, with_type};
 
 /// Services on the board, and instances shown of each; the rest is in the API.
 const SERVICES: usize = 500;
@@ -77,8 +77,8 @@ pub(super) struct Shown {
 }
 
 /// What a link must carry where even reading needs the token.
-pub(super) fn carried(house: &House, shown: &Shown) -> String {
-    match (&house.token, &shown.token) {
+pub(super) fn carried(state: &AppState, shown: &Shown) -> String {
+    match (&state.token, &shown.token) {
         (Some(_), Some(token)) => format!("?token={}", in_url(token)),
         _ => String::new(),
     }
@@ -89,17 +89,17 @@ fn html(out: String) -> Response {
 }
 
 /// The board.
-pub(super) async fn board(State(house): State<House>, Query(shown): Query<Shown>) -> Result<Response, Response> {
-    let mut seen = ask(&house, |watch| look(watch)).await?;
+pub(super) async fn board(State(state): State<AppState>, Query(shown): Query<Shown>) -> Result<Response, Response> {
+    let mut seen = ask(&state, |watch| look(watch)).await?;
     seen.services.sort_by_key(|service| (rank(service.state), service.failing().next().is_none()));
-    let carry = carried(&house, &shown);
+    let carry = carried(&state, &shown);
     let (headline, class) = headline(&seen);
     let mut out = page::head(&format!("{headline} · presence"), 5, STYLE);
     let _ = write!(out, "<h1>Presence</h1><div class=\"banner {class}\"><b>{headline}</b><br>");
-    banner(&mut out, &house, &seen);
+    banner(&mut out, &state, &seen);
     let _ = write!(out, "</div><p class=\"sub\"><a href=\"/{carry}\">metrics</a></p>");
     if seen.services.is_empty() {
-        let published = house.published();
+        let published = state.published();
         let addresses = published.totals.listeners.iter().filter_map(|listener| listener.url.strip_prefix("udp://"));
         let address = addresses.filter_map(|address| address.rsplit_once(':')).next().unwrap_or(("127.0.0.1", "8125"));
         let _ = write!(
@@ -183,8 +183,8 @@ fn headline(seen: &Seen) -> (String, &'static str) {
 }
 
 /// Whether we see: what arrives, what is lost, since when.
-fn banner(out: &mut String, house: &House, seen: &Seen) {
-    let published = house.published();
+fn banner(out: &mut String, state: &AppState, seen: &Seen) {
+    let published = state.published();
     let totals = &published.totals;
     if let Some(snapshot) = &published.snapshot {
         let datagrams: u64 = snapshot.ledger.listeners.iter().map(|listener| listener.datagrams).sum();
@@ -198,7 +198,7 @@ fn banner(out: &mut String, house: &House, seen: &Seen) {
     let drops: u64 = totals.listeners.iter().map(|listener| listener.kernel_drops).sum();
     let blind = seen.blind.pause + seen.blind.drops + seen.blind.queue;
     let class = |bad: bool| if bad { "bad" } else { "" };
-    let uptime = house.uptime_secs();
+    let uptime = state.uptime_secs();
     let _ = write!(
         out,
         "<span class=\"{}\">{drops} datagrams lost</span> · <span class=\"{}\">blind for {}</span> · up {}",
@@ -321,19 +321,19 @@ fn events(out: &mut String, events: &[Event]) {
 
 /// The page of one service.
 pub(super) async fn service(
-    State(house): State<House>,
+    State(state): State<AppState>,
     Path(name): Path<String>,
     Query(shown): Query<Shown>,
 ) -> Result<Response, Response> {
     let wanted = name.clone();
-    let found = ask(&house, move |watch| {
+    let found = ask(&state, move |watch| {
         let view = watch.engine.view_of(&wanted, watch.epoch)?;
         let mine = watch.remembered.iter().rev().filter(|(_, event)| event.service.as_deref() == Some(&*wanted));
         let events: Vec<Event> = mine.take(SERVICE_EVENTS).map(|(_, event)| event.clone()).collect();
         Some((view, events))
     });
     let Some((service, happened)) = found.await? else { return Err(unknown("service")) };
-    let carry = carried(&house, &shown);
+    let carry = carried(&state, &shown);
     let mut out = page::head(&format!("{} · presence", Html(&service.service)), 10, STYLE);
     let _ = write!(
         out,
@@ -358,7 +358,7 @@ pub(super) async fn service(
         row(&mut out, instance);
     }
     out.push_str("</table></div>");
-    forms(&mut out, &house, &service, &carry);
+    forms(&mut out, &state, &service, &carry);
     events(&mut out, &happened);
     out.push_str("</body></html>\n");
     Ok(html(out))
@@ -427,8 +427,8 @@ fn day(out: &mut String, letters: &str) {
     out.push_str("</span>");
 }
 
-fn forms(out: &mut String, house: &House, service: &ServiceView, carry: &str) {
-    if house.write_token.is_none() {
+fn forms(out: &mut String, state: &AppState, service: &ServiceView, carry: &str) {
+    if state.write_token.is_none() {
         out.push_str(
             "<p class=\"sub\">To announce maintenance here, or to have somebody forgotten, set <code>http.token</code>.</p>",
         );
@@ -469,12 +469,12 @@ pub(super) struct Change {
 
 /// What a form on a service's page asks for.
 pub(super) async fn change(
-    State(house): State<House>,
+    State(state): State<AppState>,
     Path(service): Path<String>,
     Query(shown): Query<Shown>,
     Form(change): Form<Change>,
 ) -> Result<Response, Response> {
-    may_write(&house, Some(&change.token)).await?;
+    may_write(&state, Some(&change.token)).await?;
     let instance = Some(change.instance).filter(|instance| !instance.is_empty());
     let bad = |message: &str| super::error(StatusCode::BAD_REQUEST, "bad_request", message);
     match change.action.as_str() {
@@ -483,14 +483,14 @@ pub(super) async fn change(
             let why = Some(change.why).filter(|why| !why.is_empty());
             let by = Some("the board".to_string());
             let seconds = minutes * 60.0;
-            announce(&house, Announcement { service: service.clone(), instance, seconds, by, why }).await?;
+            announce(&state, Announcement { service: service.clone(), instance, seconds, by, why }).await?;
         }
-        "forget" => forget(&house, service.clone(), instance).await?,
+        "forget" => forget(&state, service.clone(), instance).await?,
         _ => return Err(bad("`action` is `maintenance` or `forget`")),
     }
-    let carry = carried(&house, &shown);
+    let carry = carried(&state, &shown);
     // A service that is forgotten as a whole has no page any more.
-    let is_known = ask(&house, {
+    let is_known = ask(&state, {
         let service = service.clone();
         move |watch| watch.engine.knows(&service)
     });

@@ -7,15 +7,15 @@ use crate::presence::Reading;
 use crate::snapshot::number;
 use crate::telemetry::{ListenerAccount, RelayAccount, SinkAccount};
 
-use super::House;
+use super::AppState;
 
 /// `presence` is what presence says for a scrape.
-pub(super) fn render(house: &House, presence: &[Reading], open: bool) -> String {
-    let published = house.published();
+pub(super) fn render(state: &AppState, presence: &[Reading], open: bool) -> String {
+    let published = state.published();
     let totals = &published.totals;
     let mut out = Exposition { text: String::new(), open };
     out.gauge("systole_build_info", "The version that runs.", &[(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)]);
-    out.gauge("systole_uptime_seconds", "Time since the start.", &[(&[], house.uptime_secs())]);
+    out.gauge("systole_uptime_seconds", "Time since the start.", &[(&[], state.uptime_secs())]);
 
     type Field = fn(&ListenerAccount) -> u64;
     let listener_fields: [(&str, &str, Field); 8] = [

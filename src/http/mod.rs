@@ -92,7 +92,7 @@ pub struct About {
 
 /// What every route sees.
 #[derive(Clone, Debug)]
-pub struct House {
+pub struct AppState {
     /// About the daemon.
     pub about: About,
     /// What the flusher says.
@@ -114,7 +114,7 @@ pub struct House {
 /// Most event streams at a time.
 pub const STREAMS: usize = 64;
 
-impl House {
+impl AppState {
     fn published(&self) -> Arc<Published> {
         Arc::clone(&self.published.borrow())
     }
@@ -133,8 +133,8 @@ impl House {
 }
 
 /// Serves until `stop` turns true.
-pub async fn serve(listener: TcpListener, house: House, mut stop: watch::Receiver<bool>) {
-    let routes = TowerToHyperService::new(router(house));
+pub async fn serve(listener: TcpListener, state: AppState, mut stop: watch::Receiver<bool>) {
+    let routes = TowerToHyperService::new(router(state));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE);
     loop {
@@ -165,7 +165,7 @@ pub async fn serve(listener: TcpListener, house: House, mut stop: watch::Receive
     }
 }
 
-fn router(house: House) -> Router {
+fn router(state: AppState) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/health", get(|| async { text("up\n") }))
@@ -182,15 +182,15 @@ fn router(house: House) -> Router {
                 "not with this method; pages and states are read with GET",
             )
         })
-        .layer(middleware::from_fn_with_state(house.clone(), guard))
-        .with_state(house)
+        .layer(middleware::from_fn_with_state(state.clone(), guard))
+        .with_state(state)
 }
 
 /// Asks for the token where there is one, and for a name of ours where there is none, and sets the headers that keep a
 /// browser from guessing.
-async fn guard(State(house): State<House>, request: Request, next: Next) -> Response {
+async fn guard(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let is_open = matches!(request.uri().path(), "/health" | "/ready");
-    let refusal = if is_open { None } else { refusal(&house, &request) };
+    let refusal = if is_open { None } else { refusal(&state, &request) };
     let mut response = match refusal {
         Some(refusal) => refusal,
         None => next.run(request).await,
@@ -209,14 +209,14 @@ async fn guard(State(house): State<House>, request: Request, next: Next) -> Resp
     response
 }
 
-fn refusal(house: &House, request: &Request) -> Option<Response> {
-    if let Some(token) = &house.token
+fn refusal(state: &AppState, request: &Request) -> Option<Response> {
+    if let Some(token) = &state.token
         && !shows(request, token)
     {
         let message = "this needs `Authorization: Bearer TOKEN` with the token of `http.token`";
         return Some(error(StatusCode::UNAUTHORIZED, "unauthorized", message));
     }
-    let ours = house.hosts.as_ref()?;
+    let ours = state.hosts.as_ref()?;
     // A target with a name of its own (RFC 9112, 3.2.2) must not say another one than `Host`.
     let said = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
     let named = request.uri().authority().map(|authority| authority.as_str().into());
@@ -251,21 +251,21 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-async fn index(State(house): State<House>, Query(shown): Query<Shown>) -> Response {
-    let carry = carried(&house, &shown);
-    let published = house.published_whole().await;
-    with_type("text/html; charset=utf-8", page::render(&house, &published, &carry).into_bytes())
+async fn index(State(state): State<AppState>, Query(shown): Query<Shown>) -> Response {
+    let carry = carried(&state, &shown);
+    let published = state.published_whole().await;
+    with_type("text/html; charset=utf-8", page::render(&state, &published, &carry).into_bytes())
 }
 
-async fn ready(State(house): State<House>) -> Response {
+async fn ready(State(state): State<AppState>) -> Response {
     // A flag on its own: nothing else is published through it.
-    if house.ready.load(Ordering::Relaxed) {
+    if state.ready.load(Ordering::Relaxed) {
         return text("ready\n");
     }
     error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "starting or stopping")
 }
 
-async fn own_metrics(State(house): State<House>, headers: HeaderMap) -> Response {
+async fn own_metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     let open = accept.contains("application/openmetrics-text");
     let kind = if open {
@@ -274,8 +274,8 @@ async fn own_metrics(State(house): State<House>, headers: HeaderMap) -> Response
         "text/plain; version=0.0.4; charset=utf-8"
     };
     // Without an answer the rest is still worth showing.
-    let presence = presence::ask(&house, |watch| watch.engine.scraped()).await.unwrap_or_default();
-    with_type(kind, metrics::render(&house, &presence, open).into_bytes())
+    let presence = presence::ask(&state, |watch| watch.engine.scraped()).await.unwrap_or_default();
+    with_type(kind, metrics::render(&state, &presence, open).into_bytes())
 }
 
 #[derive(Serialize)]
@@ -292,21 +292,21 @@ struct Status<'a> {
     ledger: &'a Ledger,
 }
 
-async fn status(State(house): State<House>) -> Response {
-    let published = house.published();
+async fn status(State(state): State<AppState>) -> Response {
+    let published = state.published();
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
-        uptime_secs: house.uptime_secs(),
-        profile: house.about.profile,
-        interval: house.about.interval.as_secs_f64(),
-        ready: house.ready.load(Ordering::Relaxed),
+        uptime_secs: state.uptime_secs(),
+        profile: state.about.profile,
+        interval: state.about.interval.as_secs_f64(),
+        ready: state.ready.load(Ordering::Relaxed),
         as_of: published.as_of,
         ledger: &published.totals,
     })
 }
 
-async fn snapshot(State(house): State<House>) -> Response {
-    let published = house.published_whole().await;
+async fn snapshot(State(state): State<AppState>) -> Response {
+    let published = state.published_whole().await;
     // A million series take a while to write: not on a thread that serves others.
     let written = tokio::task::spawn_blocking(move || {
         let mut out = Vec::new();

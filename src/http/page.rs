@@ -9,7 +9,7 @@ use crate::series::Series;
 use crate::snapshot::{Snapshot, number, short_number};
 use crate::telemetry::Ledger;
 
-use super::{House, Published};
+use super::{AppState, Published};
 
 /// Series shown; the rest is in the API.
 const MAX_ROWS: usize = 1000;
@@ -39,15 +39,15 @@ pub(super) fn head(title: &str, seconds: u64, style: &str) -> String {
     )
 }
 
-pub(super) fn render(house: &House, published: &Published, carry: &str) -> String {
-    let mut out = head("Systole", house.about.interval.as_secs().clamp(1, 10), "");
-    let uptime = Duration::from_secs(house.uptime_secs() as u64);
+pub(super) fn render(state: &AppState, published: &Published, carry: &str) -> String {
+    let mut out = head("Systole", state.about.interval.as_secs().clamp(1, 10), "");
+    let uptime = Duration::from_secs(state.uptime_secs() as u64);
     let _ = write!(
         out,
         "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {} · <a href=\"/presence{carry}\">presence</a></p>",
         env!("CARGO_PKG_VERSION"),
-        house.about.profile,
-        humantime::format_duration(house.about.interval),
+        state.about.profile,
+        humantime::format_duration(state.about.interval),
         humantime::format_duration(uptime),
     );
     match &published.snapshot {

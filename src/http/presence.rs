@@ -20,12 +20,12 @@ use crate::presence::{InstanceView, ServiceView, rfc3339};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
 
-use super::{House, bearer, board, error, json as answer};
+use super::{AppState, bearer, board, error, json as answer};
 
 /// Longest wait for an answer of the presence thread.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) fn routes() -> Router<House> {
+pub(super) fn routes() -> Router<AppState> {
     Router::new()
         .route("/presence", get(board::board))
         .route("/presence/{service}", get(board::service).post(board::change))
@@ -40,10 +40,10 @@ pub(super) fn routes() -> Router<House> {
 
 /// Asks the presence thread.
 pub(super) async fn ask<T: Send + 'static>(
-    house: &House,
+    state: &AppState,
     question: impl FnOnce(&mut PresenceState) -> T + Send + 'static,
 ) -> Result<T, Response> {
-    let Some(presence) = &house.presence else { return Err(off()) };
+    let Some(presence) = &state.presence else { return Err(off()) };
     match timeout(PATIENCE, presence.ask(question)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) | Err(_) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "busy", "presence does not answer")),
@@ -54,12 +54,12 @@ fn off() -> Response {
     error(StatusCode::NOT_FOUND, "presence_off", "presence is off (`presence.enabled = false`)")
 }
 
-async fn view(house: &House) -> Result<Vec<ServiceView>, Response> {
-    ask(house, |watch| watch.engine.view(watch.epoch)).await
+async fn view(state: &AppState) -> Result<Vec<ServiceView>, Response> {
+    ask(state, |watch| watch.engine.view(watch.epoch)).await
 }
 
-async fn one(house: &House, name: String) -> Result<Option<ServiceView>, Response> {
-    ask(house, move |watch| watch.engine.view_of(&name, watch.epoch)).await
+async fn one(state: &AppState, name: String) -> Result<Option<ServiceView>, Response> {
+    ask(state, move |watch| watch.engine.view_of(&name, watch.epoch)).await
 }
 
 pub(super) fn unknown(what: &str) -> Response {
@@ -82,8 +82,8 @@ struct Filter {
     health: Option<String>,
 }
 
-async fn list(State(house): State<House>, Query(filter): Query<Filter>) -> Result<Response, Response> {
-    let mut services = view(&house).await?;
+async fn list(State(state): State<AppState>, Query(filter): Query<Filter>) -> Result<Response, Response> {
+    let mut services = view(&state).await?;
     if filter.state.as_ref().is_some_and(|state| !STATES.contains(&&**state)) {
         let message = format!("`state` is one of {}", STATES.join(", "));
         return Err(error(StatusCode::BAD_REQUEST, "bad_request", &message));
@@ -113,16 +113,16 @@ async fn list(State(house): State<House>, Query(filter): Query<Filter>) -> Resul
     Ok(answer(&services))
 }
 
-async fn service(State(house): State<House>, Path(name): Path<String>) -> Result<Response, Response> {
-    let found = one(&house, name).await?;
+async fn service(State(state): State<AppState>, Path(name): Path<String>) -> Result<Response, Response> {
+    let found = one(&state, name).await?;
     found.map(|service| answer(&service)).ok_or_else(|| unknown("service"))
 }
 
 async fn instance(
-    State(house): State<House>,
+    State(state): State<AppState>,
     Path((name, instance)): Path<(String, String)>,
 ) -> Result<Response, Response> {
-    let service = one(&house, name).await?;
+    let service = one(&state, name).await?;
     let found = service.and_then(|service| service.instances.into_iter().find(|known| *known.instance == *instance));
     found.map(|instance| answer(&instance)).ok_or_else(|| unknown("instance"))
 }
@@ -134,12 +134,12 @@ struct Wanted {
 
 /// 200 if a service is up, or has as many instances as are asked for; 503 if not; 404 if it is unknown.
 async fn check(
-    State(house): State<House>,
+    State(state): State<AppState>,
     Path(name): Path<String>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Response> {
     let found =
-        ask(&house, move |watch| Some((watch.engine.view_of(&name, watch.epoch)?, watch.engine.is_mass_silence())));
+        ask(&state, move |watch| Some((watch.engine.view_of(&name, watch.epoch)?, watch.engine.is_mass_silence())));
     let Some((service, is_mass)) = found.await? else { return Err(unknown("service")) };
     let absent = match service.state {
         "unknown" => Some("this service was not heard yet"),
@@ -181,8 +181,8 @@ struct Since {
 }
 
 /// The events after the one with an id, or with a number of this start; all that are remembered if it is not ours.
-async fn events_since(house: &House, since: Option<String>) -> Result<Vec<(u64, Value)>, Response> {
-    ask(house, move |watch| {
+async fn events_since(state: &AppState, since: Option<String>) -> Result<Vec<(u64, Value)>, Response> {
+    ask(state, move |watch| {
         let since = since.and_then(|id| watch.identity.number(&id).or_else(|| id.parse().ok())).unwrap_or(0);
         let after = watch.remembered.iter().filter(|(number, _)| *number > since);
         after.map(|(number, event)| (*number, watch.identity.publish(*number, event))).collect()
@@ -192,33 +192,33 @@ async fn events_since(house: &House, since: Option<String>) -> Result<Vec<(u64, 
 
 /// The last events, oldest first; with `Accept: text/event-stream` also those to come.
 async fn events(
-    State(house): State<House>,
+    State(state): State<AppState>,
     Query(since): Query<Since>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     if !accept.contains("text/event-stream") {
-        let events = events_since(&house, since.since).await?;
+        let events = events_since(&state, since.since).await?;
         return Ok(answer(&events.into_iter().map(|(_, event)| event).collect::<Vec<_>>()));
     }
-    let Some(newest) = house.presence.as_ref().map(|presence| presence.newest()) else { return Err(off()) };
-    let Ok(place) = house.streams.clone().try_acquire_owned() else {
+    let Some(newest) = state.presence.as_ref().map(|presence| presence.newest()) else { return Err(off()) };
+    let Ok(place) = state.streams.clone().try_acquire_owned() else {
         return Err(error(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many event streams are open"));
     };
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(String::from);
     let first = last_id.or(since.since);
     // The stream: what waits to be sent, up to which event all was sent, and how to wait for more.
-    let state = (Vec::<(u64, Value)>::new().into_iter(), first, newest, house, place);
-    let stream = futures_util::stream::unfold(state, |(mut waiting, mut sent, mut newest, house, place)| async move {
+    let state = (Vec::<(u64, Value)>::new().into_iter(), first, newest, state, place);
+    let stream = futures_util::stream::unfold(state, |(mut waiting, mut sent, mut newest, state, place)| async move {
         loop {
             if let Some((number, event)) = waiting.next() {
                 sent = Some(number.to_string());
                 let text = |key: &str| event[key].as_str().unwrap_or("").to_string();
                 let said = sse::Event::default().id(text("id")).event(text("kind")).data(event.to_string());
-                return Some((Ok::<_, Infallible>(said), (waiting, sent, newest, house, place)));
+                return Some((Ok::<_, Infallible>(said), (waiting, sent, newest, state, place)));
             }
             newest.mark_unchanged();
-            waiting = events_since(&house, sent.clone()).await.ok()?.into_iter();
+            waiting = events_since(&state, sent.clone()).await.ok()?.into_iter();
             if waiting.len() == 0 && newest.changed().await.is_err() {
                 return None;
             }
@@ -228,12 +228,12 @@ async fn events(
 }
 
 /// Refuses, and counts, a write without the token of `http.token`.
-pub(super) async fn may_write(house: &House, shown: Option<&str>) -> Result<(), Response> {
-    let right = house.write_token.as_ref();
+pub(super) async fn may_write(state: &AppState, shown: Option<&str>) -> Result<(), Response> {
+    let right = state.write_token.as_ref();
     if right.is_some_and(|right| shown.is_some_and(|shown| equal(shown.as_bytes(), right.as_bytes()))) {
         return Ok(());
     }
-    ask(house, |watch| watch.engine.refuse_change()).await?;
+    ask(state, |watch| watch.engine.refuse_change()).await?;
     tracing::warn!("a change of presence over HTTP was refused: it did not show the token");
     Err(error(
         StatusCode::UNAUTHORIZED,
@@ -252,18 +252,18 @@ pub(super) struct Announcement {
     pub(super) why: Option<String>,
 }
 
-async fn maintenance(State(house): State<House>, headers: HeaderMap, body: Bytes) -> Result<Response, Response> {
-    may_write(&house, bearer(&headers)).await?;
+async fn maintenance(State(state): State<AppState>, headers: HeaderMap, body: Bytes) -> Result<Response, Response> {
+    may_write(&state, bearer(&headers)).await?;
     let wanted: Announcement = serde_json::from_slice(&body).map_err(|problem| {
         let right = "{\"service\":\"…\",\"instance\":\"…\",\"seconds\":1800,\"by\":\"…\",\"why\":\"…\"} is right";
         error(StatusCode::BAD_REQUEST, "bad_request", &format!("{problem}; {right}"))
     })?;
-    let seconds = announce(&house, wanted).await?;
+    let seconds = announce(&state, wanted).await?;
     Ok(answer(&json!({"ok": true, "seconds": seconds, "until": rfc3339(unix_time() + seconds)})))
 }
 
 /// Keeps quiet about somebody; for how many seconds.
-pub(super) async fn announce(house: &House, wanted: Announcement) -> Result<f64, Response> {
+pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f64, Response> {
     if !(0.0..=1e9).contains(&wanted.seconds) {
         return Err(error(StatusCode::BAD_REQUEST, "bad_request", "`seconds` is 0 or more"));
     }
@@ -276,36 +276,36 @@ pub(super) async fn announce(house: &House, wanted: Announcement) -> Result<f64,
         "maintenance was announced"
     );
     let granted =
-        ask(house, move |watch| watch.engine.maintenance(&wanted.service, wanted.instance.as_deref(), wanted.seconds))
+        ask(state, move |watch| watch.engine.maintenance(&wanted.service, wanted.instance.as_deref(), wanted.seconds))
             .await?;
     granted.ok_or_else(|| unknown("service or instance"))
 }
 
 async fn forget_service(
-    State(house): State<House>,
+    State(state): State<AppState>,
     Path(service): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    may_write(&house, bearer(&headers)).await?;
-    forget(&house, service, None).await.map(|()| answer(&json!({"ok": true})))
+    may_write(&state, bearer(&headers)).await?;
+    forget(&state, service, None).await.map(|()| answer(&json!({"ok": true})))
 }
 
 async fn forget_instance(
-    State(house): State<House>,
+    State(state): State<AppState>,
     Path((service, instance)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    may_write(&house, bearer(&headers)).await?;
-    forget(&house, service, Some(instance)).await.map(|()| answer(&json!({"ok": true})))
+    may_write(&state, bearer(&headers)).await?;
+    forget(&state, service, Some(instance)).await.map(|()| answer(&json!({"ok": true})))
 }
 
 /// Forgets somebody.
-pub(super) async fn forget(house: &House, service: String, instance: Option<String>) -> Result<(), Response> {
+pub(super) async fn forget(state: &AppState, service: String, instance: Option<String>) -> Result<(), Response> {
     tracing::info!(
         service = %Plain(&service),
         instance = %Plain(instance.as_deref().unwrap_or("*")),
         "an operator had somebody forgotten"
     );
-    let found = ask(house, move |watch| watch.engine.forget(&service, instance.as_deref())).await?;
+    let found = ask(state, move |watch| watch.engine.forget(&service, instance.as_deref())).await?;
     if found { Ok(()) } else { Err(unknown("service or instance")) }
 }

@@ -79,7 +79,7 @@ impl Log {
         let limit = limit::Limit { limiter: Arc::clone(&limiter), queue: Arc::clone(&queue) };
         let log = tracing_subscriber::fmt()
             .with_max_level(level)
-            .with_writer(queue::Inlet(Arc::clone(&queue)))
+            .with_writer(queue::LogWriter(Arc::clone(&queue)))
             .log_internal_errors(false)
             .with_target(false);
         let started = if json {

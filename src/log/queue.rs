@@ -179,12 +179,12 @@ impl<W: Write> Out<W> {
 }
 
 /// The subscriber's writer.
-pub(super) struct Inlet(pub(super) Arc<Queue>);
+pub(super) struct LogWriter(pub(super) Arc<Queue>);
 
 /// The writer of one event.
 pub(super) struct Line<'a>(&'a Queue, Weight);
 
-impl<'a> MakeWriter<'a> for Inlet {
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {

@@ -100,7 +100,7 @@ pub struct Stats {
 
 /// What every connection sees.
 #[derive(Debug)]
-pub struct Desk {
+pub struct ManagementState {
     /// Who knows the open interval.
     pub flusher: mpsc::Sender<Request>,
     /// The effective configuration as `key: value` lines.
@@ -116,8 +116,8 @@ pub struct Desk {
 }
 
 /// Serves until `stop` turns true.
-pub async fn serve(listener: TcpListener, desk: Desk, mut stop: watch::Receiver<bool>) {
-    let (desk, room) = (Arc::new(desk), Arc::new(Semaphore::new(CONNECTIONS)));
+pub async fn serve(listener: TcpListener, state: ManagementState, mut stop: watch::Receiver<bool>) {
+    let (state, room) = (Arc::new(state), Arc::new(Semaphore::new(CONNECTIONS)));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -131,22 +131,22 @@ pub async fn serve(listener: TcpListener, desk: Desk, mut stop: watch::Receiver<
                 continue;
             }
         };
-        if !desk.allow.permits(Some(from.ip())) {
+        if !state.allow.permits(Some(from.ip())) {
             tracing::warn!(%from, "a management connection was refused: it is not in `management.allow`");
             continue;
         }
         // One too many is closed at once.
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let desk = Arc::clone(&desk);
+        let state = Arc::clone(&state);
         tokio::spawn(async move {
-            converse(stream, &desk, from).await;
+            converse(stream, &state, from).await;
             drop(place);
         });
     }
 }
 
 /// Answers until somebody hangs up.
-async fn converse(mut stream: TcpStream, desk: &Desk, from: SocketAddr) {
+async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAddr) {
     let mut heard = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -162,20 +162,20 @@ async fn converse(mut stream: TcpStream, desk: &Desk, from: SocketAddr) {
         while let Some(end) = memchr::memchr(b'\n', &heard) {
             let line: Vec<u8> = heard.drain(..=end).collect();
             if is_request_line(&line) {
-                desk.http_requests.fetch_add(1, Ordering::Relaxed);
+                state.http_requests.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            if !respond(&mut stream, desk, &line, from).await {
+            if !respond(&mut stream, state, &line, from).await {
                 return;
             }
         }
         if heard.len() > COMMAND_BYTES || ((is_end || is_pause) && !heard.is_empty()) {
             let line = std::mem::take(&mut heard);
             if may_be_request_line(&line) {
-                desk.http_requests.fetch_add(1, Ordering::Relaxed);
+                state.http_requests.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            if !respond(&mut stream, desk, &line, from).await {
+            if !respond(&mut stream, state, &line, from).await {
                 return;
             }
         }
@@ -186,9 +186,9 @@ async fn converse(mut stream: TcpStream, desk: &Desk, from: SocketAddr) {
 }
 
 /// Answers one command; `false` ends the conversation.
-async fn respond(stream: &mut TcpStream, desk: &Desk, line: &[u8], from: SocketAddr) -> bool {
+async fn respond(stream: &mut TcpStream, state: &ManagementState, line: &[u8], from: SocketAddr) -> bool {
     let line = String::from_utf8_lossy(line);
-    let Some(reply) = answer(desk, line.trim(), from).await else {
+    let Some(reply) = handle_request(state, line.trim(), from).await else {
         // The other end may have closed already.
         let _ = stream.shutdown().await;
         return false;
@@ -197,7 +197,7 @@ async fn respond(stream: &mut TcpStream, desk: &Desk, line: &[u8], from: SocketA
 }
 
 /// The reply to a command; `None` for `quit`.
-async fn answer(desk: &Desk, line: &str, from: SocketAddr) -> Option<String> {
+async fn handle_request(state: &ManagementState, line: &str, from: SocketAddr) -> Option<String> {
     let mut words = line.split(' ');
     let command = words.next().unwrap_or("");
     Some(match command {
@@ -206,47 +206,47 @@ async fn answer(desk: &Desk, line: &str, from: SocketAddr) -> Option<String> {
         "health" => {
             match words.next().map(str::to_lowercase).as_deref() {
                 // A flag on its own: nothing else is published through it.
-                Some("up") => desk.healthy.store(true, Ordering::Relaxed),
-                Some("down") => desk.healthy.store(false, Ordering::Relaxed),
+                Some("up") => state.healthy.store(true, Ordering::Relaxed),
+                Some("down") => state.healthy.store(false, Ordering::Relaxed),
                 Some(_) | None => {}
             }
-            format!("health: {}\n", if desk.healthy.load(Ordering::Relaxed) { "up" } else { "down" })
+            format!("health: {}\n", if state.healthy.load(Ordering::Relaxed) { "up" } else { "down" })
         }
-        "config" => format!("\n{}", desk.config),
-        "stats" => match ask(desk, Request::Stats).await {
-            Some(stats) => told(&stats, desk.started),
+        "config" => format!("\n{}", state.config),
+        "stats" => match ask(state, Request::Stats).await {
+            Some(stats) => stats_text(&stats, state.started),
             None => "ERROR\n".into(),
         },
-        "counters" => show(desk, Class::Counter).await,
-        "timers" => show(desk, Class::Timer).await,
-        "gauges" => show(desk, Class::Gauge).await,
-        "delcounters" => delete(desk, Class::Counter, words, from).await,
-        "deltimers" => delete(desk, Class::Timer, words, from).await,
-        "delgauges" => delete(desk, Class::Gauge, words, from).await,
+        "counters" => show(state, Class::Counter).await,
+        "timers" => show(state, Class::Timer).await,
+        "gauges" => show(state, Class::Gauge).await,
+        "delcounters" => delete(state, Class::Counter, words, from).await,
+        "deltimers" => delete(state, Class::Timer, words, from).await,
+        "delgauges" => delete(state, Class::Gauge, words, from).await,
         _ => "ERROR\n".into(),
     })
 }
 
-async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+async fn ask<T>(state: &ManagementState, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
     let (reply, answer) = oneshot::channel();
     let asked = async {
-        desk.flusher.send(request(reply)).await.ok()?;
+        state.flusher.send(request(reply)).await.ok()?;
         answer.await.ok()
     };
     timeout(PATIENCE, asked).await.ok().flatten()
 }
 
-async fn show(desk: &Desk, class: Class) -> String {
-    match ask(desk, |reply| Request::Show(class, reply)).await {
+async fn show(state: &ManagementState, class: Class) -> String {
+    match ask(state, |reply| Request::Show(class, reply)).await {
         Some(listing) => format!("{}\nEND\n\n", inspect::object(&listing.entries, listing.more)),
         None => "ERROR\n".into(),
     }
 }
 
-async fn delete(desk: &Desk, class: Class, names: impl Iterator<Item = &str>, from: SocketAddr) -> String {
+async fn delete(state: &ManagementState, class: Class, names: impl Iterator<Item = &str>, from: SocketAddr) -> String {
     let names: Vec<String> = names.map(str::to_string).collect();
     // All of them at once: every series is looked at once, however many names there are.
-    let Some(deleted) = ask(desk, |reply| Request::Delete(class, names.clone(), reply)).await else {
+    let Some(deleted) = ask(state, |reply| Request::Delete(class, names.clone(), reply)).await else {
         return "ERROR\n".into();
     };
     let series: usize = deleted.iter().map(Vec::len).sum();
@@ -265,7 +265,7 @@ async fn delete(desk: &Desk, class: Class, names: impl Iterator<Item = &str>, fr
 }
 
 /// The reply to `stats`. Ages are in whole seconds.
-fn told(stats: &Stats, started: f64) -> String {
+fn stats_text(stats: &Stats, started: f64) -> String {
     let now = unix_time();
     let age = |time: f64| now.round() - time.round();
     let mut out = format!("uptime: {}\n", age(started));

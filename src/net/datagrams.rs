@@ -19,7 +19,7 @@ use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
-use super::{Command, Deadline, Others, Place, Spec, count_bytes};
+use super::{Command, Deadline, Place, Spec, Taps, count_bytes};
 
 /// Datagrams of an interval whose senders are asked for in any case.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
@@ -65,7 +65,7 @@ impl Source {
 pub(super) fn run(
     source: &Source,
     mut shard: Shard,
-    others: &Others,
+    taps: &Taps,
     mut inbox: mpsc::Receiver<Command>,
     wake: &UnixStream,
 ) {
@@ -79,7 +79,7 @@ pub(super) fn run(
         match inbox.try_recv() {
             Ok(Command::Do(question)) => question(&mut shard),
             Ok(Command::Stop(done)) => {
-                drain(source, others, &mut batch, &mut shard);
+                drain(source, taps, &mut batch, &mut shard);
                 stopped = true;
                 let _ = done.send(());
             }
@@ -90,7 +90,7 @@ pub(super) fn run(
             wait(wake, wake);
             continue;
         }
-        match read(source, others, &mut batch, &mut shard) {
+        match read(source, taps, &mut batch, &mut shard) {
             Ok(BATCH_DATAGRAMS) => napped = false,
             // What comes next is cheaper to read in company.
             Ok(_) if may_nap && woken.elapsed() < BUSY_WITHIN => {
@@ -123,7 +123,7 @@ fn wait(socket: &impl AsRawFd, wake: &UnixStream) {
 }
 
 /// Reads and ingests one batch.
-fn read(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
+fn read(source: &Source, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
     let spec = &source.spec;
     // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list (ours or presence's), at the
     // first datagrams of an interval, while invented services may be about, and from a malformed line on until one with its sender can be told.
@@ -131,7 +131,7 @@ fn read(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) 
         || spec.allow.is_restricted()
         || shard.tally().datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example()
-        || others.want_senders();
+        || taps.want_senders();
     let messages = batch.receive(source.socket.as_raw_fd(), with_senders)?;
     shard.tally().messages += messages as u64;
     source.received.fetch_add(messages as u64, Ordering::Relaxed);
@@ -158,10 +158,10 @@ fn read(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) 
             shard.refuse_fragment(&bytes[whole..], Reason::TooLong, datagram.from);
             bytes = &bytes[..whole];
         }
-        others.record(now, bytes, datagram.from, spec.transport.name());
+        taps.record(now, bytes, datagram.from, spec.transport.name());
         shard.ingest(bytes, &spec.options, datagram.from, now);
     }
-    others.pass_on(shard);
+    taps.pass_on(shard);
     Ok(messages)
 }
 
@@ -175,7 +175,7 @@ fn give_up<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<'a>>)
 }
 
 /// Reads until the kernel holds nothing more, or until the deadline; what is left then is counted.
-fn drain(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard) {
+fn drain(source: &Source, taps: &Taps, batch: &mut Batch, shard: &mut Shard) {
     let end = match source.spec.place {
         Place::Inherited(_) => Some(Instant::now() + INHERITED_DRAIN),
         Place::Address(_) | Place::Path(..) => None,
@@ -189,7 +189,7 @@ fn drain(source: &Source, others: &Others, batch: &mut Batch, shard: &mut Shard)
             tracing::info!("what the inherited socket still holds is left to the next process");
             return;
         }
-        match read(source, others, batch, shard) {
+        match read(source, taps, batch, shard) {
             Ok(_) => errors = 0,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // One of an earlier send, say, of whoever had an inherited socket before: what is queued is behind it.

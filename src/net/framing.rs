@@ -60,9 +60,9 @@ impl Cutter {
     }
 
     /// Gives memory back that is not needed while nothing is pending: most connections are silent most of the time.
-    pub fn rest_easy(&mut self) {
+    pub fn shrink(&mut self) {
         match &mut self.0 {
-            Way::Undecided(lines) | Way::Lines(lines) => lines.rest_easy(),
+            Way::Undecided(lines) | Way::Lines(lines) => lines.shrink(),
             Way::Frames(frames) | Way::Binary(frames) if frames.bytes.is_empty() => {
                 frames.bytes = BytesMut::new();
             }
@@ -157,7 +157,7 @@ impl LineBuffer {
     }
 
     /// Gives memory back that is not needed while nothing is pending: most connections are silent most of the time.
-    fn rest_easy(&mut self) {
+    fn shrink(&mut self) {
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
         }
@@ -346,7 +346,7 @@ mod tests {
                     _ => out.push((kind, bytes.to_vec())),
                 }
             }
-            cutter.rest_easy();
+            cutter.shrink();
         }
         out.extend(cutter.rest().map(|rest| (if matches!(rest, Chunk::Http(_)) { 'h' } else { 'r' }, Vec::new())));
         out

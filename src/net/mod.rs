@@ -1,4 +1,4 @@
-//! The mouth: sockets, drained in batches into reused buffers. Each receive worker is a thread that owns a
+//! Sockets, drained in batches into reused buffers. Each receive worker is a thread that owns a
 //! [`Shard`]; a listener has one worker, or several with `SO_REUSEPORT`.
 //!
 //! The flusher talks to workers with commands. Nothing here waits for anybody downstream: a worker that
@@ -35,7 +35,7 @@ use crate::protocol::Options;
 use crate::sys;
 use crate::tape::Tape;
 
-use relay::Inlet;
+use relay::RelayHandle;
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -290,7 +290,7 @@ impl Bound {
         mut shard: impl FnMut() -> Shard,
         presence: Option<&PresenceHandle>,
         tape: Option<&Tape>,
-        relays: &[Inlet],
+        relays: &[RelayHandle],
     ) -> io::Result<Listener> {
         let mut workers = Vec::new();
         let received = Arc::new(AtomicU64::new(0));
@@ -316,8 +316,8 @@ impl Bound {
                 Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
             };
             let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
-            let (others, received) = (
-                Others { presence: presence.cloned(), tape: tape.cloned(), relays: relays.to_vec() },
+            let (taps, received) = (
+                Taps { presence: presence.cloned(), tape: tape.cloned(), relays: relays.to_vec() },
                 Arc::clone(&received),
             );
             let deadline = Arc::clone(&deadline);
@@ -336,9 +336,9 @@ impl Bound {
                 match runtime {
                     None => {
                         let from = datagrams::Source { spec, socket, receive_buffer, received, deadline };
-                        datagrams::run(&from, shard, &others, inbox, &woken);
+                        datagrams::run(&from, shard, &taps, inbox, &woken);
                     }
-                    Some(runtime) => runtime.block_on(streams::run(spec, &socket, shard, others, inbox, deadline)),
+                    Some(runtime) => runtime.block_on(streams::run(spec, &socket, shard, taps, inbox, deadline)),
                 }
             })?;
             workers.push(Worker { commands, wake, thread });
@@ -564,13 +564,13 @@ fn connect_to_itself(socket: &Socket) -> io::Result<()> {
 
 /// Who else wants to know what comes in.
 #[derive(Clone, Debug)]
-struct Others {
+struct Taps {
     presence: Option<PresenceHandle>,
     tape: Option<Tape>,
-    relays: Vec<Inlet>,
+    relays: Vec<RelayHandle>,
 }
 
-impl Others {
+impl Taps {
     /// Passes on what lines said of presence.
     fn pass_on(&self, shard: &mut Shard) {
         for signal in shard.take_signals() {

@@ -79,7 +79,7 @@ pub struct RelaySpec {
 
 /// Where workers put what they read. Cheap to clone; the relay ends when every one is gone.
 #[derive(Clone, Debug)]
-pub struct Inlet {
+pub struct RelayHandle {
     sender: SyncSender<Vec<u8>>,
     counts: Arc<Counts>,
 }
@@ -127,7 +127,7 @@ fn count_lines(tickets: &Tickets) -> u64 {
     tickets.iter().map(|(_, lines)| lines).sum()
 }
 
-impl Inlet {
+impl RelayHandle {
     /// Hands a datagram, or whole lines of a stream, over. Never waits.
     pub fn put(&self, bytes: &[u8]) {
         self.counts.offered.fetch_add(1, Ordering::Relaxed);
@@ -139,12 +139,12 @@ impl Inlet {
 
 /// A relay as the house looks at it.
 #[derive(Clone, Debug)]
-pub struct Relayed {
+pub struct RelayStats {
     name: String,
     counts: Arc<Counts>,
 }
 
-impl Relayed {
+impl RelayStats {
     /// Label in status and ledger.
     pub fn name(&self) -> &str {
         &self.name
@@ -170,7 +170,7 @@ impl Relayed {
 ///
 /// # Errors
 /// If a socket cannot be made, or a thread not be started.
-pub fn start(spec: RelaySpec) -> io::Result<(Inlet, Relayed, JoinHandle<()>)> {
+pub fn start(spec: RelaySpec) -> io::Result<(RelayHandle, RelayStats, JoinHandle<()>)> {
     let (sender, pieces) = sync_channel(spec.queue);
     let counts = Arc::new(Counts::default());
     let mut targets = Vec::new();
@@ -198,7 +198,7 @@ pub fn start(spec: RelaySpec) -> io::Result<(Inlet, Relayed, JoinHandle<()>)> {
     let relay = Relay { spec, targets, counts: Arc::clone(&counts) };
     relay.publish();
     let thread = std::thread::Builder::new().name(format!("relay-{name}")).spawn(move || relay.run(&pieces))?;
-    Ok((Inlet { sender, counts: Arc::clone(&counts) }, Relayed { name, counts }, thread))
+    Ok((RelayHandle { sender, counts: Arc::clone(&counts) }, RelayStats { name, counts }, thread))
 }
 
 /// What the original's management port says.

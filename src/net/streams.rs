@@ -22,7 +22,7 @@ use crate::sys::{unix_time, unread_bytes};
 
 use super::framing::{Chunk, Cutter};
 use super::stream::{Acceptor, Stream, accept_queued};
-use super::{BACKLOG, Command, Deadline, Others, Place, Spec, Transport, count_bytes};
+use super::{BACKLOG, Command, Deadline, Place, Spec, Taps, Transport, count_bytes};
 
 /// While stopping, a connection that is silent for so long has been read to its end: what was on its way has come.
 const QUIET: Duration = Duration::from_millis(30);
@@ -51,7 +51,7 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 struct Shared {
     spec: Spec,
     shard: RefCell<Shard>,
-    others: Others,
+    taps: Taps,
     /// Where connections read into, each in its turn.
     scratch: RefCell<Box<[u8]>>,
     /// When to give up reading.
@@ -62,7 +62,7 @@ pub(super) async fn run(
     spec: Spec,
     socket: &Arc<Socket>,
     shard: Shard,
-    others: Others,
+    taps: Taps,
     mut inbox: mpsc::Receiver<Command>,
     deadline: Deadline,
 ) {
@@ -76,7 +76,7 @@ pub(super) async fn run(
     let shared = Rc::new(Shared {
         spec,
         shard: RefCell::new(shard),
-        others,
+        taps,
         scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
         deadline,
     });
@@ -310,9 +310,9 @@ async fn serve(
             // `printf 'x:1|c' | nc` ends without a newline and means a whole line.
             shard.tally().chunks += 1;
             let now = unix_time();
-            shared.others.record(now, &rest, from, spec.transport.name());
+            shared.taps.record(now, &rest, from, spec.transport.name());
             shard.ingest(&rest, &spec.options, from, now);
-            shared.others.pass_on(&mut shard);
+            shared.taps.pass_on(&mut shard);
         }
         Chunk::Http(rest) => shard.refuse_fragment(&rest, Reason::HttpRequest, from),
         Chunk::Lines(rest) | Chunk::Frame(rest) | Chunk::TooLong(rest) | Chunk::Broken(rest) => {
@@ -332,12 +332,12 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<Socke
         match chunk {
             Chunk::Lines(bytes) => {
                 chunks = 1;
-                shared.others.record(now, &bytes, from, shared.spec.transport.name());
+                shared.taps.record(now, &bytes, from, shared.spec.transport.name());
                 shard.ingest(&bytes, &shared.spec.options, from, now);
             }
             Chunk::Frame(bytes) => {
                 chunks += 1;
-                shared.others.record(now, &bytes, from, shared.spec.transport.name());
+                shared.taps.record(now, &bytes, from, shared.spec.transport.name());
                 shard.ingest(&bytes, &shared.spec.options, from, now);
             }
             Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, from),
@@ -353,8 +353,8 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<Socke
             }
         }
     }
-    shared.others.pass_on(&mut shard);
+    shared.taps.pass_on(&mut shard);
     shard.tally().chunks += chunks;
-    cutter.rest_easy();
+    cutter.shrink();
     is_good
 }

@@ -18,7 +18,7 @@ use crate::inert::{Plain, in_url};
 use crate::presence::{Alarm, rfc3339};
 use crate::sys::unix_time;
 
-use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Line};
+use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
 
 /// Time between two sends of everything that is open, and how long each holds, in seconds.
 const EVERY: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ impl Ended {
     }
 }
 
-pub(super) async fn run(mut line: Line) {
+pub(super) async fn run(mut line: Target) {
     let url = append(&line.url, "/api/v2/alerts");
     let mut alerts = Alerts::default();
     let mut pause = FIRST_PAUSE;
@@ -123,7 +123,7 @@ pub(super) async fn run(mut line: Line) {
     }
 }
 
-async fn send(line: &Line, url: &str, bodies: Vec<Value>) -> Result<(), String> {
+async fn send(line: &Target, url: &str, bodies: Vec<Value>) -> Result<(), String> {
     for body in bodies {
         let answer = line.fetch.ask(Method::POST, url, Some(body.to_string().into_bytes()), None, DEADLINE).await;
         let answer = answer.map_err(|error| error.to_string())?;

@@ -2,7 +2,7 @@
 //! own, so none waits for another; the presence thread only puts notices into queues.
 
 mod alertmanager;
-mod snitch;
+mod dead_man_switch;
 mod webhook;
 
 use std::collections::{HashSet, VecDeque};
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::fetch::{Fetch, masked};
 use crate::presence::{Identity, Notification};
 
-pub use snitch::Pulse;
+pub use dead_man_switch::Watchdog;
 
 /// Notices that may wait for a target.
 const QUEUE: usize = 1000;
@@ -36,7 +36,7 @@ pub struct Targets {
     /// URLs of webhooks; each gets everything.
     pub webhooks: Vec<String>,
     /// Asked every minute while all is well here.
-    pub snitch: Option<String>,
+    pub dead_man_switch: Option<String>,
     /// Where our own page is, for links in alarms.
     pub page: Option<String>,
     /// Who tells.
@@ -45,7 +45,7 @@ pub struct Targets {
 
 /// Who is told.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Receiver {
     /// Its queue.
     pub outbox: Arc<Outbox>,
     /// It wants to hear again after our restart what is still open: Alertmanager forgets what is not repeated.
@@ -108,7 +108,7 @@ impl Outbox {
 }
 
 /// What every target's task has.
-struct Line {
+struct Target {
     url: String,
     outbox: Arc<Outbox>,
     fetch: Fetch,
@@ -120,7 +120,7 @@ struct Line {
     fails: bool,
 }
 
-impl Line {
+impl Target {
     /// Notes whether the target could be reached, and logs a change.
     fn note(&mut self, outcome: Result<(), &str>) {
         match outcome {
@@ -150,14 +150,14 @@ impl Line {
 
 /// The tasks that tell others.
 #[derive(Debug)]
-pub struct Crew {
+pub struct Notifiers {
     /// One for each target; whatever is to be told goes into all.
-    pub outboxes: Vec<Told>,
+    pub outboxes: Vec<Receiver>,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
 }
 
-impl Crew {
+impl Notifiers {
     /// Ends all tasks: each tries once more to deliver what waits, until `deadline`.
     pub async fn finish(self, deadline: Instant) {
         let _ = self.stop.send(true);
@@ -172,18 +172,18 @@ impl Crew {
     }
 }
 
-/// Starts a task for each target. `pulse` says whether all is well here.
+/// Starts a task for each target. `watchdog` says whether all is well here.
 ///
 /// # Errors
 /// If the system's certificates cannot be read.
-pub fn start(targets: Targets, pulse: Pulse) -> std::io::Result<Crew> {
+pub fn start(targets: Targets, watchdog: Watchdog) -> std::io::Result<Notifiers> {
     let (stop, stopped) = watch::channel(false);
-    let mut crew = Crew { outboxes: Vec::new(), tasks: Vec::new(), stop };
-    let urls = targets.alertmanagers.len() + targets.webhooks.len() + usize::from(targets.snitch.is_some());
-    let (Some(identity), true) = (targets.identity, urls > 0) else { return Ok(crew) };
+    let mut notifiers = Notifiers { outboxes: Vec::new(), tasks: Vec::new(), stop };
+    let urls = targets.alertmanagers.len() + targets.webhooks.len() + usize::from(targets.dead_man_switch.is_some());
+    let (Some(identity), true) = (targets.identity, urls > 0) else { return Ok(notifiers) };
     let fetch = Fetch::new()?;
     let failing = Arc::new(AtomicUsize::new(0));
-    let line = |url: String, outbox: &Arc<Outbox>| Line {
+    let line = |url: String, outbox: &Arc<Outbox>| Target {
         url,
         outbox: Arc::clone(outbox),
         fetch: fetch.clone(),
@@ -195,18 +195,18 @@ pub fn start(targets: Targets, pulse: Pulse) -> std::io::Result<Crew> {
     };
     for url in targets.alertmanagers {
         let outbox = Arc::new(Outbox::default());
-        crew.tasks.push(tokio::spawn(alertmanager::run(line(url, &outbox))));
-        crew.outboxes.push(Told { outbox, again: true });
+        notifiers.tasks.push(tokio::spawn(alertmanager::run(line(url, &outbox))));
+        notifiers.outboxes.push(Receiver { outbox, again: true });
     }
     for url in targets.webhooks {
         let outbox = Arc::new(Outbox::default());
-        crew.tasks.push(tokio::spawn(webhook::run(line(url, &outbox))));
-        crew.outboxes.push(Told { outbox, again: false });
+        notifiers.tasks.push(tokio::spawn(webhook::run(line(url, &outbox))));
+        notifiers.outboxes.push(Receiver { outbox, again: false });
     }
-    if let Some(url) = targets.snitch {
-        crew.tasks.push(tokio::spawn(snitch::run(url, fetch, stopped, pulse, failing)));
+    if let Some(url) = targets.dead_man_switch {
+        notifiers.tasks.push(tokio::spawn(dead_man_switch::run(url, fetch, stopped, watchdog, failing)));
     }
-    Ok(crew)
+    Ok(notifiers)
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use crate::fetch::masked;
 use crate::inert::Plain;
 use crate::presence::{Notification, rfc3339};
 
-use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Line};
+use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
 
 /// Events in one request.
 const BATCH: usize = 100;
 
-pub(super) async fn run(mut line: Line) {
+pub(super) async fn run(mut line: Target) {
     let mut batch: Vec<Notification> = Vec::new();
     let mut pause = FIRST_PAUSE;
     loop {
@@ -58,7 +58,7 @@ pub(super) async fn run(mut line: Line) {
     }
 }
 
-async fn send(line: &Line, batch: &[Notification]) -> Result<(), String> {
+async fn send(line: &Target, batch: &[Notification]) -> Result<(), String> {
     let events: Vec<Value> = batch.iter().map(|notice| event(line, notice)).collect();
     let keys: Vec<String> = batch.iter().map(|notice| notice.alarm.topic.key()).collect();
     let body = json!({"version": 1, "events": events, "dedup_keys": keys});
@@ -67,7 +67,7 @@ async fn send(line: &Line, batch: &[Notification]) -> Result<(), String> {
     if answer.is_good() { Ok(()) } else { Err(format!("it answers {}", answer.status)) }
 }
 
-fn event(line: &Line, notice: &Notification) -> Value {
+fn event(line: &Target, notice: &Notification) -> Value {
     let alarm = &notice.alarm;
     let mut event = match &notice.event {
         Some((number, event)) => line.identity.publish(*number, event),

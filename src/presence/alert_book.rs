@@ -113,7 +113,7 @@ impl AlertBook {
     }
 
     /// Every alarm that was told and is not over.
-    pub fn told(&self) -> impl Iterator<Item = &Alarm> {
+    pub fn firing(&self) -> impl Iterator<Item = &Alarm> {
         self.open().filter(|alarm| alarm.place == AlertState::Firing)
     }
 
@@ -131,19 +131,19 @@ impl AlertBook {
                     self.put(topic, event, AlertState::Pending(event.at + self.group_wait), None);
                     return Vec::new();
                 }
-                vec![self.tell(topic, event, id_and_event, None)]
+                vec![self.fire(topic, event, id_and_event, None)]
             }
             (EventKind::Instance, _) => self.end(&topic("PresenceInstanceDown"), id_and_event),
             (EventKind::Service, Some("down")) => {
                 let mut out = self.end(&topic("PresenceServiceDegraded"), id_and_event.clone());
                 self.cover(event);
-                out.push(self.tell(topic("PresenceServiceDown"), event, id_and_event, None));
+                out.push(self.fire(topic("PresenceServiceDown"), event, id_and_event, None));
                 out
             }
             (EventKind::Service, Some("degraded")) => {
                 let mut out = self.end(&topic("PresenceServiceDown"), id_and_event.clone());
                 self.uncover(event);
-                out.push(self.tell(topic("PresenceServiceDegraded"), event, id_and_event, None));
+                out.push(self.fire(topic("PresenceServiceDegraded"), event, id_and_event, None));
                 out
             }
             (EventKind::Service, _) => {
@@ -153,11 +153,11 @@ impl AlertBook {
                 out
             }
             (EventKind::Flapping, Some("start")) => {
-                vec![self.tell(topic("PresenceFlapping"), event, id_and_event, None)]
+                vec![self.fire(topic("PresenceFlapping"), event, id_and_event, None)]
             }
             (EventKind::Flapping, _) => self.end(&topic("PresenceFlapping"), id_and_event),
             (EventKind::MassSilence, Some("start")) => {
-                vec![self.tell(topic("PresenceMassSilence"), event, id_and_event, None)]
+                vec![self.fire(topic("PresenceMassSilence"), event, id_and_event, None)]
             }
             (EventKind::MassSilence, Some("end")) => self.end(&topic("PresenceMassSilence"), id_and_event),
             (EventKind::Warning, _) => {
@@ -168,7 +168,7 @@ impl AlertBook {
                     _ => "PresenceIngest",
                 });
                 topic.code = (topic.name != "PresenceServiceGone").then(|| code.to_string());
-                vec![self.tell(topic, event, id_and_event, Some(event.at + PASSING))]
+                vec![self.fire(topic, event, id_and_event, Some(event.at + PASSING))]
             }
             (EventKind::MassSilence | EventKind::Maintenance | EventKind::Restored, _) => Vec::new(),
         }
@@ -208,7 +208,7 @@ impl AlertBook {
         }
     }
 
-    fn tell(&mut self, topic: AlertKey, event: &Event, and_event: (u64, Event), until: Option<f64>) -> Notification {
+    fn fire(&mut self, topic: AlertKey, event: &Event, and_event: (u64, Event), until: Option<f64>) -> Notification {
         self.waiting.remove(&topic);
         let alarm = self.put(topic, event, AlertState::Firing, until);
         Notification { alarm, resolved: false, event: Some(and_event), detail: String::new() }
@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    fn told(notices: &[Notification]) -> Vec<(String, bool)> {
+    fn notified(notices: &[Notification]) -> Vec<(String, bool)> {
         notices.iter().map(|notice| (notice.alarm.topic.key(), notice.resolved)).collect()
     }
 
@@ -283,8 +283,8 @@ mod tests {
         assert!(alerts.tick(20.0).is_empty());
         alerts.take(3, &event(30.0, EventKind::Instance, Some("x"), "down"));
         let key = "PresenceInstanceDown/a/x".to_string();
-        assert_eq!(told(&alerts.tick(40.0)), [(key.clone(), false)]);
-        assert_eq!(told(&alerts.take(4, &event(50.0, EventKind::Instance, Some("x"), "up"))), [(key, true)]);
+        assert_eq!(notified(&alerts.tick(40.0)), [(key.clone(), false)]);
+        assert_eq!(notified(&alerts.take(4, &event(50.0, EventKind::Instance, Some("x"), "up"))), [(key, true)]);
         assert_eq!(alerts.open().count(), 0);
     }
 
@@ -294,13 +294,13 @@ mod tests {
         alerts.take(1, &event(0.0, EventKind::Instance, Some("x"), "down"));
         alerts.take(2, &event(1.0, EventKind::Instance, Some("y"), "down"));
         let down = alerts.take(3, &event(2.0, EventKind::Service, None, "down"));
-        assert_eq!(told(&down), [("PresenceServiceDown/a".to_string(), false)]);
+        assert_eq!(notified(&down), [("PresenceServiceDown/a".to_string(), false)]);
         assert!(alerts.tick(100.0).is_empty());
         assert!(alerts.take(4, &event(110.0, EventKind::Instance, Some("x"), "up")).is_empty());
         let up = alerts.take(5, &event(110.0, EventKind::Service, None, "up"));
-        assert_eq!(told(&up), [("PresenceServiceDown/a".to_string(), true)]);
+        assert_eq!(notified(&up), [("PresenceServiceDown/a".to_string(), true)]);
         assert!(alerts.tick(150.0).is_empty());
-        assert_eq!(told(&alerts.tick(155.0)), [("PresenceInstanceDown/a/y".to_string(), false)]);
+        assert_eq!(notified(&alerts.tick(155.0)), [("PresenceInstanceDown/a/y".to_string(), false)]);
     }
 
     #[test]
@@ -309,7 +309,7 @@ mod tests {
         alerts.take(1, &event(0.0, EventKind::Service, None, "degraded"));
         let worse = alerts.take(2, &event(5.0, EventKind::Service, None, "down"));
         let (degraded, down) = ("PresenceServiceDegraded/a".to_string(), "PresenceServiceDown/a".to_string());
-        assert_eq!(told(&worse), [(degraded, true), (down, false)]);
+        assert_eq!(notified(&worse), [(degraded, true), (down, false)]);
     }
 
     #[test]

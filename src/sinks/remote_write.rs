@@ -25,7 +25,8 @@ use crate::snapshot::Snapshot;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post};
 use super::prometheus::{
-    Complaint, Distributions, Exposition, NativeSide, Sample, Shape, Told, Value, label_pairs, locked, native_side,
+    Complaint, Distributions, Exposition, NativeSide, Sample, ScrapeState, Shape, Value, label_pairs, locked,
+    native_side,
 };
 use super::spec::{choice, reach_url};
 use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
@@ -125,7 +126,7 @@ impl Spec for RemoteWriteSpec {
         Ok(Box::new(RemoteWriteSink {
             post: Post::new(self.endpoint.clone(), site)?,
             is_second: self.version == 2,
-            state: Arc::new(Mutex::new(Told::new(
+            state: Arc::new(Mutex::new(ScrapeState::new(
                 Exposition::new(self.ttl.as_secs_f64(), distributions)
                     .updown(&self.updown)
                     .at_most(site.max_series)
@@ -485,7 +486,7 @@ pub fn requests(exposition: &Exposition, end: f64, mut visit: impl FnMut(Vec<u8>
 struct RemoteWriteSink {
     post: Post,
     is_second: bool,
-    state: Arc<Mutex<Told>>,
+    state: Arc<Mutex<ScrapeState>>,
     complaint: Complaint,
     /// Timers are sent as native histograms.
     is_native: bool,

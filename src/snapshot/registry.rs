@@ -403,15 +403,15 @@ mod tests {
     use crate::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
     use crate::protocol::Options;
 
-    struct House {
+    struct Fixture {
         shards: Vec<Shard>,
         registry: Registry,
         spare: Vec<Columns>,
         now: f64,
     }
 
-    impl House {
-        fn new(shards: usize, change: impl FnOnce(&mut RegistryOptions)) -> House {
+    impl Fixture {
+        fn new(shards: usize, change: impl FnOnce(&mut RegistryOptions)) -> Fixture {
             let mut options = RegistryOptions {
                 summary: Arc::default(),
                 zero_when_idle: [false; 3],
@@ -436,7 +436,7 @@ mod tests {
                     times: TimeWindow::ANY,
                 })
             };
-            House {
+            Fixture {
                 shards: (0..shards as u64).map(shard).collect(),
                 registry: Registry::new(options, shards),
                 spare: Vec::new(),
@@ -481,53 +481,53 @@ mod tests {
 
     #[test]
     fn shards_are_put_together() {
-        let mut house = House::new(2, |_| {});
-        house.feed(0, "a:1|c\ng:5|g\nt:1|ms\ns:x|s");
-        house.feed(1, "b:1|c\na:2|c\ng:+1|g\nt:2|ms\ns:x|s\ns:y|s");
-        assert_eq!(house.close(), ["a 3", "b 1", "g 6", "s 2", "t 3/2"]);
-        house.feed(1, "a:1|c\nt:5|ms");
-        assert_eq!(house.close(), ["a 1", "g 6", "t 5/1"]);
+        let mut fixture = Fixture::new(2, |_| {});
+        fixture.feed(0, "a:1|c\ng:5|g\nt:1|ms\ns:x|s");
+        fixture.feed(1, "b:1|c\na:2|c\ng:+1|g\nt:2|ms\ns:x|s\ns:y|s");
+        assert_eq!(fixture.close(), ["a 3", "b 1", "g 6", "s 2", "t 3/2"]);
+        fixture.feed(1, "a:1|c\nt:5|ms");
+        assert_eq!(fixture.close(), ["a 1", "g 6", "t 5/1"]);
     }
 
     #[test]
     fn a_gauge_stands_until_its_time_is_over() {
-        let mut house = House::new(1, |_| {});
-        house.feed(0, "g:5|g");
-        assert_eq!(house.close(), ["g 5"]);
-        house.feed(0, "g:+1|g");
-        assert_eq!(house.close(), ["g 6"]);
+        let mut fixture = Fixture::new(1, |_| {});
+        fixture.feed(0, "g:5|g");
+        assert_eq!(fixture.close(), ["g 5"]);
+        fixture.feed(0, "g:+1|g");
+        assert_eq!(fixture.close(), ["g 6"]);
         assert_eq!(
-            [house.close(), house.close(), house.close()],
+            [fixture.close(), fixture.close(), fixture.close()],
             [vec!["g 6".to_string()], vec!["g 6".into()], vec![]]
         );
-        house.feed(0, "g:+1|g");
-        assert_eq!(house.close(), ["g 1"]);
+        fixture.feed(0, "g:+1|g");
+        assert_eq!(fixture.close(), ["g 1"]);
     }
 
     #[test]
     fn idle_series_are_zero_where_that_is_wanted_and_leave_after_their_time() {
-        let mut house = House::new(2, |options| options.zero_when_idle = [true; 3]);
-        house.feed(0, "a:1|c");
-        house.feed(1, "a:1|c\nt:1|ms");
-        assert_eq!(house.close(), ["a 2", "t 1/1"]);
+        let mut fixture = Fixture::new(2, |options| options.zero_when_idle = [true; 3]);
+        fixture.feed(0, "a:1|c");
+        fixture.feed(1, "a:1|c\nt:1|ms");
+        assert_eq!(fixture.close(), ["a 2", "t 1/1"]);
         let mut rounds = 0;
-        while !house.close().is_empty() {
+        while !fixture.close().is_empty() {
             rounds += 1;
             assert!(rounds < 20);
         }
         assert_eq!(rounds, 6);
-        house.feed(0, "b:1|c");
-        assert_eq!(house.close(), ["b 1"]);
-        assert!(house.shards.iter().map(Shard::len).sum::<usize>() == 1);
+        fixture.feed(0, "b:1|c");
+        assert_eq!(fixture.close(), ["b 1"]);
+        assert!(fixture.shards.iter().map(Shard::len).sum::<usize>() == 1);
     }
 
     #[test]
     fn prefix_and_tags_go_on_every_series() {
-        let mut house = House::new(1, |options| {
+        let mut fixture = Fixture::new(1, |options| {
             options.prefix = "p.".into();
             options.tags = vec![("host".into(), "h".into())];
         });
-        house.feed(0, "a:1|c|#k:v\nb:1|c|#host:own");
-        assert_eq!(house.close(), ["p.a;host=h;k=v 1", "p.b;host=own 1"]);
+        fixture.feed(0, "a:1|c|#k:v\nb:1|c|#host:own");
+        assert_eq!(fixture.close(), ["p.a;host=h;k=v 1", "p.b;host=own 1"]);
     }
 }

@@ -18,14 +18,14 @@ use crate::support::{Random, size};
 
 const TIMERS: TimerPolicy = TimerPolicy { exact_samples: 64, digits: 3, weighted: true };
 
-struct House {
+struct Fixture {
     shards: Vec<Shard>,
     registry: Registry,
     closed: u32,
 }
 
-impl House {
-    fn new(shards: usize, max_series: usize) -> House {
+impl Fixture {
+    fn new(shards: usize, max_series: usize) -> Fixture {
         let quota = Quota::new(max_series);
         let options = RegistryOptions {
             summary: Arc::new(SummaryPolicy {
@@ -53,7 +53,7 @@ impl House {
                 times: TimeWindow { past_secs: 5e4, future_secs: 3600.0, origin: Some(0.0) },
             })
         };
-        House { shards: (0..shards as u64).map(shard).collect(), registry: Registry::new(options, shards), closed: 0 }
+        Fixture { shards: (0..shards as u64).map(shard).collect(), registry: Registry::new(options, shards), closed: 0 }
     }
 
     fn close(&mut self) -> Snapshot {
@@ -113,22 +113,22 @@ fn datagram(random: &mut Random) -> Vec<u8> {
 fn the_equations_hold_over_random_mixes() {
     let cases = size("SYSTOLE_TEST_MIXES", 100_000);
     let mut random = Random(20_261_122);
-    let mut house = House::new(2, 60);
+    let mut fixture = Fixture::new(2, 60);
     let (mut lines, mut folded, mut malformed, mut retired) = (0, 0, 0, 0);
     for case in 0..cases {
         let bytes = datagram(&mut random);
         // What a reader of the datagram would call lines: pieces between newlines, the last unless it is empty.
         let pieces = bytes.split(|&b| b == b'\n').count() as u64;
         lines += if bytes.is_empty() || bytes.ends_with(b"\n") { pieces - 1 } else { pieces };
-        house.shards[(case % 2) as usize].ingest(&bytes, &Options::default(), None, case as f64);
+        fixture.shards[(case % 2) as usize].ingest(&bytes, &Options::default(), None, case as f64);
         if random.below(200) == 0 {
-            let snapshot = house.close();
+            let snapshot = fixture.close();
             assert_eq!(snapshot.ledger.check(), Ok(()), "seed 20261122, case {case}");
             assert_eq!(snapshot.ledger.lines.read, lines, "case {case}");
             let ledger = &snapshot.ledger;
             folded += ledger.samples.folded;
             malformed += ledger.malformed_total();
-            retired += u64::from(house.shards.iter().map(Shard::len).sum::<usize>() < 60);
+            retired += u64::from(fixture.shards.iter().map(Shard::len).sum::<usize>() < 60);
             lines = 0;
         }
     }
@@ -139,7 +139,7 @@ fn the_equations_hold_over_random_mixes() {
 #[test]
 fn recorded_values_are_the_values_sent() {
     let mut random = Random(7);
-    let mut house = House::new(1, 1_000_000);
+    let mut fixture = Fixture::new(1, 1_000_000);
     let mut counters: HashMap<String, f64> = HashMap::new();
     let mut timers: HashMap<String, u64> = HashMap::new();
     for _ in 0..20_000 {
@@ -151,9 +151,9 @@ fn recorded_values_are_the_values_sent() {
             *timers.entry(name.clone()).or_default() += 1;
             format!("{name}:{value}|ms")
         };
-        house.shards[0].ingest(line.as_bytes(), &Options::default(), None, 0.0);
+        fixture.shards[0].ingest(line.as_bytes(), &Options::default(), None, 0.0);
     }
-    let snapshot = house.close();
+    let snapshot = fixture.close();
     assert_eq!((snapshot.counters.len(), snapshot.timers.len()), (counters.len(), timers.len()));
     snapshot.counters.iter().for_each(|p| assert_eq!(p.sum.value(), counters[p.series.name()]));
     snapshot.timers.iter().for_each(|p| assert_eq!(p.timer.samples(), timers[p.series.name()]));
@@ -319,9 +319,9 @@ fn nearly(a: &Values, b: &Values) -> bool {
 fn snapshots_of_several_senders_merge_to_the_one_daemons() {
     let mut runner = TestRunner::new(Config { cases: size("SYSTOLE_TEST_MERGES", 400) as u32, ..Config::default() });
     let outcome = runner.run(&ops(), |ops| {
-        let mut one = House::new(1, 1000);
-        let mut three = House::new(3, 1000);
-        let mut apart = [House::new(1, 1000), House::new(1, 1000), House::new(1, 1000)];
+        let mut one = Fixture::new(1, 1000);
+        let mut three = Fixture::new(3, 1000);
+        let mut apart = [Fixture::new(1, 1000), Fixture::new(1, 1000), Fixture::new(1, 1000)];
         for (time, op) in ops.iter().enumerate() {
             let (bytes, now) = (op.line.as_bytes(), time as f64);
             one.shards[0].ingest(bytes, &Options::default(), None, now);
@@ -330,7 +330,7 @@ fn snapshots_of_several_senders_merge_to_the_one_daemons() {
         }
         let whole = one.close();
         let split = three.close();
-        let [a, b, c] = apart.each_mut().map(House::close);
+        let [a, b, c] = apart.each_mut().map(Fixture::close);
         let gauges = gauges_by_the_invariant(&ops);
         for parts in [[&a, &b, &c], [&c, &a, &b]] {
             let merged = merge(&parts);
@@ -349,7 +349,7 @@ fn snapshots_of_several_senders_merge_to_the_one_daemons() {
         prop_assert!(nearly(&content(&split).1, &gauges));
         // With one sender there is nothing to weigh: the order of its lines is the order.
         let alone: Vec<&Op> = ops.iter().filter(|op| op.sender == 0).collect();
-        let mut single = House::new(1, 1000);
+        let mut single = Fixture::new(1, 1000);
         alone.iter().enumerate().for_each(|(n, op)| {
             single.shards[0].ingest(op.line.as_bytes(), &Options::default(), None, n as f64);
         });

@@ -106,14 +106,14 @@ impl Spec for PrometheusSpec {
 
 /// What is told, which no interval is added to twice: after a deadline that passed, the same one is offered again.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ScrapeState {
     pub(super) exposition: Exposition,
     last: Option<((u64, u64), Outcome)>,
 }
 
-impl Told {
-    pub(super) fn new(exposition: Exposition) -> Told {
-        Told { exposition, last: None }
+impl ScrapeState {
+    pub(super) fn new(exposition: Exposition) -> ScrapeState {
+        ScrapeState { exposition, last: None }
     }
 
     /// Adds an interval, unless it was added already; what of it is not told, and whether that is news.
@@ -129,7 +129,7 @@ impl Told {
     }
 }
 
-type Shared = Arc<Mutex<Told>>;
+type Shared = Arc<Mutex<ScrapeState>>;
 
 /// A scrape endpoint.
 struct PrometheusSink {
@@ -144,7 +144,7 @@ impl PrometheusSink {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let shared: Shared = Arc::new(Mutex::new(Told::new(exposition)));
+        let shared: Shared = Arc::new(Mutex::new(ScrapeState::new(exposition)));
         let router = Router::new()
             .route("/metrics", get(scrape))
             .route("/", get(|| async { "systole: metrics for Prometheus are at /metrics\n" }))
@@ -158,7 +158,7 @@ impl PrometheusSink {
     }
 }
 
-pub(super) fn locked(shared: &Mutex<Told>) -> MutexGuard<'_, Told> {
+pub(super) fn locked(shared: &Mutex<ScrapeState>) -> MutexGuard<'_, ScrapeState> {
     // Every update leaves it whole, so a panic elsewhere does not spoil it.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

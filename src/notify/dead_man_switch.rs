@@ -14,7 +14,7 @@ use crate::fetch::Fetch;
 use super::DEADLINE;
 
 /// Says whether all is well here: nothing, or what is not.
-pub type Pulse = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<&'static str>> + Send>> + Send + Sync>;
+pub type Watchdog = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<&'static str>> + Send>> + Send + Sync>;
 
 /// Time between two signs of life.
 const EVERY: Duration = Duration::from_secs(60);
@@ -23,12 +23,12 @@ pub(super) async fn run(
     url: String,
     fetch: Fetch,
     mut stop: watch::Receiver<bool>,
-    pulse: Pulse,
+    watchdog: Watchdog,
     failing: Arc<AtomicUsize>,
 ) {
     let mut withheld = None;
     loop {
-        let problem = match pulse().await {
+        let problem = match watchdog().await {
             None if failing.load(Ordering::Relaxed) > 0 => Some("alarms cannot be delivered"),
             problem => problem,
         };
