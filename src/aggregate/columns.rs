@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::counter::Sum;
 use super::gauge::Gauge;
+use super::overrides::Levels;
 use super::set::Members;
 use super::timer::Timer;
-use super::treatment::Levels;
 
 /// What decides how values of a series are kept. Meters are counters; histograms and distributions are timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 use crate::protocol::Kind;
 use crate::series::{Series, plain_name};
 
-/// Marks a number whose series was sent under exactly its canonical name, without tags: then the same bytes on
+/// GaugeLevels a number whose series was sent under exactly its canonical name, without tags: then the same bytes on
 /// the wire always mean this series, and need not be read again.
 const PLAIN: u32 = 1 << 31;
 
@@ -201,7 +201,7 @@ impl Hasher {
 
     /// Of a name and a tag section as they were sent.
     #[inline]
-    pub(super) fn hash_spelling(&self, name: &[u8], tags: &[u8]) -> u64 {
+    pub(super) fn hash_key(&self, name: &[u8], tags: &[u8]) -> u64 {
         self.hash_plain(name).rotate_left(23) ^ rapidhash_v3_seeded(tags, &self.0)
     }
 

@@ -8,20 +8,20 @@ use crate::protocol::{
     split_line, trim,
 };
 
-use super::alias::Spelling;
 use super::columns::Class;
 use super::index::{Index, Slot};
+use super::key_cache::CachedKey;
 use super::shard::{Shard, class_of};
 
 /// Lines looked up together: while the memory of one is on its way, that of the others can be asked for.
-pub(super) const TOGETHER: usize = 32;
+pub(super) const LOOKUP_BATCH: usize = 32;
 
 /// Series from which on a lookup finds little in the processor's own cache.
 pub(super) const BEYOND_CACHE: usize = 16_384;
 
 /// A plain line between reading and recording.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
+pub(super) struct PendingLine {
     /// Where it begins in the datagram, where its name ends, its tags lie, and the next line begins.
     start: u32,
     name_end: u32,
@@ -62,8 +62,8 @@ impl Shard {
                 let line = self.waiting(datagram, text, plain, rest.len());
                 if together {
                     self.waiting.push(line);
-                    if self.waiting.len() == TOGETHER {
-                        self.settle(datagram, options, from, now);
+                    if self.waiting.len() == LOOKUP_BATCH {
+                        self.flush_pending(datagram, options, from, now);
                     }
                     text = rest;
                     continue;
@@ -75,11 +75,11 @@ impl Shard {
                 }
             }
             let (line, rest) = split_line(text);
-            self.settle(datagram, options, from, now);
+            self.flush_pending(datagram, options, from, now);
             self.read(line, options, from, now);
             text = rest;
         }
-        self.settle(datagram, options, from, now);
+        self.flush_pending(datagram, options, from, now);
     }
 
     #[cold]
@@ -91,16 +91,16 @@ impl Shard {
     }
 
     #[inline(always)]
-    fn waiting(&self, datagram: &[u8], text: &[u8], plain: PlainLine<'_>, rest: usize) -> Waiting {
+    fn waiting(&self, datagram: &[u8], text: &[u8], plain: PlainLine<'_>, rest: usize) -> PendingLine {
         let kind = self.kind_of(plain.kind);
         let hash = if plain.tags.is_empty() {
             self.hasher.hash_plain(plain.name)
         } else {
-            self.hasher.hash_spelling(plain.name, plain.tags)
+            self.hasher.hash_key(plain.name, plain.tags)
         };
         let place = |part: &[u8]| (part.as_ptr() as usize - datagram.as_ptr() as usize) as u32;
         let (start, tags) = (place(text), if plain.tags.is_empty() { 0 } else { place(plain.tags) });
-        Waiting {
+        PendingLine {
             start,
             name_end: start + plain.name.len() as u32,
             tags,
@@ -117,7 +117,7 @@ impl Shard {
     /// Records the lines that wait, in order. Each step is a loop of its own, so that the processor asks for the
     /// memory of many lines at once: with a million series a line then takes a fifth of the time.
     #[inline]
-    fn settle(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
+    fn flush_pending(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         if self.waiting.is_empty() {
             return;
         }
@@ -155,7 +155,7 @@ impl Shard {
     /// The number of a series that was sent under the same bytes before. A shard belongs to one listener, so the
     /// same bytes are always read alike.
     #[inline(always)]
-    fn find_known(&self, line: &Waiting, datagram: &[u8]) -> Option<u32> {
+    fn find_known(&self, line: &PendingLine, datagram: &[u8]) -> Option<u32> {
         if matches!(line.class, Class::Set | Class::Kv) {
             // Their values are bounded, or no numbers.
             return None;
@@ -165,18 +165,18 @@ impl Shard {
         let tags = &datagram[line.tags as usize..line.tags_end as usize];
         if tags.is_empty() {
             let known = index.find_plain(line.hash, line.kind, name);
-            // A name that a rule changes is a spelling, too.
+            // A name that a rule changes is a key, too.
             if known.is_some() || self.options.rules.is_none() {
                 return known;
             }
         }
-        let known = self.aliases.find(&Spelling::new(line.hash, line.kind, name, tags));
+        let known = self.key_cache.find(&CachedKey::new(line.hash, line.kind, name, tags));
         // The number may have been given to another series since.
         known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
     }
 
     #[inline(always)]
-    fn record_known(&mut self, line: &Waiting, id: u32, now: f64) {
+    fn record_known(&mut self, line: &PendingLine, id: u32, now: f64) {
         match line.class {
             Class::Counter => self.open.columns.counters.touch(id).add(line.value),
             Class::Gauge => {
@@ -216,7 +216,7 @@ impl Shard {
         }
     }
 
-    /// Remembers the spelling of a plain tagged line that was just recorded.
+    /// Remembers the key of a plain tagged line that was just recorded.
     fn learn(&mut self, line: &[u8]) {
         let Some((PlainLine { name, kind, tags, .. }, _)) = plain_line(line) else { return };
         if (tags.is_empty() && self.options.rules.is_none()) || self.concerns_presence {
@@ -235,9 +235,9 @@ impl Shard {
         if tags.is_empty() && series.is_plain(kind, name) {
             return;
         }
-        let hash = if tags.is_empty() { self.hasher.hash_plain(name) } else { self.hasher.hash_spelling(name, tags) };
-        self.aliases.make_room(self.indexes.iter().map(Index::len).sum());
-        self.aliases.remember(Spelling::new(hash, kind, name, tags), id, series);
+        let hash = if tags.is_empty() { self.hasher.hash_plain(name) } else { self.hasher.hash_key(name, tags) };
+        self.key_cache.make_room(self.indexes.iter().map(Index::len).sum());
+        self.key_cache.remember(CachedKey::new(hash, kind, name, tags), id, series);
     }
 
     fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
@@ -281,7 +281,7 @@ mod tests {
             times: TimeWindow::ANY,
         });
         let feed = |shard: &mut Shard, text: &str| shard.ingest(text.as_bytes(), &Options::default(), None, 0.0);
-        // The second time, spellings are known.
+        // The second time, keys are known.
         feed(&mut shard, names);
         feed(&mut shard, names);
         ingest(&mut shard, text);

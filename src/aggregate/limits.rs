@@ -10,14 +10,14 @@ use crate::series::Series;
 pub const OVERFLOW_NAME: &str = "systole.overflow";
 
 /// Events and service checks kept per worker and interval.
-pub const MAX_NOTES: usize = 10_000;
+pub const MAX_EVENTS_AND_CHECKS: usize = 10_000;
 
 /// Bytes of events and service checks kept per worker and interval; the one that reaches it is kept, too.
-pub(super) const MAX_NOTE_BYTES: usize = 32 << 20;
+pub(super) const MAX_EVENT_AND_CHECK_BYTES: usize = 32 << 20;
 
 /// Samples with a time of their own that a worker keeps per interval, and bytes of their series' keys.
-pub(super) const MAX_STAMPED: usize = 100_000;
-pub(super) const MAX_STAMPED_BYTES: usize = 32 << 20;
+pub(super) const MAX_TIMESTAMPED: usize = 100_000;
+pub(super) const MAX_TIMESTAMPED_BYTES: usize = 32 << 20;
 
 /// Prefixes watched for the worst offender. Small, so that a flood of new names stays cheap.
 const WATCHED_PREFIXES: usize = 16;

@@ -8,13 +8,13 @@ use crate::protocol::ParseError;
 use crate::series::Series;
 
 use super::columns::Columns;
+use super::event_or_check::EventOrCheck;
 use super::limits::Offenders;
-use super::note::Note;
 use super::tally::Tally;
 
 /// A counter's or a gauge's value of a second of its own (`|T`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stamped {
+pub struct TimestampedSample {
     /// Which.
     pub series: Series,
     /// Unix seconds.
@@ -60,9 +60,9 @@ pub struct Partial {
     /// The counts.
     pub tally: Tally,
     /// Samples with a time of their own, in order.
-    pub stamped: Vec<Stamped>,
+    pub stamped: Vec<TimestampedSample>,
     /// Events and service checks, in order.
-    pub notes: Vec<Note>,
+    pub notes: Vec<EventOrCheck>,
     /// The first malformed line.
     pub example: Option<BadLine>,
     /// Who ran into `max_series`.

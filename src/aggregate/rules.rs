@@ -1,5 +1,5 @@
 //! Rules: what a series is called, which tags it keeps, whether it is kept at all. The first rule that matches decides.
-//! A rule is looked for when a spelling is new; after that it costs nothing.
+//! A rule is looked for when a key is new; after that it costs nothing.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use crate::glob::{captures, matches};
 use crate::protocol::Kind;
 use crate::series::Series;
 
-use super::alias::SPELLINGS_A_SERIES;
-use super::treatment::Treatment;
+use super::key_cache::CACHED_KEYS_PER_SERIES;
+use super::overrides::SeriesOverrides;
 
 /// A rule.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,7 +30,7 @@ pub struct Rule {
     /// Tags that are added, or replaced.
     pub add_tags: Vec<(String, String)>,
     /// How its series are treated.
-    pub treatment: Treatment,
+    pub treatment: SeriesOverrides,
 }
 
 impl Rule {
@@ -43,12 +43,12 @@ impl Rule {
     }
 }
 
-/// Marks a series that no rule treats.
+/// GaugeLevels a series that no rule treats.
 pub const NO_RULE: u32 = u32::MAX;
 
 /// What becomes of a series.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fate {
+pub enum RuleOutcome {
     /// No rule changes it.
     Same,
     /// It is dropped.
@@ -82,7 +82,7 @@ impl Rules {
     }
 
     /// Treatments alone, by their numbers; they match nothing.
-    pub fn of_treatments(treatments: Vec<Treatment>) -> Rules {
+    pub fn of_treatments(treatments: Vec<SeriesOverrides>) -> Rules {
         let rules = treatments.into_iter().map(|treatment| Rule { treatment, ..Rule::default() }).collect();
         Rules { rules, ..Rules::default() }
     }
@@ -99,14 +99,14 @@ impl Rules {
     }
 
     /// What becomes of a series, and the number of the rule that treats it ([`NO_RULE`] for none).
-    pub fn verdict(&self, series: &Series) -> (Fate, u32) {
-        let Some((n, rule)) = self.find(series) else { return (Fate::Same, NO_RULE) };
-        let number = if rule.treatment == Treatment::default() { NO_RULE } else { n as u32 };
-        (Self::fate(rule, series), number)
+    pub fn verdict(&self, series: &Series) -> (RuleOutcome, u32) {
+        let Some((n, rule)) = self.find(series) else { return (RuleOutcome::Same, NO_RULE) };
+        let number = if rule.treatment == SeriesOverrides::default() { NO_RULE } else { n as u32 };
+        (Self::outcome(rule, series), number)
     }
 
     /// The treatment of a rule, by its number.
-    pub fn treatment(&self, rule: u32) -> Option<&Treatment> {
+    pub fn treatment(&self, rule: u32) -> Option<&SeriesOverrides> {
         self.rules.get(rule as usize).map(|rule| &rule.treatment)
     }
 
@@ -116,14 +116,14 @@ impl Rules {
     }
 
     /// Every treatment.
-    pub fn treatments(&self) -> impl Iterator<Item = &Treatment> {
+    pub fn treatments(&self) -> impl Iterator<Item = &SeriesOverrides> {
         self.rules.iter().map(|rule| &rule.treatment)
     }
 
     /// What a rule that matches makes of a series.
-    pub fn fate(rule: &Rule, series: &Series) -> Fate {
+    pub fn outcome(rule: &Rule, series: &Series) -> RuleOutcome {
         if rule.drop {
-            return Fate::Dropped;
+            return RuleOutcome::Dropped;
         }
         let name = series.name();
         let parts: Vec<&str> =
@@ -140,7 +140,7 @@ impl Rules {
         let added = added.iter().map(|(key, value)| (*key, Some(value.as_str())));
         let tags: Vec<(&str, Option<&str>)> = own.chain(added).collect();
         let mapped = Series::new(series.kind(), renamed.as_deref().unwrap_or(name), &tags);
-        if mapped == *series { Fate::Same } else { Fate::Is(mapped) }
+        if mapped == *series { RuleOutcome::Same } else { RuleOutcome::Is(mapped) }
     }
 }
 
@@ -197,24 +197,24 @@ pub fn highest_reference(template: &str) -> usize {
 
 /// What keys became, so that a rule is looked for once.
 #[derive(Debug, Default)]
-pub(super) struct Fates {
-    known: HashMap<Box<[u8]>, (Fate, u32)>,
+pub(super) struct RuleOutcomes {
+    known: HashMap<Box<[u8]>, (RuleOutcome, u32)>,
     /// What their keys take.
     bytes: usize,
 }
 
 /// Keys remembered beside those of the series held.
-const SPARE_SPELLINGS: usize = 65_536;
+const SPARE_CACHED_KEYS: usize = 65_536;
 
 /// Bytes of keys remembered, a key of a series held counted with 256.
 const SPARE_BYTES: usize = 32 << 20;
 
-impl Fates {
+impl RuleOutcomes {
     /// What becomes of the series of a key, and the rule that treats it; a shard that holds `series` series remembers some more.
-    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize) -> &(Fate, u32) {
+    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize) -> &(RuleOutcome, u32) {
         if !self.known.contains_key(key) {
-            let spellings = SPELLINGS_A_SERIES * series;
-            if self.known.len() >= spellings + SPARE_SPELLINGS || self.bytes >= 256 * spellings + SPARE_BYTES {
+            let keys = CACHED_KEYS_PER_SERIES * series;
+            if self.known.len() >= keys + SPARE_CACHED_KEYS || self.bytes >= 256 * keys + SPARE_BYTES {
                 self.known.clear();
                 self.bytes = 0;
             }
@@ -238,11 +238,11 @@ mod tests {
         Rules::new(all.to_vec())
     }
 
-    fn text(fate: Fate) -> String {
-        match fate {
-            Fate::Same => "same".into(),
-            Fate::Dropped => "dropped".into(),
-            Fate::Is(series) => series.to_string(),
+    fn text(outcome: RuleOutcome) -> String {
+        match outcome {
+            RuleOutcome::Same => "same".into(),
+            RuleOutcome::Dropped => "dropped".into(),
+            RuleOutcome::Is(series) => series.to_string(),
         }
     }
 

@@ -18,7 +18,7 @@ const FREE_EFFORT: usize = 256;
 
 /// What presence makes of a line.
 #[derive(Clone, Copy, PartialEq)]
-enum Heed {
+enum HeartbeatOutcome {
     /// It is a metric.
     Nothing,
     /// It is a heartbeat, and a metric too.
@@ -69,19 +69,21 @@ impl Shard {
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        let mut heed = Heed::Nothing;
+        let mut heartbeat = HeartbeatOutcome::Nothing;
         if let Some(first) = first_good {
             let good = std::iter::once(Ok(first)).chain(samples);
-            heed = self.heed(&first, &good, from);
-            let later = match heed {
-                Heed::Consumed => good.filter_map(Result::err).next(),
-                Heed::Nothing | Heed::Forwarded => self.record_several(good, heed, line, now),
+            heartbeat = self.try_heartbeat(&first, &good, from);
+            let later = match heartbeat {
+                HeartbeatOutcome::Consumed => good.filter_map(Result::err).next(),
+                HeartbeatOutcome::Nothing | HeartbeatOutcome::Forwarded => {
+                    self.record_several(good, heartbeat, line, now)
+                }
             };
             first_error = first_error.or(later);
         }
         match first_error {
             Some(error) => self.refuse(line, error, from),
-            None if heed == Heed::Nothing => self.open.tally.metrics += 1,
+            None if heartbeat == HeartbeatOutcome::Nothing => self.open.tally.metrics += 1,
             None => self.open.tally.heartbeats += 1,
         }
         first_error.is_none()
@@ -91,7 +93,7 @@ impl Shard {
     fn record_several<'s>(
         &mut self,
         samples: impl Iterator<Item = Result<Metric<'s>, ParseError>>,
-        heed: Heed,
+        heartbeat: HeartbeatOutcome,
         line: &[u8],
         now: f64,
     ) -> Option<ParseError> {
@@ -100,7 +102,7 @@ impl Shard {
             let outcome = match sample {
                 Ok(mut metric) => {
                     if !self.is_believed(&metric, now) {
-                        if heed == Heed::Nothing {
+                        if heartbeat == HeartbeatOutcome::Nothing {
                             first_error.get_or_insert_with(|| bad_time(line, b"T"));
                             continue;
                         }
@@ -117,27 +119,27 @@ impl Shard {
     }
 
     /// What a line says of presence whose first good sample begins the rest of them.
-    fn heed<'s>(
+    fn try_heartbeat<'s>(
         &mut self,
         first: &Metric<'s>,
         samples: &(impl Iterator<Item = Result<Metric<'s>, ParseError>> + Clone),
         from: Option<SocketAddr>,
-    ) -> Heed {
-        let Some(heartbeats) = &self.options.heartbeats else { return Heed::Nothing };
+    ) -> HeartbeatOutcome {
+        let Some(heartbeats) = &self.options.heartbeats else { return HeartbeatOutcome::Nothing };
         self.concerns_presence = heartbeats.may_concern(first);
         if !self.concerns_presence && !heartbeats.assist {
-            return Heed::Nothing;
+            return HeartbeatOutcome::Nothing;
         }
         let signal = heartbeats.of_line(samples.clone(), from.map(|from| from.ip()));
-        let Some(signal) = signal else { return Heed::Nothing };
-        let heed = match &signal {
-            Signal::Heartbeat(_) if heartbeats.forward => Heed::Forwarded,
-            Signal::Heartbeat(_) => Heed::Consumed,
+        let Some(signal) = signal else { return HeartbeatOutcome::Nothing };
+        let heartbeat = match &signal {
+            Signal::Heartbeat(_) if heartbeats.forward => HeartbeatOutcome::Forwarded,
+            Signal::Heartbeat(_) => HeartbeatOutcome::Consumed,
             // They are metrics like any other, too.
-            Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) => Heed::Nothing,
+            Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) => HeartbeatOutcome::Nothing,
         };
         self.signals.push(signal);
-        heed
+        heartbeat
     }
 
     fn one_of_several(
@@ -157,7 +159,7 @@ impl Shard {
                 return Ok(());
             }
             (Some((time, value)), Some((series, rule)), _) if is_alike => {
-                self.met = *rule;
+                self.matched_rule = *rule;
                 self.stamp(metric, series.clone(), time, value);
                 return Ok(());
             }
@@ -184,7 +186,7 @@ impl Shard {
         if let Some((time, value)) = stamp {
             let series = Series::from_key(self.keys.last());
             if is_alike {
-                shared.stamped[kind as usize] = Some((series.clone(), self.met));
+                shared.stamped[kind as usize] = Some((series.clone(), self.matched_rule));
             }
             self.stamp(metric, series, time, value);
             return Ok(());

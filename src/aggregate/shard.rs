@@ -13,17 +13,20 @@ use crate::protocol::{
 };
 use crate::series::{KeyBuilder, Series};
 
-use super::alias::Aliases;
 use super::columns::{Class, Columns};
+use super::event_or_check::{EventOrCheck, own_event, own_service_check};
 use super::index::{Hasher, Index};
-use super::ingest::{BEYOND_CACHE, TOGETHER, Waiting};
-use super::limits::{MAX_NOTE_BYTES, MAX_NOTES, MAX_STAMPED, MAX_STAMPED_BYTES, Quota, TimeWindow, overflow_series};
-use super::note::{Note, own_event, own_service_check};
-use super::partial::{BadLine, Created, Partial, Stamped};
-use super::rules::{Fate, Fates, NO_RULE, Rules};
+use super::ingest::{BEYOND_CACHE, LOOKUP_BATCH, PendingLine};
+use super::key_cache::KeyCache;
+use super::limits::{
+    MAX_EVENT_AND_CHECK_BYTES, MAX_EVENTS_AND_CHECKS, MAX_TIMESTAMPED, MAX_TIMESTAMPED_BYTES, Quota, TimeWindow,
+    overflow_series,
+};
+use super::overrides::GaugeLevels;
+use super::partial::{BadLine, Created, Partial, TimestampedSample};
+use super::rules::{NO_RULE, RuleOutcome, RuleOutcomes, Rules};
 use super::tally::Tally;
 use super::timer::TimerPolicy;
-use super::treatment::Marks;
 
 /// Longest excerpt of a malformed line kept for the log, in bytes.
 const EXAMPLE_BYTES: usize = 512;
@@ -63,20 +66,20 @@ pub struct Shard {
     pub(super) hasher: Hasher,
     pub(super) keys: KeyBuilder,
     pub(super) indexes: [Index; 5],
-    pub(super) aliases: Aliases,
+    pub(super) key_cache: KeyCache,
     /// Numbers of the overflow series, by kind.
     pub(super) overflow: [Option<u32>; Kind::ALL.len()],
     /// Plain lines of a datagram that wait for each other; empty between datagrams.
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: Vec<PendingLine>,
     /// From how many series of a class on they do.
     pub(super) wait_beyond: usize,
     pub(super) open: Partial,
-    /// What rules made of spellings.
-    fates: Fates,
+    /// What rules made of keys.
+    outcomes: RuleOutcomes,
     /// The rule that treats the series of the sample being recorded.
-    pub(super) met: u32,
+    pub(super) matched_rule: u32,
     /// Numbers of series that rules treat in a way of their own.
-    marks: Marks,
+    gauge_levels: GaugeLevels,
     /// The last totals of counters that are sent as totals, by number.
     totals: HashMap<u32, f64>,
     /// When something was received last.
@@ -98,14 +101,14 @@ impl Shard {
             keys: KeyBuilder::hiding(options.heartbeats.clone()),
             options,
             indexes: Default::default(),
-            aliases: Aliases::default(),
+            key_cache: KeyCache::default(),
             overflow: Default::default(),
-            waiting: Vec::with_capacity(TOGETHER),
+            waiting: Vec::with_capacity(LOOKUP_BATCH),
             wait_beyond: BEYOND_CACHE,
             open: Partial::default(),
-            fates: Fates::default(),
-            met: NO_RULE,
-            marks: Marks::default(),
+            outcomes: RuleOutcomes::default(),
+            matched_rule: NO_RULE,
+            gauge_levels: GaugeLevels::default(),
             totals: HashMap::new(),
             heard: f64::NEG_INFINITY,
             signals: Vec::new(),
@@ -239,15 +242,15 @@ impl Shard {
     pub(super) fn is_dropped(&mut self) -> bool {
         let held = self.len();
         let Some(rules) = &self.options.rules else { return false };
-        let (fate, rule) = self.fates.of(self.keys.last(), rules, held);
-        self.met = *rule;
-        match fate {
-            Fate::Same => false,
-            Fate::Is(series) => {
+        let (outcome, rule) = self.outcomes.of(self.keys.last(), rules, held);
+        self.matched_rule = *rule;
+        match outcome {
+            RuleOutcome::Same => false,
+            RuleOutcome::Is(series) => {
                 self.keys.replace(series);
                 false
             }
-            Fate::Dropped => true,
+            RuleOutcome::Dropped => true,
         }
     }
 
@@ -265,7 +268,7 @@ impl Shard {
         let values = metric.values.len() as u64;
         self.open.tally.sections_skipped += u64::from(metric.skipped);
         self.open.tally.samples += values;
-        if self.open.stamped.len() >= MAX_STAMPED || self.stamped_bytes >= MAX_STAMPED_BYTES {
+        if self.open.stamped.len() >= MAX_TIMESTAMPED || self.stamped_bytes >= MAX_TIMESTAMPED_BYTES {
             self.open.tally.stamped_limited += values;
             return;
         }
@@ -274,7 +277,7 @@ impl Shard {
         if self.open.stamped.last().is_none_or(|last| !last.series.is_same(&series)) {
             self.stamped_bytes += series.key().len();
         }
-        self.open.stamped.push(Stamped { series, time, value, rule: self.met });
+        self.open.stamped.push(TimestampedSample { series, time, value, rule: self.matched_rule });
     }
 
     /// Where samples of the key in the builder go, which has no number yet.
@@ -284,7 +287,7 @@ impl Shard {
         if self.options.quota.take() {
             let series = Series::from_key(self.keys.last());
             let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));
-            let id = self.create(class, hash, series, self.met);
+            let id = self.create(class, hash, series, self.matched_rule);
             if plain && metric.tags.is_empty() && !self.concerns_presence {
                 self.indexes[class as usize].mark_plain(hash, id);
             }
@@ -319,14 +322,14 @@ impl Shard {
         let id = self.indexes[class as usize].insert(hash, series.clone());
         self.open.created[class as usize].push(Created { id, rule, series });
         let treatment = self.options.rules.as_ref().and_then(|rules| rules.treatment(rule));
-        self.marks.set(class, id, treatment);
+        self.gauge_levels.set(class, id, treatment);
         id
     }
 
     /// Keeps the value that a gauge has just taken, if every value counts.
     #[inline(always)]
     pub(super) fn keep_level(&mut self, id: u32) {
-        if self.marks.keeps_levels(id) {
+        if self.gauge_levels.keeps_levels(id) {
             let columns = &mut self.open.columns;
             columns.levels.touch(id).add(columns.gauges.touch(id));
         }
@@ -335,7 +338,7 @@ impl Shard {
     /// How a timer keeps its samples.
     #[inline(always)]
     pub(super) fn timer_policy(&self, id: u32) -> TimerPolicy {
-        match self.marks.digits(id) {
+        match self.gauge_levels.digits(id) {
             0 => self.options.timers,
             digits => TimerPolicy { digits, ..self.options.timers },
         }
@@ -428,7 +431,7 @@ impl Shard {
             if forward {
                 // A heartbeat counts when it comes, whatever its sender's clock says.
                 let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
-                self.note(|keys| Note { time, ..own_service_check(check, now, keys) });
+                self.note(|keys| EventOrCheck { time, ..own_service_check(check, now, keys) });
             }
             return;
         }
@@ -446,8 +449,8 @@ impl Shard {
         self.note(|keys| own_service_check(check, now, keys));
     }
 
-    fn note(&mut self, own: impl FnOnce(&mut KeyBuilder) -> Note) {
-        if self.open.notes.len() < MAX_NOTES && self.note_bytes < MAX_NOTE_BYTES {
+    fn note(&mut self, own: impl FnOnce(&mut KeyBuilder) -> EventOrCheck) {
+        if self.open.notes.len() < MAX_EVENTS_AND_CHECKS && self.note_bytes < MAX_EVENT_AND_CHECK_BYTES {
             let mut note = own(&mut self.keys);
             if let Some(heartbeats) = &self.options.heartbeats {
                 note.hide_key(heartbeats);
@@ -490,7 +493,7 @@ impl Shard {
         if class == Class::Counter {
             self.totals.remove(&id);
         }
-        self.marks.set(class, id, None);
+        self.gauge_levels.set(class, id, None);
         match overflow {
             Some(kind) => self.overflow[kind as usize] = None,
             None => self.options.quota.give(),

@@ -9,9 +9,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::aggregate::rules::{Fate, Rules};
+use crate::aggregate::rules::{RuleOutcome, Rules};
 use crate::aggregate::{
-    Columns, Note, NoteBody, Quota, Shard, TimeWindow, bad_time, kind_as, own_event, own_service_check,
+    Columns, EventOrCheck, EventOrCheckBody, Quota, Shard, TimeWindow, bad_time, kind_as, own_event, own_service_check,
 };
 use crate::config::{Config, Profile};
 use crate::inert::Plain;
@@ -82,7 +82,7 @@ struct Reading {
     #[serde(skip)]
     odd_rates: Vec<String>,
     #[serde(skip)]
-    notes: Vec<Note>,
+    notes: Vec<EventOrCheck>,
 }
 
 fn is_nothing(count: &usize) -> bool {
@@ -416,7 +416,7 @@ fn tags_json<'a>(tags: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> Valu
     map.into()
 }
 
-fn note_json(note: &Note, timestamp: Option<u64>) -> Value {
+fn note_json(note: &EventOrCheck, timestamp: Option<u64>) -> Value {
     let mut map = Map::new();
     let mut put = |key: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -425,7 +425,7 @@ fn note_json(note: &Note, timestamp: Option<u64>) -> Value {
     };
     let text = |text: &Option<String>| text.as_deref().map(Value::from);
     match &note.body {
-        NoteBody::Event { title, text: body, priority, alert_type, aggregation_key, source_type } => {
+        EventOrCheckBody::Event { title, text: body, priority, alert_type, aggregation_key, source_type } => {
             put("title", Some(title.as_str().into()));
             put("text", Some(body.as_str().into()));
             put("priority", Some((*priority).into()));
@@ -433,7 +433,7 @@ fn note_json(note: &Note, timestamp: Option<u64>) -> Value {
             put("aggregation_key", text(aggregation_key));
             put("source_type", text(source_type));
         }
-        NoteBody::ServiceCheck { name, status, message } => {
+        EventOrCheckBody::ServiceCheck { name, status, message } => {
             put("name", Some(name.as_str().into()));
             put("status", Some((*status).into()));
             put("message", text(message));
@@ -458,14 +458,14 @@ fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
             let kind = kind_as(metric.kind, config.profile == Profile::Etsy);
             let series = Series::from_key(keys.metric(&metric, kind));
             let Some((n, rule)) = config.rules.find(&series) else { continue };
-            let fate = match Rules::fate(rule, &series) {
-                Fate::Dropped => "dropped".to_string(),
-                Fate::Same => "as it is".to_string(),
-                Fate::Is(series) => format!("becomes {series}"),
+            let outcome = match Rules::outcome(rule, &series) {
+                RuleOutcome::Dropped => "dropped".to_string(),
+                RuleOutcome::Same => "as it is".to_string(),
+                RuleOutcome::Is(series) => format!("becomes {series}"),
             };
             let treatment = rule.treatment.to_string();
-            let fate = if treatment.is_empty() || rule.drop { fate } else { format!("{fate}; {treatment}") };
-            told.push(format!("{} (match = \"{}\"): {fate}", n + 1, rule.pattern));
+            let outcome = if treatment.is_empty() || rule.drop { outcome } else { format!("{outcome}; {treatment}") };
+            told.push(format!("{} (match = \"{}\"): {outcome}", n + 1, rule.pattern));
         }
     }
     told

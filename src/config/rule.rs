@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml::Value;
 
 use crate::aggregate::rules::{Rule, highest_reference, stars};
-use crate::aggregate::{GaugePolicy, Treatment};
+use crate::aggregate::{GaugePolicy, SeriesOverrides};
 use crate::protocol::Kind;
 
 use super::load::LIFETIME;
@@ -61,7 +61,7 @@ fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>, sinks: &[Sink
         || !rule.drop_tags.is_empty()
         || rule.keep_tags.is_some()
         || !rule.add_tags.is_empty()
-        || rule.treatment != Treatment::default();
+        || rule.treatment != SeriesOverrides::default();
     section.finish(s);
     if !does_something && s.problems.len() == before {
         let right = "say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`";
@@ -89,9 +89,11 @@ fn kinds(section: &mut Section<'_>, s: &mut Source<'_>) -> Vec<Kind> {
     kinds
 }
 
-fn treatment(section: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> Treatment {
-    let mut treatment =
-        Treatment { percentiles: section.numbers(s, "percentiles", -100.0..=100.0), ..Treatment::default() };
+fn treatment(section: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> SeriesOverrides {
+    let mut treatment = SeriesOverrides {
+        percentiles: section.numbers(s, "percentiles", -100.0..=100.0),
+        ..SeriesOverrides::default()
+    };
     if let Some(found) = section.find(s, "buckets") {
         treatment.buckets = section.numbers(s, "buckets", f64::MIN..=f64::MAX).unwrap_or_default();
         if !treatment.buckets.windows(2).all(|two| two[0] < two[1]) {

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::aggregate::{Class, Gauge, Peeked, Shard, Tally};
+use crate::aggregate::{Class, Gauge, Inspected, Shard, Tally};
 use crate::glob::Prefixes;
 use crate::management::{Listing, MAX_ITEMS, MAX_SERIES, Request, Shown, Stats};
 use crate::series::Series;
@@ -60,7 +60,9 @@ impl Flusher {
 
     async fn listing(&self, class: Class) -> Listing {
         let looked = self
-            .ask(move |shard| (shard.held(class), shard.peek(class, MAX_SERIES, MAX_ITEMS), shard.open_tally().clone()))
+            .ask(move |shard| {
+                (shard.held(class), shard.inspect(class, MAX_SERIES, MAX_ITEMS), shard.open_tally().clone())
+            })
             .await;
         let mut tally = Tally::default();
         let (mut order, mut held): (Vec<(Series, Whole)>, usize) = (Vec::new(), 0);
@@ -71,12 +73,12 @@ impl Flusher {
             held += count.saturating_sub(entries.len());
             for (series, peeked) in entries {
                 let whole = match (class, peeked) {
-                    (Class::Gauge, Peeked::Level(gauge)) => Whole::Gauge(gauge),
+                    (Class::Gauge, Inspected::Level(gauge)) => Whole::Gauge(gauge),
                     (Class::Gauge, _) if self.registry.standing(&series).is_some() => Whole::Gauge(Gauge::default()),
-                    (Class::Counter, Peeked::Sum(sum)) => Whole::Sum(sum),
-                    (Class::Counter, Peeked::Idle) if has_zeros => Whole::Sum(0.0),
-                    (Class::Timer, Peeked::Samples(first, all)) => Whole::Samples(first, all),
-                    (Class::Timer, Peeked::Idle) if has_zeros => Whole::Samples(Vec::new(), 0),
+                    (Class::Counter, Inspected::Sum(sum)) => Whole::Sum(sum),
+                    (Class::Counter, Inspected::Idle) if has_zeros => Whole::Sum(0.0),
+                    (Class::Timer, Inspected::Samples(first, all)) => Whole::Samples(first, all),
+                    (Class::Timer, Inspected::Idle) if has_zeros => Whole::Samples(Vec::new(), 0),
                     _ => continue,
                 };
                 match places.get(&series) {

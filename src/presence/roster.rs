@@ -289,7 +289,7 @@ impl Engine {
         }
     }
 
-    /// Marks the services whose time has come.
+    /// GaugeLevels the services whose time has come.
     pub(super) fn wake_services(&mut self) {
         while let Some(&Reverse(entry)) = self.service_queue.peek() {
             if entry.at > self.now {

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::aggregate::{Note, NoteBody};
+use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 use crate::inert::Plain;
 use crate::presence::Event;
 use crate::series::Series;
@@ -257,12 +257,12 @@ pub fn presence_line(event: &Event) -> String {
 }
 
 /// An event or a service check in one line.
-pub fn note_line(note: &Note) -> String {
+pub fn note_line(note: &EventOrCheck) -> String {
     match &note.body {
-        NoteBody::Event { title, text, alert_type, .. } => {
+        EventOrCheckBody::Event { title, text, alert_type, .. } => {
             format!("event        {alert_type}: {}  {}", Plain(title), Plain(text))
         }
-        NoteBody::ServiceCheck { name, status, message } => {
+        EventOrCheckBody::ServiceCheck { name, status, message } => {
             let word = ["ok", "warning", "critical", "unknown"].get(usize::from(*status)).unwrap_or(&"unknown");
             format!("check        {}: {word}  {}", Plain(name), Plain(message.as_deref().unwrap_or("")))
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use serde_json::{Value, json};
 
-use crate::aggregate::{Note, NoteBody};
+use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 use crate::presence::Event;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number};
@@ -171,10 +171,10 @@ impl DatadogSink {
         let mut checks = Vec::new();
         for note in &snapshot.notes {
             match &note.body {
-                NoteBody::Event { .. } => {
+                EventOrCheckBody::Event { .. } => {
                     requests.push(("/api/v1/events", self.event(note).to_string().into_bytes(), 1));
                 }
-                NoteBody::ServiceCheck { .. } => checks.push(self.check(note)),
+                EventOrCheckBody::ServiceCheck { .. } => checks.push(self.check(note)),
             }
         }
         checks.extend(snapshot.presence.iter().map(|event| self.presence(event)));
@@ -185,8 +185,9 @@ impl DatadogSink {
         requests
     }
 
-    fn event(&self, note: &Note) -> Value {
-        let NoteBody::Event { title, text, priority, alert_type, aggregation_key, source_type } = &note.body else {
+    fn event(&self, note: &EventOrCheck) -> Value {
+        let EventOrCheckBody::Event { title, text, priority, alert_type, aggregation_key, source_type } = &note.body
+        else {
             return Value::Null;
         };
         json!({
@@ -202,8 +203,8 @@ impl DatadogSink {
         })
     }
 
-    fn check(&self, note: &Note) -> Value {
-        let NoteBody::ServiceCheck { name, status, message } = &note.body else { return Value::Null };
+    fn check(&self, note: &EventOrCheck) -> Value {
+        let EventOrCheckBody::ServiceCheck { name, status, message } = &note.body else { return Value::Null };
         json!({
             "check": name,
             "status": status,

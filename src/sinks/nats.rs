@@ -195,7 +195,7 @@ impl Sink for NatsSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::{Gauge, Note, NoteBody, NoteTags};
+    use crate::aggregate::{CanonicalTags, EventOrCheck, EventOrCheckBody, Gauge};
     use crate::protocol::Kind;
     use crate::series::Series;
     use crate::snapshot::GaugePoint;
@@ -206,14 +206,14 @@ mod tests {
             series: Series::new(Kind::Gauge, &format!("g{n}"), &[]),
             gauge: Gauge::absolute(1.0, 0.0),
         };
-        let event = Note {
+        let event = EventOrCheck {
             time: 5.0,
-            tags: NoteTags::new(&[]),
+            tags: CanonicalTags::new(&[]),
             host: None,
             container: None,
             external_data: None,
             cardinality: None,
-            body: NoteBody::ServiceCheck { name: "n".into(), status: 0, message: Some("x".repeat(5000)) },
+            body: EventOrCheckBody::ServiceCheck { name: "n".into(), status: 0, message: Some("x".repeat(5000)) },
         };
         let snapshot = Snapshot { gauges: (0..100).map(gauge).collect(), notes: vec![event], ..Snapshot::default() };
         let (messages, unencodable) = pack(&snapshot, 2000);

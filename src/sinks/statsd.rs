@@ -22,7 +22,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UdpSocket;
 use tokio_rustls::TlsConnector;
 
-use crate::aggregate::{Note, NoteBody};
+use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 use crate::fetch::{Stream, connect};
 use crate::inert::is_active;
 use crate::protocol::Kind;
@@ -341,12 +341,12 @@ impl Encoder {
         }
     }
 
-    fn note(&mut self, note: &Note) {
+    fn note(&mut self, note: &EventOrCheck) {
         self.line.clear();
         let mut fields: Vec<(&str, &str)> = Vec::new();
         let escaped = |text: &str| text.replace('\n', "\\n");
         let message = match &note.body {
-            NoteBody::Event { title, text, priority, alert_type, aggregation_key, source_type } => {
+            EventOrCheckBody::Event { title, text, priority, alert_type, aggregation_key, source_type } => {
                 let (title, text) = (escaped(title), escaped(text));
                 self.line.extend_from_slice(format!("_e{{{},{}}}:{title}|{text}", title.len(), text.len()).as_bytes());
                 self.line.extend_from_slice(format!("|d:{}", note.time as i64).as_bytes());
@@ -355,7 +355,7 @@ impl Encoder {
                 fields.extend(source_type.as_deref().map(|source| ("s", source)));
                 None
             }
-            NoteBody::ServiceCheck { name, status, message: said } => {
+            EventOrCheckBody::ServiceCheck { name, status, message: said } => {
                 self.line.extend_from_slice(b"_sc|");
                 self.text(name);
                 self.line.extend_from_slice(format!("|{status}|d:{}", note.time as i64).as_bytes());

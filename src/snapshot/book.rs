@@ -155,7 +155,7 @@ impl Book {
         self.maps[shard][local as usize]
     }
 
-    /// Marks a shard's series as touched by the interval that ended `now`, and tells where its value goes; `points`
+    /// GaugeLevels a shard's series as touched by the interval that ended `now`, and tells where its value goes; `points`
     /// is where a new point would lie.
     pub(super) fn seat(&mut self, shard: usize, local: u32, now: f64, points: usize) -> Seat {
         let id = self.id_of(shard, local);

@@ -13,7 +13,7 @@ use flate2::write::DeflateEncoder;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::rules::{NO_RULE, Rules};
-use crate::aggregate::{Note, Stamped, Treatment};
+use crate::aggregate::{EventOrCheck, SeriesOverrides, TimestampedSample};
 use crate::presence::Event;
 use crate::series::Series;
 
@@ -37,13 +37,13 @@ struct Frozen<'a> {
     timers: Cow<'a, [TimerPoint]>,
     sets: Cow<'a, [SetPoint]>,
     kvs: Cow<'a, [KvPoint]>,
-    stamped: Cow<'a, [Stamped]>,
-    notes: Cow<'a, [Note]>,
+    stamped: Cow<'a, [TimestampedSample]>,
+    notes: Cow<'a, [EventOrCheck]>,
     /// JSON, which knows nothing of the time.
     presence: Vec<(f64, String)>,
     ledger: String,
     policy: Cow<'a, SummaryPolicy>,
-    treatments: Vec<Treatment>,
+    treatments: Vec<SeriesOverrides>,
     treated: Vec<(Series, u32)>,
     lengths: Vec<(u32, Length)>,
     stats_prefix: Option<String>,
@@ -54,7 +54,7 @@ fn invalid(error: impl std::fmt::Display) -> io::Error {
 }
 
 /// Treatments, the series that have one by its number, and the lengths of paces.
-type Parts = (Vec<Treatment>, Vec<(Series, u32)>, Vec<(u32, Length)>);
+type Parts = (Vec<SeriesOverrides>, Vec<(Series, u32)>, Vec<(u32, Length)>);
 
 impl Snapshot {
     /// The whole snapshot as bytes.
@@ -125,7 +125,7 @@ impl Snapshot {
             timers: frozen.timers.into_owned(),
             sets: frozen.sets.into_owned(),
             kvs: frozen.kvs.into_owned(),
-            stamped: frozen.stamped.iter().map(|one| Stamped { rule: NO_RULE, ..one.clone() }).collect(),
+            stamped: frozen.stamped.iter().map(|one| TimestampedSample { rule: NO_RULE, ..one.clone() }).collect(),
             notes: frozen.notes.into_owned(),
             presence: presence.collect::<Result<_, serde_json::Error>>()?,
             deleted,
@@ -163,7 +163,7 @@ impl Treated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::{Gauge, Members, NoteBody, NoteTags, Sum, Timer, TimerPolicy};
+    use crate::aggregate::{CanonicalTags, EventOrCheckBody, Gauge, Members, Sum, Timer, TimerPolicy};
     use crate::protocol::Kind;
     use crate::snapshot::{RecordType, Records};
     use crate::telemetry::LineAccount;
@@ -193,7 +193,7 @@ mod tests {
             }
             (0..members).for_each(|n| set.insert(&n.to_le_bytes()));
             let series = |kind, name: &str| Series::new(kind, name, &[("k", Some("v w")), ("bare", None), ("ü", Some(""))]);
-            let treatment = Treatment { percentiles: Some(vec![10.0]), buckets: vec![5.0], ..Treatment::default() };
+            let treatment = SeriesOverrides { percentiles: Some(vec![10.0]), buckets: vec![5.0], ..SeriesOverrides::default() };
             let of = std::iter::once((series(Kind::Timer, "t"), 3)).collect();
             let snapshot = Snapshot {
                 sequence: 7,
@@ -205,19 +205,19 @@ mod tests {
                 timers: vec![TimerPoint { series: series(Kind::Timer, "t"), timer }],
                 sets: vec![SetPoint { series: series(Kind::Set, "s"), members: set }],
                 kvs: vec![KvPoint { series: series(Kind::Kv, "k"), values: vec![1.0, 2.0] }],
-                notes: vec![Note {
+                notes: vec![EventOrCheck {
                     time: 1.0,
-                    tags: NoteTags::new(&[("a", None)]),
+                    tags: CanonicalTags::new(&[("a", None)]),
                     host: Some("h".into()),
                     container: None,
                     external_data: None,
                     cardinality: Some("low"),
-                    body: NoteBody::ServiceCheck { name: "n".into(), status: 2, message: None },
+                    body: EventOrCheckBody::ServiceCheck { name: "n".into(), status: 2, message: None },
                 }],
                 policy: Arc::new(SummaryPolicy { timers: policy, percentiles: vec![50.0, -3.0], ..SummaryPolicy::default() }),
                 treated: Treated {
-                    rules: Some(Arc::new(Rules::of_treatments(vec![Treatment::default(), Treatment::default(),
-                        Treatment::default(), treatment]))),
+                    rules: Some(Arc::new(Rules::of_treatments(vec![SeriesOverrides::default(), SeriesOverrides::default(),
+                        SeriesOverrides::default(), treatment]))),
                     of: Arc::new(of),
                     lengths: Vec::new(),
                 },

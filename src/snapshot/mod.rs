@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::aggregate::{Gauge, Members, Note, Stamped, Sum, Timer};
+use crate::aggregate::{EventOrCheck, Gauge, Members, Sum, Timer, TimestampedSample};
 use crate::presence;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
@@ -59,9 +59,9 @@ pub struct Snapshot {
     /// Key-value pairs.
     pub kvs: Vec<KvPoint>,
     /// Counters and gauges with times of their own, one a series and second.
-    pub stamped: Vec<Stamped>,
+    pub stamped: Vec<TimestampedSample>,
     /// Events and service checks in the order received.
-    pub notes: Vec<Note>,
+    pub notes: Vec<EventOrCheck>,
     /// Presence events in the order of time, each at Unix seconds.
     pub presence: Vec<presence::Event>,
     /// What was deleted over the management port, for sinks that remember series.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use crate::aggregate::{Note, NoteBody, Stamped};
+use crate::aggregate::{EventOrCheck, EventOrCheckBody, TimestampedSample};
 use crate::inert::is_active;
 use crate::presence::Event;
 use crate::protocol::Kind;
@@ -124,8 +124,8 @@ impl Records {
         for record in self.list(snapshot) {
             let (kind, time, series) = match &record {
                 Record::Series { series, .. } => (RecordType::of(series.kind()), snapshot.end, Some(*series)),
-                Record::Stamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
-                Record::Note(note) => (note_type(note), note.time, None),
+                Record::Timestamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
+                Record::EventOrCheck(note) => (note_type(note), note.time, None),
                 Record::Presence(event) => (RecordType::Presence, event.at, None),
                 Record::Ledger(_) => (RecordType::Ledger, snapshot.end, None),
             };
@@ -180,12 +180,12 @@ impl Records {
         let mut records: Vec<Record<'a>> =
             series.into_iter().map(|(series, data)| Record::Series { snapshot, series, data }).collect();
         let stamped = snapshot.stamped.iter().filter(|one| self.wants(RecordType::of(one.series.kind())));
-        records.extend(stamped.map(Record::Stamped));
-        let mut notes: Vec<&Note> = snapshot.notes.iter().filter(|note| self.wants(note_type(note))).collect();
+        records.extend(stamped.map(Record::Timestamped));
+        let mut notes: Vec<&EventOrCheck> = snapshot.notes.iter().filter(|note| self.wants(note_type(note))).collect();
         if self.sorted {
             notes.sort_by_key(|note| note_type(note));
         }
-        records.extend(notes.into_iter().map(Record::Note));
+        records.extend(notes.into_iter().map(Record::EventOrCheck));
         if self.wants(RecordType::Presence) {
             records.extend(snapshot.presence.iter().map(Record::Presence));
         }
@@ -234,10 +234,10 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     };
     let notes = snapshot.notes.iter().map(|note| {
         let name = match &note.body {
-            NoteBody::Event { title, .. } => title,
-            NoteBody::ServiceCheck { name, .. } => name,
+            EventOrCheckBody::Event { title, .. } => title,
+            EventOrCheckBody::ServiceCheck { name, .. } => name,
         };
-        notice(note.time, note_type(note), name, Record::Note(note))
+        notice(note.time, note_type(note), name, Record::EventOrCheck(note))
     });
     let presence = snapshot.presence.iter().map(|event| {
         let service = event.service.as_deref().unwrap_or("");
@@ -246,17 +246,17 @@ pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
     notes.chain(presence).collect()
 }
 
-fn note_type(note: &Note) -> RecordType {
+fn note_type(note: &EventOrCheck) -> RecordType {
     match note.body {
-        NoteBody::Event { .. } => RecordType::Event,
-        NoteBody::ServiceCheck { .. } => RecordType::ServiceCheck,
+        EventOrCheckBody::Event { .. } => RecordType::Event,
+        EventOrCheckBody::ServiceCheck { .. } => RecordType::ServiceCheck,
     }
 }
 
 enum Record<'a> {
     Series { snapshot: &'a Snapshot, series: &'a Series, data: Data<'a> },
-    Stamped(&'a Stamped),
-    Note(&'a Note),
+    Timestamped(&'a TimestampedSample),
+    EventOrCheck(&'a EventOrCheck),
     Presence(&'a Event),
     Ledger(&'a Snapshot),
 }
@@ -323,14 +323,14 @@ impl Serialize for Record<'_> {
                 }
             }
             // It has a time of its own and no interval.
-            Record::Stamped(one) => {
+            Record::Timestamped(one) => {
                 map.serialize_entry("time", &one.time)?;
                 map.serialize_entry("type", RecordType::of(one.series.kind()).name())?;
                 map.serialize_entry("name", one.series.name())?;
                 map.serialize_entry("tags", &Tags(one.series.tags()))?;
                 map.serialize_entry("value", &one.value)?;
             }
-            Record::Note(note) => serialize_note(note, &mut map)?,
+            Record::EventOrCheck(note) => serialize_note(note, &mut map)?,
             Record::Ledger(snapshot) => {
                 map.serialize_entry("time", &snapshot.end)?;
                 map.serialize_entry("interval", &snapshot.interval_secs)?;
@@ -359,14 +359,14 @@ impl Serialize for Record<'_> {
     }
 }
 
-fn serialize_note<M: SerializeMap>(note: &Note, map: &mut M) -> Result<(), M::Error> {
+fn serialize_note<M: SerializeMap>(note: &EventOrCheck, map: &mut M) -> Result<(), M::Error> {
     map.serialize_entry("time", &note.time)?;
     map.serialize_entry("type", note_type(note).name())?;
     fn optional<M: SerializeMap>(map: &mut M, key: &str, value: Option<&str>) -> Result<(), M::Error> {
         value.map_or(Ok(()), |value| map.serialize_entry(key, value))
     }
     match &note.body {
-        NoteBody::Event { title, text, priority, alert_type, aggregation_key, source_type } => {
+        EventOrCheckBody::Event { title, text, priority, alert_type, aggregation_key, source_type } => {
             map.serialize_entry("title", title)?;
             map.serialize_entry("text", text)?;
             map.serialize_entry("priority", priority)?;
@@ -374,7 +374,7 @@ fn serialize_note<M: SerializeMap>(note: &Note, map: &mut M) -> Result<(), M::Er
             optional(map, "aggregation_key", aggregation_key.as_deref())?;
             optional(map, "source_type", source_type.as_deref())?;
         }
-        NoteBody::ServiceCheck { name, status, message } => {
+        EventOrCheckBody::ServiceCheck { name, status, message } => {
             map.serialize_entry("name", name)?;
             map.serialize_entry("status", status)?;
             optional(map, "message", message.as_deref())?;

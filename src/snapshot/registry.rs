@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::aggregate::rules::{NO_RULE, Rules};
-use crate::aggregate::{Class, Gauge, Members, Partial, Sum, Tally, Timer, Treatment};
+use crate::aggregate::{Class, Gauge, Members, Partial, SeriesOverrides, Sum, Tally, Timer};
 use crate::presence::{self, Reading};
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -208,7 +208,7 @@ impl Registry {
                 for created in std::mem::take(&mut partial.created[class as usize]) {
                     let Some(id) = book.register(shard, created, &self.options) else { continue };
                     let rule = book.rule_of(id);
-                    if treatment(&self.options, rule).is_some_and(Treatment::is_seen) {
+                    if treatment(&self.options, rule).is_some_and(SeriesOverrides::is_seen) {
                         Arc::make_mut(&mut self.treated).insert(book.shown(id), rule);
                     }
                 }
@@ -388,7 +388,7 @@ impl Registry {
     }
 }
 
-pub(super) fn treatment(options: &RegistryOptions, rule: u32) -> Option<&Treatment> {
+pub(super) fn treatment(options: &RegistryOptions, rule: u32) -> Option<&SeriesOverrides> {
     if rule == NO_RULE { None } else { options.rules.as_ref()?.treatment(rule) }
 }
 

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::aggregate::{Timer, TimerPolicy, Treatment};
+use crate::aggregate::{SeriesOverrides, Timer, TimerPolicy};
 
 /// What to work out, and how timers of an interval are kept and put together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -78,7 +78,7 @@ pub struct Percentile {
 }
 
 /// Works a timer's summary out; `name` decides which bins apply, `own` is what a rule says of it.
-pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<&Treatment>) -> Summary {
+pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<&SeriesOverrides>) -> Summary {
     if timer.samples() == 0 {
         return Summary { exact: true, ..Summary::default() };
     }
@@ -325,7 +325,7 @@ mod tests {
         let mut timer = Timer::default();
         samples.iter().for_each(|&(value, weight)| timer.record(value, weight, &timers));
         let policy = SummaryPolicy { timers, percentiles: percentiles.to_vec(), ..SummaryPolicy::default() };
-        let own = Treatment { buckets: vec![0.0, 2.0], ..Treatment::default() };
+        let own = SeriesOverrides { buckets: vec![0.0, 2.0], ..SeriesOverrides::default() };
         summarize(&timer, "t", &policy, Some(&own))
     }
 
@@ -361,7 +361,7 @@ mod tests {
                 let bins = vec![Bins { metric: String::new(), limits: vec![Some(0.0), None] }];
                 let percentiles = vec![50.0, 99.9, -10.0, 100.0, -100.0];
                 let policy = SummaryPolicy { timers, percentiles, agent, bins };
-                let own = Treatment { buckets: vec![0.0, 2.0], ..Treatment::default() };
+                let own = SeriesOverrides { buckets: vec![0.0, 2.0], ..SeriesOverrides::default() };
                 for shift in 0..ends.len() * weights.len() {
                     let mut timer = Timer::default();
                     for n in 0..samples {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::rules::Rules;
-use crate::aggregate::{Stamped, Treatment};
+use crate::aggregate::{SeriesOverrides, TimestampedSample};
 use crate::glob::matches;
 use crate::series::Series;
 
@@ -33,7 +33,7 @@ pub(super) struct Length {
 
 impl Treated {
     /// How a series is treated, if a rule says so.
-    pub fn of(&self, series: &Series) -> Option<&Treatment> {
+    pub fn of(&self, series: &Series) -> Option<&SeriesOverrides> {
         if self.of.is_empty() {
             return None;
         }
@@ -140,7 +140,7 @@ impl Snapshot {
         let goes = |series: &Series| {
             filter.passes(series) && self.treated.of(series).is_none_or(|treatment| treatment.goes_to(sink))
         };
-        let goes_stamped = |one: &&Stamped| {
+        let goes_stamped = |one: &&TimestampedSample| {
             let treatment = rules.and_then(|rules| rules.treatment(one.rule));
             filter.passes(&one.series) && treatment.is_none_or(|treatment| treatment.goes_to(sink))
         };

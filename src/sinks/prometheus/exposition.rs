@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::aggregate::{Stamped, Sum};
+use crate::aggregate::{Sum, TimestampedSample};
 use crate::glob::matches;
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -182,7 +182,7 @@ impl Exposition {
         self.gone.iter_mut().for_each(Vec::clear);
         self.before = self.end.replace(snapshot.end);
         self.delete(&snapshot.deleted);
-        let (of_gauges, of_counters): (Vec<&Stamped>, Vec<&Stamped>) =
+        let (of_gauges, of_counters): (Vec<&TimestampedSample>, Vec<&TimestampedSample>) =
             snapshot.stamped.iter().partition(|one| one.series.kind() == Kind::Gauge);
         let mut counters: Vec<(&Series, f64)> =
             snapshot.counters.iter().map(|point| (&point.series, point.sum.value())).collect();
@@ -191,7 +191,7 @@ impl Exposition {
         let known = if of_gauges.is_empty() { &[] } else { &snapshot.gauges[..] };
         let set_at: HashMap<&Series, f64> =
             known.iter().filter_map(|point| Some((&point.series, point.gauge.set_at()?))).collect();
-        let (past, later): (Vec<&Stamped>, Vec<&Stamped>) =
+        let (past, later): (Vec<&TimestampedSample>, Vec<&TimestampedSample>) =
             of_gauges.into_iter().partition(|one| set_at.get(&one.series).is_some_and(|at| one.time <= *at));
         let mut gauges: Vec<(&Series, f64, u64)> = past.into_iter().map(|one| (&one.series, one.value, 1)).collect();
         gauges.extend(snapshot.gauges.iter().map(|GaugePoint { series, gauge }| (series, gauge.value(), 1)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use systole::aggregate::rules::{Rule, Rules};
-use systole::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy, Treatment};
+use systole::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy, SeriesOverrides};
 use systole::protocol::{GaugeSign, Heartbeats, NameTags, Options};
 use systole::sinks::graphite::{Encoder, EtsyNames, GraphiteNames, Wire};
 use systole::snapshot::{
@@ -19,12 +19,12 @@ fn rules() -> Arc<Rules> {
         Rule { drop: true, ..rule("d*") },
         Rule { rename: Some("r.$1.${2}".into()), add_tags: vec![("k".into(), "$2".into())], ..rule("*.*") },
         Rule {
-            treatment: Treatment {
+            treatment: SeriesOverrides {
                 gauge: GaugePolicy::Mean,
                 digits: Some(1),
                 buckets: vec![0.0, 10.0],
                 every: 2,
-                ..Treatment::default()
+                ..SeriesOverrides::default()
             },
             ..rule("*")
         },

@@ -11,7 +11,7 @@ use super::tally::Tally;
 
 /// What a series holds of the open interval.
 #[derive(Clone, Debug)]
-pub enum Peeked {
+pub enum Inspected {
     /// Nothing.
     Idle,
     /// A counter's sum.
@@ -34,19 +34,19 @@ impl Shard {
     }
 
     /// The first `limit` series of a class by their numbers, with at most `samples` samples each.
-    pub fn peek(&self, class: Class, limit: usize, samples: usize) -> Vec<(Series, Peeked)> {
+    pub fn inspect(&self, class: Class, limit: usize, samples: usize) -> Vec<(Series, Inspected)> {
         let columns = &self.open.columns;
         let all = self.indexes[class as usize].all().take(limit);
         all.map(|(id, series)| {
             let peeked = match class {
-                _ if !columns.is_touched(class, id) => Peeked::Idle,
-                Class::Counter => columns.counters.get(id).map_or(Peeked::Idle, |sum| Peeked::Sum(sum.value())),
-                Class::Gauge => columns.gauges.get(id).map_or(Peeked::Idle, |gauge| Peeked::Level(*gauge)),
+                _ if !columns.is_touched(class, id) => Inspected::Idle,
+                Class::Counter => columns.counters.get(id).map_or(Inspected::Idle, |sum| Inspected::Sum(sum.value())),
+                Class::Gauge => columns.gauges.get(id).map_or(Inspected::Idle, |gauge| Inspected::Level(*gauge)),
                 Class::Timer => columns
                     .timers
                     .get(id)
-                    .map_or(Peeked::Idle, |timer| Peeked::Samples(timer.first(samples), timer.samples())),
-                Class::Set | Class::Kv => Peeked::Idle,
+                    .map_or(Inspected::Idle, |timer| Inspected::Samples(timer.first(samples), timer.samples())),
+                Class::Set | Class::Kv => Inspected::Idle,
             };
             (series.clone(), peeked)
         })

@@ -42,7 +42,7 @@ impl GaugePolicy {
 
 /// How series that meet a rule are treated; what is not said is as for all others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Treatment {
+pub struct SeriesOverrides {
     /// Percentiles of timers, -100 to 100.
     pub percentiles: Option<Vec<f64>>,
     /// Upper bounds, included, by ascending size: how many values of a timer lie below each is told.
@@ -59,9 +59,9 @@ pub struct Treatment {
     pub every: u32,
 }
 
-impl Default for Treatment {
-    fn default() -> Treatment {
-        Treatment {
+impl Default for SeriesOverrides {
+    fn default() -> SeriesOverrides {
+        SeriesOverrides {
             percentiles: None,
             buckets: Vec::new(),
             digits: None,
@@ -73,7 +73,7 @@ impl Default for Treatment {
     }
 }
 
-impl Treatment {
+impl SeriesOverrides {
     /// Whether a snapshot must know of it.
     pub(crate) fn is_seen(&self) -> bool {
         self.percentiles.is_some() || !self.buckets.is_empty() || self.sinks.is_some() || self.every > 1
@@ -86,7 +86,7 @@ impl Treatment {
 }
 
 /// In words, as `explain` tells it.
-impl fmt::Display for Treatment {
+impl fmt::Display for SeriesOverrides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |numbers: &[f64]| numbers.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
         let mut words = String::new();
@@ -192,19 +192,19 @@ impl Levels {
 
 /// Which numbers of a shard's series are treated in a way that each sample must know. Empty where no rule asks for it.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct GaugeLevels {
     /// Digits of timers' histograms; 0 for those of all others.
     digits: Vec<u8>,
     /// 1 for gauges of which every value counts.
     gauges: Vec<u8>,
 }
 
-impl Marks {
+impl GaugeLevels {
     /// Sets what holds for a number, which may have been another series'.
-    pub(super) fn set(&mut self, class: Class, id: u32, treatment: Option<&Treatment>) {
+    pub(super) fn set(&mut self, class: Class, id: u32, overrides: Option<&SeriesOverrides>) {
         let (marks, mark) = match class {
-            Class::Timer => (&mut self.digits, treatment.and_then(|t| t.digits).unwrap_or(0)),
-            Class::Gauge => (&mut self.gauges, treatment.map_or(0, |t| u8::from(t.gauge != GaugePolicy::Last))),
+            Class::Timer => (&mut self.digits, overrides.and_then(|t| t.digits).unwrap_or(0)),
+            Class::Gauge => (&mut self.gauges, overrides.map_or(0, |t| u8::from(t.gauge != GaugePolicy::Last))),
             Class::Counter | Class::Set | Class::Kv => return,
         };
         let id = id as usize;

@@ -8,11 +8,11 @@ use crate::series::{KeyBuilder, Series};
 
 /// An event or a service check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Note {
+pub struct EventOrCheck {
     /// Its own time, or when it was received, in Unix seconds.
     pub time: f64,
     /// Canonical tags.
-    pub tags: NoteTags,
+    pub tags: CanonicalTags,
     /// The host it names.
     pub host: Option<String>,
     /// DogStatsD's container id.
@@ -23,23 +23,23 @@ pub struct Note {
     #[serde(deserialize_with = "lasting_maybe")]
     pub cardinality: Option<Word>,
     /// What it is.
-    pub body: NoteBody,
+    pub body: EventOrCheckBody,
 }
 
 /// Canonical tags in one piece: there may be many, and a text for each of them would cost more than to read them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Vec<(String, Option<String>)>", into = "Vec<(String, Option<String>)>")]
-pub struct NoteTags(Series);
+pub struct CanonicalTags(Series);
 
-impl NoteTags {
+impl CanonicalTags {
     /// These, in any order.
-    pub fn new(tags: &[(&str, Option<&str>)]) -> NoteTags {
-        NoteTags(Series::new(Kind::Counter, "", tags))
+    pub fn new(tags: &[(&str, Option<&str>)]) -> CanonicalTags {
+        CanonicalTags(Series::new(Kind::Counter, "", tags))
     }
 
-    fn of_wire(tags: Tags<'_>, keys: &mut KeyBuilder) -> NoteTags {
+    fn of_wire(tags: Tags<'_>, keys: &mut KeyBuilder) -> CanonicalTags {
         // A series' key is the one place that knows what canonical means; its kind and name don't matter here.
-        NoteTags(Series::from_key(keys.build(Kind::Counter, &Name::plain(""), tags.iter())))
+        CanonicalTags(Series::from_key(keys.build(Kind::Counter, &Name::plain(""), tags.iter())))
     }
 
     /// The tags in canonical order.
@@ -48,21 +48,21 @@ impl NoteTags {
     }
 }
 
-impl From<Vec<(String, Option<String>)>> for NoteTags {
-    fn from(tags: Vec<(String, Option<String>)>) -> NoteTags {
-        NoteTags::new(&tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect::<Vec<_>>())
+impl From<Vec<(String, Option<String>)>> for CanonicalTags {
+    fn from(tags: Vec<(String, Option<String>)>) -> CanonicalTags {
+        CanonicalTags::new(&tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect::<Vec<_>>())
     }
 }
 
-impl From<NoteTags> for Vec<(String, Option<String>)> {
-    fn from(tags: NoteTags) -> Vec<(String, Option<String>)> {
+impl From<CanonicalTags> for Vec<(String, Option<String>)> {
+    fn from(tags: CanonicalTags) -> Vec<(String, Option<String>)> {
         tags.iter().map(|(key, value)| (key.to_string(), value.map(str::to_string))).collect()
     }
 }
 
 /// What a note says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum NoteBody {
+pub enum EventOrCheckBody {
     /// Something happened.
     Event {
         /// Never empty.
@@ -92,15 +92,15 @@ pub enum NoteBody {
 }
 
 /// Takes an event out of its datagram, received at `now` Unix seconds; `keys` put its tags in order.
-pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> Note {
-    Note {
+pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> EventOrCheck {
+    EventOrCheck {
         time: event.timestamp.map_or(now, |seconds| seconds as f64),
-        tags: NoteTags::of_wire(event.tags(), keys),
+        tags: CanonicalTags::of_wire(event.tags(), keys),
         host: text(event.host),
         container: text(event.container),
         external_data: text(event.external_data),
         cardinality: event.cardinality.map(|c| c.name()),
-        body: NoteBody::Event {
+        body: EventOrCheckBody::Event {
             title: event.title.to_string(),
             text: event.text.to_string(),
             priority: event.priority,
@@ -112,15 +112,15 @@ pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> Note {
 }
 
 /// Takes a service check out of its datagram, received at `now` Unix seconds; `keys` put its tags in order.
-pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuilder) -> Note {
-    Note {
+pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuilder) -> EventOrCheck {
+    EventOrCheck {
         time: check.timestamp.map_or(now, |seconds| seconds as f64),
-        tags: NoteTags::of_wire(check.tags(), keys),
+        tags: CanonicalTags::of_wire(check.tags(), keys),
         host: text(check.host),
         container: text(check.container),
         external_data: text(check.external_data),
         cardinality: check.cardinality.map(|c| c.name()),
-        body: NoteBody::ServiceCheck {
+        body: EventOrCheckBody::ServiceCheck {
             name: check.name.to_string(),
             status: check.status,
             message: text(check.message),
@@ -128,18 +128,18 @@ pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuild
     }
 }
 
-impl Note {
+impl EventOrCheck {
     /// About how many bytes it takes.
     pub(super) fn memory_bytes(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let tags = self.tags.0.key().len();
         let body = match &self.body {
-            NoteBody::Event { title, text, aggregation_key, source_type, .. } => {
+            EventOrCheckBody::Event { title, text, aggregation_key, source_type, .. } => {
                 title.len() + text.len() + optional(aggregation_key) + optional(source_type)
             }
-            NoteBody::ServiceCheck { name, message, .. } => name.len() + optional(message),
+            EventOrCheckBody::ServiceCheck { name, message, .. } => name.len() + optional(message),
         };
-        size_of::<Note>()
+        size_of::<EventOrCheck>()
             + tags
             + body
             + [&self.host, &self.container, &self.external_data].map(optional).iter().sum::<usize>()
@@ -148,14 +148,14 @@ impl Note {
     /// Takes the tag `key` out where it is for presence alone.
     pub fn hide_key(&mut self, heartbeats: &Heartbeats) {
         let name = match &self.body {
-            NoteBody::ServiceCheck { name, .. } => name.as_str(),
-            NoteBody::Event { .. } => "",
+            EventOrCheckBody::ServiceCheck { name, .. } => name.as_str(),
+            EventOrCheckBody::Event { .. } => "",
         };
         let is_hidden = |(key, value): &(&str, Option<&str>)| {
             *key == "key" && heartbeats.hides_key(name.as_bytes(), value.map(str::as_bytes))
         };
         if self.tags.iter().any(|tag| is_hidden(&tag)) {
-            self.tags = NoteTags::new(&self.tags.iter().filter(|tag| !is_hidden(tag)).collect::<Vec<_>>());
+            self.tags = CanonicalTags::new(&self.tags.iter().filter(|tag| !is_hidden(tag)).collect::<Vec<_>>());
         }
     }
 }
