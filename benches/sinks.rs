@@ -99,12 +99,12 @@ fn main() {
             );
         }
     }
-    row("spool", best(rounds, || mixed.freeze().expect("it can be frozen").len()), base.0);
+    row("spool", best(rounds, || mixed.encode().expect("it can be encoded").len()), base.0);
     row(
         "spool, read back",
         {
-            let frozen = mixed.freeze().expect("it can be frozen");
-            best(rounds, || Snapshot::thaw(&frozen).expect("it can be thawed").len())
+            let encoded = mixed.encode().expect("it can be encoded");
+            best(rounds, || Snapshot::decode(&encoded).expect("it can be decoded").len())
         },
         base.0,
     );

@@ -30,7 +30,7 @@ pub struct Rule {
     /// Tags that are added, or replaced.
     pub add_tags: Vec<(String, String)>,
     /// How its series are treated.
-    pub treatment: SeriesOverrides,
+    pub overrides: SeriesOverrides,
 }
 
 impl Rule {
@@ -82,8 +82,8 @@ impl Rules {
     }
 
     /// Treatments alone, by their numbers; they match nothing.
-    pub fn of_treatments(treatments: Vec<SeriesOverrides>) -> Rules {
-        let rules = treatments.into_iter().map(|treatment| Rule { treatment, ..Rule::default() }).collect();
+    pub fn of_overrides(overrides: Vec<SeriesOverrides>) -> Rules {
+        let rules = overrides.into_iter().map(|overrides| Rule { overrides, ..Rule::default() }).collect();
         Rules { rules, ..Rules::default() }
     }
 
@@ -101,13 +101,13 @@ impl Rules {
     /// What becomes of a series, and the number of the rule that treats it ([`NO_RULE`] for none).
     pub fn verdict(&self, series: &Series) -> (RuleOutcome, u32) {
         let Some((n, rule)) = self.find(series) else { return (RuleOutcome::Same, NO_RULE) };
-        let number = if rule.treatment == SeriesOverrides::default() { NO_RULE } else { n as u32 };
+        let number = if rule.overrides == SeriesOverrides::default() { NO_RULE } else { n as u32 };
         (Self::outcome(rule, series), number)
     }
 
-    /// The treatment of a rule, by its number.
-    pub fn treatment(&self, rule: u32) -> Option<&SeriesOverrides> {
-        self.rules.get(rule as usize).map(|rule| &rule.treatment)
+    /// The overrides of a rule, by its number.
+    pub fn overrides(&self, rule: u32) -> Option<&SeriesOverrides> {
+        self.rules.get(rule as usize).map(|rule| &rule.overrides)
     }
 
     /// All of them, in order.
@@ -115,9 +115,9 @@ impl Rules {
         &self.rules
     }
 
-    /// Every treatment.
-    pub fn treatments(&self) -> impl Iterator<Item = &SeriesOverrides> {
-        self.rules.iter().map(|rule| &rule.treatment)
+    /// The overrides of every rule, in order.
+    pub fn all_overrides(&self) -> impl Iterator<Item = &SeriesOverrides> {
+        self.rules.iter().map(|rule| &rule.overrides)
     }
 
     /// What a rule that matches makes of a series.

@@ -321,8 +321,8 @@ impl Shard {
     fn create(&mut self, class: Class, hash: u64, series: Series, rule: u32) -> u32 {
         let id = self.indexes[class as usize].insert(hash, series.clone());
         self.open.created[class as usize].push(Created { id, rule, series });
-        let treatment = self.options.rules.as_ref().and_then(|rules| rules.treatment(rule));
-        self.gauge_levels.set(class, id, treatment);
+        let overrides = self.options.rules.as_ref().and_then(|rules| rules.overrides(rule));
+        self.gauge_levels.set(class, id, overrides);
         id
     }
 

@@ -463,8 +463,8 @@ fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
                 RuleOutcome::Same => "as it is".to_string(),
                 RuleOutcome::Is(series) => format!("becomes {series}"),
             };
-            let treatment = rule.treatment.to_string();
-            let outcome = if treatment.is_empty() || rule.drop { outcome } else { format!("{outcome}; {treatment}") };
+            let overrides = rule.overrides.to_string();
+            let outcome = if overrides.is_empty() || rule.drop { outcome } else { format!("{outcome}; {overrides}") };
             told.push(format!("{} (match = \"{}\"): {outcome}", n + 1, rule.pattern));
         }
     }

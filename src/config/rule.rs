@@ -47,7 +47,7 @@ fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>, sinks: &[Sink
     }
     let rule = Rule {
         kinds: kinds(&mut section, s),
-        treatment: treatment(&mut section, s, sinks),
+        overrides: overrides(&mut section, s, sinks),
         tags: section.map(s, "tags").unwrap_or_default().into_iter().collect(),
         rename,
         drop: section.bool(s, "drop").unwrap_or(false),
@@ -61,7 +61,7 @@ fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>, sinks: &[Sink
         || !rule.drop_tags.is_empty()
         || rule.keep_tags.is_some()
         || !rule.add_tags.is_empty()
-        || rule.treatment != SeriesOverrides::default();
+        || rule.overrides != SeriesOverrides::default();
     section.finish(s);
     if !does_something && s.problems.len() == before {
         let right = "say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`";
@@ -89,20 +89,20 @@ fn kinds(section: &mut Section<'_>, s: &mut Source<'_>) -> Vec<Kind> {
     kinds
 }
 
-fn treatment(section: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> SeriesOverrides {
-    let mut treatment = SeriesOverrides {
+fn overrides(section: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> SeriesOverrides {
+    let mut overrides = SeriesOverrides {
         percentiles: section.numbers(s, "percentiles", -100.0..=100.0),
         ..SeriesOverrides::default()
     };
     if let Some(found) = section.find(s, "buckets") {
-        treatment.buckets = section.numbers(s, "buckets", f64::MIN..=f64::MAX).unwrap_or_default();
-        if !treatment.buckets.windows(2).all(|two| two[0] < two[1]) {
+        overrides.buckets = section.numbers(s, "buckets", f64::MIN..=f64::MAX).unwrap_or_default();
+        if !overrides.buckets.windows(2).all(|two| two[0] < two[1]) {
             s.problem(found.place, &found.key, "not in ascending order; `buckets = [10, 50, 100]` is right");
         }
     }
-    treatment.digits = section.integer(s, "digits", 1..=5).map(|digits| digits as u8);
-    treatment.gauge = section.choice(s, "gauge", &GaugePolicy::NAMES).unwrap_or_default();
-    treatment.ttl = section.lifetime(s, "ttl", LIFETIME).map(|ttl| ttl.map(|ttl| ttl.as_secs_f64()));
+    overrides.digits = section.integer(s, "digits", 1..=5).map(|digits| digits as u8);
+    overrides.gauge = section.choice(s, "gauge", &GaugePolicy::NAMES).unwrap_or_default();
+    overrides.ttl = section.lifetime(s, "ttl", LIFETIME).map(|ttl| ttl.map(|ttl| ttl.as_secs_f64()));
     if let Some(items) = section.list(s, "sinks") {
         let mut names = Vec::new();
         for item in items {
@@ -113,10 +113,10 @@ fn treatment(section: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> S
             }
             names.push(name);
         }
-        treatment.sinks = Some(names);
+        overrides.sinks = Some(names);
     }
-    treatment.every = section.integer(s, "interval", 1..=MAX_EVERY).unwrap_or(1) as u32;
-    treatment
+    overrides.every = section.integer(s, "interval", 1..=MAX_EVERY).unwrap_or(1) as u32;
+    overrides
 }
 
 pub(super) fn print(out: &mut Out, rule: &Rule) {
@@ -142,7 +142,7 @@ pub(super) fn print(out: &mut Out, rule: &Rule) {
     if !rule.add_tags.is_empty() {
         out.set("add_tags", table(&rule.add_tags));
     }
-    let own = &rule.treatment;
+    let own = &rule.overrides;
     let numbers = |all: &[f64]| Value::Array(all.iter().map(|&n| number(n)).collect());
     if let Some(percentiles) = &own.percentiles {
         out.set("percentiles", numbers(percentiles));

@@ -74,7 +74,7 @@ impl Flusher {
             for (series, peeked) in entries {
                 let whole = match (class, peeked) {
                     (Class::Gauge, Inspected::Level(gauge)) => Whole::Gauge(gauge),
-                    (Class::Gauge, _) if self.registry.standing(&series).is_some() => Whole::Gauge(Gauge::default()),
+                    (Class::Gauge, _) if self.registry.held_gauge(&series).is_some() => Whole::Gauge(Gauge::default()),
                     (Class::Counter, Inspected::Sum(sum)) => Whole::Sum(sum),
                     (Class::Counter, Inspected::Idle) if has_zeros => Whole::Sum(0.0),
                     (Class::Timer, Inspected::Samples(first, all)) => Whole::Samples(first, all),
@@ -96,7 +96,7 @@ impl Flusher {
             let shown = match whole {
                 Whole::Sum(sum) => Shown::Number(sum),
                 Whole::Gauge(told) => {
-                    let mut gauge = self.registry.standing(&series).unwrap_or_default();
+                    let mut gauge = self.registry.held_gauge(&series).unwrap_or_default();
                     gauge.then(&told);
                     Shown::Number(gauge.value())
                 }
@@ -142,7 +142,7 @@ impl Flusher {
         let mut deleted = self.ask(move |shard| shard.forget(class, &is_wanted)).await.concat();
         deleted.retain(|series| seen.insert(series.clone()));
         if class == Class::Gauge {
-            deleted.iter().for_each(|series| self.registry.forget_standing(series));
+            deleted.iter().for_each(|series| self.registry.forget_gauge(series));
         }
         // Those of a folder are as many as they are; a name with its tags may be read in another way than it was written.
         let alone = deleted.iter().filter(|series| !wanted.folders.begin(&series.to_string())).cloned();

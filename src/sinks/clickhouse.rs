@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::inert::in_url;
 use crate::presence::rfc3339;
-use crate::snapshot::{Notice, RecordType, Snapshot, notices, write_json};
+use crate::snapshot::{Record, RecordType, Snapshot, records, write_json};
 
 use super::http::{Endpoint, Outcome, Post};
 use super::spec::{plain_name, reach_url};
@@ -171,7 +171,7 @@ impl Sink for ClickhouseSink {
                     refused += series;
                 }
             }
-            let mut notices = notices(snapshot);
+            let mut notices = records(snapshot);
             notices.retain(|notice| {
                 let has_time = month(notice.time).is_some();
                 if !has_time {
@@ -184,7 +184,7 @@ impl Sink for ClickhouseSink {
             let mut rest = &notices[..];
             while !rest.is_empty() {
                 let mut months = BTreeSet::new();
-                let fits = |notice: &&Notice| {
+                let fits = |notice: &&Record| {
                     months.extend(month(notice.time));
                     months.len() <= BATCH_MONTHS
                 };

@@ -15,7 +15,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use crate::fetch::{Tls, append, masked};
 use crate::inert::{in_url, is_active};
 use crate::series::Series;
-use crate::snapshot::{FieldName, Notice, RecordType, Snapshot, notices, write_number};
+use crate::snapshot::{FieldName, Record, RecordType, Snapshot, records, write_number};
 
 use super::http::{Endpoint, Outcome, Post, gzip, one_login, tls};
 use super::spec::reach_url;
@@ -241,7 +241,7 @@ impl<'a> Encoder<'a> {
             self.next = None;
         }
         if !std::mem::replace(&mut self.is_done, true) {
-            for notice in notices(self.snapshot) {
+            for notice in records(self.snapshot) {
                 if notice.time.abs() >= TOO_LATE || notice.record.len() > MOST_TEXT_BYTES {
                     self.unencodable.add(&notice.name, "its text is too long, or its time too late");
                     continue;
@@ -255,7 +255,7 @@ impl<'a> Encoder<'a> {
 }
 
 /// An event, a check or a change of presence: text fields of the measurement `systole_notices`.
-fn notice_line(notice: &Notice, out: &mut Vec<u8>) {
+fn notice_line(notice: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(b"systole_notices,metric_type=");
     out.extend_from_slice(notice.kind.as_bytes());
     out.extend_from_slice(b",name=");

@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::fetch::Tls;
 use crate::inert::is_active;
 use crate::presence::rfc3339;
-use crate::snapshot::{Notice, Point, RecordType, Row, Snapshot, json_tags, notices, write_number};
+use crate::snapshot::{Point, Record, RecordType, Row, Snapshot, json_tags, records, write_number};
 
 use super::http::{Ready, tls};
 use super::spec::{plain_name, reach};
@@ -188,8 +188,8 @@ impl Part {
                 unencodable.add(row.series, why);
             }
         }
-        let is_bad = |notice: &&Notice| !has_date(notice.time);
-        for notice in notices(snapshot).get(self.notices.clone()).unwrap_or(&[]).iter().filter(is_bad) {
+        let is_bad = |notice: &&Record| !has_date(notice.time);
+        for notice in records(snapshot).get(self.notices.clone()).unwrap_or(&[]).iter().filter(is_bad) {
             unencodable.add(&notice.name, NO_DATE);
         }
         unencodable
@@ -231,7 +231,7 @@ fn row_lines(row: &Row<'_>, piece: &mut Vec<u8>) {
 }
 
 /// Appends the line of a COPY for a notice.
-fn notice_line(notice: &Notice, piece: &mut Vec<u8>) {
+fn notice_line(notice: &Record, piece: &mut Vec<u8>) {
     piece.extend_from_slice(rfc3339(notice.time).as_bytes());
     for part in [notice.kind, &notice.name, &without_nul(&notice.record)] {
         piece.push(b'\t');
@@ -337,7 +337,7 @@ impl PostgresSink {
             copy.send(Bytes::from(piece)).await?;
             copy.finish().await?;
         }
-        let notices = if part.notices.is_empty() { Vec::new() } else { notices(snapshot) };
+        let notices = if part.notices.is_empty() { Vec::new() } else { records(snapshot) };
         let notices = notices.get(part.notices.clone()).unwrap_or(&[]);
         if !notices.is_empty() {
             let copy = transaction.copy_in("COPY systole_stage_notices (time, type, name, record) FROM STDIN").await?;

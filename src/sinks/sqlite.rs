@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::snapshot::{RecordType, Snapshot, json_tags, notices};
+use crate::snapshot::{RecordType, Snapshot, json_tags, records};
 
 use super::blocking::{Blocking, Writer};
 use super::spec::bare;
@@ -154,7 +154,7 @@ impl Database {
             }
             let mut note = transaction
                 .prepare("INSERT OR IGNORE INTO notices (time, type, name, record) VALUES (?1, ?2, ?3, ?4)")?;
-            for notice in notices(snapshot) {
+            for notice in records(snapshot) {
                 let written = note.execute(params![notice.time, notice.kind, notice.name, notice.record]);
                 if let Some(why) = final_error(written.map(drop))? {
                     unencodable.add(&notice.name, why);

@@ -45,7 +45,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
         },
     );
     for part in parts {
-        merged.treated.unite(&part.treated);
+        merged.overrides.unite(&part.overrides);
         merged.stamped.extend(part.stamped.iter().cloned());
         merged.notes.extend(part.notes.iter().cloned());
         merged.presence.extend(part.presence.iter().cloned());
@@ -71,7 +71,7 @@ pub fn follow(before: Snapshot, after: &Snapshot) -> Snapshot {
     (whole.sequence, whole.end) = (after.sequence, after.end);
     whole.interval_secs = before.interval_secs + after.interval_secs;
     whole.rate_secs = before.rate_secs + after.rate_secs;
-    whole.treated.add_lengths(&after.treated);
+    whole.overrides.add_lengths(&after.overrides);
     whole.ledger = before.ledger;
     whole.ledger.add(&after.ledger);
     whole.ledger.sinks.clone_from(&after.ledger.sinks);

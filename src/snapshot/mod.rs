@@ -6,18 +6,18 @@
 //! [`Series::order`] where people look.
 #![deny(clippy::disallowed_methods)]
 
-mod book;
+mod codec;
 mod deletion;
-mod frozen;
+mod gauges;
 mod merge;
+mod multi_interval;
 mod number;
-mod pace;
+mod overrides;
 mod record;
 mod registry;
 mod row;
-mod standing;
+mod series_table;
 mod summary;
-mod treated;
 
 use std::sync::Arc;
 
@@ -31,11 +31,11 @@ use crate::telemetry::{Ledger, SeriesAccount};
 pub use deletion::{Deleted, Deletion};
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
-pub use record::{EncodedRecord, Notice, RecordType, Records, json_tags, notices, write_json};
+pub use overrides::{Filter, SnapshotOverrides};
+pub use record::{EncodedRecord, Record, RecordType, Records, json_tags, records, write_json};
 pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
 pub use row::{FieldName, Row};
 pub use summary::{Bins, Percentile, Summary, SummaryPolicy, cumulative, summarize};
-pub use treated::{Filter, Treated};
 
 /// One closed interval.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +71,7 @@ pub struct Snapshot {
     /// What is said about timers.
     pub policy: Arc<SummaryPolicy>,
     /// What rules say of its series.
-    pub treated: Treated,
+    pub overrides: SnapshotOverrides,
     /// Profile `etsy`: what the original's own series begin with, unless they are switched off.
     pub stats_prefix: Option<Arc<str>>,
 }
@@ -192,7 +192,7 @@ impl Snapshot {
     pub fn summary(&self, point: &TimerPoint) -> Summary {
         // Only bins look at the name.
         let name = if self.policy.bins.is_empty() { String::new() } else { point.series.to_string() };
-        summarize(&point.timer, &name, &self.policy, self.treated.of(&point.series))
+        summarize(&point.timer, &name, &self.policy, self.overrides.of(&point.series))
     }
 
     /// A timer's values by ascending size, each with the number of events that it stands for.

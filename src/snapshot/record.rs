@@ -123,14 +123,14 @@ impl Records {
         let mut json = Vec::new();
         for record in self.list(snapshot) {
             let (kind, time, series) = match &record {
-                Record::Series { series, .. } => (RecordType::of(series.kind()), snapshot.end, Some(*series)),
-                Record::Timestamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
-                Record::EventOrCheck(note) => (note_type(note), note.time, None),
-                Record::Presence(event) => (RecordType::Presence, event.at, None),
-                Record::Ledger(_) => (RecordType::Ledger, snapshot.end, None),
+                JsonRecord::Series { series, .. } => (RecordType::of(series.kind()), snapshot.end, Some(*series)),
+                JsonRecord::Timestamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
+                JsonRecord::EventOrCheck(note) => (note_type(note), note.time, None),
+                JsonRecord::Presence(event) => (RecordType::Presence, event.at, None),
+                JsonRecord::Ledger(_) => (RecordType::Ledger, snapshot.end, None),
             };
             let key = series.map_or_else(|| kind.name().to_string(), Series::to_string);
-            let has_interval = matches!(record, Record::Series { .. } | Record::Ledger(_));
+            let has_interval = matches!(record, JsonRecord::Series { .. } | JsonRecord::Ledger(_));
             json.clear();
             write_json(&record, &mut json);
             visit(EncodedRecord { kind, key: &key, time, has_interval, json: &json });
@@ -153,7 +153,7 @@ impl Records {
         self.only.as_ref().is_none_or(|only| only.contains(&kind))
     }
 
-    fn list<'a>(&self, snapshot: &'a Snapshot) -> Vec<Record<'a>> {
+    fn list<'a>(&self, snapshot: &'a Snapshot) -> Vec<JsonRecord<'a>> {
         let mut series: Vec<(&Series, Data<'a>)> = Vec::new();
         series.extend(snapshot.counters.iter().map(|point| {
             let value = point.sum.value();
@@ -177,20 +177,20 @@ impl Records {
             let order = |series: &Series| RecordType::of(series.kind());
             series.sort_by(|a, b| order(a.0).cmp(&order(b.0)).then_with(|| a.0.order(b.0)));
         }
-        let mut records: Vec<Record<'a>> =
-            series.into_iter().map(|(series, data)| Record::Series { snapshot, series, data }).collect();
+        let mut records: Vec<JsonRecord<'a>> =
+            series.into_iter().map(|(series, data)| JsonRecord::Series { snapshot, series, data }).collect();
         let stamped = snapshot.stamped.iter().filter(|one| self.wants(RecordType::of(one.series.kind())));
-        records.extend(stamped.map(Record::Timestamped));
+        records.extend(stamped.map(JsonRecord::Timestamped));
         let mut notes: Vec<&EventOrCheck> = snapshot.notes.iter().filter(|note| self.wants(note_type(note))).collect();
         if self.sorted {
             notes.sort_by_key(|note| note_type(note));
         }
-        records.extend(notes.into_iter().map(Record::EventOrCheck));
+        records.extend(notes.into_iter().map(JsonRecord::EventOrCheck));
         if self.wants(RecordType::Presence) {
-            records.extend(snapshot.presence.iter().map(Record::Presence));
+            records.extend(snapshot.presence.iter().map(JsonRecord::Presence));
         }
         if self.ledger && self.wants(RecordType::Ledger) {
-            records.push(Record::Ledger(snapshot));
+            records.push(JsonRecord::Ledger(snapshot));
         }
         records
     }
@@ -213,7 +213,7 @@ pub struct EncodedRecord<'a> {
 
 /// An event, a service check or a change of presence, for receivers that keep such beside numbers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Notice {
+pub struct Record {
     /// When, Unix seconds.
     pub time: f64,
     /// `event`, `service_check` or `presence`.
@@ -225,23 +225,23 @@ pub struct Notice {
 }
 
 /// All of a snapshot.
-pub fn notices(snapshot: &Snapshot) -> Vec<Notice> {
-    let notice = |time: f64, kind: RecordType, name: &str, record: Record<'_>| {
+pub fn records(snapshot: &Snapshot) -> Vec<Record> {
+    let notice = |time: f64, kind: RecordType, name: &str, record: JsonRecord<'_>| {
         let mut json = Vec::new();
         write_json(&record, &mut json);
         let record = String::from_utf8_lossy(&json).into_owned();
-        Notice { time, kind: kind.name(), name: name.to_string(), record }
+        Record { time, kind: kind.name(), name: name.to_string(), record }
     };
     let notes = snapshot.notes.iter().map(|note| {
         let name = match &note.body {
             EventOrCheckBody::Event { title, .. } => title,
             EventOrCheckBody::ServiceCheck { name, .. } => name,
         };
-        notice(note.time, note_type(note), name, Record::EventOrCheck(note))
+        notice(note.time, note_type(note), name, JsonRecord::EventOrCheck(note))
     });
     let presence = snapshot.presence.iter().map(|event| {
         let service = event.service.as_deref().unwrap_or("");
-        notice(event.at, RecordType::Presence, service, Record::Presence(event))
+        notice(event.at, RecordType::Presence, service, JsonRecord::Presence(event))
     });
     notes.chain(presence).collect()
 }
@@ -253,7 +253,7 @@ fn note_type(note: &EventOrCheck) -> RecordType {
     }
 }
 
-enum Record<'a> {
+enum JsonRecord<'a> {
     Series { snapshot: &'a Snapshot, series: &'a Series, data: Data<'a> },
     Timestamped(&'a TimestampedSample),
     EventOrCheck(&'a EventOrCheck),
@@ -276,17 +276,17 @@ enum Data<'a> {
     Set { value: f64, exact: bool },
 }
 
-impl Serialize for Record<'_> {
+impl Serialize for JsonRecord<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if let Record::Presence(event) = self {
+        if let JsonRecord::Presence(event) = self {
             let record = PresenceRecord { time: event.at, r#type: RecordType::Presence.name(), event };
             return record.serialize(serializer);
         }
         let mut map = serializer.serialize_map(None)?;
         match self {
             // It was written above.
-            Record::Presence(_) => {}
-            Record::Series { snapshot, series, data } => {
+            JsonRecord::Presence(_) => {}
+            JsonRecord::Series { snapshot, series, data } => {
                 map.serialize_entry("time", &snapshot.end)?;
                 map.serialize_entry("interval", &snapshot.interval_secs_of(series))?;
                 map.serialize_entry("type", RecordType::of(series.kind()).name())?;
@@ -323,15 +323,15 @@ impl Serialize for Record<'_> {
                 }
             }
             // It has a time of its own and no interval.
-            Record::Timestamped(one) => {
+            JsonRecord::Timestamped(one) => {
                 map.serialize_entry("time", &one.time)?;
                 map.serialize_entry("type", RecordType::of(one.series.kind()).name())?;
                 map.serialize_entry("name", one.series.name())?;
                 map.serialize_entry("tags", &Tags(one.series.tags()))?;
                 map.serialize_entry("value", &one.value)?;
             }
-            Record::EventOrCheck(note) => serialize_note(note, &mut map)?,
-            Record::Ledger(snapshot) => {
+            JsonRecord::EventOrCheck(note) => serialize_note(note, &mut map)?,
+            JsonRecord::Ledger(snapshot) => {
                 map.serialize_entry("time", &snapshot.end)?;
                 map.serialize_entry("interval", &snapshot.interval_secs)?;
                 map.serialize_entry("type", RecordType::Ledger.name())?;

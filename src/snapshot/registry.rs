@@ -15,11 +15,11 @@ use crate::protocol::Kind;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
-use super::book::{Book, Seat};
+use super::gauges::HeldGauges;
 use super::merge::unite_stamped;
-use super::pace::Pace;
-use super::standing::Standings;
-use super::treated::Treated;
+use super::multi_interval::MultiInterval;
+use super::overrides::SnapshotOverrides;
+use super::series_table::{SeriesTable, Slot};
 use super::{CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
 
 /// Most series retired per shard and class at one tick, so that forgetting many does not hold up receiving.
@@ -112,10 +112,10 @@ impl Interval {
 pub struct Registry {
     options: RegistryOptions,
     sequence: u64,
-    books: [Book; 5],
-    gauges: Standings,
-    treated: Arc<HashMap<Series, u32>>,
-    pace: Pace,
+    books: [SeriesTable; 5],
+    gauges: HeldGauges,
+    overrides: Arc<HashMap<Series, u32>>,
+    pace: MultiInterval,
     deleted: Vec<Deletion>,
     /// When the last interval ended.
     last_close: f64,
@@ -124,14 +124,14 @@ pub struct Registry {
 impl Registry {
     /// A registry for `shards` shards.
     pub fn new(options: RegistryOptions, shards: usize) -> Registry {
-        let books = std::array::from_fn(|_| Book::new(shards));
+        let books = std::array::from_fn(|_| SeriesTable::new(shards));
         Registry {
             options,
             sequence: 0,
             books,
-            gauges: Standings::default(),
-            treated: Arc::default(),
-            pace: Pace::default(),
+            gauges: HeldGauges::default(),
+            overrides: Arc::default(),
+            pace: MultiInterval::default(),
             deleted: Vec::new(),
             last_close: f64::NEG_INFINITY,
         }
@@ -164,14 +164,14 @@ impl Registry {
         self.gauges.emit(&mut self.books[Class::Gauge as usize], partials, &self.options, now, &mut snapshot);
         self.emit_timers(partials, now, &mut snapshot);
         self.emit_sets(partials, now, &mut snapshot);
-        let book = &mut self.books[Class::Kv as usize];
+        let table = &mut self.books[Class::Kv as usize];
         for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.kvs.drain(|id, values: Vec<f64>| match book.seat(shard, id, now, snapshot.kvs.len()) {
-                Seat::Taken(at) => snapshot.kvs[at].values.extend(values),
-                Seat::New(series) => snapshot.kvs.push(KvPoint { series, values }),
+            partial.columns.kvs.drain(|id, values: Vec<f64>| match table.slot(shard, id, now, snapshot.kvs.len()) {
+                Slot::Taken(at) => snapshot.kvs[at].values.extend(values),
+                Slot::New(series) => snapshot.kvs.push(KvPoint { series, values }),
             });
         }
-        if snapshot.treated.rules.as_ref().is_some_and(|rules| rules.treatments().any(|t| t.every > 1)) {
+        if snapshot.overrides.rules.as_ref().is_some_and(|rules| rules.all_overrides().any(|t| t.every > 1)) {
             self.pace.hold(&mut snapshot, &self.options.summary.timers);
         }
         snapshot.ledger.series = SeriesAccount {
@@ -195,21 +195,21 @@ impl Registry {
                 snapshot.stamped.push(one);
             }
             for class in Class::ALL {
-                let book = &mut self.books[class as usize];
+                let table = &mut self.books[class as usize];
                 for &id in &partial.retired[class as usize] {
-                    let Some(gone) = book.release(shard, id) else { continue };
-                    if self.treated.contains_key(&gone.shown) {
-                        Arc::make_mut(&mut self.treated).remove(&gone.shown);
+                    let Some(gone) = table.release(shard, id) else { continue };
+                    if self.overrides.contains_key(&gone.shown) {
+                        Arc::make_mut(&mut self.overrides).remove(&gone.shown);
                     }
                     if class == Class::Gauge {
                         self.gauges.forget(gone.id);
                     }
                 }
                 for created in std::mem::take(&mut partial.created[class as usize]) {
-                    let Some(id) = book.register(shard, created, &self.options) else { continue };
-                    let rule = book.rule_of(id);
-                    if treatment(&self.options, rule).is_some_and(SeriesOverrides::is_seen) {
-                        Arc::make_mut(&mut self.treated).insert(book.shown(id), rule);
+                    let Some(id) = table.register(shard, created, &self.options) else { continue };
+                    let rule = table.rule_of(id);
+                    if overrides(&self.options, rule).is_some_and(SeriesOverrides::is_seen) {
+                        Arc::make_mut(&mut self.overrides).insert(table.shown(id), rule);
                     }
                 }
             }
@@ -239,54 +239,54 @@ impl Registry {
     /// What rules say of the series of this interval.
     fn treat(&mut self, interval: &Interval, snapshot: &mut Snapshot) {
         let Some(rules) = &self.options.rules else { return };
-        let paces = rules.treatments().map(|treatment| treatment.every);
+        let paces = rules.all_overrides().map(|overrides| overrides.every);
         let rate_secs = self.options.rate_secs.unwrap_or(interval.length_secs);
-        snapshot.treated = Treated {
+        snapshot.overrides = SnapshotOverrides {
             lengths: self.pace.tick(paces, interval, rate_secs),
             rules: Some(Arc::clone(rules)),
-            of: Arc::clone(&self.treated),
+            of: Arc::clone(&self.overrides),
         };
     }
 
     fn emit_counters(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
-        let (book, points) = (&mut self.books[Class::Counter as usize], &mut snapshot.counters);
+        let (table, points) = (&mut self.books[Class::Counter as usize], &mut snapshot.counters);
         points.reserve_exact(most(partials, |partial| partial.columns.counters.len()));
         for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.counters.drain(|id, sum: Sum| match book.seat(shard, id, now, points.len()) {
-                Seat::Taken(at) => points[at].sum.merge(sum),
-                Seat::New(series) => points.push(CounterPoint { series, sum }),
+            partial.columns.counters.drain(|id, sum: Sum| match table.slot(shard, id, now, points.len()) {
+                Slot::Taken(at) => points[at].sum.merge(sum),
+                Slot::New(series) => points.push(CounterPoint { series, sum }),
             });
         }
         if self.options.zero_when_idle[0] {
-            points.extend(book.idle(now).map(|series| CounterPoint { series, sum: Sum::default() }));
+            points.extend(table.idle(now).map(|series| CounterPoint { series, sum: Sum::default() }));
         }
     }
 
     fn emit_timers(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
-        let (book, points) = (&mut self.books[Class::Timer as usize], &mut snapshot.timers);
+        let (table, points) = (&mut self.books[Class::Timer as usize], &mut snapshot.timers);
         let policy = self.options.summary.timers;
         points.reserve_exact(most(partials, |partial| partial.columns.timers.len()));
         for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.timers.drain(|id, timer: Timer| match book.seat(shard, id, now, points.len()) {
-                Seat::Taken(at) => points[at].timer.merge(&timer, &policy),
-                Seat::New(series) => points.push(TimerPoint { series, timer: timer.compact() }),
+            partial.columns.timers.drain(|id, timer: Timer| match table.slot(shard, id, now, points.len()) {
+                Slot::Taken(at) => points[at].timer.merge(&timer, &policy),
+                Slot::New(series) => points.push(TimerPoint { series, timer: timer.compact() }),
             });
         }
         if self.options.zero_when_idle[1] {
-            points.extend(book.idle(now).map(|series| TimerPoint { series, timer: Timer::default() }));
+            points.extend(table.idle(now).map(|series| TimerPoint { series, timer: Timer::default() }));
         }
     }
 
     fn emit_sets(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
-        let (book, points) = (&mut self.books[Class::Set as usize], &mut snapshot.sets);
+        let (table, points) = (&mut self.books[Class::Set as usize], &mut snapshot.sets);
         for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.sets.drain(|id, members: Members| match book.seat(shard, id, now, points.len()) {
-                Seat::Taken(at) => points[at].members.merge(&members),
-                Seat::New(series) => points.push(SetPoint { series, members }),
+            partial.columns.sets.drain(|id, members: Members| match table.slot(shard, id, now, points.len()) {
+                Slot::Taken(at) => points[at].members.merge(&members),
+                Slot::New(series) => points.push(SetPoint { series, members }),
             });
         }
         if self.options.zero_when_idle[2] {
-            points.extend(book.idle(now).map(|series| SetPoint { series, members: Members::default() }));
+            points.extend(table.idle(now).map(|series| SetPoint { series, members: Members::default() }));
         }
     }
 
@@ -342,13 +342,13 @@ impl Registry {
     }
 
     /// What a gauge was at the end of the last interval, if it stands.
-    pub fn standing(&self, series: &Series) -> Option<Gauge> {
+    pub fn held_gauge(&self, series: &Series) -> Option<Gauge> {
         let id = self.books[Class::Gauge as usize].find(series)?;
         self.gauges.get(id)
     }
 
     /// Forgets what a gauge was.
-    pub fn forget_standing(&mut self, series: &Series) {
+    pub fn forget_gauge(&mut self, series: &Series) {
         if let Some(id) = self.books[Class::Gauge as usize].find(series) {
             self.gauges.forget(id);
         }
@@ -369,17 +369,19 @@ impl Registry {
     pub fn retirements(&self, shard: usize, now: f64) -> [Vec<u32>; 5] {
         std::array::from_fn(|class| {
             let ttl = self.options.series_ttl_secs[class];
-            let is_ruled = self.options.rules.as_ref().is_some_and(|rules| rules.treatments().any(|t| t.ttl.is_some()));
+            let is_ruled =
+                self.options.rules.as_ref().is_some_and(|rules| rules.all_overrides().any(|t| t.ttl.is_some()));
             if ttl.is_none() && !is_ruled {
                 return Vec::new();
             }
-            let book = &self.books[class];
-            let ttl_of = |id: u32| match treatment(&self.options, book.rule_of(id)).and_then(|own| own.ttl) {
+            let table = &self.books[class];
+            let ttl_of = |id: u32| match overrides(&self.options, table.rule_of(id)).and_then(|own| own.ttl) {
                 Some(own) => own,
                 None => ttl,
             };
             let stands = |id: u32| class == Class::Gauge as usize && self.gauges.get(id).is_some();
-            book.idle_at(shard, now, ttl_of)
+            table
+                .idle_at(shard, now, ttl_of)
                 .filter(|&(_, id)| !stands(id))
                 .map(|(local, _)| local)
                 .take(RETIRE_AT_ONCE)
@@ -388,8 +390,8 @@ impl Registry {
     }
 }
 
-pub(super) fn treatment(options: &RegistryOptions, rule: u32) -> Option<&SeriesOverrides> {
-    if rule == NO_RULE { None } else { options.rules.as_ref()?.treatment(rule) }
+pub(super) fn overrides(options: &RegistryOptions, rule: u32) -> Option<&SeriesOverrides> {
+    if rule == NO_RULE { None } else { options.rules.as_ref()?.overrides(rule) }
 }
 
 /// The most points that partials can make: as many as they have cells.

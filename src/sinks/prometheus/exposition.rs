@@ -315,7 +315,7 @@ impl Exposition {
         // Values with times of their own may touch it more than once in an interval.
         sample.is_new &= sample.updated == f64::NEG_INFINITY || sample.updated == snapshot.end;
         (sample.updated, sample.sequence) = (snapshot.end, snapshot.sequence);
-        sample.every = snapshot.treated.of(series).map_or(1, |treatment| treatment.every);
+        sample.every = snapshot.overrides.of(series).map_or(1, |overrides| overrides.every);
         Some(&mut sample.value)
     }
 

@@ -7,7 +7,7 @@
 //! body bytes u32 | CRC-32 of the 32 bytes that follow u32 | position u64 | end f64 | records before u64 | records u32 | CRC-32 of the body u32 | body
 //! ```
 //! Positions count frames, `records before` counts records, over the life of the folder: what is missing between two frames is
-//! known to the record. The body is a frozen snapshot. A frame counts as held when it is on disk (fsync). The cursor says
+//! known to the record. The body is a encoded snapshot. A frame counts as held when it is on disk (fsync). The cursor says
 //! which frame is the next to deliver; it is two slots, written in turn, of `position u64 | records before u64 | CRC-32 u32`.
 //! It is not synced: after a crash of the whole machine an interval may be delivered again, never lost.
 //!
@@ -237,7 +237,7 @@ impl Spool {
     /// # Errors
     /// If the disk does not take it: then nothing of it is left.
     pub(super) fn append(&mut self, snapshot: &Snapshot) -> io::Result<(u64, Lost)> {
-        let body = snapshot.freeze()?;
+        let body = snapshot.encode()?;
         let too_large = || io::Error::other("the interval is larger than a spool takes");
         let (position, before) = self.next;
         let head = Head {
@@ -336,7 +336,7 @@ impl Spool {
                 self.remove(frame.head.position);
                 continue;
             }
-            match read_body(path, frame).and_then(|body| Snapshot::thaw(&body)) {
+            match read_body(path, frame).and_then(|body| Snapshot::decode(&body)) {
                 Ok(snapshot) => break Some((frame.head.position, snapshot)),
                 Err(error) => {
                     tracing::warn!(segment = %path.display(), %error, records, "a spooled interval cannot be read; it is skipped");

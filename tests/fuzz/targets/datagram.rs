@@ -19,7 +19,7 @@ fn rules() -> Arc<Rules> {
         Rule { drop: true, ..rule("d*") },
         Rule { rename: Some("r.$1.${2}".into()), add_tags: vec![("k".into(), "$2".into())], ..rule("*.*") },
         Rule {
-            treatment: SeriesOverrides {
+            overrides: SeriesOverrides {
                 gauge: GaugePolicy::Mean,
                 digits: Some(1),
                 buckets: vec![0.0, 10.0],

@@ -1,4 +1,4 @@
-//! What rules say of the series of a snapshot: their treatment, and how long an interval of theirs is.
+//! What rules say of the series of a snapshot: their overrides, and how long an interval of theirs is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::series::Series;
 
 use super::Snapshot;
 
-/// The treatments of the series that have one.
+/// The overrides of the series that have one.
 #[derive(Clone, Debug, Default)]
-pub struct Treated {
+pub struct SnapshotOverrides {
     pub(super) rules: Option<Arc<Rules>>,
     /// Numbers of rules.
     pub(super) of: Arc<HashMap<Series, u32>>,
@@ -31,13 +31,13 @@ pub(super) struct Length {
     pub(super) rate_secs: f64,
 }
 
-impl Treated {
-    /// How a series is treated, if a rule says so.
+impl SnapshotOverrides {
+    /// How a series is overrides, if a rule says so.
     pub fn of(&self, series: &Series) -> Option<&SeriesOverrides> {
         if self.of.is_empty() {
             return None;
         }
-        self.rules.as_ref()?.treatment(*self.of.get(series)?)
+        self.rules.as_ref()?.overrides(*self.of.get(series)?)
     }
 
     /// Whether series of this pace have their turn.
@@ -54,7 +54,7 @@ impl Treated {
     }
 
     /// Adds the lengths of an interval that followed.
-    pub(super) fn add_lengths(&mut self, after: &Treated) {
+    pub(super) fn add_lengths(&mut self, after: &SnapshotOverrides) {
         for (every, length) in &after.lengths {
             match self.lengths.iter_mut().find(|(known, _)| known == every) {
                 Some((_, ours)) => {
@@ -67,7 +67,7 @@ impl Treated {
     }
 
     /// Puts those of another part of the same interval beside these.
-    pub(super) fn unite(&mut self, other: &Treated) {
+    pub(super) fn unite(&mut self, other: &SnapshotOverrides) {
         if self.rules.is_none() {
             *self = other.clone();
         } else if !other.of.is_empty() {
@@ -109,19 +109,19 @@ impl Filter {
 impl Snapshot {
     /// Measured length of what a series tells, seconds.
     pub fn interval_secs_of(&self, series: &Series) -> f64 {
-        self.treated.length(series).map_or(self.interval_secs, |length| length.interval_secs)
+        self.overrides.length(series).map_or(self.interval_secs, |length| length.interval_secs)
     }
 
     /// A value of a series per second.
     pub fn rate(&self, series: &Series, value: f64) -> f64 {
-        let secs = self.treated.length(series).map_or(self.rate_secs, |length| length.rate_secs);
+        let secs = self.overrides.length(series).map_or(self.rate_secs, |length| length.rate_secs);
         if secs > 0.0 { (value / secs).clamp(f64::MIN, f64::MAX) } else { 0.0 }
     }
 
     fn rename(&mut self, name: impl Fn(&Series) -> Series) {
-        if !self.treated.of.is_empty() {
-            let renamed = self.treated.of.iter().map(|(series, rule)| (name(series), *rule)).collect();
-            self.treated.of = Arc::new(renamed);
+        if !self.overrides.of.is_empty() {
+            let renamed = self.overrides.of.iter().map(|(series, rule)| (name(series), *rule)).collect();
+            self.overrides.of = Arc::new(renamed);
         }
         self.counters.iter_mut().for_each(|point| point.series = name(&point.series));
         self.gauges.iter_mut().for_each(|point| point.series = name(&point.series));
@@ -133,16 +133,17 @@ impl Snapshot {
 
     /// What a sink of this name gets, where rules or its filter keep something from it; `None` where it gets everything.
     pub fn for_sink(&self, sink: &str, filter: &Filter) -> Option<Snapshot> {
-        let rules = self.treated.rules.as_deref();
-        if filter.is_open() && rules.is_none_or(|rules| rules.treatments().all(|treatment| treatment.goes_to(sink))) {
+        let rules = self.overrides.rules.as_deref();
+        if filter.is_open() && rules.is_none_or(|rules| rules.all_overrides().all(|overrides| overrides.goes_to(sink)))
+        {
             return None;
         }
         let goes = |series: &Series| {
-            filter.passes(series) && self.treated.of(series).is_none_or(|treatment| treatment.goes_to(sink))
+            filter.passes(series) && self.overrides.of(series).is_none_or(|overrides| overrides.goes_to(sink))
         };
         let goes_stamped = |one: &&TimestampedSample| {
-            let treatment = rules.and_then(|rules| rules.treatment(one.rule));
-            filter.passes(&one.series) && treatment.is_none_or(|treatment| treatment.goes_to(sink))
+            let overrides = rules.and_then(|rules| rules.overrides(one.rule));
+            filter.passes(&one.series) && overrides.is_none_or(|overrides| overrides.goes_to(sink))
         };
         let stamped = self.stamped.iter().filter(goes_stamped);
         let mut own = Snapshot {
@@ -161,7 +162,7 @@ impl Snapshot {
             deleted: self.deleted.iter().map(|one| one.decorated(&filter.prefix, &filter.tags)).collect(),
             ledger: self.ledger.clone(),
             policy: Arc::clone(&self.policy),
-            treated: self.treated.clone(),
+            overrides: self.overrides.clone(),
             stats_prefix: self.stats_prefix.clone(),
         };
         if !filter.is_same() {

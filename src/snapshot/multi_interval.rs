@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use crate::aggregate::TimerPolicy;
 use crate::series::Series;
 
-use super::treated::Length;
+use super::overrides::Length;
 use super::{CounterPoint, GaugePoint, Interval, KvPoint, SetPoint, Snapshot, TimerPoint};
 
 /// Points that wait for their turn.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct MultiInterval {
     counters: HashMap<Series, CounterPoint>,
     gauges: HashMap<Series, GaugePoint>,
     timers: HashMap<Series, TimerPoint>,
@@ -22,7 +22,7 @@ pub(super) struct Pace {
     last_beat: u64,
 }
 
-impl Pace {
+impl MultiInterval {
     /// Notes that an interval has ended; which paces have their turn, with their lengths.
     pub(super) fn tick(
         &mut self,
@@ -50,9 +50,9 @@ impl Pace {
 
     /// Takes the points out whose turn it is not, and puts those in whose turn has come.
     pub(super) fn hold(&mut self, snapshot: &mut Snapshot, timers: &TimerPolicy) {
-        let treated = snapshot.treated.clone();
-        let every = |series: &Series| treated.of(series).map_or(1, |treatment| treatment.every);
-        let is_due = |series: &Series| treated.is_due(every(series));
+        let overrides = snapshot.overrides.clone();
+        let every = |series: &Series| overrides.of(series).map_or(1, |overrides| overrides.every);
+        let is_due = |series: &Series| overrides.is_due(every(series));
         let turn = Turn { every: &every, is_due: &is_due };
         turn.take(&mut snapshot.counters, &mut self.counters, |p| &p.series, |held, p| held.sum.merge(p.sum));
         // A gauge is told whole in every interval.

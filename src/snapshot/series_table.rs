@@ -10,7 +10,7 @@ use crate::series::Series;
 use super::registry::RegistryOptions;
 
 /// Where the value of a series goes.
-pub(super) enum Seat {
+pub(super) enum Slot {
     /// To the point at this place, which another shard's value made.
     Taken(usize),
     /// To a new point of this series.
@@ -19,7 +19,7 @@ pub(super) enum Seat {
 
 /// Series of one class.
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct SeriesTable {
     table: HashTable<u32>,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
@@ -51,9 +51,9 @@ struct Entry {
     holders: u32,
 }
 
-impl Book {
-    pub(super) fn new(shards: usize) -> Book {
-        Book {
+impl SeriesTable {
+    pub(super) fn new(shards: usize) -> SeriesTable {
+        SeriesTable {
             table: HashTable::new(),
             entries: Vec::new(),
             free: Vec::new(),
@@ -157,15 +157,15 @@ impl Book {
 
     /// GaugeLevels a shard's series as touched by the interval that ended `now`, and tells where its value goes; `points`
     /// is where a new point would lie.
-    pub(super) fn seat(&mut self, shard: usize, local: u32, now: f64, points: usize) -> Seat {
+    pub(super) fn slot(&mut self, shard: usize, local: u32, now: f64, points: usize) -> Slot {
         let id = self.id_of(shard, local);
         let entry = self.entries[id as usize].as_mut();
         let entry = entry.expect("a number in a column belongs to a registered series");
         if entry.touched == now {
-            return Seat::Taken(entry.point as usize);
+            return Slot::Taken(entry.point as usize);
         }
         (entry.touched, entry.point) = (now, points as u32);
-        Seat::New(self.shown(id))
+        Slot::New(self.shown(id))
     }
 
     /// A registered series as sinks see it.

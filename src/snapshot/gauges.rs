@@ -4,26 +4,26 @@ use std::collections::HashMap;
 
 use crate::aggregate::{Gauge, GaugePolicy, Levels, Partial, Span};
 
-use super::book::{Book, Seat};
-use super::registry::{GaugeLife, RegistryOptions, treatment};
+use super::registry::{GaugeLife, RegistryOptions, overrides};
+use super::series_table::{SeriesTable, Slot};
 use super::{GaugePoint, Snapshot};
 
 /// All gauges, by the number of their series.
 #[derive(Debug, Default)]
-pub(super) struct Standings {
-    slots: Vec<Option<Standing>>,
+pub(super) struct HeldGauges {
+    slots: Vec<Option<HeldGauge>>,
     /// The values of gauges of which more than the last counts, and whether they were flushed.
     spans: HashMap<u32, (Span, bool)>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+struct HeldGauge {
     gauge: Gauge,
     updated: f64,
     flushes_left: u32,
 }
 
-impl Standings {
+impl HeldGauges {
     /// What a gauge was at the end of the last interval, if it stands.
     pub(super) fn get(&self, id: u32) -> Option<Gauge> {
         self.slots.get(id as usize)?.as_ref().map(|known| known.gauge)
@@ -40,7 +40,7 @@ impl Standings {
     /// Puts together what gauges were told, and emits those that stand.
     pub(super) fn emit(
         &mut self,
-        book: &mut Book,
+        table: &mut SeriesTable,
         partials: &mut [Partial],
         options: &RegistryOptions,
         now: f64,
@@ -53,9 +53,9 @@ impl Standings {
         };
         let mut told: Vec<(u32, Gauge)> = Vec::new();
         for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.gauges.drain(|id, gauge: Gauge| match book.seat(shard, id, now, told.len()) {
-                Seat::Taken(at) => told[at].1.merge(&gauge),
-                Seat::New(_) => told.push((book.id_of(shard, id), gauge)),
+            partial.columns.gauges.drain(|id, gauge: Gauge| match table.slot(shard, id, now, told.len()) {
+                Slot::Taken(at) => told[at].1.merge(&gauge),
+                Slot::New(_) => told.push((table.id_of(shard, id), gauge)),
             });
         }
         let mut levels: HashMap<u32, Levels> = HashMap::new();
@@ -63,7 +63,7 @@ impl Standings {
             partial
                 .columns
                 .levels
-                .drain(|id, seen: Levels| levels.entry(book.id_of(shard, id)).or_default().merge(&seen));
+                .drain(|id, seen: Levels| levels.entry(table.id_of(shard, id)).or_default().merge(&seen));
         }
         let standing = &mut self.slots;
         for (id, gauge) in told {
@@ -84,12 +84,12 @@ impl Standings {
                     known.gauge.then(&gauge);
                     (known.updated, known.flushes_left) = (now, flushes_left);
                 }
-                none => *none = Some(Standing { gauge, updated: now, flushes_left }),
+                none => *none = Some(HeldGauge { gauge, updated: now, flushes_left }),
             }
         }
         for (id, slot) in self.slots.iter_mut().enumerate() {
             let Some(known) = slot else { continue };
-            let own = treatment(options, book.rule_of(id as u32));
+            let own = overrides(options, table.rule_of(id as u32));
             let life = match own.and_then(|own| own.ttl) {
                 Some(Some(ttl)) => GaugeLife::Secs(ttl),
                 Some(None) => GaugeLife::Forever,
@@ -105,11 +105,11 @@ impl Standings {
                 && let Some((span, was_flushed)) = self.spans.get_mut(&(id as u32))
             {
                 // In an interval without updates it stood at its last value; a sum stays what it was.
-                let is_idle = std::mem::replace(was_flushed, snapshot.treated.is_due(own.every));
+                let is_idle = std::mem::replace(was_flushed, snapshot.overrides.is_due(own.every));
                 let value = span.value(own.gauge).filter(|_| !is_idle || own.gauge == GaugePolicy::Sum);
                 gauge = value.map_or(gauge, |value| Gauge::absolute(value, known.updated));
             }
-            snapshot.gauges.push(GaugePoint { series: book.shown(id as u32), gauge });
+            snapshot.gauges.push(GaugePoint { series: table.shown(id as u32), gauge });
             if matches!(life, GaugeLife::Flushes(_)) {
                 known.flushes_left -= 1;
                 if known.flushes_left == 0 {

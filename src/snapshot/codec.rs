@@ -17,8 +17,10 @@ use crate::aggregate::{EventOrCheck, SeriesOverrides, TimestampedSample};
 use crate::presence::Event;
 use crate::series::Series;
 
-use super::treated::Length;
-use super::{CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint, Treated};
+use super::overrides::Length;
+use super::{
+    CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy, TimerPoint,
+};
 
 /// Version of the format.
 const VERSION: u8 = 1;
@@ -27,7 +29,7 @@ const VERSION: u8 = 1;
 const MOST_BYTES: u64 = 8 << 30;
 
 #[derive(Serialize, Deserialize)]
-struct Frozen<'a> {
+struct Encoded<'a> {
     sequence: u64,
     end: f64,
     interval_secs: f64,
@@ -43,8 +45,8 @@ struct Frozen<'a> {
     presence: Vec<(f64, String)>,
     ledger: String,
     policy: Cow<'a, SummaryPolicy>,
-    treatments: Vec<SeriesOverrides>,
-    treated: Vec<(Series, u32)>,
+    all_overrides: Vec<SeriesOverrides>,
+    series_rules: Vec<(Series, u32)>,
     lengths: Vec<(u32, Length)>,
     stats_prefix: Option<String>,
 }
@@ -61,10 +63,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// If memory does not suffice; nothing in a snapshot cannot be written.
-    pub fn freeze(&self) -> io::Result<Vec<u8>> {
-        let (treatments, treated, lengths) = self.treated.parts(self);
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        let (all_overrides, series_rules, lengths) = self.overrides.parts(self);
         let presence = self.presence.iter().map(|event| Ok((event.at, serde_json::to_string(event)?)));
-        let frozen = Frozen {
+        let encoded = Encoded {
             sequence: self.sequence,
             end: self.end,
             interval_secs: self.interval_secs,
@@ -79,13 +81,13 @@ impl Snapshot {
             presence: presence.collect::<Result<_, serde_json::Error>>()?,
             ledger: serde_json::to_string(&self.ledger)?,
             policy: Cow::Borrowed(&self.policy),
-            treatments,
-            treated,
+            all_overrides,
+            series_rules,
             lengths,
             stats_prefix: self.stats_prefix.as_deref().map(str::to_string),
         };
         let mut packed = DeflateEncoder::new(vec![VERSION], Compression::fast());
-        let written = postcard::to_io(&frozen, io::BufWriter::new(&mut packed)).map_err(invalid)?;
+        let written = postcard::to_io(&encoded, io::BufWriter::new(&mut packed)).map_err(invalid)?;
         // Behind all else, where versions that do not know it do not look.
         postcard::to_io(&self.deleted, written)
             .map_err(invalid)?
@@ -95,68 +97,72 @@ impl Snapshot {
         packed.finish()
     }
 
-    /// A snapshot that was frozen.
+    /// A snapshot that was encoded.
     ///
     /// # Errors
     /// If the bytes are not those of a snapshot, or of another version.
-    pub fn thaw(bytes: &[u8]) -> io::Result<Snapshot> {
+    pub fn decode(bytes: &[u8]) -> io::Result<Snapshot> {
         let Some((&VERSION, packed)) = bytes.split_first() else {
             return Err(invalid("it was written by another version"));
         };
         let mut plain = Vec::new();
         DeflateDecoder::new(packed).take(MOST_BYTES).read_to_end(&mut plain)?;
-        let (frozen, rest): (Frozen<'_>, _) = postcard::take_from_bytes(&plain).map_err(invalid)?;
+        let (encoded, rest): (Encoded<'_>, _) = postcard::take_from_bytes(&plain).map_err(invalid)?;
         let deleted: Vec<Deletion> = match rest {
             [] => Vec::new(),
             rest => postcard::from_bytes(rest).map_err(invalid)?,
         };
-        let presence = frozen.presence.iter().map(|(at, text)| {
+        let presence = encoded.presence.iter().map(|(at, text)| {
             let event: Event = serde_json::from_str(text)?;
             Ok(Event { at: *at, ..event })
         });
-        let rules = (!frozen.treatments.is_empty()).then(|| Arc::new(Rules::of_treatments(frozen.treatments)));
+        let rules = (!encoded.all_overrides.is_empty()).then(|| Arc::new(Rules::of_overrides(encoded.all_overrides)));
         Ok(Snapshot {
-            sequence: frozen.sequence,
-            end: frozen.end,
-            interval_secs: frozen.interval_secs,
-            rate_secs: frozen.rate_secs,
-            counters: frozen.counters.into_owned(),
-            gauges: frozen.gauges.into_owned(),
-            timers: frozen.timers.into_owned(),
-            sets: frozen.sets.into_owned(),
-            kvs: frozen.kvs.into_owned(),
-            stamped: frozen.stamped.iter().map(|one| TimestampedSample { rule: NO_RULE, ..one.clone() }).collect(),
-            notes: frozen.notes.into_owned(),
+            sequence: encoded.sequence,
+            end: encoded.end,
+            interval_secs: encoded.interval_secs,
+            rate_secs: encoded.rate_secs,
+            counters: encoded.counters.into_owned(),
+            gauges: encoded.gauges.into_owned(),
+            timers: encoded.timers.into_owned(),
+            sets: encoded.sets.into_owned(),
+            kvs: encoded.kvs.into_owned(),
+            stamped: encoded.stamped.iter().map(|one| TimestampedSample { rule: NO_RULE, ..one.clone() }).collect(),
+            notes: encoded.notes.into_owned(),
             presence: presence.collect::<Result<_, serde_json::Error>>()?,
             deleted,
-            ledger: serde_json::from_str(&frozen.ledger)?,
-            policy: Arc::new(frozen.policy.into_owned()),
-            treated: Treated { rules, of: Arc::new(frozen.treated.into_iter().collect()), lengths: frozen.lengths },
-            stats_prefix: frozen.stats_prefix.as_deref().map(Arc::from),
+            ledger: serde_json::from_str(&encoded.ledger)?,
+            policy: Arc::new(encoded.policy.into_owned()),
+            overrides: SnapshotOverrides {
+                rules,
+                of: Arc::new(encoded.series_rules.into_iter().collect()),
+                lengths: encoded.lengths,
+            },
+            stats_prefix: encoded.stats_prefix.as_deref().map(Arc::from),
         })
     }
 }
 
-impl Treated {
-    /// The treatments of the series in a snapshot, numbered anew, and which series has which.
+impl SnapshotOverrides {
+    /// The overrides of the series in a snapshot, numbered anew, and which series has which.
     fn parts(&self, snapshot: &Snapshot) -> Parts {
-        let (mut treatments, mut treated) = (Vec::new(), Vec::new());
+        let (mut all_overrides, mut series_rules) = (Vec::new(), Vec::new());
         let mut numbers: HashMap<u32, u32> = HashMap::new();
         let points = (0..).map_while(|n| snapshot.point(n));
         for series in points.map(super::Point::series) {
-            let Some((&rule, treatment)) = self.of.get(series).and_then(|rule| {
+            let Some((&rule, overrides)) = self.of.get(series).and_then(|rule| {
                 let rules = self.rules.as_ref()?;
-                Some((rule, rules.treatment(*rule)?))
+                Some((rule, rules.overrides(*rule)?))
             }) else {
                 continue;
             };
             let number = *numbers.entry(rule).or_insert_with(|| {
-                treatments.push(treatment.clone());
-                (treatments.len() - 1) as u32
+                all_overrides.push(overrides.clone());
+                (all_overrides.len() - 1) as u32
             });
-            treated.push((series.clone(), number));
+            series_rules.push((series.clone(), number));
         }
-        (treatments, treated, self.lengths.clone())
+        (all_overrides, series_rules, self.lengths.clone())
     }
 }
 
@@ -179,7 +185,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_is_thawed_is_what_was_frozen(
+        fn what_is_decoded_is_what_was_encoded(
             values in proptest::collection::vec((-1e6..1e9_f64, 1..4_u8), 0..300),
             exact in 1..400_usize,
             weighted: bool,
@@ -193,7 +199,7 @@ mod tests {
             }
             (0..members).for_each(|n| set.insert(&n.to_le_bytes()));
             let series = |kind, name: &str| Series::new(kind, name, &[("k", Some("v w")), ("bare", None), ("ü", Some(""))]);
-            let treatment = SeriesOverrides { percentiles: Some(vec![10.0]), buckets: vec![5.0], ..SeriesOverrides::default() };
+            let overrides = SeriesOverrides { percentiles: Some(vec![10.0]), buckets: vec![5.0], ..SeriesOverrides::default() };
             let of = std::iter::once((series(Kind::Timer, "t"), 3)).collect();
             let snapshot = Snapshot {
                 sequence: 7,
@@ -215,9 +221,9 @@ mod tests {
                     body: EventOrCheckBody::ServiceCheck { name: "n".into(), status: 2, message: None },
                 }],
                 policy: Arc::new(SummaryPolicy { timers: policy, percentiles: vec![50.0, -3.0], ..SummaryPolicy::default() }),
-                treated: Treated {
-                    rules: Some(Arc::new(Rules::of_treatments(vec![SeriesOverrides::default(), SeriesOverrides::default(),
-                        SeriesOverrides::default(), treatment]))),
+                overrides: SnapshotOverrides {
+                    rules: Some(Arc::new(Rules::of_overrides(vec![SeriesOverrides::default(), SeriesOverrides::default(),
+                        SeriesOverrides::default(), overrides]))),
                     of: Arc::new(of),
                     lengths: Vec::new(),
                 },
@@ -232,13 +238,13 @@ mod tests {
                 },
                 ..Snapshot::default()
             };
-            let frozen = snapshot.freeze().expect("it can be frozen");
-            let thawed = Snapshot::thaw(&frozen).expect("it can be thawed");
-            prop_assert_eq!(records(&thawed), records(&snapshot));
-            prop_assert_eq!(thawed.len(), snapshot.len());
-            prop_assert_eq!(&thawed.deleted, &snapshot.deleted);
-            for cut in 0..frozen.len().min(400) {
-                prop_assert!(Snapshot::thaw(&frozen[..cut]).is_err());
+            let encoded = snapshot.encode().expect("it can be encoded");
+            let decoded = Snapshot::decode(&encoded).expect("it can be decoded");
+            prop_assert_eq!(records(&decoded), records(&snapshot));
+            prop_assert_eq!(decoded.len(), snapshot.len());
+            prop_assert_eq!(&decoded.deleted, &snapshot.deleted);
+            for cut in 0..encoded.len().min(400) {
+                prop_assert!(Snapshot::decode(&encoded[..cut]).is_err());
             }
         }
     }
@@ -250,11 +256,11 @@ mod tests {
             "total":2}"#;
         let event: Event = serde_json::from_str(text).expect("an event");
         let snapshot = Snapshot { presence: vec![Event { at: 5.0, ..event }], ..Snapshot::default() };
-        let thawed = Snapshot::thaw(&snapshot.freeze().expect("frozen")).expect("thawed");
-        assert_eq!(thawed.presence, snapshot.presence);
+        let decoded = Snapshot::decode(&snapshot.encode().expect("encoded")).expect("decoded");
+        assert_eq!(decoded.presence, snapshot.presence);
         let only = Records { only: Some(vec![RecordType::Presence]), ..Records::ALL };
         let mut out = Vec::new();
-        only.write(&thawed, &mut out);
+        only.write(&decoded, &mut out);
         assert!(String::from_utf8_lossy(&out).contains(r#""version":"1.2""#));
     }
 
@@ -278,9 +284,9 @@ mod tests {
             }),
             ..Snapshot::default()
         };
-        let frozen = snapshot.freeze().expect("frozen");
+        let encoded = snapshot.encode().expect("encoded");
         let mut plain = Vec::new();
-        DeflateDecoder::new(&frozen[1..]).read_to_end(&mut plain).expect("deflated");
+        DeflateDecoder::new(&encoded[1..]).read_to_end(&mut plain).expect("deflated");
         let mut state = 88172645463325252_u64;
         let mut random = || {
             // Xorshift (Marsaglia 2003).
@@ -298,10 +304,10 @@ mod tests {
             }
             let mut packed = DeflateEncoder::new(vec![VERSION], Compression::fast());
             packed.write_all(&changed).expect("memory");
-            match Snapshot::thaw(&packed.finish().expect("memory")) {
-                Ok(thawed) => {
+            match Snapshot::decode(&packed.finish().expect("memory")) {
+                Ok(decoded) => {
                     read += 1;
-                    let _ = records(&thawed);
+                    let _ = records(&decoded);
                 }
                 Err(_) => refused += 1,
             }
