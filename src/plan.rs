@@ -13,7 +13,7 @@ use crate::notify::Targets;
 use crate::presence::Identity;
 use crate::presence_driver::PresenceOptions;
 use crate::protocol::Heartbeats;
-use crate::sinks::Site;
+use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::{GaugeLife, RegistryOptions, SelfMetrics, SummaryPolicy};
 
@@ -145,8 +145,8 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
 }
 
 /// What a sink is told of the daemon.
-pub fn site(config: &Config, name: &str, timeout: Duration) -> Site {
-    Site {
+pub fn sink_context(config: &Config, name: &str, timeout: Duration) -> SinkContext {
+    SinkContext {
         name: name.to_string(),
         timeout,
         interval: config.interval,
@@ -159,7 +159,7 @@ pub fn site(config: &Config, name: &str, timeout: Duration) -> Site {
 
 /// How Graphite names are written where no sink says it.
 pub fn graphite_names(config: &Config) -> GraphiteNames {
-    GraphiteNames::of(&site(config, "graphite", Duration::ZERO))
+    GraphiteNames::of(&sink_context(config, "graphite", Duration::ZERO))
 }
 
 /// What a listener is made of.

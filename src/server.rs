@@ -25,7 +25,7 @@ use crate::notify::{self, Watchdog};
 use crate::plan;
 use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle};
-use crate::sinks::{self, Outlet, OutletOptions};
+use crate::sinks::{self, DriverOptions, SinkDriver};
 use crate::snapshot::Registry;
 use crate::sys::{forget_start_up_code, host_name, survive_file_size_limit, unix_time};
 use crate::tape;
@@ -157,12 +157,12 @@ pub async fn run(
     }
     drop(tape);
     drop(relay_handles);
-    let outlets = sinks.into_iter().map(start_sink).collect::<Result<_, _>>()?;
+    let drivers = sinks.into_iter().map(start_sink).collect::<Result<_, _>>()?;
     let registry = Registry::new(plan::registry_options(&config, true), shards);
     let (ask, asked) = mpsc::channel(REQUESTS);
     let http_requests = Arc::<AtomicU64>::default();
     let flusher =
-        Flusher::new(config.interval, listeners, registry, outlets, publish, extras.status_every, presence.clone())
+        Flusher::new(config.interval, listeners, registry, drivers, publish, extras.status_every, presence.clone())
             .answering(management.is_some().then_some(asked), Arc::clone(&http_requests))
             .watching(relayed)
             .accounting_for(extras.log, taped);
@@ -210,11 +210,11 @@ pub async fn run(
     // One deadline for everything that follows.
     let deadline = Instant::now() + config.shutdown_grace;
     let _ = stop.send(Some(deadline));
-    let Ok(outlets) = flushed.await else {
+    let Ok(drivers) = flushed.await else {
         return Err(StartError("the flusher failed; its message is above".into()));
     };
-    // The last interval waits in the outlets, and no worker sends anything to anybody any more.
-    let delivering: Vec<_> = outlets.into_iter().map(|outlet| tokio::spawn(outlet.finish(deadline))).collect();
+    // The last interval waits in the drivers, and no worker sends anything to anybody any more.
+    let delivering: Vec<_> = drivers.into_iter().map(|driver| tokio::spawn(driver.finish(deadline))).collect();
     let delivering = async {
         for sink in delivering {
             let _ = sink.await;
@@ -327,9 +327,9 @@ async fn feed_watchdog(manager: Manager, published: watch::Receiver<Arc<Publishe
     }
 }
 
-/// Runs the flusher on a thread of its own, so that no sink's work can delay a tick. Resolves to the outlets when it has
+/// Runs the flusher on a thread of its own, so that no sink's work can delay a tick. Resolves to the drivers when it has
 /// ended; an error means that it failed.
-fn start_beating(flusher: Flusher) -> Result<oneshot::Receiver<Vec<Outlet>>, StartError> {
+fn start_beating(flusher: Flusher) -> Result<oneshot::Receiver<Vec<SinkDriver>>, StartError> {
     let cannot = |error: io::Error| StartError(format!("cannot start the flush thread: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let (ended, flushed) = oneshot::channel();
@@ -358,27 +358,27 @@ fn cannot_listen(url: &str, error: &io::Error) -> StartError {
 }
 
 /// How a sink is driven, and the sink.
-pub type OpenSink = (OutletOptions, Box<dyn sinks::Sink>);
+pub type OpenSink = (DriverOptions, Box<dyn sinks::Sink>);
 
 fn open_sinks(config: &Config) -> Result<Vec<OpenSink>, StartError> {
-    config.sinks.iter().map(|sink| Ok((outlet_options(config, sink), open_sink(config, sink)?))).collect()
+    config.sinks.iter().map(|sink| Ok((driver_options(config, sink), open_sink(config, sink)?))).collect()
 }
 
-fn outlet_options(config: &Config, sink: &Sink) -> OutletOptions {
+fn driver_options(config: &Config, sink: &Sink) -> DriverOptions {
     let every = sink.interval.map_or(1, |own| own.as_nanos() / config.interval.as_nanos().max(1));
-    OutletOptions {
+    DriverOptions {
         filter: sink.filter.clone(),
         queue: sink.queue,
         timeout: sink.timeout,
         every: u32::try_from(every).unwrap_or(1).max(1),
         spool: sink.spool.clone(),
-        ..OutletOptions::new(&sink.name, sink.kind.name(), config.interval)
+        ..DriverOptions::new(&sink.name, sink.kind.name(), config.interval)
     }
 }
 
-fn start_sink((options, sink): OpenSink) -> Result<Outlet, StartError> {
+fn start_sink((options, sink): OpenSink) -> Result<SinkDriver, StartError> {
     let (name, spool) = (options.name.clone(), options.spool.clone());
-    Outlet::start(options, sink).map_err(|error| {
+    SinkDriver::start(options, sink).map_err(|error| {
         let folder = spool.map_or_else(String::new, |spool| spool.path.display().to_string());
         StartError(format!(
             "sink {name}: cannot spool to {folder}: {error}; choose a folder of its own that can be written"
@@ -387,8 +387,8 @@ fn start_sink((options, sink): OpenSink) -> Result<Outlet, StartError> {
 }
 
 fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, StartError> {
-    let site = plan::site(config, &sink.name, sink.timeout);
-    sink.kind.spec().open(&site).map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))
+    let context = plan::sink_context(config, &sink.name, sink.timeout);
+    sink.kind.spec().open(&context).map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))
 }
 
 fn start_up_block(

@@ -1,4 +1,4 @@
-//! `[[sink]]`: what every sink has, and by a [`Form`] each kind's own options.
+//! `[[sink]]`: what every sink has, and by a [`OptionVisitor`] each kind's own options.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -9,7 +9,7 @@ use toml::Value;
 
 use crate::fetch::{masked, without_login};
 use crate::inert::from_url;
-use crate::sinks::{Field, Form, LONG, Order, SinkKind, SpoolOptions};
+use crate::sinks::{LONG, Opt, OptionVisitor, Order, SinkKind, SpoolOptions};
 
 use super::print::{MASK, Out, number, strings};
 use super::reader::{Section, Source, suggestion};
@@ -111,7 +111,9 @@ fn options(mut kind: SinkKind, mut section: Section<'_>, place: &str, s: &mut So
     sink.filter.tags = section.map(s, "tags").unwrap_or_default().into_iter().collect();
     sink.interval = own_interval(&mut section, s, daemon.interval);
     sink.spool = spool(&mut section, s, place);
-    if sink.spool.as_ref().is_some_and(|spool| spool.order == Order::Interleave) && !sink.kind.spec().takes_old() {
+    if sink.spool.as_ref().is_some_and(|spool| spool.order == Order::Interleave)
+        && !sink.kind.spec().accepts_out_of_order()
+    {
         let problem = format!("`interleave` is not for `{}`: it takes no interval after a later one", sink.kind.name());
         s.problem(place.to_string(), &section.full("spool.order"), problem);
     }
@@ -182,7 +184,7 @@ fn of_url(url: &str, daemon: Daemon) -> Result<(Sink, bool), Vec<String>> {
         }
     }
     let place = if own.is_empty() { place.to_string() } else { format!("{place}?{}", own.join("&")) };
-    kind.spec_mut().locate(&place).map_err(|problem| vec![fail(problem)])?;
+    kind.spec_mut().set_from_url(&place).map_err(|problem| vec![fail(problem)])?;
     let has_name = said.contains_key("name");
     let mut source = Source::of_query("--sink", said, &env);
     let sink = options(kind, Section::empty(), "--sink", &mut source, daemon);
@@ -228,8 +230,8 @@ struct Reader<'r, 'a, 's> {
     profile: Profile,
 }
 
-impl Form for Reader<'_, '_, '_> {
-    fn field(&mut self, key: &'static str, field: Field<'_>) {
+impl OptionVisitor for Reader<'_, '_, '_> {
+    fn field(&mut self, key: &'static str, field: Opt<'_>) {
         fn put<T>(value: &mut T, read: Option<T>) {
             if let Some(read) = read {
                 *value = read;
@@ -254,18 +256,18 @@ impl Form for Reader<'_, '_, '_> {
                 }
             };
         match field {
-            Field::HostPort(value) => {
+            Opt::HostPort(value) => {
                 let found = tested(section, value, host_and_port, "; \"127.0.0.1:2003\" is right");
                 put(value, found);
             }
-            Field::Url(value) => {
+            Opt::Url(value) => {
                 let found = tested(section, value, http_url, "");
                 put(value, found);
             }
-            Field::Text(value) => put(value, section.string(s, key)),
-            Field::Secret(value) => put(value, section.secret(s, key)),
-            Field::Path(value) => put(value, section.string(s, key).map(PathBuf::from)),
-            Field::Address(value) => {
+            Opt::Text(value) => put(value, section.string(s, key)),
+            Opt::Secret(value) => put(value, section.secret(s, key)),
+            Opt::Path(value) => put(value, section.string(s, key).map(PathBuf::from)),
+            Opt::Address(value) => {
                 if let Some(found) = section.find(s, key) {
                     match address(&found.string(s).unwrap_or_default()) {
                         Ok(good) => *value = Some(good),
@@ -275,29 +277,29 @@ impl Form for Reader<'_, '_, '_> {
                     }
                 }
             }
-            Field::Flag(value) => put(value, section.bool(s, key)),
-            Field::Whole(value, range) => put(value, section.integer(s, key, range)),
-            Field::Duration(value, range) => put(value, section.duration(s, key, range)),
-            Field::MaybeDuration(value, range) => put(value, section.duration(s, key, range).map(Some)),
-            Field::MaybeSize(value, range) => put(value, section.size(s, key, range).map(Some)),
-            Field::Texts(value) => put(value, section.strings(s, key)),
-            Field::Numbers(value, range) => put(value, section.numbers(s, key, range)),
-            Field::Map(value) | Field::Secrets(value) => put(value, section.map(s, key)),
-            Field::Choice(words, value) => {
+            Opt::Flag(value) => put(value, section.bool(s, key)),
+            Opt::Whole(value, range) => put(value, section.integer(s, key, range)),
+            Opt::Duration(value, range) => put(value, section.duration(s, key, range)),
+            Opt::MaybeDuration(value, range) => put(value, section.duration(s, key, range).map(Some)),
+            Opt::MaybeSize(value, range) => put(value, section.size(s, key, range).map(Some)),
+            Opt::Texts(value) => put(value, section.strings(s, key)),
+            Opt::Numbers(value, range) => put(value, section.numbers(s, key, range)),
+            Opt::Map(value) | Opt::Secrets(value) => put(value, section.map(s, key)),
+            Opt::Choice(words, value) => {
                 let words: Vec<(&str, usize)> = words.iter().zip(0..).map(|(word, n)| (*word, n)).collect();
                 put(value, section.choice(s, key, &words));
             }
         }
     }
 
-    fn within(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn Form)) {
+    fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
         let mut section = self.section.section(self.source, key);
         let (profile, place) = (self.profile, self.place);
         inner(&mut Reader { section: &mut section, source: self.source, place, profile });
         section.finish(self.source);
     }
 
-    fn demand(&mut self, key: &'static str, is_there: bool, example: &str) {
+    fn require_one(&mut self, key: &'static str, is_there: bool, example: &str) {
         let full = self.section.full(key);
         // What is there and wrong has been told.
         if !is_there && !self.source.problems.iter().any(|problem| problem.key == full) {
@@ -305,7 +307,7 @@ impl Form for Reader<'_, '_, '_> {
         }
     }
 
-    fn insist(&mut self, key: &'static str, verdict: Result<(), String>) {
+    fn require(&mut self, key: &'static str, verdict: Result<(), String>) {
         if let Err(problem) = verdict {
             let place = self.section.find(self.source, key).map_or(self.place.to_string(), |found| found.place);
             let full = self.section.full(key);
@@ -324,40 +326,40 @@ struct Printer<'p> {
     profile: Profile,
 }
 
-impl Form for Printer<'_> {
-    fn field(&mut self, key: &'static str, field: Field<'_>) {
+impl OptionVisitor for Printer<'_> {
+    fn field(&mut self, key: &'static str, field: Opt<'_>) {
         // What is empty was not said.
         let value: Option<Value> = match field {
-            Field::Text(value) | Field::HostPort(value) => (!value.is_empty()).then(|| value.as_str().into()),
-            Field::Url(value) => (!value.is_empty()).then(|| masked(value).into()),
-            Field::Secret(value) => (!value.is_empty()).then(|| MASK.into()),
-            Field::Path(value) => (!value.as_os_str().is_empty()).then(|| value.to_string_lossy().as_ref().into()),
-            Field::Address(value) => value.map(|address| address.to_string().into()),
-            Field::Flag(value) => Some((*value).into()),
-            Field::Whole(value, _) => Some((*value as i64).into()),
-            Field::Duration(value, _) => Some(show_duration(*value).into()),
-            Field::MaybeDuration(value, _) => value.map(|value| show_duration(value).into()),
-            Field::MaybeSize(value, _) => value.map(|value| show_size(value).into()),
-            Field::Texts(value) => Some(strings(value)),
-            Field::Numbers(value, _) => Some(Value::Array(value.iter().map(|&value| number(value)).collect())),
-            Field::Map(value) => {
+            Opt::Text(value) | Opt::HostPort(value) => (!value.is_empty()).then(|| value.as_str().into()),
+            Opt::Url(value) => (!value.is_empty()).then(|| masked(value).into()),
+            Opt::Secret(value) => (!value.is_empty()).then(|| MASK.into()),
+            Opt::Path(value) => (!value.as_os_str().is_empty()).then(|| value.to_string_lossy().as_ref().into()),
+            Opt::Address(value) => value.map(|address| address.to_string().into()),
+            Opt::Flag(value) => Some((*value).into()),
+            Opt::Whole(value, _) => Some((*value as i64).into()),
+            Opt::Duration(value, _) => Some(show_duration(*value).into()),
+            Opt::MaybeDuration(value, _) => value.map(|value| show_duration(value).into()),
+            Opt::MaybeSize(value, _) => value.map(|value| show_size(value).into()),
+            Opt::Texts(value) => Some(strings(value)),
+            Opt::Numbers(value, _) => Some(Value::Array(value.iter().map(|&value| number(value)).collect())),
+            Opt::Map(value) => {
                 Some(Value::Table(value.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect()))
             }
-            Field::Secrets(value) => Some(Value::Table(value.keys().map(|key| (key.clone(), MASK.into())).collect())),
-            Field::Choice(words, value) => words.get(*value).map(|word| (*word).into()),
+            Opt::Secrets(value) => Some(Value::Table(value.keys().map(|key| (key.clone(), MASK.into())).collect())),
+            Opt::Choice(words, value) => words.get(*value).map(|word| (*word).into()),
         };
         if let Some(value) = value {
             self.out.set(key, value);
         }
     }
 
-    fn within(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn Form)) {
+    fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
         self.out.inner(key, |out| inner(&mut Printer { out, profile: self.profile }));
     }
 
-    fn demand(&mut self, _: &'static str, _: bool, _: &str) {}
+    fn require_one(&mut self, _: &'static str, _: bool, _: &str) {}
 
-    fn insist(&mut self, _: &'static str, _: Result<(), String>) {}
+    fn require(&mut self, _: &'static str, _: Result<(), String>) {}
 
     fn profile(&self) -> &'static str {
         self.profile.name()

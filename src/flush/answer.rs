@@ -9,7 +9,7 @@ use crate::aggregate::{Class, Gauge, Inspected, Shard, Tally};
 use crate::glob::Prefixes;
 use crate::management::{Listing, MAX_ITEMS, MAX_SERIES, Request, Shown, Stats};
 use crate::series::Series;
-use crate::sinks::Outlet;
+use crate::sinks::SinkDriver;
 use crate::snapshot::{Deletion, SelfMetrics};
 
 use super::Flusher;
@@ -171,11 +171,11 @@ impl Flusher {
     async fn stats(&self) -> Stats {
         let looked = self.ask(|shard| (shard.last_heard(), shard.open_tally().malformed_total())).await;
         let open: u64 = looked.iter().map(|(_, malformed)| malformed).sum();
-        let account = |outlet: &Outlet| (outlet.name().to_string(), outlet.kind(), outlet.account());
+        let account = |driver: &SinkDriver| (driver.name().to_string(), driver.kind(), driver.account());
         Stats {
             last_heard: looked.iter().filter_map(|(heard, _)| *heard).reduce(f64::max),
             bad_lines: self.totals.malformed_total() + open,
-            sinks: self.outlets.iter().map(account).collect(),
+            sinks: self.drivers.iter().map(account).collect(),
         }
     }
 }

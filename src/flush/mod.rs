@@ -21,7 +21,7 @@ use crate::management::Request;
 use crate::net::relay::RelayStats;
 use crate::net::{self, Listener};
 use crate::presence_driver::{PresenceHandle, PresenceState};
-use crate::sinks::Outlet;
+use crate::sinks::SinkDriver;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
 use crate::tape::Counter;
@@ -97,7 +97,7 @@ pub struct Flusher {
     drops: Vec<u64>,
     registry: Registry,
     spare: Vec<Columns>,
-    outlets: Vec<Outlet>,
+    drivers: Vec<SinkDriver>,
     published: watch::Sender<Arc<Published>>,
     totals: Ledger,
     /// The account of the interval before: what sinks and relays had counted.
@@ -119,12 +119,12 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// A flusher for running listeners and started outlets. `registry` is made for all their workers in order.
+    /// A flusher for running listeners and started drivers. `registry` is made for all their workers in order.
     pub fn new(
         interval: Duration,
         handles: Vec<ListenerHandle>,
         registry: Registry,
-        outlets: Vec<Outlet>,
+        drivers: Vec<SinkDriver>,
         published: watch::Sender<Arc<Published>>,
         status_every: Option<Duration>,
         presence: Option<PresenceHandle>,
@@ -138,7 +138,7 @@ impl Flusher {
             handles,
             registry,
             spare: Vec::new(),
-            outlets,
+            drivers,
             published,
             totals,
             before: Ledger::default(),
@@ -194,8 +194,8 @@ impl Flusher {
     }
 
     /// Ticks until a deadline is set, then drains the listeners and closes the partial interval with its true length. What
-    /// comes back are the outlets: that interval waits in them.
-    pub async fn run(mut self) -> Vec<Outlet> {
+    /// comes back are the drivers: that interval waits in them.
+    pub async fn run(mut self) -> Vec<SinkDriver> {
         let mut stop = self.deadline.clone();
         let mut due = next_tick(unix_time(), self.interval);
         loop {
@@ -228,7 +228,7 @@ impl Flusher {
         self.finish().await
     }
 
-    async fn finish(mut self) -> Vec<Outlet> {
+    async fn finish(mut self) -> Vec<SinkDriver> {
         let now = Instant::now();
         let deadline = self.deadline.borrow().unwrap_or(now);
         // Half of what is left for reading, so that some is left for delivering.
@@ -245,7 +245,7 @@ impl Flusher {
         for handle in std::mem::take(&mut self.handles) {
             handle.listener.join(deadline.max(now + CLOSING)).await;
         }
-        std::mem::take(&mut self.outlets)
+        std::mem::take(&mut self.drivers)
     }
 
     /// What `future` resolves to, if it does so within `longest`, and by the deadline once there is one.
@@ -341,10 +341,10 @@ impl Flusher {
     }
 
     fn hand_on(&mut self, snapshot: Arc<Snapshot>) {
-        for outlet in &self.outlets {
-            match snapshot.for_sink(outlet.name(), outlet.filter()) {
-                Some(own) => outlet.offer(&Arc::new(own)),
-                None => outlet.offer(&snapshot),
+        for driver in &self.drivers {
+            match snapshot.for_sink(driver.name(), driver.filter()) {
+                Some(own) => driver.offer(&Arc::new(own)),
+                None => driver.offer(&snapshot),
             }
         }
         self.totals.add(&snapshot.ledger);
@@ -429,7 +429,7 @@ impl Flusher {
     }
 
     fn sink_accounts(&self) -> BTreeMap<String, SinkAccount> {
-        self.outlets.iter().map(|outlet| (outlet.name().to_string(), outlet.account())).collect()
+        self.drivers.iter().map(|driver| (driver.name().to_string(), driver.account())).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::snapshot::{Record, RecordType, Snapshot, records, write_json};
 
 use super::http::{Endpoint, Outcome, Post};
 use super::spec::{plain_name, reach_url};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 /// Bytes of a batch from which on it is sent.
 const BATCH_BYTES: usize = 4 << 20;
@@ -48,17 +48,17 @@ impl Default for ClickhouseSpec {
 }
 
 impl Spec for ClickhouseSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        self.endpoint.options(form, "\"http://127.0.0.1:8123\"");
-        form.field("database", Field::Text(&mut self.database));
-        form.field("table", Field::Text(&mut self.table));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        self.endpoint.options(visitor, "\"http://127.0.0.1:8123\"");
+        visitor.field("database", Opt::Text(&mut self.database));
+        visitor.field("table", Opt::Text(&mut self.table));
         for (key, name) in [("database", &self.database), ("table", &self.table)] {
-            form.insist(key, plain_name(name));
+            visitor.require(key, plain_name(name));
         }
-        form.field("create", Field::Flag(&mut self.create));
+        visitor.field("create", Opt::Flag(&mut self.create));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.endpoint.url = format!("http:{place}");
         Ok(())
     }
@@ -75,12 +75,12 @@ impl Spec for ClickhouseSpec {
         reach_url(&self.endpoint.url)
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
-        let post = Post::new(self.endpoint.clone(), site)?;
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
+        let post = Post::new(self.endpoint.clone(), context)?;
         Ok(Box::new(ClickhouseSink { spec: self.clone(), post, is_created: !self.create }))
     }
 }

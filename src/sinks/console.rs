@@ -18,7 +18,7 @@ use crate::series::Series;
 use crate::snapshot::{Records, Snapshot, number, short_number};
 
 use super::blocking::{Blocking, Writer};
-use super::{Delivery, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// Rows of a table; the rest is told as a number.
 const MAX_ROWS: usize = 200;
@@ -30,9 +30,9 @@ const NAME_WIDTH: usize = 60;
 pub struct ConsoleSpec;
 
 impl Spec for ConsoleSpec {
-    fn options(&mut self, _: &mut dyn Form) {}
+    fn options(&mut self, _: &mut dyn OptionVisitor) {}
 
-    fn locate(&mut self, _: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, _: &str) -> Result<(), String> {
         Ok(())
     }
 
@@ -40,7 +40,7 @@ impl Spec for ConsoleSpec {
         String::new()
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
@@ -48,7 +48,7 @@ impl Spec for ConsoleSpec {
         Ok("standard output is always there".into())
     }
 
-    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, String> {
         Ok(Box::new(ConsoleSink::new()))
     }
 }

@@ -16,7 +16,7 @@ use crate::snapshot::{Point, Snapshot, number};
 use super::blocking::run_in_place;
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::spec::reach_url;
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// Series of a request, and bytes from which on it is sent: below the 5 MB that it may have unpacked, and, names as they are, the
 /// 500 kB packed.
@@ -45,11 +45,11 @@ impl Default for DatadogSpec {
 }
 
 impl Spec for DatadogSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        self.endpoint.options(form, "\"https://api.datadoghq.eu\"");
-        form.field("api_key", Field::Secret(&mut self.api_key));
-        form.demand("api_key", !self.api_key.is_empty(), "\"file:/run/secrets/datadog\"");
-        form.field("host", Field::Text(&mut self.host));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        self.endpoint.options(visitor, "\"https://api.datadoghq.eu\"");
+        visitor.field("api_key", Opt::Secret(&mut self.api_key));
+        visitor.require_one("api_key", !self.api_key.is_empty(), "\"file:/run/secrets/datadog\"");
+        visitor.field("host", Opt::Text(&mut self.host));
     }
 
     fn place(&self) -> String {
@@ -60,9 +60,9 @@ impl Spec for DatadogSpec {
         reach_url(&self.endpoint.url)
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
-        let post = Post::new(self.endpoint.clone(), site)?;
-        let aggregates = site.aggregates.clone();
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
+        let post = Post::new(self.endpoint.clone(), context)?;
+        let aggregates = context.aggregates.clone();
         Ok(Box::new(DatadogSink { spec: self.clone(), post, aggregates, ready: Ready::default() }))
     }
 }

@@ -13,7 +13,7 @@ use crate::snapshot::{EncodedRecord, Records, Snapshot, write_json};
 
 use super::http::{Endpoint, Outcome, Post, gzip};
 use super::spec::reach_url;
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable, has_date};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable, has_date};
 
 /// Bytes of a bulk from which on it is sent.
 const BULK_BYTES: usize = 4 << 20;
@@ -34,13 +34,13 @@ impl Default for ElasticsearchSpec {
 }
 
 impl Spec for ElasticsearchSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        self.endpoint.options(form, "\"http://127.0.0.1:9200\"");
-        form.field("index", Field::Text(&mut self.index));
-        form.field("daily", Field::Flag(&mut self.daily));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        self.endpoint.options(visitor, "\"http://127.0.0.1:9200\"");
+        visitor.field("index", Opt::Text(&mut self.index));
+        visitor.field("daily", Opt::Flag(&mut self.daily));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.endpoint.url = format!("http:{place}");
         Ok(())
     }
@@ -57,12 +57,12 @@ impl Spec for ElasticsearchSpec {
         reach_url(&self.endpoint.url)
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
-        Ok(Box::new(ElasticsearchSink { spec: self.clone(), post: Post::new(self.endpoint.clone(), site)? }))
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
+        Ok(Box::new(ElasticsearchSink { spec: self.clone(), post: Post::new(self.endpoint.clone(), context)? }))
     }
 }
 
@@ -119,7 +119,7 @@ impl ElasticsearchSink {
             example.get_or_insert_with(|| item["error"].to_string());
         }
         if let Some(example) = example {
-            self.post.complain(&example);
+            self.post.log_refusal(&example);
         }
         Ok(refused)
     }

@@ -19,7 +19,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use crate::snapshot::{Records, Snapshot};
 
 use super::spec::bare;
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// Variables that a command inherits, beside `LC_…`.
 const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"];
@@ -33,19 +33,19 @@ pub struct ExecSpec {
 }
 
 impl Spec for ExecSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("command", Field::Texts(&mut self.command));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("command", Opt::Texts(&mut self.command));
         let is_there = self.command.first().is_some_and(|program| !program.is_empty());
-        form.demand("command", is_there, "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
-        form.field("env", Field::Secrets(&mut self.env));
+        visitor.require_one("command", is_there, "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
+        visitor.field("env", Opt::Secrets(&mut self.env));
         let is_good = |(name, value): (&String, &String)| {
             !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
         };
         let bad = self.env.iter().find(|one| !is_good(*one));
-        form.insist("env", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` cannot be a variable"))));
+        visitor.require("env", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` cannot be a variable"))));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         if bare(place).is_empty() {
             return Err("no command; `exec:///usr/local/bin/my-sink` is right".into());
         }
@@ -57,7 +57,7 @@ impl Spec for ExecSpec {
         self.command.join(" ")
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
@@ -70,7 +70,7 @@ impl Spec for ExecSpec {
         if found { Ok(format!("{program} is there")) } else { Err(format!("there is no {program}")) }
     }
 
-    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, String> {
         Ok(Box::new(ExecSink { env: self.env.clone(), ..ExecSink::new(self.command.clone()) }))
     }
 }

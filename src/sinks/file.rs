@@ -11,7 +11,7 @@ use crate::snapshot::{Records, Snapshot};
 
 use super::blocking::{Blocking, Writer};
 use super::spec::bare;
-use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// `file` in the configuration: where and how records are filed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,15 +33,15 @@ impl Default for FileSpec {
 }
 
 impl Spec for FileSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("path", Field::Path(&mut self.path));
-        form.demand("path", !self.path.as_os_str().is_empty(), "\"/var/log/systole/records.jsonl\"");
-        form.field("max_size", Field::MaybeSize(&mut self.max_size, 1..=1 << 50));
-        form.field("max_age", Field::MaybeDuration(&mut self.max_age, Duration::from_secs(1)..=LONG));
-        form.field("keep", Field::Whole(&mut self.keep, 1..=10_000));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("path", Opt::Path(&mut self.path));
+        visitor.require_one("path", !self.path.as_os_str().is_empty(), "\"/var/log/systole/records.jsonl\"");
+        visitor.field("max_size", Opt::MaybeSize(&mut self.max_size, 1..=1 << 50));
+        visitor.field("max_age", Opt::MaybeDuration(&mut self.max_age, Duration::from_secs(1)..=LONG));
+        visitor.field("keep", Opt::Whole(&mut self.keep, 1..=10_000));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         if bare(place).is_empty() {
             return Err("no path; `file:///var/log/systole/records.jsonl` is right".into());
         }
@@ -53,7 +53,7 @@ impl Spec for FileSpec {
         self.path.display().to_string()
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
@@ -68,7 +68,7 @@ impl Spec for FileSpec {
         opened.map(|_| format!("{path} can be written")).map_err(|error| format!("cannot write {path}: {error}"))
     }
 
-    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, String> {
         Ok(Box::new(FileSink::open(self.clone()).map_err(|error| self.cannot_write(&error))?))
     }
 }

@@ -17,7 +17,7 @@ use crate::snapshot::{Snapshot, number};
 
 use super::blocking::{Blocking, Writer};
 use super::file::{FileSpec, FileWriter};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 /// Beyond what the log's signed integers hold.
 const TOO_LARGE: f64 = i64::MAX as f64;
@@ -37,14 +37,14 @@ impl Default for HdrlogSpec {
 }
 
 impl Spec for HdrlogSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        self.file.options(form);
-        form.field("scale", Field::Whole(&mut self.scale, 1..=1_000_000_000));
-        form.field("digits", Field::Whole(&mut self.digits, 1..=5));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        self.file.options(visitor);
+        visitor.field("scale", Opt::Whole(&mut self.scale, 1..=1_000_000_000));
+        visitor.field("digits", Opt::Whole(&mut self.digits, 1..=5));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
-        self.file.locate(place)
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
+        self.file.set_from_url(place)
     }
 
     fn place(&self) -> String {
@@ -55,11 +55,11 @@ impl Spec for HdrlogSpec {
         self.file.probe()
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
-    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let file = FileWriter::open(self.file.clone()).map_err(|error| self.file.cannot_write(&error))?;
         Ok(Box::new(HdrlogSink(Blocking::new(LogWriter { file, spec: self.clone() }))))
     }

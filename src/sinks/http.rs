@@ -16,7 +16,7 @@ use crate::fetch::{Answer, Fetch, Tls, append, masked, split_login};
 use crate::inert::excerpt;
 use crate::snapshot::Snapshot;
 
-use super::{Field, Form, SinkError, Site};
+use super::{Opt, OptionVisitor, SinkContext, SinkError};
 
 /// Characters of a refusal that are logged.
 const EXCERPT_CHARS: usize = 300;
@@ -36,20 +36,20 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn options(&mut self, form: &mut dyn Form, example: &str) {
-        form.field("url", Field::Url(&mut self.url));
-        form.demand("url", !self.url.is_empty(), example);
-        form.field("username", Field::Text(&mut self.username));
-        form.field("password", Field::Secret(&mut self.password));
-        form.field("token", Field::Secret(&mut self.token));
-        form.field("headers", Field::Secrets(&mut self.headers));
+    pub(super) fn options(&mut self, visitor: &mut dyn OptionVisitor, example: &str) {
+        visitor.field("url", Opt::Url(&mut self.url));
+        visitor.require_one("url", !self.url.is_empty(), example);
+        visitor.field("username", Opt::Text(&mut self.username));
+        visitor.field("password", Opt::Secret(&mut self.password));
+        visitor.field("token", Opt::Secret(&mut self.token));
+        visitor.field("headers", Opt::Secrets(&mut self.headers));
         let has_header = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
-        one_login(form, &self.url, !self.username.is_empty() || !self.token.is_empty() || has_header);
+        one_login(visitor, &self.url, !self.username.is_empty() || !self.token.is_empty() || has_header);
         let bad = self.headers.iter().find(|(name, value)| {
             HeaderName::try_from(name.as_str()).is_err() || HeaderValue::from_str(value).is_err()
         });
-        form.insist("headers", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` is no header"))));
-        tls(form, &mut self.tls);
+        visitor.require("headers", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` is no header"))));
+        tls(visitor, &mut self.tls);
     }
 
     /// The URL without what may be secret.
@@ -73,22 +73,22 @@ impl Endpoint {
 }
 
 /// Says that who we are stands in the URL or beside it, not both.
-pub(super) fn one_login(form: &mut dyn Form, url: &str, is_beside: bool) {
+pub(super) fn one_login(visitor: &mut dyn OptionVisitor, url: &str, is_beside: bool) {
     let is_both = is_beside && split_login(url).1.is_some();
     let problem = "it has a login, and another stands beside it; one of them is right";
-    form.insist("url", if is_both { Err(problem.into()) } else { Ok(()) });
+    visitor.require("url", if is_both { Err(problem.into()) } else { Ok(()) });
 }
 
 /// Options of TLS.
-pub(super) fn tls(form: &mut dyn Form, tls: &mut Tls) {
-    form.within("tls", &mut |form| {
-        form.field("ca", Field::Path(&mut tls.ca));
-        form.field("certificate", Field::Path(&mut tls.certificate));
-        form.field("key", Field::Path(&mut tls.key));
+pub(super) fn tls(visitor: &mut dyn OptionVisitor, tls: &mut Tls) {
+    visitor.in_table("tls", &mut |visitor| {
+        visitor.field("ca", Opt::Path(&mut tls.ca));
+        visitor.field("certificate", Opt::Path(&mut tls.certificate));
+        visitor.field("key", Opt::Path(&mut tls.key));
         let has_key = !tls.key.as_os_str().is_empty();
         let is_asked_for = !tls.certificate.as_os_str().is_empty();
-        form.demand("key", has_key || !is_asked_for, "\"/etc/systole/client.key\"");
-        form.demand("certificate", is_asked_for || !has_key, "\"/etc/systole/client.pem\"");
+        visitor.require_one("key", has_key || !is_asked_for, "\"/etc/systole/client.key\"");
+        visitor.require_one("certificate", is_asked_for || !has_key, "\"/etc/systole/client.pem\"");
     });
 }
 
@@ -100,11 +100,11 @@ pub(super) struct Security {
 }
 
 impl Security {
-    pub(super) fn options(&mut self, form: &mut dyn Form) {
-        form.field("secure", Field::Flag(&mut self.secure));
-        tls(form, &mut self.tls);
+    pub(super) fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("secure", Opt::Flag(&mut self.secure));
+        tls(visitor, &mut self.tls);
         let is_idle = !self.secure && !self.tls.is_default();
-        form.insist(
+        visitor.require(
             "secure",
             if is_idle { Err("`tls` says something without `secure = true`".into()) } else { Ok(()) },
         );
@@ -138,15 +138,15 @@ pub(super) struct Post {
 
 impl Post {
     /// A client for an endpoint.
-    pub(super) fn new(endpoint: Endpoint, site: &Site) -> Result<Post, String> {
+    pub(super) fn new(endpoint: Endpoint, context: &SinkContext) -> Result<Post, String> {
         let fetch = Fetch::with(&endpoint.tls)
             .map_err(|error| format!("cannot set up TLS for {}: {error}", endpoint.place()))?;
         Ok(Post {
             credentials: endpoint.credentials(),
             endpoint,
             fetch,
-            timeout: site.timeout,
-            log_every: site.interval,
+            timeout: context.timeout,
+            log_every: context.interval,
             refusal_logged: None,
         })
     }
@@ -170,7 +170,7 @@ impl Post {
     ) -> Result<Outcome, SinkError> {
         let outcome = self.attempt(url, headers, body).await?;
         if let Outcome::Refused(answer) = &outcome {
-            self.complain_of(answer);
+            self.log_answer(answer);
         }
         Ok(outcome)
     }
@@ -200,12 +200,12 @@ impl Post {
     }
 
     /// Says that records were refused with this answer.
-    pub(super) fn complain_of(&mut self, answer: &Answer) {
-        self.complain(&format!("{}: {}", answer.status, excerpt(&answer.body, EXCERPT_CHARS)));
+    pub(super) fn log_answer(&mut self, answer: &Answer) {
+        self.log_refusal(&format!("{}: {}", answer.status, excerpt(&answer.body, EXCERPT_CHARS)));
     }
 
     /// Says that records were refused, at most once in an interval.
-    pub(super) fn complain(&mut self, said: &str) {
+    pub(super) fn log_refusal(&mut self, said: &str) {
         if self.refusal_logged.is_none_or(|last| last.elapsed() >= self.log_every) {
             self.refusal_logged = Some(Instant::now());
             tracing::warn!(url = self.endpoint.place(), said, "records were refused; they are dropped");

@@ -19,7 +19,7 @@ use crate::snapshot::{FieldName, Record, RecordType, Snapshot, records, write_nu
 
 use super::http::{Endpoint, Outcome, Post, gzip, one_login, tls};
 use super::spec::reach_url;
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 /// Bytes of a batch from which on it is sent.
 const BATCH_BYTES: usize = 1 << 20;
@@ -27,7 +27,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Most bytes of a text field.
 const MOST_TEXT_BYTES: usize = 64_000;
 
-/// Unix seconds from which on a time has no form: Influx keeps nanoseconds.
+/// Unix seconds from which on a time has no visitor: Influx keeps nanoseconds.
 const TOO_LATE: f64 = 9.2e9;
 
 /// `influx` in the configuration.
@@ -73,28 +73,28 @@ impl Default for InfluxSpec {
 }
 
 impl Spec for InfluxSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("url", Field::Url(&mut self.url));
-        form.demand("url", !self.url.is_empty(), "\"http://127.0.0.1:8086\"");
-        form.field("version", Field::Whole(&mut self.version, 1..=3));
-        form.field("database", Field::Text(&mut self.database));
-        form.field("retention_policy", Field::Text(&mut self.retention_policy));
-        form.field("username", Field::Text(&mut self.username));
-        form.field("password", Field::Secret(&mut self.password));
-        form.field("org", Field::Text(&mut self.org));
-        form.field("bucket", Field::Text(&mut self.bucket));
-        form.field("token", Field::Secret(&mut self.token));
-        form.field("gzip", Field::Flag(&mut self.gzip));
-        one_login(form, &self.url, !self.username.is_empty() || !self.token.is_empty());
-        tls(form, &mut self.tls);
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("url", Opt::Url(&mut self.url));
+        visitor.require_one("url", !self.url.is_empty(), "\"http://127.0.0.1:8086\"");
+        visitor.field("version", Opt::Whole(&mut self.version, 1..=3));
+        visitor.field("database", Opt::Text(&mut self.database));
+        visitor.field("retention_policy", Opt::Text(&mut self.retention_policy));
+        visitor.field("username", Opt::Text(&mut self.username));
+        visitor.field("password", Opt::Secret(&mut self.password));
+        visitor.field("org", Opt::Text(&mut self.org));
+        visitor.field("bucket", Opt::Text(&mut self.bucket));
+        visitor.field("token", Opt::Secret(&mut self.token));
+        visitor.field("gzip", Opt::Flag(&mut self.gzip));
+        one_login(visitor, &self.url, !self.username.is_empty() || !self.token.is_empty());
+        tls(visitor, &mut self.tls);
         let needed: &[(&'static str, &String)] = match self.version {
             2 => &[("org", &self.org), ("bucket", &self.bucket)],
             _ => &[("database", &self.database)],
         };
-        needed.iter().for_each(|(key, value)| form.demand(key, !value.is_empty(), "\"metrics\""));
+        needed.iter().for_each(|(key, value)| visitor.require_one(key, !value.is_empty(), "\"metrics\""));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.url = format!("http:{place}");
         Ok(())
     }
@@ -107,7 +107,7 @@ impl Spec for InfluxSpec {
         masked(&self.url)
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
@@ -115,9 +115,9 @@ impl Spec for InfluxSpec {
         reach_url(&self.url)
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let endpoint = Endpoint { url: self.url.clone(), tls: self.tls.clone(), ..Endpoint::default() };
-        Ok(Box::new(InfluxSink { target: self.clone(), post: Post::new(endpoint, site)? }))
+        Ok(Box::new(InfluxSink { target: self.clone(), post: Post::new(endpoint, context)? }))
     }
 }
 

@@ -13,7 +13,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use crate::snapshot::{Records, Snapshot};
 
 use super::spec::{bare, reach};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// Pause when librdkafka's queue is full.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
@@ -43,20 +43,20 @@ impl Default for KafkaSpec {
 }
 
 impl Spec for KafkaSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("brokers", Field::Texts(&mut self.brokers));
-        form.demand("brokers", !self.brokers.is_empty(), "[\"127.0.0.1:9092\"]");
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("brokers", Opt::Texts(&mut self.brokers));
+        visitor.require_one("brokers", !self.brokers.is_empty(), "[\"127.0.0.1:9092\"]");
         let with_login = self.brokers.iter().any(|broker| broker.contains('@'));
-        form.insist(
+        visitor.require(
             "brokers",
             if with_login { Err("say who we are with `username` and `password`".into()) } else { Ok(()) },
         );
-        form.field("topic", Field::Text(&mut self.topic));
-        form.field("username", Field::Text(&mut self.username));
-        form.field("password", Field::Secret(&mut self.password));
-        form.field("options", Field::Map(&mut self.options));
+        visitor.field("topic", Opt::Text(&mut self.topic));
+        visitor.field("username", Opt::Text(&mut self.username));
+        visitor.field("password", Opt::Secret(&mut self.password));
+        visitor.field("options", Opt::Map(&mut self.options));
         let secret = self.options.keys().find(|key| key.contains("password") || key.contains("secret"));
-        form.insist(
+        visitor.require(
             "options",
             match secret {
                 Some(key) => Err(format!("`{key}` would be shown; say it as `password`")),
@@ -65,7 +65,7 @@ impl Spec for KafkaSpec {
         );
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.brokers = vec![bare(place).to_string()];
         Ok(())
     }
@@ -78,17 +78,17 @@ impl Spec for KafkaSpec {
         self.brokers.iter().map(|broker| reach(broker)).collect::<Result<Vec<_>, _>>().map(|found| found.join("; "))
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", self.brokers.join(","))
             .set("client.id", "systole")
             .set("enable.idempotence", "true")
-            .set("message.timeout.ms", site.timeout.as_millis().max(1000).to_string());
+            .set("message.timeout.ms", context.timeout.as_millis().max(1000).to_string());
         if !self.username.is_empty() {
             config.set("sasl.username", &self.username).set("sasl.password", &self.password);
         }

@@ -1,5 +1,5 @@
 //! Where closed intervals go. A [`Sink`] knows one format and one receiver, and nothing of queues or retries:
-//! those are the business of its [`Outlet`], which gives every sink a task, a bounded queue, a deadline and
+//! those are the business of its [`SinkDriver`], which gives every sink a task, a bounded queue, a deadline and
 //! back-off of its own, so that one that hangs delays nobody.
 //!
 //! To add a sink: one file with a type that implements the two methods of [`Sink`], and a [`Spec`], which knows its
@@ -9,6 +9,7 @@ mod blocking;
 pub mod clickhouse;
 pub mod console;
 pub mod datadog;
+mod driver;
 pub mod elasticsearch;
 pub mod exec;
 mod exponential;
@@ -22,7 +23,6 @@ pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod otlp;
-mod outlet;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod prometheus;
@@ -43,8 +43,8 @@ use std::time::Duration;
 use crate::inert::excerpt;
 use crate::snapshot::Snapshot;
 
-pub use outlet::{Outlet, OutletOptions};
-pub use spec::{Field, Form, SinkKind, Site, Spec, choice};
+pub use driver::{DriverOptions, SinkDriver};
+pub use spec::{Opt, OptionVisitor, SinkContext, SinkKind, Spec, choice};
 pub use spool::{Order, SpoolOptions};
 
 /// The longest of any duration that is configured: a year.

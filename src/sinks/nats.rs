@@ -17,7 +17,7 @@ use crate::sys::host_name;
 
 use super::http::tls;
 use super::spec::{bare, reach};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 /// Most bytes of a message: a server takes 1 MiB by default.
 const MESSAGE_BYTES: usize = 512 << 10;
@@ -59,25 +59,25 @@ impl Default for NatsSpec {
 }
 
 impl Spec for NatsSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("servers", Field::Texts(&mut self.servers));
-        form.demand("servers", !self.servers.is_empty(), "[\"127.0.0.1:4222\"]");
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("servers", Opt::Texts(&mut self.servers));
+        visitor.require_one("servers", !self.servers.is_empty(), "[\"127.0.0.1:4222\"]");
         let with_login = self.servers.iter().any(|server| server.contains('@'));
-        form.insist(
+        visitor.require(
             "servers",
             if with_login { Err("say who we are with `username` and `password`".into()) } else { Ok(()) },
         );
-        form.field("subject", Field::Text(&mut self.subject));
-        form.field("stream", Field::Text(&mut self.stream));
-        form.field("create", Field::Flag(&mut self.create));
-        form.field("username", Field::Text(&mut self.username));
-        form.field("password", Field::Secret(&mut self.password));
-        form.field("token", Field::Secret(&mut self.token));
-        form.field("credentials", Field::Path(&mut self.credentials));
-        tls(form, &mut self.tls);
+        visitor.field("subject", Opt::Text(&mut self.subject));
+        visitor.field("stream", Opt::Text(&mut self.stream));
+        visitor.field("create", Opt::Flag(&mut self.create));
+        visitor.field("username", Opt::Text(&mut self.username));
+        visitor.field("password", Opt::Secret(&mut self.password));
+        visitor.field("token", Opt::Secret(&mut self.token));
+        visitor.field("credentials", Opt::Path(&mut self.credentials));
+        tls(visitor, &mut self.tls);
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.servers = vec![bare(place).to_string()];
         Ok(())
     }
@@ -90,13 +90,13 @@ impl Spec for NatsSpec {
         self.servers.iter().map(|server| reach(server)).collect::<Result<Vec<_>, _>>().map(|found| found.join("; "))
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let node = host_name().unwrap_or_else(|_| "systole".into());
-        Ok(Box::new(NatsSink { spec: self.clone(), id: format!("{node}/{}", site.name), context: None }))
+        Ok(Box::new(NatsSink { spec: self.clone(), id: format!("{node}/{}", context.name), context: None }))
     }
 }
 

@@ -26,7 +26,7 @@ use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::room::Room;
 use super::spec::{choice, reach_url};
-use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec, Unencodable};
+use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 /// Points of a request, and about how many bytes.
 const REQUEST_POINTS: usize = 5000;
@@ -39,7 +39,7 @@ const MOST_BUCKETS: i32 = 6400;
 /// More than a count holds, rounding included.
 const TOO_MANY: f64 = 1.8e19;
 
-/// Unix seconds from which on a time has no form.
+/// Unix seconds from which on a time has no visitor.
 const TOO_LATE: f64 = 1.8e10;
 
 /// What an interval tells.
@@ -74,16 +74,16 @@ impl Default for OtlpSpec {
 }
 
 impl Spec for OtlpSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        self.endpoint.options(form, "\"http://127.0.0.1:4318\"");
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        self.endpoint.options(visitor, "\"http://127.0.0.1:4318\"");
         let words = [("delta", Temporality::Delta), ("cumulative", Temporality::Cumulative)];
-        choice(form, "temporality", &words, &mut self.temporality);
-        form.field("gzip", Field::Flag(&mut self.gzip));
-        form.field("resource", Field::Map(&mut self.resource));
-        form.field("ttl", Field::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
+        choice(visitor, "temporality", &words, &mut self.temporality);
+        visitor.field("gzip", Opt::Flag(&mut self.gzip));
+        visitor.field("resource", Opt::Map(&mut self.resource));
+        visitor.field("ttl", Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.endpoint.url = format!("http:{place}");
         Ok(())
     }
@@ -100,12 +100,12 @@ impl Spec for OtlpSpec {
         reach_url(&self.endpoint.url)
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         self.temporality == Temporality::Delta
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
-        let post = Post::new(self.endpoint.clone(), site)?;
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
+        let post = Post::new(self.endpoint.clone(), context)?;
         // The whole of it may be said.
         let is_whole =
             self.endpoint.url.split('?').next().is_some_and(|url| url.trim_end_matches('/').ends_with("/v1/metrics"));
@@ -115,7 +115,7 @@ impl Spec for OtlpSpec {
             url,
             post,
             is_plain: !self.gzip,
-            running: Running::new(site.max_series),
+            running: Running::new(context.max_series),
             ready: Ready::default(),
             unencodable: Unencodable::default(),
         }))
@@ -460,7 +460,7 @@ impl OtlpSink {
                 Ok(outcome)
             }
             Outcome::Refused(answer) => {
-                self.post.complain_of(&answer);
+                self.post.log_answer(&answer);
                 Ok(Outcome::Refused(answer))
             }
             Outcome::Taken(answer) => Ok(Outcome::Taken(answer)),
@@ -470,7 +470,7 @@ impl OtlpSink {
     /// A metric with one point: its name, and what kind of data it has.
     ///
     /// # Errors
-    /// Why it has no form.
+    /// Why it has no visitor.
     fn metric(&mut self, snapshot: &Snapshot, point: Point<'_>) -> Result<(String, u8, Metric), &'static str> {
         let series = point.series();
         let (start, end) = (snapshot.end - snapshot.interval_secs_of(series), snapshot.end);
@@ -587,7 +587,7 @@ impl Sink for OtlpSink {
                         // A body that is none says nothing.
                         let partial = Response::decode(answer.body.clone()).ok().and_then(|response| response.partial);
                         if let Some(partial) = partial.filter(|partial| partial.rejected > 0) {
-                            self.post.complain(&partial.message);
+                            self.post.log_refusal(&partial.message);
                             self.ready.refused += (partial.rejected as u64).min(points);
                         }
                     }
@@ -596,7 +596,7 @@ impl Sink for OtlpSink {
             }
             let left_out = self.running.left_out;
             if left_out > 0 {
-                self.post.complain("the sink holds `max_series` series; what is new is left out");
+                self.post.log_refusal("the sink holds `max_series` series; what is new is left out");
             }
             let unsupported = snapshot.count_notices();
             let dropped = [("refused", self.ready.refused), ("max_series", left_out), ("unsupported", unsupported)];

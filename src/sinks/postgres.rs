@@ -22,7 +22,7 @@ use crate::snapshot::{Point, Record, RecordType, Row, Snapshot, json_tags, recor
 
 use super::http::{Ready, tls};
 use super::spec::{plain_name, reach};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable, has_date};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable, has_date};
 
 /// Bytes of a piece of a COPY.
 const PIECE_BYTES: usize = 256 << 10;
@@ -69,19 +69,19 @@ impl PostgresSpec {
 }
 
 impl Spec for PostgresSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("url", Field::Secret(&mut self.url));
-        form.demand("url", !self.url.is_empty(), "\"postgres://systole@127.0.0.1/metrics\"");
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("url", Opt::Secret(&mut self.url));
+        visitor.require_one("url", !self.url.is_empty(), "\"postgres://systole@127.0.0.1/metrics\"");
         if !self.url.is_empty() {
-            form.insist("url", self.config().map(drop));
+            visitor.require("url", self.config().map(drop));
         }
-        form.field("table", Field::Text(&mut self.table));
-        form.insist("table", plain_name(&self.table));
-        form.field("create", Field::Flag(&mut self.create));
-        tls(form, &mut self.tls);
+        visitor.field("table", Opt::Text(&mut self.table));
+        visitor.require("table", plain_name(&self.table));
+        visitor.field("create", Opt::Flag(&mut self.create));
+        tls(visitor, &mut self.tls);
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.url = format!("postgres:{place}");
         Ok(())
     }
@@ -98,11 +98,11 @@ impl Spec for PostgresSpec {
         reach(&self.address())
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
-    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let tls = self.tls.client().map_err(|error| format!("cannot set up TLS: {error}"))?;
         let (config, tls) = (self.config()?, MakeRustlsConnect::new(tls));
         Ok(Box::new(PostgresSink { spec: self.clone(), config, tls, client: None, ready: Ready::default(), splits: 0 }))
@@ -180,7 +180,7 @@ impl Part {
         snapshot.rows(self.points.start).take_while(move |(n, _)| *n < end).map(|(_, row)| row)
     }
 
-    /// What in it has no form.
+    /// What in it has no visitor.
     fn unencodable(&self, snapshot: &Snapshot) -> Unencodable {
         let mut unencodable = Unencodable::default();
         for row in self.rows(snapshot) {
@@ -198,7 +198,7 @@ impl Part {
 
 const NO_DATE: &str = "its time has no date";
 
-/// Whether a row has a form.
+/// Whether a row has a visitor.
 fn fits(row: &Row<'_>) -> Result<(), &'static str> {
     if !has_date(row.time) {
         return Err(NO_DATE);

@@ -29,7 +29,7 @@ use super::prometheus::{
     native_side,
 };
 use super::spec::{choice, reach_url};
-use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// Bytes of a request before they are compressed, about.
 const REQUEST_BYTES: usize = 1 << 20;
@@ -84,23 +84,23 @@ impl Default for RemoteWriteSpec {
 }
 
 impl Spec for RemoteWriteSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        self.endpoint.options(form, "\"http://127.0.0.1:9090/api/v1/write\"");
-        form.field("version", Field::Whole(&mut self.version, 1..=2));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        self.endpoint.options(visitor, "\"http://127.0.0.1:9090/api/v1/write\"");
+        visitor.field("version", Opt::Whole(&mut self.version, 1..=2));
         let words =
             [("native", Histograms::Native), ("classic", Histograms::Classic), ("summary", Histograms::Summary)];
-        choice(form, "histograms", &words, &mut self.histograms);
-        form.field("buckets", Field::Numbers(&mut self.buckets, f64::MIN..=f64::MAX));
+        choice(visitor, "histograms", &words, &mut self.histograms);
+        visitor.field("buckets", Opt::Numbers(&mut self.buckets, f64::MIN..=f64::MAX));
         let is_ascending = self.buckets.is_sorted_by(|a, b| a < b) && !self.buckets.is_empty();
-        form.insist(
+        visitor.require(
             "buckets",
             if is_ascending { Ok(()) } else { Err("ascending bounds are right, such as [0.1, 1, 10]".into()) },
         );
-        form.field("ttl", Field::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
-        form.field("updown", Field::Texts(&mut self.updown));
+        visitor.field("ttl", Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
+        visitor.field("updown", Opt::Texts(&mut self.updown));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.endpoint.url = format!("http:{}", place);
         Ok(())
     }
@@ -117,22 +117,22 @@ impl Spec for RemoteWriteSpec {
         reach_url(&self.endpoint.url)
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let distributions = match self.histograms {
             Histograms::Native => Distributions::NativeOrClassic(self.buckets.clone()),
             Histograms::Classic => Distributions::Classic(self.buckets.clone()),
             Histograms::Summary => Distributions::Summary,
         };
         Ok(Box::new(RemoteWriteSink {
-            post: Post::new(self.endpoint.clone(), site)?,
+            post: Post::new(self.endpoint.clone(), context)?,
             is_second: self.version == 2,
             state: Arc::new(Mutex::new(ScrapeState::new(
                 Exposition::new(self.ttl.as_secs_f64(), distributions)
                     .updown(&self.updown)
-                    .at_most(site.max_series)
+                    .at_most(context.max_series)
                     .pushed(),
             ))),
-            complaint: Complaint::new(&site.name, site.interval),
+            complaint: Complaint::new(&context.name, context.interval),
             is_native: self.histograms == Histograms::Native,
             is_behind: true,
         }))

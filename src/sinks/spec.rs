@@ -1,5 +1,5 @@
 //! What the configuration, the start and `check` need to know of a kind of sink: a [`Spec`], beside the sink itself. It
-//! describes its options once, to a [`Form`], which reads them from a file, prints them, or lists them.
+//! describes its options once, to a [`OptionVisitor`], which reads them from a file, prints them, or lists them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,14 +16,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A kind of sink with its options.
 pub trait Spec: fmt::Debug {
-    /// Shows every option to a form.
-    fn options(&mut self, form: &mut dyn Form);
+    /// Shows every option to a visitor.
+    fn options(&mut self, visitor: &mut dyn OptionVisitor);
 
     /// Takes its place from what follows `type://` in a URL.
     ///
     /// # Errors
     /// What would be right.
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         let _ = place;
         Err("it cannot be said in a URL; write a [[sink]] with its `type`".into())
     }
@@ -43,7 +43,7 @@ pub trait Spec: fmt::Debug {
     fn probe(&self) -> Result<String, String>;
 
     /// Whether the receiver takes an interval after a later one.
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         false
     }
 
@@ -51,12 +51,12 @@ pub trait Spec: fmt::Debug {
     ///
     /// # Errors
     /// In one sentence, what is wrong and what would be right.
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String>;
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String>;
 }
 
 /// What a sink is told of the daemon that it works for.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub struct SinkContext {
     /// Label of the sink.
     pub name: String,
     /// Longest delivery.
@@ -74,7 +74,7 @@ pub struct Site {
 }
 
 /// One option's value, to be read or shown.
-pub enum Field<'a> {
+pub enum Opt<'a> {
     /// Any text.
     Text(&'a mut String),
     /// A text that is never shown, and may be `file:/path`.
@@ -110,28 +110,33 @@ pub enum Field<'a> {
 }
 
 /// What options are shown to.
-pub trait Form {
+pub trait OptionVisitor {
     /// One option.
-    fn field(&mut self, key: &'static str, field: Field<'_>);
+    fn field(&mut self, key: &'static str, field: Opt<'_>);
 
     /// Options in a table of their own.
-    fn within(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn Form));
+    fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor));
 
     /// Says that an option must be there, and gives an example of it as TOML.
-    fn demand(&mut self, key: &'static str, is_there: bool, example: &str);
+    fn require_one(&mut self, key: &'static str, is_there: bool, example: &str);
 
     /// Says that what was read cannot be: about the option `key`, unless that is right.
-    fn insist(&mut self, key: &'static str, verdict: Result<(), String>);
+    fn require(&mut self, key: &'static str, verdict: Result<(), String>);
 
     /// The configuration's profile.
     fn profile(&self) -> &'static str;
 }
 
 /// Shows one of some values by its word.
-pub fn choice<T: Copy + PartialEq>(form: &mut dyn Form, key: &'static str, words: &[(&'static str, T)], value: &mut T) {
+pub fn choice<T: Copy + PartialEq>(
+    visitor: &mut dyn OptionVisitor,
+    key: &'static str,
+    words: &[(&'static str, T)],
+    value: &mut T,
+) {
     let names: Vec<&'static str> = words.iter().map(|(name, _)| *name).collect();
     let mut number = words.iter().position(|(_, known)| known == value).unwrap_or(0);
-    form.field(key, Field::Choice(&names, &mut number));
+    visitor.field(key, Opt::Choice(&names, &mut number));
     if let Some((_, chosen)) = words.get(number) {
         *value = *chosen;
     }

@@ -17,7 +17,7 @@ use crate::snapshot::{RecordType, Snapshot, json_tags, records};
 
 use super::blocking::{Blocking, Writer};
 use super::spec::bare;
-use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec, Unencodable};
+use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 /// Seconds between two deletions of what is too old.
 const DELETE_EVERY_SECS: f64 = 60.0;
@@ -65,13 +65,13 @@ impl Default for SqliteSpec {
 }
 
 impl Spec for SqliteSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("path", Field::Path(&mut self.path));
-        form.demand("path", !self.path.as_os_str().is_empty(), "\"/var/lib/systole/records.db\"");
-        form.field("retention", Field::Duration(&mut self.retention, Duration::from_secs(60)..=LONG * 100));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("path", Opt::Path(&mut self.path));
+        visitor.require_one("path", !self.path.as_os_str().is_empty(), "\"/var/lib/systole/records.db\"");
+        visitor.field("retention", Opt::Duration(&mut self.retention, Duration::from_secs(60)..=LONG * 100));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         if bare(place).is_empty() {
             return Err("no path; `sqlite:///var/lib/systole/records.db` is right".into());
         }
@@ -95,11 +95,11 @@ impl Spec for SqliteSpec {
         }
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
-    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let database = open(self).map_err(|error| {
             format!("cannot open {}: {error}; make the folder, or choose another file", self.place())
         })?;

@@ -31,7 +31,7 @@ use crate::snapshot::{Point, Snapshot, number, write_number};
 
 use super::http::Security;
 use super::spec::{bare, choice, reach};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// The least rate of which a reader can say how many events it stands for.
 const LEAST_RATE: f64 = 5.6e-309;
@@ -91,22 +91,22 @@ impl Default for StatsdSpec {
 }
 
 impl Spec for StatsdSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("address", Field::HostPort(&mut self.address));
-        form.demand("address", !self.address.is_empty(), "\"127.0.0.1:8125\"");
-        choice(form, "transport", &[("udp", Transport::Udp), ("tcp", Transport::Tcp)], &mut self.transport);
-        choice(form, "dialect", &[("dogstatsd", Dialect::Dogstatsd), ("etsy", Dialect::Etsy)], &mut self.dialect);
-        choice(form, "gauge_sign", &[("delta", Sign::Delta), ("absolute", Sign::Absolute)], &mut self.gauge_sign);
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("address", Opt::HostPort(&mut self.address));
+        visitor.require_one("address", !self.address.is_empty(), "\"127.0.0.1:8125\"");
+        choice(visitor, "transport", &[("udp", Transport::Udp), ("tcp", Transport::Tcp)], &mut self.transport);
+        choice(visitor, "dialect", &[("dogstatsd", Dialect::Dogstatsd), ("etsy", Dialect::Etsy)], &mut self.dialect);
+        choice(visitor, "gauge_sign", &[("delta", Sign::Delta), ("absolute", Sign::Absolute)], &mut self.gauge_sign);
         let is_odd = self.dialect == Dialect::Etsy && self.gauge_sign == Sign::Absolute;
-        form.insist(
+        visitor.require(
             "gauge_sign",
             if is_odd { Err("in the dialect `etsy` a sign adjusts; \"delta\" is right".into()) } else { Ok(()) },
         );
-        form.field("max_datagram", Field::Whole(&mut self.max_datagram, 512..=65_507));
-        self.security.options(form);
+        visitor.field("max_datagram", Opt::Whole(&mut self.max_datagram, 512..=65_507));
+        self.security.options(visitor);
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.address = bare(place).to_string();
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Spec for StatsdSpec {
         }
     }
 
-    fn open(&self, _: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let connector = self.security.connector()?;
         Ok(Box::new(StatsdSink { spec: self.clone(), connector, wire: None }))
     }

@@ -13,7 +13,7 @@ use systole::aggregate::{Columns, Quota, Shard};
 use systole::config::{Sources, load};
 use systole::plan;
 use systole::protocol::{Line, lines, parse_line};
-use systole::sinks::{Outlet, OutletOptions};
+use systole::sinks::{DriverOptions, SinkDriver};
 use systole::snapshot::{Interval, Records, Registry, Snapshot};
 
 use crate::support::receiver::{Reply::Says, receiver, serve};
@@ -409,9 +409,9 @@ fn every_snapshot_that_lines_can_make_is_taken_by_every_sink() {
     runtime.block_on(async {
         let mut outlets = Vec::new();
         for sink in &profiles[0].sinks {
-            let options = OutletOptions::new(&sink.name, sink.kind.name(), Duration::from_secs(3600));
-            let opened = sink.kind.spec().open(&plan::site(&profiles[0], &sink.name, Duration::from_secs(10)));
-            outlets.push(Outlet::start(options, opened.expect("a sink")).expect("started"));
+            let options = DriverOptions::new(&sink.name, sink.kind.name(), Duration::from_secs(3600));
+            let opened = sink.kind.spec().open(&plan::sink_context(&profiles[0], &sink.name, Duration::from_secs(10)));
+            outlets.push(SinkDriver::start(options, opened.expect("a sink")).expect("started"));
         }
         let mut unencodable = BTreeSet::new();
         for seed in 0..cases {

@@ -28,7 +28,7 @@ use crate::sys::unix_time;
 
 use super::http::Security;
 use super::spec::{bare, choice, reach};
-use super::{Delivery, Field, Form, Receipt, Sink, SinkError, Site, Spec, Unencodable};
+use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 pub use etsy::EtsyNames;
 
@@ -77,20 +77,20 @@ impl Naming {
     }
 
     /// With what it needs.
-    fn names(self, site: &Site) -> GraphiteNames {
+    fn names(self, context: &SinkContext) -> GraphiteNames {
         match self {
-            Naming::Profile => Naming::of_profile(site.profile).names(site),
+            Naming::Profile => Naming::of_profile(context.profile).names(context),
             Naming::Systole => GraphiteNames::Systole,
-            Naming::Etsy => GraphiteNames::Etsy(site.etsy.clone()),
-            Naming::Dogstatsd => GraphiteNames::Dogstatsd(site.aggregates.clone()),
+            Naming::Etsy => GraphiteNames::Etsy(context.etsy.clone()),
+            Naming::Dogstatsd => GraphiteNames::Dogstatsd(context.aggregates.clone()),
         }
     }
 }
 
 impl GraphiteNames {
     /// The profile's.
-    pub fn of(site: &Site) -> GraphiteNames {
-        Naming::Profile.names(site)
+    pub fn of(context: &SinkContext) -> GraphiteNames {
+        Naming::Profile.names(context)
     }
 }
 
@@ -104,18 +104,18 @@ pub struct GraphiteSpec {
 }
 
 impl Spec for GraphiteSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("address", Field::HostPort(&mut self.address));
-        form.demand("address", !self.address.is_empty(), "\"127.0.0.1:2003\"");
-        choice(form, "protocol", &[("plaintext", Wire::Plaintext), ("pickle", Wire::Pickle)], &mut self.protocol);
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("address", Opt::HostPort(&mut self.address));
+        visitor.require_one("address", !self.address.is_empty(), "\"127.0.0.1:2003\"");
+        choice(visitor, "protocol", &[("plaintext", Wire::Plaintext), ("pickle", Wire::Pickle)], &mut self.protocol);
         if self.naming == Naming::Profile {
-            self.naming = Naming::of_profile(form.profile());
+            self.naming = Naming::of_profile(visitor.profile());
         }
-        choice(form, "naming", &Naming::NAMES, &mut self.naming);
-        self.security.options(form);
+        choice(visitor, "naming", &Naming::NAMES, &mut self.naming);
+        self.security.options(visitor);
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.address = bare(place).to_string();
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Spec for GraphiteSpec {
         self.address.clone()
     }
 
-    fn takes_old(&self) -> bool {
+    fn accepts_out_of_order(&self) -> bool {
         true
     }
 
@@ -132,9 +132,9 @@ impl Spec for GraphiteSpec {
         reach(&self.address)
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
-        let names = self.naming.names(site);
-        let mut sink = GraphiteSink::new(self.address.clone(), names, self.protocol, site.interval);
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
+        let names = self.naming.names(context);
+        let mut sink = GraphiteSink::new(self.address.clone(), names, self.protocol, context.interval);
         sink.connector = self.security.connector()?;
         Ok(Box::new(sink))
     }
@@ -354,7 +354,7 @@ impl GraphiteSink {
         GraphiteSink { address, names, wire, connector: None, stream: None, timings, log_every, collision_logged: None }
     }
 
-    fn complain(&mut self, snapshot: &Snapshot) {
+    fn log_collisions(&mut self, snapshot: &Snapshot) {
         if self.collision_logged.is_some_and(|last| last.elapsed() < self.log_every) {
             return;
         }
@@ -364,7 +364,7 @@ impl GraphiteSink {
         }
     }
 
-    /// Writes an interval; how many bytes, and what has no form.
+    /// Writes an interval; how many bytes, and what has no visitor.
     async fn send(&mut self, snapshot: &Snapshot) -> io::Result<(usize, Unencodable)> {
         // A stream is only kept after a whole delivery, so a failed one begins anew on a fresh connection.
         let mut stream = match self.stream.take().and_then(alive) {
@@ -408,7 +408,7 @@ fn alive(mut stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
 impl Sink for GraphiteSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
-            self.complain(snapshot);
+            self.log_collisions(snapshot);
             self.timings.processing_ms = ((unix_time() - snapshot.end) * 1e3).max(0.0);
             let began = Instant::now();
             let (written, unencodable) = match self.send(snapshot).await {

@@ -29,7 +29,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::snapshot::Snapshot;
 
 use super::spec::bare;
-use super::{Delivery, Field, Form, LONG, Receipt, Sink, SinkError, Site, Spec};
+use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 pub use exposition::{Distributions, Exposition, Format};
 pub(super) use exposition::{Sample, Shape, Value};
@@ -60,15 +60,15 @@ impl Default for PrometheusSpec {
 }
 
 impl Spec for PrometheusSpec {
-    fn options(&mut self, form: &mut dyn Form) {
-        form.field("address", Field::Address(&mut self.address));
-        form.demand("address", self.address.is_some(), "\"127.0.0.1:9125\"");
-        form.field("ttl", Field::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
-        form.field("native_histograms", Field::Flag(&mut self.native_histograms));
-        form.field("updown", Field::Texts(&mut self.updown));
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        visitor.field("address", Opt::Address(&mut self.address));
+        visitor.require_one("address", self.address.is_some(), "\"127.0.0.1:9125\"");
+        visitor.field("ttl", Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
+        visitor.field("native_histograms", Opt::Flag(&mut self.native_histograms));
+        visitor.field("updown", Opt::Texts(&mut self.updown));
     }
 
-    fn locate(&mut self, place: &str) -> Result<(), String> {
+    fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         let looked_up = bare(place).to_socket_addrs().ok().and_then(|mut all| all.next());
         self.address = Some(looked_up.ok_or_else(|| {
             format!("`{}` is no address with a port; `prometheus://127.0.0.1:9125` is right", bare(place))
@@ -88,12 +88,12 @@ impl Spec for PrometheusSpec {
         }
     }
 
-    fn open(&self, site: &Site) -> Result<Box<dyn Sink>, String> {
+    fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let address = self.address.ok_or("it has no address")?;
         let distributions = if self.native_histograms { Distributions::Native } else { Distributions::Summary };
         let exposition =
-            Exposition::new(self.ttl.as_secs_f64(), distributions).updown(&self.updown).at_most(site.max_series);
-        let complaint = Complaint::new(&site.name, site.interval);
+            Exposition::new(self.ttl.as_secs_f64(), distributions).updown(&self.updown).at_most(context.max_series);
+        let complaint = Complaint::new(&context.name, context.interval);
         let opened = PrometheusSink::open(address, exposition, complaint).map_err(|error| {
             format!(
                 "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",

@@ -5,8 +5,8 @@
 //! receiver that comes back gets the newest. With a spool, intervals go to disk while the receiver fails, or does not take
 //! one within [`EXPOSED`], and wait there. `offered = delivered + queued + spooled + dropped` holds at any moment.
 
-mod drive;
-mod spooler;
+mod spool;
+mod task;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,8 +23,8 @@ use crate::telemetry::SinkAccount;
 use super::Sink;
 use super::spool::{Spool, SpoolOptions};
 
-use drive::run;
-use spooler::Spooler;
+use spool::Spooler;
+use task::run;
 
 /// First pause after a failure; it doubles from failure to failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -39,7 +39,7 @@ const EXPOSED: Duration = Duration::from_millis(50);
 
 /// How a sink is driven.
 #[derive(Clone, Debug)]
-pub struct OutletOptions {
+pub struct DriverOptions {
     /// Label in status and ledger.
     pub name: String,
     /// What kind of sink it is, as the configuration has it.
@@ -58,10 +58,10 @@ pub struct OutletOptions {
     pub spool: Option<SpoolOptions>,
 }
 
-impl OutletOptions {
+impl DriverOptions {
     /// A sink with every default, for a daemon of this interval.
-    pub fn new(name: &str, kind: &'static str, interval: Duration) -> OutletOptions {
-        OutletOptions {
+    pub fn new(name: &str, kind: &'static str, interval: Duration) -> DriverOptions {
+        DriverOptions {
             name: name.to_string(),
             kind,
             filter: Filter::default(),
@@ -76,14 +76,14 @@ impl OutletOptions {
 
 /// A sink and its driver.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct SinkDriver {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    options: OutletOptions,
+    options: DriverOptions,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -123,12 +123,12 @@ impl State {
     }
 }
 
-impl Outlet {
+impl SinkDriver {
     /// Starts a sink's task on the current runtime.
     ///
     /// # Errors
     /// If its spool cannot be used.
-    pub fn start(options: OutletOptions, sink: Box<dyn Sink>) -> io::Result<Outlet> {
+    pub fn start(options: DriverOptions, sink: Box<dyn Sink>) -> io::Result<SinkDriver> {
         let spool = match &options.spool {
             Some(spool) => {
                 let (opened, lost) = Spool::open(spool.clone())?;
@@ -157,7 +157,7 @@ impl Outlet {
             spooler.put_back(spool);
         }
         let task = tokio::spawn(run(Arc::clone(&shared), sink, spooler));
-        Ok(Outlet { shared, task })
+        Ok(SinkDriver { shared, task })
     }
 
     /// Label in status and ledger.

@@ -10,8 +10,8 @@ use crate::sys::unix_time;
 
 use super::super::spool::Order;
 use super::super::{Receipt, Sink, SinkError};
-use super::spooler::{Item, Spooler};
-use super::{FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, OutletOptions, STOPPING_PAUSE, Shared};
+use super::spool::{Item, Spooler};
+use super::{DriverOptions, FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, STOPPING_PAUSE, Shared};
 
 pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spooler: Spooler) {
     let mut driver = Driver { complaint: Complaint::default(), pause: FIRST_PAUSE, is_failing: false, named: None };
@@ -197,7 +197,7 @@ struct Complaint {
 }
 
 impl Complaint {
-    fn raise(&mut self, options: &OutletOptions, error: &SinkError, waiting: usize) {
+    fn raise(&mut self, options: &DriverOptions, error: &SinkError, waiting: usize) {
         self.failures += 1;
         if self.last.is_some_and(|last| last.elapsed() < options.log_every) {
             return;
@@ -213,7 +213,7 @@ impl Complaint {
         );
     }
 
-    fn over(&mut self, options: &OutletOptions) {
+    fn over(&mut self, options: &DriverOptions) {
         if self.failures > 0 {
             tracing::info!(sink = options.name, failures = self.failures, "delivering again");
         }

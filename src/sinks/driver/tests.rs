@@ -44,10 +44,10 @@ fn snapshot(sequence: u64) -> Arc<Snapshot> {
     Arc::new(Snapshot { sequence, counters: vec![counter.clone(), counter], ..Snapshot::default() })
 }
 
-fn outlet(fake: &Fake, queue: usize) -> Outlet {
+fn driver(fake: &Fake, queue: usize) -> SinkDriver {
     let timeout = Duration::from_secs(1);
-    let options = OutletOptions { queue, timeout, ..OutletOptions::new("fake", "fake", Duration::from_secs(10)) };
-    Outlet::start(options, Box::new(fake.clone())).expect("it has no spool")
+    let options = DriverOptions { queue, timeout, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
+    SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool")
 }
 
 fn adds_up(account: &SinkAccount) -> bool {
@@ -58,43 +58,43 @@ fn adds_up(account: &SinkAccount) -> bool {
 async fn a_sink_that_comes_back_gets_what_waited_in_order() {
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Broken;
-    let outlet = outlet(&fake, 4);
+    let driver = driver(&fake, 4);
     for n in 1..=3 {
-        outlet.offer(&snapshot(n));
+        driver.offer(&snapshot(n));
         tokio::time::sleep(Duration::from_secs(10)).await;
-        assert!(adds_up(&outlet.account()));
+        assert!(adds_up(&driver.account()));
     }
-    assert_eq!((outlet.account().queued, outlet.account().last_error), (6, Some("broken".into())));
+    assert_eq!((driver.account().queued, driver.account().last_error), (6, Some("broken".into())));
     *fake.mode.lock().expect("no panic") = Mode::Good;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(*fake.seen.lock().expect("no panic"), [1, 2, 3]);
-    assert_eq!((outlet.account().delivered, outlet.account().last_error), (6, None));
+    assert_eq!((driver.account().delivered, driver.account().last_error), (6, None));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_interval_without_records_says_nothing_of_the_receiver() {
     let fake = Fake::default();
-    let outlet = outlet(&fake, 4);
-    outlet.offer(&Arc::new(Snapshot { sequence: 1, ..Snapshot::default() }));
+    let driver = driver(&fake, 4);
+    driver.offer(&Arc::new(Snapshot { sequence: 1, ..Snapshot::default() }));
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!((fake.seen.lock().expect("no panic").len(), outlet.account().last_success), (1, 0.0));
-    outlet.offer(&snapshot(2));
+    assert_eq!((fake.seen.lock().expect("no panic").len(), driver.account().last_success), (1, 0.0));
+    driver.offer(&snapshot(2));
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(outlet.account().last_success > 0.0 && adds_up(&outlet.account()));
+    assert!(driver.account().last_success > 0.0 && adds_up(&driver.account()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_gives_up_its_oldest_and_counts_it() {
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Hung;
-    let outlet = outlet(&fake, 2);
+    let driver = driver(&fake, 2);
     for n in 1..=6 {
-        outlet.offer(&snapshot(n));
+        driver.offer(&snapshot(n));
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(adds_up(&outlet.account()));
+        assert!(adds_up(&driver.account()));
     }
     // One is being delivered, two wait, three are lost.
-    let account = outlet.account();
+    let account = driver.account();
     assert_eq!((account.offered, account.queued, account.dropped["queue_full"]), (12, 6, 6));
     *fake.mode.lock().expect("no panic") = Mode::Good;
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -105,28 +105,28 @@ async fn a_full_queue_gives_up_its_oldest_and_counts_it() {
 async fn at_the_end_what_cannot_be_delivered_is_counted() {
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Broken;
-    let outlet = outlet(&fake, 4);
-    outlet.offer(&snapshot(1));
-    outlet.offer(&snapshot(2));
-    let account = outlet.finish(Instant::now() + Duration::from_millis(300)).await;
+    let driver = driver(&fake, 4);
+    driver.offer(&snapshot(1));
+    driver.offer(&snapshot(2));
+    let account = driver.finish(Instant::now() + Duration::from_millis(300)).await;
     assert!(adds_up(&account));
     assert_eq!((account.queued, account.dropped["shutdown"]), (0, 4));
 }
 
-fn spooled(fake: &Fake, folder: &std::path::Path, order: Order) -> Outlet {
+fn spooled(fake: &Fake, folder: &std::path::Path, order: Order) -> SinkDriver {
     let spool = SpoolOptions { path: folder.to_path_buf(), order, ..SpoolOptions::default() };
     let timeout = Duration::from_secs(1);
     let interval = Duration::from_secs(10);
-    let options = OutletOptions { spool: Some(spool), timeout, ..OutletOptions::new("fake", "fake", interval) };
-    Outlet::start(options, Box::new(fake.clone())).expect("a spool")
+    let options = DriverOptions { spool: Some(spool), timeout, ..DriverOptions::new("fake", "fake", interval) };
+    SinkDriver::start(options, Box::new(fake.clone())).expect("a spool")
 }
 
 /// Offers an interval that ends now: others are too old to be kept.
-async fn offer(outlet: &Outlet, sequence: u64) {
+async fn offer(driver: &SinkDriver, sequence: u64) {
     let fresh = Snapshot { end: unix_time(), ..Snapshot::clone(&snapshot(sequence)) };
-    outlet.offer(&Arc::new(fresh));
+    driver.offer(&Arc::new(fresh));
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(adds_up(&outlet.account()), "{:?}", outlet.account());
+    assert!(adds_up(&driver.account()), "{:?}", driver.account());
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,25 +135,25 @@ async fn with_a_spool_nothing_is_given_up_and_the_next_start_delivers_what_is_le
     for mode in [Mode::Broken, Mode::Hung] {
         let fake = Fake::default();
         *fake.mode.lock().expect("no panic") = mode;
-        let outlet = spooled(&fake, folder.path(), Order::Strict);
+        let driver = spooled(&fake, folder.path(), Order::Strict);
         for n in 1..=20 {
-            offer(&outlet, n).await;
+            offer(&driver, n).await;
         }
-        let account = outlet.account();
+        let account = driver.account();
         assert_eq!((account.queued, account.spooled, account.dropped.len()), (0, 40, 0));
         assert!(account.spool_bytes > 0 && account.oldest_waiting.is_some());
         // As if it were killed: nothing is told to end.
-        outlet.task.abort();
-        while !outlet.task.is_finished() {
+        driver.task.abort();
+        while !driver.task.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         *fake.mode.lock().expect("no panic") = Mode::Good;
-        let outlet = spooled(&fake, folder.path(), Order::Strict);
-        assert_eq!((outlet.account().offered, outlet.account().spooled), (40, 40));
-        offer(&outlet, 21).await;
+        let driver = spooled(&fake, folder.path(), Order::Strict);
+        assert_eq!((driver.account().offered, driver.account().spooled), (40, 40));
+        offer(&driver, 21).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(*fake.seen.lock().expect("no panic"), (1..=21).collect::<Vec<_>>());
-        let account = outlet.finish(Instant::now() + Duration::from_secs(1)).await;
+        let account = driver.finish(Instant::now() + Duration::from_secs(1)).await;
         assert_eq!((account.delivered, account.spooled, account.spool_bytes), (42, 0, 0));
     }
 }
@@ -163,14 +163,14 @@ async fn interleaved_what_is_new_comes_first_and_everything_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Broken;
-    let outlet = spooled(&fake, folder.path(), Order::Interleave);
+    let driver = spooled(&fake, folder.path(), Order::Interleave);
     for n in 1..=40 {
-        offer(&outlet, n).await;
+        offer(&driver, n).await;
     }
     *fake.mode.lock().expect("no panic") = Mode::Good;
     tokio::time::sleep(Duration::from_secs(31)).await;
     for n in 41..=43 {
-        outlet.offer(&Arc::new(Snapshot { end: unix_time(), ..Snapshot::clone(&snapshot(n)) }));
+        driver.offer(&Arc::new(Snapshot { end: unix_time(), ..Snapshot::clone(&snapshot(n)) }));
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -178,7 +178,7 @@ async fn interleaved_what_is_new_comes_first_and_everything_once() {
     assert!(seen.len() == 43, "{seen:?}");
     seen.sort_unstable();
     assert_eq!(seen, (1..=43).collect::<Vec<_>>());
-    assert!(adds_up(&outlet.account()));
+    assert!(adds_up(&driver.account()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,10 +186,10 @@ async fn a_stop_leaves_on_disk_what_cannot_be_delivered() {
     let folder = tempfile::tempdir().expect("a folder");
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Hung;
-    let outlet = spooled(&fake, folder.path(), Order::Strict);
-    offer(&outlet, 1).await;
-    outlet.offer(&snapshot(2));
-    let account = outlet.finish(Instant::now() + Duration::from_millis(300)).await;
+    let driver = spooled(&fake, folder.path(), Order::Strict);
+    offer(&driver, 1).await;
+    driver.offer(&snapshot(2));
+    let account = driver.finish(Instant::now() + Duration::from_millis(300)).await;
     assert!(adds_up(&account));
     assert_eq!((account.queued, account.spooled, account.dropped.len()), (0, 4, 0));
 }
@@ -197,12 +197,12 @@ async fn a_stop_leaves_on_disk_what_cannot_be_delivered() {
 #[tokio::test(start_paused = true)]
 async fn a_sink_with_an_interval_of_its_own_gets_several_as_one() {
     let fake = Fake::default();
-    let options = OutletOptions { every: 3, ..OutletOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let outlet = Outlet::start(options, Box::new(fake.clone())).expect("it has no spool");
+    let options = DriverOptions { every: 3, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
+    let driver = SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool");
     for n in 1..=7 {
-        outlet.offer(&Arc::new(Snapshot { end: n as f64 * 10.0, ..Snapshot::clone(&snapshot(n)) }));
+        driver.offer(&Arc::new(Snapshot { end: n as f64 * 10.0, ..Snapshot::clone(&snapshot(n)) }));
     }
-    let account = outlet.finish(Instant::now() + Duration::from_secs(1)).await;
+    let account = driver.finish(Instant::now() + Duration::from_secs(1)).await;
     assert_eq!(*fake.seen.lock().expect("no panic"), [3, 6, 7]);
     assert!(adds_up(&account));
 }
