@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use systole::config::{self, Sources};
 use systole::server::{self, Extras};
-use systole::sinks::{Delivery, OutletOptions, Receipt, Sink, SinkError};
+use systole::sinks::{Delivery, DriverOptions, Receipt, Sink, SinkError};
 use systole::snapshot::Snapshot;
 
 /// Prints `time,name,value` for counters, and nothing else.
@@ -49,7 +49,7 @@ async fn main() {
     // The console is there by default.
     config.sinks.clear();
     // Every series, an interval at a time; four may wait in memory.
-    let options = OutletOptions::new("csv", "csv", config.interval);
+    let options = DriverOptions::new("csv", "csv", config.interval);
     let extras = Extras { sinks: vec![(options, Box::new(Csv { rows: 0 }))], ..Extras::default() };
     let stop = async {
         let _ = tokio::signal::ctrl_c().await;

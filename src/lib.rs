@@ -5,20 +5,21 @@
 //!
 //! | room | is |
 //! |---|---|
-//! | [`protocol`], [`series`], [`inert`], [`allow`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
+//! | [`protocol`], [`series`], [`untrusted`], [`acl`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
 //! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
-//! | [`sys`], [`log`], [`manager`], [`fetch`], [`tape`], [`notify`], [`presence_driver`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
-//! | [`config`], [`plan`], [`flush`], [`server`], [`cli`] | the house |
+//! | [`sys`], [`log`], [`manager`], [`http_client`], [`capture`], [`notify`], [`presence_driver`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
+//! | [`config`], [`assemble`], [`flush`], [`server`], [`cli`] | the house |
 
+pub mod acl;
 pub mod aggregate;
-pub mod allow;
+pub mod assemble;
+pub mod capture;
 pub mod cli;
 pub mod config;
-pub mod fetch;
 pub mod flush;
 pub mod glob;
 pub mod http;
-pub mod inert;
+pub mod http_client;
 pub mod lasting;
 pub mod load;
 pub mod log;
@@ -26,7 +27,6 @@ pub mod management;
 pub mod manager;
 pub mod net;
 pub mod notify;
-pub mod plan;
 pub mod presence;
 pub mod presence_driver;
 pub mod protocol;
@@ -35,5 +35,5 @@ pub mod server;
 pub mod sinks;
 pub mod snapshot;
 pub mod sys;
-pub mod tape;
 pub mod telemetry;
+pub mod untrusted;

@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
-use crate::inert::Plain;
 use crate::notify;
 use crate::presence::describe::describe;
 use crate::presence::{
@@ -26,6 +25,7 @@ use crate::presence::{
 use crate::protocol::Signal;
 use crate::sys::unix_time;
 use crate::telemetry::PresenceAccount;
+use crate::untrusted::Escaped;
 
 /// Time between two judgements.
 const TICK: Duration = Duration::from_millis(250);
@@ -390,8 +390,8 @@ impl Driver {
         self.puzzled = Some(Instant::now());
         let nearest = self.state.engine.like(service).unwrap_or("");
         tracing::warn!(
-            service = %Plain(service),
-            nearest = %Plain(nearest),
+            service = %Escaped(service),
+            nearest = %Escaped(nearest),
             "maintenance of an unknown service was announced; it is an ordinary metric"
         );
     }
@@ -534,7 +534,7 @@ fn log_losses(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
 /// Logs what somebody is to be receivers, and at `debug` everything else.
 fn log_event(event: &Event) {
     let text = describe(event);
-    let text = Plain(&text);
+    let text = Escaped(&text);
     match (event.notify, event.severity()) {
         (true, "critical" | "warning") => tracing::warn!("presence: {text}"),
         (true, _) => tracing::info!("presence: {text}"),

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use crate::acl::AccessList;
 use crate::aggregate::{Quota, Shard};
-use crate::allow::Allow;
+use crate::assemble;
+use crate::capture;
 use crate::config::{self, Config, ListenUrl, Sink, show_duration, show_size};
 use crate::flush::{Flusher, ListenerHandle};
 use crate::http::{About, AppState, Published};
@@ -22,13 +24,11 @@ use crate::management::{self, ManagementState};
 use crate::manager::{Manager, NotifyState};
 use crate::net::{self, Bound, Transport, relay};
 use crate::notify::{self, Watchdog};
-use crate::plan;
 use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle};
 use crate::sinks::{self, DriverOptions, SinkDriver};
 use crate::snapshot::Registry;
 use crate::sys::{forget_start_up_code, host_name, survive_file_size_limit, unix_time};
-use crate::tape;
 
 /// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.
 const WATCHDOG_PATIENCE: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ pub async fn run(
     sinks.extend(extras.sinks);
     let mut bound: Vec<(ListenUrl, Bound)> = Vec::new();
     for listen in &config.listen {
-        let socket = net::bind(plan::listener(&config, listen))
+        let socket = net::bind(assemble::listener(&config, listen))
             .map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
         bound.push((listen.url.clone().at(socket.address()), socket));
     }
@@ -103,10 +103,10 @@ pub async fn run(
     let (publish, published) = watch::channel(Arc::new(Published::default()));
     let (watched, watchdog) = watchdog(published.clone(), config.interval);
     let page_url = page_address.map(|address| format!("http://{address}"));
-    let notifiers = notify::start(plan::targets(&config, &identity, page_url), watchdog)
+    let notifiers = notify::start(assemble::targets(&config, &identity, page_url), watchdog)
         .map_err(|error| StartError(format!("cannot tell others of alarms: {error}")))?;
     let told = notifiers.outboxes.clone();
-    let (presence, watching) = match plan::presence(&config, seed, identity, |name| std::env::var(name).ok()) {
+    let (presence, watching) = match assemble::presence(&config, seed, identity, |name| std::env::var(name).ok()) {
         Some(options) => presence_driver::start(options, told)
             .map(|(presence, thread)| (Some(presence), Some(thread)))
             .map_err(cannot_watch)?,
@@ -114,15 +114,15 @@ pub async fn run(
     };
     // Nobody asks before the first minute is over, and then an empty cell only means that presence is off.
     let _ = watched.set(presence.clone());
-    let taping = match &extras.capture {
+    let capturing = match &extras.capture {
         Some(path) => {
             let cannot = |error: io::Error| StartError(format!("cannot write {}: {error}", path.display()));
-            Some(tape::start(path, unix_time(), None).map_err(cannot)?)
+            Some(capture::start(path, unix_time(), None).map_err(cannot)?)
         }
         None => None,
     };
-    let (tape, taping) = taping.unzip();
-    let taped = tape.as_ref().map(tape::Tape::counter);
+    let (capture_writer, capturing) = capturing.unzip();
+    let captured = capture_writer.as_ref().map(capture::CaptureWriter::counter);
     let (mut relay_handles, mut relayed, mut relaying) = (Vec::new(), Vec::new(), Vec::new());
     for relay in &config.relays {
         let started = relay::start(relay.clone());
@@ -146,26 +146,26 @@ pub async fn run(
         shards += socket.workers();
         let listener = socket
             .start(
-                || Shard::new(plan::shard_options(&config, &quota, seed)),
+                || Shard::new(assemble::shard_options(&config, &quota, seed)),
                 presence.as_ref(),
-                tape.as_ref(),
+                capture_writer.as_ref(),
                 &relay_handles,
             )
             .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
         tracing::info!(listener = %url, "listening");
         listeners.push(ListenerHandle { url: url.to_string(), receive_buffer, listener });
     }
-    drop(tape);
+    drop(capture_writer);
     drop(relay_handles);
     let drivers = sinks.into_iter().map(start_sink).collect::<Result<_, _>>()?;
-    let registry = Registry::new(plan::registry_options(&config, true), shards);
+    let registry = Registry::new(assemble::registry_options(&config, true), shards);
     let (ask, asked) = mpsc::channel(REQUESTS);
     let http_requests = Arc::<AtomicU64>::default();
     let flusher =
         Flusher::new(config.interval, listeners, registry, drivers, publish, extras.status_every, presence.clone())
             .answering(management.is_some().then_some(asked), Arc::clone(&http_requests))
             .watching(relayed)
-            .accounting_for(extras.log, taped);
+            .accounting_for(extras.log, captured);
 
     let manager =
         Manager::start().map_err(|error| StartError(format!("cannot start the service manager's thread: {error}")))?;
@@ -191,7 +191,7 @@ pub async fn run(
             config: config::flat(&config),
             started: unix_time(),
             healthy: AtomicBool::new(config.management.healthy),
-            allow: Allow::new(config.management.allow.clone()),
+            allow: AccessList::new(config.management.allow.clone()),
             http_requests,
         };
         tokio::spawn(management::serve(listener, state, stop_page.subscribe()))
@@ -236,18 +236,18 @@ pub async fn run(
             ended_by(deadline, "a relay", move || thread.join()).await;
         }
     };
-    let taping = async {
-        match taping {
+    let capturing = async {
+        match capturing {
             Some(thread) => ended_by(deadline, "the capture", move || thread.join()).await,
             None => None,
         }
     };
-    let ((), (), (), taped) = tokio::join!(delivering, telling, relaying, taping);
-    if let Some(taped) = taped {
-        match taped.problem {
-            None => tracing::info!(rows = taped.rows, lost = taped.lost, "the capture is written"),
+    let ((), (), (), captured) = tokio::join!(delivering, telling, relaying, capturing);
+    if let Some(captured) = captured {
+        match captured.problem {
+            None => tracing::info!(rows = captured.rows, lost = captured.lost, "the capture is written"),
             Some(problem) => {
-                tracing::error!(rows = taped.rows, lost = taped.lost, problem, "the capture is not whole");
+                tracing::error!(rows = captured.rows, lost = captured.lost, problem, "the capture is not whole");
             }
         }
     }
@@ -387,7 +387,7 @@ fn start_sink((options, sink): OpenSink) -> Result<SinkDriver, StartError> {
 }
 
 fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, StartError> {
-    let context = plan::sink_context(config, &sink.name, sink.timeout);
+    let context = assemble::sink_context(config, &sink.name, sink.timeout);
     sink.kind.spec().open(&context).map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))
 }
 

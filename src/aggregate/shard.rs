@@ -69,7 +69,7 @@ pub struct Shard {
     pub(super) key_cache: KeyCache,
     /// Numbers of the overflow series, by kind.
     pub(super) overflow: [Option<u32>; Kind::ALL.len()],
-    /// Plain lines of a datagram that wait for each other; empty between datagrams.
+    /// Escaped lines of a datagram that wait for each other; empty between datagrams.
     pub(super) waiting: Vec<PendingLine>,
     /// From how many series of a class on they do.
     pub(super) wait_beyond: usize,

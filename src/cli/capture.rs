@@ -1,237 +1,133 @@
-//! Captures: JSON Lines that record the wire with times.
-//!
-//! ```json
-//! {"format":"systole-capture/1","started":1700000000}
-//! {"t":0.25,"data":"api.hits:1|c","from":"10.0.0.5:40001","via":"udp"}
-//! {"t":0.5,"hex":"613a317c63"}
-//! ```
-//! Presence traces (`presence-trace/1`) are captures too: `in` is `data`, `n` copies, `src` the sender, `ctl`
-//! rows drive faults, and `expect` rows are skipped.
+//! `systole capture`: records the wire with times, for `replay`.
 
-use serde_json::{Map, Value};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-/// One row that matters.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    /// Nanoseconds from 0.
-    pub at: u64,
-    /// What it says.
-    pub what: What,
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::aggregate::{Columns, Quota, Shard};
+use crate::config::{Sources, parse_size};
+use crate::log::Log;
+use crate::sys::{survive_file_size_limit, unix_time};
+use crate::{assemble, capture, net};
+
+use super::{FAILED, complain, duration, load_config};
+
+/// How often kernel drops are read, and what was aggregated for nobody is let go.
+const TIDY: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(super) struct CaptureArgs {
+    /// Listen here: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH, unixgram:///PATH or fd://NAME (may be repeated)
+    #[arg(long, required = true, value_name = "URL")]
+    listen: Vec<String>,
+    /// Write to this file, which is begun anew
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Stop after so long; else at SIGINT or SIGTERM
+    #[arg(long = "for", value_name = "DUR", value_parser = duration)]
+    length: Option<Duration>,
+    /// Write no more than this: 64MiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_size: Option<u64>,
 }
 
-/// What a row says.
-#[derive(Clone, Debug, PartialEq)]
-pub enum What {
-    /// A datagram, `copies` times.
-    Datagram {
-        /// Its content.
-        bytes: Vec<u8>,
-        /// How often it came.
-        copies: u32,
-        /// `ip:port`.
-        from: Option<String>,
-    },
-    /// The daemon stops and is there again after `down` nanoseconds; a crash loses the open interval.
-    Restart {
-        /// Nanoseconds.
-        down: u64,
-        /// Without a chance to say goodbye.
-        crash: bool,
-    },
-    /// The daemon stands still for so many nanoseconds.
-    Stall {
-        /// Nanoseconds.
-        length: u64,
-    },
-    /// The kernel dropped datagrams, of those that reached the sockets in the last second.
-    Drops {
-        /// Lost.
-        dropped: u64,
-        /// Not lost.
-        received: u64,
-    },
-    /// The wall clock was set by so many seconds.
-    Clock {
-        /// Seconds, forward or back.
-        step: f64,
-    },
-    /// An operator announced maintenance.
-    Maintenance {
-        /// Whose.
-        service: String,
-        /// `None` for all of them.
-        instance: Option<String>,
-        /// How long; 0 ends it.
-        seconds: f64,
-    },
-    /// An operator forgot an instance.
-    Forget {
-        /// Whose.
-        service: String,
-        /// `None` for all of them.
-        instance: Option<String>,
-    },
-    /// A capture's header: the Unix second that `t` counts from.
-    Started(f64),
-    /// A trace's header: how presence is judged.
-    Presence(Map<String, Value>),
-    /// The capture is over.
-    End,
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "a size such as 64MiB is right".into())
 }
 
-/// Latest `t` that counts from 0, and latest one in Unix seconds.
-const LATEST: f64 = 1e9;
-const LATEST_UNIX: f64 = 1e10;
-
-/// Reads one row; `None` for a header and rows that mean nothing here. In an `absolute` one `t` is in Unix seconds.
-///
-/// # Errors
-/// What is wrong, and what would be right.
-pub fn row(text: &str, absolute: bool) -> Result<Option<Row>, String> {
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
-    let value: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
-    let Value::Object(row) = value else {
-        return Err("an object such as {\"t\":0.5,\"data\":\"a:1|c\"} is right".into());
+pub(super) fn run(args: &CaptureArgs) -> u8 {
+    let config = match load_config(&Sources { listen: args.listen.clone(), ..Sources::default() }) {
+        Ok(config) => config,
+        Err(code) => return code,
     };
-    if let Some(format) = row.get("format") {
-        return match format.as_str() {
-            Some("systole-capture/1") => {
-                let started =
-                    row.get("started").and_then(Value::as_f64).filter(|started| (0.0..=LATEST_UNIX).contains(started));
-                Ok(started.map(|started| Row { at: 0, what: What::Started(started) }))
-            }
-            Some("presence-trace/1") => {
-                let config = row.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
-                Ok(Some(Row { at: 0, what: What::Presence(config) }))
-            }
-            _ => Err(format!("unknown format {format}; \"systole-capture/1\" is right")),
-        };
-    }
-    let at = if absolute { unix_nanos(&row)? } else { nanos(&row, "t")? };
-    let at = at.ok_or(if absolute { "`t` is missing: Unix seconds" } else { "`t` is missing: seconds from 0" })?;
-    let what = if let Some(bytes) = datagram(&row)? {
-        let copies = match row.get("n") {
-            None => 1,
-            Some(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or("`n` is no number of copies")?,
-        };
-        let from = row.get("from").or_else(|| row.get("src")).and_then(Value::as_str).map(str::to_string);
-        What::Datagram { bytes, copies, from }
-    } else {
-        match row.get("ctl").map(|ctl| ctl.as_str().unwrap_or("")) {
-            Some("restart") => What::Restart {
-                down: nanos(&row, "down")?.unwrap_or(0),
-                crash: row.get("crash").and_then(Value::as_bool).unwrap_or(false),
-            },
-            Some("stall") => What::Stall { length: nanos(&row, "dur")?.ok_or("`dur` is missing")? },
-            Some("drops") => {
-                let count = |key: &str| row.get(key).and_then(Value::as_u64).unwrap_or(0);
-                What::Drops { dropped: count("dropped"), received: count("received") }
-            }
-            Some("clock") => What::Clock { step: number(&row, "wall_step")? },
-            Some("maintenance") => {
-                let (service, instance) = who(&row)?;
-                What::Maintenance { service, instance, seconds: number(&row, "seconds")? }
-            }
-            Some("forget") => {
-                let (service, instance) = who(&row)?;
-                What::Forget { service, instance }
-            }
-            Some("end") => What::End,
-            Some(other) => return Err(format!("unknown `ctl` \"{other}\"")),
-            None if row.contains_key("expect") => return Ok(None),
-            None => return Err("`data` or `hex` is missing".into()),
+    survive_file_size_limit();
+    let log = match Log::start(LevelFilter::INFO, false) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(format_args!("cannot start the log: {error}"));
+            return FAILED;
         }
     };
-    Ok(Some(Row { at, what }))
-}
-
-fn number(row: &Map<String, Value>, key: &str) -> Result<f64, String> {
-    row.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` is missing: a number of seconds"))
-}
-
-fn who(row: &Map<String, Value>) -> Result<(String, Option<String>), String> {
-    let text = |key: &str| row.get(key).and_then(Value::as_str).map(str::to_string);
-    Ok((text("service").ok_or("`service` is missing")?, text("instance")))
-}
-
-fn datagram(row: &Map<String, Value>) -> Result<Option<Vec<u8>>, String> {
-    if let Some(text) = row.get("data").or_else(|| row.get("in")) {
-        return text.as_str().map(|text| Some(text.as_bytes().to_vec())).ok_or("`data` is no string".into());
-    }
-    let Some(hex) = row.get("hex") else {
-        return Ok(None);
-    };
-    let hex = hex.as_str().ok_or("`hex` is no string")?;
-    super::explain::unhex(hex.as_bytes()).map(Some).map_err(|problem| format!("`hex`: {problem}"))
-}
-
-/// Seconds as nanoseconds, so that multiples of an interval are exact.
-fn nanos(row: &Map<String, Value>, key: &str) -> Result<Option<u64>, String> {
-    let Some(value) = row.get(key) else {
-        return Ok(None);
-    };
-    let seconds = value.as_f64().filter(|s| (0.0..=LATEST).contains(s));
-    seconds.map(|s| Some((s * 1e9).round() as u64)).ok_or_else(|| match value.as_f64() {
-        Some(s) if s > LATEST && key == "t" => {
-            format!("`t` is {value}; seconds from 0 are right, or `--absolute` for Unix seconds")
-        }
-        _ => format!("`{key}` is {value}; seconds, 0 or more, are right"),
+    let _ending = log.ending();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+        runtime.block_on(async {
+            // Before it says that it listens: whoever reads that may stop it at once.
+            let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
+            let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+            let stop = async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
+            let (writer, thread) = capture::start(&args.out, unix_time(), args.max_size)
+                .map_err(|error| format!("cannot write {}: {error}", args.out.display()))?;
+            let mut listeners = Vec::new();
+            for listen in &config.listen {
+                let bound = net::bind(assemble::listener(&config, listen));
+                let bound = bound.map_err(|error| format!("cannot listen on {}: {error}", listen.url))?;
+                log.say(&format!("listening on {}\n", listen.url.clone().at(bound.address())));
+                let quota = Quota::new(config.max_series);
+                let shard = || Shard::new(assemble::shard_options(&config, &quota, 0));
+                let listener = bound.start(shard, None, Some(&writer), &[]).map_err(|error| error.to_string())?;
+                listeners.push(listener);
+            }
+            drop(writer);
+            let (dropped, unread) = listen_until_told(args.length, stop, &mut listeners).await;
+            for listener in listeners {
+                listener.join(Instant::now() + TIDY).await;
+            }
+            let summary = thread.join().map_err(|_| "the capture failed; its message is above")?;
+            let said = json!({
+                "rows": summary.rows, "bytes": summary.bytes, "lost": summary.lost, "kernel_drops": dropped, "unread": unread,
+            });
+            let _ = writeln!(std::io::stdout(), "{said}");
+            match summary.problem {
+                Some(problem) => Err(format!("{} is not whole: {problem}", args.out.display())),
+                None => Ok(0),
+            }
+        })
+    });
+    outcome.unwrap_or_else(|problem: String| {
+        log.say(&format!("systole: {problem}\n"));
+        FAILED
     })
 }
 
-/// `t` in Unix seconds, as nanoseconds. A double holds microseconds of today.
-fn unix_nanos(row: &Map<String, Value>) -> Result<Option<u64>, String> {
-    let Some(value) = row.get("t") else {
-        return Ok(None);
-    };
-    let seconds = value.as_f64().filter(|s| (0.0..=LATEST_UNIX).contains(s));
-    seconds
-        .map(|s| Some((s * 1e6).round() as u64 * 1000))
-        .ok_or_else(|| format!("`t` is {value}; Unix seconds, 0 or more, are right"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_captures_and_traces_are_read() {
-        let datagram = |text: &str, copies, from: Option<&str>| What::Datagram {
-            bytes: text.as_bytes().to_vec(),
-            copies,
-            from: from.map(str::to_string),
+/// Waits for the end; the datagrams that the kernel dropped meanwhile, and those that the end left unread.
+async fn listen_until_told(
+    length: Option<Duration>,
+    stop: impl Future<Output = ()>,
+    listeners: &mut [net::Listener],
+) -> (u64, u64) {
+    let mut stop = std::pin::pin!(stop);
+    let end = length.map(|length| Instant::now() + length);
+    let (mut dropped, mut unread) = (0, 0);
+    loop {
+        let pause = end.map_or(TIDY, |end| end.saturating_duration_since(Instant::now()).min(TIDY));
+        let ended = tokio::select! {
+            () = tokio::time::sleep(pause) => end.is_some_and(|end| Instant::now() >= end),
+            () = &mut stop => true,
         };
-        for (text, at, what) in [
-            (r#"{"t":0.5,"data":"a:1|c"}"#, 500_000_000, datagram("a:1|c", 1, None)),
-            (r#"{"t":1,"hex":"613a","from":"1.2.3.4:5"}"#, 1_000_000_000, datagram("a:", 1, Some("1.2.3.4:5"))),
-            (r#"{"t":0,"in":"x","n":3,"src":"h"}"#, 0, datagram("x", 3, Some("h"))),
-            (r#"{"t":2,"ctl":"end"}"#, 2_000_000_000, What::End),
-        ] {
-            assert_eq!(row(text, false), Ok(Some(Row { at, what })), "{text}");
+        if ended {
+            net::stop(&listeners.iter().collect::<Vec<_>>(), Instant::now() + TIDY).await;
         }
-        let started = Some(Row { at: 0, what: What::Started(1.0) });
-        assert_eq!(row(r#"{"format":"systole-capture/1","started":1}"#, false), Ok(started));
-        assert_eq!(row(r#"{"format":"systole-capture/1"}"#, false), Ok(None));
-        assert_eq!(row(r#"{"t":1,"expect":{}}"#, false), Ok(None));
-        let unix = Some(Row { at: 1_700_000_000_100_000_000, what: datagram("x", 1, None) });
-        assert_eq!(row(r#"{"t":1700000000.1,"data":"x"}"#, true), Ok(unix));
-    }
-
-    #[test]
-    fn a_broken_row_says_what_would_be_right() {
-        for (text, part) in [
-            ("{", "no JSON"),
-            ("[]", "an object"),
-            (r#"{"data":"a"}"#, "`t` is missing"),
-            (r#"{"t":-1,"data":"a"}"#, "0 or more"),
-            (r#"{"t":1700000000,"data":"a"}"#, "`--absolute`"),
-            (r#"{"t":0}"#, "`data` or `hex`"),
-            (r#"{"t":0,"hex":"6"}"#, "two hex digits"),
-            (r#"{"format":"x"}"#, "unknown format"),
-        ] {
-            assert!(row(text, false).is_err_and(|problem| problem.contains(part)), "{text}");
+        for listener in listeners.iter_mut() {
+            dropped += listener.take_kernel_drops();
+            for worker in 0..listener.workers() {
+                // Nobody wants what was aggregated.
+                let closed = listener.close(worker, Default::default(), Columns::default()).await;
+                unread += closed.map_or(0, |partial| partial.tally.unread);
+            }
+        }
+        if ended {
+            return (dropped, unread);
         }
     }
 }

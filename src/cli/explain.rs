@@ -13,9 +13,9 @@ use crate::aggregate::rules::{RuleOutcome, Rules};
 use crate::aggregate::{
     Columns, EventOrCheck, EventOrCheckBody, Quota, Shard, TimeWindow, bad_time, kind_as, own_event, own_service_check,
 };
+use crate::assemble;
+use crate::capture::reader::unhex;
 use crate::config::{Config, Profile};
-use crate::inert::Plain;
-use crate::plan;
 use crate::protocol::{
     BINARY_MAGIC, GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, binary_frames, lines, lossy,
     parse_line,
@@ -25,6 +25,7 @@ use crate::sinks::console::note_line;
 use crate::sinks::graphite;
 use crate::snapshot::{Interval, Registry, SelfMetrics, number, write_json};
 use crate::sys::unix_time;
+use crate::untrusted::Escaped;
 
 use super::{ConfigArgs, FAILED, load_config, print, sources};
 
@@ -129,14 +130,14 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let heartbeats = plan::heartbeats(&config).map(Arc::new);
+    let heartbeats = assemble::heartbeats(&config).map(Arc::new);
     let mut good = true;
     let mut answer = |row: &[u8]| -> Result<(), u8> {
         let datagram = if args.hex { unhex(row) } else { Ok(row.to_vec()) };
         let mut out = Vec::new();
         match datagram {
             Ok(datagram) => {
-                let times = plan::time_window(&config);
+                let times = assemble::time_window(&config);
                 let mut reading = read(&datagram, &config.protocol, heartbeats.as_ref(), &times);
                 if let Some(heartbeats) = &heartbeats {
                     reading.mask(heartbeats);
@@ -173,20 +174,6 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         Ok(()) if good || args.json => 0,
         Ok(()) => FAILED,
     }
-}
-
-pub(super) fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
-    let digit = |byte: u8| (byte as char).to_digit(16);
-    let pairs = row.trim_ascii().chunks(2).enumerate();
-    pairs
-        .map(|(n, pair)| {
-            match pair {
-                [high, low] => digit(*high).zip(digit(*low)).map(|(h, l)| (h * 16 + l) as u8),
-                _ => None,
-            }
-            .ok_or_else(|| format!("character {}: two hex digits a byte are right", 2 * n + 1))
-        })
-        .collect()
 }
 
 fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Arc<Heartbeats>>, times: &TimeWindow) -> Reading {
@@ -451,7 +438,7 @@ fn note_json(note: &EventOrCheck, timestamp: Option<u64>) -> Value {
 /// Which rule each sample meets, and what becomes of it.
 fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
     let mut told = Vec::new();
-    let mut keys = KeyBuilder::hiding(plan::heartbeats(config).map(Arc::new));
+    let mut keys = KeyBuilder::hiding(assemble::heartbeats(config).map(Arc::new));
     for line in lines(datagram) {
         let Ok(Line::Samples(samples)) = parse_line(line, &config.protocol) else { continue };
         for metric in samples.filter_map(Result::ok) {
@@ -476,7 +463,7 @@ fn tell(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) 
     // Writing to memory cannot fail.
     let _ = tell_reading(reading, config.protocol.max_tags, out);
     for told in rules_of(datagram, config) {
-        let _ = writeln!(out, "  rule         {}", Plain(&told));
+        let _ = writeln!(out, "  rule         {}", Escaped(&told));
     }
     if !reading.metrics.is_empty() {
         let _ = writeln!(out, "  would flush, after {} s:", number(config.interval.as_secs_f64()));
@@ -487,13 +474,13 @@ fn tell(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) 
 }
 
 fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Result<()> {
-    writeln!(out, "{}", Plain(&reading.input))?;
+    writeln!(out, "{}", Escaped(&reading.input))?;
     if reading.metrics.is_empty() && reading.notes.is_empty() && reading.faults.is_empty() {
         writeln!(out, "  nothing: a blank line is ignored")?;
     }
     for metric in &reading.metrics {
         let text = |key: &str| metric.get(key).and_then(Value::as_str).unwrap_or("");
-        writeln!(out, "  {:<12} {}", text("type"), Plain(text("name")))?;
+        writeln!(out, "  {:<12} {}", text("type"), Escaped(text("name")))?;
         if let Some(Value::Object(tags)) = metric.get("tags")
             && !tags.is_empty()
         {
@@ -502,7 +489,7 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
                 Value::String(value) => format!("{key}:{value}"),
                 other => format!("{key}:{other}"),
             });
-            writeln!(out, "  {:<12} {}", "tags", Plain(&tags.collect::<Vec<_>>().join(", ")))?;
+            writeln!(out, "  {:<12} {}", "tags", Escaped(&tags.collect::<Vec<_>>().join(", ")))?;
         }
         let verb = match text("op") {
             "set" => "set to ",
@@ -515,14 +502,14 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
             .iter()
             .map(|value| value.as_f64().map_or_else(|| value.as_str().unwrap_or("").to_string(), number))
             .collect();
-        writeln!(out, "  {:<12} {verb}{}", "values", Plain(&values.join(", ")))?;
+        writeln!(out, "  {:<12} {verb}{}", "values", Escaped(&values.join(", ")))?;
         if let Some(rate) = metric.get("rate").and_then(Value::as_f64) {
             writeln!(out, "  {:<12} {} (each value stands for {})", "rate", number(rate), number(1.0 / rate))?;
         }
         for key in ["timestamp", "container", "external_data", "cardinality"] {
             if let Some(value) = metric.get(key) {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-                writeln!(out, "  {key:<12} {}", Plain(&value))?;
+                writeln!(out, "  {key:<12} {}", Escaped(&value))?;
             }
         }
     }
@@ -534,7 +521,7 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
             None => String::new(),
         };
         let who = format!("{}/{}", text("service"), text("instance"));
-        writeln!(out, "  {:<12} {}{promise}", "heartbeat", Plain(&who))?;
+        writeln!(out, "  {:<12} {}{promise}", "heartbeat", Escaped(&who))?;
     }
     for ignored in &reading.no_heartbeats {
         let text = |key: &str| ignored[key].as_str().unwrap_or("");
@@ -547,10 +534,10 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
         writeln!(out, "  {}", note_line(note))?;
     }
     if !reading.skipped.is_empty() {
-        writeln!(out, "  {:<12} {}", "skipped", Plain(&reading.skipped.join(", ")))?;
+        writeln!(out, "  {:<12} {}", "skipped", Escaped(&reading.skipped.join(", ")))?;
     }
     for rate in &reading.odd_rates {
-        writeln!(out, "  {:<12} @{} is taken as 1; above 0 and up to 1 is right", "rate", Plain(rate))?;
+        writeln!(out, "  {:<12} @{} is taken as 1; above 0 and up to 1 is right", "rate", Escaped(rate))?;
     }
     if reading.tags_cut > 0 {
         writeln!(out, "  {:<12} {} tags beyond max_tags ({max_tags})", "cut", reading.tags_cut)?;
@@ -560,9 +547,9 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
     let untimely = untimely.map(|(line, error, message)| (line, error, "malformed if it comes now", message.as_str()));
     for (line, error, what, message) in faults.chain(untimely) {
         let before = lossy(&line[..(error.at as usize).min(line.len())]);
-        let column = Plain(&before).to_string().chars().count();
+        let column = Escaped(&before).to_string().chars().count();
         writeln!(out, "  {what}: {message}")?;
-        writeln!(out, "    {}", Plain(&lossy(line)))?;
+        writeln!(out, "    {}", Escaped(&lossy(line)))?;
         writeln!(out, "    {}^ {} at byte {}", " ".repeat(column), error.reason.name(), error.at)?;
     }
     Ok(())
@@ -571,8 +558,8 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
 /// The lines that a Graphite server would get of this datagram alone.
 fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     let quota = Quota::new(config.max_series);
-    let mut shard = Shard::new(plan::shard_options(config, &quota, 0));
-    let mut options = plan::registry_options(config, false);
+    let mut shard = Shard::new(assemble::shard_options(config, &quota, 0));
+    let mut options = assemble::registry_options(config, false);
     options.self_metrics = SelfMetrics::Off;
     let mut registry = Registry::new(options, 1);
     // Its own interval begins at 0.
@@ -583,7 +570,7 @@ fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     let interval = Interval::new(interval_secs, interval_secs, interval_secs, config.interval).last();
     let mut snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
     snapshot.sort();
-    let names = plan::graphite_names(config);
+    let names = assemble::graphite_names(config);
     let lines = graphite::encode(&snapshot, &names);
     lossy(&lines)
         .lines()

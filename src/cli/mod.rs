@@ -2,17 +2,16 @@
 //! server), 2 bad usage or bad configuration.
 
 mod beat;
-pub mod capture;
+mod capture;
 mod check;
 mod explain;
 mod import;
 mod load;
 mod presence;
-mod record;
 mod replay;
+mod replay_presence;
 mod run;
 mod send;
-mod witness;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -56,7 +55,7 @@ enum Command {
     /// Feed captures through the daemon's own parser, aggregator and flusher on a virtual clock
     Replay(replay::ReplayArgs),
     /// Record the wire with times, for replay
-    Capture(record::CaptureArgs),
+    Capture(capture::CaptureArgs),
     /// Send heartbeats, for as long as a command runs if one is given; exits with its status
     Beat(beat::BeatArgs),
     /// Ask a running daemon who is there: list, show, check, wait, events, maintenance, forget
@@ -111,7 +110,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
-        Command::Capture(args) => record::run(&args),
+        Command::Capture(args) => capture::run(&args),
         Command::Beat(args) => beat::run(&args),
         Command::Presence(args) => presence::run(&args),
         Command::Send(args) => send::run(&args),

@@ -8,9 +8,9 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::config::parse_duration;
-use crate::fetch::{Fetch, append, without_login};
-use crate::inert::{Plain, in_url};
+use crate::http_client::{HttpClient, append, without_login};
 use crate::presence::describe::length;
+use crate::untrusted::{Escaped, in_url};
 
 use super::{FAILED, complain, duration};
 
@@ -120,7 +120,7 @@ fn patience(text: &str) -> Result<Duration, String> {
 
 /// A daemon that can be asked.
 struct Daemon {
-    fetch: Fetch,
+    client: HttpClient,
     url: String,
     token: Option<String>,
 }
@@ -130,7 +130,7 @@ impl Daemon {
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
         let url = append(&self.url, path);
         let body = body.map(|body| body.to_string().into_bytes());
-        let answer = self.fetch.ask(method, &url, body, self.token.as_deref(), DEADLINE).await;
+        let answer = self.client.ask(method, &url, body, self.token.as_deref(), DEADLINE).await;
         let url = without_login(&url);
         let answer =
             answer.map_err(|error| format!("cannot ask {url}: {error}; is the daemon running, with its page?"))?;
@@ -144,7 +144,7 @@ impl Daemon {
         match self.ask(method, path, body).await? {
             (200..300, value) => Ok(value),
             (status, value) => Err(match value["error"]["message"].as_str() {
-                Some(message) => Plain(message).to_string(),
+                Some(message) => Escaped(message).to_string(),
                 None => format!("the daemon answers {status}"),
             }),
         }
@@ -155,9 +155,9 @@ pub(super) fn run(args: &PresenceArgs) -> u8 {
     let is_plugin = matches!(args.command, Ask::Check { .. } | Ask::Wait { .. });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        let fetch = Fetch::new().map_err(|error| format!("cannot set up TLS: {error}"))?;
+        let client = HttpClient::new().map_err(|error| format!("cannot set up TLS: {error}"))?;
         let token = args.token.clone().or_else(|| std::env::var("SYSTOLE_TOKEN").ok());
-        runtime.block_on(answer(&args.command, Daemon { fetch, url: args.url.clone(), token }))
+        runtime.block_on(answer(&args.command, Daemon { client, url: args.url.clone(), token }))
     });
     outcome.unwrap_or_else(|problem| {
         complain(problem);
@@ -192,7 +192,7 @@ async fn answer(command: &Ask, daemon: Daemon) -> Result<u8, String> {
         }
         Ask::Forget { who } => {
             daemon.good(Method::DELETE, &path(who), None).await?;
-            print(&format!("{}: forgotten\n", Plain(who)))
+            print(&format!("{}: forgotten\n", Escaped(who)))
         }
     }
 }
@@ -201,7 +201,7 @@ async fn answer(command: &Ask, daemon: Daemon) -> Result<u8, String> {
 fn announced(who: &str, wanted: Duration, granted: &Value) -> String {
     let seconds = granted["seconds"].as_f64().unwrap_or(0.0);
     if seconds == 0.0 {
-        return format!("{}: the maintenance is over\n", Plain(who));
+        return format!("{}: the maintenance is over\n", Escaped(who));
     }
     // 2026-11-26T07:50:00.000Z: the time of day tells which, unless it is days away.
     let until = text(granted, "until").split_once('T').map_or((text(granted, "until"), ""), |(day, time)| (day, time));
@@ -209,7 +209,7 @@ fn announced(who: &str, wanted: Duration, granted: &Value) -> String {
     let day = if seconds > 86_400.0 { format!("{} ", until.0) } else { String::new() };
     let most =
         if seconds < wanted.as_secs_f64() { format!(" ({} is the most)", length(seconds)) } else { String::new() };
-    format!("{}: in maintenance until {day}{time} UTC{most}\n", Plain(who))
+    format!("{}: in maintenance until {day}{time} UTC{most}\n", Escaped(who))
 }
 
 fn split(who: &str) -> (&str, Option<&str>) {
@@ -234,7 +234,7 @@ fn print(text: &str) -> Result<u8, String> {
 fn pretty(value: &Value) -> String {
     // Its strings come from the wire: JSON escapes controls, and this the marks that reorder text.
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    text.lines().map(|line| format!("{}\n", Plain(line))).collect()
+    text.lines().map(|line| format!("{}\n", Escaped(line))).collect()
 }
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
@@ -258,7 +258,7 @@ fn health(instance: &Value) -> Option<String> {
         2 => "critical",
         _ => "unknown",
     };
-    let message = instance["message"].as_str().map_or(String::new(), |message| format!(": {}", Plain(message)));
+    let message = instance["message"].as_str().map_or(String::new(), |message| format!(": {}", Escaped(message)));
     Some(format!("{word}{message}"))
 }
 
@@ -267,12 +267,12 @@ fn rows(service: &Value) -> impl Iterator<Item = [String; 7]> {
         let flags = instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let flags: Vec<&str> = flags.chain(is_failing(instance).then_some("critical")).collect();
         [
-            format!("{}/{}", Plain(text(service, "service")), Plain(text(instance, "instance"))),
+            format!("{}/{}", Escaped(text(service, "service")), Escaped(text(instance, "instance"))),
             text(instance, "state").to_string(),
             seconds(instance, "silence_s"),
             seconds(instance, "timeout_s"),
             seconds(instance, "interval_s"),
-            Plain(text(instance, "version")).to_string(),
+            Escaped(text(instance, "version")).to_string(),
             flags.join(" "),
         ]
     })
@@ -283,7 +283,7 @@ fn table(services: &Value) -> String {
     for service in services.as_array().into_iter().flatten() {
         let total = service["present"].as_u64().unwrap_or(0) + service["down"].as_u64().unwrap_or(0);
         lines.push([
-            Plain(text(service, "service")).to_string(),
+            Escaped(text(service, "service")).to_string(),
             text(service, "state").to_string(),
             format!("{} of {total}", service["present"]),
             String::new(),
@@ -308,8 +308,8 @@ fn details(found: &Value) -> String {
     if found["instances"].is_array() {
         let failing = found["instances"].as_array().into_iter().flatten().filter(|instance| is_failing(instance));
         let told = failing.filter_map(|instance| Some((text(instance, "instance"), health(instance)?)));
-        let told =
-            told.map(|(name, health)| format!("{}/{}: health {health}\n", Plain(text(found, "service")), Plain(name)));
+        let told = told
+            .map(|(name, health)| format!("{}/{}: health {health}\n", Escaped(text(found, "service")), Escaped(name)));
         return told.fold(table(&json!([found])), |out, line| out + &line);
     }
     let mut out = String::new();
@@ -319,7 +319,7 @@ fn details(found: &Value) -> String {
             _ if key == "health" => health(found).unwrap_or_default(),
             // It stands with the health.
             _ if key == "message" => continue,
-            Value::String(text) => Plain(text).to_string(),
+            Value::String(text) => Escaped(text).to_string(),
             Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
             Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or(0.0)),
             other => other.to_string(),
@@ -332,15 +332,15 @@ fn details(found: &Value) -> String {
 /// How a service is: a code, and a line as monitoring plug-ins write it.
 async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, String), String> {
     if service.contains('/') {
-        return Err(format!("check takes a service; for one instance: presence show {}", Plain(service)));
+        return Err(format!("check takes a service; for one instance: presence show {}", Escaped(service)));
     }
     let (status, said) = daemon.ask(Method::GET, &format!("{}/check", path(service)), None).await?;
     if status == 404 && said["error"]["code"] == "unknown" {
         let why = said["error"]["message"].as_str().unwrap_or("it is unknown");
-        return Ok((UNKNOWN, format!("PRESENCE UNKNOWN - {}: {}\n", Plain(service), Plain(why))));
+        return Ok((UNKNOWN, format!("PRESENCE UNKNOWN - {}: {}\n", Escaped(service), Escaped(why))));
     }
     let Some(state) = said["state"].as_str() else {
-        return Err(Plain(said["error"]["message"].as_str().unwrap_or("the daemon does not answer")).to_string());
+        return Err(Escaped(said["error"]["message"].as_str().unwrap_or("the daemon does not answer")).to_string());
     };
     let number = |key: &str| said[key].as_u64().unwrap_or(0);
     let (present, down, late, critical) = (number("present"), number("down"), number("late"), number("critical"));
@@ -370,7 +370,7 @@ async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, 
         n if n == present + down => ", in maintenance".into(),
         n => format!(", {n} in maintenance"),
     };
-    let who = Plain(service);
+    let who = Escaped(service);
     let head = match min {
         Some(min) if present < min => format!("{who}: {present} present, {min} wanted"),
         _ if state == "maintenance" => format!("{who} is in maintenance: {present} of {} present", present + down),
@@ -388,7 +388,7 @@ fn failing(service: &str, critical: u64, said: &Value) -> String {
     let named = said["failing"].as_array().into_iter().flatten().map(|instance| {
         // What stands behind a bar would be read as numbers.
         let message = instance["message"].as_str().map_or(String::new(), |m| format!(": {}", m.replace('|', "/")));
-        Plain(&format!("{service}/{}{message}", text(instance, "instance"))).to_string()
+        Escaped(&format!("{service}/{}{message}", text(instance, "instance"))).to_string()
     });
     let named: Vec<String> = named.collect();
     match named.len() as u64 {
@@ -400,7 +400,7 @@ fn failing(service: &str, critical: u64, said: &Value) -> String {
 
 async fn wait(daemon: &Daemon, service: &str, up: u64, timeout: Duration) -> Result<u8, String> {
     if service.contains('/') {
-        return Err(format!("wait takes a service; for one instance: presence show {}", Plain(service)));
+        return Err(format!("wait takes a service; for one instance: presence show {}", Escaped(service)));
     }
     let deadline = Instant::now() + timeout;
     loop {
@@ -409,7 +409,7 @@ async fn wait(daemon: &Daemon, service: &str, up: u64, timeout: Duration) -> Res
             let instances = view["instances"].as_array().into_iter().flatten();
             let heard = instances.filter(|instance| matches!(text(instance, "state"), "up" | "late")).count() as u64;
             if heard >= up {
-                print(&format!("{}: {heard} heard\n", Plain(service)))?;
+                print(&format!("{}: {heard} heard\n", Escaped(service)))?;
                 return Ok(FINE);
             }
         }
@@ -432,12 +432,12 @@ async fn events(daemon: &Daemon, follow: bool, json: bool) -> Result<u8, String>
                 for event in events.as_array().into_iter().flatten() {
                     since = text(event, "id").to_string();
                     let line = match json {
-                        true => Plain(&event.to_string()).to_string(),
+                        true => Escaped(&event.to_string()).to_string(),
                         false => format!(
                             "{}  {:8}  {}",
                             text(event, "time"),
                             text(event, "severity"),
-                            Plain(text(event, "text"))
+                            Escaped(text(event, "text"))
                         ),
                     };
                     if io::stdout().lock().write_all(format!("{line}\n").as_bytes()).is_err() {

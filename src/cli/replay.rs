@@ -10,9 +10,8 @@ use clap::{Args, ValueEnum};
 use rapidhash::v3::rapidhash_v3;
 
 use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, Tally};
+use crate::assemble;
 use crate::config::Config;
-use crate::inert::Plain;
-use crate::plan;
 use crate::protocol::Heartbeats;
 use crate::sinks::graphite::{self, GraphiteNames};
 use crate::sinks::influx;
@@ -20,10 +19,11 @@ use crate::sinks::prometheus::{self, Distributions, Exposition};
 use crate::sinks::statsd;
 use crate::snapshot::{Interval, RecordType, Records, Registry, Snapshot};
 use crate::telemetry::ListenerAccount;
+use crate::untrusted::Escaped;
 
-use super::capture::{Row, What, row};
-use super::witness::Witness;
+use super::replay_presence::ReplayPresence;
 use super::{ConfigArgs, FAILED, complain, duration, load_config, print, sources};
+use crate::capture::reader::{Row, What, row};
 
 #[derive(Args)]
 pub(super) struct ReplayArgs {
@@ -163,7 +163,7 @@ struct Replay {
     held: Vec<(What, Source)>,
     /// The last tick, once it is known.
     ends_at: Option<u64>,
-    witness: Witness,
+    presence: ReplayPresence,
     datagrams: usize,
     /// Malformed lines, and where the first is.
     malformed: Tally,
@@ -179,10 +179,10 @@ impl Replay {
         let ledger = only.as_ref().is_some_and(|only| only.contains(&RecordType::Ledger));
         let nanos = |seconds: f64| (seconds * 1e9).round() as u64;
         let workers = usize::from(args.workers);
-        let witness = Witness::new(config.presence.policy.clone());
-        let (shards, registry) = daemon(&config, workers, witness.assists());
+        let presence = ReplayPresence::new(config.presence.policy.clone());
+        let (shards, registry) = daemon(&config, workers, presence.assists());
         Replay {
-            names: plan::graphite_names(&config),
+            names: assemble::graphite_names(&config),
             interval: nanos(config.interval.as_secs_f64()).max(1),
             config,
             format: args.format,
@@ -197,7 +197,7 @@ impl Replay {
             stalled_until: 0,
             held: Vec::new(),
             ends_at: None,
-            witness,
+            presence,
             datagrams: 0,
             malformed: Tally::default(),
             first_malformed: None,
@@ -212,7 +212,7 @@ impl Replay {
     fn begin_at(&mut self, at: u64) {
         let begin = at / self.interval * self.interval;
         (self.closed, self.runs_from) = (begin, begin);
-        self.witness.begin_at(begin);
+        self.presence.begin_at(begin);
     }
 
     /// What is left to print.
@@ -236,18 +236,18 @@ impl Replay {
             }
             match &row.what {
                 What::Presence(config) => {
-                    if let Err(problem) = self.witness.configure(config) {
+                    if let Err(problem) = self.presence.configure(config) {
                         complain(problem);
                         return false;
                     }
-                    (self.shards, self.registry) = daemon(&self.config, self.workers, self.witness.assists());
+                    (self.shards, self.registry) = daemon(&self.config, self.workers, self.presence.assists());
                 }
                 What::Restart { down, crash } => self.restart(row.at, *down, *crash),
                 What::Stall { length } => {
-                    self.witness.stands_still(row.at);
+                    self.presence.stands_still(row.at);
                     self.stalled_until = self.stalled_until.max(row.at + length);
                 }
-                What::End => self.witness.ends(row.at),
+                What::End => self.presence.ends(row.at),
                 what if self.stalled_until > row.at => self.held.push((what.clone(), *source)),
                 what => self.happens(row.at, what, *source),
             }
@@ -260,7 +260,7 @@ impl Replay {
             (Some(until), _) => until / self.interval * self.interval,
             (None, None) => 0,
             // What the open interval holds came before the end.
-            (None, Some(What::End)) if !self.witness.has_events() => last.div_ceil(self.interval) * self.interval,
+            (None, Some(What::End)) if !self.presence.has_events() => last.div_ceil(self.interval) * self.interval,
             (None, Some(_)) => (last / self.interval + 1) * self.interval,
         };
         // Only who reads to the end sees the daemon's end.
@@ -279,14 +279,14 @@ impl Replay {
             }
             What::Drops { dropped, received } => {
                 self.listener.kernel_drops += dropped;
-                self.witness.engine(at).kernel_drops(secs(at), *dropped, *received);
+                self.presence.engine(at).kernel_drops(secs(at), *dropped, *received);
             }
-            What::Clock { step } => self.witness.engine(at).clock_stepped(*step),
+            What::Clock { step } => self.presence.engine(at).clock_stepped(*step),
             What::Maintenance { service, instance, seconds } => {
-                self.witness.engine(at).maintenance(service, instance.as_deref(), *seconds);
+                self.presence.engine(at).maintenance(service, instance.as_deref(), *seconds);
             }
             What::Forget { service, instance } => {
-                self.witness.engine(at).forget(service, instance.as_deref());
+                self.presence.engine(at).forget(service, instance.as_deref());
             }
             What::Started(_) | What::Restart { .. } | What::Stall { .. } | What::Presence(_) | What::End => {}
         }
@@ -300,7 +300,7 @@ impl Replay {
             }
             // Awake: what came meanwhile is read first, then one late tick closes it all.
             let woken = std::mem::take(&mut self.stalled_until);
-            self.witness.wakes(woken);
+            self.presence.wakes(woken);
             for (what, source) in std::mem::take(&mut self.held) {
                 self.happens(woken, &what, source);
             }
@@ -319,10 +319,10 @@ impl Replay {
                 break;
             }
             // What happens at the very end of an interval is in the next one, as rows are.
-            self.witness.advance(tick);
+            self.presence.advance(tick);
             self.close(tick, self.ends_at == Some(tick));
         }
-        self.witness.advance(now);
+        self.presence.advance(now);
     }
 
     fn ingest(&mut self, at: u64, bytes: &[u8], from: Option<&str>, source: Source) {
@@ -345,7 +345,7 @@ impl Replay {
             let new = after.iter().zip(before).map(|(after, before)| after - before);
             self.malformed.malformed.iter_mut().zip(new).for_each(|(all, new)| *all += new);
         }
-        let engine = self.witness.engine(at);
+        let engine = self.presence.engine(at);
         shard.take_signals().for_each(|signal| engine.signal(&signal));
     }
 
@@ -353,11 +353,11 @@ impl Replay {
         if !crash && at > self.closed {
             self.close(at, true);
         }
-        let (shards, registry) = daemon(&self.config, self.workers, self.witness.assists());
+        let (shards, registry) = daemon(&self.config, self.workers, self.presence.assists());
         (self.shards, self.registry, self.spare) = (shards, registry, Vec::new());
         self.listener = ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() };
         self.runs_from = at + down;
-        self.witness.restart(at, at + down, crash);
+        self.presence.restart(at, at + down, crash);
         self.closed = self.closed.max(at);
     }
 
@@ -375,7 +375,7 @@ impl Replay {
         let fresh = ListenerAccount { url: self.listener.url.clone(), ..ListenerAccount::default() };
         snapshot.ledger.listeners = vec![std::mem::replace(&mut self.listener, fresh)];
         snapshot.ledger.settle();
-        snapshot.presence = self.witness.take_events();
+        snapshot.presence = self.presence.take_events();
         self.closed = end;
         self.write(snapshot);
     }
@@ -420,12 +420,12 @@ impl Replay {
                     complain(format_args!(
                         "{} counters fell, such as {}; they are left out",
                         outcome.negative,
-                        Plain(&first)
+                        Escaped(&first)
                     ));
                 }
                 for conflict in outcome.conflicts {
                     let prometheus::Conflict { holder, other, name } = conflict;
-                    complain(format_args!("`{name}` belongs to {}; {} is left out", Plain(&holder), Plain(&other)));
+                    complain(format_args!("`{name}` belongs to {}; {} is left out", Escaped(&holder), Escaped(&other)));
                 }
             }
             Format::Graphite => {
@@ -442,10 +442,10 @@ impl Replay {
 /// A fresh daemon's shards and registry, without series of its own that would differ from run to run.
 fn daemon(config: &Config, workers: usize, assist: bool) -> (Vec<Shard>, Registry) {
     let quota = Quota::new(config.max_series);
-    let heartbeats = plan::heartbeats(config).map(|heartbeats| Arc::new(Heartbeats { assist, ..heartbeats }));
-    let options = || ShardOptions { heartbeats: heartbeats.clone(), ..plan::shard_options(config, &quota, 0) };
+    let heartbeats = assemble::heartbeats(config).map(|heartbeats| Arc::new(Heartbeats { assist, ..heartbeats }));
+    let options = || ShardOptions { heartbeats: heartbeats.clone(), ..assemble::shard_options(config, &quota, 0) };
     let shards = (0..workers).map(|_| Shard::new(options())).collect();
-    let registry = Registry::new(plan::registry_options(config, false), workers);
+    let registry = Registry::new(assemble::registry_options(config, false), workers);
     (shards, registry)
 }
 

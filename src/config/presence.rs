@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::allow::Allow;
+use crate::acl::AccessList;
 use crate::presence::policy::{Expected, Guard, Misses, Override, Policy, SeriesOf};
 use crate::protocol::TAKEN;
 
@@ -15,7 +15,7 @@ use super::print::{MASK, Out, networks, number};
 use super::reader::{Section, Source};
 use super::url::http_url;
 use super::value::show_duration;
-use crate::fetch::masked;
+use crate::http_client::masked;
 use crate::presence_driver::QUEUE;
 
 /// What can be configured of presence.
@@ -172,7 +172,7 @@ fn guard(section: &mut Section<'_>, s: &mut Source<'_>, guards: &mut Vec<Guard>)
     if networks.is_none() && key.is_none() {
         return None;
     }
-    guards.push(Guard { allow: Allow::new(networks), key });
+    guards.push(Guard { allow: AccessList::new(networks), key });
     u16::try_from(guards.len() - 1).ok()
 }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use toml::Value;
 
-use crate::inert::Plain;
 use crate::protocol::{GaugeSign, Options};
+use crate::untrusted::Escaped;
 
 use super::schema::{Config, Framing, Lifetime, Listen, LogFormat, Workers};
 use super::value::{show_duration, show_size};
@@ -95,7 +95,7 @@ pub fn flat(config: &Config) -> String {
             Value::Array(all) => {
                 return all.iter().enumerate().for_each(|(n, value)| tell(out, &inner(&n.to_string()), value));
             }
-            Value::String(text) => writeln!(out, "{path}: {}", Plain(text)),
+            Value::String(text) => writeln!(out, "{path}: {}", Escaped(text)),
             other => writeln!(out, "{path}: {other}"),
         };
     }

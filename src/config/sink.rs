@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::fetch::{masked, without_login};
-use crate::inert::from_url;
+use crate::http_client::{masked, without_login};
 use crate::sinks::{LONG, Opt, OptionVisitor, Order, SinkKind, SpoolOptions};
+use crate::untrusted::from_url;
 
 use super::print::{MASK, Out, number, strings};
 use super::reader::{Section, Source, suggestion};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::fetch::{split_login, without_login};
+use crate::http_client::{split_login, without_login};
 
 use super::reader::suggestion;
 

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::{Columns, Offenders, Partial, Tally};
+use crate::capture::CaptureCounter;
 use crate::http::Published;
-use crate::inert::{Plain, excerpt};
 use crate::log::Log;
 use crate::management::Request;
 use crate::net::relay::RelayStats;
@@ -24,10 +24,10 @@ use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::sinks::SinkDriver;
 use crate::snapshot::{Interval, Registry, Snapshot};
 use crate::sys::unix_time;
-use crate::tape::Counter;
 use crate::telemetry::{
     CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, ManagementAccount, RelayAccount, SinkAccount,
 };
+use crate::untrusted::{Escaped, excerpt};
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ pub struct ListenerHandle {
 #[derive(Debug, Default)]
 struct Aside {
     log: Option<Log>,
-    capture: Option<Counter>,
+    capture: Option<CaptureCounter>,
     log_before: LogAccount,
     capture_before: CaptureAccount,
 }
@@ -183,7 +183,7 @@ impl Flusher {
 
     /// Tells of the daemon's log, and of what is captured.
     #[must_use]
-    pub fn accounting_for(self, log: Option<Log>, capture: Option<Counter>) -> Flusher {
+    pub fn accounting_for(self, log: Option<Log>, capture: Option<CaptureCounter>) -> Flusher {
         Flusher { aside: Aside { log, capture, ..Aside::default() }, ..self }
     }
 
@@ -521,7 +521,7 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
         let (prefix, about) = offenders.worst().unwrap_or_default();
         tracing::warn!(
             samples = folded,
-            worst_prefix = %Plain(&prefix),
+            worst_prefix = %Escaped(&prefix),
             its_samples_about = about,
             "`max_series` is reached; samples of new names went to `systole.overflow`"
         );

@@ -9,10 +9,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use crate::inert::{Html, in_url};
 use crate::presence::describe::{describe, length};
 use crate::presence::{BlindSeconds, Event, InstanceView, ServiceView, rfc3339};
 use crate::presence_driver::PresenceState;
+use crate::untrusted::{Html, in_url};
 
 use super::presence::{Announcement, announce, ask, forget, may_write, unknown};
 use super::{AppState, page, with_type};

@@ -47,11 +47,11 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::allow::equal;
-use crate::inert::Plain;
+use crate::acl::equal;
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::{Records, Snapshot, write_json};
 use crate::telemetry::Ledger;
+use crate::untrusted::Escaped;
 
 use board::{Shown, carried};
 
@@ -223,7 +223,7 @@ fn refusal(state: &AppState, request: &Request) -> Option<Response> {
     let stranger = said.chain(named).find(|host| !is_ours(host, ours))?;
     let message = format!(
         "`{}` is no name of this daemon: ask for localhost, or list the name in `http.hosts`",
-        Plain(&stranger)
+        Escaped(&stranger)
     );
     Some(error(StatusCode::MISDIRECTED_REQUEST, "unknown_host", &message))
 }

@@ -4,10 +4,10 @@
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::inert::Html;
 use crate::series::Series;
 use crate::snapshot::{Snapshot, number, short_number};
 use crate::telemetry::Ledger;
+use crate::untrusted::Html;
 
 use super::{AppState, Published};
 

@@ -14,11 +14,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::allow::equal;
-use crate::inert::{Plain, in_url};
+use crate::acl::equal;
 use crate::presence::{InstanceView, ServiceView, rfc3339};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
+use crate::untrusted::{Escaped, in_url};
 
 use super::{AppState, bearer, board, error, json as answer};
 
@@ -268,11 +268,11 @@ pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f
         return Err(error(StatusCode::BAD_REQUEST, "bad_request", "`seconds` is 0 or more"));
     }
     tracing::info!(
-        service = %Plain(&wanted.service),
-        instance = %Plain(wanted.instance.as_deref().unwrap_or("*")),
+        service = %Escaped(&wanted.service),
+        instance = %Escaped(wanted.instance.as_deref().unwrap_or("*")),
         seconds = wanted.seconds,
-        by = %Plain(wanted.by.as_deref().unwrap_or("")),
-        why = %Plain(wanted.why.as_deref().unwrap_or("")),
+        by = %Escaped(wanted.by.as_deref().unwrap_or("")),
+        why = %Escaped(wanted.why.as_deref().unwrap_or("")),
         "maintenance was announced"
     );
     let granted =
@@ -302,8 +302,8 @@ async fn forget_instance(
 /// Forgets somebody.
 pub(super) async fn forget(state: &AppState, service: String, instance: Option<String>) -> Result<(), Response> {
     tracing::info!(
-        service = %Plain(&service),
-        instance = %Plain(instance.as_deref().unwrap_or("*")),
+        service = %Escaped(&service),
+        instance = %Escaped(instance.as_deref().unwrap_or("*")),
         "an operator had somebody forgotten"
     );
     let found = ask(state, move |watch| watch.engine.forget(&service, instance.as_deref())).await?;

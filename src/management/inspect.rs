@@ -149,7 +149,7 @@ fn key(name: &str) -> String {
                 // Writing to memory cannot fail.
                 let _ = write!(out, "\\x{:02X}", u32::from(c));
             }
-            c if crate::inert::is_active(c) => out.extend(c.escape_unicode()),
+            c if crate::untrusted::is_active(c) => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
     }

@@ -33,8 +33,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::acl::AccessList;
 use crate::aggregate::Class;
-use crate::allow::Allow;
 use crate::protocol::{is_request_line, may_be_request_line};
 use crate::sys::unix_time;
 use crate::telemetry::SinkAccount;
@@ -110,7 +110,7 @@ pub struct ManagementState {
     /// What `health` says.
     pub healthy: AtomicBool,
     /// Who may connect.
-    pub allow: Allow,
+    pub allow: AccessList,
     /// Requests of HTTP that came.
     pub http_requests: Arc<AtomicU64>,
 }

@@ -28,12 +28,12 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::acl::AccessList;
 use crate::aggregate::{Columns, Partial, Shard, Tally};
-use crate::allow::Allow;
+use crate::capture::CaptureWriter;
 use crate::presence_driver::PresenceHandle;
 use crate::protocol::Options;
 use crate::sys;
-use crate::tape::Tape;
 
 use relay::RelayHandle;
 
@@ -134,7 +134,7 @@ pub struct Spec {
     /// Run workers before every ordinary process.
     pub realtime: bool,
     /// Who may send.
-    pub allow: Allow,
+    pub allow: AccessList,
     /// Ask for the sender of every datagram: somebody looks at it.
     pub with_senders: bool,
     /// Most connections at once.
@@ -281,7 +281,7 @@ impl Bound {
             && self.receive_buffer < self.spec.receive_buffer * self.sockets.len() as u64
     }
 
-    /// Starts a worker thread for each socket; heartbeats go to the presence thread, everything to the tape and to the relays.
+    /// Starts a worker thread for each socket; heartbeats go to the presence thread, everything to the capture and to the relays.
     ///
     /// # Errors
     /// If a thread cannot be started.
@@ -289,7 +289,7 @@ impl Bound {
         self,
         mut shard: impl FnMut() -> Shard,
         presence: Option<&PresenceHandle>,
-        tape: Option<&Tape>,
+        capture: Option<&CaptureWriter>,
         relays: &[RelayHandle],
     ) -> io::Result<Listener> {
         let mut workers = Vec::new();
@@ -317,7 +317,7 @@ impl Bound {
             };
             let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
             let (taps, received) = (
-                Taps { presence: presence.cloned(), tape: tape.cloned(), relays: relays.to_vec() },
+                Taps { presence: presence.cloned(), capture: capture.cloned(), relays: relays.to_vec() },
                 Arc::clone(&received),
             );
             let deadline = Arc::clone(&deadline);
@@ -566,7 +566,7 @@ fn connect_to_itself(socket: &Socket) -> io::Result<()> {
 #[derive(Clone, Debug)]
 struct Taps {
     presence: Option<PresenceHandle>,
-    tape: Option<Tape>,
+    capture: Option<CaptureWriter>,
     relays: Vec<RelayHandle>,
 }
 
@@ -586,8 +586,8 @@ impl Taps {
     }
 
     fn record(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
-        if let Some(tape) = &self.tape {
-            tape.put(at, bytes, from, via);
+        if let Some(capture) = &self.capture {
+            capture.put(at, bytes, from, via);
         }
         for relay in &self.relays {
             relay.put(bytes);
@@ -619,7 +619,7 @@ mod tests {
             cores: Vec::new(),
             busy_poll_us: None,
             realtime: false,
-            allow: Allow::default(),
+            allow: AccessList::default(),
             with_senders: false,
             max_connections: 1,
             idle_timeout: Duration::from_secs(1),

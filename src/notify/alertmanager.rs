@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::fetch::append;
-use crate::inert::{Plain, in_url};
+use crate::http_client::append;
 use crate::presence::{Alarm, rfc3339};
 use crate::sys::unix_time;
+use crate::untrusted::{Escaped, in_url};
 
 use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
 
@@ -125,11 +125,11 @@ pub(super) async fn run(mut line: Target) {
 
 async fn send(line: &Target, url: &str, bodies: Vec<Value>) -> Result<(), String> {
     for body in bodies {
-        let answer = line.fetch.ask(Method::POST, url, Some(body.to_string().into_bytes()), None, DEADLINE).await;
+        let answer = line.client.ask(Method::POST, url, Some(body.to_string().into_bytes()), None, DEADLINE).await;
         let answer = answer.map_err(|error| error.to_string())?;
         if !answer.is_good() {
             let says = String::from_utf8_lossy(&answer.body[..answer.body.len().min(200)]).into_owned();
-            return Err(format!("it answers {}: {}", answer.status, Plain(&says)));
+            return Err(format!("it answers {}: {}", answer.status, Escaped(&says)));
         }
     }
     Ok(())
@@ -178,12 +178,12 @@ fn alert(alarm: &Alarm, detail: &str, ends: f64, page: Option<&str>) -> Value {
         ("code", topic.code.as_deref()),
     ] {
         if let Some(value) = value {
-            labels[label] = Plain(value).to_string().into();
+            labels[label] = Escaped(value).to_string().into();
         }
     }
     let mut alert = json!({
         "labels": labels,
-        "annotations": {"summary": Plain(&alarm.text).to_string(), "description": Plain(detail).to_string()},
+        "annotations": {"summary": Escaped(&alarm.text).to_string(), "description": Escaped(detail).to_string()},
         "startsAt": rfc3339(alarm.since),
         "endsAt": rfc3339(ends),
     });

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::Method;
 use tokio::sync::watch;
 
-use crate::fetch::Fetch;
+use crate::http_client::HttpClient;
 
 use super::DEADLINE;
 
@@ -21,7 +21,7 @@ const EVERY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(
     url: String,
-    fetch: Fetch,
+    client: HttpClient,
     mut stop: watch::Receiver<bool>,
     watchdog: Watchdog,
     failing: Arc<AtomicUsize>,
@@ -39,7 +39,7 @@ pub(super) async fn run(
         }
         withheld = problem;
         if problem.is_none() {
-            match fetch.ask(Method::GET, &url, None, None, DEADLINE).await {
+            match client.ask(Method::GET, &url, None, None, DEADLINE).await {
                 Ok(answer) if answer.is_good() => tracing::debug!("a sign of life was sent"),
                 Ok(answer) => tracing::warn!(status = answer.status, "`presence.snitch_url` refuses the sign of life"),
                 Err(error) => tracing::warn!(%error, "`presence.snitch_url` cannot be reached"),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::fetch::{Fetch, masked};
+use crate::http_client::{HttpClient, masked};
 use crate::presence::{Identity, Notification};
 
 pub use dead_man_switch::Watchdog;
@@ -111,7 +111,7 @@ impl Outbox {
 struct Target {
     url: String,
     outbox: Arc<Outbox>,
-    fetch: Fetch,
+    client: HttpClient,
     stop: watch::Receiver<bool>,
     page: Option<String>,
     identity: Identity,
@@ -181,12 +181,12 @@ pub fn start(targets: Targets, watchdog: Watchdog) -> std::io::Result<Notifiers>
     let mut notifiers = Notifiers { outboxes: Vec::new(), tasks: Vec::new(), stop };
     let urls = targets.alertmanagers.len() + targets.webhooks.len() + usize::from(targets.dead_man_switch.is_some());
     let (Some(identity), true) = (targets.identity, urls > 0) else { return Ok(notifiers) };
-    let fetch = Fetch::new()?;
+    let client = HttpClient::new()?;
     let failing = Arc::new(AtomicUsize::new(0));
     let line = |url: String, outbox: &Arc<Outbox>| Target {
         url,
         outbox: Arc::clone(outbox),
-        fetch: fetch.clone(),
+        client: client.clone(),
         stop: stopped.clone(),
         page: targets.page.clone(),
         identity: identity.clone(),
@@ -204,7 +204,7 @@ pub fn start(targets: Targets, watchdog: Watchdog) -> std::io::Result<Notifiers>
         notifiers.outboxes.push(Receiver { outbox, again: false });
     }
     if let Some(url) = targets.dead_man_switch {
-        notifiers.tasks.push(tokio::spawn(dead_man_switch::run(url, fetch, stopped, watchdog, failing)));
+        notifiers.tasks.push(tokio::spawn(dead_man_switch::run(url, client, stopped, watchdog, failing)));
     }
     Ok(notifiers)
 }

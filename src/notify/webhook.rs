@@ -3,9 +3,9 @@
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::fetch::masked;
-use crate::inert::Plain;
+use crate::http_client::masked;
 use crate::presence::{Notification, rfc3339};
+use crate::untrusted::Escaped;
 
 use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
 
@@ -62,7 +62,7 @@ async fn send(line: &Target, batch: &[Notification]) -> Result<(), String> {
     let events: Vec<Value> = batch.iter().map(|notice| event(line, notice)).collect();
     let keys: Vec<String> = batch.iter().map(|notice| notice.alarm.topic.key()).collect();
     let body = json!({"version": 1, "events": events, "dedup_keys": keys});
-    let answer = line.fetch.ask(Method::POST, &line.url, Some(body.to_string().into_bytes()), None, DEADLINE).await;
+    let answer = line.client.ask(Method::POST, &line.url, Some(body.to_string().into_bytes()), None, DEADLINE).await;
     let answer = answer.map_err(|error| error.to_string())?;
     if answer.is_good() { Ok(()) } else { Err(format!("it answers {}", answer.status)) }
 }
@@ -83,11 +83,11 @@ fn event(line: &Target, notice: &Notification) -> Value {
             "to": "down",
             "notify": true,
             "severity": alarm.severity,
-            "text": Plain(&alarm.text).to_string(),
+            "text": Escaped(&alarm.text).to_string(),
         }),
     };
     event["alertname"] = alarm.topic.name.as_str().into();
     event["resolved"] = notice.resolved.into();
-    event["detail"] = Plain(&notice.detail).to_string().into();
+    event["detail"] = Escaped(&notice.detail).to_string().into();
     event
 }

@@ -8,8 +8,8 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::inert::Plain;
 use crate::lasting::{Word, lasting, lasting_maybe};
+use crate::untrusted::Escaped;
 
 use super::describe::describe;
 
@@ -147,7 +147,7 @@ impl Identity {
         value["node"] = self.node.as_str().into();
         value["time"] = rfc3339(event.at).into();
         value["severity"] = event.severity().into();
-        value["text"] = Plain(&describe(event)).to_string().into();
+        value["text"] = Escaped(&describe(event)).to_string().into();
         value
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::allow::equal;
+use crate::acl::equal;
 use crate::protocol::{Heartbeat, Signal};
 
 use super::admission::Refusal;

@@ -1,7 +1,7 @@
 //! What decides how silence is judged. Defaults and the tables of misses and grace are those of the design's
 //! section on timing; every length is in seconds.
 
-use crate::allow::Allow;
+use crate::acl::AccessList;
 use crate::glob::matches;
 
 /// Longest promise, and longest learned interval: a week.
@@ -41,7 +41,7 @@ pub struct Rules {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
     /// From these networks.
-    pub allow: Allow,
+    pub allow: AccessList,
     /// With this secret in the tag `key`.
     pub key: Option<String>,
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::inert::in_url;
 use crate::presence::rfc3339;
 use crate::snapshot::{Record, RecordType, Snapshot, records, write_json};
+use crate::untrusted::in_url;
 
 use super::http::{Endpoint, Outcome, Post};
 use super::spec::{plain_name, reach_url};

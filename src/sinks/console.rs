@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
-use crate::inert::Plain;
 use crate::presence::Event;
 use crate::series::Series;
 use crate::snapshot::{Records, Snapshot, number, short_number};
+use crate::untrusted::Escaped;
 
 use super::blocking::{Blocking, Writer};
 use super::{Delivery, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
@@ -218,7 +218,7 @@ pub fn table(snapshot: &Snapshot) -> String {
         ledger.malformed_total(),
     );
     let names: Vec<String> =
-        rows.iter().take(MAX_ROWS).map(|(series, _)| Plain(&series.to_string()).to_string()).collect();
+        rows.iter().take(MAX_ROWS).map(|(series, _)| Escaped(&series.to_string()).to_string()).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(NAME_WIDTH);
     for ((series, text), name) in rows.iter().zip(&names) {
         let _ = writeln!(out, "   {:<12} {name:<width$} {text}", series.kind().name());
@@ -244,8 +244,8 @@ pub fn table(snapshot: &Snapshot) -> String {
 /// A change of presence in one line.
 pub fn presence_line(event: &Event) -> String {
     let who = match (&event.service, &event.instance) {
-        (Some(service), Some(instance)) => format!("{}/{}", Plain(service), Plain(instance)),
-        (Some(service), None) => Plain(service).to_string(),
+        (Some(service), Some(instance)) => format!("{}/{}", Escaped(service), Escaped(instance)),
+        (Some(service), None) => Escaped(service).to_string(),
         (None, _) => String::new(),
     };
     let words =
@@ -260,11 +260,11 @@ pub fn presence_line(event: &Event) -> String {
 pub fn note_line(note: &EventOrCheck) -> String {
     match &note.body {
         EventOrCheckBody::Event { title, text, alert_type, .. } => {
-            format!("event        {alert_type}: {}  {}", Plain(title), Plain(text))
+            format!("event        {alert_type}: {}  {}", Escaped(title), Escaped(text))
         }
         EventOrCheckBody::ServiceCheck { name, status, message } => {
             let word = ["ok", "warning", "critical", "unknown"].get(usize::from(*status)).unwrap_or(&"unknown");
-            format!("check        {}: {word}  {}", Plain(name), Plain(message.as_deref().unwrap_or("")))
+            format!("check        {}: {word}  {}", Escaped(name), Escaped(message.as_deref().unwrap_or("")))
         }
     }
 }

@@ -12,8 +12,8 @@ use base64::prelude::BASE64_STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 
-use crate::inert::is_active;
 use crate::snapshot::{Snapshot, number};
+use crate::untrusted::is_active;
 
 use super::blocking::{Blocking, Writer};
 use super::file::{FileSpec, FileWriter};

@@ -12,9 +12,9 @@ use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use tokio_rustls::TlsConnector;
 
-use crate::fetch::{Answer, Fetch, Tls, append, masked, split_login};
-use crate::inert::excerpt;
+use crate::http_client::{Answer, HttpClient, Tls, append, masked, split_login};
 use crate::snapshot::Snapshot;
+use crate::untrusted::excerpt;
 
 use super::{Opt, OptionVisitor, SinkContext, SinkError};
 
@@ -130,7 +130,7 @@ pub(super) enum Outcome {
 pub(super) struct Post {
     endpoint: Endpoint,
     credentials: Vec<(HeaderName, String)>,
-    fetch: Fetch,
+    client: HttpClient,
     timeout: Duration,
     log_every: Duration,
     refusal_logged: Option<Instant>,
@@ -139,12 +139,12 @@ pub(super) struct Post {
 impl Post {
     /// A client for an endpoint.
     pub(super) fn new(endpoint: Endpoint, context: &SinkContext) -> Result<Post, String> {
-        let fetch = Fetch::with(&endpoint.tls)
+        let client = HttpClient::with(&endpoint.tls)
             .map_err(|error| format!("cannot set up TLS for {}: {error}", endpoint.place()))?;
         Ok(Post {
             credentials: endpoint.credentials(),
             endpoint,
-            fetch,
+            client,
             timeout: context.timeout,
             log_every: context.interval,
             refusal_logged: None,
@@ -185,7 +185,7 @@ impl Post {
     ) -> Result<Outcome, SinkError> {
         let mut all = self.credentials.clone();
         all.extend(headers.iter().map(|(name, value)| (name.clone(), value.to_string())));
-        let answer = self.fetch.send(Method::POST, url, all, body, self.timeout).await;
+        let answer = self.client.send(Method::POST, url, all, body, self.timeout).await;
         let answer = answer.map_err(|error| SinkError::new(format!("{}: {error}", self.endpoint.place())))?;
         if answer.is_good() {
             return Ok(Outcome::Taken(answer));

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 
-use crate::fetch::{Tls, append, masked};
-use crate::inert::{in_url, is_active};
+use crate::http_client::{Tls, append, masked};
 use crate::series::Series;
 use crate::snapshot::{FieldName, Record, RecordType, Snapshot, records, write_number};
+use crate::untrusted::{in_url, is_active};
 
 use super::http::{Endpoint, Outcome, Post, gzip, one_login, tls};
 use super::spec::reach_url;

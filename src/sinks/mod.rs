@@ -40,8 +40,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::inert::excerpt;
 use crate::snapshot::Snapshot;
+use crate::untrusted::excerpt;
 
 pub use driver::{DriverOptions, SinkDriver};
 pub use spec::{Opt, OptionVisitor, SinkContext, SinkKind, Spec, choice};

@@ -11,7 +11,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, stream};
 use bytes::Bytes;
 
-use crate::fetch::Tls;
+use crate::http_client::Tls;
 use crate::snapshot::{EncodedRecord, RecordType, Records, Snapshot};
 use crate::sys::host_name;
 

@@ -23,11 +23,11 @@ use tokio::net::UdpSocket;
 use tokio_rustls::TlsConnector;
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
-use crate::fetch::{Stream, connect};
-use crate::inert::is_active;
+use crate::http_client::{Stream, connect};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number, write_number};
+use crate::untrusted::is_active;
 
 use super::http::Security;
 use super::spec::{bare, choice, reach};

@@ -19,11 +19,11 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody, TimestampedSample};
-use crate::inert::is_active;
 use crate::presence::Event;
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::telemetry::ManagementAccount;
+use crate::untrusted::is_active;
 
 use super::number::number;
 use super::{Percentile, Snapshot, TimerPoint};
@@ -434,14 +434,14 @@ impl Serialize for Buckets<'_> {
 
 /// Appends compact JSON in which no character acts on a terminal.
 pub fn write_json<T: Serialize>(value: &T, out: &mut Vec<u8>) {
-    let mut serializer = serde_json::Serializer::with_formatter(out, Inert(CompactFormatter));
+    let mut serializer = serde_json::Serializer::with_formatter(out, EscapingFormatter(CompactFormatter));
     let written = value.serialize(&mut serializer);
     debug_assert!(written.is_ok(), "writing to memory cannot fail, and every key is text");
 }
 
-struct Inert(CompactFormatter);
+struct EscapingFormatter(CompactFormatter);
 
-impl Formatter for Inert {
+impl Formatter for EscapingFormatter {
     fn write_string_fragment<W: io::Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         if fragment.is_ascii() && !fragment.contains('\u{7f}') {
             return self.0.write_string_fragment(writer, fragment);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Layer, rooms in order.
 const LAYERS: [(u8, &[&str]); 5] = [
-    (0, &["protocol", "series", "inert", "allow", "glob", "lasting"]),
+    (0, &["protocol", "series", "untrusted", "acl", "glob", "lasting"]),
     (1, &["aggregate", "presence"]),
     // The ledger's words are part of a snapshot, so its own numbers come before the closed interval.
     (2, &["telemetry", "snapshot"]),
@@ -17,8 +17,8 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "sys",
             "log",
             "manager",
-            "fetch",
-            "tape",
+            "http_client",
+            "capture",
             "notify",
             "presence_driver",
             "net",
@@ -28,7 +28,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "http",
         ],
     ),
-    (4, &["config", "plan", "flush", "server", "cli"]),
+    (4, &["config", "assemble", "flush", "server", "cli"]),
 ];
 
 /// Rooms of the outside don't know each other.

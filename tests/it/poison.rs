@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use systole::aggregate::{Columns, Quota, Shard};
+use systole::assemble;
 use systole::config::{Sources, load};
-use systole::plan;
 use systole::protocol::{Line, lines, parse_line};
 use systole::sinks::{DriverOptions, SinkDriver};
 use systole::snapshot::{Interval, Records, Registry, Snapshot};
@@ -410,7 +410,8 @@ fn every_snapshot_that_lines_can_make_is_taken_by_every_sink() {
         let mut outlets = Vec::new();
         for sink in &profiles[0].sinks {
             let options = DriverOptions::new(&sink.name, sink.kind.name(), Duration::from_secs(3600));
-            let opened = sink.kind.spec().open(&plan::sink_context(&profiles[0], &sink.name, Duration::from_secs(10)));
+            let opened =
+                sink.kind.spec().open(&assemble::sink_context(&profiles[0], &sink.name, Duration::from_secs(10)));
             outlets.push(SinkDriver::start(options, opened.expect("a sink")).expect("started"));
         }
         let mut unencodable = BTreeSet::new();
@@ -418,9 +419,9 @@ fn every_snapshot_that_lines_can_make_is_taken_by_every_sink() {
             let mut random = Random(seed);
             let config = &profiles[(seed % 3) as usize];
             let quota = Quota::new(1000);
-            let mut shard = Shard::new(plan::shard_options(config, &quota, seed));
+            let mut shard = Shard::new(assemble::shard_options(config, &quota, seed));
             shard.set_origin(None);
-            let mut registry = Registry::new(plan::registry_options(config, false), 1);
+            let mut registry = Registry::new(assemble::registry_options(config, false), 1);
             let text = extremes::lines(&mut random);
             shard.ingest(&text, &config.protocol, None, 1.0);
             // And what the whole grammar makes of some forms.

@@ -107,7 +107,7 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
         if !lines.is_empty() {
             out.push_str(&format!("#\n# {head}\n"));
             // Text from the file must not end a comment.
-            lines.iter().for_each(|line| out.push_str(&format!("#   {}\n", crate::inert::Plain(line))));
+            lines.iter().for_each(|line| out.push_str(&format!("#   {}\n", crate::untrusted::Escaped(line))));
         }
     }
     out.push('\n');

@@ -19,12 +19,12 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
-use crate::fetch::{Stream, connect};
-use crate::inert::Plain;
+use crate::http_client::{Stream, connect};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number, write_number};
 use crate::sys::unix_time;
+use crate::untrusted::Escaped;
 
 use super::http::Security;
 use super::spec::{bare, choice, reach};
@@ -360,7 +360,7 @@ impl GraphiteSink {
         }
         if let Some((name, series)) = collisions(snapshot, &self.names) {
             self.collision_logged = Some(Instant::now());
-            tracing::warn!(name = %Plain(&name), series, "several series have one name in Graphite; all are written");
+            tracing::warn!(name = %Escaped(&name), series, "several series have one name in Graphite; all are written");
         }
     }
 

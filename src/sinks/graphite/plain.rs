@@ -1,8 +1,8 @@
 //! Naming `systole`: `name.count` and `name.rate`; a gauge or set bare; `name.mean`, `name.p99` and the like.
 
-use crate::inert::is_active;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, Summary, number};
+use crate::untrusted::is_active;
 
 use super::{Writer, bucket_name};
 

@@ -1,10 +1,10 @@
 //! Presence as paths: `presence.SERVICE.INSTANCE.up`, whatever the naming, with dots inside names as `_`. What counts
 //! ends in `.count` and is the number of the interval.
 
-use crate::inert::is_active;
 use crate::presence::SERIES;
 use crate::series::Series;
 use crate::snapshot::Point;
+use crate::untrusted::is_active;
 
 use super::Writer;
 

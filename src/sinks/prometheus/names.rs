@@ -5,9 +5,9 @@
 //! have one name in all kinds, are `systole_overflow_KIND`. What a scrape adds itself (`up`) is `exported_up`.
 
 use crate::aggregate::OVERFLOW_NAME;
-use crate::inert::is_active;
 use crate::protocol::Kind;
 use crate::series::Series;
+use crate::untrusted::is_active;
 
 /// Labels that Prometheus uses itself.
 const RESERVED: [&str; 2] = ["le", "quantile"];

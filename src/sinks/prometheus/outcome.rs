@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::inert::Plain;
 use crate::series::Series;
+use crate::untrusted::Escaped;
 
 /// Conflicts that are kept to be named; all are counted.
 const MOST_CONFLICTS: usize = 1000;
@@ -83,9 +83,9 @@ impl Complaint {
         if let Some(first) = outcome.conflicts.first() {
             tracing::warn!(
                 sink,
-                name = %Plain(&first.name),
-                holder = %Plain(&first.holder),
-                other = %Plain(&first.other),
+                name = %Escaped(&first.name),
+                holder = %Escaped(&first.holder),
+                other = %Escaped(&first.other),
                 records = outcome.conflict,
                 "series have a name in Prometheus that belongs to another; they are left out"
             );
@@ -93,7 +93,7 @@ impl Complaint {
         if let Some(first) = &outcome.fallen {
             tracing::warn!(
                 sink,
-                series = %Plain(&first.to_string()),
+                series = %Escaped(&first.to_string()),
                 records = outcome.negative,
                 "counters were negative; a counter of Prometheus cannot fall: name those that do in `updown`"
             );

@@ -24,12 +24,12 @@ pub fn is_active(c: char) -> bool {
 /// Displays text with active characters written out, as `\n` or `\u{202e}`.
 ///
 /// ```
-/// assert_eq!(systole::inert::Plain("a\u{1b}[2Jb").to_string(), "a\\u{1b}[2Jb");
+/// assert_eq!(systole::untrusted::Escaped("a\u{1b}[2Jb").to_string(), "a\\u{1b}[2Jb");
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Plain<'a>(pub &'a str);
+pub struct Escaped<'a>(pub &'a str);
 
-impl fmt::Display for Plain<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
             if is_active(c) {
@@ -45,7 +45,7 @@ impl fmt::Display for Plain<'_> {
 /// Displays text inside HTML, in an element or a quoted attribute.
 ///
 /// ```
-/// assert_eq!(systole::inert::Html("<b>\u{202e}").to_string(), "&lt;b&gt;\\u{202e}");
+/// assert_eq!(systole::untrusted::Html("<b>\u{202e}").to_string(), "&lt;b&gt;\\u{202e}");
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Html<'a>(pub &'a str);

@@ -24,14 +24,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::inert::from_url;
+use crate::untrusted::from_url;
 
 /// Most that is read of an answer, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub enum HttpError {
     /// The URL means nothing.
     #[error("`{0}` is no URL")]
     BadUrl(String),
@@ -155,28 +155,28 @@ pub async fn connect(
 
 /// A client. Cheap to clone; connections are kept.
 #[derive(Clone, Debug)]
-pub struct Fetch {
+pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
-impl Fetch {
+impl HttpClient {
     /// A client with the system's roots. Where there are none, as in a small container, HTTP works all the same, and
     /// HTTPS says that it knows no issuer.
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new() -> io::Result<Fetch> {
-        Fetch::with(&Tls::default())
+    pub fn new() -> io::Result<HttpClient> {
+        HttpClient::with(&Tls::default())
     }
 
     /// The same with roots and a certificate of one's own.
     ///
     /// # Errors
     /// If a file cannot be read, or TLS cannot be set up.
-    pub fn with(tls: &Tls) -> io::Result<Fetch> {
+    pub fn with(tls: &Tls) -> io::Result<HttpClient> {
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls.client()?).https_or_http().enable_http1().build();
-        Ok(Fetch { client: Client::builder(TokioExecutor::new()).build(connector) })
+        Ok(HttpClient { client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
     /// Asks `url`, with a JSON body and a bearer token if they are given, and waits for the whole answer.
@@ -190,7 +190,7 @@ impl Fetch {
         json: Option<Vec<u8>>,
         token: Option<&str>,
         deadline: Duration,
-    ) -> Result<Answer, FetchError> {
+    ) -> Result<Answer, HttpError> {
         let mut headers = Vec::new();
         if json.is_some() {
             headers.push((CONTENT_TYPE, "application/json".to_string()));
@@ -212,8 +212,8 @@ impl Fetch {
         headers: Vec<(HeaderName, String)>,
         body: Vec<u8>,
         deadline: Duration,
-    ) -> Result<Answer, FetchError> {
-        let bad = || FetchError::BadUrl(masked(url));
+    ) -> Result<Answer, HttpError> {
+        let bad = || HttpError::BadUrl(masked(url));
         let (plain, login) = split_login(url);
         let login = login.map(|login| login.authorization()).transpose().map_err(|_| bad())?;
         let uri: Uri = plain.parse().map_err(|_| bad())?;
@@ -227,17 +227,17 @@ impl Fetch {
             .header(USER_AGENT, concat!("systole/", env!("CARGO_PKG_VERSION")));
         for (name, value) in headers {
             let value = HeaderValue::from_str(&value);
-            request = request.header(name, value.map_err(|_| FetchError::Failed("a header is no text".into()))?);
+            request = request.header(name, value.map_err(|_| HttpError::Failed("a header is no text".into()))?);
         }
         let request = request.body(Full::from(body)).map_err(|_| bad())?;
         let exchange = async {
-            let answer = self.client.request(request).await.map_err(|error| FetchError::Failed(causes(&error)))?;
+            let answer = self.client.request(request).await.map_err(|error| HttpError::Failed(causes(&error)))?;
             let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
             let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|error| FetchError::Failed(error.to_string()))?.to_bytes();
+            let body = body.map_err(|error| HttpError::Failed(error.to_string()))?.to_bytes();
             Ok(Answer { status, headers, body })
         };
-        tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(FetchError::Slow(deadline)))
+        tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(HttpError::Slow(deadline)))
     }
 }
 

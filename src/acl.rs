@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 /// Source networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allow(Option<Vec<(IpAddr, u8)>>);
+pub struct AccessList(Option<Vec<(IpAddr, u8)>>);
 
-impl Allow {
+impl AccessList {
     /// Only these networks, as (address, prefix length); `None` for everybody.
-    pub fn new(networks: Option<Vec<(IpAddr, u8)>>) -> Allow {
-        Allow(networks)
+    pub fn new(networks: Option<Vec<(IpAddr, u8)>>) -> AccessList {
+        AccessList(networks)
     }
 
     /// The networks; `None` is everybody.
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_source_is_in_a_network_or_not() {
         let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
-        let allow = Allow::new(Some(vec![(ip("10.1.0.0"), 16), (ip("fd00::"), 8), (ip("192.0.2.7"), 32)]));
+        let allow = AccessList::new(Some(vec![(ip("10.1.0.0"), 16), (ip("fd00::"), 8), (ip("192.0.2.7"), 32)]));
         for (source, expected) in [
             ("10.1.255.1", true),
             ("10.2.0.1", false),
@@ -66,8 +66,8 @@ mod tests {
         ] {
             assert_eq!(allow.permits(Some(ip(source))), expected, "{source}");
         }
-        assert!(Allow::default().permits(None));
-        assert!(Allow::new(Some(vec![(ip("0.0.0.0"), 0)])).permits(Some(ip("203.0.113.9"))));
-        assert!(!Allow::new(Some(vec![])).permits(Some(ip("127.0.0.1"))));
+        assert!(AccessList::default().permits(None));
+        assert!(AccessList::new(Some(vec![(ip("0.0.0.0"), 0)])).permits(Some(ip("203.0.113.9"))));
+        assert!(!AccessList::new(Some(vec![])).permits(Some(ip("127.0.0.1"))));
     }
 }

@@ -1,4 +1,4 @@
-//! The tape: records the wire with times, as a capture that `replay` reads. Receive workers put what they read into a
+//! Writes the wire with times, as a capture that `replay` reads. Receive workers put what they read into a
 //! bounded queue and never wait; what does not fit is counted.
 //!
 //! A file that takes nothing (a full disk, a pipe that nobody reads for a second) is said at once and tried again every
@@ -53,14 +53,14 @@ struct Counts {
     waiting: AtomicUsize,
 }
 
-/// Where pieces are put. Cheap to clone; the tape ends when every one is gone.
+/// Where pieces are put. Cheap to clone; the capture ends when every one is gone.
 #[derive(Clone, Debug)]
-pub struct Tape {
+pub struct CaptureWriter {
     sender: SyncSender<Piece>,
     counts: Arc<Counts>,
 }
 
-impl Tape {
+impl CaptureWriter {
     /// Records a datagram, or whole lines of a stream, that came at `at` Unix seconds.
     pub fn put(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
         let length = bytes.len();
@@ -71,17 +71,17 @@ impl Tape {
         }
     }
 
-    /// The account, without keeping the tape from ending.
-    pub fn counter(&self) -> Counter {
-        Counter(Arc::clone(&self.counts))
+    /// The account, without keeping the capture from ending.
+    pub fn counter(&self) -> CaptureCounter {
+        CaptureCounter(Arc::clone(&self.counts))
     }
 }
 
-/// The account of a tape.
+/// The account of a capture.
 #[derive(Clone, Debug)]
-pub struct Counter(Arc<Counts>);
+pub struct CaptureCounter(Arc<Counts>);
 
-impl Counter {
+impl CaptureCounter {
     /// What was written and lost so far.
     pub fn account(&self) -> CaptureAccount {
         // Counts on their own: nothing else is published through them.
@@ -89,9 +89,9 @@ impl Counter {
     }
 }
 
-/// What is on a tape when it has ended.
+/// What is on a capture when it has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Taped {
+pub struct CaptureSummary {
     /// Rows written.
     pub rows: u64,
     /// Bytes written.
@@ -102,18 +102,22 @@ pub struct Taped {
     pub problem: Option<String>,
 }
 
-/// Starts a tape that begins at `started` Unix seconds. It takes no more than `max_size` bytes.
+/// Starts a capture that begins at `started` Unix seconds. It takes no more than `max_size` bytes.
 ///
 /// # Errors
 /// If the file cannot be opened, or the thread not be started.
-pub fn start(path: &Path, started: f64, max_size: Option<u64>) -> io::Result<(Tape, JoinHandle<Taped>)> {
+pub fn start(
+    path: &Path,
+    started: f64,
+    max_size: Option<u64>,
+) -> io::Result<(CaptureWriter, JoinHandle<CaptureSummary>)> {
     // A pipe that nobody reads is to fail, not to hold up the thread.
     let options = &mut OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let (sender, pieces) = sync_channel(QUEUE);
     let counts = Arc::new(Counts::default());
     let header = format!("{{\"format\":\"systole-capture/1\",\"started\":{started}}}\n").into_bytes();
-    let reel = Reel {
+    let file = CaptureFile {
         path: path.to_path_buf(),
         out: file,
         counts: Arc::clone(&counts),
@@ -123,15 +127,15 @@ pub fn start(path: &Path, started: f64, max_size: Option<u64>) -> io::Result<(Ta
         failing: None,
         problem: None,
     };
-    let write = move || write(reel, started, max_size.unwrap_or(u64::MAX), &pieces);
-    let thread = std::thread::Builder::new().name("tape".into()).spawn(write)?;
-    Ok((Tape { sender, counts }, thread))
+    let write = move || write(file, started, max_size.unwrap_or(u64::MAX), &pieces);
+    let thread = std::thread::Builder::new().name("capture".into()).spawn(write)?;
+    Ok((CaptureWriter { sender, counts }, thread))
 }
 
-fn write(mut reel: Reel<File>, started: f64, max_size: u64, pieces: &Receiver<Piece>) -> Taped {
-    let counts = Arc::clone(&reel.counts);
+fn write(mut file: CaptureFile<File>, started: f64, max_size: u64, pieces: &Receiver<Piece>) -> CaptureSummary {
+    let counts = Arc::clone(&file.counts);
     let mut is_full = false;
-    reel.flush();
+    file.flush();
     let mut due: Option<Instant> = None;
     loop {
         let next = match due {
@@ -142,14 +146,14 @@ fn write(mut reel: Reel<File>, started: f64, max_size: u64, pieces: &Receiver<Pi
             Ok(piece) => {
                 counts.waiting.fetch_sub(piece.bytes.len(), Ordering::Relaxed);
                 let row = row(&piece, started);
-                is_full |= reel.size() + row.len() as u64 > max_size;
-                if is_full || reel.is_resting() {
+                is_full |= file.size() + row.len() as u64 > max_size;
+                if is_full || file.is_resting() {
                     counts.lost.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
-                reel.buffer.extend_from_slice(row.as_bytes());
+                file.buffer.extend_from_slice(row.as_bytes());
                 let is_due = due.get_or_insert_with(|| Instant::now() + LINGER);
-                if reel.buffer.len() < BUFFER_BYTES && *is_due > Instant::now() {
+                if file.buffer.len() < BUFFER_BYTES && *is_due > Instant::now() {
                     continue;
                 }
             }
@@ -157,14 +161,14 @@ fn write(mut reel: Reel<File>, started: f64, max_size: u64, pieces: &Receiver<Pi
             Err(RecvTimeoutError::Disconnected) => break,
         }
         due = None;
-        reel.flush();
+        file.flush();
     }
-    reel.flush();
-    let CaptureAccount { rows, lost } = Counter(counts).account();
-    Taped { rows, bytes: reel.length, lost, problem: reel.problem }
+    file.flush();
+    let CaptureAccount { rows, lost } = CaptureCounter(counts).account();
+    CaptureSummary { rows, bytes: file.length, lost, problem: file.problem }
 }
 
-/// What a tape is written to.
+/// What a capture is written to.
 trait Medium: Write {
     /// Takes back what stands behind `length`; fails where that cannot be done.
     fn cut(&mut self, length: u64) -> io::Result<()>;
@@ -186,7 +190,7 @@ impl Medium for File {
 }
 
 /// The file, and what is not in it yet.
-struct Reel<M> {
+struct CaptureFile<M> {
     path: PathBuf,
     out: M,
     counts: Arc<Counts>,
@@ -212,7 +216,7 @@ fn rows(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
-impl<M: Medium> Reel<M> {
+impl<M: Medium> CaptureFile<M> {
     /// Bytes that the file has when everything is written.
     fn size(&self) -> u64 {
         self.length + (self.first.len() + self.buffer.len()) as u64
@@ -352,8 +356,8 @@ mod tests {
             for room in 0..24 {
                 let out = Disk { room, bytes: Vec::new(), is_pipe };
                 let counts = Arc::<Counts>::default();
-                let mut reel = Reel {
-                    path: PathBuf::from("tape"),
+                let mut file = CaptureFile {
+                    path: PathBuf::from("capture"),
                     out,
                     counts: Arc::clone(&counts),
                     length: 0,
@@ -362,23 +366,23 @@ mod tests {
                     failing: None,
                     problem: None,
                 };
-                reel.flush();
-                reel.buffer.extend_from_slice(b"row1\nrow2\n");
-                reel.flush();
-                reel.out.room += 2;
-                reel.flush();
-                reel.out.room += 100;
-                reel.buffer.extend_from_slice(b"row3\n");
-                reel.flush();
-                let text = String::from_utf8(reel.out.bytes).expect("ASCII");
+                file.flush();
+                file.buffer.extend_from_slice(b"row1\nrow2\n");
+                file.flush();
+                file.out.room += 2;
+                file.flush();
+                file.out.room += 100;
+                file.buffer.extend_from_slice(b"row3\n");
+                file.flush();
+                let text = String::from_utf8(file.out.bytes).expect("ASCII");
                 let lines: Vec<&str> = text.lines().collect();
                 assert!(text.ends_with('\n') && lines[0] == "header", "{room} {is_pipe}: {text}");
                 assert!(lines[1..].iter().all(|line| ["row1", "row2", "row3"].contains(line)), "{room}: {text}");
-                assert!(lines.contains(&"row3") && reel.failing.is_none());
-                let CaptureAccount { rows, lost } = Counter(counts).account();
+                assert!(lines.contains(&"row3") && file.failing.is_none());
+                let CaptureAccount { rows, lost } = CaptureCounter(counts).account();
                 assert_eq!(
                     (rows + lost, lines.len() as u64, text.len() as u64),
-                    (3, rows + 1, reel.length),
+                    (3, rows + 1, file.length),
                     "{room}: {text}"
                 );
             }

@@ -10,7 +10,7 @@ const TICK: u64 = 250_000_000;
 const SAVE_EVERY: u64 = 10_000_000_000;
 
 /// The engine and its rhythm; times are nanoseconds of the virtual clock.
-pub(super) struct Witness {
+pub(super) struct ReplayPresence {
     policy: Policy,
     engine: Engine,
     /// When the clock began.
@@ -30,11 +30,11 @@ fn secs(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
-impl Witness {
+impl ReplayPresence {
     /// An engine that judges by a policy, from the beginning of the virtual clock on.
-    pub(super) fn new(policy: Policy) -> Witness {
+    pub(super) fn new(policy: Policy) -> ReplayPresence {
         let engine = Engine::new(policy.clone(), 0.0, 0);
-        Witness {
+        ReplayPresence {
             saved: engine.save(),
             policy,
             engine,

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
-use crate::allow::Allow;
 use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers};
 use crate::net::{Framing, Place, Spec, Transport};
 use crate::notify::Targets;
@@ -194,7 +194,7 @@ pub fn listener(config: &Config, listen: &Listen) -> Spec {
         cores: listen.cores.clone(),
         busy_poll_us: u32::try_from(listen.busy_poll.as_micros()).ok().filter(|&us| us > 0),
         realtime: listen.realtime,
-        allow: Allow::new(listen.allow.clone()),
+        allow: AccessList::new(listen.allow.clone()),
         with_senders,
         max_connections: listen.max_connections,
         idle_timeout: listen.idle_timeout,
