@@ -137,7 +137,7 @@ impl RelayHandle {
     }
 }
 
-/// A relay as the house looks at it.
+/// A relay as the daemon looks at it.
 #[derive(Clone, Debug)]
 pub struct RelayStats {
     name: String,
