@@ -78,19 +78,19 @@ mod tests {
     use crate::protocol::Kind;
     use crate::series::Series;
     use crate::sinks::graphite::EtsyNames;
-    use crate::sinks::{Field, Form, SinkKind, Site};
+    use crate::sinks::{Opt, OptionVisitor, SinkContext, SinkKind};
     use crate::snapshot::CounterPoint;
 
     /// Sets the option `url`.
     struct SetUrl(String);
 
-    impl Form for SetUrl {
-        fn field(&mut self, key: &'static str, field: Field<'_>) {
-            if let (Field::Url(url), "url") = (field, key) {
+    impl OptionVisitor for SetUrl {
+        fn field(&mut self, key: &'static str, field: Opt<'_>) {
+            if let (Opt::Url(url), "url") = (field, key) {
                 url.clone_from(&self.0);
             }
         }
-        fn within(&mut self, _: &'static str, _: &mut dyn FnMut(&mut dyn Form)) {}
+        fn within(&mut self, _: &'static str, _: &mut dyn FnMut(&mut dyn OptionVisitor)) {}
         fn demand(&mut self, _: &'static str, _: bool, _: &str) {}
         fn insist(&mut self, _: &'static str, _: Result<(), String>) {}
         fn profile(&self) -> &'static str {
@@ -130,7 +130,7 @@ mod tests {
         let address = receiver.local_addr().expect("bound");
         drop(receiver);
         let second = Duration::from_secs(1);
-        let site = Site {
+        let context = SinkContext {
             name: "sink".into(),
             timeout: second,
             interval: second,
@@ -144,7 +144,7 @@ mod tests {
             let mut kind = SinkKind::from_name(kind).expect("it is built in");
             let spec = kind.spec_mut();
             spec.options(&mut SetUrl(format!("http://{address}")));
-            let mut sink = spec.open(&site).expect("a sink");
+            let mut sink = spec.open(&context).expect("a sink");
             let error = runtime.block_on(sink.deliver(&snapshot)).expect_err("nobody listens there");
             assert!(error.what.contains(&address.to_string()), "{error}");
         }

@@ -27,7 +27,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Most bytes of a text field.
 const MOST_TEXT_BYTES: usize = 64_000;
 
-/// Unix seconds from which on a time has no visitor: Influx keeps nanoseconds.
+/// Unix seconds from which on a time has no form: Influx keeps nanoseconds.
 const TOO_LATE: f64 = 9.2e9;
 
 /// `influx` in the configuration.

@@ -39,7 +39,7 @@ const MOST_BUCKETS: i32 = 6400;
 /// More than a count holds, rounding included.
 const TOO_MANY: f64 = 1.8e19;
 
-/// Unix seconds from which on a time has no visitor.
+/// Unix seconds from which on a time has no form.
 const TOO_LATE: f64 = 1.8e10;
 
 /// What an interval tells.
@@ -470,7 +470,7 @@ impl OtlpSink {
     /// A metric with one point: its name, and what kind of data it has.
     ///
     /// # Errors
-    /// Why it has no visitor.
+    /// Why it has no form.
     fn metric(&mut self, snapshot: &Snapshot, point: Point<'_>) -> Result<(String, u8, Metric), &'static str> {
         let series = point.series();
         let (start, end) = (snapshot.end - snapshot.interval_secs_of(series), snapshot.end);

@@ -180,7 +180,7 @@ impl Part {
         snapshot.rows(self.points.start).take_while(move |(n, _)| *n < end).map(|(_, row)| row)
     }
 
-    /// What in it has no visitor.
+    /// What in it has no form.
     fn unencodable(&self, snapshot: &Snapshot) -> Unencodable {
         let mut unencodable = Unencodable::default();
         for row in self.rows(snapshot) {
@@ -198,7 +198,7 @@ impl Part {
 
 const NO_DATE: &str = "its time has no date";
 
-/// Whether a row has a visitor.
+/// Whether a row has a form.
 fn fits(row: &Row<'_>) -> Result<(), &'static str> {
     if !has_date(row.time) {
         return Err(NO_DATE);

@@ -364,7 +364,7 @@ impl GraphiteSink {
         }
     }
 
-    /// Writes an interval; how many bytes, and what has no visitor.
+    /// Writes an interval; how many bytes, and what has no form.
     async fn send(&mut self, snapshot: &Snapshot) -> io::Result<(usize, Unencodable)> {
         // A stream is only kept after a whole delivery, so a failed one begins anew on a fresh connection.
         let mut stream = match self.stream.take().and_then(alive) {
