@@ -90,9 +90,9 @@ mod tests {
                 url.clone_from(&self.0);
             }
         }
-        fn within(&mut self, _: &'static str, _: &mut dyn FnMut(&mut dyn OptionVisitor)) {}
-        fn demand(&mut self, _: &'static str, _: bool, _: &str) {}
-        fn insist(&mut self, _: &'static str, _: Result<(), String>) {}
+        fn in_table(&mut self, _: &'static str, _: &mut dyn FnMut(&mut dyn OptionVisitor)) {}
+        fn require_one(&mut self, _: &'static str, _: bool, _: &str) {}
+        fn require(&mut self, _: &'static str, _: Result<(), String>) {}
         fn profile(&self) -> &'static str {
             "etsy"
         }
