@@ -1,4 +1,4 @@
-//! Which sources may send, and whether a secret is right.
+//! Access control: which source networks are allowed, and the comparison of secrets.
 
 use std::net::IpAddr;
 
@@ -7,22 +7,22 @@ use std::net::IpAddr;
 pub struct AccessList(Option<Vec<(IpAddr, u8)>>);
 
 impl AccessList {
-    /// Only these networks, as (address, prefix length); `None` for everybody.
+    /// Allows only these networks, as (address, prefix length); `None` allows every source.
     pub fn new(networks: Option<Vec<(IpAddr, u8)>>) -> AccessList {
         AccessList(networks)
     }
 
-    /// The networks; `None` is everybody.
+    /// The networks; `None` for every source.
     pub fn networks(&self) -> Option<&[(IpAddr, u8)]> {
         self.0.as_deref()
     }
 
-    /// Whether some sources may not send.
+    /// Whether any source is excluded.
     pub fn is_restricted(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether a source may send. An IPv4 address inside an IPv6 one counts as the IPv4 address.
+    /// Whether a source is allowed. An IPv4-mapped IPv6 address counts as the IPv4 address.
     #[inline]
     pub fn permits(&self, source: Option<IpAddr>) -> bool {
         let Some(networks) = &self.0 else { return true };
@@ -42,7 +42,7 @@ impl AccessList {
     }
 }
 
-/// Compares secrets in a time that does not tell where the difference lies.
+/// Compares secrets in constant time.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
 }

@@ -1,6 +1,6 @@
-//! Requests over HTTP and HTTPS to others, each within a deadline, and streams over TCP and TLS. TLS is rustls with the
-//! system's roots, or roots of one's own, and a client's certificate where one is asked for. A login in a URL,
-//! `http://user:password@host`, is used for basic authentication, unless a request brings another.
+//! HTTP and HTTPS requests, each with a deadline, and streams over TCP and TLS. TLS is rustls with the system's roots or
+//! configured ones, and a client certificate where one is configured. A login in a URL, `http://user:password@host`, is
+//! used for basic authentication, unless a request has its own.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,16 +26,16 @@ use tokio_rustls::TlsConnector;
 
 use crate::untrusted::from_url;
 
-/// Most that is read of an answer, in bytes.
+/// Longest response that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
-/// Why a request was not answered.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The URL means nothing.
+    /// The URL is invalid.
     #[error("`{0}` is no URL")]
     BadUrl(String),
-    /// Nobody answered in time.
+    /// No response before the deadline.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Slow(Duration),
     /// The connection failed.
@@ -43,7 +43,7 @@ pub enum HttpError {
     Failed(String),
 }
 
-/// An answer, whatever its status.
+/// A response, whatever its status.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// HTTP status code.
@@ -55,12 +55,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether it is one of success.
+    /// Whether the status is 2xx.
     pub fn is_good(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// How long we are asked to wait (RFC 9110, 10.2.3: seconds, or a date).
+    /// The `Retry-After` of the response (RFC 9110, 10.2.3: seconds, or a date).
     pub fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
         let until = |date: SystemTime| date.duration_since(SystemTime::now()).unwrap_or_default();
@@ -68,24 +68,24 @@ impl Answer {
     }
 }
 
-/// How TLS is spoken.
+/// Options of TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// A file of roots (PEM) in place of the system's; none if empty.
+    /// A file of roots (PEM) in place of the system's; empty for the system's.
     pub ca: PathBuf,
-    /// Our certificate and its key (PEM), for servers that ask for one; none if empty.
+    /// A client certificate (PEM), for servers that request one; empty for none.
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
 }
 
 impl Tls {
-    /// Whether everything is as by default.
+    /// Whether all options have their defaults.
     pub fn is_default(&self) -> bool {
         *self == Tls::default()
     }
 
-    /// As rustls has it.
+    /// The configuration for rustls.
     ///
     /// # Errors
     /// If a file cannot be read, or TLS cannot be set up.
@@ -100,7 +100,7 @@ impl Tls {
         };
         let mut roots = RootCertStore::empty();
         if self.ca.as_os_str().is_empty() {
-            // What is no certificate is no root.
+            // Sections of the file that are not certificates are skipped.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         } else {
             for root in certificates(&self.ca)? {
@@ -120,7 +120,7 @@ impl Tls {
         client.with_client_auth_cert(chain, key).map_err(|error| bad(&self.certificate, &error))
     }
 
-    /// What makes TLS of connections.
+    /// A connector for TLS.
     ///
     /// # Errors
     /// If a file cannot be read, or TLS cannot be set up.
@@ -129,15 +129,15 @@ impl Tls {
     }
 }
 
-/// A connection, plain or not.
+/// A connection, with or without TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
-/// Connects to `host:port`, with TLS if that is given, and a send buffer of so many bytes, if they are said.
+/// Connects to `host:port`, with TLS and a send buffer of a given size if they are given.
 ///
 /// # Errors
-/// If nobody is there, or the server is not who it should be.
+/// If the connection fails, or the server's certificate is not valid.
 pub async fn connect(
     address: &str,
     connector: Option<&TlsConnector>,
@@ -153,15 +153,15 @@ pub async fn connect(
     Ok(Box::new(connector.connect(name, stream).await?))
 }
 
-/// A client. Cheap to clone; connections are kept.
+/// A client. Cheap to clone; connections are reused.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl HttpClient {
-    /// A client with the system's roots. Where there are none, as in a small container, HTTP works all the same, and
-    /// HTTPS says that it knows no issuer.
+    /// A client with the system's roots. Without any, as in a small container, HTTP still works, and HTTPS fails with an
+    /// unknown issuer.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -169,7 +169,7 @@ impl HttpClient {
         HttpClient::with(&Tls::default())
     }
 
-    /// The same with roots and a certificate of one's own.
+    /// A client with configured roots and certificate.
     ///
     /// # Errors
     /// If a file cannot be read, or TLS cannot be set up.
@@ -179,7 +179,7 @@ impl HttpClient {
         Ok(HttpClient { client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
-    /// Asks `url`, with a JSON body and a bearer token if they are given, and waits for the whole answer.
+    /// Sends a request to `url`, with a JSON body and a bearer token if they are given, and waits for the whole response.
     ///
     /// # Errors
     /// If nobody answers within `deadline`, or not with HTTP.
@@ -201,7 +201,7 @@ impl HttpClient {
         self.send(method, url, headers, json.unwrap_or_default(), deadline).await
     }
 
-    /// Sends a body with headers to `url`, and waits for the whole answer.
+    /// Sends a body with headers to `url`, and waits for the whole response.
     ///
     /// # Errors
     /// If nobody answers within `deadline`, or not with HTTP.
@@ -241,7 +241,7 @@ impl HttpClient {
     }
 }
 
-/// A user and a password as they stand in a URL.
+/// A user and a password from a URL, still percent-encoded.
 #[derive(Clone, Copy, Debug)]
 pub struct Login<'a>(&'a str);
 
@@ -260,7 +260,7 @@ impl Login<'_> {
     }
 }
 
-/// A URL without the login that may be in it, and that login.
+/// Splits a URL into the URL without its login, and the login, if it has one.
 pub fn split_login(url: &str) -> (String, Option<Login<'_>>) {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -270,7 +270,7 @@ pub fn split_login(url: &str) -> (String, Option<Login<'_>>) {
     }
 }
 
-/// A URL in which a login is not shown, whatever else is wrong with it.
+/// A URL with its login masked, whatever else is wrong with it.
 pub fn without_login(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     match rest.rsplit_once('@') {
@@ -279,7 +279,7 @@ pub fn without_login(url: &str) -> String {
     }
 }
 
-/// A URL with more of a path behind it, and before its query; `path` may bring a query, too.
+/// Appends to the path of a URL, before its query; `path` may have a query too.
 pub fn append(url: &str, path: &str) -> String {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let mark = match query {
@@ -290,7 +290,7 @@ pub fn append(url: &str, path: &str) -> String {
     format!("{}{path}{mark}{query}", base.trim_end_matches('/'))
 }
 
-/// A URL without what may be secret in it: a user, a path, a query.
+/// A URL with everything masked that may be secret: a user, a path, a query.
 pub fn masked(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -299,7 +299,7 @@ pub fn masked(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// An error with what caused it: the outermost alone says "client error".
+/// An error with its causes: the outermost one is only "client error".
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

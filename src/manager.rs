@@ -1,20 +1,20 @@
-//! The service manager that started us (systemd, sd_notify(3)). It is told from a thread of its own: one that does not
-//! read its socket must not hold up a start or a stop.
+//! Notifies the service manager that started the daemon (systemd, sd_notify(3)). A separate thread does so, because a
+//! manager that does not read its socket must not block a start or a stop.
 
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 pub use sd_notify::NotifyState;
 
-/// States that may wait for it. More are not told: it learns nothing from a sign of life that is minutes old.
+/// Queued notifications. Further ones are dropped: a watchdog notification that is minutes old says nothing.
 const QUEUE: usize = 8;
 
-/// Where states are told. Cheap to clone.
+/// A handle to the notifying thread. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Manager(Option<SyncSender<NotifyState<'static>>>);
 
 impl Manager {
-    /// Starts the thread, if there is somebody to tell.
+    /// Starts the thread, if there is a service manager.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -34,7 +34,7 @@ impl Manager {
         Ok(Manager(Some(sender)))
     }
 
-    /// Tells a state, in order. Never waits.
+    /// Queues a notification, in order. Never waits.
     pub fn tell(&self, state: NotifyState<'static>) {
         let Some(sender) = &self.0 else { return };
         if sender.try_send(state).is_err() {

@@ -1,10 +1,10 @@
-//! Text from the wire, made harmless for whoever reads it: a terminal, a log, a page, JSON. Nothing that
-//! came in a datagram is ever interpreted: no escape sequences, no markup, no reordering of text.
+//! Escapes text from the wire for terminals, logs, pages and JSON. Nothing that came in a datagram is ever interpreted:
+//! no escape sequences, no markup, no reordering of text.
 
 use std::fmt::{self, Write};
 
-/// Characters that act instead of showing: controls, line separators, and the invisible marks that reorder
-/// or hide text (Unicode TR 36, "bidirectional text spoofing").
+/// Whether a character acts instead of being shown: controls, line separators, and the invisible marks that reorder or
+/// hide text (Unicode TR 36, "bidirectional text spoofing").
 pub fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -21,7 +21,7 @@ pub fn is_active(c: char) -> bool {
         )
 }
 
-/// Displays text with active characters written out, as `\n` or `\u{202e}`.
+/// Displays text with active characters escaped, as `\n` or `\u{202e}`.
 ///
 /// ```
 /// assert_eq!(systole::untrusted::Escaped("a\u{1b}[2Jb").to_string(), "a\\u{1b}[2Jb");
@@ -67,7 +67,7 @@ impl fmt::Display for Html<'_> {
     }
 }
 
-/// An excerpt of a line for a log: lossily UTF-8, harmless, at most `max_chars` characters.
+/// An excerpt of a line for a log: lossy UTF-8, escaped, at most `max_chars` characters.
 pub fn excerpt(line: &[u8], max_chars: usize) -> String {
     let text = String::from_utf8_lossy(&line[..line.len().min(4 * max_chars)]);
     let mut out = String::new();
@@ -87,13 +87,13 @@ pub fn excerpt(line: &[u8], max_chars: usize) -> String {
     }
     out
 }
-/// Text as part of a URL: every byte that is not plain is written as `%` and its number.
+/// Percent-encodes text as part of a URL.
 pub fn in_url(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// What a part of a URL stands for: the inverse of [`in_url`].
+/// Decodes a percent-encoded part of a URL: the inverse of [`in_url`].
 ///
 /// # Errors
 /// What is wrong.

@@ -1,5 +1,5 @@
-//! The values of one open interval, by class, indexed by the dense numbers of an index. A tick swaps the
-//! columns of a shard for empty ones; nothing is swept on the receive path.
+//! The values of one open interval, by class, indexed by the dense ids of an index. A tick swaps the columns of a
+//! shard for empty ones; nothing is swept on the receive path.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::overrides::Levels;
 use super::set::Members;
 use super::timer::Timer;
 
-/// What decides how values of a series are kept. Meters are counters; histograms and distributions are timers.
+/// How values of a series are stored. Meters are counters; histograms and distributions are timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Class {
@@ -30,9 +30,9 @@ impl Class {
     pub const ALL: [Class; 5] = [Class::Counter, Class::Gauge, Class::Timer, Class::Set, Class::Kv];
 }
 
-/// Something that holds one interval of one series.
+/// The values of one series in one interval.
 pub trait Cell: Default {
-    /// An empty cell for the next interval of the same series: room that this one needed may be there already.
+    /// An empty cell for the next interval of the same series; it may reserve the capacity that this one needed.
     #[must_use]
     fn successor(&self) -> Self {
         Self::default()
@@ -55,14 +55,14 @@ impl Cell for Vec<f64> {}
 
 impl Cell for Levels {}
 
-/// Cells of a page. A column grows by pages, so that a new series never moves the others.
+/// Cells of a page. A column grows by pages, so that a new series never moves others.
 const PAGE_CELLS: usize = 1024;
 
-/// Pages of a column that are kept when they were drained; the others are given back, so that an interval of many
-/// series does not take its memory twice.
+/// Drained pages that a column keeps; further ones are freed, so that an interval of many series does not use its
+/// memory twice.
 const KEPT_PAGES: usize = 16;
 
-/// One class: a cell per number, and which cells this interval touched.
+/// One class: a cell per id, and which cells this interval touched.
 #[derive(Debug)]
 pub struct Column<T> {
     pages: Vec<Page<T>>,
@@ -70,7 +70,7 @@ pub struct Column<T> {
 
 #[derive(Debug)]
 struct Page<T> {
-    /// A bit a cell.
+    /// One bit per cell.
     touched: [u64; PAGE_CELLS / 64],
     cells: Option<Box<[T; PAGE_CELLS]>>,
 }
@@ -88,7 +88,7 @@ impl<T> Default for Page<T> {
 }
 
 impl<T: Cell> Column<T> {
-    /// The cell of a number, marked as touched.
+    /// The cell of an id, marked as touched.
     #[inline]
     pub fn touch(&mut self, id: u32) -> &mut T {
         let (page, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
@@ -100,20 +100,20 @@ impl<T: Cell> Column<T> {
         &mut page.cells.get_or_insert_with(empty_cells)[n]
     }
 
-    /// The cell of a number, touched or not; `None` where no cell near it was touched.
+    /// The cell of an id, touched or not; `None` if its page has no cells.
     #[inline]
     pub(super) fn get(&self, id: u32) -> Option<&T> {
         let cells = self.pages.get(id as usize / PAGE_CELLS)?.cells.as_ref()?;
         Some(&cells[id as usize % PAGE_CELLS])
     }
 
-    /// Whether this interval touched the number.
+    /// Whether this interval touched the id.
     pub fn is_touched(&self, id: u32) -> bool {
         let (page, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
         self.pages.get(page).is_some_and(|page| page.touched[n / 64] & (1 << (n % 64)) != 0)
     }
 
-    /// Empties the cell of a number and marks it as not touched.
+    /// Empties the cell of an id and marks it as untouched.
     pub(super) fn forget(&mut self, id: u32) {
         let n = id as usize % PAGE_CELLS;
         let Some(page) = self.pages.get_mut(id as usize / PAGE_CELLS) else { return };
@@ -123,7 +123,7 @@ impl<T: Cell> Column<T> {
         }
     }
 
-    /// Hands every touched cell to `visit`, by ascending number, and forgets the interval.
+    /// Passes every touched cell to `visit`, by ascending id, and empties the column.
     pub fn drain(&mut self, mut visit: impl FnMut(u32, T)) {
         for (number, page) in self.pages.iter_mut().enumerate() {
             let Some(cells) = &mut page.cells else { continue };
@@ -142,12 +142,12 @@ impl<T: Cell> Column<T> {
         }
     }
 
-    /// How many numbers this interval touched.
+    /// The number of ids that this interval touched.
     pub fn len(&self) -> usize {
         self.pages.iter().flat_map(|page| page.touched).map(|bits| bits.count_ones() as usize).sum()
     }
 
-    /// Nothing was touched.
+    /// Whether nothing was touched.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -155,7 +155,7 @@ impl<T: Cell> Column<T> {
 
 #[cold]
 fn empty_cells<T: Cell>() -> Box<[T; PAGE_CELLS]> {
-    // By way of a vector: an array would come to lie on the stack first.
+    // Through a vector: an array would be built on the stack first.
     let cells: Box<[T]> = (0..PAGE_CELLS).map(|_| T::default()).collect();
     cells.try_into().unwrap_or_else(|_| unreachable!("as many cells were made as a page has"))
 }
@@ -165,9 +165,9 @@ fn empty_cells<T: Cell>() -> Box<[T; PAGE_CELLS]> {
 pub struct Columns {
     /// Sums of counters.
     pub counters: Column<Sum>,
-    /// What gauges were told.
+    /// Updates of gauges.
     pub gauges: Column<Gauge>,
-    /// The values that those gauges took of which a rule wants more than the last.
+    /// The values that gauges took, where a rule needs more than the last.
     pub levels: Column<Levels>,
     /// Samples of timers, histograms and distributions.
     pub timers: Column<Timer>,

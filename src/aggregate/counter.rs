@@ -1,4 +1,4 @@
-//! Counters: compensated sums, so that a billion small increments lose nothing to rounding.
+//! Counters: compensated sums, so that a billion small increments lose nothing by rounding.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ impl Sum {
         self.compensation += other.compensation;
     }
 
-    /// The sum. One that left the range of a double is clamped to its end, never infinite, never NaN.
+    /// The sum, clamped to the range of a double: never infinite, never NaN.
     #[inline]
     pub fn value(self) -> f64 {
         let value = self.total + self.compensation;

@@ -1,4 +1,4 @@
-//! Events and service checks, taken out of the datagram to outlive it.
+//! Events and service checks, copied out of the datagram.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::series::{KeyBuilder, Series};
 /// An event or a service check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventOrCheck {
-    /// Its own time, or when it was received, in Unix seconds.
+    /// Its own timestamp, or the time of receipt, in Unix seconds.
     pub time: f64,
     /// Canonical tags.
     pub tags: CanonicalTags,
@@ -22,23 +22,23 @@ pub struct EventOrCheck {
     /// DogStatsD's tag cardinality.
     #[serde(deserialize_with = "lasting_maybe")]
     pub cardinality: Option<Word>,
-    /// What it is.
+    /// The event or the check.
     pub body: EventOrCheckBody,
 }
 
-/// Canonical tags in one piece: there may be many, and a text for each of them would cost more than to read them.
+/// Canonical tags in one allocation: there may be many, and a string for each would cost more than reading them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Vec<(String, Option<String>)>", into = "Vec<(String, Option<String>)>")]
 pub struct CanonicalTags(Series);
 
 impl CanonicalTags {
-    /// These, in any order.
+    /// Canonical tags of these, in any order.
     pub fn new(tags: &[(&str, Option<&str>)]) -> CanonicalTags {
         CanonicalTags(Series::new(Kind::Counter, "", tags))
     }
 
     fn of_wire(tags: Tags<'_>, keys: &mut KeyBuilder) -> CanonicalTags {
-        // A series' key is the one place that knows what canonical means; its kind and name don't matter here.
+        // Only a series' key implements the canonical form; its kind and name do not matter here.
         CanonicalTags(Series::from_key(keys.build(Kind::Counter, &Name::plain(""), tags.iter())))
     }
 
@@ -60,10 +60,10 @@ impl From<CanonicalTags> for Vec<(String, Option<String>)> {
     }
 }
 
-/// What a note says.
+/// The content of an event or a service check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum EventOrCheckBody {
-    /// Something happened.
+    /// An event.
     Event {
         /// Never empty.
         title: String,
@@ -86,12 +86,12 @@ pub enum EventOrCheckBody {
         name: String,
         /// 0 ok, 1 warning, 2 critical, 3 unknown.
         status: u8,
-        /// In words.
+        /// The message.
         message: Option<String>,
     },
 }
 
-/// Takes an event out of its datagram, received at `now` Unix seconds; `keys` put its tags in order.
+/// Copies an event out of its datagram, received at `now` Unix seconds; `keys` sorts its tags.
 pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> EventOrCheck {
     EventOrCheck {
         time: event.timestamp.map_or(now, |seconds| seconds as f64),
@@ -111,7 +111,7 @@ pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> EventOrC
     }
 }
 
-/// Takes a service check out of its datagram, received at `now` Unix seconds; `keys` put its tags in order.
+/// Copies a service check out of its datagram, received at `now` Unix seconds; `keys` sorts its tags.
 pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuilder) -> EventOrCheck {
     EventOrCheck {
         time: check.timestamp.map_or(now, |seconds| seconds as f64),
@@ -129,7 +129,7 @@ pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuild
 }
 
 impl EventOrCheck {
-    /// About how many bytes it takes.
+    /// Its approximate size in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let tags = self.tags.0.key().len();
@@ -145,7 +145,7 @@ impl EventOrCheck {
             + [&self.host, &self.container, &self.external_data].map(optional).iter().sum::<usize>()
     }
 
-    /// Takes the tag `key` out where it is for presence alone.
+    /// Removes the tag `key` where it is a secret for presence.
     pub fn hide_key(&mut self, heartbeats: &Heartbeats) {
         let name = match &self.body {
             EventOrCheckBody::ServiceCheck { name, .. } => name.as_str(),

@@ -1,16 +1,16 @@
 //! Gauges: an absolute value sets, a signed one adjusts.
 //!
-//! A gauge of one interval on one side (a receive worker, a node) is three facts: the last absolute value
-//! with its time, the adjustments that followed it, and the adjustments made without one. That is enough to
-//! put sides together: the later absolute value wins with the adjustments that followed it on its side;
-//! adjustments from sides without an absolute value are added. [`Gauge::merge`] is commutative and
-//! associative (adjustments up to the last bits of a sum).
+//! A gauge of one interval on one side (a receive worker, a node) has three parts: the last absolute value with its
+//! time, the adjustments that followed it, and the adjustments made without one. That is enough to merge sides: the
+//! later absolute value wins with the adjustments that followed it on its side; adjustments from sides without an
+//! absolute value are added. [`Gauge::merge`] is commutative and associative (adjustments up to the last bits of a
+//! sum).
 
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::GaugeOp;
 
-/// A gauge's facts.
+/// The state of a gauge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gauge {
     /// The last absolute value and when its batch was received, in seconds.
@@ -43,7 +43,7 @@ impl Gauge {
         *part = (*part + by).clamp(f64::MIN, f64::MAX);
     }
 
-    /// Whether it was told an absolute value.
+    /// Whether it has an absolute value.
     pub(super) fn is_set(&self) -> bool {
         self.set.is_some()
     }
@@ -53,7 +53,7 @@ impl Gauge {
         self.set.map(|(received, _)| received)
     }
 
-    /// Puts another side of the same time beside this one.
+    /// Merges another side of the same interval into this one.
     pub fn merge(&mut self, other: &Gauge) {
         let loose = (self.loose + other.loose).clamp(f64::MIN, f64::MAX);
         if later(other.set, self.set) {
@@ -65,7 +65,7 @@ impl Gauge {
         self.loose = loose;
     }
 
-    /// Lets a later interval follow this one.
+    /// Appends a later interval.
     pub fn then(&mut self, next: &Gauge) {
         if next.set.is_some() {
             *self = *next;

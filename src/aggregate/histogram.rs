@@ -1,31 +1,31 @@
-//! A histogram for values of any sign and scale: `hdrhistogram` behind a power-of-two scale that is chosen
-//! per series and changed when values leave it.
+//! A histogram for values of any sign and scale: `hdrhistogram` with a power-of-two scale that is chosen per series and
+//! changed when values exceed it.
 //!
-//! A magnitude is recorded as the integer `floor(|v| · 2^exponent)` and read back as the middle of its bucket.
-//! With 3 digits a bucket of an integer of 1024 or more is at most 1/1024 wide relative to its value, so the
-//! middle is within 0.05 %; one octave below it is within 0.1 %, which is where values come to lie when there is no other
-//! room. Scales differ by powers of two, so a change of scale moves whole buckets, but for those below 2048, one integer
-//! wide, which then lie in finer ones: once, that adds 0.05 %. So 31 octaves, or 9.3 decades, are held, in at most 124 KiB
-//! of counts; a digit more takes 8 to 16 times as much. Where values have both signs, they share that room: 14 octaves, or 4
-//! decades, of each sign from the largest down. What fits no scale together with what is held already is clamped to the
-//! nearest end, and counted.
+//! A magnitude is recorded as the integer `floor(|v| · 2^exponent)` and read back as the middle of its bucket. With 3
+//! digits a bucket of an integer of 1024 or more is at most 1/1024 wide relative to its value, so the middle is within
+//! 0.05 %; one octave below it is within 0.1 %, which is used when there is no other room. Scales differ by powers of
+//! two, so a change of scale moves whole buckets, except for those below 2048, one integer wide, which then fall into
+//! finer ones: once, that adds 0.05 %. So 31 octaves, or 9.3 decades, are held, in at most 124 KiB of counts; one more
+//! digit takes 8 to 16 times as much. Values of both signs share that range: 14 octaves, or 4 decades, of each sign from
+//! the largest down. A value that fits no scale together with those already held is clamped to the nearest end, and
+//! counted.
 //!
-//! Weights (1/rate) become whole counts of a `unit`. The unit is refined when a weight is no multiple of it, a few times
-//! and then never again, since each time moves all counts; what still does not fit is carried to the next sample, so that
-//! the total weight stays right.
+//! Weights (1/rate) become integer counts of a `unit`. The unit is refined when a weight is not a multiple of it, a few
+//! times at most, because each time moves all counts; the remainder is carried to the next sample, so that the total
+//! weight stays right.
 
 use hdrhistogram::Histogram as Hdr;
 use serde::{Deserialize, Serialize};
 
-/// Octaves of integers that keep their digits with room to spare.
+/// Octaves of integers that keep their digits with a margin.
 const OCTAVES: i32 = 30;
-/// Where a new extreme is put when the scale follows it: two octaves of room before the next change.
+/// The octave of a new extreme after a change of scale: it leaves two octaves before the next change.
 const ROOM: i32 = 2;
 /// Finest split of a unit of weight.
 const MAX_SPLIT: u32 = 64;
-/// How often a unit is split at most, or at least looked at: random weights fit none.
+/// How often a split of the unit is considered at most: random weights fit none.
 const MAX_SPLITS: u8 = 8;
-/// Most units of a weight that a split leads to: counts have 32 bits.
+/// Most units per weight after a split: counts have 32 bits.
 const MAX_UNITS: f64 = 1024.0;
 
 /// Counts of values, by value.
@@ -33,29 +33,29 @@ const MAX_UNITS: f64 = 1024.0;
 #[serde(try_from = "Flat", into = "Flat")]
 pub struct Histogram {
     digits: u8,
-    /// Integers keep their digits from two to the power of this on.
+    /// Integers of two to the power of this or more keep their digits.
     fine_bits: i32,
     exponent: i32,
     positive: Hdr<u32>,
     negative: Option<Box<Hdr<u32>>>,
-    /// Smallest and largest magnitude held, zero apart.
+    /// Smallest and largest magnitude held, except zero.
     smallest: f64,
     largest: f64,
     /// The largest magnitude of each sign, the positive one first.
     largest_of: [f64; 2],
     unit: f64,
-    /// How often a split of the unit was thought of.
+    /// How often a split of the unit was considered.
     splits: u8,
     carry: f64,
     clamped: u64,
 }
 
 impl Histogram {
-    /// An empty histogram whose scale suits magnitudes from `smallest` to `largest` (zero apart), and whose
-    /// unit of weight is `unit`.
+    /// An empty histogram with a scale for magnitudes from `smallest` to `largest` (except zero) and with `unit` as its
+    /// unit of weight.
     pub fn new(digits: u8, smallest: f64, largest: f64, unit: f64) -> Histogram {
         let smallest = if smallest > 0.0 && smallest.is_finite() { smallest } else { 1.0 };
-        // Two to the power of it is the first that is more than ten to the power of the digits.
+        // Two to the power of it is the first power above ten to the power of the digits.
         let fine_bits = [4, 7, 10, 14, 17][usize::from(digits.clamp(1, 5)) - 1];
         let top_bits = fine_bits + OCTAVES;
         let exponent = (fine_bits + ROOM - floor_log2(smallest)).min(top_bits - 1 - floor_log2(largest.max(smallest)));
@@ -91,7 +91,7 @@ impl Histogram {
         self.add(value < 0.0, integer, count);
     }
 
-    /// Adds what another histogram holds.
+    /// Merges another histogram into this one.
     pub fn merge(&mut self, other: &Histogram) {
         for (value, weight) in other.buckets() {
             self.record(value, weight);
@@ -99,7 +99,7 @@ impl Histogram {
         self.clamped += other.clamped;
     }
 
-    /// Middle of each bucket that holds something and its weight, by ascending value.
+    /// The middle of each bucket that is not empty, with its weight, by ascending value.
     pub fn buckets(&self) -> Vec<(f64, f64)> {
         let read = |hdr: &Hdr<u32>, sign: f64| -> Vec<(f64, f64)> {
             hdr.iter_recorded()
@@ -122,17 +122,17 @@ impl Histogram {
         self.clamped
     }
 
-    /// Bytes of counts held.
+    /// Size of the counts in bytes.
     pub fn memory_bytes(&self) -> usize {
         let bytes = |hdr: &Hdr<u32>| hdr.distinct_values() * size_of::<u32>();
         bytes(&self.positive) + self.negative.as_deref().map_or(0, bytes)
     }
 
-    /// Changes the scale so that `magnitude` fits, if what is already held still fits then.
+    /// Changes the scale so that `magnitude` fits, if the values already held still fit.
     fn make_room(&mut self, magnitude: f64) {
         let bits = self.exponent + floor_log2(magnitude);
         if bits < self.fine_bits {
-            // How far the scale can grow before the largest value held leaves it.
+            // How far the scale can grow before the largest value held exceeds it.
             let headroom = if self.largest > 0.0 { self.finest() - self.exponent } else { i32::MAX };
             let needed = self.fine_bits - bits;
             // One octave may lie lower than is comfortable.
@@ -142,7 +142,7 @@ impl Histogram {
                 self.clamped += 1;
             }
         } else if bits >= self.top_bits() {
-            // How far it can shrink before the smallest value held gets too coarse.
+            // How far it can shrink before the smallest value held becomes too coarse.
             let headroom = if self.smallest.is_finite() {
                 self.exponent + floor_log2(self.smallest) - (self.fine_bits - 1)
             } else {
@@ -164,12 +164,12 @@ impl Histogram {
         self.fine_bits + OCTAVES
     }
 
-    /// The finest scale that holds the largest values of both signs in the room that there is.
+    /// The finest scale that holds the largest values of both signs within the bound.
     fn finest(&self) -> i32 {
-        // Half of the counts of an HdrHistogram's first bucket, which is what each octave beyond it takes.
+        // Half of the counts of an HdrHistogram's first bucket: the size of each further octave.
         let octaves = |largest: f64, exponent: i32| match largest > 0.0 {
             true => (exponent + floor_log2(largest) - self.fine_bits).max(0) + 2,
-            // An empty one has its first bucket, too.
+            // An empty histogram has its first bucket too.
             false => 0,
         };
         let mut exponent = self.top_bits() - 1 - floor_log2(self.largest);
@@ -180,7 +180,7 @@ impl Histogram {
         exponent
     }
 
-    /// Coarsens the scale where values of both signs would take more room than there is.
+    /// Coarsens the scale if values of both signs exceed the bound.
     fn share_room(&mut self) {
         if self.largest_of.contains(&0.0) {
             return;
@@ -189,7 +189,7 @@ impl Histogram {
         if shift <= 0 {
             return;
         }
-        // What was exact enough, and is no longer.
+        // Values that were exact enough, and no longer are.
         let fine = 1_u64 << (self.fine_bits - 1);
         let loses = |hdr: &Hdr<u32>| -> u64 {
             let steps =
@@ -211,7 +211,7 @@ impl Histogram {
             let mut scaled = new_hdr(digits);
             for step in hdr.iter_recorded() {
                 let low = hdr.lowest_equivalent(step.value_iterated_to());
-                // The middle: where buckets are one integer wide, a finer scale must not read it as its lower end.
+                // The middle: in buckets one integer wide, a finer scale must not read it as the lower end.
                 let middle = 0.5 * (low as f64 + hdr.next_non_equivalent(low) as f64);
                 let moved = if low == 0 { 0 } else { (self::scaled(middle, shift) as u64).clamp(1, top - 1) };
                 add(&mut scaled, moved, u32::try_from(step.count_since_last_iteration()).unwrap_or(u32::MAX));
@@ -226,7 +226,7 @@ impl Histogram {
         if magnitude == 0.0 {
             return 0;
         }
-        // A magnitude too small for the scale stays above zero, one too large below the top.
+        // A magnitude too small for the scale stays above zero, one too large stays below the top.
         (scaled(magnitude, self.exponent) as u64).clamp(1, (1 << self.top_bits()) - 1)
     }
 
@@ -255,7 +255,7 @@ impl Histogram {
         whole as u32
     }
 
-    /// Splits the unit so that a weight of so many units is a multiple of it, or nearly so.
+    /// Splits the unit so that a weight of this many units becomes a multiple of it, or nearly so.
     #[cold]
     fn refine(&mut self, counts: f64) {
         self.splits += 1;
@@ -296,7 +296,7 @@ impl Histogram {
     }
 }
 
-/// Whether a number of units is a whole one, up to rounding.
+/// Whether a number of units is an integer, up to rounding.
 fn is_whole(counts: f64) -> bool {
     (counts - counts.round()).abs() <= 1e-9 * counts.max(1.0)
 }
@@ -306,7 +306,7 @@ fn new_hdr(digits: u8) -> Hdr<u32> {
 }
 
 fn add(hdr: &mut Hdr<u32>, value: u64, count: u32) {
-    // Resizing is on, and no value reaches the type's limit, so nothing can be refused.
+    // Resizing is on, and no value reaches the type's limit, so recording cannot fail.
     let recorded = hdr.record_n(value, count);
     debug_assert!(recorded.is_ok());
 }
@@ -322,8 +322,7 @@ fn scaled(x: f64, n: i32) -> f64 {
     x * 2_f64.powi(n / 2) * 2_f64.powi(n - n / 2)
 }
 
-/// A histogram as it is written down: of each sign the lowest integers of the buckets that hold something, with their
-/// counts.
+/// The serialised form: for each sign the lowest integers of the buckets that are not empty, with their counts.
 #[derive(Serialize, Deserialize)]
 struct Flat {
     digits: u8,
@@ -366,7 +365,7 @@ impl TryFrom<Flat> for Histogram {
         if !(1..=5).contains(&flat.digits) {
             return Err("a histogram has 1 to 5 digits");
         }
-        // Beyond the exponents of doubles nothing can have been recorded.
+        // Nothing can have been recorded beyond the exponents of doubles.
         let is_sound = flat.exponent.abs() <= 2200 && flat.unit.is_finite() && flat.unit > 0.0;
         if !is_sound || flat.largest.is_nan() || flat.carry.is_nan() {
             return Err("a histogram's scale is none");
@@ -388,7 +387,7 @@ impl TryFrom<Flat> for Histogram {
         full.negative = flat.negative.as_deref().map(fill).transpose()?.map(Box::new);
         (full.smallest, full.largest, full.largest_of) = (flat.smallest, flat.largest, flat.largest_of);
         (full.carry, full.clamped) = (flat.carry, flat.clamped);
-        // It has been refined where it was recorded.
+        // It was refined when it was recorded.
         full.splits = MAX_SPLITS;
         Ok(full)
     }
@@ -437,7 +436,7 @@ mod tests {
         assert!(histogram.clamped() == 0 && histogram.memory_bytes() <= 124 << 10, "{}", histogram.memory_bytes());
         let held: Vec<f64> = histogram.buckets().iter().map(|(value, _)| *value).collect();
         assert!(powers(0, 14).all(|v| [v, -v].iter().all(|v| held.iter().any(|h| (h / v - 1.0).abs() < 0.001))));
-        // Nine of each: the small ones are no longer as exact, which is counted.
+        // Nine of each sign: the small ones are less exact, which is counted.
         let histogram = of(&mut powers(0, 30).flat_map(|v| [v, -v]));
         assert!(histogram.memory_bytes() <= 124 << 10, "{}", histogram.memory_bytes());
         assert!((20..=40).contains(&histogram.clamped()), "{}", histogram.clamped());

@@ -1,37 +1,36 @@
-//! From a key to a dense number, and back: the part of a shard that lives from interval to interval.
+//! Maps keys to dense ids and back: the part of a shard that persists over intervals.
 //!
-//! A table with linear probing (Knuth, TAOCP 3, 6.4, algorithms L and R) whose slot, 32 bits of the hash and the
-//! number, is one word. With a million series what a lookup costs is cache misses: this is one, then the word that
-//! points to the series, then its key. Growing reads the slots alone, no key.
+//! A table with linear probing (Knuth, TAOCP 3, 6.4, algorithms L and R) whose slot, 32 bits of the hash and the id, is
+//! one word. With a million series the cost of a lookup is its cache misses: the slot, the pointer to the series, its
+//! key. Growing reads only slots, no keys.
 
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 use crate::protocol::Kind;
 use crate::series::{Series, plain_name};
 
-/// GaugeLevels a number whose series was sent under exactly its canonical name, without tags: then the same bytes on
-/// the wire always mean this series, and need not be read again.
+/// Marks an id whose series was sent under exactly its canonical name, without tags: the same bytes on the wire always
+/// mean this series and need not be parsed again.
 const PLAIN: u32 = 1 << 31;
 
-/// A slot without a series.
+/// An empty slot.
 const EMPTY: Slot = Slot { hash: 0, id: u32::MAX };
 
 /// Slots of the smallest table.
 const MIN_SLOTS: usize = 16;
 
-/// Where a series may be.
+/// A slot of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     hash: u32,
-    /// A number, perhaps marked [`PLAIN`].
+    /// An id, possibly marked [`PLAIN`].
     id: u32,
 }
 
-/// Series of one class, each with a dense number that indexes the columns. Numbers of series that left are
-/// given out again.
+/// Series of one class, each with a dense id that indexes the columns. Ids of series that left are reused.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// A power of two of them, at most four fifths full.
+    /// The number of slots is a power of two; at most four fifths are used.
     slots: Vec<Slot>,
     len: usize,
     series: Vec<Option<Series>>,
@@ -50,25 +49,25 @@ impl Index {
         self.probe(hash, |id| self.at(id).is_some_and(|series| series.key() == key))
     }
 
-    /// A series by the name it was sent under, if those bytes are known to mean it.
+    /// The series of a name on the wire, if these bytes are known to mean it.
     #[inline]
     pub(super) fn find_plain(&self, hash: u64, kind: Kind, name: &[u8]) -> Option<u32> {
         self.probe(hash, |id| id & PLAIN != 0 && self.at(id).is_some_and(|series| series.is_plain(kind, name)))
     }
 
-    /// The slot where a search begins. Read early and for many, it is in the cache when the search comes.
+    /// The slot where a search begins. Reading it early, for many lines, brings it into the cache before the search.
     #[inline]
     pub(super) fn home(&self, hash: u64) -> Slot {
         self.slots[self.place(hash as u32)]
     }
 
-    /// The series of a slot, likewise.
+    /// The series of a slot, for the same purpose.
     #[inline]
     pub(super) fn guess(&self, slot: Slot) -> Option<&Series> {
         self.at(slot.id)
     }
 
-    /// Remembers that a series was sent under exactly its canonical name.
+    /// Records that a series was sent under exactly its canonical name.
     pub(super) fn mark_plain(&mut self, hash: u64, id: u32) {
         if let Some(at) = self.position(hash, |known| known & !PLAIN == id) {
             self.slots[at].id |= PLAIN;
@@ -106,7 +105,7 @@ impl Index {
         self.series.get((id & !PLAIN) as usize)?.as_ref()
     }
 
-    /// Gives a series that is not there yet its number.
+    /// Assigns an id to a series that is not in the table yet.
     pub(super) fn insert(&mut self, hash: u64, series: Series) -> u32 {
         let id = match self.free.pop() {
             Some(id) => id,
@@ -134,7 +133,7 @@ impl Index {
         self.slots[at] = slot;
     }
 
-    /// Forgets a series; `false` if there is none of that number.
+    /// Removes a series; `false` if no series has this id.
     pub(super) fn remove(&mut self, id: u32, hash_of: impl Fn(&[u8]) -> u64) -> bool {
         let Some(series) = self.series.get_mut(id as usize).and_then(Option::take) else {
             return false;
@@ -147,7 +146,7 @@ impl Index {
         true
     }
 
-    /// Empties a slot and moves those behind it that would no longer be found.
+    /// Empties a slot and moves the following ones that would no longer be found.
     fn vacate(&mut self, mut hole: usize) {
         let last = self.slots.len() - 1;
         let mut at = hole;
@@ -157,7 +156,7 @@ impl Index {
             if slot == EMPTY {
                 break;
             }
-            // A slot may move back no further than where its search begins.
+            // A slot may move back only to where its search begins.
             let distance = at.wrapping_sub(self.place(slot.hash)) & last;
             if distance >= (at.wrapping_sub(hole) & last) {
                 self.slots[hole] = slot;
@@ -171,7 +170,7 @@ impl Index {
         self.series.get(id as usize)?.as_ref()
     }
 
-    /// Every series with its number, by ascending numbers.
+    /// Every series with its id, by ascending ids.
     pub(super) fn all(&self) -> impl Iterator<Item = (u32, &Series)> {
         (0..).zip(&self.series).filter_map(|(id, series)| Some((id, series.as_ref()?)))
     }
@@ -181,7 +180,7 @@ impl Index {
     }
 }
 
-/// A keyed hash: UDP senders are not authenticated, so nobody may know which names collide.
+/// A keyed hash: UDP senders are not authenticated and must not be able to predict which names collide.
 #[derive(Clone, Debug)]
 pub(super) struct Hasher(RapidSecrets);
 
@@ -190,7 +189,7 @@ impl Hasher {
         Hasher(RapidSecrets::seed(seed))
     }
 
-    /// Of a canonical key.
+    /// The hash of a canonical key.
     #[inline]
     pub(super) fn hash(&self, key: &[u8]) -> u64 {
         match plain_name(key) {
@@ -199,13 +198,13 @@ impl Hasher {
         }
     }
 
-    /// Of a name and a tag section as they were sent.
+    /// The hash of a name and a tag section as they were sent.
     #[inline]
     pub(super) fn hash_key(&self, name: &[u8], tags: &[u8]) -> u64 {
         self.hash_plain(name).rotate_left(23) ^ rapidhash_v3_seeded(tags, &self.0)
     }
 
-    /// Of a key without tags. The kind is left out: a name seldom has more than one in a class.
+    /// The hash of a key without tags. It leaves the kind out: a name seldom has more than one in a class.
     #[inline]
     pub(super) fn hash_plain(&self, name: &[u8]) -> u64 {
         rapidhash_v3_seeded(name, &self.0)
@@ -221,7 +220,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_index_is_a_map(steps in proptest::collection::vec((any::<bool>(), 0..60_u32), 0..400)) {
-            // Few hashes, so that searches run into each other and around the end.
+            // Few distinct hashes, so that searches overlap and wrap around the end.
             let hash = |n: u32| u64::from(n % 7 + 12);
             let (mut index, mut model) = (Index::default(), HashMap::new());
             for (add, n) in steps {

@@ -1,4 +1,4 @@
-//! How lines get into a shard: the short way for bytes that were sent before, the long way for all others.
+//! How lines get into a shard: the fast path for bytes that were sent before, the slow path for all others.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -13,16 +13,16 @@ use super::index::{Index, Slot};
 use super::key_cache::CachedKey;
 use super::shard::{Shard, class_of};
 
-/// Lines looked up together: while the memory of one is on its way, that of the others can be asked for.
+/// Lines looked up together, so that their cache misses overlap.
 pub(super) const LOOKUP_BATCH: usize = 32;
 
-/// Series from which on a lookup finds little in the processor's own cache.
+/// With this many series or more, lookups mostly miss the processor's cache.
 pub(super) const BEYOND_CACHE: usize = 16_384;
 
-/// A plain line between reading and recording.
+/// A line on the fast path, between parsing and recording.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PendingLine {
-    /// Where it begins in the datagram, where its name ends, its tags lie, and the next line begins.
+    /// Offsets in the datagram: its start, the end of its name, its tags, and the start of the next line.
     start: u32,
     name_end: u32,
     tags: u32,
@@ -35,14 +35,14 @@ pub(super) struct PendingLine {
     found: Found,
 }
 
-/// How far the search for a line's series is.
+/// The progress of the search for a line's series.
 #[derive(Clone, Copy, Debug)]
 enum Found {
-    /// Here it may be.
+    /// The search begins here.
     Perhaps(Slot),
-    /// Its number.
+    /// Found: the id.
     Yes(u32),
-    /// It is not known under these bytes.
+    /// These bytes are not known.
     No,
 }
 
@@ -114,8 +114,8 @@ impl Shard {
         }
     }
 
-    /// Records the lines that wait, in order. Each step is a loop of its own, so that the processor asks for the
-    /// memory of many lines at once: with a million series a line then takes a fifth of the time.
+    /// Records the pending lines, in order. Each step is its own loop, so that the processor loads the memory of many lines
+    /// at once: with a million series a line then takes a fifth of the time.
     #[inline]
     fn flush_pending(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         if self.waiting.is_empty() {
@@ -141,7 +141,7 @@ impl Shard {
         for line in &waiting {
             match line.found {
                 Found::Yes(id) => self.record_known(line, id, now),
-                // What looked like a name may hold lines that are none.
+                // What looked like a name may contain malformed lines.
                 Found::Perhaps(_) | Found::No => {
                     let text = &datagram[line.start as usize..line.end as usize];
                     lines(text).for_each(|line| self.read(line, options, from, now));
@@ -152,12 +152,12 @@ impl Shard {
         self.waiting = waiting;
     }
 
-    /// The number of a series that was sent under the same bytes before. A shard belongs to one listener, so the
-    /// same bytes are always read alike.
+    /// The id of a series that was sent under the same bytes before. A shard belongs to one listener, so the same bytes
+    /// always mean the same.
     #[inline(always)]
     fn find_known(&self, line: &PendingLine, datagram: &[u8]) -> Option<u32> {
         if matches!(line.class, Class::Set | Class::Kv) {
-            // Their values are bounded, or no numbers.
+            // Their values are bounded, or not numbers.
             return None;
         }
         let index = &self.indexes[line.class as usize];
@@ -171,7 +171,7 @@ impl Shard {
             }
         }
         let known = self.key_cache.find(&CachedKey::new(line.hash, line.kind, name, tags));
-        // The number may have been given to another series since.
+        // The id may belong to another series by now.
         known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
     }
 
@@ -197,7 +197,7 @@ impl Shard {
         tally.recorded += 1;
     }
 
-    /// Reads a line the general way and records it.
+    /// Parses a line on the slow path and records it.
     #[inline(never)]
     fn read(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         let line = trim(line);
@@ -216,7 +216,7 @@ impl Shard {
         }
     }
 
-    /// Remembers the key of a plain tagged line that was just recorded.
+    /// Caches the key of a tagged line that was just recorded.
     fn learn(&mut self, line: &[u8]) {
         let Some((PlainLine { name, kind, tags, .. }, _)) = plain_line(line) else { return };
         if (tags.is_empty() && self.options.rules.is_none()) || self.concerns_presence {
@@ -224,11 +224,11 @@ impl Shard {
         }
         let kind = self.kind_of(kind);
         let index = &self.indexes[class_of(kind) as usize];
-        // What was cut is counted each time.
+        // Cut tags are counted for each line.
         if self.keys.cut() > 0 {
             return;
         }
-        // The key of the line's one sample is still in the builder.
+        // The builder still has the key of the line's only sample.
         let key = self.keys.last();
         let Some(id) = index.find(self.hasher.hash(key), key) else { return };
         let Some(series) = index.series(id) else { return };
@@ -263,7 +263,7 @@ mod tests {
 
     const NONE: [Vec<u32>; 5] = [const { Vec::new() }; 5];
 
-    /// What text does to a shard that knows `names`: series with their values, and the counts.
+    /// The effect of a text on a shard that knows `names`: series with their values, and the tally.
     fn outcome(
         rules: &Option<Arc<Rules>>,
         names: &str,
@@ -281,7 +281,7 @@ mod tests {
             times: TimeWindow::ANY,
         });
         let feed = |shard: &mut Shard, text: &str| shard.ingest(text.as_bytes(), &Options::default(), None, 0.0);
-        // The second time, keys are known.
+        // The second time the keys are cached.
         feed(&mut shard, names);
         feed(&mut shard, names);
         ingest(&mut shard, text);
@@ -300,7 +300,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// The short way and the long way lead to the same place.
+        /// The fast path and the slow path give the same result.
         #[test]
         fn known_bytes_are_read_as_unknown_ones_are(
             pieces in proptest::collection::vec(0..PIECES.len(), 0..40),

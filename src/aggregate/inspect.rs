@@ -1,4 +1,4 @@
-//! Looking at an open interval without closing it, and forgetting series at once: what the management port asks for.
+//! Reads an open interval without closing it, and removes series at once, for the management port.
 
 use std::collections::HashSet;
 
@@ -9,31 +9,31 @@ use super::gauge::Gauge;
 use super::shard::Shard;
 use super::tally::Tally;
 
-/// What a series holds of the open interval.
+/// The values of a series in the open interval.
 #[derive(Clone, Debug)]
 pub enum Inspected {
     /// Nothing.
     Idle,
     /// A counter's sum.
     Sum(f64),
-    /// What a gauge was told.
+    /// A gauge's updates.
     Level(Gauge),
-    /// The first samples of a timer, in the order of arrival as long as they are exact, and how many there are.
+    /// The first samples of a timer, in the order of arrival while they are exact, and their total number.
     Samples(Vec<f64>, u64),
 }
 
 impl Shard {
-    /// How many series of a class it holds.
+    /// The number of series of a class.
     pub fn held(&self, class: Class) -> usize {
         self.indexes[class as usize].len()
     }
 
-    /// The counts of the open interval.
+    /// The tally of the open interval.
     pub fn open_tally(&self) -> &Tally {
         &self.open.tally
     }
 
-    /// The first `limit` series of a class by their numbers, with at most `samples` samples each.
+    /// The first `limit` series of a class by id, with at most `samples` samples each.
     pub fn inspect(&self, class: Class, limit: usize, samples: usize) -> Vec<(Series, Inspected)> {
         let columns = &self.open.columns;
         let all = self.indexes[class as usize].all().take(limit);
@@ -53,7 +53,7 @@ impl Shard {
         .collect()
     }
 
-    /// Forgets the series of a class that are wanted, with what they hold of the open interval; their names.
+    /// Removes the matching series of a class, with their values of the open interval; returns their names.
     pub fn forget(&mut self, class: Class, is_wanted: impl Fn(&Series) -> bool) -> Vec<Series> {
         let wanted: Vec<(u32, Series)> = self.indexes[class as usize]
             .all()
@@ -61,7 +61,7 @@ impl Shard {
             .map(|(id, series)| (id, series.clone()))
             .collect();
         let ids: HashSet<u32> = wanted.iter().map(|(id, _)| *id).collect();
-        // Nobody has heard of a series that this interval brought.
+        // The registry does not know a series that is new in this interval.
         let mut news = HashSet::new();
         self.open.created[class as usize].retain(|created| {
             let is_wanted = ids.contains(&created.id);

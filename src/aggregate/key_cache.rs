@@ -1,17 +1,17 @@
-//! Keys: which series the same bytes meant before.
+//! Caches which series the same bytes meant before.
 //!
-//! A tagged line names its series by a name and a tag section whose order is the sender's. Splitting, sorting and
-//! joining tags costs ten times what a lookup costs, and senders spell alike, so the key is remembered.
+//! A tagged line names its series by a name and a tag section in the sender's order. Splitting, sorting and joining tags
+//! costs ten times as much as a lookup, and a sender always writes the same bytes, so they are cached.
 
 use hashbrown::HashTable;
 
 use crate::protocol::Kind;
 use crate::series::Series;
 
-/// Longest key remembered, in bytes.
+/// Longest cached key, in bytes.
 const MAX_CACHED_KEY_BYTES: usize = 1024;
 
-/// Keys beyond this many a series held are somebody's game with the order of tags: all are forgotten.
+/// Most cached keys per series held. More means that a sender permutes its tags; then all are dropped.
 pub(super) const CACHED_KEYS_PER_SERIES: usize = 2;
 const SPARE_CACHED_KEYS: usize = 1024;
 
@@ -31,7 +31,7 @@ impl<'a> CachedKey<'a> {
     }
 }
 
-/// A key and what it means.
+/// A cached key and its series.
 #[derive(Debug)]
 struct Known {
     hash: u64,
@@ -54,33 +54,33 @@ impl Known {
     }
 }
 
-/// The keys of a shard.
+/// The cached keys of a shard.
 #[derive(Debug, Default)]
 pub(super) struct KeyCache {
     table: HashTable<Known>,
 }
 
 impl KeyCache {
-    /// The number of the series that a key meant, with that series: the number may have another owner by now.
+    /// The id of the series that a key meant, with that series: the id may belong to another one by now.
     #[inline]
     pub(super) fn find(&self, key: &CachedKey<'_>) -> Option<(u32, &Series)> {
         self.table.find(key.hash, |known| known.is(key)).map(|known| (known.id, &known.series))
     }
 
-    /// Forgets everything if there are too many for a shard that holds `series` series.
+    /// Drops all keys if there are too many for a shard that holds `series` series.
     pub(super) fn make_room(&mut self, series: usize) {
         if self.table.len() >= CACHED_KEYS_PER_SERIES * series + SPARE_CACHED_KEYS {
             self.table.clear();
         }
     }
 
-    /// Remembers what a key means.
+    /// Caches the series of a key.
     pub(super) fn remember(&mut self, key: CachedKey<'_>, id: u32, series: &Series) {
         let CachedKey { hash, kind, name, tags } = key;
         if name.len() + tags.len() > MAX_CACHED_KEY_BYTES {
             return;
         }
-        // The same key of a series that has left.
+        // The same key, of a series that has left.
         if let Ok(stale) = self.table.find_entry(hash, |known| known.is(&key)) {
             stale.remove();
         }

@@ -1,4 +1,4 @@
-//! Bounds on what senders can make us keep, and who ran into them.
+//! Bounds on what senders can make a shard hold, and who reached them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,10 @@ pub const OVERFLOW_NAME: &str = "systole.overflow";
 /// Events and service checks kept per worker and interval.
 pub const MAX_EVENTS_AND_CHECKS: usize = 10_000;
 
-/// Bytes of events and service checks kept per worker and interval; the one that reaches it is kept, too.
+/// Bytes of events and service checks kept per worker and interval; the one that reaches it is still kept.
 pub(super) const MAX_EVENT_AND_CHECK_BYTES: usize = 32 << 20;
 
-/// Samples with a time of their own that a worker keeps per interval, and bytes of their series' keys.
+/// Samples with a timestamp that a worker keeps per interval, and bytes of their series' keys.
 pub(super) const MAX_TIMESTAMPED: usize = 100_000;
 pub(super) const MAX_TIMESTAMPED_BYTES: usize = 32 << 20;
 
@@ -24,7 +24,7 @@ const WATCHED_PREFIXES: usize = 16;
 /// Longest prefix remembered, in bytes.
 const PREFIX_BYTES: usize = 64;
 
-/// The number of series that all workers may hold together.
+/// The number of series that all workers together may hold.
 #[derive(Clone, Debug)]
 pub struct Quota {
     used: Arc<AtomicUsize>,
@@ -37,37 +37,37 @@ impl Quota {
         Quota { used: Arc::default(), max_series }
     }
 
-    /// Takes room for one; `false` if there is none.
+    /// Reserves room for one series; `false` if there is none.
     pub fn take(&self) -> bool {
-        // The number guards memory and nothing else, so no order with other loads and stores is needed.
+        // The counter guards nothing but the amount of memory, so relaxed ordering is enough.
         let took =
             self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.max_series).then_some(n + 1));
         took.is_ok()
     }
 
-    /// Gives room for one back.
+    /// Releases the room of one series.
     pub fn give(&self) {
         self.used.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Which times of their own samples, events and service checks may have. They are judged by when they are received, so that
-/// nobody writes into days that nobody looks at: each would be a partition or an index of its own somewhere.
+/// The window of accepted timestamps of samples, events and service checks, relative to the time of receipt. It keeps
+/// senders from writing into arbitrary days: each would be a partition or an index at some receiver.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TimeWindow {
-    /// How long ago, in seconds.
+    /// How far in the past, in seconds.
     pub past_secs: f64,
-    /// How far ahead, in seconds.
+    /// How far in the future, in seconds.
     pub future_secs: f64,
-    /// Unix seconds of the shard's own time 0; `None` if that is not known, and then every time is believed.
+    /// Unix seconds of the shard's time 0; `None` if that is not known, and then every timestamp is accepted.
     pub origin: Option<f64>,
 }
 
 impl TimeWindow {
-    /// Believes every time.
+    /// Accepts every timestamp.
     pub const ANY: TimeWindow = TimeWindow { past_secs: f64::INFINITY, future_secs: f64::INFINITY, origin: None };
 
-    /// Whether it holds a time, in Unix seconds, of something received at `now` seconds of the shard's time.
+    /// Whether a timestamp, in Unix seconds, is accepted at `now` seconds of the shard's time.
     pub fn holds(&self, time: u64, now: f64) -> bool {
         let Some(origin) = self.origin else { return true };
         let ahead = time as f64 - (origin + now);
@@ -80,8 +80,8 @@ pub fn overflow_series(kind: Kind) -> Series {
     Series::new(kind, OVERFLOW_NAME, &[])
 }
 
-/// The prefixes (up to the first dot) that ran into `max_series` most: the space-saving algorithm (Metwally,
-/// Agrawal, El Abbadi, 2005), so the worst is named even when prefixes are many.
+/// The prefixes (up to the first dot) with most samples beyond `max_series`: the space-saving algorithm (Metwally,
+/// Agrawal, El Abbadi, 2005), which finds the worst one even among many prefixes.
 #[derive(Clone, Debug, Default)]
 pub struct Offenders {
     counts: Vec<(Vec<u8>, u64)>,
@@ -114,7 +114,7 @@ impl Offenders {
         }
     }
 
-    /// The worst prefix and about how many samples of it were folded.
+    /// The worst prefix, and approximately how many of its samples were folded.
     pub fn worst(&self) -> Option<(String, u64)> {
         let (prefix, count) = self.counts.iter().max_by_key(|(_, count)| *count)?;
         Some((String::from_utf8_lossy(prefix).into_owned(), *count))

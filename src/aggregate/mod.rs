@@ -1,8 +1,8 @@
 //! Finds the series of a sample and updates one counter, gauge, timer or set. Pure: time is an argument.
 //!
-//! A [`Shard`] belongs to one receive worker. At a tick it ships a [`Partial`]; the partials of all shards
-//! become one immutable snapshot in [`crate::snapshot`]. What is kept here per interval merges: sums add,
-//! histograms add, sets unite, gauges go by the order of [`Gauge`].
+//! A [`Shard`] belongs to one receive worker. At a tick it returns a [`Partial`]; the partials of all shards become one
+//! immutable snapshot in [`crate::snapshot`]. All values merge: sums and histograms add, sets unite, gauges merge by
+//! the order of [`Gauge`].
 //!
 //! Everything is bounded: series by a [`Quota`], exact samples by [`TimerPolicy::exact_samples`], set members
 //! by [`EXACT_MEMBERS`], events and checks by [`MAX_EVENTS_AND_CHECKS`]. Reaching a bound is counted in the [`Tally`].

@@ -1,5 +1,4 @@
-//! What a rule says of how a series is summed up, how long it stays and where it goes. Names and tags are the business
-//! of [`super::rules`].
+//! How a rule changes the aggregation, the lifetime and the sinks of a series. [`super::rules`] changes names and tags.
 
 use std::fmt::{self, Write};
 
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::columns::Class;
 use super::gauge::Gauge;
 
-/// What is flushed of a gauge that was told several values in an interval.
+/// Which value of a gauge is flushed if it took several in an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GaugePolicy {
     /// The last.
@@ -25,7 +24,7 @@ pub enum GaugePolicy {
 }
 
 impl GaugePolicy {
-    /// Every policy with its word.
+    /// Every policy with its word in the configuration.
     pub const NAMES: [(&'static str, GaugePolicy); 5] = [
         ("last", GaugePolicy::Last),
         ("min", GaugePolicy::Min),
@@ -40,22 +39,22 @@ impl GaugePolicy {
     }
 }
 
-/// How series that meet a rule are treated; what is not said is as for all others.
+/// The settings of a rule for its series; those that are absent are as for all other series.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeriesOverrides {
     /// Percentiles of timers, -100 to 100.
     pub percentiles: Option<Vec<f64>>,
-    /// Upper bounds, included, by ascending size: how many values of a timer lie below each is told.
+    /// Inclusive upper bounds, ascending: how many values of a timer are at or below each is flushed.
     pub buckets: Vec<f64>,
     /// Digits of the histogram, 1 to 5.
     pub digits: Option<u8>,
     /// What is flushed of a gauge.
     pub gauge: GaugePolicy,
-    /// Seconds that it stays without an update; the inner `None` is for ever.
+    /// Lifetime without an update, in seconds; the inner `None` is for ever.
     pub ttl: Option<Option<f64>>,
     /// The only sinks that get it.
     pub sinks: Option<Vec<String>>,
-    /// It is flushed in every so-many-th interval.
+    /// Flushed in every n-th interval.
     pub every: u32,
 }
 
@@ -74,7 +73,7 @@ impl Default for SeriesOverrides {
 }
 
 impl SeriesOverrides {
-    /// Whether a snapshot must know of it.
+    /// Whether a snapshot needs it.
     pub(crate) fn is_seen(&self) -> bool {
         self.percentiles.is_some() || !self.buckets.is_empty() || self.sinks.is_some() || self.every > 1
     }
@@ -85,7 +84,7 @@ impl SeriesOverrides {
     }
 }
 
-/// In words, as `explain` tells it.
+/// The text that `explain` prints.
 impl fmt::Display for SeriesOverrides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |numbers: &[f64]| numbers.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
@@ -119,7 +118,7 @@ impl fmt::Display for SeriesOverrides {
     }
 }
 
-/// Smallest, largest, sum and number of values.
+/// Minimum, maximum, sum and number of values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Span {
     count: u64,
@@ -133,7 +132,7 @@ impl Span {
         self.merge(&Span { count: 1, min: value, max: value, sum: value });
     }
 
-    /// Adds the values of another one.
+    /// Merges the values of another one.
     pub fn merge(&mut self, other: &Span) {
         if other.count == 0 {
             return;
@@ -150,7 +149,7 @@ impl Span {
         Span { count: self.count, min: fit(self.min + by), max: fit(self.max + by), sum }
     }
 
-    /// What a policy makes of the values; `None` for the last, which is not among what is known here.
+    /// The value that a policy selects; `None` for the last, which is not known here.
     pub fn value(&self, policy: GaugePolicy) -> Option<f64> {
         match policy {
             GaugePolicy::Last => None,
@@ -162,8 +161,8 @@ impl Span {
     }
 }
 
-/// The values that a gauge took in an interval on one side: those since it was set, and those before, which are
-/// relative to what it was when the interval began.
+/// The values that a gauge took in an interval on one side: those since it was set, and those before, which are relative
+/// to its value at the start of the interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Levels {
     set: Span,
@@ -171,18 +170,18 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// Adds the value that a gauge has just taken.
+    /// Records the current value of a gauge.
     pub fn add(&mut self, gauge: &Gauge) {
         if gauge.is_set() { self.set.add(gauge.value()) } else { self.loose.add(gauge.value()) }
     }
 
-    /// Adds what another side saw.
+    /// Merges another side.
     pub fn merge(&mut self, other: &Levels) {
         self.set.merge(&other.set);
         self.loose.merge(&other.loose);
     }
 
-    /// The values, for a gauge that was `base` when the interval began.
+    /// The values, for a gauge that was `base` at the start of the interval.
     pub fn resolved(&self, base: f64) -> Span {
         let mut span = self.set;
         span.merge(&self.loose.shifted(base));
@@ -190,17 +189,17 @@ impl Levels {
     }
 }
 
-/// Which numbers of a shard's series are treated in a way that each sample must know. Empty where no rule asks for it.
+/// The per-sample settings of a shard's series, by id. Empty if no rule has any.
 #[derive(Debug, Default)]
 pub(super) struct GaugeLevels {
-    /// Digits of timers' histograms; 0 for those of all others.
+    /// Digits of timers' histograms; 0 for the general setting.
     digits: Vec<u8>,
-    /// 1 for gauges of which every value counts.
+    /// 1 for gauges whose every value counts.
     gauges: Vec<u8>,
 }
 
 impl GaugeLevels {
-    /// Sets what holds for a number, which may have been another series'.
+    /// Sets the settings of an id, which may have belonged to another series.
     pub(super) fn set(&mut self, class: Class, id: u32, overrides: Option<&SeriesOverrides>) {
         let (marks, mark) = match class {
             Class::Timer => (&mut self.digits, overrides.and_then(|t| t.digits).unwrap_or(0)),
@@ -216,7 +215,7 @@ impl GaugeLevels {
         }
     }
 
-    /// Digits of a timer's histogram; 0 if it has none of its own.
+    /// Digits of a timer's histogram; 0 for the general setting.
     #[inline(always)]
     pub(super) fn digits(&self, id: u32) -> u8 {
         if self.digits.is_empty() { 0 } else { self.digits.get(id as usize).copied().unwrap_or(0) }

@@ -1,4 +1,4 @@
-//! What a shard ships when an interval closes.
+//! What a shard returns when an interval closes.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use super::event_or_check::EventOrCheck;
 use super::limits::Offenders;
 use super::tally::Tally;
 
-/// A counter's or a gauge's value of a second of its own (`|T`).
+/// A counter's or a gauge's value with its own timestamp (`|T`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimestampedSample {
     /// Which.
@@ -25,10 +25,10 @@ pub struct TimestampedSample {
     pub rule: u32,
 }
 
-/// What came with a malformed line: the first of an interval is kept as an example.
+/// A malformed line: the first of an interval is kept as an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
-    /// The line, cut at 512 bytes.
+    /// The line, truncated at 512 bytes.
     pub line: Vec<u8>,
     /// Why and where.
     pub error: ParseError,
@@ -36,10 +36,10 @@ pub struct BadLine {
     pub from: Option<SocketAddr>,
 }
 
-/// A series that got a number.
+/// A series that got an id.
 #[derive(Clone, Debug)]
 pub struct Created {
-    /// The number.
+    /// The id.
     pub id: u32,
     /// The rule that treats it, or [`super::rules::NO_RULE`].
     pub rule: u32,
@@ -47,24 +47,24 @@ pub struct Created {
     pub series: Series,
 }
 
-/// One closed interval of one shard, on its way to the registry. The columns come back as spare ones.
+/// One closed interval of one shard, on its way to the registry. The columns are reused.
 #[derive(Debug, Default)]
 pub struct Partial {
-    /// Series that got a number, by class.
+    /// New series with their ids, by class.
     pub created: [Vec<Created>; 5],
-    /// Numbers whose series were forgotten, by class. They were not touched before in this interval, and
-    /// are read before `created`.
+    /// Ids whose series were removed, by class. They were not touched in this interval, and are processed before
+    /// `created`.
     pub retired: [Vec<u32>; 5],
     /// The values.
     pub columns: Columns,
-    /// The counts.
+    /// The tally.
     pub tally: Tally,
-    /// Samples with a time of their own, in order.
+    /// Samples with a timestamp, in order.
     pub stamped: Vec<TimestampedSample>,
     /// Events and service checks, in order.
     pub notes: Vec<EventOrCheck>,
     /// The first malformed line.
     pub example: Option<BadLine>,
-    /// Who ran into `max_series`.
+    /// Which prefixes exceeded `max_series`.
     pub offenders: Offenders,
 }

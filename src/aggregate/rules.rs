@@ -1,5 +1,5 @@
-//! Rules: what a series is called, which tags it keeps, whether it is kept at all. The first rule that matches decides.
-//! A rule is looked for when a key is new; after that it costs nothing.
+//! Rules: the name of a series, its tags, and whether it is kept at all. The first rule that matches decides. Rules are
+//! evaluated when a key is new; after that they cost nothing.
 
 use std::collections::HashMap;
 
@@ -13,23 +13,23 @@ use super::overrides::SeriesOverrides;
 /// A rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
-    /// Of names; what its stars stand for is `$1`, `$2` and so on in what follows.
+    /// Pattern of names; what its stars match is `$1`, `$2` and so on in the templates below.
     pub pattern: String,
-    /// Tags that must be there, with patterns of their values (a tag without a value has an empty one).
+    /// Required tags with patterns of their values (a tag without a value has an empty one).
     pub tags: Vec<(String, String)>,
     /// Only series of these kinds; empty for all.
     pub kinds: Vec<Kind>,
     /// The new name.
     pub rename: Option<String>,
-    /// Its samples are dropped, and counted.
+    /// Whether its samples are dropped, and counted.
     pub drop: bool,
-    /// Patterns of keys of tags that are dropped.
+    /// Patterns of keys of tags to drop.
     pub drop_tags: Vec<String>,
-    /// Patterns of keys of the only tags that are kept.
+    /// Patterns of keys of the only tags to keep.
     pub keep_tags: Option<Vec<String>>,
-    /// Tags that are added, or replaced.
+    /// Tags to add or replace.
     pub add_tags: Vec<(String, String)>,
-    /// How its series are treated.
+    /// Further settings of its series.
     pub overrides: SeriesOverrides,
 }
 
@@ -43,17 +43,17 @@ impl Rule {
     }
 }
 
-/// GaugeLevels a series that no rule treats.
+/// The number for series that no rule applies to.
 pub const NO_RULE: u32 = u32::MAX;
 
-/// What becomes of a series.
+/// What the rules make of a series.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RuleOutcome {
     /// No rule changes it.
     Same,
     /// It is dropped.
     Dropped,
-    /// It is this one.
+    /// It becomes this one.
     Is(Series),
 }
 
@@ -61,9 +61,9 @@ pub enum RuleOutcome {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
     rules: Vec<Rule>,
-    /// Numbers of rules, in order, by what their patterns begin with before the first star.
+    /// Numbers of rules, in order, by the prefix of their patterns before the first star.
     by_head: HashMap<Box<str>, Vec<u32>>,
-    /// How long those beginnings are, in bytes, each length once.
+    /// The lengths of those prefixes in bytes, each once.
     lengths: Vec<usize>,
 }
 
@@ -81,7 +81,7 @@ impl Rules {
         Rules { rules, by_head, lengths }
     }
 
-    /// Treatments alone, by their numbers; they match nothing.
+    /// Overrides only, by their numbers; they match nothing.
     pub fn of_overrides(overrides: Vec<SeriesOverrides>) -> Rules {
         let rules = overrides.into_iter().map(|overrides| Rule { overrides, ..Rule::default() }).collect();
         Rules { rules, ..Rules::default() }
@@ -98,7 +98,7 @@ impl Rules {
         first.map(|n| (n as usize, &self.rules[n as usize]))
     }
 
-    /// What becomes of a series, and the number of the rule that treats it ([`NO_RULE`] for none).
+    /// The outcome for a series, and the number of the rule that applies ([`NO_RULE`] for none).
     pub fn verdict(&self, series: &Series) -> (RuleOutcome, u32) {
         let Some((n, rule)) = self.find(series) else { return (RuleOutcome::Same, NO_RULE) };
         let number = if rule.overrides == SeriesOverrides::default() { NO_RULE } else { n as u32 };
@@ -110,7 +110,7 @@ impl Rules {
         self.rules.get(rule as usize).map(|rule| &rule.overrides)
     }
 
-    /// All of them, in order.
+    /// All rules, in order.
     pub fn all(&self) -> &[Rule] {
         &self.rules
     }
@@ -120,7 +120,7 @@ impl Rules {
         self.rules.iter().map(|rule| &rule.overrides)
     }
 
-    /// What a rule that matches makes of a series.
+    /// The outcome of a rule that matches.
     pub fn outcome(rule: &Rule, series: &Series) -> RuleOutcome {
         if rule.drop {
             return RuleOutcome::Dropped;
@@ -144,7 +144,7 @@ impl Rules {
     }
 }
 
-/// A text with `$1` or `${1}` replaced by what the first star stood for, and so on; `$$` is a dollar.
+/// Expands a template: `$1` or `${1}` is what the first star matched, and so on; `$$` is a dollar.
 fn fill(template: &str, parts: &[&str]) -> String {
     let mut out = String::new();
     let rest = references(template, |text, number| {
@@ -156,8 +156,8 @@ fn fill(template: &str, parts: &[&str]) -> String {
     out + rest
 }
 
-/// Hands every piece of a template to `visit`: a text, and the number of the star that follows it, if one does. What
-/// follows the last one is left.
+/// Passes every piece of a template to `visit`: a text, and the number of the star after it, if there is one. Returns
+/// the text after the last one.
 fn references(template: &str, mut visit: impl FnMut(&str, Option<usize>)) -> &str {
     let mut rest = template;
     while let Some(at) = rest.find('$') {
@@ -183,7 +183,7 @@ fn references(template: &str, mut visit: impl FnMut(&str, Option<usize>)) -> &st
     rest
 }
 
-/// How many stars a pattern has: what templates may refer to.
+/// The number of stars in a pattern, which templates may refer to.
 pub fn stars(pattern: &str) -> usize {
     pattern.matches('*').count()
 }
@@ -195,22 +195,22 @@ pub fn highest_reference(template: &str) -> usize {
     highest
 }
 
-/// What keys became, so that a rule is looked for once.
+/// Caches the outcome of keys, so that rules are evaluated once.
 #[derive(Debug, Default)]
 pub(super) struct RuleOutcomes {
     known: HashMap<Box<[u8]>, (RuleOutcome, u32)>,
-    /// What their keys take.
+    /// Size of the keys in bytes.
     bytes: usize,
 }
 
-/// Keys remembered beside those of the series held.
+/// Cached keys in addition to those of the series held.
 const SPARE_CACHED_KEYS: usize = 65_536;
 
-/// Bytes of keys remembered, a key of a series held counted with 256.
+/// Bytes of cached keys; a key of a series held counts 256.
 const SPARE_BYTES: usize = 32 << 20;
 
 impl RuleOutcomes {
-    /// What becomes of the series of a key, and the rule that treats it; a shard that holds `series` series remembers some more.
+    /// The outcome of a key, and the rule that applies; the cache of a shard that holds `series` series is larger by those.
     pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize) -> &(RuleOutcome, u32) {
         if !self.known.contains_key(key) {
             let keys = CACHED_KEYS_PER_SERIES * series;

@@ -1,4 +1,4 @@
-//! Sets: how many different members an interval saw. Exact up to [`EXACT_MEMBERS`], then a HyperLogLog.
+//! Sets: the number of distinct members in an interval. Exact up to [`EXACT_MEMBERS`], then a HyperLogLog.
 //!
 //! A member is kept as the 64-bit rapidhash (v3, default seed) of its text: the same on every node, so that
 //! sets merge. Up to the bound the chance that two members share a hash is below one in 10^12.
@@ -10,12 +10,12 @@ use hashbrown::HashTable;
 use rapidhash::v3::rapidhash_v3;
 use serde::{Deserialize, Serialize};
 
-/// Most members counted exactly: the hashes then take the room of the registers.
+/// Most members counted exactly: beyond it the hashes would take more memory than the registers.
 pub const EXACT_MEMBERS: usize = 2048;
 
 const PRECISION: u32 = 14;
 const REGISTERS: usize = 1 << PRECISION;
-/// The largest rank a register holds: the bits that don't choose the register, and one.
+/// The largest rank a register holds: the bits that do not select the register, plus one.
 const MAX_RANK: usize = 64 - PRECISION as usize + 1;
 
 /// The members of one set.
@@ -60,11 +60,11 @@ impl Members {
         }
     }
 
-    /// Adds the members of another set.
+    /// Merges another set.
     pub fn merge(&mut self, other: &Members) {
         match &other.0 {
             Inner::Exact(table) => {
-                // Sorted, so that the merged table's memory does not depend on where a hash happened to lie.
+                // Sorted, so that the memory of the merged table does not depend on the order of insertion.
                 let mut hashes: Vec<u64> = table.iter().copied().collect();
                 hashes.sort_unstable();
                 hashes.into_iter().for_each(|hash| self.insert_hash(hash));
@@ -82,7 +82,7 @@ impl Members {
         }
     }
 
-    /// How many members: exact, or an estimate with a standard error of 0.81 %.
+    /// The number of members: exact, or an estimate with a standard error of 0.81 %.
     pub fn count(&self) -> f64 {
         match &self.0 {
             Inner::Exact(table) => table.len() as f64,
@@ -90,7 +90,7 @@ impl Members {
         }
     }
 
-    /// The members' hashes in order; `None` if they are only estimated.
+    /// The members' hashes in order; `None` if the count is an estimate.
     pub fn hashes(&self) -> Option<Vec<u64>> {
         let Inner::Exact(table) = &self.0 else { return None };
         let mut hashes: Vec<u64> = table.iter().copied().collect();
@@ -103,13 +103,13 @@ impl Members {
         matches!(self.0, Inner::Exact(_))
     }
 
-    /// Nothing was added.
+    /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
         matches!(&self.0, Inner::Exact(table) if table.is_empty())
     }
 }
 
-/// A set as it is written down.
+/// The serialised form.
 #[derive(Serialize, Deserialize)]
 enum Flat {
     Exact(Vec<u64>),
@@ -146,7 +146,7 @@ impl TryFrom<Flat> for Members {
 
 fn observe(registers: &mut [u8; REGISTERS], hash: u64) {
     let register = (hash >> (64 - PRECISION)) as usize;
-    // A one behind the remaining bits bounds the rank.
+    // A one after the remaining bits bounds the rank.
     let rest = (hash << PRECISION) | (1 << (PRECISION - 1));
     let rank = rest.leading_zeros() as u8 + 1;
     registers[register] = registers[register].max(rank);

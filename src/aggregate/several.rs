@@ -1,8 +1,8 @@
 //! Lines of several samples, `name:1|c:2|g`, and lines that may concern presence.
 //!
-//! What the samples of a line have in common is worked out once a line, however many there are: who beats, and the key of
-//! those that have the name's tags alone. Samples with tags of their own need a key each, which repeats the tags of the
-//! name; what that takes is bounded by the length of the line.
+//! What the samples of a line have in common is computed once per line, however many there are: the heartbeat, and the
+//! key of samples that have only the name's tags. Samples with further tags need a key each, which repeats the tags of
+//! the name; the total size of those is bounded by the length of the line.
 
 use std::net::SocketAddr;
 
@@ -11,46 +11,46 @@ use crate::series::Series;
 
 use super::shard::{Place, Shard, bad_time, class_of, own_time};
 
-/// How much longer than their line the keys of its samples may be, all together, beside [`FREE_EFFORT`] for each of them.
+/// The total size of the keys of a line's samples, as a multiple of the line, beyond [`FREE_EFFORT`] for each of them.
 const EFFORT: usize = 16;
-/// What a sample's key may take in any case, in bytes.
+/// Size of a sample's key that is always allowed, in bytes.
 const FREE_EFFORT: usize = 256;
 
-/// What presence makes of a line.
+/// Whether a line is a heartbeat.
 #[derive(Clone, Copy, PartialEq)]
 enum HeartbeatOutcome {
-    /// It is a metric.
+    /// A metric.
     Nothing,
-    /// It is a heartbeat, and a metric too.
+    /// A heartbeat that is also a metric.
     Forwarded,
-    /// It is a heartbeat.
+    /// A heartbeat.
     Consumed,
 }
 
-/// What became of the first sample of a kind under the name's tags alone.
+/// The outcome of the first sample of a kind that has only the name's tags.
 #[derive(Clone, Copy, Debug)]
 enum Destination {
-    /// A rule drops it.
+    /// Dropped by a rule.
     Dropped,
-    /// It goes there.
+    /// Recorded here.
     Recorded(Place),
 }
 
-/// What the samples of a line know of each other.
+/// Shared state of the samples of a line.
 #[derive(Default)]
 struct Shared {
     /// By kind.
     destinations: [Option<Destination>; Kind::ALL.len()],
-    /// Of samples with a time of their own, by kind: the series, and the rule that treats it.
+    /// For samples with a timestamp, by kind: the series, and the rule that applies.
     stamped: [Option<(Series, u32)>; Kind::ALL.len()],
-    /// What keys took so far, in bytes.
+    /// Size of the keys so far, in bytes.
     effort: usize,
-    /// How many samples there were.
+    /// The number of samples so far.
     samples: usize,
 }
 
 impl Shard {
-    /// Records the samples of a line; whether all were good.
+    /// Records the samples of a line; returns whether all were valid.
     #[inline(never)]
     pub(super) fn several<'s>(
         &mut self,
@@ -89,7 +89,7 @@ impl Shard {
         first_error.is_none()
     }
 
-    /// Records samples; the first fault.
+    /// Records samples; returns the first error.
     fn record_several<'s>(
         &mut self,
         samples: impl Iterator<Item = Result<Metric<'s>, ParseError>>,
@@ -106,7 +106,7 @@ impl Shard {
                             first_error.get_or_insert_with(|| bad_time(line, b"T"));
                             continue;
                         }
-                        // A heartbeat counts when it comes, whatever its sender's clock says.
+                        // A heartbeat counts when it arrives, whatever its sender's clock says.
                         metric.timestamp = None;
                     }
                     self.one_of_several(&metric, line, &mut shared, now)
@@ -118,7 +118,7 @@ impl Shard {
         first_error
     }
 
-    /// What a line says of presence whose first good sample begins the rest of them.
+    /// Handles the presence part of a line, from its first valid sample on.
     fn try_heartbeat<'s>(
         &mut self,
         first: &Metric<'s>,
@@ -135,7 +135,7 @@ impl Shard {
         let heartbeat = match &signal {
             Signal::Heartbeat(_) if heartbeats.forward => HeartbeatOutcome::Forwarded,
             Signal::Heartbeat(_) => HeartbeatOutcome::Consumed,
-            // They are metrics like any other, too.
+            // They are also ordinary metrics.
             Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) => HeartbeatOutcome::Nothing,
         };
         self.signals.push(signal);

@@ -1,8 +1,8 @@
 //! A shard: the series of one receive worker and the values of its open interval.
 //!
-//! The worker owns it; nothing is shared and nothing is locked. [`Shard::ingest`] reads a datagram and
-//! updates values; a series already known costs one hash, one comparison and one update, and allocates
-//! nothing. [`Shard::close`] swaps the values for empty columns and ships them as a [`Partial`].
+//! The worker owns it; nothing is shared and nothing is locked. [`Shard::ingest`] reads a datagram and updates values; a
+//! known series costs one hash, one comparison and one update, and no allocation. [`Shard::close`] swaps the values for
+//! empty columns and returns them as a [`Partial`].
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -44,18 +44,18 @@ pub struct ShardOptions {
     pub seed: u64,
     /// What series are called, and whether they are kept.
     pub rules: Option<Arc<Rules>>,
-    /// Which lines are heartbeats; without it none is.
+    /// Which lines are heartbeats; `None` for no line.
     pub heartbeats: Option<Arc<Heartbeats>>,
-    /// Which times of their own are believed.
+    /// Which timestamps are accepted.
     pub times: TimeWindow,
 }
 
-/// Where samples go.
+/// Where samples are recorded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) class: Class,
     pub(super) id: u32,
-    /// It is an overflow series that stands in for another one.
+    /// Whether it is an overflow series that replaces another one.
     pub(super) folded: bool,
 }
 
@@ -67,29 +67,29 @@ pub struct Shard {
     pub(super) keys: KeyBuilder,
     pub(super) indexes: [Index; 5],
     pub(super) key_cache: KeyCache,
-    /// Numbers of the overflow series, by kind.
+    /// Ids of the overflow series, by kind.
     pub(super) overflow: [Option<u32>; Kind::ALL.len()],
-    /// Escaped lines of a datagram that wait for each other; empty between datagrams.
+    /// Pending lines of a datagram that are looked up together; empty between datagrams.
     pub(super) waiting: Vec<PendingLine>,
-    /// From how many series of a class on they do.
+    /// The number of series of a class from which on lines are looked up together.
     pub(super) wait_beyond: usize,
     pub(super) open: Partial,
-    /// What rules made of keys.
+    /// Cached outcomes of the rules.
     outcomes: RuleOutcomes,
-    /// The rule that treats the series of the sample being recorded.
+    /// The rule that applies to the series of the sample being recorded.
     pub(super) matched_rule: u32,
-    /// Numbers of series that rules treat in a way of their own.
+    /// Per-sample settings of series, from rules.
     gauge_levels: GaugeLevels,
-    /// The last totals of counters that are sent as totals, by number.
+    /// The last totals of counters that are sent as totals, by id.
     totals: HashMap<u32, f64>,
-    /// When something was received last.
+    /// The time of the last receipt.
     pub(super) heard: f64,
-    /// What lines said of presence, until somebody takes it.
+    /// Signals for presence that were not taken yet.
     pub(super) signals: Vec<Signal>,
-    /// Bytes of the keys of samples with a time of their own, and of events and service checks.
+    /// Bytes of the keys of samples with a timestamp, and of events and service checks.
     stamped_bytes: usize,
     note_bytes: usize,
-    /// The line being read may concern presence: it must be read again each time.
+    /// Whether the current line may concern presence, and so must not be cached.
     pub(super) concerns_presence: bool,
 }
 
@@ -118,13 +118,13 @@ impl Shard {
         }
     }
 
-    /// The counts of the open interval.
+    /// The tally of the open interval.
     #[inline]
     pub fn tally(&mut self) -> &mut Tally {
         &mut self.open.tally
     }
 
-    /// Records the samples of a line; whether all were good.
+    /// Records the samples of a line; returns whether all were valid.
     #[inline]
     pub(super) fn samples<'s>(
         &mut self,
@@ -153,19 +153,19 @@ impl Shard {
         }
     }
 
-    /// Whether a time of its own is too old, or too far ahead.
+    /// Whether a timestamp is outside of the accepted window.
     #[cold]
     pub(super) fn is_outside(&self, time: u64, now: f64) -> bool {
         !self.options.times.holds(time, now)
     }
 
-    /// Whether a sample has no time of its own, or one that is not outside.
+    /// Whether a sample has no timestamp, or an accepted one.
     #[inline]
     pub(super) fn is_believed(&self, metric: &Metric<'_>, now: f64) -> bool {
         metric.timestamp.is_none_or(|time| !self.is_outside(time.get(), now))
     }
 
-    /// Says which Unix second the shard's own time 0 is; `None` if nobody knows, and then every time is believed.
+    /// Sets the Unix second of the shard's time 0; `None` if it is not known, and then every timestamp is accepted.
     pub fn set_origin(&mut self, origin: Option<f64>) {
         self.options.times.origin = origin;
     }
@@ -175,18 +175,18 @@ impl Shard {
         self.options.heartbeats.as_ref().is_some_and(|heartbeats| heartbeats.may_concern(metric))
     }
 
-    /// Takes what lines said of presence.
+    /// Takes the signals for presence.
     pub fn take_signals(&mut self) -> std::vec::Drain<'_, Signal> {
         self.signals.drain(..)
     }
 
-    /// Whether an example of a malformed line was kept, but not who sent it.
+    /// Whether an example of a malformed line was kept without its sender.
     #[inline]
     pub fn lacks_sender_of_example(&self) -> bool {
         self.open.example.as_ref().is_some_and(|example| example.from.is_none())
     }
 
-    /// Counts a malformed line; the first of an interval is kept as an example, the first with a sender rather.
+    /// Counts a malformed line; the first of an interval is kept as an example, preferably the first with a known sender.
     pub fn refuse(&mut self, line: &[u8], error: ParseError, from: Option<SocketAddr>) {
         self.open.tally.refuse(error);
         let wanted = match &self.open.example {
@@ -194,7 +194,7 @@ impl Shard {
             Some(example) => example.from.is_none() && from.is_some(),
         };
         if wanted {
-            // It is for the log, which is no place for a secret.
+            // It is logged, so secrets are masked.
             let mut line = mask_key(line);
             if let Some(heartbeats) = &self.options.heartbeats {
                 line = heartbeats.masked(&line);
@@ -204,7 +204,7 @@ impl Shard {
         }
     }
 
-    /// Counts a line that never became whole.
+    /// Counts an incomplete line.
     pub fn refuse_fragment(&mut self, line: &[u8], reason: Reason, from: Option<SocketAddr>) {
         self.open.tally.lines += 1;
         self.refuse(line, ParseError::new(reason, line.len()), from);
@@ -238,7 +238,7 @@ impl Shard {
         }
     }
 
-    /// Lets the rules say what the key in the builder means; `true` if its samples are dropped.
+    /// Applies the rules to the key in the builder; `true` if its samples are dropped.
     pub(super) fn is_dropped(&mut self) -> bool {
         let held = self.len();
         let Some(rules) = &self.options.rules else { return false };
@@ -262,7 +262,7 @@ impl Shard {
         self.open.tally.sections_skipped += u64::from(metric.skipped);
     }
 
-    /// Keeps a sample that has a time of its own apart from the interval.
+    /// Keeps a sample that has a timestamp, apart from the interval.
     #[cold]
     pub(super) fn stamp(&mut self, metric: &Metric<'_>, series: Series, time: f64, value: f64) {
         let values = metric.values.len() as u64;
@@ -280,7 +280,7 @@ impl Shard {
         self.open.stamped.push(TimestampedSample { series, time, value, rule: self.matched_rule });
     }
 
-    /// Where samples of the key in the builder go, which has no number yet.
+    /// Decides where samples of the key in the builder go, which has no id yet.
     #[cold]
     pub(super) fn new_place(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64) -> Place {
         let class = class_of(kind);
@@ -301,7 +301,7 @@ impl Shard {
             None => {
                 let series = overflow_series(kind);
                 let hash = self.hasher.hash(series.key());
-                // Somebody may have sent a series of that very name while there was room.
+                // A sender may have created a series of this name while there was room.
                 let known = self.indexes[class as usize].find(hash, series.key());
                 let id = known.unwrap_or_else(|| self.create(class, hash, series, NO_RULE));
                 self.overflow[kind as usize] = Some(id);
@@ -326,7 +326,7 @@ impl Shard {
         id
     }
 
-    /// Keeps the value that a gauge has just taken, if every value counts.
+    /// Records the current value of a gauge, if every value counts.
     #[inline(always)]
     pub(super) fn keep_level(&mut self, id: u32) {
         if self.gauge_levels.keeps_levels(id) {
@@ -335,7 +335,7 @@ impl Shard {
         }
     }
 
-    /// How a timer keeps its samples.
+    /// The policy of a timer.
     #[inline(always)]
     pub(super) fn timer_policy(&self, id: u32) -> TimerPolicy {
         match self.gauge_levels.digits(id) {
@@ -344,7 +344,7 @@ impl Shard {
         }
     }
 
-    /// Updates a series; how many values were recorded.
+    /// Updates a series; returns the number of recorded values.
     #[inline]
     fn update(&mut self, class: Class, id: u32, metric: &Metric<'_>, now: f64) -> u64 {
         let mut values = 0;
@@ -355,7 +355,7 @@ impl Shard {
             }
             (Class::Counter, Values::Total(total)) => {
                 let before = self.totals.insert(id, total).unwrap_or(0.0);
-                // One that fell was started again.
+                // A total that fell means that the counter was restarted.
                 let added = if total < before { total } else { total - before };
                 self.open.columns.counters.touch(id).add(added);
                 values = 1;
@@ -429,7 +429,7 @@ impl Shard {
             }
             self.open.tally.heartbeats += 1;
             if forward {
-                // A heartbeat counts when it comes, whatever its sender's clock says.
+                // A heartbeat counts when it arrives, whatever its sender's clock says.
                 let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
                 self.note(|keys| EventOrCheck { time, ..own_service_check(check, now, keys) });
             }
@@ -462,8 +462,8 @@ impl Shard {
         }
     }
 
-    /// Closes the interval. `retire` names numbers, by class, whose series may be forgotten unless this
-    /// interval touched them; `spare` are columns that an earlier [`Partial`] brought and that were drained.
+    /// Closes the interval. `retire` has ids, by class, whose series are removed unless this interval touched them; `spare`
+    /// are drained columns of an earlier [`Partial`].
     pub fn close(&mut self, retire: &[Vec<u32>; 5], spare: Columns) -> Partial {
         for class in Class::ALL {
             for &id in &retire[class as usize] {
@@ -480,7 +480,7 @@ impl Shard {
         }
     }
 
-    /// Takes a series out of the table; `false` if there is none of that number.
+    /// Removes a series from the table; `false` if no series has this id.
     pub(super) fn remove(&mut self, class: Class, id: u32) -> bool {
         let index = &mut self.indexes[class as usize];
         let overflow = index.series(id).and_then(|series| {
@@ -501,17 +501,17 @@ impl Shard {
         true
     }
 
-    /// When something was received last, in seconds as [`Shard::ingest`] is told; `None` for never.
+    /// The time of the last receipt, in the seconds passed to [`Shard::ingest`]; `None` for never.
     pub fn last_heard(&self) -> Option<f64> {
         (self.heard > f64::NEG_INFINITY).then_some(self.heard)
     }
 
-    /// How many series this shard holds.
+    /// The number of series in this shard.
     pub fn len(&self) -> usize {
         self.indexes.iter().map(Index::len).sum()
     }
 
-    /// No series is held.
+    /// Whether the shard has no series.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -522,7 +522,7 @@ impl Shard {
     }
 }
 
-/// The error of a line that says a time which is not believed, at its last field that begins with `mark`.
+/// The error of a line whose timestamp is not accepted, at its last field that begins with `mark`.
 #[cold]
 pub fn bad_time(line: &[u8], mark: &[u8]) -> ParseError {
     let (mut at, mut place) = (0, 0);
@@ -535,8 +535,8 @@ pub fn bad_time(line: &[u8], mark: &[u8]) -> ParseError {
     ParseError::untimely(place)
 }
 
-/// The time and the value of a sample that is kept apart from the interval because it has a time of its own: a counter or a
-/// gauge, but no gauge's change, which makes no sense at a time that has passed.
+/// The timestamp and the value of a sample that is kept apart from the interval: a counter, or a gauge that is set. An
+/// adjustment makes no sense at a time that has passed.
 pub(super) fn own_time(metric: &Metric<'_>, kind: Kind) -> Option<(f64, f64)> {
     let time = metric.timestamp?.get() as f64;
     let value = match (class_of(kind), metric.values) {
@@ -550,7 +550,8 @@ pub(super) fn own_time(metric: &Metric<'_>, kind: Kind) -> Option<(f64, f64)> {
     value.is_finite().then_some((time, value))
 }
 
-/// The kind that a sample's series has: a meter is a counter, and in the profile `etsy` every timer is a timer.
+/// The kind of a sample's series: a meter is a counter, and with the profile `etsy` histograms and distributions are
+/// timers.
 #[inline]
 pub fn kind_as(kind: Kind, fold_histograms: bool) -> Kind {
     match kind {
@@ -560,7 +561,7 @@ pub fn kind_as(kind: Kind, fold_histograms: bool) -> Kind {
     }
 }
 
-/// The class that keeps values of a kind.
+/// The class that stores values of a kind.
 #[inline]
 pub fn class_of(kind: Kind) -> Class {
     match kind {

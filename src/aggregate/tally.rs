@@ -1,5 +1,5 @@
-//! What a receive worker counts, once each. A tally is plain numbers: the worker owns it and ships it with
-//! every closed interval; [`crate::telemetry`] makes the published ledger of it.
+//! The counters of a receive worker; each event is counted once. The worker owns its tally and returns it with every
+//! closed interval; [`crate::telemetry`] makes the published ledger of it.
 
 use crate::protocol::{ParseError, Reason};
 

@@ -1,8 +1,8 @@
-//! Timers, histograms and distributions: running sums, and the samples themselves up to a bound, so that
-//! small series match the original to the last digit; beyond it a [`Histogram`].
+//! Timers, histograms and distributions: running sums, and exact samples up to a bound, so that small series match the
+//! original to the last digit; beyond it a [`Histogram`].
 //!
-//! *Weighted* statistics count a sample 1/rate times; unweighted ones use the values as received, and only
-//! `count` is corrected, as the original does it.
+//! *Weighted* statistics count a sample 1/rate times; unweighted ones use the values as received and correct only
+//! `count`, like the original.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +16,11 @@ pub struct TimerPolicy {
     pub exact_samples: usize,
     /// Significant digits of the histogram, 1 to 5 (default 3: 0.1 %).
     pub digits: u8,
-    /// Weigh sums and percentiles by 1/rate.
+    /// Whether sums and percentiles are weighted by 1/rate.
     pub weighted: bool,
 }
 
-/// Most samples that room is made for in advance.
+/// Most samples that capacity is reserved for.
 const ROOM: usize = 64;
 
 impl Default for TimerPolicy {
@@ -29,18 +29,18 @@ impl Default for TimerPolicy {
     }
 }
 
-/// One interval of a timer. What most timers are, few samples of one weight, takes little more than their values;
-/// sums and extremes are worked out when they are asked for.
+/// One interval of a timer. Few samples of one weight, as most timers have, take little more than their values; sums and
+/// extremes are computed on demand.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Timer(Samples);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Samples {
-    /// All weigh the same, and every value is a number of thousandths, as milliseconds with up to three decimals are.
+    /// Equal weights, and every value is a multiple of 1/1000, like milliseconds with up to three decimals.
     Narrow { weight: f64, values: Vec<i32> },
-    /// All weigh the same. Boxed, so that the others are a word smaller.
+    /// Equal weights. Boxed, so that the other variants are a word smaller.
     Even(Box<Even>),
-    /// Weights differ, or they are not to be used.
+    /// Weights differ, or are not used.
     Uneven(Box<Uneven>),
     /// Beyond the bound of exact samples.
     Large(Box<Large>),
@@ -55,9 +55,9 @@ impl Default for Timer {
 /// Sums and extremes of a timer, weighted if the policy says so; all 0 without samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {
-    /// Of the values.
+    /// Sum of the values.
     pub sum: f64,
-    /// Of their squares.
+    /// Sum of their squares.
     pub sum_squares: f64,
     /// The smallest value.
     pub min: f64,
@@ -65,7 +65,7 @@ pub struct Totals {
     pub max: f64,
 }
 
-/// Values of one weight.
+/// Values of equal weight.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Even {
     weight: f64,
@@ -75,13 +75,13 @@ struct Even {
 /// Values with a weight each.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Uneven {
-    /// Sum of 1/rate, whatever the values weigh.
+    /// Sum of 1/rate, independent of the weights.
     count: Sum,
     values: Vec<f64>,
     weights: Vec<f64>,
 }
 
-/// What a timer holds beyond its bound of exact samples.
+/// The state of a timer beyond its bound of exact samples.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Large {
     histogram: Histogram,
@@ -191,7 +191,7 @@ impl Timer {
         }
     }
 
-    /// The samples with a weight each; there must be no histogram yet.
+    /// Converts to samples with weights; there must be no histogram yet.
     fn uneven(&mut self) -> &mut Uneven {
         if !matches!(self.0, Samples::Uneven(_)) {
             let (mut values, mut weights) = (Vec::new(), Vec::new());
@@ -209,7 +209,7 @@ impl Timer {
         }
     }
 
-    /// Pours exact samples into a histogram, unless they are there already.
+    /// Converts exact samples into a histogram, if there is none yet.
     fn promote(&mut self, policy: &TimerPolicy) -> &mut Large {
         if !matches!(self.0, Samples::Large(_)) {
             let (mut smallest, mut largest, mut unit) = (f64::INFINITY, 0.0_f64, f64::INFINITY);
@@ -245,7 +245,7 @@ impl Timer {
         }
     }
 
-    /// Adds what another timer of the same policy holds.
+    /// Merges another timer of the same policy.
     pub fn merge(&mut self, other: &Timer, policy: &TimerPolicy) {
         if other.samples() == 0 {
             return;
@@ -287,7 +287,7 @@ impl Timer {
         }
     }
 
-    /// An empty timer that has room for as many samples, up to 64.
+    /// An empty timer with capacity for as many samples, up to 64.
     pub fn successor(&self) -> Timer {
         match &self.0 {
             Samples::Narrow { weight, values } => {
@@ -301,7 +301,7 @@ impl Timer {
         }
     }
 
-    /// The same without room for more samples.
+    /// The same without spare capacity.
     #[must_use]
     pub fn compact(mut self) -> Timer {
         match &mut self.0 {
@@ -340,7 +340,7 @@ impl Timer {
         }
     }
 
-    /// Samples that arrived.
+    /// The number of samples that arrived.
     pub fn samples(&self) -> u64 {
         match &self.0 {
             Samples::Narrow { values, .. } => values.len() as u64,
@@ -350,7 +350,7 @@ impl Timer {
         }
     }
 
-    /// Events they stand for: the sum of 1/rate.
+    /// The number of events they stand for: the sum of 1/rate.
     pub fn count(&self) -> f64 {
         match &self.0 {
             Samples::Narrow { weight, .. } => (self.samples() as f64 * weight).min(f64::MAX),
@@ -378,12 +378,12 @@ impl Timer {
         Totals { sum: sum.value(), sum_squares: sum_squares.value(), min, max }
     }
 
-    /// Whether the samples themselves are held.
+    /// Whether all samples are held exactly.
     pub fn is_exact(&self) -> bool {
         !matches!(self.0, Samples::Large(_))
     }
 
-    /// Whether all samples weigh the same.
+    /// Whether all samples have the same weight.
     pub fn is_uniform(&self) -> bool {
         match &self.0 {
             Samples::Narrow { .. } | Samples::Even(_) => true,
@@ -392,12 +392,12 @@ impl Timer {
         }
     }
 
-    /// Values clamped by the histogram.
+    /// The number of values that the histogram clamped.
     pub fn clamped(&self) -> u64 {
         if let Samples::Large(large) = &self.0 { large.histogram.clamped() } else { 0 }
     }
 
-    /// Bytes held.
+    /// Size in bytes.
     pub fn memory_bytes(&self) -> usize {
         let beyond = match &self.0 {
             Samples::Narrow { values, .. } => values.capacity() * size_of::<i32>(),
@@ -415,7 +415,7 @@ impl Timer {
         let (weight, deviations) = match &self.0 {
             Samples::Large(large) => (large.moments.weight, large.moments.deviations),
             _ => {
-                // Equal weights cancel out; left away, they cost no digits.
+                // Equal weights cancel out; leaving them out loses no digits.
                 let even = self.is_uniform();
                 let own = |weight: f64| if even { 1.0 } else { weight };
                 let (mut total, mut sum) = (0.0, Sum::default());
@@ -432,8 +432,8 @@ impl Timer {
         if weight > 0.0 { (deviations / weight).sqrt().min(f64::MAX) } else { 0.0 }
     }
 
-    /// Values and weights by ascending value; for a histogram the middles of its buckets, kept within min and
-    /// max. With equal weights the second number is how many samples have that value.
+    /// Values and weights by ascending value; for a histogram the middles of its buckets, clamped to minimum and maximum.
+    /// With equal weights the second number is the number of samples with that value.
     pub fn sorted(&self) -> Vec<(f64, f64)> {
         if let Samples::Narrow { values, .. } = &self.0 {
             let mut values = values.clone();
@@ -454,8 +454,8 @@ impl Timer {
     }
 }
 
-/// A value as a number of thousandths, if that is the same to the last bit: a division of whole numbers is rounded
-/// as the reading of decimals is.
+/// A value as a number of thousandths, if that is the same to the last bit: a division of integers rounds like the
+/// parsing of decimals.
 #[inline]
 fn thousandths(value: f64) -> Option<i32> {
     let number = (value * 1000.0).round_ties_even() as i32;
@@ -467,7 +467,7 @@ fn from_thousandths(number: i32) -> f64 {
     f64::from(number) / 1000.0
 }
 
-/// Appends to a vector that grows by half: there are many of them.
+/// Appends to a vector that grows by half, because there are many of them.
 #[inline]
 fn push<T>(values: &mut Vec<T>, value: T) {
     if values.len() == values.capacity() {

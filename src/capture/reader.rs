@@ -10,52 +10,52 @@
 
 use serde_json::{Map, Value};
 
-/// One row that matters.
+/// One row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Nanoseconds from 0.
     pub at: u64,
-    /// What it says.
+    /// Its content.
     pub what: What,
 }
 
-/// What a row says.
+/// The content of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     /// A datagram, `copies` times.
     Datagram {
         /// Its content.
         bytes: Vec<u8>,
-        /// How often it came.
+        /// How often it was sent.
         copies: u32,
         /// `ip:port`.
         from: Option<String>,
     },
-    /// The daemon stops and is there again after `down` nanoseconds; a crash loses the open interval.
+    /// The daemon stops and starts again after `down` nanoseconds; a crash loses the open interval.
     Restart {
         /// Nanoseconds.
         down: u64,
-        /// Without a chance to say goodbye.
+        /// Whether it is a crash.
         crash: bool,
     },
-    /// The daemon stands still for so many nanoseconds.
+    /// The daemon is suspended.
     Stall {
         /// Nanoseconds.
         length: u64,
     },
-    /// The kernel dropped datagrams, of those that reached the sockets in the last second.
+    /// The kernel dropped datagrams in the last second.
     Drops {
-        /// Lost.
+        /// Datagrams dropped.
         dropped: u64,
-        /// Not lost.
+        /// Datagrams received.
         received: u64,
     },
-    /// The wall clock was set by so many seconds.
+    /// The wall clock was set.
     Clock {
-        /// Seconds, forward or back.
+        /// By this many seconds, forward or back.
         step: f64,
     },
-    /// An operator announced maintenance.
+    /// An operator started maintenance.
     Maintenance {
         /// Whose.
         service: String,
@@ -64,7 +64,7 @@ pub enum What {
         /// How long; 0 ends it.
         seconds: f64,
     },
-    /// An operator forgot an instance.
+    /// An operator removed an instance.
     Forget {
         /// Whose.
         service: String,
@@ -73,9 +73,9 @@ pub enum What {
     },
     /// A capture's header: the Unix second that `t` counts from.
     Started(f64),
-    /// A trace's header: how presence is judged.
+    /// A trace's header: settings of presence.
     Presence(Map<String, Value>),
-    /// The capture is over.
+    /// The end of the capture.
     End,
 }
 
@@ -83,10 +83,10 @@ pub enum What {
 const LATEST: f64 = 1e9;
 const LATEST_UNIX: f64 = 1e10;
 
-/// Reads one row; `None` for a header and rows that mean nothing here. In an `absolute` one `t` is in Unix seconds.
+/// Parses one row; `None` for rows without an effect. With `absolute`, `t` is in Unix seconds.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
+/// What is wrong, and what is expected.
 pub fn row(text: &str, absolute: bool) -> Result<Option<Row>, String> {
     if text.trim().is_empty() {
         return Ok(None);
@@ -181,7 +181,7 @@ fn nanos(row: &Map<String, Value>, key: &str) -> Result<Option<u64>, String> {
     })
 }
 
-/// `t` in Unix seconds, as nanoseconds. A double holds microseconds of today.
+/// `t` in Unix seconds, as nanoseconds. A double resolves microseconds of present times.
 fn unix_nanos(row: &Map<String, Value>) -> Result<Option<u64>, String> {
     let Some(value) = row.get("t") else {
         return Ok(None);
@@ -192,10 +192,10 @@ fn unix_nanos(row: &Map<String, Value>) -> Result<Option<u64>, String> {
         .ok_or_else(|| format!("`t` is {value}; Unix seconds, 0 or more, are right"))
 }
 
-/// The bytes that hex digits stand for.
+/// Decodes hex digits.
 ///
 /// # Errors
-/// Which character is no hex digit, or lacks its other half.
+/// Which character is not a hex digit, or has no second one.
 pub fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
     let digit = |byte: u8| (byte as char).to_digit(16);
     let pairs = row.trim_ascii().chunks(2).enumerate();

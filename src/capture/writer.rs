@@ -1,10 +1,10 @@
-//! Writes the wire with times, as a capture that `replay` reads. Receive workers put what they read into a
-//! bounded queue and never wait; what does not fit is counted.
+//! Writes captures. Receive workers put what they read into a bounded queue and never wait; what does not fit is counted
+//! as lost.
 //!
-//! A file that takes nothing (a full disk, a pipe that nobody reads for a second) is said at once and tried again every
-//! second; rows that come meanwhile are counted as lost. A pipe that is full only for now is waited for, and the queue holds
-//! what comes. What was written of a row in part is taken back, so that the file holds whole rows; a pipe, which takes
-//! nothing back, gets the rest of the row first.
+//! When the file accepts nothing (a full disk, a pipe that nobody reads for a second), that is logged at once and writing
+//! is retried every second; rows that arrive meanwhile are counted as lost. The writer waits for a pipe that is full for a
+//! moment; rows stay in the queue. A partially written row is truncated, so that the file contains only whole rows; a
+//! pipe, which cannot be truncated, gets the rest of the row first.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -22,20 +22,20 @@ use serde_json::{Map, Value};
 use crate::sys::wait_writable;
 use crate::telemetry::CaptureAccount;
 
-/// Pieces that may wait to be written.
+/// Most queued pieces.
 const QUEUE: usize = 16_384;
-/// Bytes of pieces that may wait.
+/// Most bytes of queued pieces.
 const QUEUE_BYTES: usize = 32 << 20;
-/// Bytes of rows that are written at a time.
+/// Bytes of rows that are written at once.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Longest time that a row waits for others.
+/// Longest time that a row waits for further ones.
 const LINGER: Duration = Duration::from_millis(100);
-/// Pause before a file that took nothing is tried again.
+/// Pause before a failed write is retried.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A full pipe that has taken nothing for so long is one that nobody reads.
+/// A pipe that has been full for this long counts as not being read.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A piece of the wire.
+/// A datagram, or lines of a stream.
 #[derive(Debug)]
 struct Piece {
     /// Unix seconds.
@@ -49,11 +49,11 @@ struct Piece {
 struct Counts {
     rows: AtomicU64,
     lost: AtomicU64,
-    /// Bytes of pieces that wait.
+    /// Bytes of queued pieces.
     waiting: AtomicUsize,
 }
 
-/// Where pieces are put. Cheap to clone; the capture ends when every one is gone.
+/// The sending side. Cheap to clone; the capture ends when all clones are dropped.
 #[derive(Clone, Debug)]
 pub struct CaptureWriter {
     sender: SyncSender<Piece>,
@@ -61,7 +61,7 @@ pub struct CaptureWriter {
 }
 
 impl CaptureWriter {
-    /// Records a datagram, or whole lines of a stream, that came at `at` Unix seconds.
+    /// Records a datagram, or whole lines of a stream, received at `at` Unix seconds.
     pub fn put(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
         let length = bytes.len();
         let has_room = self.counts.waiting.fetch_add(length, Ordering::Relaxed) + length <= QUEUE_BYTES;
@@ -71,7 +71,7 @@ impl CaptureWriter {
         }
     }
 
-    /// The account, without keeping the capture from ending.
+    /// A view of the account that does not keep the capture alive.
     pub fn counter(&self) -> CaptureCounter {
         CaptureCounter(Arc::clone(&self.counts))
     }
@@ -82,36 +82,36 @@ impl CaptureWriter {
 pub struct CaptureCounter(Arc<Counts>);
 
 impl CaptureCounter {
-    /// What was written and lost so far.
+    /// Rows written and lost so far.
     pub fn account(&self) -> CaptureAccount {
-        // Counts on their own: nothing else is published through them.
+        // Independent counters: nothing else is published through them.
         CaptureAccount { rows: self.0.rows.load(Ordering::Relaxed), lost: self.0.lost.load(Ordering::Relaxed) }
     }
 }
 
-/// What is on a capture when it has ended.
+/// The result of a capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureSummary {
     /// Rows written.
     pub rows: u64,
     /// Bytes written.
     pub bytes: u64,
-    /// Pieces that are not on it: the file was too slow or full, or `max_size` was reached.
+    /// Rows lost: the file was too slow or full, or `max_size` was reached.
     pub lost: u64,
-    /// What the file said last when it took nothing.
+    /// The last error of the file.
     pub problem: Option<String>,
 }
 
-/// Starts a capture that begins at `started` Unix seconds. It takes no more than `max_size` bytes.
+/// Starts a capture that begins at `started` Unix seconds, of at most `max_size` bytes.
 ///
 /// # Errors
-/// If the file cannot be opened, or the thread not be started.
+/// If the file cannot be opened, or the thread cannot be started.
 pub fn start(
     path: &Path,
     started: f64,
     max_size: Option<u64>,
 ) -> io::Result<(CaptureWriter, JoinHandle<CaptureSummary>)> {
-    // A pipe that nobody reads is to fail, not to hold up the thread.
+    // A pipe that nobody reads must fail instead of blocking the thread.
     let options = &mut OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let (sender, pieces) = sync_channel(QUEUE);
@@ -168,12 +168,12 @@ fn write(mut file: CaptureFile<File>, started: f64, max_size: u64, pieces: &Rece
     CaptureSummary { rows, bytes: file.length, lost, problem: file.problem }
 }
 
-/// What a capture is written to.
+/// The output of a capture.
 trait Medium: Write {
-    /// Takes back what stands behind `length`; fails where that cannot be done.
+    /// Truncates to `length`; fails where that is not possible.
     fn cut(&mut self, length: u64) -> io::Result<()>;
 
-    /// Waits until it takes something, or fails, at most so long.
+    /// Waits until it is writable, or fails, with a timeout.
     fn wait(&self, longest: Duration);
 }
 
@@ -184,28 +184,28 @@ impl Medium for File {
     }
 
     fn wait(&self, longest: Duration) {
-        // The next write tells.
+        // The next write reports the error.
         wait_writable(self, longest);
     }
 }
 
-/// The file, and what is not in it yet.
+/// The file, and the bytes that are not written yet.
 struct CaptureFile<M> {
     path: PathBuf,
     out: M,
     counts: Arc<Counts>,
     /// Bytes written.
     length: u64,
-    /// What is written before all else, and is no row to be counted: the header, or the rest of a row.
+    /// Bytes that are written first and are not a row: the header, or the rest of a row.
     first: Vec<u8>,
     /// Whole rows.
     buffer: Vec<u8>,
     failing: Option<Failing>,
-    /// What was the matter when last something was.
+    /// The last error.
     problem: Option<String>,
 }
 
-/// A file that takes nothing.
+/// A failed write.
 struct Failing {
     again: Instant,
     /// Rows lost before.
@@ -217,17 +217,17 @@ fn rows(bytes: &[u8]) -> u64 {
 }
 
 impl<M: Medium> CaptureFile<M> {
-    /// Bytes that the file has when everything is written.
+    /// Size of the file when everything is written.
     fn size(&self) -> u64 {
         self.length + (self.first.len() + self.buffer.len()) as u64
     }
 
-    /// Whether it has just taken nothing.
+    /// Whether the last write failed.
     fn is_resting(&self) -> bool {
         self.failing.as_ref().is_some_and(|failing| failing.again > Instant::now())
     }
 
-    /// Writes everything, or as many whole rows as the file takes; the others are lost.
+    /// Writes everything, or as many whole rows as the file accepts; the others are lost.
     fn flush(&mut self) {
         let first = self.first.len();
         let mut bytes = std::mem::take(&mut self.first);
@@ -244,10 +244,10 @@ impl<M: Medium> CaptureFile<M> {
             }
             return;
         };
-        // What is written stays up to its last whole row, but `first` is not lost.
+        // Keep what is written up to its last whole row; `first` is not lost.
         let whole = bytes[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let kept = if whole == written || self.out.cut(self.length + whole as u64).is_ok() { whole } else { written };
-        // Up to here nothing is lost: whole rows, what `first` is, and the row that cannot be taken back.
+        // Nothing is lost up to here: whole rows, `first`, and the row that cannot be truncated.
         let safe = if kept > whole {
             bytes[kept..].iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| kept + at + 1)
         } else {
@@ -271,7 +271,7 @@ impl<M: Medium> CaptureFile<M> {
     }
 }
 
-/// Fails with how many bytes were written.
+/// Fails with the number of bytes written.
 fn write_all(out: &mut impl Medium, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
     let mut written = 0;
     let mut until = Instant::now() + PATIENCE;
@@ -294,7 +294,7 @@ fn write_all(out: &mut impl Medium, bytes: &[u8]) -> Result<(), (io::Error, usiz
 
 fn row(piece: &Piece, started: f64) -> String {
     let mut row = Map::new();
-    // Microseconds are what a capture needs; a clock that was set back makes no negative time.
+    // Microseconds are enough; a clock that was set back gives no negative time.
     let t = ((piece.at - started).max(0.0) * 1e6).round() / 1e6;
     row.insert("t".into(), t.into());
     match std::str::from_utf8(&piece.bytes) {
@@ -312,7 +312,7 @@ fn row(piece: &Piece, started: f64) -> String {
 mod tests {
     use super::*;
 
-    /// A file with so much room.
+    /// A file with a limited capacity.
     struct Disk {
         room: usize,
         bytes: Vec<u8>,
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn a_full_file_holds_whole_rows_and_goes_on_and_every_row_is_counted() {
         for is_pipe in [false, true] {
-            // Every place where a write can be cut short: in the header, in a row, between rows, twice in a row.
+            // Every place where a write can end early: in the header, in a row, between rows, twice in one row.
             for room in 0..24 {
                 let out = Disk { room, bytes: Vec::new(), is_pipe };
                 let counts = Arc::<Counts>::default();

@@ -1,12 +1,12 @@
-//! `systole beat`: heartbeats for programs that cannot send their own, and a goodbye when they end as they should.
+//! `systole beat`: heartbeats for programs that cannot send their own, and a goodbye when they end without an error.
 //!
-//! A command that fails says no goodbye, and its silence would be told one timeout later. Until then it would be up, and one
-//! that is started again before that, by cron or a supervisor, for ever. So a failure is a service check with status 2,
-//! which is a beat like any other and stands until a check with status 0: the goodbye of a command that ended well, or the
-//! beats of one that has outlived its own timeout.
+//! A command that fails says no goodbye, and its silence is reported one timeout later. Until then it would be up, and
+//! one that is restarted before that, by cron or a supervisor, would be up for ever. So a failure is sent as a service
+//! check with status 2, which is a heartbeat too and stands until a check with status 0: the goodbye of a successful run,
+//! or the heartbeats of one that has outlived its own timeout.
 //!
-//! A thread of its own looks the name up and sends: whoever is sent to may take nothing for a while, and neither a signal to
-//! the command nor the end of it waits for that.
+//! A separate thread looks the name up and sends: the receiver may be slow, and neither a signal to the command nor its
+//! end waits for that.
 
 use std::ffi::OsString;
 use std::io;
@@ -28,38 +28,38 @@ use crate::sys::{host_name, signal_process, unix_time};
 
 use super::{complain, duration, send};
 
-/// Own errors, a command that cannot be executed, and one that is not there, as `env` and `nohup` have it.
+/// Exit codes for own errors, a command that cannot be executed, and one that does not exist, as in `env` and `nohup`.
 const OWN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// What is said last is sent so often, with such a pause, since any may be lost.
+/// The last message is sent this often, with a pause, because any may be lost.
 const COPIES: u32 = 3;
 const BETWEEN: Duration = Duration::from_millis(100);
-/// How long the exit waits for that.
+/// How long the exit waits for the last message.
 const LAST: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct BeatArgs {
-    /// Who lives; the instance is the host's name unless it is given
+    /// Whose heartbeats to send; the instance is the host name unless given
     #[arg(value_name = "SERVICE[/INSTANCE]")]
     who: String,
-    /// Time between beats, which is what each promises: 1s to 7days
+    /// Time between heartbeats, which each of them promises: 1s to 7days
     #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration)]
     every: Duration,
     /// Where to: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH or unixgram:///PATH
     #[arg(long, value_name = "URL", default_value = "udp://127.0.0.1:8125")]
     to: String,
-    /// Beats while this runs, passes SIGTERM and SIGINT on to it, and says goodbye when it exits 0 or was asked to stop; when
-    /// it fails, the instance's health is critical until a run ends well or outlives its timeout. Exits with its status; own
-    /// errors are 125, not executable 126, not found 127
+    /// Sends heartbeats while this runs, passes SIGTERM and SIGINT on to it, and says goodbye when it exits 0 or was asked to
+    /// stop; when it fails, the instance's health is critical until a run succeeds or outlives its timeout. Exits with its
+    /// status; own errors are 125, not executable 126, not found 127
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 struct Sender {
     to: String,
-    /// Where that is, once its name was looked up; after a failure it is looked up again.
+    /// The address, once the name was looked up; after a failure it is looked up again.
     found: Option<ListenUrl>,
     /// Tags, without the interval.
     who: String,
@@ -67,18 +67,18 @@ struct Sender {
     failed: bool,
 }
 
-/// What is to be said.
+/// A message.
 #[derive(Clone, Copy)]
 enum Word {
-    /// Lives.
+    /// A heartbeat.
     Here,
-    /// Lives, and whatever failed before is over.
+    /// A heartbeat that ends an earlier failure.
     Well,
-    /// Ended well.
+    /// The command exited with 0.
     Done,
-    /// Was asked to stop.
+    /// The command was asked to stop.
     Stopped,
-    /// Ended with this code.
+    /// The command failed with this code.
     Failed(u8),
 }
 
@@ -93,7 +93,7 @@ impl Sender {
             Word::Failed(code) => format!("_sc|heartbeat|2|#{who},interval:{every}|m:exited with {code}"),
         };
         let sent = self.send(line);
-        // Nobody may listen for a while; the next beat tries again.
+        // Nobody may be listening for a while; the next heartbeat retries.
         if let Err(problem) = &sent
             && !self.failed
         {
@@ -109,7 +109,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Says from now on, in a thread of its own, what is handed over.
+    /// Starts the thread that sends messages.
     fn start(mut self) -> Voice {
         let (words, mut next) = mpsc::channel(1);
         let ended = tokio::task::spawn_blocking(move || {
@@ -121,19 +121,19 @@ impl Sender {
     }
 }
 
-/// Hands words over to the thread that says them.
+/// Passes messages to the thread that sends them.
 struct Voice {
     words: mpsc::Sender<Word>,
     ended: JoinHandle<()>,
 }
 
 impl Voice {
-    /// Beats, unless an earlier beat still waits: nothing is sent anyway, and the next comes soon.
+    /// Queues a heartbeat, unless an earlier one is still queued.
     fn beat(&self, word: Word) {
         let _ = self.words.try_send(word);
     }
 
-    /// Says the last word.
+    /// Sends the last message.
     async fn end(self, word: Word) {
         let Voice { words, ended } = self;
         let all = async {
@@ -161,7 +161,7 @@ pub(super) fn run(args: &BeatArgs) -> u8 {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let outcome = runtime.and_then(|runtime| {
                 let outcome = runtime.block_on(beat(args, sender));
-                // Dropping it would wait for the thread that sends.
+                // Dropping it would wait for the sending thread.
                 runtime.shutdown_background();
                 outcome
             });
@@ -222,7 +222,7 @@ async fn beat(args: &BeatArgs, sender: Sender) -> io::Result<u8> {
         },
     };
     let mut beats = time::interval(args.every);
-    // The first beat is sent in any case: even a command that ends at once was there.
+    // The first heartbeat is always sent, even for a command that ends at once.
     beats.tick().await;
     voice.beat(Word::Here);
     let began = Instant::now();
@@ -237,7 +237,7 @@ async fn beat(args: &BeatArgs, sender: Sender) -> io::Result<u8> {
             number = stop(&mut stops) => {
                 asked_to_stop = true;
                 match child.as_ref().and_then(Child::id) {
-                    // If it has just ended, its status comes next.
+                    // If it has just ended, its status follows.
                     Some(pid) => drop(signal_process(pid, number)),
                     None => break 0,
                 }
@@ -271,7 +271,7 @@ async fn wait(child: &mut Option<Child>) -> io::Result<ExitStatus> {
     }
 }
 
-/// The exit code; of one that a signal ended, 128 and its number, as shells have it.
+/// The exit code; 128 plus the signal's number for a command that a signal ended, as in shells.
 fn code_of(status: ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(OWN)

@@ -17,7 +17,7 @@ use crate::{assemble, capture, net};
 
 use super::{FAILED, complain, duration, load_config};
 
-/// How often kernel drops are read, and what was aggregated for nobody is let go.
+/// How often kernel drops are read, and the unused aggregation is discarded.
 const TIDY: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
@@ -25,13 +25,13 @@ pub(super) struct CaptureArgs {
     /// Listen here: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH, unixgram:///PATH or fd://NAME (may be repeated)
     #[arg(long, required = true, value_name = "URL")]
     listen: Vec<String>,
-    /// Write to this file, which is begun anew
+    /// Write to this file, which is truncated first
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Stop after so long; else at SIGINT or SIGTERM
+    /// Stop after this time; otherwise at SIGINT or SIGTERM
     #[arg(long = "for", value_name = "DUR", value_parser = duration)]
     length: Option<Duration>,
-    /// Write no more than this: 64MiB
+    /// Stop at this size: 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
 }
@@ -57,7 +57,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
-            // Before it says that it listens: whoever reads that may stop it at once.
+            // Before it reports that it listens, because it may be stopped right after that.
             let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
             let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
             let stop = async {
@@ -100,7 +100,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
     })
 }
 
-/// Waits for the end; the datagrams that the kernel dropped meanwhile, and those that the end left unread.
+/// Waits for the end; returns the datagrams that the kernel dropped, and those left unread.
 async fn listen_until_told(
     length: Option<Duration>,
     stop: impl Future<Output = ()>,
@@ -121,7 +121,7 @@ async fn listen_until_told(
         for listener in listeners.iter_mut() {
             dropped += listener.take_kernel_drops();
             for worker in 0..listener.workers() {
-                // Nobody wants what was aggregated.
+                // The aggregated values are not used.
                 let closed = listener.close(worker, Default::default(), Columns::default()).await;
                 unread += closed.map_or(0, |partial| partial.tally.unread);
             }

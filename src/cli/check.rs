@@ -1,4 +1,4 @@
-//! `systole check`: is the configuration right, and what does it come to?
+//! `systole check`: validates a configuration and prints the effective one.
 
 use clap::Args;
 

@@ -1,5 +1,5 @@
-//! The command line: one file a subcommand. Exit codes: 0 success, 1 failed at run time (port, file,
-//! server), 2 bad usage or bad configuration.
+//! The command line: one file per subcommand. Exit codes: 0 success, 1 failed at run time (port, file, server), 2 bad
+//! usage or bad configuration.
 
 mod beat;
 mod capture;
@@ -62,9 +62,9 @@ enum Command {
     Presence(presence::PresenceArgs),
     /// Send lines
     Send(send::SendArgs),
-    /// Send as much as a machine takes, to size it; prints as JSON exactly what was sent
+    /// Generate load to size a machine; prints as JSON exactly what was sent
     Load(load::LoadArgs),
-    /// Turn another server's configuration into ours: statsd's config.js, statsd_exporter's mapping, telegraf's statsd input
+    /// Convert another server's configuration: statsd's config.js, statsd_exporter's mapping, telegraf's statsd input
     Import(import::ImportArgs),
     /// Print completions for a shell
     Completions {
@@ -83,12 +83,12 @@ struct ConfigArgs {
 }
 
 fn written(text: &[u8]) -> u8 {
-    // That nobody reads on is no failure.
+    // A reader that has gone is not a failure.
     let _ = io::stdout().lock().write_all(text);
     0
 }
 
-/// What wrong usage exits with. Monitoring takes 2 for "down", so the two commands that it runs say 3.
+/// The exit code of bad usage. To monitoring 2 means "down", so the two commands that it runs use 3.
 fn usage_code(mut args: impl Iterator<Item = String>) -> u8 {
     let is_presence = args.any(|arg| arg == "presence");
     if is_presence && args.any(|arg| arg == "check" || arg == "wait") { presence::UNKNOWN } else { USAGE }
@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(problem) => {
-            // Text that cannot be written has nobody who reads it.
+            // If it cannot be printed, nobody reads it.
             let _ = problem.print();
             let is_help = !problem.use_stderr();
             return ExitCode::from(if is_help { 0 } else { usage_code(std::env::args().skip(1)) });
@@ -123,7 +123,7 @@ pub fn main() -> ExitCode {
         }
         Command::Man => {
             let mut text = Vec::new();
-            // It is written to memory, which takes everything.
+            // Writing to memory cannot fail.
             let _ = clap_mangen::Man::new(Cli::command()).render(&mut text);
             written(&text)
         }
@@ -131,13 +131,13 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Says on standard error what went wrong.
+/// Reports an error on standard error.
 fn complain(message: impl std::fmt::Display) {
-    // If standard error is closed, nobody wants to know.
+    // If standard error is closed, nobody reads it.
     let _ = writeln!(io::stderr(), "systole: {message}");
 }
 
-/// Writes a result to standard output; `false` if it could not be written. A reader that has gone is no error.
+/// Writes a result to standard output; `false` if that failed. A reader that has gone is not an error.
 fn print(bytes: &[u8]) -> bool {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -158,7 +158,7 @@ fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
         let text = read_text(&path)?;
         sources.file = Some((path.display().to_string(), text));
     }
-    // A variable that is not UTF-8 cannot be a setting of ours.
+    // No setting has a value that is not UTF-8.
     sources.env =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     Ok(sources)
@@ -167,12 +167,12 @@ fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
 fn read_text(path: &Path) -> Result<String, u8> {
     std::fs::read_to_string(path).map_err(|error| {
         complain(format_args!("cannot read {}: {error}", path.display()));
-        // A file that is no text is a bad configuration; one that is not there is bad usage.
+        // A file that is not text is a bad configuration; a missing one is bad usage.
         USAGE
     })
 }
 
-/// Loads a configuration, or says everything that is wrong with it.
+/// Loads a configuration, or reports everything that is wrong with it.
 fn load_config(sources: &Sources) -> Result<Config, u8> {
     config::load(sources).map_err(|problems| {
         let mut out = io::stderr().lock();

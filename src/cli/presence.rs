@@ -1,4 +1,4 @@
-//! `systole presence`: asks a running daemon who is there, and tells it what an operator wants.
+//! `systole presence`: queries a running daemon for presence, and sends it an operator's changes.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use crate::untrusted::{Escaped, in_url};
 
 use super::{FAILED, complain, duration};
 
-/// Exit codes of monitoring plug-ins: fine, look at it, act, and we do not know.
+/// Exit codes of monitoring plug-ins: OK, warning, critical, unknown.
 const FINE: u8 = 0;
 const WARNING: u8 = 1;
 const CRITICAL: u8 = 2;
-/// Also of wrong usage, where a program looks at the code.
+/// Also for bad usage of `check` and `wait`.
 pub(super) const UNKNOWN: u8 = 3;
 
-/// Longest wait for an answer, and time between two questions of `wait` and `events -f`.
+/// Longest wait for a response, and time between two requests of `wait` and `events -f`.
 const DEADLINE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -35,20 +35,20 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(super) struct PresenceArgs {
     #[command(subcommand)]
     command: Ask,
-    /// Where the daemon's page is
+    /// Base URL of the daemon's page
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8127", global = true)]
     url: String,
-    /// The token of `http.token`; without this, SYSTOLE_TOKEN is used
+    /// The token (`http.token`); by default that of SYSTOLE_TOKEN
     #[arg(long, value_name = "TOKEN", global = true)]
     token: Option<String>,
 }
 
-/// What `list --state` takes: states of services and instances.
+/// Values of `list --state`: states of services and instances.
 const STATES: [&str; 7] = ["up", "late", "down", "left", "unknown", "degraded", "maintenance"];
 
 #[derive(Subcommand)]
 enum Ask {
-    /// All services with their instances
+    /// List all services with their instances
     List {
         /// Only instances (and services) in this state: up, late, down, left, unknown, degraded, maintenance
         #[arg(long, value_name = "STATE", hide_possible_values = true, value_parser = STATES)]
@@ -57,7 +57,7 @@ enum Ask {
         #[arg(long)]
         json: bool,
     },
-    /// One service, or one instance
+    /// Show one service or one instance
     Show {
         #[arg(value_name = "SERVICE[/INSTANCE]")]
         who: String,
@@ -65,42 +65,42 @@ enum Ask {
         #[arg(long)]
         json: bool,
     },
-    /// Say how a service is, and exit with a code for it
+    /// Print the state of a service, and exit with a code for it
     Check {
         #[arg(value_name = "SERVICE")]
         service: String,
-        /// So many instances are enough
+        /// This many instances are enough
         #[arg(long, value_name = "N")]
         min: Option<u64>,
     },
-    /// Wait until so many instances of a service are heard
+    /// Wait until a number of instances of a service are heard
     Wait {
         #[arg(value_name = "SERVICE")]
         service: String,
-        /// So many
+        /// This many
         #[arg(long, value_name = "N", default_value_t = 1)]
         up: u64,
         /// Longest wait: 60 or 60s
         #[arg(long, value_name = "DUR", default_value = "60s", value_parser = patience)]
         timeout: Duration,
     },
-    /// What happened: the last 1,000 events
+    /// Show the last 1,000 events
     Events {
-        /// Go on with those to come
+        /// Continue with new ones
         #[arg(short, long)]
         follow: bool,
         /// As JSON, one a line
         #[arg(long)]
         json: bool,
     },
-    /// Keep quiet about a service or an instance for a while; 0s ends it
+    /// Start maintenance of a service or an instance; 0s ends it
     Maintenance {
         #[arg(value_name = "SERVICE[/INSTANCE]")]
         who: String,
-        /// 30m; at most 4h: what is granted is printed
+        /// How long, such as 30m; at most 4h; prints what was granted
         #[arg(value_name = "DUR", value_parser = any_duration)]
         length: Duration,
-        /// For the log
+        /// The reason, for the log
         why: Option<String>,
     },
     /// Forget an instance, or a service with all of its instances
@@ -118,7 +118,7 @@ fn patience(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).or_else(|_| duration(text))
 }
 
-/// A daemon that can be asked.
+/// A client of a running daemon.
 struct Daemon {
     client: HttpClient,
     url: String,
@@ -126,7 +126,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Asks for `path`; the status and what came back.
+    /// Requests `path`; returns the status and the body.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
         let url = append(&self.url, path);
         let body = body.map(|body| body.to_string().into_bytes());
@@ -139,7 +139,7 @@ impl Daemon {
         Ok((answer.status, value))
     }
 
-    /// The same; anything but success is an error.
+    /// The same, with an error for anything but success.
     async fn good(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, String> {
         match self.ask(method, path, body).await? {
             (200..300, value) => Ok(value),
@@ -197,13 +197,13 @@ async fn answer(command: &Ask, daemon: Daemon) -> Result<u8, String> {
     }
 }
 
-/// What was granted of a maintenance.
+/// The maintenance that was granted.
 fn announced(who: &str, wanted: Duration, granted: &Value) -> String {
     let seconds = granted["seconds"].as_f64().unwrap_or(0.0);
     if seconds == 0.0 {
         return format!("{}: the maintenance is over\n", Escaped(who));
     }
-    // 2026-11-26T07:50:00.000Z: the time of day tells which, unless it is days away.
+    // 2026-11-26T07:50:00.000Z: the time of day is enough, unless it is days away.
     let until = text(granted, "until").split_once('T').map_or((text(granted, "until"), ""), |(day, time)| (day, time));
     let time = &until.1[..until.1.len().min(5)];
     let day = if seconds > 86_400.0 { format!("{} ", until.0) } else { String::new() };
@@ -223,7 +223,7 @@ fn path(who: &str) -> String {
     }
 }
 
-/// Writes text; that nobody reads it any more is no error.
+/// Writes text; a reader that has gone is not an error.
 fn print(text: &str) -> Result<u8, String> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
@@ -232,7 +232,7 @@ fn print(text: &str) -> Result<u8, String> {
 }
 
 fn pretty(value: &Value) -> String {
-    // Its strings come from the wire: JSON escapes controls, and this the marks that reorder text.
+    // Its strings come from the wire: JSON escapes controls, this the marks that reorder text.
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.lines().map(|line| format!("{}\n", Escaped(line))).collect()
 }
@@ -250,7 +250,7 @@ fn is_failing(instance: &Value) -> bool {
     matches!(text(instance, "state"), "up" | "late" | "unknown") && instance["health"] == 2
 }
 
-/// The status of an instance's last service check, and what that said.
+/// The status and the message of an instance's last service check.
 fn health(instance: &Value) -> Option<String> {
     let word = match instance["health"].as_u64()? {
         0 => "ok",
@@ -317,7 +317,7 @@ fn details(found: &Value) -> String {
         let value = match value {
             Value::Null => continue,
             _ if key == "health" => health(found).unwrap_or_default(),
-            // It stands with the health.
+            // The health column has it.
             _ if key == "message" => continue,
             Value::String(text) => Escaped(text).to_string(),
             Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
@@ -329,7 +329,7 @@ fn details(found: &Value) -> String {
     out
 }
 
-/// How a service is: a code, and a line as monitoring plug-ins write it.
+/// The state of a service: an exit code, and the line of a monitoring plug-in.
 async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, String), String> {
     if service.contains('/') {
         return Err(format!("check takes a service; for one instance: presence show {}", Escaped(service)));
@@ -349,7 +349,7 @@ async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, 
         (true, ..) => UNKNOWN,
         (_, "maintenance", _) => WARNING,
         (_, _, Some(min)) if present < min => CRITICAL,
-        // All that is there says itself that it fails.
+        // All present instances report a failure.
         (_, "up" | "degraded", _) if critical > 0 && critical == present => CRITICAL,
         (_, _, Some(min)) => u8::from(number("well") < min),
         (_, "down", _) => CRITICAL,
@@ -383,10 +383,10 @@ async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, 
     Ok((code, line))
 }
 
-/// Who fails, and how: as many as the daemon names.
+/// The failing instances, with their messages: as many as the daemon names.
 fn failing(service: &str, critical: u64, said: &Value) -> String {
     let named = said["failing"].as_array().into_iter().flatten().map(|instance| {
-        // What stands behind a bar would be read as numbers.
+        // Text after a bar is parsed as performance data.
         let message = instance["message"].as_str().map_or(String::new(), |m| format!(": {}", m.replace('|', "/")));
         Escaped(&format!("{service}/{}{message}", text(instance, "instance"))).to_string()
     });
@@ -416,7 +416,7 @@ async fn wait(daemon: &Daemon, service: &str, up: u64, timeout: Duration) -> Res
         if Instant::now() >= deadline {
             let (code, line) = check(daemon, service, Some(up)).await?;
             print(&line)?;
-            // Those who are to be confirmed are present, but not heard.
+            // Instances that are not confirmed yet count as present, but were not heard.
             return Ok(code.max(WARNING));
         }
         tokio::time::sleep(AGAIN).await;
@@ -446,7 +446,7 @@ async fn events(daemon: &Daemon, follow: bool, json: bool) -> Result<u8, String>
                 }
             }
             Err(problem) if is_first => return Err(problem),
-            // The daemon is being restarted, say; its next answer begins with its first event.
+            // The daemon may be restarting; its next response begins with its first event.
             Err(_) => {}
         }
         if !follow {

@@ -40,7 +40,7 @@ pub(super) struct RunArgs {
     /// Log more: -v for every flush, -vv for everything
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
-    /// Log what was received and lost since the start, every so often
+    /// Log what was received and lost since the start, this often
     #[arg(long, value_name = "DUR", value_parser = duration)]
     status_interval: Option<Duration>,
     /// Record everything that comes in, with times, for `systole replay`
@@ -51,7 +51,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: RunArgs) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        // Sinks and pages give way to receiving.
+        // Sinks and pages yield to receiving.
         .on_thread_start(sys::yielding_thread)
         .enable_all()
         .build()
@@ -67,7 +67,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         complain(format_args!("cannot listen for signals: {error}"));
         FAILED
     };
-    // Before anything that takes time: none of these may end the process while a configuration is read.
+    // Before anything that takes time: no signal may end the process while the configuration is read.
     let ignored = match Ignored::listen() {
         Ok(ignored) => ignored,
         Err(error) => return cannot_listen(error),
@@ -105,7 +105,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         };
         server::run(config, extras, stop, |block| log.say(block)).await.map_err(|error| error.to_string())
     });
-    // A sink that blocks for ever must not keep the process.
+    // A sink that blocks for ever must not keep the process alive.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => 0,
@@ -124,7 +124,7 @@ struct Ignored {
 }
 
 impl Ignored {
-    /// Takes the signals over from the kernel, which would end the process; to be called inside a runtime.
+    /// Installs handlers for the signals, which would otherwise end the process. Call it inside a runtime.
     fn listen() -> io::Result<Ignored> {
         Ok(Ignored {
             hangup: signal(SignalKind::hangup())?,
@@ -133,7 +133,7 @@ impl Ignored {
         })
     }
 
-    /// Logs them, also those that have come already.
+    /// Logs the signals, including those that have arrived already.
     async fn log(self) {
         let Ignored { mut hangup, mut user1, mut user2 } = self;
         loop {
@@ -149,8 +149,8 @@ impl Ignored {
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once, also while it starts. To be called
-/// inside a runtime.
+/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once, also during the start. Call it inside
+/// a runtime.
 fn stop_signal(log: Log) -> io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (stop, stopped) = oneshot::channel();

@@ -11,7 +11,7 @@ use crate::config::{ListenUrl, listen_url, show_duration};
 
 use super::{FAILED, USAGE, complain};
 
-/// How long a connect or a send may take. The kernel repeats a lost request to connect after a second.
+/// Longest connect or send. The kernel repeats a lost connection request after a second.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 #[derive(Args)]
@@ -41,8 +41,8 @@ pub(super) fn run(args: &SendArgs) -> u8 {
     }
 }
 
-/// Sends lines, a datagram each, or all over one connection. Whoever takes nothing is given up: neither a full backlog nor a
-/// daemon that is stopped holds the caller up.
+/// Sends lines, each as a datagram, or all over one connection, with a timeout: neither a full backlog nor a suspended
+/// daemon blocks the caller.
 pub(super) fn lines(to: &ListenUrl, lines: &[String]) -> io::Result<()> {
     let (address, kind) = match to {
         ListenUrl::Udp(address) => (SockAddr::from(*address), Type::DGRAM),
@@ -52,7 +52,7 @@ pub(super) fn lines(to: &ListenUrl, lines: &[String]) -> io::Result<()> {
         ListenUrl::Fd(_) => return Err(io::Error::other("`fd://` is for listening")),
     };
     deliver(&address, kind, lines).map_err(|error| match error.raw_os_error() {
-        // What a connect and a send say that ran out of time.
+        // The errors of a connect and a send that timed out.
         Some(libc::EINPROGRESS | libc::EAGAIN) => {
             io::Error::new(io::ErrorKind::TimedOut, format!("nothing was taken for {}", show_duration(PATIENCE)))
         }
@@ -62,7 +62,7 @@ pub(super) fn lines(to: &ListenUrl, lines: &[String]) -> io::Result<()> {
 
 fn deliver(to: &SockAddr, kind: Type, lines: &[String]) -> io::Result<()> {
     let mut socket = Socket::new(to.domain(), kind, None)?;
-    // Linux heeds it when it connects, too (socket(7)).
+    // Linux applies it to connect too (socket(7)).
     socket.set_write_timeout(Some(PATIENCE))?;
     uninterrupted(|| socket.connect(to))?;
     if kind == Type::STREAM {
@@ -73,7 +73,7 @@ fn deliver(to: &SockAddr, kind: Type, lines: &[String]) -> io::Result<()> {
     }
 }
 
-/// Calls again what a signal has interrupted, which the kernel leaves to us where a timeout is set (signal(7)).
+/// Retries a call that a signal interrupted; with a timeout set the kernel does not restart it (signal(7)).
 fn uninterrupted(call: impl Fn() -> io::Result<()>) -> io::Result<()> {
     loop {
         match call() {

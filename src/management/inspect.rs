@@ -1,13 +1,13 @@
-//! Objects as Node's `util.inspect` lays them out, because the original answers so: on one line what fits 72 columns,
-//! else a line an entry; lists of more than six numbers in columns; after 100 items `... n more items`.
+//! Formats objects like Node's `util.inspect`, because the original does: on one line what fits into 72 columns,
+//! otherwise one line per entry; lists of more than six numbers in columns; after 100 items `... n more items`.
 //!
 //! The rules are those of Node 18 and 20 (`lib/internal/util/inspect.js`), for objects of numbers and lists of numbers.
 
 use std::fmt::Write;
 
-/// Columns of a line.
+/// Width of a line in columns.
 const BREAK: usize = 80;
-/// What a line needs beside its entries and their separators.
+/// Columns of a line beyond its entries and their separators.
 const SPARE: usize = 10;
 /// Lists of more items than this are written in columns.
 const UNGROUPED: usize = 6;
@@ -15,22 +15,22 @@ const UNGROUPED: usize = 6;
 const MAX_COLUMNS: usize = 15;
 /// `compact` times four.
 const COMPACT_COLUMNS: usize = 12;
-/// Items of a list that are shown.
+/// Most items of a list that are shown.
 pub(super) const MAX_ITEMS: usize = 100;
 
-/// What a name stands for.
+/// The value of a name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shown {
     /// A number.
     Number(f64),
-    /// The first numbers of a list, at most 100, and how many there are in all.
+    /// The first numbers of a list, at most 100, and the total number.
     List(Vec<f64>, u64),
 }
 
-/// Names and what they stand for; `more` names are not there.
+/// Formats names with their values; `more` names are left out.
 pub(super) fn object(entries: &[(String, Shown)], more: u64) -> String {
     let mut ordered: Vec<&(String, Shown)> = entries.iter().collect();
-    // What looks like the index of an array comes first, by its size; all else is in the order of its coming.
+    // Names that look like array indices come first, in numeric order; all others in insertion order.
     ordered.sort_by_key(|(name, _)| index(name).map_or((1, 0), |n| (0, n)));
     let mut items: Vec<String> = ordered
         .iter()
@@ -59,7 +59,7 @@ fn list(values: &[f64], all: u64) -> String {
         items.push(rest(more));
     }
     let entries = items.len();
-    // Two for being inside an object.
+    // Two columns for the nesting inside an object.
     let indentation = 2;
     if entries > UNGROUPED {
         items = in_columns(items, more > 0, indentation);
@@ -67,7 +67,7 @@ fn list(values: &[f64], all: u64) -> String {
     lay_out(&items, entries, indentation, '[', ']')
 }
 
-/// `items` between brackets; where they were put together in columns there are fewer than `entries`.
+/// `items` between brackets; if they were grouped into columns there are fewer than `entries`.
 fn lay_out(items: &[String], entries: usize, indentation: usize, open: char, close: char) -> String {
     if items.is_empty() {
         return format!("{open}{close}");
@@ -81,7 +81,7 @@ fn lay_out(items: &[String], entries: usize, indentation: usize, open: char, clo
     format!("{open}{line}  {}{line}{close}", items.join(&format!(",{line}  ")))
 }
 
-/// Puts items together in lines of columns, near a square in shape; the last one stays alone if it only tells of more.
+/// Groups items into lines of columns, approximately square; `... n more items` stays alone.
 fn in_columns(items: Vec<String>, has_rest: bool, indentation: usize) -> Vec<String> {
     const SEPARATOR: usize = 2;
     let shown = items.len() - usize::from(has_rest);
@@ -95,7 +95,7 @@ fn in_columns(items: Vec<String>, has_rest: bool, indentation: usize) -> Vec<Str
     }
     let bias = (widest as f64 - total as f64 / items.len() as f64).sqrt();
     let biased = f64::max(widest as f64 - 3.0 - bias, 1.0);
-    // A character is about two and a half times as high as it is wide.
+    // A character is about two and a half times as high as wide.
     let square = (((2.5 * biased * shown as f64).sqrt() / biased) + 0.5).floor() as usize;
     let columns = square.min((BREAK - indentation) / widest).min(COMPACT_COLUMNS).min(MAX_COLUMNS);
     if columns <= 1 {
@@ -108,7 +108,7 @@ fn in_columns(items: Vec<String>, has_rest: bool, indentation: usize) -> Vec<Str
         let mut line = String::new();
         for (n, item) in row.iter().enumerate() {
             let width = widths[n];
-            // Numbers end at the right of their column.
+            // Numbers are aligned to the right.
             let _ = if n + 1 < row.len() {
                 write!(line, "{:>width$}", format!("{item}, "))
             } else {
@@ -121,13 +121,13 @@ fn in_columns(items: Vec<String>, has_rest: bool, indentation: usize) -> Vec<Str
     lines
 }
 
-/// The number that a name is if it could be the index of an array.
+/// A name as a number, if it could be the index of an array.
 fn index(name: &str) -> Option<u32> {
     let number: u32 = name.parse().ok()?;
     (number < u32::MAX && number.to_string() == name).then_some(number)
 }
 
-/// A name as a key: bare if it is an identifier, else quoted, with what acts on a terminal written out.
+/// A name as a key: bare if it is an identifier, otherwise quoted, with active characters escaped.
 fn key(name: &str) -> String {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(is_word) {
@@ -185,7 +185,7 @@ mod tests {
         object(&entries.iter().map(|(name, shown)| (name.to_string(), shown.clone())).collect::<Vec<_>>(), 0)
     }
 
-    // What Node 20 prints of the same objects; a differential test has many more (tests/oracle/management.py).
+    // What Node 20 prints for the same objects; a differential test has many more (tests/oracle/management.py).
     #[test]
     fn objects_look_as_node_prints_them() {
         assert_eq!(shown(&[]), "{}");

@@ -1,25 +1,25 @@
-//! The original's management port: its commands and its replies, so that health checks and scripts go on working
+//! The original's management port: its commands and its replies, so that health checks and scripts keep working
 //! (statsd/statsd, `lib/mgmt_server.js`, `lib/mgmt_console.js`, `stats.js`).
 //!
 //! | command | reply |
 //! |---|---|
 //! | `help` | the commands |
 //! | `stats` | uptime, age of the last line, malformed lines, then each sink's, then `END` |
-//! | `counters` `timers` `gauges` | the open interval as Node prints objects, then `END` |
+//! | `counters` `timers` `gauges` | the open interval, formatted like Node's objects, then `END` |
 //! | `delcounters` `deltimers` `delgauges` `NAME… FOLDER.*` | `deleted: NAME` or `metric NAME not found` for each, then `END` |
-//! | `health [up\|down]` | `health: up` or `health: down`; it is what was set last and nothing else depends on it |
+//! | `health [up\|down]` | `health: up` or `health: down`, whichever was set last; nothing else depends on it |
 //! | `config` | the effective configuration, secrets masked |
 //! | `quit` | closes the connection |
 //! | anything else | `ERROR` |
 //!
-//! What is deleted leaves sinks that remember series (`prometheus`, `remote_write`) with the open interval, also what they still
-//! tell when the daemon has forgotten it (`not found`).
+//! Deleted series also leave sinks that keep series (`prometheus`, `remote_write`) with the open interval, even those
+//! that the daemon itself has forgotten (`not found`).
 //!
-//! A request line of HTTP closes the connection, and nothing after it is executed: a web page can make a browser send one
+//! An HTTP request line closes the connection, and nothing after it is executed: a web page can make a browser send one
 //! to any port of this machine.
 //!
-//! A command is a line. What came without a newline is one too when nothing follows for a moment, because the original
-//! takes every chunk for a command.
+//! A command is a line. Text without a newline is a command too when nothing follows for a moment, because the original
+//! treats every chunk as a command.
 
 mod inspect;
 
@@ -47,32 +47,32 @@ const CONNECTIONS: usize = 64;
 /// Longest command, in bytes.
 const COMMAND_BYTES: usize = 64 << 10;
 
-/// A command without a newline is complete when nothing follows for so long.
+/// A command without a newline is complete when nothing follows for this long.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A silent connection is closed after so long, and one that does not read after as long.
+/// A silent connection is closed after this time, and so is one that does not read.
 const IDLE: Duration = Duration::from_secs(600);
 const WRITE: Duration = Duration::from_secs(30);
 
 /// Longest wait for the flusher.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Series that a listing shows; there is no end to what a table may hold.
+/// Most series in a listing.
 pub const MAX_SERIES: usize = 20_000;
 
-/// Numbers of a list that are shown.
+/// Most numbers of a list that are shown.
 pub const MAX_ITEMS: usize = inspect::MAX_ITEMS;
 
 const HELP: &str =
     "Commands: stats, counters, timers, gauges, delcounters, deltimers, delgauges, health, config, quit\n\n";
 
-/// What is asked of the flusher, which knows the open interval.
+/// Requests to the flusher, which has the open interval.
 #[derive(Debug)]
 pub enum Request {
     /// The series of a class with their values.
     Show(Class, oneshot::Sender<Listing>),
-    /// Forget series: each name is that of one, or stands for all whose names begin with a text that ends in `.` (sent as
-    /// `a.*`). The answer has what was forgotten under each name, in the same order.
+    /// Removes series: each name is that of one series, or a prefix that ends in `.` (sent as `a.*`). The answer has the
+    /// removed series for each name, in the same order.
     Delete(Class, Vec<String>, oneshot::Sender<Vec<Vec<String>>>),
     /// Numbers since the start.
     Stats(oneshot::Sender<Stats>),
@@ -81,16 +81,16 @@ pub enum Request {
 /// Series and their values.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// At most [`MAX_SERIES`], in the order of their coming.
+    /// At most [`MAX_SERIES`], in the order of creation.
     pub entries: Vec<(String, Shown)>,
-    /// How many there are beside these.
+    /// The number of further series.
     pub more: u64,
 }
 
 /// Numbers since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
-    /// When something was received last, Unix seconds.
+    /// Time of the last receipt, Unix seconds.
     pub last_heard: Option<f64>,
     /// Malformed lines.
     pub bad_lines: u64,
@@ -98,20 +98,20 @@ pub struct Stats {
     pub sinks: Vec<(String, &'static str, SinkAccount)>,
 }
 
-/// What every connection sees.
+/// State shared by all connections.
 #[derive(Debug)]
 pub struct ManagementState {
-    /// Who knows the open interval.
+    /// Requests to the flusher.
     pub flusher: mpsc::Sender<Request>,
     /// The effective configuration as `key: value` lines.
     pub config: String,
     /// When the daemon started, Unix seconds.
     pub started: f64,
-    /// What `health` says.
+    /// The state that `health` reports.
     pub healthy: AtomicBool,
     /// Who may connect.
     pub allow: AccessList,
-    /// Requests of HTTP that came.
+    /// Number of HTTP requests that were refused.
     pub http_requests: Arc<AtomicU64>,
 }
 
@@ -135,7 +135,7 @@ pub async fn serve(listener: TcpListener, state: ManagementState, mut stop: watc
             tracing::warn!(%from, "a management connection was refused: it is not in `management.allow`");
             continue;
         }
-        // One too many is closed at once.
+        // A connection over the limit is closed at once.
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
         let state = Arc::clone(&state);
         tokio::spawn(async move {
@@ -145,7 +145,7 @@ pub async fn serve(listener: TcpListener, state: ManagementState, mut stop: watc
     }
 }
 
-/// Answers until somebody hangs up.
+/// Answers until one side closes the connection.
 async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAddr) {
     let mut heard = Vec::new();
     let mut chunk = [0; 4096];
@@ -185,7 +185,7 @@ async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAd
     }
 }
 
-/// Answers one command; `false` ends the conversation.
+/// Answers one command; `false` closes the connection.
 async fn respond(stream: &mut TcpStream, state: &ManagementState, line: &[u8], from: SocketAddr) -> bool {
     let line = String::from_utf8_lossy(line);
     let Some(reply) = handle_request(state, line.trim(), from).await else {
@@ -205,7 +205,7 @@ async fn handle_request(state: &ManagementState, line: &str, from: SocketAddr) -
         "quit" => return None,
         "health" => {
             match words.next().map(str::to_lowercase).as_deref() {
-                // A flag on its own: nothing else is published through it.
+                // An independent flag: nothing else is published through it.
                 Some("up") => state.healthy.store(true, Ordering::Relaxed),
                 Some("down") => state.healthy.store(false, Ordering::Relaxed),
                 Some(_) | None => {}
@@ -245,7 +245,7 @@ async fn show(state: &ManagementState, class: Class) -> String {
 
 async fn delete(state: &ManagementState, class: Class, names: impl Iterator<Item = &str>, from: SocketAddr) -> String {
     let names: Vec<String> = names.map(str::to_string).collect();
-    // All of them at once: every series is looked at once, however many names there are.
+    // All names in one pass over the series.
     let Some(deleted) = ask(state, |reply| Request::Delete(class, names.clone(), reply)).await else {
         return "ERROR\n".into();
     };
@@ -274,7 +274,7 @@ fn stats_text(stats: &Stats, started: f64) -> String {
     for (name, kind, account) in &stats.sinks {
         let (success, failure) = (account.last_success.round(), account.last_failure.round());
         let success = if success > 0.0 { success } else { started.round() };
-        // The original's console backend tells times, the others tell ages.
+        // The original's console backend reports times, the others ages.
         if *kind == "console" {
             let failure = if failure > 0.0 { failure } else { started.round() };
             out.push_str(&format!("{name}.lastFlush: {success}\n{name}.lastException: {failure}\n"));

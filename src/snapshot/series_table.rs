@@ -155,7 +155,7 @@ impl SeriesTable {
         self.maps[shard][local as usize]
     }
 
-    /// GaugeLevels a shard's series as touched by the interval that ended `now`, and tells where its value goes; `points`
+    /// Marks a shard's series as touched by the interval that ended `now`, and tells where its value goes; `points`
     /// is where a new point would lie.
     pub(super) fn slot(&mut self, shard: usize, local: u32, now: f64, points: usize) -> Slot {
         let id = self.id_of(shard, local);
