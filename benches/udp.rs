@@ -12,7 +12,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -426,7 +425,7 @@ fn receiver(counts: bool, buffer: u64) {
     let mut batch = Batch::new();
     let (mut datagrams, mut lines) = (0_u64, 0_u64);
     while !ended.load(Ordering::Relaxed) {
-        match batch.receive(socket.as_raw_fd(), false) {
+        match batch.receive(&socket, false) {
             Ok(count) => {
                 if counts {
                     for datagram in batch.datagrams() {
@@ -441,7 +440,7 @@ fn receiver(counts: bool, buffer: u64) {
             Err(_) if naps => std::thread::sleep(Duration::from_micros(50)),
             Err(_) => {
                 // Until it is readable; the end is seen at the next datagram, or by the signal.
-                let _ = wait_readable(socket.as_raw_fd(), socket.as_raw_fd());
+                let _ = wait_readable(&socket, &socket);
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle};
 use crate::sinks::{self, DriverOptions, SinkDriver};
 use crate::snapshot::Registry;
-use crate::sys::{forget_start_up_code, host_name, survive_file_size_limit, unix_time};
+use crate::sys::{host_name, survive_file_size_limit, unix_time};
 
 /// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.
 const WATCHDOG_PATIENCE: Duration = Duration::from_secs(5);
@@ -199,7 +199,6 @@ pub async fn run(
     let flushed = start_beating(flusher)?;
     ready.store(true, Ordering::Relaxed);
     manager.tell(NotifyState::Ready);
-    forget_start_up_code();
     let watchdog = tokio::spawn(feed_watchdog(manager.clone(), published_for_watchdog, config.interval));
 
     shutdown.await;

@@ -5,7 +5,7 @@
 //! batch afterwards. Where the buffer is small it does not: a nap must never be what fills it.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,8 +115,8 @@ pub(super) fn run(
 }
 
 /// Waits for a datagram or a command. A signal ends the wait early, which does no harm.
-fn wait(socket: &impl AsRawFd, wake: &UnixStream) {
-    let _ = wait_readable(socket.as_raw_fd(), wake.as_raw_fd());
+fn wait(socket: &impl AsFd, wake: &UnixStream) {
+    let _ = wait_readable(socket, wake);
     let mut discarded = [0; 64];
     // The other end may have gone, which the commands will tell.
     while io::Read::read(&mut &*wake, &mut discarded).is_ok_and(|count| count > 0) {}
@@ -132,7 +132,7 @@ fn read(source: &Source, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> i
         || shard.tally().datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example()
         || taps.want_senders();
-    let messages = batch.receive(source.socket.as_raw_fd(), with_senders)?;
+    let messages = batch.receive(source.socket.as_ref(), with_senders)?;
     shard.tally().messages += messages as u64;
     source.received.fetch_add(messages as u64, Ordering::Relaxed);
     let now = unix_time();
@@ -202,7 +202,7 @@ fn drain(source: &Source, taps: &Taps, batch: &mut Batch, shard: &mut Shard) {
 fn count_rest(source: &Source, batch: &mut Batch, shard: &mut Shard) {
     let end = Instant::now() + COUNTING;
     while !matches!(source.spec.place, Place::Inherited(_)) && Instant::now() < end {
-        match batch.receive(source.socket.as_raw_fd(), false) {
+        match batch.receive(source.socket.as_ref(), false) {
             Ok(messages) => {
                 shard.tally().messages += messages as u64;
                 give_up(shard, batch.datagrams());

@@ -100,7 +100,8 @@ class Daemon:
         if inherited:
             # As a service manager does it: descriptor 3 is the first.
             udp, host, fd = '"fd://0"', "127.0.0.1", inherited.fileno()
-            command = ["bash", "-c", f'exec "$@" 3<&{fd} {fd}<&-', "bash", *command] if fd != 3 else command
+            move = f"3<&{fd} {fd}<&-" if fd != 3 else ""
+            command = ["bash", "-c", f'export LISTEN_PID=$$; exec "$@" {move}', "bash", *command]
             options = {"pass_fds": [fd], "env": {**os.environ, "LISTEN_FDS": "1"}}
         with open(f"{folder}/systole.toml", "w") as out:
             out.write(f'interval = "1s"\nself_metrics = false\n[[listen]]\nurl = {udp}\nreceive_buffer = "{buffer}"\n'
