@@ -1,4 +1,4 @@
-//! Cutting a stream into lines or frames. Pure: bytes in, whole lines out.
+//! Cuts a stream into lines or frames. Pure: bytes in, whole lines out.
 
 use bytes::{Buf, BytesMut};
 
@@ -6,10 +6,10 @@ use crate::protocol::{BINARY_MAGIC, BinaryFrame, binary_frame, is_request_line, 
 
 use super::Framing;
 
-/// Bytes of DogStatsD's length before a frame.
+/// Size of DogStatsD's length prefix, in bytes.
 const LENGTH_BYTES: usize = 4;
 
-/// Cuts a stream as its listener, or its first byte, says.
+/// Cuts a stream, by the framing of its listener and by its first byte.
 #[derive(Debug)]
 pub struct Cutter(Way);
 
@@ -33,7 +33,7 @@ impl Cutter {
         })
     }
 
-    /// Adds what was read.
+    /// Appends bytes that were read.
     pub fn extend(&mut self, bytes: &[u8]) {
         if let Way::Undecided(lines) = &self.0
             && let Some(&first) = bytes.first()
@@ -59,7 +59,7 @@ impl Cutter {
         }
     }
 
-    /// Gives memory back that is not needed while nothing is pending: most connections are silent most of the time.
+    /// Frees memory while nothing is pending: most connections are silent most of the time.
     pub fn shrink(&mut self) {
         match &mut self.0 {
             Way::Undecided(lines) | Way::Lines(lines) => lines.shrink(),
@@ -70,7 +70,7 @@ impl Cutter {
         }
     }
 
-    /// What came after the last whole line or frame: `Lines` if the end of the stream may have made it whole.
+    /// The rest after the last whole line or frame: `Lines` if the end of the stream completes it.
     pub fn rest(&mut self) -> Option<Chunk> {
         match &mut self.0 {
             Way::Undecided(lines) | Way::Lines(lines) => lines.rest(),
@@ -82,7 +82,7 @@ impl Cutter {
     }
 }
 
-/// Collects bytes of a stream until they make whole frames.
+/// Buffers a stream until there are whole frames.
 #[derive(Debug)]
 struct FrameBuffer {
     bytes: BytesMut,
@@ -90,7 +90,7 @@ struct FrameBuffer {
 }
 
 impl FrameBuffer {
-    /// A frame with its length before it, as DogStatsD's clients send it over unix streams.
+    /// A length-prefixed frame, as DogStatsD clients send over unix streams.
     fn take_frame(&mut self) -> Option<Chunk> {
         let length = u32::from_le_bytes(*self.bytes.first_chunk::<LENGTH_BYTES>()?) as usize;
         if length > self.max {
@@ -103,7 +103,7 @@ impl FrameBuffer {
         Some(Chunk::Frame(self.bytes.split_to(length)))
     }
 
-    /// As many whole frames of the binary protocol as there are, up to a newline between two.
+    /// All whole frames of the binary protocol, up to a newline between two.
     fn take_binary(&mut self) -> Option<Chunk> {
         self.bytes.advance(newlines(&self.bytes));
         let mut whole = 0;
@@ -112,7 +112,7 @@ impl FrameBuffer {
                 BinaryFrame::Whole(length) => whole += length,
                 BinaryFrame::Partial if whole > 0 => return Some(Chunk::Frame(self.bytes.split_to(whole))),
                 BinaryFrame::Partial => return None,
-                // A newline is no frame either.
+                // A newline is not a frame.
                 BinaryFrame::Broken if whole > 0 => return Some(Chunk::Frame(self.bytes.split_to(whole))),
                 BinaryFrame::Broken => return Some(Chunk::Broken(self.bytes.split())),
             }
@@ -120,18 +120,18 @@ impl FrameBuffer {
     }
 }
 
-/// Collects bytes of a stream until they make whole lines.
+/// Buffers a stream until there are whole lines.
 #[derive(Debug)]
 struct LineBuffer {
     bytes: BytesMut,
     max_line: usize,
-    /// Nothing was taken yet: who speaks HTTP says so in the first line.
+    /// Whether no line was returned yet: an HTTP request shows in the first line.
     is_first: bool,
-    /// An overlong line is being skipped up to its newline.
+    /// Whether an overlong line is being skipped up to its newline.
     skipping: bool,
 }
 
-/// A part of a stream.
+/// A piece of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Chunk {
     /// One or more whole lines with their newlines.
@@ -140,9 +140,9 @@ pub enum Chunk {
     Frame(BytesMut),
     /// The start of a line that is longer than allowed; its rest is skipped.
     TooLong(BytesMut),
-    /// What cannot be cut: nothing after it can be found.
+    /// Invalid input: the next frame cannot be found.
     Broken(BytesMut),
-    /// The request line of HTTP, or its beginning, where lines are expected: nothing after it is one.
+    /// An HTTP request line, or its beginning, where lines are expected: nothing after it is a line.
     Http(BytesMut),
 }
 
@@ -151,12 +151,12 @@ impl LineBuffer {
         LineBuffer { bytes: BytesMut::new(), max_line, is_first: true, skipping: false }
     }
 
-    /// Adds what was read.
+    /// Appends bytes that were read.
     fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Gives memory back that is not needed while nothing is pending: most connections are silent most of the time.
+    /// Frees memory while nothing is pending: most connections are silent most of the time.
     fn shrink(&mut self) {
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
@@ -194,10 +194,10 @@ impl LineBuffer {
         None
     }
 
-    /// The first `length` bytes, which end with a newline, up to the first line that is too long, or that line.
+    /// The first `length` bytes, which end with a newline, up to the first overlong line, or that line.
     fn whole(&mut self, length: usize) -> Chunk {
         let mut start = 0;
-        // No line of a chunk can be longer than the chunk, so most need no closer look.
+        // No line is longer than its chunk, so most chunks need no scan.
         while length - start > self.max_line {
             let line = memchr::memchr(b'\n', &self.bytes[start..length]).map_or(length - start, |end| end + 1);
             if line <= self.max_line + 1 {
@@ -211,7 +211,7 @@ impl LineBuffer {
         Chunk::Lines(self.bytes.split_to(length))
     }
 
-    /// The first line, which ends there, or its beginning if it is too long, if that is a request of HTTP.
+    /// The first line, which ends there, or its beginning if it is too long, if it is an HTTP request line.
     fn request(&mut self, end: Option<usize>) -> Option<BytesMut> {
         let (length, is_request) = match end {
             Some(end) if end <= self.max_line => (end, is_request_line(&self.bytes[..end])),
@@ -226,7 +226,7 @@ impl LineBuffer {
         })
     }
 
-    /// What came after the last newline, if anything but blanks.
+    /// The text after the last newline, unless it is blank.
     fn rest(&mut self) -> Option<Chunk> {
         let rest = self.bytes.split();
         if self.skipping || rest.trim_ascii().is_empty() {
@@ -315,19 +315,19 @@ mod tests {
             let (out, _) = chunks(&parts, 100);
             assert_eq!(out[0], "http: POST /x HTTP/1.1\r", "pieces of {piece}");
         }
-        // A request line that is too long for a line, whole or not.
+        // An overlong request line, complete or not.
         let long = format!("GET /{}", "x".repeat(200));
         for end in ["", " HTTP/1.1\r\nowned:1|c\n"] {
             let (out, _) = chunks(&[&format!("{long}{end}")], 100);
             assert_eq!(out[0], format!("http: {}", &long[..100]));
         }
-        // Later lines are lines, whatever they are.
+        // Only the first line can be a request.
         let (out, _) = chunks(&["a:1|c\nGET / HTTP/1.1\n"], 100);
         assert_eq!(out, ["a:1|c\nGET / HTTP/1.1\n"]);
         assert_eq!(chunks(&["GET / HTTP/1.1"], 100).1.as_deref(), Some("Http(b\"GET / HTTP/1.1\")"));
     }
 
-    /// What comes out of bytes that come in pieces: kinds, and lines and frames put together.
+    /// The chunks of a stream that arrives in pieces: their kinds, and lines and frames joined.
     fn cut(binary: bool, pieces: std::slice::Chunks<'_, u8>) -> Vec<(char, Vec<u8>)> {
         let mut cutter = Cutter::new(Framing::Newline, binary, 20);
         let mut out: Vec<(char, Vec<u8>)> = Vec::new();

@@ -1,14 +1,17 @@
-//! Relays: raw lines, before anybody parses them, to other StatsD servers, to all of them (`mirror`) or each to one of them
-//! (`spread`). Receive workers put a copy of what they read into a bounded queue and never wait; what does not fit is counted.
+//! Relays: pass raw lines, before they are parsed, on to other StatsD servers, to all of them (`mirror`) or each to one of
+//! them (`spread`). Receive workers put a copy of what they read into a bounded queue and never wait; what does not fit is
+//! counted.
 //!
-//! Spread lines go by their name, up to the first `:`, with rendezvous hashing (D. Thaler and C. V. Ravishankar, "Using
-//! name-based mappings to increase hit rates", 1998): a server that goes away moves its own names alone, and gets the same ones
-//! when it is back. A server is down while its management port does not say `health: up`, where one is asked, or for a while
-//! after the kernel said that nobody listens. Lines are packed into datagrams of at most `max_datagram` bytes.
+//! Spread lines are assigned by their name, up to the first `:`, with rendezvous hashing (D. Thaler and C. V. Ravishankar,
+//! "Using name-based mappings to increase hit rates", 1998): when a server goes down only its own names move, and they
+//! return with it. A server is down while its management port does not answer `health: up`, where one is configured, and
+//! for a while after the kernel reported that nobody listens. Lines are packed into datagrams of at most `max_datagram`
+//! bytes.
 //!
-//! The account is in what came in, datagrams and pieces of streams: `offered = delivered + queued + dropped`. One is delivered
-//! when the kernel took each of its lines for every target that should have it, and dropped, once, by the first reason for which
-//! a line of it was not sent: `queue_full`, `target_down`, `send_failed`. Which target lost how many lines is beside it.
+//! The account counts what came in, datagrams and pieces of streams: `offered = delivered + queued + dropped`. One is
+//! delivered when the kernel accepted each of its lines for every target that should have it, and dropped, once, by the
+//! first reason for which a line of it was not sent: `queue_full`, `target_down`, `send_failed`. Lines sent and lost are
+//! counted per target as well.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -25,28 +28,28 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::sys;
 use crate::telemetry::{RelayAccount, TargetAccount};
 
-/// Longest time that a line waits for company.
+/// Longest time that a line waits for further ones.
 const LINGER: Duration = Duration::from_millis(10);
 /// Most bytes of a send that the kernel cuts into datagrams.
 const SEGMENTED_BYTES: usize = 60_000;
-/// Longest answer to a question for health.
+/// Longest wait for the answer to `health`.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why something was dropped.
 #[derive(Clone, Copy)]
 enum Loss {
-    /// It did not fit into the queue.
+    /// The queue was full.
     QueueFull,
-    /// The target was down, and nobody took over.
+    /// The target was down, and no other took over.
     TargetDown,
-    /// The kernel did not take it.
+    /// The kernel refused the send.
     SendFailed,
 }
 
-/// The words of the ledger, in the order of [`Loss`].
+/// Their names in the ledger, in the order of [`Loss`].
 const LOSSES: [&str; 3] = ["queue_full", "target_down", "send_failed"];
 
-/// Who gets a line.
+/// Which targets get a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// All targets.
@@ -56,35 +59,35 @@ pub enum Mode {
     Spread,
 }
 
-/// What a relay is made of.
+/// The options of a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelaySpec {
     /// Label in status and ledger.
     pub name: String,
-    /// Servers.
+    /// The servers.
     pub targets: Vec<SocketAddr>,
     /// Who gets a line.
     pub mode: Mode,
     /// Longest datagram sent, bytes.
     pub max_datagram: usize,
-    /// Datagrams, or pieces of streams, that may wait.
+    /// Most queued datagrams, or pieces of streams.
     pub queue: usize,
-    /// Management port of the servers, which is asked for their health.
+    /// Management port of the servers, for health checks.
     pub health_port: Option<u16>,
-    /// How often; and how long one is left alone that nobody listens at.
+    /// Time between health checks; also how long a target is left alone after nobody listened.
     pub health_every: Duration,
-    /// Send many datagrams as one, filled up to equal length with newlines, and let the kernel cut it (`UDP_SEGMENT`).
+    /// Send many datagrams as one, padded to equal length with newlines, and let the kernel cut it (`UDP_SEGMENT`).
     pub gso: bool,
 }
 
-/// Where workers put what they read. Cheap to clone; the relay ends when every one is gone.
+/// The sending side for workers. Cheap to clone; the relay ends when all clones are dropped.
 #[derive(Clone, Debug)]
 pub struct RelayHandle {
     sender: SyncSender<Vec<u8>>,
     counts: Arc<Counts>,
 }
 
-/// Numbers since the start.
+/// Counters since the start.
 #[derive(Debug, Default)]
 struct Counts {
     offered: AtomicU64,
@@ -93,7 +96,7 @@ struct Counts {
     targets: Mutex<BTreeMap<String, TargetAccount>>,
 }
 
-/// Something that came in and is on its way: counted when its last line is sent or lost.
+/// A datagram or piece in flight: it is counted when its last line is sent or lost.
 struct Ticket {
     counts: Arc<Counts>,
     /// The number of the first [`Loss`], from 1; 0 for none.
@@ -102,7 +105,7 @@ struct Ticket {
 
 impl Ticket {
     fn lose(&self, loss: Loss) {
-        // Only the relay's thread has it; the first reason stays.
+        // Only the relay's thread writes it; the first reason stays.
         if self.lost.load(Ordering::Relaxed) == 0 {
             self.lost.store(loss as u8 + 1, Ordering::Relaxed);
         }
@@ -115,12 +118,12 @@ impl Drop for Ticket {
             0 => &self.counts.delivered,
             n => &self.counts.dropped[usize::from(n - 1)],
         };
-        // Whoever sees it here has seen it offered.
+        // A reader that sees this has seen it offered.
         counted.fetch_add(1, Ordering::Release);
     }
 }
 
-/// Whose lines these are, in order, and how many of each.
+/// The datagrams that lines belong to, in order, with the number of lines of each.
 type Tickets = Vec<(Arc<Ticket>, u64)>;
 
 fn count_lines(tickets: &Tickets) -> u64 {
@@ -128,7 +131,7 @@ fn count_lines(tickets: &Tickets) -> u64 {
 }
 
 impl RelayHandle {
-    /// Hands a datagram, or whole lines of a stream, over. Never waits.
+    /// Queues a datagram, or whole lines of a stream. Never waits.
     pub fn put(&self, bytes: &[u8]) {
         self.counts.offered.fetch_add(1, Ordering::Relaxed);
         if self.sender.try_send(bytes.to_vec()).is_err() {
@@ -137,7 +140,7 @@ impl RelayHandle {
     }
 }
 
-/// A relay as the daemon looks at it.
+/// A view of a relay's account.
 #[derive(Clone, Debug)]
 pub struct RelayStats {
     name: String,
@@ -152,7 +155,7 @@ impl RelayStats {
 
     /// The account so far.
     pub fn account(&self) -> RelayAccount {
-        // What is done is read first: it was offered before.
+        // Finished ones are read first, because they were offered before.
         let delivered = self.counts.delivered.load(Ordering::Acquire);
         let dropped: [u64; LOSSES.len()] = std::array::from_fn(|n| self.counts.dropped[n].load(Ordering::Acquire));
         let offered = self.counts.offered.load(Ordering::Relaxed);
@@ -169,7 +172,7 @@ impl RelayStats {
 /// Starts a relay's threads.
 ///
 /// # Errors
-/// If a socket cannot be made, or a thread not be started.
+/// If a socket cannot be created, or a thread cannot be started.
 pub fn start(spec: RelaySpec) -> io::Result<(RelayHandle, RelayStats, JoinHandle<()>)> {
     let (sender, pieces) = sync_channel(spec.queue);
     let counts = Arc::new(Counts::default());
@@ -180,7 +183,7 @@ pub fn start(spec: RelaySpec) -> io::Result<(RelayHandle, RelayStats, JoinHandle
             let (is_up, every) = (Arc::downgrade(&target.is_healthy), spec.health_every);
             let management = SocketAddr::new(address.ip(), port);
             let watch = move || {
-                // It ends with the relay.
+                // The thread ends with the relay.
                 while let Some(is_up) = is_up.upgrade() {
                     let now = is_healthy(management);
                     if is_up.swap(now, Ordering::Relaxed) != now {
@@ -201,7 +204,7 @@ pub fn start(spec: RelaySpec) -> io::Result<(RelayHandle, RelayStats, JoinHandle
     Ok((RelayHandle { sender, counts: Arc::clone(&counts) }, RelayStats { name, counts }, thread))
 }
 
-/// What the original's management port says.
+/// Queries the original's management port.
 fn is_healthy(address: SocketAddr) -> bool {
     let ask = || -> io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&address, HEALTH_PATIENCE)?;
@@ -214,14 +217,14 @@ fn is_healthy(address: SocketAddr) -> bool {
     ask().unwrap_or(false)
 }
 
-/// Lines that go together.
+/// Lines of one datagram.
 #[derive(Default)]
 struct Datagram {
     bytes: Vec<u8>,
     tickets: Tickets,
 }
 
-/// One or many datagrams that are handed to the kernel at once.
+/// One or many datagrams for one system call.
 struct Send {
     bytes: Vec<u8>,
     datagrams: u64,
@@ -237,13 +240,13 @@ impl Send {
 
 struct Target {
     address: SocketAddr,
-    /// Text of the address, which lines are spread by.
+    /// The address as text, for the hash of `spread`.
     label: String,
     socket: Socket,
     is_healthy: Arc<AtomicBool>,
-    /// Left alone until then: nobody listened.
+    /// Considered down until then, because nobody listened.
     down_until: Option<Instant>,
-    /// Datagrams that are full.
+    /// Full datagrams.
     ready: Vec<Datagram>,
     /// The one being filled.
     open: Datagram,
@@ -274,7 +277,7 @@ impl Target {
         self.is_healthy.load(Ordering::Relaxed) && self.down_until.is_none_or(|until| now >= until)
     }
 
-    /// Whether something waits.
+    /// Whether anything is pending.
     fn has_lines(&self) -> bool {
         !self.ready.is_empty() || !self.open.bytes.is_empty()
     }
@@ -305,7 +308,7 @@ impl Target {
         outcome
     }
 
-    /// Everything that waits, in sends of one or many datagrams. A line that is longer than a datagram goes alone, in one.
+    /// Everything that is pending, in sends of one or many datagrams. A line longer than a datagram is sent alone.
     fn take(&mut self, spec: &RelaySpec) -> Vec<Send> {
         if !self.open.bytes.is_empty() {
             self.ready.push(std::mem::take(&mut self.open));
@@ -332,7 +335,7 @@ impl Target {
     }
 }
 
-/// Bytes of the datagrams that the kernel cuts a send into.
+/// Size of the datagrams that the kernel cuts a send into.
 fn segment(spec: &RelaySpec) -> u16 {
     u16::try_from(spec.max_datagram).unwrap_or(u16::MAX)
 }
@@ -358,7 +361,7 @@ impl Relay {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    // What moves to others may have to move on.
+                    // Lines that move to another target may have to move again.
                     while self.targets.iter().any(Target::has_lines) {
                         self.flush();
                     }
@@ -384,7 +387,7 @@ impl Relay {
                     Some(chosen) => self.targets[chosen].push(line, ticket, most),
                     None => {
                         ticket.lose(Loss::TargetDown);
-                        // Nobody is up: the one that would have it has lost it.
+                        // No target is up: the loss counts for the preferred one.
                         let home = choose(name, self.targets.iter().map(|t| (t.label.as_str(), true)));
                         if let Some(home) = home {
                             self.targets[home].account.lost += 1;
@@ -401,7 +404,7 @@ impl Relay {
         let mut homeless = Vec::new();
         for target in &mut self.targets {
             for send in target.take(&self.spec) {
-                // An error may belong to an earlier send, which nobody took.
+                // An error may belong to an earlier send that was refused.
                 let outcome = if target.is_up(now) { target.send(&send, &self.spec) } else { Ok(0) };
                 let loss = match outcome {
                     Ok(1..) => {
@@ -429,7 +432,7 @@ impl Relay {
             }
             target.account.up = target.is_up(now);
         }
-        // Whoever is up takes over, with the next flush.
+        // The targets that are up take over, with the next flush.
         for send in homeless {
             let mut lines = lines_of(&send.bytes);
             for (ticket, count) in &send.tickets {
@@ -445,7 +448,7 @@ impl Relay {
     }
 }
 
-/// The number of the target, among those that are up, to which a name belongs.
+/// The index of the target, among those that are up, that a name is assigned to.
 fn choose<'a>(name: &[u8], targets: impl Iterator<Item = (&'a str, bool)>) -> Option<usize> {
     let weight = |label: &str| rapidhash_v3(&[name, b"\0", label.as_bytes()].concat());
     let up = targets.enumerate().filter(|(_, (_, is_up))| *is_up);
