@@ -1,8 +1,8 @@
-//! What a value belongs to: kind, name and canonical tags, in one shared allocation.
+//! The identity of a series: kind, name and canonical tags, in one shared allocation.
 //!
-//! Canonical means: names cleaned if the listener asks for it, text lossily made UTF-8, tags sorted by key
-//! (a tag without a value before one with), exact duplicates collapsed. Equal series have equal bytes, so a
-//! table hashes and compares bytes and nothing else.
+//! Canonical means: names cleaned if the listener is configured so, lossy UTF-8, tags sorted by key (a tag without a
+//! value before one with), exact duplicates removed. Equal series have equal bytes, so tables hash and compare only
+//! bytes.
 //!
 //! ```text
 //! kind u8 | name length u16 | name | { key length u16 | key | value length u16 or 0xFFFF for none | value }*
@@ -21,23 +21,23 @@ use crate::protocol::{Heartbeats, Kind, Metric, Name, Tag, cut_lossy};
 const NO_VALUE: u16 = u16::MAX;
 const HEADER: usize = 3;
 
-/// Longest text that a key holds, in bytes: what its length can say.
+/// Longest text in a key, in bytes, limited by its length field.
 const MAX_TEXT: usize = NO_VALUE as usize - 1;
 
-/// Tag text from which on a key takes no more tags, in bytes, so that places in it fit 32 bits.
+/// Bytes of tag text after which a key takes no more tags, so that offsets fit 32 bits.
 const MAX_TAGS_TEXT: usize = 1 << 30;
 
-/// The identity of a series. Cheap to clone; one word, for it stands in every table.
+/// The identity of a series. Cheap to clone; one word, because every table holds it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Series(ThinArc<(), u8>);
 
 impl Series {
-    /// A series from its canonical bytes, as a [`KeyBuilder`] made them.
+    /// A series from the canonical bytes of a [`KeyBuilder`].
     pub(crate) fn from_key(key: &[u8]) -> Series {
         Series(ThinArc::from_header_and_slice((), key))
     }
 
-    /// A series from parts, for series of our own.
+    /// A series from parts, for the daemon's own series.
     ///
     /// ```
     /// use systole::{protocol::Kind, series::Series};
@@ -56,13 +56,13 @@ impl Series {
         &self.0.slice
     }
 
-    /// Whether both are one allocation, and so surely equal.
+    /// Whether both share one allocation, and so are equal.
     #[inline]
     pub(crate) fn is_same(&self, other: &Series) -> bool {
         std::ptr::eq(self.key().as_ptr(), other.key().as_ptr())
     }
 
-    /// What its values are.
+    /// The kind of its values.
     pub fn kind(&self) -> Kind {
         Kind::ALL[usize::from(self.key()[0])]
     }
@@ -80,7 +80,7 @@ impl Series {
         usize::from(u16::from_le_bytes([self.key()[1], self.key()[2]]))
     }
 
-    /// Whether this is the series of a kind and a bare name without tags.
+    /// Whether this is the series of a kind and a name without tags.
     #[inline]
     pub(crate) fn is_plain(&self, kind: Kind, name: &[u8]) -> bool {
         let key = self.key();
@@ -101,19 +101,19 @@ impl Series {
 
     /// Orders by kind, name, tags, as records are printed.
     pub fn order(&self, other: &Series) -> Ordering {
-        // UTF-8 orders as its bytes do, and they need not be looked at as text.
+        // UTF-8 sorts like its bytes, so decoding is not needed.
         let (ours, theirs) = (self.name_bytes(), other.name_bytes());
         (self.key()[0], ours).cmp(&(other.key()[0], theirs)).then_with(|| self.tag_bytes().cmp(other.tag_bytes()))
     }
 
-    /// The same series as another kind.
+    /// The same series with another kind.
     pub fn with_kind(&self, kind: Kind) -> Series {
         let mut key = self.key().to_vec();
         key[0] = kind as u8;
         Series::from_key(&key)
     }
 
-    /// The same series with a prefix before its name and tags added that it does not have yet.
+    /// The same series with a prefix before its name, and with further tags where it does not have them.
     pub fn decorated(&self, prefix: &str, extra: &[(String, String)]) -> Series {
         if prefix.is_empty() && extra.is_empty() {
             return self.clone();
@@ -146,7 +146,7 @@ impl<'de> Deserialize<'de> for Series {
     }
 }
 
-/// Whether bytes are laid out as a series'.
+/// Whether bytes have the layout of a series.
 fn is_canonical(key: &[u8]) -> bool {
     let Some((header, rest)) = key.split_first_chunk::<HEADER>() else { return false };
     let length = usize::from(u16::from_le_bytes([header[1], header[2]]));
@@ -206,7 +206,7 @@ impl<'a> Iterator for Tags<'a> {
     }
 }
 
-/// One length-prefixed text, and what follows.
+/// Splits off one length-prefixed text.
 fn take_text(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
     let length = u16::from_le_bytes(*length);
@@ -221,32 +221,31 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("a key holds only text that was UTF-8 when it was built")
 }
 
-/// The name in a key that has no tags; `None` for one that has.
+/// The name of a key without tags; `None` if it has tags.
 #[inline]
 pub(crate) fn plain_name(key: &[u8]) -> Option<&[u8]> {
     let (header, rest) = key.split_first_chunk::<HEADER>()?;
     (usize::from(u16::from_le_bytes([header[1], header[2]])) == rest.len()).then_some(rest)
 }
 
-/// Builds canonical keys in a buffer that is used again and again: nothing is allocated for a key that is
-/// not larger than those before it.
+/// Builds canonical keys in a reused buffer: a key that is not larger than earlier ones needs no allocation.
 #[derive(Debug, Default)]
 pub struct KeyBuilder {
     key: Vec<u8>,
     tag_text: Vec<u8>,
     tags: Vec<TagSpan>,
-    /// Tags of the last key before duplicates were collapsed.
+    /// Tags of the last key before duplicates were removed.
     taken: usize,
     /// Tags of the last metric beyond `max_tags`.
     cut: u64,
-    /// Says which tags `key` are for presence alone.
+    /// Decides which tags `key` are secrets of presence.
     heartbeats: Option<Arc<Heartbeats>>,
 }
 
 /// A tag inside `tag_text`; `value` is the end of the value, or `None`.
 #[derive(Clone, Copy, Debug)]
 struct TagSpan {
-    /// How the key begins, as a number: most comparisons need no more.
+    /// The start of the key as a number, enough for most comparisons.
     head: u64,
     start: u32,
     key_end: u32,
@@ -254,12 +253,12 @@ struct TagSpan {
 }
 
 impl KeyBuilder {
-    /// A builder that leaves the tag `key` out where it is a secret of presence.
+    /// A builder that omits the tag `key` where it is a secret of presence.
     pub fn hiding(heartbeats: Option<Arc<Heartbeats>>) -> KeyBuilder {
         KeyBuilder { heartbeats, ..KeyBuilder::default() }
     }
 
-    /// Whether a tag is for presence alone. The key holds only the name so far.
+    /// Whether a tag is a secret of presence. The key holds only the name so far.
     #[inline]
     fn hides(&self, tag: &Tag<'_>) -> bool {
         tag.key == b"key" && self.heartbeats.as_ref().is_some_and(|all| all.hides_key(&self.key[HEADER..], tag.value))
@@ -284,14 +283,14 @@ impl KeyBuilder {
         self.cut
     }
 
-    /// What it took to build the last key, counted in bytes: to read and to sort a tag takes as long as to copy 32.
+    /// The cost of building the last key, in bytes: reading and sorting a tag costs as much as copying 32.
     pub(crate) fn effort(&self) -> usize {
         self.key.len() + 32 * self.taken
     }
 
-    /// The key of a name with tags in any order, whatever their bytes are. A text of more than 65,534 bytes is cut at a
-    /// character's end; the wire's own limits ([`crate::protocol::MAX_NAME_BYTES`],
-    /// [`crate::protocol::MAX_TAG_BYTES`]) keep far below.
+    /// The key of a name with tags in any order, of any bytes. Text of more than 65,534 bytes is truncated at a character
+    /// boundary; the limits of the protocol ([`crate::protocol::MAX_NAME_BYTES`], [`crate::protocol::MAX_TAG_BYTES`]) are far
+    /// below.
     #[inline]
     pub fn build<'a>(&mut self, kind: Kind, name: &Name<'_>, tags: impl Iterator<Item = Tag<'a>>) -> &[u8] {
         self.key.clear();
@@ -307,7 +306,7 @@ impl KeyBuilder {
         &self.key
     }
 
-    /// Takes another key in place of the one that was built.
+    /// Replaces the key with another one.
     pub(crate) fn replace(&mut self, series: &Series) {
         self.key.clear();
         self.key.extend_from_slice(series.key());
@@ -362,14 +361,14 @@ impl KeyBuilder {
     }
 }
 
-/// Appends a text with its length; it is not longer than a length can say.
+/// Appends a text with its length, which it must fit.
 #[inline]
 fn append_text(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
     out.extend_from_slice(text);
 }
 
-/// Appends a text made UTF-8, cut where it is longer than a key can say.
+/// Appends a text as lossy UTF-8, truncated to the longest text of a key.
 #[inline]
 fn push_lossy(out: &mut Vec<u8>, text: &[u8]) {
     if text.len() <= MAX_TEXT && text.is_ascii() {
@@ -379,7 +378,7 @@ fn push_lossy(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// The first eight bytes of a text, zeros behind a shorter one, as a number that orders as they do.
+/// The first eight bytes of a text, padded with zeros, as a number with the same order.
 #[inline]
 fn head(text: &[u8]) -> u64 {
     let mut eight = [0; 8];
@@ -441,14 +440,14 @@ mod tests {
         }
     }
 
-    /// Bytes as an attacker would choose them: few different ones, so that the grammar's own are among them.
+    /// Bytes as an attacker chooses them: few distinct ones, among them those of the grammar.
     fn bytes(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![
             3 => proptest::sample::select(b"\xff\xc3\xa9\xe2\x82\xac\xf0\x9f\x92\xa9:|#,;=[]@".to_vec()),
             2 => b'a'..=b'c',
             1 => any::<u8>(),
         ];
-        // A short text over and over is what reaches 64 KiB in reasonable time.
+        // Repeating a short text reaches 64 KiB in reasonable time.
         (proptest::collection::vec(byte, 0..12), length).prop_map(|(unit, length)| match unit.len() {
             0 => Vec::new(),
             _ => unit.iter().copied().cycle().take(length).collect(),

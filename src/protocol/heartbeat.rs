@@ -1,4 +1,4 @@
-//! Heartbeats: which lines say that somebody lives, and what they promise.
+//! Heartbeats: which lines are signs of life, and which interval they declare.
 //!
 //! ```text
 //! heartbeat.SERVICE[.INSTANCE]:VALUE|g          `__` in SERVICE is a dot; INSTANCE is the rest
@@ -6,8 +6,8 @@
 //! _sc|heartbeat|STATUS|[h:HOST|]#service:S[,instance:I][,interval:SECS]
 //! maintenance.SERVICE[.INSTANCE]:SECS|g         or maintenance:SECS|g|#service:S
 //! ```
-//! A gauge above 1 promises: the next beat comes within so many seconds; 0 is a goodbye. 1 and every other type just say
-//! that somebody is there.
+//! A gauge above 1 promises the next heartbeat within that many seconds; 0 is a goodbye. 1 and every other type declare no
+//! interval.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -19,73 +19,73 @@ use super::metric::{GaugeOp, Kind, Metric};
 use super::service_check::ServiceCheck;
 use super::tags::{Tag, cut_lossy, lossy};
 
-/// Longest promise: a week, in seconds.
+/// Longest declared interval: a week, in seconds.
 pub const MAX_DECLARED_INTERVAL: f64 = 604_800.0;
 
-/// Shortest promise, in seconds.
+/// Shortest declared interval, in seconds.
 const MIN_PROMISE: f64 = 1.0;
 
 /// Longest name of a service or an instance, in bytes.
 const MAX_NAME: usize = 128;
 
-/// Most that is kept of a service check's message, in bytes.
+/// Longest kept message of a service check, in bytes.
 const MAX_MESSAGE: usize = 200;
 
-/// What no service may be called: the API has these words in its paths.
+/// Names that no service may have: the API has these words in its paths.
 pub const TAKEN: [&str; 2] = ["events", "maintenance"];
 
 /// Names under which maintenance is announced.
 pub(super) const MAINTENANCE: &str = "maintenance";
 
-/// Who an instance is that does not say so.
+/// The instance of a heartbeat that names none.
 const NOBODY: &str = "-";
 
 /// A heartbeat.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Heartbeat {
-    /// Which service.
+    /// The service.
     pub service: CompactString,
-    /// Which instance; `-` is the service as a whole.
+    /// The instance; `-` is the service as a whole.
     pub instance: CompactString,
-    /// Promised: the next beat comes within so many seconds.
+    /// The next heartbeat is promised within this many seconds.
     pub interval: Option<f64>,
-    /// It is a goodbye.
+    /// Whether it is a goodbye.
     pub goodbye: bool,
-    /// When or as what the process was started.
+    /// Identifies the start of the process: a time, or any text that changes with it.
     pub start: Option<CompactString>,
-    /// Of the program.
+    /// The version of the program.
     pub version: Option<CompactString>,
     /// Status of a service check: 0 ok, 1 warning, 2 critical, 3 unknown.
     pub health: Option<u8>,
-    /// What the service check says.
+    /// The message of the service check.
     pub message: Option<CompactString>,
     /// Who sent it.
     pub source: Option<IpAddr>,
     /// A secret that some services ask for.
     pub key: Option<CompactString>,
-    /// It was sent with a sample rate, so most of its like were not.
+    /// Whether it has a sample rate, so that most others were not sent.
     pub sampled: bool,
 }
 
-/// What a line says about presence.
+/// What a line means to presence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Signal {
-    /// Somebody lives, or says goodbye.
+    /// A heartbeat or a goodbye.
     Heartbeat(Heartbeat),
-    /// Silence is to be expected for so many seconds; 0 ends that.
+    /// Maintenance: silence is expected for a time; 0 ends it.
     Maintenance {
-        /// Of this service,
+        /// The service.
         service: CompactString,
-        /// or of one of its instances.
+        /// One of its instances, or all if `None`.
         instance: Option<CompactString>,
-        /// From now on.
+        /// Length in seconds, from now on.
         seconds: f64,
         /// Who sent it.
         source: Option<IpAddr>,
         /// A secret that some services ask for.
         key: Option<CompactString>,
     },
-    /// A metric with tags `service` and `instance`: if that is somebody, it lives.
+    /// A metric with tags `service` and `instance`: a sign of life of an instance that is known.
     Assist {
         /// Which service.
         service: CompactString,
@@ -96,22 +96,22 @@ pub enum Signal {
         /// A secret that some services ask for.
         key: Option<CompactString>,
     },
-    /// It has a heartbeat's name but is none: an ordinary metric, and why.
+    /// An ordinary metric under a heartbeat's name, with the reason why it is no heartbeat.
     Ignored(Ignored),
 }
 
-/// Why a line under a heartbeat's name is none.
+/// Why a line under a heartbeat's name is no heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ignored {
-    /// A gauge that is changed, not set: `+5`.
+    /// A gauge that is adjusted, not set: `+5`.
     Delta,
-    /// A counter that counts nothing.
+    /// A counter with the value 0.
     NoIncrement,
     /// It names no service.
     NoService,
     /// A name is empty or longer than 128 bytes, or a service's is one of [`TAKEN`].
     BadName,
-    /// Its value means nothing.
+    /// Its value is not valid for a heartbeat.
     BadValue,
 }
 
@@ -120,7 +120,7 @@ impl Ignored {
     pub const ALL: [Ignored; 5] =
         [Ignored::Delta, Ignored::NoIncrement, Ignored::NoService, Ignored::BadName, Ignored::BadValue];
 
-    /// As series have it.
+    /// The value of the tag `reason` in series.
     pub fn name(self) -> &'static str {
         match self {
             Ignored::Delta => "delta",
@@ -131,7 +131,7 @@ impl Ignored {
         }
     }
 
-    /// What is wrong, for people.
+    /// A message for people.
     pub fn message(self) -> &'static str {
         match self {
             Ignored::Delta => "a heartbeat sets its gauge, and does not change it",
@@ -148,17 +148,17 @@ impl Ignored {
 /// Which lines are heartbeats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heartbeats {
-    /// Names, such as `heartbeat`; with a `.` behind it, a service follows.
+    /// Reserved names, such as `heartbeat`; a `.` and the service may follow.
     pub names: Vec<String>,
-    /// `maintenance.*` counts.
+    /// Whether `maintenance.*` is read.
     pub maintenance: bool,
-    /// Metrics with tags `service` and `instance` count.
+    /// Whether metrics with tags `service` and `instance` count as signs of life.
     pub assist: bool,
-    /// Who does not name itself is known by its address.
+    /// Whether an instance without a name is named by its address.
     pub by_address: bool,
-    /// Heartbeats are recorded as metrics too.
+    /// Whether heartbeats are also recorded as metrics.
     pub forward: bool,
-    /// Keys that some services ask for: they are shown nowhere.
+    /// Keys of services, which are masked everywhere.
     pub secrets: Vec<String>,
 }
 
@@ -186,7 +186,7 @@ struct HeartbeatTags<'a> {
 }
 
 impl Heartbeats {
-    /// Whether a name is reserved, and what stands behind it and its dot.
+    /// If a name is reserved, what follows it and its dot.
     fn reserved<'n>(&self, name: &'n str) -> Option<(bool, &'n str)> {
         let behind = |reserved: &str| match name.strip_prefix(reserved)? {
             "" => Some(""),
@@ -198,7 +198,7 @@ impl Heartbeats {
         if self.maintenance { behind(MAINTENANCE).map(|rest| (true, rest)) } else { None }
     }
 
-    /// Whether a metric may mean something here: cheap, and true for few.
+    /// Whether a metric may be a signal: a cheap check that few pass.
     #[inline]
     pub fn may_concern(&self, metric: &Metric<'_>) -> bool {
         let begins = |reserved: &str| metric.name.begins_with(reserved.as_bytes());
@@ -207,15 +207,15 @@ impl Heartbeats {
             || (self.maintenance && begins(MAINTENANCE))
     }
 
-    /// What the samples of one line say. A line is at most one signal, whatever it packs: that of its last good sample
-    /// which may concern presence.
+    /// The signal of the samples of one line. A line is at most one signal, whatever it packs: that of its last valid sample
+    /// that may be one.
     pub fn of_line<'a>(
         &self,
         samples: impl Iterator<Item = Result<Metric<'a>, ParseError>> + Clone,
         from: Option<IpAddr>,
     ) -> Option<Signal> {
         let good = samples.filter_map(Result::ok);
-        // Without assistance it is the name that may concern presence, and all of a line have the same.
+        // Without `implicit` only the name matters, and all samples of a line have the same.
         if !self.assist && !good.clone().next().is_some_and(|first| self.may_concern(&first)) {
             return None;
         }
@@ -223,7 +223,7 @@ impl Heartbeats {
         self.of_metric(&last, from)
     }
 
-    /// What a metric says; `None` if it is an ordinary one.
+    /// The signal of a metric; `None` if it is an ordinary one.
     pub fn of_metric(&self, metric: &Metric<'_>, from: Option<IpAddr>) -> Option<Signal> {
         let name = metric.name.clean();
         let said = heartbeat_tags(metric.tags.iter());
@@ -252,7 +252,7 @@ impl Heartbeats {
                 }
                 Some((GaugeOp::Set, value)) if value >= 0.0 => {}
                 Some((GaugeOp::Set, _)) | None => return Some(Signal::Ignored(Ignored::BadValue)),
-                // A change means nothing here.
+                // An adjustment is not valid here.
                 Some(_) => return Some(Signal::Ignored(Ignored::Delta)),
             },
             Kind::Counter if metric.values.numbers().sum::<f64>() <= 0.0 => {
@@ -264,7 +264,7 @@ impl Heartbeats {
         Some(Signal::Heartbeat(beat))
     }
 
-    /// What a service check says; `None` if it is an ordinary one.
+    /// The signal of a service check; `None` if it is an ordinary one.
     pub fn of_check(&self, check: &ServiceCheck<'_>, from: Option<IpAddr>) -> Option<Signal> {
         let (is_maintenance, rest) = self.reserved(check.name)?;
         if is_maintenance {
@@ -306,8 +306,8 @@ impl Heartbeats {
         }
     }
 
-    /// The service and the instance: those of the name before those of the tags, since some clients put a tag `service`
-    /// on everything.
+    /// The service and the instance. Those of the name take precedence over the tags, because some clients put a tag
+    /// `service` on everything.
     fn who(&self, rest: &str, service: Option<&str>, instance: Option<&str>) -> Result<Who, Ignored> {
         let (named, inner) = rest.split_once('.').unwrap_or((rest, ""));
         let inner = Some(inner).filter(|inner| !inner.is_empty()).or(instance);
@@ -325,7 +325,7 @@ impl Heartbeats {
     }
 }
 
-/// A service, and an instance if it is named.
+/// A service, and an instance if there is one.
 type Who = (CompactString, Option<CompactString>);
 
 fn short(text: &Option<Cow<'_, str>>) -> Option<CompactString> {
@@ -333,12 +333,12 @@ fn short(text: &Option<Cow<'_, str>>) -> Option<CompactString> {
 }
 
 fn assist(said: &HeartbeatTags<'_>, from: Option<IpAddr>) -> Option<Signal> {
-    // Nobody has a longer name.
+    // Longer names are not valid.
     let (service, instance) = (short(&said.service)?, short(&said.instance)?);
     Some(Signal::Assist { service, instance, source: from, key: short(&said.key) })
 }
 
-/// The tag `interval` wins over the value.
+/// The tag `interval` takes precedence over the value.
 fn declare_interval(beat: &mut Heartbeat, interval: Option<f64>) {
     match interval {
         Some(0.0) => beat.goodbye = true,
@@ -349,7 +349,7 @@ fn declare_interval(beat: &mut Heartbeat, interval: Option<f64>) {
     }
 }
 
-/// What tags say; of several with one key the first.
+/// The tags of a heartbeat; of several with one key the first.
 fn heartbeat_tags<'a>(tags: impl Iterator<Item = Tag<'a>>) -> HeartbeatTags<'a> {
     let mut said = HeartbeatTags::default();
     let mut interval = None;
