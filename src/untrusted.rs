@@ -1,7 +1,10 @@
 //! Escapes text from the wire for terminals, logs, pages and JSON. Nothing that came in a datagram is ever interpreted:
 //! no escape sequences, no markup, no reordering of text.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// Whether a character acts instead of being shown: controls, line separators, and the invisible marks that reorder or
 /// hide text (Unicode TR 36, "bidirectional text spoofing").
@@ -87,10 +90,13 @@ pub fn excerpt(line: &[u8], max_chars: usize) -> String {
     }
     out
 }
+
+/// What does not stand for itself in a part of a URL: all but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
 /// Percent-encodes text as part of a URL.
 pub fn in_url(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// Decodes a percent-encoded part of a URL: the inverse of [`in_url`].
@@ -98,21 +104,31 @@ pub fn in_url(text: &str) -> String {
 /// # Errors
 /// What is wrong.
 pub fn from_url(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, more)) = rest.split_first() {
-        rest = more;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let digits = more.get(..2).and_then(|digits| str::from_utf8(digits).ok());
-        let digits = digits.filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-        let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
-            return Err("a `%` is written `%25` in a URL".into());
-        };
-        bytes.push(byte);
-        rest = &more[2..];
+    // Decoding keeps a `%` without two digits as it is, which would hide a typing error in a password.
+    let is_escape =
+        |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    if !text.split('%').skip(1).all(is_escape) {
+        return Err("a `%` is written `%25` in a URL".into());
     }
-    String::from_utf8(bytes).map_err(|_| "what follows `%` is no UTF-8".into())
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| "what follows `%` is no UTF-8".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_url_comes_back() {
+        for (text, encoded) in
+            [("aZ09-_.~", "aZ09-_.~"), ("a b/c?d#e%f", "a%20b%2Fc%3Fd%23e%25f"), ("ü", "%C3%BC"), ("", "")]
+        {
+            assert_eq!(in_url(text), encoded);
+            assert_eq!(from_url(encoded), Ok(text.into()));
+        }
+        for text in ["%", "a%4", "%%41", "%+1", "%4ü", "100%s"] {
+            assert_eq!(from_url(text), Err("a `%` is written `%25` in a URL".into()), "{text}");
+        }
+        assert_eq!(from_url("%ff"), Err("what follows `%` is no UTF-8".into()));
+    }
 }

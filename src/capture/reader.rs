@@ -10,6 +10,8 @@
 
 use serde_json::{Map, Value};
 
+use super::hex;
+
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
@@ -160,11 +162,11 @@ fn datagram(row: &Map<String, Value>) -> Result<Option<Vec<u8>>, String> {
     if let Some(text) = row.get("data").or_else(|| row.get("in")) {
         return text.as_str().map(|text| Some(text.as_bytes().to_vec())).ok_or("`data` is no string".into());
     }
-    let Some(hex) = row.get("hex") else {
+    let Some(digits) = row.get("hex") else {
         return Ok(None);
     };
-    let hex = hex.as_str().ok_or("`hex` is no string")?;
-    unhex(hex.as_bytes()).map(Some).map_err(|problem| format!("`hex`: {problem}"))
+    let digits = digits.as_str().ok_or("`hex` is no string")?;
+    hex::decode(digits.as_bytes()).map(Some).map_err(|problem| format!("`hex`: {problem}"))
 }
 
 /// Seconds as nanoseconds, so that multiples of an interval are exact.
@@ -190,24 +192,6 @@ fn unix_nanos(row: &Map<String, Value>) -> Result<Option<u64>, String> {
     seconds
         .map(|s| Some((s * 1e6).round() as u64 * 1000))
         .ok_or_else(|| format!("`t` is {value}; Unix seconds, 0 or more, are right"))
-}
-
-/// Decodes hex digits.
-///
-/// # Errors
-/// Which character is not a hex digit, or has no second one.
-pub fn unhex(row: &[u8]) -> Result<Vec<u8>, String> {
-    let digit = |byte: u8| (byte as char).to_digit(16);
-    let pairs = row.trim_ascii().chunks(2).enumerate();
-    pairs
-        .map(|(n, pair)| {
-            match pair {
-                [high, low] => digit(*high).zip(digit(*low)).map(|(h, l)| (h * 16 + l) as u8),
-                _ => None,
-            }
-            .ok_or_else(|| format!("character {}: two hex digits a byte are right", 2 * n + 1))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ use serde_json::{Map, Value};
 use crate::sys::wait_writable;
 use crate::telemetry::CaptureAccount;
 
+use super::hex;
+
 /// Most queued pieces.
 const QUEUE: usize = 16_384;
 /// Most bytes of queued pieces.
@@ -299,7 +301,7 @@ fn row(piece: &Piece, started: f64) -> String {
     row.insert("t".into(), t.into());
     match std::str::from_utf8(&piece.bytes) {
         Ok(text) => row.insert("data".into(), text.into()),
-        Err(_) => row.insert("hex".into(), piece.bytes.iter().map(|b| format!("{b:02x}")).collect::<String>().into()),
+        Err(_) => row.insert("hex".into(), hex::encode(&piece.bytes).into()),
     };
     if let Some(from) = piece.from {
         row.insert("from".into(), from.to_string().into());

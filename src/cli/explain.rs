@@ -14,7 +14,7 @@ use crate::aggregate::{
     Columns, EventOrCheck, EventOrCheckBody, Quota, Shard, TimeWindow, bad_time, kind_as, own_event, own_service_check,
 };
 use crate::assemble;
-use crate::capture::reader::unhex;
+use crate::capture::hex;
 use crate::config::{Config, Profile};
 use crate::protocol::{
     BINARY_MAGIC, GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, binary_frames, lines, lossy,
@@ -133,7 +133,7 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
     let heartbeats = assemble::heartbeats(&config).map(Arc::new);
     let mut good = true;
     let mut answer = |row: &[u8]| -> Result<(), u8> {
-        let datagram = if args.hex { unhex(row) } else { Ok(row.to_vec()) };
+        let datagram = if args.hex { hex::decode(row) } else { Ok(row.to_vec()) };
         let mut out = Vec::new();
         match datagram {
             Ok(datagram) => {

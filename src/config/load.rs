@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::de::DeTable;
 
 use crate::aggregate::rules::Rules;
@@ -307,14 +308,9 @@ fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_
     url.map(|_| listen)
 }
 
-pub(super) fn network(item: &Found<'_>, s: &mut Source<'_>) -> Option<(IpAddr, u8)> {
+pub(super) fn network(item: &Found<'_>, s: &mut Source<'_>) -> Option<IpNet> {
     let text = item.string(s)?;
-    let (address, prefix) = text.split_once('/').map_or((text.as_str(), None), |(a, p)| (a, Some(p)));
-    let network = address.parse::<IpAddr>().ok().and_then(|address| {
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Some(longest), |p| p.parse().ok())?;
-        (prefix <= longest).then_some((address, prefix))
-    });
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
     if network.is_none() {
         item.refuse(s, "a network such as \"10.0.0.0/8\" or \"fd00::/8\"");
     }

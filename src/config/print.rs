@@ -1,8 +1,8 @@
 //! The effective configuration as TOML that reads back as the same configuration, secrets masked.
 
 use std::fmt::Write;
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use toml::Value;
 
 use crate::protocol::{GaugeSign, Options};
@@ -81,8 +81,8 @@ pub(super) fn strings(all: &[String]) -> Value {
     Value::Array(all.iter().map(|item| Value::from(item.as_str())).collect())
 }
 
-pub(super) fn networks(networks: &[(IpAddr, u8)]) -> Value {
-    Value::Array(networks.iter().map(|(address, prefix)| Value::from(format!("{address}/{prefix}"))).collect())
+pub(super) fn networks(networks: &[IpNet]) -> Value {
+    Value::Array(networks.iter().map(|network| Value::from(network.to_string())).collect())
 }
 
 /// The configuration as lines `key: value` and `section > key: value`, deeper ones likewise.

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::aggregate::rules::Rules;
 use crate::net::relay::RelaySpec;
 use crate::protocol::Options;
@@ -139,8 +141,8 @@ pub struct Listen {
     pub busy_poll: Duration,
     /// Run UDP workers before every ordinary process, where that is allowed (default false).
     pub realtime: bool,
-    /// Source networks, as (address, prefix length); `None` is all.
-    pub allow: Option<Vec<(std::net::IpAddr, u8)>>,
+    /// Source networks; `None` is all.
+    pub allow: Option<Vec<IpNet>>,
     /// Most connections at once (default 1024).
     pub max_connections: usize,
     /// A connection that is silent for so long is closed (default 10 m).
@@ -258,8 +260,8 @@ pub struct Management {
     pub address: Option<SocketAddr>,
     /// What `health` says until it is told otherwise (default up).
     pub healthy: bool,
-    /// Source networks, as (address, prefix length); `None` is all.
-    pub allow: Option<Vec<(std::net::IpAddr, u8)>>,
+    /// Source networks; `None` is all.
+    pub allow: Option<Vec<IpNet>>,
 }
 
 /// The HTTP server.
