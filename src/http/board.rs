@@ -1,5 +1,5 @@
-//! The board at `/presence`, and a page for each service: plain HTML made here, which needs no script. What matters comes
-//! first: whether we see, then who is missing, worst first.
+//! The board at `/presence`, and a page for each service: plain HTML without script. What matters comes first: whether
+//! the daemon receives, then the services, worst first.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ use crate::untrusted::{Html, in_url};
 use super::presence::{Announcement, announce, ask, forget, may_write, unknown};
 use super::{AppState, page, with_type};
 
-/// Services on the board, and instances shown of each; the rest is in the API.
+/// Most services on the board, and most instances of each; the API has all.
 const SERVICES: usize = 500;
 const SQUARES: usize = 200;
 
@@ -25,7 +25,7 @@ const SQUARES: usize = 200;
 const EVENTS: usize = 20;
 const SERVICE_EVENTS: usize = 50;
 
-/// Seconds after our start in which unconfirmed instances are to be expected.
+/// Seconds after the start in which unconfirmed instances are normal.
 const SETTLING: f64 = 120.0;
 
 const STYLE: &str = "
@@ -76,7 +76,7 @@ pub(super) struct Shown {
     token: Option<String>,
 }
 
-/// What a link must carry where even reading needs the token.
+/// The query of links where reading needs the token.
 pub(super) fn carried(state: &AppState, shown: &Shown) -> String {
     match (&state.token, &shown.token) {
         (Some(_), Some(token)) => format!("?token={}", in_url(token)),
@@ -123,18 +123,18 @@ pub(super) async fn board(State(state): State<AppState>, Query(shown): Query<Sho
     Ok(html(out))
 }
 
-/// Whether all that are present of a service say that they fail.
+/// Whether all present instances of a service report a failure.
 fn fails_as_a_whole(service: &ServiceView) -> bool {
     service.present > 0 && service.failing().count() == service.present
 }
 
-/// Who says that it fails, and how.
+/// The instances that report a failure, with their messages.
 fn complaint(service: &ServiceView, instance: &InstanceView) -> String {
     let message = instance.message.as_deref().map_or(String::new(), |message| format!(", {}", Html(message)));
     format!("{}/{}{message}", Html(&service.service), Html(&instance.instance))
 }
 
-/// The first line: what matters, and how bad it is.
+/// The first line: the verdict and its severity.
 fn headline(seen: &Seen) -> (String, &'static str) {
     let count = |state: &str| seen.services.iter().filter(|service| service.state == state).count();
     let (all, down, degraded) = (seen.services.len(), count("down"), count("degraded"));
@@ -182,7 +182,7 @@ fn headline(seen: &Seen) -> (String, &'static str) {
     }
 }
 
-/// Whether we see: what arrives, what is lost, since when.
+/// Whether the daemon receives: what arrives, what is lost, since when.
 fn banner(out: &mut String, state: &AppState, seen: &Seen) {
     let published = state.published();
     let totals = &published.totals;
@@ -287,7 +287,7 @@ fn card(out: &mut String, service: &ServiceView, carry: &str) {
     out.push_str("</div>");
 }
 
-/// The next thing that happens if nothing is heard.
+/// The next change of state if nothing is heard.
 fn next_deadline(service: &ServiceView) -> Option<(&'static str, f64)> {
     let present = service.instances.iter().filter(|instance| instance.state != "left");
     let deadlines = present.filter_map(|instance| match (instance.state, instance.late_in_s, instance.down_in_s) {
@@ -403,7 +403,7 @@ fn row(out: &mut String, instance: &InstanceView) {
     );
 }
 
-/// The last day, a run of equal half hours a piece; now is at the right.
+/// The last day, one element per run of equal half hours; now is at the right.
 fn day(out: &mut String, letters: &str) {
     out.push_str("<span class=\"day\" title=\"the last 24 hours, now at the right\">");
     let missing = 48_usize.saturating_sub(letters.len());
@@ -467,7 +467,7 @@ pub(super) struct Change {
     token: String,
 }
 
-/// What a form on a service's page asks for.
+/// The fields of a form on a service's page.
 pub(super) async fn change(
     State(state): State<AppState>,
     Path(service): Path<String>,
@@ -489,7 +489,7 @@ pub(super) async fn change(
         _ => return Err(bad("`action` is `maintenance` or `forget`")),
     }
     let carry = carried(&state, &shown);
-    // A service that is forgotten as a whole has no page any more.
+    // A service that was removed has no page any more.
     let is_known = ask(&state, {
         let service = service.clone();
         move |watch| watch.engine.knows(&service)

@@ -1,5 +1,5 @@
-//! The page at `/`: plain HTML made here, no script, reloaded by the browser. It answers three questions:
-//! does anything arrive, is anything lost, what are the numbers.
+//! The status page at `/`: plain HTML without script, reloaded by the browser. It answers three questions: does anything
+//! arrive, is anything lost, what are the values.
 
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use crate::untrusted::Html;
 
 use super::{AppState, Published};
 
-/// Series shown; the rest is in the API.
+/// Most series on the page; the API has all.
 const MAX_ROWS: usize = 1000;
 
 const STYLE: &str = "
@@ -30,7 +30,7 @@ td.name{overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.9re
 .tag{color:var(--soft)}code{font-family:ui-monospace,monospace}
 ";
 
-/// The beginning of a page that is read again after so many seconds; `title` is inert.
+/// The beginning of a page that reloads itself; `title` must be escaped.
 pub(super) fn head(title: &str, seconds: u64, style: &str) -> String {
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
@@ -188,7 +188,7 @@ fn series(out: &mut String, snapshot: &Snapshot) {
     for point in &snapshot.kvs {
         rows.extend(point.values.iter().map(|&value| (&point.series, short_number(value))));
     }
-    // People come for what they sent; the daemon's own follow.
+    // The senders' series first, then the daemon's own.
     let own = |series: &Series| series.name().starts_with("systole.");
     rows.sort_by(|a, b| own(a.0).cmp(&own(b.0)).then_with(|| a.0.order(b.0)));
     let _ = write!(out, "<h2>Series of the last interval</h2><p class=\"sub\">{} in all", grouped(rows.len() as u64));

@@ -1,4 +1,4 @@
-//! Presence over HTTP: who is there, what happened, and what an operator may change.
+//! Presence over HTTP: states, events, and an operator's changes.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::untrusted::{Escaped, in_url};
 
 use super::{AppState, bearer, board, error, json as answer};
 
-/// Longest wait for an answer of the presence thread.
+/// Longest wait for the presence thread.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn routes() -> Router<AppState> {
@@ -38,7 +38,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/api/v1/presence/{service}/{instance}", get(instance).delete(forget_instance))
 }
 
-/// Asks the presence thread.
+/// Queries the presence thread.
 pub(super) async fn ask<T: Send + 'static>(
     state: &AppState,
     question: impl FnOnce(&mut PresenceState) -> T + Send + 'static,
@@ -72,7 +72,7 @@ const HEALTH: [&str; 4] = ["ok", "warning", "critical", "unknown"];
 /// States of services and instances.
 const STATES: [&str; 7] = ["up", "late", "down", "left", "unknown", "degraded", "maintenance"];
 
-/// Instances that a check names, of those that fail.
+/// Most failing instances that a check names.
 const NAMED: usize = 3;
 
 #[derive(Deserialize)]
@@ -132,7 +132,7 @@ struct Wanted {
     min: Option<usize>,
 }
 
-/// 200 if a service is up, or has as many instances as are asked for; 503 if not; 404 if it is unknown.
+/// 200 if a service is up, or has the requested number of instances; 503 if not; 404 if it is unknown.
 async fn check(
     State(state): State<AppState>,
     Path(name): Path<String>,
@@ -169,7 +169,7 @@ async fn check(
     Ok(response)
 }
 
-/// A check is of a service.
+/// A check is for a service.
 async fn check_instance(Path((service, instance)): Path<(String, String)>) -> Response {
     let path = format!("/api/v1/presence/{}/{}", in_url(&service), in_url(&instance));
     error(StatusCode::BAD_REQUEST, "bad_request", &format!("check takes a service; for one instance: GET {path}"))
@@ -180,7 +180,7 @@ struct Since {
     since: Option<String>,
 }
 
-/// The events after the one with an id, or with a number of this start; all that are remembered if it is not ours.
+/// The events after the one with an id, or with a number of this process; all that are kept if the id is unknown.
 async fn events_since(state: &AppState, since: Option<String>) -> Result<Vec<(u64, Value)>, Response> {
     ask(state, move |watch| {
         let since = since.and_then(|id| watch.identity.number(&id).or_else(|| id.parse().ok())).unwrap_or(0);
@@ -190,7 +190,7 @@ async fn events_since(state: &AppState, since: Option<String>) -> Result<Vec<(u6
     .await
 }
 
-/// The last events, oldest first; with `Accept: text/event-stream` also those to come.
+/// The last events, oldest first; with `Accept: text/event-stream` also new ones.
 async fn events(
     State(state): State<AppState>,
     Query(since): Query<Since>,
@@ -207,7 +207,7 @@ async fn events(
     };
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(String::from);
     let first = last_id.or(since.since);
-    // The stream: what waits to be sent, up to which event all was sent, and how to wait for more.
+    // The stream: events to send, the last event sent, and how to wait for more.
     let state = (Vec::<(u64, Value)>::new().into_iter(), first, newest, state, place);
     let stream = futures_util::stream::unfold(state, |(mut waiting, mut sent, mut newest, state, place)| async move {
         loop {
@@ -227,7 +227,7 @@ async fn events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// Refuses, and counts, a write without the token of `http.token`.
+/// Rejects, and counts, a change without the token of `http.token`.
 pub(super) async fn may_write(state: &AppState, shown: Option<&str>) -> Result<(), Response> {
     let right = state.write_token.as_ref();
     if right.is_some_and(|right| shown.is_some_and(|shown| equal(shown.as_bytes(), right.as_bytes()))) {
@@ -262,7 +262,7 @@ async fn maintenance(State(state): State<AppState>, headers: HeaderMap, body: By
     Ok(answer(&json!({"ok": true, "seconds": seconds, "until": rfc3339(unix_time() + seconds)})))
 }
 
-/// Keeps quiet about somebody; for how many seconds.
+/// Starts maintenance; returns the granted seconds.
 pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f64, Response> {
     if !(0.0..=1e9).contains(&wanted.seconds) {
         return Err(error(StatusCode::BAD_REQUEST, "bad_request", "`seconds` is 0 or more"));
@@ -299,7 +299,7 @@ async fn forget_instance(
     forget(&state, service, Some(instance)).await.map(|()| answer(&json!({"ok": true})))
 }
 
-/// Forgets somebody.
+/// Removes an instance or a service.
 pub(super) async fn forget(state: &AppState, service: String, instance: Option<String>) -> Result<(), Response> {
     tracing::info!(
         service = %Escaped(&service),

@@ -1,11 +1,11 @@
-//! Alertmanager, API v2: every alarm that is open is sent again each minute, with an end five minutes ahead, so that one
-//! that we can no longer speak for ends by itself. One that is over is sent with its end until that is taken, again 1, 3 and
-//! 7 seconds later, and then each minute for a quarter of an hour.
+//! Alertmanager, API v2. Every firing alert is sent again each minute, with an end five minutes ahead, so that it resolves
+//! by itself if the daemon is gone. A resolution is sent until it is accepted, again 1, 3 and 7 seconds later, and then
+//! each minute for a quarter of an hour.
 //!
-//! Alertmanager merges what it is sent into what it holds (`types/types.go`, `Alert.Merge`): an end that lies ahead of *its*
-//! clock is no end yet, and the later one that it holds stays, five minutes ahead. A clock that is a few milliseconds behind
-//! ours is enough. So an end is never later than the tick before it is sent, which hides what clocks usually differ by, and
-//! comes again when it is in the past for clocks that differ by seconds. Source: `api/v2/openapi.yaml`, `POST /alerts`.
+//! Alertmanager merges alerts into those it holds (`types/types.go`, `Alert.Merge`): an end ahead of *its* clock does not
+//! resolve the alert, and the later end that it holds stays, five minutes ahead. A clock a few milliseconds behind is
+//! enough for that. So an end is never later than the tick before it is sent, which covers usual clock differences, and
+//! is repeated, which covers differences of seconds. Source: `api/v2/openapi.yaml`, `POST /alerts`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,18 +20,18 @@ use crate::untrusted::{Escaped, in_url};
 
 use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
 
-/// Time between two sends of everything that is open, and how long each holds, in seconds.
+/// Time between two sends of all firing alerts, and how long each holds, in seconds.
 const EVERY: Duration = Duration::from_secs(60);
 const HOLDS: f64 = 300.0;
 
-/// An end is sent again so long after it was first taken, then with everything, and no more when it is that old.
+/// A resolution is repeated at these times after it was first accepted, then with all alerts, until it is this old.
 const AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(7)];
 const AGAIN_UNTIL: Duration = Duration::from_secs(900);
 
-/// Most ends that are sent again; beyond, the oldest are given up. Each was taken before.
+/// Most repeated resolutions; beyond it the oldest are dropped. Each was accepted before.
 const ENDS: usize = 20_000;
 
-/// An end is at least this much in the past when it is first sent: the time between two ticks.
+/// A resolution is at least this much in the past when it is first sent: the time between two ticks.
 const TICK_SECS: f64 = 0.25;
 
 /// Alerts in one request.
@@ -39,24 +39,24 @@ const BATCH: usize = 500;
 
 #[derive(Default)]
 struct Alerts {
-    /// Alarms that are open, and whether Alertmanager does not know them yet.
+    /// Firing alerts, and whether Alertmanager does not know them yet.
     open: BTreeMap<String, (Alarm, String, bool)>,
-    /// Alarms that are over, and what is known of them there.
+    /// Resolved alerts, and what Alertmanager knows of them.
     ended: BTreeMap<String, Ended>,
 }
 
 struct Ended {
     alarm: Alarm,
     detail: String,
-    /// When it was over, Unix seconds.
+    /// When it was resolved, Unix seconds.
     end: f64,
-    /// When it came, and when what Alertmanager took first and last was sent.
+    /// When it was queued, and when the first and the last accepted request was sent.
     came: Instant,
     taken: Option<(Instant, Instant)>,
 }
 
 impl Ended {
-    /// When it is to be sent; `None` if that comes with everything.
+    /// When it is due; `None` if it is sent with all alerts.
     fn due(&self) -> Option<Instant> {
         match self.taken {
             None => Some(self.came),
@@ -69,7 +69,7 @@ pub(super) async fn run(mut line: Target) {
     let url = append(&line.url, "/api/v2/alerts");
     let mut alerts = Alerts::default();
     let mut pause = FIRST_PAUSE;
-    // The watchdog is sent at once: silence is what it warns of.
+    // The watchdog is sent at once, because its absence is the alarm.
     let mut due = Instant::now();
     loop {
         let (notices, _) = line.outbox.take(usize::MAX);
@@ -79,7 +79,7 @@ pub(super) async fn run(mut line: Target) {
             if notice.resolved {
                 alerts.open.remove(&key);
                 let said = notice.event.map_or(now, |(_, event)| event.at);
-                // Alertmanager refuses an end before the start.
+                // Alertmanager rejects an end before the start.
                 let end = said.min(now - TICK_SECS).max(notice.alarm.since);
                 let (alarm, detail, came) = (notice.alarm, notice.detail, Instant::now());
                 alerts.ended.insert(key, Ended { alarm, detail, end, came, taken: None });
@@ -115,7 +115,7 @@ pub(super) async fn run(mut line: Target) {
             return;
         }
         if line.outbox.is_empty() {
-            // While it cannot be reached, only what is due with everything is tried.
+            // While it cannot be reached, only the periodic send of all alerts is tried.
             let again = alerts.ended.values().filter_map(Ended::due).min().filter(|_| !line.fails);
             let next = again.map_or(due, |again| again.min(due));
             line.rest(next.saturating_duration_since(Instant::now()), true).await;
@@ -136,7 +136,7 @@ async fn send(line: &Target, url: &str, bodies: Vec<Value>) -> Result<(), String
 }
 
 impl Alerts {
-    /// What is to be sent at `began`, Unix second `now`: what is new or whose end is due, or everything with the watchdog.
+    /// The alerts to send at `began`, Unix second `now`: new ones and due resolutions, or all with the watchdog.
     fn bodies(&self, everything: bool, began: Instant, now: f64, page: Option<&str>) -> Vec<Value> {
         let open = self.open.values().filter(|(.., new)| everything || *new);
         let open = open.map(|(alarm, detail, _)| alert(alarm, detail, alarm.until.unwrap_or(now + HOLDS), page));
@@ -147,7 +147,7 @@ impl Alerts {
         all.chunks(BATCH).map(|part| Value::Array(part.to_vec())).collect()
     }
 
-    /// What was to be sent at `began` was taken.
+    /// Records that the alerts of `began` were accepted.
     fn note_taken(&mut self, everything: bool, began: Instant) {
         for ended in self.ended.values_mut().filter(|e| everything || e.due().is_some_and(|due| due <= began)) {
             ended.taken = Some((ended.taken.map_or(began, |(first, _)| first), began));
@@ -168,7 +168,7 @@ impl Alerts {
     }
 }
 
-/// Labels are identity and nothing else, so that several of us say the same.
+/// Labels are identity and nothing else, so that several daemons send equal alerts.
 fn alert(alarm: &Alarm, detail: &str, ends: f64, page: Option<&str>) -> Value {
     let topic = &alarm.topic;
     let mut labels = json!({"alertname": topic.name, "severity": alarm.severity, "source": "presence"});

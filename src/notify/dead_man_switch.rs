@@ -1,4 +1,4 @@
-//! The dead-man's switch: a URL of an outside party is asked every minute, but only while all is well here.
+//! The dead man's switch: requests an external URL every minute, but only while the daemon is healthy.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,10 +13,10 @@ use crate::http_client::HttpClient;
 
 use super::DEADLINE;
 
-/// Says whether all is well here: nothing, or what is not.
+/// Checks the daemon's health; `None`, or the problem.
 pub type Watchdog = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<&'static str>> + Send>> + Send + Sync>;
 
-/// Time between two signs of life.
+/// Time between two requests.
 const EVERY: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(

@@ -1,5 +1,5 @@
-//! Telling others: Alertmanager, webhooks, and a dead-man's switch. Each target has a task, a queue and a clock of its
-//! own, so none waits for another; the presence thread only puts notices into queues.
+//! Sends notifications to Alertmanager, webhooks and a dead man's switch. Each receiver has its own task, queue and
+//! schedule, so none waits for another; the presence thread only puts notifications into queues.
 
 mod alertmanager;
 mod dead_man_switch;
@@ -18,28 +18,28 @@ use crate::presence::{Identity, Notification};
 
 pub use dead_man_switch::Watchdog;
 
-/// Notices that may wait for a target.
+/// Most notifications in a queue.
 const QUEUE: usize = 1000;
 
-/// Longest wait for a target's answer.
+/// Longest wait for a response.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Pauses between tries: 1, 2, 4, … up to a minute.
+/// Pauses between attempts: 1, 2, 4, … up to a minute.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Whom to tell.
+/// The receivers.
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
-    /// Base URLs of Alertmanagers; each gets everything.
+    /// Base URLs of Alertmanagers; each is sent everything.
     pub alertmanagers: Vec<String>,
-    /// URLs of webhooks; each gets everything.
+    /// URLs of webhooks; each is sent everything.
     pub webhooks: Vec<String>,
-    /// Asked every minute while all is well here.
+    /// URL of the dead man's switch, requested every minute while the daemon is healthy.
     pub dead_man_switch: Option<String>,
-    /// Where our own page is, for links in alarms.
+    /// URL of the daemon's page, for links in alerts.
     pub page: Option<String>,
-    /// Who tells.
+    /// The identity of the daemon.
     pub identity: Option<Identity>,
 }
 
@@ -48,11 +48,11 @@ pub struct Targets {
 pub struct Receiver {
     /// Its queue.
     pub outbox: Arc<Outbox>,
-    /// It wants to hear again after our restart what is still open: Alertmanager forgets what is not repeated.
+    /// Whether it needs the open alerts again after a restart: Alertmanager forgets what is not repeated.
     pub again: bool,
 }
 
-/// What waits for one target.
+/// The queue of one receiver.
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: Mutex<Queue>,
@@ -62,14 +62,14 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     notices: VecDeque<Notification>,
-    /// Problems that were given up while they waited: their ends are not told either.
+    /// Problems that were dropped from the queue: their resolutions are dropped too.
     given_up: HashSet<String>,
     dropped: u64,
 }
 
 impl Outbox {
-    /// Puts notices into the queue. When it is full the oldest problem gives way, and with it its end; an end whose
-    /// problem was told never does.
+    /// Queues notifications. When the queue is full the oldest problem is dropped, and its resolution with it; the resolution
+    /// of a problem that was sent is never dropped.
     pub fn put(&self, notices: &[Notification]) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         for notice in notices {
@@ -94,7 +94,7 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Takes up to so many notices, and how many were given up since this was last asked.
+    /// Takes up to a number of notifications, and the number dropped since the last call.
     fn take(&self, most: usize) -> (Vec<Notification>, u64) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let count = queue.notices.len().min(most);
@@ -107,7 +107,7 @@ impl Outbox {
     }
 }
 
-/// What every target's task has.
+/// State of a receiver's task.
 struct Target {
     url: String,
     outbox: Arc<Outbox>,
@@ -116,12 +116,12 @@ struct Target {
     page: Option<String>,
     identity: Identity,
     failing: Arc<AtomicUsize>,
-    /// It could not be reached last time.
+    /// Whether the last attempt failed.
     fails: bool,
 }
 
 impl Target {
-    /// Notes whether the target could be reached, and logs a change.
+    /// Records whether the receiver could be reached, and logs a change.
     fn note(&mut self, outcome: Result<(), &str>) {
         match outcome {
             Ok(()) if self.fails => {
@@ -137,7 +137,7 @@ impl Target {
         self.fails = outcome.is_err();
     }
 
-    /// Waits for so long, for a notice, or for the end; `true` if it is the end.
+    /// Waits for a timeout, a notification, or the stop; `true` for the stop.
     async fn rest(&mut self, longest: Duration, for_notice: bool) -> bool {
         let outbox = Arc::clone(&self.outbox);
         tokio::select! {
@@ -148,17 +148,17 @@ impl Target {
     }
 }
 
-/// The tasks that tell others.
+/// The tasks of all receivers.
 #[derive(Debug)]
 pub struct Notifiers {
-    /// One for each target; whatever is to be told goes into all.
+    /// The queue of each receiver; every notification goes into all.
     pub outboxes: Vec<Receiver>,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
 }
 
 impl Notifiers {
-    /// Ends all tasks: each tries once more to deliver what waits, until `deadline`.
+    /// Stops all tasks: each tries once more to deliver its queue, until `deadline`.
     pub async fn finish(self, deadline: Instant) {
         let _ = self.stop.send(true);
         let all = async {
@@ -172,7 +172,7 @@ impl Notifiers {
     }
 }
 
-/// Starts a task for each target. `watchdog` says whether all is well here.
+/// Starts a task for each receiver. `watchdog` checks the daemon's health.
 ///
 /// # Errors
 /// If the system's certificates cannot be read.
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_full_queue_gives_up_problems_and_with_them_their_ends() {
         let outbox = Outbox::default();
-        // An end whose problem was delivered long ago.
+        // A resolution whose problem was delivered long ago.
         outbox.put(&[notice(9999, true)]);
         (0..QUEUE + 4).for_each(|n| outbox.put(&[notice(n, false)]));
         outbox.put(&[notice(0, true)]);

@@ -1,4 +1,4 @@
-//! Webhooks: `POST {"version":1,"events":[…],"dedup_keys":[…]}`, in order, again until they are taken.
+//! Webhooks: `POST {"version":1,"events":[…],"dedup_keys":[…]}`, in order, retried until it is accepted.
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ fn event(line: &Target, notice: &Notification) -> Value {
     let alarm = &notice.alarm;
     let mut event = match &notice.event {
         Some((number, event)) => line.identity.publish(*number, event),
-        // It had to wait beyond a restart, so this is all we know.
+        // It was pending over a restart, so nothing else is known.
         None => json!({
             "v": 1,
             "id": format!("{}-{}", line.identity.id(0), alarm.topic.key()),
