@@ -26,7 +26,7 @@ impl Manager {
         let tell = move || {
             for state in states {
                 if let Err(error) = sd_notify::notify(&[state]) {
-                    tracing::warn!(%error, "cannot tell the service manager how we are");
+                    tracing::warn!(%error, "cannot notify the service manager");
                 }
             }
         };
@@ -38,7 +38,7 @@ impl Manager {
     pub fn tell(&self, state: NotifyState<'static>) {
         let Some(sender) = &self.0 else { return };
         if sender.try_send(state).is_err() {
-            tracing::warn!("the service manager does not read what it is told");
+            tracing::warn!("the service manager does not read its socket");
         }
     }
 }

@@ -97,7 +97,7 @@ impl Sender {
         if let Err(problem) = &sent
             && !self.failed
         {
-            complain(format_args!("cannot send to {}: {problem}; trying again with every beat", self.to));
+            complain(format_args!("cannot send to {}: {problem}; retrying with every heartbeat", self.to));
         }
         self.failed = sent.is_err();
     }
@@ -148,7 +148,7 @@ impl Voice {
         };
         if time::timeout(LAST, all).await.is_err() {
             complain(format_args!(
-                "what was said last may not have been heard: not sent within {}",
+                "the last message may not have been received: not sent within {}",
                 show_duration(LAST)
             ));
         }
@@ -183,7 +183,7 @@ fn begin(args: &BeatArgs) -> Result<Sender, String> {
         Some((service, instance)) => (service.to_string(), instance.to_string()),
         None => (
             args.who.clone(),
-            host_name().map_err(|error| format!("cannot tell the host's name: {error}; give SERVICE/INSTANCE"))?,
+            host_name().map_err(|error| format!("cannot determine the host name: {error}; give SERVICE/INSTANCE"))?,
         ),
     };
     let is_good = |name: &str| !name.is_empty() && name.len() <= 128 && !name.contains(|c| ",|#:\n\r".contains(c));

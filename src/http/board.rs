@@ -430,7 +430,7 @@ fn day(out: &mut String, letters: &str) {
 fn forms(out: &mut String, state: &AppState, service: &ServiceView, carry: &str) {
     if state.write_token.is_none() {
         out.push_str(
-            "<p class=\"sub\">To announce maintenance here, or to have somebody forgotten, set <code>http.token</code>.</p>",
+            "<p class=\"sub\">To start maintenance here, or to remove instances, set <code>http.token</code>.</p>",
         );
         return;
     }

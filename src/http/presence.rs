@@ -304,7 +304,7 @@ pub(super) async fn forget(state: &AppState, service: String, instance: Option<S
     tracing::info!(
         service = %Escaped(&service),
         instance = %Escaped(instance.as_deref().unwrap_or("*")),
-        "an operator had somebody forgotten"
+        "an operator removed it"
     );
     let found = ask(state, move |watch| watch.engine.forget(&service, instance.as_deref())).await?;
     if found { Ok(()) } else { Err(unknown("service or instance")) }

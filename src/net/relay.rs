@@ -414,7 +414,7 @@ impl Relay {
                     }
                     Ok(_) => Loss::TargetDown,
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                        tracing::warn!(target = %target.address, "nobody listens at a relay's target; it is left alone for a while");
+                        tracing::warn!(target = %target.address, "nobody listens at a relay's target; it is skipped for a while");
                         target.down_until = Some(now + self.spec.health_every);
                         Loss::TargetDown
                     }

@@ -29,19 +29,19 @@ pub(super) async fn run(
     let mut withheld = None;
     loop {
         let problem = match watchdog().await {
-            None if failing.load(Ordering::Relaxed) > 0 => Some("alarms cannot be delivered"),
+            None if failing.load(Ordering::Relaxed) > 0 => Some("alerts cannot be delivered"),
             problem => problem,
         };
         if problem != withheld
             && let Some(problem) = problem
         {
-            tracing::warn!(problem, "no sign of life is sent to `presence.snitch_url`");
+            tracing::warn!(problem, "`presence.snitch_url` is not requested while there is a problem");
         }
         withheld = problem;
         if problem.is_none() {
             match client.ask(Method::GET, &url, None, None, DEADLINE).await {
-                Ok(answer) if answer.is_good() => tracing::debug!("a sign of life was sent"),
-                Ok(answer) => tracing::warn!(status = answer.status, "`presence.snitch_url` refuses the sign of life"),
+                Ok(answer) if answer.is_good() => tracing::debug!("`presence.snitch_url` was requested"),
+                Ok(answer) => tracing::warn!(status = answer.status, "`presence.snitch_url` answers with an error"),
                 Err(error) => tracing::warn!(%error, "`presence.snitch_url` cannot be reached"),
             }
         }

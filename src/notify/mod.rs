@@ -126,11 +126,11 @@ impl Target {
         match outcome {
             Ok(()) if self.fails => {
                 self.failing.fetch_sub(1, Ordering::Relaxed);
-                tracing::info!(target_url = masked(&self.url), "alarms are delivered again");
+                tracing::info!(target_url = masked(&self.url), "alerts are delivered again");
             }
             Err(problem) if !self.fails => {
                 self.failing.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(target_url = masked(&self.url), problem, "alarms cannot be delivered; trying again");
+                tracing::error!(target_url = masked(&self.url), problem, "alerts cannot be delivered; retrying");
             }
             _ => {}
         }
@@ -167,7 +167,7 @@ impl Notifiers {
             }
         };
         if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
-            tracing::warn!("some alarms were not delivered before the end");
+            tracing::warn!("some alerts were not delivered before the stop");
         }
     }
 }
