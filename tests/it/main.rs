@@ -1,6 +1,7 @@
 //! Everything that is tested through the front door, or across rooms: one binary, a module for each subject.
 
 mod aggregate_corpus;
+mod allocation;
 mod any_bytes;
 mod browser;
 mod capture;

@@ -1,6 +1,5 @@
 //! Lines of every kind with everything at its end: values and rates that leave a double's range when they are added up, names
 //! and tags of every character and length, times from 1970 to never, texts that are something in some format.
-#![allow(dead_code, unreachable_pub)] // Each test file uses its part.
 
 use super::Random;
 

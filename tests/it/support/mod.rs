@@ -1,9 +1,11 @@
 //! What tests through the front door share: starting the real binary, talking to it, and always ending it.
-#![allow(dead_code, unreachable_pub)] // Each test file uses its part.
+#![allow(unreachable_pub)] // The whole of it is this binary's.
 
 pub mod extremes;
 pub mod grammar;
+pub mod heap;
 pub mod receiver;
+mod wait;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -13,6 +15,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+pub use wait::{exit_within, least_of_three, pause, pause_ms, poll, until};
 
 pub const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
 
@@ -136,16 +140,7 @@ impl Daemon {
 
     /// The exit code, if it ends in time.
     pub fn wait(&mut self, patience: Duration) -> Option<i32> {
-        let deadline = Instant::now() + patience;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                return status.code();
-            }
-            if Instant::now() >= deadline {
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        exit_within(&mut self.child, patience).and_then(|status| status.code())
     }
 
     pub fn send_udp(&self, datagrams: &[&[u8]]) {
@@ -161,20 +156,24 @@ impl Daemon {
     }
 
     pub fn status(&self) -> Value {
-        serde_json::from_str(&self.get("/api/v1/status").1).expect("JSON")
+        status(self.http.expect("HTTP is on"))
     }
 
     /// Polls the status until it satisfies `done`.
     pub fn status_when(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let status = self.status();
-            if done(&status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "never {what}: {status}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        status_when(self.http.expect("HTTP is on"), what, done)
+    }
+
+    /// Waits until the interval that is open now is closed.
+    pub fn next_flush(&self) -> Value {
+        let before = self.status()["as_of"].as_f64();
+        self.status_when("a flush", |status| status["as_of"].as_f64() > before)
+    }
+
+    /// Waits until so many lines have been read and the interval of the last is closed.
+    pub fn closed(&self, lines: u64) -> Value {
+        self.status_when("so many lines", |status| status["lines"]["read"].as_u64() >= Some(lines));
+        self.next_flush()
     }
 
     /// Memory that the process holds, in KiB.
@@ -200,6 +199,19 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The status of the daemon whose HTTP is there.
+pub fn status(http: SocketAddr) -> Value {
+    serde_json::from_str(&get(http, "/api/v1/status", "").1).expect("JSON")
+}
+
+/// Polls a status until it satisfies `done`.
+pub fn status_when(http: SocketAddr, what: &str, done: impl Fn(&Value) -> bool) -> Value {
+    poll(what, || {
+        let status = status(http);
+        if done(&status) { Ok(status) } else { Err(status.to_string()) }
+    })
 }
 
 /// One HTTP request: status and body.

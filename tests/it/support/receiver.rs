@@ -1,5 +1,4 @@
 //! An HTTP server for the tests of sinks: it answers as it is told, well or badly, and hands over what it was asked.
-#![allow(dead_code, unreachable_pub)] // Each test file uses its part.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

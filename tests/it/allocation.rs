@@ -1,32 +1,9 @@
 //! A line of a series already known allocates nothing, tagged or not.
-#![allow(unsafe_code)] // An allocator that counts cannot be written without.
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use systole::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::protocol::Options;
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `alloc` above gave the pointer.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use crate::support::heap::allocations;
 
 #[test]
 fn a_line_of_a_known_series_allocates_nothing() {
@@ -57,9 +34,9 @@ fn a_line_of_a_known_series_allocates_nothing() {
         lines.iter().for_each(|line| shard.ingest(line, &options, None, 1.0));
     }
     for line in lines {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = allocations();
         (0..100).for_each(|_| shard.ingest(line, &options, None, 1.0));
-        let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        let made = allocations() - before;
         assert_eq!(made, 0, "{}", String::from_utf8_lossy(line));
     }
 }
