@@ -1,4 +1,5 @@
-//! The conformance vectors of every dialect, through `systole explain --hex --json`: one answer a datagram.
+//! The conformance vectors of every dialect, through `systole explain --hex --json`: one answer a datagram. A vector with
+//! malformed lines lists the reason and the position of each, in bytes from the start of the trimmed line.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -116,13 +117,18 @@ fn every_vector_is_read_as_the_corpus_says() {
         assert_eq!(answers.len(), vectors.len());
         for (vector, answer) in vectors.iter().zip(answers) {
             let (metrics, events, checks) = expected(vector);
-            let errors = answer["errors"].as_array().expect("a list").len();
+            let errors = answer["errors"].as_array().expect("a list");
+            let malformed: Vec<Value> = errors.iter().map(|error| json!([error["reason"], error["at"]])).collect();
             let good = same(&answer["metrics"], &metrics.into())
                 && same(&answer["events"], &events.into())
                 && same(&answer["service_checks"], &checks.into())
-                && vector["errors"] == json!(errors);
+                && vector["errors"] == json!(errors.len())
+                && vector.get("malformed").unwrap_or(&json!([])) == &json!(malformed);
             if !good {
-                wrong.push(format!("{}\n   expected {}\n   found    {answer}", vector["id"], vector["expect"]));
+                wrong.push(format!(
+                    "{}\n   expected {} {}\n   found    {answer}",
+                    vector["id"], vector["expect"], vector["malformed"]
+                ));
             }
         }
     }
