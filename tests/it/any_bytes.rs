@@ -5,16 +5,15 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use systole::telemetry::Ledger;
 
-use crate::support::{self, Daemon, records, systole, text};
+use crate::support::{self, Daemon, records, systole, text, until};
 
 /// A daemon with every kind of listener that writes its records to a file at the end.
 fn start(dir: &Path, more: &str) -> Daemon {
-    let interval = if more.contains("interval") { "" } else { "interval = \"1h\"" };
+    let interval = if more.contains("interval") { "" } else { "interval = \"1day\"" };
     let config = format!(
         "{interval}\n{more}\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
          [[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[listen]]\nurl = \"unixgram://{0}/d\"\n\
@@ -240,11 +239,7 @@ fn a_line_is_at_most_one_heartbeat() {
         let (_, body) = daemon.get(&format!("/api/v1/presence/{name}"));
         serde_json::from_str(&body).unwrap_or(Value::Null)
     };
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while presence("back")["state"] != "up" {
-        assert!(Instant::now() < deadline, "{}", presence("back"));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("`back` is up", || presence("back")["state"] == "up");
     assert_eq!(presence("packed")["instances"][0]["interval_s"], 20.0, "{}", presence("packed"));
     assert_eq!(presence("gone")["instances"][0]["state"], "left", "{}", presence("gone"));
     let (_, ledger) = finish(daemon, dir.path());

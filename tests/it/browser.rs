@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Daemon, records, systole, text};
+use crate::support::{Daemon, pause_ms, records, systole, text};
 
 fn config(dir: &Path, more: &str) -> String {
     format!(
@@ -166,7 +166,7 @@ fn headers_that_never_end_are_cut_off() {
     slow.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n").expect("sent");
     std::thread::spawn(move || {
         while slow.write_all(b"x: y\r\n").is_ok() {
-            std::thread::sleep(Duration::from_millis(500))
+            pause_ms(500);
         }
     });
     // The end, or a reset; an answer to a request that is not whole would be wrong.

@@ -14,7 +14,7 @@ use systole::protocol::{Kind, Options};
 use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, Snapshot, SummaryPolicy, merge};
 use systole::telemetry::Ledger;
 
-use crate::support::{Random, size};
+use crate::support::{Random, pause, size};
 
 const TIMERS: TimerPolicy = TimerPolicy { exact_samples: 64, digits: 3, weighted: true };
 
@@ -233,7 +233,8 @@ fn relay(random: &mut Random, targets: Vec<SocketAddr>, mode: Mode, queue: usize
         let piece: Vec<String> = (0..lines).map(|k| format!("p.{n}.{k}.{lines}:1|c")).collect();
         inlet.put(format!("{}\n", piece.join(if random.below(9) == 0 { "\n\n" } else { "\n" })).as_bytes());
         if random.below(40) == 0 {
-            std::thread::sleep(Duration::from_micros(random.below(2000)));
+            // At any moment of its work.
+            pause(Duration::from_micros(random.below(2000)));
             assert_eq!(account().check(), Ok(()));
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{self, Daemon, command, get, records, text};
+use crate::support::{self, Daemon, command, get, pause_ms, records, text, until};
 
 const QUICK: &str = "interval = \"1s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n";
 
@@ -17,11 +17,8 @@ fn a_first_counter_shows_in_console_page_and_api_within_an_interval() {
     let daemon = Daemon::start(dir.path(), QUICK);
     let sent = Instant::now();
     daemon.send_udp(&[b"hello:1|c\n"]);
-    let shown = |daemon: &Daemon| daemon.get("/").1.contains(">hello<");
-    while !shown(&daemon) {
-        assert!(sent.elapsed() < Duration::from_secs(3), "not on the page within an interval");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("on the page", || daemon.get("/").1.contains(">hello<"));
+    assert!(sent.elapsed() < Duration::from_secs(3), "not on the page within an interval");
     let (_, snapshot) = daemon.get("/api/v1/snapshot");
     let snapshot: Value = serde_json::from_str(&snapshot).expect("JSON");
     let hello = snapshot.as_array().expect("a list").iter().find(|r| r["name"] == "hello").expect("it is there");
@@ -72,9 +69,8 @@ fn away_from_loopback_every_route_but_health_and_ready_needs_the_token() {
     let daemon = Daemon::start(dir.path(), &config);
     let port = daemon.http.expect("HTTP").port();
     let to = ([127, 0, 0, 1], port).into();
-    for path in ["/health", "/ready"] {
-        assert_eq!(get(to, path, "").0, 200, "{path}");
-    }
+    assert_eq!(get(to, "/health", "").0, 200);
+    until("ready", || get(to, "/ready", "").0 == 200);
     for path in ["/health/", "/healthy"] {
         assert_eq!(get(to, path, "").0, 401, "{path}");
     }
@@ -166,12 +162,13 @@ fn tcp_takes_partial_and_endless_lines_and_closes_silent_connections() {
     for part in ["par", "tial:1", "|c\nnext", ":2|c\n"] {
         one.write_all(part.as_bytes()).expect("sent");
         one.flush().expect("sent");
-        std::thread::sleep(Duration::from_millis(20));
+        // So that each is read by itself.
+        pause_ms(20);
     }
     one.write_all(&[b'e'; 5000]).expect("sent");
     one.write_all(b"\nafter:3|c\n").expect("sent");
+    // They are accepted in the order in which they come.
     let _two = TcpStream::connect(to).expect("connected");
-    std::thread::sleep(Duration::from_millis(100));
     let mut three = TcpStream::connect(to).expect("connected");
     three.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     assert_eq!(three.read(&mut [0; 1]).unwrap_or(0), 0, "over the limit, so closed");

@@ -1,11 +1,10 @@
 //! The dashboard asks for names that are there, in PromQL that Prometheus can read.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::Daemon;
+use crate::support::{Daemon, poll};
 
 /// Every expression of a dashboard.
 fn expressions(value: &Value, out: &mut Vec<String>) {
@@ -36,13 +35,11 @@ fn every_name_on_the_dashboard_is_told() {
     let daemon = Daemon::start(dir.path(), &config);
     daemon.send_udp(&[b"a:1|c\nbroken\nheartbeat.pay:1|g|#instance:a,interval:1"]);
     daemon.status_when("flushed", |status| status["sinks"]["hdrlog"]["dropped"]["unsupported"].as_u64() > Some(0));
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let mut told = daemon.get("/metrics").1;
     // A service is known from its first beat on, and told with the next flush.
-    while !told.contains("presence_service_up") && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(50));
-        told = daemon.get("/metrics").1;
-    }
+    let told = poll("a service", || {
+        let told = daemon.get("/metrics").1;
+        if told.contains("presence_service_up") { Ok(told) } else { Err(told) }
+    });
     let known: BTreeSet<&str> = told
         .lines()
         .filter(|line| !line.starts_with('#'))

@@ -19,7 +19,7 @@ use crate::support::receiver::{
     Reply::{self, Breaks, Drips, Garbage, Nothing, Says, With},
     receiver,
 };
-use crate::support::{self, Daemon, command, systole, text};
+use crate::support::{self, Daemon, command, exit_within, least_of_three, systole, text};
 
 fn start(dir: &Path, sink: &str) -> Daemon {
     let config = format!(
@@ -75,7 +75,7 @@ fn while_it_fails_the_status_says_how_and_since_when_something_waits() {
     let daemon = start(dir.path(), &(influx(address) + "queue = 2"));
     for n in 0..5 {
         daemon.send_udp(&[format!("a{n}:7|c").as_bytes()]);
-        std::thread::sleep(Duration::from_millis(210));
+        daemon.closed(n + 1);
     }
     let status = daemon.status_when("a full queue", |status| sink(status)["dropped"]["queue_full"].as_u64() > Some(0));
     let shown = sink(&status);
@@ -300,6 +300,11 @@ fn a_sink_that_is_not_in_the_build_says_so() {
 
 #[test]
 fn one_that_hangs_delays_no_other() {
+    let late = least_of_three(0.1, latest_beside_one_that_hangs);
+    assert!(late < 0.1, "{late}");
+}
+
+fn latest_beside_one_that_hangs() -> f64 {
     let dir = tempfile::tempdir().expect("a folder");
     let (address, _requests) = receiver(vec![Nothing]);
     let good = dir.path().join("records");
@@ -311,9 +316,7 @@ fn one_that_hangs_delays_no_other() {
         daemon.send_udp(&[b"a:1|c"]);
         daemon.status_when("the other went on", |status| status["sinks"]["file"]["delivered"].as_u64() == Some(n));
     }
-    let late =
-        support::records(&good).iter().filter_map(|record| record["flush"]["late_secs"].as_f64()).fold(0.0, f64::max);
-    assert!(late < 0.1, "{late}");
+    support::records(&good).iter().filter_map(|record| record["flush"]["late_secs"].as_f64()).fold(0.0, f64::max)
 }
 
 #[test]
@@ -327,32 +330,38 @@ fn a_sink_has_names_tags_and_an_interval_of_its_own() {
         path("plain").display()
     );
     let daemon = start(dir.path(), &sink);
-    // Away from the tick of a second, so that everything is of one.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    std::thread::sleep(Duration::from_millis(1050 - u64::from(now.subsec_millis()) + 50));
-    for n in 1..=3 {
+    for n in 1..=12_u64 {
         daemon.send_udp(&[format!("c:{n}|c|#k:v\nt:{n}|ms\ns:{n}|s\ng:{n}|g").as_bytes()]);
-        std::thread::sleep(Duration::from_millis(210));
+        daemon.closed(4 * n);
     }
-    daemon.status_when("a second has passed", |status| status["sinks"]["it"]["delivered"].as_u64() >= Some(4));
     daemon.stop();
     let of = |name: &str, series: &str| -> Vec<Value> {
         let all = support::records(&path(name));
         all.into_iter().filter(|record| record["name"] == series && record["value"] != 0.0).collect()
     };
-    let counter = of("own", "dc1.c");
-    assert_eq!((counter.len(), &counter[0]["value"]), (1, &Value::from(6.0)), "{counter:?}");
-    assert_eq!(counter[0]["tags"], serde_json::json!({"env": "prod", "k": "v"}));
-    let length = counter[0]["interval"].as_f64().expect("a length");
-    assert!((0.8..1.2).contains(&length), "{length}");
-    let timer = &of("own", "dc1.t")[0];
-    assert_eq!((&timer["count"], &timer["percentiles"]), (&Value::from(3.0), &serde_json::json!({"50": 2.0})));
-    assert_eq!(
-        (&of("own", "dc1.s")[0]["value"], &of("own", "dc1.g")[0]["value"]),
-        (&Value::from(3.0), &Value::from(3.0))
-    );
-    assert_eq!(of("plain", "c").len(), 3);
+    let number = |record: &Value, key: &str| record[key].as_f64().expect("a number");
     assert!(of("plain", "dc1.c").is_empty());
+    let plain = of("plain", "c");
+    assert_eq!(plain.len(), 12);
+    let (mut sum, mut whole) = (0.0, 0);
+    for counter in of("own", "dc1.c") {
+        let (time, length) = (number(&counter, "time"), number(&counter, "interval"));
+        let within = |record: &&Value| (time - length + 0.01..time + 0.01).contains(&number(record, "time"));
+        let mine: Vec<f64> = plain.iter().filter(within).map(|record| number(record, "value")).collect();
+        assert_eq!(number(&counter, "value"), mine.iter().sum::<f64>(), "{counter}");
+        assert_eq!(counter["tags"], serde_json::json!({"env": "prod", "k": "v"}));
+        let [timer, set, gauge] = ["dc1.t", "dc1.s", "dc1.g"].map(|series| {
+            of("own", series).into_iter().find(|record| record["time"] == counter["time"]).expect("of the same second")
+        });
+        assert_eq!((number(&timer, "count"), number(&set, "value")), (mine.len() as f64, mine.len() as f64));
+        let median = mine[mine.len().div_ceil(2) - 1];
+        assert_eq!(timer["percentiles"], serde_json::json!({"50": median}));
+        assert_eq!(number(&gauge, "value"), mine[mine.len() - 1]);
+        sum += number(&counter, "value");
+        whole += u32::from(mine.len() > 1 && (0.8..1.2).contains(&length));
+    }
+    assert_eq!(sum, 78.0);
+    assert!(whole > 0, "no second has several intervals");
 }
 
 #[test]
@@ -482,13 +491,9 @@ fn a_url_on_the_command_line_holds_any_option() {
     let run = |url: &str| {
         let args = ["run", "--listen", "udp://127.0.0.1:0", "--http", "off", "--sink", url];
         let mut child = command(&args).stdin(Stdio::null()).spawn().expect("it starts");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while child.try_wait().expect("it can be asked").is_none() {
-            if Instant::now() > deadline {
-                child.kill().expect("it runs");
-                panic!("it takes {url}");
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if exit_within(&mut child, Duration::from_secs(20)).is_none() {
+            child.kill().expect("it runs");
+            panic!("it takes {url}");
         }
         text(&child.wait_with_output().expect("it has ended").stderr)
     };

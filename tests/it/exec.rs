@@ -1,9 +1,8 @@
 //! The exec sink through the front door: records on a command's standard input.
 
 use std::path::Path;
-use std::time::Duration;
 
-use crate::support::{self, Daemon, records, systole, text};
+use crate::support::{self, Daemon, records, systole, text, until};
 
 fn start(dir: &Path, script: &str) -> Daemon {
     let config = format!(
@@ -31,9 +30,9 @@ fn a_command_gets_every_record_and_the_end_of_its_input() {
     let dir = tempfile::tempdir().expect("a folder");
     let (out, end) = (dir.path().join("out"), dir.path().join("end"));
     let daemon = start(dir.path(), &format!("cat > {}; echo over > {}", out.display(), end.display()));
-    for _ in 0..3 {
+    for n in 1..=3 {
         daemon.send_udp(&[b"n:1|c\nt:5|ms"]);
-        std::thread::sleep(Duration::from_millis(220));
+        daemon.closed(2 * n);
     }
     daemon.stop();
     assert_eq!(total(&out), 3.0);
@@ -48,9 +47,9 @@ fn a_command_that_ends_is_started_again_and_nothing_is_lost() {
     let script =
         format!("while read -r row; do echo \"$row\" >> {}; case $row in *ledger*) exit 3;; esac; done", out.display());
     let daemon = start(dir.path(), &script);
-    for _ in 0..5 {
+    for n in 1..=5 {
         daemon.send_udp(&[b"n:1|c"]);
-        std::thread::sleep(Duration::from_millis(220));
+        daemon.closed(n);
     }
     let status =
         daemon.status_when("all is delivered", |s| s["lines"]["read"] == 5 && s["sinks"]["exec"]["queued"] == 0);
@@ -77,7 +76,7 @@ fn a_command_that_is_not_there_or_reads_nothing_is_told_and_harms_nobody() {
     for round in 0..6 {
         let lines: String = (0..600).map(|n| format!("many.{round}.{n}:1|c\n")).collect();
         daemon.send_udp(&[lines.as_bytes()]);
-        std::thread::sleep(Duration::from_millis(220));
+        daemon.closed(600 * (round + 1));
     }
     let status = daemon.status_when("it is read", |s| s["lines"]["read"] == 3600);
     assert!(status["sinks"]["exec"]["queued"].as_u64() > Some(0), "{status}");
@@ -117,11 +116,7 @@ fn a_command_has_nothing_of_the_daemons_environment_but_what_it_is_given() {
         .spawn()
         .map(Running)
         .expect("the binary starts");
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while !out.exists() {
-        assert!(std::time::Instant::now() < deadline, "the command never ran");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the command has run", || out.exists());
     drop(daemon);
     let all = std::fs::read_to_string(&out).expect("it ran");
     let has = |line: &str| all.lines().any(|known| known == line);

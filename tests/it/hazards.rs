@@ -4,11 +4,10 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, records};
+use crate::support::{Daemon, pause_ms, records};
 
 /// Datagrams, and what the records of a name must have; `null` for a name that must not be there.
 fn hazards() -> Vec<(Vec<&'static str>, &'static str, Value)> {
@@ -65,7 +64,7 @@ fn no_datagram_brings_it_down_or_becomes_something_else() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("records.jsonl");
     let config = format!(
-        "interval = \"1h\"\npercentiles = [99, 99.9]\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+        "interval = \"1day\"\npercentiles = [99, 99.9]\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
          [[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n",
         file.display()
     );
@@ -82,7 +81,8 @@ fn no_datagram_brings_it_down_or_becomes_something_else() {
         let line: String = (sent..sent + 700).map(|n| format!("many:{n}|ms\n")).collect();
         daemon.send_udp(&[line.as_bytes()]);
         sent += 700;
-        std::thread::sleep(Duration::from_millis(2));
+        // No faster than the socket is read.
+        pause_ms(2);
     }
     assert_eq!(daemon.get("/health").0, 200);
     // It is told in the middle of an interval to stop: nothing of that is lost either.
@@ -128,9 +128,9 @@ fn a_sink_that_is_away_for_three_intervals_misses_none_of_them() {
          [[sink]]\ntype = \"graphite\"\naddress = \"{address}\"\nqueue = 20\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
     );
     let daemon = Daemon::start(dir.path(), &config);
-    for _ in 0..4 {
+    for n in 1..=4 {
         daemon.send_udp(&[b"kept:1|c"]);
-        std::thread::sleep(Duration::from_millis(320));
+        daemon.closed(n);
     }
     let server = TcpListener::bind(address).expect("the port is free again");
     let (stream, _) = server.accept().expect("it comes back");

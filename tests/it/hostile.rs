@@ -3,14 +3,13 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use systole::protocol::Kind;
 use systole::series::Series;
 use systole::sinks::console;
 use systole::snapshot::{CounterPoint, Snapshot};
 
-use crate::support::{self, Daemon, systole, text};
+use crate::support::{self, Daemon, pause_ms, systole, text};
 
 /// Names, as bytes, whose text acts somewhere.
 const HOSTILE: [&str; 8] = [
@@ -149,7 +148,8 @@ fn random_bytes_never_stop_the_daemon() {
         let datagram: Vec<u8> = (0..length).map(|_| *random.pick(alphabet)).collect();
         daemon.send_udp(&[&datagram]);
         if n % 1000 == 0 {
-            std::thread::sleep(Duration::from_millis(10));
+            // No faster than the socket is read.
+            pause_ms(10);
         }
     }
     daemon.send_udp(&[b"still.here:1|c"]);

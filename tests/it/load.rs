@@ -1,8 +1,11 @@
 //! `systole load` tells exactly what it sent, and the daemon's ledger agrees to the last line.
 
+use std::io::Read;
+use std::net::TcpListener;
+
 use serde_json::Value;
 
-use crate::support::{Daemon, command, records, text};
+use crate::support::{Daemon, command, records, text, until};
 
 const CONFIG: &str = "interval = \"500ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n";
 
@@ -44,8 +47,32 @@ fn load_and_ledger_agree_to_the_last_line() {
     }
 }
 
+/// What arrives of a tenth of a second of load with a seed.
+fn bytes_of(seed: &str) -> Vec<u8> {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let to = format!("tcp://{}", listener.local_addr().expect("bound"));
+    let reader = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("it connects");
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).expect("bytes");
+        all
+    });
+    load(&to, &["--profile", "mixed", "--tags", "2", "--lines-per-packet", "20", "--rate", "50000", "--seed", seed]);
+    reader.join().expect("it reads")
+}
+
 #[test]
-fn load_goes_over_tcp_too_and_the_same_seed_sends_the_same() {
+fn the_same_seed_sends_the_same_bytes_and_another_seed_others() {
+    let [one, again, other] = ["7", "7", "8"].map(bytes_of);
+    // How much is sent in the time depends on the machine.
+    let both = one.len().min(again.len());
+    assert!(both > 10_000, "{both} bytes");
+    assert!(one[..both] == again[..both], "the same seed sends something else");
+    assert_ne!(one[..1000], other[..1000]);
+}
+
+#[test]
+fn load_goes_over_tcp_too() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), CONFIG);
     let to = format!("tcp://{}", daemon.tcp.expect("TCP"));
@@ -98,9 +125,8 @@ fn the_status_interval_logs_what_was_received() {
     let args =
         ["run", "--listen", "udp://127.0.0.1:0", "--http", "off", "--interval", "100ms", "--status-interval", "200ms"];
     let mut child = command(&args).stdout(std::process::Stdio::null()).stderr(log).spawn().expect("it starts");
-    std::thread::sleep(std::time::Duration::from_millis(900));
+    let told = || std::fs::read_to_string(dir.path().join("log")).expect("a log").matches("since the start").count();
+    until("it is logged twice", || told() >= 2);
     let _ = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
     child.wait().expect("it ends");
-    let said = std::fs::read_to_string(dir.path().join("log")).expect("a log");
-    assert!(said.matches("since the start").count() >= 2, "{said}");
 }

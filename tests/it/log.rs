@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{self, Daemon, get, records, size};
+use crate::support::{self, Daemon, exit_within, get, pause, records, size, until};
 
 /// A daemon whose standard error and output go where a test wants them. Killed when it goes out of scope.
 struct Deaf {
@@ -48,29 +48,19 @@ impl Deaf {
             .spawn()
             .expect("the binary starts");
         let mut daemon = Deaf { child, http };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(http).is_err() {
+        until("listening", || {
             assert_eq!(daemon.child.try_wait().expect("a child of ours"), None, "it has ended");
-            assert!(Instant::now() < deadline, "it does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            TcpStream::connect(http).is_ok()
+        });
         daemon
     }
 
     fn status(&self) -> Value {
-        serde_json::from_str(&get(self.http, "/api/v1/status", "").1).expect("JSON")
+        support::status(self.http)
     }
 
     fn status_when(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let status = self.status();
-            if done(&status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "never {what}: {status}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        support::status_when(self.http, what, done)
     }
 
     /// Asks it to stop; how long that took.
@@ -78,14 +68,9 @@ impl Deaf {
         let began = Instant::now();
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(killed.expect("kill runs").success());
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                assert_eq!(status.code(), Some(0));
-                return began.elapsed();
-            }
-            assert!(began.elapsed() < patience, "it does not stop");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let status = exit_within(&mut self.child, patience).expect("it stops");
+        assert_eq!(status.code(), Some(0));
+        began.elapsed()
     }
 }
 
@@ -144,7 +129,8 @@ fn a_log_that_nobody_reads_delays_no_tick_and_no_stop() {
     let (reader, writer, _) = full_pipe();
     let deaf = Deaf::start(dir.path(), &config("full.jsonl"), Stdio::null(), writer);
     let control = Deaf::start(dir.path(), &config("control.jsonl"), Stdio::null(), Stdio::null());
-    std::thread::sleep(Duration::from_secs(secs));
+    // For so long it has nobody to read it.
+    pause(Duration::from_secs(secs));
     let status = deaf.status();
     let took = deaf.stop(Duration::from_secs(20));
     let took_control = control.stop(Duration::from_secs(20));
@@ -372,11 +358,7 @@ fn a_service_manager_that_does_not_read_holds_up_nobody_and_is_told_later() {
     fill.set_nonblocking(true).expect("set");
     while fill.send_to(b"X_FULL=1", &path).is_ok() {}
     let daemon = Deaf::start_under(Some(&path), dir.path(), config, Stdio::null(), Stdio::null());
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while get(daemon.http, "/ready", "").0 != 200 {
-        assert!(Instant::now() < deadline, "never ready");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until("ready", || get(daemon.http, "/ready", "").0 == 200);
     // Once it reads, it is told.
     manager.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     let mut told = [0; 64];
@@ -408,13 +390,9 @@ fn a_panic_is_a_line_of_the_log_and_waits_for_nobody() {
             .stderr(stderr)
             .spawn()
             .expect("it starts");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while child.try_wait().expect("a child of ours").is_none() {
-            if Instant::now() > deadline {
-                let _ = child.kill();
-                panic!("it waits for a reader");
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if exit_within(&mut child, Duration::from_secs(20)).is_none() {
+            let _ = child.kill();
+            panic!("it waits for a reader");
         }
     };
     let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Daemon, systole, text};
+use crate::support::{Daemon, pause_ms, systole, text, until};
 
 /// Takes requests: method and path, and the body. Answers 503 as often as it is told to, then 200.
 struct Receiver {
@@ -81,14 +81,6 @@ impl Receiver {
     }
 }
 
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(25), "never {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 fn config(dir: &Path, more: &str) -> String {
     format!(
         "interval = \"1s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
@@ -127,7 +119,7 @@ fn a_problem_is_told_once_and_its_end_if_and_only_if_it_was() {
         if second >= 7 {
             beat(&daemon, &["blip.a"]);
         }
-        std::thread::sleep(Duration::from_millis(400));
+        pause_ms(400);
     }
     let keys = |resolved: bool| -> Vec<String> {
         let events = webhook.events();
@@ -179,7 +171,7 @@ fn a_problem_is_told_once_and_its_end_if_and_only_if_it_was() {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(2) {
         beat(&daemon, &["web.a", "web.b", "blip.a", "blip.b", "x.a", "y.a", "pay.a", "pay.b"]);
-        std::thread::sleep(Duration::from_millis(400));
+        pause_ms(400);
     }
     until("both ends", || keys(true).len() == 2);
     assert_eq!(keys(false).len(), 2);
@@ -201,7 +193,7 @@ fn invented_names_do_not_keep_the_alarm_of_a_real_service_back() {
     let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
     for _ in 0..4 {
         daemon.send_udp(&[b"heartbeat.prod.a:1|g|#interval:1"]);
-        std::thread::sleep(Duration::from_millis(200));
+        pause_ms(200);
     }
     // A dozen that are late, at 3 s, when `prod` is down, at 5 s.
     let invented: Vec<String> = (0..12).map(|n| format!("heartbeat.e{n}.x:2|g")).collect();

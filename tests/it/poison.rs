@@ -17,7 +17,7 @@ use systole::sinks::{DriverOptions, SinkDriver};
 use systole::snapshot::{Interval, Records, Registry, Snapshot};
 
 use crate::support::receiver::{Reply::Says, receiver, serve};
-use crate::support::{Daemon, Random, extremes, grammar, records, size, systole, text};
+use crate::support::{Daemon, Random, extremes, grammar, pause_ms, records, size, systole, text};
 
 fn config(sink: &str) -> String {
     format!(
@@ -114,7 +114,8 @@ fn lines_with_times_of_all_years_make_a_handful_of_indices() {
             wanted += if (-7.0 * 86_400.0..=3600.0).contains(&ahead) { 4 } else { 0 };
         }
         daemon.send_udp(&[lines.as_bytes()]);
-        std::thread::sleep(Duration::from_millis(1));
+        // No faster than the socket is read.
+        pause_ms(1);
     }
     daemon.send_udp(&[format!("c:1|c|T{now}\ng:2|g|T{}\n_e{{1,1}}:a|b|d:{now}\nt:3|ms", now - 86_400).as_bytes()]);
     let status = daemon.status_when("all was read", |status| {

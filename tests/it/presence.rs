@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::support::{self, Daemon, records};
+use crate::support::{self, Daemon, pause, pause_ms, poll, records, until};
 
 fn config(dir: &Path, more: &str) -> String {
     format!(
@@ -27,14 +27,10 @@ fn service(daemon: &Daemon, name: &str) -> Value {
 /// Waits until a service is as expected; the seconds that took.
 fn wait(daemon: &Daemon, name: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> f64 {
     let began = Instant::now();
-    loop {
+    poll(what, || {
         let now = service(daemon, name);
-        if is_so(&now) {
-            return began.elapsed().as_secs_f64();
-        }
-        assert!(began.elapsed() < Duration::from_secs(20), "never {what}: {now}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        if is_so(&now) { Ok(began.elapsed().as_secs_f64()) } else { Err(now.to_string()) }
+    })
 }
 
 fn request(daemon: &Daemon, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
@@ -71,19 +67,14 @@ fn a_service_is_up_late_down_and_back_and_says_goodbye() {
     assert_eq!(daemon.get("/api/v1/presence/pay/check").0, 503);
     assert!(daemon.get("/presence").1.contains("1 service down: pay"));
     // A flush sees it.
-    std::thread::sleep(Duration::from_millis(1500));
+    daemon.next_flush();
     daemon.send_udp(&[b"heartbeat.pay.web-1:60|g", b"heartbeat.pay.web-2:60|g"]);
     wait(&daemon, "pay", "up again", |s| s["state"] == "up");
     daemon.send_udp(&[b"heartbeat.pay.web-1:0|g", b"heartbeat.pay.web-2:0|g"]);
     wait(&daemon, "pay", "left", |s| s["state"] == "left");
     assert_eq!(daemon.get("/api/v1/presence/pay/check").0, 404);
-    let began = Instant::now();
-    // The account is as of the last flush.
-    while daemon.status()["lines"]["heartbeats"] != 6 {
-        assert!(began.elapsed() < Duration::from_secs(5), "{}", daemon.status());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert_eq!(daemon.status()["lines"]["metrics"], 1);
+    let status = daemon.status_when("every heartbeat", |status| status["lines"]["heartbeats"] == 6);
+    assert_eq!(status["lines"]["metrics"], 1);
     daemon.stop();
 
     let all = records(&dir.path().join("records.jsonl"));
@@ -110,28 +101,28 @@ fn a_killed_daemon_remembers_who_was_there_and_announces_who_died_meanwhile() {
     let dir = tempfile::tempdir().expect("a folder");
     let text = config(dir.path(), "");
     let mut daemon = Daemon::start(dir.path(), &text);
-    for _ in 0..12 {
-        daemon.send_udp(&[b"heartbeat.pay.a:2|g", b"heartbeat.web.a:2|g"]);
-        std::thread::sleep(Duration::from_secs(1));
-    }
     // The state is saved every 10 s.
-    assert!(dir.path().join("state/presence.json").exists());
+    until("a state", || {
+        daemon.send_udp(&[b"heartbeat.pay.a:2|g", b"heartbeat.web.a:2|g"]);
+        pause_ms(500);
+        dir.path().join("state/presence.json").exists()
+    });
     daemon.signal("-KILL");
     let _ = daemon.wait(Duration::from_secs(5));
     drop(daemon);
     let daemon = Daemon::start(dir.path(), &text);
     assert_eq!(service(&daemon, "pay")["instances"][0]["state"], "unknown");
     assert_eq!(service(&daemon, "web")["state"], "up");
-    let booted = Instant::now();
-    while booted.elapsed() < Duration::from_secs(11) {
-        daemon.send_udp(&[b"heartbeat.web.a:2|g"]);
-        std::thread::sleep(Duration::from_secs(1));
-    }
     // Silent since before we started: one timeout (4 · 2 s + 1 s) after we did.
-    assert_eq!(
-        (service(&daemon, "pay")["state"].clone(), service(&daemon, "web")["state"].clone()),
-        ("down".into(), "up".into())
-    );
+    let booted = Instant::now();
+    let took = poll("`pay` is down", || {
+        daemon.send_udp(&[b"heartbeat.web.a:2|g"]);
+        pause_ms(500);
+        let now = service(&daemon, "pay");
+        if now["state"] == "down" { Ok(booted.elapsed()) } else { Err(now.to_string()) }
+    });
+    assert!((8..12).contains(&took.as_secs()), "{took:?}");
+    assert_eq!(service(&daemon, "web")["state"], "up");
     let events: Value = serde_json::from_str(&daemon.get("/api/v1/presence/events").1).expect("JSON");
     let told: Vec<&Value> = events.as_array().expect("a list").iter().filter(|event| event["notify"] == true).collect();
     assert_eq!(told.len(), 1, "{told:?}");
@@ -169,11 +160,7 @@ fn changes_need_the_token_and_hostile_names_are_inert() {
     assert_eq!(request(&daemon, "POST", "/api/v1/presence/maintenance", token, "{}").0, 400);
     assert_eq!(request(&daemon, "DELETE", "/api/v1/presence/nobody", token, "").0, 404);
     assert_eq!(request(&daemon, "DELETE", "/api/v1/presence/pay/a", token, "").0, 200);
-    let gone = Instant::now();
-    while daemon.get("/api/v1/presence/pay").0 != 404 {
-        assert!(gone.elapsed() < Duration::from_secs(5));
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until("it is gone", || daemon.get("/api/v1/presence/pay").0 == 404);
     daemon.stop();
 }
 
@@ -354,7 +341,7 @@ fn flood(daemon: &Daemon, from: &UdpSocket, names: std::ops::Range<u32>, per_sec
     for (sent, n) in names.enumerate() {
         from.send_to(format!("heartbeat.invented-{n}:1|g").as_bytes(), to).expect("sent");
         let due = Duration::from_secs_f64(sent as f64 / per_second);
-        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        pause(due.saturating_sub(began.elapsed()));
     }
 }
 
@@ -402,7 +389,7 @@ fn in_a_full_table_the_unestablished_give_way_and_the_established_stay_over_a_re
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(6) {
         daemon.send_udp(&[b"heartbeat.old:1|g|#interval:1"]);
-        std::thread::sleep(Duration::from_millis(500));
+        pause_ms(500);
     }
     flood(&daemon, &attacker, 0..200, 2000.0);
     daemon.send_udp(&[b"heartbeat.new:60|g", b"heartbeat.old:60|g"]);
@@ -499,16 +486,11 @@ fn a_command_that_fails_again_and_again_is_never_found_well() {
     };
     // A daemon that is short of time may say that it does not know (3), but never that all is well.
     let fails = |when: &str| {
-        let began = Instant::now();
-        loop {
+        poll(when, || {
             let (code, said) = check();
             assert_ne!(code, Some(0), "{when}: {said}");
-            if code == Some(2) {
-                return;
-            }
-            assert!(began.elapsed() < Duration::from_secs(20), "{when}: {code:?} {said}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            if code == Some(2) { Ok(()) } else { Err((code, said)) }
+        });
     };
     for n in 0..8 {
         assert_eq!(beat(&["false"]).wait().expect("it ends").code(), Some(1));
@@ -619,15 +601,10 @@ fn who_says_critical_is_nowhere_shown_as_well_and_operators_are_told_what_they_g
     };
     let says = |args: &[&str], code: i32, part: &str| {
         // A machine that is short of time may have been blind for a moment.
-        let began = Instant::now();
-        loop {
+        poll(part, || {
             let (found, said) = ask(args);
-            if found == code && said.contains(part) {
-                return;
-            }
-            assert!(began.elapsed() < Duration::from_secs(10), "{args:?}: {found} {said}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            if found == code && said.contains(part) { Ok(()) } else { Err((found, said)) }
+        });
     };
     let beat = ["beat", "job/c", "--every", "60s", "--to", &to, "--", "sh", "-c", "exit 3"];
     assert_eq!(support::command(&beat).status().expect("it ends").code(), Some(3));
@@ -689,11 +666,7 @@ fn no_service_has_a_name_that_the_api_has_in_its_paths() {
     );
     let all: Value = serde_json::from_str(&daemon.get("/api/v1/presence").1).expect("JSON");
     assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
-    let began = Instant::now();
-    while !daemon.get("/metrics").1.contains("presence_ignored_total{reason=\"bad_name\"} 3\n") {
-        assert!(began.elapsed() < Duration::from_secs(10), "{}", daemon.get("/metrics").1);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until("they are counted", || daemon.get("/metrics").1.contains("presence_ignored_total{reason=\"bad_name\"} 3\n"));
     daemon.stop();
     for line in lines {
         let said = support::text(&support::systole(&["explain", line], b"").stdout);

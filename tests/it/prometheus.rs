@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Daemon, get, systole, text};
+use crate::support::{Daemon, get, pause_ms, poll, systole, text};
 
 fn start(dir: &Path, more: &str) -> (Daemon, SocketAddr) {
     start_with(dir, more, "ttl = \"2s\"")
@@ -27,16 +27,11 @@ fn start_with(dir: &Path, more: &str, sink: &str) -> (Daemon, SocketAddr) {
 
 /// Scrapes until an answer satisfies `done`.
 fn scrape_when(address: SocketAddr, what: &str, done: impl Fn(&str) -> bool) -> String {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
+    poll(what, || {
         let (status, body) = get(address, "/metrics", "");
         assert_eq!(status, 200);
-        if done(&body) {
-            return body;
-        }
-        assert!(Instant::now() < deadline, "never {what}: {body}");
-        std::thread::sleep(Duration::from_millis(30));
-    }
+        if done(&body) { Ok(body) } else { Err(body) }
+    })
 }
 
 #[test]
@@ -59,9 +54,9 @@ fn counters_go_on_and_gauges_leave() {
     ] {
         assert!(body.lines().any(|found| found == line), "{line}\n{body}");
     }
-    for _ in 0..2 {
+    for n in 2..=3 {
         daemon.send_udp(&[lines]);
-        std::thread::sleep(Duration::from_millis(220));
+        daemon.closed(5 * n);
     }
     scrape_when(address, "all there", |body| body.contains("api_hits_total{bare=\"\",route=\"/a\"} 6\n"));
     let body = scrape_when(address, "all added", |body| body.contains("api_t_seconds_count 6\n"));
@@ -227,7 +222,8 @@ fn names_that_come_and_go_are_bounded_and_counted() {
         assert!(Instant::now() < deadline, "{}", daemon.status());
         let lines: Vec<String> = (0..20).map(|n| format!("made.up.{round}.{n}:1|c")).collect();
         daemon.send_udp(&[lines.join("\n").as_bytes(), if dropped > 0 { b"late:1|c" } else { b"" }]);
-        std::thread::sleep(Duration::from_millis(50));
+        // A sender's pause.
+        pause_ms(50);
         let (_, body) = get(address, "/metrics", "");
         assert!(names(&body).len() <= 50 + 1, "{body}");
         assert!(body.contains("known_total 2\n"), "{body}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, records};
+use crate::support::{Daemon, pause_ms, records};
 
 fn start(dir: &Path, relay: &str) -> Daemon {
     let config = format!(
@@ -60,7 +60,8 @@ fn a_mirror_passes_every_line_to_all_targets_as_it_came() {
         let pieces: Vec<String> = all.chunks(20).map(|chunk| chunk.join("\n")).collect();
         for piece in pieces.chunks(10) {
             daemon.send_udp(&piece.iter().map(String::as_bytes).collect::<Vec<_>>());
-            std::thread::sleep(Duration::from_millis(2));
+            // No faster than the socket is read.
+            pause_ms(2);
         }
         for socket in [one, two] {
             let (found, datagrams) = lines(&socket);
@@ -130,7 +131,7 @@ fn spread_lines_go_by_their_name_and_move_when_a_target_is_down() {
     // The first send is lost on nobody; the kernel tells with the next.
     for round in 3..5 {
         daemon.send_udp(&[sent(round).join("\n").as_bytes()]);
-        std::thread::sleep(Duration::from_millis(100));
+        daemon.status_when("it is sent", |status| account(status).1 == u64::from(round) + 1);
     }
     daemon.send_udp(&[sent(9).join("\n").as_bytes()]);
     let mut moved: BTreeSet<String> = BTreeSet::new();
@@ -171,7 +172,10 @@ fn a_target_that_says_it_is_ill_gets_nothing() {
             "targets = [\"{first}\", \"{second}\"]\nmode = \"spread\"\nhealth_port = {port}\nhealth_every = \"50ms\""
         ),
     );
-    std::thread::sleep(Duration::from_millis(300));
+    daemon.status_when("both are down", |status| {
+        let targets = status["relays"]["relay"]["targets"].as_object().expect("targets");
+        targets.values().all(|target| target["up"] == false)
+    });
     daemon.send_udp(&[b"a:1|c\nb:1|c"]);
     assert!(lines(&one).0.is_empty() && lines(&two).0.is_empty());
     let lost = |status: &Value| {

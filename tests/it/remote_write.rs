@@ -6,16 +6,16 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message;
 
-use crate::support::Daemon;
 use crate::support::receiver::{
     self,
     Reply::{Says, With},
     Request, receiver,
 };
+use crate::support::{Daemon, poll};
 
 /// io.prometheus.write.v2.Request, as published.
 #[derive(Clone, PartialEq, Message)]
@@ -144,17 +144,12 @@ fn keeper() -> (SocketAddr, Arc<Mutex<Vec<Written>>>) {
 
 /// The samples of a series once they satisfy `done`.
 fn samples_when(kept: &Mutex<Vec<Written>>, name: &str, done: impl Fn(&[(i64, f64)]) -> bool) -> Vec<(i64, f64)> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
+    poll(name, || {
         let all = kept.lock().expect("no panic").clone();
         let mine: Vec<(i64, f64)> =
             all.iter().filter(|(known, ..)| known == name).map(|(_, at, value)| (*at, *value)).collect();
-        if done(&mine) {
-            return mine;
-        }
-        assert!(Instant::now() < deadline, "{name}: {mine:?} of {all:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        if done(&mine) { Ok(mine) } else { Err((mine, all)) }
+    })
 }
 
 fn is_stale(sample: &(i64, f64)) -> bool {

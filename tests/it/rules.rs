@@ -1,7 +1,5 @@
 //! Rules through the front door: names, tags and drops, what is told of them, and that they cost nothing for what is known.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::support::{Daemon, records, systole, text};
@@ -27,7 +25,7 @@ rename = "new"
 fn series_are_renamed_merged_and_dropped_and_every_sample_is_accounted_for() {
     let dir = tempfile::tempdir().expect("a folder");
     let config = format!(
-        "interval = \"1s\"\nself_metrics = false\nmax_series = 50\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+        "interval = \"200ms\"\nself_metrics = false\nmax_series = 50\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
          [[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n{RULES}",
         dir.path().join("records.jsonl").display()
     );
@@ -44,9 +42,10 @@ fn series_are_renamed_merged_and_dropped_and_every_sample_is_accounted_for() {
         for request in 0..100 {
             daemon.send_udp(&[format!("hits:1|c|#env:prod-1,request_id:{n}-{request}").as_bytes()]);
         }
-        std::thread::sleep(Duration::from_millis(50));
+        daemon.closed(111 * (n + 1));
     }
-    let status = daemon.status_when("all are read", |s| s["lines"]["read"] == 3 * 111);
+    let status = daemon.status();
+    assert_eq!(status["lines"]["read"], 3 * 111);
     daemon.stop();
     let samples = &status["samples"];
     assert_eq!((&samples["dropped_by_rule"], &samples["folded"]), (&12.into(), &0.into()), "{status}");

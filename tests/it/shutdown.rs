@@ -5,12 +5,12 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Daemon, records, size};
+use crate::support::{Daemon, pause, records, size, until};
 
 const LINES_PER_SECOND: u64 = 50_000;
 
@@ -21,7 +21,7 @@ fn after_sigterm_lines_sent_are_lines_in_the_file_and_counted_drops() {
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("records.jsonl");
         let config = format!(
-            "interval = \"10m\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
+            "interval = \"1day\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
              [[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"off\"\n",
             file.display()
         );
@@ -38,7 +38,7 @@ fn after_sigterm_lines_sent_are_lines_in_the_file_and_counted_drops() {
             udp_lines += 10;
             tcp_lines += 10;
             let due = Duration::from_secs_f64((udp_lines + tcp_lines) as f64 / LINES_PER_SECOND as f64);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
+            pause(due.saturating_sub(began.elapsed()));
         }
         if round % 2 == 0 {
             drop(stream);
@@ -69,7 +69,7 @@ fn a_line_without_its_newline_counts_when_the_sender_has_closed_and_not_when_it_
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("records.jsonl");
     let config = format!(
-        "interval = \"10m\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"off\"\n",
+        "interval = \"1day\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"off\"\n",
         file.display()
     );
     let daemon = Daemon::start(dir.path(), &config);
@@ -103,7 +103,7 @@ fn listeners(records: &[Value], field: &str) -> u64 {
 
 fn config(dir: &Path, root: &str, listeners: &str) -> String {
     format!(
-        "interval = \"10m\"\nself_metrics = false\n{root}\n{listeners}\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
+        "interval = \"1day\"\nself_metrics = false\n{root}\n{listeners}\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
          [http]\naddress = \"off\"\n[presence]\nenabled = false\n",
         dir.join("records.jsonl").display()
     )
@@ -143,16 +143,18 @@ fn senders_that_go_on_hold_up_no_stop_and_what_they_sent_is_read_or_refused() {
         }
         sent
     });
-    let until = Arc::clone(&ended);
+    let (until_ended, sent) = (Arc::clone(&ended), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&sent);
     // For ever, whether anybody listens or not.
     let datagrams = std::thread::spawn(move || {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        while !until.load(Ordering::Relaxed) {
+        while !until_ended.load(Ordering::Relaxed) {
             socket.send_to(b"u:1|c", udp).expect("sent");
-            std::thread::sleep(Duration::from_micros(100));
+            counted.fetch_add(1, Ordering::Relaxed);
+            pause(Duration::from_micros(100));
         }
     });
-    std::thread::sleep(Duration::from_millis(300));
+    until("they are at it", || sent.load(Ordering::Relaxed) >= 1000);
     let began = Instant::now();
     daemon.stop();
     let took = began.elapsed();

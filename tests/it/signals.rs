@@ -2,9 +2,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::support::{Daemon, command, records};
+use crate::support::{Daemon, command, records, until};
 
 fn signal(pid: u32, signal: &str) {
     let status = Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill runs");
@@ -16,7 +15,7 @@ fn signals_without_a_meaning_are_logged_and_lose_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("records.jsonl");
     let config = format!(
-        "interval = \"10m\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
+        "interval = \"1day\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
          [http]\naddress = \"off\"\n",
         file.display()
     );
@@ -65,16 +64,12 @@ fn a_signal_while_the_configuration_is_read_is_logged_afterwards() {
     let mut child = Started(child);
     // Until it handles SIGHUP, SIGUSR1 and SIGUSR2, bits 0, 9 and 11, the process has only been loaded.
     let status = format!("/proc/{}/status", child.0.id());
-    let deadline = Instant::now() + Duration::from_secs(20);
     let handles = || {
         let text = std::fs::read_to_string(&status).expect("it runs");
         let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("Linux says so");
         u64::from_str_radix(caught.trim(), 16).expect("a mask") & 0xa01 == 0xa01
     };
-    while !handles() {
-        assert!(Instant::now() < deadline, "the signals are never handled");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until("the signals are handled", handles);
     for name in ["-HUP", "-USR1", "-USR2"] {
         signal(child.0.id(), name);
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::Daemon;
+use crate::support::{Daemon, poll};
 
 fn start(dir: &Path, sink: &str) -> Daemon {
     let config = format!(
@@ -92,11 +92,10 @@ fn gauges_of_a_chain_of_two_are_equal_after_ten_intervals() {
             all.map(|r| (format!("{}{}", r["name"], r["tags"]), r["value"].as_f64().expect("a number"))).collect()
         };
         let wait = |expected: &BTreeMap<String, f64>| {
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while gauges(&behind) != *expected {
-                assert!(Instant::now() < deadline, "{dialect}: {:?} instead of {expected:?}", gauges(&behind));
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            poll(dialect, || {
+                let found = gauges(&behind);
+                if found == *expected { Ok(()) } else { Err(found) }
+            });
         };
         let table = |rows: [(&str, f64); 5]| rows.map(|(name, value)| (name.to_string(), value)).into();
         daemon.send_udp(&[b"a:-5|g\nb:3|g\nc:0.25|g\nd:-7|g|#k:v w,bare\nd:7|g"]);
@@ -128,7 +127,7 @@ fn gauges_of_a_chain_of_two_are_equal_after_ten_intervals() {
         let now = delivered(&daemon.status());
         daemon.status_when("ten intervals later", |status| delivered(status) >= now + 50);
         wait(&after);
-        std::thread::sleep(Duration::from_millis(150));
+        behind.next_flush();
         assert_eq!(gauges(&behind), after, "{dialect}");
         assert_eq!(*dropped(&daemon.status()), serde_json::json!({}));
         daemon.stop();
