@@ -7,15 +7,22 @@ use std::process::{Command, Stdio};
 
 use crate::support::{SYSTOLE, text};
 
-/// An example, built as the tests are: cargo does so itself unless a single test file is asked for.
+/// An example, built as the tests are: cargo does so itself unless a single test target is asked for.
 fn example(name: &str) -> Command {
     let folder = PathBuf::from(SYSTOLE).parent().expect("a folder").to_path_buf();
+    let features = [
+        ("sqlite", cfg!(feature = "sqlite")),
+        ("postgres", cfg!(feature = "postgres")),
+        ("nats", cfg!(feature = "nats")),
+        ("kafka", cfg!(feature = "kafka")),
+    ];
+    let features: Vec<&str> = features.iter().filter(|(_, is_on)| *is_on).map(|(name, _)| *name).collect();
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if folder.ends_with("release") {
-        build.arg("--release");
+    build.args(["build", "--quiet", "--example", name, "--no-default-features", "--features", &features.join(",")]);
+    if !folder.ends_with("debug") {
+        build.arg("--profile").arg(folder.file_name().expect("a profile"));
     }
-    assert!(build.status().expect("cargo runs").success());
+    assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs").success());
     Command::new(folder.join("examples").join(name))
 }
 
