@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 
 use crate::support::receiver::{self, Reply::Says};
-use crate::support::{Daemon, Random, poll, records, size};
+use crate::support::{Daemon, Random, alone, poll, records, size};
 
 fn config(more: &str, file: &std::path::Path) -> String {
     format!(
@@ -32,6 +32,7 @@ fn memory_at_rest(daemon: &Daemon) -> u64 {
 
 #[test]
 fn a_flood_of_names_folds_into_the_overflow_series_and_established_series_stay_exact() {
+    let _alone = alone();
     let names = size("SYSTOLE_TEST_NAMES", 200_000);
     let max_series = names / 50;
     let established = 200;

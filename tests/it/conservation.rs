@@ -14,7 +14,7 @@ use systole::protocol::{Kind, Options};
 use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, Snapshot, SummaryPolicy, merge};
 use systole::telemetry::Ledger;
 
-use crate::support::{Random, pause, size};
+use crate::support::{Random, alone, pause, size};
 
 const TIMERS: TimerPolicy = TimerPolicy { exact_samples: 64, digits: 3, weighted: true };
 
@@ -111,6 +111,7 @@ fn datagram(random: &mut Random) -> Vec<u8> {
 
 #[test]
 fn the_equations_hold_over_random_mixes() {
+    let _alone = alone();
     let cases = size("SYSTOLE_TEST_MIXES", 100_000);
     let mut random = Random(20_261_122);
     let mut fixture = Fixture::new(2, 60);

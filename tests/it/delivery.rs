@@ -19,7 +19,7 @@ use crate::support::receiver::{
     Reply::{self, Breaks, Drips, Garbage, Nothing, Says, With},
     receiver,
 };
-use crate::support::{self, Daemon, command, exit_within, least_of_three, systole, text};
+use crate::support::{self, Daemon, alone, command, exit_within, least_of_three, systole, text};
 
 fn start(dir: &Path, sink: &str) -> Daemon {
     let config = format!(
@@ -300,6 +300,7 @@ fn a_sink_that_is_not_in_the_build_says_so() {
 
 #[test]
 fn one_that_hangs_delays_no_other() {
+    let _alone = alone();
     let late = least_of_three(0.1, latest_beside_one_that_hangs);
     assert!(late < 0.1, "{late}");
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{self, Daemon, exit_within, get, pause, records, size, until};
+use crate::support::{self, Daemon, alone, exit_within, get, pause, records, size, until};
 
 /// A daemon whose standard error and output go where a test wants them. Killed when it goes out of scope.
 struct Deaf {
@@ -114,6 +114,7 @@ fn missing(ticks: &[(f64, f64)], interval: f64) -> u64 {
 
 #[test]
 fn a_log_that_nobody_reads_delays_no_tick_and_no_stop() {
+    let _alone = alone();
     const INTERVAL: f64 = 0.1;
     let secs = size("SYSTOLE_TEST_FULL_LOG_SECS", 3);
     let is_bar = secs >= 60;

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use crate::support::{Daemon, size};
+use crate::support::{Daemon, alone, size};
 
 /// A Graphite server that reads whatever comes.
 fn drain() -> String {
@@ -57,6 +57,7 @@ fn check(what: &str, idle: f64, peak: f64, series_mib: f64, whole_mib: f64, is_f
 
 #[test]
 fn a_hundred_thousand_timers_of_ten_samples_take_no_more_than_48_mib() {
+    let _alone = alone();
     let count = size("SYSTOLE_TEST_TIMERS", 20_000);
     let text: String = (0..count * 10)
         .map(|n| format!("app.web.latency.endpoint_{:06}:{}.{}|ms\n", n % count, n * 7 % 1000, n % 10))
@@ -74,6 +75,7 @@ fn a_hundred_thousand_timers_of_ten_samples_take_no_more_than_48_mib() {
 
 #[test]
 fn a_million_counters_take_no_more_than_200_mib() {
+    let _alone = alone();
     let count = size("SYSTOLE_TEST_COUNTERS", 100_000);
     let text: String = (0..count).map(|n| format!("app.web.requests.endpoint_{n:06}:1|c\n")).collect();
     let (idle, peak) = idle_and_peak_mib(&text, 4);
@@ -89,6 +91,7 @@ fn a_million_counters_take_no_more_than_200_mib() {
 
 #[test]
 fn an_idle_daemon_takes_no_more_than_12_mib_and_a_busy_timer_no_more_than_a_histogram() {
+    let _alone = alone();
     let text: String = (0..300_000_u64).map(|n| format!("busy:{}|ms\n", n * 7919 % 100_000)).collect();
     let (idle, peak) = idle_and_peak_mib(&text, 2);
     // A debug build's code, which counts when it runs for the first time, is a megabyte more.

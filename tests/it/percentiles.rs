@@ -6,7 +6,7 @@
 use systole::aggregate::{Timer, TimerPolicy};
 use systole::snapshot::{SummaryPolicy, summarize};
 
-use crate::support::{Random, size};
+use crate::support::{Random, alone, size};
 
 const PERCENTILES: [f64; 9] = [0.1, 1.0, 10.0, 50.0, 90.0, 95.0, 99.0, 99.9, 99.99];
 
@@ -56,6 +56,7 @@ fn exact(sorted: &[(f64, f64)], percentile: f64) -> Option<f64> {
 
 #[test]
 fn percentiles_are_within_a_thousandth_and_sums_exact_in_bounded_memory() {
+    let _alone = alone();
     let most = size("SYSTOLE_TEST_SAMPLES", 100_000);
     let timers = TimerPolicy::default();
     let policy = SummaryPolicy { timers, percentiles: PERCENTILES.to_vec(), ..SummaryPolicy::default() };

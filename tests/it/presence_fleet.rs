@@ -6,7 +6,7 @@ use systole::presence::policy::Policy;
 use systole::presence::{Engine, Event, EventKind};
 use systole::protocol::Heartbeat;
 
-use crate::support::{Random as Rng, mix, size};
+use crate::support::{Random as Rng, alone, mix, size};
 
 const SERVICES: usize = 20;
 const PER: usize = 10;
@@ -265,6 +265,7 @@ fn experiments() -> Vec<Experiment> {
 
 #[test]
 fn a_fleet_is_told_of_as_the_design_wants() {
+    let _alone = alone();
     let runs = size("SYSTOLE_TEST_FLEETS", 1);
     println!("| fault at t=0 | first alarm s | mass | service down | degraded | instance down | other | resolved |");
     println!("|---|--:|--:|--:|--:|--:|--:|--:|");

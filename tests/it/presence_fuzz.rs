@@ -8,7 +8,7 @@ use systole::presence::{Engine, Event, EventKind};
 use systole::protocol::{Heartbeat, Heartbeats, Line, Options, Signal, parse_line};
 
 use crate::support::heap::held_bytes;
-use crate::support::{Random as Rng, mix, size};
+use crate::support::{Random as Rng, alone, mix, size};
 
 const TICK: f64 = 0.25;
 
@@ -187,6 +187,7 @@ fn history(seed: u64) -> u64 {
 
 #[test]
 fn random_histories_keep_the_invariants() {
+    let _alone = alone();
     let (mut sent, mut seed) = (0, 1);
     while sent < inputs() {
         sent += history(seed);
@@ -273,6 +274,7 @@ fn line(r: &mut Rng) -> Vec<u8> {
 
 #[test]
 fn hostile_lines_evict_nobody_who_is_established_and_stay_within_the_limits() {
+    let _alone = alone();
     let policy =
         Policy { max_services: 2000, max_instances: 5000, max_instances_per_service: 100, ..Policy::default() };
     let mut r = Rng(mix(99));

@@ -14,7 +14,7 @@ use systole::presence::Engine;
 use systole::presence::policy::{Misses, Policy, grace_for, misses_for};
 use systole::protocol::Heartbeat;
 
-use crate::support::{Random as Rng, mix, size};
+use crate::support::{Random as Rng, alone, mix, size};
 
 const SEED: u64 = 20_240_229;
 
@@ -492,6 +492,7 @@ fn the_streams_are_those_of_the_design() {
 
 #[test]
 fn the_detector_reaches_its_goals() {
+    let _alone = alone();
     let beats = size("SYSTOLE_TEST_BEATS", 20_000) as f64;
     let trials = (beats / 2000.0).clamp(100.0, 2000.0) as u64;
     let jobs: Vec<(f64, usize)> = [1.0, 10.0]

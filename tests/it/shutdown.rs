@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Daemon, pause, records, size, until};
+use crate::support::{Daemon, alone, pause, records, size, until};
 
 const LINES_PER_SECOND: u64 = 50_000;
 
 #[test]
 fn after_sigterm_lines_sent_are_lines_in_the_file_and_counted_drops() {
+    let _alone = alone();
     let rounds = size("SYSTOLE_TEST_SHUTDOWNS", 2);
     for round in 0..rounds {
         let dir = tempfile::tempdir().expect("a folder");

@@ -4,16 +4,17 @@
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
-use crate::support::{Daemon, least_of_three, pause_ms, records, size};
+use crate::support::{Daemon, alone, least_of_three, pause_ms, records, size};
 
 #[test]
 fn a_sink_that_never_reads_delays_and_costs_nobody_else() {
+    let _alone = alone();
     let intervals = size("SYSTOLE_TEST_SLOW_INTERVALS", 40);
     let worst = least_of_three(0.1, || beside_a_hung_sink(intervals));
     assert!(worst <= 0.1, "a tick was {worst} s late");
 }
 
-/// The latest of so many ticks, in seconds.
+/// How late the worst of so many ticks is, in seconds.
 fn beside_a_hung_sink(intervals: u64) -> f64 {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("records.jsonl");
@@ -55,8 +56,8 @@ fn beside_a_hung_sink(intervals: u64) -> f64 {
     daemon.stop();
 
     let ledgers: Vec<_> = records(&file).into_iter().filter(|r| r["type"] == "ledger").collect();
-    assert!(ledgers.len() as u64 >= intervals * 8 / 10, "{} of {intervals} intervals in the file", ledgers.len());
     let worst = ledgers.iter().filter_map(|l| l["flush"]["late_secs"].as_f64()).fold(0.0, f64::max);
-    println!("worst tick: {:.1} ms late; memory {early} to {late} KiB", worst * 1e3);
-    worst
+    println!("{} ticks, the worst {:.1} ms late; memory {early} to {late} KiB", ledgers.len(), worst * 1e3);
+    // A tick that is left out is later than any.
+    if ledgers.len() as u64 >= intervals * 8 / 10 { worst } else { f64::INFINITY }
 }

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -19,6 +19,13 @@ use serde_json::Value;
 pub use wait::{exit_within, least_of_three, pause, pause_ms, poll, until};
 
 pub const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
+
+/// Held by tests that need much of the processors, and by those that measure how late something is: one runs at a time.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // One that failed has nothing that another could find broken.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs a subcommand to its end with `input` on standard input.
 pub fn systole(args: &[&str], input: &[u8]) -> Output {
