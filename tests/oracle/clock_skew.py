@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 
-from common import Processes, free_port, get_json, wait_for
+from common import Processes, free_port, get_json, start_alertmanager, wait_for
 
 LIMIT = 5
 # Between two that come back, so that each meets another phase of the daemon's ticks.
@@ -83,12 +83,7 @@ def main():
 
 
 def run(args, program, folder, processes):
-    manager = free_port()
-    with open(f"{folder}/alertmanager.yml", "w") as out:
-        out.write("route: {receiver: none}\nreceivers: [{name: none}]\n")
-    processes.start([args.alertmanager, f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/am",
-                     f"--web.listen-address=127.0.0.1:{manager}", "--cluster.listen-address="], f"{folder}/am.log")
-    wait_for("Alertmanager", lambda: urllib.request.urlopen(f"http://127.0.0.1:{manager}/-/ready", timeout=5))
+    manager = start_alertmanager(processes, folder, args.alertmanager)
     daemons = [Skewed(processes, program, folder, name, skew, manager, args.resolves)
                for name, skew in (("ahead", args.skew), ("behind", -args.skew))]
     for daemon in daemons:

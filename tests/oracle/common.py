@@ -11,6 +11,9 @@ import threading
 import time
 import urllib.request
 
+# Whoever ends a script ends what it started, too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
 
 def free_port(kind=socket.SOCK_STREAM):
     """A port of this machine that nobody has, of streams or datagrams."""
@@ -19,7 +22,7 @@ def free_port(kind=socket.SOCK_STREAM):
         return s.getsockname()[1]
 
 
-def wait_for(what, ready, seconds=30, pause=0.05):
+def wait_for(what, ready, seconds=30, pause=0.05, else_say=lambda: ""):
     """What `ready` returns, once that is true; errors of the network are no answer yet."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -30,7 +33,7 @@ def wait_for(what, ready, seconds=30, pause=0.05):
         except OSError:
             pass
         time.sleep(pause)
-    sys.exit(f"{what}: not within {seconds} s")
+    sys.exit(f"{what}: not within {seconds} s {else_say()}".rstrip())
 
 
 def listens(port):
@@ -208,6 +211,17 @@ class Receiver:
             except OSError:
                 pass
         self.server.connections.clear()
+
+
+def start_alertmanager(processes, folder, program="prometheus-alertmanager"):
+    """An Alertmanager that notifies nobody; its port."""
+    port = free_port()
+    with open(f"{folder}/alertmanager.yml", "w") as out:
+        out.write("route: {receiver: none}\nreceivers: [{name: none}]\n")
+    processes.start([program, f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/alertmanager",
+                     f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="], f"{folder}/alertmanager.log")
+    wait_for("Alertmanager", lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5))
+    return port
 
 
 def rss_mib(pid):

@@ -11,6 +11,7 @@ import argparse
 import http.server
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import threading
 import time
 import urllib.request
 
-from common import free_port
+from common import Processes, free_port, start_alertmanager
 
 PROMISE = 2
 TIMEOUT = 4 * PROMISE + 1
@@ -54,36 +55,19 @@ class Hook(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
-class House:
-    """Everything that runs, each stopped by the PID we started."""
+class Scene:
+    """The daemon, its instances, and who is notified."""
 
-    def __init__(self, args):
-        self.args, self.children, self.folder = args, {}, tempfile.mkdtemp(prefix="systole-live-")
-        self.udp, self.http, self.am = free_port(socket.SOCK_DGRAM), free_port(), free_port()
+    def __init__(self, args, processes, folder):
+        self.args, self.processes, self.folder, self.children = args, processes, folder, {}
+        self.udp, self.http = free_port(socket.SOCK_DGRAM), free_port()
+        self.alertmanager = start_alertmanager(processes, folder, args.alertmanager)
         self.hook = Hook()
         self.problems = []
 
-    def spawn(self, name, *command, **more):
-        log = open(os.path.join(self.folder, name.replace("/", "_") + ".log"), "ab")
-        child = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, **more)
-        self.children[name] = child
-        return child
-
-    def stop_all(self):
-        for child in self.children.values():
-            if child.poll() is None:
-                child.kill()
-        for child in self.children.values():
-            child.wait()
-
-    def start_alertmanager(self):
-        config = os.path.join(self.folder, "alertmanager.yml")
-        with open(config, "w") as out:
-            out.write("route: {receiver: none}\nreceivers: [{name: none}]\n")
-        self.spawn("alertmanager", self.args.alertmanager, f"--config.file={config}",
-                   f"--storage.path={self.folder}/am", f"--web.listen-address=127.0.0.1:{self.am}",
-                   "--cluster.listen-address=")
-        self.until("Alertmanager is ready", 30, lambda: self.get(self.am, "/-/ready", raw=True) is not None)
+    def spawn(self, name, *command):
+        log = os.path.join(self.folder, name.replace("/", "_") + ".log")
+        self.children[name] = self.processes.start([str(part) for part in command], log, stdin=subprocess.DEVNULL)
 
     def start_systole(self):
         config = os.path.join(self.folder, "systole.toml")
@@ -100,7 +84,7 @@ path = "{self.folder}/records.jsonl"
 address = "127.0.0.1:{self.http}"
 [presence]
 state_file = "{self.folder}/presence.json"
-alertmanager = ["http://127.0.0.1:{self.am}"]
+alertmanager = ["http://127.0.0.1:{self.alertmanager}"]
 webhook = ["http://127.0.0.1:{self.hook.server_address[1]}/"]
 group_wait = "{GROUP_WAIT}s"
 quorum = 0
@@ -153,7 +137,7 @@ quorum = 0
 
     def firing(self):
         """Alarms that Alertmanager holds, but the watchdog."""
-        alerts = self.get(self.am, "/api/v2/alerts?active=true") or []
+        alerts = self.get(self.alertmanager, "/api/v2/alerts?active=true") or []
         labels = [alert["labels"] for alert in alerts]
         return {tuple(filter(None, (l["alertname"], l.get("service"), l.get("instance")))) for l in labels}
 
@@ -183,76 +167,75 @@ def main():
     args = parser.parse_args()
     for name in ("systole", "example", "python", "node_modules"):
         setattr(args, name, os.path.abspath(getattr(args, name)))
-    house = House(args)
-    try:
-        run(house)
-    finally:
-        house.stop_all()
-    if house.problems:
-        raise SystemExit(f"FAILED: {house.problems} (see {house.folder})")
+    folder = tempfile.mkdtemp(prefix="systole-live-")
+    with Processes() as processes:
+        scene = Scene(args, processes, folder)
+        run(scene)
+    if scene.problems:
+        raise SystemExit(f"FAILED: {scene.problems} (see {folder})")
+    shutil.rmtree(folder)
     print("all in time, and nothing else was told")
 
 
-def run(house):
+def run(scene):
     clients = ["pystatsd-a", "pystatsd-b", "datadog-a", "datadog-b", "check-a", "hotshots-a", "cadence-a", "nc-a",
                "bash-a", "beat-a"]
-    house.start_alertmanager()
-    house.start_systole()
+    scene.start_systole()
     for service in clients:
         for n in range(5):
-            house.start_instance(service, f"i{n}")
+            scene.start_instance(service, f"i{n}")
 
     def present():
-        services = house.get(house.http, "/api/v1/presence") or []
+        services = scene.get(scene.http, "/api/v1/presence") or []
         return sum(1 for s in services for i in s["instances"] if i["state"] == "up")
 
-    house.until("all 50 are up", 60, lambda: present() == 50)
+    scene.until("all 50 are up", 60, lambda: present() == 50)
     print("50 instances of 10 services are up", flush=True)
     time.sleep(2 * PROMISE)
 
     # A whole service dies.
     killed = time.time()
     for n in range(5):
-        house.kill(f"datadog-a/i{n}")
-    house.told("a service was killed", ["PresenceServiceDown", "datadog-a"], killed, TIMEOUT + TICK)
+        scene.kill(f"datadog-a/i{n}")
+    scene.told("a service was killed", ["PresenceServiceDown", "datadog-a"], killed, TIMEOUT + TICK)
 
     # One instance dies: its warning waits for a service's alarm that may replace it.
     killed = time.time()
-    house.kill("cadence-a/i3")
+    scene.kill("cadence-a/i3")
     limit = TIMEOUT + GROUP_WAIT + TICK
-    house.told("an instance was killed", ["PresenceInstanceDown", "cadence-a", "i3"], killed, limit)
+    scene.told("an instance was killed", ["PresenceInstanceDown", "cadence-a", "i3"], killed, limit)
 
     # One is asked to stop: that is no alarm.
-    house.children["beat-a/i2"].send_signal(signal.SIGTERM)
+    scene.children["beat-a/i2"].send_signal(signal.SIGTERM)
     def state(service, instance):
-        found = house.get(house.http, f"/api/v1/presence/{service}/{instance}") or {}
+        found = scene.get(scene.http, f"/api/v1/presence/{service}/{instance}") or {}
         return found.get("state")
-    house.until("the one that was stopped has left", 5, lambda: state("beat-a", "i2") == "left")
+    scene.until("the one that was stopped has left", 5, lambda: state("beat-a", "i2") == "left")
 
     # The daemon dies, and meanwhile a service.
     time.sleep(11)  # a state is saved every 10 s
-    house.kill("systole")
+    scene.kill("systole")
     for n in range(5):
-        house.kill(f"nc-a/i{n}")
+        scene.kill(f"nc-a/i{n}")
     time.sleep(5)
-    booted = house.start_systole()
-    house.told("a service died while we were away", ["PresenceServiceDown", "nc-a"], booted, TIMEOUT + 1)
+    booted = scene.start_systole()
+    scene.told("a service died while we were away", ["PresenceServiceDown", "nc-a"], booted, TIMEOUT + 1)
 
     # The first service comes back.
     back = time.time()
     for n in range(5):
-        house.start_instance("datadog-a", f"i{n}")
-    house.told("the first service is back", ["PresenceServiceDown", "datadog-a"], back, PROMISE + 1, resolved=True)
+        scene.start_instance("datadog-a", f"i{n}")
+    scene.told("the first service is back", ["PresenceServiceDown", "datadog-a"], back, PROMISE + 1, resolved=True)
     time.sleep(TIMEOUT + GROUP_WAIT)
 
     expected = [("PresenceServiceDown/datadog-a", False), ("PresenceInstanceDown/cadence-a/i3", False),
                 ("PresenceServiceDown/nc-a", False), ("PresenceServiceDown/datadog-a", True)]
-    seen = [(key, resolved) for _, key, resolved, _ in house.hook.seen]
+    seen = [(key, resolved) for _, key, resolved, _ in scene.hook.seen]
     if seen != expected:
-        house.problems.append(f"the webhook was told {seen}")
-    firing = house.firing()
+        scene.problems.append(f"the webhook was told {seen}")
+    firing = scene.firing()
     if firing != {("PresenceInstanceDown", "cadence-a", "i3"), ("PresenceServiceDown", "nc-a"), ("PresenceWatchdog",)}:
-        house.problems.append(f"Alertmanager holds {sorted(firing)}")
+        scene.problems.append(f"Alertmanager holds {sorted(firing)}")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ updown = ["queue.*"]
     def check(self):
         step, tick = self.STEP, (self.sent // self.STEP + 1) * self.STEP
         # It stood for its time after the tick, and was gone one interval and a second later.
-        self.absent_by("level", tick + self.GAUGE_TTL + 2 * step + 1)
+        self.absent_by("level", tick + self.GAUGE_TTL + step + 1)
         assert self.at("level", tick + self.GAUGE_TTL - step), "the gauge left too early"
         pause_end = tick + 10 * step
         time.sleep(max(0.0, pause_end + step - time.time()))
