@@ -8,7 +8,7 @@ use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers};
-use crate::net::{Framing, Place, Spec, Transport};
+use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
 use crate::presence::Identity;
 use crate::presence_driver::PresenceOptions;
@@ -163,22 +163,22 @@ pub fn graphite_names(config: &Config) -> GraphiteNames {
 }
 
 /// What a listener is made of.
-pub fn listener(config: &Config, listen: &Listen) -> Spec {
+pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
     let policy = &config.presence.policy;
     let with_senders =
         config.presence.enabled && (config.presence.by_address || policy.goodbye_same_ip || !policy.guards.is_empty());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Spec {
+    ListenerOptions {
         transport: match listen.url {
             ListenUrl::Udp(_) | ListenUrl::Fd(_) => Transport::Udp,
             ListenUrl::Tcp(_) => Transport::Tcp,
             ListenUrl::Unix(_) => Transport::Unix,
             ListenUrl::Unixgram(_) => Transport::Unixgram,
         },
-        place: match &listen.url {
-            ListenUrl::Udp(address) | ListenUrl::Tcp(address) => Place::Address(*address),
-            ListenUrl::Unix(path) | ListenUrl::Unixgram(path) => Place::Path(path.clone(), listen.mode),
-            ListenUrl::Fd(name) => Place::Inherited(name.clone()),
+        address: match &listen.url {
+            ListenUrl::Udp(address) | ListenUrl::Tcp(address) => ListenAddress::Ip(*address),
+            ListenUrl::Unix(path) | ListenUrl::Unixgram(path) => ListenAddress::Path(path.clone(), listen.mode),
+            ListenUrl::Fd(name) => ListenAddress::Inherited(name.clone()),
         },
         framing: match listen.framing {
             config::Framing::Newline => Framing::Newline,
@@ -198,6 +198,6 @@ pub fn listener(config: &Config, listen: &Listen) -> Spec {
         with_senders,
         max_connections: listen.max_connections,
         idle_timeout: listen.idle_timeout,
-        options: listen.protocol,
+        protocol: listen.protocol,
     }
 }

@@ -22,7 +22,7 @@ use crate::http::{About, AppState, Published};
 use crate::log::Log;
 use crate::management::{self, ManagementState};
 use crate::manager::{Manager, NotifyState};
-use crate::net::{self, Bound, Transport, relay};
+use crate::net::{self, BoundListener, Transport, relay};
 use crate::notify::{self, Watchdog};
 use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle};
@@ -72,7 +72,7 @@ pub async fn run(
     survive_file_size_limit();
     let mut sinks = open_sinks(&config)?;
     sinks.extend(extras.sinks);
-    let mut bound: Vec<(ListenUrl, Bound)> = Vec::new();
+    let mut bound: Vec<(ListenUrl, BoundListener)> = Vec::new();
     for listen in &config.listen {
         let socket = net::bind(assemble::listener(&config, listen))
             .map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
@@ -392,7 +392,7 @@ fn open_sink(config: &Config, sink: &Sink) -> Result<Box<dyn sinks::Sink>, Start
 
 fn start_up_block(
     config: &Config,
-    bound: &[(ListenUrl, Bound)],
+    bound: &[(ListenUrl, BoundListener)],
     management: Option<SocketAddr>,
     page: Option<SocketAddr>,
 ) -> String {

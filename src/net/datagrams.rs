@@ -19,7 +19,9 @@ use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
-use super::{Command, Deadline, Place, Spec, Taps, count_bytes};
+use super::listener::{ReadDeadline, WorkerCommand};
+use super::taps::Taps;
+use super::{ListenAddress, ListenerOptions, count_bytes};
 
 /// Datagrams of an interval whose senders are asked for in any case.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
@@ -43,18 +45,18 @@ const COUNTING: Duration = Duration::from_millis(200);
 const MAX_ERRORS: u32 = 16;
 
 /// What a worker reads from.
-pub(super) struct Source {
-    pub(super) spec: Spec,
+pub(super) struct DatagramSource {
+    pub(super) options: ListenerOptions,
     pub(super) socket: Arc<Socket>,
     /// What the kernel granted, bytes.
     pub(super) receive_buffer: u64,
     /// Messages read, by all workers of the listener.
     pub(super) received: Arc<AtomicU64>,
     /// When to give up reading.
-    pub(super) deadline: Deadline,
+    pub(super) deadline: ReadDeadline,
 }
 
-impl Source {
+impl DatagramSource {
     /// Whether a stop has taken too long.
     fn is_over(&self) -> bool {
         self.deadline.get().is_some_and(|deadline| Instant::now() >= *deadline)
@@ -63,10 +65,10 @@ impl Source {
 
 /// Runs until the commands end. `wake` can be read when there is one.
 pub(super) fn run(
-    source: &Source,
+    source: &DatagramSource,
     mut shard: Shard,
     taps: &Taps,
-    mut inbox: mpsc::Receiver<Command>,
+    mut inbox: mpsc::Receiver<WorkerCommand>,
     wake: &UnixStream,
 ) {
     let socket = &source.socket;
@@ -77,8 +79,8 @@ pub(super) fn run(
     let mut napped = false;
     loop {
         match inbox.try_recv() {
-            Ok(Command::Do(question)) => question(&mut shard),
-            Ok(Command::Stop(done)) => {
+            Ok(WorkerCommand::Run(question)) => question(&mut shard),
+            Ok(WorkerCommand::Stop(done)) => {
                 drain(source, taps, &mut batch, &mut shard);
                 stopped = true;
                 let _ = done.send(());
@@ -123,15 +125,15 @@ fn wait(socket: &impl AsFd, wake: &UnixStream) {
 }
 
 /// Reads and ingests one batch.
-fn read(source: &Source, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
-    let spec = &source.spec;
+fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
+    let options = &source.options;
     // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list (ours or presence's), at the
     // first datagrams of an interval, while invented services may be about, and from a malformed line on until one with its sender can be told.
-    let with_senders = spec.with_senders
-        || spec.allow.is_restricted()
+    let with_senders = options.with_senders
+        || options.allow.is_restricted()
         || shard.tally().datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example()
-        || taps.want_senders();
+        || taps.wants_senders();
     let messages = batch.receive(source.socket.as_ref(), with_senders)?;
     shard.tally().messages += messages as u64;
     source.received.fetch_add(messages as u64, Ordering::Relaxed);
@@ -140,33 +142,33 @@ fn read(source: &Source, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> i
     while let Some(datagram) = datagrams.next() {
         // Looked at for each: a batch may be 4 MiB of lines.
         if source.is_over() {
-            give_up(shard, std::iter::once(datagram).chain(datagrams));
+            count_unread(shard, std::iter::once(datagram).chain(datagrams));
             break;
         }
         shard.tally().datagrams += 1;
         count_bytes(shard.tally(), datagram.bytes.len());
-        if !spec.allow.permits(datagram.from.map(|from| from.ip())) {
+        if !options.allow.permits(datagram.from.map(|from| from.ip())) {
             shard.tally().refused += 1;
             continue;
         }
         let mut bytes = datagram.bytes;
-        if datagram.truncated || bytes.len() > spec.max_datagram {
+        if datagram.truncated || bytes.len() > options.max_datagram {
             // The whole lines are good; the last was cut and might read as something it is not.
-            bytes = &bytes[..bytes.len().min(spec.max_datagram)];
+            bytes = &bytes[..bytes.len().min(options.max_datagram)];
             shard.tally().truncated += 1;
             let whole = memchr::memrchr(b'\n', bytes).map_or(0, |end| end + 1);
             shard.refuse_fragment(&bytes[whole..], Reason::TooLong, datagram.from);
             bytes = &bytes[..whole];
         }
-        taps.record(now, bytes, datagram.from, spec.transport.name());
-        shard.ingest(bytes, &spec.options, datagram.from, now);
+        taps.copy(now, bytes, datagram.from, options.transport.name());
+        shard.ingest(bytes, &options.protocol, datagram.from, now);
     }
-    taps.pass_on(shard);
+    taps.send_signals(shard);
     Ok(messages)
 }
 
 /// Counts datagrams that nobody reads any more.
-fn give_up<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<'a>>) {
+fn count_unread<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<'a>>) {
     let tally = shard.tally();
     for datagram in datagrams {
         tally.unread += 1;
@@ -175,10 +177,10 @@ fn give_up<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<'a>>)
 }
 
 /// Reads until the kernel holds nothing more, or until the deadline; what is left then is counted.
-fn drain(source: &Source, taps: &Taps, batch: &mut Batch, shard: &mut Shard) {
-    let end = match source.spec.place {
-        Place::Inherited(_) => Some(Instant::now() + INHERITED_DRAIN),
-        Place::Address(_) | Place::Path(..) => None,
+fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard) {
+    let end = match source.options.address {
+        ListenAddress::Inherited(_) => Some(Instant::now() + INHERITED_DRAIN),
+        ListenAddress::Ip(_) | ListenAddress::Path(..) => None,
     };
     let mut errors = 0;
     while errors < MAX_ERRORS {
@@ -199,13 +201,13 @@ fn drain(source: &Source, taps: &Taps, batch: &mut Batch, shard: &mut Shard) {
 }
 
 /// Takes what the kernel still holds, and only counts it. What an inherited socket holds is left to the next process.
-fn count_rest(source: &Source, batch: &mut Batch, shard: &mut Shard) {
+fn count_rest(source: &DatagramSource, batch: &mut Batch, shard: &mut Shard) {
     let end = Instant::now() + COUNTING;
-    while !matches!(source.spec.place, Place::Inherited(_)) && Instant::now() < end {
+    while !matches!(source.options.address, ListenAddress::Inherited(_)) && Instant::now() < end {
         match batch.receive(source.socket.as_ref(), false) {
             Ok(messages) => {
                 shard.tally().messages += messages as u64;
-                give_up(shard, batch.datagrams());
+                count_unread(shard, batch.datagrams());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => break,

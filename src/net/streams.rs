@@ -20,9 +20,11 @@ use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::{unix_time, unread_bytes};
 
+use super::connection::{Acceptor, Connection, accept_queued};
 use super::framing::{Chunk, Cutter};
-use super::stream::{Acceptor, Stream, accept_queued};
-use super::{BACKLOG, Command, Deadline, Place, Spec, Taps, Transport, count_bytes};
+use super::listener::{ReadDeadline, WorkerCommand};
+use super::taps::Taps;
+use super::{BACKLOG, ListenAddress, ListenerOptions, Transport, count_bytes};
 
 /// While stopping, a connection that is silent for so long has been read to its end: what was on its way has come.
 const QUIET: Duration = Duration::from_millis(30);
@@ -49,24 +51,24 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What every connection of a listener shares.
 struct Shared {
-    spec: Spec,
+    options: ListenerOptions,
     shard: RefCell<Shard>,
     taps: Taps,
     /// Where connections read into, each in its turn.
     scratch: RefCell<Box<[u8]>>,
     /// When to give up reading.
-    deadline: Deadline,
+    deadline: ReadDeadline,
 }
 
 pub(super) async fn run(
-    spec: Spec,
+    options: ListenerOptions,
     socket: &Arc<Socket>,
     shard: Shard,
     taps: Taps,
-    mut inbox: mpsc::Receiver<Command>,
-    deadline: Deadline,
+    mut inbox: mpsc::Receiver<WorkerCommand>,
+    deadline: ReadDeadline,
 ) {
-    let listener = match Acceptor::new(socket, spec.transport) {
+    let listener = match Acceptor::new(socket, options.transport) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "cannot watch the socket; this listener reads nothing");
@@ -74,7 +76,7 @@ pub(super) async fn run(
         }
     };
     let shared = Rc::new(Shared {
-        spec,
+        options,
         shard: RefCell::new(shard),
         taps,
         scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
@@ -97,8 +99,8 @@ pub(super) async fn run(
                 tokio::select! {
                     biased;
                     command = inbox.recv() => match command {
-                        Some(Command::Do(question)) => question(&mut shared.shard.borrow_mut()),
-                        Some(Command::Stop(done)) => {
+                        Some(WorkerCommand::Run(question)) => question(&mut shared.shard.borrow_mut()),
+                        Some(WorkerCommand::Stop(done)) => {
                             let waiting = waiting.take().map(|(accepted, _)| accepted);
                             connections.admit_queued(socket, waiting).await;
                             let _ = stopping.send(Some(Instant::now()));
@@ -131,7 +133,7 @@ pub(super) async fn run(
 }
 
 /// A connection, and where it comes from if that can be told.
-type Accepted = (Stream, Option<SocketAddr>);
+type Accepted = (Connection, Option<SocketAddr>);
 
 /// The connections of a listener.
 struct Connections {
@@ -142,11 +144,11 @@ struct Connections {
 
 impl Connections {
     fn have_room(&self) -> bool {
-        self.tasks.len() < self.shared.spec.max_connections
+        self.tasks.len() < self.shared.options.max_connections
     }
 
     fn allow(&self, (_, from): &Accepted) -> bool {
-        self.shared.spec.allow.permits(from.map(|from| from.ip()))
+        self.shared.options.allow.permits(from.map(|from| from.ip()))
     }
 
     fn admit(&mut self, (stream, from): Accepted) {
@@ -170,8 +172,8 @@ impl Connections {
     /// At a stop: accepts the connections that the kernel has completed already, which may hold data, and lets it refuse what
     /// comes later. An inherited socket goes on queueing connections, for the next process.
     async fn admit_queued(&mut self, socket: &Socket, waiting: Option<Accepted>) {
-        let transport = self.shared.spec.transport;
-        let is_inherited = matches!(self.shared.spec.place, Place::Inherited(_));
+        let transport = self.shared.options.transport;
+        let is_inherited = matches!(self.shared.options.address, ListenAddress::Inherited(_));
         let refuse_later = || {
             if !is_inherited && let Err(error) = socket.shutdown(Shutdown::Both) {
                 tracing::warn!(%error, "the kernel goes on accepting connections until the end");
@@ -212,7 +214,7 @@ impl Connections {
 }
 
 /// How a connection is read once a stop has begun.
-struct Ending {
+struct FinalRead {
     /// Bytes that the kernel had received when the stop began, and that are not read yet.
     owed: usize,
     /// When it is read no longer; known when nothing is owed any more.
@@ -223,7 +225,7 @@ struct Ending {
     in_flight: usize,
 }
 
-impl Ending {
+impl FinalRead {
     /// Notes that so many bytes were read.
     fn note(&mut self, count: usize) {
         self.owed = self.owed.saturating_sub(count);
@@ -247,34 +249,35 @@ impl Ending {
 /// Reads a connection to its end.
 async fn serve(
     shared: Rc<Shared>,
-    stream: Stream,
+    stream: Connection,
     from: Option<SocketAddr>,
     mut stop: watch::Receiver<Option<Instant>>,
 ) {
-    let spec = &shared.spec;
-    let mut cutter = Cutter::new(spec.framing, spec.options.binary, spec.max_datagram);
+    let options = &shared.options;
+    let mut cutter = Cutter::new(options.framing, options.protocol.binary, options.max_datagram);
     let mut ended = false;
-    let mut ending: Option<Ending> = None;
+    let mut final_read: Option<FinalRead> = None;
     loop {
-        if ending.is_none() && stop.borrow_and_update().is_some() {
-            stream.say_goodbye();
-            ending = Some(Ending { owed: unread_bytes(&stream), limit: None, read: 0, in_flight: IN_FLIGHT_BYTES });
+        if final_read.is_none() && stop.borrow_and_update().is_some() {
+            stream.shut_down_sending();
+            final_read =
+                Some(FinalRead { owed: unread_bytes(&stream), limit: None, read: 0, in_flight: IN_FLIGHT_BYTES });
         }
-        let patience = match &mut ending {
-            Some(ending) => {
+        let patience = match &mut final_read {
+            Some(final_read) => {
                 let now = Instant::now();
                 let is_over = shared.deadline.get().is_some_and(|deadline| now >= *deadline);
-                if is_over || ending.is_due(now) {
+                if is_over || final_read.is_due(now) {
                     shared.shard.borrow_mut().tally().unread_bytes += unread_bytes(&stream) as u64;
                     break;
                 }
                 QUIET
             }
-            None => spec.idle_timeout,
+            None => options.idle_timeout,
         };
         let ready = tokio::select! {
             ready = timeout(patience, stream.readable()) => ready,
-            _ = stop.changed(), if ending.is_none() => continue,
+            _ = stop.changed(), if final_read.is_none() => continue,
         };
         if !matches!(ready, Ok(Ok(()))) {
             break;
@@ -286,8 +289,8 @@ async fn serve(
                 break;
             }
             Ok(count) => {
-                if let Some(ending) = &mut ending {
-                    ending.note(count);
+                if let Some(final_read) = &mut final_read {
+                    final_read.note(count);
                 }
                 if !ingest(&shared, &mut cutter, count, from) {
                     // There is no way to find the next frame, or no line will come.
@@ -310,9 +313,9 @@ async fn serve(
             // `printf 'x:1|c' | nc` ends without a newline and means a whole line.
             shard.tally().chunks += 1;
             let now = unix_time();
-            shared.taps.record(now, &rest, from, spec.transport.name());
-            shard.ingest(&rest, &spec.options, from, now);
-            shared.taps.pass_on(&mut shard);
+            shared.taps.copy(now, &rest, from, options.transport.name());
+            shard.ingest(&rest, &options.protocol, from, now);
+            shared.taps.send_signals(&mut shard);
         }
         Chunk::Http(rest) => shard.refuse_fragment(&rest, Reason::HttpRequest, from),
         Chunk::Lines(rest) | Chunk::Frame(rest) | Chunk::TooLong(rest) | Chunk::Broken(rest) => {
@@ -332,13 +335,13 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<Socke
         match chunk {
             Chunk::Lines(bytes) => {
                 chunks = 1;
-                shared.taps.record(now, &bytes, from, shared.spec.transport.name());
-                shard.ingest(&bytes, &shared.spec.options, from, now);
+                shared.taps.copy(now, &bytes, from, shared.options.transport.name());
+                shard.ingest(&bytes, &shared.options.protocol, from, now);
             }
             Chunk::Frame(bytes) => {
                 chunks += 1;
-                shared.taps.record(now, &bytes, from, shared.spec.transport.name());
-                shard.ingest(&bytes, &shared.spec.options, from, now);
+                shared.taps.copy(now, &bytes, from, shared.options.transport.name());
+                shard.ingest(&bytes, &shared.options.protocol, from, now);
             }
             Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, from),
             Chunk::Broken(bytes) => {
@@ -353,7 +356,7 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<Socke
             }
         }
     }
-    shared.taps.pass_on(&mut shard);
+    shared.taps.send_signals(&mut shard);
     shard.tally().chunks += chunks;
     cutter.shrink();
     is_good

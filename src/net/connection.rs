@@ -16,7 +16,7 @@ pub(super) enum Acceptor {
 }
 
 /// A connection.
-pub(super) enum Stream {
+pub(super) enum Connection {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -31,10 +31,12 @@ impl Acceptor {
     }
 
     /// The next connection, and where it comes from if that can be told.
-    pub(super) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+    pub(super) async fn accept(&self) -> io::Result<(Connection, Option<SocketAddr>)> {
         match self {
-            Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, from)| (Stream::Tcp(stream), Some(from))),
-            Acceptor::Unix(listener) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), None)),
+            Acceptor::Tcp(listener) => {
+                listener.accept().await.map(|(stream, from)| (Connection::Tcp(stream), Some(from)))
+            }
+            Acceptor::Unix(listener) => listener.accept().await.map(|(stream, _)| (Connection::Unix(stream), None)),
         }
     }
 }
@@ -43,45 +45,45 @@ impl Acceptor {
 ///
 /// # Errors
 /// `WouldBlock` if there is none, or what the kernel says.
-pub(super) fn accept_queued(listener: &Socket, transport: Transport) -> io::Result<(Stream, Option<SocketAddr>)> {
+pub(super) fn accept_queued(listener: &Socket, transport: Transport) -> io::Result<(Connection, Option<SocketAddr>)> {
     let (socket, from) = listener.accept()?;
     socket.set_nonblocking(true)?;
     match transport {
-        Transport::Unix => UnixStream::from_std(socket.into()).map(|stream| (Stream::Unix(stream), None)),
-        _ => TcpStream::from_std(socket.into()).map(|stream| (Stream::Tcp(stream), from.as_socket())),
+        Transport::Unix => UnixStream::from_std(socket.into()).map(|stream| (Connection::Unix(stream), None)),
+        _ => TcpStream::from_std(socket.into()).map(|stream| (Connection::Tcp(stream), from.as_socket())),
     }
 }
 
-impl AsFd for Stream {
+impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
+            Connection::Tcp(stream) => stream.as_fd(),
+            Connection::Unix(stream) => stream.as_fd(),
         }
     }
 }
 
-impl Stream {
+impl Connection {
     /// Tells the sender that we end; what it has sent can still be read.
-    pub(super) fn say_goodbye(&self) {
+    pub(super) fn shut_down_sending(&self) {
         // One that has gone needs not be told.
         let _ = match self {
-            Stream::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-            Stream::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Connection::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Connection::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
         };
     }
 
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => stream.readable().await,
-            Stream::Unix(stream) => stream.readable().await,
+            Connection::Tcp(stream) => stream.readable().await,
+            Connection::Unix(stream) => stream.readable().await,
         }
     }
 
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.try_read(buffer),
-            Stream::Unix(stream) => stream.try_read(buffer),
+            Connection::Tcp(stream) => stream.try_read(buffer),
+            Connection::Unix(stream) => stream.try_read(buffer),
         }
     }
 }

@@ -1,0 +1,140 @@
+//! Opening a listener's sockets.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::sys;
+
+use super::{BACKLOG, ListenAddress, ListenerOptions, Transport};
+
+/// Sockets that are bound, but not yet read.
+#[derive(Debug)]
+pub struct BoundListener {
+    pub(super) options: ListenerOptions,
+    pub(super) sockets: Vec<Arc<Socket>>,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) receive_buffer: u64,
+}
+
+/// Binds a listener's sockets.
+///
+/// # Errors
+/// What the kernel says; the address is for the caller to name.
+pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
+    let mut sockets = Vec::new();
+    match options.address.clone() {
+        ListenAddress::Ip(mut address) => {
+            let count = if options.transport == Transport::Udp { options.workers.max(1) } else { 1 };
+            for n in 0..count {
+                // With SO_REUSEPORT a second daemon could share the port unnoticed. So the first socket is bound without,
+                // and shares with the others from then on: none is opened for a try alone, which would take datagrams along.
+                let socket = open(options.transport, address, n > 0)?;
+                if n == 0 && count > 1 {
+                    socket.set_reuse_port(true)?;
+                }
+                address = socket.local_addr()?.as_socket().unwrap_or(address);
+                sockets.push(Arc::new(socket));
+            }
+        }
+        ListenAddress::Path(path, mode) => sockets.push(Arc::new(open_path(options.transport, &path, mode)?)),
+        ListenAddress::Inherited(name) => {
+            let socket = sys::inherited_socket(&name)?;
+            socket.set_nonblocking(true)?;
+            options.transport = Transport::of(&socket)?;
+            sockets.push(Arc::new(socket));
+        }
+    }
+    let mut receive_buffer = 0;
+    for socket in sockets.iter().filter(|_| options.transport == Transport::Udp) {
+        // An old kernel does without, and datagrams come one by one.
+        let _ = sys::receive_coalesced(socket);
+        if let Some(microseconds) = options.busy_poll_us {
+            sys::busy_poll(socket, microseconds)?;
+        }
+        receive_buffer += sys::set_receive_buffer(socket, options.receive_buffer, options.receive_buffer_force)?;
+    }
+    let address = sockets[0].local_addr()?.as_socket();
+    Ok(BoundListener { options, sockets, address, receive_buffer })
+}
+
+/// A unix socket at a path. One that was left behind gives way; one that somebody listens at does not.
+fn open_path(transport: Transport, path: &Path, mode: u32) -> io::Result<Socket> {
+    let kind = if transport.has_datagrams() { Type::DGRAM } else { Type::STREAM };
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let probe = Socket::new(Domain::UNIX, kind, None)?;
+            let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
+            let is_left = probe.connect(&address).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            if !(is_socket && is_left) {
+                return Err(error);
+            }
+            fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        outcome => outcome?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    if !transport.has_datagrams() {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+pub(super) fn open(transport: Transport, address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let datagrams = transport.has_datagrams();
+    let (kind, protocol) = if datagrams { (Type::DGRAM, Protocol::UDP) } else { (Type::STREAM, Protocol::TCP) };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if !datagrams {
+        // A restart must not wait for old connections to time out.
+        socket.set_reuse_address(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    if !datagrams {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+impl BoundListener {
+    /// How many workers, and so shards, it needs.
+    pub fn workers(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// The address, with the port that was chosen; a unix socket has none.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Datagrams or streams.
+    pub fn transport(&self) -> Transport {
+        self.options.transport
+    }
+
+    /// What the kernel granted, all workers together.
+    pub fn receive_buffer(&self) -> u64 {
+        self.receive_buffer
+    }
+
+    /// Whether the kernel granted less than was asked for.
+    pub fn is_short_of_buffer(&self) -> bool {
+        self.options.transport == Transport::Udp
+            && self.receive_buffer < self.options.receive_buffer * self.sockets.len() as u64
+    }
+}

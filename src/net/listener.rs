@@ -1,0 +1,298 @@
+//! A running listener: worker threads, and what the flusher asks of them.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::aggregate::{Columns, Partial, Shard};
+use crate::capture::CaptureWriter;
+use crate::presence_driver::PresenceHandle;
+use crate::sys;
+
+use super::relay::RelayHandle;
+use super::taps::Taps;
+use super::{BoundListener, ListenAddress, Transport, datagrams, streams};
+
+/// Commands that may wait for a worker.
+const COMMANDS: usize = 4;
+
+/// Pause between two looks at a worker that ends.
+const JOIN_PAUSE: Duration = Duration::from_millis(1);
+
+/// What the flusher asks of a worker.
+pub(super) enum WorkerCommand {
+    /// Do something with the shard, between two batches.
+    Run(Box<dyn FnOnce(&mut Shard) + Send>),
+    /// Read what the kernel holds, and nothing after that; then tell.
+    Stop(oneshot::Sender<()>),
+}
+
+/// When the workers of a listener give up reading: once a stop has begun.
+pub(super) type ReadDeadline = Arc<OnceLock<Instant>>;
+
+impl BoundListener {
+    /// Starts a worker thread for each socket; heartbeats go to the presence thread, everything to the capture and to the relays.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(
+        self,
+        mut shard: impl FnMut() -> Shard,
+        presence: Option<&PresenceHandle>,
+        capture: Option<&CaptureWriter>,
+        relays: &[RelayHandle],
+    ) -> io::Result<Listener> {
+        let mut workers = Vec::new();
+        let received = Arc::new(AtomicU64::new(0));
+        let deadline = ReadDeadline::default();
+        let is_inherited = matches!(self.options.address, ListenAddress::Inherited(_));
+        for (n, socket) in self.sockets.iter().enumerate() {
+            let (commands, inbox) = mpsc::channel(COMMANDS);
+            let (options, socket, shard) = (self.options.clone(), Arc::clone(socket), shard());
+            let port = self.address.map_or(0, |address| address.port());
+            let name = match options.transport {
+                Transport::Udp => format!("udp-{port}-{n}"),
+                Transport::Tcp => format!("tcp-{port}"),
+                Transport::Unixgram => "unixgram".to_string(),
+                Transport::Unix => "unix".to_string(),
+            };
+            let core = self.options.cores.get(n % self.options.cores.len().max(1)).copied();
+            let (wake, woken) = UnixStream::pair()?;
+            wake.set_nonblocking(true)?;
+            woken.set_nonblocking(true)?;
+            let runtime = if options.transport.has_datagrams() {
+                None
+            } else {
+                Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+            };
+            let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
+            let (taps, received) = (
+                Taps { presence: presence.cloned(), capture: capture.cloned(), relays: relays.to_vec() },
+                Arc::clone(&received),
+            );
+            let deadline = Arc::clone(&deadline);
+            let thread = std::thread::Builder::new().name(name).spawn(move || {
+                if let Some(core) = core
+                    && let Err(error) = sys::pin_thread(core)
+                {
+                    tracing::warn!(core, %error, "cannot keep a worker on its core; it runs on any");
+                }
+                if options.realtime
+                    && options.transport.has_datagrams()
+                    && let Err(error) = sys::realtime_thread()
+                {
+                    tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
+                }
+                match runtime {
+                    None => {
+                        let from = datagrams::DatagramSource { options, socket, receive_buffer, received, deadline };
+                        datagrams::run(&from, shard, &taps, inbox, &woken);
+                    }
+                    Some(runtime) => runtime.block_on(streams::run(options, &socket, shard, taps, inbox, deadline)),
+                }
+            })?;
+            workers.push(Worker { commands, wake, thread });
+        }
+        let drops_seen =
+            self.sockets.iter().map(|socket| if is_inherited { dropped_before(socket) } else { 0 }).collect();
+        let path = match &self.options.address {
+            ListenAddress::Path(path, _) => Some(path.clone()),
+            ListenAddress::Ip(_) | ListenAddress::Inherited(_) => None,
+        };
+        Ok(Listener {
+            path,
+            sockets: self.sockets,
+            is_inherited,
+            workers,
+            deadline,
+            drops_seen,
+            transport: self.options.transport,
+            received,
+            received_seen: 0,
+        })
+    }
+}
+
+/// What an inherited socket has dropped before us: it outlives us, and so does its counter. A process before us may have
+/// counted it; what was dropped while there was none is told here, and in no ledger.
+fn dropped_before(socket: &Socket) -> u32 {
+    // A stream, or a unix socket, has no such counter.
+    let dropped = sys::dropped_datagrams(socket).unwrap_or(0);
+    if dropped > 0 {
+        tracing::warn!(
+            dropped,
+            "the inherited socket has dropped datagrams before this start; they are not counted again"
+        );
+    }
+    dropped
+}
+
+impl Worker {
+    pub(super) fn wake(&self) {
+        // If the pipe is full, the worker is being woken already.
+        let _ = (&self.wake).write(&[1]);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) commands: mpsc::Sender<WorkerCommand>,
+    /// Wakes a worker that waits for its socket.
+    wake: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+/// A listener whose workers run.
+#[derive(Debug)]
+pub struct Listener {
+    /// The file of a unix socket of ours.
+    path: Option<PathBuf>,
+    pub(super) transport: Transport,
+    pub(super) sockets: Vec<Arc<Socket>>,
+    /// Whoever started us has the sockets, too, and goes on with them.
+    pub(super) is_inherited: bool,
+    pub(super) workers: Vec<Worker>,
+    deadline: ReadDeadline,
+    /// Drops read so far, by socket.
+    drops_seen: Vec<u32>,
+    /// Messages that all workers together have read.
+    received: Arc<AtomicU64>,
+    received_seen: u64,
+}
+
+impl Listener {
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Asks a worker to close its interval; the partial comes through the receiver, or an error if the worker
+    /// is gone.
+    pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
+        self.ask(worker, move |shard| shard.close(&retire, spare))
+    }
+
+    /// Asks a worker something about its shard; the answer comes through the receiver, or an error if the worker is gone.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        worker: usize,
+        question: impl FnOnce(&mut Shard) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (reply, answer) = oneshot::channel();
+        let question = move |shard: &mut Shard| {
+            // If nobody waits any longer, an interval goes with the next answer: nothing is taken out before.
+            if !reply.is_closed() {
+                let _ = reply.send(question(shard));
+            }
+        };
+        // A full or closed inbox drops the command, and with it the reply: the caller sees that.
+        let worker = &self.workers[worker];
+        let _ = worker.commands.try_send(WorkerCommand::Run(Box::new(question)));
+        worker.wake();
+        answer
+    }
+
+    /// Datagrams that the kernel has dropped since this was last asked.
+    pub fn take_kernel_drops(&mut self) -> u64 {
+        // The kernel makes senders of unix datagrams wait instead.
+        if self.transport != Transport::Udp {
+            return 0;
+        }
+        let mut fresh = 0;
+        for (socket, drops_seen) in self.sockets.iter().zip(&mut self.drops_seen) {
+            // An open socket always answers; if not, the next look has it.
+            let now = sys::dropped_datagrams(socket).unwrap_or(*drops_seen);
+            // The kernel's counter is 32 bits wide and wraps.
+            fresh += u64::from(now.wrapping_sub(*drops_seen));
+            *drops_seen = now;
+        }
+        fresh
+    }
+
+    /// Messages that were read since this was last asked.
+    pub fn take_received(&mut self) -> u64 {
+        let now = self.received.load(Ordering::Relaxed);
+        now - std::mem::replace(&mut self.received_seen, now)
+    }
+
+    /// Lets the kernel refuse datagrams from now on; what it has queued stays readable, and so a drain ends by itself.
+    ///
+    /// A UDP socket is connected to its own address, from which nobody else can send: what comes from anywhere else finds no
+    /// socket, is answered with an ICMP error and counted by the kernel (`Udp: NoPorts`). Unix senders get `EPIPE`.
+    /// An inherited socket is left as it is: it belongs to the service manager, who hands the same socket to the next
+    /// process, and what is not read now waits there for it.
+    pub(super) fn refuse(&self) {
+        if self.is_inherited {
+            return;
+        }
+        for socket in &self.sockets {
+            let outcome = match self.transport {
+                Transport::Udp => connect_to_itself(socket),
+                Transport::Unixgram => socket.shutdown(Shutdown::Read),
+                // Workers of streams do so when they have accepted what was queued.
+                Transport::Tcp | Transport::Unix => Ok(()),
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "the kernel goes on queueing datagrams; what comes after the last read is in no count");
+            }
+        }
+    }
+
+    /// Makes the workers read what the kernel holds until `deadline`, and then nothing more. The receivers resolve when that
+    /// is done.
+    pub(super) fn finish_reading(&self, deadline: Instant) -> Vec<oneshot::Receiver<()>> {
+        let _ = self.deadline.set(deadline);
+        let stop = |worker: &Worker| {
+            let (done, finished) = oneshot::channel();
+            // An inbox that is full belongs to a worker that has not answered for long.
+            let _ = worker.commands.try_send(WorkerCommand::Stop(done));
+            worker.wake();
+            finished
+        };
+        self.workers.iter().map(stop).collect()
+    }
+
+    /// Ends the workers and closes the sockets. A worker that has not ended at the deadline is left alone: the process ends.
+    pub async fn join(self, deadline: Instant) {
+        let threads: Vec<_> = self.workers.into_iter().map(|worker| worker.thread).collect();
+        for thread in threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                tokio::time::sleep(JOIN_PAUSE).await;
+            }
+            if thread.is_finished() {
+                // A worker that panicked has said so on standard error.
+                let _ = thread.join();
+            }
+        }
+        if let Some(path) = self.path {
+            // Somebody may have removed it already.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Connects a UDP socket to its own address, or to its own port of the loopback address if it is bound to all.
+fn connect_to_itself(socket: &Socket) -> io::Result<()> {
+    let own = socket.local_addr()?;
+    let address = own.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+    if !address.ip().is_unspecified() {
+        return socket.connect(&own);
+    }
+    let at = |ip: IpAddr| socket.connect(&SocketAddr::new(ip, address.port()).into());
+    match address {
+        SocketAddr::V4(_) => at(Ipv4Addr::LOCALHOST.into()),
+        // A machine may have no IPv6 but for the socket's kind.
+        SocketAddr::V6(_) => {
+            at(Ipv6Addr::LOCALHOST.into()).or_else(|_| at(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()))
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The order in which listeners stop reading.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::sys;
+
+use super::{Listener, Transport};
+
+/// A worker looks at the deadline of a stop after each datagram; one that is so much later does not answer.
+const STOP_SLACK: Duration = Duration::from_millis(100);
+
+/// Makes all workers read what the kernel holds until `deadline`, and then nothing more. Datagrams are read as ever until
+/// the last connection has ended, then refused, and those that are queued are read to the last.
+pub async fn stop(listeners: &[&Listener], deadline: Instant) {
+    let (datagrams, streams): (Vec<&Listener>, Vec<&Listener>) =
+        listeners.iter().partition(|listener| listener.transport.has_datagrams());
+    wait_for_workers(streams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect(), deadline).await;
+    // All before any is drained: of sockets that share a port, those that are left get what the others refuse.
+    datagrams.iter().for_each(|listener| listener.refuse());
+    if datagrams.iter().any(|listener| listener.transport == Transport::Udp && !listener.is_inherited) {
+        // A processor may have looked a socket up before it refused, and is about to queue a datagram there.
+        sys::await_deliveries();
+    }
+    wait_for_workers(datagrams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect(), deadline).await;
+}
+
+/// Waits for workers that were stopped.
+async fn wait_for_workers(workers: Vec<oneshot::Receiver<()>>, deadline: Instant) {
+    let end = tokio::time::Instant::from_std(deadline + STOP_SLACK);
+    for worker in workers {
+        if !matches!(tokio::time::timeout_at(end, worker).await, Ok(Ok(()))) {
+            tracing::error!("a receive worker does not stop; what it has not read is lost, and in no count");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::net::{SocketAddr, UdpSocket};
+
+    use crate::acl::AccessList;
+    use crate::aggregate::{Columns, Quota, Shard, ShardOptions, Tally, TimeWindow, TimerPolicy};
+    use crate::net::bind::open;
+    use crate::net::listener::WorkerCommand;
+    use crate::net::{Framing, ListenAddress, ListenerOptions, bind};
+    use crate::protocol::Options;
+
+    fn listener(address: &str, workers: usize) -> Listener {
+        let options = ListenerOptions {
+            transport: Transport::Udp,
+            address: ListenAddress::Ip(address.parse().expect("an address")),
+            framing: Framing::Newline,
+            workers,
+            receive_buffer: 1 << 20,
+            receive_buffer_force: false,
+            max_datagram: 65_536,
+            cores: Vec::new(),
+            busy_poll_us: None,
+            realtime: false,
+            allow: AccessList::default(),
+            with_senders: false,
+            max_connections: 1,
+            idle_timeout: Duration::from_secs(1),
+            protocol: Options::default(),
+        };
+        let shard = || {
+            Shard::new(ShardOptions {
+                timers: TimerPolicy { exact_samples: 64, digits: 3, weighted: true },
+                fold_histograms: false,
+                quota: Quota::new(1000),
+                seed: 1,
+                rules: None,
+                heartbeats: None,
+                times: TimeWindow::ANY,
+            })
+        };
+        bind(options).expect("bound").start(shard, None, None, &[]).expect("started")
+    }
+
+    /// Connected sockets to a listener's port at `host`: they are told of refusals.
+    fn senders(listener: &Listener, host: &str, count: usize) -> Vec<UdpSocket> {
+        let port = listener.sockets[0].local_addr().ok().and_then(|a| a.as_socket()).expect("bound").port();
+        let to = SocketAddr::new(host.parse().expect("an address"), port);
+        let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let sender = || UdpSocket::bind(from).and_then(|socket| socket.connect(to).map(|()| socket));
+        (0..count).map(|_| sender().expect("a socket")).collect()
+    }
+
+    /// Holds all workers up until the sender is dropped.
+    fn hold(listener: &Listener) -> Vec<std::sync::mpsc::Sender<()>> {
+        let hold = |worker: usize| {
+            let (held, until) = std::sync::mpsc::channel::<()>();
+            let (tell, is_held) = std::sync::mpsc::channel::<()>();
+            let wait = move |_: &mut Shard| {
+                drop(tell);
+                // It ends with an error, when the sender is dropped.
+                let _ = until.recv();
+            };
+            let worker = &listener.workers[worker];
+            worker.commands.try_send(WorkerCommand::Run(Box::new(wait))).expect("room");
+            worker.wake();
+            let _ = is_held.recv();
+            held
+        };
+        (0..listener.workers()).map(hold).collect()
+    }
+
+    async fn tally(listener: &Listener) -> Tally {
+        let mut all = Tally::default();
+        for worker in 0..listener.workers() {
+            let partial = listener.close(worker, Default::default(), Columns::default()).await;
+            all.add(&partial.expect("it answers").tally);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_stop_reads_what_is_queued_and_lets_the_kernel_refuse_the_rest() {
+        let places = [
+            ("127.0.0.1:0", 1, "127.0.0.1"),
+            ("127.0.0.1:0", 3, "127.0.0.1"),
+            ("0.0.0.0:0", 2, "127.0.0.2"),
+            ("[::]:0", 2, "127.0.0.1"),
+            ("[::]:0", 1, "::1"),
+            ("[::1]:0", 2, "::1"),
+        ];
+        for (address, workers, host) in places {
+            let mut listener = listener(address, workers);
+            let senders = senders(&listener, host, 16);
+            let held = hold(&listener);
+            for sender in &senders {
+                sender.send(b"x:1|c").expect("queued");
+            }
+            drop(held);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            stop(&[&listener], deadline).await;
+            // The sockets are still open: it is the kernel that refuses.
+            for sender in &senders {
+                let refused = |result: io::Result<usize>| {
+                    result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+                };
+                while !refused(sender.send(b"x:1|c")) {
+                    assert!(Instant::now() < deadline, "{address}: never refused");
+                }
+            }
+            let tally = tally(&listener).await;
+            assert_eq!((tally.datagrams, tally.unread, listener.take_kernel_drops()), (16, 0, 0), "{address}");
+            listener.join(deadline).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deadline_ends_reading_between_two_datagrams_and_the_rest_is_counted() {
+        let listener = listener("127.0.0.1:0", 1);
+        let held = hold(&listener);
+        let sender = senders(&listener, "127.0.0.1", 1).remove(0);
+        for _ in 0..100 {
+            sender.send(b"x:1|c").expect("queued");
+        }
+        let deadline = Instant::now();
+        let done = listener.finish_reading(deadline);
+        drop(held);
+        for done in done {
+            done.await.expect("it stops");
+        }
+        let tally = tally(&listener).await;
+        assert_eq!((tally.datagrams, tally.unread, tally.unread_bytes, tally.lines), (0, 100, 500, 0));
+        listener.join(deadline + Duration::from_secs(20)).await;
+    }
+
+    #[test]
+    fn workers_share_a_port_with_nobody_else() {
+        let first = listener("127.0.0.1:0", 2);
+        let address = first.sockets[0].local_addr().ok().and_then(|a| a.as_socket()).expect("bound");
+        // As a second daemon binds its first socket.
+        let error = open(Transport::Udp, address, false).expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}
