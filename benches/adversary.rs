@@ -29,7 +29,8 @@ use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerP
 use systole::presence::Engine;
 use systole::presence::policy::Policy;
 use systole::protocol::{Heartbeats, Options};
-use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, SummaryPolicy};
+use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::snapshot::SummaryPolicy;
 
 const SIZES: [usize; 2] = [1_400, 65_507];
 const BAR: f64 = 20.0;

@@ -15,7 +15,8 @@ use rapidhash::v3::rapidhash_v3;
 use systole::aggregate::rules::{Rule, Rules};
 use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::protocol::{Options, lines, parse_metric};
-use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, SummaryPolicy};
+use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::snapshot::SummaryPolicy;
 
 const SERIES: usize = 1000;
 const LINES: usize = 20;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use systole::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::protocol::Options;
-use systole::snapshot::{GaugeLife, Interval, Records, Registry, RegistryOptions, SelfMetrics, SummaryPolicy};
+use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::snapshot::{Records, SummaryPolicy};
 
 fn main() {
     let timers = TimerPolicy::default();

@@ -13,9 +13,10 @@ use crate::notify::Targets;
 use crate::presence::Identity;
 use crate::presence_driver::PresenceOptions;
 use crate::protocol::Heartbeats;
+use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
-use crate::snapshot::{GaugeLife, RegistryOptions, SelfMetrics, SummaryPolicy};
+use crate::snapshot::SummaryPolicy;
 
 /// Most workers that `auto` chooses.
 const MAX_AUTO_WORKERS: usize = 8;

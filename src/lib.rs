@@ -6,7 +6,7 @@
 //! | room | is |
 //! |---|---|
 //! | [`protocol`], [`series`], [`untrusted`], [`acl`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
-//! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`] | machines: shards, who is there, the ledger, closed intervals; time is an argument |
+//! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`], [`rollup`] | machines: shards, who is there, the ledger, closed intervals and how they are made; time is an argument |
 //! | [`sys`], [`log`], [`manager`], [`http_client`], [`capture`], [`notify`], [`presence_driver`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
 //! | [`config`], [`assemble`], [`flush`], [`server`], [`cli`] | the house |
 
@@ -30,6 +30,7 @@ pub mod notify;
 pub mod presence;
 pub mod presence_driver;
 pub mod protocol;
+pub mod rollup;
 pub mod series;
 pub mod server;
 pub mod sinks;

@@ -26,8 +26,8 @@ use crate::net::{self, BoundListener, Transport, relay};
 use crate::notify::{self, Watchdog};
 use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle};
+use crate::rollup::Registry;
 use crate::sinks::{self, DriverOptions, SinkDriver};
-use crate::snapshot::Registry;
 use crate::sys::{host_name, survive_file_size_limit, unix_time};
 
 /// How much later than two intervals a flush may be before no sign of life is sent, and how long presence may take.

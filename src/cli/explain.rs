@@ -20,10 +20,11 @@ use crate::protocol::{
     BINARY_MAGIC, GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, binary_frames, lines, lossy,
     parse_line,
 };
+use crate::rollup::{Interval, Registry, SelfMetrics};
 use crate::series::{KeyBuilder, Series};
 use crate::sinks::console::note_line;
 use crate::sinks::graphite;
-use crate::snapshot::{Interval, Registry, SelfMetrics, number, write_json};
+use crate::snapshot::{number, write_json};
 use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 

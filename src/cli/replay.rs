@@ -13,11 +13,12 @@ use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, Tally};
 use crate::assemble;
 use crate::config::Config;
 use crate::protocol::Heartbeats;
+use crate::rollup::{Interval, Registry};
 use crate::sinks::graphite::{self, GraphiteNames};
 use crate::sinks::influx;
 use crate::sinks::prometheus::{self, Distributions, Exposition};
 use crate::sinks::statsd;
-use crate::snapshot::{Interval, RecordType, Records, Registry, Snapshot};
+use crate::snapshot::{RecordType, Records, Snapshot};
 use crate::telemetry::ListenerAccount;
 use crate::untrusted::Escaped;
 

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use crate::aggregate::{Class, Gauge, Inspected, Shard, Tally};
 use crate::glob::Prefixes;
 use crate::management::{Listing, MAX_ITEMS, MAX_SERIES, Request, Shown, Stats};
+use crate::rollup::SelfMetrics;
 use crate::series::Series;
 use crate::sinks::SinkDriver;
-use crate::snapshot::{Deletion, SelfMetrics};
+use crate::snapshot::Deletion;
 
 use super::Flusher;
 

@@ -21,8 +21,9 @@ use crate::management::Request;
 use crate::net::relay::RelayStats;
 use crate::net::{self, Listener};
 use crate::presence_driver::{PresenceHandle, PresenceState};
+use crate::rollup::{Interval, Registry};
 use crate::sinks::SinkDriver;
-use crate::snapshot::{Interval, Registry, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 use crate::telemetry::{
     CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, ManagementAccount, RelayAccount, SinkAccount,

@@ -79,7 +79,7 @@ pub fn follow(before: Snapshot, after: &Snapshot) -> Snapshot {
 }
 
 /// One value a series and second: counters add up, of gauges the last one sent counts.
-pub(super) fn unite_stamped(stamped: &mut Vec<TimestampedSample>) {
+pub(crate) fn unite_stamped(stamped: &mut Vec<TimestampedSample>) {
     // The sort is stable, so what was sent later stands later.
     stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
     stamped.dedup_by(|later, first| {

@@ -1,22 +1,18 @@
 //! The closed interval: immutable, shared, complete. Series, notes and the account, everything that a sink,
 //! the page or another node needs to know of it.
 //!
-//! A [`Registry`] makes snapshots of the partials that shards ship; [`merge`] puts snapshots of one interval
+//! A [`Registry`](crate::rollup::Registry) makes snapshots of the partials that shards ship; [`merge`] puts snapshots of one interval
 //! together; [`Records`] writes one as JSON Lines. Points come in no particular order: sort them with
 //! [`Series::order`] where people look.
 #![deny(clippy::disallowed_methods)]
 
 mod codec;
 mod deletion;
-mod gauges;
 mod merge;
-mod multi_interval;
 mod number;
 mod overrides;
 mod record;
-mod registry;
 mod row;
-mod series_table;
 mod summary;
 
 use std::sync::Arc;
@@ -29,11 +25,12 @@ use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
 pub use deletion::{Deleted, Deletion};
+pub(crate) use merge::unite_stamped;
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
+pub(crate) use overrides::Length;
 pub use overrides::{Filter, SnapshotOverrides};
 pub use record::{EncodedRecord, Record, RecordType, Records, json_tags, records, write_json};
-pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
 pub use row::{FieldName, Row};
 pub use summary::{Bins, Percentile, Summary, SummaryPolicy, cumulative, summarize};
 

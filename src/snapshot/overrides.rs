@@ -15,20 +15,20 @@ use super::Snapshot;
 /// The overrides of the series that have one.
 #[derive(Clone, Debug, Default)]
 pub struct SnapshotOverrides {
-    pub(super) rules: Option<Arc<Rules>>,
+    pub(crate) rules: Option<Arc<Rules>>,
     /// Numbers of rules.
-    pub(super) of: Arc<HashMap<Series, u32>>,
+    pub(crate) of: Arc<HashMap<Series, u32>>,
     /// For series that are not flushed in every interval: in which they are, and how long that was.
-    pub(super) lengths: Vec<(u32, Length)>,
+    pub(crate) lengths: Vec<(u32, Length)>,
 }
 
 /// How long what a series tells took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Length {
+pub(crate) struct Length {
     /// Measured, seconds.
-    pub(super) interval_secs: f64,
+    pub(crate) interval_secs: f64,
     /// What rates are divided by, seconds.
-    pub(super) rate_secs: f64,
+    pub(crate) rate_secs: f64,
 }
 
 impl SnapshotOverrides {
@@ -41,7 +41,7 @@ impl SnapshotOverrides {
     }
 
     /// Whether series of this pace have their turn.
-    pub(super) fn is_due(&self, every: u32) -> bool {
+    pub(crate) fn is_due(&self, every: u32) -> bool {
         every == 1 || self.lengths.iter().any(|(known, _)| *known == every)
     }
 

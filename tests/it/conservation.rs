@@ -11,7 +11,8 @@ use proptest::test_runner::{Config, TestRunner};
 use systole::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::net::relay::{self, Mode, RelaySpec};
 use systole::protocol::{Kind, Options};
-use systole::snapshot::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics, Snapshot, SummaryPolicy, merge};
+use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::snapshot::{Snapshot, SummaryPolicy, merge};
 use systole::telemetry::Ledger;
 
 use crate::support::{Random, alone, pause, size};

@@ -13,8 +13,9 @@ use systole::aggregate::{Columns, Quota, Shard};
 use systole::assemble;
 use systole::config::{Sources, load};
 use systole::protocol::{Line, lines, parse_line};
+use systole::rollup::{Interval, Registry};
 use systole::sinks::{DriverOptions, SinkDriver};
-use systole::snapshot::{Interval, Records, Registry, Snapshot};
+use systole::snapshot::{Records, Snapshot};
 
 use crate::support::receiver::{Reply::Says, receiver, serve};
 use crate::support::{Daemon, Random, extremes, grammar, pause_ms, records, size, systole, text};

@@ -9,9 +9,8 @@ use systole::aggregate::rules::{Rule, Rules};
 use systole::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy, SeriesOverrides};
 use systole::protocol::{GaugeSign, Heartbeats, NameTags, Options};
 use systole::sinks::graphite::{Encoder, EtsyNames, GraphiteNames, Wire};
-use systole::snapshot::{
-    GaugeLife, Interval, Records, Registry, RegistryOptions, SelfMetrics, SummaryPolicy,
-};
+use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::snapshot::{Records, SummaryPolicy};
 
 fn rules() -> Arc<Rules> {
     let rule = |pattern: &str| Rule { pattern: pattern.into(), ..Rule::default() };

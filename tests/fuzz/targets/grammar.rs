@@ -11,7 +11,8 @@ use grammar::{Choices, FromBytes, Shape, State, random_form};
 use libfuzzer_sys::fuzz_target;
 use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::protocol::{Heartbeats, Options};
-use systole::snapshot::{GaugeLife, Interval, Records, Registry, RegistryOptions, SelfMetrics, SummaryPolicy};
+use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::snapshot::{Records, SummaryPolicy};
 
 const NOW: u64 = 1_700_000_000;
 

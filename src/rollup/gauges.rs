@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use crate::aggregate::{Gauge, GaugePolicy, Levels, Partial, Span};
+use crate::snapshot::{GaugePoint, Snapshot};
 
 use super::registry::{GaugeLife, RegistryOptions, overrides};
 use super::series_table::{SeriesTable, Slot};
-use super::{GaugePoint, Snapshot};
 
 /// All gauges, by the number of their series.
 #[derive(Debug, Default)]

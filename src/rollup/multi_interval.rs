@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::aggregate::TimerPolicy;
 use crate::series::Series;
+use crate::snapshot::{CounterPoint, GaugePoint, KvPoint, Length, SetPoint, Snapshot, TimerPoint};
 
-use super::overrides::Length;
-use super::{CounterPoint, GaugePoint, Interval, KvPoint, SetPoint, Snapshot, TimerPoint};
+use super::Interval;
 
 /// Points that wait for their turn.
 #[derive(Debug, Default)]

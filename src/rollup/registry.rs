@@ -13,14 +13,15 @@ use crate::aggregate::{Class, Gauge, Members, Partial, SeriesOverrides, Sum, Tal
 use crate::presence::{self, Reading};
 use crate::protocol::Kind;
 use crate::series::Series;
+use crate::snapshot::{
+    CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy, TimerPoint,
+    unite_stamped,
+};
 use crate::telemetry::{Ledger, SeriesAccount};
 
 use super::gauges::HeldGauges;
-use super::merge::unite_stamped;
 use super::multi_interval::MultiInterval;
-use super::overrides::SnapshotOverrides;
 use super::series_table::{SeriesTable, Slot};
-use super::{CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
 
 /// Most series retired per shard and class at one tick, so that forgetting many does not hold up receiving.
 const RETIRE_AT_ONCE: usize = 20_000;
