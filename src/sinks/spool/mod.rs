@@ -350,7 +350,7 @@ impl Spool {
         (found, lost.into_iter().filter(|(_, records)| *records > 0).collect())
     }
 
-    /// GaugeLevels the snapshot at a position as being delivered.
+    /// Marks the snapshot at a position as being delivered.
     pub(super) fn mark_busy(&mut self, position: u64) {
         self.busy = Some(position);
     }
