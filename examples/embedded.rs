@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use systole::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::codec::Records;
 use systole::protocol::Options;
 use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-use systole::snapshot::{Records, SummaryPolicy};
+use systole::snapshot::SummaryPolicy;
 
 fn main() {
     let timers = TimerPolicy::default();

@@ -6,7 +6,7 @@
 //! | room | is |
 //! |---|---|
 //! | [`protocol`], [`series`], [`untrusted`], [`acl`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
-//! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`], [`rollup`] | machines: shards, who is there, the ledger, closed intervals and how they are made; time is an argument |
+//! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`], [`rollup`], [`codec`] | machines: shards, who is there, the ledger, closed intervals, how they are made and written; time is an argument |
 //! | [`sys`], [`log`], [`manager`], [`http_client`], [`capture`], [`notify`], [`presence_driver`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
 //! | [`config`], [`assemble`], [`flush`], [`server`], [`cli`] | the house |
 
@@ -15,6 +15,7 @@ pub mod aggregate;
 pub mod assemble;
 pub mod capture;
 pub mod cli;
+pub mod codec;
 pub mod config;
 pub mod flush;
 pub mod glob;

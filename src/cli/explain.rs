@@ -15,6 +15,7 @@ use crate::aggregate::{
 };
 use crate::assemble;
 use crate::capture::hex;
+use crate::codec::write_json;
 use crate::config::{Config, Profile};
 use crate::protocol::{
     BINARY_MAGIC, GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, binary_frames, lines, lossy,
@@ -24,7 +25,7 @@ use crate::rollup::{Interval, Registry, SelfMetrics};
 use crate::series::{KeyBuilder, Series};
 use crate::sinks::console::note_line;
 use crate::sinks::graphite;
-use crate::snapshot::{number, write_json};
+use crate::snapshot::number;
 use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 

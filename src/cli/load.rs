@@ -98,7 +98,7 @@ pub(super) fn run(args: &LoadArgs) -> u8 {
         Ok((sent, seconds)) => {
             let report = Report { sent, seconds, lines_per_second: sent.lines as f64 / seconds };
             let mut out = Vec::new();
-            crate::snapshot::write_json(&report, &mut out);
+            crate::codec::write_json(&report, &mut out);
             out.push(b'\n');
             let written = print(&out);
             if sent.refused > 0 {

@@ -11,6 +11,7 @@ use rapidhash::v3::rapidhash_v3;
 
 use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, Tally};
 use crate::assemble;
+use crate::codec::{RecordType, Records};
 use crate::config::Config;
 use crate::protocol::Heartbeats;
 use crate::rollup::{Interval, Registry};
@@ -18,7 +19,7 @@ use crate::sinks::graphite::{self, GraphiteNames};
 use crate::sinks::influx;
 use crate::sinks::prometheus::{self, Distributions, Exposition};
 use crate::sinks::statsd;
-use crate::snapshot::{RecordType, Records, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::telemetry::ListenerAccount;
 use crate::untrusted::Escaped;
 

@@ -48,8 +48,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::acl::equal;
+use crate::codec::{Records, write_json};
 use crate::presence_driver::PresenceHandle;
-use crate::snapshot::{Records, Snapshot, write_json};
+use crate::snapshot::Snapshot;
 use crate::telemetry::Ledger;
 use crate::untrusted::Escaped;
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::codec::{Record, RecordType, records, write_json};
 use crate::presence::rfc3339;
-use crate::snapshot::{Record, RecordType, Snapshot, records, write_json};
+use crate::snapshot::Snapshot;
 use crate::untrusted::in_url;
 
 use super::http::{Endpoint, Outcome, Post};

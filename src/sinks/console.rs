@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
+use crate::codec::Records;
 use crate::presence::Event;
 use crate::series::Series;
-use crate::snapshot::{Records, Snapshot, number, short_number};
+use crate::snapshot::{Snapshot, number, short_number};
 use crate::untrusted::Escaped;
 
 use super::blocking::{Blocking, Writer};

@@ -8,8 +8,9 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use rapidhash::v3::rapidhash_v3;
 use serde_json::{Value, json};
 
+use crate::codec::{EncodedRecord, Records, write_json};
 use crate::presence::rfc3339;
-use crate::snapshot::{EncodedRecord, Records, Snapshot, write_json};
+use crate::snapshot::Snapshot;
 
 use super::http::{Endpoint, Outcome, Post, gzip};
 use super::spec::reach_url;
@@ -197,7 +198,7 @@ mod tests {
     fn a_time_without_a_date_is_no_document() {
         for time in [-1.0, 1e12, f64::NAN] {
             let record = EncodedRecord {
-                kind: crate::snapshot::RecordType::Event,
+                kind: crate::codec::RecordType::Event,
                 key: "event",
                 time,
                 has_interval: false,

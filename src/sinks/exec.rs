@@ -16,7 +16,8 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::snapshot::{Records, Snapshot};
+use crate::codec::Records;
+use crate::snapshot::Snapshot;
 
 use super::spec::bare;
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};

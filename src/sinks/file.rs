@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::snapshot::{Records, Snapshot};
+use crate::codec::Records;
+use crate::snapshot::Snapshot;
 
 use super::blocking::{Blocking, Writer};
 use super::spec::bare;

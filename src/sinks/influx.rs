@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 
+use crate::codec::{Record, RecordType, records};
 use crate::http_client::{Tls, append, masked};
 use crate::series::Series;
-use crate::snapshot::{FieldName, Record, RecordType, Snapshot, records, write_number};
+use crate::snapshot::{FieldName, Snapshot, write_number};
 use crate::untrusted::{in_url, is_active};
 
 use super::http::{Endpoint, Outcome, Post, gzip, one_login, tls};

@@ -10,7 +10,8 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
-use crate::snapshot::{Records, Snapshot};
+use crate::codec::Records;
+use crate::snapshot::Snapshot;
 
 use super::spec::{bare, reach};
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};

@@ -11,8 +11,9 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, stream};
 use bytes::Bytes;
 
+use crate::codec::{EncodedRecord, RecordType, Records};
 use crate::http_client::Tls;
-use crate::snapshot::{EncodedRecord, RecordType, Records, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::sys::host_name;
 
 use super::http::tls;

@@ -15,9 +15,10 @@ use futures_util::{SinkExt, pin_mut};
 use tokio_postgres::{Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::codec::{Record, RecordType, json_tags, records};
 use crate::http_client::Tls;
 use crate::presence::rfc3339;
-use crate::snapshot::{Point, Record, RecordType, Row, Snapshot, json_tags, records, write_number};
+use crate::snapshot::{Point, Row, Snapshot, write_number};
 use crate::untrusted::is_active;
 
 use super::http::{Ready, tls};

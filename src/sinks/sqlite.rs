@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::snapshot::{RecordType, Snapshot, json_tags, records};
+use crate::codec::{RecordType, json_tags, records};
+use crate::snapshot::Snapshot;
 
 use super::blocking::{Blocking, Writer};
 use super::spec::bare;

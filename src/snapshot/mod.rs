@@ -2,16 +2,14 @@
 //! the page or another node needs to know of it.
 //!
 //! A [`Registry`](crate::rollup::Registry) makes snapshots of the partials that shards ship; [`merge`] puts snapshots of one interval
-//! together; [`Records`] writes one as JSON Lines. Points come in no particular order: sort them with
+//! together; [`Records`](crate::codec::Records) writes one as JSON Lines. Points come in no particular order: sort them with
 //! [`Series::order`] where people look.
 #![deny(clippy::disallowed_methods)]
 
-mod codec;
 mod deletion;
 mod merge;
 mod number;
 mod overrides;
-mod record;
 mod row;
 mod summary;
 
@@ -30,7 +28,6 @@ pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
 pub(crate) use overrides::Length;
 pub use overrides::{Filter, SnapshotOverrides};
-pub use record::{EncodedRecord, Record, RecordType, Records, json_tags, records, write_json};
 pub use row::{FieldName, Row};
 pub use summary::{Bins, Percentile, Summary, SummaryPolicy, cumulative, summarize};
 

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use systole::aggregate::{Columns, Quota, Shard};
 use systole::assemble;
+use systole::codec::Records;
 use systole::config::{Sources, load};
 use systole::protocol::{Line, lines, parse_line};
 use systole::rollup::{Interval, Registry};
 use systole::sinks::{DriverOptions, SinkDriver};
-use systole::snapshot::{Records, Snapshot};
+use systole::snapshot::Snapshot;
 
 use crate::support::receiver::{Reply::Says, receiver, serve};
 use crate::support::{Daemon, Random, extremes, grammar, pause_ms, records, size, systole, text};

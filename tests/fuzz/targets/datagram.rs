@@ -10,7 +10,8 @@ use systole::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeW
 use systole::protocol::{GaugeSign, Heartbeats, NameTags, Options};
 use systole::sinks::graphite::{Encoder, EtsyNames, GraphiteNames, Wire};
 use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-use systole::snapshot::{Records, SummaryPolicy};
+use systole::codec::Records;
+use systole::snapshot::SummaryPolicy;
 
 fn rules() -> Arc<Rules> {
     let rule = |pattern: &str| Rule { pattern: pattern.into(), ..Rule::default() };

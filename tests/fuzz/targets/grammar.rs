@@ -12,7 +12,8 @@ use libfuzzer_sys::fuzz_target;
 use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::protocol::{Heartbeats, Options};
 use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-use systole::snapshot::{Records, SummaryPolicy};
+use systole::codec::Records;
+use systole::snapshot::SummaryPolicy;
 
 const NOW: u64 = 1_700_000_000;
 

@@ -16,10 +16,9 @@ use crate::aggregate::rules::{NO_RULE, Rules};
 use crate::aggregate::{EventOrCheck, SeriesOverrides, TimestampedSample};
 use crate::presence::Event;
 use crate::series::Series;
-
-use super::overrides::Length;
-use super::{
-    CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy, TimerPoint,
+use crate::snapshot::{
+    CounterPoint, Deletion, GaugePoint, KvPoint, Length, Point, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy,
+    TimerPoint,
 };
 
 /// Version of the format.
@@ -149,7 +148,7 @@ impl SnapshotOverrides {
         let (mut all_overrides, mut series_rules) = (Vec::new(), Vec::new());
         let mut numbers: HashMap<u32, u32> = HashMap::new();
         let points = (0..).map_while(|n| snapshot.point(n));
-        for series in points.map(super::Point::series) {
+        for series in points.map(Point::series) {
             let Some((&rule, overrides)) = self.of.get(series).and_then(|rule| {
                 let rules = self.rules.as_ref()?;
                 Some((rule, rules.overrides(*rule)?))
@@ -170,8 +169,8 @@ impl SnapshotOverrides {
 mod tests {
     use super::*;
     use crate::aggregate::{CanonicalTags, EventOrCheckBody, Gauge, Members, Sum, Timer, TimerPolicy};
+    use crate::codec::{RecordType, Records};
     use crate::protocol::Kind;
-    use crate::snapshot::{RecordType, Records};
     use crate::telemetry::LineAccount;
     use proptest::prelude::*;
 

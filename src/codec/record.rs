@@ -22,11 +22,9 @@ use crate::aggregate::{EventOrCheck, EventOrCheckBody, TimestampedSample};
 use crate::presence::Event;
 use crate::protocol::Kind;
 use crate::series::Series;
+use crate::snapshot::{Percentile, Snapshot, TimerPoint, number};
 use crate::telemetry::ManagementAccount;
 use crate::untrusted::is_active;
-
-use super::number::number;
-use super::{Percentile, Snapshot, TimerPoint};
 
 /// What a record is, as `type` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
