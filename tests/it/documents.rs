@@ -216,6 +216,46 @@ fn the_command_line_is_described_whole() {
     assert_none(&missing);
 }
 
+/// Whether a line is one that is shown, where `…` stands for anything.
+fn is_shown_as(shown: &str, line: &str) -> bool {
+    let (head, tail) = shown.split_once('…').unwrap_or((shown, ""));
+    if shown.contains('…') { line.starts_with(head) && line.ends_with(tail) } else { line == shown }
+}
+
+#[test]
+fn samples_of_sinks_are_what_replay_prints() {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/sinks.md")).expect("a readable file");
+    let (_, sinks) = page.split_once("\n## The sinks").expect("a part on the sinks");
+    let (before, sections) = sinks.split_once("\n### ").expect("a section a sink");
+    let lines = blocks(before, "text").pop().expect("the lines that the samples are of").1.join("\n");
+    let dir = tempfile::tempdir().expect("a folder");
+    let capture = dir.path().join("capture.jsonl");
+    fs::write(&capture, serde_json::json!({"t": 1_700_000_003, "data": lines}).to_string()).expect("a file");
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (kind, block) in
+        [("file", "json"), ("graphite", "text"), ("prometheus", "text"), ("influx", "text"), ("statsd", "text")]
+    {
+        let section = sections.split("\n### ").find(|section| section.starts_with(kind)).expect("a section");
+        let format = if kind == "file" { "json" } else { kind };
+        let capture = capture.to_str().expect("a plain path");
+        let output = systole(&["replay", capture, "--absolute", "--interval", "10s", "--as", format], b"");
+        let printed = text(&output.stdout);
+        for shown in blocks(section, block).into_iter().flat_map(|(_, lines)| lines) {
+            // An event, which is not among the lines.
+            if shown.starts_with("systole_notices") {
+                continue;
+            }
+            count += 1;
+            if !printed.lines().any(|line| is_shown_as(shown, line)) {
+                wrong.push(format!("{kind}: {shown}"));
+            }
+        }
+    }
+    assert_none(&wrong);
+    assert!(count > 15, "only {count} lines were compared");
+}
+
 #[test]
 fn every_reason_of_a_malformed_line_is_described() {
     let page = fs::read_to_string(Path::new(ROOT).join("docs/protocol.md")).expect("a readable file");
