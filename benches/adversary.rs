@@ -25,12 +25,12 @@ use std::time::{Duration, Instant};
 
 use grammar::{Form, PLAIN, Random, Shape, State, datagram, random_shape, shapes};
 use serde_json::Value;
-use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::presence::Engine;
-use systole::presence::policy::Policy;
-use systole::protocol::{Heartbeats, Options};
-use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-use systole::snapshot::SummaryPolicy;
+use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::internals::presence::Engine;
+use systole::internals::presence::policy::Policy;
+use systole::internals::protocol::{Heartbeats, Options};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::snapshot::SummaryPolicy;
 
 const SIZES: [usize; 2] = [1_400, 65_507];
 const BAR: f64 = 20.0;

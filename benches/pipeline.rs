@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group};
 use rapidhash::v3::rapidhash_v3;
-use systole::aggregate::rules::{Rule, Rules};
-use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::protocol::{Options, lines, parse_metric};
-use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-use systole::snapshot::SummaryPolicy;
+use systole::internals::aggregate::rules::{Rule, Rules};
+use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::internals::protocol::{Options, lines, parse_metric};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::snapshot::SummaryPolicy;
 
 const SERIES: usize = 1000;
 const LINES: usize = 20;

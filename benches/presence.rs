@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use systole::presence::Engine;
-use systole::presence::policy::Policy;
-use systole::protocol::Heartbeat;
+use systole::internals::presence::Engine;
+use systole::internals::presence::policy::Policy;
+use systole::internals::protocol::Heartbeat;
 
 const SERVICES: usize = 2000;
 const PER: usize = 50;

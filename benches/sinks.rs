@@ -7,13 +7,13 @@
 
 use std::time::{Duration, Instant};
 
-use systole::aggregate::{Gauge, Sum, Timer, TimerPolicy};
-use systole::protocol::Kind;
-use systole::series::Series;
-use systole::sinks::graphite::{self, GraphiteNames};
-use systole::sinks::prometheus::{Distributions, Exposition, Format};
-use systole::sinks::{influx, remote_write};
-use systole::snapshot::{CounterPoint, GaugePoint, Snapshot, SummaryPolicy, TimerPoint};
+use systole::internals::aggregate::{Gauge, Sum, Timer, TimerPolicy};
+use systole::internals::protocol::Kind;
+use systole::internals::series::Series;
+use systole::internals::sinks::graphite::{self, GraphiteNames};
+use systole::internals::sinks::prometheus::{Distributions, Exposition, Format};
+use systole::internals::sinks::{influx, remote_write};
+use systole::internals::snapshot::{CounterPoint, GaugePoint, Snapshot, SummaryPolicy, TimerPoint};
 
 /// An interval of so many series: six of ten are counters, three gauges, one a timer of 20 samples.
 fn snapshot(series: usize, with_timers: bool) -> Snapshot {

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
-use systole::sys::{BATCH_DATAGRAMS, Batch, dropped_datagrams, receive_coalesced, set_receive_buffer, wait_readable};
+use systole::internals::sys::{
+    BATCH_DATAGRAMS, Batch, dropped_datagrams, receive_coalesced, set_receive_buffer, wait_readable,
+};
 
 const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
 const PORT: u16 = 19_125;

@@ -4,12 +4,8 @@
 //! takes too long, the same interval is offered again, and what waits beyond the queue is given up and counted.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use systole::config::{self, Sources};
-use systole::server::{self, Extras};
-use systole::sinks::{Delivery, DriverOptions, Receipt, Sink, SinkError};
-use systole::snapshot::Snapshot;
+use systole::{Config, Delivery, DriverOptions, Extras, Receipt, Sink, SinkError, Snapshot};
 
 /// Prints `time,name,value` for counters, and nothing else.
 struct Csv {
@@ -38,14 +34,11 @@ impl Sink for Csv {
 async fn main() {
     // As the command line would have it; the first argument may be another place to listen at.
     let listen = std::env::args().nth(1).unwrap_or_else(|| "udp://127.0.0.1:8125".into());
-    let sources = Sources {
-        file: Some(("built in".into(), "self_metrics = false\n[presence]\nenabled = false".into())),
-        listen: vec![listen],
-        interval: Some(Duration::from_secs(1)),
-        http: Some("off".into()),
-        ..Sources::default()
-    };
-    let mut config = config::load(&sources).expect("the configuration above is right");
+    let toml = format!(
+        "interval = \"1s\"\nself_metrics = false\nlisten = [{{ url = \"{listen}\" }}]\n\
+         [presence]\nenabled = false\n[http]\naddress = \"off\""
+    );
+    let mut config = Config::parse(&toml).expect("the configuration above is right");
     // The console is there by default.
     config.sinks.clear();
     // Every series, an interval at a time; four may wait in memory.
@@ -54,7 +47,7 @@ async fn main() {
     let stop = async {
         let _ = tokio::signal::ctrl_c().await;
     };
-    if let Err(problem) = server::run(config, extras, stop, |block| eprint!("{block}")).await {
+    if let Err(problem) = systole::run(config, extras, stop, |block| eprint!("{block}")).await {
         eprintln!("{problem}");
         std::process::exit(1);
     }

@@ -1,41 +1,102 @@
-//! Systole is a StatsD server: it reads metrics of every StatsD dialect from UDP and TCP, aggregates them per
-//! interval, and pushes the roll-up to sinks on every beat, with an account of everything it read and lost.
+//! Systole is a StatsD server: it reads metrics of every StatsD dialect from UDP, TCP and unix sockets, aggregates them
+//! per interval, and pushes the roll-up to sinks at each interval, with an account of everything it read and lost.
 //!
-//! The rooms, from pure to shell; each imports only from those before it (`tests/it/layering.rs`):
+//! This crate is first of all the daemon `systole`. As a library it offers the aggregator without a network, and the
+//! daemon with sinks of your own:
 //!
-//! | room | is |
+//! ```
+//! use systole::{Aggregator, Config};
+//!
+//! let config = Config::parse("percentiles = [50, 99]\ninterval = \"10s\"")?;
+//! let mut aggregator = Aggregator::new(&config);
+//! // Time is an argument, in Unix seconds: tests and simulations need no sleeps.
+//! for n in 0..100 {
+//!     aggregator.ingest(format!("api.hits:1|c\napi.latency:{n}|ms").as_bytes(), 1_700_000_000.0);
+//! }
+//! let snapshot = aggregator.close(1_700_000_010.0);
+//! assert_eq!(snapshot.counters[0].sum.value(), 100.0);
+//! assert_eq!(snapshot.timers[0].timer.count(), 100.0);
+//! # Ok::<(), systole::ConfigError>(())
+//! ```
+//!
+//! The rooms inside, from pure to shell; each imports only from those before it (`tests/it/layering.rs`). They are
+//! private: `docs/api.txt` lists what is not. The feature `internals` opens them for this crate's own tests, benches and
+//! fuzz targets, without any promise.
+//!
+//! | rooms | are |
 //! |---|---|
-//! | [`protocol`], [`series`], [`untrusted`], [`acl`], [`glob`] | words: lines read into borrowed values, identities, harmless text |
-//! | [`aggregate`], [`presence`], [`telemetry`], [`snapshot`], [`rollup`], [`codec`] | machines: shards, who is there, the ledger, closed intervals, how they are made and written; time is an argument |
-//! | [`sys`], [`log`], [`manager`], [`http_client`], [`capture`], [`notify`], [`presence_driver`], [`net`], [`load`], [`sinks`], [`management`], [`http`] | the outside |
-//! | [`config`], [`assemble`], [`flush`], [`server`], [`cli`] | the house |
+//! | `protocol`, `series`, `untrusted`, `acl`, `glob` | lines read into borrowed values, identities, harmless text |
+//! | `aggregate`, `presence`, `telemetry`, `snapshot`, `rollup`, `codec` | shards, who is there, the ledger, closed intervals; time is an argument |
+//! | `sys`, `log`, `manager`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `management`, `http` | the outside: sockets, files, threads |
+//! | `config`, `assemble`, `aggregator`, `flush`, `server`, `cli` | what puts them together |
 
-pub mod acl;
-pub mod aggregate;
-pub mod assemble;
-pub mod capture;
-pub mod cli;
-pub mod codec;
-pub mod config;
-pub mod flush;
-pub mod glob;
-pub mod http;
-pub mod http_client;
-pub mod lasting;
-pub mod load;
-pub mod log;
-pub mod management;
-pub mod manager;
-pub mod net;
-pub mod notify;
-pub mod presence;
-pub mod presence_driver;
-pub mod protocol;
-pub mod rollup;
-pub mod series;
-pub mod server;
-pub mod sinks;
-pub mod snapshot;
-pub mod sys;
-pub mod telemetry;
-pub mod untrusted;
+#![cfg_attr(feature = "internals", warn(unreachable_pub))]
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(unused_imports, reason = "rooms export for tests what the daemon itself does not name")
+)]
+
+mod acl;
+mod aggregate;
+mod aggregator;
+mod assemble;
+mod capture;
+mod cli;
+mod codec;
+mod config;
+mod flush;
+mod glob;
+mod http;
+mod http_client;
+mod lasting;
+mod load;
+mod log;
+mod management;
+mod manager;
+mod net;
+mod notify;
+mod presence;
+mod presence_driver;
+mod protocol;
+mod rollup;
+mod series;
+mod server;
+mod sinks;
+mod snapshot;
+mod sys;
+mod telemetry;
+mod untrusted;
+
+pub use aggregate::{Gauge, Members, Sum, Timer};
+pub use aggregator::Aggregator;
+pub use codec::{RecordType, Records};
+pub use config::{Config, ConfigError};
+pub use protocol::Kind;
+pub use series::Series;
+pub use server::{Extras, StartError, run};
+pub use sinks::{Delivery, DriverOptions, Receipt, Sink, SinkError};
+pub use snapshot::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, TimerPoint};
+pub use telemetry::Ledger;
+
+#[doc(hidden)]
+pub use cli::main as command_line;
+
+/// The rooms, for this crate's own tests, benches and fuzz targets. Nothing in here is promised to anybody.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    macro_rules! open {
+        ($($room:ident)*) => {
+            $(
+                #[allow(missing_docs)]
+                pub mod $room {
+                    pub use crate::$room::*;
+                }
+            )*
+        };
+    }
+    open! {
+        acl aggregate assemble capture cli codec config flush glob http http_client lasting load log management manager net notify presence presence_driver
+        protocol rollup series server sinks snapshot sys telemetry untrusted
+    }
+}

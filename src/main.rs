@@ -1,6 +1,5 @@
 //! The `systole` command.
 
 fn main() -> std::process::ExitCode {
-    systole::sys::return_memory();
-    systole::cli::main()
+    systole::command_line()
 }

@@ -40,7 +40,7 @@ impl Series {
     /// A series from parts, for the daemon's own series.
     ///
     /// ```
-    /// use systole::{protocol::Kind, series::Series};
+    /// use systole::internals::{protocol::Kind, series::Series};
     /// let hits = Series::new(Kind::Counter, "hits", &[("b", Some("2")), ("a", None)]);
     /// assert_eq!(hits.to_string(), "hits;a;b=2");
     /// ```

@@ -27,7 +27,7 @@ pub fn is_active(c: char) -> bool {
 /// Displays text with active characters escaped, as `\n` or `\u{202e}`.
 ///
 /// ```
-/// assert_eq!(systole::untrusted::Escaped("a\u{1b}[2Jb").to_string(), "a\\u{1b}[2Jb");
+/// assert_eq!(systole::internals::untrusted::Escaped("a\u{1b}[2Jb").to_string(), "a\\u{1b}[2Jb");
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(pub &'a str);
@@ -48,7 +48,7 @@ impl fmt::Display for Escaped<'_> {
 /// Displays text inside HTML, in an element or a quoted attribute.
 ///
 /// ```
-/// assert_eq!(systole::untrusted::Html("<b>\u{202e}").to_string(), "&lt;b&gt;\\u{202e}");
+/// assert_eq!(systole::internals::untrusted::Html("<b>\u{202e}").to_string(), "&lt;b&gt;\\u{202e}");
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Html<'a>(pub &'a str);

@@ -21,6 +21,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Sources, parse_duration};
+use crate::sys::return_memory;
 
 /// Read if it exists and `-c` is not given.
 const DEFAULT_FILE: &str = "/etc/systole/systole.toml";
@@ -96,6 +97,7 @@ fn usage_code(mut args: impl Iterator<Item = String>) -> u8 {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    return_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(problem) => {

@@ -1,6 +1,7 @@
 //! From text, environment and command line to a [`Config`], with every mistake on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -436,3 +437,41 @@ fn log(root: &mut Section<'_>, s: &mut Source<'_>) -> Log {
     section.finish(s);
     Log { level, format }
 }
+
+impl Config {
+    /// Reads a configuration as a file has it; what it leaves out has its default. The environment is not looked at.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(toml: &str) -> Result<Config, ConfigError> {
+        let sources = Sources { file: Some(("configuration".into(), toml.into())), ..Sources::default() };
+        load(&sources).map_err(|problems| ConfigError { problems })
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        load(&Sources::default()).expect("an empty configuration has no mistakes")
+    }
+}
+
+/// A configuration with mistakes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    /// Each mistake in a line of its own: where, which setting, and what would be right.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.problems.iter().map(Problem::to_string)
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines().collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}

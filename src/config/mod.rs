@@ -12,7 +12,7 @@ mod sink;
 mod url;
 mod value;
 
-pub use load::{Sources, known_keys, load};
+pub use load::{ConfigError, Sources, known_keys, load};
 pub use presence::{Presence, StatePath};
 pub use print::{flat, print};
 pub use reader::Problem;

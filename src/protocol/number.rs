@@ -7,7 +7,7 @@ const EXACT_DIGITS: usize = 15;
 /// Parses a whole text as a finite decimal number.
 ///
 /// ```
-/// use systole::protocol::decimal;
+/// use systole::internals::protocol::decimal;
 /// assert_eq!(decimal(b"-1.5e3"), Some(-1500.0));
 /// assert_eq!(decimal(b"inf"), None);
 /// ```

@@ -71,7 +71,7 @@ pub enum Line<'a> {
 /// The lines of a datagram, trimmed. A final newline ends a line, it does not begin one.
 ///
 /// ```
-/// use systole::protocol::lines;
+/// use systole::internals::protocol::lines;
 /// assert_eq!(lines(b"a:1|c\r\n b:2|c\n").collect::<Vec<_>>(), [&b"a:1|c"[..], b"b:2|c"]);
 /// assert_eq!(lines(b"").count(), 0);
 /// ```
@@ -132,7 +132,7 @@ pub(super) fn trim_end(mut line: &[u8]) -> &[u8] {
 /// iterator.
 ///
 /// ```
-/// use systole::protocol::{Line, Options, parse_line};
+/// use systole::internals::protocol::{Line, Options, parse_line};
 /// let Ok(Line::Samples(mut samples)) = parse_line(b"api.hits:2|c|@0.1|#route:a", &Options::default()) else { panic!() };
 /// let hit = samples.next().unwrap().unwrap();
 /// assert_eq!(hit.name.to_string(), "api.hits");

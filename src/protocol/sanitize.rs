@@ -45,7 +45,7 @@ pub(super) fn write_clean(text: impl Iterator<Item = char>, out: &mut Vec<u8>) {
 /// The cleaned text.
 ///
 /// ```
-/// assert_eq!(systole::protocol::sanitize("a  b/c+d"), "a_b-cd");
+/// assert_eq!(systole::internals::protocol::sanitize("a  b/c+d"), "a_b-cd");
 /// ```
 pub fn sanitize(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());

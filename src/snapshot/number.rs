@@ -7,7 +7,7 @@ const PLAIN_BELOW: f64 = 1e15;
 ///
 /// ```
 /// let mut out = Vec::new();
-/// systole::snapshot::write_number(&mut out, 3.0);
+/// systole::internals::snapshot::write_number(&mut out, 3.0);
 /// assert_eq!(out, b"3");
 /// ```
 pub fn write_number(out: &mut Vec<u8>, value: f64) {
@@ -28,7 +28,7 @@ pub fn number(value: f64) -> String {
 /// A number as text for eyes: six digits at most, unless it is whole.
 ///
 /// ```
-/// assert_eq!(systole::snapshot::short_number(1.0 / 3.0), "0.333333");
+/// assert_eq!(systole::internals::snapshot::short_number(1.0 / 3.0), "0.333333");
 /// ```
 pub fn short_number(value: f64) -> String {
     if value == value.trunc() && value.abs() < PLAIN_BELOW {

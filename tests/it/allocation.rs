@@ -1,7 +1,7 @@
 //! A line of a series already known allocates nothing, tagged or not.
 
-use systole::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::protocol::Options;
+use systole::internals::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::internals::protocol::Options;
 
 use crate::support::heap::allocations;
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use serde_json::Value;
-use systole::telemetry::Ledger;
+use systole::internals::telemetry::Ledger;
 
 use crate::support::{self, Daemon, records, systole, text, until};
 

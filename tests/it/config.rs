@@ -336,7 +336,7 @@ fn the_example_lists_every_key_with_its_default() {
     let all = dir.path().join("all.toml");
     std::fs::write(&all, &whole).expect("written");
     printed(&["check", "-c", all.to_str().expect("plain")]);
-    let (set, known) = (keys_of(&whole), systole::config::known_keys(&whole));
+    let (set, known) = (keys_of(&whole), systole::internals::config::known_keys(&whole));
     let missing: Vec<&String> = known.difference(&set).collect();
     assert!(missing.is_empty(), "the example does not have {missing:?}");
     assert!(known.len() > 120, "{} keys", known.len());

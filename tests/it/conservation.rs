@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use systole::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::net::relay::{self, Mode, RelaySpec};
-use systole::protocol::{Kind, Options};
-use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-use systole::snapshot::{Snapshot, SummaryPolicy, merge};
-use systole::telemetry::Ledger;
+use systole::internals::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::internals::net::relay::{self, Mode, RelaySpec};
+use systole::internals::protocol::{Kind, Options};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::snapshot::{Snapshot, SummaryPolicy, merge};
+use systole::internals::telemetry::Ledger;
 
 use crate::support::{Random, alone, pause, size};
 

@@ -259,7 +259,7 @@ fn samples_of_sinks_are_what_replay_prints() {
 #[test]
 fn every_reason_of_a_malformed_line_is_described() {
     let page = fs::read_to_string(Path::new(ROOT).join("docs/protocol.md")).expect("a readable file");
-    let reasons = systole::protocol::Reason::ALL.map(systole::protocol::Reason::name);
+    let reasons = systole::internals::protocol::Reason::ALL.map(systole::internals::protocol::Reason::name);
     let missing: Vec<_> = reasons.into_iter().filter(|name| !page.contains(&format!("| `{name}` |"))).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::sync::mpsc;
 
-use systole::protocol::Kind;
-use systole::series::Series;
-use systole::sinks::console;
-use systole::snapshot::{CounterPoint, Snapshot};
+use systole::internals::protocol::Kind;
+use systole::internals::series::Series;
+use systole::internals::sinks::console;
+use systole::internals::snapshot::{CounterPoint, Snapshot};
 
 use crate::support::{self, Daemon, pause_ms, systole, text};
 

@@ -376,7 +376,8 @@ fn a_service_manager_that_does_not_read_holds_up_nobody_and_is_told_later() {
 #[test]
 fn a_panic_is_a_line_of_the_log_and_waits_for_nobody() {
     if std::env::var_os("SYSTOLE_TEST_PANICS").is_some() {
-        let log = systole::log::Log::start(tracing_subscriber::filter::LevelFilter::INFO, true).expect("started");
+        let log =
+            systole::internals::log::Log::start(tracing_subscriber::filter::LevelFilter::INFO, true).expect("started");
         let failed = std::thread::Builder::new().name("unlucky".into()).spawn(|| panic!("number {}", 7));
         assert!(failed.expect("started").join().is_err());
         log.finish();

@@ -210,7 +210,7 @@ fn unix_now() -> f64 {
 
 /// A time a minute ahead of now, as RFC 3339: ends of what is open are later, ends of what is over earlier.
 fn humantime_now() -> String {
-    systole::presence::rfc3339(unix_now() + 60.0)
+    systole::internals::presence::rfc3339(unix_now() + 60.0)
 }
 
 /// What Alertmanager holds of one alert, by a clock that is `behind` ours: as its `Put` and `Alert.Merge` have it, where
@@ -296,7 +296,11 @@ fn an_end_is_effective_at_an_alertmanager_whose_clock_is_behind() {
     // The same each time, and never later than a tick before it was sent.
     let (first, end) = ends[0].clone();
     assert!(ends.iter().all(|(_, again)| *again == end), "{ends:?}");
-    assert!(end <= systole::presence::rfc3339(first - 0.2) && end >= systole::presence::rfc3339(back - 1.0), "{end}");
+    assert!(
+        end <= systole::internals::presence::rfc3339(first - 0.2)
+            && end >= systole::internals::presence::rfc3339(back - 1.0),
+        "{end}"
+    );
     for (n, later) in [1.0, 3.0, 7.0].into_iter().enumerate() {
         // The watchdog's minute may bring one more.
         let came = ends.iter().map(|(came, _)| came - first).find(|after| *after >= later - 0.5);

@@ -3,8 +3,8 @@
 //!
 //! A hundred thousand samples a series by default; `SYSTOLE_TEST_SAMPLES` sets the most (tests/all: a million).
 
-use systole::aggregate::{Timer, TimerPolicy};
-use systole::snapshot::{SummaryPolicy, summarize};
+use systole::internals::aggregate::{Timer, TimerPolicy};
+use systole::internals::snapshot::{SummaryPolicy, summarize};
 
 use crate::support::{Random, alone, size};
 

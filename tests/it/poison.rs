@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use systole::aggregate::{Columns, Quota, Shard};
-use systole::assemble;
-use systole::codec::Records;
-use systole::config::{Sources, load};
-use systole::protocol::{Line, lines, parse_line};
-use systole::rollup::{Interval, Registry};
-use systole::sinks::{DriverOptions, SinkDriver};
-use systole::snapshot::Snapshot;
+use systole::internals::aggregate::{Columns, Quota, Shard};
+use systole::internals::assemble;
+use systole::internals::codec::Records;
+use systole::internals::config::{Sources, load};
+use systole::internals::protocol::{Line, lines, parse_line};
+use systole::internals::rollup::{Interval, Registry};
+use systole::internals::sinks::{DriverOptions, SinkDriver};
+use systole::internals::snapshot::Snapshot;
 
 use crate::support::receiver::{Reply::Says, receiver, serve};
 use crate::support::{Daemon, Random, extremes, grammar, pause_ms, records, size, systole, text};
@@ -255,7 +255,7 @@ fn explain_says_what_a_time_means_now() {
 
 /// A sink's account must be this after every interval: nothing failed, and what was offered was taken or dropped for a reason of
 /// the format.
-fn check(name: &str, account: &systole::telemetry::SinkAccount) -> Result<(), String> {
+fn check(name: &str, account: &systole::internals::telemetry::SinkAccount) -> Result<(), String> {
     let dropped: u64 = account.dropped.values().sum();
     let reasons = ["unencodable", "unsupported", "negative", "conflict", "estimated", "too_long"];
     let is_known = account.dropped.keys().all(|reason| reasons.contains(&reason.as_str()));
@@ -334,7 +334,7 @@ fn statsd_server() -> (std::net::SocketAddr, std::sync::mpsc::Receiver<String>) 
     let (send, bad) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
-        let options = systole::protocol::Options::default();
+        let options = systole::internals::protocol::Options::default();
         while let Ok(length) = socket.recv(&mut buffer) {
             for line in lines(&buffer[..length]) {
                 let is_good = match parse_line(line, &options) {
@@ -445,7 +445,7 @@ fn every_snapshot_that_lines_can_make_is_taken_by_every_sink() {
             };
             let told = records(&snapshot);
             assert!(!told.contains(":null,\"rate\"") && !told.contains("\"value\":null"), "seed {seed}: {told}");
-            let _ = systole::sinks::console::table(&snapshot);
+            let _ = systole::internals::sinks::console::table(&snapshot);
             let decoded = Snapshot::decode(&snapshot.encode().expect("it can be encoded"));
             assert_eq!(records(&decoded.expect("it can be decoded")), told, "seed {seed}");
             let snapshot = Arc::new(snapshot);

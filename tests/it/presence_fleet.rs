@@ -2,9 +2,9 @@
 //! sees when the network, the socket, we ourselves, or the services fail. Ported from the design's fleet simulation, with
 //! its random streams. `SYSTOLE_TEST_FLEETS` is the number of runs of each (5 in `tests/long`).
 
-use systole::presence::policy::Policy;
-use systole::presence::{Engine, Event, EventKind};
-use systole::protocol::Heartbeat;
+use systole::internals::presence::policy::Policy;
+use systole::internals::presence::{Engine, Event, EventKind};
+use systole::internals::protocol::Heartbeat;
 
 use crate::support::{Random as Rng, alone, mix, size};
 

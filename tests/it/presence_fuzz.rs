@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use systole::presence::policy::{Expected, Override, Policy};
-use systole::presence::{Engine, Event, EventKind};
-use systole::protocol::{Heartbeat, Heartbeats, Line, Options, Signal, parse_line};
+use systole::internals::presence::policy::{Expected, Override, Policy};
+use systole::internals::presence::{Engine, Event, EventKind};
+use systole::internals::protocol::{Heartbeat, Heartbeats, Line, Options, Signal, parse_line};
 
 use crate::support::heap::held_bytes;
 use crate::support::{Random as Rng, alone, mix, size};

@@ -10,9 +10,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use systole::presence::Engine;
-use systole::presence::policy::{Misses, Policy, grace_for, misses_for};
-use systole::protocol::Heartbeat;
+use systole::internals::presence::Engine;
+use systole::internals::presence::policy::{Misses, Policy, grace_for, misses_for};
+use systole::internals::protocol::Heartbeat;
 
 use crate::support::{Random as Rng, alone, mix, size};
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use systole::protocol::{BINARY_MAGIC, Options, binary_frames};
+use systole::internals::protocol::{BINARY_MAGIC, Options, binary_frames};
 
 fuzz_target!(|data: &[u8]| {
     let mut datagram = vec![BINARY_MAGIC];

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use systole::capture::reader::row;
+use systole::internals::capture::reader::row;
 
 fuzz_target!(|text: &str| {
     for line in text.lines() {

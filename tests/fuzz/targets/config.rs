@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use systole::config::{self, Sources, load};
+use systole::internals::config::{self, Sources, load};
 
 /// Names of machines would be looked up.
 fn looks_names_up(text: &str) -> bool {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use systole::aggregate::rules::{Rule, Rules};
-use systole::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy, SeriesOverrides};
-use systole::protocol::{GaugeSign, Heartbeats, NameTags, Options};
-use systole::sinks::graphite::{Encoder, EtsyNames, GraphiteNames, Wire};
-use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-use systole::codec::Records;
-use systole::snapshot::SummaryPolicy;
+use systole::internals::aggregate::rules::{Rule, Rules};
+use systole::internals::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy, SeriesOverrides};
+use systole::internals::protocol::{GaugeSign, Heartbeats, NameTags, Options};
+use systole::internals::sinks::graphite::{Encoder, EtsyNames, GraphiteNames, Wire};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::codec::Records;
+use systole::internals::snapshot::SummaryPolicy;
 
 fn rules() -> Arc<Rules> {
     let rule = |pattern: &str| Rule { pattern: pattern.into(), ..Rule::default() };

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use grammar::{Choices, FromBytes, Shape, State, random_form};
 use libfuzzer_sys::fuzz_target;
-use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::protocol::{Heartbeats, Options};
-use systole::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
-use systole::codec::Records;
-use systole::snapshot::SummaryPolicy;
+use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::internals::protocol::{Heartbeats, Options};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::codec::Records;
+use systole::internals::snapshot::SummaryPolicy;
 
 const NOW: u64 = 1_700_000_000;
 

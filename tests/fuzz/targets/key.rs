@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use systole::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::protocol::Options;
-use systole::series::Series;
+use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::internals::protocol::Options;
+use systole::internals::series::Series;
 
 /// Writes sections as `data` says: a byte that picks the separator, two for a length, one that is repeated so often.
 fn line(data: &[u8]) -> Vec<u8> {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use grammar::{Choices, Form, FromBytes, State};
 use libfuzzer_sys::fuzz_target;
-use systole::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::presence::Engine;
-use systole::presence::policy::Policy;
-use systole::protocol::{Heartbeats, Options};
+use systole::internals::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::internals::presence::Engine;
+use systole::internals::presence::policy::Policy;
+use systole::internals::protocol::{Heartbeats, Options};
 
 const MAX_SERVICES: usize = 8;
 const MAX_INSTANCES: usize = 4;

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use systole::net::Framing;
-use systole::net::framing::{Chunk, Cutter};
+use systole::internals::net::Framing;
+use systole::internals::net::framing::{Chunk, Cutter};
 
 const MAX: usize = 64;
 
