@@ -1,7 +1,7 @@
 //! What the operating system offers beyond the standard library: datagrams in batches, socket options, priorities, sockets
 //! that a service manager passes. rustix and socket2 do what they can; what needs `unsafe` is in [`raw`].
 //!
-//! The benches use this room too, hence its public names.
+//! The benches use it too, so its items are public.
 
 mod raw;
 
@@ -23,8 +23,8 @@ pub use raw::{
 /// Most segments the kernel splits one send into (`UDP_MAX_SEGMENTS`, 64 before Linux 6.7).
 pub const MAX_SEGMENTS: usize = 64;
 
-/// Asks for a receive buffer, beyond `net.core.rmem_max` if `force` and allowed; what the kernel granted, in
-/// bytes of its own accounting (it doubles what is asked for).
+/// Sets the receive buffer, beyond `net.core.rmem_max` if `force` and allowed. Returns what the kernel granted, in bytes of
+/// its own accounting (it doubles the value).
 ///
 /// # Errors
 /// What the kernel says.
@@ -36,7 +36,7 @@ pub fn set_receive_buffer(socket: &Socket, bytes: u64, force: bool) -> io::Resul
     Ok(socket.recv_buffer_size()? as u64)
 }
 
-/// Lets a receive that finds nothing poll the device for so many microseconds (`SO_BUSY_POLL`).
+/// Lets a receive on an empty socket poll the device for some microseconds (`SO_BUSY_POLL`).
 ///
 /// # Errors
 /// If it is not allowed.
@@ -44,7 +44,7 @@ pub fn busy_poll(socket: &Socket, microseconds: u32) -> io::Result<()> {
     socket.set_busy_poll(microseconds.min(i32::MAX as u32))
 }
 
-/// Waits until one of two descriptors can be read, or is closed at its other end.
+/// Waits until one of two descriptors is readable, or closed at its other end.
 ///
 /// # Errors
 /// What the kernel says; `Interrupted` by a signal.
@@ -54,10 +54,10 @@ pub fn wait_readable(first: &impl AsFd, second: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until a write would be taken, or fail, at once, at most so long; whether that is so. One that cannot be asked counts
-/// as such, and a signal may end the wait early.
+/// Waits until a write would not block, with a timeout; returns whether that is so. A descriptor that cannot be polled
+/// counts as writable, and a signal may end the wait early.
 pub fn wait_writable(fd: &impl AsFd, longest: Duration) -> bool {
-    // Without a limit if it is longer than the kernel counts.
+    // Without a timeout if it is longer than the kernel can represent.
     let longest = Timespec::try_from(longest).ok();
     poll(&mut [PollFd::new(fd, PollFlags::OUT)], longest.as_ref()) != Ok(0)
 }
@@ -75,8 +75,8 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &cores)?)
 }
 
-/// The socket that whoever started us has opened (systemd's socket activation, sd_listen_fds(3)), by its name or its
-/// number from 0. Each is given once.
+/// The socket that the service manager has opened (systemd's socket activation, sd_listen_fds(3)), by its name or its
+/// number from 0. Each is returned once.
 ///
 /// # Errors
 /// If there is none of that name.
@@ -97,21 +97,21 @@ pub fn inherited_socket(name: &str) -> io::Result<Socket> {
 /// Sends a signal to a process.
 ///
 /// # Errors
-/// If it is gone, or not ours.
+/// If the process is gone, or belongs to another user.
 pub fn signal_process(pid: u32, signal: i32) -> io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
     let signal = Signal::from_named_raw(signal).ok_or(rustix::io::Errno::INVAL)?;
     Ok(kill_process(pid, signal)?)
 }
 
-/// Lets the calling thread give way to threads of ordinary priority, by 10 steps of `nice`.
+/// Lowers the priority of the calling thread by 10 steps of `nice`.
 pub fn yielding_thread() {
-    // Linux keeps a priority for each thread and means the calling one. Giving way is always allowed.
+    // On Linux the priority is per thread, here the calling one. Lowering it is always allowed.
     let _ = setpriority_process(None, 10);
 }
 
-/// Waits until no processor is still delivering a datagram to a socket that it looked up before this call: until every one
-/// has passed a quiescent state (`membarrier`(2), 5 to 40 ms). Where the kernel refuses that, a pause has to do.
+/// Waits until no processor is still delivering a datagram to a socket that it looked up before this call: until each has
+/// passed a quiescent state (`membarrier`(2), 5 to 40 ms). Where the kernel refuses that, it pauses instead.
 pub fn await_deliveries() {
     /// Longer than any processor spends on one datagram.
     const PAUSE: Duration = Duration::from_millis(10);
@@ -120,21 +120,21 @@ pub fn await_deliveries() {
     }
 }
 
-/// Bytes that a stream has received and nobody has read yet (`FIONREAD`); 0 if the kernel does not say.
+/// Bytes that a stream has received and that are not read yet (`FIONREAD`); 0 if that is not known.
 pub fn unread_bytes(stream: &impl AsFd) -> usize {
     rustix::io::ioctl_fionread(stream).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0))
 }
 
-/// The machine's name, never empty.
+/// The host name, never empty.
 ///
 /// # Errors
-/// What the kernel says, or that it has none.
+/// The kernel's error, or that there is no name.
 pub fn host_name() -> io::Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_string();
     if name.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "it has none")) } else { Ok(name) }
 }
 
-/// Wall time in Unix seconds; 0 on a clock that stands before 1970.
+/// Wall time in Unix seconds; 0 if the clock is before 1970.
 pub fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

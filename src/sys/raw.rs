@@ -1,7 +1,7 @@
 //! The `unsafe` of this crate, each block with the reason why it is sound: datagrams in batches (`recvmmsg`, `sendmmsg`),
 //! socket options and calls that rustix and socket2 do not have. Callers see safe functions.
 //!
-//! `recvmmsg` over reused buffers: fewer wake-ups and whole batches for the parser. Crates were measured and left aside:
+//! `recvmmsg` over reused buffers gives fewer wake-ups and whole batches for the parser. Other crates were measured:
 //! quinn-udp hides truncation and costs 70 % more, nix rebuilds its slices for every call.
 //!
 //! `tests/sanitize` runs the tests of this module under AddressSanitizer, which knows what the kernel writes in these calls.
@@ -16,18 +16,18 @@ use std::sync::{Mutex, PoisonError};
 
 use socket2::Socket;
 
-/// Messages read with one system call; each is a datagram, or several that came in one piece.
+/// Messages read with one system call; each is a datagram, or several coalesced ones.
 pub const BATCH_DATAGRAMS: usize = 64;
 
-/// Bytes of a buffer: the most that a message can hold.
+/// Size of a buffer: the largest message.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Room for the one control message we ask for: the size of the segments.
+/// Room for the one requested control message: the size of the segments.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Buffers for a batch of messages, and what the last call put there.
+/// Buffers for a batch of messages, with the messages of the last call.
 pub struct Batch {
     /// `BATCH_DATAGRAMS` buffers of `BUFFER_BYTES` bytes, one after the other.
     buffers: Box<[u8]>,
@@ -47,11 +47,11 @@ unsafe impl Send for Batch {}
 /// One datagram of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    /// What came.
+    /// The bytes.
     pub bytes: &'a [u8],
-    /// Who sent it, if senders were asked for.
+    /// The sender, if it was requested.
     pub from: Option<SocketAddr>,
-    /// The kernel cut it: it was larger than the buffer.
+    /// Whether the kernel truncated it because it was larger than the buffer.
     pub truncated: bool,
 }
 
@@ -62,7 +62,7 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// Buffers for a batch. Memory is taken as messages fill it.
+    /// Buffers for a batch. Pages are allocated as messages fill them.
     pub fn new() -> Batch {
         let mut buffers = vec![0; BATCH_DATAGRAMS * BUFFER_BYTES].into_boxed_slice();
         let mut iovecs: Box<[libc::iovec]> = buffers
@@ -88,8 +88,8 @@ impl Batch {
         Batch { buffers, iovecs, names, controls, headers, received: 0, with_senders: false }
     }
 
-    /// Reads what is queued, up to a batch, without waiting; how many messages. Senders cost time, so they are
-    /// only asked for `with_senders`.
+    /// Reads what is queued, up to a batch, without waiting; returns the number of messages. Senders cost time, so they are
+    /// requested only `with_senders`.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is queued, or what the kernel says.
@@ -97,7 +97,7 @@ impl Batch {
     pub fn receive(&mut self, socket: &impl AsFd, with_senders: bool) -> io::Result<usize> {
         debug_assert_eq!((self.iovecs.len(), self.controls.len()), (BATCH_DATAGRAMS, BATCH_DATAGRAMS));
         let name_len = if with_senders { size_of::<libc::sockaddr_storage>() as libc::socklen_t } else { 0 };
-        // Only the headers that the last call used were changed by it, unless they all asked for something else.
+        // Only the headers of the last call's messages need a reset, unless the request for senders changes.
         let is_other = self.received == 0 || with_senders != self.with_senders;
         let used = if is_other { BATCH_DATAGRAMS } else { self.received };
         self.with_senders = with_senders;
@@ -126,7 +126,7 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// The datagrams of the last call: a message of several segments is cut at their borders.
+    /// The datagrams of the last call: a message of several segments is split.
     #[inline]
     pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
         let messages =
@@ -145,7 +145,7 @@ impl Batch {
     }
 }
 
-/// Cuts a message into its segments; an empty message is one empty datagram.
+/// Splits a message into its segments; an empty message is one empty datagram.
 struct Segments<'a> {
     rest: &'a [u8],
     segment: usize,
@@ -206,7 +206,7 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// Datagrams to be sent over and over, made ready once.
+/// Prepared datagrams that are sent repeatedly.
 pub struct Outgoing {
     _bytes: Box<[u8]>,
     _iovecs: Box<[libc::iovec]>,
@@ -218,7 +218,7 @@ pub struct Outgoing {
 unsafe impl Send for Outgoing {}
 
 impl Outgoing {
-    /// Takes the datagrams.
+    /// Prepares the datagrams.
     pub fn new(datagrams: &[Vec<u8>]) -> Outgoing {
         let mut bytes = datagrams.concat().into_boxed_slice();
         let mut rest = &mut bytes[..];
@@ -248,16 +248,16 @@ impl Outgoing {
         self.headers.len()
     }
 
-    /// There are none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.headers.is_empty()
     }
 }
 
-/// Sends up to `count` datagrams from the `first` on over a connected socket; how many the kernel took.
+/// Sends up to `count` datagrams from the `first` on over a connected socket; returns how many the kernel accepted.
 ///
 /// # Errors
-/// What the kernel says when it took none.
+/// The kernel's error if it accepted none.
 pub fn send_batch(socket: &Socket, out: &mut Outgoing, first: usize, count: usize) -> io::Result<usize> {
     let headers = &mut out.headers[first..];
     let count = count.min(headers.len());
@@ -267,8 +267,8 @@ pub fn send_batch(socket: &Socket, out: &mut Outgoing, first: usize, count: usiz
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
-/// Makes the kernel cut what is sent into datagrams of `bytes` bytes (`UDP_SEGMENT`); only the last may be shorter.
-/// With 0 it is sent as it is.
+/// Makes the kernel cut each send into datagrams of `bytes` bytes (`UDP_SEGMENT`); only the last may be shorter. 0
+/// switches that off.
 ///
 /// # Errors
 /// If the kernel does not know it.
@@ -276,8 +276,8 @@ pub fn send_segmented(socket: &Socket, bytes: u16) -> io::Result<()> {
     set_udp_option(socket, libc::UDP_SEGMENT, libc::c_int::from(bytes))
 }
 
-/// Lets the kernel hand over datagrams that came in one piece (`UDP_GRO`): a sender that segments its sends is
-/// then many times cheaper to read.
+/// Lets the kernel deliver coalesced datagrams as one message (`UDP_GRO`): a sender that segments its sends is then many
+/// times cheaper to read.
 ///
 /// # Errors
 /// If the kernel does not know it.
@@ -299,7 +299,7 @@ fn set_udp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> i
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Datagrams that the kernel has dropped at this socket since it was made, modulo 2^32 (`SO_MEMINFO`).
+/// Datagrams that the kernel has dropped at this socket since it was created, modulo 2^32 (`SO_MEMINFO`).
 ///
 /// # Errors
 /// If the kernel does not know it.
@@ -322,7 +322,7 @@ pub fn dropped_datagrams(socket: &Socket) -> io::Result<u32> {
     if result == 0 { Ok(info[DROPS]) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes a socket of a descriptor that the service manager passed; `None` if it was made one before.
+/// Takes ownership of a descriptor that the service manager passed; `None` if it was taken before.
 pub(super) fn adopt_passed(fd: RawFd) -> Option<Socket> {
     static ADOPTED: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
     let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -335,14 +335,14 @@ pub(super) fn adopt_passed(fd: RawFd) -> Option<Socket> {
     Some(unsafe { Socket::from_raw_fd(fd) })
 }
 
-/// Lets a write beyond the limit of a file's size (`ulimit -f`) fail as on a full disk: by default it ends the process.
+/// Makes a write beyond the file size limit (`ulimit -f`) fail like on a full disk; by default it ends the process.
 pub fn survive_file_size_limit() {
     // SAFETY: ignoring a signal touches no memory of ours.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Lets the calling thread run before every thread of ordinary priority (`SCHED_RR`, the lowest priority of that
-/// class). Threads that it starts don't inherit it. The kernel leaves others 5 % of the time by default
+/// Gives the calling thread real-time priority (`SCHED_RR`, the lowest of that class), before all ordinary threads.
+/// Threads that it starts do not inherit it. By default the kernel reserves 5 % of the time for others
 /// (`kernel.sched_rt_runtime_us`).
 ///
 /// # Errors
@@ -355,11 +355,11 @@ pub fn realtime_thread() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes the allocator give memory back. Snapshots are allocated by one thread and freed by others, and the arenas
-/// that glibc gives each thread then grow with names that come and go: 400 intervals with 10 % new names took
-/// memory from 32 to 38 MiB, with one arena it stays at 24. Threads contend for it only when something new is
-/// allocated, which the receive path seldom does for known series. Tables are mapped each for itself, and so returned
-/// whole; by default glibc stops doing so once a large one was freed. To be called before threads start.
+/// Configures the allocator to return memory. Snapshots are allocated by one thread and freed by others, so the arenas
+/// that glibc gives each thread grow with changing names: over 400 intervals with 10 % new names memory grew from 32 to
+/// 38 MiB; with one arena it stays at 24. Threads contend for it only when they allocate, which the receive path seldom
+/// does for known series. Large tables are mapped individually, and so returned whole; by default glibc stops doing so
+/// once a large one was freed. Call it before threads start.
 pub fn return_memory() {
     // SAFETY: `mallopt` may be called at any time; it takes two integers and touches no memory of ours. That it
     // refuses does no harm.
