@@ -1,6 +1,6 @@
-//! A snapshot as bytes, to be kept while its receiver is away: everything that a sink may ask of it, bit by bit. The format
-//! is postcard's (<https://postcard.jamesmunns.com>), compressed by deflate, behind a byte for its version; presence events
-//! and the account are JSON inside.
+//! A snapshot as bytes, for the spool: everything that a sink may need of it, without loss. The format is postcard's
+//! (<https://postcard.jamesmunns.com>), compressed by deflate, after a version byte; presence events and the ledger are
+//! JSON inside.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use crate::snapshot::{
 /// Version of the format.
 const VERSION: u8 = 1;
 
-/// Most bytes that a snapshot is unpacked to.
+/// Largest snapshot that is decompressed, in bytes.
 const MOST_BYTES: u64 = 8 << 30;
 
 #[derive(Serialize, Deserialize)]
@@ -54,14 +54,14 @@ fn invalid(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-/// Treatments, the series that have one by its number, and the lengths of paces.
+/// Overrides, the series that have one by its number, and the lengths of longer intervals.
 type Parts = (Vec<SeriesOverrides>, Vec<(Series, u32)>, Vec<(u32, Length)>);
 
 impl Snapshot {
-    /// The whole snapshot as bytes.
+    /// Encodes the whole snapshot.
     ///
     /// # Errors
-    /// If memory does not suffice; nothing in a snapshot cannot be written.
+    /// If memory is not sufficient.
     pub fn encode(&self) -> io::Result<Vec<u8>> {
         let (all_overrides, series_rules, lengths) = self.overrides.parts(self);
         let presence = self.presence.iter().map(|event| Ok((event.at, serde_json::to_string(event)?)));
@@ -87,7 +87,7 @@ impl Snapshot {
         };
         let mut packed = DeflateEncoder::new(vec![VERSION], Compression::fast());
         let written = postcard::to_io(&encoded, io::BufWriter::new(&mut packed)).map_err(invalid)?;
-        // Behind all else, where versions that do not know it do not look.
+        // At the end, where versions that do not know it do not read.
         postcard::to_io(&self.deleted, written)
             .map_err(invalid)?
             .into_inner()
@@ -96,10 +96,10 @@ impl Snapshot {
         packed.finish()
     }
 
-    /// A snapshot that was encoded.
+    /// Decodes a snapshot.
     ///
     /// # Errors
-    /// If the bytes are not those of a snapshot, or of another version.
+    /// If the bytes are not a snapshot of this version.
     pub fn decode(bytes: &[u8]) -> io::Result<Snapshot> {
         let Some((&VERSION, packed)) = bytes.split_first() else {
             return Err(invalid("it was written by another version"));
@@ -143,7 +143,7 @@ impl Snapshot {
 }
 
 impl SnapshotOverrides {
-    /// The overrides of the series in a snapshot, numbered anew, and which series has which.
+    /// The overrides of the series in a snapshot, renumbered, and which series has which.
     fn parts(&self, snapshot: &Snapshot) -> Parts {
         let (mut all_overrides, mut series_rules) = (Vec::new(), Vec::new());
         let mut numbers: HashMap<u32, u32> = HashMap::new();

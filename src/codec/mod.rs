@@ -1,5 +1,5 @@
-//! How a [`Snapshot`](crate::snapshot::Snapshot) is written: as JSON records for files, pipes, `replay` and the API, and as bytes
-//! that hold all of it, for the spool.
+//! The formats of a [`Snapshot`](crate::snapshot::Snapshot): JSON records for files, pipes, `replay` and the API, and bytes
+//! without loss for the spool.
 #![deny(clippy::disallowed_methods)]
 
 mod binary;

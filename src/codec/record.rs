@@ -10,7 +10,7 @@
 //! {"time":1700000010.0,"type":"presence","kind":"instance","service":"pay","instance":"a","from":"up","to":"late","reason":"missed_beat","notify":false}
 //! {"time":1700000010.0,"interval":10.0,"type":"ledger"}
 //! ```
-//! Characters that act on a terminal are escaped, so that looking at a file of records is safe.
+//! Characters that act on a terminal are escaped, so it is safe to look at a file of records.
 
 use std::io;
 
@@ -26,7 +26,7 @@ use crate::snapshot::{Percentile, Snapshot, TimerPoint, number};
 use crate::telemetry::ManagementAccount;
 use crate::untrusted::is_active;
 
-/// What a record is, as `type` names it.
+/// The type of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordType {
     /// `counter`
@@ -74,12 +74,12 @@ impl RecordType {
         Self::NAMES.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
     }
 
-    /// As `type` has it.
+    /// The value of `type`.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
     }
 
-    /// The type of a series' records.
+    /// The type of records of a kind of series.
     pub fn of(kind: Kind) -> RecordType {
         match kind {
             Kind::Counter | Kind::Meter => RecordType::Counter,
@@ -116,7 +116,7 @@ impl Records {
         }
     }
 
-    /// Hands each record to `visit`, encoded.
+    /// Passes each record to `visit`, encoded.
     pub fn each(&self, snapshot: &Snapshot, mut visit: impl FnMut(EncodedRecord<'_>)) {
         let mut json = Vec::new();
         for record in self.list(snapshot) {
@@ -194,22 +194,22 @@ impl Records {
     }
 }
 
-/// One record of a snapshot as JSON, with what a receiver files it under.
+/// One record of a snapshot as JSON, with what identifies it at a receiver.
 #[derive(Clone, Copy, Debug)]
 pub struct EncodedRecord<'a> {
-    /// What it is.
+    /// Its type.
     pub kind: RecordType,
-    /// The series it belongs to, or the name of its type.
+    /// The series, or the name of its type.
     pub key: &'a str,
     /// When, Unix seconds.
     pub time: f64,
-    /// It sums up an interval. What has a time of its own may share that time, its type and its key with others.
+    /// Whether it sums up an interval. A record with its own timestamp may share time, type and key with others.
     pub has_interval: bool,
     /// A JSON object on one line.
     pub json: &'a [u8],
 }
 
-/// An event, a service check or a change of presence, for receivers that keep such beside numbers.
+/// An event, a service check or a change of presence, for receivers that store such beside numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// When, Unix seconds.
@@ -222,7 +222,7 @@ pub struct Record {
     pub record: String,
 }
 
-/// All of a snapshot.
+/// All records of a snapshot.
 pub fn records(snapshot: &Snapshot) -> Vec<Record> {
     let notice = |time: f64, kind: RecordType, name: &str, record: JsonRecord<'_>| {
         let mut json = Vec::new();
@@ -320,7 +320,7 @@ impl Serialize for JsonRecord<'_> {
                     }
                 }
             }
-            // It has a time of its own and no interval.
+            // It has its own timestamp and no interval.
             JsonRecord::Timestamped(one) => {
                 map.serialize_entry("time", &one.time)?;
                 map.serialize_entry("type", RecordType::of(one.series.kind()).name())?;
@@ -386,7 +386,7 @@ fn serialize_note<M: SerializeMap>(note: &EventOrCheck, map: &mut M) -> Result<(
     optional(map, "cardinality", note.cardinality)
 }
 
-/// Tags as an object: `null` without a value, an array for a key sent with several.
+/// Tags as an object: `null` without a value, an array for a key with several values.
 struct Tags<I>(I);
 
 impl<'a, I: Iterator<Item = (&'a str, Option<&'a str>)> + Clone> Serialize for Tags<I> {
@@ -407,7 +407,7 @@ impl<'a, I: Iterator<Item = (&'a str, Option<&'a str>)> + Clone> Serialize for T
     }
 }
 
-/// A series' tags as JSON: `null` without a value, an array for a key sent with several.
+/// A series' tags as JSON: `null` without a value, an array for a key with several values.
 pub fn json_tags(series: &Series) -> String {
     let mut json = Vec::new();
     write_json(&Tags(series.tags()), &mut json);

@@ -1,4 +1,4 @@
-//! Gauges from interval to interval: what they were, how long they stand, and what of several values is told.
+//! Gauges over intervals: their last value, how long they are re-emitted, and which of several values is flushed.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,11 @@ use crate::snapshot::{GaugePoint, Snapshot};
 use super::registry::{GaugeLife, RegistryOptions, overrides};
 use super::series_table::{SeriesTable, Slot};
 
-/// All gauges, by the number of their series.
+/// All gauges, by the id of their series.
 #[derive(Debug, Default)]
 pub(super) struct HeldGauges {
     slots: Vec<Option<HeldGauge>>,
-    /// The values of gauges of which more than the last counts, and whether they were flushed.
+    /// The values of gauges for which more than the last counts, and whether they were flushed.
     spans: HashMap<u32, (Span, bool)>,
 }
 
@@ -24,12 +24,12 @@ struct HeldGauge {
 }
 
 impl HeldGauges {
-    /// What a gauge was at the end of the last interval, if it stands.
+    /// A gauge at the end of the last interval, if it is still held.
     pub(super) fn get(&self, id: u32) -> Option<Gauge> {
         self.slots.get(id as usize)?.as_ref().map(|known| known.gauge)
     }
 
-    /// Forgets what a gauge was.
+    /// Removes a gauge.
     pub(super) fn forget(&mut self, id: u32) {
         self.spans.remove(&id);
         if let Some(slot) = self.slots.get_mut(id as usize) {
@@ -37,7 +37,7 @@ impl HeldGauges {
         }
     }
 
-    /// Puts together what gauges were told, and emits those that stand.
+    /// Merges the updates of all shards, and emits the gauges that are held.
     pub(super) fn emit(
         &mut self,
         table: &mut SeriesTable,
@@ -104,7 +104,7 @@ impl HeldGauges {
             if let Some(own) = own
                 && let Some((span, was_flushed)) = self.spans.get_mut(&(id as u32))
             {
-                // In an interval without updates it stood at its last value; a sum stays what it was.
+                // Without updates in an interval a gauge keeps its last value; a sum stays what it was.
                 let is_idle = std::mem::replace(was_flushed, snapshot.overrides.is_due(own.every));
                 let value = span.value(own.gauge).filter(|_| !is_idle || own.gauge == GaugePolicy::Sum);
                 gauge = value.map_or(gauge, |value| Gauge::absolute(value, known.updated));

@@ -1,7 +1,7 @@
-//! Roll-up: from the partials that shards ship at each flush to the [`Snapshot`](crate::snapshot::Snapshot) of the interval.
+//! The roll-up: merges the partials of all shards into the [`Snapshot`](crate::snapshot::Snapshot) of the interval.
 //!
-//! What has to survive an interval lives here: which series exist over all shards (the series table), what held gauges are, and
-//! points of series that are flushed in every n-th interval only.
+//! State that outlives an interval is here: the series of all shards (the series table), held gauges, and points of series
+//! that are flushed only in every n-th interval.
 #![deny(clippy::disallowed_methods)]
 
 mod gauges;

@@ -1,5 +1,5 @@
-//! Series that are flushed in every so-many-th interval only: what they gathered in the others waits here. A series
-//! whose turn comes at every sixth tick is flushed at ticks whose number is a multiple of six, so that daemons agree.
+//! Series that are flushed only in every n-th interval: their points of the others are kept here. A series with n = 6 is
+//! flushed at ticks whose number is a multiple of six, so that all daemons flush it at the same ticks.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +9,7 @@ use crate::snapshot::{CounterPoint, GaugePoint, KvPoint, Length, SetPoint, Snaps
 
 use super::Interval;
 
-/// Points that wait for their turn.
+/// Points that are not due yet.
 #[derive(Debug, Default)]
 pub(super) struct MultiInterval {
     counters: HashMap<Series, CounterPoint>,
@@ -17,13 +17,13 @@ pub(super) struct MultiInterval {
     timers: HashMap<Series, TimerPoint>,
     sets: HashMap<Series, SetPoint>,
     kvs: HashMap<Series, KvPoint>,
-    /// By pace: how long what waits took so far.
+    /// For each n, the length of the kept intervals so far.
     lengths: BTreeMap<u32, Length>,
     last_beat: u64,
 }
 
 impl MultiInterval {
-    /// Notes that an interval has ended; which paces have their turn, with their lengths.
+    /// Records the end of an interval; returns each n that is due, with its length.
     pub(super) fn tick(
         &mut self,
         paces: impl Iterator<Item = u32>,
@@ -37,7 +37,7 @@ impl MultiInterval {
         for (&every, length) in &mut self.lengths {
             length.interval_secs += interval.length_secs;
             length.rate_secs += rate_secs;
-            // A tick may have been left out, or the clock set back.
+            // A tick may have been skipped, or the clock set back.
             let turn = interval.beat / u64::from(every);
             if interval.is_last || turn != self.last_beat / u64::from(every) {
                 due.push((every, *length));
@@ -48,14 +48,14 @@ impl MultiInterval {
         due
     }
 
-    /// Takes the points out whose turn it is not, and puts those in whose turn has come.
+    /// Takes the points that are not due out of a snapshot, and adds the kept ones that are.
     pub(super) fn hold(&mut self, snapshot: &mut Snapshot, timers: &TimerPolicy) {
         let overrides = snapshot.overrides.clone();
         let every = |series: &Series| overrides.of(series).map_or(1, |overrides| overrides.every);
         let is_due = |series: &Series| overrides.is_due(every(series));
         let turn = Turn { every: &every, is_due: &is_due };
         turn.take(&mut snapshot.counters, &mut self.counters, |p| &p.series, |held, p| held.sum.merge(p.sum));
-        // A gauge is told whole in every interval.
+        // A gauge's value is complete in every interval.
         turn.take(&mut snapshot.gauges, &mut self.gauges, |p| &p.series, |held, p| *held = p);
         turn.take(&mut snapshot.timers, &mut self.timers, |p| &p.series, |held, p| held.timer.merge(&p.timer, timers));
         turn.take(&mut snapshot.sets, &mut self.sets, |p| &p.series, |held, p| held.members.merge(&p.members));

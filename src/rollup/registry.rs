@@ -1,8 +1,8 @@
-//! The series that live from interval to interval, over all shards: closes intervals into snapshots,
-//! remembers standing gauges and idle series, and says which series may leave.
+//! The registry of all series, over all shards: closes intervals into snapshots, holds gauges and idle series, and decides
+//! which series are retired.
 //!
-//! Shards number their series densely; the registry maps those numbers to its own once, when a series is
-//! new, so that a flush indexes arrays and hashes nothing.
+//! Each shard has dense ids for its series. The registry maps them to its own once, when a series is new, so that a flush
+//! only indexes arrays.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use super::gauges::HeldGauges;
 use super::multi_interval::MultiInterval;
 use super::series_table::{SeriesTable, Slot};
 
-/// Most series retired per shard and class at one tick, so that forgetting many does not hold up receiving.
+/// Most series retired per shard and class at one tick, so that retiring many does not delay receiving.
 const RETIRE_AT_ONCE: usize = 20_000;
 
-/// Most deletions of an interval that sinks hear of.
+/// Most deletions of an interval that are passed on to sinks.
 const MOST_DELETIONS: usize = 10_000;
 
 /// How long a gauge without updates is re-emitted.
@@ -51,7 +51,7 @@ pub enum SelfMetrics {
     Etsy {
         /// The original's `prefixStats`.
         prefix: Arc<str>,
-        /// Whether times of the flush are told, which would differ from run to run.
+        /// Whether times of the flush are included, which differ from run to run.
         lag: bool,
     },
 }
@@ -59,13 +59,13 @@ pub enum SelfMetrics {
 /// How intervals are closed.
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
-    /// What is said about timers.
+    /// How timers are summarised.
     pub summary: Arc<SummaryPolicy>,
     /// Emit zeros for idle counters, timers, sets.
     pub zero_when_idle: [bool; 3],
-    /// How long gauges stand.
+    /// How long gauges are re-emitted.
     pub gauge_life: GaugeLife,
-    /// Seconds after which an idle series leaves, by class; `None` is never.
+    /// Seconds after which an idle series is retired, by class; `None` is never.
     pub series_ttl_secs: [Option<f64>; 5],
     /// Before every name.
     pub prefix: String,
@@ -73,9 +73,9 @@ pub struct RegistryOptions {
     pub tags: Vec<(String, String)>,
     /// Rates are per second of this length instead of the measured one.
     pub rate_secs: Option<f64>,
-    /// Series of our own.
+    /// The daemon's own series.
     pub self_metrics: SelfMetrics,
-    /// What is said of some series alone.
+    /// Settings of single series.
     pub rules: Option<Arc<Rules>>,
 }
 
@@ -88,9 +88,9 @@ pub struct Interval {
     pub length_secs: f64,
     /// Its end on a clock that never steps, seconds.
     pub now: f64,
-    /// Number of the tick that ended it: how many configured lengths have passed since 1970.
+    /// Number of the tick that ended it: the configured intervals since 1970.
     pub beat: u64,
-    /// There will be no other: nothing waits any longer.
+    /// Whether it is the last one: everything pending is flushed.
     pub is_last: bool,
 }
 
@@ -101,7 +101,7 @@ impl Interval {
         Interval { end, length_secs, now, beat, is_last: false }
     }
 
-    /// The same, and no other follows.
+    /// The same as the last interval.
     #[must_use]
     pub fn last(self) -> Interval {
         Interval { is_last: true, ..self }
@@ -138,8 +138,8 @@ impl Registry {
         }
     }
 
-    /// Closes an interval: one partial of each shard, in order. Afterwards their columns are empty and can be
-    /// given back to the shards. The ledger of the snapshot holds lines, samples and series.
+    /// Closes an interval: one partial of each shard, in order. Afterwards their columns are empty and can be reused by the
+    /// shards. The ledger of the snapshot has lines, samples and series.
     pub fn close(&mut self, partials: &mut [Partial], interval: Interval) -> Snapshot {
         self.sequence += 1;
         let mut snapshot = Snapshot {
@@ -156,7 +156,7 @@ impl Registry {
             ledger: Ledger { completeness: 1.0, ..Ledger::default() },
             ..Snapshot::default()
         };
-        // Ends differ, so that a series can tell whether it was in this interval.
+        // Ends are distinct, so that a series knows whether this interval touched it.
         let now = if interval.now > self.last_close { interval.now } else { self.last_close.next_up() };
         self.last_close = now;
         self.register(partials, &mut snapshot);
@@ -185,7 +185,7 @@ impl Registry {
         snapshot
     }
 
-    /// Counts, notes, and which series came and went.
+    /// Collects tallies, events and checks, and new and retired series.
     fn register(&mut self, partials: &mut [Partial], snapshot: &mut Snapshot) {
         let mut tally = Tally::default();
         for (shard, partial) in partials.iter_mut().enumerate() {
@@ -237,7 +237,7 @@ impl Registry {
         }
     }
 
-    /// What rules say of the series of this interval.
+    /// Adds the rules' settings for the series of this interval.
     fn treat(&mut self, interval: &Interval, snapshot: &mut Snapshot) {
         let Some(rules) = &self.options.rules else { return };
         let paces = rules.all_overrides().map(|overrides| overrides.every);
@@ -291,7 +291,7 @@ impl Registry {
         }
     }
 
-    /// Adds what presence has to say.
+    /// Adds presence's series and events.
     pub fn add_presence(&self, snapshot: &mut Snapshot, readings: Vec<Reading>, events: Vec<presence::Event>) {
         for Reading { name, tags, value, counts } in readings {
             let kind = if counts { Kind::Counter } else { Kind::Gauge };
@@ -331,7 +331,7 @@ impl Registry {
         &self.options.self_metrics
     }
 
-    /// Whether series of a class are told when nothing came.
+    /// Whether idle series of a class are emitted.
     pub fn tells_idle(&self, class: Class) -> bool {
         match class {
             Class::Counter => self.options.zero_when_idle[0],
@@ -342,20 +342,20 @@ impl Registry {
         }
     }
 
-    /// What a gauge was at the end of the last interval, if it stands.
+    /// A gauge at the end of the last interval, if it is still held.
     pub fn held_gauge(&self, series: &Series) -> Option<Gauge> {
         let id = self.books[Class::Gauge as usize].find(series)?;
         self.gauges.get(id)
     }
 
-    /// Forgets what a gauge was.
+    /// Removes a gauge.
     pub fn forget_gauge(&mut self, series: &Series) {
         if let Some(id) = self.books[Class::Gauge as usize].find(series) {
             self.gauges.forget(id);
         }
     }
 
-    /// Notes what was deleted: the sinks hear of it with the interval that is open. Whether there was room.
+    /// Records deletions, which sinks get with the open interval; `false` if there are too many.
     pub fn delete(&mut self, deletions: impl IntoIterator<Item = Deletion>) -> bool {
         for deletion in deletions {
             if self.deleted.len() >= MOST_DELETIONS {
@@ -366,7 +366,7 @@ impl Registry {
         true
     }
 
-    /// Numbers of a shard's series that have been idle for their time, by class.
+    /// Ids of a shard's series that have been idle for their lifetime, by class.
     pub fn retirements(&self, shard: usize, now: f64) -> [Vec<u32>; 5] {
         std::array::from_fn(|class| {
             let ttl = self.options.series_ttl_secs[class];
@@ -395,7 +395,7 @@ pub(super) fn overrides(options: &RegistryOptions, rule: u32) -> Option<&SeriesO
     if rule == NO_RULE { None } else { options.rules.as_ref()?.overrides(rule) }
 }
 
-/// The most points that partials can make: as many as they have cells.
+/// The most points that partials can give: the number of their cells.
 fn most(partials: &[Partial], cells: impl Fn(&Partial) -> usize) -> usize {
     partials.iter().map(cells).sum()
 }

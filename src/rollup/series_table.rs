@@ -1,4 +1,4 @@
-//! Which series there are, over all shards: their dense numbers, and by shard the shard's numbers to ours.
+//! The series of all shards with their dense ids, and for each shard the map from its ids to these.
 
 use hashbrown::HashTable;
 use rapidhash::v3::rapidhash_v3;
@@ -9,11 +9,11 @@ use crate::series::Series;
 
 use super::registry::RegistryOptions;
 
-/// Where the value of a series goes.
+/// Where the value of a series is merged to.
 pub(super) enum Slot {
-    /// To the point at this place, which another shard's value made.
+    /// The existing point at this index, of another shard's value.
     Taken(usize),
-    /// To a new point of this series.
+    /// A new point of this series.
     New(Series),
 }
 
@@ -23,18 +23,18 @@ pub(super) struct SeriesTable {
     table: HashTable<u32>,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
-    /// By shard: its numbers to ours.
+    /// For each shard: its ids to ids of the table.
     maps: Vec<Vec<u32>>,
-    /// By our number: the series with prefix and tags, where those are configured.
+    /// By id: the series with prefix and tags, where those are configured.
     decorated: Vec<Option<Series>>,
-    /// By our number: the rule that treats it. Empty where none treats any.
+    /// By id: the rule that applies. Empty if no rule applies to any.
     rules: Vec<u32>,
 }
 
-/// A series that nobody holds any more.
+/// A series that no shard holds any more.
 pub(super) struct Gone {
     pub(super) id: u32,
-    /// As sinks saw it.
+    /// Under the name that sinks saw.
     pub(super) shown: Series,
 }
 
@@ -45,9 +45,9 @@ struct Entry {
     series: Series,
     /// End of the last interval that touched it.
     touched: f64,
-    /// Where that interval's point was made.
+    /// The index of its point in that interval.
     point: u32,
-    /// Shards that hold it.
+    /// The number of shards that hold it.
     holders: u32,
 }
 
@@ -67,18 +67,18 @@ impl SeriesTable {
         self.table.len() as u64
     }
 
-    /// Our number of a series.
+    /// The id of a series.
     pub(super) fn find(&self, series: &Series) -> Option<u32> {
         let entries = &self.entries;
         let is_same = |&id: &u32| entries[id as usize].as_ref().is_some_and(|entry| entry.series == *series);
         self.table.find(rapidhash_v3(series.key()), is_same).copied()
     }
 
-    /// Notes that a shard holds a series; our number if it is new.
+    /// Records that a shard holds a series; its id if it is new.
     pub(super) fn register(&mut self, shard: usize, created: Created, options: &RegistryOptions) -> Option<u32> {
         let Created { id: local, rule, series } = created;
         let mut new = None;
-        // Only workers that passed the quota get here; their keyed tables have met the attacker already.
+        // Only series within the quota get here, and the shards' keyed tables withstand chosen names.
         let hash = rapidhash_v3(series.key());
         let id = match self.find(&series) {
             Some(id) => id,
@@ -123,13 +123,13 @@ impl SeriesTable {
         }
     }
 
-    /// The rule that treats a series; of those that lead to it from different names, the first that was met.
+    /// The rule that applies to a series; if several names lead to it, the rule of the first.
     #[inline]
     pub(super) fn rule_of(&self, id: u32) -> u32 {
         self.rules.get(id as usize).copied().unwrap_or(NO_RULE)
     }
 
-    /// A shard forgot a series; which, if nobody holds it any more.
+    /// Records that a shard retired a series; the series if no shard holds it any more.
     pub(super) fn release(&mut self, shard: usize, local: u32) -> Option<Gone> {
         let id = std::mem::replace(self.maps[shard].get_mut(local as usize)?, UNMAPPED);
         self.entries.get(id as usize)?.as_ref()?;
@@ -155,8 +155,8 @@ impl SeriesTable {
         self.maps[shard][local as usize]
     }
 
-    /// Marks a shard's series as touched by the interval that ended `now`, and tells where its value goes; `points`
-    /// is where a new point would lie.
+    /// Marks a shard's series as touched by the interval that ended `now`, and returns where its value is merged to; `points`
+    /// is the index of a new point.
     pub(super) fn slot(&mut self, shard: usize, local: u32, now: f64, points: usize) -> Slot {
         let id = self.id_of(shard, local);
         let entry = self.entries[id as usize].as_mut();
@@ -168,7 +168,7 @@ impl SeriesTable {
         Slot::New(self.shown(id))
     }
 
-    /// A registered series as sinks see it.
+    /// A registered series under the name that sinks see.
     pub(super) fn shown(&self, id: u32) -> Series {
         if let Some(Some(decorated)) = self.decorated.get(id as usize) {
             return decorated.clone();
@@ -186,8 +186,7 @@ impl SeriesTable {
         self.entries.iter().enumerate().filter_map(idle)
     }
 
-    /// A shard's series that nobody touched for the time that `ttl` says of our number, in seconds, as (its number, our
-    /// number).
+    /// A shard's series that were idle for their lifetime (`ttl` by id, in seconds), as (shard's id, id).
     pub(super) fn idle_at(
         &self,
         shard: usize,

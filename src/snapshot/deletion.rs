@@ -1,4 +1,4 @@
-//! Series that somebody deleted: sinks that remember series from interval to interval forget these, too.
+//! Deleted series: sinks that keep series over intervals remove these too.
 
 use std::collections::HashSet;
 
@@ -11,18 +11,18 @@ use crate::series::Series;
 
 use super::Snapshot;
 
-/// What was deleted while an interval was open. What the interval has of it came later.
+/// A deletion during an open interval. Values that the interval has of it came later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deletion {
     /// One series.
     Series(Series),
-    /// Every series of a class whose name begins so.
+    /// Every series of a class whose name has this prefix.
     Folder(Class, String),
 }
 
 impl Deletion {
-    /// What a name of the management port stands for: `NAME`, `NAME;KEY=VALUE` or `FOLDER.*`. A sink may still tell a series that
-    /// the daemon has forgotten long ago.
+    /// Parses a name of the management port: `NAME`, `NAME;KEY=VALUE` or `FOLDER.*`. A sink may still hold a series that the
+    /// daemon retired long ago.
     pub fn of_name(class: Class, name: &str) -> Vec<Deletion> {
         if let Some(folder) = name.strip_suffix('*').filter(|folder| folder.ends_with('.')) {
             return vec![Deletion::Folder(class, folder.to_string())];
@@ -35,7 +35,7 @@ impl Deletion {
         kinds.map(|kind| Deletion::Series(Series::new(kind, bare, &tags))).collect()
     }
 
-    /// The same where series have a prefix before their names, and more tags.
+    /// The same for series with a prefix and further tags.
     #[must_use]
     pub fn decorated(&self, prefix: &str, tags: &[(String, String)]) -> Deletion {
         match self {
@@ -45,7 +45,7 @@ impl Deletion {
     }
 }
 
-/// Deletions, to ask each of many series whether it is among them.
+/// A set of deletions, for fast checks of many series.
 #[derive(Debug)]
 pub struct Deleted<'a> {
     series: HashSet<&'a Series>,
@@ -54,7 +54,7 @@ pub struct Deleted<'a> {
 }
 
 impl<'a> Deleted<'a> {
-    /// All of these.
+    /// A set of these.
     pub fn new(deletions: &'a [Deletion]) -> Deleted<'a> {
         let series = deletions.iter().filter_map(|deletion| match deletion {
             Deletion::Series(series) => Some(series),
@@ -74,19 +74,19 @@ impl<'a> Deleted<'a> {
         self.series.contains(series) || self.has_folder_of(series)
     }
 
-    /// Whether a series is deleted with its folder.
+    /// Whether a series is deleted by its prefix.
     pub fn has_folder_of(&self, series: &Series) -> bool {
         self.folders[class_of(series.kind()) as usize].begin(series.name())
     }
 
-    /// Whether there are folders.
+    /// Whether there are prefixes.
     pub fn has_folders(&self) -> bool {
         self.folders.iter().any(|folders| !folders.is_empty())
     }
 }
 
 impl Snapshot {
-    /// Takes out what was deleted in an interval that follows.
+    /// Removes what a later interval deleted.
     pub(super) fn without(mut self, deleted: &[Deletion]) -> Snapshot {
         if deleted.is_empty() {
             return self;

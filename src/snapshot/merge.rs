@@ -1,6 +1,5 @@
-//! Putting snapshots of one interval together: counter sums, histogram adds, set unions, and gauges by the
-//! order of [`crate::aggregate::Gauge`]. What comes of it does not depend on the order of the parts, but for
-//! the last bits of sums.
+//! Merges snapshots of one interval: counters and histograms add, sets unite, gauges merge by the order of
+//! [`crate::aggregate::Gauge`]. The result does not depend on the order of the parts, except for the last bits of sums.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,8 +11,7 @@ use crate::telemetry::Ledger;
 
 use super::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, TimerPoint};
 
-/// One snapshot out of several of the same interval. Times, `rate_secs` and
-/// the policy are the first one's.
+/// Merges snapshots of the same interval. Times, `rate_secs` and the policy are those of the first.
 pub fn merge(parts: &[&Snapshot]) -> Snapshot {
     let Some(first) = parts.first() else {
         return Snapshot::default();
@@ -61,8 +59,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
     merged
 }
 
-/// One snapshot out of two that follow one another: of gauges the later counts, all else is put together, and the lengths
-/// are added.
+/// Joins two consecutive snapshots: of gauges the later wins, everything else is merged, and the lengths are added.
 pub fn follow(before: Snapshot, after: &Snapshot) -> Snapshot {
     let before = before.without(&after.deleted);
     let mut whole = merge(&[&before, after]);
@@ -78,9 +75,9 @@ pub fn follow(before: Snapshot, after: &Snapshot) -> Snapshot {
     whole
 }
 
-/// One value a series and second: counters add up, of gauges the last one sent counts.
+/// One value per series and second: counters add up, of gauges the last one wins.
 pub(crate) fn unite_stamped(stamped: &mut Vec<TimestampedSample>) {
-    // The sort is stable, so what was sent later stands later.
+    // The sort is stable, so later samples stay later.
     stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
     stamped.dedup_by(|later, first| {
         let is_same = later.time == first.time && later.series == first.series;

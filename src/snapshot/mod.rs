@@ -1,9 +1,9 @@
-//! The closed interval: immutable, shared, complete. Series, notes and the account, everything that a sink,
-//! the page or another node needs to know of it.
+//! The closed interval: immutable, shared, complete. Series, events, checks and the ledger: everything that a sink, the
+//! page or another node needs of it.
 //!
-//! A [`Registry`](crate::rollup::Registry) makes snapshots of the partials that shards ship; [`merge`] puts snapshots of one interval
-//! together; [`Records`](crate::codec::Records) writes one as JSON Lines. Points come in no particular order: sort them with
-//! [`Series::order`] where people look.
+//! A [`Registry`](crate::rollup::Registry) makes snapshots of the partials of shards; [`merge`] merges snapshots of one
+//! interval; [`Records`](crate::codec::Records) writes one as JSON Lines. Points have no particular order: sort them with
+//! [`Series::order`] for people.
 #![deny(clippy::disallowed_methods)]
 
 mod deletion;
@@ -52,21 +52,21 @@ pub struct Snapshot {
     pub sets: Vec<SetPoint>,
     /// Key-value pairs.
     pub kvs: Vec<KvPoint>,
-    /// Counters and gauges with times of their own, one a series and second.
+    /// Counters and gauges with timestamps, one per series and second.
     pub stamped: Vec<TimestampedSample>,
     /// Events and service checks in the order received.
     pub notes: Vec<EventOrCheck>,
     /// Presence events in the order of time, each at Unix seconds.
     pub presence: Vec<presence::Event>,
-    /// What was deleted over the management port, for sinks that remember series.
+    /// Deletions over the management port, for sinks that keep series.
     pub deleted: Vec<Deletion>,
     /// The account.
     pub ledger: Ledger,
-    /// What is said about timers.
+    /// How timers are summarised.
     pub policy: Arc<SummaryPolicy>,
-    /// What rules say of its series.
+    /// Settings of its series from rules.
     pub overrides: SnapshotOverrides,
-    /// Profile `etsy`: what the original's own series begin with, unless they are switched off.
+    /// Profile `etsy`: the prefix of the original's own series, unless they are switched off.
     pub stats_prefix: Option<Arc<str>>,
 }
 
@@ -84,7 +84,7 @@ pub struct CounterPoint {
 pub struct GaugePoint {
     /// Which.
     pub series: Series,
-    /// The value and how it came about.
+    /// The value with its adjustments.
     pub gauge: Gauge,
 }
 
@@ -122,7 +122,7 @@ pub enum Point<'a> {
 }
 
 impl<'a> Point<'a> {
-    /// Which series it belongs to.
+    /// The series it belongs to.
     pub fn series(self) -> &'a Series {
         match self {
             Point::Counter(point) => &point.series,
@@ -139,12 +139,12 @@ impl<'a> Point<'a> {
 pub struct KvPoint {
     /// Which.
     pub series: Series,
-    /// As received.
+    /// The values as received.
     pub values: Vec<f64>,
 }
 
 impl Snapshot {
-    /// Records in it: one a series and note, one a value of a `kv` pair. The account is not counted.
+    /// The number of records: one per series, event and check, one per value of a `kv` pair. The ledger is not counted.
     pub fn len(&self) -> usize {
         let kvs: usize = self.kvs.iter().map(|point| point.values.len()).sum();
         self.counters.len()
@@ -157,7 +157,7 @@ impl Snapshot {
             + self.presence.len()
     }
 
-    /// Nothing is in it.
+    /// Whether it has no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -182,19 +182,19 @@ impl Snapshot {
         self.kvs.get(n - self.sets.len()).map(Point::Kv)
     }
 
-    /// A timer in numbers. Worked out when it is asked for: kept, it would outweigh the samples.
+    /// A timer in numbers. Computed on demand: stored, it would be larger than the samples.
     pub fn summary(&self, point: &TimerPoint) -> Summary {
-        // Only bins look at the name.
+        // Only bins depend on the name.
         let name = if self.policy.bins.is_empty() { String::new() } else { point.series.to_string() };
         summarize(&point.timer, &name, &self.policy, self.overrides.of(&point.series))
     }
 
-    /// A timer's values by ascending size, each with the number of events that it stands for.
+    /// A timer's values, ascending, each with the number of events that it stands for.
     pub fn values(&self, point: &TimerPoint) -> Vec<(f64, f64)> {
         summary::values(&point.timer, &self.policy)
     }
 
-    /// Puts the points of every kind in the order of their series.
+    /// Sorts the points of every kind by series.
     pub fn sort(&mut self) {
         self.counters.sort_by(|a, b| a.series.order(&b.series));
         self.gauges.sort_by(|a, b| a.series.order(&b.series));
@@ -204,13 +204,12 @@ impl Snapshot {
         self.stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
     }
 
-    /// How many events, service checks and changes of presence are in it.
+    /// The number of events, service checks and changes of presence.
     pub fn count_notices(&self) -> u64 {
         (self.notes.len() + self.presence.len()) as u64
     }
 
-    /// Number and end: what tells an interval from every other, also from those of an earlier start, whose numbers come
-    /// again.
+    /// Sequence number and end, which identify an interval, also among those of earlier starts, which reuse the numbers.
     pub fn identity(&self) -> (u64, u64) {
         (self.sequence, self.end.to_bits())
     }

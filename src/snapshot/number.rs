@@ -1,6 +1,6 @@
-//! Numbers as text: shortest form that reads back as the same double, whole numbers without a point.
+//! Numbers as text: the shortest form that parses as the same double, integers without a decimal point.
 
-/// Whole numbers below this print as digits; from here on an exponent is shorter.
+/// Integers below this print as digits; from here on an exponent is shorter.
 const PLAIN_BELOW: f64 = 1e15;
 
 /// Appends a finite number.
@@ -25,7 +25,7 @@ pub fn number(value: f64) -> String {
     out.into_iter().map(char::from).collect()
 }
 
-/// A number as text for eyes: six digits at most, unless it is whole.
+/// A number as text for people: at most six digits, unless it is an integer.
 ///
 /// ```
 /// assert_eq!(systole::internals::snapshot::short_number(1.0 / 3.0), "0.333333");

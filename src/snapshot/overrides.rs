@@ -1,4 +1,4 @@
-//! What rules say of the series of a snapshot: their overrides, and how long an interval of theirs is.
+//! Settings of the series of a snapshot from rules: their overrides, and the length of their intervals.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ pub struct SnapshotOverrides {
     pub(crate) rules: Option<Arc<Rules>>,
     /// Numbers of rules.
     pub(crate) of: Arc<HashMap<Series, u32>>,
-    /// For series that are not flushed in every interval: in which they are, and how long that was.
+    /// For series that are not flushed in every interval: in which they are, and its length.
     pub(crate) lengths: Vec<(u32, Length)>,
 }
 
-/// How long what a series tells took.
+/// The length of a series' interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Length {
     /// Measured, seconds.
@@ -32,7 +32,7 @@ pub(crate) struct Length {
 }
 
 impl SnapshotOverrides {
-    /// How a series is overrides, if a rule says so.
+    /// The overrides of a series, if a rule has any.
     pub fn of(&self, series: &Series) -> Option<&SeriesOverrides> {
         if self.of.is_empty() {
             return None;
@@ -40,7 +40,7 @@ impl SnapshotOverrides {
         self.rules.as_ref()?.overrides(*self.of.get(series)?)
     }
 
-    /// Whether series of this pace have their turn.
+    /// Whether series with this interval are due.
     pub(crate) fn is_due(&self, every: u32) -> bool {
         every == 1 || self.lengths.iter().any(|(known, _)| *known == every)
     }
@@ -53,7 +53,7 @@ impl SnapshotOverrides {
         self.lengths.iter().find(|(known, _)| *known == every).map(|(_, length)| *length)
     }
 
-    /// Adds the lengths of an interval that followed.
+    /// Adds the lengths of the next interval.
     pub(super) fn add_lengths(&mut self, after: &SnapshotOverrides) {
         for (every, length) in &after.lengths {
             match self.lengths.iter_mut().find(|(known, _)| known == every) {
@@ -66,7 +66,7 @@ impl SnapshotOverrides {
         }
     }
 
-    /// Puts those of another part of the same interval beside these.
+    /// Merges those of another part of the same interval.
     pub(super) fn unite(&mut self, other: &SnapshotOverrides) {
         if self.rules.is_none() {
             *self = other.clone();
@@ -76,26 +76,26 @@ impl SnapshotOverrides {
     }
 }
 
-/// Which series a sink gets, by patterns of their names, and what they are called there.
+/// Which series a sink gets, by patterns of their names, and their names there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Only these; `None` is all.
+    /// Only these series; `None` is all.
     pub include: Option<Vec<String>>,
-    /// Of those, all but these.
+    /// All but these.
     pub exclude: Vec<String>,
-    /// Stands before every name.
+    /// Prefix of every name.
     pub prefix: String,
     /// Added to every series that does not have them.
     pub tags: Vec<(String, String)>,
 }
 
 impl Filter {
-    /// Whether it keeps nothing back.
+    /// Whether it lets every series pass.
     pub fn is_open(&self) -> bool {
         self.include.is_none() && self.exclude.is_empty() && self.is_same()
     }
 
-    /// Whether it leaves names as they are.
+    /// Whether it leaves names unchanged.
     fn is_same(&self) -> bool {
         self.prefix.is_empty() && self.tags.is_empty()
     }
@@ -107,7 +107,7 @@ impl Filter {
 }
 
 impl Snapshot {
-    /// Measured length of what a series tells, seconds.
+    /// Measured length of a series' interval, seconds.
     pub fn interval_secs_of(&self, series: &Series) -> f64 {
         self.overrides.length(series).map_or(self.interval_secs, |length| length.interval_secs)
     }
@@ -131,7 +131,7 @@ impl Snapshot {
         self.stamped.iter_mut().for_each(|one| one.series = name(&one.series));
     }
 
-    /// What a sink of this name gets, where rules or its filter keep something from it; `None` where it gets everything.
+    /// The view of a sink, if rules or its filter exclude anything; `None` if it gets everything.
     pub fn for_sink(&self, sink: &str, filter: &Filter) -> Option<Snapshot> {
         let rules = self.overrides.rules.as_deref();
         if filter.is_open() && rules.is_none_or(|rules| rules.all_overrides().all(|overrides| overrides.goes_to(sink)))

@@ -1,4 +1,4 @@
-//! Snapshots as rows of numbers: a series, a time, and named fields. What databases are told.
+//! Snapshots as rows of numbers for databases: a series, a time, and named fields.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use crate::series::Series;
 
 use super::{Point, Snapshot, number};
 
-/// A name of a field.
+/// The name of a field.
 pub type FieldName = Cow<'static, str>;
 
 /// A series at a time.
@@ -23,8 +23,8 @@ pub struct Row<'a> {
 }
 
 impl Snapshot {
-    /// Rows of the points from the `n`-th on, kind by kind, then of counters and gauges with times of their own; each with
-    /// the number of its point.
+    /// Rows of the points from the `n`-th on, kind by kind, then of counters and gauges with timestamps; each with the index of
+    /// its point.
     pub fn rows(&self, from: usize) -> impl Iterator<Item = (usize, Row<'_>)> {
         let points = (from..).map_while(|n| Some((n, self.point(n)?))).flat_map(|(n, point)| {
             let rows = self.rows_of(point);
@@ -67,7 +67,7 @@ impl Snapshot {
                 row(fields)
             }
             Point::Kv(point) => {
-                // Points of one time would be one: a millisecond apart they stay several.
+                // Points of equal time would overwrite each other, so they are a millisecond apart.
                 let last = point.values.len().saturating_sub(1);
                 let time = |n: usize| self.end - (last - n) as f64 / 1e3;
                 let rows = point.values.iter().enumerate();

@@ -1,4 +1,4 @@
-//! What is said about a timer's interval: moments, percentiles, bins.
+//! The summary of a timer's interval: moments, percentiles, bins.
 //!
 //! With equal weights the original's rank rule holds (statsd/statsd, `lib/process_metrics.js`): the k-th
 //! smallest of n values for `k = floor(|p|/100·n + 0.5)`, all of them if n is 1, no percentile if k is 0; for
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::aggregate::{SeriesOverrides, Timer, TimerPolicy};
 
-/// What to work out, and how timers of an interval are kept and put together.
+/// What to compute, and how timers of an interval are kept and merged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SummaryPolicy {
     /// How samples are kept.
     pub timers: TimerPolicy,
-    /// Percentiles, -100 to 100; a negative one looks from the top.
+    /// Percentiles, -100 to 100; a negative one counts from the top.
     pub percentiles: Vec<f64>,
-    /// The DataDog agent's rules instead of the original's: weights are whole, and nothing lies between two values.
+    /// The DataDog agent's rules instead of the original's: integer weights, and no values between two samples.
     pub agent: bool,
-    /// The original's histograms: the first whose text is part of the series' name applies.
+    /// The original's histograms: the first whose text is contained in the series' name applies.
     pub bins: Vec<Bins>,
 }
 
@@ -27,16 +27,16 @@ pub struct SummaryPolicy {
 pub struct Bins {
     /// Part of a name; empty for every series.
     pub metric: String,
-    /// Upper limits in order, excluded; `None` takes the rest.
+    /// Exclusive upper limits in order; `None` takes the rest.
     pub limits: Vec<Option<f64>>,
 }
 
 /// A timer's interval in numbers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// Events: samples corrected by their rates.
+    /// The number of events: samples corrected by their rates.
     pub count: f64,
-    /// Samples that arrived.
+    /// The number of samples that arrived.
     pub samples: u64,
     /// Sum of the values.
     pub sum: f64,
@@ -56,9 +56,9 @@ pub struct Summary {
     pub percentiles: Vec<Percentile>,
     /// Counts of the bins that apply, as (upper limit, count).
     pub bins: Vec<(Option<f64>, f64)>,
-    /// How many events lie at or below each bound that a rule gives, as (bound, count); `None` is all of them.
+    /// The number of events at or below each bound of a rule, as (bound, count); `None` is all of them.
     pub buckets: Vec<(Option<f64>, f64)>,
-    /// Whether percentiles come from the samples themselves.
+    /// Whether percentiles are exact.
     pub exact: bool,
 }
 
@@ -67,7 +67,7 @@ pub struct Summary {
 pub struct Percentile {
     /// Which, -100 to 100.
     pub percentile: f64,
-    /// How many values it spans.
+    /// The number of values it spans.
     pub count: f64,
     /// The largest of them, or the smallest for a negative percentile.
     pub value: f64,
@@ -77,7 +77,7 @@ pub struct Percentile {
     pub sum_squares: f64,
 }
 
-/// Works a timer's summary out; `name` decides which bins apply, `own` is what a rule says of it.
+/// Computes a timer's summary; `name` decides which bins apply, `own` are a rule's settings.
 pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<&SeriesOverrides>) -> Summary {
     if timer.samples() == 0 {
         return Summary { exact: true, ..Summary::default() };
@@ -90,13 +90,13 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<
     Summary { buckets, ..summary }.settled()
 }
 
-/// What left the range of a double is at its end; a sum that left it at both ends is 0.
+/// Clamps a value to the range of a double; a sum that left it at both ends is 0.
 fn settled(value: f64) -> f64 {
     if value.is_nan() { 0.0 } else { value.clamp(f64::MIN, f64::MAX) }
 }
 
 impl Summary {
-    /// With finite numbers alone: no format has a form for others.
+    /// With finite numbers only: no format can express others.
     fn settled(mut self) -> Summary {
         let own = [
             &mut self.count,
@@ -116,23 +116,23 @@ impl Summary {
     }
 }
 
-/// How many events a value of weight 1 stands for: equal weights are left out of the values.
+/// The number of events of a value of weight 1: equal weights are factored out.
 fn each(timer: &Timer, policy: &SummaryPolicy) -> f64 {
     if policy.timers.weighted && timer.is_uniform() { timer.count() / timer.samples().max(1) as f64 } else { 1.0 }
 }
 
-/// A timer's values by ascending size, each with the number of events that it stands for.
+/// A timer's values, ascending, each with the number of events that it stands for.
 pub(super) fn values(timer: &Timer, policy: &SummaryPolicy) -> Vec<(f64, f64)> {
     weighted(timer, each(timer, policy))
 }
 
-/// Values by ascending size, each with the number of events that it stands for.
+/// Ascending values, each with the number of events that it stands for.
 fn weighted(timer: &Timer, each: f64) -> Vec<(f64, f64)> {
     timer.sorted().into_iter().map(|(value, weight)| (value, (weight * each).min(f64::MAX))).collect()
 }
 
-/// How many events lie at or below each of some ascending bounds, and how many there are; `values` are ascending, each with
-/// the number of events that it stands for.
+/// The number of events at or below each of some ascending bounds, and the total; `values` are ascending, each with the
+/// number of events that it stands for.
 pub fn cumulative(values: &[(f64, f64)], bounds: &[f64]) -> Vec<(Option<f64>, f64)> {
     if bounds.is_empty() {
         return Vec::new();
@@ -171,9 +171,9 @@ fn summary(timer: &Timer, name: &str, policy: &SummaryPolicy, percentiles: &[f64
     }
 }
 
-/// As the DataDog agent sees it (datadog-agent, `pkg/metrics/histogram.go`): a sample stands for the whole part of 1/rate
-/// others; the median is the lower of two middle values; the percentile p is the first value beyond whose place
-/// `(p·W - 1)/100` lies, rounded down.
+/// The DataDog agent's summary (datadog-agent, `pkg/metrics/histogram.go`): a sample stands for the integer part of 1/rate
+/// others; the median is the lower of two middle values; the percentile p is the first value whose cumulative weight
+/// exceeds `(p·W - 1)/100`, rounded down.
 fn agent_summary(timer: &Timer, percentiles: &[f64]) -> Summary {
     let values: Vec<(f64, f64)> =
         timer.sorted().into_iter().map(|(value, weight)| (value, (weight + 1e-9).trunc().max(1.0))).collect();
@@ -211,11 +211,11 @@ fn agent_summary(timer: &Timer, percentiles: &[f64]) -> Summary {
     }
 }
 
-/// Values by ascending size with their weights, and the cumulative weights.
+/// Ascending values with their weights, and the cumulative weights.
 struct Sorted {
     values: Vec<(f64, f64)>,
     cumulative: Vec<f64>,
-    /// Sums of values and of their squares, up to and with each.
+    /// Cumulative sums of values and of their squares.
     sums: Vec<(f64, f64)>,
 }
 
@@ -237,7 +237,7 @@ impl Sorted {
         self.cumulative.last().copied().unwrap_or(0.0)
     }
 
-    /// The value at which the cumulative weight reaches `weight`, give or take rounding.
+    /// The value at which the cumulative weight reaches `weight`, up to rounding.
     fn at(&self, weight: f64) -> f64 {
         let reached = weight - 1e-9 * weight.max(1.0);
         let n = self.cumulative.partition_point(|&c| c < reached).min(self.values.len() - 1);
@@ -269,7 +269,7 @@ impl Sorted {
         } else if uniform {
             (self.at(total - count + 1.0), total - count)
         } else {
-            // The largest value above which less than the share lies.
+            // The largest value with less than the share above it.
             let n = self.cumulative.partition_point(|&c| total - c >= count * (1.0 - 1e-12));
             (self.values[n.min(self.values.len() - 1)].0, total - count)
         };
@@ -277,7 +277,7 @@ impl Sorted {
         Some(Percentile { percentile, count, value, sum, sum_squares })
     }
 
-    /// Sum and sum of squares of what lies between two cumulative weights.
+    /// Sum and sum of squares between two cumulative weights.
     fn sums(&self, from: f64, to: f64) -> (f64, f64) {
         if from == 0.0 {
             let whole = self.cumulative.partition_point(|&c| c <= to);
