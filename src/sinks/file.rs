@@ -1,8 +1,11 @@
 //! Records in a file, one a line. An interval is written whole or not at all: after a failure, what was
-//! written of it is taken back. Rotation by size and age keeps `path.1` (the newest) to `path.N`.
+//! written of it is truncated. Rotation by size and age keeps `path.1` (the newest) to `path.N`.
+//!
+//! A file that somebody moved or deleted is replaced before the next interval, so that nothing is written where nobody looks.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -158,20 +161,55 @@ impl FileWriter {
     }
 }
 
+/// What a path names: device and inode.
+pub(super) type FileId = (u64, u64);
+
+fn id_of(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
+
+/// The file that a path names; `None` if there is none.
+pub(super) fn file_id(path: &Path) -> io::Result<Option<FileId>> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(id_of(&metadata))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl FileWriter {
+    /// Opens the file anew if the path names another one by now, or none.
+    fn follow_path(&mut self) -> io::Result<()> {
+        if file_id(&self.options.path)? == Some(id_of(&self.file.metadata()?)) {
+            return Ok(());
+        }
+        let fresh = FileWriter::open(self.options.clone())?;
+        (self.file, self.size, self.since) = (fresh.file, fresh.size, fresh.since);
+        tracing::info!(path = %self.options.path.display(), "the file was moved or deleted; writing to a new one");
+        Ok(())
+    }
+
+    /// Whether the file was deleted: nobody can read what is written to it. One that cannot be looked at is taken to be there.
+    fn is_deleted(&self) -> bool {
+        let Ok(metadata) = self.file.metadata() else { return false };
+        metadata.nlink() == 0 && file_id(&self.options.path).is_ok_and(|named| named != Some(id_of(&metadata)))
+    }
+
     /// Appends bytes whole or not at all, below `head` where the file is new.
     pub(super) fn append(&mut self, head: &str, bytes: &[u8]) -> io::Result<()> {
+        self.follow_path()?;
         if self.is_due(bytes.len() as u64) {
             self.rotate()?;
         }
         let head = if self.size == 0 { head.as_bytes() } else { b"" };
         match self.file.write_all(&[head, bytes].concat()) {
+            Ok(()) if self.is_deleted() => Err(io::Error::other("the file was deleted while it was written")),
             Ok(()) => {
                 self.size += (head.len() + bytes.len()) as u64;
                 Ok(())
             }
             Err(error) => {
-                // A pipe cannot take anything back; a file can.
+                // A pipe cannot be truncated; a file can.
                 let _ = self.file.set_len(self.size);
                 Err(error)
             }

@@ -25,6 +25,7 @@ mod load;
 mod log;
 mod management;
 mod memory;
+mod moved_file;
 mod notify;
 mod parse_corpus;
 mod percentiles;
