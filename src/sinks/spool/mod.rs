@@ -11,12 +11,13 @@
 //! which frame is the next to deliver; it is two slots, written in turn, of `position u64 | records before u64 | CRC-32 u32`.
 //! It is not synced: after a crash of the whole machine an interval may be delivered again, never lost.
 //!
-//! A frame that was cut short, or whose checksum is wrong, is skipped and its records are counted; what follows it is not
-//! touched.
+//! A frame that was cut short, or whose body has another checksum, is skipped and its records are counted; what follows it is
+//! not touched. A head with one wrong bit is corrected by its checksum. One with more is searched past: the next head of the
+//! segment that fits says how many records are missing.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,8 @@ use crate::snapshot::Snapshot;
 const HEAD: usize = 40;
 /// Bytes from which on a new segment is begun.
 const SEGMENT_BYTES: u64 = 8 << 20;
+/// Bytes that are searched for a head at once.
+const SEARCH_BYTES: usize = 64 << 10;
 /// Segments that a full spool has at least, so that making room costs no more than one of them.
 const LEAST_SEGMENTS: u64 = 8;
 
@@ -106,6 +109,30 @@ impl Head {
             before: long(24),
             records: word(32),
             body_crc: word(36),
+        })
+    }
+}
+
+/// Where a segment has been read up to: the position of the next frame, and the records before it.
+type Due = (u64, u64);
+
+impl Head {
+    /// The head in these bytes if it may come next in a segment of which `room` bytes are left.
+    fn next(bytes: &[u8; HEAD], due: Due, room: u64) -> Option<Head> {
+        // Every frame in between takes the room of a head at least.
+        let positions = due.0..=due.0.saturating_add(room / HEAD as u64);
+        let position = u64::from_le_bytes(bytes[8..16].try_into().ok()?);
+        let head = positions.contains(&position).then(|| Head::from_bytes(bytes))??;
+        (head.before >= due.1).then_some(head)
+    }
+
+    /// The head in these bytes if one bit of them is wrong. The checksum finds every change of up to four bits in so few bytes
+    /// (Koopman and Chakravarty, "Cyclic redundancy code polynomial selection"), so that no other head is that near.
+    fn corrected(bytes: &[u8; HEAD], due: Due, room: u64) -> Option<Head> {
+        (0..HEAD * 8).find_map(|bit| {
+            let mut bytes = *bytes;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            Head::next(&bytes, due, room)
         })
     }
 }
@@ -192,21 +219,24 @@ impl Spool {
 
     /// Finds the frames that are to be delivered; how many records are missing between them.
     fn scan(&mut self, start: Option<(u64, u64)>) -> io::Result<u64> {
-        let mut paths: Vec<PathBuf> = Vec::new();
+        let mut paths: Vec<(u64, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.options.path)? {
             let path = entry?.path();
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
             let is_ours = stem.len() == 16 && stem.bytes().all(|b| b.is_ascii_hexdigit());
-            if is_ours && path.extension().is_some_and(|extension| extension == "segment") {
-                paths.push(path);
+            if let Ok(first) = u64::from_str_radix(stem, 16)
+                && is_ours
+                && path.extension().is_some_and(|extension| extension == "segment")
+            {
+                paths.push((first, path));
             }
         }
         paths.sort();
         let mut damaged = 0;
         // Records that should stand before the next frame.
         let mut due: Option<u64> = start.map(|(_, before)| before);
-        for path in paths {
-            let (heads, bytes) = scan_segment(&path)?;
+        for (first, path) in paths {
+            let (heads, bytes) = scan_segment(&path, first)?;
             let mut frames = VecDeque::new();
             for Frame { head, offset } in heads {
                 if start.is_some_and(|(position, _)| head.position < position) {
@@ -434,25 +464,60 @@ impl Spool {
     }
 }
 
-/// The heads in a segment up to the first that is none, with the places of their bodies; and how long the segment is.
-fn scan_segment(path: &Path) -> io::Result<(Vec<Frame>, u64)> {
-    let mut file = File::open(path)?;
+/// The heads in a segment whose first frame has the position `first`, with the places of their bodies; and how long the segment
+/// is. Where a head is damaged, the next one that fits is searched.
+fn scan_segment(path: &Path, first: u64) -> io::Result<(Vec<Frame>, u64)> {
+    let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     let mut frames = Vec::new();
-    let mut offset = 0;
+    let (mut offset, mut due) = (0, (first, 0));
     while offset + HEAD as u64 <= bytes {
         let mut head = [0; HEAD];
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(&mut head)?;
-        let Some(head) = Head::from_bytes(&head) else { break };
-        offset += HEAD as u64;
+        file.read_exact_at(&mut head, offset)?;
+        let room = bytes - offset;
+        let found = match Head::next(&head, due, room) {
+            Some(head) => Some((offset, head)),
+            None => {
+                let corrected = Head::corrected(&head, due, room).map(|head| (offset, head));
+                let found = match corrected {
+                    Some(found) => Some(found),
+                    None => find_head(&file, offset + 1, due, room)?,
+                };
+                let skipped = found.map_or(bytes, |(at, _)| at) - offset;
+                tracing::warn!(segment = %path.display(), at = offset, skipped, "a frame of the spool is damaged");
+                found
+            }
+        };
+        let Some((at, head)) = found else { return Ok((frames, bytes)) };
+        offset = at + HEAD as u64;
         frames.push(Frame { head, offset });
         offset += u64::from(head.body_bytes);
+        due = (head.position + 1, head.before + u64::from(head.records));
     }
     if offset != bytes {
-        tracing::warn!(segment = %path.display(), at = offset, bytes, "a segment of the spool is damaged or was cut short");
+        tracing::warn!(segment = %path.display(), at = offset, bytes, "a segment of the spool was cut short");
     }
     Ok((frames, bytes))
+}
+
+/// The first head at or after an offset that may come next, and where it is.
+fn find_head(file: &File, from: u64, due: Due, room: u64) -> io::Result<Option<(u64, Head)>> {
+    let bytes = file.metadata()?.len();
+    let mut block = vec![0; SEARCH_BYTES + HEAD - 1];
+    let mut start = from;
+    while start + HEAD as u64 <= bytes {
+        let length = block.len().min((bytes - start) as usize);
+        file.read_exact_at(&mut block[..length], start)?;
+        let found = block[..length]
+            .array_windows::<HEAD>()
+            .zip(start..)
+            .find_map(|(window, at)| Head::next(window, due, room).map(|head| (at, head)));
+        if found.is_some() {
+            return Ok(found);
+        }
+        start += SEARCH_BYTES as u64;
+    }
+    Ok(None)
 }
 
 fn read_body(path: &Path, frame: Frame) -> io::Result<Vec<u8>> {
