@@ -82,7 +82,7 @@ pub(super) async fn run(
         scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
         deadline,
     });
-    let (stopping, stop) = watch::channel(None::<Instant>);
+    let (stopping, stop) = watch::channel(false);
     let mut connections = Connections { shared: Rc::clone(&shared), stop, tasks: JoinSet::new() };
     // One that waits for room, and until when.
     let mut waiting: Option<(Accepted, Instant)> = None;
@@ -103,7 +103,7 @@ pub(super) async fn run(
                         Some(WorkerCommand::Stop(done)) => {
                             let waiting = waiting.take().map(|(accepted, _)| accepted);
                             connections.admit_queued(socket, waiting).await;
-                            let _ = stopping.send(Some(Instant::now()));
+                            let _ = stopping.send(true);
                             while connections.end_of_one().await {}
                             let unread = shared.shard.borrow_mut().tally().unread_bytes;
                             if unread > 0 {
@@ -118,7 +118,7 @@ pub(super) async fn run(
                         waiting = None;
                         connections.refuse();
                     }
-                    accepted = listener.accept(), if waiting.is_none() && stopping.borrow().is_none() => match accepted {
+                    accepted = listener.accept(), if waiting.is_none() && !*stopping.borrow() => match accepted {
                         Ok(accepted) if !connections.allow(&accepted) => connections.refuse(),
                         Ok(accepted) => waiting = Some((accepted, Instant::now() + ROOM_PATIENCE)),
                         Err(error) => {
@@ -138,7 +138,7 @@ type Accepted = (Connection, Option<SocketAddr>);
 /// The connections of a listener.
 struct Connections {
     shared: Rc<Shared>,
-    stop: watch::Receiver<Option<Instant>>,
+    stop: watch::Receiver<bool>,
     tasks: JoinSet<()>,
 }
 
@@ -247,18 +247,13 @@ impl FinalRead {
 }
 
 /// Reads a connection to its end.
-async fn serve(
-    shared: Rc<Shared>,
-    stream: Connection,
-    from: Option<SocketAddr>,
-    mut stop: watch::Receiver<Option<Instant>>,
-) {
+async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>, mut stop: watch::Receiver<bool>) {
     let options = &shared.options;
     let mut cutter = Cutter::new(options.framing, options.protocol.binary, options.max_datagram);
     let mut ended = false;
     let mut final_read: Option<FinalRead> = None;
     loop {
-        if final_read.is_none() && stop.borrow_and_update().is_some() {
+        if final_read.is_none() && *stop.borrow_and_update() {
             stream.shut_down_sending();
             final_read =
                 Some(FinalRead { owed: unread_bytes(&stream), limit: None, read: 0, in_flight: IN_FLIGHT_BYTES });
