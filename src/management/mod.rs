@@ -138,8 +138,12 @@ pub async fn serve(listener: TcpListener, state: ManagementState, mut stop: watc
         // A connection over the limit is closed at once.
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
         let state = Arc::clone(&state);
+        let mut stop = stop.clone();
         tokio::spawn(async move {
-            converse(stream, &state, from).await;
+            tokio::select! {
+                () = converse(stream, &state, from) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
             drop(place);
         });
     }
