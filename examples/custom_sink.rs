@@ -4,8 +4,9 @@
 //! takes too long, the same interval is offered again, and what waits beyond the queue is given up and counted.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use systole::{Config, Delivery, DriverOptions, Extras, Receipt, Sink, SinkError, Snapshot};
+use systole::{Config, Daemon, Delivery, DriverOptions, Receipt, Sink, SinkError, Snapshot};
 
 /// Prints `time,name,value` for counters, and nothing else.
 struct Csv {
@@ -43,11 +44,16 @@ async fn main() {
     config.sinks.clear();
     // Every series, an interval at a time; four may wait in memory.
     let options = DriverOptions::new("csv", "csv", config.interval);
-    let extras = Extras { sinks: vec![(options, Box::new(Csv { rows: 0 }))], ..Extras::default() };
-    let stop = async {
+    let grace = config.shutdown_grace;
+    let run = async {
+        let daemon = Daemon::bind(config)?.with_sink(options, Box::new(Csv { rows: 0 }));
+        eprint!("{}", daemon.summary());
+        let running = daemon.start()?;
         let _ = tokio::signal::ctrl_c().await;
+        running.stop(Instant::now() + grace).await?;
+        Ok::<(), Box<dyn std::error::Error>>(())
     };
-    if let Err(problem) = systole::run(config, extras, stop, |block| eprint!("{block}")).await {
+    if let Err(problem) = run.await {
         eprintln!("{problem}");
         std::process::exit(1);
     }

@@ -27,8 +27,8 @@
 //! |---|---|
 //! | `protocol`, `series`, `untrusted`, `acl`, `glob` | lines read into borrowed values, identities, harmless text |
 //! | `aggregate`, `presence`, `telemetry`, `snapshot`, `rollup`, `codec` | shards, who is there, the ledger, closed intervals; time is an argument |
-//! | `sys`, `log`, `manager`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `management`, `http` | the outside: sockets, files, threads |
-//! | `config`, `assemble`, `aggregator`, `flush`, `server`, `cli` | what puts them together |
+//! | `sys`, `log`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `management`, `http` | the outside: sockets, files, threads |
+//! | `config`, `assemble`, `aggregator`, `flush`, `daemon`, `cli` | what puts them together |
 
 #![cfg_attr(feature = "internals", warn(unreachable_pub))]
 #![cfg_attr(
@@ -44,6 +44,7 @@ mod capture;
 mod cli;
 mod codec;
 mod config;
+mod daemon;
 mod flush;
 mod glob;
 mod http;
@@ -52,7 +53,6 @@ mod lasting;
 mod load;
 mod log;
 mod management;
-mod manager;
 mod net;
 mod notify;
 mod presence;
@@ -60,7 +60,6 @@ mod presence_driver;
 mod protocol;
 mod rollup;
 mod series;
-mod server;
 mod sinks;
 mod snapshot;
 mod sys;
@@ -71,9 +70,9 @@ pub use aggregate::{Gauge, Members, Sum, Timer};
 pub use aggregator::Aggregator;
 pub use codec::{RecordType, Records};
 pub use config::{Config, ConfigError};
+pub use daemon::{Daemon, Health, Running, StartError, StopError};
 pub use protocol::Kind;
 pub use series::Series;
-pub use server::{Extras, StartError, run};
 pub use sinks::{Delivery, DriverOptions, Receipt, Sink, SinkError};
 pub use snapshot::{CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, TimerPoint};
 pub use telemetry::Ledger;
@@ -96,7 +95,7 @@ pub mod internals {
         };
     }
     open! {
-        acl aggregate assemble capture cli codec config flush glob http http_client lasting load log management manager net notify presence presence_driver
-        protocol rollup series server sinks snapshot sys telemetry untrusted
+        acl aggregate assemble capture cli codec config daemon flush glob http http_client lasting load log management net notify presence presence_driver
+        protocol rollup series sinks snapshot sys telemetry untrusted
     }
 }

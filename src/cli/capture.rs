@@ -12,8 +12,9 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::aggregate::{Columns, Quota, Shard};
 use crate::config::{Sources, parse_size};
 use crate::log::Log;
+use crate::net::{self, Listeners, Taps};
 use crate::sys::{survive_file_size_limit, unix_time};
-use crate::{assemble, capture, net};
+use crate::{assemble, capture};
 
 use super::{FAILED, complain, duration, load_config};
 
@@ -68,21 +69,21 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
             };
             let (writer, thread) = capture::start(&args.out, unix_time(), args.max_size)
                 .map_err(|error| format!("cannot write {}: {error}", args.out.display()))?;
-            let mut listeners = Vec::new();
+            let mut listeners = Listeners::default();
+            let taps = Taps { capture: Some(writer), ..Taps::default() };
             for listen in &config.listen {
                 let bound = net::bind(assemble::listener(&config, listen));
                 let bound = bound.map_err(|error| format!("cannot listen on {}: {error}", listen.url))?;
-                log.say(&format!("listening on {}\n", listen.url.clone().at(bound.address())));
+                let url = listen.url.clone().at(bound.address()).to_string();
+                log.say(&format!("listening on {url}\n"));
                 let quota = Quota::new(config.max_series);
                 let shard = || Shard::new(assemble::shard_options(&config, &quota, 0));
-                let listener = bound.start(shard, None, Some(&writer), &[]).map_err(|error| error.to_string())?;
-                listeners.push(listener);
+                let listener = bound.start(&url, shard, &taps).map_err(|error| error.to_string())?;
+                listeners.add(listener);
             }
-            drop(writer);
+            drop(taps);
             let (dropped, unread) = listen_until_told(args.length, stop, &mut listeners).await;
-            for listener in listeners {
-                listener.join(Instant::now() + TIDY).await;
-            }
+            listeners.join(Instant::now() + TIDY).await;
             let summary = thread.join().map_err(|_| "the capture failed; its message is above")?;
             let said = json!({
                 "rows": summary.rows, "bytes": summary.bytes, "lost": summary.lost, "kernel_drops": dropped, "unread": unread,
@@ -104,7 +105,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
 async fn listen_until_told(
     length: Option<Duration>,
     stop: impl Future<Output = ()>,
-    listeners: &mut [net::Listener],
+    listeners: &mut Listeners,
 ) -> (u64, u64) {
     let mut stop = std::pin::pin!(stop);
     let end = length.map(|length| Instant::now() + length);
@@ -116,7 +117,7 @@ async fn listen_until_told(
             () = &mut stop => true,
         };
         if ended {
-            net::stop(&listeners.iter().collect::<Vec<_>>(), Instant::now() + TIDY).await;
+            listeners.stop(Instant::now() + TIDY).await;
         }
         for listener in listeners.iter_mut() {
             dropped += listener.take_kernel_drops();

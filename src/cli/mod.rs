@@ -12,6 +12,7 @@ mod replay;
 mod replay_presence;
 mod run;
 mod send;
+mod service_manager;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

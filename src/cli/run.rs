@@ -1,8 +1,9 @@
 //! `systole run`: the daemon.
 
+use std::error::Error;
 use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -10,10 +11,11 @@ use tokio::sync::oneshot;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, LogFormat};
+use crate::daemon::{Daemon, Running};
 use crate::log::Log;
-use crate::server::{self, Extras};
 use crate::sys;
 
+use super::service_manager::{NotifyState, ServiceManager};
 use super::{ConfigArgs, FAILED, complain, duration, load_config, sources};
 
 #[derive(Args, Default)]
@@ -96,23 +98,56 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok(stop) => stop,
         Err(error) => return cannot_listen(error),
     };
-    let outcome = runtime.block_on(async {
-        let extras = Extras {
-            status_every: args.status_interval,
-            capture: args.capture,
-            log: Some(log.clone()),
-            ..Extras::default()
-        };
-        server::run(config, extras, stop, |block| log.say(block)).await.map_err(|error| error.to_string())
-    });
+    sys::survive_file_size_limit();
+    let outcome = runtime.block_on(serve(config, args.capture.as_deref(), args.status_interval, &log, stop));
     // A sink that blocks for ever must not keep the process alive.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => 0,
-        Err(message) => {
-            log.say(&format!("systole: {message}\n"));
+        Err(error) => {
+            log.say(&format!("systole: {error}\n"));
             FAILED
         }
+    }
+}
+
+/// Runs the daemon until `stop` resolves, and tells the service manager how it is.
+async fn serve(
+    config: Config,
+    capture: Option<&Path>,
+    status_every: Option<Duration>,
+    log: &Log,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Box<dyn Error>> {
+    let grace = config.shutdown_grace;
+    let mut daemon = Daemon::bind(config)?.with_log(log.clone());
+    if let Some(path) = capture {
+        daemon = daemon.with_capture(path);
+    }
+    if let Some(every) = status_every {
+        daemon = daemon.with_status_log(every);
+    }
+    log.say(&daemon.summary());
+    let service_manager =
+        ServiceManager::start().map_err(|error| format!("cannot start the service manager's thread: {error}"))?;
+    let running = daemon.start()?;
+    service_manager.notify(NotifyState::Ready);
+    tokio::select! {
+        () = stop => {}
+        () = feed_watchdog(&service_manager, &running) => {}
+    }
+    service_manager.notify(NotifyState::Stopping);
+    Ok(running.stop(Instant::now() + grace).await?)
+}
+
+/// Tells the watchdog of the service manager, if there is one, that intervals are closed in time.
+async fn feed_watchdog(service_manager: &ServiceManager, running: &Running) {
+    let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    loop {
+        if running.health().on_time {
+            service_manager.notify(NotifyState::Watchdog);
+        }
+        tokio::time::sleep(patience / 2).await;
     }
 }
 

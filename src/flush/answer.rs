@@ -45,9 +45,9 @@ impl Flusher {
     /// Asks every worker; those that do not answer are left out.
     async fn ask<T: Send + 'static>(&self, question: impl Fn(&mut Shard) -> T + Clone + Send + 'static) -> Vec<T> {
         let mut pending = Vec::new();
-        for handle in &self.handles {
-            for worker in 0..handle.listener.workers() {
-                pending.push(handle.listener.ask(worker, question.clone()));
+        for listener in self.listeners.iter() {
+            for worker in 0..listener.workers() {
+                pending.push(listener.ask(worker, question.clone()));
             }
         }
         let until = Instant::now() + PATIENCE;

@@ -19,7 +19,7 @@ use crate::http::Published;
 use crate::log::Log;
 use crate::management::Request;
 use crate::net::relay::RelayStats;
-use crate::net::{self, Listener};
+use crate::net::{Listener, Listeners};
 use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
 use crate::sinks::SinkDriver;
@@ -32,9 +32,6 @@ use crate::untrusted::{Escaped, excerpt};
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
-
-/// How often relays are looked at while they empty, at the end.
-const RELAYS_EVERY: Duration = Duration::from_millis(2);
 
 /// Longest wait for what presence has to say.
 const PRESENCE_PATIENCE: Duration = Duration::from_secs(1);
@@ -51,15 +48,29 @@ const LARGE: usize = 20_000;
 /// Characters of a malformed line shown in the log.
 const EXCERPT_CHARS: usize = 120;
 
-/// A listener as the flusher knows it.
+/// A step of a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopStep {
+    /// Make the listeners read what the kernel holds, until then, and then nothing more.
+    StopListeners(Instant),
+    /// Close the partial interval with its true length, and end the workers.
+    CloseLastInterval,
+}
+
+/// How a flusher is controlled. When the other ends are dropped, it stops by itself, without a grace.
 #[derive(Debug)]
-pub struct ListenerHandle {
-    /// As bound.
-    pub url: String,
-    /// What the kernel granted, bytes.
-    pub receive_buffer: u64,
-    /// The workers.
-    pub listener: Listener,
+pub struct FlusherInputs {
+    /// Once a deadline is set here there are no more ticks, and everything must end by then.
+    pub deadline: watch::Receiver<Option<Instant>>,
+    /// Steps of a stop, in order, and where to report that one is done.
+    pub steps: mpsc::Receiver<(StopStep, oneshot::Sender<()>)>,
+}
+
+impl Default for FlusherInputs {
+    /// Inputs whose other ends are gone.
+    fn default() -> FlusherInputs {
+        FlusherInputs { deadline: watch::channel(None).1, steps: mpsc::channel(1).1 }
+    }
 }
 
 /// What is written beside the work, and what was told of it before.
@@ -93,7 +104,7 @@ impl Aside {
 #[derive(Debug)]
 pub struct Flusher {
     interval: Duration,
-    handles: Vec<ListenerHandle>,
+    listeners: Listeners,
     /// Kernel drops read since the last tick, by listener.
     drops: Vec<u64>,
     registry: Registry,
@@ -115,28 +126,27 @@ pub struct Flusher {
     requests: Option<mpsc::Receiver<Request>>,
     /// Requests of HTTP that came to the management port since the last tick.
     http_requests: Arc<AtomicU64>,
-    /// Set at a stop: when everything must have ended.
-    deadline: watch::Receiver<Option<Instant>>,
+    inputs: FlusherInputs,
 }
 
 impl Flusher {
     /// A flusher for running listeners and started drivers. `registry` is made for all their workers in order.
     pub fn new(
         interval: Duration,
-        handles: Vec<ListenerHandle>,
+        listeners: Listeners,
         registry: Registry,
         drivers: Vec<SinkDriver>,
         published: watch::Sender<Arc<Published>>,
         status_every: Option<Duration>,
         presence: Option<PresenceHandle>,
     ) -> Flusher {
-        let listeners = handles.iter().map(|handle| account_of(handle, &Tally::default(), 0)).collect();
-        let totals = Ledger { listeners, completeness: 1.0, ..Ledger::default() };
+        let accounts = listeners.iter().map(|listener| account_of(listener, &Tally::default(), 0)).collect();
+        let totals = Ledger { listeners: accounts, completeness: 1.0, ..Ledger::default() };
         let now = Instant::now();
         let mut flusher = Flusher {
             interval,
-            drops: vec![0; handles.len()],
-            handles,
+            drops: vec![0; listeners.iter().len()],
+            listeners,
             registry,
             spare: Vec::new(),
             drivers,
@@ -153,7 +163,7 @@ impl Flusher {
             aside: Aside::default(),
             requests: None,
             http_requests: Arc::default(),
-            deadline: watch::channel(None).1,
+            inputs: FlusherInputs::default(),
         };
         flusher.totals.sinks = flusher.sink_accounts();
         let totals = flusher.totals.clone();
@@ -188,16 +198,16 @@ impl Flusher {
         Flusher { aside: Aside { log, capture, ..Aside::default() }, ..self }
     }
 
-    /// Stops when a deadline is set here, and then keeps to it.
+    /// Stops as these inputs say.
     #[must_use]
-    pub fn until(self, deadline: watch::Receiver<Option<Instant>>) -> Flusher {
-        Flusher { deadline, ..self }
+    pub fn controlled_by(self, inputs: FlusherInputs) -> Flusher {
+        Flusher { inputs, ..self }
     }
 
     /// Ticks until a deadline is set, then drains the listeners and closes the partial interval with its true length. What
     /// comes back are the drivers: that interval waits in them.
     pub async fn run(mut self) -> Vec<SinkDriver> {
-        let mut stop = self.deadline.clone();
+        let mut stop = self.inputs.deadline.clone();
         let mut due = next_tick(unix_time(), self.interval);
         loop {
             let now = unix_time();
@@ -229,22 +239,33 @@ impl Flusher {
         self.finish().await
     }
 
+    /// Does the steps of a stop. Those that were not asked for when nobody can ask any more are done all the same.
     async fn finish(mut self) -> Vec<SinkDriver> {
         let now = Instant::now();
-        let deadline = self.deadline.borrow().unwrap_or(now);
-        // Half of what is left for reading, so that some is left for delivering.
-        let reading = now + deadline.saturating_duration_since(now) / 2;
-        let listeners: Vec<&Listener> = self.handles.iter().map(|handle| &handle.listener).collect();
-        net::stop(&listeners, reading).await;
-        // What relays hold is gone within milliseconds, and then the last account says where.
-        let relaying = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-        while self.relays.iter().any(|relay| relay.account().queued > 0) && Instant::now() < relaying {
-            tokio::time::sleep(RELAYS_EVERY).await;
-        }
-        // The kernel's counts are read here for the last time: nothing is queued any more, and so nothing dropped.
-        self.close(unix_time(), 0.0, true).await;
-        for handle in std::mem::take(&mut self.handles) {
-            handle.listener.join(deadline.max(now + CLOSING)).await;
+        let (mut have_stopped, mut is_closed) = (false, false);
+        while !is_closed {
+            let (step, done) = match self.inputs.steps.recv().await {
+                Some((step, done)) => (step, Some(done)),
+                None if have_stopped => (StopStep::CloseLastInterval, None),
+                None => (StopStep::StopListeners(now), None),
+            };
+            match step {
+                StopStep::StopListeners(until) => {
+                    self.listeners.stop(until).await;
+                    have_stopped = true;
+                }
+                StopStep::CloseLastInterval => {
+                    // The kernel's counts are read for the last time: nothing is queued any more, and so nothing dropped.
+                    self.close(unix_time(), 0.0, true).await;
+                    let deadline = self.inputs.deadline.borrow().unwrap_or(now);
+                    std::mem::take(&mut self.listeners).join(deadline.max(now + CLOSING)).await;
+                    is_closed = true;
+                }
+            }
+            if let Some(done) = done {
+                // Whoever asked may have been cancelled.
+                let _ = done.send(());
+            }
         }
         std::mem::take(&mut self.drivers)
     }
@@ -252,7 +273,7 @@ impl Flusher {
     /// What `future` resolves to, if it does so within `longest`, and by the deadline once there is one.
     async fn within<F: Future>(&self, longest: Duration, future: F) -> Option<F::Output> {
         let began = Instant::now();
-        let mut stop = self.deadline.clone();
+        let mut stop = self.inputs.deadline.clone();
         let past_deadline = async {
             let deadline = stop.wait_for(Option::is_some).await.ok().and_then(|deadline| *deadline);
             match deadline {
@@ -270,11 +291,11 @@ impl Flusher {
 
     fn read_drops(&mut self) {
         let (mut dropped, mut received) = (0, 0);
-        for (handle, drops) in self.handles.iter_mut().zip(&mut self.drops) {
-            let fresh = handle.listener.take_kernel_drops();
+        for (listener, drops) in self.listeners.iter_mut().zip(&mut self.drops) {
+            let fresh = listener.take_kernel_drops();
             *drops += fresh;
             dropped += fresh;
-            received += handle.listener.take_received();
+            received += listener.take_received();
         }
         if let Some(presence) = &self.presence {
             presence.drops(dropped, received);
@@ -391,11 +412,11 @@ impl Flusher {
     async fn collect(&mut self) -> Vec<Partial> {
         let now = self.last_close.duration_since(self.started).as_secs_f64();
         let mut pending: Vec<oneshot::Receiver<Partial>> = Vec::new();
-        for handle in &self.handles {
-            for worker in 0..handle.listener.workers() {
+        for listener in self.listeners.iter() {
+            for worker in 0..listener.workers() {
                 let retire = self.registry.retirements(pending.len(), now);
                 let spare = self.spare.pop().unwrap_or_default();
-                pending.push(handle.listener.close(worker, retire, spare));
+                pending.push(listener.close(worker, retire, spare));
             }
         }
         let until = Instant::now() + WORKER_PATIENCE;
@@ -414,13 +435,13 @@ impl Flusher {
 
     fn listener_accounts(&mut self, partials: &[Partial]) -> Vec<ListenerAccount> {
         let mut rest = partials.iter();
-        self.handles
+        self.listeners
             .iter()
             .zip(&mut self.drops)
-            .map(|(handle, drops)| {
+            .map(|(listener, drops)| {
                 let mut tally = Tally::default();
-                rest.by_ref().take(handle.listener.workers()).for_each(|partial| tally.add(&partial.tally));
-                account_of(handle, &tally, std::mem::take(drops))
+                rest.by_ref().take(listener.workers()).for_each(|partial| tally.add(&partial.tally));
+                account_of(listener, &tally, std::mem::take(drops))
             })
             .collect()
     }
@@ -442,10 +463,10 @@ async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<
     }
 }
 
-fn account_of(handle: &ListenerHandle, tally: &Tally, kernel_drops: u64) -> ListenerAccount {
+fn account_of(listener: &Listener, tally: &Tally, kernel_drops: u64) -> ListenerAccount {
     ListenerAccount {
-        url: handle.url.clone(),
-        receive_buffer: handle.receive_buffer,
+        url: listener.url().to_string(),
+        receive_buffer: listener.receive_buffer(),
         datagrams: tally.datagrams,
         bytes: tally.bytes,
         kernel_drops: datagrams_of(kernel_drops, tally),

@@ -14,11 +14,8 @@ use socket2::Socket;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::aggregate::{Columns, Partial, Shard};
-use crate::capture::CaptureWriter;
-use crate::presence_driver::PresenceHandle;
 use crate::sys;
 
-use super::relay::RelayHandle;
 use super::taps::Taps;
 use super::{BoundListener, ListenAddress, Transport, datagrams, streams};
 
@@ -40,68 +37,17 @@ pub(super) enum WorkerCommand {
 pub(super) type ReadDeadline = Arc<OnceLock<Instant>>;
 
 impl BoundListener {
-    /// Starts a worker thread for each socket; heartbeats go to the presence thread, everything to the capture and to the relays.
+    /// Starts a worker thread for each socket. `url` names the listener in accounts; `shard` makes a shard for each worker.
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn start(
-        self,
-        mut shard: impl FnMut() -> Shard,
-        presence: Option<&PresenceHandle>,
-        capture: Option<&CaptureWriter>,
-        relays: &[RelayHandle],
-    ) -> io::Result<Listener> {
+    pub fn start(self, url: &str, mut shard: impl FnMut() -> Shard, taps: &Taps) -> io::Result<Listener> {
         let mut workers = Vec::new();
-        let received = Arc::new(AtomicU64::new(0));
-        let deadline = ReadDeadline::default();
-        let is_inherited = matches!(self.options.address, ListenAddress::Inherited(_));
-        for (n, socket) in self.sockets.iter().enumerate() {
-            let (commands, inbox) = mpsc::channel(COMMANDS);
-            let (options, socket, shard) = (self.options.clone(), Arc::clone(socket), shard());
-            let port = self.address.map_or(0, |address| address.port());
-            let name = match options.transport {
-                Transport::Udp => format!("udp-{port}-{n}"),
-                Transport::Tcp => format!("tcp-{port}"),
-                Transport::Unixgram => "unixgram".to_string(),
-                Transport::Unix => "unix".to_string(),
-            };
-            let core = self.options.cores.get(n % self.options.cores.len().max(1)).copied();
-            let (wake, woken) = UnixStream::pair()?;
-            wake.set_nonblocking(true)?;
-            woken.set_nonblocking(true)?;
-            let runtime = if options.transport.has_datagrams() {
-                None
-            } else {
-                Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
-            };
-            let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
-            let (taps, received) = (
-                Taps { presence: presence.cloned(), capture: capture.cloned(), relays: relays.to_vec() },
-                Arc::clone(&received),
-            );
-            let deadline = Arc::clone(&deadline);
-            let thread = std::thread::Builder::new().name(name).spawn(move || {
-                if let Some(core) = core
-                    && let Err(error) = sys::pin_thread(core)
-                {
-                    tracing::warn!(core, %error, "cannot keep a worker on its core; it runs on any");
-                }
-                if options.realtime
-                    && options.transport.has_datagrams()
-                    && let Err(error) = sys::realtime_thread()
-                {
-                    tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
-                }
-                match runtime {
-                    None => {
-                        let from = datagrams::DatagramSource { options, socket, receive_buffer, received, deadline };
-                        datagrams::run(&from, shard, &taps, inbox, &woken);
-                    }
-                    Some(runtime) => runtime.block_on(streams::run(options, &socket, shard, taps, inbox, deadline)),
-                }
-            })?;
-            workers.push(Worker { commands, wake, thread });
+        let (received, deadline) = (Arc::new(AtomicU64::new(0)), ReadDeadline::default());
+        for n in 0..self.sockets.len() {
+            workers.push(self.start_worker(n, shard(), taps.clone(), &received, &deadline)?);
         }
+        let is_inherited = matches!(self.options.address, ListenAddress::Inherited(_));
         let drops_seen =
             self.sockets.iter().map(|socket| if is_inherited { dropped_before(socket) } else { 0 }).collect();
         let path = match &self.options.address {
@@ -109,7 +55,9 @@ impl BoundListener {
             ListenAddress::Ip(_) | ListenAddress::Inherited(_) => None,
         };
         Ok(Listener {
+            url: url.to_string(),
             path,
+            receive_buffer: self.receive_buffer,
             sockets: self.sockets,
             is_inherited,
             workers,
@@ -119,6 +67,58 @@ impl BoundListener {
             received,
             received_seen: 0,
         })
+    }
+
+    /// Starts the worker of the socket number `n`.
+    fn start_worker(
+        &self,
+        n: usize,
+        shard: Shard,
+        taps: Taps,
+        received: &Arc<AtomicU64>,
+        deadline: &ReadDeadline,
+    ) -> io::Result<Worker> {
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (options, socket) = (self.options.clone(), Arc::clone(&self.sockets[n]));
+        let port = self.address.map_or(0, |address| address.port());
+        let name = match options.transport {
+            Transport::Udp => format!("udp-{port}-{n}"),
+            Transport::Tcp => format!("tcp-{port}"),
+            Transport::Unixgram => "unixgram".to_string(),
+            Transport::Unix => "unix".to_string(),
+        };
+        let core = options.cores.get(n % options.cores.len().max(1)).copied();
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let runtime = if options.transport.has_datagrams() {
+            None
+        } else {
+            Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+        };
+        let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
+        let (received, deadline) = (Arc::clone(received), Arc::clone(deadline));
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            if let Some(core) = core
+                && let Err(error) = sys::pin_thread(core)
+            {
+                tracing::warn!(core, %error, "cannot keep a worker on its core; it runs on any");
+            }
+            if options.realtime
+                && options.transport.has_datagrams()
+                && let Err(error) = sys::realtime_thread()
+            {
+                tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
+            }
+            match runtime {
+                None => {
+                    let source = datagrams::DatagramSource { options, socket, receive_buffer, received, deadline };
+                    datagrams::run(&source, shard, &taps, inbox, &woken);
+                }
+                Some(runtime) => runtime.block_on(streams::run(options, &socket, shard, taps, inbox, deadline)),
+            }
+        })?;
+        Ok(Worker { commands, wake, thread })
     }
 }
 
@@ -154,6 +154,8 @@ pub(super) struct Worker {
 /// A listener whose workers run.
 #[derive(Debug)]
 pub struct Listener {
+    url: String,
+    receive_buffer: u64,
     /// The file of a unix socket of ours.
     path: Option<PathBuf>,
     pub(super) transport: Transport,
@@ -170,6 +172,16 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The URL that it is bound to: its name in accounts.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Receive buffer that the kernel granted, all workers together, in bytes.
+    pub fn receive_buffer(&self) -> u64 {
+        self.receive_buffer
+    }
+
     /// How many workers it has.
     pub fn workers(&self) -> usize {
         self.workers.len()

@@ -13,8 +13,8 @@ mod connection;
 mod datagrams;
 pub mod framing;
 mod listener;
+mod listeners;
 pub mod relay;
-mod stop;
 mod streams;
 mod taps;
 
@@ -31,7 +31,8 @@ use crate::protocol::Options;
 
 pub use bind::{BoundListener, bind};
 pub use listener::Listener;
-pub use stop::stop;
+pub use listeners::{Listeners, stop};
+pub use taps::Taps;
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 1024;

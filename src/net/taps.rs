@@ -1,4 +1,4 @@
-//! What gets a copy of everything that is read.
+//! What receive workers pass on besides aggregating: heartbeats to presence, raw bytes to the capture and the relays.
 
 use std::net::SocketAddr;
 
@@ -8,16 +8,19 @@ use crate::presence_driver::PresenceHandle;
 
 use super::relay::RelayHandle;
 
-/// Who else wants to know what comes in.
-#[derive(Clone, Debug)]
-pub(super) struct Taps {
-    pub(super) presence: Option<PresenceHandle>,
-    pub(super) capture: Option<CaptureWriter>,
-    pub(super) relays: Vec<RelayHandle>,
+/// Where workers pass on what they read. None of these ever makes a worker wait: what does not fit is counted there.
+#[derive(Clone, Debug, Default)]
+pub struct Taps {
+    /// Gets heartbeats.
+    pub presence: Option<PresenceHandle>,
+    /// Gets everything that is received, with times.
+    pub capture: Option<CaptureWriter>,
+    /// Each gets everything that is received.
+    pub relays: Vec<RelayHandle>,
 }
 
 impl Taps {
-    /// Passes on what lines said of presence.
+    /// Passes the heartbeats of the last lines on.
     pub(super) fn send_signals(&self, shard: &mut Shard) {
         for signal in shard.take_signals() {
             if let Some(presence) = &self.presence {
@@ -26,11 +29,12 @@ impl Taps {
         }
     }
 
-    /// Whether senders' addresses are wanted of everything for now.
+    /// Whether presence wants the sender of every datagram for now.
     pub(super) fn wants_senders(&self) -> bool {
         self.presence.as_ref().is_some_and(PresenceHandle::wants_senders)
     }
 
+    /// Copies raw bytes, which came at `at` Unix seconds over the transport `via`.
     pub(super) fn copy(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
         if let Some(capture) = &self.capture {
             capture.put(at, bytes, from, via);

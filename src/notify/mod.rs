@@ -108,6 +108,7 @@ impl Outbox {
 }
 
 /// State of a receiver's task.
+#[derive(Debug)]
 struct Target {
     url: String,
     outbox: Arc<Outbox>,
@@ -148,65 +149,93 @@ impl Target {
     }
 }
 
+/// The queues of all receivers, before their tasks run.
+#[derive(Debug)]
+pub struct Outboxes {
+    alertmanagers: Vec<Target>,
+    webhooks: Vec<Target>,
+    dead_man_switch: Option<(String, HttpClient)>,
+    failing: Arc<AtomicUsize>,
+    stop: watch::Sender<bool>,
+}
+
+impl Outboxes {
+    /// A queue for each receiver; notifications wait there until [`Outboxes::start`].
+    ///
+    /// # Errors
+    /// If the system's certificates cannot be read.
+    pub fn new(targets: Targets) -> std::io::Result<Outboxes> {
+        let (stop, stopped) = watch::channel(false);
+        let failing = Arc::new(AtomicUsize::new(0));
+        let mut outboxes = Outboxes {
+            alertmanagers: Vec::new(),
+            webhooks: Vec::new(),
+            dead_man_switch: None,
+            failing: Arc::clone(&failing),
+            stop,
+        };
+        let urls =
+            targets.alertmanagers.len() + targets.webhooks.len() + usize::from(targets.dead_man_switch.is_some());
+        let (Some(identity), true) = (targets.identity, urls > 0) else { return Ok(outboxes) };
+        let client = HttpClient::new()?;
+        let target = |url: String| Target {
+            url,
+            outbox: Arc::default(),
+            client: client.clone(),
+            stop: stopped.clone(),
+            page: targets.page.clone(),
+            identity: identity.clone(),
+            failing: Arc::clone(&failing),
+            fails: false,
+        };
+        outboxes.alertmanagers = targets.alertmanagers.into_iter().map(target).collect();
+        outboxes.webhooks = targets.webhooks.into_iter().map(target).collect();
+        outboxes.dead_man_switch = targets.dead_man_switch.map(|url| (url, client.clone()));
+        Ok(outboxes)
+    }
+
+    /// The queue of each receiver; every notification goes into all.
+    pub fn receivers(&self) -> Vec<Receiver> {
+        let receiver = |target: &Target, again| Receiver { outbox: Arc::clone(&target.outbox), again };
+        let alertmanagers = self.alertmanagers.iter().map(|target| receiver(target, true));
+        let webhooks = self.webhooks.iter().map(|target| receiver(target, false));
+        alertmanagers.chain(webhooks).collect()
+    }
+
+    /// Starts a task for each receiver on the current runtime. `watchdog` checks the daemon's health.
+    pub fn start(self, watchdog: Watchdog) -> Notifiers {
+        let mut tasks: Vec<_> =
+            self.alertmanagers.into_iter().map(|target| tokio::spawn(alertmanager::run(target))).collect();
+        tasks.extend(self.webhooks.into_iter().map(|target| tokio::spawn(webhook::run(target))));
+        if let Some((url, client)) = self.dead_man_switch {
+            tasks.push(tokio::spawn(dead_man_switch::run(url, client, self.stop.subscribe(), watchdog, self.failing)));
+        }
+        Notifiers { tasks, stop: self.stop }
+    }
+}
+
 /// The tasks of all receivers.
 #[derive(Debug)]
 pub struct Notifiers {
-    /// The queue of each receiver; every notification goes into all.
-    pub outboxes: Vec<Receiver>,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
 }
 
 impl Notifiers {
     /// Stops all tasks: each tries once more to deliver its queue, until `deadline`.
-    pub async fn finish(self, deadline: Instant) {
+    pub async fn stop(self, deadline: Instant) {
         let _ = self.stop.send(true);
-        let all = async {
-            for task in self.tasks {
-                let _ = task.await;
+        let mut late = 0;
+        for mut task in self.tasks {
+            if tokio::time::timeout_at(deadline.into(), &mut task).await.is_err() {
+                task.abort();
+                late += 1;
             }
-        };
-        if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
+        }
+        if late > 0 {
             tracing::warn!("some alerts were not delivered before the stop");
         }
     }
-}
-
-/// Starts a task for each receiver. `watchdog` checks the daemon's health.
-///
-/// # Errors
-/// If the system's certificates cannot be read.
-pub fn start(targets: Targets, watchdog: Watchdog) -> std::io::Result<Notifiers> {
-    let (stop, stopped) = watch::channel(false);
-    let mut notifiers = Notifiers { outboxes: Vec::new(), tasks: Vec::new(), stop };
-    let urls = targets.alertmanagers.len() + targets.webhooks.len() + usize::from(targets.dead_man_switch.is_some());
-    let (Some(identity), true) = (targets.identity, urls > 0) else { return Ok(notifiers) };
-    let client = HttpClient::new()?;
-    let failing = Arc::new(AtomicUsize::new(0));
-    let line = |url: String, outbox: &Arc<Outbox>| Target {
-        url,
-        outbox: Arc::clone(outbox),
-        client: client.clone(),
-        stop: stopped.clone(),
-        page: targets.page.clone(),
-        identity: identity.clone(),
-        failing: Arc::clone(&failing),
-        fails: false,
-    };
-    for url in targets.alertmanagers {
-        let outbox = Arc::new(Outbox::default());
-        notifiers.tasks.push(tokio::spawn(alertmanager::run(line(url, &outbox))));
-        notifiers.outboxes.push(Receiver { outbox, again: true });
-    }
-    for url in targets.webhooks {
-        let outbox = Arc::new(Outbox::default());
-        notifiers.tasks.push(tokio::spawn(webhook::run(line(url, &outbox))));
-        notifiers.outboxes.push(Receiver { outbox, again: false });
-    }
-    if let Some(url) = targets.dead_man_switch {
-        notifiers.tasks.push(tokio::spawn(dead_man_switch::run(url, client, stopped, watchdog, failing)));
-    }
-    Ok(notifiers)
 }
 
 #[cfg(test)]

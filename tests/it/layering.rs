@@ -1,5 +1,5 @@
 //! Who may import whom: from pure words (0) to the house (4). A room imports only from rooms of a lower layer,
-//! or of its own layer if they stand before it here. Nothing imports `server` but `cli`, and nothing below
+//! or of its own layer if they stand before it here. Nothing imports `daemon` but `cli`, and nothing below
 //! layer 4 imports `config`.
 
 use std::fs;
@@ -16,7 +16,6 @@ const LAYERS: [(u8, &[&str]); 5] = [
         &[
             "sys",
             "log",
-            "manager",
             "http_client",
             "capture",
             "notify",
@@ -28,7 +27,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "http",
         ],
     ),
-    (4, &["config", "assemble", "flush", "server", "cli"]),
+    (4, &["config", "assemble", "flush", "daemon", "cli"]),
 ];
 
 /// Rooms of the outside don't know each other.
@@ -141,7 +140,7 @@ fn rooms_import_only_from_lower_layers() {
         for import in imports(&code, depth(&path)) {
             let Some(other) = rank(import) else { continue };
             let strangers = STRANGERS.contains(&room.as_str()) && STRANGERS.contains(&import);
-            let house = import == "server" && room != "cli" || import == "config" && own.0 < 4;
+            let house = import == "daemon" && room != "cli" || import == "config" && own.0 < 4;
             if import != room && (other >= own || strangers || house) {
                 wrong.push(format!("{} imports {import}", path.display()));
             }

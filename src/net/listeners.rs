@@ -1,4 +1,4 @@
-//! The order in which listeners stop reading.
+//! The running listeners, and the order in which they stop.
 
 use std::time::{Duration, Instant};
 
@@ -11,26 +11,62 @@ use super::{Listener, Transport};
 /// A worker looks at the deadline of a stop after each datagram; one that is so much later does not answer.
 const STOP_SLACK: Duration = Duration::from_millis(100);
 
-/// Makes all workers read what the kernel holds until `deadline`, and then nothing more. Datagrams are read as ever until
-/// the last connection has ended, then refused, and those that are queued are read to the last.
+/// Running listeners, each with its URL, in the order in which they were added: that of their workers' shards.
+#[derive(Debug, Default)]
+pub struct Listeners(Vec<Listener>);
+
+impl Listeners {
+    /// Adds a running listener.
+    pub fn add(&mut self, listener: Listener) {
+        self.0.push(listener);
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Listener> {
+        self.0.iter()
+    }
+
+    /// All of them, in order.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Listener> {
+        self.0.iter_mut()
+    }
+
+    /// Makes all workers read what the kernel holds until `deadline`, and then nothing more: see [`stop`].
+    pub async fn stop(&self, deadline: Instant) {
+        stop(&self.0.iter().collect::<Vec<_>>(), deadline).await;
+    }
+
+    /// Ends all workers and closes the sockets, by `deadline`.
+    pub async fn join(self, deadline: Instant) {
+        for listener in self.0 {
+            listener.join(deadline).await;
+        }
+    }
+}
+
+/// Makes the workers of these listeners read what the kernel holds until `deadline`, and then nothing more. Datagrams are
+/// read as ever until the last connection has ended, then refused, and those that are queued are read to the last. What is
+/// not read by then is counted as `unread`. Returns [`STOP_SLACK`] after the deadline at the latest.
 pub async fn stop(listeners: &[&Listener], deadline: Instant) {
     let (datagrams, streams): (Vec<&Listener>, Vec<&Listener>) =
         listeners.iter().partition(|listener| listener.transport.has_datagrams());
-    wait_for_workers(streams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect(), deadline).await;
+    // If the workers of streams hang, those of datagrams still have time to count what they do not read.
+    let reading = streams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect();
+    wait_for_workers(reading, deadline + STOP_SLACK / 2).await;
     // All before any is drained: of sockets that share a port, those that are left get what the others refuse.
     datagrams.iter().for_each(|listener| listener.refuse());
     if datagrams.iter().any(|listener| listener.transport == Transport::Udp && !listener.is_inherited) {
         // A processor may have looked a socket up before it refused, and is about to queue a datagram there.
         sys::await_deliveries();
     }
-    wait_for_workers(datagrams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect(), deadline).await;
+    let reading = datagrams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect();
+    wait_for_workers(reading, deadline + STOP_SLACK).await;
 }
 
-/// Waits for workers that were stopped.
-async fn wait_for_workers(workers: Vec<oneshot::Receiver<()>>, deadline: Instant) {
-    let end = tokio::time::Instant::from_std(deadline + STOP_SLACK);
+/// Waits until workers have read to the end, or until `latest`.
+async fn wait_for_workers(workers: Vec<oneshot::Receiver<()>>, latest: Instant) {
     for worker in workers {
-        if !matches!(tokio::time::timeout_at(end, worker).await, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout_at(latest.into(), worker).await, Ok(Ok(()))) {
             tracing::error!("a receive worker does not stop; what it has not read is lost, and in no count");
         }
     }
@@ -46,7 +82,7 @@ mod tests {
     use crate::aggregate::{Columns, Quota, Shard, ShardOptions, Tally, TimeWindow, TimerPolicy};
     use crate::net::bind::open;
     use crate::net::listener::WorkerCommand;
-    use crate::net::{Framing, ListenAddress, ListenerOptions, bind};
+    use crate::net::{Framing, ListenAddress, ListenerOptions, Taps, bind};
     use crate::protocol::Options;
 
     fn listener(address: &str, workers: usize) -> Listener {
@@ -78,7 +114,7 @@ mod tests {
                 times: TimeWindow::ANY,
             })
         };
-        bind(options).expect("bound").start(shard, None, None, &[]).expect("started")
+        bind(options).expect("bound").start("udp://test", shard, &Taps::default()).expect("started")
     }
 
     /// Connected sockets to a listener's port at `host`: they are told of refusals.

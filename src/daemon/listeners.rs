@@ -1,0 +1,79 @@
+//! The listeners. Running ones belong to the flusher, which asks their workers for intervals; see [`crate::net`] for how one
+//! is bound, started and stopped.
+
+use std::io;
+
+use crate::aggregate::Shard;
+use crate::assemble;
+use crate::config::{Config, ListenUrl, show_size};
+use crate::net::{self, BoundListener, Listeners, Taps};
+
+use super::StartError;
+
+/// Bound listeners by URL, in the order of the configuration.
+#[derive(Debug)]
+pub(super) struct BoundListeners(Vec<(ListenUrl, BoundListener)>);
+
+impl BoundListeners {
+    /// Binds them all.
+    pub(super) fn bind(config: &Config) -> Result<BoundListeners, StartError> {
+        let bind = |listen| {
+            let options = assemble::listener(config, listen);
+            let bound = net::bind(options).map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
+            Ok((listen.url.clone().at(bound.address()), bound))
+        };
+        config.listen.iter().map(bind).collect::<Result<_, _>>().map(BoundListeners)
+    }
+
+    /// Their URLs, with the ports that the kernel chose.
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.0.iter().map(|(url, _)| url.to_string()).collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(ListenUrl, BoundListener)> {
+        self.0.iter()
+    }
+
+    /// Receive workers of all together, each of which has a shard.
+    pub(super) fn workers(&self) -> usize {
+        self.0.iter().map(|(_, bound)| bound.workers()).sum()
+    }
+
+    /// Starts the workers; `shard` makes one for each.
+    pub(super) fn start(self, mut shard: impl FnMut() -> Shard, taps: &Taps) -> Result<Listeners, StartError> {
+        let mut running = Listeners::default();
+        for (url, bound) in self.0 {
+            if bound.is_short_of_buffer() {
+                tracing::warn!(
+                    listener = %url,
+                    granted = show_size(bound.receive_buffer()),
+                    "the kernel granted a smaller receive buffer than asked for; raise it with `sysctl -w net.core.rmem_max=…`"
+                );
+            }
+            let listener = bound
+                .start(&url.to_string(), &mut shard, taps)
+                .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
+            tracing::info!(listener = %url, "listening");
+            running.add(listener);
+        }
+        Ok(running)
+    }
+}
+
+/// Why a URL cannot be listened on, and what to do.
+pub(super) fn cannot_listen(url: &str, error: &io::Error) -> StartError {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse if url.starts_with("unix") => {
+            "another process listens there, or it is no socket: stop it, or choose another path"
+        }
+        io::ErrorKind::AddrInUse => "another process has this port: stop it, or choose another",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need more rights: choose a higher one",
+        io::ErrorKind::NotFound if url.starts_with("fd:") => {
+            "start it by socket activation, or listen at udp://127.0.0.1:8125"
+        }
+        io::ErrorKind::NotFound => "make its folder, or choose another path",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address: choose one of its own, or 0.0.0.0",
+        _ => "check the address",
+    };
+    StartError(format!("cannot listen on {url}: {error}; {advice}"))
+}

@@ -1,0 +1,405 @@
+//! The daemon as a program runs it: parts that are bound, started, and stopped in the order of the data.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::{Duration, Instant};
+//! use systole::{Config, Daemon};
+//!
+//! let config = Config::parse("interval = \"10s\"")?;
+//! let grace = config.shutdown_grace;
+//! let running = Daemon::bind(config)?.start()?;
+//! assert!(running.health().ready);
+//! tokio::signal::ctrl_c().await?;
+//! running.stop(Instant::now() + grace).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Each part has a file here with its struct, its start and its stop. The order of a stop is [`DRAIN`], then [`DELIVER`].
+//! Signals, the log and the service manager belong to the process and so to [`crate::cli`].
+//!
+//! Both run inside a Tokio runtime with at least two threads; sinks, notifiers, HTTP and management are its tasks. Receive
+//! workers, relays, the capture, presence and the flusher have threads of their own.
+
+mod capture;
+mod flush;
+mod health;
+mod listeners;
+mod presence;
+mod relays;
+mod server;
+mod sinks;
+mod summary;
+mod thread;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::aggregate::{Quota, Shard};
+use crate::assemble;
+use crate::config::Config;
+use crate::flush::Flusher;
+use crate::http::Published;
+use crate::log::Log;
+use crate::net::Taps;
+use crate::notify::{Notifiers, Outboxes};
+use crate::presence::Identity;
+use crate::rollup::Registry;
+use crate::sinks::{DriverOptions, Sink};
+use crate::sys::{host_name, unix_time};
+
+use capture::Capture;
+use flush::FlushThread;
+use listeners::BoundListeners;
+use presence::Presence;
+use relays::Relays;
+use server::{BoundServer, Server};
+use sinks::{OpenSink, Sinks};
+
+pub use health::Health;
+
+/// Most requests of the management port that wait for the flusher.
+const MANAGEMENT_REQUESTS: usize = 16;
+
+/// Why the daemon cannot start: one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+/// Why a stop is incomplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// The flush thread panicked: the last interval is lost.
+    #[error("the flusher failed; its message is above")]
+    FlusherFailed,
+}
+
+/// What stops at a time of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The sockets: connections are read to their ends, then the kernel refuses datagrams, and what it holds is read.
+    Listeners,
+    /// What relays hold goes out, so that the last account includes it.
+    RelayQueues,
+    /// The last interval is closed with its true length, and the receive workers end.
+    Flusher,
+    /// Every sink delivers what waits; the rest is on disk, or counted as lost.
+    Sinks,
+    /// Presence takes in the last heartbeats and saves its state.
+    Presence,
+    /// Alerts that wait are sent.
+    Notifiers,
+    /// Relay threads, whose input has closed.
+    Relays,
+    /// The rest of the capture is written.
+    Capture,
+    /// The management port.
+    Management,
+    /// The page and the API.
+    Http,
+}
+
+/// Stages follow one another. The lanes of a stage run side by side, the parts of a lane one after the other. A part ends
+/// when its input has closed and is worked off, or at the deadline, which is the same for all.
+type Stage = &'static [&'static [Part]];
+
+/// How the daemon stops taking data in.
+const DRAIN: &[Stage] = &[&[&[Part::Listeners]], &[&[Part::RelayQueues]]];
+
+/// How it delivers what it has, after [`DRAIN`]. `/ready` and the API answer until the end.
+const DELIVER: &[Stage] = &[
+    &[&[Part::Flusher]],
+    &[&[Part::Sinks], &[Part::Presence, Part::Notifiers], &[Part::Relays], &[Part::Capture]],
+    &[&[Part::Management], &[Part::Http]],
+];
+
+/// A daemon whose sockets are bound and whose sinks are open, but which reads nothing yet.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    started: Instant,
+    listeners: BoundListeners,
+    sinks: Vec<OpenSink>,
+    http: Option<BoundServer>,
+    management: Option<BoundServer>,
+    capture: Option<PathBuf>,
+    status_every: Option<Duration>,
+    log: Option<Log>,
+}
+
+impl Daemon {
+    /// Binds every socket and opens every sink. To be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// If a port is taken, a sink's options do not fit, and the like.
+    pub fn bind(config: Config) -> Result<Daemon, StartError> {
+        let started = Instant::now();
+        let sinks = sinks::open(&config)?;
+        let listeners = BoundListeners::bind(&config)?;
+        let http = config.http.address.map(|address| BoundServer::bind("http", address)).transpose()?;
+        let management = config.management.address.map(|address| BoundServer::bind("tcp", address)).transpose()?;
+        Ok(Daemon { config, started, listeners, sinks, http, management, capture: None, status_every: None, log: None })
+    }
+
+    /// Adds a sink beside the configured ones.
+    #[must_use]
+    pub fn with_sink(mut self, options: DriverOptions, sink: Box<dyn Sink>) -> Daemon {
+        self.sinks.push(OpenSink { options, sink });
+        self
+    }
+
+    /// Records everything that is received in this file, for `systole replay`.
+    #[must_use]
+    pub fn with_capture(self, path: &Path) -> Daemon {
+        Daemon { capture: Some(path.to_path_buf()), ..self }
+    }
+
+    /// Logs what was received and lost since the start, every so often.
+    #[must_use]
+    pub fn with_status_log(self, every: Duration) -> Daemon {
+        Daemon { status_every: Some(every), ..self }
+    }
+
+    /// Accounts for the lines that this log loses.
+    #[must_use]
+    pub(crate) fn with_log(self, log: Log) -> Daemon {
+        Daemon { log: Some(log), ..self }
+    }
+
+    /// What is bound and where data goes, as lines of text.
+    pub fn summary(&self) -> String {
+        summary::text(self)
+    }
+
+    /// URLs of the listeners, with the ports that the kernel chose.
+    pub fn listeners(&self) -> Vec<String> {
+        self.listeners.urls()
+    }
+
+    /// Address of the page and the API, with the port that the kernel chose.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(BoundServer::address)
+    }
+
+    /// Address of the management port, with the port that the kernel chose.
+    pub fn management_address(&self) -> Option<SocketAddr> {
+        self.management.as_ref().map(BoundServer::address)
+    }
+
+    /// Starts every part. To be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// If a thread cannot be started, a spool or the capture cannot be written, and the like; what has started ends then.
+    pub fn start(self) -> Result<Running, StartError> {
+        let Daemon { config, started, listeners, sinks, http, management, capture, status_every, log } = self;
+        let seed = random_seed();
+        let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
+        let (publish, published) = watch::channel(Arc::new(Published::default()));
+
+        let page = http.as_ref().map(|http| format!("http://{}", http.address()));
+        let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
+            .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
+        let presence = Presence::start(&config, seed, identity, outboxes.receivers())?;
+        let presence_handle = presence.as_ref().map(Presence::handle);
+        let watchdog = health::watchdog(published.clone(), config.interval, presence_handle.clone());
+        let notifiers = outboxes.start(watchdog);
+
+        let capture = capture.map(|path| Capture::start(&path)).transpose()?;
+        let (relays, relay_handles) = Relays::start(&config.relays)?;
+        let taps = Taps {
+            presence: presence_handle.clone(),
+            capture: capture.as_ref().map(|(_, writer)| writer.clone()),
+            relays: relay_handles,
+        };
+        let quota = Quota::new(config.max_series);
+        let shards = listeners.workers();
+        let listeners = listeners.start(|| Shard::new(assemble::shard_options(&config, &quota, seed)), &taps)?;
+        // The capture and the relays end when the last worker has.
+        drop(taps);
+        let (capture, capture_writer) = capture.unzip();
+        let capture_counter = capture_writer.map(|writer| writer.counter());
+        let drivers = sinks::start(sinks)?;
+
+        let registry = Registry::new(assemble::registry_options(&config, true), shards);
+        let (flusher_requests, requests) = mpsc::channel(MANAGEMENT_REQUESTS);
+        let http_requests = Arc::<AtomicU64>::default();
+        let (control, inputs) = flush::control();
+        let flusher =
+            Flusher::new(config.interval, listeners, registry, drivers, publish, status_every, presence_handle.clone())
+                .answering(management.is_some().then_some(requests), Arc::clone(&http_requests))
+                .watching(relays.stats())
+                .accounting_for(log, capture_counter)
+                .controlled_by(inputs);
+
+        let ready = Arc::new(AtomicBool::new(false));
+        let http = http.map(|bound| {
+            let state = server::http_state(&config, started, published.clone(), &ready, presence_handle);
+            bound.serve(|listener, stop| crate::http::serve(listener, state, stop))
+        });
+        let management = management.map(|bound| {
+            let state = server::management_state(&config, flusher_requests, http_requests);
+            bound.serve(|listener, stop| crate::management::serve(listener, state, stop))
+        });
+        let (flusher, sinks) = FlushThread::start(flusher, control)?;
+        ready.store(true, Ordering::Relaxed);
+        Ok(Running {
+            ready,
+            published,
+            interval: config.interval,
+            is_drained: false,
+            parts: Parts {
+                flusher: Some(flusher),
+                relays: Some(relays),
+                sinks: Some(sinks),
+                presence,
+                notifiers: Some(notifiers),
+                capture,
+                management,
+                http,
+            },
+        })
+    }
+}
+
+/// A running daemon. Dropping it stops it in the background, without a grace.
+#[derive(Debug)]
+pub struct Running {
+    /// What `/ready` answers.
+    ready: Arc<AtomicBool>,
+    published: watch::Receiver<Arc<Published>>,
+    interval: Duration,
+    is_drained: bool,
+    parts: Parts,
+}
+
+impl Running {
+    /// How the daemon is now; `ready` is what `/ready` answers.
+    pub fn health(&self) -> Health {
+        Health {
+            ready: self.ready.load(Ordering::Relaxed),
+            on_time: !health::is_late(&self.published.borrow(), self.interval),
+        }
+    }
+
+    /// Stops taking data in: connections are read to their ends, what the kernel has queued is read, and it refuses the rest.
+    /// Half of the time until `deadline` is left for delivering. No interval is closed any more until [`Running::stop`].
+    ///
+    /// # Errors
+    /// If the flusher has failed.
+    pub async fn drain(&mut self, deadline: Instant) -> Result<(), StopError> {
+        if std::mem::replace(&mut self.is_drained, true) {
+            return Ok(());
+        }
+        tracing::info!("stopping: reading what the kernel holds, then delivering the last interval");
+        self.ready.store(false, Ordering::Relaxed);
+        self.parts.stop_all(DRAIN, deadline).await
+    }
+
+    /// Drains, closes the last interval, delivers it, and ends every part, by `deadline`. What is not delivered then is on
+    /// disk or counted.
+    ///
+    /// # Errors
+    /// If the flusher has failed; the other parts are stopped all the same.
+    pub async fn stop(mut self, deadline: Instant) -> Result<(), StopError> {
+        let drained = self.drain(deadline).await;
+        let delivered = self.parts.stop_all(DELIVER, deadline).await;
+        drained.and(delivered)?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// The end of a part.
+type Ending = Pin<Box<dyn Future<Output = Result<(), StopError>> + Send>>;
+
+/// What runs. A part is gone from here when it was stopped.
+#[derive(Debug)]
+struct Parts {
+    flusher: Option<FlushThread>,
+    relays: Option<Relays>,
+    sinks: Option<Sinks>,
+    presence: Option<Presence>,
+    notifiers: Option<Notifiers>,
+    capture: Option<Capture>,
+    management: Option<Server>,
+    http: Option<Server>,
+}
+
+impl Parts {
+    /// Stops parts stage by stage. An error of one ends no other early; the first is returned.
+    async fn stop_all(&mut self, stages: &[Stage], deadline: Instant) -> Result<(), StopError> {
+        let mut outcome = Ok(());
+        for stage in stages {
+            let mut lanes = JoinSet::new();
+            for lane in *stage {
+                let endings: Vec<Ending> = lane.iter().map(|part| self.stop(*part, deadline)).collect();
+                lanes.spawn(async move {
+                    let mut outcome = Ok(());
+                    for ending in endings {
+                        outcome = outcome.and(ending.await);
+                    }
+                    outcome
+                });
+            }
+            while let Some(lane) = lanes.join_next().await {
+                match lane {
+                    Ok(lane) => outcome = outcome.and(lane),
+                    Err(error) => tracing::error!(%error, "a part failed while it stopped"),
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Stops a part; one that does not run has nothing to do.
+    fn stop(&mut self, part: Part, deadline: Instant) -> Ending {
+        fn stopped<P: Send + 'static, F: Future<Output = ()> + Send + 'static>(
+            part: Option<P>,
+            stop: impl FnOnce(P) -> F,
+        ) -> Ending {
+            let ending = part.map(stop);
+            Box::pin(async {
+                if let Some(ending) = ending {
+                    ending.await;
+                }
+                Ok(())
+            })
+        }
+        match part {
+            Part::Listeners => match &self.flusher {
+                Some(flusher) => Box::pin(flusher.stop_listeners(deadline)),
+                None => Box::pin(async { Ok(()) }),
+            },
+            Part::RelayQueues => match &self.relays {
+                Some(relays) => Box::pin(relays.empty_queues(deadline)),
+                None => Box::pin(async { Ok(()) }),
+            },
+            Part::Flusher => match self.flusher.take() {
+                Some(flusher) => Box::pin(flusher.stop(deadline)),
+                None => Box::pin(async { Ok(()) }),
+            },
+            Part::Sinks => stopped(self.sinks.take(), |sinks| sinks.stop(deadline)),
+            Part::Presence => stopped(self.presence.take(), |presence| presence.stop(deadline)),
+            Part::Notifiers => stopped(self.notifiers.take(), |notifiers| notifiers.stop(deadline)),
+            Part::Relays => stopped(self.relays.take(), |relays| relays.stop(deadline)),
+            Part::Capture => stopped(self.capture.take(), |capture| capture.stop(deadline)),
+            Part::Management => stopped(self.management.take(), Server::stop),
+            Part::Http => stopped(self.http.take(), Server::stop),
+        }
+    }
+}
+
+/// A key for the tables' hashes that a sender cannot know.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,49 @@
+//! The presence thread.
+
+use std::io;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crate::assemble;
+use crate::config::Config;
+use crate::notify;
+use crate::presence::Identity;
+use crate::presence_driver::{self, PresenceHandle};
+
+use super::StartError;
+use super::thread::join_by;
+
+/// Presence, where it is on.
+#[derive(Debug)]
+pub(super) struct Presence {
+    handle: PresenceHandle,
+    thread: JoinHandle<()>,
+}
+
+impl Presence {
+    pub(super) fn start(
+        config: &Config,
+        seed: u64,
+        identity: Identity,
+        receivers: Vec<notify::Receiver>,
+    ) -> Result<Option<Presence>, StartError> {
+        let env = |name: &str| std::env::var(name).ok();
+        let Some(options) = assemble::presence(config, seed, identity, env) else { return Ok(None) };
+        let cannot = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
+        let (handle, thread) = presence_driver::start(options, receivers).map_err(cannot)?;
+        Ok(Some(Presence { handle, thread }))
+    }
+
+    pub(super) fn handle(&self) -> PresenceHandle {
+        self.handle.clone()
+    }
+
+    /// Takes in what is queued, saves the state, and puts the last notifications into the queues of the notifiers.
+    pub(super) async fn stop(self, deadline: Instant) {
+        let end = move || {
+            self.handle.stop();
+            self.thread.join()
+        };
+        join_by(deadline, "presence", end).await;
+    }
+}

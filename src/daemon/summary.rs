@@ -1,0 +1,59 @@
+//! The text that is printed at the start: what is bound, and where data goes.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::config::{ListenUrl, show_duration, show_size};
+use crate::net::Transport;
+
+use super::Daemon;
+use super::server::BoundServer;
+
+pub(super) fn text(daemon: &Daemon) -> String {
+    let config = &daemon.config;
+    let mut out = format!("systole {}\n", env!("CARGO_PKG_VERSION"));
+    for (url, bound) in daemon.listeners.iter() {
+        let detail = match bound.transport() {
+            Transport::Udp => {
+                let workers = bound.workers();
+                let s = if workers == 1 { "" } else { "s" };
+                format!("  ({workers} worker{s}, receive buffer {})", show_size(bound.receive_buffer()))
+            }
+            Transport::Tcp | Transport::Unix | Transport::Unixgram => String::new(),
+        };
+        let _ = writeln!(out, "  listen    {url}{detail}");
+    }
+    let _ = writeln!(out, "  interval  {}, profile {}", show_duration(config.interval), config.profile.name());
+    for sink in &config.sinks {
+        let place = sink.kind.spec().place();
+        let gap = if place.is_empty() { "" } else { "  " };
+        let _ = writeln!(out, "  sink      {}{gap}{place}", sink.name);
+    }
+    for relay in &config.relays {
+        let targets = relay.targets.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(out, "  relay     {}  {targets}", relay.name);
+    }
+    if let Some(address) = daemon.management.as_ref().map(BoundServer::address) {
+        let _ = writeln!(out, "  manage    tcp://{address}");
+    }
+    let _ = match daemon.http.as_ref().map(BoundServer::address) {
+        Some(address) => writeln!(out, "  page      http://{address}"),
+        None => writeln!(out, "  page      off"),
+    };
+    let mut udp = daemon.listeners.iter().filter_map(|(url, _)| match url {
+        ListenUrl::Udp(address) => Some(*address),
+        ListenUrl::Tcp(_) | ListenUrl::Unix(_) | ListenUrl::Unixgram(_) | ListenUrl::Fd(_) => None,
+    });
+    if let Some(address) = udp.next() {
+        let host = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+        let near = SocketAddr::new(host, address.port());
+        let to = if near == SocketAddr::from((Ipv4Addr::LOCALHOST, 8125)) {
+            String::new()
+        } else {
+            format!(" --to udp://{near}")
+        };
+        let _ = writeln!(out, "  try       systole send 'hello:1|c'{to}");
+        let _ = writeln!(out, "  or        echo 'hello:1|c' | nc -u -q0 {host} {}", near.port());
+    }
+    out
+}
