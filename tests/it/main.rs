@@ -21,6 +21,7 @@ mod influx;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod layering;
+mod lifecycle;
 mod load;
 mod log;
 mod management;
