@@ -26,7 +26,7 @@
 //! | rooms | are |
 //! |---|---|
 //! | `protocol`, `series`, `untrusted`, `acl`, `glob` | lines read into borrowed values, identities, harmless text |
-//! | `aggregate`, `presence`, `telemetry`, `snapshot`, `rollup`, `codec` | shards, who is there, the ledger, closed intervals; time is an argument |
+//! | `telemetry`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec` | the ledger, shards, who is there, closed intervals; time is an argument |
 //! | `sys`, `log`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `flush`, `daemon`, `cli` | what puts them together |
 
@@ -57,6 +57,7 @@ mod net;
 mod notify;
 mod presence;
 mod presence_driver;
+mod prometheus_text;
 mod protocol;
 mod rollup;
 mod series;
@@ -96,6 +97,6 @@ pub mod internals {
     }
     open! {
         acl aggregate assemble capture cli codec config daemon flush glob http http_client lasting load log management net notify presence presence_driver
-        protocol rollup series sinks snapshot sys telemetry untrusted
+        prometheus_text protocol rollup series sinks snapshot sys telemetry untrusted
     }
 }

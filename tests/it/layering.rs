@@ -10,7 +10,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
     (0, &["protocol", "series", "untrusted", "acl", "glob", "lasting"]),
     (1, &["aggregate", "presence"]),
     // The ledger's words are part of a snapshot, so its own numbers come before the closed interval.
-    (2, &["telemetry", "snapshot", "rollup", "codec"]),
+    (2, &["telemetry", "snapshot", "prometheus_text", "rollup", "codec"]),
     (
         3,
         &[

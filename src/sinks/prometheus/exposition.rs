@@ -3,18 +3,18 @@
 //! the OpenMetrics specification).
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::aggregate::{Sum, TimestampedSample};
 use crate::glob::matches;
+use crate::prometheus_text::{PrometheusText, Shape};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Deleted, Deletion, GaugePoint, Snapshot, TimerPoint, cumulative, number};
 
 use super::super::exponential::Exponential;
 use super::super::room::Room;
-use super::names::{divisor, family, help, identity, labels};
+use super::names::{divisor, family, identity, labels};
 use super::outcome::{Conflict, Outcome};
 use super::protobuf;
 
@@ -49,33 +49,13 @@ pub enum Distributions {
     NativeOrClassic(Vec<f64>),
 }
 
-/// What a family holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sinks) enum Shape {
-    Counter,
-    Gauge,
-    Summary,
-    Histogram,
-}
-
-impl Shape {
-    fn name(self) -> &'static str {
-        match self {
-            Shape::Counter => "counter",
-            Shape::Gauge => "gauge",
-            Shape::Summary => "summary",
-            Shape::Histogram => "histogram",
-        }
-    }
-
-    /// What a family and its samples are called, beside its name.
-    fn suffixes(self) -> &'static [&'static str] {
-        match self {
-            Shape::Counter => &["", "_total", "_created"],
-            Shape::Gauge => &[""],
-            Shape::Summary => &["", "_sum", "_count", "_created"],
-            Shape::Histogram => &["", "_bucket", "_sum", "_count", "_created"],
-        }
+/// What a family and its samples are called, beside its name.
+fn suffixes(shape: Shape) -> &'static [&'static str] {
+    match shape {
+        Shape::Counter => &["", "_total", "_created"],
+        Shape::Gauge => &[""],
+        Shape::Summary => &["", "_sum", "_count", "_created"],
+        Shape::Histogram => &["", "_bucket", "_sum", "_count", "_created"],
     }
 }
 
@@ -344,7 +324,7 @@ impl Exposition {
                 }
             }
             None => {
-                let names = shape.suffixes().iter().map(|suffix| format!("{name}{suffix}"));
+                let names = suffixes(shape).iter().map(|suffix| format!("{name}{suffix}"));
                 if let Some(holder) = names.clone().find_map(|name| self.taken.get(&name)) {
                     return Err(conflict(holder.clone()));
                 }
@@ -450,7 +430,7 @@ impl Exposition {
             family.samples.remove(identity(&sample.series).as_str());
             if family.samples.is_empty() {
                 let name = &sample.family;
-                family.shape.suffixes().iter().for_each(|suffix| drop(self.taken.remove(&format!("{name}{suffix}"))));
+                suffixes(family.shape).iter().for_each(|suffix| drop(self.taken.remove(&format!("{name}{suffix}"))));
                 self.families.remove(name);
             }
         }
@@ -523,24 +503,18 @@ impl Exposition {
     }
 
     fn render(&self, is_open: bool) -> String {
-        let mut out = String::new();
+        let mut out = PrometheusText::new(is_open);
         for (name, family, samples) in self.families() {
-            let total = if family.shape == Shape::Counter && !is_open { "_total" } else { "" };
-            let shape = family.shape.name();
             let mut is_first = true;
             for sample in samples {
                 if std::mem::take(&mut is_first) {
-                    let source = help(sample.series.name(), is_open);
-                    // Writing to memory cannot fail.
-                    let _ = writeln!(out, "# HELP {name}{total} {shape} {source}\n# TYPE {name}{total} {shape}");
+                    let help = format!("{} {}", family.shape.name(), sample.series.name());
+                    out.family(name, family.shape, &help);
                 }
                 sample.render(is_open, &mut out);
             }
         }
-        if is_open {
-            out.push_str("# EOF\n");
-        }
-        out
+        out.finish()
     }
 }
 
@@ -569,27 +543,10 @@ impl Sample {
         }
     }
 
-    fn render(&self, is_open: bool, out: &mut String) {
-        let (name, labels) = (&self.family, &self.labels);
+    fn render(&self, is_open: bool, out: &mut PrometheusText) {
         let mut line = |suffix: &str, own: Option<(&str, String)>, value: f64| {
-            out.push_str(name);
-            out.push_str(suffix);
-            match own {
-                Some((key, own)) => {
-                    let comma = if labels.is_empty() { "" } else { "," };
-                    // Writing to memory cannot fail.
-                    let _ = write!(out, "{{{labels}{comma}{key}=\"{own}\"}}");
-                }
-                None if labels.is_empty() => {}
-                None => {
-                    out.push('{');
-                    out.push_str(labels);
-                    out.push('}');
-                }
-            }
-            out.push(' ');
-            out.push_str(&number(value));
-            out.push('\n');
+            let own = own.as_ref().map(|(key, value)| (*key, value.as_str()));
+            out.sample(&self.family, suffix, &self.labels, own, value);
         };
         self.each(&mut line);
         if is_open && !matches!(self.value, Value::Gauge(_) | Value::UpDown(_)) {

@@ -31,8 +31,9 @@ use crate::snapshot::Snapshot;
 use super::spec::bare;
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
+pub(super) use crate::prometheus_text::Shape;
 pub use exposition::{Distributions, Exposition, Format};
-pub(super) use exposition::{Sample, Shape, Value};
+pub(super) use exposition::{Sample, Value};
 pub(super) use names::{divisor, label_pairs};
 pub(super) use outcome::Complaint;
 pub use outcome::{Conflict, Outcome};

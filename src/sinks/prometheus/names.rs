@@ -5,6 +5,7 @@
 //! have one name in all kinds, are `systole_overflow_KIND`. What a scrape adds itself (`up`) is `exported_up`.
 
 use crate::aggregate::OVERFLOW_NAME;
+use crate::prometheus_text;
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::untrusted::is_active;
@@ -62,16 +63,12 @@ pub(in crate::sinks) fn divisor(series: &Series) -> f64 {
 
 /// `key="value",…` in the order of keys.
 pub(super) fn labels(series: &Series) -> String {
-    joined(label_pairs(series).iter())
+    prometheus_text::labels(label_pairs(series))
 }
 
 /// The same without empty values: to Prometheus a label without a value is none.
 pub(super) fn identity(series: &Series) -> String {
-    joined(label_pairs(series).iter().filter(|(_, value)| !value.is_empty()))
-}
-
-fn joined<'a>(pairs: impl Iterator<Item = &'a (String, String)>) -> String {
-    pairs.map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect::<Vec<_>>().join(",")
+    prometheus_text::labels(label_pairs(series).into_iter().filter(|(_, value)| !value.is_empty()))
 }
 
 /// Labels in the order of keys; a key with several values has them with commas between.
@@ -95,33 +92,9 @@ pub(in crate::sinks) fn label_pairs(series: &Series) -> Vec<(String, String)> {
     all
 }
 
-/// A label's value. What acts on a terminal becomes `_`.
-pub(super) fn escaped(text: &str) -> String {
-    escape(text, true)
-}
-
-/// A help text: where quotes are escaped in it (OpenMetrics), or are not (text 0.0.4).
-pub(super) fn help(text: &str, is_open: bool) -> String {
-    escape(text, is_open)
-}
-
 /// A text without what acts on a terminal.
 pub(super) fn harmless(text: &str) -> String {
     text.chars().map(|c| if is_active(c) { '_' } else { c }).collect()
-}
-
-fn escape(text: &str, with_quotes: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '"' if with_quotes => out.push_str("\\\""),
-            '\n' => out.push_str("\\n"),
-            c if is_active(c) => out.push('_'),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 fn clean(text: &str, colons: bool) -> String {
@@ -170,12 +143,6 @@ mod tests {
         ];
         let labels = labels(&Series::new(Kind::Gauge, "g", &tags));
         assert_eq!(labels, "a_b=\"1\",bare=\"\",exported_le=\"x\\\"\\n\\\\\",exported_x=\"\",k=\"a,b\"");
-    }
-
-    #[test]
-    fn quotes_in_a_help_text_are_escaped_where_the_format_says_so() {
-        let text = "a\"b\\c\nd\u{202e}";
-        assert_eq!((help(text, false), help(text, true)), ("a\"b\\\\c\\nd_".into(), "a\\\"b\\\\c\\nd_".into()));
     }
 
     #[test]

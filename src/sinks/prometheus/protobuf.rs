@@ -3,8 +3,10 @@
 
 use prost::Message;
 
+use crate::prometheus_text::Shape;
+
 use super::super::exponential::{Exponential, ZERO_THRESHOLD};
-use super::exposition::{Exposition, Family, Sample, Shape, Value};
+use super::exposition::{Exposition, Family, Sample, Value};
 use super::names::{divisor, harmless, label_pairs};
 
 #[derive(Clone, PartialEq, Message)]
