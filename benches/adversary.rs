@@ -185,7 +185,7 @@ fn read_all(shape: &Shape, size: usize, bytes: usize) -> Cost {
         let mut partials = [shard.close(&retired, Columns::default())];
         let tally = &partials[0].tally;
         let created: usize = partials[0].created.iter().map(Vec::len).sum();
-        cost.lines += tally.lines.max(tally.samples) + SERIES_LINES * created as u64;
+        cost.lines += tally.lines.read.max(tally.samples.read) + SERIES_LINES * created as u64;
         let snapshot = registry.close(&mut partials, Interval::new(now, INTERVAL, now, Duration::from_secs(10)));
         black_box(snapshot.ledger.check()).expect("the ledger's equations hold");
         let took = cpu_secs() - began;

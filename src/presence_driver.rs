@@ -523,7 +523,7 @@ fn log_losses(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
         tracing::warn!(services = account.evicted, "services that were not established gave way to new ones");
     }
     // Operators without the token were told at once.
-    let refused = account.refused.iter().filter(|(reason, _)| **reason != "token");
+    let refused = account.refused.iter().filter(|(reason, _)| *reason != "token");
     let reasons: Vec<String> = refused.map(|(reason, count)| format!("{reason} {count}")).collect();
     if !reasons.is_empty() {
         let from = most.map_or("unknown senders".to_string(), |(from, count)| format!("{from} ({count})"));

@@ -85,7 +85,7 @@ impl Shard {
     #[cold]
     fn ingest_binary(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         for (frame, metric) in binary_frames(datagram, options) {
-            self.open.tally.lines += 1;
+            self.open.tally.lines.read += 1;
             self.samples(std::iter::once(metric), frame, from, now);
         }
     }
@@ -191,17 +191,17 @@ impl Shard {
             Class::Set | Class::Kv => return,
         }
         let tally = &mut self.open.tally;
-        tally.lines += 1;
-        tally.metrics += 1;
-        tally.samples += 1;
-        tally.recorded += 1;
+        tally.lines.read += 1;
+        tally.lines.metrics += 1;
+        tally.samples.read += 1;
+        tally.samples.recorded += 1;
     }
 
     /// Parses a line on the slow path and records it.
     #[inline(never)]
     fn read(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         let line = trim(line);
-        self.open.tally.lines += 1;
+        self.open.tally.lines.read += 1;
         if matches!(line.first(), None | Some(b'_')) || memchr::memchr(0, line).is_some() {
             self.line(line, options, from, now);
             return;
@@ -242,7 +242,7 @@ impl Shard {
 
     fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         match parse_line(line, options) {
-            Ok(Line::Empty) => self.open.tally.empty += 1,
+            Ok(Line::Empty) => self.open.tally.lines.empty += 1,
             Ok(Line::Samples(samples)) => {
                 self.samples(samples, line, from, now);
             }
@@ -257,7 +257,8 @@ impl Shard {
 mod tests {
     use super::*;
     use crate::aggregate::rules::{Rule, Rules};
-    use crate::aggregate::{Columns, Quota, ShardOptions, Tally, TimeWindow, TimerPolicy};
+    use crate::aggregate::{Columns, Quota, ShardOptions, TimeWindow, TimerPolicy};
+    use crate::telemetry::Tally;
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -312,7 +313,7 @@ mod tests {
             let options = Options::default();
             let long = outcome(&rules, names, &text, |shard, text| {
                 for line in lines(text) {
-                    shard.open.tally.lines += 1;
+                    shard.open.tally.lines.read += 1;
                     shard.line(line, &options, None, 0.0);
                 }
             });

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use crate::series::Series;
+use crate::telemetry::Tally;
 
 use super::columns::Class;
 use super::gauge::Gauge;
 use super::shard::Shard;
-use super::tally::Tally;
 
 /// The values of a series in the open interval.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 //! the order of [`Gauge`].
 //!
 //! Everything is bounded: series by a [`Quota`], exact samples by [`TimerPolicy::exact_samples`], set members
-//! by [`EXACT_MEMBERS`], events and checks by [`MAX_EVENTS_AND_CHECKS`]. Reaching a bound is counted in the [`Tally`].
+//! by [`EXACT_MEMBERS`], events and checks by [`MAX_EVENTS_AND_CHECKS`]. Reaching a bound is counted in the [`Tally`](crate::telemetry::Tally).
 #![deny(clippy::disallowed_methods)]
 
 mod columns;
@@ -24,7 +24,6 @@ pub mod rules;
 mod set;
 mod several;
 mod shard;
-mod tally;
 mod timer;
 
 pub use columns::{Cell, Class, Column, Columns};
@@ -38,5 +37,4 @@ pub use overrides::{GaugePolicy, Levels, SeriesOverrides, Span};
 pub use partial::{BadLine, Created, Partial, TimestampedSample};
 pub use set::{EXACT_MEMBERS, Members};
 pub use shard::{Shard, ShardOptions, bad_time, class_of, kind_as};
-pub use tally::Tally;
 pub use timer::{Timer, TimerPolicy, Totals};

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::ParseError;
 use crate::series::Series;
+use crate::telemetry::Tally;
 
 use super::columns::Columns;
 use super::event_or_check::EventOrCheck;
 use super::limits::Offenders;
-use super::tally::Tally;
 
 /// A counter's or a gauge's value with its own timestamp (`|T`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

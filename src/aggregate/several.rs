@@ -83,8 +83,8 @@ impl Shard {
         }
         match first_error {
             Some(error) => self.refuse(line, error, from),
-            None if heartbeat == HeartbeatOutcome::Nothing => self.open.tally.metrics += 1,
-            None => self.open.tally.heartbeats += 1,
+            None if heartbeat == HeartbeatOutcome::Nothing => self.open.tally.lines.metrics += 1,
+            None => self.open.tally.lines.heartbeats += 1,
         }
         first_error.is_none()
     }
@@ -164,7 +164,7 @@ impl Shard {
                 return Ok(());
             }
             (None, _, Some(Destination::Recorded(place))) if is_alike => {
-                self.open.tally.sections_skipped += u64::from(metric.skipped);
+                self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
                 self.update_at(place, metric, now);
                 return Ok(());
             }
@@ -174,7 +174,7 @@ impl Shard {
             return Err(ParseError::new(Reason::TooLong, metric.tags.place_in(line)));
         }
         self.keys.metric(metric, kind);
-        self.open.tally.tags_cut += self.keys.cut();
+        self.open.tally.lines.tags_cut += self.keys.cut();
         shared.effort += self.keys.effort();
         if self.options.rules.is_some() && self.is_dropped() {
             self.count_dropped(metric);
@@ -201,7 +201,7 @@ impl Shard {
         if is_alike {
             shared.destinations[kind as usize] = Some(Destination::Recorded(place));
         }
-        self.open.tally.sections_skipped += u64::from(metric.skipped);
+        self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
         self.update_at(place, metric, now);
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::protocol::{
     Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy, mask_key,
 };
 use crate::series::{KeyBuilder, Series};
+use crate::telemetry::{Limit, Tally};
 
 use super::columns::{Class, Columns};
 use super::event_or_check::{EventOrCheck, own_event, own_service_check};
@@ -25,7 +26,6 @@ use super::limits::{
 use super::overrides::GaugeLevels;
 use super::partial::{BadLine, Created, Partial, TimestampedSample};
 use super::rules::{NO_RULE, RuleOutcome, RuleOutcomes, Rules};
-use super::tally::Tally;
 use super::timer::TimerPolicy;
 
 /// Longest excerpt of a malformed line kept for the log, in bytes.
@@ -139,7 +139,7 @@ impl Shard {
                 self.record(&metric, now);
                 match samples.next() {
                     None => {
-                        self.open.tally.metrics += 1;
+                        self.open.tally.lines.metrics += 1;
                         true
                     }
                     Some(second) => self.several(std::iter::once(second).chain(samples), line, from, now),
@@ -206,7 +206,7 @@ impl Shard {
 
     /// Counts an incomplete line.
     pub fn refuse_fragment(&mut self, line: &[u8], reason: Reason, from: Option<SocketAddr>) {
-        self.open.tally.lines += 1;
+        self.open.tally.lines.read += 1;
         self.refuse(line, ParseError::new(reason, line.len()), from);
     }
 
@@ -215,7 +215,7 @@ impl Shard {
     pub fn record(&mut self, metric: &Metric<'_>, now: f64) {
         let kind = self.kind_of(metric.kind);
         self.keys.metric(metric, kind);
-        self.open.tally.tags_cut += self.keys.cut();
+        self.open.tally.lines.tags_cut += self.keys.cut();
         if self.options.rules.is_some() && self.is_dropped() {
             self.count_dropped(metric);
             return;
@@ -229,9 +229,9 @@ impl Shard {
         let class = class_of(kind);
         let key = self.keys.last();
         let hash = self.hasher.hash(key);
-        self.open.tally.sections_skipped += u64::from(metric.skipped);
+        self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
         if let Some(id) = self.indexes[class as usize].find(hash, key) {
-            self.open.tally.recorded += self.update(class, id, metric, now);
+            self.open.tally.samples.recorded += self.update(class, id, metric, now);
         } else {
             let place = self.new_place(metric, kind, hash);
             self.update_at(place, metric, now);
@@ -257,22 +257,22 @@ impl Shard {
     /// Counts a sample that a rule drops.
     pub(super) fn count_dropped(&mut self, metric: &Metric<'_>) {
         let values = metric.values.len() as u64;
-        self.open.tally.samples += values;
-        self.open.tally.dropped_by_rule += values;
-        self.open.tally.sections_skipped += u64::from(metric.skipped);
+        self.open.tally.samples.read += values;
+        self.open.tally.samples.dropped_by_rule += values;
+        self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
     }
 
     /// Keeps a sample that has a timestamp, apart from the interval.
     #[cold]
     pub(super) fn stamp(&mut self, metric: &Metric<'_>, series: Series, time: f64, value: f64) {
         let values = metric.values.len() as u64;
-        self.open.tally.sections_skipped += u64::from(metric.skipped);
-        self.open.tally.samples += values;
+        self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
+        self.open.tally.samples.read += values;
         if self.open.stamped.len() >= MAX_TIMESTAMPED || self.stamped_bytes >= MAX_TIMESTAMPED_BYTES {
-            self.open.tally.stamped_limited += values;
+            self.open.tally.samples.limited.count(Limit::Timestamped, values);
             return;
         }
-        self.open.tally.timestamped += values;
+        self.open.tally.samples.timestamped += values;
         // Samples of one line may share their series.
         if self.open.stamped.last().is_none_or(|last| !last.series.is_same(&series)) {
             self.stamped_bytes += series.key().len();
@@ -314,8 +314,8 @@ impl Shard {
     /// Updates the series of a place.
     pub(super) fn update_at(&mut self, place: Place, metric: &Metric<'_>, now: f64) {
         let values = self.update(place.class, place.id, metric, now);
-        let Tally { recorded, folded, .. } = &mut self.open.tally;
-        *(if place.folded { folded } else { recorded }) += values;
+        let samples = &mut self.open.tally.samples;
+        *(if place.folded { &mut samples.folded } else { &mut samples.recorded }) += values;
     }
 
     fn create(&mut self, class: Class, hash: u64, series: Series, rule: u32) -> u32 {
@@ -395,13 +395,13 @@ impl Shard {
                         kept.push(value);
                         values += 1;
                     } else {
-                        tally.samples += 1;
-                        tally.kv_limited += 1;
+                        tally.samples.read += 1;
+                        tally.samples.limited.count(Limit::KvValues, 1);
                     }
                 }
             }
         }
-        self.open.tally.samples += values;
+        self.open.tally.samples.read += values;
         values
     }
 
@@ -410,9 +410,9 @@ impl Shard {
             self.refuse(line, bad_time(line, b"d:"), from);
             return;
         }
-        self.open.tally.events += 1;
-        self.open.tally.sections_skipped += event.skipped_sections().count() as u64;
-        self.open.tally.tags_cut += event.tags().cut();
+        self.open.tally.lines.events += 1;
+        self.open.tally.lines.sections_skipped += event.skipped_sections().count() as u64;
+        self.open.tally.lines.tags_cut += event.tags().cut();
         self.note(|keys| own_event(event, now, keys));
     }
 
@@ -427,7 +427,7 @@ impl Shard {
                 self.ordinary_check(check, line, from, now);
                 return;
             }
-            self.open.tally.heartbeats += 1;
+            self.open.tally.lines.heartbeats += 1;
             if forward {
                 // A heartbeat counts when it arrives, whatever its sender's clock says.
                 let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
@@ -443,9 +443,9 @@ impl Shard {
             self.refuse(line, bad_time(line, b"d:"), from);
             return;
         }
-        self.open.tally.service_checks += 1;
-        self.open.tally.sections_skipped += check.skipped_sections().count() as u64;
-        self.open.tally.tags_cut += check.tags().cut();
+        self.open.tally.lines.service_checks += 1;
+        self.open.tally.lines.sections_skipped += check.skipped_sections().count() as u64;
+        self.open.tally.lines.tags_cut += check.tags().cut();
         self.note(|keys| own_service_check(check, now, keys));
     }
 
@@ -458,7 +458,7 @@ impl Shard {
             self.note_bytes += note.memory_bytes();
             self.open.notes.push(note);
         } else {
-            self.open.tally.notes_dropped += 1;
+            self.open.tally.lines.notes_dropped += 1;
         }
     }
 
@@ -622,7 +622,10 @@ mod tests {
         let names: Vec<String> = partial.created[0].iter().map(|created| created.series.to_string()).collect();
         assert_eq!(names, ["a", OVERFLOW]);
         assert_eq!(counters(&mut partial), [(0, 5.0), (1, 5.0)]);
-        assert_eq!((partial.tally.recorded, partial.tally.folded, partial.tally.samples), (2, 4, 6));
+        assert_eq!(
+            (partial.tally.samples.recorded, partial.tally.samples.folded, partial.tally.samples.read),
+            (2, 4, 6)
+        );
         assert_eq!(partial.offenders.worst(), Some(("user".into(), 2)));
     }
 
@@ -656,6 +659,6 @@ mod tests {
         assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
         feed(&mut shard, "b:1|c");
         let mut partial = shard.close(&NONE, Columns::default());
-        assert_eq!((partial.tally.folded, counters(&mut partial)), (0, vec![(0, 1.0)]));
+        assert_eq!((partial.tally.samples.folded, counters(&mut partial)), (0, vec![(0, 1.0)]));
     }
 }

@@ -124,7 +124,7 @@ async fn listen_until_told(
             for worker in 0..listener.workers() {
                 // The aggregated values are not used.
                 let closed = listener.close(worker, Default::default(), Columns::default()).await;
-                unread += closed.map_or(0, |partial| partial.tally.unread);
+                unread += closed.map_or(0, |partial| partial.tally.listener.unread);
             }
         }
         if ended {

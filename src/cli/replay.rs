@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use rapidhash::v3::rapidhash_v3;
 
-use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions, Tally};
+use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions};
 use crate::assemble;
 use crate::codec::{RecordType, Records};
 use crate::config::Config;
@@ -20,7 +20,7 @@ use crate::sinks::influx;
 use crate::sinks::prometheus::{self, Distributions, Exposition};
 use crate::sinks::statsd;
 use crate::snapshot::Snapshot;
-use crate::telemetry::ListenerAccount;
+use crate::telemetry::{ListenerAccount, Tally};
 use crate::untrusted::Escaped;
 
 use super::replay_presence::ReplayPresence;
@@ -337,15 +337,15 @@ impl Replay {
         self.listener.datagrams += 1;
         self.listener.bytes += bytes.len() as u64;
         let shard = &mut self.shards[shard];
-        shard.tally().datagrams += 1;
+        shard.tally().listener.datagrams += 1;
         shard.set_origin(source.origin);
-        let before = shard.tally().malformed;
+        let before = shard.tally().lines.malformed;
         shard.ingest(bytes, &self.config.protocol, from.and_then(|from| from.parse().ok()), secs(at));
-        let after = shard.tally().malformed;
-        if after != before {
+        let mut fresh = shard.tally().lines.malformed;
+        fresh.subtract(&before);
+        if fresh.total() > 0 {
             self.first_malformed.get_or_insert(source);
-            let new = after.iter().zip(before).map(|(after, before)| after - before);
-            self.malformed.malformed.iter_mut().zip(new).for_each(|(all, new)| *all += new);
+            self.malformed.lines.malformed.add(&fresh);
         }
         let engine = self.presence.engine(at);
         shard.take_signals().for_each(|signal| engine.signal(&signal));

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::aggregate::{CanonicalTags, EventOrCheckBody, Gauge, Members, Sum, Timer, TimerPolicy};
     use crate::codec::{RecordType, Records};
-    use crate::protocol::Kind;
+    use crate::protocol::{Kind, Reason};
     use crate::telemetry::LineAccount;
     use proptest::prelude::*;
 
@@ -231,7 +231,7 @@ mod tests {
                     Deletion::Folder(crate::aggregate::Class::Timer, "a.".into()),
                 ],
                 ledger: crate::telemetry::Ledger {
-                    lines: LineAccount { malformed: [("bad_value", 3)].into(), ..LineAccount::default() },
+                    lines: LineAccount { malformed: [(Reason::BadValue, 3)].into_iter().collect(), ..LineAccount::default() },
                     completeness: 0.5,
                     ..Default::default()
                 },

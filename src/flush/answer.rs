@@ -5,13 +5,14 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::aggregate::{Class, Gauge, Inspected, Shard, Tally};
+use crate::aggregate::{Class, Gauge, Inspected, Shard};
 use crate::glob::Prefixes;
 use crate::management::{Listing, MAX_ITEMS, MAX_SERIES, Request, Shown, Stats};
 use crate::rollup::SelfMetrics;
 use crate::series::Series;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Deletion;
+use crate::telemetry::Tally;
 
 use super::Flusher;
 
@@ -117,8 +118,8 @@ impl Flusher {
         }
         [
             ("bad_lines_seen", tally.malformed_total()),
-            ("packets_received", tally.datagrams + tally.chunks),
-            ("metrics_received", tally.lines - tally.empty),
+            ("packets_received", tally.listener.datagrams + tally.chunks),
+            ("metrics_received", tally.lines.read - tally.lines.empty),
         ]
         .map(|(name, count)| (format!("{prefix}.{name}"), Shown::Number(count as f64)))
         .to_vec()

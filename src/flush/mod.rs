@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::aggregate::{Columns, Offenders, Partial, Tally};
+use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
 use crate::http::Published;
 use crate::log::Log;
@@ -26,7 +26,8 @@ use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 use crate::telemetry::{
-    CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, ManagementAccount, RelayAccount, SinkAccount,
+    Account, CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, ManagementAccount, RelayAccount,
+    SinkAccount, Tally,
 };
 use crate::untrusted::{Escaped, excerpt};
 
@@ -86,16 +87,14 @@ impl Aside {
     /// What was added since the last time.
     fn take(&mut self) -> (LogAccount, Option<CaptureAccount>) {
         let log = self.log.as_ref().map(Log::account).unwrap_or_default();
-        let before = std::mem::replace(&mut self.log_before, log);
-        let log = LogAccount {
-            lines_lost: log.lines_lost - before.lines_lost,
-            lines_suppressed: log.lines_suppressed - before.lines_suppressed,
-        };
+        let log_before = std::mem::replace(&mut self.log_before, log.clone());
         let capture = self.capture.as_ref().map(|counter| {
             let now = counter.account();
-            let before = std::mem::replace(&mut self.capture_before, now);
-            CaptureAccount { rows: now.rows - before.rows, lost: now.lost - before.lost }
+            let fresh = now.since(&self.capture_before);
+            self.capture_before = now;
+            fresh
         });
+        let log = log.since(&log_before);
         (log, capture)
     }
 }
@@ -467,21 +466,15 @@ fn account_of(listener: &Listener, tally: &Tally, kernel_drops: u64) -> Listener
     ListenerAccount {
         url: listener.url().to_string(),
         receive_buffer: listener.receive_buffer(),
-        datagrams: tally.datagrams,
-        bytes: tally.bytes,
         kernel_drops: datagrams_of(kernel_drops, tally),
-        truncated: tally.truncated,
-        refused: tally.refused,
-        connections: tally.connections,
-        unread: tally.unread,
-        unread_bytes: tally.unread_bytes,
+        ..tally.listener.clone()
     }
 }
 
 /// The kernel counts messages that it drops. Where senders let it cut large sends (`UDP_SEGMENT`), a message is
 /// several datagrams: as many, on average, as those that were read.
 fn datagrams_of(messages: u64, tally: &Tally) -> u64 {
-    let taken = tally.datagrams + tally.unread;
+    let taken = tally.listener.datagrams + tally.listener.unread;
     if tally.messages == 0 || taken == tally.messages {
         return messages;
     }
@@ -536,7 +529,7 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
             );
         }
     }
-    let folded: u64 = partials.iter().map(|partial| partial.tally.folded).sum();
+    let folded: u64 = partials.iter().map(|partial| partial.tally.samples.folded).sum();
     if folded > 0 {
         let mut offenders = Offenders::default();
         partials.iter().for_each(|partial| offenders.merge(&partial.offenders));
@@ -548,7 +541,7 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
             "`max_series` is reached; samples of new names went to `systole.overflow`"
         );
     }
-    let notes: u64 = partials.iter().map(|partial| partial.tally.notes_dropped).sum();
+    let notes: u64 = partials.iter().map(|partial| partial.tally.lines.notes_dropped).sum();
     if notes > 0 {
         tracing::warn!(dropped = notes, "more events and service checks than an interval keeps");
     }

@@ -276,7 +276,7 @@ async fn own_metrics(State(state): State<AppState>, headers: HeaderMap) -> Respo
     };
     // Without an answer the rest is still worth showing.
     let presence = presence::ask(&state, |watch| watch.engine.scraped()).await.unwrap_or_default();
-    with_type(kind, metrics::render(&state, &presence, open).into_bytes())
+    with_type(kind, metrics::render(&state.published().totals, state.uptime_secs(), &presence, open).into_bytes())
 }
 
 #[derive(Serialize)]

@@ -121,7 +121,7 @@ fn totals(out: &mut String, totals: &Ledger) {
         ("samples", s.read, false),
         ("recorded", s.recorded, false),
         ("folded", s.folded, true),
-        ("limited", s.limited.values().sum(), true),
+        ("limited", s.limited.total(), true),
     ];
     columns.iter().for_each(|(name, ..)| {
         let _ = write!(out, "<th class=\"n\">{name}");
@@ -129,9 +129,9 @@ fn totals(out: &mut String, totals: &Ledger) {
     out.push_str("</tr><tr>");
     columns.iter().for_each(|&(_, value, bad)| cell(out, value, bad));
     out.push_str("</tr></table>");
-    if !l.malformed.is_empty() {
+    if l.malformed.total() > 0 {
         out.push_str("<p>Malformed lines: ");
-        let reasons: Vec<String> = l.malformed.iter().map(|(reason, n)| format!("{reason} {}", grouped(*n))).collect();
+        let reasons: Vec<String> = l.malformed.iter().map(|(reason, n)| format!("{reason} {}", grouped(n))).collect();
         out.push_str(&reasons.join(" · "));
         out.push_str("</p>");
     }
@@ -145,7 +145,7 @@ fn totals(out: &mut String, totals: &Ledger) {
         cell(out, sink.delivered, false);
         cell(out, sink.queued, false);
         cell(out, sink.spooled, false);
-        cell(out, sink.dropped.values().sum(), true);
+        cell(out, sink.dropped.total(), true);
         match &sink.last_error {
             Some(error) => {
                 let _ = write!(out, "<td class=\"bad\">{}</td></tr>", Html(error));

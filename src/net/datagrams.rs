@@ -131,7 +131,7 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
     // first datagrams of an interval, while invented services may be about, and from a malformed line on until one with its sender can be told.
     let with_senders = options.with_senders
         || options.allow.is_restricted()
-        || shard.tally().datagrams < DATAGRAMS_WITH_SENDERS
+        || shard.tally().listener.datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example()
         || taps.wants_senders();
     let messages = batch.receive(source.socket.as_ref(), with_senders)?;
@@ -145,17 +145,17 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
             count_unread(shard, std::iter::once(datagram).chain(datagrams));
             break;
         }
-        shard.tally().datagrams += 1;
+        shard.tally().listener.datagrams += 1;
         count_bytes(shard.tally(), datagram.bytes.len());
         if !options.allow.permits(datagram.from.map(|from| from.ip())) {
-            shard.tally().refused += 1;
+            shard.tally().listener.refused += 1;
             continue;
         }
         let mut bytes = datagram.bytes;
         if datagram.truncated || bytes.len() > options.max_datagram {
             // The whole lines are good; the last was cut and might read as something it is not.
             bytes = &bytes[..bytes.len().min(options.max_datagram)];
-            shard.tally().truncated += 1;
+            shard.tally().listener.truncated += 1;
             let whole = memchr::memrchr(b'\n', bytes).map_or(0, |end| end + 1);
             shard.refuse_fragment(&bytes[whole..], Reason::TooLong, datagram.from);
             bytes = &bytes[..whole];
@@ -171,8 +171,8 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
 fn count_unread<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<'a>>) {
     let tally = shard.tally();
     for datagram in datagrams {
-        tally.unread += 1;
-        tally.unread_bytes += datagram.bytes.len() as u64;
+        tally.listener.unread += 1;
+        tally.listener.unread_bytes += datagram.bytes.len() as u64;
     }
 }
 
@@ -213,7 +213,7 @@ fn count_rest(source: &DatagramSource, batch: &mut Batch, shard: &mut Shard) {
             Err(_) => break,
         }
     }
-    let unread = shard.tally().unread;
+    let unread = shard.tally().listener.unread;
     if unread > 0 {
         tracing::warn!(unread, "datagrams were still queued at the deadline of the stop; they are lost");
     }

@@ -79,11 +79,12 @@ mod tests {
     use std::net::{SocketAddr, UdpSocket};
 
     use crate::acl::AccessList;
-    use crate::aggregate::{Columns, Quota, Shard, ShardOptions, Tally, TimeWindow, TimerPolicy};
+    use crate::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
     use crate::net::bind::open;
     use crate::net::listener::WorkerCommand;
     use crate::net::{Framing, ListenAddress, ListenerOptions, Taps, bind};
     use crate::protocol::Options;
+    use crate::telemetry::Tally;
 
     fn listener(address: &str, workers: usize) -> Listener {
         let options = ListenerOptions {
@@ -184,7 +185,11 @@ mod tests {
                 }
             }
             let tally = tally(&listener).await;
-            assert_eq!((tally.datagrams, tally.unread, listener.take_kernel_drops()), (16, 0, 0), "{address}");
+            assert_eq!(
+                (tally.listener.datagrams, tally.listener.unread, listener.take_kernel_drops()),
+                (16, 0, 0),
+                "{address}"
+            );
             listener.join(deadline).await;
         }
     }
@@ -204,7 +209,10 @@ mod tests {
             done.await.expect("it stops");
         }
         let tally = tally(&listener).await;
-        assert_eq!((tally.datagrams, tally.unread, tally.unread_bytes, tally.lines), (0, 100, 500, 0));
+        assert_eq!(
+            (tally.listener.datagrams, tally.listener.unread, tally.listener.unread_bytes, tally.lines.read),
+            (0, 100, 500, 0)
+        );
         listener.join(deadline + Duration::from_secs(20)).await;
     }
 

@@ -26,8 +26,8 @@ use std::time::Duration;
 use socket2::{Socket, Type};
 
 use crate::acl::AccessList;
-use crate::aggregate::Tally;
 use crate::protocol::Options;
+use crate::telemetry::Tally;
 
 pub use bind::{BoundListener, bind};
 pub use listener::Listener;
@@ -135,5 +135,5 @@ pub struct ListenerOptions {
 
 /// Counts what was read.
 fn count_bytes(tally: &mut Tally, bytes: usize) {
-    tally.bytes += bytes as u64;
+    tally.listener.bytes += bytes as u64;
 }

@@ -163,7 +163,7 @@ impl RelayStats {
             offered,
             delivered,
             queued: offered - delivered - dropped.iter().sum::<u64>(),
-            dropped: LOSSES.iter().zip(dropped).filter(|(_, n)| *n > 0).map(|(why, n)| (why.to_string(), n)).collect(),
+            dropped: LOSSES.into_iter().zip(dropped).collect(),
             targets: self.counts.targets.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

@@ -105,7 +105,7 @@ pub(super) async fn run(
                             connections.admit_queued(socket, waiting).await;
                             let _ = stopping.send(true);
                             while connections.end_of_one().await {}
-                            let unread = shared.shard.borrow_mut().tally().unread_bytes;
+                            let unread = shared.shard.borrow_mut().tally().listener.unread_bytes;
                             if unread > 0 {
                                 tracing::warn!(bytes = unread, "connections were still sending at the stop; what they sent last is lost");
                             }
@@ -152,12 +152,12 @@ impl Connections {
     }
 
     fn admit(&mut self, (stream, from): Accepted) {
-        self.shared.shard.borrow_mut().tally().connections += 1;
+        self.shared.shard.borrow_mut().tally().listener.connections += 1;
         self.tasks.spawn_local(serve(Rc::clone(&self.shared), stream, from, self.stop.clone()));
     }
 
     fn refuse(&self) {
-        self.shared.shard.borrow_mut().tally().refused += 1;
+        self.shared.shard.borrow_mut().tally().listener.refused += 1;
     }
 
     /// Waits for the end of a connection; `false` if there is none.
@@ -263,7 +263,7 @@ async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>,
                 let now = Instant::now();
                 let is_over = shared.deadline.get().is_some_and(|deadline| now >= *deadline);
                 if is_over || final_read.is_due(now) {
-                    shared.shard.borrow_mut().tally().unread_bytes += unread_bytes(&stream) as u64;
+                    shared.shard.borrow_mut().tally().listener.unread_bytes += unread_bytes(&stream) as u64;
                     break;
                 }
                 QUIET

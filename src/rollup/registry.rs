@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::aggregate::rules::{NO_RULE, Rules};
-use crate::aggregate::{Class, Gauge, Members, Partial, SeriesOverrides, Sum, Tally, Timer};
+use crate::aggregate::{Class, Gauge, Members, Partial, SeriesOverrides, Sum, Timer};
 use crate::presence::{self, Reading};
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -17,7 +17,7 @@ use crate::snapshot::{
     CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy, TimerPoint,
     unite_stamped,
 };
-use crate::telemetry::{Ledger, SeriesAccount};
+use crate::telemetry::{Ledger, SeriesAccount, Tally};
 
 use super::gauges::HeldGauges;
 use super::multi_interval::MultiInterval;
@@ -218,11 +218,11 @@ impl Registry {
         unite_stamped(&mut snapshot.stamped);
         snapshot.ledger.count(&tally);
         if let SelfMetrics::Etsy { prefix, lag } = &self.options.self_metrics {
-            let packets = tally.datagrams + tally.chunks;
+            let packets = tally.listener.datagrams + tally.chunks;
             for (name, value) in [
                 ("bad_lines_seen", tally.malformed_total()),
                 ("packets_received", packets),
-                ("metrics_received", tally.lines - tally.empty),
+                ("metrics_received", tally.lines.read - tally.lines.empty),
             ] {
                 let mut sum = Sum::default();
                 sum.add(value as f64);

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use serde_json::Value;
+use systole::internals::protocol::Reason;
 use systole::internals::telemetry::Ledger;
 
 use crate::support::{self, Daemon, records, systole, text, until};
@@ -87,7 +88,7 @@ fn tags_of_any_bytes_switch_no_worker_off() {
     let (all, ledger) = finish(daemon, dir.path());
     assert_eq!(record(&all, "after")["value"], 7.0);
     assert_eq!((ledger.lines.read, ledger.completeness), (lines + 3, 1.0));
-    assert!(ledger.lines.malformed["too_long"] >= 3 * 8, "{:?}", ledger.lines);
+    assert!(ledger.lines.malformed.of(Reason::TooLong) >= 3 * 8, "{:?}", ledger.lines);
 }
 
 #[test]
@@ -200,7 +201,7 @@ fn samples_with_tags_of_their_own_under_many_tags_of_the_name_are_bounded_by_the
     daemon.send_udp(&[format!("many{tags}{samples}").as_bytes(), b"after:1|c"]);
     let (all, ledger) = finish(daemon, dir.path());
     let of = |name: &str| all.iter().filter(|r| r["name"] == name).count();
-    assert_eq!((of("few"), of("after"), ledger.lines.malformed["too_long"]), (3, 1, 1));
+    assert_eq!((of("few"), of("after"), ledger.lines.malformed.of(Reason::TooLong)), (3, 1, 1));
     assert!((20..300).contains(&of("many")), "{}", of("many"));
     assert_eq!(ledger.samples.read, (of("many") + of("few") + 1) as u64);
 }

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use systole::internals::telemetry::{EntryKind, TABLE};
+
 use crate::support::{SYSTOLE, command, systole, text};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -262,6 +264,56 @@ fn every_reason_of_a_malformed_line_is_described() {
     let reasons = systole::internals::protocol::Reason::ALL.map(systole::internals::protocol::Reason::name);
     let missing: Vec<_> = reasons.into_iter().filter(|name| !page.contains(&format!("| `{name}` |"))).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// The table of `docs/ledger.md`, as the table of counters has it.
+fn table_of_counters() -> String {
+    let mut out = String::from("| ledger | series | metric | kind | counts |\n|---|---|---|---|---|\n");
+    for (part, labels, entries) in TABLE {
+        for entry in entries.iter() {
+            let field = if part.is_empty() { entry.field.to_string() } else { format!("{part}.{}", entry.field) };
+            let code = |name: &str, tags: &[String]| {
+                let tags = if tags.is_empty() { String::new() } else { format!("{{{}}}", tags.join(",")) };
+                format!("`{name}{tags}`")
+            };
+            let own =
+                |by: Option<&str>| -> Vec<String> { labels.iter().copied().chain(by).map(str::to_string).collect() };
+            let series = entry.series.map_or(String::new(), |name| {
+                let mut tags = own(entry.by.filter(|_| !entry.is_summed));
+                tags.extend(entry.tag.map(|(key, value)| format!("{key}:{value}")));
+                code(&format!("systole.{name}"), &tags)
+            });
+            let total = if entry.kind == EntryKind::Counter { "_total" } else { "" };
+            let shared = entry.family.map(|(family, value)| {
+                code(&format!("{}{total}", family.name), &[format!("{}=\"{value}\"", family.label)])
+            });
+            let metric = entry.metric.map(|name| code(&format!("{name}{total}"), &own(entry.by)));
+            let metrics: Vec<String> = shared.into_iter().chain(metric).collect();
+            let kind = match entry.kind {
+                EntryKind::Counter => "counter",
+                EntryKind::Gauge => "gauge",
+                EntryKind::Detail => "detail",
+                EntryKind::Accounts => "accounts",
+            };
+            out.push_str(&format!("| `{field}` | {series} | {} | {kind} | {} |\n", metrics.join(" "), entry.help()));
+        }
+    }
+    out
+}
+
+#[test]
+fn every_counter_is_described_as_the_table_has_it() {
+    let path = Path::new(ROOT).join("docs/ledger.md");
+    let page = fs::read_to_string(&path).expect("a readable file");
+    let (begin, end) = ("<!-- generated: counters -->\n", "<!-- end generated: counters -->");
+    let (before, rest) = page.split_once(begin).expect("a place for the table");
+    let (written, after) = rest.split_once(end).expect("an end of the table");
+    let right = table_of_counters();
+    if std::env::var_os("SYSTOLE_WRITE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{begin}{right}{end}{after}")).expect("a file that can be written");
+    } else {
+        assert!(written == right, "docs/ledger.md is stale: run this test with SYSTOLE_WRITE_DOCS=1\n{right}");
+    }
 }
 
 #[test]

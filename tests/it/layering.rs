@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 /// Layer, rooms in order.
 const LAYERS: [(u8, &[&str]); 5] = [
     (0, &["protocol", "series", "untrusted", "acl", "glob", "lasting"]),
-    (1, &["aggregate", "presence"]),
-    // The ledger's words are part of a snapshot, so its own numbers come before the closed interval.
-    (2, &["telemetry", "snapshot", "prometheus_text", "rollup", "codec"]),
+    // Workers and snapshots carry parts of the ledger.
+    (1, &["telemetry", "aggregate", "presence"]),
+    (2, &["snapshot", "prometheus_text", "rollup", "codec"]),
     (
         3,
         &[

@@ -117,7 +117,7 @@ impl State {
         {
             let records = oldest.len() as u64;
             self.account.queued -= records;
-            *self.account.dropped.entry("queue_full".into()).or_default() += records;
+            self.account.dropped.count("queue_full", records);
         }
         self.waiting.push_back(snapshot);
     }
@@ -151,7 +151,7 @@ impl SinkDriver {
             state.account.spooled = spool.records();
             state.account.offered = spool.records() + lost.iter().map(|(_, records)| records).sum::<u64>();
             for (reason, records) in lost {
-                *state.account.dropped.entry(reason.to_string()).or_default() += records;
+                state.account.dropped.count(reason, records);
             }
             drop(state);
             spooler.put_back(spool);
@@ -228,7 +228,7 @@ impl SinkDriver {
         if left > 0 {
             state.waiting.clear();
             state.account.queued = 0;
-            *state.account.dropped.entry("shutdown".into()).or_default() += left;
+            state.account.dropped.count("shutdown", left);
             tracing::warn!(sink = self.shared.options.name, records = left, "not delivered before the end; given up");
         }
         if state.account.spooled > 0 {

@@ -85,7 +85,7 @@ impl Spooler {
         let mut state = self.shared.state();
         for (reason, records) in lost {
             state.account.spooled = state.account.spooled.saturating_sub(records);
-            *state.account.dropped.entry(reason.to_string()).or_default() += records;
+            state.account.dropped.count(reason, records);
             tracing::warn!(sink = self.shared.options.name, records, reason, "spooled records are given up");
         }
     }

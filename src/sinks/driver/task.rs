@@ -140,7 +140,7 @@ impl Driver {
         account.delivered += records - left_out.min(records);
         let unencodable = receipt.dropped.iter().find(|(reason, _)| *reason == "unencodable").map_or(0, |(_, n)| *n);
         for (reason, count) in receipt.dropped {
-            *account.dropped.entry(reason.to_string()).or_default() += count;
+            account.dropped.count(reason, count);
         }
         if records == 0 && receipt.bytes == 0 {
             // Nothing was asked of the receiver, so nothing is known of it.

@@ -51,7 +51,7 @@ fn driver(fake: &Fake, queue: usize) -> SinkDriver {
 }
 
 fn adds_up(account: &SinkAccount) -> bool {
-    account.offered == account.delivered + account.queued + account.spooled + account.dropped.values().sum::<u64>()
+    account.offered == account.delivered + account.queued + account.spooled + account.dropped.total()
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,7 +95,7 @@ async fn a_full_queue_gives_up_its_oldest_and_counts_it() {
     }
     // One is being delivered, two wait, three are lost.
     let account = driver.account();
-    assert_eq!((account.offered, account.queued, account.dropped["queue_full"]), (12, 6, 6));
+    assert_eq!((account.offered, account.queued, account.dropped.of("queue_full")), (12, 6, 6));
     *fake.mode.lock().expect("no panic") = Mode::Good;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(*fake.seen.lock().expect("no panic"), [1, 5, 6]);
@@ -110,7 +110,7 @@ async fn at_the_end_what_cannot_be_delivered_is_counted() {
     driver.offer(&snapshot(2));
     let account = driver.finish(Instant::now() + Duration::from_millis(300)).await;
     assert!(adds_up(&account));
-    assert_eq!((account.queued, account.dropped["shutdown"]), (0, 4));
+    assert_eq!((account.queued, account.dropped.of("shutdown")), (0, 4));
 }
 
 fn spooled(fake: &Fake, folder: &std::path::Path, order: Order) -> SinkDriver {
@@ -140,7 +140,7 @@ async fn with_a_spool_nothing_is_given_up_and_the_next_start_delivers_what_is_le
             offer(&driver, n).await;
         }
         let account = driver.account();
-        assert_eq!((account.queued, account.spooled, account.dropped.len()), (0, 40, 0));
+        assert_eq!((account.queued, account.spooled, account.dropped.total()), (0, 40, 0));
         assert!(account.spool_bytes > 0 && account.oldest_waiting.is_some());
         // As if it were killed: nothing is told to end.
         driver.task.abort();
@@ -191,7 +191,7 @@ async fn a_stop_leaves_on_disk_what_cannot_be_delivered() {
     driver.offer(&snapshot(2));
     let account = driver.finish(Instant::now() + Duration::from_millis(300)).await;
     assert!(adds_up(&account));
-    assert_eq!((account.queued, account.spooled, account.dropped.len()), (0, 4, 0));
+    assert_eq!((account.queued, account.spooled, account.dropped.total()), (0, 4, 0));
 }
 
 #[tokio::test(start_paused = true)]

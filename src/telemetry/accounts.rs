@@ -1,0 +1,223 @@
+//! The table of counters. Each entry is a field of an account, with everything that is done with it: where it is added, the
+//! equation it is part of, its series, its metric of `/metrics`, and its line in `docs/ledger.md`. Its comment is the help
+//! text of both.
+//!
+//! ```text
+//! /// What it counts.
+//! Counter|Gauge|Detail FIELD: TYPE, whole()|part(), series("…"), metric("…");
+//! ```
+//!
+//! | word | meaning |
+//! |---|---|
+//! | `whole()`, `part()` | the whole of an account is the sum of its parts |
+//! | `series(name)` | its series is `systole.NAME`, tagged with the labels of the account |
+//! | `tagged(key, value)` | and with this |
+//! | `metric(name)` | its metric, with the labels of the account; a counter's ends in `_total` |
+//! | `within(&FAMILY, value)` | it is a value of a metric that several entries share |
+//! | `by(key)` | it is counted by reason: the tag and label for that |
+//! | `summed()` | its series has no reasons, only the sum |
+//! | `rare()` | its series is left out while it is 0 |
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Reason;
+
+use super::entry::{Account, Entry, EntryKind, Family, Value, Visit, accounts};
+use super::reasons::{Counts, Limit, Named, Reasons};
+
+const LINES: Family = Family { name: "systole_lines", help: "Lines read, by what they were.", label: "kind" };
+
+const SAMPLES: Family =
+    Family { name: "systole_samples", help: "Well-formed values, by what became of them.", label: "outcome" };
+
+const SERIES: Family =
+    Family { name: "systole_series", help: "Series held at the end of the last interval.", label: "kind" };
+
+/// Malformed lines by reason.
+pub type Malformed = Counts<Reason, { Reason::ALL.len() }>;
+
+/// Values that a bound made be dropped, by bound.
+pub type Limited = Counts<Limit, { <Limit as Named>::ALL.len() }>;
+
+accounts! {
+    /// What a listener received. Workers fill in what they see, the flusher the rest.
+    ListenerAccount, "listeners", ["listener"] {
+        /// As bound: a port 0 is the one that was chosen.
+        Detail url: String;
+        /// Receive buffer that the kernel granted, in bytes, all workers together; 0 for streams.
+        Gauge receive_buffer: u64, metric("systole_receive_buffer_bytes");
+        /// Datagrams read.
+        Counter datagrams: u64, series("datagrams"), metric("systole_datagrams");
+        /// Bytes read.
+        Counter bytes: u64, series("bytes"), metric("systole_bytes");
+        /// Datagrams that the kernel dropped because the receive buffer was full.
+        Counter kernel_drops: u64, series("kernel_drops"), metric("systole_kernel_drops");
+        /// Datagrams larger than `max_datagram`: their whole lines were read, the rest is lost.
+        Counter truncated: u64, series("truncated"), metric("systole_truncated");
+        /// Datagrams and connections refused: from sources outside of `allow`, or over `max_connections`.
+        Counter refused: u64, series("refused"), metric("systole_refused");
+        /// Connections accepted.
+        Counter connections: u64, series("connections"), metric("systole_connections");
+        /// Datagrams that the deadline of a stop left unread.
+        Counter unread: u64, series("unread"), rare(), metric("systole_unread");
+        /// Bytes, of datagrams and of connections, that the deadline of a stop left unread.
+        Counter unread_bytes: u64, series("unread_bytes"), rare(), metric("systole_unread_bytes");
+    }
+
+    /// What became of lines.
+    LineAccount, "lines", [] {
+        /// All lines.
+        Counter read: u64, whole(), series("lines.read");
+        /// Metric lines without a fault.
+        Counter metrics: u64, part(), series("lines.metrics"), within(&LINES, "metric");
+        /// Events.
+        Counter events: u64, part(), series("lines.events"), within(&LINES, "event");
+        /// Service checks.
+        Counter service_checks: u64, part(), series("lines.service_checks"), within(&LINES, "service_check");
+        /// Heartbeats.
+        Counter heartbeats: u64, part(), series("lines.heartbeats"), within(&LINES, "heartbeat");
+        /// Blank lines.
+        Counter empty: u64, part(), series("lines.empty"), within(&LINES, "empty");
+        /// Malformed lines, by reason.
+        Counter malformed: Malformed, part(), by("reason"), series("lines.malformed"), within(&LINES, "malformed"),
+            metric("systole_lines_malformed");
+        /// Unknown sections of lines, skipped.
+        Counter sections_skipped: u64, series("sections_skipped"), metric("systole_sections_skipped");
+        /// Events and service checks beyond the bound of an interval: counted as lines, but not kept.
+        Counter notes_dropped: u64, series("notes_dropped"), metric("systole_notes_dropped");
+        /// Tags beyond `max_tags`, cut.
+        Counter tags_cut: u64, series("lines.tags_cut"), metric("systole_lines_tags_cut");
+    }
+
+    /// What became of values.
+    SampleAccount, "samples", [] {
+        /// All well-formed values.
+        Counter read: u64, whole(), series("samples.read");
+        /// Values recorded in a series of their own.
+        Counter recorded: u64, part(), series("samples.recorded"), within(&SAMPLES, "recorded");
+        /// Values recorded in an overflow series, because `max_series` was reached.
+        Counter folded: u64, part(), series("samples.folded"), within(&SAMPLES, "folded");
+        /// Values kept apart for their own time.
+        Counter timestamped: u64, part(), series("samples.timestamped"), within(&SAMPLES, "timestamped");
+        /// Values dropped by a rule.
+        Counter dropped_by_rule: u64, part(), series("samples.dropped_by_rule"), within(&SAMPLES, "dropped_by_rule");
+        /// Values dropped because a bound was reached, by bound.
+        Counter limited: Limited, part(), by("limit"), series("samples.limited"), within(&SAMPLES, "limited"),
+            metric("systole_samples_limited");
+    }
+
+    /// Series held at the end of the interval.
+    SeriesAccount, "series", [] {
+        /// Counters.
+        Gauge counters: u64, series("series"), tagged("kind", "counter"), within(&SERIES, "counter");
+        /// Gauges.
+        Gauge gauges: u64, series("series"), tagged("kind", "gauge"), within(&SERIES, "gauge");
+        /// Timers, histograms and distributions.
+        Gauge timers: u64, series("series"), tagged("kind", "timer"), within(&SERIES, "timer");
+        /// Sets.
+        Gauge sets: u64, series("series"), tagged("kind", "set"), within(&SERIES, "set");
+        /// Key-value pairs.
+        Gauge kvs: u64, series("series"), tagged("kind", "kv"), within(&SERIES, "kv");
+    }
+
+    /// What became of records at a sink, since the start.
+    SinkAccount, "sinks", ["sink"] {
+        /// Records offered to a sink.
+        Counter offered: u64, whole(), series("sinks.offered"), metric("systole_sink_records_offered");
+        /// Records a sink took.
+        Counter delivered: u64, part(), series("sinks.delivered"), metric("systole_sink_records_delivered");
+        /// Records waiting in memory.
+        Gauge queued: u64, part(), series("sinks.queued"), metric("systole_sink_records_queued");
+        /// Records waiting on disk.
+        Gauge spooled: u64, part(), series("sinks.spooled"), metric("systole_sink_records_spooled");
+        /// Records given up, by reason.
+        Counter dropped: Reasons, part(), by("reason"), series("sinks.dropped"), summed(),
+            metric("systole_sink_records_dropped");
+        /// When a delivery last succeeded, Unix seconds; 0 for never.
+        Gauge last_success: f64, metric("systole_sink_last_success_timestamp_seconds");
+        /// What went wrong last; `null` after a delivery that left out nothing as unencodable.
+        Detail last_error: Option<String>;
+        /// Bytes that its spool takes on disk.
+        Gauge spool_bytes: u64;
+        /// End of the oldest interval that waits, Unix seconds.
+        Detail oldest_waiting: Option<f64>;
+        /// When a delivery last failed, Unix seconds; 0 for never. It is not in the record.
+        [serde(skip)]
+        Gauge last_failure: f64;
+        /// How long the last delivery took, ms. It is not in the record.
+        [serde(skip)]
+        Gauge delivery_ms: f64;
+        /// How many bytes the last delivery had; 0 where nobody counts them. It is not in the record.
+        [serde(skip)]
+        Gauge delivery_bytes: u64;
+    }
+
+    /// What a relay passed on, since the start, in datagrams and pieces of streams as they came in.
+    RelayAccount, "relays", ["relay"] {
+        /// Datagrams, and pieces of streams, to pass on.
+        Counter offered: u64, whole(), series("relays.offered"), metric("systole_relay_datagrams_offered");
+        /// Those sent whole, to every target that should have them.
+        Counter delivered: u64, part(), series("relays.delivered"), metric("systole_relay_datagrams_delivered");
+        /// Those on their way.
+        Gauge queued: u64, part(), series("relays.queued"), metric("systole_relay_datagrams_queued");
+        /// Those that were not sent, or not whole, or not to every target, by reason.
+        Counter dropped: Reasons, part(), by("reason"), series("relays.dropped"), summed(),
+            metric("systole_relay_datagrams_dropped");
+        /// By target.
+        Accounts targets: BTreeMap<String, TargetAccount>;
+    }
+
+    /// What a target of a relay was sent.
+    TargetAccount, "relays.*.targets", ["relay", "target"] {
+        /// Whether the target is thought to be there: 1 or 0.
+        Gauge up: bool, series("relays.targets.up"), metric("systole_relay_target_up");
+        /// Lines sent to the target.
+        Counter lines: u64, series("relays.targets.lines"), metric("systole_relay_target_lines");
+        /// Datagrams they went in.
+        Counter datagrams: u64, series("relays.targets.datagrams"), metric("systole_relay_target_datagrams");
+        /// Lines that the target was not sent: it was down, and no other took over.
+        Counter lost: u64, series("relays.targets.lost"), metric("systole_relay_target_lines_lost");
+    }
+
+    /// What became of the lines of the daemon's own log; those that were written are not counted.
+    LogAccount, "log", [] {
+        /// Lines of the daemon's log that could not be written: nobody read standard error in time, or its disk was full.
+        Counter lines_lost: u64, series("log.lines_lost"), metric("systole_log_lines_lost");
+        /// Lines of the daemon's log beyond the limit of their kind.
+        Counter lines_suppressed: u64, series("log.lines_suppressed"), metric("systole_log_lines_suppressed");
+    }
+
+    /// What became of pieces of the wire that were to be recorded.
+    CaptureAccount, "capture", [] {
+        /// Rows that `--capture` wrote.
+        Counter rows: u64, series("capture.rows"), metric("systole_capture_rows");
+        /// Rows that are not in the file: it was too slow or full, or `max_size` was reached.
+        Counter lost: u64, series("capture.lost"), metric("systole_capture_lost");
+    }
+
+    /// Heartbeats that presence did not get or did not take. They are lines as all others, and counted as such, too.
+    PresenceAccount, "presence", [] {
+        /// Heartbeats that presence's full queue did not take.
+        Counter queue_drops: u64, series("presence.queue_drops"), metric("systole_presence_queue_drops");
+        /// Heartbeats that presence refused, by reason (series: `presence_rejected_total`).
+        Counter refused: Reasons, by("reason");
+        /// Services that were not established and gave way to new ones (series: `presence_evicted_total`).
+        Counter evicted: u64;
+    }
+
+    /// What came to the management port and is no command.
+    ManagementAccount, "management", [] {
+        /// Requests of HTTP at the management port; each ended its connection, and nothing after it was executed.
+        Counter http_requests: u64, series("management.http_requests"), metric("systole_management_http_requests");
+    }
+
+    /// How the last flush went.
+    FlushAccount, "flush", [] {
+        /// From the tick to the finished snapshot, in seconds.
+        Gauge duration_secs: f64, series("flush.duration_secs"), metric("systole_flush_duration_seconds");
+        /// How late the tick was, in seconds.
+        Gauge late_secs: f64, series("flush.late_secs"), metric("systole_flush_late_seconds");
+    }
+}

@@ -1,0 +1,289 @@
+//! The ledger: what came in, what became of it, and what was lost, each counted once.
+//!
+//! Every counter is one entry of the table in [`accounts`]; from it come the accounts, their sums and equations, the series,
+//! `/metrics` and the table of `docs/ledger.md`. The ledger is published with every interval, as a record and as series, and
+//! since the start in `/metrics` and `/api/v1/status`. These hold at every flush ([`Ledger::check`], and tests):
+//!
+//! ```text
+//! lines.read   = metrics + events + service_checks + heartbeats + empty + malformed
+//! samples.read = recorded + folded + timestamped + dropped_by_rule + limited
+//! sinks.*      : offered = delivered + queued + spooled + dropped     (records, since the start)
+//! relays.*     : offered = delivered + queued + dropped               (datagrams, since the start)
+//! completeness = datagrams / (datagrams + kernel_drops + unread)      (streams count as complete)
+//! ```
+//! A partly bad line counts in `malformed` only, its good samples in `samples`.
+#![deny(clippy::disallowed_methods)]
+
+pub mod accounts;
+mod entry;
+mod reasons;
+mod tally;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Kind;
+use crate::series::Series;
+
+pub use accounts::{
+    CaptureAccount, FlushAccount, LineAccount, ListenerAccount, LogAccount, ManagementAccount, PresenceAccount,
+    RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
+};
+pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
+pub use reasons::{Counts, Limit, Named, Reasons};
+pub use tally::Tally;
+
+/// One interval's account, or the account since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// By listener, in the order of the configuration.
+    pub listeners: Vec<ListenerAccount>,
+    /// Lines.
+    pub lines: LineAccount,
+    /// Values.
+    pub samples: SampleAccount,
+    /// Series held.
+    pub series: SeriesAccount,
+    /// By sink, since the start.
+    pub sinks: BTreeMap<String, SinkAccount>,
+    /// By relay, since the start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub relays: BTreeMap<String, RelayAccount>,
+    /// The daemon's own log.
+    #[serde(default)]
+    pub log: LogAccount,
+    /// What `--capture` writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureAccount>,
+    /// Heartbeats.
+    #[serde(default)]
+    pub presence: PresenceAccount,
+    /// The management port.
+    #[serde(default)]
+    pub management: ManagementAccount,
+    /// The flush.
+    pub flush: FlushAccount,
+    /// Share of datagrams that were read, of all that came to our sockets, 0 to 1.
+    pub completeness: f64,
+}
+
+/// The share that has no account: it is worked out from the listeners.
+const COMPLETENESS: &[Entry] = &[Entry::new(
+    "completeness",
+    EntryKind::Gauge,
+    "Share of datagrams that were read, of all that came to our sockets, 0 to 1.",
+)
+.series("completeness")
+.metric("systole_completeness_ratio")];
+
+/// One part of the ledger in the table: where it stands, its tags, and its entries.
+pub type Part = (&'static str, &'static [&'static str], &'static [Entry]);
+
+const fn part<A: Account>() -> Part {
+    (A::PART, A::LABELS, A::ENTRIES)
+}
+
+/// The whole table of counters, in the order of the ledger.
+pub const TABLE: [Part; 13] = [
+    part::<ListenerAccount>(),
+    part::<LineAccount>(),
+    part::<SampleAccount>(),
+    part::<SeriesAccount>(),
+    part::<SinkAccount>(),
+    part::<RelayAccount>(),
+    part::<TargetAccount>(),
+    part::<LogAccount>(),
+    part::<CaptureAccount>(),
+    part::<PresenceAccount>(),
+    part::<ManagementAccount>(),
+    part::<FlushAccount>(),
+    ("", &[], COMPLETENESS),
+];
+
+/// Tags and labels of an account.
+pub type Labels<'a> = [(&'static str, &'a str)];
+
+/// A metric of `/metrics` with its samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    /// Its name, without `_total`.
+    pub name: &'static str,
+    /// The text of `# HELP`.
+    pub help: &'static str,
+    /// Whether it is a counter; else it is a gauge.
+    pub is_counter: bool,
+    /// Labels and value of each sample.
+    pub samples: Vec<(Vec<(&'static str, String)>, f64)>,
+}
+
+impl Ledger {
+    /// Puts a tally into the account of lines and samples.
+    pub fn count(&mut self, tally: &Tally) {
+        self.lines.add(&tally.lines);
+        self.samples.add(&tally.samples);
+    }
+
+    /// Adds a later interval's account, to one since the start. Levels (series, sinks, flush) are replaced.
+    pub fn add(&mut self, later: &Ledger) {
+        self.add_counts(later);
+        self.series = later.series.clone();
+        self.sinks.clone_from(&later.sinks);
+        self.relays.clone_from(&later.relays);
+        self.flush = later.flush.clone();
+    }
+
+    /// Adds what was counted later, and leaves levels as they are.
+    pub fn add_counts(&mut self, later: &Ledger) {
+        if self.listeners.len() < later.listeners.len() {
+            self.listeners.resize_with(later.listeners.len(), ListenerAccount::default);
+        }
+        self.listeners.iter_mut().zip(&later.listeners).for_each(|(total, new)| total.add(new));
+        self.lines.add(&later.lines);
+        self.samples.add(&later.samples);
+        self.log.add(&later.log);
+        if let Some(capture) = &later.capture {
+            self.capture.get_or_insert_default().add(capture);
+        }
+        self.presence.add(&later.presence);
+        self.management.add(&later.management);
+        self.settle();
+    }
+
+    /// Works `completeness` out from the listeners.
+    pub fn settle(&mut self) {
+        let (read, lost) = self
+            .listeners
+            .iter()
+            .fold((0, 0), |(read, lost), l| (read + l.datagrams, lost + l.kernel_drops + l.unread));
+        self.completeness = if lost == 0 { 1.0 } else { read as f64 / (read + lost) as f64 };
+    }
+
+    /// All malformed lines.
+    pub fn malformed_total(&self) -> u64 {
+        self.lines.malformed.total()
+    }
+
+    /// Whether the equations hold.
+    ///
+    /// # Errors
+    /// The first equation that does not, with its numbers.
+    pub fn check(&self) -> Result<(), String> {
+        fn check<A: Account + std::fmt::Debug>(name: &str, account: &A) -> Result<(), String> {
+            account.check().map_err(|(field, whole, parts)| {
+                format!("{}{name}.{field} is {whole}, its parts are {parts}: {account:?}", A::PART)
+            })
+        }
+        check("", &self.lines)?;
+        check("", &self.samples)?;
+        self.sinks.iter().try_for_each(|(name, sink)| check(&format!(".{name}"), sink))?;
+        self.relays.iter().try_for_each(|(name, relay)| check(&format!(".{name}"), relay))?;
+        if !(0.0..=1.0).contains(&self.completeness) {
+            return Err(format!("completeness is {}", self.completeness));
+        }
+        Ok(())
+    }
+
+    /// Shows every field of every account, with the labels of the account, in the order of the table.
+    pub fn each(&self, visit: &mut dyn FnMut(&Labels<'_>, &'static Entry, &dyn Value)) {
+        fn account<A: Account>(
+            labels: &Labels<'_>,
+            account: &A,
+            visit: &mut dyn FnMut(&Labels<'_>, &'static Entry, &dyn Value),
+        ) {
+            account.each(&mut |entry, value| visit(labels, entry, value));
+        }
+        self.listeners.iter().for_each(|listener| account(&[("listener", &listener.url)], listener, visit));
+        account(&[], &self.lines, visit);
+        account(&[], &self.samples, visit);
+        account(&[], &self.series, visit);
+        self.sinks.iter().for_each(|(name, sink)| account(&[("sink", name)], sink, visit));
+        for (name, relay) in &self.relays {
+            account(&[("relay", name)], relay, visit);
+            for (target, sent) in &relay.targets {
+                account(&[("relay", name), ("target", target)], sent, visit);
+            }
+        }
+        account(&[], &self.log, visit);
+        self.capture.iter().for_each(|capture| account(&[], capture, visit));
+        account(&[], &self.presence, visit);
+        account(&[], &self.management, visit);
+        account(&[], &self.flush, visit);
+        visit(&[], &COMPLETENESS[0], &self.completeness);
+    }
+
+    /// The account as series: counters with what this interval added, gauges with levels. `before` says what sinks and
+    /// relays had counted at the interval's start.
+    pub fn series(&self, before: &Ledger) -> Vec<(Series, f64)> {
+        let mut fresh = self.clone();
+        Value::subtract(&mut fresh.sinks, &before.sinks);
+        Value::subtract(&mut fresh.relays, &before.relays);
+        let mut out = Vec::new();
+        fresh.each(&mut |labels, entry, value| {
+            let Some(name) = entry.series else { return };
+            let kind = if entry.kind == EntryKind::Counter { Kind::Counter } else { Kind::Gauge };
+            let mut push = |own: Option<(&'static str, &str)>, value: f64| {
+                let tags: Vec<_> = labels.iter().copied().chain(own).map(|(key, value)| (key, Some(value))).collect();
+                out.push((Series::new(kind, &format!("systole.{name}"), &tags), value));
+            };
+            match entry.by {
+                Some(key) if !entry.is_summed => value.each(&mut |reason, count| push(Some((key, reason)), count)),
+                _ if entry.is_rare && value.count() == 0 => {}
+                _ => push(entry.tag, value.number()),
+            }
+        });
+        out
+    }
+
+    /// The account as metrics of `/metrics`, in the order of the table; those without samples are left out.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let mut all: Vec<Metric> = Vec::new();
+        self.each(&mut |labels, entry, value| {
+            let is_counter = entry.kind == EntryKind::Counter;
+            let mut push = |name: &'static str, help: &'static str, own: Option<(&'static str, &str)>, value: f64| {
+                let labels = labels.iter().copied().chain(own).map(|(key, value)| (key, value.to_string()));
+                let sample = (labels.collect(), value);
+                match all.iter_mut().find(|metric| metric.name == name) {
+                    Some(metric) => metric.samples.push(sample),
+                    None => all.push(Metric { name, help, is_counter, samples: vec![sample] }),
+                }
+            };
+            if let Some((family, label)) = entry.family {
+                push(family.name, family.help, Some((family.label, label)), value.number());
+            }
+            match (entry.metric, entry.by) {
+                (Some(name), Some(key)) => {
+                    value.each(&mut |reason, count| push(name, entry.help(), Some((key, reason)), count));
+                }
+                (Some(name), None) => push(name, entry.help(), None, value.number()),
+                (None, _) => {}
+            }
+        });
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_does_not_add_up_is_found() {
+        let mut ledger = Ledger { completeness: 1.0, ..Ledger::default() };
+        assert_eq!(ledger.check(), Ok(()));
+        let lines = LineAccount { read: 2, metrics: 1, ..LineAccount::default() };
+        ledger.count(&Tally { lines, ..Tally::default() });
+        assert!(ledger.check().is_err_and(|e| e.starts_with("lines.read is 2, its parts are 1")));
+        let relay = RelayAccount { offered: 3, delivered: 1, queued: 1, ..RelayAccount::default() };
+        let ledger = Ledger { relays: [("raw".into(), relay)].into(), completeness: 1.0, ..Ledger::default() };
+        assert!(ledger.check().is_err_and(|e| e.starts_with("relays.raw.offered is 3, its parts are 2")));
+    }
+
+    #[test]
+    fn completeness_is_the_share_of_datagrams_that_were_read() {
+        let listener = ListenerAccount { datagrams: 75, kernel_drops: 20, unread: 5, ..ListenerAccount::default() };
+        let mut ledger = Ledger { listeners: vec![listener], ..Ledger::default() };
+        ledger.settle();
+        assert_eq!(ledger.completeness, 0.75);
+    }
+}

@@ -1,0 +1,202 @@
+//! Counts by reason: of an enum, as an array that costs the receive path an addition, or of any words, as a map.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::protocol::Reason;
+
+/// An enum whose variants have names.
+pub trait Named: Copy + 'static {
+    /// Every variant, in the order of its number.
+    const ALL: &'static [Self];
+
+    /// The name in the ledger.
+    fn name(self) -> &'static str;
+
+    /// The number, below the length of `ALL`.
+    fn number(self) -> usize;
+}
+
+impl Named for Reason {
+    const ALL: &'static [Reason] = &Reason::ALL;
+
+    fn name(self) -> &'static str {
+        Reason::name(self)
+    }
+
+    fn number(self) -> usize {
+        self as usize
+    }
+}
+
+/// A bound that made values be dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `kv` values of one series and interval.
+    KvValues,
+    /// Values with a time of their own of one interval.
+    Timestamped,
+}
+
+impl Named for Limit {
+    const ALL: &'static [Limit] = &[Limit::KvValues, Limit::Timestamped];
+
+    fn name(self) -> &'static str {
+        match self {
+            Limit::KvValues => "kv_values",
+            Limit::Timestamped => "timestamped",
+        }
+    }
+
+    fn number(self) -> usize {
+        self as usize
+    }
+}
+
+/// A count for each of the `N` variants of an enum. As JSON it is an object without those that did not occur.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts<K, const N: usize>([u64; N], PhantomData<K>);
+
+impl<K, const N: usize> Default for Counts<K, N> {
+    fn default() -> Self {
+        Counts([0; N], PhantomData)
+    }
+}
+
+impl<K: Named, const N: usize> Counts<K, N> {
+    /// Counts more of a kind.
+    #[inline]
+    pub fn count(&mut self, kind: K, more: u64) {
+        self.0[kind.number()] += more;
+    }
+
+    /// How many there are of a kind.
+    pub fn of(&self, kind: K) -> u64 {
+        self.0[kind.number()]
+    }
+
+    /// All of them together.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Those that occurred, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        K::ALL.iter().zip(self.0).filter(|(_, count)| *count > 0).map(|(kind, count)| (kind.name(), count))
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(ours, theirs)| *ours += theirs);
+    }
+
+    /// Takes earlier ones away.
+    pub fn subtract(&mut self, earlier: &Self) {
+        self.0.iter_mut().zip(earlier.0).for_each(|(ours, theirs)| *ours = ours.saturating_sub(theirs));
+    }
+}
+
+impl<K: Named, const N: usize> FromIterator<(K, u64)> for Counts<K, N> {
+    fn from_iter<I: IntoIterator<Item = (K, u64)>>(pairs: I) -> Self {
+        let mut all = Counts::default();
+        pairs.into_iter().for_each(|(kind, count)| all.count(kind, count));
+        all
+    }
+}
+
+impl<K: Named, const N: usize> Serialize for Counts<K, N> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.iter().collect::<BTreeMap<_, _>>().serialize(serializer)
+    }
+}
+
+impl<'de, K: Named, const N: usize> Deserialize<'de> for Counts<K, N> {
+    /// Names that this version does not have are left out: an interval that a later version spooled is worth more than they.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = BTreeMap::<Cow<'_, str>, u64>::deserialize(deserializer)?;
+        let known = map
+            .iter()
+            .filter_map(|(name, count)| K::ALL.iter().find(|kind| kind.name() == name).map(|kind| (*kind, *count)));
+        Ok(known.collect())
+    }
+}
+
+/// Counts by any word; those that did not occur are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Reasons(BTreeMap<Cow<'static, str>, u64>);
+
+impl Reasons {
+    /// Counts more for a reason.
+    pub fn count(&mut self, reason: impl Into<Cow<'static, str>>, more: u64) {
+        if more > 0 {
+            *self.0.entry(reason.into()).or_default() += more;
+        }
+    }
+
+    /// How many there are for a reason.
+    pub fn of(&self, reason: &str) -> u64 {
+        self.0.get(reason).copied().unwrap_or(0)
+    }
+
+    /// All of them together.
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// Whether none occurred.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// By word.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(reason, &count)| (&**reason, count))
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: &Reasons) {
+        other.0.iter().for_each(|(reason, &count)| self.count(reason.clone(), count));
+    }
+
+    /// Takes earlier ones away; what has not grown is left out.
+    pub fn subtract(&mut self, earlier: &Reasons) {
+        self.0.retain(|reason, count| {
+            *count = count.saturating_sub(earlier.of(reason));
+            *count > 0
+        });
+    }
+}
+
+impl<W: Into<Cow<'static, str>>> FromIterator<(W, u64)> for Reasons {
+    fn from_iter<I: IntoIterator<Item = (W, u64)>>(pairs: I) -> Reasons {
+        let mut all = Reasons::default();
+        pairs.into_iter().for_each(|(reason, count)| all.count(reason, count));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Limited = Counts<Limit, { Limit::ALL.len() }>;
+
+    #[test]
+    fn variants_are_in_the_order_of_their_numbers() {
+        Limit::ALL.iter().enumerate().for_each(|(n, limit)| assert_eq!(limit.number(), n));
+        <Reason as Named>::ALL.iter().enumerate().for_each(|(n, reason)| assert_eq!(reason.number(), n));
+    }
+
+    #[test]
+    fn counts_come_back_from_json_without_what_is_unknown() {
+        let mut counts = Limited::default();
+        counts.count(Limit::Timestamped, 3);
+        assert_eq!(serde_json::to_string(&counts).expect("JSON"), "{\"timestamped\":3}");
+        let read = serde_json::from_str::<Limited>("{\"timestamped\":3,\"of_tomorrow\":1}").expect("counts");
+        assert_eq!(read, counts);
+    }
+}
