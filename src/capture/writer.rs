@@ -312,30 +312,9 @@ fn row(piece: &Piece, started: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::log::disk::Disk;
+
     use super::*;
-
-    /// A file with a limited capacity.
-    struct Disk {
-        room: usize,
-        bytes: Vec<u8>,
-        is_pipe: bool,
-    }
-
-    impl Write for Disk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.room == 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            let fits = bytes.len().min(self.room);
-            self.room -= fits;
-            self.bytes.extend_from_slice(&bytes[..fits]);
-            Ok(fits)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     impl Medium for Disk {
         fn cut(&mut self, length: u64) -> io::Result<()> {
@@ -356,7 +335,7 @@ mod tests {
         for is_pipe in [false, true] {
             // Every place where a write can end early: in the header, in a row, between rows, twice in one row.
             for room in 0..24 {
-                let out = Disk { room, bytes: Vec::new(), is_pipe };
+                let out = Disk { room, is_pipe, ..Disk::default() };
                 let counts = Arc::<Counts>::default();
                 let mut file = CaptureFile {
                     path: PathBuf::from("capture"),

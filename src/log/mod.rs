@@ -8,6 +8,8 @@
 //! Panics take the same way, and so does text that is not an event, such as the start-up block ([`Log::say`]). Nothing
 //! here waits except [`Log::finish`], for a bounded time.
 
+#[cfg(test)]
+pub(crate) mod disk;
 mod limit;
 mod queue;
 

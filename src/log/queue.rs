@@ -215,6 +215,8 @@ impl Write for Line<'_> {
 
 #[cfg(test)]
 mod tests {
+    use crate::log::disk::Disk;
+
     use super::*;
 
     fn queue() -> (Queue, Arc<Counts>) {
@@ -245,31 +247,9 @@ mod tests {
         assert!(!queue.wait_empty(Duration::ZERO), "it is on its way");
     }
 
-    /// A disk with a limited number of free bytes.
-    struct Disk {
-        room: usize,
-        bytes: Vec<u8>,
-    }
-
-    impl Write for &mut Disk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.room == 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            let fits = bytes.len().min(self.room);
-            self.room -= fits;
-            self.bytes.extend_from_slice(&bytes[..fits]);
-            Ok(fits)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn a_line_after_half_a_line_begins_on_its_own() {
-        let mut disk = Disk { room: 10, bytes: Vec::new() };
+        let mut disk = Disk { room: 10, ..Disk::default() };
         let mut out = Out { out: &mut disk, is_mid_line: false };
         assert_eq!(out.write(b"first\nsecond\nthird\n"), Err(2));
         assert_eq!(out.write(b"fourth\n"), Err(1));

@@ -170,3 +170,17 @@ fn unsafe_code_lives_in_one_small_room() {
         assert!(allowed || !code.contains("allow(unsafe_code)"), "{}", path.display());
     }
 }
+
+#[test]
+fn tests_wait_and_pause_by_way_of_support() {
+    let mut all = Vec::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it"), &mut all);
+    // This file has the words.
+    for path in
+        all.into_iter().filter(|path| !path.ends_with("layering.rs") && !path.to_string_lossy().contains("/support/"))
+    {
+        let code = fs::read_to_string(&path).expect("a readable file");
+        // `poll` has a deadline, `pause` says that nothing rests on it.
+        assert!(!code.contains("thread::sleep"), "{} sleeps by itself", path.display());
+    }
+}
