@@ -1,5 +1,5 @@
-//! What a million counters, a hundred thousand timers and one busy timer cost, through the front door: the highest
-//! resident memory of the whole daemon over several intervals, Graphite and HTTP included.
+//! What a million counters, a hundred thousand timers and one busy timer cost, through the front door: how much
+//! the highest resident memory of the whole daemon grows over several intervals, Graphite and HTTP included.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -44,57 +44,43 @@ fn idle_and_peak_mib(lines: &str, intervals: usize) -> (f64, f64) {
     (idle, peak)
 }
 
-/// What is touched for the first time, code included, beside the series: a debug build's code is large.
+/// What is touched for the first time beside the series, code included: a debug build's code is large.
 const FIRST_TOUCHED_MIB: f64 = if cfg!(debug_assertions) { 9.0 } else { 6.0 };
 
-/// The bound of the whole daemon is that of a release build, whose own code is small; any build is held to what the
-/// series take.
-fn check(what: &str, idle: f64, peak: f64, series_mib: f64, whole_mib: f64, is_full_size: bool) {
-    println!("{what}: {idle:.1} MiB before, {peak:.1} MiB at most");
-    assert!(peak - idle <= series_mib, "{:.1} MiB more than before, not {series_mib:.1}", peak - idle);
-    assert!(!is_full_size || cfg!(debug_assertions) || peak <= whole_mib, "{peak:.1} MiB, not {whole_mib}");
+/// Holds what the daemon grew by over its idle size, not that size: it is mostly code, which is shared and can be evicted.
+fn check(what: &str, idle: f64, peak: f64, growth_mib: f64) {
+    println!("{what}: {:.1} MiB more than the {idle:.1} MiB of the idle daemon", peak - idle);
+    assert!(peak - idle <= growth_mib, "{:.1} MiB more than idle, not {growth_mib:.1}", peak - idle);
 }
 
 #[test]
-fn a_hundred_thousand_timers_of_ten_samples_take_no_more_than_48_mib() {
+fn a_hundred_thousand_timers_of_ten_samples_take_no_more_than_44_mib() {
     let _alone = alone();
     let count = size("SYSTOLE_TEST_TIMERS", 20_000);
     let text: String = (0..count * 10)
         .map(|n| format!("app.web.latency.endpoint_{:06}:{}.{}|ms\n", n % count, n * 7 % 1000, n % 10))
         .collect();
     let (idle, peak) = idle_and_peak_mib(&text, 5);
-    check(
-        &format!("{count} timers of 10 samples"),
-        idle,
-        peak,
-        FIRST_TOUCHED_MIB + 38.0 * count as f64 / 1e5,
-        48.0,
-        count == 100_000,
-    );
+    let growth = FIRST_TOUCHED_MIB + 38.0 * count as f64 / 1e5;
+    check(&format!("{count} timers of 10 samples"), idle, peak, growth);
 }
 
 #[test]
-fn a_million_counters_take_no_more_than_200_mib() {
+fn a_million_counters_take_no_more_than_190_mib() {
     let _alone = alone();
     let count = size("SYSTOLE_TEST_COUNTERS", 100_000);
     let text: String = (0..count).map(|n| format!("app.web.requests.endpoint_{n:06}:1|c\n")).collect();
     let (idle, peak) = idle_and_peak_mib(&text, 4);
-    check(
-        &format!("{count} counters"),
-        idle,
-        peak,
-        FIRST_TOUCHED_MIB + 188.0 * count as f64 / 1e6,
-        200.0,
-        count == 1_000_000,
-    );
+    let growth = FIRST_TOUCHED_MIB + 184.0 * count as f64 / 1e6;
+    check(&format!("{count} counters"), idle, peak, growth);
 }
 
 #[test]
-fn an_idle_daemon_takes_no_more_than_12_mib_and_a_busy_timer_no_more_than_a_histogram() {
+fn a_busy_timer_takes_no_more_than_a_histogram() {
     let _alone = alone();
     let text: String = (0..300_000_u64).map(|n| format!("busy:{}|ms\n", n * 7919 % 100_000)).collect();
     let (idle, peak) = idle_and_peak_mib(&text, 2);
     // A debug build's code, which counts when it runs for the first time, is a megabyte more.
     let at_most = if cfg!(debug_assertions) { 4.0 } else { 3.0 };
-    check("a timer of 300,000 samples", idle, peak, at_most, 12.0, true);
+    check("a timer of 300,000 samples", idle, peak, at_most);
 }
