@@ -28,6 +28,7 @@ use crate::untrusted::is_active;
 
 /// The type of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum RecordType {
     /// `counter`
     Counter,

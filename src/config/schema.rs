@@ -47,6 +47,7 @@ pub type Lifetime = Option<Duration>;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Config {
     /// Time between flushes, 10 ms to 1 day (default 10 s).
     pub interval: Duration,

@@ -72,6 +72,7 @@ pub trait Sink: Send + 'static {
 
 /// What a delivery left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Receipt {
     /// Records that the format cannot carry, or the receiver refused for good, by reason.
     pub dropped: Vec<(&'static str, u64)>,
@@ -131,6 +132,7 @@ impl Unencodable {
 /// Why a delivery failed. It is tried again.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
+#[non_exhaustive]
 pub struct SinkError {
     /// In one line.
     pub what: String,

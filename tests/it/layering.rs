@@ -27,7 +27,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "http",
         ],
     ),
-    (4, &["config", "assemble", "flush", "daemon", "cli"]),
+    (4, &["config", "assemble", "aggregator", "flush", "daemon", "cli"]),
 ];
 
 /// Rooms of the outside don't know each other.

@@ -3,6 +3,7 @@
 mod aggregate_corpus;
 mod allocation;
 mod any_bytes;
+mod api;
 mod browser;
 mod capture;
 mod cardinality;

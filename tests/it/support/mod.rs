@@ -5,6 +5,7 @@ pub mod extremes;
 pub mod grammar;
 pub mod heap;
 pub mod receiver;
+pub mod sources;
 mod wait;
 
 use std::io::{BufRead, BufReader, Read, Write};
