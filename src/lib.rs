@@ -25,7 +25,7 @@
 //!
 //! | rooms | are |
 //! |---|---|
-//! | `protocol`, `series`, `untrusted`, `acl`, `glob` | lines read into borrowed values, identities, harmless text |
+//! | `named`, `protocol`, `series`, `untrusted`, `acl`, `glob` | lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec` | the ledger, shards, who is there, closed intervals; time is an argument |
 //! | `sys`, `log`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `flush`, `daemon`, `cli` | what puts them together |
@@ -49,10 +49,10 @@ mod flush;
 mod glob;
 mod http;
 mod http_client;
-mod lasting;
 mod load;
 mod log;
 mod management;
+mod named;
 mod net;
 mod notify;
 mod presence;
@@ -96,7 +96,7 @@ pub mod internals {
         };
     }
     open! {
-        acl aggregate assemble capture cli codec config daemon flush glob http http_client lasting load log management net notify presence presence_driver
+        acl aggregate assemble capture cli codec config daemon flush glob http http_client load log management net notify presence presence_driver
         prometheus_text protocol rollup series sinks snapshot sys telemetry untrusted
     }
 }

@@ -20,7 +20,8 @@ use tokio::sync::{oneshot, watch};
 use crate::notify;
 use crate::presence::describe::describe;
 use crate::presence::{
-    Alarm, AlertBook, Engine, Event, EventKind, Identity, Notification, Policy, Reading, Refusals, Saved,
+    Alarm, AlertBook, Engine, Event, EventKind, Identity, Notification, Policy, Reading, Refusal, Refusals, Saved,
+    Severity,
 };
 use crate::protocol::Signal;
 use crate::sys::unix_time;
@@ -478,7 +479,7 @@ impl PresenceState {
             return;
         }
         for notice in &mut notices {
-            notice.detail = self.engine.detail(notice.alarm.topic.service.as_deref());
+            notice.detail = self.engine.detail(notice.alarm.key.service.as_deref());
         }
         self.receivers.iter().for_each(|receiver| receiver.outbox.put(&notices));
     }
@@ -492,7 +493,7 @@ impl PresenceState {
                 alarm: alarm.clone(),
                 resolved: false,
                 event: None,
-                detail: self.engine.detail(alarm.topic.service.as_deref()),
+                detail: self.engine.detail(alarm.key.service.as_deref()),
             })
             .collect();
         self.receivers.iter().filter(|receiver| receiver.again).for_each(|receiver| receiver.outbox.put(&notices));
@@ -503,7 +504,8 @@ impl PresenceState {
         let refusals = self.engine.refusals();
         let before = std::mem::replace(&mut self.reported, refusals);
         let refused = refusals.by_reason().into_iter().zip(before.by_reason());
-        let refused = refused.map(|((reason, all), (_, told))| (reason, all - told)).filter(|(_, fresh)| *fresh > 0);
+        let refused =
+            refused.map(|((reason, all), (_, told))| (reason.as_str(), all - told)).filter(|(_, fresh)| *fresh > 0);
         let account = PresenceAccount {
             queue_drops: std::mem::take(&mut self.queue_drops),
             refused: refused.collect(),
@@ -523,7 +525,7 @@ fn log_losses(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
         tracing::warn!(services = account.evicted, "services that were not established gave way to new ones");
     }
     // Operators without the token were told at once.
-    let refused = account.refused.iter().filter(|(reason, _)| *reason != "token");
+    let refused = account.refused.iter().filter(|(reason, _)| *reason != Refusal::Token.as_str());
     let reasons: Vec<String> = refused.map(|(reason, count)| format!("{reason} {count}")).collect();
     if !reasons.is_empty() {
         let from = most.map_or("unknown senders".to_string(), |(from, count)| format!("{from} ({count})"));
@@ -536,9 +538,9 @@ fn log_event(event: &Event) {
     let text = describe(event);
     let text = Escaped(&text);
     match (event.notify, event.severity()) {
-        (true, "critical" | "warning") => tracing::warn!("presence: {text}"),
-        (true, _) => tracing::info!("presence: {text}"),
-        (false, _) if event.kind == EventKind::Warning => tracing::warn!("presence: {text}"),
+        (true, Severity::Critical | Severity::Warning) => tracing::warn!("presence: {text}"),
+        (true, Severity::Info) => tracing::info!("presence: {text}"),
+        (false, _) if event.change.kind() == EventKind::Warning => tracing::warn!("presence: {text}"),
         (false, _) => tracing::debug!("presence: {text}"),
     }
 }
@@ -672,6 +674,7 @@ fn load(path: &Path) -> Result<Option<(StateFile, f64)>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::{Reason, ServiceState, State};
     use crate::protocol::Heartbeat;
 
     #[test]
@@ -697,7 +700,11 @@ mod tests {
         drop(hold);
         assert_eq!(busy.blocking_recv(), Ok(true));
         let report = next.blocking_recv().expect("an answer");
-        assert!(report.events.iter().any(|event| event.reason == Some("registered")), "{:?}", report.events);
+        assert!(
+            report.events.iter().any(|event| event.change.reason() == Some(Reason::Registered)),
+            "{:?}",
+            report.events
+        );
         presence.stop();
         thread.join().expect("it ends");
     }
@@ -755,7 +762,10 @@ mod tests {
         assert!(age < 5.0);
         let restored = Engine::restored(Policy::default(), saved.presence, 6.0, 1);
         let view = restored.view(0.0);
-        assert_eq!((&*view[0].service, view[0].state, view[0].instances[0].state), ("a", "up", "unknown"));
+        assert_eq!(
+            (&*view[0].service, view[0].state, view[0].instances[0].state),
+            ("a", ServiceState::Up, State::Unknown)
+        );
         assert_eq!(view[0].instances[0].version.as_deref(), Some("1.2"));
         let mut bytes = fs::read(&path).expect("a file");
         let last = bytes.len() - 3;

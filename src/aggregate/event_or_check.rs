@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::lasting::{Word, lasting, lasting_maybe};
-use crate::protocol::{Event, Heartbeats, Kind, Name, ServiceCheck, Tags, lossy};
+use crate::protocol::{AlertType, Cardinality, Event, Heartbeats, Kind, Name, Priority, ServiceCheck, Tags, lossy};
 use crate::series::{KeyBuilder, Series};
 
 /// An event or a service check.
@@ -20,8 +19,7 @@ pub struct EventOrCheck {
     /// DogStatsD's external data.
     pub external_data: Option<String>,
     /// DogStatsD's tag cardinality.
-    #[serde(deserialize_with = "lasting_maybe")]
-    pub cardinality: Option<Word>,
+    pub cardinality: Option<Cardinality>,
     /// The event or the check.
     pub body: EventOrCheckBody,
 }
@@ -69,12 +67,10 @@ pub enum EventOrCheckBody {
         title: String,
         /// May be empty.
         text: String,
-        /// `normal` or `low`.
-        #[serde(deserialize_with = "lasting")]
-        priority: Word,
-        /// `error`, `warning`, `info` or `success`.
-        #[serde(deserialize_with = "lasting")]
-        alert_type: Word,
+        /// How urgent it is.
+        priority: Priority,
+        /// How grave it is.
+        alert_type: AlertType,
         /// Events with the same key belong together.
         aggregation_key: Option<String>,
         /// What sent it.
@@ -99,7 +95,7 @@ pub fn own_event(event: &Event<'_>, now: f64, keys: &mut KeyBuilder) -> EventOrC
         host: text(event.host),
         container: text(event.container),
         external_data: text(event.external_data),
-        cardinality: event.cardinality.map(|c| c.name()),
+        cardinality: event.cardinality,
         body: EventOrCheckBody::Event {
             title: event.title.to_string(),
             text: event.text.to_string(),
@@ -119,7 +115,7 @@ pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuild
         host: text(check.host),
         container: text(check.container),
         external_data: text(check.external_data),
-        cardinality: check.cardinality.map(|c| c.name()),
+        cardinality: check.cardinality,
         body: EventOrCheckBody::ServiceCheck {
             name: check.name.to_string(),
             status: check.status,

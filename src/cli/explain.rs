@@ -354,7 +354,7 @@ impl Reading {
         };
         text("container", metric.container());
         text("external_data", metric.external_data());
-        text("cardinality", metric.cardinality().map(|c| c.name().as_bytes()));
+        text("cardinality", metric.cardinality().map(|c| c.as_str().as_bytes()));
         match metric.values {
             Values::Gauge { .. } => {
                 // Each packed value of a gauge is a step of its own.
@@ -417,8 +417,8 @@ fn note_json(note: &EventOrCheck, timestamp: Option<u64>) -> Value {
         EventOrCheckBody::Event { title, text: body, priority, alert_type, aggregation_key, source_type } => {
             put("title", Some(title.as_str().into()));
             put("text", Some(body.as_str().into()));
-            put("priority", Some((*priority).into()));
-            put("alert_type", Some((*alert_type).into()));
+            put("priority", Some(priority.as_str().into()));
+            put("alert_type", Some(alert_type.as_str().into()));
             put("aggregation_key", text(aggregation_key));
             put("source_type", text(source_type));
         }
@@ -433,7 +433,7 @@ fn note_json(note: &EventOrCheck, timestamp: Option<u64>) -> Value {
     put("host", text(&note.host));
     put("container", text(&note.container));
     put("external_data", text(&note.external_data));
-    put("cardinality", note.cardinality.map(Value::from));
+    put("cardinality", note.cardinality.map(|level| level.as_str().into()));
     map.into()
 }
 

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::aggregate::{CanonicalTags, EventOrCheckBody, Gauge, Members, Sum, Timer, TimerPolicy};
     use crate::codec::{RecordType, Records};
-    use crate::protocol::{Kind, Reason};
+    use crate::protocol::{Cardinality, Kind, Reason};
     use crate::telemetry::LineAccount;
     use proptest::prelude::*;
 
@@ -216,7 +216,7 @@ mod tests {
                     host: Some("h".into()),
                     container: None,
                     external_data: None,
-                    cardinality: Some("low"),
+                    cardinality: Some(Cardinality::Low),
                     body: EventOrCheckBody::ServiceCheck { name: "n".into(), status: 2, message: None },
                 }],
                 policy: Arc::new(SummaryPolicy { timers: policy, percentiles: vec![50.0, -3.0], ..SummaryPolicy::default() }),

@@ -20,7 +20,7 @@ use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody, TimestampedSample};
 use crate::presence::Event;
-use crate::protocol::Kind;
+use crate::protocol::{Cardinality, Kind};
 use crate::series::Series;
 use crate::snapshot::{Percentile, Snapshot, TimerPoint, number};
 use crate::telemetry::ManagementAccount;
@@ -384,7 +384,7 @@ fn serialize_note<M: SerializeMap>(note: &EventOrCheck, map: &mut M) -> Result<(
     optional(map, "host", note.host.as_deref())?;
     optional(map, "container", note.container.as_deref())?;
     optional(map, "external_data", note.external_data.as_deref())?;
-    optional(map, "cardinality", note.cardinality)
+    optional(map, "cardinality", note.cardinality.map(Cardinality::as_str))
 }
 
 /// Tags as an object: `null` without a value, an array for a key with several values.

@@ -10,7 +10,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use crate::presence::describe::{describe, length};
-use crate::presence::{BlindSeconds, Event, InstanceView, ServiceView, rfc3339};
+use crate::presence::{
+    BlindSeconds, Event, Flag, InstanceView, ServiceState, ServiceView, Severity, State as InstanceState, rfc3339,
+};
 use crate::presence_driver::PresenceState;
 use crate::untrusted::{Html, in_url};
 
@@ -66,9 +68,15 @@ fn look(watch: &PresenceState) -> Seen {
 }
 
 /// Worst first.
-fn rank(state: &str) -> usize {
-    let order = ["down", "degraded", "unknown", "maintenance", "up", "left"];
-    order.iter().position(|known| *known == state).unwrap_or(order.len())
+fn rank(state: ServiceState) -> u8 {
+    match state {
+        ServiceState::Down => 0,
+        ServiceState::Degraded => 1,
+        ServiceState::Unknown => 2,
+        ServiceState::Maintenance => 3,
+        ServiceState::Up => 4,
+        ServiceState::Left => 5,
+    }
 }
 
 #[derive(Deserialize)]
@@ -136,11 +144,11 @@ fn complaint(service: &ServiceView, instance: &InstanceView) -> String {
 
 /// The first line: the verdict and its severity.
 fn headline(seen: &Seen) -> (String, &'static str) {
-    let count = |state: &str| seen.services.iter().filter(|service| service.state == state).count();
-    let (all, down, degraded) = (seen.services.len(), count("down"), count("degraded"));
+    let count = |state: ServiceState| seen.services.iter().filter(|service| service.state == state).count();
+    let (all, down, degraded) = (seen.services.len(), count(ServiceState::Down), count(ServiceState::Degraded));
     let instances = || seen.services.iter().flat_map(|service| &service.instances);
-    let missing = instances().filter(|instance| instance.state == "down").count();
-    let named = |state: &str| {
+    let missing = instances().filter(|instance| instance.state == InstanceState::Down).count();
+    let named = |state: ServiceState| {
         let names = seen.services.iter().filter(|service| service.state == state);
         let names: Vec<String> = names.take(3).map(|service| Html(&service.service).to_string()).collect();
         let more = if count(state) > names.len() { ", …" } else { "" };
@@ -156,14 +164,15 @@ fn headline(seen: &Seen) -> (String, &'static str) {
     if all == 0 {
         ("Nobody was heard yet".into(), "")
     } else if seen.is_mass {
-        let silent = instances().filter(|instance| matches!(instance.state, "late" | "down")).count();
+        let silent =
+            instances().filter(|instance| matches!(instance.state, InstanceState::Late | InstanceState::Down)).count();
         (format!("Mass silence: {silent} instances are silent at once; look for one cause"), "alarm")
     } else if down > 0 {
         let more = if degraded > 0 { format!("; {degraded} degraded") } else { String::new() };
-        (format!("{} down: {}{more}{more_failing}", services(down), named("down")), "alarm")
+        (format!("{} down: {}{more}{more_failing}", services(down), named(ServiceState::Down)), "alarm")
     } else if degraded > 0 {
         let class = if seen.services.iter().any(fails_as_a_whole) { "alarm" } else { "warn" };
-        (format!("{} degraded: {}{more_failing}", services(degraded), named("degraded")), class)
+        (format!("{} degraded: {}{more_failing}", services(degraded), named(ServiceState::Degraded)), class)
     } else if failing > 0 {
         let present: usize = seen.services.iter().map(|service| service.present).sum();
         let says = if failing == 1 { "says" } else { "say" };
@@ -208,7 +217,7 @@ fn banner(out: &mut String, state: &AppState, seen: &Seen) {
         length(uptime),
     );
     let instances = seen.services.iter().flat_map(|service| &service.instances);
-    let unconfirmed = instances.filter(|instance| instance.state == "unknown").count();
+    let unconfirmed = instances.filter(|instance| instance.state == InstanceState::Unknown).count();
     if unconfirmed > 0 {
         let _ = write!(out, " · since our restart {} ago: {unconfirmed} unconfirmed", length(uptime));
     } else if seen.blind.restart > 0.0 && uptime < SETTLING {
@@ -218,17 +227,17 @@ fn banner(out: &mut String, state: &AppState, seen: &Seen) {
 
 fn letter(instance: &InstanceView) -> (char, char) {
     match instance.state {
-        "up" => ('U', 'U'),
-        "late" => ('L', 'L'),
-        "down" => ('D', 'D'),
-        "left" => ('G', 'G'),
-        _ => ('?', 'Q'),
+        InstanceState::Up => ('U', 'U'),
+        InstanceState::Late => ('L', 'L'),
+        InstanceState::Down => ('D', 'D'),
+        InstanceState::Left => ('G', 'G'),
+        InstanceState::Unknown => ('?', 'Q'),
     }
 }
 
 fn card(out: &mut String, service: &ServiceView, carry: &str) {
     let total = service.present + service.down;
-    let is_odd = service.down > 0 || service.instances.iter().any(|instance| instance.state == "late");
+    let is_odd = service.down > 0 || service.instances.iter().any(|instance| instance.state == InstanceState::Late);
     let share = (100 * service.present).checked_div(total).unwrap_or(0);
     let _ = write!(
         out,
@@ -238,7 +247,7 @@ fn card(out: &mut String, service: &ServiceView, carry: &str) {
         service.state,
         in_url(&service.service),
         Html(&service.service),
-        if service.state == "down" {
+        if service.state == ServiceState::Down {
             "D"
         } else if is_odd {
             "L"
@@ -258,7 +267,7 @@ fn card(out: &mut String, service: &ServiceView, carry: &str) {
         let _ = write!(out, ", {} left", service.left);
     }
     let _ = write!(out, " · since {}", &service.since[..service.since.len().min(19)].replace('T', " "));
-    let held = service.instances.iter().filter(|instance| instance.flags.contains(&"held")).count();
+    let held = service.instances.iter().filter(|instance| instance.flags.contains(&Flag::Held)).count();
     if held > 0 {
         let _ = write!(out, " · {held} silent, held back by the mass silence");
     } else if let Some((what, seconds)) = next_deadline(service) {
@@ -289,9 +298,9 @@ fn card(out: &mut String, service: &ServiceView, carry: &str) {
 
 /// The next change of state if nothing is heard.
 fn next_deadline(service: &ServiceView) -> Option<(&'static str, f64)> {
-    let present = service.instances.iter().filter(|instance| instance.state != "left");
+    let present = service.instances.iter().filter(|instance| instance.state != InstanceState::Left);
     let deadlines = present.filter_map(|instance| match (instance.state, instance.late_in_s, instance.down_in_s) {
-        ("up", Some(late), _) => Some(("late", late)),
+        (InstanceState::Up, Some(late), _) => Some(("late", late)),
         (_, _, Some(down)) => Some(("down", down)),
         _ => None,
     });
@@ -306,8 +315,8 @@ fn events(out: &mut String, events: &[Event]) {
     for event in events {
         let time = rfc3339(event.at);
         let class = match event.severity() {
-            "critical" => "bad",
-            _ => "",
+            Severity::Critical => "bad",
+            Severity::Warning | Severity::Info => "",
         };
         let _ = write!(
             out,
@@ -399,7 +408,7 @@ fn row(out: &mut String, instance: &InstanceView) {
         instance.source.as_deref().unwrap_or(""),
         if instance.is_failing() { "bad" } else { "" },
         Html(instance.message.as_deref().unwrap_or("")),
-        instance.flags.join(" "),
+        instance.flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>().join(" "),
     );
 }
 

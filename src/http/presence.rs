@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::acl::equal;
-use crate::presence::{InstanceView, ServiceView, rfc3339};
+use crate::presence::{Flag, InstanceView, ServiceState, ServiceView, State as InstanceState, rfc3339};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
@@ -69,8 +69,22 @@ pub(super) fn unknown(what: &str) -> Response {
 /// Statuses of service checks.
 const HEALTH: [&str; 4] = ["ok", "warning", "critical", "unknown"];
 
-/// States of services and instances.
+/// A state to list, which instances or services or both can have.
+#[derive(Clone, Copy)]
+struct AnyState {
+    instance: Option<InstanceState>,
+    service: Option<ServiceState>,
+}
+
+/// What `state` may be, in the order of the message that says so.
 const STATES: [&str; 7] = ["up", "late", "down", "left", "unknown", "degraded", "maintenance"];
+
+impl AnyState {
+    fn from_name(name: &str) -> Option<AnyState> {
+        let any = AnyState { instance: InstanceState::from_name(name), service: ServiceState::from_name(name) };
+        (any.instance.is_some() || any.service.is_some()).then_some(any)
+    }
+}
 
 /// Most failing instances that a check names.
 const NAMED: usize = 3;
@@ -84,10 +98,14 @@ struct Filter {
 
 async fn list(State(state): State<AppState>, Query(filter): Query<Filter>) -> Result<Response, Response> {
     let mut services = view(&state).await?;
-    if filter.state.as_ref().is_some_and(|state| !STATES.contains(&&**state)) {
-        let message = format!("`state` is one of {}", STATES.join(", "));
-        return Err(error(StatusCode::BAD_REQUEST, "bad_request", &message));
-    }
+    let wanted = match filter.state.as_deref().map(|name| AnyState::from_name(name).ok_or(())) {
+        None => None,
+        Some(Ok(wanted)) => Some(wanted),
+        Some(Err(())) => {
+            let message = format!("`state` is one of {}", STATES.join(", "));
+            return Err(error(StatusCode::BAD_REQUEST, "bad_request", &message));
+        }
+    };
     services.retain(|service| filter.service.as_ref().is_none_or(|wanted| *wanted == *service.service));
     let health = match filter.health.as_deref() {
         None => None,
@@ -99,15 +117,16 @@ async fn list(State(state): State<AppState>, Query(filter): Query<Filter>) -> Re
             }
         },
     };
-    if filter.state.is_some() || health.is_some() {
+    if wanted.is_some() || health.is_some() {
         for service in &mut services {
             service.instances.retain(|instance| {
-                filter.state.as_ref().is_none_or(|wanted| wanted == instance.state)
+                wanted.is_none_or(|wanted| wanted.instance == Some(instance.state))
                     && health.is_none_or(|wanted| instance.health == Some(wanted))
             });
         }
         services.retain(|service| {
-            !service.instances.is_empty() || filter.state.as_deref() == Some(service.state) && health.is_none()
+            let is_wanted = wanted.is_some_and(|wanted| wanted.service == Some(service.state));
+            !service.instances.is_empty() || is_wanted && health.is_none()
         });
     }
     Ok(answer(&services))
@@ -142,22 +161,23 @@ async fn check(
         ask(&state, move |watch| Some((watch.engine.view_of(&name, watch.epoch)?, watch.engine.is_mass_silence())));
     let Some((service, is_mass)) = found.await? else { return Err(unknown("service")) };
     let absent = match service.state {
-        "unknown" => Some("this service was not heard yet"),
-        "left" => Some("this service has left: all of its instances said goodbye or gave up"),
-        _ => None,
+        ServiceState::Unknown => Some("this service was not heard yet"),
+        ServiceState::Left => Some("this service has left: all of its instances said goodbye or gave up"),
+        ServiceState::Up | ServiceState::Degraded | ServiceState::Down | ServiceState::Maintenance => None,
     };
     if let Some(message) = absent {
         return Err(error(StatusCode::NOT_FOUND, "unknown", message));
     }
-    let enough = wanted.min.map_or(service.state == "up", |min| service.present >= min);
-    let late = service.instances.iter().filter(|instance| instance.state == "late").count();
+    let enough = wanted.min.map_or(service.state == ServiceState::Up, |min| service.present >= min);
+    let late = service.instances.iter().filter(|instance| instance.state == InstanceState::Late).count();
     let failing: Vec<&InstanceView> = service.failing().collect();
-    let well = service.instances.iter().filter(|instance| instance.is_present() && instance.state != "late");
+    let well =
+        service.instances.iter().filter(|instance| instance.is_present() && instance.state != InstanceState::Late);
     let well = well.filter(|instance| !instance.is_failing()).count();
-    let maintained = service.instances.iter().filter(|instance| instance.flags.contains(&"maintenance")).count();
+    let maintained = service.instances.iter().filter(|instance| instance.flags.contains(&Flag::Maintenance)).count();
     let named = failing.iter().take(NAMED);
     let named: Vec<Value> = named.map(|i| json!({"instance": i.instance, "message": i.message})).collect();
-    let flapping = service.instances.iter().any(|instance| instance.flags.contains(&"flapping"));
+    let flapping = service.instances.iter().any(|instance| instance.flags.contains(&Flag::Flapping));
     let mut response = answer(&json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
         "late": late, "critical": failing.len(), "failing": named, "well": well, "flapping": flapping, "maintenance": maintained,

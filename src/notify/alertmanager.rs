@@ -14,7 +14,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::append;
-use crate::presence::{Alarm, rfc3339};
+use crate::presence::{Alarm, WarningCode, rfc3339};
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 
@@ -75,7 +75,7 @@ pub(super) async fn run(mut line: Target) {
         let (notices, _) = line.outbox.take(usize::MAX);
         let now = unix_time();
         for notice in notices {
-            let key = notice.alarm.topic.key();
+            let key = notice.alarm.key.dedup_key();
             if notice.resolved {
                 alerts.open.remove(&key);
                 let said = notice.event.map_or(now, |(_, event)| event.at);
@@ -170,12 +170,12 @@ impl Alerts {
 
 /// Labels are identity and nothing else, so that several daemons send equal alerts.
 fn alert(alarm: &Alarm, detail: &str, ends: f64, page: Option<&str>) -> Value {
-    let topic = &alarm.topic;
-    let mut labels = json!({"alertname": topic.name, "severity": alarm.severity, "source": "presence"});
+    let identity = &alarm.key;
+    let mut labels = json!({"alertname": identity.name, "severity": alarm.severity, "source": "presence"});
     for (label, value) in [
-        ("service", topic.service.as_deref()),
-        ("instance", topic.instance.as_deref()),
-        ("code", topic.code.as_deref()),
+        ("service", identity.service.as_deref()),
+        ("instance", identity.instance.as_deref()),
+        ("code", identity.code.map(WarningCode::as_str)),
     ] {
         if let Some(value) = value {
             labels[label] = Escaped(value).to_string().into();
@@ -188,7 +188,7 @@ fn alert(alarm: &Alarm, detail: &str, ends: f64, page: Option<&str>) -> Value {
         "endsAt": rfc3339(ends),
     });
     if let Some(page) = page {
-        let service = topic.service.as_deref().map_or(String::new(), |service| format!("/{}", in_url(service)));
+        let service = identity.service.as_deref().map_or(String::new(), |service| format!("/{}", in_url(service)));
         alert["generatorURL"] = format!("{page}/presence{service}").into();
     }
     alert

@@ -73,7 +73,7 @@ impl Outbox {
     pub fn put(&self, notices: &[Notification]) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         for notice in notices {
-            let key = notice.alarm.topic.key();
+            let key = notice.alarm.key.dedup_key();
             if notice.resolved && queue.given_up.remove(&key) {
                 continue;
             }
@@ -82,8 +82,9 @@ impl Outbox {
                 && let Some(gone) = queue.notices.remove(at)
             {
                 queue.dropped += 1;
-                let gone = gone.alarm.topic.key();
-                let end = queue.notices.iter().position(|notice| notice.resolved && notice.alarm.topic.key() == gone);
+                let gone = gone.alarm.key.dedup_key();
+                let end =
+                    queue.notices.iter().position(|notice| notice.resolved && notice.alarm.key.dedup_key() == gone);
                 match end {
                     Some(end) => drop(queue.notices.remove(end)),
                     None => drop(queue.given_up.insert(gone)),
@@ -241,22 +242,22 @@ impl Notifiers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::{Alarm, AlertKey, AlertState};
+    use crate::presence::{Alarm, AlertKey, AlertName, AlertState, Severity};
 
     fn notice(n: usize, resolved: bool) -> Notification {
-        let topic = AlertKey {
-            name: "PresenceInstanceDown".into(),
+        let key = AlertKey {
+            name: AlertName::InstanceDown,
             service: Some("a".into()),
             instance: Some(format!("{n}").into()),
             code: None,
         };
         let alarm = Alarm {
-            topic,
-            severity: "warning".into(),
+            key,
+            severity: Severity::Warning,
             text: String::new(),
             since: 0.0,
             until: None,
-            place: AlertState::Firing,
+            state: AlertState::Firing,
         };
         Notification { alarm, resolved, event: None, detail: String::new() }
     }

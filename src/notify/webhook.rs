@@ -4,7 +4,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::masked;
-use crate::presence::{Notification, rfc3339};
+use crate::presence::{EventKind, Notification, State, rfc3339};
 use crate::untrusted::Escaped;
 
 use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
@@ -60,7 +60,7 @@ pub(super) async fn run(mut line: Target) {
 
 async fn send(line: &Target, batch: &[Notification]) -> Result<(), String> {
     let events: Vec<Value> = batch.iter().map(|notice| event(line, notice)).collect();
-    let keys: Vec<String> = batch.iter().map(|notice| notice.alarm.topic.key()).collect();
+    let keys: Vec<String> = batch.iter().map(|notice| notice.alarm.key.dedup_key()).collect();
     let body = json!({"version": 1, "events": events, "dedup_keys": keys});
     let answer = line.client.ask(Method::POST, &line.url, Some(body.to_string().into_bytes()), None, DEADLINE).await;
     let answer = answer.map_err(|error| error.to_string())?;
@@ -74,19 +74,19 @@ fn event(line: &Target, notice: &Notification) -> Value {
         // It was pending over a restart, so nothing else is known.
         None => json!({
             "v": 1,
-            "id": format!("{}-{}", line.identity.id(0), alarm.topic.key()),
+            "id": format!("{}-{}", line.identity.id(0), alarm.key.dedup_key()),
             "time": rfc3339(alarm.since),
             "node": line.identity.node,
-            "kind": if alarm.topic.instance.is_some() { "instance" } else { "service" },
-            "service": alarm.topic.service,
-            "instance": alarm.topic.instance,
-            "to": "down",
+            "kind": if alarm.key.instance.is_some() { EventKind::Instance } else { EventKind::Service },
+            "service": alarm.key.service,
+            "instance": alarm.key.instance,
+            "to": State::Down,
             "notify": true,
             "severity": alarm.severity,
             "text": Escaped(&alarm.text).to_string(),
         }),
     };
-    event["alertname"] = alarm.topic.name.as_str().into();
+    event["alertname"] = alarm.key.name.as_str().into();
     event["resolved"] = notice.resolved.into();
     event["detail"] = Escaped(&notice.detail).to_string().into();
     event

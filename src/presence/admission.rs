@@ -12,7 +12,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::named::named_enum;
+
 use super::engine::Engine;
+use super::event::{Reason, WarningCode};
 
 /// Beats after which a service is established, once it is older than its timeout.
 const ESTABLISHED_BEATS: u8 = 3;
@@ -29,15 +32,24 @@ const WINDOW_SECS: f64 = 60.0;
 /// Most sources that are told apart. Who sends from more addresses than that invents them, too.
 const MAX_SOURCES: usize = 4096;
 
-/// Why somebody was not registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// A table is full of those who do not give way.
-    Limit,
-    /// Too many register in this second.
-    Rate,
-    /// Its source has registered too many in this minute.
-    Source,
+named_enum! {
+    /// Why something was refused, in the order of the names: accounts list them in it.
+    pub enum Refusal {
+        /// The sender is not in the service's `allow`.
+        Allow = "allow",
+        /// A goodbye from another address than the beats.
+        GoodbyeFrom = "goodbye_from",
+        /// Without the service's `key`.
+        Key = "key",
+        /// A table is full of those who do not give way.
+        Limit = "limit",
+        /// Too many register in this second.
+        Rate = "rate",
+        /// Its source has registered too many in this minute.
+        Source = "source",
+        /// An operator's change without the token.
+        Token = "token",
+    }
 }
 
 /// A service that may give way: its place, and the low half of its order, by which a place that was taken by another is
@@ -170,7 +182,7 @@ impl Engine {
             Some(sid) => {
                 while self.service(sid).instances.len() >= self.policy.max_instances_per_service {
                     let Some(oldest) = self.service(sid).absent.first() else { return false };
-                    self.drop_instance(oldest.id, "evicted");
+                    self.drop_instance(oldest.id, Reason::Evicted);
                 }
             }
         }
@@ -195,10 +207,10 @@ impl Engine {
                 continue;
             }
             for id in self.service(oldest.id).instances.clone() {
-                self.drop_instance(id, "evicted");
+                self.drop_instance(id, Reason::Evicted);
             }
             let notified = self.service(oldest.id).notified;
-            self.say_service(oldest.id, "forgotten", notified);
+            self.say_service(oldest.id, None, notified);
             self.remove_service(oldest.id);
             self.refusals.evicted += 1;
             self.warn_of_limit(None);
@@ -275,7 +287,7 @@ impl Engine {
         };
         if !std::mem::replace(warned, true) {
             let name = service.map(|sid| self.service(sid).name.clone());
-            self.warn_of_service(name.as_deref(), "limit", true);
+            self.warn_of_service(name.as_deref(), WarningCode::Limit, true);
         }
     }
 
@@ -296,7 +308,10 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::event::{Change, Event, MassSilencePhase};
+    use crate::presence::instance::State;
     use crate::presence::policy::{Expected, Policy};
+    use crate::presence::service::ServiceState;
     use crate::protocol::Heartbeat;
 
     fn beat(service: &str, from: u32) -> Heartbeat {
@@ -470,21 +485,21 @@ mod tests {
             engine.beat(&beat("s", 3));
             engine.beat(&goodbye(3));
         }
-        assert_eq!((state(&engine), engine.refusals().goodbye_from), ("up", 5));
+        assert_eq!((state(&engine), engine.refusals().goodbye_from), (State::Up, 5));
         // It moves: the old address is silent, two beats come from the new one.
         for now in [2.0, 3.0, 4.0] {
             engine.at(now);
             engine.beat(&beat("s", 4));
         }
         engine.beat(&goodbye(2));
-        assert_eq!((state(&engine), engine.refusals().goodbye_from), ("up", 6));
+        assert_eq!((state(&engine), engine.refusals().goodbye_from), (State::Up, 6));
         engine.beat(&goodbye(4));
-        assert_eq!(state(&engine), "left");
+        assert_eq!(state(&engine), State::Left);
         // Who said goodbye may come back from anywhere.
         engine.at(20.0);
         engine.beat(&beat("s", 5));
         engine.beat(&goodbye(5));
-        assert_eq!(state(&engine), "left");
+        assert_eq!(state(&engine), State::Left);
     }
 
     /// Whether a mass silence is told when so many established services, heard every second, fall silent together with
@@ -511,9 +526,14 @@ mod tests {
             engine.tick(9.0 + f64::from(quarter) / 4.0);
         }
         let events = engine.take_events();
-        let down = events.iter().filter(|event| event.notify && event.to == Some("down"));
+        let is_down = |event: &&Event| match event.change {
+            Change::Instance { to, .. } => to == Some(State::Down),
+            Change::Service { to, .. } => to == Some(ServiceState::Down),
+            _ => false,
+        };
+        let down = events.iter().filter(|event| event.notify).filter(is_down);
         let names = down.filter_map(|event| Some(event.service.as_ref()?.to_string())).collect();
-        (events.iter().any(|event| event.to == Some("start")), names)
+        (events.iter().any(|event| event.change == Change::MassSilence(MassSilencePhase::Start)), names)
     }
 
     #[test]
@@ -541,7 +561,7 @@ mod tests {
         engine.kernel_drops(2.1, 20, 1000);
         assert_eq!((engine.blind().queue, engine.blind().drops), (1.0, 0.0));
         assert_eq!(engine.down_at("s", "-"), Some(6.0));
-        let codes: Vec<_> = engine.take_events().into_iter().filter_map(|event| event.code).collect();
-        assert_eq!(codes, ["queue_drops", "ingest_drops"]);
+        let codes: Vec<_> = engine.take_events().into_iter().filter_map(|event| event.change.code()).collect();
+        assert_eq!(codes, [WarningCode::QueueDrops, WarningCode::IngestDrops]);
     }
 }

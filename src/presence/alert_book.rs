@@ -9,16 +9,62 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use super::describe::describe;
-use super::event::{Event, EventKind};
+use crate::named::named_enum;
+
+use super::event::{Change, Event, MassSilencePhase, Phase, Severity, WarningCode};
+use super::instance::State;
+use super::service::ServiceState;
 
 /// A warning about something that has no end stays out for so long, in seconds.
 const PASSING: f64 = 300.0;
 
+named_enum! {
+    /// What an alarm is called, as Alertmanager has it, in the order of the names: alarms are listed in it.
+    pub enum AlertName {
+        /// Two processes use one name, or goodbyes are repeated.
+        Conflict = "PresenceConflict",
+        /// An instance or a service goes up and down.
+        Flapping = "PresenceFlapping",
+        /// We see less than we should.
+        Ingest = "PresenceIngest",
+        /// An instance is down.
+        InstanceDown = "PresenceInstanceDown",
+        /// Most of what should be heard is silent.
+        MassSilence = "PresenceMassSilence",
+        /// Too few instances of a service are present.
+        ServiceDegraded = "PresenceServiceDegraded",
+        /// No instance of a service is present.
+        ServiceDown = "PresenceServiceDown",
+        /// A service has left and did not come back.
+        ServiceGone = "PresenceServiceGone",
+    }
+}
+
+impl AlertName {
+    /// Under which name a warning is an alarm.
+    fn of_warning(code: WarningCode) -> AlertName {
+        match code {
+            WarningCode::InstanceConflict | WarningCode::ZeroRepeated => AlertName::Conflict,
+            WarningCode::ServiceGone => AlertName::ServiceGone,
+            WarningCode::ClockStep
+            | WarningCode::HighLoss
+            | WarningCode::IngestDrops
+            | WarningCode::Limit
+            | WarningCode::LocalPause
+            | WarningCode::PromiseLoose
+            | WarningCode::PromiseMismatch
+            | WarningCode::QueueDrops
+            | WarningCode::Sampled
+            | WarningCode::StateLost => AlertName::Ingest,
+        }
+    }
+}
+
 /// What an alarm is about: its identity, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AlertKey {
-    /// As Alertmanager has it: `PresenceServiceDown` and the like.
-    pub name: String,
+    /// What it is called.
+    pub name: AlertName,
     /// Which service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<CompactString>,
@@ -27,19 +73,20 @@ pub struct AlertKey {
     pub instance: Option<CompactString>,
     /// Which warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    pub code: Option<WarningCode>,
 }
 
 impl AlertKey {
-    fn new(name: &str, event: &Event) -> AlertKey {
+    fn new(name: AlertName, event: &Event) -> AlertKey {
         let instance = event.instance.clone().filter(|instance| **instance != *"*");
-        AlertKey { name: name.into(), service: event.service.clone(), instance, code: None }
+        AlertKey { name, service: event.service.clone(), instance, code: None }
     }
 
     /// One line that is the same for a problem and its end.
-    pub fn key(&self) -> String {
-        let mut key = self.name.clone();
-        for part in [self.service.as_deref(), self.instance.as_deref(), self.code.as_deref()].into_iter().flatten() {
+    pub fn dedup_key(&self) -> String {
+        let mut key = self.name.to_string();
+        let code = self.code.map(WarningCode::as_str);
+        for part in [self.service.as_deref(), self.instance.as_deref(), code].into_iter().flatten() {
             key.push('/');
             key.push_str(part);
         }
@@ -51,9 +98,10 @@ impl AlertKey {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alarm {
     /// What it is about.
-    pub topic: AlertKey,
-    /// `critical` or `warning`.
-    pub severity: String,
+    #[serde(rename = "topic")]
+    pub key: AlertKey,
+    /// How grave it is.
+    pub severity: Severity,
     /// In words.
     pub text: String,
     /// When the problem was seen, in Unix seconds.
@@ -61,7 +109,8 @@ pub struct Alarm {
     /// When it is over unless it is seen again, in Unix seconds; `None` lasts until it is resolved.
     pub until: Option<f64>,
     /// Where it stands.
-    pub place: AlertState,
+    #[serde(rename = "place")]
+    pub state: AlertState,
 }
 
 /// Where an alarm stands.
@@ -81,7 +130,7 @@ pub enum AlertState {
 /// What is to be told to whoever is to be told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notification {
-    /// The alarm as it is now; its `place` says nothing here.
+    /// The alarm as it is now; its state says nothing here.
     pub alarm: Alarm,
     /// It is the end of it.
     pub resolved: bool,
@@ -103,7 +152,7 @@ pub struct AlertBook {
 impl AlertBook {
     /// An alert book with what an earlier one had open; warnings about instances wait so many seconds.
     pub fn new(group_wait: f64, open: Vec<Alarm>) -> AlertBook {
-        let open = open.into_iter().map(|alarm| (alarm.topic.clone(), alarm)).collect();
+        let open = open.into_iter().map(|alarm| (alarm.key.clone(), alarm)).collect();
         AlertBook { group_wait, open, ..AlertBook::default() }
     }
 
@@ -114,7 +163,7 @@ impl AlertBook {
 
     /// Every alarm that was told and is not over.
     pub fn firing(&self) -> impl Iterator<Item = &Alarm> {
-        self.open().filter(|alarm| alarm.place == AlertState::Firing)
+        self.open().filter(|alarm| alarm.state == AlertState::Firing)
     }
 
     /// Takes an event, with its number; what is to be told at once.
@@ -122,55 +171,50 @@ impl AlertBook {
         if !event.notify {
             return Vec::new();
         }
-        let (id_and_event, topic) = ((id, event.clone()), |name: &str| AlertKey::new(name, event));
-        match (event.kind, event.to) {
-            (EventKind::Instance, Some("down")) => {
-                let topic = topic("PresenceInstanceDown");
-                if self.group_wait > 0.0 && !self.open.contains_key(&topic) {
-                    self.waiting.insert(topic.clone(), id_and_event);
-                    self.put(topic, event, AlertState::Pending(event.at + self.group_wait), None);
+        let (numbered, key) = ((id, event.clone()), |name| AlertKey::new(name, event));
+        match event.change {
+            Change::Instance { to: Some(State::Down), .. } => {
+                let key = key(AlertName::InstanceDown);
+                if self.group_wait > 0.0 && !self.open.contains_key(&key) {
+                    self.waiting.insert(key.clone(), numbered);
+                    self.put(key, event, AlertState::Pending(event.at + self.group_wait), None);
                     return Vec::new();
                 }
-                vec![self.fire(topic, event, id_and_event, None)]
+                vec![self.fire(key, event, numbered, None)]
             }
-            (EventKind::Instance, _) => self.end(&topic("PresenceInstanceDown"), id_and_event),
-            (EventKind::Service, Some("down")) => {
-                let mut out = self.end(&topic("PresenceServiceDegraded"), id_and_event.clone());
-                self.cover(event);
-                out.push(self.fire(topic("PresenceServiceDown"), event, id_and_event, None));
+            Change::Instance { .. } => self.end(&key(AlertName::InstanceDown), numbered),
+            Change::Service { to: Some(ServiceState::Down), .. } => {
+                let mut out = self.end(&key(AlertName::ServiceDegraded), numbered.clone());
+                self.inhibit(event);
+                out.push(self.fire(key(AlertName::ServiceDown), event, numbered, None));
                 out
             }
-            (EventKind::Service, Some("degraded")) => {
-                let mut out = self.end(&topic("PresenceServiceDown"), id_and_event.clone());
-                self.uncover(event);
-                out.push(self.fire(topic("PresenceServiceDegraded"), event, id_and_event, None));
+            Change::Service { to: Some(ServiceState::Degraded), .. } => {
+                let mut out = self.end(&key(AlertName::ServiceDown), numbered.clone());
+                self.release(event);
+                out.push(self.fire(key(AlertName::ServiceDegraded), event, numbered, None));
                 out
             }
-            (EventKind::Service, _) => {
-                let mut out = self.end(&topic("PresenceServiceDown"), id_and_event.clone());
-                out.extend(self.end(&topic("PresenceServiceDegraded"), id_and_event));
-                self.uncover(event);
+            Change::Service { .. } => {
+                let mut out = self.end(&key(AlertName::ServiceDown), numbered.clone());
+                out.extend(self.end(&key(AlertName::ServiceDegraded), numbered));
+                self.release(event);
                 out
             }
-            (EventKind::Flapping, Some("start")) => {
-                vec![self.fire(topic("PresenceFlapping"), event, id_and_event, None)]
+            Change::Flapping(Phase::Start) => vec![self.fire(key(AlertName::Flapping), event, numbered, None)],
+            Change::Flapping(Phase::End) => self.end(&key(AlertName::Flapping), numbered),
+            Change::MassSilence(MassSilencePhase::Start) => {
+                vec![self.fire(key(AlertName::MassSilence), event, numbered, None)]
             }
-            (EventKind::Flapping, _) => self.end(&topic("PresenceFlapping"), id_and_event),
-            (EventKind::MassSilence, Some("start")) => {
-                vec![self.fire(topic("PresenceMassSilence"), event, id_and_event, None)]
+            Change::MassSilence(MassSilencePhase::End) => self.end(&key(AlertName::MassSilence), numbered),
+            Change::Warning(code) => {
+                let name = AlertName::of_warning(code);
+                let code = (name != AlertName::ServiceGone).then_some(code);
+                vec![self.fire(AlertKey { code, ..key(name) }, event, numbered, Some(event.at + PASSING))]
             }
-            (EventKind::MassSilence, Some("end")) => self.end(&topic("PresenceMassSilence"), id_and_event),
-            (EventKind::Warning, _) => {
-                let code = event.code.unwrap_or("");
-                let mut topic = topic(match code {
-                    "instance_conflict" | "zero_repeated" => "PresenceConflict",
-                    "service_gone" => "PresenceServiceGone",
-                    _ => "PresenceIngest",
-                });
-                topic.code = (topic.name != "PresenceServiceGone").then(|| code.to_string());
-                vec![self.fire(topic, event, id_and_event, Some(event.at + PASSING))]
+            Change::MassSilence(MassSilencePhase::HoldExpired) | Change::Maintenance(_) | Change::Restored(_) => {
+                Vec::new()
             }
-            (EventKind::MassSilence | EventKind::Maintenance | EventKind::Restored, _) => Vec::new(),
         }
     }
 
@@ -178,11 +222,11 @@ impl AlertBook {
     pub fn tick(&mut self, now: f64) -> Vec<Notification> {
         let mut out = Vec::new();
         for alarm in self.open.values_mut() {
-            if let AlertState::Pending(until) = alarm.place
+            if let AlertState::Pending(until) = alarm.state
                 && now >= until
             {
-                alarm.place = AlertState::Firing;
-                let event = self.waiting.remove(&alarm.topic);
+                alarm.state = AlertState::Firing;
+                let event = self.waiting.remove(&alarm.key);
                 out.push(Notification { alarm: alarm.clone(), resolved: false, event, detail: String::new() });
             }
         }
@@ -191,64 +235,62 @@ impl AlertBook {
         out
     }
 
-    fn put(&mut self, topic: AlertKey, event: &Event, place: AlertState, until: Option<f64>) -> Alarm {
-        let severity = event.severity().to_string();
-        match self.open.get_mut(&topic) {
+    fn put(&mut self, key: AlertKey, event: &Event, state: AlertState, until: Option<f64>) -> Alarm {
+        match self.open.get_mut(&key) {
             // The same again: it lasts.
             Some(alarm) => {
-                (alarm.text, alarm.place, alarm.until) = (describe(event), place, until);
+                (alarm.text, alarm.state, alarm.until) = (describe(event), state, until);
                 alarm.clone()
             }
             None => {
-                let text = describe(event);
-                let alarm = Alarm { topic: topic.clone(), severity, text, since: event.at, until, place };
-                self.open.insert(topic, alarm.clone());
+                let (severity, text) = (event.severity(), describe(event));
+                let alarm = Alarm { key: key.clone(), severity, text, since: event.at, until, state };
+                self.open.insert(key, alarm.clone());
                 alarm
             }
         }
     }
 
-    fn fire(&mut self, topic: AlertKey, event: &Event, and_event: (u64, Event), until: Option<f64>) -> Notification {
-        self.waiting.remove(&topic);
-        let alarm = self.put(topic, event, AlertState::Firing, until);
-        Notification { alarm, resolved: false, event: Some(and_event), detail: String::new() }
+    fn fire(&mut self, key: AlertKey, event: &Event, numbered: (u64, Event), until: Option<f64>) -> Notification {
+        self.waiting.remove(&key);
+        let alarm = self.put(key, event, AlertState::Firing, until);
+        Notification { alarm, resolved: false, event: Some(numbered), detail: String::new() }
     }
 
-    fn end(&mut self, topic: &AlertKey, and_event: (u64, Event)) -> Vec<Notification> {
-        let Some(mut alarm) = self.open.remove(topic) else { return Vec::new() };
-        self.waiting.remove(topic);
-        if alarm.place != AlertState::Firing {
+    fn end(&mut self, key: &AlertKey, numbered: (u64, Event)) -> Vec<Notification> {
+        let Some(mut alarm) = self.open.remove(key) else { return Vec::new() };
+        self.waiting.remove(key);
+        if alarm.state != AlertState::Firing {
             return Vec::new();
         }
-        alarm.text = describe(&and_event.1);
-        vec![Notification { alarm, resolved: true, event: Some(and_event), detail: String::new() }]
+        alarm.text = describe(&numbered.1);
+        vec![Notification { alarm, resolved: true, event: Some(numbered), detail: String::new() }]
     }
 
     /// The warnings about instances of an event's service.
-    fn warnings(&mut self, event: &Event) -> impl Iterator<Item = &mut Alarm> {
+    fn instance_warnings(&mut self, event: &Event) -> impl Iterator<Item = &mut Alarm> {
         let service = event.service.clone();
-        let first = AlertKey { name: "PresenceInstanceDown".into(), service, instance: None, code: None };
-        let (name, service) = (first.name.clone(), first.service.clone());
-        let of_it = move |topic: &AlertKey| topic.name == name && topic.service == service;
-        self.open.range_mut(first..).take_while(move |(topic, _)| of_it(topic)).map(|(_, alarm)| alarm)
+        let first = AlertKey { name: AlertName::InstanceDown, service: service.clone(), instance: None, code: None };
+        let of_it = move |key: &AlertKey| key.name == AlertName::InstanceDown && key.service == service;
+        self.open.range_mut(first..).take_while(move |(key, _)| of_it(key)).map(|(_, alarm)| alarm)
     }
 
-    /// The alarm of a service speaks for the warnings that still wait.
-    fn cover(&mut self, event: &Event) {
+    /// The alarm of a service inhibits the warnings that are still pending.
+    fn inhibit(&mut self, event: &Event) {
         let waiting = std::mem::take(&mut self.waiting);
         let least = self.group_wait;
-        for alarm in self.warnings(event).filter(|alarm| matches!(alarm.place, AlertState::Pending(_))) {
-            let facts = waiting.get(&alarm.topic).and_then(|(_, event)| event.facts.as_ref());
-            alarm.place = AlertState::Inhibited(facts.map_or(least, |facts| facts.timeout_s));
+        for alarm in self.instance_warnings(event).filter(|alarm| matches!(alarm.state, AlertState::Pending(_))) {
+            let context = waiting.get(&alarm.key).and_then(|(_, event)| event.context.as_ref());
+            alarm.state = AlertState::Inhibited(context.map_or(least, |context| context.timeout_s));
         }
         self.waiting = waiting;
     }
 
-    /// The service is back. Who is not back within its timeout is told by itself.
-    fn uncover(&mut self, event: &Event) {
-        for alarm in self.warnings(event) {
-            if let AlertState::Inhibited(timeout) = alarm.place {
-                alarm.place = AlertState::Pending(event.at + timeout);
+    /// The service is back. An instance that is not back within its timeout is notified by itself.
+    fn release(&mut self, event: &Event) {
+        for alarm in self.instance_warnings(event) {
+            if let AlertState::Inhibited(timeout) = alarm.state {
+                alarm.state = AlertState::Pending(event.at + timeout);
             }
         }
     }
@@ -257,47 +299,54 @@ impl AlertBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::event::InstanceContext;
+    use crate::presence::event::{InstanceContext, Reason};
 
-    fn event(at: f64, kind: EventKind, instance: Option<&str>, to: &'static str) -> Event {
-        let facts = InstanceContext { timeout_s: 45.0, ..InstanceContext::default() };
+    fn event(at: f64, instance: Option<&str>, change: Change) -> Event {
+        let context = InstanceContext { timeout_s: 45.0, ..InstanceContext::default() };
         Event {
             service: Some("a".into()),
             instance: instance.map(Into::into),
-            to: Some(to),
-            facts: Some(facts),
-            ..Event::new(at, kind, true)
+            context: Some(context),
+            ..Event::new(at, change, true)
         }
     }
 
+    fn instance(at: f64, name: &str, to: State) -> Event {
+        event(at, Some(name), Change::Instance { from: None, to: Some(to), reason: Reason::MissedBeats })
+    }
+
+    fn service(at: f64, to: ServiceState) -> Event {
+        event(at, None, Change::Service { from: None, to: Some(to) })
+    }
+
     fn notified(notices: &[Notification]) -> Vec<(String, bool)> {
-        notices.iter().map(|notice| (notice.alarm.topic.key(), notice.resolved)).collect()
+        notices.iter().map(|notice| (notice.alarm.key.dedup_key(), notice.resolved)).collect()
     }
 
     #[test]
     fn a_warning_waits_and_its_end_is_told_only_if_it_was() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
-        assert!(alerts.take(1, &event(0.0, EventKind::Instance, Some("x"), "down")).is_empty());
+        assert!(alerts.take(1, &instance(0.0, "x", State::Down)).is_empty());
         assert!(alerts.tick(9.0).is_empty());
-        assert!(alerts.take(2, &event(9.5, EventKind::Instance, Some("x"), "up")).is_empty());
+        assert!(alerts.take(2, &instance(9.5, "x", State::Up)).is_empty());
         assert!(alerts.tick(20.0).is_empty());
-        alerts.take(3, &event(30.0, EventKind::Instance, Some("x"), "down"));
+        alerts.take(3, &instance(30.0, "x", State::Down));
         let key = "PresenceInstanceDown/a/x".to_string();
         assert_eq!(notified(&alerts.tick(40.0)), [(key.clone(), false)]);
-        assert_eq!(notified(&alerts.take(4, &event(50.0, EventKind::Instance, Some("x"), "up"))), [(key, true)]);
+        assert_eq!(notified(&alerts.take(4, &instance(50.0, "x", State::Up))), [(key, true)]);
         assert_eq!(alerts.open().count(), 0);
     }
 
     #[test]
     fn a_service_alarm_replaces_the_warnings_that_wait_until_it_is_back() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
-        alerts.take(1, &event(0.0, EventKind::Instance, Some("x"), "down"));
-        alerts.take(2, &event(1.0, EventKind::Instance, Some("y"), "down"));
-        let down = alerts.take(3, &event(2.0, EventKind::Service, None, "down"));
+        alerts.take(1, &instance(0.0, "x", State::Down));
+        alerts.take(2, &instance(1.0, "y", State::Down));
+        let down = alerts.take(3, &service(2.0, ServiceState::Down));
         assert_eq!(notified(&down), [("PresenceServiceDown/a".to_string(), false)]);
         assert!(alerts.tick(100.0).is_empty());
-        assert!(alerts.take(4, &event(110.0, EventKind::Instance, Some("x"), "up")).is_empty());
-        let up = alerts.take(5, &event(110.0, EventKind::Service, None, "up"));
+        assert!(alerts.take(4, &instance(110.0, "x", State::Up)).is_empty());
+        let up = alerts.take(5, &service(110.0, ServiceState::Up));
         assert_eq!(notified(&up), [("PresenceServiceDown/a".to_string(), true)]);
         assert!(alerts.tick(150.0).is_empty());
         assert_eq!(notified(&alerts.tick(155.0)), [("PresenceInstanceDown/a/y".to_string(), false)]);
@@ -306,8 +355,8 @@ mod tests {
     #[test]
     fn degraded_that_becomes_down_is_another_alarm() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
-        alerts.take(1, &event(0.0, EventKind::Service, None, "degraded"));
-        let worse = alerts.take(2, &event(5.0, EventKind::Service, None, "down"));
+        alerts.take(1, &service(0.0, ServiceState::Degraded));
+        let worse = alerts.take(2, &service(5.0, ServiceState::Down));
         let (degraded, down) = ("PresenceServiceDegraded/a".to_string(), "PresenceServiceDown/a".to_string());
         assert_eq!(notified(&worse), [(degraded, true), (down, false)]);
     }
@@ -315,7 +364,7 @@ mod tests {
     #[test]
     fn a_warning_without_an_end_is_over_by_itself() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
-        let drops = Event { code: Some("ingest_drops"), ..Event::new(0.0, EventKind::Warning, true) };
+        let drops = Event::new(0.0, Change::Warning(WarningCode::IngestDrops), true);
         assert_eq!(alerts.take(1, &drops)[0].alarm.until, Some(300.0));
         assert_eq!(alerts.take(2, &Event { at: 60.0, ..drops })[0].alarm.until, Some(360.0));
         assert!(alerts.tick(360.0).is_empty());

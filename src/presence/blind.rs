@@ -2,7 +2,7 @@
 //! do not count, but they move a deadline only where a beat was due, and all together no further than twice the timeout.
 
 use super::engine::{Engine, Mass};
-use super::event::{Event, EventKind};
+use super::event::{Change, WarningCode};
 use super::instance::{Instance, State};
 use super::policy::Policy;
 use super::service::Service;
@@ -35,7 +35,7 @@ impl Engine {
             return;
         }
         if self.now - self.drops_at > DROPS_EVERY {
-            self.warn_of_service(None, "ingest_drops", true);
+            self.warn_of_service(None, WarningCode::IngestDrops, true);
         }
         self.drops_at = self.now;
         // A second in which both were lost is one.
@@ -52,7 +52,7 @@ impl Engine {
             return;
         }
         if self.now - self.queue_drops_at > DROPS_EVERY {
-            self.warn_of_service(None, "queue_drops", true);
+            self.warn_of_service(None, WarningCode::QueueDrops, true);
         }
         self.queue_drops_at = self.now;
         if self.now - self.drops_at >= SAME_SECOND {
@@ -90,7 +90,7 @@ impl Engine {
             return;
         }
         self.blind.pause += seconds;
-        self.warn_of_service(None, "local_pause", false);
+        self.warn_of_service(None, WarningCode::LocalPause, false);
         let now = self.now;
         self.for_present(|instance, policy, service| {
             let timing = instance.timing(policy, &service.rules);
@@ -105,13 +105,13 @@ impl Engine {
     /// The wall clock was set. No deadline depends on it.
     pub fn clock_stepped(&mut self, seconds: f64) {
         if seconds.abs() >= 2.0 {
-            self.warn_of_service(None, "clock_step", false);
+            self.warn_of_service(None, WarningCode::ClockStep, false);
         }
     }
 
     /// What an earlier engine saved could not be read.
     pub fn state_lost(&mut self) {
-        self.warn_of_service(None, "state_lost", false);
+        self.warn_of_service(None, WarningCode::StateLost, false);
     }
 
     fn for_present(&mut self, mut change: impl FnMut(&mut Instance, &Policy, &Service)) {
@@ -208,7 +208,7 @@ impl Engine {
         for id in engine.ids() {
             engine.schedule(id);
         }
-        let event = Event { count: Some(count), ..engine.event(EventKind::Restored, false) };
+        let event = engine.event(Change::Restored(count), false);
         engine.say(event);
         engine
     }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::event::{Event, EventKind, InstanceContext};
+use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, WarningCode};
+use super::instance::State;
+use super::service::ServiceState;
 
 /// So many seconds, as people say it.
 pub fn length(seconds: f64) -> String {
@@ -17,124 +19,141 @@ pub fn length(seconds: f64) -> String {
 }
 
 /// What a warning means, and what to do about it.
-fn warning(code: &str) -> &'static str {
+fn warning(code: WarningCode) -> &'static str {
     match code {
-        "ingest_drops" => "the kernel drops datagrams before we can read them; that time counts against nobody",
-        "queue_drops" => "more heartbeats come than presence takes; that time counts against nobody",
-        "local_pause" => "we stood still for a while; that time counts against nobody",
-        "clock_step" => "the wall clock was set; no deadline depends on it",
-        "promise_mismatch" => "beats come slower than promised; the measured interval counts",
-        "promise_loose" => "beats come twenty times as often as promised: are milliseconds sent as seconds?",
-        "instance_conflict" => "two processes use this name in turn; give each its own instance",
-        "limit" => {
+        WarningCode::IngestDrops => {
+            "the kernel drops datagrams before we can read them; that time counts against nobody"
+        }
+        WarningCode::QueueDrops => "more heartbeats come than presence takes; that time counts against nobody",
+        WarningCode::LocalPause => "we stood still for a while; that time counts against nobody",
+        WarningCode::ClockStep => "the wall clock was set; no deadline depends on it",
+        WarningCode::PromiseMismatch => "beats come slower than promised; the measured interval counts",
+        WarningCode::PromiseLoose => "beats come twenty times as often as promised: are milliseconds sent as seconds?",
+        WarningCode::InstanceConflict => "two processes use this name in turn; give each its own instance",
+        WarningCode::Limit => {
             "a limit on services or instances is reached; services that are not established give way to new ones, established \
              ones stay, and what finds no room is refused"
         }
-        "sampled" => "heartbeats are sent with a sample rate, so most of them are never sent",
-        "state_lost" => "the saved state could not be read; presence starts empty",
-        "high_loss" => {
+        WarningCode::Sampled => "heartbeats are sent with a sample rate, so most of them are never sent",
+        WarningCode::StateLost => "the saved state could not be read; presence starts empty",
+        WarningCode::HighLoss => {
             "the network loses many heartbeats: instance alarms are less reliable, consider misses = \"auto\""
         }
-        "service_gone" => "all instances have said goodbye, and none has come back",
-        "zero_repeated" => "goodbyes keep coming: is 0 sent for down, or does a proxy repeat gauges?",
-        _ => "presence",
+        WarningCode::ServiceGone => "all instances have said goodbye, and none has come back",
+        WarningCode::ZeroRepeated => "goodbyes keep coming: is 0 sent for down, or does a proxy repeat gauges?",
     }
 }
 
-/// Why an instance changed.
-fn because(reason: &str, facts: Option<&InstanceContext>) -> String {
-    let beats = || match facts.and_then(|facts| Some((facts.misses?, facts.interval_s?))) {
-        Some((misses, interval)) => format!("missed {misses} beats of {}", length(interval)),
-        None => "missed its beats".into(),
+/// What an instance is said to have done or suffered.
+fn instance_text(to: Option<State>, reason: Reason, context: Option<&InstanceContext>) -> String {
+    let text = match (to, reason) {
+        (Some(State::Down), _) => return down_text(reason, context),
+        (Some(State::Up | State::Unknown), Reason::Registered) => "was heard for the first time",
+        (Some(State::Up | State::Unknown), Reason::Confirmed) => "is still there after our restart",
+        (Some(State::Up | State::Unknown), Reason::LateBeat) => "is back in time",
+        (Some(State::Up | State::Unknown), Reason::Recovered) => "is back",
+        (Some(State::Up | State::Unknown), Reason::Returned) => "has returned",
+        (Some(State::Up | State::Unknown), Reason::Restarted) => "was restarted",
+        (Some(State::Up | State::Unknown), Reason::Implicit) => "sends metrics, if no heartbeats",
+        (Some(State::Up | State::Unknown), _) => "is up",
+        (Some(State::Late), _) => "is late",
+        (Some(State::Left), Reason::Goodbye) => "said goodbye",
+        (Some(State::Left), Reason::NeverEstablished) => "fell silent before its interval was known",
+        (Some(State::Left), Reason::Replaced) => "was replaced by a newer instance",
+        (Some(State::Left), _) => "has left",
+        (None, Reason::Operator) => "was forgotten by an operator",
+        (None, _) => "is forgotten",
     };
-    match reason {
-        "missed_beats" => beats(),
-        "silent_since_restart" => "was not heard since we started".into(),
-        "mass_silence" => "is silent in a mass silence".into(),
-        "maintenance_over" => "is still down after its maintenance".into(),
-        "flapping_over" => "is still down after flapping".into(),
-        "not_back_after_mass_silence" => "did not come back after the mass silence".into(),
-        "not_back_with_service" => "did not come back with its service".into(),
-        other => other.replace('_', " "),
+    text.into()
+}
+
+/// Why an instance is down.
+fn down_text(reason: Reason, context: Option<&InstanceContext>) -> String {
+    let text = match reason {
+        Reason::MissedBeats => match context.and_then(|context| Some((context.misses?, context.interval_s?))) {
+            Some((misses, interval)) => return format!("missed {misses} beats of {}", length(interval)),
+            None => "missed its beats",
+        },
+        Reason::SilentSinceRestart => "was not heard since we started",
+        Reason::MassSilence => "is silent in a mass silence",
+        Reason::MaintenanceOver => "is still down after its maintenance",
+        Reason::FlappingOver => "is still down after flapping",
+        Reason::NotBackAfterMassSilence => "did not come back after the mass silence",
+        Reason::NotBackWithService => "did not come back with its service",
+        // None of these makes an instance go down.
+        Reason::Registered
+        | Reason::Confirmed
+        | Reason::LateBeat
+        | Reason::Recovered
+        | Reason::Returned
+        | Reason::Restarted
+        | Reason::Implicit
+        | Reason::MissedBeat
+        | Reason::Hold
+        | Reason::Goodbye
+        | Reason::NeverEstablished
+        | Reason::Replaced
+        | Reason::Operator
+        | Reason::Evicted
+        | Reason::LeftExpired
+        | Reason::DownExpired => "is down",
+    };
+    text.into()
+}
+
+fn service_text(to: Option<ServiceState>) -> &'static str {
+    match to {
+        Some(ServiceState::Down) => "is down: no instance is present",
+        Some(ServiceState::Degraded) => "is degraded: too few instances are present",
+        Some(ServiceState::Up) => "is up",
+        Some(ServiceState::Left) => "has left: all instances said goodbye",
+        Some(ServiceState::Maintenance) => "is in maintenance",
+        Some(ServiceState::Unknown) => "was not heard yet",
+        None => "is forgotten: it has no instance any more",
     }
 }
 
-/// An event in one sentence. Names are as they were sent: whoever shows them makes them inert.
+/// An event in one sentence. Names are as they were sent: whoever shows them escapes them.
 pub fn describe(event: &Event) -> String {
     let service = event.service.as_deref().unwrap_or("");
     let who = match event.instance.as_deref() {
         Some("*") | None => service.to_string(),
         Some(instance) => format!("{service}/{instance}"),
     };
-    let (to, reason) = (event.to.unwrap_or(""), event.reason.unwrap_or(""));
-    let mut out = match (event.kind, to) {
-        (EventKind::Instance, "down") => format!("{who} {}", because(reason, event.facts.as_ref())),
-        (EventKind::Instance, "up") => match reason {
-            "registered" => format!("{who} was heard for the first time"),
-            "confirmed" => format!("{who} is still there after our restart"),
-            "late_beat" => format!("{who} is back in time"),
-            "recovered" => format!("{who} is back"),
-            "returned" => format!("{who} has returned"),
-            "restarted" => format!("{who} was restarted"),
-            "implicit" => format!("{who} sends metrics, if no heartbeats"),
-            _ => format!("{who} is up"),
-        },
-        (EventKind::Instance, "late") => format!("{who} is late"),
-        (EventKind::Instance, "left") => match reason {
-            "goodbye" => format!("{who} said goodbye"),
-            "never_established" => format!("{who} fell silent before its interval was known"),
-            "replaced" => format!("{who} was replaced by a newer instance"),
-            _ => format!("{who} has left"),
-        },
-        (EventKind::Instance, _) => match reason {
-            "operator" => format!("{who} was forgotten by an operator"),
-            _ => format!("{who} is forgotten"),
-        },
-        (EventKind::Service, "down") => format!("{who} is down: no instance is present"),
-        (EventKind::Service, "degraded") => format!("{who} is degraded: too few instances are present"),
-        (EventKind::Service, "up") => format!("{who} is up"),
-        (EventKind::Service, "left") => format!("{who} has left: all instances said goodbye"),
-        (EventKind::Service, "forgotten") => format!("{who} is forgotten: it has no instance any more"),
-        (EventKind::Service, "maintenance") => format!("{who} is in maintenance"),
-        (EventKind::Service, _) => format!("{who} was not heard yet"),
-        (EventKind::Flapping, "start") => format!("{who} goes up and down; its changes stay quiet until it settles"),
-        (EventKind::Flapping, _) => format!("{who} has settled"),
-        (EventKind::MassSilence, "start") => {
+    let mut out = match event.change {
+        Change::Instance { to, reason, .. } => format!("{who} {}", instance_text(to, reason, event.context.as_ref())),
+        Change::Service { to, .. } => format!("{who} {}", service_text(to)),
+        Change::Flapping(Phase::Start) => format!("{who} goes up and down; its changes stay quiet until it settles"),
+        Change::Flapping(Phase::End) => format!("{who} has settled"),
+        Change::MassSilence(MassSilencePhase::Start) => {
             "more than half of the instances that should be heard are silent, in several services: \
              one cause is likelier than many"
                 .into()
         }
-        (EventKind::MassSilence, "hold_expired") => {
+        Change::MassSilence(MassSilencePhase::HoldExpired) => {
             "the mass silence lasts; the silent are shown as down and nobody is told of each".into()
         }
-        (EventKind::MassSilence, _) => "most of those that were silent are heard again".into(),
-        (EventKind::Maintenance, "start") => format!("{who} is in maintenance"),
-        (EventKind::Maintenance, _) => format!("the maintenance of {who} is over"),
-        (EventKind::Warning, _) => {
-            let text = warning(event.code.unwrap_or(""));
-            if who.is_empty() { text.into() } else { format!("{who}: {text}") }
-        }
-        (EventKind::Restored, _) => {
-            format!("presence was restored; {} instances are to be confirmed", event.count.unwrap_or(0))
-        }
+        Change::MassSilence(MassSilencePhase::End) => "most of those that were silent are heard again".into(),
+        Change::Maintenance(Phase::Start) => format!("{who} is in maintenance"),
+        Change::Maintenance(Phase::End) => format!("the maintenance of {who} is over"),
+        Change::Warning(code) if who.is_empty() => warning(code).into(),
+        Change::Warning(code) => format!("{who}: {}", warning(code)),
+        Change::Restored(count) => format!("presence was restored; {count} instances are to be confirmed"),
     };
     let mut add = |text: String| {
         let _ = write!(out, "; {text}");
     };
-    if let Some(facts) = event.facts.as_ref().filter(|_| event.kind == EventKind::Instance) {
-        match to {
-            "down" | "late" => {
-                let from = facts.source.map_or(String::new(), |source| format!(" from {source}"));
-                add(format!("last heard {} ago{from}", length(facts.silence_s + facts.blind_s)));
-            }
-            _ => {}
+    if let (Change::Instance { to, .. }, Some(context)) = (event.change, &event.context) {
+        if matches!(to, Some(State::Down | State::Late)) {
+            let from = context.source.map_or(String::new(), |source| format!(" from {source}"));
+            add(format!("last heard {} ago{from}", length(context.silence_s + context.blind_s)));
         }
-        if let Some(down_for) = facts.down_for_s {
+        if let Some(down_for) = context.down_for_s {
             add(format!("it was down for {}", length(down_for)));
         }
     }
-    if let Some(company) = event.company.as_ref().filter(|_| event.instance.as_deref() != Some("*")) {
-        add(format!("{} of {} instances present", company.present, company.total));
+    if let Some(service) = event.service_context.as_ref().filter(|_| event.instance.as_deref() != Some("*")) {
+        add(format!("{} of {} instances present", service.present, service.total));
     }
     out
 }
@@ -146,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_down_says_what_was_seen() {
-        let facts = InstanceContext {
+        let context = InstanceContext {
             silence_s: 45.0,
             interval_s: Some(10.0),
             misses: Some(4),
@@ -154,15 +173,13 @@ mod tests {
             source: Some(std::net::IpAddr::from([10, 0, 0, 5])),
             ..InstanceContext::default()
         };
+        let down = Change::Instance { from: Some(State::Late), to: Some(State::Down), reason: Reason::MissedBeats };
         let event = Event {
             service: Some("checkout".into()),
             instance: Some("web-1".into()),
-            from: Some("late"),
-            to: Some("down"),
-            reason: Some("missed_beats"),
-            facts: Some(facts),
-            company: Some(ServiceContext { service_state: "up", present: 2, total: 3 }),
-            ..Event::new(0.0, EventKind::Instance, true)
+            context: Some(context),
+            service_context: Some(ServiceContext { service_state: ServiceState::Up, present: 2, total: 3 }),
+            ..Event::new(0.0, down, true)
         };
         assert_eq!(
             describe(&event),

@@ -14,8 +14,8 @@ use rapidhash::v3::RapidSecrets;
 
 use crate::protocol::Ignored;
 
-use super::admission::Admission;
-use super::event::{Event, EventKind, InstanceContext, ServiceContext};
+use super::admission::{Admission, Refusal};
+use super::event::{Change, Event, InstanceContext, Reason, ServiceContext, WarningCode};
 use super::instance::{Instance, State};
 use super::observe::FleetLoss;
 use super::policy::Policy;
@@ -56,16 +56,30 @@ pub struct Refusals {
 }
 
 impl Refusals {
+    /// Counts what was refused.
+    pub(super) fn count(&mut self, why: Refusal) {
+        let count = match why {
+            Refusal::Allow => &mut self.allow,
+            Refusal::GoodbyeFrom => &mut self.goodbye_from,
+            Refusal::Key => &mut self.key,
+            Refusal::Limit => &mut self.limit,
+            Refusal::Rate => &mut self.rate,
+            Refusal::Source => &mut self.source,
+            Refusal::Token => &mut self.token,
+        };
+        *count += 1;
+    }
+
     /// What was refused of whom, by reason, as series and the ledger have it.
-    pub fn by_reason(&self) -> [(&'static str, u64); 7] {
+    pub fn by_reason(&self) -> [(Refusal, u64); 7] {
         [
-            ("limit", self.limit),
-            ("rate", self.rate),
-            ("source", self.source),
-            ("allow", self.allow),
-            ("key", self.key),
-            ("goodbye_from", self.goodbye_from),
-            ("token", self.token),
+            (Refusal::Limit, self.limit),
+            (Refusal::Rate, self.rate),
+            (Refusal::Source, self.source),
+            (Refusal::Allow, self.allow),
+            (Refusal::Key, self.key),
+            (Refusal::GoodbyeFrom, self.goodbye_from),
+            (Refusal::Token, self.token),
         ]
     }
 }
@@ -166,14 +180,14 @@ impl Engine {
         let mut events = std::mem::take(&mut self.events);
         for event in &mut events {
             let service = event.service.as_deref().and_then(|name| self.find_service(name));
-            event.company = service.map(|id| self.company(self.service(id)));
+            event.service_context = service.map(|id| self.service_context(self.service(id)));
         }
         events
     }
 
-    fn company(&self, service: &Service) -> ServiceContext {
+    fn service_context(&self, service: &Service) -> ServiceContext {
         let down = service.instances.iter().filter(|&&id| self.instance(id).state == State::Down).count();
-        let service_state = service.state.map_or("unknown", ServiceState::name);
+        let service_state = service.state.unwrap_or(ServiceState::Unknown);
         ServiceContext { service_state, present: service.present, total: service.present + down }
     }
 
@@ -213,31 +227,30 @@ impl Engine {
         self.events.len() - 1
     }
 
-    pub(super) fn event(&self, kind: EventKind, notify: bool) -> Event {
-        Event::new(self.now, kind, notify)
+    pub(super) fn event(&self, change: Change, notify: bool) -> Event {
+        Event::new(self.now, change, notify)
     }
 
-    pub(super) fn event_of(&self, id: u32, kind: EventKind, notify: bool) -> Event {
+    pub(super) fn event_of(&self, id: u32, change: Change, notify: bool) -> Event {
         let instance = self.instance(id);
         Event {
             service: Some(self.service(instance.service).name.clone()),
             instance: Some(instance.name.clone()),
-            ..self.event(kind, notify)
+            ..self.event(change, notify)
         }
     }
 
-    pub(super) fn warn_of(&mut self, id: u32, code: &'static str, notify: bool) {
-        let event = Event { code: Some(code), ..self.event_of(id, EventKind::Warning, notify) };
+    pub(super) fn warn_of(&mut self, id: u32, code: WarningCode, notify: bool) {
+        let event = self.event_of(id, Change::Warning(code), notify);
         self.say(event);
     }
 
-    pub(super) fn warn_of_service(&mut self, service: Option<&str>, code: &'static str, notify: bool) {
-        let event =
-            Event { code: Some(code), service: service.map(Into::into), ..self.event(EventKind::Warning, notify) };
+    pub(super) fn warn_of_service(&mut self, service: Option<&str>, code: WarningCode, notify: bool) {
+        let event = Event { service: service.map(Into::into), ..self.event(Change::Warning(code), notify) };
         self.say(event);
     }
 
-    fn facts(&self, instance: &Instance) -> InstanceContext {
+    fn context(&self, instance: &Instance) -> InstanceContext {
         let rules = &self.service(instance.service).rules;
         let interval = instance.interval(&self.policy);
         let was_down = instance.state == State::Down;
@@ -261,7 +274,7 @@ impl Engine {
     }
 
     /// Moves an instance to another state, `None` being forgotten; where its event stands.
-    pub(super) fn go(&mut self, id: u32, to: Option<State>, reason: &'static str, notify: bool) -> usize {
+    pub(super) fn go(&mut self, id: u32, to: Option<State>, reason: Reason, notify: bool) -> usize {
         let from = self.instance(id).state;
         self.go_from(id, Some(from), to, reason, notify)
     }
@@ -271,16 +284,13 @@ impl Engine {
         id: u32,
         from: Option<State>,
         to: Option<State>,
-        reason: &'static str,
+        reason: Reason,
         notify: bool,
     ) -> usize {
         let (now, told) = (self.now, self.told_at);
         let event = Event {
-            from: Some(from.map_or("none", State::name)),
-            to: Some(to.map_or("forgotten", State::name)),
-            reason: Some(reason),
-            facts: Some(self.facts(self.instance(id))),
-            ..self.event_of(id, EventKind::Instance, notify)
+            context: Some(self.context(self.instance(id))),
+            ..self.event_of(id, Change::Instance { from, to, reason }, notify)
         };
         let at = self.say(event);
         let before = Gone::of(id, self.instance(id));
@@ -292,7 +302,7 @@ impl Engine {
             instance.state = to;
         }
         let after = Gone::of(id, instance).filter(|_| to.is_some());
-        if to == Some(State::Down) || reason == "recovered" {
+        if to == Some(State::Down) || reason == Reason::Recovered {
             instance.stable = now;
         }
         let (was, is) = (from.is_some_and(State::is_present), to.is_some_and(State::is_present));
@@ -301,10 +311,7 @@ impl Engine {
             service.absent.remove(&before);
         }
         service.absent.extend(after);
-        let name = to.map_or("forgotten", State::name);
-        if let Some(at) = Service::TRANSITIONS.iter().position(|known| *known == name) {
-            service.transitions[at] += 1;
-        }
+        service.count_transition(to);
         let before = service.present;
         service.present = service.present + usize::from(is) - usize::from(was);
         let crossed = (before == 0) != (service.present == 0);

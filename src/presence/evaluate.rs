@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::engine::{Engine, Mass};
-use super::event::{Event, EventKind};
+use super::event::{Change, MassSilencePhase, Phase, Reason};
 use super::instance::{Recheck, State, Suppression};
 
 /// How long before or after the silence of an instance its replacement may have been registered.
@@ -27,7 +27,7 @@ impl Engine {
             if instance.state == State::Up {
                 let (late, _) = instance.deadlines(&self.policy, &self.service(instance.service).rules);
                 if late.is_some_and(|late| self.now >= late) {
-                    self.go(id, Some(State::Late), "missed_beat", false);
+                    self.go(id, Some(State::Late), Reason::MissedBeat, false);
                 }
             }
         }
@@ -73,9 +73,9 @@ impl Engine {
             }
             if let Some(replacement) = self.replacement_of(id) {
                 self.instance_mut(replacement).replaces = true;
-                self.leave(id, "replaced");
+                self.leave(id, Reason::Replaced);
             } else if self.instance(id).interval(&self.policy).is_none() {
-                self.leave(id, "never_established");
+                self.leave(id, Reason::NeverEstablished);
                 self.instance_mut(id).never_established = true;
             } else {
                 silent.push(id);
@@ -97,7 +97,7 @@ impl Engine {
         {
             self.mass = Some(Mass { start: now, members: BTreeSet::new(), expired: false });
             self.join_all_late();
-            self.say_mass("start", "mass_silence", true);
+            self.say_mass(MassSilencePhase::Start, true);
         }
         let mut went_down = Vec::new();
         for id in silent {
@@ -115,12 +115,12 @@ impl Engine {
             if !own && self.mass.is_some() {
                 self.join(id);
                 if self.mass.as_ref().is_some_and(|mass| mass.expired) {
-                    went_down.push((id, self.go_down(id, "mass_silence", true)));
+                    went_down.push((id, self.go_down(id, Reason::MassSilence, true)));
                 }
                 // Else it is held, and stays late or unknown.
             } else {
                 let unconfirmed = self.instance(id).state == State::Unknown;
-                let reason = if unconfirmed { "silent_since_restart" } else { "missed_beats" };
+                let reason = if unconfirmed { Reason::SilentSinceRestart } else { Reason::MissedBeats };
                 went_down.push((id, self.go_down(id, reason, false)));
             }
         }
@@ -161,13 +161,13 @@ impl Engine {
             if !mass.expired && now >= start + self.policy.mass_hold {
                 mass.expired = true;
                 self.mass = Some(mass);
-                self.say_mass("hold_expired", "hold", false);
+                self.say_mass(MassSilencePhase::HoldExpired, false);
             } else {
                 self.mass = Some(mass);
             }
             return;
         }
-        self.say_mass("end", "recovered", true);
+        self.say_mass(MassSilencePhase::End, true);
         let members = mass.members;
         for id in self.ids() {
             let instance = self.instance(id);
@@ -199,8 +199,8 @@ impl Engine {
         silent.retain(|&id| self.instance(id).floor <= now);
     }
 
-    fn say_mass(&mut self, to: &'static str, reason: &'static str, notify: bool) {
-        let event = Event { to: Some(to), reason: Some(reason), ..self.event(EventKind::MassSilence, notify) };
+    fn say_mass(&mut self, phase: MassSilencePhase, notify: bool) {
+        let event = self.event(Change::MassSilence(phase), notify);
         self.say(event);
     }
 
@@ -268,7 +268,7 @@ impl Engine {
                 }
                 if let Some(replacement) = self.replacement_of(id) {
                     self.instance_mut(replacement).replaces = true;
-                    self.leave(id, "replaced");
+                    self.leave(id, Reason::Replaced);
                 }
             }
         }
@@ -276,7 +276,7 @@ impl Engine {
         self.maybe_replaced.clear();
     }
 
-    fn go_down(&mut self, id: u32, reason: &'static str, mass: bool) -> usize {
+    fn go_down(&mut self, id: u32, reason: Reason, mass: bool) -> usize {
         let now = self.now;
         let (within, count) = (self.policy.flap_within, self.policy.flap_count);
         let maintained = self.in_maintenance(self.instance(id));
@@ -308,14 +308,14 @@ impl Engine {
         instance.notified = quiet.is_none();
         let at = self.go(id, Some(State::Down), reason, quiet.is_none());
         if starts {
-            let event = Event { to: Some("start"), ..self.event_of(id, EventKind::Flapping, true) };
+            let event = self.event_of(id, Change::Flapping(Phase::Start), true);
             self.say(event);
         }
         self.schedule(id);
         at
     }
 
-    fn still_down(&mut self, id: u32, reason: &'static str) -> Down {
+    fn still_down(&mut self, id: u32, reason: Reason) -> Down {
         let instance = self.instance_mut(id);
         instance.notified = true;
         instance.pending = None;
@@ -332,10 +332,10 @@ impl Engine {
             match (instance.rare().recheck, instance.pending) {
                 (Some((at, reason)), _) if now >= at && !maintained => {
                     self.instance_mut(id).clear_recheck();
-                    went_down.push(self.still_down(id, reason.name()));
+                    went_down.push(self.still_down(id, reason.reason()));
                 }
                 (recheck, Some(Suppression::Maintenance)) if !maintained && recheck.is_none_or(|(at, _)| now < at) => {
-                    went_down.push(self.still_down(id, "maintenance_over"));
+                    went_down.push(self.still_down(id, Reason::MaintenanceOver));
                 }
                 _ => {}
             }
@@ -352,10 +352,10 @@ impl Engine {
             instance.flapping = false;
             instance.rare_mut().flaps.clear();
             let told_late = instance.state == State::Down && instance.pending == Some(Suppression::Flapping);
-            let event = Event { to: Some("end"), ..self.event_of(id, EventKind::Flapping, true) };
+            let event = self.event_of(id, Change::Flapping(Phase::End), true);
             self.say(event);
             if told_late {
-                went_down.push(self.still_down(id, "flapping_over"));
+                went_down.push(self.still_down(id, Reason::FlappingOver));
             }
         }
     }
@@ -365,9 +365,9 @@ impl Engine {
             let Some(instance) = &self.instances[id as usize] else { continue };
             let service = self.service(instance.service);
             if instance.state == State::Left && self.now >= instance.left_at + self.forget_left_after(instance) {
-                self.drop_instance(id, "left_expired");
+                self.drop_instance(id, Reason::LeftExpired);
             } else if instance.state == State::Down && self.now >= instance.down_at + self.forget_down_after(service) {
-                self.drop_instance(id, "down_expired");
+                self.drop_instance(id, Reason::DownExpired);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use super::evaluate::Down;
-use super::event::{Event, EventKind};
+use super::event::{Change, Event, Phase, WarningCode};
 use super::instance::{Instance, Recheck, State, Suppression};
 use super::service::{Service, ServiceState};
 
@@ -107,7 +107,7 @@ impl Engine {
         let now = self.now;
         let Some(new) = self.service_state(sid) else {
             if self.service(sid).expect_at.is_none() {
-                self.say_service(sid, "forgotten", self.service(sid).notified);
+                self.say_service(sid, None, self.service(sid).notified);
                 self.remove_service(sid);
             }
             return;
@@ -122,7 +122,7 @@ impl Engine {
             let told = std::mem::take(&mut service.flapping_told);
             let tell = new.is_bad() && service.state == Some(new) && worse(service);
             if told {
-                self.say_flapping(sid, "end");
+                self.say_flapping(sid, Phase::End);
             }
             if tell {
                 self.move_service(sid, new, true, mine);
@@ -149,7 +149,7 @@ impl Engine {
                 let tell = !std::mem::replace(&mut service.flapping, true) && !an_instance_flaps;
                 if tell {
                     service.flapping_told = true;
-                    self.say_flapping(sid, "start");
+                    self.say_flapping(sid, Phase::Start);
                 }
             }
         }
@@ -191,37 +191,34 @@ impl Engine {
                 if !service.gone && service.changed - alive >= ESTABLISHED && !opted_out {
                     service.gone = true;
                     let name = service.name.clone();
-                    self.warn_of_service(Some(&name), "service_gone", true);
+                    self.warn_of_service(Some(&name), WarningCode::ServiceGone, true);
                 }
             }
             _ => {}
         }
     }
 
-    fn say_flapping(&mut self, sid: u32, to: &'static str) {
+    fn say_flapping(&mut self, sid: u32, phase: Phase) {
         let event = Event {
             service: Some(self.service(sid).name.clone()),
             instance: Some("*".into()),
-            to: Some(to),
-            ..self.event(EventKind::Flapping, true)
+            ..self.event(Change::Flapping(phase), true)
         };
         self.say(event);
     }
 
-    pub(super) fn say_service(&mut self, sid: u32, to: &'static str, notify: bool) {
+    pub(super) fn say_service(&mut self, sid: u32, to: Option<ServiceState>, notify: bool) {
         let service = self.service(sid);
         let event = Event {
             service: Some(service.name.clone()),
-            from: Some(service.state.map_or("none", ServiceState::name)),
-            to: Some(to),
-            ..self.event(EventKind::Service, notify)
+            ..self.event(Change::Service { from: service.state, to }, notify)
         };
         self.say(event);
     }
 
     fn move_service(&mut self, sid: u32, new: ServiceState, notify: bool, mine: &[Down]) {
         let now = self.now;
-        self.say_service(sid, new.name(), notify);
+        self.say_service(sid, Some(new), notify);
         let service = self.service(sid);
         if service.state == Some(ServiceState::Down) && new != ServiceState::Down {
             // The service is back; these are not, yet.

@@ -1,83 +1,315 @@
-//! What the engine says: every change of an instance or a service, and everything else that somebody may have to know.
+//! What the engine reports: every change of an instance or a service, and everything else that somebody may have to know.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use compact_str::CompactString;
-
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::lasting::{Word, lasting, lasting_maybe};
+use crate::named::named_enum;
 use crate::untrusted::Escaped;
 
 use super::describe::describe;
+use super::instance::State;
+use super::service::ServiceState;
 
-/// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EventKind {
-    /// An instance changed.
-    Instance,
-    /// A service changed.
-    Service,
-    /// Flapping began or ended.
-    Flapping,
-    /// Most of what should be heard is silent, or is heard again.
-    MassSilence,
-    /// Maintenance began or ended.
-    Maintenance,
-    /// Something to know that is no change.
-    Warning,
-    /// The daemon started and remembered so many instances that are to be confirmed.
-    Restored,
+named_enum! {
+    /// What an event is about.
+    pub enum EventKind {
+        /// An instance changed.
+        Instance = "instance",
+        /// A service changed.
+        Service = "service",
+        /// Flapping began or ended.
+        Flapping = "flapping",
+        /// Most of what should be heard is silent, or is heard again.
+        MassSilence = "mass_silence",
+        /// Maintenance began or ended.
+        Maintenance = "maintenance",
+        /// Something to know that is no change.
+        Warning = "warning",
+        /// The daemon started and remembered instances that are to be confirmed.
+        Restored = "restored",
+    }
 }
 
-/// One event. Fields that don't apply are left out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+named_enum! {
+    /// Why something changed.
+    pub enum Reason {
+        /// Heard for the first time.
+        Registered = "registered",
+        /// Heard for the first time since we started.
+        Confirmed = "confirmed",
+        /// Heard after it was late.
+        LateBeat = "late_beat",
+        /// Heard after it was down.
+        Recovered = "recovered",
+        /// Heard after it left.
+        Returned = "returned",
+        /// Another process than before.
+        Restarted = "restarted",
+        /// One of its metrics was heard.
+        Implicit = "implicit",
+        /// One beat was missed.
+        MissedBeat = "missed_beat",
+        /// Enough beats were missed.
+        MissedBeats = "missed_beats",
+        /// Not heard since we started.
+        SilentSinceRestart = "silent_since_restart",
+        /// Silent like most of the others.
+        MassSilence = "mass_silence",
+        /// A mass silence has lasted for too long to hold downs back.
+        Hold = "hold",
+        /// Down, and no longer in maintenance.
+        MaintenanceOver = "maintenance_over",
+        /// Down, and no longer flapping.
+        FlappingOver = "flapping_over",
+        /// Down since a mass silence that is over.
+        NotBackAfterMassSilence = "not_back_after_mass_silence",
+        /// Down since its service was, which is back.
+        NotBackWithService = "not_back_with_service",
+        /// It said goodbye.
+        Goodbye = "goodbye",
+        /// Silent before its interval was known.
+        NeverEstablished = "never_established",
+        /// A newer instance took its place.
+        Replaced = "replaced",
+        /// An operator removed it.
+        Operator = "operator",
+        /// It made room for another one.
+        Evicted = "evicted",
+        /// It left long ago.
+        LeftExpired = "left_expired",
+        /// It went down long ago.
+        DownExpired = "down_expired",
+    }
+}
+
+named_enum! {
+    /// What a warning is about, in the order of the names: alerts are listed in it.
+    pub enum WarningCode {
+        /// The wall clock was set.
+        ClockStep = "clock_step",
+        /// The network loses many heartbeats.
+        HighLoss = "high_loss",
+        /// The kernel drops datagrams.
+        IngestDrops = "ingest_drops",
+        /// Two processes use one name.
+        InstanceConflict = "instance_conflict",
+        /// A limit is reached.
+        Limit = "limit",
+        /// We stood still.
+        LocalPause = "local_pause",
+        /// Beats come much more often than declared.
+        PromiseLoose = "promise_loose",
+        /// Beats come slower than declared.
+        PromiseMismatch = "promise_mismatch",
+        /// The queue of presence was full.
+        QueueDrops = "queue_drops",
+        /// Heartbeats are sent with a sample rate.
+        Sampled = "sampled",
+        /// Nobody of a service has come back.
+        ServiceGone = "service_gone",
+        /// The saved state could not be read.
+        StateLost = "state_lost",
+        /// Goodbyes keep coming.
+        ZeroRepeated = "zero_repeated",
+    }
+}
+
+named_enum! {
+    /// How grave something is.
+    pub enum Severity {
+        /// It wakes somebody.
+        Critical = "critical",
+        /// It can wait until the morning.
+        Warning = "warning",
+        /// It is good to know.
+        Info = "info",
+    }
+}
+
+named_enum! {
+    /// Whether something begins or is over.
+    pub enum Phase {
+        /// It begins.
+        Start = "start",
+        /// It is over.
+        End = "end",
+    }
+}
+
+named_enum! {
+    /// How a mass silence goes on.
+    pub enum MassSilencePhase {
+        /// It begins.
+        Start = "start",
+        /// It lasts too long to hold downs back.
+        HoldExpired = "hold_expired",
+        /// It is over.
+        End = "end",
+    }
+}
+
+impl MassSilencePhase {
+    fn reason(self) -> Reason {
+        match self {
+            MassSilencePhase::Start => Reason::MassSilence,
+            MassSilencePhase::HoldExpired => Reason::Hold,
+            MassSilencePhase::End => Reason::Recovered,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// An instance changed its state; without one it was not known before, or is forgotten.
+    Instance {
+        /// State before.
+        from: Option<State>,
+        /// State now.
+        to: Option<State>,
+        /// Why.
+        reason: Reason,
+    },
+    /// A service changed its state; without one it was not known before, or is forgotten.
+    Service {
+        /// State before.
+        from: Option<ServiceState>,
+        /// State now.
+        to: Option<ServiceState>,
+    },
+    /// Flapping began or ended.
+    Flapping(Phase),
+    /// Most of what should be heard is silent, or is heard again.
+    MassSilence(MassSilencePhase),
+    /// Maintenance began or ended.
+    Maintenance(Phase),
+    /// Something to know that is no change.
+    Warning(WarningCode),
+    /// The daemon started and remembered so many instances that are to be confirmed.
+    Restored(u64),
+}
+
+/// What stands for no state, before and after.
+const NOT_KNOWN_YET: &str = "none";
+const FORGOTTEN: &str = "forgotten";
+
+impl Change {
+    /// What it is about.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Change::Instance { .. } => EventKind::Instance,
+            Change::Service { .. } => EventKind::Service,
+            Change::Flapping(_) => EventKind::Flapping,
+            Change::MassSilence(_) => EventKind::MassSilence,
+            Change::Maintenance(_) => EventKind::Maintenance,
+            Change::Warning(_) => EventKind::Warning,
+            Change::Restored(_) => EventKind::Restored,
+        }
+    }
+
+    /// The state before, as records have it.
+    pub fn from_name(&self) -> Option<&'static str> {
+        match self {
+            Change::Instance { from, .. } => Some(from.map_or(NOT_KNOWN_YET, State::as_str)),
+            Change::Service { from, .. } => Some(from.map_or(NOT_KNOWN_YET, ServiceState::as_str)),
+            Change::Flapping(_)
+            | Change::MassSilence(_)
+            | Change::Maintenance(_)
+            | Change::Warning(_)
+            | Change::Restored(_) => None,
+        }
+    }
+
+    /// The state or the phase now, as records have it.
+    pub fn to_name(&self) -> Option<&'static str> {
+        match self {
+            Change::Instance { to, .. } => Some(to.map_or(FORGOTTEN, State::as_str)),
+            Change::Service { to, .. } => Some(to.map_or(FORGOTTEN, ServiceState::as_str)),
+            Change::Flapping(phase) | Change::Maintenance(phase) => Some(phase.as_str()),
+            Change::MassSilence(phase) => Some(phase.as_str()),
+            Change::Warning(_) | Change::Restored(_) => None,
+        }
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Change::Instance { reason, .. } => Some(*reason),
+            Change::MassSilence(phase) => Some(phase.reason()),
+            Change::Service { .. }
+            | Change::Flapping(_)
+            | Change::Maintenance(_)
+            | Change::Warning(_)
+            | Change::Restored(_) => None,
+        }
+    }
+
+    /// Which warning.
+    pub fn code(&self) -> Option<WarningCode> {
+        match self {
+            Change::Warning(code) => Some(*code),
+            Change::Instance { .. }
+            | Change::Service { .. }
+            | Change::Flapping(_)
+            | Change::MassSilence(_)
+            | Change::Maintenance(_)
+            | Change::Restored(_) => None,
+        }
+    }
+
+    fn count(&self) -> Option<u64> {
+        if let Change::Restored(count) = self { Some(*count) } else { None }
+    }
+
+    /// How grave it is.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Change::Service { to: Some(ServiceState::Down), .. } | Change::MassSilence(MassSilencePhase::Start) => {
+                Severity::Critical
+            }
+            Change::Service { to: Some(ServiceState::Degraded), .. }
+            | Change::Instance { to: Some(State::Down), .. }
+            | Change::Flapping(Phase::Start)
+            | Change::Warning(_) => Severity::Warning,
+            Change::Instance { .. }
+            | Change::Service { .. }
+            | Change::Flapping(Phase::End)
+            | Change::MassSilence(MassSilencePhase::HoldExpired | MassSilencePhase::End)
+            | Change::Maintenance(_)
+            | Change::Restored(_) => Severity::Info,
+        }
+    }
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// When, in seconds of the engine's clock.
-    #[serde(skip)]
     pub at: f64,
-    /// About what.
-    pub kind: EventKind,
-    /// Which service.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What happened.
+    pub change: Change,
+    /// To which service.
     pub service: Option<CompactString>,
-    /// Which instance; `*` is the service as a whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// To which instance; `*` is the service as a whole.
     pub instance: Option<CompactString>,
-    /// State before.
-    #[serde(default, deserialize_with = "lasting_maybe", skip_serializing_if = "Option::is_none")]
-    pub from: Option<Word>,
-    /// State now.
-    #[serde(default, deserialize_with = "lasting_maybe", skip_serializing_if = "Option::is_none")]
-    pub to: Option<Word>,
-    /// Why.
-    #[serde(default, deserialize_with = "lasting_maybe", skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Word>,
-    /// Which warning.
-    #[serde(default, deserialize_with = "lasting_maybe", skip_serializing_if = "Option::is_none")]
-    pub code: Option<Word>,
-    /// How many.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub count: Option<u64>,
-    /// Whether somebody is to be told.
+    /// Whether somebody is to be notified.
     pub notify: bool,
     /// What was known of the instance.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub facts: Option<InstanceContext>,
+    pub context: Option<InstanceContext>,
     /// What was known of its service.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub company: Option<ServiceContext>,
+    pub service_context: Option<ServiceContext>,
 }
 
-/// What was known of a service when something about it was told.
+/// What was known of a service when something about it was reported.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceContext {
     /// The service's state.
-    #[serde(deserialize_with = "lasting")]
-    pub service_state: Word,
+    pub service_state: ServiceState,
     /// Instances that are present.
     pub present: usize,
     /// Instances that are present or down.
@@ -116,7 +348,99 @@ pub struct InstanceContext {
     pub down_for_s: Option<f64>,
 }
 
-/// Who tells of events: their ids are unique and grow with every start.
+/// An event as records, webhooks and the snapshot's binary form have it: flat, without its time. What does not apply is
+/// left out.
+#[derive(Serialize, Deserialize)]
+struct FlatEvent<'a> {
+    kind: EventKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<WarningCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    notify: bool,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    context: Option<Cow<'a, InstanceContext>>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    service_context: Option<Cow<'a, ServiceContext>>,
+}
+
+impl FlatEvent<'_> {
+    /// What happened; `None` if the fields do not belong together.
+    fn change(&self) -> Option<Change> {
+        let (from, to) = (self.from.as_deref(), self.to.as_deref());
+        Some(match self.kind {
+            EventKind::Instance => Change::Instance {
+                from: state(from?, State::from_name)?,
+                to: state(to?, State::from_name)?,
+                reason: self.reason?,
+            },
+            EventKind::Service => Change::Service {
+                from: state(from?, ServiceState::from_name)?,
+                to: state(to?, ServiceState::from_name)?,
+            },
+            EventKind::Flapping => Change::Flapping(Phase::from_name(to?)?),
+            EventKind::MassSilence => Change::MassSilence(MassSilencePhase::from_name(to?)?),
+            EventKind::Maintenance => Change::Maintenance(Phase::from_name(to?)?),
+            EventKind::Warning => Change::Warning(self.code?),
+            EventKind::Restored => Change::Restored(self.count?),
+        })
+    }
+}
+
+/// A state, or that there is none; `None` if the name means neither.
+fn state<S>(name: &str, from_name: impl Fn(&str) -> Option<S>) -> Option<Option<S>> {
+    if matches!(name, NOT_KNOWN_YET | FORGOTTEN) { Some(None) } else { from_name(name).map(Some) }
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let flat = FlatEvent {
+            kind: self.change.kind(),
+            service: self.service.as_deref().map(Cow::Borrowed),
+            instance: self.instance.as_deref().map(Cow::Borrowed),
+            from: self.change.from_name().map(Cow::Borrowed),
+            to: self.change.to_name().map(Cow::Borrowed),
+            reason: self.change.reason(),
+            code: self.change.code(),
+            count: self.change.count(),
+            notify: self.notify,
+            context: self.context.as_ref().map(Cow::Borrowed),
+            service_context: self.service_context.as_ref().map(Cow::Borrowed),
+        };
+        flat.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Event {
+    /// Its time is not among the fields, and 0.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Event, D::Error> {
+        let flat = FlatEvent::deserialize(deserializer)?;
+        let Some(change) = flat.change() else {
+            return Err(serde::de::Error::custom(format!("an event of kind `{}` lacks what belongs to it", flat.kind)));
+        };
+        Ok(Event {
+            at: 0.0,
+            change,
+            service: flat.service.map(|service| service.as_ref().into()),
+            instance: flat.instance.map(|instance| instance.as_ref().into()),
+            notify: flat.notify,
+            context: flat.context.map(Cow::into_owned),
+            service_context: flat.service_context.map(Cow::into_owned),
+        })
+    }
+}
+
+/// Who publishes events: their ids are unique and grow with every start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Name of the node.
@@ -139,14 +463,14 @@ impl Identity {
     /// An event as webhooks and the API have it: times are RFC 3339.
     pub fn publish(&self, number: u64, event: &Event) -> Value {
         let mut value = serde_json::to_value(event).unwrap_or_default();
-        if let Some(seen) = event.facts.as_ref().and_then(|facts| facts.last_seen) {
+        if let Some(seen) = event.context.as_ref().and_then(|context| context.last_seen) {
             value["last_seen"] = rfc3339(seen).into();
         }
         value["v"] = 1.into();
         value["id"] = self.id(number).into();
         value["node"] = self.node.as_str().into();
         value["time"] = rfc3339(event.at).into();
-        value["severity"] = event.severity().into();
+        value["severity"] = event.severity().as_str().into();
         value["text"] = Escaped(&describe(event)).to_string().into();
         value
     }
@@ -160,38 +484,57 @@ pub fn rfc3339(secs: f64) -> String {
 }
 
 impl Event {
-    pub(super) fn new(at: f64, kind: EventKind, notify: bool) -> Event {
-        Event {
-            at,
-            kind,
-            service: None,
-            instance: None,
-            from: None,
-            to: None,
-            reason: None,
-            code: None,
-            count: None,
-            notify,
-            facts: None,
-            company: None,
-        }
+    pub(super) fn new(at: f64, change: Change, notify: bool) -> Event {
+        Event { at, change, service: None, instance: None, notify, context: None, service_context: None }
     }
 
     /// Moves its times from the engine's clock to Unix seconds.
     pub fn shift(&mut self, epoch: f64) {
         self.at += epoch;
-        if let Some(seen) = self.facts.as_mut().and_then(|facts| facts.last_seen.as_mut()) {
+        if let Some(seen) = self.context.as_mut().and_then(|context| context.last_seen.as_mut()) {
             *seen += epoch;
         }
     }
 
-    /// How grave it is: `critical` wakes somebody, `warning` can wait until the morning.
-    pub fn severity(&self) -> &'static str {
-        match (self.kind, self.to) {
-            (EventKind::Service, Some("down")) | (EventKind::MassSilence, Some("start")) => "critical",
-            (EventKind::Service, Some("degraded")) | (EventKind::Instance, Some("down")) => "warning",
-            (EventKind::Flapping, Some("start")) | (EventKind::Warning, _) => "warning",
-            _ => "info",
+    /// How grave it is.
+    pub fn severity(&self) -> Severity {
+        self.change.severity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_flat_in_json_and_comes_back() {
+        let down = Change::Instance { from: Some(State::Late), to: Some(State::Down), reason: Reason::MissedBeats };
+        let gone = Change::Service { from: Some(ServiceState::Left), to: None };
+        for (change, json) in [
+            (
+                down,
+                r#"{"kind":"instance","service":"s","from":"late","to":"down","reason":"missed_beats","notify":true}"#,
+            ),
+            (gone, r#"{"kind":"service","service":"s","from":"left","to":"forgotten","notify":true}"#),
+            (Change::Flapping(Phase::End), r#"{"kind":"flapping","service":"s","to":"end","notify":true}"#),
+            (
+                Change::MassSilence(MassSilencePhase::HoldExpired),
+                r#"{"kind":"mass_silence","service":"s","to":"hold_expired","reason":"hold","notify":true}"#,
+            ),
+            (Change::Maintenance(Phase::Start), r#"{"kind":"maintenance","service":"s","to":"start","notify":true}"#),
+            (Change::Warning(WarningCode::Limit), r#"{"kind":"warning","service":"s","code":"limit","notify":true}"#),
+            (Change::Restored(3), r#"{"kind":"restored","service":"s","count":3,"notify":true}"#),
+        ] {
+            let event = Event { service: Some("s".into()), ..Event::new(0.0, change, true) };
+            assert_eq!(serde_json::to_string(&event).expect("JSON"), json);
+            assert_eq!(serde_json::from_str::<Event>(json).expect("an event"), event);
+        }
+        for wrong in [
+            r#"{"kind":"instance","service":"s","from":"late","to":"degraded","reason":"missed_beats","notify":true}"#,
+            r#"{"kind":"warning","service":"s","notify":true}"#,
+            r#"{"kind":"flapping","to":"hold_expired","notify":true}"#,
+        ] {
+            assert!(serde_json::from_str::<Event>(wrong).is_err(), "{wrong}");
         }
     }
 }

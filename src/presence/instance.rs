@@ -5,40 +5,31 @@ use std::net::IpAddr;
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
+use crate::named::named_enum;
 use crate::protocol::Heartbeat;
 
 use super::arrival_window::ArrivalWindow;
+use super::event::Reason;
 use super::history::History;
 use super::policy::{Misses, Policy, Rules, grace_for, misses_for};
 
-/// What is known of an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Known, but not (re)confirmed.
-    Unknown,
-    /// Heard in time.
-    Up,
-    /// One beat was missed; still counted as present.
-    Late,
-    /// Enough beats were missed.
-    Down,
-    /// Said goodbye, or was replaced.
-    Left,
+named_enum! {
+    /// What is known of an instance.
+    pub enum State {
+        /// Known, but not (re)confirmed.
+        Unknown = "unknown",
+        /// Heard in time.
+        Up = "up",
+        /// One beat was missed; still counted as present.
+        Late = "late",
+        /// Enough beats were missed.
+        Down = "down",
+        /// Said goodbye, or was replaced.
+        Left = "left",
+    }
 }
 
 impl State {
-    /// As events and series have it.
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Unknown => "unknown",
-            State::Up => "up",
-            State::Late => "late",
-            State::Down => "down",
-            State::Left => "left",
-        }
-    }
-
     /// Counted as present.
     pub fn is_present(self) -> bool {
         matches!(self, State::Unknown | State::Up | State::Late)
@@ -245,10 +236,10 @@ pub(super) enum Recheck {
 }
 
 impl Recheck {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn reason(self) -> Reason {
         match self {
-            Recheck::NotBackAfterMassSilence => "not_back_after_mass_silence",
-            Recheck::NotBackWithService => "not_back_with_service",
+            Recheck::NotBackAfterMassSilence => Reason::NotBackAfterMassSilence,
+            Recheck::NotBackWithService => Reason::NotBackWithService,
         }
     }
 }

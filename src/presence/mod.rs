@@ -23,12 +23,16 @@ mod report;
 mod roster;
 mod service;
 
-pub use alert_book::{Alarm, AlertBook, AlertKey, AlertState, Notification};
+pub use admission::Refusal;
+pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification};
 pub use blind::Saved;
 pub use engine::{BlindSeconds, Engine, Refusals};
-pub use event::{Event, EventKind, Identity, InstanceContext, ServiceContext, rfc3339};
+pub use event::{
+    Change, Event, EventKind, Identity, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, Severity,
+    WarningCode, rfc3339,
+};
 pub use instance::{Instance, State, Timing};
 pub use policy::{Policy, grace_for, misses_for};
 pub use readings::{Reading, SERIES};
-pub use report::{InstanceView, ServiceView};
+pub use report::{Flag, InstanceView, IntervalSource, ServiceView};
 pub use service::{Service, ServiceState};

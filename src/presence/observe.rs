@@ -7,7 +7,7 @@ use crate::protocol::{Heartbeat, Signal};
 
 use super::admission::Refusal;
 use super::engine::Engine;
-use super::event::{Event, EventKind};
+use super::event::{Change, Event, Phase, Reason, WarningCode};
 use super::instance::State;
 
 /// Seconds between two warnings of the same trouble.
@@ -70,7 +70,7 @@ impl Engine {
 
     /// An operator's change was refused: it did not show the token.
     pub fn refuse_change(&mut self) {
-        self.refusals.token += 1;
+        self.refusals.count(Refusal::Token);
     }
 
     /// Whether somebody may speak of a service; who may not is counted.
@@ -84,12 +84,12 @@ impl Engine {
         };
         let Some(guard) = guard.and_then(|at| self.policy.guards.get(usize::from(at))) else { return true };
         if !guard.allow.permits(source) {
-            self.refusals.allow += 1;
+            self.refusals.count(Refusal::Allow);
             self.admission.note_refused(source, self.now);
             return false;
         }
         if guard.key.as_deref().is_some_and(|right| !equal(right.as_bytes(), key.unwrap_or("").as_bytes())) {
-            self.refusals.key += 1;
+            self.refusals.count(Refusal::Key);
             self.admission.note_refused(source, self.now);
             return false;
         }
@@ -131,19 +131,19 @@ impl Engine {
         self.measure(id, old, beat);
         self.count_beat(id);
         if beat.sampled && !std::mem::replace(&mut self.instance_mut(id).sampled, true) {
-            self.warn_of(id, "sampled", false);
+            self.warn_of(id, WarningCode::Sampled, false);
         }
         let restarted = self.identify(id, beat);
         self.compare_with_promise(id);
         let reason = match old {
-            None => "registered",
-            Some(State::Unknown) => "confirmed",
-            Some(State::Late) => "late_beat",
-            Some(State::Down) => "recovered",
-            Some(State::Left) => "returned",
-            Some(State::Up) => "",
+            None => Some(Reason::Registered),
+            Some(State::Unknown) => Some(Reason::Confirmed),
+            Some(State::Late) => Some(Reason::LateBeat),
+            Some(State::Down) => Some(Reason::Recovered),
+            Some(State::Left) => Some(Reason::Returned),
+            Some(State::Up) => None,
         };
-        if old != Some(State::Up) {
+        if let Some(reason) = reason {
             let notify = old == Some(State::Down) && self.instance(id).notified;
             self.go_from(id, old, Some(State::Up), reason, notify);
             let instance = self.instance_mut(id);
@@ -151,12 +151,8 @@ impl Engine {
             instance.pending = None;
         }
         if restarted && old.is_some_and(|old| old != State::Left) {
-            let event = Event {
-                from: Some("up"),
-                to: Some("up"),
-                reason: Some("restarted"),
-                ..self.event_of(id, EventKind::Instance, false)
-            };
+            let up = Some(State::Up);
+            let event = self.event_of(id, Change::Instance { from: up, to: up, reason: Reason::Restarted }, false);
             self.say(event);
         }
         if self.instance(id).received == 2 {
@@ -170,13 +166,9 @@ impl Engine {
     fn register(&mut self, beat: &Heartbeat) -> Option<u32> {
         let service = self.find_service(&beat.service);
         if let Err(why) = self.admit(service, beat.source) {
-            match why {
-                Refusal::Limit => {
-                    self.refusals.limit += 1;
-                    self.warn_of_limit(service);
-                }
-                Refusal::Rate => self.refusals.rate += 1,
-                Refusal::Source => self.refusals.source += 1,
+            self.refusals.count(why);
+            if why == Refusal::Limit {
+                self.warn_of_limit(service);
             }
             self.admission.note_refused(beat.source, self.now);
             return None;
@@ -251,7 +243,7 @@ impl Engine {
         instance.note_health(beat);
         instance.source = beat.source.or(instance.source);
         if due > 0 && self.fleet_loss.note(now, due) {
-            self.warn_of_service(None, "high_loss", false);
+            self.warn_of_service(None, WarningCode::HighLoss, false);
         }
     }
 
@@ -280,7 +272,7 @@ impl Engine {
         }
         instance.start.clone_from(&beat.start);
         if conflict {
-            self.warn_of(id, "instance_conflict", true);
+            self.warn_of(id, WarningCode::InstanceConflict, true);
         }
         restarted
     }
@@ -304,10 +296,10 @@ impl Engine {
         let loose = instance.gaps.len() >= 8 && longest < 0.05 * promise && !instance.loose;
         instance.loose |= loose;
         if broken {
-            self.warn_of(id, "promise_mismatch", false);
+            self.warn_of(id, WarningCode::PromiseMismatch, false);
         }
         if loose {
-            self.warn_of(id, "promise_loose", false);
+            self.warn_of(id, WarningCode::PromiseLoose, false);
         }
     }
 
@@ -315,7 +307,7 @@ impl Engine {
         let Some(id) = self.find(&beat.service, &beat.instance) else { return };
         let now = self.now;
         if self.policy.goodbye_same_ip && !self.instance(id).is_at_home(beat.source) {
-            self.refusals.goodbye_from += 1;
+            self.refusals.count(Refusal::GoodbyeFrom);
             self.admission.note_refused(beat.source, self.now);
             return;
         }
@@ -327,7 +319,7 @@ impl Engine {
         if instance.state == State::Left {
             if now > instance.left_at + 15.0 && now - instance.rare().conflict_at > WARN_EVERY {
                 instance.rare_mut().conflict_at = now;
-                self.warn_of(id, "zero_repeated", true);
+                self.warn_of(id, WarningCode::ZeroRepeated, true);
             }
             return;
         }
@@ -335,10 +327,10 @@ impl Engine {
         if is_older {
             return;
         }
-        self.leave(id, "goodbye");
+        self.leave(id, Reason::Goodbye);
     }
 
-    pub(super) fn leave(&mut self, id: u32, reason: &'static str) {
+    pub(super) fn leave(&mut self, id: u32, reason: Reason) {
         let now = self.now;
         let instance = self.instance(id);
         let notify = instance.state == State::Down && instance.notified;
@@ -349,7 +341,7 @@ impl Engine {
         instance.pending = None;
         instance.clear_recheck();
         if std::mem::take(&mut instance.flapping) {
-            let event = Event { to: Some("end"), ..self.event_of(id, EventKind::Flapping, true) };
+            let event = self.event_of(id, Change::Flapping(Phase::End), true);
             self.say(event);
         }
         self.schedule(id);
@@ -366,7 +358,7 @@ impl Engine {
         (instance.since, instance.heard) = (now, Some(now));
         (instance.blind, instance.blind_by_drops, instance.floor) = (0.0, 0.0, 0.0);
         if instance.state != State::Up {
-            self.go(id, Some(State::Up), "implicit", false);
+            self.go(id, Some(State::Up), Reason::Implicit, false);
         }
         self.schedule(id);
     }
@@ -384,11 +376,11 @@ impl Engine {
                 self.instance_mut(id).maintenance_until = until;
             }
         }
+        let phase = if seconds > 0.0 { Phase::Start } else { Phase::End };
         let event = Event {
             service: Some(service.into()),
             instance: Some(instance.unwrap_or("*").into()),
-            to: Some(if seconds > 0.0 { "start" } else { "end" }),
-            ..self.event(EventKind::Maintenance, false)
+            ..self.event(Change::Maintenance(phase), false)
         };
         self.say(event);
         for id in self.service(sid).instances.clone() {
@@ -403,12 +395,12 @@ impl Engine {
         match instance {
             Some(instance) => {
                 let Some(id) = self.find(service, instance) else { return false };
-                self.drop_instance(id, "operator");
+                self.drop_instance(id, Reason::Operator);
             }
             None => {
                 let Some(sid) = self.find_service(service) else { return false };
                 for id in self.service(sid).instances.clone() {
-                    self.drop_instance(id, "operator");
+                    self.drop_instance(id, Reason::Operator);
                 }
             }
         }

@@ -100,7 +100,8 @@ impl Engine {
             let Some(service) = &mut self.services[sid as usize] else { continue };
             for (to, moved) in Service::TRANSITIONS.iter().zip(std::mem::take(&mut service.transitions)) {
                 if moved > 0 {
-                    let tags = vec![("service", service.name.clone()), ("to", (*to).into())];
+                    let tags =
+                        vec![("service", service.name.clone()), ("to", to.map_or("forgotten", State::as_str).into())];
                     all.push(count("presence_transitions_total", tags, f64::from(moved)));
                 }
             }
@@ -161,9 +162,9 @@ impl Engine {
             if let Some(min) = service.rules.min {
                 all.push(level("presence_service_min", tag(), f64::from(min)));
             }
-            for state in [State::Unknown, State::Up, State::Late, State::Down, State::Left] {
+            for state in State::ALL {
                 let count = service.instances.iter().filter(|&&id| self.instance(id).state == state).count();
-                let tags = vec![("service", service.name.clone()), ("state", state.name().into())];
+                let tags = vec![("service", service.name.clone()), ("state", state.as_str().into())];
                 all.push(level("presence_service_instances", tags, count as f64));
             }
             if !by_instance {
@@ -204,7 +205,7 @@ fn trouble(blind: BlindSeconds, told_blind: BlindSeconds, all: &Refusals, told: 
         out.push(count("presence_blind_seconds_total", vec![("cause", cause.into())], seconds));
     }
     let rejected = all.by_reason().into_iter().zip(told.by_reason());
-    let rejected = rejected.map(|((reason, all), (_, told))| ("presence_rejected_total", reason, all - told));
+    let rejected = rejected.map(|((reason, all), (_, told))| ("presence_rejected_total", reason.as_str(), all - told));
     let ignored = Ignored::ALL.into_iter().zip(all.ignored.iter().zip(told.ignored));
     let ignored = ignored.map(|(why, (all, told))| ("presence_ignored_total", why.name(), all - told));
     for (name, reason, n) in rejected.chain(ignored).filter(|(.., n)| *n > 0) {

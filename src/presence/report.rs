@@ -4,6 +4,8 @@ use compact_str::CompactString;
 
 use serde::Serialize;
 
+use crate::named::named_enum;
+
 use super::describe::length;
 use super::engine::Engine;
 use super::event::rfc3339;
@@ -13,13 +15,45 @@ use super::service::{Service, ServiceState};
 /// Names in a list of those that are down.
 const NAMED: usize = 10;
 
+named_enum! {
+    /// Where the interval in force comes from.
+    pub enum IntervalSource {
+        /// The instance declares it.
+        Declared = "promise",
+        /// From the gaps between its beats.
+        Learned = "learned",
+        /// Its beats come slower than declared.
+        Measured = "measured",
+        /// It is not known yet.
+        Learning = "learning",
+    }
+}
+
+named_enum! {
+    /// What is special about an instance.
+    pub enum Flag {
+        /// Its silence was announced.
+        Maintenance = "maintenance",
+        /// It goes up and down.
+        Flapping = "flapping",
+        /// A mass silence holds its down back.
+        Held = "held",
+        /// Its interval is not known yet.
+        Learning = "learning",
+        /// Its beats come slower than declared.
+        Mismatch = "mismatch",
+        /// Two processes use its name, or its goodbyes are repeated.
+        Conflict = "conflict",
+    }
+}
+
 /// A service with its instances, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ServiceView {
     /// Its name.
     pub service: CompactString,
-    /// `up`, `degraded`, `down`, `maintenance`, `left` or `unknown`.
-    pub state: &'static str,
+    /// Its state.
+    pub state: ServiceState,
     /// Instances that are up, late or unconfirmed.
     pub present: usize,
     /// Instances that are down.
@@ -41,16 +75,16 @@ pub struct ServiceView {
 pub struct InstanceView {
     /// Its name.
     pub instance: CompactString,
-    /// `up`, `late`, `down`, `left` or `unknown`.
-    pub state: &'static str,
+    /// Its state.
+    pub state: State,
     /// In this state since, RFC 3339.
     pub since: String,
     /// Silent for so long, our own blindness left out.
     pub silence_s: f64,
     /// Interval in force, if it is known.
     pub interval_s: Option<f64>,
-    /// `promise`, `learned`, `measured` (slower than promised) or `learning`.
-    pub interval_source: &'static str,
+    /// Where that comes from.
+    pub interval_source: IntervalSource,
     /// Beats that must be missed.
     pub misses: Option<u32>,
     /// Silence that means down.
@@ -73,8 +107,8 @@ pub struct InstanceView {
     pub message: Option<CompactString>,
     /// The worst of each half hour of the last day, the current one last: `U`p, `L`ate, `D`own, `G`one, `?` unconfirmed.
     pub day: String,
-    /// `maintenance`, `flapping`, `held`, `learning`, `mismatch`, `conflict`.
-    pub flags: Vec<&'static str>,
+    /// What is special about it.
+    pub flags: Vec<Flag>,
 }
 
 impl ServiceView {
@@ -87,7 +121,7 @@ impl ServiceView {
 impl InstanceView {
     /// Whether it is up, late or unconfirmed.
     pub fn is_present(&self) -> bool {
-        matches!(self.state, "up" | "late" | "unknown")
+        self.state.is_present()
     }
 
     /// Whether it is present and its service check is critical.
@@ -192,10 +226,10 @@ impl Engine {
         let mut instances: Vec<InstanceView> =
             service.instances.iter().map(|&id| self.view_instance(service, self.instance(id), epoch)).collect();
         instances.sort_by(|a, b| a.instance.cmp(&b.instance));
-        let count = |state: State| instances.iter().filter(|instance| instance.state == state.name()).count();
+        let count = |state: State| instances.iter().filter(|instance| instance.state == state).count();
         ServiceView {
             service: service.name.clone(),
-            state: service.state.map_or("unknown", ServiceState::name),
+            state: service.state.unwrap_or(ServiceState::Unknown),
             present: service.present,
             down: count(State::Down),
             left: count(State::Left),
@@ -212,24 +246,24 @@ impl Engine {
         let left = |at: f64| (at - self.now).max(0.0);
         let is_present = instance.state.is_present();
         let flags = [
-            (self.in_maintenance(instance), "maintenance"),
-            (instance.flapping, "flapping"),
-            (self.is_held(instance), "held"),
-            (interval.is_none(), "learning"),
-            (instance.mismatch, "mismatch"),
-            (self.now - instance.rare().conflict_at < CONFLICT_SHOWN, "conflict"),
+            (self.in_maintenance(instance), Flag::Maintenance),
+            (instance.flapping, Flag::Flapping),
+            (self.is_held(instance), Flag::Held),
+            (interval.is_none(), Flag::Learning),
+            (instance.mismatch, Flag::Mismatch),
+            (self.now - instance.rare().conflict_at < CONFLICT_SHOWN, Flag::Conflict),
         ];
         InstanceView {
             instance: instance.name.clone(),
-            state: instance.state.name(),
+            state: instance.state,
             since: rfc3339(instance.changed + epoch),
             silence_s: self.silence(instance),
             interval_s: interval,
             interval_source: match (instance.promise, interval) {
-                (_, None) => "learning",
-                (Some(promise), Some(interval)) if interval != promise => "measured",
-                (Some(_), _) => "promise",
-                (None, _) => "learned",
+                (_, None) => IntervalSource::Learning,
+                (Some(promise), Some(interval)) if interval != promise => IntervalSource::Measured,
+                (Some(_), _) => IntervalSource::Declared,
+                (None, _) => IntervalSource::Learned,
             },
             misses: interval.map(|interval| instance.misses(interval, &service.rules)),
             timeout_s: instance.timing(&self.policy, &service.rules).down,

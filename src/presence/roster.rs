@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use rapidhash::v3::rapidhash_v3_seeded;
 
 use super::engine::Engine;
+use super::event::Reason;
 use super::instance::{Instance, State, Suppression};
 use super::service::Service;
 
@@ -164,7 +165,7 @@ impl Engine {
     }
 
     /// Forgets an instance.
-    pub(super) fn drop_instance(&mut self, id: u32, reason: &'static str) {
+    pub(super) fn drop_instance(&mut self, id: u32, reason: Reason) {
         let instance = self.instance(id);
         let notify = instance.state == State::Down && instance.notified;
         self.go(id, None, reason, notify);

@@ -6,40 +6,31 @@ use compact_str::CompactString;
 
 use serde::{Deserialize, Serialize};
 
+use crate::named::named_enum;
+
+use super::instance::State;
 use super::policy::Rules;
 use super::roster::Gone;
 
-/// What is said of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ServiceState {
-    /// Expected, and not heard yet.
-    Unknown,
-    /// Enough instances are present.
-    Up,
-    /// Fewer than its minimum or its quorum are present.
-    Degraded,
-    /// Nobody is present, and somebody is unaccounted for.
-    Down,
-    /// Nobody is present, as was announced.
-    Maintenance,
-    /// Everybody said goodbye.
-    Left,
+named_enum! {
+    /// What is known of a service.
+    pub enum ServiceState {
+        /// Expected, and not heard yet.
+        Unknown = "unknown",
+        /// Enough instances are present.
+        Up = "up",
+        /// Fewer than its minimum or its quorum are present.
+        Degraded = "degraded",
+        /// Nobody is present, and somebody is unaccounted for.
+        Down = "down",
+        /// Nobody is present, as was announced.
+        Maintenance = "maintenance",
+        /// Everybody said goodbye.
+        Left = "left",
+    }
 }
 
 impl ServiceState {
-    /// As events and series have it.
-    pub fn name(self) -> &'static str {
-        match self {
-            ServiceState::Unknown => "unknown",
-            ServiceState::Up => "up",
-            ServiceState::Degraded => "degraded",
-            ServiceState::Down => "down",
-            ServiceState::Maintenance => "maintenance",
-            ServiceState::Left => "left",
-        }
-    }
-
     /// Somebody may have to do something.
     pub fn is_bad(self) -> bool {
         matches!(self, ServiceState::Down | ServiceState::Degraded)
@@ -50,7 +41,7 @@ impl ServiceState {
         match self {
             ServiceState::Degraded => 1,
             ServiceState::Down => 2,
-            _ => 0,
+            ServiceState::Unknown | ServiceState::Up | ServiceState::Maintenance | ServiceState::Left => 0,
         }
     }
 }
@@ -98,7 +89,7 @@ pub struct Service {
     pub(super) gone: bool,
     /// Since when it has fewer than its minimum.
     pub(super) short_since: Option<f64>,
-    /// Transitions of its instances since sinks were told, by the place of the state in [`Service::TRANSITIONS`].
+    /// Transitions of its instances since sinks were told, by the place in [`Service::TRANSITIONS`].
     #[serde(skip)]
     pub(super) transitions: [u32; 6],
     /// What holds for it.
@@ -111,8 +102,16 @@ pub struct Service {
 }
 
 impl Service {
-    /// States that an instance can go to, as series have them.
-    pub(super) const TRANSITIONS: [&'static str; 6] = ["unknown", "up", "late", "down", "left", "forgotten"];
+    /// What an instance can go to, by the place in `transitions`; `None` is being forgotten.
+    pub(super) const TRANSITIONS: [Option<State>; 6] =
+        [Some(State::Unknown), Some(State::Up), Some(State::Late), Some(State::Down), Some(State::Left), None];
+
+    /// Counts a transition of one of its instances.
+    pub(super) fn count_transition(&mut self, to: Option<State>) {
+        if let Some(at) = Service::TRANSITIONS.iter().position(|known| *known == to) {
+            self.transitions[at] += 1;
+        }
+    }
 
     pub(super) fn new(name: &str, rules: Rules, order: u64, now: f64) -> Service {
         Service {

@@ -8,11 +8,37 @@ use nom::character::complete::{char, digit1};
 use nom::sequence::{delimited, separated_pair};
 use nom::{IResult, Parser};
 
+use crate::named::named_enum;
+
 use super::error::{ParseError, Reason};
 use super::fields::{Field, field, filled, unsigned};
 use super::metric::Cardinality;
 use super::parse::trim_end;
 use super::tags::{MAX_TAG_BYTES, Tags, lossy};
+
+named_enum! {
+    /// How urgent an event is: `p:`.
+    pub enum Priority {
+        /// It can wait.
+        Low = "low",
+        /// What holds unless it says otherwise.
+        Normal = "normal",
+    }
+}
+
+named_enum! {
+    /// How grave an event is: `t:`.
+    pub enum AlertType {
+        /// Something failed.
+        Error = "error",
+        /// Something may fail.
+        Warning = "warning",
+        /// What holds unless it says otherwise.
+        Info = "info",
+        /// Something went well.
+        Success = "success",
+    }
+}
 
 /// One event, borrowed.
 #[derive(Clone, Debug)]
@@ -27,12 +53,12 @@ pub struct Event<'a> {
     pub host: Option<&'a [u8]>,
     /// Events with the same key belong together.
     pub aggregation_key: Option<&'a [u8]>,
-    /// `normal` or `low`.
-    pub priority: &'static str,
+    /// How urgent it is.
+    pub priority: Priority,
     /// What sent it.
     pub source_type: Option<&'a [u8]>,
-    /// `error`, `warning`, `info` or `success`.
-    pub alert_type: &'static str,
+    /// How grave it is.
+    pub alert_type: AlertType,
     /// DogStatsD's container id.
     pub container: Option<&'a [u8]>,
     /// DogStatsD's external data.
@@ -87,9 +113,9 @@ pub(super) fn event(line: &[u8], max_tags: u32) -> Result<Event<'_>, ParseError>
         timestamp: None,
         host: None,
         aggregation_key: None,
-        priority: "normal",
+        priority: Priority::Normal,
         source_type: None,
-        alert_type: "info",
+        alert_type: AlertType::Info,
         container: None,
         external_data: None,
         cardinality: None,
@@ -106,9 +132,9 @@ pub(super) fn event(line: &[u8], max_tags: u32) -> Result<Event<'_>, ParseError>
             Some(b"h:") => event.host = Some(value),
             Some(b"k:") => event.aggregation_key = Some(value),
             Some(b"s:") => event.source_type = Some(value),
-            Some(b"p:") => event.priority = one_of(value, &["low", "normal"]).unwrap_or(event.priority),
+            Some(b"p:") => event.priority = one_of(value, &Priority::ALL, Priority::as_str).unwrap_or(event.priority),
             Some(b"t:") => {
-                event.alert_type = one_of(value, &["error", "warning", "info", "success"]).unwrap_or(event.alert_type);
+                event.alert_type = one_of(value, &AlertType::ALL, AlertType::as_str).unwrap_or(event.alert_type);
             }
             _ => match field(text) {
                 Field::Container(id) => event.container = filled(id).or(event.container),
@@ -129,8 +155,8 @@ pub(super) fn event(line: &[u8], max_tags: u32) -> Result<Event<'_>, ParseError>
     Ok(event)
 }
 
-fn one_of(text: &[u8], words: &[&'static str]) -> Option<&'static str> {
-    words.iter().find(|word| word.as_bytes() == text).copied()
+fn one_of<T: Copy>(text: &[u8], all: &[T], name: fn(T) -> &'static str) -> Option<T> {
+    all.iter().copied().find(|one| name(*one).as_bytes() == text)
 }
 
 fn unescape(text: &[u8]) -> Cow<'_, str> {

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::num::NonZeroU64;
 
+use crate::named::named_enum;
+
 use super::fields::{Field, field, filled};
 use super::number::decimal;
 use super::tags::{Tags, lossy};
@@ -297,35 +299,24 @@ pub(super) fn trim_blanks(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// DogStatsD's tag cardinality of a container; parsed, not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cardinality {
-    /// `none`
-    None,
-    /// `low`
-    Low,
-    /// `orchestrator`
-    Orchestrator,
-    /// `high`
-    High,
+named_enum! {
+    /// DogStatsD's tag cardinality of a container; parsed, not used.
+    pub enum Cardinality {
+        /// No tags of the origin.
+        None = "none",
+        /// Those that take few values.
+        Low = "low",
+        /// Those of the orchestrator, too.
+        Orchestrator = "orchestrator",
+        /// All of them.
+        High = "high",
+    }
 }
 
 impl Cardinality {
     /// Reads the text after `card:`, case-insensitively.
     pub fn from_text(text: &[u8]) -> Option<Cardinality> {
-        [Cardinality::None, Cardinality::Low, Cardinality::Orchestrator, Cardinality::High]
-            .into_iter()
-            .find(|c| text.eq_ignore_ascii_case(c.name().as_bytes()))
-    }
-
-    /// The word on the wire, in lower case.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cardinality::None => "none",
-            Cardinality::Low => "low",
-            Cardinality::Orchestrator => "orchestrator",
-            Cardinality::High => "high",
-        }
+        Cardinality::ALL.into_iter().find(|c| text.eq_ignore_ascii_case(c.as_str().as_bytes()))
     }
 }
 

@@ -41,7 +41,7 @@ mod tags;
 
 pub use binary::{BINARY_MAGIC, BinaryFrame, binary_frame, binary_frames, newlines};
 pub use error::{ParseError, Reason};
-pub use event::Event;
+pub use event::{AlertType, Event, Priority};
 pub use heartbeat::{Heartbeat, Heartbeats, Ignored, MAX_DECLARED_INTERVAL, Signal, TAKEN};
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;

@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 use crate::codec::Records;
-use crate::presence::Event;
+use crate::presence::{Event, WarningCode};
 use crate::series::Series;
 use crate::snapshot::{Snapshot, number, short_number};
 use crate::untrusted::Escaped;
@@ -249,10 +249,11 @@ pub fn presence_line(event: &Event) -> String {
         (Some(service), None) => Escaped(service).to_string(),
         (None, _) => String::new(),
     };
-    let words =
-        [event.from.filter(|_| event.to.is_some()), event.from.and(event.to).map(|_| "→"), event.to, event.code];
+    let (from, to) = (event.change.from_name(), event.change.to_name());
+    let code = event.change.code().map(WarningCode::as_str);
+    let words = [from.filter(|_| to.is_some()), from.and(to).map(|_| "→"), to, code];
     let words: Vec<&str> = words.into_iter().flatten().collect();
-    let why = event.reason.map_or(String::new(), |reason| format!(" ({reason})"));
+    let why = event.change.reason().map_or(String::new(), |reason| format!(" ({reason})"));
     let mark = if event.notify { " !" } else { "" };
     format!("presence     {who} {}{why}{mark}", words.join(" "))
 }

@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use serde_json::{Value, json};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
-use crate::presence::Event;
+use crate::presence::{Event, Reason, Severity};
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number};
 
@@ -217,17 +217,17 @@ impl DatadogSink {
 
     fn presence(&self, event: &Event) -> Value {
         let status = match event.severity() {
-            "critical" => 2,
-            "warning" => 1,
-            _ => 0,
+            Severity::Critical => 2,
+            Severity::Warning => 1,
+            Severity::Info => 0,
         };
         let tag = |key: &str, value: Option<&str>| value.map(|value| format!("{key}:{value}"));
         let tags: Vec<String> = [
             tag("service", event.service.as_deref()),
             tag("instance", event.instance.as_deref()),
-            tag("from", event.from),
-            tag("to", event.to),
-            tag("reason", event.reason),
+            tag("from", event.change.from_name()),
+            tag("to", event.change.to_name()),
+            tag("reason", event.change.reason().map(Reason::as_str)),
         ]
         .into_iter()
         .flatten()
@@ -236,7 +236,7 @@ impl DatadogSink {
             "check": "systole.presence",
             "status": status,
             "timestamp": event.at as i64,
-            "message": event.to.unwrap_or(""),
+            "message": event.change.to_name().unwrap_or(""),
             "host_name": self.spec.host,
             "tags": tags,
         })

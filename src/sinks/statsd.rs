@@ -351,7 +351,7 @@ impl Encoder {
                 self.line.extend_from_slice(format!("_e{{{},{}}}:{title}|{text}", title.len(), text.len()).as_bytes());
                 self.line.extend_from_slice(format!("|d:{}", note.time as i64).as_bytes());
                 fields.extend(aggregation_key.as_deref().map(|key| ("k", key)));
-                fields.extend([("p", *priority), ("t", *alert_type)]);
+                fields.extend([("p", priority.as_str()), ("t", alert_type.as_str())]);
                 fields.extend(source_type.as_deref().map(|source| ("s", source)));
                 None
             }

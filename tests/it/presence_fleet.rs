@@ -3,7 +3,7 @@
 //! its random streams. `SYSTOLE_TEST_FLEETS` is the number of runs of each (5 in `tests/long`).
 
 use systole::internals::presence::policy::Policy;
-use systole::internals::presence::{Engine, Event, EventKind};
+use systole::internals::presence::{Change, Engine, Event, MassSilencePhase, ServiceState, State};
 use systole::internals::protocol::Heartbeat;
 
 use crate::support::{Random as Rng, alone, mix, size};
@@ -130,12 +130,12 @@ struct Told {
 fn tally(events: &[Event]) -> Told {
     let mut told = Told::default();
     for event in events.iter().filter(|event| event.notify && event.at >= T0) {
-        let (count, is_alarm) = match (event.kind, event.to) {
-            (EventKind::Instance, Some("down")) => (&mut told.instance, true),
-            (EventKind::Service, Some("down")) => (&mut told.service, true),
-            (EventKind::Service, Some("degraded")) => (&mut told.degraded, false),
-            (EventKind::MassSilence, Some("start")) => (&mut told.mass, true),
-            (EventKind::Instance | EventKind::Service | EventKind::MassSilence, _) => (&mut told.resolved, false),
+        let (count, is_alarm) = match event.change {
+            Change::Instance { to: Some(State::Down), .. } => (&mut told.instance, true),
+            Change::Service { to: Some(ServiceState::Down), .. } => (&mut told.service, true),
+            Change::Service { to: Some(ServiceState::Degraded), .. } => (&mut told.degraded, false),
+            Change::MassSilence(MassSilencePhase::Start) => (&mut told.mass, true),
+            Change::Instance { .. } | Change::Service { .. } | Change::MassSilence(_) => (&mut told.resolved, false),
             _ => (&mut told.other, false),
         };
         *count += 1;

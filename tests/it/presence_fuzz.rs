@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use systole::internals::presence::policy::{Expected, Override, Policy};
-use systole::internals::presence::{Engine, Event, EventKind};
+use systole::internals::presence::{Change, Engine, Event, ServiceState, State};
 use systole::internals::protocol::{Heartbeat, Heartbeats, Line, Options, Signal, parse_line};
 
 use crate::support::heap::held_bytes;
@@ -19,45 +19,47 @@ fn inputs() -> u64 {
 #[derive(Default)]
 struct Checker {
     /// Last state, by who, and whether a problem of its was told.
-    instances: HashMap<(String, String), (&'static str, bool)>,
-    services: HashMap<String, (&'static str, bool)>,
+    instances: HashMap<(String, String), (Option<State>, bool)>,
+    services: HashMap<String, (Option<ServiceState>, bool)>,
 }
 
 impl Checker {
     /// An event begins where the last one of its subject ended; a resolve is told if and only if its problem was.
     fn check(&mut self, event: &Event) {
         let service = event.service.as_deref().unwrap_or("").to_string();
-        let (from, to) = (event.from.unwrap_or(""), event.to.unwrap_or(""));
-        let is = if to == "forgotten" { "none" } else { to };
-        match event.kind {
-            EventKind::Instance => {
+        match event.change {
+            Change::Instance { from, to, .. } => {
                 let who = (service, event.instance.as_deref().unwrap_or("").to_string());
-                let (last, told) = self.instances.entry(who).or_insert(("none", false));
-                let we_restarted = from == "unknown" && matches!(*last, "up" | "late");
-                assert!(from == *last || we_restarted, "chain: was {last}: {event:?}");
-                *last = is;
-                if to == "down" {
+                let (last, told) = self.instances.entry(who).or_insert((None, false));
+                let we_restarted = from == Some(State::Unknown) && matches!(*last, Some(State::Up | State::Late));
+                assert!(from == *last || we_restarted, "chain: was {last:?}: {event:?}");
+                *last = to;
+                if to == Some(State::Down) {
                     assert!(!(event.notify && *told), "told twice: {event:?}");
                     *told |= event.notify;
-                } else if from == "down" {
+                } else if from == Some(State::Down) {
                     assert_eq!(event.notify, *told, "pairing: {event:?}");
                     *told = false;
                 }
-                assert!(from != "left" || to == "up" || to == "forgotten", "left: {event:?}");
+                assert!(from != Some(State::Left) || matches!(to, Some(State::Up) | None), "left: {event:?}");
             }
-            EventKind::Service => {
-                let (last, told) = self.services.entry(service).or_insert(("none", false));
-                let was_expected = *last == "none" && from == "unknown";
-                assert!(from == *last || was_expected, "chain of a service: was {last}: {event:?}");
-                *last = is;
-                if matches!(to, "down" | "degraded") {
+            Change::Service { from, to } => {
+                let (last, told) = self.services.entry(service).or_insert((None, false));
+                let was_expected = last.is_none() && from == Some(ServiceState::Unknown);
+                assert!(from == *last || was_expected, "chain of a service: was {last:?}: {event:?}");
+                *last = to;
+                if matches!(to, Some(ServiceState::Down | ServiceState::Degraded)) {
                     *told |= event.notify;
                 } else {
                     assert_eq!(event.notify, *told, "pairing of a service: {event:?}");
                     *told = false;
                 }
             }
-            _ => {}
+            Change::Flapping(_)
+            | Change::MassSilence(_)
+            | Change::Maintenance(_)
+            | Change::Warning(_)
+            | Change::Restored(_) => {}
         }
     }
 }
@@ -65,13 +67,13 @@ impl Checker {
 /// A service's state and count are what its instances make of it.
 fn is_sound(engine: &Engine) {
     for service in engine.view(0.0) {
-        let count = |states: &[&str]| service.instances.iter().filter(|i| states.contains(&i.state)).count();
-        assert_eq!(service.present, count(&["up", "late", "unknown"]), "{service:?}");
+        let count = |states: &[State]| service.instances.iter().filter(|i| states.contains(&i.state)).count();
+        assert_eq!(service.present, count(&[State::Up, State::Late, State::Unknown]), "{service:?}");
         if service.present > 0 {
-            assert!(matches!(service.state, "up" | "degraded"), "{service:?}");
+            assert!(matches!(service.state, ServiceState::Up | ServiceState::Degraded), "{service:?}");
         }
-        if service.state == "down" && service.min.is_none() {
-            assert!(count(&["down"]) > 0 && service.present == 0, "{service:?}");
+        if service.state == ServiceState::Down && service.min.is_none() {
+            assert!(count(&[State::Down]) > 0 && service.present == 0, "{service:?}");
         }
     }
 }
@@ -337,9 +339,9 @@ fn hostile_lines_evict_nobody_who_is_established_and_stay_within_the_limits() {
         let service = services.iter().find(|service| service.service == beat.service).expect("ours is still there");
         let instance = service.instances.iter().find(|instance| instance.instance == beat.instance);
         let instance = instance.expect("nobody was evicted");
-        assert_eq!((instance.state, instance.flags.len()), ("up", 0), "{instance:?}");
+        assert_eq!((instance.state, instance.flags.len()), (State::Up, 0), "{instance:?}");
         let key = (beat.service.to_string(), beat.instance.to_string());
-        assert_eq!(checker.instances[&key].0, "up", "it never fell");
+        assert_eq!(checker.instances[&key].0, Some(State::Up), "it never fell");
     }
     let refused = engine.refusals();
     let most_kib = most_held / 1024;
