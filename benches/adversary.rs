@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use grammar::{Form, PLAIN, Random, Shape, State, datagram, random_shape, shapes};
 use serde_json::Value;
 use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::internals::presence::Engine;
 use systole::internals::presence::policy::Policy;
+use systole::internals::presence::{Engine, EngineTime};
 use systole::internals::protocol::{Heartbeats, Options};
 use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
 use systole::internals::snapshot::SummaryPolicy;
@@ -154,7 +154,7 @@ fn read_all(shape: &Shape, size: usize, bytes: usize) -> Cost {
         },
         1,
     );
-    let mut engine = Engine::new(Policy::default(), 0.0, 1);
+    let mut engine = Engine::new(Policy::default(), EngineTime::default(), 1);
     let binary = matches!(shape.form, Form::Binary(_));
     let options = Options { binary, ..Options::default() };
     let (mut state, mut random) = (State::default(), Random(7));
@@ -179,7 +179,7 @@ fn read_all(shape: &Shape, size: usize, bytes: usize) -> Cost {
         }
         cost.secs += cpu_secs() - began;
         let began = cpu_secs();
-        engine.tick(f64::from(interval) * INTERVAL);
+        engine.tick(EngineTime::from_secs(f64::from(interval) * INTERVAL));
         engine.take_events();
         let retired = registry.retirements(0, now - INTERVAL);
         let mut partials = [shard.close(&retired, Columns::default())];

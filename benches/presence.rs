@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use systole::internals::presence::Engine;
 use systole::internals::presence::policy::Policy;
+use systole::internals::presence::{Engine, EngineTime};
 use systole::internals::protocol::Heartbeat;
 
 const SERVICES: usize = 2000;
@@ -37,16 +37,16 @@ fn main() {
         ..Heartbeat::default()
     };
     let empty = resident_mib();
-    let mut engine = Engine::new(Policy::default(), 0.0, 1);
+    let mut engine = Engine::new(Policy::default(), EngineTime::default(), 1);
     let mut now = 0.0;
     // Registration is limited to 1,000 a second.
     for n in 0..count {
         if n % 200 == 0 {
             now += TICK;
-            engine.tick(now);
+            engine.tick(EngineTime::from_secs(now));
             engine.take_events();
         }
-        engine.at(now);
+        engine.at(EngineTime::from_secs(now));
         engine.beat(&beat(n));
         // Whoever is known goes on beating.
         for known in ((n + 1) % (count / 100)..n).step_by(count / 100).filter(|_| n % 200 == 0) {
@@ -61,11 +61,11 @@ fn main() {
             now += TICK;
             let mine: Vec<Heartbeat> = (tick % TICKS..count).step_by(TICKS).map(beat).collect();
             let began = Instant::now();
-            engine.at(now);
+            engine.at(EngineTime::from_secs(now));
             mine.iter().for_each(|beat| engine.beat(beat));
             beats += began.elapsed().as_secs_f64();
             let began = Instant::now();
-            engine.tick(now);
+            engine.tick(EngineTime::from_secs(now));
             judging.push(began.elapsed().as_secs_f64());
             if !measure {
                 engine.take_events();

@@ -281,7 +281,7 @@ impl Replay {
             }
             What::Drops { dropped, received } => {
                 self.listener.kernel_drops += dropped;
-                self.presence.engine(at).kernel_drops(secs(at), *dropped, *received);
+                self.presence.kernel_drops(at, *dropped, *received);
             }
             What::Clock { step } => self.presence.engine(at).clock_stepped(*step),
             What::Maintenance { service, instance, seconds } => {

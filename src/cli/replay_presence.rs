@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::presence::policy::{Expected, Misses, Override, Policy};
-use crate::presence::{Engine, Event, Saved};
+use crate::presence::{Engine, EngineTime, Epoch, Event, Saved};
 
 /// Nanoseconds between two judgements, and between two saved states.
 const TICK: u64 = 250_000_000;
@@ -26,14 +26,15 @@ pub(super) struct ReplayPresence {
     events: Vec<Event>,
 }
 
-fn secs(nanos: u64) -> f64 {
-    nanos as f64 / 1e9
+/// The engine's clock is the virtual one.
+fn time(nanos: u64) -> EngineTime {
+    EngineTime::from_secs(nanos as f64 / 1e9)
 }
 
 impl ReplayPresence {
     /// An engine that judges by a policy, from the beginning of the virtual clock on.
     pub(super) fn new(policy: Policy) -> ReplayPresence {
-        let engine = Engine::new(policy.clone(), 0.0, 0);
+        let engine = Engine::new(policy.clone(), EngineTime::default(), 0);
         ReplayPresence {
             saved: engine.save(),
             policy,
@@ -91,7 +92,7 @@ impl ReplayPresence {
 
     /// Begins at `now` instead of 0.
     pub(super) fn begin_at(&mut self, now: u64) {
-        self.engine = Engine::new(self.policy.clone(), secs(now), 0);
+        self.engine = Engine::new(self.policy.clone(), time(now), 0);
         self.began = now;
         self.next = now + self.tick;
         (self.saved, self.saved_at) = (self.engine.save(), now);
@@ -99,14 +100,19 @@ impl ReplayPresence {
 
     /// The engine, told the time.
     pub(super) fn engine(&mut self, at: u64) -> &mut Engine {
-        self.engine.at(secs(at));
+        self.engine.at(time(at));
         &mut self.engine
+    }
+
+    /// A second in which the kernel dropped so many datagrams.
+    pub(super) fn kernel_drops(&mut self, at: u64, dropped: u64, received: u64) {
+        self.engine.kernel_drops(time(at), dropped, received);
     }
 
     /// Judges at every tick before `now`.
     pub(super) fn advance(&mut self, now: u64) {
         while self.next < now {
-            self.engine.tick(secs(self.next));
+            self.engine.tick(time(self.next));
             if self.next - self.saved_at >= self.save_every {
                 self.saved = self.engine.save();
                 self.saved_at = self.next;
@@ -124,7 +130,7 @@ impl ReplayPresence {
     /// The daemon runs again, after it stood still since its last judgement or what it heard then.
     pub(super) fn wakes(&mut self, at: u64) {
         let since = std::mem::take(&mut self.stalled_since);
-        self.engine.stalled(secs(at), secs(at - since.min(at)));
+        self.engine.stalled(time(at), time(at) - time(since.min(at)));
         self.next = at.div_ceil(self.tick) * self.tick;
     }
 
@@ -135,10 +141,10 @@ impl ReplayPresence {
 
     /// The daemon stops, and starts again with what it saved.
     pub(super) fn restart(&mut self, at: u64, boot: u64, crash: bool) {
-        self.engine.at(secs(at));
+        self.engine.at(time(at));
         let saved = if crash { self.saved.clone() } else { self.engine.save() };
-        self.events.append(&mut self.engine.take_events());
-        self.engine = Engine::restored(self.policy.clone(), saved, secs(boot), 0);
+        self.collect();
+        self.engine = Engine::restored(self.policy.clone(), saved, time(boot), 0);
         self.next = boot.div_ceil(self.tick) * self.tick;
         (self.saved, self.saved_at) = (self.engine.save(), boot);
     }
@@ -150,8 +156,13 @@ impl ReplayPresence {
 
     /// What happened since this was last asked.
     pub(super) fn take_events(&mut self) -> Vec<Event> {
-        self.events.append(&mut self.engine.take_events());
+        self.collect();
         std::mem::take(&mut self.events)
+    }
+
+    fn collect(&mut self) {
+        let events = self.engine.take_events().into_iter();
+        self.events.extend(events.map(|event| event.in_unix_time(Epoch::UNIX)));
     }
 
     /// Whether heartbeats are wanted of metrics too.

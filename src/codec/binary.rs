@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::aggregate::rules::{NO_RULE, Rules};
 use crate::aggregate::{EventOrCheck, SeriesOverrides, TimestampedSample};
-use crate::presence::Event;
+use crate::presence::{Event, UnixTime};
 use crate::series::Series;
 use crate::snapshot::{
     CounterPoint, Deletion, GaugePoint, KvPoint, Length, Point, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy,
@@ -41,7 +41,7 @@ struct Encoded<'a> {
     stamped: Cow<'a, [TimestampedSample]>,
     notes: Cow<'a, [EventOrCheck]>,
     /// JSON, which knows nothing of the time.
-    presence: Vec<(f64, String)>,
+    presence: Vec<(UnixTime, String)>,
     ledger: String,
     policy: Cow<'a, SummaryPolicy>,
     all_overrides: Vec<SeriesOverrides>,
@@ -254,7 +254,8 @@ mod tests {
             "notify":false,"version":"1.2","silence_s":3.5,"blind_s":0.0,"timeout_s":30.0,"service_state":"up","present":1,
             "total":2}"#;
         let event: Event = serde_json::from_str(text).expect("an event");
-        let snapshot = Snapshot { presence: vec![Event { at: 5.0, ..event }], ..Snapshot::default() };
+        let snapshot =
+            Snapshot { presence: vec![Event { at: UnixTime::from_secs(5.0), ..event }], ..Snapshot::default() };
         let decoded = Snapshot::decode(&snapshot.encode().expect("encoded")).expect("decoded");
         assert_eq!(decoded.presence, snapshot.presence);
         let only = Records { only: Some(vec![RecordType::Presence]), ..Records::ALL };

@@ -19,7 +19,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody, TimestampedSample};
-use crate::presence::Event;
+use crate::presence::{Event, UnixTime};
 use crate::protocol::{Cardinality, Kind};
 use crate::series::Series;
 use crate::snapshot::{Percentile, Snapshot, TimerPoint, number};
@@ -125,7 +125,7 @@ impl Records {
                 JsonRecord::Series { series, .. } => (RecordType::of(series.kind()), snapshot.end, Some(*series)),
                 JsonRecord::Timestamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
                 JsonRecord::EventOrCheck(note) => (note_type(note), note.time, None),
-                JsonRecord::Presence(event) => (RecordType::Presence, event.at, None),
+                JsonRecord::Presence(event) => (RecordType::Presence, event.at.as_secs(), None),
                 JsonRecord::Ledger(_) => (RecordType::Ledger, snapshot.end, None),
             };
             let key = series.map_or_else(|| kind.name().to_string(), Series::to_string);
@@ -240,7 +240,7 @@ pub fn records(snapshot: &Snapshot) -> Vec<Record> {
     });
     let presence = snapshot.presence.iter().map(|event| {
         let service = event.service.as_deref().unwrap_or("");
-        notice(event.at, RecordType::Presence, service, JsonRecord::Presence(event))
+        notice(event.at.as_secs(), RecordType::Presence, service, JsonRecord::Presence(event))
     });
     notes.chain(presence).collect()
 }
@@ -262,7 +262,7 @@ enum JsonRecord<'a> {
 
 #[derive(Serialize)]
 struct PresenceRecord<'a> {
-    time: f64,
+    time: UnixTime,
     r#type: &'static str,
     #[serde(flatten)]
     event: &'a Event,

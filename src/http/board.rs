@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::presence::describe::{describe, length};
 use crate::presence::{
-    BlindSeconds, Event, Flag, InstanceView, ServiceState, ServiceView, Severity, State as InstanceState, rfc3339,
+    BlindSeconds, Event, Flag, InstanceView, ServiceState, ServiceView, Severity, State as InstanceState,
 };
 use crate::presence_driver::PresenceState;
 use crate::untrusted::{Html, in_url};
@@ -58,12 +58,12 @@ struct Seen {
     blind: BlindSeconds,
 }
 
-fn look(watch: &PresenceState) -> Seen {
+fn look(presence: &PresenceState) -> Seen {
     Seen {
-        services: watch.engine.view(watch.epoch),
-        events: watch.remembered.iter().rev().take(EVENTS).map(|(_, event)| event.clone()).collect(),
-        is_mass: watch.engine.is_mass_silence(),
-        blind: watch.engine.blind(),
+        services: presence.services(),
+        events: presence.last_events().take(EVENTS).cloned().collect(),
+        is_mass: presence.is_mass_silence(),
+        blind: presence.blind(),
     }
 }
 
@@ -98,7 +98,7 @@ fn html(out: String) -> Response {
 
 /// The board.
 pub(super) async fn board(State(state): State<AppState>, Query(shown): Query<Shown>) -> Result<Response, Response> {
-    let mut seen = ask(&state, |watch| look(watch)).await?;
+    let mut seen = ask(&state, |presence| look(presence)).await?;
     seen.services.sort_by_key(|service| (rank(service.state), service.failing().next().is_none()));
     let carry = carried(&state, &shown);
     let (headline, class) = headline(&seen);
@@ -299,10 +299,9 @@ fn card(out: &mut String, service: &ServiceView, carry: &str) {
 /// The next change of state if nothing is heard.
 fn next_deadline(service: &ServiceView) -> Option<(&'static str, f64)> {
     let present = service.instances.iter().filter(|instance| instance.state != InstanceState::Left);
-    let deadlines = present.filter_map(|instance| match (instance.state, instance.late_in_s, instance.down_in_s) {
-        (InstanceState::Up, Some(late), _) => Some(("late", late)),
-        (_, _, Some(down)) => Some(("down", down)),
-        _ => None,
+    let deadlines = present.filter_map(|instance| {
+        let late = instance.late_in_s.filter(|_| instance.state == InstanceState::Up);
+        late.map(|secs| ("late", secs)).or(instance.down_in_s.map(|secs| ("down", secs)))
     });
     deadlines.min_by(|a, b| a.1.total_cmp(&b.1))
 }
@@ -313,7 +312,7 @@ fn events(out: &mut String, events: &[Event]) {
     }
     out.push_str("<h2>What happened</h2><table>");
     for event in events {
-        let time = rfc3339(event.at);
+        let time = event.at.rfc3339();
         let class = match event.severity() {
             Severity::Critical => "bad",
             Severity::Warning | Severity::Info => "",
@@ -335,10 +334,10 @@ pub(super) async fn service(
     Query(shown): Query<Shown>,
 ) -> Result<Response, Response> {
     let wanted = name.clone();
-    let found = ask(&state, move |watch| {
-        let view = watch.engine.view_of(&wanted, watch.epoch)?;
-        let mine = watch.remembered.iter().rev().filter(|(_, event)| event.service.as_deref() == Some(&*wanted));
-        let events: Vec<Event> = mine.take(SERVICE_EVENTS).map(|(_, event)| event.clone()).collect();
+    let found = ask(&state, move |presence| {
+        let view = presence.service(&wanted)?;
+        let mine = presence.last_events().filter(|event| event.service.as_deref() == Some(&*wanted));
+        let events: Vec<Event> = mine.take(SERVICE_EVENTS).cloned().collect();
         Some((view, events))
     });
     let Some((service, happened)) = found.await? else { return Err(unknown("service")) };
@@ -501,7 +500,7 @@ pub(super) async fn change(
     // A service that was removed has no page any more.
     let is_known = ask(&state, {
         let service = service.clone();
-        move |watch| watch.engine.knows(&service)
+        move |presence| presence.knows(&service)
     });
     let to =
         if is_known.await? { format!("/presence/{}{carry}", in_url(&service)) } else { format!("/presence{carry}") };

@@ -275,7 +275,7 @@ async fn own_metrics(State(state): State<AppState>, headers: HeaderMap) -> Respo
         "text/plain; version=0.0.4; charset=utf-8"
     };
     // Without an answer the rest is still worth showing.
-    let presence = presence::ask(&state, |watch| watch.engine.scraped()).await.unwrap_or_default();
+    let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
     with_type(kind, metrics::render(&state.published().totals, state.uptime_secs(), &presence, open).into_bytes())
 }
 

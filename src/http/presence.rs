@@ -55,11 +55,11 @@ fn off() -> Response {
 }
 
 async fn view(state: &AppState) -> Result<Vec<ServiceView>, Response> {
-    ask(state, |watch| watch.engine.view(watch.epoch)).await
+    ask(state, |presence| presence.services()).await
 }
 
 async fn one(state: &AppState, name: String) -> Result<Option<ServiceView>, Response> {
-    ask(state, move |watch| watch.engine.view_of(&name, watch.epoch)).await
+    ask(state, move |presence| presence.service(&name)).await
 }
 
 pub(super) fn unknown(what: &str) -> Response {
@@ -157,8 +157,7 @@ async fn check(
     Path(name): Path<String>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Response> {
-    let found =
-        ask(&state, move |watch| Some((watch.engine.view_of(&name, watch.epoch)?, watch.engine.is_mass_silence())));
+    let found = ask(&state, move |presence| Some((presence.service(&name)?, presence.is_mass_silence())));
     let Some((service, is_mass)) = found.await? else { return Err(unknown("service")) };
     let absent = match service.state {
         ServiceState::Unknown => Some("this service was not heard yet"),
@@ -202,12 +201,7 @@ struct Since {
 
 /// The events after the one with an id, or with a number of this process; all that are kept if the id is unknown.
 async fn events_since(state: &AppState, since: Option<String>) -> Result<Vec<(u64, Value)>, Response> {
-    ask(state, move |watch| {
-        let since = since.and_then(|id| watch.identity.number(&id).or_else(|| id.parse().ok())).unwrap_or(0);
-        let after = watch.remembered.iter().filter(|(number, _)| *number > since);
-        after.map(|(number, event)| (*number, watch.identity.publish(*number, event))).collect()
-    })
-    .await
+    ask(state, move |presence| presence.events_since(since.as_deref())).await
 }
 
 /// The last events, oldest first; with `Accept: text/event-stream` also new ones.
@@ -253,7 +247,7 @@ pub(super) async fn may_write(state: &AppState, shown: Option<&str>) -> Result<(
     if right.is_some_and(|right| shown.is_some_and(|shown| equal(shown.as_bytes(), right.as_bytes()))) {
         return Ok(());
     }
-    ask(state, |watch| watch.engine.refuse_change()).await?;
+    ask(state, |presence| presence.refuse_change()).await?;
     tracing::warn!("a change of presence over HTTP was refused: it did not show the token");
     Err(error(
         StatusCode::UNAUTHORIZED,
@@ -295,9 +289,10 @@ pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f
         why = %Escaped(wanted.why.as_deref().unwrap_or("")),
         "maintenance was announced"
     );
-    let granted =
-        ask(state, move |watch| watch.engine.maintenance(&wanted.service, wanted.instance.as_deref(), wanted.seconds))
-            .await?;
+    let granted = ask(state, move |presence| {
+        presence.announce_maintenance(&wanted.service, wanted.instance.as_deref(), wanted.seconds)
+    })
+    .await?;
     granted.ok_or_else(|| unknown("service or instance"))
 }
 
@@ -326,6 +321,6 @@ pub(super) async fn forget(state: &AppState, service: String, instance: Option<S
         instance = %Escaped(instance.as_deref().unwrap_or("*")),
         "an operator removed it"
     );
-    let found = ask(state, move |watch| watch.engine.forget(&service, instance.as_deref())).await?;
+    let found = ask(state, move |presence| presence.forget(&service, instance.as_deref())).await?;
     if found { Ok(()) } else { Err(unknown("service or instance")) }
 }

@@ -14,7 +14,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::append;
-use crate::presence::{Alarm, WarningCode, rfc3339};
+use crate::presence::{Alarm, UnixTime, WarningCode};
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 
@@ -49,7 +49,7 @@ struct Ended {
     alarm: Alarm,
     detail: String,
     /// When it was resolved, Unix seconds.
-    end: f64,
+    end: UnixTime,
     /// When it was queued, and when the first and the last accepted request was sent.
     came: Instant,
     taken: Option<(Instant, Instant)>,
@@ -73,7 +73,7 @@ pub(super) async fn run(mut line: Target) {
     let mut due = Instant::now();
     loop {
         let (notices, _) = line.outbox.take(usize::MAX);
-        let now = unix_time();
+        let now = UnixTime::from_secs(unix_time());
         for notice in notices {
             let key = notice.alarm.key.dedup_key();
             if notice.resolved {
@@ -137,7 +137,7 @@ async fn send(line: &Target, url: &str, bodies: Vec<Value>) -> Result<(), String
 
 impl Alerts {
     /// The alerts to send at `began`, Unix second `now`: new ones and due resolutions, or all with the watchdog.
-    fn bodies(&self, everything: bool, began: Instant, now: f64, page: Option<&str>) -> Vec<Value> {
+    fn bodies(&self, everything: bool, began: Instant, now: UnixTime, page: Option<&str>) -> Vec<Value> {
         let open = self.open.values().filter(|(.., new)| everything || *new);
         let open = open.map(|(alarm, detail, _)| alert(alarm, detail, alarm.until.unwrap_or(now + HOLDS), page));
         let ended = self.ended.values().filter(|ended| everything || ended.due().is_some_and(|due| due <= began));
@@ -169,7 +169,7 @@ impl Alerts {
 }
 
 /// Labels are identity and nothing else, so that several daemons send equal alerts.
-fn alert(alarm: &Alarm, detail: &str, ends: f64, page: Option<&str>) -> Value {
+fn alert(alarm: &Alarm, detail: &str, ends: UnixTime, page: Option<&str>) -> Value {
     let identity = &alarm.key;
     let mut labels = json!({"alertname": identity.name, "severity": alarm.severity, "source": "presence"});
     for (label, value) in [
@@ -184,8 +184,8 @@ fn alert(alarm: &Alarm, detail: &str, ends: f64, page: Option<&str>) -> Value {
     let mut alert = json!({
         "labels": labels,
         "annotations": {"summary": Escaped(&alarm.text).to_string(), "description": Escaped(detail).to_string()},
-        "startsAt": rfc3339(alarm.since),
-        "endsAt": rfc3339(ends),
+        "startsAt": alarm.since.rfc3339(),
+        "endsAt": ends.rfc3339(),
     });
     if let Some(page) = page {
         let service = identity.service.as_deref().map_or(String::new(), |service| format!("/{}", in_url(service)));
@@ -194,15 +194,15 @@ fn alert(alarm: &Alarm, detail: &str, ends: f64, page: Option<&str>) -> Value {
     alert
 }
 
-fn watchdog(now: f64, page: Option<&str>) -> Value {
+fn watchdog(now: UnixTime, page: Option<&str>) -> Value {
     let mut alert = json!({
         "labels": {"alertname": "PresenceWatchdog", "severity": "none", "source": "presence"},
         "annotations": {
             "summary": "presence is being watched",
             "description": "This alert is always firing. Route it to a dead-man's switch: when it stops, nobody watches.",
         },
-        "startsAt": rfc3339(now),
-        "endsAt": rfc3339(now + HOLDS),
+        "startsAt": now.rfc3339(),
+        "endsAt": (now + HOLDS).rfc3339(),
     });
     if let Some(page) = page {
         alert["generatorURL"] = format!("{page}/presence").into();

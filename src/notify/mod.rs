@@ -242,7 +242,7 @@ impl Notifiers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::{Alarm, AlertKey, AlertName, AlertState, Severity};
+    use crate::presence::{Alarm, AlertKey, AlertName, AlertState, Severity, UnixTime};
 
     fn notice(n: usize, resolved: bool) -> Notification {
         let key = AlertKey {
@@ -255,7 +255,7 @@ mod tests {
             key,
             severity: Severity::Warning,
             text: String::new(),
-            since: 0.0,
+            since: UnixTime::default(),
             until: None,
             state: AlertState::Firing,
         };

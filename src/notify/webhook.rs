@@ -4,7 +4,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::masked;
-use crate::presence::{EventKind, Notification, State, rfc3339};
+use crate::presence::{EventKind, Notification, State};
 use crate::untrusted::Escaped;
 
 use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
@@ -75,7 +75,7 @@ fn event(line: &Target, notice: &Notification) -> Value {
         None => json!({
             "v": 1,
             "id": format!("{}-{}", line.identity.id(0), alarm.key.dedup_key()),
-            "time": rfc3339(alarm.since),
+            "time": alarm.since.rfc3339(),
             "node": line.identity.node,
             "kind": if alarm.key.instance.is_some() { EventKind::Instance } else { EventKind::Service },
             "service": alarm.key.service,

@@ -1,6 +1,6 @@
-//! The alert book: which alarms are to be out. It takes what the engine wants told, lets a service's alarm replace the
-//! warnings of its instances that it covers, and holds the pairing rule: the end of a problem is told if and only if the
-//! problem was. Pure: time is an argument.
+//! The alert book: which alarms are open. It takes the events that want a notification, lets a service's alarm inhibit the
+//! warnings about its instances, and keeps the pairing rule: the end of a problem is notified if and only if the problem
+//! was. Pure: time is an argument.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use crate::named::named_enum;
 use super::event::{Change, Event, MassSilencePhase, Phase, Severity, WarningCode};
 use super::instance::State;
 use super::service::ServiceState;
+use super::time::UnixTime;
 
 /// A warning about something that has no end stays out for so long, in seconds.
 const PASSING: f64 = 300.0;
@@ -104,10 +105,10 @@ pub struct Alarm {
     pub severity: Severity,
     /// In words.
     pub text: String,
-    /// When the problem was seen, in Unix seconds.
-    pub since: f64,
-    /// When it is over unless it is seen again, in Unix seconds; `None` lasts until it is resolved.
-    pub until: Option<f64>,
+    /// When the problem was seen.
+    pub since: UnixTime,
+    /// When it is over unless it is seen again; `None` lasts until it is resolved.
+    pub until: Option<UnixTime>,
     /// Where it stands.
     #[serde(rename = "place")]
     pub state: AlertState,
@@ -116,31 +117,31 @@ pub struct Alarm {
 /// Where an alarm stands.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AlertState {
-    /// It waits until then, in Unix seconds, for a service's alarm that may replace it.
+    /// It waits until then for a service's alarm that may replace it.
     #[serde(rename = "waiting")]
-    Pending(f64),
+    Pending(UnixTime),
     /// Its service's alarm speaks for it; when that ends it gets so many seconds.
     #[serde(rename = "covered")]
     Inhibited(f64),
-    /// It was told.
+    /// It was notified.
     #[serde(rename = "told")]
     Firing,
 }
 
-/// What is to be told to whoever is to be told.
+/// What receivers are sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notification {
-    /// The alarm as it is now; its state says nothing here.
+    /// The alarm as it is now; its state means nothing here.
     pub alarm: Alarm,
     /// It is the end of it.
     pub resolved: bool,
-    /// What happened; `None` for alarms that are told again after a restart.
+    /// What happened; `None` for alarms that are repeated after a restart.
     pub event: Option<(u64, Event)>,
     /// More in words: who is down, and whether we see the others.
     pub detail: String,
 }
 
-/// Which alarms are open. Times are Unix seconds.
+/// Which alarms are open.
 #[derive(Clone, Debug, Default)]
 pub struct AlertBook {
     group_wait: f64,
@@ -156,17 +157,17 @@ impl AlertBook {
         AlertBook { group_wait, open, ..AlertBook::default() }
     }
 
-    /// Every alarm that is open, told or not.
+    /// Every alarm that is open, notified or not.
     pub fn open(&self) -> impl Iterator<Item = &Alarm> {
         self.open.values()
     }
 
-    /// Every alarm that was told and is not over.
+    /// Every alarm that was notified and is not over.
     pub fn firing(&self) -> impl Iterator<Item = &Alarm> {
         self.open().filter(|alarm| alarm.state == AlertState::Firing)
     }
 
-    /// Takes an event, with its number; what is to be told at once.
+    /// Takes an event, with its number; what is to be notified at once.
     pub fn take(&mut self, id: u64, event: &Event) -> Vec<Notification> {
         if !event.notify {
             return Vec::new();
@@ -219,7 +220,7 @@ impl AlertBook {
     }
 
     /// Lets time pass: what has waited long enough, and what is over by itself.
-    pub fn tick(&mut self, now: f64) -> Vec<Notification> {
+    pub fn tick(&mut self, now: UnixTime) -> Vec<Notification> {
         let mut out = Vec::new();
         for alarm in self.open.values_mut() {
             if let AlertState::Pending(until) = alarm.state
@@ -230,12 +231,12 @@ impl AlertBook {
                 out.push(Notification { alarm: alarm.clone(), resolved: false, event, detail: String::new() });
             }
         }
-        // What ends by itself was told with its end.
+        // What ends by itself was notified with its end.
         self.open.retain(|_, alarm| alarm.until.is_none_or(|until| now < until));
         out
     }
 
-    fn put(&mut self, key: AlertKey, event: &Event, state: AlertState, until: Option<f64>) -> Alarm {
+    fn put(&mut self, key: AlertKey, event: &Event, state: AlertState, until: Option<UnixTime>) -> Alarm {
         match self.open.get_mut(&key) {
             // The same again: it lasts.
             Some(alarm) => {
@@ -251,7 +252,7 @@ impl AlertBook {
         }
     }
 
-    fn fire(&mut self, key: AlertKey, event: &Event, numbered: (u64, Event), until: Option<f64>) -> Notification {
+    fn fire(&mut self, key: AlertKey, event: &Event, numbered: (u64, Event), until: Option<UnixTime>) -> Notification {
         self.waiting.remove(&key);
         let alarm = self.put(key, event, AlertState::Firing, until);
         Notification { alarm, resolved: false, event: Some(numbered), detail: String::new() }
@@ -301,22 +302,26 @@ mod tests {
     use super::*;
     use crate::presence::event::{InstanceContext, Reason};
 
-    fn event(at: f64, instance: Option<&str>, change: Change) -> Event {
+    fn at(secs: f64) -> UnixTime {
+        UnixTime::from_secs(secs)
+    }
+
+    fn event(at_secs: f64, instance: Option<&str>, change: Change) -> Event {
         let context = InstanceContext { timeout_s: 45.0, ..InstanceContext::default() };
         Event {
             service: Some("a".into()),
             instance: instance.map(Into::into),
             context: Some(context),
-            ..Event::new(at, change, true)
+            ..Event::new(at(at_secs), change, true)
         }
     }
 
-    fn instance(at: f64, name: &str, to: State) -> Event {
-        event(at, Some(name), Change::Instance { from: None, to: Some(to), reason: Reason::MissedBeats })
+    fn instance(at_secs: f64, name: &str, to: State) -> Event {
+        event(at_secs, Some(name), Change::Instance { from: None, to: Some(to), reason: Reason::MissedBeats })
     }
 
-    fn service(at: f64, to: ServiceState) -> Event {
-        event(at, None, Change::Service { from: None, to: Some(to) })
+    fn service(at_secs: f64, to: ServiceState) -> Event {
+        event(at_secs, None, Change::Service { from: None, to: Some(to) })
     }
 
     fn notified(notices: &[Notification]) -> Vec<(String, bool)> {
@@ -327,12 +332,12 @@ mod tests {
     fn a_warning_waits_and_its_end_is_told_only_if_it_was() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
         assert!(alerts.take(1, &instance(0.0, "x", State::Down)).is_empty());
-        assert!(alerts.tick(9.0).is_empty());
+        assert!(alerts.tick(at(9.0)).is_empty());
         assert!(alerts.take(2, &instance(9.5, "x", State::Up)).is_empty());
-        assert!(alerts.tick(20.0).is_empty());
+        assert!(alerts.tick(at(20.0)).is_empty());
         alerts.take(3, &instance(30.0, "x", State::Down));
         let key = "PresenceInstanceDown/a/x".to_string();
-        assert_eq!(notified(&alerts.tick(40.0)), [(key.clone(), false)]);
+        assert_eq!(notified(&alerts.tick(at(40.0))), [(key.clone(), false)]);
         assert_eq!(notified(&alerts.take(4, &instance(50.0, "x", State::Up))), [(key, true)]);
         assert_eq!(alerts.open().count(), 0);
     }
@@ -344,12 +349,12 @@ mod tests {
         alerts.take(2, &instance(1.0, "y", State::Down));
         let down = alerts.take(3, &service(2.0, ServiceState::Down));
         assert_eq!(notified(&down), [("PresenceServiceDown/a".to_string(), false)]);
-        assert!(alerts.tick(100.0).is_empty());
+        assert!(alerts.tick(at(100.0)).is_empty());
         assert!(alerts.take(4, &instance(110.0, "x", State::Up)).is_empty());
         let up = alerts.take(5, &service(110.0, ServiceState::Up));
         assert_eq!(notified(&up), [("PresenceServiceDown/a".to_string(), true)]);
-        assert!(alerts.tick(150.0).is_empty());
-        assert_eq!(notified(&alerts.tick(155.0)), [("PresenceInstanceDown/a/y".to_string(), false)]);
+        assert!(alerts.tick(at(150.0)).is_empty());
+        assert_eq!(notified(&alerts.tick(at(155.0))), [("PresenceInstanceDown/a/y".to_string(), false)]);
     }
 
     #[test]
@@ -364,10 +369,10 @@ mod tests {
     #[test]
     fn a_warning_without_an_end_is_over_by_itself() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
-        let drops = Event::new(0.0, Change::Warning(WarningCode::IngestDrops), true);
-        assert_eq!(alerts.take(1, &drops)[0].alarm.until, Some(300.0));
-        assert_eq!(alerts.take(2, &Event { at: 60.0, ..drops })[0].alarm.until, Some(360.0));
-        assert!(alerts.tick(360.0).is_empty());
+        let drops = Event::new(at(0.0), Change::Warning(WarningCode::IngestDrops), true);
+        assert_eq!(alerts.take(1, &drops)[0].alarm.until, Some(at(300.0)));
+        assert_eq!(alerts.take(2, &Event { at: at(60.0), ..drops })[0].alarm.until, Some(at(360.0)));
+        assert!(alerts.tick(at(360.0)).is_empty());
         assert_eq!(alerts.open().count(), 0);
     }
 }

@@ -1,11 +1,11 @@
-//! The last gaps between beats of an instance, and what they say of its interval.
+//! The arrival window: the last gaps between beats of an instance, from which its interval is learned.
 
 use serde::{Deserialize, Serialize};
 
 /// Gaps that are remembered.
 const ROOM: usize = 16;
 
-/// Gaps of which a promise's median is taken.
+/// Gaps of which the median is taken where an interval is declared.
 const RECENT: usize = 8;
 
 /// The last gaps, oldest first, in seconds. Single precision holds a gap of ten seconds to a microsecond.
@@ -83,9 +83,9 @@ impl Serialize for ArrivalWindow {
 
 impl<'de> Deserialize<'de> for ArrivalWindow {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ArrivalWindow, D::Error> {
-        let mut gaps = ArrivalWindow::default();
-        Vec::<f32>::deserialize(deserializer)?.into_iter().for_each(|gap| gaps.push(f64::from(gap)));
-        Ok(gaps)
+        let mut window = ArrivalWindow::default();
+        Vec::<f32>::deserialize(deserializer)?.into_iter().for_each(|gap| window.push(f64::from(gap)));
+        Ok(window)
     }
 }
 
@@ -95,13 +95,13 @@ mod tests {
 
     #[test]
     fn medians_are_of_the_newest() {
-        let mut gaps = ArrivalWindow::default();
-        assert_eq!((gaps.median(), gaps.len()), (0.0, 0));
-        (1..=20).for_each(|gap| gaps.push(f64::from(gap)));
+        let mut window = ArrivalWindow::default();
+        assert_eq!((window.median(), window.len()), (0.0, 0));
+        (1..=20).for_each(|gap| window.push(f64::from(gap)));
         // 5 to 20 are left.
-        assert_eq!((gaps.len(), gaps.median(), gaps.recent_median(), gaps.longest()), (16, 12.5, 16.5, 20.0));
-        assert_eq!(gaps.median_deviation(), 4.0);
-        let text = serde_json::to_string(&gaps).expect("JSON");
-        assert_eq!(serde_json::from_str::<ArrivalWindow>(&text).expect("the same"), gaps);
+        assert_eq!((window.len(), window.median(), window.recent_median(), window.longest()), (16, 12.5, 16.5, 20.0));
+        assert_eq!(window.median_deviation(), 4.0);
+        let text = serde_json::to_string(&window).expect("JSON");
+        assert_eq!(serde_json::from_str::<ArrivalWindow>(&text).expect("the same"), window);
     }
 }

@@ -45,7 +45,7 @@ fn warning(code: WarningCode) -> &'static str {
 }
 
 /// What an instance is said to have done or suffered.
-fn instance_text(to: Option<State>, reason: Reason, context: Option<&InstanceContext>) -> String {
+fn instance_text<T>(to: Option<State>, reason: Reason, context: Option<&InstanceContext<T>>) -> String {
     let text = match (to, reason) {
         (Some(State::Down), _) => return down_text(reason, context),
         (Some(State::Up | State::Unknown), Reason::Registered) => "was heard for the first time",
@@ -68,7 +68,7 @@ fn instance_text(to: Option<State>, reason: Reason, context: Option<&InstanceCon
 }
 
 /// Why an instance is down.
-fn down_text(reason: Reason, context: Option<&InstanceContext>) -> String {
+fn down_text<T>(reason: Reason, context: Option<&InstanceContext<T>>) -> String {
     let text = match reason {
         Reason::MissedBeats => match context.and_then(|context| Some((context.misses?, context.interval_s?))) {
             Some((misses, interval)) => return format!("missed {misses} beats of {}", length(interval)),
@@ -114,7 +114,7 @@ fn service_text(to: Option<ServiceState>) -> &'static str {
 }
 
 /// An event in one sentence. Names are as they were sent: whoever shows them escapes them.
-pub fn describe(event: &Event) -> String {
+pub fn describe<T>(event: &Event<T>) -> String {
     let service = event.service.as_deref().unwrap_or("");
     let who = match event.instance.as_deref() {
         Some("*") | None => service.to_string(),
@@ -162,6 +162,7 @@ pub fn describe(event: &Event) -> String {
 mod tests {
     use super::*;
     use crate::presence::event::ServiceContext;
+    use crate::presence::time::UnixTime;
 
     #[test]
     fn a_down_says_what_was_seen() {
@@ -179,7 +180,7 @@ mod tests {
             instance: Some("web-1".into()),
             context: Some(context),
             service_context: Some(ServiceContext { service_state: ServiceState::Up, present: 2, total: 3 }),
-            ..Event::new(0.0, down, true)
+            ..Event::new(UnixTime::default(), down, true)
         };
         assert_eq!(
             describe(&event),

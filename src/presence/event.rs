@@ -14,6 +14,7 @@ use crate::untrusted::Escaped;
 use super::describe::describe;
 use super::instance::State;
 use super::service::ServiceState;
+use super::time::{EngineTime, Epoch, UnixTime};
 
 named_enum! {
     /// What an event is about.
@@ -286,11 +287,11 @@ impl Change {
     }
 }
 
-/// One event.
+/// One event, on the engine's clock as it comes out of the engine, in Unix time as it is published.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
-    /// When, in seconds of the engine's clock.
-    pub at: f64,
+pub struct Event<T = UnixTime> {
+    /// When.
+    pub at: T,
     /// What happened.
     pub change: Change,
     /// To which service.
@@ -300,7 +301,7 @@ pub struct Event {
     /// Whether somebody is to be notified.
     pub notify: bool,
     /// What was known of the instance.
-    pub context: Option<InstanceContext>,
+    pub context: Option<InstanceContext<T>>,
     /// What was known of its service.
     pub service_context: Option<ServiceContext>,
 }
@@ -318,16 +319,16 @@ pub struct ServiceContext {
 
 /// What was known of an instance when it changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct InstanceContext {
+pub struct InstanceContext<T = UnixTime> {
     /// As it said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<CompactString>,
     /// As it said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<CompactString>,
-    /// Last beat: on the engine's clock in the engine, Unix seconds in what is published.
+    /// Last beat.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_seen: Option<f64>,
+    pub last_seen: Option<T>,
     /// Who sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
@@ -429,7 +430,7 @@ impl<'de> Deserialize<'de> for Event {
             return Err(serde::de::Error::custom(format!("an event of kind `{}` lacks what belongs to it", flat.kind)));
         };
         Ok(Event {
-            at: 0.0,
+            at: UnixTime::default(),
             change,
             service: flat.service.map(|service| service.as_ref().into()),
             instance: flat.instance.map(|instance| instance.as_ref().into()),
@@ -464,12 +465,12 @@ impl Identity {
     pub fn publish(&self, number: u64, event: &Event) -> Value {
         let mut value = serde_json::to_value(event).unwrap_or_default();
         if let Some(seen) = event.context.as_ref().and_then(|context| context.last_seen) {
-            value["last_seen"] = rfc3339(seen).into();
+            value["last_seen"] = seen.rfc3339().into();
         }
         value["v"] = 1.into();
         value["id"] = self.id(number).into();
         value["node"] = self.node.as_str().into();
-        value["time"] = rfc3339(event.at).into();
+        value["time"] = event.at.rfc3339().into();
         value["severity"] = event.severity().as_str().into();
         value["text"] = Escaped(&describe(event)).to_string().into();
         value
@@ -483,17 +484,48 @@ pub fn rfc3339(secs: f64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
 }
 
-impl Event {
-    pub(super) fn new(at: f64, change: Change, notify: bool) -> Event {
-        Event { at, change, service: None, instance: None, notify, context: None, service_context: None }
+impl UnixTime {
+    /// As people and webhooks have it, to the millisecond.
+    pub fn rfc3339(self) -> String {
+        rfc3339(self.as_secs())
     }
+}
 
-    /// Moves its times from the engine's clock to Unix seconds.
-    pub fn shift(&mut self, epoch: f64) {
-        self.at += epoch;
-        if let Some(seen) = self.context.as_mut().and_then(|context| context.last_seen.as_mut()) {
-            *seen += epoch;
+impl Event<EngineTime> {
+    /// The event in Unix time.
+    pub fn in_unix_time(self, epoch: Epoch) -> Event {
+        Event {
+            at: epoch.to_unix(self.at),
+            change: self.change,
+            service: self.service,
+            instance: self.instance,
+            notify: self.notify,
+            context: self.context.map(|context| context.in_unix_time(epoch)),
+            service_context: self.service_context,
         }
+    }
+}
+
+impl InstanceContext<EngineTime> {
+    fn in_unix_time(self, epoch: Epoch) -> InstanceContext {
+        InstanceContext {
+            version: self.version,
+            start: self.start,
+            last_seen: self.last_seen.map(|seen| epoch.to_unix(seen)),
+            source: self.source,
+            silence_s: self.silence_s,
+            blind_s: self.blind_s,
+            interval_s: self.interval_s,
+            misses: self.misses,
+            timeout_s: self.timeout_s,
+            down_for_s: self.down_for_s,
+        }
+    }
+}
+
+impl<T> Event<T> {
+    pub(super) fn new(at: T, change: Change, notify: bool) -> Event<T> {
+        Event { at, change, service: None, instance: None, notify, context: None, service_context: None }
     }
 
     /// How grave it is.
@@ -525,7 +557,7 @@ mod tests {
             (Change::Warning(WarningCode::Limit), r#"{"kind":"warning","service":"s","code":"limit","notify":true}"#),
             (Change::Restored(3), r#"{"kind":"restored","service":"s","count":3,"notify":true}"#),
         ] {
-            let event = Event { service: Some("s".into()), ..Event::new(0.0, change, true) };
+            let event = Event { service: Some("s".into()), ..Event::new(UnixTime::default(), change, true) };
             assert_eq!(serde_json::to_string(&event).expect("JSON"), json);
             assert_eq!(serde_json::from_str::<Event>(json).expect("an event"), event);
         }
@@ -536,5 +568,15 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Event>(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_event_goes_from_the_engines_clock_to_unix_time_as_a_whole() {
+        let context = InstanceContext { last_seen: Some(EngineTime::from_secs(3.0)), ..InstanceContext::default() };
+        let event = Event::new(EngineTime::from_secs(5.0), Change::Restored(1), false);
+        let epoch = Epoch::new(UnixTime::from_secs(1000.0), EngineTime::default());
+        let event = Event { context: Some(context), ..event }.in_unix_time(epoch);
+        let seen = event.context.and_then(|context| context.last_seen);
+        assert_eq!((event.at, seen), (UnixTime::from_secs(1005.0), Some(UnixTime::from_secs(1003.0))));
     }
 }

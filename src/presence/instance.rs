@@ -1,4 +1,5 @@
-//! One instance: what was heard of it, and what its silence means.
+//! One instance: who it is, in which state, and what of that was notified. What its silence means is its
+//! [`Detector`]'s.
 
 use std::net::IpAddr;
 
@@ -8,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::named::named_enum;
 use crate::protocol::Heartbeat;
 
-use super::arrival_window::ArrivalWindow;
+use super::detector::{Detector, Gap};
 use super::event::Reason;
 use super::history::History;
-use super::policy::{Misses, Policy, Rules, grace_for, misses_for};
+use super::policy::Policy;
+use super::roster::ServiceId;
+use super::time::EngineTime;
 
 named_enum! {
     /// What is known of an instance.
@@ -36,196 +39,23 @@ impl State {
     }
 }
 
-/// Why a problem was not told.
+/// Why a problem was not notified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Suppression {
-    /// A mass silence speaks for it.
+    /// A mass silence stands for it.
     MassSilence,
     /// It was announced.
     Maintenance,
     /// Instances of its service come and go.
     Ephemeral,
-    /// It was told that it flaps.
+    /// It is known to flap.
     Flapping,
-    /// Its service's alarm speaks for it.
+    /// Its service's alarm stands for it.
     Service,
 }
 
-/// Loss measured from gaps, for [`Misses::Auto`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Loss {
-    expected: u32,
-    lost: u32,
-    /// Runs of lost beats.
-    runs: u32,
-    beats: u32,
-    misses: u32,
-}
-
-/// Most of what is measured before it is halved.
-const LOSS_MEMORY: u32 = 20_000;
-
-/// Beats between two computations of the misses that loss asks for.
-const LOSS_EVERY: u32 = 16;
-
-impl Loss {
-    fn note(&mut self, gap: f64, interval: f64) {
-        let steps = (gap / interval).round().clamp(1.0, 1000.0) as u32;
-        self.expected += steps;
-        self.lost += steps - 1;
-        self.runs += u32::from(steps > 1);
-        if self.expected >= LOSS_MEMORY {
-            (self.expected, self.lost, self.runs) = (self.expected / 2, self.lost / 2, self.runs / 2);
-        }
-        self.beats += 1;
-        if self.beats.is_multiple_of(LOSS_EVERY) {
-            self.misses = self.misses_at(interval);
-        }
-    }
-
-    /// Enough misses that the measured loss gives under one false down in 1000 instance-days.
-    fn misses_at(&self, interval: f64) -> u32 {
-        let (expected, lost, runs) = (f64::from(self.expected), f64::from(self.lost), f64::from(self.runs));
-        let p = (lost + 1.0) / (expected + 100.0);
-        // That a loss follows a loss: bursts make it likelier.
-        let again = p.max(1.0 - (runs + 10.0) / (lost + 10.0));
-        let misses = 1.0 + ((0.001 * interval / 86_400.0 / p).ln() / again.ln()).ceil();
-        if misses.is_finite() { misses.clamp(3.0, 10.0) as u32 } else { 10 }
-    }
-}
-
-/// Left out of what is saved.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-/// What is remembered of an instance. Times are seconds of the engine's clock.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Instance {
-    /// Index of its service.
-    #[serde(skip)]
-    pub(super) service: u32,
-    /// Place in the order of registration.
-    #[serde(skip)]
-    pub(super) order: u64,
-    pub(super) name: CompactString,
-    pub(super) state: State,
-    /// Last beat.
-    pub(super) seen: Option<f64>,
-    /// Last evidence of life; `None` after we started.
-    pub(super) heard: Option<f64>,
-    /// From when on silence is counted.
-    pub(super) since: f64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) promise: Option<f64>,
-    pub(super) gaps: ArrivalWindow,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) mismatch: bool,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) loose: bool,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) start: Option<CompactString>,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) version: Option<CompactString>,
-    /// Blind time that does not count.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) blind: f64,
-    /// The part of it that dropped datagrams caused.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) blind_by_drops: f64,
-    /// Neither late nor down before this.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) floor: f64,
-    pub(super) changed: f64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) left_at: f64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) down_at: f64,
-    /// Its problem was told.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) notified: bool,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) pending: Option<Suppression>,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) flapping: bool,
-    /// Last down or recovery.
-    pub(super) stable: f64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) maintenance_until: f64,
-    pub(super) received: u64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) missed: u64,
-    /// Of these two, what sinks were not told.
-    #[serde(skip)]
-    pub(super) fresh_received: u32,
-    #[serde(skip)]
-    pub(super) fresh_missed: u32,
-    /// It fell silent before its interval was known.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) never_established: bool,
-    /// Last beat that counts for learning.
-    pub(super) counted: Option<f64>,
-    pub(super) first: f64,
-    /// It replaced one that went down.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) replaces: bool,
-    pub(super) loss: Loss,
-    /// Member of the mass silence.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) member: bool,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) health: Option<u8>,
-    pub(super) source: Option<IpAddr>,
-    #[serde(default)]
-    pub(super) history: History,
-    /// It was told that its beats are sampled.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) sampled: bool,
-    /// When the queue will look at it.
-    #[serde(skip)]
-    pub(super) queued: f64,
-    /// What few have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rare: Option<Box<Rare>>,
-}
-
-/// What is remembered of few instances.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Rare {
-    /// When it went down of late.
-    pub(super) flaps: Vec<f64>,
-    /// When to tell of it if it is still down, and why then.
-    pub(super) recheck: Option<(f64, Recheck)>,
-    pub(super) previous_start: Option<CompactString>,
-    /// What its last service check said.
-    pub(super) message: Option<CompactString>,
-    /// Last warning of two processes under one name, or of repeated goodbyes.
-    pub(super) conflict_at: f64,
-    /// Where its beats come from, if that matters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    home: Option<Home>,
-}
-
-/// The address from which goodbyes are believed. Another takes its place after two beats from there, and when the old one
-/// has been silent for long enough to be late: one datagram with a beat and a goodbye is not enough.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Home {
-    address: Option<IpAddr>,
-    heard: f64,
-    /// Another address, and the beats that came from it in a row.
-    other: Option<IpAddr>,
-    beats: u8,
-}
-
-/// Beats from another address that can make it the home.
-const MOVED_BEATS: u8 = 2;
-
-/// Of those who have none.
-static COMMON: Rare =
-    Rare { flaps: Vec::new(), recheck: None, previous_start: None, message: None, conflict_at: -1e9, home: None };
-
-/// Why a problem that was kept quiet is told later.
+/// Why a problem that was suppressed is notified later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Recheck {
@@ -244,63 +74,311 @@ impl Recheck {
     }
 }
 
-/// When silence matters: seconds until late (never, while the interval is unknown), and until down.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Timing {
-    /// Silence that means late.
-    pub late: Option<f64>,
-    /// Silence that means down.
-    pub down: f64,
+/// Seconds between two warnings about the same instance.
+const WARN_EVERY: f64 = 3600.0;
+
+/// How long a conflict is shown after it was seen, in seconds.
+const CONFLICT_SHOWN: f64 = 3600.0;
+
+/// Goodbyes that follow the first by more than that, in seconds, are no copies of it.
+const GOODBYE_COPIES: f64 = 15.0;
+
+/// How long before or after the silence of an instance its replacement may have been registered, in seconds.
+const REPLACED_WITHIN: f64 = 600.0;
+
+/// A replacement is looked for so long after the silence began, in seconds.
+const REPLACED_UNTIL: f64 = 1200.0;
+
+/// Beats from another address that can make it the home.
+const MOVED_BEATS: u8 = 2;
+
+/// Left out of what is saved.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// What is remembered of an instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Instance {
+    #[serde(skip)]
+    service: ServiceId,
+    /// Place in the order of registration.
+    #[serde(skip)]
+    order: u64,
+    name: CompactString,
+    state: State,
+    #[serde(flatten)]
+    detector: Detector,
+    #[serde(default, skip_serializing_if = "is_default")]
+    start: Option<CompactString>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    version: Option<CompactString>,
+    changed: EngineTime,
+    #[serde(default, skip_serializing_if = "is_default")]
+    left_at: EngineTime,
+    #[serde(default, skip_serializing_if = "is_default")]
+    down_at: EngineTime,
+    /// Its problem was notified.
+    #[serde(default, skip_serializing_if = "is_default")]
+    notified: bool,
+    #[serde(rename = "pending", default, skip_serializing_if = "is_default")]
+    suppression: Option<Suppression>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    flapping: bool,
+    /// Last down or recovery.
+    stable: EngineTime,
+    #[serde(default, skip_serializing_if = "is_default")]
+    maintenance_until: EngineTime,
+    received: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    missed: u64,
+    /// Of these two, what sinks do not have yet.
+    #[serde(skip)]
+    fresh_received: u32,
+    #[serde(skip)]
+    fresh_missed: u32,
+    /// When it was registered.
+    first: EngineTime,
+    /// It replaced one that went down.
+    #[serde(default, skip_serializing_if = "is_default")]
+    replaces: bool,
+    /// Member of the mass silence.
+    #[serde(default, skip_serializing_if = "is_default")]
+    member: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    health: Option<u8>,
+    source: Option<IpAddr>,
+    #[serde(default)]
+    history: History,
+    /// There was a warning that its beats are sampled.
+    #[serde(default, skip_serializing_if = "is_default")]
+    sampled: bool,
+    /// What few have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rare: Option<Box<Rare>>,
+}
+
+/// What is remembered of few instances.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Rare {
+    /// When it went down of late.
+    flaps: Vec<EngineTime>,
+    /// When to notify its problem if it is still down, and why then.
+    recheck: Option<(EngineTime, Recheck)>,
+    previous_start: Option<CompactString>,
+    /// What its last service check said.
+    message: Option<CompactString>,
+    /// Last warning of two processes under one name, or of repeated goodbyes.
+    conflict_at: EngineTime,
+    /// Where its beats come from, if that matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    home: Option<Home>,
+}
+
+/// The address from which goodbyes are believed. Another takes its place after two beats from there, and when the old one
+/// has been silent for long enough to be late: one datagram with a beat and a goodbye is not enough.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Home {
+    address: Option<IpAddr>,
+    heard: EngineTime,
+    /// Another address, and the beats that came from it in a row.
+    other: Option<IpAddr>,
+    beats: u8,
+}
+
+/// Of those who have none.
+static COMMON: Rare = Rare {
+    flaps: Vec::new(),
+    recheck: None,
+    previous_start: None,
+    message: None,
+    conflict_at: EngineTime::LONG_AGO,
+    home: None,
+};
+
+/// What the `start` of a beat says of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identified {
+    /// It is another process than before.
+    pub(super) is_restarted: bool,
+    /// Two processes use the name in turn, and there was no warning of it of late.
+    pub(super) is_conflict: bool,
+}
+
+/// What became of an instance's going down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WentDown {
+    pub(super) is_notified: bool,
+    /// It flaps, from now on.
+    pub(super) starts_flapping: bool,
 }
 
 impl Instance {
-    pub(super) fn new(service: u32, name: &str, order: u64, now: f64) -> Instance {
+    pub(super) fn new(service: ServiceId, name: &str, order: u64, now: EngineTime) -> Instance {
         Instance {
             service,
             order,
             name: name.into(),
             state: State::Unknown,
-            seen: None,
-            heard: None,
-            since: now,
-            promise: None,
-            gaps: ArrivalWindow::default(),
-            mismatch: false,
-            loose: false,
+            detector: Detector::new(now),
             start: None,
             version: None,
-            blind: 0.0,
-            blind_by_drops: 0.0,
-            floor: 0.0,
             changed: now,
-            left_at: 0.0,
-            down_at: 0.0,
+            left_at: EngineTime::default(),
+            down_at: EngineTime::default(),
             notified: false,
-            pending: None,
+            suppression: None,
             flapping: false,
             stable: now,
-            maintenance_until: 0.0,
+            maintenance_until: EngineTime::default(),
             received: 0,
             missed: 0,
             fresh_received: 0,
             fresh_missed: 0,
-            never_established: false,
-            counted: None,
             first: now,
             replaces: false,
-            loss: Loss::default(),
             member: false,
             health: None,
             source: None,
             history: History::new(now),
             sampled: false,
-            queued: f64::INFINITY,
             rare: None,
         }
     }
 
-    pub(super) fn rare(&self) -> &Rare {
+    /// One that was saved, in its place in this engine.
+    #[must_use]
+    pub(super) fn restored(self, service: ServiceId, order: u64) -> Instance {
+        let state = if self.state.is_present() { State::Unknown } else { self.state };
+        Instance { service, order, state, ..self }
+    }
+
+    fn rare(&self) -> &Rare {
         self.rare.as_deref().unwrap_or(&COMMON)
+    }
+
+    fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| Box::new(COMMON.clone()))
+    }
+}
+
+/// Who it is, and what is shown of it.
+impl Instance {
+    pub(super) fn service(&self) -> ServiceId {
+        self.service
+    }
+
+    pub(super) fn order(&self) -> u64 {
+        self.order
+    }
+
+    pub(super) fn name(&self) -> &CompactString {
+        &self.name
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) fn is_present(&self) -> bool {
+        self.state.is_present()
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.state == State::Down
+    }
+
+    pub(super) fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    pub(super) fn detector_mut(&mut self) -> &mut Detector {
+        &mut self.detector
+    }
+
+    pub(super) fn start(&self) -> Option<&CompactString> {
+        self.start.as_ref()
+    }
+
+    pub(super) fn version(&self) -> Option<&CompactString> {
+        self.version.as_ref()
+    }
+
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
+    pub(super) fn health(&self) -> Option<u8> {
+        self.health
+    }
+
+    /// What its last service check said.
+    pub(super) fn message(&self) -> Option<&CompactString> {
+        self.rare().message.as_ref()
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    pub(super) fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// When it was registered.
+    pub(super) fn first(&self) -> EngineTime {
+        self.first
+    }
+
+    /// Since when it is in its state.
+    pub(super) fn changed(&self) -> EngineTime {
+        self.changed
+    }
+
+    pub(super) fn left_at(&self) -> EngineTime {
+        self.left_at
+    }
+
+    pub(super) fn down_at(&self) -> EngineTime {
+        self.down_at
+    }
+
+    /// Two processes used its name of late, or its goodbyes were repeated.
+    pub(super) fn has_conflict(&self, now: EngineTime) -> bool {
+        now - self.rare().conflict_at < CONFLICT_SHOWN
+    }
+
+    /// Beats received and missed since this was last asked, and the share of the time since `reported_at` that it was
+    /// present.
+    pub(super) fn take_fresh(&mut self, now: EngineTime, reported_at: EngineTime) -> (u32, u32, f64) {
+        let share = self.history.take_availability(now, self.changed, reported_at, self.first, self.state);
+        (std::mem::take(&mut self.fresh_received), std::mem::take(&mut self.fresh_missed), share)
+    }
+}
+
+/// What it says.
+impl Instance {
+    /// Takes a beat; it was in a state before, or was not known.
+    pub(super) fn observe(&mut self, now: EngineTime, was: Option<State>, beat: &Heartbeat) -> Gap {
+        let gap = self.detector.observe(now, was, beat.interval);
+        if gap.due > 0 {
+            self.missed += gap.due - 1;
+            self.fresh_missed = self.fresh_missed.saturating_add((gap.due - 1) as u32);
+            self.history.note_loss(now, gap.due);
+        }
+        self.received += 1;
+        self.fresh_received = self.fresh_received.saturating_add(1);
+        self.clear_recheck();
+        if beat.version.is_some() && beat.version != self.version {
+            self.version.clone_from(&beat.version);
+        }
+        self.note_health(beat);
+        self.source = beat.source.or(self.source);
+        gap
     }
 
     /// What a service check says of it stands until the next one.
@@ -314,12 +392,60 @@ impl Instance {
         }
     }
 
-    pub(super) fn rare_mut(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_with(|| Box::new(COMMON.clone()))
+    /// Its beats are sampled; `true` if that was not known.
+    pub(super) fn note_sampled(&mut self) -> bool {
+        !std::mem::replace(&mut self.sampled, true)
+    }
+
+    /// Whether a beat or a goodbye is of another process than the last.
+    pub(super) fn is_of_another_process(&self, beat: &Heartbeat) -> bool {
+        beat.start.is_some() && self.start.is_some() && beat.start != self.start
+    }
+
+    /// Whether a beat is one that its goodbye has overtaken.
+    pub(super) fn is_straggler(&self, beat: &Heartbeat, now: EngineTime, policy: &Policy) -> bool {
+        let linger =
+            policy.linger.unwrap_or_else(|| (0.5 * self.detector.interval(policy).unwrap_or(4.0)).clamp(2.0, 10.0));
+        let is_restarted = beat.start.is_some() && beat.start != self.start;
+        self.state == State::Left && now < self.left_at + linger && !is_restarted
+    }
+
+    /// Notes which process a beat is of.
+    pub(super) fn identify(&mut self, beat: &Heartbeat, now: EngineTime) -> Identified {
+        if beat.start.is_none() || beat.start == self.start {
+            return Identified::default();
+        }
+        let mut identified = Identified::default();
+        if self.start.is_some() {
+            if beat.start == self.rare().previous_start {
+                // Two values in turn are two processes.
+                identified.is_conflict = self.warn_of_conflict(now);
+            } else {
+                identified.is_restarted = true;
+            }
+        }
+        if let Some(start) = self.start.take() {
+            self.rare_mut().previous_start = Some(start);
+        }
+        self.start.clone_from(&beat.start);
+        identified
+    }
+
+    /// Notes a goodbye of one that has left; `true` if they are repeated, and there was no warning of late.
+    pub(super) fn note_repeated_goodbye(&mut self, now: EngineTime) -> bool {
+        now > self.left_at + GOODBYE_COPIES && self.warn_of_conflict(now)
+    }
+
+    fn warn_of_conflict(&mut self, now: EngineTime) -> bool {
+        let is_new = now - self.rare().conflict_at > WARN_EVERY;
+        if is_new {
+            self.rare_mut().conflict_at = now;
+        }
+        is_new
     }
 
     /// Notes where a beat came from at `now`. Its home is late after `patience` seconds; who is new has none yet.
-    pub(super) fn note_home(&mut self, source: Option<IpAddr>, now: f64, patience: f64, is_new: bool) {
+    pub(super) fn note_home(&mut self, source: Option<IpAddr>, now: EngineTime, patience: f64, is_new: bool) {
         let slot = &mut self.rare_mut().home;
         let settled = Home { address: source, heard: now, other: None, beats: 0 };
         match slot {
@@ -331,7 +457,7 @@ impl Instance {
                 }
             }
             Some(home) if !is_new => (home.heard, home.other, home.beats) = (now, None, 0),
-            _ => *slot = Some(settled),
+            Some(_) | None => *slot = Some(settled),
         }
     }
 
@@ -339,89 +465,215 @@ impl Instance {
     pub(super) fn is_at_home(&self, source: Option<IpAddr>) -> bool {
         self.rare().home.map_or(self.source, |home| home.address) == source
     }
+}
 
-    /// Nothing is to be told of it later.
+/// Its state, and what of its problems is notified.
+impl Instance {
+    /// Moves to another state, `None` being forgotten. Sinks were reported to at `reported_at`.
+    pub(super) fn transition(
+        &mut self,
+        (from, to): (Option<State>, Option<State>),
+        reason: Reason,
+        now: EngineTime,
+        reported_at: EngineTime,
+    ) {
+        self.history.change(now, self.changed, reported_at, from, to);
+        self.changed = now;
+        if let Some(to) = to {
+            self.state = to;
+        }
+        if to == Some(State::Down) || reason == Reason::Recovered {
+            self.stable = now;
+        }
+    }
+
+    /// Prepares going down: whether it is notified, or why not.
+    pub(super) fn go_down(&mut self, cause: Option<Suppression>, now: EngineTime, policy: &Policy) -> WentDown {
+        self.down_at = now;
+        if cause != Some(Suppression::MassSilence) {
+            let flaps = &mut self.rare_mut().flaps;
+            flaps.retain(|&at| at > now - policy.flap_within);
+            flaps.push(now);
+        }
+        let starts_flapping = cause.is_none() && !self.flapping && self.rare().flaps.len() >= policy.flap_count;
+        self.flapping |= starts_flapping;
+        self.suppression = cause.or(self.flapping.then_some(Suppression::Flapping));
+        self.notified = self.suppression.is_none();
+        WentDown { is_notified: self.notified, starts_flapping }
+    }
+
+    /// It left at `now`; whether it flapped until then.
+    pub(super) fn leave(&mut self, now: EngineTime) -> bool {
+        self.left_at = now;
+        self.clear_problem();
+        self.clear_recheck();
+        std::mem::take(&mut self.flapping)
+    }
+
+    /// Its problem is over.
+    pub(super) fn clear_problem(&mut self) {
+        self.notified = false;
+        self.suppression = None;
+    }
+
+    /// Its problem is notified by itself, after all.
+    pub(super) fn notify(&mut self) {
+        self.notified = true;
+        self.suppression = None;
+    }
+
+    /// Its service's alarm stands for its own.
+    pub(super) fn inhibit(&mut self) {
+        self.notified = false;
+        self.suppression = Some(Suppression::Service);
+    }
+
+    /// Whether it is down and that was notified: then its end is, too.
+    pub(super) fn has_notified_problem(&self) -> bool {
+        self.state == State::Down && self.notified
+    }
+
+    pub(super) fn suppression(&self) -> Option<Suppression> {
+        self.suppression
+    }
+
+    /// When to notify its problem if it is still down, and why then.
+    pub(super) fn recheck(&self) -> Option<(EngineTime, Recheck)> {
+        self.rare().recheck
+    }
+
+    pub(super) fn recheck_at(&mut self, at: EngineTime, why: Recheck) {
+        self.rare_mut().recheck = Some((at, why));
+    }
+
     pub(super) fn clear_recheck(&mut self) {
         if let Some(rare) = &mut self.rare {
             rare.recheck = None;
         }
     }
 
-    /// Remembers a gap between two beats, the second at `now`; how many beats were due in it, if that is known.
-    pub(super) fn remember(&mut self, gap: f64, now: f64) -> u64 {
-        self.gaps.push(gap);
-        let Some(interval) = self.promise else { return 0 };
-        self.loss.note(gap, interval);
-        let due = (gap / interval).round().clamp(1.0, 1e6) as u64;
-        self.missed += due - 1;
-        self.fresh_missed = self.fresh_missed.saturating_add((due - 1) as u32);
-        self.history.note_loss(now, due);
-        due
+    pub(super) fn is_flapping(&self) -> bool {
+        self.flapping
     }
 
-    /// The interval in force: the promise, unless beats come clearly slower; else the learned one, if it is known.
-    pub fn interval(&self, policy: &Policy) -> Option<f64> {
-        if let Some(promise) = self.promise {
-            if self.gaps.len() >= 4 {
-                let measured = self.gaps.recent_median();
-                if measured > 1.1 * promise {
-                    return Some(measured);
-                }
-            }
-            return Some(promise);
+    /// When its flapping is over if nothing changes; `None` if it does not flap.
+    pub(super) fn settles_at(&self, policy: &Policy) -> Option<EngineTime> {
+        self.flapping.then_some(self.stable + policy.flap_quiet)
+    }
+
+    /// Ends its flapping.
+    pub(super) fn settle(&mut self) {
+        self.flapping = false;
+        self.rare_mut().flaps.clear();
+    }
+
+    pub(super) fn maintenance_until(&self) -> EngineTime {
+        self.maintenance_until
+    }
+
+    pub(super) fn maintain_until(&mut self, until: EngineTime) {
+        self.maintenance_until = until;
+    }
+
+    /// Whether it belongs to the mass silence.
+    pub(super) fn is_member(&self) -> bool {
+        self.member
+    }
+
+    /// Makes it a member of the mass silence, or no longer one; whether that is a change.
+    pub(super) fn set_member(&mut self, member: bool) -> bool {
+        std::mem::replace(&mut self.member, member) != member
+    }
+
+    /// Whether `newer`, of the same service, may stand for this one, which fell silent.
+    pub(super) fn may_be_replaced_by(&self, newer: &Instance, timeout: f64) -> bool {
+        newer.order != self.order
+            && newer.state == State::Up
+            && !newer.replaces
+            && newer.received >= 2
+            && newer.first > self.first + timeout
+            && (newer.first - self.detector.last_life()).abs() <= REPLACED_WITHIN
+    }
+
+    /// Whether a replacement is still looked for.
+    pub(super) fn may_be_replaced(&self, now: EngineTime) -> bool {
+        self.state == State::Down && now - self.detector.last_life() < REPLACED_UNTIL
+    }
+
+    /// It stands for one that fell silent, and for no other.
+    pub(super) fn replace_another(&mut self) {
+        self.replaces = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: f64) -> EngineTime {
+        EngineTime::from_secs(secs)
+    }
+
+    fn instance() -> Instance {
+        Instance::new(ServiceId::default(), "i", 1, at(0.0))
+    }
+
+    fn beat(start: &str) -> Heartbeat {
+        Heartbeat { interval: Some(10.0), start: Some(start.into()), ..Heartbeat::default() }
+    }
+
+    #[test]
+    fn another_start_is_a_restart_and_two_in_turn_are_a_conflict_once_an_hour() {
+        let mut one = instance();
+        let restarted = Identified { is_restarted: true, is_conflict: false };
+        let conflict = Identified { is_restarted: false, is_conflict: true };
+        assert_eq!(one.identify(&beat("a"), at(0.0)), Identified::default());
+        assert_eq!(one.identify(&beat("b"), at(10.0)), restarted);
+        assert_eq!(one.identify(&beat("a"), at(20.0)), conflict);
+        assert_eq!(one.identify(&beat("b"), at(30.0)), Identified::default());
+        assert_eq!(one.identify(&beat("a"), at(4000.0)), conflict);
+        assert!(one.has_conflict(at(4100.0)) && !one.has_conflict(at(9000.0)));
+    }
+
+    #[test]
+    fn the_third_down_within_half_an_hour_is_flapping_and_is_not_notified() {
+        let (mut one, policy) = (instance(), Policy::default());
+        for (minute, is_notified, starts_flapping) in
+            [(0.0, true, false), (10.0, true, false), (20.0, false, true), (30.0, false, false)]
+        {
+            let went = one.go_down(None, at(60.0 * minute), &policy);
+            assert_eq!(went, WentDown { is_notified, starts_flapping }, "minute {minute}");
         }
-        (self.gaps.len() >= policy.learn_gaps).then(|| self.gaps.median())
-    }
-
-    /// Beats that must be missed at an interval.
-    pub fn misses(&self, interval: f64, rules: &Rules) -> u32 {
-        match rules.misses {
-            Misses::ByInterval => misses_for(interval),
-            Misses::Fixed(misses) => misses,
-            Misses::Auto if self.loss.misses > 0 => self.loss.misses,
-            Misses::Auto => misses_for(interval),
+        one.settle();
+        assert!(!one.is_flapping());
+        // In a mass silence it does not count.
+        let mut held = instance();
+        for minute in 0..5 {
+            held.go_down(Some(Suppression::MassSilence), at(60.0 * f64::from(minute)), &policy);
         }
+        assert!(!held.is_flapping());
     }
 
-    /// What silence means.
-    pub fn timing(&self, policy: &Policy, rules: &Rules) -> Timing {
-        let Some(interval) = self.interval(policy) else {
-            return Timing { late: None, down: policy.learn_timeout };
-        };
-        let grace = rules.grace.unwrap_or_else(|| {
-            let grace = grace_for(interval);
-            if self.promise.is_some() {
-                return grace;
-            }
-            grace.max(6.0 * self.gaps.median_deviation()).min(60.0)
-        });
-        let down = f64::from(self.misses(interval, rules)) * interval + grace;
-        if self.promise.is_none() {
-            let down = down.max(30.0).max(2.0 * self.gaps.longest());
-            return Timing { late: Some((interval + grace).min(down)), down };
-        }
-        Timing { late: Some(interval + grace), down }
-    }
-
-    /// The instants at which it is late and down, if nothing is heard.
-    pub(super) fn deadlines(&self, policy: &Policy, rules: &Rules) -> (Option<f64>, f64) {
-        let timing = self.timing(policy, rules);
-        let base = self.since + self.blind;
-        let down = (base + timing.down).max(self.floor);
-        (timing.late.map(|late| (base + late).max(self.floor.min(down))), down)
-    }
-
-    /// Whether a beat was due in the last `blind` seconds: some multiple of the interval, give or take the grace.
-    pub(super) fn was_due(&self, blind: f64, now: f64, policy: &Policy, rules: &Rules) -> bool {
-        let Some(interval) = self.interval(policy) else { return true };
-        let grace = self.timing(policy, rules).late.unwrap_or(interval) - interval;
-        let (until, from) = (now - self.since, now - self.since - blind);
-        let beat = ((from - grace) / interval - 1e-9).ceil().max(1.0);
-        beat * interval - grace <= until
-    }
-
-    /// A floor no later than blindness may move a silence.
-    pub(super) fn cap(&self, floor: f64, policy: &Policy, rules: &Rules) -> f64 {
-        floor.min(self.since + self.blind + 2.0 * self.timing(policy, rules).down)
+    #[test]
+    fn what_is_saved_comes_back_and_a_state_of_before_is_read() {
+        let mut one = instance();
+        one.observe(at(1.0), None, &beat("a"));
+        one.transition((None, Some(State::Up)), Reason::Registered, at(1.0), at(0.0));
+        let text = serde_json::to_string(&one).expect("JSON");
+        let back: Instance = serde_json::from_str(&text).expect("an instance");
+        assert_eq!(serde_json::to_string(&back).expect("JSON"), text);
+        assert_eq!(back.restored(ServiceId::default(), 7).state(), State::Unknown);
+        let before = r#"{"name":"web-1","state":"down","seen":10.5,"heard":10.5,"since":10.5,"promise":2.0,"gaps":[2.0,2.0],
+            "start":"77","blind":1.5,"floor":20.0,"changed":25.0,"down_at":25.0,"notified":true,"pending":"service",
+            "stable":25.0,"received":6,"missed":1,"counted":0.5,"first":0.5,
+            "loss":{"expected":6,"lost":1,"runs":1,"beats":5,"misses":0},"source":"127.0.0.1",
+            "history":{"cells":[2,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0],"cell":0,"bucket":0,
+            "losses":[[6,1],[0,0],[0,0],[0,0],[0,0],[0,0]],"present":1.0},
+            "rare":{"flaps":[25.0],"recheck":[60.0,"not_back_with_service"],"previous_start":null,"message":null,
+            "conflict_at":-1000000000.0}}"#;
+        let back: Instance = serde_json::from_str(before).expect("an instance");
+        assert_eq!((back.state(), back.suppression(), back.received()), (State::Down, Some(Suppression::Service), 6));
+        assert_eq!(back.recheck(), Some((at(60.0), Recheck::NotBackWithService)));
+        assert_eq!(back.detector().declared_interval(), Some(2.0));
     }
 }

@@ -1,38 +1,52 @@
 //! Who is there: turns heartbeats into the states of instances and services; silence is the other input.
 //!
-//! Pure: time is an argument ([`Engine::tick`]), and what happened comes out as [`Event`]s. An instance that promised to
+//! Pure: time is an argument ([`Engine::tick`]), and what happened comes out as [`Event`]s. An instance that declared to
 //! be heard within `I` seconds is late after `I + g` and down after `m·I + g` ([`policy`] has the tables). Our own
-//! blindness does not count against anybody, and the silence of the majority is told once.
+//! blindness does not count against anybody, and the silence of the majority is notified once.
+//!
+//! | file | keeps |
+//! |---|---|
+//! | [`engine`] | the parts, and the sequence: a beat is observed, a tick evaluates; views, series and what is saved |
+//! | `roster` | who is known, by name and by place; what belongs together is consistent |
+//! | `admission` | who may register, who gives way, what was refused |
+//! | `schedule` | when to look at whom again |
+//! | `instance`, `service` | one of them: its state, and what of that was notified |
+//! | `detector`, `arrival_window`, `loss` | from the times of beats to the times of late and down |
+//! | `mass_silence` | whether one cause is likelier than many |
+//! | `blindness` | what we could not see |
+//! | `history` | the last day of an instance |
+//! | `event`, [`describe`] | what happened, and that in words |
+//! | `alert_book` | which alarms are out |
+//! | [`policy`], `time` | what decides, and the two clocks |
 #![deny(clippy::disallowed_methods)]
 
 mod admission;
 mod alert_book;
 mod arrival_window;
-mod blind;
+mod blindness;
 pub mod describe;
+mod detector;
 mod engine;
-mod evaluate;
-mod evaluate_service;
 mod event;
 mod history;
 mod instance;
-mod observe;
+mod loss;
+mod mass_silence;
 pub mod policy;
-mod readings;
-mod report;
 mod roster;
+mod schedule;
 mod service;
+mod time;
 
-pub use admission::Refusal;
+pub use admission::{Refusal, Refusals};
 pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification};
-pub use blind::Saved;
-pub use engine::{BlindSeconds, Engine, Refusals};
+pub use blindness::BlindSeconds;
+pub use engine::{Engine, Flag, InstanceView, IntervalSource, Reading, SERIES, Saved, ServiceView};
 pub use event::{
     Change, Event, EventKind, Identity, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, Severity,
     WarningCode, rfc3339,
 };
-pub use instance::{Instance, State, Timing};
+pub use instance::{Instance, State};
 pub use policy::{Policy, grace_for, misses_for};
-pub use readings::{Reading, SERIES};
-pub use report::{Flag, InstanceView, IntervalSource, ServiceView};
 pub use service::{Service, ServiceState};
+pub use time::{EngineTime, Epoch, UnixTime};

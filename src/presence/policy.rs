@@ -4,7 +4,7 @@
 use crate::acl::AccessList;
 use crate::glob::matches;
 
-/// Longest promise, and longest learned interval: a week.
+/// Longest declared interval, and longest learned interval: a week.
 pub const MAX_INTERVAL: f64 = 604_800.0;
 
 /// How many beats in a row must be missed.
@@ -103,11 +103,11 @@ pub struct Policy {
     pub maintenance_wire: bool,
     /// Longest maintenance.
     pub maintenance_max: f64,
-    /// Shortest promise.
+    /// Shortest declared interval.
     pub min_interval: f64,
     /// Gaps from which an interval is learned.
     pub learn_gaps: usize,
-    /// Silence after which an instance without promise or learned interval has left.
+    /// Silence after which an instance without a declared or learned interval has left.
     pub learn_timeout: f64,
     /// How long after a goodbye beats are stragglers; `None` goes by the interval.
     pub linger: Option<f64>,
@@ -215,6 +215,11 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Whether a service must be there even if it never spoke.
+    pub fn expects(&self, service: &str) -> bool {
+        self.expect.iter().any(|expected| expected.service == service)
+    }
+
     /// What holds for a service.
     pub fn rules_of(&self, service: &str) -> Rules {
         let mut rules = self.rules;

@@ -1,310 +1,356 @@
-//! Who is known, and when to look at whom again.
+//! Who is known: the tables of services and instances, by name and by place. It decides nothing; it keeps what belongs
+//! together consistent.
 
-use std::cmp::Reverse;
+use std::collections::HashMap;
 
-use rapidhash::v3::rapidhash_v3_seeded;
+use compact_str::CompactString;
+use hashbrown::HashTable;
+use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
-use super::engine::Engine;
+use super::detector::Detector;
 use super::event::Reason;
-use super::instance::{Instance, State, Suppression};
-use super::service::Service;
+use super::instance::{Instance, State};
+use super::policy::Rules;
+use super::service::{Census, Service};
+use super::time::EngineTime;
 
-/// An entry of the queue: when, whom, and in which order it was registered, by which one that has gone is known.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Due {
-    at: f64,
-    id: u32,
-    order: u64,
-}
+/// The place of a service in the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ServiceId(u32);
 
-/// An instance that is not present, by which one makes room first: who left before who is down, then the oldest change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Gone {
-    is_down: bool,
-    /// When it changed; the order of the bits is that of the times, which are not negative.
-    changed: u64,
-    order: u64,
-    pub(super) id: u32,
-}
+impl ServiceId {
+    pub(super) fn from_place(place: u32) -> ServiceId {
+        ServiceId(place)
+    }
 
-impl Gone {
-    /// Its place; `None` if it is present.
-    pub(super) fn of(id: u32, instance: &Instance) -> Option<Gone> {
-        let is_down = instance.state == State::Down;
-        let changed = instance.changed.max(0.0).to_bits();
-        (!instance.state.is_present()).then_some(Gone { is_down, changed, order: instance.order, id })
+    pub(super) fn place(self) -> u32 {
+        self.0
     }
 }
 
-impl Eq for Due {}
+/// The place of an instance in the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct InstanceId(u32);
 
-impl Ord for Due {
-    fn cmp(&self, other: &Due) -> std::cmp::Ordering {
-        self.at.total_cmp(&other.at).then(self.order.cmp(&other.order))
+impl InstanceId {
+    pub(super) fn from_place(place: u32) -> InstanceId {
+        InstanceId(place)
+    }
+
+    pub(super) fn place(self) -> u32 {
+        self.0
     }
 }
 
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Due) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+/// Everybody who is known.
+#[derive(Debug)]
+pub(super) struct Roster {
+    services: Vec<Option<Service>>,
+    instances: Vec<Option<Instance>>,
+    free_services: Vec<ServiceId>,
+    free_instances: Vec<InstanceId>,
+    by_name: HashMap<CompactString, ServiceId>,
+    by_key: HashTable<InstanceId>,
+    secrets: RapidSecrets,
+    last_order: u64,
+    instance_count: usize,
+}
+
+fn hash(service: &str, instance: &str, secrets: &RapidSecrets) -> u64 {
+    rapidhash_v3_seeded(service.as_bytes(), secrets).rotate_left(23) ^ rapidhash_v3_seeded(instance.as_bytes(), secrets)
+}
+
+impl Roster {
+    /// One that knows nobody. `seed` keys the table: senders are not to know which names collide.
+    pub(super) fn new(seed: u64) -> Roster {
+        Roster {
+            services: Vec::new(),
+            instances: Vec::new(),
+            free_services: Vec::new(),
+            free_instances: Vec::new(),
+            by_name: HashMap::new(),
+            by_key: HashTable::new(),
+            secrets: RapidSecrets::seed(seed),
+            last_order: 0,
+            instance_count: 0,
+        }
+    }
+
+    /// The next place in the order of registration.
+    pub(super) fn next_order(&mut self) -> u64 {
+        self.last_order += 1;
+        self.last_order
     }
 }
 
-impl Engine {
-    pub(super) fn service(&self, id: u32) -> &Service {
-        self.services[id as usize].as_ref().expect("a service lives as long as an instance or a queue names it")
-    }
-
-    pub(super) fn service_mut(&mut self, id: u32) -> &mut Service {
-        self.services[id as usize].as_mut().expect("a service lives as long as an instance or a queue names it")
-    }
-
-    pub(super) fn instance(&self, id: u32) -> &Instance {
-        self.instances[id as usize].as_ref().expect("an instance lives as long as its service lists it")
-    }
-
-    pub(super) fn instance_mut(&mut self, id: u32) -> &mut Instance {
-        self.instances[id as usize].as_mut().expect("an instance lives as long as its service lists it")
-    }
-
-    /// Every instance that is known, by the place of its registration within its service.
-    pub(super) fn ids(&self) -> Vec<u32> {
-        (0..self.instances.len() as u32).filter(|&id| self.instances[id as usize].is_some()).collect()
-    }
-
-    fn hash(&self, service: &str, instance: &str) -> u64 {
-        rapidhash_v3_seeded(service.as_bytes(), &self.hasher).rotate_left(23)
-            ^ rapidhash_v3_seeded(instance.as_bytes(), &self.hasher)
-    }
-
-    pub(super) fn find(&self, service: &str, instance: &str) -> Option<u32> {
-        let is_same = |&id: &u32| {
-            let known = self.instance(id);
-            *known.name == *instance && *self.service(known.service).name == *service
-        };
-        self.by_key.find(self.hash(service, instance), is_same).copied()
-    }
-
-    pub(super) fn find_service(&self, name: &str) -> Option<u32> {
+/// Services.
+impl Roster {
+    pub(super) fn find_service(&self, name: &str) -> Option<ServiceId> {
         self.by_name.get(name).copied()
     }
 
-    /// When an instance will be down if nothing is heard of it, on the engine's clock; `None` if it is not present.
-    pub fn down_at(&self, service: &str, instance: &str) -> Option<f64> {
-        let instance = self.instance(self.find(service, instance)?);
-        let (_, down) = instance.deadlines(&self.policy, &self.service(instance.service).rules);
-        instance.state.is_present().then_some(down)
+    pub(super) fn service(&self, id: ServiceId) -> &Service {
+        self.get_service(id).expect("a service lives as long as an instance or a queue names it")
     }
 
-    /// Whether a service is known.
-    pub fn knows(&self, service: &str) -> bool {
-        self.by_name.contains_key(service)
+    pub(super) fn service_mut(&mut self, id: ServiceId) -> &mut Service {
+        self.services[id.0 as usize].as_mut().expect("a service lives as long as an instance or a queue names it")
     }
 
-    pub(super) fn order(&mut self) -> u64 {
-        self.next_order += 1;
-        self.next_order
+    /// The service at a place, if there is one.
+    pub(super) fn get_service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.0 as usize)?.as_ref()
     }
 
-    pub(super) fn make_service(&mut self, name: &str) -> u32 {
-        if let Some(id) = self.find_service(name) {
-            return id;
-        }
-        let service = Service::new(name, self.policy.rules_of(name), self.order(), self.now);
-        let order = service.order;
-        let id = self.put_service(service);
-        self.add_candidate(id, order);
-        id
+    /// The service that was registered at a place as that number, if it is still there.
+    pub(super) fn get_registered(&self, id: ServiceId, order: u64) -> Option<&Service> {
+        self.get_service(id).filter(|service| service.order() == order)
     }
 
-    pub(super) fn put_service(&mut self, service: Service) -> u32 {
+    pub(super) fn service_count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub(super) fn service_names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(|name| &**name)
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().flatten()
+    }
+
+    pub(super) fn service_ids(&self) -> Vec<ServiceId> {
+        (0..self.services.len() as u32).map(ServiceId).filter(|&id| self.get_service(id).is_some()).collect()
+    }
+
+    /// Services by name.
+    pub(super) fn services_by_name(&self) -> Vec<&Service> {
+        let mut services: Vec<&Service> = self.services().collect();
+        services.sort_by(|a, b| a.name().cmp(b.name()));
+        services
+    }
+
+    pub(super) fn insert_service(&mut self, service: Service) -> ServiceId {
         let id = self.free_services.pop().unwrap_or_else(|| {
             self.services.push(None);
-            (self.services.len() - 1) as u32
+            ServiceId((self.services.len() - 1) as u32)
         });
-        self.by_name.insert(service.name.clone(), id);
-        self.dirty.insert((service.order, id));
-        self.services[id as usize] = Some(service);
+        self.by_name.insert(service.name().clone(), id);
+        self.services[id.0 as usize] = Some(service);
         id
     }
 
-    pub(super) fn remove_service(&mut self, id: u32) {
-        if let Some(service) = self.services[id as usize].take() {
-            self.by_name.remove(&service.name);
+    pub(super) fn remove_service(&mut self, id: ServiceId) {
+        if let Some(service) = self.services[id.0 as usize].take() {
+            self.by_name.remove(service.name());
             self.free_services.push(id);
         }
     }
+}
 
-    pub(super) fn make_instance(&mut self, service: u32, name: &str) -> u32 {
-        let order = self.order();
-        let instance = Instance::new(service, name, order, self.now);
-        self.put_instance(instance)
+/// Instances.
+impl Roster {
+    pub(super) fn find(&self, service: &str, instance: &str) -> Option<InstanceId> {
+        let is_same = |&id: &InstanceId| {
+            let known = self.instance(id);
+            **known.name() == *instance && **self.service_of(known).name() == *service
+        };
+        self.by_key.find(hash(service, instance, &self.secrets), is_same).copied()
     }
 
-    pub(super) fn put_instance(&mut self, instance: Instance) -> u32 {
+    pub(super) fn instance(&self, id: InstanceId) -> &Instance {
+        self.get_instance(id).expect("an instance lives as long as its service lists it")
+    }
+
+    pub(super) fn instance_mut(&mut self, id: InstanceId) -> &mut Instance {
+        self.instances[id.0 as usize].as_mut().expect("an instance lives as long as its service lists it")
+    }
+
+    /// The instance at a place, if there is one.
+    pub(super) fn get_instance(&self, id: InstanceId) -> Option<&Instance> {
+        self.instances.get(id.0 as usize)?.as_ref()
+    }
+
+    pub(super) fn instance_count(&self) -> usize {
+        self.instance_count
+    }
+
+    /// Everybody, in the order of places.
+    pub(super) fn instances(&self) -> impl Iterator<Item = (InstanceId, &Instance)> {
+        (0..).map(InstanceId).zip(&self.instances).filter_map(|(id, instance)| Some((id, instance.as_ref()?)))
+    }
+
+    pub(super) fn instance_ids(&self) -> Vec<InstanceId> {
+        self.instances().map(|(id, _)| id).collect()
+    }
+
+    pub(super) fn instances_of(&self, service: &Service) -> impl Iterator<Item = &Instance> + Clone {
+        service.instances().iter().map(|&id| self.instance(id))
+    }
+
+    pub(super) fn service_of(&self, instance: &Instance) -> &Service {
+        self.service(instance.service())
+    }
+
+    pub(super) fn rules_of(&self, instance: &Instance) -> &Rules {
+        self.service_of(instance).rules()
+    }
+
+    /// Visits the detectors of all that are present, with the rules of their services.
+    pub(super) fn for_each_present(&mut self, mut visit: impl FnMut(&mut Detector, &Rules)) {
+        for instance in self.instances.iter_mut().flatten().filter(|instance| instance.is_present()) {
+            if let Some(service) = &self.services[instance.service().0 as usize] {
+                visit(instance.detector_mut(), service.rules());
+            }
+        }
+    }
+
+    /// Whether maintenance of an instance or of its service was announced.
+    pub(super) fn is_maintained(&self, instance: &Instance, now: EngineTime) -> bool {
+        instance.maintenance_until().max(self.service_of(instance).maintenance_until()) > now
+    }
+
+    /// How many instances of a service are in which state.
+    pub(super) fn census(&self, id: ServiceId, now: EngineTime) -> Census {
+        let service = self.service(id);
+        let is_maintained = service.maintenance_until() > now;
+        let mut census = Census::default();
+        for instance in self.instances_of(service) {
+            let count = match instance.state() {
+                State::Up | State::Late | State::Unknown => &mut census.present,
+                State::Left => &mut census.left,
+                State::Down if is_maintained || instance.maintenance_until() > now => &mut census.maintained,
+                State::Down => &mut census.down,
+            };
+            *count += 1;
+        }
+        census
+    }
+
+    pub(super) fn insert_instance(&mut self, instance: Instance) -> InstanceId {
         let id = self.free_instances.pop().unwrap_or_else(|| {
             self.instances.push(None);
-            (self.instances.len() - 1) as u32
+            InstanceId((self.instances.len() - 1) as u32)
         });
-        let service = instance.service;
-        let hash = self.hash(&self.service(service).name, &instance.name);
-        let gone = Gone::of(id, &instance);
-        self.instances[id as usize] = Some(instance);
-        let known = self.service_mut(service);
-        known.instances.push(id);
-        known.absent.extend(gone);
-        self.count += 1;
-        let (instances, services, secrets) = (&self.instances, &self.services, &self.hasher);
-        self.by_key.insert_unique(hash, id, |&id| {
-            let Some(known) = &instances[id as usize] else { return 0 };
-            let service = services[known.service as usize].as_ref().map_or("", |service| &service.name);
-            rapidhash_v3_seeded(service.as_bytes(), secrets).rotate_left(23)
-                ^ rapidhash_v3_seeded(known.name.as_bytes(), secrets)
+        let service = self.services[instance.service().0 as usize].as_mut();
+        let service = service.expect("a service is registered before its instances");
+        service.add_instance(id, &instance);
+        let key = hash(service.name(), instance.name(), &self.secrets);
+        self.instances[id.0 as usize] = Some(instance);
+        self.instance_count += 1;
+        let (instances, services, secrets) = (&self.instances, &self.services, &self.secrets);
+        self.by_key.insert_unique(key, id, |&id| {
+            let Some(known) = &instances[id.0 as usize] else { return 0 };
+            let service = services[known.service().0 as usize].as_ref().map_or("", |service| service.name());
+            hash(service, known.name(), secrets)
         });
         id
     }
 
-    /// Forgets an instance.
-    pub(super) fn drop_instance(&mut self, id: u32, reason: Reason) {
+    /// The same for one that was saved.
+    pub(super) fn insert_restored(&mut self, instance: Instance) -> InstanceId {
+        let id = self.insert_instance(instance);
+        let instance = self.instances[id.0 as usize].as_ref().expect("it was just inserted");
+        if let Some(service) = &mut self.services[instance.service().0 as usize] {
+            service.count_restored(instance);
+        }
+        id
+    }
+
+    pub(super) fn remove_instance(&mut self, id: InstanceId) {
         let instance = self.instance(id);
-        let notify = instance.state == State::Down && instance.notified;
-        self.go(id, None, reason, notify);
-        let instance = self.instance(id);
-        let (service, order) = (instance.service, instance.order);
-        let hash = self.hash(&self.service(service).name, &instance.name);
-        if let Ok(entry) = self.by_key.find_entry(hash, |&known| known == id) {
+        let (service, order) = (instance.service(), instance.order());
+        let key = hash(self.service(service).name(), instance.name(), &self.secrets);
+        if let Ok(entry) = self.by_key.find_entry(key, |&known| known == id) {
             entry.remove();
         }
         // They are in the order of registration.
-        let place = self.service(service).instances.binary_search_by_key(&order, |&id| self.instance(id).order);
-        if let Ok(place) = place {
-            self.service_mut(service).instances.remove(place);
+        let instances = self.service(service).instances();
+        if let Ok(place) = instances.binary_search_by_key(&order, |&id| self.instance(id).order()) {
+            self.service_mut(service).remove_instance(place);
         }
-        self.instances[id as usize] = None;
+        self.instances[id.0 as usize] = None;
         self.free_instances.push(id);
-        self.count -= 1;
-        if let Some(mass) = &mut self.mass {
-            mass.members.remove(&id);
-        }
+        self.instance_count -= 1;
     }
 
-    pub(super) fn mark_dirty(&mut self, service: u32) {
-        let order = self.service(service).order;
-        self.dirty.insert((order, service));
+    /// Moves an instance from one state to another, and its service's counts with it. `true` if the first of the service
+    /// came or the last is no longer present.
+    pub(super) fn transition(
+        &mut self,
+        id: InstanceId,
+        states: (Option<State>, Option<State>),
+        reason: Reason,
+        now: EngineTime,
+        reported_at: EngineTime,
+    ) -> bool {
+        let instance = self.instances[id.0 as usize].as_mut().expect("only who is known changes its state");
+        let service = self.services[instance.service().0 as usize].as_mut();
+        let service = service.expect("a service lives as long as its instances");
+        service.before_transition(id, instance);
+        instance.transition(states, reason, now, reported_at);
+        service.after_transition(id, instance, states)
     }
 
-    pub(super) fn in_maintenance(&self, instance: &Instance) -> bool {
-        instance.maintenance_until.max(self.service(instance.service).maintenance_until) > self.now
-    }
-
-    /// Puts an instance where the queue will find it in time.
-    pub(super) fn schedule(&mut self, id: u32) {
-        let at = self.next_look(id);
-        let instance = self.instances[id as usize].as_mut().expect("only living instances are scheduled");
-        if at < instance.queued {
-            instance.queued = at;
-            self.queue.push(Reverse(Due { at, id, order: instance.order }));
-        }
-    }
-
-    /// When time alone may change something about an instance.
-    fn next_look(&self, id: u32) -> f64 {
-        let instance = self.instance(id);
-        let service = self.service(instance.service);
-        let policy = &self.policy;
-        let quiet = |at: f64| if instance.flapping { at.min(instance.stable + policy.flap_quiet) } else { at };
-        match instance.state {
-            State::Up => {
-                let (late, down) = instance.deadlines(policy, &service.rules);
-                quiet(late.unwrap_or(down))
-            }
-            State::Late | State::Unknown => {
-                let (_, down) = instance.deadlines(policy, &service.rules);
-                // Past its deadline, whom a mass silence holds is looked at when that ends.
-                let held = down <= self.now && instance.member && self.mass.as_ref().is_some_and(|mass| !mass.expired);
-                quiet(if held { f64::INFINITY } else { down })
-            }
-            State::Left => quiet(instance.left_at + self.forget_left_after(instance)),
-            State::Down => {
-                let mut at = instance.down_at + self.forget_down_after(service);
-                let maintained = instance.maintenance_until.max(service.maintenance_until);
-                if let Some((recheck, _)) = instance.rare().recheck {
-                    at = at.min(recheck.max(maintained));
-                } else if instance.pending == Some(Suppression::Maintenance) {
-                    at = at.min(maintained);
-                }
-                quiet(at)
-            }
-        }
-    }
-
-    pub(super) fn forget_left_after(&self, instance: &Instance) -> f64 {
-        if instance.never_established && instance.received > 1 {
-            self.policy.forget_left.max(6.0 * 86_400.0)
-        } else {
-            self.policy.forget_left
-        }
-    }
-
-    pub(super) fn forget_down_after(&self, service: &Service) -> f64 {
-        match (service.present, service.rules.ephemeral) {
-            (0, _) => self.policy.forget_service,
-            (_, true) => self.policy.forget_ephemeral,
-            (_, false) => self.policy.forget_down,
-        }
-    }
-
-    /// Takes the instances that are due, in the order of their services and registrations.
-    pub(super) fn take_due(&mut self) -> Vec<u32> {
-        let mut due = Vec::new();
-        while let Some(&Reverse(entry)) = self.queue.peek() {
-            if entry.at > self.now {
-                break;
-            }
-            self.queue.pop();
-            if let Some(instance) = &mut self.instances[entry.id as usize]
-                && instance.order == entry.order
-                && instance.queued == entry.at
-            {
-                instance.queued = f64::INFINITY;
-                due.push(entry.id);
-            }
-        }
-        self.sort(&mut due);
-        due
-    }
-
-    pub(super) fn sort(&self, ids: &mut [u32]) {
+    /// Sorts instances by the order of their services and their own.
+    pub(super) fn sort(&self, ids: &mut [InstanceId]) {
         ids.sort_by_key(|&id| {
             let instance = self.instance(id);
-            (self.service(instance.service).order, instance.order)
+            (self.service_of(instance).order(), instance.order())
         });
     }
+}
 
-    pub(super) fn schedule_service(&mut self, id: u32, at: f64) {
-        let service = self.service_mut(id);
-        if at < service.queued {
-            service.queued = at;
-            let order = service.order;
-            self.service_queue.push(Reverse(Due { at, id, order }));
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roster() -> (Roster, ServiceId) {
+        let mut roster = Roster::new(1);
+        let order = roster.next_order();
+        let id = roster.insert_service(Service::new("s", Rules::default(), order, EngineTime::default()));
+        (roster, id)
     }
 
-    /// GaugeLevels the services whose time has come.
-    pub(super) fn wake_services(&mut self) {
-        while let Some(&Reverse(entry)) = self.service_queue.peek() {
-            if entry.at > self.now {
-                break;
-            }
-            self.service_queue.pop();
-            if let Some(service) = &mut self.services[entry.id as usize]
-                && service.order == entry.order
-            {
-                if service.queued == entry.at {
-                    service.queued = f64::INFINITY;
-                }
-                self.dirty.insert((entry.order, entry.id));
-            }
-        }
+    fn add(roster: &mut Roster, service: ServiceId, name: &str) -> InstanceId {
+        let order = roster.next_order();
+        roster.insert_instance(Instance::new(service, name, order, EngineTime::default()))
+    }
+
+    fn go(roster: &mut Roster, id: InstanceId, from: Option<State>, to: Option<State>, now: f64) -> bool {
+        let now = EngineTime::from_secs(now);
+        roster.transition(id, (from, to), Reason::Registered, now, EngineTime::default())
+    }
+
+    #[test]
+    fn who_is_removed_is_not_found_and_its_place_is_taken_again() {
+        let (mut roster, service) = roster();
+        let (a, b) = (add(&mut roster, service, "a"), add(&mut roster, service, "b"));
+        assert_eq!((roster.find("s", "a"), roster.find("s", "b"), roster.find("t", "a")), (Some(a), Some(b), None));
+        roster.remove_instance(a);
+        assert_eq!((roster.find("s", "a"), roster.instance_count()), (None, 1));
+        let c = add(&mut roster, service, "c");
+        assert_eq!((c, roster.find("s", "c")), (a, Some(a)));
+        assert_eq!(roster.service(service).instances(), [b, c]);
+        roster.remove_service(service);
+        assert_eq!((roster.find_service("s"), roster.service_count()), (None, 0));
+    }
+
+    #[test]
+    fn a_service_counts_who_is_present_and_who_makes_room_first() {
+        let (mut roster, service) = roster();
+        let [a, b, c] = ["a", "b", "c"].map(|name| add(&mut roster, service, name));
+        assert!(go(&mut roster, a, None, Some(State::Up), 0.0), "the first came");
+        assert!(!go(&mut roster, b, None, Some(State::Up), 0.0));
+        assert!(!go(&mut roster, c, None, Some(State::Up), 0.0));
+        go(&mut roster, a, Some(State::Up), Some(State::Down), 1.0);
+        assert_eq!(roster.service(service).oldest_absent(), Some(a));
+        go(&mut roster, b, Some(State::Up), Some(State::Left), 2.0);
+        assert_eq!((roster.service(service).oldest_absent(), roster.service(service).present()), (Some(b), 1));
+        assert!(go(&mut roster, c, Some(State::Up), Some(State::Left), 3.0), "the last has left");
+        go(&mut roster, b, Some(State::Left), None, 4.0);
+        assert_eq!(roster.service(service).oldest_absent(), Some(c));
+        let census = Census { down: 1, left: 2, ..Census::default() };
+        assert_eq!(roster.census(service, EngineTime::from_secs(5.0)), census);
     }
 }

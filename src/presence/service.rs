@@ -1,16 +1,16 @@
-//! One service: what its instances make of it.
+//! One service: what its instances make of it, and what of that is notified.
 
 use std::collections::BTreeSet;
 
 use compact_str::CompactString;
-
 use serde::{Deserialize, Serialize};
 
 use crate::named::named_enum;
 
-use super::instance::State;
-use super::policy::Rules;
-use super::roster::Gone;
+use super::instance::{Instance, State};
+use super::policy::{Policy, Rules};
+use super::roster::InstanceId;
+use super::time::EngineTime;
 
 named_enum! {
     /// What is known of a service.
@@ -36,8 +36,8 @@ impl ServiceState {
         matches!(self, ServiceState::Down | ServiceState::Degraded)
     }
 
-    /// How bad: what was told at one level is told again at the next.
-    pub(super) fn level(self) -> u8 {
+    /// How bad: what was notified at one level is notified again at the next.
+    fn level(self) -> u8 {
         match self {
             ServiceState::Degraded => 1,
             ServiceState::Down => 2,
@@ -46,74 +46,117 @@ impl ServiceState {
     }
 }
 
-/// What is remembered of a service. Times are seconds of the engine's clock.
+/// Beats after which a service is established, once it is older than its timeout.
+pub(super) const ESTABLISHED_BEATS: u8 = 3;
+
+/// Beats of a service that come closer, in seconds, are one: copies of a datagram.
+const COPY_SECS: f64 = 0.05;
+
+/// A shortage against the minimum that no down explains must last so long, in seconds: cold starts, clean restarts.
+const SHORT_FOR: f64 = 60.0;
+
+/// A service that was there for so long is missed when all of it has left for so long, in seconds.
+const MISSED_SECS: f64 = 3600.0;
+const GONE_AFTER: f64 = 600.0;
+
+/// An instance that is not present, in the order in which they make room for others: who left before who is down, then
+/// the oldest change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Absent {
+    is_down: bool,
+    /// When it changed; the order of the bits is that of the times, which are not negative.
+    changed: u64,
+    order: u64,
+    id: InstanceId,
+}
+
+impl Absent {
+    /// `None` if it is present.
+    fn of(id: InstanceId, instance: &Instance) -> Option<Absent> {
+        let changed = instance.changed().as_secs().max(0.0).to_bits();
+        let absent = Absent { is_down: instance.is_down(), changed, order: instance.order(), id };
+        (!instance.is_present()).then_some(absent)
+    }
+}
+
+/// How many of a service's instances are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) present: usize,
+    pub(super) down: usize,
+    /// Down, as was announced.
+    pub(super) maintained: usize,
+    pub(super) left: usize,
+}
+
+/// What the end of flapping means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// There was an alarm about it.
+    pub(super) was_notified: bool,
+    /// What it was in the meantime is still so, and is to be notified.
+    pub(super) is_due: bool,
+}
+
+/// What is remembered of a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Service {
-    pub(super) name: CompactString,
-    pub(super) state: Option<ServiceState>,
-    pub(super) notified: bool,
+    name: CompactString,
+    state: Option<ServiceState>,
+    notified: bool,
     /// Its instances in the order of registration.
     #[serde(skip)]
-    pub(super) instances: Vec<u32>,
+    instances: Vec<InstanceId>,
     /// How many of them are present.
     #[serde(skip)]
-    pub(super) present: usize,
-    /// Those of them that are not, in the order in which they make room for others.
+    present: usize,
+    /// Those of them that are not.
     #[serde(skip)]
-    pub(super) absent: BTreeSet<Gone>,
+    absent: BTreeSet<Absent>,
     /// When it was registered; its beats, as far as they are counted, and the last of these.
     #[serde(default)]
-    pub(super) born: f64,
+    born: EngineTime,
     #[serde(default)]
-    pub(super) beats: u8,
+    beats: u8,
     #[serde(default)]
-    pub(super) beat_at: f64,
+    beat_at: EngineTime,
     /// It was heard often and long enough not to give way to others.
     #[serde(default)]
-    pub(super) established: bool,
-    pub(super) maintenance_until: f64,
+    established: bool,
+    maintenance_until: EngineTime,
     /// From when on its minimum holds, if it is expected.
-    pub(super) expect_at: Option<f64>,
-    pub(super) flaps: Vec<f64>,
-    pub(super) flapping: bool,
-    pub(super) flapping_told: bool,
-    pub(super) stable: f64,
-    pub(super) changed: f64,
+    expect_at: Option<EngineTime>,
+    flaps: Vec<EngineTime>,
+    flapping: bool,
+    #[serde(rename = "flapping_told")]
+    flapping_notified: bool,
+    stable: EngineTime,
+    changed: EngineTime,
     #[serde(skip)]
-    pub(super) limit_warned: bool,
-    /// What was told last: 0 nothing, 1 degraded, 2 down.
-    pub(super) level: u8,
+    limit_warned: bool,
+    /// What was notified last: 0 nothing, 1 degraded, 2 down.
+    level: u8,
     /// Since when it is there without a break.
-    pub(super) alive: Option<f64>,
-    /// It was told that it is gone.
-    pub(super) gone: bool,
+    alive: Option<EngineTime>,
+    /// There was a warning that it is gone.
+    gone: bool,
     /// Since when it has fewer than its minimum.
-    pub(super) short_since: Option<f64>,
-    /// Transitions of its instances since sinks were told, by the place in [`Service::TRANSITIONS`].
+    short_since: Option<EngineTime>,
+    /// Transitions of its instances that sinks do not have yet, by the place in [`Service::TRANSITIONS`].
     #[serde(skip)]
-    pub(super) transitions: [u32; 6],
-    /// What holds for it.
+    transitions: [u32; Service::TRANSITIONS.len()],
     #[serde(skip)]
-    pub(super) rules: Rules,
+    rules: Rules,
     #[serde(skip)]
-    pub(super) order: u64,
-    #[serde(skip)]
-    pub(super) queued: f64,
+    order: u64,
 }
 
 impl Service {
-    /// What an instance can go to, by the place in `transitions`; `None` is being forgotten.
-    pub(super) const TRANSITIONS: [Option<State>; 6] =
+    /// What an instance can go to; `None` is being forgotten.
+    const TRANSITIONS: [Option<State>; 6] =
         [Some(State::Unknown), Some(State::Up), Some(State::Late), Some(State::Down), Some(State::Left), None];
 
-    /// Counts a transition of one of its instances.
-    pub(super) fn count_transition(&mut self, to: Option<State>) {
-        if let Some(at) = Service::TRANSITIONS.iter().position(|known| *known == to) {
-            self.transitions[at] += 1;
-        }
-    }
-
-    pub(super) fn new(name: &str, rules: Rules, order: u64, now: f64) -> Service {
+    pub(super) fn new(name: &str, rules: Rules, order: u64, now: EngineTime) -> Service {
         Service {
             name: name.into(),
             state: None,
@@ -123,13 +166,13 @@ impl Service {
             absent: BTreeSet::new(),
             born: now,
             beats: 0,
-            beat_at: -1e9,
+            beat_at: EngineTime::LONG_AGO,
             established: false,
-            maintenance_until: 0.0,
+            maintenance_until: EngineTime::default(),
             expect_at: None,
             flaps: Vec::new(),
             flapping: false,
-            flapping_told: false,
+            flapping_notified: false,
             stable: now,
             changed: now,
             limit_warned: false,
@@ -137,10 +180,371 @@ impl Service {
             alive: None,
             gone: false,
             short_since: None,
-            transitions: [0; 6],
+            transitions: [0; Service::TRANSITIONS.len()],
             rules,
             order,
-            queued: f64::INFINITY,
         }
+    }
+
+    /// One that was saved, in its place in this engine; its instances are still to come.
+    #[must_use]
+    pub(super) fn restored(self, rules: Rules, order: u64) -> Service {
+        Service { rules, order, instances: Vec::new(), present: 0, absent: BTreeSet::new(), ..self }
+    }
+
+    /// It is expected: it must be there a while from now on, even if it never says anything.
+    pub(super) fn expect(&mut self, now: EngineTime) {
+        self.state = Some(ServiceState::Unknown);
+        self.expect_at = Some(now + self.rules.within);
+    }
+}
+
+/// What it is.
+impl Service {
+    pub(super) fn name(&self) -> &CompactString {
+        &self.name
+    }
+
+    pub(super) fn order(&self) -> u64 {
+        self.order
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    pub(super) fn state(&self) -> Option<ServiceState> {
+        self.state
+    }
+
+    /// Since when it is in its state.
+    pub(super) fn changed(&self) -> EngineTime {
+        self.changed
+    }
+
+    pub(super) fn is_expected(&self) -> bool {
+        self.expect_at.is_some()
+    }
+
+    pub(super) fn maintenance_until(&self) -> EngineTime {
+        self.maintenance_until
+    }
+
+    pub(super) fn maintain_until(&mut self, until: EngineTime) {
+        self.maintenance_until = until;
+    }
+
+    /// `true` the first time that one of its limits is reached.
+    pub(super) fn note_limit(&mut self) -> bool {
+        !std::mem::replace(&mut self.limit_warned, true)
+    }
+}
+
+/// Its instances.
+impl Service {
+    /// In the order of registration.
+    pub(super) fn instances(&self) -> &[InstanceId] {
+        &self.instances
+    }
+
+    /// How many are present.
+    pub(super) fn present(&self) -> usize {
+        self.present
+    }
+
+    /// Who makes room for a new one.
+    pub(super) fn oldest_absent(&self) -> Option<InstanceId> {
+        self.absent.first().map(|absent| absent.id)
+    }
+
+    /// Takes a new instance, which counts as present with its first transition.
+    pub(super) fn add_instance(&mut self, id: InstanceId, instance: &Instance) {
+        self.instances.push(id);
+        self.absent.extend(Absent::of(id, instance));
+    }
+
+    /// One that was restored counts at once.
+    pub(super) fn count_restored(&mut self, instance: &Instance) {
+        self.present += usize::from(instance.is_present());
+    }
+
+    pub(super) fn remove_instance(&mut self, place: usize) {
+        self.instances.remove(place);
+    }
+
+    /// An instance is about to change.
+    pub(super) fn before_transition(&mut self, id: InstanceId, instance: &Instance) {
+        if let Some(absent) = Absent::of(id, instance) {
+            self.absent.remove(&absent);
+        }
+    }
+
+    /// An instance went from one state to another; `true` if the first came or the last is no longer present.
+    pub(super) fn after_transition(
+        &mut self,
+        id: InstanceId,
+        instance: &Instance,
+        (from, to): (Option<State>, Option<State>),
+    ) -> bool {
+        self.absent.extend(Absent::of(id, instance).filter(|_| to.is_some()));
+        if let Some(at) = Service::TRANSITIONS.iter().position(|known| *known == to) {
+            self.transitions[at] += 1;
+        }
+        let (was, is) = (from.is_some_and(State::is_present), to.is_some_and(State::is_present));
+        let before = self.present;
+        self.present = self.present + usize::from(is) - usize::from(was);
+        (before == 0) != (self.present == 0)
+    }
+
+    /// Transitions of its instances since this was last asked.
+    pub(super) fn take_transitions(&mut self) -> impl Iterator<Item = (Option<State>, u32)> + use<> {
+        Service::TRANSITIONS.into_iter().zip(std::mem::take(&mut self.transitions)).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// Whether it is established: heard often enough, and for long enough, not to give way to others.
+impl Service {
+    /// By the timeout that counts for whoever asks: an instance's own, or the least of all.
+    pub(super) fn is_established(&self, now: EngineTime, timeout: f64) -> bool {
+        self.established || (self.beats >= ESTABLISHED_BEATS && now - self.born >= timeout)
+    }
+
+    /// It is known to be established already.
+    pub(super) fn is_known_as_established(&self) -> bool {
+        self.established
+    }
+
+    /// It stays established from now on.
+    pub(super) fn establish(&mut self) {
+        self.established = true;
+    }
+
+    /// Counts a beat of an instance with that timeout.
+    pub(super) fn count_beat(&mut self, now: EngineTime, timeout: f64) {
+        if now - self.beat_at >= COPY_SECS {
+            self.beat_at = now;
+            self.beats = self.beats.saturating_add(1);
+        }
+        self.established = self.is_established(now, timeout);
+    }
+
+    /// Adds what an older state lacks: how many beats it had, and since when.
+    pub(super) fn complete(&mut self, beats: u64, born: EngineTime) {
+        if self.beats == 0 {
+            (self.beats, self.born) = (beats.min(u64::from(ESTABLISHED_BEATS)) as u8, born);
+        }
+    }
+}
+
+/// What its instances make of it.
+impl Service {
+    /// Its state at `now`; `None` if it has no instances and nobody expects any.
+    pub(super) fn evaluate(&mut self, census: Census, now: EngineTime) -> Option<ServiceState> {
+        let Census { present, down, maintained, left } = census;
+        let is_maintained = self.maintenance_until > now;
+        let armed = self.expect_at.is_none_or(|at| now >= at);
+        let min = self.minimum_in_force(census, armed, now);
+        if present == 0 {
+            let is_missed = min.is_some() && armed && !is_maintained && maintained == 0;
+            return if down > 0 || is_missed {
+                Some(ServiceState::Down)
+            } else if maintained > 0 {
+                Some(ServiceState::Maintenance)
+            } else if self.expect_at.is_some() && !armed {
+                Some(ServiceState::Unknown)
+            } else {
+                (left > 0).then_some(ServiceState::Left)
+            };
+        }
+        let is_short = !is_maintained && armed && min.is_some_and(|min| present < min);
+        let share = present as f64 / (present + down) as f64;
+        let is_below = self.rules.quorum > 0.0 && !self.rules.ephemeral && share < self.rules.quorum;
+        Some(if is_short || is_below { ServiceState::Degraded } else { ServiceState::Up })
+    }
+
+    /// The minimum, unless the shortage is young and no down explains it.
+    fn minimum_in_force(&mut self, census: Census, armed: bool, now: EngineTime) -> Option<usize> {
+        let min = self.rules.min.filter(|&min| min > 0)? as usize;
+        if census.present >= min {
+            self.short_since = None;
+            return Some(min);
+        }
+        let since = *self.short_since.get_or_insert(now);
+        let is_excused = armed && census.down < min - census.present && now < since + SHORT_FOR;
+        (!is_excused).then_some(min)
+    }
+
+    /// The next time after `now` at which time alone may change something about it, its instances left out.
+    pub(super) fn next_look(&self, now: EngineTime, policy: &Policy) -> EngineTime {
+        let is_leaving = self.alive.is_some() && self.state == Some(ServiceState::Left);
+        let times = [
+            Some(self.maintenance_until),
+            self.expect_at,
+            self.short_since.map(|since| since + SHORT_FOR),
+            self.flapping.then_some(self.stable + policy.flap_quiet),
+            is_leaving.then_some(self.changed + GONE_AFTER),
+        ];
+        times.into_iter().flatten().filter(|&at| at > now).fold(EngineTime::NEVER, EngineTime::min)
+    }
+}
+
+/// What of it is notified.
+impl Service {
+    pub(super) fn is_notified(&self) -> bool {
+        self.notified
+    }
+
+    pub(super) fn is_flapping(&self) -> bool {
+        self.flapping
+    }
+
+    /// Whether a state is bad, and not notified yet or worse than what was.
+    pub(super) fn is_worse(&self, new: ServiceState) -> bool {
+        new.is_bad() && (!self.notified || new.level() > self.level)
+    }
+
+    /// Ends flapping if it has not changed for long enough.
+    pub(super) fn settle(&mut self, new: ServiceState, now: EngineTime, policy: &Policy) -> Option<Settled> {
+        if !self.flapping || now < self.stable + policy.flap_quiet {
+            return None;
+        }
+        self.flapping = false;
+        self.flaps.clear();
+        let was_notified = std::mem::take(&mut self.flapping_notified);
+        Some(Settled { was_notified, is_due: self.state == Some(new) && self.is_worse(new) })
+    }
+
+    /// Notes that it is about to go to a state; `true` if it flaps from now on and that is to be notified. If one of its
+    /// instances flaps, that was.
+    pub(super) fn note_change(
+        &mut self,
+        new: ServiceState,
+        an_instance_flaps: bool,
+        now: EngineTime,
+        policy: &Policy,
+    ) -> bool {
+        let was_bad = self.state.is_some_and(ServiceState::is_bad);
+        let mut starts = false;
+        if new == ServiceState::Down || (new.is_bad() && !was_bad) {
+            self.flaps.retain(|&at| at > now - policy.flap_within);
+            self.flaps.push(now);
+            if self.flaps.len() >= policy.flap_count {
+                starts = !std::mem::replace(&mut self.flapping, true) && !an_instance_flaps;
+                self.flapping_notified |= starts;
+            }
+        }
+        if new.is_bad() || was_bad {
+            self.stable = now;
+        }
+        starts
+    }
+
+    /// Goes to a state.
+    pub(super) fn transition(&mut self, new: ServiceState, notify: bool, now: EngineTime) {
+        (self.state, self.changed) = (Some(new), now);
+        self.notified |= notify;
+        self.level = match new.is_bad() {
+            true if notify => new.level(),
+            true => self.level.min(new.level()),
+            false => 0,
+        };
+    }
+
+    /// Its problem is over.
+    pub(super) fn clear_problem(&mut self) {
+        self.notified = false;
+    }
+
+    /// Watches for a deploy that never came back: it was there for long, and all of it has left for a while. `true` once.
+    pub(super) fn note_departure(&mut self, new: ServiceState, now: EngineTime) -> bool {
+        match new {
+            ServiceState::Up | ServiceState::Degraded => {
+                self.alive.get_or_insert(now);
+                self.gone = false;
+                false
+            }
+            ServiceState::Left if self.state == Some(new) && now - self.changed >= GONE_AFTER => {
+                let Some(alive) = self.alive.take() else { return false };
+                let opted_out = self.rules.min == Some(0);
+                let is_gone = !self.gone && self.changed - alive >= MISSED_SECS && !opted_out;
+                self.gone |= is_gone;
+                is_gone
+            }
+            ServiceState::Left | ServiceState::Unknown | ServiceState::Down | ServiceState::Maintenance => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: f64) -> EngineTime {
+        EngineTime::from_secs(secs)
+    }
+
+    fn service(min: Option<u32>) -> Service {
+        Service::new("s", Rules { min, ..Rules::default() }, 1, at(0.0))
+    }
+
+    fn census(present: usize, down: usize, maintained: usize, left: usize) -> Census {
+        Census { present, down, maintained, left }
+    }
+
+    #[test]
+    fn a_service_is_what_its_instances_make_of_it() {
+        for (counts, state) in [
+            (census(2, 2, 0, 0), Some(ServiceState::Up)),
+            (census(1, 2, 0, 9), Some(ServiceState::Degraded)),
+            (census(0, 1, 0, 3), Some(ServiceState::Down)),
+            (census(0, 0, 1, 0), Some(ServiceState::Maintenance)),
+            (census(0, 0, 0, 1), Some(ServiceState::Left)),
+            (census(0, 0, 0, 0), None),
+        ] {
+            assert_eq!(service(None).evaluate(counts, at(1.0)), state, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_shortage_that_no_down_explains_must_last() {
+        let mut short = service(Some(2));
+        assert_eq!(short.evaluate(census(1, 0, 0, 1), at(10.0)), Some(ServiceState::Up));
+        assert_eq!(short.next_look(at(10.0), &Policy::default()), at(70.0));
+        assert_eq!(short.evaluate(census(1, 0, 0, 1), at(70.0)), Some(ServiceState::Degraded));
+        assert_eq!(service(Some(2)).evaluate(census(1, 1, 0, 0), at(10.0)), Some(ServiceState::Degraded));
+    }
+
+    #[test]
+    fn who_is_expected_is_unknown_until_it_is_missed() {
+        let mut expected = service(Some(1));
+        expected.expect(at(0.0));
+        assert_eq!(expected.evaluate(Census::default(), at(1.0)), Some(ServiceState::Unknown));
+        // Armed after 300 s, and short since the first look.
+        assert_eq!(expected.evaluate(Census::default(), at(301.0)), Some(ServiceState::Down));
+    }
+
+    #[test]
+    fn three_beats_and_a_timeout_establish_and_copies_do_not_count() {
+        let mut one = service(None);
+        for now in [0.0, 0.01, 0.02, 1.0] {
+            one.count_beat(at(now), 5.0);
+        }
+        assert!(!one.is_established(at(100.0), 5.0));
+        one.count_beat(at(2.0), 5.0);
+        assert!(!one.is_established(at(4.0), 5.0) && one.is_established(at(5.0), 5.0));
+        assert!(!one.is_known_as_established());
+        one.count_beat(at(6.0), 5.0);
+        assert!(one.is_known_as_established());
+    }
+
+    #[test]
+    fn who_was_there_for_an_hour_is_missed_ten_minutes_after_all_of_it_left() {
+        let mut one = service(None);
+        assert!(!one.note_departure(ServiceState::Up, at(0.0)));
+        one.transition(ServiceState::Up, false, at(0.0));
+        one.transition(ServiceState::Left, false, at(4000.0));
+        assert!(!one.note_departure(ServiceState::Left, at(4599.0)));
+        assert!(one.note_departure(ServiceState::Left, at(4600.0)));
+        assert!(!one.note_departure(ServiceState::Left, at(4601.0)));
     }
 }

@@ -235,7 +235,7 @@ impl DatadogSink {
         json!({
             "check": "systole.presence",
             "status": status,
-            "timestamp": event.at as i64,
+            "timestamp": event.at.as_secs() as i64,
             "message": event.change.to_name().unwrap_or(""),
             "host_name": self.spec.host,
             "tags": tags,

@@ -3,7 +3,7 @@
 //! its random streams. `SYSTOLE_TEST_FLEETS` is the number of runs of each (5 in `tests/long`).
 
 use systole::internals::presence::policy::Policy;
-use systole::internals::presence::{Change, Engine, Event, MassSilencePhase, ServiceState, State};
+use systole::internals::presence::{Change, Engine, EngineTime, Event, MassSilencePhase, ServiceState, State};
 use systole::internals::protocol::Heartbeat;
 
 use crate::support::{Random as Rng, alone, mix, size};
@@ -28,6 +28,10 @@ enum Control {
     Freeze(f64, usize),
     /// We are away for so long; what we knew survives or not.
     Restart(f64, bool),
+}
+
+fn time(secs: f64) -> EngineTime {
+    EngineTime::from_secs(secs)
 }
 
 type Arrival = (f64, usize, usize);
@@ -59,9 +63,9 @@ fn beat(engine: &mut Engine, arrival: Arrival) {
     });
 }
 
-fn play(arrivals: &[Arrival], controls: &[(f64, Control)]) -> Vec<Event> {
+fn play(arrivals: &[Arrival], controls: &[(f64, Control)]) -> Vec<Event<EngineTime>> {
     let policy = Policy::default();
-    let mut engine = Engine::new(policy.clone(), 0.0, 1);
+    let mut engine = Engine::new(policy.clone(), EngineTime::default(), 1);
     let mut events = Vec::new();
     let (mut a, mut c, mut n) = (0, 0, 1_u64);
     while n as f64 * TICK <= END {
@@ -72,15 +76,15 @@ fn play(arrivals: &[Arrival], controls: &[(f64, Control)]) -> Vec<Event> {
             match (arrival, control) {
                 (_, Some(&(at, control))) if arrival.is_none_or(|arrival| at <= arrival.0) => {
                     c += 1;
-                    engine.at(at);
+                    engine.at(time(at));
                     let wake = match control {
                         Control::Drops(dropped, received) => {
-                            engine.kernel_drops(at, dropped, received);
+                            engine.kernel_drops(time(at), dropped, received);
                             continue;
                         }
                         Control::Freeze(length, lost) => {
                             let held = arrivals[a..].iter().take_while(|arrival| arrival.0 <= at + length).count();
-                            engine.stalled(at + length, length);
+                            engine.stalled(time(at + length), length);
                             arrivals[a..a + held.saturating_sub(lost)].iter().for_each(|&one| beat(&mut engine, one));
                             a += held;
                             at + length
@@ -91,8 +95,8 @@ fn play(arrivals: &[Arrival], controls: &[(f64, Control)]) -> Vec<Event> {
                             let saved = engine.save();
                             events.append(&mut engine.take_events());
                             engine = match remembers {
-                                true => Engine::restored(policy.clone(), saved, wake, 1),
-                                false => Engine::new(policy.clone(), wake, 1),
+                                true => Engine::restored(policy.clone(), saved, time(wake), 1),
+                                false => Engine::new(policy.clone(), time(wake), 1),
                             };
                             wake
                         }
@@ -102,13 +106,13 @@ fn play(arrivals: &[Arrival], controls: &[(f64, Control)]) -> Vec<Event> {
                 }
                 (Some(&arrival), _) => {
                     a += 1;
-                    engine.at(arrival.0);
+                    engine.at(time(arrival.0));
                     beat(&mut engine, arrival);
                 }
                 (None, _) => break,
             }
         }
-        engine.tick(t);
+        engine.tick(time(t));
         n += 1;
     }
     events.append(&mut engine.take_events());
@@ -127,9 +131,9 @@ struct Told {
     first: Option<f64>,
 }
 
-fn tally(events: &[Event]) -> Told {
+fn tally(events: &[Event<EngineTime>]) -> Told {
     let mut told = Told::default();
-    for event in events.iter().filter(|event| event.notify && event.at >= T0) {
+    for event in events.iter().filter(|event| event.notify && event.at >= time(T0)) {
         let (count, is_alarm) = match event.change {
             Change::Instance { to: Some(State::Down), .. } => (&mut told.instance, true),
             Change::Service { to: Some(ServiceState::Down), .. } => (&mut told.service, true),
@@ -140,7 +144,7 @@ fn tally(events: &[Event]) -> Told {
         };
         *count += 1;
         if is_alarm {
-            told.first.get_or_insert(event.at - T0);
+            told.first.get_or_insert(event.at - time(T0));
         }
     }
     told

@@ -4,13 +4,17 @@
 use std::collections::HashMap;
 
 use systole::internals::presence::policy::{Expected, Override, Policy};
-use systole::internals::presence::{Change, Engine, Event, ServiceState, State};
+use systole::internals::presence::{Change, Engine, EngineTime, Epoch, Event, ServiceState, State};
 use systole::internals::protocol::{Heartbeat, Heartbeats, Line, Options, Signal, parse_line};
 
 use crate::support::heap::held_bytes;
 use crate::support::{Random as Rng, alone, mix, size};
 
 const TICK: f64 = 0.25;
+
+fn time(secs: f64) -> EngineTime {
+    EngineTime::from_secs(secs)
+}
 
 fn inputs() -> u64 {
     size("SYSTOLE_TEST_INPUTS", 100_000)
@@ -25,7 +29,7 @@ struct Checker {
 
 impl Checker {
     /// An event begins where the last one of its subject ended; a resolve is told if and only if its problem was.
-    fn check(&mut self, event: &Event) {
+    fn check(&mut self, event: &Event<EngineTime>) {
         let service = event.service.as_deref().unwrap_or("").to_string();
         match event.change {
             Change::Instance { from, to, .. } => {
@@ -66,7 +70,7 @@ impl Checker {
 
 /// A service's state and count are what its instances make of it.
 fn is_sound(engine: &Engine) {
-    for service in engine.view(0.0) {
+    for service in engine.view(Epoch::UNIX) {
         let count = |states: &[State]| service.instances.iter().filter(|i| states.contains(&i.state)).count();
         assert_eq!(service.present, count(&[State::Up, State::Late, State::Unknown]), "{service:?}");
         if service.present > 0 {
@@ -109,7 +113,7 @@ fn history(seed: u64) -> u64 {
             lives.push(Life { service, instance: format!("i{n}"), next: r.u() * 10.0, promise, start: "0".into() });
         }
     }
-    let mut engine = Engine::new(policy.clone(), 0.0, seed);
+    let mut engine = Engine::new(policy.clone(), EngineTime::default(), seed);
     let mut checker = Checker::default();
     let loss = *r.pick(&[0.0, 0.05, 0.3]);
     let (mut outage, mut t, mut sent) = (0.0, 0.0, 0);
@@ -120,15 +124,15 @@ fn history(seed: u64) -> u64 {
             outage = t + *r.pick(&[20.0, 60.0, 200.0, 500.0]);
         }
         if x > 0.9985 {
-            engine.at(t);
+            engine.at(time(t));
             let saved = engine.save();
             // What survives is text.
             let saved = serde_json::from_str(&serde_json::to_string(&saved).expect("JSON")).expect("the same");
             engine.take_events().iter().for_each(|event| checker.check(event));
             t += *r.pick(&[5.0, 60.0]);
-            engine = Engine::restored(policy.clone(), saved, t, seed);
+            engine = Engine::restored(policy.clone(), saved, time(t), seed);
         }
-        engine.at(t);
+        engine.at(time(t));
         for life in &mut lives {
             let say = |promise: Option<f64>, goodbye, start: Option<&str>| Heartbeat {
                 service: life.service.into(),
@@ -173,12 +177,12 @@ fn history(seed: u64) -> u64 {
             }
         }
         if r.u() < 0.01 {
-            engine.kernel_drops(t, 50, 50);
+            engine.kernel_drops(time(t), 50, 50);
         }
         if r.u() < 0.001 {
-            engine.stalled(t, *r.pick(&[2.0, 30.0]));
+            engine.stalled(time(t), *r.pick(&[2.0, 30.0]));
         }
-        engine.tick(t);
+        engine.tick(time(t));
         engine.take_events().iter().for_each(|event| checker.check(event));
         if step % 50 == 0 {
             is_sound(&engine);
@@ -281,7 +285,7 @@ fn hostile_lines_evict_nobody_who_is_established_and_stay_within_the_limits() {
         Policy { max_services: 2000, max_instances: 5000, max_instances_per_service: 100, ..Policy::default() };
     let mut r = Rng(mix(99));
     let heartbeats = Heartbeats { assist: true, ..Heartbeats::default() };
-    let mut engine = Engine::new(policy.clone(), 0.0, 5);
+    let mut engine = Engine::new(policy.clone(), EngineTime::default(), 5);
     let ours: Vec<Heartbeat> = (0..40)
         .map(|n| Heartbeat {
             service: format!("ours-{}", n % 4).into(),
@@ -295,21 +299,21 @@ fn hostile_lines_evict_nobody_who_is_established_and_stay_within_the_limits() {
     // Established: heard three times, and for longer than its timeout. Others give way, which is what they are invented for.
     for _ in 0..10 {
         t += 7.5;
-        engine.at(t);
+        engine.at(time(t));
         ours.iter().for_each(|beat| engine.beat(beat));
-        engine.tick(t);
+        engine.tick(time(t));
         engine.take_events().iter().for_each(|event| checker.check(event));
     }
     let (before, mut most_held) = (held_bytes(), 0);
     for n in 0..inputs() {
         if n % 100 == 0 {
             t += TICK;
-            engine.at(t);
+            engine.at(time(t));
             // Ours beat in time, among all that.
             if n % 3000 == 0 {
                 ours.iter().for_each(|beat| engine.beat(beat));
             }
-            engine.tick(t);
+            engine.tick(time(t));
             engine.take_events().iter().for_each(|event| checker.check(event));
         }
         let line = line(&mut r);
@@ -332,7 +336,7 @@ fn hostile_lines_evict_nobody_who_is_established_and_stay_within_the_limits() {
         peak = peak.max(engine.len());
         most_held = most_held.max(held_bytes() - before);
     }
-    let services = engine.view(0.0);
+    let services = engine.view(Epoch::UNIX);
     assert!(peak <= policy.max_instances && services.len() <= policy.max_services, "{peak}, {}", services.len());
     assert!(services.iter().all(|service| service.instances.len() <= policy.max_instances_per_service));
     for beat in &ours {

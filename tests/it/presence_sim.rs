@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use systole::internals::presence::Engine;
 use systole::internals::presence::policy::{Misses, Policy, grace_for, misses_for};
+use systole::internals::presence::{Engine, EngineTime};
 use systole::internals::protocol::Heartbeat;
 
 use crate::support::{Random as Rng, alone, mix, size};
@@ -339,19 +339,19 @@ impl Product {
         let mut policy = Policy::default();
         policy.rules.misses = misses;
         let beat = Heartbeat { service: "s".into(), instance: "i".into(), interval: promise, ..Heartbeat::default() };
-        Product { engine: Engine::new(policy, 0.0, 1), beat, deadline: f64::INFINITY }
+        Product { engine: Engine::new(policy, EngineTime::default(), 1), beat, deadline: f64::INFINITY }
     }
 }
 
 impl Detector for Product {
     fn update(&mut self, at: f64) {
         if at > self.deadline {
-            self.engine.tick(self.deadline);
+            self.engine.tick(EngineTime::from_secs(self.deadline));
         }
-        self.engine.at(at);
+        self.engine.at(EngineTime::from_secs(at));
         self.engine.beat(&self.beat);
         self.engine.take_events();
-        self.deadline = self.engine.down_at("s", "i").unwrap_or(f64::INFINITY);
+        self.deadline = self.engine.down_at("s", "i").map_or(f64::INFINITY, EngineTime::as_secs);
     }
     fn deadline(&self) -> f64 {
         self.deadline

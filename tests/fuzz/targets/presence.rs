@@ -10,7 +10,7 @@ use std::sync::Arc;
 use grammar::{Choices, Form, FromBytes, State};
 use libfuzzer_sys::fuzz_target;
 use systole::internals::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-use systole::internals::presence::Engine;
+use systole::internals::presence::{Engine, EngineTime, Epoch};
 use systole::internals::presence::policy::Policy;
 use systole::internals::protocol::{Heartbeats, Options};
 
@@ -20,7 +20,7 @@ const MAX_INSTANCES: usize = 4;
 fuzz_target!(|data: &[u8]| {
     let mut choices = FromBytes(data);
     let policy = Policy { max_services: MAX_SERVICES, max_instances_per_service: MAX_INSTANCES, ..Policy::default() };
-    let mut engine = Engine::new(policy.clone(), 0.0, 1);
+    let mut engine = Engine::new(policy.clone(), EngineTime::default(), 1);
     let mut shard = Shard::new(ShardOptions {
         timers: TimerPolicy::default(),
         fold_histograms: false,
@@ -37,16 +37,16 @@ fuzz_target!(|data: &[u8]| {
             1 => Form::BeatCheck(12),
             2 => Form::BeatTags(12, grammar::Tags::Few(2)),
             3 => {
-                engine.at(now);
+                engine.at(EngineTime::from_secs(now));
                 let saved = serde_json::to_string(&engine.save()).expect("JSON");
                 let known = engine.len();
                 let saved = serde_json::from_str(&saved).expect("what we wrote");
-                engine = Engine::restored(policy.clone(), saved, now, 1);
+                engine = Engine::restored(policy.clone(), saved, EngineTime::from_secs(now), 1);
                 assert!(engine.len() <= known, "a restart invents nobody");
                 continue;
             }
             4 => {
-                engine.kernel_drops(now, choices.below(100) as u64, 100);
+                engine.kernel_drops(EngineTime::from_secs(now), choices.below(100) as u64, 100);
                 continue;
             }
             _ => Form::Beat(12, 6, 1),
@@ -59,12 +59,12 @@ fuzz_target!(|data: &[u8]| {
             line[at] = choices.below(256) as u8;
         }
         shard.ingest(&line, &Options::default(), None, now);
-        engine.at(now);
+        engine.at(EngineTime::from_secs(now));
         shard.take_signals().for_each(|signal| engine.signal(&signal));
         now += [0.0, 0.1, 3.0, 40.0, 4000.0][choices.below(5)];
-        engine.tick(now);
+        engine.tick(EngineTime::from_secs(now));
         engine.take_events();
-        let view = engine.view(0.0);
+        let view = engine.view(Epoch::UNIX);
         assert!(view.len() <= MAX_SERVICES, "{} services", view.len());
         assert!(view.iter().all(|service| service.instances.len() <= MAX_INSTANCES));
     }

@@ -1,0 +1,435 @@
+//! The engine: takes beats and lets time pass. It holds the parts and puts them in sequence; each keeps its own state.
+//!
+//! A beat arrives: [`observe`] looks it up (or has it admitted), lets the instance's detector take it, and schedules the
+//! next look. Time passes: [`evaluate`] takes who is due, first instances, then services, with mass silence between them,
+//! and what follows from that comes out as [`Event`]s. A beat is a lookup and a few stores.
+
+mod evaluate;
+mod observe;
+mod readings;
+mod restore;
+mod view;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::admission::{Admission, Refusals};
+use super::blindness::{BlindSeconds, Blindness, LossySecond, is_too_much};
+use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, WarningCode};
+use super::instance::{Instance, State, Suppression};
+use super::loss::FleetLoss;
+use super::mass_silence::MassSilence;
+use super::policy::{Policy, Rules};
+use super::roster::{InstanceId, Roster, ServiceId};
+use super::schedule::Schedule;
+use super::service::{Service, ServiceState};
+use super::time::EngineTime;
+
+pub use readings::{Reading, SERIES};
+pub use restore::Saved;
+pub use view::{Flag, InstanceView, IntervalSource, ServiceView};
+
+/// Days for which one that never had an interval is remembered after it has left, if it was heard more than once: the
+/// gaps between daily jobs are learned so.
+const FORGET_UNESTABLISHED: f64 = 6.0 * 86_400.0;
+
+/// Who is there.
+#[derive(Debug)]
+pub struct Engine {
+    policy: Policy,
+    now: EngineTime,
+    roster: Roster,
+    admission: Admission,
+    instance_schedule: Schedule,
+    service_schedule: Schedule,
+    /// Services to evaluate in the next tick, in the order of registration.
+    dirty: BTreeSet<(u64, ServiceId)>,
+    /// Services in which somebody may have been replaced.
+    maybe_replaced: BTreeSet<(u64, ServiceId)>,
+    mass: MassSilence,
+    blindness: Blindness,
+    fleet_loss: FleetLoss,
+    /// Since the last take.
+    events: Vec<Event<EngineTime>>,
+    /// When sinks last had readings.
+    reported_at: EngineTime,
+}
+
+impl Engine {
+    /// An engine that knows nobody but who is expected. `seed` keys its tables: senders are not to know which names
+    /// collide.
+    pub fn new(policy: Policy, now: EngineTime, seed: u64) -> Engine {
+        let mut engine = Engine::empty(policy, now, seed);
+        engine.expect_services();
+        engine
+    }
+
+    fn empty(policy: Policy, now: EngineTime, seed: u64) -> Engine {
+        Engine {
+            policy,
+            now,
+            roster: Roster::new(seed),
+            admission: Admission::default(),
+            instance_schedule: Schedule::default(),
+            service_schedule: Schedule::default(),
+            dirty: BTreeSet::new(),
+            maybe_replaced: BTreeSet::new(),
+            mass: MassSilence::default(),
+            blindness: Blindness::default(),
+            fleet_loss: FleetLoss::default(),
+            events: Vec::new(),
+            reported_at: now,
+        }
+    }
+
+    /// Registers the services that are expected and not known.
+    fn expect_services(&mut self) {
+        for expected in self.policy.expect.clone() {
+            if self.roster.find_service(&expected.service).is_none() {
+                let id = self.register_service(&expected.service);
+                self.roster.service_mut(id).expect(self.now);
+            }
+        }
+    }
+
+    /// The engine's clock: the latest time it was given.
+    pub fn now(&self) -> EngineTime {
+        self.now
+    }
+
+    /// Sets the time; it never runs backwards.
+    pub fn at(&mut self, now: EngineTime) {
+        self.now = self.now.max(now);
+    }
+
+    /// What happened since this was last asked.
+    pub fn take_events(&mut self) -> Vec<Event<EngineTime>> {
+        let mut events = std::mem::take(&mut self.events);
+        for event in &mut events {
+            let service = event.service.as_deref().and_then(|name| self.roster.find_service(name));
+            event.service_context = service.map(|id| self.service_context(self.roster.service(id)));
+        }
+        events
+    }
+
+    /// Whether something happened that was not taken.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// What was refused.
+    pub fn refusals(&self) -> Refusals {
+        *self.admission.refusals()
+    }
+
+    /// Who was refused most since this was last asked, and how often.
+    pub fn take_most_refused(&mut self) -> Option<(IpAddr, u64)> {
+        self.admission.take_most_refused()
+    }
+
+    /// Whether so many register, or have registered, that senders' addresses are wanted.
+    pub fn is_crowded(&self) -> bool {
+        self.admission.is_crowded(&self.roster, &self.policy, self.now)
+    }
+
+    /// Whether a service is known.
+    pub fn knows(&self, service: &str) -> bool {
+        self.roster.find_service(service).is_some()
+    }
+
+    /// How many instances are known.
+    pub fn len(&self) -> usize {
+        self.roster.instance_count()
+    }
+
+    /// Nobody is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether there is a mass silence.
+    pub fn is_mass_silence(&self) -> bool {
+        self.mass.is_on()
+    }
+
+    /// When an instance will be down if nothing is heard of it; `None` if it is not present.
+    pub fn down_at(&self, service: &str, instance: &str) -> Option<EngineTime> {
+        let instance = self.roster.instance(self.roster.find(service, instance)?);
+        let deadlines = instance.detector().deadlines(&self.policy, self.roster.rules_of(instance));
+        instance.is_present().then_some(deadlines.down)
+    }
+}
+
+/// Blindness: what does not count against anybody.
+impl Engine {
+    /// A second in which the kernel dropped so many of the datagrams that reached our sockets.
+    pub fn kernel_drops(&mut self, now: EngineTime, dropped: u64, received: u64) {
+        self.at(now);
+        if is_too_much(dropped, received, self.policy.drop_ratio) {
+            let second = self.blindness.note_kernel_drops(self.now);
+            self.leave_out_second(second, WarningCode::IngestDrops);
+        }
+    }
+
+    /// A second in which our own queue was full for so many of what lines said of presence, and had room for the others.
+    pub fn queue_drops(&mut self, now: EngineTime, dropped: u64, taken: u64) {
+        self.at(now);
+        if is_too_much(dropped, taken, self.policy.drop_ratio) {
+            let second = self.blindness.note_queue_drops(self.now);
+            self.leave_out_second(second, WarningCode::QueueDrops);
+        }
+    }
+
+    fn leave_out_second(&mut self, second: LossySecond, code: WarningCode) {
+        if second.warns {
+            self.warn(None, code, true);
+        }
+        if second.is_left_out {
+            let (now, policy) = (self.now, &self.policy);
+            self.roster.for_each_present(|detector, rules| detector.leave_out_dropped_second(now, policy, rules));
+        }
+    }
+
+    /// We did not run for so many seconds, and run again at `now`.
+    pub fn stalled(&mut self, now: EngineTime, secs: f64) {
+        self.at(now);
+        if secs < self.policy.stall_min {
+            return;
+        }
+        self.blindness.note_pause(secs);
+        self.warn(None, WarningCode::LocalPause, false);
+        let (now, policy) = (self.now, &self.policy);
+        self.roster.for_each_present(|detector, rules| detector.leave_out_pause(secs, now, policy, rules));
+    }
+
+    /// The wall clock was set. No deadline depends on it.
+    pub fn clock_stepped(&mut self, secs: f64) {
+        if secs.abs() >= 2.0 {
+            self.warn(None, WarningCode::ClockStep, false);
+        }
+    }
+
+    /// What an earlier engine saved could not be read.
+    pub fn state_lost(&mut self) {
+        self.warn(None, WarningCode::StateLost, false);
+    }
+
+    /// Seconds in which we could not see.
+    pub fn blind(&self) -> BlindSeconds {
+        self.blindness.seconds()
+    }
+}
+
+/// Registration, and being forgotten.
+impl Engine {
+    /// The service of a name; a new one if it is not known.
+    fn register_service(&mut self, name: &str) -> ServiceId {
+        if let Some(id) = self.roster.find_service(name) {
+            return id;
+        }
+        let (rules, order) = (self.policy.rules_of(name), self.roster.next_order());
+        let id = self.roster.insert_service(Service::new(name, rules, order, self.now));
+        self.mark_dirty(id);
+        self.admission.add_candidate(id, &self.roster);
+        id
+    }
+
+    fn register_instance(&mut self, service: ServiceId, name: &str) -> InstanceId {
+        let order = self.roster.next_order();
+        self.roster.insert_instance(Instance::new(service, name, order, self.now))
+    }
+
+    fn remove_service(&mut self, id: ServiceId) {
+        self.report_service(id, None, self.roster.service(id).is_notified());
+        self.service_schedule.remove(id.place());
+        self.roster.remove_service(id);
+    }
+
+    fn remove_instance(&mut self, id: InstanceId, reason: Reason) {
+        let instance = self.roster.instance(id);
+        let (from, notify) = (instance.state(), instance.has_notified_problem());
+        self.transition(id, (Some(from), None), reason, notify);
+        self.instance_schedule.remove(id.place());
+        self.mass.remove(id);
+        self.roster.remove_instance(id);
+    }
+
+    /// How long one that left is remembered.
+    fn forget_left_after(&self, instance: &Instance) -> f64 {
+        if instance.detector().never_established() && instance.received() > 1 {
+            self.policy.forget_left.max(FORGET_UNESTABLISHED)
+        } else {
+            self.policy.forget_left
+        }
+    }
+
+    /// How long one that is down is remembered.
+    fn forget_down_after(&self, service: &Service) -> f64 {
+        match (service.present(), service.rules().ephemeral) {
+            (0, _) => self.policy.forget_service,
+            (_, true) => self.policy.forget_ephemeral,
+            (_, false) => self.policy.forget_down,
+        }
+    }
+}
+
+/// When to look again.
+impl Engine {
+    fn mark_dirty(&mut self, service: ServiceId) {
+        self.dirty.insert((self.roster.service(service).order(), service));
+    }
+
+    /// Somebody of a service may have been replaced.
+    fn mark_maybe_replaced(&mut self, service: ServiceId) {
+        self.maybe_replaced.insert((self.roster.service(service).order(), service));
+    }
+
+    /// Puts an instance where the next tick that matters will find it.
+    fn schedule(&mut self, id: InstanceId) {
+        let at = self.next_look(self.roster.instance(id));
+        self.instance_schedule.put(id.place(), at);
+    }
+
+    /// When time alone may change something about an instance.
+    fn next_look(&self, instance: &Instance) -> EngineTime {
+        let (service, policy) = (self.roster.service_of(instance), &self.policy);
+        let at = match instance.state() {
+            State::Up => {
+                let deadlines = instance.detector().deadlines(policy, service.rules());
+                deadlines.late.unwrap_or(deadlines.down)
+            }
+            State::Late | State::Unknown => {
+                let down = instance.detector().deadlines(policy, service.rules()).down;
+                // Past its deadline, whom a mass silence holds is looked at when that ends.
+                let is_held = down <= self.now && instance.is_member() && self.mass.holds();
+                if is_held { EngineTime::NEVER } else { down }
+            }
+            State::Left => instance.left_at() + self.forget_left_after(instance),
+            State::Down => {
+                let forgotten = instance.down_at() + self.forget_down_after(service);
+                let maintained = instance.maintenance_until().max(service.maintenance_until());
+                match instance.recheck() {
+                    Some((recheck, _)) => forgotten.min(recheck.max(maintained)),
+                    None if instance.suppression() == Some(Suppression::Maintenance) => forgotten.min(maintained),
+                    None => forgotten,
+                }
+            }
+        };
+        instance.settles_at(policy).map_or(at, |settles| at.min(settles))
+    }
+}
+
+/// What happens, as events.
+impl Engine {
+    /// Moves an instance from one state to another, `None` being not known and forgotten; where its event stands.
+    fn transition(
+        &mut self,
+        id: InstanceId,
+        (from, to): (Option<State>, Option<State>),
+        reason: Reason,
+        notify: bool,
+    ) -> usize {
+        let context = self.context(self.roster.instance(id));
+        let change = Change::Instance { from, to, reason };
+        let at = self.report_instance(id, change, notify);
+        self.events[at].context = Some(context);
+        let crossed = self.roster.transition(id, (from, to), reason, self.now, self.reported_at);
+        let service = self.roster.instance(id).service();
+        self.mark_dirty(service);
+        if matches!(to, Some(State::Up | State::Down)) {
+            self.mark_maybe_replaced(service);
+        }
+        if crossed {
+            // How long those that are down are remembered depends on whether anybody is present.
+            for other in self.roster.service(service).instances().to_vec() {
+                if other != id && self.roster.instance(other).is_down() {
+                    self.schedule(other);
+                }
+            }
+        }
+        at
+    }
+
+    fn context(&self, instance: &Instance) -> InstanceContext<EngineTime> {
+        let (detector, rules) = (instance.detector(), self.roster.rules_of(instance));
+        let interval = detector.interval(&self.policy);
+        InstanceContext {
+            version: instance.version().cloned(),
+            start: instance.start().cloned(),
+            last_seen: detector.seen(),
+            source: instance.source(),
+            silence_s: detector.silence(self.now),
+            blind_s: detector.blind(),
+            interval_s: interval,
+            misses: interval.map(|interval| detector.misses(interval, rules)),
+            timeout_s: detector.timing(&self.policy, rules).down,
+            down_for_s: instance.is_down().then_some(self.now - instance.down_at()),
+        }
+    }
+
+    fn service_context(&self, service: &Service) -> ServiceContext {
+        let down = self.roster.instances_of(service).filter(|instance| instance.is_down()).count();
+        let service_state = service.state().unwrap_or(ServiceState::Unknown);
+        ServiceContext { service_state, present: service.present(), total: service.present() + down }
+    }
+
+    /// Adds an event; where it stands among those since the last take.
+    fn report(&mut self, event: Event<EngineTime>) -> usize {
+        self.events.push(event);
+        self.events.len() - 1
+    }
+
+    fn report_instance(&mut self, id: InstanceId, change: Change, notify: bool) -> usize {
+        let instance = self.roster.instance(id);
+        self.report(Event {
+            service: Some(self.roster.service_of(instance).name().clone()),
+            instance: Some(instance.name().clone()),
+            ..Event::new(self.now, change, notify)
+        })
+    }
+
+    fn report_service(&mut self, id: ServiceId, to: Option<ServiceState>, notify: bool) {
+        let service = self.roster.service(id);
+        let (name, change) = (service.name().clone(), Change::Service { from: service.state(), to });
+        self.report(Event { service: Some(name), ..Event::new(self.now, change, notify) });
+    }
+
+    fn report_service_flapping(&mut self, id: ServiceId, phase: Phase) {
+        let name = self.roster.service(id).name().clone();
+        let event = Event::new(self.now, Change::Flapping(phase), true);
+        self.report(Event { service: Some(name), instance: Some("*".into()), ..event });
+    }
+
+    fn report_mass_silence(&mut self, phase: MassSilencePhase, notify: bool) {
+        self.report(Event::new(self.now, Change::MassSilence(phase), notify));
+    }
+
+    /// Warns of something about a service, or about no service.
+    fn warn(&mut self, service: Option<ServiceId>, code: WarningCode, notify: bool) {
+        let service = service.map(|id| self.roster.service(id).name().clone());
+        self.report(Event { service, ..Event::new(self.now, Change::Warning(code), notify) });
+    }
+
+    fn warn_of_instance(&mut self, id: InstanceId, code: WarningCode, notify: bool) {
+        self.report_instance(id, Change::Warning(code), notify);
+    }
+
+    /// Warns, once, that a table is full: of a service, or altogether.
+    fn warn_of_limit(&mut self, service: Option<ServiceId>) {
+        let is_new = match service {
+            Some(id) => self.roster.service_mut(id).note_limit(),
+            None => self.admission.note_limit(),
+        };
+        if is_new {
+            self.warn(service, WarningCode::Limit, true);
+        }
+    }
+
+    /// What holds for an instance.
+    fn rules(&self, id: InstanceId) -> &Rules {
+        self.roster.rules_of(self.roster.instance(id))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! What beats, goodbyes and operators say.
+
+use std::net::IpAddr;
+
+use crate::acl::equal;
+use crate::protocol::{Heartbeat, Signal};
+
+use super::Engine;
+use crate::presence::admission::{Refusal, is_established};
+use crate::presence::event::{Change, Event, Phase, Reason, WarningCode};
+use crate::presence::instance::State;
+use crate::presence::roster::{InstanceId, ServiceId};
+
+impl Engine {
+    /// Takes what a line says.
+    pub fn signal(&mut self, signal: &Signal) {
+        match signal {
+            Signal::Heartbeat(beat) => self.beat(beat),
+            Signal::Maintenance { service, instance, seconds, source, key } => {
+                if self.trusts(service, *source, key.as_deref()) {
+                    self.maintenance(service, instance.as_deref(), *seconds);
+                }
+            }
+            Signal::Assist { service, instance, source, key } => {
+                if self.roster.find(service, instance).is_some() && self.trusts(service, *source, key.as_deref()) {
+                    self.assist(service, instance);
+                }
+            }
+            Signal::Ignored(why) => self.admission.note_ignored(*why),
+        }
+    }
+
+    /// An operator's change was refused: it did not show the token.
+    pub fn refuse_change(&mut self) {
+        self.admission.refuse(Refusal::Token, None, self.now);
+    }
+
+    /// Whether somebody may speak of a service; who may not is counted.
+    fn trusts(&mut self, service: &str, source: Option<IpAddr>, key: Option<&str>) -> bool {
+        if self.policy.guards.is_empty() {
+            return true;
+        }
+        let guard = match self.roster.find_service(service) {
+            Some(id) => self.roster.service(id).rules().guard,
+            None => self.policy.rules_of(service).guard,
+        };
+        let Some(guard) = guard.and_then(|at| self.policy.guards.get(usize::from(at))) else { return true };
+        let is_allowed = guard.allow.permits(source);
+        let has_key = guard.key.as_deref().is_none_or(|right| equal(right.as_bytes(), key.unwrap_or("").as_bytes()));
+        let why = match (is_allowed, has_key) {
+            (true, true) => return true,
+            (false, _) => Refusal::Allow,
+            (true, false) => Refusal::Key,
+        };
+        self.admission.refuse(why, source, self.now);
+        false
+    }
+
+    /// Takes a heartbeat or a goodbye.
+    pub fn beat(&mut self, beat: &Heartbeat) {
+        if !self.trusts(&beat.service, beat.source, beat.key.as_deref()) {
+            return;
+        }
+        if beat.goodbye {
+            self.goodbye(beat);
+            return;
+        }
+        let (id, was) = match self.roster.find(&beat.service, &beat.instance) {
+            Some(id) => (id, Some(self.roster.instance(id).state())),
+            None => match self.admit(beat) {
+                Some(id) => (id, None),
+                None => return,
+            },
+        };
+        if was.is_some() && self.roster.instance(id).is_straggler(beat, self.now, &self.policy) {
+            self.admission.note_straggler();
+            return;
+        }
+        if self.policy.goodbye_same_ip {
+            self.note_home(id, was, beat.source);
+        }
+        let gap = self.roster.instance_mut(id).observe(self.now, was, beat);
+        if gap.was_present && gap.due > 0 && self.fleet_loss.note(self.now, gap.due) {
+            self.warn(None, WarningCode::HighLoss, false);
+        }
+        self.count_towards_establishment(id);
+        let is_restarted = self.check(id, beat);
+        self.become_up(id, was);
+        if is_restarted && was.is_some_and(|was| was != State::Left) {
+            let up = Some(State::Up);
+            self.report_instance(id, Change::Instance { from: up, to: up, reason: Reason::Restarted }, false);
+        }
+        let instance = self.roster.instance(id);
+        if instance.received() == 2 {
+            self.mark_maybe_replaced(instance.service());
+        }
+        self.schedule(id);
+    }
+
+    /// A new instance, unless a limit forbids it.
+    fn admit(&mut self, beat: &Heartbeat) -> Option<InstanceId> {
+        let service = self.roster.find_service(&beat.service);
+        let (is_new, now) = (service.is_none(), self.now);
+        let checked = self.admission.check(is_new, beat.source, &self.roster, &self.policy, now);
+        let admitted = checked.and_then(|()| self.make_room(service));
+        if let Err(why) = admitted {
+            if why == Refusal::Limit {
+                self.warn_of_limit(service);
+            }
+            self.admission.refuse(why, beat.source, now);
+            return None;
+        }
+        self.admission.note_admitted(is_new, beat.source, now);
+        let service = self.register_service(&beat.service);
+        Some(self.register_instance(service, &beat.instance))
+    }
+
+    /// Makes room for an instance of a service, or of a new one.
+    fn make_room(&mut self, service: Option<ServiceId>) -> Result<(), Refusal> {
+        match service {
+            None => {
+                while self.roster.service_count() >= self.policy.max_services {
+                    self.evict_service()?;
+                }
+            }
+            // The oldest that left makes room, then the oldest that is down.
+            Some(id) => {
+                while self.roster.service(id).instances().len() >= self.policy.max_instances_per_service {
+                    let oldest = self.roster.service(id).oldest_absent().ok_or(Refusal::Limit)?;
+                    self.remove_instance(oldest, Reason::Evicted);
+                }
+            }
+        }
+        // A service that is not established itself does not push others out by growing.
+        let may_evict = service.is_none_or(|id| is_established(id, &self.roster, &self.policy, self.now));
+        while self.roster.instance_count() >= self.policy.max_instances {
+            if !may_evict {
+                return Err(Refusal::Limit);
+            }
+            self.evict_service()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the oldest service that is not established.
+    fn evict_service(&mut self) -> Result<(), Refusal> {
+        let oldest = self.admission.take_oldest_candidate(&mut self.roster, &self.policy, self.now);
+        let oldest = oldest.ok_or(Refusal::Limit)?;
+        for id in self.roster.service(oldest).instances().to_vec() {
+            self.remove_instance(id, Reason::Evicted);
+        }
+        self.remove_service(oldest);
+        self.admission.note_evicted();
+        self.warn_of_limit(None);
+        Ok(())
+    }
+
+    /// Notes where a beat came from, before it counts: a goodbye is believed from there alone.
+    fn note_home(&mut self, id: InstanceId, was: Option<State>, source: Option<IpAddr>) {
+        let timing = self.roster.instance(id).detector().timing(&self.policy, self.rules(id));
+        // Who said goodbye, or was never there, may come back from anywhere.
+        let is_new = was.is_none_or(|was| was == State::Left);
+        self.roster.instance_mut(id).note_home(source, self.now, timing.first(), is_new);
+    }
+
+    fn count_towards_establishment(&mut self, id: InstanceId) {
+        let instance = self.roster.instance(id);
+        let service = self.roster.service_of(instance);
+        if !service.is_known_as_established() {
+            let timeout = instance.detector().timing(&self.policy, service.rules()).down;
+            let id = instance.service();
+            self.roster.service_mut(id).count_beat(self.now, timeout);
+        }
+    }
+
+    /// Warns of what a beat shows to be wrong; whether the process is another one than before.
+    fn check(&mut self, id: InstanceId, beat: &Heartbeat) -> bool {
+        if beat.sampled && self.roster.instance_mut(id).note_sampled() {
+            self.warn_of_instance(id, WarningCode::Sampled, false);
+        }
+        let identified = self.roster.instance_mut(id).identify(beat, self.now);
+        if identified.is_conflict {
+            self.warn_of_instance(id, WarningCode::InstanceConflict, true);
+        }
+        let mismatch = self.roster.instance_mut(id).detector_mut().compare_with_declared();
+        if mismatch.is_slow {
+            self.warn_of_instance(id, WarningCode::PromiseMismatch, false);
+        }
+        if mismatch.is_loose {
+            self.warn_of_instance(id, WarningCode::PromiseLoose, false);
+        }
+        identified.is_restarted
+    }
+
+    fn become_up(&mut self, id: InstanceId, was: Option<State>) {
+        let reason = match was {
+            None => Reason::Registered,
+            Some(State::Unknown) => Reason::Confirmed,
+            Some(State::Late) => Reason::LateBeat,
+            Some(State::Down) => Reason::Recovered,
+            Some(State::Left) => Reason::Returned,
+            Some(State::Up) => return,
+        };
+        let notify = self.roster.instance(id).has_notified_problem();
+        self.transition(id, (was, Some(State::Up)), reason, notify);
+        self.roster.instance_mut(id).clear_problem();
+    }
+
+    fn goodbye(&mut self, beat: &Heartbeat) {
+        let Some(id) = self.roster.find(&beat.service, &beat.instance) else { return };
+        if self.policy.goodbye_same_ip && !self.roster.instance(id).is_at_home(beat.source) {
+            self.admission.refuse(Refusal::GoodbyeFrom, beat.source, self.now);
+            return;
+        }
+        let instance = self.roster.instance_mut(id);
+        let is_of_another = instance.is_of_another_process(beat);
+        if !is_of_another {
+            instance.note_health(beat);
+        }
+        if instance.state() == State::Left {
+            if instance.note_repeated_goodbye(self.now) {
+                self.warn_of_instance(id, WarningCode::ZeroRepeated, true);
+            }
+        } else if !is_of_another {
+            // A goodbye of an older process means nothing.
+            self.leave(id, Reason::Goodbye);
+        }
+    }
+
+    /// An instance has left.
+    pub(super) fn leave(&mut self, id: InstanceId, reason: Reason) {
+        let instance = self.roster.instance(id);
+        let (from, notify) = (instance.state(), instance.has_notified_problem());
+        self.transition(id, (Some(from), Some(State::Left)), reason, notify);
+        if self.roster.instance_mut(id).leave(self.now) {
+            self.report_instance(id, Change::Flapping(Phase::End), true);
+        }
+        self.schedule(id);
+    }
+
+    /// Something else was heard of a registered instance: it lives, but declares no interval.
+    pub fn assist(&mut self, service: &str, instance: &str) {
+        let Some(id) = self.roster.find(service, instance) else { return };
+        let instance = self.roster.instance_mut(id);
+        if !instance.is_present() {
+            return;
+        }
+        instance.detector_mut().hear(self.now);
+        let from = instance.state();
+        if from != State::Up {
+            self.transition(id, (Some(from), Some(State::Up)), Reason::Implicit, false);
+        }
+        self.schedule(id);
+    }
+
+    /// Suppresses what happens to a service, or to one of its instances, for so many seconds; 0 ends it. For how many,
+    /// which the policy limits; `None` if it is unknown.
+    pub fn maintenance(&mut self, service: &str, instance: Option<&str>, secs: f64) -> Option<f64> {
+        let service_id = self.roster.find_service(service)?;
+        let granted = secs.clamp(0.0, self.policy.maintenance_max);
+        let until = self.now + granted;
+        match instance {
+            None => self.roster.service_mut(service_id).maintain_until(until),
+            Some(name) => {
+                let id = self.roster.find(service, name)?;
+                self.roster.instance_mut(id).maintain_until(until);
+            }
+        }
+        let phase = if secs > 0.0 { Phase::Start } else { Phase::End };
+        self.report(Event {
+            service: Some(service.into()),
+            instance: Some(instance.unwrap_or("*").into()),
+            ..Event::new(self.now, Change::Maintenance(phase), false)
+        });
+        for id in self.roster.service(service_id).instances().to_vec() {
+            self.schedule(id);
+        }
+        self.mark_dirty(service_id);
+        Some(granted)
+    }
+
+    /// Forgets an instance, or a service with all of its own. `false` if it is unknown.
+    pub fn forget(&mut self, service: &str, instance: Option<&str>) -> bool {
+        let forgotten = match instance {
+            Some(instance) => match self.roster.find(service, instance) {
+                Some(id) => vec![id],
+                None => return false,
+            },
+            None => match self.roster.find_service(service) {
+                Some(id) => self.roster.service(id).instances().to_vec(),
+                None => return false,
+            },
+        };
+        for id in forgotten {
+            self.remove_instance(id, Reason::Operator);
+        }
+        true
+    }
+}

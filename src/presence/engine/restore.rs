@@ -1,0 +1,108 @@
+//! What survives a restart: everybody who is known, and whether there is a mass silence.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
+use crate::presence::event::{Change, Event};
+use crate::presence::instance::Instance;
+use crate::presence::mass_silence::MassSilence;
+use crate::presence::policy::Policy;
+use crate::presence::service::Service;
+use crate::presence::time::EngineTime;
+
+/// Everything that survives a restart. Times are those of the engine that saved it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Saved {
+    /// The engine's clock.
+    now: EngineTime,
+    /// Services with their instances.
+    services: Vec<(Service, Vec<Instance>)>,
+    /// A mass silence that lasts: its start, and whether its hold has expired.
+    mass: Option<(EngineTime, bool)>,
+}
+
+impl Saved {
+    /// The engine's clock when it was saved.
+    pub fn now(&self) -> EngineTime {
+        self.now
+    }
+}
+
+impl Engine {
+    /// Writes what must survive a restart as JSON, as [`Engine::save`] has it, without a copy of it.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn store(&self, out: impl Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Stored<'a> {
+            now: EngineTime,
+            services: Vec<(&'a Service, Vec<&'a Instance>)>,
+            mass: Option<(EngineTime, bool)>,
+        }
+        let stored = Stored { now: self.now, services: self.registered(), mass: self.mass.saved() };
+        Ok(serde_json::to_writer(out, &stored)?)
+    }
+
+    /// What must survive a restart.
+    pub fn save(&self) -> Saved {
+        let owned = |(service, all): (&Service, Vec<&Instance>)| (service.clone(), all.into_iter().cloned().collect());
+        Saved { now: self.now, services: self.registered().into_iter().map(owned).collect(), mass: self.mass.saved() }
+    }
+
+    /// Services with their instances, both in the order of registration.
+    fn registered(&self) -> Vec<(&Service, Vec<&Instance>)> {
+        let mut services: Vec<&Service> = self.roster.services().collect();
+        services.sort_by_key(|service| service.order());
+        services.into_iter().map(|service| (service, self.roster.instances_of(service).collect())).collect()
+    }
+
+    /// Starts with what an earlier engine knew: whoever was present is to be confirmed. `now` is on that engine's clock.
+    pub fn restored(policy: Policy, saved: Saved, now: EngineTime, seed: u64) -> Engine {
+        let mut engine = Engine::empty(policy, now, seed);
+        let away = now - saved.now;
+        engine.blindness.note_restart(away);
+        let (mut members, mut to_confirm) = (BTreeSet::new(), 0);
+        for (service, instances) in saved.services {
+            let rules = engine.policy.rules_of(service.name());
+            let order = engine.roster.next_order();
+            let id = engine.roster.insert_service(service.restored(rules, order));
+            engine.mark_dirty(id);
+            engine.admission.add_candidate(id, &engine.roster);
+            for instance in instances {
+                let order = engine.roster.next_order();
+                let mut instance = instance.restored(id, order);
+                if instance.is_present() {
+                    instance.detector_mut().leave_out_restart(away, now, &engine.policy, &rules);
+                    to_confirm += 1;
+                }
+                let is_member = instance.is_member();
+                let id = engine.roster.insert_restored(instance);
+                if is_member {
+                    members.insert(id);
+                }
+            }
+        }
+        engine.complete_services();
+        engine.mass = MassSilence::restored(saved.mass, members);
+        engine.expect_services();
+        for id in engine.roster.instance_ids() {
+            engine.schedule(id);
+        }
+        engine.report(Event::new(now, Change::Restored(to_confirm), false));
+        engine
+    }
+
+    /// What services that are restored from an older state lack: how often and since when they were heard.
+    fn complete_services(&mut self) {
+        for id in self.roster.service_ids() {
+            let instances = self.roster.instances_of(self.roster.service(id));
+            let received = instances.clone().map(Instance::received).sum();
+            let born = instances.map(Instance::first).fold(self.now, EngineTime::min);
+            self.roster.service_mut(id).complete(received, born);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Views of presence for people and programs.
+
+use compact_str::CompactString;
+use serde::Serialize;
+
+use crate::named::named_enum;
+
+use super::Engine;
+use crate::presence::describe::length;
+use crate::presence::instance::{Instance, State};
+use crate::presence::service::{Service, ServiceState};
+use crate::presence::time::{EngineTime, Epoch};
+
+/// Names in a list of those that are down.
+const NAMED: usize = 10;
+
+/// Drops are mentioned for so long, in seconds.
+const DROPS_SHOWN: f64 = 600.0;
+
+named_enum! {
+    /// Where the interval in force comes from.
+    pub enum IntervalSource {
+        /// The instance declares it.
+        Declared = "promise",
+        /// From the gaps between its beats.
+        Learned = "learned",
+        /// Its beats come slower than declared.
+        Measured = "measured",
+        /// It is not known yet.
+        Learning = "learning",
+    }
+}
+
+named_enum! {
+    /// What is special about an instance.
+    pub enum Flag {
+        /// Its silence was announced.
+        Maintenance = "maintenance",
+        /// It goes up and down.
+        Flapping = "flapping",
+        /// A mass silence holds its down back.
+        Held = "held",
+        /// Its interval is not known yet.
+        Learning = "learning",
+        /// Its beats come slower than declared.
+        Mismatch = "mismatch",
+        /// Two processes use its name, or its goodbyes are repeated.
+        Conflict = "conflict",
+    }
+}
+
+/// A service with its instances, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServiceView {
+    /// Its name.
+    pub service: CompactString,
+    /// Its state.
+    pub state: ServiceState,
+    /// Instances that are up, late or unconfirmed.
+    pub present: usize,
+    /// Instances that are down.
+    pub down: usize,
+    /// Instances that left.
+    pub left: usize,
+    /// Instances that must be present.
+    pub min: Option<u32>,
+    /// Share below which it is degraded.
+    pub quorum: f64,
+    /// In this state since, RFC 3339.
+    pub since: String,
+    /// Its instances by name.
+    pub instances: Vec<InstanceView>,
+}
+
+/// An instance, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct InstanceView {
+    /// Its name.
+    pub instance: CompactString,
+    /// Its state.
+    pub state: State,
+    /// In this state since, RFC 3339.
+    pub since: String,
+    /// Silent for so long, our own blindness left out.
+    pub silence_s: f64,
+    /// Interval in force, if it is known.
+    pub interval_s: Option<f64>,
+    /// Where that comes from.
+    pub interval_source: IntervalSource,
+    /// Beats that must be missed.
+    pub misses: Option<u32>,
+    /// Silence that means down.
+    pub timeout_s: f64,
+    /// Share of its beats that were lost in the last hour, if that is known.
+    pub loss_1h: Option<f64>,
+    /// Seconds until it is late, if nothing is heard.
+    pub late_in_s: Option<f64>,
+    /// Seconds until it is down, if nothing is heard.
+    pub down_in_s: Option<f64>,
+    /// As it said.
+    pub version: Option<CompactString>,
+    /// As it said.
+    pub start: Option<CompactString>,
+    /// Last sender's address.
+    pub source: Option<String>,
+    /// Status of its last service check.
+    pub health: Option<u8>,
+    /// What that said.
+    pub message: Option<CompactString>,
+    /// The worst of each half hour of the last day, the current one last: `U`p, `L`ate, `D`own, `G`one, `?` unconfirmed.
+    pub day: String,
+    /// What is special about it.
+    pub flags: Vec<Flag>,
+}
+
+impl ServiceView {
+    /// Who is present and says itself that it fails.
+    pub fn failing(&self) -> impl Iterator<Item = &InstanceView> {
+        self.instances.iter().filter(|instance| instance.is_failing())
+    }
+}
+
+impl InstanceView {
+    /// Whether it is up, late or unconfirmed.
+    pub fn is_present(&self) -> bool {
+        self.state.is_present()
+    }
+
+    /// Whether it is present and its service check is critical.
+    pub fn is_failing(&self) -> bool {
+        self.is_present() && self.health == Some(2)
+    }
+}
+
+impl Engine {
+    /// Services by name with their instances.
+    pub fn view(&self, epoch: Epoch) -> Vec<ServiceView> {
+        self.roster.services_by_name().into_iter().map(|service| self.view_service(service, epoch)).collect()
+    }
+
+    /// One service with its instances.
+    pub fn view_of(&self, service: &str, epoch: Epoch) -> Option<ServiceView> {
+        let id = self.roster.find_service(service)?;
+        Some(self.view_service(self.roster.service(id), epoch))
+    }
+
+    fn view_service(&self, service: &Service, epoch: Epoch) -> ServiceView {
+        let instances = self.roster.instances_of(service);
+        let mut instances: Vec<InstanceView> =
+            instances.map(|instance| self.view_instance(service, instance, epoch)).collect();
+        instances.sort_by(|a, b| a.instance.cmp(&b.instance));
+        let count = |state: State| instances.iter().filter(|instance| instance.state == state).count();
+        ServiceView {
+            service: service.name().clone(),
+            state: service.state().unwrap_or(ServiceState::Unknown),
+            present: service.present(),
+            down: count(State::Down),
+            left: count(State::Left),
+            min: service.rules().min,
+            quorum: service.rules().quorum,
+            since: epoch.to_unix(service.changed()).rfc3339(),
+            instances,
+        }
+    }
+
+    fn view_instance(&self, service: &Service, instance: &Instance, epoch: Epoch) -> InstanceView {
+        let (detector, rules) = (instance.detector(), service.rules());
+        let interval = detector.interval(&self.policy);
+        let deadlines = detector.deadlines(&self.policy, rules);
+        let left = |at: EngineTime| (at - self.now).max(0.0);
+        let flags = [
+            (self.roster.is_maintained(instance, self.now), Flag::Maintenance),
+            (instance.is_flapping(), Flag::Flapping),
+            (self.is_held(instance), Flag::Held),
+            (interval.is_none(), Flag::Learning),
+            (detector.is_mismatched(), Flag::Mismatch),
+            (instance.has_conflict(self.now), Flag::Conflict),
+        ];
+        InstanceView {
+            instance: instance.name().clone(),
+            state: instance.state(),
+            since: epoch.to_unix(instance.changed()).rfc3339(),
+            silence_s: detector.silence(self.now),
+            interval_s: interval,
+            interval_source: match (detector.declared_interval(), interval) {
+                (_, None) => IntervalSource::Learning,
+                (Some(declared), Some(interval)) if interval != declared => IntervalSource::Measured,
+                (Some(_), Some(_)) => IntervalSource::Declared,
+                (None, Some(_)) => IntervalSource::Learned,
+            },
+            misses: interval.map(|interval| detector.misses(interval, rules)),
+            timeout_s: detector.timing(&self.policy, rules).down,
+            loss_1h: instance.history().loss(self.now),
+            late_in_s: deadlines.late.filter(|_| instance.is_present()).map(left),
+            down_in_s: instance.is_present().then(|| left(deadlines.down)),
+            version: instance.version().cloned(),
+            start: instance.start().cloned(),
+            source: instance.source().map(|address| address.to_string()),
+            health: instance.health(),
+            message: instance.message().cloned(),
+            day: instance.history().strip(self.now, instance.state()),
+            flags: flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect(),
+        }
+    }
+
+    /// Whether a mass silence holds its down back.
+    pub(super) fn is_held(&self, instance: &Instance) -> bool {
+        instance.is_member() && instance.is_present() && self.mass.holds()
+    }
+
+    /// The service whose name is most like one that is unknown.
+    pub fn like(&self, name: &str) -> Option<&str> {
+        let names = self.roster.service_names().map(|known| (strsim::damerau_levenshtein(known, name), known));
+        names.filter(|(distance, _)| *distance <= name.len().max(3) / 2).min().map(|(_, known)| known)
+    }
+
+    /// More about a service, or about everything, in words: who is down, and whether we see the others.
+    pub fn detail(&self, service: Option<&str>) -> String {
+        let service = service.and_then(|name| self.roster.find_service(name)).map(|id| self.roster.service(id));
+        let mut out = match service {
+            Some(service) => self.describe_down(service),
+            None if self.mass.is_on() => self.describe_silent(),
+            None => String::new(),
+        };
+        let is_other = |instance: &&Instance| {
+            service.is_none_or(|service| self.roster.service_of(instance).order() != service.order())
+        };
+        let (mut up, mut all) = (0_usize, 0_usize);
+        let others = self.roster.instances().map(|(_, instance)| instance).filter(is_other);
+        for instance in others.filter(|instance| instance.state() != State::Left) {
+            all += 1;
+            up += usize::from(instance.state() == State::Up);
+        }
+        let which = if service.is_some() { "other " } else { "" };
+        out.push_str(&format!("{up} of {all} {which}instances are heard in time; "));
+        out.push_str(&self.describe_blindness());
+        out
+    }
+
+    fn describe_down(&self, service: &Service) -> String {
+        let mut down: Vec<&Instance> =
+            self.roster.instances_of(service).filter(|instance| instance.is_down()).collect();
+        if down.is_empty() {
+            return String::new();
+        }
+        down.sort_by(|a, b| a.name().cmp(b.name()));
+        let named: Vec<&str> = down.iter().take(NAMED).map(|instance| &**instance.name()).collect();
+        let silences = down.iter().map(|instance| instance.detector().silence(self.now));
+        let silence = silences.fold(f64::INFINITY, f64::min);
+        let more = if down.len() > NAMED { format!(" and {} more", down.len() - NAMED) } else { String::new() };
+        format!("Down: {}{more}; last heard {} ago. ", named.join(", "), length(silence))
+    }
+
+    fn describe_silent(&self) -> String {
+        let mut silent = Vec::new();
+        for service in self.roster.services_by_name() {
+            let is_silent = |one: &&Instance| matches!(one.state(), State::Late | State::Down);
+            let count = self.roster.instances_of(service).filter(is_silent).count();
+            if count > 0 {
+                let whole = if count == service.instances().len() { "all " } else { "" };
+                silent.push(format!("{} ({whole}{count})", service.name()));
+            }
+        }
+        let more = silent.len().saturating_sub(NAMED);
+        silent.truncate(NAMED);
+        let more = if more > 0 { format!(" and {more} more services") } else { String::new() };
+        format!("Silent: {}{more}. ", silent.join(", "))
+    }
+
+    fn describe_blindness(&self) -> String {
+        let is_shown = |at: EngineTime| at >= EngineTime::default() && self.now - at < DROPS_SHOWN;
+        let ago = |at: EngineTime| is_shown(at).then(|| length(self.now - at));
+        match (ago(self.blindness.drops_at()), ago(self.blindness.queue_drops_at())) {
+            (Some(ago), _) => format!("the kernel dropped datagrams {ago} ago."),
+            (None, Some(ago)) => format!("presence's own queue overflowed {ago} ago."),
+            (None, None) => "the kernel dropped nothing in the last 10 min.".to_string(),
+        }
+    }
+}

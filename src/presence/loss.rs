@@ -1,0 +1,123 @@
+//! Lost beats: of one instance, to decide how many must be missed before it is down, and of the whole fleet, to warn when the
+//! network loses too many.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::EngineTime;
+
+/// Most of what is measured before it is halved.
+const MEMORY: u32 = 20_000;
+
+/// Beats between two computations of the misses that loss asks for.
+const RECOMPUTE_EVERY: u32 = 16;
+
+/// Loss of an instance, measured from gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Loss {
+    expected: u32,
+    lost: u32,
+    /// Runs of lost beats.
+    runs: u32,
+    beats: u32,
+    misses: u32,
+}
+
+impl Loss {
+    /// Notes a gap at an interval.
+    pub(super) fn note(&mut self, gap: f64, interval: f64) {
+        let steps = (gap / interval).round().clamp(1.0, 1000.0) as u32;
+        self.expected += steps;
+        self.lost += steps - 1;
+        self.runs += u32::from(steps > 1);
+        if self.expected >= MEMORY {
+            (self.expected, self.lost, self.runs) = (self.expected / 2, self.lost / 2, self.runs / 2);
+        }
+        self.beats += 1;
+        if self.beats.is_multiple_of(RECOMPUTE_EVERY) {
+            self.misses = self.misses_at(interval);
+        }
+    }
+
+    /// Beats that must be missed; `None` as long as too little was measured.
+    pub(super) fn misses(&self) -> Option<u32> {
+        (self.misses > 0).then_some(self.misses)
+    }
+
+    /// Enough misses that the measured loss gives under one false down in 1000 instance-days.
+    fn misses_at(&self, interval: f64) -> u32 {
+        let (expected, lost, runs) = (f64::from(self.expected), f64::from(self.lost), f64::from(self.runs));
+        let p = (lost + 1.0) / (expected + 100.0);
+        // That a loss follows a loss: bursts make it likelier.
+        let again = p.max(1.0 - (runs + 10.0) / (lost + 10.0));
+        let misses = 1.0 + ((0.001 * interval / 86_400.0 / p).ln() / again.ln()).ceil();
+        if misses.is_finite() { misses.clamp(3.0, 10.0) as u32 } else { 10 }
+    }
+}
+
+/// Minutes over which the loss of the whole fleet is measured, how many beats must have been due in them, and the share
+/// of them from which on there is a warning.
+const FLEET_MINUTES: usize = 5;
+const FLEET_DUE: u64 = 1000;
+const HIGH_LOSS: f64 = 0.05;
+
+/// Seconds between two warnings.
+const WARN_EVERY: f64 = 3600.0;
+
+/// Beats of everybody that were due, and those of them that were lost, by minute.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FleetLoss {
+    minute: u64,
+    due: [(u64, u64); FLEET_MINUTES],
+    warned_at: Option<EngineTime>,
+}
+
+impl FleetLoss {
+    /// Notes a gap of so many beats; `true` if so much is lost that it deserves a warning.
+    pub(super) fn note(&mut self, now: EngineTime, due: u64) -> bool {
+        let minute = (now.as_secs() / 60.0) as u64;
+        for passed in (self.minute + 1).max(minute.saturating_sub(FLEET_MINUTES as u64))..=minute {
+            self.due[passed as usize % FLEET_MINUTES] = (0, 0);
+        }
+        self.minute = self.minute.max(minute);
+        let (expected, lost) = &mut self.due[minute as usize % FLEET_MINUTES];
+        (*expected, *lost) = (*expected + due, *lost + due.saturating_sub(1));
+        if due < 2 || self.warned_at.is_some_and(|at| now < at + WARN_EVERY) {
+            return false;
+        }
+        let (expected, lost) = self.due.iter().fold((0, 0), |(e, l), (expected, lost)| (e + expected, l + lost));
+        let is_high = expected >= FLEET_DUE && lost as f64 >= HIGH_LOSS * expected as f64;
+        if is_high {
+            self.warned_at = Some(now);
+        }
+        is_high
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_is_lost_the_more_beats_must_be_missed() {
+        let (mut clean, mut lossy) = (Loss::default(), Loss::default());
+        for n in 0..160 {
+            clean.note(10.0, 10.0);
+            lossy.note(if n % 3 == 0 { 20.0 } else { 10.0 }, 10.0);
+        }
+        assert_eq!(Loss::default().misses(), None);
+        let (clean, lossy) = (clean.misses().expect("measured"), lossy.misses().expect("measured"));
+        assert!(clean >= 3 && lossy > clean && lossy <= 10, "{clean}, {lossy}");
+    }
+
+    #[test]
+    fn high_loss_of_the_fleet_is_a_warning_once_an_hour() {
+        let mut fleet = FleetLoss::default();
+        let at = EngineTime::from_secs;
+        assert!((0..1000).all(|_| !fleet.note(at(1.0), 1)));
+        // A twentieth is lost.
+        let warned = (0..60).filter(|_| fleet.note(at(2.0), 2)).count();
+        assert_eq!(warned, 1);
+        // Five minutes later that is forgotten.
+        assert!(!fleet.note(at(400.0), 2));
+    }
+}

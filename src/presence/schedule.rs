@@ -1,0 +1,106 @@
+//! When to look at whom again. Whoever is scheduled has one entry that counts; a later one that it supersedes is skipped
+//! when it comes up, so that rescheduling moves nothing.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+use super::time::EngineTime;
+
+/// An entry of the queue: when, and whom by its place in the table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Entry {
+    at: EngineTime,
+    place: u32,
+}
+
+impl Eq for Entry {}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Entry) -> Ordering {
+        self.at.total_cmp(&other.at).then(self.place.cmp(&other.place))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A queue of places in a table, by time.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    queue: BinaryHeap<Reverse<Entry>>,
+    /// When each place is looked at; never, if it is not scheduled.
+    due: Vec<EngineTime>,
+}
+
+impl Schedule {
+    /// Looks at a place at `at`, or earlier if it is scheduled so.
+    pub(super) fn put(&mut self, place: u32, at: EngineTime) {
+        if self.due.len() <= place as usize {
+            self.due.resize(place as usize + 1, EngineTime::NEVER);
+        }
+        let due = &mut self.due[place as usize];
+        if at < *due {
+            *due = at;
+            self.queue.push(Reverse(Entry { at, place }));
+        }
+    }
+
+    /// Looks at a place no more: whoever had it has gone.
+    pub(super) fn remove(&mut self, place: u32) {
+        if let Some(due) = self.due.get_mut(place as usize) {
+            *due = EngineTime::NEVER;
+        }
+    }
+
+    /// Takes the places that are due at `now`.
+    pub(super) fn take_due(&mut self, now: EngineTime) -> Vec<u32> {
+        let mut places = Vec::new();
+        while let Some(&Reverse(entry)) = self.queue.peek() {
+            if entry.at > now {
+                break;
+            }
+            self.queue.pop();
+            let due = &mut self.due[entry.place as usize];
+            if *due == entry.at {
+                *due = EngineTime::NEVER;
+                places.push(entry.place);
+            }
+        }
+        places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: f64) -> EngineTime {
+        EngineTime::from_secs(secs)
+    }
+
+    #[test]
+    fn a_place_is_due_once_at_its_earliest_time() {
+        let mut schedule = Schedule::default();
+        schedule.put(3, at(10.0));
+        schedule.put(3, at(5.0));
+        // Later than it is scheduled already.
+        schedule.put(3, at(7.0));
+        schedule.put(1, at(6.0));
+        assert!(schedule.take_due(at(4.9)).is_empty());
+        assert_eq!(schedule.take_due(at(6.0)), [3, 1]);
+        assert!(schedule.take_due(at(20.0)).is_empty(), "what was superseded is skipped");
+    }
+
+    #[test]
+    fn whoever_takes_the_place_of_one_that_has_gone_is_not_looked_at_for_it() {
+        let mut schedule = Schedule::default();
+        schedule.put(0, at(5.0));
+        schedule.remove(0);
+        schedule.put(0, at(8.0));
+        assert!(schedule.take_due(at(5.0)).is_empty());
+        assert_eq!(schedule.take_due(at(8.0)), [0]);
+    }
+}

@@ -1,0 +1,130 @@
+//! The two clocks of presence. The engine's is monotonic and starts anywhere; states and deadlines are on it alone, so that
+//! a wall clock that is set moves no deadline. What is shown and published is in Unix time. An [`Epoch`] is the one way
+//! from one to the other.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! clock {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(f64);
+
+        impl $name {
+            /// The time at so many seconds of this clock.
+            pub const fn from_secs(secs: f64) -> $name {
+                $name(secs)
+            }
+
+            /// Seconds of this clock.
+            pub const fn as_secs(self) -> f64 {
+                self.0
+            }
+
+            /// The later of two times.
+            #[must_use]
+            pub fn max(self, other: $name) -> $name {
+                $name(self.0.max(other.0))
+            }
+
+            /// The earlier of two times.
+            #[must_use]
+            pub fn min(self, other: $name) -> $name {
+                $name(self.0.min(other.0))
+            }
+        }
+
+        impl std::ops::Add<f64> for $name {
+            type Output = $name;
+
+            fn add(self, secs: f64) -> $name {
+                $name(self.0 + secs)
+            }
+        }
+
+        impl std::ops::Sub<f64> for $name {
+            type Output = $name;
+
+            fn sub(self, secs: f64) -> $name {
+                $name(self.0 - secs)
+            }
+        }
+
+        impl std::ops::Sub for $name {
+            type Output = f64;
+
+            /// Seconds from the other time to this one.
+            fn sub(self, other: $name) -> f64 {
+                self.0 - other.0
+            }
+        }
+    };
+}
+
+clock! {
+    /// A time on the engine's clock, in seconds since some start. It never runs backwards, and a restart continues it.
+    EngineTime
+}
+
+clock! {
+    /// Wall time, in seconds since 1970.
+    UnixTime
+}
+
+impl EngineTime {
+    /// Before everything that is remembered.
+    pub(super) const LONG_AGO: EngineTime = EngineTime(-1e9);
+
+    /// After everything that is waited for.
+    pub(super) const NEVER: EngineTime = EngineTime(f64::INFINITY);
+
+    /// Orders times, and everything else that a number can be, too.
+    pub(super) fn total_cmp(&self, other: &EngineTime) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// Where the engine's clock stands in Unix time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Epoch(f64);
+
+impl Epoch {
+    /// The engine's clock shows Unix time.
+    pub const UNIX: Epoch = Epoch(0.0);
+
+    /// The epoch by which the engine's clock shows `engine` when the wall clock shows `unix`.
+    pub fn new(unix: UnixTime, engine: EngineTime) -> Epoch {
+        Epoch(unix.0 - engine.0)
+    }
+
+    /// A time of the engine's clock in Unix time.
+    pub fn to_unix(self, at: EngineTime) -> UnixTime {
+        UnixTime(at.0 + self.0)
+    }
+
+    /// Seconds by which the wall clock was set between an earlier epoch and this one.
+    pub fn step_since(self, earlier: Epoch) -> f64 {
+        self.0 - earlier.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_converts_and_shows_steps_of_the_wall_clock() {
+        let epoch = Epoch::new(UnixTime::from_secs(1_000_005.0), EngineTime::from_secs(5.0));
+        assert_eq!(epoch.to_unix(EngineTime::from_secs(7.5)), UnixTime::from_secs(1_000_007.5));
+        let set_back = Epoch::new(UnixTime::from_secs(999_999.0), EngineTime::from_secs(9.0));
+        assert_eq!(set_back.step_since(epoch), -10.0);
+        assert_eq!(Epoch::UNIX.to_unix(EngineTime::from_secs(3.0)), UnixTime::from_secs(3.0));
+    }
+
+    #[test]
+    fn times_are_plain_numbers_outside() {
+        assert_eq!(serde_json::to_string(&EngineTime::from_secs(2.5)).expect("JSON"), "2.5");
+        assert_eq!(serde_json::from_str::<UnixTime>("7").expect("a time"), UnixTime::from_secs(7.0));
+    }
+}

@@ -1,0 +1,431 @@
+//! Drives the presence engine on a thread of its own. Heartbeats come through a bounded channel that nobody
+//! waits for; every quarter of a second what has come is applied, and then everybody is evaluated. What it knows survives a
+//! restart in a state file.
+
+mod state;
+mod state_file;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::notify;
+use crate::presence::{AlertBook, Engine, EngineTime, Epoch, Identity, Policy, UnixTime};
+use crate::protocol::Signal;
+use crate::sys::unix_time;
+use crate::untrusted::Escaped;
+
+use state_file::StateFile;
+
+pub use state::{PresenceState, Report};
+
+/// Time between two evaluations.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Signals that may wait unless it is configured; more are lost, counted, and the second does not count against anybody.
+pub const QUEUE: usize = 8192;
+
+/// Questions and everything else that may wait beside them.
+const OTHERS: usize = 256;
+
+/// Time between two checks of what the queue lost.
+const LOST_EVERY: Duration = Duration::from_secs(1);
+
+/// Time between two saved states.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Time between two warnings of maintenance that was announced for an unknown service.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// How presence is run.
+#[derive(Clone, Debug)]
+pub struct PresenceOptions {
+    /// How presence is judged.
+    pub policy: Policy,
+    /// Where the state is kept; `None` is memory only.
+    pub state_file: Option<PathBuf>,
+    /// Key of the engine's table.
+    pub seed: u64,
+    /// Who publishes events.
+    pub identity: Identity,
+    /// Warnings about instances wait so long for a service's alarm that replaces them.
+    pub group_wait: Duration,
+    /// Signals that may wait.
+    pub queue: usize,
+}
+
+enum Message {
+    /// Boxed, for the room of the whole queue is taken at once.
+    Signal(Box<Signal>),
+    Drops {
+        dropped: u64,
+        received: u64,
+    },
+    Ask(Box<dyn FnOnce(&mut PresenceState) + Send>),
+    Stop,
+}
+
+/// What the workers and the presence thread share.
+#[derive(Debug)]
+struct Shared {
+    /// Most signals that may wait, and how many do.
+    queue: usize,
+    waiting: AtomicUsize,
+    /// Signals that found no room.
+    lost: AtomicU64,
+    /// Senders' addresses are wanted.
+    wants_senders: AtomicBool,
+}
+
+/// A handle to the presence thread. Cheap to clone; nothing it does waits for that thread unless it says so.
+#[derive(Clone, Debug)]
+pub struct PresenceHandle {
+    sender: SyncSender<Message>,
+    shared: Arc<Shared>,
+    newest: watch::Receiver<u64>,
+}
+
+impl PresenceHandle {
+    /// Passes a heartbeat on.
+    pub fn signal(&self, signal: Signal) {
+        // Beyond the signals there is room for questions: a flood of heartbeats does not shut them out.
+        let has_room = self.shared.waiting.fetch_add(1, Ordering::Relaxed) < self.shared.queue;
+        if !has_room || self.sender.try_send(Message::Signal(Box::new(signal))).is_err() {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether so many register that senders' addresses are wanted.
+    pub fn wants_senders(&self) -> bool {
+        self.shared.wants_senders.load(Ordering::Relaxed)
+    }
+
+    /// Passes on a second in which the kernel dropped so many of the datagrams that reached our sockets.
+    pub fn drops(&self, dropped: u64, received: u64) {
+        // There is room, unless the thread is gone.
+        let _ = self.sender.try_send(Message::Drops { dropped, received });
+    }
+
+    /// The number of the newest event, and a way to wait for the next.
+    pub fn newest(&self) -> watch::Receiver<u64> {
+        self.newest.clone()
+    }
+
+    /// Ends the presence thread: it saves what it knows.
+    pub fn stop(&self) {
+        // If the queue is full for so long, the thread is gone.
+        let _ = self.sender.send(Message::Stop);
+    }
+
+    /// Asks something; the answer comes through the receiver, or an error if the thread is gone or too busy.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut PresenceState) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (answer, answered) = oneshot::channel();
+        let ask = move |state: &mut PresenceState| {
+            // If nobody waits any longer, nothing is done: what a report takes out goes with the next one.
+            if !answer.is_closed() {
+                let _ = answer.send(question(state));
+            }
+        };
+        let _ = self.sender.try_send(Message::Ask(Box::new(ask)));
+        answered
+    }
+}
+
+/// Starts the presence thread with what an earlier one saved. It ends, and saves, when every handle is gone.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn start(
+    options: PresenceOptions,
+    receivers: Vec<notify::Receiver>,
+) -> io::Result<(PresenceHandle, JoinHandle<()>)> {
+    let (sender, inbox) = sync_channel(options.queue + OTHERS);
+    let shared = Arc::new(Shared {
+        queue: options.queue,
+        waiting: AtomicUsize::new(0),
+        lost: AtomicU64::new(0),
+        wants_senders: AtomicBool::new(false),
+    });
+    let (newest, seen) = watch::channel(0);
+    let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
+    let driver = Driver::new(options, shared, receivers, newest);
+    let thread = std::thread::Builder::new().name("presence".into()).spawn(move || driver.run(&inbox))?;
+    Ok((presence, thread))
+}
+
+/// The wall clock.
+fn wall_clock() -> UnixTime {
+    UnixTime::from_secs(unix_time())
+}
+
+/// The thread: takes messages, ticks, and saves.
+struct Driver {
+    state: PresenceState,
+    state_file: StateFile,
+    /// Something has changed since the state was saved.
+    dirty: bool,
+    shared: Arc<Shared>,
+    /// Signals since the last check of what the queue lost, and what it lost since.
+    taken: u64,
+    lost: u64,
+    next_check: Instant,
+    next_tick: Instant,
+    next_save: Instant,
+    /// The engine's clock: where it began, and when.
+    base: EngineTime,
+    started: Instant,
+    /// When the thread last ran.
+    last_run: Instant,
+    /// The last warning of maintenance that was announced for an unknown service.
+    warned_at: Option<Instant>,
+}
+
+impl Driver {
+    fn new(
+        options: PresenceOptions,
+        shared: Arc<Shared>,
+        receivers: Vec<notify::Receiver>,
+        newest: watch::Sender<u64>,
+    ) -> Driver {
+        let PresenceOptions { policy, seed, identity, .. } = options;
+        let (state_file, saved) = StateFile::open(options.state_file);
+        let is_lost = saved.is_err();
+        let (base, mut engine, alarms) = match saved {
+            Ok(Some((saved, age))) => {
+                let base = saved.presence.now() + age;
+                (base, Engine::restored(policy, saved.presence, base, seed), saved.alarms)
+            }
+            Ok(None) | Err(_) => {
+                let base = EngineTime::default();
+                (base, Engine::new(policy, base, seed), Vec::new())
+            }
+        };
+        if is_lost {
+            engine.state_lost();
+        }
+        let alerts = AlertBook::new(options.group_wait.as_secs_f64(), alarms);
+        let epoch = Epoch::new(wall_clock(), base);
+        let state = PresenceState::new(engine, epoch, identity, alerts, receivers, newest);
+        state.repeat_firing();
+        let now = Instant::now();
+        Driver {
+            state,
+            state_file,
+            dirty: false,
+            shared,
+            taken: 0,
+            lost: 0,
+            next_check: now + LOST_EVERY,
+            next_tick: now + TICK,
+            next_save: now + SAVE_EVERY,
+            base,
+            started: now,
+            last_run: now,
+            warned_at: None,
+        }
+    }
+
+    fn run(mut self, inbox: &Receiver<Message>) {
+        loop {
+            let pause = self.next_tick.saturating_duration_since(Instant::now());
+            let message = inbox.recv_timeout(pause);
+            self.leave_out_pause();
+            match message {
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if Instant::now() >= self.next_tick {
+                // What has come is applied before anybody is evaluated.
+                let mut stops = false;
+                for message in inbox.try_iter().take(2 * (self.shared.queue + OTHERS)) {
+                    stops |= matches!(message, Message::Stop);
+                    self.take(message);
+                }
+                self.tick();
+                if stops {
+                    break;
+                }
+            }
+        }
+        let now = self.clock();
+        self.state.engine_mut().tick(now);
+        self.save();
+    }
+
+    /// The engine's clock.
+    fn clock(&self) -> EngineTime {
+        self.base + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Time in which we did not run is no silence of others.
+    fn leave_out_pause(&mut self) {
+        let slept = self.last_run.elapsed().saturating_sub(TICK);
+        self.last_run = Instant::now();
+        let now = self.clock();
+        self.state.engine_mut().at(now);
+        if slept >= Duration::from_secs(1) {
+            self.state.engine_mut().stalled(now, slept.as_secs_f64());
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        let now = self.clock();
+        self.state.engine_mut().at(now);
+        match message {
+            Message::Signal(signal) => {
+                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.dirty = true;
+                self.taken += 1;
+                if let Signal::Maintenance { service, .. } = &*signal {
+                    self.check_maintenance(service);
+                }
+                self.state.engine_mut().signal(&signal);
+            }
+            Message::Drops { dropped, received } => {
+                self.state.engine_mut().kernel_drops(now, dropped, received);
+            }
+            Message::Ask(question) => {
+                self.count_lost();
+                self.state.collect();
+                question(&mut self.state);
+                self.dirty = true;
+            }
+            Message::Stop => {}
+        }
+    }
+
+    /// Takes over what the queue has lost.
+    fn count_lost(&mut self) {
+        let lost = self.shared.lost.swap(0, Ordering::Relaxed);
+        self.lost += lost;
+        self.state.count_queue_drops(lost);
+    }
+
+    /// Warns, at most once a minute, of maintenance that is announced for an unknown service.
+    fn check_maintenance(&mut self, service: &str) {
+        let is_warned = self.warned_at.is_some_and(|at| at.elapsed() < WARN_EVERY);
+        if is_warned || self.state.knows(service) {
+            return;
+        }
+        self.warned_at = Some(Instant::now());
+        let nearest = self.state.engine().like(service).unwrap_or("");
+        tracing::warn!(
+            service = %Escaped(service),
+            nearest = %Escaped(nearest),
+            "maintenance of an unknown service was announced; it is an ordinary metric"
+        );
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock();
+        if Instant::now() >= self.next_check {
+            self.next_check = Instant::now() + LOST_EVERY;
+            self.count_lost();
+            let (lost, taken) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.taken));
+            self.state.engine_mut().queue_drops(now, lost, taken);
+        }
+        self.state.engine_mut().tick(now);
+        self.shared.wants_senders.store(self.state.engine().is_crowded(), Ordering::Relaxed);
+        self.state.set_wall_clock(wall_clock());
+        self.dirty |= self.state.engine().has_events();
+        self.state.collect();
+        self.state.tick_alerts();
+        self.next_tick += TICK;
+        if self.next_tick < Instant::now() {
+            self.next_tick = Instant::now() + TICK;
+        }
+        if Instant::now() >= self.next_save {
+            self.next_save = Instant::now() + SAVE_EVERY;
+            self.save();
+        }
+    }
+
+    /// Saves what has changed. Nothing is written while there was never anybody.
+    fn save(&mut self) {
+        let is_dirty = std::mem::take(&mut self.dirty);
+        let is_nobody = self.state.engine().is_empty() && self.state_file.is_missing();
+        if is_dirty && !is_nobody {
+            self.state_file.save(self.state.engine(), self.state.alerts());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::presence::Reason;
+    use crate::protocol::Heartbeat;
+
+    fn options(state_file: Option<PathBuf>) -> PresenceOptions {
+        PresenceOptions {
+            policy: Policy::default(),
+            state_file,
+            seed: 1,
+            identity: Identity { node: "here".into(), boot: 0 },
+            group_wait: Duration::ZERO,
+            queue: 10,
+        }
+    }
+
+    fn beat() -> Signal {
+        Signal::Heartbeat(Heartbeat {
+            service: "a".into(),
+            instance: "b".into(),
+            interval: Some(10.0),
+            ..Heartbeat::default()
+        })
+    }
+
+    #[test]
+    fn a_report_that_nobody_waits_for_any_more_takes_nothing_out() {
+        let (presence, thread) = start(options(None), Vec::new()).expect("started");
+        presence.signal(beat());
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        // It ends with an error, when the sender is dropped.
+        let busy = presence.ask(move |_| held.recv().is_err());
+        // A flush whose patience ends while presence is busy.
+        drop(presence.ask(PresenceState::report));
+        let next = presence.ask(PresenceState::report);
+        drop(hold);
+        assert_eq!(busy.blocking_recv(), Ok(true));
+        let report = next.blocking_recv().expect("an answer");
+        let is_registered = |reason: Option<Reason>| reason == Some(Reason::Registered);
+        assert!(report.events.iter().any(|event| is_registered(event.change.reason())), "{:?}", report.events);
+        presence.stop();
+        thread.join().expect("it ends");
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_locked_is_read_and_not_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("presence.json");
+        let (presence, thread) = start(options(Some(path.clone())), Vec::new()).expect("started");
+        presence.signal(beat());
+        assert_eq!(presence.ask(|state| state.services().len()).blocking_recv(), Ok(1));
+        presence.stop();
+        thread.join().expect("it ends");
+        let before = fs::read(&path).expect("a state");
+        // A folder in the lock's place: not even root makes a file of it.
+        let lock = dir.path().join("presence.json.lock");
+        fs::remove_file(&lock).expect("a lock");
+        fs::create_dir(&lock).expect("a folder");
+        let (presence, thread) = start(options(Some(path.clone())), Vec::new()).expect("started");
+        assert_eq!(presence.ask(|state| state.services().len()).blocking_recv(), Ok(1));
+        presence.stop();
+        thread.join().expect("it ends");
+        assert_eq!(fs::read(&path).expect("a state"), before);
+    }
+}

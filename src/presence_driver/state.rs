@@ -1,0 +1,265 @@
+//! What the presence thread knows: the engine, the last events, and which alarms are out. Whatever happens is logged,
+//! remembered for the API, kept for the next flush, and put into the queues of the notifiers.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::notify;
+use crate::presence::describe::describe;
+use crate::presence::{
+    AlertBook, BlindSeconds, Engine, Epoch, Event, EventKind, Identity, Notification, Reading, Refusal, Refusals,
+    ServiceView, Severity, UnixTime,
+};
+use crate::telemetry::PresenceAccount;
+use crate::untrusted::Escaped;
+
+/// Events that are remembered for the API, and most that wait for the next flush.
+const REMEMBERED: usize = 1000;
+const WAITING: usize = 100_000;
+
+/// What a flush takes with it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The values of this moment.
+    pub readings: Vec<Reading>,
+    /// What happened since the last flush.
+    pub events: Vec<Event>,
+    /// What was lost and refused since the last flush.
+    pub account: PresenceAccount,
+}
+
+/// What the presence thread knows; questions get to see it.
+#[derive(Debug)]
+pub struct PresenceState {
+    engine: Engine,
+    epoch: Epoch,
+    /// The last events, each with its number.
+    remembered: VecDeque<(u64, Event)>,
+    /// Those that the next flush takes.
+    waiting: Vec<Event>,
+    next_event: u64,
+    newest: watch::Sender<u64>,
+    identity: Identity,
+    alerts: AlertBook,
+    receivers: Vec<notify::Receiver>,
+    /// What the queue lost, until a flush takes it, and what was refused up to the last one.
+    queue_drops: u64,
+    reported: Refusals,
+}
+
+impl PresenceState {
+    pub(super) fn new(
+        engine: Engine,
+        epoch: Epoch,
+        identity: Identity,
+        alerts: AlertBook,
+        receivers: Vec<notify::Receiver>,
+        newest: watch::Sender<u64>,
+    ) -> PresenceState {
+        PresenceState {
+            engine,
+            epoch,
+            remembered: VecDeque::new(),
+            waiting: Vec::new(),
+            next_event: 1,
+            newest,
+            identity,
+            alerts,
+            receivers,
+            queue_drops: 0,
+            reported: Refusals::default(),
+        }
+    }
+}
+
+/// For whoever asks.
+impl PresenceState {
+    /// Services by name with their instances.
+    pub fn services(&self) -> Vec<ServiceView> {
+        self.engine.view(self.epoch)
+    }
+
+    /// One service with its instances.
+    pub fn service(&self, name: &str) -> Option<ServiceView> {
+        self.engine.view_of(name, self.epoch)
+    }
+
+    /// Whether a service is known.
+    pub fn knows(&self, service: &str) -> bool {
+        self.engine.knows(service)
+    }
+
+    /// Whether there is a mass silence.
+    pub fn is_mass_silence(&self) -> bool {
+        self.engine.is_mass_silence()
+    }
+
+    /// Seconds in which we could not see, since the start.
+    pub fn blind(&self) -> BlindSeconds {
+        self.engine.blind()
+    }
+
+    /// The values of this moment for a scrape.
+    pub fn scraped(&self) -> Vec<Reading> {
+        self.engine.scraped()
+    }
+
+    /// The last events, newest first.
+    pub fn last_events(&self) -> impl Iterator<Item = &Event> {
+        self.remembered.iter().rev().map(|(_, event)| event)
+    }
+
+    /// The events after the one with an id, or with a number of this start, as they are published, oldest first; all that
+    /// are remembered if it is not ours.
+    pub fn events_since(&self, id: Option<&str>) -> Vec<(u64, Value)> {
+        let since = id.and_then(|id| self.identity.number(id).or_else(|| id.parse().ok())).unwrap_or(0);
+        let after = self.remembered.iter().filter(|(number, _)| *number > since);
+        after.map(|(number, event)| (*number, self.identity.publish(*number, event))).collect()
+    }
+
+    /// Suppresses what happens to a service, or to one of its instances, for so many seconds; for how many. `None` if it
+    /// is unknown.
+    pub fn announce_maintenance(&mut self, service: &str, instance: Option<&str>, secs: f64) -> Option<f64> {
+        self.engine.maintenance(service, instance, secs)
+    }
+
+    /// Forgets a service, or one of its instances. `false` if it is unknown.
+    pub fn forget(&mut self, service: &str, instance: Option<&str>) -> bool {
+        self.engine.forget(service, instance)
+    }
+
+    /// Counts a change by an operator that was refused.
+    pub fn refuse_change(&mut self) {
+        self.engine.refuse_change();
+    }
+
+    /// What the next flush takes with it.
+    pub fn report(&mut self) -> Report {
+        let refusals = self.engine.refusals();
+        let before = std::mem::replace(&mut self.reported, refusals);
+        let refused = refusals.by_reason().map(|(why, all)| (why.as_str(), all - before.of(why)));
+        let account = PresenceAccount {
+            queue_drops: std::mem::take(&mut self.queue_drops),
+            refused: refused.into_iter().filter(|(_, fresh)| *fresh > 0).collect(),
+            evicted: refusals.evicted() - before.evicted(),
+        };
+        log_losses(&account, self.engine.take_most_refused());
+        Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting), account }
+    }
+}
+
+/// For the thread that drives it.
+impl PresenceState {
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    pub(super) fn alerts(&self) -> &AlertBook {
+        &self.alerts
+    }
+
+    /// So many signals found no room in the queue.
+    pub(super) fn count_queue_drops(&mut self, lost: u64) {
+        self.queue_drops += lost;
+    }
+
+    /// Notes what the wall clock shows; if it was set, the engine hears of it.
+    pub(super) fn set_wall_clock(&mut self, now: UnixTime) {
+        let epoch = Epoch::new(now, self.engine.now());
+        let step = epoch.step_since(self.epoch);
+        if step.abs() >= 2.0 {
+            self.engine.clock_stepped(step);
+        }
+        self.epoch = epoch;
+    }
+
+    /// Takes over what has happened.
+    pub(super) fn collect(&mut self) {
+        let events = self.engine.take_events();
+        if events.is_empty() {
+            return;
+        }
+        let mut notifications = Vec::new();
+        for event in events {
+            let event = event.in_unix_time(self.epoch);
+            log_event(&event);
+            notifications.append(&mut self.alerts.take(self.next_event, &event));
+            if self.remembered.len() == REMEMBERED {
+                self.remembered.pop_front();
+            }
+            self.remembered.push_back((self.next_event, event.clone()));
+            self.next_event += 1;
+            if self.waiting.len() < WAITING {
+                self.waiting.push(event);
+            }
+        }
+        self.newest.send_replace(self.next_event - 1);
+        self.pass_on(notifications);
+    }
+
+    /// Lets time pass for the alarms.
+    pub(super) fn tick_alerts(&mut self) {
+        let waited = self.alerts.tick(self.epoch.to_unix(self.engine.now()));
+        self.pass_on(waited);
+    }
+
+    /// Puts notifications into every receiver's queue.
+    fn pass_on(&self, mut notifications: Vec<Notification>) {
+        if notifications.is_empty() || self.receivers.is_empty() {
+            return;
+        }
+        for notification in &mut notifications {
+            notification.detail = self.engine.detail(notification.alarm.key.service.as_deref());
+        }
+        self.receivers.iter().for_each(|receiver| receiver.outbox.put(&notifications));
+    }
+
+    /// After a restart: what is still open, to those who forget what is not repeated.
+    pub(super) fn repeat_firing(&self) {
+        let firing = self.alerts.firing().map(|alarm| Notification {
+            alarm: alarm.clone(),
+            resolved: false,
+            event: None,
+            detail: self.engine.detail(alarm.key.service.as_deref()),
+        });
+        let notifications: Vec<Notification> = firing.collect();
+        let receivers = self.receivers.iter().filter(|receiver| receiver.again);
+        receivers.for_each(|receiver| receiver.outbox.put(&notifications));
+    }
+}
+
+/// Logs what was lost and refused, at most once an interval.
+fn log_losses(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
+    if account.queue_drops > 0 {
+        tracing::warn!(heartbeats = account.queue_drops, "presence's queue was full; these were not heard");
+    }
+    if account.evicted > 0 {
+        tracing::warn!(services = account.evicted, "services that were not established gave way to new ones");
+    }
+    // A change without the token was logged at once.
+    let refused = account.refused.iter().filter(|(reason, _)| *reason != Refusal::Token.as_str());
+    let reasons: Vec<String> = refused.map(|(reason, count)| format!("{reason} {count}")).collect();
+    if !reasons.is_empty() {
+        let from = most.map_or("unknown senders".to_string(), |(from, count)| format!("{from} ({count})"));
+        tracing::warn!(reasons = reasons.join(", "), most_from = from, "heartbeats were refused");
+    }
+}
+
+/// Logs what somebody is to be notified of, and at `debug` everything else.
+fn log_event(event: &Event) {
+    let text = describe(event);
+    let text = Escaped(&text);
+    match (event.notify, event.severity()) {
+        (true, Severity::Critical | Severity::Warning) => tracing::warn!("presence: {text}"),
+        (true, Severity::Info) => tracing::info!("presence: {text}"),
+        (false, _) if event.change.kind() == EventKind::Warning => tracing::warn!("presence: {text}"),
+        (false, Severity::Critical | Severity::Warning | Severity::Info) => tracing::debug!("presence: {text}"),
+    }
+}

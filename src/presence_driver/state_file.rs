@@ -1,0 +1,282 @@
+//! The state file: what presence knows, on one line, and a trailer with the time and a checksum on a second one. A file
+//! that was cut off, changed or is too old is not read; a new one replaces the old one in one step. A lock beside it keeps
+//! other processes away: whoever reads another daemon's state takes its services for silent ones.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::presence::{Alarm, AlertBook, Engine, Saved, UnixTime};
+use crate::sys::unix_time;
+
+/// A saved state of that age says nothing any more, in seconds.
+const STALE_SECS: f64 = 86_400.0;
+
+/// Format of a state file.
+const FORMAT: &str = "systole-presence/1";
+
+/// What the state file holds.
+#[derive(Debug, Deserialize)]
+pub(super) struct SavedState {
+    pub(super) presence: Saved,
+    pub(super) alarms: Vec<Alarm>,
+}
+
+/// The last line: it is written when everything before it is.
+#[derive(Serialize, Deserialize)]
+struct Trailer {
+    format: String,
+    written: UnixTime,
+    crc32: u32,
+}
+
+/// What came of claiming a state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It is ours to read and write.
+    Held,
+    /// Another process keeps its state in it.
+    Taken,
+    /// The lock cannot be made: nothing is written, but what is there may be read.
+    Failed,
+}
+
+/// Where the state is kept: nowhere, if it is kept in memory only.
+#[derive(Debug, Default)]
+pub(super) struct StateFile {
+    path: Option<PathBuf>,
+    /// Keeps other processes away, once the file is read or written.
+    lock: Option<File>,
+    /// The last attempt to write failed, and that was logged.
+    failed: bool,
+}
+
+impl StateFile {
+    /// Claims a state file and reads what is in it, with its age in seconds; the problem, if it cannot be read.
+    pub(super) fn open(path: Option<PathBuf>) -> (StateFile, Result<Option<(SavedState, f64)>, String>) {
+        let mut file = StateFile { path, ..StateFile::default() };
+        let Some(path) = file.path.clone() else { return (file, Ok(None)) };
+        // Nothing is left behind where there was never anybody: the lock is made with the first state.
+        let claim = if path.exists() { file.claim() } else { Claim::Held };
+        // What is in a folder that cannot be written to is worth reading all the same.
+        let saved = if claim == Claim::Taken { Ok(None) } else { load(&path) };
+        if let Err(problem) = &saved {
+            tracing::warn!(file = %path.display(), problem, "presence starts empty: the saved state is lost");
+        }
+        (file, saved)
+    }
+
+    /// Whether there is a file to write to, and none was written yet.
+    pub(super) fn is_missing(&self) -> bool {
+        self.path.as_ref().is_none_or(|path| !path.exists())
+    }
+
+    /// Writes a state. That it cannot be written is logged once.
+    pub(super) fn save(&mut self, engine: &Engine, alerts: &AlertBook) {
+        if self.lock.is_none() && self.path.is_some() {
+            self.claim();
+        }
+        let Some(path) = &self.path else { return };
+        let outcome = store(path, engine, alerts);
+        if let Err(error) = &outcome
+            && !self.failed
+        {
+            tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+        }
+        self.failed = outcome.is_err();
+    }
+
+    /// Takes the lock; without it the state is kept in memory only, which is logged.
+    fn claim(&mut self) -> Claim {
+        let Some(path) = &self.path else { return Claim::Failed };
+        let claim = match lock(path) {
+            Ok(Some(lock)) => {
+                self.lock = Some(lock);
+                return Claim::Held;
+            }
+            Ok(None) => {
+                tracing::warn!(
+                    file = %path.display(),
+                    "presence is kept in memory only: another process keeps its state in this file; set \
+                     `presence.state_file` to a file of its own"
+                );
+                Claim::Taken
+            }
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+                Claim::Failed
+            }
+        };
+        self.path = None;
+        claim
+    }
+}
+
+/// The lock of a state file; `None` if another process has it.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut name = OsString::from(path);
+    name.push(".lock");
+    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(name)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// A writer that keeps a checksum.
+struct Checked<W> {
+    inner: W,
+    hash: crc32fast::Hasher,
+}
+
+impl<W: Write> Write for Checked<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes a state and its trailer beside the old one, then puts it in its place.
+fn store(path: &Path, engine: &Engine, alerts: &AlertBook) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let fresh = path.with_extension("new");
+    let file = BufWriter::with_capacity(1 << 16, File::create(&fresh)?);
+    let mut out = Checked { inner: file, hash: crc32fast::Hasher::new() };
+    // As `SavedState` has it, without a copy of everything.
+    out.write_all(b"{\"presence\":")?;
+    engine.store(&mut out)?;
+    out.write_all(b",\"alarms\":")?;
+    serde_json::to_writer(&mut out, &alerts.open().collect::<Vec<_>>())?;
+    out.write_all(b"}")?;
+    let written = UnixTime::from_secs(unix_time());
+    let trailer = Trailer { format: FORMAT.into(), written, crc32: out.hash.finalize() };
+    let mut file = out.inner;
+    file.write_all(b"\n")?;
+    serde_json::to_writer(&mut file, &trailer)?;
+    file.write_all(b"\n")?;
+    file.into_inner()?.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
+/// Reads a state and its age in seconds; `None` if there is none.
+fn load(path: &Path) -> Result<Option<(SavedState, f64)>, String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let cut = "it was cut off";
+    let rest = bytes.strip_suffix(b"\n").ok_or(cut)?;
+    let end = memchr::memrchr(b'\n', rest).ok_or(cut)?;
+    let trailer: Trailer = serde_json::from_slice(&rest[end..]).map_err(|_| "its last line cannot be read")?;
+    if trailer.format != FORMAT {
+        return Err(format!("its format is `{}`, not `{FORMAT}`", trailer.format));
+    }
+    let body = &rest[..end];
+    if crc32fast::hash(body) != trailer.crc32 {
+        return Err("its checksum is wrong".into());
+    }
+    // A clock that was set back makes it no younger than new.
+    let age = (UnixTime::from_secs(unix_time()) - trailer.written).max(0.0);
+    if age > STALE_SECS {
+        return Err(format!("it is {:.0} hours old", age / 3600.0));
+    }
+    let saved = serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
+    Ok(Some((saved, age)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::{EngineTime, Epoch, Policy, ServiceState, State};
+    use crate::protocol::Heartbeat;
+
+    fn engine() -> Engine {
+        let at = EngineTime::from_secs;
+        let mut engine = Engine::new(Policy::default(), at(0.0), 1);
+        engine.at(at(5.0));
+        engine.beat(&Heartbeat {
+            service: "a".into(),
+            instance: "b".into(),
+            interval: Some(10.0),
+            version: Some("1.2".into()),
+            ..Heartbeat::default()
+        });
+        engine.tick(at(5.25));
+        engine
+    }
+
+    fn alerts() -> AlertBook {
+        AlertBook::new(10.0, Vec::new())
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_locked_is_read_and_not_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("presence.json");
+        store(&path, &engine(), &alerts()).expect("written");
+        let before = fs::read(&path).expect("a state");
+        // A folder in the lock's place: not even root makes a file of it.
+        fs::create_dir(dir.path().join("presence.json.lock")).expect("a folder");
+        let (mut file, saved) = StateFile::open(Some(path.clone()));
+        assert!(saved.is_ok_and(|saved| saved.is_some()));
+        let mut later = engine();
+        later.tick(EngineTime::from_secs(10.0));
+        file.save(&later, &alerts());
+        assert_eq!(fs::read(&path).expect("a state"), before);
+    }
+
+    #[test]
+    fn a_state_that_another_holds_is_neither_read_nor_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("presence.json");
+        let (mut first, _) = StateFile::open(Some(path.clone()));
+        assert!(first.is_missing());
+        first.save(&engine(), &alerts());
+        assert!(!first.is_missing());
+        let (second, saved) = StateFile::open(Some(path.clone()));
+        assert!(second.is_missing() && saved.is_ok_and(|saved| saved.is_none()));
+        drop(first);
+        let (_, saved) = StateFile::open(Some(path));
+        assert!(saved.is_ok_and(|saved| saved.is_some()));
+    }
+
+    #[test]
+    fn a_state_file_gives_back_what_was_saved_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("deep/presence.json");
+        assert!(matches!(load(&path), Ok(None)));
+        store(&path, &engine(), &alerts()).expect("written");
+        let (saved, age) = load(&path).expect("a state").expect("it is there");
+        assert!(age < 5.0);
+        assert_eq!(saved.presence.now(), EngineTime::from_secs(5.25));
+        let restored = Engine::restored(Policy::default(), saved.presence, EngineTime::from_secs(6.0), 1);
+        let view = restored.view(Epoch::UNIX);
+        assert_eq!(
+            (&*view[0].service, view[0].state, view[0].instances[0].state),
+            ("a", ServiceState::Up, State::Unknown)
+        );
+        assert_eq!(view[0].instances[0].version.as_deref(), Some("1.2"));
+        let mut bytes = fs::read(&path).expect("a file");
+        let last = bytes.len() - 3;
+        bytes[last] ^= 1;
+        fs::write(&path, &bytes).expect("written");
+        assert!(load(&path).is_err_and(|problem| problem.contains("checksum")));
+        fs::write(&path, b"{}").expect("written");
+        assert!(load(&path).is_err());
+    }
+}
