@@ -6,7 +6,7 @@
 //! _sc|heartbeat|STATUS|[h:HOST|]#service:S[,instance:I][,interval:SECS]
 //! maintenance.SERVICE[.INSTANCE]:SECS|g         or maintenance:SECS|g|#service:S
 //! ```
-//! A gauge above 1 promises the next heartbeat within that many seconds; 0 is a goodbye. 1 and every other type declare no
+//! A gauge above 1 declares that the next heartbeat comes within that many seconds; 0 is a goodbye. 1 and every other type declare no
 //! interval.
 
 use std::borrow::Cow;
@@ -23,7 +23,7 @@ use super::tags::{Tag, cut_lossy, lossy};
 pub const MAX_DECLARED_INTERVAL: f64 = 604_800.0;
 
 /// Shortest declared interval, in seconds.
-const MIN_PROMISE: f64 = 1.0;
+const MIN_DECLARED_INTERVAL: f64 = 1.0;
 
 /// Longest name of a service or an instance, in bytes.
 const MAX_NAME: usize = 128;
@@ -47,7 +47,7 @@ pub struct Heartbeat {
     pub service: CompactString,
     /// The instance; `-` is the service as a whole.
     pub instance: CompactString,
-    /// The next heartbeat is promised within this many seconds.
+    /// The declared interval: the next heartbeat comes within this many seconds.
     pub interval: Option<f64>,
     /// Whether it is a goodbye.
     pub goodbye: bool,
@@ -226,15 +226,15 @@ impl Heartbeats {
     /// The signal of a metric; `None` if it is an ordinary one.
     pub fn of_metric(&self, metric: &Metric<'_>, from: Option<IpAddr>) -> Option<Signal> {
         let name = metric.name.clean();
-        let said = heartbeat_tags(metric.tags.iter());
+        let tags = heartbeat_tags(metric.tags.iter());
         let Some((is_maintenance, rest)) = self.reserved(&name) else {
-            return if self.assist { assist(&said, from) } else { None };
+            return if self.assist { assist(&tags, from) } else { None };
         };
-        let who = self.who(rest, said.service.as_deref(), said.instance.as_deref());
+        let who = self.who(rest, tags.service.as_deref(), tags.instance.as_deref());
         if is_maintenance {
             let (service, instance) = who.ok()?;
             let (op, seconds) = metric.values.gauge().last().filter(|_| metric.kind == Kind::Gauge)?;
-            let key = short(&said.key);
+            let key = short(&tags.key);
             let signal = Signal::Maintenance { service, instance, seconds, source: from, key };
             return (op == GaugeOp::Set && seconds >= 0.0).then_some(signal);
         }
@@ -242,7 +242,7 @@ impl Heartbeats {
             Ok(who) => who,
             Err(why) => return Some(Signal::Ignored(why)),
         };
-        let mut beat = self.beat(service, instance, &said, from);
+        let mut beat = self.beat(service, instance, &tags, from);
         beat.sampled = metric.rate.get() < 1.0;
         match metric.kind {
             Kind::Gauge => match metric.values.gauge().last() {
@@ -260,7 +260,7 @@ impl Heartbeats {
             }
             _ => {}
         }
-        declare_interval(&mut beat, said.interval);
+        declare_interval(&mut beat, tags.interval);
         Some(Signal::Heartbeat(beat))
     }
 
@@ -270,17 +270,17 @@ impl Heartbeats {
         if is_maintenance {
             return None;
         }
-        let said = heartbeat_tags(check.tags().iter());
+        let tags = heartbeat_tags(check.tags().iter());
         let host = check.host.map(lossy);
-        let named = said.instance.as_deref().or(host.as_deref());
-        let (service, instance) = match self.who(rest, said.service.as_deref(), named) {
+        let named = tags.instance.as_deref().or(host.as_deref());
+        let (service, instance) = match self.who(rest, tags.service.as_deref(), named) {
             Ok(who) => who,
             Err(why) => return Some(Signal::Ignored(why)),
         };
-        let mut beat = self.beat(service, instance, &said, from);
+        let mut beat = self.beat(service, instance, &tags, from);
         beat.health = Some(check.status);
         beat.message = check.message.map(|text| cut_lossy(text, MAX_MESSAGE).into());
-        declare_interval(&mut beat, said.interval);
+        declare_interval(&mut beat, tags.interval);
         Some(Signal::Heartbeat(beat))
     }
 
@@ -288,7 +288,7 @@ impl Heartbeats {
         &self,
         service: CompactString,
         instance: Option<CompactString>,
-        said: &HeartbeatTags<'_>,
+        tags: &HeartbeatTags<'_>,
         from: Option<IpAddr>,
     ) -> Heartbeat {
         let unnamed = || match from {
@@ -298,9 +298,9 @@ impl Heartbeats {
         Heartbeat {
             service,
             instance: instance.unwrap_or_else(unnamed),
-            start: short(&said.start),
-            version: short(&said.version),
-            key: short(&said.key),
+            start: short(&tags.start),
+            version: short(&tags.version),
+            key: short(&tags.key),
             source: from,
             ..Heartbeat::default()
         }
@@ -332,10 +332,10 @@ fn short(text: &Option<Cow<'_, str>>) -> Option<CompactString> {
     text.as_deref().filter(|text| text.len() <= MAX_NAME).map(Into::into)
 }
 
-fn assist(said: &HeartbeatTags<'_>, from: Option<IpAddr>) -> Option<Signal> {
+fn assist(tags: &HeartbeatTags<'_>, from: Option<IpAddr>) -> Option<Signal> {
     // Longer names are not valid.
-    let (service, instance) = (short(&said.service)?, short(&said.instance)?);
-    Some(Signal::Assist { service, instance, source: from, key: short(&said.key) })
+    let (service, instance) = (short(&tags.service)?, short(&tags.instance)?);
+    Some(Signal::Assist { service, instance, source: from, key: short(&tags.key) })
 }
 
 /// The tag `interval` takes precedence over the value.
@@ -343,23 +343,23 @@ fn declare_interval(beat: &mut Heartbeat, interval: Option<f64>) {
     match interval {
         Some(0.0) => beat.goodbye = true,
         Some(seconds) if seconds > 0.0 && seconds <= MAX_DECLARED_INTERVAL => {
-            beat.interval = Some(seconds.max(MIN_PROMISE))
+            beat.interval = Some(seconds.max(MIN_DECLARED_INTERVAL))
         }
         _ => {}
     }
 }
 
 /// The tags of a heartbeat; of several with one key the first.
-fn heartbeat_tags<'a>(tags: impl Iterator<Item = Tag<'a>>) -> HeartbeatTags<'a> {
-    let mut said = HeartbeatTags::default();
+fn heartbeat_tags<'a>(all: impl Iterator<Item = Tag<'a>>) -> HeartbeatTags<'a> {
+    let mut tags = HeartbeatTags::default();
     let mut interval = None;
-    for tag in tags {
+    for tag in all {
         let slot = match tag.key {
-            b"service" => &mut said.service,
-            b"instance" => &mut said.instance,
-            b"start" => &mut said.start,
-            b"version" => &mut said.version,
-            b"key" => &mut said.key,
+            b"service" => &mut tags.service,
+            b"instance" => &mut tags.instance,
+            b"start" => &mut tags.start,
+            b"version" => &mut tags.version,
+            b"key" => &mut tags.key,
             b"interval" => &mut interval,
             _ => continue,
         };
@@ -367,8 +367,8 @@ fn heartbeat_tags<'a>(tags: impl Iterator<Item = Tag<'a>>) -> HeartbeatTags<'a> 
             *slot = tag.value.filter(|value| !value.is_empty()).map(lossy);
         }
     }
-    said.interval = interval.and_then(|text| text.parse().ok()).filter(|seconds: &f64| seconds.is_finite());
-    said
+    tags.interval = interval.and_then(|text| text.parse().ok()).filter(|seconds: &f64| seconds.is_finite());
+    tags
 }
 
 #[cfg(test)]
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_says_who_and_what_is_promised() {
+    fn every_form_names_the_sender_and_its_interval() {
         let heartbeats = Heartbeats::default();
         for (line, expected) in [
             ("heartbeat.checkout.web-1:10|g", beat("checkout", "web-1", Some(10.0))),
