@@ -1,4 +1,4 @@
-//! Opening a listener's sockets.
+//! Opens the sockets of a listener.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use crate::sys;
 
 use super::{BACKLOG, ListenAddress, ListenerOptions, Transport};
 
-/// Sockets that are bound, but not yet read.
+/// A listener whose sockets are bound and not read yet.
 #[derive(Debug)]
 pub struct BoundListener {
     pub(super) options: ListenerOptions,
@@ -25,15 +25,15 @@ pub struct BoundListener {
 /// Binds a listener's sockets.
 ///
 /// # Errors
-/// What the kernel says; the address is for the caller to name.
+/// An error of the kernel, without the address.
 pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
     let mut sockets = Vec::new();
     match options.address.clone() {
         ListenAddress::Ip(mut address) => {
             let count = if options.transport == Transport::Udp { options.workers.max(1) } else { 1 };
             for n in 0..count {
-                // With SO_REUSEPORT a second daemon could share the port unnoticed. So the first socket is bound without,
-                // and shares with the others from then on: none is opened for a try alone, which would take datagrams along.
+                // With SO_REUSEPORT a second daemon could share the port unnoticed. So the first socket is bound without it,
+                // and gets it afterwards, for the others. A trial socket would take datagrams with it when it is closed.
                 let socket = open(options.transport, address, n > 0)?;
                 if n == 0 && count > 1 {
                     socket.set_reuse_port(true)?;
@@ -52,7 +52,7 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
     }
     let mut receive_buffer = 0;
     for socket in sockets.iter().filter(|_| options.transport == Transport::Udp) {
-        // An old kernel does without, and datagrams come one by one.
+        // Optional: old kernels do not support it.
         let _ = sys::receive_coalesced(socket);
         if let Some(microseconds) = options.busy_poll_us {
             sys::busy_poll(socket, microseconds)?;
@@ -63,7 +63,7 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
     Ok(BoundListener { options, sockets, address, receive_buffer })
 }
 
-/// A unix socket at a path. One that was left behind gives way; one that somebody listens at does not.
+/// Opens a unix socket at a path. A stale socket file is replaced; one that a process listens at is an error.
 fn open_path(transport: Transport, path: &Path, mode: u32) -> io::Result<Socket> {
     let kind = if transport.has_datagrams() { Type::DGRAM } else { Type::STREAM };
     let address = SockAddr::unix(path)?;
@@ -98,7 +98,7 @@ pub(super) fn open(transport: Transport, address: SocketAddr, reuse_port: bool) 
         socket.set_reuse_port(true)?;
     }
     if !datagrams {
-        // A restart must not wait for old connections to time out.
+        // A restart does not wait for old connections to time out.
         socket.set_reuse_address(true)?;
     }
     if address.is_ipv6() {
@@ -112,12 +112,12 @@ pub(super) fn open(transport: Transport, address: SocketAddr, reuse_port: bool) 
 }
 
 impl BoundListener {
-    /// How many workers, and so shards, it needs.
+    /// Number of workers, and so of shards.
     pub fn workers(&self) -> usize {
         self.sockets.len()
     }
 
-    /// The address, with the port that was chosen; a unix socket has none.
+    /// The address, with the port that the kernel chose; `None` for a unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
@@ -127,12 +127,12 @@ impl BoundListener {
         self.options.transport
     }
 
-    /// What the kernel granted, all workers together.
+    /// Receive buffer that the kernel granted, all workers together, bytes.
     pub fn receive_buffer(&self) -> u64 {
         self.receive_buffer
     }
 
-    /// Whether the kernel granted less than was asked for.
+    /// Whether the kernel granted less than requested.
     pub fn is_short_of_buffer(&self) -> bool {
         self.options.transport == Transport::Udp
             && self.receive_buffer < self.options.receive_buffer * self.sockets.len() as u64

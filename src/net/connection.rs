@@ -41,7 +41,7 @@ impl Acceptor {
     }
 }
 
-/// A connection that the kernel has completed already, without waiting for one.
+/// Accepts a connection that the kernel has queued, without waiting.
 ///
 /// # Errors
 /// `WouldBlock` if there is none, or what the kernel says.
@@ -64,9 +64,9 @@ impl AsFd for Connection {
 }
 
 impl Connection {
-    /// Tells the sender that we end; what it has sent can still be read.
+    /// Closes the sending direction, so that the sender sees the end; what it has sent can still be read.
     pub(super) fn shut_down_sending(&self) {
-        // One that has gone needs not be told.
+        // An error means that the sender is gone.
         let _ = match self {
             Connection::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
             Connection::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),

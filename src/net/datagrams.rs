@@ -23,47 +23,47 @@ use super::listener::{ReadDeadline, WorkerCommand};
 use super::taps::Taps;
 use super::{ListenAddress, ListenerOptions, count_bytes};
 
-/// Datagrams of an interval whose senders are asked for in any case.
+/// Number of datagrams of an interval for which the sender is always requested.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
 
-/// A socket that was filled again so soon is under load.
+/// A socket that has data again within this time is under load.
 const BUSY_WITHIN: Duration = Duration::from_micros(300);
 
-/// A nap; with the kernel's timer slack it lasts twice as long.
+/// Length of a nap; with the kernel's timer slack it lasts twice as long.
 const NAP: Duration = Duration::from_micros(50);
 
-/// The least receive buffer, in bytes, that a nap may fill a part of.
+/// Least receive buffer for naps, in bytes.
 const NAP_BUFFER_BYTES: u64 = 4 << 20;
 
-/// An inherited socket that senders keep filled is left to the next process after so long.
+/// Longest time to drain an inherited socket, which senders keep filling for the next process.
 const INHERITED_DRAIN: Duration = Duration::from_millis(50);
 
-/// Time for counting what a deadline left unread: a full buffer takes a tenth of it.
+/// Longest time to count what a deadline left unread; a full buffer takes a tenth of it.
 const COUNTING: Duration = Duration::from_millis(200);
 
 /// Errors in a row after which nothing more can be read.
 const MAX_ERRORS: u32 = 16;
 
-/// What a worker reads from.
+/// The socket of a worker, and how it is read.
 pub(super) struct DatagramSource {
     pub(super) options: ListenerOptions,
     pub(super) socket: Arc<Socket>,
-    /// What the kernel granted, bytes.
+    /// Receive buffer that the kernel granted, bytes.
     pub(super) receive_buffer: u64,
     /// Messages read, by all workers of the listener.
     pub(super) received: Arc<AtomicU64>,
-    /// When to give up reading.
+    /// When to stop reading.
     pub(super) deadline: ReadDeadline,
 }
 
 impl DatagramSource {
-    /// Whether a stop has taken too long.
+    /// Whether the deadline of a stop has passed.
     fn is_over(&self) -> bool {
         self.deadline.get().is_some_and(|deadline| Instant::now() >= *deadline)
     }
 }
 
-/// Runs until the commands end. `wake` can be read when there is one.
+/// Runs until the channel of commands closes. `wake` is readable when there is one.
 pub(super) fn run(
     source: &DatagramSource,
     mut shard: Shard,
@@ -94,7 +94,7 @@ pub(super) fn run(
         }
         match read(source, taps, &mut batch, &mut shard) {
             Ok(BATCH_DATAGRAMS) => napped = false,
-            // What comes next is cheaper to read in company.
+            // The next datagrams are cheaper to read as a batch.
             Ok(_) if may_nap && woken.elapsed() < BUSY_WITHIN => {
                 napped = true;
                 woken = Instant::now();
@@ -104,12 +104,12 @@ pub(super) fn run(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let began = Instant::now();
                 wait(socket.as_ref(), wake);
-                // Woken soon after falling asleep: the sender is busy.
+                // Woken soon after falling asleep: the socket is under load.
                 woken = if began.elapsed() < BUSY_WITHIN || napped { Instant::now() } else { began };
                 napped = false;
             }
             Err(error) => {
-                // An ICMP error that a peer provoked, say: it concerns no datagram of ours.
+                // For instance an ICMP error that a peer provoked: no received datagram is affected.
                 tracing::debug!(%error, "receive failed");
             }
         }
@@ -120,15 +120,16 @@ pub(super) fn run(
 fn wait(socket: &impl AsFd, wake: &UnixStream) {
     let _ = wait_readable(socket, wake);
     let mut discarded = [0; 64];
-    // The other end may have gone, which the commands will tell.
+    // If the other end is gone, the channel of commands is closed too.
     while io::Read::read(&mut &*wake, &mut discarded).is_ok_and(|count| count > 0) {}
 }
 
 /// Reads and ingests one batch.
 fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
     let options = &source.options;
-    // A sender costs 30 ns a datagram, so they are only asked for where somebody looks: at an allow-list (ours or presence's), at the
-    // first datagrams of an interval, while invented services may be about, and from a malformed line on until one with its sender can be told.
+    // A sender costs 30 ns a datagram, so it is only requested where it is used: with an allow-list (of the listener or of
+    // presence), for the first datagrams of an interval, while presence suspects invented services, and from a malformed line
+    // on until one has been logged with its sender.
     let with_senders = options.with_senders
         || options.allow.is_restricted()
         || shard.tally().listener.datagrams < DATAGRAMS_WITH_SENDERS
@@ -140,7 +141,7 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
     let now = unix_time();
     let mut datagrams = batch.datagrams();
     while let Some(datagram) = datagrams.next() {
-        // Looked at for each: a batch may be 4 MiB of lines.
+        // Checked for each datagram, because a batch may hold 4 MiB of lines.
         if source.is_over() {
             count_unread(shard, std::iter::once(datagram).chain(datagrams));
             break;
@@ -153,7 +154,7 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
         }
         let mut bytes = datagram.bytes;
         if datagram.truncated || bytes.len() > options.max_datagram {
-            // The whole lines are good; the last was cut and might read as something it is not.
+            // The last line is cut and could parse as a different value; only whole lines are used.
             bytes = &bytes[..bytes.len().min(options.max_datagram)];
             shard.tally().listener.truncated += 1;
             let whole = memchr::memrchr(b'\n', bytes).map_or(0, |end| end + 1);
@@ -167,7 +168,7 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
     Ok(messages)
 }
 
-/// Counts datagrams that nobody reads any more.
+/// Counts datagrams that a stop leaves unread.
 fn count_unread<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<'a>>) {
     let tally = shard.tally();
     for datagram in datagrams {
@@ -194,13 +195,13 @@ fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sh
         match read(source, taps, batch, shard) {
             Ok(_) => errors = 0,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            // One of an earlier send, say, of whoever had an inherited socket before: what is queued is behind it.
+            // It may belong to an earlier send of the previous owner of an inherited socket; the queue is behind it.
             Err(_) => errors += 1,
         }
     }
 }
 
-/// Takes what the kernel still holds, and only counts it. What an inherited socket holds is left to the next process.
+/// Counts what the kernel still holds. What an inherited socket holds is left to the next process.
 fn count_rest(source: &DatagramSource, batch: &mut Batch, shard: &mut Shard) {
     let end = Instant::now() + COUNTING;
     while !matches!(source.options.address, ListenAddress::Inherited(_)) && Instant::now() < end {

@@ -25,15 +25,15 @@ const COMMANDS: usize = 4;
 /// Pause between two looks at a worker that ends.
 const JOIN_PAUSE: Duration = Duration::from_millis(1);
 
-/// What the flusher asks of a worker.
+/// A command of the flusher to a worker.
 pub(super) enum WorkerCommand {
-    /// Do something with the shard, between two batches.
+    /// Call this with the shard, between two batches.
     Run(Box<dyn FnOnce(&mut Shard) + Send>),
-    /// Read what the kernel holds, and nothing after that; then tell.
+    /// Read what the kernel holds, then report and read nothing more.
     Stop(oneshot::Sender<()>),
 }
 
-/// When the workers of a listener give up reading: once a stop has begun.
+/// When the workers of a listener stop reading; set when a stop begins.
 pub(super) type ReadDeadline = Arc<OnceLock<Instant>>;
 
 impl BoundListener {
@@ -122,10 +122,10 @@ impl BoundListener {
     }
 }
 
-/// What an inherited socket has dropped before us: it outlives us, and so does its counter. A process before us may have
-/// counted it; what was dropped while there was none is told here, and in no ledger.
+/// Datagrams that an inherited socket dropped before this start. Its counter outlives processes: an earlier one may have
+/// counted them; those dropped while none ran are logged here and are in no ledger.
 fn dropped_before(socket: &Socket) -> u32 {
-    // A stream, or a unix socket, has no such counter.
+    // Streams and unix sockets have no such counter.
     let dropped = sys::dropped_datagrams(socket).unwrap_or(0);
     if dropped > 0 {
         tracing::warn!(
@@ -138,7 +138,7 @@ fn dropped_before(socket: &Socket) -> u32 {
 
 impl Worker {
     pub(super) fn wake(&self) {
-        // If the pipe is full, the worker is being woken already.
+        // If the pipe is full, the worker is being woken.
         let _ = (&self.wake).write(&[1]);
     }
 }
@@ -146,27 +146,27 @@ impl Worker {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) commands: mpsc::Sender<WorkerCommand>,
-    /// Wakes a worker that waits for its socket.
+    /// Wakes the worker while it waits for its socket.
     wake: UnixStream,
     thread: JoinHandle<()>,
 }
 
-/// A listener whose workers run.
+/// A running listener.
 #[derive(Debug)]
 pub struct Listener {
     url: String,
     receive_buffer: u64,
-    /// The file of a unix socket of ours.
+    /// The socket file, if this listener created one.
     path: Option<PathBuf>,
     pub(super) transport: Transport,
     pub(super) sockets: Vec<Arc<Socket>>,
-    /// Whoever started us has the sockets, too, and goes on with them.
+    /// Whether the service manager holds the sockets too, and passes them to the next process.
     pub(super) is_inherited: bool,
     pub(super) workers: Vec<Worker>,
     deadline: ReadDeadline,
-    /// Drops read so far, by socket.
+    /// Kernel drops counted so far, by socket.
     drops_seen: Vec<u32>,
-    /// Messages that all workers together have read.
+    /// Messages that all workers have read.
     received: Arc<AtomicU64>,
     received_seen: u64,
 }
@@ -182,18 +182,17 @@ impl Listener {
         self.receive_buffer
     }
 
-    /// How many workers it has.
+    /// Number of workers.
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
 
-    /// Asks a worker to close its interval; the partial comes through the receiver, or an error if the worker
-    /// is gone.
+    /// Makes a worker close its interval. The receiver yields the partial, or an error if the worker is gone.
     pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
         self.ask(worker, move |shard| shard.close(&retire, spare))
     }
 
-    /// Asks a worker something about its shard; the answer comes through the receiver, or an error if the worker is gone.
+    /// Calls `question` with the shard of a worker. The receiver yields the answer, or an error if the worker is gone.
     pub fn ask<T: Send + 'static>(
         &self,
         worker: usize,
@@ -201,27 +200,27 @@ impl Listener {
     ) -> oneshot::Receiver<T> {
         let (reply, answer) = oneshot::channel();
         let question = move |shard: &mut Shard| {
-            // If nobody waits any longer, an interval goes with the next answer: nothing is taken out before.
+            // If the caller has given up, the shard keeps its interval for the next one.
             if !reply.is_closed() {
                 let _ = reply.send(question(shard));
             }
         };
-        // A full or closed inbox drops the command, and with it the reply: the caller sees that.
+        // A full or closed inbox drops the command and its reply, which the caller sees as an error.
         let worker = &self.workers[worker];
         let _ = worker.commands.try_send(WorkerCommand::Run(Box::new(question)));
         worker.wake();
         answer
     }
 
-    /// Datagrams that the kernel has dropped since this was last asked.
+    /// Datagrams that the kernel has dropped since the last call.
     pub fn take_kernel_drops(&mut self) -> u64 {
-        // The kernel makes senders of unix datagrams wait instead.
+        // Senders of unix datagrams wait instead.
         if self.transport != Transport::Udp {
             return 0;
         }
         let mut fresh = 0;
         for (socket, drops_seen) in self.sockets.iter().zip(&mut self.drops_seen) {
-            // An open socket always answers; if not, the next look has it.
+            // If the kernel fails to answer, the next call counts them.
             let now = sys::dropped_datagrams(socket).unwrap_or(*drops_seen);
             // The kernel's counter is 32 bits wide and wraps.
             fresh += u64::from(now.wrapping_sub(*drops_seen));
@@ -230,13 +229,13 @@ impl Listener {
         fresh
     }
 
-    /// Messages that were read since this was last asked.
+    /// Messages that were read since the last call.
     pub fn take_received(&mut self) -> u64 {
         let now = self.received.load(Ordering::Relaxed);
         now - std::mem::replace(&mut self.received_seen, now)
     }
 
-    /// Lets the kernel refuse datagrams from now on; what it has queued stays readable, and so a drain ends by itself.
+    /// Makes the kernel refuse datagrams from now on. What it has queued stays readable, so a drain ends.
     ///
     /// A UDP socket is connected to its own address, from which nobody else can send: what comes from anywhere else finds no
     /// socket, is answered with an ICMP error and counted by the kernel (`Udp: NoPorts`). Unix senders get `EPIPE`.
@@ -265,7 +264,7 @@ impl Listener {
         let _ = self.deadline.set(deadline);
         let stop = |worker: &Worker| {
             let (done, finished) = oneshot::channel();
-            // An inbox that is full belongs to a worker that has not answered for long.
+            // A full inbox belongs to a worker that hangs; the receiver yields an error then.
             let _ = worker.commands.try_send(WorkerCommand::Stop(done));
             worker.wake();
             finished
@@ -273,7 +272,7 @@ impl Listener {
         self.workers.iter().map(stop).collect()
     }
 
-    /// Ends the workers and closes the sockets. A worker that has not ended at the deadline is left alone: the process ends.
+    /// Ends the workers and closes the sockets. A worker that has not ended at the deadline is left running.
     pub async fn join(self, deadline: Instant) {
         let threads: Vec<_> = self.workers.into_iter().map(|worker| worker.thread).collect();
         for thread in threads {
@@ -281,12 +280,12 @@ impl Listener {
                 tokio::time::sleep(JOIN_PAUSE).await;
             }
             if thread.is_finished() {
-                // A worker that panicked has said so on standard error.
+                // A panic is already logged.
                 let _ = thread.join();
             }
         }
         if let Some(path) = self.path {
-            // Somebody may have removed it already.
+            // It may be gone already.
             let _ = fs::remove_file(path);
         }
     }
@@ -302,7 +301,7 @@ fn connect_to_itself(socket: &Socket) -> io::Result<()> {
     let at = |ip: IpAddr| socket.connect(&SocketAddr::new(ip, address.port()).into());
     match address {
         SocketAddr::V4(_) => at(Ipv4Addr::LOCALHOST.into()),
-        // A machine may have no IPv6 but for the socket's kind.
+        // The machine may have no IPv6 loopback address.
         SocketAddr::V6(_) => {
             at(Ipv6Addr::LOCALHOST.into()).or_else(|_| at(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()))
         }

@@ -1,11 +1,33 @@
-//! Sockets, drained in batches into reused buffers. Each receive worker is a thread that owns a
-//! [`Shard`]; a listener has one worker, or several with `SO_REUSEPORT`.
+//! Receiving: sockets are read in batches into reused buffers, by worker threads that own a [`Shard`](crate::aggregate::Shard)
+//! each. A listener has one worker, or several with `SO_REUSEPORT`.
 //!
-//! The flusher talks to workers with commands. Nothing here waits for anybody downstream: a worker that
-//! cannot keep up shows in the kernel's drop counters, which are read here and published.
+//! | file | does |
+//! |---|---|
+//! | `bind` | opens a listener's sockets |
+//! | `listener` | starts its workers, and passes the flusher's commands to them |
+//! | `datagrams`, `streams` | the workers: UDP and unix datagrams; TCP and unix streams |
+//! | `connection`, `framing` | a connection; cutting its bytes into lines or frames |
+//! | `taps` | copies to presence, capture and relays |
+//! | `relay` | relays to other StatsD servers |
+//! | `listeners` | all listeners, and the order in which they stop |
 //!
-//! A stop has an order, so that nothing queued is lost and nothing is lost unseen ([`stop`]): connections are read to
-//! their end while datagrams are still read; then the kernel is told to refuse datagrams, and what it has queued is read.
+//! Workers never wait for what comes after them: one that cannot keep up shows in the kernel's drop counters.
+//!
+//! A datagram that does not become lines is counted in one of these places, all published as fields of its listener in the
+//! ledger and as the series `systole.FIELD{listener=…}`:
+//!
+//! | field | counted in | when |
+//! |---|---|---|
+//! | `kernel_drops` | [`Listener::take_kernel_drops`] | the receive buffer was full; the kernel's counter is read each second and at each flush |
+//! | `refused` | `datagrams::read` | the sender is not in `allow` |
+//! | `truncated` | `datagrams::read` | it is longer than `max_datagram`; its whole lines are used |
+//! | `unread` | `datagrams::count_unread` | it was still queued at the deadline of a stop |
+//!
+//! Of streams, `refused` counts connections (`streams::Connections::refuse`) and `unread_bytes` what a stop left unread.
+//! What taps cannot take is counted by them: `presence.queue_drops`, `capture.lost`, `relays.*.dropped`.
+//!
+//! A stop has an order, so that nothing queued is lost and nothing is lost unseen ([`Listeners::stop`]): connections are read
+//! to their end while datagrams are still read; then the kernel is told to refuse datagrams, and what it has queued is read.
 //! The flusher closes the last interval, and [`Listener::join`] ends the workers and closes the sockets.
 
 mod bind;
@@ -34,7 +56,7 @@ pub use listener::Listener;
 pub use listeners::{Listeners, stop};
 pub use taps::Taps;
 
-/// Connections that the kernel may hold before they are accepted.
+/// Most connections that the kernel queues before they are accepted.
 const BACKLOG: i32 = 1024;
 
 /// Datagrams or streams.
@@ -51,7 +73,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// As captures have it.
+    /// Its name in captures.
     fn name(self) -> &'static str {
         match self {
             Transport::Udp => "udp",
@@ -65,7 +87,7 @@ impl Transport {
         matches!(self, Transport::Udp | Transport::Unixgram)
     }
 
-    /// What a socket that somebody else opened is.
+    /// The transport of a socket that another process opened.
     fn of(socket: &Socket) -> io::Result<Transport> {
         let is_unix = socket.local_addr()?.is_unix();
         match (socket.r#type()?, is_unix) {
@@ -83,13 +105,13 @@ impl Transport {
 pub enum ListenAddress {
     /// At an address; port 0 lets the kernel choose.
     Ip(SocketAddr),
-    /// At a path, with these rights.
+    /// At a path, with these permissions.
     Path(PathBuf, u32),
-    /// At a socket that whoever started us has opened, by its name or number.
+    /// At a socket that the service manager passed, by its name or number.
     Inherited(String),
 }
 
-/// How streams are cut.
+/// How streams are cut into messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// At newlines.
@@ -98,42 +120,42 @@ pub enum Framing {
     Length,
 }
 
-/// What a listener is made of.
+/// The options of a listener.
 #[derive(Clone, Debug)]
 pub struct ListenerOptions {
-    /// Datagrams or streams; of an inherited socket it is found out.
+    /// Datagrams or streams; an inherited socket overrides it.
     pub transport: Transport,
-    /// Where.
+    /// Where it listens.
     pub address: ListenAddress,
-    /// How streams are cut.
+    /// How streams are cut into messages.
     pub framing: Framing,
     /// Receive workers of UDP, at least 1.
     pub workers: usize,
-    /// Receive buffer to ask for, bytes.
+    /// Requested receive buffer, bytes.
     pub receive_buffer: u64,
-    /// Ask for more than `net.core.rmem_max`.
+    /// Exceed `net.core.rmem_max` where the process may.
     pub receive_buffer_force: bool,
     /// Longest datagram, or line of a stream, bytes.
     pub max_datagram: usize,
-    /// Cores that workers are kept on, in turn; empty for any.
+    /// Cores that workers are pinned to, in turn; empty for none.
     pub cores: Vec<usize>,
-    /// Poll the device for so many microseconds when nothing is queued.
+    /// Busy-poll the device for so many microseconds when nothing is queued.
     pub busy_poll_us: Option<u32>,
-    /// Run workers before every ordinary process.
+    /// Run workers with a real-time priority.
     pub realtime: bool,
-    /// Who may send.
+    /// Addresses that may send.
     pub allow: AccessList,
-    /// Ask for the sender of every datagram: somebody looks at it.
+    /// Ask the kernel for the sender of every datagram, because presence needs it.
     pub with_senders: bool,
     /// Most connections at once.
     pub max_connections: usize,
-    /// A silent connection is closed after so long.
+    /// Time after which a silent connection is closed.
     pub idle_timeout: Duration,
-    /// How lines are read.
+    /// How lines are parsed.
     pub protocol: Options,
 }
 
-/// Counts what was read.
+/// Counts received bytes.
 fn count_bytes(tally: &mut Tally, bytes: usize) {
     tally.listener.bytes += bytes as u64;
 }

@@ -1,8 +1,8 @@
-//! Streams, of TCP or unix sockets. One thread serves all connections of a listener and owns its shard, so that
-//! connections share it without a lock; a sender that is too fast is slowed down by the transport itself.
+//! Streams: TCP and unix sockets. One thread serves all connections of a listener and owns its shard, so that connections
+//! share it without a lock. The transport slows down a sender that is too fast.
 //!
-//! At a stop the kernel's queue of connections is accepted and closed, and every connection is read for what the kernel has
-//! received until then, and on until it is silent for [`QUIET`]. A sender that goes on and on has [`LINGER`] after that.
+//! At a stop the connections that the kernel has queued are accepted, and it refuses later ones. Every connection is read for
+//! what the kernel has received until then, and on until it is silent for [`QUIET`], at most for [`LINGER`] longer.
 
 use std::cell::RefCell;
 use std::io;
@@ -26,37 +26,37 @@ use super::listener::{ReadDeadline, WorkerCommand};
 use super::taps::Taps;
 use super::{BACKLOG, ListenAddress, ListenerOptions, Transport, count_bytes};
 
-/// While stopping, a connection that is silent for so long has been read to its end: what was on its way has come.
+/// While stopping, a connection that is silent for this long has been read to its end: data in flight has arrived.
 const QUIET: Duration = Duration::from_millis(30);
 
-/// While stopping, a connection is read no longer than so long after what the kernel had received when the stop began.
+/// While stopping, a connection is read for at most this long after what the kernel had received when the stop began.
 const LINGER: Duration = Duration::from_millis(150);
 
-/// While stopping, a connection that sends a buffer full within [`LINGER`] is behind, not talkative: that may have been sent
-/// before the stop. Two kernels hold no more than this in their buffers (`tcp_rmem`, `tcp_wmem`: 6 and 4 MiB).
+/// While stopping, data of a connection that sends a full buffer within [`LINGER`] may have been sent before the stop. The
+/// buffers of two kernels hold no more than this (`tcp_rmem`, `tcp_wmem`: 6 and 4 MiB).
 const IN_FLIGHT_BYTES: usize = 10 << 20;
 
 /// Bytes read from a connection before the others have their turn.
 const READ_BYTES: usize = 64 << 10;
 
-/// Pause after a failed accept: out of descriptors, most likely.
+/// Pause after a failed accept, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection beyond `max_connections` waits so long for another to end before it is refused: of a client that opens one
-/// after the other, only one is open, however many are still to be read to their ends.
+/// A connection beyond `max_connections` waits this long for another to end before it is refused: a client that opens one
+/// after the other has only one open, though earlier ones may still have to be read to their ends.
 const ROOM_PATIENCE: Duration = Duration::from_millis(50);
 
-/// At a stop, all that the kernel has queued wait no longer than this, and than half of the time that is left.
+/// At a stop, all queued connections together wait at most this long, and at most half of the time that is left.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What every connection of a listener shares.
+/// State that all connections of a listener share.
 struct Shared {
     options: ListenerOptions,
     shard: RefCell<Shard>,
     taps: Taps,
-    /// Where connections read into, each in its turn.
+    /// Buffer that connections read into, in turn.
     scratch: RefCell<Box<[u8]>>,
-    /// When to give up reading.
+    /// When to stop reading.
     deadline: ReadDeadline,
 }
 
@@ -84,7 +84,7 @@ pub(super) async fn run(
     });
     let (stopping, stop) = watch::channel(false);
     let mut connections = Connections { shared: Rc::clone(&shared), stop, tasks: JoinSet::new() };
-    // One that waits for room, and until when.
+    // A connection that waits for room, and until when.
     let mut waiting: Option<(Accepted, Instant)> = None;
     let tasks = LocalSet::new();
     tasks
@@ -132,7 +132,7 @@ pub(super) async fn run(
         .await;
 }
 
-/// A connection, and where it comes from if that can be told.
+/// A connection, and its peer's address if it has one.
 type Accepted = (Connection, Option<SocketAddr>);
 
 /// The connections of a listener.
@@ -160,7 +160,7 @@ impl Connections {
         self.shared.shard.borrow_mut().tally().listener.refused += 1;
     }
 
-    /// Waits for the end of a connection; `false` if there is none.
+    /// Waits for a connection to end; `false` if there is none.
     async fn end_of_one(&mut self) -> bool {
         let ended = self.tasks.join_next().await;
         if let Some(Err(error)) = &ended {
@@ -169,8 +169,8 @@ impl Connections {
         ended.is_some()
     }
 
-    /// At a stop: accepts the connections that the kernel has completed already, which may hold data, and lets it refuse what
-    /// comes later. An inherited socket goes on queueing connections, for the next process.
+    /// At a stop: accepts the connections that the kernel has queued, which may hold data, and makes it refuse later ones. An
+    /// inherited socket goes on queueing connections, for the next process.
     async fn admit_queued(&mut self, socket: &Socket, waiting: Option<Accepted>) {
         let transport = self.shared.options.transport;
         let is_inherited = matches!(self.shared.options.address, ListenAddress::Inherited(_));
@@ -180,10 +180,10 @@ impl Connections {
             }
         };
         if transport == Transport::Unix {
-            // What is queued can be accepted afterwards; of TCP it can't.
+            // Unix connections can be accepted afterwards; TCP ones cannot.
             refuse_later();
         }
-        // The kernel holds one more than it is told. More than that came later.
+        // The kernel queues one more than the backlog. Further ones came later.
         let mut queued: Vec<Accepted> = waiting.into_iter().collect();
         while queued.len() <= BACKLOG as usize + 1 {
             match accept_queued(socket, transport) {
@@ -213,27 +213,27 @@ impl Connections {
     }
 }
 
-/// How a connection is read once a stop has begun.
+/// The rest of a connection, once a stop has begun.
 struct FinalRead {
-    /// Bytes that the kernel had received when the stop began, and that are not read yet.
+    /// Bytes that the kernel had received when the stop began and that are not read yet.
     owed: usize,
-    /// When it is read no longer; known when nothing is owed any more.
+    /// When reading ends; set when nothing is owed any more.
     limit: Option<Instant>,
-    /// Bytes read since that was last put off.
+    /// Bytes read since `limit` was set.
     read: usize,
-    /// Bytes that it may still be behind with.
+    /// Bytes that may still have been sent before the stop.
     in_flight: usize,
 }
 
 impl FinalRead {
-    /// Notes that so many bytes were read.
+    /// Accounts for bytes that were read.
     fn note(&mut self, count: usize) {
         self.owed = self.owed.saturating_sub(count);
         self.in_flight = self.in_flight.saturating_sub(count);
         self.read += count;
     }
 
-    /// Whether it has said all that it had said before the stop, and something more.
+    /// Whether everything that was sent before the stop has been read.
     fn is_due(&mut self, now: Instant) -> bool {
         if self.owed > 0 || now < *self.limit.get_or_insert(now + LINGER) {
             return false;
@@ -288,12 +288,12 @@ async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>,
                     final_read.note(count);
                 }
                 if !ingest(&shared, &mut cutter, count, from) {
-                    // There is no way to find the next frame, or no line will come.
+                    // The next frame cannot be found, or no line follows.
                     return;
                 }
                 if count == READ_BYTES {
-                    // There is more, and the socket of a sender that is faster than this may stay readable for ever:
-                    // other connections, ticks and a stop have their turns in between.
+                    // The socket of a fast sender may stay readable for ever: other connections, flushes and a stop get
+                    // their turns in between.
                     tokio::task::yield_now().await;
                 }
             }
@@ -305,7 +305,7 @@ async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>,
     let mut shard = shared.shard.borrow_mut();
     match rest {
         Chunk::Lines(rest) if ended => {
-            // `printf 'x:1|c' | nc` ends without a newline and means a whole line.
+            // `printf 'x:1|c' | nc` ends without a newline, and that is a whole line.
             shard.tally().chunks += 1;
             let now = unix_time();
             shared.taps.copy(now, &rest, from, options.transport.name());
@@ -319,7 +319,7 @@ async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>,
     }
 }
 
-/// Ingests the first `count` bytes of the scratch buffer; `false` if the connection is beyond help.
+/// Ingests the first `count` bytes of the scratch buffer; `false` if the rest of the connection cannot be read.
 fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<SocketAddr>) -> bool {
     cutter.extend(&shared.scratch.borrow()[..count]);
     let mut shard = shared.shard.borrow_mut();
