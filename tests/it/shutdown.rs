@@ -172,7 +172,7 @@ fn senders_that_go_on_hold_up_no_stop_and_what_they_sent_is_read_or_refused() {
 }
 
 #[test]
-fn what_the_grace_leaves_no_time_for_is_counted() {
+fn what_was_sent_before_a_stop_is_read_or_counted() {
     let dir = tempfile::tempdir().expect("a folder");
     // Half of it is for reading.
     let root = "shutdown_grace = \"1s\"";
@@ -194,6 +194,59 @@ fn what_the_grace_leaves_no_time_for_is_counted() {
     let share = read as f64 / 60.0;
     assert!((ledger["completeness"].as_f64().expect("a share") - share).abs() < 1e-9, "{ledger}");
     assert_eq!(listeners(&records, "unread_bytes"), unread * datagram.len() as u64);
+}
+
+#[test]
+fn what_the_grace_leaves_no_time_for_is_counted() {
+    const LINES: u64 = 10_000;
+    let dir = tempfile::tempdir().expect("a folder");
+    // Half of it is for reading. Connections are read first, for as long as they go on.
+    let urls = "[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"";
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), "shutdown_grace = \"1s\"", urls));
+    let (udp, tcp) = (daemon.udp.expect("UDP"), daemon.tcp.expect("TCP"));
+    // A buffer full every few milliseconds, all of which may have been on its way before the stop.
+    let behind = std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(tcp).expect("connected");
+        let chunk = b"t:1|c\n".repeat(12_000);
+        while stream.write_all(&chunk).is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let began = Arc::new(AtomicBool::new(false));
+    let is_flooding = Arc::clone(&began);
+    // Faster than it is read, so that something is queued whenever reading ends.
+    let flood = std::thread::spawn(move || {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.connect(udp).expect("connected");
+        let datagram = "x:1|c\n".repeat(LINES as usize);
+        let mut sent = 0;
+        while socket.send(datagram.as_bytes()).is_ok() {
+            sent += 1;
+            is_flooding.store(sent > 100, Ordering::Relaxed);
+        }
+        sent
+    });
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !began.load(Ordering::Relaxed) {
+        assert!(Instant::now() < deadline && !flood.is_finished(), "it does not listen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    daemon.stop();
+    let sent: u64 = flood.join().expect("it ends");
+    behind.join().expect("it ends");
+    let records = records(&dir.path().join("records.jsonl"));
+    let ledger = records.iter().find(|r| r["type"] == "ledger").expect("the account");
+    let listener = ledger["listeners"].as_array().expect("a list").iter().find(|l| l["url"] == format!("udp://{udp}"));
+    let count = |field: &str| listener.expect("it listened")[field].as_u64().expect("a count");
+    let [read, unread, dropped] = ["datagrams", "unread", "kernel_drops"].map(count);
+    assert!(unread > 0, "{read} read, {dropped} dropped");
+    assert_eq!(count("unread_bytes"), unread * 6 * LINES);
+    assert_eq!(sum(&records, "x"), LINES * read);
+    // The kernel takes a last one or two before the sender is told of the refusal.
+    let known = read + unread + dropped;
+    assert!((known..known + 10).contains(&sent), "{sent} sent: {read} read, {unread} unread, {dropped} dropped");
+    let share = read as f64 / known as f64;
+    assert!((ledger["completeness"].as_f64().expect("a share") - share).abs() < 1e-9, "{ledger}");
 }
 
 #[test]
@@ -272,10 +325,15 @@ fn everything_that_hangs_shares_one_grace() {
         sink |= first.starts_with("POST /write");
     }
     let began = Instant::now();
-    daemon.stop();
+    let log = daemon.stop();
     let took = began.elapsed();
     // One after the other they would take twice the grace.
     assert!(took < Duration::from_millis(2700), "{took:?}");
+    // Who held it up, for how long, and at what price.
+    let given_up = log.iter().find(|line| line.contains("not delivered before the end")).expect("it is logged");
+    for field in ["sink=\"influx\"", "intervals=", "records=", "waited_secs="] {
+        assert!(given_up.contains(field), "{given_up}");
+    }
 }
 
 #[test]

@@ -96,6 +96,8 @@ struct State {
     account: SinkAccount,
     /// End of the interval being delivered from memory.
     delivering: Option<f64>,
+    /// Intervals in the spool.
+    spooled_intervals: usize,
     /// Once set, nothing more is offered, and the task ends when the queue is empty or the time has come.
     deadline: Option<Instant>,
 }
@@ -210,6 +212,7 @@ impl SinkDriver {
     /// Ends the sink: delivers what waits until `deadline`; what then still waits is on disk where there is a spool, or
     /// given up and counted.
     pub async fn finish(self, deadline: Instant) -> SinkAccount {
+        let began = Instant::now();
         {
             let mut state = self.shared.state();
             if let Some(part) = state.gathered.take() {
@@ -223,17 +226,19 @@ impl SinkDriver {
         if timeout(patience, self.task).await.is_err() {
             abort.abort();
         }
+        let (sink, waited_secs) = (&self.shared.options.name, began.elapsed().as_secs_f64());
         let mut state = self.shared.state();
         let left = state.account.queued;
         if left > 0 {
+            let intervals = state.waiting.len() + usize::from(state.delivering.is_some());
             state.waiting.clear();
             state.account.queued = 0;
             state.account.dropped.count("shutdown", left);
-            tracing::warn!(sink = self.shared.options.name, records = left, "not delivered before the end; given up");
+            tracing::warn!(sink, intervals, records = left, waited_secs, "not delivered before the end; given up");
         }
         if state.account.spooled > 0 {
-            let records = state.account.spooled;
-            tracing::info!(sink = self.shared.options.name, records, "left on disk for the next start");
+            let (intervals, records) = (state.spooled_intervals, state.account.spooled);
+            tracing::info!(sink, intervals, records, waited_secs, "left on disk for the next start");
         }
         state.account.clone()
     }

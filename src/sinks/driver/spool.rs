@@ -30,6 +30,7 @@ impl Spooler {
     pub(super) fn put_back(&mut self, spool: Spool) {
         let mut state = self.shared.state();
         state.account.spool_bytes = spool.bytes();
+        state.spooled_intervals = spool.intervals();
         state.account.oldest_waiting = spool.oldest();
         drop(state);
         self.spool = Some(spool);

@@ -448,6 +448,12 @@ impl Spool {
         self.records
     }
 
+    /// Intervals that are held.
+    pub(super) fn intervals(&self) -> usize {
+        let frames: usize = self.segments.iter().map(|segment| segment.frames.len()).sum();
+        frames - self.removed.len()
+    }
+
     /// Nothing is held.
     pub(super) fn is_empty(&self) -> bool {
         self.segments.iter().all(|segment| segment.frames.is_empty())
