@@ -27,8 +27,8 @@
 //! |---|---|
 //! | `named`, `protocol`, `series`, `untrusted`, `acl`, `glob` | lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec` | the ledger, shards, who is there, closed intervals; time is an argument |
-//! | `sys`, `log`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `management`, `http` | the outside: sockets, files, threads |
-//! | `config`, `assemble`, `aggregator`, `flush`, `daemon`, `cli` | what puts them together |
+//! | `sys`, `log`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
+//! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
 #![cfg_attr(feature = "internals", warn(unreachable_pub))]
 #![cfg_attr(

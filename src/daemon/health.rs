@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::http::Published;
+use crate::flush::Published;
 use crate::notify::Watchdog;
 use crate::presence_driver::PresenceHandle;
 

@@ -40,14 +40,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::aggregate::{Quota, Shard};
 use crate::assemble;
 use crate::config::Config;
-use crate::flush::Flusher;
-use crate::http::Published;
+use crate::flush::{Flusher, FlusherHandle, Published};
 use crate::log::Log;
 use crate::net::Taps;
 use crate::notify::{Notifiers, Outboxes};
@@ -65,9 +64,6 @@ use server::{BoundServer, Server};
 use sinks::{OpenSink, Sinks};
 
 pub use health::Health;
-
-/// Most requests of the management port that wait for the flusher.
-const MANAGEMENT_REQUESTS: usize = 16;
 
 /// Why the daemon cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -230,7 +226,7 @@ impl Daemon {
         let drivers = sinks::start(sinks)?;
 
         let registry = Registry::new(assemble::registry_options(&config, true), shards);
-        let (flusher_requests, requests) = mpsc::channel(MANAGEMENT_REQUESTS);
+        let (flusher_handle, requests) = FlusherHandle::new();
         let http_requests = Arc::<AtomicU64>::default();
         let (control, inputs) = flush::control();
         let flusher =
@@ -246,7 +242,7 @@ impl Daemon {
             bound.serve(|listener, stop| crate::http::serve(listener, state, stop))
         });
         let management = management.map(|bound| {
-            let state = server::management_state(&config, flusher_requests, http_requests);
+            let state = server::management_state(&config, flusher_handle, http_requests);
             bound.serve(|listener, stop| crate::management::serve(listener, state, stop))
         });
         let (flusher, sinks) = FlushThread::start(flusher, control)?;

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::acl::AccessList;
 use crate::config::{self, Config};
-use crate::http::{self, About, AppState, Published};
-use crate::management::{ManagementState, Request};
+use crate::flush::{FlusherHandle, Published};
+use crate::http::{self, About, AppState};
+use crate::management::ManagementState;
 use crate::presence_driver::PresenceHandle;
 use crate::sys::unix_time;
 
@@ -100,7 +101,7 @@ pub(super) fn http_state(
 
 pub(super) fn management_state(
     config: &Config,
-    flusher: mpsc::Sender<Request>,
+    flusher: FlusherHandle,
     http_requests: Arc<AtomicU64>,
 ) -> ManagementState {
     ManagementState {

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use crate::aggregate::{Class, Gauge, Inspected, Shard};
 use crate::glob::Prefixes;
-use crate::management::{Listing, MAX_ITEMS, MAX_SERIES, Request, Shown, Stats};
 use crate::rollup::SelfMetrics;
 use crate::series::Series;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Deletion;
 use crate::telemetry::Tally;
 
-use super::Flusher;
+use super::handle::Request;
+use super::{Flusher, Listing, MAX_ITEMS, MAX_SERIES, Shown, Stats};
 
 /// Longest wait for a worker.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,6 +5,7 @@
 //! monotonic clock.
 
 mod answer;
+mod handle;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,9 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
-use crate::http::Published;
 use crate::log::Log;
-use crate::management::Request;
 use crate::net::relay::RelayStats;
 use crate::net::{Listener, Listeners};
 use crate::presence_driver::{PresenceHandle, PresenceState};
@@ -30,6 +29,10 @@ use crate::telemetry::{
     SinkAccount, Tally,
 };
 use crate::untrusted::{Escaped, excerpt};
+
+pub use handle::{FlusherHandle, Listing, MAX_ITEMS, MAX_SERIES, Requests, Shown, Stats};
+
+use handle::Request;
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
@@ -48,6 +51,21 @@ const LARGE: usize = 20_000;
 
 /// Characters of a malformed line shown in the log.
 const EXCERPT_CHARS: usize = 120;
+
+/// What the flusher publishes with every interval.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The last closed interval.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// The account since the start.
+    pub totals: Ledger,
+    /// A large last interval was let go to make room for the next, which will be here in a moment.
+    pub closing: bool,
+    /// When it was published.
+    pub at: Option<Instant>,
+    /// The last tick, in Unix seconds: until then everything is in `totals`.
+    pub as_of: Option<f64>,
+}
 
 /// A step of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +140,7 @@ pub struct Flusher {
     relays: Vec<RelayStats>,
     aside: Aside,
     /// What the management port asks.
-    requests: Option<mpsc::Receiver<Request>>,
+    requests: Option<Requests>,
     /// Requests of HTTP that came to the management port since the last tick.
     http_requests: Arc<AtomicU64>,
     inputs: FlusherInputs,
@@ -178,7 +196,7 @@ impl Flusher {
 
     /// Answers these requests of the management port while it runs, and accounts for those of HTTP that came to it.
     #[must_use]
-    pub fn answering(self, requests: Option<mpsc::Receiver<Request>>, http_requests: Arc<AtomicU64>) -> Flusher {
+    pub fn answering(self, requests: Option<Requests>, http_requests: Arc<AtomicU64>) -> Flusher {
         Flusher { requests, http_requests, ..self }
     }
 
@@ -455,9 +473,9 @@ impl Flusher {
 }
 
 /// The next request; nothing ever where none can come.
-async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<Request> {
+async fn next_request(requests: &mut Option<Requests>) -> Option<Request> {
     match requests {
-        Some(requests) => requests.recv().await,
+        Some(requests) => requests.0.recv().await,
         None => std::future::pending().await,
     }
 }

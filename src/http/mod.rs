@@ -49,8 +49,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::acl::equal;
 use crate::codec::{Records, write_json};
+use crate::flush::Published;
 use crate::presence_driver::PresenceHandle;
-use crate::snapshot::Snapshot;
 use crate::telemetry::Ledger;
 use crate::untrusted::Escaped;
 
@@ -64,21 +64,6 @@ const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Pause after a failed accept: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What the flusher publishes with every interval.
-#[derive(Clone, Debug, Default)]
-pub struct Published {
-    /// The last closed interval.
-    pub snapshot: Option<Arc<Snapshot>>,
-    /// The account since the start.
-    pub totals: Ledger,
-    /// A large last interval was let go to make room for the next, which will be here in a moment.
-    pub closing: bool,
-    /// When it was published.
-    pub at: Option<Instant>,
-    /// The last tick, in Unix seconds: until then everything is in `totals`.
-    pub as_of: Option<f64>,
-}
 
 /// What does not change while the daemon runs.
 #[derive(Clone, Debug)]

@@ -5,6 +5,8 @@
 
 use std::fmt::Write;
 
+use crate::flush::Shown;
+
 /// Width of a line in columns.
 const BREAK: usize = 80;
 /// Columns of a line beyond its entries and their separators.
@@ -15,18 +17,6 @@ const UNGROUPED: usize = 6;
 const MAX_COLUMNS: usize = 15;
 /// `compact` times four.
 const COMPACT_COLUMNS: usize = 12;
-/// Most items of a list that are shown.
-pub(super) const MAX_ITEMS: usize = 100;
-
-/// The value of a name.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Shown {
-    /// A number.
-    Number(f64),
-    /// The first numbers of a list, at most 100, and the total number.
-    List(Vec<f64>, u64),
-}
-
 /// Formats names with their values; `more` names are left out.
 pub(super) fn object(entries: &[(String, Shown)], more: u64) -> String {
     let mut ordered: Vec<&(String, Shown)> = entries.iter().collect();
@@ -176,6 +166,7 @@ pub(super) fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flush::MAX_ITEMS;
 
     fn numbers(values: &[f64]) -> Shown {
         Shown::List(values.iter().take(MAX_ITEMS).copied().collect(), values.len() as u64)

@@ -30,16 +30,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::acl::AccessList;
 use crate::aggregate::Class;
+use crate::flush::{FlusherHandle, Stats};
 use crate::protocol::{is_request_line, may_be_request_line};
 use crate::sys::unix_time;
-use crate::telemetry::SinkAccount;
-
-pub use inspect::Shown;
 
 /// Most connections at a time.
 const CONNECTIONS: usize = 64;
@@ -54,55 +52,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(600);
 const WRITE: Duration = Duration::from_secs(30);
 
-/// Longest wait for the flusher.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Most series in a listing.
-pub const MAX_SERIES: usize = 20_000;
-
-/// Most numbers of a list that are shown.
-pub const MAX_ITEMS: usize = inspect::MAX_ITEMS;
-
 const HELP: &str =
     "Commands: stats, counters, timers, gauges, delcounters, deltimers, delgauges, health, config, quit\n\n";
-
-/// Requests to the flusher, which has the open interval.
-#[derive(Debug)]
-pub enum Request {
-    /// The series of a class with their values.
-    Show(Class, oneshot::Sender<Listing>),
-    /// Removes series: each name is that of one series, or a prefix that ends in `.` (sent as `a.*`). The answer has the
-    /// removed series for each name, in the same order.
-    Delete(Class, Vec<String>, oneshot::Sender<Vec<Vec<String>>>),
-    /// Numbers since the start.
-    Stats(oneshot::Sender<Stats>),
-}
-
-/// Series and their values.
-#[derive(Clone, Debug, Default)]
-pub struct Listing {
-    /// At most [`MAX_SERIES`], in the order of creation.
-    pub entries: Vec<(String, Shown)>,
-    /// The number of further series.
-    pub more: u64,
-}
-
-/// Numbers since the start.
-#[derive(Clone, Debug, Default)]
-pub struct Stats {
-    /// Time of the last receipt, Unix seconds.
-    pub last_heard: Option<f64>,
-    /// Malformed lines.
-    pub bad_lines: u64,
-    /// Sinks: label, type, account.
-    pub sinks: Vec<(String, &'static str, SinkAccount)>,
-}
 
 /// State shared by all connections.
 #[derive(Debug)]
 pub struct ManagementState {
     /// Requests to the flusher.
-    pub flusher: mpsc::Sender<Request>,
+    pub flusher: FlusherHandle,
     /// The effective configuration as `key: value` lines.
     pub config: String,
     /// When the daemon started, Unix seconds.
@@ -217,7 +174,7 @@ async fn handle_request(state: &ManagementState, line: &str, from: SocketAddr) -
             format!("health: {}\n", if state.healthy.load(Ordering::Relaxed) { "up" } else { "down" })
         }
         "config" => format!("\n{}", state.config),
-        "stats" => match ask(state, Request::Stats).await {
+        "stats" => match state.flusher.stats().await {
             Some(stats) => stats_text(&stats, state.started),
             None => "ERROR\n".into(),
         },
@@ -231,17 +188,8 @@ async fn handle_request(state: &ManagementState, line: &str, from: SocketAddr) -
     })
 }
 
-async fn ask<T>(state: &ManagementState, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-    let (reply, answer) = oneshot::channel();
-    let asked = async {
-        state.flusher.send(request(reply)).await.ok()?;
-        answer.await.ok()
-    };
-    timeout(PATIENCE, asked).await.ok().flatten()
-}
-
 async fn show(state: &ManagementState, class: Class) -> String {
-    match ask(state, |reply| Request::Show(class, reply)).await {
+    match state.flusher.show(class).await {
         Some(listing) => format!("{}\nEND\n\n", inspect::object(&listing.entries, listing.more)),
         None => "ERROR\n".into(),
     }
@@ -250,7 +198,7 @@ async fn show(state: &ManagementState, class: Class) -> String {
 async fn delete(state: &ManagementState, class: Class, names: impl Iterator<Item = &str>, from: SocketAddr) -> String {
     let names: Vec<String> = names.map(str::to_string).collect();
     // All names in one pass over the series.
-    let Some(deleted) = ask(state, |reply| Request::Delete(class, names.clone(), reply)).await else {
+    let Some(deleted) = state.flusher.delete(class, names.clone()).await else {
         return "ERROR\n".into();
     };
     let series: usize = deleted.iter().map(Vec::len).sum();

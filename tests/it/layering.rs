@@ -23,11 +23,12 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "net",
             "load",
             "sinks",
+            "flush",
             "management",
             "http",
         ],
     ),
-    (4, &["config", "assemble", "aggregator", "flush", "daemon", "cli"]),
+    (4, &["config", "assemble", "aggregator", "daemon", "cli"]),
 ];
 
 /// Rooms of the outside don't know each other.

@@ -47,7 +47,9 @@ fn intervals_outlive_the_daemon_and_arrive_once_and_in_order() {
         if round == 2 {
             // An orderly stop leaves it on disk as well.
             let log = daemon.stop();
-            let left = |line: &String| line.contains("left on disk") && line.contains("intervals=") && line.contains("records=2 ");
+            let left = |line: &String| {
+                line.contains("left on disk") && line.contains("intervals=") && line.contains("records=2 ")
+            };
             assert!(log.iter().any(left), "{log:?}");
         }
         // Otherwise it is killed as it goes out of scope.
