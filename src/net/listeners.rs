@@ -46,13 +46,14 @@ impl Listeners {
 
 /// Makes the workers of these listeners read what the kernel holds until `deadline`, and then nothing more. Datagrams are
 /// read as ever until the last connection has ended, then refused, and those that are queued are read to the last. What is
-/// not read by then is counted as `unread`. Returns [`STOP_SLACK`] after the deadline at the latest.
-pub async fn stop(listeners: &[&Listener], deadline: Instant) {
+/// not read by then is counted as `unread`. Returns [`STOP_SLACK`] after the deadline at the latest, with the number of workers
+/// that hang.
+pub async fn stop(listeners: &[&Listener], deadline: Instant) -> usize {
     let (datagrams, streams): (Vec<&Listener>, Vec<&Listener>) =
         listeners.iter().partition(|listener| listener.transport.has_datagrams());
     // If the workers of streams hang, those of datagrams still have time to count what they do not read.
     let reading = streams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect();
-    wait_for_workers(reading, deadline + STOP_SLACK / 2).await;
+    let hung = wait_for_workers(reading, deadline + STOP_SLACK / 2).await;
     // All before any is drained: of sockets that share a port, those that are left get what the others refuse.
     datagrams.iter().for_each(|listener| listener.refuse());
     if datagrams.iter().any(|listener| listener.transport == Transport::Udp && !listener.is_inherited) {
@@ -60,16 +61,19 @@ pub async fn stop(listeners: &[&Listener], deadline: Instant) {
         sys::await_deliveries();
     }
     let reading = datagrams.iter().flat_map(|listener| listener.finish_reading(deadline)).collect();
-    wait_for_workers(reading, deadline + STOP_SLACK).await;
+    hung + wait_for_workers(reading, deadline + STOP_SLACK).await
 }
 
-/// Waits until workers have read to the end, or until `latest`.
-async fn wait_for_workers(workers: Vec<oneshot::Receiver<()>>, latest: Instant) {
+/// Waits until workers have read to the end, or until `latest`; returns the number of those that have not.
+async fn wait_for_workers(workers: Vec<oneshot::Receiver<()>>, latest: Instant) -> usize {
+    let mut hung = 0;
     for worker in workers {
         if !matches!(tokio::time::timeout_at(latest.into(), worker).await, Ok(Ok(()))) {
             tracing::error!("a receive worker does not stop; what it has not read is lost, and in no count");
+            hung += 1;
         }
     }
+    hung
 }
 
 #[cfg(test)]
@@ -86,9 +90,9 @@ mod tests {
     use crate::protocol::Options;
     use crate::telemetry::Tally;
 
-    fn listener(address: &str, workers: usize) -> Listener {
+    fn listener(transport: Transport, address: &str, workers: usize) -> Listener {
         let options = ListenerOptions {
-            transport: Transport::Udp,
+            transport,
             address: ListenAddress::Ip(address.parse().expect("an address")),
             framing: Framing::Newline,
             workers,
@@ -166,7 +170,7 @@ mod tests {
             ("[::1]:0", 2, "::1"),
         ];
         for (address, workers, host) in places {
-            let mut listener = listener(address, workers);
+            let mut listener = listener(Transport::Udp, address, workers);
             let senders = senders(&listener, host, 16);
             let held = hold(&listener);
             for sender in &senders {
@@ -196,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_deadline_ends_reading_between_two_datagrams_and_the_rest_is_counted() {
-        let listener = listener("127.0.0.1:0", 1);
+        let listener = listener(Transport::Udp, "127.0.0.1:0", 1);
         let held = hold(&listener);
         let sender = senders(&listener, "127.0.0.1", 1).remove(0);
         for _ in 0..100 {
@@ -216,9 +220,28 @@ mod tests {
         listener.join(deadline + Duration::from_secs(20)).await;
     }
 
+    #[tokio::test]
+    async fn connections_that_hang_leave_datagrams_the_time_to_be_counted() {
+        let streams = listener(Transport::Tcp, "127.0.0.1:0", 1);
+        let held = hold(&streams);
+        let datagrams = listener(Transport::Udp, "127.0.0.1:0", 1);
+        let sender = senders(&datagrams, "127.0.0.1", 1).remove(0);
+        for _ in 0..10 {
+            sender.send(b"x:1|c").expect("queued");
+        }
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(stop(&[&streams, &datagrams], deadline).await, 1, "only the one that hangs");
+        let tally = tally(&datagrams).await;
+        assert_eq!(tally.listener.datagrams + tally.listener.unread, 10);
+        drop(held);
+        let end = Instant::now() + Duration::from_secs(20);
+        streams.join(end).await;
+        datagrams.join(end).await;
+    }
+
     #[test]
     fn workers_share_a_port_with_nobody_else() {
-        let first = listener("127.0.0.1:0", 2);
+        let first = listener(Transport::Udp, "127.0.0.1:0", 2);
         let address = first.sockets[0].local_addr().ok().and_then(|a| a.as_socket()).expect("bound");
         // As a second daemon binds its first socket.
         let error = open(Transport::Udp, address, false).expect_err("taken");
