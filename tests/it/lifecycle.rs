@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use systole::{Config, Daemon, Delivery, DriverOptions, Receipt, Running, Sink, SinkError, Snapshot};
 use tokio::runtime::Runtime;
 
-use crate::support::get;
+use crate::support::{get, until};
 
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -83,15 +83,6 @@ fn start(runtime: &Runtime, daemon: Daemon) -> Running {
     daemon.start().expect("it starts")
 }
 
-/// Polls until `done`.
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + GRACE;
-    while !done() {
-        assert!(Instant::now() < deadline, "never {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Names of this process's threads that belong to a daemon at these ports. Others of this test binary run daemons as
 /// processes of their own.
 fn threads(ports: Ports) -> Vec<String> {
@@ -137,8 +128,8 @@ fn a_daemon_stops_and_starts_again_at_its_ports_and_leaves_nothing_behind() {
         assert_eq!((kept.sum("u"), kept.sum("t")), (3.0, 4.0), "round {round}");
         assert_eq!(kept.0.lock().expect("nobody panicked").len(), 1, "one interval");
         assert_eq!(management.read(&mut [0]).expect("the end"), 0, "an open conversation ends");
-        wait_until("without tasks", || runtime.metrics().num_alive_tasks() == 0);
-        wait_until("without threads", || threads(bound).is_empty());
+        until("without tasks", || runtime.metrics().num_alive_tasks() == 0);
+        until("without threads", || threads(bound).is_empty());
     }
 }
 
@@ -151,10 +142,10 @@ fn a_daemon_that_is_dropped_gives_its_ports_back() {
     let (daemon, ports) = bind(&runtime, Some(ports), &kept);
     drop(start(&runtime, daemon));
     let addresses = [ports.tcp, ports.http, ports.management];
-    wait_until("free", || addresses.iter().all(|address| TcpListener::bind(address).is_ok()));
-    wait_until("free", || UdpSocket::bind(ports.udp).is_ok());
-    wait_until("without tasks", || runtime.metrics().num_alive_tasks() == 0);
-    wait_until("without threads", || threads(ports).is_empty());
+    until("free", || addresses.iter().all(|address| TcpListener::bind(address).is_ok()));
+    until("free", || UdpSocket::bind(ports.udp).is_ok());
+    until("without tasks", || runtime.metrics().num_alive_tasks() == 0);
+    until("without threads", || threads(ports).is_empty());
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! Files that are moved or deleted under a running daemon: the next interval is in a new file at the same path.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::Daemon;
+use crate::support::{Daemon, until};
 
 fn start(dir: &Path, kind: &str, file: &Path) -> Daemon {
     let config = format!(
@@ -22,11 +21,7 @@ fn delivered(status: &Value) -> Option<u64> {
 
 /// Polls until a file says something of a series.
 fn wait_for(what: &str, path: &Path, has: impl Fn(&Path, &str) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !has(path, what) {
-        assert!(Instant::now() < deadline, "no `{what}` in {}", path.display());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until(what, || has(path, what));
 }
 
 fn has_text(path: &Path, name: &str) -> bool {
