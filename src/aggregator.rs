@@ -40,7 +40,7 @@ impl Aggregator {
         Aggregator {
             shard: Shard::new(options),
             registry: Registry::new(registry, 1),
-            protocol: config.protocol,
+            protocol: assemble::protocol(config, &config.protocol),
             interval: config.interval,
             spare: Columns::default(),
             last_end: None,

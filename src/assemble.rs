@@ -12,7 +12,7 @@ use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
 use crate::presence::Identity;
 use crate::presence_driver::PresenceOptions;
-use crate::protocol::Heartbeats;
+use crate::protocol::{Heartbeats, Options};
 use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
@@ -37,6 +37,11 @@ pub fn time_window(config: &Config) -> TimeWindow {
         future_secs: config.timestamp_future.as_secs_f64(),
         origin: Some(0.0),
     }
+}
+
+/// How lines are read by a listener whose protocol this is.
+pub fn protocol(config: &Config, of: &Options) -> Options {
+    Options { max_tags: config.max_tags, ..*of }
 }
 
 /// Which lines are heartbeats; `None` if none is.
@@ -134,7 +139,7 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
             agent: config.profile == Profile::Dogstatsd,
             bins: config.etsy.histogram.clone(),
         }),
-        zero_when_idle: [config.idle.counters_zero, config.idle.timers_zero, config.idle.sets_zero],
+        zero_when_idle: [config.idle.counters, config.idle.timers, config.idle.sets],
         gauge_life,
         series_ttl_secs: [config.series_ttl.map(secs); 5],
         prefix: config.prefix.clone(),
@@ -154,7 +159,7 @@ pub fn sink_context(config: &Config, name: &str, timeout: Duration) -> SinkConte
         profile: config.profile.name(),
         etsy: config.etsy.names.clone(),
         max_series: config.max_series,
-        aggregates: config.aggregates.clone(),
+        aggregates: config.dogstatsd.aggregates.clone(),
     }
 }
 
@@ -199,6 +204,6 @@ pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
         with_senders,
         max_connections: listen.max_connections,
         idle_timeout: listen.idle_timeout,
-        protocol: listen.protocol,
+        protocol: protocol(config, &listen.protocol),
     }
 }

@@ -25,7 +25,7 @@
 //!
 //! | rooms | are |
 //! |---|---|
-//! | `named`, `protocol`, `series`, `untrusted`, `acl`, `glob` | lines read into borrowed values, identities, harmless text |
+//! | `named`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings` | lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec` | the ledger, shards, who is there, closed intervals; time is an argument |
 //! | `sys`, `log`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
@@ -61,6 +61,7 @@ mod prometheus_text;
 mod protocol;
 mod rollup;
 mod series;
+mod settings;
 mod sinks;
 mod snapshot;
 mod sys;
@@ -97,6 +98,6 @@ pub mod internals {
     }
     open! {
         acl aggregate assemble capture cli codec config daemon flush glob http http_client load log management net notify presence presence_driver
-        prometheus_text protocol rollup series sinks snapshot sys telemetry untrusted
+        prometheus_text protocol rollup series settings sinks snapshot sys telemetry untrusted
     }
 }

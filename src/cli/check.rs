@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::config::print;
+use crate::config::{example, print};
 
 use super::{ConfigArgs, FAILED, load_config, sources};
 
@@ -13,12 +13,18 @@ pub(super) struct CheckArgs {
     /// Print the effective configuration, secrets masked
     #[arg(long)]
     print: bool,
+    /// Print a configuration with every setting, its default and what it means, and nothing else
+    #[arg(long, conflicts_with_all = ["print", "connect", "config"])]
+    print_example: bool,
     /// Try each sink
     #[arg(long)]
     connect: bool,
 }
 
 pub(super) fn run(args: &CheckArgs) -> u8 {
+    if args.print_example {
+        return if super::print(example("").as_bytes()) { 0 } else { FAILED };
+    }
     let (sources, config) = match sources(&args.config).and_then(|sources| {
         let config = load_config(&sources)?;
         Ok((sources, config))

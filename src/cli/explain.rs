@@ -132,6 +132,7 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
+    let protocol = assemble::protocol(&config, &config.protocol);
     let heartbeats = assemble::heartbeats(&config).map(Arc::new);
     let mut good = true;
     let mut answer = |row: &[u8]| -> Result<(), u8> {
@@ -140,7 +141,7 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         match datagram {
             Ok(datagram) => {
                 let times = assemble::time_window(&config);
-                let mut reading = read(&datagram, &config.protocol, heartbeats.as_ref(), &times);
+                let mut reading = read(&datagram, &protocol, heartbeats.as_ref(), &times);
                 if let Some(heartbeats) = &heartbeats {
                     reading.mask(heartbeats);
                 }
@@ -440,9 +441,10 @@ fn note_json(note: &EventOrCheck, timestamp: Option<u64>) -> Value {
 /// Which rule each sample meets, and what becomes of it.
 fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
     let mut told = Vec::new();
+    let protocol = assemble::protocol(config, &config.protocol);
     let mut keys = KeyBuilder::hiding(assemble::heartbeats(config).map(Arc::new));
     for line in lines(datagram) {
-        let Ok(Line::Samples(samples)) = parse_line(line, &config.protocol) else { continue };
+        let Ok(Line::Samples(samples)) = parse_line(line, &protocol) else { continue };
         for metric in samples.filter_map(Result::ok) {
             let kind = kind_as(metric.kind, config.profile == Profile::Etsy);
             let series = Series::from_key(keys.metric(&metric, kind));
@@ -463,7 +465,7 @@ fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
 /// For people: what was understood, what was not, and what would be flushed.
 fn tell(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) {
     // Writing to memory cannot fail.
-    let _ = tell_reading(reading, config.protocol.max_tags, out);
+    let _ = tell_reading(reading, config.max_tags, out);
     for told in rules_of(datagram, config) {
         let _ = writeln!(out, "  rule         {}", Escaped(&told));
     }
@@ -566,7 +568,7 @@ fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     let mut registry = Registry::new(options, 1);
     // Its own interval begins at 0.
     shard.set_origin(Some(unix_time()));
-    shard.ingest(datagram, &config.protocol, None, 0.0);
+    shard.ingest(datagram, &assemble::protocol(config, &config.protocol), None, 0.0);
     let none = [const { Vec::new() }; 5];
     let interval_secs = config.interval.as_secs_f64();
     let interval = Interval::new(interval_secs, interval_secs, interval_secs, config.interval).last();

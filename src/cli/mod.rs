@@ -79,7 +79,7 @@ enum Command {
 
 #[derive(Args, Clone, Debug, Default)]
 struct ConfigArgs {
-    /// Configuration file (TOML); without it /etc/systole/systole.toml is read if it exists
+    /// Configuration file (TOML); without it that of SYSTOLE_CONFIG, or /etc/systole/systole.toml if it exists
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -155,7 +155,9 @@ fn print(bytes: &[u8]) -> bool {
 
 /// Reads file and environment; the options of the command line are added by the caller.
 fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
-    let path = args.config.clone().or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
+    let of_variable = || std::env::var_os(config::CONFIG).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+    let path = args.config.clone().or_else(of_variable).or_else(default);
     let mut sources = Sources::default();
     if let Some(path) = path {
         let text = read_text(&path)?;
@@ -175,8 +177,16 @@ fn read_text(path: &Path) -> Result<String, u8> {
     })
 }
 
-/// Loads a configuration, or reports everything that is wrong with it.
+/// Loads a configuration, or reports everything that is wrong with it. Unknown variables are reported in any case.
 fn load_config(sources: &Sources) -> Result<Config, u8> {
+    for unknown in config::unknown_variables(sources) {
+        complain(format_args!("warning: {unknown}"));
+    }
+    load_quietly(sources)
+}
+
+/// The same without a word about unknown variables.
+fn load_quietly(sources: &Sources) -> Result<Config, u8> {
     config::load(sources).map_err(|problems| {
         let mut out = io::stderr().lock();
         for problem in &problems {

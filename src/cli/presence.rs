@@ -156,7 +156,7 @@ pub(super) fn run(args: &PresenceArgs) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         let client = HttpClient::new().map_err(|error| format!("cannot set up TLS: {error}"))?;
-        let token = args.token.clone().or_else(|| std::env::var("SYSTOLE_TOKEN").ok());
+        let token = args.token.clone().or_else(|| std::env::var(crate::config::TOKEN).ok());
         runtime.block_on(answer(&args.command, Daemon { client, url: args.url.clone(), token }))
     });
     outcome.unwrap_or_else(|problem| {

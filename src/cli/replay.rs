@@ -13,7 +13,7 @@ use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions};
 use crate::assemble;
 use crate::codec::{RecordType, Records};
 use crate::config::Config;
-use crate::protocol::Heartbeats;
+use crate::protocol::{Heartbeats, Options};
 use crate::rollup::{Interval, Registry};
 use crate::sinks::graphite::{self, GraphiteNames};
 use crate::sinks::influx;
@@ -147,6 +147,7 @@ const WRITE_BYTES: usize = 1 << 20;
 
 struct Replay {
     config: Config,
+    protocol: Options,
     format: Format,
     records: Records,
     names: GraphiteNames,
@@ -186,6 +187,7 @@ impl Replay {
         Replay {
             names: assemble::graphite_names(&config),
             interval: nanos(config.interval.as_secs_f64()).max(1),
+            protocol: assemble::protocol(&config, &config.protocol),
             config,
             format: args.format,
             records: Records { only, sorted: true, ledger },
@@ -340,7 +342,7 @@ impl Replay {
         shard.tally().listener.datagrams += 1;
         shard.set_origin(source.origin);
         let before = shard.tally().lines.malformed;
-        shard.ingest(bytes, &self.config.protocol, from.and_then(|from| from.parse().ok()), secs(at));
+        shard.ingest(bytes, &self.protocol, from.and_then(|from| from.parse().ok()), secs(at));
         let mut fresh = shard.tally().lines.malformed;
         fresh.subtract(&before);
         if fresh.total() > 0 {

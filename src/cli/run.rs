@@ -10,27 +10,29 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{self, Config, LogFormat};
 use crate::daemon::{Daemon, Running};
 use crate::log::Log;
 use crate::sys;
 
 use super::service_manager::{NotifyState, ServiceManager};
-use super::{ConfigArgs, FAILED, complain, duration, load_config, sources};
+use super::{ConfigArgs, FAILED, complain, duration, load_quietly, sources};
 
 #[derive(Args, Default)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Listen here, in place of the configured listeners: udp://HOST:PORT, tcp://HOST:PORT,
-    /// unix:///PATH, unixgram:///PATH or fd://NAME (may be repeated)
+    /// unix:///PATH, unixgram:///PATH or fd://NAME (may be repeated); without it those of
+    /// SYSTOLE_LISTEN, with blanks between them
     #[arg(long, value_name = "URL")]
     listen: Vec<String>,
     /// Deliver here, in place of the configured sinks: console:, file:///PATH, graphite://HOST:PORT,
     /// prometheus://ADDRESS:PORT, statsd://HOST:PORT, sqlite:///PATH, otlp://HOST:PORT,
     /// clickhouse://HOST:PORT, influx://HOST:PORT, remote_write://HOST:PORT/PATH, exec:///PATH,
     /// hdrlog:///PATH, elasticsearch://HOST:PORT; with any option of a [[sink]] as
-    /// ?KEY=VALUE&TABLE.KEY=VALUE (may be repeated)
+    /// ?KEY=VALUE&TABLE.KEY=VALUE (may be repeated); without it those of SYSTOLE_SINK, with blanks
+    /// between them
     #[arg(long, value_name = "URL")]
     sink: Vec<String>,
     /// Time between flushes, such as 10s
@@ -74,15 +76,19 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok(ignored) => ignored,
         Err(error) => return cannot_listen(error),
     };
-    let config = sources(&args.config).and_then(|mut sources| {
+    let loaded = sources(&args.config).and_then(|mut sources| {
         sources.listen = args.listen;
         sources.sink = args.sink;
         sources.interval = args.interval;
         sources.http = args.http;
-        load_config(&sources)
+        let unknown = config::unknown_variables(&sources);
+        let config = load_quietly(&sources).inspect_err(|_| {
+            unknown.iter().for_each(|unknown| complain(format_args!("warning: {unknown}")));
+        })?;
+        Ok((config, unknown))
     });
-    let config = match config {
-        Ok(config) => config,
+    let (config, unknown) = match loaded {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     let log = match Log::start(level(&config, args.verbose), config.log.format == LogFormat::Json) {
@@ -93,6 +99,9 @@ pub(super) fn run(args: RunArgs) -> u8 {
         }
     };
     let _ending = log.ending();
+    for unknown in unknown {
+        tracing::warn!("{unknown}");
+    }
     runtime.spawn(ignored.log());
     let stop = match stop_signal(log.clone()) {
         Ok(stop) => stop,
@@ -210,7 +219,7 @@ fn stop_signal(log: Log) -> io::Result<impl Future<Output = ()>> {
 }
 
 fn level(config: &Config, verbose: u8) -> LevelFilter {
-    match (verbose, config.log.level.as_str()) {
+    match (verbose, config.log.level) {
         (0, "error") => LevelFilter::ERROR,
         (0, "warn") => LevelFilter::WARN,
         (0, "debug") | (1, _) => LevelFilter::DEBUG,

@@ -1,26 +1,22 @@
-//! From text, environment and command line to a [`Config`], with every mistake on the way.
+//! From text, flags and environment to a [`Config`], with every mistake on the way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::de::DeTable;
 
-use crate::aggregate::rules::Rules;
-use crate::protocol::{GaugeSign, MAX_NAME_BYTES, NameTags, Options};
-use crate::sinks::LONG;
-use crate::snapshot::Bins;
+use crate::settings::{Described, List, Opt, OptionVisitor, Parsed, Tables, Wrong, suggestion};
 
+use super::environment::{LISTEN, SINK, urls};
 use super::reader::{Found, Problem, Section, Source};
-use super::schema::{
-    Config, DOGSTATSD_AGGREGATES, Etsy, Framing, Http, Idle, Listen, Log, LogFormat, Management, Profile, Workers,
-};
-use super::sink::Daemon;
-use super::url::{ListenUrl, address, listen_url};
+use super::schema::{Config, Listen, Profile};
+use super::sink;
+use super::url::{address, host_and_port, http_url, listen_url};
+use super::value::show_duration;
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default)]
@@ -39,405 +35,6 @@ pub struct Sources {
     pub http: Option<String>,
 }
 
-const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
-pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=LONG;
-const TIMESTAMPS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1000 * 366 * 86_400);
-/// More than there can be in the tag text that a line may carry.
-const MOST_TAGS: u64 = 8192;
-const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
-const BUSY_POLL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
-const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
-
-/// Reads everything.
-///
-/// # Errors
-/// All mistakes, in the order of the file.
-pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
-    let (file, text) = sources.file.as_ref().map_or(("", ""), |(file, text)| (file.as_str(), text.as_str()));
-    let mut source = Source::new(file, text, &sources.env);
-    let (root, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
-        let place = source.place(error.span().unwrap_or(0..0));
-        source.problem(place, "", error.message().trim().replace('\n', ", "));
-    }
-    if !source.problems.is_empty() {
-        // What could be read of broken TOML would only add noise.
-        source.problems.sort_by_key(Problem::position);
-        return Err(source.problems);
-    }
-    let config = read(Section::root(Some(root.get_ref())), &mut source, sources);
-    let mut problems = source.finish();
-    problems.sort_by_key(Problem::position);
-    if problems.is_empty() { Ok(config) } else { Err(problems) }
-}
-
-/// Every key that a file can set, as `section.key`; those of an array of tables only if the file has one.
-pub fn known_keys(text: &str) -> BTreeSet<String> {
-    let env = BTreeMap::new();
-    let mut source = Source::new("", text, &env);
-    source.known = Some(BTreeSet::new());
-    let (root, _) = DeTable::parse_recoverable(text);
-    let _ = read(Section::root(Some(root.get_ref())), &mut source, &Sources::default());
-    source.known.unwrap_or_default()
-}
-
-fn read(mut root: Section<'_>, source: &mut Source<'_>, sources: &Sources) -> Config {
-    let s = source;
-    let profile = profile(&mut root, s);
-    let etsy_profile = profile == Profile::Etsy;
-
-    let interval = root.duration(s, "interval", INTERVAL);
-    let interval = sources.interval.or(interval).unwrap_or(Duration::from_secs(10));
-    if !INTERVAL.contains(&interval) {
-        s.problem("--interval".into(), "", "from 10ms to 1day is right");
-    }
-    let percentiles = root.numbers(s, "percentiles", -100.0..=100.0);
-    let percentiles = percentiles.unwrap_or_else(|| match profile {
-        Profile::Etsy => vec![90.0],
-        Profile::Dogstatsd => vec![95.0],
-        Profile::Systole => vec![50.0, 90.0, 95.0, 99.0, 99.9],
-    });
-    let exact_samples = root.integer(s, "exact_samples", 1..=1_000_000).unwrap_or(4096) as usize;
-    let digits = root.integer(s, "digits", 1..=5).unwrap_or(3) as u8;
-    let etsy = etsy(&mut root, s);
-    let deletes =
-        etsy_profile && (etsy.delete_counters || etsy.delete_timers || etsy.delete_gauges || etsy.delete_sets);
-    let minutes = |n: u64| Some(Duration::from_secs(60 * n));
-    let gauge_ttl = root.lifetime(s, "gauge_ttl", LIFETIME);
-    let gauge_ttl = gauge_ttl.unwrap_or(if etsy_profile { None } else { minutes(5) });
-    let series_ttl = root.lifetime(s, "series_ttl", LIFETIME);
-    let series_ttl = series_ttl.unwrap_or(if etsy_profile && !deletes { None } else { minutes(10) });
-    let max_series = root.integer(s, "max_series", 1..=1_000_000_000).unwrap_or(1_000_000) as usize;
-    let timestamp_past = root.duration(s, "timestamp_past", TIMESTAMPS).unwrap_or(Duration::from_secs(7 * 86_400));
-    let timestamp_future = root.duration(s, "timestamp_future", TIMESTAMPS).unwrap_or(Duration::from_secs(3600));
-    let prefix = root.string(s, "prefix").unwrap_or_default();
-    let tags = root.map(s, "tags").unwrap_or_default();
-    let self_metrics = root.bool(s, "self_metrics").unwrap_or(true);
-    let shutdown_grace = root.duration(s, "shutdown_grace", GRACE).unwrap_or(Duration::from_secs(10));
-
-    let mut defaults = Options::default();
-    let max_tags = root.integer(s, "max_tags", 1..=MOST_TAGS);
-    defaults.max_tags = max_tags.map_or(defaults.max_tags, |n| n as u32);
-    if etsy_profile {
-        defaults.sanitize = true;
-        defaults.name_tags = NameTags { graphite: true, ..NameTags::NONE };
-    }
-    if profile == Profile::Dogstatsd {
-        defaults.gauge_sign = GaugeSign::Absolute;
-    }
-    let aggregates = aggregates(&mut root, s);
-    let section = root.section(s, "protocol");
-    let protocol = protocol(section, s, defaults);
-    let idle = idle(&mut root, s, etsy_profile, &etsy);
-    let listen = listeners(&mut root, s, &protocol, &sources.listen);
-    let sinks = super::sink::read_all(&mut root, s, Daemon { profile, interval }, &sources.sink);
-    let rules = super::rule::read(&mut root, s, &sinks);
-    let relays = super::relay::read(&mut root, s);
-    let presence = super::presence::read(&mut root, s, etsy_profile);
-    let management = management(&mut root, s);
-    let http = http(&mut root, s, sources.http.as_deref());
-    let log = log(&mut root, s);
-    root.finish(s);
-    Config {
-        interval,
-        profile,
-        percentiles,
-        exact_samples,
-        digits,
-        gauge_ttl,
-        series_ttl,
-        max_series,
-        timestamp_past,
-        timestamp_future,
-        prefix,
-        tags,
-        self_metrics,
-        shutdown_grace,
-        protocol,
-        idle,
-        rules: Arc::new(Rules::new(rules)),
-        listen,
-        sinks,
-        relays,
-        etsy,
-        aggregates,
-        presence,
-        management,
-        http,
-        log,
-    }
-}
-
-/// What the naming `dogstatsd` tells of timers.
-fn aggregates(root: &mut Section<'_>, s: &mut Source<'_>) -> Vec<String> {
-    let mut section = root.section(s, "dogstatsd");
-    let known = ["max", "min", "median", "avg", "sum", "count"];
-    let mut aggregates = DOGSTATSD_AGGREGATES.map(String::from).to_vec();
-    if let Some(items) = section.list(s, "aggregates") {
-        aggregates.clear();
-        for item in items {
-            match item.string(s) {
-                Some(text) if known.contains(&text.as_str()) => aggregates.push(text),
-                Some(_) => item.refuse(s, &format!("one of {}", known.join(", "))),
-                None => {}
-            }
-        }
-    }
-    section.finish(s);
-    aggregates
-}
-
-fn profile(root: &mut Section<'_>, s: &mut Source<'_>) -> Profile {
-    let words = [Profile::Systole, Profile::Etsy, Profile::Dogstatsd].map(|profile| (profile.name(), profile));
-    root.choice(s, "profile", &words).unwrap_or(Profile::Systole)
-}
-
-fn protocol(mut section: Section<'_>, s: &mut Source<'_>, defaults: Options) -> Options {
-    let mut options = defaults;
-    if let Some(styles) = section.list(s, "name_tags") {
-        options.name_tags = NameTags::NONE;
-        for item in &styles {
-            let Some(style) = item.string(s) else {
-                continue;
-            };
-            // An empty variable means no style at all.
-            if !style.is_empty() && !options.name_tags.enable(&style) {
-                let hint = super::reader::suggestion(&style, NameTags::NAMES.into_iter());
-                let known = NameTags::NAMES.map(|name| format!("`{name}`")).join(", ");
-                s.problem(item.place.clone(), &item.key, format!("`{style}` is none of {known}{hint}"));
-            }
-        }
-    }
-    options.sanitize = section.bool(s, "sanitize").unwrap_or(options.sanitize);
-    let signs = [("delta", GaugeSign::Delta), ("absolute", GaugeSign::Absolute)];
-    options.gauge_sign = section.choice(s, "gauge_sign", &signs).unwrap_or(options.gauge_sign);
-    options.abbreviated_meter = section.bool(s, "abbreviated_meter").unwrap_or(options.abbreviated_meter);
-    options.absolute_counters = section.bool(s, "absolute_counters").unwrap_or(options.absolute_counters);
-    options.binary = section.bool(s, "binary").unwrap_or(options.binary);
-    let max_name = section.integer(s, "max_name", 1..=MAX_NAME_BYTES as u64);
-    options.max_name = max_name.map_or(options.max_name, |n| n as usize);
-    section.finish(s);
-    options
-}
-
-fn idle(root: &mut Section<'_>, s: &mut Source<'_>, etsy_profile: bool, etsy: &Etsy) -> Idle {
-    let mut section = root.section(s, "idle");
-    let words = [("drop", false), ("zero", true)];
-    let mut read = |key, delete: bool| section.choice(s, key, &words).unwrap_or(etsy_profile && !delete);
-    let idle = Idle {
-        counters_zero: read("counters", etsy.delete_counters),
-        timers_zero: read("timers", etsy.delete_timers),
-        sets_zero: read("sets", etsy.delete_sets),
-    };
-    section.finish(s);
-    idle
-}
-
-fn listeners(root: &mut Section<'_>, s: &mut Source<'_>, protocol: &Options, urls: &[String]) -> Vec<Listen> {
-    let mut listeners = Vec::new();
-    for (section, place) in root.sections(s, "listen") {
-        listeners.extend(listener(section, &place, s, protocol));
-    }
-    if !urls.is_empty() {
-        listeners.clear();
-    }
-    for url in urls {
-        match listen_url(url) {
-            Ok(url) => listeners.push(Listen::new(url, *protocol)),
-            Err(problem) => s.problem("--listen".into(), "", problem),
-        }
-    }
-    if listeners.is_empty() && s.problems.is_empty() {
-        let url = listen_url("udp://127.0.0.1:8125").expect("the default is a valid URL");
-        listeners.push(Listen::new(url, *protocol));
-    }
-    listeners
-}
-
-fn listener(mut section: Section<'_>, place: &str, s: &mut Source<'_>, protocol_defaults: &Options) -> Option<Listen> {
-    let mut url: Option<ListenUrl> = None;
-    match section.find(s, "url") {
-        None => section.missing(s, place, "url", "\"udp://127.0.0.1:8125\""),
-        Some(found) => {
-            if let Some(text) = found.string(s) {
-                match listen_url(&text) {
-                    Ok(good) => url = Some(good),
-                    Err(problem) => s.problem(found.place, &found.key, problem),
-                }
-            }
-        }
-    }
-    let fallback = listen_url("udp://127.0.0.1:8125").expect("the default is a valid URL");
-    let mut listen = Listen::new(url.clone().unwrap_or(fallback), *protocol_defaults);
-    if let Some(found) = section.find(s, "workers") {
-        match found.text_or_number() {
-            Some(text) if text == "auto" => {}
-            Some(text) => match text.parse() {
-                Ok(count @ 1..=64) => listen.workers = Workers::Count(count),
-                _ => found.refuse(s, "\"auto\" or a whole number from 1 to 64"),
-            },
-            None => found.refuse(s, "\"auto\" or a whole number from 1 to 64"),
-        }
-    }
-    listen.receive_buffer = section.size(s, "receive_buffer", 4096..=1 << 30).unwrap_or(listen.receive_buffer);
-    listen.receive_buffer_force = section.bool(s, "receive_buffer_force").unwrap_or(listen.receive_buffer_force);
-    let max_datagram = section.size(s, "max_datagram", 512..=64 << 10);
-    listen.max_datagram = max_datagram.map_or(listen.max_datagram, |n| n as usize);
-    if let Some(cores) = section.integers(s, "cores", 0..=1023) {
-        listen.cores = cores.into_iter().map(|core| core as usize).collect();
-    }
-    listen.busy_poll = section.duration(s, "busy_poll", BUSY_POLL).unwrap_or(listen.busy_poll);
-    listen.realtime = section.bool(s, "realtime").unwrap_or(listen.realtime);
-    if let Some(networks) = section.list(s, "allow") {
-        listen.allow = Some(networks.iter().filter_map(|item| network(item, s)).collect());
-    }
-    let max_connections = section.integer(s, "max_connections", 1..=1_000_000);
-    listen.max_connections = max_connections.map_or(listen.max_connections, |n| n as usize);
-    listen.idle_timeout = section.duration(s, "idle_timeout", IDLE_TIMEOUT).unwrap_or(listen.idle_timeout);
-    let framings = [("newline", Framing::Newline), ("length", Framing::Length)];
-    listen.framing = section.choice(s, "framing", &framings).unwrap_or(listen.framing);
-    if let Some(found) = section.find(s, "mode") {
-        let text = found.string(s).unwrap_or_default();
-        match u32::from_str_radix(&text, 8) {
-            Ok(mode) if mode <= 0o777 && text.len() >= 3 => listen.mode = mode,
-            _ => found.refuse(s, "the rights of a file in octal, such as \"0660\""),
-        }
-    }
-    let own = section.section(s, "protocol");
-    listen.protocol = protocol(own, s, *protocol_defaults);
-    section.finish(s);
-    url.map(|_| listen)
-}
-
-pub(super) fn network(item: &Found<'_>, s: &mut Source<'_>) -> Option<IpNet> {
-    let text = item.string(s)?;
-    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
-    if network.is_none() {
-        item.refuse(s, "a network such as \"10.0.0.0/8\" or \"fd00::/8\"");
-    }
-    network
-}
-
-fn etsy(root: &mut Section<'_>, s: &mut Source<'_>) -> Etsy {
-    let mut section = root.section(s, "etsy");
-    let mut etsy = Etsy::default();
-    for (key, value) in [
-        ("global_prefix", &mut etsy.names.global_prefix),
-        ("global_suffix", &mut etsy.names.global_suffix),
-        ("prefix_counter", &mut etsy.names.prefix_counter),
-        ("prefix_timer", &mut etsy.names.prefix_timer),
-        ("prefix_gauge", &mut etsy.names.prefix_gauge),
-        ("prefix_set", &mut etsy.names.prefix_set),
-        ("prefix_stats", &mut etsy.names.prefix_stats),
-    ] {
-        if let Some(text) = section.string(s, key) {
-            *value = text;
-        }
-    }
-    let delete_idle = section.bool(s, "delete_idle_stats").unwrap_or(false);
-    for (key, value, default) in [
-        ("legacy_namespace", &mut etsy.names.legacy_namespace, true),
-        ("flush_counts", &mut etsy.names.flush_counts, true),
-        ("delete_counters", &mut etsy.delete_counters, delete_idle),
-        ("delete_timers", &mut etsy.delete_timers, delete_idle),
-        ("delete_gauges", &mut etsy.delete_gauges, delete_idle),
-        ("delete_sets", &mut etsy.delete_sets, delete_idle),
-    ] {
-        *value = section.bool(s, key).unwrap_or(default);
-    }
-    etsy.gauges_max_ttl = section.integer(s, "gauges_max_ttl", 1..=1_000_000).unwrap_or(1) as u32;
-    etsy.names.calculated_timer_metrics = section.strings(s, "calculated_timer_metrics").unwrap_or_default();
-    for (mut histogram, place) in section.sections(s, "histogram") {
-        let metric = histogram.string(s, "metric").unwrap_or_default();
-        let Some(bins) = histogram.list(s, "bins") else {
-            histogram.missing(s, &place, "bins", "[10, 100, \"inf\"]");
-            continue;
-        };
-        let limits = bins.iter().filter_map(|bin| match bin.text_or_number().as_deref() {
-            Some("inf") => Some(None),
-            Some(text) if text.parse::<f64>().is_ok_and(f64::is_finite) => text.parse().ok().map(Some),
-            _ => {
-                bin.refuse(s, "a number or \"inf\"");
-                None
-            }
-        });
-        etsy.histogram.push(Bins { metric, limits: limits.collect() });
-        histogram.finish(s);
-    }
-    section.finish(s);
-    etsy
-}
-
-fn management(root: &mut Section<'_>, s: &mut Source<'_>) -> Management {
-    let mut section = root.section(s, "management");
-    let mut management = Management { address: None, healthy: true, allow: None };
-    if let Some(networks) = section.list(s, "allow") {
-        management.allow = Some(networks.iter().filter_map(|item| network(item, s)).collect());
-    }
-    if let Some(found) = section.find(s, "address")
-        && let Some(text) = found.string(s).filter(|text| text != "off")
-    {
-        match address(&text) {
-            Ok(good) if !good.ip().is_loopback() && management.allow.is_none() => {
-                let way_out = "say who may delete series with `allow = [\"10.0.0.0/8\"]`";
-                s.problem(found.place, &found.key, format!("`{text}` is not on loopback; {way_out}"));
-            }
-            Ok(good) => management.address = Some(good),
-            Err(problem) => {
-                s.problem(found.place, &found.key, format!("{problem}; \"127.0.0.1:8126\" or \"off\" is right"));
-            }
-        }
-    }
-    management.healthy = section.choice(s, "health", &[("up", true), ("down", false)]).unwrap_or(true);
-    section.finish(s);
-    management
-}
-
-fn http(root: &mut Section<'_>, s: &mut Source<'_>, option: Option<&str>) -> Http {
-    let mut section = root.section(s, "http");
-    let found = section.find(s, "address");
-    let (text, place, key) = match (option, &found) {
-        (Some(text), _) => (text.to_string(), "--http".to_string(), String::new()),
-        (None, Some(found)) => (found.string(s).unwrap_or("off".into()), found.place.clone(), found.key.clone()),
-        (None, None) => ("127.0.0.1:8127".to_string(), String::new(), String::new()),
-    };
-    let token = section.secret(s, "token").filter(|token| !token.is_empty());
-    let mut bound = None;
-    if text != "off" {
-        match address(&text) {
-            Ok(good) => bound = Some(good),
-            Err(problem) => {
-                s.problem(place.clone(), &key, format!("{problem}; \"127.0.0.1:8127\" or \"off\" is right"))
-            }
-        }
-    }
-    if bound.is_some_and(|address| !address.ip().is_loopback()) && token.is_none() {
-        s.problem(place, &key, format!("`{text}` is not on loopback, so `http.token` must be set"));
-    }
-    let mut hosts = Vec::new();
-    for item in section.list(s, "hosts").unwrap_or_default() {
-        match item.string(s) {
-            Some(host) if host.is_empty() || host.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) => {
-                item.refuse(s, "a name without scheme and port, such as `stats.example.org`");
-            }
-            Some(host) => hosts.push(host),
-            None => {}
-        }
-    }
-    section.finish(s);
-    Http { address: bound, token, hosts }
-}
-
-fn log(root: &mut Section<'_>, s: &mut Source<'_>) -> Log {
-    let mut section = root.section(s, "log");
-    let levels = ["error", "warn", "info", "debug", "trace"].map(|level| (level, level));
-    let level = section.choice(s, "level", &levels).unwrap_or("info").to_string();
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let format = section.choice(s, "format", &formats).unwrap_or(LogFormat::Text);
-    section.finish(s);
-    Log { level, format }
-}
-
 impl Config {
     /// Reads a configuration as a file has it; what it leaves out has its default. The environment is not looked at.
     ///
@@ -446,12 +43,6 @@ impl Config {
     pub fn parse(toml: &str) -> Result<Config, ConfigError> {
         let sources = Sources { file: Some(("configuration".into(), toml.into())), ..Sources::default() };
         load(&sources).map_err(|problems| ConfigError { problems })
-    }
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        load(&Sources::default()).expect("an empty configuration has no mistakes")
     }
 }
 
@@ -475,3 +66,419 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Reads everything.
+///
+/// # Errors
+/// All mistakes, in the order of the file.
+pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
+    let (file, text) = sources.file.as_ref().map_or(("", ""), |(file, text)| (file.as_str(), text.as_str()));
+    let mut source = Source::new(file, text, &sources.env);
+    source.flags.extend(sources.interval.map(|interval| ("interval", ("--interval", show_duration(interval)))));
+    source.flags.extend(sources.http.clone().map(|address| ("http.address", ("--http", address))));
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let place = source.place(error.span().unwrap_or(0..0));
+        source.problem(place, "", error.message().trim().replace('\n', ", "));
+    }
+    if !source.problems.is_empty() {
+        // What could be read of broken TOML would only add noise.
+        source.problems.sort_by_key(Problem::position);
+        return Err(source.problems);
+    }
+    let config = read(root.get_ref(), &mut source, sources);
+    let mut problems = source.problems;
+    problems.sort_by_key(Problem::position);
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn read(table: &DeTable<'_>, s: &mut Source<'_>, sources: &Sources) -> Config {
+    let mut config = defaults(table, s);
+    let mut root = Section::root(Some(table));
+    let base = config.clone();
+    config.describe(&mut Reader::new(&mut root, s, "", &base));
+    root.finish(s);
+    let (listen, from) = urls("--listen", &sources.listen, LISTEN, &sources.env);
+    if !listen.is_empty() {
+        config.listen.clear();
+    }
+    for url in listen {
+        match listen_url(&url) {
+            Ok(url) => config.listen.push(Listen::new(url, config.protocol)),
+            Err(problem) => s.problem(from.into(), "", problem),
+        }
+    }
+    let (sinks, from) = urls("--sink", &sources.sink, SINK, &sources.env);
+    sink::replace(&mut config, s, &sinks, from);
+    check(&config, table, s, (!sinks.is_empty()).then_some(from));
+    config
+}
+
+/// The defaults: those that hang on other settings by what is said of these.
+fn defaults(table: &DeTable<'_>, s: &mut Source<'_>) -> Config {
+    // Mistakes are reported when everything is read.
+    let known = s.problems.len();
+    let mut only = |config: &mut Config, keys: &'static [&'static str]| {
+        let (mut root, base) = (Section::root(Some(table)), config.clone());
+        config.describe(&mut Only { keys, reader: Reader::new(&mut root, s, "", &base) });
+        s.problems.truncate(known);
+    };
+    let mut first = Config::default();
+    only(&mut first, &["profile", "interval"]);
+    let mut config = Config { interval: first.interval, ..Config::of(first.profile) };
+    only(&mut config, &["etsy"]);
+    config.etsy.default_by_delete_idle_stats();
+    only(&mut config, &["etsy"]);
+    config.default_by_etsy();
+    only(&mut config, &["protocol"]);
+    config.default_by_protocol();
+    config
+}
+
+/// What can be wrong between tables. `replaced` is what the sinks come from, if that is not the file.
+fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Option<&str>) {
+    let mut root = Section::root(Some(table));
+    let known = s.problems.len();
+    let mut places =
+        |s: &mut Source<'_>, key| root.sections(s, key).into_iter().map(|(_, place)| place).collect::<Vec<_>>();
+    let relays = places(s, "relay");
+    let sinks = places(s, "sink");
+    let rules = root.sections(s, "rule");
+    s.problems.truncate(known);
+    for (n, place) in relays.into_iter().enumerate() {
+        let name = &config.relays[n].name;
+        if config.relays[..n].iter().any(|other| other.name == *name) {
+            let problem = format!("two relays are called `{name}`; give one another `name`");
+            s.problem(place, &format!("relay[{n}].name"), problem);
+        }
+    }
+    for n in 1..config.sinks.len() {
+        let name = &config.sinks[n].name;
+        if !name.is_empty() && config.sinks[..n].iter().any(|other| other.name == *name) {
+            let (place, key) = match replaced {
+                Some(from) => (from.to_string(), String::new()),
+                None => (sinks.get(n).cloned().unwrap_or_default(), format!("sink[{n}].name")),
+            };
+            s.problem(place, &key, format!("two sinks are called `{name}`; give one another `name`"));
+        }
+    }
+    for (mut rule, _) in rules {
+        let known = s.problems.len();
+        let items = rule.list(s, "sinks").unwrap_or_default();
+        let names: Vec<_> = items.into_iter().map(|item| (item.string(s).unwrap_or_default(), item)).collect();
+        // What is wrong with the list itself is known.
+        s.problems.truncate(known);
+        for (name, item) in names.into_iter().filter(|(name, _)| !name.is_empty()) {
+            if !config.sinks.iter().any(|sink| sink.name == name) {
+                let hint = suggestion(&name, config.sinks.iter().map(|sink| sink.name.as_str()));
+                s.problem(item.place, &item.key, format!("no sink is called `{name}`{hint}"));
+            }
+        }
+    }
+}
+
+/// Reads settings from a table.
+pub(super) struct Reader<'r, 'a, 's> {
+    section: &'r mut Section<'a>,
+    source: &'r mut Source<'s>,
+    /// Of the table.
+    place: &'r str,
+    profile: Profile,
+    interval: Duration,
+    /// Mistakes that were there before this table.
+    known: usize,
+}
+
+impl<'r, 'a, 's> Reader<'r, 'a, 's> {
+    /// A reader; what settings depend on is in `config`.
+    pub(super) fn new(
+        section: &'r mut Section<'a>,
+        source: &'r mut Source<'s>,
+        place: &'r str,
+        config: &Config,
+    ) -> Reader<'r, 'a, 's> {
+        let known = source.problems.len();
+        Reader { section, source, place, profile: config.profile, interval: config.interval, known }
+    }
+
+    /// Reads a setting; whether it is there and right.
+    fn read(&mut self, key: &'static str, field: Opt<'_>) -> bool {
+        let (section, s) = (&mut *self.section, &mut *self.source);
+        match field {
+            Opt::Maybe(is_there, inner) => {
+                let read = self.read(key, *inner);
+                *is_there |= read;
+                read
+            }
+            Opt::HostPort(value) => self.tested(key, value, host_and_port, "; \"127.0.0.1:2003\" is right"),
+            Opt::Url(value) => self.tested(key, value, http_url, ""),
+            Opt::UrlOrEmpty(value) => {
+                self.tested(key, value, |url| if url.is_empty() { Ok(()) } else { http_url(url) }, "")
+            }
+            Opt::Text(value) | Opt::TextOrNone(value) => put(value, section.string(s, key)),
+            Opt::Secret(value) => put(value, section.secret(s, key)),
+            Opt::Path(value) => put(value, section.string(s, key).map(PathBuf::from)),
+            Opt::Address(value) => self.address(key, value, "", "\"127.0.0.1:9125\" is right"),
+            Opt::AddressOrOff(value, example) => {
+                self.address(key, value, "off", &format!("\"{example}\" or \"off\" is right"))
+            }
+            Opt::Flag(value) => put(value, section.bool(s, key)),
+            Opt::Whole(value, range) => put(value, section.integer(s, key, range)),
+            Opt::Number(value, range) => put(value, section.number(s, key, range)),
+            Opt::Duration(value, range) => put(value, section.duration(s, key, range)),
+            Opt::MaybeDuration(value, range) => put(value, section.duration(s, key, range).map(Some)),
+            Opt::Lifetime(value, range) => put(value, section.lifetime(s, key, range)),
+            Opt::Size(value, range) => put(value, section.size(s, key, range)),
+            Opt::MaybeSize(value, range) => put(value, section.size(s, key, range).map(Some)),
+            Opt::Texts(value) => put(value, section.strings(s, key)),
+            Opt::Numbers(value, range) => put(value, section.numbers(s, key, range)),
+            Opt::Wholes(value, range) => put(value, section.integers(s, key, range)),
+            Opt::Networks(value) => {
+                let items = section.list(s, key);
+                let networks = items.map(|items| items.iter().filter_map(|item| network(item, s)).collect());
+                put(value, networks.map(Some))
+            }
+            Opt::Urls(value) => self.urls(key, value),
+            Opt::Map(value) | Opt::Secrets(value) => put(value, section.map(s, key)),
+            Opt::Choice(words, value) => {
+                let words: Vec<(&str, usize)> = words.iter().zip(0..).map(|(word, n)| (*word, n)).collect();
+                put(value, section.choice(s, key, &words))
+            }
+            Opt::Parsed(parsed) => self.parsed(key, parsed),
+            Opt::List(list) => self.list(key, list),
+        }
+    }
+
+    /// A text that must pass a test, also where a URL has brought it.
+    fn tested(
+        &mut self,
+        key: &'static str,
+        value: &mut String,
+        test: fn(&str) -> Result<(), String>,
+        example: &str,
+    ) -> bool {
+        let (place, text) = match self.section.find(self.source, key) {
+            Some(found) => match found.string(self.source) {
+                Some(text) => (found.place, text),
+                None => return false,
+            },
+            None if value.is_empty() => return false,
+            None => (self.place.to_string(), value.clone()),
+        };
+        match test(&text) {
+            Ok(()) => put(value, Some(text)),
+            Err(problem) => {
+                self.source.problem(place, &self.section.full(key), format!("{problem}{example}"));
+                false
+            }
+        }
+    }
+
+    /// An address that is looked up; `off` is the word for none.
+    fn address(&mut self, key: &'static str, value: &mut Option<SocketAddr>, off: &str, right: &str) -> bool {
+        let Some(found) = self.section.find(self.source, key) else { return false };
+        let Some(text) = found.string(self.source) else { return false };
+        if !off.is_empty() && text == off {
+            return put(value, Some(None));
+        }
+        match address(&text) {
+            Ok(good) => put(value, Some(Some(good))),
+            Err(problem) => {
+                self.source.problem(found.place, &found.key, format!("{problem}; {right}"));
+                false
+            }
+        }
+    }
+
+    fn urls(&mut self, key: &'static str, value: &mut Vec<String>) -> bool {
+        let Some(items) = self.section.list(self.source, key) else { return false };
+        value.clear();
+        for item in items {
+            let Some(url) = item.string(self.source).filter(|url| !url.is_empty()) else { continue };
+            match http_url(&url) {
+                Ok(()) => value.push(url),
+                Err(problem) => self.source.problem(item.place, &item.key, problem),
+            }
+        }
+        true
+    }
+
+    fn parsed(&mut self, key: &'static str, parsed: Parsed<'_>) -> bool {
+        let Some(found) = self.section.find(self.source, key) else { return false };
+        let text = if parsed.takes_numbers {
+            let text = found.text_or_number();
+            if text.is_none() {
+                found.refuse(self.source, parsed.form);
+            }
+            text
+        } else {
+            found.string(self.source)
+        };
+        let Some(text) = text else { return false };
+        match (parsed.read)(&text) {
+            Ok(()) => true,
+            Err(wrong) => {
+                refuse(&found, self.source, wrong);
+                false
+            }
+        }
+    }
+
+    fn list(&mut self, key: &'static str, list: List<'_>) -> bool {
+        if self.section.find(self.source, key).is_none() {
+            return false;
+        }
+        let items = match list.or_one {
+            true => self.section.one_or_more(self.source, key),
+            false => match self.section.list(self.source, key) {
+                Some(items) => items,
+                None => return false,
+            },
+        };
+        list.items.clear();
+        for item in items {
+            let text = match list.takes_numbers {
+                // What is neither a text nor a number is no item of any list.
+                true => item.text_or_number().unwrap_or_default(),
+                false => match item.string(self.source) {
+                    Some(text) => text,
+                    None => continue,
+                },
+            };
+            if let Err(wrong) = list.items.add(&text) {
+                refuse(&item, self.source, wrong);
+            }
+        }
+        true
+    }
+}
+
+fn put<T>(value: &mut T, read: Option<T>) -> bool {
+    let is_there = read.is_some();
+    if let Some(read) = read {
+        *value = read;
+    }
+    is_there
+}
+
+fn refuse(found: &Found<'_>, s: &mut Source<'_>, wrong: Wrong) {
+    match wrong {
+        Wrong::Not(expected) => found.refuse(s, &expected),
+        Wrong::Because(problem) => s.problem(found.place.clone(), &found.key, problem),
+    }
+}
+
+fn network(item: &Found<'_>, s: &mut Source<'_>) -> Option<IpNet> {
+    let text = item.string(s)?;
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
+    if network.is_none() {
+        item.refuse(s, "a network such as \"10.0.0.0/8\" or \"fd00::/8\"");
+    }
+    network
+}
+
+impl OptionVisitor for Reader<'_, '_, '_> {
+    fn field(&mut self, key: &'static str, _: &'static str, field: Opt<'_>) {
+        self.read(key, field);
+    }
+
+    fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
+        let mut section = self.section.section(self.source, key);
+        let known = self.source.problems.len();
+        let (place, profile, interval) = (self.place, self.profile, self.interval);
+        inner(&mut Reader { section: &mut section, source: self.source, place, profile, interval, known });
+        section.finish(self.source);
+    }
+
+    fn in_optional_table(
+        &mut self,
+        key: &'static str,
+        _: bool,
+        inner: &mut dyn FnMut(&mut dyn OptionVisitor, bool),
+    ) -> bool {
+        let is_there = self.section.has_table(self.source, key);
+        self.in_table(key, &mut |visitor| inner(visitor, is_there));
+        is_there
+    }
+
+    fn sections(&mut self, key: &'static str, _: &'static str, tables: &mut dyn Tables) {
+        let found = self.section.sections(self.source, key);
+        if !found.is_empty() {
+            tables.clear();
+        }
+        for (n, (mut section, place)) in found.into_iter().enumerate() {
+            tables.add();
+            let known = self.source.problems.len();
+            let (source, profile, interval) = (&mut *self.source, self.profile, self.interval);
+            let mut reader = Reader { section: &mut section, source, place: &place, profile, interval, known };
+            tables.describe(n, &mut reader);
+            section.finish(self.source);
+        }
+    }
+
+    fn require_one(&mut self, key: &'static str, is_there: bool, example: &str) {
+        let full = self.section.full(key);
+        // What is there and wrong is reported already.
+        if !is_there && !self.source.problems.iter().any(|problem| problem.key.starts_with(&full)) {
+            self.section.missing(self.source, self.place, key, example);
+        }
+    }
+
+    fn require(&mut self, key: &'static str, verdict: Result<(), String>) {
+        let Err(problem) = verdict else { return };
+        if key.is_empty() {
+            if self.source.problems.len() == self.known {
+                self.source.problem(self.place.to_string(), self.section.kind(), problem);
+            }
+            return;
+        }
+        let found = self.section.find(self.source, key);
+        let there = found.map(|found| (found.place, found.key));
+        let (place, full) = there.unwrap_or_else(|| (self.place.to_string(), self.section.full(key)));
+        self.source.problem(place, &full, problem);
+    }
+
+    fn give_up(&mut self) {
+        self.section.give_up();
+    }
+
+    fn is_reader(&self) -> bool {
+        true
+    }
+
+    fn profile(&self) -> &'static str {
+        self.profile.name()
+    }
+
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+}
+
+/// Reads only some settings of the root, and tables.
+struct Only<'r, 'a, 's> {
+    keys: &'static [&'static str],
+    reader: Reader<'r, 'a, 's>,
+}
+
+impl OptionVisitor for Only<'_, '_, '_> {
+    fn field(&mut self, key: &'static str, doc: &'static str, field: Opt<'_>) {
+        if self.keys.contains(&key) {
+            self.reader.field(key, doc, field);
+        }
+    }
+
+    fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
+        if self.keys.contains(&key) {
+            self.reader.in_table(key, inner);
+        }
+    }
+
+    fn require_one(&mut self, _: &'static str, _: bool, _: &str) {}
+
+    fn require(&mut self, _: &'static str, _: Result<(), String>) {}
+
+    fn profile(&self) -> &'static str {
+        self.reader.profile()
+    }
+}

@@ -1,10 +1,19 @@
 //! The configuration: TOML, everything with a default, unknown keys refused with a suggestion, all mistakes
 //! of a file at once. What it holds is plain data; rooms get the parts they need as their own options.
+//!
+//! The table of settings is in `schema`; settings that are options of a room are described beside their kin. Visitors
+//! read them (`load`), print them (`print`) and list them (`reference`).
 
+mod environment;
+mod etsy;
+mod kinds;
+mod listen;
 mod load;
 mod presence;
 mod print;
+mod protocol;
 mod reader;
+mod reference;
 mod relay;
 mod rule;
 mod schema;
@@ -12,12 +21,16 @@ mod sink;
 mod url;
 mod value;
 
-pub use load::{ConfigError, Sources, known_keys, load};
+pub use environment::{CONFIG, TOKEN, unknown_variables};
+pub use load::{ConfigError, Sources, load};
 pub use presence::{Presence, StatePath};
 pub use print::{flat, print};
 pub use reader::Problem;
+pub use reference::example;
+#[cfg(feature = "internals")]
+pub use reference::reference;
 pub use schema::{
-    Config, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Profile, Sink, Workers,
+    Config, Dogstatsd, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Profile, Sink, Workers,
 };
 pub use url::{ListenUrl, check_listen_url, listen_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};

@@ -4,19 +4,17 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use toml::Value;
+use ipnet::IpNet;
 
 use crate::acl::AccessList;
-use crate::presence::policy::{Expected, Guard, Misses, Override, Policy, SeriesOf};
-use crate::protocol::TAKEN;
-
-use super::load::network;
-use super::print::{MASK, Out, networks, number};
-use super::reader::{Section, Source};
-use super::url::http_url;
-use super::value::show_duration;
-use crate::http_client::masked;
+use crate::presence::policy::{Expected, Guard, Misses, Override, Policy, Rules, SeriesOf};
 use crate::presence_driver::QUEUE;
+use crate::protocol::TAKEN;
+use crate::settings::{
+    Opt, OptionVisitor, Parsed, TablesOf, Wrong, choice, count, maybe, maybe_count, maybe_seconds, seconds,
+};
+
+use super::kinds::{networks, secret};
 
 /// What can be configured of presence.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,278 +52,253 @@ pub enum StatePath {
     Path(PathBuf),
 }
 
+impl Default for Presence {
+    fn default() -> Presence {
+        Presence {
+            enabled: true,
+            by_address: false,
+            state_file: StatePath::Auto,
+            forward_raw: false,
+            alertmanager: Vec::new(),
+            webhook: Vec::new(),
+            group_wait: Duration::from_secs(10),
+            queue: QUEUE,
+            snitch_url: None,
+            policy: Policy::default(),
+        }
+    }
+}
+
 /// The most that a limit can be set to.
 const MOST_LIMIT: u64 = 10_000_000;
 
 const SECONDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(366 * 86_400);
 
-pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, is_etsy: bool) -> Presence {
-    let mut section = root.section(s, "presence");
-    let mut policy = Policy::default();
-    let enabled = section.bool(s, "enabled").unwrap_or(true);
-    if let Some(names) = section.strings(s, "names") {
-        policy.names = names;
-    }
-    policy.assist = section.choice(s, "implicit", &[("off", false), ("assist", true)]).unwrap_or(false);
-    let by_address = section.choice(s, "default_instance", &[("-", false), ("source_ip", true)]).unwrap_or(false);
-    let state_file = match section.string(s, "state_file").as_deref() {
-        None | Some("auto") => StatePath::Auto,
-        Some("off") => StatePath::Off,
-        Some(path) => StatePath::Path(path.into()),
-    };
-    let forward_raw = section.bool(s, "forward_raw").unwrap_or(is_etsy);
-    let alertmanager = urls(&mut section, s, "alertmanager");
-    let webhook = urls(&mut section, s, "webhook");
-    let group_wait = section.duration(s, "group_wait", SECONDS).unwrap_or(Duration::from_secs(10));
-    let queue = section.integer(s, "queue", 1..=1_000_000).map_or(QUEUE, |count| count as usize);
-    for (key, limit) in limits(&mut policy) {
-        *limit = section.integer(s, key, 1..=MOST_LIMIT).map_or(*limit, |count| count as usize);
-    }
-    let snitch_url = section.find(s, "snitch_url").and_then(|found| {
-        let url = found.string(s)?;
-        match http_url(&url) {
-            _ if url.is_empty() => None,
-            Ok(()) => Some(url),
-            Err(problem) => {
-                s.problem(found.place.clone(), &found.key, problem);
-                None
-            }
-        }
+const SERIES: [(&str, SeriesOf); 3] =
+    [("auto", SeriesOf::Auto), ("instance", SeriesOf::Instances), ("service", SeriesOf::Services)];
+
+pub(super) fn describe(visitor: &mut dyn OptionVisitor, key: &'static str, doc: &'static str, all: &mut Presence) {
+    visitor.section(key, doc, &mut |v| {
+        general(all, v);
+        limits(&mut all.policy, v);
+        judging(&mut all.policy, v);
+        services(&mut all.policy, v);
+        expected(&mut all.policy.expect, v);
     });
-    policy.goodbye_same_ip = section.choice(s, "goodbye_from", &[("any", false), ("same_ip", true)]).unwrap_or(false);
-    let series = [("auto", SeriesOf::Auto), ("instance", SeriesOf::Instances), ("service", SeriesOf::Services)];
-    policy.series = section.choice(s, "series", &series).unwrap_or(SeriesOf::Auto);
-    policy.maintenance_wire = section.bool(s, "maintenance_wire").unwrap_or(policy.maintenance_wire);
-    policy.mass_fraction = section.number(s, "mass_fraction", 0.0..=1.1).unwrap_or(policy.mass_fraction);
-    for (key, seconds) in lengths(&mut policy) {
-        *seconds = section.duration(s, key, SECONDS).map_or(*seconds, |length| length.as_secs_f64());
-    }
-    let general = rules(&mut section, s, String::new());
-    policy.rules.misses = general.misses.unwrap_or(policy.rules.misses);
-    policy.rules.grace = general.grace.or(policy.rules.grace);
-    policy.rules.quorum = general.quorum.unwrap_or(policy.rules.quorum);
-    policy.rules.min = general.min.or(policy.rules.min);
-    policy.rules.ephemeral = general.ephemeral.unwrap_or(policy.rules.ephemeral);
-    policy.rules.within = general.within.unwrap_or(policy.rules.within);
-    for (mut one, place) in section.sections(s, "service") {
-        match one.string(s, "match") {
-            Some(pattern) => {
-                let mut rules = rules(&mut one, s, pattern);
-                rules.guard = guard(&mut one, s, &mut policy.guards);
-                policy.overrides.push(rules);
-            }
-            None => one.missing(s, &place, "match", "\"worker*\""),
-        }
-        one.finish(s);
-    }
-    for (mut one, place) in section.sections(s, "expect") {
-        let min = one.integer(s, "min", 1..=1000).unwrap_or(1) as u32;
-        let within = one.duration(s, "within", SECONDS).map(|within| within.as_secs_f64());
-        match one.string(s, "service") {
-            Some(service) if TAKEN.contains(&&*service) => {
-                s.problem(
-                    place,
-                    "service",
-                    format!("no service is called `{service}`: the API has that word in its paths"),
-                );
-            }
-            Some(service) => policy.expect.push(Expected { service, min, within }),
-            None => one.missing(s, &place, "service", "\"payments\""),
-        }
-        one.finish(s);
-    }
-    section.finish(s);
-    Presence {
-        enabled,
-        by_address,
-        state_file,
-        forward_raw,
-        alertmanager,
-        webhook,
-        group_wait,
-        queue,
-        snitch_url,
-        policy,
+}
+
+/// What is read, kept and notified.
+fn general(all: &mut Presence, v: &mut dyn OptionVisitor) {
+    let policy = &mut all.policy;
+    v.field("enabled", "Whether heartbeats are more than metrics.", Opt::Flag(&mut all.enabled));
+    v.field("names", "Names of metrics that are heartbeats.", Opt::Texts(&mut policy.names));
+    let doc = "With \"assist\", metrics with the tags `service` and `instance` show that a known instance lives.";
+    choice(v, "implicit", doc, &[("off", false), ("assist", true)], &mut policy.assist);
+    let doc = "With \"source_ip\", a sender that names no instance is known by its address.";
+    choice(v, "default_instance", doc, &[("-", false), ("source_ip", true)], &mut all.by_address);
+    state_file(&mut all.state_file, v);
+    v.field("forward_raw", "Record heartbeats as metrics, too.", Opt::Flag(&mut all.forward_raw));
+    v.field("alertmanager", "Base URLs of Alertmanagers that are notified.", Opt::Urls(&mut all.alertmanager));
+    v.field("webhook", "URLs that get every alert, and its end, as JSON.", Opt::Urls(&mut all.webhook));
+    v.field(
+        "group_wait",
+        "How long a warning about an instance waits for an alert of its service, which replaces it.",
+        Opt::Duration(&mut all.group_wait, SECONDS),
+    );
+    let mut url = all.snitch_url.take().unwrap_or_default();
+    let doc = "Dead man's switch: requested every minute while all is well here.";
+    v.field("snitch_url", doc, Opt::UrlOrEmpty(&mut url));
+    all.snitch_url = Some(url).filter(|url| !url.is_empty());
+    count(v, "queue", "Heartbeats that may wait to be judged.", &mut all.queue, 1..=1_000_000);
+}
+
+fn state_file(path: &mut StatePath, v: &mut dyn OptionVisitor) {
+    let shown = match path {
+        StatePath::Auto => "auto".into(),
+        StatePath::Off => "off".into(),
+        StatePath::Path(path) => path.to_string_lossy().as_ref().into(),
+    };
+    let mut read = |text: &str| {
+        *path = match text {
+            "auto" => StatePath::Auto,
+            "off" => StatePath::Off,
+            path => StatePath::Path(path.into()),
+        };
+        Ok(())
+    };
+    let form = "\"auto\", \"off\" or a path";
+    v.field(
+        "state_file",
+        "Where the state is kept: \"auto\" is in $STATE_DIRECTORY, else in the user's state folder.",
+        Opt::Parsed(Parsed { shown: Some(shown), form, takes_numbers: false, read: &mut read }),
+    );
+}
+
+fn limits(policy: &mut Policy, v: &mut dyn OptionVisitor) {
+    for (key, doc, limit) in [
+        ("max_services", "Most services.", &mut policy.max_services),
+        ("max_instances_per_service", "Most instances of a service.", &mut policy.max_instances_per_service),
+        ("max_instances", "Most instances altogether.", &mut policy.max_instances),
+        ("max_registrations_per_second", "Most registrations in a second.", &mut policy.max_registrations_per_second),
+        (
+            "max_services_per_source",
+            "Most services that one address may register in a minute while the table is more than half full or many \
+             register.",
+            &mut policy.max_services_per_source,
+        ),
+        (
+            "max_instances_per_source",
+            "Most instances that it may register, likewise.",
+            &mut policy.max_instances_per_source,
+        ),
+    ] {
+        count(v, key, doc, limit, 1..=MOST_LIMIT);
     }
 }
 
-fn urls(section: &mut Section<'_>, s: &mut Source<'_>, key: &'static str) -> Vec<String> {
-    let mut urls = Vec::new();
-    for item in section.list(s, key).unwrap_or_default() {
-        match item.string(s) {
-            Some(url) if url.is_empty() => {}
-            Some(url) => match http_url(&url) {
-                Ok(()) => urls.push(url),
-                Err(problem) => s.problem(item.place.clone(), &item.key, problem),
-            },
-            None => {}
-        }
+/// How silence is judged where no pattern says otherwise.
+fn judging(policy: &mut Policy, v: &mut dyn OptionVisitor) {
+    let doc = "With \"same_ip\", a goodbye counts only from the address of the heartbeats.";
+    choice(v, "goodbye_from", doc, &[("any", false), ("same_ip", true)], &mut policy.goodbye_same_ip);
+    let doc = "Series of instances and services (\"instance\"), of services alone (\"service\"), or of services alone above \
+               10,000 instances (\"auto\").";
+    choice(v, "series", doc, &SERIES, &mut policy.series);
+    v.field("maintenance_wire", "Whether `maintenance.*` counts.", Opt::Flag(&mut policy.maintenance_wire));
+    let doc = "Silence of more than this share of all is reported once, and holds other alerts back.";
+    v.field("mass_fraction", doc, Opt::Number(&mut policy.mass_fraction, 0.0..=1.1));
+    for (key, doc, length) in [
+        ("mass_hold", "How long it holds them back.", &mut policy.mass_hold),
+        (
+            "learn_timeout",
+            "Silence after which an instance whose interval is not known yet has left.",
+            &mut policy.learn_timeout,
+        ),
+        ("forget_left", "How long an instance that left is remembered.", &mut policy.forget_left),
+        ("forget_down", "How long an instance that is down is remembered.", &mut policy.forget_down),
+        ("forget_ephemeral", "The same of an instance of an ephemeral service.", &mut policy.forget_ephemeral),
+        ("forget_service", "The same while no instance of its service is present.", &mut policy.forget_service),
+        ("flap_window", "Flapping is over after so long without a change.", &mut policy.flap_quiet),
+        ("maintenance_max", "Longest maintenance.", &mut policy.maintenance_max),
+    ] {
+        seconds(v, key, doc, length, SECONDS);
     }
-    urls
-}
-
-/// Whose word counts of a service: a place among the `guards`.
-fn guard(section: &mut Section<'_>, s: &mut Source<'_>, guards: &mut Vec<Guard>) -> Option<u16> {
-    let networks = section.list(s, "allow");
-    let networks = networks.map(|items| items.iter().filter_map(|item| network(item, s)).collect());
-    let key = section.secret(s, "key").filter(|key| !key.is_empty());
-    if networks.is_none() && key.is_none() {
-        return None;
-    }
-    guards.push(Guard { allow: AccessList::new(networks), key });
-    u16::try_from(guards.len() - 1).ok()
-}
-
-/// Lengths of time that are set by their key alone.
-fn lengths(policy: &mut Policy) -> [(&'static str, &mut f64); 8] {
-    [
-        ("mass_hold", &mut policy.mass_hold),
-        ("learn_timeout", &mut policy.learn_timeout),
-        ("forget_left", &mut policy.forget_left),
-        ("forget_down", &mut policy.forget_down),
-        ("forget_ephemeral", &mut policy.forget_ephemeral),
-        ("forget_service", &mut policy.forget_service),
-        ("flap_window", &mut policy.flap_quiet),
-        ("maintenance_max", &mut policy.maintenance_max),
-    ]
-}
-
-/// Limits that are set by their key alone.
-fn limits(policy: &mut Policy) -> [(&'static str, &mut usize); 6] {
-    [
-        ("max_services", &mut policy.max_services),
-        ("max_instances_per_service", &mut policy.max_instances_per_service),
-        ("max_instances", &mut policy.max_instances),
-        ("max_registrations_per_second", &mut policy.max_registrations_per_second),
-        ("max_services_per_source", &mut policy.max_services_per_source),
-        ("max_instances_per_source", &mut policy.max_instances_per_source),
-    ]
+    let rules = policy.rules;
+    let mut general = Override {
+        misses: Some(rules.misses),
+        grace: rules.grace,
+        quorum: Some(rules.quorum),
+        min: rules.min,
+        ephemeral: Some(rules.ephemeral),
+        within: Some(rules.within),
+        ..Override::default()
+    };
+    self::rules(&mut general, v);
+    policy.rules = Rules {
+        misses: general.misses.unwrap_or(rules.misses),
+        grace: general.grace,
+        quorum: general.quorum.unwrap_or(rules.quorum),
+        min: general.min,
+        ephemeral: general.ephemeral.unwrap_or(rules.ephemeral),
+        within: general.within.unwrap_or(rules.within),
+        guard: rules.guard,
+    };
 }
 
 /// What may be said of all services, or of those that match a pattern.
-fn rules(section: &mut Section<'_>, s: &mut Source<'_>, pattern: String) -> Override {
-    let misses = section.find(s, "misses").and_then(|found| match found.text_or_number().as_deref() {
-        Some("auto") => Some(Misses::Auto),
-        text => {
-            let count = text.and_then(|text| text.parse().ok()).filter(|count| (1..=100).contains(count));
-            if count.is_none() {
-                found.refuse(s, "a whole number from 1 to 100, or \"auto\"");
-            }
-            count.map(Misses::Fixed)
-        }
-    });
-    Override {
-        pattern,
-        misses,
-        grace: section.duration(s, "grace", SECONDS).map(|grace| grace.as_secs_f64()),
-        quorum: section.number(s, "quorum", 0.0..=1.0),
-        min: section.integer(s, "min", 0..=1000).map(|min| min as u32),
-        ephemeral: section.bool(s, "ephemeral"),
-        within: section.duration(s, "within", SECONDS).map(|within| within.as_secs_f64()),
-        guard: None,
-    }
-}
-
-pub(super) fn print(out: &mut Out, presence: &Presence) {
-    let mut policy = presence.policy.clone();
-    out.head("[presence]");
-    out.set("enabled", presence.enabled);
-    out.set("names", Value::Array(policy.names.iter().map(|name| Value::from(name.as_str())).collect()));
-    out.set("implicit", if policy.assist { "assist" } else { "off" });
-    out.set("default_instance", if presence.by_address { "source_ip" } else { "-" });
-    out.set(
-        "state_file",
-        match &presence.state_file {
-            StatePath::Auto => "auto".into(),
-            StatePath::Off => "off".into(),
-            StatePath::Path(path) => path.to_string_lossy().into_owned(),
-        },
-    );
-    out.set("forward_raw", presence.forward_raw);
-    let list = |urls: &[String]| Value::Array(urls.iter().map(|url| Value::from(masked(url))).collect());
-    out.set("alertmanager", list(&presence.alertmanager));
-    out.set("webhook", list(&presence.webhook));
-    out.set("group_wait", show_duration(presence.group_wait));
-    out.set("snitch_url", presence.snitch_url.as_deref().map_or(String::new(), masked));
-    out.set("queue", presence.queue as i64);
-    for (key, limit) in limits(&mut policy) {
-        out.set(key, *limit as i64);
-    }
-    out.set("goodbye_from", if policy.goodbye_same_ip { "same_ip" } else { "any" });
-    out.set(
-        "series",
-        match policy.series {
-            SeriesOf::Auto => "auto",
-            SeriesOf::Instances => "instance",
-            SeriesOf::Services => "service",
-        },
-    );
-    out.set("maintenance_wire", policy.maintenance_wire);
-    out.set("mass_fraction", number(policy.mass_fraction));
-    for (key, seconds) in lengths(&mut policy) {
-        out.set(key, seconds_text(*seconds));
-    }
-    let rules = policy.rules;
-    print_rules(
-        out,
-        &Override {
-            misses: Some(rules.misses),
-            grace: rules.grace,
-            quorum: Some(rules.quorum),
-            min: rules.min,
-            ephemeral: Some(rules.ephemeral),
-            within: Some(rules.within),
-            guard: None,
-            pattern: String::new(),
-        },
-    );
-    for one in &policy.overrides {
-        out.head("[[presence.service]]");
-        out.set("match", one.pattern.as_str());
-        print_rules(out, one);
-        if let Some(guard) = one.guard.and_then(|at| policy.guards.get(usize::from(at))) {
-            if let Some(all) = guard.allow.networks() {
-                out.set("allow", networks(all));
-            }
-            if guard.key.is_some() {
-                out.set("key", MASK);
-            }
-        }
-    }
-    for one in &policy.expect {
-        out.head("[[presence.expect]]");
-        out.set("service", one.service.as_str());
-        out.set("min", i64::from(one.min));
-        if let Some(within) = one.within {
-            out.set("within", seconds_text(within));
-        }
-    }
-}
-
-fn print_rules(out: &mut Out, rules: &Override) {
-    match rules.misses {
-        Some(Misses::Auto) => out.set("misses", "auto"),
-        Some(Misses::Fixed(misses)) => out.set("misses", i64::from(misses)),
+fn rules(rules: &mut Override, v: &mut dyn OptionVisitor) {
+    let form = "a whole number from 1 to 100, or \"auto\"";
+    let shown = match rules.misses {
+        Some(Misses::Auto) => Some("auto".into()),
+        Some(Misses::Fixed(misses)) => Some(i64::from(misses).into()),
         // By the interval, as without the key.
-        Some(Misses::ByInterval) | None => {}
-    }
-    if let Some(grace) = rules.grace {
-        out.set("grace", seconds_text(grace));
-    }
-    if let Some(quorum) = rules.quorum {
-        out.set("quorum", number(quorum));
-    }
-    if let Some(min) = rules.min {
-        out.set("min", i64::from(min));
-    }
-    if let Some(ephemeral) = rules.ephemeral {
-        out.set("ephemeral", ephemeral);
-    }
-    if let Some(within) = rules.within {
-        out.set("within", seconds_text(within));
+        Some(Misses::ByInterval) | None => None,
+    };
+    let mut read = |text: &str| {
+        rules.misses = Some(match text.parse() {
+            _ if text == "auto" => Misses::Auto,
+            Ok(misses @ 1..=100) => Misses::Fixed(misses),
+            _ => return Err(Wrong::Not(form.into())),
+        });
+        Ok(())
+    };
+    v.field(
+        "misses",
+        "Heartbeats that may be missed; without it by the interval; \"auto\" by the measured loss.",
+        Opt::Parsed(Parsed { shown, form, takes_numbers: true, read: &mut read }),
+    );
+    v.example("misses", "4");
+    maybe_seconds(v, "grace", "Allowance for delay; without it by the interval.", &mut rules.grace, SECONDS);
+    v.example("grace", "\"5s\"");
+    let doc = "Share of a service's instances without which it is degraded; 0 is off.";
+    maybe(v, "quorum", doc, &mut rules.quorum, |quorum| Opt::Number(quorum, 0.0..=1.0));
+    v.example("quorum", "0.25");
+    maybe_count(v, "min", "Number of instances without which it is degraded.", &mut rules.min, 0..=1000);
+    v.example("min", "2");
+    let doc = "Instances come and go: a lost one causes no alert.";
+    maybe(v, "ephemeral", doc, &mut rules.ephemeral, |value| Opt::Flag(value));
+    v.example("ephemeral", "true");
+    maybe_seconds(v, "within", "How long after its start that number holds.", &mut rules.within, SECONDS);
+    v.example("within", "\"1m\"");
+}
+
+/// `[[presence.service]]`.
+#[derive(Default)]
+struct Service {
+    rules: Override,
+    allow: Option<Vec<IpNet>>,
+    key: Option<String>,
+}
+
+impl Service {
+    fn describe(&mut self, v: &mut dyn OptionVisitor) {
+        let mut is_there = !v.is_reader();
+        let pattern = Opt::Text(&mut self.rules.pattern);
+        v.field("match", "Pattern of the services' names.", Opt::Maybe(&mut is_there, Box::new(pattern)));
+        v.require_one("match", is_there, "\"worker*\"");
+        rules(&mut self.rules, v);
+        networks(v, "allow", "Only from these networks.", &mut self.allow);
+        v.example("allow", "[\"10.0.0.0/8\"]");
+        secret(v, "key", "Only with this text in the tag `key`.", &mut self.key);
+        v.example("key", "\"a secret\"");
     }
 }
 
-fn seconds_text(seconds: f64) -> String {
-    show_duration(Duration::from_secs_f64(seconds))
+fn services(policy: &mut Policy, v: &mut dyn OptionVisitor) {
+    let guards = std::mem::take(&mut policy.guards);
+    let of_override = |rules: Override| {
+        let guard = rules.guard.and_then(|at| guards.get(usize::from(at)));
+        let allow = guard.and_then(|guard| guard.allow.networks().map(<[IpNet]>::to_vec));
+        Service { rules, allow, key: guard.and_then(|guard| guard.key.clone()) }
+    };
+    let mut all: Vec<Service> = std::mem::take(&mut policy.overrides).into_iter().map(of_override).collect();
+    let doc = "For some services; the first pattern that says something of a key decides.";
+    let new = |_| Service::default();
+    v.sections("service", doc, &mut TablesOf { tables: &mut all, new, describe: Service::describe });
+    for Service { mut rules, allow, key } in all {
+        rules.guard = None;
+        if allow.is_some() || key.is_some() {
+            policy.guards.push(Guard { allow: AccessList::new(allow), key });
+            rules.guard = u16::try_from(policy.guards.len() - 1).ok();
+        }
+        policy.overrides.push(rules);
+    }
+}
+
+/// `[[presence.expect]]`.
+fn expected(all: &mut Vec<Expected>, v: &mut dyn OptionVisitor) {
+    let new = |_| Expected { service: String::new(), min: 1, within: None };
+    let describe = |one: &mut Expected, v: &mut dyn OptionVisitor| {
+        let mut is_there = !v.is_reader();
+        let service = Opt::Text(&mut one.service);
+        v.field("service", "Its name.", Opt::Maybe(&mut is_there, Box::new(service)));
+        v.require_one("service", is_there, "\"payments\"");
+        let problem = || format!("no service is called `{}`: the API has that word in its paths", one.service);
+        v.require("service", if TAKEN.contains(&&*one.service) { Err(problem()) } else { Ok(()) });
+        count(v, "min", "Instances that must be present.", &mut one.min, 1..=1000);
+        v.example("min", "2");
+        maybe_seconds(v, "within", "From when on; the service's own by default.", &mut one.within, SECONDS);
+        v.example("within", "\"5m\"");
+    };
+    let doc = "A service that is reported even if it never sent a heartbeat.";
+    v.sections("expect", doc, &mut TablesOf { tables: all, new, describe });
 }

@@ -2,87 +2,23 @@
 
 use std::fmt::Write;
 
-use ipnet::IpNet;
 use toml::Value;
 
-use crate::protocol::{GaugeSign, Options};
+use crate::http_client::masked;
+use crate::settings::{Described, Opt, OptionVisitor, Tables};
 use crate::untrusted::Escaped;
 
-use super::schema::{Config, Framing, Lifetime, Listen, LogFormat, Workers};
+use super::schema::{Config, Profile};
 use super::value::{show_duration, show_size};
 
 /// What stands in place of a secret.
-pub(super) const MASK: &str = "********";
+const MASK: &str = "********";
 
 /// The configuration as TOML.
 pub fn print(config: &Config) -> String {
     let mut out = Out::default();
-    out.set("interval", show_duration(config.interval));
-    out.set("profile", config.profile.name());
-    out.set("percentiles", Value::Array(config.percentiles.iter().map(|&p| number(p)).collect()));
-    out.set("exact_samples", config.exact_samples as i64);
-    out.set("digits", i64::from(config.digits));
-    out.set("gauge_ttl", lifetime(config.gauge_ttl));
-    out.set("series_ttl", lifetime(config.series_ttl));
-    out.set("max_series", config.max_series as i64);
-    out.set("timestamp_past", show_duration(config.timestamp_past));
-    out.set("timestamp_future", show_duration(config.timestamp_future));
-    out.set("max_tags", i64::from(config.protocol.max_tags));
-    out.set("prefix", config.prefix.as_str());
-    let tags = config.tags.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
-    out.set("tags", Value::Table(tags));
-    out.set("self_metrics", config.self_metrics);
-    out.set("shutdown_grace", show_duration(config.shutdown_grace));
-    for listen in &config.listen {
-        listener(&mut out, listen);
-    }
-    out.head("[protocol]");
-    protocol(&mut out, &config.protocol);
-    out.head("[idle]");
-    let word = |zero| if zero { "zero" } else { "drop" };
-    out.set("counters", word(config.idle.counters_zero));
-    out.set("timers", word(config.idle.timers_zero));
-    out.set("sets", word(config.idle.sets_zero));
-    config.rules.all().iter().for_each(|rule| super::rule::print(&mut out, rule));
-    for one in &config.sinks {
-        super::sink::print(&mut out, one, config.profile);
-    }
-    config.relays.iter().for_each(|relay| super::relay::print(&mut out, relay));
-    etsy(&mut out, config);
-    out.head("[dogstatsd]");
-    out.set("aggregates", Value::Array(config.aggregates.iter().map(|name| Value::from(name.as_str())).collect()));
-    super::presence::print(&mut out, &config.presence);
-    out.head("[management]");
-    out.set("address", config.management.address.map_or("off".into(), |address| address.to_string()));
-    out.set("health", if config.management.healthy { "up" } else { "down" });
-    if let Some(networks) = &config.management.allow {
-        out.set("allow", self::networks(networks));
-    }
-    out.head("[http]");
-    out.set("address", config.http.address.map_or("off".into(), |address| address.to_string()));
-    if config.http.token.is_some() {
-        out.set("token", MASK);
-    }
-    out.set("hosts", strings(&config.http.hosts));
-    out.head("[log]");
-    out.set("level", config.log.level.as_str());
-    out.set(
-        "format",
-        match config.log.format {
-            LogFormat::Text => "text",
-            LogFormat::Json => "json",
-        },
-    );
+    config.clone().describe(&mut Printer { out: &mut out, path: String::new(), profile: config.profile });
     out.text
-}
-
-/// Texts as an array.
-pub(super) fn strings(all: &[String]) -> Value {
-    Value::Array(all.iter().map(|item| Value::from(item.as_str())).collect())
-}
-
-pub(super) fn networks(networks: &[IpNet]) -> Value {
-    Value::Array(networks.iter().map(|network| Value::from(network.to_string())).collect())
 }
 
 /// The configuration as lines `key: value` and `section > key: value`, deeper ones likewise.
@@ -107,78 +43,103 @@ pub fn flat(config: &Config) -> String {
     out
 }
 
-fn listener(out: &mut Out, listen: &Listen) {
-    out.head("[[listen]]");
-    out.set("url", listen.url.to_string());
-    out.set(
-        "workers",
-        match listen.workers {
-            Workers::Auto => Value::from("auto"),
-            Workers::Count(count) => Value::from(count as i64),
-        },
-    );
-    out.set("receive_buffer", show_size(listen.receive_buffer));
-    out.set("receive_buffer_force", listen.receive_buffer_force);
-    out.set("max_datagram", show_size(listen.max_datagram as u64));
-    out.set("cores", Value::Array(listen.cores.iter().map(|&core| Value::from(core as i64)).collect()));
-    out.set("busy_poll", show_duration(listen.busy_poll));
-    out.set("realtime", listen.realtime);
-    if let Some(networks) = &listen.allow {
-        out.set("allow", self::networks(networks));
+/// A value as it is printed; `None` where there is none.
+pub(super) fn shown(field: &Opt<'_>) -> Option<Value> {
+    Some(match field {
+        Opt::Maybe(is_there, inner) => return shown(inner).filter(|_| **is_there),
+        Opt::TextOrNone(value) | Opt::HostPort(value) if value.is_empty() => return None,
+        Opt::Text(value) | Opt::TextOrNone(value) | Opt::HostPort(value) => value.as_str().into(),
+        Opt::Url(value) if value.is_empty() => return None,
+        Opt::UrlOrEmpty(value) if value.is_empty() => "".into(),
+        Opt::Url(value) | Opt::UrlOrEmpty(value) => masked(value).into(),
+        Opt::Urls(value) => Value::Array(value.iter().map(|url| masked(url).into()).collect()),
+        Opt::Secret(value) => return (!value.is_empty()).then(|| MASK.into()),
+        Opt::Path(value) => return (!value.as_os_str().is_empty()).then(|| value.to_string_lossy().as_ref().into()),
+        Opt::Address(value) => return value.map(|address| address.to_string().into()),
+        Opt::AddressOrOff(value, _) => value.map_or("off".into(), |address| address.to_string()).into(),
+        Opt::Flag(value) => (**value).into(),
+        Opt::Whole(value, _) => (**value as i64).into(),
+        Opt::Number(value, _) => number(**value),
+        Opt::Duration(value, _) => show_duration(**value).into(),
+        Opt::MaybeDuration(value, _) => return value.map(|value| show_duration(value).into()),
+        Opt::Lifetime(value, _) => value.map_or("forever".into(), show_duration).into(),
+        Opt::Size(value, _) => show_size(**value).into(),
+        Opt::MaybeSize(value, _) => return value.map(|value| show_size(value).into()),
+        Opt::Texts(value) => Value::Array(value.iter().map(|text| text.as_str().into()).collect()),
+        Opt::Numbers(value, _) => Value::Array(value.iter().map(|&value| number(value)).collect()),
+        Opt::Wholes(value, _) => Value::Array(value.iter().map(|&value| (value as i64).into()).collect()),
+        Opt::Networks(value) => {
+            let networks = value.as_ref()?.iter();
+            Value::Array(networks.map(|network| network.to_string().into()).collect())
+        }
+        Opt::Map(value) => {
+            Value::Table(value.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect())
+        }
+        Opt::Secrets(value) => Value::Table(value.keys().map(|key| (key.clone(), MASK.into())).collect()),
+        Opt::Choice(words, value) => return words.get(**value).map(|word| (*word).into()),
+        Opt::Parsed(parsed) => return parsed.shown.clone(),
+        Opt::List(list) => return list.items.show().map(Value::Array),
+    })
+}
+
+/// Prints settings.
+struct Printer<'p> {
+    out: &'p mut Out,
+    /// Of the table, as its head has it.
+    path: String,
+    profile: Profile,
+}
+
+/// The path of a table inside of another.
+pub(super) fn inside(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
+}
+
+impl OptionVisitor for Printer<'_> {
+    fn field(&mut self, key: &'static str, _: &'static str, field: Opt<'_>) {
+        if let Some(value) = shown(&field) {
+            self.out.set(key, value);
+        }
     }
-    out.set("max_connections", listen.max_connections as i64);
-    out.set("idle_timeout", show_duration(listen.idle_timeout));
-    out.set("framing", if listen.framing == Framing::Length { "length" } else { "newline" });
-    out.set("mode", format!("{:04o}", listen.mode));
-    out.head("[listen.protocol]");
-    protocol(out, &listen.protocol);
-}
 
-fn protocol(out: &mut Out, options: &Options) {
-    out.set("name_tags", Value::Array(options.name_tags.names().into_iter().map(Value::from).collect()));
-    out.set("sanitize", options.sanitize);
-    out.set(
-        "gauge_sign",
-        match options.gauge_sign {
-            GaugeSign::Delta => "delta",
-            GaugeSign::Absolute => "absolute",
-        },
-    );
-    out.set("abbreviated_meter", options.abbreviated_meter);
-    out.set("absolute_counters", options.absolute_counters);
-    out.set("binary", options.binary);
-    out.set("max_name", options.max_name as i64);
-}
-
-fn etsy(out: &mut Out, config: &Config) {
-    let etsy = &config.etsy;
-    out.head("[etsy]");
-    out.set("legacy_namespace", etsy.names.legacy_namespace);
-    out.set("global_prefix", etsy.names.global_prefix.as_str());
-    out.set("global_suffix", etsy.names.global_suffix.as_str());
-    out.set("prefix_counter", etsy.names.prefix_counter.as_str());
-    out.set("prefix_timer", etsy.names.prefix_timer.as_str());
-    out.set("prefix_gauge", etsy.names.prefix_gauge.as_str());
-    out.set("prefix_set", etsy.names.prefix_set.as_str());
-    out.set("prefix_stats", etsy.names.prefix_stats.as_str());
-    out.set("flush_counts", etsy.names.flush_counts);
-    let wanted = etsy.names.calculated_timer_metrics.iter().map(|name| Value::from(name.as_str()));
-    out.set("calculated_timer_metrics", Value::Array(wanted.collect()));
-    out.set("delete_counters", etsy.delete_counters);
-    out.set("delete_timers", etsy.delete_timers);
-    out.set("delete_gauges", etsy.delete_gauges);
-    out.set("delete_sets", etsy.delete_sets);
-    out.set("gauges_max_ttl", i64::from(etsy.gauges_max_ttl));
-    for histogram in &etsy.histogram {
-        out.head("[[etsy.histogram]]");
-        out.set("metric", histogram.metric.as_str());
-        let limits = histogram.limits.iter().map(|limit| limit.map_or(Value::from("inf"), number));
-        out.set("bins", Value::Array(limits.collect()));
+    fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
+        let (path, profile) = (self.path.clone(), self.profile);
+        self.out.inner(key, |out| inner(&mut Printer { out, path, profile }));
     }
-}
 
-fn lifetime(lifetime: Lifetime) -> String {
-    lifetime.map_or("forever".into(), show_duration)
+    fn in_optional_table(
+        &mut self,
+        key: &'static str,
+        is_there: bool,
+        inner: &mut dyn FnMut(&mut dyn OptionVisitor, bool),
+    ) -> bool {
+        if is_there {
+            self.in_table(key, &mut |visitor| inner(visitor, true));
+        }
+        is_there
+    }
+
+    fn section(&mut self, key: &'static str, _: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
+        let path = inside(&self.path, key);
+        self.out.head(&format!("[{path}]"));
+        inner(&mut Printer { out: self.out, path, profile: self.profile });
+    }
+
+    fn sections(&mut self, key: &'static str, _: &'static str, tables: &mut dyn Tables) {
+        for number in 0..tables.count() {
+            let path = inside(&self.path, key);
+            self.out.head(&format!("[[{path}]]"));
+            tables.describe(number, &mut Printer { out: self.out, path, profile: self.profile });
+        }
+    }
+
+    fn require_one(&mut self, _: &'static str, _: bool, _: &str) {}
+
+    fn require(&mut self, _: &'static str, _: Result<(), String>) {}
+
+    fn profile(&self) -> &'static str {
+        self.profile.name()
+    }
 }
 
 /// A whole number without its point.
@@ -188,23 +149,23 @@ pub(super) fn number(value: f64) -> Value {
 
 /// TOML, line by line.
 #[derive(Default)]
-pub(super) struct Out {
+struct Out {
     text: String,
     /// What stands before keys: `table.` inside a table that is written with dots.
     prefix: String,
 }
 
 impl Out {
-    pub(super) fn head(&mut self, head: &str) {
+    fn head(&mut self, head: &str) {
         let _ = writeln!(self.text, "\n{head}");
     }
 
-    pub(super) fn set(&mut self, key: &str, value: impl Into<Value>) {
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
         let _ = writeln!(self.text, "{}{key} = {}", self.prefix, value.into());
     }
 
     /// Writes keys of a table inside this one.
-    pub(super) fn inner(&mut self, key: &str, write: impl FnOnce(&mut Out)) {
+    fn inner(&mut self, key: &str, write: impl FnOnce(&mut Out)) {
         let outer = self.prefix.clone();
         self.prefix = format!("{outer}{key}.");
         write(self);

@@ -1,8 +1,8 @@
 //! Reading TOML so that every mistake is reported, all at once, each with file, line, column and key.
 //!
 //! A [`Section`] hands out values by key and remembers what was asked for; what is left over at
-//! [`Section::finish`] is unknown, and the nearest known key is suggested. Scalars may come from the
-//! environment as `SYSTOLE_SECTION__KEY`, and strings may hold `${VAR}`. What a URL says of one section in its query is
+//! [`Section::finish`] is unknown, and the nearest known key is suggested. Scalars may come from flags and from the
+//! environment (`SYSTOLE_SECTION__KEY`), and strings may hold `${VAR}`. What a URL says of one section in its query is
 //! read as if it stood there, `tls.ca=/path` for a key of a table.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,10 +11,13 @@ use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::sys::host_name;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::settings::suggestion;
+use crate::sys::host_name;
+
+use super::environment::variable_of;
 use super::value::{parse_duration, parse_size};
 
 /// One mistake.
@@ -54,7 +57,8 @@ pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) problems: Vec<Problem>,
-    used_env: Vec<String>,
+    /// Settings that flags set: by key, the flag and the text.
+    pub(super) flags: BTreeMap<&'static str, (&'static str, String)>,
     /// Keys of a URL's query, with their values.
     query: BTreeMap<String, String>,
     /// Those that were asked for.
@@ -73,7 +77,7 @@ impl<'a> Source<'a> {
             text,
             env,
             problems: Vec::new(),
-            used_env: Vec::new(),
+            flags: BTreeMap::new(),
             query: BTreeMap::new(),
             used_query: BTreeSet::new(),
             known: None,
@@ -106,22 +110,6 @@ impl<'a> Source<'a> {
         self.problems.push(Problem { place, key: key.to_string(), message: message.into() });
     }
 
-    /// Reports variables like `SYSTOLE_HTTP__ADRESS` that no key asked for. Names without a double underscore
-    /// are left alone: container platforms invent such for a service called systole.
-    pub(super) fn finish(mut self) -> Vec<Problem> {
-        let unknown: Vec<String> = self
-            .env
-            .keys()
-            .filter(|name| name.starts_with("SYSTOLE_") && name.contains("__") && !self.used_env.contains(name))
-            .cloned()
-            .collect();
-        for name in unknown {
-            let hint = suggestion(&name, self.used_env.iter().map(String::as_str));
-            self.problem(name, "", format!("no such setting{hint}"));
-        }
-        self.problems
-    }
-
     fn substitute(&mut self, text: &str, place: &str, key: &str) -> String {
         let mut out = String::new();
         let mut rest = text;
@@ -149,15 +137,6 @@ impl<'a> Source<'a> {
         out.push_str(rest);
         out
     }
-}
-
-/// `` (did you mean `x`?)`` if one of the words is near.
-pub(super) fn suggestion<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> String {
-    let near = known
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).max(1))
-        .min();
-    near.map_or_else(String::new, |(_, candidate)| format!(" (did you mean `{candidate}`?)"))
 }
 
 /// A value and where it stands.
@@ -227,16 +206,28 @@ pub(super) struct Section<'a> {
     /// Whether the environment can set keys here: not in arrays of tables.
     from_env: bool,
     known: Vec<&'static str>,
+    /// Which keys are right cannot be known.
+    is_given_up: bool,
 }
 
 impl<'a> Section<'a> {
     pub(super) fn root(table: Option<&'a DeTable<'a>>) -> Section<'a> {
-        Section { path: String::new(), table, from_env: true, known: Vec::new() }
+        Section { path: String::new(), table, from_env: true, known: Vec::new(), is_given_up: false }
     }
 
     /// A table with nothing in it that the environment cannot fill.
     pub(super) fn empty() -> Section<'a> {
-        Section { path: String::new(), table: None, from_env: false, known: Vec::new() }
+        Section { path: String::new(), table: None, from_env: false, known: Vec::new(), is_given_up: false }
+    }
+
+    /// Leaves unread keys alone.
+    pub(super) fn give_up(&mut self) {
+        self.is_given_up = true;
+    }
+
+    /// The table's path without the numbers of items at its end: `rule` for `rule[0]`.
+    pub(super) fn kind(&self) -> &str {
+        self.path.rsplit_once('[').map_or(&self.path, |(kind, _)| kind)
     }
 
     pub(super) fn full(&self, key: &str) -> String {
@@ -258,12 +249,13 @@ impl<'a> Section<'a> {
         }
         let full = self.full(key);
         if self.from_env {
-            let variable = format!("SYSTOLE_{}", full.to_uppercase().replace('.', "__"));
+            if let Some((flag, text)) = source.flags.get(full.as_str()).cloned() {
+                return Some(Found { place: flag.to_string(), key: String::new(), value: Raw::Env(text) });
+            }
+            let variable = variable_of(&full);
             if let Some(text) = source.env.get(&variable).cloned() {
-                source.used_env.push(variable.clone());
                 return Some(Found { place: variable, key: full, value: Raw::Env(text) });
             }
-            source.used_env.push(variable);
         }
         let value = self.table?.get(key)?;
         Some(Found { place: source.place(value.span()), key: full, value: Raw::Toml(value.get_ref()) })
@@ -523,7 +515,7 @@ impl<'a> Section<'a> {
             }
             table
         });
-        Section { path, table, from_env: self.from_env, known: Vec::new() }
+        Section { path, table, from_env: self.from_env, known: Vec::new(), is_given_up: false }
     }
 
     /// Tables of an array, each with its place.
@@ -552,7 +544,8 @@ impl<'a> Section<'a> {
             let path = format!("{path}[{n}]");
             match item.get_ref().as_table() {
                 Some(table) => {
-                    let section = Section { path, table: Some(table), from_env: false, known: Vec::new() };
+                    let section =
+                        Section { path, table: Some(table), from_env: false, known: Vec::new(), is_given_up: false };
                     sections.push((section, place));
                 }
                 None => source.problem(place, &path, "expected a table"),
@@ -571,7 +564,7 @@ impl<'a> Section<'a> {
         if let Some(known) = &mut source.known {
             known.extend(self.known.iter().map(|key| without_numbers(&self.full(key))));
         }
-        let Some(table) = self.table else { return };
+        let Some(table) = self.table.filter(|_| !self.is_given_up) else { return };
         for key in table.keys() {
             let name = key.get_ref();
             if self.known.iter().any(|known| known == name) {

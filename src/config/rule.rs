@@ -1,164 +1,129 @@
 //! `[[rule]]`: what series are called, which tags they keep, whether they are kept, how they are summed up and where
 //! they go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Value;
 
-use crate::aggregate::rules::{Rule, highest_reference, stars};
+use crate::aggregate::rules::{Rule, Rules, highest_reference, stars};
 use crate::aggregate::{GaugePolicy, SeriesOverrides};
 use crate::protocol::Kind;
+use crate::settings::{
+    ItemsOf, List, Opt, OptionVisitor, Parsed, TablesOf, Wrong, choice, count, maybe, maybe_count, maybe_pairs,
+    suggestion,
+};
 
-use super::load::LIFETIME;
-use super::print::{Out, number, strings};
-use super::reader::{Section, Source, suggestion};
-use super::schema::Sink;
-use super::value::show_duration;
+use super::schema::LIFETIME;
 
 /// Longest pace, in intervals.
 const MAX_EVERY: u64 = 10_000;
 
-/// The rules; `sinks` are those that there are.
-pub(super) fn read(root: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> Vec<Rule> {
-    let sections = root.sections(s, "rule");
-    sections.into_iter().filter_map(|(section, place)| rule(section, &place, s, sinks)).collect()
+pub(super) fn describe(visitor: &mut dyn OptionVisitor, _: &str, doc: &'static str, rules: &mut Arc<Rules>) {
+    let mut all = rules.all().to_vec();
+    visitor.sections("rule", doc, &mut TablesOf { tables: &mut all, new: |_| Rule::default(), describe: one });
+    *rules = Arc::new(Rules::new(all));
 }
 
-fn rule(mut section: Section<'_>, place: &str, s: &mut Source<'_>, sinks: &[Sink]) -> Option<Rule> {
-    let before = s.problems.len();
-    let pattern = section.string(s, "match");
-    if pattern.is_none() && s.problems.len() == before {
-        section.missing(s, place, "match", "\"api.*\"");
-    }
-    let stars = pattern.as_deref().map_or(0, stars);
-    let refers_right = |template: &str| highest_reference(template) <= stars;
-    let right = format!("a text whose highest `$` is the number of stars in `match`, which is {stars}");
-    let rename = section.find(s, "rename").and_then(|found| {
-        let to = found.string(s)?;
-        if to.is_empty() || !refers_right(&to) {
-            found.refuse(s, &right);
-        }
-        Some(to)
-    });
-    let added = section.find(s, "add_tags").map(|found| (found.place.clone(), found.key.clone()));
-    let add_tags: Vec<(String, String)> = section.map(s, "add_tags").unwrap_or_default().into_iter().collect();
-    if let (Some((place, key)), Some((tag, _))) = (added, add_tags.iter().find(|(_, value)| !refers_right(value))) {
-        s.problem(place, &format!("{key}.{tag}"), format!("not {right}"));
-    }
-    let rule = Rule {
-        kinds: kinds(&mut section, s),
-        overrides: overrides(&mut section, s, sinks),
-        tags: section.map(s, "tags").unwrap_or_default().into_iter().collect(),
-        rename,
-        drop: section.bool(s, "drop").unwrap_or(false),
-        drop_tags: section.strings(s, "drop_tags").unwrap_or_default(),
-        keep_tags: section.strings(s, "keep_tags"),
-        add_tags,
-        pattern: pattern.clone().unwrap_or_default(),
-    };
+fn one(rule: &mut Rule, v: &mut dyn OptionVisitor) {
+    let mut is_there = !v.is_reader();
+    let pattern = Opt::Text(&mut rule.pattern);
+    v.field("match", "Pattern of the names.", Opt::Maybe(&mut is_there, Box::new(pattern)));
+    v.require_one("match", is_there, "\"api.*\"");
+    v.example("match", "\"api.*.*.time\"");
+    maybe_pairs(v, "tags", "Only series with these tags; the values are patterns.", &mut rule.tags);
+    v.example("tags", "{ env = \"prod*\" }");
+    kinds(v, &mut rule.kinds);
+    renaming(rule, v);
+    overrides(&mut rule.overrides, v);
     let does_something = rule.drop
         || rule.rename.is_some()
         || !rule.drop_tags.is_empty()
         || rule.keep_tags.is_some()
         || !rule.add_tags.is_empty()
         || rule.overrides != SeriesOverrides::default();
-    section.finish(s);
-    if !does_something && s.problems.len() == before {
-        let right = "say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`";
-        s.problem(place.to_string(), "rule", format!("it does nothing; {right}"));
-    }
-    pattern.map(|_| rule)
+    let right = "it does nothing; say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`";
+    v.require("", if does_something { Ok(()) } else { Err(right.into()) });
 }
 
-/// One type, or several.
-fn kinds(section: &mut Section<'_>, s: &mut Source<'_>) -> Vec<Kind> {
-    let mut kinds = Vec::new();
-    for found in section.one_or_more(s, "type") {
-        let Some(word) = found.string(s) else { continue };
+/// Only some types: one, or several.
+fn kinds(v: &mut dyn OptionVisitor, kinds: &mut Vec<Kind>) {
+    fn kind(word: &str) -> Result<Option<Kind>, Wrong> {
         match Kind::ALL.into_iter().find(|kind| kind.name() == word) {
             // A meter is a counter from the start.
-            Some(Kind::Meter) => kinds.push(Kind::Counter),
-            Some(kind) => kinds.push(kind),
+            Some(Kind::Meter) => Ok(Some(Kind::Counter)),
+            Some(kind) => Ok(Some(kind)),
             None => {
                 let all = Kind::ALL.map(|kind| format!("`{}`", kind.name())).join(", ");
-                let hint = suggestion(&word, Kind::ALL.iter().map(|kind| kind.name()));
-                s.problem(found.place, &found.key, format!("`{word}` is none of {all}{hint}"));
+                let hint = suggestion(word, Kind::ALL.iter().map(|kind| kind.name()));
+                Err(Wrong::Because(format!("`{word}` is none of {all}{hint}")))
             }
         }
     }
-    kinds
+    let mut is_there = !kinds.is_empty();
+    let mut items = ItemsOf { items: kinds, read: kind, show: |kind| kind.name().into() };
+    let list = List { items: &mut items, form: "a type, or several", takes_numbers: false, or_one: true };
+    v.field("type", "Only series of these types.", Opt::Maybe(&mut is_there, Box::new(Opt::List(list))));
+    v.example("type", "[\"timer\", \"histogram\"]");
 }
 
-fn overrides(section: &mut Section<'_>, s: &mut Source<'_>, sinks: &[Sink]) -> SeriesOverrides {
-    let mut overrides = SeriesOverrides {
-        percentiles: section.numbers(s, "percentiles", -100.0..=100.0),
-        ..SeriesOverrides::default()
+/// Names and tags.
+fn renaming(rule: &mut Rule, v: &mut dyn OptionVisitor) {
+    let stars = stars(&rule.pattern);
+    let right = format!("a text whose highest `$` is the number of stars in `match`, which is {stars}");
+    let refers_right = |template: &str| highest_reference(template) <= stars;
+    let shown = rule.rename.as_deref().map(Value::from);
+    let mut read = |to: &str| {
+        rule.rename = Some(to.to_string());
+        if to.is_empty() || !refers_right(to) { Err(Wrong::Not(right.clone())) } else { Ok(()) }
     };
-    if let Some(found) = section.find(s, "buckets") {
-        overrides.buckets = section.numbers(s, "buckets", f64::MIN..=f64::MAX).unwrap_or_default();
-        if !overrides.buckets.windows(2).all(|two| two[0] < two[1]) {
-            s.problem(found.place, &found.key, "not in ascending order; `buckets = [10, 50, 100]` is right");
-        }
-    }
-    overrides.digits = section.integer(s, "digits", 1..=5).map(|digits| digits as u8);
-    overrides.gauge = section.choice(s, "gauge", &GaugePolicy::NAMES).unwrap_or_default();
-    overrides.ttl = section.lifetime(s, "ttl", LIFETIME).map(|ttl| ttl.map(|ttl| ttl.as_secs_f64()));
-    if let Some(items) = section.list(s, "sinks") {
-        let mut names = Vec::new();
-        for item in items {
-            let Some(name) = item.string(s).filter(|name| !name.is_empty()) else { continue };
-            if !sinks.iter().any(|sink| sink.name == name) {
-                let hint = suggestion(&name, sinks.iter().map(|sink| sink.name.as_str()));
-                s.problem(item.place, &item.key, format!("no sink is called `{name}`{hint}"));
-            }
-            names.push(name);
-        }
-        overrides.sinks = Some(names);
-    }
-    overrides.every = section.integer(s, "interval", 1..=MAX_EVERY).unwrap_or(1) as u32;
-    overrides
+    let parsed = Parsed { shown, form: "a text", takes_numbers: false, read: &mut read };
+    v.field("rename", "The new name: $1, $2 … stand for what the stars of `match` matched.", Opt::Parsed(parsed));
+    v.example("rename", "\"api.time\"");
+    v.field("drop", "Drop the samples, and count them.", Opt::Flag(&mut rule.drop));
+    v.field("drop_tags", "Patterns of keys of tags that are dropped.", Opt::Texts(&mut rule.drop_tags));
+    v.example("drop_tags", "[\"request_id\"]");
+    maybe(v, "keep_tags", "Patterns of keys of the only tags that are kept.", &mut rule.keep_tags, |v| Opt::Texts(v));
+    v.example("keep_tags", "[\"env\", \"host\"]");
+    maybe_pairs(v, "add_tags", "Tags that are added or replaced; $1, $2 … as in `rename`.", &mut rule.add_tags);
+    v.example("add_tags", "{ route = \"$1\", verb = \"$2\" }");
+    let odd = rule.add_tags.iter().find(|(_, value)| !refers_right(value));
+    v.require("add_tags", odd.map_or(Ok(()), |(tag, _)| Err(format!("`{tag}` is not {right}"))));
 }
 
-pub(super) fn print(out: &mut Out, rule: &Rule) {
-    let table = |all: &[(String, String)]| {
-        Value::Table(all.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect())
-    };
-    out.head("[[rule]]");
-    out.set("match", rule.pattern.as_str());
-    if !rule.tags.is_empty() {
-        out.set("tags", table(&rule.tags));
+/// What holds for its series in place of the settings of all.
+fn overrides(own: &mut SeriesOverrides, v: &mut dyn OptionVisitor) {
+    maybe(v, "percentiles", "In place of the daemon's `percentiles`.", &mut own.percentiles, |all| {
+        Opt::Numbers(all, -100.0..=100.0)
+    });
+    v.example("percentiles", "[99, 99.99]");
+    let mut is_there = !own.buckets.is_empty();
+    let buckets = Opt::Numbers(&mut own.buckets, f64::MIN..=f64::MAX);
+    let doc = "Bounds: how many values of a timer lie at or below each.";
+    v.field("buckets", doc, Opt::Maybe(&mut is_there, Box::new(buckets)));
+    v.example("buckets", "[10, 50, 100]");
+    let is_ascending = own.buckets.windows(2).all(|two| two[0] < two[1]);
+    let right = "not in ascending order; `buckets = [10, 50, 100]` is right";
+    v.require("buckets", if is_ascending { Ok(()) } else { Err(right.into()) });
+    maybe_count(v, "digits", "In place of the daemon's `digits`.", &mut own.digits, 1..=5);
+    v.example("digits", "4");
+    choice(v, "gauge", "What is flushed of a gauge's values in an interval.", &GaugePolicy::NAMES, &mut own.gauge);
+    let mut ttl = own.ttl.map(|ttl| ttl.map(Duration::from_secs_f64));
+    let doc = "How long a series stays without an update, in place of `gauge_ttl` and `series_ttl`.";
+    maybe(v, "ttl", doc, &mut ttl, |ttl| Opt::Lifetime(ttl, LIFETIME));
+    v.example("ttl", "\"1h\"");
+    own.ttl = ttl.map(|ttl| ttl.map(|ttl| ttl.as_secs_f64()));
+    fn name(text: &str) -> Result<Option<String>, Wrong> {
+        Ok(Some(text.to_string()).filter(|name| !name.is_empty()))
     }
-    if !rule.kinds.is_empty() {
-        out.set("type", Value::Array(rule.kinds.iter().map(|kind| Value::from(kind.name())).collect()));
-    }
-    if let Some(rename) = &rule.rename {
-        out.set("rename", rename.as_str());
-    }
-    out.set("drop", rule.drop);
-    out.set("drop_tags", strings(&rule.drop_tags));
-    if let Some(kept) = &rule.keep_tags {
-        out.set("keep_tags", strings(kept));
-    }
-    if !rule.add_tags.is_empty() {
-        out.set("add_tags", table(&rule.add_tags));
-    }
-    let own = &rule.overrides;
-    let numbers = |all: &[f64]| Value::Array(all.iter().map(|&n| number(n)).collect());
-    if let Some(percentiles) = &own.percentiles {
-        out.set("percentiles", numbers(percentiles));
-    }
-    if !own.buckets.is_empty() {
-        out.set("buckets", numbers(&own.buckets));
-    }
-    if let Some(digits) = own.digits {
-        out.set("digits", i64::from(digits));
-    }
-    out.set("gauge", own.gauge.name());
-    if let Some(ttl) = own.ttl {
-        out.set("ttl", ttl.map_or("forever".into(), |secs| show_duration(Duration::from_secs_f64(secs))));
-    }
-    if let Some(sinks) = &own.sinks {
-        out.set("sinks", strings(sinks));
-    }
-    out.set("interval", i64::from(own.every));
+    let mut is_there = own.sinks.is_some();
+    let mut names = own.sinks.take().unwrap_or_default();
+    let mut items = ItemsOf { items: &mut names, read: name, show: |name| name.as_str().into() };
+    let list = List { items: &mut items, form: "names of sinks", takes_numbers: false, or_one: false };
+    let doc = "Only these sinks get it; `[]` is none.";
+    v.field("sinks", doc, Opt::Maybe(&mut is_there, Box::new(Opt::List(list))));
+    v.example("sinks", "[\"console\"]");
+    own.sinks = is_there.then_some(names);
+    count(v, "interval", "Flushed in every so-many-th interval.", &mut own.every, 1..=MAX_EVERY);
+    v.example("interval", "6");
 }

@@ -1,7 +1,13 @@
-//! What can be configured, and its defaults.
+//! The table of settings: each with its key, default, kind and what it means, once. From it come the structs, their
+//! defaults, the reader, the printer, `examples/systole.toml`, the tables of `docs/configuration.md` and the names of
+//! the environment's variables.
+//!
+//! To add a setting: one entry here (or, where it belongs to the options of a room, a field there and an entry beside
+//! its kin in this folder), and its use. The order is that of the printed configuration.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +15,19 @@ use ipnet::IpNet;
 
 use crate::aggregate::rules::Rules;
 use crate::net::relay::RelaySpec;
-use crate::protocol::Options;
+use crate::protocol::{GaugeSign, NameTags, Options};
+use crate::settings::{OptionVisitor, settings};
 use crate::sinks::graphite::EtsyNames;
-use crate::sinks::{SinkKind, SpoolOptions};
+use crate::sinks::{LONG, SinkKind, SpoolOptions};
 use crate::snapshot::{Bins, Filter};
 
+use super::kinds::{
+    address_or_off, dogstatsd_aggregates, duration, file_mode, flag, hosts, lifetime, listen_url_of, map, maybe_flag,
+    networks, numbers, one_of, secret, section, size, such_as, text, whole, wholes, workers,
+};
 use super::presence::Presence;
 use super::url::ListenUrl;
+use super::{etsy, listen, presence, protocol, relay, rule, sink};
 
 /// Sets defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,90 +41,231 @@ pub enum Profile {
 }
 
 impl Profile {
+    const ALL: [(&'static str, Profile); 3] =
+        [("systole", Profile::Systole), ("etsy", Profile::Etsy), ("dogstatsd", Profile::Dogstatsd)];
+
     /// The word of the configuration.
     pub fn name(self) -> &'static str {
-        match self {
-            Profile::Systole => "systole",
-            Profile::Etsy => "etsy",
-            Profile::Dogstatsd => "dogstatsd",
-        }
+        Self::ALL.iter().find(|(_, profile)| *profile == self).map_or("", |(name, _)| name)
     }
 }
-
-/// What the naming `dogstatsd` tells of a timer by default.
-pub(super) const DOGSTATSD_AGGREGATES: [&str; 4] = ["max", "median", "avg", "count"];
 
 /// How long something stays without updates; `None` is for ever.
 pub type Lifetime = Option<Duration>;
 
-/// The whole configuration.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Config {
-    /// Time between flushes, 10 ms to 1 day (default 10 s).
-    pub interval: Duration,
-    /// Which defaults hold.
-    pub profile: Profile,
-    /// Percentiles of timers, -100 to 100.
-    pub percentiles: Vec<f64>,
-    /// Exact samples per timer and interval (default 4096), then a histogram.
-    pub exact_samples: usize,
-    /// Digits of the histogram, 1 to 5 (default 3).
-    pub digits: u8,
-    /// How long a gauge is re-emitted (default 5 m; `etsy`: for ever).
-    pub gauge_ttl: Lifetime,
-    /// How long an idle series stays (default 10 m; `etsy`: for ever).
-    pub series_ttl: Lifetime,
-    /// Most series held (default 1,000,000).
-    pub max_series: usize,
-    /// How old a time of a sample's, event's or check's own may be (default 7 d); what is older is malformed.
-    pub timestamp_past: Duration,
-    /// How far ahead it may be (default 1 h).
-    pub timestamp_future: Duration,
-    /// Before every name.
-    pub prefix: String,
-    /// Added to every series.
-    pub tags: BTreeMap<String, String>,
-    /// Emit series of our own.
-    pub self_metrics: bool,
-    /// How long sinks may take at the end (default 10 s).
-    pub shutdown_grace: Duration,
-    /// How lines are read, unless a listener says otherwise.
-    pub protocol: Options,
-    /// What becomes of idle series.
-    pub idle: Idle,
-    /// What series are called, and whether they are kept; the first that matches decides.
-    pub rules: Arc<Rules>,
-    /// Listeners.
-    pub listen: Vec<Listen>,
-    /// Sinks.
-    pub sinks: Vec<Sink>,
-    /// Who else gets the raw lines.
-    pub relays: Vec<RelaySpec>,
-    /// Switches of the profile `etsy` and of the naming `etsy`.
-    pub etsy: Etsy,
-    /// What the naming `dogstatsd` tells of timers.
-    pub aggregates: Vec<String>,
-    /// Who is there.
-    pub presence: Presence,
-    /// The original's management port.
-    pub management: Management,
-    /// The HTTP server.
-    pub http: Http,
-    /// The log.
-    pub log: Log,
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=secs(86_400);
+pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10)..=LONG;
+const TIMESTAMPS: RangeInclusive<Duration> = Duration::ZERO..=secs(1000 * 366 * 86_400);
+/// More than there can be in the tag text that a line may carry.
+const MOST_TAGS: u64 = 8192;
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=secs(3600);
+const BUSY_POLL: RangeInclusive<Duration> = Duration::ZERO..=secs(1);
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=secs(7 * 86_400);
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
 }
 
-/// Whether idle series are emitted as zeros instead of not at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Idle {
-    /// Counters.
-    pub counters_zero: bool,
-    /// Timers.
-    pub timers_zero: bool,
-    /// Sets.
-    pub sets_zero: bool,
+settings! {
+    /// The whole configuration.
+    #[non_exhaustive]
+    Config {
+        /// Time between flushes, which happen at multiples of it.
+        interval: Duration = secs(10), duration(INTERVAL);
+        /// Whose defaults hold: "etsy" is the original statsd, "dogstatsd" the DataDog agent. A profile changes some of
+        /// the defaults below; docs/configuration.md says which.
+        profile: Profile = Profile::Systole, one_of(&Profile::ALL);
+        /// Percentiles of timers, histograms and distributions; a negative one is of the smallest values.
+        percentiles: Vec<f64> = vec![50.0, 90.0, 95.0, 99.0, 99.9], numbers(-100.0..=100.0);
+        /// Samples that a timer keeps exactly per interval; beyond it a histogram takes over.
+        exact_samples: usize = 4096, whole(1..=1_000_000);
+        /// Significant digits of that histogram.
+        digits: u8 = 3, whole(1..=5);
+        /// How long a gauge without an update is repeated.
+        gauge_ttl: Lifetime = Some(secs(300)), lifetime(LIFETIME);
+        /// How long a series without an update is kept.
+        series_ttl: Lifetime = Some(secs(600)), lifetime(LIFETIME);
+        /// Most series held; new ones beyond it are summed up in `systole.overflow`.
+        max_series: usize = 1_000_000, whole(1..=1_000_000_000);
+        /// How old the own time of a sample (`|T`), an event or a service check (`d:`) may be at its receipt; a line with
+        /// an older one is malformed (`bad_timestamp`).
+        timestamp_past: Duration = secs(7 * 86_400), duration(TIMESTAMPS);
+        /// How far ahead that time may be.
+        timestamp_future: Duration = secs(3600), duration(TIMESTAMPS);
+        /// Most tags of a sample, an event or a service check; further ones are cut and counted (`lines.tags_cut`).
+        max_tags: u32 = Options::default().max_tags, whole(1..=MOST_TAGS);
+        /// Put before every name.
+        prefix: String = String::new(), text;
+        /// Added to every series, such as `{ host = "${HOSTNAME}" }`.
+        tags: BTreeMap<String, String> = BTreeMap::new(), map;
+        /// Flush the ledger as series, too.
+        self_metrics: bool = true, flag;
+        /// Longest stop: half of it for reading what is queued, the rest for the sinks.
+        shutdown_grace: Duration = secs(10), duration(GRACE);
+        /// Where to listen. There may be several.
+        listen: Vec<Listen> = vec![Listen::default()], listen::describe;
+        /// How lines are read.
+        protocol: Options = Options::default(), protocol::describe;
+        /// What is flushed of a series without samples in an interval: nothing ("drop") or zeros ("zero").
+        idle: Idle = Idle::default(), section;
+        /// What series are called and how they are treated. The first rule that matches decides; in patterns `*` is any
+        /// text, as short as possible, and `?` one character.
+        rules: Arc<Rules> = Arc::new(Rules::new(Vec::new())), rule::describe;
+        /// Where closed intervals go. Each sink has its own task, queue and deadline.
+        sinks: Vec<Sink> = vec![Sink::new("console", SinkKind::Console(Default::default()))], sink::describe;
+        /// Passes raw lines, before they are parsed, to other StatsD servers.
+        relays: Vec<RelaySpec> = Vec::new(), relay::describe;
+        /// Switches of the profile "etsy" and of the naming "etsy", with the original's defaults.
+        etsy: Etsy = Etsy::default(), section;
+        /// Switches of the naming "dogstatsd".
+        dogstatsd: Dogstatsd = Dogstatsd::default(), section;
+        /// Who is there: docs/presence.md.
+        presence: Presence = Presence::default(), presence::describe;
+        /// The original's management port. Whoever may connect may delete series.
+        management: Management = Management::default(), section;
+        /// The page and the API.
+        http: Http = Http::default(), section;
+        /// The log, on standard error. Lines that standard error does not take in time are counted (`log.lines_lost`).
+        log: Log = Log::default(), section;
+    }
 }
+
+settings! {
+    /// A listener.
+    Listen {
+        /// udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH (a stream), unixgram:///PATH, or fd://NAME (a socket that
+        /// systemd opened). [::] takes IPv4, too.
+        url: ListenUrl = ListenUrl::default(), listen_url_of;
+        /// Receive workers of UDP; "auto" is one for every two cores, eight at most.
+        workers: Workers = Workers::Auto, workers;
+        /// Receive buffer to ask the kernel for; what it grants is logged at the start.
+        receive_buffer: u64 = 16 << 20, size(4096..=1 << 30);
+        /// Ask for more than `net.core.rmem_max` where that is allowed.
+        receive_buffer_force: bool = true, flag;
+        /// Longest datagram, and longest line of a stream.
+        max_datagram: usize = 64 << 10, size(512..=64 << 10);
+        /// Cores that workers are kept on, in turn, counted from 0; empty for any.
+        cores: Vec<usize> = Vec::new(), wholes(0..=1023);
+        /// Poll the device for so long when nothing is queued.
+        busy_poll: Duration = Duration::ZERO, duration(BUSY_POLL);
+        /// Run UDP workers before every ordinary process, where that is allowed.
+        realtime: bool = false, flag;
+        /// Source networks; absent is every one.
+        allow: Option<Vec<IpNet>> = None, such_as("[\"127.0.0.0/8\", \"fd00::/8\"]", networks);
+        /// Most connections of a stream at once.
+        max_connections: usize = 1024, whole(1..=1_000_000);
+        /// A connection that is silent for so long is closed.
+        idle_timeout: Duration = secs(600), duration(IDLE_TIMEOUT);
+        /// How streams are cut: at newlines, or by DogStatsD's length before each (4 bytes, little-endian).
+        framing: Framing = Framing::Newline, one_of(&[("newline", Framing::Newline), ("length", Framing::Length)]);
+        /// Rights of a unix socket's file.
+        mode: u32 = 0o660, file_mode;
+        /// Any of [protocol] for this listener alone.
+        protocol: Options = Options::default(), protocol::describe;
+    }
+}
+
+settings! {
+    /// Whether idle series are flushed as zeros.
+    Idle {
+        /// Counters.
+        counters: bool = false, one_of(&ZEROS);
+        /// Timers.
+        timers: bool = false, one_of(&ZEROS);
+        /// Sets.
+        sets: bool = false, one_of(&ZEROS);
+    }
+}
+
+const ZEROS: [(&str, bool); 2] = [("drop", false), ("zero", true)];
+
+settings! {
+    /// The original's switches, under its own defaults.
+    Etsy {
+        /// How the naming `etsy` writes names.
+        names: EtsyNames = EtsyNames::default(), etsy::names;
+        /// Delete idle counters instead of flushing zeros.
+        delete_counters: bool = false, flag;
+        /// Delete idle timers.
+        delete_timers: bool = false, flag;
+        /// Delete gauges after `gauges_max_ttl` flushes.
+        delete_gauges: bool = false, flag;
+        /// Delete idle sets.
+        delete_sets: bool = false, flag;
+        /// The default of these four.
+        delete_idle_stats: Option<bool> = None, such_as("false", maybe_flag);
+        /// With delete_gauges: flushes in which a gauge is repeated after its last update.
+        gauges_max_ttl: u32 = 1, whole(1..=1_000_000);
+        /// Bins of timers whose names contain a text; the first match decides.
+        histogram: Vec<Bins> = Vec::new(), etsy::histograms;
+    }
+}
+
+settings! {
+    /// Switches of the naming `dogstatsd`.
+    Dogstatsd {
+        /// Outputs of timers.
+        aggregates: Vec<String> = ["max", "median", "avg", "count"].map(String::from).to_vec(), dogstatsd_aggregates;
+    }
+}
+
+settings! {
+    /// The original's management port.
+    Management {
+        /// Where; for example "127.0.0.1:8126".
+        address: Option<SocketAddr> = None, address_or_off("127.0.0.1:8126");
+        /// What `health` says until it is set.
+        health: bool = true, one_of(&[("up", true), ("down", false)]);
+        /// Source networks; must be set when the address is not on loopback.
+        allow: Option<Vec<IpNet>> = None, such_as("[\"10.0.0.0/8\"]", networks);
+    }
+    check
+}
+
+impl Management {
+    fn check(&self, visitor: &mut dyn OptionVisitor) {
+        let open = self.address.filter(|address| !address.ip().is_loopback() && self.allow.is_none());
+        let way_out = "say who may delete series with `allow = [\"10.0.0.0/8\"]`";
+        visitor.require(
+            "address",
+            open.map_or(Ok(()), |address| Err(format!("`{address}` is not on loopback; {way_out}"))),
+        );
+    }
+}
+
+settings! {
+    /// The HTTP server.
+    Http {
+        /// Where.
+        address: Option<SocketAddr> = Some(SocketAddr::from(([127, 0, 0, 1], 8127))), address_or_off("127.0.0.1:8127");
+        /// Needed for every change, and for everything when the address is not on loopback.
+        token: Option<String> = None, such_as("\"a secret\"", secret);
+        /// Names, beside localhost, 127.0.0.1 and [::1], under which the server may be asked on loopback: those that a
+        /// proxy passes on.
+        hosts: Vec<String> = Vec::new(), hosts;
+    }
+    check
+}
+
+impl Http {
+    fn check(&self, visitor: &mut dyn OptionVisitor) {
+        let open = self.address.filter(|address| !address.ip().is_loopback() && self.token.is_none());
+        let problem = |address| format!("`{address}` is not on loopback, so `http.token` must be set");
+        visitor.require("address", open.map_or(Ok(()), |address| Err(problem(address))));
+    }
+}
+
+settings! {
+    /// The log, on standard error.
+    Log {
+        /// What is logged.
+        level: &'static str = "info", one_of(&LEVELS.map(|level| (level, level)));
+        /// Lines for people, or JSON Lines.
+        format: LogFormat = LogFormat::Text, one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    }
+}
+
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// How many receive workers a UDP listener has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,39 +274,6 @@ pub enum Workers {
     Auto,
     /// So many, 1 to 64.
     Count(usize),
-}
-
-/// A listener.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Listen {
-    /// Where.
-    pub url: ListenUrl,
-    /// Receive workers of UDP.
-    pub workers: Workers,
-    /// Receive buffer to ask the kernel for, in bytes (default 16 MiB).
-    pub receive_buffer: u64,
-    /// Ask for more than `net.core.rmem_max` where allowed (default true).
-    pub receive_buffer_force: bool,
-    /// Longest datagram, and longest line of a stream, in bytes (512 to 65536, default 65536).
-    pub max_datagram: usize,
-    /// Cores that workers are kept on, in turn, counted from 0; empty for any (default).
-    pub cores: Vec<usize>,
-    /// Poll the device for so long when nothing is queued; zero is off (default).
-    pub busy_poll: Duration,
-    /// Run UDP workers before every ordinary process, where that is allowed (default false).
-    pub realtime: bool,
-    /// Source networks; `None` is all.
-    pub allow: Option<Vec<IpNet>>,
-    /// Most connections at once (default 1024).
-    pub max_connections: usize,
-    /// A connection that is silent for so long is closed (default 10 m).
-    pub idle_timeout: Duration,
-    /// How streams are cut.
-    pub framing: Framing,
-    /// Rights of a unix socket's file (default 0o660).
-    pub mode: u32,
-    /// How lines are read.
-    pub protocol: Options,
 }
 
 /// How streams are cut into what would be datagrams.
@@ -165,25 +285,19 @@ pub enum Framing {
     Length,
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// JSON Lines.
+    Json,
+}
+
 impl Listen {
     /// A listener with every default.
     pub fn new(url: ListenUrl, protocol: Options) -> Listen {
-        Listen {
-            url,
-            workers: Workers::Auto,
-            receive_buffer: 16 << 20,
-            receive_buffer_force: true,
-            max_datagram: 64 << 10,
-            cores: Vec::new(),
-            busy_poll: Duration::ZERO,
-            realtime: false,
-            allow: None,
-            max_connections: 1024,
-            idle_timeout: Duration::from_secs(600),
-            framing: Framing::Newline,
-            mode: 0o660,
-            protocol,
-        }
+        Listen { url, protocol, ..Listen::default() }
     }
 }
 
@@ -194,15 +308,15 @@ pub struct Sink {
     pub name: String,
     /// What it is.
     pub kind: SinkKind,
-    /// Intervals kept in memory while it is slow or down, 1 to 10,000 (default 4).
+    /// Intervals kept in memory while it is slow or down.
     pub queue: usize,
-    /// Longest delivery (default 10 s).
+    /// Longest delivery.
     pub timeout: Duration,
-    /// Which series it gets (default all), under which names.
+    /// Which series it gets, under which names.
     pub filter: Filter,
-    /// How often it gets them, a multiple of the daemon's interval (default the daemon's).
+    /// How often it gets them, a multiple of the daemon's interval; `None` is the daemon's.
     pub interval: Option<Duration>,
-    /// Where intervals wait while it is down (default in memory alone).
+    /// Where intervals wait while it is down; `None` is in memory alone.
     pub spool: Option<SpoolOptions>,
 }
 
@@ -213,7 +327,7 @@ impl Sink {
             name: name.to_string(),
             kind,
             queue: 4,
-            timeout: Duration::from_secs(10),
+            timeout: secs(10),
             filter: Filter::default(),
             interval: None,
             spool: None,
@@ -221,75 +335,52 @@ impl Sink {
     }
 }
 
-/// The original's switches, under its own defaults.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Etsy {
-    /// How the naming `etsy` writes names.
-    pub names: EtsyNames,
-    /// Histograms of timers.
-    pub histogram: Vec<Bins>,
-    /// Idle counters are deleted instead of being zero.
-    pub delete_counters: bool,
-    /// Likewise timers.
-    pub delete_timers: bool,
-    /// Gauges are deleted after `gauges_max_ttl` flushes.
-    pub delete_gauges: bool,
-    /// Likewise sets, as counters.
-    pub delete_sets: bool,
-    /// Flushes that a gauge is reported in after its last update, with `delete_gauges`.
-    pub gauges_max_ttl: u32,
-}
-
-impl Default for Etsy {
-    fn default() -> Etsy {
-        Etsy {
-            names: EtsyNames::default(),
-            histogram: Vec::new(),
-            delete_counters: false,
-            delete_timers: false,
-            delete_gauges: false,
-            delete_sets: false,
-            gauges_max_ttl: 1,
-        }
+impl Etsy {
+    /// Sets the defaults that hang on `delete_idle_stats`.
+    pub(super) fn default_by_delete_idle_stats(&mut self) {
+        let Some(delete) = self.delete_idle_stats else { return };
+        let four = [&mut self.delete_counters, &mut self.delete_timers, &mut self.delete_gauges, &mut self.delete_sets];
+        four.into_iter().for_each(|switch| *switch = delete);
     }
 }
 
-/// The original's management port.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Management {
-    /// Where; `None` is off (default).
-    pub address: Option<SocketAddr>,
-    /// What `health` says until it is told otherwise (default up).
-    pub healthy: bool,
-    /// Source networks; `None` is all.
-    pub allow: Option<Vec<IpNet>>,
-}
+impl Config {
+    /// The defaults of a profile.
+    pub(super) fn of(profile: Profile) -> Config {
+        let mut config = Config { profile, ..Config::default() };
+        match profile {
+            Profile::Systole => {}
+            Profile::Etsy => {
+                config.percentiles = vec![90.0];
+                config.gauge_ttl = None;
+                config.protocol.sanitize = true;
+                config.protocol.name_tags = NameTags { graphite: true, ..NameTags::NONE };
+                config.presence.forward_raw = true;
+            }
+            Profile::Dogstatsd => {
+                config.percentiles = vec![95.0];
+                config.protocol.gauge_sign = GaugeSign::Absolute;
+            }
+        }
+        config.default_by_etsy();
+        config.default_by_protocol();
+        config
+    }
 
-/// The HTTP server.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Http {
-    /// Where; `None` is off.
-    pub address: Option<SocketAddr>,
-    /// For anything that changes state, and for everything when not on loopback.
-    pub token: Option<String>,
-    /// Names, without a port, under which it may be asked on loopback, beside those of loopback (default none).
-    pub hosts: Vec<String>,
-}
+    /// Sets the defaults that hang on `etsy`.
+    pub(super) fn default_by_etsy(&mut self) {
+        if self.profile == Profile::Etsy {
+            let etsy = &self.etsy;
+            self.idle = Idle { counters: !etsy.delete_counters, timers: !etsy.delete_timers, sets: !etsy.delete_sets };
+            let deletes = etsy.delete_counters || etsy.delete_timers || etsy.delete_gauges || etsy.delete_sets;
+            self.series_ttl = if deletes { Config::default().series_ttl } else { None };
+        }
+    }
 
-/// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// JSON Lines.
-    Json,
-}
-
-/// The log, on standard error.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Log {
-    /// `error`, `warn`, `info`, `debug`, `trace`.
-    pub level: String,
-    /// How.
-    pub format: LogFormat,
+    /// Sets the defaults that hang on `protocol`: those of listeners.
+    pub(super) fn default_by_protocol(&mut self) {
+        for listen in &mut self.listen {
+            listen.protocol = self.protocol;
+        }
+    }
 }

@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::http_client::{split_login, without_login};
-
-use super::reader::suggestion;
+use crate::settings::suggestion;
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +21,13 @@ pub enum ListenUrl {
     Unixgram(PathBuf),
     /// A socket that whoever started us has opened (systemd's socket activation), by its name or number.
     Fd(String),
+}
+
+impl Default for ListenUrl {
+    /// StatsD's port on loopback.
+    fn default() -> ListenUrl {
+        ListenUrl::Udp(SocketAddr::from(([127, 0, 0, 1], 8125)))
+    }
 }
 
 impl ListenUrl {

@@ -108,7 +108,7 @@ pub(super) fn management_state(
         flusher,
         config: config::flat(config),
         started: unix_time(),
-        healthy: AtomicBool::new(config.management.healthy),
+        healthy: AtomicBool::new(config.management.health),
         allow: AccessList::new(config.management.allow.clone()),
         http_requests,
     }

@@ -85,7 +85,7 @@ mod tests {
     struct SetUrl(String);
 
     impl OptionVisitor for SetUrl {
-        fn field(&mut self, key: &'static str, field: Opt<'_>) {
+        fn field(&mut self, key: &'static str, _: &'static str, field: Opt<'_>) {
             if let (Opt::Url(url), "url") = (field, key) {
                 url.clone_from(&self.0);
             }

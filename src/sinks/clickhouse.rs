@@ -51,12 +51,12 @@ impl Default for ClickhouseSpec {
 impl Spec for ClickhouseSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
         self.endpoint.options(visitor, "\"http://127.0.0.1:8123\"");
-        visitor.field("database", Opt::Text(&mut self.database));
-        visitor.field("table", Opt::Text(&mut self.table));
+        visitor.field("database", "Database of the tables.", Opt::TextOrNone(&mut self.database));
+        visitor.field("table", "Table of the records.", Opt::TextOrNone(&mut self.table));
         for (key, name) in [("database", &self.database), ("table", &self.table)] {
             visitor.require(key, plain_name(name));
         }
-        visitor.field("create", Opt::Flag(&mut self.create));
+        visitor.field("create", "Create the tables if they are missing.", Opt::Flag(&mut self.create));
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {

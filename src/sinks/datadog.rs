@@ -47,9 +47,11 @@ impl Default for DatadogSpec {
 impl Spec for DatadogSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
         self.endpoint.options(visitor, "\"https://api.datadoghq.eu\"");
-        visitor.field("api_key", Opt::Secret(&mut self.api_key));
+        visitor.field("api_key", "Key of the API.", Opt::Secret(&mut self.api_key));
+        visitor.example("api_key", "\"a secret\"");
         visitor.require_one("api_key", !self.api_key.is_empty(), "\"file:/run/secrets/datadog\"");
-        visitor.field("host", Opt::Text(&mut self.host));
+        visitor.field("host", "Host of the series that have no tag `host`.", Opt::TextOrNone(&mut self.host));
+        visitor.example("host", "\"web-1\"");
     }
 
     fn place(&self) -> String {

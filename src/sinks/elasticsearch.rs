@@ -37,8 +37,8 @@ impl Default for ElasticsearchSpec {
 impl Spec for ElasticsearchSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
         self.endpoint.options(visitor, "\"http://127.0.0.1:9200\"");
-        visitor.field("index", Opt::Text(&mut self.index));
-        visitor.field("daily", Opt::Flag(&mut self.daily));
+        visitor.field("index", "Name of the index.", Opt::TextOrNone(&mut self.index));
+        visitor.field("daily", "One index for each day, with the date behind its name.", Opt::Flag(&mut self.daily));
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {

@@ -35,10 +35,11 @@ pub struct ExecSpec {
 
 impl Spec for ExecSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("command", Opt::Texts(&mut self.command));
+        visitor.field("command", "The program and its arguments, run without a shell.", Opt::Texts(&mut self.command));
         let is_there = self.command.first().is_some_and(|program| !program.is_empty());
         visitor.require_one("command", is_there, "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
-        visitor.field("env", Opt::Secrets(&mut self.env));
+        visitor.field("env", "Variables of its environment, beside PATH, HOME, USER, LOGNAME, SHELL, LANG, LANGUAGE, LC_…, TZ and TMPDIR; the values are never shown.", Opt::Secrets(&mut self.env));
+        visitor.example("env", "{ API_KEY = \"a secret\" }");
         let is_good = |(name, value): (&String, &String)| {
             !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
         };

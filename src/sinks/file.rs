@@ -38,11 +38,21 @@ impl Default for FileSpec {
 
 impl Spec for FileSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("path", Opt::Path(&mut self.path));
+        visitor.field("path", "The file.", Opt::Path(&mut self.path));
         visitor.require_one("path", !self.path.as_os_str().is_empty(), "\"/var/log/systole/records.jsonl\"");
-        visitor.field("max_size", Opt::MaybeSize(&mut self.max_size, 1..=1 << 50));
-        visitor.field("max_age", Opt::MaybeDuration(&mut self.max_age, Duration::from_secs(1)..=LONG));
-        visitor.field("keep", Opt::Whole(&mut self.keep, 1..=10_000));
+        visitor.field(
+            "max_size",
+            "A new file is started when this one would exceed it.",
+            Opt::MaybeSize(&mut self.max_size, 1..=1 << 50),
+        );
+        visitor.example("max_size", "\"1GiB\"");
+        visitor.field(
+            "max_age",
+            "A new file is started when this one is so old.",
+            Opt::MaybeDuration(&mut self.max_age, Duration::from_secs(1)..=LONG),
+        );
+        visitor.example("max_age", "\"1day\"");
+        visitor.field("keep", "Finished files that are kept.", Opt::Whole(&mut self.keep, 1..=10_000));
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {

@@ -39,8 +39,12 @@ impl Default for HdrlogSpec {
 impl Spec for HdrlogSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
         self.file.options(visitor);
-        visitor.field("scale", Opt::Whole(&mut self.scale, 1..=1_000_000_000));
-        visitor.field("digits", Opt::Whole(&mut self.digits, 1..=5));
+        visitor.field(
+            "scale",
+            "Values are multiplied by it before they are rounded to whole numbers.",
+            Opt::Whole(&mut self.scale, 1..=1_000_000_000),
+        );
+        visitor.field("digits", "Significant digits of the histograms.", Opt::Whole(&mut self.digits, 1..=5));
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {

@@ -37,12 +37,16 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn options(&mut self, visitor: &mut dyn OptionVisitor, example: &str) {
-        visitor.field("url", Opt::Url(&mut self.url));
+        visitor.field("url", "URL of the receiver.", Opt::Url(&mut self.url));
         visitor.require_one("url", !self.url.is_empty(), example);
-        visitor.field("username", Opt::Text(&mut self.username));
-        visitor.field("password", Opt::Secret(&mut self.password));
-        visitor.field("token", Opt::Secret(&mut self.token));
-        visitor.field("headers", Opt::Secrets(&mut self.headers));
+        visitor.field("username", "Name for basic authentication.", Opt::TextOrNone(&mut self.username));
+        visitor.example("username", "\"systole\"");
+        visitor.field("password", "Password for basic authentication.", Opt::Secret(&mut self.password));
+        visitor.example("password", "\"a secret\"");
+        visitor.field("token", "Token for `Authorization: Bearer`.", Opt::Secret(&mut self.token));
+        visitor.example("token", "\"a secret\"");
+        visitor.field("headers", "Further headers; the values are never shown.", Opt::Secrets(&mut self.headers));
+        visitor.example("headers", "{ \"X-Scope-OrgID\" = \"1\" }");
         let has_header = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
         one_login(visitor, &self.url, !self.username.is_empty() || !self.token.is_empty() || has_header);
         let bad = self.headers.iter().find(|(name, value)| {
@@ -82,9 +86,12 @@ pub(super) fn one_login(visitor: &mut dyn OptionVisitor, url: &str, is_beside: b
 /// Options of TLS.
 pub(super) fn tls(visitor: &mut dyn OptionVisitor, tls: &mut Tls) {
     visitor.in_table("tls", &mut |visitor| {
-        visitor.field("ca", Opt::Path(&mut tls.ca));
-        visitor.field("certificate", Opt::Path(&mut tls.certificate));
-        visitor.field("key", Opt::Path(&mut tls.key));
+        visitor.field("ca", "Root certificates that are trusted in place of the system's.", Opt::Path(&mut tls.ca));
+        visitor.example("ca", "\"/etc/ssl/certs/ca-certificates.crt\"");
+        visitor.field("certificate", "Certificate of the client.", Opt::Path(&mut tls.certificate));
+        visitor.example("certificate", "\"/etc/systole/client.pem\"");
+        visitor.field("key", "Private key of the client's certificate.", Opt::Path(&mut tls.key));
+        visitor.example("key", "\"/etc/systole/client.key\"");
         let has_key = !tls.key.as_os_str().is_empty();
         let is_asked_for = !tls.certificate.as_os_str().is_empty();
         visitor.require_one("key", has_key || !is_asked_for, "\"/etc/systole/client.key\"");
@@ -101,7 +108,8 @@ pub(super) struct Security {
 
 impl Security {
     pub(super) fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("secure", Opt::Flag(&mut self.secure));
+        visitor.field("secure", "Use TLS, over TCP.", Opt::Flag(&mut self.secure));
+        visitor.example("secure", "true");
         tls(visitor, &mut self.tls);
         let is_idle = !self.secure && !self.tls.is_default();
         visitor.require(

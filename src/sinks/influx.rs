@@ -75,17 +75,28 @@ impl Default for InfluxSpec {
 
 impl Spec for InfluxSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("url", Opt::Url(&mut self.url));
+        visitor.field("url", "URL of the receiver.", Opt::Url(&mut self.url));
         visitor.require_one("url", !self.url.is_empty(), "\"http://127.0.0.1:8086\"");
-        visitor.field("version", Opt::Whole(&mut self.version, 1..=3));
-        visitor.field("database", Opt::Text(&mut self.database));
-        visitor.field("retention_policy", Opt::Text(&mut self.retention_policy));
-        visitor.field("username", Opt::Text(&mut self.username));
-        visitor.field("password", Opt::Secret(&mut self.password));
-        visitor.field("org", Opt::Text(&mut self.org));
-        visitor.field("bucket", Opt::Text(&mut self.bucket));
-        visitor.field("token", Opt::Secret(&mut self.token));
-        visitor.field("gzip", Opt::Flag(&mut self.gzip));
+        visitor.field("version", "Version of the write endpoint: 1 takes `database`, `retention_policy`, `username` and `password`; 2 takes `org`, `bucket` and `token`; 3 takes `database` and `token`.", Opt::Whole(&mut self.version, 1..=3));
+        visitor.field("database", "Database of versions 1 and 3.", Opt::TextOrNone(&mut self.database));
+        visitor.example("database", "\"metrics\"");
+        visitor.field(
+            "retention_policy",
+            "Retention policy of version 1.",
+            Opt::TextOrNone(&mut self.retention_policy),
+        );
+        visitor.example("retention_policy", "\"a_week\"");
+        visitor.field("username", "Name of version 1.", Opt::TextOrNone(&mut self.username));
+        visitor.example("username", "\"systole\"");
+        visitor.field("password", "Password of version 1.", Opt::Secret(&mut self.password));
+        visitor.example("password", "\"a secret\"");
+        visitor.field("org", "Organization of version 2.", Opt::TextOrNone(&mut self.org));
+        visitor.example("org", "\"acme\"");
+        visitor.field("bucket", "Bucket of version 2.", Opt::TextOrNone(&mut self.bucket));
+        visitor.example("bucket", "\"metrics\"");
+        visitor.field("token", "Token of versions 2 and 3.", Opt::Secret(&mut self.token));
+        visitor.example("token", "\"a secret\"");
+        visitor.field("gzip", "Compress requests.", Opt::Flag(&mut self.gzip));
         one_login(visitor, &self.url, !self.username.is_empty() || !self.token.is_empty());
         tls(visitor, &mut self.tls);
         let needed: &[(&'static str, &String)] = match self.version {

@@ -45,17 +45,20 @@ impl Default for KafkaSpec {
 
 impl Spec for KafkaSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("brokers", Opt::Texts(&mut self.brokers));
+        visitor.field("brokers", "Brokers that are asked first.", Opt::Texts(&mut self.brokers));
         visitor.require_one("brokers", !self.brokers.is_empty(), "[\"127.0.0.1:9092\"]");
         let with_login = self.brokers.iter().any(|broker| broker.contains('@'));
         visitor.require(
             "brokers",
             if with_login { Err("say who we are with `username` and `password`".into()) } else { Ok(()) },
         );
-        visitor.field("topic", Opt::Text(&mut self.topic));
-        visitor.field("username", Opt::Text(&mut self.username));
-        visitor.field("password", Opt::Secret(&mut self.password));
-        visitor.field("options", Opt::Map(&mut self.options));
+        visitor.field("topic", "Topic of the records.", Opt::TextOrNone(&mut self.topic));
+        visitor.field("username", "Name for SASL.", Opt::TextOrNone(&mut self.username));
+        visitor.example("username", "\"systole\"");
+        visitor.field("password", "Password for SASL.", Opt::Secret(&mut self.password));
+        visitor.example("password", "\"a secret\"");
+        visitor.field("options", "Options of librdkafka.", Opt::Map(&mut self.options));
+        visitor.example("options", "{ \"linger.ms\" = \"5\" }");
         let secret = self.options.keys().find(|key| key.contains("password") || key.contains("secret"));
         visitor.require(
             "options",

@@ -43,8 +43,9 @@ use std::time::Duration;
 use crate::snapshot::Snapshot;
 use crate::untrusted::excerpt;
 
+pub use crate::settings::{Opt, OptionVisitor};
 pub use driver::{DriverOptions, SinkDriver};
-pub use spec::{Opt, OptionVisitor, SinkContext, SinkKind, Spec, choice};
+pub use spec::{SinkContext, SinkKind, Spec};
 pub use spool::{Order, SpoolOptions};
 
 /// The longest of any duration that is configured: a year.

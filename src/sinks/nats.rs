@@ -61,20 +61,24 @@ impl Default for NatsSpec {
 
 impl Spec for NatsSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("servers", Opt::Texts(&mut self.servers));
+        visitor.field("servers", "Servers that are asked first.", Opt::Texts(&mut self.servers));
         visitor.require_one("servers", !self.servers.is_empty(), "[\"127.0.0.1:4222\"]");
         let with_login = self.servers.iter().any(|server| server.contains('@'));
         visitor.require(
             "servers",
             if with_login { Err("say who we are with `username` and `password`".into()) } else { Ok(()) },
         );
-        visitor.field("subject", Opt::Text(&mut self.subject));
-        visitor.field("stream", Opt::Text(&mut self.stream));
-        visitor.field("create", Opt::Flag(&mut self.create));
-        visitor.field("username", Opt::Text(&mut self.username));
-        visitor.field("password", Opt::Secret(&mut self.password));
-        visitor.field("token", Opt::Secret(&mut self.token));
-        visitor.field("credentials", Opt::Path(&mut self.credentials));
+        visitor.field("subject", "Subject of the records.", Opt::TextOrNone(&mut self.subject));
+        visitor.field("stream", "Stream of JetStream.", Opt::TextOrNone(&mut self.stream));
+        visitor.field("create", "Create the stream if it is missing.", Opt::Flag(&mut self.create));
+        visitor.field("username", "Name of the user.", Opt::TextOrNone(&mut self.username));
+        visitor.example("username", "\"systole\"");
+        visitor.field("password", "Password of the user.", Opt::Secret(&mut self.password));
+        visitor.example("password", "\"a secret\"");
+        visitor.field("token", "Token, in place of a name.", Opt::Secret(&mut self.token));
+        visitor.example("token", "\"a secret\"");
+        visitor.field("credentials", "File of credentials.", Opt::Path(&mut self.credentials));
+        visitor.example("credentials", "\"/etc/systole/nats.creds\"");
         tls(visitor, &mut self.tls);
     }
 

@@ -19,13 +19,14 @@ use prost::{Message, Oneof};
 use crate::aggregate::Sum;
 use crate::protocol::Kind;
 use crate::series::Series;
+use crate::settings::choice;
 use crate::snapshot::{Point, Snapshot};
 
 use super::blocking::run_in_place;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::room::Room;
-use super::spec::{choice, reach_url};
+use super::spec::reach_url;
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 /// Points of a request, and about how many bytes.
@@ -77,10 +78,24 @@ impl Spec for OtlpSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
         self.endpoint.options(visitor, "\"http://127.0.0.1:4318\"");
         let words = [("delta", Temporality::Delta), ("cumulative", Temporality::Cumulative)];
-        choice(visitor, "temporality", &words, &mut self.temporality);
-        visitor.field("gzip", Opt::Flag(&mut self.gzip));
-        visitor.field("resource", Opt::Map(&mut self.resource));
-        visitor.field("ttl", Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
+        choice(
+            visitor,
+            "temporality",
+            "\"delta\" reports each interval alone, \"cumulative\" sums since the start.",
+            &words,
+            &mut self.temporality,
+        );
+        visitor.field(
+            "gzip",
+            "Compress requests; a receiver that answers 400 or 415 gets them plain.",
+            Opt::Flag(&mut self.gzip),
+        );
+        visitor.field("resource", "Attributes of the resource.", Opt::Map(&mut self.resource));
+        visitor.field(
+            "ttl",
+            "With \"cumulative\": how long a series without an update is reported.",
+            Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG),
+        );
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {

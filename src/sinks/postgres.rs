@@ -71,14 +71,14 @@ impl PostgresSpec {
 
 impl Spec for PostgresSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("url", Opt::Secret(&mut self.url));
+        visitor.field("url", "URL of the database.", Opt::Secret(&mut self.url));
         visitor.require_one("url", !self.url.is_empty(), "\"postgres://systole@127.0.0.1/metrics\"");
         if !self.url.is_empty() {
             visitor.require("url", self.config().map(drop));
         }
-        visitor.field("table", Opt::Text(&mut self.table));
+        visitor.field("table", "Table of the records.", Opt::TextOrNone(&mut self.table));
         visitor.require("table", plain_name(&self.table));
-        visitor.field("create", Opt::Flag(&mut self.create));
+        visitor.field("create", "Create the tables if they are missing.", Opt::Flag(&mut self.create));
         tls(visitor, &mut self.tls);
     }
 

@@ -20,6 +20,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use prost::Message;
 use tokio::task::spawn_blocking;
 
+use crate::settings::choice;
 use crate::snapshot::Snapshot;
 
 use super::exponential::{Exponential, ZERO_THRESHOLD};
@@ -28,7 +29,7 @@ use super::prometheus::{
     Complaint, Distributions, Exposition, NativeSide, Sample, ScrapeState, Shape, Value, label_pairs, locked,
     native_side,
 };
-use super::spec::{choice, reach_url};
+use super::spec::reach_url;
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// Bytes of a request before they are compressed, about.
@@ -86,18 +87,33 @@ impl Default for RemoteWriteSpec {
 impl Spec for RemoteWriteSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
         self.endpoint.options(visitor, "\"http://127.0.0.1:9090/api/v1/write\"");
-        visitor.field("version", Opt::Whole(&mut self.version, 1..=2));
+        visitor.field("version", "Version of the protocol; 2 falls back to 1.", Opt::Whole(&mut self.version, 1..=2));
         let words =
             [("native", Histograms::Native), ("classic", Histograms::Classic), ("summary", Histograms::Summary)];
-        choice(visitor, "histograms", &words, &mut self.histograms);
-        visitor.field("buckets", Opt::Numbers(&mut self.buckets, f64::MIN..=f64::MAX));
+        choice(
+            visitor,
+            "histograms",
+            "Timers as \"native\" histograms (with a fall-back), \"classic\" ones with `buckets`, or a \"summary\".",
+            &words,
+            &mut self.histograms,
+        );
+        visitor.field(
+            "buckets",
+            "Bounds of classic histograms, in seconds.",
+            Opt::Numbers(&mut self.buckets, f64::MIN..=f64::MAX),
+        );
         let is_ascending = self.buckets.is_sorted_by(|a, b| a < b) && !self.buckets.is_empty();
         visitor.require(
             "buckets",
             if is_ascending { Ok(()) } else { Err("ascending bounds are right, such as [0.1, 1, 10]".into()) },
         );
-        visitor.field("ttl", Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
-        visitor.field("updown", Opt::Texts(&mut self.updown));
+        visitor.field(
+            "ttl",
+            "How long a series without an update is sent with every interval before it is marked as stale.",
+            Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG),
+        );
+        visitor.field("updown", "Patterns of counters that may fall; they are sent as gauges, the sum of all that came. An interval in which any other counter falls is dropped.", Opt::Texts(&mut self.updown));
+        visitor.example("updown", "[\"queue.*\"]");
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {

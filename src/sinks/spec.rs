@@ -1,12 +1,11 @@
 //! What the configuration, the start and `check` need to know of a kind of sink: a [`Spec`], beside the sink itself. It
 //! describes its options once, to a [`OptionVisitor`], which reads them from a file, prints them, or lists them.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
+
+use crate::settings::OptionVisitor;
 
 use super::Sink;
 use super::graphite::EtsyNames;
@@ -71,75 +70,6 @@ pub struct SinkContext {
     pub max_series: usize,
     /// What the naming `dogstatsd` tells of timers.
     pub aggregates: Vec<String>,
-}
-
-/// One option's value, to be read or shown.
-pub enum Opt<'a> {
-    /// Any text.
-    Text(&'a mut String),
-    /// A text that is never shown, and may be `file:/path`.
-    Secret(&'a mut String),
-    /// A file or folder; empty if there is none.
-    Path(&'a mut PathBuf),
-    /// `host:port`, not looked up.
-    HostPort(&'a mut String),
-    /// An address to listen at; looked up.
-    Address(&'a mut Option<SocketAddr>),
-    /// `http://…` or `https://…`.
-    Url(&'a mut String),
-    /// Yes or no.
-    Flag(&'a mut bool),
-    /// A whole number.
-    Whole(&'a mut u64, RangeInclusive<u64>),
-    /// A duration.
-    Duration(&'a mut Duration, RangeInclusive<Duration>),
-    /// A duration, or none.
-    MaybeDuration(&'a mut Option<Duration>, RangeInclusive<Duration>),
-    /// A number of bytes, or none.
-    MaybeSize(&'a mut Option<u64>, RangeInclusive<u64>),
-    /// Texts.
-    Texts(&'a mut Vec<String>),
-    /// Numbers.
-    Numbers(&'a mut Vec<f64>, RangeInclusive<f64>),
-    /// Texts by key.
-    Map(&'a mut BTreeMap<String, String>),
-    /// Texts by key, which are never shown.
-    Secrets(&'a mut BTreeMap<String, String>),
-    /// One of some words: all of them, and the number of the one that holds.
-    Choice(&'a [&'static str], &'a mut usize),
-}
-
-/// What options are shown to.
-pub trait OptionVisitor {
-    /// One option.
-    fn field(&mut self, key: &'static str, field: Opt<'_>);
-
-    /// Options in a table of their own.
-    fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor));
-
-    /// Says that an option must be there, and gives an example of it as TOML.
-    fn require_one(&mut self, key: &'static str, is_there: bool, example: &str);
-
-    /// Says that what was read cannot be: about the option `key`, unless that is right.
-    fn require(&mut self, key: &'static str, verdict: Result<(), String>);
-
-    /// The configuration's profile.
-    fn profile(&self) -> &'static str;
-}
-
-/// Shows one of some values by its word.
-pub fn choice<T: Copy + PartialEq>(
-    visitor: &mut dyn OptionVisitor,
-    key: &'static str,
-    words: &[(&'static str, T)],
-    value: &mut T,
-) {
-    let names: Vec<&'static str> = words.iter().map(|(name, _)| *name).collect();
-    let mut number = words.iter().position(|(_, known)| known == value).unwrap_or(0);
-    visitor.field(key, Opt::Choice(&names, &mut number));
-    if let Some((_, chosen)) = words.get(number) {
-        *value = *chosen;
-    }
 }
 
 /// What follows the scheme of a URL, without slashes around it.

@@ -71,9 +71,13 @@ impl Default for SqliteSpec {
 
 impl Spec for SqliteSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("path", Opt::Path(&mut self.path));
+        visitor.field("path", "File of the database.", Opt::Path(&mut self.path));
         visitor.require_one("path", !self.path.as_os_str().is_empty(), "\"/var/lib/systole/records.db\"");
-        visitor.field("retention", Opt::Duration(&mut self.retention, Duration::from_secs(60)..=LONG * 100));
+        visitor.field(
+            "retention",
+            "Older rows are deleted.",
+            Opt::Duration(&mut self.retention, Duration::from_secs(60)..=LONG * 100),
+        );
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {

@@ -26,11 +26,12 @@ use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 use crate::http_client::{Stream, connect};
 use crate::protocol::Kind;
 use crate::series::Series;
+use crate::settings::choice;
 use crate::snapshot::{Point, Snapshot, number, write_number};
 use crate::untrusted::is_active;
 
 use super::http::Security;
-use super::spec::{bare, choice, reach};
+use super::spec::{bare, reach};
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 /// The least rate of which a reader can say how many events it stands for.
@@ -92,17 +93,35 @@ impl Default for StatsdSpec {
 
 impl Spec for StatsdSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("address", Opt::HostPort(&mut self.address));
+        visitor.field("address", "The server.", Opt::HostPort(&mut self.address));
         visitor.require_one("address", !self.address.is_empty(), "\"127.0.0.1:8125\"");
-        choice(visitor, "transport", &[("udp", Transport::Udp), ("tcp", Transport::Tcp)], &mut self.transport);
-        choice(visitor, "dialect", &[("dogstatsd", Dialect::Dogstatsd), ("etsy", Dialect::Etsy)], &mut self.dialect);
-        choice(visitor, "gauge_sign", &[("delta", Sign::Delta), ("absolute", Sign::Absolute)], &mut self.gauge_sign);
+        choice(
+            visitor,
+            "transport",
+            "How it is reached.",
+            &[("udp", Transport::Udp), ("tcp", Transport::Tcp)],
+            &mut self.transport,
+        );
+        choice(
+            visitor,
+            "dialect",
+            "\"etsy\" writes what the original server reads, with tags in names.",
+            &[("dogstatsd", Dialect::Dogstatsd), ("etsy", Dialect::Etsy)],
+            &mut self.dialect,
+        );
+        choice(
+            visitor,
+            "gauge_sign",
+            "How the server reads a sign before a gauge: most adjust by it (\"delta\"), so a negative value is set by way of zero; \"absolute\" is part of the value.",
+            &[("delta", Sign::Delta), ("absolute", Sign::Absolute)],
+            &mut self.gauge_sign,
+        );
         let is_odd = self.dialect == Dialect::Etsy && self.gauge_sign == Sign::Absolute;
         visitor.require(
             "gauge_sign",
             if is_odd { Err("in the dialect `etsy` a sign adjusts; \"delta\" is right".into()) } else { Ok(()) },
         );
-        visitor.field("max_datagram", Opt::Whole(&mut self.max_datagram, 512..=65_507));
+        visitor.field("max_datagram", "Longest datagram, in bytes.", Opt::Whole(&mut self.max_datagram, 512..=65_507));
         self.security.options(visitor);
     }
 

@@ -206,7 +206,65 @@ fn the_environment_sets_scalars_and_its_mistakes_name_the_variable() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(said.contains("SYSTOLE_DIGITS: digits: `many` is not a whole number from 1 to 5"), "{said}");
-    assert!(said.contains("SYSTOLE_HTTP__ADRESS: no such setting (did you mean `SYSTOLE_HTTP__ADDRESS`?)"), "{said}");
+    let unknown = "warning: SYSTOLE_HTTP__ADRESS: no such setting (did you mean `SYSTOLE_HTTP__ADDRESS`?)";
+    assert!(said.contains(unknown), "{said}");
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_and_those_of_others_are_none() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, "prefix = \"${SYSTOLE_SITE}.\"\n").expect("written");
+    let mut check = command(&["check", "-c", file.to_str().expect("plain")]);
+    check.env("SYSTOLE_SINKS", "x").env("SYSTOLE_SITE", "a").env("SYSTOLE_TOKEN", "t");
+    check.env("SYSTOLE_SERVICE_HOST", "10.0.0.1").env("SYSTOLE_PORT_8125_UDP_ADDR", "10.0.0.1");
+    let output = check.output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0));
+    let said = text(&output.stderr);
+    let warnings: Vec<&str> = said.lines().collect();
+    assert_eq!(warnings, ["systole: warning: SYSTOLE_SINKS: no such setting (did you mean `SYSTOLE_SINK`?)"]);
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_and_that_before_the_file() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    let config = "[[listen]]\nurl = \"udp://127.0.0.1:1\"\n[[sink]]\ntype = \"file\"\npath = \"/tmp/x\"\n";
+    std::fs::write(&file, config).expect("written");
+    let name = file.to_str().expect("plain");
+    let listen = |sources: systole::internals::config::Sources| {
+        let config = systole::internals::config::load(&sources).expect("it is right");
+        let listen: Vec<String> = config.listen.iter().map(|listen| listen.url.to_string()).collect();
+        let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+        (listen.join(" "), sinks.join(" "))
+    };
+    let of_file =
+        systole::internals::config::Sources { file: Some((name.into(), config.into())), ..Default::default() };
+    let mut of_variable = of_file.clone();
+    of_variable.env.insert("SYSTOLE_LISTEN".into(), "udp://127.0.0.1:2 tcp://127.0.0.1:3".into());
+    of_variable.env.insert("SYSTOLE_SINK".into(), "console: graphite://127.0.0.1:2003".into());
+    let mut of_flag = of_variable.clone();
+    of_flag.listen = vec!["udp://127.0.0.1:4".into()];
+    of_flag.sink = vec!["exec:///bin/cat".into()];
+    let pair = |listen: &str, sinks: &str| (listen.to_string(), sinks.to_string());
+    assert_eq!(listen(of_file), pair("udp://127.0.0.1:1", "file"));
+    assert_eq!(listen(of_variable), pair("udp://127.0.0.1:2 tcp://127.0.0.1:3", "console graphite"));
+    assert_eq!(listen(of_flag), pair("udp://127.0.0.1:4", "exec"));
+
+    // The file of the variable is read where no flag names another, and a mistake has the variable's name.
+    let mut check = command(&["check"]);
+    let output = check.env("SYSTOLE_CONFIG", name).output().expect("it runs");
+    assert_eq!(text(&output.stdout), format!("{name}: good\n"));
+    let mut check = command(&["check", "-c", "/nonexistent.toml"]);
+    assert_eq!(check.env("SYSTOLE_CONFIG", name).output().expect("it runs").status.code(), Some(2));
+    let mut check = command(&["check"]);
+    let output = check.env("SYSTOLE_LISTEN", "upd://127.0.0.1:1").output().expect("it runs");
+    let said = text(&output.stderr);
+    assert!(said.contains("SYSTOLE_LISTEN: unknown scheme `upd` (did you mean `udp`?)"), "{said}");
+    let help = text(&systole(&["run", "--help"], b"").stdout);
+    for variable in ["SYSTOLE_CONFIG", "SYSTOLE_LISTEN", "SYSTOLE_SINK"] {
+        assert!(help.contains(variable), "{help}");
+    }
 }
 
 #[test]
@@ -292,6 +350,55 @@ fn check_connect_tries_each_sink() {
     assert!(text(&output.stdout).contains("cannot reach 127.0.0.1"), "{}", text(&output.stdout));
 }
 
+/// A file, and what the table of settings makes of it; with `UPDATE` in the environment it is written anew.
+fn holds_what_is_generated(path: &str, generated: impl Fn(&str) -> String) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let text = std::fs::read_to_string(&path).expect("a readable file");
+    let made = generated(&text);
+    if std::env::var_os("UPDATE").is_some() {
+        return std::fs::write(&path, made).expect("written");
+    }
+    let line = text.lines().zip(made.lines()).position(|(have, made)| have != made).map_or(0, |line| line + 1);
+    let way_out = "`UPDATE=1 cargo test --test it config::` writes it";
+    assert!(text == made, "{}:{line} is not what the table of settings says; {way_out}", path.display());
+}
+
+#[test]
+fn the_example_is_generated_and_lists_every_setting_with_its_default() {
+    holds_what_is_generated("examples/systole.toml", systole::internals::config::example);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systole.toml");
+    let example = std::fs::read_to_string(file).expect("the example");
+    let printed = |args: &[&str]| {
+        let output = systole(args, b"");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    // What it sets is what holds without it.
+    assert_eq!(printed(&["check", "--print", "-c", file]), printed(&["check", "--print"]));
+    // With the examples it is still good.
+    let shown = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_string();
+    let whole = example.lines().map(|line| shown(line) + "\n").collect::<String>();
+    let dir = tempfile::tempdir().expect("a folder");
+    let all = dir.path().join("all.toml");
+    std::fs::write(&all, &whole).expect("written");
+    let printed = printed(&["check", "--print", "-c", all.to_str().expect("plain")]);
+    // Every key is in it: what is printed of it has none that it does not have.
+    let (set, effective) = (keys_of(&whole), keys_of(&printed));
+    let missing: Vec<&String> = effective.difference(&set).collect();
+    assert!(missing.is_empty(), "the example does not have {missing:?}");
+    assert!(effective.len() > 200, "{} keys", effective.len());
+}
+
+#[test]
+fn the_reference_in_the_documents_is_generated() {
+    let marks = ("<!-- generated: settings -->\n", "<!-- end generated: settings -->");
+    holds_what_is_generated("docs/configuration.md", |text| {
+        let (before, rest) = text.split_once(marks.0).expect("the mark of the beginning");
+        let (old, after) = rest.split_once(marks.1).expect("the mark of the end");
+        format!("{before}{}{}\n{}{after}", marks.0, systole::internals::config::reference(old), marks.1)
+    });
+}
+
 /// Keys of a TOML text, those of items without their numbers. What is a table of the user's own words is one key.
 fn keys_of(text: &str) -> BTreeSet<String> {
     fn walk(path: &str, value: &toml::Value, keys: &mut BTreeSet<String>) {
@@ -316,28 +423,4 @@ fn keys_of(text: &str) -> BTreeSet<String> {
     let (mut keys, table) = (BTreeSet::new(), text.parse::<toml::Table>().expect("TOML"));
     walk("", &toml::Value::Table(table), &mut keys);
     keys
-}
-
-#[test]
-fn the_example_lists_every_key_with_its_default() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systole.toml");
-    let example = std::fs::read_to_string(file).expect("the example");
-    let printed = |args: &[&str]| {
-        let output = systole(args, b"");
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-        text(&output.stdout)
-    };
-    // What it sets is what holds without it.
-    assert_eq!(printed(&["check", "--print", "-c", file]), printed(&["check", "--print"]));
-    // With the examples it is still good, and no key is missing.
-    let shown = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_string();
-    let whole = example.lines().map(|line| shown(line) + "\n").collect::<String>();
-    let dir = tempfile::tempdir().expect("a folder");
-    let all = dir.path().join("all.toml");
-    std::fs::write(&all, &whole).expect("written");
-    printed(&["check", "-c", all.to_str().expect("plain")]);
-    let (set, known) = (keys_of(&whole), systole::internals::config::known_keys(&whole));
-    let missing: Vec<&String> = known.difference(&set).collect();
-    assert!(missing.is_empty(), "the example does not have {missing:?}");
-    assert!(known.len() > 120, "{} keys", known.len());
 }

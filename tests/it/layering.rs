@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Layer, rooms in order.
 const LAYERS: [(u8, &[&str]); 5] = [
-    (0, &["named", "protocol", "series", "untrusted", "acl", "glob"]),
+    (0, &["named", "protocol", "series", "untrusted", "acl", "glob", "settings"]),
     // Workers and snapshots carry parts of the ledger.
     (1, &["telemetry", "aggregate", "presence"]),
     (2, &["snapshot", "prometheus_text", "rollup", "codec"]),

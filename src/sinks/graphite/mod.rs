@@ -22,12 +22,13 @@ use tokio_rustls::TlsConnector;
 use crate::http_client::{Stream, connect};
 use crate::protocol::Kind;
 use crate::series::Series;
+use crate::settings::choice;
 use crate::snapshot::{Point, Snapshot, number, write_number};
 use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 
 use super::http::Security;
-use super::spec::{bare, choice, reach};
+use super::spec::{bare, reach};
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 pub use etsy::EtsyNames;
@@ -105,13 +106,25 @@ pub struct GraphiteSpec {
 
 impl Spec for GraphiteSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("address", Opt::HostPort(&mut self.address));
+        visitor.field("address", "The server.", Opt::HostPort(&mut self.address));
         visitor.require_one("address", !self.address.is_empty(), "\"127.0.0.1:2003\"");
-        choice(visitor, "protocol", &[("plaintext", Wire::Plaintext), ("pickle", Wire::Pickle)], &mut self.protocol);
+        choice(
+            visitor,
+            "protocol",
+            "\"plaintext\" (port 2003) or \"pickle\" (port 2004).",
+            &[("plaintext", Wire::Plaintext), ("pickle", Wire::Pickle)],
+            &mut self.protocol,
+        );
         if self.naming == Naming::Profile {
             self.naming = Naming::of_profile(visitor.profile());
         }
-        choice(visitor, "naming", &Naming::NAMES, &mut self.naming);
+        choice(
+            visitor,
+            "naming",
+            "How names are written; that of the profile by default.",
+            &Naming::NAMES,
+            &mut self.naming,
+        );
         self.security.options(visitor);
     }
 

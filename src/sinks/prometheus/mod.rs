@@ -62,11 +62,20 @@ impl Default for PrometheusSpec {
 
 impl Spec for PrometheusSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("address", Opt::Address(&mut self.address));
+        visitor.field("address", "Address at which `/metrics` is scraped.", Opt::Address(&mut self.address));
         visitor.require_one("address", self.address.is_some(), "\"127.0.0.1:9125\"");
-        visitor.field("ttl", Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG));
-        visitor.field("native_histograms", Opt::Flag(&mut self.native_histograms));
-        visitor.field("updown", Opt::Texts(&mut self.updown));
+        visitor.field(
+            "ttl",
+            "How long a series without an update is exposed.",
+            Opt::Duration(&mut self.ttl, Duration::from_millis(10)..=LONG),
+        );
+        visitor.field(
+            "native_histograms",
+            "Timers as native histograms, for scrapers that ask for protobuf.",
+            Opt::Flag(&mut self.native_histograms),
+        );
+        visitor.field("updown", "Patterns of counters that may fall; they are exposed as gauges, the sum of all that came. An interval in which any other counter falls is dropped.", Opt::Texts(&mut self.updown));
+        visitor.example("updown", "[\"queue.*\"]");
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {

@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use syn::parse::{Parse, ParseStream};
+use syn::{Attribute, Expr, Ident, Item, Token, Type, parse_quote};
+
 /// Every file of `src`, with its path from there, in order.
 pub fn sources() -> Vec<(String, syn::File)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -13,7 +16,8 @@ pub fn sources() -> Vec<(String, syn::File)> {
         .into_iter()
         .map(|path| {
             let text = fs::read_to_string(&path).expect("a readable file");
-            let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let mut file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            file.items = file.items.into_iter().flat_map(written_out).collect();
             (path.strip_prefix(&src).expect("it was found there").display().to_string(), file)
         })
         .collect()
@@ -28,4 +32,50 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
+}
+
+/// What `settings!` makes: a struct with its defaults.
+struct Settings {
+    attributes: Vec<Attribute>,
+    name: Ident,
+    fields: Vec<(Vec<Attribute>, Ident, Type)>,
+}
+
+impl Parse for Settings {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Settings> {
+        let (attributes, name) = (input.call(Attribute::parse_outer)?, input.parse()?);
+        let inner;
+        syn::braced!(inner in input);
+        let mut fields = Vec::new();
+        while !inner.is_empty() {
+            let (attributes, key) = (inner.call(Attribute::parse_outer)?, inner.parse()?);
+            inner.parse::<Token![:]>()?;
+            let kind = inner.parse()?;
+            inner.parse::<Token![=]>()?;
+            inner.parse::<Expr>()?;
+            inner.parse::<Token![,]>()?;
+            inner.parse::<Expr>()?;
+            inner.parse::<Token![;]>()?;
+            fields.push((attributes, key, kind));
+        }
+        // The name of a method that checks what was read.
+        input.parse::<Option<Ident>>()?;
+        Ok(Settings { attributes, name, fields })
+    }
+}
+
+/// An item, or those that a macro of ours makes.
+fn written_out(item: Item) -> Vec<Item> {
+    let Item::Macro(call) = &item else { return vec![item] };
+    if !call.mac.path.is_ident("settings") {
+        return vec![item];
+    }
+    let Settings { attributes, name, fields } = call.mac.parse_body().expect("settings");
+    let fields = fields.iter().map(|(attributes, key, kind)| quote::quote!(#(#attributes)* pub #key: #kind));
+    vec![
+        parse_quote!(#(#attributes)* pub struct #name { #(#fields,)* }),
+        parse_quote!(
+            impl Default for #name {}
+        ),
+    ]
 }
