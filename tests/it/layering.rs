@@ -185,3 +185,13 @@ fn tests_wait_and_pause_by_way_of_support() {
         assert!(!code.contains("thread::sleep"), "{} sleeps by itself", path.display());
     }
 }
+
+#[test]
+fn the_documents_show_the_layers() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    let page = fs::read_to_string(page).expect("a readable file");
+    for (layer, rooms) in LAYERS {
+        let row = format!("| {layer} | `{}` |", rooms.join("`, `"));
+        assert!(page.contains(&row), "docs/architecture.md lacks {row}");
+    }
+}
