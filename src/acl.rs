@@ -1,4 +1,5 @@
 //! Access control: which source networks are allowed, and the comparison of secrets.
+#![deny(clippy::disallowed_methods)]
 
 use std::net::IpAddr;
 

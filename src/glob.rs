@@ -1,4 +1,5 @@
 //! Patterns for whole texts: `*` matches any text, `?` any character, everything else itself.
+#![deny(clippy::disallowed_methods)]
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
 //! Enums whose variants have a name outside: one list gives the variants, their names, and how they are written and read.
 //! The name is what JSON, series and the binary forms hold, never the number of the variant.
+#![deny(clippy::disallowed_methods)]
 
 /// Defines an enum of unit variants with a name each: `as_str`, `ALL`, `from_name`, `Display` and serde as a string.
 macro_rules! named_enum {

@@ -3,6 +3,7 @@
 //!
 //! A counter's samples end in `_total`; its family does so in 0.0.4 only. What acts on a terminal becomes `_` in help texts and
 //! label values.
+#![deny(clippy::disallowed_methods)]
 
 use std::fmt::Write;
 

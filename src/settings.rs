@@ -3,6 +3,7 @@
 //!
 //! Structs that belong to the configuration alone are written with [`settings!`], which makes the struct, its
 //! defaults and its description from one entry a setting.
+#![deny(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
 //! Escapes text from the wire for terminals, logs, pages and JSON. Nothing that came in a datagram is ever interpreted:
 //! no escape sequences, no markup, no reordering of text.
+#![deny(clippy::disallowed_methods)]
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};

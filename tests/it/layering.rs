@@ -164,6 +164,17 @@ fn the_core_is_pure() {
 }
 
 #[test]
+fn the_core_switches_on_the_lint_against_clocks() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let core = LAYERS.iter().filter(|(layer, _)| *layer <= 2).flat_map(|(_, rooms)| rooms.iter());
+    for room in core {
+        let root = [src.join(format!("{room}.rs")), src.join(room).join("mod.rs")];
+        let text = root.iter().find_map(|path| fs::read_to_string(path).ok()).expect("a room has a file");
+        assert!(text.contains("#![deny(clippy::disallowed_methods)]"), "{room}");
+    }
+}
+
+#[test]
 fn unsafe_code_lives_in_one_small_room() {
     for (_, path, code) in sources() {
         // Everywhere else the lint `unsafe_code` of Cargo.toml denies it.
