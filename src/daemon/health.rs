@@ -5,9 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
-use crate::flush::Published;
+use crate::flush::{FlusherHandle, Published};
 use crate::notify::Watchdog;
 use crate::presence_driver::PresenceHandle;
 
@@ -33,14 +31,10 @@ pub(super) fn is_late(published: &Published, interval: Duration) -> bool {
 }
 
 /// The condition of the dead man's switch: intervals are closed, hardly anything is dropped, and presence answers.
-pub(super) fn watchdog(
-    published: watch::Receiver<Arc<Published>>,
-    interval: Duration,
-    presence: Option<PresenceHandle>,
-) -> Watchdog {
+pub(super) fn watchdog(flusher: FlusherHandle, interval: Duration, presence: Option<PresenceHandle>) -> Watchdog {
     let check = move || {
         let presence = presence.clone();
-        let published = Arc::clone(&published.borrow());
+        let published = flusher.published();
         let is_late = is_late(&published, interval);
         let completeness = published.snapshot.as_ref().map_or(1.0, |snapshot| snapshot.ledger.completeness);
         let check = async move {

@@ -37,16 +37,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::aggregate::{Quota, Shard};
 use crate::assemble;
 use crate::config::Config;
-use crate::flush::{Flusher, FlusherHandle, Published};
+use crate::flush::{Flusher, FlusherHandle};
 use crate::log::Log;
 use crate::net::Taps;
 use crate::notify::{Notifiers, Outboxes};
@@ -199,14 +198,14 @@ impl Daemon {
         let Daemon { config, started, listeners, sinks, http, management, capture, status_every, log } = self;
         let seed = random_seed();
         let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
-        let (publish, published) = watch::channel(Arc::new(Published::default()));
+        let (flusher_handle, inbox) = crate::flush::channel();
 
         let page = http.as_ref().map(|http| format!("http://{}", http.address()));
         let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
         let presence = Presence::start(&config, seed, identity, outboxes.receivers())?;
         let presence_handle = presence.as_ref().map(Presence::handle);
-        let watchdog = health::watchdog(published.clone(), config.interval, presence_handle.clone());
+        let watchdog = health::watchdog(flusher_handle.clone(), config.interval, presence_handle.clone());
         let notifiers = outboxes.start(watchdog);
 
         let capture = capture.map(|path| Capture::start(&path)).transpose()?;
@@ -226,30 +225,26 @@ impl Daemon {
         let drivers = sinks::start(sinks)?;
 
         let registry = Registry::new(assemble::registry_options(&config, true), shards);
-        let (flusher_handle, requests) = FlusherHandle::new();
-        let http_requests = Arc::<AtomicU64>::default();
         let (control, inputs) = flush::control();
         let flusher =
-            Flusher::new(config.interval, listeners, registry, drivers, publish, status_every, presence_handle.clone())
-                .answering(management.is_some().then_some(requests), Arc::clone(&http_requests))
-                .watching(relays.stats())
-                .accounting_for(log, capture_counter)
+            Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
+                .accounting_for(relays.stats(), log, capture_counter)
                 .controlled_by(inputs);
 
         let ready = Arc::new(AtomicBool::new(false));
         let http = http.map(|bound| {
-            let state = server::http_state(&config, started, published.clone(), &ready, presence_handle);
+            let state = server::http_state(&config, started, flusher_handle.clone(), &ready, presence_handle);
             bound.serve(|listener, stop| crate::http::serve(listener, state, stop))
         });
         let management = management.map(|bound| {
-            let state = server::management_state(&config, flusher_handle, http_requests);
+            let state = server::management_state(&config, flusher_handle.clone());
             bound.serve(|listener, stop| crate::management::serve(listener, state, stop))
         });
         let (flusher, sinks) = FlushThread::start(flusher, control)?;
         ready.store(true, Ordering::Relaxed);
         Ok(Running {
             ready,
-            published,
+            flusher: flusher_handle,
             interval: config.interval,
             is_drained: false,
             parts: Parts {
@@ -271,7 +266,7 @@ impl Daemon {
 pub struct Running {
     /// What `/ready` answers.
     ready: Arc<AtomicBool>,
-    published: watch::Receiver<Arc<Published>>,
+    flusher: FlusherHandle,
     interval: Duration,
     is_drained: bool,
     parts: Parts,
@@ -282,7 +277,7 @@ impl Running {
     pub fn health(&self) -> Health {
         Health {
             ready: self.ready.load(Ordering::Relaxed),
-            on_time: !health::is_late(&self.published.borrow(), self.interval),
+            on_time: !health::is_late(&self.flusher.published(), self.interval),
         }
     }
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::acl::AccessList;
 use crate::config::{self, Config};
-use crate::flush::{FlusherHandle, Published};
+use crate::flush::FlusherHandle;
 use crate::http::{self, About, AppState};
 use crate::management::ManagementState;
 use crate::presence_driver::PresenceHandle;
@@ -81,7 +81,7 @@ impl Server {
 pub(super) fn http_state(
     config: &Config,
     started: Instant,
-    published: watch::Receiver<Arc<Published>>,
+    flusher: FlusherHandle,
     ready: &Arc<AtomicBool>,
     presence: Option<PresenceHandle>,
 ) -> AppState {
@@ -89,7 +89,7 @@ pub(super) fn http_state(
     let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
     AppState {
         about: About { profile: config.profile.name(), interval: config.interval, started },
-        published,
+        flusher,
         ready: Arc::clone(ready),
         presence,
         write_token: http.token.as_deref().map(Arc::from),
@@ -99,17 +99,12 @@ pub(super) fn http_state(
     }
 }
 
-pub(super) fn management_state(
-    config: &Config,
-    flusher: FlusherHandle,
-    http_requests: Arc<AtomicU64>,
-) -> ManagementState {
+pub(super) fn management_state(config: &Config, flusher: FlusherHandle) -> ManagementState {
     ManagementState {
         flusher,
         config: config::flat(config),
         started: unix_time(),
         healthy: AtomicBool::new(config.management.health),
         allow: AccessList::new(config.management.allow.clone()),
-        http_requests,
     }
 }

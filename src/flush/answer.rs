@@ -11,13 +11,19 @@ use crate::rollup::SelfMetrics;
 use crate::series::Series;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Deletion;
-use crate::telemetry::Tally;
+use crate::telemetry::{Ledger, ListenerAccount, Tally};
 
-use super::handle::Request;
-use super::{Flusher, Listing, MAX_ITEMS, MAX_SERIES, Shown, Stats};
+use super::handle::{Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Request, Stats};
+use super::{Flusher, account_of};
 
 /// Longest wait for a worker.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest wait for the counters of the open interval: of workers, and of presence.
+const READING_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Workers are woken to read their counters at most this often.
+const READING_EVERY: Duration = Duration::from_millis(100);
 
 /// A series of several workers, put together.
 enum Whole {
@@ -31,7 +37,7 @@ impl Flusher {
     /// Answers a request; nobody may wait for the answer any more.
     pub(super) async fn answer(&mut self, request: Request) {
         match request {
-            Request::Show(class, reply) => {
+            Request::List(class, reply) => {
                 let _ = reply.send(self.listing(class).await);
             }
             Request::Delete(class, names, reply) => {
@@ -40,24 +46,76 @@ impl Flusher {
             Request::Stats(reply) => {
                 let _ = reply.send(self.stats().await);
             }
+            Request::Read(reply) => {
+                self.read_open().await;
+                let _ = reply.send(Arc::clone(&self.inbox.published.borrow()));
+            }
         }
     }
 
     /// Asks every worker; those that do not answer are left out.
     async fn ask<T: Send + 'static>(&self, question: impl Fn(&mut Shard) -> T + Clone + Send + 'static) -> Vec<T> {
+        self.ask_each(PATIENCE, question).await.into_iter().flatten().collect()
+    }
+
+    /// Asks every worker, in order; `None` for those that do not answer.
+    async fn ask_each<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        question: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
+    ) -> Vec<Option<T>> {
         let mut pending = Vec::new();
         for listener in self.listeners.iter() {
             for worker in 0..listener.workers() {
                 pending.push(listener.ask(worker, question.clone()));
             }
         }
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience;
         let mut answers = Vec::new();
         for answer in pending {
             let patience = until.saturating_duration_since(Instant::now());
-            answers.extend(self.within(patience, answer).await.and_then(Result::ok));
+            answers.push(self.within(patience, answer).await.and_then(Result::ok));
         }
         answers
+    }
+
+    /// Reads the counters of the open interval and publishes them, unless that was done a moment ago. For a worker that does
+    /// not answer the last reading stays: what is shown never falls.
+    async fn read_open(&mut self) {
+        if self.last_reading.is_some_and(|at| at.elapsed() < READING_EVERY) {
+            return;
+        }
+        let tallies = self.ask_each(READING_PATIENCE, |shard| shard.open_tally().clone()).await;
+        for (open, tally) in self.open.iter_mut().zip(tallies) {
+            if let Some(tally) = tally {
+                *open = tally;
+            }
+        }
+        if let Some(presence) = &self.presence
+            && let Some(Ok(account)) = self.within(READING_PATIENCE, presence.ask(|state| state.unreported())).await
+        {
+            self.open_presence = account;
+        }
+        self.last_reading = Some(Instant::now());
+        let totals = self.totals_with_open();
+        self.inbox.published.send_modify(|published| Arc::make_mut(published).totals = totals);
+    }
+
+    /// The account since the start, with what was read of the open interval.
+    pub(super) fn totals_with_open(&self) -> Ledger {
+        let mut open = Ledger { presence: self.open_presence.clone(), ..Ledger::default() };
+        let mut workers = self.open.iter();
+        for (listener, drops) in self.listeners.iter().zip(&self.drops) {
+            let mut tally = Tally::default();
+            workers.by_ref().take(listener.workers()).for_each(|worker| tally.add(worker));
+            open.count(&tally);
+            let account = account_of(listener, &tally, 0);
+            // Until the interval is closed a piece of a large send counts once; it counts no less then.
+            open.listeners.push(ListenerAccount { kernel_drops: drops + listener.kernel_drops(), ..account });
+        }
+        let mut totals = self.totals.clone();
+        totals.add_counts(&open);
+        totals
     }
 
     async fn listing(&self, class: Class) -> Listing {
@@ -96,13 +154,13 @@ impl Flusher {
         let mut entries = self.own_counters(class, &tally);
         entries.extend(order.into_iter().take(MAX_SERIES).map(|(series, whole)| {
             let shown = match whole {
-                Whole::Sum(sum) => Shown::Number(sum),
+                Whole::Sum(sum) => OpenValue::Number(sum),
                 Whole::Gauge(told) => {
                     let mut gauge = self.registry.held_gauge(&series).unwrap_or_default();
                     gauge.then(&told);
-                    Shown::Number(gauge.value())
+                    OpenValue::Number(gauge.value())
                 }
-                Whole::Samples(first, all) => Shown::List(first, all),
+                Whole::Samples(first, all) => OpenValue::List(first, all),
             };
             (series.to_string(), shown)
         }));
@@ -111,7 +169,7 @@ impl Flusher {
     }
 
     /// The original's own counters, which are among all others there.
-    fn own_counters(&self, class: Class, tally: &Tally) -> Vec<(String, Shown)> {
+    fn own_counters(&self, class: Class, tally: &Tally) -> Vec<(String, OpenValue)> {
         let SelfMetrics::Etsy { prefix, .. } = self.registry.self_metrics() else { return Vec::new() };
         if class != Class::Counter {
             return Vec::new();
@@ -121,18 +179,18 @@ impl Flusher {
             ("packets_received", tally.listener.datagrams + tally.chunks),
             ("metrics_received", tally.lines.read - tally.lines.empty),
         ]
-        .map(|(name, count)| (format!("{prefix}.{name}"), Shown::Number(count as f64)))
+        .map(|(name, count)| (format!("{prefix}.{name}"), OpenValue::Number(count as f64)))
         .to_vec()
     }
 
     /// The original's own gauge, from the second flush on.
-    fn own_gauge(&self, class: Class) -> Option<(String, Shown)> {
+    fn own_gauge(&self, class: Class) -> Option<(String, OpenValue)> {
         let SelfMetrics::Etsy { prefix, .. } = self.registry.self_metrics() else { return None };
         let name = format!("{prefix}.timestamp_lag");
-        let published = self.published.borrow();
+        let published = self.inbox.published.borrow();
         let gauges = &published.snapshot.as_ref().filter(|_| class == Class::Gauge)?.gauges;
         let lag = gauges.iter().find(|point| point.series.name() == name)?;
-        Some((name, Shown::Number(lag.gauge.value())))
+        Some((name, OpenValue::Number(lag.gauge.value())))
     }
 
     /// Forgets series, or all in a folder (`a.b.*`); for each name those that it stood for and no name before it.

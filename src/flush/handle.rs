@@ -1,58 +1,58 @@
-//! What others ask of a running flusher, which alone knows the open interval.
+//! How others see a running flusher: what it publishes with every interval, and what it answers.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::aggregate::Class;
-use crate::telemetry::SinkAccount;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Ledger, SinkAccount};
+
+use super::sources::Sources;
 
 /// Most requests that wait for the flusher.
-const QUEUE: usize = 16;
+const REQUESTS: usize = 16;
 
-/// Longest wait for an answer.
+/// Longest wait for series, or for their deletion.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Most series in a listing.
+/// Longest wait for live counters; then those of the last reading are shown.
+const LIVE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Longest wait for an interval that is being closed.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Most series of a listing; there is no end to what a table may hold.
 pub const MAX_SERIES: usize = 20_000;
 
 /// Most numbers of a list in a listing.
 pub const MAX_ITEMS: usize = 100;
 
-/// A request to the flusher, with where the answer goes.
-#[derive(Debug)]
-pub(super) enum Request {
-    /// The series of a class with their values.
-    Show(Class, oneshot::Sender<Listing>),
-    /// Removes series.
-    Delete(Class, Vec<String>, oneshot::Sender<Vec<Vec<String>>>),
-    /// Numbers since the start.
-    Stats(oneshot::Sender<Stats>),
-}
-
-/// The value of a name in the open interval.
+/// The value of a series in the open interval.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Shown {
+pub enum OpenValue {
     /// A number.
     Number(f64),
-    /// The first numbers of a list, at most [`MAX_ITEMS`], and the total number.
+    /// The first numbers of a list, at most [`MAX_ITEMS`], and how many there are.
     List(Vec<f64>, u64),
 }
 
-/// Series and their values.
+/// Series of the open interval and their values.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// At most [`MAX_SERIES`], in the order of creation.
-    pub entries: Vec<(String, Shown)>,
-    /// The number of further series.
+    /// At most [`MAX_SERIES`], in the order of their coming.
+    pub entries: Vec<(String, OpenValue)>,
+    /// How many there are beside these.
     pub more: u64,
 }
 
 /// Numbers since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
-    /// Time of the last receipt, Unix seconds.
+    /// When something was received last, Unix seconds.
     pub last_heard: Option<f64>,
     /// Malformed lines.
     pub bad_lines: u64,
@@ -60,43 +60,119 @@ pub struct Stats {
     pub sinks: Vec<(String, &'static str, SinkAccount)>,
 }
 
-/// The requests of all handles.
+/// A request of a handle.
 #[derive(Debug)]
-pub struct Requests(pub(super) mpsc::Receiver<Request>);
+pub(super) enum Request {
+    /// The series of a class with their values.
+    List(Class, oneshot::Sender<Listing>),
+    /// Forget series.
+    Delete(Class, Vec<String>, oneshot::Sender<Vec<Vec<String>>>),
+    /// Numbers since the start.
+    Stats(oneshot::Sender<Stats>),
+    /// Read the counters of the open interval.
+    Read(oneshot::Sender<Arc<Published>>),
+}
 
-/// A handle to a running flusher. Answers are `None` if it is gone, or too busy.
+/// What the flusher publishes.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The last closed interval.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// What was counted since the start, as of the last tick or the last reading of the open interval.
+    pub(super) totals: Ledger,
+    pub(super) sources: Sources,
+    /// A large last interval was let go to make room for the next, which is here in a moment.
+    pub closing: bool,
+    /// When the last interval was published.
+    pub at: Option<Instant>,
+    /// The last tick, in Unix seconds.
+    pub as_of: Option<f64>,
+}
+
+impl Published {
+    /// The account since the start: sinks, relays, log, capture and management as they are now, the rest as it was read last.
+    pub fn ledger(&self) -> Ledger {
+        let mut ledger = self.totals.clone();
+        self.sources.read_into(&mut ledger);
+        ledger
+    }
+}
+
+/// Asks a flusher, and sees what it publishes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct FlusherHandle(mpsc::Sender<Request>);
+pub struct FlusherHandle {
+    requests: mpsc::Sender<Request>,
+    published: watch::Receiver<Arc<Published>>,
+    http_requests: Arc<AtomicU64>,
+}
+
+/// The flusher's end of its handles.
+#[derive(Debug)]
+pub struct Inbox {
+    /// `None` when no more requests are answered.
+    pub(super) requests: Option<mpsc::Receiver<Request>>,
+    pub(super) published: watch::Sender<Arc<Published>>,
+    /// Requests of HTTP that came to the management port.
+    pub(super) http_requests: Arc<AtomicU64>,
+}
+
+/// A handle, and its other end for the flusher that is to be made.
+pub fn channel() -> (FlusherHandle, Inbox) {
+    let (requests, inbox) = mpsc::channel(REQUESTS);
+    let (publish, published) = watch::channel(Arc::default());
+    let http_requests = Arc::<AtomicU64>::default();
+    let handle = FlusherHandle { requests, published, http_requests: Arc::clone(&http_requests) };
+    (handle, Inbox { requests: Some(inbox), published: publish, http_requests })
+}
 
 impl FlusherHandle {
-    /// A handle, and the requests that come through it.
-    pub fn new() -> (FlusherHandle, Requests) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        (FlusherHandle(sender), Requests(receiver))
+    /// What was published last.
+    pub fn published(&self) -> Arc<Published> {
+        Arc::clone(&self.published.borrow())
     }
 
-    /// The series of a class with their values in the open interval.
-    pub async fn show(&self, class: Class) -> Option<Listing> {
-        self.ask(|reply| Request::Show(class, reply)).await
+    /// What was published, with the last interval: while one is being closed that takes a moment.
+    pub async fn published_whole(&self) -> Arc<Published> {
+        let mut published = self.published.clone();
+        // Without the flusher, or if it takes too long, there is no interval to show.
+        let _ = timeout(CLOSING, published.wait_for(|published| !published.closing)).await;
+        self.published()
     }
 
-    /// Removes series: each name is that of one series, or a prefix that ends in `.` (written as `a.*`). The answer has the
-    /// removed series for each name, in the same order.
+    /// What was published, with the counters of the open interval. While the flusher is busy with closing one, and after its
+    /// end, they are those of the last reading.
+    pub async fn live(&self) -> Arc<Published> {
+        self.ask(LIVE_PATIENCE, Request::Read).await.unwrap_or_else(|| self.published())
+    }
+
+    /// The series of a class in the open interval.
+    pub async fn list(&self, class: Class) -> Option<Listing> {
+        self.ask(PATIENCE, |reply| Request::List(class, reply)).await
+    }
+
+    /// Forgets series: each name is that of one, or stands for all whose names begin with a text that ends in `.` (sent as
+    /// `a.*`). The answer has what was forgotten under each name, in the same order.
     pub async fn delete(&self, class: Class, names: Vec<String>) -> Option<Vec<Vec<String>>> {
-        self.ask(|reply| Request::Delete(class, names, reply)).await
+        self.ask(PATIENCE, |reply| Request::Delete(class, names, reply)).await
     }
 
     /// Numbers since the start.
     pub async fn stats(&self) -> Option<Stats> {
-        self.ask(Request::Stats).await
+        self.ask(PATIENCE, Request::Stats).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+    /// Counts a request of HTTP that came to the management port.
+    pub fn count_http_request(&self) {
+        // A count on its own: nothing else is published through it.
+        self.http_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn ask<T>(&self, patience: Duration, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            self.0.send(request(reply)).await.ok()?;
+            self.requests.send(request(reply)).await.ok()?;
             answer.await.ok()
         };
-        timeout(PATIENCE, asked).await.ok().flatten()
+        timeout(patience, asked).await.ok().flatten()
     }
 }

@@ -6,10 +6,9 @@
 
 mod answer;
 mod handle;
+mod sources;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,15 +23,13 @@ use crate::rollup::{Interval, Registry};
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
-use crate::telemetry::{
-    Account, CaptureAccount, FlushAccount, Ledger, ListenerAccount, LogAccount, ManagementAccount, RelayAccount,
-    SinkAccount, Tally,
-};
+use crate::telemetry::{Account, FlushAccount, Ledger, ListenerAccount, PresenceAccount, Tally};
 use crate::untrusted::{Escaped, excerpt};
 
-pub use handle::{FlusherHandle, Listing, MAX_ITEMS, MAX_SERIES, Requests, Shown, Stats};
-
 use handle::Request;
+use sources::Sources;
+
+pub use handle::{FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
@@ -51,21 +48,6 @@ const LARGE: usize = 20_000;
 
 /// Characters of a malformed line shown in the log.
 const EXCERPT_CHARS: usize = 120;
-
-/// What the flusher publishes with every interval.
-#[derive(Clone, Debug, Default)]
-pub struct Published {
-    /// The last closed interval.
-    pub snapshot: Option<Arc<Snapshot>>,
-    /// The account since the start.
-    pub totals: Ledger,
-    /// A large last interval was let go to make room for the next, which will be here in a moment.
-    pub closing: bool,
-    /// When it was published.
-    pub at: Option<Instant>,
-    /// The last tick, in Unix seconds: until then everything is in `totals`.
-    pub as_of: Option<f64>,
-}
 
 /// A step of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,31 +74,6 @@ impl Default for FlusherInputs {
     }
 }
 
-/// What is written beside the work, and what was told of it before.
-#[derive(Debug, Default)]
-struct Aside {
-    log: Option<Log>,
-    capture: Option<CaptureCounter>,
-    log_before: LogAccount,
-    capture_before: CaptureAccount,
-}
-
-impl Aside {
-    /// What was added since the last time.
-    fn take(&mut self) -> (LogAccount, Option<CaptureAccount>) {
-        let log = self.log.as_ref().map(Log::account).unwrap_or_default();
-        let log_before = std::mem::replace(&mut self.log_before, log.clone());
-        let capture = self.capture.as_ref().map(|counter| {
-            let now = counter.account();
-            let fresh = now.since(&self.capture_before);
-            self.capture_before = now;
-            fresh
-        });
-        let log = log.since(&log_before);
-        (log, capture)
-    }
-}
-
 /// Closes intervals.
 #[derive(Debug)]
 pub struct Flusher {
@@ -127,22 +84,22 @@ pub struct Flusher {
     registry: Registry,
     spare: Vec<Columns>,
     drivers: Vec<SinkDriver>,
-    published: watch::Sender<Arc<Published>>,
+    inbox: Inbox,
+    /// The account since the start, of closed intervals.
     totals: Ledger,
-    /// The account of the interval before: what sinks and relays had counted.
-    before: Ledger,
+    /// What the sources had counted at the last tick.
+    counted: Ledger,
+    sources: Sources,
+    /// The open interval as it was read last, by worker.
+    open: Vec<Tally>,
+    open_presence: PresenceAccount,
+    last_reading: Option<Instant>,
     started: Instant,
     last_close: Instant,
     warned_of_drops: bool,
     status_every: Option<Duration>,
     last_status: Instant,
     presence: Option<PresenceHandle>,
-    relays: Vec<RelayStats>,
-    aside: Aside,
-    /// What the management port asks.
-    requests: Option<Requests>,
-    /// Requests of HTTP that came to the management port since the last tick.
-    http_requests: Arc<AtomicU64>,
     inputs: FlusherInputs,
 }
 
@@ -153,66 +110,55 @@ impl Flusher {
         listeners: Listeners,
         registry: Registry,
         drivers: Vec<SinkDriver>,
-        published: watch::Sender<Arc<Published>>,
+        inbox: Inbox,
         status_every: Option<Duration>,
         presence: Option<PresenceHandle>,
     ) -> Flusher {
         let accounts = listeners.iter().map(|listener| account_of(listener, &Tally::default(), 0)).collect();
-        let totals = Ledger { listeners: accounts, completeness: 1.0, ..Ledger::default() };
+        let workers = listeners.iter().map(Listener::workers).sum();
+        let sources = Sources {
+            sinks: drivers.iter().map(SinkDriver::stats).collect(),
+            http_requests: Arc::clone(&inbox.http_requests),
+            ..Sources::default()
+        };
         let now = Instant::now();
-        let mut flusher = Flusher {
+        let flusher = Flusher {
             interval,
             drops: vec![0; listeners.iter().len()],
             listeners,
             registry,
             spare: Vec::new(),
             drivers,
-            published,
-            totals,
-            before: Ledger::default(),
+            inbox,
+            totals: Ledger { listeners: accounts, completeness: 1.0, ..Ledger::default() },
+            counted: Ledger::default(),
+            sources,
+            open: vec![Tally::default(); workers],
+            open_presence: PresenceAccount::default(),
+            last_reading: None,
             started: now,
             last_close: now,
             warned_of_drops: false,
             status_every,
             last_status: now,
             presence,
-            relays: Vec::new(),
-            aside: Aside::default(),
-            requests: None,
-            http_requests: Arc::default(),
             inputs: FlusherInputs::default(),
         };
-        flusher.totals.sinks = flusher.sink_accounts();
-        let totals = flusher.totals.clone();
-        flusher.published.send_replace(Arc::new(Published {
-            snapshot: None,
-            totals,
-            closing: false,
-            at: Some(Instant::now()),
-            as_of: None,
-        }));
+        flusher.publish(None, false, None);
         flusher
     }
 
-    /// Answers these requests of the management port while it runs, and accounts for those of HTTP that came to it.
+    /// Accounts for these relays, for the daemon's log, and for what is captured.
     #[must_use]
-    pub fn answering(self, requests: Option<Requests>, http_requests: Arc<AtomicU64>) -> Flusher {
-        Flusher { requests, http_requests, ..self }
-    }
-
-    /// Tells of these relays.
-    #[must_use]
-    pub fn watching(self, relays: Vec<RelayStats>) -> Flusher {
-        let mut flusher = Flusher { relays, ..self };
-        flusher.totals.relays = flusher.relay_accounts();
-        flusher.published.send_modify(|published| Arc::make_mut(published).totals.clone_from(&flusher.totals));
-        flusher
-    }
-
-    /// Tells of the daemon's log, and of what is captured.
-    #[must_use]
-    pub fn accounting_for(self, log: Option<Log>, capture: Option<CaptureCounter>) -> Flusher {
-        Flusher { aside: Aside { log, capture, ..Aside::default() }, ..self }
+    pub fn accounting_for(
+        mut self,
+        relays: Vec<RelayStats>,
+        log: Option<Log>,
+        capture: Option<CaptureCounter>,
+    ) -> Flusher {
+        self.sources = Sources { relays: relays.into(), log, capture, ..self.sources };
+        self.publish(None, false, None);
+        self
     }
 
     /// Stops as these inputs say.
@@ -245,9 +191,9 @@ impl Flusher {
             let pause = Duration::from_secs_f64((due - now).max(0.0)).min(DROPS_EVERY);
             tokio::select! {
                 () = tokio::time::sleep(pause) => self.read_drops(),
-                request = next_request(&mut self.requests) => match request {
+                request = next_request(&mut self.inbox.requests) => match request {
                     Some(request) => self.answer(request).await,
-                    None => self.requests = None,
+                    None => self.inbox.requests = None,
                 },
                 // That nobody can set it any more is a stop, too.
                 _ = stop.wait_for(Option::is_some) => break,
@@ -258,6 +204,8 @@ impl Flusher {
 
     /// Does the steps of a stop. Those that were not asked for when nobody can ask any more are done all the same.
     async fn finish(mut self) -> Vec<SinkDriver> {
+        // Nobody is answered any more, and nobody waits for that.
+        self.inbox.requests = None;
         let now = Instant::now();
         let (mut have_stopped, mut is_closed) = (false, false);
         while !is_closed {
@@ -338,10 +286,7 @@ impl Flusher {
 
         let ledger = &mut snapshot.ledger;
         ledger.listeners = listeners;
-        ledger.sinks = self.sink_accounts();
-        ledger.relays = self.relay_accounts();
-        (ledger.log, ledger.capture) = self.aside.take();
-        ledger.management = ManagementAccount { http_requests: self.http_requests.swap(0, Ordering::Relaxed) };
+        let before = self.read_sources(ledger);
         if ledger.management.http_requests > 0 {
             let requests = ledger.management.http_requests;
             tracing::warn!(requests, "HTTP came to the management port: a browser, or somebody who has the wrong port");
@@ -353,30 +298,52 @@ impl Flusher {
             match self.within(PRESENCE_PATIENCE, presence.ask(PresenceState::report)).await {
                 Some(Ok(report)) => {
                     snapshot.ledger.presence = report.account;
+                    self.open_presence = PresenceAccount::default();
                     self.registry.add_presence(&mut snapshot, report.readings, report.events);
                 }
                 Some(Err(_)) | None => tracing::error!("presence does not answer; it is not in this flush"),
             }
         }
-        self.registry.add_own_series(&mut snapshot, &self.before);
-        self.before.clone_from(&snapshot.ledger);
+        self.registry.add_own_series(&mut snapshot, &before);
         self.hand_on(Arc::new(snapshot));
+    }
+
+    /// Puts what the sources have counted into the ledger of an interval; what they had at its start.
+    fn read_sources(&mut self, ledger: &mut Ledger) -> Ledger {
+        let mut counted = Ledger::default();
+        self.sources.read_into(&mut counted);
+        let before = std::mem::replace(&mut self.counted, counted);
+        let counted = &self.counted;
+        // Sinks and relays are since the start in every ledger.
+        ledger.sinks.clone_from(&counted.sinks);
+        ledger.relays.clone_from(&counted.relays);
+        ledger.log = counted.log.since(&before.log);
+        ledger.capture = counted.capture.as_ref().map(|now| match &before.capture {
+            Some(before) => now.since(before),
+            None => now.clone(),
+        });
+        ledger.management = counted.management.since(&before.management);
+        before
     }
 
     /// Lets a large last interval go before the next is made: both at once would be the daemon's peak of memory.
     fn make_room(&mut self) {
         let is_large = |published: &Published| published.snapshot.as_ref().is_some_and(|last| last.len() > LARGE);
-        if is_large(&self.published.borrow()) {
-            let totals = self.totals.clone();
-            let as_of = self.published.borrow().as_of;
-            self.published.send_replace(Arc::new(Published {
-                snapshot: None,
-                totals,
-                closing: true,
-                at: Some(Instant::now()),
-                as_of,
-            }));
+        if is_large(&self.inbox.published.borrow()) {
+            let as_of = self.inbox.published.borrow().as_of;
+            self.publish(None, true, as_of);
         }
+    }
+
+    fn publish(&self, snapshot: Option<Arc<Snapshot>>, closing: bool, as_of: Option<f64>) {
+        self.inbox.published.send_replace(Arc::new(Published {
+            snapshot,
+            totals: self.totals_with_open(),
+            sources: self.sources.clone(),
+            closing,
+            at: Some(Instant::now()),
+            as_of,
+        }));
     }
 
     fn hand_on(&mut self, snapshot: Arc<Snapshot>) {
@@ -387,7 +354,6 @@ impl Flusher {
             }
         }
         self.totals.add(&snapshot.ledger);
-        self.totals.sinks = self.sink_accounts();
         tracing::debug!(
             sequence = snapshot.sequence,
             records = snapshot.len(),
@@ -395,15 +361,8 @@ impl Flusher {
             duration_secs = snapshot.ledger.flush.duration_secs,
             "flushed"
         );
-        let totals = self.totals.clone();
-        let as_of = Some(snapshot.end);
-        self.published.send_replace(Arc::new(Published {
-            snapshot: Some(snapshot),
-            totals,
-            closing: false,
-            at: Some(Instant::now()),
-            as_of,
-        }));
+        let end = snapshot.end;
+        self.publish(Some(snapshot), false, Some(end));
         if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
             self.last_status = Instant::now();
             self.log_status();
@@ -440,7 +399,10 @@ impl Flusher {
         let mut partials = Vec::new();
         for (n, partial) in pending.into_iter().enumerate() {
             match self.within(until.saturating_duration_since(Instant::now()), partial).await {
-                Some(Ok(partial)) => partials.push(partial),
+                Some(Ok(partial)) => {
+                    self.open[n] = Tally::default();
+                    partials.push(partial);
+                }
                 Some(Err(_)) | None => {
                     tracing::error!(worker = n, "a receive worker does not answer; its interval is not in this flush");
                     partials.push(Partial::default());
@@ -462,20 +424,12 @@ impl Flusher {
             })
             .collect()
     }
-
-    fn relay_accounts(&self) -> BTreeMap<String, RelayAccount> {
-        self.relays.iter().map(|relay| (relay.name().to_string(), relay.account())).collect()
-    }
-
-    fn sink_accounts(&self) -> BTreeMap<String, SinkAccount> {
-        self.drivers.iter().map(|driver| (driver.name().to_string(), driver.account())).collect()
-    }
 }
 
 /// The next request; nothing ever where none can come.
-async fn next_request(requests: &mut Option<Requests>) -> Option<Request> {
+async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<Request> {
     match requests {
-        Some(requests) => requests.0.recv().await,
+        Some(requests) => requests.recv().await,
         None => std::future::pending().await,
     }
 }

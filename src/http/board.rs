@@ -107,8 +107,8 @@ pub(super) async fn board(State(state): State<AppState>, Query(shown): Query<Sho
     banner(&mut out, &state, &seen);
     let _ = write!(out, "</div><p class=\"sub\"><a href=\"/{carry}\">metrics</a></p>");
     if seen.services.is_empty() {
-        let published = state.published();
-        let addresses = published.totals.listeners.iter().filter_map(|listener| listener.url.strip_prefix("udp://"));
+        let ledger = state.flusher.published().ledger();
+        let addresses = ledger.listeners.iter().filter_map(|listener| listener.url.strip_prefix("udp://"));
         let address = addresses.filter_map(|address| address.rsplit_once(':')).next().unwrap_or(("127.0.0.1", "8125"));
         let _ = write!(
             out,
@@ -193,8 +193,8 @@ fn headline(seen: &Seen) -> (String, &'static str) {
 
 /// Whether the daemon receives: what arrives, what is lost, since when.
 fn banner(out: &mut String, state: &AppState, seen: &Seen) {
-    let published = state.published();
-    let totals = &published.totals;
+    let published = state.flusher.published();
+    let totals = &published.ledger();
     if let Some(snapshot) = &published.snapshot {
         let datagrams: u64 = snapshot.ledger.listeners.iter().map(|listener| listener.datagrams).sum();
         let _ = write!(out, "{:.1} packets/s · ", datagrams as f64 / snapshot.interval_secs.max(0.001));

@@ -1,4 +1,4 @@
-//! The daemon over HTTP. It reads what the flusher published and nothing else.
+//! The daemon over HTTP. It reads what the flusher publishes and what presence answers, and live counters.
 //!
 //! | route | answer |
 //! |---|---|
@@ -49,15 +49,12 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::acl::equal;
 use crate::codec::{Records, write_json};
-use crate::flush::Published;
+use crate::flush::FlusherHandle;
 use crate::presence_driver::PresenceHandle;
 use crate::telemetry::Ledger;
 use crate::untrusted::Escaped;
 
 use board::{Shown, carried};
-
-/// Longest wait for an interval that is being closed.
-const CLOSING: Duration = Duration::from_secs(5);
 
 /// A connection whose next request's headers take longer is closed; so is one that is silent for so long between two.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
@@ -81,8 +78,8 @@ pub struct About {
 pub struct AppState {
     /// About the daemon.
     pub about: About,
-    /// What the flusher says.
-    pub published: watch::Receiver<Arc<Published>>,
+    /// The flusher, for what it publishes and for live counters.
+    pub flusher: FlusherHandle,
     /// Whether all listeners are bound, the first tick is scheduled, and no stop was asked for.
     pub ready: Arc<AtomicBool>,
     /// What callers must show, if anything.
@@ -101,18 +98,6 @@ pub struct AppState {
 pub const STREAMS: usize = 64;
 
 impl AppState {
-    fn published(&self) -> Arc<Published> {
-        Arc::clone(&self.published.borrow())
-    }
-
-    /// What was published, with the last interval: while one is being closed that takes a moment.
-    async fn published_whole(&self) -> Arc<Published> {
-        let mut published = self.published.clone();
-        // Without the flusher, or if it takes too long, there is no interval to show.
-        let _ = tokio::time::timeout(CLOSING, published.wait_for(|published| !published.closing)).await;
-        Arc::clone(&published.borrow())
-    }
-
     fn uptime_secs(&self) -> f64 {
         self.about.started.elapsed().as_secs_f64()
     }
@@ -239,8 +224,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 async fn index(State(state): State<AppState>, Query(shown): Query<Shown>) -> Response {
     let carry = carried(&state, &shown);
-    let published = state.published_whole().await;
-    with_type("text/html; charset=utf-8", page::render(&state, &published, &carry).into_bytes())
+    let published = state.flusher.published_whole().await;
+    let ledger = state.flusher.live().await.ledger();
+    let page = page::render(&state, published.snapshot.as_deref(), &ledger, &carry);
+    with_type("text/html; charset=utf-8", page.into_bytes())
 }
 
 async fn ready(State(state): State<AppState>) -> Response {
@@ -261,7 +248,8 @@ async fn own_metrics(State(state): State<AppState>, headers: HeaderMap) -> Respo
     };
     // Without an answer the rest is still worth showing.
     let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
-    with_type(kind, metrics::render(&state.published().totals, state.uptime_secs(), &presence, open).into_bytes())
+    let ledger = state.flusher.live().await.ledger();
+    with_type(kind, metrics::render(&ledger, state.uptime_secs(), &presence, open).into_bytes())
 }
 
 #[derive(Serialize)]
@@ -271,7 +259,7 @@ struct Status<'a> {
     profile: &'static str,
     interval: f64,
     ready: bool,
-    /// The last tick, in Unix seconds: the ledger holds what came until then.
+    /// The last tick, in Unix seconds: intervals until then were handed to the sinks.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<f64>,
     #[serde(flatten)]
@@ -279,7 +267,7 @@ struct Status<'a> {
 }
 
 async fn status(State(state): State<AppState>) -> Response {
-    let published = state.published();
+    let published = state.flusher.live().await;
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
         uptime_secs: state.uptime_secs(),
@@ -287,12 +275,12 @@ async fn status(State(state): State<AppState>) -> Response {
         interval: state.about.interval.as_secs_f64(),
         ready: state.ready.load(Ordering::Relaxed),
         as_of: published.as_of,
-        ledger: &published.totals,
+        ledger: &published.ledger(),
     })
 }
 
 async fn snapshot(State(state): State<AppState>) -> Response {
-    let published = state.published_whole().await;
+    let published = state.flusher.published_whole().await;
     // A million series take a while to write: not on a thread that serves others.
     let written = tokio::task::spawn_blocking(move || {
         let mut out = Vec::new();

@@ -9,7 +9,7 @@ use crate::snapshot::{Snapshot, number, short_number};
 use crate::telemetry::Ledger;
 use crate::untrusted::Html;
 
-use super::{AppState, Published};
+use super::AppState;
 
 /// Most series on the page; the API has all.
 const MAX_ROWS: usize = 1000;
@@ -39,7 +39,7 @@ pub(super) fn head(title: &str, seconds: u64, style: &str) -> String {
     )
 }
 
-pub(super) fn render(state: &AppState, published: &Published, carry: &str) -> String {
+pub(super) fn render(state: &AppState, snapshot: Option<&Snapshot>, ledger: &Ledger, carry: &str) -> String {
     let mut out = head("Systole", state.about.interval.as_secs().clamp(1, 10), "");
     let uptime = Duration::from_secs(state.uptime_secs() as u64);
     let _ = write!(
@@ -50,12 +50,12 @@ pub(super) fn render(state: &AppState, published: &Published, carry: &str) -> St
         humantime::format_duration(state.about.interval),
         humantime::format_duration(uptime),
     );
-    match &published.snapshot {
+    match snapshot {
         Some(snapshot) => interval(&mut out, snapshot),
         None => out.push_str("<p>The first interval is still open.</p>"),
     }
-    totals(&mut out, &published.totals);
-    if let Some(snapshot) = &published.snapshot {
+    totals(&mut out, ledger);
+    if let Some(snapshot) = snapshot {
         series(&mut out, snapshot);
     }
     out.push_str("</body></html>\n");

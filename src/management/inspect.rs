@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::flush::Shown;
+use crate::flush::OpenValue;
 
 /// Width of a line in columns.
 const BREAK: usize = 80;
@@ -18,16 +18,16 @@ const MAX_COLUMNS: usize = 15;
 /// `compact` times four.
 const COMPACT_COLUMNS: usize = 12;
 /// Formats names with their values; `more` names are left out.
-pub(super) fn object(entries: &[(String, Shown)], more: u64) -> String {
-    let mut ordered: Vec<&(String, Shown)> = entries.iter().collect();
+pub(super) fn object(entries: &[(String, OpenValue)], more: u64) -> String {
+    let mut ordered: Vec<&(String, OpenValue)> = entries.iter().collect();
     // Names that look like array indices come first, in numeric order; all others in insertion order.
     ordered.sort_by_key(|(name, _)| index(name).map_or((1, 0), |n| (0, n)));
     let mut items: Vec<String> = ordered
         .iter()
         .map(|(name, shown)| {
             let shown = match shown {
-                Shown::Number(value) => number(*value),
-                Shown::List(values, all) => list(values, *all),
+                OpenValue::Number(value) => number(*value),
+                OpenValue::List(values, all) => list(values, *all),
             };
             format!("{}: {shown}", key(name))
         })
@@ -168,11 +168,11 @@ mod tests {
     use super::*;
     use crate::flush::MAX_ITEMS;
 
-    fn numbers(values: &[f64]) -> Shown {
-        Shown::List(values.iter().take(MAX_ITEMS).copied().collect(), values.len() as u64)
+    fn numbers(values: &[f64]) -> OpenValue {
+        OpenValue::List(values.iter().take(MAX_ITEMS).copied().collect(), values.len() as u64)
     }
 
-    fn shown(entries: &[(&str, Shown)]) -> String {
+    fn shown(entries: &[(&str, OpenValue)]) -> String {
         object(&entries.iter().map(|(name, shown)| (name.to_string(), shown.clone())).collect::<Vec<_>>(), 0)
     }
 
@@ -183,12 +183,13 @@ mod tests {
         assert_eq!(shown(&[("t", numbers(&[5.0]))]), "{ t: [ 5 ] }");
         assert_eq!(shown(&[("t", numbers(&[]))]), "{ t: [] }");
         assert_eq!(
-            shown(&[("b.c", Shown::Number(1.0)), ("7", Shown::Number(-2.5)), ("it's", Shown::Number(0.0))]),
+            shown(&[("b.c", OpenValue::Number(1.0)), ("7", OpenValue::Number(-2.5)), ("it's", OpenValue::Number(0.0))]),
             "{ '7': -2.5, 'b.c': 1, \"it's\": 0 }"
         );
-        let long: Vec<(&str, Shown)> = ["statsd.bad_lines_seen", "statsd.packets_received", "statsd.metrics_received"]
-            .map(|name| (name, Shown::Number(0.0)))
-            .to_vec();
+        let long: Vec<(&str, OpenValue)> =
+            ["statsd.bad_lines_seen", "statsd.packets_received", "statsd.metrics_received"]
+                .map(|name| (name, OpenValue::Number(0.0)))
+                .to_vec();
         assert_eq!(
             shown(&long),
             "{\n  'statsd.bad_lines_seen': 0,\n  'statsd.packets_received': 0,\n  'statsd.metrics_received': 0\n}"

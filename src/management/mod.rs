@@ -25,7 +25,7 @@ mod inspect;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -68,8 +68,6 @@ pub struct ManagementState {
     pub healthy: AtomicBool,
     /// Who may connect.
     pub allow: AccessList,
-    /// Number of HTTP requests that were refused.
-    pub http_requests: Arc<AtomicU64>,
 }
 
 /// Serves until `stop` turns true.
@@ -123,7 +121,7 @@ async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAd
         while let Some(end) = memchr::memchr(b'\n', &heard) {
             let line: Vec<u8> = heard.drain(..=end).collect();
             if is_request_line(&line) {
-                state.http_requests.fetch_add(1, Ordering::Relaxed);
+                state.flusher.count_http_request();
                 return;
             }
             if !respond(&mut stream, state, &line, from).await {
@@ -133,7 +131,7 @@ async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAd
         if heard.len() > COMMAND_BYTES || ((is_end || is_pause) && !heard.is_empty()) {
             let line = std::mem::take(&mut heard);
             if may_be_request_line(&line) {
-                state.http_requests.fetch_add(1, Ordering::Relaxed);
+                state.flusher.count_http_request();
                 return;
             }
             if !respond(&mut stream, state, &line, from).await {
@@ -189,7 +187,7 @@ async fn handle_request(state: &ManagementState, line: &str, from: SocketAddr) -
 }
 
 async fn show(state: &ManagementState, class: Class) -> String {
-    match state.flusher.show(class).await {
+    match state.flusher.list(class).await {
         Some(listing) => format!("{}\nEND\n\n", inspect::object(&listing.entries, listing.more)),
         None => "ERROR\n".into(),
     }

@@ -214,19 +214,26 @@ impl Listener {
 
     /// Datagrams that the kernel has dropped since the last call.
     pub fn take_kernel_drops(&mut self) -> u64 {
+        let now = self.kernel_drop_counters();
+        let fresh = fresh_drops(&now, &self.drops_seen);
+        self.drops_seen = now;
+        fresh
+    }
+
+    /// What [`Listener::take_kernel_drops`] would return, which still does afterwards.
+    pub fn kernel_drops(&self) -> u64 {
+        fresh_drops(&self.kernel_drop_counters(), &self.drops_seen)
+    }
+
+    /// The kernel's counter of each socket.
+    fn kernel_drop_counters(&self) -> Vec<u32> {
         // Senders of unix datagrams wait instead.
         if self.transport != Transport::Udp {
-            return 0;
+            return self.drops_seen.clone();
         }
-        let mut fresh = 0;
-        for (socket, drops_seen) in self.sockets.iter().zip(&mut self.drops_seen) {
-            // If the kernel fails to answer, the next call counts them.
-            let now = sys::dropped_datagrams(socket).unwrap_or(*drops_seen);
-            // The kernel's counter is 32 bits wide and wraps.
-            fresh += u64::from(now.wrapping_sub(*drops_seen));
-            *drops_seen = now;
-        }
-        fresh
+        let sockets = self.sockets.iter().zip(&self.drops_seen);
+        // If the kernel fails to answer, the next call counts them.
+        sockets.map(|(socket, seen)| sys::dropped_datagrams(socket).unwrap_or(*seen)).collect()
     }
 
     /// Messages that were read since the last call.
@@ -306,4 +313,9 @@ fn connect_to_itself(socket: &Socket) -> io::Result<()> {
             at(Ipv6Addr::LOCALHOST.into()).or_else(|_| at(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()))
         }
     }
+}
+
+/// Drops between two readings. The kernel's counters are 32 bits wide and wrap.
+fn fresh_drops(now: &[u32], before: &[u32]) -> u64 {
+    now.iter().zip(before).map(|(now, before)| u64::from(now.wrapping_sub(*before))).sum()
 }

@@ -136,16 +136,21 @@ impl PresenceState {
         self.engine.refuse_change();
     }
 
+    /// What was lost and refused since the last flush.
+    pub fn unreported(&self) -> PresenceAccount {
+        let (all, before) = (self.engine.refusals(), &self.reported);
+        PresenceAccount {
+            queue_drops: self.queue_drops,
+            refused: all.by_reason().map(|(why, all)| (why.as_str(), all - before.of(why))).into_iter().collect(),
+            evicted: all.evicted() - before.evicted(),
+        }
+    }
+
     /// What the next flush takes with it.
     pub fn report(&mut self) -> Report {
-        let refusals = self.engine.refusals();
-        let before = std::mem::replace(&mut self.reported, refusals);
-        let refused = refusals.by_reason().map(|(why, all)| (why.as_str(), all - before.of(why)));
-        let account = PresenceAccount {
-            queue_drops: std::mem::take(&mut self.queue_drops),
-            refused: refused.into_iter().filter(|(_, fresh)| *fresh > 0).collect(),
-            evicted: refusals.evicted() - before.evicted(),
-        };
+        let account = self.unreported();
+        self.reported = self.engine.refusals();
+        self.queue_drops = 0;
         log_losses(&account, self.engine.take_most_refused());
         Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting), account }
     }

@@ -257,7 +257,7 @@ fn one_line_deletes_many_series() {
         let lines: String = (0..1000).map(|m| format!("s.{n}.{m}:1|c\n")).collect();
         daemon.send_udp(&[lines.as_bytes()]);
     }
-    daemon.status_when("all is read", |s| s["series"]["counters"] == 50_000);
+    daemon.flushed_when("all is read", |s| s["series"]["counters"] == 50_000);
     let names: String = (0..6000).map(|n| format!(" s.{}.{n}", n % 50)).collect();
     let mut stream = TcpStream::connect(port).expect("connected");
     stream.write_all(format!("delcounters{names} s.7.* nobody s.7.1\n").as_bytes()).expect("sent");
@@ -273,6 +273,6 @@ fn one_line_deletes_many_series() {
     assert_eq!(count("deleted: "), 1000 + 1000 - 20);
     assert_eq!(count("metric "), 6000 - 1000 + 2);
     assert!(heard.ends_with("metric nobody not found\nmetric s.7.1 not found\nEND\n\n"));
-    daemon.status_when("they are gone", |s| s["series"]["counters"] == 50_000 - 1980);
+    daemon.flushed_when("they are gone", |s| s["series"]["counters"] == 50_000 - 1980);
     daemon.stop();
 }

@@ -72,7 +72,7 @@ fn nothing_is_recorded_of_a_post_to_a_listener_of_lines() {
     let mut lines = connect(to);
     lines.write_all(b"GET /users:12|ms\nGET / HTTP/1.1\nx:1|c\n").expect("sent");
     drop(lines);
-    let status = daemon.status_when("all are told", |s| s["lines"]["read"] == 8);
+    let status = daemon.flushed_when("all are told", |s| s["lines"]["read"] == 8);
     assert_eq!(status["lines"]["malformed"]["http_request"], 5, "{status}");
     assert_eq!((&status["lines"]["metrics"], &status["lines"]["service_checks"]), (&2.into(), &0.into()), "{status}");
     assert!(daemon.get("/metrics").1.contains("systole_lines_malformed_total{reason=\"http_request\"} 5"));
@@ -94,7 +94,7 @@ fn nothing_is_executed_of_a_post_to_the_management_port() {
     let port: SocketAddr = line.trim().strip_prefix("tcp://").and_then(|a| a.parse().ok()).expect("an address");
     let body = "\nhealth down\ndelgauges kept\n";
     daemon.send_udp(&[b"kept:5|g"]);
-    daemon.status_when("it is held", |s| s["series"]["gauges"] == 1);
+    daemon.flushed_when("it is held", |s| s["series"]["gauges"] == 1);
     let requests = [
         post(body),
         post(body).replace("\r\n", "\n"),
@@ -107,7 +107,7 @@ fn nothing_is_executed_of_a_post_to_the_management_port() {
     assert_eq!(exchange(connect(port), &format!("health\n{}", post(body))), "health: up\n");
     // A request that stops in its first line.
     assert_eq!(exchange(connect(port), "POST /x"), "");
-    let status = daemon.status_when("all are told", |s| s["management"]["http_requests"] == 5);
+    let status = daemon.flushed_when("all are told", |s| s["management"]["http_requests"] == 5);
     assert_eq!(status["series"]["gauges"], 1);
     assert_eq!(exchange(connect(port), "health\nquit\n"), "health: up\n");
     assert!(daemon.get("/metrics").1.contains("systole_management_http_requests_total 5"));

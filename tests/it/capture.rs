@@ -89,7 +89,7 @@ fn a_capture_on_a_full_disk_says_so_at_once_and_the_daemon_goes_on() {
     });
     daemon.send_udp(&[b"a:1|c", b"a:1|c"]);
     let status =
-        daemon.status_when("counted", |status| status["capture"]["lost"] == 2 && status["lines"]["metrics"] == 2);
+        daemon.flushed_when("counted", |status| status["capture"]["lost"] == 2 && status["lines"]["metrics"] == 2);
     assert_eq!(status["capture"]["rows"], 0);
     let metrics = daemon.get("/metrics").1;
     assert!(metrics.contains("systole_capture_lost_total 2\n"), "{metrics}");

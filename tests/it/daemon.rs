@@ -35,7 +35,7 @@ fn the_http_routes_answer_as_documented() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), QUICK);
     daemon.send_udp(&[b"a:1|c\nb:x|c\n"]);
-    daemon.status_when("a flush", |status| status["lines"]["read"] == 2);
+    daemon.flushed_when("a flush", |status| status["lines"]["read"] == 2);
     assert_eq!(daemon.get("/health").0, 200);
     assert_eq!(daemon.get("/ready").0, 200);
     let (code, body) = daemon.get("/nothing");
@@ -96,7 +96,7 @@ fn malformed_lines_are_counted_and_told_once_an_interval_with_an_example_and_the
         socket.send_to(b"good:1|c\nbroken:one|c\nalso:2|c", to).expect("sent");
     }
     daemon.wait_for("a warning", |lines| lines.iter().any(|line| line.contains("malformed lines")));
-    let status = daemon.status_when("a flush", |status| status["lines"]["read"] == 150);
+    let status = daemon.flushed_when("a flush", |status| status["lines"]["read"] == 150);
     assert_eq!((&status["lines"]["metrics"], &status["lines"]["malformed"]["bad_value"]), (&100.into(), &50.into()));
     let from = socket.local_addr().expect("an address").to_string();
     let log = daemon.stop();
@@ -115,7 +115,7 @@ fn a_warning_of_malformed_lines_says_how_many_for_which_reason_and_of_a_time_wha
     let daemon = Daemon::start(dir.path(), QUICK);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.send_to(b"old:1|c|T1\nolder:1|c|T2\nodd:x|c", daemon.udp.expect("UDP")).expect("sent");
-    let status = daemon.status_when("a flush", |status| status["lines"]["read"] == 3);
+    let status = daemon.flushed_when("a flush", |status| status["lines"]["read"] == 3);
     assert!(status["as_of"].as_f64().is_some_and(|at| at > 1.6e9), "{status}");
     let log = daemon.stop();
     let warning = log.iter().find(|line| line.contains("malformed lines")).expect("a warning");
@@ -132,7 +132,7 @@ fn an_oversized_datagram_keeps_its_whole_lines_and_is_counted_as_truncated() {
     datagram.extend(std::iter::repeat_n(b'x', 600));
     datagram.extend_from_slice(b":1|c\n");
     daemon.send_udp(&[&datagram]);
-    let status = daemon.status_when("a flush", |status| status["lines"]["read"] == 2);
+    let status = daemon.flushed_when("a flush", |status| status["lines"]["read"] == 2);
     assert_eq!(status["listeners"][0]["truncated"], 1);
     assert_eq!((&status["lines"]["metrics"], &status["lines"]["malformed"]["too_long"]), (&1.into(), &1.into()));
     daemon.stop();
@@ -145,7 +145,7 @@ fn sources_outside_the_allowed_networks_are_refused_and_counted() {
     let daemon = Daemon::start(dir.path(), &config);
     daemon.send_udp(&[b"a:1|c", b"a:1|c"]);
     drop(TcpStream::connect(daemon.tcp.expect("TCP")));
-    let status = daemon.status_when("refusals", |status| {
+    let status = daemon.flushed_when("refusals", |status| {
         status["listeners"][0]["refused"] == 2 && status["listeners"][1]["refused"] == 1
     });
     assert_eq!(status["lines"]["read"], 0);
@@ -172,11 +172,11 @@ fn tcp_takes_partial_and_endless_lines_and_closes_silent_connections() {
     let mut three = TcpStream::connect(to).expect("connected");
     three.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     assert_eq!(three.read(&mut [0; 1]).unwrap_or(0), 0, "over the limit, so closed");
-    let status = daemon.status_when("the lines", |status| status["lines"]["metrics"] == 3);
+    let status = daemon.flushed_when("the lines", |status| status["lines"]["metrics"] == 3);
     assert_eq!(status["lines"]["malformed"]["too_long"], 1);
     one.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     assert_eq!(one.read(&mut [0; 1]).expect("closed, not timed out"), 0);
-    let status = daemon.status_when("the refusal", |status| status["listeners"][0]["refused"] == 1);
+    let status = daemon.flushed_when("the refusal", |status| status["listeners"][0]["refused"] == 1);
     assert_eq!(status["listeners"][0]["connections"], 2);
     daemon.stop();
 }
@@ -232,7 +232,7 @@ fn several_workers_share_a_port_and_add_up() {
         // A new sender each time, so that the kernel spreads them.
         daemon.send_udp(&[b"shared:1|c\nshared:5|ms\nwho:x|s"]);
     }
-    let status = daemon.status_when("all lines", |status| status["lines"]["read"] == 900);
+    let status = daemon.flushed_when("all lines", |status| status["lines"]["read"] == 900);
     assert_eq!((&status["series"]["counters"], &status["series"]["timers"]), (&1.into(), &1.into()));
     daemon.stop();
     let total = |kind: &str, field: &str| -> f64 {
@@ -250,7 +250,7 @@ fn send_reaches_the_daemon_over_both_transports() {
         let output = command(&["send", "a:1|c", "b:-2|g", "--to", &url]).output().expect("it ends");
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    daemon.status_when("all lines", |status| status["lines"]["metrics"] == 4);
+    daemon.flushed_when("all lines", |status| status["lines"]["metrics"] == 4);
     daemon.stop();
     assert_eq!(
         command(&["send", "a:1|c", "--to", "tcp://127.0.0.1:1"]).output().expect("it ends").status.code(),
@@ -264,7 +264,7 @@ fn the_ledger_is_published_as_series_and_holds() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), QUICK);
     daemon.send_udp(&[b"a:1|c\n\nb:2|g|odd\nc:x|c\n_sc|web|0\n_e{1,1}:a|b"]);
-    daemon.status_when("a flush", |status| status["lines"]["read"] == 6);
+    daemon.flushed_when("a flush", |status| status["lines"]["read"] == 6);
     daemon.stop();
     let records = records(&dir.path().join("stdout"));
     let sum =
@@ -340,7 +340,7 @@ fn what_it_says_to_try_first_works_as_it_stands() {
     assert_eq!(words[..2], ["systole", "send"]);
     let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
     assert!(support::systole(&args, b"").status.success());
-    daemon.status_when("it arrived", |s| s["lines"]["metrics"] == 1);
+    daemon.flushed_when("it arrived", |s| s["lines"]["metrics"] == 1);
     // The board of a daemon that has heard nobody: the same order.
     let board = daemon.get("/presence").1;
     let (ours, netcat) = (board.find("systole send"), board.find("nc -u -q0"));

@@ -52,7 +52,7 @@ fn a_command_that_ends_is_started_again_and_nothing_is_lost() {
         daemon.closed(n);
     }
     let status =
-        daemon.status_when("all is delivered", |s| s["lines"]["read"] == 5 && s["sinks"]["exec"]["queued"] == 0);
+        daemon.flushed_when("all is delivered", |s| s["lines"]["read"] == 5 && s["sinks"]["exec"]["queued"] == 0);
     assert_eq!(status["sinks"]["exec"]["dropped"], serde_json::json!({}), "{status}");
     let log = daemon.stop();
     assert_eq!(total(&out), 5.0);
@@ -78,7 +78,7 @@ fn a_command_that_is_not_there_or_reads_nothing_is_told_and_harms_nobody() {
         daemon.send_udp(&[lines.as_bytes()]);
         daemon.closed(600 * (round + 1));
     }
-    let status = daemon.status_when("it is read", |s| s["lines"]["read"] == 3600);
+    let status = daemon.flushed_when("it is read", |s| s["lines"]["read"] == 3600);
     assert!(status["sinks"]["exec"]["queued"].as_u64() > Some(0), "{status}");
     let log = daemon.stop();
     assert!(log.iter().any(|line| line.contains("not delivered before the end")), "{log:?}");

@@ -139,7 +139,7 @@ fn a_sink_that_is_away_for_three_intervals_misses_none_of_them() {
         // Seconds are too coarse for such intervals: what counts is the sum.
         lines.filter_map(|line| line.strip_prefix("kept.count ")?.split(' ').next()?.parse::<f64>().ok()).sum::<f64>()
     });
-    daemon.status_when("all is delivered", |s| s["sinks"]["graphite"]["queued"] == 0 && s["lines"]["read"] == 4);
+    daemon.flushed_when("all is delivered", |s| s["sinks"]["graphite"]["queued"] == 0 && s["lines"]["read"] == 4);
     daemon.stop();
     assert_eq!(reading.join().expect("read"), 4.0);
 }

@@ -81,7 +81,7 @@ fn attack() -> Witness {
         &[0xff, 0xfe, b':', b'1', b'|', b'c'],
     ]);
     sent += 4;
-    daemon.status_when("everything", |status| status["lines"]["read"] == sent);
+    daemon.flushed_when("everything", |status| status["lines"]["read"] == sent);
     let page = daemon.get("/").1;
     let snapshot = daemon.get("/api/v1/snapshot").1;
     let log = daemon.stop().join("\n");
@@ -153,7 +153,7 @@ fn random_bytes_never_stop_the_daemon() {
         }
     }
     daemon.send_udp(&[b"still.here:1|c"]);
-    let status = daemon.status_when("all of it", |status| {
+    let status = daemon.flushed_when("all of it", |status| {
         let l = &status["listeners"][0];
         l["datagrams"].as_u64().unwrap_or(0) + l["kernel_drops"].as_u64().unwrap_or(0) == 20_001
     });

@@ -39,7 +39,7 @@ fn every_record_is_a_message_of_its_series() {
     let mut stream = std::net::TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
     std::io::Write::write_all(&mut stream, lines.as_bytes()).expect("sent");
     drop(stream);
-    daemon.status_when("everything was read", |status| status["lines"]["read"].as_u64() >= Some(10_002));
+    daemon.flushed_when("everything was read", |status| status["lines"]["read"].as_u64() >= Some(10_002));
     let status = daemon.status_when("delivered", |status| status["sinks"]["kafka"]["delivered"].as_u64() > Some(200));
     assert_eq!(status["sinks"]["kafka"]["dropped"], serde_json::json!({}));
     daemon.stop();

@@ -30,7 +30,7 @@ fn load_and_ledger_agree_to_the_last_line() {
         let dir = tempfile::tempdir().expect("a folder");
         let daemon = Daemon::start(dir.path(), CONFIG);
         let sent = load(&format!("udp://{}", daemon.udp.expect("UDP")), args);
-        let status = daemon.status_when("every datagram", |status| {
+        let status = daemon.flushed_when("every datagram", |status| {
             let l = &status["listeners"][0];
             number(l, "datagrams") + number(l, "kernel_drops") == number(&sent, "packets")
         });
@@ -77,7 +77,7 @@ fn load_goes_over_tcp_too() {
     let daemon = Daemon::start(dir.path(), CONFIG);
     let to = format!("tcp://{}", daemon.tcp.expect("TCP"));
     let sent = load(&to, &["--profile", "mixed", "--lines-per-packet", "20", "--rate", "50000"]);
-    daemon.status_when("every line", |status| number(&status["lines"], "read") == number(&sent, "lines"));
+    daemon.flushed_when("every line", |status| number(&status["lines"], "read") == number(&sent, "lines"));
     daemon.stop();
 }
 
@@ -104,7 +104,7 @@ fn drops_of_a_small_buffer_are_counted_to_the_last_datagram_and_told_with_advice
     daemon.signal("-STOP");
     let sent = load(&to, &["--rate", "20000"]);
     daemon.signal("-CONT");
-    let status = daemon.status_when("every datagram", |status| {
+    let status = daemon.flushed_when("every datagram", |status| {
         let l = &status["listeners"][0];
         number(l, "datagrams") + number(l, "kernel_drops") == number(&sent, "packets")
     });

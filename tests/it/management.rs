@@ -126,7 +126,7 @@ fn deleting_from_interval_to_interval_leaves_the_rest_as_it_was() {
         assert_eq!(talk(port, b"delgauges gone.b\n"), "deleted: gone.b\nEND\n\n", "round {round}");
     }
     // What was deleted made room: none of the ten names was folded.
-    let status = daemon.status_when("all is closed", |s| s["series"]["counters"] == 1);
+    let status = daemon.flushed_when("all is closed", |s| s["series"]["counters"] == 1);
     assert_eq!((&status["samples"]["folded"], &status["samples"]["recorded"]), (&0.into(), &40.into()), "{status}");
     daemon.stop();
     let records = support::records(&dir.path().join("records.jsonl"));

@@ -120,7 +120,7 @@ fn lines_with_times_of_all_years_make_a_handful_of_indices() {
         pause_ms(1);
     }
     daemon.send_udp(&[format!("c:1|c|T{now}\ng:2|g|T{}\n_e{{1,1}}:a|b|d:{now}\nt:3|ms", now - 86_400).as_bytes()]);
-    let status = daemon.status_when("all was read", |status| {
+    let status = daemon.flushed_when("all was read", |status| {
         status["lines"]["read"] == 8004 && sink(status)["queued"] == 0 && sink(status)["delivered"] == 4 + wanted
     });
     assert_eq!(status["lines"]["malformed"], json!({"bad_timestamp": 8000 - wanted}), "{status}");
@@ -149,7 +149,7 @@ fn the_window_can_be_moved_and_is_judged_by_the_time_of_receipt() {
          _e{{1,1}}:x|y|d:{decade}\n_e{{1,1}}:x|y|d:{month}\n_sc|s|0|d:{ahead}\n_sc|s|1|d:nonsense"
     );
     daemon.send_udp(&[lines.as_bytes()]);
-    let status = daemon.status_when("read", |status| status["lines"]["read"] == 8);
+    let status = daemon.flushed_when("read", |status| status["lines"]["read"] == 8);
     // The other sample of the fourth line is good.
     let lines = &status["lines"];
     assert_eq!(lines["malformed"], json!({"bad_timestamp": 5}), "{status}");
@@ -174,7 +174,7 @@ fn a_heartbeat_counts_when_it_comes_whatever_its_time_says() {
         "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[http]\naddress = \"127.0.0.1:0\"\n",
     );
     daemon.send_udp(&[b"heartbeat.pay.a:10|g|T1"]);
-    let status = daemon.status_when("a heartbeat", |status| status["lines"]["heartbeats"] == 1);
+    let status = daemon.flushed_when("a heartbeat", |status| status["lines"]["heartbeats"] == 1);
     assert_eq!(status["lines"]["malformed"], json!({}), "{status}");
     daemon.stop();
 }

@@ -73,7 +73,7 @@ fn a_service_is_up_late_down_and_back_and_says_goodbye() {
     daemon.send_udp(&[b"heartbeat.pay.web-1:0|g", b"heartbeat.pay.web-2:0|g"]);
     wait(&daemon, "pay", "left", |s| s["state"] == "left");
     assert_eq!(daemon.get("/api/v1/presence/pay/check").0, 404);
-    let status = daemon.status_when("every heartbeat", |status| status["lines"]["heartbeats"] == 6);
+    let status = daemon.flushed_when("every heartbeat", |status| status["lines"]["heartbeats"] == 6);
     assert_eq!(status["lines"]["metrics"], 1);
     daemon.stop();
 
@@ -356,7 +356,7 @@ fn invented_services_do_not_lock_real_ones_out() {
     wait(&daemon, "real", "up", |s| s["state"] == "up");
     let heartbeats = |s: &Value| s["lines"]["heartbeats"].as_u64().unwrap_or(0);
     // A slow machine may drop some before they are read.
-    let status = daemon.status_when("all is counted", |s| {
+    let status = daemon.flushed_when("all is counted", |s| {
         heartbeats(s) + s["listeners"][0]["kernel_drops"].as_u64().unwrap_or(0) == 10_501
     });
     let (refused, kept) = (&status["presence"]["refused"], daemon.get("/api/v1/presence").1);
@@ -416,7 +416,7 @@ fn in_a_full_table_the_unestablished_give_way_and_the_established_stay_over_a_re
         known.len() == 50 && ["old", "newer", "payments"].iter().all(|name| known.iter().any(|n| n == name)),
         "{known:?}"
     );
-    let status = daemon.status_when("all is counted", |s| s["lines"]["heartbeats"] == 201);
+    let status = daemon.flushed_when("all is counted", |s| s["lines"]["heartbeats"] == 201);
     assert_eq!((&status["presence"]["evicted"], &status["presence"]["refused"]), (&201.into(), &serde_json::json!({})));
     assert!(daemon.get("/metrics").1.contains("presence_evicted_total 201\n"));
     daemon.stop();
@@ -429,7 +429,7 @@ fn a_goodbye_is_believed_only_from_where_the_beats_came() {
     let (real, attacker, to) = (sender("127.0.0.2"), sender("127.0.0.3"), daemon.udp.expect("UDP"));
     for beats in 1..=2 {
         real.send_to(b"heartbeat.pay.a:30|g", to).expect("sent");
-        daemon.status_when("it is heard", |s| s["lines"]["heartbeats"] == beats);
+        daemon.flushed_when("it is heard", |s| s["lines"]["heartbeats"] == beats);
     }
     attacker.send_to(b"heartbeat.pay.a:30|g\nheartbeat.pay.a:0|g", to).expect("sent");
     attacker.send_to(b"heartbeat.pay.a:30|g\nheartbeat.pay.a:30|g\nheartbeat.pay.a:0|g", to).expect("sent");
@@ -448,7 +448,7 @@ fn what_presence_does_not_take_has_its_own_name_and_counts_against_nobody() {
     let daemon = Daemon::start(dir.path(), &config(dir.path(), "queue = 1\n"));
     let datagram: String = (0..3000).map(|n| format!("heartbeat.pay.{}:60|g\n", n % 10)).collect();
     daemon.send_udp(&[datagram.as_bytes()]);
-    let status = daemon.status_when("all is counted", |s| s["lines"]["heartbeats"] == 3000);
+    let status = daemon.flushed_when("all is counted", |s| s["lines"]["heartbeats"] == 3000);
     let lost = status["presence"]["queue_drops"].as_u64().expect("a number");
     assert!(lost > 0, "{status}");
     assert_eq!((&status["listeners"][0]["kernel_drops"], &status["completeness"]), (&0.into(), &1.0.into()));
@@ -548,7 +548,7 @@ fn the_key_of_a_service_is_shown_nowhere() {
         daemon.send_udp(&lines.map(str::as_bytes));
     }
     daemon.wait_for("the malformed line", |log| log.iter().any(|line| line.contains("malformed lines")));
-    daemon.status_when("all is counted", |s| s["lines"]["read"] == 26);
+    daemon.flushed_when("all is counted", |s| s["lines"]["read"] == 26);
     let one = &service(&daemon, "locked")["instances"][0];
     assert_eq!(
         (&one["state"], &one["message"], &one["flags"][0]),
@@ -657,7 +657,7 @@ fn no_service_has_a_name_that_the_api_has_in_its_paths() {
     daemon.send_udp(&[b"heartbeat.real:60|g"]);
     wait(&daemon, "real", "up", |s| s["state"] == "up");
     // They are what they are besides.
-    let status = daemon.status_when("all is counted", |s| s["lines"]["read"] == 4);
+    let status = daemon.flushed_when("all is counted", |s| s["lines"]["read"] == 4);
     let counts = &status["lines"];
     assert_eq!(
         (&counts["metrics"], &counts["service_checks"], &counts["heartbeats"]),

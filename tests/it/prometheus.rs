@@ -248,7 +248,7 @@ fn what_is_deleted_over_the_management_port_is_off_the_scrape() {
     daemon.send_udp(&[b"a.b:1|c|#k:v\na.b:1|c\nf.x:1|c\nf.y:1|c\nt:1|ms\nstays:1|c"]);
     scrape_when(address, "there", |body| body.contains("p_stays_total 1\n"));
     // The daemon itself has forgotten them.
-    daemon.status_when("idle", |status| status["series"]["counters"] == 0);
+    daemon.flushed_when("idle", |status| status["series"]["counters"] == 0);
     let mut stream = TcpStream::connect(port).expect("connected");
     stream.write_all(b"delcounters a.b;k=v f.*\ndeltimers t\nquit\n").expect("sent");
     let mut heard = Vec::new();

@@ -68,7 +68,7 @@ fn a_mirror_passes_every_line_to_all_targets_as_it_came() {
             assert_eq!(found, all, "gso {gso}");
             assert!(datagrams < 80, "{datagrams} datagrams for {} lines", all.len());
         }
-        daemon.status_when("told", |status| {
+        daemon.flushed_when("told", |status| {
             let targets = status["relays"]["relay"]["targets"].as_object();
             targets.is_some_and(|targets| targets.values().all(|target| target["lines"] == 2003))
         });

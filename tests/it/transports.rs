@@ -58,7 +58,7 @@ fn unix_sockets_take_datagrams_streams_and_frames() {
     for byte in all {
         frames.write_all(&[byte]).expect("sent");
     }
-    daemon.status_when("all are read", |s| s["lines"]["read"] == 8);
+    daemon.flushed_when("all are read", |s| s["lines"]["read"] == 8);
     // A length that is none closes the connection, and is counted.
     frames.write_all(b"\xff\xff\xff\xff").expect("sent");
     frames.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
@@ -67,7 +67,7 @@ fn unix_sockets_take_datagrams_streams_and_frames() {
     let mut cut = UnixStream::connect(path("f")).expect("connected");
     cut.write_all(b"\x09\0\0\0c:8|c").expect("sent");
     drop(cut);
-    let status = daemon.status_when("both are told", |s| malformed(s, "bad_frame") == 2);
+    let status = daemon.flushed_when("both are told", |s| malformed(s, "bad_frame") == 2);
     assert_eq!(status["completeness"], 1.0);
     let urls: Vec<&str> =
         status["listeners"].as_array().expect("a list").iter().filter_map(|l| l["url"].as_str()).collect();
@@ -91,7 +91,7 @@ fn our_own_commands_send_to_unix_sockets() {
         let output = systole(&["send", "--to", &url, "a:1|c", "a:2|c"], b"");
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    daemon.status_when("all are read", |s| s["lines"]["read"] == 4);
+    daemon.flushed_when("all are read", |s| s["lines"]["read"] == 4);
     daemon.stop();
     assert_eq!(sum(dir.path(), "a"), 6.0);
 }
@@ -123,12 +123,12 @@ fn statsites_binary_protocol_is_read_by_its_first_byte() {
     }
     let mut lines = TcpStream::connect(tcp).expect("connected");
     lines.write_all(b"text:2|c\n").expect("sent");
-    daemon.status_when("all are read", |s| s["lines"]["metrics"] == 9);
+    daemon.flushed_when("all are read", |s| s["lines"]["metrics"] == 9);
     // A bad magic byte closes the connection.
     stream.write_all(b"text:4|c\n").expect("sent");
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
-    daemon.status_when("it is told", |s| malformed(s, "bad_frame") == 1);
+    daemon.flushed_when("it is told", |s| malformed(s, "bad_frame") == 1);
     daemon.stop();
     assert_eq!((sum(dir.path(), "a"), sum(dir.path(), "text")), (6.0, 3.0));
     let all = records(&dir.path().join("records.jsonl"));
@@ -154,7 +154,7 @@ fn frames_of_the_binary_protocol_may_be_separated_by_newlines() {
     }
     stream.write_all(&bytes).expect("sent");
     drop(stream);
-    let status = daemon.status_when("all are read", |s| s["lines"]["read"] == 14);
+    let status = daemon.flushed_when("all are read", |s| s["lines"]["read"] == 14);
     assert_eq!((&status["lines"]["metrics"], malformed(&status, "bad_frame")), (&14.into(), 0), "{status}");
     daemon.stop();
     assert_eq!(sum(dir.path(), "a"), 12.0);
@@ -175,7 +175,7 @@ fn a_listener_may_read_its_lines_in_its_own_way() {
     ]);
     let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
     stream.write_all(b"other:5|g\nother:-2|g\nlogin\ntotal:5|C\n").expect("sent");
-    daemon.status_when("all are read", |s| s["lines"]["read"] == 15);
+    daemon.flushed_when("all are read", |s| s["lines"]["read"] == 15);
     let status = daemon.status();
     assert_eq!((malformed(&status, "bad_value"), malformed(&status, "missing_type")), (2, 1), "{status}");
     assert_eq!(malformed(&status, "unknown_type"), 1);
@@ -195,7 +195,7 @@ fn an_address_of_ipv6_takes_ipv4_too() {
     for (own, to) in [("127.0.0.1:0", format!("127.0.0.1:{port}")), ("[::1]:0", format!("[::1]:{port}"))] {
         UdpSocket::bind(own).expect("a socket").send_to(b"a:1|c", to).expect("sent");
     }
-    daemon.status_when("both are read", |s| s["lines"]["read"] == 2);
+    daemon.flushed_when("both are read", |s| s["lines"]["read"] == 2);
     daemon.stop();
 }
 
@@ -220,10 +220,10 @@ fn a_sender_that_never_pauses_leaves_others_ticks_and_a_stop_their_turn() {
         let began = std::time::Instant::now();
         while began.elapsed() < Duration::from_secs(30) && stream.write_all(&chunk).is_ok() {}
     });
-    daemon.status_when("the fast one is read", |status| status["lines"]["read"].as_u64() > Some(100_000));
+    daemon.flushed_when("the fast one is read", |status| status["lines"]["read"].as_u64() > Some(100_000));
     let mut polite = TcpStream::connect(address).expect("connected");
     polite.write_all(b"polite:1|c\n").expect("sent");
-    daemon.status_when("the polite one is read", |status| status["series"]["counters"] == 1);
+    daemon.flushed_when("the polite one is read", |status| status["series"]["counters"] == 1);
     assert!(!fast.is_finished(), "the fast one still sends");
     let began = std::time::Instant::now();
     let log = daemon.stop();

@@ -159,7 +159,7 @@ fn a_rule_says_which_sinks_get_a_series_and_each_account_adds_up() {
     daemon.send_udp(&[
         b"a.c:1|c\na.g:2|g\na.t:3|ms\na.s:x|s\na.k:1|kv\nb:1|c\nnone:1|c\na.c:5|c|T1700000000\nnone:5|c|T1700000000",
     ]);
-    let status = daemon.status_when("it is delivered", |s| s["samples"]["read"] == 9);
+    let status = daemon.flushed_when("it is delivered", |s| s["samples"]["read"] == 9);
     assert_eq!(status["samples"]["recorded"], 7, "{status}");
     daemon.stop();
     let names = |file: &str| {

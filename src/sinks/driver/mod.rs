@@ -107,6 +107,30 @@ impl Shared {
         // Every update leaves the state whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn account(&self) -> SinkAccount {
+        let state = self.state();
+        let mut account = state.account.clone();
+        let in_memory = state.delivering.or(state.waiting.front().map(|oldest| oldest.end));
+        account.oldest_waiting = [account.oldest_waiting, in_memory].into_iter().flatten().reduce(f64::min);
+        account
+    }
+}
+
+/// The account of a sink, to be read at any time. Cheap to clone; it does not keep the sink from ending.
+#[derive(Clone, Debug)]
+pub struct SinkStats(Arc<Shared>);
+
+impl SinkStats {
+    /// Label in status and ledger.
+    pub fn name(&self) -> &str {
+        &self.0.options.name
+    }
+
+    /// The account so far.
+    pub fn account(&self) -> SinkAccount {
+        self.0.account()
+    }
 }
 
 impl State {
@@ -202,11 +226,12 @@ impl SinkDriver {
 
     /// The account so far.
     pub fn account(&self) -> SinkAccount {
-        let state = self.shared.state();
-        let mut account = state.account.clone();
-        let in_memory = state.delivering.or(state.waiting.front().map(|oldest| oldest.end));
-        account.oldest_waiting = [account.oldest_waiting, in_memory].into_iter().flatten().reduce(f64::min);
-        account
+        self.shared.account()
+    }
+
+    /// The account for those who do not drive the sink.
+    pub fn stats(&self) -> SinkStats {
+        SinkStats(Arc::clone(&self.shared))
     }
 
     /// Ends the sink: delivers what waits until `deadline`; what then still waits is on disk where there is a spool, or

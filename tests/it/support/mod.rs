@@ -167,6 +167,12 @@ impl Daemon {
         status(self.http.expect("HTTP is on"))
     }
 
+    /// Polls the status until it satisfies `done` and what it counts is in closed intervals: a tick follows.
+    pub fn flushed_when(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let counted = self.status_when(what, done);
+        self.status_when(&format!("a flush after {what}"), |status| status["as_of"] != counted["as_of"])
+    }
+
     /// Polls the status until it satisfies `done`.
     pub fn status_when(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
         status_when(self.http.expect("HTTP is on"), what, done)
