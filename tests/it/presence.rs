@@ -253,7 +253,7 @@ fn a_target_that_takes_nothing_holds_up_neither_send_nor_the_command_of_beat() {
         assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
         beat
     });
-    for (children, code, message) in [(sends, 1, "nothing was taken for"), (beats, 9, "may not have been heard")] {
+    for (children, code, message) in [(sends, 1, "nothing was taken for"), (beats, 9, "may not have been received")] {
         for (child, to) in children.into_iter().zip(&urls) {
             let output = child.wait_with_output().expect("it ends");
             let said = support::text(&output.stderr);
@@ -272,7 +272,7 @@ fn beat_runs_its_command_though_the_name_it_sends_to_is_not_known_yet() {
     let output = beat("udp://no..name:8125");
     let said = support::text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("cannot send to udp://no..name:8125") && said.contains("with every beat"), "{said}");
+    assert!(said.contains("cannot send to udp://no..name:8125") && said.contains("with every heartbeat"), "{said}");
     for wrong in ["udp://name", "udp://name:port", "udp://:8125", "ftp://name:21"] {
         assert_eq!(beat(wrong).status.code(), Some(125), "{wrong}");
     }
