@@ -65,7 +65,7 @@ impl Aggregator {
         let mut snapshot = self.registry.close(&mut partials, Interval::new(end, length, end, self.interval));
         let [partial] = partials;
         self.spare = partial.columns;
-        snapshot.ledger.settle();
+        snapshot.ledger.update_completeness();
         self.last_end = Some(end);
         snapshot
     }

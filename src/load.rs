@@ -231,17 +231,17 @@ fn line(plan: &Plan, n: usize, random: &mut Random, out: &mut Vec<u8>, content: 
 }
 
 /// Paces lines at a wanted rate.
-struct Pace {
+struct Schedule {
     began: Instant,
     ends: Instant,
     lines_per_second: Option<f64>,
 }
 
-impl Pace {
-    fn new(plan: &Plan) -> Pace {
+impl Schedule {
+    fn new(plan: &Plan) -> Schedule {
         let began = Instant::now();
         let lines_per_second = plan.rate.map(|rate| rate / plan.threads.max(1) as f64);
-        Pace { began, ends: began + plan.length, lines_per_second }
+        Schedule { began, ends: began + plan.length, lines_per_second }
     }
 
     /// Waits until `lines` may have been sent; `false` when the time is over.
@@ -280,7 +280,7 @@ fn datagrams(plan: &Plan, rendered: &Rendered, to: SocketAddr) -> io::Result<Sen
         return segmented(plan, rendered, &socket);
     }
     let mut out = Outgoing::new(&rendered.datagrams);
-    let pace = Pace::new(plan);
+    let pace = Schedule::new(plan);
     let mut times = vec![0_u64; out.len()];
     let (mut next, mut lines, mut refused) = (0, 0, 0);
     // At a wanted rate no more is sent at once than is due in BURST, instead of a whole batch.
@@ -310,7 +310,7 @@ fn segmented(plan: &Plan, rendered: &Rendered, socket: &Socket) -> io::Result<Se
     send_segmented(socket, size_of_segment)?;
     let all = rendered.datagrams.concat();
     let at_once = (SEGMENTED_BYTES / size).clamp(1, MAX_SEGMENTS);
-    let pace = Pace::new(plan);
+    let pace = Schedule::new(plan);
     let mut times = vec![0_u64; rendered.datagrams.len()];
     let (mut next, mut lines, mut refused) = (0, 0, 0);
     while pace.wait(lines) {
@@ -332,7 +332,7 @@ fn segmented(plan: &Plan, rendered: &Rendered, socket: &Socket) -> io::Result<Se
 
 fn stream(plan: &Plan, rendered: &Rendered, to: SocketAddr) -> io::Result<Sent> {
     let mut stream = TcpStream::connect(to)?;
-    let pace = Pace::new(plan);
+    let pace = Schedule::new(plan);
     let mut times = vec![0_u64; rendered.datagrams.len()];
     let (mut next, mut lines) = (0, 0);
     while pace.wait(lines) {
@@ -355,7 +355,7 @@ fn tally(rendered: &Rendered, times: &[u64], refused: u64) -> Sent {
 mod tests {
     use super::*;
 
-    fn plan(profile: Profile) -> Plan {
+    fn mix(profile: Profile) -> Plan {
         Plan {
             profile,
             series: 1000,
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_what_is_rendered() {
         for profile in [Profile::Counters, Profile::Timers, Profile::Mixed] {
-            let rendered = render(&plan(profile), 1);
+            let rendered = render(&mix(profile), 1);
             for (datagram, content) in rendered.datagrams.iter().zip(&rendered.contents) {
                 let text = String::from_utf8_lossy(datagram);
                 assert!(datagram.len() <= MAX_DATAGRAM_BYTES && text.ends_with('\n'));
@@ -389,13 +389,13 @@ mod tests {
                     .sum();
                 assert_eq!(sum, content.counter_sum);
             }
-            assert_eq!(render(&plan(profile), 1).datagrams, rendered.datagrams);
+            assert_eq!(render(&mix(profile), 1).datagrams, rendered.datagrams);
         }
     }
 
     #[test]
     fn every_series_is_sent_and_segments_are_of_one_size() {
-        let mut plan = plan(Profile::Mixed);
+        let mut plan = mix(Profile::Mixed);
         plan.segmented = true;
         let rendered = render(&plan, 3);
         let names: std::collections::HashSet<String> = rendered

@@ -26,7 +26,7 @@ use crate::presence::{grace_for, misses_for};
 use crate::protocol::TAKEN;
 use crate::sys::{host_name, signal_process, unix_time};
 
-use super::{complain, duration, send};
+use super::{duration, print_error, send};
 
 /// Exit codes for own errors, a command that cannot be executed, and one that does not exist, as in `env` and `nohup`.
 const OWN: u8 = 125;
@@ -97,7 +97,7 @@ impl Sender {
         if let Err(problem) = &sent
             && !self.failed
         {
-            complain(format_args!("cannot send to {}: {problem}; retrying with every heartbeat", self.to));
+            print_error(format_args!("cannot send to {}: {problem}; retrying with every heartbeat", self.to));
         }
         self.failed = sent.is_err();
     }
@@ -147,7 +147,7 @@ impl Voice {
             let _ = ended.await;
         };
         if time::timeout(LAST, all).await.is_err() {
-            complain(format_args!(
+            print_error(format_args!(
                 "the last message may not have been received: not sent within {}",
                 show_duration(LAST)
             ));
@@ -166,12 +166,12 @@ pub(super) fn run(args: &BeatArgs) -> u8 {
                 outcome
             });
             outcome.unwrap_or_else(|error| {
-                complain(error);
+                print_error(error);
                 OWN
             })
         }
         Err(problem) => {
-            complain(problem);
+            print_error(problem);
             OWN
         }
     }
@@ -214,7 +214,7 @@ async fn beat(args: &BeatArgs, sender: Sender) -> io::Result<u8> {
         Some((program, rest)) => match Command::new(program).args(rest).spawn() {
             Ok(child) => Some(child),
             Err(error) => {
-                complain(format_args!("cannot run {}: {error}", program.display()));
+                print_error(format_args!("cannot run {}: {error}", program.display()));
                 let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
                 voice.end(Word::Failed(code)).await;
                 return Ok(code);

@@ -16,7 +16,7 @@ use crate::net::{self, Listeners, Taps};
 use crate::sys::{survive_file_size_limit, unix_time};
 use crate::{assemble, capture};
 
-use super::{FAILED, complain, duration, load_config};
+use super::{FAILED, duration, load_config, print_error};
 
 /// How often kernel drops are read, and the unused aggregation is discarded.
 const TIDY: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
     let log = match Log::start(LevelFilter::INFO, false) {
         Ok(log) => log,
         Err(error) => {
-            complain(format_args!("cannot start the log: {error}"));
+            print_error(format_args!("cannot start the log: {error}"));
             return FAILED;
         }
     };

@@ -150,11 +150,11 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
                     write_json(&reading, &mut out);
                     out.push(b'\n');
                 } else {
-                    tell(&reading, &datagram, &config, &mut out);
+                    write_reading_text(&reading, &datagram, &config, &mut out);
                 }
             }
             Err(problem) => {
-                super::complain(problem);
+                super::print_error(problem);
                 return Err(super::USAGE);
             }
         }
@@ -165,7 +165,7 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
         stdin.split(b'\n').try_for_each(|row| match row {
             Ok(row) => answer(row.strip_suffix(b"\r").unwrap_or(&row)),
             Err(error) => {
-                super::complain(format_args!("cannot read standard input: {error}"));
+                super::print_error(format_args!("cannot read standard input: {error}"));
                 Err(FAILED)
             }
         })
@@ -463,7 +463,7 @@ fn rules_of(datagram: &[u8], config: &Config) -> Vec<String> {
 }
 
 /// For people: what was understood, what was not, and what would be flushed.
-fn tell(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) {
+fn write_reading_text(reading: &Reading, datagram: &[u8], config: &Config, out: &mut Vec<u8>) {
     // Writing to memory cannot fail.
     let _ = tell_reading(reading, config.max_tags, out);
     for told in rules_of(datagram, config) {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::{ListenUrl, listen_url};
 use crate::load::{self, Plan, Profile, Sent, Target};
 
-use super::{FAILED, USAGE, complain, duration, print};
+use super::{FAILED, USAGE, duration, print, print_error};
 
 #[derive(Args)]
 pub(super) struct LoadArgs {
@@ -67,16 +67,16 @@ pub(super) fn run(args: &LoadArgs) -> u8 {
         Ok(ListenUrl::Udp(address)) => Target::Udp(address),
         Ok(ListenUrl::Tcp(address)) => Target::Tcp(address),
         Ok(url) => {
-            complain(format_args!("--to: `{url}` cannot be loaded; udp://HOST:PORT or tcp://HOST:PORT is right"));
+            print_error(format_args!("--to: `{url}` cannot be loaded; udp://HOST:PORT or tcp://HOST:PORT is right"));
             return USAGE;
         }
         Err(problem) => {
-            complain(format_args!("--to: {problem}"));
+            print_error(format_args!("--to: {problem}"));
             return USAGE;
         }
     };
     if args.gso && matches!(target, Target::Tcp(_)) {
-        complain("--gso is for udp://");
+        print_error("--gso is for udp://");
         return USAGE;
     }
     let plan = Plan {
@@ -102,12 +102,12 @@ pub(super) fn run(args: &LoadArgs) -> u8 {
             out.push(b'\n');
             let written = print(&out);
             if sent.refused > 0 {
-                complain(format_args!("{} sends were refused: does anybody listen on {}?", sent.refused, args.to));
+                print_error(format_args!("{} sends were refused: does anybody listen on {}?", sent.refused, args.to));
             }
             if written && sent.refused == 0 { 0 } else { FAILED }
         }
         Err(error) => {
-            complain(format_args!("cannot send to {}: {error}", args.to));
+            print_error(format_args!("cannot send to {}: {error}", args.to));
             FAILED
         }
     }

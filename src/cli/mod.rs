@@ -135,7 +135,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Reports an error on standard error.
-fn complain(message: impl std::fmt::Display) {
+fn print_error(message: impl std::fmt::Display) {
     // If standard error is closed, nobody reads it.
     let _ = writeln!(io::stderr(), "systole: {message}");
 }
@@ -147,7 +147,7 @@ fn print(bytes: &[u8]) -> bool {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => true,
         Err(error) => {
-            complain(format_args!("cannot write: {error}"));
+            print_error(format_args!("cannot write: {error}"));
             false
         }
     }
@@ -171,7 +171,7 @@ fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
 
 fn read_text(path: &Path) -> Result<String, u8> {
     std::fs::read_to_string(path).map_err(|error| {
-        complain(format_args!("cannot read {}: {error}", path.display()));
+        print_error(format_args!("cannot read {}: {error}", path.display()));
         // A file that is not text is a bad configuration; a missing one is bad usage.
         USAGE
     })
@@ -180,7 +180,7 @@ fn read_text(path: &Path) -> Result<String, u8> {
 /// Loads a configuration, or reports everything that is wrong with it. Unknown variables are reported in any case.
 fn load_config(sources: &Sources) -> Result<Config, u8> {
     for unknown in config::unknown_variables(sources) {
-        complain(format_args!("warning: {unknown}"));
+        print_error(format_args!("warning: {unknown}"));
     }
     load_quietly(sources)
 }

@@ -12,7 +12,7 @@ use crate::http_client::{HttpClient, append, without_login};
 use crate::presence::describe::length;
 use crate::untrusted::{Escaped, in_url};
 
-use super::{FAILED, complain, duration};
+use super::{FAILED, duration, print_error};
 
 /// Exit codes of monitoring plug-ins: OK, warning, critical, unknown.
 const FINE: u8 = 0;
@@ -157,15 +157,15 @@ pub(super) fn run(args: &PresenceArgs) -> u8 {
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         let client = HttpClient::new().map_err(|error| format!("cannot set up TLS: {error}"))?;
         let token = args.token.clone().or_else(|| std::env::var(crate::config::TOKEN).ok());
-        runtime.block_on(answer(&args.command, Daemon { client, url: args.url.clone(), token }))
+        runtime.block_on(run_command(&args.command, Daemon { client, url: args.url.clone(), token }))
     });
     outcome.unwrap_or_else(|problem| {
-        complain(problem);
+        print_error(problem);
         if is_plugin { UNKNOWN } else { FAILED }
     })
 }
 
-async fn answer(command: &Ask, daemon: Daemon) -> Result<u8, String> {
+async fn run_command(command: &Ask, daemon: Daemon) -> Result<u8, String> {
     match command {
         Ask::List { state, json } => {
             let query = state.as_ref().map_or(String::new(), |state| format!("?state={}", in_url(state)));

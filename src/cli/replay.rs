@@ -24,7 +24,7 @@ use crate::telemetry::{ListenerAccount, Tally};
 use crate::untrusted::Escaped;
 
 use super::replay_presence::ReplayPresence;
-use super::{ConfigArgs, FAILED, complain, duration, load_config, print, sources};
+use super::{ConfigArgs, FAILED, duration, load_config, print, print_error, sources};
 use crate::capture::reader::{Row, What, row};
 
 #[derive(Args)]
@@ -91,7 +91,7 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
         match read(file, n, args.absolute) {
             Ok(more) => rows.extend(more),
             Err(problem) => {
-                complain(problem);
+                print_error(problem);
                 return FAILED;
             }
         }
@@ -108,7 +108,7 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
     if let Some(first) = replay.first_malformed {
         let (count, reasons) = (replay.malformed.malformed_total(), replay.malformed.malformed_by_reason());
         let file = args.files[first.file].display();
-        complain(format_args!("malformed lines: {count} ({reasons}), the first at {file}:{}", first.line));
+        print_error(format_args!("malformed lines: {count} ({reasons}), the first at {file}:{}", first.line));
     }
     let written = replayed && print(&replay.finish());
     if written { 0 } else { FAILED }
@@ -241,7 +241,7 @@ impl Replay {
             match &row.what {
                 What::Presence(config) => {
                     if let Err(problem) = self.presence.configure(config) {
-                        complain(problem);
+                        print_error(problem);
                         return false;
                     }
                     (self.shards, self.registry) = daemon(&self.config, self.workers, self.presence.assists());
@@ -378,7 +378,7 @@ impl Replay {
         self.spare.extend(partials.into_iter().map(|partial| partial.columns));
         let fresh = ListenerAccount { url: self.listener.url.clone(), ..ListenerAccount::default() };
         snapshot.ledger.listeners = vec![std::mem::replace(&mut self.listener, fresh)];
-        snapshot.ledger.settle();
+        snapshot.ledger.update_completeness();
         snapshot.presence = self.presence.take_events();
         self.closed = end;
         self.write(snapshot);
@@ -421,7 +421,7 @@ impl Replay {
                 let outcome = self.exposition.apply(&snapshot);
                 if let Some(first) = outcome.fallen {
                     let first = first.to_string();
-                    complain(format_args!(
+                    print_error(format_args!(
                         "{} counters fell, such as {}; they are left out",
                         outcome.negative,
                         Escaped(&first)
@@ -429,7 +429,11 @@ impl Replay {
                 }
                 for conflict in outcome.conflicts {
                     let prometheus::Conflict { holder, other, name } = conflict;
-                    complain(format_args!("`{name}` belongs to {}; {} is left out", Escaped(&holder), Escaped(&other)));
+                    print_error(format_args!(
+                        "`{name}` belongs to {}; {} is left out",
+                        Escaped(&holder),
+                        Escaped(&other)
+                    ));
                 }
             }
             Format::Graphite => {

@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::sys;
 
 use super::service_manager::{NotifyState, ServiceManager};
-use super::{ConfigArgs, FAILED, complain, duration, load_quietly, sources};
+use super::{ConfigArgs, FAILED, duration, load_quietly, print_error, sources};
 
 #[derive(Args, Default)]
 pub(super) struct RunArgs {
@@ -62,13 +62,13 @@ pub(super) fn run(args: RunArgs) -> u8 {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(format_args!("cannot start threads: {error}"));
+            print_error(format_args!("cannot start threads: {error}"));
             return FAILED;
         }
     };
     let _inside = runtime.enter();
     let cannot_listen = |error: io::Error| {
-        complain(format_args!("cannot listen for signals: {error}"));
+        print_error(format_args!("cannot listen for signals: {error}"));
         FAILED
     };
     // Before anything that takes time: no signal may end the process while the configuration is read.
@@ -83,7 +83,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         sources.http = args.http;
         let unknown = config::unknown_variables(&sources);
         let config = load_quietly(&sources).inspect_err(|_| {
-            unknown.iter().for_each(|unknown| complain(format_args!("warning: {unknown}")));
+            unknown.iter().for_each(|unknown| print_error(format_args!("warning: {unknown}")));
         })?;
         Ok((config, unknown))
     });
@@ -94,7 +94,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
     let log = match Log::start(level(&config, args.verbose), config.log.format == LogFormat::Json) {
         Ok(log) => log,
         Err(error) => {
-            complain(format_args!("cannot start the log: {error}"));
+            print_error(format_args!("cannot start the log: {error}"));
             return FAILED;
         }
     };

@@ -9,7 +9,7 @@ use socket2::{SockAddr, Socket, Type};
 
 use crate::config::{ListenUrl, listen_url, show_duration};
 
-use super::{FAILED, USAGE, complain};
+use super::{FAILED, USAGE, print_error};
 
 /// Longest connect or send. The kernel repeats a lost connection request after a second.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -28,14 +28,14 @@ pub(super) fn run(args: &SendArgs) -> u8 {
     let url = match listen_url(&args.to) {
         Ok(url) => url,
         Err(problem) => {
-            complain(format_args!("--to: {problem}"));
+            print_error(format_args!("--to: {problem}"));
             return USAGE;
         }
     };
     match lines(&url, &args.lines) {
         Ok(()) => 0,
         Err(error) => {
-            complain(format_args!("cannot send to {}: {error}", args.to));
+            print_error(format_args!("cannot send to {}: {error}", args.to));
             FAILED
         }
     }

@@ -23,13 +23,13 @@ pub fn print(config: &Config) -> String {
 
 /// The configuration as lines `key: value` and `section > key: value`, deeper ones likewise.
 pub fn flat(config: &Config) -> String {
-    fn tell(out: &mut String, path: &str, value: &Value) {
+    fn write_flat(out: &mut String, path: &str, value: &Value) {
         let inner = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path} > {key}") };
         // Writing to memory cannot fail.
         let _ = match value {
-            Value::Table(table) => return table.iter().for_each(|(key, value)| tell(out, &inner(key), value)),
+            Value::Table(table) => return table.iter().for_each(|(key, value)| write_flat(out, &inner(key), value)),
             Value::Array(all) => {
-                return all.iter().enumerate().for_each(|(n, value)| tell(out, &inner(&n.to_string()), value));
+                return all.iter().enumerate().for_each(|(n, value)| write_flat(out, &inner(&n.to_string()), value));
             }
             Value::String(text) => writeln!(out, "{path}: {}", Escaped(text)),
             other => writeln!(out, "{path}: {other}"),
@@ -38,7 +38,7 @@ pub fn flat(config: &Config) -> String {
     let mut out = String::new();
     // What is printed reads back.
     if let Ok(table) = print(config).parse() {
-        tell(&mut out, "", &Value::Table(table));
+        write_flat(&mut out, "", &Value::Table(table));
     }
     out
 }

@@ -4,8 +4,8 @@
 //! ones, and its length is measured. A step of the wall clock moves the next tick; lengths come from the
 //! monotonic clock.
 
-mod answer;
 mod handle;
+mod requests;
 mod sources;
 
 use std::sync::Arc;
@@ -192,7 +192,7 @@ impl Flusher {
             tokio::select! {
                 () = tokio::time::sleep(pause) => self.read_drops(),
                 request = next_request(&mut self.inbox.requests) => match request {
-                    Some(request) => self.answer(request).await,
+                    Some(request) => self.handle_request(request).await,
                     None => self.inbox.requests = None,
                 },
                 // That nobody can set it any more is a stop, too.
@@ -236,7 +236,7 @@ impl Flusher {
     }
 
     /// What `future` resolves to, if it does so within `longest`, and by the deadline once there is one.
-    async fn within<F: Future>(&self, longest: Duration, future: F) -> Option<F::Output> {
+    async fn with_deadline<F: Future>(&self, longest: Duration, future: F) -> Option<F::Output> {
         let began = Instant::now();
         let mut stop = self.inputs.deadline.clone();
         let past_deadline = async {
@@ -292,10 +292,10 @@ impl Flusher {
             tracing::warn!(requests, "HTTP came to the management port: a browser, or somebody who has the wrong port");
         }
         ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
-        ledger.settle();
+        ledger.update_completeness();
         debug_assert_eq!(ledger.check(), Ok(()));
         if let Some(presence) = &self.presence {
-            match self.within(PRESENCE_PATIENCE, presence.ask(PresenceState::report)).await {
+            match self.with_deadline(PRESENCE_PATIENCE, presence.ask(PresenceState::report)).await {
                 Some(Ok(report)) => {
                     snapshot.ledger.presence = report.account;
                     self.open_presence = PresenceAccount::default();
@@ -398,7 +398,7 @@ impl Flusher {
         let until = Instant::now() + WORKER_PATIENCE;
         let mut partials = Vec::new();
         for (n, partial) in pending.into_iter().enumerate() {
-            match self.within(until.saturating_duration_since(Instant::now()), partial).await {
+            match self.with_deadline(until.saturating_duration_since(Instant::now()), partial).await {
                 Some(Ok(partial)) => {
                     self.open[n] = Tally::default();
                     partials.push(partial);

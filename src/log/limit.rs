@@ -69,7 +69,7 @@ impl Limiter {
     }
 
     /// Decides about a line of this kind.
-    fn judge(&self, id: Identifier, level: Level, now: Instant) -> Verdict {
+    fn decide(&self, id: Identifier, level: Level, now: Instant) -> Verdict {
         let mut kinds = self.kinds();
         let kind = match kinds.entry(id) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -112,7 +112,7 @@ impl Limiter {
     }
 
     /// Reports what was suppressed in windows that ended by `now`, or in all.
-    pub(super) fn tell(&self, now: Option<Instant>) {
+    pub(super) fn report(&self, now: Option<Instant>) {
         for Suppressed { lines, level, example, .. } in self.take(now) {
             match level {
                 Level::ERROR => tracing::error!(lines, example, "more lines of one kind were suppressed"),
@@ -135,7 +135,7 @@ impl<S: Subscriber> Layer<S> for Limit {
         if *metadata.level() > Level::INFO || metadata.target().starts_with(OWN) {
             return true;
         }
-        match self.limiter.judge(metadata.callsite(), *metadata.level(), Instant::now()) {
+        match self.limiter.decide(metadata.callsite(), *metadata.level(), Instant::now()) {
             Verdict::Passes => true,
             Verdict::Suppressed => false,
             Verdict::First => {
@@ -190,16 +190,16 @@ mod tests {
         let began = Instant::now();
         let at = |ms: u64| began + Duration::from_millis(ms);
         let verdicts: Vec<Verdict> =
-            (0..14_000).map(|n| limiter.judge(flood.clone(), Level::WARN, at(n / 5))).collect();
+            (0..14_000).map(|n| limiter.decide(flood.clone(), Level::WARN, at(n / 5))).collect();
         let of = |verdict| verdicts.iter().filter(|&&v| v == verdict).count();
         assert_eq!((of(Verdict::Passes), of(Verdict::First), of(Verdict::Suppressed)), (20, 1, 13_979));
-        assert_eq!(limiter.judge(other, Level::ERROR, at(2_800)), Verdict::Passes);
+        assert_eq!(limiter.decide(other, Level::ERROR, at(2_800)), Verdict::Passes);
         assert_eq!(counts.suppressed.load(Ordering::Relaxed), 13_980);
         limiter.remember(&flood, "refused".into());
         assert_eq!(limiter.due(), Some(at(4) + WINDOW));
         assert!(limiter.take(Some(at(10_003))).is_empty());
         // The next window lets lines pass before the last one is reported.
-        assert_eq!(limiter.judge(flood, Level::WARN, at(10_003)), Verdict::Passes);
+        assert_eq!(limiter.decide(flood, Level::WARN, at(10_003)), Verdict::Passes);
         let told = limiter.take(Some(at(10_004)));
         assert_eq!(told.len(), 1);
         assert_eq!((told[0].lines, &*told[0].example), (13_980, "refused"));

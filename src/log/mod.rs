@@ -116,7 +116,7 @@ impl Log {
 
     /// Waits until everything is written, at most 100 ms if nobody reads.
     pub fn finish(&self) {
-        self.0.limiter.tell(None);
+        self.0.limiter.report(None);
         let end = Instant::now() + LONG_PATIENCE;
         // The reader, or the machine, is only slow: wait longer.
         while !self.0.queue.wait_empty(PATIENCE)

@@ -118,7 +118,7 @@ pub(super) fn write(queue: &Queue, limiter: &Limiter, out: impl Write) {
     let mut batch = Vec::new();
     let mut told = 0;
     loop {
-        limiter.tell(Some(Instant::now()));
+        limiter.report(Some(Instant::now()));
         queue.take(&mut batch, limiter.due());
         match out.write(&batch) {
             Ok(()) => {
@@ -182,26 +182,26 @@ impl<W: Write> Out<W> {
 pub(super) struct LogWriter(pub(super) Arc<Queue>);
 
 /// The writer of one event.
-pub(super) struct Line<'a>(&'a Queue, Weight);
+pub(super) struct LineWriter<'a>(&'a Queue, Weight);
 
 impl<'a> MakeWriter<'a> for LogWriter {
-    type Writer = Line<'a>;
+    type Writer = LineWriter<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(&self.0, Weight::Ordinary)
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter(&self.0, Weight::Ordinary)
     }
 
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> LineWriter<'a> {
         let weight = match (metadata.target(), *metadata.level()) {
             (REPORT, _) => Weight::Report,
             (_, Level::ERROR) => Weight::Error,
             _ => Weight::Ordinary,
         };
-        Line(&self.0, weight)
+        LineWriter(&self.0, weight)
     }
 }
 
-impl Write for Line<'_> {
+impl Write for LineWriter<'_> {
     /// The subscriber writes an event in one call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         self.0.put(self.1, event);

@@ -119,7 +119,7 @@ pub(super) async fn run(
                         connections.refuse();
                     }
                     accepted = listener.accept(), if waiting.is_none() && !*stopping.borrow() => match accepted {
-                        Ok(accepted) if !connections.allow(&accepted) => connections.refuse(),
+                        Ok(accepted) if !connections.admits(&accepted) => connections.refuse(),
                         Ok(accepted) => waiting = Some((accepted, Instant::now() + ROOM_PATIENCE)),
                         Err(error) => {
                             tracing::warn!(%error, "cannot accept a connection");
@@ -147,7 +147,7 @@ impl Connections {
         self.tasks.len() < self.shared.options.max_connections
     }
 
-    fn allow(&self, (_, from): &Accepted) -> bool {
+    fn admits(&self, (_, from): &Accepted) -> bool {
         self.shared.options.allow.permits(from.map(|from| from.ip()))
     }
 
@@ -204,7 +204,7 @@ impl Connections {
             {
                 until = Instant::now() + ROOM_PATIENCE;
             }
-            if self.allow(&accepted) && self.have_room() {
+            if self.admits(&accepted) && self.have_room() {
                 self.admit(accepted);
             } else {
                 self.refuse();

@@ -54,7 +54,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
         merged.ledger.listeners.extend(part.ledger.listeners.iter().cloned());
     }
     unite_stamped(&mut merged.stamped);
-    merged.ledger.settle();
+    merged.ledger.update_completeness();
     merged.ledger.series = merged.count_series();
     merged
 }

@@ -147,11 +147,11 @@ impl Ledger {
         }
         self.presence.add(&later.presence);
         self.management.add(&later.management);
-        self.settle();
+        self.update_completeness();
     }
 
     /// Works `completeness` out from the listeners.
-    pub fn settle(&mut self) {
+    pub fn update_completeness(&mut self) {
         let (read, lost) = self
             .listeners
             .iter()
@@ -283,7 +283,7 @@ mod tests {
     fn completeness_is_the_share_of_datagrams_that_were_read() {
         let listener = ListenerAccount { datagrams: 75, kernel_drops: 20, unread: 5, ..ListenerAccount::default() };
         let mut ledger = Ledger { listeners: vec![listener], ..Ledger::default() };
-        ledger.settle();
+        ledger.update_completeness();
         assert_eq!(ledger.completeness, 0.75);
     }
 }

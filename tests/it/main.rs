@@ -28,6 +28,7 @@ mod log;
 mod management;
 mod memory;
 mod moved_file;
+mod names;
 mod notify;
 mod parse_corpus;
 mod percentiles;

@@ -13,7 +13,7 @@ use toml::{Table, Value};
 
 use crate::config::{Sources, load};
 
-use super::{FAILED, USAGE, complain, print, read_text};
+use super::{FAILED, USAGE, print, print_error, read_text};
 
 #[derive(Args)]
 pub(super) struct ImportArgs {
@@ -81,7 +81,7 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
         Some(Kind::Exporter) => ("a mapping of statsd_exporter", exporter::read(&text)),
         Some(Kind::Statsd) => ("statsd's config.js", statsd::read(&text)),
         None => {
-            complain(format_args!(
+            print_error(format_args!(
                 "{name}: neither statsd's config.js (an object in braces), nor a mapping of statsd_exporter (`mappings:`), nor \
                  telegraf's configuration (`[[inputs.statsd]]`)"
             ));
@@ -91,14 +91,14 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     let import = match read {
         Ok(import) => import,
         Err(problem) => {
-            complain(format_args!("{name}: {problem}"));
+            print_error(format_args!("{name}: {problem}"));
             return USAGE;
         }
     };
     let toml = match toml::to_string(&import.root) {
         Ok(toml) => toml,
         Err(error) => {
-            complain(format_args!("{name}: cannot be written as TOML: {error}"));
+            print_error(format_args!("{name}: cannot be written as TOML: {error}"));
             return FAILED;
         }
     };
@@ -118,13 +118,13 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     if !import.left.is_empty() {
         let count = import.left.len();
         let s = if count == 1 { "" } else { "s" };
-        complain(format_args!(
+        print_error(format_args!(
             "{count} setting{s} of {name} could not be carried over; the list is at the top of the output"
         ));
     }
     let sources = Sources { file: Some(("the output".into(), out)), ..Sources::default() };
     if let Err(problems) = load(&sources) {
-        problems.iter().for_each(|problem| complain(format_args!("{problem}; please change it")));
+        problems.iter().for_each(|problem| print_error(format_args!("{problem}; please change it")));
     }
     0
 }

@@ -35,7 +35,7 @@ enum Whole {
 
 impl Flusher {
     /// Answers a request; nobody may wait for the answer any more.
-    pub(super) async fn answer(&mut self, request: Request) {
+    pub(super) async fn handle_request(&mut self, request: Request) {
         match request {
             Request::List(class, reply) => {
                 let _ = reply.send(self.listing(class).await);
@@ -74,7 +74,7 @@ impl Flusher {
         let mut answers = Vec::new();
         for answer in pending {
             let patience = until.saturating_duration_since(Instant::now());
-            answers.push(self.within(patience, answer).await.and_then(Result::ok));
+            answers.push(self.with_deadline(patience, answer).await.and_then(Result::ok));
         }
         answers
     }
@@ -92,7 +92,8 @@ impl Flusher {
             }
         }
         if let Some(presence) = &self.presence
-            && let Some(Ok(account)) = self.within(READING_PATIENCE, presence.ask(|state| state.unreported())).await
+            && let Some(Ok(account)) =
+                self.with_deadline(READING_PATIENCE, presence.ask(|state| state.unreported())).await
         {
             self.open_presence = account;
         }
