@@ -11,6 +11,7 @@ use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
 use crate::presence::Identity;
+use crate::presence::policy::Policy;
 use crate::presence_driver::PresenceOptions;
 use crate::protocol::{Heartbeats, Options};
 use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
@@ -57,6 +58,12 @@ pub fn heartbeats(config: &Config) -> Option<Heartbeats> {
     })
 }
 
+/// How silence is judged. Without presence no service is expected, and without heartbeats there is nothing else to judge.
+pub fn policy(config: &Config) -> Policy {
+    let policy = config.presence.policy.clone();
+    if config.presence.enabled { policy } else { Policy { expect: Vec::new(), ..policy } }
+}
+
 /// How presence is run; `None` if presence is off. `env` is the environment.
 pub fn presence(
     config: &Config,
@@ -77,7 +84,7 @@ pub fn presence(
         }
     };
     presence.enabled.then(|| PresenceOptions {
-        policy: presence.policy.clone(),
+        policy: policy(config),
         state_file,
         seed,
         identity,

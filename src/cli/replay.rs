@@ -182,7 +182,7 @@ impl Replay {
         let ledger = only.as_ref().is_some_and(|only| only.contains(&RecordType::Ledger));
         let nanos = |seconds: f64| (seconds * 1e9).round() as u64;
         let workers = usize::from(args.workers);
-        let presence = ReplayPresence::new(config.presence.policy.clone());
+        let presence = ReplayPresence::new(assemble::policy(&config));
         let (shards, registry) = daemon(&config, workers, presence.assists());
         Replay {
             names: assemble::graphite_names(&config),

@@ -220,7 +220,7 @@ fn replay_and_explain_read_the_section_presence() {
     let rows = [
         json!({"format": "systole-capture/1"}),
         json!({"t": 0.5, "data": "alive.web:2|g\nheartbeat.db:2|g\nalive.pay:2|g\nalive.pay.b:2|g|#key:k"}),
-        json!({"t": 25, "data": "x:1|c"}),
+        json!({"t": 100, "data": "x:1|c"}),
     ];
     let told = |args: &[&str]| -> Vec<(String, f64)> {
         let all = records(&replay(dir.path(), &rows, args));
@@ -237,7 +237,13 @@ fn replay_and_explain_read_the_section_presence() {
     assert_eq!(downs.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["db"]);
     assert!((9.5..=9.75).contains(&downs[0].1), "{downs:?}");
     let off = dir.path().join("off.toml");
-    std::fs::write(&off, "[presence]\nenabled = false\n").expect("written");
+    // Without presence nothing is expected either.
+    let expect = "[[presence.expect]]\nservice = \"never\"\nwithin = \"1s\"\n";
+    let expecting = dir.path().join("expecting.toml");
+    std::fs::write(&expecting, expect).expect("written");
+    let downs = told(&["-c", expecting.to_str().expect("plain"), "--only", "presence"]);
+    assert!(downs.iter().any(|(name, _)| name == "never"), "{downs:?}");
+    std::fs::write(&off, format!("[presence]\nenabled = false\n{expect}")).expect("written");
     assert_eq!(told(&["-c", off.to_str().expect("plain"), "--only", "presence"]), []);
 
     let explained = |args: &[&str]| {
