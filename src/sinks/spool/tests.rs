@@ -116,8 +116,8 @@ fn a_byte_that_is_wrong_anywhere_costs_one_interval_at_most_and_is_counted() {
     let all = segments(origin.path());
     let whole = fs::read(&all[0]).expect("read");
     let bits = (0..whole.len()).map(|at| (at, 1_u8 << (at % 8), 1));
-    let bytes = (0..whole.len()).map(|at| (at, 0xff, 1));
-    let many = (0..whole.len() - HEAD).map(|at| (at, 0xff, HEAD));
+    let bytes = (0..whole.len()).step_by(3).map(|at| (at, 0xff, 1));
+    let many = (0..whole.len() - HEAD).step_by(7).map(|at| (at, 0xff, HEAD));
     let mut intact = 0;
     for (at, flipped, length) in bits.chain(bytes).chain(many) {
         let folder = tempfile::tempdir().expect("a folder");
