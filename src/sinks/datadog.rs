@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 use crate::presence::{Event, Reason, Severity};
 use crate::series::Series;
-use crate::snapshot::{Point, Snapshot, number};
+use crate::snapshot::{Aggregate, Point, Snapshot};
 
+use super::agent;
 use super::blocking::run_in_place;
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
 use super::spec::reach_url;
@@ -112,27 +113,18 @@ impl DatadogSink {
         };
         match point {
             Point::Counter(point) => tell("", COUNT, point.sum.value()),
-            Point::Gauge(point) => tell("", GAUGE, point.gauge.value()),
-            Point::Set(point) => tell("", GAUGE, point.members.count()),
-            Point::Kv(point) => tell("", GAUGE, point.values.last().copied().unwrap_or(0.0)),
+            Point::Gauge(_) | Point::Set(_) | Point::Kv(_) => {
+                tell("", GAUGE, snapshot.aggregates(point).last().map_or(0.0, |(_, value)| value));
+            }
             Point::Timer(point) => {
-                let s = snapshot.summary(point);
-                if s.samples == 0 {
-                    return;
-                }
-                for aggregate in &self.aggregates {
-                    let (kind, value) = match aggregate.as_str() {
-                        "max" => (GAUGE, s.max),
-                        "min" => (GAUGE, s.min),
-                        "median" => (GAUGE, s.median),
-                        "avg" => (GAUGE, s.mean),
-                        "sum" => (GAUGE, s.sum),
-                        _ => (COUNT, s.count),
+                let summary = snapshot.summary(point);
+                for (aggregate, name, value) in agent::aggregates(&summary, &self.aggregates) {
+                    let kind = match aggregate {
+                        Aggregate::Percentile(percentile) if percentile <= 0.0 => continue,
+                        Aggregate::Count => COUNT,
+                        _ => GAUGE,
                     };
-                    tell(&format!(".{aggregate}"), kind, value);
-                }
-                for p in s.percentiles.iter().filter(|p| p.percentile > 0.0) {
-                    tell(&format!(".{}percentile", number(p.percentile)), GAUGE, p.value);
+                    tell(&format!(".{name}"), kind, value);
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! To add a sink: one file with a type that implements the two methods of [`Sink`], and a [`Spec`], which knows its
 //! options, tries the receiver and makes the sink; and its line in the table of [`SinkKind`]. `exec` needs neither.
 
+mod agent;
 mod blocking;
 pub mod clickhouse;
 pub mod console;

@@ -500,12 +500,7 @@ impl OtlpSink {
                 (name, 1, metric)
             }
             Point::Gauge(_) | Point::Set(_) | Point::Kv(_) => {
-                let value = match point {
-                    Point::Gauge(point) => point.gauge.value(),
-                    Point::Set(point) => point.members.count(),
-                    Point::Kv(point) => point.values.last().copied().unwrap_or(0.0),
-                    Point::Counter(_) | Point::Timer(_) => 0.0,
-                };
+                let value = snapshot.aggregates(point).last().map_or(0.0, |(_, value)| value);
                 (name, 0, number(0, number_point(series, start, end, value), value, self.spec.temporality))
             }
             Point::Timer(point) => {

@@ -6,6 +6,7 @@
 //! [`Series::order`] for people.
 #![deny(clippy::disallowed_methods)]
 
+mod aggregates;
 mod deletion;
 mod merge;
 mod number;
@@ -22,6 +23,7 @@ use crate::presence;
 use crate::series::Series;
 use crate::telemetry::{Ledger, SeriesAccount};
 
+pub use aggregates::{Aggregate, Aggregates};
 pub use deletion::{Deleted, Deletion};
 pub(crate) use merge::unite_stamped;
 pub use merge::{follow, merge};

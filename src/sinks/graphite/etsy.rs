@@ -13,9 +13,9 @@
 
 use crate::protocol::{Kind, sanitize};
 use crate::series::Series;
-use crate::snapshot::{Percentile, Point, Snapshot, Summary, number};
+use crate::snapshot::{Aggregate, Percentile, Point, Snapshot, Summary, number};
 
-use super::{Timings, Writer, bucket_name};
+use super::{Timings, Writer, part};
 
 /// The original's prefixes and switches of its Graphite backend, under its own defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -227,7 +227,8 @@ fn timer(s: &Summary, rate: f64, key: &Key, context: &Context<'_>, out: &mut Wri
     put("mean", s.mean);
     put("median", s.median);
     for (bound, count) in &s.buckets {
-        key.write(out, &prefixes.timer, &format!(".{}{}", bucket_name(*bound), prefixes.suffix), *count);
+        let name = Aggregate::Bucket(*bound).name();
+        key.write(out, &prefixes.timer, &format!(".{}{}", part(&name), prefixes.suffix), *count);
     }
     if names.wants("histogram") {
         for (limit, count) in &s.bins {

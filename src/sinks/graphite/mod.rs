@@ -23,7 +23,7 @@ use crate::http_client::{Stream, connect};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::settings::choice;
-use crate::snapshot::{Point, Snapshot, number, write_number};
+use crate::snapshot::{Point, Snapshot, write_number};
 use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 
@@ -278,9 +278,9 @@ pub fn encode(snapshot: &Snapshot, names: &GraphiteNames) -> Vec<u8> {
     bytes
 }
 
-/// `le_10` for what lies at or below 10, `le_inf` for everything.
-fn bucket_name(bound: Option<f64>) -> String {
-    bound.map_or("le_inf".into(), |bound| format!("le_{}", number(bound).replace('.', "_")))
+/// A name as one part of a path: a dot would begin another.
+fn part(name: &str) -> String {
+    name.replace('.', "_")
 }
 
 /// Collects points.

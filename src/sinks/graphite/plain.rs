@@ -1,63 +1,42 @@
 //! Naming `systole`: `name.count` and `name.rate`; a gauge or set bare; `name.mean`, `name.p99` and the like.
 
+use std::borrow::Cow;
+
 use crate::series::Series;
-use crate::snapshot::{Point, Snapshot, Summary, number};
+use crate::snapshot::{Aggregate, Point, Snapshot};
 use crate::untrusted::is_active;
 
-use super::{Writer, bucket_name};
+use super::{Writer, part};
 
 pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, out: &mut Writer) {
     let name = Name::new(point.series());
-    match point {
-        Point::Counter(point) => {
-            let value = point.sum.value();
-            name.write(out, ".count", value);
-            name.write(out, ".rate", snapshot.rate(&point.series, value));
-        }
-        Point::Gauge(point) => name.write(out, "", point.gauge.value()),
-        Point::Timer(point) => {
-            let summary = snapshot.summary(point);
-            timer(&summary, snapshot.rate(&point.series, summary.count), &name, out);
-        }
-        Point::Set(point) => name.write(out, "", point.members.count()),
-        Point::Kv(point) => point.values.iter().for_each(|&value| name.write(out, "", value)),
+    let is_counter = matches!(point, Point::Counter(_));
+    for (aggregate, value) in snapshot.aggregates(point) {
+        name.write(out, &suffix(aggregate, is_counter), value);
     }
 }
 
-fn timer(s: &Summary, rate: f64, name: &Name, out: &mut Writer) {
-    name.write(out, ".count", s.count);
-    name.write(out, ".rate", rate);
-    if s.samples == 0 {
-        return;
-    }
-    for (aggregate, value) in [
-        (".sum", s.sum),
-        (".min", s.min),
-        (".max", s.max),
-        (".mean", s.mean),
-        (".median", s.median),
-        (".stddev", s.stddev),
-    ] {
-        name.write(out, aggregate, value);
-    }
-    for p in &s.percentiles {
-        name.write(out, &percentile_suffix(p.percentile), p.value);
-    }
-    for (bound, count) in &s.buckets {
-        name.write(out, &format!(".{}", bucket_name(*bound)), *count);
-    }
+/// What follows a series' name, such as `.p99_9`.
+fn suffix(aggregate: Aggregate, is_counter: bool) -> Cow<'static, str> {
+    Cow::Borrowed(match aggregate {
+        Aggregate::Value if is_counter => ".count",
+        Aggregate::Value => "",
+        Aggregate::Count => ".count",
+        Aggregate::Rate => ".rate",
+        Aggregate::Sum => ".sum",
+        Aggregate::Min => ".min",
+        Aggregate::Max => ".max",
+        Aggregate::Mean => ".mean",
+        Aggregate::Median => ".median",
+        Aggregate::StdDev => ".stddev",
+        Aggregate::Percentile(_) | Aggregate::Bucket(_) => return format!(".{}", part(&aggregate.name())).into(),
+    })
 }
 
 /// The name that a series is given, if it is not its own.
 pub(super) fn escaped(series: &Series) -> Option<String> {
     let name = Name::new(series);
     name.changed.then(|| name.name + &name.tags)
-}
-
-/// `.p99`, `.p99_9`, `.top10` for a percentile from the top.
-fn percentile_suffix(percentile: f64) -> String {
-    let text = number(percentile.abs()).replace('.', "_");
-    if percentile < 0.0 { format!(".top{text}") } else { format!(".p{text}") }
 }
 
 /// A series' name and tags, escaped.
