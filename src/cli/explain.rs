@@ -11,11 +11,11 @@ use serde_json::{Map, Value, json};
 
 use crate::aggregate::rules::{RuleOutcome, Rules};
 use crate::aggregate::{
-    Columns, EventOrCheck, EventOrCheckBody, Quota, Shard, TimeWindow, bad_time, kind_as, own_event, own_service_check,
+    Columns, EventOrCheck, Quota, Shard, TimeWindow, bad_time, kind_as, own_event, own_service_check,
 };
 use crate::assemble;
 use crate::capture::hex;
-use crate::codec::write_json;
+use crate::codec::{EventFields, Tags, write_json};
 use crate::config::{Config, Profile};
 use crate::protocol::{
     BINARY_MAGIC, GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, binary_frames, lines, lossy,
@@ -221,7 +221,7 @@ fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Arc<Heartbeats>>
                 reading.skipped.extend(event.skipped_sections().map(|s| lossy(s).into_owned()));
                 let mut note = own_event(&event, 0.0, &mut KeyBuilder::default());
                 heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
-                reading.events.push(note_json(&note, event.timestamp));
+                reading.events.push(event_json(&note, event.timestamp));
                 reading.notes.push(note);
                 reading.tags_cut += event.tags().cut();
                 if let Some(message) = event.timestamp.and_then(|time| untimely(times, time)) {
@@ -242,7 +242,7 @@ fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Arc<Heartbeats>>
                 reading.no_heartbeats.extend(signal.as_ref().and_then(ignored_json));
                 let mut note = own_service_check(&check, 0.0, &mut KeyBuilder::default());
                 heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
-                reading.service_checks.push(note_json(&note, check.timestamp));
+                reading.service_checks.push(event_json(&note, check.timestamp));
                 reading.notes.push(note);
             }
             Err(error) => reading.fault(line, error),
@@ -340,7 +340,7 @@ impl Reading {
         let mut entry = Map::new();
         entry.insert("type".into(), metric.kind.name().into());
         entry.insert("name".into(), series.name().into());
-        entry.insert("tags".into(), tags_json(series.tags()));
+        entry.insert("tags".into(), as_value(&Tags(series.tags())));
         let mut rest = Map::new();
         if metric.rate.get() < 1.0 {
             rest.insert("rate".into(), metric.rate.get().into());
@@ -391,51 +391,17 @@ impl Reading {
     }
 }
 
-fn tags_json<'a>(tags: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> Value {
-    let mut map: Map<String, Value> = Map::new();
-    for (key, value) in tags {
-        let value = value.map_or(Value::Null, Value::from);
-        match map.get_mut(key) {
-            None => {
-                map.insert(key.to_string(), value);
-            }
-            Some(Value::Array(values)) => values.push(value),
-            Some(one) => *one = Value::Array(vec![one.take(), value]),
-        }
-    }
-    map.into()
+/// A part of a record as `explain` shows it.
+fn as_value(part: &impl Serialize) -> Value {
+    serde_json::to_value(part).expect("every key of a record is text, and no number is out of range")
 }
 
-fn note_json(note: &EventOrCheck, timestamp: Option<u64>) -> Value {
-    let mut map = Map::new();
-    let mut put = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            map.insert(key.into(), value);
-        }
-    };
-    let text = |text: &Option<String>| text.as_deref().map(Value::from);
-    match &note.body {
-        EventOrCheckBody::Event { title, text: body, priority, alert_type, aggregation_key, source_type } => {
-            put("title", Some(title.as_str().into()));
-            put("text", Some(body.as_str().into()));
-            put("priority", Some(priority.as_str().into()));
-            put("alert_type", Some(alert_type.as_str().into()));
-            put("aggregation_key", text(aggregation_key));
-            put("source_type", text(source_type));
-        }
-        EventOrCheckBody::ServiceCheck { name, status, message } => {
-            put("name", Some(name.as_str().into()));
-            put("status", Some((*status).into()));
-            put("message", text(message));
-        }
+fn event_json(event: &EventOrCheck, timestamp: Option<u64>) -> Value {
+    let mut value = as_value(&EventFields(event));
+    if let Some(timestamp) = timestamp {
+        value["timestamp"] = timestamp.into();
     }
-    put("tags", Some(tags_json(note.tags.iter())));
-    put("timestamp", timestamp.map(Value::from));
-    put("host", text(&note.host));
-    put("container", text(&note.container));
-    put("external_data", text(&note.external_data));
-    put("cardinality", note.cardinality.map(|level| level.as_str().into()));
-    map.into()
+    value
 }
 
 /// Which rule each sample meets, and what becomes of it.

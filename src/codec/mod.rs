@@ -5,4 +5,4 @@
 mod binary;
 mod record;
 
-pub use record::{EncodedRecord, Record, RecordType, Records, json_tags, records, write_json};
+pub use record::{EncodedRecord, EventFields, Record, RecordType, Records, Tags, json_tags, records, write_json};

@@ -22,7 +22,7 @@ use crate::aggregate::{EventOrCheck, EventOrCheckBody, TimestampedSample};
 use crate::presence::{Event, UnixTime};
 use crate::protocol::{Cardinality, Kind};
 use crate::series::Series;
-use crate::snapshot::{Percentile, Snapshot, TimerPoint, number};
+use crate::snapshot::{Percentile, Point, Snapshot, TimerPoint, number};
 use crate::telemetry::ManagementAccount;
 use crate::untrusted::is_active;
 
@@ -122,7 +122,9 @@ impl Records {
         let mut json = Vec::new();
         for record in self.list(snapshot) {
             let (kind, time, series) = match &record {
-                JsonRecord::Series { series, .. } => (RecordType::of(series.kind()), snapshot.end, Some(*series)),
+                JsonRecord::Series { point, .. } => {
+                    (RecordType::of(point.series().kind()), snapshot.end, Some(point.series()))
+                }
                 JsonRecord::Timestamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
                 JsonRecord::EventOrCheck(note) => (note_type(note), note.time, None),
                 JsonRecord::Presence(event) => (RecordType::Presence, event.at.as_secs(), None),
@@ -153,31 +155,25 @@ impl Records {
     }
 
     fn list<'a>(&self, snapshot: &'a Snapshot) -> Vec<JsonRecord<'a>> {
-        let mut series: Vec<(&Series, Data<'a>)> = Vec::new();
-        series.extend(snapshot.counters.iter().map(|point| {
-            let value = point.sum.value();
-            (&point.series, Data::Counter { value, rate: snapshot.rate(&point.series, value) })
-        }));
-        series.extend(snapshot.gauges.iter().map(|point| (&point.series, Data::Value(point.gauge.value()))));
-        series.extend(snapshot.timers.iter().map(|point| {
-            let rate = snapshot.rate(&point.series, point.timer.count());
-            (&point.series, Data::Timer { point, rate })
-        }));
-        series.extend(
-            snapshot.sets.iter().map(|point| {
-                (&point.series, Data::Set { value: point.members.count(), exact: point.members.is_exact() })
-            }),
-        );
+        // Key-value pairs have a record for each value.
+        let mut points: Vec<(Point<'a>, Option<f64>)> = Vec::new();
+        points.extend(snapshot.counters.iter().map(|point| (Point::Counter(point), None)));
+        points.extend(snapshot.gauges.iter().map(|point| (Point::Gauge(point), None)));
+        points.extend(snapshot.timers.iter().map(|point| (Point::Timer(point), None)));
+        points.extend(snapshot.sets.iter().map(|point| (Point::Set(point), None)));
         for point in &snapshot.kvs {
-            series.extend(point.values.iter().map(|&value| (&point.series, Data::Value(value))));
+            points.extend(point.values.iter().map(|&value| (Point::Kv(point), Some(value))));
         }
-        series.retain(|(series, _)| self.wants(RecordType::of(series.kind())));
+        points.retain(|(point, _)| self.wants(RecordType::of(point.series().kind())));
         if self.sorted {
             let order = |series: &Series| RecordType::of(series.kind());
-            series.sort_by(|a, b| order(a.0).cmp(&order(b.0)).then_with(|| a.0.order(b.0)));
+            points.sort_by(|(a, _), (b, _)| {
+                let (a, b) = (a.series(), b.series());
+                order(a).cmp(&order(b)).then_with(|| a.order(b))
+            });
         }
         let mut records: Vec<JsonRecord<'a>> =
-            series.into_iter().map(|(series, data)| JsonRecord::Series { snapshot, series, data }).collect();
+            points.into_iter().map(|(point, value)| JsonRecord::Series { snapshot, point, value }).collect();
         let stamped = snapshot.stamped.iter().filter(|one| self.wants(RecordType::of(one.series.kind())));
         records.extend(stamped.map(JsonRecord::Timestamped));
         let mut notes: Vec<&EventOrCheck> = snapshot.notes.iter().filter(|note| self.wants(note_type(note))).collect();
@@ -253,7 +249,12 @@ fn note_type(note: &EventOrCheck) -> RecordType {
 }
 
 enum JsonRecord<'a> {
-    Series { snapshot: &'a Snapshot, series: &'a Series, data: Data<'a> },
+    /// A point, or one value of key-value pairs.
+    Series {
+        snapshot: &'a Snapshot,
+        point: Point<'a>,
+        value: Option<f64>,
+    },
     Timestamped(&'a TimestampedSample),
     EventOrCheck(&'a EventOrCheck),
     Presence(&'a Event),
@@ -268,13 +269,6 @@ struct PresenceRecord<'a> {
     event: &'a Event,
 }
 
-enum Data<'a> {
-    Counter { value: f64, rate: f64 },
-    Value(f64),
-    Timer { point: &'a TimerPoint, rate: f64 },
-    Set { value: f64, exact: bool },
-}
-
 impl Serialize for JsonRecord<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if let JsonRecord::Presence(event) = self {
@@ -285,42 +279,7 @@ impl Serialize for JsonRecord<'_> {
         match self {
             // It was written above.
             JsonRecord::Presence(_) => {}
-            JsonRecord::Series { snapshot, series, data } => {
-                map.serialize_entry("time", &snapshot.end)?;
-                map.serialize_entry("interval", &snapshot.interval_secs_of(series))?;
-                map.serialize_entry("type", RecordType::of(series.kind()).name())?;
-                map.serialize_entry("name", series.name())?;
-                map.serialize_entry("tags", &Tags(series.tags()))?;
-                match data {
-                    Data::Counter { value, rate } => {
-                        map.serialize_entry("value", value)?;
-                        map.serialize_entry("rate", rate)?;
-                    }
-                    Data::Value(value) => map.serialize_entry("value", value)?,
-                    Data::Timer { point, rate } => {
-                        let summary = snapshot.summary(point);
-                        map.serialize_entry("count", &summary.count)?;
-                        map.serialize_entry("samples", &summary.samples)?;
-                        map.serialize_entry("sum", &summary.sum)?;
-                        map.serialize_entry("sum_squares", &summary.sum_squares)?;
-                        map.serialize_entry("min", &summary.min)?;
-                        map.serialize_entry("max", &summary.max)?;
-                        map.serialize_entry("mean", &summary.mean)?;
-                        map.serialize_entry("median", &summary.median)?;
-                        map.serialize_entry("stddev", &summary.stddev)?;
-                        map.serialize_entry("rate", rate)?;
-                        map.serialize_entry("percentiles", &Percentiles(&summary.percentiles))?;
-                        if !summary.buckets.is_empty() {
-                            map.serialize_entry("buckets", &Buckets(&summary.buckets))?;
-                        }
-                        map.serialize_entry("exact", &summary.exact)?;
-                    }
-                    Data::Set { value, exact } => {
-                        map.serialize_entry("value", value)?;
-                        map.serialize_entry("exact", exact)?;
-                    }
-                }
-            }
+            JsonRecord::Series { snapshot, point, value } => write_point(snapshot, *point, *value, &mut map)?,
             // It has its own timestamp and no interval.
             JsonRecord::Timestamped(one) => {
                 map.serialize_entry("time", &one.time)?;
@@ -329,42 +288,94 @@ impl Serialize for JsonRecord<'_> {
                 map.serialize_entry("tags", &Tags(one.series.tags()))?;
                 map.serialize_entry("value", &one.value)?;
             }
-            JsonRecord::EventOrCheck(note) => serialize_note(note, &mut map)?,
-            JsonRecord::Ledger(snapshot) => {
-                map.serialize_entry("time", &snapshot.end)?;
-                map.serialize_entry("interval", &snapshot.interval_secs)?;
-                map.serialize_entry("type", RecordType::Ledger.name())?;
-                let ledger = &snapshot.ledger;
-                map.serialize_entry("listeners", &ledger.listeners)?;
-                map.serialize_entry("lines", &ledger.lines)?;
-                map.serialize_entry("samples", &ledger.samples)?;
-                map.serialize_entry("series", &ledger.series)?;
-                map.serialize_entry("sinks", &ledger.sinks)?;
-                if !ledger.relays.is_empty() {
-                    map.serialize_entry("relays", &ledger.relays)?;
-                }
-                map.serialize_entry("log", &ledger.log)?;
-                if let Some(capture) = &ledger.capture {
-                    map.serialize_entry("capture", capture)?;
-                }
-                if ledger.management != ManagementAccount::default() {
-                    map.serialize_entry("management", &ledger.management)?;
-                }
-                map.serialize_entry("flush", &ledger.flush)?;
-                map.serialize_entry("completeness", &ledger.completeness)?;
+            JsonRecord::EventOrCheck(event) => {
+                map.serialize_entry("time", &event.time)?;
+                map.serialize_entry("type", note_type(event).name())?;
+                write_event(event, &mut map)?;
             }
+            JsonRecord::Ledger(snapshot) => write_ledger(snapshot, &mut map)?,
         }
         map.end()
     }
 }
 
-fn serialize_note<M: SerializeMap>(note: &EventOrCheck, map: &mut M) -> Result<(), M::Error> {
-    map.serialize_entry("time", &note.time)?;
-    map.serialize_entry("type", note_type(note).name())?;
+fn write_point<M: SerializeMap>(
+    snapshot: &Snapshot,
+    point: Point<'_>,
+    value: Option<f64>,
+    map: &mut M,
+) -> Result<(), M::Error> {
+    let series = point.series();
+    map.serialize_entry("time", &snapshot.end)?;
+    map.serialize_entry("interval", &snapshot.interval_secs_of(series))?;
+    map.serialize_entry("type", RecordType::of(series.kind()).name())?;
+    map.serialize_entry("name", series.name())?;
+    map.serialize_entry("tags", &Tags(series.tags()))?;
+    match (point, value) {
+        (_, Some(value)) => map.serialize_entry("value", &value),
+        (Point::Timer(point), None) => write_timer(snapshot, point, map),
+        (point, None) => {
+            for (aggregate, value) in snapshot.aggregates(point) {
+                map.serialize_entry(&*aggregate.name(), &value)?;
+            }
+            if let Point::Set(point) = point {
+                map.serialize_entry("exact", &point.members.is_exact())?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A timer has numbers that only records have, and percentiles and buckets are objects.
+fn write_timer<M: SerializeMap>(snapshot: &Snapshot, point: &TimerPoint, map: &mut M) -> Result<(), M::Error> {
+    let summary = snapshot.summary(point);
+    map.serialize_entry("count", &summary.count)?;
+    map.serialize_entry("samples", &summary.samples)?;
+    map.serialize_entry("sum", &summary.sum)?;
+    map.serialize_entry("sum_squares", &summary.sum_squares)?;
+    map.serialize_entry("min", &summary.min)?;
+    map.serialize_entry("max", &summary.max)?;
+    map.serialize_entry("mean", &summary.mean)?;
+    map.serialize_entry("median", &summary.median)?;
+    map.serialize_entry("stddev", &summary.stddev)?;
+    map.serialize_entry("rate", &snapshot.rate(&point.series, point.timer.count()))?;
+    map.serialize_entry("percentiles", &Percentiles(&summary.percentiles))?;
+    if !summary.buckets.is_empty() {
+        map.serialize_entry("buckets", &Buckets(&summary.buckets))?;
+    }
+    map.serialize_entry("exact", &summary.exact)
+}
+
+fn write_ledger<M: SerializeMap>(snapshot: &Snapshot, map: &mut M) -> Result<(), M::Error> {
+    map.serialize_entry("time", &snapshot.end)?;
+    map.serialize_entry("interval", &snapshot.interval_secs)?;
+    map.serialize_entry("type", RecordType::Ledger.name())?;
+    let ledger = &snapshot.ledger;
+    map.serialize_entry("listeners", &ledger.listeners)?;
+    map.serialize_entry("lines", &ledger.lines)?;
+    map.serialize_entry("samples", &ledger.samples)?;
+    map.serialize_entry("series", &ledger.series)?;
+    map.serialize_entry("sinks", &ledger.sinks)?;
+    if !ledger.relays.is_empty() {
+        map.serialize_entry("relays", &ledger.relays)?;
+    }
+    map.serialize_entry("log", &ledger.log)?;
+    if let Some(capture) = &ledger.capture {
+        map.serialize_entry("capture", capture)?;
+    }
+    if ledger.management != ManagementAccount::default() {
+        map.serialize_entry("management", &ledger.management)?;
+    }
+    map.serialize_entry("flush", &ledger.flush)?;
+    map.serialize_entry("completeness", &ledger.completeness)
+}
+
+/// An event or a service check without its time and type.
+fn write_event<M: SerializeMap>(event: &EventOrCheck, map: &mut M) -> Result<(), M::Error> {
     fn optional<M: SerializeMap>(map: &mut M, key: &str, value: Option<&str>) -> Result<(), M::Error> {
         value.map_or(Ok(()), |value| map.serialize_entry(key, value))
     }
-    match &note.body {
+    match &event.body {
         EventOrCheckBody::Event { title, text, priority, alert_type, aggregation_key, source_type } => {
             map.serialize_entry("title", title)?;
             map.serialize_entry("text", text)?;
@@ -379,16 +390,28 @@ fn serialize_note<M: SerializeMap>(note: &EventOrCheck, map: &mut M) -> Result<(
             optional(map, "message", message.as_deref())?;
         }
     }
-    let tags = note.tags.iter();
-    map.serialize_entry("tags", &Tags(tags))?;
-    optional(map, "host", note.host.as_deref())?;
-    optional(map, "container", note.container.as_deref())?;
-    optional(map, "external_data", note.external_data.as_deref())?;
-    optional(map, "cardinality", note.cardinality.map(Cardinality::as_str))
+    map.serialize_entry("tags", &Tags(event.tags.iter()))?;
+    optional(map, "host", event.host.as_deref())?;
+    optional(map, "container", event.container.as_deref())?;
+    optional(map, "external_data", event.external_data.as_deref())?;
+    optional(map, "cardinality", event.cardinality.map(Cardinality::as_str))
+}
+
+/// An event or a service check as its record has it, without time and type: what `explain` shows of a line.
+#[derive(Clone, Copy, Debug)]
+pub struct EventFields<'a>(pub &'a EventOrCheck);
+
+impl Serialize for EventFields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        write_event(self.0, &mut map)?;
+        map.end()
+    }
 }
 
 /// Tags as an object: `null` without a value, an array for a key with several values.
-struct Tags<I>(I);
+#[derive(Clone, Copy, Debug)]
+pub struct Tags<I>(pub I);
 
 impl<'a, I: Iterator<Item = (&'a str, Option<&'a str>)> + Clone> Serialize for Tags<I> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
