@@ -273,6 +273,8 @@ impl Registry {
                 Slot::New(series) => points.push(TimerPoint { series, timer: timer.compact() }),
             });
         }
+        // Here once, not in every sink.
+        points.iter_mut().for_each(|point| point.timer.sort());
         if self.options.zero_when_idle[1] {
             points.extend(table.idle(now).map(|series| TimerPoint { series, timer: Timer::default() }));
         }

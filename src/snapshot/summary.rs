@@ -83,10 +83,15 @@ pub fn summarize(timer: &Timer, name: &str, policy: &SummaryPolicy, own: Option<
         return Summary { exact: true, ..Summary::default() };
     }
     let percentiles = own.and_then(|own| own.percentiles.as_deref()).unwrap_or(&policy.percentiles);
-    let each = each(timer, policy);
-    let buckets = own.map_or_else(Vec::new, |own| cumulative(&weighted(timer, each), &own.buckets));
-    let summary =
-        if policy.agent { agent_summary(timer, percentiles) } else { summary(timer, name, policy, percentiles) };
+    let sorted = timer.sorted();
+    let buckets = match own {
+        Some(own) if !own.buckets.is_empty() => cumulative(&weighted(&sorted, each(timer, policy)), &own.buckets),
+        Some(_) | None => Vec::new(),
+    };
+    let summary = match policy.agent {
+        true => agent_summary(timer, sorted, percentiles),
+        false => summary(timer, sorted, name, policy, percentiles),
+    };
     Summary { buckets, ..summary }.settled()
 }
 
@@ -123,12 +128,12 @@ fn each(timer: &Timer, policy: &SummaryPolicy) -> f64 {
 
 /// A timer's values, ascending, each with the number of events that it stands for.
 pub(super) fn values(timer: &Timer, policy: &SummaryPolicy) -> Vec<(f64, f64)> {
-    weighted(timer, each(timer, policy))
+    weighted(&timer.sorted(), each(timer, policy))
 }
 
 /// Ascending values, each with the number of events that it stands for.
-fn weighted(timer: &Timer, each: f64) -> Vec<(f64, f64)> {
-    timer.sorted().into_iter().map(|(value, weight)| (value, (weight * each).min(f64::MAX))).collect()
+fn weighted(sorted: &[(f64, f64)], each: f64) -> Vec<(f64, f64)> {
+    sorted.iter().map(|(value, weight)| (*value, (weight * each).min(f64::MAX))).collect()
 }
 
 /// The number of events at or below each of some ascending bounds, and the total; `values` are ascending, each with the
@@ -149,8 +154,8 @@ pub fn cumulative(values: &[(f64, f64)], bounds: &[f64]) -> Vec<(Option<f64>, f6
     .collect()
 }
 
-fn summary(timer: &Timer, name: &str, policy: &SummaryPolicy, percentiles: &[f64]) -> Summary {
-    let sorted = Sorted::new(timer.sorted());
+fn summary(timer: &Timer, sorted: Vec<(f64, f64)>, name: &str, policy: &SummaryPolicy, percentiles: &[f64]) -> Summary {
+    let sorted = Sorted::new(sorted);
     let (totals, is_uniform) = (timer.totals(), timer.is_uniform());
     let divisor = if policy.timers.weighted { timer.count() } else { timer.samples() as f64 };
     let bins = policy.bins.iter().find(|bins| name.contains(&bins.metric));
@@ -174,9 +179,9 @@ fn summary(timer: &Timer, name: &str, policy: &SummaryPolicy, percentiles: &[f64
 /// The DataDog agent's summary (datadog-agent, `pkg/metrics/histogram.go`): a sample stands for the integer part of 1/rate
 /// others; the median is the lower of two middle values; the percentile p is the first value whose cumulative weight
 /// exceeds `(p·W - 1)/100`, rounded down.
-fn agent_summary(timer: &Timer, percentiles: &[f64]) -> Summary {
+fn agent_summary(timer: &Timer, sorted: Vec<(f64, f64)>, percentiles: &[f64]) -> Summary {
     let values: Vec<(f64, f64)> =
-        timer.sorted().into_iter().map(|(value, weight)| (value, (weight + 1e-9).trunc().max(1.0))).collect();
+        sorted.into_iter().map(|(value, weight)| (value, (weight + 1e-9).trunc().max(1.0))).collect();
     let total: f64 = values.iter().map(|(_, weight)| weight).sum();
     let beyond = |place: f64| {
         let mut passed = 0.0;
