@@ -347,12 +347,7 @@ impl Flusher {
     }
 
     fn hand_on(&mut self, snapshot: Arc<Snapshot>) {
-        for driver in &self.drivers {
-            match snapshot.for_sink(driver.name(), driver.filter()) {
-                Some(own) => driver.offer(&Arc::new(own)),
-                None => driver.offer(&snapshot),
-            }
-        }
+        self.drivers.iter().for_each(|driver| driver.offer(&snapshot));
         self.totals.add(&snapshot.ledger);
         tracing::debug!(
             sequence = snapshot.sequence,

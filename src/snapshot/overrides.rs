@@ -131,13 +131,18 @@ impl Snapshot {
         self.stamped.iter_mut().for_each(|one| one.series = name(&one.series));
     }
 
+    /// Whether a sink gets everything as it is: neither rules nor its filter exclude anything.
+    pub fn is_whole_for(&self, sink: &str, filter: &Filter) -> bool {
+        let rules = self.overrides.rules.as_deref();
+        filter.is_open() && rules.is_none_or(|rules| rules.all_overrides().all(|overrides| overrides.goes_to(sink)))
+    }
+
     /// The view of a sink, if rules or its filter exclude anything; `None` if it gets everything.
     pub fn for_sink(&self, sink: &str, filter: &Filter) -> Option<Snapshot> {
-        let rules = self.overrides.rules.as_deref();
-        if filter.is_open() && rules.is_none_or(|rules| rules.all_overrides().all(|overrides| overrides.goes_to(sink)))
-        {
+        if self.is_whole_for(sink, filter) {
             return None;
         }
+        let rules = self.overrides.rules.as_deref();
         let goes = |series: &Series| {
             filter.passes(series) && self.overrides.of(series).is_none_or(|overrides| overrides.goes_to(sink))
         };

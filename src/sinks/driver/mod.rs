@@ -1,10 +1,11 @@
-//! What drives a sink: a task, a bounded queue, a deadline, back-off with jitter, a spool on disk where one is configured,
-//! and an account.
+//! What drives a sink: a task that prepares intervals ([`intake`]) and one that delivers them ([`task`]), a bounded queue, a
+//! deadline, back-off with jitter, a spool on disk where one is configured, and an account.
 //!
-//! The queue holds whole intervals. When it is full the oldest that waits is given up and counted, so that a
+//! The queue holds whole intervals. When it is full the oldest that waits is dropped and counted, so that a
 //! receiver that comes back gets the newest. With a spool, intervals go to disk while the receiver fails, or does not take
 //! one within [`EXPOSED`], and wait there. `offered = delivered + queued + spooled + dropped` holds at any moment.
 
+mod intake;
 mod spool;
 mod task;
 
@@ -17,12 +18,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::snapshot::{Filter, Snapshot, follow};
+use crate::snapshot::{Filter, Snapshot};
 use crate::telemetry::SinkAccount;
 
 use super::Sink;
 use super::spool::{Spool, SpoolOptions};
 
+use intake::Intake;
 use spool::Spooler;
 use task::run;
 
@@ -78,20 +80,23 @@ impl DriverOptions {
 #[derive(Debug)]
 pub struct SinkDriver {
     shared: Arc<Shared>,
+    /// Prepares what is offered.
+    preparing: JoinHandle<()>,
+    /// Delivers it.
     task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
 struct Shared {
     options: DriverOptions,
+    intake: Mutex<Intake>,
+    accepted: Notify,
     state: Mutex<State>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What a sink with an interval of its own has of it so far.
-    gathered: Option<Snapshot>,
     waiting: VecDeque<Arc<Snapshot>>,
     account: SinkAccount,
     /// End of the interval being delivered from memory.
@@ -106,6 +111,16 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every update leaves the state whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn intake(&self) -> MutexGuard<'_, Intake> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an interval into the queue, as the sink gets it.
+    fn enqueue(&self, snapshot: Arc<Snapshot>) {
+        self.state().push(snapshot, self.options.queue);
+        self.changed.notify_one();
     }
 
     fn account(&self) -> SinkAccount {
@@ -169,7 +184,13 @@ impl SinkDriver {
             }
             None => None,
         };
-        let shared = Arc::new(Shared { options, state: Mutex::default(), changed: Notify::new() });
+        let shared = Arc::new(Shared {
+            options,
+            intake: Mutex::default(),
+            accepted: Notify::new(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        });
         let mut spooler = Spooler { shared: Arc::clone(&shared), spool: None, complained: None };
         if let Some((spool, lost)) = spool {
             // What is left from before is offered anew.
@@ -183,7 +204,9 @@ impl SinkDriver {
             spooler.put_back(spool);
         }
         let task = tokio::spawn(run(Arc::clone(&shared), sink, spooler));
-        Ok(SinkDriver { shared, task })
+        let intake = Arc::clone(&shared);
+        let preparing = tokio::spawn(async move { intake.prepare().await });
+        Ok(SinkDriver { shared, preparing, task })
     }
 
     /// Label in status and ledger.
@@ -196,32 +219,10 @@ impl SinkDriver {
         self.shared.options.kind
     }
 
-    /// Which series it gets; whoever offers looks to that.
-    pub fn filter(&self) -> &Filter {
-        &self.shared.options.filter
-    }
-
-    /// Hands a snapshot over. Never waits: if the queue is full, the oldest that waits is given up.
+    /// Hands an interval of the daemon's over; the sink gets what its filter and rules leave of it. Never waits: if the queue is
+    /// full, the oldest that waits is dropped. The account has it once the sink's view is made.
     pub fn offer(&self, snapshot: &Arc<Snapshot>) {
-        let options = &self.shared.options;
-        let mut state = self.shared.state();
-        if options.every > 1 {
-            let whole = match state.gathered.take() {
-                Some(before) => follow(before, snapshot),
-                None => Snapshot::clone(snapshot),
-            };
-            // Ticks fall on multiples of the interval.
-            let tick = (snapshot.end / options.log_every.as_secs_f64()).round() as u64;
-            if !tick.is_multiple_of(u64::from(options.every)) {
-                state.gathered = Some(whole);
-                return;
-            }
-            state.push(Arc::new(whole), options.queue);
-        } else {
-            state.push(Arc::clone(snapshot), options.queue);
-        }
-        drop(state);
-        self.shared.changed.notify_one();
+        self.shared.accept(snapshot);
     }
 
     /// The account so far.
@@ -234,17 +235,16 @@ impl SinkDriver {
         SinkStats(Arc::clone(&self.shared))
     }
 
-    /// Ends the sink: delivers what waits until `deadline`; what then still waits is on disk where there is a spool, or
-    /// given up and counted.
+    /// Ends the sink: delivers what waits until `deadline`; what then still waits is on disk where there is a spool, or dropped
+    /// and counted.
     pub async fn finish(self, deadline: Instant) -> SinkAccount {
         let began = Instant::now();
-        {
-            let mut state = self.shared.state();
-            if let Some(part) = state.gathered.take() {
-                state.push(Arc::new(part), self.shared.options.queue);
-            }
-            state.deadline = Some(deadline);
+        // What was offered is prepared first; that only computes, and ends by itself.
+        self.shared.close_intake();
+        if let Err(error) = self.preparing.await {
+            tracing::error!(sink = self.shared.options.name, %error, "intervals could not be prepared");
         }
+        self.shared.state().deadline = Some(deadline);
         self.shared.changed.notify_one();
         let patience = deadline.saturating_duration_since(Instant::now());
         let abort = self.task.abort_handle();

@@ -206,3 +206,42 @@ async fn a_sink_with_an_interval_of_its_own_gets_several_as_one() {
     assert_eq!(*fake.seen.lock().expect("no panic"), [3, 6, 7]);
     assert!(adds_up(&account));
 }
+
+fn mixed(sequence: u64) -> Arc<Snapshot> {
+    let counter = |name| CounterPoint { series: Series::new(Kind::Counter, name, &[]), sum: Sum::default() };
+    Arc::new(Snapshot { sequence, counters: vec![counter("a"), counter("b"), counter("ab")], ..Snapshot::default() })
+}
+
+fn filtered(fake: &Fake, queue: usize) -> SinkDriver {
+    let filter = Filter { include: Some(vec!["a*".into()]), ..Filter::default() };
+    let options = DriverOptions { queue, filter, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
+    SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sinks_view_is_made_after_it_was_offered_and_counted_then() {
+    let fake = Fake::default();
+    let driver = filtered(&fake, 4);
+    driver.offer(&mixed(1));
+    assert_eq!(driver.account().offered, 0);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!((driver.account().offered, driver.account().delivered), (2, 2));
+    // At the end, too.
+    driver.offer(&mixed(2));
+    let account = driver.finish(Instant::now() + Duration::from_secs(1)).await;
+    assert_eq!((account.offered, account.delivered), (4, 4));
+    assert_eq!(*fake.seen.lock().expect("no panic"), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn views_that_are_not_made_in_time_are_dropped_oldest_first_and_counted() {
+    let fake = Fake::default();
+    let driver = filtered(&fake, 2);
+    (1..=5).for_each(|n| driver.offer(&mixed(n)));
+    let account = driver.account();
+    assert_eq!((account.offered, account.dropped.of("queue_full")), (6, 6));
+    assert!(adds_up(&account));
+    let account = driver.finish(Instant::now() + Duration::from_secs(1)).await;
+    assert_eq!((account.offered, account.delivered), (10, 4));
+    assert_eq!(*fake.seen.lock().expect("no panic"), [4, 5]);
+}

@@ -1,0 +1,103 @@
+//! What a sink gets of an interval: its own view, where its filter or rules keep series from it, and several intervals as one,
+//! where it has an interval of its own. Both copy what may be large, so they are made in a task beside the one that delivers:
+//! neither the flush nor a delivery that hangs waits for them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::snapshot::{Snapshot, follow};
+
+use super::super::blocking::run_in_place;
+use super::Shared;
+
+/// Intervals as they were offered, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    waiting: VecDeque<Arc<Snapshot>>,
+    /// One of them is being prepared.
+    is_busy: bool,
+    /// Nothing more is offered.
+    is_closed: bool,
+}
+
+impl Shared {
+    /// Takes an interval in as it is, if that is what the sink gets, or leaves it to the task.
+    pub(super) fn accept(&self, snapshot: &Arc<Snapshot>) {
+        let options = &self.options;
+        let mut intake = self.intake();
+        let is_ready = options.every == 1 && snapshot.is_whole_for(&options.name, &options.filter);
+        if is_ready && intake.waiting.is_empty() && !intake.is_busy {
+            drop(intake);
+            self.enqueue(Arc::clone(snapshot));
+            return;
+        }
+        intake.waiting.push_back(Arc::clone(snapshot));
+        // The task only computes. If it gets no time for so long, the oldest is dropped as from a full queue.
+        let most = options.queue.saturating_mul(options.every as usize);
+        let oldest = if intake.waiting.len() > most { intake.waiting.pop_front() } else { None };
+        drop(intake);
+        if let Some(oldest) = oldest {
+            let records = self.view(&oldest).len() as u64;
+            let mut state = self.state();
+            state.account.offered += records;
+            state.account.dropped.count("queue_full", records);
+        }
+        self.accepted.notify_one();
+    }
+
+    /// No more intervals follow.
+    pub(super) fn close_intake(&self) {
+        self.intake().is_closed = true;
+        self.accepted.notify_one();
+    }
+
+    /// Prepares what is accepted until the intake is closed and empty.
+    pub(super) async fn prepare(&self) {
+        let mut gathered: Option<Snapshot> = None;
+        loop {
+            let (next, is_closed) = {
+                let mut intake = self.intake();
+                let next = intake.waiting.pop_front();
+                intake.is_busy = next.is_some();
+                (next, intake.is_closed)
+            };
+            match next {
+                Some(snapshot) => {
+                    if let Some(whole) = run_in_place(|| self.gather(self.view(&snapshot), &mut gathered)) {
+                        self.enqueue(whole);
+                    }
+                }
+                None if is_closed => break,
+                None => self.accepted.notified().await,
+            }
+        }
+        if let Some(part) = gathered {
+            self.enqueue(Arc::new(part));
+        }
+    }
+
+    /// What the sink gets of an interval of the daemon's.
+    fn view(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+        let own = snapshot.for_sink(&self.options.name, &self.options.filter);
+        own.map_or_else(|| Arc::clone(snapshot), Arc::new)
+    }
+
+    /// Puts an interval to those before it, if the sink gets several as one; `None` until they are complete.
+    fn gather(&self, snapshot: Arc<Snapshot>, gathered: &mut Option<Snapshot>) -> Option<Arc<Snapshot>> {
+        let options = &self.options;
+        if options.every == 1 {
+            return Some(snapshot);
+        }
+        // Ticks fall on multiples of the interval.
+        let tick = (snapshot.end / options.log_every.as_secs_f64()).round() as u64;
+        let whole = match gathered.take() {
+            Some(before) => follow(before, &snapshot),
+            None => Arc::unwrap_or_clone(snapshot),
+        };
+        if tick.is_multiple_of(u64::from(options.every)) {
+            return Some(Arc::new(whole));
+        }
+        *gathered = Some(whole);
+        None
+    }
+}
