@@ -60,9 +60,9 @@ pub struct Partial {
     /// The tally.
     pub tally: Tally,
     /// Samples with a timestamp, in order.
-    pub stamped: Vec<TimestampedSample>,
+    pub timestamped: Vec<TimestampedSample>,
     /// Events and service checks, in order.
-    pub notes: Vec<EventOrCheck>,
+    pub events_and_checks: Vec<EventOrCheck>,
     /// The first malformed line.
     pub example: Option<BadLine>,
     /// Which prefixes exceeded `max_series`.

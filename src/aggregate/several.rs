@@ -42,7 +42,7 @@ struct Shared {
     /// By kind.
     destinations: [Option<Destination>; Kind::ALL.len()],
     /// For samples with a timestamp, by kind: the series, and the rule that applies.
-    stamped: [Option<(Series, u32)>; Kind::ALL.len()],
+    timestamped: [Option<(Series, u32)>; Kind::ALL.len()],
     /// Size of the keys so far, in bytes.
     effort: usize,
     /// The number of samples so far.
@@ -153,7 +153,7 @@ impl Shard {
         let stamp = own_time(metric, kind);
         let is_alike = !metric.tags.has_own();
         shared.samples += 1;
-        match (stamp, &shared.stamped[kind as usize], shared.destinations[kind as usize]) {
+        match (stamp, &shared.timestamped[kind as usize], shared.destinations[kind as usize]) {
             (_, _, Some(Destination::Dropped)) if is_alike => {
                 self.count_dropped(metric);
                 return Ok(());
@@ -186,7 +186,7 @@ impl Shard {
         if let Some((time, value)) = stamp {
             let series = Series::from_key(self.keys.last());
             if is_alike {
-                shared.stamped[kind as usize] = Some((series.clone(), self.matched_rule));
+                shared.timestamped[kind as usize] = Some((series.clone(), self.matched_rule));
             }
             self.stamp(metric, series, time, value);
             return Ok(());

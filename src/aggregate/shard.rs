@@ -87,8 +87,8 @@ pub struct Shard {
     /// Signals for presence that were not taken yet.
     pub(super) signals: Vec<Signal>,
     /// Bytes of the keys of samples with a timestamp, and of events and service checks.
-    stamped_bytes: usize,
-    note_bytes: usize,
+    timestamped_bytes: usize,
+    event_bytes: usize,
     /// Whether the current line may concern presence, and so must not be cached.
     pub(super) concerns_presence: bool,
 }
@@ -112,8 +112,8 @@ impl Shard {
             totals: HashMap::new(),
             heard: f64::NEG_INFINITY,
             signals: Vec::new(),
-            stamped_bytes: 0,
-            note_bytes: 0,
+            timestamped_bytes: 0,
+            event_bytes: 0,
             concerns_presence: false,
         }
     }
@@ -268,16 +268,16 @@ impl Shard {
         let values = metric.values.len() as u64;
         self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
         self.open.tally.samples.read += values;
-        if self.open.stamped.len() >= MAX_TIMESTAMPED || self.stamped_bytes >= MAX_TIMESTAMPED_BYTES {
+        if self.open.timestamped.len() >= MAX_TIMESTAMPED || self.timestamped_bytes >= MAX_TIMESTAMPED_BYTES {
             self.open.tally.samples.limited.count(Limit::Timestamped, values);
             return;
         }
         self.open.tally.samples.timestamped += values;
         // Samples of one line may share their series.
-        if self.open.stamped.last().is_none_or(|last| !last.series.is_same(&series)) {
-            self.stamped_bytes += series.key().len();
+        if self.open.timestamped.last().is_none_or(|last| !last.series.is_same(&series)) {
+            self.timestamped_bytes += series.key().len();
         }
-        self.open.stamped.push(TimestampedSample { series, time, value, rule: self.matched_rule });
+        self.open.timestamped.push(TimestampedSample { series, time, value, rule: self.matched_rule });
     }
 
     /// Decides where samples of the key in the builder go, which has no id yet.
@@ -413,7 +413,7 @@ impl Shard {
         self.open.tally.lines.events += 1;
         self.open.tally.lines.sections_skipped += event.skipped_sections().count() as u64;
         self.open.tally.lines.tags_cut += event.tags().cut();
-        self.note(|keys| own_event(event, now, keys));
+        self.keep_event(|keys| own_event(event, now, keys));
     }
 
     pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
@@ -431,7 +431,7 @@ impl Shard {
             if forward {
                 // A heartbeat counts when it arrives, whatever its sender's clock says.
                 let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
-                self.note(|keys| EventOrCheck { time, ..own_service_check(check, now, keys) });
+                self.keep_event(|keys| EventOrCheck { time, ..own_service_check(check, now, keys) });
             }
             return;
         }
@@ -446,17 +446,17 @@ impl Shard {
         self.open.tally.lines.service_checks += 1;
         self.open.tally.lines.sections_skipped += check.skipped_sections().count() as u64;
         self.open.tally.lines.tags_cut += check.tags().cut();
-        self.note(|keys| own_service_check(check, now, keys));
+        self.keep_event(|keys| own_service_check(check, now, keys));
     }
 
-    fn note(&mut self, own: impl FnOnce(&mut KeyBuilder) -> EventOrCheck) {
-        if self.open.notes.len() < MAX_EVENTS_AND_CHECKS && self.note_bytes < MAX_EVENT_AND_CHECK_BYTES {
-            let mut note = own(&mut self.keys);
+    fn keep_event(&mut self, own: impl FnOnce(&mut KeyBuilder) -> EventOrCheck) {
+        if self.open.events_and_checks.len() < MAX_EVENTS_AND_CHECKS && self.event_bytes < MAX_EVENT_AND_CHECK_BYTES {
+            let mut event = own(&mut self.keys);
             if let Some(heartbeats) = &self.options.heartbeats {
-                note.hide_key(heartbeats);
+                event.hide_key(heartbeats);
             }
-            self.note_bytes += note.memory_bytes();
-            self.open.notes.push(note);
+            self.event_bytes += event.memory_bytes();
+            self.open.events_and_checks.push(event);
         } else {
             self.open.tally.lines.notes_dropped += 1;
         }
@@ -470,7 +470,7 @@ impl Shard {
                 self.retire(class, id);
             }
         }
-        (self.stamped_bytes, self.note_bytes) = (0, 0);
+        (self.timestamped_bytes, self.event_bytes) = (0, 0);
         std::mem::replace(&mut self.open, Partial { columns: spare, ..Partial::default() })
     }
 

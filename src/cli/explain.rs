@@ -23,7 +23,7 @@ use crate::protocol::{
 };
 use crate::rollup::{Interval, Registry, SelfMetrics};
 use crate::series::{KeyBuilder, Series};
-use crate::sinks::console::note_line;
+use crate::sinks::console::event_line;
 use crate::sinks::graphite;
 use crate::snapshot::number;
 use crate::sys::unix_time;
@@ -85,7 +85,7 @@ struct Reading {
     #[serde(skip)]
     odd_rates: Vec<String>,
     #[serde(skip)]
-    notes: Vec<EventOrCheck>,
+    events_and_checks: Vec<EventOrCheck>,
 }
 
 fn is_nothing(count: &usize) -> bool {
@@ -219,10 +219,10 @@ fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Arc<Heartbeats>>
             }
             Ok(Line::Event(event)) => {
                 reading.skipped.extend(event.skipped_sections().map(|s| lossy(s).into_owned()));
-                let mut note = own_event(&event, 0.0, &mut KeyBuilder::default());
-                heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
-                reading.events.push(event_json(&note, event.timestamp));
-                reading.notes.push(note);
+                let mut kept = own_event(&event, 0.0, &mut KeyBuilder::default());
+                heartbeats.into_iter().for_each(|heartbeats| kept.hide_key(heartbeats));
+                reading.events.push(event_json(&kept, event.timestamp));
+                reading.events_and_checks.push(kept);
                 reading.tags_cut += event.tags().cut();
                 if let Some(message) = event.timestamp.and_then(|time| untimely(times, time)) {
                     reading.refuse(line, bad_time(line, b"d:"), message);
@@ -240,10 +240,10 @@ fn read(datagram: &[u8], options: &Options, heartbeats: Option<&Arc<Heartbeats>>
                 }
                 reading.heartbeats.extend(beat);
                 reading.no_heartbeats.extend(signal.as_ref().and_then(ignored_json));
-                let mut note = own_service_check(&check, 0.0, &mut KeyBuilder::default());
-                heartbeats.into_iter().for_each(|heartbeats| note.hide_key(heartbeats));
-                reading.service_checks.push(event_json(&note, check.timestamp));
-                reading.notes.push(note);
+                let mut kept = own_service_check(&check, 0.0, &mut KeyBuilder::default());
+                heartbeats.into_iter().for_each(|heartbeats| kept.hide_key(heartbeats));
+                reading.service_checks.push(event_json(&kept, check.timestamp));
+                reading.events_and_checks.push(kept);
             }
             Err(error) => reading.fault(line, error),
         }
@@ -445,7 +445,7 @@ fn write_reading_text(reading: &Reading, datagram: &[u8], config: &Config, out: 
 
 fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Result<()> {
     writeln!(out, "{}", Escaped(&reading.input))?;
-    if reading.metrics.is_empty() && reading.notes.is_empty() && reading.faults.is_empty() {
+    if reading.metrics.is_empty() && reading.events_and_checks.is_empty() && reading.faults.is_empty() {
         writeln!(out, "  nothing: a blank line is ignored")?;
     }
     for metric in &reading.metrics {
@@ -500,8 +500,8 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
     if reading.more > 0 {
         writeln!(out, "  {} more values are not shown", reading.more)?;
     }
-    for note in &reading.notes {
-        writeln!(out, "  {}", note_line(note))?;
+    for kept in &reading.events_and_checks {
+        writeln!(out, "  {}", event_line(kept))?;
     }
     if !reading.skipped.is_empty() {
         writeln!(out, "  {:<12} {}", "skipped", Escaped(&reading.skipped.join(", ")))?;

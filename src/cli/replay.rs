@@ -393,7 +393,7 @@ impl Replay {
         snapshot.timers.retain(|point| wanted(point.series.kind()));
         snapshot.sets.retain(|point| wanted(point.series.kind()));
         snapshot.kvs.retain(|point| wanted(point.series.kind()));
-        snapshot.stamped.retain(|one| wanted(one.series.kind()));
+        snapshot.timestamped.retain(|one| wanted(one.series.kind()));
     }
 
     fn write(&mut self, mut snapshot: Snapshot) {

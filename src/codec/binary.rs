@@ -38,8 +38,8 @@ struct Encoded<'a> {
     timers: Cow<'a, [TimerPoint]>,
     sets: Cow<'a, [SetPoint]>,
     kvs: Cow<'a, [KvPoint]>,
-    stamped: Cow<'a, [TimestampedSample]>,
-    notes: Cow<'a, [EventOrCheck]>,
+    timestamped: Cow<'a, [TimestampedSample]>,
+    events_and_checks: Cow<'a, [EventOrCheck]>,
     /// JSON, which knows nothing of the time.
     presence: Vec<(UnixTime, String)>,
     ledger: String,
@@ -75,8 +75,8 @@ impl Snapshot {
             timers: Cow::Borrowed(&self.timers),
             sets: Cow::Borrowed(&self.sets),
             kvs: Cow::Borrowed(&self.kvs),
-            stamped: Cow::Borrowed(&self.stamped),
-            notes: Cow::Borrowed(&self.notes),
+            timestamped: Cow::Borrowed(&self.timestamped),
+            events_and_checks: Cow::Borrowed(&self.events_and_checks),
             presence: presence.collect::<Result<_, serde_json::Error>>()?,
             ledger: serde_json::to_string(&self.ledger)?,
             policy: Cow::Borrowed(&self.policy),
@@ -126,8 +126,12 @@ impl Snapshot {
             timers: encoded.timers.into_owned(),
             sets: encoded.sets.into_owned(),
             kvs: encoded.kvs.into_owned(),
-            stamped: encoded.stamped.iter().map(|one| TimestampedSample { rule: NO_RULE, ..one.clone() }).collect(),
-            notes: encoded.notes.into_owned(),
+            timestamped: encoded
+                .timestamped
+                .iter()
+                .map(|one| TimestampedSample { rule: NO_RULE, ..one.clone() })
+                .collect(),
+            events_and_checks: encoded.events_and_checks.into_owned(),
             presence: presence.collect::<Result<_, serde_json::Error>>()?,
             deleted,
             ledger: serde_json::from_str(&encoded.ledger)?,
@@ -210,7 +214,7 @@ mod tests {
                 timers: vec![TimerPoint { series: series(Kind::Timer, "t"), timer }],
                 sets: vec![SetPoint { series: series(Kind::Set, "s"), members: set }],
                 kvs: vec![KvPoint { series: series(Kind::Kv, "k"), values: vec![1.0, 2.0] }],
-                notes: vec![EventOrCheck {
+                events_and_checks: vec![EventOrCheck {
                     time: 1.0,
                     tags: CanonicalTags::new(&[("a", None)]),
                     host: Some("h".into()),

@@ -126,7 +126,7 @@ impl Records {
                     (RecordType::of(point.series().kind()), snapshot.end, Some(point.series()))
                 }
                 JsonRecord::Timestamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
-                JsonRecord::EventOrCheck(note) => (note_type(note), note.time, None),
+                JsonRecord::EventOrCheck(event) => (event_type(event), event.time, None),
                 JsonRecord::Presence(event) => (RecordType::Presence, event.at.as_secs(), None),
                 JsonRecord::Ledger(_) => (RecordType::Ledger, snapshot.end, None),
             };
@@ -174,13 +174,14 @@ impl Records {
         }
         let mut records: Vec<JsonRecord<'a>> =
             points.into_iter().map(|(point, value)| JsonRecord::Series { snapshot, point, value }).collect();
-        let stamped = snapshot.stamped.iter().filter(|one| self.wants(RecordType::of(one.series.kind())));
-        records.extend(stamped.map(JsonRecord::Timestamped));
-        let mut notes: Vec<&EventOrCheck> = snapshot.notes.iter().filter(|note| self.wants(note_type(note))).collect();
+        let timestamped = snapshot.timestamped.iter().filter(|one| self.wants(RecordType::of(one.series.kind())));
+        records.extend(timestamped.map(JsonRecord::Timestamped));
+        let mut events: Vec<&EventOrCheck> =
+            snapshot.events_and_checks.iter().filter(|event| self.wants(event_type(event))).collect();
         if self.sorted {
-            notes.sort_by_key(|note| note_type(note));
+            events.sort_by_key(|event| event_type(event));
         }
-        records.extend(notes.into_iter().map(JsonRecord::EventOrCheck));
+        records.extend(events.into_iter().map(JsonRecord::EventOrCheck));
         if self.wants(RecordType::Presence) {
             records.extend(snapshot.presence.iter().map(JsonRecord::Presence));
         }
@@ -221,28 +222,28 @@ pub struct Record {
 
 /// All records of a snapshot.
 pub fn records(snapshot: &Snapshot) -> Vec<Record> {
-    let notice = |time: f64, kind: RecordType, name: &str, record: JsonRecord<'_>| {
+    let record_of = |time: f64, kind: RecordType, name: &str, record: JsonRecord<'_>| {
         let mut json = Vec::new();
         write_json(&record, &mut json);
         let record = String::from_utf8_lossy(&json).into_owned();
         Record { time, kind: kind.name(), name: name.to_string(), record }
     };
-    let notes = snapshot.notes.iter().map(|note| {
-        let name = match &note.body {
+    let events = snapshot.events_and_checks.iter().map(|event| {
+        let name = match &event.body {
             EventOrCheckBody::Event { title, .. } => title,
             EventOrCheckBody::ServiceCheck { name, .. } => name,
         };
-        notice(note.time, note_type(note), name, JsonRecord::EventOrCheck(note))
+        record_of(event.time, event_type(event), name, JsonRecord::EventOrCheck(event))
     });
     let presence = snapshot.presence.iter().map(|event| {
         let service = event.service.as_deref().unwrap_or("");
-        notice(event.at.as_secs(), RecordType::Presence, service, JsonRecord::Presence(event))
+        record_of(event.at.as_secs(), RecordType::Presence, service, JsonRecord::Presence(event))
     });
-    notes.chain(presence).collect()
+    events.chain(presence).collect()
 }
 
-fn note_type(note: &EventOrCheck) -> RecordType {
-    match note.body {
+fn event_type(event: &EventOrCheck) -> RecordType {
+    match event.body {
         EventOrCheckBody::Event { .. } => RecordType::Event,
         EventOrCheckBody::ServiceCheck { .. } => RecordType::ServiceCheck,
     }
@@ -290,7 +291,7 @@ impl Serialize for JsonRecord<'_> {
             }
             JsonRecord::EventOrCheck(event) => {
                 map.serialize_entry("time", &event.time)?;
-                map.serialize_entry("type", note_type(event).name())?;
+                map.serialize_entry("type", event_type(event).name())?;
                 write_event(event, &mut map)?;
             }
             JsonRecord::Ledger(snapshot) => write_ledger(snapshot, &mut map)?,

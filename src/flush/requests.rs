@@ -128,7 +128,7 @@ impl Flusher {
         let mut tally = Tally::default();
         let (mut order, mut held): (Vec<(Series, Whole)>, usize) = (Vec::new(), 0);
         let mut places: HashMap<Series, usize> = HashMap::new();
-        let has_zeros = self.registry.tells_idle(class);
+        let has_zeros = self.registry.emits_idle(class);
         for (count, entries, counts) in looked {
             tally.add(&counts);
             held += count.saturating_sub(entries.len());

@@ -51,11 +51,11 @@ impl HeldGauges {
             GaugeLife::Flushes(n) => n.max(1),
             GaugeLife::Forever | GaugeLife::Secs(_) => 1,
         };
-        let mut told: Vec<(u32, Gauge)> = Vec::new();
+        let mut fresh: Vec<(u32, Gauge)> = Vec::new();
         for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.gauges.drain(|id, gauge: Gauge| match table.slot(shard, id, now, told.len()) {
-                Slot::Taken(at) => told[at].1.merge(&gauge),
-                Slot::New(_) => told.push((table.id_of(shard, id), gauge)),
+            partial.columns.gauges.drain(|id, gauge: Gauge| match table.slot(shard, id, now, fresh.len()) {
+                Slot::Taken(at) => fresh[at].1.merge(&gauge),
+                Slot::New(_) => fresh.push((table.id_of(shard, id), gauge)),
             });
         }
         let mut levels: HashMap<u32, Levels> = HashMap::new();
@@ -65,21 +65,21 @@ impl HeldGauges {
                 .levels
                 .drain(|id, seen: Levels| levels.entry(table.id_of(shard, id)).or_default().merge(&seen));
         }
-        let standing = &mut self.slots;
-        for (id, gauge) in told {
+        let slots = &mut self.slots;
+        for (id, gauge) in fresh {
             let n = id as usize;
-            if standing.len() <= n {
-                standing.resize(n + 1, None);
+            if slots.len() <= n {
+                slots.resize(n + 1, None);
             }
             if let Some(seen) = levels.get(&id) {
-                let base = standing[n].map_or(0.0, |known| known.gauge.value());
+                let base = slots[n].map_or(0.0, |known| known.gauge.value());
                 let (span, was_flushed) = self.spans.entry(id).or_default();
                 if std::mem::take(was_flushed) {
                     *span = Span::default();
                 }
                 span.merge(&seen.resolved(base));
             }
-            match &mut standing[n] {
+            match &mut slots[n] {
                 Some(known) => {
                     known.gauge.then(&gauge);
                     (known.updated, known.flushes_left) = (now, flushes_left);

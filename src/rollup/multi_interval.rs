@@ -19,18 +19,18 @@ pub(super) struct MultiInterval {
     kvs: HashMap<Series, KvPoint>,
     /// For each n, the length of the kept intervals so far.
     lengths: BTreeMap<u32, Length>,
-    last_beat: u64,
+    last_tick: u64,
 }
 
 impl MultiInterval {
     /// Records the end of an interval; returns each n that is due, with its length.
     pub(super) fn tick(
         &mut self,
-        paces: impl Iterator<Item = u32>,
+        periods: impl Iterator<Item = u32>,
         interval: &Interval,
         rate_secs: f64,
     ) -> Vec<(u32, Length)> {
-        for every in paces.filter(|&every| every > 1) {
+        for every in periods.filter(|&every| every > 1) {
             self.lengths.entry(every).or_insert(Length { interval_secs: 0.0, rate_secs: 0.0 });
         }
         let mut due = Vec::new();
@@ -38,13 +38,13 @@ impl MultiInterval {
             length.interval_secs += interval.length_secs;
             length.rate_secs += rate_secs;
             // A tick may have been skipped, or the clock set back.
-            let turn = interval.beat / u64::from(every);
-            if interval.is_last || turn != self.last_beat / u64::from(every) {
+            let turn = interval.tick / u64::from(every);
+            if interval.is_last || turn != self.last_tick / u64::from(every) {
                 due.push((every, *length));
                 *length = Length { interval_secs: 0.0, rate_secs: 0.0 };
             }
         }
-        self.last_beat = interval.beat;
+        self.last_tick = interval.tick;
         due
     }
 

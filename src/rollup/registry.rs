@@ -15,7 +15,7 @@ use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{
     CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy, TimerPoint,
-    unite_stamped,
+    merge_timestamped,
 };
 use crate::telemetry::{Ledger, SeriesAccount, Tally};
 
@@ -89,7 +89,7 @@ pub struct Interval {
     /// Its end on a clock that never steps, seconds.
     pub now: f64,
     /// Number of the tick that ended it: the configured intervals since 1970.
-    pub beat: u64,
+    pub tick: u64,
     /// Whether it is the last one: everything pending is flushed.
     pub is_last: bool,
 }
@@ -97,8 +97,8 @@ pub struct Interval {
 impl Interval {
     /// An interval that ended on a tick.
     pub fn new(end: f64, length_secs: f64, now: f64, configured: Duration) -> Interval {
-        let beat = (end / configured.as_secs_f64()).round().max(0.0) as u64;
-        Interval { end, length_secs, now, beat, is_last: false }
+        let tick = (end / configured.as_secs_f64()).round().max(0.0) as u64;
+        Interval { end, length_secs, now, tick, is_last: false }
     }
 
     /// The same as the last interval.
@@ -113,10 +113,10 @@ impl Interval {
 pub struct Registry {
     options: RegistryOptions,
     sequence: u64,
-    books: [SeriesTable; 5],
+    tables: [SeriesTable; 5],
     gauges: HeldGauges,
     overrides: Arc<HashMap<Series, u32>>,
-    pace: MultiInterval,
+    multi_interval: MultiInterval,
     deleted: Vec<Deletion>,
     /// When the last interval ended.
     last_close: f64,
@@ -125,14 +125,14 @@ pub struct Registry {
 impl Registry {
     /// A registry for `shards` shards.
     pub fn new(options: RegistryOptions, shards: usize) -> Registry {
-        let books = std::array::from_fn(|_| SeriesTable::new(shards));
+        let tables = std::array::from_fn(|_| SeriesTable::new(shards));
         Registry {
             options,
             sequence: 0,
-            books,
+            tables,
             gauges: HeldGauges::default(),
             overrides: Arc::default(),
-            pace: MultiInterval::default(),
+            multi_interval: MultiInterval::default(),
             deleted: Vec::new(),
             last_close: f64::NEG_INFINITY,
         }
@@ -160,12 +160,12 @@ impl Registry {
         let now = if interval.now > self.last_close { interval.now } else { self.last_close.next_up() };
         self.last_close = now;
         self.register(partials, &mut snapshot);
-        self.treat(&interval, &mut snapshot);
+        self.apply_rules(&interval, &mut snapshot);
         self.emit_counters(partials, now, &mut snapshot);
-        self.gauges.emit(&mut self.books[Class::Gauge as usize], partials, &self.options, now, &mut snapshot);
+        self.gauges.emit(&mut self.tables[Class::Gauge as usize], partials, &self.options, now, &mut snapshot);
         self.emit_timers(partials, now, &mut snapshot);
         self.emit_sets(partials, now, &mut snapshot);
-        let table = &mut self.books[Class::Kv as usize];
+        let table = &mut self.tables[Class::Kv as usize];
         for (shard, partial) in partials.iter_mut().enumerate() {
             partial.columns.kvs.drain(|id, values: Vec<f64>| match table.slot(shard, id, now, snapshot.kvs.len()) {
                 Slot::Taken(at) => snapshot.kvs[at].values.extend(values),
@@ -173,14 +173,14 @@ impl Registry {
             });
         }
         if snapshot.overrides.rules.as_ref().is_some_and(|rules| rules.all_overrides().any(|t| t.every > 1)) {
-            self.pace.hold(&mut snapshot, &self.options.summary.timers);
+            self.multi_interval.hold(&mut snapshot, &self.options.summary.timers);
         }
         snapshot.ledger.series = SeriesAccount {
-            counters: self.books[Class::Counter as usize].len(),
-            gauges: self.books[Class::Gauge as usize].len(),
-            timers: self.books[Class::Timer as usize].len(),
-            sets: self.books[Class::Set as usize].len(),
-            kvs: self.books[Class::Kv as usize].len(),
+            counters: self.tables[Class::Counter as usize].len(),
+            gauges: self.tables[Class::Gauge as usize].len(),
+            timers: self.tables[Class::Timer as usize].len(),
+            sets: self.tables[Class::Set as usize].len(),
+            kvs: self.tables[Class::Kv as usize].len(),
         };
         snapshot
     }
@@ -190,13 +190,13 @@ impl Registry {
         let mut tally = Tally::default();
         for (shard, partial) in partials.iter_mut().enumerate() {
             tally.add(&partial.tally);
-            snapshot.notes.append(&mut partial.notes);
-            for mut one in std::mem::take(&mut partial.stamped) {
+            snapshot.events_and_checks.append(&mut partial.events_and_checks);
+            for mut one in std::mem::take(&mut partial.timestamped) {
                 one.series = one.series.decorated(&self.options.prefix, &self.options.tags);
-                snapshot.stamped.push(one);
+                snapshot.timestamped.push(one);
             }
             for class in Class::ALL {
-                let table = &mut self.books[class as usize];
+                let table = &mut self.tables[class as usize];
                 for &id in &partial.retired[class as usize] {
                     let Some(gone) = table.release(shard, id) else { continue };
                     if self.overrides.contains_key(&gone.shown) {
@@ -215,7 +215,7 @@ impl Registry {
                 }
             }
         }
-        unite_stamped(&mut snapshot.stamped);
+        merge_timestamped(&mut snapshot.timestamped);
         snapshot.ledger.count(&tally);
         if let SelfMetrics::Etsy { prefix, lag } = &self.options.self_metrics {
             let packets = tally.listener.datagrams + tally.chunks;
@@ -238,19 +238,19 @@ impl Registry {
     }
 
     /// Adds the rules' settings for the series of this interval.
-    fn treat(&mut self, interval: &Interval, snapshot: &mut Snapshot) {
+    fn apply_rules(&mut self, interval: &Interval, snapshot: &mut Snapshot) {
         let Some(rules) = &self.options.rules else { return };
-        let paces = rules.all_overrides().map(|overrides| overrides.every);
+        let periods = rules.all_overrides().map(|overrides| overrides.every);
         let rate_secs = self.options.rate_secs.unwrap_or(interval.length_secs);
         snapshot.overrides = SnapshotOverrides {
-            lengths: self.pace.tick(paces, interval, rate_secs),
+            lengths: self.multi_interval.tick(periods, interval, rate_secs),
             rules: Some(Arc::clone(rules)),
             of: Arc::clone(&self.overrides),
         };
     }
 
     fn emit_counters(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
-        let (table, points) = (&mut self.books[Class::Counter as usize], &mut snapshot.counters);
+        let (table, points) = (&mut self.tables[Class::Counter as usize], &mut snapshot.counters);
         points.reserve_exact(most(partials, |partial| partial.columns.counters.len()));
         for (shard, partial) in partials.iter_mut().enumerate() {
             partial.columns.counters.drain(|id, sum: Sum| match table.slot(shard, id, now, points.len()) {
@@ -264,7 +264,7 @@ impl Registry {
     }
 
     fn emit_timers(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
-        let (table, points) = (&mut self.books[Class::Timer as usize], &mut snapshot.timers);
+        let (table, points) = (&mut self.tables[Class::Timer as usize], &mut snapshot.timers);
         let policy = self.options.summary.timers;
         points.reserve_exact(most(partials, |partial| partial.columns.timers.len()));
         for (shard, partial) in partials.iter_mut().enumerate() {
@@ -281,7 +281,7 @@ impl Registry {
     }
 
     fn emit_sets(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
-        let (table, points) = (&mut self.books[Class::Set as usize], &mut snapshot.sets);
+        let (table, points) = (&mut self.tables[Class::Set as usize], &mut snapshot.sets);
         for (shard, partial) in partials.iter_mut().enumerate() {
             partial.columns.sets.drain(|id, members: Members| match table.slot(shard, id, now, points.len()) {
                 Slot::Taken(at) => points[at].members.merge(&members),
@@ -334,7 +334,7 @@ impl Registry {
     }
 
     /// Whether idle series of a class are emitted.
-    pub fn tells_idle(&self, class: Class) -> bool {
+    pub fn emits_idle(&self, class: Class) -> bool {
         match class {
             Class::Counter => self.options.zero_when_idle[0],
             Class::Timer => self.options.zero_when_idle[1],
@@ -346,13 +346,13 @@ impl Registry {
 
     /// A gauge at the end of the last interval, if it is still held.
     pub fn held_gauge(&self, series: &Series) -> Option<Gauge> {
-        let id = self.books[Class::Gauge as usize].find(series)?;
+        let id = self.tables[Class::Gauge as usize].find(series)?;
         self.gauges.get(id)
     }
 
     /// Removes a gauge.
     pub fn forget_gauge(&mut self, series: &Series) {
-        if let Some(id) = self.books[Class::Gauge as usize].find(series) {
+        if let Some(id) = self.tables[Class::Gauge as usize].find(series) {
             self.gauges.forget(id);
         }
     }
@@ -377,7 +377,7 @@ impl Registry {
             if ttl.is_none() && !is_ruled {
                 return Vec::new();
             }
-            let table = &self.books[class];
+            let table = &self.tables[class];
             let ttl_of = |id: u32| match overrides(&self.options, table.rule_of(id)).and_then(|own| own.ttl) {
                 Some(own) => own,
                 None => ttl,

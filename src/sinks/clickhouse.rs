@@ -108,11 +108,11 @@ impl ClickhouseSink {
              `tags.key` Array(String), `tags.value` Array(String), field String, value Float64) \
              ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(time) ORDER BY (name, type, series, field, time_ms)"
         );
-        let notices = format!(
+        let events = format!(
             "CREATE TABLE IF NOT EXISTS {table}_notices (time DateTime, time_ms Int64, type String, name String, record String) \
              ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(time) ORDER BY (time_ms, type, name, record)"
         );
-        for statement in [numbers, notices] {
+        for statement in [numbers, events] {
             if !self.ask("", statement.into_bytes()).await? {
                 return Err(SinkError::new("the tables cannot be made; make them by hand, and say `create = false`"));
             }
@@ -172,29 +172,29 @@ impl Sink for ClickhouseSink {
                     refused += series;
                 }
             }
-            let mut notices = records(snapshot);
-            notices.retain(|notice| {
-                let has_time = month(notice.time).is_some();
+            let mut events = records(snapshot);
+            events.retain(|event| {
+                let has_time = month(event.time).is_some();
                 if !has_time {
-                    unencodable.add(&notice.name, "a DateTime does not hold its time");
+                    unencodable.add(&event.name, "a DateTime does not hold its time");
                 }
                 has_time
             });
-            notices.sort_by(|a, b| a.time.total_cmp(&b.time));
+            events.sort_by(|a, b| a.time.total_cmp(&b.time));
             let insert = format!("INSERT INTO {}_notices FORMAT JSONEachRow", self.spec.table);
-            let mut rest = &notices[..];
+            let mut rest = &events[..];
             while !rest.is_empty() {
                 let mut months = BTreeSet::new();
-                let fits = |notice: &&Record| {
-                    months.extend(month(notice.time));
+                let fits = |event: &&Record| {
+                    months.extend(month(event.time));
                     months.len() <= BATCH_MONTHS
                 };
                 let (now, later) = rest.split_at(rest.iter().take_while(fits).count());
                 rest = later;
                 let mut batch = Vec::new();
-                for notice in now {
-                    let (time, millis) = (notice.time as i64, (notice.time * 1e3).round() as i64);
-                    let line = json!({"time": time, "time_ms": millis, "type": notice.kind, "name": notice.name, "record": notice.record});
+                for event in now {
+                    let (time, millis) = (event.time as i64, (event.time * 1e3).round() as i64);
+                    let line = json!({"time": time, "time_ms": millis, "type": event.kind, "name": event.name, "record": event.record});
                     write_json(&line, &mut batch);
                     batch.push(b'\n');
                 }

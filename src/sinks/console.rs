@@ -227,11 +227,12 @@ pub fn table(snapshot: &Snapshot) -> String {
     if rows.len() > MAX_ROWS {
         let _ = writeln!(out, "   … and {} more series", rows.len() - MAX_ROWS);
     }
-    for note in snapshot.notes.iter().take(MAX_ROWS) {
-        let _ = writeln!(out, "   {}", note_line(note));
+    for event in snapshot.events_and_checks.iter().take(MAX_ROWS) {
+        let _ = writeln!(out, "   {}", event_line(event));
     }
-    if snapshot.notes.len() > MAX_ROWS {
-        let _ = writeln!(out, "   … and {} more events and service checks", snapshot.notes.len() - MAX_ROWS);
+    if snapshot.events_and_checks.len() > MAX_ROWS {
+        let _ =
+            writeln!(out, "   … and {} more events and service checks", snapshot.events_and_checks.len() - MAX_ROWS);
     }
     for event in snapshot.presence.iter().take(MAX_ROWS) {
         let _ = writeln!(out, "   {}", presence_line(event));
@@ -259,8 +260,8 @@ pub fn presence_line(event: &Event) -> String {
 }
 
 /// An event or a service check in one line.
-pub fn note_line(note: &EventOrCheck) -> String {
-    match &note.body {
+pub fn event_line(event: &EventOrCheck) -> String {
+    match &event.body {
         EventOrCheckBody::Event { title, text, alert_type, .. } => {
             format!("event        {alert_type}: {}  {}", Escaped(title), Escaped(text))
         }

@@ -108,13 +108,13 @@ impl DatadogSink {
     /// What one point is told as.
     fn point(&self, snapshot: &Snapshot, point: Point<'_>, out: &mut Vec<Value>) {
         let series = point.series();
-        let mut tell = |suffix: &str, kind: u8, value: f64| {
+        let mut send = |suffix: &str, kind: u8, value: f64| {
             out.push(self.series(snapshot, series, suffix, kind, value, snapshot.end));
         };
         match point {
-            Point::Counter(point) => tell("", COUNT, point.sum.value()),
+            Point::Counter(point) => send("", COUNT, point.sum.value()),
             Point::Gauge(_) | Point::Set(_) | Point::Kv(_) => {
-                tell("", GAUGE, snapshot.aggregates(point).last().map_or(0.0, |(_, value)| value));
+                send("", GAUGE, snapshot.aggregates(point).last().map_or(0.0, |(_, value)| value));
             }
             Point::Timer(point) => {
                 let summary = snapshot.summary(point);
@@ -124,7 +124,7 @@ impl DatadogSink {
                         Aggregate::Count => COUNT,
                         _ => GAUGE,
                     };
-                    tell(&format!(".{name}"), kind, value);
+                    send(&format!(".{name}"), kind, value);
                 }
             }
         }
@@ -140,7 +140,7 @@ impl DatadogSink {
             }
         };
         let points = (0..).map_while(|n| snapshot.point(n)).map(Ok);
-        for item in points.chain(snapshot.stamped.iter().map(Err)) {
+        for item in points.chain(snapshot.timestamped.iter().map(Err)) {
             let before = batch.len();
             let series = match item {
                 Ok(point) => {
@@ -163,12 +163,12 @@ impl DatadogSink {
         }
         close(&mut batch, &mut records);
         let mut checks = Vec::new();
-        for note in &snapshot.notes {
-            match &note.body {
+        for event in &snapshot.events_and_checks {
+            match &event.body {
                 EventOrCheckBody::Event { .. } => {
-                    requests.push(("/api/v1/events", self.event(note).to_string().into_bytes(), 1));
+                    requests.push(("/api/v1/events", self.event(event).to_string().into_bytes(), 1));
                 }
-                EventOrCheckBody::ServiceCheck { .. } => checks.push(self.check(note)),
+                EventOrCheckBody::ServiceCheck { .. } => checks.push(self.check(event)),
             }
         }
         checks.extend(snapshot.presence.iter().map(|event| self.presence(event)));
@@ -179,33 +179,33 @@ impl DatadogSink {
         requests
     }
 
-    fn event(&self, note: &EventOrCheck) -> Value {
-        let EventOrCheckBody::Event { title, text, priority, alert_type, aggregation_key, source_type } = &note.body
+    fn event(&self, event: &EventOrCheck) -> Value {
+        let EventOrCheckBody::Event { title, text, priority, alert_type, aggregation_key, source_type } = &event.body
         else {
             return Value::Null;
         };
         json!({
             "title": title,
             "text": text,
-            "date_happened": note.time as i64,
+            "date_happened": event.time as i64,
             "priority": priority,
             "alert_type": alert_type,
             "aggregation_key": aggregation_key,
             "source_type_name": source_type,
-            "host": note.host.as_deref().unwrap_or(&self.spec.host),
-            "tags": tags(note.tags.iter()),
+            "host": event.host.as_deref().unwrap_or(&self.spec.host),
+            "tags": tags(event.tags.iter()),
         })
     }
 
-    fn check(&self, note: &EventOrCheck) -> Value {
-        let EventOrCheckBody::ServiceCheck { name, status, message } = &note.body else { return Value::Null };
+    fn check(&self, event: &EventOrCheck) -> Value {
+        let EventOrCheckBody::ServiceCheck { name, status, message } = &event.body else { return Value::Null };
         json!({
             "check": name,
             "status": status,
-            "timestamp": note.time as i64,
+            "timestamp": event.time as i64,
             "message": message.as_deref().unwrap_or(""),
-            "host_name": note.host.as_deref().unwrap_or(&self.spec.host),
-            "tags": tags(note.tags.iter()),
+            "host_name": event.host.as_deref().unwrap_or(&self.spec.host),
+            "tags": tags(event.tags.iter()),
         })
     }
 

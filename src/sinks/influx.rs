@@ -220,7 +220,7 @@ impl Sink for InfluxSink {
 /// An interval as line protocol, batch by batch (docs.influxdata.com, "Line protocol").
 pub struct Encoder<'a> {
     snapshot: &'a Snapshot,
-    /// The next point; `None` when only notices are left.
+    /// The next point; `None` when only events are left.
     next: Option<usize>,
     is_done: bool,
     unencodable: Unencodable,
@@ -253,12 +253,12 @@ impl<'a> Encoder<'a> {
             self.next = None;
         }
         if !std::mem::replace(&mut self.is_done, true) {
-            for notice in records(self.snapshot) {
-                if notice.time.abs() >= TOO_LATE || notice.record.len() > MOST_TEXT_BYTES {
-                    self.unencodable.add(&notice.name, "its text is too long, or its time too late");
+            for event in records(self.snapshot) {
+                if event.time.abs() >= TOO_LATE || event.record.len() > MOST_TEXT_BYTES {
+                    self.unencodable.add(&event.name, "its text is too long, or its time too late");
                     continue;
                 }
-                notice_line(&notice, out);
+                event_line(&event, out);
                 lines += 1;
             }
         }
@@ -267,15 +267,15 @@ impl<'a> Encoder<'a> {
 }
 
 /// An event, a check or a change of presence: text fields of the measurement `systole_notices`.
-fn notice_line(notice: &Record, out: &mut Vec<u8>) {
+fn event_line(event: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(b"systole_notices,metric_type=");
-    out.extend_from_slice(notice.kind.as_bytes());
+    out.extend_from_slice(event.kind.as_bytes());
     out.extend_from_slice(b",name=");
-    escape(&notice.name, ",= ", out);
+    escape(&event.name, ",= ", out);
     out.extend_from_slice(b" record=\"");
-    out.extend_from_slice(notice.record.replace('\\', "\\\\").replace('"', "\\\"").as_bytes());
+    out.extend_from_slice(event.record.replace('\\', "\\\\").replace('"', "\\\"").as_bytes());
     out.extend_from_slice(b"\" ");
-    out.extend_from_slice(itoa::Buffer::new().format((notice.time * 1e3).round() as i64).as_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format((event.time * 1e3).round() as i64).as_bytes());
     out.push(b'\n');
 }
 

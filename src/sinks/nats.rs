@@ -220,7 +220,8 @@ mod tests {
             cardinality: None,
             body: EventOrCheckBody::ServiceCheck { name: "n".into(), status: 0, message: Some("x".repeat(5000)) },
         };
-        let snapshot = Snapshot { gauges: (0..100).map(gauge).collect(), notes: vec![event], ..Snapshot::default() };
+        let snapshot =
+            Snapshot { gauges: (0..100).map(gauge).collect(), events_and_checks: vec![event], ..Snapshot::default() };
         let (messages, unencodable) = pack(&snapshot, 2000);
         assert_eq!((unencodable.records, messages.iter().any(|message| message.len() > 2000)), (1, false));
         let records: usize = messages.iter().map(|message| message.iter().filter(|&&b| b == b'\n').count()).sum();

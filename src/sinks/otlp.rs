@@ -407,8 +407,8 @@ impl OtlpSink {
         let mut metrics: BTreeMap<(String, u8), Metric> = BTreeMap::new();
         let (mut points, mut bytes) = (0, 0);
         self.unencodable = Unencodable::default();
-        let stamped = snapshot.stamped.iter().map(Ok);
-        let all = (0..).map_while(|n| snapshot.point(n)).map(Err).chain(stamped);
+        let timestamped = snapshot.timestamped.iter().map(Ok);
+        let all = (0..).map_while(|n| snapshot.point(n)).map(Err).chain(timestamped);
         self.running.left_out = 0;
         for item in all {
             let (name, class, metric) = match item {
@@ -608,7 +608,7 @@ impl Sink for OtlpSink {
             if left_out > 0 {
                 self.post.log_refusal("the sink holds `max_series` series; what is new is left out");
             }
-            let unsupported = snapshot.count_notices();
+            let unsupported = snapshot.count_events();
             let dropped = [("refused", self.ready.refused), ("max_series", left_out), ("unsupported", unsupported)];
             Ok(Receipt::new(bytes, dropped).with(self.unencodable.clone()))
         })

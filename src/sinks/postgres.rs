@@ -121,11 +121,11 @@ struct PostgresSink {
     splits: u64,
 }
 
-/// A part of an interval: of its points, with those that have times of their own, and of its notices.
+/// A part of an interval: of its points, with those that have times of their own, and of its events.
 #[derive(Clone, Debug, PartialEq)]
 struct Part {
     points: Range<usize>,
-    notices: Range<usize>,
+    events: Range<usize>,
 }
 
 impl Part {
@@ -135,33 +135,32 @@ impl Part {
             + snapshot.timers.len()
             + snapshot.sets.len()
             + snapshot.kvs.len()
-            + snapshot.stamped.len();
-        Part { points: 0..points, notices: 0..snapshot.count_notices() as usize }
+            + snapshot.timestamped.len();
+        Part { points: 0..points, events: 0..snapshot.count_events() as usize }
     }
 
     /// Two halves; `None` if there is one thing alone.
     fn halves(&self) -> Option<(Part, Part)> {
-        let (points, notices) = (self.points.clone(), self.notices.clone());
+        let (points, events) = (self.points.clone(), self.events.clone());
         let middle = |range: &Range<usize>| range.start + range.len() / 2;
         let none = |range: &Range<usize>| range.start..range.start;
-        match (points.len(), notices.len()) {
+        match (points.len(), events.len()) {
             (0 | 1, 0) | (0, 1) => None,
-            (1.., 1..) => Some((
-                Part { points: points.clone(), notices: none(&notices) },
-                Part { points: none(&points), notices },
-            )),
+            (1.., 1..) => {
+                Some((Part { points: points.clone(), events: none(&events) }, Part { points: none(&points), events }))
+            }
             (_, 0) => {
                 let middle = middle(&points);
                 Some((
-                    Part { points: points.start..middle, notices: notices.clone() },
-                    Part { points: middle..points.end, notices },
+                    Part { points: points.start..middle, events: events.clone() },
+                    Part { points: middle..points.end, events },
                 ))
             }
             (_, _) => {
-                let middle = middle(&notices);
+                let middle = middle(&events);
                 Some((
-                    Part { points: points.clone(), notices: notices.start..middle },
-                    Part { points, notices: middle..notices.end },
+                    Part { points: points.clone(), events: events.start..middle },
+                    Part { points, events: middle..events.end },
                 ))
             }
         }
@@ -173,7 +172,7 @@ impl Part {
             Some(Point::Kv(point)) => point.values.len() as u64,
             _ => 1,
         };
-        self.points.clone().map(of).sum::<u64>() + self.notices.len() as u64
+        self.points.clone().map(of).sum::<u64>() + self.events.len() as u64
     }
 
     fn rows<'a>(&self, snapshot: &'a Snapshot) -> impl Iterator<Item = Row<'a>> {
@@ -189,9 +188,9 @@ impl Part {
                 unencodable.add(row.series, why);
             }
         }
-        let is_bad = |notice: &&Record| !has_date(notice.time);
-        for notice in records(snapshot).get(self.notices.clone()).unwrap_or(&[]).iter().filter(is_bad) {
-            unencodable.add(&notice.name, NO_DATE);
+        let is_bad = |event: &&Record| !has_date(event.time);
+        for event in records(snapshot).get(self.events.clone()).unwrap_or(&[]).iter().filter(is_bad) {
+            unencodable.add(&event.name, NO_DATE);
         }
         unencodable
     }
@@ -231,10 +230,10 @@ fn row_lines(row: &Row<'_>, piece: &mut Vec<u8>) {
     }
 }
 
-/// Appends the line of a COPY for a notice.
-fn notice_line(notice: &Record, piece: &mut Vec<u8>) {
-    piece.extend_from_slice(rfc3339(notice.time).as_bytes());
-    for part in [notice.kind, &notice.name, &without_nul(&notice.record)] {
+/// Appends the line of a COPY for a event.
+fn event_line(event: &Record, piece: &mut Vec<u8>) {
+    piece.extend_from_slice(rfc3339(event.time).as_bytes());
+    for part in [event.kind, &event.name, &without_nul(&event.record)] {
         piece.push(b'\t');
         text(part, piece);
     }
@@ -338,13 +337,13 @@ impl PostgresSink {
             copy.send(Bytes::from(piece)).await?;
             copy.finish().await?;
         }
-        let notices = if part.notices.is_empty() { Vec::new() } else { records(snapshot) };
-        let notices = notices.get(part.notices.clone()).unwrap_or(&[]);
-        if !notices.is_empty() {
+        let events = if part.events.is_empty() { Vec::new() } else { records(snapshot) };
+        let events = events.get(part.events.clone()).unwrap_or(&[]);
+        if !events.is_empty() {
             let copy = transaction.copy_in("COPY systole_stage_notices (time, type, name, record) FROM STDIN").await?;
             pin_mut!(copy);
             let mut piece = Vec::new();
-            notices.iter().filter(|notice| has_date(notice.time)).for_each(|notice| notice_line(notice, &mut piece));
+            events.iter().filter(|event| has_date(event.time)).for_each(|event| event_line(event, &mut piece));
             copy.send(Bytes::from(piece)).await?;
             copy.finish().await?;
         }
@@ -444,17 +443,17 @@ mod tests {
 
     #[test]
     fn halves_of_a_part_are_all_of_it_down_to_one_thing() {
-        let mut parts = vec![Part { points: 0..7, notices: 0..3 }];
+        let mut parts = vec![Part { points: 0..7, events: 0..3 }];
         let mut alone = Vec::new();
         while let Some(part) = parts.pop() {
             match part.halves() {
                 Some((first, second)) => parts.extend([second, first]),
-                None => alone.push((part.points, part.notices)),
+                None => alone.push((part.points, part.events)),
             }
         }
         assert_eq!(alone.len(), 10);
         assert_eq!(alone.iter().flat_map(|(points, _)| points.clone()).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
-        assert_eq!(alone.iter().flat_map(|(_, notices)| notices.clone()).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(alone.iter().flat_map(|(_, events)| events.clone()).collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]

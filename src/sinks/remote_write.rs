@@ -26,7 +26,7 @@ use crate::snapshot::Snapshot;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post};
 use super::prometheus::{
-    Complaint, Distributions, Exposition, NativeSide, Sample, ScrapeState, Shape, Value, label_pairs, locked,
+    Distributions, Exposition, NativeSide, OutcomeLog, Sample, ScrapeState, Shape, Value, label_pairs, locked,
     native_side,
 };
 use super::spec::reach_url;
@@ -148,7 +148,7 @@ impl Spec for RemoteWriteSpec {
                     .at_most(context.max_series)
                     .pushed(),
             ))),
-            complaint: Complaint::new(&context.name, context.interval),
+            outcome_log: OutcomeLog::new(&context.name, context.interval),
             is_native: self.histograms == Histograms::Native,
             is_behind: true,
         }))
@@ -503,7 +503,7 @@ struct RemoteWriteSink {
     post: Post,
     is_second: bool,
     state: Arc<Mutex<ScrapeState>>,
-    complaint: Complaint,
+    outcome_log: OutcomeLog,
     /// Timers are sent as native histograms.
     is_native: bool,
     /// The last delivery has not gone through: what is told now would come before it.
@@ -567,7 +567,7 @@ impl RemoteWriteSink {
 
     fn without_second(&mut self) -> Answer {
         tracing::warn!(
-            sink = self.complaint.sink(),
+            sink = self.outcome_log.sink(),
             "the receiver does not know remote write 2.0; it gets 1.0 from now on"
         );
         self.is_second = false;
@@ -576,7 +576,7 @@ impl RemoteWriteSink {
 
     fn without_native(&mut self) {
         tracing::warn!(
-            sink = self.complaint.sink(),
+            sink = self.outcome_log.sink(),
             "the receiver has no native histograms; timers are classic ones with `buckets` from now on"
         );
         self.is_native = false;
@@ -628,11 +628,11 @@ impl Sink for RemoteWriteSink {
             let applied = spawn_blocking(move || locked(&state).apply(&interval)).await;
             let (outcome, is_news) = applied.map_err(|error| SinkError::new(error.to_string()))?;
             if is_news {
-                self.complaint.about(&outcome);
+                self.outcome_log.log(&outcome);
             }
             let (refused, bytes) = self.send_all(millis(snapshot.end)).await?;
             self.is_behind = false;
-            let others = [("refused", refused), ("unsupported", snapshot.count_notices())];
+            let others = [("refused", refused), ("unsupported", snapshot.count_events())];
             Ok(Receipt::new(bytes, outcome.dropped().into_iter().chain(others)))
         })
     }

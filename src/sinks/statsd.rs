@@ -193,7 +193,7 @@ impl Encoder {
         };
         for point in (0..).map_while(|n| snapshot.point(n)) {
             let series = point.series();
-            let is_told = match point {
+            let is_sent = match point {
                 Point::Counter(point) => {
                     self.value(series, "c", point.sum.value(), 1.0, None);
                     hand_on(&self.line)
@@ -213,7 +213,7 @@ impl Encoder {
                         (Kind::Distribution, Dialect::Dogstatsd) => "d",
                         _ => "ms",
                     };
-                    let mut is_told = true;
+                    let mut is_sent = true;
                     let values = snapshot.values(point);
                     if kind == "ms" && values.first().is_some_and(|(smallest, _)| *smallest < 0.0) {
                         // Readers refuse a negative duration; it is not told in part.
@@ -222,20 +222,20 @@ impl Encoder {
                     }
                     for (value, count) in values {
                         self.value(series, kind, value, count, None);
-                        is_told &= hand_on(&self.line);
+                        is_sent &= hand_on(&self.line);
                     }
-                    is_told
+                    is_sent
                 }
                 Point::Set(point) => match point.members.hashes() {
                     Some(hashes) => {
-                        let mut is_told = true;
+                        let mut is_sent = true;
                         for hash in hashes {
                             self.begin(series);
                             self.line.extend_from_slice(format!("{hash:016x}|s").as_bytes());
                             self.end(series, None);
-                            is_told &= hand_on(&self.line);
+                            is_sent &= hand_on(&self.line);
                         }
-                        is_told
+                        is_sent
                     }
                     None => {
                         estimated += 1;
@@ -243,9 +243,9 @@ impl Encoder {
                     }
                 },
             };
-            too_long += u64::from(!is_told);
+            too_long += u64::from(!is_sent);
         }
-        for one in &snapshot.stamped {
+        for one in &snapshot.timestamped {
             if one.series.kind() == Kind::Gauge {
                 if self.dialect == Dialect::Etsy || (one.value < 0.0 && self.sign == Sign::Delta) {
                     unsupported += 1;
@@ -257,11 +257,11 @@ impl Encoder {
             }
             too_long += u64::from(!hand_on(&self.line));
         }
-        for note in &snapshot.notes {
+        for event in &snapshot.events_and_checks {
             if self.dialect == Dialect::Etsy {
                 unsupported += 1;
             } else {
-                self.note(note);
+                self.event(event);
                 too_long += u64::from(!hand_on(&self.line));
             }
         }
@@ -360,15 +360,15 @@ impl Encoder {
         }
     }
 
-    fn note(&mut self, note: &EventOrCheck) {
+    fn event(&mut self, event: &EventOrCheck) {
         self.line.clear();
         let mut fields: Vec<(&str, &str)> = Vec::new();
         let escaped = |text: &str| text.replace('\n', "\\n");
-        let message = match &note.body {
+        let message = match &event.body {
             EventOrCheckBody::Event { title, text, priority, alert_type, aggregation_key, source_type } => {
                 let (title, text) = (escaped(title), escaped(text));
                 self.line.extend_from_slice(format!("_e{{{},{}}}:{title}|{text}", title.len(), text.len()).as_bytes());
-                self.line.extend_from_slice(format!("|d:{}", note.time as i64).as_bytes());
+                self.line.extend_from_slice(format!("|d:{}", event.time as i64).as_bytes());
                 fields.extend(aggregation_key.as_deref().map(|key| ("k", key)));
                 fields.extend([("p", priority.as_str()), ("t", alert_type.as_str())]);
                 fields.extend(source_type.as_deref().map(|source| ("s", source)));
@@ -377,16 +377,16 @@ impl Encoder {
             EventOrCheckBody::ServiceCheck { name, status, message: said } => {
                 self.line.extend_from_slice(b"_sc|");
                 self.text(name);
-                self.line.extend_from_slice(format!("|{status}|d:{}", note.time as i64).as_bytes());
+                self.line.extend_from_slice(format!("|{status}|d:{}", event.time as i64).as_bytes());
                 said.as_deref()
             }
         };
-        fields.extend(note.host.as_deref().map(|host| ("h", host)));
+        fields.extend(event.host.as_deref().map(|host| ("h", host)));
         for (key, value) in fields {
             self.line.extend_from_slice(format!("|{key}:").as_bytes());
             self.text(value);
         }
-        self.tags(note.tags.iter());
+        self.tags(event.tags.iter());
         if let Some(message) = message {
             // It must come last.
             self.line.extend_from_slice(b"|m:");

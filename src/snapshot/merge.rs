@@ -44,8 +44,8 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
     );
     for part in parts {
         merged.overrides.unite(&part.overrides);
-        merged.stamped.extend(part.stamped.iter().cloned());
-        merged.notes.extend(part.notes.iter().cloned());
+        merged.timestamped.extend(part.timestamped.iter().cloned());
+        merged.events_and_checks.extend(part.events_and_checks.iter().cloned());
         merged.presence.extend(part.presence.iter().cloned());
         merged.deleted.extend(part.deleted.iter().cloned());
         let listeners = std::mem::take(&mut merged.ledger.listeners);
@@ -53,7 +53,7 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
         merged.ledger.listeners = listeners;
         merged.ledger.listeners.extend(part.ledger.listeners.iter().cloned());
     }
-    unite_stamped(&mut merged.stamped);
+    merge_timestamped(&mut merged.timestamped);
     merged.ledger.update_completeness();
     merged.ledger.series = merged.count_series();
     merged
@@ -76,10 +76,10 @@ pub fn follow(before: Snapshot, after: &Snapshot) -> Snapshot {
 }
 
 /// One value per series and second: counters add up, of gauges the last one wins.
-pub(crate) fn unite_stamped(stamped: &mut Vec<TimestampedSample>) {
+pub(crate) fn merge_timestamped(timestamped: &mut Vec<TimestampedSample>) {
     // The sort is stable, so later samples stay later.
-    stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
-    stamped.dedup_by(|later, first| {
+    timestamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
+    timestamped.dedup_by(|later, first| {
         let is_same = later.time == first.time && later.series == first.series;
         if is_same {
             first.value = match later.series.kind() {

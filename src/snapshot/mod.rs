@@ -25,7 +25,7 @@ use crate::telemetry::{Ledger, SeriesAccount};
 
 pub use aggregates::{Aggregate, Aggregates};
 pub use deletion::{Deleted, Deletion};
-pub(crate) use merge::unite_stamped;
+pub(crate) use merge::merge_timestamped;
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
 pub(crate) use overrides::Length;
@@ -55,9 +55,9 @@ pub struct Snapshot {
     /// Key-value pairs.
     pub kvs: Vec<KvPoint>,
     /// Counters and gauges with timestamps, one per series and second.
-    pub stamped: Vec<TimestampedSample>,
+    pub timestamped: Vec<TimestampedSample>,
     /// Events and service checks in the order received.
-    pub notes: Vec<EventOrCheck>,
+    pub events_and_checks: Vec<EventOrCheck>,
     /// Presence events in the order of time, each at Unix seconds.
     pub presence: Vec<presence::Event>,
     /// Deletions over the management port, for sinks that keep series.
@@ -154,8 +154,8 @@ impl Snapshot {
             + self.timers.len()
             + self.sets.len()
             + kvs
-            + self.stamped.len()
-            + self.notes.len()
+            + self.timestamped.len()
+            + self.events_and_checks.len()
             + self.presence.len()
     }
 
@@ -203,12 +203,12 @@ impl Snapshot {
         self.timers.sort_by(|a, b| a.series.order(&b.series));
         self.sets.sort_by(|a, b| a.series.order(&b.series));
         self.kvs.sort_by(|a, b| a.series.order(&b.series));
-        self.stamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
+        self.timestamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
     }
 
     /// The number of events, service checks and changes of presence.
-    pub fn count_notices(&self) -> u64 {
-        (self.notes.len() + self.presence.len()) as u64
+    pub fn count_events(&self) -> u64 {
+        (self.events_and_checks.len() + self.presence.len()) as u64
     }
 
     /// Sequence number and end, which identify an interval, also among those of earlier starts, which reuse the numbers.

@@ -128,7 +128,7 @@ impl Snapshot {
         self.timers.iter_mut().for_each(|point| point.series = name(&point.series));
         self.sets.iter_mut().for_each(|point| point.series = name(&point.series));
         self.kvs.iter_mut().for_each(|point| point.series = name(&point.series));
-        self.stamped.iter_mut().for_each(|one| one.series = name(&one.series));
+        self.timestamped.iter_mut().for_each(|one| one.series = name(&one.series));
     }
 
     /// Whether a sink gets everything as it is: neither rules nor its filter exclude anything.
@@ -146,11 +146,11 @@ impl Snapshot {
         let goes = |series: &Series| {
             filter.passes(series) && self.overrides.of(series).is_none_or(|overrides| overrides.goes_to(sink))
         };
-        let goes_stamped = |one: &&TimestampedSample| {
+        let timestamped_goes = |one: &&TimestampedSample| {
             let overrides = rules.and_then(|rules| rules.overrides(one.rule));
             filter.passes(&one.series) && overrides.is_none_or(|overrides| overrides.goes_to(sink))
         };
-        let stamped = self.stamped.iter().filter(goes_stamped);
+        let timestamped = self.timestamped.iter().filter(timestamped_goes);
         let mut own = Snapshot {
             sequence: self.sequence,
             end: self.end,
@@ -161,8 +161,8 @@ impl Snapshot {
             timers: self.timers.iter().filter(|point| goes(&point.series)).cloned().collect(),
             sets: self.sets.iter().filter(|point| goes(&point.series)).cloned().collect(),
             kvs: self.kvs.iter().filter(|point| goes(&point.series)).cloned().collect(),
-            stamped: stamped.cloned().collect(),
-            notes: self.notes.clone(),
+            timestamped: timestamped.cloned().collect(),
+            events_and_checks: self.events_and_checks.clone(),
             presence: self.presence.clone(),
             deleted: self.deleted.iter().map(|one| one.decorated(&filter.prefix, &filter.tags)).collect(),
             ledger: self.ledger.clone(),

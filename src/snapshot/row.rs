@@ -29,10 +29,10 @@ impl Snapshot {
             rows.into_iter().map(move |row| (n, row))
         });
         let all = self.counters.len() + self.timers.len() + self.gauges.len() + self.sets.len() + self.kvs.len();
-        let stamped = self.stamped.iter().enumerate().skip(from.saturating_sub(all)).map(move |(n, one)| {
+        let timestamped = self.timestamped.iter().enumerate().skip(from.saturating_sub(all)).map(move |(n, one)| {
             (all + n, Row { series: &one.series, time: one.time, fields: vec![("value".into(), one.value)] })
         });
-        points.chain(stamped)
+        points.chain(timestamped)
     }
 
     fn rows_of<'a>(&'a self, point: Point<'a>) -> Vec<Row<'a>> {

@@ -191,7 +191,7 @@ impl SinkDriver {
             state: Mutex::default(),
             changed: Notify::new(),
         });
-        let mut spooler = Spooler { shared: Arc::clone(&shared), spool: None, complained: None };
+        let mut spooler = Spooler { shared: Arc::clone(&shared), spool: None, logged_at: None };
         if let Some((spool, lost)) = spool {
             // What is left from before is offered anew.
             let mut state = shared.state();

@@ -23,7 +23,7 @@ pub(super) struct Spooler {
     pub(super) shared: Arc<Shared>,
     pub(super) spool: Option<Spool>,
     /// When it was last said that the disk takes nothing.
-    pub(super) complained: Option<Instant>,
+    pub(super) logged_at: Option<Instant>,
 }
 
 impl Spooler {
@@ -45,7 +45,7 @@ impl Spooler {
     }
 
     /// Time between two deliveries from disk.
-    pub(super) fn pace(&self) -> Duration {
+    pub(super) fn replay_pause(&self) -> Duration {
         match self.spool.as_ref().map_or(0, |spool| spool.options().rate) {
             0 => Duration::ZERO,
             // Twice as fast as intervals come at the least, or the backlog would never end.
@@ -108,8 +108,8 @@ impl Spooler {
                 state.account.last_error = Some(format!("spool: {error}"));
                 state.account.last_failure = unix_time();
                 drop(state);
-                if self.complained.is_none_or(|last| last.elapsed() >= self.shared.options.log_every) {
-                    self.complained = Some(Instant::now());
+                if self.logged_at.is_none_or(|last| last.elapsed() >= self.shared.options.log_every) {
+                    self.logged_at = Some(Instant::now());
                     tracing::warn!(sink = self.shared.options.name, %error, "the spool takes nothing; intervals stay in memory");
                 }
                 None

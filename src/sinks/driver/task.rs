@@ -14,7 +14,7 @@ use super::spool::{Item, Spooler};
 use super::{DriverOptions, FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, STOPPING_PAUSE, Shared};
 
 pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spooler: Spooler) {
-    let mut driver = Driver { complaint: Complaint::default(), pause: FIRST_PAUSE, is_failing: false, named: None };
+    let mut driver = Driver { failure_log: FailureLog::default(), pause: FIRST_PAUSE, is_failing: false, named: None };
     let mut replayed: Option<tokio::time::Instant> = None;
     loop {
         let is_stopping = shared.state().deadline.is_some();
@@ -32,7 +32,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spoole
                 break;
             }
             // From disk at a limited rate; what is new meanwhile goes behind it, or before it.
-            let due = replayed.map(|last| last + spooler.pace());
+            let due = replayed.map(|last| last + spooler.replay_pause());
             if let Some(due) = due.filter(|due| *due > tokio::time::Instant::now()) {
                 tokio::select! {
                     () = tokio::time::sleep_until(due) => {}
@@ -56,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spoole
 }
 
 struct Driver {
-    complaint: Complaint,
+    failure_log: FailureLog,
     pause: Duration,
     /// Whether the last delivery failed.
     is_failing: bool,
@@ -95,7 +95,7 @@ impl Driver {
             });
             match outcome {
                 Ok(receipt) => {
-                    self.note_success(shared, &item, receipt, began.elapsed());
+                    self.count_success(shared, &item, receipt, began.elapsed());
                     if let Some(position) = item.position {
                         spooler.remove(position).await;
                     }
@@ -109,7 +109,7 @@ impl Driver {
                         state.account.last_failure = unix_time();
                         (state.waiting.len() + 1, state.deadline)
                     };
-                    self.complaint.raise(options, &error, waiting);
+                    self.failure_log.failed(options, &error, waiting);
                     spooler.save(Some(&mut item)).await;
                     // What is on disk can wait for the next start; what the disk did not take cannot.
                     let is_safe = item.position.is_some() && shared.state().waiting.is_empty();
@@ -127,7 +127,7 @@ impl Driver {
         }
     }
 
-    fn note_success(&mut self, shared: &Shared, item: &Item, receipt: Receipt, took: Duration) {
+    fn count_success(&mut self, shared: &Shared, item: &Item, receipt: Receipt, took: Duration) {
         let records = item.snapshot.len() as u64;
         let left_out: u64 = receipt.dropped.iter().map(|(_, count)| count).sum();
         let mut state = shared.state();
@@ -161,7 +161,7 @@ impl Driver {
                 "records cannot be encoded for this sink; they are dropped"
             );
         }
-        self.complaint.over(&shared.options);
+        self.failure_log.recovered(&shared.options);
         self.is_failing = false;
         self.pause = FIRST_PAUSE;
     }
@@ -191,13 +191,13 @@ impl Driver {
 
 /// Says that a sink fails, and that it works again: at most once in `log_every`.
 #[derive(Default)]
-struct Complaint {
+struct FailureLog {
     last: Option<Instant>,
     failures: u64,
 }
 
-impl Complaint {
-    fn raise(&mut self, options: &DriverOptions, error: &SinkError, waiting: usize) {
+impl FailureLog {
+    fn failed(&mut self, options: &DriverOptions, error: &SinkError, waiting: usize) {
         self.failures += 1;
         if self.last.is_some_and(|last| last.elapsed() < options.log_every) {
             return;
@@ -213,11 +213,11 @@ impl Complaint {
         );
     }
 
-    fn over(&mut self, options: &DriverOptions) {
+    fn recovered(&mut self, options: &DriverOptions) {
         if self.failures > 0 {
             tracing::info!(sink = options.name, failures = self.failures, "delivering again");
         }
-        *self = Complaint::default();
+        *self = FailureLog::default();
     }
 }
 

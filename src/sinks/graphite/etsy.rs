@@ -174,7 +174,7 @@ pub(super) fn write_own(snapshot: &Snapshot, context: &Context<'_>, timings: Opt
 }
 
 /// A counter or a gauge with a time of its own.
-pub(super) fn write_stamped(series: &Series, value: f64, context: &Context<'_>, out: &mut Writer) {
+pub(super) fn write_timestamped(series: &Series, value: f64, context: &Context<'_>, out: &mut Writer) {
     let Context { names, prefixes } = context;
     let suffix = prefixes.suffix.as_str();
     let key = Key::new(series);

@@ -221,7 +221,7 @@ impl<'a> Encoder<'a> {
         let mut out = Writer { bytes: std::mem::take(bytes), time, frame, fault: None };
         self.next = loop {
             let Some(point) = self.snapshot.point(next) else {
-                self.write_stamped(&mut out);
+                self.write_timestamped(&mut out);
                 if let Names::Etsy(context) = &self.names {
                     etsy::write_own(self.snapshot, context, self.timings, &mut out);
                 }
@@ -250,9 +250,9 @@ impl<'a> Encoder<'a> {
     }
 
     /// Counters and gauges with times of their own: they have no rate.
-    fn write_stamped(&mut self, out: &mut Writer) {
+    fn write_timestamped(&mut self, out: &mut Writer) {
         let interval = out.time;
-        for one in &self.snapshot.stamped {
+        for one in &self.snapshot.timestamped {
             out.time = one.time as i64;
             let is_gauge = one.series.kind() == Kind::Gauge;
             match &self.names {
@@ -260,7 +260,7 @@ impl<'a> Encoder<'a> {
                     let name = plain::Name::new(&one.series);
                     name.write(out, if is_gauge { "" } else { ".count" }, one.value);
                 }
-                Names::Etsy(context) => etsy::write_stamped(&one.series, one.value, context, out),
+                Names::Etsy(context) => etsy::write_timestamped(&one.series, one.value, context, out),
             }
             if let Some(why) = out.fault.take() {
                 self.unencodable.add(&one.series, why);
@@ -434,7 +434,7 @@ impl Sink for GraphiteSink {
             self.timings.last_flush = unix_time();
             self.timings.flush_ms = began.elapsed().as_secs_f64() * 1e3;
             self.timings.flush_length = written as f64;
-            Ok(Receipt::new(written as u64, [("unsupported", snapshot.count_notices())]).with(unencodable))
+            Ok(Receipt::new(written as u64, [("unsupported", snapshot.count_events())]).with(unencodable))
         })
     }
 

@@ -163,7 +163,7 @@ impl Exposition {
         self.before = self.end.replace(snapshot.end);
         self.delete(&snapshot.deleted);
         let (of_gauges, of_counters): (Vec<&TimestampedSample>, Vec<&TimestampedSample>) =
-            snapshot.stamped.iter().partition(|one| one.series.kind() == Kind::Gauge);
+            snapshot.timestamped.iter().partition(|one| one.series.kind() == Kind::Gauge);
         let mut counters: Vec<(&Series, f64)> =
             snapshot.counters.iter().map(|point| (&point.series, point.sum.value())).collect();
         counters.extend(of_counters.into_iter().map(|one| (&one.series, one.value)));

@@ -35,7 +35,7 @@ pub(super) use crate::prometheus_text::Shape;
 pub use exposition::{Distributions, Exposition, Format};
 pub(super) use exposition::{Sample, Value};
 pub(super) use names::{divisor, label_pairs};
-pub(super) use outcome::Complaint;
+pub(super) use outcome::OutcomeLog;
 pub use outcome::{Conflict, Outcome};
 pub(super) use protobuf::{NativeSide, native_side};
 
@@ -103,8 +103,8 @@ impl Spec for PrometheusSpec {
         let distributions = if self.native_histograms { Distributions::Native } else { Distributions::Summary };
         let exposition =
             Exposition::new(self.ttl.as_secs_f64(), distributions).updown(&self.updown).at_most(context.max_series);
-        let complaint = Complaint::new(&context.name, context.interval);
-        let opened = PrometheusSink::open(address, exposition, complaint).map_err(|error| {
+        let outcome_log = OutcomeLog::new(&context.name, context.interval);
+        let opened = PrometheusSink::open(address, exposition, outcome_log).map_err(|error| {
             format!(
                 "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",
                 self.place()
@@ -145,12 +145,12 @@ type Shared = Arc<Mutex<ScrapeState>>;
 struct PrometheusSink {
     shared: Shared,
     server: JoinHandle<()>,
-    complaint: Complaint,
+    outcome_log: OutcomeLog,
 }
 
 impl PrometheusSink {
     /// Serves at an address.
-    fn open(address: SocketAddr, exposition: Exposition, complaint: Complaint) -> io::Result<PrometheusSink> {
+    fn open(address: SocketAddr, exposition: Exposition, outcome_log: OutcomeLog) -> io::Result<PrometheusSink> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
@@ -164,7 +164,7 @@ impl PrometheusSink {
                 tracing::error!(%error, "the scrape endpoint ended");
             }
         });
-        Ok(PrometheusSink { shared, server, complaint })
+        Ok(PrometheusSink { shared, server, outcome_log })
     }
 }
 
@@ -194,8 +194,8 @@ impl Sink for PrometheusSink {
             let (outcome, _) = spawn_blocking(move || locked(&shared).apply(&interval))
                 .await
                 .map_err(|error| SinkError::new(format!("the interval could not be added: {error}")))?;
-            self.complaint.about(&outcome);
-            let unsupported = ("unsupported", snapshot.count_notices());
+            self.outcome_log.log(&outcome);
+            let unsupported = ("unsupported", snapshot.count_events());
             Ok(Receipt::new(0, outcome.dropped().into_iter().chain([unsupported])))
         })
     }

@@ -55,16 +55,16 @@ impl Outcome {
 
 /// Says what was left out, at most once in an interval.
 #[derive(Debug)]
-pub(in crate::sinks) struct Complaint {
+pub(in crate::sinks) struct OutcomeLog {
     sink: String,
     every: Duration,
     last: Option<Instant>,
 }
 
-impl Complaint {
+impl OutcomeLog {
     /// For a sink's label.
-    pub(in crate::sinks) fn new(sink: &str, every: Duration) -> Complaint {
-        Complaint { sink: sink.to_string(), every, last: None }
+    pub(in crate::sinks) fn new(sink: &str, every: Duration) -> OutcomeLog {
+        OutcomeLog { sink: sink.to_string(), every, last: None }
     }
 
     /// Label of the sink.
@@ -73,7 +73,7 @@ impl Complaint {
     }
 
     /// Logs what there is to say.
-    pub(in crate::sinks) fn about(&mut self, outcome: &Outcome) {
+    pub(in crate::sinks) fn log(&mut self, outcome: &Outcome) {
         let is_clean = outcome.dropped().iter().all(|(_, records)| *records == 0);
         if is_clean || self.last.is_some_and(|last| last.elapsed() < self.every) {
             return;
