@@ -1,8 +1,8 @@
 //! Standard output: a table for people on a terminal, records otherwise. Text from the wire is shown with
 //! everything that would act on a terminal written out.
 //!
-//! An interval that could be written in part only (a full disk) is gone on with where it stopped. Records for a pipe
-//! whose reader has gone are dropped and counted as `closed`.
+//! An interval that was written in part (a full disk) is continued where it stopped. Records for a pipe whose reader is gone
+//! are dropped and counted (`closed`).
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -21,7 +21,7 @@ use crate::untrusted::Escaped;
 use super::blocking::{Blocking, Writer};
 use super::{Delivery, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
-/// Rows of a table; the rest is told as a number.
+/// Rows of a table; of the rest the number is shown.
 const MAX_ROWS: usize = 200;
 /// Widest column of names.
 const NAME_WIDTH: usize = 60;
@@ -81,16 +81,16 @@ impl Sink for ConsoleSink {
     }
 }
 
-/// Pause before a descriptor that somebody has set not to block is asked again.
+/// Pause before the next attempt to write to a descriptor that another process has set to non-blocking.
 const PAUSE: Duration = Duration::from_millis(20);
 
 struct ConsoleWriter {
     table: bool,
-    /// Standard output past the library's buffer, which would keep what it could not write.
+    /// Standard output without the library's buffer, which would keep what it could not write.
     out: Option<File>,
-    /// The interval that a failure has cut.
+    /// The interval that a failure has interrupted.
     begun: Option<Begun>,
-    /// Whether the reader has gone.
+    /// Whether the reader is gone.
     is_closed: bool,
 }
 
@@ -140,7 +140,7 @@ impl Writer for ConsoleWriter {
         let identity = snapshot.identity();
         let mut begun = match self.begun.take() {
             Some(same) if same.identity == identity => same,
-            // That one waits for another turn, or was given up; its last line is to be whole.
+            // That one is retried later, or was dropped; its last line is completed first.
             other => {
                 let mut bytes = other.map_or_else(Vec::new, |other| other.rest_of_line().to_vec());
                 bytes.append(&mut self.text(snapshot));
@@ -156,7 +156,7 @@ impl Writer for ConsoleWriter {
                 self.is_closed = false;
                 Ok(Receipt::new(begun.bytes.len() as u64, []))
             }
-            // Whoever read our output has gone; that is no reason to keep the intervals.
+            // The reader is gone; that is no reason to keep the intervals.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 if !self.is_closed {
                     tracing::warn!("nobody reads standard output any more; what it is given is dropped");

@@ -1,7 +1,7 @@
 //! Datadog: series to `/api/v2/series`, events to `/api/v1/events`, service checks to `/api/v1/check_run`, all as JSON
 //! (docs.datadoghq.com, "API reference"). Names are the agent's: a counter is a count, a timer `name.avg`, `name.count`, `name.max`,
 //! `name.median`, `name.95percentile` and so on; a gauge and a set are gauges. A change of presence is a run of the check
-//! `systole.presence`. The tag `host` names the resource. What is refused for good is dropped and counted (`refused`).
+//! `systole.presence`. The tag `host` names the resource. What is refused permanently is dropped and counted (`refused`).
 
 use std::sync::Arc;
 
@@ -105,7 +105,7 @@ impl DatadogSink {
         one
     }
 
-    /// What one point is told as.
+    /// What is sent of one point.
     fn point(&self, snapshot: &Snapshot, point: Point<'_>, out: &mut Vec<Value>) {
         let series = point.series();
         let mut send = |suffix: &str, kind: u8, value: f64| {

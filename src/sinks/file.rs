@@ -1,7 +1,7 @@
 //! Records in a file, one a line. An interval is written whole or not at all: after a failure, what was
 //! written of it is truncated. Rotation by size and age keeps `path.1` (the newest) to `path.N`.
 //!
-//! A file that somebody moved or deleted is replaced before the next interval, so that nothing is written where nobody looks.
+//! A file that was moved or deleted is replaced before the next interval.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

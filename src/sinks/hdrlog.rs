@@ -121,7 +121,7 @@ impl Writer for LogWriter {
             let values = snapshot.values(point);
             let Some((smallest, _)) = values.first() else { continue };
             if *smallest < 0.0 {
-                // It is not told in part.
+                // A part of it would be wrong.
                 negative += 1;
                 continue;
             }

@@ -222,7 +222,7 @@ impl Post {
 }
 
 /// The requests of an interval that are still to be sent. Over several attempts those that were taken are not sent again:
-/// what is told as a difference would count twice.
+/// what is sent as a difference would count twice.
 pub(super) struct Ready<R> {
     /// Which interval.
     of: Option<(u64, u64)>,

@@ -52,7 +52,7 @@ pub use spool::{Order, SpoolOptions};
 /// The longest of any duration that is configured: a year.
 pub(crate) const LONG: Duration = Duration::from_secs(366 * 86_400);
 
-/// Characters of a record's name that is told.
+/// Characters of a record's name in a message.
 const NAMED_CHARS: usize = 200;
 
 /// A future that a sink returns.
@@ -85,7 +85,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// So many bytes, and what was left out, by reason; reasons without a record are not told.
+    /// So many bytes, and what was left out, by reason; reasons without a record are omitted.
     pub fn new(bytes: u64, dropped: impl IntoIterator<Item = (&'static str, u64)>) -> Receipt {
         let dropped = dropped.into_iter().filter(|(_, records)| *records > 0).collect();
         Receipt { dropped, bytes, named: None }
@@ -108,7 +108,7 @@ fn has_date(secs: f64) -> bool {
 }
 
 /// Records of an interval that have no form in a format: a count that its integers do not hold, a time before its calendar.
-/// No later attempt would change that, so they are dropped one by one, and the interval goes its way without them.
+/// No later attempt would change that, so they are dropped one by one, and the rest of the interval is delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Unencodable {
     records: u64,
@@ -131,14 +131,14 @@ impl Unencodable {
     }
 }
 
-/// Why a delivery failed. It is tried again.
+/// Why a delivery failed. The driver retries it.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 #[non_exhaustive]
 pub struct SinkError {
     /// In one line.
     pub what: String,
-    /// How long the receiver asked us to wait.
+    /// How long the receiver asks to wait.
     pub retry_after: Option<Duration>,
 }
 

@@ -1,7 +1,7 @@
 //! OpenTelemetry: metrics as protobuf over HTTP to a collector's `/v1/metrics` (OTLP 1.x, `opentelemetry/proto/metrics/v1`).
 //!
 //! Counters are sums, gauges and sets gauges, timers, histograms and distributions exponential histograms. With the temporality
-//! `delta` each interval tells what it saw; with `cumulative` sums and histograms go on from interval to interval. Points that
+//! `delta` each interval has its own sums; with `cumulative` sums and histograms continue from interval to interval. Points that
 //! the receiver rejects in a partial success, or refuses for good, are dropped and counted (`refused`); so is what goes on
 //! beyond the daemon's `max_series` (`max_series`). Events, checks and changes of presence have no form here (`unsupported`), nor
 //! has a histogram of more than 2^64 events, or a time after the year 2554 (`unencodable`).
@@ -43,7 +43,7 @@ const TOO_MANY: f64 = 1.8e19;
 /// Unix seconds from which on a time has no form.
 const TOO_LATE: f64 = 1.8e10;
 
-/// What an interval tells.
+/// What the sums of an interval are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Temporality {
     #[default]
@@ -367,7 +367,7 @@ struct OtlpSink {
     spec: OtlpSpec,
     url: String,
     post: Post,
-    /// Nothing is compressed: nobody asked for it, or the receiver does not take it.
+    /// Nothing is compressed: it is not configured, or the receiver does not take it.
     is_plain: bool,
     running: Running,
     ready: Ready<Prepared>,

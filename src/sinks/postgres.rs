@@ -276,7 +276,7 @@ impl PostgresSink {
     async fn connect(&self) -> Result<Client, Error> {
         let (client, connection) = self.config.connect(self.tls.clone()).await?;
         tokio::spawn(async move {
-            // Whoever uses the client is told.
+            // Requests of the client fail with it.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the connection to the database ended");
             }

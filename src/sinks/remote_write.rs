@@ -506,7 +506,7 @@ struct RemoteWriteSink {
     outcome_log: OutcomeLog,
     /// Timers are sent as native histograms.
     is_native: bool,
-    /// The last delivery has not gone through: what is told now would come before it.
+    /// The last delivery has not succeeded: what is sent now would come before it.
     is_behind: bool,
 }
 
@@ -583,7 +583,7 @@ impl RemoteWriteSink {
         locked(&self.state).exposition.without_native();
     }
 
-    /// Sends everything that is told at a time: how many records were refused, and how many bytes there were.
+    /// Sends every series as it is at a time: how many records were refused, and how many bytes there were.
     async fn send_all(&mut self, at: i64) -> Result<(u64, u64), SinkError> {
         let (mut refused, mut bytes, mut from) = (0, 0, Some(0));
         let (mut most, mut splits, mut with_zeros) = (u64::MAX, 0, true);
@@ -637,7 +637,7 @@ impl Sink for RemoteWriteSink {
         })
     }
 
-    /// What was told ends now: a target that is gone would show nothing, either.
+    /// Ends every series now, as Prometheus does for a target that is gone.
     fn close(&mut self) -> Delivery<'_, ()> {
         Box::pin(async move {
             let end = {

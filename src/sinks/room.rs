@@ -1,11 +1,11 @@
-//! How many series a sink may hold that remembers them from interval to interval.
+//! How many series a sink may hold that keeps them from interval to interval.
 
 use crate::series::Series;
 
-/// Series of the daemon's own that find room beside those of senders: they say what a flood of names does.
+/// Series of the daemon's own that have room beside those of senders: they show what a flood of names does.
 const OWN_SERIES: usize = 1000;
 
-/// Room for `max_series` series of senders, and for some of the daemon's own. What finds none is dropped and counted
+/// Room for `max_series` series of senders, and for some of the daemon's own. What is beyond it is dropped and counted
 /// (`max_series`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Room {

@@ -53,7 +53,7 @@ pub trait Spec: fmt::Debug {
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String>;
 }
 
-/// What a sink is told of the daemon that it works for.
+/// What a sink needs to know of its daemon.
 #[derive(Clone, Debug)]
 pub struct SinkContext {
     /// Label of the sink.
@@ -68,7 +68,7 @@ pub struct SinkContext {
     pub etsy: EtsyNames,
     /// Most series of senders, for sinks that remember them.
     pub max_series: usize,
-    /// What the naming `dogstatsd` tells of timers.
+    /// Aggregates of timers in the naming `dogstatsd`.
     pub aggregates: Vec<String>,
 }
 

@@ -2,7 +2,7 @@
 //! presence beside them. An interval is one transaction, and one that is written twice is there once. What is older than
 //! `retention` is deleted, at most once a minute; a step of the wall clock makes nothing old (see [`AgeClock`]).
 //!
-//! A file that somebody moved or deleted is replaced before the next interval.
+//! A file that was moved or deleted is replaced before the next interval.
 //!
 //! ```sql
 //! SELECT datetime(time, 'unixepoch'), value FROM records WHERE name = 'api.hits' AND field = 'rate';

@@ -1,17 +1,17 @@
-//! Another StatsD server, told in its own protocol what an interval came to: one line for a counter, a gauge, each sample of a
-//! timer and each member of a set that is still known, so that it can go on aggregating.
+//! Another StatsD server: an interval in its own protocol, one line for a counter, a gauge, each sample of a timer and each
+//! member of a set that is still known, so that it can aggregate them further.
 //!
 //! The dialect `dogstatsd` has tags as `|#k:v`, histograms, distributions, events, service checks and times. In `etsy`, what the
 //! original reads, histograms and distributions are timers, and tags stand in the name as Graphite has them, `name;k=v`: the
 //! original refuses lines with `|#`. A sample that stands for several has the rate that says so. Sets that are estimates have no
-//! members to tell (`estimated`).
+//! members to send (`estimated`).
 //!
 //! A sign before a gauge's value adjusts it, so a negative one is set by way of zero, both lines in one datagram: `x:0|g`, `x:-5|g`.
 //! A receiver that takes signs for part of the value (the DataDog agent) comes to the same; `gauge_sign = "absolute"` saves it
 //! the zero. A gauge with a time of its own cannot be set that way, nor at all in `etsy`, which has no times (`unsupported`).
 //!
-//! Over UDP lines are packed into datagrams of at most `max_datagram` bytes; whether they arrive nobody knows, but a server that
-//! is not there at all is noticed; a line that no datagram holds is left out (`too_long`). Over TCP a line ends with a newline.
+//! Over UDP lines are packed into datagrams of at most `max_datagram` bytes; whether they arrive is not known, but a server that
+//! is not there is an error; a line that no datagram holds is left out (`too_long`). Over TCP a line ends with a newline.
 //!
 //! What is written as a timer, a folded histogram too, and has a value below zero is left out: readers refuse it (`negative`).
 
@@ -179,7 +179,7 @@ impl Encoder {
         Encoder { dialect, sign, longest, line: Vec::new() }
     }
 
-    /// Hands every item to `visit`; how many records cannot be told, by reason.
+    /// Hands every item to `visit`; how many records cannot be sent, by reason.
     pub fn each(&mut self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8])) -> [(&'static str, u64); 4] {
         let (mut estimated, mut unsupported, mut too_long, mut negative) = (0, 0, 0, 0);
         let longest = self.longest;
@@ -203,7 +203,7 @@ impl Encoder {
                     hand_on(&self.line)
                 }
                 Point::Kv(point) => {
-                    // Key-value pairs are nobody's but statsite's.
+                    // Only statsite knows key-value pairs.
                     unsupported += point.values.len() as u64;
                     true
                 }
@@ -216,7 +216,7 @@ impl Encoder {
                     let mut is_sent = true;
                     let values = snapshot.values(point);
                     if kind == "ms" && values.first().is_some_and(|(smallest, _)| *smallest < 0.0) {
-                        // Readers refuse a negative duration; it is not told in part.
+                        // Readers refuse a negative duration; a part of the timer would be wrong.
                         negative += 1;
                         continue;
                     }

@@ -1,4 +1,4 @@
-//! A sink's spool as its driver uses it: off the runtime's threads, with the account kept beside.
+//! A sink's spool as its driver uses it: on threads that may block, and with the sink's account.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub(super) struct Item {
 pub(super) struct Spooler {
     pub(super) shared: Arc<Shared>,
     pub(super) spool: Option<Spool>,
-    /// When it was last said that the disk takes nothing.
+    /// When it was last logged that the disk takes nothing.
     pub(super) logged_at: Option<Instant>,
 }
 
@@ -135,7 +135,7 @@ impl Spooler {
             }
         }
         loop {
-            // Out of the queue meanwhile, so that nobody gives it up when the queue is full.
+            // Out of the queue meanwhile, so that it is not dropped when the queue is full.
             let Some(next) = self.shared.state().waiting.pop_front() else { return true };
             if self.append(&next).await.is_none() {
                 self.shared.state().waiting.push_front(next);
@@ -156,7 +156,7 @@ impl Spooler {
         self.work(move |spool| spool.remove(position)).await;
     }
 
-    /// Leaves an interval that failed on disk for another turn. One that had to make room meanwhile is gone.
+    /// Leaves an interval that failed on disk for a later attempt. One that had to make room meanwhile is gone.
     pub(super) async fn put_off(&mut self, item: &Item) {
         let Some(position) = item.position else { return };
         if self.work(move |spool| spool.put_off(position)).await == Some(false) {

@@ -1,4 +1,4 @@
-//! The task of a sink: what is delivered next, again and again until it is, and what goes to disk meanwhile.
+//! The task of a sink: what is delivered next, how it is retried, and what goes to disk meanwhile.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -60,12 +60,12 @@ struct Driver {
     pause: Duration,
     /// Whether the last delivery failed.
     is_failing: bool,
-    /// When it was last said that records cannot be encoded.
+    /// When it was last logged that records cannot be encoded.
     named: Option<Instant>,
 }
 
 impl Driver {
-    /// Tries until the item is delivered, or waits on disk for another turn.
+    /// Retries until the item is delivered, or is left on disk for later.
     async fn deliver(&mut self, shared: &Shared, sink: &mut dyn Sink, spooler: &mut Spooler, mut item: Item) {
         let options = &shared.options;
         let snapshot = Arc::clone(&item.snapshot);
@@ -79,7 +79,7 @@ impl Driver {
                         outcome = &mut attempt => break outcome,
                         () = spooler.exposed(since, self.is_failing, item.position.is_none()) => {
                             if !spooler.save(Some(&mut item)).await {
-                                // The disk takes nothing: not again and again.
+                                // The disk takes nothing: no busy loop.
                                 tokio::select! {
                                     outcome = &mut attempt => break outcome,
                                     () = tokio::time::sleep(FIRST_PAUSE) => {}
@@ -189,7 +189,7 @@ impl Driver {
     }
 }
 
-/// Says that a sink fails, and that it works again: at most once in `log_every`.
+/// Logs that a sink fails, at most once in `log_every`, and that it works again.
 #[derive(Default)]
 struct FailureLog {
     last: Option<Instant>,

@@ -50,7 +50,7 @@ pub enum GraphiteNames {
     Systole,
     /// The original's.
     Etsy(EtsyNames),
-    /// The DataDog agent's, with what is told of timers.
+    /// The DataDog agent's, with the aggregates of timers.
     Dogstatsd(Vec<String>),
 }
 
@@ -163,7 +163,7 @@ pub enum Wire {
     Pickle,
 }
 
-/// What the original tells about its own flushes: `graphiteStats` and `processing_time`.
+/// What the original reports of its own flushes: `graphiteStats` and `processing_time`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
     /// Seconds since the interval ended until it was handed to this sink, in ms.
@@ -198,7 +198,7 @@ enum Names<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    /// Begins an interval. `timings` are told in the naming `etsy` if the original's own series are on.
+    /// Begins an interval. `timings` are written in the naming `etsy` if the original's own series are on.
     pub fn new(
         snapshot: &'a Snapshot,
         names: &'a GraphiteNames,

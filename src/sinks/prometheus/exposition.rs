@@ -1,4 +1,4 @@
-//! What Prometheus is told, built from interval to interval: counters, sums and counts go on from where they were, gauges and
+//! What Prometheus gets, built from interval to interval: counters, sums and counts continue from where they were, gauges and
 //! quantiles are those of the last interval. Text format 0.0.4 and OpenMetrics 1.0 (prometheus.io, "Exposition formats";
 //! the OpenMetrics specification).
 
@@ -18,7 +18,7 @@ use super::names::{divisor, family, identity, labels};
 use super::outcome::{Conflict, Outcome};
 use super::protobuf;
 
-/// What one interval told alone, members of sets and quantiles, is told for so long, for scrapes may be rarer, in seconds.
+/// What one interval has alone, members of sets and quantiles, is served for so long, for scrapes may be rarer, in seconds.
 const HOLD_SECS: f64 = 60.0;
 
 /// Ends of intervals are exact to less than that, in seconds.
@@ -35,7 +35,7 @@ pub enum Format {
     Protobuf,
 }
 
-/// What timers, histograms and distributions are told as, unless a rule gives them buckets.
+/// What timers, histograms and distributions become, unless a rule gives them buckets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Distributions {
     /// Quantiles.
@@ -75,7 +75,7 @@ pub(in crate::sinks) struct Distribution {
     pub(in crate::sinks) quantiles: Vec<(f64, f64)>,
     /// Counts at or below each bound, as values are sent.
     pub(in crate::sinks) buckets: Vec<(Option<f64>, Sum)>,
-    /// In what is told: timers in seconds.
+    /// In the unit that is served: timers in seconds.
     pub(in crate::sinks) native: Option<Exponential>,
     pub(in crate::sinks) sum: Sum,
     pub(in crate::sinks) count: Sum,
@@ -107,7 +107,7 @@ pub(in crate::sinks) struct Family {
     samples: BTreeMap<Box<str>, usize>,
 }
 
-/// Everything that Prometheus is told.
+/// Everything that Prometheus gets.
 #[derive(Clone, Debug, Default)]
 pub struct Exposition {
     families: BTreeMap<Arc<str>, Family>,
@@ -119,7 +119,7 @@ pub struct Exposition {
     places: HashMap<Series, usize>,
     /// A counter, summary or histogram without an update leaves after so many seconds.
     ttl_secs: f64,
-    /// What one interval told alone, after so many.
+    /// What one interval has alone leaves after so many.
     hold_secs: f64,
     distributions: Distributions,
     /// Patterns of counters that also fall.
@@ -138,7 +138,7 @@ impl Exposition {
         Exposition { ttl_secs, hold_secs: HOLD_SECS, distributions, ..Exposition::default() }
     }
 
-    /// Counters with such names go up and down: they are told as gauges.
+    /// Counters with such names go up and down: they become gauges.
     #[must_use]
     pub fn updown(self, patterns: &[String]) -> Exposition {
         Exposition { updown: patterns.to_vec(), ..self }
@@ -156,7 +156,7 @@ impl Exposition {
         Exposition { hold_secs: 0.0, gone: Some(Vec::new()), ..self }
     }
 
-    /// Adds an interval; what of it is not told.
+    /// Adds an interval; what of it is left out.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Outcome {
         let mut outcome = Outcome::default();
         self.gone.iter_mut().for_each(Vec::clear);
@@ -254,7 +254,7 @@ impl Exposition {
         held.count.add(summary.count);
     }
 
-    /// Native histograms are not taken: buckets are told from now on.
+    /// Native histograms are not taken: buckets replace them from now on.
     pub(in crate::sinks) fn without_native(&mut self) {
         if let Distributions::NativeOrClassic(bounds) = &mut self.distributions {
             self.distributions = Distributions::Classic(std::mem::take(bounds));
@@ -356,7 +356,7 @@ impl Exposition {
         Ok(place)
     }
 
-    /// Takes series off that somebody deleted.
+    /// Removes deleted series.
     fn delete(&mut self, deleted: &[Deletion]) {
         for deletion in deleted {
             if let Deletion::Series(series) = deletion
@@ -402,7 +402,7 @@ impl Exposition {
                 && is_over
                 && !held.quantiles.is_empty()
             {
-                // Quantiles are told only where there are no buckets.
+                // Quantiles are served only where there are no buckets.
                 if held.buckets.is_empty()
                     && held.native.is_none()
                     && let Some(gone) = &mut self.gone
@@ -439,7 +439,7 @@ impl Exposition {
         }
     }
 
-    /// Nothing is told any more.
+    /// Removes every series.
     pub(in crate::sinks) fn clear(&mut self) {
         self.gone.iter_mut().for_each(Vec::clear);
         (0..self.samples.len()).for_each(|place| self.remove(place));
@@ -466,12 +466,12 @@ impl Exposition {
         self.samples.len()
     }
 
-    /// How many series are told.
+    /// How many series there are.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Nothing is told.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }

@@ -1,10 +1,10 @@
-//! Prometheus, by scrape: the sink keeps what was told and serves it at `/metrics` of its own address, as text 0.0.4 or
+//! Prometheus, by scrape: the sink keeps what it has and serves it at `/metrics` of its own address, as text 0.0.4 or
 //! OpenMetrics 1.0 by `Accept`; as protobuf timers are native histograms.
 //!
 //! Counters, and sums and counts of timers, go on from interval to interval, and leave after `ttl` without an update. A gauge
-//! leaves with its last record; what one interval told alone, members of sets and quantiles, is told for a minute. Names are
+//! leaves with its last record; what one interval has alone, members of sets and quantiles, is served for a minute. Names are
 //! made Prometheus' own; of two series that would then be one, or of two types under one name, the first keeps the name, the
-//! other is dropped, counted (`conflict`) and named in the log. A counter whose interval is negative cannot be told either
+//! other is dropped, counted (`conflict`) and named in the log. A counter whose interval is negative cannot be served either
 //! (`negative`), unless its name is among `updown`: it is a gauge then, the sum of all that came. No more than the daemon's
 //! `max_series` are held (`max_series`). Events, service checks and changes of presence have no form here (`unsupported`).
 
@@ -114,7 +114,7 @@ impl Spec for PrometheusSpec {
     }
 }
 
-/// What is told, which no interval is added to twice: after a deadline that passed, the same one is offered again.
+/// What is served. No interval is added twice: after a deadline that passed, the same one is offered again.
 #[derive(Debug, Default)]
 pub(super) struct ScrapeState {
     pub(super) exposition: Exposition,
@@ -126,7 +126,7 @@ impl ScrapeState {
         ScrapeState { exposition, last: None }
     }
 
-    /// Adds an interval, unless it was added already; what of it is not told, and whether that is news.
+    /// Adds an interval, unless it was added already; what of it is not served, and whether it is new.
     pub(super) fn apply(&mut self, snapshot: &Snapshot) -> (Outcome, bool) {
         if let Some((identity, outcome)) = &self.last
             && *identity == snapshot.identity()

@@ -1,5 +1,5 @@
 //! Names and labels as Prometheus has them: `[a-zA-Z_:][a-zA-Z0-9_:]*` and `[a-zA-Z_][a-zA-Z0-9_]*`; dots and all else
-//! become `_`. Counters end in `_total`, timers are told in seconds and end in `_seconds`.
+//! become `_`. Counters end in `_total`, timers are in seconds and end in `_seconds`.
 //!
 //! `systole_…` belongs to the daemon's `/metrics`: here the daemon's own series are `systole_self_…`, and overflow series, which
 //! have one name in all kinds, are `systole_overflow_KIND`. What a scrape adds itself (`up`) is `exported_up`.

@@ -1,4 +1,4 @@
-//! What became of an interval that was added to what Prometheus is told, and what the log says of it.
+//! What became of an interval that was added to what Prometheus gets, and what the log says of it.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ pub struct Conflict {
     pub name: String,
 }
 
-/// The records of an interval that are not told, by reason.
+/// The records of an interval that are left out, by reason.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Of series that found their name taken.
@@ -53,7 +53,7 @@ impl Outcome {
     }
 }
 
-/// Says what was left out, at most once in an interval.
+/// Logs what was left out, at most once in an interval.
 #[derive(Debug)]
 pub(in crate::sinks) struct OutcomeLog {
     sink: String,
@@ -72,7 +72,7 @@ impl OutcomeLog {
         &self.sink
     }
 
-    /// Logs what there is to say.
+    /// Logs what was left out of an interval.
     pub(in crate::sinks) fn log(&mut self, outcome: &Outcome) {
         let is_clean = outcome.dropped().iter().all(|(_, records)| *records == 0);
         if is_clean || self.last.is_some_and(|last| last.elapsed() < self.every) {

@@ -135,7 +135,7 @@ struct MetricFamily {
     metrics: Vec<Metric>,
 }
 
-/// Everything that is told.
+/// Everything that is served.
 pub(super) fn encode(exposition: &Exposition) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, family, samples) in exposition.families() {
@@ -230,7 +230,7 @@ fn fill(histogram: &mut Histogram, native: &Exponential) {
     histogram.negative_spans = negative.spans.into_iter().map(span).collect();
     (histogram.negative_deltas, histogram.negative_counts) = (negative.deltas, negative.counts);
     if histogram.positive_spans.is_empty() && histogram.negative_spans.is_empty() {
-        // Without a span nobody would see that it is native.
+        // Without a span a reader would not know that it is native.
         histogram.positive_spans = vec![span((0, 0))];
     }
 }

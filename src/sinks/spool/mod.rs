@@ -7,7 +7,7 @@
 //! body bytes u32 | CRC-32 of the 32 bytes that follow u32 | position u64 | end f64 | records before u64 | records u32 | CRC-32 of the body u32 | body
 //! ```
 //! Positions count frames, `records before` counts records, over the life of the folder: what is missing between two frames is
-//! known to the record. The body is a encoded snapshot. A frame counts as held when it is on disk (fsync). The cursor says
+//! known to the record. The body is an encoded snapshot. A frame counts as held when it is on disk (fsync). The cursor says
 //! which frame is the next to deliver; it is two slots, written in turn, of `position u64 | records before u64 | CRC-32 u32`.
 //! It is not synced: after a crash of the whole machine an interval may be delivered again, never lost.
 //!
@@ -49,7 +49,7 @@ pub struct SpoolOptions {
     pub path: PathBuf,
     /// Most bytes on disk; the oldest intervals make room.
     pub max_bytes: u64,
-    /// What is older is given up.
+    /// What is older is dropped.
     pub max_age: Duration,
     /// Who comes first.
     pub order: Order,
@@ -320,7 +320,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Gives the oldest segments up until so many bytes have room.
+    /// Drops the oldest segments until so many bytes have room.
     fn make_room(&mut self, bytes: u64) -> io::Result<Lost> {
         let mut records = 0;
         while self.bytes() + bytes > self.options.max_bytes {
@@ -337,7 +337,7 @@ impl Spool {
         Ok(if records > 0 { vec![("spool_full", records)] } else { Vec::new() })
     }
 
-    /// Leaves frames out of the count; how many records that are which nobody is delivering.
+    /// Takes frames out of the count; how many records of them are not being delivered.
     fn forget(&mut self, frames: &VecDeque<Frame>) -> u64 {
         let mut lost = 0;
         for frame in frames {
