@@ -2,6 +2,7 @@
 //! quantiles are those of the last interval. Text format 0.0.4 and OpenMetrics 1.0 (prometheus.io, "Exposition formats";
 //! the OpenMetrics specification).
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -217,13 +218,14 @@ impl Exposition {
 
     fn timer(&mut self, point: &TimerPoint, snapshot: &Snapshot, outcome: &mut Outcome) {
         let mut summary = snapshot.summary(point);
+        let values = LazyCell::new(|| snapshot.values(point));
         let divisor = divisor(&point.series);
         let is_ruled = !summary.buckets.is_empty();
         if let Distributions::Classic(bounds) | Distributions::NativeOrClassic(bounds) = &self.distributions
             && !is_ruled
         {
             let bounds: Vec<f64> = bounds.iter().map(|bound| bound * divisor).collect();
-            summary.buckets = cumulative(&snapshot.values(point), &bounds);
+            summary.buckets = cumulative(&values, &bounds);
         }
         let shape = if summary.buckets.is_empty() { Shape::Summary } else { Shape::Histogram };
         let is_native = match self.distributions {
@@ -248,7 +250,7 @@ impl Exposition {
             held.add(*fresh);
         }
         if let Some(native) = &mut held.native {
-            snapshot.values(point).iter().for_each(|(value, count)| native.add(value / divisor, *count));
+            values.iter().for_each(|(value, count)| native.add(value / divisor, *count));
         }
         held.sum.add(summary.sum);
         held.count.add(summary.count);
