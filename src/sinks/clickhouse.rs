@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::untrusted::in_url;
 
 use super::http::{Endpoint, Outcome, Post};
-use super::spec::{plain_name, reach_url};
+use super::spec::{reach_url, sql_name};
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 /// Bytes of a batch from which on it is sent.
@@ -54,7 +54,7 @@ impl Spec for ClickhouseSpec {
         visitor.field("database", "Database of the tables.", Opt::TextOrNone(&mut self.database));
         visitor.field("table", "Table of the records.", Opt::TextOrNone(&mut self.table));
         for (key, name) in [("database", &self.database), ("table", &self.table)] {
-            visitor.require(key, plain_name(name));
+            visitor.require(key, sql_name(name));
         }
         visitor.field("create", "Create the tables if they are missing.", Opt::Flag(&mut self.create));
     }

@@ -7,7 +7,7 @@
 //! has a histogram of more than 2^64 events, or a time after the year 2554 (`unencodable`).
 //!
 //! Bodies are not compressed unless `gzip` says so: not every receiver unpacks them. One that answers 400 or 415 then gets the
-//! same body plain, and if it takes that, everything that follows.
+//! same body uncompressed, and if it takes that, everything that follows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl Spec for OtlpSpec {
             spec: self.clone(),
             url,
             post,
-            is_plain: !self.gzip,
+            is_uncompressed: !self.gzip,
             running: Running::new(context.max_series),
             ready: Ready::default(),
             unencodable: Unencodable::default(),
@@ -368,7 +368,7 @@ struct OtlpSink {
     url: String,
     post: Post,
     /// Nothing is compressed: it is not configured, or the receiver does not take it.
-    is_plain: bool,
+    is_uncompressed: bool,
     running: Running,
     ready: Ready<Prepared>,
     /// Of the interval whose requests these are.
@@ -461,7 +461,7 @@ impl OtlpSink {
 
     async fn send(&mut self, body: Vec<u8>) -> Result<Outcome, SinkError> {
         let headers = [(CONTENT_TYPE, "application/x-protobuf"), (CONTENT_ENCODING, "gzip")];
-        if self.is_plain {
+        if self.is_uncompressed {
             return self.post.send(&self.url, &headers[..1], body).await;
         }
         match self.post.attempt(&self.url, &headers, gzip(&body)?).await? {
@@ -469,8 +469,12 @@ impl OtlpSink {
                 let outcome = self.post.send(&self.url, &headers[..1], body).await?;
                 if let Outcome::Taken(_) = outcome {
                     let (url, status) = (self.spec.place(), answer.status);
-                    tracing::warn!(url, status, "the receiver refuses what is compressed; it gets everything plain");
-                    self.is_plain = true;
+                    tracing::warn!(
+                        url,
+                        status,
+                        "the receiver refuses what is compressed; it gets everything plain"
+                    );
+                    self.is_uncompressed = true;
                 }
                 Ok(outcome)
             }

@@ -22,7 +22,7 @@ use crate::snapshot::{Point, Row, Snapshot, write_number};
 use crate::untrusted::is_active;
 
 use super::http::{Ready, tls};
-use super::spec::{plain_name, reach};
+use super::spec::{reach, sql_name};
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable, has_date};
 
 /// Bytes of a piece of a COPY.
@@ -77,7 +77,7 @@ impl Spec for PostgresSpec {
             visitor.require("url", self.config().map(drop));
         }
         visitor.field("table", "Table of the records.", Opt::TextOrNone(&mut self.table));
-        visitor.require("table", plain_name(&self.table));
+        visitor.require("table", sql_name(&self.table));
         visitor.field("create", "Create the tables if they are missing.", Opt::Flag(&mut self.create));
         tls(visitor, &mut self.tls);
     }

@@ -78,7 +78,7 @@ pub(super) fn bare(place: &str) -> &str {
 }
 
 /// Whether a name can stand in SQL as it is.
-pub(super) fn plain_name(name: &str) -> Result<(), String> {
+pub(super) fn sql_name(name: &str) -> Result<(), String> {
     match name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.is_empty() {
         true => Ok(()),
         false => Err(format!("`{name}` has more than letters, digits and `_`")),

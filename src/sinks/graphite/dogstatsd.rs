@@ -5,7 +5,7 @@
 use crate::snapshot::{Aggregate, Point, Snapshot};
 
 use super::super::agent;
-use super::plain::Name;
+use super::systole::Name;
 use super::{Writer, part};
 
 pub(super) fn write(snapshot: &Snapshot, point: Point<'_>, aggregates: &[String], out: &mut Writer) {

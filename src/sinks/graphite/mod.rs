@@ -7,8 +7,8 @@
 mod dogstatsd;
 mod etsy;
 mod pickle;
-mod plain;
 mod presence;
+mod systole;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -229,7 +229,7 @@ impl<'a> Encoder<'a> {
             };
             match &self.names {
                 _ if presence::write(point, &mut out) => {}
-                Names::Systole => plain::write(self.snapshot, point, &mut out),
+                Names::Systole => systole::write(self.snapshot, point, &mut out),
                 Names::Dogstatsd(aggregates) => dogstatsd::write(self.snapshot, point, aggregates, &mut out),
                 Names::Etsy(context) => etsy::write(self.snapshot, point, context, &mut out),
             }
@@ -257,7 +257,7 @@ impl<'a> Encoder<'a> {
             let is_gauge = one.series.kind() == Kind::Gauge;
             match &self.names {
                 Names::Systole | Names::Dogstatsd(_) => {
-                    let name = plain::Name::new(&one.series);
+                    let name = systole::Name::new(&one.series);
                     name.write(out, if is_gauge { "" } else { ".count" }, one.value);
                 }
                 Names::Etsy(context) => etsy::write_timestamped(&one.series, one.value, context, out),
@@ -314,19 +314,19 @@ impl Writer {
 }
 
 /// Whether no naming has anything to escape in a series: nearly all of them, and cheap to see.
-fn is_plain(series: &Series) -> bool {
-    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
-    plain(series.name())
-        && series.tags().all(|(key, value)| plain(key) && value.is_some_and(|v| !v.is_empty() && plain(v)))
+fn needs_no_escaping(series: &Series) -> bool {
+    let is_safe = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    is_safe(series.name())
+        && series.tags().all(|(key, value)| is_safe(key) && value.is_some_and(|v| !v.is_empty() && is_safe(v)))
 }
 
 /// Series of one kind that are given the same name, because it was not their own: the first such name, and how
 /// many series too many there are.
 fn collisions(snapshot: &Snapshot, names: &GraphiteNames) -> Option<(String, u64)> {
     let escaped = |series: &Series| match names {
-        _ if is_plain(series) => None,
+        _ if needs_no_escaping(series) => None,
         _ if presence::path(series).is_some() => presence::path(series),
-        GraphiteNames::Systole | GraphiteNames::Dogstatsd(_) => plain::escaped(series),
+        GraphiteNames::Systole | GraphiteNames::Dogstatsd(_) => systole::escaped(series),
         GraphiteNames::Etsy(_) => etsy::escaped(series),
     };
     let points = || (0..).map_while(|n| snapshot.point(n)).map(Point::series);
