@@ -199,6 +199,7 @@ impl SinkDriver {
             state.account.offered = spool.records() + lost.iter().map(|(_, records)| records).sum::<u64>();
             for (reason, records) in lost {
                 state.account.dropped.count(reason, records);
+                tracing::warn!(sink = shared.options.name, records, reason, "spooled records are given up");
             }
             drop(state);
             spooler.put_back(spool);
