@@ -1,6 +1,6 @@
 //! ClickHouse over HTTP: rows of `FORMAT JSONEachRow` into one narrow table, a row for each number of a series, and events, checks
 //! and changes of presence into a second one. With `create` both are made when they are missing, with an engine that takes the
-//! same row twice for one. What is refused for good is dropped and counted (`refused`), batch by batch. A time that is none of a
+//! same row twice for one. What is refused permanently is dropped and counted (`refused`), batch by batch. A time that is none of a
 //! `DateTime`, before 1970 or after 2106, has no form (`unencodable`).
 
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError,
 /// Bytes of a batch from which on it is sent.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Months of a batch: a server refuses an INSERT into more than a hundred partitions, again and again.
+/// Months of a batch: a server refuses an INSERT into more than a hundred partitions every time.
 const BATCH_MONTHS: usize = 100;
 
 /// The month of a time, as partitions have it; `None` if a `DateTime` does not hold it.

@@ -1,6 +1,6 @@
 //! Elasticsearch and OpenSearch by their bulk API: every record is a document of `index-YYYY.MM.DD`, with `@timestamp`, and an id of
-//! its interval and series, so that one that is written twice is there once. Of a bulk that is taken in part, what is refused for
-//! good is dropped and counted (`refused`); what the cluster had no room for (429, 5xx) makes the whole be tried again.
+//! its interval and series, so that one that is written twice is there once. Of a bulk that is taken in part, what is refused
+//! permanently is dropped and counted (`refused`); if the cluster had no room for a part (429, 5xx), the whole is retried.
 
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ struct ElasticsearchSink {
 }
 
 impl ElasticsearchSink {
-    /// How many records were refused for good.
+    /// How many records were refused permanently.
     async fn send(&mut self, bulk: &[u8], records: u64) -> Result<u64, SinkError> {
         let url = self.post.url("/_bulk");
         let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CONTENT_ENCODING, "gzip")];

@@ -199,7 +199,7 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Whether the file was deleted: nobody can read what is written to it. One that cannot be looked at is taken to be there.
+    /// Whether the file was deleted, so that what is written to it is lost. If that cannot be found out, it is taken to be there.
     fn is_deleted(&self) -> bool {
         let Ok(metadata) = self.file.metadata() else { return false };
         metadata.nlink() == 0 && file_id(&self.options.path).is_ok_and(|named| named != Some(id_of(&metadata)))

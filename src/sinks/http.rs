@@ -134,7 +134,7 @@ pub(super) enum Outcome {
     Refused(Answer),
 }
 
-/// Posts, and says what is refused for good.
+/// Posts bodies, and tells permanent refusals from failures.
 pub(super) struct Post {
     endpoint: Endpoint,
     credentials: Vec<(HeaderName, String)>,
@@ -169,7 +169,7 @@ impl Post {
         append(&self.endpoint.url, path)
     }
 
-    /// Sends a body; what is neither taken nor refused for good is a failure. A refusal is logged.
+    /// Sends a body; what is neither taken nor refused permanently is a failure. A refusal is logged.
     pub(super) async fn send(
         &mut self,
         url: &str,
@@ -183,8 +183,8 @@ impl Post {
         Ok(outcome)
     }
 
-    /// The same, for what is tried another way when it is refused. That somebody can mend a status 401, 403, 404 or 405, and
-    /// 408, 425 and 429 pass.
+    /// The same without logging a refusal, for callers that have another way to send the body. Statuses 401, 403, 404 and 405 are
+    /// failures, since a change of configuration ends them, and so are 408, 425 and 429, which pass.
     pub(super) async fn attempt(
         &self,
         url: &str,

@@ -172,7 +172,7 @@ pub struct InfluxSink {
 }
 
 impl InfluxSink {
-    /// Writes lines; how many of them were refused for good.
+    /// Writes lines; how many of them were refused permanently.
     async fn write(&mut self, lines: &[u8], count: u64) -> Result<u64, SinkError> {
         let authorization = self.target.authorization();
         let mut headers = vec![(CONTENT_TYPE, "text/plain; charset=utf-8")];

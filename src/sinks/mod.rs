@@ -1,6 +1,6 @@
 //! Where closed intervals go. A [`Sink`] knows one format and one receiver, and nothing of queues or retries:
 //! those are the business of its [`SinkDriver`], which gives every sink a task, a bounded queue, a deadline and
-//! back-off of its own, so that one that hangs delays nobody.
+//! back-off of its own, so that one that hangs does not delay the others.
 //!
 //! To add a sink: one file with a type that implements the two methods of [`Sink`], and a [`Spec`], which knows its
 //! options, tries the receiver and makes the sink; and its line in the table of [`SinkKind`]. `exec` needs neither.
@@ -76,7 +76,7 @@ pub trait Sink: Send + 'static {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// Records that the format cannot carry, or the receiver refused for good, by reason.
+    /// Records that the format cannot carry, or the receiver refused permanently, by reason.
     pub dropped: Vec<(&'static str, u64)>,
     /// The first record that could not be encoded, and why.
     pub named: Option<String>,

@@ -2,7 +2,7 @@
 //!
 //! Counters are sums, gauges and sets gauges, timers, histograms and distributions exponential histograms. With the temporality
 //! `delta` each interval has its own sums; with `cumulative` sums and histograms continue from interval to interval. Points that
-//! the receiver rejects in a partial success, or refuses for good, are dropped and counted (`refused`); so is what goes on
+//! the receiver rejects in a partial success, or refuses permanently, are dropped and counted (`refused`); so is what continues
 //! beyond the daemon's `max_series` (`max_series`). Events, checks and changes of presence have no form here (`unsupported`), nor
 //! has a histogram of more than 2^64 events, or a time after the year 2554 (`unencodable`).
 //!
@@ -297,7 +297,7 @@ struct Response {
     partial: Option<PartialSuccess>,
 }
 
-/// What goes on from interval to interval.
+/// Sums and histograms that continue from interval to interval.
 #[derive(Default)]
 struct Running {
     room: Room,
@@ -320,7 +320,7 @@ impl Running {
         Running { room: Room::new(max_series), ..Running::default() }
     }
 
-    /// Whether a series goes on, or may begin to.
+    /// Whether a series is held, or has room to be.
     fn has_room(&mut self, series: &Series) -> bool {
         let is_known = self.sums.contains_key(series) || self.histograms.contains_key(series);
         let has_room = is_known || self.room.takes(self.sums.len() + self.histograms.len(), series);
@@ -469,11 +469,7 @@ impl OtlpSink {
                 let outcome = self.post.send(&self.url, &headers[..1], body).await?;
                 if let Outcome::Taken(_) = outcome {
                     let (url, status) = (self.spec.place(), answer.status);
-                    tracing::warn!(
-                        url,
-                        status,
-                        "the receiver refuses what is compressed; it gets everything plain"
-                    );
+                    tracing::warn!(url, status, "the receiver refuses what is compressed; it gets everything plain");
                     self.is_uncompressed = true;
                 }
                 Ok(outcome)

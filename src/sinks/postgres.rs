@@ -4,7 +4,7 @@
 //! `SELECT create_hypertable('systole', 'time')`.
 //!
 //! An interval with data that the server refuses (SQLSTATE classes 22, 23 and 54) is written again in halves, until what is
-//! wrong stands alone and is dropped (`refused`); every other error is tried again. A series whose name and tags are longer than
+//! wrong stands alone and is dropped (`refused`); every other error is retried. A series whose name and tags are longer than
 //! what the key of a row may be, and a time without a date, have no form (`unencodable`).
 
 use std::ops::Range;

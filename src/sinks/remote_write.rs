@@ -7,7 +7,7 @@
 //! instance that said goodbye, a counter after `ttl`) ends in a stale marker, and all that is left does at the end, as when a
 //! target of scrapes is gone.
 //!
-//! The same interval sent twice is the same samples, which Prometheus takes for one; what it refuses for good (out of order,
+//! The same interval sent twice is the same samples, which Prometheus takes for one; what it refuses permanently (out of order,
 //! another value at the same time) is dropped and counted (`refused`): a request that is refused is sent again in halves,
 //! and without zeros where times are what is wrong, until what is wrong stands alone.
 
@@ -324,7 +324,7 @@ struct Batch {
     fresh: u64,
     /// Whether a zero stands before a first value.
     has_zeros: bool,
-    /// Where the next one goes on; `None` if nothing is left.
+    /// Where the next one continues; `None` if nothing is left.
     next: Option<usize>,
 }
 
@@ -597,7 +597,7 @@ impl RemoteWriteSink {
                 match self.send(batch.body).await? {
                     Answer::NotKnown => continue,
                     Answer::Taken => {
-                        // It goes on with larger ones.
+                        // The next ones may be larger.
                         most = most.saturating_mul(2);
                     }
                     Answer::Refused { for_its_time: true } if batch.has_zeros => {

@@ -60,7 +60,7 @@ pub struct SinkContext {
     pub name: String,
     /// Longest delivery.
     pub timeout: Duration,
-    /// Time between flushes; what goes wrong again and again is logged once in so long.
+    /// Time between flushes; a failure that lasts is logged once in so long.
     pub interval: Duration,
     /// Profile of the configuration.
     pub profile: &'static str,

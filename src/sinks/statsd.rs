@@ -160,7 +160,7 @@ enum Wire {
 /// A StatsD server.
 struct StatsdSink {
     spec: StatsdSpec,
-    /// TLS over TCP, if it is spoken.
+    /// TLS over TCP, if it is used.
     connector: Option<TlsConnector>,
     wire: Option<Wire>,
 }

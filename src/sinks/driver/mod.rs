@@ -103,7 +103,7 @@ struct State {
     delivering: Option<f64>,
     /// Intervals in the spool.
     spooled_intervals: usize,
-    /// Once set, nothing more is offered, and the task ends when the queue is empty or the time has come.
+    /// Once set, nothing more is offered, and the task ends when the queue is empty or the deadline has passed.
     deadline: Option<Instant>,
 }
 

@@ -40,7 +40,7 @@ const SEND_BUFFER_BYTES: usize = 512 << 10;
 /// Bytes encoded before they are written.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Longest name, with its tags: a carbon closes the connection at a line of more than 16,384 bytes, again and again.
+/// Longest name, with its tags: a carbon closes the connection at a line of more than 16,384 bytes every time.
 const MOST_NAME_BYTES: usize = 16_384 - 64;
 
 /// How names are written.
@@ -351,7 +351,7 @@ pub struct GraphiteSink {
     address: String,
     names: GraphiteNames,
     wire: Wire,
-    /// TLS, if it is spoken.
+    /// TLS, if it is used.
     connector: Option<TlsConnector>,
     stream: Option<Box<dyn Stream>>,
     timings: Timings,

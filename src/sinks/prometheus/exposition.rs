@@ -376,7 +376,7 @@ impl Exposition {
         places.into_iter().for_each(|place| self.remove(place));
     }
 
-    /// Lets go what was not updated by the interval: gauges at once, for they are told as long as they stand; counters after
+    /// Removes what the interval did not update: gauges at once, for they are emitted as long as they are held; counters after
     /// their time. For as many as found no room (`refused`), those leave early that only one interval has touched, the oldest
     /// first: invented names do not keep others out.
     fn forget(&mut self, snapshot: &Snapshot, refused: u64) {
