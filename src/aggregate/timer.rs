@@ -317,7 +317,7 @@ impl Timer {
     }
 
     /// Puts exact samples into ascending order, so that nobody who asks for that order has to sort them again.
-    pub fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         match &mut self.0 {
             Samples::Narrow { values, .. } => values.sort_unstable(),
             Samples::Even(even) => even.values.sort_unstable_by(f64::total_cmp),

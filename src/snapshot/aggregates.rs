@@ -133,7 +133,7 @@ impl Iterator for Aggregates<'_> {
 
 impl Snapshot {
     /// The numbers of a point.
-    pub fn aggregates<'a>(&self, point: Point<'a>) -> Aggregates<'a> {
+    pub(crate) fn aggregates<'a>(&self, point: Point<'a>) -> Aggregates<'a> {
         let one = |value: f64| Numbers::One(Some((Aggregate::Value, value)).into_iter());
         Aggregates(match point {
             Point::Counter(point) => {

@@ -132,7 +132,7 @@ impl Snapshot {
     }
 
     /// Whether a sink gets everything as it is: neither rules nor its filter exclude anything.
-    pub fn is_whole_for(&self, sink: &str, filter: &Filter) -> bool {
+    pub(crate) fn is_whole_for(&self, sink: &str, filter: &Filter) -> bool {
         let rules = self.overrides.rules.as_deref();
         filter.is_open() && rules.is_none_or(|rules| rules.all_overrides().all(|overrides| overrides.goes_to(sink)))
     }
