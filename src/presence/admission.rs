@@ -247,11 +247,8 @@ fn is_candidate(candidate: Candidate, roster: &Roster) -> bool {
 /// Whether a service is established by the least timeout of its instances.
 pub(super) fn is_established(id: ServiceId, roster: &Roster, policy: &Policy, now: EngineTime) -> bool {
     let service = roster.service(id);
-    if service.is_known_as_established() {
-        return true;
-    }
-    let timeouts = roster.instances_of(service).map(|one| one.detector().timing(policy, service.rules()).down);
-    service.is_established(now, timeouts.fold(f64::INFINITY, f64::min))
+    let timeouts = || roster.instances_of(service).map(|one| one.detector().timing(policy, service.rules()).down);
+    service.is_established(now, || timeouts().fold(f64::INFINITY, f64::min))
 }
 
 /// What is refused, and whom.

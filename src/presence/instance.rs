@@ -404,10 +404,14 @@ impl Instance {
 
     /// Whether a beat is one that its goodbye has overtaken.
     pub(super) fn is_straggler(&self, beat: &Heartbeat, now: EngineTime, policy: &Policy) -> bool {
+        // Asked for every beat: what nearly all answer comes first.
+        if self.state != State::Left {
+            return false;
+        }
         let linger =
             policy.linger.unwrap_or_else(|| (0.5 * self.detector.interval(policy).unwrap_or(4.0)).clamp(2.0, 10.0));
         let is_restarted = beat.start.is_some() && beat.start != self.start;
-        self.state == State::Left && now < self.left_at + linger && !is_restarted
+        now < self.left_at + linger && !is_restarted
     }
 
     /// Notes which process a beat is of.

@@ -131,7 +131,7 @@ pub(super) fn has_vote(instance: &Instance, roster: &Roster, policy: &Policy, no
     }
     let service = roster.service_of(instance);
     // By its own timeout, not the least of the service: this is asked of everybody.
-    let timeout = instance.detector().timing(policy, service.rules()).down;
+    let timeout = || instance.detector().timing(policy, service.rules()).down;
     service.is_established(now, timeout) || policy.expects(service.name())
 }
 

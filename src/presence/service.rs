@@ -304,9 +304,9 @@ impl Service {
 
 /// Whether it is established: heard often enough, and for long enough, not to give way to others.
 impl Service {
-    /// By the timeout that counts for whoever asks: an instance's own, or the least of all.
-    pub(super) fn is_established(&self, now: EngineTime, timeout: f64) -> bool {
-        self.established || (self.beats >= ESTABLISHED_BEATS && now - self.born >= timeout)
+    /// By the timeout that counts for whoever asks, an instance's own or the least of all; it is computed if it matters.
+    pub(super) fn is_established(&self, now: EngineTime, timeout: impl FnOnce() -> f64) -> bool {
+        self.established || (self.beats >= ESTABLISHED_BEATS && now - self.born >= timeout())
     }
 
     /// It is known to be established already.
@@ -325,7 +325,7 @@ impl Service {
             self.beat_at = now;
             self.beats = self.beats.saturating_add(1);
         }
-        self.established = self.is_established(now, timeout);
+        self.established = self.is_established(now, || timeout);
     }
 
     /// Adds what an older state lacks: how many beats it had, and since when.
@@ -529,9 +529,9 @@ mod tests {
         for now in [0.0, 0.01, 0.02, 1.0] {
             one.count_beat(at(now), 5.0);
         }
-        assert!(!one.is_established(at(100.0), 5.0));
+        assert!(!one.is_established(at(100.0), || 5.0));
         one.count_beat(at(2.0), 5.0);
-        assert!(!one.is_established(at(4.0), 5.0) && one.is_established(at(5.0), 5.0));
+        assert!(!one.is_established(at(4.0), || 5.0) && one.is_established(at(5.0), || 5.0));
         assert!(!one.is_known_as_established());
         one.count_beat(at(6.0), 5.0);
         assert!(one.is_known_as_established());
