@@ -152,7 +152,7 @@ impl Detector {
         }
         self.never_established = false;
         self.seen = Some(now);
-        self.hear(now);
+        self.note_alive(now);
         if let Some(interval) = declared {
             if self.declared_interval.is_some_and(|before| before != interval) {
                 self.arrivals.clear();
@@ -185,7 +185,7 @@ impl Detector {
     }
 
     /// Takes a sign of life that is no beat.
-    pub(super) fn hear(&mut self, now: EngineTime) {
+    pub(super) fn note_alive(&mut self, now: EngineTime) {
         (self.heard, self.since) = (Some(now), now);
         (self.blind, self.blind_by_drops, self.floor) = (0.0, 0.0, EngineTime::default());
     }

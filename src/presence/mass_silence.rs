@@ -245,11 +245,11 @@ mod tests {
             mass.join(id, roster.instance_mut(id));
         }
         assert!(mass.holds() && !mass.is_over(&roster, &policy, at(11.0)));
-        roster.instance_mut(ids[0]).detector_mut().hear(at(12.0));
+        roster.instance_mut(ids[0]).detector_mut().note_alive(at(12.0));
         assert!(!mass.is_over(&roster, &policy, at(12.0)));
         assert!(!mass.expire(at(309.0), &policy) && mass.expire(at(310.0), &policy));
         assert!(mass.is_expired() && !mass.holds() && !mass.expire(at(400.0), &policy));
-        roster.instance_mut(ids[1]).detector_mut().hear(at(401.0));
+        roster.instance_mut(ids[1]).detector_mut().note_alive(at(401.0));
         assert!(mass.is_over(&roster, &policy, at(401.0)));
         assert_eq!(mass.end().len(), 4);
         assert!(!mass.is_on());

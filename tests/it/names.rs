@@ -41,7 +41,7 @@ const RETIRED: &[Retired] = &[
     ("tape", &[], "capture::writer"),
     ("Tape", &[], "CaptureWriter"),
     ("Reel", &[], "CaptureFile"),
-    ("record", &["aggregate/", "codec/"], "capture"),
+    ("record", &["aggregate/", "codec/", "presence/"], "capture"),
     ("witness", &[], "replay_presence"),
     ("Witness", &[], "ReplayPresence"),
     ("inert", &[], "untrusted"),

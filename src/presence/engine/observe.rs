@@ -245,7 +245,7 @@ impl Engine {
         if !instance.is_present() {
             return;
         }
-        instance.detector_mut().hear(self.now);
+        instance.detector_mut().note_alive(self.now);
         let from = instance.state();
         if from != State::Up {
             self.transition(id, (Some(from), Some(State::Up)), Reason::Implicit, false);
