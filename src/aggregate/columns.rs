@@ -148,6 +148,7 @@ impl<T: Cell> Column<T> {
     }
 
     /// Whether nothing was touched.
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -512,6 +512,7 @@ impl Shard {
     }
 
     /// Whether the shard has no series.
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

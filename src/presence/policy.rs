@@ -4,9 +4,6 @@
 use crate::acl::AccessList;
 use crate::glob::matches;
 
-/// Longest declared interval, and longest learned interval: a week.
-pub const MAX_INTERVAL: f64 = 604_800.0;
-
 /// How many beats in a row must be missed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Misses {

@@ -487,6 +487,7 @@ fn histogram(native: &Exponential, sum: f64, timestamp: i64) -> Histogram {
 ///
 /// # Errors
 /// If one cannot be compressed.
+#[cfg(feature = "internals")]
 pub fn requests(exposition: &Exposition, end: f64, mut visit: impl FnMut(Vec<u8>)) -> Result<(), SinkError> {
     let mut from = Some(0);
     while let Some(place) = from {

@@ -249,6 +249,7 @@ impl Outgoing {
     }
 
     /// Whether there are none.
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.headers.is_empty()
     }

@@ -78,13 +78,16 @@ const COMPLETENESS: &[Entry] = &[Entry::new(
 .metric("systole_completeness_ratio")];
 
 /// One part of the ledger in the table: where it stands, its tags, and its entries.
+#[cfg(feature = "internals")]
 pub type Part = (&'static str, &'static [&'static str], &'static [Entry]);
 
+#[cfg(feature = "internals")]
 const fn part<A: Account>() -> Part {
     (A::PART, A::LABELS, A::ENTRIES)
 }
 
 /// The whole table of counters, in the order of the ledger.
+#[cfg(feature = "internals")]
 pub const TABLE: [Part; 13] = [
     part::<ListenerAccount>(),
     part::<LineAccount>(),

@@ -153,6 +153,7 @@ impl Engine {
     }
 
     /// When an instance will be down if nothing is heard of it; `None` if it is not present.
+    #[cfg(feature = "internals")]
     pub fn down_at(&self, service: &str, instance: &str) -> Option<EngineTime> {
         let instance = self.roster.instance(self.roster.find(service, instance)?);
         let deadlines = instance.detector().deadlines(&self.policy, self.roster.rules_of(instance));

@@ -469,11 +469,13 @@ impl Exposition {
     }
 
     /// How many series there are.
+    #[cfg(feature = "internals")]
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
     /// Whether there are none.
+    #[cfg(feature = "internals")]
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
