@@ -309,10 +309,13 @@ fn every_counter_is_described_as_the_table_has_it() {
     let (before, rest) = page.split_once(begin).expect("a place for the table");
     let (written, after) = rest.split_once(end).expect("an end of the table");
     let right = table_of_counters();
-    if std::env::var_os("SYSTOLE_WRITE_DOCS").is_some() {
+    if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, format!("{before}{begin}{right}{end}{after}")).expect("a file that can be written");
     } else {
-        assert!(written == right, "docs/ledger.md is stale: run this test with SYSTOLE_WRITE_DOCS=1\n{right}");
+        assert!(
+            written == right,
+            "docs/ledger.md is stale; `UPDATE=1 cargo test --test it documents::` writes it\n{right}"
+        );
     }
 }
 
