@@ -14,6 +14,7 @@ mod run;
 mod send;
 mod service_manager;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,7 +38,7 @@ const USAGE: u8 = 2;
     name = "systole",
     version,
     about = "A StatsD server: reads metrics of every StatsD dialect, aggregates them per interval, pushes the roll-up to sinks, and accounts for everything it read and lost.",
-    after_help = "`systole` alone is `systole run`: it listens on udp://127.0.0.1:8125, flushes every 10 s to the \
+    after_help = "`systole` alone, or with flags of `run`, is `systole run`: it listens on udp://127.0.0.1:8125, flushes every 10 s to the \
                   console, and shows itself on http://127.0.0.1:8127.\n\
                   Exit codes: 0 success; 1 failed at run time; 2 bad usage or bad configuration."
 )]
@@ -96,10 +97,19 @@ fn usage_code(mut args: impl Iterator<Item = String>) -> u8 {
     if is_presence && args.any(|arg| arg == "check" || arg == "wait") { presence::UNKNOWN } else { USAGE }
 }
 
+/// `systole` alone is `systole run`, and so it is with the flags of `run`.
+fn parse_as_run(args: &[OsString]) -> Option<Cli> {
+    let (program, flags) = args.split_first()?;
+    let is_flag = flags.first()?.to_str().is_some_and(|flag| flag.starts_with('-'));
+    let run = || [program.clone(), "run".into()].into_iter().chain(flags.iter().cloned());
+    if is_flag { Cli::try_parse_from(run()).ok() } else { None }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     return_memory();
-    let cli = match Cli::try_parse() {
+    let args: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&args).or_else(|problem| parse_as_run(&args).ok_or(problem)) {
         Ok(cli) => cli,
         Err(problem) => {
             // If it cannot be printed, nobody reads it.

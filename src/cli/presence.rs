@@ -353,6 +353,8 @@ async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, 
         (_, "up" | "degraded", _) if critical > 0 && critical == present => CRITICAL,
         (_, _, Some(min)) => u8::from(number("well") < min),
         (_, "down", _) => CRITICAL,
+        // After `presence forget`, until the service is evaluated as expected: nobody is there to be well.
+        (_, "up", _) if present == 0 => UNKNOWN,
         (_, "up", _) => u8::from(is_odd),
         (_, "degraded", _) => WARNING,
         _ => UNKNOWN,

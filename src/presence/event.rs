@@ -263,7 +263,8 @@ impl Change {
         }
     }
 
-    fn count(&self) -> Option<u64> {
+    /// How many instances a restart restored.
+    pub fn restored(&self) -> Option<u64> {
         if let Change::Restored(count) = self { Some(*count) } else { None }
     }
 
@@ -413,7 +414,7 @@ impl Serialize for Event {
             to: self.change.to_name().map(Cow::Borrowed),
             reason: self.change.reason(),
             code: self.change.code(),
-            count: self.change.count(),
+            count: self.change.restored(),
             notify: self.notify,
             context: self.context.as_ref().map(Cow::Borrowed),
             service_context: self.service_context.as_ref().map(Cow::Borrowed),

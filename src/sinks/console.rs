@@ -245,6 +245,10 @@ pub fn table(snapshot: &Snapshot) -> String {
 
 /// A change of presence in one line.
 pub fn presence_line(event: &Event) -> String {
+    if let Some(count) = event.change.restored() {
+        let s = if count == 1 { "" } else { "s" };
+        return format!("presence     {count} instance{s} restored");
+    }
     let who = match (&event.service, &event.instance) {
         (Some(service), Some(instance)) => format!("{}/{}", Escaped(service), Escaped(instance)),
         (Some(service), None) => Escaped(service).to_string(),

@@ -347,3 +347,16 @@ fn what_it_says_to_try_first_works_as_it_stands() {
     assert!(ours.is_some() && ours < netcat, "{board}");
     daemon.stop();
 }
+
+#[test]
+fn flags_of_run_need_no_run() {
+    let with = |args: &[&str]| {
+        let output = support::systole(args, b"");
+        (output.status.code(), support::text(&output.stderr))
+    };
+    let (code, said) = with(&["--sink", "nonsense://x"]);
+    assert_eq!((code, &said), (Some(2), &with(&["run", "--sink", "nonsense://x"]).1));
+    assert!(said.contains("--sink"), "{said}");
+    let (code, said) = with(&["--nonsense"]);
+    assert!(code == Some(2) && said.contains("--nonsense") && said.contains("Usage: systole [COMMAND]"), "{said}");
+}

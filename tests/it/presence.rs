@@ -592,7 +592,10 @@ fn the_key_of_a_service_is_shown_nowhere() {
 #[test]
 fn who_says_critical_is_nowhere_shown_as_well_and_operators_are_told_what_they_got() {
     let dir = tempfile::tempdir().expect("a folder");
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    let daemon = Daemon::start(
+        dir.path(),
+        &config(dir.path(), "[[presence.expect]]\nservice = \"billing\"\nmin = 2\nwithin = \"1h\"\n"),
+    );
     let (to, url) = (format!("udp://{}", daemon.udp.expect("UDP")), format!("http://{}", daemon.http.expect("HTTP")));
     let ask = |args: &[&str]| {
         let args = [&["presence"], args, &["--url", &url, "--token", "secret"]].concat();
@@ -627,6 +630,11 @@ fn who_says_critical_is_nowhere_shown_as_well_and_operators_are_told_what_they_g
     says(&["check", "web"], 0, "OK - web is up: 1 of 1 present, 0 late, in maintenance |");
     says(&["maintenance", "web", "0"], 0, "web: the maintenance is over\n");
     says(&["forget", "job/c"], 0, "job/c: forgotten\n");
+    daemon.send_udp(&[b"heartbeat.billing.a:60|g"]);
+    wait(&daemon, "billing", "up", |s| s["state"] == "up" && s["present"] == 1);
+    says(&["forget", "billing/a"], 0, "billing/a: forgotten\n");
+    // Nobody is there to be well.
+    says(&["check", "billing"], 3, "PRESENCE UNKNOWN - billing is up: 0 of 0 present");
 
     daemon.send_udp(&[b"heartbeat.web.i1:0|g"]);
     wait(&daemon, "web", "left", |s| s["state"] == "left");
