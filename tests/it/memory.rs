@@ -44,8 +44,9 @@ fn idle_and_peak_mib(lines: &str, intervals: usize) -> (f64, f64) {
     (idle, peak)
 }
 
-/// What is touched for the first time beside the series, code included: a debug build's code is large.
-const FIRST_TOUCHED_MIB: f64 = if cfg!(debug_assertions) { 9.0 } else { 6.0 };
+/// What is touched for the first time beside the series, code included. A debug build's code is large, and so slow beside
+/// other tests that lines of one interval may end in two.
+const FIRST_TOUCHED_MIB: f64 = if cfg!(debug_assertions) { 12.0 } else { 6.0 };
 
 /// Holds what the daemon grew by over its idle size, not that size: it is mostly code, which is shared and can be evicted.
 fn check(what: &str, idle: f64, peak: f64, growth_mib: f64) {
