@@ -55,8 +55,10 @@ const COPY_SECS: f64 = 0.05;
 /// A shortage against the minimum that no down explains must last so long, in seconds: cold starts, clean restarts.
 const SHORT_FOR: f64 = 60.0;
 
-/// A service that was there for so long is missed when all of it has left for so long, in seconds.
+/// A service that was there for so long is missed when all of it has left, in seconds.
 const MISSED_SECS: f64 = 3600.0;
+
+/// All of a service must have left for so long before that is noted, in seconds.
 const GONE_AFTER: f64 = 600.0;
 
 /// An instance that is not present, in the order in which they make room for others: who left before who is down, then
@@ -196,6 +198,11 @@ impl Service {
     pub(super) fn expect(&mut self, now: EngineTime) {
         self.state = Some(ServiceState::Unknown);
         self.expect_at = Some(now + self.rules.within);
+    }
+
+    /// It is no longer expected: without instances it is forgotten.
+    pub(super) fn cancel_expectation(&mut self) {
+        self.expect_at = None;
     }
 }
 
@@ -396,6 +403,11 @@ impl Service {
 
     pub(super) fn is_flapping(&self) -> bool {
         self.flapping
+    }
+
+    /// There is an alert about its flapping.
+    pub(super) fn is_flapping_notified(&self) -> bool {
+        self.flapping_notified
     }
 
     /// Whether a state is bad, and not notified yet or worse than what was.

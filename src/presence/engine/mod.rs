@@ -241,7 +241,12 @@ impl Engine {
     }
 
     fn remove_service(&mut self, id: ServiceId) {
-        self.report_service(id, None, self.roster.service(id).is_notified());
+        let service = self.roster.service(id);
+        let (notify, flapping_notified) = (service.is_notified(), service.is_flapping_notified());
+        self.report_service(id, None, notify);
+        if flapping_notified {
+            self.report_service_flapping(id, Phase::End);
+        }
         self.service_schedule.remove(id.place());
         self.roster.remove_service(id);
     }
@@ -249,7 +254,11 @@ impl Engine {
     fn remove_instance(&mut self, id: InstanceId, reason: Reason) {
         let instance = self.roster.instance(id);
         let (from, notify) = (instance.state(), instance.has_notified_problem());
+        let is_flapping = instance.is_flapping();
         self.transition(id, (Some(from), None), reason, notify);
+        if is_flapping {
+            self.report_instance(id, Change::Flapping(Phase::End), true);
+        }
         self.instance_schedule.remove(id.place());
         self.mass.remove(id);
         self.roster.remove_instance(id);

@@ -87,6 +87,7 @@ impl Engine {
             }
         }
         engine.complete_services();
+        engine.reconcile_expectations();
         engine.mass = MassSilence::restored(saved.mass, members);
         engine.expect_services();
         for id in engine.roster.instance_ids() {
@@ -94,6 +95,21 @@ impl Engine {
         }
         engine.report(Event::new(now, Change::Restored(to_confirm), false));
         engine
+    }
+
+    /// Services that the configuration no longer expects are ordinary ones, and are forgotten if they have no instances.
+    fn reconcile_expectations(&mut self) {
+        for id in self.roster.service_ids() {
+            let service = self.roster.service(id);
+            if !service.is_expected() || self.policy.expects(service.name()) {
+                continue;
+            }
+            let is_empty = service.instances().is_empty();
+            self.roster.service_mut(id).cancel_expectation();
+            if is_empty {
+                self.remove_service(id);
+            }
+        }
     }
 
     /// What services that are restored from an older state lack: how often and since when they were heard.

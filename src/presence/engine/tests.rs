@@ -248,3 +248,94 @@ fn a_second_in_which_the_queue_was_full_counts_against_nobody() {
     let codes: Vec<_> = engine.take_events().into_iter().filter_map(|event| event.change.code()).collect();
     assert_eq!(codes, [WarningCode::QueueDrops, WarningCode::IngestDrops]);
 }
+
+/// Restarts an engine with another policy, at the time at which it was saved.
+fn restarted(engine: &Engine, policy: Policy) -> Engine {
+    let saved = serde_json::to_string(&engine.save()).expect("JSON");
+    Engine::restored(policy, serde_json::from_str(&saved).expect("what was saved"), engine.now(), 1)
+}
+
+/// The changes of services among the events since the last take, and whether they are notified.
+fn service_changes(engine: &mut Engine) -> Vec<(String, Option<ServiceState>, bool)> {
+    let change = |event: Event<EngineTime>| match event.change {
+        Change::Service { to, .. } => Some((event.service?.to_string(), to, event.notify)),
+        _ => None,
+    };
+    engine.take_events().into_iter().filter_map(change).collect()
+}
+
+#[test]
+fn what_is_no_longer_expected_after_a_restart_is_forgotten_or_an_ordinary_service() {
+    let expected = |service: &str| Expected { service: service.into(), min: 1, within: Some(10.0) };
+    let expect = vec![expected("kept"), expected("left"), expected("never")];
+    let mut engine = engine(Policy { expect: expect.clone(), ..Policy::default() });
+    engine.beat(&beat("left", 2));
+    engine.beat(&Heartbeat { goodbye: true, ..beat("left", 2) });
+    for quarter in 0..400 {
+        engine.tick(at(f64::from(quarter) / 4.0));
+    }
+    let down = ["kept", "left", "never"].map(|name| (name.to_string(), Some(ServiceState::Down), true));
+    let mut changes = service_changes(&mut engine);
+    changes.retain(|(_, to, _)| *to == Some(ServiceState::Down));
+    changes.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(changes, down);
+    // With the same configuration nothing changes.
+    let mut same = restarted(&engine, Policy { expect: expect.clone(), ..Policy::default() });
+    same.tick(same.now());
+    assert_eq!(
+        (service_changes(&mut same), names(&same)),
+        (vec![], ["kept", "left", "never"].map(String::from).into())
+    );
+    let rules = Rules { min: Some(1), ..Rules::default() };
+    for rules in [Rules::default(), rules] {
+        let mut other = restarted(&engine, Policy { expect: vec![expected("kept")], rules, ..Policy::default() });
+        other.tick(other.now());
+        let mut changes = service_changes(&mut other);
+        assert_eq!(names(&other), ["kept", "left"]);
+        assert_eq!(changes.remove(0), ("never".to_string(), None, true));
+        // Whoever has a minimum without being expected is still short of it.
+        let left = ("left".to_string(), Some(ServiceState::Left), true);
+        assert_eq!(changes, if rules.min.is_none() { vec![left] } else { vec![] });
+    }
+}
+
+/// The ends of flapping among the events since the last take, by instance.
+fn flapping_ends(engine: &mut Engine) -> Vec<String> {
+    let events = engine.take_events().into_iter();
+    let ends = events.filter(|event| event.notify && event.change == Change::Flapping(Phase::End));
+    ends.filter_map(|event| Some(event.instance?.to_string())).collect()
+}
+
+/// An engine in which instances of a service come for a moment and go down, three times in a minute, by their names.
+fn flapping(policy: Policy, rounds: [&str; 3]) -> Engine {
+    let mut engine = engine(policy);
+    for (round, instance) in (0_u32..).zip(rounds) {
+        for quarter in 0..80_u32 {
+            let now = at(f64::from(80 * round + quarter) / 4.0);
+            engine.at(now);
+            // The timeout is 5 s.
+            if [0, 4, 8].contains(&quarter) {
+                engine.beat(&Heartbeat { instance: instance.into(), ..beat("s", 2) });
+            }
+            engine.tick(now);
+        }
+    }
+    let starts = |event: &Event<EngineTime>| event.notify && event.change == Change::Flapping(Phase::Start);
+    assert_eq!(engine.take_events().iter().filter(|event| starts(event)).count(), 1);
+    engine
+}
+
+#[test]
+fn flapping_is_over_when_its_instance_or_service_is_forgotten_or_gives_way() {
+    let mut one = flapping(Policy::default(), ["a", "a", "a"]);
+    assert!(one.forget("s", Some("a")));
+    assert_eq!(flapping_ends(&mut one), ["a"]);
+    let mut full = flapping(Policy { max_instances_per_service: 1, ..Policy::default() }, ["a", "a", "a"]);
+    full.beat(&Heartbeat { instance: "b".into(), ..beat("s", 2) });
+    assert_eq!(flapping_ends(&mut full), ["a"]);
+    // It is the service that flaps.
+    let mut service = flapping(Policy::default(), ["a", "b", "c"]);
+    assert!(service.forget("s", None));
+    service.tick(service.now());
+    assert_eq!((flapping_ends(&mut service), names(&service)), (vec!["*".to_string()], vec![]));
+}
