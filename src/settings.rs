@@ -426,9 +426,12 @@ pub fn maybe_pairs(
 
 /// `` (did you mean `x`?)`` if one of the words is near.
 pub fn suggestion<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> String {
+    let limit = |candidate: &str| (candidate.len().max(word.len()) / 3).max(1);
     let near = known
+        // Words of very different length are far from each other; to compute how far takes the product of both.
+        .filter(|candidate| candidate.len().abs_diff(word.len()) <= limit(candidate))
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).max(1))
+        .filter(|(distance, candidate)| *distance <= limit(candidate))
         .min();
     near.map_or_else(String::new, |(_, candidate)| format!(" (did you mean `{candidate}`?)"))
 }

@@ -24,6 +24,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Sources, parse_duration};
 use crate::sys::return_memory;
+use crate::untrusted::Escaped;
 
 /// Read if it exists and `-c` is not given.
 const DEFAULT_FILE: &str = "/etc/systole/systole.toml";
@@ -173,9 +174,18 @@ fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
         let text = read_text(&path)?;
         sources.file = Some((path.display().to_string(), text));
     }
-    // No setting has a value that is not UTF-8.
-    sources.env =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    for (name, value) in std::env::vars_os() {
+        // What is not text cannot be one of our names.
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => drop(sources.env.insert(name, value)),
+            Err(_) if name.starts_with("SYSTOLE_") && name != config::CONFIG => {
+                print_error(format_args!("{}: its value is not UTF-8; text is right", Escaped(&name)));
+                return Err(USAGE);
+            }
+            Err(_) => {}
+        }
+    }
     Ok(sources)
 }
 

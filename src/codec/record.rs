@@ -23,7 +23,7 @@ use crate::presence::{Event, UnixTime};
 use crate::protocol::{Cardinality, Kind};
 use crate::series::Series;
 use crate::snapshot::{Percentile, Point, Snapshot, TimerPoint, number};
-use crate::telemetry::ManagementAccount;
+use crate::telemetry::{ManagementAccount, PresenceAccount};
 use crate::untrusted::is_active;
 
 /// The type of a record.
@@ -363,6 +363,9 @@ fn write_ledger<M: SerializeMap>(snapshot: &Snapshot, map: &mut M) -> Result<(),
     map.serialize_entry("log", &ledger.log)?;
     if let Some(capture) = &ledger.capture {
         map.serialize_entry("capture", capture)?;
+    }
+    if ledger.presence != PresenceAccount::default() {
+        map.serialize_entry("presence", &ledger.presence)?;
     }
     if ledger.management != ManagementAccount::default() {
         map.serialize_entry("management", &ledger.management)?;

@@ -16,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::settings::suggestion;
 use crate::sys::host_name;
+use crate::untrusted::Escaped;
 
 use super::environment::variable_of;
 use super::value::{parse_duration, parse_size};
@@ -33,10 +34,12 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names and values of the file and the environment do nothing to a terminal.
+        let (place, message) = (Escaped(&self.place), Escaped(&self.message));
         if self.key.is_empty() {
-            return write!(f, "{}: {}", self.place, self.message);
+            return write!(f, "{place}: {message}");
         }
-        write!(f, "{}: {}: {}", self.place, self.key, self.message)
+        write!(f, "{place}: {}: {message}", Escaped(&self.key))
     }
 }
 

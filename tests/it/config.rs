@@ -424,3 +424,22 @@ fn keys_of(text: &str) -> BTreeSet<String> {
     walk("", &toml::Value::Table(table), &mut keys);
     keys
 }
+
+#[test]
+fn what_is_no_text_is_named_and_what_acts_on_a_terminal_is_escaped() {
+    use std::os::unix::ffi::OsStrExt;
+    let with = |name: &str, value: &[u8]| {
+        let output = crate::support::command(&["check"])
+            .env(name, std::ffi::OsStr::from_bytes(value))
+            .output()
+            .expect("it ends");
+        (output.status.code(), crate::support::text(&output.stderr))
+    };
+    let (code, said) = with("SYSTOLE_INTERVAL", b"\xff");
+    assert!(code == Some(2) && said.contains("SYSTOLE_INTERVAL: its value is not UTF-8"), "{said}");
+    assert_eq!(with("ANOTHER", b"\xff").0, Some(0));
+    let (code, said) = with("SYSTOLE_INTERVAL", b"\x1b[2J5");
+    assert!(code == Some(2) && said.contains("\\u{1b}[2J5") && !said.contains('\x1b'), "{said}");
+    let (code, said) = with("SYSTOLE_\x1b[2J", b"1");
+    assert!(code == Some(0) && said.contains("no such setting") && !said.contains('\x1b'), "{said}");
+}

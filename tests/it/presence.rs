@@ -162,6 +162,24 @@ fn changes_need_the_token_and_hostile_names_are_inert() {
     assert_eq!(request(&daemon, "DELETE", "/api/v1/presence/pay/a", token, "").0, 200);
     until("it is gone", || daemon.get("/api/v1/presence/pay").0 == 404);
     daemon.stop();
+    // The record says what the status says.
+    let refused = |record: &Value| record["presence"]["refused"]["token"].as_u64().unwrap_or(0);
+    let told: u64 =
+        records(&dir.path().join("records.jsonl")).iter().filter(|r| r["type"] == "ledger").map(refused).sum();
+    assert_eq!(told, 4);
+}
+
+#[test]
+fn a_state_file_that_is_a_pipe_holds_up_no_start() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(dir.path().join("state")).expect("a folder");
+    let pipe = dir.path().join("state/presence.json");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    daemon.send_udp(&[b"heartbeat.pay.a:10|g"]);
+    wait(&daemon, "pay", "up", |s| s["state"] == "up");
+    daemon.stop();
+    assert!(!std::fs::metadata(&pipe).expect("it is there").is_file(), "the pipe was replaced");
 }
 
 #[test]
