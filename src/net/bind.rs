@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -18,6 +18,7 @@ use super::{BACKLOG, ListenAddress, ListenerOptions, Transport};
 pub struct BoundListener {
     pub(super) options: ListenerOptions,
     pub(super) sockets: Vec<Arc<Socket>>,
+    pub(super) file: Option<SocketFile>,
     pub(super) address: Option<SocketAddr>,
     pub(super) receive_buffer: u64,
 }
@@ -27,7 +28,7 @@ pub struct BoundListener {
 /// # Errors
 /// An error of the kernel, without the address.
 pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
-    let mut sockets = Vec::new();
+    let (mut sockets, mut file) = (Vec::new(), None);
     match options.address.clone() {
         ListenAddress::Ip(mut address) => {
             let count = if options.transport == Transport::Udp { options.workers.max(1) } else { 1 };
@@ -42,7 +43,10 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
                 sockets.push(Arc::new(socket));
             }
         }
-        ListenAddress::Path(path, mode) => sockets.push(Arc::new(open_path(options.transport, &path, mode)?)),
+        ListenAddress::Path(path, mode) => {
+            sockets.push(Arc::new(open_path(options.transport, &path, mode)?));
+            file = Some(SocketFile(path));
+        }
         ListenAddress::Inherited(name) => {
             let socket = sys::inherited_socket(&name)?;
             socket.set_nonblocking(true)?;
@@ -60,7 +64,18 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
         receive_buffer += sys::set_receive_buffer(socket, options.receive_buffer, options.receive_buffer_force)?;
     }
     let address = sockets[0].local_addr()?.as_socket();
-    Ok(BoundListener { options, sockets, address, receive_buffer })
+    Ok(BoundListener { options, sockets, file, address, receive_buffer })
+}
+
+/// The file of a unix socket that this process created. It is removed with the listener, also with one that never starts.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Opens a unix socket at a path. A stale socket file is replaced; one that a process listens at is an error.

@@ -1,10 +1,8 @@
 //! A running listener: worker threads, and what the flusher asks of them.
 
-use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -16,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::aggregate::{Columns, Partial, Shard};
 use crate::sys;
 
+use super::bind::SocketFile;
 use super::taps::Taps;
 use super::{BoundListener, ListenAddress, Transport, datagrams, streams};
 
@@ -50,13 +49,9 @@ impl BoundListener {
         let is_inherited = matches!(self.options.address, ListenAddress::Inherited(_));
         let drops_seen =
             self.sockets.iter().map(|socket| if is_inherited { dropped_before(socket) } else { 0 }).collect();
-        let path = match &self.options.address {
-            ListenAddress::Path(path, _) => Some(path.clone()),
-            ListenAddress::Ip(_) | ListenAddress::Inherited(_) => None,
-        };
         Ok(Listener {
             url: url.to_string(),
-            path,
+            _file: self.file,
             receive_buffer: self.receive_buffer,
             sockets: self.sockets,
             is_inherited,
@@ -157,7 +152,7 @@ pub struct Listener {
     url: String,
     receive_buffer: u64,
     /// The socket file, if this listener created one.
-    path: Option<PathBuf>,
+    _file: Option<SocketFile>,
     pub(super) transport: Transport,
     pub(super) sockets: Vec<Arc<Socket>>,
     /// Whether the service manager holds the sockets too, and passes them to the next process.
@@ -290,10 +285,6 @@ impl Listener {
                 // A panic is already logged.
                 let _ = thread.join();
             }
-        }
-        if let Some(path) = self.path {
-            // It may be gone already.
-            let _ = fs::remove_file(path);
         }
     }
 }

@@ -190,7 +190,13 @@ pub(super) fn file_id(path: &Path) -> io::Result<Option<FileId>> {
 impl FileWriter {
     /// Opens the file anew if the path names another one by now, or none.
     fn follow_path(&mut self) -> io::Result<()> {
-        if file_id(&self.options.path)? == Some(id_of(&self.file.metadata()?)) {
+        let metadata = self.file.metadata()?;
+        if file_id(&self.options.path)? == Some(id_of(&metadata)) {
+            // Log rotation may also cut a file where it is.
+            if metadata.is_file() && metadata.len() < self.size {
+                tracing::info!(path = %self.options.path.display(), "the file was cut; it continues at its new end");
+                self.size = metadata.len();
+            }
             return Ok(());
         }
         let fresh = FileWriter::open(self.options.clone())?;

@@ -73,6 +73,21 @@ fn a_histogram_log_goes_on_in_a_new_file_with_its_head() {
     goes_on_in_a_new_file("hdrlog", |path, name| has_text(path, name) && has_text(path, "#[Histogram log format"));
 }
 
+#[test]
+fn a_histogram_log_that_is_cut_in_place_has_its_head_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("it");
+    let daemon = start(dir.path(), "hdrlog", &file);
+    daemon.send_udp(&[b"first:1|ms"]);
+    daemon.status_when("the first", |status| delivered(status) == Some(1));
+    std::fs::OpenOptions::new().write(true).truncate(true).open(&file).expect("cut");
+    daemon.send_udp(&[b"second:2|ms"]);
+    daemon.status_when("the second", |status| delivered(status) == Some(2));
+    wait_for("second", &file, has_text);
+    assert!(has_text(&file, "#[Histogram log format") && !has_text(&file, "first"));
+    daemon.stop();
+}
+
 #[cfg(feature = "sqlite")]
 #[test]
 fn a_database_goes_on_in_a_new_file_and_the_moved_one_is_whole() {

@@ -82,6 +82,18 @@ fn unix_sockets_take_datagrams_streams_and_frames() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_no_socket_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let udp = format!("udp://{}", taken.local_addr().expect("bound"));
+    let [stream, datagrams] = ["unix", "unixgram"].map(|kind| format!("{kind}://{}", dir.path().join(kind).display()));
+    let args = ["run", "--http", "off", "--listen", &stream, "--listen", &datagrams, "--listen", &udp];
+    let output = systole(&args, b"");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
+}
+
+#[test]
 fn our_own_commands_send_to_unix_sockets() {
     let dir = tempfile::tempdir().expect("a folder");
     let listeners =
