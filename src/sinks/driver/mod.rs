@@ -192,17 +192,17 @@ impl SinkDriver {
             changed: Notify::new(),
         });
         let mut spooler = Spooler { shared: Arc::clone(&shared), spool: None, logged_at: None };
-        if let Some((spool, lost)) = spool {
+        if let Some((mut spool, lost)) = spool {
             // What is left from before is offered anew.
             let mut state = shared.state();
-            state.account.spooled = spool.records();
             state.account.offered = spool.records() + lost.iter().map(|(_, records)| records).sum::<u64>();
             for (reason, records) in lost {
                 state.account.dropped.count(reason, records);
                 tracing::warn!(sink = shared.options.name, records, reason, "spooled records are given up");
             }
             drop(state);
-            spooler.put_back(spool);
+            shared.follow(&mut spool);
+            spooler.spool = Some(spool);
         }
         let task = tokio::spawn(run(Arc::clone(&shared), sink, spooler));
         let intake = Arc::clone(&shared);

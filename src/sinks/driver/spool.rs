@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 
-use super::super::spool::{Lost, Order, Spool};
+use super::super::spool::{Changes, Order, Spool};
 use super::{EXPOSED, Shared};
 
 /// What is to be delivered next.
@@ -26,16 +26,26 @@ pub(super) struct Spooler {
     pub(super) logged_at: Option<Instant>,
 }
 
-impl Spooler {
-    pub(super) fn put_back(&mut self, spool: Spool) {
-        let mut state = self.shared.state();
+impl Shared {
+    /// Brings the account up to what the spool holds. This is done by the thread that worked on it, so that it is done even if
+    /// nobody waits for the outcome any more.
+    pub(super) fn follow(&self, spool: &mut Spool) {
+        let Changes { appended, lost } = spool.take_changes();
+        let mut state = self.state();
+        // Records get into the spool out of the queue.
+        state.account.queued = state.account.queued.saturating_sub(appended);
+        for (reason, records) in lost {
+            state.account.dropped.count(reason, records);
+            tracing::warn!(sink = self.options.name, records, reason, "spooled records are given up");
+        }
+        state.account.spooled = spool.records();
         state.account.spool_bytes = spool.bytes();
-        state.spooled_intervals = spool.intervals();
         state.account.oldest_waiting = spool.oldest();
-        drop(state);
-        self.spool = Some(spool);
+        state.spooled_intervals = spool.intervals();
     }
+}
 
+impl Spooler {
     pub(super) fn is_empty(&self) -> bool {
         self.spool.as_ref().is_none_or(Spool::is_empty)
     }
@@ -63,13 +73,15 @@ impl Spooler {
         work: impl FnOnce(&mut Spool) -> T + Send + 'static,
     ) -> Option<T> {
         let mut spool = self.spool.take()?;
+        let shared = Arc::clone(&self.shared);
         let done = spawn_blocking(move || {
             let outcome = work(&mut spool);
+            shared.follow(&mut spool);
             (spool, outcome)
         });
         match done.await {
             Ok((spool, outcome)) => {
-                self.put_back(spool);
+                self.spool = Some(spool);
                 Some(outcome)
             }
             Err(error) => {
@@ -79,30 +91,11 @@ impl Spooler {
         }
     }
 
-    pub(super) fn count_lost(&self, lost: Lost) {
-        if lost.is_empty() {
-            return;
-        }
-        let mut state = self.shared.state();
-        for (reason, records) in lost {
-            state.account.spooled = state.account.spooled.saturating_sub(records);
-            state.account.dropped.count(reason, records);
-            tracing::warn!(sink = self.shared.options.name, records, reason, "spooled records are given up");
-        }
-    }
-
     /// Writes a snapshot that is counted as queued to disk; its position.
     pub(super) async fn append(&mut self, snapshot: &Arc<Snapshot>) -> Option<u64> {
-        let (owned, records) = (Arc::clone(snapshot), snapshot.len() as u64);
+        let owned = Arc::clone(snapshot);
         match self.work(move |spool| spool.append(&owned)).await? {
-            Ok((position, lost)) => {
-                let mut state = self.shared.state();
-                state.account.queued -= records;
-                state.account.spooled += records;
-                drop(state);
-                self.count_lost(lost);
-                Some(position)
-            }
+            Ok(position) => Some(position),
             Err(error) => {
                 let mut state = self.shared.state();
                 state.account.last_error = Some(format!("spool: {error}"));
@@ -146,9 +139,7 @@ impl Spooler {
 
     /// The oldest on disk.
     pub(super) async fn front(&mut self) -> Option<Item> {
-        let (found, lost) = self.work(|spool| spool.front(unix_time())).await?;
-        self.count_lost(lost);
-        let (position, snapshot) = found?;
+        let (position, snapshot) = self.work(|spool| spool.front(unix_time())).await??;
         Some(Item { snapshot: Arc::new(snapshot), position: Some(position) })
     }
 
@@ -157,11 +148,8 @@ impl Spooler {
     }
 
     /// Leaves an interval that failed on disk for a later attempt. One that had to make room meanwhile is gone.
-    pub(super) async fn put_off(&mut self, item: &Item) {
-        let Some(position) = item.position else { return };
-        if self.work(move |spool| spool.put_off(position)).await == Some(false) {
-            self.count_lost(vec![("spool_full", item.snapshot.len() as u64)]);
-        }
+    pub(super) async fn put_off(&mut self, position: u64) {
+        self.work(move |spool| spool.put_off(position)).await;
     }
 
     /// Resolves when something in memory ought to be on disk: at once while the receiver fails, else after a while.

@@ -73,6 +73,14 @@ impl Default for SpoolOptions {
 /// Records that are gone, and why.
 pub(super) type Lost = Vec<(&'static str, u64)>;
 
+/// What the account of a sink does not have yet of its spool.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Changes {
+    /// Records that were written.
+    pub(super) appended: u64,
+    pub(super) lost: Lost,
+}
+
 /// A frame that was not cut short.
 #[derive(Clone, Copy, Debug)]
 struct Head {
@@ -175,6 +183,8 @@ pub(super) struct Spool {
     /// Being delivered.
     busy: Option<u64>,
     records: u64,
+    /// What happened since it was last asked for.
+    changes: Changes,
     /// Holds the folder for us.
     _lock: File,
 }
@@ -208,6 +218,7 @@ impl Spool {
             removed: BTreeSet::new(),
             busy: None,
             records: 0,
+            changes: Changes::default(),
             _lock: lock,
         };
         let damaged = spool.scan(start)?;
@@ -262,11 +273,12 @@ impl Spool {
         Ok(damaged)
     }
 
-    /// Writes a snapshot to disk, and waits until it is there; what had to make room for it, and the position that it has.
+    /// Writes a snapshot to disk, and waits until it is there; the position that it has. What had to make room for it is among
+    /// the changes, also if it is not written.
     ///
     /// # Errors
     /// If the disk does not take it: then nothing of it is left.
-    pub(super) fn append(&mut self, snapshot: &Snapshot) -> io::Result<(u64, Lost)> {
+    pub(super) fn append(&mut self, snapshot: &Snapshot) -> io::Result<u64> {
         let body = snapshot.encode()?;
         let too_large = || io::Error::other("the interval is larger than a spool takes");
         let (position, before) = self.next;
@@ -282,7 +294,7 @@ impl Spool {
         if bytes > self.options.max_bytes {
             return Err(too_large());
         }
-        let lost = self.make_room(bytes)?;
+        self.make_room(bytes)?;
         let limit = SEGMENT_BYTES.min(self.options.max_bytes / LEAST_SEGMENTS);
         if self.writer.is_none() || self.segments.back().is_none_or(|last| last.bytes + bytes > limit) {
             self.begin_segment()?;
@@ -302,8 +314,9 @@ impl Spool {
         segment.frames.push_back(Frame { head, offset: segment.bytes + HEAD as u64 });
         segment.bytes += bytes;
         self.records += u64::from(head.records);
+        self.changes.appended += u64::from(head.records);
         self.next = (position + 1, before + u64::from(head.records));
-        Ok((position, lost))
+        Ok(position)
     }
 
     fn begin_segment(&mut self) -> io::Result<()> {
@@ -321,20 +334,34 @@ impl Spool {
     }
 
     /// Drops the oldest segments until so many bytes have room.
-    fn make_room(&mut self, bytes: u64) -> io::Result<Lost> {
-        let mut records = 0;
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
         while self.bytes() + bytes > self.options.max_bytes {
+            let Some(path) = self.segments.front().map(|oldest| &oldest.path) else { break };
+            // One that cannot be removed keeps its room, and nothing of it is lost.
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
             let Some(oldest) = self.segments.pop_front() else { break };
-            records += self.forget(&oldest.frames);
+            let records = self.forget(&oldest.frames);
+            self.lose("spool_full", records);
             if self.segments.is_empty() {
                 self.writer = None;
             }
-            fs::remove_file(&oldest.path)?;
-        }
-        if records > 0 {
             self.write_cursor();
         }
-        Ok(if records > 0 { vec![("spool_full", records)] } else { Vec::new() })
+        Ok(())
+    }
+
+    fn lose(&mut self, reason: &'static str, records: u64) {
+        if records > 0 {
+            self.changes.lost.push((reason, records));
+        }
+    }
+
+    /// What happened since this was last asked for.
+    pub(super) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     /// Takes frames out of the count; how many records of them are not being delivered.
@@ -352,8 +379,8 @@ impl Spool {
         lost
     }
 
-    /// The oldest snapshot, with its position; it stays until it is removed. What is lost on the way.
-    pub(super) fn front(&mut self, now: f64) -> (Option<(u64, Snapshot)>, Lost) {
+    /// The oldest snapshot, with its position; it stays until it is removed.
+    pub(super) fn front(&mut self, now: f64) -> Option<(u64, Snapshot)> {
         let (mut damaged, mut expired) = (0, 0);
         let oldest = now - self.options.max_age.as_secs_f64();
         let found = loop {
@@ -376,8 +403,9 @@ impl Spool {
             }
         };
         self.busy = found.as_ref().map(|(position, _)| *position);
-        let lost = [("spool_damaged", damaged), ("spool_expired", expired)];
-        (found, lost.into_iter().filter(|(_, records)| *records > 0).collect())
+        self.lose("spool_damaged", damaged);
+        self.lose("spool_expired", expired);
+        found
     }
 
     /// Marks the snapshot at a position as being delivered.

@@ -18,12 +18,17 @@ fn options(folder: &Path) -> SpoolOptions {
     SpoolOptions { path: folder.to_path_buf(), ..SpoolOptions::default() }
 }
 
+/// Records that were lost since this was last asked for.
+fn records_lost(spool: &mut Spool) -> u64 {
+    spool.take_changes().lost.iter().map(|(_, records)| records).sum()
+}
+
 /// Everything that is left, in order, each with the right values; and what was lost.
 fn drain(spool: &mut Spool) -> (Vec<u64>, u64) {
     let (mut seen, mut lost) = (Vec::new(), 0);
     loop {
-        let (found, gone) = spool.front(0.0);
-        lost += gone.iter().map(|(_, records)| records).sum::<u64>();
+        let found = spool.front(0.0);
+        lost += records_lost(spool);
         let Some((position, found)) = found else { break };
         let n = found.sequence;
         assert_eq!(found.len() as u64, n + 1);
@@ -55,7 +60,7 @@ fn what_was_appended_comes_back_in_order_also_after_a_restart() {
     for n in 0..5 {
         spool.append(&snapshot(n)).expect("appended");
     }
-    let (first, _) = spool.front(0.0);
+    let first = spool.front(0.0);
     spool.remove(first.expect("one").0);
     // A second process must not read it beside us.
     assert!(Spool::open(options(folder.path())).is_err());
@@ -167,8 +172,8 @@ fn a_full_spool_gives_its_oldest_up_and_counts_them() {
     let (mut spool, _) = Spool::open(small.clone()).expect("opened");
     let (mut lost, mut offered) = (0, 0);
     for n in 0..60 {
-        let (_, gone) = spool.append(&snapshot(n)).expect("appended");
-        lost += gone.iter().map(|(_, records)| records).sum::<u64>();
+        spool.append(&snapshot(n)).expect("appended");
+        lost += records_lost(&mut spool);
         offered += n + 1;
         assert!(spool.bytes() <= 8000);
         assert_eq!(spool.records() + lost, offered);
@@ -188,8 +193,8 @@ fn what_is_too_old_is_given_up() {
     for n in 0..5 {
         spool.append(&snapshot(n)).expect("appended");
     }
-    let (found, lost) = spool.front(12.5);
-    assert_eq!((found.map(|(_, found)| found.sequence), lost), (Some(3), vec![("spool_expired", 1 + 2 + 3)]));
+    let found = spool.front(12.5).map(|(_, found)| found.sequence);
+    assert_eq!((found, spool.take_changes().lost), (Some(3), vec![("spool_expired", 1 + 2 + 3)]));
 }
 
 #[test]
@@ -217,4 +222,51 @@ fn what_is_delivered_out_of_turn_is_not_delivered_again() {
     spool.remove(2);
     assert_eq!(spool.records(), 1 + 2 + 4);
     assert_eq!(drain(&mut spool), (vec![0, 1, 3], 0));
+}
+
+#[test]
+fn what_made_room_is_counted_also_if_nothing_is_written_then() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut spool, _) = Spool::open(SpoolOptions { max_bytes: 8000, ..options(folder.path()) }).expect("opened");
+    let (mut lost, mut lost_by_failures, mut appended) = (0, 0, 0);
+    for n in 0..60 {
+        // No segment can be begun where a folder is.
+        let blocked = folder.path().join(format!("{:016x}.segment", spool.next.0));
+        fs::create_dir(&blocked).expect("a folder");
+        spool.writer = None;
+        assert!(spool.append(&snapshot(n)).is_err());
+        let gone = records_lost(&mut spool);
+        lost += gone;
+        lost_by_failures += gone;
+        assert_eq!(spool.records() + lost, appended);
+        fs::remove_dir(&blocked).expect("removed");
+        spool.append(&snapshot(n)).expect("appended");
+        lost += records_lost(&mut spool);
+        appended += n + 1;
+        assert_eq!(spool.records() + lost, appended);
+    }
+    assert!(lost_by_failures > 0);
+}
+
+#[test]
+fn a_segment_that_cannot_be_removed_is_not_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut spool, _) = Spool::open(SpoolOptions { max_bytes: 8000, ..options(folder.path()) }).expect("opened");
+    let mut n = 0;
+    while spool.bytes() < 7000 {
+        spool.append(&snapshot(n)).expect("appended");
+        n += 1;
+    }
+    let (held, oldest) = (spool.records(), spool.segments[0].path.clone());
+    // A folder is not removed as a file.
+    fs::rename(&oldest, folder.path().join("aside")).expect("renamed");
+    fs::create_dir(&oldest).expect("a folder");
+    assert!((0..20).any(|_| spool.append(&snapshot(50)).is_err()));
+    let added = spool.take_changes();
+    assert_eq!((spool.records(), added.lost), (held + added.appended, Vec::new()));
+    fs::remove_dir(&oldest).expect("removed");
+    fs::rename(folder.path().join("aside"), &oldest).expect("renamed");
+    spool.append(&snapshot(50)).expect("appended");
+    let gone = records_lost(&mut spool);
+    assert_eq!(spool.records() + gone, held + added.appended + 51);
 }
