@@ -103,6 +103,8 @@ struct State {
     delivering: Option<f64>,
     /// Intervals in the spool.
     spooled_intervals: usize,
+    /// Records in delivery that had to make room in the spool: counted as spooled, but not on disk any more.
+    evicted: u64,
     /// Once set, nothing more is offered, and the task ends when the queue is empty or the deadline has passed.
     deadline: Option<Instant>,
 }
@@ -261,6 +263,12 @@ impl SinkDriver {
             state.account.queued = 0;
             state.account.dropped.count("shutdown", left);
             tracing::warn!(sink, intervals, records = left, waited_secs, "not delivered before the end; given up");
+        }
+        let evicted = std::mem::take(&mut state.evicted);
+        if evicted > 0 {
+            state.account.spooled -= evicted;
+            state.account.dropped.count("spool_full", evicted);
+            tracing::warn!(sink, records = evicted, reason = "spool_full", "spooled records are given up");
         }
         if state.account.spooled > 0 {
             let (intervals, records) = (state.spooled_intervals, state.account.spooled);

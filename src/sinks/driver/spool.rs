@@ -42,6 +42,7 @@ impl Shared {
         state.account.spool_bytes = spool.bytes();
         state.account.oldest_waiting = spool.oldest();
         state.spooled_intervals = spool.intervals();
+        state.evicted = spool.evicted();
     }
 }
 

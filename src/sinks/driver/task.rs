@@ -112,14 +112,19 @@ impl Driver {
                     self.failure_log.failed(options, &error, waiting);
                     spooler.save(Some(&mut item)).await;
                     // What is on disk can wait for the next start; what the disk did not take cannot.
-                    let is_safe = item.position.is_some() && shared.state().waiting.is_empty();
-                    if stopping.is_some_and(|deadline| is_safe || Instant::now() >= deadline) {
-                        return;
+                    let is_safe = item.position.is_some() && {
+                        let state = shared.state();
+                        state.waiting.is_empty() && state.evicted == 0
+                    };
+                    let is_end = stopping.is_some_and(|deadline| is_safe || Instant::now() >= deadline);
+                    if !is_end {
+                        self.wait(shared, spooler, &error).await;
                     }
-                    self.wait(shared, spooler, &error).await;
-                    if item.position.is_some() && spooler.order() == Order::Interleave {
-                        // Something newer may have come.
-                        spooler.put_off(&item).await;
+                    // When interleaved, something newer may have come.
+                    if is_end || (item.position.is_some() && spooler.order() == Order::Interleave) {
+                        if let Some(position) = item.position {
+                            spooler.put_off(position).await;
+                        }
                         return;
                     }
                 }
@@ -132,8 +137,10 @@ impl Driver {
         let left_out: u64 = receipt.dropped.iter().map(|(_, count)| count).sum();
         let mut state = shared.state();
         state.delivering = None;
+        state.evicted = 0;
         let account = &mut state.account;
         match item.position {
+            // The spool follows at once; until then the account is ahead of it.
             Some(_) => account.spooled = account.spooled.saturating_sub(records),
             None => account.queued -= records,
         }

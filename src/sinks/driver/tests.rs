@@ -194,6 +194,65 @@ async fn a_stop_leaves_on_disk_what_cannot_be_delivered() {
     assert_eq!((account.queued, account.spooled, account.dropped.total()), (0, 4, 0));
 }
 
+/// Bytes of an interval in a spool.
+async fn bytes_of_one() -> u64 {
+    let fake = Fake::default();
+    *fake.mode.lock().expect("no panic") = Mode::Broken;
+    let folder = tempfile::tempdir().expect("a folder");
+    let driver = spooled(&fake, folder.path(), Order::Strict);
+    offer(&driver, 1).await;
+    driver.account().spool_bytes
+}
+
+/// A driver whose spool has room for three intervals.
+fn with_small_spool(fake: &Fake, folder: &std::path::Path, order: Order, bytes: u64) -> SinkDriver {
+    let spool = SpoolOptions { path: folder.to_path_buf(), order, max_bytes: bytes * 7 / 2, ..SpoolOptions::default() };
+    let timeout = Duration::from_secs(1);
+    let interval = Duration::from_secs(10);
+    let options = DriverOptions { spool: Some(spool), timeout, ..DriverOptions::new("fake", "fake", interval) };
+    SinkDriver::start(options, Box::new(fake.clone())).expect("a spool")
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_that_makes_room_while_it_is_delivered_is_counted_at_a_stop() {
+    let fake = Fake::default();
+    let bytes = bytes_of_one().await;
+    for (order, mode) in [Order::Strict, Order::Interleave]
+        .into_iter()
+        .flat_map(|order| [Mode::Broken, Mode::Hung].map(|mode| (order, mode)))
+    {
+        let folder = tempfile::tempdir().expect("a folder");
+        *fake.mode.lock().expect("no panic") = mode;
+        let driver = with_small_spool(&fake, folder.path(), order, bytes);
+        for n in 1..=8 {
+            offer(&driver, n).await;
+        }
+        let account = driver.finish(Instant::now() + Duration::from_millis(300)).await;
+        assert!(adds_up(&account), "{account:?}");
+        assert_eq!((account.queued, account.dropped.of("shutdown"), account.dropped.of("spool_full")), (0, 0, 10));
+        // What the account has as spooled is there.
+        let next = with_small_spool(&fake, folder.path(), order, bytes);
+        assert_eq!(next.account().offered, account.spooled);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_that_makes_room_while_it_is_delivered_counts_as_delivered_after_all() {
+    let fake = Fake::default();
+    *fake.mode.lock().expect("no panic") = Mode::Broken;
+    let bytes = bytes_of_one().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let driver = with_small_spool(&fake, folder.path(), Order::Strict, bytes);
+    for n in 1..=8 {
+        offer(&driver, n).await;
+    }
+    *fake.mode.lock().expect("no panic") = Mode::Good;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(*fake.seen.lock().expect("no panic"), [1, 6, 7, 8]);
+    let account = driver.account();
+    assert_eq!((account.delivered, account.spooled, account.dropped.of("spool_full")), (8, 0, 8));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_sink_with_an_interval_of_its_own_gets_several_as_one() {
     let fake = Fake::default();

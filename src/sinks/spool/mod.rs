@@ -182,6 +182,9 @@ pub(super) struct Spool {
     removed: BTreeSet<u64>,
     /// Being delivered.
     busy: Option<u64>,
+    /// Records of the one being delivered if it had to make room meanwhile. What becomes of them is open.
+    evicted: Option<u64>,
+    /// With those of `evicted`.
     records: u64,
     /// What happened since it was last asked for.
     changes: Changes,
@@ -217,6 +220,7 @@ impl Spool {
             cursor_slot: 0,
             removed: BTreeSet::new(),
             busy: None,
+            evicted: None,
             records: 0,
             changes: Changes::default(),
             _lock: lock,
@@ -364,18 +368,21 @@ impl Spool {
         std::mem::take(&mut self.changes)
     }
 
-    /// Takes frames out of the count; how many records of them are not being delivered.
+    /// Takes frames out of the count, without one that is being delivered; how many records of them are lost.
     fn forget(&mut self, frames: &VecDeque<Frame>) -> u64 {
         let mut lost = 0;
         for frame in frames {
             if self.removed.remove(&frame.head.position) {
                 continue;
             }
-            self.records -= u64::from(frame.head.records);
-            if self.busy != Some(frame.head.position) {
-                lost += u64::from(frame.head.records);
+            let records = u64::from(frame.head.records);
+            if self.busy == Some(frame.head.position) {
+                self.evicted = Some(records);
+            } else {
+                lost += records;
             }
         }
+        self.records -= lost;
         lost
     }
 
@@ -413,17 +420,26 @@ impl Spool {
         self.busy = Some(position);
     }
 
-    /// Says that the snapshot at a position is not being delivered any more; whether it is still there.
-    pub(super) fn put_off(&mut self, position: u64) -> bool {
+    /// Says that the snapshot at a position is not being delivered any more. It is lost if it had to make room meanwhile.
+    pub(super) fn put_off(&mut self, position: u64) {
+        let evicted = self.end_delivery(position);
+        self.lose("spool_full", evicted);
+    }
+
+    /// Ends the delivery of the snapshot at a position; records of it that had to make room.
+    fn end_delivery(&mut self, position: u64) -> u64 {
+        if self.busy != Some(position) {
+            return 0;
+        }
         self.busy = None;
-        self.segments.iter().flat_map(|s| &s.frames).any(|frame| frame.head.position == position)
+        let evicted = self.evicted.take().unwrap_or(0);
+        self.records -= evicted;
+        evicted
     }
 
     /// Lets the snapshot at a position go: it was delivered.
     pub(super) fn remove(&mut self, position: u64) {
-        if self.busy == Some(position) {
-            self.busy = None;
-        }
+        self.end_delivery(position);
         let Some(frame) = self.segments.iter().flat_map(|s| &s.frames).find(|f| f.head.position == position) else {
             return;
         };
@@ -471,9 +487,14 @@ impl Spool {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Records that are held.
+    /// Records that are held, with those in delivery that had to make room.
     pub(super) fn records(&self) -> u64 {
         self.records
+    }
+
+    /// Records in delivery that had to make room: they are not on disk any more.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted.unwrap_or(0)
     }
 
     /// Intervals that are held.

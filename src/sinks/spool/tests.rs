@@ -257,6 +257,7 @@ fn a_segment_that_cannot_be_removed_is_not_lost() {
         spool.append(&snapshot(n)).expect("appended");
         n += 1;
     }
+    spool.take_changes();
     let (held, oldest) = (spool.records(), spool.segments[0].path.clone());
     // A folder is not removed as a file.
     fs::rename(&oldest, folder.path().join("aside")).expect("renamed");
