@@ -36,6 +36,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_REQUEST: Duration = Duration::from_secs(300);
 /// Pause while the daemon is stopping.
 const STOPPING_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait, after the deadline, for a task to end that is told to, and for the disk.
+const SETTLING: Duration = Duration::from_secs(1);
 /// An interval that is not delivered for so long goes to disk meanwhile: a daemon that is killed must not take it along.
 const EXPOSED: Duration = Duration::from_millis(50);
 
@@ -105,6 +107,10 @@ struct State {
     spooled_intervals: usize,
     /// Records in delivery that had to make room in the spool: counted as spooled, but not on disk any more.
     evicted: u64,
+    /// A thread works on the spool.
+    is_spool_busy: bool,
+    /// The account is final: what still ends after that does not change it.
+    is_settled: bool,
     /// Once set, nothing more is offered, and the task ends when the queue is empty or the deadline has passed.
     deadline: Option<Instant>,
 }
@@ -250,12 +256,24 @@ impl SinkDriver {
         self.shared.state().deadline = Some(deadline);
         self.shared.changed.notify_one();
         let patience = deadline.saturating_duration_since(Instant::now());
-        let abort = self.task.abort_handle();
-        if timeout(patience, self.task).await.is_err() {
-            abort.abort();
+        let mut task = self.task;
+        if timeout(patience, &mut task).await.is_err() {
+            task.abort();
+            // It ends where it waits next, and the disk may still take what it was given: the account has both.
+            let end = async {
+                let _ = task.await;
+                self.shared.spool_idle().await;
+            };
+            if timeout(SETTLING, end).await.is_err() {
+                tracing::warn!(
+                    sink = self.shared.options.name,
+                    "a delivery or the disk does not end; it is not waited for"
+                );
+            }
         }
         let (sink, waited_secs) = (&self.shared.options.name, began.elapsed().as_secs_f64());
         let mut state = self.shared.state();
+        state.is_settled = true;
         let left = state.account.queued;
         if left > 0 {
             let intervals = state.waiting.len() + usize::from(state.delivering.is_some());
@@ -266,7 +284,7 @@ impl SinkDriver {
         }
         let evicted = std::mem::take(&mut state.evicted);
         if evicted > 0 {
-            state.account.spooled -= evicted;
+            state.account.spooled = state.account.spooled.saturating_sub(evicted);
             state.account.dropped.count("spool_full", evicted);
             tracing::warn!(sink, records = evicted, reason = "spool_full", "spooled records are given up");
         }

@@ -32,6 +32,15 @@ impl Shared {
     pub(super) fn follow(&self, spool: &mut Spool) {
         let Changes { appended, lost } = spool.take_changes();
         let mut state = self.state();
+        state.is_spool_busy = false;
+        if state.is_settled {
+            drop(state);
+            if appended > 0 {
+                let sink = &self.options.name;
+                tracing::warn!(sink, records = appended, "the disk took records after they were given up");
+            }
+            return;
+        }
         // Records get into the spool out of the queue.
         state.account.queued = state.account.queued.saturating_sub(appended);
         for (reason, records) in lost {
@@ -43,6 +52,13 @@ impl Shared {
         state.account.oldest_waiting = spool.oldest();
         state.spooled_intervals = spool.intervals();
         state.evicted = spool.evicted();
+    }
+
+    /// Resolves when no thread works on the spool.
+    pub(super) async fn spool_idle(&self) {
+        while self.state().is_spool_busy {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -75,6 +91,7 @@ impl Spooler {
     ) -> Option<T> {
         let mut spool = self.spool.take()?;
         let shared = Arc::clone(&self.shared);
+        shared.state().is_spool_busy = true;
         let done = spawn_blocking(move || {
             let outcome = work(&mut spool);
             shared.follow(&mut spool);
@@ -86,6 +103,7 @@ impl Spooler {
                 Some(outcome)
             }
             Err(error) => {
+                self.shared.state().is_spool_busy = false;
                 tracing::error!(sink = self.shared.options.name, %error, "the spool failed; what waits is in memory from now on");
                 None
             }

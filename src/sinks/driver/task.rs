@@ -136,13 +136,17 @@ impl Driver {
         let records = item.snapshot.len() as u64;
         let left_out: u64 = receipt.dropped.iter().map(|(_, count)| count).sum();
         let mut state = shared.state();
+        if state.is_settled {
+            // It was given up, and counted so.
+            return;
+        }
         state.delivering = None;
         state.evicted = 0;
         let account = &mut state.account;
         match item.position {
             // The spool follows at once; until then the account is ahead of it.
             Some(_) => account.spooled = account.spooled.saturating_sub(records),
-            None => account.queued -= records,
+            None => account.queued = account.queued.saturating_sub(records),
         }
         account.delivered += records - left_out.min(records);
         let unencodable = receipt.dropped.iter().find(|(reason, _)| *reason == "unencodable").map_or(0, |(_, n)| *n);

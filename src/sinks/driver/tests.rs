@@ -113,6 +113,55 @@ async fn at_the_end_what_cannot_be_delivered_is_counted() {
     assert_eq!((account.queued, account.dropped.of("shutdown")), (0, 4));
 }
 
+/// Says when a delivery begins, and holds its thread until it may end.
+struct Stubborn {
+    begun: tokio::sync::mpsc::UnboundedSender<()>,
+    release: std::sync::mpsc::Receiver<()>,
+}
+
+impl Sink for Stubborn {
+    fn deliver<'a>(&'a mut self, _: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        self.begun.send(()).expect("the test waits");
+        let _ = self.release.recv();
+        Box::pin(std::future::ready(Ok(Receipt::default())))
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_that_cannot_be_aborted_is_waited_for_and_counted_once() {
+    for is_released_in_time in [true, false] {
+        let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+        let (release, released) = std::sync::mpsc::channel();
+        let options = DriverOptions::new("stubborn", "fake", Duration::from_secs(10));
+        let driver = SinkDriver::start(options, Box::new(Stubborn { begun, release: released })).expect("no spool");
+        let (stats, task) = (driver.stats(), driver.task.abort_handle());
+        driver.offer(&snapshot(1));
+        has_begun.recv().await.expect("a delivery");
+        let finishing = tokio::spawn(driver.finish(Instant::now()));
+        if is_released_in_time {
+            // The deadline has passed; give the stop time to notice.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            release.send(()).expect("the sink waits");
+        }
+        let account = finishing.await.expect("no panic");
+        let expected = if is_released_in_time { (2, 0) } else { (0, 2) };
+        assert_eq!((account.delivered, account.dropped.of("shutdown"), account.queued), (expected.0, expected.1, 0));
+        if !is_released_in_time {
+            release.send(()).expect("the sink waits");
+        }
+        while !task.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // What ends later changes nothing.
+        assert_eq!(stats.account().delivered, expected.0);
+        assert!(adds_up(&stats.account()));
+    }
+}
+
 fn spooled(fake: &Fake, folder: &std::path::Path, order: Order) -> SinkDriver {
     let spool = SpoolOptions { path: folder.to_path_buf(), order, ..SpoolOptions::default() };
     let timeout = Duration::from_secs(1);
