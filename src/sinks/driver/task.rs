@@ -14,7 +14,13 @@ use super::spool::{Item, Spooler};
 use super::{DriverOptions, FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, STOPPING_PAUSE, Shared};
 
 pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spooler: Spooler) {
-    let mut driver = Driver { failure_log: FailureLog::default(), pause: FIRST_PAUSE, is_failing: false, named: None };
+    let mut driver = Driver {
+        failure_log: FailureLog::default(),
+        pause: FIRST_PAUSE,
+        is_failing: false,
+        named: None,
+        has_told_excess: false,
+    };
     let mut replayed: Option<tokio::time::Instant> = None;
     loop {
         let is_stopping = shared.state().deadline.is_some();
@@ -62,6 +68,8 @@ struct Driver {
     is_failing: bool,
     /// When it was last logged that records cannot be encoded.
     named: Option<Instant>,
+    /// Whether it was logged that the sink says it left out more than there was.
+    has_told_excess: bool,
 }
 
 impl Driver {
@@ -134,7 +142,6 @@ impl Driver {
 
     fn count_success(&mut self, shared: &Shared, item: &Item, receipt: Receipt, took: Duration) {
         let records = item.snapshot.len() as u64;
-        let left_out: u64 = receipt.dropped.iter().map(|(_, count)| count).sum();
         let mut state = shared.state();
         if state.is_settled {
             // It was given up, and counted so.
@@ -148,10 +155,24 @@ impl Driver {
             Some(_) => account.spooled = account.spooled.saturating_sub(records),
             None => account.queued = account.queued.saturating_sub(records),
         }
-        account.delivered += records - left_out.min(records);
         let unencodable = receipt.dropped.iter().find(|(reason, _)| *reason == "unencodable").map_or(0, |(_, n)| *n);
+        let (mut delivered, mut excess) = (records, 0_u64);
         for (reason, count) in receipt.dropped {
-            account.dropped.count(reason, count);
+            let left_out = count.min(delivered);
+            delivered -= left_out;
+            excess = excess.saturating_add(count - left_out);
+            if left_out > 0 {
+                account.dropped.count(reason, left_out);
+            }
+        }
+        account.delivered += delivered;
+        if excess > 0 && !std::mem::replace(&mut self.has_told_excess, true) {
+            tracing::error!(
+                sink = shared.options.name,
+                records,
+                excess,
+                "the sink says that it left out more records than there were"
+            );
         }
         if records == 0 && receipt.bytes == 0 {
             // Nothing was asked of the receiver, so nothing is known of it.

@@ -113,6 +113,30 @@ async fn at_the_end_what_cannot_be_delivered_is_counted() {
     assert_eq!((account.queued, account.dropped.of("shutdown")), (0, 4));
 }
 
+/// Leaves out more than there is.
+struct Boastful;
+
+impl Sink for Boastful {
+    fn deliver<'a>(&'a mut self, _: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        let dropped = vec![("unencodable", 1), ("refused", 7), ("other", u64::MAX)];
+        Box::pin(std::future::ready(Ok(Receipt { dropped, ..Receipt::default() })))
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_left_out_than_there_was() {
+    let options = DriverOptions::new("boastful", "fake", Duration::from_secs(10));
+    let driver = SinkDriver::start(options, Box::new(Boastful)).expect("it has no spool");
+    driver.offer(&snapshot(1));
+    let account = driver.finish(Instant::now() + Duration::from_secs(1)).await;
+    assert!(adds_up(&account), "{account:?}");
+    assert_eq!((account.dropped.of("unencodable"), account.dropped.of("refused"), account.delivered), (1, 1, 0));
+}
+
 /// Says when a delivery begins, and holds its thread until it may end.
 struct Stubborn {
     begun: tokio::sync::mpsc::UnboundedSender<()>,
