@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::aggregate::TimerPolicy;
 use crate::series::Series;
-use crate::snapshot::{CounterPoint, GaugePoint, KvPoint, Length, SetPoint, Snapshot, TimerPoint};
+use crate::snapshot::{CounterPoint, GaugePoint, KvPoint, Length, SetPoint, Snapshot, TimerPoint, ends_interval};
 
 use super::Interval;
 
@@ -37,9 +37,7 @@ impl MultiInterval {
         for (&every, length) in &mut self.lengths {
             length.interval_secs += interval.length_secs;
             length.rate_secs += rate_secs;
-            // A tick may have been skipped, or the clock set back.
-            let turn = interval.tick / u64::from(every);
-            if interval.is_last || turn != self.last_tick / u64::from(every) {
+            if interval.is_last || ends_interval(every, self.last_tick, interval.tick) {
                 due.push((every, *length));
                 *length = Length { interval_secs: 0.0, rate_secs: 0.0 };
             }

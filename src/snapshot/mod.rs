@@ -28,8 +28,8 @@ pub use deletion::{Deleted, Deletion};
 pub(crate) use merge::merge_timestamped;
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
-pub(crate) use overrides::Length;
 pub use overrides::{Filter, SnapshotOverrides};
+pub(crate) use overrides::{Length, ends_interval};
 pub use row::{FieldName, Row};
 pub use summary::{Bins, Percentile, Summary, SummaryPolicy, cumulative, summarize};
 

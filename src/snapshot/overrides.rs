@@ -22,6 +22,12 @@ pub struct SnapshotOverrides {
     pub(crate) lengths: Vec<(u32, Length)>,
 }
 
+/// Whether an interval of so many ticks ends with a tick that follows another one: every multiple ends one, also when its own
+/// tick was skipped. So does a clock that was set back past one.
+pub(crate) fn ends_interval(every: u32, last_tick: u64, tick: u64) -> bool {
+    tick / u64::from(every) != last_tick / u64::from(every)
+}
+
 /// The length of a series' interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Length {

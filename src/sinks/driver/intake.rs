@@ -5,10 +5,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::snapshot::{Snapshot, follow};
+use crate::snapshot::{Snapshot, ends_interval, follow};
 
 use super::super::blocking::run_in_place;
 use super::Shared;
+
+/// What a sink that gets several intervals as one has of them.
+#[derive(Default)]
+struct Gathered {
+    part: Option<Snapshot>,
+    last_tick: Option<u64>,
+}
 
 /// Intervals as they were offered, oldest first.
 #[derive(Debug, Default)]
@@ -53,7 +60,7 @@ impl Shared {
 
     /// Prepares what is accepted until the intake is closed and empty.
     pub(super) async fn prepare(&self) {
-        let mut gathered: Option<Snapshot> = None;
+        let mut gathered = Gathered::default();
         loop {
             let (next, is_closed) = {
                 let mut intake = self.intake();
@@ -71,7 +78,7 @@ impl Shared {
                 None => self.accepted.notified().await,
             }
         }
-        if let Some(part) = gathered {
+        if let Some(part) = gathered.part {
             self.enqueue(Arc::new(part));
         }
     }
@@ -83,21 +90,23 @@ impl Shared {
     }
 
     /// Puts an interval to those before it, if the sink gets several as one; `None` until they are complete.
-    fn gather(&self, snapshot: Arc<Snapshot>, gathered: &mut Option<Snapshot>) -> Option<Arc<Snapshot>> {
+    fn gather(&self, snapshot: Arc<Snapshot>, gathered: &mut Gathered) -> Option<Arc<Snapshot>> {
         let options = &self.options;
         if options.every == 1 {
             return Some(snapshot);
         }
         // Ticks fall on multiples of the interval.
         let tick = (snapshot.end / options.log_every.as_secs_f64()).round() as u64;
-        let whole = match gathered.take() {
+        let whole = match gathered.part.take() {
             Some(before) => follow(before, &snapshot),
             None => Arc::unwrap_or_clone(snapshot),
         };
-        if tick.is_multiple_of(u64::from(options.every)) {
+        // Nothing is known of a tick before the first.
+        let last_tick = gathered.last_tick.replace(tick).unwrap_or(tick.saturating_sub(1));
+        if ends_interval(options.every, last_tick, tick) {
             return Some(Arc::new(whole));
         }
-        *gathered = Some(whole);
+        gathered.part = Some(whole);
         None
     }
 }

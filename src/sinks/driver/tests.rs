@@ -339,6 +339,18 @@ async fn a_sink_with_an_interval_of_its_own_gets_several_as_one() {
     assert!(adds_up(&account));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_tick_that_was_skipped_does_not_double_a_sinks_own_interval() {
+    let fake = Fake::default();
+    let options = DriverOptions { every: 3, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
+    let driver = SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool");
+    for n in [1, 2, 4, 5, 6, 7] {
+        driver.offer(&Arc::new(Snapshot { end: n as f64 * 10.0, ..Snapshot::clone(&snapshot(n)) }));
+    }
+    driver.finish(Instant::now() + Duration::from_secs(1)).await;
+    assert_eq!(*fake.seen.lock().expect("no panic"), [4, 6, 7]);
+}
+
 fn mixed(sequence: u64) -> Arc<Snapshot> {
     let counter = |name| CounterPoint { series: Series::new(Kind::Counter, name, &[]), sum: Sum::default() };
     Arc::new(Snapshot { sequence, counters: vec![counter("a"), counter("b"), counter("ab")], ..Snapshot::default() })
