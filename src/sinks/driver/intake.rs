@@ -96,7 +96,7 @@ impl Shared {
             return Some(snapshot);
         }
         // Ticks fall on multiples of the interval.
-        let tick = (snapshot.end / options.log_every.as_secs_f64()).round() as u64;
+        let tick = (snapshot.end / options.interval.as_secs_f64()).round() as u64;
         let whole = match gathered.part.take() {
             Some(before) => follow(before, &snapshot),
             None => Arc::unwrap_or_clone(snapshot),

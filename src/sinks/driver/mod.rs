@@ -54,8 +54,9 @@ pub struct DriverOptions {
     pub queue: usize,
     /// Longest delivery.
     pub timeout: Duration,
-    /// A failing sink is logged at most once in so long: the daemon's interval.
-    pub log_every: Duration,
+    /// The daemon's interval. Its ticks end a sink's own interval, what is spooled is delivered at twice its pace at least, and
+    /// what happens again and again is logged at most once in it.
+    pub interval: Duration,
     /// It gets one interval for so many of the daemon's, those that end at multiples.
     pub every: u32,
     /// Where intervals wait while it is down.
@@ -71,7 +72,7 @@ impl DriverOptions {
             filter: Filter::default(),
             queue: 4,
             timeout: Duration::from_secs(10),
-            log_every: interval,
+            interval,
             every: 1,
             spool: None,
         }

@@ -79,7 +79,7 @@ impl Spooler {
             rate => {
                 let options = &self.shared.options;
                 (Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX))
-                    .min(options.log_every * options.every / 2)
+                    .min(options.interval * options.every / 2)
             }
         }
     }
@@ -120,7 +120,7 @@ impl Spooler {
                 state.account.last_error = Some(format!("spool: {error}"));
                 state.account.last_failure = unix_time();
                 drop(state);
-                if self.logged_at.is_none_or(|last| last.elapsed() >= self.shared.options.log_every) {
+                if self.logged_at.is_none_or(|last| last.elapsed() >= self.shared.options.interval) {
                     self.logged_at = Some(Instant::now());
                     tracing::warn!(sink = self.shared.options.name, %error, "the spool takes nothing; intervals stay in memory");
                 }

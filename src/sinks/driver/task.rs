@@ -183,7 +183,7 @@ impl Driver {
         account.last_success = unix_time();
         account.last_error = receipt.named;
         if let Some(first) = &account.last_error
-            && self.named.is_none_or(|last| last.elapsed() >= shared.options.log_every)
+            && self.named.is_none_or(|last| last.elapsed() >= shared.options.interval)
         {
             self.named = Some(Instant::now());
             tracing::warn!(
@@ -221,7 +221,7 @@ impl Driver {
     }
 }
 
-/// Logs that a sink fails, at most once in `log_every`, and that it works again.
+/// Logs that a sink fails, at most once in an interval, and that it works again.
 #[derive(Default)]
 struct FailureLog {
     last: Option<Instant>,
@@ -231,7 +231,7 @@ struct FailureLog {
 impl FailureLog {
     fn failed(&mut self, options: &DriverOptions, error: &SinkError, waiting: usize) {
         self.failures += 1;
-        if self.last.is_some_and(|last| last.elapsed() < options.log_every) {
+        if self.last.is_some_and(|last| last.elapsed() < options.interval) {
             return;
         }
         self.last = Some(Instant::now());
