@@ -223,7 +223,7 @@ impl Flusher {
                     // The kernel's counts are read for the last time: nothing is queued any more, and so nothing dropped.
                     self.close(unix_time(), 0.0, true).await;
                     let deadline = self.inputs.deadline.borrow().unwrap_or(now);
-                    std::mem::take(&mut self.listeners).join(deadline.max(now + CLOSING)).await;
+                    std::mem::take(&mut self.listeners).join(deadline.max(Instant::now() + CLOSING)).await;
                     is_closed = true;
                 }
             }
@@ -235,23 +235,9 @@ impl Flusher {
         std::mem::take(&mut self.drivers)
     }
 
-    /// What `future` resolves to, if it does so within `longest`, and by the deadline once there is one.
-    async fn with_deadline<F: Future>(&self, longest: Duration, future: F) -> Option<F::Output> {
-        let began = Instant::now();
-        let mut stop = self.inputs.deadline.clone();
-        let past_deadline = async {
-            let deadline = stop.wait_for(Option::is_some).await.ok().and_then(|deadline| *deadline);
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.max(began + CLOSING).into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            outcome = future => Some(outcome),
-            () = tokio::time::sleep(longest) => None,
-            () = past_deadline => None,
-        }
+    /// How long something that is asked now is waited for.
+    fn patience(&self, longest: Duration) -> Patience {
+        Patience { began: tokio::time::Instant::now(), longest, stop: self.inputs.deadline.clone() }
     }
 
     fn read_drops(&mut self) {
@@ -295,7 +281,7 @@ impl Flusher {
         ledger.update_completeness();
         debug_assert_eq!(ledger.check(), Ok(()));
         if let Some(presence) = &self.presence {
-            match self.with_deadline(PRESENCE_PATIENCE, presence.ask(PresenceState::report)).await {
+            match self.patience(PRESENCE_PATIENCE).wait(presence.ask(PresenceState::report)).await {
                 Some(Ok(report)) => {
                     snapshot.ledger.presence = report.account;
                     self.open_presence = PresenceAccount::default();
@@ -390,15 +376,15 @@ impl Flusher {
                 pending.push(listener.close(worker, retire, spare));
             }
         }
-        let until = Instant::now() + WORKER_PATIENCE;
+        let answers = self.patience(WORKER_PATIENCE).answers(pending).await;
         let mut partials = Vec::new();
-        for (n, partial) in pending.into_iter().enumerate() {
-            match self.with_deadline(until.saturating_duration_since(Instant::now()), partial).await {
-                Some(Ok(partial)) => {
+        for (n, partial) in answers.into_iter().enumerate() {
+            match partial {
+                Some(partial) => {
                     self.open[n] = Tally::default();
                     partials.push(partial);
                 }
-                Some(Err(_)) | None => {
+                None => {
                     tracing::error!(worker = n, "a receive worker does not answer; its interval is not in this flush");
                     partials.push(Partial::default());
                 }
@@ -418,6 +404,43 @@ impl Flusher {
                 account_of(listener, &tally, std::mem::take(drops))
             })
             .collect()
+    }
+}
+
+/// How long is waited for all that was asked at once: so long, and until the deadline of a stop once there is one, but for
+/// [`CLOSING`] at least.
+struct Patience {
+    began: tokio::time::Instant,
+    longest: Duration,
+    stop: watch::Receiver<Option<Instant>>,
+}
+
+impl Patience {
+    /// What `future` resolves to, if it does so in time.
+    async fn wait<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        let (began, longest) = (self.began, self.longest);
+        let past_deadline = async {
+            let deadline = self.stop.wait_for(Option::is_some).await.ok().and_then(|deadline| *deadline);
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until((began + CLOSING).max(deadline.into())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = future => Some(outcome),
+            () = tokio::time::sleep_until(began + longest) => None,
+            () = past_deadline => None,
+        }
+    }
+
+    /// The answers that come in time, in order; `None` for those that do not.
+    async fn answers<T>(&mut self, pending: Vec<oneshot::Receiver<T>>) -> Vec<Option<T>> {
+        let mut answers = Vec::with_capacity(pending.len());
+        for answer in pending {
+            answers.push(self.wait(answer).await.and_then(Result::ok));
+        }
+        answers
     }
 }
 
@@ -523,6 +546,20 @@ fn next_tick(now: f64, interval: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn past_the_deadline_all_that_hang_are_waited_for_once() {
+        let (_stop, deadline) = watch::channel(Some(Instant::now()));
+        let (senders, pending): (Vec<_>, Vec<_>) = (0..5).map(|_| oneshot::channel::<u32>()).unzip();
+        let (sender, last) = oneshot::channel();
+        sender.send(7).expect("a receiver");
+        let began = tokio::time::Instant::now();
+        let mut patience = Patience { began, longest: WORKER_PATIENCE, stop: deadline };
+        let answers = patience.answers(pending.into_iter().chain([last]).collect()).await;
+        assert_eq!(answers, [None, None, None, None, None, Some(7)]);
+        assert!((CLOSING..CLOSING * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        drop(senders);
+    }
 
     #[test]
     fn ticks_fall_on_multiples_of_the_interval() {

@@ -70,13 +70,7 @@ impl Flusher {
                 pending.push(listener.ask(worker, question.clone()));
             }
         }
-        let until = Instant::now() + patience;
-        let mut answers = Vec::new();
-        for answer in pending {
-            let patience = until.saturating_duration_since(Instant::now());
-            answers.push(self.with_deadline(patience, answer).await.and_then(Result::ok));
-        }
-        answers
+        self.patience(patience).answers(pending).await
     }
 
     /// Reads the counters of the open interval and publishes them, unless that was done a moment ago. For a worker that does
@@ -93,7 +87,7 @@ impl Flusher {
         }
         if let Some(presence) = &self.presence
             && let Some(Ok(account)) =
-                self.with_deadline(READING_PATIENCE, presence.ask(|state| state.unreported())).await
+                self.patience(READING_PATIENCE).wait(presence.ask(|state| state.unreported())).await
         {
             self.open_presence = account;
         }
