@@ -215,7 +215,7 @@ accounts! {
 
     /// How the last flush went.
     FlushAccount, "flush", [] {
-        /// From the tick to the finished snapshot, in seconds.
+        /// From when the flush began to the merged snapshot, in seconds: without presence, the own series, and the delay in `late_secs`.
         Gauge duration_secs: f64, series("flush.duration_secs"), metric("systole_flush_duration_seconds");
         /// How late the tick was, in seconds.
         Gauge late_secs: f64, series("flush.late_secs"), metric("systole_flush_late_seconds");
