@@ -103,7 +103,8 @@ impl Outbox {
         (notices, std::mem::take(&mut queue.dropped))
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether no notification waits.
+    pub fn is_empty(&self) -> bool {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).notices.is_empty()
     }
 }

@@ -252,14 +252,14 @@ impl Driver {
                     stops |= matches!(message, Message::Stop);
                     self.take(message);
                 }
-                self.tick();
                 if stops {
                     break;
                 }
+                self.tick();
             }
         }
-        let now = self.clock();
-        self.state.engine_mut().tick(now);
+        // What happened since the last tick is notified, and the alerts that it starts or ends are saved.
+        self.tick();
         self.save();
     }
 
@@ -340,7 +340,7 @@ impl Driver {
         self.state.set_wall_clock(wall_clock());
         self.dirty |= self.state.engine().has_events();
         self.state.collect();
-        self.state.tick_alerts();
+        self.dirty |= self.state.tick_alerts();
         self.next_tick += TICK;
         if self.next_tick < Instant::now() {
             self.next_tick = Instant::now() + TICK;
@@ -366,7 +366,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::presence::Reason;
+    use crate::presence::{AlertName, Reason};
     use crate::protocol::Heartbeat;
 
     fn options(state_file: Option<PathBuf>) -> PresenceOptions {
@@ -406,6 +406,28 @@ mod tests {
         assert!(report.events.iter().any(|event| is_registered(event.change.reason())), "{:?}", report.events);
         presence.stop();
         thread.join().expect("it ends");
+    }
+
+    #[test]
+    fn what_happens_just_before_the_stop_is_notified_and_its_alert_is_saved() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("presence.json");
+        let (sender, inbox) = sync_channel(3);
+        let half = Message::Drops { dropped: 50, received: 100 };
+        for message in [Message::Signal(Box::new(beat())), half, Message::Stop] {
+            sender.try_send(message).expect("room");
+        }
+        let (queue, waiting) = (10, AtomicUsize::new(1));
+        let shared = Shared { queue, waiting, lost: AtomicU64::new(0), wants_senders: AtomicBool::new(false) };
+        let outbox = Arc::new(notify::Outbox::default());
+        let receivers = vec![notify::Receiver { outbox: Arc::clone(&outbox), again: false }];
+        let (newest, _) = watch::channel(0);
+        Driver::new(options(Some(path.clone())), Arc::new(shared), receivers, newest).run(&inbox);
+        assert!(!outbox.is_empty());
+        let (_, saved) = StateFile::open(Some(path));
+        let (saved, _) = saved.expect("readable").expect("a state");
+        let names: Vec<AlertName> = saved.alarms.iter().map(|alarm| alarm.key.name).collect();
+        assert_eq!(names, [AlertName::Ingest]);
     }
 
     #[test]

@@ -209,10 +209,12 @@ impl PresenceState {
         self.pass_on(notifications);
     }
 
-    /// Lets time pass for the alarms.
-    pub(super) fn tick_alerts(&mut self) {
+    /// Lets time pass for the alarms; `true` if one that waited is notified now.
+    pub(super) fn tick_alerts(&mut self) -> bool {
         let waited = self.alerts.tick(self.epoch.to_unix(self.engine.now()));
+        let has_notified = !waited.is_empty();
         self.pass_on(waited);
+        has_notified
     }
 
     /// Puts notifications into every receiver's queue.
@@ -266,5 +268,43 @@ fn log_event(event: &Event) {
         (true, Severity::Info) => tracing::info!("presence: {text}"),
         (false, _) if event.change.kind() == EventKind::Warning => tracing::warn!("presence: {text}"),
         (false, Severity::Critical | Severity::Warning | Severity::Info) => tracing::debug!("presence: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::{EngineTime, Policy};
+    use crate::protocol::Heartbeat;
+
+    fn state(group_wait: f64) -> PresenceState {
+        let engine = Engine::new(Policy::default(), EngineTime::default(), 1);
+        let identity = Identity { node: "here".into(), boot: 0 };
+        let alerts = AlertBook::new(group_wait, Vec::new());
+        PresenceState::new(engine, Epoch::UNIX, identity, alerts, Vec::new(), watch::channel(0).0)
+    }
+
+    fn beat(instance: &str) -> Heartbeat {
+        Heartbeat { service: "s".into(), instance: instance.into(), interval: Some(1.0), ..Heartbeat::default() }
+    }
+
+    #[test]
+    fn a_warning_that_has_waited_is_a_change_to_save() {
+        let mut state = state(10.0);
+        state.engine.beat(&beat("silent"));
+        let mut notified = Vec::new();
+        for second in 0..30 {
+            let now = EngineTime::from_secs(f64::from(second));
+            state.engine.at(now);
+            state.engine.beat(&beat("heard"));
+            state.engine.tick(now);
+            state.collect();
+            if state.tick_alerts() {
+                notified.push(second);
+            }
+        }
+        // Down after 5 s, and notified 10 s later.
+        assert_eq!(notified, [15]);
+        assert_eq!(state.alerts.firing().count(), 1);
     }
 }
