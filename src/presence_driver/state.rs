@@ -16,8 +16,10 @@ use crate::presence::{
 use crate::telemetry::PresenceAccount;
 use crate::untrusted::Escaped;
 
-/// Events that are remembered for the API, and most that wait for the next flush.
+/// Events that are remembered for the API.
 const REMEMBERED: usize = 1000;
+
+/// Most events that wait for the next flush; more are lost and counted.
 const WAITING: usize = 100_000;
 
 /// What a flush takes with it.
@@ -45,8 +47,10 @@ pub struct PresenceState {
     identity: Identity,
     alerts: AlertBook,
     receivers: Vec<notify::Receiver>,
-    /// What the queue lost, until a flush takes it, and what was refused up to the last one.
+    /// What the queue lost, and the events that found no room in `waiting`, until a flush takes both; and what was refused
+    /// up to the last one.
     queue_drops: u64,
+    events_dropped: u64,
     reported: Refusals,
 }
 
@@ -70,6 +74,7 @@ impl PresenceState {
             alerts,
             receivers,
             queue_drops: 0,
+            events_dropped: 0,
             reported: Refusals::default(),
         }
     }
@@ -141,6 +146,7 @@ impl PresenceState {
         let (all, before) = (self.engine.refusals(), &self.reported);
         PresenceAccount {
             queue_drops: self.queue_drops,
+            events_dropped: self.events_dropped,
             refused: all.by_reason().map(|(why, all)| (why.as_str(), all - before.of(why))).into_iter().collect(),
             evicted: all.evicted() - before.evicted(),
         }
@@ -150,7 +156,7 @@ impl PresenceState {
     pub fn report(&mut self) -> Report {
         let account = self.unreported();
         self.reported = self.engine.refusals();
-        self.queue_drops = 0;
+        (self.queue_drops, self.events_dropped) = (0, 0);
         log_losses(&account, self.engine.take_most_refused());
         Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting), account }
     }
@@ -203,6 +209,8 @@ impl PresenceState {
             self.next_event += 1;
             if self.waiting.len() < WAITING {
                 self.waiting.push(event);
+            } else {
+                self.events_dropped += 1;
             }
         }
         self.newest.send_replace(self.next_event - 1);
@@ -246,6 +254,12 @@ impl PresenceState {
 fn log_losses(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
     if account.queue_drops > 0 {
         tracing::warn!(heartbeats = account.queue_drops, "presence's queue was full; these were not heard");
+    }
+    if account.events_dropped > 0 {
+        tracing::warn!(
+            events = account.events_dropped,
+            "presence had more events than wait for a flush; these have no record"
+        );
     }
     if account.evicted > 0 {
         tracing::warn!(services = account.evicted, "services that were not established gave way to new ones");
@@ -306,5 +320,18 @@ mod tests {
         // Down after 5 s, and notified 10 s later.
         assert_eq!(notified, [15]);
         assert_eq!(state.alerts.firing().count(), 1);
+    }
+
+    #[test]
+    fn events_beyond_what_waits_for_a_flush_are_counted_once() {
+        let mut state = state(0.0);
+        state.engine.beat(&beat("a"));
+        for _ in 0..WAITING {
+            state.announce_maintenance("s", None, 1.0);
+        }
+        state.collect();
+        let report = state.report();
+        assert_eq!((report.events.len(), report.account.events_dropped), (WAITING, 1));
+        assert_eq!(state.report().account.events_dropped, 0);
     }
 }

@@ -197,10 +197,13 @@ accounts! {
         Counter lost: u64, series("capture.lost"), metric("systole_capture_lost");
     }
 
-    /// Heartbeats that presence did not get or did not take. They are lines as all others, and counted as such, too.
+    /// Heartbeats that presence did not get or did not take, which are lines as all others and counted as such, too, and
+    /// events that it could not hand on.
     PresenceAccount, "presence", [] {
         /// Heartbeats that presence's full queue did not take.
         Counter queue_drops: u64, series("presence.queue_drops"), metric("systole_presence_queue_drops");
+        /// Events beyond the 100,000 that wait for a flush; they have no record in a sink.
+        Counter events_dropped: u64, series("presence.events_dropped"), metric("systole_presence_events_dropped");
         /// Heartbeats that presence refused, by reason (series: `presence_rejected_total`).
         Counter refused: Reasons, by("reason");
         /// Services that were not established and gave way to new ones (series: `presence_evicted_total`).
