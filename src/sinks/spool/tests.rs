@@ -270,4 +270,5 @@ fn a_segment_that_cannot_be_removed_is_not_lost() {
     spool.append(&snapshot(50)).expect("appended");
     let gone = records_lost(&mut spool);
     assert_eq!(spool.records() + gone, held + added.appended + 51);
+    assert_eq!(drain(&mut spool).1, 0);
 }
