@@ -5,6 +5,17 @@
 //! later absolute value wins with the adjustments that followed it on its side; adjustments from sides without an
 //! absolute value are added. [`Gauge::merge`] is commutative and associative (adjustments up to the last bits of a
 //! sum).
+//!
+//! So what lines of one interval mean depends on whether one worker reads them all. An example:
+//!
+//! ```text
+//! worker 1      worker 2     merged                flushed
+//! +3, then 10   -            set 10                10
+//! 10            +3           set 10, loose +3      13
+//! +5            -            loose +5              5 more than before
+//! ```
+//! The value that an interval continues is held by `rollup::gauges`. It goes after `gauge_ttl` without an update
+//! (default 5 min), and an adjustment then starts at 0.
 
 use serde::{Deserialize, Serialize};
 

@@ -71,7 +71,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         print_error(format_args!("cannot listen for signals: {error}"));
         FAILED
     };
-    // Before anything that takes time: no signal may end the process while the configuration is read.
+    // Before anything that takes time: SIGHUP and its like must not end the process while the configuration is read. SIGTERM may.
     let ignored = match Ignored::listen() {
         Ok(ignored) => ignored,
         Err(error) => return cannot_listen(error),
