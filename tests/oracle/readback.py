@@ -94,11 +94,16 @@ def run(doc, start, check, unsupported=False, options=()):
                 daemon.send(piece[at:at + 200])
                 time.sleep(0.005)
 
+        offered = {"records": None, "since": time.monotonic()}
+
         def all_delivered():
             status = daemon.status()
             waits = sum(account["queued"] for account in status["sinks"].values())
-            # Gauges left when their time was over.
-            is_over = status["lines"]["read"] == len(sent) and status["series"]["gauges"] == 0
+            records = sum(account["offered"] for account in status["sinks"].values())
+            if records != offered["records"]:
+                offered.update(records=records, since=time.monotonic())
+            # Gauges are repeated until their time is over: then two intervals bring nothing more.
+            is_over = status["lines"]["read"] == len(sent) and time.monotonic() - offered["since"] > 2.2
             return status if is_over and waits == 0 else None
 
         for name, account in wait_for("all is delivered", all_delivered)["sinks"].items():
