@@ -11,10 +11,10 @@ use nom::{IResult, Parser};
 use crate::named::named_enum;
 
 use super::error::{ParseError, Reason};
-use super::fields::{Field, field, filled, unsigned};
+use super::fields::{Field, TagBytes, field, filled, unsigned};
 use super::metric::Cardinality;
 use super::parse::trim_end;
-use super::tags::{MAX_TAG_BYTES, Tags, lossy};
+use super::tags::{Tags, lossy};
 
 named_enum! {
     /// How urgent an event is: `p:`.
@@ -123,8 +123,8 @@ pub(super) fn event(line: &[u8], max_tags: u32) -> Result<Event<'_>, ParseError>
         fields,
     };
     // `fields` is the end of the line, up to blanks.
-    let fields_at = fields.as_ptr() as usize - line.as_ptr() as usize;
-    let (mut at, mut tag_bytes) = (0, 0);
+    let mut at = fields.as_ptr() as usize - line.as_ptr() as usize;
+    let mut tag_bytes = TagBytes::after(0);
     for text in fields.split(|&b| b == b'|') {
         let value = text.get(2..).unwrap_or(&[]);
         match text.get(..2) {
@@ -140,13 +140,7 @@ pub(super) fn event(line: &[u8], max_tags: u32) -> Result<Event<'_>, ParseError>
                 Field::Container(id) => event.container = filled(id).or(event.container),
                 Field::ExternalData(data) => event.external_data = filled(data).or(event.external_data),
                 Field::Cardinality(level) => event.cardinality = Cardinality::from_text(level).or(event.cardinality),
-                Field::Tags(tags) => {
-                    tag_bytes += tags.len();
-                    if tag_bytes > MAX_TAG_BYTES {
-                        let end = fields_at + at + text.len();
-                        return Err(ParseError::new(Reason::TooLong, end - (tag_bytes - MAX_TAG_BYTES)));
-                    }
-                }
+                Field::Tags(tags) => tag_bytes.add(tags, at + text.len())?,
                 Field::Empty | Field::Rate(_) | Field::Timestamp(_) | Field::Unknown => {}
             },
         }

@@ -9,9 +9,10 @@ use nom::combinator::{map, rest};
 use nom::sequence::preceded;
 use nom::{IResult, Parser};
 
-use super::error::Reason;
+use super::error::{ParseError, Reason};
 use super::metric::{Cardinality, SampleRate, trim_blanks};
 use super::number::decimal;
+use super::tags::MAX_TAG_BYTES;
 
 /// One field, recognised by how it starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,6 +60,30 @@ pub(super) fn is_unknown(text: &[u8]) -> bool {
         | Field::Container(_)
         | Field::ExternalData(_)
         | Field::Timestamp(_) => false,
+    }
+}
+
+/// Bytes of tag text of a line so far.
+pub(super) struct TagBytes(usize);
+
+impl TagBytes {
+    /// Begins with the tags of the name.
+    #[inline]
+    pub(super) fn after(name: usize) -> TagBytes {
+        TagBytes(name)
+    }
+
+    /// Adds the text of a section of tags that ends before byte `end` of the line.
+    ///
+    /// # Errors
+    /// [`Reason::TooLong`] at the first byte beyond [`MAX_TAG_BYTES`].
+    #[inline]
+    pub(super) fn add(&mut self, tags: &[u8], end: usize) -> Result<(), ParseError> {
+        self.0 += tags.len();
+        if self.0 > MAX_TAG_BYTES {
+            return Err(ParseError::new(Reason::TooLong, end - (self.0 - MAX_TAG_BYTES)));
+        }
+        Ok(())
     }
 }
 

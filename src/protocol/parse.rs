@@ -6,7 +6,7 @@ use nom::{IResult, Parser};
 
 use super::error::{ParseError, Reason};
 use super::event::{Event, event};
-use super::fields::{Field, field, rate, timestamp};
+use super::fields::{Field, TagBytes, field, rate, timestamp};
 use super::metric::{
     Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values, gauge_item, items, trim_blanks,
 };
@@ -325,7 +325,7 @@ impl<'a> Samples<'a> {
         let text = &self.line[start..end];
         metric.fields = text;
         let mut at = start;
-        let mut tag_bytes = metric.tags.name_text_len();
+        let mut tag_bytes = TagBytes::after(metric.tags.name_text_len());
         for section in text.split(|&b| b == b'|') {
             match field(section) {
                 Field::Empty => {}
@@ -333,10 +333,7 @@ impl<'a> Samples<'a> {
                     metric.rate = rate(text).map_err(|reason| ParseError::new(reason, at + 1))?;
                 }
                 Field::Tags(tags) => {
-                    tag_bytes += tags.len();
-                    if tag_bytes > MAX_TAG_BYTES {
-                        return Err(ParseError::new(Reason::TooLong, at + section.len() - (tag_bytes - MAX_TAG_BYTES)));
-                    }
+                    tag_bytes.add(tags, at + section.len())?;
                     metric.tags.fields = text;
                 }
                 Field::Container(_) | Field::ExternalData(_) => {}

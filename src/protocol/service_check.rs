@@ -1,9 +1,9 @@
 //! DogStatsD service checks: `_sc|name|0..3|d:…|h:…|#…|m:…`. A message ends at the next `|` and keeps its escapes.
 
 use super::error::{ParseError, Reason};
-use super::fields::{Field, field, filled, unsigned};
+use super::fields::{Field, TagBytes, field, filled, unsigned};
 use super::metric::Cardinality;
-use super::tags::{MAX_TAG_BYTES, Tags};
+use super::tags::Tags;
 
 /// One service check, borrowed.
 #[derive(Clone, Debug)]
@@ -72,8 +72,8 @@ pub(super) fn service_check(line: &[u8], max_tags: u32) -> Result<ServiceCheck<'
         fields,
     };
     // `fields` is the end of the line.
-    let fields_at = fields.as_ptr() as usize - line.as_ptr() as usize;
-    let (mut at, mut tag_bytes) = (0, 0);
+    let mut at = fields.as_ptr() as usize - line.as_ptr() as usize;
+    let mut tag_bytes = TagBytes::after(0);
     for text in fields.split(|&b| b == b'|') {
         let value = text.get(2..).unwrap_or(&[]);
         match text.get(..2) {
@@ -84,13 +84,7 @@ pub(super) fn service_check(line: &[u8], max_tags: u32) -> Result<ServiceCheck<'
                 Field::Container(id) => check.container = filled(id).or(check.container),
                 Field::ExternalData(data) => check.external_data = filled(data).or(check.external_data),
                 Field::Cardinality(level) => check.cardinality = Cardinality::from_text(level).or(check.cardinality),
-                Field::Tags(tags) => {
-                    tag_bytes += tags.len();
-                    if tag_bytes > MAX_TAG_BYTES {
-                        let end = fields_at + at + text.len();
-                        return Err(ParseError::new(Reason::TooLong, end - (tag_bytes - MAX_TAG_BYTES)));
-                    }
-                }
+                Field::Tags(tags) => tag_bytes.add(tags, at + text.len())?,
                 Field::Empty | Field::Rate(_) | Field::Timestamp(_) | Field::Unknown => {}
             },
         }
