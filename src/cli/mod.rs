@@ -179,7 +179,7 @@ fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
         let Ok(name) = name.into_string() else { continue };
         match value.into_string() {
             Ok(value) => drop(sources.env.insert(name, value)),
-            Err(_) if name.starts_with("SYSTOLE_") && name != config::CONFIG => {
+            Err(_) if name.starts_with(config::PREFIX) && name != config::CONFIG => {
                 print_error(format_args!("{}: its value is not UTF-8; text is right", Escaped(&name)));
                 return Err(USAGE);
             }

@@ -7,6 +7,9 @@ use crate::settings::suggestion;
 use super::reference::variables;
 use super::{Problem, Sources};
 
+/// What every variable of ours begins with.
+pub const PREFIX: &str = "SYSTOLE_";
+
 /// In place of `--config`, `--listen` and `--sink`; several URLs are separated by blanks.
 pub const CONFIG: &str = "SYSTOLE_CONFIG";
 pub(super) const LISTEN: &str = "SYSTOLE_LISTEN";
@@ -16,7 +19,7 @@ pub const TOKEN: &str = "SYSTOLE_TOKEN";
 
 /// The variable of a setting, by its path.
 pub(super) fn variable_of(path: &str) -> String {
-    format!("SYSTOLE_{}", path.to_uppercase().replace('.', "__"))
+    format!("{PREFIX}{}", path.to_uppercase().replace('.', "__"))
 }
 
 /// The URLs of a flag, or else of its variable; and which it was.
@@ -36,7 +39,7 @@ pub(super) fn urls<'s>(
 /// Variables that begin as ours and mean nothing, each with the nearest that does. Those that the file uses as
 /// `${VARIABLE}` are the user's own; those that container platforms make for a service of this name are left alone.
 pub fn unknown_variables(sources: &Sources) -> Vec<Problem> {
-    let unknown = |name: &&String| name.starts_with("SYSTOLE_") && !is_service_link(name);
+    let unknown = |name: &&String| name.starts_with(PREFIX) && !is_service_link(name);
     let mut names = sources.env.keys().filter(unknown).peekable();
     if names.peek().is_none() {
         return Vec::new();

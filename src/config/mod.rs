@@ -21,7 +21,7 @@ mod sink;
 mod url;
 mod value;
 
-pub use environment::{CONFIG, TOKEN, unknown_variables};
+pub use environment::{CONFIG, PREFIX, TOKEN, unknown_variables};
 pub use load::{ConfigError, Sources, load};
 pub use presence::{Presence, StatePath};
 pub use print::{flat, print};

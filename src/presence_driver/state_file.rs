@@ -59,14 +59,17 @@ impl StateFile {
     pub(super) fn open(path: Option<PathBuf>) -> (StateFile, Result<Option<(SavedState, f64)>, String>) {
         let mut file = StateFile { path, ..StateFile::default() };
         let Some(path) = file.path.clone() else { return (file, Ok(None)) };
-        // A pipe would hold up the start until somebody writes to it, and could not be replaced by the next state.
-        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
-            tracing::warn!(file = %path.display(), "presence is kept in memory only: its state file is no regular file");
-            file.path = None;
-            return (file, Ok(None));
-        }
-        // Nothing is left behind where there was never anybody: the lock is made with the first state.
-        let claim = if path.exists() { file.claim() } else { Claim::Held };
+        let claim = match fs::metadata(&path) {
+            Ok(found) if found.is_file() => file.claim(),
+            // A pipe would hold up the start until somebody writes to it, and could not be replaced by the next state.
+            Ok(_) => {
+                tracing::warn!(file = %path.display(), "presence is kept in memory only: its state file is no regular file");
+                file.path = None;
+                return (file, Ok(None));
+            }
+            // Nothing is left behind where there was never anybody: the lock is made with the first state.
+            Err(_) => Claim::Held,
+        };
         // What is in a folder that cannot be written to is worth reading all the same.
         let saved = if claim == Claim::Taken { Ok(None) } else { load(&path) };
         if let Err(problem) = &saved {
