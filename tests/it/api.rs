@@ -2,11 +2,11 @@
 //! `UPDATE=1 cargo test --test it api::` writes the list anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use quote::ToTokens;
 use syn::{Fields, ImplItem, Item, Type, UseTree, Visibility};
 
+use crate::support::holds_what_is_generated;
 use crate::support::sources::sources;
 
 /// Traits of the standard library that users rely on; the others are between rooms.
@@ -148,16 +148,5 @@ fn the_face_of_the_library_is_the_one_that_is_listed() {
     }
     assert!(missing.is_empty(), "exported, and not found in the sources: {missing:?}");
     let listed = prettyplease::unparse(&syn::File { shebang: None, attrs: Vec::new(), items });
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/api.txt");
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, &listed).expect("it can be written");
-    }
-    let known = std::fs::read_to_string(&path).expect("docs/api.txt");
-    let added: Vec<&str> = listed.lines().filter(|line| !known.lines().any(|other| other == *line)).collect();
-    let removed: Vec<&str> = known.lines().filter(|line| !listed.lines().any(|other| other == *line)).collect();
-    assert!(
-        listed == known,
-        "the library's face is not the one of docs/api.txt: added {added:#?}, removed {removed:#?}; \
-         `UPDATE=1 cargo test --test it api::` writes it"
-    );
+    holds_what_is_generated("docs/api.txt", "api::", |_| listed.clone());
 }

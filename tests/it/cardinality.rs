@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
+use crate::support::otlp::Export;
 use crate::support::receiver::{self, Reply::Says};
 use crate::support::{Daemon, Random, alone, poll, records, size};
 
@@ -138,31 +139,6 @@ fn names_that_come_and_go_neither_overflow_nor_pile_up() {
     daemon.stop();
 }
 
-/// ExportMetricsServiceRequest of OpenTelemetry, as far as names go.
-#[derive(Clone, PartialEq, Message)]
-struct Export {
-    #[prost(message, repeated, tag = "1")]
-    resources: Vec<ResourceMetrics>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ResourceMetrics {
-    #[prost(message, repeated, tag = "2")]
-    scopes: Vec<ScopeMetrics>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ScopeMetrics {
-    #[prost(message, repeated, tag = "2")]
-    metrics: Vec<Named>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Named {
-    #[prost(string, tag = "1")]
-    name: String,
-}
-
 /// prometheus.WriteRequest, as far as samples go.
 #[derive(Clone, PartialEq, Message)]
 struct WriteRequest {
@@ -199,8 +175,7 @@ fn sinks_that_remember_series_hold_no_more_than_the_daemon() {
     });
     let exported = receiver::serve(any, move |request| {
         let export = Export::decode(&request.body[..]).expect("the message");
-        let metrics = export.resources.into_iter().flat_map(|one| one.scopes).flat_map(|scope| scope.metrics);
-        seen_names.lock().expect("no panic").extend(metrics.map(|metric| metric.name));
+        seen_names.lock().expect("no panic").extend(export.metrics().map(|metric| metric.name));
         Says(200, "")
     });
     let config = format!(

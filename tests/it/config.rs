@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{command, systole, text};
+use crate::support::{command, holds_what_is_generated, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
 const BROKEN: [(&str, &[&str]); 45] = [
@@ -350,22 +350,9 @@ fn check_connect_tries_each_sink() {
     assert!(text(&output.stdout).contains("cannot reach 127.0.0.1"), "{}", text(&output.stdout));
 }
 
-/// A file, and what the table of settings makes of it; with `UPDATE` in the environment it is written anew.
-fn holds_what_is_generated(path: &str, generated: impl Fn(&str) -> String) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    let text = std::fs::read_to_string(&path).expect("a readable file");
-    let made = generated(&text);
-    if std::env::var_os("UPDATE").is_some() {
-        return std::fs::write(&path, made).expect("written");
-    }
-    let line = text.lines().zip(made.lines()).position(|(have, made)| have != made).map_or(0, |line| line + 1);
-    let way_out = "`UPDATE=1 cargo test --test it config::` writes it";
-    assert!(text == made, "{}:{line} is not what the table of settings says; {way_out}", path.display());
-}
-
 #[test]
 fn the_example_is_generated_and_lists_every_setting_with_its_default() {
-    holds_what_is_generated("examples/systole.toml", systole::internals::config::example);
+    holds_what_is_generated("examples/systole.toml", "config::", systole::internals::config::example);
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systole.toml");
     let example = std::fs::read_to_string(file).expect("the example");
     let printed = |args: &[&str]| {
@@ -392,7 +379,7 @@ fn the_example_is_generated_and_lists_every_setting_with_its_default() {
 #[test]
 fn the_reference_in_the_documents_is_generated() {
     let marks = ("<!-- generated: settings -->\n", "<!-- end generated: settings -->");
-    holds_what_is_generated("docs/configuration.md", |text| {
+    holds_what_is_generated("docs/configuration.md", "config::", |text| {
         let (before, rest) = text.split_once(marks.0).expect("the mark of the beginning");
         let (old, after) = rest.split_once(marks.1).expect("the mark of the end");
         format!("{before}{}{}\n{}{after}", marks.0, systole::internals::config::reference(old), marks.1)

@@ -15,26 +15,15 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
+use crate::support::otlp::Export;
 use crate::support::receiver::{
     Reply::{self, Breaks, Drips, Garbage, Nothing, Says, With},
     receiver,
 };
-use crate::support::{self, Daemon, alone, command, exit_within, least_of_three, systole, text};
+use crate::support::{self, Daemon, alone, command, exit_within, least_of_three, sink, systole, text, with_sink};
 
-fn start(dir: &Path, sink: &str) -> Daemon {
-    let config = format!(
-        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
-         [[sink]]\nname = \"it\"\n{sink}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
-    );
-    Daemon::start(dir, &config)
-}
-
-fn sink(status: &Value) -> &Value {
-    let sink = &status["sinks"]["it"];
-    let number = |key: &str| sink[key].as_u64().expect("a number");
-    let dropped: u64 = sink["dropped"].as_object().expect("a table").values().filter_map(Value::as_u64).sum();
-    assert_eq!(number("offered"), number("delivered") + number("queued") + number("spooled") + dropped, "{sink}");
-    sink
+fn start(dir: &Path, options: &str) -> Daemon {
+    Daemon::start(dir, &with_sink(options))
 }
 
 fn influx(address: SocketAddr) -> String {
@@ -575,47 +564,6 @@ fn a_collector_that_takes_no_compression_gets_everything_plain() {
     }
 }
 
-/// ExportMetricsServiceRequest of OpenTelemetry, as far as sums go.
-#[derive(Clone, PartialEq, Message)]
-struct Export {
-    #[prost(message, repeated, tag = "1")]
-    resources: Vec<ResourceMetrics>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ResourceMetrics {
-    #[prost(message, repeated, tag = "2")]
-    scopes: Vec<ScopeMetrics>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ScopeMetrics {
-    #[prost(message, repeated, tag = "2")]
-    metrics: Vec<Metric>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Metric {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, optional, tag = "7")]
-    sum: Option<Total>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Total {
-    #[prost(message, repeated, tag = "1")]
-    points: Vec<Point>,
-    #[prost(int32, tag = "2")]
-    temporality: i32,
-}
-
-#[derive(Clone, Copy, PartialEq, Message)]
-struct Point {
-    #[prost(double, tag = "4")]
-    value: f64,
-}
-
 #[test]
 fn a_count_with_its_own_time_is_no_total_among_those_that_go_on() {
     const DELTA: i32 = 1;
@@ -627,8 +575,7 @@ fn a_count_with_its_own_time_is_no_total_among_those_that_go_on() {
         daemon.send_udp(&[format!("hits:100|c\nhits:1|c|T{}", now - 60).as_bytes()]);
         let request = requests.recv_timeout(Duration::from_secs(20)).expect("a request");
         let export = Export::decode(&request.body[..]).expect("the message");
-        let metrics = export.resources.into_iter().flat_map(|one| one.scopes).flat_map(|scope| scope.metrics);
-        let sums = metrics.filter(|metric| metric.name == "hits").filter_map(|metric| metric.sum);
+        let sums = export.metrics().filter(|metric| metric.name == "hits").filter_map(|metric| metric.sum);
         let mut points: Vec<(f64, i32)> =
             sums.flat_map(|sum| sum.points.into_iter().map(move |point| (point.value, sum.temporality))).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use systole::internals::telemetry::{EntryKind, TABLE};
 
-use crate::support::{SYSTOLE, command, systole, text};
+use crate::support::{SYSTOLE, command, holds_what_is_generated, systole, text};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -303,20 +303,12 @@ fn table_of_counters() -> String {
 
 #[test]
 fn every_counter_is_described_as_the_table_has_it() {
-    let path = Path::new(ROOT).join("docs/ledger.md");
-    let page = fs::read_to_string(&path).expect("a readable file");
-    let (begin, end) = ("<!-- generated: counters -->\n", "<!-- end generated: counters -->");
-    let (before, rest) = page.split_once(begin).expect("a place for the table");
-    let (written, after) = rest.split_once(end).expect("an end of the table");
-    let right = table_of_counters();
-    if std::env::var_os("UPDATE").is_some() {
-        fs::write(&path, format!("{before}{begin}{right}{end}{after}")).expect("a file that can be written");
-    } else {
-        assert!(
-            written == right,
-            "docs/ledger.md is stale; `UPDATE=1 cargo test --test it documents::` writes it\n{right}"
-        );
-    }
+    holds_what_is_generated("docs/ledger.md", "documents::", |page| {
+        let (begin, end) = ("<!-- generated: counters -->\n", "<!-- end generated: counters -->");
+        let (before, rest) = page.split_once(begin).expect("a place for the table");
+        let (_, after) = rest.split_once(end).expect("an end of the table");
+        format!("{before}{begin}{}{end}{after}", table_of_counters())
+    });
 }
 
 #[test]

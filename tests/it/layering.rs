@@ -1,9 +1,11 @@
-//! Who may import whom: from pure words (0) to the house (4). A room imports only from rooms of a lower layer,
+//! Who may import whom: from plain values (0) to what puts everything together (4). A room imports only from rooms of a lower layer,
 //! or of its own layer if they stand before it here. Nothing imports `daemon` but `cli`, and nothing below
 //! layer 4 imports `config`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use crate::support::sources::{inside_src, rust_files};
 
 /// Layer, rooms in order.
 const LAYERS: [(u8, &[&str]); 5] = [
@@ -42,27 +44,12 @@ fn rank(room: &str) -> Option<(u8, usize)> {
     LAYERS.iter().find_map(|(layer, rooms)| Some((*layer, rooms.iter().position(|known| *known == room)?)))
 }
 
-fn files(dir: &Path, out: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).expect("a folder of ours") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files(&path, out);
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
-            out.push(path);
-        }
-    }
-}
-
 /// Every source file with the room it belongs to and its text without comments.
 fn sources() -> Vec<(String, PathBuf, String)> {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut all = Vec::new();
-    files(&src, &mut all);
-    all.into_iter()
-        .filter_map(|path| {
-            let inside = path.strip_prefix(&src).expect("it was found there");
-            let room = inside.iter().next()?.to_str()?.trim_end_matches(".rs").to_string();
-            let text = fs::read_to_string(&path).expect("a readable file");
+    rust_files("src")
+        .into_iter()
+        .filter_map(|(path, text)| {
+            let room = inside_src(&path).iter().next()?.to_str()?.trim_end_matches(".rs").to_string();
             let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
             (room != "lib" && room != "main").then_some((room, path, code))
         })
@@ -71,8 +58,7 @@ fn sources() -> Vec<(String, PathBuf, String)> {
 
 /// Modules between a file and the root of the crate.
 fn depth(path: &Path) -> usize {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let inside = path.strip_prefix(&src).expect("a source file");
+    let inside = inside_src(path);
     inside.iter().count() - usize::from(inside.ends_with("mod.rs"))
 }
 
@@ -185,13 +171,11 @@ fn unsafe_code_lives_in_one_small_room() {
 
 #[test]
 fn tests_wait_and_pause_by_way_of_support() {
-    let mut all = Vec::new();
-    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it"), &mut all);
-    // This file has the words.
-    for path in
-        all.into_iter().filter(|path| !path.ends_with("layering.rs") && !path.to_string_lossy().contains("/support/"))
-    {
-        let code = fs::read_to_string(&path).expect("a readable file");
+    for (path, code) in rust_files("tests/it") {
+        // This file has the words.
+        if path.ends_with("layering.rs") || path.to_string_lossy().contains("/support/") {
+            continue;
+        }
         // `poll` has a deadline, `pause` says that nothing rests on it.
         assert!(!code.contains("thread::sleep"), "{} sleeps by itself", path.display());
     }

@@ -19,23 +19,7 @@ use systole::internals::sinks::{DriverOptions, SinkDriver};
 use systole::internals::snapshot::Snapshot;
 
 use crate::support::receiver::{Reply::Says, receiver, serve};
-use crate::support::{Daemon, Random, extremes, grammar, pause_ms, records, size, systole, text};
-
-fn config(sink: &str) -> String {
-    format!(
-        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
-         [[sink]]\nname = \"it\"\n{sink}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
-    )
-}
-
-/// The account of the sink, whose equation holds.
-fn sink(status: &Value) -> &Value {
-    let sink = &status["sinks"]["it"];
-    let number = |key: &str| sink[key].as_u64().expect("a number");
-    let dropped: u64 = sink["dropped"].as_object().expect("a table").values().filter_map(Value::as_u64).sum();
-    assert_eq!(number("offered"), number("delivered") + number("queued") + number("spooled") + dropped, "{sink}");
-    sink
-}
+use crate::support::{Daemon, Random, extremes, grammar, pause_ms, records, sink, size, systole, text, with_sink};
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
@@ -49,7 +33,8 @@ fn log_of(path: &Path) -> String {
 fn a_timer_that_the_log_cannot_hold_is_dropped_alone_and_named() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("timers.hlog");
-    let mut daemon = Daemon::start(dir.path(), &config(&format!("type = \"hdrlog\"\npath = \"{}\"", file.display())));
+    let mut daemon =
+        Daemon::start(dir.path(), &with_sink(&format!("type = \"hdrlog\"\npath = \"{}\"", file.display())));
     daemon.send_udp(&[b"good:5|ms\npoison:1|ms|@1e-300\nlarge:1e30|h"]);
     let status = daemon.status_when("the good one is there", |status| sink(status)["delivered"] == 1);
     assert_eq!(sink(&status)["dropped"], json!({"unencodable": 2}), "{status}");
@@ -72,7 +57,7 @@ fn what_no_start_will_ever_write_does_not_wait_on_disk() {
     std::fs::create_dir(&folder).expect("a folder");
     let file = folder.join("timers.hlog");
     let spool = dir.path().join("spool");
-    let config = config(&format!(
+    let config = with_sink(&format!(
         "type = \"hdrlog\"\npath = \"{}\"\nmax_size = \"1B\"\nkeep = 1000\nspool.path = \"{}\"",
         file.display(),
         spool.display()
@@ -103,7 +88,8 @@ fn what_no_start_will_ever_write_does_not_wait_on_disk() {
 fn lines_with_times_of_all_years_make_a_handful_of_indices() {
     let dir = tempfile::tempdir().expect("a folder");
     let (address, requests) = receiver(vec![Says(200, "{\"items\":[]}")]);
-    let daemon = Daemon::start(dir.path(), &config(&format!("type = \"elasticsearch\"\nurl = \"http://{address}\"")));
+    let daemon =
+        Daemon::start(dir.path(), &with_sink(&format!("type = \"elasticsearch\"\nurl = \"http://{address}\"")));
     let now = now();
     let days: Vec<u64> = (1..=2000_u64).map(|n| n * 86_400 * 8).collect();
     let mut wanted = 0;
@@ -140,7 +126,7 @@ fn the_window_can_be_moved_and_is_judged_by_the_time_of_receipt() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("records.jsonl");
     let more = "timestamp_past = \"1year\"\ntimestamp_future = \"0s\"\n";
-    let config = more.to_string() + &config(&format!("type = \"file\"\npath = \"{}\"", file.display()));
+    let config = more.to_string() + &with_sink(&format!("type = \"file\"\npath = \"{}\"", file.display()));
     let daemon = Daemon::start(dir.path(), &config);
     let now = now();
     let (month, decade, ahead) = (now - 30 * 86_400, now - 3650 * 86_400, now + 1000);

@@ -4,6 +4,7 @@
 pub mod extremes;
 pub mod grammar;
 pub mod heap;
+pub mod otlp;
 pub mod receiver;
 pub mod sources;
 mod wait;
@@ -26,6 +27,42 @@ pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     // One that failed has nothing that another could find broken.
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Compares a file of the project, by its path from there, with what is generated; with `UPDATE` in the environment it is
+/// written anew. `generated` gets the text as it is, for files of which only a part is; `subject` names the tests.
+pub fn holds_what_is_generated(path: &str, subject: &str, generated: impl Fn(&str) -> String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let text = std::fs::read_to_string(&path).expect("a readable file");
+    let made = generated(&text);
+    if std::env::var_os("UPDATE").is_some() {
+        return std::fs::write(&path, made).expect("written");
+    }
+    let lines = || text.lines().map(Some).chain([None]).zip(made.lines().map(Some).chain([None]));
+    let (line, (is, right)) = lines().enumerate().find(|(_, (is, right))| is != right).unwrap_or((0, (None, None)));
+    assert!(
+        text == made,
+        "{}:{} is {is:?} and not {right:?}, as it is generated; `UPDATE=1 cargo test --test it {subject}` writes it",
+        path.display(),
+        line + 1
+    );
+}
+
+/// A daemon with one sink, named `it`, of these options.
+pub fn with_sink(options: &str) -> String {
+    format!(
+        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\nname = \"it\"\n{options}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    )
+}
+
+/// The account of the sink `it`, whose equation holds.
+pub fn sink(status: &Value) -> &Value {
+    let account = &status["sinks"]["it"];
+    let number = |key: &str| account[key].as_u64().expect("a number");
+    let dropped: u64 = account["dropped"].as_object().expect("a table").values().filter_map(Value::as_u64).sum();
+    assert_eq!(number("offered"), number("delivered") + number("queued") + number("spooled") + dropped, "{account}");
+    account
 }
 
 /// Runs a subcommand to its end with `input` on standard input.

@@ -1,4 +1,4 @@
-//! The sources of the crate, parsed: for tests of names and of the library's face.
+//! The sources of the crate, as text and parsed: for tests of imports, of names and of the library's face.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,32 +6,37 @@ use std::path::{Path, PathBuf};
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Expr, Ident, Item, Token, Type, parse_quote};
 
-/// Every file of `src`, with its path from there, in order.
-pub fn sources() -> Vec<(String, syn::File)> {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&src, &mut files);
-    files.sort();
-    files
-        .into_iter()
-        .map(|path| {
-            let text = fs::read_to_string(&path).expect("a readable file");
-            let mut file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            file.items = file.items.into_iter().flat_map(written_out).collect();
-            (path.strip_prefix(&src).expect("it was found there").display().to_string(), file)
-        })
-        .collect()
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder of ours") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
+/// Every Rust file below a folder of the project, with its path and its text, in order.
+pub fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("a folder of ours") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
         }
     }
+    let mut files = Vec::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), fs::read_to_string(path).expect("a readable file"))).collect()
+}
+
+/// The path of a source file from `src`.
+pub fn inside_src(path: &Path) -> &Path {
+    path.strip_prefix(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).expect("a source file")
+}
+
+/// Every file of `src`, with its path from there, in order.
+pub fn sources() -> Vec<(String, syn::File)> {
+    let parsed = |(path, text): (PathBuf, String)| {
+        let mut file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        file.items = file.items.into_iter().flat_map(written_out).collect();
+        (inside_src(&path).display().to_string(), file)
+    };
+    rust_files("src").into_iter().map(parsed).collect()
 }
 
 /// What `settings!` makes: a struct with its defaults.
