@@ -449,7 +449,8 @@ impl Timer {
         if weight > 0.0 { (deviations / weight).sqrt().min(f64::MAX) } else { 0.0 }
     }
 
-    /// Values and weights by ascending value, which costs little after `Timer::sort`; for a histogram the middles of its buckets, clamped to minimum and maximum.
+    /// Values and weights by ascending value, which costs little after `Timer::sort`; for a histogram the middles of its
+    /// buckets, clamped to minimum and maximum.
     /// With equal weights the second number is the number of samples with that value.
     pub fn sorted(&self) -> Vec<(f64, f64)> {
         if let Samples::Narrow { values, .. } = &self.0 {
