@@ -108,6 +108,10 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Err(error) => return cannot_listen(error),
     };
     sys::survive_file_size_limit();
+    match sys::raise_descriptor_limit() {
+        Ok((before, limit)) => tracing::debug!(before, limit, "raised the limit of open descriptors to its hard limit"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors to its hard limit"),
+    }
     let outcome = runtime.block_on(serve(config, args.capture.as_deref(), args.status_interval, &log, stop));
     // A sink that blocks for ever must not keep the process alive.
     runtime.shutdown_background();

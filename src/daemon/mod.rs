@@ -52,7 +52,7 @@ use crate::notify::{Notifiers, Outboxes};
 use crate::presence::Identity;
 use crate::rollup::Registry;
 use crate::sinks::{DriverOptions, Sink};
-use crate::sys::{host_name, unix_time};
+use crate::sys::{count_own_descriptors, host_name, unix_time};
 
 use capture::Capture;
 use flush::FlushThread;
@@ -241,6 +241,7 @@ impl Daemon {
             bound.serve(|listener, stop| crate::management::serve(listener, state, stop))
         });
         let (flusher, sinks) = FlushThread::start(flusher, control)?;
+        count_own_descriptors();
         ready.store(true, Ordering::Relaxed);
         Ok(Running {
             ready,

@@ -18,6 +18,7 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use crate::codec::Records;
 use crate::snapshot::Snapshot;
+use crate::sys;
 
 use super::spec::bare;
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
@@ -100,7 +101,9 @@ impl ExecSink {
 
     fn start(&self) -> Result<(Child, ChildStdin), SinkError> {
         let (program, arguments) = self.command.split_first().ok_or_else(|| SinkError::new("no command"))?;
-        let mut child = Command::new(program)
+        let mut command = std::process::Command::new(program);
+        sys::with_first_limits(&mut command);
+        let mut child = Command::from(command)
             .args(arguments)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)))

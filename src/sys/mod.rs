@@ -1,8 +1,9 @@
-//! What the operating system offers beyond the standard library: datagrams in batches, socket options, priorities, sockets
-//! that a service manager passes. rustix and socket2 do what they can; what needs `unsafe` is in [`raw`].
+//! What the operating system offers beyond the standard library: datagrams in batches, socket options, priorities, limits,
+//! sockets that a service manager passes. rustix and socket2 do what they can; what needs `unsafe` is in [`raw`].
 //!
 //! The benches use it too, so its items are public.
 
+mod descriptors;
 mod raw;
 
 use std::io;
@@ -15,9 +16,10 @@ use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use rustix::thread::{CpuSet, MembarrierCommand, membarrier, sched_setaffinity};
 use socket2::Socket;
 
+pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
 pub use raw::{
     BATCH_DATAGRAMS, Batch, Datagram, Outgoing, dropped_datagrams, realtime_thread, receive_coalesced, return_memory,
-    send_batch, send_segmented, survive_file_size_limit,
+    send_batch, send_segmented, survive_file_size_limit, with_first_limits,
 };
 
 /// Most segments the kernel splits one send into (`UDP_MAX_SEGMENTS`, 64 before Linux 6.7).

@@ -11,10 +11,14 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 use socket2::Socket;
+
+use super::descriptors::restore_descriptor_limit;
 
 /// Messages read with one system call; each is a datagram, or several coalesced ones.
 pub const BATCH_DATAGRAMS: usize = 64;
@@ -334,6 +338,13 @@ pub(super) fn adopt_passed(fd: RawFd) -> Option<Socket> {
     // SAFETY: the caller has it from `sd_notify::listen_fds_with_names`, which found it open; it was passed for this
     // process to own, and `ADOPTED` gives it to one owner only.
     Some(unsafe { Socket::from_raw_fd(fd) })
+}
+
+/// Gives a command the limit of open descriptors that this process was started with: see [`super::raise_descriptor_limit`].
+pub fn with_first_limits(command: &mut Command) -> &mut Command {
+    // SAFETY: between `fork` and `exec` it does no more than a system call, with what was stored before: no allocation, no
+    // lock.
+    unsafe { command.pre_exec(restore_descriptor_limit) }
 }
 
 /// Makes a write beyond the file size limit (`ulimit -f`) fail like on a full disk; by default it ends the process.
