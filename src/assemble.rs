@@ -8,6 +8,7 @@ use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers};
+use crate::memory::Memory;
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
 use crate::presence::Identity;
@@ -18,6 +19,7 @@ use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::SummaryPolicy;
+use crate::sys::default_max_memory;
 
 /// Most workers that `auto` chooses.
 const MAX_AUTO_WORKERS: usize = 8;
@@ -110,6 +112,11 @@ pub fn targets(config: &Config, identity: &Identity, page: Option<String>) -> Ta
 
 fn rules(config: &Config) -> Option<Arc<Rules>> {
     (!config.rules.all().is_empty()).then(|| Arc::clone(&config.rules))
+}
+
+/// The memory of the process, with the bound that it has.
+pub fn memory(config: &Config) -> Memory {
+    Memory::new(config.max_memory.unwrap_or_else(default_max_memory))
 }
 
 /// A shard's options; `quota` is shared by all of them.

@@ -25,7 +25,7 @@
 //!
 //! | rooms | are |
 //! |---|---|
-//! | `named`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings` | lines read into borrowed values, identities, harmless text |
+//! | `memory`, `named`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings` | who holds memory, lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec` | the ledger, shards, who is there, closed intervals; time is an argument |
 //! | `sys`, `log`, `http_client`, `capture`, `notify`, `presence_driver`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
@@ -52,6 +52,7 @@ mod http_client;
 mod load;
 mod log;
 mod management;
+mod memory;
 mod named;
 mod net;
 mod notify;
@@ -82,6 +83,10 @@ pub use telemetry::Ledger;
 #[doc(hidden)]
 pub use cli::main as command_line;
 
+/// The allocator of the command `systole`, which knows how many bytes live. A program that embeds the library may install
+/// it, too; without it the resident size of the process takes the place of that number.
+pub use sys::CountingAllocator;
+
 /// The rooms, for this crate's own tests, benches and fuzz targets. Nothing in here is promised to anybody.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -97,7 +102,7 @@ pub mod internals {
         };
     }
     open! {
-        acl aggregate assemble capture cli codec config daemon flush glob http http_client load log management net notify presence presence_driver
+        acl aggregate assemble capture cli codec config daemon flush glob http http_client load log management memory net notify presence presence_driver
         prometheus_text protocol rollup series settings sinks snapshot sys telemetry untrusted
     }
 }

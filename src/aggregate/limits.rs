@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::memory::Memory;
 use crate::protocol::{Kind, cut_lossy};
 use crate::series::Series;
 
@@ -29,12 +30,24 @@ const PREFIX_BYTES: usize = 64;
 pub struct Quota {
     used: Arc<AtomicUsize>,
     max_series: usize,
+    memory: Memory,
 }
 
 impl Quota {
     /// Room for `max_series` series.
     pub fn new(max_series: usize) -> Quota {
-        Quota { used: Arc::default(), max_series }
+        Quota { used: Arc::default(), max_series, memory: Memory::unlimited() }
+    }
+
+    /// The same in this memory.
+    #[must_use]
+    pub fn in_memory(self, memory: &Memory) -> Quota {
+        Quota { memory: memory.clone(), ..self }
+    }
+
+    /// The memory that the series lie in.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Reserves room for one series; `false` if there is none.

@@ -9,10 +9,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::Value;
 
+use crate::memory::LEAST_MAX_MEMORY;
 use crate::settings::{Count, Described, ItemsOf, List, Opt, OptionVisitor, Parsed, Wrong, choice, count, maybe};
 
 use super::schema::{Lifetime, Workers};
 use super::url::{ListenUrl, listen_url};
+use super::value::{parse_size, show_size};
 
 type Visitor<'v> = &'v mut dyn OptionVisitor;
 /// A key, or its sentences.
@@ -125,6 +127,25 @@ pub(super) fn workers(visitor: Visitor<'_>, key: Words, doc: Words, value: &mut 
             _ if text == "auto" => Workers::Auto,
             Ok(count @ 1..=64) => Workers::Count(count),
             _ => return Err(Wrong::Not(form.into())),
+        };
+        Ok(())
+    };
+    visitor.field(key, doc, Opt::Parsed(Parsed { shown, form, takes_numbers: true, read: &mut read }));
+}
+
+/// A number of bytes, or `auto`.
+pub(super) fn max_memory(visitor: Visitor<'_>, key: Words, doc: Words, value: &mut Option<u64>) {
+    let form = "\"auto\" or a size of at least 256MiB";
+    let shown = Some(value.map_or_else(|| "auto".to_string(), show_size).into());
+    let mut read = |text: &str| {
+        *value = match parse_size(text) {
+            _ if text == "auto" => None,
+            Some(bytes) if bytes >= LEAST_MAX_MEMORY => Some(bytes),
+            Some(_) => {
+                let least = show_size(LEAST_MAX_MEMORY);
+                return Err(Wrong::Because(format!("`{text}` is too little: the daemon needs at least {least}")));
+            }
+            None => return Err(Wrong::Not(form.into())),
         };
         Ok(())
     };

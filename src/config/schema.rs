@@ -22,8 +22,8 @@ use crate::sinks::{LONG, SinkKind, SpoolOptions};
 use crate::snapshot::{Bins, Filter};
 
 use super::kinds::{
-    address_or_off, dogstatsd_aggregates, duration, file_mode, flag, hosts, lifetime, listen_url_of, map, maybe_flag,
-    networks, numbers, one_of, secret, section, size, such_as, text, whole, wholes, workers,
+    address_or_off, dogstatsd_aggregates, duration, file_mode, flag, hosts, lifetime, listen_url_of, map, max_memory,
+    maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, whole, wholes, workers,
 };
 use super::presence::Presence;
 use super::url::ListenUrl;
@@ -87,6 +87,9 @@ settings! {
         series_ttl: Lifetime = Some(secs(600)), lifetime(LIFETIME);
         /// Most series held; new ones beyond it are summed up in `systole.overflow`.
         max_series: usize = 1_000_000, whole(1..=1_000_000_000);
+        /// Most memory of the process; before it is reached, parts give way in an order: docs/memory.md. "auto" is 60 % of
+        /// the control group's limit if there is one, else a quarter of the machine's memory, and 256MiB at least.
+        max_memory: Option<u64> = None, max_memory;
         /// How old the own time of a sample (`|T`), an event or a service check (`d:`) may be at its receipt; a line with
         /// an older one is malformed (`bad_timestamp`).
         timestamp_past: Duration = secs(7 * 86_400), duration(TIMESTAMPS);

@@ -47,6 +47,7 @@ use crate::assemble;
 use crate::config::Config;
 use crate::flush::{Flusher, FlusherHandle};
 use crate::log::Log;
+use crate::memory::Memory;
 use crate::net::Taps;
 use crate::notify::{Notifiers, Outboxes};
 use crate::presence::Identity;
@@ -122,6 +123,7 @@ const DELIVER: &[Stage] = &[
 pub struct Daemon {
     config: Config,
     started: Instant,
+    memory: Memory,
     listeners: BoundListeners,
     sinks: Vec<OpenSink>,
     http: Option<BoundServer>,
@@ -138,11 +140,23 @@ impl Daemon {
     /// If a port is taken, a sink's options do not fit, and the like.
     pub fn bind(config: Config) -> Result<Daemon, StartError> {
         let started = Instant::now();
+        let memory = assemble::memory(&config);
         let sinks = sinks::open(&config)?;
         let listeners = BoundListeners::bind(&config)?;
         let http = config.http.address.map(|address| BoundServer::bind("http", address)).transpose()?;
         let management = config.management.address.map(|address| BoundServer::bind("tcp", address)).transpose()?;
-        Ok(Daemon { config, started, listeners, sinks, http, management, capture: None, status_every: None, log: None })
+        Ok(Daemon {
+            config,
+            started,
+            memory,
+            listeners,
+            sinks,
+            http,
+            management,
+            capture: None,
+            status_every: None,
+            log: None,
+        })
     }
 
     /// Adds a sink beside the configured ones.
@@ -195,7 +209,7 @@ impl Daemon {
     /// # Errors
     /// If a thread cannot be started, a spool or the capture cannot be written, and the like; what has started ends then.
     pub fn start(self) -> Result<Running, StartError> {
-        let Daemon { config, started, listeners, sinks, http, management, capture, status_every, log } = self;
+        let Daemon { config, started, memory, listeners, sinks, http, management, capture, status_every, log } = self;
         let seed = random_seed();
         let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
         let (flusher_handle, inbox) = crate::flush::channel();
@@ -215,7 +229,7 @@ impl Daemon {
             capture: capture.as_ref().map(|(_, writer)| writer.clone()),
             relays: relay_handles,
         };
-        let quota = Quota::new(config.max_series);
+        let quota = Quota::new(config.max_series).in_memory(&memory);
         let shards = listeners.workers();
         let listeners = listeners.start(|| Shard::new(assemble::shard_options(&config, &quota, seed)), &taps)?;
         // The capture and the relays end when the last worker has.

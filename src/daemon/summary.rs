@@ -24,6 +24,9 @@ pub(super) fn text(daemon: &Daemon) -> String {
         let _ = writeln!(out, "  listen    {url}{detail}");
     }
     let _ = writeln!(out, "  interval  {}, profile {}", show_duration(config.interval), config.profile.name());
+    if let Some(max) = daemon.memory.max() {
+        let _ = writeln!(out, "  memory    at most {}", show_size(max));
+    }
     for sink in &config.sinks {
         let place = sink.kind.spec().place();
         let gap = if place.is_empty() { "" } else { "  " };

@@ -1,9 +1,12 @@
 //! What the operating system offers beyond the standard library: datagrams in batches, socket options, priorities, limits,
-//! sockets that a service manager passes. rustix and socket2 do what they can; what needs `unsafe` is in [`raw`].
+//! sockets that a service manager passes, memory. rustix and socket2 do what they can; what needs `unsafe` is in [`raw`]
+//! and [`allocator`].
 //!
 //! The benches use it too, so its items are public.
 
+mod allocator;
 mod descriptors;
+mod memory;
 mod raw;
 
 use std::io;
@@ -16,10 +19,12 @@ use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use rustix::thread::{CpuSet, MembarrierCommand, membarrier, sched_setaffinity};
 use socket2::Socket;
 
+pub use allocator::CountingAllocator;
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
+pub use memory::{default_max_memory, live_bytes, resident_bytes};
 pub use raw::{
     BATCH_DATAGRAMS, Batch, Datagram, Outgoing, dropped_datagrams, realtime_thread, receive_coalesced, return_memory,
-    send_batch, send_segmented, survive_file_size_limit, with_first_limits,
+    send_batch, send_segmented, survive_file_size_limit, trim, with_first_limits,
 };
 
 /// Most segments the kernel splits one send into (`UDP_MAX_SEGMENTS`, 64 before Linux 6.7).

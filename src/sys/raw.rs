@@ -383,6 +383,16 @@ pub fn return_memory() {
     }
 }
 
+/// Gives memory that was freed back to the system, as far as whole pages are free. It takes as long as there is memory to
+/// look through, and holds the allocator's lock; so never call it on a receive thread. Only glibc keeps what was freed.
+pub fn trim() {
+    // SAFETY: `malloc_trim` may be called at any time, and gives back only what nobody holds.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
