@@ -11,6 +11,7 @@ use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers
 use crate::memory::Memory;
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
+use crate::ports::TlsFiles;
 use crate::presence::Identity;
 use crate::presence::policy::Policy;
 use crate::presence_driver::PresenceOptions;
@@ -182,6 +183,11 @@ pub fn graphite_names(config: &Config) -> GraphiteNames {
     GraphiteNames::of(&sink_context(config, "graphite", Duration::ZERO))
 }
 
+/// The files of TLS of every port, with the port's URL.
+pub fn tls_files(config: &Config) -> Vec<(String, &TlsFiles)> {
+    config.listen.iter().map(|listen| (listen.url.to_string(), &listen.tls)).collect()
+}
+
 /// What a listener is made of.
 pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
     let policy = &config.presence.policy;
@@ -218,6 +224,8 @@ pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
         with_senders,
         max_connections: listen.max_connections,
         idle_timeout: listen.idle_timeout,
+        // Its files are read when it is bound.
+        tls: None,
         protocol: protocol(config, &listen.protocol),
     }
 }

@@ -1,8 +1,10 @@
-//! `systole check`: validates a configuration and prints the effective one.
+//! `systole check`: validates a configuration, and the files of TLS that it names, and prints the effective one.
 
 use clap::Args;
 
+use crate::assemble;
 use crate::config::{example, print};
+use crate::ports::ServerTls;
 
 use super::{ConfigArgs, FAILED, load_config, sources};
 
@@ -32,14 +34,21 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let mut out = String::new();
-    let mut code = 0;
+    let (mut out, mut code) = (String::new(), 0);
+    let mut wrong = String::new();
+    for (port, files) in assemble::tls_files(&config) {
+        if let Err(problem) = ServerTls::load(files) {
+            wrong.push_str(&format!("{port}: tls: {problem}\n"));
+            code = FAILED;
+        }
+    }
     if args.print {
         out.push_str(&print(&config));
-    } else {
+    } else if wrong.is_empty() {
         let file = sources.file.map_or("the defaults".to_string(), |(file, _)| file);
         out.push_str(&format!("{file}: good\n"));
     }
+    out.push_str(&wrong);
     if args.connect {
         for sink in &config.sinks {
             match sink.kind.spec().probe() {

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use toml::Value;
 
 use crate::memory::LEAST_MAX_MEMORY;
+use crate::ports::{TlsFiles, tls_options};
 use crate::settings::{Count, Described, ItemsOf, List, Opt, OptionVisitor, Parsed, Wrong, choice, count, maybe};
 
 use super::schema::{Lifetime, Workers};
@@ -96,6 +97,11 @@ pub(super) fn such_as<T>(
         kind(visitor, key, doc, value);
         visitor.example(key, example);
     }
+}
+
+/// The table `tls` of a port.
+pub(super) fn tls(visitor: Visitor<'_>, _: Words, _: Words, value: &mut TlsFiles) {
+    tls_options(visitor, value);
 }
 
 /// A table with a head.

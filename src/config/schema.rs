@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::aggregate::rules::Rules;
 use crate::net::relay::RelaySpec;
+use crate::ports::TlsFiles;
 use crate::protocol::{GaugeSign, NameTags, Options};
 use crate::settings::{OptionVisitor, settings};
 use crate::sinks::graphite::EtsyNames;
@@ -23,7 +24,7 @@ use crate::snapshot::{Bins, Filter};
 
 use super::kinds::{
     address_or_off, dogstatsd_aggregates, duration, file_mode, flag, hosts, lifetime, listen_url_of, map, max_memory,
-    maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, whole, wholes, workers,
+    maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, tls, whole, wholes, workers,
 };
 use super::presence::Presence;
 use super::url::ListenUrl;
@@ -163,8 +164,19 @@ settings! {
         framing: Framing = Framing::Newline, one_of(&[("newline", Framing::Newline), ("length", Framing::Length)]);
         /// Rights of a unix socket's file.
         mode: u32 = 0o660, file_mode;
+        /// TLS on a tcp:// listener.
+        tls: TlsFiles = TlsFiles::default(), tls;
         /// Any of [protocol] for this listener alone.
         protocol: Options = Options::default(), protocol::describe;
+    }
+    check
+}
+
+impl Listen {
+    fn check(&self, visitor: &mut dyn OptionVisitor) {
+        let takes_tls = matches!(self.url, ListenUrl::Tcp(_) | ListenUrl::Fd(_));
+        let problem = || format!("`tls` is for tcp:// alone, and this is {}", self.url);
+        visitor.require("tls", if self.tls.is_on() && !takes_tls { Err(problem()) } else { Ok(()) });
     }
 }
 

@@ -5,8 +5,8 @@ use std::io;
 
 use crate::aggregate::Shard;
 use crate::assemble;
-use crate::config::{Config, ListenUrl, show_size};
-use crate::net::{self, BoundListener, Listeners, Taps};
+use crate::config::{Config, Listen, ListenUrl, show_size};
+use crate::net::{self, BoundListener, ListenerOptions, Listeners, Taps};
 
 use super::StartError;
 
@@ -17,9 +17,11 @@ pub(super) struct BoundListeners(Vec<(ListenUrl, BoundListener)>);
 impl BoundListeners {
     /// Binds them all.
     pub(super) fn bind(config: &Config) -> Result<BoundListeners, StartError> {
-        let bind = |listen| {
-            let options = assemble::listener(config, listen);
-            let bound = net::bind(options).map_err(|error| cannot_listen(&listen.url.to_string(), &error))?;
+        let bind = |listen: &Listen| {
+            let url = listen.url.to_string();
+            let tls = super::server::tls(&url, &listen.tls)?;
+            let options = ListenerOptions { tls, ..assemble::listener(config, listen) };
+            let bound = net::bind(options).map_err(|error| cannot_listen(&url, &error))?;
             Ok((listen.url.clone().at(bound.address()), bound))
         };
         config.listen.iter().map(bind).collect::<Result<_, _>>().map(BoundListeners)

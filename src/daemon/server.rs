@@ -16,6 +16,7 @@ use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
 use crate::http::{self, About, AppState};
 use crate::management::ManagementState;
+use crate::ports::{ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
 use crate::sys::unix_time;
 
@@ -76,6 +77,15 @@ impl Server {
         // When the task is gone its port is free.
         let _ = self.task.await;
     }
+}
+
+/// TLS of a port; its files are followed.
+pub(super) fn tls(port: &str, files: &TlsFiles) -> Result<Option<ServerTls>, StartError> {
+    let tls = ServerTls::load(files).map_err(|error| StartError(format!("cannot set up TLS of {port}: {error}")))?;
+    if let Some(tls) = &tls {
+        tls.follow(port);
+    }
+    Ok(tls)
 }
 
 pub(super) fn http_state(

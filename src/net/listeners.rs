@@ -106,6 +106,7 @@ mod tests {
             with_senders: false,
             max_connections: 1,
             idle_timeout: Duration::from_secs(1),
+            tls: None,
             protocol: Options::default(),
         };
         let shard = || {

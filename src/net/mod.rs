@@ -48,6 +48,7 @@ use std::time::Duration;
 use socket2::{Socket, Type};
 
 use crate::acl::AccessList;
+use crate::ports::ServerTls;
 use crate::protocol::Options;
 use crate::telemetry::Tally;
 
@@ -151,6 +152,8 @@ pub struct ListenerOptions {
     pub max_connections: usize,
     /// Time after which a silent connection is closed.
     pub idle_timeout: Duration,
+    /// TLS of TCP connections.
+    pub tls: Option<ServerTls>,
     /// How lines are parsed.
     pub protocol: Options,
 }

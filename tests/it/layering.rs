@@ -22,6 +22,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "capture",
             "notify",
             "presence_driver",
+            "ports",
             "net",
             "load",
             "sinks",

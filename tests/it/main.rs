@@ -49,5 +49,6 @@ mod slow_sink;
 mod spool;
 mod statsd;
 mod support;
+mod tls;
 mod transports;
 mod treatments;

@@ -1,6 +1,7 @@
 //! What tests through the front door share: starting the real binary, talking to it, and always ending it.
 #![allow(unreachable_pub)] // The whole of it is this binary's.
 
+pub mod certs;
 pub mod extremes;
 pub mod grammar;
 pub mod heap;
