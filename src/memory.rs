@@ -182,6 +182,11 @@ struct Shared {
     /// `max_memory`; `u64::MAX` without one.
     max: u64,
     level: AtomicU8,
+    /// The highest level since it was taken.
+    peak: AtomicU8,
+    /// Live and resident bytes, as they were measured last.
+    live: AtomicU64,
+    resident: AtomicU64,
     bytes: [AtomicU64; Holder::ALL.len()],
 }
 
@@ -198,7 +203,14 @@ impl Default for Memory {
 impl Memory {
     /// Memory of at most `max` bytes.
     pub fn new(max: u64) -> Memory {
-        Memory(Arc::new(Shared { max, level: AtomicU8::new(0), bytes: Default::default() }))
+        Memory(Arc::new(Shared {
+            max,
+            level: AtomicU8::new(0),
+            peak: AtomicU8::new(0),
+            live: AtomicU64::new(0),
+            resident: AtomicU64::new(0),
+            bytes: Default::default(),
+        }))
     }
 
     /// Memory without a bound.
@@ -220,6 +232,28 @@ impl Memory {
     /// Sets how much gives way; the monitor does.
     pub fn set_level(&self, level: Level) {
         self.0.level.store(level as u8, Ordering::Relaxed);
+        self.0.peak.fetch_max(level as u8, Ordering::Relaxed);
+    }
+
+    /// The highest level since [`Memory::take_peak`].
+    pub fn peak(&self) -> Level {
+        Level::of(self.0.peak.load(Ordering::Relaxed))
+    }
+
+    /// The highest level since the last call; the level of now begins anew.
+    pub fn take_peak(&self) -> Level {
+        Level::of(self.0.peak.swap(self.level() as u8, Ordering::Relaxed))
+    }
+
+    /// Publishes what was measured: live bytes, and resident ones.
+    pub fn set_measured(&self, live: u64, resident: u64) {
+        self.0.live.store(live, Ordering::Relaxed);
+        self.0.resident.store(resident, Ordering::Relaxed);
+    }
+
+    /// Live and resident bytes as they were measured last; 0 before.
+    pub fn measured(&self) -> (u64, u64) {
+        (self.0.live.load(Ordering::Relaxed), self.0.resident.load(Ordering::Relaxed))
     }
 
     /// Bytes that a holder has published, all its parts together.

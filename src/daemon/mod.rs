@@ -25,6 +25,7 @@ mod capture;
 mod flush;
 mod health;
 mod listeners;
+mod memory;
 mod presence;
 mod relays;
 mod server;
@@ -58,6 +59,7 @@ use crate::sys::{count_own_descriptors, host_name, unix_time};
 use capture::Capture;
 use flush::FlushThread;
 use listeners::BoundListeners;
+use memory::MemoryMonitor;
 use presence::Presence;
 use relays::Relays;
 use server::{BoundServer, Server};
@@ -243,6 +245,7 @@ impl Daemon {
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
                 .accounting_for(relays.stats(), log, capture_counter)
+                .in_memory(&memory)
                 .controlled_by(inputs);
 
         let ready = Arc::new(AtomicBool::new(false));
@@ -256,8 +259,10 @@ impl Daemon {
         });
         let (flusher, sinks) = FlushThread::start(flusher, control)?;
         count_own_descriptors();
+        let memory = MemoryMonitor::start(memory)?;
         ready.store(true, Ordering::Relaxed);
         Ok(Running {
+            _memory: memory,
             ready,
             flusher: flusher_handle,
             interval: config.interval,
@@ -285,6 +290,8 @@ pub struct Running {
     interval: Duration,
     is_drained: bool,
     parts: Parts,
+    /// It measures until the daemon has ended.
+    _memory: MemoryMonitor,
 }
 
 impl Running {

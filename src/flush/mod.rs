@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
 use crate::log::Log;
+use crate::memory::Memory;
 use crate::net::relay::RelayStats;
 use crate::net::{Listener, Listeners};
 use crate::presence_driver::{PresenceHandle, PresenceState};
@@ -157,6 +158,14 @@ impl Flusher {
         capture: Option<CaptureCounter>,
     ) -> Flusher {
         self.sources = Sources { relays: relays.into(), log, capture, ..self.sources };
+        self.publish(None, false, None);
+        self
+    }
+
+    /// Accounts for this memory.
+    #[must_use]
+    pub fn in_memory(mut self, memory: &Memory) -> Flusher {
+        self.sources.memory = memory.clone();
         self.publish(None, false, None);
         self
     }
@@ -309,6 +318,9 @@ impl Flusher {
             None => now.clone(),
         });
         ledger.management = counted.management.since(&before.management);
+        // Its counters are the workers', and there already.
+        ledger.memory.add(&counted.memory);
+        self.sources.memory.take_peak();
         before
     }
 

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::capture::CaptureCounter;
 use crate::log::Log;
+use crate::memory::{Holder, Memory};
 use crate::net::relay::RelayStats;
 use crate::sinks::SinkStats;
-use crate::telemetry::{Ledger, ManagementAccount};
+use crate::telemetry::{HolderAccount, Ledger, ManagementAccount, MemoryAccount};
 
 /// Who keeps them.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +18,7 @@ pub(super) struct Sources {
     pub(super) log: Option<Log>,
     pub(super) capture: Option<CaptureCounter>,
     pub(super) http_requests: Arc<AtomicU64>,
+    pub(super) memory: Memory,
 }
 
 impl Sources {
@@ -27,5 +29,20 @@ impl Sources {
         ledger.log = self.log.as_ref().map(Log::account).unwrap_or_default();
         ledger.capture = self.capture.as_ref().map(CaptureCounter::account);
         ledger.management = ManagementAccount { http_requests: self.http_requests.load(Ordering::Relaxed) };
+        self.read_memory(&mut ledger.memory);
+    }
+
+    /// Puts the levels of the memory into an account; its counters are the workers'.
+    fn read_memory(&self, account: &mut MemoryAccount) {
+        let memory = &self.memory;
+        (account.live, account.rss) = memory.measured();
+        account.max = memory.max().unwrap_or(0);
+        account.level = memory.level().number().into();
+        account.peak_level = memory.peak().number().into();
+        let holder = |holder: Holder| HolderAccount {
+            bytes: memory.bytes(holder),
+            cap: memory.max().map_or(0, |_| memory.cap(holder)),
+        };
+        account.holders = Holder::ALL.iter().map(|&one| (one.name().to_string(), holder(one))).collect();
     }
 }

@@ -19,9 +19,23 @@ pub fn live_bytes() -> u64 {
 
 /// Resident bytes of the process; 0 if that is not known.
 pub fn resident_bytes() -> u64 {
-    let pages =
-        fs::read_to_string("/proc/self/statm").ok().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
-    pages.unwrap_or(0) * rustix::param::page_size() as u64
+    resident().0
+}
+
+/// Resident bytes that are no pages of files, such as code; 0 if that is not known.
+pub fn private_bytes() -> u64 {
+    let (all, of_files) = resident();
+    all.saturating_sub(of_files)
+}
+
+/// Resident bytes, and those of them that are pages of files.
+fn resident() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let bytes = |field: usize| {
+        let pages = text.split(' ').nth(field).and_then(|pages| pages.parse::<u64>().ok());
+        pages.unwrap_or(0) * rustix::param::page_size() as u64
+    };
+    (bytes(1), bytes(2))
 }
 
 /// What `max_memory` is by default: 60 % of the limit of the control group if there is one, else a quarter of the

@@ -216,6 +216,40 @@ accounts! {
         Counter http_requests: u64, series("management.http_requests"), metric("systole_management_http_requests");
     }
 
+    /// What the process holds in memory, and what gave way for `max_memory`.
+    MemoryAccount, "memory", [] {
+        /// `max_memory`, in bytes; 0 without a bound.
+        Gauge max: u64, metric("systole_memory_max_bytes");
+        /// Bytes that live, with what the allocator adds to each allocation.
+        Gauge live: u64, series("memory.live"), metric("systole_memory_live_bytes");
+        /// Resident bytes of the process.
+        Gauge rss: u64, series("memory.rss"), metric("systole_memory_resident_bytes");
+        /// How much gives way: 0 nothing, 1 caches, 2 exact samples, 3 new series, 4 events and samples with a timestamp.
+        Gauge level: u64, series("memory.level"), metric("systole_memory_level");
+        /// The highest level since the last tick.
+        Gauge peak_level: u64, series("memory.peak_level"), metric("systole_memory_peak_level");
+        /// By holder.
+        [serde(skip_serializing_if = "BTreeMap::is_empty")]
+        Accounts holders: BTreeMap<String, HolderAccount>;
+        /// Times that a receive worker let its caches go.
+        Counter caches_dropped: u64, series("memory.caches_dropped"), rare(), metric("systole_memory_caches_dropped");
+        /// Timers and sets that became histograms and estimates before their bound of an interval.
+        Counter early_estimates: u64, series("memory.early_estimates"), rare(),
+            metric("systole_memory_early_estimates");
+        /// Values that were recorded in an overflow series for this reason; `samples.folded` has them, too.
+        Counter folded: u64, series("memory.folded"), rare(), metric("systole_memory_samples_folded");
+        /// Events and service checks that were not kept for this reason; `lines.notes_dropped` has them, too.
+        Counter events_dropped: u64, series("memory.events_dropped"), rare(), metric("systole_memory_events_dropped");
+    }
+
+    /// What one holder has in memory.
+    HolderAccount, "memory.holders", ["holder"] {
+        /// Bytes, within 10 %.
+        Gauge bytes: u64, series("memory.holder_bytes"), metric("systole_memory_holder_bytes");
+        /// Its share of `max_memory`, in bytes: above it, it gives way whatever the level is.
+        Gauge cap: u64, metric("systole_memory_holder_cap_bytes");
+    }
+
     /// How the last flush went.
     FlushAccount, "flush", [] {
         /// From when the flush began to the merged snapshot, in seconds: without presence, the own series, and the delay in `late_secs`.

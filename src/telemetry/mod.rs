@@ -27,8 +27,8 @@ use crate::protocol::Kind;
 use crate::series::Series;
 
 pub use accounts::{
-    CaptureAccount, FlushAccount, LineAccount, ListenerAccount, LogAccount, ManagementAccount, PresenceAccount,
-    RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
+    CaptureAccount, FlushAccount, HolderAccount, LineAccount, ListenerAccount, LogAccount, ManagementAccount,
+    MemoryAccount, PresenceAccount, RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
 };
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
 pub use reasons::{Counts, Limit, Named, Reasons};
@@ -62,6 +62,9 @@ pub struct Ledger {
     /// The management port.
     #[serde(default)]
     pub management: ManagementAccount,
+    /// The memory.
+    #[serde(default)]
+    pub memory: MemoryAccount,
     /// The flush.
     pub flush: FlushAccount,
     /// Share of datagrams that were read, of all that came to our sockets, 0 to 1.
@@ -88,7 +91,7 @@ const fn part<A: Account>() -> Part {
 
 /// The whole table of counters, in the order of the ledger.
 #[cfg(feature = "internals")]
-pub const TABLE: [Part; 13] = [
+pub const TABLE: [Part; 15] = [
     part::<ListenerAccount>(),
     part::<LineAccount>(),
     part::<SampleAccount>(),
@@ -100,6 +103,8 @@ pub const TABLE: [Part; 13] = [
     part::<CaptureAccount>(),
     part::<PresenceAccount>(),
     part::<ManagementAccount>(),
+    part::<MemoryAccount>(),
+    part::<HolderAccount>(),
     part::<FlushAccount>(),
     ("", &[], COMPLETENESS),
 ];
@@ -125,6 +130,7 @@ impl Ledger {
     pub fn count(&mut self, tally: &Tally) {
         self.lines.add(&tally.lines);
         self.samples.add(&tally.samples);
+        self.memory.add(&tally.memory);
     }
 
     /// Adds a later interval's account, to one since the start. Levels (series, sinks, flush) are replaced.
@@ -150,6 +156,7 @@ impl Ledger {
         }
         self.presence.add(&later.presence);
         self.management.add(&later.management);
+        self.memory.add(&later.memory);
         self.update_completeness();
     }
 
@@ -211,6 +218,8 @@ impl Ledger {
         self.capture.iter().for_each(|capture| account(&[], capture, visit));
         account(&[], &self.presence, visit);
         account(&[], &self.management, visit);
+        account(&[], &self.memory, visit);
+        self.memory.holders.iter().for_each(|(name, holder)| account(&[("holder", name)], holder, visit));
         account(&[], &self.flush, visit);
         visit(&[], &COMPLETENESS[0], &self.completeness);
     }

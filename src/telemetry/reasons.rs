@@ -39,15 +39,18 @@ pub enum Limit {
     KvValues,
     /// Values with a time of their own of one interval.
     Timestamped,
+    /// `max_memory`.
+    Memory,
 }
 
 impl Named for Limit {
-    const ALL: &'static [Limit] = &[Limit::KvValues, Limit::Timestamped];
+    const ALL: &'static [Limit] = &[Limit::KvValues, Limit::Timestamped, Limit::Memory];
 
     fn name(self) -> &'static str {
         match self {
             Limit::KvValues => "kv_values",
             Limit::Timestamped => "timestamped",
+            Limit::Memory => "memory",
         }
     }
 

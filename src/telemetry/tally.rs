@@ -3,7 +3,7 @@
 
 use crate::protocol::ParseError;
 
-use super::accounts::{LineAccount, ListenerAccount, SampleAccount};
+use super::accounts::{LineAccount, ListenerAccount, MemoryAccount, SampleAccount};
 use super::entry::Account;
 
 /// Numbers of one worker and one interval.
@@ -15,6 +15,8 @@ pub struct Tally {
     pub lines: LineAccount,
     /// What became of values.
     pub samples: SampleAccount,
+    /// What gave way for memory; its levels are the flusher's.
+    pub memory: MemoryAccount,
     /// Messages that datagrams came in: the kernel may hand over several datagrams in one.
     pub messages: u64,
     /// Reads of a stream that completed at least one line.
@@ -44,6 +46,7 @@ impl Tally {
         self.listener.add(&other.listener);
         self.lines.add(&other.lines);
         self.samples.add(&other.samples);
+        self.memory.add(&other.memory);
         self.messages += other.messages;
         self.chunks += other.chunks;
     }

@@ -192,8 +192,8 @@ fn holds_for<A: Account + serde::de::DeserializeOwned + serde::Serialize + Parti
 #[test]
 fn every_counter_of_the_table_is_added_and_published() {
     use systole::internals::telemetry::{
-        CaptureAccount, FlushAccount, ListenerAccount, LogAccount, ManagementAccount, PresenceAccount, RelayAccount,
-        SeriesAccount, SinkAccount, TargetAccount,
+        CaptureAccount, FlushAccount, HolderAccount, ListenerAccount, LogAccount, ManagementAccount, MemoryAccount,
+        PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, TargetAccount,
     };
     holds_for::<ListenerAccount>();
     holds_for::<LineAccount>();
@@ -205,6 +205,8 @@ fn every_counter_of_the_table_is_added_and_published() {
     holds_for::<CaptureAccount>();
     holds_for::<PresenceAccount>();
     holds_for::<ManagementAccount>();
+    holds_for::<MemoryAccount>();
+    holds_for::<HolderAccount>();
     let relay = RelayAccount { targets: [("t".to_string(), numbered(1))].into(), ..numbered(1) };
     let ledger = Ledger {
         listeners: vec![ListenerAccount { url: "udp://[::1]:1".into(), ..numbered(1) }],
@@ -217,6 +219,7 @@ fn every_counter_of_the_table_is_added_and_published() {
         capture: Some(numbered(1)),
         presence: numbered(1),
         management: numbered(1),
+        memory: MemoryAccount { holders: [("h".to_string(), numbered(1))].into(), ..numbered(1) },
         flush: FlushAccount::default(),
         completeness: 1.0,
     };
