@@ -5,4 +5,5 @@
 mod binary;
 mod record;
 
+pub(crate) use record::Outline;
 pub use record::{EncodedRecord, EventFields, Record, RecordType, Records, Tags, json_tags, records, write_json};

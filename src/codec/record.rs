@@ -111,7 +111,7 @@ impl Records {
 
     /// Appends the records, one a line.
     pub fn write(&self, snapshot: &Snapshot, out: &mut Vec<u8>) {
-        for record in self.list(snapshot) {
+        for record in self.outline(snapshot).records(snapshot) {
             write_json(&record, out);
             out.push(b'\n');
         }
@@ -120,15 +120,14 @@ impl Records {
     /// Passes each record to `visit`, encoded.
     pub fn each(&self, snapshot: &Snapshot, mut visit: impl FnMut(EncodedRecord<'_>)) {
         let mut json = Vec::new();
-        for record in self.list(snapshot) {
-            let (kind, time, series) = match &record {
-                JsonRecord::Series { point, .. } => {
-                    (RecordType::of(point.series().kind()), snapshot.end, Some(point.series()))
-                }
-                JsonRecord::Timestamped(one) => (RecordType::of(one.series.kind()), one.time, Some(&one.series)),
-                JsonRecord::EventOrCheck(event) => (event_type(event), event.time, None),
-                JsonRecord::Presence(event) => (RecordType::Presence, event.at.as_secs(), None),
-                JsonRecord::Ledger(_) => (RecordType::Ledger, snapshot.end, None),
+        for record in self.outline(snapshot).records(snapshot) {
+            let kind = record.kind();
+            let (time, series) = match &record {
+                JsonRecord::Series { point, .. } => (snapshot.end, Some(point.series())),
+                JsonRecord::Timestamped(one) => (one.time, Some(&one.series)),
+                JsonRecord::EventOrCheck(event) => (event.time, None),
+                JsonRecord::Presence(event) => (event.at.as_secs(), None),
+                JsonRecord::Ledger(_) => (snapshot.end, None),
             };
             let key = series.map_or_else(|| kind.name().to_string(), Series::to_string);
             let has_interval = matches!(record, JsonRecord::Series { .. } | JsonRecord::Ledger(_));
@@ -140,55 +139,136 @@ impl Records {
 
     /// Appends the records as a JSON array.
     pub fn write_array(&self, snapshot: &Snapshot, out: &mut Vec<u8>) {
-        out.push(b'[');
-        for (n, record) in self.list(snapshot).iter().enumerate() {
-            if n > 0 {
-                out.extend_from_slice(b",\n");
-            }
-            write_json(record, out);
+        let outline = self.outline(snapshot);
+        let mut next = 0;
+        while let Some(rest) = outline.write_array_part(snapshot, next, usize::MAX, out) {
+            next = rest;
         }
-        out.push(b']');
     }
 
     fn wants(&self, kind: RecordType) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(&kind))
     }
 
-    fn list<'a>(&self, snapshot: &'a Snapshot) -> Vec<JsonRecord<'a>> {
+    /// Which records are written, in their order.
+    pub(crate) fn outline(&self, snapshot: &Snapshot) -> Outline {
+        type Make = fn(u32) -> Position;
+        let mut positions = Vec::with_capacity(snapshot.len() + 1);
+        let mut add = |make: Make, count: usize| positions.extend((0..count as u32).map(make));
+        add(Position::Counter, snapshot.counters.len());
+        add(Position::Gauge, snapshot.gauges.len());
+        add(Position::Timer, snapshot.timers.len());
+        add(Position::Set, snapshot.sets.len());
         // Key-value pairs have a record for each value.
-        let mut points: Vec<(Point<'a>, Option<f64>)> = Vec::new();
-        points.extend(snapshot.counters.iter().map(|point| (Point::Counter(point), None)));
-        points.extend(snapshot.gauges.iter().map(|point| (Point::Gauge(point), None)));
-        points.extend(snapshot.timers.iter().map(|point| (Point::Timer(point), None)));
-        points.extend(snapshot.sets.iter().map(|point| (Point::Set(point), None)));
-        for point in &snapshot.kvs {
-            points.extend(point.values.iter().map(|&value| (Point::Kv(point), Some(value))));
+        for (point, n) in snapshot.kvs.iter().zip(0..) {
+            positions.extend((0..point.values.len() as u32).map(|value| Position::Kv(n, value)));
         }
-        points.retain(|(point, _)| self.wants(RecordType::of(point.series().kind())));
+        let kind_of = |position: &Position| position.record(snapshot).kind();
+        if self.only.is_some() {
+            positions.retain(|position| self.wants(kind_of(position)));
+        }
         if self.sorted {
-            let order = |series: &Series| RecordType::of(series.kind());
-            points.sort_by(|(a, _), (b, _)| {
-                let (a, b) = (a.series(), b.series());
-                order(a).cmp(&order(b)).then_with(|| a.order(b))
+            positions.sort_by(|a, b| match (a.point(snapshot), b.point(snapshot)) {
+                (Some(a), Some(b)) => {
+                    let (a, b) = (a.series(), b.series());
+                    RecordType::of(a.kind()).cmp(&RecordType::of(b.kind())).then_with(|| a.order(b))
+                }
+                (a, b) => a.is_none().cmp(&b.is_none()),
             });
         }
-        let mut records: Vec<JsonRecord<'a>> =
-            points.into_iter().map(|(point, value)| JsonRecord::Series { snapshot, point, value }).collect();
-        let timestamped = snapshot.timestamped.iter().filter(|one| self.wants(RecordType::of(one.series.kind())));
-        records.extend(timestamped.map(JsonRecord::Timestamped));
-        let mut events: Vec<&EventOrCheck> =
-            snapshot.events_and_checks.iter().filter(|event| self.wants(event_type(event))).collect();
+        let mut rest: Vec<Position> = (0..snapshot.timestamped.len() as u32).map(Position::Timestamped).collect();
+        let events = rest.len();
+        rest.extend((0..snapshot.events_and_checks.len() as u32).map(Position::EventOrCheck));
         if self.sorted {
-            events.sort_by_key(|event| event_type(event));
+            rest[events..].sort_by_key(kind_of);
         }
-        records.extend(events.into_iter().map(JsonRecord::EventOrCheck));
-        if self.wants(RecordType::Presence) {
-            records.extend(snapshot.presence.iter().map(JsonRecord::Presence));
+        rest.extend((0..snapshot.presence.len() as u32).map(Position::Presence));
+        rest.extend(self.ledger.then_some(Position::Ledger));
+        positions.extend(rest.into_iter().filter(|position| self.wants(kind_of(position))));
+        Outline { positions: positions.into() }
+    }
+}
+
+/// Where a record of a snapshot comes from.
+#[derive(Clone, Copy, Debug)]
+enum Position {
+    Counter(u32),
+    Gauge(u32),
+    Timer(u32),
+    Set(u32),
+    /// A point, and one of its values.
+    Kv(u32, u32),
+    Timestamped(u32),
+    EventOrCheck(u32),
+    Presence(u32),
+    Ledger,
+}
+
+impl Position {
+    fn point(self, snapshot: &Snapshot) -> Option<Point<'_>> {
+        match self {
+            Position::Counter(n) => Some(Point::Counter(&snapshot.counters[n as usize])),
+            Position::Gauge(n) => Some(Point::Gauge(&snapshot.gauges[n as usize])),
+            Position::Timer(n) => Some(Point::Timer(&snapshot.timers[n as usize])),
+            Position::Set(n) => Some(Point::Set(&snapshot.sets[n as usize])),
+            Position::Kv(n, _) => Some(Point::Kv(&snapshot.kvs[n as usize])),
+            Position::Timestamped(_) | Position::EventOrCheck(_) | Position::Presence(_) | Position::Ledger => None,
         }
-        if self.ledger && self.wants(RecordType::Ledger) {
-            records.push(JsonRecord::Ledger(snapshot));
+    }
+
+    fn record(self, snapshot: &Snapshot) -> JsonRecord<'_> {
+        if let Some(point) = self.point(snapshot) {
+            let value = match (self, point) {
+                (Position::Kv(_, value), Point::Kv(point)) => Some(point.values[value as usize]),
+                _ => None,
+            };
+            return JsonRecord::Series { snapshot, point, value };
         }
-        records
+        match self {
+            Position::Timestamped(n) => JsonRecord::Timestamped(&snapshot.timestamped[n as usize]),
+            Position::EventOrCheck(n) => JsonRecord::EventOrCheck(&snapshot.events_and_checks[n as usize]),
+            Position::Presence(n) => JsonRecord::Presence(&snapshot.presence[n as usize]),
+            _ => JsonRecord::Ledger(snapshot),
+        }
+    }
+}
+
+/// The records of a snapshot in their order: places alone, 12 bytes each, so that a long text can be written in parts. Each
+/// method is given the snapshot that it was made of.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    positions: Box<[Position]>,
+}
+
+impl Outline {
+    fn records<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = JsonRecord<'a>> {
+        self.positions.iter().map(|position| position.record(snapshot))
+    }
+
+    /// Appends a part of the JSON array of all records: from the `first` on, until the part has `bytes`. The record where the
+    /// next part begins; `None` after the last.
+    pub(crate) fn write_array_part(
+        &self,
+        snapshot: &Snapshot,
+        first: usize,
+        bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let end = out.len().saturating_add(bytes);
+        if first == 0 {
+            out.push(b'[');
+        }
+        for (n, position) in self.positions.iter().enumerate().skip(first) {
+            if n > first && out.len() >= end {
+                return Some(n);
+            }
+            if n > 0 {
+                out.extend_from_slice(b",\n");
+            }
+            write_json(&position.record(snapshot), out);
+        }
+        out.push(b']');
+        None
     }
 }
 
@@ -268,6 +348,18 @@ struct PresenceRecord<'a> {
     r#type: &'static str,
     #[serde(flatten)]
     event: &'a Event,
+}
+
+impl JsonRecord<'_> {
+    fn kind(&self) -> RecordType {
+        match self {
+            JsonRecord::Series { point, .. } => RecordType::of(point.series().kind()),
+            JsonRecord::Timestamped(one) => RecordType::of(one.series.kind()),
+            JsonRecord::EventOrCheck(event) => event_type(event),
+            JsonRecord::Presence(_) => RecordType::Presence,
+            JsonRecord::Ledger(_) => RecordType::Ledger,
+        }
+    }
 }
 
 impl Serialize for JsonRecord<'_> {
