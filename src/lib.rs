@@ -27,7 +27,7 @@
 //! |---|---|
 //! | `memory`, `named`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings` | who holds memory, lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec` | the ledger, shards, who is there, closed intervals; time is an argument |
-//! | `sys`, `log`, `http_client`, `capture`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
+//! | `sys`, `log`, `http_client`, `web`, `capture`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
 #![cfg_attr(feature = "internals", warn(unreachable_pub))]
@@ -69,6 +69,7 @@ mod snapshot;
 mod sys;
 mod telemetry;
 mod untrusted;
+mod web;
 
 pub use aggregate::{Gauge, Members, Sum, Timer};
 pub use aggregator::Aggregator;
@@ -104,6 +105,6 @@ pub mod internals {
     }
     open! {
         acl aggregate assemble capture cli codec config daemon flush glob http http_client load log management memory net notify ports presence presence_driver
-        prometheus_text protocol rollup series settings sinks snapshot sys telemetry untrusted
+        prometheus_text protocol rollup series settings sinks snapshot sys telemetry untrusted web
     }
 }

@@ -14,11 +14,12 @@ use tokio::task::JoinHandle;
 use crate::acl::AccessList;
 use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
-use crate::http::{self, About, AppState};
+use crate::http::{self, About, AppState, LastRead};
 use crate::management::ManagementState;
 use crate::ports::{ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
 use crate::sys::unix_time;
+use crate::web::Bodies;
 
 use super::StartError;
 use super::listeners::cannot_listen;
@@ -104,6 +105,8 @@ pub(super) fn http_state(
         presence,
         write_token: http.token.as_deref().map(Arc::from),
         streams: Arc::new(Semaphore::new(http::STREAMS)),
+        bodies: Bodies::default(),
+        last_read: LastRead::default(),
         token: if is_local { None } else { http.token.as_deref().map(Arc::from) },
         hosts: is_local.then(|| http.hosts.clone().into()),
     }

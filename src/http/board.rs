@@ -3,11 +3,9 @@
 
 use std::fmt::Write;
 
-use axum::Form;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 
 use crate::presence::describe::{describe, length};
 use crate::presence::{
@@ -15,9 +13,10 @@ use crate::presence::{
 };
 use crate::presence_driver::PresenceState;
 use crate::untrusted::{Html, in_url};
+use crate::web::{Fields, FromGiven, Given, Parameters};
 
 use super::presence::{Announcement, announce, ask, forget, may_write, unknown};
-use super::{AppState, page, with_type};
+use super::{AppState, HTML, Shown, carried, page};
 
 /// Most services on the board, and most instances of each; the API has all.
 const SERVICES: usize = 500;
@@ -79,32 +78,27 @@ fn rank(state: ServiceState) -> u8 {
     }
 }
 
-#[derive(Deserialize)]
-pub(super) struct Shown {
-    token: Option<String>,
-}
-
-/// The query of links where reading needs the token.
-pub(super) fn carried(state: &AppState, shown: &Shown) -> String {
-    match (&state.token, &shown.token) {
-        (Some(_), Some(token)) => format!("?token={}", in_url(token)),
-        _ => String::new(),
-    }
-}
-
-fn html(out: String) -> Response {
-    with_type("text/html; charset=utf-8", out.into_bytes())
-}
-
 /// The board.
-pub(super) async fn board(State(state): State<AppState>, Query(shown): Query<Shown>) -> Result<Response, Response> {
-    let mut seen = ask(&state, |presence| look(presence)).await?;
-    seen.services.sort_by_key(|service| (rank(service.state), service.failing().next().is_none()));
+pub(super) async fn board(
+    State(state): State<AppState>,
+    Parameters(shown): Parameters<Shown>,
+) -> Result<Response, Response> {
+    // A hundred thousand instances are much to collect, and take a while to write.
+    let turn = state.bodies.turn().await;
+    let seen = ask(&state, |presence| look(presence)).await?;
     let carry = carried(&state, &shown);
+    let bodies = state.bodies.clone();
+    let page = bodies.work(move || render(&state, seen, &carry)).await?;
+    drop(turn);
+    bodies.whole(HTML, page).await
+}
+
+fn render(state: &AppState, mut seen: Seen, carry: &str) -> String {
+    seen.services.sort_by_key(|service| (rank(service.state), service.failing().next().is_none()));
     let (headline, class) = headline(&seen);
     let mut out = page::head(&format!("{headline} · presence"), 5, STYLE);
     let _ = write!(out, "<h1>Presence</h1><div class=\"banner {class}\"><b>{headline}</b><br>");
-    banner(&mut out, &state, &seen);
+    banner(&mut out, state, &seen);
     let _ = write!(out, "</div><p class=\"sub\"><a href=\"/{carry}\">metrics</a></p>");
     if seen.services.is_empty() {
         let ledger = state.flusher.published().ledger();
@@ -121,14 +115,14 @@ pub(super) async fn board(State(state): State<AppState>, Query(shown): Query<Sho
         );
     }
     for service in seen.services.iter().take(SERVICES) {
-        card(&mut out, service, &carry);
+        card(&mut out, service, carry);
     }
     if seen.services.len() > SERVICES {
         let _ = write!(out, "<p>And {} more, in the API.</p>", seen.services.len() - SERVICES);
     }
     events(&mut out, &seen.events);
     out.push_str("</body></html>\n");
-    Ok(html(out))
+    out
 }
 
 /// Whether all present instances of a service report a failure.
@@ -331,8 +325,9 @@ fn events(out: &mut String, events: &[Event]) {
 pub(super) async fn service(
     State(state): State<AppState>,
     Path(name): Path<String>,
-    Query(shown): Query<Shown>,
+    Parameters(shown): Parameters<Shown>,
 ) -> Result<Response, Response> {
+    let turn = state.bodies.turn().await;
     let wanted = name.clone();
     let found = ask(&state, move |presence| {
         let view = presence.service(&wanted)?;
@@ -342,6 +337,13 @@ pub(super) async fn service(
     });
     let Some((service, happened)) = found.await? else { return Err(unknown("service")) };
     let carry = carried(&state, &shown);
+    let bodies = state.bodies.clone();
+    let page = bodies.work(move || render_service(&state, &service, &happened, &carry)).await?;
+    drop(turn);
+    bodies.whole(HTML, page).await
+}
+
+fn render_service(state: &AppState, service: &ServiceView, happened: &[Event], carry: &str) -> String {
     let mut out = page::head(&format!("{} · presence", Html(&service.service)), 10, STYLE);
     let _ = write!(
         out,
@@ -366,10 +368,10 @@ pub(super) async fn service(
         row(&mut out, instance);
     }
     out.push_str("</table></div>");
-    forms(&mut out, &state, &service, &carry);
-    events(&mut out, &happened);
+    forms(&mut out, state, service, carry);
+    events(&mut out, happened);
     out.push_str("</body></html>\n");
-    Ok(html(out))
+    out
 }
 
 fn row(out: &mut String, instance: &InstanceView) {
@@ -462,39 +464,54 @@ fn forms(out: &mut String, state: &AppState, service: &ServiceView, carry: &str)
     );
 }
 
-#[derive(Deserialize)]
-pub(super) struct Change {
-    action: String,
-    #[serde(default)]
-    instance: String,
-    #[serde(default)]
-    minutes: String,
-    #[serde(default)]
-    why: String,
-    #[serde(default)]
-    token: String,
+/// What a form on a service's page asks for.
+enum Action {
+    /// Maintenance of so many minutes.
+    Maintenance(f64),
+    Forget,
 }
 
 /// The fields of a form on a service's page.
+pub(super) struct Change {
+    action: Action,
+    instance: Option<String>,
+    why: Option<String>,
+    token: Option<String>,
+}
+
+impl FromGiven for Change {
+    const NAMES: &'static [&'static str] = &["action", "instance", "minutes", "why", "token"];
+
+    fn from_given(given: &Given) -> Result<Change, String> {
+        // A field that a browser shows and nobody fills in is sent without a value.
+        let text = |name| given.text(name).filter(|text| !text.is_empty()).map(String::from);
+        let number = |text: &str| text.parse().ok().filter(|minutes: &f64| *minutes >= 0.0);
+        let action = match given.text("action") {
+            Some("maintenance") => given.parsed("minutes", "a number, 0 or more", number)?.map(Action::Maintenance),
+            Some("forget") => Some(Action::Forget),
+            _ => return Err("`action` is `maintenance` or `forget`".into()),
+        };
+        let action = action.ok_or("`minutes` says how long the maintenance takes")?;
+        Ok(Change { action, instance: text("instance"), why: text("why"), token: text("token") })
+    }
+}
+
+/// Does what a form on a service's page asks for.
 pub(super) async fn change(
     State(state): State<AppState>,
     Path(service): Path<String>,
-    Query(shown): Query<Shown>,
-    Form(change): Form<Change>,
+    Parameters(shown): Parameters<Shown>,
+    Fields(change): Fields<Change>,
 ) -> Result<Response, Response> {
-    may_write(&state, Some(&change.token)).await?;
-    let instance = Some(change.instance).filter(|instance| !instance.is_empty());
-    let bad = |message: &str| super::error(StatusCode::BAD_REQUEST, "bad_request", message);
-    match change.action.as_str() {
-        "maintenance" => {
-            let minutes: f64 = change.minutes.parse().map_err(|_| bad("`minutes` is a number, 0 or more"))?;
-            let why = Some(change.why).filter(|why| !why.is_empty());
+    let Change { action, instance, why, token } = change;
+    may_write(&state, token.as_deref()).await?;
+    match action {
+        Action::Maintenance(minutes) => {
             let by = Some("the board".to_string());
             let seconds = minutes * 60.0;
             announce(&state, Announcement { service: service.clone(), instance, seconds, by, why }).await?;
         }
-        "forget" => forget(&state, service.clone(), instance).await?,
-        _ => return Err(bad("`action` is `maintenance` or `forget`")),
+        Action::Forget => forget(&state, service.clone(), instance).await?,
     }
     let carry = carried(&state, &shown);
     // A service that was removed has no page any more.

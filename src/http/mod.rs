@@ -25,9 +25,11 @@
 //! no browser's.
 
 mod board;
+mod listing;
 mod metrics;
 mod page;
 mod presence;
+mod snapshot;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,10 +37,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -48,13 +50,16 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::acl::equal;
-use crate::codec::{Records, write_json};
 use crate::flush::FlusherHandle;
 use crate::presence_driver::PresenceHandle;
 use crate::telemetry::Ledger;
-use crate::untrusted::Escaped;
+use crate::untrusted::{Escaped, in_url};
+use crate::web::{
+    self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, PIECE, Parameters, WholeErrors, error, given, json, text,
+    with_type,
+};
 
-use board::{Shown, carried};
+pub use snapshot::LastRead;
 
 /// A connection whose next request's headers take longer is closed; so is one that is silent for so long between two.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
@@ -92,10 +97,16 @@ pub struct AppState {
     pub write_token: Option<Arc<str>>,
     /// Event streams that may still be opened.
     pub streams: Arc<Semaphore>,
+    /// The large bodies that are being sent.
+    pub bodies: Bodies,
+    /// The interval that is being read.
+    pub last_read: LastRead,
 }
 
 /// Most event streams at a time.
 pub const STREAMS: usize = 64;
+
+const HTML: &str = "text/html; charset=utf-8";
 
 impl AppState {
     fn uptime_secs(&self) -> f64 {
@@ -107,7 +118,7 @@ impl AppState {
 pub async fn serve(listener: TcpListener, state: AppState, mut stop: watch::Receiver<bool>) {
     let routes = TowerToHyperService::new(router(state));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE).max_buf_size(PIECE);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -122,7 +133,7 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: watch::Rece
                 continue;
             }
         };
-        let connection = http.serve_connection(TokioIo::new(stream), routes.clone());
+        let connection = http.serve_connection(WholeErrors::new(TokioIo::new(stream)), routes.clone());
         let mut stop = stop.clone();
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
@@ -136,23 +147,23 @@ pub async fn serve(listener: TcpListener, state: AppState, mut stop: watch::Rece
     }
 }
 
+/// Where to begin, for whoever asks for a page that there is not.
+const PAGES: &str = "`/`, `/presence`, `/health`, `/ready`, `/metrics`, `/api/v1/status`, `/api/v1/snapshot`, \
+    `/api/v1/presence` and what `docs/http.md` has below it";
+
 fn router(state: AppState) -> Router {
     Router::new()
         .route("/", get(index))
-        .route("/health", get(|| async { text("up\n") }))
+        .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(own_metrics))
         .route("/api/v1/status", get(status))
-        .route("/api/v1/snapshot", get(snapshot))
+        .route("/api/v1/snapshot", get(last_snapshot))
         .merge(presence::routes())
-        .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such page; `/` has what there is") })
-        .method_not_allowed_fallback(|| async {
-            error(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "not with this method; pages and states are read with GET",
-            )
-        })
+        .fallback(|| async { web::not_found(PAGES) })
+        .method_not_allowed_fallback(|| async { web::method_not_allowed() })
+        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .layer(middleware::from_fn(web::promised))
         .layer(middleware::from_fn_with_state(state.clone(), guard))
         .with_state(state)
 }
@@ -214,23 +225,56 @@ fn is_ours(host: &str, ours: &[String]) -> bool {
 }
 
 fn shows(request: &Request, token: &str) -> bool {
-    let query = request.uri().query().unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("token="));
-    [bearer(request.headers()), query].into_iter().flatten().any(|shown| equal(shown.as_bytes(), token.as_bytes()))
+    let query = request.uri().query().unwrap_or("");
+    // A token with a `+` or a `%` may have been pasted as it is.
+    let pasted = query.split('&').find_map(|pair| pair.strip_prefix("token="));
+    let decoded = given(query).ok();
+    let decoded = decoded.as_ref().and_then(|given| given.text("token"));
+    let shown = [bearer(request.headers()), pasted, decoded];
+    shown.into_iter().flatten().any(|shown| equal(shown.as_bytes(), token.as_bytes()))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-async fn index(State(state): State<AppState>, Query(shown): Query<Shown>) -> Response {
-    let carry = carried(&state, &shown);
-    let published = state.flusher.published_whole().await;
-    let ledger = state.flusher.live().await.ledger();
-    let page = page::render(&state, published.snapshot.as_deref(), &ledger, &carry);
-    with_type("text/html; charset=utf-8", page.into_bytes())
+/// What every page takes.
+struct Shown {
+    token: Option<String>,
 }
 
-async fn ready(State(state): State<AppState>) -> Response {
+impl FromGiven for Shown {
+    const NAMES: &'static [&'static str] = &["token"];
+
+    fn from_given(given: &Given) -> Result<Shown, String> {
+        Ok(Shown { token: given.text("token").map(String::from) })
+    }
+}
+
+/// The query of links where reading needs the token.
+fn carried(state: &AppState, shown: &Shown) -> String {
+    match (&state.token, &shown.token) {
+        (Some(_), Some(token)) => format!("?token={}", in_url(token)),
+        _ => String::new(),
+    }
+}
+
+async fn index(State(state): State<AppState>, Parameters(shown): Parameters<Shown>) -> Result<Response, Response> {
+    let carry = carried(&state, &shown);
+    let snapshot = state.flusher.published_whole().await.snapshot.clone();
+    let ledger = state.flusher.live().await.ledger();
+    let held = snapshot.as_ref().map_or(Held::Bytes(PIECE), |snapshot| Held::State(Arc::as_ptr(snapshot) as usize));
+    let bodies = state.bodies.clone();
+    // A million series take a while to look through.
+    let page = bodies.work(move || page::StatusPage::new(&state, snapshot, &ledger, &carry)).await?;
+    bodies.made(held, HTML, page).await
+}
+
+async fn health(Parameters(Nothing): Parameters<Nothing>) -> Response {
+    text("up\n")
+}
+
+async fn ready(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
     // A flag on its own: nothing else is published through it.
     if state.ready.load(Ordering::Relaxed) {
         return text("ready\n");
@@ -238,7 +282,11 @@ async fn ready(State(state): State<AppState>) -> Response {
     error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "starting or stopping")
 }
 
-async fn own_metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
+async fn own_metrics(
+    State(state): State<AppState>,
+    Parameters(Nothing): Parameters<Nothing>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     let open = accept.contains("application/openmetrics-text");
     let kind = if open {
@@ -246,10 +294,12 @@ async fn own_metrics(State(state): State<AppState>, headers: HeaderMap) -> Respo
     } else {
         "text/plain; version=0.0.4; charset=utf-8"
     };
+    let _turn = state.bodies.turn().await;
     // Without an answer the rest is still worth showing.
     let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
-    let ledger = state.flusher.live().await.ledger();
-    with_type(kind, metrics::render(&ledger, state.uptime_secs(), &presence, open).into_bytes())
+    let (ledger, uptime) = (state.flusher.live().await.ledger(), state.uptime_secs());
+    let text = state.bodies.work(move || metrics::render(&ledger, uptime, &presence, open)).await?;
+    state.bodies.whole(kind, text).await
 }
 
 #[derive(Serialize)]
@@ -266,7 +316,7 @@ struct Status<'a> {
     ledger: &'a Ledger,
 }
 
-async fn status(State(state): State<AppState>) -> Response {
+async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
     let published = state.flusher.live().await;
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -279,41 +329,14 @@ async fn status(State(state): State<AppState>) -> Response {
     })
 }
 
-async fn snapshot(State(state): State<AppState>) -> Response {
+async fn last_snapshot(
+    State(state): State<AppState>,
+    Parameters(Nothing): Parameters<Nothing>,
+) -> Result<Response, Response> {
     let published = state.flusher.published_whole().await;
-    // A million series take a while to write: not on a thread that serves others.
-    let written = tokio::task::spawn_blocking(move || {
-        let mut out = Vec::new();
-        match &published.snapshot {
-            Some(snapshot) => Records { sorted: true, ..Records::ALL }.write_array(snapshot, &mut out),
-            None => out.extend_from_slice(b"[]"),
-        }
-        out
-    });
-    match written.await {
-        Ok(body) => with_type("application/json", body),
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the snapshot could not be written"),
-    }
-}
-
-fn text(body: &'static str) -> Response {
-    with_type("text/plain; charset=utf-8", body.as_bytes().to_vec())
-}
-
-fn json<T: Serialize>(value: &T) -> Response {
-    let mut out = Vec::new();
-    write_json(value, &mut out);
-    out.push(b'\n');
-    with_type("application/json", out)
-}
-
-fn with_type(kind: &'static str, body: Vec<u8>) -> Response {
-    ([(header::CONTENT_TYPE, kind)], body).into_response()
-}
-
-fn error(status: StatusCode, code: &str, message: &str) -> Response {
-    let body = serde_json::json!({"error": {"code": code, "message": message}});
-    (status, json(&body)).into_response()
+    let Some(snapshot) = &published.snapshot else { return Ok(with_type(web::JSON, "[]")) };
+    let held = Held::State(Arc::as_ptr(snapshot) as usize);
+    state.bodies.made(held, web::JSON, state.last_read.array(snapshot)).await
 }
 
 #[cfg(test)]

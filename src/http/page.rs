@@ -1,13 +1,17 @@
 //! The status page at `/`: plain HTML without script, reloaded by the browser. It answers three questions: does anything
 //! arrive, is anything lost, what are the values.
 
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::series::Series;
-use crate::snapshot::{Snapshot, number, short_number};
+use crate::snapshot::{Point, Snapshot, number, short_number};
 use crate::telemetry::Ledger;
 use crate::untrusted::Html;
+use crate::web::{PIECE, Pieces};
 
 use super::AppState;
 
@@ -39,27 +43,65 @@ pub(super) fn head(title: &str, seconds: u64, style: &str) -> String {
     )
 }
 
-pub(super) fn render(state: &AppState, snapshot: Option<&Snapshot>, ledger: &Ledger, carry: &str) -> String {
-    let mut out = head("Systole", state.about.interval.as_secs().clamp(1, 10), "");
-    let uptime = Duration::from_secs(state.uptime_secs() as u64);
-    let _ = write!(
-        out,
-        "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {} · <a href=\"/presence{carry}\">presence</a></p>",
-        env!("CARGO_PKG_VERSION"),
-        state.about.profile,
-        humantime::format_duration(state.about.interval),
-        humantime::format_duration(uptime),
-    );
-    match snapshot {
-        Some(snapshot) => interval(&mut out, snapshot),
-        None => out.push_str("<p>The first interval is still open.</p>"),
+/// The page, as far as it is not written yet.
+#[derive(Debug)]
+pub(super) struct StatusPage {
+    /// What stands before the series.
+    head: String,
+    snapshot: Option<Arc<Snapshot>>,
+    /// Points that are shown, by their numbers, and the next of them.
+    points: Vec<usize>,
+    next: usize,
+    /// Rows that may still be shown: key-value pairs have one for each value.
+    rows: usize,
+}
+
+impl StatusPage {
+    pub(super) fn new(state: &AppState, snapshot: Option<Arc<Snapshot>>, ledger: &Ledger, carry: &str) -> StatusPage {
+        let mut out = head("Systole", state.about.interval.as_secs().clamp(1, 10), "");
+        let uptime = Duration::from_secs(state.uptime_secs() as u64);
+        let _ = write!(
+            out,
+            "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {} · <a href=\"/presence{carry}\">presence</a></p>",
+            env!("CARGO_PKG_VERSION"),
+            state.about.profile,
+            humantime::format_duration(state.about.interval),
+            humantime::format_duration(uptime),
+        );
+        match &snapshot {
+            Some(snapshot) => interval(&mut out, snapshot),
+            None => out.push_str("<p>The first interval is still open.</p>"),
+        }
+        totals(&mut out, ledger);
+        let points = snapshot.as_ref().map_or_else(Vec::new, |snapshot| first_points(snapshot));
+        if let Some(snapshot) = &snapshot {
+            series_head(&mut out, snapshot);
+        }
+        StatusPage { head: out, snapshot, points, next: 0, rows: MAX_ROWS }
     }
-    totals(&mut out, ledger);
-    if let Some(snapshot) = snapshot {
-        series(&mut out, snapshot);
+}
+
+impl Pieces for StatusPage {
+    fn append(&mut self, out: &mut Vec<u8>) -> bool {
+        let mut text = std::mem::take(&mut self.head);
+        if let Some(snapshot) = &self.snapshot {
+            while self.rows > 0
+                && text.len() < PIECE
+                && let Some(&n) = self.points.get(self.next)
+            {
+                self.next += 1;
+                self.rows -= snapshot.point(n).map_or(0, |point| rows(&mut text, snapshot, point, self.rows));
+            }
+            if self.rows > 0 && self.next < self.points.len() {
+                out.extend_from_slice(text.as_bytes());
+                return true;
+            }
+            text.push_str("</table>");
+        }
+        text.push_str("</body></html>\n");
+        out.extend_from_slice(text.as_bytes());
+        false
     }
-    out.push_str("</body></html>\n");
-    out
 }
 
 fn interval(out: &mut String, snapshot: &Snapshot) {
@@ -157,46 +199,89 @@ fn totals(out: &mut String, totals: &Ledger) {
     out.push_str("</table>");
 }
 
-fn series(out: &mut String, snapshot: &Snapshot) {
-    let mut rows: Vec<(&Series, String)> = Vec::new();
-    rows.extend(snapshot.counters.iter().map(|point| {
-        let value = point.sum.value();
-        (
-            &point.series,
-            format!("{} · {} per s", short_number(value), short_number(snapshot.rate(&point.series, value))),
-        )
-    }));
-    rows.extend(snapshot.gauges.iter().map(|point| (&point.series, short_number(point.gauge.value()))));
-    rows.extend(snapshot.timers.iter().map(|point| {
-        let s = snapshot.summary(point);
-        let mut text = format!(
-            "count {} · mean {} · min {} · max {}",
-            short_number(s.count),
-            short_number(s.mean),
-            short_number(s.min),
-            short_number(s.max)
-        );
-        s.percentiles.iter().for_each(|p| {
-            let _ = write!(text, " · p{} {}", number(p.percentile), short_number(p.value));
-        });
-        (&point.series, text)
-    }));
-    rows.extend(snapshot.sets.iter().map(|point| {
-        let about = if point.members.is_exact() { "" } else { "about " };
-        (&point.series, format!("{about}{} different", short_number(point.members.count())))
-    }));
-    for point in &snapshot.kvs {
-        rows.extend(point.values.iter().map(|&value| (&point.series, short_number(value))));
+/// The points that are shown, in their order: the senders' series first, then the daemon's own. Of a million no more than
+/// these are kept in sight.
+fn first_points(snapshot: &Snapshot) -> Vec<usize> {
+    /// By what points are ordered, and the number of one.
+    struct Ranked<'a>(bool, &'a Series, usize);
+
+    impl Ord for Ranked<'_> {
+        fn cmp(&self, other: &Self) -> Ordering {
+            self.0.cmp(&other.0).then_with(|| self.1.order(other.1)).then(self.2.cmp(&other.2))
+        }
     }
-    // The senders' series first, then the daemon's own.
-    let own = |series: &Series| series.name().starts_with("systole.");
-    rows.sort_by(|a, b| own(a.0).cmp(&own(b.0)).then_with(|| a.0.order(b.0)));
-    let _ = write!(out, "<h2>Series of the last interval</h2><p class=\"sub\">{} in all", grouped(rows.len() as u64));
-    if rows.len() > MAX_ROWS {
+
+    impl PartialOrd for Ranked<'_> {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl PartialEq for Ranked<'_> {
+        fn eq(&self, other: &Self) -> bool {
+            self.cmp(other).is_eq()
+        }
+    }
+
+    impl Eq for Ranked<'_> {}
+
+    let mut first = BinaryHeap::with_capacity(MAX_ROWS + 1);
+    for (n, point) in (0..).map_while(|n| Some((n, snapshot.point(n)?))) {
+        let series = point.series();
+        first.push(Ranked(series.name().starts_with("systole."), series, n));
+        if first.len() > MAX_ROWS {
+            // The last of them.
+            first.pop();
+        }
+    }
+    first.into_sorted_vec().into_iter().map(|Ranked(_, _, n)| n).collect()
+}
+
+fn series_head(out: &mut String, snapshot: &Snapshot) {
+    let kvs: usize = snapshot.kvs.iter().map(|point| point.values.len()).sum();
+    let all = snapshot.counters.len() + snapshot.gauges.len() + snapshot.timers.len() + snapshot.sets.len() + kvs;
+    let _ = write!(out, "<h2>Series of the last interval</h2><p class=\"sub\">{} in all", grouped(all as u64));
+    if all > MAX_ROWS {
         let _ = write!(out, ", {MAX_ROWS} shown; all of them: <code>/api/v1/snapshot</code>");
     }
     out.push_str("</p><table><tr><th>kind<th>name<th class=\"n\">value</tr>");
-    for (series, text) in rows.iter().take(MAX_ROWS) {
+}
+
+/// The values of a point as they are shown.
+fn values(snapshot: &Snapshot, point: Point<'_>, most: usize) -> Vec<String> {
+    match point {
+        Point::Counter(point) => {
+            let value = point.sum.value();
+            let rate = short_number(snapshot.rate(&point.series, value));
+            vec![format!("{} · {rate} per s", short_number(value))]
+        }
+        Point::Gauge(point) => vec![short_number(point.gauge.value())],
+        Point::Timer(point) => {
+            let s = snapshot.summary(point);
+            let mut text = format!(
+                "count {} · mean {} · min {} · max {}",
+                short_number(s.count),
+                short_number(s.mean),
+                short_number(s.min),
+                short_number(s.max)
+            );
+            s.percentiles.iter().for_each(|p| {
+                let _ = write!(text, " · p{} {}", number(p.percentile), short_number(p.value));
+            });
+            vec![text]
+        }
+        Point::Set(point) => {
+            let about = if point.members.is_exact() { "" } else { "about " };
+            vec![format!("{about}{} different", short_number(point.members.count()))]
+        }
+        Point::Kv(point) => point.values.iter().take(most).map(|&value| short_number(value)).collect(),
+    }
+}
+
+/// Writes the rows of a point, at most so many; how many these are.
+fn rows(out: &mut String, snapshot: &Snapshot, point: Point<'_>, most: usize) -> usize {
+    let (series, values) = (point.series(), values(snapshot, point, most));
+    for text in &values {
         let _ = write!(out, "<tr><td>{}</td><td class=\"name\">{}", series.kind().name(), Html(series.name()));
         for (key, value) in series.tags() {
             let _ = write!(out, " <span class=\"tag\">{}", Html(key));
@@ -207,7 +292,7 @@ fn series(out: &mut String, snapshot: &Snapshot) {
         }
         let _ = write!(out, "</td><td class=\"n\">{text}</td></tr>");
     }
-    out.push_str("</table>");
+    values.len()
 }
 
 fn cell(out: &mut String, value: u64, bad: bool) {

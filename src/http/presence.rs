@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -19,8 +19,10 @@ use crate::presence::{Flag, InstanceView, ServiceState, ServiceView, State as In
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
+use crate::web::{self, FromGiven, Given, Nothing, Parameters, bad_request, error, json as small, line};
 
-use super::{AppState, bearer, board, error, json as answer};
+use super::listing::{self, Filter};
+use super::{AppState, bearer, board};
 
 /// Longest wait for the presence thread.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -54,112 +56,61 @@ fn off() -> Response {
     error(StatusCode::NOT_FOUND, "presence_off", "presence is off (`presence.enabled = false`)")
 }
 
-async fn view(state: &AppState) -> Result<Vec<ServiceView>, Response> {
-    ask(state, |presence| presence.services()).await
-}
-
-async fn one(state: &AppState, name: String) -> Result<Option<ServiceView>, Response> {
-    ask(state, move |presence| presence.service(&name)).await
-}
-
 pub(super) fn unknown(what: &str) -> Response {
     error(StatusCode::NOT_FOUND, "unknown", &format!("no {what} of that name was ever heard, or it is forgotten"))
-}
-
-/// Statuses of service checks.
-const HEALTH: [&str; 4] = ["ok", "warning", "critical", "unknown"];
-
-/// A state to list, which instances or services or both can have.
-#[derive(Clone, Copy)]
-struct AnyState {
-    instance: Option<InstanceState>,
-    service: Option<ServiceState>,
-}
-
-/// What `state` may be, in the order of the message that says so.
-const STATES: [&str; 7] = ["up", "late", "down", "left", "unknown", "degraded", "maintenance"];
-
-impl AnyState {
-    fn from_name(name: &str) -> Option<AnyState> {
-        let any = AnyState { instance: InstanceState::from_name(name), service: ServiceState::from_name(name) };
-        (any.instance.is_some() || any.service.is_some()).then_some(any)
-    }
 }
 
 /// Most failing instances that a check names.
 const NAMED: usize = 3;
 
-#[derive(Deserialize)]
-struct Filter {
-    service: Option<String>,
-    state: Option<String>,
-    health: Option<String>,
+async fn list(State(state): State<AppState>, Parameters(filter): Parameters<Filter>) -> Result<Response, Response> {
+    let listed = listing::list(&state, filter, true).await?;
+    listed.ok_or_else(|| unknown("service"))
 }
 
-async fn list(State(state): State<AppState>, Query(filter): Query<Filter>) -> Result<Response, Response> {
-    let mut services = view(&state).await?;
-    let wanted = match filter.state.as_deref().map(|name| AnyState::from_name(name).ok_or(())) {
-        None => None,
-        Some(Ok(wanted)) => Some(wanted),
-        Some(Err(())) => {
-            let message = format!("`state` is one of {}", STATES.join(", "));
-            return Err(error(StatusCode::BAD_REQUEST, "bad_request", &message));
-        }
-    };
-    services.retain(|service| filter.service.as_ref().is_none_or(|wanted| *wanted == *service.service));
-    let health = match filter.health.as_deref() {
-        None => None,
-        Some(name) => match HEALTH.iter().position(|known| *known == name) {
-            Some(at) => Some(at as u8),
-            None => {
-                let right = HEALTH.join(", ");
-                return Err(error(StatusCode::BAD_REQUEST, "bad_request", &format!("`health` is one of {right}")));
-            }
-        },
-    };
-    if wanted.is_some() || health.is_some() {
-        for service in &mut services {
-            service.instances.retain(|instance| {
-                wanted.is_none_or(|wanted| wanted.instance == Some(instance.state))
-                    && health.is_none_or(|wanted| instance.health == Some(wanted))
-            });
-        }
-        services.retain(|service| {
-            let is_wanted = wanted.is_some_and(|wanted| wanted.service == Some(service.state));
-            !service.instances.is_empty() || is_wanted && health.is_none()
-        });
-    }
-    Ok(answer(&services))
-}
-
-async fn service(State(state): State<AppState>, Path(name): Path<String>) -> Result<Response, Response> {
-    let found = one(&state, name).await?;
-    found.map(|service| answer(&service)).ok_or_else(|| unknown("service"))
+async fn service(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    Parameters(Nothing): Parameters<Nothing>,
+) -> Result<Response, Response> {
+    listing::list(&state, Filter::service(name), false).await?.ok_or_else(|| unknown("service"))
 }
 
 async fn instance(
     State(state): State<AppState>,
     Path((name, instance)): Path<(String, String)>,
+    Parameters(Nothing): Parameters<Nothing>,
 ) -> Result<Response, Response> {
-    let service = one(&state, name).await?;
-    let found = service.and_then(|service| service.instances.into_iter().find(|known| *known.instance == *instance));
-    found.map(|instance| answer(&instance)).ok_or_else(|| unknown("instance"))
+    let found = ask(&state, move |presence| presence.instance(&name, &instance)).await?;
+    found.map(|instance| small(&instance)).ok_or_else(|| unknown("instance"))
 }
 
-#[derive(Deserialize)]
 struct Wanted {
     min: Option<usize>,
+}
+
+impl FromGiven for Wanted {
+    const NAMES: &'static [&'static str] = &["min"];
+
+    fn from_given(given: &Given) -> Result<Wanted, String> {
+        Ok(Wanted { min: given.parsed("min", "a whole number, 0 or more", |text| text.parse().ok())? })
+    }
 }
 
 /// 200 if a service is up, or has the requested number of instances; 503 if not; 404 if it is unknown.
 async fn check(
     State(state): State<AppState>,
     Path(name): Path<String>,
-    Query(wanted): Query<Wanted>,
+    Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Response, Response> {
-    let found = ask(&state, move |presence| Some((presence.service(&name)?, presence.is_mass_silence())));
-    let Some((service, is_mass)) = found.await? else { return Err(unknown("service")) };
-    let absent = match service.state {
+    // On the presence thread, so that only what is answered leaves it.
+    let found = ask(&state, move |presence| {
+        let service = presence.service(&name)?;
+        let enough = wanted.min.map_or(service.state == ServiceState::Up, |min| service.present >= min);
+        Some((service.state, enough, checked(&service, presence.is_mass_silence())))
+    });
+    let Some((is, enough, checked)) = found.await? else { return Err(unknown("service")) };
+    let absent = match is {
         ServiceState::Unknown => Some("this service was not heard yet"),
         ServiceState::Left => Some("this service has left: all of its instances said goodbye or gave up"),
         ServiceState::Up | ServiceState::Degraded | ServiceState::Down | ServiceState::Maintenance => None,
@@ -167,7 +118,14 @@ async fn check(
     if let Some(message) = absent {
         return Err(error(StatusCode::NOT_FOUND, "unknown", message));
     }
-    let enough = wanted.min.map_or(service.state == ServiceState::Up, |min| service.present >= min);
+    let mut response = small(&checked);
+    if !enough {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    Ok(response)
+}
+
+fn checked(service: &ServiceView, is_mass: bool) -> Value {
     let late = service.instances.iter().filter(|instance| instance.state == InstanceState::Late).count();
     let failing: Vec<&InstanceView> = service.failing().collect();
     let well =
@@ -177,43 +135,55 @@ async fn check(
     let named = failing.iter().take(NAMED);
     let named: Vec<Value> = named.map(|i| json!({"instance": i.instance, "message": i.message})).collect();
     let flapping = service.instances.iter().any(|instance| instance.flags.contains(&Flag::Flapping));
-    let mut response = answer(&json!({
+    json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
         "late": late, "critical": failing.len(), "failing": named, "well": well, "flapping": flapping, "maintenance": maintained,
         "mass_silence": is_mass,
-    }));
-    if !enough {
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    }
-    Ok(response)
+    })
 }
 
 /// A check is for a service.
-async fn check_instance(Path((service, instance)): Path<(String, String)>) -> Response {
+async fn check_instance(
+    Path((service, instance)): Path<(String, String)>,
+    Parameters(_): Parameters<Wanted>,
+) -> Response {
     let path = format!("/api/v1/presence/{}/{}", in_url(&service), in_url(&instance));
-    error(StatusCode::BAD_REQUEST, "bad_request", &format!("check takes a service; for one instance: GET {path}"))
+    bad_request(&format!("check takes a service; for one instance: GET {path}"))
 }
 
-#[derive(Deserialize)]
 struct Since {
     since: Option<String>,
 }
 
-/// The events after the one with an id, or with a number of this process; all that are kept if the id is unknown.
-async fn events_since(state: &AppState, since: Option<String>) -> Result<Vec<(u64, Value)>, Response> {
-    ask(state, move |presence| presence.events_since(since.as_deref())).await
+impl FromGiven for Since {
+    const NAMES: &'static [&'static str] = &["since"];
+
+    fn from_given(given: &Given) -> Result<Since, String> {
+        Ok(Since { since: given.text("since").map(String::from) })
+    }
+}
+
+/// Events that are fetched at a time for a stream, so that one that nobody reads holds no more.
+const STREAMED: usize = 32;
+
+/// The events after the one with an id, or with a number of this process, at most so many; all that are kept if the id is
+/// unknown.
+async fn events_since(state: &AppState, since: Option<String>, most: usize) -> Result<Vec<(u64, Value)>, Response> {
+    ask(state, move |presence| presence.events_since(since.as_deref(), most)).await
 }
 
 /// The last events, oldest first; with `Accept: text/event-stream` also new ones.
 async fn events(
     State(state): State<AppState>,
-    Query(since): Query<Since>,
+    Parameters(since): Parameters<Since>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     if !accept.contains("text/event-stream") {
-        let events = events_since(&state, since.since).await?;
-        return Ok(answer(&events.into_iter().map(|(_, event)| event).collect::<Vec<_>>()));
+        let _turn = state.bodies.turn().await;
+        let events = events_since(&state, since.since, usize::MAX).await?;
+        let body = line(&events.into_iter().map(|(_, event)| event).collect::<Vec<_>>());
+        return state.bodies.whole(web::JSON, body).await;
     }
     let Some(newest) = state.presence.as_ref().map(|presence| presence.newest()) else { return Err(off()) };
     let Ok(place) = state.streams.clone().try_acquire_owned() else {
@@ -232,7 +202,7 @@ async fn events(
                 return Some((Ok::<_, Infallible>(said), (waiting, sent, newest, state, place)));
             }
             newest.mark_unchanged();
-            waiting = events_since(&state, sent.clone()).await.ok()?.into_iter();
+            waiting = events_since(&state, sent.clone(), STREAMED).await.ok()?.into_iter();
             if waiting.len() == 0 && newest.changed().await.is_err() {
                 return None;
             }
@@ -266,20 +236,25 @@ pub(super) struct Announcement {
     pub(super) why: Option<String>,
 }
 
-async fn maintenance(State(state): State<AppState>, headers: HeaderMap, body: Bytes) -> Result<Response, Response> {
+async fn maintenance(
+    State(state): State<AppState>,
+    Parameters(Nothing): Parameters<Nothing>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Response> {
     may_write(&state, bearer(&headers)).await?;
     let wanted: Announcement = serde_json::from_slice(&body).map_err(|problem| {
         let right = "{\"service\":\"…\",\"instance\":\"…\",\"seconds\":1800,\"by\":\"…\",\"why\":\"…\"} is right";
-        error(StatusCode::BAD_REQUEST, "bad_request", &format!("{problem}; {right}"))
+        bad_request(&format!("{problem}; {right}"))
     })?;
     let seconds = announce(&state, wanted).await?;
-    Ok(answer(&json!({"ok": true, "seconds": seconds, "until": rfc3339(unix_time() + seconds)})))
+    Ok(small(&json!({"ok": true, "seconds": seconds, "until": rfc3339(unix_time() + seconds)})))
 }
 
 /// Starts maintenance; returns the granted seconds.
 pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f64, Response> {
     if !(0.0..=1e9).contains(&wanted.seconds) {
-        return Err(error(StatusCode::BAD_REQUEST, "bad_request", "`seconds` is 0 or more"));
+        return Err(bad_request("`seconds` is 0 or more"));
     }
     tracing::info!(
         service = %Escaped(&wanted.service),
@@ -299,19 +274,21 @@ pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f
 async fn forget_service(
     State(state): State<AppState>,
     Path(service): Path<String>,
+    Parameters(Nothing): Parameters<Nothing>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
     may_write(&state, bearer(&headers)).await?;
-    forget(&state, service, None).await.map(|()| answer(&json!({"ok": true})))
+    forget(&state, service, None).await.map(|()| small(&json!({"ok": true})))
 }
 
 async fn forget_instance(
     State(state): State<AppState>,
     Path((service, instance)): Path<(String, String)>,
+    Parameters(Nothing): Parameters<Nothing>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
     may_write(&state, bearer(&headers)).await?;
-    forget(&state, service, Some(instance)).await.map(|()| answer(&json!({"ok": true})))
+    forget(&state, service, Some(instance)).await.map(|()| small(&json!({"ok": true})))
 }
 
 /// Removes an instance or a service.

@@ -41,7 +41,9 @@ mod time;
 pub use admission::{Refusal, Refusals};
 pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification};
 pub use blindness::BlindSeconds;
-pub use engine::{Engine, Flag, InstanceView, IntervalSource, Reading, SERIES, Saved, ServiceView};
+pub use engine::{
+    Engine, Flag, InstanceView, IntervalSource, Reading, SERIES, Saved, ServicePart, ServiceView, ViewCursor,
+};
 pub use event::{
     Change, Event, EventKind, Identity, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, Severity,
     WarningCode, rfc3339,

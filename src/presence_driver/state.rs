@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use crate::notify;
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, BlindSeconds, Engine, Epoch, Event, EventKind, Identity, Notification, Reading, Refusal, Refusals,
-    ServiceView, Severity, UnixTime,
+    AlertBook, BlindSeconds, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading, Refusal,
+    Refusals, ServicePart, ServiceView, Severity, UnixTime, ViewCursor,
 };
 use crate::telemetry::PresenceAccount;
 use crate::untrusted::Escaped;
@@ -92,6 +92,21 @@ impl PresenceState {
         self.engine.view_of(name, self.epoch)
     }
 
+    /// One instance.
+    pub fn instance(&self, service: &str, instance: &str) -> Option<InstanceView> {
+        self.engine.view_of_instance(service, instance, self.epoch)
+    }
+
+    /// The next part of all services, or of one, by name; at most so many services and instances.
+    pub fn part(
+        &self,
+        only: Option<&str>,
+        after: Option<&ViewCursor>,
+        most: usize,
+    ) -> (Vec<ServicePart>, Option<ViewCursor>) {
+        self.engine.view_part(only, after, most, self.epoch)
+    }
+
     /// Whether a service is known.
     pub fn knows(&self, service: &str) -> bool {
         self.engine.knows(service)
@@ -118,10 +133,10 @@ impl PresenceState {
     }
 
     /// The events after the one with an id, or with a number of this start, as they are published, oldest first; all that
-    /// are remembered if it is not ours.
-    pub fn events_since(&self, id: Option<&str>) -> Vec<(u64, Value)> {
+    /// are remembered if it is not ours. No more than the first so many.
+    pub fn events_since(&self, id: Option<&str>, most: usize) -> Vec<(u64, Value)> {
         let since = id.and_then(|id| self.identity.number(id).or_else(|| id.parse().ok())).unwrap_or(0);
-        let after = self.remembered.iter().filter(|(number, _)| *number > since);
+        let after = self.remembered.iter().filter(|(number, _)| *number > since).take(most);
         after.map(|(number, event)| (*number, self.identity.publish(*number, event))).collect()
     }
 

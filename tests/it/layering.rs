@@ -19,6 +19,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "sys",
             "log",
             "http_client",
+            "web",
             "capture",
             "notify",
             "presence_driver",

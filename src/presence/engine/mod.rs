@@ -27,7 +27,7 @@ use super::time::EngineTime;
 
 pub use readings::{Reading, SERIES};
 pub use restore::Saved;
-pub use view::{Flag, InstanceView, IntervalSource, ServiceView};
+pub use view::{Flag, InstanceView, IntervalSource, ServicePart, ServiceView, ViewCursor};
 
 /// Days for which one that never had an interval is remembered after it has left, if it was heard more than once: the
 /// gaps between daily jobs are learned so.

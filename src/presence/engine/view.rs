@@ -1,5 +1,7 @@
 //! Views of presence for people and programs.
 
+use std::cmp::Ordering;
+
 use compact_str::CompactString;
 use serde::Serialize;
 
@@ -132,6 +134,37 @@ impl InstanceView {
     }
 }
 
+/// Where a view goes on: behind this instance of a service, or behind the service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ViewCursor {
+    /// Name of the service.
+    pub service: CompactString,
+    /// Name of the instance; `None` if all of the service were shown.
+    pub instance: Option<CompactString>,
+}
+
+/// A service, or some of its instances where it has many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePart {
+    /// The service with those of its instances that are in this part; the counts are of all.
+    pub service: ServiceView,
+    /// Whether its first instances are in this part.
+    pub is_first: bool,
+    /// Whether its last instances are in this part.
+    pub is_last: bool,
+}
+
+/// Keeps the first so many by name, in that order; whether there were more.
+fn first_by_name<'a, T>(all: &mut Vec<&'a T>, most: usize, name: impl Fn(&'a T) -> &'a CompactString) -> bool {
+    let is_more = all.len() > most;
+    if is_more {
+        all.select_nth_unstable_by(most, |a, b| name(a).cmp(name(b)));
+        all.truncate(most);
+    }
+    all.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+    is_more
+}
+
 impl Engine {
     /// Services by name with their instances.
     pub fn view(&self, epoch: Epoch) -> Vec<ServiceView> {
@@ -144,12 +177,60 @@ impl Engine {
         Some(self.view_service(self.roster.service(id), epoch))
     }
 
-    fn view_service(&self, service: &Service, epoch: Epoch) -> ServiceView {
-        let instances = self.roster.instances_of(service);
-        let mut instances: Vec<InstanceView> =
-            instances.map(|instance| self.view_instance(service, instance, epoch)).collect();
-        instances.sort_by(|a, b| a.instance.cmp(&b.instance));
-        let count = |state: State| instances.iter().filter(|instance| instance.state == state).count();
+    /// One instance.
+    pub fn view_of_instance(&self, service: &str, instance: &str, epoch: Epoch) -> Option<InstanceView> {
+        let instance = self.roster.instance(self.roster.find(service, instance)?);
+        Some(self.view_instance(self.roster.service_of(instance), instance, epoch))
+    }
+
+    /// The next part of the view of all services, or of one: at most so many services and instances in the order of names,
+    /// and where the part after it begins.
+    pub fn view_part(
+        &self,
+        only: Option<&str>,
+        after: Option<&ViewCursor>,
+        most: usize,
+        epoch: Epoch,
+    ) -> (Vec<ServicePart>, Option<ViewCursor>) {
+        let is_next = |service: &&Service| {
+            let is_behind = |after: &ViewCursor| match service.name().cmp(&after.service) {
+                Ordering::Less => false,
+                Ordering::Equal => after.instance.is_some(),
+                Ordering::Greater => true,
+            };
+            only.is_none_or(|only| service.name() == only) && after.is_none_or(is_behind)
+        };
+        let mut services: Vec<&Service> = self.roster.services().filter(is_next).collect();
+        let mut is_more = first_by_name(&mut services, most, |service| service.name());
+        let (mut parts, mut left, mut last) = (Vec::new(), most, None);
+        for service in services {
+            if left == 0 {
+                is_more = true;
+                break;
+            }
+            let begun = after.filter(|after| after.service == *service.name());
+            let begun = begun.and_then(|after| after.instance.as_ref());
+            let mut instances: Vec<&Instance> = self.roster.instances_of(service).collect();
+            instances.retain(|instance| begun.is_none_or(|begun| instance.name() > begun));
+            let is_cut = first_by_name(&mut instances, left, |instance| instance.name());
+            left -= instances.len().clamp(1, left);
+            let instance = if is_cut { instances.last().map(|instance| instance.name().clone()) } else { None };
+            last = Some(ViewCursor { service: service.name().clone(), instance });
+            let instances =
+                instances.into_iter().map(|instance| self.view_instance(service, instance, epoch)).collect();
+            let service = ServiceView { instances, ..self.view_alone(service, epoch) };
+            parts.push(ServicePart { service, is_first: begun.is_none(), is_last: !is_cut });
+            if is_cut {
+                is_more = true;
+                break;
+            }
+        }
+        (parts, last.filter(|_| is_more))
+    }
+
+    /// A service without its instances.
+    fn view_alone(&self, service: &Service, epoch: Epoch) -> ServiceView {
+        let count = |state: State| self.roster.instances_of(service).filter(|one| one.state() == state).count();
         ServiceView {
             service: service.name().clone(),
             state: service.state().unwrap_or(ServiceState::Unknown),
@@ -159,8 +240,16 @@ impl Engine {
             min: service.rules().min,
             quorum: service.rules().quorum,
             since: epoch.to_unix(service.changed()).rfc3339(),
-            instances,
+            instances: Vec::new(),
         }
+    }
+
+    fn view_service(&self, service: &Service, epoch: Epoch) -> ServiceView {
+        let instances = self.roster.instances_of(service);
+        let mut instances: Vec<InstanceView> =
+            instances.map(|instance| self.view_instance(service, instance, epoch)).collect();
+        instances.sort_by(|a, b| a.instance.cmp(&b.instance));
+        ServiceView { instances, ..self.view_alone(service, epoch) }
     }
 
     fn view_instance(&self, service: &Service, instance: &Instance, epoch: Epoch) -> InstanceView {

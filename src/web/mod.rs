@@ -1,0 +1,149 @@
+//! What the ports that speak HTTP have in common: errors, parameters, and bodies that wait for their readers. It serves
+//! nothing itself.
+//!
+//! Every error is `{"error":{"code":"…","message":"…"}}` with the right status, those that axum and hyper make among them
+//! ([`promised`], [`WholeErrors`]). What a route takes is said once, in the type of its [`Parameters`] or [`Fields`]; all
+//! else is an error that names it. A large body is made while it is read, in pieces of [`PIECE`] bytes ([`Bodies`]).
+
+mod bodies;
+mod parameters;
+mod whole_errors;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::codec::write_json;
+use crate::untrusted::{Escaped, from_url};
+
+pub use bodies::{Bodies, Held, PIECE, Pieces};
+pub use parameters::{Fields, FromGiven, Given, Nothing, Parameters, given};
+pub use whole_errors::WholeErrors;
+
+/// Longest body of a request, in bytes.
+pub const MOST_BODY: usize = 64 << 10;
+
+/// Longest text of a library that is passed on in an error, in bytes.
+const MOST_SAID: usize = 4096;
+
+/// What JSON says of itself.
+pub const JSON: &str = "application/json";
+
+/// A body of plain text that never changes.
+pub fn text(body: &'static str) -> Response {
+    with_type("text/plain; charset=utf-8", body.as_bytes())
+}
+
+/// A value as JSON, on a line. For what is small: it is in memory as a whole.
+pub fn json<T: Serialize>(value: &T) -> Response {
+    with_type(JSON, line(value))
+}
+
+/// A value as JSON and the end of the line.
+pub fn line<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_json(value, &mut out);
+    out.push(b'\n');
+    out
+}
+
+/// A body with its type.
+pub fn with_type(kind: &'static str, body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, kind)], body.into()).into_response()
+}
+
+/// An error as it is promised.
+pub fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    let mut response =
+        (status, json(&serde_json::json!({"error": {"code": code, "message": message}}))).into_response();
+    // What RFC 9110 wants beside these.
+    let more: Option<(HeaderName, &str)> = match status {
+        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+        StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "1")),
+        _ => None,
+    };
+    if let Some((name, value)) = more {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// A request that is wrong.
+pub fn bad_request(message: &str) -> Response {
+    error(StatusCode::BAD_REQUEST, "bad_request", message)
+}
+
+/// The answer where there is no page; `pages` are those that there are.
+pub fn not_found(pages: &str) -> Response {
+    error(StatusCode::NOT_FOUND, "not_found", &format!("no such page; there are {pages}"))
+}
+
+/// The answer to a method that a page does not take. The header `Allow` names those that it does.
+pub fn method_not_allowed() -> Response {
+    let message = "not with this method; the header `Allow` has those of this page";
+    error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+/// The code of a status for which nobody chose one.
+fn code(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "unauthorized",
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+        StatusCode::REQUEST_TIMEOUT => "timeout",
+        StatusCode::PAYLOAD_TOO_LARGE => "too_large",
+        StatusCode::URI_TOO_LONG => "uri_too_long",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "headers_too_large",
+        StatusCode::SERVICE_UNAVAILABLE => "busy",
+        status if status.is_server_error() => "internal",
+        _ => "bad_request",
+    }
+}
+
+/// What to say of a status for which nobody said anything.
+fn message(status: StatusCode) -> String {
+    let right = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => format!("the body of a request has at most {MOST_BODY} bytes"),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            format!("a request has at most 100 headers, and {PIECE} bytes of them with its first line")
+        }
+        StatusCode::URI_TOO_LONG => "the path and its parameters have at most 65534 bytes".into(),
+        StatusCode::BAD_REQUEST => "this is no request of HTTP/1.1 as RFC 9112 has it".into(),
+        _ => String::new(),
+    };
+    match status.canonical_reason() {
+        _ if !right.is_empty() => right,
+        Some(reason) => reason.to_lowercase(),
+        None => status.to_string(),
+    }
+}
+
+/// A middleware: refuses paths that are not encoded as they must be, and makes errors of axum those that are promised.
+pub async fn promised(request: Request, next: Next) -> Response {
+    if let Err(problem) = from_url(request.uri().path()) {
+        return bad_request(&format!("the path `{}` cannot be decoded: {problem}", Escaped(request.uri().path())));
+    }
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == JSON) {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    // Longer than what a library says it is not.
+    let said = to_bytes(body, MOST_SAID).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let has_own = status == StatusCode::PAYLOAD_TOO_LARGE || said.is_empty();
+    let said = if has_own { message(status) } else { said.into_owned() };
+    let mut promised = error(status, code(status), &said);
+    for (name, value) in &head.headers {
+        if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+            promised.headers_mut().insert(name, value.clone());
+        }
+    }
+    promised
+}

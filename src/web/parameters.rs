@@ -1,0 +1,194 @@
+//! The parameters of a route and the fields of its form. A type says which there are; everything else is an error that says
+//! what would be right.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::settings::suggestion;
+use crate::untrusted::{Escaped, from_url};
+
+use super::{bad_request, error};
+
+/// Every route takes it: a browser cannot send a header.
+const TOKEN: &str = "token";
+
+/// Longest part of what was sent that an error repeats, in characters.
+const REPEATED: usize = 60;
+
+/// What a type of parameters is read from.
+pub trait FromGiven: Sized {
+    /// The names that there are, beside `token`.
+    const NAMES: &'static [&'static str];
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right.
+    fn from_given(given: &Given) -> Result<Self, String>;
+}
+
+/// Names and values as they were sent, decoded; no name twice.
+#[derive(Clone, Debug, Default)]
+pub struct Given(Vec<(String, String)>);
+
+impl Given {
+    /// The value of a name.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// The value of a name, read; `right` says how it is written.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn parsed<T>(
+        &self,
+        name: &str,
+        right: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(value) = self.text(name) else { return Ok(None) };
+        match parse(value) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(format!("`{name}` is {right}, and not `{}`", short(value))),
+        }
+    }
+}
+
+/// Text of a client for an error.
+fn short(text: &str) -> String {
+    let cut: String = text.chars().take(REPEATED).collect();
+    let more = if cut.len() < text.len() { "…" } else { "" };
+    format!("{}{more}", Escaped(&cut))
+}
+
+/// Splits `a=1&b=2`, percent-encoded, into its names and values.
+///
+/// # Errors
+/// If it cannot be decoded, or has a name twice.
+pub fn given(encoded: &str) -> Result<Given, String> {
+    let mut all: Vec<(String, String)> = Vec::new();
+    for pair in encoded.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let decoded = |text: &str| {
+            from_url(&text.replace('+', " "))
+                .map_err(|problem| format!("`{}` cannot be decoded: {problem}", short(pair)))
+        };
+        let (name, value) = (decoded(name)?, decoded(value)?);
+        if all.iter().any(|(known, _)| *known == name) {
+            return Err(format!("`{}` is given more than once; once is right", short(&name)));
+        }
+        all.push((name, value));
+    }
+    Ok(Given(all))
+}
+
+/// Reads a type from what was sent; `what` is the word for one of them.
+fn read<T: FromGiven>(encoded: &str, what: &str) -> Result<T, String> {
+    let given = given(encoded)?;
+    let known = || T::NAMES.iter().copied().chain([TOKEN].into_iter().filter(|_| !T::NAMES.contains(&TOKEN)));
+    if let Some((unknown, _)) = given.0.iter().find(|(name, _)| known().all(|known| known != name)) {
+        let near = suggestion(unknown, known());
+        let all: Vec<String> = known().map(|name| format!("`{name}`")).collect();
+        let (are, s) = if all.len() == 1 { ("is", "") } else { ("are", "s") };
+        let unknown = short(unknown);
+        return Err(format!("unknown {what} `{unknown}`{near}; the {what}{s} here {are} {}", all.join(", ")));
+    }
+    T::from_given(&given)
+}
+
+/// The parameters of a route: `?name=value&…`.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<T>(pub T);
+
+impl<S: Sync, T: FromGiven> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        let read = read(parts.uri.query().unwrap_or(""), "parameter");
+        read.map(Parameters).map_err(|message| bad_request(&message))
+    }
+}
+
+/// The fields of a form in the body of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<T>(pub T);
+
+impl<S: Send + Sync, T: FromGiven> FromRequest<S> for Fields<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let form = "application/x-www-form-urlencoded";
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+        if !kind.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case(form) {
+            let message = format!("a form is sent as `Content-Type: {form}`");
+            return Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", &message));
+        }
+        let body = Bytes::from_request(request, state).await.map_err(IntoResponse::into_response)?;
+        let encoded = std::str::from_utf8(&body).map_err(|_| bad_request("a form is text in UTF-8"))?;
+        read(encoded, "field").map(Fields).map_err(|message| bad_request(&message))
+    }
+}
+
+/// No parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Nothing;
+
+impl FromGiven for Nothing {
+    const NAMES: &'static [&'static str] = &[];
+
+    fn from_given(_: &Given) -> Result<Nothing, String> {
+        Ok(Nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Two {
+        since: Option<String>,
+        min: Option<u32>,
+    }
+
+    impl FromGiven for Two {
+        const NAMES: &'static [&'static str] = &["since", "min"];
+
+        fn from_given(given: &Given) -> Result<Two, String> {
+            let min = given.parsed("min", "a whole number", |text| text.parse().ok())?;
+            Ok(Two { since: given.text("since").map(String::from), min })
+        }
+    }
+
+    #[test]
+    fn what_is_given_is_read_or_said_to_be_wrong() {
+        let two = |since: Option<&str>, min| Ok(Two { since: since.map(String::from), min });
+        for (encoded, expected) in [
+            ("", two(None, None)),
+            ("&", two(None, None)),
+            ("since=a+b%26%c3%bc&min=7&token=x", two(Some("a b&ü"), Some(7))),
+            ("since", two(Some(""), None)),
+            (
+                "sinc=1",
+                Err(
+                    "unknown parameter `sinc` (did you mean `since`?); the parameters here are `since`, `min`, `token`",
+                ),
+            ),
+            ("x%1b=1", Err("unknown parameter `x\\u{1b}`; the parameters here are `since`, `min`, `token`")),
+            ("min=-1", Err("`min` is a whole number, and not `-1`")),
+            ("min=", Err("`min` is a whole number, and not ``")),
+            ("min=1&min=1", Err("`min` is given more than once; once is right")),
+            ("min=%zz", Err("`min=%zz` cannot be decoded: a `%` is written `%25` in a URL")),
+            ("%ff=1", Err("`%ff=1` cannot be decoded: what follows `%` is no UTF-8")),
+        ] {
+            assert_eq!(read::<Two>(encoded, "parameter"), expected.map_err(String::from), "{encoded}");
+        }
+        let none = read::<Nothing>("a=1", "parameter").expect_err("there is none");
+        assert_eq!(none, "unknown parameter `a`; the parameter here is `token`");
+        assert!(short(&"ü".repeat(1000)).chars().count() == REPEATED + 1);
+    }
+}
