@@ -81,7 +81,19 @@ impl PrometheusText {
         out.push('\n');
     }
 
-    /// The whole text.
+    /// Passes on what was written since the last time, once it is so many bytes.
+    ///
+    /// # Errors
+    /// Those of `pass`.
+    pub fn drain<E>(&mut self, bytes: usize, pass: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
+        if self.out.len() >= bytes {
+            pass(&self.out)?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    /// The whole text, or the rest of what was passed on.
     pub fn finish(mut self) -> String {
         if self.is_open {
             self.out.push_str("# EOF\n");

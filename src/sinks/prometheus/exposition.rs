@@ -4,6 +4,7 @@
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use crate::aggregate::{Sum, TimestampedSample};
@@ -25,8 +26,11 @@ const HOLD_SECS: f64 = 60.0;
 /// Ends of intervals are exact to less than that, in seconds.
 const MOMENT_SECS: f64 = 1e-3;
 
+/// Size of the parts in which an answer is written, in bytes.
+const PART: usize = 32 << 10;
+
 /// How a scrape is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// Text 0.0.4.
     Text,
@@ -500,25 +504,37 @@ impl Exposition {
 
     /// The answer to a scrape.
     pub fn encode(&self, format: Format) -> Vec<u8> {
+        let mut out = Vec::new();
+        // Memory grows as it is needed.
+        let _ = self.write(format, &mut out);
+        out
+    }
+
+    /// Writes the answer to a scrape, in parts.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub(super) fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
         match format {
-            Format::Text | Format::OpenMetrics => self.render(format == Format::OpenMetrics).into_bytes(),
-            Format::Protobuf => protobuf::encode(self),
+            Format::Text | Format::OpenMetrics => self.render(format == Format::OpenMetrics, out),
+            Format::Protobuf => protobuf::write(self, out),
         }
     }
 
-    fn render(&self, is_open: bool) -> String {
-        let mut out = PrometheusText::new(is_open);
+    fn render(&self, is_open: bool, out: &mut impl Write) -> io::Result<()> {
+        let mut text = PrometheusText::new(is_open);
         for (name, family, samples) in self.families() {
             let mut is_first = true;
             for sample in samples {
                 if std::mem::take(&mut is_first) {
                     let help = format!("{} {}", family.shape.name(), sample.series.name());
-                    out.family(name, family.shape, &help);
+                    text.family(name, family.shape, &help);
                 }
-                sample.render(is_open, &mut out);
+                sample.render(is_open, &mut text);
+                text.drain(PART, |part| out.write_all(part.as_bytes()))?;
             }
         }
-        out.finish()
+        out.write_all(text.finish().as_bytes())
     }
 }
 

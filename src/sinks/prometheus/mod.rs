@@ -1,5 +1,6 @@
 //! Prometheus, by scrape: the sink keeps what it has and serves it at `/metrics` of its own address, as text 0.0.4 or
-//! OpenMetrics 1.0 by `Accept`; as protobuf timers are native histograms.
+//! OpenMetrics 1.0 by `Accept`; as protobuf timers are native histograms. What is served is written once an interval for
+//! all who ask for the same, gzipped for those who take that.
 //!
 //! Counters, and sums and counts of timers, go on from interval to interval, and leave after `ttl` without an update. A gauge
 //! leaves with its last record; what one interval has alone, members of sets and quantiles, is served for a minute. Names are
@@ -13,20 +14,26 @@ mod names;
 mod outcome;
 mod protobuf;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware;
+use axum::response::Response;
 use axum::routing::get;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::snapshot::Snapshot;
+use crate::web::{self, Bodies, MOST_BODY, Nothing, Parameters};
 
 use super::spec::bare;
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
@@ -119,11 +126,13 @@ impl Spec for PrometheusSpec {
 pub(super) struct ScrapeState {
     pub(super) exposition: Exposition,
     last: Option<((u64, u64), Outcome)>,
+    /// What was asked for since the last interval, by format and whether it is gzipped.
+    written: HashMap<(Format, bool), Bytes>,
 }
 
 impl ScrapeState {
     pub(super) fn new(exposition: Exposition) -> ScrapeState {
-        ScrapeState { exposition, last: None }
+        ScrapeState { exposition, ..ScrapeState::default() }
     }
 
     /// Adds an interval, unless it was added already; what of it is not served, and whether it is new.
@@ -134,8 +143,29 @@ impl ScrapeState {
             return (outcome.clone(), false);
         }
         let outcome = self.exposition.apply(snapshot);
+        self.written.clear();
         self.last = Some((snapshot.identity(), outcome.clone()));
         (outcome, true)
+    }
+
+    /// The answer to a scrape: written when the first asks for it.
+    fn written(&mut self, format: Format, is_gzipped: bool) -> io::Result<Bytes> {
+        if let Some(written) = self.written.get(&(format, is_gzipped)) {
+            return Ok(written.clone());
+        }
+        let mut out = Vec::new();
+        if is_gzipped {
+            // It is written into the compressor, so that the text is never there as a whole.
+            let mut gzip = GzEncoder::new(out, Compression::fast());
+            self.exposition.write(format, &mut gzip)?;
+            out = gzip.finish()?;
+        } else {
+            self.exposition.write(format, &mut out)?;
+        }
+        out.shrink_to_fit();
+        let written = Bytes::from(out);
+        self.written.insert((format, is_gzipped), written.clone());
+        Ok(written)
     }
 }
 
@@ -155,12 +185,9 @@ impl PrometheusSink {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let shared: Shared = Arc::new(Mutex::new(ScrapeState::new(exposition)));
-        let router = Router::new()
-            .route("/metrics", get(scrape))
-            .route("/", get(|| async { "systole: metrics for Prometheus are at /metrics\n" }))
-            .with_state(Arc::clone(&shared));
+        let routes = router(Port { shared: Arc::clone(&shared), bodies: Bodies::default() });
         let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
+            if let Err(error) = axum::serve(listener, routes).await {
                 tracing::error!(%error, "the scrape endpoint ended");
             }
         });
@@ -173,7 +200,33 @@ pub(super) fn locked(shared: &Mutex<ScrapeState>) -> MutexGuard<'_, ScrapeState>
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+/// What a scrape sees.
+#[derive(Clone, Debug)]
+struct Port {
+    shared: Shared,
+    bodies: Bodies,
+}
+
+fn router(port: Port) -> Router {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/", get(index))
+        .fallback(|| async { web::not_found("`/` and `/metrics`") })
+        .method_not_allowed_fallback(|| async { web::method_not_allowed() })
+        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .layer(middleware::from_fn(web::promised))
+        .with_state(port)
+}
+
+async fn index(Parameters(Nothing): Parameters<Nothing>) -> Response {
+    web::text("systole: metrics for Prometheus are at /metrics\n")
+}
+
+async fn scrape(
+    State(port): State<Port>,
+    Parameters(Nothing): Parameters<Nothing>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     let is_protobuf =
         accept.contains("application/vnd.google.protobuf") && accept.contains("io.prometheus.client.MetricFamily");
@@ -182,9 +235,29 @@ async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
         true => (Format::OpenMetrics, OPEN_METRICS),
         false => (Format::Text, TEXT),
     };
+    let is_gzipped = takes_gzip(&headers);
+    let shared = port.shared;
     // A hundred thousand series take a while: not on a thread that serves others.
-    let rendered = spawn_blocking(move || locked(&shared).exposition.encode(format)).await.unwrap_or_default();
-    ([(header::CONTENT_TYPE, kind)], rendered).into_response()
+    let written = port.bodies.work(move || locked(&shared).written(format, is_gzipped)).await?;
+    // The compressor writes to memory, where nothing fails.
+    let mut response = port.bodies.shared(kind, written.unwrap_or_default()).await?;
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if is_gzipped {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
+}
+
+/// Whether `Accept-Encoding` names gzip and does not rule it out (RFC 9110, 12.5.3).
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let all = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let mut codings = all.flat_map(|value| value.split(','));
+    codings.any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = weight.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse::<f64>);
+        name.trim().eq_ignore_ascii_case("gzip") && weight.is_ok_and(|weight| weight > 0.0)
+    })
 }
 
 impl Sink for PrometheusSink {

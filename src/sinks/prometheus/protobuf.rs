@@ -1,6 +1,8 @@
 //! The answer to a scrape as length-delimited protobuf (`io.prometheus.client.MetricFamily`, github.com/prometheus/client_model),
 //! in which histograms can be native. Timers are histograms here, with native buckets, and those of their rule if they have one.
 
+use std::io::{self, Write};
+
 use prost::Message;
 
 use crate::prometheus_text::Shape;
@@ -135,15 +137,17 @@ struct MetricFamily {
     metrics: Vec<Metric>,
 }
 
-/// Everything that is served.
-pub(super) fn encode(exposition: &Exposition) -> Vec<u8> {
-    let mut out = Vec::new();
+/// Writes everything that is served, family by family.
+pub(super) fn write(exposition: &Exposition, out: &mut impl Write) -> io::Result<()> {
+    let mut encoded = Vec::new();
     for (name, family, samples) in exposition.families() {
         let samples: Vec<&Sample> = samples.collect();
+        encoded.clear();
         // Memory grows as it is needed, so it has room.
-        let _ = family_of(name, family, &samples).encode_length_delimited(&mut out);
+        let _ = family_of(name, family, &samples).encode_length_delimited(&mut encoded);
+        out.write_all(&encoded)?;
     }
-    out
+    Ok(())
 }
 
 fn family_of(name: &str, family: &Family, samples: &[&Sample]) -> MetricFamily {
