@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 use systole::internals::sys::{
-    BATCH_DATAGRAMS, Batch, dropped_datagrams, receive_coalesced, set_receive_buffer, wait_readable,
+    BATCH_DATAGRAMS, Batch, receive_coalesced, set_receive_buffer, socket_memory, wait_readable,
 };
 
 const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
@@ -446,7 +446,10 @@ fn receiver(counts: bool, buffer: u64) {
             }
         }
     }
-    eprintln!("{datagrams} messages, {lines} lines, {} dropped", dropped_datagrams(&socket).unwrap_or(0));
+    eprintln!(
+        "{datagrams} messages, {lines} lines, {} dropped",
+        socket_memory(&socket).map_or(0, |memory| memory.dropped)
+    );
 }
 
 fn when_standard_input_ends() -> Arc<AtomicBool> {

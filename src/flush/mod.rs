@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
 use crate::log::Log;
 use crate::memory::Memory;
 use crate::net::relay::RelayStats;
-use crate::net::{Listener, Listeners};
+use crate::net::{Listener, Listeners, QueueWatch};
 use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
 use crate::sinks::SinkDriver;
@@ -34,6 +35,9 @@ pub use handle::{FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
+
+/// How often receive buffers are looked at, beside their workers, who may be held up.
+const QUEUES_EVERY: Duration = Duration::from_millis(100);
 
 /// Longest wait for what presence has to say.
 const PRESENCE_PATIENCE: Duration = Duration::from_secs(1);
@@ -115,7 +119,7 @@ impl Flusher {
         status_every: Option<Duration>,
         presence: Option<PresenceHandle>,
     ) -> Flusher {
-        let accounts = listeners.iter().map(|listener| account_of(listener, &Tally::default(), 0)).collect();
+        let accounts = listeners.iter().map(|listener| account_of(listener, &Tally::default(), 0, 0.0)).collect();
         let workers = listeners.iter().map(Listener::workers).sum();
         let sources = Sources {
             sinks: drivers.iter().map(SinkDriver::stats).collect(),
@@ -180,6 +184,9 @@ impl Flusher {
     /// comes back are the drivers: that interval waits in them.
     pub async fn run(mut self) -> Vec<SinkDriver> {
         let mut stop = self.inputs.deadline.clone();
+        // Its task ends when this is dropped. It goes on while workers are waited for.
+        let mut watching = JoinSet::new();
+        watching.spawn(watch_queues(self.listeners.iter().map(Listener::queue_watch).collect()));
         let mut due = next_tick(unix_time(), self.interval);
         loop {
             let now = unix_time();
@@ -413,7 +420,7 @@ impl Flusher {
             .map(|(listener, drops)| {
                 let mut tally = Tally::default();
                 rest.by_ref().take(listener.workers()).for_each(|partial| tally.add(&partial.tally));
-                account_of(listener, &tally, std::mem::take(drops))
+                account_of(listener, &tally, std::mem::take(drops), listener.take_queue_peak())
             })
             .collect()
     }
@@ -464,8 +471,17 @@ async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<
     }
 }
 
-fn account_of(listener: &Listener, tally: &Tally, kernel_drops: u64) -> ListenerAccount {
+/// Looks at receive buffers at times of its own, until they are gone.
+async fn watch_queues(mut watches: Vec<QueueWatch>) {
+    while !watches.is_empty() {
+        tokio::time::sleep(QUEUES_EVERY).await;
+        watches.retain(QueueWatch::look);
+    }
+}
+
+fn account_of(listener: &Listener, tally: &Tally, kernel_drops: u64, queue_peak: f64) -> ListenerAccount {
     ListenerAccount {
+        queue_peak,
         url: listener.url().to_string(),
         receive_buffer: listener.receive_buffer(),
         kernel_drops: datagrams_of(kernel_drops, tally),

@@ -100,13 +100,14 @@ impl Flusher {
     pub(super) fn totals_with_open(&self) -> Ledger {
         let mut open = Ledger { presence: self.open_presence.clone(), ..Ledger::default() };
         let mut workers = self.open.iter();
-        for (listener, drops) in self.listeners.iter().zip(&self.drops) {
+        for ((listener, drops), closed) in self.listeners.iter().zip(&self.drops).zip(&self.totals.listeners) {
             let mut tally = Tally::default();
             workers.by_ref().take(listener.workers()).for_each(|worker| tally.add(worker));
             open.count(&tally);
-            let account = account_of(listener, &tally, 0);
+            let kernel_drops = drops + listener.kernel_drops();
+            let account = account_of(listener, &tally, 0, listener.queue_peak().max(closed.queue_peak));
             // Until the interval is closed a piece of a large send counts once; it counts no less then.
-            open.listeners.push(ListenerAccount { kernel_drops: drops + listener.kernel_drops(), ..account });
+            open.listeners.push(ListenerAccount { kernel_drops, ..account });
         }
         let mut totals = self.totals.clone();
         totals.add_counts(&open);

@@ -312,12 +312,15 @@ struct Status<'a> {
     /// The last tick, in Unix seconds: intervals until then were handed to the sinks.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<f64>,
+    /// What somebody should look at before data is lost.
+    warnings: Vec<String>,
     #[serde(flatten)]
     ledger: &'a Ledger,
 }
 
 async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
     let published = state.flusher.live().await;
+    let ledger = published.ledger();
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
         uptime_secs: state.uptime_secs(),
@@ -325,7 +328,8 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         interval: state.about.interval.as_secs_f64(),
         ready: state.ready.load(Ordering::Relaxed),
         as_of: published.as_of,
-        ledger: &published.ledger(),
+        warnings: ledger.warnings(),
+        ledger: &ledger,
     })
 }
 

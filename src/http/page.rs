@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number, short_number};
-use crate::telemetry::Ledger;
+use crate::telemetry::{Ledger, QUEUE_WARNING};
 use crate::untrusted::Html;
 use crate::web::{PIECE, Pieces};
 
@@ -124,6 +124,8 @@ fn interval(out: &mut String, snapshot: &Snapshot) {
     tile(grouped(ledger.samples.recorded), "samples recorded", false);
     tile(grouped(ledger.malformed_total()), "lines malformed", ledger.malformed_total() > 0);
     tile(grouped(drops), "dropped by the kernel", drops > 0);
+    let peak = ledger.listeners.iter().map(|l| l.queue_peak).fold(0.0, f64::max);
+    tile(format!("{} %", number((peak * 100.0).floor())), "of the receive buffer at the peak", peak >= QUEUE_WARNING);
     tile(grouped(ledger.samples.folded), "folded over the limit", ledger.samples.folded > 0);
     tile(format!("{} %", number((ledger.completeness * 1e4).floor() / 100.0)), "complete", ledger.completeness < 1.0);
     out.push_str("</div>");

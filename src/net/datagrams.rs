@@ -20,6 +20,7 @@ use crate::protocol::Reason;
 use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
 use super::listener::{ReadDeadline, WorkerCommand};
+use super::queue::Queues;
 use super::taps::Taps;
 use super::{ListenAddress, ListenerOptions, count_bytes};
 
@@ -35,6 +36,13 @@ const NAP: Duration = Duration::from_micros(50);
 /// Least receive buffer for naps, in bytes.
 const NAP_BUFFER_BYTES: u64 = 4 << 20;
 
+/// While a batch of so large a part of the receive buffer is worked off, much may be queued.
+const MUCH: u64 = 64;
+
+/// Under load, one of so many wake-ups looks how full the receive buffer is: a look costs about as much as a read that
+/// finds nothing. While datagrams are read one by one there is little to see, and the flusher looks, too.
+const LOOK_EVERY: u32 = 4;
+
 /// Longest time to drain an inherited socket, which senders keep filling for the next process.
 const INHERITED_DRAIN: Duration = Duration::from_millis(50);
 
@@ -48,6 +56,9 @@ const MAX_ERRORS: u32 = 16;
 pub(super) struct DatagramSource {
     pub(super) options: ListenerOptions,
     pub(super) socket: Arc<Socket>,
+    /// How full the receive buffers of the listener are, and which of them is this one.
+    pub(super) queues: Arc<Queues>,
+    pub(super) number: usize,
     /// Receive buffer that the kernel granted, bytes.
     pub(super) receive_buffer: u64,
     /// Messages read, by all workers of the listener.
@@ -77,6 +88,8 @@ pub(super) fn run(
     let mut woken = Instant::now();
     let may_nap = source.receive_buffer >= NAP_BUFFER_BYTES;
     let mut napped = false;
+    // Whether to look how full the buffer is: after a wait, a nap or a long piece of work much may be queued.
+    let (mut is_due, mut wakes) = (true, 0_u32);
     loop {
         match inbox.try_recv() {
             Ok(WorkerCommand::Run(question)) => question(&mut shard),
@@ -92,21 +105,26 @@ pub(super) fn run(
             wait(wake, wake);
             continue;
         }
+        if is_due {
+            source.queues.look(source.number);
+        }
         match read(source, taps, &mut batch, &mut shard) {
-            Ok(BATCH_DATAGRAMS) => napped = false,
+            Ok(Taken { messages: BATCH_DATAGRAMS, .. }) => (napped, is_due) = (false, true),
             // The next datagrams are cheaper to read as a batch.
             Ok(_) if may_nap && woken.elapsed() < BUSY_WITHIN => {
-                napped = true;
+                (napped, is_due) = (true, true);
                 woken = Instant::now();
                 std::thread::sleep(NAP);
             }
-            Ok(_) => napped = false,
+            Ok(taken) => (napped, is_due) = (false, taken.bytes > source.receive_buffer / MUCH),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let began = Instant::now();
                 wait(socket.as_ref(), wake);
                 // Woken soon after falling asleep: the socket is under load.
-                woken = if began.elapsed() < BUSY_WITHIN || napped { Instant::now() } else { began };
-                napped = false;
+                let is_busy = began.elapsed() < BUSY_WITHIN;
+                woken = if is_busy || napped { Instant::now() } else { began };
+                wakes = wakes.wrapping_add(1);
+                (napped, is_due) = (false, !is_busy || wakes.is_multiple_of(LOOK_EVERY));
             }
             Err(error) => {
                 // For instance an ICMP error that a peer provoked: no received datagram is affected.
@@ -124,8 +142,14 @@ fn wait(socket: &impl AsFd, wake: &UnixStream) {
     while io::Read::read(&mut &*wake, &mut discarded).is_ok_and(|count| count > 0) {}
 }
 
+/// What one batch was.
+struct Taken {
+    messages: usize,
+    bytes: u64,
+}
+
 /// Reads and ingests one batch.
-fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> io::Result<usize> {
+fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> io::Result<Taken> {
     let options = &source.options;
     // A sender costs 30 ns a datagram, so it is only requested where it is used: with an allow-list (of the listener or of
     // presence), for the first datagrams of an interval, while presence suspects invented services, and from a malformed line
@@ -137,6 +161,7 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
         || taps.wants_senders();
     let messages = batch.receive(source.socket.as_ref(), with_senders)?;
     shard.tally().messages += messages as u64;
+    let before = shard.tally().listener.bytes;
     source.received.fetch_add(messages as u64, Ordering::Relaxed);
     let now = unix_time();
     let mut datagrams = batch.datagrams();
@@ -165,7 +190,7 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
         shard.ingest(bytes, &options.protocol, datagram.from, now);
     }
     taps.send_signals(shard);
-    Ok(messages)
+    Ok(Taken { messages, bytes: shard.tally().listener.bytes - before })
 }
 
 /// Counts datagrams that a stop leaves unread.

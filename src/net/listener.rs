@@ -15,6 +15,7 @@ use crate::aggregate::{Columns, Partial, Shard};
 use crate::sys;
 
 use super::bind::SocketFile;
+use super::queue::{QueueWatch, Queues};
 use super::taps::Taps;
 use super::{BoundListener, ListenAddress, Transport, datagrams, streams};
 
@@ -43,8 +44,9 @@ impl BoundListener {
     pub fn start(self, url: &str, mut shard: impl FnMut() -> Shard, taps: &Taps) -> io::Result<Listener> {
         let mut workers = Vec::new();
         let (received, deadline) = (Arc::new(AtomicU64::new(0)), ReadDeadline::default());
+        let queues = Arc::new(Queues::new(url, self.options.transport, &self.sockets));
         for n in 0..self.sockets.len() {
-            workers.push(self.start_worker(n, shard(), taps.clone(), &received, &deadline)?);
+            workers.push(self.start_worker(n, shard(), taps.clone(), &queues, &received, &deadline)?);
         }
         let is_inherited = matches!(self.options.address, ListenAddress::Inherited(_));
         let drops_seen =
@@ -57,6 +59,7 @@ impl BoundListener {
             is_inherited,
             workers,
             deadline,
+            queues,
             drops_seen,
             transport: self.options.transport,
             received,
@@ -70,6 +73,7 @@ impl BoundListener {
         n: usize,
         shard: Shard,
         taps: Taps,
+        queues: &Arc<Queues>,
         received: &Arc<AtomicU64>,
         deadline: &ReadDeadline,
     ) -> io::Result<Worker> {
@@ -92,7 +96,7 @@ impl BoundListener {
             Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
         };
         let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
-        let (received, deadline) = (Arc::clone(received), Arc::clone(deadline));
+        let (queues, received, deadline) = (Arc::clone(queues), Arc::clone(received), Arc::clone(deadline));
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             if let Some(core) = core
                 && let Err(error) = sys::pin_thread(core)
@@ -107,7 +111,15 @@ impl BoundListener {
             }
             match runtime {
                 None => {
-                    let source = datagrams::DatagramSource { options, socket, receive_buffer, received, deadline };
+                    let source = datagrams::DatagramSource {
+                        options,
+                        socket,
+                        queues,
+                        number: n,
+                        receive_buffer,
+                        received,
+                        deadline,
+                    };
                     datagrams::run(&source, shard, &taps, inbox, &woken);
                 }
                 Some(runtime) => runtime.block_on(streams::run(options, &socket, shard, taps, inbox, deadline)),
@@ -121,7 +133,7 @@ impl BoundListener {
 /// counted them; those dropped while none ran are logged here and are in no ledger.
 fn dropped_before(socket: &Socket) -> u32 {
     // Streams and unix sockets have no such counter.
-    let dropped = sys::dropped_datagrams(socket).unwrap_or(0);
+    let dropped = sys::socket_memory(socket).map_or(0, |memory| memory.dropped);
     if dropped > 0 {
         tracing::warn!(
             dropped,
@@ -159,6 +171,7 @@ pub struct Listener {
     pub(super) is_inherited: bool,
     pub(super) workers: Vec<Worker>,
     deadline: ReadDeadline,
+    queues: Arc<Queues>,
     /// Kernel drops counted so far, by socket.
     drops_seen: Vec<u32>,
     /// Messages that all workers have read.
@@ -226,9 +239,24 @@ impl Listener {
         if self.transport != Transport::Udp {
             return self.drops_seen.clone();
         }
-        let sockets = self.sockets.iter().zip(&self.drops_seen);
+        let sockets = self.queues.look_at_all().into_iter().zip(&self.drops_seen);
         // If the kernel fails to answer, the next call counts them.
-        sockets.map(|(socket, seen)| sys::dropped_datagrams(socket).unwrap_or(*seen)).collect()
+        sockets.map(|(dropped, seen)| dropped.unwrap_or(*seen)).collect()
+    }
+
+    /// How full the receive buffer was at most since the peak was taken last, 0 to 1; of several workers the fullest.
+    pub fn queue_peak(&self) -> f64 {
+        self.queues.peak()
+    }
+
+    /// The same, and begins anew.
+    pub fn take_queue_peak(&self) -> f64 {
+        self.queues.take_peak()
+    }
+
+    /// Looks at the receive buffers from outside.
+    pub fn queue_watch(&self) -> QueueWatch {
+        QueueWatch::of(&self.queues)
     }
 
     /// Messages that were read since the last call.

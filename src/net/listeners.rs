@@ -222,6 +222,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_worker_that_is_held_up_does_not_hide_how_full_its_buffer_is() {
+        let listener = listener(Transport::Udp, "127.0.0.1:0", 2);
+        let held = hold(&listener);
+        let sender = senders(&listener, "127.0.0.1", 1).remove(0);
+        let watch = listener.queue_watch();
+        let mut last = 0.0;
+        while last < 0.8 {
+            for _ in 0..20 {
+                sender.send(&[b'x'; 1000]).expect("queued");
+            }
+            assert!(watch.look());
+            // One sender fills the buffer of one worker: the fullest counts, not the mean.
+            assert!(listener.queue_peak() > last, "{last}");
+            last = listener.queue_peak();
+        }
+        assert_eq!(listener.kernel_drops(), 0);
+        assert_eq!((listener.take_queue_peak(), listener.queue_peak()), (last, 0.0));
+        drop(held);
+        let end = Instant::now() + Duration::from_secs(20);
+        stop(&[&listener], end).await;
+        watch.look();
+        assert!(listener.queue_peak() <= last);
+        listener.join(end).await;
+        assert!(!watch.look(), "nothing is left to look at");
+    }
+
+    #[tokio::test]
     async fn connections_that_hang_leave_datagrams_the_time_to_be_counted() {
         let streams = listener(Transport::Tcp, "127.0.0.1:0", 1);
         let held = hold(&streams);

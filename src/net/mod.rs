@@ -9,6 +9,7 @@
 //! | `connection`, `framing` | a connection; cutting its bytes into lines or frames |
 //! | `taps` | copies to presence, capture and relays |
 //! | `relay` | relays to other StatsD servers |
+//! | `queue` | how full receive buffers are |
 //! | `listeners` | all listeners, and the order in which they stop |
 //!
 //! Workers never wait for what comes after them: one that cannot keep up shows in the kernel's drop counters.
@@ -36,6 +37,7 @@ mod datagrams;
 pub mod framing;
 mod listener;
 mod listeners;
+mod queue;
 pub mod relay;
 mod streams;
 mod taps;
@@ -55,6 +57,7 @@ use crate::telemetry::Tally;
 pub use bind::{BoundListener, bind};
 pub use listener::Listener;
 pub use listeners::{Listeners, stop};
+pub use queue::QueueWatch;
 pub use taps::Taps;
 
 /// Most connections that the kernel queues before they are accepted.

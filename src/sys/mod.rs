@@ -23,8 +23,8 @@ pub use allocator::CountingAllocator;
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
 pub use memory::{default_max_memory, live_bytes, private_bytes, resident_bytes};
 pub use raw::{
-    BATCH_DATAGRAMS, Batch, Datagram, Outgoing, dropped_datagrams, realtime_thread, receive_coalesced, return_memory,
-    send_batch, send_segmented, survive_file_size_limit, trim, with_first_limits,
+    BATCH_DATAGRAMS, Batch, Datagram, Outgoing, SocketMemory, realtime_thread, receive_coalesced, return_memory,
+    send_batch, send_segmented, socket_memory, survive_file_size_limit, trim, with_first_limits,
 };
 
 /// Most segments the kernel splits one send into (`UDP_MAX_SEGMENTS`, 64 before Linux 6.7).

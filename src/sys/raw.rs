@@ -304,12 +304,32 @@ fn set_udp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> i
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Datagrams that the kernel has dropped at this socket since it was created, modulo 2^32 (`SO_MEMINFO`).
+/// The kernel's account of a socket's receive buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMemory {
+    /// What is queued, in bytes as the kernel counts them: with its own structures.
+    pub queued: u32,
+    /// How much may be, in the same bytes.
+    pub limit: u32,
+    /// Datagrams dropped since the socket was created, modulo 2^32.
+    pub dropped: u32,
+}
+
+impl SocketMemory {
+    /// How full it is, 0 to 1. The kernel lets the last datagram exceed the limit.
+    pub fn fill(self) -> f64 {
+        (f64::from(self.queued) / f64::from(self.limit.max(1))).min(1.0)
+    }
+}
+
+/// How full a socket's receive buffer is, and what was dropped there (`SO_MEMINFO`).
 ///
 /// # Errors
 /// If the kernel does not know it.
-pub fn dropped_datagrams(socket: &Socket) -> io::Result<u32> {
-    /// `SK_MEMINFO_DROPS` and `SK_MEMINFO_VARS` of linux/sock_diag.h.
+pub fn socket_memory(socket: &Socket) -> io::Result<SocketMemory> {
+    /// `SK_MEMINFO_RMEM_ALLOC`, `SK_MEMINFO_RCVBUF`, `SK_MEMINFO_DROPS` and `SK_MEMINFO_VARS` of linux/sock_diag.h.
+    const RMEM_ALLOC: usize = 0;
+    const RCVBUF: usize = 1;
     const DROPS: usize = 8;
     const VARS: usize = 9;
     let mut info = [0_u32; VARS];
@@ -324,7 +344,10 @@ pub fn dropped_datagrams(socket: &Socket) -> io::Result<u32> {
             &raw mut length,
         )
     };
-    if result == 0 { Ok(info[DROPS]) } else { Err(io::Error::last_os_error()) }
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(SocketMemory { queued: info[RMEM_ALLOC], limit: info[RCVBUF], dropped: info[DROPS] })
 }
 
 /// Takes ownership of a descriptor that the service manager passed; `None` if it was taken before.
@@ -451,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_says_how_many_datagrams_it_dropped() {
+    fn the_kernel_says_how_full_a_buffer_is_and_how_many_datagrams_it_dropped() {
         let receiver = Socket::from(UdpSocket::bind("127.0.0.1:0").expect("a socket"));
         receiver.set_recv_buffer_size(4096).expect("a small buffer");
         let to = receiver.local_addr().expect("bound").as_socket().expect("an IP address");
@@ -459,13 +482,16 @@ mod tests {
         for _ in 0..1000 {
             sender.send_to(&[b'x'; 100], to).expect("sent");
         }
+        let full = socket_memory(&receiver).expect("an account");
+        assert!(full.fill() > 0.75 && full.limit as usize == receiver.recv_buffer_size().expect("a size"), "{full:?}");
         let mut batch = Batch::new();
         let mut read = 0;
         while let Ok(count) = batch.receive(&receiver, false) {
             read += count;
         }
-        assert_eq!(read + dropped_datagrams(&receiver).expect("a count") as usize, 1000);
-        assert!(read < 1000);
+        let empty = socket_memory(&receiver).expect("an account");
+        assert_eq!(read + empty.dropped as usize, 1000);
+        assert!(read < 1000 && empty.queued == 0, "{read}, {empty:?}");
     }
 
     #[test]

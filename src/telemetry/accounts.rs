@@ -54,6 +54,9 @@ accounts! {
         Counter bytes: u64, series("bytes"), metric("systole_bytes");
         /// Datagrams that the kernel dropped because the receive buffer was full.
         Counter kernel_drops: u64, series("kernel_drops"), metric("systole_kernel_drops");
+        /// How full the receive buffer was at most, 0 to 1: of the interval, and in the status of the open one as well; of several
+        /// workers the fullest. From 0.75 on the log and the status warn. 0 for streams and unix datagrams.
+        Gauge queue_peak: f64, series("queue_peak"), metric("systole_queue_peak_ratio");
         /// Datagrams larger than `max_datagram`: their whole lines were read, the rest is lost.
         Counter truncated: u64, series("truncated"), metric("systole_truncated");
         /// Datagrams and connections refused: from sources outside of `allow`, or over `max_connections`.

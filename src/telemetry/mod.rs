@@ -34,6 +34,9 @@ pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
 pub use reasons::{Counts, Limit, Named, Reasons};
 pub use tally::Tally;
 
+/// From here on a receive buffer is so full that a warning is due: datagrams are dropped at 1.
+pub const QUEUE_WARNING: f64 = 0.75;
+
 /// One interval's account, or the account since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -172,6 +175,16 @@ impl Ledger {
     /// All malformed lines.
     pub fn malformed_total(&self) -> u64 {
         self.lines.malformed.total()
+    }
+
+    /// What somebody should look at before data is lost, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let nearly_full = self.listeners.iter().filter(|listener| listener.queue_peak >= QUEUE_WARNING);
+        let warning = |listener: &ListenerAccount| {
+            let (url, percent) = (&listener.url, (listener.queue_peak * 100.0).floor());
+            format!("{url}: the receive buffer was {percent} % full; when it is full, the kernel drops datagrams")
+        };
+        nearly_full.map(warning).collect()
     }
 
     /// Whether the equations hold.

@@ -12,6 +12,7 @@ mod wait;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
@@ -83,7 +84,23 @@ pub fn systole(args: &[&str], input: &[u8]) -> Output {
 /// The binary without the settings, and the state, of whoever runs the tests.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(SYSTOLE);
-    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(args);
+    bare(command)
+}
+
+/// The binary with these arguments as `"$@"` of a script of the shell.
+fn shell(script: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", SYSTOLE]).args(args);
+    bare(command)
+}
+
+fn config_file(dir: &Path) -> String {
+    dir.join("systole.toml").to_str().expect("a plain path").to_string()
+}
+
+fn bare(mut command: Command) -> Command {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", "/nonexistent");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SYSTOLE_") {
@@ -115,12 +132,29 @@ impl Daemon {
 
     /// The same with more arguments.
     pub fn start_with(dir: &Path, config: &str, more: &[&str]) -> Daemon {
-        let file = dir.join("systole.toml");
-        std::fs::write(&file, config).expect("a configuration");
-        let mut args = vec!["run", "-c", file.to_str().expect("a plain path")];
-        args.extend(more);
-        let mut child = command(&args)
-            .stdin(Stdio::null())
+        let mut command = command(&["run", "-c", &config_file(dir)]);
+        command.args(more).stdin(Stdio::null());
+        Daemon::start_by(command, dir, config)
+    }
+
+    /// The same with a socket that it inherits as `fd://0`, as systemd passes it; this test has it too.
+    pub fn start_inheriting(dir: &Path, config: &str, socket: OwnedFd) -> Daemon {
+        let script = "exec 3<&0 0</dev/null; export LISTEN_PID=$$; exec \"$@\"";
+        let mut command = shell(script, &["run", "-c", &config_file(dir)]);
+        command.stdin(socket).env("LISTEN_FDS", "1");
+        Daemon::start_by(command, dir, config)
+    }
+
+    /// The same after a line of the shell, such as `ulimit -n 100`.
+    pub fn start_after(dir: &Path, config: &str, line: &str) -> Daemon {
+        let mut command = shell(&format!("{line}; exec \"$@\""), &["run", "-c", &config_file(dir)]);
+        command.stdin(Stdio::null());
+        Daemon::start_by(command, dir, config)
+    }
+
+    fn start_by(mut command: Command, dir: &Path, config: &str) -> Daemon {
+        std::fs::write(config_file(dir), config).expect("a configuration");
+        let mut child = command
             .env("XDG_STATE_HOME", dir)
             .stdout(std::fs::File::create(dir.join("stdout")).expect("a file"))
             .spawn()
