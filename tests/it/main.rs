@@ -15,6 +15,7 @@ mod delivery;
 mod documents;
 mod examples;
 mod exec;
+mod floods;
 mod hazards;
 mod hostile;
 mod import;

@@ -129,6 +129,8 @@ pub enum Tags {
     Repeated,
     /// One key with a value as long as there is room for.
     Long,
+    /// So many with values of so many bytes, of which the first is new each time.
+    WideFresh(usize, usize),
     /// Commas only.
     Empty,
     /// A value of bytes that are no UTF-8.
@@ -197,6 +199,8 @@ pub enum Form {
     /// A heartbeat: services, instances among so many; packed values.
     Beat(usize, usize, usize),
     BeatTags(usize, Tags),
+    /// A heartbeat of one of so many services and of a new instance, with names and versions as long as they are kept.
+    BeatFresh(usize),
     BeatCheck(usize),
     Maintenance(usize),
     Blank,
@@ -223,6 +227,13 @@ pub struct Shape {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     fresh: u64,
+}
+
+impl State {
+    /// One whose new names do not meet those of another that starts far from it.
+    pub fn starting_at(fresh: u64) -> State {
+        State { fresh }
+    }
 }
 
 /// Longest text of tags that is accepted, bytes: some above it are written as well.
@@ -286,6 +297,12 @@ pub fn line<C: Choices>(form: &Form, state: &mut State, room: usize, now: u64, c
         Form::BeatTags(services, tags) => {
             push(out, format_args!("heartbeat:10|g|#service:s{},instance:a", choices.below(services)));
             sections(Rate::None, tags, Dialect::Sections, More::None, state, room, now, choices, out);
+        }
+        Form::BeatFresh(services) => {
+            state.fresh += 1;
+            let (service, instance) = (choices.below(services), state.fresh);
+            push(out, format_args!("heartbeat:10|g|#service:{service:s>100},instance:{instance:i>128}"));
+            push(out, format_args!(",start:{instance:b>128},version:{instance:v>128}"));
         }
         Form::BeatCheck(services) => {
             push(out, format_args!("_sc|heartbeat|0|#service:s{}|m:fine", choices.below(services)));
@@ -463,6 +480,13 @@ fn tags<C: Choices>(tags: Tags, dialect: Dialect, state: &mut State, room: usize
             tag(out, format_args!("id"), state.fresh.to_string().as_bytes());
             (1..count).for_each(|n| {
                 tag(out, format_args!("key{n}"), b"value");
+            });
+        }
+        Tags::WideFresh(count, width) => {
+            state.fresh += 1;
+            (0..count).for_each(|n| {
+                let value = format!("{:v>width$}", state.fresh * u64::from(n == 0));
+                tag(out, format_args!("key{n}"), value.as_bytes());
             });
         }
         Tags::Many => {
