@@ -11,7 +11,7 @@ use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers
 use crate::memory::Memory;
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
-use crate::ports::TlsFiles;
+use crate::ports::{Ports, TlsFiles};
 use crate::presence::Identity;
 use crate::presence::policy::Policy;
 use crate::presence_driver::PresenceOptions;
@@ -175,6 +175,7 @@ pub fn sink_context(config: &Config, name: &str, timeout: Duration) -> SinkConte
         etsy: config.etsy.names.clone(),
         max_series: config.max_series,
         aggregates: config.dogstatsd.aggregates.clone(),
+        ports: Ports::default(),
     }
 }
 
@@ -185,7 +186,20 @@ pub fn graphite_names(config: &Config) -> GraphiteNames {
 
 /// The files of TLS of every port, with the port's URL.
 pub fn tls_files(config: &Config) -> Vec<(String, &TlsFiles)> {
-    config.listen.iter().map(|listen| (listen.url.to_string(), &listen.tls)).collect()
+    let mut all: Vec<_> = config.listen.iter().map(|listen| (listen.url.to_string(), &listen.tls)).collect();
+    all.push(("management".into(), &config.management.tls));
+    all.push(("http".into(), &config.http.tls));
+    all.extend(
+        config.sinks.iter().filter_map(|sink| Some((format!("sink {}", sink.name), sink.kind.spec().tls_files()?))),
+    );
+    all
+}
+
+/// What is allowed and most likely not meant.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let of_sinks =
+        config.sinks.iter().filter_map(|sink| Some(format!("sink {}: {}", sink.name, sink.kind.spec().warning()?)));
+    of_sinks.collect()
 }
 
 /// What a listener is made of.

@@ -42,6 +42,9 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
             code = FAILED;
         }
     }
+    for warning in assemble::warnings(&config) {
+        super::print_error(format_args!("warning: {warning}"));
+    }
     if args.print {
         out.push_str(&print(&config));
     } else if wrong.is_empty() {

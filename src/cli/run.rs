@@ -10,7 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::{self, Config, LogFormat};
+use crate::assemble;
+use crate::config::{self, Config, LogFormat, Problem};
 use crate::daemon::{Daemon, Running};
 use crate::log::Log;
 use crate::sys;
@@ -99,8 +100,8 @@ pub(super) fn run(args: RunArgs) -> u8 {
         }
     };
     let _ending = log.ending();
-    for unknown in unknown {
-        tracing::warn!("{unknown}");
+    for warning in unknown.iter().map(Problem::to_string).chain(assemble::warnings(&config)) {
+        tracing::warn!("{warning}");
     }
     runtime.spawn(ignored.log());
     let stop = match stop_signal(log.clone()) {

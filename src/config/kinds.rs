@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use toml::Value;
 
 use crate::memory::LEAST_MAX_MEMORY;
-use crate::ports::{TlsFiles, tls_options};
+use crate::ports::{ConnectionLimits, TlsFiles, limit_options, tls_options};
 use crate::settings::{Count, Described, ItemsOf, List, Opt, OptionVisitor, Parsed, Wrong, choice, count, maybe};
 
 use super::schema::{Lifetime, Workers};
@@ -102,6 +102,11 @@ pub(super) fn such_as<T>(
 /// The table `tls` of a port.
 pub(super) fn tls(visitor: Visitor<'_>, _: Words, _: Words, value: &mut TlsFiles) {
     tls_options(visitor, value);
+}
+
+/// Two settings: the limits of a port.
+pub(super) fn limits(visitor: Visitor<'_>, _: Words, _: Words, value: &mut ConnectionLimits) {
+    limit_options(visitor, value);
 }
 
 /// A table with a head.

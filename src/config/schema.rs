@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::aggregate::rules::Rules;
 use crate::net::relay::RelaySpec;
-use crate::ports::TlsFiles;
+use crate::ports::{ConnectionLimits, TlsFiles};
 use crate::protocol::{GaugeSign, NameTags, Options};
 use crate::settings::{OptionVisitor, settings};
 use crate::sinks::graphite::EtsyNames;
@@ -23,8 +23,9 @@ use crate::sinks::{LONG, SinkKind, SpoolOptions};
 use crate::snapshot::{Bins, Filter};
 
 use super::kinds::{
-    address_or_off, dogstatsd_aggregates, duration, file_mode, flag, hosts, lifetime, listen_url_of, map, max_memory,
-    maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, tls, whole, wholes, workers,
+    address_or_off, dogstatsd_aggregates, duration, file_mode, flag, hosts, lifetime, limits, listen_url_of, map,
+    max_memory, maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, tls, whole, wholes,
+    workers,
 };
 use super::presence::Presence;
 use super::url::ListenUrl;
@@ -231,16 +232,21 @@ settings! {
         address: Option<SocketAddr> = None, address_or_off("127.0.0.1:8126");
         /// What `health` says until it is set.
         health: bool = true, one_of(&[("up", true), ("down", false)]);
-        /// Source networks; must be set when the address is not on loopback.
+        /// Source networks; this or `tls.client_ca` must be set when the address is not on loopback.
         allow: Option<Vec<IpNet>> = None, such_as("[\"10.0.0.0/8\"]", networks);
+        /// How many may connect.
+        limits: ConnectionLimits = ConnectionLimits { in_all: 64, per_address: 32 }, limits;
+        /// TLS.
+        tls: TlsFiles = TlsFiles::default(), tls;
     }
     check
 }
 
 impl Management {
     fn check(&self, visitor: &mut dyn OptionVisitor) {
-        let open = self.address.filter(|address| !address.ip().is_loopback() && self.allow.is_none());
-        let way_out = "say who may delete series with `allow = [\"10.0.0.0/8\"]`";
+        let is_open = self.allow.is_none() && !self.tls.wants_client_certificates();
+        let open = self.address.filter(|address| !address.ip().is_loopback() && is_open);
+        let way_out = "say who may delete series with `allow = [\"10.0.0.0/8\"]`, or with `tls.client_ca`";
         visitor.require(
             "address",
             open.map_or(Ok(()), |address| Err(format!("`{address}` is not on loopback; {way_out}"))),
@@ -258,6 +264,10 @@ settings! {
         /// Names, beside localhost, 127.0.0.1 and [::1], under which the server may be asked on loopback: those that a
         /// proxy passes on.
         hosts: Vec<String> = Vec::new(), hosts;
+        /// How many may connect.
+        limits: ConnectionLimits = ConnectionLimits { in_all: 512, per_address: 256 }, limits;
+        /// TLS.
+        tls: TlsFiles = TlsFiles::default(), tls;
     }
     check
 }

@@ -51,6 +51,7 @@ use crate::log::Log;
 use crate::memory::Memory;
 use crate::net::Taps;
 use crate::notify::{Notifiers, Outboxes};
+use crate::ports::Ports;
 use crate::presence::Identity;
 use crate::rollup::Registry;
 use crate::sinks::{DriverOptions, Sink};
@@ -130,6 +131,7 @@ pub struct Daemon {
     sinks: Vec<OpenSink>,
     http: Option<BoundServer>,
     management: Option<BoundServer>,
+    ports: Ports,
     capture: Option<PathBuf>,
     status_every: Option<Duration>,
     log: Option<Log>,
@@ -143,10 +145,11 @@ impl Daemon {
     pub fn bind(config: Config) -> Result<Daemon, StartError> {
         let started = Instant::now();
         let memory = assemble::memory(&config);
-        let sinks = sinks::open(&config)?;
+        let ports = Ports::default();
+        let sinks = sinks::open(&config, &ports)?;
         let listeners = BoundListeners::bind(&config)?;
-        let http = config.http.address.map(|address| BoundServer::bind("http", address)).transpose()?;
-        let management = config.management.address.map(|address| BoundServer::bind("tcp", address)).transpose()?;
+        let http = BoundServer::http(&config, &ports)?;
+        let management = BoundServer::management(&config, &ports)?;
         Ok(Daemon {
             config,
             started,
@@ -155,6 +158,7 @@ impl Daemon {
             sinks,
             http,
             management,
+            ports,
             capture: None,
             status_every: None,
             log: None,
@@ -211,12 +215,13 @@ impl Daemon {
     /// # Errors
     /// If a thread cannot be started, a spool or the capture cannot be written, and the like; what has started ends then.
     pub fn start(self) -> Result<Running, StartError> {
-        let Daemon { config, started, memory, listeners, sinks, http, management, capture, status_every, log } = self;
+        let Daemon { config, started, memory, listeners, sinks, http, management, ports, capture, status_every, log } =
+            self;
         let seed = random_seed();
         let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
         let (flusher_handle, inbox) = crate::flush::channel();
 
-        let page = http.as_ref().map(|http| format!("http://{}", http.address()));
+        let page = http.as_ref().map(|http| http.url().to_string());
         let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
         let presence = Presence::start(&config, seed, identity, outboxes.receivers())?;
@@ -244,18 +249,18 @@ impl Daemon {
         let (control, inputs) = flush::control();
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
-                .accounting_for(relays.stats(), log, capture_counter)
+                .accounting_for(relays.stats(), log, capture_counter, ports)
                 .in_memory(&memory)
                 .controlled_by(inputs);
 
         let ready = Arc::new(AtomicBool::new(false));
         let http = http.map(|bound| {
             let state = server::http_state(&config, started, flusher_handle.clone(), &ready, presence_handle);
-            bound.serve(|listener, stop| crate::http::serve(listener, state, stop))
+            bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
         });
         let management = management.map(|bound| {
             let state = server::management_state(&config, flusher_handle.clone());
-            bound.serve(|listener, stop| crate::management::serve(listener, state, stop))
+            bound.serve(|port, listener, stop| crate::management::serve(port, listener, state, stop))
         });
         let (flusher, sinks) = FlushThread::start(flusher, control)?;
         count_own_descriptors();

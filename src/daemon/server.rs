@@ -1,4 +1,4 @@
-//! The two TCP servers: HTTP and the management port.
+//! The two servers: HTTP and the management port. Their listeners are [`crate::ports`].
 
 use std::future::Future;
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
 use crate::http::{self, About, AppState, LastRead};
 use crate::management::ManagementState;
-use crate::ports::{ServerTls, TlsFiles};
+use crate::ports::{self, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
 use crate::sys::unix_time;
 use crate::web::Bodies;
@@ -24,28 +24,65 @@ use crate::web::Bodies;
 use super::StartError;
 use super::listeners::cannot_listen;
 
-/// Connections that the kernel may hold before they are accepted.
-const BACKLOG: u32 = 1024;
-
 /// A server whose port is bound.
 #[derive(Debug)]
 pub(super) struct BoundServer {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     address: SocketAddr,
+    port: Port,
 }
 
 impl BoundServer {
-    pub(super) fn bind(scheme: &str, address: SocketAddr) -> Result<BoundServer, StartError> {
-        let bind = || -> io::Result<BoundServer> {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            // A restart does not wait for old connections to time out.
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            let listener = socket.listen(BACKLOG)?;
-            let address = listener.local_addr()?;
-            Ok(BoundServer { listener, address })
+    /// The page and the API, if they are on.
+    pub(super) fn http(config: &Config, ports: &Ports) -> Result<Option<BoundServer>, StartError> {
+        let http = &config.http;
+        let scheme = if http.tls.is_on() { "https" } else { "http" };
+        let bind = |address| {
+            let (limits, patience, allow) = (http.limits, Patience::HTTP, AccessList::default());
+            BoundServer::bind(scheme, address, &http.tls, ports, |url, tls| PortOptions {
+                url,
+                limits,
+                patience,
+                allow,
+                tls,
+            })
         };
-        bind().map_err(|error| cannot_listen(&format!("{scheme}://{address}"), &error))
+        http.address.map(bind).transpose()
+    }
+
+    /// The management port, if it is on.
+    pub(super) fn management(config: &Config, ports: &Ports) -> Result<Option<BoundServer>, StartError> {
+        let management = &config.management;
+        let bind = |address| {
+            let (limits, patience) = (management.limits, Patience::COMMANDS);
+            let allow = AccessList::new(management.allow.clone());
+            BoundServer::bind("tcp", address, &management.tls, ports, |url, tls| PortOptions {
+                url,
+                limits,
+                patience,
+                allow,
+                tls,
+            })
+        };
+        management.address.map(bind).transpose()
+    }
+
+    fn bind(
+        scheme: &str,
+        address: SocketAddr,
+        tls: &TlsFiles,
+        ports: &Ports,
+        options: impl FnOnce(String, Option<ServerTls>) -> PortOptions,
+    ) -> Result<BoundServer, StartError> {
+        let bind = || -> io::Result<(TcpListener, SocketAddr)> {
+            let listener = ports::bind(address)?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) = bind().map_err(|error| cannot_listen(&format!("{scheme}://{address}"), &error))?;
+        let url = format!("{scheme}://{address}");
+        let tls = self::tls(&url, tls)?;
+        Ok(BoundServer { listener: Arc::new(listener), address, port: Port::new(options(url, tls), ports) })
     }
 
     /// The address, with the port that the kernel chose.
@@ -53,13 +90,18 @@ impl BoundServer {
         self.address
     }
 
+    /// What it is called, with the port that the kernel chose.
+    pub(super) fn url(&self) -> &str {
+        self.port.url()
+    }
+
     /// Starts a task that serves until the flag it gets turns true.
-    pub(super) fn serve<F>(self, serve: impl FnOnce(TcpListener, watch::Receiver<bool>) -> F) -> Server
+    pub(super) fn serve<F>(self, serve: impl FnOnce(Port, Arc<TcpListener>, watch::Receiver<bool>) -> F) -> Server
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let (stop, stopped) = watch::channel(false);
-        Server { stop, task: tokio::spawn(serve(self.listener, stopped)) }
+        Server { stop, task: tokio::spawn(serve(self.port, self.listener, stopped)) }
     }
 }
 
@@ -118,6 +160,5 @@ pub(super) fn management_state(config: &Config, flusher: FlusherHandle) -> Manag
         config: config::flat(config),
         started: unix_time(),
         healthy: AtomicBool::new(config.management.health),
-        allow: AccessList::new(config.management.allow.clone()),
     }
 }

@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 
 use crate::assemble;
 use crate::config::{self, Config};
-use crate::sinks::{DriverOptions, Sink, SinkDriver};
+use crate::ports::Ports;
+use crate::sinks::{DriverOptions, Sink, SinkContext, SinkDriver};
 
 use super::StartError;
 
@@ -26,11 +27,11 @@ impl fmt::Debug for OpenSink {
 }
 
 /// Opens the configured sinks.
-pub(super) fn open(config: &Config) -> Result<Vec<OpenSink>, StartError> {
-    config.sinks.iter().map(|sink| open_one(config, sink)).collect()
+pub(super) fn open(config: &Config, ports: &Ports) -> Result<Vec<OpenSink>, StartError> {
+    config.sinks.iter().map(|sink| open_one(config, sink, ports)).collect()
 }
 
-fn open_one(config: &Config, sink: &config::Sink) -> Result<OpenSink, StartError> {
+fn open_one(config: &Config, sink: &config::Sink, ports: &Ports) -> Result<OpenSink, StartError> {
     let every = sink.interval.map_or(1, |own| own.as_nanos() / config.interval.as_nanos().max(1));
     let options = DriverOptions {
         filter: sink.filter.clone(),
@@ -41,6 +42,7 @@ fn open_one(config: &Config, sink: &config::Sink) -> Result<OpenSink, StartError
         ..DriverOptions::new(&sink.name, sink.kind.name(), config.interval)
     };
     let context = assemble::sink_context(config, &sink.name, sink.timeout);
+    let context = SinkContext { ports: ports.clone(), ..context };
     let opened = sink.kind.spec().open(&context);
     let sink = opened.map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))?;
     Ok(OpenSink { options, sink })

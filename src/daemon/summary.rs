@@ -5,21 +5,31 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::config::{ListenUrl, show_duration, show_size};
 use crate::net::Transport;
+use crate::ports::TlsFiles;
 
 use super::Daemon;
 use super::server::BoundServer;
 
+/// What is said of a port with TLS.
+fn tls(files: &TlsFiles) -> &'static str {
+    match (files.is_on(), files.wants_client_certificates()) {
+        (false, _) => "",
+        (true, false) => "  (TLS)",
+        (true, true) => "  (TLS, client certificates)",
+    }
+}
+
 pub(super) fn text(daemon: &Daemon) -> String {
     let config = &daemon.config;
     let mut out = format!("systole {}\n", env!("CARGO_PKG_VERSION"));
-    for (url, bound) in daemon.listeners.iter() {
+    for ((url, bound), listen) in daemon.listeners.iter().zip(&config.listen) {
         let detail = match bound.transport() {
             Transport::Udp => {
                 let workers = bound.workers();
                 let s = if workers == 1 { "" } else { "s" };
                 format!("  ({workers} worker{s}, receive buffer {})", show_size(bound.receive_buffer()))
             }
-            Transport::Tcp | Transport::Unix | Transport::Unixgram => String::new(),
+            Transport::Tcp | Transport::Unix | Transport::Unixgram => tls(&listen.tls).to_string(),
         };
         let _ = writeln!(out, "  listen    {url}{detail}");
     }
@@ -36,11 +46,11 @@ pub(super) fn text(daemon: &Daemon) -> String {
         let targets = relay.targets.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
         let _ = writeln!(out, "  relay     {}  {targets}", relay.name);
     }
-    if let Some(address) = daemon.management.as_ref().map(BoundServer::address) {
-        let _ = writeln!(out, "  manage    tcp://{address}");
+    if let Some(url) = daemon.management.as_ref().map(BoundServer::url) {
+        let _ = writeln!(out, "  manage    {url}{}", tls(&config.management.tls));
     }
-    let _ = match daemon.http.as_ref().map(BoundServer::address) {
-        Some(address) => writeln!(out, "  page      http://{address}"),
+    let _ = match daemon.http.as_ref().map(BoundServer::url) {
+        Some(url) => writeln!(out, "  page      {url}{}", tls(&config.http.tls)),
         None => writeln!(out, "  page      off"),
     };
     let mut udp = daemon.listeners.iter().filter_map(|(url, _)| match url {

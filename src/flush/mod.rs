@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::memory::Memory;
 use crate::net::relay::RelayStats;
 use crate::net::{Listener, Listeners, QueueWatch};
+use crate::ports::Ports;
 use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
 use crate::sinks::SinkDriver;
@@ -153,15 +154,16 @@ impl Flusher {
         flusher
     }
 
-    /// Accounts for these relays, for the daemon's log, and for what is captured.
+    /// Accounts for these relays, for the daemon's log, for what is captured, and for these ports.
     #[must_use]
     pub fn accounting_for(
         mut self,
         relays: Vec<RelayStats>,
         log: Option<Log>,
         capture: Option<CaptureCounter>,
+        ports: Ports,
     ) -> Flusher {
-        self.sources = Sources { relays: relays.into(), log, capture, ..self.sources };
+        self.sources = Sources { relays: relays.into(), log, capture, ports, ..self.sources };
         self.publish(None, false, None);
         self
     }
@@ -289,6 +291,7 @@ impl Flusher {
         let ledger = &mut snapshot.ledger;
         ledger.listeners = listeners;
         let before = self.read_sources(ledger);
+        log_refusals(ledger, &before);
         if ledger.management.http_requests > 0 {
             let requests = ledger.management.http_requests;
             tracing::warn!(requests, "HTTP came to the management port: a browser, or somebody who has the wrong port");
@@ -316,9 +319,10 @@ impl Flusher {
         self.sources.read_into(&mut counted);
         let before = std::mem::replace(&mut self.counted, counted);
         let counted = &self.counted;
-        // Sinks and relays are since the start in every ledger.
+        // Sinks, relays and ports are since the start in every ledger.
         ledger.sinks.clone_from(&counted.sinks);
         ledger.relays.clone_from(&counted.relays);
+        ledger.ports.clone_from(&counted.ports);
         ledger.log = counted.log.since(&before.log);
         ledger.capture = counted.capture.as_ref().map(|now| match &before.capture {
             Some(before) => now.since(before),
@@ -504,6 +508,23 @@ fn reasons(partials: &[Partial]) -> String {
     let mut all = Tally::default();
     partials.iter().for_each(|partial| all.add(&partial.tally));
     all.malformed_by_reason()
+}
+
+/// Logs what ports refused, once an interval.
+fn log_refusals(ledger: &Ledger, before: &Ledger) {
+    for (port, account) in &ledger.ports {
+        let fresh = before.ports.get(port).map_or_else(|| account.clone(), |before| account.since(before));
+        if fresh.refused.total() > 0 {
+            let reasons: Vec<String> =
+                fresh.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            tracing::warn!(
+                port,
+                refused = fresh.refused.total(),
+                reasons = reasons.join(", "),
+                "connections were refused, or closed before their request was answered"
+            );
+        }
+    }
 }
 
 /// Says what was lost, at most once an interval.

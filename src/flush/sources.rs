@@ -7,6 +7,7 @@ use crate::capture::CaptureCounter;
 use crate::log::Log;
 use crate::memory::{Holder, Memory};
 use crate::net::relay::RelayStats;
+use crate::ports::Ports;
 use crate::sinks::SinkStats;
 use crate::telemetry::{HolderAccount, Ledger, ManagementAccount, MemoryAccount};
 
@@ -17,6 +18,7 @@ pub(super) struct Sources {
     pub(super) relays: Arc<[RelayStats]>,
     pub(super) log: Option<Log>,
     pub(super) capture: Option<CaptureCounter>,
+    pub(super) ports: Ports,
     pub(super) http_requests: Arc<AtomicU64>,
     pub(super) memory: Memory,
 }
@@ -28,6 +30,7 @@ impl Sources {
         ledger.relays = self.relays.iter().map(|relay| (relay.name().to_string(), relay.account())).collect();
         ledger.log = self.log.as_ref().map(Log::account).unwrap_or_default();
         ledger.capture = self.capture.as_ref().map(CaptureCounter::account);
+        ledger.ports = self.ports.accounts();
         ledger.management = ManagementAccount { http_requests: self.http_requests.load(Ordering::Relaxed) };
         self.read_memory(&mut ledger.memory);
     }

@@ -42,30 +42,21 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::acl::equal;
 use crate::flush::FlusherHandle;
+use crate::ports::{Port, serve_http};
 use crate::presence_driver::PresenceHandle;
 use crate::telemetry::Ledger;
 use crate::untrusted::{Escaped, in_url};
 use crate::web::{
-    self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, PIECE, Parameters, WholeErrors, error, given, json, text,
-    with_type,
+    self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, PIECE, Parameters, error, given, json, text, with_type,
 };
 
 pub use snapshot::LastRead;
-
-/// A connection whose next request's headers take longer is closed; so is one that is silent for so long between two.
-const HEADER_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Pause after a failed accept: out of descriptors, most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What does not change while the daemon runs.
 #[derive(Clone, Debug)]
@@ -115,36 +106,8 @@ impl AppState {
 }
 
 /// Serves until `stop` turns true.
-pub async fn serve(listener: TcpListener, state: AppState, mut stop: watch::Receiver<bool>) {
-    let routes = TowerToHyperService::new(router(state));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE).max_buf_size(PIECE);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            // An error means that whoever could stop us is gone, which is a stop too.
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept an HTTP connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let connection = http.serve_connection(WholeErrors::new(TokioIo::new(stream)), routes.clone());
-        let mut stop = stop.clone();
-        tokio::spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            // That a client went away, or sent no HTTP, is its business.
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
-            }
-            let _ = connection.await;
-        });
-    }
+pub async fn serve(port: Port, listener: Arc<TcpListener>, state: AppState, stop: watch::Receiver<bool>) {
+    serve_http(&port, &listener, router(state), stop).await;
 }
 
 /// Where to begin, for whoever asks for a page that there is not.

@@ -29,28 +29,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::acl::AccessList;
 use crate::aggregate::Class;
 use crate::flush::{FlusherHandle, Stats};
+use crate::ports::{Conn, Port};
 use crate::protocol::{is_request_line, may_be_request_line};
 use crate::sys::unix_time;
-
-/// Most connections at a time.
-const CONNECTIONS: usize = 64;
 
 /// Longest command, in bytes.
 const COMMAND_BYTES: usize = 64 << 10;
 
 /// A command without a newline is complete when nothing follows for this long.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// A silent connection is closed after this time, and so is one that does not read.
-const IDLE: Duration = Duration::from_secs(600);
-const WRITE: Duration = Duration::from_secs(30);
 
 const HELP: &str =
     "Commands: stats, counters, timers, gauges, delcounters, deltimers, delgauges, health, config, quit\n\n";
@@ -66,56 +59,35 @@ pub struct ManagementState {
     pub started: f64,
     /// The state that `health` reports.
     pub healthy: AtomicBool,
-    /// Who may connect.
-    pub allow: AccessList,
 }
 
-/// Serves until `stop` turns true.
-pub async fn serve(listener: TcpListener, state: ManagementState, mut stop: watch::Receiver<bool>) {
-    let (state, room) = (Arc::new(state), Arc::new(Semaphore::new(CONNECTIONS)));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a management connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if !state.allow.permits(Some(from.ip())) {
-            tracing::warn!(%from, "a management connection was refused: it is not in `management.allow`");
-            continue;
-        }
-        // A connection over the limit is closed at once.
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let state = Arc::clone(&state);
-        let mut stop = stop.clone();
-        tokio::spawn(async move {
+/// Serves until `stop` turns true; then connections end, too.
+pub async fn serve(port: Port, listener: Arc<TcpListener>, state: ManagementState, stop: watch::Receiver<bool>) {
+    let (state, stopped) = (Arc::new(state), stop.clone());
+    port.serve(&listener, stop, move |connection| {
+        let (state, mut stop) = (Arc::clone(&state), stopped.clone());
+        async move {
             tokio::select! {
-                () = converse(stream, &state, from) => {}
+                () = converse(connection, &state) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
-            drop(place);
-        });
-    }
+        }
+    })
+    .await;
 }
 
 /// Answers until one side closes the connection.
-async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAddr) {
+async fn converse(mut connection: Conn, state: &ManagementState) {
     let mut heard = Vec::new();
     let mut chunk = [0; 4096];
     loop {
-        let patience = if heard.is_empty() { IDLE } else { PAUSE };
+        // The port ends a connection that is silent for too long.
+        let patience = if heard.is_empty() { Duration::MAX } else { PAUSE };
         let (mut is_end, mut is_pause) = (false, false);
-        match timeout(patience, stream.read(&mut chunk)).await {
+        match timeout(patience, connection.read(&mut chunk)).await {
             Ok(Ok(0)) => is_end = true,
             Ok(Ok(count)) => heard.extend_from_slice(&chunk[..count]),
             Ok(Err(_)) => return,
-            Err(_) if heard.is_empty() => return,
             Err(_) => is_pause = true,
         }
         while let Some(end) = memchr::memchr(b'\n', &heard) {
@@ -124,7 +96,7 @@ async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAd
                 state.flusher.count_http_request();
                 return;
             }
-            if !respond(&mut stream, state, &line, from).await {
+            if !respond(&mut connection, state, &line).await {
                 return;
             }
         }
@@ -134,7 +106,7 @@ async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAd
                 state.flusher.count_http_request();
                 return;
             }
-            if !respond(&mut stream, state, &line, from).await {
+            if !respond(&mut connection, state, &line).await {
                 return;
             }
         }
@@ -145,14 +117,15 @@ async fn converse(mut stream: TcpStream, state: &ManagementState, from: SocketAd
 }
 
 /// Answers one command; `false` closes the connection.
-async fn respond(stream: &mut TcpStream, state: &ManagementState, line: &[u8], from: SocketAddr) -> bool {
+async fn respond(connection: &mut Conn, state: &ManagementState, line: &[u8]) -> bool {
+    let _answering = connection.begin_answer();
     let line = String::from_utf8_lossy(line);
-    let Some(reply) = handle_request(state, line.trim(), from).await else {
+    let Some(reply) = handle_request(state, line.trim(), connection.from()).await else {
         // The other end may have closed already.
-        let _ = stream.shutdown().await;
+        let _ = connection.shutdown().await;
         return false;
     };
-    matches!(timeout(WRITE, stream.write_all(reply.as_bytes())).await, Ok(Ok(())))
+    connection.write_all(reply.as_bytes()).await.is_ok() && connection.flush().await.is_ok()
 }
 
 /// The reply to a command; `None` for `quit`.

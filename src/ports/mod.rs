@@ -2,10 +2,30 @@
 //!
 //! | file | does |
 //! |---|---|
+//! | `listener` | accepts connections within limits, and closes those whose time is over |
+//! | `connection` | a connection, with or without TLS, and how far its request is |
+//! | `victim` | which connection gives way when there is no room, and when its time is over |
+//! | `http` | serves routes of HTTP on a port |
+//! | `counters` | what every port has counted |
 //! | `tls` | TLS: the files, and the configuration made of them, replaced while the daemon runs |
 //! | `validity` | reads from a certificate when it holds |
+//!
+//! A slow or hostile client costs others nothing: a request has a total time, however it drips; and where a port is full,
+//! the connection that has waited longest without a complete request is closed for the new one, so that a probe always
+//! gets in. Connections whose request is being answered are left alone while they make progress, such as streams of
+//! events and long downloads.
 
+mod connection;
+mod counters;
+mod http;
+mod listener;
 mod tls;
 mod validity;
+mod victim;
 
+pub use connection::Conn;
+pub use counters::{PortCounters, Ports};
+pub use http::serve_http;
+pub use listener::{ConnectionLimits, Port, PortOptions, bind, limit_options};
 pub use tls::{ServerTls, TlsError, TlsFiles, tls_options};
+pub use victim::Patience;

@@ -137,6 +137,7 @@ mod tests {
             profile: "etsy",
             etsy: EtsyNames::default(),
             max_series: 10,
+            ports: Default::default(),
             aggregates: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::ports::{Ports, TlsFiles};
 use crate::settings::OptionVisitor;
 
 use super::Sink;
@@ -41,6 +42,16 @@ pub trait Spec: fmt::Debug {
     /// What is wrong.
     fn probe(&self) -> Result<String, String>;
 
+    /// The certificates of its port, if it has one.
+    fn tls_files(&self) -> Option<&TlsFiles> {
+        None
+    }
+
+    /// What is allowed and most likely not meant, in a sentence.
+    fn warning(&self) -> Option<String> {
+        None
+    }
+
     /// Whether the receiver takes an interval after a later one.
     fn accepts_out_of_order(&self) -> bool {
         false
@@ -70,6 +81,8 @@ pub struct SinkContext {
     pub max_series: usize,
     /// Aggregates of timers in the naming `dogstatsd`.
     pub aggregates: Vec<String>,
+    /// Where ports are accounted for.
+    pub ports: Ports,
 }
 
 /// What follows the scheme of a URL, without slashes around it.

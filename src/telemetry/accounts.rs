@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::Reason;
 
 use super::entry::{Account, Entry, EntryKind, Family, Value, Visit, accounts};
-use super::reasons::{Counts, Limit, Named, Reasons};
+use super::reasons::{Counts, Limit, Named, Reasons, Refusal};
 
 const LINES: Family = Family { name: "systole_lines", help: "Lines read, by what they were.", label: "kind" };
 
@@ -40,6 +40,9 @@ pub type Malformed = Counts<Reason, { Reason::ALL.len() }>;
 
 /// Values that a bound made be dropped, by bound.
 pub type Limited = Counts<Limit, { <Limit as Named>::ALL.len() }>;
+
+/// Connections refused or closed, by reason.
+pub type Refused = Counts<Refusal, { <Refusal as Named>::ALL.len() }>;
 
 accounts! {
     /// What a listener received. Workers fill in what they see, the flusher the rest.
@@ -211,6 +214,25 @@ accounts! {
         Counter refused: Reasons, by("reason");
         /// Services that were not established and gave way to new ones (series: `presence_evicted_total`).
         Counter evicted: u64;
+    }
+
+    /// Connections of HTTP, of scrapes and of management, since the start.
+    PortAccount, "ports", ["port"] {
+        /// Connections accepted.
+        Counter accepted: u64, series("ports.accepted"), metric("systole_port_connections_accepted");
+        /// Connections that are open.
+        Gauge open: u64, series("ports.open"), metric("systole_port_connections_open");
+        /// Requests answered; of the management port, commands.
+        Counter requests: u64, series("ports.requests"), metric("systole_port_requests");
+        /// Connections refused, or closed before their request was answered, by reason.
+        Counter refused: Refused, by("reason"), series("ports.refused"), metric("systole_port_connections_refused");
+        /// Times that changed certificates were taken into use.
+        Counter tls_reloads: u64, series("ports.tls_reloads"), rare(), metric("systole_port_tls_reloads");
+        /// Times that changed certificates could not be used; those before them stay.
+        Counter tls_reloads_failed: u64, series("ports.tls_reloads_failed"), rare(),
+            metric("systole_port_tls_reloads_failed");
+        /// When the certificate in use ends, Unix seconds; 0 without TLS.
+        Gauge tls_expires: f64, metric("systole_port_tls_expires_timestamp_seconds");
     }
 
     /// What came to the management port and is no command.

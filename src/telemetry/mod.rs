@@ -28,10 +28,11 @@ use crate::series::Series;
 
 pub use accounts::{
     CaptureAccount, FlushAccount, HolderAccount, LineAccount, ListenerAccount, LogAccount, ManagementAccount,
-    MemoryAccount, PresenceAccount, RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
+    MemoryAccount, PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount, SinkAccount,
+    TargetAccount,
 };
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
-pub use reasons::{Counts, Limit, Named, Reasons};
+pub use reasons::{Counts, Limit, Named, Reasons, Refusal};
 pub use tally::Tally;
 
 /// From here on a receive buffer is so full that a warning is due: datagrams are dropped at 1.
@@ -62,6 +63,9 @@ pub struct Ledger {
     /// Heartbeats.
     #[serde(default)]
     pub presence: PresenceAccount,
+    /// By URL of the port, since the start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<String, PortAccount>,
     /// The management port.
     #[serde(default)]
     pub management: ManagementAccount,
@@ -94,7 +98,7 @@ const fn part<A: Account>() -> Part {
 
 /// The whole table of counters, in the order of the ledger.
 #[cfg(feature = "internals")]
-pub const TABLE: [Part; 15] = [
+pub const TABLE: [Part; 16] = [
     part::<ListenerAccount>(),
     part::<LineAccount>(),
     part::<SampleAccount>(),
@@ -105,6 +109,7 @@ pub const TABLE: [Part; 15] = [
     part::<LogAccount>(),
     part::<CaptureAccount>(),
     part::<PresenceAccount>(),
+    part::<PortAccount>(),
     part::<ManagementAccount>(),
     part::<MemoryAccount>(),
     part::<HolderAccount>(),
@@ -142,6 +147,7 @@ impl Ledger {
         self.series = later.series.clone();
         self.sinks.clone_from(&later.sinks);
         self.relays.clone_from(&later.relays);
+        self.ports.clone_from(&later.ports);
         self.flush = later.flush.clone();
     }
 
@@ -230,6 +236,7 @@ impl Ledger {
         account(&[], &self.log, visit);
         self.capture.iter().for_each(|capture| account(&[], capture, visit));
         account(&[], &self.presence, visit);
+        self.ports.iter().for_each(|(url, port)| account(&[("port", url)], port, visit));
         account(&[], &self.management, visit);
         account(&[], &self.memory, visit);
         self.memory.holders.iter().for_each(|(name, holder)| account(&[("holder", name)], holder, visit));
@@ -237,12 +244,13 @@ impl Ledger {
         visit(&[], &COMPLETENESS[0], &self.completeness);
     }
 
-    /// The account as series: counters with what this interval added, gauges with levels. `before` says what sinks and
-    /// relays had counted at the interval's start.
+    /// The account as series: counters with what this interval added, gauges with levels. `before` says what sinks,
+    /// relays and ports had counted at the interval's start.
     pub fn series(&self, before: &Ledger) -> Vec<(Series, f64)> {
         let mut fresh = self.clone();
         Value::subtract(&mut fresh.sinks, &before.sinks);
         Value::subtract(&mut fresh.relays, &before.relays);
+        Value::subtract(&mut fresh.ports, &before.ports);
         let mut out = Vec::new();
         fresh.each(&mut |labels, entry, value| {
             let Some(name) = entry.series else { return };

@@ -59,6 +59,40 @@ impl Named for Limit {
     }
 }
 
+/// Why a connection of HTTP, of a scrape or of management was refused, or closed before its request was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `max_connections` was reached: the connection that was longest without a complete request, or else the new one.
+    Full,
+    /// The same of `max_connections_per_address`.
+    PerAddress,
+    /// Its handshake failed, or it showed no certificate that is good.
+    Tls,
+    /// A handshake, a request or the reading of an answer took too long.
+    Timeout,
+    /// It is not in `allow`.
+    NotAllowed,
+}
+
+impl Named for Refusal {
+    const ALL: &'static [Refusal] =
+        &[Refusal::Full, Refusal::PerAddress, Refusal::Tls, Refusal::Timeout, Refusal::NotAllowed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Refusal::Full => "full",
+            Refusal::PerAddress => "per_address",
+            Refusal::Tls => "tls",
+            Refusal::Timeout => "timeout",
+            Refusal::NotAllowed => "not_allowed",
+        }
+    }
+
+    fn number(self) -> usize {
+        self as usize
+    }
+}
+
 /// A count for each of the `N` variants of an enum. As JSON it is an object without those that did not occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts<K, const N: usize>([u64; N], PhantomData<K>);
@@ -191,6 +225,7 @@ mod tests {
     #[test]
     fn variants_are_in_the_order_of_their_numbers() {
         Limit::ALL.iter().enumerate().for_each(|(n, limit)| assert_eq!(limit.number(), n));
+        Refusal::ALL.iter().enumerate().for_each(|(n, refusal)| assert_eq!(refusal.number(), n));
         <Reason as Named>::ALL.iter().enumerate().for_each(|(n, reason)| assert_eq!(reason.number(), n));
     }
 

@@ -160,6 +160,7 @@ fn numbered<A: Account + serde::de::DeserializeOwned + serde::Serialize>(first: 
     let reason = |field: &str| match field {
         "malformed" => "bad_value",
         "limited" => "kv_values",
+        "refused" => "full",
         _ => "queue_full",
     };
     for (n, entry) in A::ENTRIES.iter().enumerate() {
@@ -193,7 +194,7 @@ fn holds_for<A: Account + serde::de::DeserializeOwned + serde::Serialize + Parti
 fn every_counter_of_the_table_is_added_and_published() {
     use systole::internals::telemetry::{
         CaptureAccount, FlushAccount, HolderAccount, ListenerAccount, LogAccount, ManagementAccount, MemoryAccount,
-        PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, TargetAccount,
+        PortAccount, PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, TargetAccount,
     };
     holds_for::<ListenerAccount>();
     holds_for::<LineAccount>();
@@ -204,6 +205,7 @@ fn every_counter_of_the_table_is_added_and_published() {
     holds_for::<LogAccount>();
     holds_for::<CaptureAccount>();
     holds_for::<PresenceAccount>();
+    holds_for::<PortAccount>();
     holds_for::<ManagementAccount>();
     holds_for::<MemoryAccount>();
     holds_for::<HolderAccount>();
@@ -215,6 +217,7 @@ fn every_counter_of_the_table_is_added_and_published() {
         series: SeriesAccount { counters: 1, ..SeriesAccount::default() },
         sinks: [("s".to_string(), numbered(1))].into(),
         relays: [("r".to_string(), relay)].into(),
+        ports: [("p".to_string(), numbered(1))].into(),
         log: numbered(1),
         capture: Some(numbered(1)),
         presence: numbered(1),

@@ -34,6 +34,7 @@ mod notify;
 mod parse_corpus;
 mod percentiles;
 mod poison;
+mod ports;
 mod presence;
 mod presence_corpus;
 mod presence_fleet;

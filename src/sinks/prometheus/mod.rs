@@ -21,17 +21,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::middleware;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use crate::acl::{AccessList, equal};
+use crate::ports::{
+    self, ConnectionLimits, Patience, Port, PortOptions, ServerTls, TlsFiles, limit_options, serve_http, tls_options,
+};
 use crate::snapshot::Snapshot;
 use crate::web::{self, Bodies, MOST_BODY, Nothing, Parameters};
 
@@ -59,11 +64,29 @@ pub struct PrometheusSpec {
     native_histograms: bool,
     /// Patterns of counters that also fall.
     updown: Vec<String>,
+    /// What scrapers must show; empty for nothing.
+    token: String,
+    limits: ConnectionLimits,
+    tls: TlsFiles,
 }
 
 impl Default for PrometheusSpec {
     fn default() -> PrometheusSpec {
-        PrometheusSpec { address: None, ttl: Duration::from_secs(3600), native_histograms: true, updown: Vec::new() }
+        PrometheusSpec {
+            address: None,
+            ttl: Duration::from_secs(3600),
+            native_histograms: true,
+            updown: Vec::new(),
+            token: String::new(),
+            limits: ConnectionLimits { in_all: 128, per_address: 64 },
+            tls: TlsFiles::default(),
+        }
+    }
+}
+
+impl PrometheusSpec {
+    fn url(&self, address: SocketAddr) -> String {
+        format!("{}://{address}", if self.tls.is_on() { "https" } else { "http" })
     }
 }
 
@@ -83,6 +106,11 @@ impl Spec for PrometheusSpec {
         );
         visitor.field("updown", "Patterns of counters that may fall; they are exposed as gauges, the sum of all that came. An interval in which any other counter falls is dropped.", Opt::Texts(&mut self.updown));
         visitor.example("updown", "[\"queue.*\"]");
+        let doc = "What scrapers must show as `Authorization: Bearer TOKEN`.";
+        visitor.field("token", doc, Opt::Secret(&mut self.token));
+        visitor.example("token", "\"a secret\"");
+        limit_options(visitor, &mut self.limits);
+        tls_options(visitor, &mut self.tls);
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {
@@ -94,7 +122,20 @@ impl Spec for PrometheusSpec {
     }
 
     fn place(&self) -> String {
-        self.address.map_or_else(String::new, |address| format!("http://{address}/metrics"))
+        self.address.map_or_else(String::new, |address| format!("{}/metrics", self.url(address)))
+    }
+
+    fn tls_files(&self) -> Option<&TlsFiles> {
+        Some(&self.tls)
+    }
+
+    fn warning(&self) -> Option<String> {
+        let is_open = self.token.is_empty() && !self.tls.wants_client_certificates();
+        let address = self.address.filter(|address| !address.ip().is_loopback() && is_open)?;
+        Some(format!(
+            "{address} is not on loopback, and everybody who reaches it may read all metrics; set `token` or \
+             `tls.client_ca` to say who may"
+        ))
     }
 
     fn probe(&self) -> Result<String, String> {
@@ -111,13 +152,20 @@ impl Spec for PrometheusSpec {
         let exposition =
             Exposition::new(self.ttl.as_secs_f64(), distributions).updown(&self.updown).at_most(context.max_series);
         let outcome_log = OutcomeLog::new(&context.name, context.interval);
-        let opened = PrometheusSink::open(address, exposition, outcome_log).map_err(|error| {
+        let listener = ports::bind(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (bound, listener) = listener.map_err(|error| {
             format!(
                 "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",
                 self.place()
             )
         })?;
-        Ok(Box::new(opened))
+        let url = self.url(bound);
+        let tls = ServerTls::load(&self.tls).map_err(|error| format!("cannot set up TLS: {error}"))?;
+        tls.iter().for_each(|tls| tls.follow(&url));
+        let (limits, patience, allow) = (self.limits, Patience::HTTP, AccessList::default());
+        let port = Port::new(PortOptions { url, limits, patience, allow, tls }, &context.ports);
+        let token = Some(self.token.as_str()).filter(|token| !token.is_empty()).map(Arc::from);
+        Ok(Box::new(PrometheusSink::open(port, listener, token, exposition, outcome_log)))
     }
 }
 
@@ -174,25 +222,37 @@ type Shared = Arc<Mutex<ScrapeState>>;
 /// A scrape endpoint.
 struct PrometheusSink {
     shared: Shared,
+    stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     outcome_log: OutcomeLog,
 }
 
 impl PrometheusSink {
-    /// Serves at an address.
-    fn open(address: SocketAddr, exposition: Exposition, outcome_log: OutcomeLog) -> io::Result<PrometheusSink> {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+    /// Serves on a port.
+    fn open(
+        port: Port,
+        listener: TcpListener,
+        token: Option<Arc<str>>,
+        exposition: Exposition,
+        outcome_log: OutcomeLog,
+    ) -> PrometheusSink {
         let shared: Shared = Arc::new(Mutex::new(ScrapeState::new(exposition)));
-        let routes = router(Port { shared: Arc::clone(&shared), bodies: Bodies::default() });
-        let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, routes).await {
-                tracing::error!(%error, "the scrape endpoint ended");
-            }
-        });
-        Ok(PrometheusSink { shared, server, outcome_log })
+        let routes = router(Served { shared: Arc::clone(&shared), bodies: Bodies::default(), token });
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(async move { serve_http(&port, &listener, routes, stopped).await });
+        PrometheusSink { shared, stop, server, outcome_log }
     }
+}
+
+/// Asks for the token where there is one.
+async fn guard(State(served): State<Served>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or("");
+    if served.token.is_none_or(|token| equal(shown.as_bytes(), token.as_bytes())) {
+        return next.run(request).await;
+    }
+    let message = "this needs `Authorization: Bearer TOKEN` with the `token` of the sink";
+    web::error(StatusCode::UNAUTHORIZED, "unauthorized", message)
 }
 
 pub(super) fn locked(shared: &Mutex<ScrapeState>) -> MutexGuard<'_, ScrapeState> {
@@ -201,13 +261,15 @@ pub(super) fn locked(shared: &Mutex<ScrapeState>) -> MutexGuard<'_, ScrapeState>
 }
 
 /// What a scrape sees.
-#[derive(Clone, Debug)]
-struct Port {
+#[derive(Clone)]
+struct Served {
     shared: Shared,
     bodies: Bodies,
+    /// What scrapers must show, if anything.
+    token: Option<Arc<str>>,
 }
 
-fn router(port: Port) -> Router {
+fn router(served: Served) -> Router {
     Router::new()
         .route("/metrics", get(scrape))
         .route("/", get(index))
@@ -215,7 +277,8 @@ fn router(port: Port) -> Router {
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MOST_BODY))
         .layer(middleware::from_fn(web::promised))
-        .with_state(port)
+        .layer(middleware::from_fn_with_state(served.clone(), guard))
+        .with_state(served)
 }
 
 async fn index(Parameters(Nothing): Parameters<Nothing>) -> Response {
@@ -223,7 +286,7 @@ async fn index(Parameters(Nothing): Parameters<Nothing>) -> Response {
 }
 
 async fn scrape(
-    State(port): State<Port>,
+    State(served): State<Served>,
     Parameters(Nothing): Parameters<Nothing>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
@@ -236,11 +299,11 @@ async fn scrape(
         false => (Format::Text, TEXT),
     };
     let is_gzipped = takes_gzip(&headers);
-    let shared = port.shared;
+    let shared = served.shared;
     // A hundred thousand series take a while: not on a thread that serves others.
-    let written = port.bodies.work(move || locked(&shared).written(format, is_gzipped)).await?;
+    let written = served.bodies.work(move || locked(&shared).written(format, is_gzipped)).await?;
     // The compressor writes to memory, where nothing fails.
-    let mut response = port.bodies.shared(kind, written.unwrap_or_default()).await?;
+    let mut response = served.bodies.shared(kind, written.unwrap_or_default()).await?;
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
     if is_gzipped {
@@ -274,6 +337,9 @@ impl Sink for PrometheusSink {
     }
 
     fn close(&mut self) -> Delivery<'_, ()> {
-        Box::pin(async move { self.server.abort() })
+        Box::pin(async move {
+            let _ = self.stop.send(true);
+            self.server.abort();
+        })
     }
 }

@@ -7,6 +7,7 @@ pub mod grammar;
 pub mod heap;
 pub mod otlp;
 pub mod receiver;
+pub mod slow;
 pub mod sources;
 mod wait;
 

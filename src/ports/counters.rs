@@ -1,0 +1,79 @@
+//! What ports have counted since the start. Everybody may read it at any time.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::telemetry::{Named, PortAccount, Refusal, Refused};
+
+use super::tls::ServerTls;
+
+/// The ports of a daemon. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Ports(Arc<Mutex<BTreeMap<String, Arc<PortCounters>>>>);
+
+impl Ports {
+    /// The counters of the port with this URL: those that it had before, if it was here already.
+    pub fn counters(&self, url: &str) -> Arc<PortCounters> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(url.to_string()).or_default())
+    }
+
+    /// The accounts of all, by URL.
+    pub fn accounts(&self) -> BTreeMap<String, PortAccount> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(url, counters)| (url.clone(), counters.account())).collect()
+    }
+}
+
+/// What a port counts. Each is a count on its own: nothing else is published through it.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    accepted: AtomicU64,
+    open: AtomicU64,
+    requests: AtomicU64,
+    refused: [AtomicU64; Refusal::ALL.len()],
+    tls: OnceLock<ServerTls>,
+}
+
+impl PortCounters {
+    /// Accounts for this TLS, too.
+    pub(super) fn with_tls(&self, tls: Option<&ServerTls>) {
+        if let Some(tls) = tls {
+            // A port that is opened again has the same files.
+            let _ = self.tls.set(tls.clone());
+        }
+    }
+
+    pub(super) fn open(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn close(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn refuse(&self, why: Refusal) {
+        self.refused[why.number()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was counted until now.
+    pub fn account(&self) -> PortAccount {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let tls = self.tls.get();
+        PortAccount {
+            accepted: read(&self.accepted),
+            open: read(&self.open),
+            requests: read(&self.requests),
+            refused: Refusal::ALL.iter().map(|why| (*why, read(&self.refused[why.number()]))).collect::<Refused>(),
+            tls_reloads: tls.map_or(0, ServerTls::reloads),
+            tls_reloads_failed: tls.map_or(0, ServerTls::failed_reloads),
+            tls_expires: tls.map_or(0.0, ServerTls::expires),
+        }
+    }
+}

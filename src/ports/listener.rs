@@ -1,0 +1,321 @@
+//! A listener: accepts connections within limits, sets TLS up, and closes those whose time is over.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::acl::AccessList;
+use crate::settings::{OptionVisitor, count};
+use crate::sys::{Descriptors, Permit};
+use crate::telemetry::Refusal;
+
+use super::connection::{Conn, Slot, machine};
+use super::counters::{PortCounters, Ports};
+use super::tls::ServerTls;
+use super::victim::{Patience, Phase};
+
+/// Connections that the kernel may hold before they are accepted; `net.core.somaxconn` may be lower.
+const BACKLOG: u32 = 4096;
+
+/// Pause after a failed accept: out of descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often is looked for connections whose time is over.
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// How many connections there may be at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In all.
+    pub in_all: usize,
+    /// From one address; from one /64 of IPv6.
+    pub per_address: usize,
+}
+
+/// Shows the limits of a port.
+pub fn limit_options(visitor: &mut dyn OptionVisitor, limits: &mut ConnectionLimits) {
+    const RANGE: std::ops::RangeInclusive<u64> = 1..=65_536;
+    let doc = "Most connections at once; then the one that has been longest without a complete request is closed.";
+    count(visitor, "max_connections", doc, &mut limits.in_all, RANGE);
+    let doc = "Most of them from one address, or from one /64 of IPv6.";
+    count(visitor, "max_connections_per_address", doc, &mut limits.per_address, RANGE);
+}
+
+/// What a port is made of.
+#[derive(Clone, Debug)]
+pub struct PortOptions {
+    /// Names it in the ledger and in the log.
+    pub url: String,
+    /// How many connections there may be.
+    pub limits: ConnectionLimits,
+    /// How long is waited for what.
+    pub patience: Patience,
+    /// Who may connect.
+    pub allow: AccessList,
+    /// TLS, if it has that.
+    pub tls: Option<ServerTls>,
+}
+
+/// Binds a listener. A restart does not wait for old connections to time out.
+///
+/// # Errors
+/// What the kernel says.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A port: its limits, and the connections that are open. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Port(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    options: PortOptions,
+    counters: Arc<PortCounters>,
+    descriptors: Descriptors,
+    table: Mutex<Table>,
+}
+
+/// Connections that may give way next are found this many at a time: a flood shall not look through all for each.
+const CANDIDATES: usize = 32;
+
+/// The open connections of a port.
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    slots: HashMap<u64, Arc<Slot>>,
+    by_address: HashMap<IpAddr, usize>,
+    /// Of all, and of one address: connections that give way next, with what their rank came from.
+    candidates: HashMap<Option<IpAddr>, VecDeque<(u64, Instant)>>,
+}
+
+impl Table {
+    fn insert(&mut self, slot: Arc<Slot>) -> u64 {
+        self.next += 1;
+        *self.by_address.entry(machine(slot.from.ip())).or_default() += 1;
+        self.slots.insert(self.next, slot);
+        self.next
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Arc<Slot>> {
+        let slot = self.slots.remove(&number)?;
+        let machine = machine(slot.from.ip());
+        if let Some(count) = self.by_address.get_mut(&machine) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&machine);
+                self.candidates.remove(&Some(machine));
+            }
+        }
+        Some(slot)
+    }
+
+    /// The connection that gives way, of one address or of all.
+    fn victim(&mut self, of: Option<IpAddr>, now: Instant) -> Option<u64> {
+        let known = self.candidates.entry(of).or_default();
+        while let Some((number, moment)) = known.pop_front() {
+            // One that has gone on since is no candidate any more; those that came since are younger.
+            let rank = self.slots.get(&number).and_then(|slot| slot.progress().rank(now));
+            if rank.is_some_and(|(_, of_now)| of_now == moment) {
+                return Some(number);
+            }
+        }
+        let those = self.slots.iter().filter(|(_, slot)| of.is_none_or(|of| machine(slot.from.ip()) == of));
+        let ranked = those.filter_map(|(number, slot)| Some((slot.progress().rank(now)?, *number)));
+        let mut ranked: Vec<_> = ranked.collect();
+        if ranked.len() > CANDIDATES {
+            ranked.select_nth_unstable(CANDIDATES);
+            ranked.truncate(CANDIDATES);
+        }
+        // Of the same moment the first.
+        ranked.sort_unstable();
+        *known = ranked.into_iter().map(|((_, moment), number)| (number, moment)).collect();
+        known.pop_front().map(|(number, _)| number)
+    }
+}
+
+impl Port {
+    /// A port that is accounted for among others.
+    pub fn new(options: PortOptions, ports: &Ports) -> Port {
+        let counters = ports.counters(&options.url);
+        counters.with_tls(options.tls.as_ref());
+        let table = Mutex::new(Table::default());
+        Port(Arc::new(Shared { options, counters, descriptors: Descriptors::for_port(), table }))
+    }
+
+    /// What it is called.
+    pub fn url(&self) -> &str {
+        &self.0.options.url
+    }
+
+    /// Accepts connections until `stop` turns true, and calls with each once it is set up. A connection ends with the future
+    /// that comes back, or when its time is over.
+    pub async fn serve<F>(
+        &self,
+        listener: &TcpListener,
+        mut stop: watch::Receiver<bool>,
+        serve: impl Fn(Conn) -> F + Clone + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut sweep = interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = sweep.tick() => {
+                    self.0.sweep(Instant::now());
+                    continue;
+                }
+                // An error means that whoever could stop us is gone, which is a stop too.
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok((stream, from)) => self.admit(stream, from, &serve),
+                Err(error) => {
+                    tracing::warn!(port = self.0.options.url, %error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Starts a task for a connection, unless there is no room for it.
+    fn admit<F>(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+        serve: &(impl Fn(Conn) -> F + Clone + Send + Sync + 'static),
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Some(held) = self.0.place(from) else { return };
+        // Answers are written whole; those in pieces shall not wait for each other.
+        let _ = stream.set_nodelay(true);
+        let serve = serve.clone();
+        let shared = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let slot = Arc::clone(&held.slot);
+            tokio::select! {
+                biased;
+                () = slot.closing.notified() => {}
+                () = async {
+                    if let Some(connection) = shared.secure(stream, &held).await {
+                        serve(connection).await;
+                    }
+                } => {}
+            }
+            drop(held);
+        });
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Every change leaves it whole, so a panic elsewhere does not spoil it.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection, which another may have to leave.
+    fn place(self: &Arc<Self>, from: SocketAddr) -> Option<Held> {
+        if !self.options.allow.permits(Some(from.ip())) {
+            tracing::warn!(port = self.options.url, %from, "a connection was refused: it is not in `allow`");
+            self.counters.refuse(Refusal::NotAllowed);
+            return None;
+        }
+        let (now, machine) = (Instant::now(), machine(from.ip()));
+        let mut table = self.table();
+        let limits = self.options.limits;
+        let mut permit = None;
+        if table.by_address.get(&machine).is_some_and(|count| *count >= limits.per_address) {
+            permit = Some(self.make_room(&mut table, Some(machine), Refusal::PerAddress, now)?);
+        }
+        if table.slots.len() >= limits.in_all {
+            permit = Some(self.make_room(&mut table, None, Refusal::Full, now)?);
+        }
+        let permit = match permit.flatten().or_else(|| self.descriptors.try_take()) {
+            Some(permit) => permit,
+            // No descriptor is left to all ports together; one of ours changes hands.
+            None => self.make_room(&mut table, None, Refusal::Full, now)??,
+        };
+        let phase = if self.options.tls.is_some() { Phase::Handshake } else { Phase::Waiting };
+        let slot = Arc::new(Slot::new(from, phase, Arc::clone(&self.counters), permit));
+        let number = table.insert(Arc::clone(&slot));
+        self.counters.open();
+        Some(Held { shared: Arc::clone(self), number, slot })
+    }
+
+    /// Closes the connection that gives way, and takes its permit over. `None` if none does: then the new one is refused.
+    fn make_room(&self, table: &mut Table, of: Option<IpAddr>, why: Refusal, now: Instant) -> Option<Option<Permit>> {
+        self.counters.refuse(why);
+        let slot = table.victim(of, now).and_then(|number| table.remove(number))?;
+        slot.closing.notify_one();
+        Some(slot.take_permit())
+    }
+
+    /// Closes connections whose time is over.
+    fn sweep(&self, now: Instant) {
+        let mut table = self.table();
+        let is_over = |slot: &Slot| slot.progress().is_over(&self.options.patience, now);
+        let over: Vec<(u64, bool)> =
+            table.slots.iter().filter_map(|(number, slot)| Some((*number, is_over(slot)?))).collect();
+        for (number, is_cut) in over {
+            if let Some(slot) = table.remove(number) {
+                slot.closing.notify_one();
+                if is_cut {
+                    self.counters.refuse(Refusal::Timeout);
+                }
+            }
+        }
+    }
+
+    /// The connection, once its TLS is set up where the port has that.
+    async fn secure(&self, stream: TcpStream, held: &Held) -> Option<Conn> {
+        let Some(tls) = &self.options.tls else { return Some(Conn::plain(stream, Arc::clone(&held.slot))) };
+        match tls.acceptor().accept(stream).await {
+            Ok(stream) => {
+                held.slot.progress().secured(Instant::now());
+                Some(Conn::secured(stream, Arc::clone(&held.slot)))
+            }
+            Err(error) => {
+                // One that is closed without a word was a probe of the port, or its client was stopped.
+                let is_refused = error.kind() != io::ErrorKind::UnexpectedEof && held.is_in_place();
+                if is_refused {
+                    self.counters.refuse(Refusal::Tls);
+                    tracing::warn!(port = self.options.url, from = %held.slot.from, %error, "a connection was refused: no TLS");
+                }
+                None
+            }
+        }
+    }
+}
+
+/// A connection's place, as long as its task runs.
+struct Held {
+    shared: Arc<Shared>,
+    number: u64,
+    slot: Arc<Slot>,
+}
+
+impl Held {
+    /// Whether it did not have to give way.
+    fn is_in_place(&self) -> bool {
+        self.shared.table().slots.contains_key(&self.number)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.table().remove(self.number);
+        self.shared.counters.close();
+    }
+}
