@@ -164,8 +164,7 @@ impl Holder {
     /// at once; when they are, the level rises.
     const fn percent(self) -> u64 {
         match self {
-            Holder::SeriesKeys => 35,
-            Holder::ClosedIntervals => 30,
+            Holder::SeriesKeys | Holder::ClosedIntervals => 30,
             Holder::Values | Holder::Samples | Holder::Sinks => 20,
             Holder::Events
             | Holder::Timestamped
@@ -323,6 +322,11 @@ impl Holding {
     /// Whether all parts of its holder together have more than their share.
     pub fn is_over(&self) -> bool {
         self.memory.is_over(self.holder)
+    }
+
+    /// The share of all parts of its holder together, in bytes.
+    pub fn cap(&self) -> u64 {
+        self.memory.cap(self.holder)
     }
 
     /// Whether they would have more than their share with so many bytes more.

@@ -19,6 +19,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody, TimestampedSample};
+use crate::memory::vec_footprint;
 use crate::presence::{Event, UnixTime};
 use crate::protocol::{Cardinality, Kind};
 use crate::series::Series;
@@ -243,6 +244,11 @@ pub(crate) struct Outline {
 impl Outline {
     fn records<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = JsonRecord<'a>> {
         self.positions.iter().map(|position| position.record(snapshot))
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        vec_footprint::<Position>(self.positions.len()) as u64
     }
 
     /// Appends a part of the JSON array of all records: from the `first` on, until the part has `bytes`. The record where the

@@ -145,7 +145,7 @@ impl Daemon {
     pub fn bind(config: Config) -> Result<Daemon, StartError> {
         let started = Instant::now();
         let memory = assemble::memory(&config);
-        let ports = Ports::default();
+        let ports = Ports::new(&memory);
         let sinks = sinks::open(&config, &ports)?;
         let listeners = BoundListeners::bind(&config)?;
         let http = BoundServer::http(&config, &ports)?;
@@ -245,7 +245,7 @@ impl Daemon {
         let capture_counter = capture_writer.map(|writer| writer.counter());
         let drivers = sinks::start(sinks)?;
 
-        let registry = Registry::new(assemble::registry_options(&config, true), shards).in_memory(&memory);
+        let registry = Registry::new(assemble::registry_options(&config, true), shards);
         let (control, inputs) = flush::control();
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
@@ -255,7 +255,8 @@ impl Daemon {
 
         let ready = Arc::new(AtomicBool::new(false));
         let http = http.map(|bound| {
-            let state = server::http_state(&config, started, flusher_handle.clone(), &ready, presence_handle);
+            let bodies = bound.bodies();
+            let state = server::http_state(&config, started, flusher_handle.clone(), &ready, presence_handle, bodies);
             bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
         });
         let management = management.map(|bound| {

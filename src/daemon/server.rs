@@ -90,6 +90,11 @@ impl BoundServer {
         self.address
     }
 
+    /// The large bodies that are sent.
+    pub(super) fn bodies(&self) -> Bodies {
+        self.port.bodies()
+    }
+
     /// What it is called, with the port that the kernel chose.
     pub(super) fn url(&self) -> &str {
         self.port.url()
@@ -137,6 +142,7 @@ pub(super) fn http_state(
     flusher: FlusherHandle,
     ready: &Arc<AtomicBool>,
     presence: Option<PresenceHandle>,
+    bodies: Bodies,
 ) -> AppState {
     let http = &config.http;
     let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
@@ -147,7 +153,7 @@ pub(super) fn http_state(
         presence,
         write_token: http.token.as_deref().map(Arc::from),
         streams: Arc::new(Semaphore::new(http::STREAMS)),
-        bodies: Bodies::default(),
+        bodies,
         last_read: LastRead::default(),
         token: if is_local { None } else { http.token.as_deref().map(Arc::from) },
         hosts: is_local.then(|| http.hosts.clone().into()),

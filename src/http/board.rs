@@ -330,12 +330,12 @@ pub(super) async fn service(
     let turn = state.bodies.turn().await;
     let wanted = name.clone();
     let found = ask(&state, move |presence| {
-        let view = presence.service(&wanted)?;
+        let view = presence.service(&wanted).ok_or_else(|| presence.like(&wanted))?;
         let mine = presence.last_events().filter(|event| event.service.as_deref() == Some(&*wanted));
         let events: Vec<Event> = mine.take(SERVICE_EVENTS).cloned().collect();
-        Some((view, events))
+        Ok((view, events))
     });
-    let Some((service, happened)) = found.await? else { return Err(unknown("service")) };
+    let (service, happened) = found.await?.map_err(|near| unknown("service", near))?;
     let carry = carried(&state, &shown);
     let bodies = state.bodies.clone();
     let page = bodies.work(move || render_service(&state, &service, &happened, &carry)).await?;

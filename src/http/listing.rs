@@ -9,10 +9,10 @@ use futures_util::stream;
 
 use crate::codec::write_json;
 use crate::presence::{InstanceView, ServicePart, ServiceState, ServiceView, State as InstanceState, ViewCursor};
-use crate::web::{self, FromGiven, Given, Held, PIECE};
+use crate::web::{self, FromGiven, Given, Held};
 
 use super::AppState;
-use super::presence::ask;
+use super::presence::{ask, unknown};
 
 /// Most services and instances of a part. An instance takes about 450 bytes.
 const PART: usize = 256;
@@ -43,13 +43,6 @@ pub(super) struct Filter {
     service: Option<String>,
     state: Option<AnyState>,
     health: Option<u8>,
-}
-
-impl Filter {
-    /// One service.
-    pub(super) fn service(name: String) -> Filter {
-        Filter { service: Some(name), ..Filter::default() }
-    }
 }
 
 impl FromGiven for Filter {
@@ -142,6 +135,11 @@ struct Listing {
 }
 
 impl Listing {
+    fn new(state: &AppState, filter: Filter, is_array: bool) -> Listing {
+        let writer = Writer { filter, is_array, has_begun: false, is_in_service: false };
+        Listing { state: state.clone(), writer, next: None }
+    }
+
     /// Writes the part that comes after a cursor; `false` if there is nobody in it.
     async fn write(&mut self, after: Option<ViewCursor>, out: &mut Vec<u8>) -> Result<bool, Response> {
         let only = self.writer.filter.service.clone();
@@ -161,16 +159,29 @@ impl Listing {
     }
 }
 
-/// The services that pass a filter, as an array; or the one that it names, which may be unknown.
-pub(super) async fn list(state: &AppState, filter: Filter, is_array: bool) -> Result<Option<Response>, Response> {
-    let writer = Writer { filter, is_array, has_begun: false, is_in_service: false };
-    let mut listing = Listing { state: state.clone(), writer, next: None };
-    let mut first = if is_array { b"[".to_vec() } else { Vec::new() };
-    if !listing.write(None, &mut first).await? && !is_array {
-        return Ok(None);
+/// The services that pass a filter, as an array.
+pub(super) async fn list(state: &AppState, filter: Filter) -> Result<Response, Response> {
+    let mut listing = Listing::new(state, filter, true);
+    let mut first = b"[".to_vec();
+    listing.write(None, &mut first).await?;
+    send(state, listing, first).await
+}
+
+/// One service.
+pub(super) async fn one(state: &AppState, name: String) -> Result<Response, Response> {
+    let filter = Filter { service: Some(name.clone()), ..Filter::default() };
+    let mut listing = Listing::new(state, filter, false);
+    let mut first = Vec::new();
+    if !listing.write(None, &mut first).await? {
+        return Err(unknown("service", ask(state, move |presence| presence.like(&name)).await?));
     }
+    send(state, listing, first).await
+}
+
+/// Sends the first part of a list, and the others as they are read.
+async fn send(state: &AppState, listing: Listing, first: Vec<u8>) -> Result<Response, Response> {
     if listing.next.is_none() {
-        return state.bodies.whole(web::JSON, first).await.map(Some);
+        return state.bodies.whole(web::JSON, first).await;
     }
     let parts = stream::unfold((Some(first), listing), |(first, mut listing)| async move {
         if let Some(first) = first {
@@ -184,5 +195,5 @@ pub(super) async fn list(state: &AppState, filter: Filter, is_array: bool) -> Re
         };
         Some((part, (None, listing)))
     });
-    state.bodies.streamed(Held::Bytes(4 * PIECE), web::JSON, parts).await.map(Some)
+    state.bodies.streamed(Held::Bytes(0), web::JSON, parts).await
 }

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
@@ -46,15 +46,12 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::acl::equal;
 use crate::flush::FlusherHandle;
 use crate::ports::{Port, serve_http};
 use crate::presence_driver::PresenceHandle;
 use crate::telemetry::Ledger;
 use crate::untrusted::{Escaped, in_url};
-use crate::web::{
-    self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, PIECE, Parameters, error, given, json, text, with_type,
-};
+use crate::web::{self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, Parameters, error, json, text, with_type};
 
 pub use snapshot::LastRead;
 
@@ -111,8 +108,12 @@ pub async fn serve(port: Port, listener: Arc<TcpListener>, state: AppState, stop
 }
 
 /// Where to begin, for whoever asks for a page that there is not.
-const PAGES: &str = "`/`, `/presence`, `/health`, `/ready`, `/metrics`, `/api/v1/status`, `/api/v1/snapshot`, \
-    `/api/v1/presence` and what `docs/http.md` has below it";
+const PAGES: [&str; 8] =
+    ["/", "/presence", "/health", "/ready", "/metrics", "/api/v1/status", "/api/v1/snapshot", "/api/v1/presence"];
+
+async fn no_page(uri: Uri) -> Response {
+    web::not_found(uri.path(), &PAGES, " and what `docs/http.md` has below it")
+}
 
 fn router(state: AppState) -> Router {
     Router::new()
@@ -123,7 +124,7 @@ fn router(state: AppState) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/snapshot", get(last_snapshot))
         .merge(presence::routes())
-        .fallback(|| async { web::not_found(PAGES) })
+        .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MOST_BODY))
         .layer(middleware::from_fn(web::promised))
@@ -156,10 +157,10 @@ async fn guard(State(state): State<AppState>, request: Request, next: Next) -> R
 
 fn refusal(state: &AppState, request: &Request) -> Option<Response> {
     if let Some(token) = &state.token
-        && !shows(request, token)
+        && !web::shows(request, token)
     {
         let message = "this needs `Authorization: Bearer TOKEN` with the token of `http.token`";
-        return Some(error(StatusCode::UNAUTHORIZED, "unauthorized", message));
+        return Some(web::unauthorized(message));
     }
     let ours = state.hosts.as_ref()?;
     // A target with a name of its own (RFC 9112, 3.2.2) must not say another one than `Host`.
@@ -187,20 +188,6 @@ fn is_ours(host: &str, ours: &[String]) -> bool {
         || ours.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-fn shows(request: &Request, token: &str) -> bool {
-    let query = request.uri().query().unwrap_or("");
-    // A token with a `+` or a `%` may have been pasted as it is.
-    let pasted = query.split('&').find_map(|pair| pair.strip_prefix("token="));
-    let decoded = given(query).ok();
-    let decoded = decoded.as_ref().and_then(|given| given.text("token"));
-    let shown = [bearer(request.headers()), pasted, decoded];
-    shown.into_iter().flatten().any(|shown| equal(shown.as_bytes(), token.as_bytes()))
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
-}
-
 /// What every page takes.
 struct Shown {
     token: Option<String>,
@@ -226,7 +213,7 @@ async fn index(State(state): State<AppState>, Parameters(shown): Parameters<Show
     let carry = carried(&state, &shown);
     let snapshot = state.flusher.published_whole().await.snapshot.clone();
     let ledger = state.flusher.live().await.ledger();
-    let held = snapshot.as_ref().map_or(Held::Bytes(PIECE), |snapshot| Held::State(Arc::as_ptr(snapshot) as usize));
+    let held = snapshot.as_ref().map_or(Held::Bytes(0), |snapshot| Held::State(Arc::as_ptr(snapshot) as usize));
     let bodies = state.bodies.clone();
     // A million series take a while to look through.
     let page = bodies.work(move || page::StatusPage::new(&state, snapshot, &ledger, &carry)).await?;
@@ -303,7 +290,7 @@ async fn last_snapshot(
     let published = state.flusher.published_whole().await;
     let Some(snapshot) = &published.snapshot else { return Ok(with_type(web::JSON, "[]")) };
     let held = Held::State(Arc::as_ptr(snapshot) as usize);
-    state.bodies.made(held, web::JSON, state.last_read.array(snapshot)).await
+    state.bodies.made(held, web::JSON, state.last_read.array(snapshot, &state.bodies)).await
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::untrusted::{Escaped, in_url};
 use crate::web::{self, FromGiven, Given, Nothing, Parameters, bad_request, error, json as small, line};
 
 use super::listing::{self, Filter};
-use super::{AppState, bearer, board};
+use super::{AppState, board};
 
 /// Longest wait for the presence thread.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,16 +56,17 @@ fn off() -> Response {
     error(StatusCode::NOT_FOUND, "presence_off", "presence is off (`presence.enabled = false`)")
 }
 
-pub(super) fn unknown(what: &str) -> Response {
-    error(StatusCode::NOT_FOUND, "unknown", &format!("no {what} of that name was ever heard, or it is forgotten"))
+/// The error for a name that is not known; `near` is a service with a name like it.
+pub(super) fn unknown(what: &str, near: Option<String>) -> Response {
+    let near = near.map_or_else(String::new, |near| format!(" (did you mean the service `{}`?)", Escaped(&near)));
+    error(StatusCode::NOT_FOUND, "unknown", &format!("no {what} of that name was ever heard, or it is forgotten{near}"))
 }
 
 /// Most failing instances that a check names.
 const NAMED: usize = 3;
 
 async fn list(State(state): State<AppState>, Parameters(filter): Parameters<Filter>) -> Result<Response, Response> {
-    let listed = listing::list(&state, filter, true).await?;
-    listed.ok_or_else(|| unknown("service"))
+    listing::list(&state, filter).await
 }
 
 async fn service(
@@ -73,7 +74,7 @@ async fn service(
     Path(name): Path<String>,
     Parameters(Nothing): Parameters<Nothing>,
 ) -> Result<Response, Response> {
-    listing::list(&state, Filter::service(name), false).await?.ok_or_else(|| unknown("service"))
+    listing::one(&state, name).await
 }
 
 async fn instance(
@@ -81,8 +82,8 @@ async fn instance(
     Path((name, instance)): Path<(String, String)>,
     Parameters(Nothing): Parameters<Nothing>,
 ) -> Result<Response, Response> {
-    let found = ask(&state, move |presence| presence.instance(&name, &instance)).await?;
-    found.map(|instance| small(&instance)).ok_or_else(|| unknown("instance"))
+    let found = ask(&state, move |presence| presence.instance(&name, &instance).ok_or_else(|| presence.like(&name)));
+    found.await?.map(|instance| small(&instance)).map_err(|near| unknown("instance", near))
 }
 
 struct Wanted {
@@ -105,11 +106,11 @@ async fn check(
 ) -> Result<Response, Response> {
     // On the presence thread, so that only what is answered leaves it.
     let found = ask(&state, move |presence| {
-        let service = presence.service(&name)?;
+        let service = presence.service(&name).ok_or_else(|| presence.like(&name))?;
         let enough = wanted.min.map_or(service.state == ServiceState::Up, |min| service.present >= min);
-        Some((service.state, enough, checked(&service, presence.is_mass_silence())))
+        Ok((service.state, enough, checked(&service, presence.is_mass_silence())))
     });
-    let Some((is, enough, checked)) = found.await? else { return Err(unknown("service")) };
+    let (is, enough, checked) = found.await?.map_err(|near| unknown("service", near))?;
     let absent = match is {
         ServiceState::Unknown => Some("this service was not heard yet"),
         ServiceState::Left => Some("this service has left: all of its instances said goodbye or gave up"),
@@ -219,9 +220,7 @@ pub(super) async fn may_write(state: &AppState, shown: Option<&str>) -> Result<(
     }
     ask(state, |presence| presence.refuse_change()).await?;
     tracing::warn!("a change of presence over HTTP was refused: it did not show the token");
-    Err(error(
-        StatusCode::UNAUTHORIZED,
-        "unauthorized",
+    Err(web::unauthorized(
         "changes need `Authorization: Bearer TOKEN` with the token of `http.token`, which must be set",
     ))
 }
@@ -242,7 +241,7 @@ async fn maintenance(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Response> {
-    may_write(&state, bearer(&headers)).await?;
+    may_write(&state, web::bearer(&headers)).await?;
     let wanted: Announcement = serde_json::from_slice(&body).map_err(|problem| {
         let right = "{\"service\":\"…\",\"instance\":\"…\",\"seconds\":1800,\"by\":\"…\",\"why\":\"…\"} is right";
         bad_request(&format!("{problem}; {right}"))
@@ -256,19 +255,22 @@ pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f
     if !(0.0..=1e9).contains(&wanted.seconds) {
         return Err(bad_request("`seconds` is 0 or more"));
     }
+    let Announcement { service, instance, seconds, by, why } = wanted;
+    let whom = (service.clone(), instance.clone());
+    let granted = ask(state, move |presence| {
+        let granted = presence.announce_maintenance(&whom.0, whom.1.as_deref(), seconds);
+        granted.ok_or_else(|| presence.like(&whom.0))
+    });
+    let granted = granted.await?.map_err(|near| unknown("service or instance", near))?;
     tracing::info!(
-        service = %Escaped(&wanted.service),
-        instance = %Escaped(wanted.instance.as_deref().unwrap_or("*")),
-        seconds = wanted.seconds,
-        by = %Escaped(wanted.by.as_deref().unwrap_or("")),
-        why = %Escaped(wanted.why.as_deref().unwrap_or("")),
+        service = %Escaped(&service),
+        instance = %Escaped(instance.as_deref().unwrap_or("*")),
+        seconds = granted,
+        by = %Escaped(by.as_deref().unwrap_or("")),
+        why = %Escaped(why.as_deref().unwrap_or("")),
         "maintenance was announced"
     );
-    let granted = ask(state, move |presence| {
-        presence.announce_maintenance(&wanted.service, wanted.instance.as_deref(), wanted.seconds)
-    })
-    .await?;
-    granted.ok_or_else(|| unknown("service or instance"))
+    Ok(granted)
 }
 
 async fn forget_service(
@@ -277,7 +279,7 @@ async fn forget_service(
     Parameters(Nothing): Parameters<Nothing>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    may_write(&state, bearer(&headers)).await?;
+    may_write(&state, web::bearer(&headers)).await?;
     forget(&state, service, None).await.map(|()| small(&json!({"ok": true})))
 }
 
@@ -287,17 +289,22 @@ async fn forget_instance(
     Parameters(Nothing): Parameters<Nothing>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    may_write(&state, bearer(&headers)).await?;
+    may_write(&state, web::bearer(&headers)).await?;
     forget(&state, service, Some(instance)).await.map(|()| small(&json!({"ok": true})))
 }
 
 /// Removes an instance or a service.
 pub(super) async fn forget(state: &AppState, service: String, instance: Option<String>) -> Result<(), Response> {
+    let whom = (service.clone(), instance.clone());
+    let found = ask(state, move |presence| {
+        let is_known = presence.forget(&whom.0, whom.1.as_deref());
+        if is_known { Ok(()) } else { Err(presence.like(&whom.0)) }
+    });
+    found.await?.map_err(|near| unknown("service or instance", near))?;
     tracing::info!(
         service = %Escaped(&service),
         instance = %Escaped(instance.as_deref().unwrap_or("*")),
         "an operator removed it"
     );
-    let found = ask(state, move |presence| presence.forget(&service, instance.as_deref())).await?;
-    if found { Ok(()) } else { Err(unknown("service or instance")) }
+    Ok(())
 }

@@ -4,24 +4,39 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::memory::Memory;
 use crate::telemetry::{Named, PortAccount, Refusal, Refused};
+use crate::web::Bodies;
 
 use super::tls::ServerTls;
 
 /// The ports of a daemon. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Ports(Arc<Mutex<BTreeMap<String, Arc<PortCounters>>>>);
+pub struct Ports {
+    all: Arc<Mutex<BTreeMap<String, Arc<PortCounters>>>>,
+    memory: Memory,
+}
 
 impl Ports {
+    /// Ports that hold this memory.
+    pub fn new(memory: &Memory) -> Ports {
+        Ports { memory: memory.clone(), ..Ports::default() }
+    }
+
+    /// What they hold.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// The counters of the port with this URL: those that it had before, if it was here already.
     pub fn counters(&self, url: &str) -> Arc<PortCounters> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(url.to_string()).or_default())
     }
 
     /// The accounts of all, by URL.
     pub fn accounts(&self) -> BTreeMap<String, PortAccount> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|(url, counters)| (url.clone(), counters.account())).collect()
     }
 }
@@ -34,6 +49,7 @@ pub struct PortCounters {
     requests: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     tls: OnceLock<ServerTls>,
+    bodies: OnceLock<Bodies>,
 }
 
 impl PortCounters {
@@ -43,6 +59,11 @@ impl PortCounters {
             // A port that is opened again has the same files.
             let _ = self.tls.set(tls.clone());
         }
+    }
+
+    /// The large bodies of the port: those that it had before, if it was here already.
+    pub(super) fn bodies(&self, memory: &Memory) -> Bodies {
+        self.bodies.get_or_init(|| Bodies::new(memory)).clone()
     }
 
     pub(super) fn open(&self) {
@@ -66,11 +87,14 @@ impl PortCounters {
     pub fn account(&self) -> PortAccount {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let tls = self.tls.get();
+        let (answers_cut, answers_refused) = self.bodies.get().map_or((0, 0), Bodies::counts);
         PortAccount {
             accepted: read(&self.accepted),
             open: read(&self.open),
             requests: read(&self.requests),
             refused: Refusal::ALL.iter().map(|why| (*why, read(&self.refused[why.number()]))).collect::<Refused>(),
+            answers_cut,
+            answers_refused,
             tls_reloads: tls.map_or(0, ServerTls::reloads),
             tls_reloads_failed: tls.map_or(0, ServerTls::failed_reloads),
             tls_expires: tls.map_or(0.0, ServerTls::expires),

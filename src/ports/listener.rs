@@ -11,9 +11,11 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::acl::AccessList;
+use crate::memory::Memory;
 use crate::settings::{OptionVisitor, count};
 use crate::sys::{Descriptors, Permit};
 use crate::telemetry::Refusal;
+use crate::web::{Bodies, limit_unsent};
 
 use super::connection::{Conn, Slot, machine};
 use super::counters::{PortCounters, Ports};
@@ -70,7 +72,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    let listener = socket.listen(BACKLOG)?;
+    limit_unsent(&listener);
+    Ok(listener)
 }
 
 /// A port: its limits, and the connections that are open. Clones are the same.
@@ -81,6 +85,7 @@ pub struct Port(Arc<Shared>);
 struct Shared {
     options: PortOptions,
     counters: Arc<PortCounters>,
+    memory: Memory,
     descriptors: Descriptors,
     table: Mutex<Table>,
 }
@@ -148,8 +153,13 @@ impl Port {
     pub fn new(options: PortOptions, ports: &Ports) -> Port {
         let counters = ports.counters(&options.url);
         counters.with_tls(options.tls.as_ref());
-        let table = Mutex::new(Table::default());
-        Port(Arc::new(Shared { options, counters, descriptors: Descriptors::for_port(), table }))
+        let (table, memory) = (Mutex::new(Table::default()), ports.memory().clone());
+        Port(Arc::new(Shared { options, counters, memory, descriptors: Descriptors::for_port(), table }))
+    }
+
+    /// The large bodies that are sent. To be called inside a Tokio runtime.
+    pub fn bodies(&self) -> Bodies {
+        self.0.counters.bodies(&self.0.memory)
     }
 
     /// What it is called.

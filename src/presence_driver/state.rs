@@ -107,6 +107,11 @@ impl PresenceState {
         self.engine.view_part(only, after, most, self.epoch)
     }
 
+    /// The service whose name is most like this one, which is not its own.
+    pub fn like(&self, name: &str) -> Option<String> {
+        self.engine.like(name).filter(|near| *near != name).map(String::from)
+    }
+
     /// Whether a service is known.
     pub fn knows(&self, service: &str) -> bool {
         self.engine.knows(service)

@@ -226,6 +226,10 @@ accounts! {
         Counter requests: u64, series("ports.requests"), metric("systole_port_requests");
         /// Connections refused, or closed before their request was answered, by reason.
         Counter refused: Refused, by("reason"), series("ports.refused"), metric("systole_port_connections_refused");
+        /// Large answers cut short because their clients read nothing for too long.
+        Counter answers_cut: u64, series("ports.answers_cut"), rare(), metric("systole_port_answers_cut");
+        /// Requests answered with 503 because too many large answers were being sent.
+        Counter answers_refused: u64, series("ports.answers_refused"), rare(), metric("systole_port_answers_refused");
         /// Times that changed certificates were taken into use.
         Counter tls_reloads: u64, series("ports.tls_reloads"), rare(), metric("systole_port_tls_reloads");
         /// Times that changed certificates could not be used; those before them stay.

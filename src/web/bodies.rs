@@ -5,14 +5,17 @@
 //! keep alive (an old snapshot that somebody still reads), and the bytes that they have for themselves. Where a bound is
 //! reached, the body that waits longest for its reader gives way: what it holds is freed at once, and its connection ends
 //! short of the whole, which the client sees. If none waits, the new request does, and is answered 503 in the end.
+//!
+//! A body that makes no progress for [`PATIENCE`] is cut in any case. When memory is short, those that keep an old state alive
+//! are cut as soon as they stall, and then all that stall.
 
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -22,7 +25,9 @@ use futures_util::stream::{self, Stream, StreamExt};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::memory::{Holder, Holding, Level, Memory};
 
 use super::{error, with_type};
 
@@ -36,7 +41,7 @@ const MOST_BODIES: usize = 128;
 /// Most different states that bodies keep alive.
 const MOST_STATES: usize = 4;
 
-/// Most bytes that bodies have for themselves; a single one may have more.
+/// Most bytes that bodies have for themselves, and no more than their share of the memory; a single one may have more.
 const MOST_BYTES: usize = 32 << 20;
 
 /// Most threads that make pieces.
@@ -48,8 +53,14 @@ const TURNS: usize = 2;
 /// A body that waits so long for its reader may be cut for another.
 const STALLED: Duration = Duration::from_secs(2);
 
+/// A body that waits so long for its reader is cut.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Longest wait of a request for its place.
-const PATIENCE: Duration = Duration::from_secs(10);
+const QUEUED: Duration = Duration::from_secs(10);
+
+/// Time between two looks for bodies that waited too long.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
 /// Time between two looks for one who stalls.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -59,7 +70,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub enum Held {
     /// A state, by its address, that others read as well.
     State(usize),
-    /// So many bytes that nobody else has.
+    /// So many bytes that nobody else has, beside the piece that is on its way.
     Bytes(usize),
 }
 
@@ -82,6 +93,8 @@ struct OpenState {
     source: Option<Source>,
     /// Since when the reader is waited for; `None` while a piece is made.
     waits_since: Option<Instant>,
+    /// Bytes that are accounted for.
+    published: u64,
 }
 
 impl Open {
@@ -98,6 +111,10 @@ impl Open {
 
 struct Shared {
     open: Mutex<Vec<Arc<Open>>>,
+    /// The state that was asked for last.
+    newest: AtomicUsize,
+    /// What bodies have for themselves, and the pieces on their way.
+    holding: Holding,
     /// One has ended.
     ended: Notify,
     makers: Arc<Semaphore>,
@@ -110,16 +127,30 @@ struct Shared {
 #[derive(Clone)]
 pub struct Bodies(Arc<Shared>);
 
-impl Default for Bodies {
-    fn default() -> Bodies {
-        Bodies(Arc::new(Shared {
+impl Bodies {
+    /// None yet. To be called inside a Tokio runtime.
+    pub fn new(memory: &Memory) -> Bodies {
+        let shared = Arc::new(Shared {
             open: Mutex::default(),
+            newest: AtomicUsize::new(0),
+            holding: memory.holding(Holder::HttpBodies),
             ended: Notify::new(),
             makers: Arc::new(Semaphore::new(MAKERS)),
             turns: Arc::new(Semaphore::new(TURNS)),
             cut: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-        }))
+        });
+        tokio::spawn(sweep(Arc::downgrade(&shared)));
+        Bodies(shared)
+    }
+}
+
+/// Cuts who waited too long, until nobody has a body any more.
+async fn sweep(shared: Weak<Shared>) {
+    loop {
+        sleep(SWEEP_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.cut_stalled();
     }
 }
 
@@ -139,25 +170,62 @@ impl Shared {
     fn admit(&self, held: Held, source: &mut Option<Source>) -> Option<Arc<Open>> {
         let mut open = self.lock();
         let now = Instant::now();
-        while let Some(over) = over(&open, held) {
-            let victims = longest_stalled(over, now)?;
-            for victim in victims {
-                self.cut.fetch_add(1, Ordering::Relaxed);
-                // What it holds is freed here, however long its connection lives.
-                let freed = victim.lock().source.take();
-                open.retain(|open| !Arc::ptr_eq(open, &victim));
-                drop(freed);
+        let most_bytes = MOST_BYTES.min(usize::try_from(self.holding.cap()).unwrap_or(usize::MAX));
+        while let Some(over) = over(&open, held, most_bytes) {
+            for victim in longest_stalled(over, now)? {
+                self.cut(&mut open, &victim);
             }
         }
-        let state = OpenState { source: source.take(), waits_since: Some(now) };
+        if let Held::State(state) = held {
+            self.newest.store(state, Ordering::Relaxed);
+        }
+        let state = OpenState { source: source.take(), waits_since: Some(now), published: 0 };
         let admitted = Arc::new(Open { held, state: Mutex::new(state) });
+        self.publish(&admitted, 0);
         open.push(Arc::clone(&admitted));
         Some(admitted)
+    }
+
+    /// Ends a body short of the whole.
+    fn cut(&self, open: &mut Vec<Arc<Open>>, victim: &Arc<Open>) {
+        self.cut.fetch_add(1, Ordering::Relaxed);
+        open.retain(|open| !Arc::ptr_eq(open, victim));
+        // What it holds is freed here, however long its connection lives.
+        let freed = victim.lock().source.take();
+        drop(freed);
+    }
+
+    fn cut_stalled(&self) {
+        let (now, newest) = (Instant::now(), self.newest.load(Ordering::Relaxed));
+        let level = self.holding.memory().level();
+        let patience = |open: &Open| match open.held {
+            Held::State(state) if state != newest && level >= Level::Caches => STALLED,
+            _ if level >= Level::Samples => STALLED,
+            _ => PATIENCE,
+        };
+        let mut open = self.lock();
+        let stalled = open.iter().filter(|open| open.stalled(now) >= patience(open));
+        for victim in stalled.cloned().collect::<Vec<_>>() {
+            self.cut(&mut open, &victim);
+        }
+    }
+
+    /// Publishes what a body has: a piece of so many bytes on its way, and what it has for itself.
+    fn publish(&self, open: &Open, piece: usize) {
+        let mut state = open.lock();
+        let own = match open.held {
+            Held::Bytes(bytes) if state.source.is_some() => bytes,
+            Held::Bytes(_) | Held::State(_) => 0,
+        };
+        let bytes = (own + piece) as u64;
+        let before = std::mem::replace(&mut state.published, bytes);
+        self.holding.add(bytes);
+        self.holding.sub(before);
     }
 }
 
 /// Groups of bodies of which one must give way before another is taken in; `None` if there is room.
-fn over(open: &[Arc<Open>], held: Held) -> Option<Vec<Vec<Arc<Open>>>> {
+fn over(open: &[Arc<Open>], held: Held, most_bytes: usize) -> Option<Vec<Vec<Arc<Open>>>> {
     let each = |open: &mut dyn Iterator<Item = &Arc<Open>>| open.map(|one| vec![Arc::clone(one)]).collect();
     if open.len() >= MOST_BODIES {
         return Some(each(&mut open.iter()));
@@ -177,7 +245,7 @@ fn over(open: &[Arc<Open>], held: Held) -> Option<Vec<Vec<Arc<Open>>>> {
         Held::Bytes(wanted) => {
             let of = |one: &Arc<Open>| if let Held::Bytes(bytes) = one.held { bytes } else { 0 };
             let sum: usize = open.iter().map(of).sum();
-            let is_over = sum > 0 && sum + wanted > MOST_BYTES;
+            let is_over = sum > 0 && sum + wanted > most_bytes;
             is_over.then(|| each(&mut open.iter().filter(|one| of(one) > 0)))
         }
     }
@@ -195,6 +263,11 @@ impl Bodies {
     pub fn counts(&self) -> (u64, u64) {
         // Counts on their own: nothing else is published through them.
         (self.0.cut.load(Ordering::Relaxed), self.0.refused.load(Ordering::Relaxed))
+    }
+
+    /// For what belongs to the bodies of several.
+    pub fn holding(&self) -> Holding {
+        self.0.holding.memory().holding(Holder::HttpBodies)
     }
 
     /// Waits until it is one's turn to collect much; it ends when what is returned is dropped.
@@ -287,7 +360,7 @@ impl Bodies {
         length: Option<u64>,
         source: Source,
     ) -> Result<Response, Response> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + QUEUED;
         let mut source = Some(source);
         loop {
             let ended = self.0.ended.notified();
@@ -333,29 +406,31 @@ impl HttpBody for OpenBody {
         if this.is_whole {
             return Poll::Ready(None);
         }
-        let open = Arc::clone(&this.open);
-        let mut state = open.lock();
-        let Some(source) = &mut state.source else {
-            return Poll::Ready(Some(Err(io::Error::other("this answer was cut: its reader was too slow"))));
-        };
-        match source.as_mut().poll_next(cx) {
-            Poll::Pending => {
-                state.waits_since = None;
-                Poll::Pending
-            }
-            Poll::Ready(None) => {
-                this.is_whole = true;
+        let polled = {
+            let mut state = this.open.lock();
+            let Some(source) = &mut state.source else {
+                return Poll::Ready(Some(Err(io::Error::other("this answer was cut: its reader was too slow"))));
+            };
+            let polled = source.as_mut().poll_next(cx);
+            state.waits_since = polled.is_ready().then(Instant::now);
+            if let Poll::Ready(None) = polled {
                 state.source = None;
-                Poll::Ready(None)
             }
-            Poll::Ready(Some(piece)) => {
-                state.waits_since = Some(Instant::now());
-                if let (Ok(piece), Some(left)) = (&piece, &mut this.left) {
+            polled
+        };
+        match polled {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => this.is_whole = true,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+            Poll::Ready(Some(Ok(piece))) => {
+                this.bodies.publish(&this.open, piece.len());
+                if let Some(left) = &mut this.left {
                     *left = left.saturating_sub(piece.len() as u64);
                 }
-                Poll::Ready(Some(piece.map(Frame::data)))
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
         }
+        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -370,6 +445,142 @@ impl HttpBody for OpenBody {
 impl Drop for OpenBody {
     fn drop(&mut self) {
         self.bodies.lock().retain(|open| !Arc::ptr_eq(open, &self.open));
+        self.open.lock().source = None;
+        self.bodies.publish(&self.open, 0);
         self.bodies.ended.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    const KIND: &str = "text/plain";
+
+    /// Pieces without end.
+    struct Endless;
+
+    impl Pieces for Endless {
+        fn append(&mut self, out: &mut Vec<u8>) -> bool {
+            out.resize(PIECE, b'x');
+            true
+        }
+    }
+
+    fn bodies() -> (Bodies, Memory) {
+        let memory = Memory::new(1 << 30);
+        (Bodies::new(&memory), memory)
+    }
+
+    /// Reads the next piece: its length, 0 at the end, `None` if the body was cut.
+    async fn read(response: &mut Response) -> Option<usize> {
+        match response.body_mut().frame().await {
+            None => Some(0),
+            Some(Ok(frame)) => Some(frame.into_data().map_or(0, |data| data.len())),
+            Some(Err(_)) => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stalls_longest_gives_way_when_all_places_are_taken() {
+        let (bodies, memory) = bodies();
+        let open = || bodies.made(Held::State(1), KIND, Endless);
+        let mut all: Vec<Response> =
+            join_all((0..MOST_BODIES).map(|_| open())).await.into_iter().map(|one| one.expect("a place")).collect();
+        for response in &mut all {
+            assert_eq!(read(response).await, Some(PIECE));
+        }
+        assert_eq!(memory.bytes(Holder::HttpBodies), (MOST_BODIES * PIECE) as u64);
+        sleep(STALLED / 2).await;
+        // All but the first read on.
+        for response in &mut all[1..] {
+            assert_eq!(read(response).await, Some(PIECE));
+        }
+        let began = Instant::now();
+        let mut late = open().await.expect("a place in the end");
+        let waited = began.elapsed();
+        assert!((STALLED / 2..STALLED).contains(&(waited + LOOK_EVERY)), "{waited:?}");
+        assert_eq!(read(&mut late).await, Some(PIECE));
+        assert_eq!(read(&mut all[0]).await, None);
+        assert_eq!(read(&mut all[1]).await, Some(PIECE));
+        assert_eq!(bodies.counts(), (1, 0));
+        drop((all, late));
+        assert_eq!(memory.bytes(Holder::HttpBodies), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_a_place_is_told_so_in_the_end() {
+        let (bodies, _) = bodies();
+        let open = || bodies.made(Held::State(1), KIND, Endless);
+        let mut all: Vec<Response> =
+            join_all((0..MOST_BODIES).map(|_| open())).await.into_iter().map(|one| one.expect("a place")).collect();
+        let reading = async {
+            loop {
+                for response in &mut all {
+                    assert_eq!(read(response).await, Some(PIECE));
+                }
+                sleep(STALLED / 4).await;
+            }
+        };
+        let refused = tokio::select! {
+            refused = open() => refused,
+            () = reading => unreachable!("it has no end"),
+        };
+        assert_eq!(refused.expect_err("no place").status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(bodies.counts(), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_old_states_no_more_than_a_few_are_kept_alive() {
+        let (bodies, _) = bodies();
+        let open = |state| bodies.made(Held::State(state), KIND, Endless);
+        let mut all = Vec::new();
+        for state in 0..MOST_STATES {
+            // Two that read the same are one state.
+            all.push(open(state).await.expect("a place"));
+            all.push(open(state).await.expect("a place"));
+            sleep(STALLED).await;
+        }
+        // One reader of the oldest goes on, so it is the next that nobody reads.
+        assert_eq!(read(&mut all[0]).await, Some(PIECE));
+        let mut newest = open(MOST_STATES).await.expect("a place");
+        assert_eq!(read(&mut newest).await, Some(PIECE));
+        for (n, response) in all.iter_mut().enumerate() {
+            assert_eq!(read(response).await.is_none(), n == 2 || n == 3, "{n}");
+        }
+        assert_eq!(bodies.counts(), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_bodies_have_for_themselves_is_bounded_and_a_single_one_may_be_large() {
+        let (bodies, memory) = bodies();
+        let whole = |bytes: usize| bodies.whole(KIND, vec![0; bytes]);
+        let mut large = whole(2 * MOST_BYTES).await.expect("the only one");
+        assert_eq!(memory.bytes(Holder::HttpBodies), 2 * MOST_BYTES as u64);
+        // Small ones need no place.
+        assert_eq!(whole(PIECE).await.expect("small").status(), StatusCode::OK);
+        let mut other = whole(PIECE + 1).await.expect("a place when the large one stalls");
+        assert_eq!(read(&mut large).await, None);
+        assert_eq!((read(&mut other).await, read(&mut other).await), (Some(PIECE), Some(1)));
+        assert_eq!(read(&mut other).await, Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_makes_no_progress_is_cut_and_sooner_when_memory_is_short() {
+        let (bodies, memory) = bodies();
+        let open = |state| bodies.made(Held::State(state), KIND, Endless);
+        let (mut old, mut new) = (open(1).await.expect("a place"), open(2).await.expect("a place"));
+        sleep(PATIENCE / 2).await;
+        assert!(read(&mut old).await.is_some() && read(&mut new).await.is_some());
+        memory.set_level(Level::Caches);
+        sleep(STALLED + 2 * SWEEP_EVERY).await;
+        assert_eq!(read(&mut old).await, None);
+        assert_eq!(read(&mut new).await, Some(PIECE));
+        memory.set_level(Level::Calm);
+        sleep(PATIENCE + 2 * SWEEP_EVERY).await;
+        assert_eq!(read(&mut new).await, None);
     }
 }

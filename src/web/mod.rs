@@ -9,14 +9,19 @@ mod bodies;
 mod parameters;
 mod whole_errors;
 
+use std::os::fd::AsFd;
+
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use socket2::SockRef;
 
+use crate::acl::equal;
 use crate::codec::write_json;
+use crate::settings::suggestion;
 use crate::untrusted::{Escaped, from_url};
 
 pub use bodies::{Bodies, Held, PIECE, Pieces};
@@ -31,6 +36,17 @@ const MOST_SAID: usize = 4096;
 
 /// What JSON says of itself.
 pub const JSON: &str = "application/json";
+
+/// Bytes that the kernel takes of an answer before they can be sent.
+const UNSENT: u32 = 128 << 10;
+
+/// Keeps the kernel from taking megabytes of an answer that nobody reads. For a socket that listens: those that it accepts
+/// are like it. An answer is made as fast as it is taken, so this also keeps many from being made for nobody.
+pub fn limit_unsent(listener: &impl AsFd) {
+    if let Err(error) = SockRef::from(listener).set_tcp_notsent_lowat(UNSENT) {
+        tracing::debug!(%error, "the kernel does not limit what is not sent");
+    }
+}
 
 /// A body of plain text that never changes.
 pub fn text(body: &'static str) -> Response {
@@ -71,14 +87,38 @@ pub fn error(status: StatusCode, code: &str, message: &str) -> Response {
     response
 }
 
+/// The answer to who does not show the token; what it must show.
+pub fn unauthorized(message: &str) -> Response {
+    error(StatusCode::UNAUTHORIZED, "unauthorized", message)
+}
+
+/// Whether a request shows a token, in a header or as the parameter that browsers use.
+pub fn shows(request: &Request, token: &str) -> bool {
+    let query = request.uri().query().unwrap_or("");
+    // A token with a `+` or a `%` may have been pasted as it is.
+    let pasted = query.split('&').find_map(|pair| pair.strip_prefix("token="));
+    let decoded = given(query).ok();
+    let decoded = decoded.as_ref().and_then(|given| given.text("token"));
+    let shown = [bearer(request.headers()), pasted, decoded];
+    shown.into_iter().flatten().any(|shown| equal(shown.as_bytes(), token.as_bytes()))
+}
+
+/// The token of the header `Authorization`.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
 /// A request that is wrong.
 pub fn bad_request(message: &str) -> Response {
     error(StatusCode::BAD_REQUEST, "bad_request", message)
 }
 
-/// The answer where there is no page; `pages` are those that there are.
-pub fn not_found(pages: &str) -> Response {
-    error(StatusCode::NOT_FOUND, "not_found", &format!("no such page; there are {pages}"))
+/// The answer where there is no page; `pages` are those that there are, and `more` is what else there is.
+pub fn not_found(path: &str, pages: &[&str], more: &str) -> Response {
+    let near = suggestion(path.get(..MOST_SAID).unwrap_or(path), pages.iter().copied());
+    let pages: Vec<String> = pages.iter().map(|page| format!("`{page}`")).collect();
+    let message = format!("no such page{near}; there are {}{more}", pages.join(", "));
+    error(StatusCode::NOT_FOUND, "not_found", &message)
 }
 
 /// The answer to a method that a page does not take. The header `Allow` names those that it does.

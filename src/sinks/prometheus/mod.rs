@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::acl::{AccessList, equal};
+use crate::acl::AccessList;
 use crate::ports::{
     self, ConnectionLimits, Patience, Port, PortOptions, ServerTls, TlsFiles, limit_options, serve_http, tls_options,
 };
@@ -237,7 +237,7 @@ impl PrometheusSink {
         outcome_log: OutcomeLog,
     ) -> PrometheusSink {
         let shared: Shared = Arc::new(Mutex::new(ScrapeState::new(exposition)));
-        let routes = router(Served { shared: Arc::clone(&shared), bodies: Bodies::default(), token });
+        let routes = router(Served { shared: Arc::clone(&shared), bodies: port.bodies(), token });
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(async move { serve_http(&port, &listener, routes, stopped).await });
         PrometheusSink { shared, stop, server, outcome_log }
@@ -246,13 +246,10 @@ impl PrometheusSink {
 
 /// Asks for the token where there is one.
 async fn guard(State(served): State<Served>, request: Request, next: Next) -> Response {
-    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or("");
-    if served.token.is_none_or(|token| equal(shown.as_bytes(), token.as_bytes())) {
+    if served.token.is_none_or(|token| web::shows(&request, &token)) {
         return next.run(request).await;
     }
-    let message = "this needs `Authorization: Bearer TOKEN` with the `token` of the sink";
-    web::error(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    web::unauthorized("this needs `Authorization: Bearer TOKEN` with the `token` of the sink")
 }
 
 pub(super) fn locked(shared: &Mutex<ScrapeState>) -> MutexGuard<'_, ScrapeState> {
@@ -273,7 +270,7 @@ fn router(served: Served) -> Router {
     Router::new()
         .route("/metrics", get(scrape))
         .route("/", get(index))
-        .fallback(|| async { web::not_found("`/` and `/metrics`") })
+        .fallback(|uri: Uri| async move { web::not_found(uri.path(), &["/", "/metrics"], "") })
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MOST_BODY))
         .layer(middleware::from_fn(web::promised))
