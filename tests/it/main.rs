@@ -18,6 +18,7 @@ mod exec;
 mod floods;
 mod hazards;
 mod hostile;
+mod http;
 mod import;
 mod influx;
 #[cfg(feature = "kafka")]
@@ -40,7 +41,6 @@ mod presence_corpus;
 mod presence_fleet;
 mod presence_fuzz;
 mod presence_sim;
-mod pressure;
 mod prometheus;
 mod queue;
 mod relay;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Daemon, get, pause_ms, poll, systole, text};
+use crate::support::{Daemon, alone, get, pause_ms, poll, systole, text};
 
 fn start(dir: &Path, more: &str) -> (Daemon, SocketAddr) {
     start_with(dir, more, "ttl = \"2s\"")
@@ -258,5 +258,80 @@ fn what_is_deleted_over_the_management_port_is_off_the_scrape() {
     assert!(body.contains("p_stays_total 1\n"), "{body}");
     daemon.send_udp(&[b"f.x:5|c"]);
     scrape_when(address, "anew", |body| body.contains("p_f_x_total 5\n"));
+    daemon.stop();
+}
+
+/// The head and the body of a scrape, as bytes.
+fn scrape_bytes(address: SocketAddr, headers: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).expect("connected");
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").expect("sent");
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).expect("an answer");
+    let end = heard.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    (text(&heard[..end]).to_lowercase(), heard.split_off(end + 4))
+}
+
+#[test]
+fn who_takes_gzip_gets_the_same_gzipped() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, address) = start(dir.path(), "");
+    let lines: Vec<String> = (0..2000).map(|n| format!("stays.where.it.is.{n:04}:{n}|g")).collect();
+    for some in lines.chunks(20) {
+        daemon.send_udp(&[some.join("\n").as_bytes()]);
+    }
+    scrape_when(address, "all", |body| body.matches("# TYPE stays").count() == 2000);
+    let open_metrics = "Accept: application/openmetrics-text\r\n";
+    for accept in ["", open_metrics] {
+        let (head, plain) = scrape_bytes(address, accept);
+        assert!(
+            !head.contains("content-encoding") && head.contains(&format!("content-length: {}", plain.len())),
+            "{head}"
+        );
+        for (coding, is_taken) in [("gzip", true), ("br, GZIP;q=0.5", true), ("gzip;q=0", false), ("identity", false)] {
+            let (head, body) = scrape_bytes(address, &format!("{accept}Accept-Encoding: {coding}\r\n"));
+            assert_eq!(head.contains("content-encoding: gzip"), is_taken, "{coding}: {head}");
+            assert!(head.contains("vary: accept, accept-encoding"), "{head}");
+            let mut unpacked = Vec::new();
+            if is_taken {
+                assert!(body.len() < plain.len() / 4, "{} of {}", body.len(), plain.len());
+                flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut unpacked).expect("gzip");
+            } else {
+                unpacked = body;
+            }
+            assert!(unpacked == plain, "{coding}");
+        }
+    }
+    daemon.stop();
+}
+
+#[test]
+fn scrapers_that_do_not_read_hold_little() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    let more = "max_series = 1000000\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"";
+    let (daemon, address) = start(dir.path(), more);
+    let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
+    let lines: String = (0..30_000).map(|n| format!("app.web.pool.size.of.endpoint_{n:06}:{n}|g\n")).collect();
+    stream.write_all(lines.as_bytes()).expect("sent");
+    daemon.closed(30_000);
+    scrape_when(address, "all", |body| body.matches("# TYPE app_web").count() == 30_000);
+    let before = daemon.rss_kib();
+    let mut unread = Vec::new();
+    // Each few of another interval: what is served is another text then.
+    for _ in 0..10 {
+        for _ in 0..4 {
+            let mut stream = TcpStream::connect(address).expect("connected");
+            write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+            unread.push(stream);
+        }
+        daemon.next_flush();
+    }
+    let good = get(address, "/metrics", "");
+    assert_eq!((good.0, good.1.matches("# TYPE app_web").count()), (200, 30_000));
+    let growth = (daemon.rss_kib() as f64 - before as f64) / 1024.0;
+    // 4 texts of 4 MB at most are kept alive, of which one is served.
+    println!("40 scrapers that do not read: {growth:.1} MiB");
+    assert!(growth <= 32.0, "{growth:.1} MiB");
+    drop(unread);
     daemon.stop();
 }
