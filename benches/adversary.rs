@@ -182,7 +182,7 @@ fn read_all(shape: &Shape, size: usize, bytes: usize) -> Cost {
         engine.tick(EngineTime::from_secs(f64::from(interval) * INTERVAL));
         engine.take_events();
         let retired = registry.retirements(0, now - INTERVAL);
-        let mut partials = [shard.close(&retired, Columns::default())];
+        let mut partials = [shard.close(retired, Columns::default())];
         let tally = &partials[0].tally;
         let created: usize = partials[0].created.iter().map(Vec::len).sum();
         cost.lines += tally.lines.read.max(tally.samples.read) + SERIES_LINES * created as u64;

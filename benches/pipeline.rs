@@ -208,7 +208,7 @@ fn flush(criterion: &mut Criterion) {
             bencher.iter_batched(
                 || {
                     shard.ingest(&input, &Options::default(), None, 1.0);
-                    vec![shard.close(&none, spare.take())]
+                    vec![shard.close(none.clone(), spare.take())]
                 },
                 |mut partials| {
                     let snapshot =
@@ -245,7 +245,7 @@ fn execute(name: &str, rounds: usize) {
     let (mut shard, options, mut spare) = (shard(), Options::default(), Columns::default());
     for _ in 0..rounds {
         all.iter().for_each(|datagram| shard.ingest(black_box(datagram), &options, None, 1.0));
-        spare = shard.close(&[const { Vec::new() }; 5], spare).columns;
+        spare = shard.close([const { Vec::new() }; 5], spare).columns;
         spare.counters.drain(|_, value| _ = black_box(value));
         spare.gauges.drain(|_, value| _ = black_box(value));
         spare.timers.drain(|_, value| _ = black_box(value));

@@ -61,7 +61,7 @@ impl Aggregator {
         let configured = self.interval.as_secs_f64();
         let length = self.last_end.map(|last| end - last).filter(|length| *length > 0.0).unwrap_or(configured);
         let retired = self.registry.retirements(0, end);
-        let mut partials = [self.shard.close(&retired, std::mem::take(&mut self.spare))];
+        let mut partials = [self.shard.close(retired, std::mem::take(&mut self.spare))];
         let mut snapshot = self.registry.close(&mut partials, Interval::new(end, length, end, self.interval));
         let [partial] = partials;
         self.spare = partial.columns;

@@ -164,7 +164,8 @@ impl Holder {
     /// at once; when they are, the level rises.
     const fn percent(self) -> u64 {
         match self {
-            Holder::SeriesKeys | Holder::ClosedIntervals => 30,
+            Holder::SeriesKeys => 35,
+            Holder::ClosedIntervals => 30,
             Holder::Values | Holder::Samples | Holder::Sinks => 20,
             Holder::Events
             | Holder::Timestamped

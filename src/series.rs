@@ -16,6 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use triomphe::ThinArc;
 
+use crate::memory::footprint;
 use crate::protocol::{Heartbeats, Kind, Metric, Name, Tag, cut_lossy};
 
 const NO_VALUE: u16 = u16::MAX;
@@ -54,6 +55,12 @@ impl Series {
     #[inline]
     pub fn key(&self) -> &[u8] {
         &self.0.slice
+    }
+
+    /// Bytes that the allocation takes, which all clones share: a count, a length and the key.
+    #[inline]
+    pub(crate) fn heap_bytes(&self) -> usize {
+        footprint(2 * size_of::<usize>() + self.key().len())
     }
 
     /// Whether both share one allocation, and so are equal.

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::{footprint, vec_footprint};
+
 use super::counter::Sum;
 use super::gauge::Gauge;
 use super::overrides::Levels;
@@ -37,6 +39,11 @@ pub trait Cell: Default {
     fn successor(&self) -> Self {
         Self::default()
     }
+
+    /// Bytes that it takes beside itself.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
 }
 
 impl Cell for Sum {}
@@ -47,11 +54,23 @@ impl Cell for Timer {
     fn successor(&self) -> Timer {
         Timer::successor(self)
     }
+
+    fn heap_bytes(&self) -> usize {
+        Timer::heap_bytes(self)
+    }
 }
 
-impl Cell for Members {}
+impl Cell for Members {
+    fn heap_bytes(&self) -> usize {
+        Members::heap_bytes(self)
+    }
+}
 
-impl Cell for Vec<f64> {}
+impl Cell for Vec<f64> {
+    fn heap_bytes(&self) -> usize {
+        vec_footprint::<f64>(self.capacity())
+    }
+}
 
 impl Cell for Levels {}
 
@@ -66,6 +85,10 @@ const KEPT_PAGES: usize = 16;
 #[derive(Debug)]
 pub struct Column<T> {
     pages: Vec<Page<T>>,
+    /// Pages that have cells.
+    with_cells: usize,
+    /// Bytes that cells took beside themselves when they had been drained.
+    reserved: usize,
 }
 
 #[derive(Debug)]
@@ -77,7 +100,7 @@ struct Page<T> {
 
 impl<T> Default for Column<T> {
     fn default() -> Column<T> {
-        Column { pages: Vec::new() }
+        Column { pages: Vec::new(), with_cells: 0, reserved: 0 }
     }
 }
 
@@ -97,7 +120,25 @@ impl<T: Cell> Column<T> {
         }
         let page = &mut self.pages[page];
         page.touched[n / 64] |= 1 << (n % 64);
-        &mut page.cells.get_or_insert_with(empty_cells)[n]
+        let cells = match &mut page.cells {
+            Some(cells) => cells,
+            none => {
+                self.with_cells += 1;
+                none.insert(empty_cells())
+            }
+        };
+        &mut cells[n]
+    }
+
+    /// Bytes that the pages take, without what cells take beside themselves.
+    #[inline]
+    pub(super) fn page_bytes(&self) -> usize {
+        self.with_cells * footprint(PAGE_CELLS * size_of::<T>()) + vec_footprint::<Page<T>>(self.pages.capacity())
+    }
+
+    /// Bytes that cells take beside themselves in a column that was drained and not touched since: what they reserve.
+    pub(super) fn reserved_bytes(&self) -> usize {
+        self.reserved
     }
 
     /// The cell of an id, touched or not; `None` if its page has no cells.
@@ -138,8 +179,11 @@ impl<T: Cell> Column<T> {
             }
             if !keep {
                 page.cells = None;
+                self.with_cells -= 1;
             }
         }
+        let kept = self.pages.iter().take(KEPT_PAGES).filter_map(|page| page.cells.as_ref());
+        self.reserved = kept.flat_map(|cells| cells.iter()).map(Cell::heap_bytes).sum();
     }
 
     /// The number of ids that this interval touched.
@@ -179,6 +223,22 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// Bytes of the cells.
+    #[inline]
+    pub(super) fn page_bytes(&self) -> usize {
+        self.counters.page_bytes()
+            + self.gauges.page_bytes()
+            + self.levels.page_bytes()
+            + self.timers.page_bytes()
+            + self.sets.page_bytes()
+            + self.kvs.page_bytes()
+    }
+
+    /// Bytes of drained columns.
+    pub fn drained_bytes(&self) -> usize {
+        self.page_bytes() + self.timers.reserved_bytes() + self.sets.reserved_bytes() + self.kvs.reserved_bytes()
+    }
+
     pub(super) fn forget(&mut self, class: Class, id: u32) {
         match class {
             Class::Counter => self.counters.forget(id),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::footprint;
 use crate::protocol::{AlertType, Cardinality, Event, Heartbeats, Kind, Name, Priority, ServiceCheck, Tags, lossy};
 use crate::series::{KeyBuilder, Series};
 
@@ -125,20 +126,18 @@ pub fn own_service_check(check: &ServiceCheck<'_>, now: f64, keys: &mut KeyBuild
 }
 
 impl EventOrCheck {
-    /// Its approximate size in bytes.
-    pub(super) fn memory_bytes(&self) -> usize {
-        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        let tags = self.tags.0.key().len();
+    /// Bytes that it takes beside itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let own = |text: &String| footprint(text.capacity());
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, own);
+        let tags = self.tags.0.heap_bytes();
         let body = match &self.body {
             EventOrCheckBody::Event { title, text, aggregation_key, source_type, .. } => {
-                title.len() + text.len() + optional(aggregation_key) + optional(source_type)
+                own(title) + own(text) + optional(aggregation_key) + optional(source_type)
             }
-            EventOrCheckBody::ServiceCheck { name, message, .. } => name.len() + optional(message),
+            EventOrCheckBody::ServiceCheck { name, message, .. } => own(name) + optional(message),
         };
-        size_of::<EventOrCheck>()
-            + tags
-            + body
-            + [&self.host, &self.container, &self.external_data].map(optional).iter().sum::<usize>()
+        tags + body + [&self.host, &self.container, &self.external_data].map(optional).iter().sum::<usize>()
     }
 
     /// Removes the tag `key` where it is a secret for presence.

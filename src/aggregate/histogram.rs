@@ -17,6 +17,8 @@
 use hdrhistogram::Histogram as Hdr;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::{footprint, vec_footprint};
+
 /// Octaves of integers that keep their digits with a margin.
 const OCTAVES: i32 = 30;
 /// The octave of a new extreme after a change of scale: it leaves two octaves before the next change.
@@ -126,6 +128,13 @@ impl Histogram {
     pub fn memory_bytes(&self) -> usize {
         let bytes = |hdr: &Hdr<u32>| hdr.distinct_values() * size_of::<u32>();
         bytes(&self.positive) + self.negative.as_deref().map_or(0, bytes)
+    }
+
+    /// Bytes that it takes beside itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let bytes = |hdr: &Hdr<u32>| vec_footprint::<u32>(hdr.distinct_values());
+        let negative = |hdr: &Hdr<u32>| footprint(size_of::<Hdr<u32>>()) + bytes(hdr);
+        bytes(&self.positive) + self.negative.as_deref().map_or(0, negative)
     }
 
     /// Changes the scale so that `magnitude` fits, if the values already held still fit.
@@ -306,9 +315,14 @@ fn new_hdr(digits: u8) -> Hdr<u32> {
 }
 
 fn add(hdr: &mut Hdr<u32>, value: u64, count: u32) {
+    let counts = hdr.distinct_values();
     // Resizing is on, and no value reaches the type's limit, so recording cannot fail.
     let recorded = hdr.record_n(value, count);
     debug_assert!(recorded.is_ok());
+    if hdr.distinct_values() > counts {
+        // It grows to twice its size; a copy has no spare room.
+        *hdr = hdr.clone();
+    }
 }
 
 /// `floor(log2(x))` for x > 0, subnormals included.

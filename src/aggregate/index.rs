@@ -6,6 +6,7 @@
 
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
+use crate::memory::vec_footprint;
 use crate::protocol::Kind;
 use crate::series::{Series, plain_name};
 
@@ -18,6 +19,9 @@ const EMPTY: Slot = Slot { hash: 0, id: u32::MAX };
 
 /// Slots of the smallest table.
 const MIN_SLOTS: usize = 16;
+
+/// A table of fewer slots is not worth shrinking.
+const SHRUNK_SLOTS: usize = 1 << 16;
 
 /// A slot of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +39,13 @@ pub(super) struct Index {
     len: usize,
     series: Vec<Option<Series>>,
     free: Vec<u32>,
+    /// Bytes that the keys take.
+    key_bytes: usize,
 }
 
 impl Default for Index {
     fn default() -> Index {
-        Index { slots: vec![EMPTY; MIN_SLOTS], len: 0, series: Vec::new(), free: Vec::new() }
+        Index { slots: vec![EMPTY; MIN_SLOTS], len: 0, series: Vec::new(), free: Vec::new(), key_bytes: 0 }
     }
 }
 
@@ -114,6 +120,7 @@ impl Index {
                 (self.series.len() - 1) as u32
             }
         };
+        self.key_bytes += series.heap_bytes();
         self.series[id as usize] = Some(series);
         self.len += 1;
         if self.len * 5 > self.slots.len() * 4 {
@@ -142,8 +149,35 @@ impl Index {
             self.vacate(at);
             self.len -= 1;
         }
+        self.key_bytes -= series.heap_bytes();
         self.free.push(id);
         true
+    }
+
+    /// Bytes that the keys and the table take.
+    #[inline]
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.key_bytes
+            + vec_footprint::<Slot>(self.slots.capacity())
+            + vec_footprint::<Option<Series>>(self.series.capacity())
+            + vec_footprint::<u32>(self.free.capacity())
+    }
+
+    /// Lets the room go that series took which have left, if it is much and most of it is empty.
+    pub(super) fn shrink(&mut self) {
+        if self.slots.len() < SHRUNK_SLOTS || self.len * 8 > self.slots.len() {
+            return;
+        }
+        let used = self.series.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.series.truncate(used);
+        self.series.shrink_to_fit();
+        // New series take the lowest ids, so that the highest can go next time.
+        self.free.retain(|&id| (id as usize) < used);
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        self.free.shrink_to_fit();
+        let wanted = (self.len * 2).next_power_of_two().max(MIN_SLOTS);
+        let slots = std::mem::replace(&mut self.slots, vec![EMPTY; wanted]);
+        slots.into_iter().filter(|&slot| slot != EMPTY).for_each(|slot| self.put(slot));
     }
 
     /// Empties a slot and moves the following ones that would no longer be found.

@@ -185,7 +185,13 @@ impl Shard {
             }
             Class::Timer => {
                 let policy = self.timer_policy(id);
-                self.open.columns.timers.touch(id).record(line.value, 1.0, &policy);
+                if !self.open.columns.timers.touch(id).record_known(line.value, 1.0, &policy)
+                    && !self.record_sample(id, line.value, 1.0, &policy)
+                {
+                    let lines = &mut self.open.tally.lines;
+                    (lines.read, lines.metrics) = (lines.read + 1, lines.metrics + 1);
+                    return;
+                }
             }
             // These are never found.
             Class::Set | Class::Kv => return,
@@ -220,6 +226,9 @@ impl Shard {
     fn learn(&mut self, line: &[u8]) {
         let Some((PlainLine { name, kind, tags, .. }, _)) = plain_line(line) else { return };
         if (tags.is_empty() && self.options.rules.is_none()) || self.concerns_presence {
+            return;
+        }
+        if self.memory_use.gives_way.caches {
             return;
         }
         let kind = self.kind_of(kind);
@@ -286,7 +295,7 @@ mod tests {
         feed(&mut shard, names);
         feed(&mut shard, names);
         ingest(&mut shard, text);
-        let mut partial = shard.close(&NONE, Columns::default());
+        let mut partial = shard.close(NONE, Columns::default());
         let name = |class: usize, id: u32| partial.created[class].iter().find(|c| c.id == id).map(|c| c.series.clone());
         let (mut all, columns) = (Vec::new(), &mut partial.columns);
         columns.counters.drain(|id, sum| all.push(format!("{:?} {}", name(0, id), sum.value())));

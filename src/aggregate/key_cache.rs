@@ -4,7 +4,9 @@
 //! costs ten times as much as a lookup, and a sender always writes the same bytes, so they are cached.
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::IntoIter;
 
+use crate::memory::footprint;
 use crate::protocol::Kind;
 use crate::series::Series;
 
@@ -58,6 +60,8 @@ impl Known {
 #[derive(Debug, Default)]
 pub(super) struct KeyCache {
     table: HashTable<Known>,
+    /// Bytes that the texts take.
+    text_bytes: usize,
 }
 
 impl KeyCache {
@@ -71,7 +75,20 @@ impl KeyCache {
     pub(super) fn make_room(&mut self, series: usize) {
         if self.table.len() >= CACHED_KEYS_PER_SERIES * series + SPARE_CACHED_KEYS {
             self.table.clear();
+            self.text_bytes = 0;
         }
+    }
+
+    /// Bytes that it takes.
+    #[inline]
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.text_bytes + footprint(self.table.allocation_size())
+    }
+
+    /// Empties it. What it held is dropped by and by, by [`SpentKeys::drop_some`].
+    pub(super) fn take(&mut self) -> SpentKeys {
+        let KeyCache { table, text_bytes } = std::mem::take(self);
+        SpentKeys { bytes: text_bytes + footprint(table.allocation_size()), rest: Some(table.into_iter()) }
     }
 
     /// Caches the series of a key.
@@ -82,10 +99,37 @@ impl KeyCache {
         }
         // The same key, of a series that has left.
         if let Ok(stale) = self.table.find_entry(hash, |known| known.is(&key)) {
-            stale.remove();
+            let (stale, _) = stale.remove();
+            self.text_bytes -= footprint(stale.text.len());
         }
-        let text = [name, tags].concat().into();
+        let text: Box<[u8]> = [name, tags].concat().into();
+        self.text_bytes += footprint(text.len());
         let known = Known { hash, text, name_len: name.len(), kind, series: series.clone(), id };
         self.table.insert_unique(hash, known, |known| known.hash);
+    }
+}
+
+/// Cached keys that are being dropped: a million at once would hold up receiving.
+#[derive(Debug, Default)]
+pub(super) struct SpentKeys {
+    rest: Option<IntoIter<Known>>,
+    bytes: usize,
+}
+
+impl SpentKeys {
+    /// Bytes that are not dropped yet.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Drops some of them.
+    pub(super) fn drop_some(&mut self, most: usize) {
+        let Some(rest) = &mut self.rest else { return };
+        for known in rest.by_ref().take(most) {
+            self.bytes -= footprint(known.text.len());
+        }
+        if rest.len() == 0 {
+            *self = SpentKeys::default();
+        }
     }
 }

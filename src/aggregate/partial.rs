@@ -11,6 +11,7 @@ use crate::telemetry::Tally;
 use super::columns::Columns;
 use super::event_or_check::EventOrCheck;
 use super::limits::Offenders;
+use super::memory_use::HeldBytes;
 
 /// A counter's or a gauge's value with its own timestamp (`|T`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +66,10 @@ pub struct Partial {
     pub events_and_checks: Vec<EventOrCheck>,
     /// The first malformed line.
     pub example: Option<BadLine>,
-    /// Which prefixes exceeded `max_series`.
+    /// Which prefixes exceeded `max_series`, or what memory had room for.
     pub offenders: Offenders,
+    /// The names of events, service checks and samples with a timestamp that were dropped because memory is short.
+    pub dropped: Offenders,
+    /// Bytes of all this.
+    pub held: HeldBytes,
 }

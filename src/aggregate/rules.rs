@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use crate::glob::{captures, matches};
+use crate::memory::footprint;
 use crate::protocol::Kind;
 use crate::series::Series;
 
@@ -206,22 +207,38 @@ pub(super) struct RuleOutcomes {
 /// Cached keys in addition to those of the series held.
 const SPARE_CACHED_KEYS: usize = 65_536;
 
+/// Cached keys where caches give way.
+const SHORT_CACHED_KEYS: usize = 1024;
+
 /// Bytes of cached keys; a key of a series held counts 256.
 const SPARE_BYTES: usize = 32 << 20;
 
 impl RuleOutcomes {
     /// The outcome of a key, and the rule that applies; the cache of a shard that holds `series` series is larger by those.
-    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize) -> &(RuleOutcome, u32) {
+    /// Where caches give way (`is_short`), it holds few.
+    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize, is_short: bool) -> &(RuleOutcome, u32) {
         if !self.known.contains_key(key) {
             let keys = CACHED_KEYS_PER_SERIES * series;
-            if self.known.len() >= keys + SPARE_CACHED_KEYS || self.bytes >= 256 * keys + SPARE_BYTES {
+            let is_full = self.known.len() >= keys + SPARE_CACHED_KEYS || self.bytes >= 256 * keys + SPARE_BYTES;
+            if is_full || (is_short && self.known.len() >= SHORT_CACHED_KEYS) {
                 self.known.clear();
                 self.bytes = 0;
+                if is_short {
+                    self.known.shrink_to(SHORT_CACHED_KEYS);
+                }
             }
-            self.bytes += key.len();
+            self.bytes += footprint(key.len());
             self.known.insert(key.into(), rules.verdict(&Series::from_key(key)));
         }
         &self.known[key]
+    }
+
+    /// Bytes that it takes.
+    #[inline]
+    pub(super) fn heap_bytes(&self) -> usize {
+        // The standard table fills seven eighths of its slots, and has a byte beside each.
+        let slot = size_of::<(Box<[u8]>, (RuleOutcome, u32))>() + 1;
+        self.bytes + footprint(self.known.capacity() / 7 * 8 * slot)
     }
 }
 

@@ -10,6 +10,8 @@ use hashbrown::HashTable;
 use rapidhash::v3::rapidhash_v3;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::footprint;
+
 /// Most members counted exactly: beyond it the hashes would take more memory than the registers.
 pub const EXACT_MEMBERS: usize = 2048;
 
@@ -38,16 +40,48 @@ impl Default for Inner {
 impl Members {
     /// Adds a member.
     pub fn insert(&mut self, member: &[u8]) {
-        self.insert_hash(rapidhash_v3(member));
+        self.insert_hash(Members::hash(member), EXACT_MEMBERS);
     }
 
-    fn insert_hash(&mut self, hash: u64) {
+    /// What is kept of a member.
+    pub(super) fn hash(member: &[u8]) -> u64 {
+        rapidhash_v3(member)
+    }
+
+    /// Whether adding a member takes more memory than now.
+    pub(super) fn would_grow(&self, hash: u64) -> bool {
+        match &self.0 {
+            Inner::Exact(table) => {
+                table.len() == table.capacity() && table.find(hash, |&known| known == hash).is_none()
+            }
+            Inner::Estimated(_) => false,
+        }
+    }
+
+    /// The number of members that are kept exactly.
+    pub(super) fn kept(&self) -> usize {
+        match &self.0 {
+            Inner::Exact(table) => table.len(),
+            Inner::Estimated(_) => 0,
+        }
+    }
+
+    /// Bytes that it takes beside itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match &self.0 {
+            Inner::Exact(table) => footprint(table.allocation_size()),
+            Inner::Estimated(_) => footprint(REGISTERS),
+        }
+    }
+
+    /// Adds a member by its hash; beyond `most` members an estimate takes over.
+    pub(super) fn insert_hash(&mut self, hash: u64, most: usize) {
         match &mut self.0 {
             Inner::Exact(table) => {
                 if table.find(hash, |&known| known == hash).is_some() {
                     return;
                 }
-                if table.len() == EXACT_MEMBERS {
+                if table.len() >= most {
                     let mut registers = Box::new([0; REGISTERS]);
                     table.iter().for_each(|&known| observe(&mut registers, known));
                     observe(&mut registers, hash);
@@ -67,7 +101,7 @@ impl Members {
                 // Sorted, so that the memory of the merged table does not depend on the order of insertion.
                 let mut hashes: Vec<u64> = table.iter().copied().collect();
                 hashes.sort_unstable();
-                hashes.into_iter().for_each(|hash| self.insert_hash(hash));
+                hashes.into_iter().for_each(|hash| self.insert_hash(hash, EXACT_MEMBERS));
             }
             Inner::Estimated(theirs) => {
                 let mut merged = theirs.clone();
@@ -132,7 +166,7 @@ impl TryFrom<Flat> for Members {
         match flat {
             Flat::Exact(hashes) => {
                 let mut members = Members::default();
-                hashes.into_iter().for_each(|hash| members.insert_hash(hash));
+                hashes.into_iter().for_each(|hash| members.insert_hash(hash, EXACT_MEMBERS));
                 Ok(members)
             }
             Flat::Estimated(registers) => {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use crate::protocol::{Kind, Metric, ParseError, Reason, Signal};
 use crate::series::Series;
 
-use super::shard::{Place, Shard, bad_time, class_of, own_time};
+use super::shard::{Folded, Place, Shard, bad_time, class_of, own_time};
 
 /// The total size of the keys of a line's samples, as a multiple of the line, beyond [`FREE_EFFORT`] for each of them.
 const EFFORT: usize = 16;
@@ -195,7 +195,7 @@ impl Shard {
         let hash = self.hasher.hash(self.keys.last());
         let known = self.indexes[class as usize].find(hash, self.keys.last());
         let place = match known {
-            Some(id) => Place { class, id, folded: false },
+            Some(id) => Place { class, id, folded: Folded::No },
             None => self.new_place(metric, kind, hash),
         };
         if is_alike {

@@ -8,25 +8,38 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::memory::vec_footprint;
 use crate::protocol::{
     Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy, mask_key,
 };
 use crate::series::{KeyBuilder, Series};
 use crate::telemetry::{Limit, Tally};
 
-use super::columns::{Class, Columns};
+use super::columns::{Cell, Class, Columns};
 use super::event_or_check::{EventOrCheck, own_event, own_service_check};
 use super::index::{Hasher, Index};
 use super::ingest::{BEYOND_CACHE, LOOKUP_BATCH, PendingLine};
-use super::key_cache::KeyCache;
+use super::key_cache::{KeyCache, SpentKeys};
 use super::limits::{
     MAX_EVENT_AND_CHECK_BYTES, MAX_EVENTS_AND_CHECKS, MAX_TIMESTAMPED, MAX_TIMESTAMPED_BYTES, Quota, TimeWindow,
     overflow_series,
 };
+use super::memory_use::{ALWAYS_TAKEN, HeldBytes, MemoryUse, SHORT_MEMBERS};
 use super::overrides::GaugeLevels;
 use super::partial::{BadLine, Created, Partial, TimestampedSample};
 use super::rules::{NO_RULE, RuleOutcome, RuleOutcomes, Rules};
+use super::set::{EXACT_MEMBERS, Members};
 use super::timer::TimerPolicy;
+
+/// Series removed at once when an interval closes, and before a batch: what takes longer would hold up receiving.
+const RETIRED_AT_CLOSE: usize = 20_000;
+const RETIRED_AT_ONCE: usize = 1000;
+
+/// Cached keys dropped before a batch.
+const SPENT_AT_ONCE: usize = 1000;
+
+/// Bytes that a new series takes beside its key: its places in the tables of its shard and of the registry, and a cell.
+const SERIES_BYTES: usize = 160;
 
 /// Longest excerpt of a malformed line kept for the log, in bytes.
 const EXAMPLE_BYTES: usize = 512;
@@ -55,8 +68,18 @@ pub struct ShardOptions {
 pub(super) struct Place {
     pub(super) class: Class,
     pub(super) id: u32,
-    /// Whether it is an overflow series that replaces another one.
-    pub(super) folded: bool,
+    pub(super) folded: Folded,
+}
+
+/// Whether a place is an overflow series that replaces another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Folded {
+    /// It is not.
+    No,
+    /// It is, because of `max_series`.
+    Number,
+    /// It is, because memory is short.
+    Memory,
 }
 
 /// The series of one worker and the values of its open interval.
@@ -89,6 +112,16 @@ pub struct Shard {
     /// Bytes of the keys of samples with a timestamp, and of events and service checks.
     timestamped_bytes: usize,
     event_bytes: usize,
+    /// Bytes that samples of timers and values of `kv` pairs, and members of sets, take beside their cells.
+    sample_bytes: usize,
+    member_bytes: usize,
+    pub(super) memory_use: MemoryUse,
+    /// How timers keep their samples in this batch.
+    timers: TimerPolicy,
+    /// Cached keys that are being dropped.
+    spent_keys: SpentKeys,
+    /// Series to remove, by class, unless they are touched before their turn.
+    retiring: [Vec<u32>; 5],
     /// Whether the current line may concern presence, and so must not be cached.
     pub(super) concerns_presence: bool,
 }
@@ -96,6 +129,7 @@ pub struct Shard {
 impl Shard {
     /// An empty shard.
     pub fn new(options: ShardOptions) -> Shard {
+        let (memory_use, timers) = (MemoryUse::new(options.quota.memory()), options.timers);
         Shard {
             hasher: Hasher::new(options.seed),
             keys: KeyBuilder::hiding(options.heartbeats.clone()),
@@ -114,8 +148,51 @@ impl Shard {
             signals: Vec::new(),
             timestamped_bytes: 0,
             event_bytes: 0,
+            sample_bytes: 0,
+            member_bytes: 0,
+            memory_use,
+            timers,
+            spent_keys: SpentKeys::default(),
+            retiring: Default::default(),
             concerns_presence: false,
         }
+    }
+
+    /// Begins a batch: publishes what the shard holds in memory, and decides what gives way until the next.
+    pub fn begin_batch(&mut self) {
+        self.memory_use.publish(self.held_bytes());
+        let before = self.memory_use.gives_way;
+        self.memory_use.decide();
+        let now = self.memory_use.gives_way;
+        if now != before {
+            self.timers = self.memory_use.timers(self.options.timers);
+            if now.caches && !before.caches {
+                self.open.tally.memory.caches_dropped += 1;
+                self.spent_keys = self.key_cache.take();
+            }
+        }
+        self.spent_keys.drop_some(SPENT_AT_ONCE);
+        self.retire_some(RETIRED_AT_ONCE);
+    }
+
+    /// Bytes that the shard holds.
+    pub fn held_bytes(&self) -> HeldBytes {
+        let created = self.open.created.iter().map(|created| vec_footprint::<Created>(created.capacity()));
+        HeldBytes {
+            series_keys: self.key_bytes() + created.sum::<usize>(),
+            values: self.open.columns.page_bytes() + self.member_bytes,
+            samples: self.sample_bytes,
+            events: self.event_bytes + vec_footprint::<EventOrCheck>(self.open.events_and_checks.capacity()),
+            timestamped: self.timestamped_bytes + vec_footprint::<TimestampedSample>(self.open.timestamped.capacity()),
+        }
+    }
+
+    /// Bytes of the keys of series, and of the tables that find them.
+    fn key_bytes(&self) -> usize {
+        self.indexes.iter().map(Index::heap_bytes).sum::<usize>()
+            + self.key_cache.heap_bytes()
+            + self.spent_keys.heap_bytes()
+            + self.outcomes.heap_bytes()
     }
 
     /// The tally of the open interval.
@@ -242,7 +319,8 @@ impl Shard {
     pub(super) fn is_dropped(&mut self) -> bool {
         let held = self.len();
         let Some(rules) = &self.options.rules else { return false };
-        let (outcome, rule) = self.outcomes.of(self.keys.last(), rules, held);
+        let is_short = self.memory_use.gives_way.caches;
+        let (outcome, rule) = self.outcomes.of(self.keys.last(), rules, held, is_short);
         self.matched_rule = *rule;
         match outcome {
             RuleOutcome::Same => false,
@@ -272,10 +350,15 @@ impl Shard {
             self.open.tally.samples.limited.count(Limit::Timestamped, values);
             return;
         }
+        if self.memory_use.gives_way.timestamped {
+            self.open.tally.samples.limited.count(Limit::Memory, values);
+            self.open.dropped.add(series.name().as_bytes());
+            return;
+        }
         self.open.tally.samples.timestamped += values;
         // Samples of one line may share their series.
         if self.open.timestamped.last().is_none_or(|last| !last.series.is_same(&series)) {
-            self.timestamped_bytes += series.key().len();
+            self.timestamped_bytes += series.heap_bytes();
         }
         self.open.timestamped.push(TimestampedSample { series, time, value, rule: self.matched_rule });
     }
@@ -284,38 +367,52 @@ impl Shard {
     #[cold]
     pub(super) fn new_place(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64) -> Place {
         let class = class_of(kind);
-        if self.options.quota.take() {
+        let has_room = self.memory_use.has_room_for(SERIES_BYTES + self.keys.last().len(), self.key_bytes());
+        if has_room && self.options.quota.take() {
             let series = Series::from_key(self.keys.last());
             let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));
             let id = self.create(class, hash, series, self.matched_rule);
             if plain && metric.tags.is_empty() && !self.concerns_presence {
                 self.indexes[class as usize].mark_plain(hash, id);
             }
-            return Place { class, id, folded: false };
+            return Place { class, id, folded: Folded::No };
         }
         let mut name = Vec::new();
         metric.name.write_to(&mut name);
         self.open.offenders.add(&name);
-        let id = match self.overflow[kind as usize] {
+        let id = self.overflow_of(kind);
+        Place { class, id, folded: if has_room { Folded::Number } else { Folded::Memory } }
+    }
+
+    /// The overflow series of a kind.
+    fn overflow_of(&mut self, kind: Kind) -> u32 {
+        match self.overflow[kind as usize] {
             Some(id) => id,
             None => {
                 let series = overflow_series(kind);
                 let hash = self.hasher.hash(series.key());
                 // A sender may have created a series of this name while there was room.
+                let class = class_of(kind);
                 let known = self.indexes[class as usize].find(hash, series.key());
                 let id = known.unwrap_or_else(|| self.create(class, hash, series, NO_RULE));
                 self.overflow[kind as usize] = Some(id);
                 id
             }
-        };
-        Place { class, id, folded: true }
+        }
     }
 
     /// Updates the series of a place.
     pub(super) fn update_at(&mut self, place: Place, metric: &Metric<'_>, now: f64) {
         let values = self.update(place.class, place.id, metric, now);
-        let samples = &mut self.open.tally.samples;
-        *(if place.folded { &mut samples.folded } else { &mut samples.recorded }) += values;
+        let tally = &mut self.open.tally;
+        match place.folded {
+            Folded::No => tally.samples.recorded += values,
+            Folded::Number => tally.samples.folded += values,
+            Folded::Memory => {
+                tally.samples.folded += values;
+                tally.memory.folded += values;
+            }
+        }
     }
 
     fn create(&mut self, class: Class, hash: u64, series: Series, rule: u32) -> u32 {
@@ -339,9 +436,71 @@ impl Shard {
     #[inline(always)]
     pub(super) fn timer_policy(&self, id: u32) -> TimerPolicy {
         match self.gauge_levels.digits(id) {
-            0 => self.options.timers,
-            digits => TimerPolicy { digits, ..self.options.timers },
+            0 => self.timers,
+            digits => TimerPolicy { digits, ..self.timers },
         }
+    }
+
+    /// Records a sample of a timer that may take more memory; `false` if it went to the overflow series instead, and was
+    /// counted as that.
+    #[inline(never)]
+    pub(super) fn record_sample(&mut self, id: u32, value: f64, weight: f64, policy: &TimerPolicy) -> bool {
+        let mut id = id;
+        let mut is_folded = false;
+        if self.memory_use.gives_way.growth {
+            let timer = self.open.columns.timers.touch(id);
+            if timer.samples() >= ALWAYS_TAKEN as u64 && timer.would_grow() {
+                (id, is_folded) = self.fold_growth(Class::Timer, id);
+            }
+        }
+        let timer = self.open.columns.timers.touch(id);
+        let (before, was_exact) = (timer.heap_bytes(), timer.is_exact());
+        timer.record_other(value, weight, policy);
+        self.sample_bytes = (self.sample_bytes + timer.heap_bytes()).saturating_sub(before);
+        if was_exact && !timer.is_exact() && timer.samples() <= self.options.timers.exact_samples as u64 {
+            self.open.tally.memory.early_estimates += 1;
+        }
+        !is_folded
+    }
+
+    /// Records a member of a set; `false` if it went to the overflow series instead, and was counted as that.
+    fn record_member(&mut self, id: u32, member: &[u8]) -> bool {
+        let hash = Members::hash(lossy(member).as_bytes());
+        let gives_way = self.memory_use.gives_way;
+        let (mut id, mut is_folded) = (id, false);
+        if gives_way.growth {
+            let set = self.open.columns.sets.touch(id);
+            if set.kept() >= ALWAYS_TAKEN && set.would_grow(hash) {
+                (id, is_folded) = self.fold_growth(Class::Set, id);
+            }
+        }
+        let most = if gives_way.series { SHORT_MEMBERS } else { EXACT_MEMBERS };
+        let set = self.open.columns.sets.touch(id);
+        let (before, kept) = (set.heap_bytes(), set.kept());
+        set.insert_hash(hash, most);
+        self.member_bytes = (self.member_bytes + set.heap_bytes()).saturating_sub(before);
+        if kept > 0 && kept < EXACT_MEMBERS && !set.is_exact() {
+            self.open.tally.memory.early_estimates += 1;
+        }
+        !is_folded
+    }
+
+    /// Where a value goes whose series must not take more memory, and whether that is another series. The overflow series
+    /// itself takes all: it is one.
+    #[cold]
+    fn fold_growth(&mut self, class: Class, id: u32) -> (u32, bool) {
+        let Some(series) = self.indexes[class as usize].series(id) else { return (id, false) };
+        let (kind, name) = (series.kind(), series.name().as_bytes().to_vec());
+        let overflow = self.overflow_of(kind);
+        if overflow == id {
+            return (id, false);
+        }
+        self.open.offenders.add(&name);
+        let tally = &mut self.open.tally;
+        tally.samples.read += 1;
+        tally.samples.folded += 1;
+        tally.memory.folded += 1;
+        (overflow, true)
     }
 
     /// Updates a series; returns the number of recorded values.
@@ -375,30 +534,34 @@ impl Shard {
                 }
             }
             (Class::Timer, numbers) => {
-                let policy = self.timer_policy(id);
-                let timer = self.open.columns.timers.touch(id);
+                let (policy, weight) = (self.timer_policy(id), metric.rate.weight());
                 for value in numbers.numbers() {
-                    timer.record(value, metric.rate.weight(), &policy);
-                    values += 1;
+                    let is_known = self.open.columns.timers.touch(id).record_known(value, weight, &policy);
+                    values += u64::from(is_known || self.record_sample(id, value, weight, &policy));
                 }
             }
             (Class::Set, Values::Member(member)) => {
-                self.open.columns.sets.touch(id).insert(lossy(member).as_bytes());
-                values = 1;
+                values = u64::from(self.record_member(id, member));
             }
             (Class::Set, Values::Numbers { .. } | Values::Gauge { .. } | Values::Total(_)) => {}
             (Class::Kv, numbers) => {
                 let Partial { columns, tally, .. } = &mut self.open;
                 let kept = columns.kvs.touch(id);
+                let before = kept.heap_bytes();
                 for value in numbers.numbers() {
-                    if kept.len() < self.options.timers.exact_samples {
+                    let must_not_grow =
+                        self.memory_use.gives_way.growth && kept.len() >= ALWAYS_TAKEN && kept.len() == kept.capacity();
+                    if kept.len() < self.timers.exact_samples && !must_not_grow {
                         kept.push(value);
                         values += 1;
                     } else {
+                        let is_short = must_not_grow || kept.len() < self.options.timers.exact_samples;
+                        let limit = if is_short { Limit::Memory } else { Limit::KvValues };
                         tally.samples.read += 1;
-                        tally.samples.limited.count(Limit::KvValues, 1);
+                        tally.samples.limited.count(limit, 1);
                     }
                 }
+                self.sample_bytes = (self.sample_bytes + kept.heap_bytes()).saturating_sub(before);
             }
         }
         self.open.tally.samples.read += values;
@@ -413,7 +576,7 @@ impl Shard {
         self.open.tally.lines.events += 1;
         self.open.tally.lines.sections_skipped += event.skipped_sections().count() as u64;
         self.open.tally.lines.tags_cut += event.tags().cut();
-        self.keep_event(|keys| own_event(event, now, keys));
+        self.keep_event(&event.title, |keys| own_event(event, now, keys));
     }
 
     pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
@@ -431,7 +594,7 @@ impl Shard {
             if forward {
                 // A heartbeat counts when it arrives, whatever its sender's clock says.
                 let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
-                self.keep_event(|keys| EventOrCheck { time, ..own_service_check(check, now, keys) });
+                self.keep_event(check.name, |keys| EventOrCheck { time, ..own_service_check(check, now, keys) });
             }
             return;
         }
@@ -446,32 +609,63 @@ impl Shard {
         self.open.tally.lines.service_checks += 1;
         self.open.tally.lines.sections_skipped += check.skipped_sections().count() as u64;
         self.open.tally.lines.tags_cut += check.tags().cut();
-        self.keep_event(|keys| own_service_check(check, now, keys));
+        self.keep_event(check.name, |keys| own_service_check(check, now, keys));
     }
 
-    fn keep_event(&mut self, own: impl FnOnce(&mut KeyBuilder) -> EventOrCheck) {
+    fn keep_event(&mut self, name: &str, own: impl FnOnce(&mut KeyBuilder) -> EventOrCheck) {
+        if self.memory_use.gives_way.events {
+            self.open.tally.lines.notes_dropped += 1;
+            self.open.tally.memory.events_dropped += 1;
+            self.open.dropped.add(name.as_bytes());
+            return;
+        }
         if self.open.events_and_checks.len() < MAX_EVENTS_AND_CHECKS && self.event_bytes < MAX_EVENT_AND_CHECK_BYTES {
             let mut event = own(&mut self.keys);
             if let Some(heartbeats) = &self.options.heartbeats {
                 event.hide_key(heartbeats);
             }
-            self.event_bytes += event.memory_bytes();
+            self.event_bytes += event.heap_bytes();
             self.open.events_and_checks.push(event);
         } else {
             self.open.tally.lines.notes_dropped += 1;
         }
     }
 
-    /// Closes the interval. `retire` has ids, by class, whose series are removed unless this interval touched them; `spare`
-    /// are drained columns of an earlier [`Partial`].
-    pub fn close(&mut self, retire: &[Vec<u32>; 5], spare: Columns) -> Partial {
+    /// Closes the interval. `retire` has ids, by class, whose series are removed unless an interval touches them: many now,
+    /// further ones between the next batches. `spare` are drained columns of an earlier [`Partial`].
+    pub fn close(&mut self, retire: [Vec<u32>; 5], spare: Columns) -> Partial {
+        self.retiring = retire;
+        self.retire_some(RETIRED_AT_CLOSE);
+        // What this interval touched stays, when the turn of the rest comes.
         for class in Class::ALL {
-            for &id in &retire[class as usize] {
+            let columns = &self.open.columns;
+            self.retiring[class as usize].retain(|&id| !columns.is_touched(class, id));
+        }
+        self.indexes.iter_mut().for_each(Index::shrink);
+        self.spent_keys.drop_some(RETIRED_AT_CLOSE);
+        let held = HeldBytes { series_keys: 0, ..self.held_bytes() };
+        (self.timestamped_bytes, self.event_bytes) = (0, 0);
+        self.sample_bytes = spare.timers.reserved_bytes() + spare.kvs.reserved_bytes();
+        self.member_bytes = spare.sets.reserved_bytes();
+        let closed = std::mem::replace(&mut self.open, Partial { columns: spare, ..Partial::default() });
+        self.memory_use.publish(self.held_bytes());
+        Partial { held, ..closed }
+    }
+
+    /// Removes some of the series that are to be removed.
+    fn retire_some(&mut self, most: usize) {
+        let mut left = most;
+        for class in Class::ALL {
+            let mut ids = std::mem::take(&mut self.retiring[class as usize]);
+            let first = ids.len().saturating_sub(left);
+            left -= ids.len() - first;
+            for id in ids.drain(first..) {
                 self.retire(class, id);
             }
+            if !ids.is_empty() {
+                self.retiring[class as usize] = ids;
+            }
         }
-        (self.timestamped_bytes, self.event_bytes) = (0, 0);
-        std::mem::replace(&mut self.open, Partial { columns: spare, ..Partial::default() })
     }
 
     pub(super) fn retire(&mut self, class: Class, id: u32) {
@@ -608,10 +802,10 @@ mod tests {
     fn a_series_keeps_its_number_from_interval_to_interval() {
         let mut shard = shard(10);
         feed(&mut shard, "a:1|c\nb:1|c\na:2|c|@0.5");
-        let mut first = shard.close(&NONE, Columns::default());
+        let mut first = shard.close(NONE, Columns::default());
         assert_eq!(counters(&mut first), [(0, 5.0), (1, 1.0)]);
         feed(&mut shard, "b:3|m");
-        let mut second = shard.close(&NONE, std::mem::take(&mut first.columns));
+        let mut second = shard.close(NONE, std::mem::take(&mut first.columns));
         assert_eq!((counters(&mut second), second.created[0].len()), (vec![(1, 3.0)], 0));
     }
 
@@ -619,7 +813,7 @@ mod tests {
     fn above_the_limit_new_names_fold_into_the_overflow_series() {
         let mut shard = shard(1);
         feed(&mut shard, "a:1|c\nuser.1:2|c\nuser.2:3|c\na:4|c\nt:1:2|ms");
-        let mut partial = shard.close(&NONE, Columns::default());
+        let mut partial = shard.close(NONE, Columns::default());
         let names: Vec<String> = partial.created[0].iter().map(|created| created.series.to_string()).collect();
         assert_eq!(names, ["a", OVERFLOW]);
         assert_eq!(counters(&mut partial), [(0, 5.0), (1, 5.0)]);
@@ -638,14 +832,14 @@ mod tests {
         let retire = [vec![0], vec![], vec![], vec![], vec![]];
         for round in 0..3 {
             feed(&mut shard, "a:1|c|#y:2,x:1\na:2|c|#x:1,y:2\na:4|c|#y:2,x:1\nbad:-1|ms|#y:2,x:1");
-            let mut partial = shard.close(&NONE, Columns::default());
+            let mut partial = shard.close(NONE, Columns::default());
             assert_eq!(counters(&mut partial), [(0, 7.0)], "round {round}");
-            assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
+            assert_eq!(shard.close(retire.clone(), Columns::default()).retired[0], [0]);
             feed(&mut shard, "b:1|c|#z:3\nb:1|c|#z:3");
-            let mut partial = shard.close(&NONE, Columns::default());
+            let mut partial = shard.close(NONE, Columns::default());
             let names: Vec<String> = partial.created[0].iter().map(|created| created.series.to_string()).collect();
             assert_eq!((names, counters(&mut partial)), (vec!["b;z=3".to_string()], vec![(0, 2.0)]));
-            assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
+            assert_eq!(shard.close(retire.clone(), Columns::default()).retired[0], [0]);
         }
     }
 
@@ -653,13 +847,13 @@ mod tests {
     fn a_retired_series_makes_room_unless_it_was_touched() {
         let mut shard = shard(1);
         feed(&mut shard, "a:1|c");
-        let _ = shard.close(&NONE, Columns::default());
+        let _ = shard.close(NONE, Columns::default());
         let retire = [vec![0], vec![], vec![], vec![], vec![]];
         feed(&mut shard, "a:1|c");
-        assert!(shard.close(&retire, Columns::default()).retired[0].is_empty());
-        assert_eq!(shard.close(&retire, Columns::default()).retired[0], [0]);
+        assert!(shard.close(retire.clone(), Columns::default()).retired[0].is_empty());
+        assert_eq!(shard.close(retire.clone(), Columns::default()).retired[0], [0]);
         feed(&mut shard, "b:1|c");
-        let mut partial = shard.close(&NONE, Columns::default());
+        let mut partial = shard.close(NONE, Columns::default());
         assert_eq!((partial.tally.samples.folded, counters(&mut partial)), (0, vec![(0, 1.0)]));
     }
 }

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::{footprint, vec_footprint};
+
 use super::counter::Sum;
 use super::histogram::Histogram;
 
@@ -143,19 +145,54 @@ impl Timer {
     /// Records a finite value that stands for `weight` events.
     #[inline]
     pub fn record(&mut self, value: f64, weight: f64, policy: &TimerPolicy) {
-        if let Samples::Narrow { weight: ours, values } = &mut self.0
-            && weight == *ours
-            && (policy.weighted || weight == 1.0)
-            && values.len() < policy.exact_samples
-            && let Some(narrow) = thousandths(value)
-        {
-            push(values, narrow);
-        } else {
+        if !self.record_known(value, weight, policy) {
             self.record_other(value, weight, policy);
         }
     }
 
-    fn record_other(&mut self, value: f64, weight: f64, policy: &TimerPolicy) {
+    /// Records it if that is an append that takes no more memory; else does nothing and returns `false`.
+    #[inline(always)]
+    pub(super) fn record_known(&mut self, value: f64, weight: f64, policy: &TimerPolicy) -> bool {
+        if let Samples::Narrow { weight: ours, values } = &mut self.0
+            && weight == *ours
+            && (policy.weighted || weight == 1.0)
+            && values.len() < policy.exact_samples
+            && values.len() < values.capacity()
+            && let Some(narrow) = thousandths(value)
+        {
+            values.push(narrow);
+            return true;
+        }
+        false
+    }
+
+    /// Whether one more value takes more memory than now, or may.
+    pub(super) fn would_grow(&self) -> bool {
+        match &self.0 {
+            Samples::Narrow { values, .. } => values.len() == values.capacity(),
+            Samples::Even(even) => even.values.len() == even.values.capacity(),
+            Samples::Uneven(uneven) => uneven.values.len() == uneven.values.capacity(),
+            Samples::Large(_) => false,
+        }
+    }
+
+    /// Bytes that it takes beside itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match &self.0 {
+            Samples::Narrow { values, .. } => vec_footprint::<i32>(values.capacity()),
+            Samples::Even(even) => footprint(size_of::<Even>()) + vec_footprint::<f64>(even.values.capacity()),
+            Samples::Uneven(uneven) => {
+                footprint(size_of::<Uneven>())
+                    + vec_footprint::<f64>(uneven.values.capacity())
+                    + vec_footprint::<f64>(uneven.weights.capacity())
+            }
+            Samples::Large(large) => footprint(size_of::<Large>()) + large.histogram.heap_bytes(),
+        }
+    }
+
+    /// Records a value in any way.
+    #[inline(never)]
+    pub(super) fn record_other(&mut self, value: f64, weight: f64, policy: &TimerPolicy) {
         let own = if policy.weighted { weight } else { 1.0 };
         if !self.is_exact() || self.samples() >= policy.exact_samples as u64 {
             let large = self.promote(policy);

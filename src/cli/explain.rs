@@ -538,7 +538,7 @@ fn flushed(datagram: &[u8], config: &Config) -> Vec<String> {
     let none = [const { Vec::new() }; 5];
     let interval_secs = config.interval.as_secs_f64();
     let interval = Interval::new(interval_secs, interval_secs, interval_secs, config.interval).last();
-    let mut snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
+    let mut snapshot = registry.close(&mut [shard.close(none, Columns::default())], interval);
     snapshot.sort();
     let names = assemble::graphite_names(config);
     let lines = graphite::encode(&snapshot, &names);

@@ -1,6 +1,7 @@
 //! `systole presence`: queries a running daemon for presence, and sends it an operator's changes.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -8,7 +9,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::config::parse_duration;
-use crate::http_client::{HttpClient, append, without_login};
+use crate::http_client::{HttpClient, Tls, append, without_login};
 use crate::presence::describe::length;
 use crate::untrusted::{Escaped, in_url};
 
@@ -41,6 +42,15 @@ pub(super) struct PresenceArgs {
     /// The token (`http.token`); by default that of SYSTOLE_TOKEN
     #[arg(long, value_name = "TOKEN", global = true)]
     token: Option<String>,
+    /// Roots (PEM) of the page's certificate, in place of the system's
+    #[arg(long, value_name = "FILE", global = true)]
+    tls_ca: Option<PathBuf>,
+    /// Our certificate (PEM), for a page that asks for one
+    #[arg(long, value_name = "FILE", global = true, requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", global = true, requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
 }
 
 /// Values of `list --state`: states of services and instances.
@@ -155,7 +165,9 @@ pub(super) fn run(args: &PresenceArgs) -> u8 {
     let is_plugin = matches!(args.command, Ask::Check { .. } | Ask::Wait { .. });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        let client = HttpClient::new().map_err(|error| format!("cannot set up TLS: {error}"))?;
+        let file = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
+        let tls = Tls { ca: file(&args.tls_ca), certificate: file(&args.tls_certificate), key: file(&args.tls_key) };
+        let client = HttpClient::with(&tls).map_err(|error| format!("cannot set up TLS: {error}"))?;
         let token = args.token.clone().or_else(|| std::env::var(crate::config::TOKEN).ok());
         runtime.block_on(run_command(&args.command, Daemon { client, url: args.url.clone(), token }))
     });

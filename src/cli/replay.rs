@@ -370,7 +370,7 @@ impl Replay {
         let mut partials: Vec<Partial> = Vec::new();
         for (n, shard) in self.shards.iter_mut().enumerate() {
             let retire = self.registry.retirements(n, secs(self.closed));
-            partials.push(shard.close(&retire, self.spare.pop().unwrap_or_default()));
+            partials.push(shard.close(retire, self.spare.pop().unwrap_or_default()));
         }
         let interval = Interval::new(secs(end), secs(end - began), secs(end), Duration::from_nanos(self.interval));
         let interval = Interval { is_last, ..interval };

@@ -245,7 +245,7 @@ impl Daemon {
         let capture_counter = capture_writer.map(|writer| writer.counter());
         let drivers = sinks::start(sinks)?;
 
-        let registry = Registry::new(assemble::registry_options(&config, true), shards);
+        let registry = Registry::new(assemble::registry_options(&config, true), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())

@@ -5,6 +5,7 @@
 //! monotonic clock.
 
 mod handle;
+mod memory;
 mod requests;
 mod sources;
 
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
 use crate::log::Log;
-use crate::memory::Memory;
+use crate::memory::{Holder, Holding, Level, Memory};
 use crate::net::relay::RelayStats;
 use crate::net::{Listener, Listeners, QueueWatch};
 use crate::ports::Ports;
@@ -103,10 +104,15 @@ pub struct Flusher {
     started: Instant,
     last_close: Instant,
     warned_of_drops: bool,
+    /// The level of the memory that the log knows.
+    logged_level: Level,
     status_every: Option<Duration>,
     last_status: Instant,
     presence: Option<PresenceHandle>,
     inputs: FlusherInputs,
+    /// What is being merged, and drained columns.
+    in_flush: Holding,
+    in_spare: Holding,
 }
 
 impl Flusher {
@@ -145,10 +151,13 @@ impl Flusher {
             started: now,
             last_close: now,
             warned_of_drops: false,
+            logged_level: Level::Calm,
             status_every,
             last_status: now,
             presence,
             inputs: FlusherInputs::default(),
+            in_flush: Memory::unlimited().holding(Holder::ClosedIntervals),
+            in_spare: Memory::unlimited().holding(Holder::Values),
         };
         flusher.publish(None, false, None);
         flusher
@@ -172,6 +181,8 @@ impl Flusher {
     #[must_use]
     pub fn in_memory(mut self, memory: &Memory) -> Flusher {
         self.sources.memory = memory.clone();
+        self.in_flush = memory.holding(Holder::ClosedIntervals);
+        self.in_spare = memory.holding(Holder::Values);
         self.publish(None, false, None);
         self
     }
@@ -283,10 +294,14 @@ impl Flusher {
 
         let listeners = self.listener_accounts(&partials);
         log_losses(&partials, &listeners, &mut self.warned_of_drops);
+        memory::log_given_up(&partials, &self.sources.memory, &mut self.logged_level);
         self.make_room();
         let interval = Interval { is_last, ..Interval::new(end, length_secs, now, self.interval) };
+        let held: usize = partials.iter().map(|partial| partial.held.total()).sum();
+        self.in_flush.set(held as u64);
         let mut snapshot = self.registry.close(&mut partials, interval);
-        self.spare.extend(partials.into_iter().map(|partial| partial.columns));
+        self.in_flush.set(0);
+        self.keep_columns(partials);
 
         let ledger = &mut snapshot.ledger;
         ledger.listeners = listeners;
@@ -333,6 +348,14 @@ impl Flusher {
         ledger.memory.add(&counted.memory);
         self.sources.memory.take_peak();
         before
+    }
+
+    /// Keeps drained columns for the next interval, unless memory is short.
+    fn keep_columns(&mut self, partials: Vec<Partial>) {
+        if self.sources.memory.level() == Level::Calm {
+            self.spare.extend(partials.into_iter().map(|partial| partial.columns));
+        }
+        self.in_spare.set(self.spare.iter().map(|columns| columns.drained_bytes() as u64).sum());
     }
 
     /// Lets a large last interval go before the next is made: both at once would be the daemon's peak of memory.
@@ -399,6 +422,8 @@ impl Flusher {
                 pending.push(listener.close(worker, retire, spare));
             }
         }
+        // They are the shards' now.
+        self.in_spare.set(self.spare.iter().map(|columns| columns.drained_bytes() as u64).sum());
         let answers = self.patience(WORKER_PATIENCE).answers(pending).await;
         let mut partials = Vec::new();
         for (n, partial) in answers.into_iter().enumerate() {
@@ -568,11 +593,10 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
             );
         }
     }
-    let folded: u64 = partials.iter().map(|partial| partial.tally.samples.folded).sum();
+    let of_number = |tally: &Tally| tally.samples.folded - tally.memory.folded;
+    let folded: u64 = partials.iter().map(|partial| of_number(&partial.tally)).sum();
     if folded > 0 {
-        let mut offenders = Offenders::default();
-        partials.iter().for_each(|partial| offenders.merge(&partial.offenders));
-        let (prefix, about) = offenders.worst().unwrap_or_default();
+        let (prefix, about) = worst(partials, |partial| &partial.offenders).unwrap_or_default();
         tracing::warn!(
             samples = folded,
             worst_prefix = %Escaped(&prefix),
@@ -580,10 +604,18 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
             "`max_series` is reached; samples of new names went to `systole.overflow`"
         );
     }
-    let notes: u64 = partials.iter().map(|partial| partial.tally.lines.notes_dropped).sum();
+    let beyond_bound = |tally: &Tally| tally.lines.notes_dropped - tally.memory.events_dropped;
+    let notes: u64 = partials.iter().map(|partial| beyond_bound(&partial.tally)).sum();
     if notes > 0 {
         tracing::warn!(dropped = notes, "more events and service checks than an interval keeps");
     }
+}
+
+/// The worst prefix of all workers, and about how many of its samples were affected.
+fn worst(partials: &[Partial], of: fn(&Partial) -> &Offenders) -> Option<(String, u64)> {
+    let mut offenders = Offenders::default();
+    partials.iter().for_each(|partial| offenders.merge(of(partial)));
+    offenders.worst()
 }
 
 /// The next multiple of the interval after `now`.

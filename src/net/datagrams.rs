@@ -160,6 +160,7 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
         || shard.lacks_sender_of_example()
         || taps.wants_senders();
     let messages = batch.receive(source.socket.as_ref(), with_senders)?;
+    shard.begin_batch();
     shard.tally().messages += messages as u64;
     let before = shard.tally().listener.bytes;
     source.received.fetch_add(messages as u64, Ordering::Relaxed);

@@ -197,7 +197,7 @@ impl Listener {
 
     /// Makes a worker close its interval. The receiver yields the partial, or an error if the worker is gone.
     pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
-        self.ask(worker, move |shard| shard.close(&retire, spare))
+        self.ask(worker, move |shard| shard.close(retire, spare))
     }
 
     /// Calls `question` with the shard of a worker. The receiver yields the answer, or an error if the worker is gone.

@@ -323,6 +323,7 @@ async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>,
 fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<SocketAddr>) -> bool {
     cutter.extend(&shared.scratch.borrow()[..count]);
     let mut shard = shared.shard.borrow_mut();
+    shard.begin_batch();
     count_bytes(shard.tally(), count);
     let now = unix_time();
     let (mut chunks, mut is_good) = (0, true);

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use crate::aggregate::{Gauge, GaugePolicy, Levels, Partial, Span};
+use crate::memory::{footprint, vec_footprint};
 use crate::snapshot::{GaugePoint, Snapshot};
 
 use super::registry::{GaugeLife, RegistryOptions, overrides};
-use super::series_table::{SeriesTable, Slot};
+use super::series_table::{SeriesTable, Slot, cut};
 
 /// All gauges, by the id of their series.
 #[derive(Debug, Default)]
@@ -27,6 +28,18 @@ impl HeldGauges {
     /// A gauge at the end of the last interval, if it is still held.
     pub(super) fn get(&self, id: u32) -> Option<Gauge> {
         self.slots.get(id as usize)?.as_ref().map(|known| known.gauge)
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let span = size_of::<(u32, (Span, bool))>() + 1;
+        vec_footprint::<Option<HeldGauge>>(self.slots.capacity()) + footprint(self.spans.capacity() / 7 * 8 * span)
+    }
+
+    /// Lets the room of ids go that are not in use any more.
+    pub(super) fn shrink(&mut self, used: usize) {
+        cut(&mut self.slots, used);
+        self.spans.shrink_to_fit();
     }
 
     /// Removes a gauge.

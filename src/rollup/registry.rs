@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::aggregate::rules::{NO_RULE, Rules};
 use crate::aggregate::{Class, Gauge, Members, Partial, SeriesOverrides, Sum, Timer};
+use crate::memory::{Holder, Holding, Memory};
 use crate::presence::{self, Reading};
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -22,9 +23,6 @@ use crate::telemetry::{Ledger, SeriesAccount, Tally};
 use super::gauges::HeldGauges;
 use super::multi_interval::MultiInterval;
 use super::series_table::{SeriesTable, Slot};
-
-/// Most series retired per shard and class at one tick, so that retiring many does not delay receiving.
-const RETIRE_AT_ONCE: usize = 20_000;
 
 /// Most deletions of an interval that are passed on to sinks.
 const MOST_DELETIONS: usize = 10_000;
@@ -120,6 +118,8 @@ pub struct Registry {
     deleted: Vec<Deletion>,
     /// When the last interval ended.
     last_close: f64,
+    /// Its tables, and the gauges.
+    held: Option<(Holding, Holding)>,
 }
 
 impl Registry {
@@ -135,6 +135,27 @@ impl Registry {
             multi_interval: MultiInterval::default(),
             deleted: Vec::new(),
             last_close: f64::NEG_INFINITY,
+            held: None,
+        }
+    }
+
+    /// Publishes what it holds in this memory.
+    #[must_use]
+    pub fn in_memory(self, memory: &Memory) -> Registry {
+        Registry { held: Some((memory.holding(Holder::SeriesKeys), memory.holding(Holder::Values))), ..self }
+    }
+
+    /// Lets room go that nobody needs any more, and publishes what is held.
+    fn shrink(&mut self) {
+        for class in Class::ALL {
+            let used = self.tables[class as usize].shrink();
+            if let (Some(used), Class::Gauge) = (used, class) {
+                self.gauges.shrink(used);
+            }
+        }
+        if let Some((keys, values)) = &self.held {
+            keys.set(self.tables.iter().map(SeriesTable::heap_bytes).sum::<usize>() as u64);
+            values.set(self.gauges.heap_bytes() as u64);
         }
     }
 
@@ -175,6 +196,7 @@ impl Registry {
         if snapshot.overrides.rules.as_ref().is_some_and(|rules| rules.all_overrides().any(|t| t.every > 1)) {
             self.multi_interval.hold(&mut snapshot, &self.options.summary.timers);
         }
+        self.shrink();
         snapshot.ledger.series = SeriesAccount {
             counters: self.tables[Class::Counter as usize].len(),
             gauges: self.tables[Class::Gauge as usize].len(),
@@ -383,12 +405,7 @@ impl Registry {
                 None => ttl,
             };
             let stands = |id: u32| class == Class::Gauge as usize && self.gauges.get(id).is_some();
-            table
-                .idle_at(shard, now, ttl_of)
-                .filter(|&(_, id)| !stands(id))
-                .map(|(local, _)| local)
-                .take(RETIRE_AT_ONCE)
-                .collect()
+            table.idle_at(shard, now, ttl_of).filter(|&(_, id)| !stands(id)).map(|(local, _)| local).collect()
         })
     }
 }
@@ -459,7 +476,7 @@ mod tests {
             for n in 0..self.shards.len() {
                 let retire = self.registry.retirements(n, self.now);
                 let spare = self.spare.pop().unwrap_or_default();
-                partials.push(self.shards[n].close(&retire, spare));
+                partials.push(self.shards[n].close(retire, spare));
             }
             self.now += 10.0;
             let snapshot =

@@ -5,6 +5,7 @@ use rapidhash::v3::rapidhash_v3;
 
 use crate::aggregate::Created;
 use crate::aggregate::rules::NO_RULE;
+use crate::memory::{footprint, vec_footprint};
 use crate::series::Series;
 
 use super::registry::RegistryOptions;
@@ -27,6 +28,8 @@ pub(super) struct SeriesTable {
     maps: Vec<Vec<u32>>,
     /// By id: the series with prefix and tags, where those are configured.
     decorated: Vec<Option<Series>>,
+    /// Bytes that those take.
+    decorated_bytes: usize,
     /// By id: the rule that applies. Empty if no rule applies to any.
     rules: Vec<u32>,
 }
@@ -39,6 +42,15 @@ pub(super) struct Gone {
 }
 
 const UNMAPPED: u32 = u32::MAX;
+
+/// A table of fewer entries is not worth shrinking.
+const SHRUNK_ENTRIES: usize = 1 << 15;
+
+/// Cuts a vector with its room.
+pub(super) fn cut<T>(all: &mut Vec<T>, length: usize) {
+    all.truncate(length);
+    all.shrink_to_fit();
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -59,6 +71,7 @@ impl SeriesTable {
             free: Vec::new(),
             maps: vec![Vec::new(); shards],
             decorated: Vec::new(),
+            decorated_bytes: 0,
             rules: Vec::new(),
         }
     }
@@ -89,7 +102,9 @@ impl SeriesTable {
                 });
                 if !options.prefix.is_empty() || !options.tags.is_empty() {
                     self.decorated.resize(self.entries.len(), None);
-                    self.decorated[id as usize] = Some(series.decorated(&options.prefix, &options.tags));
+                    let decorated = series.decorated(&options.prefix, &options.tags);
+                    self.decorated_bytes += decorated.heap_bytes();
+                    self.decorated[id as usize] = Some(decorated);
                 }
                 let entry = Entry { series, touched: f64::NEG_INFINITY, point: 0, holders: 0 };
                 self.entries[id as usize] = Some(entry);
@@ -144,11 +159,46 @@ impl SeriesTable {
             found.remove();
         }
         *slot = None;
-        if let Some(decorated) = self.decorated.get_mut(id as usize) {
-            *decorated = None;
+        if let Some(decorated) = self.decorated.get_mut(id as usize).and_then(Option::take) {
+            self.decorated_bytes -= decorated.heap_bytes();
         }
         self.free.push(id);
         Some(Gone { id, shown })
+    }
+
+    /// Bytes that it takes beside the keys, which it shares with the shards.
+    pub(super) fn heap_bytes(&self) -> usize {
+        footprint(self.table.allocation_size())
+            + vec_footprint::<Option<Entry>>(self.entries.capacity())
+            + vec_footprint::<u32>(self.free.capacity())
+            + self.maps.iter().map(|map| vec_footprint::<u32>(map.capacity())).sum::<usize>()
+            + vec_footprint::<Option<Series>>(self.decorated.capacity())
+            + self.decorated_bytes
+            + vec_footprint::<u32>(self.rules.capacity())
+    }
+
+    /// Lets the room go that series took which have left, if it is much and most of it is empty. Returns how many ids are
+    /// in use then, counted to the highest, if it did.
+    pub(super) fn shrink(&mut self) -> Option<usize> {
+        if self.entries.len() < SHRUNK_ENTRIES || self.table.len() * 8 > self.entries.len() {
+            return None;
+        }
+        let used = self.entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        cut(&mut self.entries, used);
+        cut(&mut self.decorated, used);
+        cut(&mut self.rules, used);
+        // New series take the lowest ids, so that the highest can go next time.
+        self.free.retain(|&id| (id as usize) < used);
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        self.free.shrink_to_fit();
+        for map in &mut self.maps {
+            let used = map.iter().rposition(|&id| id != UNMAPPED).map_or(0, |last| last + 1);
+            cut(map, used);
+        }
+        let entries = &self.entries;
+        self.table
+            .shrink_to_fit(|&id| entries[id as usize].as_ref().map_or(0, |entry| rapidhash_v3(entry.series.key())));
+        Some(used)
     }
 
     pub(super) fn id_of(&self, shard: usize, local: u32) -> u32 {

@@ -65,7 +65,7 @@ impl Fixture {
             .shards
             .iter_mut()
             .enumerate()
-            .map(|(n, shard)| shard.close(&registry.retirements(n, now), Columns::default()))
+            .map(|(n, shard)| shard.close(registry.retirements(n, now), Columns::default()))
             .collect();
         self.registry.close(&mut partials, Interval::new(now + 10.0, 10.0, now + 10.0, Duration::from_secs(10)))
     }

@@ -41,6 +41,7 @@ mod presence_corpus;
 mod presence_fleet;
 mod presence_fuzz;
 mod presence_sim;
+mod pressure;
 mod prometheus;
 mod queue;
 mod relay;

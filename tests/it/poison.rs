@@ -423,7 +423,7 @@ fn every_snapshot_that_lines_can_make_is_taken_by_every_sink() {
             let none = [const { Vec::new() }; 5];
             let end = 1_700_000_000.0 + seed as f64 * 10.0;
             let interval = Interval::new(end, 10.0, end, Duration::from_secs(10));
-            let snapshot = registry.close(&mut [shard.close(&none, Columns::default())], interval);
+            let snapshot = registry.close(&mut [shard.close(none.clone(), Columns::default())], interval);
             let records = |snapshot: &Snapshot| {
                 let mut out = Vec::new();
                 Records::ALL.write(snapshot, &mut out);

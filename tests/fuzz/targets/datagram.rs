@@ -82,7 +82,7 @@ fuzz_target!(|data: &[u8]| {
         shard.ingest(datagram, &options, None, end);
         shard.take_signals().for_each(drop);
         let retired = registry.retirements(0, end - 10.0);
-        let mut partials = [shard.close(&retired, Columns::default())];
+        let mut partials = [shard.close(retired, Columns::default())];
         let interval = Interval::new(end, 10.0, end, Duration::from_secs(10));
         let snapshot = registry.close(&mut partials, interval);
         assert_eq!(snapshot.ledger.check(), Ok(()));

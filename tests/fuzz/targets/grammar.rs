@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
         }
         shard.take_signals().for_each(drop);
         let retired = registry.retirements(0, now - 10.0);
-        let mut partials = [shard.close(&retired, Columns::default())];
+        let mut partials = [shard.close(retired, Columns::default())];
         let snapshot = registry.close(&mut partials, Interval::new(now, 10.0, now, Duration::from_secs(10)));
         assert_eq!(snapshot.ledger.check(), Ok(()));
         let mut records = Vec::new();

@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
     });
     let options = Options { sanitize: way & 2 == 2, ..Options::default() };
     shard.ingest(&line, &options, None, 0.0);
-    let partial = shard.close(&[const { Vec::new() }; 5], Columns::default());
+    let partial = shard.close([const { Vec::new() }; 5], Columns::default());
     for created in partial.created.iter().flatten() {
         let series = &created.series;
         let tags: Vec<_> = series.tags().collect();

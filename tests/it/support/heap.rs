@@ -5,6 +5,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use systole::internals::memory::footprint;
+
 struct Counting;
 
 #[global_allocator]
@@ -20,7 +22,8 @@ pub fn allocations() -> u64 {
     ALLOCATIONS.get()
 }
 
-/// Bytes that this thread allocated less those that it freed; below 0 if it frees what others allocated.
+/// Bytes that this thread allocated less those that it freed, with what the allocator adds to each; below 0 if it frees
+/// what others allocated.
 pub fn held_bytes() -> i64 {
     HELD.get()
 }
@@ -34,25 +37,25 @@ fn count(allocations: u64, bytes: i64) {
 // SAFETY: every call goes to the system's allocator unchanged; counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(1, layout.size() as i64);
+        count(1, footprint(layout.size()) as i64);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(1, layout.size() as i64);
+        count(1, footprint(layout.size()) as i64);
         // SAFETY: the caller keeps the contract of `alloc_zeroed`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count(1, new_size as i64 - layout.size() as i64);
+        count(1, footprint(new_size) as i64 - footprint(layout.size()) as i64);
         // SAFETY: the caller keeps the contract of `realloc`, and `System` gave the pointer.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(0, -(layout.size() as i64));
+        count(0, -(footprint(layout.size()) as i64));
         // SAFETY: the caller keeps the contract of `dealloc`, and `System` gave the pointer.
         unsafe { System.dealloc(pointer, layout) }
     }
