@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::certs::Authority;
+use crate::support::certs::{self, Authority};
 use crate::support::{command, holds_what_is_generated, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
@@ -371,11 +371,7 @@ fn the_example_is_generated_and_lists_every_setting_with_its_default() {
     // TLS is for tcp://, and its files are read.
     let authority = Authority::new();
     authority.setting(dir.path(), Some(&authority));
-    let folder = format!("{}/", dir.path().display());
-    let readable = whole
-        .replace("url = \"udp://", "url = \"tcp://")
-        .replace("\"/etc/systole/server.", &format!("\"{folder}server."));
-    let readable = readable.replace("\"/etc/systole/clients.", &format!("\"{folder}clients."));
+    let readable = certs::readable(&whole.replace("url = \"udp://", "url = \"tcp://"), dir.path());
     std::fs::write(&all, readable).expect("written");
     let printed = printed(&["check", "--print", "-c", all.to_str().expect("plain")]);
     // Every key is in it: what is printed of it has none that it does not have.

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use systole::internals::telemetry::{EntryKind, TABLE};
 
+use crate::support::certs::{self, Authority};
 use crate::support::{SYSTOLE, command, holds_what_is_generated, systole, text};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -120,13 +121,17 @@ fn paths_named_in_documents_exist() {
 fn configurations_in_documents_load() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("systole.toml");
+    // The files of TLS are read.
+    let authority = Authority::new();
+    authority.setting(dir.path(), Some(&authority));
     let mut wrong = Vec::new();
     for (path, document) in documents() {
         for (line, block) in blocks(&document, "toml") {
             if path.ends_with("CONTRIBUTING.md") {
                 continue;
             }
-            fs::write(&file, block.join("\n")).expect("a file");
+            let config = certs::readable(&block.join("\n"), dir.path());
+            fs::write(&file, config).expect("a file");
             let mut check = command(&["check", "-c", file.to_str().expect("a plain path")]);
             let output = check.env("HOSTNAME", "web-1").env("API_KEY", "a secret").output().expect("it runs");
             if !output.status.success() {

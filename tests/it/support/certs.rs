@@ -86,6 +86,13 @@ impl Authority {
     }
 }
 
+/// A configuration with the files of TLS that documents name, in a folder where [`Authority::setting`] has put them.
+pub fn readable(config: &str, dir: &Path) -> String {
+    let name = |name: &str| format!("\"{}", dir.join(name).display());
+    let names = [("\"/etc/systole/server.", name("server.")), ("\"/etc/systole/clients.", name("clients."))];
+    names.into_iter().fold(config.to_string(), |config, (named, there)| config.replace(named, &there))
+}
+
 /// Writes a file as a whole, as one that replaces another should be.
 pub fn put(dir: &Path, name: &str, text: &str) -> PathBuf {
     let (path, next) = (dir.join(name), dir.join(format!("{name}.new")));
