@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::notify;
 use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle};
+use crate::supervise::{Role, Supervisor};
 
 use super::StartError;
 use super::thread::join_by;
@@ -26,11 +27,13 @@ impl Presence {
         seed: u64,
         identity: Identity,
         receivers: Vec<notify::Receiver>,
+        supervisor: &Supervisor,
     ) -> Result<Option<Presence>, StartError> {
         let env = |name: &str| std::env::var(name).ok();
         let Some(options) = assemble::presence(config, seed, identity, env) else { return Ok(None) };
+        let part = supervisor.part("presence", Role::Essential);
         let cannot = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
-        let (handle, thread) = presence_driver::start(options, receivers).map_err(cannot)?;
+        let (handle, thread) = presence_driver::start(options, receivers, &part).map_err(cannot)?;
         Ok(Some(Presence { handle, thread }))
     }
 

@@ -4,6 +4,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
+use crate::supervise::Supervisor;
 
 use super::thread::join_by;
 use super::{Ending, StartError};
@@ -19,11 +20,14 @@ pub(super) struct Relays {
 }
 
 impl Relays {
-    pub(super) fn start(relays: &[RelaySpec]) -> Result<(Relays, Vec<RelayHandle>), StartError> {
+    pub(super) fn start(
+        relays: &[RelaySpec],
+        supervisor: &Supervisor,
+    ) -> Result<(Relays, Vec<RelayHandle>), StartError> {
         let mut running = Relays { stats: Vec::new(), threads: Vec::new() };
         let mut handles = Vec::new();
         for options in relays {
-            let (handle, stats, thread) = relay::start(options.clone())
+            let (handle, stats, thread) = relay::start(options.clone(), supervisor)
                 .map_err(|error| StartError(format!("cannot start the relay {}: {error}", options.name)))?;
             handles.push(handle);
             running.stats.push(stats);

@@ -4,6 +4,8 @@
 //! The queue holds whole intervals. When it is full the oldest that waits is dropped and counted, so that a
 //! receiver that comes back gets the newest. With a spool, intervals go to disk while the receiver fails, or does not take
 //! one within [`EXPOSED`], and wait there. `offered = delivered + queued + spooled + dropped` holds at any moment.
+//!
+//! A sink that panics loses the interval in work, which is counted as `failed`, and is opened anew.
 
 mod intake;
 mod spool;
@@ -19,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::snapshot::{Filter, Snapshot};
+use crate::supervise::{Part, Role, Supervisor};
 use crate::telemetry::SinkAccount;
 
 use super::Sink;
@@ -79,6 +82,9 @@ impl DriverOptions {
     }
 }
 
+/// Opens a sink anew.
+pub type Reopen = Box<dyn FnMut() -> Result<Box<dyn Sink>, String> + Send>;
+
 /// A sink and its driver.
 #[derive(Debug)]
 pub struct SinkDriver {
@@ -96,6 +102,9 @@ struct Shared {
     accepted: Notify,
     state: Mutex<State>,
     changed: Notify,
+    /// The task that delivers, and the one that prepares.
+    part: Part,
+    intake_part: Part,
 }
 
 #[derive(Debug, Default)]
@@ -174,11 +183,24 @@ impl State {
 }
 
 impl SinkDriver {
-    /// Starts a sink's task on the current runtime.
+    /// Starts a sink's tasks on the current runtime, with nobody to watch them.
     ///
     /// # Errors
     /// If its spool cannot be used.
     pub fn start(options: DriverOptions, sink: Box<dyn Sink>) -> io::Result<SinkDriver> {
+        SinkDriver::supervised(options, sink, None, &Supervisor::default())
+    }
+
+    /// Starts a sink's tasks on the current runtime. After a panic `reopen` makes another sink; without it this one goes on.
+    ///
+    /// # Errors
+    /// If its spool cannot be used.
+    pub fn supervised(
+        options: DriverOptions,
+        sink: Box<dyn Sink>,
+        reopen: Option<Reopen>,
+        supervisor: &Supervisor,
+    ) -> io::Result<SinkDriver> {
         let spool = match &options.spool {
             Some(spool) => {
                 let (opened, lost) = Spool::open(spool.clone())?;
@@ -193,7 +215,11 @@ impl SinkDriver {
             }
             None => None,
         };
+        let part = supervisor.part(&format!("sink:{}", options.name), Role::Sink);
+        let intake_part = supervisor.part(&format!("sink:{}:intake", options.name), Role::Ordinary);
         let shared = Arc::new(Shared {
+            part,
+            intake_part,
             options,
             intake: Mutex::default(),
             accepted: Notify::new(),
@@ -213,9 +239,9 @@ impl SinkDriver {
             shared.follow(&mut spool);
             spooler.spool = Some(spool);
         }
-        let task = tokio::spawn(run(Arc::clone(&shared), sink, spooler));
+        let task = shared.part.task(run(Arc::clone(&shared), sink, reopen, spooler));
         let intake = Arc::clone(&shared);
-        let preparing = tokio::spawn(async move { intake.prepare().await });
+        let preparing = shared.intake_part.task(async move { intake.prepare().await });
         Ok(SinkDriver { shared, preparing, task })
     }
 
@@ -249,6 +275,8 @@ impl SinkDriver {
     /// and counted.
     pub async fn finish(self, deadline: Instant) -> SinkAccount {
         let began = Instant::now();
+        self.shared.part.stop();
+        self.shared.intake_part.stop();
         // What was offered is prepared first; that only computes, and ends by itself.
         self.shared.close_intake();
         if let Err(error) = self.preparing.await {
