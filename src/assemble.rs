@@ -93,6 +93,7 @@ pub fn presence(
         identity,
         group_wait: presence.group_wait,
         queue: presence.queue,
+        memory: Memory::unlimited(),
     })
 }
 
@@ -176,6 +177,7 @@ pub fn sink_context(config: &Config, name: &str, timeout: Duration) -> SinkConte
         max_series: config.max_series,
         aggregates: config.dogstatsd.aggregates.clone(),
         ports: Ports::default(),
+        memory: Memory::unlimited(),
     }
 }
 

@@ -63,6 +63,11 @@ impl Series {
         footprint(2 * size_of::<usize>() + self.key().len())
     }
 
+    /// Whether others have this allocation, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.with_arc(triomphe::Arc::strong_count) > 1
+    }
+
     /// Whether both share one allocation, and so are equal.
     #[inline]
     pub(crate) fn is_same(&self, other: &Series) -> bool {

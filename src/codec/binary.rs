@@ -17,8 +17,8 @@ use crate::aggregate::{EventOrCheck, SeriesOverrides, TimestampedSample};
 use crate::presence::{Event, UnixTime};
 use crate::series::Series;
 use crate::snapshot::{
-    CounterPoint, Deletion, GaugePoint, KvPoint, Length, Point, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy,
-    TimerPoint,
+    CounterPoint, Deletion, Footprint, GaugePoint, KvPoint, Length, Point, SetPoint, Snapshot, SnapshotOverrides,
+    SummaryPolicy, TimerPoint,
 };
 
 /// Version of the format.
@@ -142,6 +142,7 @@ impl Snapshot {
                 lengths: encoded.lengths,
             },
             stats_prefix: encoded.stats_prefix.as_deref().map(Arc::from),
+            footprint: Footprint::default(),
         })
     }
 }

@@ -9,9 +9,9 @@ use tokio::task::JoinSet;
 
 use crate::assemble;
 use crate::config::{self, Config};
+use crate::memory::Memory;
 use crate::ports::Ports;
-use crate::sinks::{DriverOptions, Reopen, Sink, SinkContext, SinkDriver};
-use crate::supervise::Supervisor;
+use crate::sinks::{DriverOptions, Sink, SinkContext, SinkDriver};
 
 use super::StartError;
 
@@ -19,8 +19,6 @@ use super::StartError;
 pub(super) struct OpenSink {
     pub(super) options: DriverOptions,
     pub(super) sink: Box<dyn Sink>,
-    /// Opens it anew after a failure.
-    pub(super) reopen: Option<Reopen>,
 }
 
 impl fmt::Debug for OpenSink {
@@ -30,11 +28,11 @@ impl fmt::Debug for OpenSink {
 }
 
 /// Opens the configured sinks.
-pub(super) fn open(config: &Config, ports: &Ports) -> Result<Vec<OpenSink>, StartError> {
-    config.sinks.iter().map(|sink| open_one(config, sink, ports)).collect()
+pub(super) fn open(config: &Config, memory: &Memory, ports: &Ports) -> Result<Vec<OpenSink>, StartError> {
+    config.sinks.iter().map(|sink| open_one(config, sink, memory, ports)).collect()
 }
 
-fn open_one(config: &Config, sink: &config::Sink, ports: &Ports) -> Result<OpenSink, StartError> {
+fn open_one(config: &Config, sink: &config::Sink, memory: &Memory, ports: &Ports) -> Result<OpenSink, StartError> {
     let every = sink.interval.map_or(1, |own| own.as_nanos() / config.interval.as_nanos().max(1));
     let options = DriverOptions {
         filter: sink.filter.clone(),
@@ -45,27 +43,26 @@ fn open_one(config: &Config, sink: &config::Sink, ports: &Ports) -> Result<OpenS
         ..DriverOptions::new(&sink.name, sink.kind.name(), config.interval)
     };
     let context = assemble::sink_context(config, &sink.name, sink.timeout);
-    let context = SinkContext { ports: ports.clone(), ..context };
-    let kind = sink.kind.clone();
-    let open = move || kind.spec().open(&context);
-    let opened = open().map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))?;
-    Ok(OpenSink { options, sink: opened, reopen: Some(Box::new(open)) })
+    let context = SinkContext { memory: memory.clone(), ports: ports.clone(), ..context };
+    let opened = sink.kind.spec().open(&context);
+    let sink = opened.map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))?;
+    Ok(OpenSink { options, sink })
 }
 
-/// Starts the tasks of each sink.
-pub(super) fn start(sinks: Vec<OpenSink>, supervisor: &Supervisor) -> Result<Vec<SinkDriver>, StartError> {
+/// Starts a task for each sink.
+pub(super) fn start(sinks: Vec<OpenSink>, memory: &Memory) -> Result<Vec<SinkDriver>, StartError> {
     let mut names = HashSet::new();
     for sink in &sinks {
         if !names.insert(&sink.options.name) {
             return Err(StartError(format!("sink {}: there are two of this name", sink.options.name)));
         }
     }
-    sinks.into_iter().map(|sink| start_one(sink, supervisor)).collect()
+    sinks.into_iter().map(|sink| start_one(sink, memory)).collect()
 }
 
-fn start_one(OpenSink { options, sink, reopen }: OpenSink, supervisor: &Supervisor) -> Result<SinkDriver, StartError> {
+fn start_one(OpenSink { options, sink }: OpenSink, memory: &Memory) -> Result<SinkDriver, StartError> {
     let (name, spool) = (options.name.clone(), options.spool.clone());
-    SinkDriver::supervised(options, sink, reopen, supervisor).map_err(|error| {
+    SinkDriver::start(memory, options, sink).map_err(|error| {
         let folder = spool.map_or_else(String::new, |spool| spool.path.display().to_string());
         StartError(format!(
             "sink {name}: cannot spool to {folder}: {error}; choose a folder of its own that can be written"

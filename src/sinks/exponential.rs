@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::memory::tree_footprint;
+
 /// The schema histograms begin with.
 const SCHEMA: i32 = 6;
 /// Most buckets of a sign; beyond it two become one, and the schema falls.
@@ -44,6 +46,11 @@ impl Exponential {
         if side.len() > MOST_BUCKETS {
             self.coarsen();
         }
+    }
+
+    /// Bytes that it takes beside itself.
+    pub(super) fn heap_bytes(&self) -> usize {
+        [&self.positive, &self.negative].map(|side| tree_footprint::<i32, f64>(side.len())).iter().sum()
     }
 
     /// Makes buckets coarser until those of a sign span no more than `most`, the empty ones between them included.

@@ -3,7 +3,7 @@
 //! Counters are sums, gauges and sets gauges, timers, histograms and distributions exponential histograms. With the temporality
 //! `delta` each interval has its own sums; with `cumulative` sums and histograms continue from interval to interval. Points that
 //! the receiver rejects in a partial success, or refuses permanently, are dropped and counted (`refused`); so is what continues
-//! beyond the daemon's `max_series` (`max_series`). Events, checks and changes of presence have no form here (`unsupported`), nor
+//! beyond the daemon's `max_series` (`max_series`) or what there is memory for (`memory`). Events, checks and changes of presence have no form here (`unsupported`), nor
 //! has a histogram of more than 2^64 events, or a time after the year 2554 (`unencodable`).
 //!
 //! Bodies are not compressed unless `gzip` says so: not every receiver unpacks them. One that answers 400 or 415 then gets the
@@ -17,6 +17,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use prost::{Message, Oneof};
 
 use crate::aggregate::Sum;
+use crate::memory::map_footprint;
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::settings::choice;
@@ -25,7 +26,7 @@ use crate::snapshot::{Point, Snapshot};
 use super::blocking::run_in_place;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
-use super::room::Room;
+use super::room::{NoRoom, Room};
 use super::spec::reach_url;
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
@@ -130,7 +131,7 @@ impl Spec for OtlpSpec {
             url,
             post,
             is_uncompressed: !self.gzip,
-            running: Running::new(context.max_series),
+            running: Running::new(context),
             ready: Ready::default(),
             unencodable: Unencodable::default(),
         }))
@@ -301,11 +302,15 @@ struct Response {
 #[derive(Default)]
 struct Running {
     room: Room,
-    /// Records of this interval for whose series there was no room.
+    /// Records of this interval for whose series there was no room, and those for which there was no memory.
     left_out: u64,
-    sums: HashMap<Series, (f64, Sum, f64)>,
-    histograms: HashMap<Series, (f64, Distribution, f64)>,
+    squeezed: u64,
+    sums: HashMap<Series, Held<Sum>>,
+    histograms: HashMap<Series, Held<Distribution>>,
 }
+
+/// Since when it goes, what it came to, and when it was updated last.
+type Held<T> = (f64, T, f64);
 
 #[derive(Clone, Default)]
 struct Distribution {
@@ -316,16 +321,31 @@ struct Distribution {
 }
 
 impl Running {
-    fn new(max_series: usize) -> Running {
-        Running { room: Room::new(max_series), ..Running::default() }
+    fn new(context: &SinkContext) -> Running {
+        Running { room: Room::new(context.max_series, &context.memory), ..Running::default() }
     }
 
     /// Whether a series is held, or has room to be.
     fn has_room(&mut self, series: &Series) -> bool {
         let is_known = self.sums.contains_key(series) || self.histograms.contains_key(series);
-        let has_room = is_known || self.room.takes(self.sums.len() + self.histograms.len(), series);
-        self.left_out += u64::from(!has_room);
-        has_room
+        if is_known {
+            return true;
+        }
+        let of_places = 2 * size_of::<(Series, Held<Distribution>)>();
+        match self.room.take(self.sums.len() + self.histograms.len(), series.heap_bytes() + of_places, series) {
+            Ok(()) => return true,
+            Err(NoRoom::MaxSeries) => self.left_out += 1,
+            Err(NoRoom::Memory) => self.squeezed += 1,
+        }
+        false
+    }
+
+    /// Bytes that it takes. Keys of series are counted whole: it keeps them longer than anybody else.
+    fn heap_bytes(&self) -> usize {
+        map_footprint::<Series, Held<Sum>>(self.sums.capacity())
+            + map_footprint::<Series, Held<Distribution>>(self.histograms.capacity())
+            + self.sums.keys().chain(self.histograms.keys()).map(Series::heap_bytes).sum::<usize>()
+            + self.histograms.values().map(|(_, held, _)| held.buckets.heap_bytes()).sum::<usize>()
     }
 
     /// Adds to a sum: since when it goes, and where it is.
@@ -356,6 +376,14 @@ impl Running {
     fn forget(&mut self, oldest: f64) {
         self.sums.retain(|_, (_, _, updated)| *updated > oldest);
         self.histograms.retain(|_, (_, _, updated)| *updated > oldest);
+        // A flood of names leaves large tables behind.
+        if self.sums.capacity() > 4 * self.sums.len() + 64 {
+            self.sums.shrink_to_fit();
+        }
+        if self.histograms.capacity() > 4 * self.histograms.len() + 64 {
+            self.histograms.shrink_to_fit();
+        }
+        self.room.set(self.heap_bytes());
     }
 }
 
@@ -409,7 +437,7 @@ impl OtlpSink {
         self.unencodable = Unencodable::default();
         let timestamped = snapshot.timestamped.iter().map(Ok);
         let all = (0..).map_while(|n| snapshot.point(n)).map(Err).chain(timestamped);
-        self.running.left_out = 0;
+        (self.running.left_out, self.running.squeezed) = (0, 0);
         for item in all {
             let (name, class, metric) = match item {
                 Err(point @ (Point::Counter(_) | Point::Timer(_)))
@@ -604,12 +632,20 @@ impl Sink for OtlpSink {
                 }
                 self.ready.done();
             }
-            let left_out = self.running.left_out;
+            let (left_out, squeezed) = (self.running.left_out, self.running.squeezed);
             if left_out > 0 {
                 self.post.log_refusal("the sink holds `max_series` series; what is new is left out");
             }
+            if squeezed > 0 {
+                self.post.log_refusal("memory is short; the sink leaves out what is new");
+            }
             let unsupported = snapshot.count_events();
-            let dropped = [("refused", self.ready.refused), ("max_series", left_out), ("unsupported", unsupported)];
+            let dropped = [
+                ("refused", self.ready.refused),
+                ("max_series", left_out),
+                ("memory", squeezed),
+                ("unsupported", unsupported),
+            ];
             Ok(Receipt::new(bytes, dropped).with(self.unencodable.clone()))
         })
     }

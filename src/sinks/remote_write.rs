@@ -23,7 +23,6 @@ use tokio::task::spawn_blocking;
 use crate::settings::choice;
 use crate::snapshot::Snapshot;
 
-use super::blocking::joined;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post};
 use super::prometheus::{
@@ -146,7 +145,7 @@ impl Spec for RemoteWriteSpec {
             state: Arc::new(Mutex::new(ScrapeState::new(
                 Exposition::new(self.ttl.as_secs_f64(), distributions)
                     .updown(&self.updown)
-                    .at_most(context.max_series)
+                    .at_most(context.max_series, &context.memory)
                     .pushed(),
             ))),
             outcome_log: OutcomeLog::new(&context.name, context.interval),
@@ -592,7 +591,8 @@ impl RemoteWriteSink {
         while let Some(place) = from {
             let order = Order { at, from: place, most, is_second: self.is_second, with_zeros };
             let state = Arc::clone(&self.state);
-            let batch = joined(spawn_blocking(move || batch(&locked(&state).exposition, order)).await)??;
+            let batch = spawn_blocking(move || batch(&locked(&state).exposition, order)).await;
+            let batch = batch.map_err(|error| SinkError::new(error.to_string()))??;
             if batch.series > 0 {
                 bytes += batch.body.len() as u64;
                 match self.send(batch.body).await? {
@@ -626,7 +626,8 @@ impl Sink for RemoteWriteSink {
         Box::pin(async move {
             self.is_behind = true;
             let (state, interval) = (Arc::clone(&self.state), Arc::clone(snapshot));
-            let (outcome, is_news) = joined(spawn_blocking(move || locked(&state).apply(&interval)).await)?;
+            let applied = spawn_blocking(move || locked(&state).apply(&interval)).await;
+            let (outcome, is_news) = applied.map_err(|error| SinkError::new(error.to_string()))?;
             if is_news {
                 self.outcome_log.log(&outcome);
             }

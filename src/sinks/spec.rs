@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::memory::Memory;
 use crate::ports::{Ports, TlsFiles};
 use crate::settings::OptionVisitor;
 
@@ -83,6 +84,8 @@ pub struct SinkContext {
     pub aggregates: Vec<String>,
     /// Where ports are accounted for.
     pub ports: Ports,
+    /// The memory that it lies in.
+    pub memory: Memory,
 }
 
 /// What follows the scheme of a URL, without slashes around it.

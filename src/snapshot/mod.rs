@@ -8,6 +8,7 @@
 
 mod aggregates;
 mod deletion;
+mod footprint;
 mod merge;
 mod number;
 mod overrides;
@@ -25,6 +26,7 @@ use crate::telemetry::{Ledger, SeriesAccount};
 
 pub use aggregates::{Aggregate, Aggregates};
 pub use deletion::{Deleted, Deletion};
+pub use footprint::Footprint;
 pub(crate) use merge::merge_timestamped;
 pub use merge::{follow, merge};
 pub use number::{number, short_number, write_number};
@@ -70,6 +72,8 @@ pub struct Snapshot {
     pub overrides: SnapshotOverrides,
     /// Profile `etsy`: the prefix of the original's own series, unless they are switched off.
     pub stats_prefix: Option<Arc<str>>,
+    /// What it is accounted for with.
+    pub footprint: Footprint,
 }
 
 /// A counter's interval.

@@ -10,7 +10,7 @@ use crate::aggregate::{SeriesOverrides, TimestampedSample};
 use crate::glob::matches;
 use crate::series::Series;
 
-use super::Snapshot;
+use super::{Footprint, Snapshot};
 
 /// The overrides of the series that have one.
 #[derive(Clone, Debug, Default)]
@@ -112,6 +112,25 @@ impl Filter {
     }
 }
 
+/// What a sink's view has of an interval.
+struct Passing<'a> {
+    sink: &'a str,
+    filter: &'a Filter,
+    overrides: &'a SnapshotOverrides,
+}
+
+impl Passing<'_> {
+    fn series(&self, series: &Series) -> bool {
+        let overrides = self.overrides.of(series);
+        self.filter.passes(series) && overrides.is_none_or(|overrides| overrides.goes_to(self.sink))
+    }
+
+    fn timestamped(&self, one: &TimestampedSample) -> bool {
+        let overrides = self.overrides.rules.as_deref().and_then(|rules| rules.overrides(one.rule));
+        self.filter.passes(&one.series) && overrides.is_none_or(|overrides| overrides.goes_to(self.sink))
+    }
+}
+
 impl Snapshot {
     /// Measured length of a series' interval, seconds.
     pub fn interval_secs_of(&self, series: &Series) -> f64 {
@@ -143,20 +162,35 @@ impl Snapshot {
         filter.is_open() && rules.is_none_or(|rules| rules.all_overrides().all(|overrides| overrides.goes_to(sink)))
     }
 
+    /// How many records a sink's view has.
+    pub(crate) fn len_for_sink(&self, sink: &str, filter: &Filter) -> usize {
+        if self.is_whole_for(sink, filter) {
+            return self.len();
+        }
+        let goes = self.passing(sink, filter);
+        let rest = self.events_and_checks.len() + self.presence.len();
+        let kvs = self.kvs.iter().filter(|point| goes.series(&point.series));
+        self.counters.iter().filter(|point| goes.series(&point.series)).count()
+            + self.gauges.iter().filter(|point| goes.series(&point.series)).count()
+            + self.timers.iter().filter(|point| goes.series(&point.series)).count()
+            + self.sets.iter().filter(|point| goes.series(&point.series)).count()
+            + kvs.map(|point| point.values.len()).sum::<usize>()
+            + self.timestamped.iter().filter(|one| goes.timestamped(one)).count()
+            + rest
+    }
+
+    fn passing<'a>(&'a self, sink: &'a str, filter: &'a Filter) -> Passing<'a> {
+        Passing { sink, filter, overrides: &self.overrides }
+    }
+
     /// The view of a sink, if rules or its filter exclude anything; `None` if it gets everything.
     pub fn for_sink(&self, sink: &str, filter: &Filter) -> Option<Snapshot> {
         if self.is_whole_for(sink, filter) {
             return None;
         }
-        let rules = self.overrides.rules.as_deref();
-        let goes = |series: &Series| {
-            filter.passes(series) && self.overrides.of(series).is_none_or(|overrides| overrides.goes_to(sink))
-        };
-        let timestamped_goes = |one: &&TimestampedSample| {
-            let overrides = rules.and_then(|rules| rules.overrides(one.rule));
-            filter.passes(&one.series) && overrides.is_none_or(|overrides| overrides.goes_to(sink))
-        };
-        let timestamped = self.timestamped.iter().filter(timestamped_goes);
+        let passing = self.passing(sink, filter);
+        let goes = |series: &Series| passing.series(series);
+        let timestamped = self.timestamped.iter().filter(|one| passing.timestamped(one));
         let mut own = Snapshot {
             sequence: self.sequence,
             end: self.end,
@@ -175,6 +209,7 @@ impl Snapshot {
             policy: Arc::clone(&self.policy),
             overrides: self.overrides.clone(),
             stats_prefix: self.stats_prefix.clone(),
+            footprint: Footprint::default(),
         };
         if !filter.is_same() {
             own.rename(|series| series.decorated(&filter.prefix, &filter.tags));

@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use crate::snapshot::{Snapshot, ends_interval, follow};
 
-use crate::supervise::caught;
-
 use super::super::blocking::run_in_place;
 use super::Shared;
 
@@ -17,8 +15,6 @@ use super::Shared;
 struct Gathered {
     part: Option<Snapshot>,
     last_tick: Option<u64>,
-    /// Records that a panic now would lose.
-    in_work: u64,
 }
 
 /// Intervals as they were offered, oldest first.
@@ -48,12 +44,30 @@ impl Shared {
         let oldest = if intake.waiting.len() > most { intake.waiting.pop_front() } else { None };
         drop(intake);
         if let Some(oldest) = oldest {
-            let records = self.view(&oldest).len() as u64;
+            let records = oldest.len_for_sink(&options.name, &options.filter) as u64;
             let mut state = self.state();
             state.account.offered += records;
             state.account.dropped.count("queue_full", records);
         }
         self.accepted.notify_one();
+    }
+
+    /// Drops what is to be prepared but the newest, the oldest first, while closed intervals have to leave memory.
+    pub(super) fn give_way_in_intake(&self) {
+        while self.is_short() {
+            let mut intake = self.intake();
+            let oldest = if intake.waiting.len() > 1 { intake.waiting.pop_front() } else { None };
+            drop(intake);
+            let Some(oldest) = oldest else { return };
+            self.squeeze_offered(oldest.len_for_sink(&self.options.name, &self.options.filter));
+        }
+    }
+
+    /// Counts records of the daemon's intervals that never come into the queue, because memory is short.
+    fn squeeze_offered(&self, records: usize) {
+        let mut state = self.state();
+        state.account.offered += records as u64;
+        self.squeeze(&mut state, records as u64);
     }
 
     /// No more intervals follow.
@@ -65,18 +79,6 @@ impl Shared {
     /// Prepares what is accepted until the intake is closed and empty.
     pub(super) async fn prepare(&self) {
         let mut gathered = Gathered::default();
-        while let Err(panic) = caught(self.prepare_all(&mut gathered)).await {
-            let lost = std::mem::take(&mut gathered.in_work);
-            {
-                let mut state = self.state();
-                state.account.offered += lost;
-                state.account.dropped.count("failed", lost);
-            }
-            self.intake_part.restart(panic).await;
-        }
-    }
-
-    async fn prepare_all(&self, gathered: &mut Gathered) {
         loop {
             let (next, is_closed) = {
                 let mut intake = self.intake();
@@ -86,11 +88,7 @@ impl Shared {
             };
             match next {
                 Some(snapshot) => {
-                    gathered.in_work = snapshot.len() as u64 + gathered.part.as_ref().map_or(0, Snapshot::len) as u64;
-                    self.intake_part.alive();
-                    let whole = run_in_place(|| self.gather(self.view(&snapshot), gathered));
-                    gathered.in_work = 0;
-                    if let Some(whole) = whole {
+                    if let Some(whole) = run_in_place(|| self.gather(self.view(&snapshot), &mut gathered)) {
                         self.enqueue(whole);
                     }
                 }
@@ -98,15 +96,18 @@ impl Shared {
                 None => self.accepted.notified().await,
             }
         }
-        if let Some(part) = gathered.part.take() {
+        if let Some(part) = gathered.part {
             self.enqueue(Arc::new(part));
         }
     }
 
     /// What the sink gets of an interval of the daemon's.
     fn view(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
-        let own = snapshot.for_sink(&self.options.name, &self.options.filter);
-        own.map_or_else(|| Arc::clone(snapshot), Arc::new)
+        let Some(mut own) = snapshot.for_sink(&self.options.name, &self.options.filter) else {
+            return Arc::clone(snapshot);
+        };
+        own.hold(&self.memory);
+        Arc::new(own)
     }
 
     /// Puts an interval to those before it, if the sink gets several as one; `None` until they are complete.
@@ -117,10 +118,17 @@ impl Shared {
         }
         // Ticks fall on multiples of the interval.
         let tick = (snapshot.end / options.interval.as_secs_f64()).round() as u64;
-        let whole = match gathered.part.take() {
+        // What was gathered is older than anything that waits.
+        if self.is_short()
+            && let Some(part) = gathered.part.take()
+        {
+            self.squeeze_offered(part.len());
+        }
+        let mut whole = match gathered.part.take() {
             Some(before) => follow(before, &snapshot),
             None => Arc::unwrap_or_clone(snapshot),
         };
+        whole.hold(&self.memory);
         // Nothing is known of a tick before the first.
         let last_tick = gathered.last_tick.replace(tick).unwrap_or(tick.saturating_sub(1));
         if ends_interval(options.every, last_tick, tick) {

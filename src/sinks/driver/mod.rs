@@ -5,7 +5,8 @@
 //! receiver that comes back gets the newest. With a spool, intervals go to disk while the receiver fails, or does not take
 //! one within [`EXPOSED`], and wait there. `offered = delivered + queued + spooled + dropped` holds at any moment.
 //!
-//! A sink that panics loses the interval in work, which is counted as `failed`, and is opened anew.
+//! Where closed intervals take more than their share of the memory, or memory is short altogether, what waits leaves, the oldest
+//! first, but for the newest: what fails and is on disk is not kept in memory as well, and the rest is dropped (`memory`).
 
 mod intake;
 mod spool;
@@ -20,8 +21,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::memory::{Holder, Level, Memory};
 use crate::snapshot::{Filter, Snapshot};
-use crate::supervise::{Part, Role, Supervisor};
 use crate::telemetry::SinkAccount;
 
 use super::Sink;
@@ -82,9 +83,6 @@ impl DriverOptions {
     }
 }
 
-/// Opens a sink anew.
-pub type Reopen = Box<dyn FnMut() -> Result<Box<dyn Sink>, String> + Send>;
-
 /// A sink and its driver.
 #[derive(Debug)]
 pub struct SinkDriver {
@@ -98,13 +96,12 @@ pub struct SinkDriver {
 #[derive(Debug)]
 struct Shared {
     options: DriverOptions,
+    /// The memory that intervals wait in.
+    memory: Memory,
     intake: Mutex<Intake>,
     accepted: Notify,
     state: Mutex<State>,
     changed: Notify,
-    /// The task that delivers, and the one that prepares.
-    part: Part,
-    intake_part: Part,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +116,9 @@ struct State {
     evicted: u64,
     /// A thread works on the spool.
     is_spool_busy: bool,
+    /// Records that were dropped for memory since that was logged, and when it was.
+    squeezed: u64,
+    squeezed_at: Option<Instant>,
     /// The account is final: what still ends after that does not change it.
     is_settled: bool,
     /// Once set, nothing more is offered, and the task ends when the queue is empty or the deadline has passed.
@@ -138,7 +138,45 @@ impl Shared {
     /// Puts an interval into the queue, as the sink gets it.
     fn enqueue(&self, snapshot: Arc<Snapshot>) {
         self.state().push(snapshot, self.options.queue);
+        self.give_way();
         self.changed.notify_one();
+    }
+
+    /// Whether closed intervals have to leave memory.
+    fn is_short(&self) -> bool {
+        self.memory.level() >= Level::Events || self.memory.is_over(Holder::ClosedIntervals)
+    }
+
+    /// Drops what waits but the newest, the oldest first, while closed intervals have to leave memory. With a spool that works
+    /// no more than one waits for longer than [`EXPOSED`].
+    fn give_way(&self) {
+        if !self.is_short() {
+            return;
+        }
+        self.give_way_in_intake();
+        let mut state = self.state();
+        while state.waiting.len() > 1
+            && self.is_short()
+            && let Some(oldest) = state.waiting.pop_front()
+        {
+            state.account.queued -= oldest.len() as u64;
+            self.squeeze(&mut state, oldest.len() as u64);
+        }
+    }
+
+    /// Counts records that are dropped for memory, and logs that once an interval.
+    fn squeeze(&self, state: &mut State, records: u64) {
+        state.account.dropped.count("memory", records);
+        state.squeezed += records;
+        if records > 0 && state.squeezed_at.is_none_or(|last| last.elapsed() >= self.options.interval) {
+            state.squeezed_at = Some(Instant::now());
+            let records = std::mem::take(&mut state.squeezed);
+            tracing::warn!(
+                sink = self.options.name,
+                records,
+                "memory is short: what waits longest for the sink is dropped"
+            );
+        }
     }
 
     fn account(&self) -> SinkAccount {
@@ -183,24 +221,11 @@ impl State {
 }
 
 impl SinkDriver {
-    /// Starts a sink's tasks on the current runtime, with nobody to watch them.
+    /// Starts a sink's task on the current runtime; what waits for it lies in this memory.
     ///
     /// # Errors
     /// If its spool cannot be used.
-    pub fn start(options: DriverOptions, sink: Box<dyn Sink>) -> io::Result<SinkDriver> {
-        SinkDriver::supervised(options, sink, None, &Supervisor::default())
-    }
-
-    /// Starts a sink's tasks on the current runtime. After a panic `reopen` makes another sink; without it this one goes on.
-    ///
-    /// # Errors
-    /// If its spool cannot be used.
-    pub fn supervised(
-        options: DriverOptions,
-        sink: Box<dyn Sink>,
-        reopen: Option<Reopen>,
-        supervisor: &Supervisor,
-    ) -> io::Result<SinkDriver> {
+    pub fn start(memory: &Memory, options: DriverOptions, sink: Box<dyn Sink>) -> io::Result<SinkDriver> {
         let spool = match &options.spool {
             Some(spool) => {
                 let (opened, lost) = Spool::open(spool.clone())?;
@@ -215,12 +240,9 @@ impl SinkDriver {
             }
             None => None,
         };
-        let part = supervisor.part(&format!("sink:{}", options.name), Role::Sink);
-        let intake_part = supervisor.part(&format!("sink:{}:intake", options.name), Role::Ordinary);
         let shared = Arc::new(Shared {
-            part,
-            intake_part,
             options,
+            memory: memory.clone(),
             intake: Mutex::default(),
             accepted: Notify::new(),
             state: Mutex::default(),
@@ -239,9 +261,9 @@ impl SinkDriver {
             shared.follow(&mut spool);
             spooler.spool = Some(spool);
         }
-        let task = shared.part.task(run(Arc::clone(&shared), sink, reopen, spooler));
+        let task = tokio::spawn(run(Arc::clone(&shared), sink, spooler));
         let intake = Arc::clone(&shared);
-        let preparing = shared.intake_part.task(async move { intake.prepare().await });
+        let preparing = tokio::spawn(async move { intake.prepare().await });
         Ok(SinkDriver { shared, preparing, task })
     }
 
@@ -261,6 +283,11 @@ impl SinkDriver {
         self.shared.accept(snapshot);
     }
 
+    /// Lets what waits leave if closed intervals have to. To be called from time to time, between intervals, too.
+    pub fn give_way(&self) {
+        self.shared.give_way();
+    }
+
     /// The account so far.
     pub fn account(&self) -> SinkAccount {
         self.shared.account()
@@ -275,8 +302,6 @@ impl SinkDriver {
     /// and counted.
     pub async fn finish(self, deadline: Instant) -> SinkAccount {
         let began = Instant::now();
-        self.shared.part.stop();
-        self.shared.intake_part.stop();
         // What was offered is prepared first; that only computes, and ends by itself.
         self.shared.close_intake();
         if let Err(error) = self.preparing.await {

@@ -158,7 +158,8 @@ impl Spooler {
 
     /// The oldest on disk.
     pub(super) async fn front(&mut self) -> Option<Item> {
-        let (position, snapshot) = self.work(|spool| spool.front(unix_time())).await??;
+        let (position, mut snapshot) = self.work(|spool| spool.front(unix_time())).await??;
+        snapshot.hold(&self.shared.memory);
         Some(Item { snapshot: Arc::new(snapshot), position: Some(position) })
     }
 

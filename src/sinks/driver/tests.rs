@@ -1,5 +1,6 @@
 use super::*;
 use crate::aggregate::Sum;
+use crate::memory::{Holder, Level, Memory};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::sinks::{Delivery, Order, Receipt, SinkError};
@@ -47,7 +48,7 @@ fn snapshot(sequence: u64) -> Arc<Snapshot> {
 fn driver(fake: &Fake, queue: usize) -> SinkDriver {
     let timeout = Duration::from_secs(1);
     let options = DriverOptions { queue, timeout, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool")
+    SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("it has no spool")
 }
 
 fn adds_up(account: &SinkAccount) -> bool {
@@ -130,7 +131,7 @@ impl Sink for Boastful {
 #[tokio::test(start_paused = true)]
 async fn no_more_is_left_out_than_there_was() {
     let options = DriverOptions::new("boastful", "fake", Duration::from_secs(10));
-    let driver = SinkDriver::start(options, Box::new(Boastful)).expect("it has no spool");
+    let driver = SinkDriver::start(&Memory::unlimited(), options, Box::new(Boastful)).expect("it has no spool");
     driver.offer(&snapshot(1));
     let account = driver.finish(Instant::now() + Duration::from_secs(1)).await;
     assert!(adds_up(&account), "{account:?}");
@@ -161,7 +162,8 @@ async fn a_delivery_that_cannot_be_aborted_is_waited_for_and_counted_once() {
         let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
         let (release, released) = std::sync::mpsc::channel();
         let options = DriverOptions::new("stubborn", "fake", Duration::from_secs(10));
-        let driver = SinkDriver::start(options, Box::new(Stubborn { begun, release: released })).expect("no spool");
+        let driver = SinkDriver::start(&Memory::unlimited(), options, Box::new(Stubborn { begun, release: released }))
+            .expect("no spool");
         let (stats, task) = (driver.stats(), driver.task.abort_handle());
         driver.offer(&snapshot(1));
         has_begun.recv().await.expect("a delivery");
@@ -191,7 +193,7 @@ fn spooled(fake: &Fake, folder: &std::path::Path, order: Order) -> SinkDriver {
     let timeout = Duration::from_secs(1);
     let interval = Duration::from_secs(10);
     let options = DriverOptions { spool: Some(spool), timeout, ..DriverOptions::new("fake", "fake", interval) };
-    SinkDriver::start(options, Box::new(fake.clone())).expect("a spool")
+    SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("a spool")
 }
 
 /// Offers an interval that ends now: others are too old to be kept.
@@ -283,7 +285,7 @@ fn with_small_spool(fake: &Fake, folder: &std::path::Path, order: Order, bytes: 
     let timeout = Duration::from_secs(1);
     let interval = Duration::from_secs(10);
     let options = DriverOptions { spool: Some(spool), timeout, ..DriverOptions::new("fake", "fake", interval) };
-    SinkDriver::start(options, Box::new(fake.clone())).expect("a spool")
+    SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("a spool")
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,7 +332,7 @@ async fn an_interval_that_makes_room_while_it_is_delivered_counts_as_delivered_a
 async fn a_sink_with_an_interval_of_its_own_gets_several_as_one() {
     let fake = Fake::default();
     let options = DriverOptions { every: 3, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool");
+    let driver = SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("it has no spool");
     for n in 1..=7 {
         driver.offer(&Arc::new(Snapshot { end: n as f64 * 10.0, ..Snapshot::clone(&snapshot(n)) }));
     }
@@ -343,7 +345,7 @@ async fn a_sink_with_an_interval_of_its_own_gets_several_as_one() {
 async fn a_tick_that_was_skipped_does_not_double_a_sinks_own_interval() {
     let fake = Fake::default();
     let options = DriverOptions { every: 3, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool");
+    let driver = SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("it has no spool");
     for n in [1, 2, 4, 5, 6, 7] {
         driver.offer(&Arc::new(Snapshot { end: n as f64 * 10.0, ..Snapshot::clone(&snapshot(n)) }));
     }
@@ -359,7 +361,7 @@ fn mixed(sequence: u64) -> Arc<Snapshot> {
 fn filtered(fake: &Fake, queue: usize) -> SinkDriver {
     let filter = Filter { include: Some(vec!["a*".into()]), ..Filter::default() };
     let options = DriverOptions { queue, filter, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool")
+    SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("it has no spool")
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,4 +390,73 @@ async fn views_that_are_not_made_in_time_are_dropped_oldest_first_and_counted() 
     let account = driver.finish(Instant::now() + Duration::from_secs(1)).await;
     assert_eq!((account.offered, account.delivered), (10, 4));
     assert_eq!(*fake.seen.lock().expect("no panic"), [4, 5]);
+}
+
+/// Memory of which closed intervals may take so many bytes, and an interval of so many counters in it.
+fn memory_for(bytes: u64) -> Memory {
+    let percent = Memory::new(100 << 20).cap(Holder::ClosedIntervals) / (1 << 20);
+    Memory::new(bytes / percent * 100)
+}
+
+fn held(sequence: u64, memory: &Memory) -> Arc<Snapshot> {
+    let counter = CounterPoint { series: Series::new(Kind::Counter, "c", &[]), sum: Sum::default() };
+    let counters = vec![counter; 1000];
+    let mut snapshot = Snapshot { sequence, end: unix_time(), counters, ..Snapshot::default() };
+    snapshot.hold(memory);
+    Arc::new(snapshot)
+}
+
+#[tokio::test(start_paused = true)]
+async fn intervals_above_their_share_leave_the_oldest_first_and_are_counted() {
+    let one = held(0, &Memory::unlimited()).footprint.bytes();
+    let memory = memory_for(one * 3 + one / 2);
+    let fake = Fake::default();
+    *fake.mode.lock().expect("no panic") = Mode::Broken;
+    let options = DriverOptions { queue: 100, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
+    let driver = SinkDriver::start(&memory, options, Box::new(fake.clone())).expect("it has no spool");
+    for n in 1..=6 {
+        driver.offer(&held(n, &memory));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(!memory.is_over(Holder::ClosedIntervals), "after {n}");
+    }
+    let account = driver.account();
+    assert!(adds_up(&account) && account.dropped.of("memory") >= 3000, "{account:?}");
+    assert_eq!(account.dropped.of("queue_full"), 0);
+    // At the last level the newest stays, until it has failed once more.
+    memory.set_level(Level::Events);
+    driver.give_way();
+    assert!(driver.account().queued <= 2000);
+    tokio::time::sleep(LONGEST_PAUSE * 4).await;
+    let account = driver.account();
+    assert_eq!((account.queued, account.dropped.of("memory")), (0, 6000));
+    assert!(adds_up(&account));
+    assert_eq!(memory.bytes(Holder::ClosedIntervals), 0);
+    // And what comes is still tried.
+    *fake.mode.lock().expect("no panic") = Mode::Good;
+    driver.offer(&held(7, &memory));
+    let account = driver.finish(Instant::now() + Duration::from_secs(60)).await;
+    assert_eq!((account.delivered, memory.bytes(Holder::ClosedIntervals)), (1000, 0));
+    assert_eq!(*fake.seen.lock().expect("no panic"), [7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_and_is_on_disk_is_not_kept_in_memory_too_while_it_is_short() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let memory = memory_for(1 << 20);
+    memory.set_level(Level::Events);
+    let fake = Fake::default();
+    *fake.mode.lock().expect("no panic") = Mode::Broken;
+    let spool = SpoolOptions { path: folder.path().to_path_buf(), ..SpoolOptions::default() };
+    let options = DriverOptions { spool: Some(spool), ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
+    let driver = SinkDriver::start(&memory, options, Box::new(fake.clone())).expect("a spool");
+    for n in 1..=3 {
+        driver.offer(&held(n, &memory));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!((driver.account().spooled, memory.bytes(Holder::ClosedIntervals)), (n * 1000, 0));
+    }
+    *fake.mode.lock().expect("no panic") = Mode::Good;
+    tokio::time::sleep(LONGEST_PAUSE * 4).await;
+    let account = driver.finish(Instant::now() + Duration::from_secs(60)).await;
+    assert_eq!((account.delivered, account.dropped.total(), memory.bytes(Holder::ClosedIntervals)), (3000, 0, 0));
+    assert_eq!(*fake.seen.lock().expect("no panic"), [1, 2, 3]);
 }

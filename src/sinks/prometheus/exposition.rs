@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use crate::aggregate::{Sum, TimestampedSample};
 use crate::glob::matches;
+use crate::memory::{Memory, footprint, map_footprint, tree_footprint, vec_footprint};
 use crate::prometheus_text::{PrometheusText, Shape};
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Deleted, Deletion, GaugePoint, Snapshot, TimerPoint, cumulative, number};
 
 use super::super::exponential::Exponential;
-use super::super::room::Room;
+use super::super::room::{NoRoom, Room};
 use super::names::{divisor, family, identity, labels};
 use super::outcome::{Conflict, Outcome};
 use super::protobuf;
@@ -149,10 +150,10 @@ impl Exposition {
         Exposition { updown: patterns.to_vec(), ..self }
     }
 
-    /// No more than `max_series` series of senders are held.
+    /// No more than `max_series` series of senders are held, in the sinks' share of the memory.
     #[must_use]
-    pub fn at_most(self, max_series: usize) -> Exposition {
-        Exposition { room: Room::new(max_series), ..self }
+    pub fn at_most(self, max_series: usize, memory: &Memory) -> Exposition {
+        Exposition { room: Room::new(max_series, memory), ..self }
     }
 
     /// For a receiver that is sent every interval: nothing is held for scrapes, and it is noted what leaves.
@@ -164,7 +165,7 @@ impl Exposition {
     /// Adds an interval; what of it is left out.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Outcome {
         let mut outcome = Outcome::default();
-        self.gone.iter_mut().for_each(Vec::clear);
+        self.gone.iter_mut().for_each(|gone| *gone = Vec::new());
         self.before = self.end.replace(snapshot.end);
         self.delete(&snapshot.deleted);
         let (of_gauges, of_counters): (Vec<&TimestampedSample>, Vec<&TimestampedSample>) =
@@ -197,7 +198,9 @@ impl Exposition {
         for point in &snapshot.timers {
             self.timer(point, snapshot, &mut outcome);
         }
-        self.forget(snapshot, outcome.max_series);
+        self.forget(snapshot, outcome.max_series + outcome.memory);
+        self.shrink();
+        self.room.set(self.heap_bytes());
         outcome
     }
 
@@ -285,17 +288,23 @@ impl Exposition {
     ) -> Option<&mut Value> {
         let place = match self.places.get(series) {
             Some(&place) if self.families[&self.samples[place].as_ref()?.family].shape == shape => place,
-            _ if !self.room.takes(self.places.len(), series) => {
-                outcome.max_series += records;
-                return None;
-            }
-            _ => match self.admit(series, shape, snapshot, new) {
-                Ok(place) => place,
-                Err(conflict) => {
-                    outcome.conflict(conflict, records);
+            _ => {
+                if let Err(why) = self.room.take(self.places.len(), bytes_of_new(series), series) {
+                    let left_out = match why {
+                        NoRoom::MaxSeries => &mut outcome.max_series,
+                        NoRoom::Memory => &mut outcome.memory,
+                    };
+                    *left_out += records;
                     return None;
                 }
-            },
+                match self.admit(series, shape, snapshot, new) {
+                    Ok(place) => place,
+                    Err(conflict) => {
+                        outcome.conflict(conflict, records);
+                        return None;
+                    }
+                }
+            }
         };
         let sample = self.samples[place].as_mut()?;
         // Values with times of their own may touch it more than once in an interval.
@@ -445,6 +454,41 @@ impl Exposition {
         }
     }
 
+    /// Bytes that it takes. Keys of series are counted whole: it keeps them longer than anybody else.
+    pub fn heap_bytes(&self) -> usize {
+        let samples = self.samples.iter().flatten().chain(self.gone.iter().flatten());
+        let texts: usize =
+            self.taken.iter().map(|(name, of)| footprint(name.capacity()) + footprint(of.capacity())).sum();
+        tree_footprint::<Arc<str>, Family>(self.families.len())
+            + self.families.iter().map(|(name, family)| shared_text_bytes(name) + family.heap_bytes()).sum::<usize>()
+            + map_footprint::<String, String>(self.taken.capacity())
+            + texts
+            + vec_footprint::<Option<Sample>>(self.samples.capacity())
+            + vec_footprint::<Sample>(self.gone.as_ref().map_or(0, Vec::capacity))
+            + vec_footprint::<usize>(self.free.capacity())
+            + map_footprint::<Series, usize>(self.places.capacity())
+            + samples.map(Sample::heap_bytes).sum::<usize>()
+    }
+
+    /// Lets the room of series go that have left: a flood of names would stay for ever.
+    fn shrink(&mut self) {
+        if self.samples.len() <= 4 * self.places.len() + 64 {
+            return;
+        }
+        let mut samples = Vec::with_capacity(self.places.len());
+        for sample in std::mem::take(&mut self.samples).into_iter().flatten() {
+            let family = self.families.get_mut(&sample.family);
+            let of_labels = family.and_then(|family| family.samples.get_mut(identity(&sample.series).as_str()));
+            for place in [of_labels, self.places.get_mut(&sample.series)].into_iter().flatten() {
+                *place = samples.len();
+            }
+            samples.push(Some(sample));
+        }
+        (self.samples, self.free) = (samples, Vec::new());
+        self.places.shrink_to_fit();
+        self.taken.shrink_to_fit();
+    }
+
     /// Removes every series.
     pub(in crate::sinks) fn clear(&mut self) {
         self.gone.iter_mut().for_each(Vec::clear);
@@ -538,7 +582,42 @@ impl Exposition {
     }
 }
 
+/// Bytes that a shared text takes: two counts stand before it.
+fn shared_text_bytes(text: &Arc<str>) -> usize {
+    footprint(2 * size_of::<usize>() + text.len())
+}
+
+/// Bytes that one more series takes, about: its sample, its labels twice, a family, and names of samples.
+fn bytes_of_new(series: &Series) -> usize {
+    let (key, name) = (footprint(series.key().len()), footprint(series.name().len() + 8));
+    let nodes = tree_footprint::<Box<str>, usize>(1) + size_of::<(Arc<str>, Family)>() * 3 / 2;
+    let places = 3 * size_of::<(String, String)>() + 2 * size_of::<(Series, usize)>();
+    series.heap_bytes() + 2 * key + 7 * name + size_of::<Sample>() + nodes + places
+}
+
+impl Family {
+    /// Bytes that it takes beside itself and its name.
+    fn heap_bytes(&self) -> usize {
+        tree_footprint::<Box<str>, usize>(self.samples.len())
+            + self.samples.keys().map(|labels| footprint(labels.len())).sum::<usize>()
+    }
+}
+
 impl Sample {
+    /// Bytes that it takes beside itself.
+    fn heap_bytes(&self) -> usize {
+        let value = match &self.value {
+            Value::Counter(_) | Value::UpDown(_) | Value::Gauge(_) => 0,
+            Value::Timer(held) => {
+                footprint(size_of::<Distribution>())
+                    + vec_footprint::<(f64, f64)>(held.quantiles.capacity())
+                    + vec_footprint::<(Option<f64>, Sum)>(held.buckets.capacity())
+                    + held.native.as_ref().map_or(0, Exponential::heap_bytes)
+            }
+        };
+        self.series.heap_bytes() + footprint(self.labels.len()) + value
+    }
+
     /// Every number of it: the suffix of its name, a label of its own, the value.
     pub(in crate::sinks) fn each(&self, mut visit: impl FnMut(&'static str, Option<(&'static str, String)>, f64)) {
         // Sums are kept as they were sent, so that no digit is lost on the way.

@@ -7,7 +7,7 @@
 //! made Prometheus' own; of two series that would then be one, or of two types under one name, the first keeps the name, the
 //! other is dropped, counted (`conflict`) and named in the log. A counter whose interval is negative cannot be served either
 //! (`negative`), unless its name is among `updown`: it is a gauge then, the sum of all that came. No more than the daemon's
-//! `max_series` are held (`max_series`). Events, service checks and changes of presence have no form here (`unsupported`).
+//! `max_series` are held (`max_series`), and no more than there is memory for (`memory`). Events, service checks and changes of presence have no form here (`unsupported`).
 
 mod exposition;
 mod names;
@@ -40,7 +40,6 @@ use crate::ports::{
 use crate::snapshot::Snapshot;
 use crate::web::{self, Bodies, MOST_BODY, Nothing, Parameters};
 
-use super::blocking::joined;
 use super::spec::bare;
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
@@ -150,8 +149,9 @@ impl Spec for PrometheusSpec {
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let address = self.address.ok_or("it has no address")?;
         let distributions = if self.native_histograms { Distributions::Native } else { Distributions::Summary };
-        let exposition =
-            Exposition::new(self.ttl.as_secs_f64(), distributions).updown(&self.updown).at_most(context.max_series);
+        let exposition = Exposition::new(self.ttl.as_secs_f64(), distributions)
+            .updown(&self.updown)
+            .at_most(context.max_series, &context.memory);
         let outcome_log = OutcomeLog::new(&context.name, context.interval);
         let listener = ports::bind(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (bound, listener) = listener.map_err(|error| {
@@ -325,7 +325,9 @@ impl Sink for PrometheusSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let (shared, interval) = (Arc::clone(&self.shared), Arc::clone(snapshot));
-            let (outcome, _) = joined(spawn_blocking(move || locked(&shared).apply(&interval)).await)?;
+            let (outcome, _) = spawn_blocking(move || locked(&shared).apply(&interval))
+                .await
+                .map_err(|error| SinkError::new(format!("the interval could not be added: {error}")))?;
             self.outcome_log.log(&outcome);
             let unsupported = ("unsupported", snapshot.count_events());
             Ok(Receipt::new(0, outcome.dropped().into_iter().chain([unsupported])))

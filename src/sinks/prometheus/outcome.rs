@@ -32,6 +32,8 @@ pub struct Outcome {
     pub fallen: Option<Series>,
     /// Of series for which there was no room.
     pub max_series: u64,
+    /// Of new series for which there was no memory.
+    pub memory: u64,
 }
 
 impl Outcome {
@@ -48,8 +50,13 @@ impl Outcome {
     }
 
     /// For a receipt.
-    pub(in crate::sinks) fn dropped(&self) -> [(&'static str, u64); 3] {
-        [("conflict", self.conflict), ("negative", self.negative), ("max_series", self.max_series)]
+    pub(in crate::sinks) fn dropped(&self) -> [(&'static str, u64); 4] {
+        [
+            ("conflict", self.conflict),
+            ("negative", self.negative),
+            ("max_series", self.max_series),
+            ("memory", self.memory),
+        ]
     }
 }
 
@@ -104,6 +111,9 @@ impl OutcomeLog {
                 records = outcome.max_series,
                 "the sink holds `max_series` series; what is new is left out"
             );
+        }
+        if outcome.memory > 0 {
+            tracing::warn!(sink, records = outcome.memory, "memory is short; the sink leaves out what is new");
         }
     }
 }
