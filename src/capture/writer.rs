@@ -1,5 +1,5 @@
-//! Writes captures. Receive workers put what they read into a bounded queue and never wait; what does not fit is counted
-//! as lost.
+//! Writes captures. Receive workers put what they read into a bounded queue and never wait; what does not fit, by number, bytes
+//! or the queue's share of the memory, is counted as lost.
 //!
 //! When the file accepts nothing (a full disk, a pipe that nobody reads for a second), that is logged at once and writing
 //! is retried every second; rows that arrive meanwhile are counted as lost. The writer waits for a pipe that is full for a
@@ -12,14 +12,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use crate::supervise::Part;
+use crate::memory::{Holder, Holding, Memory, footprint, vec_footprint};
 use crate::sys::wait_writable;
 use crate::telemetry::CaptureAccount;
 
@@ -28,7 +28,9 @@ use super::hex;
 /// Most queued pieces.
 const QUEUE: usize = 16_384;
 /// Most bytes of queued pieces.
-const QUEUE_BYTES: usize = 32 << 20;
+const QUEUE_BYTES: u64 = 32 << 20;
+/// Bytes of their places, which are made at once, each with a word beside.
+const PLACES_BYTES: u64 = vec_footprint::<(Piece, usize)>(QUEUE) as u64;
 /// Bytes of rows that are written at once.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Longest time that a row waits for further ones.
@@ -48,12 +50,20 @@ struct Piece {
     via: &'static str,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
     rows: AtomicU64,
     lost: AtomicU64,
-    /// Bytes of queued pieces.
-    waiting: AtomicUsize,
+    /// Bytes of the queue.
+    held: Holding,
+}
+
+impl Counts {
+    fn new(memory: &Memory) -> Counts {
+        let held = memory.holding(Holder::Capture);
+        held.set(PLACES_BYTES);
+        Counts { rows: AtomicU64::new(0), lost: AtomicU64::new(0), held }
+    }
 }
 
 /// The sending side. Cheap to clone; the capture ends when all clones are dropped.
@@ -66,12 +76,23 @@ pub struct CaptureWriter {
 impl CaptureWriter {
     /// Records a datagram, or whole lines of a stream, received at `at` Unix seconds.
     pub fn put(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) {
-        let length = bytes.len();
-        let has_room = self.counts.waiting.fetch_add(length, Ordering::Relaxed) + length <= QUEUE_BYTES;
-        if !has_room || self.sender.try_send(Piece { at, bytes: bytes.to_vec(), from, via }).is_err() {
-            self.counts.waiting.fetch_sub(length, Ordering::Relaxed);
+        if !self.try_put(at, bytes, from, via) {
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn try_put(&self, at: f64, bytes: &[u8], from: Option<SocketAddr>, via: &'static str) -> bool {
+        let (held, size) = (&self.counts.held, footprint(bytes.len()) as u64);
+        if held.bytes() + size > PLACES_BYTES + QUEUE_BYTES || held.would_exceed(size) {
+            return false;
+        }
+        // Before the writer takes it out again.
+        held.add(size);
+        let is_put = self.sender.try_send(Piece { at, bytes: bytes.to_vec(), from, via }).is_ok();
+        if !is_put {
+            held.sub(size);
+        }
+        is_put
     }
 
     /// A view of the account that does not keep the capture alive.
@@ -105,7 +126,7 @@ pub struct CaptureSummary {
     pub problem: Option<String>,
 }
 
-/// Starts a capture that begins at `started` Unix seconds, of at most `max_size` bytes, as this part of the daemon.
+/// Starts a capture that begins at `started` Unix seconds, of at most `max_size` bytes.
 ///
 /// # Errors
 /// If the file cannot be opened, or the thread cannot be started.
@@ -113,15 +134,15 @@ pub fn start(
     path: &Path,
     started: f64,
     max_size: Option<u64>,
-    part: &Part,
+    memory: &Memory,
 ) -> io::Result<(CaptureWriter, JoinHandle<CaptureSummary>)> {
     // A pipe that nobody reads must fail instead of blocking the thread.
     let options = &mut OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let (sender, pieces) = sync_channel(QUEUE);
-    let counts = Arc::new(Counts::default());
+    let counts = Arc::new(Counts::new(memory));
     let header = format!("{{\"format\":\"systole-capture/1\",\"started\":{started}}}\n").into_bytes();
-    let mut file = CaptureFile {
+    let file = CaptureFile {
         path: path.to_path_buf(),
         out: file,
         counts: Arc::clone(&counts),
@@ -130,28 +151,15 @@ pub fn start(
         buffer: Vec::new(),
         failing: None,
         problem: None,
-        in_work: 0,
-        is_full: false,
     };
-    let thread = part.thread("capture", move |part| {
-        part.keep(|| {
-            // Left by a panic. A row that it cut is in the file; what follows begins on a line of its own.
-            let lost = std::mem::take(&mut file.in_work);
-            file.counts.lost.fetch_add(lost, Ordering::Relaxed);
-            write(&mut file, started, max_size.unwrap_or(u64::MAX), &pieces, part)
-        })
-    })?;
+    let write = move || write(file, started, max_size.unwrap_or(u64::MAX), &pieces);
+    let thread = std::thread::Builder::new().name("capture".into()).spawn(write)?;
     Ok((CaptureWriter { sender, counts }, thread))
 }
 
-fn write(
-    file: &mut CaptureFile<File>,
-    started: f64,
-    max_size: u64,
-    pieces: &Receiver<Piece>,
-    part: &Part,
-) -> CaptureSummary {
+fn write(mut file: CaptureFile<File>, started: f64, max_size: u64, pieces: &Receiver<Piece>) -> CaptureSummary {
     let counts = Arc::clone(&file.counts);
+    let mut is_full = false;
     file.flush();
     let mut due: Option<Instant> = None;
     loop {
@@ -161,18 +169,14 @@ fn write(
         };
         match next {
             Ok(piece) => {
-                counts.waiting.fetch_sub(piece.bytes.len(), Ordering::Relaxed);
-                file.in_work = 1;
-                part.alive();
+                counts.held.sub(footprint(piece.bytes.len()) as u64);
                 let row = row(&piece, started);
-                file.is_full |= file.size() + row.len() as u64 > max_size;
-                if file.is_full || file.is_resting() {
-                    file.in_work = 0;
+                is_full |= file.size() + row.len() as u64 > max_size;
+                if is_full || file.is_resting() {
                     counts.lost.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
                 file.buffer.extend_from_slice(row.as_bytes());
-                file.in_work = 0;
                 let is_due = due.get_or_insert_with(|| Instant::now() + LINGER);
                 if file.buffer.len() < BUFFER_BYTES && *is_due > Instant::now() {
                     continue;
@@ -186,7 +190,7 @@ fn write(
     }
     file.flush();
     let CaptureAccount { rows, lost } = CaptureCounter(counts).account();
-    CaptureSummary { rows, bytes: file.length, lost, problem: file.problem.take() }
+    CaptureSummary { rows, bytes: file.length, lost, problem: file.problem }
 }
 
 /// The output of a capture.
@@ -224,10 +228,6 @@ struct CaptureFile<M> {
     failing: Option<Failing>,
     /// The last error.
     problem: Option<String>,
-    /// Rows that a panic now would lose.
-    in_work: u64,
-    /// `max_size` was reached.
-    is_full: bool,
 }
 
 /// A failed write.
@@ -260,10 +260,9 @@ impl<M: Medium> CaptureFile<M> {
         if bytes.is_empty() {
             return;
         }
-        self.in_work = rows(&bytes[first..]);
         let Err((error, written)) = write_all(&mut self.out, &bytes) else {
             self.length += bytes.len() as u64;
-            self.counts.rows.fetch_add(std::mem::take(&mut self.in_work), Ordering::Relaxed);
+            self.counts.rows.fetch_add(rows(&bytes[first..]), Ordering::Relaxed);
             if let Some(failing) = self.failing.take() {
                 let lost = self.counts.lost.load(Ordering::Relaxed) - failing.lost;
                 tracing::info!(file = %self.path.display(), lost, "the capture goes on");
@@ -292,7 +291,6 @@ impl<M: Medium> CaptureFile<M> {
                 "the capture's file takes nothing; what comes is not recorded until it does"
             );
         }
-        self.in_work = 0;
         self.failing = Some(Failing { again: Instant::now() + PAUSE, lost });
         self.problem = Some(error.to_string());
     }
@@ -361,7 +359,7 @@ mod tests {
             // Every place where a write can end early: in the header, in a row, between rows, twice in one row.
             for room in 0..24 {
                 let out = Disk { room, is_pipe, ..Disk::default() };
-                let counts = Arc::<Counts>::default();
+                let counts = Arc::new(Counts::new(&Memory::unlimited()));
                 let mut file = CaptureFile {
                     path: PathBuf::from("capture"),
                     out,
@@ -371,8 +369,6 @@ mod tests {
                     buffer: Vec::new(),
                     failing: None,
                     problem: None,
-                    in_work: 0,
-                    is_full: false,
                 };
                 file.flush();
                 file.buffer.extend_from_slice(b"row1\nrow2\n");

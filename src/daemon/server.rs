@@ -18,7 +18,6 @@ use crate::http::{self, About, AppState, LastRead};
 use crate::management::ManagementState;
 use crate::ports::{self, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
-use crate::supervise::Readiness;
 use crate::sys::unix_time;
 use crate::web::Bodies;
 
@@ -141,7 +140,7 @@ pub(super) fn http_state(
     config: &Config,
     started: Instant,
     flusher: FlusherHandle,
-    readiness: &Readiness,
+    ready: &Arc<AtomicBool>,
     presence: Option<PresenceHandle>,
     bodies: Bodies,
 ) -> AppState {
@@ -150,7 +149,7 @@ pub(super) fn http_state(
     AppState {
         about: About { profile: config.profile.name(), interval: config.interval, started },
         flusher,
-        readiness: readiness.clone(),
+        ready: Arc::clone(ready),
         presence,
         write_token: http.token.as_deref().map(Arc::from),
         streams: Arc::new(Semaphore::new(http::STREAMS)),

@@ -10,8 +10,7 @@
 //!
 //! The account counts what came in, datagrams and pieces of streams: `offered = delivered + queued + dropped`. One is
 //! delivered when the kernel accepted each of its lines for every target that should have it, and dropped, once, by the
-//! first reason for which a line of it was not sent: `queue_full`, `target_down`, `send_failed`, `failed` (the relay's own
-//! thread failed while it had it). Lines sent and lost are
+//! first reason for which a line of it was not sent: `queue_full`, `memory`, `target_down`, `send_failed`. Lines sent and lost are
 //! counted per target as well.
 
 use std::collections::BTreeMap;
@@ -26,7 +25,7 @@ use std::time::{Duration, Instant};
 use rapidhash::v3::rapidhash_v3;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::supervise::{Part, Role, Supervisor};
+use crate::memory::{Holder, Holding, Level, Memory, footprint, vec_footprint};
 use crate::sys;
 use crate::telemetry::{RelayAccount, TargetAccount};
 
@@ -42,16 +41,16 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
 enum Loss {
     /// The queue was full.
     QueueFull,
+    /// The queues of relays had their share of the memory, or memory was short altogether.
+    Memory,
     /// The target was down, and no other took over.
     TargetDown,
     /// The kernel refused the send.
     SendFailed,
-    /// The relay's thread panicked while it worked on it.
-    Failed,
 }
 
 /// Their names in the ledger, in the order of [`Loss`].
-const LOSSES: [&str; 4] = ["queue_full", "target_down", "send_failed", "failed"];
+const LOSSES: [&str; 4] = ["queue_full", "memory", "target_down", "send_failed"];
 
 /// Which targets get a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +88,8 @@ pub struct RelaySpec {
 pub struct RelayHandle {
     sender: SyncSender<Vec<u8>>,
     counts: Arc<Counts>,
+    /// Bytes of what is queued.
+    held: Arc<Holding>,
 }
 
 /// Counters since the start.
@@ -118,9 +119,6 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.lose(Loss::Failed);
-        }
         let counted = match self.lost.load(Ordering::Relaxed) {
             0 => &self.counts.delivered,
             n => &self.counts.dropped[usize::from(n - 1)],
@@ -141,9 +139,22 @@ impl RelayHandle {
     /// Queues a datagram, or whole lines of a stream. Never waits.
     pub fn put(&self, bytes: &[u8]) {
         self.counts.offered.fetch_add(1, Ordering::Relaxed);
-        if self.sender.try_send(bytes.to_vec()).is_err() {
-            self.counts.dropped[Loss::QueueFull as usize].fetch_add(1, Ordering::Release);
+        if let Err(loss) = self.try_put(bytes) {
+            self.counts.dropped[loss as usize].fetch_add(1, Ordering::Release);
         }
+    }
+
+    fn try_put(&self, bytes: &[u8]) -> Result<(), Loss> {
+        let size = footprint(bytes.len()) as u64;
+        if self.held.would_exceed(size) || self.held.memory().level() >= Level::Events {
+            return Err(Loss::Memory);
+        }
+        // Before the relay takes it out again.
+        self.held.add(size);
+        self.sender.try_send(bytes.to_vec()).map_err(|_| {
+            self.held.sub(size);
+            Loss::QueueFull
+        })
     }
 }
 
@@ -176,12 +187,15 @@ impl RelayStats {
     }
 }
 
-/// Starts a relay's threads, which `supervisor` watches.
+/// Starts a relay's threads.
 ///
 /// # Errors
 /// If a socket cannot be created, or a thread cannot be started.
-pub fn start(spec: RelaySpec, supervisor: &Supervisor) -> io::Result<(RelayHandle, RelayStats, JoinHandle<()>)> {
+pub fn start(spec: RelaySpec, memory: &Memory) -> io::Result<(RelayHandle, RelayStats, JoinHandle<()>)> {
     let (sender, pieces) = sync_channel(spec.queue);
+    let held = Arc::new(memory.holding(Holder::Relays));
+    // The places of the queue are made at once, each with a word beside.
+    held.add(vec_footprint::<(Vec<u8>, usize)>(spec.queue) as u64);
     let counts = Arc::new(Counts::default());
     let mut targets = Vec::new();
     for &address in &spec.targets {
@@ -189,10 +203,9 @@ pub fn start(spec: RelaySpec, supervisor: &Supervisor) -> io::Result<(RelayHandl
         if let Some(port) = spec.health_port {
             let (is_up, every) = (Arc::downgrade(&target.is_healthy), spec.health_every);
             let management = SocketAddr::new(address.ip(), port);
-            let check = move |part: &Part| {
+            let watch = move || {
                 // The thread ends with the relay.
                 while let Some(is_up) = is_up.upgrade() {
-                    part.alive();
                     let now = is_healthy(management);
                     if is_up.swap(now, Ordering::Relaxed) != now {
                         tracing::warn!(target = %address, up = now, "a relay's target changed its health");
@@ -201,19 +214,15 @@ pub fn start(spec: RelaySpec, supervisor: &Supervisor) -> io::Result<(RelayHandl
                     std::thread::sleep(every);
                 }
             };
-            let part = supervisor.part(&format!("relay:{}:health", spec.name), Role::Ordinary);
-            part.thread("health", move |part| part.keep(|| check(part)))?;
+            std::thread::Builder::new().name("health".into()).spawn(watch)?;
         }
         targets.push(target);
     }
     let name = spec.name.clone();
-    let relay = Relay { spec, targets, counts: Arc::clone(&counts) };
+    let relay = Relay { spec, targets, counts: Arc::clone(&counts), held: Arc::clone(&held) };
     relay.publish();
-    let part = supervisor.part(&format!("relay:{name}"), Role::Ordinary);
-    let mut relay = relay;
-    // What the targets hold stays; the piece in work was counted when it was dropped.
-    let thread = part.thread(&format!("relay-{name}"), move |part| part.keep(|| relay.run(&pieces, part)))?;
-    Ok((RelayHandle { sender, counts: Arc::clone(&counts) }, RelayStats { name, counts }, thread))
+    let thread = std::thread::Builder::new().name(format!("relay-{name}")).spawn(move || relay.run(&pieces))?;
+    Ok((RelayHandle { sender, counts: Arc::clone(&counts), held }, RelayStats { name, counts }, thread))
 }
 
 /// Queries the original's management port.
@@ -360,17 +369,18 @@ struct Relay {
     spec: RelaySpec,
     targets: Vec<Target>,
     counts: Arc<Counts>,
+    held: Arc<Holding>,
 }
 
 impl Relay {
-    fn run(&mut self, pieces: &Receiver<Vec<u8>>, part: &Part) {
+    fn run(mut self, pieces: &Receiver<Vec<u8>>) {
         let mut flushed = Instant::now();
         loop {
             match pieces.recv_timeout(LINGER) {
                 Ok(piece) => {
                     let ticket = Arc::new(Ticket { counts: Arc::clone(&self.counts), lost: AtomicU8::new(0) });
-                    part.alive();
                     lines_of(&piece).for_each(|line| self.route(line, &ticket));
+                    self.held.sub(footprint(piece.len()) as u64);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {

@@ -39,6 +39,8 @@ named_enum! {
         Key = "key",
         /// A table is full of those who do not give way.
         Limit = "limit",
+        /// There is no memory for it: those who do not give way have presence's share.
+        Memory = "memory",
         /// Too many register in this second.
         Rate = "rate",
         /// Its source has registered too many in this minute.
@@ -62,6 +64,7 @@ impl Refusals {
     pub fn by_reason(&self) -> [(Refusal, u64); Refusal::ALL.len()] {
         [
             Refusal::Limit,
+            Refusal::Memory,
             Refusal::Rate,
             Refusal::Source,
             Refusal::Allow,

@@ -14,6 +14,7 @@ use crate::untrusted::Escaped;
 use super::describe::describe;
 use super::instance::State;
 use super::service::ServiceState;
+use super::text_bytes;
 use super::time::{EngineTime, Epoch, UnixTime};
 
 named_enum! {
@@ -525,6 +526,12 @@ impl InstanceContext<EngineTime> {
 }
 
 impl<T> Event<T> {
+    /// Bytes that it takes beside itself.
+    pub fn heap_bytes(&self) -> usize {
+        let context = self.context.iter().flat_map(|context| [&context.version, &context.start]);
+        [&self.service, &self.instance].into_iter().chain(context).flatten().map(text_bytes).sum()
+    }
+
     pub(super) fn new(at: T, change: Change, notify: bool) -> Event<T> {
         Event { at, change, service: None, instance: None, notify, context: None, service_context: None }
     }

@@ -14,6 +14,7 @@ use super::event::Reason;
 use super::history::History;
 use super::policy::Policy;
 use super::roster::ServiceId;
+use super::text_bytes;
 use super::time::EngineTime;
 
 named_enum! {
@@ -270,6 +271,13 @@ impl Instance {
 
     pub(super) fn order(&self) -> u64 {
         self.order
+    }
+
+    /// Bytes that its texts take beside itself.
+    pub(super) fn text_bytes(&self) -> usize {
+        let rare = self.rare();
+        let texts = [&self.start, &self.version, &rare.previous_start, &rare.message];
+        text_bytes(&self.name) + texts.into_iter().flatten().map(text_bytes).sum::<usize>()
     }
 
     pub(super) fn name(&self) -> &CompactString {

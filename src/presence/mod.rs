@@ -52,3 +52,8 @@ pub use instance::{Instance, State};
 pub use policy::{Policy, grace_for, misses_for};
 pub use service::{Service, ServiceState};
 pub use time::{EngineTime, Epoch, UnixTime};
+
+/// Bytes that a text takes beside itself.
+fn text_bytes(text: &compact_str::CompactString) -> usize {
+    if text.is_heap_allocated() { crate::memory::footprint(text.capacity()) } else { 0 }
+}

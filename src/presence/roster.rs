@@ -7,11 +7,14 @@ use compact_str::CompactString;
 use hashbrown::HashTable;
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
+use crate::memory::{footprint, vec_footprint};
+
 use super::detector::Detector;
 use super::event::Reason;
 use super::instance::{Instance, State};
 use super::policy::Rules;
 use super::service::{Census, Service};
+use super::text_bytes;
 use super::time::EngineTime;
 
 /// The place of a service in the table.
@@ -54,6 +57,15 @@ pub(super) struct Roster {
     secrets: RapidSecrets,
     last_order: u64,
     instance_count: usize,
+    /// Bytes of what names and other texts take beside themselves.
+    text_bytes: usize,
+}
+
+/// Makes room for more by an eighth: twice as much at once would be more than presence's share of the memory.
+fn grow_a_little<T>(places: &mut Vec<T>) {
+    if places.len() == places.capacity() {
+        places.reserve_exact(places.len() / 8 + 64);
+    }
 }
 
 fn hash(service: &str, instance: &str, secrets: &RapidSecrets) -> u64 {
@@ -73,6 +85,7 @@ impl Roster {
             secrets: RapidSecrets::seed(seed),
             last_order: 0,
             instance_count: 0,
+            text_bytes: 0,
         }
     }
 
@@ -80,6 +93,26 @@ impl Roster {
     pub(super) fn next_order(&mut self) -> u64 {
         self.last_order += 1;
         self.last_order
+    }
+
+    /// Bytes that all of it takes, but for what few instances have.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let entry = size_of::<(CompactString, ServiceId)>() + 1;
+        let instances: usize = self.by_name.len() * footprint(4 * size_of::<InstanceId>());
+        vec_footprint::<Option<Service>>(self.services.capacity())
+            + vec_footprint::<Option<Instance>>(self.instances.capacity())
+            + vec_footprint::<ServiceId>(self.free_services.capacity())
+            + vec_footprint::<InstanceId>(self.free_instances.capacity())
+            + vec_footprint::<u8>(self.by_name.capacity() * entry * 8 / 7)
+            + footprint(self.by_key.allocation_size())
+            + instances
+            + self.instance_count * size_of::<InstanceId>()
+            + self.text_bytes
+    }
+
+    /// The texts of an instance took so many bytes, and take others now.
+    pub(super) fn note_texts(&mut self, before: usize, id: InstanceId) {
+        self.text_bytes = self.text_bytes + self.instance(id).text_bytes() - before;
     }
 }
 
@@ -132,9 +165,11 @@ impl Roster {
 
     pub(super) fn insert_service(&mut self, service: Service) -> ServiceId {
         let id = self.free_services.pop().unwrap_or_else(|| {
+            grow_a_little(&mut self.services);
             self.services.push(None);
             ServiceId((self.services.len() - 1) as u32)
         });
+        self.text_bytes += 2 * text_bytes(service.name());
         self.by_name.insert(service.name().clone(), id);
         self.services[id.0 as usize] = Some(service);
         id
@@ -143,6 +178,7 @@ impl Roster {
     pub(super) fn remove_service(&mut self, id: ServiceId) {
         if let Some(service) = self.services[id.0 as usize].take() {
             self.by_name.remove(service.name());
+            self.text_bytes -= 2 * text_bytes(service.name());
             self.free_services.push(id);
         }
     }
@@ -229,6 +265,7 @@ impl Roster {
 
     pub(super) fn insert_instance(&mut self, instance: Instance) -> InstanceId {
         let id = self.free_instances.pop().unwrap_or_else(|| {
+            grow_a_little(&mut self.instances);
             self.instances.push(None);
             InstanceId((self.instances.len() - 1) as u32)
         });
@@ -236,6 +273,7 @@ impl Roster {
         let service = service.expect("a service is registered before its instances");
         service.add_instance(id, &instance);
         let key = hash(service.name(), instance.name(), &self.secrets);
+        self.text_bytes += instance.text_bytes();
         self.instances[id.0 as usize] = Some(instance);
         self.instance_count += 1;
         let (instances, services, secrets) = (&self.instances, &self.services, &self.secrets);
@@ -269,7 +307,9 @@ impl Roster {
         if let Ok(place) = instances.binary_search_by_key(&order, |&id| self.instance(id).order()) {
             self.service_mut(service).remove_instance(place);
         }
-        self.instances[id.0 as usize] = None;
+        if let Some(gone) = self.instances[id.0 as usize].take() {
+            self.text_bytes -= gone.text_bytes();
+        }
         self.free_instances.push(id);
         self.instance_count -= 1;
     }

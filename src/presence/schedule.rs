@@ -4,6 +4,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use crate::memory::vec_footprint;
+
 use super::time::EngineTime;
 
 /// An entry of the queue: when, and whom by its place in the table.
@@ -36,6 +38,11 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    /// Bytes that it takes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        vec_footprint::<Reverse<Entry>>(self.queue.capacity()) + vec_footprint::<EngineTime>(self.due.capacity())
+    }
+
     /// Looks at a place at `at`, or earlier if it is scheduled so.
     pub(super) fn put(&mut self, place: u32, at: EngineTime) {
         if self.due.len() <= place as usize {

@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::memory::{Holder, Holding, Level};
 use crate::notify;
 use crate::presence::describe::describe;
 use crate::presence::{
     AlertBook, BlindSeconds, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading, Refusal,
     Refusals, ServicePart, ServiceView, Severity, UnixTime, ViewCursor,
 };
-use crate::telemetry::{Account, PresenceAccount};
+use crate::telemetry::PresenceAccount;
 use crate::untrusted::Escaped;
 
 /// Events that are remembered for the API.
@@ -21,6 +22,9 @@ const REMEMBERED: usize = 1000;
 
 /// Most events that wait for the next flush; more are lost and counted.
 const WAITING: usize = 100_000;
+
+/// One in so many bytes of presence's share of the memory is theirs at most.
+const EVENTS_PART: u64 = 4;
 
 /// What a flush takes with it.
 #[derive(Debug, Default)]
@@ -52,18 +56,9 @@ pub struct PresenceState {
     queue_drops: u64,
     events_dropped: u64,
     reported: Refusals,
-    /// Heartbeats that a failure of the thread lost, until a flush takes that, and what a state before this one counted.
-    failed: u64,
-    before: PresenceAccount,
-}
-
-/// What a state that failed leaves to the next one.
-#[derive(Debug)]
-pub(super) struct Left {
-    remembered: VecDeque<(u64, Event)>,
-    waiting: Vec<Event>,
-    next_event: u64,
-    account: PresenceAccount,
+    /// Bytes of `waiting`, and what it takes together with what is remembered.
+    waiting_bytes: usize,
+    held: Holding,
 }
 
 impl PresenceState {
@@ -74,6 +69,7 @@ impl PresenceState {
         alerts: AlertBook,
         receivers: Vec<notify::Receiver>,
         newest: watch::Sender<u64>,
+        held: Holding,
     ) -> PresenceState {
         PresenceState {
             engine,
@@ -88,8 +84,8 @@ impl PresenceState {
             queue_drops: 0,
             events_dropped: 0,
             reported: Refusals::default(),
-            failed: 0,
-            before: PresenceAccount::default(),
+            waiting_bytes: 0,
+            held,
         }
     }
 }
@@ -178,23 +174,20 @@ impl PresenceState {
     /// What was lost and refused since the last flush.
     pub fn unreported(&self) -> PresenceAccount {
         let (all, before) = (self.engine.refusals(), &self.reported);
-        let mut account = PresenceAccount {
+        PresenceAccount {
             queue_drops: self.queue_drops,
             events_dropped: self.events_dropped,
-            failed: self.failed,
             refused: all.by_reason().map(|(why, all)| (why.as_str(), all - before.of(why))).into_iter().collect(),
             evicted: all.evicted() - before.evicted(),
-        };
-        account.add(&self.before);
-        account
+        }
     }
 
     /// What the next flush takes with it.
     pub fn report(&mut self) -> Report {
         let account = self.unreported();
+        self.waiting_bytes = 0;
         self.reported = self.engine.refusals();
-        (self.queue_drops, self.events_dropped, self.failed) = (0, 0, 0);
-        self.before = PresenceAccount::default();
+        (self.queue_drops, self.events_dropped) = (0, 0);
         log_losses(&account, self.engine.take_most_refused());
         Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting), account }
     }
@@ -217,27 +210,6 @@ impl PresenceState {
     /// So many signals found no room in the queue.
     pub(super) fn count_queue_drops(&mut self, lost: u64) {
         self.queue_drops += lost;
-    }
-
-    /// So many signals were lost because the thread failed.
-    pub(super) fn count_failed(&mut self, lost: u64) {
-        self.failed += lost;
-    }
-
-    /// What the next state takes over from this one, which failed: what has happened, and what was counted.
-    pub(super) fn leave(&mut self) -> Left {
-        Left {
-            account: self.unreported(),
-            remembered: std::mem::take(&mut self.remembered),
-            waiting: std::mem::take(&mut self.waiting),
-            next_event: self.next_event,
-        }
-    }
-
-    /// Takes over what the state before this one left.
-    pub(super) fn take_over(&mut self, left: Left) {
-        let Left { remembered, waiting, next_event, account } = left;
-        (self.remembered, self.waiting, self.next_event, self.before) = (remembered, waiting, next_event, account);
     }
 
     /// Notes what the wall clock shows; if it was set, the engine hears of it.
@@ -266,14 +238,23 @@ impl PresenceState {
             }
             self.remembered.push_back((self.next_event, event.clone()));
             self.next_event += 1;
-            if self.waiting.len() < WAITING {
+            if self.waiting.len() < WAITING && self.has_memory_for_events() {
+                self.waiting_bytes += size_of::<Event>() + event.heap_bytes();
                 self.waiting.push(event);
             } else {
                 self.events_dropped += 1;
             }
         }
+        let remembered = self.remembered.iter().map(|(_, event)| size_of::<(u64, Event)>() + event.heap_bytes());
+        self.held.set((self.waiting_bytes + remembered.sum::<usize>()) as u64);
         self.newest.send_replace(self.next_event - 1);
         self.pass_on(notifications);
+    }
+
+    /// Whether events may wait for the next flush: they have a part of presence's share of the memory.
+    fn has_memory_for_events(&self) -> bool {
+        let memory = self.held.memory();
+        memory.level() < Level::Events && (self.waiting_bytes as u64) < memory.cap(Holder::Presence) / EVENTS_PART
     }
 
     /// Lets time pass for the alarms; `true` if one that waited is notified now.
@@ -314,16 +295,10 @@ fn log_losses(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
     if account.queue_drops > 0 {
         tracing::warn!(heartbeats = account.queue_drops, "presence's queue was full; these were not heard");
     }
-    if account.failed > 0 {
-        tracing::warn!(
-            heartbeats = account.failed,
-            "presence failed while it worked on heartbeats; these were not heard"
-        );
-    }
     if account.events_dropped > 0 {
         tracing::warn!(
             events = account.events_dropped,
-            "presence had more events than wait for a flush; these have no record"
+            "presence had more events than may wait for a flush; these have no record"
         );
     }
     if account.evicted > 0 {
@@ -353,6 +328,7 @@ fn log_event(event: &Event) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
     use crate::presence::{EngineTime, Policy};
     use crate::protocol::Heartbeat;
 
@@ -360,7 +336,15 @@ mod tests {
         let engine = Engine::new(Policy::default(), EngineTime::default(), 1);
         let identity = Identity { node: "here".into(), boot: 0 };
         let alerts = AlertBook::new(group_wait, Vec::new());
-        PresenceState::new(engine, Epoch::UNIX, identity, alerts, Vec::new(), watch::channel(0).0)
+        PresenceState::new(
+            engine,
+            Epoch::UNIX,
+            identity,
+            alerts,
+            Vec::new(),
+            watch::channel(0).0,
+            Memory::unlimited().holding(Holder::Presence),
+        )
     }
 
     fn beat(instance: &str) -> Heartbeat {

@@ -43,6 +43,7 @@ impl Engine {
             }
         }
         self.evaluate_services(&went_down);
+        self.held.set(self.heap_bytes() as u64);
     }
 
     /// Those that are due, in the order of their services and registrations. Those whom a mass silence holds are not

@@ -13,6 +13,8 @@ mod view;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crate::memory::{Holder, Holding, Level, Memory, vec_footprint};
+
 use super::admission::{Admission, Refusals};
 use super::blindness::{BlindSeconds, Blindness, LossySecond, is_too_much};
 use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, WarningCode};
@@ -53,6 +55,8 @@ pub struct Engine {
     events: Vec<Event<EngineTime>>,
     /// When sinks last had readings.
     reported_at: EngineTime,
+    /// What it takes in memory, as of the last tick.
+    held: Holding,
 }
 
 impl Engine {
@@ -79,7 +83,29 @@ impl Engine {
             fleet_loss: FleetLoss::default(),
             events: Vec::new(),
             reported_at: now,
+            held: Memory::unlimited().holding(Holder::Presence),
         }
+    }
+
+    /// The same in this memory.
+    #[must_use]
+    pub fn in_memory(self, memory: &Memory) -> Engine {
+        Engine { held: memory.holding(Holder::Presence), ..self }
+    }
+
+    /// Bytes that it takes.
+    pub fn heap_bytes(&self) -> usize {
+        let events: usize = self.events.iter().map(Event::heap_bytes).sum();
+        self.roster.heap_bytes()
+            + self.instance_schedule.heap_bytes()
+            + self.service_schedule.heap_bytes()
+            + vec_footprint::<Event<EngineTime>>(self.events.capacity())
+            + events
+    }
+
+    /// Whether presence has more than its share of the memory, or there is no memory for new series either.
+    fn is_short_of_memory(&self) -> bool {
+        self.held.is_over() || self.held.memory().level() >= Level::Series
     }
 
     /// Registers the services that are expected and not known.

@@ -76,6 +76,7 @@ impl Engine {
             self.admission.note_straggler();
             return;
         }
+        let texts = self.roster.instance(id).text_bytes();
         if self.policy.goodbye_same_ip {
             self.note_home(id, was, beat.source);
         }
@@ -94,6 +95,7 @@ impl Engine {
         if instance.received() == 2 {
             self.mark_maybe_replaced(instance.service());
         }
+        self.roster.note_texts(texts, id);
         self.schedule(id);
     }
 
@@ -117,6 +119,10 @@ impl Engine {
 
     /// Makes room for an instance of a service, or of a new one.
     fn make_room(&mut self, service: Option<ServiceId>) -> Result<(), Refusal> {
+        if self.is_short_of_memory() {
+            // As many bytes go as come, more or less.
+            self.make_room_in_memory(service)?;
+        }
         match service {
             None => {
                 while self.roster.service_count() >= self.policy.max_services {
@@ -140,6 +146,16 @@ impl Engine {
             self.evict_service()?;
         }
         Ok(())
+    }
+
+    /// Forgets somebody who is absent, or not established, for an instance of a service or of a new one.
+    fn make_room_in_memory(&mut self, service: Option<ServiceId>) -> Result<(), Refusal> {
+        if let Some(oldest) = service.and_then(|id| self.roster.service(id).oldest_absent()) {
+            self.remove_instance(oldest, Reason::Evicted);
+            return Ok(());
+        }
+        let may_evict = service.is_none_or(|id| is_established(id, &self.roster, &self.policy, self.now));
+        if may_evict { self.evict_service().map_err(|_| Refusal::Memory) } else { Err(Refusal::Memory) }
     }
 
     /// Forgets the oldest service that is not established.
@@ -214,9 +230,12 @@ impl Engine {
         }
         let instance = self.roster.instance_mut(id);
         let is_of_another = instance.is_of_another_process(beat);
+        let texts = instance.text_bytes();
         if !is_of_another {
             instance.note_health(beat);
         }
+        self.roster.note_texts(texts, id);
+        let instance = self.roster.instance_mut(id);
         if instance.state() == State::Left {
             if instance.note_repeated_goodbye(self.now) {
                 self.warn_of_instance(id, WarningCode::ZeroRepeated, true);
