@@ -25,9 +25,9 @@
 //!
 //! | rooms | are |
 //! |---|---|
-//! | `memory`, `named`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings` | who holds memory, lines read into borrowed values, identities, harmless text |
+//! | `memory`, `named`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault` | who holds memory, lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec` | the ledger, shards, who is there, closed intervals; time is an argument |
-//! | `sys`, `log`, `http_client`, `web`, `capture`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
+//! | `sys`, `supervise`, `log`, `http_client`, `web`, `capture`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
 #![cfg_attr(feature = "internals", warn(unreachable_pub))]
@@ -45,6 +45,7 @@ mod cli;
 mod codec;
 mod config;
 mod daemon;
+mod fault;
 mod flush;
 mod glob;
 mod http;
@@ -66,6 +67,7 @@ mod series;
 mod settings;
 mod sinks;
 mod snapshot;
+mod supervise;
 mod sys;
 mod telemetry;
 mod untrusted;
@@ -104,7 +106,7 @@ pub mod internals {
         };
     }
     open! {
-        acl aggregate assemble capture cli codec config daemon flush glob http http_client load log management memory net notify ports presence presence_driver
-        prometheus_text protocol rollup series settings sinks snapshot sys telemetry untrusted web
+        acl aggregate assemble capture cli codec config daemon fault flush glob http http_client load log management memory net notify ports presence presence_driver
+        prometheus_text protocol rollup series settings sinks snapshot supervise sys telemetry untrusted web
     }
 }

@@ -3,10 +3,12 @@
 use std::hint::black_box;
 use std::net::SocketAddr;
 
+use crate::fault;
 use crate::protocol::{
-    BINARY_MAGIC, GaugeOp, Kind, Line, Options, PlainLine, binary_frames, lines, parse_line, parse_metric, plain_line,
-    split_line, trim,
+    BINARY_MAGIC, BinaryFrame, GaugeOp, Kind, Line, Options, PlainLine, binary_frame, binary_frames, lines, newlines,
+    parse_line, parse_metric, plain_line, split_line, trim,
 };
+use crate::telemetry::{Account, Tally};
 
 use super::columns::Class;
 use super::index::{Index, Slot};
@@ -85,9 +87,50 @@ impl Shard {
     #[cold]
     fn ingest_binary(&mut self, datagram: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         for (frame, metric) in binary_frames(datagram, options) {
+            self.is_reading = true;
             self.open.tally.lines.read += 1;
             self.samples(std::iter::once(metric), frame, from, now);
+            self.is_reading = false;
         }
+    }
+
+    /// After a panic in [`Shard::ingest`]: counts the line that was in work as `internal_error`, so that the equations hold
+    /// again, and returns what follows it, which was not read yet. `before` is how many lines had been read when the
+    /// ingest began. Of binary frames the rest is counted so, too.
+    #[cold]
+    pub fn after_panic<'d>(&mut self, datagram: &'d [u8], before: u64, options: &Options) -> &'d [u8] {
+        // Lines are counted in the order in which they come, so those that wait to be looked up are not counted yet.
+        self.waiting = Vec::with_capacity(LOOKUP_BATCH);
+        let Tally { lines, samples, .. } = &mut self.open.tally;
+        if std::mem::take(&mut self.is_reading) {
+            // Without a fault it was counted by what it was before the panic, such as one in the cache of its key.
+            let missing = lines.check().map_or_else(|(_, read, parts)| read.saturating_sub(parts), |()| 0);
+            lines.internal_error += missing;
+        } else {
+            // On the fast path a line is counted when all is done.
+            lines.read += 1;
+            lines.internal_error += 1;
+        }
+        // Values of it whose outcome is open went with it.
+        if let Err((_, _, parts)) = samples.check() {
+            samples.read = parts;
+        }
+        let done = lines.read.saturating_sub(before);
+        if options.binary && datagram.first() == Some(&BINARY_MAGIC) {
+            let rest = frames(datagram).saturating_sub(done);
+            lines.read += rest;
+            lines.internal_error += rest;
+            return &[];
+        }
+        (0..done).fold(datagram, |rest, _| split_line(rest).1)
+    }
+
+    /// Counts lines as `internal_error` without reading them: the shard takes nothing more in.
+    #[cold]
+    pub fn abandon(&mut self, text: &[u8]) {
+        let count = lines(text).count() as u64;
+        self.open.tally.lines.read += count;
+        self.open.tally.lines.internal_error += count;
     }
 
     #[inline(always)]
@@ -177,6 +220,8 @@ impl Shard {
 
     #[inline(always)]
     fn record_known(&mut self, line: &PendingLine, id: u32, now: f64) {
+        #[cfg(test)]
+        assert!(line.value != tests::POISON, "a test wants a failure");
         match line.class {
             Class::Counter => self.open.columns.counters.touch(id).add(line.value),
             Class::Gauge => {
@@ -207,19 +252,22 @@ impl Shard {
     #[inline(never)]
     fn read(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {
         let line = trim(line);
+        self.is_reading = true;
         self.open.tally.lines.read += 1;
+        fault::pass("line");
         if matches!(line.first(), None | Some(b'_')) || memchr::memchr(0, line).is_some() {
             self.line(line, options, from, now);
-            return;
-        }
-        match parse_metric(line, options) {
-            Ok(samples) => {
-                if self.samples(samples, line, from, now) {
-                    self.learn(line);
+        } else {
+            match parse_metric(line, options) {
+                Ok(samples) => {
+                    if self.samples(samples, line, from, now) {
+                        self.learn(line);
+                    }
                 }
+                Err(error) => self.refuse(line, error, from),
             }
-            Err(error) => self.refuse(line, error, from),
         }
+        self.is_reading = false;
     }
 
     /// Caches the key of a tagged line that was just recorded.
@@ -259,6 +307,20 @@ impl Shard {
             Ok(Line::ServiceCheck(check)) => self.service_check(&check, line, from, now),
             Err(error) => self.refuse(line, error, from),
         }
+    }
+}
+
+/// How many frames a datagram has; what cannot be cut counts as one.
+fn frames(datagram: &[u8]) -> u64 {
+    let (mut rest, mut count) = (datagram, 0);
+    loop {
+        rest = &rest[newlines(rest)..];
+        if rest.is_empty() {
+            return count;
+        }
+        count += 1;
+        let BinaryFrame::Whole(length) = binary_frame(rest) else { return count };
+        rest = &rest[length..];
     }
 }
 
@@ -334,6 +396,92 @@ mod tests {
             });
             prop_assert_eq!(&together, &long);
         }
+    }
+
+    /// A value with which a known line fails.
+    pub(super) const POISON: f64 = 666_666.0;
+
+    /// Ingests as a worker does: after a panic the next line follows.
+    fn survive(shard: &mut Shard, datagram: &[u8], options: &Options) -> u32 {
+        let (mut rest, mut panics) = (datagram, 0);
+        while !rest.is_empty() {
+            let before = shard.open.tally.lines.read;
+            let ingest = std::panic::AssertUnwindSafe(|| shard.ingest(rest, options, None, 0.0));
+            match std::panic::catch_unwind(ingest) {
+                Ok(()) => break,
+                Err(_) => panics += 1,
+            }
+            rest = shard.after_panic(rest, before, options);
+            assert!(shard.is_sound());
+        }
+        assert_eq!((shard.open.tally.lines.check(), shard.open.tally.samples.check()), (Ok(()), Ok(())));
+        panics
+    }
+
+    fn a_shard(wait_beyond: usize) -> Shard {
+        let mut shard = Shard::new(ShardOptions {
+            timers: TimerPolicy::default(),
+            fold_histograms: false,
+            quota: Quota::new(1000),
+            seed: 7,
+            rules: None,
+            heartbeats: None,
+            times: TimeWindow::ANY,
+        });
+        shard.wait_beyond = wait_beyond;
+        shard
+    }
+
+    #[test]
+    fn a_panic_costs_the_line_in_work_and_no_other() {
+        let options = Options { binary: true, ..Options::default() };
+        let fail = "a:666666|c\n";
+        let poison = fail.trim_end();
+        for wait_beyond in [usize::MAX, 0] {
+            for (text, panics) in [
+                (poison.to_string(), 1),
+                (format!("{fail}a:1|c\n"), 1),
+                (format!("a:1|c\n\nbad:x\n{fail}b:1|c\n_e{{1,1}}:a|b\n{fail}a:1|c\r\n{poison}"), 3),
+                (format!("a:1|c\n{fail}{fail}new:1|c|#x:y\n"), 2),
+                ("a:1|c\n".repeat(40) + fail + &"a:1|c\n".repeat(40), 1),
+            ] {
+                let mut shard = a_shard(wait_beyond);
+                shard.ingest(b"a:1|c\n", &options, None, 0.0);
+                let failed = survive(&mut shard, text.as_bytes(), &options);
+                let lines = &shard.open.tally.lines;
+                assert_eq!((failed, lines.internal_error), (panics, u64::from(panics)), "{wait_beyond} {text}");
+                assert_eq!(lines.read, 1 + lines_of(&text), "{wait_beyond} {text}");
+                let good = 1 + text.lines().filter(|line| line.trim() == "a:1|c").count();
+                assert_eq!(shard.open.columns.counters.get(0).map(|sum| sum.value()), Some(good as f64), "{text}");
+            }
+        }
+    }
+
+    fn lines_of(text: &str) -> u64 {
+        lines(text.as_bytes()).count() as u64
+    }
+
+    #[test]
+    fn a_panic_between_a_count_and_its_kind_leaves_the_equations_whole() {
+        let mut shard = a_shard(usize::MAX);
+        shard.ingest(b"a:1|c\n", &Options::default(), None, 0.0);
+        // As a panic in the slow path leaves them.
+        let tally = &mut shard.open.tally;
+        (tally.lines.read, tally.samples.read) = (tally.lines.read + 1, tally.samples.read + 1);
+        shard.is_reading = true;
+        let rest = shard.after_panic(b"first\nsecond\n", 1, &Options::default());
+        assert_eq!((rest, shard.open.tally.lines.internal_error), (&b"second\n"[..], 1));
+        assert_eq!((shard.open.tally.lines.check(), shard.open.tally.samples.check()), (Ok(()), Ok(())));
+        // Of binary frames the rest goes with the one in work.
+        let frame = [&[0xaa, 2, 2, 0][..], &1_f64.to_le_bytes(), b"a\0"].concat();
+        let options = Options { binary: true, ..Options::default() };
+        let before = shard.open.tally.lines.read;
+        shard.open.tally.lines.read += 1;
+        shard.is_reading = true;
+        assert!(shard.after_panic(&frame.repeat(3), before, &options).is_empty());
+        assert_eq!((shard.open.tally.lines.read, shard.open.tally.lines.internal_error), (before + 3, 4));
+        shard.abandon(b"x\ny");
+        assert_eq!(shard.open.tally.lines.check(), Ok(()));
     }
 
     fn some_rules() -> Vec<Rule> {

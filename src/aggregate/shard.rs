@@ -124,6 +124,10 @@ pub struct Shard {
     retiring: [Vec<u32>; 5],
     /// Whether the current line may concern presence, and so must not be cached.
     pub(super) concerns_presence: bool,
+    /// A line or frame is in work that is counted as read, but perhaps not yet by what it was.
+    pub(super) is_reading: bool,
+    /// A series is being added or removed; still so after a panic.
+    is_table_open: bool,
 }
 
 impl Shard {
@@ -155,6 +159,8 @@ impl Shard {
             spent_keys: SpentKeys::default(),
             retiring: Default::default(),
             concerns_presence: false,
+            is_reading: false,
+            is_table_open: false,
         }
     }
 
@@ -193,6 +199,21 @@ impl Shard {
             + self.key_cache.heap_bytes()
             + self.spent_keys.heap_bytes()
             + self.outcomes.heap_bytes()
+    }
+
+    /// Whether the tables can be relied on after a panic.
+    ///
+    /// Values can: each is whole in itself, and a panic in an update costs at most the value of the line in work. A panic
+    /// while a series is added or removed can leave an id in the index that the registry never heard of, which would end
+    /// the flush later; such a shard must take nothing more in.
+    pub fn is_sound(&self) -> bool {
+        !self.is_table_open
+    }
+
+    /// Lines safe to show: without keys.
+    pub fn masked(&self, text: &[u8]) -> Vec<u8> {
+        let text = mask_key(text);
+        self.options.heartbeats.as_ref().map_or_else(|| text.clone(), |heartbeats| heartbeats.masked(&text))
     }
 
     /// The tally of the open interval.
@@ -265,20 +286,17 @@ impl Shard {
 
     /// Counts a malformed line; the first of an interval is kept as an example, preferably the first with a known sender.
     pub fn refuse(&mut self, line: &[u8], error: ParseError, from: Option<SocketAddr>) {
-        self.open.tally.refuse(error);
         let wanted = match &self.open.example {
             None => true,
             Some(example) => example.from.is_none() && from.is_some(),
         };
         if wanted {
             // It is logged, so secrets are masked.
-            let mut line = mask_key(line);
-            if let Some(heartbeats) = &self.options.heartbeats {
-                line = heartbeats.masked(&line);
-            }
+            let mut line = self.masked(line);
             line.truncate(EXAMPLE_BYTES);
             self.open.example = Some(BadLine { line, error, from });
         }
+        self.open.tally.refuse(error);
     }
 
     /// Counts an incomplete line.
@@ -416,10 +434,12 @@ impl Shard {
     }
 
     fn create(&mut self, class: Class, hash: u64, series: Series, rule: u32) -> u32 {
+        self.is_table_open = true;
         let id = self.indexes[class as usize].insert(hash, series.clone());
         self.open.created[class as usize].push(Created { id, rule, series });
         let overrides = self.options.rules.as_ref().and_then(|rules| rules.overrides(rule));
         self.gauge_levels.set(class, id, overrides);
+        self.is_table_open = false;
         id
     }
 
@@ -573,10 +593,10 @@ impl Shard {
             self.refuse(line, bad_time(line, b"d:"), from);
             return;
         }
-        self.open.tally.lines.events += 1;
         self.open.tally.lines.sections_skipped += event.skipped_sections().count() as u64;
         self.open.tally.lines.tags_cut += event.tags().cut();
         self.keep_event(&event.title, |keys| own_event(event, now, keys));
+        self.open.tally.lines.events += 1;
     }
 
     pub(super) fn service_check(&mut self, check: &ServiceCheck<'_>, line: &[u8], from: Option<SocketAddr>, now: f64) {
@@ -590,12 +610,12 @@ impl Shard {
                 self.ordinary_check(check, line, from, now);
                 return;
             }
-            self.open.tally.lines.heartbeats += 1;
             if forward {
                 // A heartbeat counts when it arrives, whatever its sender's clock says.
                 let time = check.timestamp.filter(|&time| !self.is_outside(time, now)).map_or(now, |time| time as f64);
                 self.keep_event(check.name, |keys| EventOrCheck { time, ..own_service_check(check, now, keys) });
             }
+            self.open.tally.lines.heartbeats += 1;
             return;
         }
         self.ordinary_check(check, line, from, now);
@@ -606,10 +626,10 @@ impl Shard {
             self.refuse(line, bad_time(line, b"d:"), from);
             return;
         }
-        self.open.tally.lines.service_checks += 1;
         self.open.tally.lines.sections_skipped += check.skipped_sections().count() as u64;
         self.open.tally.lines.tags_cut += check.tags().cut();
         self.keep_event(check.name, |keys| own_service_check(check, now, keys));
+        self.open.tally.lines.service_checks += 1;
     }
 
     fn keep_event(&mut self, name: &str, own: impl FnOnce(&mut KeyBuilder) -> EventOrCheck) {
@@ -672,6 +692,7 @@ impl Shard {
         if !self.open.columns.is_touched(class, id) && self.remove(class, id) {
             self.open.retired[class as usize].push(id);
         }
+        self.is_table_open = false;
     }
 
     /// Removes a series from the table; `false` if no series has this id.
@@ -681,6 +702,7 @@ impl Shard {
             let kind = series.kind();
             (self.overflow[kind as usize] == Some(id)).then_some(kind)
         });
+        self.is_table_open = true;
         if !index.remove(id, |key| self.hasher.hash(key)) {
             return false;
         }

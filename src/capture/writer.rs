@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use crate::memory::{Holder, Holding, Memory, footprint, vec_footprint};
+use crate::supervise::Part;
 use crate::sys::wait_writable;
 use crate::telemetry::CaptureAccount;
 
@@ -126,7 +127,7 @@ pub struct CaptureSummary {
     pub problem: Option<String>,
 }
 
-/// Starts a capture that begins at `started` Unix seconds, of at most `max_size` bytes.
+/// Starts a capture that begins at `started` Unix seconds, of at most `max_size` bytes, as this part of the daemon.
 ///
 /// # Errors
 /// If the file cannot be opened, or the thread cannot be started.
@@ -135,6 +136,7 @@ pub fn start(
     started: f64,
     max_size: Option<u64>,
     memory: &Memory,
+    part: &Part,
 ) -> io::Result<(CaptureWriter, JoinHandle<CaptureSummary>)> {
     // A pipe that nobody reads must fail instead of blocking the thread.
     let options = &mut OpenOptions::new();
@@ -142,7 +144,7 @@ pub fn start(
     let (sender, pieces) = sync_channel(QUEUE);
     let counts = Arc::new(Counts::new(memory));
     let header = format!("{{\"format\":\"systole-capture/1\",\"started\":{started}}}\n").into_bytes();
-    let file = CaptureFile {
+    let mut file = CaptureFile {
         path: path.to_path_buf(),
         out: file,
         counts: Arc::clone(&counts),
@@ -151,15 +153,28 @@ pub fn start(
         buffer: Vec::new(),
         failing: None,
         problem: None,
+        in_work: 0,
+        is_full: false,
     };
-    let write = move || write(file, started, max_size.unwrap_or(u64::MAX), &pieces);
-    let thread = std::thread::Builder::new().name("capture".into()).spawn(write)?;
+    let thread = part.thread("capture", move |part| {
+        part.keep(|| {
+            // Left by a panic. A row that it cut is in the file; what follows begins on a line of its own.
+            let lost = std::mem::take(&mut file.in_work);
+            file.counts.lost.fetch_add(lost, Ordering::Relaxed);
+            write(&mut file, started, max_size.unwrap_or(u64::MAX), &pieces, part)
+        })
+    })?;
     Ok((CaptureWriter { sender, counts }, thread))
 }
 
-fn write(mut file: CaptureFile<File>, started: f64, max_size: u64, pieces: &Receiver<Piece>) -> CaptureSummary {
+fn write(
+    file: &mut CaptureFile<File>,
+    started: f64,
+    max_size: u64,
+    pieces: &Receiver<Piece>,
+    part: &Part,
+) -> CaptureSummary {
     let counts = Arc::clone(&file.counts);
-    let mut is_full = false;
     file.flush();
     let mut due: Option<Instant> = None;
     loop {
@@ -170,13 +185,17 @@ fn write(mut file: CaptureFile<File>, started: f64, max_size: u64, pieces: &Rece
         match next {
             Ok(piece) => {
                 counts.held.sub(footprint(piece.bytes.len()) as u64);
+                file.in_work = 1;
+                part.alive();
                 let row = row(&piece, started);
-                is_full |= file.size() + row.len() as u64 > max_size;
-                if is_full || file.is_resting() {
+                file.is_full |= file.size() + row.len() as u64 > max_size;
+                if file.is_full || file.is_resting() {
+                    file.in_work = 0;
                     counts.lost.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
                 file.buffer.extend_from_slice(row.as_bytes());
+                file.in_work = 0;
                 let is_due = due.get_or_insert_with(|| Instant::now() + LINGER);
                 if file.buffer.len() < BUFFER_BYTES && *is_due > Instant::now() {
                     continue;
@@ -190,7 +209,7 @@ fn write(mut file: CaptureFile<File>, started: f64, max_size: u64, pieces: &Rece
     }
     file.flush();
     let CaptureAccount { rows, lost } = CaptureCounter(counts).account();
-    CaptureSummary { rows, bytes: file.length, lost, problem: file.problem }
+    CaptureSummary { rows, bytes: file.length, lost, problem: file.problem.take() }
 }
 
 /// The output of a capture.
@@ -228,6 +247,10 @@ struct CaptureFile<M> {
     failing: Option<Failing>,
     /// The last error.
     problem: Option<String>,
+    /// Rows that a panic now would lose.
+    in_work: u64,
+    /// `max_size` was reached.
+    is_full: bool,
 }
 
 /// A failed write.
@@ -260,9 +283,10 @@ impl<M: Medium> CaptureFile<M> {
         if bytes.is_empty() {
             return;
         }
+        self.in_work = rows(&bytes[first..]);
         let Err((error, written)) = write_all(&mut self.out, &bytes) else {
             self.length += bytes.len() as u64;
-            self.counts.rows.fetch_add(rows(&bytes[first..]), Ordering::Relaxed);
+            self.counts.rows.fetch_add(std::mem::take(&mut self.in_work), Ordering::Relaxed);
             if let Some(failing) = self.failing.take() {
                 let lost = self.counts.lost.load(Ordering::Relaxed) - failing.lost;
                 tracing::info!(file = %self.path.display(), lost, "the capture goes on");
@@ -291,6 +315,7 @@ impl<M: Medium> CaptureFile<M> {
                 "the capture's file takes nothing; what comes is not recorded until it does"
             );
         }
+        self.in_work = 0;
         self.failing = Some(Failing { again: Instant::now() + PAUSE, lost });
         self.problem = Some(error.to_string());
     }
@@ -369,6 +394,8 @@ mod tests {
                     buffer: Vec::new(),
                     failing: None,
                     problem: None,
+                    in_work: 0,
+                    is_full: false,
                 };
                 file.flush();
                 file.buffer.extend_from_slice(b"row1\nrow2\n");

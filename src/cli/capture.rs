@@ -14,6 +14,7 @@ use crate::config::{Sources, parse_size};
 use crate::log::Log;
 use crate::memory::Memory;
 use crate::net::{self, Listeners, Taps};
+use crate::supervise::{Part, Supervisor};
 use crate::sys::{survive_file_size_limit, unix_time};
 use crate::{assemble, capture};
 
@@ -68,7 +69,8 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
                     _ = interrupt.recv() => {}
                 }
             };
-            let (writer, thread) = capture::start(&args.out, unix_time(), args.max_size, &Memory::unlimited())
+            let (memory, part) = (Memory::unlimited(), Part::new("capture"));
+            let (writer, thread) = capture::start(&args.out, unix_time(), args.max_size, &memory, &part)
                 .map_err(|error| format!("cannot write {}: {error}", args.out.display()))?;
             let mut listeners = Listeners::default();
             let taps = Taps { capture: Some(writer), ..Taps::default() };
@@ -79,7 +81,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
                 log.say(&format!("listening on {url}\n"));
                 let quota = Quota::new(config.max_series);
                 let shard = || Shard::new(assemble::shard_options(&config, &quota, 0));
-                let listener = bound.start(&url, shard, &taps).map_err(|error| error.to_string())?;
+                let listener = bound.start(&url, shard, &taps, &Supervisor::default()).map_err(|error| error.to_string())?;
                 listeners.add(listener);
             }
             drop(taps);

@@ -1,5 +1,5 @@
 //! The command line: one file per subcommand. Exit codes: 0 success, 1 failed at run time (port, file, server), 2 bad
-//! usage or bad configuration.
+//! usage or bad configuration, 70 a part of the daemon failed that it cannot go on without.
 
 mod beat;
 mod capture;
@@ -33,6 +33,8 @@ const DEFAULT_FILE: &str = "/etc/systole/systole.toml";
 const FAILED: u8 = 1;
 /// Bad usage or bad configuration.
 const USAGE: u8 = 2;
+/// A part of the daemon failed that it cannot go on without (EX_SOFTWARE of sysexits.h).
+const SOFTWARE: u8 = 70;
 
 #[derive(Parser)]
 #[command(
@@ -41,7 +43,8 @@ const USAGE: u8 = 2;
     about = "A StatsD server: reads metrics of every StatsD dialect, aggregates them per interval, pushes the roll-up to sinks, and accounts for everything it read and lost.",
     after_help = "`systole` alone, or with flags of `run`, is `systole run`: it listens on udp://127.0.0.1:8125, flushes every 10 s to the \
                   console, and shows itself on http://127.0.0.1:8127.\n\
-                  Exit codes: 0 success; 1 failed at run time; 2 bad usage or bad configuration."
+                  Exit codes: 0 success; 1 failed at run time; 2 bad usage or bad configuration; 70 a part of the daemon failed \
+                  that it cannot go on without."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -12,12 +12,12 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::assemble;
 use crate::config::{self, Config, LogFormat, Problem};
-use crate::daemon::{Daemon, Running};
+use crate::daemon::{Daemon, Running, StopError};
 use crate::log::Log;
 use crate::sys;
 
 use super::service_manager::{NotifyState, ServiceManager};
-use super::{ConfigArgs, FAILED, duration, load_quietly, print_error, sources};
+use super::{ConfigArgs, FAILED, SOFTWARE, duration, load_quietly, print_error, sources};
 
 #[derive(Args, Default)]
 pub(super) struct RunArgs {
@@ -109,6 +109,13 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Err(error) => return cannot_listen(error),
     };
     sys::survive_file_size_limit();
+    #[cfg(feature = "internals")]
+    if let Ok(faults) = std::env::var(crate::fault::VARIABLE)
+        && let Err(problem) = crate::fault::arm(&faults)
+    {
+        print_error(problem);
+        return FAILED;
+    }
     match sys::raise_descriptor_limit() {
         Ok((before, limit)) => tracing::debug!(before, limit, "raised the limit of open descriptors to its hard limit"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors to its hard limit"),
@@ -120,7 +127,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             log.say(&format!("systole: {error}\n"));
-            FAILED
+            if error.is::<StopError>() { SOFTWARE } else { FAILED }
         }
     }
 }
@@ -148,13 +155,14 @@ async fn serve(
     service_manager.notify(NotifyState::Ready);
     tokio::select! {
         () = stop => {}
+        () = running.failed() => {}
         () = feed_watchdog(&service_manager, &running) => {}
     }
     service_manager.notify(NotifyState::Stopping);
     Ok(running.stop(Instant::now() + grace).await?)
 }
 
-/// Tells the watchdog of the service manager, if there is one, that intervals are closed in time.
+/// Tells the watchdog of the service manager, if there is one, that intervals are closed in time and all essential parts live.
 async fn feed_watchdog(service_manager: &ServiceManager, running: &Running) {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     loop {

@@ -12,6 +12,7 @@
 //! ```
 //! Characters that act on a terminal are escaped, so it is safe to look at a file of records.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use serde::Serialize;
@@ -467,6 +468,11 @@ fn write_ledger<M: SerializeMap>(snapshot: &Snapshot, map: &mut M) -> Result<(),
     }
     if ledger.management != ManagementAccount::default() {
         map.serialize_entry("management", &ledger.management)?;
+    }
+    // Those that always worked say nothing.
+    let troubled: BTreeMap<_, _> = ledger.parts.iter().filter(|(_, part)| !part.up || part.restarts > 0).collect();
+    if !troubled.is_empty() {
+        map.serialize_entry("parts", &troubled)?;
     }
     map.serialize_entry("flush", &ledger.flush)?;
     map.serialize_entry("completeness", &ledger.completeness)

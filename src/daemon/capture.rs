@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::capture::{self, CaptureSummary, CaptureWriter};
 use crate::memory::Memory;
+use crate::supervise::Part;
 use crate::sys::unix_time;
 
 use super::StartError;
@@ -19,9 +20,9 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub(super) fn start(path: &Path, memory: &Memory) -> Result<(Capture, CaptureWriter), StartError> {
+    pub(super) fn start(path: &Path, memory: &Memory, part: &Part) -> Result<(Capture, CaptureWriter), StartError> {
         let cannot = |error: io::Error| StartError(format!("cannot write {}: {error}", path.display()));
-        let (writer, thread) = capture::start(path, unix_time(), None, memory).map_err(cannot)?;
+        let (writer, thread) = capture::start(path, unix_time(), None, memory, part).map_err(cannot)?;
         Ok((Capture { thread }, writer))
     }
 

@@ -1,12 +1,13 @@
 //! The flush thread. The flusher runs on a thread of its own, so that no sink's work can delay a tick.
 
 use std::io;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::flush::{Flusher, FlusherInputs, StopStep};
+use crate::supervise::Part;
 
 use super::sinks::Sinks;
 use super::{Ending, StartError, StopError};
@@ -40,22 +41,23 @@ impl Control {
 #[derive(Debug)]
 pub(super) struct FlushThread {
     control: Control,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<bool>,
 }
 
 impl FlushThread {
-    pub(super) fn start(flusher: Flusher, control: Control) -> Result<(FlushThread, Sinks), StartError> {
+    pub(super) fn start(flusher: Flusher, control: Control, part: &Part) -> Result<(FlushThread, Sinks), StartError> {
         let cannot = |error: io::Error| StartError(format!("cannot start the flush thread: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
         let (pass_on, sinks) = oneshot::channel();
-        let run = move || {
-            let sinks = runtime.block_on(flusher.run());
+        let run = move |_: &Part| {
+            let (sinks, is_closed) = runtime.block_on(flusher.run());
             if let Err(sinks) = pass_on.send(sinks) {
                 // The daemon was dropped: nobody waits for a delivery.
                 sinks.into_iter().for_each(|sink| drop(runtime.block_on(sink.finish(Instant::now()))));
             }
+            is_closed
         };
-        let thread = Builder::new().name("flush".into()).spawn(run).map_err(cannot)?;
+        let thread = part.thread("flush", run).map_err(cannot)?;
         Ok((FlushThread { control, thread }, Sinks(sinks)))
     }
 
@@ -74,6 +76,6 @@ impl FlushThread {
         drop(control);
         // Nothing is left to do for it.
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-        if matches!(joined, Ok(Ok(()))) { closed } else { Err(StopError::FlusherFailed) }
+        if matches!(joined, Ok(Ok(true))) { closed } else { Err(StopError::FlusherFailed) }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::flush::{FlusherHandle, Published};
 use crate::notify::Watchdog;
 use crate::presence_driver::PresenceHandle;
+use crate::supervise::Supervisor;
 
 /// How much later than two intervals a flush may be before it is late, and how long presence may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,9 +20,10 @@ const LEAST_COMPLETENESS: f64 = 0.99;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// It listens, closes intervals, and no stop was asked for: what `/ready` answers.
+    /// It listens, closes intervals, every part works, and no stop was asked for: what `/ready` answers.
     pub ready: bool,
-    /// Intervals are closed in time: what the watchdog of a service manager is told.
+    /// Intervals are closed in time, and receive workers, the flush and presence answer: what the watchdog of a service
+    /// manager is told.
     pub on_time: bool,
 }
 
@@ -31,8 +33,14 @@ pub(super) fn is_late(published: &Published, interval: Duration) -> bool {
 }
 
 /// The condition of the dead man's switch: intervals are closed, hardly anything is dropped, and presence answers.
-pub(super) fn watchdog(flusher: FlusherHandle, interval: Duration, presence: Option<PresenceHandle>) -> Watchdog {
+pub(super) fn watchdog(
+    flusher: FlusherHandle,
+    interval: Duration,
+    presence: Option<PresenceHandle>,
+    supervisor: Supervisor,
+) -> Watchdog {
     let check = move || {
+        let is_alive = supervisor.is_alive();
         let presence = presence.clone();
         let published = flusher.published();
         let is_late = is_late(&published, interval);
@@ -40,6 +48,9 @@ pub(super) fn watchdog(flusher: FlusherHandle, interval: Duration, presence: Opt
         let check = async move {
             if is_late {
                 return Some("intervals are not closed in time");
+            }
+            if !is_alive {
+                return Some("a part of the daemon failed or hangs");
             }
             if completeness < LEAST_COMPLETENESS {
                 return Some("the kernel drops datagrams");

@@ -7,6 +7,7 @@ use crate::aggregate::Shard;
 use crate::assemble;
 use crate::config::{Config, Listen, ListenUrl, show_size};
 use crate::net::{self, BoundListener, ListenerOptions, Listeners, Taps};
+use crate::supervise::Supervisor;
 
 use super::StartError;
 
@@ -42,7 +43,12 @@ impl BoundListeners {
     }
 
     /// Starts the workers; `shard` makes one for each.
-    pub(super) fn start(self, mut shard: impl FnMut() -> Shard, taps: &Taps) -> Result<Listeners, StartError> {
+    pub(super) fn start(
+        self,
+        mut shard: impl FnMut() -> Shard,
+        taps: &Taps,
+        supervisor: &Supervisor,
+    ) -> Result<Listeners, StartError> {
         let mut running = Listeners::default();
         for (url, bound) in self.0 {
             if bound.is_short_of_buffer() {
@@ -53,7 +59,7 @@ impl BoundListeners {
                 );
             }
             let listener = bound
-                .start(&url.to_string(), &mut shard, taps)
+                .start(&url.to_string(), &mut shard, taps, supervisor)
                 .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
             tracing::info!(listener = %url, "listening");
             running.add(listener);

@@ -2,11 +2,12 @@
 //! the system what was freed. A thread of its own: giving back takes as long as there is memory to look through.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::config::show_size;
 use crate::memory::{Level, Memory};
+use crate::supervise::{Part, Role, Supervisor};
 use crate::sys::{live_bytes, private_bytes, resident_bytes, trim, yielding_thread};
 
 use super::StartError;
@@ -28,20 +29,23 @@ pub(super) struct MemoryMonitor {
 }
 
 impl MemoryMonitor {
-    pub(super) fn start(memory: Memory) -> Result<MemoryMonitor, StartError> {
+    pub(super) fn start(memory: Memory, supervisor: &Supervisor) -> Result<MemoryMonitor, StartError> {
         let (stop, stopped) = mpsc::channel();
         let mut state = State::new(memory, Instant::now());
         // Once before anything is received, so that nobody sees zeros.
         state.measure(Instant::now());
-        let run = move || {
+        let run = move |part: &Part| {
             yielding_thread();
-            while matches!(stopped.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout)) {
-                state.measure(Instant::now());
-            }
+            part.keep(|| {
+                while matches!(stopped.recv_timeout(EVERY), Err(RecvTimeoutError::Timeout)) {
+                    part.alive();
+                    state.measure(Instant::now());
+                }
+            });
         };
-        let thread = Builder::new()
-            .name("memory".into())
-            .spawn(run)
+        let thread = supervisor
+            .part("memory", Role::Ordinary)
+            .thread("memory", run)
             .map_err(|error| StartError(format!("cannot start the thread that measures memory: {error}")))?;
         Ok(MemoryMonitor { stop: Some(stop), thread: Some(thread) })
     }

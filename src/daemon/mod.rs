@@ -37,8 +37,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -55,6 +53,7 @@ use crate::ports::Ports;
 use crate::presence::Identity;
 use crate::rollup::Registry;
 use crate::sinks::{DriverOptions, Sink};
+use crate::supervise::{Readiness, Role, Supervisor};
 use crate::sys::{count_own_descriptors, host_name, unix_time};
 
 use capture::Capture;
@@ -77,10 +76,16 @@ pub struct StartError(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StopError {
-    /// The flush thread panicked: the last interval is lost.
+    /// The flush thread panicked.
     #[error("the flusher failed; its message is above")]
     FlusherFailed,
+    /// A receive worker panicked again and again, or could not go on.
+    #[error("a receive worker failed; its messages are above")]
+    WorkerFailed,
 }
+
+/// The flush thread among the parts.
+const FLUSH: &str = "flush";
 
 /// What stops at a time of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +136,7 @@ pub struct Daemon {
     sinks: Vec<OpenSink>,
     http: Option<BoundServer>,
     management: Option<BoundServer>,
+    supervisor: Supervisor,
     ports: Ports,
     capture: Option<PathBuf>,
     status_every: Option<Duration>,
@@ -145,7 +151,8 @@ impl Daemon {
     pub fn bind(config: Config) -> Result<Daemon, StartError> {
         let started = Instant::now();
         let memory = assemble::memory(&config);
-        let ports = Ports::new(&memory);
+        let supervisor = Supervisor::default();
+        let ports = Ports::new(&memory, &supervisor);
         let sinks = sinks::open(&config, &memory, &ports)?;
         let listeners = BoundListeners::bind(&config)?;
         let http = BoundServer::http(&config, &ports)?;
@@ -158,6 +165,7 @@ impl Daemon {
             sinks,
             http,
             management,
+            supervisor,
             ports,
             capture: None,
             status_every: None,
@@ -168,7 +176,7 @@ impl Daemon {
     /// Adds a sink beside the configured ones.
     #[must_use]
     pub fn with_sink(mut self, options: DriverOptions, sink: Box<dyn Sink>) -> Daemon {
-        self.sinks.push(OpenSink { options, sink });
+        self.sinks.push(OpenSink { options, sink, reopen: None });
         self
     }
 
@@ -215,22 +223,27 @@ impl Daemon {
     /// # Errors
     /// If a thread cannot be started, a spool or the capture cannot be written, and the like; what has started ends then.
     pub fn start(self) -> Result<Running, StartError> {
-        let Daemon { config, started, memory, listeners, sinks, http, management, ports, capture, status_every, log } =
-            self;
+        let Daemon { config, started, memory, listeners, sinks, http, management, supervisor, ports, .. } = self;
+        let (capture, status_every, log) = (self.capture, self.status_every, self.log);
         let seed = random_seed();
         let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
         let (flusher_handle, inbox) = crate::flush::channel();
+        if let Some(log) = &log {
+            supervisor.adopt(log.part());
+        }
 
         let page = http.as_ref().map(|http| http.url().to_string());
         let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
-        let presence = Presence::start(&config, &memory, seed, identity, outboxes.receivers())?;
+        let presence = Presence::start(&config, &memory, seed, identity, outboxes.receivers(), &supervisor)?;
         let presence_handle = presence.as_ref().map(Presence::handle);
-        let watchdog = health::watchdog(flusher_handle.clone(), config.interval, presence_handle.clone());
-        let notifiers = outboxes.start(watchdog);
+        let watchdog =
+            health::watchdog(flusher_handle.clone(), config.interval, presence_handle.clone(), supervisor.clone());
+        let notifiers = outboxes.start(watchdog, &supervisor);
 
-        let capture = capture.map(|path| Capture::start(&path, &memory)).transpose()?;
-        let (relays, relay_handles) = Relays::start(&config.relays, &memory)?;
+        let start_capture = |path: PathBuf| Capture::start(&path, &memory, &supervisor.part("capture", Role::Ordinary));
+        let capture = capture.map(start_capture).transpose()?;
+        let (relays, relay_handles) = Relays::start(&config.relays, &memory, &supervisor)?;
         let taps = Taps {
             presence: presence_handle.clone(),
             capture: capture.as_ref().map(|(_, writer)| writer.clone()),
@@ -238,38 +251,44 @@ impl Daemon {
         };
         let quota = Quota::new(config.max_series).in_memory(&memory);
         let shards = listeners.workers();
-        let listeners = listeners.start(|| Shard::new(assemble::shard_options(&config, &quota, seed)), &taps)?;
+        let shard = || Shard::new(assemble::shard_options(&config, &quota, seed));
+        let listeners = listeners.start(shard, &taps, &supervisor)?;
         // The capture and the relays end when the last worker has.
         drop(taps);
         let (capture, capture_writer) = capture.unzip();
         let capture_counter = capture_writer.map(|writer| writer.counter());
-        let drivers = sinks::start(sinks, &memory)?;
+        let drivers = sinks::start(sinks, &memory, &supervisor)?;
 
         let registry = Registry::new(assemble::registry_options(&config, true), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
+        let flush_part = supervisor.part(FLUSH, Role::Essential);
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
                 .accounting_for(relays.stats(), log, capture_counter, ports)
                 .in_memory(&memory)
-                .controlled_by(inputs);
+                .controlled_by(inputs)
+                .supervised_by(&supervisor, &flush_part);
 
-        let ready = Arc::new(AtomicBool::new(false));
+        let readiness = Readiness::new(&supervisor);
         let http = http.map(|bound| {
             let bodies = bound.bodies();
-            let state = server::http_state(&config, started, flusher_handle.clone(), &ready, presence_handle, bodies);
+            let state =
+                server::http_state(&config, started, flusher_handle.clone(), &readiness, presence_handle, bodies);
             bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
         });
         let management = management.map(|bound| {
             let state = server::management_state(&config, flusher_handle.clone());
             bound.serve(|port, listener, stop| crate::management::serve(port, listener, state, stop))
         });
-        let (flusher, sinks) = FlushThread::start(flusher, control)?;
+        let (flusher, sinks) = FlushThread::start(flusher, control, &flush_part)?;
+        supervisor.watch();
         count_own_descriptors();
-        let memory = MemoryMonitor::start(memory)?;
-        ready.store(true, Ordering::Relaxed);
+        let memory = MemoryMonitor::start(memory, &supervisor)?;
+        readiness.set_open(true);
         Ok(Running {
             _memory: memory,
-            ready,
+            readiness,
+            supervisor: Watched(supervisor),
             flusher: flusher_handle,
             interval: config.interval,
             is_drained: false,
@@ -291,7 +310,9 @@ impl Daemon {
 #[derive(Debug)]
 pub struct Running {
     /// What `/ready` answers.
-    ready: Arc<AtomicBool>,
+    readiness: Readiness,
+    /// Before the parts, so that their ends are no failures when all is dropped.
+    supervisor: Watched,
     flusher: FlusherHandle,
     interval: Duration,
     is_drained: bool,
@@ -300,13 +321,29 @@ pub struct Running {
     _memory: MemoryMonitor,
 }
 
+/// The parts of a running daemon. Once this is dropped they may end.
+#[derive(Debug)]
+struct Watched(Supervisor);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 impl Running {
     /// How the daemon is now; `ready` is what `/ready` answers.
     pub fn health(&self) -> Health {
         Health {
-            ready: self.ready.load(Ordering::Relaxed),
-            on_time: !health::is_late(&self.flusher.published(), self.interval),
+            ready: self.readiness.obstacle().is_none(),
+            on_time: self.supervisor.0.is_alive() && !health::is_late(&self.flusher.published(), self.interval),
         }
+    }
+
+    /// Resolves when a part has failed without which the daemon cannot go on: the flush, or a receive worker again and again.
+    /// What remains is to [`Running::stop`] it, which closes and delivers the last interval.
+    pub async fn failed(&self) {
+        self.supervisor.0.failed().await;
     }
 
     /// Stops taking data in: connections are read to their ends, what the kernel has queued is read, and it refuses the rest.
@@ -319,7 +356,8 @@ impl Running {
             return Ok(());
         }
         tracing::info!("stopping: reading what the kernel holds, then delivering the last interval");
-        self.ready.store(false, Ordering::Relaxed);
+        self.readiness.set_open(false);
+        self.supervisor.0.stop();
         self.parts.stop_all(DRAIN, deadline).await
     }
 
@@ -327,11 +365,16 @@ impl Running {
     /// disk or counted.
     ///
     /// # Errors
-    /// If the flusher has failed; the other parts are stopped all the same.
+    /// If the flusher or a receive worker has failed; the other parts are stopped all the same.
     pub async fn stop(mut self, deadline: Instant) -> Result<(), StopError> {
         let drained = self.drain(deadline).await;
         let delivered = self.parts.stop_all(DELIVER, deadline).await;
         drained.and(delivered)?;
+        match self.supervisor.0.given_up() {
+            None => {}
+            Some(part) if part == FLUSH => return Err(StopError::FlusherFailed),
+            Some(_) => return Err(StopError::WorkerFailed),
+        }
         tracing::info!("stopped");
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::memory::Memory;
 use crate::notify;
 use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle, PresenceOptions};
+use crate::supervise::{Role, Supervisor};
 
 use super::StartError;
 use super::thread::join_by;
@@ -28,12 +29,14 @@ impl Presence {
         seed: u64,
         identity: Identity,
         receivers: Vec<notify::Receiver>,
+        supervisor: &Supervisor,
     ) -> Result<Option<Presence>, StartError> {
         let env = |name: &str| std::env::var(name).ok();
         let Some(options) = assemble::presence(config, seed, identity, env) else { return Ok(None) };
         let options = PresenceOptions { memory: memory.clone(), ..options };
+        let part = supervisor.part("presence", Role::Essential);
         let cannot = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
-        let (handle, thread) = presence_driver::start(options, receivers).map_err(cannot)?;
+        let (handle, thread) = presence_driver::start(options, receivers, &part).map_err(cannot)?;
         Ok(Some(Presence { handle, thread }))
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::memory::Memory;
 use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
+use crate::supervise::Supervisor;
 
 use super::thread::join_by;
 use super::{Ending, StartError};
@@ -20,11 +21,15 @@ pub(super) struct Relays {
 }
 
 impl Relays {
-    pub(super) fn start(relays: &[RelaySpec], memory: &Memory) -> Result<(Relays, Vec<RelayHandle>), StartError> {
+    pub(super) fn start(
+        relays: &[RelaySpec],
+        memory: &Memory,
+        supervisor: &Supervisor,
+    ) -> Result<(Relays, Vec<RelayHandle>), StartError> {
         let mut running = Relays { stats: Vec::new(), threads: Vec::new() };
         let mut handles = Vec::new();
         for options in relays {
-            let (handle, stats, thread) = relay::start(options.clone(), memory)
+            let (handle, stats, thread) = relay::start(options.clone(), memory, supervisor)
                 .map_err(|error| StartError(format!("cannot start the relay {}: {error}", options.name)))?;
             handles.push(handle);
             running.stats.push(stats);

@@ -18,6 +18,7 @@ use crate::http::{self, About, AppState, LastRead};
 use crate::management::ManagementState;
 use crate::ports::{self, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
+use crate::supervise::Readiness;
 use crate::sys::unix_time;
 use crate::web::Bodies;
 
@@ -140,7 +141,7 @@ pub(super) fn http_state(
     config: &Config,
     started: Instant,
     flusher: FlusherHandle,
-    ready: &Arc<AtomicBool>,
+    readiness: &Readiness,
     presence: Option<PresenceHandle>,
     bodies: Bodies,
 ) -> AppState {
@@ -149,7 +150,7 @@ pub(super) fn http_state(
     AppState {
         about: About { profile: config.profile.name(), interval: config.interval, started },
         flusher,
-        ready: Arc::clone(ready),
+        readiness: readiness.clone(),
         presence,
         write_token: http.token.as_deref().map(Arc::from),
         streams: Arc::new(Semaphore::new(http::STREAMS)),

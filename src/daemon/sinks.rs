@@ -11,7 +11,8 @@ use crate::assemble;
 use crate::config::{self, Config};
 use crate::memory::Memory;
 use crate::ports::Ports;
-use crate::sinks::{DriverOptions, Sink, SinkContext, SinkDriver};
+use crate::sinks::{DriverOptions, Reopen, Sink, SinkContext, SinkDriver};
+use crate::supervise::Supervisor;
 
 use super::StartError;
 
@@ -19,6 +20,8 @@ use super::StartError;
 pub(super) struct OpenSink {
     pub(super) options: DriverOptions,
     pub(super) sink: Box<dyn Sink>,
+    /// Opens it anew after a failure.
+    pub(super) reopen: Option<Reopen>,
 }
 
 impl fmt::Debug for OpenSink {
@@ -44,25 +47,34 @@ fn open_one(config: &Config, sink: &config::Sink, memory: &Memory, ports: &Ports
     };
     let context = assemble::sink_context(config, &sink.name, sink.timeout);
     let context = SinkContext { memory: memory.clone(), ports: ports.clone(), ..context };
-    let opened = sink.kind.spec().open(&context);
-    let sink = opened.map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))?;
-    Ok(OpenSink { options, sink })
+    let kind = sink.kind.clone();
+    let open = move || kind.spec().open(&context);
+    let opened = open().map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))?;
+    Ok(OpenSink { options, sink: opened, reopen: Some(Box::new(open)) })
 }
 
-/// Starts a task for each sink.
-pub(super) fn start(sinks: Vec<OpenSink>, memory: &Memory) -> Result<Vec<SinkDriver>, StartError> {
+/// Starts the tasks of each sink.
+pub(super) fn start(
+    sinks: Vec<OpenSink>,
+    memory: &Memory,
+    supervisor: &Supervisor,
+) -> Result<Vec<SinkDriver>, StartError> {
     let mut names = HashSet::new();
     for sink in &sinks {
         if !names.insert(&sink.options.name) {
             return Err(StartError(format!("sink {}: there are two of this name", sink.options.name)));
         }
     }
-    sinks.into_iter().map(|sink| start_one(sink, memory)).collect()
+    sinks.into_iter().map(|sink| start_one(sink, memory, supervisor)).collect()
 }
 
-fn start_one(OpenSink { options, sink }: OpenSink, memory: &Memory) -> Result<SinkDriver, StartError> {
+fn start_one(
+    OpenSink { options, sink, reopen }: OpenSink,
+    memory: &Memory,
+    supervisor: &Supervisor,
+) -> Result<SinkDriver, StartError> {
     let (name, spool) = (options.name.clone(), options.spool.clone());
-    SinkDriver::start(memory, options, sink).map_err(|error| {
+    SinkDriver::supervised(memory, options, sink, reopen, supervisor).map_err(|error| {
         let folder = spool.map_or_else(String::new, |spool| spool.path.display().to_string());
         StartError(format!(
             "sink {name}: cannot spool to {folder}: {error}; choose a folder of its own that can be written"

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
+use crate::fault;
 use crate::log::Log;
 use crate::memory::{Holder, Holding, Level, Memory};
 use crate::net::relay::RelayStats;
@@ -26,8 +27,9 @@ use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
+use crate::supervise::{Part, Supervisor, caught};
 use crate::sys::unix_time;
-use crate::telemetry::{Account, FlushAccount, Ledger, ListenerAccount, PresenceAccount, Tally};
+use crate::telemetry::{Account, Ledger, ListenerAccount, PresenceAccount, Tally};
 use crate::untrusted::{Escaped, excerpt};
 
 use handle::Request;
@@ -113,6 +115,22 @@ pub struct Flusher {
     /// What is being merged, and drained columns.
     in_flush: Holding,
     in_spare: Holding,
+    part: Part,
+    /// An interval that is being merged.
+    collected: Option<Collected>,
+}
+
+/// What the workers handed over at a tick.
+#[derive(Debug)]
+struct Collected {
+    partials: Vec<Partial>,
+    listeners: Vec<ListenerAccount>,
+    interval: Interval,
+    began: Instant,
+    /// Seconds between the tick and its closing.
+    late: f64,
+    /// The registry has begun with it; if that fails, some of its values are gone.
+    is_merging: bool,
 }
 
 impl Flusher {
@@ -158,6 +176,8 @@ impl Flusher {
             inputs: FlusherInputs::default(),
             in_flush: Memory::unlimited().holding(Holder::ClosedIntervals),
             in_spare: Memory::unlimited().holding(Holder::Values),
+            part: Part::new("flush"),
+            collected: None,
         };
         flusher.publish(None, false, None);
         flusher
@@ -193,15 +213,41 @@ impl Flusher {
         Flusher { inputs, ..self }
     }
 
+    /// Runs as this part of a daemon, all of whose parts are published.
+    #[must_use]
+    pub fn supervised_by(mut self, supervisor: &Supervisor, part: &Part) -> Flusher {
+        self.part = part.clone();
+        self.sources.parts = Some(supervisor.clone());
+        self.publish(None, false, None);
+        self
+    }
+
     /// Ticks until a deadline is set, then drains the listeners and closes the partial interval with its true length. What
     /// comes back are the drivers: that interval waits in them.
-    pub async fn run(mut self) -> Vec<SinkDriver> {
+    ///
+    /// After a panic in a tick there are no more of them, for nothing could make its state anew: the part is given up, and
+    /// whoever watches it asks for the stop, which closes the last interval all the same. `false` if that fails as well.
+    pub async fn run(mut self) -> (Vec<SinkDriver>, bool) {
+        if caught(self.tick()).await.is_err() {
+            self.part.give_up("it panicked in a tick");
+            self.merge_again().await;
+        }
+        let is_closed = caught(self.finish()).await.is_ok();
+        if !is_closed {
+            self.part.give_up("it panicked while it closed the last interval");
+            self.merge_again().await;
+        }
+        (std::mem::take(&mut self.drivers), is_closed)
+    }
+
+    async fn tick(&mut self) {
         let mut stop = self.inputs.deadline.clone();
         // Its task ends when this is dropped. It goes on while workers are waited for.
         let mut watching = JoinSet::new();
         watching.spawn(watch_queues(self.listeners.iter().map(Listener::queue_watch).collect()));
         let mut due = next_tick(unix_time(), self.interval);
         loop {
+            self.part.alive();
             let now = unix_time();
             if now >= due {
                 // The last tick that has passed names the interval, however late it is noticed.
@@ -231,11 +277,10 @@ impl Flusher {
                 _ = stop.wait_for(Option::is_some) => break,
             }
         }
-        self.finish().await
     }
 
     /// Does the steps of a stop. Those that were not asked for when nobody can ask any more are done all the same.
-    async fn finish(mut self) -> Vec<SinkDriver> {
+    async fn finish(&mut self) {
         // Nobody is answered any more, and nobody waits for that.
         self.inbox.requests = None;
         let now = Instant::now();
@@ -264,7 +309,6 @@ impl Flusher {
                 let _ = done.send(());
             }
         }
-        std::mem::take(&mut self.drivers)
     }
 
     /// How long something that is asked now is waited for.
@@ -283,38 +327,50 @@ impl Flusher {
         if let Some(presence) = &self.presence {
             presence.drops(dropped, received);
         }
+        self.listeners.iter().for_each(Listener::ask_alive);
     }
 
     /// Closes the open interval, which ended at `end` Unix seconds, `late` seconds ago.
     async fn close(&mut self, end: f64, late: f64, is_last: bool) {
         let began = Instant::now();
-        let mut partials = self.collect().await;
+        let partials = self.collect().await;
         self.read_drops();
         let closed = Instant::now();
         let length_secs = closed.duration_since(self.last_close).as_secs_f64();
         self.last_close = closed;
         let now = closed.duration_since(self.started).as_secs_f64();
-
-        let listeners = self.listener_accounts(&partials);
-        log_losses(&partials, &listeners, &mut self.warned_of_drops);
-        memory::log_given_up(&partials, &self.sources.memory, &mut self.logged_level);
-        self.make_room();
         let interval = Interval { is_last, ..Interval::new(end, length_secs, now, self.interval) };
-        let held: usize = partials.iter().map(|partial| partial.held.total()).sum();
-        self.in_flush.set(held as u64);
-        let mut snapshot = self.registry.close(&mut partials, interval);
-        self.in_flush.set(0);
-        self.keep_columns(partials);
+        let listeners = self.listener_accounts(&partials);
+        self.collected = Some(Collected { partials, listeners, interval, began, late, is_merging: false });
+        self.merge().await;
+    }
 
+    /// Merges what was collected, and hands the interval on. What was collected stays until that is done, so that it can be
+    /// tried again after a panic.
+    async fn merge(&mut self) {
+        self.make_room();
+        let Flusher { collected: Some(collected), registry, .. } = self else { return };
+        let has_failed = std::mem::replace(&mut collected.is_merging, true);
+        if !has_failed {
+            log_losses(&collected.partials, &collected.listeners, &mut self.warned_of_drops);
+            memory::log_given_up(&collected.partials, &self.sources.memory, &mut self.logged_level);
+        }
+        fault::pass("merge");
+        let held: usize = collected.partials.iter().map(|partial| partial.held.total()).sum();
+        self.in_flush.set(held as u64);
+        let mut snapshot = registry.close(&mut collected.partials, collected.interval);
+        self.in_flush.set(0);
         let ledger = &mut snapshot.ledger;
-        ledger.listeners = listeners;
+        ledger.listeners.clone_from(&collected.listeners);
+        ledger.flush.duration_secs = collected.began.elapsed().as_secs_f64();
+        ledger.flush.late_secs = collected.late.max(0.0);
+        ledger.flush.failed = u64::from(has_failed);
         let before = self.read_sources(ledger);
         log_refusals(ledger, &before);
         if ledger.management.http_requests > 0 {
             let requests = ledger.management.http_requests;
             tracing::warn!(requests, "HTTP came to the management port: a browser, or somebody who has the wrong port");
         }
-        ledger.flush = FlushAccount { duration_secs: began.elapsed().as_secs_f64(), late_secs: late.max(0.0) };
         ledger.update_completeness();
         debug_assert_eq!(ledger.check(), Ok(()));
         if let Some(presence) = &self.presence {
@@ -329,7 +385,28 @@ impl Flusher {
         }
         self.registry.add_own_series(&mut snapshot, &before);
         snapshot.hold(&self.sources.memory);
+        if let Some(collected) = self.collected.take() {
+            self.keep_columns(collected.partials);
+        }
         self.hand_on(Arc::new(snapshot));
+    }
+
+    /// After a panic: tries once more to merge what was collected.
+    async fn merge_again(&mut self) {
+        if self.collected.is_none() || caught(self.merge()).await.is_ok() {
+            return;
+        }
+        let Some(Collected { partials, listeners, .. }) = self.collected.take() else { return };
+        let mut ledger = Ledger { listeners, ..Ledger::default() };
+        partials.iter().for_each(|partial| ledger.count(&partial.tally));
+        ledger.flush.failed = 1;
+        tracing::error!(
+            lines = ledger.lines.read,
+            "an interval cannot be merged: its values are lost, its lines are counted"
+        );
+        self.totals.add_counts(&ledger);
+        self.totals.flush.add(&ledger.flush);
+        self.publish(None, false, self.inbox.published.borrow().as_of);
     }
 
     /// Puts what the sources have counted into the ledger of an interval; what they had at its start.
@@ -338,10 +415,11 @@ impl Flusher {
         self.sources.read_into(&mut counted);
         let before = std::mem::replace(&mut self.counted, counted);
         let counted = &self.counted;
-        // Sinks, relays and ports are since the start in every ledger.
+        // Sinks, relays, ports and parts are since the start in every ledger.
         ledger.sinks.clone_from(&counted.sinks);
         ledger.relays.clone_from(&counted.relays);
         ledger.ports.clone_from(&counted.ports);
+        ledger.parts.clone_from(&counted.parts);
         ledger.log = counted.log.since(&before.log);
         ledger.capture = counted.capture.as_ref().map(|now| match &before.capture {
             Some(before) => now.since(before),

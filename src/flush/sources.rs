@@ -9,6 +9,7 @@ use crate::memory::{Holder, Memory};
 use crate::net::relay::RelayStats;
 use crate::ports::Ports;
 use crate::sinks::SinkStats;
+use crate::supervise::Supervisor;
 use crate::telemetry::{HolderAccount, Ledger, ManagementAccount, MemoryAccount};
 
 /// Who keeps them.
@@ -21,6 +22,7 @@ pub(super) struct Sources {
     pub(super) ports: Ports,
     pub(super) http_requests: Arc<AtomicU64>,
     pub(super) memory: Memory,
+    pub(super) parts: Option<Supervisor>,
 }
 
 impl Sources {
@@ -28,6 +30,7 @@ impl Sources {
     pub(super) fn read_into(&self, ledger: &mut Ledger) {
         ledger.sinks = self.sinks.iter().map(|sink| (sink.name().to_string(), sink.account())).collect();
         ledger.relays = self.relays.iter().map(|relay| (relay.name().to_string(), relay.account())).collect();
+        ledger.parts = self.parts.as_ref().map(Supervisor::accounts).unwrap_or_default();
         ledger.log = self.log.as_ref().map(Log::account).unwrap_or_default();
         ledger.capture = self.capture.as_ref().map(CaptureCounter::account);
         ledger.ports = self.ports.accounts();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /` | page: ingest, ledger, the last interval's series |
 //! | `GET /health` | 200 while the process lives |
-//! | `GET /ready` | 200 when all listeners are bound and the first tick is scheduled, 503 before and while stopping |
+//! | `GET /ready` | 200 when all listeners are bound, the first tick is scheduled and every part works, 503 else |
 //! | `GET /metrics` | the daemon's own numbers, Prometheus text or OpenMetrics by `Accept` |
 //! | `GET /api/v1/status` | version, uptime, profile, interval, and the ledger since the start |
 //! | `GET /api/v1/snapshot` | records of the last interval, an array |
@@ -33,7 +33,6 @@ mod snapshot;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -49,6 +48,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::flush::FlusherHandle;
 use crate::ports::{Port, serve_http};
 use crate::presence_driver::PresenceHandle;
+use crate::supervise::Readiness;
 use crate::telemetry::Ledger;
 use crate::untrusted::{Escaped, in_url};
 use crate::web::{self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, Parameters, error, json, text, with_type};
@@ -73,8 +73,8 @@ pub struct AppState {
     pub about: About,
     /// The flusher, for what it publishes and for live counters.
     pub flusher: FlusherHandle,
-    /// Whether all listeners are bound, the first tick is scheduled, and no stop was asked for.
-    pub ready: Arc<AtomicBool>,
+    /// Whether all listeners are bound, the first tick is scheduled, every part works, and no stop was asked for.
+    pub readiness: Readiness,
     /// What callers must show, if anything.
     pub token: Option<Arc<str>>,
     /// Names under which we may be asked, beside those of loopback; `None` for any.
@@ -225,11 +225,10 @@ async fn health(Parameters(Nothing): Parameters<Nothing>) -> Response {
 }
 
 async fn ready(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
-    // A flag on its own: nothing else is published through it.
-    if state.ready.load(Ordering::Relaxed) {
-        return text("ready\n");
+    match state.readiness.obstacle() {
+        None => text("ready\n"),
+        Some(obstacle) => error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &obstacle),
     }
-    error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "starting or stopping")
 }
 
 async fn own_metrics(
@@ -276,7 +275,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         uptime_secs: state.uptime_secs(),
         profile: state.about.profile,
         interval: state.about.interval.as_secs_f64(),
-        ready: state.ready.load(Ordering::Relaxed),
+        ready: state.readiness.obstacle().is_none(),
         as_of: published.as_of,
         warnings: ledger.warnings(),
         ledger: &ledger,

@@ -23,6 +23,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::supervise::Part;
 use crate::sys;
 use crate::telemetry::LogAccount;
 
@@ -52,6 +53,7 @@ struct Shared {
     queue: Arc<Queue>,
     limiter: Arc<Limiter>,
     counts: Arc<Counts>,
+    part: Part,
     /// Standard error, to check whether it accepts data.
     out: OwnedFd,
 }
@@ -69,11 +71,11 @@ impl Log {
         let out = io::stderr().as_fd().try_clone_to_owned()?;
         let file = std::fs::File::from(out.try_clone()?);
         let (mine, its) = (Arc::clone(&queue), Arc::clone(&limiter));
-        let write = move || {
+        let part = Part::new("log");
+        part.thread("log", move |part| {
             sys::yielding_thread();
-            queue::write(&mine, &its, file);
-        };
-        std::thread::Builder::new().name("log".into()).spawn(write)?;
+            queue::write(&mine, &its, file, part);
+        })?;
 
         // Other crates log warnings at most; a more capable filter takes half a megabyte.
         let others = level.min(LevelFilter::WARN);
@@ -92,12 +94,17 @@ impl Log {
         if started.is_ok() {
             std::panic::set_hook(Box::new(tell_panic));
         }
-        Ok(Log(Arc::new(Shared { queue, limiter, counts, out })))
+        Ok(Log(Arc::new(Shared { queue, limiter, counts, part, out })))
     }
 
     /// Writes text that is not an event, verbatim.
     pub fn say(&self, text: &str) {
         self.0.queue.put(Weight::Error, text.as_bytes());
+    }
+
+    /// Its thread, to be watched with the other parts of a daemon.
+    pub fn part(&self) -> &Part {
+        &self.0.part
     }
 
     /// What was not written since the start.

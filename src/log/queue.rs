@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::supervise::Part;
+
 use super::Counts;
 use super::limit::Limiter;
 
@@ -113,19 +115,36 @@ impl Queue {
 }
 
 /// Writes queued lines, for ever.
-pub(super) fn write(queue: &Queue, limiter: &Limiter, out: impl Write) {
+pub(super) fn write(queue: &Queue, limiter: &Limiter, out: impl Write, part: &Part) {
     let mut out = Out { out, is_mid_line: false };
     let mut batch = Vec::new();
     let mut told = 0;
+    part.keep(|| {
+        // Left by a panic.
+        queue.counts.lost.fetch_add(lines(&batch), Ordering::Relaxed);
+        batch.clear();
+        write_on(queue, limiter, &mut out, &mut batch, &mut told, part);
+    });
+}
+
+fn write_on(
+    queue: &Queue,
+    limiter: &Limiter,
+    out: &mut Out<impl Write>,
+    batch: &mut Vec<u8>,
+    told: &mut u64,
+    part: &Part,
+) {
     loop {
         limiter.report(Some(Instant::now()));
-        queue.take(&mut batch, limiter.due());
-        match out.write(&batch) {
+        queue.take(batch, limiter.due());
+        part.alive();
+        match out.write(batch) {
             Ok(()) => {
                 let lost = queue.counts.lost.load(Ordering::Relaxed);
-                if lost > told && !batch.is_empty() {
-                    tracing::warn!(target: REPORT, lines = lost - told, "log lines were lost: nobody read them in time");
-                    told = lost;
+                if lost > *told && !batch.is_empty() {
+                    tracing::warn!(target: REPORT, lines = lost - *told, "log lines were lost: nobody read them in time");
+                    *told = lost;
                 }
             }
             Err(unwritten) => {

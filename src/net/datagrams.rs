@@ -19,6 +19,7 @@ use crate::aggregate::Shard;
 use crate::protocol::Reason;
 use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
+use super::failures::Failures;
 use super::listener::{ReadDeadline, WorkerCommand};
 use super::queue::Queues;
 use super::taps::Taps;
@@ -77,9 +78,10 @@ impl DatagramSource {
 /// Runs until the channel of commands closes. `wake` is readable when there is one.
 pub(super) fn run(
     source: &DatagramSource,
-    mut shard: Shard,
+    shard: &mut Shard,
+    failures: &mut Failures,
     taps: &Taps,
-    mut inbox: mpsc::Receiver<WorkerCommand>,
+    inbox: &mut mpsc::Receiver<WorkerCommand>,
     wake: &UnixStream,
 ) {
     let socket = &source.socket;
@@ -92,11 +94,16 @@ pub(super) fn run(
     let (mut is_due, mut wakes) = (true, 0_u32);
     loop {
         match inbox.try_recv() {
-            Ok(WorkerCommand::Run(question)) => question(&mut shard),
+            // One wake may stand for several commands: all are taken before the next wait.
+            Ok(WorkerCommand::Run(question)) => {
+                failures.run_question(question, shard);
+                continue;
+            }
             Ok(WorkerCommand::Stop(done)) => {
-                drain(source, taps, &mut batch, &mut shard);
+                drain(source, taps, &mut batch, shard, failures);
                 stopped = true;
                 let _ = done.send(());
+                continue;
             }
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => return,
@@ -108,7 +115,7 @@ pub(super) fn run(
         if is_due {
             source.queues.look(source.number);
         }
-        match read(source, taps, &mut batch, &mut shard) {
+        match read(source, taps, &mut batch, shard, failures) {
             Ok(Taken { messages: BATCH_DATAGRAMS, .. }) => (napped, is_due) = (false, true),
             // The next datagrams are cheaper to read as a batch.
             Ok(_) if may_nap && woken.elapsed() < BUSY_WITHIN => {
@@ -149,7 +156,13 @@ struct Taken {
 }
 
 /// Reads and ingests one batch.
-fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard) -> io::Result<Taken> {
+fn read(
+    source: &DatagramSource,
+    taps: &Taps,
+    batch: &mut Batch,
+    shard: &mut Shard,
+    failures: &mut Failures,
+) -> io::Result<Taken> {
     let options = &source.options;
     // A sender costs 30 ns a datagram, so it is only requested where it is used: with an allow-list (of the listener or of
     // presence), for the first datagrams of an interval, while presence suspects invented services, and from a malformed line
@@ -188,7 +201,7 @@ fn read(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sha
             bytes = &bytes[..whole];
         }
         taps.copy(now, bytes, datagram.from, options.transport.name());
-        shard.ingest(bytes, &options.protocol, datagram.from, now);
+        failures.ingest(shard, bytes, &options.protocol, datagram.from, now);
     }
     taps.send_signals(shard);
     Ok(Taken { messages, bytes: shard.tally().listener.bytes - before })
@@ -204,7 +217,7 @@ fn count_unread<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<
 }
 
 /// Reads until the kernel holds nothing more, or until the deadline; what is left then is counted.
-fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard) {
+fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard, failures: &mut Failures) {
     let end = match source.options.address {
         ListenAddress::Inherited(_) => Some(Instant::now() + INHERITED_DRAIN),
         ListenAddress::Ip(_) | ListenAddress::Path(..) => None,
@@ -218,7 +231,7 @@ fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sh
             tracing::info!("what the inherited socket still holds is left to the next process");
             return;
         }
-        match read(source, taps, batch, shard) {
+        match read(source, taps, batch, shard, failures) {
             Ok(_) => errors = 0,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // It may belong to an earlier send of the previous owner of an inherited socket; the queue is behind it.
@@ -228,7 +241,7 @@ fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sh
 }
 
 /// Counts what the kernel still holds. What an inherited socket holds is left to the next process.
-fn count_rest(source: &DatagramSource, batch: &mut Batch, shard: &mut Shard) {
+pub(super) fn count_rest(source: &DatagramSource, batch: &mut Batch, shard: &mut Shard) {
     let end = Instant::now() + COUNTING;
     while !matches!(source.options.address, ListenAddress::Inherited(_)) && Instant::now() < end {
         match batch.receive(source.socket.as_ref(), false) {

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,9 +13,11 @@ use socket2::Socket;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::aggregate::{Columns, Partial, Shard};
-use crate::sys;
+use crate::supervise::{Part, Role, Supervisor, catch};
+use crate::sys::{self, Batch};
 
 use super::bind::SocketFile;
+use super::failures::Failures;
 use super::queue::{QueueWatch, Queues};
 use super::taps::Taps;
 use super::{BoundListener, ListenAddress, Transport, datagrams, streams};
@@ -36,18 +39,35 @@ pub(super) enum WorkerCommand {
 /// When the workers of a listener stop reading; set when a stop begins.
 pub(super) type ReadDeadline = Arc<OnceLock<Instant>>;
 
+/// What the workers of a listener share.
+#[derive(Clone)]
+struct Shared {
+    queues: Arc<Queues>,
+    /// Messages that all have read.
+    received: Arc<AtomicU64>,
+    deadline: ReadDeadline,
+}
+
 impl BoundListener {
-    /// Starts a worker thread for each socket. `url` names the listener in accounts; `shard` makes a shard for each worker.
+    /// Starts a worker thread for each socket. `url` names the listener in accounts; `shard` makes a shard for each worker, and
+    /// `supervisor` watches them.
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn start(self, url: &str, mut shard: impl FnMut() -> Shard, taps: &Taps) -> io::Result<Listener> {
+    pub fn start(
+        self,
+        url: &str,
+        mut shard: impl FnMut() -> Shard,
+        taps: &Taps,
+        supervisor: &Supervisor,
+    ) -> io::Result<Listener> {
         let mut workers = Vec::new();
-        let (received, deadline) = (Arc::new(AtomicU64::new(0)), ReadDeadline::default());
         let queues = Arc::new(Queues::new(url, self.options.transport, &self.sockets));
+        let shared = Shared { queues, received: Arc::default(), deadline: ReadDeadline::default() };
         for n in 0..self.sockets.len() {
-            workers.push(self.start_worker(n, shard(), taps.clone(), &queues, &received, &deadline)?);
+            workers.push(self.start_worker(n, shard(), taps.clone(), supervisor, shared.clone())?);
         }
+        let Shared { queues, received, deadline } = shared;
         let is_inherited = matches!(self.options.address, ListenAddress::Inherited(_));
         let drops_seen =
             self.sockets.iter().map(|socket| if is_inherited { dropped_before(socket) } else { 0 }).collect();
@@ -73,11 +93,10 @@ impl BoundListener {
         n: usize,
         shard: Shard,
         taps: Taps,
-        queues: &Arc<Queues>,
-        received: &Arc<AtomicU64>,
-        deadline: &ReadDeadline,
+        supervisor: &Supervisor,
+        Shared { queues, received, deadline }: Shared,
     ) -> io::Result<Worker> {
-        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (commands, mut inbox) = mpsc::channel(COMMANDS);
         let (options, socket) = (self.options.clone(), Arc::clone(&self.sockets[n]));
         let port = self.address.map_or(0, |address| address.port());
         let name = match options.transport {
@@ -96,8 +115,8 @@ impl BoundListener {
             Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
         };
         let receive_buffer = self.receive_buffer / self.sockets.len() as u64;
-        let (queues, received, deadline) = (Arc::clone(queues), Arc::clone(received), Arc::clone(deadline));
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let part = supervisor.part(&format!("worker:{name}"), Role::Essential);
+        let thread = part.thread(&name, move |part| {
             if let Some(core) = core
                 && let Err(error) = sys::pin_thread(core)
             {
@@ -109,6 +128,7 @@ impl BoundListener {
             {
                 tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
             }
+            let mut failures = Failures::new(part, options.transport.name());
             match runtime {
                 None => {
                     let source = datagrams::DatagramSource {
@@ -120,12 +140,24 @@ impl BoundListener {
                         received,
                         deadline,
                     };
-                    datagrams::run(&source, shard, &taps, inbox, &woken);
+                    let mut shard = shard;
+                    let work = || datagrams::run(&source, &mut shard, &mut failures, &taps, &mut inbox, &woken);
+                    if let Err(panic) = catch(work) {
+                        let unread = |shard: &mut Shard| datagrams::count_rest(&source, &mut Batch::new(), shard);
+                        failures.serve_to_the_end(&panic, &mut shard, &mut inbox, unread);
+                    }
                 }
-                Some(runtime) => runtime.block_on(streams::run(options, &socket, shard, taps, inbox, deadline)),
+                Some(runtime) => {
+                    let shared = streams::Shared::new(options, shard, failures, taps, deadline);
+                    let work = || runtime.block_on(streams::run(Rc::clone(&shared), &socket, &mut inbox));
+                    if let Err(panic) = catch(work) {
+                        let (mut failures, mut shard) = (shared.failures.borrow_mut(), shared.shard.borrow_mut());
+                        failures.serve_to_the_end(&panic, &mut shard, &mut inbox, |_| ());
+                    }
+                }
             }
         })?;
-        Ok(Worker { commands, wake, thread })
+        Ok(Worker { commands, wake, thread, part, is_asked: Arc::default() })
     }
 }
 
@@ -148,6 +180,22 @@ impl Worker {
         // If the pipe is full, the worker is being woken.
         let _ = (&self.wake).write(&[1]);
     }
+
+    /// Asks for a sign of life, unless it was asked already.
+    fn ask_alive(&self) {
+        if self.is_asked.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (part, is_asked) = (self.part.clone(), Arc::clone(&self.is_asked));
+        let answer = move |_: &mut Shard| {
+            is_asked.store(false, Ordering::Relaxed);
+            part.alive();
+        };
+        if self.commands.try_send(WorkerCommand::Run(Box::new(answer))).is_err() {
+            self.is_asked.store(false, Ordering::Relaxed);
+        }
+        self.wake();
+    }
 }
 
 #[derive(Debug)]
@@ -156,6 +204,9 @@ pub(super) struct Worker {
     /// Wakes the worker while it waits for its socket.
     wake: UnixStream,
     thread: JoinHandle<()>,
+    part: Part,
+    /// It was asked for a sign of life and has not answered yet.
+    is_asked: Arc<AtomicBool>,
 }
 
 /// A running listener.
@@ -218,6 +269,11 @@ impl Listener {
         let _ = worker.commands.try_send(WorkerCommand::Run(Box::new(question)));
         worker.wake();
         answer
+    }
+
+    /// Asks every worker for a sign of life, which goes to its part.
+    pub fn ask_alive(&self) {
+        self.workers.iter().for_each(Worker::ask_alive);
     }
 
     /// Datagrams that the kernel has dropped since the last call.

@@ -88,6 +88,7 @@ mod tests {
     use crate::net::listener::WorkerCommand;
     use crate::net::{Framing, ListenAddress, ListenerOptions, Taps, bind};
     use crate::protocol::Options;
+    use crate::supervise::Supervisor;
     use crate::telemetry::Tally;
 
     fn listener(transport: Transport, address: &str, workers: usize) -> Listener {
@@ -120,7 +121,10 @@ mod tests {
                 times: TimeWindow::ANY,
             })
         };
-        bind(options).expect("bound").start("udp://test", shard, &Taps::default()).expect("started")
+        bind(options)
+            .expect("bound")
+            .start("udp://test", shard, &Taps::default(), &Supervisor::default())
+            .expect("started")
     }
 
     /// Connected sockets to a listener's port at `host`: they are told of refusals.

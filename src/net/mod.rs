@@ -7,6 +7,7 @@
 //! | `listener` | starts its workers, and passes the flusher's commands to them |
 //! | `datagrams`, `streams` | the workers: UDP and unix datagrams; TCP and unix streams |
 //! | `connection`, `framing` | a connection; cutting its bytes into lines or frames |
+//! | `failures` | panics of a worker |
 //! | `taps` | copies to presence, capture and relays |
 //! | `relay` | relays to other StatsD servers |
 //! | `queue` | how full receive buffers are |
@@ -34,6 +35,7 @@
 mod bind;
 mod connection;
 mod datagrams;
+mod failures;
 pub mod framing;
 mod listener;
 mod listeners;

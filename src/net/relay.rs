@@ -10,7 +10,8 @@
 //!
 //! The account counts what came in, datagrams and pieces of streams: `offered = delivered + queued + dropped`. One is
 //! delivered when the kernel accepted each of its lines for every target that should have it, and dropped, once, by the
-//! first reason for which a line of it was not sent: `queue_full`, `memory`, `target_down`, `send_failed`. Lines sent and lost are
+//! first reason for which a line of it was not sent: `queue_full`, `memory`, `target_down`, `send_failed`, `failed` (the relay's
+//! own thread failed while it had it). Lines sent and lost are
 //! counted per target as well.
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use rapidhash::v3::rapidhash_v3;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::memory::{Holder, Holding, Level, Memory, footprint, vec_footprint};
+use crate::supervise::{Part, Role, Supervisor};
 use crate::sys;
 use crate::telemetry::{RelayAccount, TargetAccount};
 
@@ -47,10 +49,12 @@ enum Loss {
     TargetDown,
     /// The kernel refused the send.
     SendFailed,
+    /// The relay's thread panicked while it worked on it.
+    Failed,
 }
 
 /// Their names in the ledger, in the order of [`Loss`].
-const LOSSES: [&str; 4] = ["queue_full", "memory", "target_down", "send_failed"];
+const LOSSES: [&str; 5] = ["queue_full", "memory", "target_down", "send_failed", "failed"];
 
 /// Which targets get a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,6 +123,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.lose(Loss::Failed);
+        }
         let counted = match self.lost.load(Ordering::Relaxed) {
             0 => &self.counts.delivered,
             n => &self.counts.dropped[usize::from(n - 1)],
@@ -187,11 +194,15 @@ impl RelayStats {
     }
 }
 
-/// Starts a relay's threads.
+/// Starts a relay's threads, which `supervisor` watches.
 ///
 /// # Errors
 /// If a socket cannot be created, or a thread cannot be started.
-pub fn start(spec: RelaySpec, memory: &Memory) -> io::Result<(RelayHandle, RelayStats, JoinHandle<()>)> {
+pub fn start(
+    spec: RelaySpec,
+    memory: &Memory,
+    supervisor: &Supervisor,
+) -> io::Result<(RelayHandle, RelayStats, JoinHandle<()>)> {
     let (sender, pieces) = sync_channel(spec.queue);
     let held = Arc::new(memory.holding(Holder::Relays));
     // The places of the queue are made at once, each with a word beside.
@@ -203,9 +214,10 @@ pub fn start(spec: RelaySpec, memory: &Memory) -> io::Result<(RelayHandle, Relay
         if let Some(port) = spec.health_port {
             let (is_up, every) = (Arc::downgrade(&target.is_healthy), spec.health_every);
             let management = SocketAddr::new(address.ip(), port);
-            let watch = move || {
+            let check = move |part: &Part| {
                 // The thread ends with the relay.
                 while let Some(is_up) = is_up.upgrade() {
+                    part.alive();
                     let now = is_healthy(management);
                     if is_up.swap(now, Ordering::Relaxed) != now {
                         tracing::warn!(target = %address, up = now, "a relay's target changed its health");
@@ -214,14 +226,18 @@ pub fn start(spec: RelaySpec, memory: &Memory) -> io::Result<(RelayHandle, Relay
                     std::thread::sleep(every);
                 }
             };
-            std::thread::Builder::new().name("health".into()).spawn(watch)?;
+            let part = supervisor.part(&format!("relay:{}:health", spec.name), Role::Ordinary);
+            part.thread("health", move |part| part.keep(|| check(part)))?;
         }
         targets.push(target);
     }
     let name = spec.name.clone();
     let relay = Relay { spec, targets, counts: Arc::clone(&counts), held: Arc::clone(&held) };
     relay.publish();
-    let thread = std::thread::Builder::new().name(format!("relay-{name}")).spawn(move || relay.run(&pieces))?;
+    let part = supervisor.part(&format!("relay:{name}"), Role::Ordinary);
+    let mut relay = relay;
+    // What the targets hold stays; the piece in work was counted when it was dropped.
+    let thread = part.thread(&format!("relay-{name}"), move |part| part.keep(|| relay.run(&pieces, part)))?;
     Ok((RelayHandle { sender, counts: Arc::clone(&counts), held }, RelayStats { name, counts }, thread))
 }
 
@@ -373,14 +389,15 @@ struct Relay {
 }
 
 impl Relay {
-    fn run(mut self, pieces: &Receiver<Vec<u8>>) {
+    fn run(&mut self, pieces: &Receiver<Vec<u8>>, part: &Part) {
         let mut flushed = Instant::now();
         loop {
             match pieces.recv_timeout(LINGER) {
                 Ok(piece) => {
-                    let ticket = Arc::new(Ticket { counts: Arc::clone(&self.counts), lost: AtomicU8::new(0) });
-                    lines_of(&piece).for_each(|line| self.route(line, &ticket));
                     self.held.sub(footprint(piece.len()) as u64);
+                    let ticket = Arc::new(Ticket { counts: Arc::clone(&self.counts), lost: AtomicU8::new(0) });
+                    part.alive();
+                    lines_of(&piece).for_each(|line| self.route(line, &ticket));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {

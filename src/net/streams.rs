@@ -21,6 +21,7 @@ use crate::protocol::Reason;
 use crate::sys::{unix_time, unread_bytes};
 
 use super::connection::{Acceptor, Connection, accept_queued};
+use super::failures::Failures;
 use super::framing::{Chunk, Cutter};
 use super::listener::{ReadDeadline, WorkerCommand};
 use super::taps::Taps;
@@ -50,9 +51,10 @@ const ROOM_PATIENCE: Duration = Duration::from_millis(50);
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// State that all connections of a listener share.
-struct Shared {
+pub(super) struct Shared {
     options: ListenerOptions,
-    shard: RefCell<Shard>,
+    pub(super) shard: RefCell<Shard>,
+    pub(super) failures: RefCell<Failures>,
     taps: Taps,
     /// Buffer that connections read into, in turn.
     scratch: RefCell<Box<[u8]>>,
@@ -60,28 +62,38 @@ struct Shared {
     deadline: ReadDeadline,
 }
 
-pub(super) async fn run(
-    options: ListenerOptions,
-    socket: &Arc<Socket>,
-    shard: Shard,
-    taps: Taps,
-    mut inbox: mpsc::Receiver<WorkerCommand>,
-    deadline: ReadDeadline,
-) {
-    let listener = match Acceptor::new(socket, options.transport) {
+impl Shared {
+    pub(super) fn new(
+        options: ListenerOptions,
+        shard: Shard,
+        failures: Failures,
+        taps: Taps,
+        deadline: ReadDeadline,
+    ) -> Rc<Shared> {
+        Rc::new(Shared {
+            options,
+            shard: RefCell::new(shard),
+            failures: RefCell::new(failures),
+            taps,
+            scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+            deadline,
+        })
+    }
+
+    /// Ingests whole lines.
+    fn ingest(&self, shard: &mut Shard, bytes: &[u8], from: Option<SocketAddr>, now: f64) {
+        self.failures.borrow_mut().ingest(shard, bytes, &self.options.protocol, from, now);
+    }
+}
+
+pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mpsc::Receiver<WorkerCommand>) {
+    let listener = match Acceptor::new(socket, shared.options.transport) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(%error, "cannot watch the socket; this listener reads nothing");
-            return;
+            let why = format!("its socket cannot be watched: {error}");
+            return shared.failures.borrow_mut().give_up(&why);
         }
     };
-    let shared = Rc::new(Shared {
-        options,
-        shard: RefCell::new(shard),
-        taps,
-        scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
-        deadline,
-    });
     let (stopping, stop) = watch::channel(false);
     let mut connections = Connections { shared: Rc::clone(&shared), stop, tasks: JoinSet::new() };
     // A connection that waits for room, and until when.
@@ -99,7 +111,9 @@ pub(super) async fn run(
                 tokio::select! {
                     biased;
                     command = inbox.recv() => match command {
-                        Some(WorkerCommand::Run(question)) => question(&mut shared.shard.borrow_mut()),
+                        Some(WorkerCommand::Run(question)) => {
+                            shared.failures.borrow_mut().run_question(question, &mut shared.shard.borrow_mut());
+                        }
                         Some(WorkerCommand::Stop(done)) => {
                             let waiting = waiting.take().map(|(accepted, _)| accepted);
                             connections.admit_queued(socket, waiting).await;
@@ -165,6 +179,7 @@ impl Connections {
         let ended = self.tasks.join_next().await;
         if let Some(Err(error)) = &ended {
             tracing::error!(%error, "a connection failed; what it had not read is lost");
+            self.shared.failures.borrow_mut().lose_connection(&mut self.shared.shard.borrow_mut());
         }
         ended.is_some()
     }
@@ -309,7 +324,7 @@ async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>,
             shard.tally().chunks += 1;
             let now = unix_time();
             shared.taps.copy(now, &rest, from, options.transport.name());
-            shard.ingest(&rest, &options.protocol, from, now);
+            shared.ingest(&mut shard, &rest, from, now);
             shared.taps.send_signals(&mut shard);
         }
         Chunk::Http(rest) => shard.refuse_fragment(&rest, Reason::HttpRequest, from),
@@ -332,12 +347,12 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<Socke
             Chunk::Lines(bytes) => {
                 chunks = 1;
                 shared.taps.copy(now, &bytes, from, shared.options.transport.name());
-                shard.ingest(&bytes, &shared.options.protocol, from, now);
+                shared.ingest(&mut shard, &bytes, from, now);
             }
             Chunk::Frame(bytes) => {
                 chunks += 1;
                 shared.taps.copy(now, &bytes, from, shared.options.transport.name());
-                shard.ingest(&bytes, &shared.options.protocol, from, now);
+                shared.ingest(&mut shard, &bytes, from, now);
             }
             Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, from),
             Chunk::Broken(bytes) => {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::http_client::append;
 use crate::presence::{Alarm, UnixTime, WarningCode};
+use crate::supervise::caught;
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 
@@ -66,13 +67,20 @@ impl Ended {
 }
 
 pub(super) async fn run(mut line: Target) {
-    let url = append(&line.url, "/api/v2/alerts");
     let mut alerts = Alerts::default();
+    while let Err(panic) = caught(deliver(&mut line, &mut alerts)).await {
+        line.restart(panic).await;
+    }
+}
+
+async fn deliver(line: &mut Target, alerts: &mut Alerts) {
+    let url = append(&line.url, "/api/v2/alerts");
     let mut pause = FIRST_PAUSE;
     // The watchdog is sent at once, because its absence is the alarm.
     let mut due = Instant::now();
     loop {
         let (notices, _) = line.outbox.take(usize::MAX);
+        line.in_work = notices.len();
         let now = UnixTime::from_secs(unix_time());
         for notice in notices {
             let key = notice.alarm.key.dedup_key();
@@ -88,13 +96,15 @@ pub(super) async fn run(mut line: Target) {
                 alerts.open.insert(key, (notice.alarm, notice.detail, true));
             }
         }
+        line.in_work = 0;
+        line.part.alive();
         alerts.open.retain(|_, (alarm, ..)| alarm.until.is_none_or(|until| now < until));
         let began = Instant::now();
         let everything = began >= due;
         let bodies = alerts.bodies(everything, began, now, line.page.as_deref());
         let stopping = *line.stop.borrow();
         if !bodies.is_empty() && (!line.fails || everything || stopping) {
-            match send(&line, &url, bodies).await {
+            match send(line, &url, bodies).await {
                 Ok(()) => {
                     alerts.note_taken(everything, began);
                     alerts.open.values_mut().for_each(|(.., new)| *new = false);

@@ -15,6 +15,9 @@ use tokio::task::JoinHandle;
 
 use crate::http_client::{HttpClient, masked};
 use crate::presence::{Identity, Notification};
+use crate::supervise::{Panic, Part, Role, Supervisor};
+
+use dead_man_switch::DeadManSwitch;
 
 pub use dead_man_switch::Watchdog;
 
@@ -121,6 +124,9 @@ struct Target {
     failing: Arc<AtomicUsize>,
     /// Whether the last attempt failed.
     fails: bool,
+    /// Notifications that a panic now would lose.
+    in_work: usize,
+    part: Part,
 }
 
 impl Target {
@@ -138,6 +144,16 @@ impl Target {
             _ => {}
         }
         self.fails = outcome.is_err();
+    }
+
+    /// Counts what a panic has lost, and waits for the next start.
+    async fn restart(&mut self, panic: Panic) {
+        let lost = std::mem::take(&mut self.in_work);
+        if lost > 0 {
+            tracing::error!(target_url = masked(&self.url), notifications = lost, "notifications are lost");
+        }
+        self.part.count_lost(lost as u64);
+        self.part.restart(panic).await;
     }
 
     /// Waits for a timeout, a notification, or the stop; `true` for the stop.
@@ -189,6 +205,8 @@ impl Outboxes {
             identity: identity.clone(),
             failing: Arc::clone(&failing),
             fails: false,
+            in_work: 0,
+            part: Part::new("notify"),
         };
         outboxes.alertmanagers = targets.alertmanagers.into_iter().map(target).collect();
         outboxes.webhooks = targets.webhooks.into_iter().map(target).collect();
@@ -204,13 +222,24 @@ impl Outboxes {
         alertmanagers.chain(webhooks).collect()
     }
 
-    /// Starts a task for each receiver on the current runtime. `watchdog` checks the daemon's health.
-    pub fn start(self, watchdog: Watchdog) -> Notifiers {
-        let mut tasks: Vec<_> =
-            self.alertmanagers.into_iter().map(|target| tokio::spawn(alertmanager::run(target))).collect();
-        tasks.extend(self.webhooks.into_iter().map(|target| tokio::spawn(webhook::run(target))));
+    /// Starts a task for each receiver on the current runtime, which `supervisor` watches. `watchdog` checks the daemon's
+    /// health.
+    pub fn start(self, watchdog: Watchdog, supervisor: &Supervisor) -> Notifiers {
+        let part = |name: &str| supervisor.part(&format!("notify:{name}"), Role::Ordinary);
+        let mut tasks = Vec::new();
+        for target in self.alertmanagers {
+            let part = part("alertmanager");
+            tasks.push(part.task(alertmanager::run(Target { part: part.clone(), ..target })));
+        }
+        for target in self.webhooks {
+            let part = part("webhook");
+            tasks.push(part.task(webhook::run(Target { part: part.clone(), ..target })));
+        }
         if let Some((url, client)) = self.dead_man_switch {
-            tasks.push(tokio::spawn(dead_man_switch::run(url, client, self.stop.subscribe(), watchdog, self.failing)));
+            let part = part("dead_man_switch");
+            let (stop, failing) = (self.stop.subscribe(), self.failing);
+            let switch = DeadManSwitch { url, client, stop, watchdog, failing, part: part.clone() };
+            tasks.push(part.task(switch.run()));
         }
         Notifiers { tasks, stop: self.stop }
     }

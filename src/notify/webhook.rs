@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::http_client::masked;
 use crate::presence::{EventKind, Notification, State};
+use crate::supervise::caught;
 use crate::untrusted::Escaped;
 
 use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
@@ -13,12 +14,20 @@ use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
 const BATCH: usize = 100;
 
 pub(super) async fn run(mut line: Target) {
+    // A batch that was in work at a panic is not tried again.
+    while let Err(panic) = caught(deliver(&mut line)).await {
+        line.restart(panic).await;
+    }
+}
+
+async fn deliver(line: &mut Target) {
     let mut batch: Vec<Notification> = Vec::new();
     let mut pause = FIRST_PAUSE;
     loop {
         if batch.is_empty() {
             let (notices, dropped) = line.outbox.take(BATCH);
             batch = notices;
+            line.in_work = batch.len();
             if dropped > 0 {
                 tracing::error!(
                     target_url = masked(&line.url),
@@ -35,10 +44,12 @@ pub(super) async fn run(mut line: Target) {
             line.rest(LONGEST_PAUSE, true).await;
             continue;
         }
-        match send(&line, &batch).await {
+        line.part.alive();
+        match send(line, &batch).await {
             Ok(()) => {
                 line.note(Ok(()));
                 batch.clear();
+                line.in_work = 0;
                 pause = FIRST_PAUSE;
             }
             Err(problem) => {

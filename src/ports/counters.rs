@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::memory::Memory;
+use crate::supervise::{Part, Role, Supervisor};
 use crate::telemetry::{Named, PortAccount, Refusal, Refused};
 use crate::web::Bodies;
 
@@ -15,12 +16,18 @@ use super::tls::ServerTls;
 pub struct Ports {
     all: Arc<Mutex<BTreeMap<String, Arc<PortCounters>>>>,
     memory: Memory,
+    supervisor: Supervisor,
 }
 
 impl Ports {
-    /// Ports that hold this memory.
-    pub fn new(memory: &Memory) -> Ports {
-        Ports { memory: memory.clone(), ..Ports::default() }
+    /// Ports that hold this memory, and are parts of a daemon.
+    pub fn new(memory: &Memory, supervisor: &Supervisor) -> Ports {
+        Ports { memory: memory.clone(), supervisor: supervisor.clone(), ..Ports::default() }
+    }
+
+    /// A port as a part of the daemon.
+    pub(super) fn part(&self, url: &str) -> Part {
+        self.supervisor.part(&format!("port:{url}"), Role::Ordinary)
     }
 
     /// What they hold.

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::acl::AccessList;
 use crate::memory::Memory;
 use crate::settings::{OptionVisitor, count};
+use crate::supervise::{Part, caught};
 use crate::sys::{Descriptors, Permit};
 use crate::telemetry::Refusal;
 use crate::web::{Bodies, limit_unsent};
@@ -88,6 +89,7 @@ struct Shared {
     memory: Memory,
     descriptors: Descriptors,
     table: Mutex<Table>,
+    part: Part,
 }
 
 /// Connections that may give way next are found this many at a time: a flood shall not look through all for each.
@@ -154,7 +156,8 @@ impl Port {
         let counters = ports.counters(&options.url);
         counters.with_tls(options.tls.as_ref());
         let (table, memory) = (Mutex::new(Table::default()), ports.memory().clone());
-        Port(Arc::new(Shared { options, counters, memory, descriptors: Descriptors::for_port(), table }))
+        let part = ports.part(&options.url);
+        Port(Arc::new(Shared { options, counters, memory, descriptors: Descriptors::for_port(), table, part }))
     }
 
     /// The large bodies that are sent. To be called inside a Tokio runtime.
@@ -168,12 +171,26 @@ impl Port {
     }
 
     /// Accepts connections until `stop` turns true, and calls with each once it is set up. A connection ends with the future
-    /// that comes back, or when its time is over.
+    /// that comes back, or when its time is over. After a panic it goes on with the same socket, so that who connects
+    /// meanwhile waits.
     pub async fn serve<F>(
         &self,
         listener: &TcpListener,
         mut stop: watch::Receiver<bool>,
         serve: impl Fn(Conn) -> F + Clone + Send + Sync + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        while let Err(panic) = caught(self.accept(listener, &mut stop, &serve)).await {
+            self.0.part.restart(panic).await;
+        }
+    }
+
+    async fn accept<F>(
+        &self,
+        listener: &TcpListener,
+        stop: &mut watch::Receiver<bool>,
+        serve: &(impl Fn(Conn) -> F + Clone + Send + Sync + 'static),
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -190,7 +207,10 @@ impl Port {
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             match accepted {
-                Ok((stream, from)) => self.admit(stream, from, &serve),
+                Ok((stream, from)) => {
+                    self.0.part.alive();
+                    self.admit(stream, from, serve);
+                }
                 Err(error) => {
                     tracing::warn!(port = self.0.options.url, %error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -218,11 +238,11 @@ impl Port {
             tokio::select! {
                 biased;
                 () = slot.closing.notified() => {}
-                () = async {
+                () = shared.part.one_of_many(async {
                     if let Some(connection) = shared.secure(stream, &held).await {
                         serve(connection).await;
                     }
-                } => {}
+                }) => {}
             }
             drop(held);
         });

@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
+use crate::fault;
 use crate::memory::{Holder, Memory};
 use crate::notify;
 use crate::presence::{AlertBook, Engine, EngineTime, Epoch, Identity, Policy, UnixTime};
 use crate::protocol::Signal;
+use crate::supervise::{Part, catch};
 use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 
@@ -144,13 +146,18 @@ impl PresenceHandle {
     }
 }
 
-/// Starts the presence thread with what an earlier one saved. It ends, and saves, when every handle is gone.
+/// Starts the presence thread with what an earlier one saved, as this part of the daemon. It ends, and saves, when every
+/// handle is gone.
+///
+/// After a panic it goes on with what it knows: losing everybody for one heartbeat that it cannot cope with would raise false
+/// alarms. If it fails again within a minute it takes what was saved last.
 ///
 /// # Errors
 /// If the thread cannot be started.
 pub fn start(
     options: PresenceOptions,
     receivers: Vec<notify::Receiver>,
+    part: &Part,
 ) -> io::Result<(PresenceHandle, JoinHandle<()>)> {
     let (sender, inbox) = sync_channel(options.queue + OTHERS);
     let shared = Arc::new(Shared {
@@ -161,9 +168,29 @@ pub fn start(
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
-    let driver = Driver::new(options, shared, receivers, newest);
-    let thread = std::thread::Builder::new().name("presence".into()).spawn(move || driver.run(&inbox))?;
+    let anew = move || Driver::new(options.clone(), Arc::clone(&shared), receivers.clone(), newest.clone());
+    let thread = part.thread("presence", move |part| run(anew(), &anew, &inbox, part))?;
     Ok((presence, thread))
+}
+
+/// Runs a driver until it is told to stop; `anew` makes one of what was saved.
+fn run(mut driver: Driver, anew: &impl Fn() -> Driver, inbox: &Receiver<Message>, part: &Part) {
+    while let Err(panic) = catch(|| driver.run(inbox, part)) {
+        driver.count_failed();
+        let is_stopping = driver.is_stopping;
+        part.restart_thread(&panic);
+        if is_stopping && part.fails_again() {
+            return;
+        }
+        if part.fails_again() {
+            let left = driver.state.leave();
+            // The lock of the state file goes with it.
+            drop(driver);
+            driver = anew();
+            driver.state.take_over(left);
+            driver.is_stopping = is_stopping;
+        }
+    }
 }
 
 /// The wall clock.
@@ -191,6 +218,10 @@ struct Driver {
     last_run: Instant,
     /// The last warning of maintenance that was announced for an unknown service.
     warned_at: Option<Instant>,
+    /// A heartbeat is in work.
+    has_signal: bool,
+    /// A stop was asked for.
+    is_stopping: bool,
 }
 
 impl Driver {
@@ -236,27 +267,34 @@ impl Driver {
             started: now,
             last_run: now,
             warned_at: None,
+            has_signal: false,
+            is_stopping: false,
         }
     }
 
-    fn run(mut self, inbox: &Receiver<Message>) {
-        loop {
+    /// What a panic has lost.
+    fn count_failed(&mut self) {
+        self.state.count_failed(u64::from(std::mem::take(&mut self.has_signal)));
+    }
+
+    fn run(&mut self, inbox: &Receiver<Message>, part: &Part) {
+        while !self.is_stopping {
+            part.alive();
             let pause = self.next_tick.saturating_duration_since(Instant::now());
             let message = inbox.recv_timeout(pause);
             self.leave_out_pause();
             match message {
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => self.is_stopping = true,
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= self.next_tick {
                 // What has come is applied before anybody is evaluated.
-                let mut stops = false;
                 for message in inbox.try_iter().take(2 * (self.shared.queue + OTHERS)) {
-                    stops |= matches!(message, Message::Stop);
+                    self.is_stopping |= matches!(message, Message::Stop);
                     self.take(message);
                 }
-                if stops {
+                if self.is_stopping {
                     break;
                 }
                 self.tick();
@@ -289,12 +327,15 @@ impl Driver {
         match message {
             Message::Signal(signal) => {
                 self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.has_signal = true;
+                fault::pass("heartbeat");
                 self.dirty = true;
                 self.taken += 1;
                 if let Signal::Maintenance { service, .. } = &*signal {
                     self.check_maintenance(service);
                 }
                 self.state.engine_mut().signal(&signal);
+                self.has_signal = false;
             }
             Message::Drops { dropped, received } => {
                 self.state.engine_mut().kernel_drops(now, dropped, received);
@@ -396,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_report_that_nobody_waits_for_any_more_takes_nothing_out() {
-        let (presence, thread) = start(options(None), Vec::new()).expect("started");
+        let (presence, thread) = start(options(None), Vec::new(), &Part::new("presence")).expect("started");
         presence.signal(beat());
         let (hold, held) = std::sync::mpsc::channel::<()>();
         // It ends with an error, when the sender is dropped.
@@ -427,7 +468,8 @@ mod tests {
         let outbox = Arc::new(notify::Outbox::default());
         let receivers = vec![notify::Receiver { outbox: Arc::clone(&outbox), again: false }];
         let (newest, _) = watch::channel(0);
-        Driver::new(options(Some(path.clone())), Arc::new(shared), receivers, newest).run(&inbox);
+        Driver::new(options(Some(path.clone())), Arc::new(shared), receivers, newest)
+            .run(&inbox, &Part::new("presence"));
         assert!(!outbox.is_empty());
         let (_, saved) = StateFile::open(Some(path));
         let (saved, _) = saved.expect("readable").expect("a state");
@@ -439,7 +481,8 @@ mod tests {
     fn a_state_that_cannot_be_locked_is_read_and_not_written() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("presence.json");
-        let (presence, thread) = start(options(Some(path.clone())), Vec::new()).expect("started");
+        let (presence, thread) =
+            start(options(Some(path.clone())), Vec::new(), &Part::new("presence")).expect("started");
         presence.signal(beat());
         assert_eq!(presence.ask(|state| state.services().len()).blocking_recv(), Ok(1));
         presence.stop();
@@ -449,7 +492,8 @@ mod tests {
         let lock = dir.path().join("presence.json.lock");
         fs::remove_file(&lock).expect("a lock");
         fs::create_dir(&lock).expect("a folder");
-        let (presence, thread) = start(options(Some(path.clone())), Vec::new()).expect("started");
+        let (presence, thread) =
+            start(options(Some(path.clone())), Vec::new(), &Part::new("presence")).expect("started");
         assert_eq!(presence.ask(|state| state.services().len()).blocking_recv(), Ok(1));
         presence.stop();
         thread.join().expect("it ends");

@@ -14,7 +14,7 @@ use crate::presence::{
     AlertBook, BlindSeconds, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading, Refusal,
     Refusals, ServicePart, ServiceView, Severity, UnixTime, ViewCursor,
 };
-use crate::telemetry::PresenceAccount;
+use crate::telemetry::{Account, PresenceAccount};
 use crate::untrusted::Escaped;
 
 /// Events that are remembered for the API.
@@ -59,6 +59,18 @@ pub struct PresenceState {
     /// Bytes of `waiting`, and what it takes together with what is remembered.
     waiting_bytes: usize,
     held: Holding,
+    /// Heartbeats that a failure of the thread lost, until a flush takes that, and what a state before this one counted.
+    failed: u64,
+    before: PresenceAccount,
+}
+
+/// What a state that failed leaves to the next one.
+#[derive(Debug)]
+pub(super) struct Left {
+    remembered: VecDeque<(u64, Event)>,
+    waiting: Vec<Event>,
+    next_event: u64,
+    account: PresenceAccount,
 }
 
 impl PresenceState {
@@ -86,6 +98,8 @@ impl PresenceState {
             reported: Refusals::default(),
             waiting_bytes: 0,
             held,
+            failed: 0,
+            before: PresenceAccount::default(),
         }
     }
 }
@@ -174,12 +188,15 @@ impl PresenceState {
     /// What was lost and refused since the last flush.
     pub fn unreported(&self) -> PresenceAccount {
         let (all, before) = (self.engine.refusals(), &self.reported);
-        PresenceAccount {
+        let mut account = PresenceAccount {
             queue_drops: self.queue_drops,
             events_dropped: self.events_dropped,
+            failed: self.failed,
             refused: all.by_reason().map(|(why, all)| (why.as_str(), all - before.of(why))).into_iter().collect(),
             evicted: all.evicted() - before.evicted(),
-        }
+        };
+        account.add(&self.before);
+        account
     }
 
     /// What the next flush takes with it.
@@ -187,7 +204,8 @@ impl PresenceState {
         let account = self.unreported();
         self.waiting_bytes = 0;
         self.reported = self.engine.refusals();
-        (self.queue_drops, self.events_dropped) = (0, 0);
+        (self.queue_drops, self.events_dropped, self.failed) = (0, 0, 0);
+        self.before = PresenceAccount::default();
         log_losses(&account, self.engine.take_most_refused());
         Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting), account }
     }
@@ -210,6 +228,28 @@ impl PresenceState {
     /// So many signals found no room in the queue.
     pub(super) fn count_queue_drops(&mut self, lost: u64) {
         self.queue_drops += lost;
+    }
+
+    /// So many signals were lost because the thread failed.
+    pub(super) fn count_failed(&mut self, lost: u64) {
+        self.failed += lost;
+    }
+
+    /// What the next state takes over from this one, which failed: what has happened, and what was counted.
+    pub(super) fn leave(&mut self) -> Left {
+        Left {
+            account: self.unreported(),
+            remembered: std::mem::take(&mut self.remembered),
+            waiting: std::mem::take(&mut self.waiting),
+            next_event: self.next_event,
+        }
+    }
+
+    /// Takes over what the state before this one left.
+    pub(super) fn take_over(&mut self, left: Left) {
+        let Left { remembered, waiting, next_event, account } = left;
+        (self.remembered, self.waiting, self.next_event, self.before) = (remembered, waiting, next_event, account);
+        self.waiting_bytes = self.waiting.iter().map(|event| size_of::<Event>() + event.heap_bytes()).sum();
     }
 
     /// Notes what the wall clock shows; if it was set, the engine hears of it.
@@ -294,6 +334,12 @@ impl PresenceState {
 fn log_losses(account: &PresenceAccount, most: Option<(IpAddr, u64)>) {
     if account.queue_drops > 0 {
         tracing::warn!(heartbeats = account.queue_drops, "presence's queue was full; these were not heard");
+    }
+    if account.failed > 0 {
+        tracing::warn!(
+            heartbeats = account.failed,
+            "presence failed while it worked on heartbeats; these were not heard"
+        );
     }
     if account.events_dropped > 0 {
         tracing::warn!(

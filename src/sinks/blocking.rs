@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle, block_in_place, spawn_blocking};
 
 use crate::snapshot::Snapshot;
 
@@ -18,6 +18,18 @@ pub(super) fn run_in_place<T>(work: impl FnOnce() -> T) -> T {
         Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
         _ => work(),
     }
+}
+
+/// The result of work on another thread. A panic there goes on here: the driver gives the interval up, and opens the sink
+/// anew.
+///
+/// # Errors
+/// If the runtime ends.
+pub(super) fn joined<T>(result: Result<T, JoinError>) -> Result<T, SinkError> {
+    result.map_err(|error| match error.try_into_panic() {
+        Ok(payload) => std::panic::resume_unwind(payload),
+        Err(error) => SinkError::new(format!("the work has no end: {error}")),
+    })
 }
 
 /// Something that writes a snapshot and may block.
@@ -47,8 +59,7 @@ impl<W: Writer> Blocking<W> {
                 let written = work.await;
                 let identity = *identity;
                 self.busy = None;
-                let (writer, outcome) =
-                    written.map_err(|error| SinkError::new(format!("the writer failed: {error}")))?;
+                let (writer, outcome) = joined(written)?;
                 self.idle = Some(writer);
                 if identity == snapshot.identity() {
                     return outcome.map_err(SinkError::from);

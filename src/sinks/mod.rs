@@ -45,7 +45,7 @@ use crate::snapshot::Snapshot;
 use crate::untrusted::excerpt;
 
 pub use crate::settings::{Opt, OptionVisitor};
-pub use driver::{DriverOptions, SinkDriver, SinkStats};
+pub use driver::{DriverOptions, Reopen, SinkDriver, SinkStats};
 pub use spec::{SinkContext, SinkKind, Spec};
 pub use spool::{Order, SpoolOptions};
 

@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 use crate::settings::choice;
 use crate::snapshot::Snapshot;
 
+use super::blocking::joined;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post};
 use super::prometheus::{
@@ -591,8 +592,7 @@ impl RemoteWriteSink {
         while let Some(place) = from {
             let order = Order { at, from: place, most, is_second: self.is_second, with_zeros };
             let state = Arc::clone(&self.state);
-            let batch = spawn_blocking(move || batch(&locked(&state).exposition, order)).await;
-            let batch = batch.map_err(|error| SinkError::new(error.to_string()))??;
+            let batch = joined(spawn_blocking(move || batch(&locked(&state).exposition, order)).await)??;
             if batch.series > 0 {
                 bytes += batch.body.len() as u64;
                 match self.send(batch.body).await? {
@@ -626,8 +626,7 @@ impl Sink for RemoteWriteSink {
         Box::pin(async move {
             self.is_behind = true;
             let (state, interval) = (Arc::clone(&self.state), Arc::clone(snapshot));
-            let applied = spawn_blocking(move || locked(&state).apply(&interval)).await;
-            let (outcome, is_news) = applied.map_err(|error| SinkError::new(error.to_string()))?;
+            let (outcome, is_news) = joined(spawn_blocking(move || locked(&state).apply(&interval)).await)?;
             if is_news {
                 self.outcome_log.log(&outcome);
             }

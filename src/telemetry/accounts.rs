@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::Reason;
 
 use super::entry::{Account, Entry, EntryKind, Family, Value, Visit, accounts};
-use super::reasons::{Counts, Limit, Named, Reasons, Refusal};
+use super::reasons::{Counts, Limit, Named, PartState, Reasons, Refusal};
 
 const LINES: Family = Family { name: "systole_lines", help: "Lines read, by what they were.", label: "kind" };
 
@@ -86,6 +86,8 @@ accounts! {
         Counter heartbeats: u64, part(), series("lines.heartbeats"), within(&LINES, "heartbeat");
         /// Blank lines.
         Counter empty: u64, part(), series("lines.empty"), within(&LINES, "empty");
+        /// Lines that were in work when a receive worker failed, and that no other count has.
+        Counter internal_error: u64, part(), series("lines.internal_error"), rare(), within(&LINES, "internal_error");
         /// Malformed lines, by reason.
         Counter malformed: Malformed, part(), by("reason"), series("lines.malformed"), within(&LINES, "malformed"),
             metric("systole_lines_malformed");
@@ -211,6 +213,8 @@ accounts! {
         Counter queue_drops: u64, series("presence.queue_drops"), metric("systole_presence_queue_drops");
         /// Events beyond the 100,000 that wait for a flush, or beyond their part of `max_memory`; they have no record in a sink.
         Counter events_dropped: u64, series("presence.events_dropped"), metric("systole_presence_events_dropped");
+        /// Heartbeats that were in work when presence failed.
+        Counter failed: u64, series("presence.failed"), rare(), metric("systole_presence_failed");
         /// Heartbeats that presence refused, by reason (series: `presence_rejected_total`).
         Counter refused: Reasons, by("reason");
         /// Services that were not established and gave way to new ones (series: `presence_evicted_total`).
@@ -280,11 +284,29 @@ accounts! {
         Gauge cap: u64, metric("systole_memory_holder_cap_bytes");
     }
 
+    /// How a part of the daemon is: a thread or a task that goes on until a stop.
+    PartAccount, "parts", ["part"] {
+        /// `running`, `restarting` or `failed`.
+        Detail state: PartState;
+        /// Whether the part works: 1 or 0.
+        Gauge up: bool, metric("systole_part_up");
+        /// How often the part failed and was started again.
+        Counter restarts: u64, series("part_restarts"), rare(), metric("systole_part_restarts");
+        /// What the part lost by that and no other account counts: connections, notifications.
+        Counter lost: u64, series("part_lost"), rare(), metric("systole_part_lost");
+        /// Why it failed last.
+        Detail last_failure: Option<String>;
+        /// When it failed last, Unix seconds; 0 for never.
+        Gauge last_failure_at: f64;
+    }
+
     /// How the last flush went.
     FlushAccount, "flush", [] {
         /// From when the flush began to the merged snapshot, in seconds: without presence, the own series, and the delay in `late_secs`.
         Gauge duration_secs: f64, series("flush.duration_secs"), metric("systole_flush_duration_seconds");
         /// How late the tick was, in seconds.
         Gauge late_secs: f64, series("flush.late_secs"), metric("systole_flush_late_seconds");
+        /// Intervals whose values are lost because the flush failed while it merged them; their lines are counted.
+        Counter failed: u64, series("flush.failed"), rare(), metric("systole_flush_failed");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::reasons::{Counts, Named, Reasons};
+use super::reasons::{Counts, Named, PartState, Reasons};
 
 /// What a field of an account is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +227,7 @@ replaced! {
     String, |_| 0.0;
     Option<String>, |_| 0.0;
     Option<f64>, |_| 0.0;
+    PartState, |_| 0.0;
 }
 
 /// Accounts inside an account, by name.

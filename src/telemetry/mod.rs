@@ -5,7 +5,7 @@
 //! since the start in `/metrics` and `/api/v1/status`. These hold at every flush ([`Ledger::check`], and tests):
 //!
 //! ```text
-//! lines.read   = metrics + events + service_checks + heartbeats + empty + malformed
+//! lines.read   = metrics + events + service_checks + heartbeats + empty + malformed + internal_error
 //! samples.read = recorded + folded + timestamped + dropped_by_rule + limited
 //! sinks.*      : offered = delivered + queued + spooled + dropped     (records, since the start)
 //! relays.*     : offered = delivered + queued + dropped               (datagrams, since the start)
@@ -28,11 +28,11 @@ use crate::series::Series;
 
 pub use accounts::{
     CaptureAccount, FlushAccount, HolderAccount, LineAccount, ListenerAccount, LogAccount, ManagementAccount,
-    MemoryAccount, PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount, SinkAccount,
-    TargetAccount,
+    MemoryAccount, PartAccount, PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount,
+    SinkAccount, TargetAccount,
 };
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
-pub use reasons::{Counts, Limit, Named, Reasons, Refusal};
+pub use reasons::{Counts, Limit, Named, PartState, Reasons, Refusal};
 pub use tally::Tally;
 
 /// From here on a receive buffer is so full that a warning is due: datagrams are dropped at 1.
@@ -72,6 +72,9 @@ pub struct Ledger {
     /// The memory.
     #[serde(default)]
     pub memory: MemoryAccount,
+    /// By part of the daemon, since the start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, PartAccount>,
     /// The flush.
     pub flush: FlushAccount,
     /// Share of datagrams that were read, of all that came to our sockets, 0 to 1.
@@ -98,7 +101,7 @@ const fn part<A: Account>() -> Part {
 
 /// The whole table of counters, in the order of the ledger.
 #[cfg(feature = "internals")]
-pub const TABLE: [Part; 16] = [
+pub const TABLE: [Part; 17] = [
     part::<ListenerAccount>(),
     part::<LineAccount>(),
     part::<SampleAccount>(),
@@ -113,6 +116,7 @@ pub const TABLE: [Part; 16] = [
     part::<ManagementAccount>(),
     part::<MemoryAccount>(),
     part::<HolderAccount>(),
+    part::<PartAccount>(),
     part::<FlushAccount>(),
     ("", &[], COMPLETENESS),
 ];
@@ -148,7 +152,8 @@ impl Ledger {
         self.sinks.clone_from(&later.sinks);
         self.relays.clone_from(&later.relays);
         self.ports.clone_from(&later.ports);
-        self.flush = later.flush.clone();
+        self.parts.clone_from(&later.parts);
+        self.flush.add(&later.flush);
     }
 
     /// Adds what was counted later, and leaves levels as they are.
@@ -190,7 +195,11 @@ impl Ledger {
             let (url, percent) = (&listener.url, (listener.queue_peak * 100.0).floor());
             format!("{url}: the receive buffer was {percent} % full; when it is full, the kernel drops datagrams")
         };
-        nearly_full.map(warning).collect()
+        let broken = self.parts.iter().filter(|(_, part)| !part.up).map(|(name, part)| {
+            let why = part.last_failure.as_deref().unwrap_or("it has ended");
+            format!("{name} is {}: {why}", part.state.name())
+        });
+        nearly_full.map(warning).chain(broken).collect()
     }
 
     /// Whether the equations hold.
@@ -240,17 +249,19 @@ impl Ledger {
         account(&[], &self.management, visit);
         account(&[], &self.memory, visit);
         self.memory.holders.iter().for_each(|(name, holder)| account(&[("holder", name)], holder, visit));
+        self.parts.iter().for_each(|(name, part)| account(&[("part", name)], part, visit));
         account(&[], &self.flush, visit);
         visit(&[], &COMPLETENESS[0], &self.completeness);
     }
 
     /// The account as series: counters with what this interval added, gauges with levels. `before` says what sinks,
-    /// relays and ports had counted at the interval's start.
+    /// relays, ports and parts had counted at the interval's start.
     pub fn series(&self, before: &Ledger) -> Vec<(Series, f64)> {
         let mut fresh = self.clone();
         Value::subtract(&mut fresh.sinks, &before.sinks);
         Value::subtract(&mut fresh.relays, &before.relays);
         Value::subtract(&mut fresh.ports, &before.ports);
+        Value::subtract(&mut fresh.parts, &before.parts);
         let mut out = Vec::new();
         fresh.each(&mut |labels, entry, value| {
             let Some(name) = entry.series else { return };

@@ -93,6 +93,30 @@ impl Named for Refusal {
     }
 }
 
+/// What a part of the daemon does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartState {
+    /// It works.
+    #[default]
+    Running,
+    /// It failed, and is started again or has to prove itself.
+    Restarting,
+    /// It ended, and nobody starts it again.
+    Failed,
+}
+
+impl PartState {
+    /// Its name in the status.
+    pub fn name(self) -> &'static str {
+        match self {
+            PartState::Running => "running",
+            PartState::Restarting => "restarting",
+            PartState::Failed => "failed",
+        }
+    }
+}
+
 /// A count for each of the `N` variants of an enum. As JSON it is an object without those that did not occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts<K, const N: usize>([u64; N], PhantomData<K>);

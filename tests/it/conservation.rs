@@ -14,6 +14,7 @@ use systole::internals::net::relay::{self, Mode, RelaySpec};
 use systole::internals::protocol::{Kind, Options};
 use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
 use systole::internals::snapshot::{Snapshot, SummaryPolicy, merge};
+use systole::internals::supervise::Supervisor;
 use systole::internals::telemetry::{Account, EntryKind, Ledger, LineAccount, SampleAccount, TABLE, Term};
 
 use crate::support::{Random, alone, pause, size};
@@ -138,7 +139,7 @@ fn the_equations_hold_over_random_mixes() {
     // The mix reached every term, but for those that these shards are not set up for.
     let mut missed = Vec::new();
     let mut note = |part: &str, field: &str, count: u64| {
-        if count == 0 && !matches!(field, "heartbeats" | "dropped_by_rule" | "limited") {
+        if count == 0 && !matches!(field, "heartbeats" | "dropped_by_rule" | "limited" | "internal_error") {
             missed.push(format!("{part}.{field}"));
         }
     };
@@ -195,7 +196,7 @@ fn holds_for<A: Account + serde::de::DeserializeOwned + serde::Serialize + Parti
 fn every_counter_of_the_table_is_added_and_published() {
     use systole::internals::telemetry::{
         CaptureAccount, FlushAccount, HolderAccount, ListenerAccount, LogAccount, ManagementAccount, MemoryAccount,
-        PortAccount, PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, TargetAccount,
+        PartAccount, PortAccount, PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, TargetAccount,
     };
     holds_for::<ListenerAccount>();
     holds_for::<LineAccount>();
@@ -210,6 +211,7 @@ fn every_counter_of_the_table_is_added_and_published() {
     holds_for::<ManagementAccount>();
     holds_for::<MemoryAccount>();
     holds_for::<HolderAccount>();
+    holds_for::<PartAccount>();
     let relay = RelayAccount { targets: [("t".to_string(), numbered(1))].into(), ..numbered(1) };
     let ledger = Ledger {
         listeners: vec![ListenerAccount { url: "udp://[::1]:1".into(), ..numbered(1) }],
@@ -224,7 +226,8 @@ fn every_counter_of_the_table_is_added_and_published() {
         presence: numbered(1),
         management: numbered(1),
         memory: MemoryAccount { holders: [("h".to_string(), numbered(1))].into(), ..numbered(1) },
-        flush: FlushAccount::default(),
+        parts: [("p".to_string(), numbered(1))].into(),
+        flush: numbered::<FlushAccount>(1),
         completeness: 1.0,
     };
     let (series, metrics) = (ledger.series(&Ledger::default()), ledger.metrics());
@@ -338,7 +341,7 @@ fn relay(random: &mut Random, targets: Vec<SocketAddr>, mode: Mode, queue: usize
         health_every: Duration::from_millis(20),
         gso: random.below(2) == 0,
     };
-    let (inlet, relayed, thread) = relay::start(spec, &Memory::unlimited()).expect("it starts");
+    let (inlet, relayed, thread) = relay::start(spec, &Memory::unlimited(), &Supervisor::default()).expect("it starts");
     let account = || Ledger {
         relays: BTreeMap::from([(relayed.name().to_string(), relayed.account())]),
         completeness: 1.0,

@@ -9,7 +9,7 @@ use crate::support::sources::{inside_src, rust_files};
 
 /// Layer, rooms in order.
 const LAYERS: [(u8, &[&str]); 5] = [
-    (0, &["memory", "named", "protocol", "series", "untrusted", "acl", "glob", "settings"]),
+    (0, &["memory", "named", "protocol", "series", "untrusted", "acl", "glob", "settings", "fault"]),
     // Workers and snapshots carry parts of the ledger.
     (1, &["telemetry", "aggregate", "presence"]),
     (2, &["snapshot", "prometheus_text", "rollup", "codec"]),
@@ -17,6 +17,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
         3,
         &[
             "sys",
+            "supervise",
             "log",
             "http_client",
             "web",

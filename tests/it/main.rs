@@ -55,6 +55,7 @@ mod slow_sink;
 mod spool;
 mod statsd;
 mod streams;
+mod supervision;
 mod support;
 mod tls;
 mod transports;

@@ -401,10 +401,7 @@ fn every_snapshot_that_lines_can_make_is_taken_by_every_sink() {
             let options = DriverOptions::new(&sink.name, sink.kind.name(), Duration::from_secs(3600));
             let opened =
                 sink.kind.spec().open(&assemble::sink_context(&profiles[0], &sink.name, Duration::from_secs(10)));
-            outlets.push(
-                SinkDriver::start(&systole::internals::memory::Memory::unlimited(), options, opened.expect("a sink"))
-                    .expect("started"),
-            );
+            outlets.push(SinkDriver::start(options, opened.expect("a sink")).expect("started"));
         }
         let mut unencodable = BTreeSet::new();
         for seed in 0..cases {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use crate::snapshot::{Snapshot, ends_interval, follow};
 
+use crate::supervise::caught;
+
 use super::super::blocking::run_in_place;
 use super::Shared;
 
@@ -15,6 +17,8 @@ use super::Shared;
 struct Gathered {
     part: Option<Snapshot>,
     last_tick: Option<u64>,
+    /// Records that a panic now would lose.
+    in_work: u64,
 }
 
 /// Intervals as they were offered, oldest first.
@@ -79,6 +83,18 @@ impl Shared {
     /// Prepares what is accepted until the intake is closed and empty.
     pub(super) async fn prepare(&self) {
         let mut gathered = Gathered::default();
+        while let Err(panic) = caught(self.prepare_all(&mut gathered)).await {
+            let lost = std::mem::take(&mut gathered.in_work);
+            {
+                let mut state = self.state();
+                state.account.offered += lost;
+                state.account.dropped.count("failed", lost);
+            }
+            self.intake_part.restart(panic).await;
+        }
+    }
+
+    async fn prepare_all(&self, gathered: &mut Gathered) {
         loop {
             let (next, is_closed) = {
                 let mut intake = self.intake();
@@ -88,7 +104,11 @@ impl Shared {
             };
             match next {
                 Some(snapshot) => {
-                    if let Some(whole) = run_in_place(|| self.gather(self.view(&snapshot), &mut gathered)) {
+                    gathered.in_work = snapshot.len() as u64 + gathered.part.as_ref().map_or(0, Snapshot::len) as u64;
+                    self.intake_part.alive();
+                    let whole = run_in_place(|| self.gather(self.view(&snapshot), gathered));
+                    gathered.in_work = 0;
+                    if let Some(whole) = whole {
                         self.enqueue(whole);
                     }
                 }
@@ -96,7 +116,7 @@ impl Shared {
                 None => self.accepted.notified().await,
             }
         }
-        if let Some(part) = gathered.part {
+        if let Some(part) = gathered.part.take() {
             self.enqueue(Arc::new(part));
         }
     }

@@ -7,6 +7,8 @@
 //!
 //! Where closed intervals take more than their share of the memory, or memory is short altogether, what waits leaves, the oldest
 //! first, but for the newest: what fails and is on disk is not kept in memory as well, and the rest is dropped (`memory`).
+//!
+//! A sink that panics loses the interval in work, which is counted as `failed`, and is opened anew.
 
 mod intake;
 mod spool;
@@ -23,6 +25,7 @@ use tokio::time::timeout;
 
 use crate::memory::{Holder, Level, Memory};
 use crate::snapshot::{Filter, Snapshot};
+use crate::supervise::{Part, Role, Supervisor};
 use crate::telemetry::SinkAccount;
 
 use super::Sink;
@@ -83,6 +86,9 @@ impl DriverOptions {
     }
 }
 
+/// Opens a sink anew.
+pub type Reopen = Box<dyn FnMut() -> Result<Box<dyn Sink>, String> + Send>;
+
 /// A sink and its driver.
 #[derive(Debug)]
 pub struct SinkDriver {
@@ -102,6 +108,9 @@ struct Shared {
     accepted: Notify,
     state: Mutex<State>,
     changed: Notify,
+    /// The task that delivers, and the one that prepares.
+    part: Part,
+    intake_part: Part,
 }
 
 #[derive(Debug, Default)]
@@ -221,11 +230,26 @@ impl State {
 }
 
 impl SinkDriver {
-    /// Starts a sink's task on the current runtime; what waits for it lies in this memory.
+    /// Starts a sink's tasks on the current runtime, with nobody to watch them.
     ///
     /// # Errors
     /// If its spool cannot be used.
-    pub fn start(memory: &Memory, options: DriverOptions, sink: Box<dyn Sink>) -> io::Result<SinkDriver> {
+    pub fn start(options: DriverOptions, sink: Box<dyn Sink>) -> io::Result<SinkDriver> {
+        SinkDriver::supervised(&Memory::unlimited(), options, sink, None, &Supervisor::default())
+    }
+
+    /// Starts a sink's tasks on the current runtime. What waits for it lies in this memory. After
+    /// a panic `reopen` makes another sink; without it this one goes on.
+    ///
+    /// # Errors
+    /// If its spool cannot be used.
+    pub fn supervised(
+        memory: &Memory,
+        options: DriverOptions,
+        sink: Box<dyn Sink>,
+        reopen: Option<Reopen>,
+        supervisor: &Supervisor,
+    ) -> io::Result<SinkDriver> {
         let spool = match &options.spool {
             Some(spool) => {
                 let (opened, lost) = Spool::open(spool.clone())?;
@@ -240,7 +264,11 @@ impl SinkDriver {
             }
             None => None,
         };
+        let part = supervisor.part(&format!("sink:{}", options.name), Role::Sink);
+        let intake_part = supervisor.part(&format!("sink:{}:intake", options.name), Role::Ordinary);
         let shared = Arc::new(Shared {
+            part,
+            intake_part,
             options,
             memory: memory.clone(),
             intake: Mutex::default(),
@@ -261,9 +289,9 @@ impl SinkDriver {
             shared.follow(&mut spool);
             spooler.spool = Some(spool);
         }
-        let task = tokio::spawn(run(Arc::clone(&shared), sink, spooler));
+        let task = shared.part.task(run(Arc::clone(&shared), sink, reopen, spooler));
         let intake = Arc::clone(&shared);
-        let preparing = tokio::spawn(async move { intake.prepare().await });
+        let preparing = shared.intake_part.task(async move { intake.prepare().await });
         Ok(SinkDriver { shared, preparing, task })
     }
 
@@ -302,6 +330,8 @@ impl SinkDriver {
     /// and counted.
     pub async fn finish(self, deadline: Instant) -> SinkAccount {
         let began = Instant::now();
+        self.shared.part.stop();
+        self.shared.intake_part.stop();
         // What was offered is prepared first; that only computes, and ends by itself.
         self.shared.close_intake();
         if let Err(error) = self.preparing.await {

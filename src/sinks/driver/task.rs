@@ -6,14 +6,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::time::timeout;
 
+use crate::supervise::{Panic, catch, caught};
 use crate::sys::unix_time;
 
 use super::super::spool::Order;
 use super::super::{Receipt, Sink, SinkError};
 use super::spool::{Item, Spooler};
-use super::{DriverOptions, FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, STOPPING_PAUSE, Shared};
+use super::{DriverOptions, FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, Reopen, STOPPING_PAUSE, Shared};
 
-pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spooler: Spooler) {
+/// Longest time for a sink that failed to close.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Delivers until the stop. After a panic the interval in work is given up, and the sink is opened anew where that is known:
+/// what it holds may be anything.
+pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Option<Reopen>, mut spooler: Spooler) {
     let mut driver = Driver {
         failure_log: FailureLog::default(),
         pause: FIRST_PAUSE,
@@ -21,44 +27,71 @@ pub(super) async fn run(shared: Arc<Shared>, mut sink: Box<dyn Sink>, mut spoole
         named: None,
         has_told_excess: false,
     };
-    let mut replayed: Option<tokio::time::Instant> = None;
+    let (mut sink, mut item) = (Some(sink), None);
     loop {
-        let is_stopping = shared.state().deadline.is_some();
-        let backlog = !spooler.is_empty();
-        let mut next = None;
-        if !backlog || spooler.order() == Order::Interleave {
+        let work = async {
+            let sink = match (&mut sink, &mut reopen) {
+                (Some(sink), _) => sink,
+                (None, Some(reopen)) => sink.insert(reopen()?),
+                (None, None) => return Ok(()),
+            };
+            driver.deliver_all(&shared, sink.as_mut(), &mut spooler, &mut item).await;
+            Ok::<(), String>(())
+        };
+        let panic = match caught(work).await {
+            Ok(Ok(())) => return,
+            Ok(Err(problem)) => Panic::of(&format!("it cannot be opened again: {problem}")),
+            Err(panic) => panic,
+        };
+        if let Some(item) = item.take() {
+            give_up(&shared, &mut spooler, &item).await;
+        }
+        if reopen.is_some()
+            && let Some(mut failed) = sink.take()
+        {
+            // It may hold a port or a file that the next one needs.
+            let _ = caught(timeout(CLOSING, failed.close())).await;
+            let _ = catch(|| drop(failed));
+        }
+        shared.part.restart(panic).await;
+    }
+}
+
+/// Counts an interval that was in work when its sink failed; it is not tried again, for it may be the cause.
+async fn give_up(shared: &Shared, spooler: &mut Spooler, item: &Item) {
+    let records = item.snapshot.len() as u64;
+    {
+        let mut state = shared.state();
+        if state.is_settled {
+            return;
+        }
+        state.delivering = None;
+        state.evicted = 0;
+        let waiting = match item.position {
+            Some(_) => &mut state.account.spooled,
+            None => &mut state.account.queued,
+        };
+        *waiting = waiting.saturating_sub(records);
+        state.account.dropped.count("failed", records);
+    }
+    tracing::error!(sink = shared.options.name, records, "a sink failed while it had an interval; that is given up");
+    if let Some(position) = item.position {
+        spooler.remove(position).await;
+    }
+}
+
+/// Memory is too short for an item that failed: it comes again from disk, or is dropped if it is not there.
+async fn let_go(shared: &Shared, spooler: &mut Spooler, item: &Item) {
+    match item.position {
+        Some(position) => spooler.put_off(position).await,
+        None => {
+            let records = item.snapshot.len() as u64;
             let mut state = shared.state();
-            next = state.waiting.pop_front().map(|snapshot| Item { snapshot, position: None });
-            state.delivering = next.as_ref().map(|item| item.snapshot.end);
-        } else {
-            spooler.save(None).await;
-        }
-        if next.is_none() && backlog {
-            if is_stopping && shared.state().waiting.is_empty() {
-                break;
-            }
-            // From disk at a limited rate; what is new meanwhile goes behind it, or before it.
-            let due = replayed.map(|last| last + spooler.replay_pause());
-            if let Some(due) = due.filter(|due| *due > tokio::time::Instant::now()) {
-                tokio::select! {
-                    () = tokio::time::sleep_until(due) => {}
-                    () = shared.changed.notified() => {}
-                }
-                continue;
-            }
-            replayed = Some(tokio::time::Instant::now());
-            next = spooler.front().await;
-            if next.is_none() {
-                continue;
-            }
-        }
-        match next {
-            Some(item) => driver.deliver(&shared, sink.as_mut(), &mut spooler, item).await,
-            None if is_stopping => break,
-            None => shared.changed.notified().await,
+            state.delivering = None;
+            state.account.queued = state.account.queued.saturating_sub(records);
+            shared.squeeze(&mut state, records);
         }
     }
-    sink.close().await;
 }
 
 struct Driver {
@@ -73,12 +106,74 @@ struct Driver {
 }
 
 impl Driver {
-    /// Retries until the item is delivered, or is left on disk for later.
-    async fn deliver(&mut self, shared: &Shared, sink: &mut dyn Sink, spooler: &mut Spooler, mut item: Item) {
+    /// Delivers until the stop; `item` is what is in work.
+    async fn deliver_all(
+        &mut self,
+        shared: &Shared,
+        sink: &mut dyn Sink,
+        spooler: &mut Spooler,
+        item: &mut Option<Item>,
+    ) {
+        let mut replayed: Option<tokio::time::Instant> = None;
+        loop {
+            let is_stopping = shared.state().deadline.is_some();
+            let backlog = !spooler.is_empty();
+            let mut next = None;
+            if !backlog || spooler.order() == Order::Interleave {
+                let mut state = shared.state();
+                next = state.waiting.pop_front().map(|snapshot| Item { snapshot, position: None });
+                state.delivering = next.as_ref().map(|item| item.snapshot.end);
+            } else {
+                spooler.save(None).await;
+            }
+            if next.is_none() && backlog {
+                if is_stopping && shared.state().waiting.is_empty() {
+                    break;
+                }
+                // From disk at a limited rate; what is new meanwhile goes behind it, or before it.
+                let due = replayed.map(|last| last + spooler.replay_pause());
+                if let Some(due) = due.filter(|due| *due > tokio::time::Instant::now()) {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(due) => {}
+                        () = shared.changed.notified() => {}
+                    }
+                    continue;
+                }
+                replayed = Some(tokio::time::Instant::now());
+                next = spooler.front().await;
+                if next.is_none() {
+                    continue;
+                }
+            }
+            match next {
+                Some(next) => {
+                    let let_go = self.deliver(shared, sink, spooler, item.insert(next)).await;
+                    *item = None;
+                    if let Some(error) = let_go {
+                        self.wait(shared, spooler, &error).await;
+                    }
+                }
+                None if is_stopping => break,
+                None => shared.changed.notified().await,
+            }
+        }
+        sink.close().await;
+    }
+
+    /// Retries until the item is delivered, or is left on disk for later, or memory is too short for it: then with the error,
+    /// after which a pause is due.
+    async fn deliver(
+        &mut self,
+        shared: &Shared,
+        sink: &mut dyn Sink,
+        spooler: &mut Spooler,
+        item: &mut Item,
+    ) -> Option<SinkError> {
         let options = &shared.options;
         loop {
             let began = Instant::now();
             let since = tokio::time::Instant::now();
+            shared.part.alive();
             let outcome = {
                 let snapshot = Arc::clone(&item.snapshot);
                 let mut attempt = pin!(timeout(options.timeout, sink.deliver(&snapshot)));
@@ -86,7 +181,7 @@ impl Driver {
                     tokio::select! {
                         outcome = &mut attempt => break outcome,
                         () = spooler.exposed(since, self.is_failing, item.position.is_none()) => {
-                            if !spooler.save(Some(&mut item)).await {
+                            if !spooler.save(Some(item)).await {
                                 // The disk takes nothing: no busy loop.
                                 tokio::select! {
                                     outcome = &mut attempt => break outcome,
@@ -97,17 +192,18 @@ impl Driver {
                     }
                 }
             };
+            shared.part.prove();
             let outcome = outcome.unwrap_or_else(|_| {
                 let limit = options.timeout.as_secs_f64();
                 Err(SinkError::new(format!("no end of the delivery within {limit} s; it accepts but does not read")))
             });
             match outcome {
                 Ok(receipt) => {
-                    self.count_success(shared, &item, receipt, began.elapsed());
+                    self.count_success(shared, item, receipt, began.elapsed());
                     if let Some(position) = item.position {
                         spooler.remove(position).await;
                     }
-                    return;
+                    return None;
                 }
                 Err(error) => {
                     self.is_failing = true;
@@ -118,7 +214,7 @@ impl Driver {
                         (state.waiting.len() + 1, state.deadline)
                     };
                     self.failure_log.failed(options, &error, waiting);
-                    spooler.save(Some(&mut item)).await;
+                    spooler.save(Some(item)).await;
                     // What is on disk can wait for the next start; what the disk did not take cannot.
                     let is_safe = item.position.is_some() && {
                         let state = shared.state();
@@ -127,7 +223,8 @@ impl Driver {
                     let is_end = stopping.is_some_and(|deadline| is_safe || Instant::now() >= deadline);
                     shared.give_way();
                     if !is_end && shared.is_short() {
-                        return self.let_go(shared, spooler, item, &error).await;
+                        let_go(shared, spooler, item).await;
+                        return Some(error);
                     }
                     if !is_end {
                         self.wait(shared, spooler, &error).await;
@@ -137,27 +234,11 @@ impl Driver {
                         if let Some(position) = item.position {
                             spooler.put_off(position).await;
                         }
-                        return;
+                        return None;
                     }
                 }
             }
         }
-    }
-
-    /// Takes an item that failed out of memory, and pauses: it comes again from disk, or is dropped if it is not there.
-    async fn let_go(&mut self, shared: &Shared, spooler: &mut Spooler, item: Item, error: &SinkError) {
-        match item.position {
-            Some(position) => spooler.put_off(position).await,
-            None => {
-                let records = item.snapshot.len() as u64;
-                let mut state = shared.state();
-                state.delivering = None;
-                state.account.queued -= records;
-                shared.squeeze(&mut state, records);
-            }
-        }
-        drop(item);
-        self.wait(shared, spooler, error).await;
     }
 
     fn count_success(&mut self, shared: &Shared, item: &Item, receipt: Receipt, took: Duration) {

@@ -48,7 +48,7 @@ fn snapshot(sequence: u64) -> Arc<Snapshot> {
 fn driver(fake: &Fake, queue: usize) -> SinkDriver {
     let timeout = Duration::from_secs(1);
     let options = DriverOptions { queue, timeout, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("it has no spool")
+    SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool")
 }
 
 fn adds_up(account: &SinkAccount) -> bool {
@@ -131,7 +131,7 @@ impl Sink for Boastful {
 #[tokio::test(start_paused = true)]
 async fn no_more_is_left_out_than_there_was() {
     let options = DriverOptions::new("boastful", "fake", Duration::from_secs(10));
-    let driver = SinkDriver::start(&Memory::unlimited(), options, Box::new(Boastful)).expect("it has no spool");
+    let driver = SinkDriver::start(options, Box::new(Boastful)).expect("it has no spool");
     driver.offer(&snapshot(1));
     let account = driver.finish(Instant::now() + Duration::from_secs(1)).await;
     assert!(adds_up(&account), "{account:?}");
@@ -162,8 +162,7 @@ async fn a_delivery_that_cannot_be_aborted_is_waited_for_and_counted_once() {
         let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
         let (release, released) = std::sync::mpsc::channel();
         let options = DriverOptions::new("stubborn", "fake", Duration::from_secs(10));
-        let driver = SinkDriver::start(&Memory::unlimited(), options, Box::new(Stubborn { begun, release: released }))
-            .expect("no spool");
+        let driver = SinkDriver::start(options, Box::new(Stubborn { begun, release: released })).expect("no spool");
         let (stats, task) = (driver.stats(), driver.task.abort_handle());
         driver.offer(&snapshot(1));
         has_begun.recv().await.expect("a delivery");
@@ -193,7 +192,7 @@ fn spooled(fake: &Fake, folder: &std::path::Path, order: Order) -> SinkDriver {
     let timeout = Duration::from_secs(1);
     let interval = Duration::from_secs(10);
     let options = DriverOptions { spool: Some(spool), timeout, ..DriverOptions::new("fake", "fake", interval) };
-    SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("a spool")
+    SinkDriver::start(options, Box::new(fake.clone())).expect("a spool")
 }
 
 /// Offers an interval that ends now: others are too old to be kept.
@@ -285,7 +284,7 @@ fn with_small_spool(fake: &Fake, folder: &std::path::Path, order: Order, bytes: 
     let timeout = Duration::from_secs(1);
     let interval = Duration::from_secs(10);
     let options = DriverOptions { spool: Some(spool), timeout, ..DriverOptions::new("fake", "fake", interval) };
-    SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("a spool")
+    SinkDriver::start(options, Box::new(fake.clone())).expect("a spool")
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,7 +331,7 @@ async fn an_interval_that_makes_room_while_it_is_delivered_counts_as_delivered_a
 async fn a_sink_with_an_interval_of_its_own_gets_several_as_one() {
     let fake = Fake::default();
     let options = DriverOptions { every: 3, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("it has no spool");
+    let driver = SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool");
     for n in 1..=7 {
         driver.offer(&Arc::new(Snapshot { end: n as f64 * 10.0, ..Snapshot::clone(&snapshot(n)) }));
     }
@@ -345,7 +344,7 @@ async fn a_sink_with_an_interval_of_its_own_gets_several_as_one() {
 async fn a_tick_that_was_skipped_does_not_double_a_sinks_own_interval() {
     let fake = Fake::default();
     let options = DriverOptions { every: 3, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("it has no spool");
+    let driver = SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool");
     for n in [1, 2, 4, 5, 6, 7] {
         driver.offer(&Arc::new(Snapshot { end: n as f64 * 10.0, ..Snapshot::clone(&snapshot(n)) }));
     }
@@ -361,7 +360,7 @@ fn mixed(sequence: u64) -> Arc<Snapshot> {
 fn filtered(fake: &Fake, queue: usize) -> SinkDriver {
     let filter = Filter { include: Some(vec!["a*".into()]), ..Filter::default() };
     let options = DriverOptions { queue, filter, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    SinkDriver::start(&Memory::unlimited(), options, Box::new(fake.clone())).expect("it has no spool")
+    SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool")
 }
 
 #[tokio::test(start_paused = true)]
@@ -413,7 +412,8 @@ async fn intervals_above_their_share_leave_the_oldest_first_and_are_counted() {
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Broken;
     let options = DriverOptions { queue: 100, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::start(&memory, options, Box::new(fake.clone())).expect("it has no spool");
+    let driver = SinkDriver::supervised(&memory, options, Box::new(fake.clone()), None, &Supervisor::default())
+        .expect("it has no spool");
     for n in 1..=6 {
         driver.offer(&held(n, &memory));
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -448,7 +448,8 @@ async fn what_fails_and_is_on_disk_is_not_kept_in_memory_too_while_it_is_short()
     *fake.mode.lock().expect("no panic") = Mode::Broken;
     let spool = SpoolOptions { path: folder.path().to_path_buf(), ..SpoolOptions::default() };
     let options = DriverOptions { spool: Some(spool), ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::start(&memory, options, Box::new(fake.clone())).expect("a spool");
+    let driver = SinkDriver::supervised(&memory, options, Box::new(fake.clone()), None, &Supervisor::default())
+        .expect("a spool");
     for n in 1..=3 {
         driver.offer(&held(n, &memory));
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -40,6 +40,7 @@ use crate::ports::{
 use crate::snapshot::Snapshot;
 use crate::web::{self, Bodies, MOST_BODY, Nothing, Parameters};
 
+use super::blocking::joined;
 use super::spec::bare;
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
@@ -325,9 +326,7 @@ impl Sink for PrometheusSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let (shared, interval) = (Arc::clone(&self.shared), Arc::clone(snapshot));
-            let (outcome, _) = spawn_blocking(move || locked(&shared).apply(&interval))
-                .await
-                .map_err(|error| SinkError::new(format!("the interval could not be added: {error}")))?;
+            let (outcome, _) = joined(spawn_blocking(move || locked(&shared).apply(&interval)).await)?;
             self.outcome_log.log(&outcome);
             let unsupported = ("unsupported", snapshot.count_events());
             Ok(Receipt::new(0, outcome.dropped().into_iter().chain([unsupported])))

@@ -138,6 +138,13 @@ impl Daemon {
         Daemon::start_by(command, dir, config)
     }
 
+    /// The same, with failures where tests want them, such as `flush@3`: see `src/fault.rs`.
+    pub fn start_faulty(dir: &Path, config: &str, more: &[&str], faults: &str) -> Daemon {
+        let mut command = command(&["run", "-c", &config_file(dir)]);
+        command.args(more).stdin(Stdio::null()).env("SYSTOLE_TEST_FAULT", faults);
+        Daemon::start_by(command, dir, config)
+    }
+
     /// The same with a socket that it inherits as `fd://0`, as systemd passes it; this test has it too.
     pub fn start_inheriting(dir: &Path, config: &str, socket: OwnedFd) -> Daemon {
         let script = "exec 3<&0 0</dev/null; export LISTEN_PID=$$; exec \"$@\"";

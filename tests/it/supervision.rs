@@ -1,0 +1,329 @@
+//! A part of the daemon that fails under load: nothing goes uncounted, `/ready` says so within a second, and the part works
+//! again, or the process exits with 70 after a last flush.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::support::{Daemon, get, pause_ms, poll, records, until};
+
+/// Within this time of a failure `/ready` must say so.
+const NOTICED_SECS: f64 = 1.0;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+/// Asks `/ready` again and again; what it said other than 200, and when. A connection that fails is no answer.
+struct Probe {
+    said: Arc<Mutex<Vec<(f64, String)>>>,
+    is_done: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Probe {
+    fn start(http: SocketAddr) -> Probe {
+        let (said, is_done) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(AtomicBool::new(false)));
+        let (all, done) = (Arc::clone(&said), Arc::clone(&is_done));
+        let thread = std::thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                if let Some(body) = ask(http).filter(|answer| answer.starts_with("HTTP/1.1 503")) {
+                    all.lock().expect("no panic").push((unix_now(), body));
+                }
+                pause_ms(20);
+            }
+        });
+        Probe { said, is_done, thread }
+    }
+
+    /// When it was first said that a part does not work.
+    fn first(&self, part: &str) -> Option<f64> {
+        let said = self.said.lock().expect("no panic");
+        said.iter().find(|(_, body)| names(body, part)).map(|(at, _)| *at)
+    }
+
+    fn stop(self) {
+        self.is_done.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no panic");
+    }
+}
+
+/// Whether an answer of `/ready` names a part that does not work.
+fn names(answer: &str, part: &str) -> bool {
+    let Some((_, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let body: Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(body["error"]["code"], "not_ready");
+    let message = body["error"]["message"].as_str().expect("text");
+    message.split("; ").any(|some| some.split_once(": ").is_some_and(|(_, parts)| parts.split(", ").any(|p| p == part)))
+}
+
+fn ask(http: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect(http).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// What a datagram of the load holds: known series, tagged ones, what takes the slow path, and a heartbeat.
+fn datagram(number: u64) -> String {
+    let mut text = String::new();
+    for n in 0..12 {
+        text += &format!("requests.{n}:1|c\nlatency:{n}|ms|#host:{n}\n");
+    }
+    text += &format!("level:+1|g\n_e{{1,1}}:a|b\nheartbeat.service.i{}:10|g\nunique:{number}|s\n", number % 3);
+    text
+}
+
+const LINES: u64 = 28;
+
+/// Sends datagrams, 20,000 lines a second, until it is told to end, or nobody listens any more; how many were taken.
+struct Load {
+    is_done: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Load {
+    fn start(to: SocketAddr) -> Load {
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = Arc::clone(&is_done);
+        let thread = std::thread::spawn(move || {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            socket.connect(to).expect("an address");
+            let (mut sent, began) = (0_u64, Instant::now());
+            while !done.load(Ordering::Relaxed) {
+                match socket.send(datagram(sent).as_bytes()) {
+                    Ok(_) => sent += 1,
+                    // It tells of the one before, which was refused; this one was not sent.
+                    Err(_) => return sent - 1,
+                }
+                let due = Duration::from_secs_f64((sent * LINES) as f64 / 20_000.0);
+                pause_ms(due.saturating_sub(began.elapsed()).as_millis() as u64);
+            }
+            match socket.take_error() {
+                Ok(None) => sent,
+                Ok(Some(_)) | Err(_) => sent - 1,
+            }
+        });
+        Load { is_done, thread }
+    }
+
+    fn stop(self) -> u64 {
+        self.is_done.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no panic")
+    }
+
+    /// What was taken until nobody listened any more.
+    fn end(self) -> u64 {
+        self.thread.join().expect("no panic")
+    }
+}
+
+fn number(of: &Value) -> u64 {
+    of.as_u64().unwrap_or_else(|| panic!("{of} is no count"))
+}
+
+fn total(reasons: &Value) -> u64 {
+    reasons.as_object().map_or(0, |all| all.values().map(number).sum())
+}
+
+/// The equation of lines, of a status or a ledger record; how many there were.
+fn lines(of: &Value) -> u64 {
+    let lines = &of["lines"];
+    let kinds = ["metrics", "events", "service_checks", "heartbeats", "empty", "internal_error"];
+    let sum: u64 = kinds.iter().map(|kind| number(&lines[kind])).sum();
+    assert_eq!(number(&lines["read"]), sum + total(&lines["malformed"]), "{lines}");
+    number(&lines["read"])
+}
+
+fn drops(of: &Value) -> u64 {
+    of["listeners"]
+        .as_array()
+        .expect("listeners")
+        .iter()
+        .map(|l| number(&l["kernel_drops"]) + number(&l["unread"]))
+        .sum()
+}
+
+/// An address where nobody listens.
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port")
+}
+
+/// Accepts requests and answers each with 200.
+fn receiver() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            // Heads and bodies are small: they come in one piece, or the client tries again.
+            let _ = stream.read(&mut [0; 65_536]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    address
+}
+
+/// A failure in each part that is started again, all in one daemon.
+#[test]
+fn every_part_that_fails_is_noticed_counted_and_works_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let webhook = receiver();
+    let target = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (http, manage) = (free_port(), free_port());
+    let config = format!(
+        "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\nname = \"a\"\ntype = \"file\"\npath = \"{}\"\n\
+         [[sink]]\nname = \"b\"\ntype = \"file\"\npath = \"{}\"\n\
+         [[sink]]\nname = \"c\"\ntype = \"file\"\npath = \"{}\"\nexclude = [\"latency\"]\n\
+         [[relay]]\nname = \"raw\"\ntargets = [\"{}\"]\n\
+         [http]\naddress = \"{http}\"\n[management]\naddress = \"{manage}\"\n\
+         [presence]\nwebhook = [\"http://{webhook}/\"]\nalertmanager = [\"http://{webhook}\"]\nsnitch_url = \"http://{webhook}/\"\n",
+        file("a.jsonl"),
+        file("b.jsonl"),
+        file("c.jsonl"),
+        target.local_addr().expect("bound"),
+    );
+    let parts = [
+        ("worker:udp-PORT-0", "line@2000"),
+        ("presence", "heartbeat@300"),
+        ("sink:a", "sink:a@4"),
+        ("sink:c:intake", "sink:c:intake@5"),
+        ("relay:raw", "relay:raw@300"),
+        ("capture", "capture@250"),
+        ("notify:alertmanager", "notify:alertmanager@1"),
+        ("notify:dead_man_switch", "notify:dead_man_switch@1"),
+        ("port:http://HTTP", "port:http://HTTP@40,port:http://HTTP:connection@80"),
+        ("port:tcp://MANAGE", "port:tcp://MANAGE@1"),
+        ("memory", "memory@5"),
+        ("log", "log@30"),
+    ];
+    let known = |text: String| text.replace("HTTP", &http.to_string()).replace("MANAGE", &manage.to_string());
+    let faults = known(parts.map(|(_, fault)| fault).join(","));
+    let capture = file("capture.jsonl");
+    let daemon = Daemon::start_faulty(dir.path(), &config, &["--capture", &capture, "-v"], &faults);
+    let port = daemon.udp.expect("UDP").port();
+    let parts = parts.map(|(part, _)| part.replace("PORT", &port.to_string())).map(known);
+    let probe = Probe::start(http);
+    let load = Load::start(daemon.udp.expect("UDP"));
+    // The connection that it fails with is lost; the next one is answered.
+    until("an answer of the management port", || {
+        let Ok(mut stream) = TcpStream::connect(manage) else { return false };
+        let _ = stream.set_read_timeout(Some(PATIENCE));
+        let mut answer = [0; 11];
+        stream.write_all(b"health\n").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"health: up\n"
+    });
+    // The connection of the status may be the one that fails.
+    let status = || {
+        let mut stream = TcpStream::connect(http).ok()?;
+        write!(stream, "GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        serde_json::from_str::<Value>(answer.split_once("\r\n\r\n")?.1).ok()
+    };
+    let failed = poll("every part has failed, and works again", || {
+        let Some(status) = status() else { return Err("no answer".to_string()) };
+        // HTTP failed with a connection, too.
+        let times = |part: &str| if part.starts_with("port:http") { 2 } else { 1 };
+        let works = |part: &String| {
+            let account = &status["parts"][part];
+            account["restarts"] == times(part) && account["state"] == "running"
+        };
+        let wrong: Vec<_> =
+            parts.iter().filter(|part| !works(part)).map(|part| format!("{part} {}", status["parts"][part])).collect();
+        if wrong.is_empty() { Ok(status) } else { Err(wrong.join("\n")) }
+    });
+    for part in &parts {
+        let at = failed["parts"][part]["last_failure_at"].as_f64().expect("a time");
+        let noticed = probe.first(part).unwrap_or_else(|| panic!("/ready never named {part}"));
+        assert!(noticed - at <= NOTICED_SECS, "{part} was noticed after {} s", noticed - at);
+    }
+    assert_eq!(get(http, "/ready", "").0, 200);
+    probe.stop();
+    let sent = load.stop();
+    let status = daemon.flushed_when("everything was read", |status| {
+        number(&status["listeners"][0]["datagrams"]) + drops(status) >= sent
+    });
+    let read = sent - drops(&status);
+    assert_eq!((lines(&status), number(&status["lines"]["internal_error"])), (read * LINES, 1));
+    for name in ["a", "b", "c"] {
+        let sink = &status["sinks"][name];
+        let known = number(&sink["delivered"]) + number(&sink["queued"]) + number(&sink["spooled"]);
+        assert_eq!(number(&sink["offered"]), known + total(&sink["dropped"]), "{sink}");
+        assert_eq!(sink["dropped"]["failed"].as_u64() > Some(0), name != "b", "{sink}");
+    }
+    let relay = &status["relays"]["raw"];
+    let known = number(&relay["delivered"]) + number(&relay["queued"]) + total(&relay["dropped"]);
+    assert_eq!((number(&relay["offered"]), known, number(&relay["dropped"]["failed"])), (read, read, 1), "{relay}");
+    let presence = &status["presence"];
+    assert_eq!((number(&presence["failed"]), number(&presence["queue_drops"])), (1, 0), "{presence}");
+    assert!(get(http, "/metrics", "").1.contains("systole_part_restarts_total{part=\"sink:a\"} 1\n"));
+    let lost = number(&status["log"]["lines_lost"]);
+    assert!(lost > 0, "{}", status["log"]);
+    daemon.stop();
+    let rows = std::fs::read_to_string(&capture).expect("a capture").lines().count() as u64 - 1;
+    assert_eq!(rows, read - 1, "the capture lost the one that it failed with");
+    // Whoever was not hit has all of it.
+    let flushed = records(&dir.path().join("b.jsonl"));
+    assert_eq!(ledgers(&flushed).map(lines).sum::<u64>(), read * LINES);
+}
+
+fn ledgers(records: &[Value]) -> impl Iterator<Item = &Value> {
+    records.iter().filter(|record| record["type"] == "ledger")
+}
+
+/// Starts a daemon that a failure ends, and waits for that under load; the records of its file, and how many lines were sent
+/// and taken by its sockets.
+fn ends_with_70(dir: &Path, part: &str, faults: &str, more: &str) -> (Vec<Value>, u64) {
+    let file = dir.join("records.jsonl");
+    let config = format!(
+        "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n{more}",
+        file.display()
+    );
+    let mut daemon = Daemon::start_faulty(dir, &config, &[], faults);
+    let part = part.replace("PORT", &daemon.udp.expect("UDP").port().to_string());
+    let http = daemon.http.expect("HTTP is on");
+    let probe = Probe::start(http);
+    let load = Load::start(daemon.udp.expect("UDP"));
+    assert_eq!(daemon.wait(PATIENCE), Some(70), "{part}");
+    let sent = load.end();
+    let exited = unix_now();
+    // It may be gone before anybody asks; if it was asked, it named the part or said that it stops.
+    if let Some(at) = probe.first(&part) {
+        assert!(exited - at < PATIENCE.as_secs_f64());
+    }
+    probe.stop();
+    let records = records(&file);
+    let lost: u64 = ledgers(&records).map(drops).sum();
+    (records, (sent - lost) * LINES)
+}
+
+#[test]
+fn a_worker_that_fails_three_times_ends_the_process_after_a_last_flush() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (records, sent) = ends_with_70(dir.path(), "worker:udp-PORT-0", "line@3000*3", "");
+    assert_eq!(ledgers(&records).map(lines).sum::<u64>(), sent);
+    assert_eq!(ledgers(&records).map(|ledger| number(&ledger["lines"]["internal_error"])).sum::<u64>(), 3);
+}
+
+#[test]
+fn a_flush_thread_that_fails_ends_the_process_after_a_last_flush() {
+    for fault in ["flush@8", "merge@4"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (records, sent) = ends_with_70(dir.path(), "flush", fault, "");
+        assert_eq!(ledgers(&records).map(lines).sum::<u64>(), sent, "{fault}");
+        let failed: u64 = ledgers(&records).map(|ledger| number(&ledger["flush"]["failed"])).sum();
+        assert_eq!(failed, u64::from(fault == "merge@4"), "{fault}");
+    }
+}
