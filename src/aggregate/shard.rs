@@ -692,7 +692,6 @@ impl Shard {
         if !self.open.columns.is_touched(class, id) && self.remove(class, id) {
             self.open.retired[class as usize].push(id);
         }
-        self.is_table_open = false;
     }
 
     /// Removes a series from the table; `false` if no series has this id.
@@ -703,7 +702,9 @@ impl Shard {
             (self.overflow[kind as usize] == Some(id)).then_some(kind)
         });
         self.is_table_open = true;
-        if !index.remove(id, |key| self.hasher.hash(key)) {
+        let has_gone = index.remove(id, |key| self.hasher.hash(key));
+        self.is_table_open = false;
+        if !has_gone {
             return false;
         }
         if class == Class::Counter {
