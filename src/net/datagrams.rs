@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::aggregate::Shard;
+use crate::fault;
 use crate::protocol::Reason;
 use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
@@ -172,6 +173,7 @@ fn read(
         || shard.tally().listener.datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example()
         || taps.wants_senders();
+    fault::pass("receive");
     let messages = batch.receive(source.socket.as_ref(), with_senders)?;
     shard.begin_batch();
     shard.tally().messages += messages as u64;

@@ -17,6 +17,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep_until, timeout, timeout_at};
 
 use crate::aggregate::Shard;
+use crate::fault;
 use crate::protocol::Reason;
 use crate::sys::{unix_time, unread_bytes};
 
@@ -292,6 +293,7 @@ async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>,
         if !matches!(ready, Ok(Ok(()))) {
             break;
         }
+        fault::pass("connection");
         let read = stream.try_read(&mut shared.scratch.borrow_mut());
         match read {
             Ok(0) => {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::support::sources::rust_files;
 use crate::support::{Daemon, get, pause_ms, poll, records, until};
 
 /// Within this time of a failure `/ready` must say so.
@@ -299,12 +300,12 @@ fn ends_with_70(dir: &Path, part: &str, faults: &str, more: &str) -> (Vec<Value>
     assert_eq!(daemon.wait(PATIENCE), Some(70), "{part}");
     let sent = load.end();
     let exited = unix_now();
-    // It may be gone before anybody asks; if it was asked, it named the part or said that it stops.
-    if let Some(at) = probe.first(&part) {
-        assert!(exited - at < PATIENCE.as_secs_f64());
-    }
+    let noticed = probe.first(&part).unwrap_or(exited);
     probe.stop();
     let records = records(&file);
+    let last = ledgers(&records).last().expect("a last flush");
+    let at = last["parts"][&part]["last_failure_at"].as_f64().unwrap_or_else(|| panic!("{part} is not in {last}"));
+    assert!(noticed - at <= NOTICED_SECS, "noticed after {} s", noticed - at);
     let lost: u64 = ledgers(&records).map(drops).sum();
     (records, (sent - lost) * LINES)
 }
@@ -326,4 +327,177 @@ fn a_flush_thread_that_fails_ends_the_process_after_a_last_flush() {
         let failed: u64 = ledgers(&records).map(|ledger| number(&ledger["flush"]["failed"])).sum();
         assert_eq!(failed, u64::from(fault == "merge@4"), "{fault}");
     }
+}
+
+/// A sink whose code fails with every interval takes nobody with it.
+#[test]
+fn a_sink_that_fails_each_time_stays_restarting_and_its_intervals_are_counted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let config = format!(
+        "interval = \"100ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\nname = \"bad\"\ntype = \"file\"\npath = \"{}\"\nqueue = 2\n\
+         [[sink]]\nname = \"good\"\ntype = \"file\"\npath = \"{}\"\n\
+         [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n",
+        file("bad.jsonl"),
+        file("good.jsonl"),
+    );
+    let daemon = Daemon::start_faulty(dir.path(), &config, &[], "sink:bad@1*1000000");
+    daemon.send_udp(&[b"x:1|c"]);
+    let status = daemon.status_when("given up", |status| {
+        let bad = &status["sinks"]["bad"];
+        status["parts"]["sink:bad"]["restarts"].as_u64() > Some(2) && total(&bad["dropped"]) > 0
+    });
+    let warnings = status["warnings"].as_array().expect("a list");
+    assert!(warnings.iter().any(|warning| warning.as_str().expect("text").starts_with("sink:bad is restarting")));
+    assert_eq!((&status["parts"]["sink:bad"]["state"], &status["ready"]), (&"restarting".into(), &false.into()));
+    assert_eq!(status["parts"]["sink:good"]["state"], "running");
+    let (code, body) = daemon.get("/ready");
+    assert!(code == 503 && body.contains("restarting: sink:bad"), "{body}");
+    let bad = daemon.status()["sinks"]["bad"].clone();
+    let known = number(&bad["delivered"]) + number(&bad["queued"]) + total(&bad["dropped"]);
+    assert_eq!((number(&bad["offered"]), number(&bad["delivered"])), (known, 0), "{bad}");
+    daemon.stop();
+    assert!(records(&dir.path().join("good.jsonl")).iter().any(|record| record["name"] == "x"));
+}
+
+/// Writes lines until the other side has closed.
+fn write_until_closed(to: SocketAddr) {
+    let mut stream = TcpStream::connect(to).expect("connected");
+    until("closed", || stream.write_all(b"t:1|c\n").is_err());
+}
+
+#[test]
+fn a_stream_goes_on_after_the_line_with_which_its_worker_failed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"200ms\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[sink]]\ntype = \"console\"\n\
+                  [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n";
+    let daemon = Daemon::start_faulty(dir.path(), config, &[], "line@10,connection@150");
+    let tcp = daemon.tcp.expect("TCP");
+    let part = format!("worker:tcp-{}", tcp.port());
+    let sent = {
+        let mut stream = TcpStream::connect(tcp).expect("connected");
+        for n in 0..100 {
+            write!(stream, "t:1|c\nlevel:+{n}|g\n").expect("taken");
+        }
+        200
+    };
+    let status = daemon.status_when("all lines", |status| lines(status) >= sent);
+    assert_eq!((lines(&status), number(&status["lines"]["internal_error"])), (sent, 1));
+    assert_eq!((number(&status["lines"]["metrics"]), &status["parts"][&part]["restarts"]), (sent - 1, &1.into()));
+    // A failure outside of any line ends its connection; others are served.
+    write_until_closed(tcp);
+    daemon.status_when("a connection that failed", |status| status["parts"][&part]["restarts"] == 2);
+    let mut stream = TcpStream::connect(tcp).expect("connected");
+    stream.write_all(b"last:1|c\n").expect("taken");
+    let before = lines(&status);
+    daemon.status_when("the next connection", |status| lines(status) > before);
+    until("ready again", || daemon.get("/ready").0 == 200);
+    daemon.stop();
+}
+
+#[test]
+fn a_worker_that_fails_outside_of_lines_reads_no_more_and_what_it_counted_is_flushed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (records, sent) = ends_with_70(dir.path(), "worker:udp-PORT-0", "receive@400", "");
+    assert_eq!(ledgers(&records).map(lines).sum::<u64>(), sent);
+}
+
+#[test]
+fn presence_that_fails_again_goes_on_with_what_was_saved() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = dir.path().join("presence.json");
+    let config = format!(
+        "interval = \"100ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
+         [http]\naddress = \"127.0.0.1:0\"\n[presence]\nstate_file = \"{}\"\n",
+        dir.path().join("records.jsonl").display(),
+        state.display()
+    );
+    // A first run leaves somebody in the state file.
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"heartbeat.saved.a:10|g"]);
+    until("registered", || daemon.get("/api/v1/presence/saved").0 == 200);
+    daemon.stop();
+    let daemon = Daemon::start_faulty(dir.path(), &config, &[], "heartbeat@2,heartbeat@4");
+    let beat = || daemon.send_udp(&[b"heartbeat.new.b:10|g"]);
+    let failed = |times: u64| {
+        daemon.status_when("failed", |status| status["parts"]["presence"]["restarts"].as_u64() == Some(times));
+        until("an answer", || daemon.get("/api/v1/presence/saved").0 == 200);
+    };
+    beat();
+    until("registered", || daemon.get("/api/v1/presence/new").0 == 200);
+    beat();
+    failed(1);
+    assert_eq!(daemon.get("/api/v1/presence/new").0, 200, "it goes on with what it knows");
+    beat();
+    beat();
+    failed(2);
+    assert_eq!(daemon.get("/api/v1/presence/new").0, 404, "it has what was saved");
+    beat();
+    until("registered again", || daemon.get("/api/v1/presence/new").0 == 200);
+    let status = daemon.flushed_when("its account", |status| status["presence"]["failed"] == 2);
+    assert_eq!(number(&status["lines"]["heartbeats"]), 5);
+    until("ready again", || daemon.get("/ready").0 == 200);
+    daemon.stop();
+}
+
+/// What a service manager is told, and when.
+fn manager(path: &Path) -> Arc<Mutex<Vec<(f64, String)>>> {
+    let socket = std::os::unix::net::UnixDatagram::bind(path).expect("a socket");
+    let told = Arc::<Mutex<Vec<_>>>::default();
+    let all = Arc::clone(&told);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while let Ok(count) = socket.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..count]).trim().to_string();
+            all.lock().expect("no panic").push((unix_now(), text));
+        }
+    });
+    told
+}
+
+#[test]
+fn the_watchdog_is_not_fed_while_an_essential_part_does_not_work() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("notify");
+    let told = manager(&path);
+    let config = "interval = \"100ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[[sink]]\ntype = \"console\"\n\
+                  [http]\naddress = \"127.0.0.1:0\"\n[presence]\nstate_file = \"off\"\n";
+    // After the second failure it pauses for a second.
+    let environment = [("NOTIFY_SOCKET", path.to_str().expect("a plain path")), ("WATCHDOG_USEC", "100000")];
+    let daemon = Daemon::start_in(dir.path(), config, "presence@12*2", &environment);
+    let is_fed = |from: f64, to: f64| {
+        let told = told.lock().expect("no panic");
+        told.iter().any(|(at, text)| text == "WATCHDOG=1" && (from..to).contains(at))
+    };
+    until("fed", || is_fed(0.0, f64::INFINITY));
+    let twice = daemon.status_when("it failed", |status| status["parts"]["presence"]["restarts"] == 2);
+    let at = twice["parts"]["presence"]["last_failure_at"].as_f64().expect("a time");
+    until("fed again", || is_fed(at + 1.0, f64::INFINITY));
+    // What was asked for before the failure may be on its way for a moment.
+    assert!(!is_fed(at + 0.2, at + 1.9), "{:?}", told.lock());
+    daemon.stop();
+}
+
+/// A plain build has no way to inject a failure.
+#[test]
+fn failures_can_be_injected_in_test_builds_alone() {
+    for (path, code) in rust_files("src") {
+        let has_word = |line: &str| {
+            line.contains("SYSTOLE_TEST_FAULT")
+                || line.contains("fault::{VARIABLE")
+                || line.contains("fault::VARIABLE")
+                || line.contains("fault::arm")
+        };
+        let lines: Vec<&str> = code.lines().collect();
+        for (n, line) in lines.iter().enumerate().filter(|(_, line)| has_word(line)) {
+            let before = &lines[..n];
+            let is_test = |line: &&str| line.trim() == "#[cfg(feature = \"internals\")]";
+            let inside_module = path.ends_with("fault.rs") && before.iter().any(is_test);
+            let is_guarded = before.iter().rev().take(3).any(is_test);
+            assert!(inside_module || is_guarded, "{}:{}: {line}", path.display(), n + 1);
+        }
+    }
+    let fault = rust_files("src").into_iter().find(|(path, _)| path.ends_with("fault.rs")).expect("the hook").1;
+    assert!(fault.contains("#[cfg(not(feature = \"internals\"))]\n#[inline(always)]\npub fn pass(_place: &str) {}"));
 }

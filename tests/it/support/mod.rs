@@ -145,6 +145,13 @@ impl Daemon {
         Daemon::start_by(command, dir, config)
     }
 
+    /// The same with more in the environment.
+    pub fn start_in(dir: &Path, config: &str, faults: &str, environment: &[(&str, &str)]) -> Daemon {
+        let mut command = command(&["run", "-c", &config_file(dir)]);
+        command.stdin(Stdio::null()).env("SYSTOLE_TEST_FAULT", faults).envs(environment.iter().copied());
+        Daemon::start_by(command, dir, config)
+    }
+
     /// The same with a socket that it inherits as `fd://0`, as systemd passes it; this test has it too.
     pub fn start_inheriting(dir: &Path, config: &str, socket: OwnedFd) -> Daemon {
         let script = "exec 3<&0 0</dev/null; export LISTEN_PID=$$; exec \"$@\"";
