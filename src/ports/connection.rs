@@ -122,11 +122,22 @@ impl Conn {
     }
 
     /// Notes whether a write went on.
-    fn note<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let mut progress = self.slot.progress();
         match &polled {
             Poll::Pending => progress.stall(Instant::now()),
             Poll::Ready(_) => progress.sent(),
+        }
+        drop(progress);
+        polled
+    }
+
+    /// Notes whether all is sent.
+    fn flushed(&self, polled: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        let mut progress = self.slot.progress();
+        match &polled {
+            Poll::Pending => progress.stall(Instant::now()),
+            Poll::Ready(_) => progress.flushed(),
         }
         drop(progress);
         polled
@@ -162,17 +173,17 @@ impl AsyncRead for Conn {
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = on_stream!(self, stream => stream.poll_write(cx, buf));
-        self.note(polled)
+        self.wrote(polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = on_stream!(self, stream => stream.poll_flush(cx));
-        self.note(polled)
+        self.flushed(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = on_stream!(self, stream => stream.poll_shutdown(cx));
-        self.note(polled)
+        self.flushed(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -188,6 +199,6 @@ impl AsyncWrite for Conn {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = on_stream!(self, stream => stream.poll_write_vectored(cx, bufs));
-        self.note(polled)
+        self.wrote(polled)
     }
 }

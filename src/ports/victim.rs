@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// A connection that is younger than this gives way only when no older one can: it may be about to send its request.
 const YOUNG: Duration = Duration::from_millis(500);
 
+/// A request whose answer has not begun after this time gives way when nothing else can: too many ask for too much.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
 /// How long is waited for what, on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
@@ -63,11 +66,13 @@ pub(super) struct Progress {
     is_proven: bool,
     /// Since when the client takes nothing of what is sent.
     stalled: Option<Instant>,
+    /// Whether a part of the answer was sent.
+    has_begun: bool,
 }
 
 impl Progress {
     pub(super) fn new(phase: Phase, now: Instant) -> Progress {
-        Progress { phase, since: now, rested: now, is_proven: false, stalled: None }
+        Progress { phase, since: now, rested: now, is_proven: false, stalled: None, has_begun: false }
     }
 
     fn enter(&mut self, phase: Phase, now: Instant) {
@@ -89,6 +94,7 @@ impl Progress {
     /// A request is here, but for its body if it has one.
     pub(super) fn begin(&mut self, has_body: bool, now: Instant) {
         self.enter(if has_body { Phase::Body } else { Phase::Answering }, now);
+        self.has_begun = false;
     }
 
     /// The body is read, or nobody wants the rest of it.
@@ -104,8 +110,13 @@ impl Progress {
         (self.rested, self.is_proven) = (now, true);
     }
 
-    /// Bytes were sent, or nothing more is to be sent.
+    /// Bytes were sent.
     pub(super) fn sent(&mut self) {
+        (self.stalled, self.has_begun) = (None, true);
+    }
+
+    /// Nothing more is to be sent.
+    pub(super) fn flushed(&mut self) {
         self.stalled = None;
     }
 
@@ -135,7 +146,10 @@ impl Progress {
         let is_young = now.saturating_duration_since(self.rested) < YOUNG;
         match (self.phase, self.stalled) {
             (Phase::Answering, Some(since)) => Some((Rank::Stalled, since)),
-            (Phase::Answering, None) => None,
+            (Phase::Answering, None) => {
+                let is_late = !self.has_begun && now.saturating_duration_since(self.since) >= UNANSWERED;
+                is_late.then_some((Rank::Unanswered, self.since))
+            }
             _ if is_young => Some((Rank::Young, self.rested)),
             _ if self.is_proven => Some((Rank::Resting, self.rested)),
             _ => Some((Rank::Unproven, self.rested)),
@@ -154,6 +168,8 @@ pub(super) enum Rank {
     Stalled,
     /// It came a moment ago, or was answered a moment ago.
     Young,
+    /// Its answer has not begun for long.
+    Unanswered,
 }
 
 #[cfg(test)]
@@ -207,6 +223,10 @@ mod tests {
         };
         let mut answered = unproven(99);
         answered.begin(false, at(98));
+        let unanswered = answered;
+        let mut asked_now = answered;
+        asked_now.begin(false, at(0));
+        answered.sent();
         let mut stalled = answered;
         stalled.stall(at(3));
         let mut dripping = unproven(50);
@@ -219,10 +239,15 @@ mod tests {
             ("unproven 40 s", unproven(40)),
             ("dripping 50 s", dripping),
             ("answered", answered),
+            ("asked now", asked_now),
+            ("unanswered", unanswered),
         ];
         order.retain(|(_, progress)| progress.rank(now).is_some());
         order.sort_by_key(|(_, progress)| progress.rank(now));
         let names: Vec<&str> = order.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["dripping 50 s", "unproven 40 s", "resting 80 s", "resting 1 s", "stalled", "young"]);
+        assert_eq!(
+            names,
+            ["dripping 50 s", "unproven 40 s", "resting 80 s", "resting 1 s", "stalled", "young", "unanswered"]
+        );
     }
 }

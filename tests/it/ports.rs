@@ -229,6 +229,32 @@ fn the_connection_that_is_longest_without_a_request_gives_way_and_streams_stay()
 }
 
 #[test]
+fn clients_that_do_not_read_their_answers_give_way() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = start(dir.path(), "max_connections = 8\nmax_connections_per_address = 8", "", "");
+    // More than the buffers of two kernels hold.
+    let series = 40_000;
+    let lines: Vec<String> = (0..series).map(|n| format!("{}.{n}:1|g", "part".repeat(60))).collect();
+    for datagram in lines.chunks(200) {
+        ports.daemon.send_udp(&[datagram.join("\n").as_bytes()]);
+        pause_ms(1);
+    }
+    ports.daemon.flushed_when("all series", |status| status["series"]["gauges"].as_u64() >= Some(series));
+    let mut unread = Vec::new();
+    for _ in 0..30 {
+        let mut stream = TcpStream::connect(ports.http).expect("connected");
+        stream.write_all(b"GET /api/v1/snapshot HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+        unread.push(stream);
+        pause_ms(50);
+    }
+    // They are answered at once, or as soon as others stall.
+    until("nobody waits", || probe(ports.http, 1) <= PROBE_MS);
+    let account = ports.http_account();
+    assert!(account["refused"]["per_address"].as_u64() >= Some(22), "{account}");
+    ports.daemon.stop();
+}
+
+#[test]
 fn a_request_that_drips_has_a_total_time() {
     let dir = tempfile::tempdir().expect("a folder");
     let ports = start(dir.path(), "", "", "");
