@@ -235,7 +235,7 @@ settings! {
         /// Source networks; this or `tls.client_ca` must be set when the address is not on loopback.
         allow: Option<Vec<IpNet>> = None, such_as("[\"10.0.0.0/8\"]", networks);
         /// How many may connect.
-        limits: ConnectionLimits = ConnectionLimits { in_all: 64, per_address: 32 }, limits;
+        limits: ConnectionLimits = ConnectionLimits { in_all: 128, per_address: 64 }, limits;
         /// TLS.
         tls: TlsFiles = TlsFiles::default(), tls;
     }

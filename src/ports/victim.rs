@@ -150,6 +150,7 @@ impl Progress {
                 let is_late = !self.has_begun && now.saturating_duration_since(self.since) >= UNANSWERED;
                 is_late.then_some((Rank::Unanswered, self.since))
             }
+            (Phase::Handshake | Phase::Waiting, _) if is_young && !self.is_proven => Some((Rank::Silent, self.rested)),
             _ if is_young => Some((Rank::Young, self.rested)),
             _ if self.is_proven => Some((Rank::Resting, self.rested)),
             _ => Some((Rank::Unproven, self.rested)),
@@ -166,7 +167,9 @@ pub(super) enum Rank {
     Resting,
     /// It does not take its answer.
     Stalled,
-    /// It came a moment ago, or was answered a moment ago.
+    /// It came a moment ago, and has sent nothing yet.
+    Silent,
+    /// It came a moment ago and has sent something, or was answered a moment ago.
     Young,
     /// Its answer has not begun for long.
     Unanswered,
@@ -231,8 +234,11 @@ mod tests {
         stalled.stall(at(3));
         let mut dripping = unproven(50);
         dripping.heard(at(1));
+        let mut young = unproven(0);
+        young.heard(at(0));
         let mut order = vec![
-            ("young", unproven(0)),
+            ("young", young),
+            ("silent", unproven(0)),
             ("stalled", stalled),
             ("resting 1 s", resting(1)),
             ("resting 80 s", resting(80)),
@@ -247,7 +253,16 @@ mod tests {
         let names: Vec<&str> = order.iter().map(|(name, _)| *name).collect();
         assert_eq!(
             names,
-            ["dripping 50 s", "unproven 40 s", "resting 80 s", "resting 1 s", "stalled", "young", "unanswered"]
+            [
+                "dripping 50 s",
+                "unproven 40 s",
+                "resting 80 s",
+                "resting 1 s",
+                "stalled",
+                "silent",
+                "young",
+                "unanswered"
+            ]
         );
     }
 }
