@@ -506,6 +506,19 @@ impl Part {
         })
     }
 
+    /// Starts a task on the current runtime that ends when nothing is left for it to do, and is started again after a panic.
+    pub fn keep_task<F>(&self, work: impl Fn() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let part = self.clone();
+        tokio::spawn(async move {
+            while let Err(panic) = caught(work()).await {
+                part.restart(panic).await;
+            }
+        });
+    }
+
     /// Runs one of the many short tasks of a part, such as a connection: one that panics is counted, and the others go on.
     pub async fn one_of_many(&self, work: impl Future<Output = ()>) {
         let work = async {

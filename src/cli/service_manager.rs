@@ -6,6 +6,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 pub(super) use sd_notify::NotifyState;
 
+use crate::supervise::Part;
+
 /// Queued notifications. Further ones are dropped: a watchdog notification that is minutes old says nothing.
 const QUEUE: usize = 8;
 
@@ -20,14 +22,16 @@ impl ServiceManager {
             return Ok(ServiceManager(None));
         }
         let (sender, states) = sync_channel::<NotifyState<'static>>(QUEUE);
-        let send = move || {
-            for state in states {
-                if let Err(error) = sd_notify::notify(&[state]) {
-                    tracing::warn!(%error, "cannot notify the service manager");
+        let send = move |part: &Part| {
+            part.keep(|| {
+                for state in &states {
+                    if let Err(error) = sd_notify::notify(&[state]) {
+                        tracing::warn!(%error, "cannot notify the service manager");
+                    }
                 }
-            }
+            });
         };
-        std::thread::Builder::new().name("manager".into()).spawn(send)?;
+        Part::new("manager").thread("manager", send)?;
         Ok(ServiceManager(Some(sender)))
     }
 

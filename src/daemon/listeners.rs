@@ -17,10 +17,10 @@ pub(super) struct BoundListeners(Vec<(ListenUrl, BoundListener)>);
 
 impl BoundListeners {
     /// Binds them all.
-    pub(super) fn bind(config: &Config) -> Result<BoundListeners, StartError> {
+    pub(super) fn bind(config: &Config, supervisor: &Supervisor) -> Result<BoundListeners, StartError> {
         let bind = |listen: &Listen| {
             let url = listen.url.to_string();
-            let tls = super::server::tls(&url, &listen.tls)?;
+            let tls = super::server::tls(&url, &listen.tls, supervisor)?;
             let options = ListenerOptions { tls, ..assemble::listener(config, listen) };
             let bound = net::bind(options).map_err(|error| cannot_listen(&url, &error))?;
             Ok((listen.url.clone().at(bound.address()), bound))

@@ -154,7 +154,7 @@ impl Daemon {
         let supervisor = Supervisor::default();
         let ports = Ports::new(&memory, &supervisor);
         let sinks = sinks::open(&config, &memory, &ports)?;
-        let listeners = BoundListeners::bind(&config)?;
+        let listeners = BoundListeners::bind(&config, &supervisor)?;
         let http = BoundServer::http(&config, &ports)?;
         let management = BoundServer::management(&config, &ports)?;
         Ok(Daemon {

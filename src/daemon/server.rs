@@ -18,7 +18,7 @@ use crate::http::{self, About, AppState, LastRead};
 use crate::management::ManagementState;
 use crate::ports::{self, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
-use crate::supervise::Readiness;
+use crate::supervise::{Readiness, Supervisor};
 use crate::sys::unix_time;
 use crate::web::Bodies;
 
@@ -82,7 +82,7 @@ impl BoundServer {
         };
         let (listener, address) = bind().map_err(|error| cannot_listen(&format!("{scheme}://{address}"), &error))?;
         let url = format!("{scheme}://{address}");
-        let tls = self::tls(&url, tls)?;
+        let tls = self::tls(&url, tls, ports.supervisor())?;
         Ok(BoundServer { listener: Arc::new(listener), address, port: Port::new(options(url, tls), ports) })
     }
 
@@ -129,10 +129,10 @@ impl Server {
 }
 
 /// TLS of a port; its files are followed.
-pub(super) fn tls(port: &str, files: &TlsFiles) -> Result<Option<ServerTls>, StartError> {
+pub(super) fn tls(port: &str, files: &TlsFiles, supervisor: &Supervisor) -> Result<Option<ServerTls>, StartError> {
     let tls = ServerTls::load(files).map_err(|error| StartError(format!("cannot set up TLS of {port}: {error}")))?;
     if let Some(tls) = &tls {
-        tls.follow(port);
+        tls.follow(port, supervisor);
     }
     Ok(tls)
 }

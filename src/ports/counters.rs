@@ -25,6 +25,11 @@ impl Ports {
         Ports { memory: memory.clone(), supervisor: supervisor.clone(), ..Ports::default() }
     }
 
+    /// The parts of the daemon.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
     /// A port as a part of the daemon.
     pub(super) fn part(&self, url: &str) -> Part {
         self.supervisor.part(&format!("port:{url}"), Role::Ordinary)

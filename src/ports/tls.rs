@@ -24,6 +24,7 @@ use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 use crate::settings::{Opt, OptionVisitor};
+use crate::supervise::{Part, Role, Supervisor};
 
 use super::validity::validity;
 
@@ -139,9 +140,12 @@ impl ServerTls {
     }
 
     /// Starts a task that reads the files again when they change, until the last clone is gone. To be called inside a Tokio
-    /// runtime that lives as long. `port` names it in the log.
-    pub fn follow(&self, port: &str) {
-        tokio::spawn(follow(Arc::downgrade(&self.0), Arc::new(self.0.files.clone()), port.to_string()));
+    /// runtime that lives as long. `port` names it in the log, and the task among the parts of the daemon.
+    pub fn follow(&self, port: &str, supervisor: &Supervisor) {
+        let part = supervisor.part(&format!("tls:{port}"), Role::Ordinary);
+        let (shared, files) = (Arc::downgrade(&self.0), Arc::new(self.0.files.clone()));
+        let (port, own) = (port.to_string(), part.clone());
+        part.keep_task(move || follow(shared.clone(), Arc::clone(&files), port.clone(), own.clone()));
     }
 
     /// For the next handshake: with the files as they were read last.
@@ -211,11 +215,12 @@ fn look(files: &TlsFiles, used: &Stamp) -> Look {
 }
 
 /// Looks at the files until nobody uses them.
-async fn follow(shared: Weak<Shared>, files: Arc<TlsFiles>, port: String) {
+async fn follow(shared: Weak<Shared>, files: Arc<TlsFiles>, port: String, part: Part) {
     let mut watcher = FileWatcher { port, bad: None, warned: None };
     loop {
         sleep(LOOK_EVERY).await;
         let Some(shared) = shared.upgrade() else { return };
+        part.alive();
         let (files, used) = (Arc::clone(&files), shared.current().stamp.clone());
         // They may lie on a disk that is slow.
         match spawn_blocking(move || look(&files, &used)).await {

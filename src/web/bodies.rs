@@ -28,6 +28,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::memory::{Holder, Holding, Level, Memory};
+use crate::supervise::Part;
 
 use super::{error, with_type};
 
@@ -140,7 +141,8 @@ impl Bodies {
             cut: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        tokio::spawn(sweep(Arc::downgrade(&shared)));
+        let swept = Arc::downgrade(&shared);
+        Part::new("bodies").keep_task(move || sweep(swept.clone()));
         Bodies(shared)
     }
 }

@@ -163,7 +163,7 @@ impl Spec for PrometheusSpec {
         })?;
         let url = self.url(bound);
         let tls = ServerTls::load(&self.tls).map_err(|error| format!("cannot set up TLS: {error}"))?;
-        tls.iter().for_each(|tls| tls.follow(&url));
+        tls.iter().for_each(|tls| tls.follow(&url, context.ports.supervisor()));
         let (limits, patience, allow) = (self.limits, Patience::HTTP, AccessList::default());
         let port = Port::new(PortOptions { url, limits, patience, allow, tls }, &context.ports);
         let token = Some(self.token.as_str()).filter(|token| !token.is_empty()).map(Arc::from);
