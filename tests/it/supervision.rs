@@ -181,12 +181,13 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
     let webhook = receiver();
     let target = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let file = |name: &str| dir.path().join(name).display().to_string();
-    let (http, manage) = (free_port(), free_port());
+    let (http, manage, scrape) = (free_port(), free_port(), free_port());
     let config = format!(
         "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
          [[sink]]\nname = \"a\"\ntype = \"file\"\npath = \"{}\"\n\
          [[sink]]\nname = \"b\"\ntype = \"file\"\npath = \"{}\"\n\
          [[sink]]\nname = \"c\"\ntype = \"file\"\npath = \"{}\"\nexclude = [\"latency\"]\n\
+         [[sink]]\nname = \"p\"\ntype = \"prometheus\"\naddress = \"{scrape}\"\n\
          [[relay]]\nname = \"raw\"\ntargets = [\"{}\"]\n\
          [http]\naddress = \"{http}\"\n[management]\naddress = \"{manage}\"\n\
          [presence]\nwebhook = [\"http://{webhook}/\"]\nalertmanager = [\"http://{webhook}\"]\nsnitch_url = \"http://{webhook}/\"\n",
@@ -199,6 +200,7 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
         ("worker:udp-PORT-0", "line@2000"),
         ("presence", "heartbeat@300"),
         ("sink:a", "sink:a@4"),
+        ("sink:p", "sink:p@3"),
         ("sink:c:intake", "sink:c:intake@5"),
         ("relay:raw", "relay:raw@300"),
         ("capture", "capture@250"),
@@ -250,6 +252,7 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
         assert!(noticed - at <= NOTICED_SECS, "{part} was noticed after {} s", noticed - at);
     }
     assert_eq!(get(http, "/ready", "").0, 200);
+    assert_eq!(get(scrape, "/metrics", "").0, 200, "it listens at its port again");
     probe.stop();
     let sent = load.stop();
     let status = daemon.flushed_when("everything was read", |status| {

@@ -337,6 +337,8 @@ impl Sink for PrometheusSink {
         Box::pin(async move {
             let _ = self.stop.send(true);
             self.server.abort();
+            // When the task is gone its port is free.
+            let _ = (&mut self.server).await;
         })
     }
 }
