@@ -239,6 +239,7 @@ pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
         allow: AccessList::new(listen.allow.clone()),
         with_senders,
         max_connections: listen.max_connections,
+        max_connections_per_address: listen.max_connections_per_address,
         idle_timeout: listen.idle_timeout,
         // Its files are read when it is bound.
         tls: None,

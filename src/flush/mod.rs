@@ -671,7 +671,8 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
             tracing::warn!(
                 listener = l.url,
                 refused = l.refused,
-                "refused: source not in `allow`, or over `max_connections`"
+                connections = l.connections_refused.text(),
+                "refused: source not in `allow`, over `max_connections`, or without good TLS"
             );
         }
     }

@@ -51,6 +51,9 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
             let socket = sys::inherited_socket(&name)?;
             socket.set_nonblocking(true)?;
             options.transport = Transport::of(&socket)?;
+            if options.tls.is_some() && options.transport != Transport::Tcp {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS takes a TCP socket, and this is none"));
+            }
             sockets.push(Arc::new(socket));
         }
     }

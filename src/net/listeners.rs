@@ -106,6 +106,7 @@ mod tests {
             allow: AccessList::default(),
             with_senders: false,
             max_connections: 1,
+            max_connections_per_address: 1,
             idle_timeout: Duration::from_secs(1),
             tls: None,
             protocol: Options::default(),

@@ -6,6 +6,7 @@
 //! | `bind` | opens a listener's sockets |
 //! | `listener` | starts its workers, and passes the flusher's commands to them |
 //! | `datagrams`, `streams` | the workers: UDP and unix datagrams; TCP and unix streams |
+//! | `slots` | how many connections there may be, and which gives way to a new one |
 //! | `connection`, `framing` | a connection; cutting its bytes into lines or frames |
 //! | `failures` | panics of a worker |
 //! | `taps` | copies to presence, capture and relays |
@@ -25,7 +26,8 @@
 //! | `truncated` | `datagrams::read` | it is longer than `max_datagram`; its whole lines are used |
 //! | `unread` | `datagrams::count_unread` | it was still queued at the deadline of a stop |
 //!
-//! Of streams, `refused` counts connections (`streams::Connections::refuse`) and `unread_bytes` what a stop left unread.
+//! Of streams, `refused` counts connections (`streams::Shared::refuse`) and `unread_bytes` what a stop, or closing a connection,
+//! left unread.
 //! What taps cannot take is counted by them: `presence.queue_drops`, `capture.lost`, `relays.*.dropped`.
 //!
 //! A stop has an order, so that nothing queued is lost and nothing is lost unseen ([`Listeners::stop`]): connections are read
@@ -41,6 +43,7 @@ mod listener;
 mod listeners;
 mod queue;
 pub mod relay;
+mod slots;
 mod streams;
 mod taps;
 
@@ -62,8 +65,9 @@ pub use listeners::{Listeners, stop};
 pub use queue::QueueWatch;
 pub use taps::Taps;
 
-/// Most connections that the kernel queues before they are accepted.
-const BACKLOG: i32 = 1024;
+/// Most connections that the kernel queues before they are accepted; `net.core.somaxconn` may be lower. One more is not
+/// answered, and its client tries again only after a second.
+const BACKLOG: i32 = 4096;
 
 /// Datagrams or streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +159,9 @@ pub struct ListenerOptions {
     pub with_senders: bool,
     /// Most connections at once.
     pub max_connections: usize,
-    /// Time after which a silent connection is closed.
+    /// Most of them from one address.
+    pub max_connections_per_address: usize,
+    /// Time after which a connection without a whole line is closed.
     pub idle_timeout: Duration,
     /// TLS of TCP connections.
     pub tls: Option<ServerTls>,

@@ -1,6 +1,9 @@
 //! Streams: TCP and unix sockets. One thread serves all connections of a listener and owns its shard, so that connections
 //! share it without a lock. The transport slows down a sender that is too fast.
 //!
+//! When there is no slot for a new connection, another gives way ([`super::slots`]). It is read for what the kernel has of it,
+//! so that no whole line is lost, and so is one that sends no whole line for `idle_timeout`.
+//!
 //! At a stop the connections that the kernel has queued are accepted, and it refuses later ones. Every connection is read for
 //! what the kernel has received until then, and on until it is silent for [`QUIET`], at most for [`LINGER`] longer.
 
@@ -19,12 +22,14 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 use crate::aggregate::Shard;
 use crate::fault;
 use crate::protocol::Reason;
-use crate::sys::{unix_time, unread_bytes};
+use crate::sys::{Descriptors, unix_time, unread_bytes};
+use crate::telemetry::Refusal;
 
-use super::connection::{Acceptor, Connection, accept_queued};
+use super::connection::{Acceptor, Connection, Way, accept_queued, is_temporary};
 use super::failures::Failures;
 use super::framing::{Chunk, Cutter};
 use super::listener::{ReadDeadline, WorkerCommand};
+use super::slots::{HeldSlot, Slots, YOUNG};
 use super::taps::Taps;
 use super::{BACKLOG, ListenAddress, ListenerOptions, Transport, count_bytes};
 
@@ -41,11 +46,17 @@ const IN_FLIGHT_BYTES: usize = 10 << 20;
 /// Bytes read from a connection before the others have their turn.
 const READ_BYTES: usize = 64 << 10;
 
+/// A connection that gives way is read for what the kernel has, and for so much more at most, if it sends as fast as that.
+const PARTING_BYTES: usize = 1 << 20;
+
 /// Pause after a failed accept, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection beyond `max_connections` waits this long for another to end before it is refused: a client that opens one
-/// after the other has only one open, though earlier ones may still have to be read to their ends.
+/// Longest handshake of TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A connection without a slot waits this long for another to end before it is refused, if none gives way: a client that
+/// opens one after the other has only one open, though earlier ones may still have to be read to their ends.
 const ROOM_PATIENCE: Duration = Duration::from_millis(50);
 
 /// At a stop, all queued connections together wait at most this long, and at most half of the time that is left.
@@ -85,6 +96,44 @@ impl Shared {
     fn ingest(&self, shard: &mut Shard, bytes: &[u8], from: Option<SocketAddr>, now: f64) {
         self.failures.borrow_mut().ingest(shard, bytes, &self.options.protocol, from, now);
     }
+
+    /// Counts a connection that is refused, or closed before its client closed it.
+    fn refuse(&self, why: Refusal) {
+        let mut shard = self.shard.borrow_mut();
+        let listener = &mut shard.tally().listener;
+        // A client that had nothing to say for long is not refused anything.
+        listener.refused += u64::from(why != Refusal::Timeout);
+        listener.connections_refused.count(why, 1);
+    }
+
+    /// Counts what nobody will read of a connection.
+    fn count_unread(&self, stream: &Connection) {
+        self.shard.borrow_mut().tally().listener.unread_bytes += stream.unread() as u64;
+    }
+
+    /// Bytes that were left unread in the open interval.
+    fn unread_so_far(&self) -> u64 {
+        self.shard.borrow_mut().tally().listener.unread_bytes
+    }
+
+    /// Begins to end a connection if it is time: at a stop, when it has to give way, or when it was idle for too long.
+    fn last_reading(
+        &self,
+        stream: &mut Connection,
+        slot: &HeldSlot,
+        is_idle: bool,
+        is_stop: bool,
+    ) -> Option<FinalRead> {
+        let why = slot.asked().or(is_idle.then_some(Refusal::Timeout));
+        if !is_stop && why.is_none() {
+            return None;
+        }
+        stream.shut_down_sending();
+        Some(match why {
+            Some(why) if !is_stop => FinalRead::at_once(stream, why),
+            Some(_) | None => FinalRead::at_stop(stream),
+        })
+    }
 }
 
 pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mpsc::Receiver<WorkerCommand>) {
@@ -96,19 +145,23 @@ pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mp
         }
     };
     let (stopping, stop) = watch::channel(false);
-    let mut connections = Connections { shared: Rc::clone(&shared), stop, tasks: JoinSet::new() };
-    // A connection that waits for room, and until when.
-    let mut waiting: Option<(Accepted, Instant)> = None;
+    let slots = {
+        let options = &shared.options;
+        Slots::new(options.max_connections, options.max_connections_per_address, Descriptors::for_port())
+    };
+    let mut connections = Connections { shared: Rc::clone(&shared), slots, stop, tasks: JoinSet::new() };
+    // A connection that waits for a slot, until when, and why there is none.
+    let mut waiting: Option<(Accepted, Instant, Refusal)> = None;
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
             loop {
-                if connections.have_room()
-                    && let Some((accepted, _)) = waiting.take()
-                {
-                    connections.admit(accepted);
+                if let Some((accepted, until, _)) = waiting.take() {
+                    waiting = connections.place(accepted).err().map(|(accepted, why)| (accepted, until, why));
                 }
-                let patience = waiting.as_ref().map_or_else(Instant::now, |(_, until)| *until);
+                // A connection that must stay for now may give way a moment later.
+                let again = Instant::now() + YOUNG;
+                let patience = waiting.as_ref().map_or(again, |(_, until, _)| again.min(*until));
                 tokio::select! {
                     biased;
                     command = inbox.recv() => match command {
@@ -116,11 +169,12 @@ pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mp
                             shared.failures.borrow_mut().run_question(question, &mut shared.shard.borrow_mut());
                         }
                         Some(WorkerCommand::Stop(done)) => {
-                            let waiting = waiting.take().map(|(accepted, _)| accepted);
+                            let waiting = waiting.take().map(|(accepted, ..)| accepted);
+                            let before = shared.unread_so_far();
                             connections.admit_queued(socket, waiting).await;
                             let _ = stopping.send(true);
                             while connections.end_of_one().await {}
-                            let unread = shared.shard.borrow_mut().tally().listener.unread_bytes;
+                            let unread = shared.unread_so_far().saturating_sub(before);
                             if unread > 0 {
                                 tracing::warn!(bytes = unread, "connections were still sending at the stop; what they sent last is lost");
                             }
@@ -130,12 +184,13 @@ pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mp
                     },
                     true = connections.end_of_one() => {}
                     () = sleep_until(patience.into()), if waiting.is_some() => {
-                        waiting = None;
-                        connections.refuse();
+                        if let Some((_, _, why)) = waiting.take_if(|(_, until, _)| Instant::now() >= *until) {
+                            shared.refuse(why);
+                        }
                     }
                     accepted = listener.accept(), if waiting.is_none() && !*stopping.borrow() => match accepted {
-                        Ok(accepted) if !connections.admits(&accepted) => connections.refuse(),
-                        Ok(accepted) => waiting = Some((accepted, Instant::now() + ROOM_PATIENCE)),
+                        Ok(accepted) if !connections.admits(&accepted) => shared.refuse(Refusal::NotAllowed),
+                        Ok(accepted) => waiting = Some((accepted, Instant::now() + ROOM_PATIENCE, Refusal::Full)),
                         Err(error) => {
                             tracing::warn!(%error, "cannot accept a connection");
                             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -153,26 +208,47 @@ type Accepted = (Connection, Option<SocketAddr>);
 /// The connections of a listener.
 struct Connections {
     shared: Rc<Shared>,
+    slots: Slots,
     stop: watch::Receiver<bool>,
     tasks: JoinSet<()>,
 }
 
 impl Connections {
-    fn have_room(&self) -> bool {
-        self.tasks.len() < self.shared.options.max_connections
-    }
-
     fn admits(&self, (_, from): &Accepted) -> bool {
         self.shared.options.allow.permits(from.map(|from| from.ip()))
     }
 
-    fn admit(&mut self, (stream, from): Accepted) {
-        self.shared.shard.borrow_mut().tally().listener.connections += 1;
-        self.tasks.spawn_local(serve(Rc::clone(&self.shared), stream, from, self.stop.clone()));
+    /// Serves a connection if there is a slot for it. If there is none, it comes back with the reason, and another one is
+    /// asked to give way.
+    fn place(&mut self, accepted: Accepted) -> Result<(), (Accepted, Refusal)> {
+        let (from, now) = (accepted.1.map(|from| from.ip()), Instant::now());
+        match self.slots.take(from, now) {
+            Ok(slot) => {
+                self.admit(accepted, slot);
+                Ok(())
+            }
+            Err(why) => {
+                self.slots.make_room(why, from, now);
+                Err((accepted, why))
+            }
+        }
     }
 
-    fn refuse(&self) {
-        self.shared.shard.borrow_mut().tally().listener.refused += 1;
+    fn admit(&mut self, (stream, from): Accepted, slot: HeldSlot) {
+        self.shared.shard.borrow_mut().tally().listener.connections += 1;
+        let secured = match &self.shared.options.tls {
+            Some(tls) => stream.secured(Arc::clone(tls.acceptor().config())),
+            None => Ok(stream),
+        };
+        match secured {
+            Ok(stream) => {
+                self.tasks.spawn_local(serve(Rc::clone(&self.shared), stream, slot, from, self.stop.clone()));
+            }
+            Err(error) => {
+                tracing::error!(%error, "TLS cannot be used");
+                self.shared.refuse(Refusal::Tls);
+            }
+        }
     }
 
     /// Waits for a connection to end; `false` if there is none.
@@ -216,23 +292,29 @@ impl Connections {
         let limit = now + left.map_or(QUEUE_PATIENCE, |left| QUEUE_PATIENCE.min(left / 2));
         let mut until = Instant::now() + ROOM_PATIENCE;
         for accepted in queued {
-            while !self.have_room() && matches!(timeout_at(until.min(limit).into(), self.end_of_one()).await, Ok(true))
-            {
-                until = Instant::now() + ROOM_PATIENCE;
+            if !self.admits(&accepted) {
+                self.shared.refuse(Refusal::NotAllowed);
+                continue;
             }
-            if self.admits(&accepted) && self.have_room() {
-                self.admit(accepted);
-            } else {
-                self.refuse();
+            let mut placed = self.place(accepted);
+            while let Err((accepted, why)) = placed {
+                if !matches!(timeout_at(until.min(limit).into(), self.end_of_one()).await, Ok(true)) {
+                    self.shared.refuse(why);
+                    break;
+                }
+                until = Instant::now() + ROOM_PATIENCE;
+                placed = self.place(accepted);
             }
         }
     }
 }
 
-/// The rest of a connection, once a stop has begun.
+/// The rest of a connection, once a stop has begun or it has to give way.
 struct FinalRead {
-    /// Bytes that the kernel had received when the stop began and that are not read yet.
+    /// Bytes that the kernel had received then and that are not read yet.
     owed: usize,
+    /// Why it has to give way; `None` at a stop, when what was sent before is waited for.
+    why: Option<Refusal>,
     /// When reading ends; set when nothing is owed any more.
     limit: Option<Instant>,
     /// Bytes read since `limit` was set.
@@ -242,6 +324,17 @@ struct FinalRead {
 }
 
 impl FinalRead {
+    /// At a stop.
+    fn at_stop(stream: &Connection) -> FinalRead {
+        FinalRead { owed: unread_bytes(stream), why: None, limit: None, read: 0, in_flight: IN_FLIGHT_BYTES }
+    }
+
+    /// Of a connection that is closed to make room, or because it was silent for too long.
+    fn at_once(stream: &Connection, why: Refusal) -> FinalRead {
+        let at_stop = FinalRead::at_stop(stream);
+        FinalRead { why: Some(why), in_flight: at_stop.owed + PARTING_BYTES, ..at_stop }
+    }
+
     /// Accounts for bytes that were read.
     fn note(&mut self, count: usize) {
         self.owed = self.owed.saturating_sub(count);
@@ -249,8 +342,12 @@ impl FinalRead {
         self.read += count;
     }
 
-    /// Whether everything that was sent before the stop has been read.
+    /// Whether everything that was sent before the stop, or that had come, has been read.
     fn is_due(&mut self, now: Instant) -> bool {
+        if self.why.is_some() {
+            // What it has sent, and that it has closed, is found by reading until there is nothing more.
+            return self.in_flight == 0;
+        }
         if self.owed > 0 || now < *self.limit.get_or_insert(now + LINGER) {
             return false;
         }
@@ -262,62 +359,132 @@ impl FinalRead {
     }
 }
 
+/// Sets a connection up, unless that takes too long or it has to give way.
+async fn set_up(
+    shared: &Shared,
+    stream: &mut Connection,
+    slot: &HeldSlot,
+    from: Option<SocketAddr>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Refusal> {
+    if !stream.is_handshaking() {
+        return Ok(());
+    }
+    let past_stop = async {
+        // If nobody can stop us any more, that is a stop.
+        let _ = stop.wait_for(|stop| *stop).await;
+        let limit = Instant::now() + LINGER;
+        sleep_until(shared.deadline.get().map_or(limit, |deadline| limit.min(*deadline)).into()).await;
+    };
+    tokio::select! {
+        biased;
+        outcome = timeout(HANDSHAKE, stream.shake_hands()) => match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let from = from.map_or("an unknown client".to_string(), |from| from.to_string());
+                tracing::info!(from, %error, "a handshake of TLS failed");
+                Err(Refusal::Tls)
+            }
+            Err(_) => Err(Refusal::Timeout),
+        },
+        () = slot.wait() => Err(slot.asked().unwrap_or(Refusal::Full)),
+        () = past_stop => Err(Refusal::Timeout),
+    }
+}
+
 /// Reads a connection to its end.
-async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>, mut stop: watch::Receiver<bool>) {
+async fn serve(
+    shared: Rc<Shared>,
+    mut stream: Connection,
+    slot: HeldSlot,
+    from: Option<SocketAddr>,
+    mut stop: watch::Receiver<bool>,
+) {
+    if let Err(why) = set_up(&shared, &mut stream, &slot, from, stop.clone()).await {
+        return shared.refuse(why);
+    }
     let options = &shared.options;
     let mut cutter = Cutter::new(options.framing, options.protocol.binary, options.max_datagram);
-    let mut ended = false;
+    let (mut ended, mut since_turn) = (false, 0);
     let mut final_read: Option<FinalRead> = None;
     loop {
-        if final_read.is_none() && *stop.borrow_and_update() {
-            stream.shut_down_sending();
-            final_read =
-                Some(FinalRead { owed: unread_bytes(&stream), limit: None, read: 0, in_flight: IN_FLIGHT_BYTES });
+        let now = Instant::now();
+        let idle_end = slot.last_line() + options.idle_timeout;
+        if final_read.is_none() {
+            final_read = shared.last_reading(&mut stream, &slot, now >= idle_end, *stop.borrow_and_update());
         }
         let patience = match &mut final_read {
             Some(final_read) => {
-                let now = Instant::now();
                 let is_over = shared.deadline.get().is_some_and(|deadline| now >= *deadline);
                 if is_over || final_read.is_due(now) {
-                    shared.shard.borrow_mut().tally().listener.unread_bytes += unread_bytes(&stream) as u64;
+                    shared.count_unread(&stream);
                     break;
                 }
-                QUIET
+                now + QUIET
             }
-            None => options.idle_timeout,
+            None => idle_end,
         };
+        let is_parting = final_read.as_ref().is_some_and(|last| last.why.is_some());
+        let way = if is_parting { Way::Directly } else { Way::WhenReady };
         let ready = tokio::select! {
-            ready = timeout(patience, stream.readable()) => ready,
+            biased;
+            () = std::future::ready(()), if is_parting => Ok(Ok(())),
+            ready = timeout_at(patience.into(), stream.readable()) => ready,
             _ = stop.changed(), if final_read.is_none() => continue,
+            () = slot.wait(), if final_read.is_none() => continue,
         };
-        if !matches!(ready, Ok(Ok(()))) {
-            break;
+        match ready {
+            Ok(Ok(())) => {}
+            // Without a whole line for too long, which is looked at again above.
+            Err(_) if final_read.is_none() => continue,
+            Ok(Err(_)) | Err(_) => {
+                shared.count_unread(&stream);
+                break;
+            }
         }
         fault::pass("connection");
-        let read = stream.try_read(&mut shared.scratch.borrow_mut());
+        let read = stream.try_read(&mut shared.scratch.borrow_mut(), way);
         match read {
-            Ok(0) => {
+            Ok((0, _)) => {
+                // TLS answers an end with an end.
+                stream.shut_down_sending();
                 ended = true;
                 break;
             }
-            Ok(count) => {
+            Ok((count, taken)) => {
                 if let Some(final_read) = &mut final_read {
-                    final_read.note(count);
+                    final_read.note(taken);
                 }
-                if !ingest(&shared, &mut cutter, count, from) {
+                if !ingest(&shared, &mut cutter, &slot, count, from) {
                     // The next frame cannot be found, or no line follows.
                     return;
                 }
-                if count == READ_BYTES {
+                since_turn += count;
+                if since_turn >= READ_BYTES {
                     // The socket of a fast sender may stay readable for ever: other connections, flushes and a stop get
                     // their turns in between.
+                    since_turn = 0;
                     tokio::task::yield_now().await;
                 }
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => break,
+            Err(error) if is_temporary(&error) && !is_parting => since_turn = 0,
+            Err(_) => {
+                shared.count_unread(&stream);
+                break;
+            }
         }
     }
+    if let Some(why) = final_read.and_then(|last| last.why)
+        && !ended
+    {
+        shared.refuse(why);
+    }
+    finish(&shared, &mut cutter, ended, from);
+}
+
+/// Counts what was left of a connection after its last whole line, or ingests it if its end completes a line.
+fn finish(shared: &Shared, cutter: &mut Cutter, ended: bool, from: Option<SocketAddr>) {
+    let options = &shared.options;
     let Some(rest) = cutter.rest() else { return };
     let mut shard = shared.shard.borrow_mut();
     match rest {
@@ -337,7 +504,7 @@ async fn serve(shared: Rc<Shared>, stream: Connection, from: Option<SocketAddr>,
 }
 
 /// Ingests the first `count` bytes of the scratch buffer; `false` if the rest of the connection cannot be read.
-fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<SocketAddr>) -> bool {
+fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, from: Option<SocketAddr>) -> bool {
     cutter.extend(&shared.scratch.borrow()[..count]);
     let mut shard = shared.shard.borrow_mut();
     shard.begin_batch();
@@ -368,6 +535,9 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, count: usize, from: Option<Socke
                 break;
             }
         }
+    }
+    if chunks > 0 {
+        slot.note_line(Instant::now());
     }
     shared.taps.send_signals(&mut shard);
     shard.tally().chunks += chunks;

@@ -75,7 +75,7 @@ impl Drop for Answering {
 
 /// The part of an address for which connections are counted together: all of IPv4, the network of IPv6, of which one
 /// machine has as many addresses as it likes.
-pub(super) fn machine(from: IpAddr) -> IpAddr {
+pub fn machine(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {

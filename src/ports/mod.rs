@@ -23,7 +23,7 @@ mod tls;
 mod validity;
 mod victim;
 
-pub use connection::Conn;
+pub use connection::{Conn, machine};
 pub use counters::{PortCounters, Ports};
 pub use http::serve_http;
 pub use listener::{ConnectionLimits, Port, PortOptions, bind, limit_options};

@@ -132,6 +132,14 @@ pub fn unread_bytes(stream: &impl AsFd) -> usize {
     rustix::io::ioctl_fionread(stream).map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Reads from a descriptor that does not block, whatever a runtime knows of it.
+///
+/// # Errors
+/// `WouldBlock` if there is nothing, or what the kernel says.
+pub fn read_directly(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(from, buffer)?)
+}
+
 /// The host name, never empty.
 ///
 /// # Errors

@@ -62,13 +62,16 @@ accounts! {
         Gauge queue_peak: f64, series("queue_peak"), metric("systole_queue_peak_ratio");
         /// Datagrams larger than `max_datagram`: their whole lines were read, the rest is lost.
         Counter truncated: u64, series("truncated"), metric("systole_truncated");
-        /// Datagrams and connections refused: from sources outside of `allow`, or over `max_connections`.
+        /// Datagrams and connections refused: from sources outside of `allow`, over `max_connections`, or without good TLS.
         Counter refused: u64, series("refused"), metric("systole_refused");
+        /// Connections refused, or closed before their clients closed them, by reason.
+        Counter connections_refused: Refused, by("reason"), series("connections_refused"),
+            metric("systole_connections_refused");
         /// Connections accepted.
         Counter connections: u64, series("connections"), metric("systole_connections");
         /// Datagrams that the deadline of a stop left unread.
         Counter unread: u64, series("unread"), rare(), metric("systole_unread");
-        /// Bytes, of datagrams and of connections, that the deadline of a stop left unread.
+        /// Bytes, of datagrams and of connections, that the deadline of a stop, or closing a connection, left unread.
         Counter unread_bytes: u64, series("unread_bytes"), rare(), metric("systole_unread_bytes");
     }
 

@@ -59,16 +59,16 @@ impl Named for Limit {
     }
 }
 
-/// Why a connection of HTTP, of a scrape or of management was refused, or closed before its request was answered.
+/// Why a connection was refused, or closed before its request was answered; one of lines, before its client closed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// `max_connections` was reached: the connection that was longest without a complete request, or else the new one.
+    /// `max_connections` was reached: the connection that was longest without a complete request or line, or else the new one.
     Full,
     /// The same of `max_connections_per_address`.
     PerAddress,
     /// Its handshake failed, or it showed no certificate that is good.
     Tls,
-    /// A handshake, a request or the reading of an answer took too long.
+    /// A handshake, a request or the reading of an answer took too long, or no whole line came for too long.
     Timeout,
     /// It is not in `allow`.
     NotAllowed,
@@ -147,6 +147,11 @@ impl<K: Named, const N: usize> Counts<K, N> {
     /// Those that occurred, in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         K::ALL.iter().zip(self.0).filter(|(_, count)| *count > 0).map(|(kind, count)| (kind.name(), count))
+    }
+
+    /// Those that occurred, such as `bad_timestamp=2 nul=1`.
+    pub fn text(&self) -> String {
+        self.iter().map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" ")
     }
 
     /// Adds others.

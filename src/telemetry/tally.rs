@@ -37,8 +37,7 @@ impl Tally {
 
     /// The reasons of malformed lines, each with its count, such as `bad_timestamp=2 nul=1`.
     pub fn malformed_by_reason(&self) -> String {
-        let counts = self.lines.malformed.iter();
-        counts.map(|(reason, count)| format!("{reason}={count}")).collect::<Vec<_>>().join(" ")
+        self.lines.malformed.text()
     }
 
     /// Adds another worker's or interval's numbers.

@@ -162,7 +162,7 @@ fn numbered<A: Account + serde::de::DeserializeOwned + serde::Serialize>(first: 
     let reason = |field: &str| match field {
         "malformed" => "bad_value",
         "limited" => "kv_values",
-        "refused" => "full",
+        "refused" | "connections_refused" => "full",
         _ => "queue_full",
     };
     for (n, entry) in A::ENTRIES.iter().enumerate() {

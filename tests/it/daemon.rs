@@ -168,16 +168,17 @@ fn tcp_takes_partial_and_endless_lines_and_closes_silent_connections() {
     one.write_all(&[b'e'; 5000]).expect("sent");
     one.write_all(b"\nafter:3|c\n").expect("sent");
     // They are accepted in the order in which they come.
-    let _two = TcpStream::connect(to).expect("connected");
+    let mut two = TcpStream::connect(to).expect("connected");
     let mut three = TcpStream::connect(to).expect("connected");
-    three.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-    assert_eq!(three.read(&mut [0; 1]).unwrap_or(0), 0, "over the limit, so closed");
-    let status = daemon.flushed_when("the lines", |status| status["lines"]["metrics"] == 3);
+    three.write_all(b"third:4|c\n").expect("sent");
+    two.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    assert_eq!(two.read(&mut [0; 1]).unwrap_or(0), 0, "over the limit, and it has sent no line");
+    let status = daemon.flushed_when("the lines", |status| status["lines"]["metrics"] == 4);
     assert_eq!(status["lines"]["malformed"]["too_long"], 1);
     one.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     assert_eq!(one.read(&mut [0; 1]).expect("closed, not timed out"), 0);
     let status = daemon.flushed_when("the refusal", |status| status["listeners"][0]["refused"] == 1);
-    assert_eq!(status["listeners"][0]["connections"], 2);
+    assert_eq!(status["listeners"][0]["connections"], 3);
     daemon.stop();
 }
 
