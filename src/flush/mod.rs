@@ -40,8 +40,11 @@ pub use handle::{FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
 
-/// How often receive buffers are looked at, beside their workers, who may be held up.
+/// How often receive buffers are looked at, beside their workers, who may be held up: while one is this full, it may
+/// overflow before long.
 const QUEUES_EVERY: Duration = Duration::from_millis(100);
+const QUEUES_OFTEN: Duration = Duration::from_millis(10);
+const FILLING: f64 = 0.25;
 
 /// Longest wait for what presence has to say.
 const PRESENCE_PATIENCE: Duration = Duration::from_secs(1);
@@ -584,9 +587,15 @@ async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<
 
 /// Looks at receive buffers at times of its own, until they are gone.
 async fn watch_queues(mut watches: Vec<QueueWatch>) {
+    let mut fullest = 0.0_f64;
     while !watches.is_empty() {
-        tokio::time::sleep(QUEUES_EVERY).await;
-        watches.retain(QueueWatch::look);
+        tokio::time::sleep(if fullest < FILLING { QUEUES_EVERY } else { QUEUES_OFTEN }).await;
+        fullest = 0.0;
+        watches.retain(|watch| {
+            let fill = watch.look();
+            fullest = fullest.max(fill.unwrap_or(0.0));
+            fill.is_some()
+        });
     }
 }
 

@@ -295,9 +295,9 @@ impl Listener {
         if self.transport != Transport::Udp {
             return self.drops_seen.clone();
         }
-        let sockets = self.queues.look_at_all().into_iter().zip(&self.drops_seen);
+        let sockets = self.queues.look_at_all().zip(&self.drops_seen);
         // If the kernel fails to answer, the next call counts them.
-        sockets.map(|(dropped, seen)| dropped.unwrap_or(*seen)).collect()
+        sockets.map(|(memory, seen)| memory.map_or(*seen, |memory| memory.dropped)).collect()
     }
 
     /// How full the receive buffer was at most since the peak was taken last, 0 to 1; of several workers the fullest.

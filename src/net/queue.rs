@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use socket2::Socket;
 
-use crate::sys;
+use crate::sys::{self, SocketMemory};
 use crate::telemetry::QUEUE_WARNING;
 
 use super::Transport;
@@ -31,19 +31,19 @@ impl Queues {
         Queues { url: url.to_string(), sockets, peak: AtomicU64::new(0), is_told: AtomicBool::new(false) }
     }
 
-    /// Looks at the socket number `n`. The datagrams that the kernel has dropped there, if it says so.
-    pub(super) fn look(&self, n: usize) -> Option<u32> {
+    /// Looks at the socket number `n`, if the kernel says something of it.
+    pub(super) fn look(&self, n: usize) -> Option<SocketMemory> {
         let memory = sys::socket_memory(self.sockets.get(n)?).ok()?;
         let fill = memory.fill();
         if fill.to_bits() > self.peak.load(Ordering::Relaxed) {
             self.note(fill);
         }
-        Some(memory.dropped)
+        Some(memory)
     }
 
-    /// Looks at all of them: the datagrams that the kernel has dropped at each, if it says so.
-    pub(super) fn look_at_all(&self) -> Vec<Option<u32>> {
-        (0..self.sockets.len()).map(|n| self.look(n)).collect()
+    /// Looks at all of them.
+    pub(super) fn look_at_all(&self) -> impl Iterator<Item = Option<SocketMemory>> {
+        (0..self.sockets.len()).map(|n| self.look(n))
     }
 
     #[cold]
@@ -80,9 +80,10 @@ impl QueueWatch {
         QueueWatch(Arc::downgrade(queues))
     }
 
-    /// Notes how full they are. `false` if there is nothing to look at, and never will be.
-    pub fn look(&self) -> bool {
-        let Some(queues) = self.0.upgrade() else { return false };
-        !queues.look_at_all().is_empty()
+    /// Notes how full they are, and returns that of the fullest, 0 to 1. `None` if there is nothing to look at, and never will
+    /// be.
+    pub fn look(&self) -> Option<f64> {
+        let queues = self.0.upgrade().filter(|queues| !queues.sockets.is_empty())?;
+        Some(queues.look_at_all().flatten().map(SocketMemory::fill).fold(0.0, f64::max))
     }
 }
