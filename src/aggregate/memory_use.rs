@@ -127,10 +127,10 @@ impl MemoryUse {
         };
     }
 
-    /// Whether there is room for a series whose key takes so many bytes, beside what the batch has brought so far.
-    pub(super) fn has_room_for(&self, key_bytes: usize, held_keys: usize) -> bool {
+    /// Whether there is room for so many bytes of series, beside those that are held now.
+    pub(super) fn has_room_for(&self, bytes: usize, held_keys: usize) -> bool {
         let unpublished = held_keys.saturating_sub(self.published.series_keys);
-        !self.gives_way.series && !self.memory.would_exceed(Holder::SeriesKeys, (key_bytes + unpublished) as u64)
+        !self.gives_way.series && !self.memory.would_exceed(Holder::SeriesKeys, (bytes + unpublished) as u64)
     }
 
     /// How timers keep their samples in this batch.

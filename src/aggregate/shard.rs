@@ -38,8 +38,10 @@ const RETIRED_AT_ONCE: usize = 1000;
 /// Cached keys dropped before a batch.
 const SPENT_AT_ONCE: usize = 1000;
 
-/// Bytes that a new series takes beside its key: its places in the tables of its shard and of the registry, and a cell.
+/// Bytes that a new series takes beside its key: its places in the tables of its shard and of the registry. The registry
+/// takes its part when the interval closes, and so it is reserved until then.
 const SERIES_BYTES: usize = 160;
+const REGISTERED_BYTES: usize = 64;
 
 /// Longest excerpt of a malformed line kept for the log, in bytes.
 const EXAMPLE_BYTES: usize = 512;
@@ -183,9 +185,8 @@ impl Shard {
 
     /// Bytes that the shard holds.
     pub fn held_bytes(&self) -> HeldBytes {
-        let created = self.open.created.iter().map(|created| vec_footprint::<Created>(created.capacity()));
         HeldBytes {
-            series_keys: self.key_bytes() + created.sum::<usize>(),
+            series_keys: self.key_bytes(),
             values: self.open.columns.page_bytes() + self.member_bytes,
             samples: self.sample_bytes,
             events: self.event_bytes + vec_footprint::<EventOrCheck>(self.open.events_and_checks.capacity()),
@@ -195,7 +196,9 @@ impl Shard {
 
     /// Bytes of the keys of series, and of the tables that find them.
     fn key_bytes(&self) -> usize {
+        let created = self.open.created.iter().map(|created| vec_footprint::<Created>(created.capacity()));
         self.indexes.iter().map(Index::heap_bytes).sum::<usize>()
+            + created.sum::<usize>()
             + self.key_cache.heap_bytes()
             + self.spent_keys.heap_bytes()
             + self.outcomes.heap_bytes()
@@ -385,7 +388,9 @@ impl Shard {
     #[cold]
     pub(super) fn new_place(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64) -> Place {
         let class = class_of(kind);
-        let has_room = self.memory_use.has_room_for(SERIES_BYTES + self.keys.last().len(), self.key_bytes());
+        let registered = self.open.created.iter().map(Vec::len).sum::<usize>() * REGISTERED_BYTES;
+        let needed = SERIES_BYTES + self.keys.last().len() + registered;
+        let has_room = self.memory_use.has_room_for(needed, self.key_bytes());
         if has_room && self.options.quota.take() {
             let series = Series::from_key(self.keys.last());
             let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));

@@ -24,6 +24,11 @@ use super::gauges::HeldGauges;
 use super::multi_interval::MultiInterval;
 use super::series_table::{SeriesTable, Slot};
 
+/// Intervals for which series that occurred in one only leave early after new ones found no room in memory, and after how
+/// many idle ones they do.
+const EARLY_INTERVALS: f64 = 10.0;
+const IDLE_INTERVALS: f64 = 2.0;
+
 /// Most deletions of an interval that are passed on to sinks.
 const MOST_DELETIONS: usize = 10_000;
 
@@ -120,6 +125,8 @@ pub struct Registry {
     last_close: f64,
     /// Its tables, and the gauges.
     held: Option<(Holding, Holding)>,
+    /// Until when series leave early that occurred in one interval only, and after how many idle seconds.
+    early: Option<(f64, f64)>,
 }
 
 impl Registry {
@@ -136,6 +143,7 @@ impl Registry {
             deleted: Vec::new(),
             last_close: f64::NEG_INFINITY,
             held: None,
+            early: None,
         }
     }
 
@@ -195,6 +203,10 @@ impl Registry {
         }
         if snapshot.overrides.rules.as_ref().is_some_and(|rules| rules.all_overrides().any(|t| t.every > 1)) {
             self.multi_interval.hold(&mut snapshot, &self.options.summary.timers);
+        }
+        if snapshot.ledger.memory.folded > 0 {
+            let (until, idle) = (EARLY_INTERVALS * interval.length_secs, IDLE_INTERVALS * interval.length_secs);
+            self.early = Some((now + until, idle));
         }
         self.shrink();
         snapshot.ledger.series = SeriesAccount {
@@ -390,19 +402,29 @@ impl Registry {
         true
     }
 
+    /// Seconds after which an idle series of a class leaves that occurred in one interval only, where new series found no room
+    /// in memory lately. Those that are flushed while they are idle stay.
+    fn early(&self, class: Class, now: f64) -> Option<f64> {
+        let (until, idle) = self.early?;
+        (now < until && class != Class::Gauge && !self.emits_idle(class)).then_some(idle)
+    }
+
     /// Ids of a shard's series that have been idle for their lifetime, by class.
     pub fn retirements(&self, shard: usize, now: f64) -> [Vec<u32>; 5] {
         std::array::from_fn(|class| {
-            let ttl = self.options.series_ttl_secs[class];
+            let (ttl, early) = (self.options.series_ttl_secs[class], self.early(Class::ALL[class], now));
             let is_ruled =
                 self.options.rules.as_ref().is_some_and(|rules| rules.all_overrides().any(|t| t.ttl.is_some()));
-            if ttl.is_none() && !is_ruled {
+            if ttl.is_none() && early.is_none() && !is_ruled {
                 return Vec::new();
             }
             let table = &self.tables[class];
             let ttl_of = |id: u32| match overrides(&self.options, table.rule_of(id)).and_then(|own| own.ttl) {
                 Some(own) => own,
-                None => ttl,
+                None => match early {
+                    Some(idle) if !table.is_established(id) => Some(ttl.map_or(idle, |ttl| ttl.min(idle))),
+                    Some(_) | None => ttl,
+                },
             };
             let stands = |id: u32| class == Class::Gauge as usize && self.gauges.get(id).is_some();
             table.idle_at(shard, now, ttl_of).filter(|&(_, id)| !stands(id)).map(|(local, _)| local).collect()

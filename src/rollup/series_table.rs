@@ -60,7 +60,9 @@ struct Entry {
     /// The index of its point in that interval.
     point: u32,
     /// The number of shards that hold it.
-    holders: u32,
+    holders: u16,
+    /// Whether it occurred in more than one interval.
+    is_established: bool,
 }
 
 impl SeriesTable {
@@ -106,7 +108,8 @@ impl SeriesTable {
                     self.decorated_bytes += decorated.heap_bytes();
                     self.decorated[id as usize] = Some(decorated);
                 }
-                let entry = Entry { series, touched: f64::NEG_INFINITY, point: 0, holders: 0 };
+                let touched = f64::NEG_INFINITY;
+                let entry = Entry { series, touched, point: 0, holders: 0, is_established: false };
                 self.entries[id as usize] = Some(entry);
                 self.set_rule(id, rule);
                 new = Some(id);
@@ -214,6 +217,7 @@ impl SeriesTable {
         if entry.touched == now {
             return Slot::Taken(entry.point as usize);
         }
+        entry.is_established |= entry.touched > f64::NEG_INFINITY;
         (entry.touched, entry.point) = (now, points as u32);
         Slot::New(self.shown(id))
     }
@@ -225,6 +229,11 @@ impl SeriesTable {
         }
         let entry = self.entries[id as usize].as_ref();
         entry.expect("a number in use belongs to a registered series").series.clone()
+    }
+
+    /// Whether a series occurred in more than one interval.
+    pub(super) fn is_established(&self, id: u32) -> bool {
+        self.entries.get(id as usize).and_then(Option::as_ref).is_some_and(|entry| entry.is_established)
     }
 
     /// Series that the interval which ended `now` did not touch.

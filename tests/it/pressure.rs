@@ -52,12 +52,17 @@ struct Fixture {
 
 impl Fixture {
     fn new(max: u64) -> Fixture {
+        Fixture::keeping(max, 20.0)
+    }
+
+    /// One that keeps idle series for so long.
+    fn keeping(max: u64, ttl_secs: f64) -> Fixture {
         let memory = Memory::new(max);
         let options = RegistryOptions {
             summary: SummaryPolicy { percentiles: vec![50.0], ..SummaryPolicy::default() }.into(),
             zero_when_idle: [false; 3],
             gauge_life: GaugeLife::Secs(25.0),
-            series_ttl_secs: [Some(20.0); 5],
+            series_ttl_secs: [Some(ttl_secs); 5],
             prefix: String::new(),
             tags: Vec::new(),
             rate_secs: None,
@@ -244,6 +249,29 @@ fn samples_without_end_stay_within_their_share_and_none_is_lost() {
     assert!(snapshot.ledger.memory.early_estimates > 0);
 }
 
+#[test]
+fn idle_series_leave_early_once_new_ones_found_no_room() {
+    let mut fixture = Fixture::keeping(LEAST_MAX_MEMORY, 600.0);
+    fixture.feed("known:1|c");
+    drop(fixture.close());
+    fixture.feed(&lines(1000, |n| format!("flood.{n}:1|c\ng.{n}:1|g")));
+    fixture.feed("known:1|c");
+    let held: Vec<u64> = (0..5).map(|_| fixture.close().ledger.series.counters).collect();
+    assert_eq!(held, [1001; 5]);
+    fixture.memory.set_level(Level::Series);
+    fixture.feed("new.1:1|c\nnew.2:1|c");
+    assert_eq!(fixture.close().ledger.memory.folded, 2);
+    fixture.memory.set_level(Level::Calm);
+    let held: Vec<u64> = (0..2).map(|_| fixture.close().ledger.series.counters).collect();
+    // The one that occurred twice, and the overflow series, which is as new as they.
+    assert!((1..=2).contains(&held[1]), "{held:?}");
+    fixture.feed("known:1|c");
+    let snapshot = fixture.close();
+    assert_eq!((counter(&snapshot, "known"), snapshot.ledger.samples.folded), (1.0, 0));
+    // Gauges stay: each is flushed while it stands.
+    assert_eq!(fixture.close().ledger.series.gauges, 1000);
+}
+
 /// The level of a running daemon's memory.
 fn level(status: &Value) -> u64 {
     status["memory"]["level"].as_u64().expect("a number")
@@ -254,7 +282,7 @@ fn a_flood_of_names_leaves_established_series_exact_and_is_over_when_it_is_over(
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("records.jsonl");
     let config = format!(
-        "interval = \"1s\"\nmax_memory = \"256MiB\"\nseries_ttl = \"4s\"\n\
+        "interval = \"1s\"\nmax_memory = \"256MiB\"\nseries_ttl = \"1h\"\n\
                   [[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
                   [http]\naddress = \"127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
                   include = [\"known.*\", \"flood.*\", \"systole.overflow\", \"systole.memory.*\"]\n",
@@ -264,15 +292,20 @@ fn a_flood_of_names_leaves_established_series_exact_and_is_over_when_it_is_over(
     assert_eq!(level(&daemon.status()), 0);
     let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
     let known = lines(50, |n| format!("known.c{n}:3|c\nknown.t{n}:5|ms"));
+    // In two intervals, which makes them established.
+    for round in 1..=2 {
+        stream.write_all(known.as_bytes()).expect("a stream is never left unread");
+        daemon.closed(100 * round);
+    }
     let tail = "x".repeat(7000);
-    let (rounds, names) = (40, 500);
+    let (rounds, names) = (30, 500);
     for round in 0..rounds {
         stream.write_all(known.as_bytes()).expect("a stream is never left unread");
         let flood = lines(names, |n| format!("flood.hits:1|c|#id:{},tail:{tail}", round * names + n));
         stream.write_all(flood.as_bytes()).expect("a stream is never left unread");
     }
     stream.write_all(known.as_bytes()).expect("a stream is never left unread");
-    let sent = (rounds * names + 100 * (rounds + 1)) as u64;
+    let sent = (rounds * names + 100 * (rounds + 3)) as u64;
     let status = daemon.closed(sent);
     let memory = &status["memory"];
     assert_eq!(memory["max"], 256 << 20);
@@ -302,8 +335,8 @@ fn a_flood_of_names_leaves_established_series_exact_and_is_over_when_it_is_over(
         own.filter_map(|record| record[field].as_f64()).sum()
     };
     for n in 0..50 {
-        assert_eq!(sum(&format!("known.c{n}"), "value"), 3.0 * (rounds + 1) as f64);
-        assert_eq!(sum(&format!("known.t{n}"), "count"), (rounds + 1) as f64);
+        assert_eq!(sum(&format!("known.c{n}"), "value"), 3.0 * (rounds + 3) as f64);
+        assert_eq!(sum(&format!("known.t{n}"), "count"), (rounds + 3) as f64);
     }
     assert_eq!(sum("flood.hits", "value") + sum("systole.overflow", "value"), (rounds * names) as f64);
     assert!(sum("systole.memory.folded", "value") > 0.0);
