@@ -48,6 +48,15 @@ impl Members {
         rapidhash_v3(member)
     }
 
+    /// Whether adding any member surely takes no more memory than now, below `most` exact ones.
+    #[inline]
+    pub(super) fn has_room(&self, most: usize) -> bool {
+        match &self.0 {
+            Inner::Exact(table) => table.len() < table.capacity() && table.len() < most,
+            Inner::Estimated(_) => true,
+        }
+    }
+
     /// Whether adding a member takes more memory than now.
     pub(super) fn would_grow(&self, hash: u64) -> bool {
         match &self.0 {

@@ -489,8 +489,22 @@ impl Shard {
     }
 
     /// Records a member of a set; `false` if it went to the overflow series instead, and was counted as that.
+    #[inline]
     fn record_member(&mut self, id: u32, member: &[u8]) -> bool {
         let hash = Members::hash(lossy(member).as_bytes());
+        let gives_way = self.memory_use.gives_way;
+        let most = if gives_way.series { SHORT_MEMBERS } else { EXACT_MEMBERS };
+        let set = self.open.columns.sets.touch(id);
+        if set.has_room(most) {
+            set.insert_hash(hash, most);
+            return true;
+        }
+        self.record_new_member(id, hash, most)
+    }
+
+    /// The same for a member that may take more memory.
+    #[inline(never)]
+    fn record_new_member(&mut self, id: u32, hash: u64, most: usize) -> bool {
         let gives_way = self.memory_use.gives_way;
         let (mut id, mut is_folded) = (id, false);
         if gives_way.growth {
@@ -499,7 +513,6 @@ impl Shard {
                 (id, is_folded) = self.fold_growth(Class::Set, id);
             }
         }
-        let most = if gives_way.series { SHORT_MEMBERS } else { EXACT_MEMBERS };
         let set = self.open.columns.sets.touch(id);
         let (before, kept) = (set.heap_bytes(), set.kept());
         set.insert_hash(hash, most);
@@ -560,9 +573,19 @@ impl Shard {
             }
             (Class::Timer, numbers) => {
                 let (policy, weight) = (self.timer_policy(id), metric.rate.weight());
-                for value in numbers.numbers() {
-                    let is_known = self.open.columns.timers.touch(id).record_known(value, weight, &policy);
-                    values += u64::from(is_known || self.record_sample(id, value, weight, &policy));
+                let mut numbers = numbers.numbers();
+                loop {
+                    let timer = self.open.columns.timers.touch(id);
+                    let mut other = None;
+                    for value in numbers.by_ref() {
+                        if !timer.record_known(value, weight, &policy) {
+                            other = Some(value);
+                            break;
+                        }
+                        values += 1;
+                    }
+                    let Some(value) = other else { break };
+                    values += u64::from(self.record_sample(id, value, weight, &policy));
                 }
             }
             (Class::Set, Values::Member(member)) => {
