@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::acl::AccessList;
 use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
-use crate::http::{self, About, AppState, LastRead};
+use crate::http::{self, About, AppState, LastRead, OnceEach};
 use crate::management::ManagementState;
 use crate::ports::{self, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
@@ -156,6 +156,7 @@ pub(super) fn http_state(
         streams: Arc::new(Semaphore::new(http::STREAMS)),
         bodies,
         last_read: LastRead::default(),
+        once: OnceEach::default(),
         token: if is_local { None } else { http.token.as_deref().map(Arc::from) },
         hosts: is_local.then(|| http.hosts.clone().into()),
     }

@@ -83,14 +83,15 @@ pub(super) async fn board(
     State(state): State<AppState>,
     Parameters(shown): Parameters<Shown>,
 ) -> Result<Response, Response> {
-    // A hundred thousand instances are much to collect, and take a while to write.
-    let turn = state.bodies.turn().await;
-    let seen = ask(&state, |presence| look(presence)).await?;
     let carry = carried(&state, &shown);
-    let bodies = state.bodies.clone();
-    let page = bodies.work(move || render(&state, seen, &carry)).await?;
-    drop(turn);
-    bodies.whole(HTML, page).await
+    // A hundred thousand instances are much to collect, and take a while to write.
+    let page = state.once.board.answer(&carry, async {
+        let _turn = state.bodies.turn().await;
+        let seen = ask(&state, |presence| look(presence)).await?;
+        let (for_page, carry) = (state.clone(), carry.clone());
+        state.bodies.work(move || render(&for_page, seen, &carry).into()).await
+    });
+    state.bodies.shared(HTML, page.await?).await
 }
 
 fn render(state: &AppState, mut seen: Seen, carry: &str) -> String {
@@ -327,7 +328,8 @@ pub(super) async fn service(
     Path(name): Path<String>,
     Parameters(shown): Parameters<Shown>,
 ) -> Result<Response, Response> {
-    let turn = state.bodies.turn().await;
+    // Until it has a place, so that of those that wait for one few are in memory.
+    let _turn = state.bodies.turn().await;
     let wanted = name.clone();
     let found = ask(&state, move |presence| {
         let view = presence.service(&wanted).ok_or_else(|| presence.like(&wanted))?;
@@ -339,7 +341,6 @@ pub(super) async fn service(
     let carry = carried(&state, &shown);
     let bodies = state.bodies.clone();
     let page = bodies.work(move || render_service(&state, &service, &happened, &carry)).await?;
-    drop(turn);
     bodies.whole(HTML, page).await
 }
 

@@ -15,7 +15,7 @@ use super::AppState;
 use super::presence::{ask, unknown};
 
 /// Most services and instances of a part. An instance takes about 450 bytes.
-const PART: usize = 256;
+const PART: usize = 128;
 
 /// Statuses of service checks.
 const HEALTH: [&str; 4] = ["ok", "warning", "critical", "unknown"];

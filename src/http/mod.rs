@@ -51,7 +51,9 @@ use crate::presence_driver::PresenceHandle;
 use crate::supervise::Readiness;
 use crate::telemetry::Ledger;
 use crate::untrusted::{Escaped, in_url};
-use crate::web::{self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, Parameters, error, json, text, with_type};
+use crate::web::{
+    self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, Once, Parameters, error, json, text, with_type,
+};
 
 pub use snapshot::LastRead;
 
@@ -89,12 +91,22 @@ pub struct AppState {
     pub bodies: Bodies,
     /// The interval that is being read.
     pub last_read: LastRead,
+    /// Answers for which much is collected, each for all who wait for it.
+    pub once: OnceEach,
 }
 
 /// Most event streams at a time.
 pub const STREAMS: usize = 64;
 
 const HTML: &str = "text/html; charset=utf-8";
+
+/// Answers that are made once for all who wait for the same.
+#[derive(Clone, Debug, Default)]
+pub struct OnceEach {
+    board: Once,
+    metrics: Once,
+    events: Once,
+}
 
 impl AppState {
     fn uptime_secs(&self) -> f64 {
@@ -213,7 +225,7 @@ async fn index(State(state): State<AppState>, Parameters(shown): Parameters<Show
     let carry = carried(&state, &shown);
     let snapshot = state.flusher.published_whole().await.snapshot.clone();
     let ledger = state.flusher.live().await.ledger();
-    let held = snapshot.as_ref().map_or(Held::Bytes(0), |snapshot| Held::State(Arc::as_ptr(snapshot) as usize));
+    let held = snapshot.as_ref().map_or(Held::Bytes(0), |snapshot| Held::State(Arc::as_ptr(snapshot) as usize, 0));
     let bodies = state.bodies.clone();
     // A million series take a while to look through.
     let page = bodies.work(move || page::StatusPage::new(&state, snapshot, &ledger, &carry)).await?;
@@ -243,12 +255,14 @@ async fn own_metrics(
     } else {
         "text/plain; version=0.0.4; charset=utf-8"
     };
-    let _turn = state.bodies.turn().await;
-    // Without an answer the rest is still worth showing.
-    let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
-    let (ledger, uptime) = (state.flusher.live().await.ledger(), state.uptime_secs());
-    let text = state.bodies.work(move || metrics::render(&ledger, uptime, &presence, open)).await?;
-    state.bodies.whole(kind, text).await
+    let text = state.once.metrics.answer(kind, async {
+        let _turn = state.bodies.turn().await;
+        // Without an answer the rest is still worth showing.
+        let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
+        let (ledger, uptime) = (state.flusher.live().await.ledger(), state.uptime_secs());
+        state.bodies.work(move || metrics::render(&ledger, uptime, &presence, open).into()).await
+    });
+    state.bodies.shared(kind, text.await?).await
 }
 
 #[derive(Serialize)]
@@ -288,7 +302,7 @@ async fn last_snapshot(
 ) -> Result<Response, Response> {
     let published = state.flusher.published_whole().await;
     let Some(snapshot) = &published.snapshot else { return Ok(with_type(web::JSON, "[]")) };
-    let held = Held::State(Arc::as_ptr(snapshot) as usize);
+    let held = Held::State(Arc::as_ptr(snapshot) as usize, 0);
     state.bodies.made(held, web::JSON, state.last_read.array(snapshot, &state.bodies)).await
 }
 

@@ -181,10 +181,13 @@ async fn events(
 ) -> Result<Response, Response> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     if !accept.contains("text/event-stream") {
-        let _turn = state.bodies.turn().await;
-        let events = events_since(&state, since.since, usize::MAX).await?;
-        let body = line(&events.into_iter().map(|(_, event)| event).collect::<Vec<_>>());
-        return state.bodies.whole(web::JSON, body).await;
+        let question = since.since.clone().unwrap_or_default();
+        let body = state.once.events.answer(&question, async {
+            let _turn = state.bodies.turn().await;
+            let events = events_since(&state, since.since, usize::MAX).await?;
+            Ok(line(&events.into_iter().map(|(_, event)| event).collect::<Vec<_>>()).into())
+        });
+        return state.bodies.shared(web::JSON, body.await?).await;
     }
     let Some(newest) = state.presence.as_ref().map(|presence| presence.newest()) else { return Err(off()) };
     let Ok(place) = state.streams.clone().try_acquire_owned() else {

@@ -9,7 +9,7 @@
 //! A body that makes no progress for [`PATIENCE`] is cut in any case. When memory is short, those that keep an old state alive
 //! are cut as soon as they stall, and then all that stall.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -43,7 +43,7 @@ const MOST_BODIES: usize = 128;
 const MOST_STATES: usize = 4;
 
 /// Most bytes that bodies have for themselves, and no more than their share of the memory; a single one may have more.
-const MOST_BYTES: usize = 32 << 20;
+const MOST_BYTES: usize = 16 << 20;
 
 /// Most threads that make pieces.
 const MAKERS: usize = 2;
@@ -69,8 +69,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What a body holds while it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// A state, by its address, that others read as well.
-    State(usize),
+    /// A state, by its address, that others read as well, and the bytes of it that are accounted for nowhere else.
+    State(usize, usize),
     /// So many bytes that nobody else has, beside the piece that is on its way.
     Bytes(usize),
 }
@@ -94,8 +94,8 @@ struct OpenState {
     source: Option<Source>,
     /// Since when the reader is waited for; `None` while a piece is made.
     waits_since: Option<Instant>,
-    /// Bytes that are accounted for.
-    published: u64,
+    /// Bytes of the piece that is on its way.
+    piece: usize,
 }
 
 impl Open {
@@ -114,8 +114,9 @@ struct Shared {
     open: Mutex<Vec<Arc<Open>>>,
     /// The state that was asked for last.
     newest: AtomicUsize,
-    /// What bodies have for themselves, and the pieces on their way.
+    /// What bodies hold, and the pieces on their way.
     holding: Holding,
+    pieces: Holding,
     /// One has ended.
     ended: Notify,
     makers: Arc<Semaphore>,
@@ -135,6 +136,7 @@ impl Bodies {
             open: Mutex::default(),
             newest: AtomicUsize::new(0),
             holding: memory.holding(Holder::HttpBodies),
+            pieces: memory.holding(Holder::HttpBodies),
             ended: Notify::new(),
             makers: Arc::new(Semaphore::new(MAKERS)),
             turns: Arc::new(Semaphore::new(TURNS)),
@@ -178,20 +180,20 @@ impl Shared {
                 self.cut(&mut open, &victim);
             }
         }
-        if let Held::State(state) = held {
+        if let Held::State(state, _) = held {
             self.newest.store(state, Ordering::Relaxed);
         }
-        let state = OpenState { source: source.take(), waits_since: Some(now), published: 0 };
+        let state = OpenState { source: source.take(), waits_since: Some(now), piece: 0 };
         let admitted = Arc::new(Open { held, state: Mutex::new(state) });
-        self.publish(&admitted, 0);
         open.push(Arc::clone(&admitted));
+        self.holding.set(bytes(&open) as u64);
         Some(admitted)
     }
 
     /// Ends a body short of the whole.
     fn cut(&self, open: &mut Vec<Arc<Open>>, victim: &Arc<Open>) {
         self.cut.fetch_add(1, Ordering::Relaxed);
-        open.retain(|open| !Arc::ptr_eq(open, victim));
+        self.leave(open, victim);
         // What it holds is freed here, however long its connection lives.
         let freed = victim.lock().source.take();
         drop(freed);
@@ -201,7 +203,7 @@ impl Shared {
         let (now, newest) = (Instant::now(), self.newest.load(Ordering::Relaxed));
         let level = self.holding.memory().level();
         let patience = |open: &Open| match open.held {
-            Held::State(state) if state != newest && level >= Level::Caches => STALLED,
+            Held::State(state, _) if state != newest && level >= Level::Caches => STALLED,
             _ if level >= Level::Samples => STALLED,
             _ => PATIENCE,
         };
@@ -212,45 +214,57 @@ impl Shared {
         }
     }
 
-    /// Publishes what a body has: a piece of so many bytes on its way, and what it has for itself.
+    fn leave(&self, open: &mut Vec<Arc<Open>>, one: &Arc<Open>) {
+        open.retain(|open| !Arc::ptr_eq(open, one));
+        self.holding.set(bytes(open) as u64);
+    }
+
+    /// Publishes that the piece of a body that is on its way has so many bytes.
     fn publish(&self, open: &Open, piece: usize) {
-        let mut state = open.lock();
-        let own = match open.held {
-            Held::Bytes(bytes) if state.source.is_some() => bytes,
-            Held::Bytes(_) | Held::State(_) => 0,
-        };
-        let bytes = (own + piece) as u64;
-        let before = std::mem::replace(&mut state.published, bytes);
-        self.holding.add(bytes);
-        self.holding.sub(before);
+        let before = std::mem::replace(&mut open.lock().piece, piece);
+        self.pieces.add(piece as u64);
+        self.pieces.sub(before as u64);
     }
 }
 
-/// Groups of bodies of which one must give way before another is taken in; `None` if there is room.
-fn over(open: &[Arc<Open>], held: Held, most_bytes: usize) -> Option<Vec<Vec<Arc<Open>>>> {
-    let each = |open: &mut dyn Iterator<Item = &Arc<Open>>| open.map(|one| vec![Arc::clone(one)]).collect();
-    if open.len() >= MOST_BODIES {
-        return Some(each(&mut open.iter()));
-    }
-    match held {
-        Held::State(wanted) => {
-            let mut groups: HashMap<usize, Vec<Arc<Open>>> = HashMap::new();
-            for one in open {
-                if let Held::State(state) = one.held
-                    && state != wanted
-                {
-                    groups.entry(state).or_default().push(Arc::clone(one));
-                }
+/// What bodies hold together: of a state that several read it counts once.
+fn bytes(open: &[Arc<Open>]) -> usize {
+    let mut states = HashSet::new();
+    let of = |open: &Arc<Open>| match open.held {
+        Held::State(state, bytes) => {
+            if states.insert(state) {
+                bytes
+            } else {
+                0
             }
-            (groups.len() >= MOST_STATES).then(|| groups.into_values().collect())
         }
-        Held::Bytes(wanted) => {
-            let of = |one: &Arc<Open>| if let Held::Bytes(bytes) = one.held { bytes } else { 0 };
-            let sum: usize = open.iter().map(of).sum();
-            let is_over = sum > 0 && sum + wanted > most_bytes;
-            is_over.then(|| each(&mut open.iter().filter(|one| of(one) > 0)))
+        Held::Bytes(bytes) => bytes,
+    };
+    open.iter().map(of).sum()
+}
+
+/// Groups of bodies of which one must give way before another is taken in; `None` if there is room. Those that read the same
+/// state give way together: one alone frees nothing.
+fn over(open: &[Arc<Open>], held: Held, most_bytes: usize) -> Option<Vec<Vec<Arc<Open>>>> {
+    if open.len() >= MOST_BODIES {
+        return Some(open.iter().map(|one| vec![Arc::clone(one)]).collect());
+    }
+    let (mut states, mut own) = (HashMap::<usize, Vec<Arc<Open>>>::new(), Vec::new());
+    for one in open {
+        match one.held {
+            Held::State(state, _) => states.entry(state).or_default().push(Arc::clone(one)),
+            Held::Bytes(_) => own.push(vec![Arc::clone(one)]),
         }
     }
+    let wanted = match held {
+        // It is here already.
+        Held::State(state, _) if states.contains_key(&state) => return None,
+        Held::State(..) if states.len() >= MOST_STATES => return Some(states.into_values().collect()),
+        Held::State(_, bytes) | Held::Bytes(bytes) => bytes,
+    };
+    let sum = bytes(open);
+    let is_over = wanted > 0 && sum > 0 && sum + wanted > most_bytes;
+    is_over.then(|| states.into_values().chain(own).filter(|group| bytes(group) > 0).collect())
 }
 
 /// The group whose most diligent reader is waited for longest, if that is long enough.
@@ -338,7 +352,7 @@ impl Bodies {
     /// # Errors
     /// If there is no place for it.
     pub async fn shared(&self, kind: &'static str, body: Bytes) -> Result<Response, Response> {
-        self.sliced(Held::State(body.as_ptr() as usize), kind, body).await
+        self.sliced(Held::State(body.as_ptr() as usize, body.len()), kind, body).await
     }
 
     async fn sliced(&self, held: Held, kind: &'static str, body: Bytes) -> Result<Response, Response> {
@@ -446,7 +460,7 @@ impl HttpBody for OpenBody {
 
 impl Drop for OpenBody {
     fn drop(&mut self) {
-        self.bodies.lock().retain(|open| !Arc::ptr_eq(open, &self.open));
+        self.bodies.leave(&mut self.bodies.lock(), &self.open);
         self.open.lock().source = None;
         self.bodies.publish(&self.open, 0);
         self.bodies.ended.notify_waiters();
@@ -489,7 +503,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_stalls_longest_gives_way_when_all_places_are_taken() {
         let (bodies, memory) = bodies();
-        let open = || bodies.made(Held::State(1), KIND, Endless);
+        let open = || bodies.made(Held::State(1, 0), KIND, Endless);
         let mut all: Vec<Response> =
             join_all((0..MOST_BODIES).map(|_| open())).await.into_iter().map(|one| one.expect("a place")).collect();
         for response in &mut all {
@@ -516,7 +530,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_without_a_place_is_told_so_in_the_end() {
         let (bodies, _) = bodies();
-        let open = || bodies.made(Held::State(1), KIND, Endless);
+        let open = || bodies.made(Held::State(1, 0), KIND, Endless);
         let mut all: Vec<Response> =
             join_all((0..MOST_BODIES).map(|_| open())).await.into_iter().map(|one| one.expect("a place")).collect();
         let reading = async {
@@ -538,7 +552,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_old_states_no_more_than_a_few_are_kept_alive() {
         let (bodies, _) = bodies();
-        let open = |state| bodies.made(Held::State(state), KIND, Endless);
+        let open = |state| bodies.made(Held::State(state, 0), KIND, Endless);
         let mut all = Vec::new();
         for state in 0..MOST_STATES {
             // Two that read the same are one state.
@@ -573,7 +587,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_makes_no_progress_is_cut_and_sooner_when_memory_is_short() {
         let (bodies, memory) = bodies();
-        let open = |state| bodies.made(Held::State(state), KIND, Endless);
+        let open = |state| bodies.made(Held::State(state, 0), KIND, Endless);
         let (mut old, mut new) = (open(1).await.expect("a place"), open(2).await.expect("a place"));
         sleep(PATIENCE / 2).await;
         assert!(read(&mut old).await.is_some() && read(&mut new).await.is_some());

@@ -6,6 +6,7 @@
 //! else is an error that names it. A large body is made while it is read, in pieces of [`PIECE`] bytes ([`Bodies`]).
 
 mod bodies;
+mod once;
 mod parameters;
 mod whole_errors;
 
@@ -25,6 +26,7 @@ use crate::settings::suggestion;
 use crate::untrusted::{Escaped, from_url};
 
 pub use bodies::{Bodies, Held, PIECE, Pieces};
+pub use once::Once;
 pub use parameters::{Fields, FromGiven, Given, Nothing, Parameters, given};
 pub use whole_errors::WholeErrors;
 

@@ -318,7 +318,10 @@ fn clients_that_do_not_read_hold_little_and_harm_nobody() {
             let slowest = least_of_three(250.0, || slowest_ready_ms(to));
             let beside = get(to, "/api/v1/snapshot", "").1;
             growth = (daemon.rss_kib() as f64 - before as f64) / 1024.0;
+            let held = || daemon.status()["memory"]["holders"]["http_bodies"]["bytes"].as_u64().expect("a number");
+            assert!((1 << 20..32 << 20).contains(&held()), "{} bytes are held", held());
             drop(unread);
+            until("what they held is free", || held() == 0);
             assert!(slowest <= 250.0, "/ready took {slowest} ms beside {clients} clients");
             assert!(beside.ends_with("}]"), "{} bytes: {}", beside.len(), &beside[..beside.len().min(200)]);
             beside == quiet
@@ -329,5 +332,47 @@ fn clients_that_do_not_read_hold_little_and_harm_nobody() {
         println!("{clients} clients that do not read {count} series: {growth:.1} MiB");
         assert!(growth <= 32.0, "{growth:.1} MiB for {clients} clients");
     }
+    daemon.stop();
+}
+
+#[test]
+fn lists_and_pages_of_presence_that_are_not_read_hold_little() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"10s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+                  [presence]\nmax_services_per_source = 100000\nmax_instances_per_source = 100000\n\
+                  max_registrations_per_second = 1000000\nqueue = 100000\nseries = \"service\"\n";
+    let daemon = Daemon::start(dir.path(), config);
+    let to = daemon.http.expect("HTTP");
+    let names: Vec<String> = (0..10_000).map(|n| format!("heartbeat.service{:03}.i{n:05}:600|g", n % 100)).collect();
+    for some in names.chunks(20) {
+        daemon.send_udp(&[some.join("\n").as_bytes()]);
+        pause_ms(2);
+    }
+    let all = format!("presence_roster_instances {}\n", names.len());
+    until("all are known", || daemon.get("/metrics").1.contains(&all));
+    // What was touched for the first time is not what clients hold.
+    let paths = ["/api/v1/presence", "/presence", "/metrics", "/", "/api/v1/presence/events", "/api/v1/snapshot"];
+    for path in paths {
+        assert_eq!(daemon.get(path).0, 200, "{path}");
+    }
+    let before = daemon.rss_kib();
+    let mut unread: Vec<TcpStream> = (0..30).flat_map(|_| paths.map(|path| silent(to, path))).collect();
+    for _ in 0..30 {
+        let mut stream = TcpStream::connect(to).expect("connected");
+        let accept = "Accept: text/event-stream\r\n";
+        write!(stream, "GET /api/v1/presence/events HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n").expect("sent");
+        unread.push(stream);
+    }
+    let slowest = least_of_three(250.0, || slowest_ready_ms(to));
+    assert!(slowest <= 250.0, "/ready took {slowest} ms");
+    let (code, list) = daemon.get("/api/v1/presence");
+    assert_eq!((code, list.matches("\"instance\":").count()), (200, names.len()));
+    serde_json::from_str::<Value>(&list).expect("JSON");
+    assert!(daemon.get("/presence").1.ends_with("</html>\n"));
+    let growth = (daemon.rss_kib() as f64 - before as f64) / 1024.0;
+    println!("{} clients that do not read of {} instances: {growth:.1} MiB", unread.len(), names.len());
+    assert!(growth <= 32.0, "{growth:.1} MiB");
+    drop(unread);
     daemon.stop();
 }
