@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
 use crate::http::{self, About, AppState, LastRead, OnceEach};
 use crate::management::ManagementState;
-use crate::ports::{self, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
+use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
 use crate::supervise::{Readiness, Supervisor};
 use crate::sys::unix_time;
@@ -39,11 +39,13 @@ impl BoundServer {
         let http = &config.http;
         let scheme = if http.tls.is_on() { "https" } else { "http" };
         let bind = |address| {
-            let (limits, patience, allow) = (http.limits, Patience::HTTP, AccessList::default());
+            let (limits, patience, buffers) = (http.limits, Patience::HTTP, Buffers::HTTP);
+            let allow = AccessList::default();
             BoundServer::bind(scheme, address, &http.tls, ports, |url, tls| PortOptions {
                 url,
                 limits,
                 patience,
+                buffers,
                 allow,
                 tls,
             })
@@ -55,12 +57,13 @@ impl BoundServer {
     pub(super) fn management(config: &Config, ports: &Ports) -> Result<Option<BoundServer>, StartError> {
         let management = &config.management;
         let bind = |address| {
-            let (limits, patience) = (management.limits, Patience::COMMANDS);
+            let (limits, patience, buffers) = (management.limits, Patience::COMMANDS, Buffers::COMMANDS);
             let allow = AccessList::new(management.allow.clone());
             BoundServer::bind("tcp", address, &management.tls, ports, |url, tls| PortOptions {
                 url,
                 limits,
                 patience,
+                buffers,
                 allow,
                 tls,
             })

@@ -163,8 +163,9 @@ impl AsyncRead for Conn {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = on_stream!(self, stream => stream.poll_read(cx, buf));
-        if buf.filled().len() > before {
-            self.slot.progress().heard(Instant::now());
+        let count = buf.filled().len() - before;
+        if count > 0 {
+            self.slot.progress().heard(count, Instant::now());
         }
         polled
     }

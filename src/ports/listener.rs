@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::acl::AccessList;
-use crate::memory::Memory;
+use crate::memory::{Holder, Holding, Memory, footprint};
 use crate::settings::{OptionVisitor, count};
 use crate::supervise::{Part, caught};
 use crate::sys::{Descriptors, Permit};
@@ -21,7 +22,7 @@ use crate::web::{Bodies, limit_unsent};
 use super::connection::{Conn, Slot, machine};
 use super::counters::{PortCounters, Ports};
 use super::tls::ServerTls;
-use super::victim::{Patience, Phase};
+use super::victim::{Buffers, Patience, Phase};
 
 /// Connections that the kernel may hold before they are accepted; `net.core.somaxconn` may be lower.
 const BACKLOG: u32 = 4096;
@@ -31,6 +32,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often is looked for connections whose time is over.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// Bytes that the TLS of a connection allocates, beside its task.
+const TLS_BYTES: usize = 7600;
 
 /// How many connections there may be at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct PortOptions {
     pub limits: ConnectionLimits,
     /// How long is waited for what.
     pub patience: Patience,
+    /// What a connection allocates.
+    pub buffers: Buffers,
     /// Who may connect.
     pub allow: AccessList,
     /// TLS, if it has that.
@@ -87,6 +93,10 @@ struct Shared {
     options: PortOptions,
     counters: Arc<PortCounters>,
     memory: Memory,
+    /// What all connections have allocated, as of the last look.
+    holding: Holding,
+    /// Bytes of the task of a connection.
+    task_bytes: AtomicUsize,
     descriptors: Descriptors,
     table: Mutex<Table>,
     part: Part,
@@ -157,7 +167,9 @@ impl Port {
         counters.with_tls(options.tls.as_ref());
         let (table, memory) = (Mutex::new(Table::default()), ports.memory().clone());
         let part = ports.part(&options.url);
-        Port(Arc::new(Shared { options, counters, memory, descriptors: Descriptors::for_port(), table, part }))
+        let (holding, descriptors) = (memory.holding(Holder::Connections), Descriptors::for_port());
+        let task_bytes = AtomicUsize::new(0);
+        Port(Arc::new(Shared { options, counters, memory, holding, task_bytes, descriptors, table, part }))
     }
 
     /// The large bodies that are sent. To be called inside a Tokio runtime.
@@ -233,7 +245,7 @@ impl Port {
         let _ = stream.set_nodelay(true);
         let serve = serve.clone();
         let shared = Arc::clone(&self.0);
-        tokio::spawn(async move {
+        let task = async move {
             let slot = Arc::clone(&held.slot);
             tokio::select! {
                 biased;
@@ -245,7 +257,9 @@ impl Port {
                 }) => {}
             }
             drop(held);
-        });
+        };
+        self.0.task_bytes.store(footprint(size_of_val(&task)), Ordering::Relaxed);
+        tokio::spawn(task);
     }
 }
 
@@ -292,9 +306,12 @@ impl Shared {
         Some(slot.take_permit())
     }
 
-    /// Closes connections whose time is over.
+    /// Publishes what connections hold, and closes those whose time is over.
     fn sweep(&self, now: Instant) {
         let mut table = self.table();
+        let each = self.task_bytes.load(Ordering::Relaxed) + if self.options.tls.is_some() { TLS_BYTES } else { 0 };
+        let held = table.slots.values().map(|slot| each + slot.progress().allocated(&self.options.buffers));
+        self.holding.set(held.sum::<usize>() as u64);
         let is_over = |slot: &Slot| slot.progress().is_over(&self.options.patience, now);
         let over: Vec<(u64, bool)> =
             table.slots.iter().filter_map(|(number, slot)| Some((*number, is_over(slot)?))).collect();

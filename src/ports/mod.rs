@@ -28,4 +28,4 @@ pub use counters::{PortCounters, Ports};
 pub use http::serve_http;
 pub use listener::{ConnectionLimits, Port, PortOptions, bind, limit_options};
 pub use tls::{ServerTls, TlsError, TlsFiles, tls_options};
-pub use victim::Patience;
+pub use victim::{Buffers, Patience};

@@ -153,11 +153,6 @@ impl ServerTls {
         TlsAcceptor::from(Arc::clone(&self.0.current().config))
     }
 
-    /// Whether clients must show a certificate.
-    pub fn wants_client_certificates(&self) -> bool {
-        self.0.files.wants_client_certificates()
-    }
-
     /// When the certificate in use ends, Unix seconds.
     pub fn expires(&self) -> f64 {
         let expires = self.0.current().expires;

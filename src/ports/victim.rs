@@ -39,6 +39,23 @@ impl Patience {
         Patience { first: Duration::from_secs(600), idle: Duration::from_secs(600), ..Patience::HTTP };
 }
 
+/// Bytes that a connection has allocated beside its task, as they were measured with 600 connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// Whatever it does.
+    pub idle: usize,
+    /// More while the head of a request is read: the first buffer for that. Further ones are powers of two.
+    pub head: usize,
+}
+
+impl Buffers {
+    /// Of HTTP.
+    pub const HTTP: Buffers = Buffers { idle: 17_100, head: 8192 };
+
+    /// Of commands.
+    pub const COMMANDS: Buffers = Buffers { idle: 700, head: 0 };
+}
+
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -68,15 +85,17 @@ pub(super) struct Progress {
     stalled: Option<Instant>,
     /// Whether a part of the answer was sent.
     has_begun: bool,
+    /// Bytes of the head of a request that is not whole yet.
+    head: usize,
 }
 
 impl Progress {
     pub(super) fn new(phase: Phase, now: Instant) -> Progress {
-        Progress { phase, since: now, rested: now, is_proven: false, stalled: None, has_begun: false }
+        Progress { phase, since: now, rested: now, is_proven: false, stalled: None, has_begun: false, head: 0 }
     }
 
     fn enter(&mut self, phase: Phase, now: Instant) {
-        (self.phase, self.since) = (phase, now);
+        (self.phase, self.since, self.head) = (phase, now, 0);
     }
 
     /// The handshake is over.
@@ -85,9 +104,21 @@ impl Progress {
     }
 
     /// Bytes came in.
-    pub(super) fn heard(&mut self, now: Instant) {
+    pub(super) fn heard(&mut self, count: usize, now: Instant) {
         if self.phase == Phase::Waiting {
             self.enter(Phase::Head, now);
+        }
+        if self.phase == Phase::Head {
+            self.head += count;
+        }
+    }
+
+    /// Bytes that it has allocated.
+    pub(super) fn allocated(&self, buffers: &Buffers) -> usize {
+        match self.head {
+            0 => buffers.idle,
+            head if head <= buffers.head || buffers.head == 0 => buffers.idle + buffers.head,
+            head => buffers.idle + buffers.head + head.next_power_of_two(),
         }
     }
 
@@ -191,12 +222,12 @@ mod tests {
         assert_eq!([is_over(&progress, 9), is_over(&progress, 10)], [None, Some(true)]);
         progress.secured(start + secs(9));
         assert_eq!([is_over(&progress, 18), is_over(&progress, 19)], [None, Some(true)]);
-        progress.heard(start + secs(18));
+        progress.heard(1, start + secs(18));
         // Later bytes of the head win no time.
-        progress.heard(start + secs(23));
+        progress.heard(1, start + secs(23));
         assert_eq!([is_over(&progress, 27), is_over(&progress, 28)], [None, Some(true)]);
         progress.begin(true, start + secs(27));
-        progress.heard(start + secs(55));
+        progress.heard(1, start + secs(55));
         assert_eq!([is_over(&progress, 56), is_over(&progress, 57)], [None, Some(true)]);
         progress.body_is_here(start + secs(56));
         assert_eq!(is_over(&progress, 100_000), None, "an answer may take its time");
@@ -233,9 +264,9 @@ mod tests {
         let mut stalled = answered;
         stalled.stall(at(3));
         let mut dripping = unproven(50);
-        dripping.heard(at(1));
+        dripping.heard(1, at(1));
         let mut young = unproven(0);
-        young.heard(at(0));
+        young.heard(1, at(0));
         let mut order = vec![
             ("young", young),
             ("silent", unproven(0)),

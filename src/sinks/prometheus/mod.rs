@@ -35,7 +35,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::acl::AccessList;
 use crate::ports::{
-    self, ConnectionLimits, Patience, Port, PortOptions, ServerTls, TlsFiles, limit_options, serve_http, tls_options,
+    self, Buffers, ConnectionLimits, Patience, Port, PortOptions, ServerTls, TlsFiles, limit_options, serve_http,
+    tls_options,
 };
 use crate::snapshot::Snapshot;
 use crate::web::{self, Bodies, MOST_BODY, Nothing, Parameters};
@@ -164,8 +165,9 @@ impl Spec for PrometheusSpec {
         let url = self.url(bound);
         let tls = ServerTls::load(&self.tls).map_err(|error| format!("cannot set up TLS: {error}"))?;
         tls.iter().for_each(|tls| tls.follow(&url, context.ports.supervisor()));
-        let (limits, patience, allow) = (self.limits, Patience::HTTP, AccessList::default());
-        let port = Port::new(PortOptions { url, limits, patience, allow, tls }, &context.ports);
+        let (limits, patience, buffers) = (self.limits, Patience::HTTP, Buffers::HTTP);
+        let allow = AccessList::default();
+        let port = Port::new(PortOptions { url, limits, patience, buffers, allow, tls }, &context.ports);
         let token = Some(self.token.as_str()).filter(|token| !token.is_empty()).map(Arc::from);
         Ok(Box::new(PrometheusSink::open(port, listener, token, exposition, outcome_log)))
     }
