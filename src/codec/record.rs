@@ -96,6 +96,9 @@ impl RecordType {
     }
 }
 
+/// Bytes of a part in which records are written.
+const PART_BYTES: usize = 256 << 10;
+
 /// Which records of a snapshot to write, and how.
 #[derive(Clone, Debug)]
 pub struct Records {
@@ -117,6 +120,24 @@ impl Records {
             write_json(&record, out);
             out.push(b'\n');
         }
+    }
+
+    /// Passes the records, one a line, to `visit` in parts of whole lines, of which each is little more than [`PART_BYTES`]: all
+    /// of them together may take more than the snapshot.
+    ///
+    /// # Errors
+    /// The first of `visit`.
+    pub fn write_parts(&self, snapshot: &Snapshot, mut visit: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut part = Vec::new();
+        for record in self.outline(snapshot).records(snapshot) {
+            write_json(&record, &mut part);
+            part.push(b'\n');
+            if part.len() >= PART_BYTES {
+                visit(&part)?;
+                part.clear();
+            }
+        }
+        if part.is_empty() { Ok(()) } else { visit(&part) }
     }
 
     /// Passes each record to `visit`, encoded.

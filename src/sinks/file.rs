@@ -218,10 +218,16 @@ impl FileWriter {
             self.rotate()?;
         }
         let head = if self.size == 0 { head.as_bytes() } else { b"" };
-        match self.file.write_all(&[head, bytes].concat()) {
+        let outcome = self.file.write_all(&[head, bytes].concat());
+        self.settle(outcome, (head.len() + bytes.len()) as u64)
+    }
+
+    /// Ends an append of so many bytes: what failed is taken out again.
+    fn settle(&mut self, outcome: io::Result<()>, more: u64) -> io::Result<()> {
+        match outcome {
             Ok(()) if self.is_deleted() => Err(io::Error::other("the file was deleted while it was written")),
             Ok(()) => {
-                self.size += (head.len() + bytes.len()) as u64;
+                self.size += more;
                 Ok(())
             }
             Err(error) => {
@@ -235,8 +241,23 @@ impl FileWriter {
 
 impl Writer for FileWriter {
     fn write(&mut self, snapshot: &Snapshot) -> io::Result<Receipt> {
-        let mut bytes = Vec::new();
-        Records::ALL.write(snapshot, &mut bytes);
-        self.append("", &bytes).map(|()| Receipt::default())
+        self.follow_path()?;
+        let mut length = 0;
+        if self.options.max_size.is_some() {
+            // Whether it still fits is known before it is written.
+            Records::ALL.write_parts(snapshot, |part| {
+                length += part.len() as u64;
+                Ok(())
+            })?;
+        }
+        if self.is_due(length) {
+            self.rotate()?;
+        }
+        let (file, mut more) = (&mut self.file, 0);
+        let outcome = Records::ALL.write_parts(snapshot, |part| {
+            more += part.len() as u64;
+            file.write_all(part)
+        });
+        self.settle(outcome, more).map(|()| Receipt::default())
     }
 }
