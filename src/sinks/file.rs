@@ -219,11 +219,11 @@ impl FileWriter {
         }
         let head = if self.size == 0 { head.as_bytes() } else { b"" };
         let outcome = self.file.write_all(&[head, bytes].concat());
-        self.settle(outcome, (head.len() + bytes.len()) as u64)
+        self.end_append(outcome, (head.len() + bytes.len()) as u64)
     }
 
     /// Ends an append of so many bytes: what failed is taken out again.
-    fn settle(&mut self, outcome: io::Result<()>, more: u64) -> io::Result<()> {
+    fn end_append(&mut self, outcome: io::Result<()>, more: u64) -> io::Result<()> {
         match outcome {
             Ok(()) if self.is_deleted() => Err(io::Error::other("the file was deleted while it was written")),
             Ok(()) => {
@@ -258,6 +258,6 @@ impl Writer for FileWriter {
             more += part.len() as u64;
             file.write_all(part)
         });
-        self.settle(outcome, more).map(|()| Receipt::default())
+        self.end_append(outcome, more).map(|()| Receipt::default())
     }
 }

@@ -234,6 +234,7 @@ impl SinkDriver {
     ///
     /// # Errors
     /// If its spool cannot be used.
+    #[cfg(feature = "internals")]
     pub fn start(options: DriverOptions, sink: Box<dyn Sink>) -> io::Result<SinkDriver> {
         SinkDriver::supervised(&Memory::unlimited(), options, sink, None, &Supervisor::default())
     }

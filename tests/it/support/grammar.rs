@@ -301,7 +301,7 @@ pub fn line<C: Choices>(form: &Form, state: &mut State, room: usize, now: u64, c
         Form::BeatFresh(services) => {
             state.fresh += 1;
             let (service, instance) = (choices.below(services), state.fresh);
-            push(out, format_args!("heartbeat:10|g|#service:{service:s>100},instance:{instance:i>128}"));
+            push(out, format_args!("heartbeat:1.5|g|#service:{service:s>100},instance:{instance:i>128}"));
             push(out, format_args!(",start:{instance:b>128},version:{instance:v>128}"));
         }
         Form::BeatCheck(services) => {
