@@ -254,6 +254,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_that_gives_way_is_read_for_what_it_has_sent() {
+        use std::io::Write;
+        use std::net::TcpStream;
+
+        let listener = listener(Transport::Tcp, "127.0.0.1:0", 1);
+        let to = listener.sockets[0].local_addr().ok().and_then(|a| a.as_socket()).expect("bound");
+        let mut first = TcpStream::connect(to).expect("connected");
+        let mut all = Tally::default();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while all.listener.connections == 0 {
+            assert!(Instant::now() < deadline, "it is never accepted");
+            all.add(&tally(&listener).await);
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let held = hold(&listener);
+        first.write_all(b"a:1|c\nb:2|c\nhal").expect("sent");
+        let mut second = TcpStream::connect(to).expect("connected");
+        second.write_all(b"c:3|c\n").expect("sent");
+        drop(held);
+        // Whether its lines are seen before the other connection or after: they count, and one of both is closed.
+        let is_open = |stream: &TcpStream| {
+            stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a timeout");
+            stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        };
+        while is_open(&first) && is_open(&second) {
+            assert!(Instant::now() < deadline, "neither gives way");
+        }
+        stop(&[&listener], deadline).await;
+        all.add(&tally(&listener).await);
+        let (lines, listened) = (&all.lines, &all.listener);
+        assert!(lines.metrics >= 2 && lines.malformed.total() == 1, "{lines:?}");
+        assert_eq!((listened.unread_bytes, listened.connections_refused.total()), (0, 1), "{listened:?}");
+        listener.join(deadline).await;
+    }
+
+    #[tokio::test]
     async fn connections_that_hang_leave_datagrams_the_time_to_be_counted() {
         let streams = listener(Transport::Tcp, "127.0.0.1:0", 1);
         let held = hold(&streams);
