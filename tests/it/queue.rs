@@ -109,7 +109,9 @@ fn the_peak_is_what_a_probe_beside_it_reads() {
     let status = beside.daemon.status_when("a quiet interval", |status| peak(status) < 0.02);
     assert_eq!((&status["listeners"][0]["kernel_drops"], warnings(&status)), (&0.into(), 0));
     let log = beside.daemon.stop();
-    assert_eq!(log.iter().filter(|line| line.contains("the receive buffer is nearly full")).count(), 1, "{log:?}");
+    // Once an interval: reading what is queued may take several.
+    let warnings = log.iter().filter(|line| line.contains("the receive buffer is nearly full")).count();
+    assert!((1..=10).contains(&warnings), "{log:?}");
 }
 
 #[test]
