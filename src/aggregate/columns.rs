@@ -34,6 +34,9 @@ impl Class {
 
 /// The values of one series in one interval.
 pub trait Cell: Default {
+    /// Whether it may take bytes beside itself.
+    const HAS_HEAP: bool = false;
+
     /// An empty cell for the next interval of the same series; it may reserve the capacity that this one needed.
     #[must_use]
     fn successor(&self) -> Self {
@@ -51,6 +54,8 @@ impl Cell for Sum {}
 impl Cell for Gauge {}
 
 impl Cell for Timer {
+    const HAS_HEAP: bool = true;
+
     fn successor(&self) -> Timer {
         Timer::successor(self)
     }
@@ -61,12 +66,16 @@ impl Cell for Timer {
 }
 
 impl Cell for Members {
+    const HAS_HEAP: bool = true;
+
     fn heap_bytes(&self) -> usize {
         Members::heap_bytes(self)
     }
 }
 
 impl Cell for Vec<f64> {
+    const HAS_HEAP: bool = true;
+
     fn heap_bytes(&self) -> usize {
         vec_footprint::<f64>(self.capacity())
     }
@@ -181,6 +190,9 @@ impl<T: Cell> Column<T> {
                 page.cells = None;
                 self.with_cells -= 1;
             }
+        }
+        if !T::HAS_HEAP {
+            return;
         }
         let kept = self.pages.iter().take(KEPT_PAGES).filter_map(|page| page.cells.as_ref());
         self.reserved = kept.flat_map(|cells| cells.iter()).map(Cell::heap_bytes).sum();
