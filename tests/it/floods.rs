@@ -295,7 +295,7 @@ fn flood(flood: &Flood, max_memory_mib: u64, length: Duration) -> Outcome {
     );
     println!("{text}");
     daemon.stop();
-    check_known(&heard.lock().expect("no panic"), rounds, &status);
+    check_known(&heard.lock().expect("no panic"), flood, rounds, &status);
     Outcome { before_mib, peak_mib, after_mib, text }
 }
 
@@ -330,7 +330,7 @@ fn check_ledger(daemon: &Daemon, flood: &Flood, sent: Sent, rounds: u64) -> Valu
 }
 
 /// Series that were there before are exact, and what was folded is in the overflow series.
-fn check_known(heard: &Heard, rounds: u64, status: &Value) {
+fn check_known(heard: &Heard, flood: &Flood, rounds: u64, status: &Value) {
     // An event has no form in Graphite.
     let account = &status["sinks"]["graphite"];
     assert!(account["dropped"].as_object().is_some_and(|all| all.keys().all(|why| why == "unsupported")), "{account}");
@@ -340,6 +340,17 @@ fn check_known(heard: &Heard, rounds: u64, status: &Value) {
         }
     }
     assert_eq!(heard.last.get("known.g"), Some(&(rounds as f64)));
+    // Each sample of these floods counts once, but for timers at a rate, and for sets, whose overflow counts members.
+    let (overflow, folded) =
+        (heard.counts.get("systole.overflow.count").copied(), status["samples"]["folded"].as_f64());
+    let (overflow, folded) = (overflow.unwrap_or(0.0), folded.expect("a number"));
+    match flood.way {
+        Way::Datagrams(Form::Metric(Metric { kind: "ms", .. }), ..) => {
+            assert!(overflow >= folded, "{overflow} {folded}")
+        }
+        Way::Datagrams(Form::Metric(Metric { kind: "s", .. }), ..) => assert_eq!(overflow > 0.0, folded > 0.0),
+        _ => assert_eq!(overflow, folded, "{}: the overflow series at the receiver", flood.name),
+    }
 }
 
 /// Says what all came to, and what was too much.
@@ -364,7 +375,9 @@ fn floods_stay_below_the_ceiling_and_leave_nothing_behind() {
         // One after the other, at full speed.
         let only = std::env::var("SYSTOLE_TEST_FLOOD").ok();
         let floods = || FLOODS.iter().filter(|flood| only.as_deref().is_none_or(|only| only == flood.name));
-        let all = [256, 1024].into_iter().flat_map(|max| floods().map(move |one| (max, one)));
+        let ceiling = size("SYSTOLE_TEST_FLOOD_MIB", 0);
+        let ceilings = [256, 1024].into_iter().filter(|max| ceiling == 0 || *max == ceiling);
+        let all = ceilings.flat_map(|max| floods().map(move |one| (max, one)));
         let outcomes: Vec<_> = all.map(|(max, one)| (max, flood(one, max, Duration::from_secs(secs)))).collect();
         return report(&outcomes);
     }
