@@ -71,9 +71,14 @@ impl KeyCache {
         self.table.find(key.hash, |known| known.is(key)).map(|known| (known.id, &known.series))
     }
 
+    /// Whether there are too many keys for a shard that holds `series` series.
+    pub(super) fn is_too_large(&self, series: usize) -> bool {
+        self.table.len() >= CACHED_KEYS_PER_SERIES * series + SPARE_CACHED_KEYS
+    }
+
     /// Drops all keys if there are too many for a shard that holds `series` series.
     pub(super) fn make_room(&mut self, series: usize) {
-        if self.table.len() >= CACHED_KEYS_PER_SERIES * series + SPARE_CACHED_KEYS {
+        if self.is_too_large(series) {
             self.table.clear();
             self.text_bytes = 0;
         }
@@ -120,6 +125,11 @@ impl SpentKeys {
     /// Bytes that are not dropped yet.
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether all are dropped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_none()
     }
 
     /// Drops some of them.
