@@ -365,7 +365,10 @@ impl Part {
         state.restarts += 1;
         state.last_failure = Some(panic.0.clone());
         state.last_failure_at = unix_time();
-        state.phase = Phase::Restarting;
+        // Who has given up is not started again, whatever else fails in it.
+        if !matches!(state.phase, Phase::Failed) {
+            state.phase = Phase::Restarting;
+        }
         match state.in_a_row {
             1 => Duration::ZERO,
             _ if state.is_stopping => STOPPING_PAUSE,
@@ -394,10 +397,10 @@ impl Part {
 
     /// After a failure: resolves when it is time to start again.
     pub async fn restart(&self, panic: Panic) {
+        // From here on a stop ends the wait; one that came before makes the pause short.
+        let stop = self.0.stop.notified();
         let pause = self.note(&panic);
         self.log(&panic, pause);
-        let stop = self.0.stop.notified();
-        // A stop that came before is not missed: the pause is short then.
         if !pause.is_zero() {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -560,6 +563,8 @@ impl Drop for Guard {
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
 
     fn fail(part: &Part) -> Duration {
@@ -627,6 +632,34 @@ mod tests {
         let task = parts.part("late", Role::Ordinary).task(async {});
         task.await.expect("it ends");
         assert!(!parts.trouble().is_some_and(|trouble| trouble.contains("late")));
+    }
+
+    #[test]
+    fn a_part_that_has_given_up_stays_failed_after_another_failure() {
+        let part = Supervisor::default().part("worker", Role::Essential);
+        part.give_up("for a test");
+        assert!(!part.goes_on(&Panic("another".into())));
+        assert_eq!(part.state(), PartState::Failed);
+    }
+
+    /// Stops a part when something is logged.
+    struct StopsWhenLogged(Part);
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for StopsWhenLogged {
+        fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            self.0.stop();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_between_a_failure_and_its_pause_ends_the_pause() {
+        let part = Supervisor::default().part("a", Role::Ordinary);
+        part.restart(Panic("first".into())).await;
+        let stops = tracing_subscriber::registry().with(StopsWhenLogged(part.clone()));
+        let _logged = tracing::subscriber::set_default(stops);
+        let began = tokio::time::Instant::now();
+        part.restart(Panic("again".into())).await;
+        assert!(began.elapsed() < FIRST_PAUSE, "{:?}", began.elapsed());
     }
 
     #[tokio::test]
