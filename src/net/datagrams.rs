@@ -76,9 +76,37 @@ impl DatagramSource {
     }
 }
 
+/// The batch of a worker. It outlives a panic of the worker, which then knows what was taken from the kernel and not read.
+pub(super) struct Work {
+    batch: Batch,
+    /// Datagrams of the interval that were counted before the batch; `None` between two batches.
+    counted_before: Option<u64>,
+    /// Datagrams of the batch that are done.
+    done: usize,
+}
+
+impl Work {
+    pub(super) fn new() -> Work {
+        Work { batch: Batch::new(), counted_before: None, done: 0 }
+    }
+
+    /// After a panic: the lines of the datagram in work are counted as `internal_error`, the rest of the batch as unread.
+    pub(super) fn count_lost(&mut self, shard: &mut Shard) {
+        let Some(before) = self.counted_before.take() else { return };
+        let mut rest = self.batch.datagrams().skip(self.done);
+        if shard.tally().listener.datagrams > before + self.done as u64
+            && let Some(in_work) = rest.next()
+        {
+            shard.abandon(in_work.bytes);
+        }
+        count_unread(shard, rest);
+    }
+}
+
 /// Runs until the channel of commands closes. `wake` is readable when there is one.
 pub(super) fn run(
     source: &DatagramSource,
+    work: &mut Work,
     shard: &mut Shard,
     failures: &mut Failures,
     taps: &Taps,
@@ -86,7 +114,6 @@ pub(super) fn run(
     wake: &UnixStream,
 ) {
     let socket = &source.socket;
-    let mut batch = Batch::new();
     let mut stopped = false;
     let mut woken = Instant::now();
     let may_nap = source.receive_buffer >= NAP_BUFFER_BYTES;
@@ -101,7 +128,7 @@ pub(super) fn run(
                 continue;
             }
             Ok(WorkerCommand::Stop(done)) => {
-                drain(source, taps, &mut batch, shard, failures);
+                drain(source, taps, work, shard, failures);
                 stopped = true;
                 let _ = done.send(());
                 continue;
@@ -116,7 +143,7 @@ pub(super) fn run(
         if is_due {
             source.queues.look(source.number);
         }
-        match read(source, taps, &mut batch, shard, failures) {
+        match read(source, taps, work, shard, failures) {
             Ok(Taken { messages: BATCH_DATAGRAMS, .. }) => (napped, is_due) = (false, true),
             // The next datagrams are cheaper to read as a batch.
             Ok(_) if may_nap && woken.elapsed() < BUSY_WITHIN => {
@@ -160,7 +187,7 @@ struct Taken {
 fn read(
     source: &DatagramSource,
     taps: &Taps,
-    batch: &mut Batch,
+    work: &mut Work,
     shard: &mut Shard,
     failures: &mut Failures,
 ) -> io::Result<Taken> {
@@ -174,7 +201,9 @@ fn read(
         || shard.lacks_sender_of_example()
         || taps.wants_senders();
     fault::pass("receive");
+    let Work { batch, counted_before, done } = work;
     let messages = batch.receive(source.socket.as_ref(), with_senders)?;
+    (*counted_before, *done) = (Some(shard.tally().listener.datagrams), 0);
     shard.begin_batch();
     shard.tally().messages += messages as u64;
     let before = shard.tally().listener.bytes;
@@ -189,8 +218,10 @@ fn read(
         }
         shard.tally().listener.datagrams += 1;
         count_bytes(shard.tally(), datagram.bytes.len());
+        fault::pass("datagram");
         if !options.allow.permits(datagram.from.map(|from| from.ip())) {
             shard.tally().listener.refused += 1;
+            *done += 1;
             continue;
         }
         let mut bytes = datagram.bytes;
@@ -204,7 +235,9 @@ fn read(
         }
         taps.copy(now, bytes, datagram.from, options.transport.name());
         failures.ingest(shard, bytes, &options.protocol, datagram.from, now);
+        *done += 1;
     }
+    *counted_before = None;
     taps.send_signals(shard);
     Ok(Taken { messages, bytes: shard.tally().listener.bytes - before })
 }
@@ -219,7 +252,7 @@ fn count_unread<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<
 }
 
 /// Reads until the kernel holds nothing more, or until the deadline; what is left then is counted.
-fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Shard, failures: &mut Failures) {
+fn drain(source: &DatagramSource, taps: &Taps, work: &mut Work, shard: &mut Shard, failures: &mut Failures) {
     let end = match source.options.address {
         ListenAddress::Inherited(_) => Some(Instant::now() + INHERITED_DRAIN),
         ListenAddress::Ip(_) | ListenAddress::Path(..) => None,
@@ -227,13 +260,13 @@ fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sh
     let mut errors = 0;
     while errors < MAX_ERRORS {
         if source.is_over() {
-            return count_rest(source, batch, shard);
+            return count_rest(source, work, shard);
         }
         if end.is_some_and(|end| Instant::now() >= end) {
             tracing::info!("what the inherited socket still holds is left to the next process");
             return;
         }
-        match read(source, taps, batch, shard, failures) {
+        match read(source, taps, work, shard, failures) {
             Ok(_) => errors = 0,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // It may belong to an earlier send of the previous owner of an inherited socket; the queue is behind it.
@@ -243,7 +276,8 @@ fn drain(source: &DatagramSource, taps: &Taps, batch: &mut Batch, shard: &mut Sh
 }
 
 /// Counts what the kernel still holds. What an inherited socket holds is left to the next process.
-pub(super) fn count_rest(source: &DatagramSource, batch: &mut Batch, shard: &mut Shard) {
+pub(super) fn count_rest(source: &DatagramSource, work: &mut Work, shard: &mut Shard) {
+    let batch = &mut work.batch;
     let end = Instant::now() + COUNTING;
     while !matches!(source.options.address, ListenAddress::Inherited(_)) && Instant::now() < end {
         match batch.receive(source.socket.as_ref(), false) {

@@ -132,7 +132,13 @@ impl Failures {
         }
     }
 
-    /// The worker itself failed, outside of datagrams: it reads nothing more, and answers until the daemon has stopped, so
+    /// The worker itself failed, outside of any line: the daemon is stopped.
+    pub(super) fn fail(&mut self, panic: &Panic, shard: &Shard) {
+        self.note(panic, shard, None);
+        self.part.give_up("it failed outside of any line");
+    }
+
+    /// The same of a worker that cannot go on: it reads nothing more, and answers until the daemon has stopped, so
     /// that the last interval has what it counted.
     pub(super) fn serve_to_the_end(
         &mut self,
@@ -141,8 +147,7 @@ impl Failures {
         inbox: &mut mpsc::Receiver<WorkerCommand>,
         mut count_unread: impl FnMut(&mut Shard),
     ) {
-        self.note(panic, shard, None);
-        self.part.give_up("it failed outside of any line");
+        self.fail(panic, shard);
         while let Some(command) = inbox.blocking_recv() {
             match command {
                 WorkerCommand::Run(question) => self.run_question(question, shard),

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::aggregate::{Columns, Partial, Shard};
 use crate::supervise::{Part, Role, Supervisor, catch};
-use crate::sys::{self, Batch};
+use crate::sys;
 
 use super::bind::SocketFile;
 use super::failures::Failures;
@@ -140,10 +140,12 @@ impl BoundListener {
                         received,
                         deadline,
                     };
-                    let mut shard = shard;
-                    let work = || datagrams::run(&source, &mut shard, &mut failures, &taps, &mut inbox, &woken);
-                    if let Err(panic) = catch(work) {
-                        let unread = |shard: &mut Shard| datagrams::count_rest(&source, &mut Batch::new(), shard);
+                    let (mut shard, mut work) = (shard, datagrams::Work::new());
+                    let run =
+                        || datagrams::run(&source, &mut work, &mut shard, &mut failures, &taps, &mut inbox, &woken);
+                    if let Err(panic) = catch(run) {
+                        work.count_lost(&mut shard);
+                        let unread = |shard: &mut Shard| datagrams::count_rest(&source, &mut work, shard);
                         failures.serve_to_the_end(&panic, &mut shard, &mut inbox, unread);
                     }
                 }

@@ -22,6 +22,7 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 use crate::aggregate::Shard;
 use crate::fault;
 use crate::protocol::Reason;
+use crate::supervise::caught;
 use crate::sys::{Descriptors, unix_time, unread_bytes};
 use crate::telemetry::Refusal;
 
@@ -136,6 +137,7 @@ impl Shared {
     }
 }
 
+/// Runs until the channel of commands closes.
 pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mpsc::Receiver<WorkerCommand>) {
     let listener = match Acceptor::new(socket, shared.options.transport) {
         Ok(listener) => listener,
@@ -149,57 +151,92 @@ pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mp
         let options = &shared.options;
         Slots::new(options.max_connections, options.max_connections_per_address, Descriptors::for_port())
     };
-    let mut connections = Connections { shared: Rc::clone(&shared), slots, stop, tasks: JoinSet::new() };
-    // A connection that waits for a slot, until when, and why there is none.
-    let mut waiting: Option<(Accepted, Instant, Refusal)> = None;
+    let connections = Connections { shared: Rc::clone(&shared), slots, stop, tasks: JoinSet::new() };
+    let mut worker = Worker {
+        shared: Rc::clone(&shared),
+        listener,
+        socket,
+        stopping,
+        connections,
+        waiting: None,
+        has_failed: false,
+    };
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
-            loop {
-                if let Some((accepted, until, _)) = waiting.take() {
-                    waiting = connections.place(accepted).err().map(|(accepted, why)| (accepted, until, why));
-                }
-                // A connection that must stay for now may give way a moment later.
-                let again = Instant::now() + YOUNG;
-                let patience = waiting.as_ref().map_or(again, |(_, until, _)| again.min(*until));
-                tokio::select! {
-                    biased;
-                    command = inbox.recv() => match command {
-                        Some(WorkerCommand::Run(question)) => {
-                            shared.failures.borrow_mut().run_question(question, &mut shared.shard.borrow_mut());
-                        }
-                        Some(WorkerCommand::Stop(done)) => {
-                            let waiting = waiting.take().map(|(accepted, ..)| accepted);
-                            let before = shared.unread_so_far();
-                            connections.admit_queued(socket, waiting).await;
-                            let _ = stopping.send(true);
-                            while connections.end_of_one().await {}
-                            let unread = shared.unread_so_far().saturating_sub(before);
-                            if unread > 0 {
-                                tracing::warn!(bytes = unread, "connections were still sending at the stop; what they sent last is lost");
-                            }
-                            let _ = done.send(());
-                        }
-                        None => return,
-                    },
-                    true = connections.end_of_one() => {}
-                    () = sleep_until(patience.into()), if waiting.is_some() => {
-                        if let Some((_, _, why)) = waiting.take_if(|(_, until, _)| Instant::now() >= *until) {
-                            shared.refuse(why);
-                        }
-                    }
-                    accepted = listener.accept(), if waiting.is_none() && !*stopping.borrow() => match accepted {
-                        Ok(accepted) if !connections.admits(&accepted) => shared.refuse(Refusal::NotAllowed),
-                        Ok(accepted) => waiting = Some((accepted, Instant::now() + ROOM_PATIENCE, Refusal::Full)),
-                        Err(error) => {
-                            tracing::warn!(%error, "cannot accept a connection");
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
-                        }
-                    },
-                }
+            while let Err(panic) = caught(worker.attend(inbox)).await {
+                // Connections are served to their ends, so that what was sent is read and counted.
+                shared.failures.borrow_mut().fail(&panic, &shared.shard.borrow());
+                assert!(!std::mem::replace(&mut worker.has_failed, true), "it failed again");
             }
         })
         .await;
+}
+
+/// What the worker of a listener has.
+struct Worker<'a> {
+    shared: Rc<Shared>,
+    listener: Acceptor,
+    socket: &'a Socket,
+    stopping: watch::Sender<bool>,
+    connections: Connections,
+    /// A connection that waits for a slot, until when, and why there is none.
+    waiting: Option<(Accepted, Instant, Refusal)>,
+    /// It failed outside of any connection: none is accepted any more until the stop.
+    has_failed: bool,
+}
+
+impl Worker<'_> {
+    /// Accepts connections, and does what the flusher asks for, until nobody can ask any more.
+    async fn attend(&mut self, inbox: &mut mpsc::Receiver<WorkerCommand>) {
+        let Worker { shared, listener, socket, stopping, connections, waiting, has_failed } = self;
+        loop {
+            if let Some((accepted, until, _)) = waiting.take() {
+                *waiting = connections.place(accepted).err().map(|(accepted, why)| (accepted, until, why));
+            }
+            // A connection that must stay for now may give way a moment later.
+            let again = Instant::now() + YOUNG;
+            let patience = waiting.as_ref().map_or(again, |(_, until, _)| again.min(*until));
+            tokio::select! {
+                biased;
+                command = inbox.recv() => match command {
+                    Some(WorkerCommand::Run(question)) => {
+                        shared.failures.borrow_mut().run_question(question, &mut shared.shard.borrow_mut());
+                    }
+                    Some(WorkerCommand::Stop(done)) => {
+                        let waiting = waiting.take().map(|(accepted, ..)| accepted);
+                        let before = shared.unread_so_far();
+                        connections.admit_queued(socket, waiting).await;
+                        let _ = stopping.send(true);
+                        while connections.end_of_one().await {}
+                        let unread = shared.unread_so_far().saturating_sub(before);
+                        if unread > 0 {
+                            tracing::warn!(bytes = unread, "connections were still sending at the stop; what they sent last is lost");
+                        }
+                        let _ = done.send(());
+                    }
+                    None => return,
+                },
+                true = connections.end_of_one() => {}
+                () = sleep_until(patience.into()), if waiting.is_some() => {
+                    if let Some((_, _, why)) = waiting.take_if(|(_, until, _)| Instant::now() >= *until) {
+                        shared.refuse(why);
+                    }
+                }
+                accepted = listener.accept(), if waiting.is_none() && !*has_failed && !*stopping.borrow() => match accepted {
+                    Ok(accepted) if !connections.admits(&accepted) => shared.refuse(Refusal::NotAllowed),
+                    Ok(accepted) => {
+                        *waiting = Some((accepted, Instant::now() + ROOM_PATIENCE, Refusal::Full));
+                        fault::pass("accept");
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
 }
 
 /// A connection, and its peer's address if it has one.
