@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::snapshot::{Snapshot, ends_interval, follow};
 
-use crate::supervise::caught;
+use crate::supervise::{catch, caught};
 
 use super::super::blocking::run_in_place;
 use super::Shared;
@@ -17,8 +17,10 @@ use super::Shared;
 struct Gathered {
     part: Option<Snapshot>,
     last_tick: Option<u64>,
-    /// Records that a panic now would lose.
-    in_work: u64,
+    /// Records of `part` while it is out of there.
+    before: usize,
+    /// What a panic now would lose, beside `part`.
+    in_work: Option<Arc<Snapshot>>,
 }
 
 /// Intervals as they were offered, oldest first.
@@ -74,6 +76,16 @@ impl Shared {
         self.squeeze(&mut state, records as u64);
     }
 
+    /// Counts an interval that failed before it was taken in.
+    pub(super) fn lose(&self, snapshot: &Snapshot) {
+        // The filter may be what failed.
+        let records = catch(|| snapshot.len_for_sink(&self.options.name, &self.options.filter));
+        let records = records.unwrap_or_else(|_| snapshot.len()) as u64;
+        let mut state = self.state();
+        state.account.offered += records;
+        state.account.dropped.count("failed", records);
+    }
+
     /// No more intervals follow.
     pub(super) fn close_intake(&self) {
         self.intake().is_closed = true;
@@ -84,7 +96,7 @@ impl Shared {
     pub(super) async fn prepare(&self) {
         let mut gathered = Gathered::default();
         while let Err(panic) = caught(self.prepare_all(&mut gathered)).await {
-            let lost = std::mem::take(&mut gathered.in_work);
+            let lost = self.take_lost(&mut gathered);
             {
                 let mut state = self.state();
                 state.account.offered += lost;
@@ -92,6 +104,15 @@ impl Shared {
             }
             self.intake_part.restart(panic).await;
         }
+    }
+
+    /// Records that are lost with a panic: of the interval in work, and of those before it.
+    fn take_lost(&self, gathered: &mut Gathered) -> u64 {
+        let Some(snapshot) = gathered.in_work.take() else { return 0 };
+        let before = gathered.part.take().map_or(0, |part| part.len()) + std::mem::take(&mut gathered.before);
+        // The filter may be what failed.
+        let of_sink = catch(|| snapshot.len_for_sink(&self.options.name, &self.options.filter));
+        (before + of_sink.unwrap_or_else(|_| snapshot.len())) as u64
     }
 
     async fn prepare_all(&self, gathered: &mut Gathered) {
@@ -104,10 +125,10 @@ impl Shared {
             };
             match next {
                 Some(snapshot) => {
-                    gathered.in_work = snapshot.len() as u64 + gathered.part.as_ref().map_or(0, Snapshot::len) as u64;
+                    gathered.in_work = Some(Arc::clone(&snapshot));
                     self.intake_part.alive();
                     let whole = run_in_place(|| self.gather(self.view(&snapshot), gathered));
-                    gathered.in_work = 0;
+                    (gathered.in_work, gathered.before) = (None, 0);
                     if let Some(whole) = whole {
                         self.enqueue(whole);
                     }
@@ -144,6 +165,7 @@ impl Shared {
         {
             self.squeeze_offered(part.len());
         }
+        gathered.before = gathered.part.as_ref().map_or(0, Snapshot::len);
         let mut whole = match gathered.part.take() {
             Some(before) => follow(before, &snapshot),
             None => Arc::unwrap_or_clone(snapshot),

@@ -312,6 +312,11 @@ impl SinkDriver {
         self.shared.accept(snapshot);
     }
 
+    /// Counts an interval with which [`SinkDriver::offer`] panicked.
+    pub fn lose(&self, snapshot: &Snapshot) {
+        self.shared.lose(snapshot);
+    }
+
     /// Lets what waits leave if closed intervals have to. To be called from time to time, between intervals, too.
     pub fn give_way(&self) {
         self.shared.give_way();

@@ -461,3 +461,23 @@ async fn what_fails_and_is_on_disk_is_not_kept_in_memory_too_while_it_is_short()
     assert_eq!((account.delivered, account.dropped.total(), memory.bytes(Holder::ClosedIntervals)), (3000, 0, 0));
     assert_eq!(*fake.seen.lock().expect("no panic"), [1, 2, 3]);
 }
+
+/// Counts exactly: what was gathered before the interval with which the intake failed is lost once, and never delivered.
+#[cfg(feature = "internals")]
+#[tokio::test]
+async fn what_an_intake_lost_is_counted_once_and_not_delivered() {
+    crate::fault::arm("sink:gathering:intake@2").expect("well-formed");
+    let fake = Fake::default();
+    let interval = Duration::from_secs(10);
+    let options = DriverOptions { every: 2, ..DriverOptions::new("gathering", "fake", interval) };
+    let driver = SinkDriver::start(options, Box::new(fake.clone())).expect("it has no spool");
+    let of_tick = |tick: u64| {
+        let end = tick as f64 * interval.as_secs_f64();
+        Arc::new(Snapshot { end, ..Arc::unwrap_or_clone(snapshot(tick)) })
+    };
+    // The second fails while the first waits for it. The third is after the end of their interval.
+    (1..=4).for_each(|tick| driver.offer(&of_tick(tick)));
+    let account = driver.finish(Instant::now() + Duration::from_secs(10)).await;
+    assert_eq!((account.dropped.of("failed"), account.delivered), (4, 4), "{account:?}");
+    assert!(adds_up(&account), "{account:?}");
+}
