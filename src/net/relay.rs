@@ -14,7 +14,7 @@
 //! own thread failed while it had it). Lines sent and lost are
 //! counted per target as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use rapidhash::v3::rapidhash_v3;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::fault;
 use crate::memory::{Holder, Holding, Level, Memory, footprint, vec_footprint};
 use crate::supervise::{Part, Role, Supervisor};
 use crate::sys;
@@ -135,11 +136,46 @@ impl Drop for Ticket {
     }
 }
 
-/// The datagrams that lines belong to, in order, with the number of lines of each.
-type Tickets = Vec<(Arc<Ticket>, u64)>;
+/// A piece whose lines are being routed. If that panics, the rest of them is lost, whatever becomes of those before.
+struct Routing<'a>(&'a Ticket);
 
-fn count_lines(tickets: &Tickets) -> u64 {
-    tickets.iter().map(|(_, lines)| lines).sum()
+impl Drop for Routing<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lose(Loss::Failed);
+        }
+    }
+}
+
+/// The datagrams that lines belong to, in order, with the number of lines of each. Lines that go with a panic are lost, even
+/// if others of their datagrams are still to be sent.
+struct Tickets {
+    list: Vec<(Arc<Ticket>, u64)>,
+    /// Lines of the target that went with a panic.
+    failed: Arc<AtomicU64>,
+}
+
+impl Tickets {
+    fn new(failed: &Arc<AtomicU64>) -> Tickets {
+        Tickets { list: Vec::new(), failed: Arc::clone(failed) }
+    }
+
+    fn lines(&self) -> u64 {
+        self.list.iter().map(|(_, lines)| lines).sum()
+    }
+
+    fn lose(&self, loss: Loss) {
+        self.list.iter().for_each(|(ticket, _)| ticket.lose(loss));
+    }
+}
+
+impl Drop for Tickets {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.lose(Loss::Failed);
+            self.failed.fetch_add(self.lines(), Ordering::Relaxed);
+        }
+    }
 }
 
 impl RelayHandle {
@@ -255,7 +291,6 @@ fn is_healthy(address: SocketAddr) -> bool {
 }
 
 /// Lines of one datagram.
-#[derive(Default)]
 struct Datagram {
     bytes: Vec<u8>,
     tickets: Tickets,
@@ -287,6 +322,9 @@ struct Target {
     ready: Vec<Datagram>,
     /// The one being filled.
     open: Datagram,
+    /// What is to be sent now.
+    sending: VecDeque<Send>,
+    failed: Arc<AtomicU64>,
     account: TargetAccount,
 }
 
@@ -298,6 +336,7 @@ impl Target {
         if spec.gso {
             sys::send_segmented(&socket, segment(spec))?;
         }
+        let failed = Arc::<AtomicU64>::default();
         Ok(Target {
             address,
             label: address.to_string(),
@@ -305,7 +344,9 @@ impl Target {
             is_healthy: Arc::new(AtomicBool::new(true)),
             down_until: None,
             ready: Vec::new(),
-            open: Datagram::default(),
+            open: Datagram { bytes: Vec::new(), tickets: Tickets::new(&failed) },
+            sending: VecDeque::new(),
+            failed,
             account: TargetAccount { up: true, ..TargetAccount::default() },
         })
     }
@@ -316,21 +357,21 @@ impl Target {
 
     /// Whether anything is pending.
     fn has_lines(&self) -> bool {
-        !self.ready.is_empty() || !self.open.bytes.is_empty()
+        !self.ready.is_empty() || !self.open.bytes.is_empty() || !self.sending.is_empty()
     }
 
     fn push(&mut self, line: &[u8], ticket: &Arc<Ticket>, most: usize) {
         if !self.open.bytes.is_empty() && self.open.bytes.len() + 1 + line.len() > most {
-            self.ready.push(std::mem::take(&mut self.open));
+            self.finish_open();
         }
         let Datagram { bytes, tickets } = &mut self.open;
         if !bytes.is_empty() {
             bytes.push(b'\n');
         }
         bytes.extend_from_slice(line);
-        match tickets.last_mut() {
+        match tickets.list.last_mut() {
             Some((last, lines)) if Arc::ptr_eq(last, ticket) => *lines += 1,
-            Some(_) | None => tickets.push((Arc::clone(ticket), 1)),
+            Some(_) | None => tickets.list.push((Arc::clone(ticket), 1)),
         }
     }
 
@@ -345,14 +386,20 @@ impl Target {
         outcome
     }
 
-    /// Everything that is pending, in sends of one or many datagrams. A line longer than a datagram is sent alone.
-    fn take(&mut self, spec: &RelaySpec) -> Vec<Send> {
+    /// The open datagram is full, or has to go.
+    fn finish_open(&mut self) {
+        let next = Datagram { bytes: Vec::new(), tickets: Tickets::new(&self.failed) };
+        self.ready.push(std::mem::replace(&mut self.open, next));
+    }
+
+    /// Packs everything that is pending into sends of one or many datagrams. A line longer than a datagram is sent alone.
+    fn pack(&mut self, spec: &RelaySpec) {
         if !self.open.bytes.is_empty() {
-            self.ready.push(std::mem::take(&mut self.open));
+            self.finish_open();
         }
-        let mut sends: Vec<Send> = Vec::new();
-        for Datagram { bytes, tickets } in std::mem::take(&mut self.ready) {
-            match sends.last_mut() {
+        let sends = &mut self.sending;
+        for Datagram { bytes, mut tickets } in std::mem::take(&mut self.ready) {
+            match sends.back_mut() {
                 Some(send)
                     if spec.gso
                         && bytes.len() <= spec.max_datagram
@@ -363,12 +410,11 @@ impl Target {
                     send.bytes.resize(send.datagrams as usize * spec.max_datagram, b'\n');
                     send.bytes.extend_from_slice(&bytes);
                     send.datagrams += 1;
-                    send.tickets.extend(tickets);
+                    send.tickets.list.append(&mut tickets.list);
                 }
-                Some(_) | None => sends.push(Send { bytes, datagrams: 1, tickets }),
+                Some(_) | None => sends.push_back(Send { bytes, datagrams: 1, tickets }),
             }
         }
-        sends
     }
 }
 
@@ -397,6 +443,7 @@ impl Relay {
                     self.held.sub(footprint(piece.len()) as u64);
                     let ticket = Arc::new(Ticket { counts: Arc::clone(&self.counts), lost: AtomicU8::new(0) });
                     part.alive();
+                    let _routing = Routing(&ticket);
                     lines_of(&piece).for_each(|line| self.route(line, &ticket));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -417,6 +464,7 @@ impl Relay {
     }
 
     fn route(&mut self, line: &[u8], ticket: &Arc<Ticket>) {
+        fault::pass("relay:line");
         let most = self.spec.max_datagram;
         match self.spec.mode {
             Mode::Mirror => self.targets.iter_mut().for_each(|target| target.push(line, ticket, most)),
@@ -443,12 +491,15 @@ impl Relay {
         let is_spread = self.spec.mode == Mode::Spread;
         let mut homeless = Vec::new();
         for target in &mut self.targets {
-            for send in target.take(&self.spec) {
+            target.pack(&self.spec);
+            // Those behind one that fails stay for the next flush.
+            while let Some(send) = target.sending.pop_front() {
+                fault::pass("relay:send");
                 // An error may belong to an earlier send that was refused.
                 let outcome = if target.is_up(now) { target.send(&send, &self.spec) } else { Ok(0) };
                 let loss = match outcome {
                     Ok(1..) => {
-                        target.account.lines += count_lines(&send.tickets);
+                        target.account.lines += send.tickets.lines();
                         target.account.datagrams += send.datagrams;
                         continue;
                     }
@@ -466,8 +517,8 @@ impl Relay {
                 if is_spread && !target.is_up(now) {
                     homeless.push(send);
                 } else {
-                    target.account.lost += count_lines(&send.tickets);
-                    send.tickets.iter().for_each(|(ticket, _)| ticket.lose(loss));
+                    target.account.lost += send.tickets.lines();
+                    send.tickets.lose(loss);
                 }
             }
             target.account.up = target.is_up(now);
@@ -475,7 +526,7 @@ impl Relay {
         // The targets that are up take over, with the next flush.
         for send in homeless {
             let mut lines = lines_of(&send.bytes);
-            for (ticket, count) in &send.tickets {
+            for (ticket, count) in &send.tickets.list {
                 lines.by_ref().take(*count as usize).for_each(|line| self.route(line, ticket));
             }
         }
@@ -483,7 +534,11 @@ impl Relay {
     }
 
     fn publish(&self) {
-        let accounts = self.targets.iter().map(|target| (target.label.clone(), target.account.clone())).collect();
+        let account = |target: &Target| {
+            let lost = target.account.lost + target.failed.load(Ordering::Relaxed);
+            (target.label.clone(), TargetAccount { lost, ..target.account.clone() })
+        };
+        let accounts = self.targets.iter().map(account).collect();
         *self.counts.targets.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
     }
 }
@@ -539,7 +594,8 @@ mod tests {
             let lines: Vec<String> = (0..50).map(|n| format!("some.name.{n}:1|c")).collect();
             let ticket = Arc::new(Ticket { counts: Arc::default(), lost: AtomicU8::new(0) });
             lines.iter().for_each(|line| target.push(line.as_bytes(), &ticket, spec.max_datagram));
-            let sends = target.take(&spec);
+            target.pack(&spec);
+            let sends = &target.sending;
             let pieces: Vec<&[u8]> = sends.iter().flat_map(|send| send.bytes.chunks(100)).collect();
             assert!(pieces.iter().all(|piece| piece.len() <= 100));
             let whole = pieces.join(&b'\n');
