@@ -110,9 +110,15 @@ impl Roster {
             + self.text_bytes
     }
 
-    /// The texts of an instance took so many bytes, and take others now.
-    pub(super) fn note_texts(&mut self, before: usize, id: InstanceId) {
-        self.text_bytes = self.text_bytes + self.instance(id).text_bytes() - before;
+    /// Changes an instance in a way that may change its texts. Their bytes are counted right away: what follows the change
+    /// may fail, and then they are right all the same.
+    pub(super) fn change_texts<T>(&mut self, id: InstanceId, change: impl FnOnce(&mut Instance) -> T) -> T {
+        let instance = self.instance_mut(id);
+        let before = instance.text_bytes();
+        let outcome = change(instance);
+        let after = instance.text_bytes();
+        self.text_bytes = (self.text_bytes + after).saturating_sub(before);
+        outcome
     }
 }
 
@@ -178,7 +184,7 @@ impl Roster {
     pub(super) fn remove_service(&mut self, id: ServiceId) {
         if let Some(service) = self.services[id.0 as usize].take() {
             self.by_name.remove(service.name());
-            self.text_bytes -= 2 * text_bytes(service.name());
+            self.text_bytes = self.text_bytes.saturating_sub(2 * text_bytes(service.name()));
             self.free_services.push(id);
         }
     }
@@ -308,7 +314,7 @@ impl Roster {
             self.service_mut(service).remove_instance(place);
         }
         if let Some(gone) = self.instances[id.0 as usize].take() {
-            self.text_bytes -= gone.text_bytes();
+            self.text_bytes = self.text_bytes.saturating_sub(gone.text_bytes());
         }
         self.free_instances.push(id);
         self.instance_count -= 1;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::acl::equal;
+use crate::fault;
 use crate::protocol::{Heartbeat, Signal};
 
 use super::Engine;
@@ -76,16 +77,17 @@ impl Engine {
             self.admission.note_straggler();
             return;
         }
-        let texts = self.roster.instance(id).text_bytes();
         if self.policy.goodbye_same_ip {
             self.note_home(id, was, beat.source);
         }
-        let gap = self.roster.instance_mut(id).observe(self.now, was, beat);
+        let now = self.now;
+        let gap = self.roster.change_texts(id, |instance| instance.observe(now, was, beat));
         if gap.was_present && gap.due > 0 && self.fleet_loss.note(self.now, gap.due) {
             self.warn(None, WarningCode::HighLoss, false);
         }
         self.count_towards_establishment(id);
         let is_restarted = self.check(id, beat);
+        fault::pass("beat");
         self.become_up(id, was);
         if is_restarted && was.is_some_and(|was| was != State::Left) {
             let up = Some(State::Up);
@@ -95,7 +97,6 @@ impl Engine {
         if instance.received() == 2 {
             self.mark_maybe_replaced(instance.service());
         }
-        self.roster.note_texts(texts, id);
         self.schedule(id);
     }
 
@@ -194,7 +195,8 @@ impl Engine {
         if beat.sampled && self.roster.instance_mut(id).note_sampled() {
             self.warn_of_instance(id, WarningCode::Sampled, false);
         }
-        let identified = self.roster.instance_mut(id).identify(beat, self.now);
+        let now = self.now;
+        let identified = self.roster.change_texts(id, |instance| instance.identify(beat, now));
         if identified.is_conflict {
             self.warn_of_instance(id, WarningCode::InstanceConflict, true);
         }
@@ -228,13 +230,11 @@ impl Engine {
             self.admission.refuse(Refusal::GoodbyeFrom, beat.source, self.now);
             return;
         }
-        let instance = self.roster.instance_mut(id);
+        let instance = self.roster.instance(id);
         let is_of_another = instance.is_of_another_process(beat);
-        let texts = instance.text_bytes();
         if !is_of_another {
-            instance.note_health(beat);
+            self.roster.change_texts(id, |instance| instance.note_health(beat));
         }
-        self.roster.note_texts(texts, id);
         let instance = self.roster.instance_mut(id);
         if instance.state() == State::Left {
             if instance.note_repeated_goodbye(self.now) {
