@@ -9,6 +9,7 @@ mod memory;
 mod requests;
 mod sources;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
-use crate::supervise::{Part, Supervisor, caught};
+use crate::supervise::{Panic, Part, Supervisor, catch, caught};
 use crate::sys::unix_time;
 use crate::telemetry::{Account, Ledger, ListenerAccount, PresenceAccount, Tally};
 use crate::untrusted::{Escaped, excerpt};
@@ -119,8 +120,23 @@ pub struct Flusher {
     in_flush: Holding,
     in_spare: Holding,
     part: Part,
-    /// An interval that is being merged.
+    /// An interval that the workers were asked for, and one that is being merged. Both stay until the next step is done, so
+    /// that a panic loses nothing that can be had again.
+    closing: Option<Closing>,
     collected: Option<Collected>,
+}
+
+/// What the workers were asked for at a tick.
+#[derive(Debug)]
+struct Closing {
+    /// Answers that are to come, in the order of workers, after those that have.
+    pending: VecDeque<oneshot::Receiver<Partial>>,
+    partials: Vec<Partial>,
+    end: f64,
+    is_last: bool,
+    began: Instant,
+    /// Seconds between the tick and its closing.
+    late: f64,
 }
 
 /// What the workers handed over at a tick.
@@ -132,8 +148,13 @@ struct Collected {
     began: Instant,
     /// Seconds between the tick and its closing.
     late: f64,
-    /// The registry has begun with it; if that fails, some of its values are gone.
+    /// The registry works on it; if that fails, some of its values are gone.
     is_merging: bool,
+    /// What the registry made of it, and what the sources had counted before.
+    snapshot: Option<Snapshot>,
+    before: Option<Ledger>,
+    has_presence: bool,
+    has_own_series: bool,
 }
 
 impl Flusher {
@@ -180,6 +201,7 @@ impl Flusher {
             in_flush: Memory::unlimited().holding(Holder::ClosedIntervals),
             in_spare: Memory::unlimited().holding(Holder::Values),
             part: Part::new("flush"),
+            closing: None,
             collected: None,
         };
         flusher.publish(None, false, None);
@@ -336,15 +358,34 @@ impl Flusher {
     /// Closes the open interval, which ended at `end` Unix seconds, `late` seconds ago.
     async fn close(&mut self, end: f64, late: f64, is_last: bool) {
         let began = Instant::now();
-        let partials = self.collect().await;
+        let (pending, partials) = (VecDeque::new(), Vec::new());
+        self.closing = Some(Closing { pending, partials, end, is_last, began, late });
+        self.ask_workers();
+        self.close_asked().await;
+    }
+
+    /// Goes on with an interval that the workers were asked for.
+    async fn close_asked(&mut self) {
+        self.collect().await;
         self.read_drops();
+        let Some(Closing { partials, end, is_last, began, late, .. }) = self.closing.take() else { return };
         let closed = Instant::now();
         let length_secs = closed.duration_since(self.last_close).as_secs_f64();
         self.last_close = closed;
         let now = closed.duration_since(self.started).as_secs_f64();
         let interval = Interval { is_last, ..Interval::new(end, length_secs, now, self.interval) };
-        let listeners = self.listener_accounts(&partials);
-        self.collected = Some(Collected { partials, listeners, interval, began, late, is_merging: false });
+        self.collected = Some(Collected {
+            partials,
+            listeners: Vec::new(),
+            interval,
+            began,
+            late,
+            is_merging: false,
+            snapshot: None,
+            before: None,
+            has_presence: false,
+            has_own_series: false,
+        });
         self.merge().await;
     }
 
@@ -352,12 +393,33 @@ impl Flusher {
     /// tried again after a panic.
     async fn merge(&mut self) {
         self.make_room();
+        self.merge_values();
+        self.account();
+        self.add_presence().await;
         let Flusher { collected: Some(collected), registry, .. } = self else { return };
-        let has_failed = std::mem::replace(&mut collected.is_merging, true);
-        if !has_failed {
+        let (Some(snapshot), Some(before)) = (&mut collected.snapshot, &collected.before) else { return };
+        if !std::mem::replace(&mut collected.has_own_series, true) {
+            registry.add_own_series(snapshot, before);
+        }
+        snapshot.hold(&self.sources.memory);
+        let Some(Collected { partials, snapshot: Some(snapshot), .. }) = self.collected.take() else { return };
+        let outcome = self.hand_on(Arc::new(snapshot));
+        self.keep_columns(partials);
+        assert!(outcome.is_ok(), "a sink cannot be handed an interval: {outcome:?}");
+    }
+
+    /// Merges what the workers collected.
+    fn merge_values(&mut self) {
+        let Flusher { collected: Some(collected), registry, listeners, drops, .. } = self else { return };
+        if collected.snapshot.is_some() {
+            return;
+        }
+        if collected.listeners.is_empty() {
+            collected.listeners = listener_accounts(listeners, drops, &collected.partials);
             log_losses(&collected.partials, &collected.listeners, &mut self.warned_of_drops);
             memory::log_given_up(&collected.partials, &self.sources.memory, &mut self.logged_level);
         }
+        let has_failed = std::mem::replace(&mut collected.is_merging, true);
         fault::pass("merge");
         let held: usize = collected.partials.iter().map(|partial| partial.held.total()).sum();
         self.in_flush.set(held as u64);
@@ -368,35 +430,55 @@ impl Flusher {
         ledger.flush.duration_secs = collected.began.elapsed().as_secs_f64();
         ledger.flush.late_secs = collected.late.max(0.0);
         ledger.flush.failed = u64::from(has_failed);
-        let before = self.read_sources(ledger);
-        log_refusals(ledger, &before);
+        (collected.snapshot, collected.is_merging) = (Some(snapshot), false);
+        fault::pass("merged");
+    }
+
+    /// Completes the ledger of the interval by what the sources have counted.
+    fn account(&mut self) {
+        let Flusher { collected: Some(collected), counted, sources, .. } = self else { return };
+        let (Some(snapshot), None) = (&mut collected.snapshot, &collected.before) else { return };
+        let ledger = &mut snapshot.ledger;
+        let before = read_sources(counted, sources, ledger);
+        ledger.update_completeness();
+        debug_assert_eq!(ledger.check(), Ok(()));
+        let before = collected.before.insert(before);
+        log_refusals(ledger, before);
         if ledger.management.http_requests > 0 {
             let requests = ledger.management.http_requests;
             tracing::warn!(requests, "HTTP came to the management port: a browser, or somebody who has the wrong port");
         }
-        ledger.update_completeness();
-        debug_assert_eq!(ledger.check(), Ok(()));
-        if let Some(presence) = &self.presence {
-            match self.patience(PRESENCE_PATIENCE).wait(presence.ask(PresenceState::report)).await {
-                Some(Ok(report)) => {
-                    snapshot.ledger.presence = report.account;
-                    self.open_presence = PresenceAccount::default();
-                    self.registry.add_presence(&mut snapshot, report.readings, report.events);
-                }
-                Some(Err(_)) | None => tracing::error!("presence does not answer; it is not in this flush"),
-            }
-        }
-        self.registry.add_own_series(&mut snapshot, &before);
-        snapshot.hold(&self.sources.memory);
-        if let Some(collected) = self.collected.take() {
-            self.keep_columns(collected.partials);
-        }
-        self.hand_on(Arc::new(snapshot));
+        fault::pass("accounted");
     }
 
-    /// After a panic: tries once more to merge what was collected.
+    /// Adds what presence reports.
+    async fn add_presence(&mut self) {
+        let mut patience = self.patience(PRESENCE_PATIENCE);
+        let Flusher { presence: Some(presence), collected: Some(collected), registry, .. } = self else { return };
+        let (Some(snapshot), false) = (&mut collected.snapshot, collected.has_presence) else { return };
+        match patience.wait(presence.ask(PresenceState::report)).await {
+            Some(Ok(report)) => {
+                collected.has_presence = true;
+                snapshot.ledger.presence = report.account;
+                self.open_presence = PresenceAccount::default();
+                registry.add_presence(snapshot, report.readings, report.events);
+            }
+            Some(Err(_)) | None => tracing::error!("presence does not answer; it is not in this flush"),
+        }
+    }
+
+    /// Goes on with an interval where it stands.
+    async fn go_on(&mut self) {
+        if self.closing.is_some() {
+            self.close_asked().await;
+        } else {
+            self.merge().await;
+        }
+    }
+
+    /// After a panic: tries once more to close and merge the interval that was in work.
     async fn merge_again(&mut self) {
-        if self.collected.is_none() || caught(self.merge()).await.is_ok() {
+        if caught(self.go_on()).await.is_ok() {
             return;
         }
         let Some(Collected { partials, listeners, .. }) = self.collected.take() else { return };
@@ -410,29 +492,6 @@ impl Flusher {
         self.totals.add_counts(&ledger);
         self.totals.flush.add(&ledger.flush);
         self.publish(None, false, self.inbox.published.borrow().as_of);
-    }
-
-    /// Puts what the sources have counted into the ledger of an interval; what they had at its start.
-    fn read_sources(&mut self, ledger: &mut Ledger) -> Ledger {
-        let mut counted = Ledger::default();
-        self.sources.read_into(&mut counted);
-        let before = std::mem::replace(&mut self.counted, counted);
-        let counted = &self.counted;
-        // Sinks, relays, ports and parts are since the start in every ledger.
-        ledger.sinks.clone_from(&counted.sinks);
-        ledger.relays.clone_from(&counted.relays);
-        ledger.ports.clone_from(&counted.ports);
-        ledger.parts.clone_from(&counted.parts);
-        ledger.log = counted.log.since(&before.log);
-        ledger.capture = counted.capture.as_ref().map(|now| match &before.capture {
-            Some(before) => now.since(before),
-            None => now.clone(),
-        });
-        ledger.management = counted.management.since(&before.management);
-        // Its counters are the workers', and there already.
-        ledger.memory.add(&counted.memory);
-        self.sources.memory.take_peak();
-        before
     }
 
     /// Keeps drained columns for the next interval, unless memory is short.
@@ -463,9 +522,23 @@ impl Flusher {
         }));
     }
 
-    fn hand_on(&mut self, snapshot: Arc<Snapshot>) {
-        self.drivers.iter().for_each(|driver| driver.offer(&snapshot));
+    /// Hands an interval to every sink. One that fails meanwhile keeps it from no other.
+    ///
+    /// # Errors
+    /// The first panic.
+    fn hand_on(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Panic> {
         self.totals.add(&snapshot.ledger);
+        let mut outcome = Ok(());
+        for driver in &self.drivers {
+            let offered = catch(|| {
+                fault::pass("offer");
+                driver.offer(&snapshot);
+            });
+            if offered.is_err() {
+                driver.lose(&snapshot);
+            }
+            outcome = outcome.and(offered);
+        }
         tracing::debug!(
             sequence = snapshot.sequence,
             records = snapshot.len(),
@@ -479,6 +552,7 @@ impl Flusher {
             self.last_status = Instant::now();
             self.log_status();
         }
+        outcome
     }
 
     fn log_status(&self) {
@@ -496,47 +570,43 @@ impl Flusher {
         );
     }
 
-    /// The partial of every worker, in order.
-    async fn collect(&mut self) -> Vec<Partial> {
+    /// Asks every worker for its partial.
+    fn ask_workers(&mut self) {
         let now = self.last_close.duration_since(self.started).as_secs_f64();
-        let mut pending: Vec<oneshot::Receiver<Partial>> = Vec::new();
-        for listener in self.listeners.iter() {
+        let Flusher { listeners, registry, spare, closing: Some(closing), .. } = self else { return };
+        for listener in listeners.iter() {
             for worker in 0..listener.workers() {
-                let retire = self.registry.retirements(pending.len(), now);
-                let spare = self.spare.pop().unwrap_or_default();
-                pending.push(listener.close(worker, retire, spare));
+                let retire = registry.retirements(closing.pending.len(), now);
+                closing.pending.push_back(listener.close(worker, retire, spare.pop().unwrap_or_default()));
             }
         }
         // They are the shards' now.
         self.in_spare.set(self.spare.iter().map(|columns| columns.drained_bytes() as u64).sum());
-        let answers = self.patience(WORKER_PATIENCE).answers(pending).await;
-        let mut partials = Vec::new();
-        for (n, partial) in answers.into_iter().enumerate() {
-            match partial {
+    }
+
+    /// Waits for the partials, in the order of workers.
+    async fn collect(&mut self) {
+        let mut patience = self.patience(WORKER_PATIENCE);
+        let workers = self.open.len();
+        let Flusher { closing: Some(Closing { pending, partials, .. }), open, .. } = self else { return };
+        while let Some(next) = pending.front_mut() {
+            fault::pass("collect");
+            let answer = patience.wait(next).await.and_then(Result::ok);
+            pending.pop_front();
+            let worker = partials.len();
+            match answer {
                 Some(partial) => {
-                    self.open[n] = Tally::default();
+                    open[worker] = Tally::default();
                     partials.push(partial);
                 }
                 None => {
-                    tracing::error!(worker = n, "a receive worker does not answer; its interval is not in this flush");
+                    tracing::error!(worker, "a receive worker does not answer; its interval is not in this flush");
                     partials.push(Partial::default());
                 }
             }
         }
-        partials
-    }
-
-    fn listener_accounts(&mut self, partials: &[Partial]) -> Vec<ListenerAccount> {
-        let mut rest = partials.iter();
-        self.listeners
-            .iter()
-            .zip(&mut self.drops)
-            .map(|(listener, drops)| {
-                let mut tally = Tally::default();
-                rest.by_ref().take(listener.workers()).for_each(|partial| tally.add(&partial.tally));
-                account_of(listener, &tally, std::mem::take(drops), listener.take_queue_peak())
-            })
-            .collect()
+        // Those that were not asked keep theirs for the next.
+        partials.resize_with(workers, Partial::default);
     }
 }
 
@@ -597,6 +667,40 @@ async fn watch_queues(mut watches: Vec<QueueWatch>) {
             fill.is_some()
         });
     }
+}
+
+/// Puts what the sources have counted into the ledger of an interval; what they had at its start.
+fn read_sources(last: &mut Ledger, sources: &Sources, ledger: &mut Ledger) -> Ledger {
+    let mut counted = Ledger::default();
+    sources.read_into(&mut counted);
+    // Sinks, relays, ports and parts are since the start in every ledger.
+    ledger.sinks.clone_from(&counted.sinks);
+    ledger.relays.clone_from(&counted.relays);
+    ledger.ports.clone_from(&counted.ports);
+    ledger.parts.clone_from(&counted.parts);
+    ledger.log = counted.log.since(&last.log);
+    ledger.capture = counted.capture.as_ref().map(|now| match &last.capture {
+        Some(before) => now.since(before),
+        None => now.clone(),
+    });
+    ledger.management = counted.management.since(&last.management);
+    // Its counters are the workers', and there already.
+    ledger.memory.add(&counted.memory);
+    sources.memory.take_peak();
+    std::mem::replace(last, counted)
+}
+
+/// The accounts of the listeners for an interval, with the kernel's drops of it, which are zero from then on.
+fn listener_accounts(listeners: &Listeners, drops: &mut [u64], partials: &[Partial]) -> Vec<ListenerAccount> {
+    let mut rest = partials.iter();
+    let of = |(listener, drops): (&Listener, &u64)| {
+        let mut tally = Tally::default();
+        rest.by_ref().take(listener.workers()).for_each(|partial| tally.add(&partial.tally));
+        account_of(listener, &tally, *drops, listener.take_queue_peak())
+    };
+    let accounts = listeners.iter().zip(&*drops).map(of).collect();
+    drops.fill(0);
+    accounts
 }
 
 fn account_of(listener: &Listener, tally: &Tally, kernel_drops: u64, queue_peak: f64) -> ListenerAccount {

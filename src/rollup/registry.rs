@@ -231,7 +231,8 @@ impl Registry {
             }
             for class in Class::ALL {
                 let table = &mut self.tables[class as usize];
-                for &id in &partial.retired[class as usize] {
+                // What is done here is not done again, should this be tried a second time.
+                for id in std::mem::take(&mut partial.retired[class as usize]) {
                     let Some(gone) = table.release(shard, id) else { continue };
                     if self.overrides.contains_key(&gone.shown) {
                         Arc::make_mut(&mut self.overrides).remove(&gone.shown);

@@ -309,7 +309,7 @@ accounts! {
         Gauge duration_secs: f64, series("flush.duration_secs"), metric("systole_flush_duration_seconds");
         /// How late the tick was, in seconds.
         Gauge late_secs: f64, series("flush.late_secs"), metric("systole_flush_late_seconds");
-        /// Intervals whose values are lost because the flush failed while it merged them; their lines are counted.
+        /// Intervals with values missing, because the flush failed while it merged them; their lines are counted.
         Counter failed: u64, series("flush.failed"), rare(), metric("systole_flush_failed");
     }
 }
