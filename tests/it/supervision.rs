@@ -202,7 +202,7 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
         ("sink:a", "sink:a@4"),
         ("sink:p", "sink:p@3"),
         ("sink:c:intake", "sink:c:intake@5"),
-        ("relay:raw", "relay:raw@300"),
+        ("relay:raw", "relay:line@8410"),
         ("capture", "capture@250"),
         ("notify:alertmanager", "notify:alertmanager@1"),
         ("notify:dead_man_switch", "notify:dead_man_switch@1"),
@@ -323,9 +323,16 @@ fn a_worker_that_fails_three_times_ends_the_process_after_a_last_flush() {
 
 #[test]
 fn a_flush_thread_that_fails_ends_the_process_after_a_last_flush() {
-    for fault in ["flush@8", "merge@4"] {
+    for fault in ["flush@8", "collect@5", "merge@4", "merged@4", "accounted@4", "offer@4"] {
         let dir = tempfile::tempdir().expect("a folder");
         let (records, sent) = ends_with_70(dir.path(), "flush", fault, "");
+        if fault == "offer@4" {
+            // The one sink has not got that interval; the account since the start has.
+            assert!(ledgers(&records).map(lines).sum::<u64>() < sent);
+            let last = ledgers(&records).last().expect("a last flush");
+            assert!(number(&last["sinks"]["file"]["dropped"]["failed"]) > 0, "{last}");
+            continue;
+        }
         assert_eq!(ledgers(&records).map(lines).sum::<u64>(), sent, "{fault}");
         let failed: u64 = ledgers(&records).map(|ledger| number(&ledger["flush"]["failed"])).sum();
         assert_eq!(failed, u64::from(fault == "merge@4"), "{fault}");
@@ -404,6 +411,96 @@ fn a_worker_that_fails_outside_of_lines_reads_no_more_and_what_it_counted_is_flu
     let dir = tempfile::tempdir().expect("a folder");
     let (records, sent) = ends_with_70(dir.path(), "worker:udp-PORT-0", "receive@400", "");
     assert_eq!(ledgers(&records).map(lines).sum::<u64>(), sent);
+}
+
+#[test]
+fn a_worker_that_fails_within_a_batch_counts_the_rest_of_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("records.jsonl");
+    let config = format!(
+        "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\ntype = \"file\"\npath = \"{}\"\n[presence]\nenabled = false\n",
+        file.display()
+    );
+    let mut daemon = Daemon::start_faulty(dir.path(), &config, &[], "datagram@10");
+    // All of them are in the kernel before it reads on: they are one batch.
+    daemon.signal("-STOP");
+    let texts: Vec<String> = (0..40).map(datagram).collect();
+    let all: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+    daemon.send_udp(&all);
+    daemon.signal("-CONT");
+    assert_eq!(daemon.wait(PATIENCE), Some(70));
+    let records = records(&file);
+    let of_listener = |field: &str| ledgers(&records).map(|l| number(&l["listeners"][0][field])).sum::<u64>();
+    assert_eq!((of_listener("datagrams"), of_listener("unread")), (10, 30));
+    assert_eq!(of_listener("unread_bytes"), texts[10..].iter().map(|text| text.len() as u64).sum::<u64>());
+    assert_eq!(ledgers(&records).map(lines).sum::<u64>(), 10 * LINES);
+    assert_eq!(ledgers(&records).map(|ledger| number(&ledger["lines"]["internal_error"])).sum::<u64>(), LINES);
+}
+
+#[test]
+fn connections_are_read_to_the_end_after_their_worker_failed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("records.jsonl");
+    let config = format!(
+        "interval = \"200ms\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
+         [presence]\nenabled = false\n",
+        file.display()
+    );
+    let mut daemon = Daemon::start_faulty(dir.path(), &config, &[], "accept@2");
+    let tcp = daemon.tcp.expect("TCP");
+    daemon.signal("-STOP");
+    // The kernel holds what they sent when the worker fails with the second.
+    let mut open: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(tcp).expect("connected")).collect();
+    open.iter_mut().for_each(|stream| stream.write_all(&b"t:1|c\n".repeat(500)).expect("taken"));
+    daemon.signal("-CONT");
+    assert_eq!(daemon.wait(PATIENCE), Some(70));
+    let records = records(&file);
+    assert_eq!(ledgers(&records).map(lines).sum::<u64>(), 1500);
+}
+
+#[test]
+fn what_an_instance_takes_is_right_after_its_beat_failed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[[sink]]\ntype = \"console\"\n\
+                  [http]\naddress = \"127.0.0.1:0\"\n";
+    let daemon = Daemon::start_faulty(dir.path(), config, &[], "beat@2");
+    daemon.send_udp(&[b"heartbeat:10|g|#service:long,instance:a"]);
+    until("registered", || daemon.get("/api/v1/presence/long").0 == 200);
+    let version = "v".repeat(60);
+    daemon.send_udp(&[format!("heartbeat:10|g|#service:long,instance:a,version:{version}").as_bytes()]);
+    let restarts = |status: &Value| status["parts"]["presence"]["restarts"].as_u64();
+    daemon.status_when("failed", |status| restarts(status) == Some(1));
+    // Shorter texts take fewer bytes than were counted.
+    daemon.send_udp(&[b"heartbeat:10|g|#service:long,instance:a,version:1"]);
+    daemon.send_udp(&[b"heartbeat:10|g|#service:other,instance:b"]);
+    until("registered", || daemon.get("/api/v1/presence/other").0 == 200);
+    assert_eq!(restarts(&daemon.status()), Some(1), "it failed once");
+    daemon.stop();
+}
+
+#[test]
+fn lines_that_a_relay_lost_while_it_sent_are_counted_for_their_pieces_and_their_target() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let target = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let to = target.local_addr().expect("bound");
+    let config = format!(
+        "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[[sink]]\ntype = \"console\"\n\
+         [[relay]]\nname = \"raw\"\ntargets = [\"{to}\"]\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    );
+    let daemon = Daemon::start_faulty(dir.path(), &config, &[], "relay:send@3");
+    let datagrams: Vec<String> = (0..40).map(datagram).collect();
+    datagrams.iter().for_each(|text| daemon.send_udp(&[text.as_bytes()]));
+    let status = daemon.status_when("all is relayed", |status| {
+        let relay = &status["relays"]["raw"];
+        relay["offered"] == 40 && relay["queued"] == 0
+    });
+    let relay = &status["relays"]["raw"];
+    let of_target = &relay["targets"][to.to_string()];
+    assert_eq!(number(&of_target["lines"]) + number(&of_target["lost"]), 40 * LINES, "{relay}");
+    assert!(number(&of_target["lost"]) > 0 && number(&relay["dropped"]["failed"]) > 0, "{relay}");
+    assert_eq!(number(&relay["delivered"]) + total(&relay["dropped"]), 40, "{relay}");
+    daemon.stop();
 }
 
 #[test]
