@@ -33,11 +33,13 @@ impl Shard {
         &self.open.tally
     }
 
-    /// The first `limit` series of a class by id, with at most `samples` samples each.
-    pub fn inspect(&self, class: Class, limit: usize, samples: usize) -> Vec<(Series, Inspected)> {
+    /// The first `limit` series of a class by id, with at most `samples` samples each; fewer series if the samples take more
+    /// than `most_bytes`.
+    pub fn inspect(&self, class: Class, limit: usize, samples: usize, most_bytes: usize) -> Vec<(Series, Inspected)> {
         let columns = &self.open.columns;
+        let mut left = most_bytes;
         let all = self.indexes[class as usize].all().take(limit);
-        all.map(|(id, series)| {
+        all.map_while(|(id, series)| {
             let peeked = match class {
                 _ if !columns.is_touched(class, id) => Inspected::Idle,
                 Class::Counter => columns.counters.get(id).map_or(Inspected::Idle, |sum| Inspected::Sum(sum.value())),
@@ -48,7 +50,10 @@ impl Shard {
                     .map_or(Inspected::Idle, |timer| Inspected::Samples(timer.first(samples), timer.samples())),
                 Class::Set | Class::Kv => Inspected::Idle,
             };
-            (series.clone(), peeked)
+            if let Inspected::Samples(first, _) = &peeked {
+                left = left.checked_sub(size_of_val(first.as_slice()))?;
+            }
+            Some((series.clone(), peeked))
         })
         .collect()
     }

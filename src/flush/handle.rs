@@ -31,6 +31,12 @@ pub const MAX_SERIES: usize = 20_000;
 /// Most numbers of a list in a listing.
 pub const MAX_ITEMS: usize = 100;
 
+/// Most bytes of a listing, or of the names of deleted series: names may be long. A number counts as its text.
+pub(super) const MAX_LISTING_BYTES: usize = 2 << 20;
+
+/// Bytes that a number counts as.
+const NUMBER_BYTES: usize = 20;
+
 /// The value of a series in the open interval.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OpenValue {
@@ -40,10 +46,29 @@ pub enum OpenValue {
     List(Vec<f64>, u64),
 }
 
+impl OpenValue {
+    /// Bytes that it counts as.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            OpenValue::Number(_) => NUMBER_BYTES,
+            OpenValue::List(values, _) => (1 + values.len()) * NUMBER_BYTES,
+        }
+    }
+}
+
+/// Names of series that were deleted.
+#[derive(Clone, Debug, Default)]
+pub struct Deleted {
+    /// The first ones, as many as there is room for in a listing.
+    pub names: Vec<String>,
+    /// How many there are beside these.
+    pub more: u64,
+}
+
 /// Series of the open interval and their values.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// At most [`MAX_SERIES`], in the order of their coming.
+    /// At most [`MAX_SERIES`], and as many as there is room for, in the order of their coming.
     pub entries: Vec<(String, OpenValue)>,
     /// How many there are beside these.
     pub more: u64,
@@ -66,7 +91,7 @@ pub(super) enum Request {
     /// The series of a class with their values.
     List(Class, oneshot::Sender<Listing>),
     /// Forget series.
-    Delete(Class, Vec<String>, oneshot::Sender<Vec<Vec<String>>>),
+    Delete(Class, Vec<String>, oneshot::Sender<Vec<Deleted>>),
     /// Numbers since the start.
     Stats(oneshot::Sender<Stats>),
     /// Read the counters of the open interval.
@@ -152,7 +177,7 @@ impl FlusherHandle {
 
     /// Forgets series: each name is that of one, or stands for all whose names begin with a text that ends in `.` (sent as
     /// `a.*`). The answer has what was forgotten under each name, in the same order.
-    pub async fn delete(&self, class: Class, names: Vec<String>) -> Option<Vec<Vec<String>>> {
+    pub async fn delete(&self, class: Class, names: Vec<String>) -> Option<Vec<Deleted>> {
         self.ask(PATIENCE, |reply| Request::Delete(class, names, reply)).await
     }
 

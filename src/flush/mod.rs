@@ -36,7 +36,7 @@ use crate::untrusted::{Escaped, excerpt};
 use handle::Request;
 use sources::Sources;
 
-pub use handle::{FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
+pub use handle::{Deleted, FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);

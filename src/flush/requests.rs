@@ -1,7 +1,6 @@
 //! Answers to the management port: what the open interval holds, and forgetting series before their time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Bound;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use crate::sinks::SinkDriver;
 use crate::snapshot::Deletion;
 use crate::telemetry::{Ledger, ListenerAccount, Tally};
 
-use super::handle::{Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Request, Stats};
+use super::handle::{Deleted, Listing, MAX_ITEMS, MAX_LISTING_BYTES, MAX_SERIES, OpenValue, Request, Stats};
 use super::{Flusher, account_of};
 
 /// Longest wait for a worker.
@@ -117,7 +116,8 @@ impl Flusher {
     async fn listing(&self, class: Class) -> Listing {
         let looked = self
             .ask(move |shard| {
-                (shard.held(class), shard.inspect(class, MAX_SERIES, MAX_ITEMS), shard.open_tally().clone())
+                let entries = shard.inspect(class, MAX_SERIES, MAX_ITEMS, MAX_LISTING_BYTES);
+                (shard.held(class), entries, shard.open_tally().clone())
             })
             .await;
         let mut tally = Tally::default();
@@ -146,22 +146,33 @@ impl Flusher {
                 }
             }
         }
-        let more = held + order.len().saturating_sub(MAX_SERIES);
+        let mut more = held as u64;
         let mut entries = self.own_counters(class, &tally);
-        entries.extend(order.into_iter().take(MAX_SERIES).map(|(series, whole)| {
+        let own = entries.len();
+        let mut left = MAX_LISTING_BYTES;
+        for (series, whole) in order {
+            let room = if more == held as u64 && entries.len() - own < MAX_SERIES { left } else { 0 };
             let shown = match whole {
-                Whole::Sum(sum) => OpenValue::Number(sum),
+                _ if room < series.name().len() => None,
+                Whole::Sum(sum) => Some(OpenValue::Number(sum)),
                 Whole::Gauge(told) => {
                     let mut gauge = self.registry.held_gauge(&series).unwrap_or_default();
                     gauge.then(&told);
-                    OpenValue::Number(gauge.value())
+                    Some(OpenValue::Number(gauge.value()))
                 }
-                Whole::Samples(first, all) => OpenValue::List(first, all),
+                Whole::Samples(first, all) => Some(OpenValue::List(first, all)),
             };
-            (series.to_string(), shown)
-        }));
+            let entry = shown.map(|shown| (series.to_string(), shown));
+            match entry.filter(|(name, shown)| name.len() + shown.bytes() <= room) {
+                Some(entry) => {
+                    left -= entry.0.len() + entry.1.bytes();
+                    entries.push(entry);
+                }
+                None => more += 1,
+            }
+        }
         entries.extend(self.own_gauge(class));
-        Listing { entries, more: more as u64 }
+        Listing { entries, more }
     }
 
     /// The original's own counters, which are among all others there.
@@ -190,7 +201,7 @@ impl Flusher {
     }
 
     /// Forgets series, or all in a folder (`a.b.*`); for each name those that it stood for and no name before it.
-    async fn delete(&mut self, class: Class, names: &[String]) -> Vec<Vec<String>> {
+    async fn delete(&mut self, class: Class, names: &[String]) -> Vec<Deleted> {
         let wanted = Arc::new(Wanted::new(names));
         let asked = Arc::clone(&wanted);
         let is_wanted = move |series: &Series| asked.has(&series.to_string());
@@ -206,22 +217,21 @@ impl Flusher {
         if !self.registry.delete(named.chain(alone.map(Deletion::Series))) {
             tracing::warn!("too many deletions in one interval; sinks that remember series keep telling some");
         }
-        // Timers, histograms and distributions may share a name.
-        let mut left: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        (0..).zip(&deleted).for_each(|(n, series)| left.entry(series.to_string()).or_default().push(n));
-        let mut of_name = |name: &String| -> Vec<String> {
-            let mut found: Vec<usize> = left.remove(name).unwrap_or_default();
-            if let Some(folder) = folder(name) {
-                let inside = left.range::<str, _>((Bound::Included(folder), Bound::Unbounded));
-                let inside = inside.take_while(|(shown, _)| shown.starts_with(folder)).map(|(shown, _)| shown.clone());
-                for shown in inside.collect::<Vec<_>>() {
-                    found.extend(left.remove(&shown).unwrap_or_default());
+        let mut answers = vec![Deleted::default(); names.len()];
+        let mut left = MAX_LISTING_BYTES;
+        for series in deleted {
+            let name = series.to_string();
+            let Some(answer) = wanted.first(&name).map(|first| &mut answers[first]) else { continue };
+            match left.checked_sub(name.len()) {
+                Some(rest) => {
+                    left = rest;
+                    answer.names.push(name);
                 }
+                // Where names are left out, those that follow are, too.
+                None => (left, answer.more) = (0, answer.more + 1),
             }
-            found.sort_unstable();
-            found.into_iter().map(|n| deleted[n].to_string()).collect()
-        };
-        names.iter().map(&mut of_name).collect()
+        }
+        answers
     }
 
     async fn stats(&self) -> Stats {
@@ -243,18 +253,37 @@ fn folder(name: &str) -> Option<&str> {
 
 /// Names of series that are to be forgotten.
 struct Wanted {
-    exact: HashSet<String>,
+    /// Each with its first place among those that were given.
+    exact: HashMap<String, usize>,
+    /// The same of folders, without their asterisks.
+    inside: HashMap<String, usize>,
+    /// How long these are.
+    lengths: BTreeSet<usize>,
     folders: Prefixes,
 }
 
 impl Wanted {
     fn new(names: &[String]) -> Wanted {
         let folders = names.iter().filter_map(|name| folder(name));
-        Wanted { exact: names.iter().cloned().collect(), folders: Prefixes::new(folders) }
+        let (mut exact, mut inside) = (HashMap::new(), HashMap::new());
+        for (n, name) in names.iter().enumerate() {
+            exact.entry(name.clone()).or_insert(n);
+            if let Some(folder) = folder(name) {
+                inside.entry(folder.to_string()).or_insert(n);
+            }
+        }
+        let lengths = inside.keys().map(String::len).collect();
+        Wanted { exact, inside, lengths, folders: Prefixes::new(folders) }
     }
 
     fn has(&self, name: &str) -> bool {
-        self.exact.contains(name) || self.folders.begin(name)
+        self.exact.contains_key(name) || self.folders.begin(name)
+    }
+
+    /// The first of those that were given that stands for this name.
+    fn first(&self, name: &str) -> Option<usize> {
+        let folders = self.lengths.iter().filter_map(|length| self.inside.get(name.get(..*length)?));
+        folders.chain(self.exact.get(name)).copied().min()
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) fn object(entries: &[(String, OpenValue)], more: u64) -> String {
     lay_out(&items, items.len(), 0, '{', '}')
 }
 
-fn rest(more: u64) -> String {
+pub(super) fn rest(more: u64) -> String {
     format!("... {more} more item{}", if more == 1 { "" } else { "s" })
 }
 
@@ -68,7 +68,15 @@ fn lay_out(items: &[String], entries: usize, indentation: usize, open: char, clo
         return format!("{open} {} {close}", items.join(", "));
     }
     let line = format!("\n{}", " ".repeat(indentation));
-    format!("{open}{line}  {}{line}{close}", items.join(&format!(",{line}  ")))
+    let mut out = String::with_capacity(items.iter().map(|item| item.len() + line.len() + 3).sum::<usize>() + 16);
+    out.push(open);
+    for (n, item) in items.iter().enumerate() {
+        let separator = if n > 0 { "," } else { "" };
+        [separator, &line, "  ", item].into_iter().for_each(|part| out.push_str(part));
+    }
+    out.push_str(&line);
+    out.push(close);
+    out
 }
 
 /// Groups items into lines of columns, approximately square; `... n more items` stays alone.

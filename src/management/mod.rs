@@ -28,22 +28,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::response::Response;
+use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::aggregate::Class;
-use crate::flush::{FlusherHandle, Stats};
+use crate::flush::{FlusherHandle, Listing, Stats};
 use crate::ports::{Conn, Port};
 use crate::protocol::{is_request_line, may_be_request_line};
 use crate::sys::unix_time;
+use crate::web::Bodies;
 
 /// Longest command, in bytes.
 const COMMAND_BYTES: usize = 64 << 10;
 
 /// A command without a newline is complete when nothing follows for this long.
 const PAUSE: Duration = Duration::from_millis(50);
+
+const ERROR: &str = "ERROR\n";
 
 const HELP: &str =
     "Commands: stats, counters, timers, gauges, delcounters, deltimers, delgauges, health, config, quit\n\n";
@@ -61,14 +66,22 @@ pub struct ManagementState {
     pub healthy: AtomicBool,
 }
 
+/// What a connection is answered with.
+#[derive(Debug)]
+struct Answers {
+    state: ManagementState,
+    /// Replies that are being made or sent: a listing is long, and a client may not read it.
+    bodies: Bodies,
+}
+
 /// Serves until `stop` turns true; then connections end, too.
 pub async fn serve(port: Port, listener: Arc<TcpListener>, state: ManagementState, stop: watch::Receiver<bool>) {
-    let (state, stopped) = (Arc::new(state), stop.clone());
+    let (answers, stopped) = (Arc::new(Answers { state, bodies: port.bodies() }), stop.clone());
     port.serve(&listener, stop, move |connection| {
-        let (state, mut stop) = (Arc::clone(&state), stopped.clone());
+        let (answers, mut stop) = (Arc::clone(&answers), stopped.clone());
         async move {
             tokio::select! {
-                () = converse(connection, &state) => {}
+                () = converse(connection, &answers) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
@@ -77,7 +90,7 @@ pub async fn serve(port: Port, listener: Arc<TcpListener>, state: ManagementStat
 }
 
 /// Answers until one side closes the connection.
-async fn converse(mut connection: Conn, state: &ManagementState) {
+async fn converse(mut connection: Conn, answers: &Answers) {
     let mut heard = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -93,20 +106,24 @@ async fn converse(mut connection: Conn, state: &ManagementState) {
         while let Some(end) = memchr::memchr(b'\n', &heard) {
             let line: Vec<u8> = heard.drain(..=end).collect();
             if is_request_line(&line) {
-                state.flusher.count_http_request();
+                answers.state.flusher.count_http_request();
                 return;
             }
-            if !respond(&mut connection, state, &line).await {
+            if !respond(&mut connection, answers, &line).await {
                 return;
             }
+        }
+        if heard.is_empty() {
+            // A long command leaves nothing behind.
+            heard = Vec::new();
         }
         if heard.len() > COMMAND_BYTES || ((is_end || is_pause) && !heard.is_empty()) {
             let line = std::mem::take(&mut heard);
             if may_be_request_line(&line) {
-                state.flusher.count_http_request();
+                answers.state.flusher.count_http_request();
                 return;
             }
-            if !respond(&mut connection, state, &line).await {
+            if !respond(&mut connection, answers, &line).await {
                 return;
             }
         }
@@ -117,19 +134,60 @@ async fn converse(mut connection: Conn, state: &ManagementState) {
 }
 
 /// Answers one command; `false` closes the connection.
-async fn respond(connection: &mut Conn, state: &ManagementState, line: &[u8]) -> bool {
+async fn respond(connection: &mut Conn, answers: &Answers, line: &[u8]) -> bool {
     let _answering = connection.begin_answer();
     let line = String::from_utf8_lossy(line);
-    let Some(reply) = handle_request(state, line.trim(), connection.from()).await else {
+    let Some(reply) = handle_request(answers, line.trim(), connection.from()).await else {
         // The other end may have closed already.
         let _ = connection.shutdown().await;
         return false;
     };
-    connection.write_all(reply.as_bytes()).await.is_ok() && connection.flush().await.is_ok()
+    let mut pieces = reply.into_body().into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        // A reply that was cut is not a whole one: the connection ends.
+        let Ok(piece) = piece else { return false };
+        if connection.write_all(&piece).await.is_err() {
+            return false;
+        }
+    }
+    connection.flush().await.is_ok()
+}
+
+/// The reply, as it is sent; `None` for `quit`.
+async fn handle_request(answers: &Answers, line: &str, from: SocketAddr) -> Option<Response> {
+    let (command, rest) = line.split_once(' ').map_or((line, None), |(command, rest)| (command, Some(rest)));
+    let class = match command {
+        "counters" | "delcounters" => Class::Counter,
+        "timers" | "deltimers" => Class::Timer,
+        "gauges" | "delgauges" => Class::Gauge,
+        _ => return Some(answers.sent(reply(&answers.state, line).await?).await),
+    };
+    // Collected by few at a time, and held until it is sent or its client is too slow.
+    let _turn = answers.bodies.turn().await;
+    let state = &answers.state;
+    let made = match command {
+        "counters" | "timers" | "gauges" => match state.flusher.list(class).await {
+            Some(listing) => answers.bodies.work(move || listing_text(&listing)).await.ok(),
+            None => None,
+        },
+        _ => delete(state, class, rest, from).await,
+    };
+    Some(answers.sent(made.unwrap_or_else(|| ERROR.into())).await)
+}
+
+impl Answers {
+    /// A reply that is held as long as it is sent.
+    async fn sent(&self, reply: String) -> Response {
+        match self.bodies.whole("text/plain", reply).await {
+            Ok(reply) => reply,
+            // Too many are being sent.
+            Err(_) => Response::new(ERROR.into()),
+        }
+    }
 }
 
 /// The reply to a command; `None` for `quit`.
-async fn handle_request(state: &ManagementState, line: &str, from: SocketAddr) -> Option<String> {
+async fn reply(state: &ManagementState, line: &str) -> Option<String> {
     let mut words = line.split(' ');
     let command = words.next().unwrap_or("");
     Some(match command {
@@ -147,44 +205,37 @@ async fn handle_request(state: &ManagementState, line: &str, from: SocketAddr) -
         "config" => format!("\n{}", state.config),
         "stats" => match state.flusher.stats().await {
             Some(stats) => stats_text(&stats, state.started),
-            None => "ERROR\n".into(),
+            None => ERROR.into(),
         },
-        "counters" => show(state, Class::Counter).await,
-        "timers" => show(state, Class::Timer).await,
-        "gauges" => show(state, Class::Gauge).await,
-        "delcounters" => delete(state, Class::Counter, words, from).await,
-        "deltimers" => delete(state, Class::Timer, words, from).await,
-        "delgauges" => delete(state, Class::Gauge, words, from).await,
-        _ => "ERROR\n".into(),
+        _ => ERROR.into(),
     })
 }
 
-async fn show(state: &ManagementState, class: Class) -> String {
-    match state.flusher.list(class).await {
-        Some(listing) => format!("{}\nEND\n\n", inspect::object(&listing.entries, listing.more)),
-        None => "ERROR\n".into(),
-    }
+fn listing_text(listing: &Listing) -> String {
+    inspect::object(&listing.entries, listing.more) + "\nEND\n\n"
 }
 
-async fn delete(state: &ManagementState, class: Class, names: impl Iterator<Item = &str>, from: SocketAddr) -> String {
-    let names: Vec<String> = names.map(str::to_string).collect();
+/// Deletes, and tells what was deleted.
+async fn delete(state: &ManagementState, class: Class, names: Option<&str>, from: SocketAddr) -> Option<String> {
+    let names: Vec<String> = names.into_iter().flat_map(|names| names.split(' ')).map(str::to_string).collect();
     // All names in one pass over the series.
-    let Some(deleted) = state.flusher.delete(class, names.clone()).await else {
-        return "ERROR\n".into();
-    };
-    let series: usize = deleted.iter().map(Vec::len).sum();
+    let deleted = state.flusher.delete(class, names.clone()).await?;
+    let series: u64 = deleted.iter().map(|deleted| deleted.names.len() as u64 + deleted.more).sum();
     if series > 0 {
         let name = names.first().map_or("", String::as_str);
         tracing::info!(%from, ?class, name, names = names.len(), series, "deleted over the management port");
     }
     let mut reply = String::new();
     for (name, deleted) in names.iter().zip(&deleted) {
-        if deleted.is_empty() {
+        if deleted.names.is_empty() && deleted.more == 0 {
             reply.push_str(&format!("metric {name} not found\n"));
         }
-        deleted.iter().for_each(|name| reply.push_str(&format!("deleted: {name}\n")));
+        deleted.names.iter().for_each(|name| reply.push_str(&format!("deleted: {name}\n")));
+        if deleted.more > 0 {
+            reply.push_str(&format!("deleted: {}\n", inspect::rest(deleted.more)));
+        }
     }
-    reply + "END\n\n"
+    Some(reply + "END\n\n")
 }
 
 /// The reply to `stats`. Ages are in whole seconds.

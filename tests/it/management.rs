@@ -180,3 +180,44 @@ fn config_tells_what_is_effective_without_secrets() {
     }
     daemon.stop();
 }
+
+#[test]
+fn long_names_make_no_long_replies_and_no_client_that_does_not_read_takes_memory() {
+    const SERIES: u64 = 4000;
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, port) =
+        start(dir.path(), "interval = \"1day\"\nmax_memory = \"256MiB\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"");
+    let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
+    let tail = "x".repeat(7000);
+    for n in 0..SERIES {
+        stream.write_all(format!("a.{n}:1|c|#tail:{tail}\n").as_bytes()).expect("sent");
+    }
+    daemon.status_when("all are here", |status| status["lines"]["metrics"] == SERIES);
+    let before = daemon.peak_kib();
+    let unread: Vec<TcpStream> = (0..12)
+        .map(|_| {
+            // What the kernel does not take stays in the daemon.
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            socket.set_recv_buffer_size(4096).expect("set");
+            socket.connect(&port.into()).expect("connected");
+            let mut stream = TcpStream::from(socket);
+            stream.write_all(b"counters\n").expect("sent");
+            stream
+        })
+        .collect();
+    let held = |status: &serde_json::Value| status["memory"]["holders"]["http_bodies"]["bytes"].as_u64();
+    daemon.status_when("they are held", |status| held(status) > Some(4 << 20));
+    // The last one is answered, too, or told that there are too many.
+    let listed = talk_until(port, b"counters\n", |listed| listed.len() > 1000);
+    assert!(listed.len() < 3 << 20, "{} bytes", listed.len());
+    assert!(listed.ends_with(" more items\n}\nEND\n\n"), "{}", &listed[listed.len() - 100..]);
+    let grown = (daemon.peak_kib() - before) >> 10;
+    assert!(grown < 80, "{grown} MiB");
+    drop(unread);
+    let deleted = talk_until(port, b"delcounters a.*\n", |deleted| deleted.starts_with("deleted: a."));
+    assert!(deleted.len() < 3 << 20 && deleted.ends_with(" more items\nEND\n\n"), "{} bytes", deleted.len());
+    let told = deleted.lines().filter(|line| line.starts_with("deleted: a.")).count() as u64;
+    assert!(deleted.contains(&format!("deleted: ... {} more items", SERIES - told)));
+    assert_eq!(talk(port, b"counters\n"), "{}\nEND\n\n");
+    daemon.stop();
+}
