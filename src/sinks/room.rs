@@ -47,6 +47,11 @@ impl Room {
         Ok(())
     }
 
+    /// The memory that it is in.
+    pub(super) fn memory(&self) -> &Memory {
+        self.held.memory()
+    }
+
     /// Publishes what the series take.
     pub(super) fn set(&self, bytes: usize) {
         self.held.set(bytes as u64);

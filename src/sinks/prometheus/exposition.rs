@@ -156,6 +156,11 @@ impl Exposition {
         Exposition { room: Room::new(max_series, memory), ..self }
     }
 
+    /// The memory that it is in.
+    pub(super) fn memory(&self) -> &Memory {
+        self.room.memory()
+    }
+
     /// For a receiver that is sent every interval: nothing is held for scrapes, and it is noted what leaves.
     #[must_use]
     pub fn pushed(self) -> Exposition {

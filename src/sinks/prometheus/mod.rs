@@ -34,6 +34,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::acl::AccessList;
+use crate::memory::{Holder, Holding, Level, footprint};
 use crate::ports::{
     self, Buffers, ConnectionLimits, Patience, Port, PortOptions, ServerTls, TlsFiles, limit_options, serve_http,
     tls_options,
@@ -174,17 +175,20 @@ impl Spec for PrometheusSpec {
 }
 
 /// What is served. No interval is added twice: after a deadline that passed, the same one is offered again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ScrapeState {
     pub(super) exposition: Exposition,
     last: Option<((u64, u64), Outcome)>,
     /// What was asked for since the last interval, by format and whether it is gzipped.
     written: HashMap<(Format, bool), Bytes>,
+    /// What that takes.
+    holding: Holding,
 }
 
 impl ScrapeState {
     pub(super) fn new(exposition: Exposition) -> ScrapeState {
-        ScrapeState { exposition, ..ScrapeState::default() }
+        let holding = exposition.memory().holding(Holder::HttpBodies);
+        ScrapeState { exposition, last: None, written: HashMap::new(), holding }
     }
 
     /// Adds an interval, unless it was added already; what of it is not served, and whether it is new.
@@ -195,13 +199,31 @@ impl ScrapeState {
             return (outcome.clone(), false);
         }
         let outcome = self.exposition.apply(snapshot);
-        self.written.clear();
+        self.forget_written();
         self.last = Some((snapshot.identity(), outcome.clone()));
         (outcome, true)
     }
 
+    fn forget_written(&mut self) {
+        self.written.clear();
+        self.holding.set(0);
+    }
+
+    /// Keeps an answer for others who ask for the same, if there is memory for it: half the share of answers is for those
+    /// that are being sent.
+    fn keep_written(&mut self, format: Format, is_gzipped: bool, written: &Bytes) {
+        let bytes = self.holding.bytes() + footprint(written.len()) as u64;
+        if self.holding.memory().level() < Level::Caches && bytes <= self.holding.cap() / 2 {
+            self.written.insert((format, is_gzipped), written.clone());
+            self.holding.set(bytes);
+        }
+    }
+
     /// The answer to a scrape: written when the first asks for it.
     fn written(&mut self, format: Format, is_gzipped: bool) -> io::Result<Bytes> {
+        if self.holding.memory().level() >= Level::Caches {
+            self.forget_written();
+        }
         if let Some(written) = self.written.get(&(format, is_gzipped)) {
             return Ok(written.clone());
         }
@@ -216,7 +238,7 @@ impl ScrapeState {
         }
         out.shrink_to_fit();
         let written = Bytes::from(out);
-        self.written.insert((format, is_gzipped), written.clone());
+        self.keep_written(format, is_gzipped, &written);
         Ok(written)
     }
 }
@@ -342,5 +364,42 @@ impl Sink for PrometheusSink {
             // When the task is gone its port is free.
             let _ = (&mut self.server).await;
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::Sum;
+    use crate::memory::Memory;
+    use crate::protocol::Kind;
+    use crate::series::Series;
+    use crate::snapshot::CounterPoint;
+
+    #[test]
+    fn written_answers_are_held_and_give_way_first() {
+        let memory = Memory::new(4 << 20);
+        let exposition = Exposition::new(60.0, Distributions::Summary).at_most(usize::MAX, &memory);
+        let mut state = ScrapeState::new(exposition);
+        let held = |memory: &Memory| memory.bytes(Holder::HttpBodies) as usize;
+        let text = state.written(Format::Text, false).expect("written");
+        assert_eq!(held(&memory), footprint(text.len()));
+        // The same is sent again.
+        assert_eq!(state.written(Format::Text, false).expect("written").as_ptr(), text.as_ptr());
+        memory.set_level(Level::Caches);
+        state.written(Format::Text, false).expect("written");
+        assert_eq!((held(&memory), state.written.len()), (0, 0));
+        memory.set_level(Level::Calm);
+        state.written(Format::Text, true).expect("written");
+        assert!(held(&memory) > 0);
+        // An answer that takes more than half of the share is kept for nobody.
+        let long = "n".repeat(60_000);
+        let series = |n: usize| Series::new(Kind::Counter, &format!("{long}{n}"), &[]);
+        let counters = (0..3).map(|n| CounterPoint { series: series(n), sum: Sum::default() }).collect();
+        state.apply(&Snapshot { sequence: 1, end: 1.0, counters, ..Snapshot::default() });
+        assert_eq!(held(&memory), 0);
+        let text = state.written(Format::Text, false).expect("written");
+        assert!(text.len() as u64 > memory.cap(Holder::HttpBodies) / 2, "{} bytes", text.len());
+        assert_eq!(held(&memory), 0);
     }
 }
