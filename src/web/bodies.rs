@@ -7,7 +7,8 @@
 //! short of the whole, which the client sees. If none waits, the new request does, and is answered 503 in the end.
 //!
 //! A body that makes no progress for [`PATIENCE`] is cut in any case. When memory is short, those that keep an old state alive
-//! are cut as soon as they stall, and then all that stall.
+//! are cut as soon as they stall, and then all that stall. When closed intervals come near to their share, those of old states
+//! are cut at once: above it, intervals that wait for sinks would be dropped.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -23,6 +24,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -110,6 +112,22 @@ impl Open {
     }
 }
 
+/// What bodies held that were cut. A whole snapshot may go with the last of its readers, so it is freed where nobody waits:
+/// neither under a lock nor on a thread that serves others.
+#[derive(Default)]
+struct Freed(Vec<Source>);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        let sources = std::mem::take(&mut self.0);
+        if !sources.is_empty()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(sources));
+        }
+    }
+}
+
 struct Shared {
     open: Mutex<Vec<Arc<Open>>>,
     /// The state that was asked for last.
@@ -175,9 +193,10 @@ impl Shared {
         let mut open = self.lock();
         let now = Instant::now();
         let most_bytes = MOST_BYTES.min(usize::try_from(self.holding.cap()).unwrap_or(usize::MAX));
+        let mut freed = Freed::default();
         while let Some(over) = over(&open, held, most_bytes) {
             for victim in longest_stalled(over, now)? {
-                self.cut(&mut open, &victim);
+                freed.0.extend(self.cut(&mut open, &victim));
             }
         }
         if let Held::State(state, _) = held {
@@ -190,27 +209,31 @@ impl Shared {
         Some(admitted)
     }
 
-    /// Ends a body short of the whole.
-    fn cut(&self, open: &mut Vec<Arc<Open>>, victim: &Arc<Open>) {
+    /// Ends a body short of the whole. What it holds comes back to be freed, however long its connection lives.
+    fn cut(&self, open: &mut Vec<Arc<Open>>, victim: &Arc<Open>) -> Option<Source> {
         self.cut.fetch_add(1, Ordering::Relaxed);
         self.leave(open, victim);
-        // What it holds is freed here, however long its connection lives.
-        let freed = victim.lock().source.take();
-        drop(freed);
+        victim.lock().source.take()
     }
 
     fn cut_stalled(&self) {
         let (now, newest) = (Instant::now(), self.newest.load(Ordering::Relaxed));
-        let level = self.holding.memory().level();
+        let memory = self.holding.memory();
+        let level = memory.level();
+        // Above its share, intervals that wait for sinks are dropped. Who reads an old one gives way before that.
+        let is_crowded = memory.bytes(Holder::ClosedIntervals) > memory.cap(Holder::ClosedIntervals) / 3 * 2;
         let patience = |open: &Open| match open.held {
+            Held::State(state, _) if state != newest && is_crowded => Duration::ZERO,
+            Held::State(..) if is_crowded => STALLED,
             Held::State(state, _) if state != newest && level >= Level::Caches => STALLED,
             _ if level >= Level::Samples => STALLED,
             _ => PATIENCE,
         };
+        let mut freed = Freed::default();
         let mut open = self.lock();
         let stalled = open.iter().filter(|open| open.stalled(now) >= patience(open));
         for victim in stalled.cloned().collect::<Vec<_>>() {
-            self.cut(&mut open, &victim);
+            freed.0.extend(self.cut(&mut open, &victim));
         }
     }
 
@@ -461,7 +484,8 @@ impl HttpBody for OpenBody {
 impl Drop for OpenBody {
     fn drop(&mut self) {
         self.bodies.leave(&mut self.bodies.lock(), &self.open);
-        self.open.lock().source = None;
+        // Its reader has gone before the end.
+        drop(Freed(self.open.lock().source.take().into_iter().collect()));
         self.bodies.publish(&self.open, 0);
         self.bodies.ended.notify_waiters();
     }
@@ -598,5 +622,50 @@ mod tests {
         memory.set_level(Level::Calm);
         sleep(PATIENCE + 2 * SWEEP_EVERY).await;
         assert_eq!(read(&mut new).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_of_old_intervals_are_cut_before_sinks_have_to_drop_any() {
+        let (bodies, memory) = bodies();
+        let open = |state| bodies.made(Held::State(state, 0), KIND, Endless);
+        let (mut old, mut new) = (open(1).await.expect("a place"), open(2).await.expect("a place"));
+        let closed = memory.holding(Holder::ClosedIntervals);
+        closed.set(closed.cap() / 2);
+        sleep(2 * SWEEP_EVERY).await;
+        assert!(read(&mut old).await.is_some() && read(&mut new).await.is_some());
+        closed.set(closed.cap() / 4 * 3);
+        assert!(!closed.is_over());
+        // The old one is read all the time, and is cut nevertheless.
+        sleep(2 * SWEEP_EVERY).await;
+        assert_eq!((read(&mut old).await, read(&mut new).await), (None, Some(PIECE)));
+    }
+
+    /// Notes which thread frees it, and whether the list of bodies could be locked meanwhile.
+    struct Noting(Weak<Shared>, std::sync::mpsc::Sender<(std::thread::ThreadId, bool)>);
+
+    impl Pieces for Noting {
+        fn append(&mut self, out: &mut Vec<u8>) -> bool {
+            out.resize(PIECE, b'x');
+            true
+        }
+    }
+
+    impl Drop for Noting {
+        fn drop(&mut self) {
+            let is_unlocked = self.0.upgrade().is_some_and(|shared| shared.open.try_lock().is_ok());
+            let _ = self.1.send((std::thread::current().id(), is_unlocked));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_body_held_that_is_cut_is_freed_where_nobody_waits() {
+        let (bodies, _) = bodies();
+        let (told, heard) = std::sync::mpsc::channel();
+        let noting = Noting(Arc::downgrade(&bodies.0), told);
+        let mut response = bodies.made(Held::State(1, 0), KIND, noting).await.expect("a place");
+        assert_eq!(read(&mut response).await, Some(PIECE));
+        sleep(PATIENCE + 2 * SWEEP_EVERY).await;
+        let (thread, is_unlocked) = heard.recv_timeout(Duration::from_secs(20)).expect("it is freed");
+        assert!(thread != std::thread::current().id() && is_unlocked);
     }
 }
