@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::memory::vec_footprint;
+use crate::memory::{Memory, vec_footprint};
 use crate::protocol::{
     Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy, mask_key,
 };
@@ -187,6 +187,11 @@ impl Shard {
         }
         self.spent_keys.drop_some(SPENT_AT_ONCE);
         self.retire_some(RETIRED_AT_ONCE);
+    }
+
+    /// The memory that it is in.
+    pub fn memory(&self) -> &Memory {
+        self.options.quota.memory()
     }
 
     /// Bytes that the shard holds.
@@ -480,7 +485,7 @@ impl Shard {
         let mut is_folded = false;
         if self.memory_use.gives_way.growth {
             let timer = self.open.columns.timers.touch(id);
-            if timer.samples() >= ALWAYS_TAKEN as u64 && timer.would_grow() {
+            if timer.samples() >= ALWAYS_TAKEN as u64 && timer.would_grow(value, weight, policy) {
                 (id, is_folded) = self.fold_growth(Class::Timer, id);
             }
         }
@@ -534,12 +539,12 @@ impl Shard {
     #[cold]
     fn fold_growth(&mut self, class: Class, id: u32) -> (u32, bool) {
         let Some(series) = self.indexes[class as usize].series(id) else { return (id, false) };
-        let (kind, name) = (series.kind(), series.name().as_bytes().to_vec());
-        let overflow = self.overflow_of(kind);
+        let series = series.clone();
+        let overflow = self.overflow_of(series.kind());
         if overflow == id {
             return (id, false);
         }
-        self.open.offenders.add(&name);
+        self.open.offenders.add(series.name().as_bytes());
         let tally = &mut self.open.tally;
         tally.samples.read += 1;
         tally.samples.folded += 1;

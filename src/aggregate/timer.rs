@@ -166,12 +166,19 @@ impl Timer {
         false
     }
 
-    /// Whether one more value takes more memory than now, or may.
-    pub(super) fn would_grow(&self) -> bool {
+    /// Whether this value takes more memory than there is now, or may. Another form of the samples does: of values that are no
+    /// thousandths, or of weights that differ.
+    pub(super) fn would_grow(&self, value: f64, weight: f64, policy: &TimerPolicy) -> bool {
+        let own = if policy.weighted { weight } else { 1.0 };
         match &self.0 {
-            Samples::Narrow { values, .. } => values.len() == values.capacity(),
-            Samples::Even(even) => even.values.len() == even.values.capacity(),
-            Samples::Uneven(uneven) => uneven.values.len() == uneven.values.capacity(),
+            Samples::Narrow { weight: ours, values } => {
+                let is_same = *ours == weight && own == weight && thousandths(value).is_some();
+                !is_same || values.len() == values.capacity()
+            }
+            Samples::Even(even) => even.weight != weight || even.values.len() == even.values.capacity(),
+            Samples::Uneven(uneven) => {
+                uneven.values.len() == uneven.values.capacity() || uneven.weights.len() == uneven.weights.capacity()
+            }
             Samples::Large(_) => false,
         }
     }

@@ -1,6 +1,7 @@
 //! A line of a series already known allocates nothing, tagged or not.
 
 use systole::internals::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+use systole::internals::memory::{LEAST_MAX_MEMORY, Level, Memory};
 use systole::internals::protocol::Options;
 
 use crate::support::heap::allocations;
@@ -39,4 +40,31 @@ fn a_line_of_a_known_series_allocates_nothing() {
         let made = allocations() - before;
         assert_eq!(made, 0, "{}", String::from_utf8_lossy(line));
     }
+}
+
+#[test]
+fn a_sample_that_folds_for_want_of_memory_allocates_nothing() {
+    let memory = Memory::new(LEAST_MAX_MEMORY);
+    let mut shard = Shard::new(ShardOptions {
+        timers: TimerPolicy::default(),
+        fold_histograms: false,
+        quota: Quota::new(1000).in_memory(&memory),
+        seed: 1,
+        rules: None,
+        heartbeats: None,
+        times: TimeWindow::ANY,
+    });
+    let options = Options::default();
+    (0..14).for_each(|_| shard.ingest(b"even:1|ms\nuneven:0.12345|ms", &options, None, 1.0));
+    memory.set_level(Level::Events);
+    shard.begin_batch();
+    // Each would need another form of the samples, which takes more memory: of doubles, or of weights.
+    let line = b"even:0.12345|ms\nuneven:0.12345|ms|@0.5";
+    let mut round = || (0..300).for_each(|_| shard.ingest(line, &options, None, 1.0));
+    // The overflow series grows into its last form.
+    round();
+    let before = allocations();
+    round();
+    assert_eq!(allocations() - before, 0);
+    assert_eq!(shard.open_tally().memory.folded, 4 * 300);
 }
