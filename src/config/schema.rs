@@ -158,10 +158,10 @@ settings! {
         /// Source networks; absent is every one.
         allow: Option<Vec<IpNet>> = None, such_as("[\"127.0.0.0/8\", \"fd00::/8\"]", networks);
         /// Most connections of a stream at once. When there are so many, a new one takes the place of the one that has been
-        /// longest without a whole line.
+        /// longest without a good line.
         max_connections: usize = 1024, whole(1..=1_000_000);
         /// Most of them from one address, or from one /64 of IPv6.
-        max_connections_per_address: usize = 1024, whole(1..=1_000_000);
+        max_connections_per_address: usize = 256, whole(1..=1_000_000);
         /// A connection that sends no whole line for so long is closed.
         idle_timeout: Duration = secs(600), duration(IDLE_TIMEOUT);
         /// How streams are cut: at newlines, or by DogStatsD's length before each (4 bytes, little-endian).

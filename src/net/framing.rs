@@ -2,6 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 
+use crate::memory::footprint;
 use crate::protocol::{BINARY_MAGIC, BinaryFrame, binary_frame, is_request_line, may_be_request_line, newlines};
 
 use super::Framing;
@@ -11,7 +12,12 @@ const LENGTH_BYTES: usize = 4;
 
 /// Cuts a stream, by the framing of its listener and by its first byte.
 #[derive(Debug)]
-pub struct Cutter(Way);
+pub struct Cutter {
+    way: Way,
+    /// Bytes that its buffer has allocated. Lines that were cut off the front are among them: what follows them may keep the
+    /// whole.
+    allocated: usize,
+}
 
 #[derive(Debug)]
 enum Way {
@@ -26,33 +32,47 @@ impl Cutter {
     /// Nothing was read yet. `binary` allows statsite's protocol in place of lines; `max` is the most bytes of a line or
     /// frame.
     pub fn new(framing: Framing, binary: bool, max: usize) -> Cutter {
-        Cutter(match framing {
+        let way = match framing {
             Framing::Length => Way::Frames(FrameBuffer { bytes: BytesMut::new(), max }),
             Framing::Newline if binary => Way::Undecided(LineBuffer::new(max)),
             Framing::Newline => Way::Lines(LineBuffer::new(max)),
-        })
+        };
+        Cutter { way, allocated: 0 }
     }
 
     /// Appends bytes that were read.
     pub fn extend(&mut self, bytes: &[u8]) {
-        if let Way::Undecided(lines) = &self.0
+        if let Way::Undecided(lines) = &self.way
             && let Some(&first) = bytes.first()
         {
             let max = lines.max_line;
-            self.0 = match first {
+            self.way = match first {
                 BINARY_MAGIC => Way::Binary(FrameBuffer { bytes: BytesMut::new(), max }),
                 _ => Way::Lines(LineBuffer::new(max)),
             };
         }
-        match &mut self.0 {
+        match &mut self.way {
             Way::Undecided(lines) | Way::Lines(lines) => lines.extend(bytes),
             Way::Frames(frames) | Way::Binary(frames) => frames.bytes.extend_from_slice(bytes),
         }
+        self.allocated = self.allocated.max(self.way.buffer().capacity());
+    }
+
+    /// Bytes that it takes beside itself.
+    pub fn heap_bytes(&self) -> usize {
+        footprint(self.allocated)
+    }
+
+    /// Gives back what is not needed for the line or frame that is not whole yet.
+    pub fn compact(&mut self) {
+        let bytes = self.way.buffer();
+        *bytes = BytesMut::from(&bytes[..]);
+        self.allocated = bytes.capacity();
     }
 
     /// The next chunk, if there is one.
     pub fn take(&mut self) -> Option<Chunk> {
-        match &mut self.0 {
+        match &mut self.way {
             Way::Undecided(lines) | Way::Lines(lines) => lines.take(),
             Way::Frames(frames) => frames.take_frame(),
             Way::Binary(frames) => frames.take_binary(),
@@ -61,23 +81,30 @@ impl Cutter {
 
     /// Frees memory while nothing is pending: most connections are silent most of the time.
     pub fn shrink(&mut self) {
-        match &mut self.0 {
-            Way::Undecided(lines) | Way::Lines(lines) => lines.shrink(),
-            Way::Frames(frames) | Way::Binary(frames) if frames.bytes.is_empty() => {
-                frames.bytes = BytesMut::new();
-            }
-            Way::Frames(_) | Way::Binary(_) => {}
+        let bytes = self.way.buffer();
+        if bytes.is_empty() {
+            *bytes = BytesMut::new();
+            self.allocated = 0;
         }
     }
 
     /// The rest after the last whole line or frame: `Lines` if the end of the stream completes it.
     pub fn rest(&mut self) -> Option<Chunk> {
-        match &mut self.0 {
+        match &mut self.way {
             Way::Undecided(lines) | Way::Lines(lines) => lines.rest(),
             Way::Frames(frames) | Way::Binary(frames) => {
                 let rest = frames.bytes.split();
                 (!rest.is_empty()).then_some(Chunk::Broken(rest))
             }
+        }
+    }
+}
+
+impl Way {
+    fn buffer(&mut self) -> &mut BytesMut {
+        match self {
+            Way::Undecided(lines) | Way::Lines(lines) => &mut lines.bytes,
+            Way::Frames(frames) | Way::Binary(frames) => &mut frames.bytes,
         }
     }
 }
@@ -154,13 +181,6 @@ impl LineBuffer {
     /// Appends bytes that were read.
     fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Frees memory while nothing is pending: most connections are silent most of the time.
-    fn shrink(&mut self) {
-        if self.bytes.is_empty() {
-            self.bytes = BytesMut::new();
-        }
     }
 
     /// The next chunk, if there is one.

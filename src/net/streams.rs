@@ -24,7 +24,7 @@ use crate::fault;
 use crate::protocol::Reason;
 use crate::supervise::caught;
 use crate::sys::{Descriptors, unix_time, unread_bytes};
-use crate::telemetry::Refusal;
+use crate::telemetry::{Refusal, Tally};
 
 use super::connection::{Acceptor, Connection, Way, accept_queued, is_temporary};
 use super::failures::Failures;
@@ -149,7 +149,8 @@ pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mp
     let (stopping, stop) = watch::channel(false);
     let slots = {
         let options = &shared.options;
-        Slots::new(options.max_connections, options.max_connections_per_address, Descriptors::for_port())
+        let memory = shared.shard.borrow().memory().clone();
+        Slots::new(options.max_connections, options.max_connections_per_address, Descriptors::for_port(), &memory)
     };
     let connections = Connections { shared: Rc::clone(&shared), slots, stop, tasks: JoinSet::new() };
     let mut worker = Worker {
@@ -279,7 +280,9 @@ impl Connections {
         };
         match secured {
             Ok(stream) => {
-                self.tasks.spawn_local(serve(Rc::clone(&self.shared), stream, slot, from, self.stop.clone()));
+                let task = serve(Rc::clone(&self.shared), stream, slot, from, self.stop.clone());
+                self.slots.note_task(size_of_val(&task));
+                self.tasks.spawn_local(task);
             }
             Err(error) => {
                 tracing::error!(%error, "TLS cannot be used");
@@ -437,6 +440,7 @@ async fn serve(
     from: Option<SocketAddr>,
     mut stop: watch::Receiver<bool>,
 ) {
+    slot.hold(stream.heap_bytes());
     if let Err(why) = set_up(&shared, &mut stream, &slot, from, stop.clone()).await {
         return shared.refuse(why);
     }
@@ -496,6 +500,12 @@ async fn serve(
                     // The next frame cannot be found, or no line follows.
                     return;
                 }
+                if !slot.hold(cutter.heap_bytes() + stream.heap_bytes()) {
+                    // What is not needed goes first, then the longest unfinished lines.
+                    cutter.compact();
+                    slot.hold(cutter.heap_bytes() + stream.heap_bytes());
+                    slot.relieve();
+                }
                 since_turn += count;
                 if since_turn >= READ_BYTES {
                     // The socket of a fast sender may stay readable for ever: other connections, flushes and a stop get
@@ -540,6 +550,12 @@ fn finish(shared: &Shared, cutter: &mut Cutter, ended: bool, from: Option<Socket
     }
 }
 
+/// Lines that were neither blank nor malformed.
+fn good_lines(tally: &Tally) -> u64 {
+    let lines = &tally.lines;
+    lines.metrics + lines.events + lines.service_checks + lines.heartbeats
+}
+
 /// Ingests the first `count` bytes of the scratch buffer; `false` if the rest of the connection cannot be read.
 fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, from: Option<SocketAddr>) -> bool {
     cutter.extend(&shared.scratch.borrow()[..count]);
@@ -548,6 +564,7 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, f
     count_bytes(shard.tally(), count);
     let now = unix_time();
     let (mut chunks, mut is_good) = (0, true);
+    let before = good_lines(shard.tally());
     while let Some(chunk) = cutter.take() {
         match chunk {
             Chunk::Lines(bytes) => {
@@ -574,7 +591,7 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, f
         }
     }
     if chunks > 0 {
-        slot.note_line(Instant::now());
+        slot.note_line(good_lines(shard.tally()) > before, Instant::now());
     }
     shared.taps.send_signals(&mut shard);
     shard.tally().chunks += chunks;

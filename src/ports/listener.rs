@@ -286,6 +286,10 @@ impl Shared {
         if table.slots.len() >= limits.in_all {
             permit = Some(self.make_room(&mut table, None, Refusal::Full, now)?);
         }
+        // Where others hold the share, a probe of this port shall get in nevertheless.
+        if self.holding.is_over() && self.holding.bytes() > self.holding.cap() / 4 {
+            permit = Some(self.make_room(&mut table, None, Refusal::Memory, now)?);
+        }
         let permit = match permit.flatten().or_else(|| self.descriptors.try_take()) {
             Some(permit) => permit,
             // No descriptor is left to all ports together; one of ours changes hands.

@@ -44,7 +44,7 @@ impl Patience {
 pub struct Buffers {
     /// Whatever it does.
     pub idle: usize,
-    /// More while the head of a request is read: the first buffer for that. Further ones are powers of two.
+    /// More while the head of a request, or a command, is read: the first buffer for that. Further ones are powers of two.
     pub head: usize,
 }
 
@@ -117,7 +117,7 @@ impl Progress {
     pub(super) fn allocated(&self, buffers: &Buffers) -> usize {
         match self.head {
             0 => buffers.idle,
-            head if head <= buffers.head || buffers.head == 0 => buffers.idle + buffers.head,
+            head if head <= buffers.head => buffers.idle + buffers.head,
             head => buffers.idle + buffers.head + head.next_power_of_two(),
         }
     }

@@ -72,11 +72,14 @@ pub enum Refusal {
     Timeout,
     /// It is not in `allow`.
     NotAllowed,
+    /// Connections have more than their share of the memory: the one with the longest unfinished line or request, or else the
+    /// new one.
+    Memory,
 }
 
 impl Named for Refusal {
     const ALL: &'static [Refusal] =
-        &[Refusal::Full, Refusal::PerAddress, Refusal::Tls, Refusal::Timeout, Refusal::NotAllowed];
+        &[Refusal::Full, Refusal::PerAddress, Refusal::Tls, Refusal::Timeout, Refusal::NotAllowed, Refusal::Memory];
 
     fn name(self) -> &'static str {
         match self {
@@ -85,6 +88,7 @@ impl Named for Refusal {
             Refusal::Tls => "tls",
             Refusal::Timeout => "timeout",
             Refusal::NotAllowed => "not_allowed",
+            Refusal::Memory => "memory",
         }
     }
 

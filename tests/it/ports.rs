@@ -11,7 +11,7 @@ use crate::support::slow::{Slow, SlowClients};
 use crate::support::{self, Daemon, alone, get, least_of_three, pause_ms, poll, size, until};
 
 /// What a probe may take, in ms.
-const PROBE_MS: f64 = 250.0;
+pub const PROBE_MS: f64 = 250.0;
 
 /// A daemon with all three ports, and where they are.
 struct Ports {
@@ -53,7 +53,7 @@ impl Ports {
 }
 
 /// Asks `/ready` again and again; the 99th percentile of what that takes, in ms.
-fn probe(http: SocketAddr, seconds: u64) -> f64 {
+pub fn probe(http: SocketAddr, seconds: u64) -> f64 {
     let ends = Instant::now() + Duration::from_secs(seconds);
     let mut took = Vec::new();
     while Instant::now() < ends {

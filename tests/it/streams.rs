@@ -5,15 +5,20 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::certs::{self, Authority};
+use crate::ports::{PROBE_MS, probe};
+use crate::support::certs::{self, Authority, put};
 use crate::support::slow::{Slow, SlowClients};
-use crate::support::{Daemon, alone, pause_ms, poll, records, size, until};
+use crate::support::{Daemon, alone, least_of_three, pause_ms, poll, records, size, until};
+use crate::tls::OnDrop;
 
 fn config(dir: &Path, listeners: &str) -> String {
     format!(
@@ -67,9 +72,13 @@ fn deliver(to: SocketAddr, lines: &[u8]) -> Duration {
 fn nobody_is_kept_out(addresses: usize, seconds: u64) {
     let _alone = alone();
     let dir = tempfile::tempdir().expect("a folder");
-    let listeners = "[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"";
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), listeners));
-    let tcp = daemon.tcp.expect("TCP");
+    let listeners = format!(
+        "[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
+         [[sink]]\ntype = \"file\"\nname = \"rotated\"\npath = \"{}\"\nmax_size = \"4KiB\"\nkeep = 3\n",
+        dir.path().join("rotated.jsonl").display()
+    );
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &listeners));
+    let (tcp, http) = (daemon.tcp.expect("TCP"), daemon.http.expect("HTTP"));
     let mut loyal = TcpStream::connect(tcp).expect("connected");
     loyal.write_all(b"loyal:1|c\n").expect("sent");
     daemon.status_when("it is known", |status| status["lines"]["read"] == 1);
@@ -77,10 +86,16 @@ fn nobody_is_kept_out(addresses: usize, seconds: u64) {
     let every = Duration::from_secs(5.min(seconds));
     let slow = SlowClients::start(tcp, Slow { clients: 2000, addresses, every, text: "slow.and.never.whole" });
     until("all have connected once", || slow.connected() >= 2000);
+    // Pages are answered and files begun meanwhile.
+    let files = || {
+        let all = std::fs::read_dir(dir.path()).expect("a folder").filter_map(Result::ok);
+        all.filter(|file| file.file_name().to_string_lossy().starts_with("rotated")).count()
+    };
+    let probing = std::thread::spawn(move || least_of_three(PROBE_MS, || probe(http, seconds)));
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let to = daemon.udp.expect("UDP");
     let (began, mut rounds, mut slowest) = (Instant::now(), 0_u64, Duration::ZERO);
-    while began.elapsed() < Duration::from_secs(seconds) || rounds < 10 {
+    while began.elapsed() < Duration::from_secs(seconds) || rounds < 10 || !probing.is_finished() {
         slowest = slowest.max(deliver(tcp, b"good:1|c\ngood:1|c"));
         for _ in 0..100 {
             udp.send_to(b"udp:1|c", to).expect("sent");
@@ -92,7 +107,10 @@ fn nobody_is_kept_out(addresses: usize, seconds: u64) {
         rounds += 1;
         pause_ms(20);
     }
-    assert!(slow.open() > 500, "{} slow connections are no siege", slow.open());
+    let p99 = probing.join().expect("every probe was answered");
+    assert!(p99 <= PROBE_MS, "/ready took {p99:.1} ms");
+    until("the file was rotated", || files() > 1);
+    assert!(slow.open() > if addresses == 1 { 200 } else { 500 }, "{} slow connections are no siege", slow.open());
     assert!(!is_closed(&loyal));
     drop(slow);
     drop(loyal);
@@ -162,6 +180,74 @@ fn an_address_that_has_its_share_gives_way_to_itself() {
     assert!(sample.is_some_and(|line| line.ends_with(" 1")), "{metrics}");
     daemon.stop();
     assert_eq!(sum(dir.path(), "whole"), 1);
+}
+
+#[test]
+fn blank_lines_keep_no_connection_when_a_client_needs_its_slot() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let listeners = "[[listen]]\nurl = \"tcp://127.0.0.1:0\"\nmax_connections = 8";
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), listeners));
+    let tcp = daemon.tcp.expect("TCP");
+    let mut blank: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(tcp).expect("connected")).collect();
+    daemon.status_when("all are here", |status| status["listeners"][0]["connections"] == 8);
+    // Each is about to say something that is no line, again and again.
+    for _ in 0..5 {
+        blank.iter_mut().for_each(|stream| stream.write_all(b"\n\nnone\n").unwrap_or_default());
+        deliver(tcp, b"good:1|c\n");
+    }
+    daemon.status_when("one gave way, and all good lines are read", |status| {
+        refused(status, 0, "full") >= 1 && status["lines"]["metrics"] == 5
+    });
+    daemon.stop();
+    assert_eq!(sum(dir.path(), "good"), 5);
+}
+
+#[test]
+fn unfinished_lines_have_a_share_of_the_memory_and_clients_stay() {
+    const CLIENTS: usize = 700;
+    let dir = tempfile::tempdir().expect("a folder");
+    let listeners = "[[listen]]\nurl = \"tcp://127.0.0.1:0\"\nmax_connections_per_address = 1024";
+    let daemon = Daemon::start(dir.path(), &format!("max_memory = \"256MiB\"\n{}", config(dir.path(), listeners)));
+    let tcp = daemon.tcp.expect("TCP");
+    let mut client = TcpStream::connect(tcp).expect("connected");
+    client.write_all(b"client:1|c\n").expect("sent");
+    let held = |status: &Value| status["memory"]["holders"]["connections"]["bytes"].as_u64().expect("a number");
+    let live = |status: &Value| status["memory"]["live"].as_u64().expect("a number");
+    let before = daemon.status_when("it is known", |status| status["lines"]["read"] == 1);
+    // A good line proves each to be a client, and its rest is not a line.
+    let text = [b"good:1|c\n".as_slice(), "x".repeat(60_000).as_bytes()].concat();
+    let mut unfinished: Vec<TcpStream> = Vec::new();
+    let mut more = |count: usize| {
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(tcp).expect("connected");
+            // One may be cut off in the middle of its rest.
+            let _ = stream.write_all(&text);
+            unfinished.push(stream);
+        }
+        daemon.status_when("they are read", |status| status["lines"]["metrics"] == 1 + unfinished.len() as u64)
+    };
+    let some = more(120);
+    let (known, grown) = (held(&some) - held(&before), live(&some).saturating_sub(live(&before)));
+    assert!(known > 120 * 60_000, "{known} bytes");
+    assert!(known as f64 > grown as f64 * 0.7, "{known} of {grown} bytes");
+    assert_eq!(refused(&some, 0, "memory"), 0);
+    let all = more(CLIENTS - 120);
+    let cap = all["memory"]["holders"]["connections"]["cap"].as_u64().expect("a number");
+    let status = daemon.status_when("the share is kept", |status| held(status) <= cap);
+    assert!(refused(&status, 0, "memory") > 100, "{status}");
+    // What was cut off is malformed, nothing else is lost, and whoever sends whole lines is still there.
+    client.write_all(b"client:1|c\n").expect("sent");
+    deliver(tcp, b"late:1|c\n");
+    drop(unfinished);
+    daemon.flushed_when("all is read", |status| {
+        let malformed = status["lines"]["malformed"].as_object().expect("a table").values();
+        malformed.filter_map(Value::as_u64).sum::<u64>() == CLIENTS as u64 && status["lines"]["metrics"] == 3 + CLIENTS
+    });
+    assert!(!is_closed(&client));
+    drop(client);
+    daemon.status_when("all are gone", |status| held(status) <= held(&before));
+    daemon.stop();
+    assert_eq!((sum(dir.path(), "good"), sum(dir.path(), "late")), (CLIENTS as u64, 1));
 }
 
 #[test]
@@ -326,6 +412,54 @@ fn only_clients_with_a_good_certificate_are_served_where_one_is_asked_for() {
     let log = daemon.stop();
     assert_eq!(sum(dir.path(), "served"), 2);
     assert!(log.iter().any(|line| line.contains("a handshake of TLS failed") && line.contains("127.0.0.1")), "{log:?}");
+}
+
+#[test]
+fn certificates_of_a_listener_are_replaced_under_load_without_a_refused_client() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new();
+    let own = authority.issue("client");
+    let listeners =
+        format!("[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n{}", authority.setting(dir.path(), Some(&authority)));
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &listeners));
+    let (to, client) = (daemon.tcp.expect("TCP"), authority.client(Some(&own)));
+    let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
+    // One that was there before stays.
+    let mut early = certs::connect(to, &client).expect("trusted");
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    assert!(is_served(to, &client), "nobody is refused");
+                    served.fetch_add(1, Ordering::Relaxed);
+                    pause_ms(2);
+                }
+            });
+        }
+        // What panics here must end the others, too.
+        let _stop = OnDrop(&stop);
+        for _ in 0..3 {
+            let next = authority.issue("127.0.0.1");
+            put(dir.path(), "server.pem", &next.cert);
+            pause_ms(300);
+            put(dir.path(), "server.key", &next.key);
+            let wanted = CertificateDer::from_pem_slice(next.cert.as_bytes()).expect("a certificate");
+            until("the new certificate is shown", || {
+                let stream = certs::connect(to, &client).expect("nobody is refused");
+                stream.conn.peer_certificates().and_then(|all| all.first()) == Some(&wanted)
+            });
+        }
+    });
+    early.write_all(b"early:1|c\n").expect("it is still served");
+    early.conn.send_close_notify();
+    early.flush().expect("sent");
+    drop(early.sock.shutdown(std::net::Shutdown::Write));
+    let served = served.load(Ordering::Relaxed);
+    assert!(served > 20, "{served}");
+    let status = daemon.flushed_when("all is read", |status| status["lines"]["metrics"] == served + 1);
+    assert_eq!((refused(&status, 0, "tls"), &status["listeners"][0]["refused"]), (0, &0.into()));
+    daemon.stop();
+    assert_eq!((sum(dir.path(), "served"), sum(dir.path(), "early")), (served, 1));
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn certificates_are_replaced_under_load_without_a_refused_client() {
 }
 
 /// Sets a flag when it is dropped.
-struct OnDrop<'a>(&'a AtomicBool);
+pub struct OnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for OnDrop<'_> {
     fn drop(&mut self) {
