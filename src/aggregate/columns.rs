@@ -173,17 +173,30 @@ impl<T: Cell> Column<T> {
         }
     }
 
-    /// Passes every touched cell to `visit`, by ascending id, and empties the column.
+    /// Passes every touched cell to `visit`, by ascending id, and empties the column. What cells reserved that were not touched
+    /// is freed: their series may have left.
     pub fn drain(&mut self, mut visit: impl FnMut(u32, T)) {
+        self.reserved = 0;
         for (number, page) in self.pages.iter_mut().enumerate() {
             let Some(cells) = &mut page.cells else { continue };
             let keep = number < KEPT_PAGES;
             for (word, bits) in page.touched.iter_mut().enumerate() {
+                let touched = *bits;
                 while *bits != 0 {
                     let n = word * 64 + bits.trailing_zeros() as usize;
                     *bits &= *bits - 1;
                     let next = if keep { cells[n].successor() } else { T::default() };
                     visit((number * PAGE_CELLS + n) as u32, std::mem::replace(&mut cells[n], next));
+                }
+                if T::HAS_HEAP && keep {
+                    for (n, cell) in cells[word * 64..][..64].iter_mut().enumerate() {
+                        let bytes = cell.heap_bytes();
+                        if touched & (1 << n) != 0 {
+                            self.reserved += bytes;
+                        } else if bytes > 0 {
+                            *cell = T::default();
+                        }
+                    }
                 }
             }
             if !keep {
@@ -191,11 +204,6 @@ impl<T: Cell> Column<T> {
                 self.with_cells -= 1;
             }
         }
-        if !T::HAS_HEAP {
-            return;
-        }
-        let kept = self.pages.iter().take(KEPT_PAGES).filter_map(|page| page.cells.as_ref());
-        self.reserved = kept.flat_map(|cells| cells.iter()).map(Cell::heap_bytes).sum();
     }
 
     /// The number of ids that this interval touched.
@@ -277,6 +285,7 @@ impl Columns {
 
 #[cfg(test)]
 mod tests {
+    use super::super::timer::TimerPolicy;
     use super::*;
 
     #[test]
@@ -293,5 +302,17 @@ mod tests {
             assert_eq!(drained, expected);
             assert!(column.is_empty() && !column.is_touched(70_000));
         }
+    }
+
+    #[test]
+    fn a_cell_that_an_interval_did_not_touch_reserves_nothing_in_the_next() {
+        let (mut column, policy) = (Column::<Timer>::default(), TimerPolicy::default());
+        (0..100).for_each(|n| column.touch(7).record(f64::from(n), 1.0, &policy));
+        column.drain(|_, _| {});
+        let heap_bytes = |column: &Column<Timer>, id| column.get(id).map_or(0, Cell::heap_bytes);
+        assert!(heap_bytes(&column, 7) > 0 && column.reserved_bytes() == heap_bytes(&column, 7));
+        column.touch(8).record(1.0, 1.0, &policy);
+        column.drain(|_, _| {});
+        assert_eq!((heap_bytes(&column, 7), column.reserved_bytes()), (0, heap_bytes(&column, 8)));
     }
 }
