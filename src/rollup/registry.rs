@@ -29,6 +29,10 @@ use super::series_table::{SeriesTable, Slot};
 const EARLY_INTERVALS: f64 = 10.0;
 const IDLE_INTERVALS: f64 = 2.0;
 
+/// Share of an interval that a series may leave early: ticks come a moment sooner or later, and without this it would be
+/// chance whether a lifetime of whole intervals ends with one tick or with the next.
+const JITTER: f64 = 0.2;
+
 /// Most deletions of an interval that are passed on to sinks.
 const MOST_DELETIONS: usize = 10_000;
 
@@ -121,8 +125,9 @@ pub struct Registry {
     overrides: Arc<HashMap<Series, u32>>,
     multi_interval: MultiInterval,
     deleted: Vec<Deletion>,
-    /// When the last interval ended.
+    /// When the last interval ended, and how long it was.
     last_close: f64,
+    last_length: f64,
     /// Its tables, and the gauges.
     held: Option<(Holding, Holding)>,
     /// Until when series leave early that occurred in one interval only, and after how many idle seconds.
@@ -142,6 +147,7 @@ impl Registry {
             multi_interval: MultiInterval::default(),
             deleted: Vec::new(),
             last_close: f64::NEG_INFINITY,
+            last_length: 0.0,
             held: None,
             early: None,
         }
@@ -187,7 +193,7 @@ impl Registry {
         };
         // Ends are distinct, so that a series knows whether this interval touched it.
         let now = if interval.now > self.last_close { interval.now } else { self.last_close.next_up() };
-        self.last_close = now;
+        (self.last_close, self.last_length) = (now, interval.length_secs);
         self.register(partials, &mut snapshot);
         self.apply_rules(&interval, &mut snapshot);
         self.emit_counters(partials, now, &mut snapshot);
@@ -428,7 +434,11 @@ impl Registry {
                 },
             };
             let stands = |id: u32| class == Class::Gauge as usize && self.gauges.get(id).is_some();
-            table.idle_at(shard, now, ttl_of).filter(|&(_, id)| !stands(id)).map(|(local, _)| local).collect()
+            table
+                .idle_at(shard, now + JITTER * self.last_length, ttl_of)
+                .filter(|&(_, id)| !stands(id))
+                .map(|(local, _)| local)
+                .collect()
         })
     }
 }
@@ -574,5 +584,18 @@ mod tests {
         });
         fixture.feed(0, "a:1|c|#k:v\nb:1|c|#host:own");
         assert_eq!(fixture.close(), ["p.a;host=h;k=v 1", "p.b;host=own 1"]);
+    }
+
+    #[test]
+    fn a_lifetime_of_whole_intervals_ends_with_a_tick_that_comes_a_moment_early() {
+        let mut fixture = Fixture::new(1, |options| options.series_ttl_secs = [Some(20.0); 5]);
+        fixture.feed(0, "a:1|c");
+        fixture.close();
+        fixture.close();
+        fixture.now -= 0.5;
+        fixture.close();
+        assert_eq!(fixture.shards[0].len(), 1);
+        fixture.close();
+        assert_eq!(fixture.shards[0].len(), 0);
     }
 }
