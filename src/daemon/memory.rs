@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_millis(100);
 const TRIM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Least number of bytes that are free in the process but not given back for a return to be worth its time.
-const WORTH_TRIMMING: u64 = 16 << 20;
+const WORTH_TRIMMING: u64 = 8 << 20;
 
 /// The running monitor. Dropping it ends it.
 #[derive(Debug)]
