@@ -87,7 +87,8 @@ impl Level {
         }
     }
 
-    fn of(number: u8) -> Level {
+    /// The level of a number.
+    pub(crate) fn of(number: u8) -> Level {
         Level::ALL.get(usize::from(number)).copied().unwrap_or(Level::Events)
     }
 
@@ -211,6 +212,8 @@ struct Shared {
     live: AtomicU64,
     resident: AtomicU64,
     bytes: [AtomicU64; Holder::ALL.len()],
+    /// The most bytes with which a holder's share made something give way, since it was taken; 0 if it did not.
+    reached: [AtomicU64; Holder::ALL.len()],
 }
 
 /// The memory of the process. Cheap to clone; clones are one.
@@ -233,6 +236,7 @@ impl Memory {
             live: AtomicU64::new(0),
             resident: AtomicU64::new(0),
             bytes: Default::default(),
+            reached: Default::default(),
         }))
     }
 
@@ -301,6 +305,20 @@ impl Memory {
     #[inline]
     pub fn would_exceed(&self, holder: Holder, more: u64) -> bool {
         self.bytes(holder).saturating_add(more) > self.cap(holder)
+    }
+
+    /// Notes that something gives way because a holder has, or would have, its share.
+    pub(crate) fn note_reached(&self, holder: Holder) {
+        let (bytes, most) = (self.bytes(holder).max(1), &self.0.reached[holder as usize]);
+        if bytes > most.load(Ordering::Relaxed) {
+            most.fetch_max(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The holders whose shares made something give way since the last call, with the most bytes that they had then.
+    pub(crate) fn take_reached(&self) -> Vec<(Holder, u64)> {
+        let taken = Holder::ALL.map(|holder| (holder, self.0.reached[holder as usize].swap(0, Ordering::Relaxed)));
+        taken.into_iter().filter(|(_, most)| *most > 0).collect()
     }
 
     /// What one part of the program holds, such as a shard or a sink: nothing at first.

@@ -17,7 +17,7 @@ pub const MAX_EVENTS_AND_CHECKS: usize = 10_000;
 pub(super) const MAX_EVENT_AND_CHECK_BYTES: usize = 32 << 20;
 
 /// Samples with a timestamp that a worker keeps per interval, and bytes of their series' keys.
-pub(super) const MAX_TIMESTAMPED: usize = 100_000;
+pub(crate) const MAX_TIMESTAMPED: usize = 100_000;
 pub(super) const MAX_TIMESTAMPED_BYTES: usize = 32 << 20;
 
 /// Prefixes watched for the worst offender. Small, so that a flood of new names stays cheap.
@@ -94,7 +94,7 @@ pub fn overflow_series(kind: Kind) -> Series {
     Series::new(kind, OVERFLOW_NAME, &[])
 }
 
-/// The prefixes (up to the first dot) with most samples beyond `max_series`: the space-saving algorithm (Metwally,
+/// The prefixes (up to the first dot) with most samples beyond a bound: the space-saving algorithm (Metwally,
 /// Agrawal, El Abbadi, 2005), which finds the worst one even among many prefixes.
 #[derive(Clone, Debug, Default)]
 pub struct Offenders {

@@ -113,7 +113,13 @@ impl MemoryUse {
         let memory = &self.memory;
         let level = memory.level();
         // Shares of a cap in percent, so that what was freed is not taken again at once.
-        let has = |holder: Holder, percent: u64| memory.bytes(holder) > memory.cap(holder) / 100 * percent;
+        let has = |holder: Holder, percent: u64| {
+            let reached = memory.bytes(holder) > memory.cap(holder) / 100 * percent;
+            if reached {
+                memory.note_reached(holder);
+            }
+            reached
+        };
         let before = self.gives_way;
         let caches = if before.caches { 45 } else { 50 };
         let samples_full = has(Holder::Samples, 100);
@@ -130,7 +136,14 @@ impl MemoryUse {
     /// Whether there is room for so many bytes of series, beside those that are held now.
     pub(super) fn has_room_for(&self, bytes: usize, held_keys: usize) -> bool {
         let unpublished = held_keys.saturating_sub(self.published.series_keys);
-        !self.gives_way.series && !self.memory.would_exceed(Holder::SeriesKeys, (bytes + unpublished) as u64)
+        if self.gives_way.series {
+            return false;
+        }
+        let has_room = !self.memory.would_exceed(Holder::SeriesKeys, (bytes + unpublished) as u64);
+        if !has_room {
+            self.memory.note_reached(Holder::SeriesKeys);
+        }
+        has_room
     }
 
     /// How timers keep their samples in this batch.

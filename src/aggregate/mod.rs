@@ -33,6 +33,7 @@ pub use event_or_check::{CanonicalTags, EventOrCheck, EventOrCheckBody, own_even
 pub use gauge::Gauge;
 pub use histogram::Histogram;
 pub use inspect::Inspected;
+pub(crate) use limits::MAX_TIMESTAMPED;
 pub use limits::{MAX_EVENTS_AND_CHECKS, OVERFLOW_NAME, Offenders, Quota, TimeWindow, overflow_series};
 pub use memory_use::HeldBytes;
 pub use overrides::{GaugePolicy, Levels, SeriesOverrides, Span};

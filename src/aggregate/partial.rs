@@ -68,7 +68,8 @@ pub struct Partial {
     pub example: Option<BadLine>,
     /// Which prefixes exceeded `max_series`, or what memory had room for.
     pub offenders: Offenders,
-    /// The names of events, service checks and samples with a timestamp that were dropped because memory is short.
+    /// The names of events, service checks and samples with a timestamp that were dropped: beyond their bound, or because
+    /// memory is short.
     pub dropped: Offenders,
     /// Bytes of all this.
     pub held: HeldBytes,

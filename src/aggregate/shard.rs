@@ -380,6 +380,7 @@ impl Shard {
         self.open.tally.samples.read += values;
         if self.open.timestamped.len() >= MAX_TIMESTAMPED || self.timestamped_bytes >= MAX_TIMESTAMPED_BYTES {
             self.open.tally.samples.limited.count(Limit::Timestamped, values);
+            self.open.dropped.add(series.name().as_bytes());
             return;
         }
         if self.memory_use.gives_way.timestamped {
@@ -687,6 +688,7 @@ impl Shard {
             self.open.events_and_checks.push(event);
         } else {
             self.open.tally.lines.notes_dropped += 1;
+            self.open.dropped.add(name.as_bytes());
         }
     }
 

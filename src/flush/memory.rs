@@ -1,4 +1,4 @@
-//! Says once an interval what was given up because memory is short.
+//! Says once an interval what was given up because memory is short, why, and what helps.
 
 use crate::aggregate::Partial;
 use crate::memory::{Holder, Level, Memory};
@@ -7,43 +7,162 @@ use crate::untrusted::Escaped;
 
 use super::worst;
 
-/// Logs what gave way in an interval, and when that is over. `logged` is the level that the log knows.
-pub(super) fn log_given_up(partials: &[Partial], memory: &Memory, logged: &mut Level) {
+const REMEDY: &str = "drop or rename the identifier in their names or tags with a rule, or raise `max_memory`";
+
+/// What the log said last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Nothing, or that it is over.
+    #[default]
+    Nothing,
+    /// What was given up in an interval.
+    GivenUp,
+    /// That nothing was given up any more, while the level was still above [`Level::Calm`].
+    Level,
+}
+
+/// Logs what gave way in an interval, and when that is over; what gave way, a sentence each.
+pub(super) fn log_given_up(partials: &[Partial], memory: &Memory, said: &mut Said) -> Vec<String> {
     let mut all = Tally::default();
     for partial in partials {
         all.memory.add(&partial.tally.memory);
         all.samples.add(&partial.tally.samples);
     }
-    let (given_up, samples_dropped) = (&all.memory, all.samples.limited.of(Limit::Memory));
-    let peak = memory.peak();
-    let is_nothing = given_up.caches_dropped + given_up.early_estimates + given_up.folded + given_up.events_dropped
-        == 0
-        && samples_dropped == 0;
-    let (live, _) = memory.measured();
-    if is_nothing && peak == *logged {
-        return;
+    let (peak, (live, _)) = (memory.peak(), memory.measured());
+    let reason = Reason { memory, peak, reached: memory.take_reached() };
+    let prefix = |of| worst(partials, of).map(|(prefix, _)| prefix).unwrap_or_default();
+    let folded = prefix(|partial: &Partial| &partial.offenders);
+    let dropped = prefix(|partial: &Partial| &partial.dropped);
+    let sentences = sentences(&all, &reason, &folded, &dropped);
+    let level = peak.number();
+    if !sentences.is_empty() {
+        let some = |count: u64| (count > 0).then_some(count);
+        tracing::warn!(
+            level,
+            live_mib = live >> 20,
+            max_mib = memory.max().unwrap_or(0) >> 20,
+            caches_dropped = some(all.memory.caches_dropped),
+            early_estimates = some(all.memory.early_estimates),
+            folded = some(all.memory.folded),
+            events_dropped = some(all.memory.events_dropped),
+            samples_dropped = some(all.samples.limited.of(Limit::Memory)),
+            "{}",
+            sentences.join("; ")
+        );
+        *said = Said::GivenUp;
+    } else if peak == Level::Calm {
+        if *said != Said::Nothing {
+            tracing::info!(live_mib = live >> 20, "memory is enough again: nothing gives way any more");
+        }
+        *said = Said::Nothing;
+    } else {
+        if *said == Said::GivenUp {
+            let gives_way = peak.gives_way();
+            tracing::info!(level, live_mib = live >> 20, gives_way, "nothing more was lost for want of memory");
+        }
+        *said = Said::Level;
     }
-    if is_nothing && peak == Level::Calm {
-        tracing::info!(live_mib = live >> 20, "memory is enough again; nothing gives way");
-        *logged = peak;
-        return;
+    sentences
+}
+
+/// Why something gives way.
+struct Reason<'a> {
+    memory: &'a Memory,
+    peak: Level,
+    /// Holders whose share was reached, or the part of it that counts, and the most bytes that they had.
+    reached: Vec<(Holder, u64)>,
+}
+
+impl Reason<'_> {
+    /// In words, for what gives way from a level on, and by the shares of these holders.
+    fn text(&self, from: Level, holders: &[Holder]) -> String {
+        let mut reasons: Vec<String> = Vec::new();
+        for (holder, bytes) in self.reached.iter().filter(|(holder, _)| holders.contains(holder)) {
+            let (cap, name) = (self.memory.cap(*holder), holder.name());
+            // To the last percent: the next name may be long.
+            let verb = if *bytes >= cap / 100 * 97 { "has reached" } else { "comes near to" };
+            reasons.push(format!("`{name}` {verb} its share, {} of {} MiB", bytes >> 20, cap >> 20));
+        }
+        if self.peak >= from {
+            let (live, max) = (self.memory.measured().0 >> 20, self.memory.max().unwrap_or(0) >> 20);
+            reasons.push(format!("memory was at level {}, now {live} of {max} MiB live", self.peak.number()));
+        }
+        if reasons.is_empty() { "memory was short".into() } else { reasons.join(", ") }
     }
-    let above = Holder::ALL.iter().filter(|holder| memory.is_over(**holder)).map(|holder| holder.name());
-    let (folded_prefix, _) = worst(partials, |partial| &partial.offenders).unwrap_or_default();
-    let (dropped_prefix, _) = worst(partials, |partial| &partial.dropped).unwrap_or_default();
-    tracing::warn!(
-        level = peak.number(),
-        live_mib = live >> 20,
-        max_mib = memory.max().unwrap_or(0) >> 20,
-        above_their_share = above.collect::<Vec<_>>().join(" "),
-        caches_dropped = given_up.caches_dropped,
-        early_estimates = given_up.early_estimates,
-        folded = given_up.folded,
-        worst_prefix = %Escaped(&folded_prefix),
-        events_dropped = given_up.events_dropped,
-        samples_dropped,
-        worst_dropped_prefix = %Escaped(&dropped_prefix),
-        "memory is short"
-    );
-    *logged = peak;
+}
+
+/// What gave way, a sentence each, the worst first.
+fn sentences(all: &Tally, reason: &Reason<'_>, folded_prefix: &str, dropped_prefix: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let given_up = &all.memory;
+    if given_up.folded > 0 {
+        let why = reason.text(Level::Series, &[Holder::SeriesKeys, Holder::Values, Holder::Samples]);
+        out.push(format!(
+            "{} samples of new series went to `systole.overflow`: {why}; most of their names begin with `{}`: {REMEDY}",
+            given_up.folded,
+            Escaped(folded_prefix)
+        ));
+    }
+    let samples = all.samples.limited.of(Limit::Memory);
+    if given_up.events_dropped + samples > 0 {
+        let why = reason.text(Level::Events, &[Holder::Events, Holder::Timestamped, Holder::Samples]);
+        let most = if dropped_prefix.is_empty() {
+            String::new()
+        } else {
+            format!("; most of their names begin with `{}`", Escaped(dropped_prefix))
+        };
+        out.push(format!(
+            "{} events and service checks, and {samples} samples with a timestamp or of `kv` pairs were dropped: \
+             {why}{most}: send less of them, or raise `max_memory`",
+            given_up.events_dropped
+        ));
+    }
+    if given_up.early_estimates > 0 {
+        let why = reason.text(Level::Samples, &[Holder::Samples, Holder::Values]);
+        out.push(format!(
+            "{} timers and sets became less exact than configured: {why}; lower `exact_samples`, or raise `max_memory`",
+            given_up.early_estimates
+        ));
+    }
+    if given_up.caches_dropped > 0 {
+        let why = reason.text(Level::Caches, &[Holder::SeriesKeys]);
+        out.push(format!("caches were let go, so that lines with tags take longer to read: {why}"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_up_is_said_with_its_reason_and_then_that_it_is_over() {
+        let memory = Memory::new(crate::memory::LEAST_MAX_MEMORY);
+        let keys = memory.holding(Holder::SeriesKeys);
+        keys.set(memory.cap(Holder::SeriesKeys) - 1000);
+        memory.note_reached(Holder::SeriesKeys);
+        let mut partials = [Partial::default()];
+        partials[0].tally.memory.folded = 7;
+        partials[0].offenders.add(b"checkout.4711");
+        let mut said = Said::default();
+        assert_eq!(
+            log_given_up(&partials, &memory, &mut said),
+            ["7 samples of new series went to `systole.overflow`: `series_keys` has reached its share, 89 of 89 MiB; \
+                 most of their names begin with `checkout`: drop or rename the identifier in their names or tags with \
+                 a rule, or raise `max_memory`"]
+        );
+        assert_eq!(said, Said::GivenUp);
+        // The level never rose, and it is over all the same.
+        assert!(log_given_up(&[], &memory, &mut said).is_empty());
+        assert_eq!(said, Said::Nothing);
+        memory.set_level(Level::Series);
+        let lines = log_given_up(&partials, &memory, &mut said);
+        assert!(lines[0].contains("memory was at level 3"), "{lines:?}");
+        assert!(log_given_up(&[], &memory, &mut said).is_empty());
+        assert_eq!(said, Said::Level);
+        memory.set_level(Level::Calm);
+        memory.take_peak();
+        log_given_up(&[], &memory, &mut said);
+        assert_eq!(said, Said::Nothing);
+    }
 }

@@ -5,6 +5,7 @@
 //! monotonic clock.
 
 mod handle;
+mod losses;
 mod memory;
 mod requests;
 mod sources;
@@ -31,7 +32,7 @@ use crate::snapshot::Snapshot;
 use crate::supervise::{Panic, Part, Supervisor, catch, caught};
 use crate::sys::unix_time;
 use crate::telemetry::{Account, Ledger, ListenerAccount, PresenceAccount, Tally};
-use crate::untrusted::{Escaped, excerpt};
+use crate::untrusted::excerpt;
 
 use handle::Request;
 use sources::Sources;
@@ -110,8 +111,10 @@ pub struct Flusher {
     started: Instant,
     last_close: Instant,
     warned_of_drops: bool,
-    /// The level of the memory that the log knows.
-    logged_level: Level,
+    /// What the log said of the memory last.
+    said_of_memory: memory::Said,
+    /// What the last interval lost.
+    losses: losses::Losses,
     status_every: Option<Duration>,
     last_status: Instant,
     presence: Option<PresenceHandle>,
@@ -193,7 +196,8 @@ impl Flusher {
             started: now,
             last_close: now,
             warned_of_drops: false,
-            logged_level: Level::Calm,
+            said_of_memory: memory::Said::default(),
+            losses: losses::Losses::default(),
             status_every,
             last_status: now,
             presence,
@@ -417,7 +421,8 @@ impl Flusher {
         if collected.listeners.is_empty() {
             collected.listeners = listener_accounts(listeners, drops, &collected.partials);
             log_losses(&collected.partials, &collected.listeners, &mut self.warned_of_drops);
-            memory::log_given_up(&collected.partials, &self.sources.memory, &mut self.logged_level);
+            self.losses.begin(&collected.partials, &collected.listeners);
+            self.losses.add(memory::log_given_up(&collected.partials, &self.sources.memory, &mut self.said_of_memory));
         }
         let has_failed = std::mem::replace(&mut collected.is_merging, true);
         fault::pass("merge");
@@ -436,7 +441,7 @@ impl Flusher {
 
     /// Completes the ledger of the interval by what the sources have counted.
     fn account(&mut self) {
-        let Flusher { collected: Some(collected), counted, sources, .. } = self else { return };
+        let Flusher { collected: Some(collected), counted, sources, losses, .. } = self else { return };
         let (Some(snapshot), None) = (&mut collected.snapshot, &collected.before) else { return };
         let ledger = &mut snapshot.ledger;
         let before = read_sources(counted, sources, ledger);
@@ -444,6 +449,7 @@ impl Flusher {
         debug_assert_eq!(ledger.check(), Ok(()));
         let before = collected.before.insert(before);
         log_refusals(ledger, before);
+        losses.of_sources(ledger, before);
         if ledger.management.http_requests > 0 {
             let requests = ledger.management.http_requests;
             tracing::warn!(requests, "HTTP came to the management port: a browser, or somebody who has the wrong port");
@@ -515,6 +521,7 @@ impl Flusher {
         self.inbox.published.send_replace(Arc::new(Published {
             snapshot,
             totals: self.totals_with_open(),
+            losses: self.losses.sentences(),
             sources: self.sources.clone(),
             closing,
             at: Some(Instant::now()),
@@ -788,22 +795,6 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
                 "refused: source not in `allow`, over `max_connections`, or without good TLS"
             );
         }
-    }
-    let of_number = |tally: &Tally| tally.samples.folded - tally.memory.folded;
-    let folded: u64 = partials.iter().map(|partial| of_number(&partial.tally)).sum();
-    if folded > 0 {
-        let (prefix, about) = worst(partials, |partial| &partial.offenders).unwrap_or_default();
-        tracing::warn!(
-            samples = folded,
-            worst_prefix = %Escaped(&prefix),
-            its_samples_about = about,
-            "`max_series` is reached; samples of new names went to `systole.overflow`"
-        );
-    }
-    let beyond_bound = |tally: &Tally| tally.lines.notes_dropped - tally.memory.events_dropped;
-    let notes: u64 = partials.iter().map(|partial| beyond_bound(&partial.tally)).sum();
-    if notes > 0 {
-        tracing::warn!(dropped = notes, "more events and service checks than an interval keeps");
     }
 }
 

@@ -224,11 +224,13 @@ fn carried(state: &AppState, shown: &Shown) -> String {
 async fn index(State(state): State<AppState>, Parameters(shown): Parameters<Shown>) -> Result<Response, Response> {
     let carry = carried(&state, &shown);
     let snapshot = state.flusher.published_whole().await.snapshot.clone();
-    let ledger = state.flusher.live().await.ledger();
+    let live = state.flusher.live().await;
+    let ledger = live.ledger();
+    let warnings = live.warnings(&ledger);
     let held = snapshot.as_ref().map_or(Held::Bytes(0), |snapshot| Held::State(Arc::as_ptr(snapshot) as usize, 0));
     let bodies = state.bodies.clone();
     // A million series take a while to look through.
-    let page = bodies.work(move || page::StatusPage::new(&state, snapshot, &ledger, &carry)).await?;
+    let page = bodies.work(move || page::StatusPage::new(&state, snapshot, &ledger, &warnings, &carry)).await?;
     bodies.made(held, HTML, page).await
 }
 
@@ -291,7 +293,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         interval: state.about.interval.as_secs_f64(),
         ready: state.readiness.obstacle().is_none(),
         as_of: published.as_of,
-        warnings: ledger.warnings(),
+        warnings: published.warnings(&ledger),
         ledger: &ledger,
     })
 }

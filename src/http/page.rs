@@ -7,9 +7,10 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::memory::Level;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot, number, short_number};
-use crate::telemetry::{Ledger, QUEUE_WARNING};
+use crate::telemetry::{Ledger, MemoryAccount, QUEUE_WARNING};
 use crate::untrusted::Html;
 use crate::web::{PIECE, Pieces};
 
@@ -57,7 +58,13 @@ pub(super) struct StatusPage {
 }
 
 impl StatusPage {
-    pub(super) fn new(state: &AppState, snapshot: Option<Arc<Snapshot>>, ledger: &Ledger, carry: &str) -> StatusPage {
+    pub(super) fn new(
+        state: &AppState,
+        snapshot: Option<Arc<Snapshot>>,
+        ledger: &Ledger,
+        warnings: &[String],
+        carry: &str,
+    ) -> StatusPage {
         let mut out = head("Systole", state.about.interval.as_secs().clamp(1, 10), "");
         let uptime = Duration::from_secs(state.uptime_secs() as u64);
         let _ = write!(
@@ -68,10 +75,12 @@ impl StatusPage {
             humantime::format_duration(state.about.interval),
             humantime::format_duration(uptime),
         );
+        to_look_at(&mut out, warnings);
         match &snapshot {
             Some(snapshot) => interval(&mut out, snapshot),
             None => out.push_str("<p>The first interval is still open.</p>"),
         }
+        memory(&mut out, &ledger.memory);
         totals(&mut out, ledger);
         let points = snapshot.as_ref().map_or_else(Vec::new, |snapshot| first_points(snapshot));
         if let Some(snapshot) = &snapshot {
@@ -129,6 +138,39 @@ fn interval(out: &mut String, snapshot: &Snapshot) {
     tile(grouped(ledger.samples.folded), "folded over the limit", ledger.samples.folded > 0);
     tile(format!("{} %", number((ledger.completeness * 1e4).floor() / 100.0)), "complete", ledger.completeness < 1.0);
     out.push_str("</div>");
+}
+
+/// What somebody should look at, if there is something.
+fn to_look_at(out: &mut String, warnings: &[String]) {
+    if warnings.is_empty() {
+        return;
+    }
+    out.push_str("<h2>To look at</h2><ul>");
+    for warning in warnings {
+        let _ = write!(out, "<li class=\"bad\">{}</li>", Html(warning));
+    }
+    out.push_str("</ul>");
+}
+
+/// How much of the memory is taken, what gives way, and who has more than half of its share.
+fn memory(out: &mut String, account: &MemoryAccount) {
+    if account.max == 0 {
+        return;
+    }
+    let level = Level::of(u8::try_from(account.level).unwrap_or(u8::MAX));
+    let _ = write!(
+        out,
+        "<h2>Memory</h2><p><span class=\"{}\">{} gives way</span> · {} of {} MiB live",
+        if level == Level::Calm { "good" } else { "bad" },
+        level.gives_way(),
+        grouped(account.live >> 20),
+        grouped(account.max >> 20),
+    );
+    for (name, holder) in account.holders.iter().filter(|(_, holder)| holder.bytes > holder.cap / 2) {
+        let _ =
+            write!(out, " · {} {} of its {} MiB", Html(name), grouped(holder.bytes >> 20), grouped(holder.cap >> 20));
+    }
+    out.push_str("</p>");
 }
 
 fn totals(out: &mut String, totals: &Ledger) {

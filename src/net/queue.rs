@@ -54,7 +54,8 @@ impl Queues {
             tracing::warn!(
                 listener = self.url,
                 full = %format_args!("{:.0} %", fill * 100.0),
-                "the receive buffer is nearly full: the kernel will drop datagrams; raise `receive_buffer` or `workers`"
+                "the receive buffer is nearly full: the kernel drops datagrams when it is; raise `receive_buffer` or \
+                 `workers`"
             );
         }
     }

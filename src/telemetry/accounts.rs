@@ -108,7 +108,7 @@ accounts! {
         Counter read: u64, whole(), series("samples.read");
         /// Values recorded in a series of their own.
         Counter recorded: u64, part(), series("samples.recorded"), within(&SAMPLES, "recorded");
-        /// Values recorded in an overflow series, because `max_series` was reached.
+        /// Values recorded in an overflow series, because `max_series` was reached or memory was short.
         Counter folded: u64, part(), series("samples.folded"), within(&SAMPLES, "folded");
         /// Values kept apart for their own time.
         Counter timestamped: u64, part(), series("samples.timestamped"), within(&SAMPLES, "timestamped");

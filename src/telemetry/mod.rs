@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Level;
 use crate::protocol::Kind;
 use crate::series::Series;
 
@@ -199,7 +200,17 @@ impl Ledger {
             let why = part.last_failure.as_deref().unwrap_or("it has ended");
             format!("{name} is {}: {why}", part.state.name())
         });
-        nearly_full.map(warning).chain(broken).collect()
+        let memory = (self.memory.level > 0).then(|| {
+            let MemoryAccount { level, live, max, .. } = self.memory;
+            let gives_way = Level::of(u8::try_from(level).unwrap_or(u8::MAX)).gives_way();
+            format!(
+                "memory is at level {level} of 4, {} of {} MiB live: {gives_way} gave way; see `memory.holders`, or raise \
+                 `max_memory`",
+                live >> 20,
+                max >> 20
+            )
+        });
+        nearly_full.map(warning).chain(broken).chain(memory).collect()
     }
 
     /// Whether the equations hold.

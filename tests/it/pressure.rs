@@ -322,11 +322,17 @@ fn a_flood_of_names_leaves_established_series_exact_and_is_over_when_it_is_over(
         daemon.flushed_when("the series have left", |status| status["series"]["counters"].as_u64() < Some(500));
     assert!(level(&status) < 2, "{}", status["memory"]);
     daemon.status_when("nothing gives way", |status| level(status) == 0);
-    daemon
-        .wait_for("the log says what was given up", |lines| lines.iter().any(|line| line.contains("memory is short")));
+    let folds = |line: &String| line.contains("samples of new series went to `systole.overflow`");
+    daemon.wait_for("the log says what was given up", |lines| lines.iter().any(folds));
+    let line = daemon.lines.iter().find(|line| folds(line)).expect("a line").clone();
+    assert!(line.contains("begin with `flood`") && line.contains("raise `max_memory`"), "{line}");
+    assert!(line.contains("`series_keys` has reached its share") || line.contains("memory was at level"), "{line}");
+    let is_over = |line: &String| line.contains("memory is enough again");
+    daemon.wait_for("the log says that it is over", |lines| lines.iter().any(is_over));
     stream.write_all(b"later:1|c\n").expect("a stream is never left unread");
     let status = daemon.closed(sent + 1);
     assert_eq!(status["memory"]["folded"], memory["folded"], "a new series has room again");
+    assert_eq!(status["warnings"], Value::Array(Vec::new()));
     drop(stream);
     daemon.stop();
     let records = records(&file);

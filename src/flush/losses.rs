@@ -1,0 +1,195 @@
+//! What an interval lost, in sentences that say what helps: for the log, and for the status until the next tick.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::aggregate::{MAX_EVENTS_AND_CHECKS, MAX_TIMESTAMPED, Partial};
+use crate::telemetry::{Account, Ledger, Limit, ListenerAccount, Tally};
+use crate::untrusted::Escaped;
+
+use super::worst;
+
+/// A certificate that ends within this time, in seconds, is worth a sentence.
+const NEAR_END: f64 = 7.0 * 86_400.0;
+
+/// What the last interval lost, a sentence each.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    sentences: Vec<String>,
+    /// Ports whose certificates could not be read again when that was tried last.
+    stale: BTreeSet<String>,
+}
+
+impl Losses {
+    /// Begins with what workers and listeners saw of an interval, and logs what bounds made be dropped.
+    pub(super) fn begin(&mut self, partials: &[Partial], listeners: &[ListenerAccount]) {
+        self.sentences.clear();
+        for listener in listeners.iter().filter(|listener| listener.kernel_drops > 0) {
+            self.sentences.push(format!(
+                "{}: the kernel dropped {} datagrams in the last interval: raise `receive_buffer` or `workers`",
+                listener.url, listener.kernel_drops
+            ));
+        }
+        let limits = limits(partials);
+        limits.iter().for_each(|sentence| tracing::warn!("{sentence}"));
+        self.sentences.extend(limits);
+    }
+
+    /// Adds further ones.
+    pub(super) fn add(&mut self, more: Vec<String>) {
+        self.sentences.extend(more);
+    }
+
+    /// Adds what sinks and ports lost between two readings.
+    pub(super) fn of_sources(&mut self, now: &Ledger, before: &Ledger) {
+        for (name, sink) in &now.sinks {
+            let fresh = before.sinks.get(name).map_or_else(|| sink.clone(), |before| sink.since(before));
+            if fresh.dropped.total() > 0 {
+                let reasons: Vec<String> = fresh.dropped.iter().map(|(why, n)| format!("{why} {n}")).collect();
+                let error = sink.last_error.as_ref().map_or_else(String::new, |error| format!("; {error}"));
+                self.sentences.push(format!(
+                    "sink {name} dropped {} records in the last interval ({}){error}: see to its receiver, and give it \
+                     a `spool`",
+                    fresh.dropped.total(),
+                    reasons.join(", ")
+                ));
+            }
+        }
+        for (name, port) in &now.ports {
+            let fresh = before.ports.get(name).map_or_else(|| port.clone(), |before| port.since(before));
+            if fresh.tls_reloads_failed > 0 {
+                self.stale.insert(name.clone());
+            } else if fresh.tls_reloads > 0 {
+                self.stale.remove(name);
+            }
+        }
+        let stale = self.stale.iter().map(|port| {
+            format!("{port}: the changed certificate cannot be used, and the old one stays: the log says why")
+        });
+        self.sentences.extend(stale);
+    }
+
+    /// All of them.
+    pub(super) fn sentences(&self) -> Arc<[String]> {
+        self.sentences.iter().cloned().collect()
+    }
+}
+
+/// What was dropped, or went elsewhere, because a bound other than `max_memory` was reached.
+fn limits(partials: &[Partial]) -> Vec<String> {
+    let sum = |of: fn(&Tally) -> u64| partials.iter().map(|partial| of(&partial.tally)).sum::<u64>();
+    let most = |of: fn(&Partial) -> &_| match worst(partials, of) {
+        Some((prefix, about)) => {
+            format!("; most of their names begin with `{}` (about {about})", Escaped(&prefix))
+        }
+        None => String::new(),
+    };
+    let mut out = Vec::new();
+    let folded = sum(|tally| tally.samples.folded - tally.memory.folded);
+    if folded > 0 {
+        out.push(format!(
+            "`max_series` is reached: {folded} samples of new names went to `systole.overflow`{}: drop or rename the \
+             identifier with a rule, or raise `max_series`",
+            most(|partial| &partial.offenders)
+        ));
+    }
+    let timestamped = sum(|tally| tally.samples.limited.of(Limit::Timestamped));
+    if timestamped > 0 {
+        out.push(format!(
+            "{timestamped} samples with a timestamp were dropped: a worker keeps {MAX_TIMESTAMPED} of them, or 32 MiB \
+             of their names, an interval{}: send them without one, or shorten `interval`",
+            most(|partial| &partial.dropped)
+        ));
+    }
+    let kv = sum(|tally| tally.samples.limited.of(Limit::KvValues));
+    if kv > 0 {
+        out.push(format!(
+            "{kv} values of `kv` pairs were dropped: a series had more in the interval than are kept: send fewer, or \
+             shorten `interval`"
+        ));
+    }
+    let notes = sum(|tally| tally.lines.notes_dropped - tally.memory.events_dropped);
+    if notes > 0 {
+        out.push(format!(
+            "{notes} events and service checks were dropped: a worker keeps {MAX_EVENTS_AND_CHECKS} of them, or 32 MiB, \
+             an interval{}: send fewer, or shorten `interval`",
+            most(|partial| &partial.dropped)
+        ));
+    }
+    out
+}
+
+/// Certificates that end soon or have ended, at `now` Unix seconds.
+pub(super) fn certificates(ledger: &Ledger, now: f64) -> impl Iterator<Item = String> {
+    let with_tls = ledger.ports.iter().filter(|(_, port)| port.tls_expires > 0.0);
+    with_tls.filter_map(move |(port, account)| {
+        let left = account.tls_expires - now;
+        if left <= 0.0 {
+            Some(format!("{port}: the certificate has ended, and clients refuse it: replace its file"))
+        } else if left < NEAR_END {
+            let hours = (left / 3600.0).ceil();
+            let left = if hours < 48.0 { format!("{hours} hours") } else { format!("{} days", (hours / 24.0).floor()) };
+            Some(format!("{port}: the certificate ends in {left}: replace its file"))
+        } else {
+            None
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{PortAccount, SinkAccount};
+
+    #[test]
+    fn each_bound_has_a_sentence_with_its_worst_prefix() {
+        let mut partial = Partial::default();
+        partial.tally.samples.limited.count(Limit::Timestamped, 5);
+        partial.dropped.add(b"backfill.x");
+        partial.tally.samples.folded = 3;
+        partial.offenders.add(b"user.1");
+        let said = limits(&[partial]);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("`max_series` is reached: 3 samples") && said[0].contains("`user`"), "{said:?}");
+        assert!(said[1].starts_with("5 samples with a timestamp") && said[1].contains("`backfill`"), "{said:?}");
+        assert!(said[1].contains("100000"), "{said:?}");
+    }
+
+    #[test]
+    fn a_sink_that_drops_and_certificates_that_fail_are_named_while_that_holds() {
+        let port = |ok, failed| PortAccount { tls_reloads: ok, tls_reloads_failed: failed, ..PortAccount::default() };
+        let at = |dropped, port| {
+            let mut sink = SinkAccount::default();
+            sink.dropped.count("queue_full", dropped);
+            Ledger {
+                sinks: [("a".into(), sink)].into(),
+                ports: [("https://x".into(), port)].into(),
+                ..Ledger::default()
+            }
+        };
+        let states = [at(0, port(0, 0)), at(4, port(0, 1)), at(4, port(0, 1)), at(4, port(1, 1))];
+        let mut losses = Losses::default();
+        let mut said = states.windows(2).map(|two| {
+            losses.begin(&[], &[]);
+            losses.of_sources(&two[1], &two[0]);
+            losses.sentences()
+        });
+        let first = said.next().expect("sentences");
+        assert!(first[0].starts_with("sink a dropped 4 records") && first[0].contains("queue_full 4"), "{first:?}");
+        assert!(first[1].starts_with("https://x: the changed certificate cannot be used"), "{first:?}");
+        assert_eq!((first.len(), said.next().expect("sentences").len()), (2, 1));
+        assert_eq!(said.next().expect("sentences").len(), 0);
+    }
+
+    #[test]
+    fn certificates_are_named_a_week_before_they_end_and_after() {
+        let of = |expires| {
+            let port = PortAccount { tls_expires: expires, ..PortAccount::default() };
+            let ledger = Ledger { ports: [("https://x".into(), port)].into(), ..Ledger::default() };
+            certificates(&ledger, 1e9).collect::<Vec<_>>().join("")
+        };
+        assert_eq!((of(0.0).as_str(), of(1e9 + 8.0 * 86_400.0).as_str()), ("", ""));
+        assert!(of(1e9 - 1.0).contains("has ended") && of(1e9 + 3.5 * 86_400.0).contains("ends in 3 days"));
+        assert!(of(1e9 + 7200.0).contains("ends in 2 hours"));
+    }
+}
