@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
-use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers};
-use crate::memory::Memory;
+use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers, show_size};
+use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
 use crate::ports::{Ports, TlsFiles};
@@ -20,7 +20,7 @@ use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::SummaryPolicy;
-use crate::sys::default_max_memory;
+use crate::sys::Available;
 
 /// Most workers that `auto` chooses.
 const MAX_AUTO_WORKERS: usize = 8;
@@ -116,9 +116,12 @@ fn rules(config: &Config) -> Option<Arc<Rules>> {
     (!config.rules.all().is_empty()).then(|| Arc::clone(&config.rules))
 }
 
+/// What the process may take beside `max_memory`, in bytes: code, stacks, and what comes between two measurements.
+const BESIDE_MAX_MEMORY: u64 = 48 << 20;
+
 /// The memory of the process, with the bound that it has.
 pub fn memory(config: &Config) -> Memory {
-    Memory::new(config.max_memory.unwrap_or_else(default_max_memory))
+    Memory::new(config.max_memory.unwrap_or_else(|| Available::read().default_max_memory()))
 }
 
 /// A shard's options; `quota` is shared by all of them.
@@ -201,7 +204,42 @@ pub fn tls_files(config: &Config) -> Vec<(String, &TlsFiles)> {
 pub fn warnings(config: &Config) -> Vec<String> {
     let of_sinks =
         config.sinks.iter().filter_map(|sink| Some(format!("sink {}: {}", sink.name, sink.kind.spec().warning()?)));
-    of_sinks.collect()
+    of_sinks.chain(beyond_memory(config, Available::read())).collect()
+}
+
+/// What is said of a `max_memory` that the process cannot have.
+fn beyond_memory(config: &Config, available: Available) -> Option<String> {
+    let (max, bytes) = (config.max_memory.unwrap_or_else(|| available.default_max_memory()), available.bytes()?);
+    (max.saturating_add(BESIDE_MAX_MEMORY) > bytes).then(|| {
+        format!(
+            "max_memory is {}, of {} {} of memory: with up to {} beside it the kernel would end the process before \
+             anything gives way; at most {} is right",
+            show_size(max),
+            available.whose(),
+            in_mib(bytes),
+            show_size(BESIDE_MAX_MEMORY),
+            in_mib(bytes.saturating_sub(BESIDE_MAX_MEMORY)),
+        )
+    })
+}
+
+/// A size that nobody wrote, in whole MiB.
+fn in_mib(bytes: u64) -> String {
+    format!("{}MiB", bytes >> 20)
+}
+
+/// Where `max_memory` comes from, for the start.
+pub fn origin_of_max_memory(config: &Config) -> String {
+    let available = Available::read();
+    let asked = available.default_max_memory();
+    match (config.max_memory, available.bytes()) {
+        (Some(_), _) => String::new(),
+        (None, Some(bytes)) if asked > LEAST_MAX_MEMORY => {
+            format!(": {} % of {} {}", available.percent(), available.whose(), in_mib(bytes))
+        }
+        (None, Some(bytes)) => format!(": the least there is, of {} {}", available.whose(), in_mib(bytes)),
+        (None, None) => ": the least there is".into(),
+    }
 }
 
 /// What a listener is made of.
@@ -244,5 +282,22 @@ pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
         // Its files are read when it is bound.
         tls: None,
         protocol: protocol(config, &listen.protocol),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_max_memory_beyond_what_there_is_is_warned_of_with_both_numbers() {
+        let with = |max_memory| Config { max_memory, ..Config::default() };
+        let of = |max, available| beyond_memory(&with(max), available);
+        assert_eq!(of(Some(448 << 20), Available::Group(512 << 20)), None);
+        let text = of(Some(1 << 30), Available::Group(512 << 20)).expect("a warning");
+        assert!(text.contains("max_memory is 1GiB, of the control group's 512MiB"), "{text}");
+        assert!(text.contains("at most 464MiB"), "{text}");
+        assert!(of(None, Available::Machine(200 << 20)).is_some() && of(None, Available::Machine(8 << 30)).is_none());
+        assert_eq!(of(Some(1 << 40), Available::Unknown), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use crate::assemble::origin_of_max_memory;
 use crate::config::{ListenUrl, show_duration, show_size};
 use crate::net::Transport;
 use crate::ports::TlsFiles;
@@ -35,7 +36,7 @@ pub(super) fn text(daemon: &Daemon) -> String {
     }
     let _ = writeln!(out, "  interval  {}, profile {}", show_duration(config.interval), config.profile.name());
     if let Some(max) = daemon.memory.max() {
-        let _ = writeln!(out, "  memory    at most {}", show_size(max));
+        let _ = writeln!(out, "  memory    at most {}{}", show_size(max), origin_of_max_memory(config));
     }
     for sink in &config.sinks {
         let place = sink.kind.spec().place();

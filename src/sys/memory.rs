@@ -38,24 +38,64 @@ fn resident() -> (u64, u64) {
     (bytes(1), bytes(2))
 }
 
-/// What `max_memory` is by default: 60 % of the limit of the control group if there is one, else a quarter of the
-/// machine's memory; 256 MiB at least.
-pub fn default_max_memory() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = group_limit(&groups, Path::new("/sys/fs/cgroup"));
-    share(limit, machine)
+/// The memory that there is for the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Available {
+    /// The limit of the control group, in bytes.
+    Group(u64),
+    /// The machine's memory, in bytes.
+    Machine(u64),
+    /// It is not known.
+    Unknown,
 }
 
-fn share(limit: Option<u64>, machine: Option<u64>) -> u64 {
-    // A limit beyond the machine's memory limits nothing.
-    let limit = limit.filter(|limit| machine.is_none_or(|machine| *limit < machine));
-    let share = match limit {
-        Some(limit) => limit / 10 * 6,
-        None => machine.unwrap_or(0) / 4,
-    };
-    // In whole MiB, as people write it.
-    share.max(LEAST_MAX_MEMORY) >> 20 << 20
+impl Available {
+    /// Asks the kernel.
+    pub fn read() -> Available {
+        let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let limit = group_limit(&groups, Path::new("/sys/fs/cgroup"));
+        Available::of(limit, machine)
+    }
+
+    fn of(limit: Option<u64>, machine: Option<u64>) -> Available {
+        // A limit beyond the machine's memory limits nothing.
+        match (limit.filter(|limit| machine.is_none_or(|machine| *limit < machine)), machine) {
+            (Some(limit), _) => Available::Group(limit),
+            (None, Some(machine)) => Available::Machine(machine),
+            (None, None) => Available::Unknown,
+        }
+    }
+
+    /// How much it is, in bytes, if that is known.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Available::Group(bytes) | Available::Machine(bytes) => Some(bytes),
+            Available::Unknown => None,
+        }
+    }
+
+    /// Whose it is.
+    pub fn whose(self) -> &'static str {
+        match self {
+            Available::Group(_) => "the control group's",
+            Available::Machine(_) => "the machine's",
+            Available::Unknown => "an unknown size",
+        }
+    }
+
+    /// The share of it, in percent, that `max_memory` is by default.
+    pub fn percent(self) -> u64 {
+        match self {
+            Available::Group(_) => 60,
+            Available::Machine(_) | Available::Unknown => 25,
+        }
+    }
+
+    /// What `max_memory` is by default, in bytes: its share, in whole MiB as people write it, 256 MiB at least.
+    pub fn default_max_memory(self) -> u64 {
+        (self.bytes().unwrap_or(0) / 100 * self.percent()).max(LEAST_MAX_MEMORY) >> 20 << 20
+    }
 }
 
 /// The machine's memory, from `/proc/meminfo`.
@@ -119,6 +159,7 @@ mod tests {
     #[test]
     fn the_default_is_a_share_of_what_there_is() {
         let gib = |n: u64| n << 30;
+        let share = |limit, machine| Available::of(limit, machine).default_max_memory();
         assert_eq!(share(Some(1_000_000_000), Some(gib(8))), 572 << 20);
         assert_eq!(share(None, Some(gib(8))), gib(2));
         assert_eq!(share(Some(gib(64)), Some(gib(8))), gib(2));
@@ -129,6 +170,10 @@ mod tests {
 
     #[test]
     fn a_running_process_is_resident() {
-        assert!(resident_bytes() > 1 << 20 && live_bytes() > 0 && default_max_memory() >= LEAST_MAX_MEMORY);
+        assert!(
+            resident_bytes() > 1 << 20
+                && live_bytes() > 0
+                && Available::read().default_max_memory() >= LEAST_MAX_MEMORY
+        );
     }
 }

@@ -21,7 +21,7 @@ use socket2::Socket;
 
 pub use allocator::CountingAllocator;
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
-pub use memory::{default_max_memory, live_bytes, private_bytes, resident_bytes};
+pub use memory::{Available, live_bytes, private_bytes, resident_bytes};
 pub use raw::{
     BATCH_DATAGRAMS, Batch, Datagram, Outgoing, SocketMemory, realtime_thread, receive_coalesced, return_memory,
     send_batch, send_segmented, socket_memory, survive_file_size_limit, trim, with_first_limits,
