@@ -94,7 +94,8 @@ impl Available {
 
     /// What `max_memory` is by default, in bytes: its share, in whole MiB as people write it, 256 MiB at least.
     pub fn default_max_memory(self) -> u64 {
-        (self.bytes().unwrap_or(0) / 100 * self.percent()).max(LEAST_MAX_MEMORY) >> 20 << 20
+        let share = u128::from(self.bytes().unwrap_or(0)) * u128::from(self.percent()) / 100;
+        u64::try_from(share).unwrap_or(u64::MAX).max(LEAST_MAX_MEMORY) >> 20 << 20
     }
 }
 
