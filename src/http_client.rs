@@ -153,6 +153,30 @@ pub async fn connect(
     Ok(Box::new(connector.connect(name, stream).await?))
 }
 
+/// Looks, for so long at most, whether the other end of a connection that lines were sent on has refused them: a port with TLS
+/// answers with an alert (RFC 8446, 5.1 and 6), and one that closes without reading resets the connection. An end, or
+/// silence, is no answer.
+///
+/// # Errors
+/// That it speaks TLS, or has reset the connection.
+pub fn refuses_lines(mut stream: &socket2::Socket, patience: Duration) -> io::Result<()> {
+    const ALERT: u8 = 0x15;
+    // Zero would be for ever.
+    stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
+    let mut first = [0];
+    match io::Read::read(&mut stream, &mut first) {
+        Ok(1) if first == [ALERT] => Err(io::Error::new(
+            io::ErrorKind::ConnectionRefused,
+            "it speaks TLS, and the lines were sent as plain text: nothing was counted",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(io::Error::new(
+            io::ErrorKind::ConnectionReset,
+            "the connection was reset: the lines were not read, or not all of them",
+        )),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// A client. Cheap to clone; connections are reused.
 #[derive(Clone, Debug)]
 pub struct HttpClient {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use socket2::Socket;
 
+use crate::http_client::refuses_lines;
 use crate::sys::{MAX_SEGMENTS, Outgoing, send_batch, send_segmented};
 
 /// Most bytes of a rendered datagram: the largest that crosses an Ethernet unfragmented.
@@ -331,17 +332,22 @@ fn segmented(plan: &Plan, rendered: &Rendered, socket: &Socket) -> io::Result<Se
 }
 
 fn stream(plan: &Plan, rendered: &Rendered, to: SocketAddr) -> io::Result<Sent> {
-    let mut stream = TcpStream::connect(to)?;
+    let mut socket = Socket::from(TcpStream::connect(to)?);
     let pace = Schedule::new(plan);
     let mut times = vec![0_u64; rendered.datagrams.len()];
     let (mut next, mut lines) = (0, 0);
     while pace.wait(lines) {
-        stream.write_all(&rendered.datagrams[next])?;
+        if let Err(error) = socket.write_all(&rendered.datagrams[next]) {
+            refuses_lines(&socket, Duration::ZERO)?;
+            return Err(error);
+        }
         times[next] += 1;
         lines += rendered.contents[next].lines;
         next = (next + 1) % times.len();
     }
-    stream.shutdown(std::net::Shutdown::Write)?;
+    // What was refused at the beginning is known by now.
+    refuses_lines(&socket, Duration::ZERO)?;
+    socket.shutdown(std::net::Shutdown::Write)?;
     Ok(tally(rendered, &times, 0))
 }
 

@@ -142,8 +142,11 @@ impl Daemon {
         let body = body.map(|body| body.to_string().into_bytes());
         let answer = self.client.ask(method, &url, body, self.token.as_deref(), DEADLINE).await;
         let url = without_login(&url);
-        let answer =
-            answer.map_err(|error| format!("cannot ask {url}: {error}; is the daemon running, with its page?"))?;
+        let answer = answer.map_err(|error| {
+            let error = error.to_string();
+            let advice = advice(&url, &error);
+            format!("cannot ask {url}: {error}; {advice}")
+        })?;
         let value = serde_json::from_slice(&answer.body);
         let value = value.map_err(|_| format!("{url} answers {}, but not as systole does", answer.status))?;
         Ok((answer.status, value))
@@ -158,6 +161,23 @@ impl Daemon {
                 None => format!("the daemon answers {status}"),
             }),
         }
+    }
+}
+
+/// What to do about a request that failed.
+fn advice(url: &str, error: &str) -> &'static str {
+    let says = |word: &str| error.contains(word);
+    match () {
+        // An alert of TLS begins with no version of HTTP.
+        () if url.starts_with("http://") && says("invalid HTTP version") => "it speaks TLS: give `--url https://…`",
+        () if says("UnknownIssuer") => "give the root that signed its certificate with `--tls-ca FILE`",
+        () if says("CertificateRequired") => {
+            "it asks for a certificate: give one that its `client_ca` has signed with `--tls-certificate FILE --tls-key FILE`"
+        }
+        () if says("NotValidForName") => "give `--url` with a name that is in its certificate",
+        // The message of rustls for an answer that is not TLS.
+        () if url.starts_with("https://") && says("corrupt message") => "it does not speak TLS: give `--url http://…`",
+        () => "is the daemon running, with its page?",
     }
 }
 

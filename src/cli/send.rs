@@ -8,11 +8,15 @@ use clap::Args;
 use socket2::{SockAddr, Socket, Type};
 
 use crate::config::{ListenUrl, listen_url, show_duration};
+use crate::http_client::refuses_lines;
 
 use super::{FAILED, USAGE, print_error};
 
 /// Longest connect or send. The kernel repeats a lost connection request after a second.
 const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How long is waited for the other end of a TCP connection to close it, or to refuse the lines.
+const ANSWER: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
 pub(super) struct SendArgs {
@@ -66,8 +70,12 @@ fn deliver(to: &SockAddr, kind: Type, lines: &[String]) -> io::Result<()> {
     socket.set_write_timeout(Some(PATIENCE))?;
     uninterrupted(|| socket.connect(to))?;
     if kind == Type::STREAM {
-        lines.iter().try_for_each(|line| socket.write_all(format!("{line}\n").as_bytes()))?;
-        socket.shutdown(Shutdown::Write)
+        let sent = lines.iter().try_for_each(|line| socket.write_all(format!("{line}\n").as_bytes()));
+        let sent = sent.and_then(|()| socket.shutdown(Shutdown::Write));
+        if !to.is_unix() {
+            refuses_lines(&socket, ANSWER)?;
+        }
+        sent
     } else {
         lines.iter().try_for_each(|line| uninterrupted(|| socket.send(line.as_bytes()).map(drop)))
     }
