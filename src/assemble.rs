@@ -11,7 +11,7 @@ use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers
 use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
-use crate::ports::{Ports, TlsFiles};
+use crate::ports::{Ports, TlsFiles, token_in_plain_text};
 use crate::presence::Identity;
 use crate::presence::policy::Policy;
 use crate::presence_driver::PresenceOptions;
@@ -204,7 +204,10 @@ pub fn tls_files(config: &Config) -> Vec<(String, &TlsFiles)> {
 pub fn warnings(config: &Config) -> Vec<String> {
     let of_sinks =
         config.sinks.iter().filter_map(|sink| Some(format!("sink {}: {}", sink.name, sink.kind.spec().warning()?)));
-    of_sinks.chain(beyond_memory(config, Available::read())).collect()
+    let http = &config.http;
+    let open = http.address.filter(|address| !address.ip().is_loopback() && http.token.is_some() && !http.tls.is_on());
+    let of_page = open.map(|address| format!("http: {}", token_in_plain_text(address)));
+    of_page.into_iter().chain(of_sinks).chain(beyond_memory(config, Available::read())).collect()
 }
 
 /// What is said of a `max_memory` that the process cannot have.

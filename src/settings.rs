@@ -244,6 +244,11 @@ pub trait OptionVisitor {
         false
     }
 
+    /// Whether files that settings name are to be read, too, to say what is wrong with them.
+    fn reads_files(&self) -> bool {
+        false
+    }
+
     /// The configuration's profile.
     fn profile(&self) -> &'static str;
 

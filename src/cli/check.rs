@@ -1,9 +1,11 @@
 //! `systole check`: validates a configuration, and the files of TLS that it names, and prints the effective one.
 
+use std::time::SystemTime;
+
 use clap::Args;
 
 use crate::assemble;
-use crate::config::{example, print};
+use crate::config::{Sources, example, print};
 use crate::ports::ServerTls;
 
 use super::{ConfigArgs, FAILED, load_config, sources};
@@ -28,6 +30,7 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         return if super::print(example("").as_bytes()) { 0 } else { FAILED };
     }
     let (sources, config) = match sources(&args.config).and_then(|sources| {
+        let sources = Sources { reads_files: true, ..sources };
         let config = load_config(&sources)?;
         Ok((sources, config))
     }) {
@@ -35,11 +38,11 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         Err(code) => return code,
     };
     let (mut out, mut code) = (String::new(), 0);
-    let mut wrong = String::new();
     for (port, files) in assemble::tls_files(&config) {
-        if let Err(problem) = ServerTls::load(files) {
-            wrong.push_str(&format!("{port}: tls: {problem}\n"));
-            code = FAILED;
+        // What is wrong with them is reported already.
+        let tls = ServerTls::load(files).ok().flatten();
+        if let Some(warning) = tls.and_then(|tls| tls.near_end(SystemTime::now())) {
+            super::print_error(format_args!("warning: {port}: {warning}"));
         }
     }
     for warning in assemble::warnings(&config) {
@@ -47,11 +50,10 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
     }
     if args.print {
         out.push_str(&print(&config));
-    } else if wrong.is_empty() {
+    } else {
         let file = sources.file.map_or("the defaults".to_string(), |(file, _)| file);
         out.push_str(&format!("{file}: good\n"));
     }
-    out.push_str(&wrong);
     if args.connect {
         for sink in &config.sinks {
             match sink.kind.spec().probe() {

@@ -15,7 +15,7 @@ use super::environment::{LISTEN, SINK, urls};
 use super::reader::{Found, Problem, Section, Source};
 use super::schema::{Config, Listen, Profile};
 use super::sink;
-use super::url::{address, host_and_port, http_url, listen_url};
+use super::url::{ListenUrl, address, host_and_port, http_url, listen_url};
 use super::value::show_duration;
 
 /// Where the configuration comes from.
@@ -33,6 +33,8 @@ pub struct Sources {
     pub interval: Option<Duration>,
     /// `--http`.
     pub http: Option<String>,
+    /// Whether the files of TLS that it names are read, too, and what is wrong with them is a mistake.
+    pub reads_files: bool,
 }
 
 impl Config {
@@ -74,6 +76,7 @@ impl std::error::Error for ConfigError {}
 pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     let (file, text) = sources.file.as_ref().map_or(("", ""), |(file, text)| (file.as_str(), text.as_str()));
     let mut source = Source::new(file, text, &sources.env);
+    source.reads_files = sources.reads_files;
     source.flags.extend(sources.interval.map(|interval| ("interval", ("--interval", show_duration(interval)))));
     source.flags.extend(sources.http.clone().map(|address| ("http.address", ("--http", address))));
     let (root, errors) = DeTable::parse_recoverable(text);
@@ -162,6 +165,10 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
             s.problem(place, &key, format!("two sinks are called `{name}`; give one another `name`"));
         }
     }
+    check_addresses(config, s, |n| match replaced {
+        Some(from) => (from.to_string(), String::new()),
+        None => (sinks.get(n).cloned().unwrap_or_default(), format!("sink[{n}].address")),
+    });
     for (mut rule, _) in rules {
         let known = s.problems.len();
         let items = rule.list(s, "sinks").unwrap_or_default();
@@ -175,6 +182,32 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
             }
         }
     }
+}
+
+/// Two ports cannot have one address. `of_sink` is where a sink stands, and the key of its address.
+fn check_addresses(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) -> (String, String)) {
+    let lines = config.listen.iter().filter_map(|listen| match listen.url {
+        ListenUrl::Tcp(address) => Some((format!("the listener {}", listen.url), address)),
+        ListenUrl::Udp(_) | ListenUrl::Unix(_) | ListenUrl::Unixgram(_) | ListenUrl::Fd(_) => None,
+    });
+    let management = config.management.address.map(|address| ("`management.address`".to_string(), address));
+    let http = config.http.address.map(|address| ("the page (`http.address`)".to_string(), address));
+    let mut taken: Vec<_> = lines.chain(management).chain(http).collect();
+    for (n, sink) in config.sinks.iter().enumerate() {
+        let Some(address) = sink.kind.spec().listens_at() else { continue };
+        if let Some((who, _)) = taken.iter().find(|(_, other)| is_taken_by(address, *other)) {
+            let (place, key) = of_sink(n);
+            s.problem(place, &key, format!("`{address}` is taken by {who}; give one of them another port"));
+        }
+        taken.push((format!("the sink `{}`", sink.name), address));
+    }
+}
+
+fn is_taken_by(address: SocketAddr, other: SocketAddr) -> bool {
+    let (one, two) = (address.ip(), other.ip());
+    let is_same = one == two || one.is_unspecified() || two.is_unspecified();
+    // The kernel chooses a port 0.
+    address.port() == other.port() && address.port() != 0 && is_same && one.is_ipv4() == two.is_ipv4()
 }
 
 /// Reads settings from a table.
@@ -383,9 +416,11 @@ impl OptionVisitor for Reader<'_, '_, '_> {
     }
 
     fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
+        let own_place = self.section.place_of(self.source, key);
         let mut section = self.section.section(self.source, key);
         let known = self.source.problems.len();
-        let (place, profile, interval) = (self.place, self.profile, self.interval);
+        let place = own_place.as_deref().unwrap_or(self.place);
+        let (profile, interval) = (self.profile, self.interval);
         inner(&mut Reader { section: &mut section, source: self.source, place, profile, interval, known });
         section.finish(self.source);
     }
@@ -444,6 +479,10 @@ impl OptionVisitor for Reader<'_, '_, '_> {
 
     fn is_reader(&self) -> bool {
         true
+    }
+
+    fn reads_files(&self) -> bool {
+        self.source.reads_files
     }
 
     fn profile(&self) -> &'static str {

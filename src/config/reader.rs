@@ -36,6 +36,10 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Names and values of the file and the environment do nothing to a terminal.
         let (place, message) = (Escaped(&self.place), Escaped(&self.message));
+        if self.place.is_empty() {
+            // Between settings that are in no file.
+            return write!(f, "{}: {message}", Escaped(&self.key));
+        }
         if self.key.is_empty() {
             return write!(f, "{place}: {message}");
         }
@@ -60,6 +64,8 @@ pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) problems: Vec<Problem>,
+    /// Whether files that settings name are read, too.
+    pub(super) reads_files: bool,
     /// Settings that flags set: by key, the flag and the text.
     pub(super) flags: BTreeMap<&'static str, (&'static str, String)>,
     /// Keys of a URL's query, with their values.
@@ -80,6 +86,7 @@ impl<'a> Source<'a> {
             text,
             env,
             problems: Vec::new(),
+            reads_files: false,
             flags: BTreeMap::new(),
             query: BTreeMap::new(),
             used_query: BTreeSet::new(),
@@ -521,6 +528,11 @@ impl<'a> Section<'a> {
         Section { path, table, from_env: self.from_env, known: Vec::new(), is_given_up: false }
     }
 
+    /// Where the value of a key stands in the file, if it does.
+    pub(super) fn place_of(&self, source: &Source<'_>, key: &str) -> Option<String> {
+        self.table.and_then(|table| table.get(key)).map(|value| source.place(value.span()))
+    }
+
     /// Tables of an array, each with its place.
     pub(super) fn sections(&mut self, source: &mut Source<'_>, key: &'static str) -> Vec<(Section<'a>, String)> {
         self.known.push(key);
@@ -575,11 +587,19 @@ impl<'a> Section<'a> {
             }
             let place = source.place(key.span());
             let full = self.full(name);
-            let hint = suggestion(name, self.known.iter().copied());
+            let other_name = OTHER_NAMES.iter().find(|(other, known)| name == other && self.known.contains(known));
+            let hint = match other_name {
+                Some((_, known)) => format!(" (did you mean `{known}`?)"),
+                None => suggestion(name, self.known.iter().copied()),
+            };
             source.problem(place, &full, format!("unknown key{hint}"));
         }
     }
 }
+
+/// What others call a key, and what a sink calls the key of a port.
+const OTHER_NAMES: [(&str, &str); 4] =
+    [("certificate", "cert"), ("cert", "certificate"), ("ca", "client_ca"), ("client_ca", "ca")];
 
 /// A key without the numbers of items: `rule.match` for `rule[0].match`.
 fn without_numbers(key: &str) -> String {

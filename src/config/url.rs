@@ -77,6 +77,12 @@ pub fn listen_url(url: &str) -> Result<ListenUrl, String> {
         }
         "fd" if rest.is_empty() => return Err("`fd://` has no name; `fd://statsd` or `fd://0` is right".into()),
         "fd" => return Ok(ListenUrl::Fd(rest.into())),
+        "tls" | "ssl" | "tcps" | "tcp+tls" => {
+            return Err(format!(
+                "unknown scheme `{scheme}`; a listener has TLS with `url = \"tcp://{rest}\"` and `tls = {{ cert = \"…\", key = \
+                 \"…\" }}`"
+            ));
+        }
         _ => {
             let hint = suggestion(scheme, ["udp", "tcp", "unix", "unixgram", "fd"].into_iter());
             return Err(format!("unknown scheme `{scheme}`{hint}; {example}"));

@@ -42,6 +42,7 @@ pub(super) type ReadDeadline = Arc<OnceLock<Instant>>;
 /// What the workers of a listener share.
 #[derive(Clone)]
 struct Shared {
+    url: Arc<str>,
     queues: Arc<Queues>,
     /// Messages that all have read.
     received: Arc<AtomicU64>,
@@ -63,11 +64,11 @@ impl BoundListener {
     ) -> io::Result<Listener> {
         let mut workers = Vec::new();
         let queues = Arc::new(Queues::new(url, self.options.transport, &self.sockets));
-        let shared = Shared { queues, received: Arc::default(), deadline: ReadDeadline::default() };
+        let shared = Shared { url: url.into(), queues, received: Arc::default(), deadline: ReadDeadline::default() };
         for n in 0..self.sockets.len() {
             workers.push(self.start_worker(n, shard(), taps.clone(), supervisor, shared.clone())?);
         }
-        let Shared { queues, received, deadline } = shared;
+        let Shared { queues, received, deadline, .. } = shared;
         let is_inherited = matches!(self.options.address, ListenAddress::Inherited(_));
         let drops_seen =
             self.sockets.iter().map(|socket| if is_inherited { dropped_before(socket) } else { 0 }).collect();
@@ -94,7 +95,7 @@ impl BoundListener {
         shard: Shard,
         taps: Taps,
         supervisor: &Supervisor,
-        Shared { queues, received, deadline }: Shared,
+        Shared { url, queues, received, deadline }: Shared,
     ) -> io::Result<Worker> {
         let (commands, mut inbox) = mpsc::channel(COMMANDS);
         let (options, socket) = (self.options.clone(), Arc::clone(&self.sockets[n]));
@@ -150,7 +151,7 @@ impl BoundListener {
                     }
                 }
                 Some(runtime) => {
-                    let shared = streams::Shared::new(options, shard, failures, taps, deadline);
+                    let shared = streams::Shared::new(url, options, shard, failures, taps, deadline);
                     let work = || runtime.block_on(streams::run(Rc::clone(&shared), &socket, &mut inbox));
                     if let Err(panic) = catch(work) {
                         let (mut failures, mut shard) = (shared.failures.borrow_mut(), shared.shard.borrow_mut());

@@ -21,6 +21,7 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 
 use crate::aggregate::Shard;
 use crate::fault;
+use crate::ports::refusal;
 use crate::protocol::Reason;
 use crate::supervise::caught;
 use crate::sys::{Descriptors, unix_time, unread_bytes};
@@ -65,6 +66,8 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// State that all connections of a listener share.
 pub(super) struct Shared {
+    /// Names the listener in the log.
+    url: Arc<str>,
     options: ListenerOptions,
     pub(super) shard: RefCell<Shard>,
     pub(super) failures: RefCell<Failures>,
@@ -77,6 +80,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
+        url: Arc<str>,
         options: ListenerOptions,
         shard: Shard,
         failures: Failures,
@@ -84,6 +88,7 @@ impl Shared {
         deadline: ReadDeadline,
     ) -> Rc<Shared> {
         Rc::new(Shared {
+            url,
             options,
             shard: RefCell::new(shard),
             failures: RefCell::new(failures),
@@ -421,8 +426,10 @@ async fn set_up(
         outcome = timeout(HANDSHAKE, stream.shake_hands()) => match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
-                let from = from.map_or("an unknown client".to_string(), |from| from.to_string());
-                tracing::info!(from, %error, "a handshake of TLS failed");
+                if let Some(why) = refusal(&error) {
+                    let from = from.map_or("an unknown client".to_string(), |from| from.to_string());
+                    tracing::warn!(listener = %shared.url, from, "a connection was refused: {why}");
+                }
                 Err(Refusal::Tls)
             }
             Err(_) => Err(Refusal::Timeout),

@@ -21,6 +21,7 @@ use crate::web::{Bodies, limit_unsent};
 
 use super::connection::{Conn, Slot, machine};
 use super::counters::{PortCounters, Ports};
+use super::handshake::refusal;
 use super::tls::ServerTls;
 use super::victim::{Buffers, Patience, Phase};
 
@@ -338,11 +339,9 @@ impl Shared {
                 Some(Conn::secured(stream, Arc::clone(&held.slot)))
             }
             Err(error) => {
-                // One that is closed without a word was a probe of the port, or its client was stopped.
-                let is_refused = error.kind() != io::ErrorKind::UnexpectedEof && held.is_in_place();
-                if is_refused {
+                if let Some(why) = refusal(&error).filter(|_| held.is_in_place()) {
                     self.counters.refuse(Refusal::Tls);
-                    tracing::warn!(port = self.options.url, from = %held.slot.from, %error, "a connection was refused: no TLS");
+                    tracing::warn!(port = self.options.url, from = %held.slot.from, "a connection was refused: {why}");
                 }
                 None
             }

@@ -8,6 +8,7 @@
 //! | `http` | serves routes of HTTP on a port |
 //! | `counters` | what every port has counted |
 //! | `tls` | TLS: the files, and the configuration made of them, replaced while the daemon runs |
+//! | `handshake` | why a handshake of TLS failed, in words |
 //! | `validity` | reads from a certificate when it holds |
 //!
 //! A slow or hostile client costs others nothing: a request has a total time, however it drips; and where a port is full,
@@ -17,6 +18,7 @@
 
 mod connection;
 mod counters;
+mod handshake;
 mod http;
 mod listener;
 mod tls;
@@ -25,7 +27,8 @@ mod victim;
 
 pub use connection::{Conn, machine};
 pub use counters::{PortCounters, Ports};
+pub use handshake::refusal;
 pub use http::serve_http;
 pub use listener::{ConnectionLimits, Port, PortOptions, bind, limit_options};
-pub use tls::{ServerTls, TlsError, TlsFiles, tls_options};
+pub use tls::{ServerTls, TlsError, TlsFiles, tls_options, token_in_plain_text};
 pub use victim::{Buffers, Patience};

@@ -8,6 +8,7 @@
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,9 +35,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest file, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// A certificate that ends within this time is logged, once in so long.
+/// A certificate that ends within this time is logged, once in so long; and when it ends.
 const NEAR_END: Duration = Duration::from_secs(7 * 86_400);
 const WARN_EVERY: Duration = Duration::from_secs(86_400);
+
+/// Files that cannot be used are logged again after so long.
+const REPEAT_EVERY: Duration = Duration::from_secs(600);
 
 /// Where the certificates of a port are, in PEM. Without a certificate the port has no TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,17 +87,36 @@ pub fn tls_options(visitor: &mut dyn OptionVisitor, files: &mut TlsFiles) {
         let is_asked_for = has_cert || has_key || !files.client_ca.as_os_str().is_empty();
         visitor.require_one("cert", has_cert || !is_asked_for, "\"/etc/systole/server.pem\"");
         visitor.require_one("key", has_key || !is_asked_for, "\"/etc/systole/server.key\"");
+        if visitor.reads_files()
+            && has_cert
+            && has_key
+            && let Err(error) = ServerTls::load(files)
+        {
+            visitor.require(error.key, Err(error.to_string()));
+        }
     });
+}
+
+/// What is said of a port away from loopback that has a token and no TLS.
+pub fn token_in_plain_text(address: SocketAddr) -> String {
+    format!(
+        "{address} is not on loopback and has no TLS, so everybody on the way can read the token; set `tls`, or let a proxy \
+         with TLS stand before it"
+    )
 }
 
 /// What is wrong with the files of a port, in one sentence with the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct TlsError(String);
+#[error("{problem}")]
+pub struct TlsError {
+    /// The setting that names the file.
+    key: &'static str,
+    problem: String,
+}
 
 impl TlsError {
-    fn new(path: &Path, problem: impl Display) -> TlsError {
-        TlsError(format!("{}: {problem}", path.display()))
+    fn new(key: &'static str, path: &Path, problem: impl Display) -> TlsError {
+        TlsError { key, problem: format!("{}: {problem}", path.display()) }
     }
 }
 
@@ -159,6 +182,15 @@ impl ServerTls {
         expires.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
     }
 
+    /// That the certificate in use ends within a week, and when; `None` if it holds longer.
+    pub fn near_end(&self, now: SystemTime) -> Option<String> {
+        let expires = self.0.current().expires;
+        let left = expires.duration_since(now).unwrap_or_default();
+        let file = self.0.files.cert.display();
+        let at = format_rfc3339_seconds(expires);
+        (left < NEAR_END).then(|| format!("{file}: the certificate ends in {}, on {at}: replace it", in_days(left)))
+    }
+
     /// How often changed files have taken the place of others.
     pub fn reloads(&self) -> u64 {
         // Counts on their own: nothing is published through them.
@@ -211,7 +243,7 @@ fn look(files: &TlsFiles, used: &Stamp) -> Look {
 
 /// Looks at the files until nobody uses them.
 async fn follow(shared: Weak<Shared>, files: Arc<TlsFiles>, port: String, part: Part) {
-    let mut watcher = FileWatcher { port, bad: None, warned: None };
+    let mut watcher = FileWatcher::new(port);
     loop {
         sleep(LOOK_EVERY).await;
         let Some(shared) = shared.upgrade() else { return };
@@ -219,7 +251,7 @@ async fn follow(shared: Weak<Shared>, files: Arc<TlsFiles>, port: String, part: 
         let (files, used) = (Arc::clone(&files), shared.current().stamp.clone());
         // They may lie on a disk that is slow.
         match spawn_blocking(move || look(&files, &used)).await {
-            Ok(look) => watcher.apply(look, &shared),
+            Ok(look) => watcher.apply(look, &shared, SystemTime::now()),
             Err(error) => tracing::error!(port = watcher.port, %error, "could not look at the files of TLS"),
         }
         watcher.warn_of_the_end(shared.current().expires, SystemTime::now());
@@ -229,14 +261,18 @@ async fn follow(shared: Weak<Shared>, files: Arc<TlsFiles>, port: String, part: 
 /// What was seen of the files of a port.
 struct FileWatcher {
     port: String,
-    /// Bad files, and whether that was reported.
-    bad: Option<(Stamp, bool)>,
-    /// When it was last said that the certificate ends soon.
-    warned: Option<SystemTime>,
+    /// Bad files, and when that was last reported.
+    bad: Option<(Stamp, Option<SystemTime>)>,
+    /// When it was last said that the certificate ends soon, or has ended, and whether it had.
+    warned: Option<(SystemTime, bool)>,
 }
 
 impl FileWatcher {
-    fn apply(&mut self, look: Look, shared: &Shared) {
+    fn new(port: String) -> FileWatcher {
+        FileWatcher { port, bad: None, warned: None }
+    }
+
+    fn apply(&mut self, look: Look, shared: &Shared, now: SystemTime) {
         match look {
             Look::Same => self.bad = None,
             Look::Good(loaded) => {
@@ -247,44 +283,71 @@ impl FileWatcher {
                 tracing::info!(port = self.port, %expires, "the certificates have changed; new connections use them");
             }
             Look::Bad(stamp, error) => {
-                let (is_known, is_reported) = match &self.bad {
-                    Some((known, is_reported)) if *known == stamp => (true, *is_reported),
-                    Some(_) | None => (false, false),
-                };
+                let known = self.bad.take().filter(|(known, _)| *known == stamp);
                 // Seen once it may be half written.
-                if is_known && !is_reported {
-                    shared.failed_reloads.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(port = self.port, %error, "the certificates have changed and are not used; those before them stay");
+                let mut reported = known.as_ref().and_then(|(_, reported)| *reported);
+                if known.is_some() && reported.is_none_or(|at| has_passed(REPEAT_EVERY, at, now)) {
+                    if reported.is_none() {
+                        shared.failed_reloads.fetch_add(1, Ordering::Relaxed);
+                    }
+                    reported = Some(now);
+                    tracing::error!(
+                        port = self.port,
+                        %error,
+                        "the certificates have changed and are not used; those before them stay, and a restart will fail"
+                    );
                 }
-                self.bad = Some((stamp, is_known));
+                self.bad = Some((stamp, reported));
             }
         }
     }
 
     fn warn_of_the_end(&mut self, expires: SystemTime, now: SystemTime) {
-        let is_near = expires.duration_since(now).is_ok_and(|left| left < NEAR_END) || expires <= now;
-        let is_silent = self.warned.is_none_or(|at| now.duration_since(at).is_ok_and(|since| since >= WARN_EVERY));
-        if is_near && is_silent {
-            self.warned = Some(now);
-            let expires = format_rfc3339_seconds(expires);
-            tracing::warn!(port = self.port, %expires, "the certificate ends soon, or has ended: replace its file");
+        let has_ended = expires <= now;
+        let left = expires.duration_since(now).unwrap_or_default();
+        let is_silent =
+            self.warned.is_none_or(|(at, had_ended)| had_ended != has_ended || has_passed(WARN_EVERY, at, now));
+        if left >= NEAR_END || !is_silent {
+            return;
         }
+        self.warned = Some((now, has_ended));
+        let expires = format_rfc3339_seconds(expires);
+        if has_ended {
+            tracing::error!(port = self.port, %expires, "the certificate has ended, and clients refuse it: replace its file");
+        } else {
+            tracing::warn!(port = self.port, %expires, "the certificate ends in {}: replace its file", in_days(left));
+        }
+    }
+}
+
+/// Whether so much time has passed since `at`; also if the clock was set back.
+fn has_passed(time: Duration, at: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(at).map_or(true, |since| since >= time)
+}
+
+/// A time in days, or in hours if it is shorter than two days.
+fn in_days(time: Duration) -> String {
+    match time.as_secs() / 3600 {
+        0 => "less than an hour".into(),
+        1 => "1 hour".into(),
+        hours @ 2..48 => format!("{hours} hours"),
+        hours => format!("{} days", hours / 24),
     }
 }
 
 impl Loaded {
     fn read(files: &TlsFiles, stamp: Stamp, now: SystemTime) -> Result<Loaded, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let chain = certificates(&files.cert)?;
+        let chain = certificates("cert", &files.cert)?;
         let expires = ending(&files.cert, chain.first(), now)?;
         let key = private_key(&files.key)?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError(error.to_string()))?;
+            .map_err(|error| TlsError { key: "cert", problem: error.to_string() })?;
         let builder = if files.wants_client_certificates() {
-            let bad = |problem: &dyn Display| TlsError::new(&files.client_ca, problem);
+            let bad = |problem: &dyn Display| TlsError::new("client_ca", &files.client_ca, problem);
             let mut roots = RootCertStore::empty();
-            for root in certificates(&files.client_ca)? {
+            for root in certificates("client_ca", &files.client_ca)? {
                 roots.add(root).map_err(|error| bad(&format!("a certificate in it is no root: {error}")))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
@@ -295,29 +358,29 @@ impl Loaded {
         let config = builder.with_single_cert(chain, key).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 let problem = format!("this is not the key of the first certificate in {}", files.cert.display());
-                TlsError::new(&files.key, problem)
+                TlsError::new("key", &files.key, problem)
             }
-            error => TlsError::new(&files.cert, format!("cannot be used: {error}")),
+            error => TlsError::new("cert", &files.cert, format!("cannot be used: {error}")),
         })?;
         Ok(Loaded { config: Arc::new(config), expires, stamp })
     }
 }
 
-fn text_of(path: &Path) -> Result<Vec<u8>, TlsError> {
+fn text_of(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut text));
     match read {
         Ok(_) => Ok(text),
-        Err(error) => Err(TlsError::new(path, format!("cannot be read: {error}"))),
+        Err(error) => Err(TlsError::new(key, path, format!("cannot be read: {error}"))),
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = text_of(path)?;
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = text_of(key, path)?;
     let all = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, pem::Error>>();
-    let all = all.map_err(|error| TlsError::new(path, format!("is no PEM: {error}")))?;
+    let all = all.map_err(|error| TlsError::new(key, path, format!("is no PEM: {error}")))?;
     match all.is_empty() {
-        true => Err(TlsError::new(path, "there is no certificate in it (PEM, `BEGIN CERTIFICATE`)")),
+        true => Err(TlsError::new(key, path, "there is no certificate in it (PEM, `BEGIN CERTIFICATE`)")),
         false => Ok(all),
     }
 }
@@ -325,24 +388,39 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// When our certificate ends, if it holds now.
 fn ending(path: &Path, ours: Option<&CertificateDer<'_>>, now: SystemTime) -> Result<SystemTime, TlsError> {
     let period = ours.and_then(|ours| validity(ours));
-    let (from, to) = period.ok_or_else(|| TlsError::new(path, "its first certificate cannot be read"))?;
+    let (from, to) = period.ok_or_else(|| TlsError::new("cert", path, "its first certificate cannot be read"))?;
     if now < from {
-        return Err(TlsError::new(path, format!("the certificate holds from {} on", format_rfc3339_seconds(from))));
+        return Err(TlsError::new(
+            "cert",
+            path,
+            format!("the certificate holds from {} on", format_rfc3339_seconds(from)),
+        ));
     }
     if now > to {
-        return Err(TlsError::new(path, format!("the certificate has expired on {}", format_rfc3339_seconds(to))));
+        return Err(TlsError::new(
+            "cert",
+            path,
+            format!("the certificate has expired on {}", format_rfc3339_seconds(to)),
+        ));
     }
     Ok(to)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = text_of(path)?;
+    let text = text_of("key", path)?;
+    // PKCS#8 says so in its first line, the traditional form (RFC 1421) in a header.
+    let has = |words: &[u8]| memchr::memmem::find(&text, words).is_some();
+    let is_encrypted = has(b"ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED");
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
-        pem::Error::NoItemsFound if memchr::memmem::find(&text, b"ENCRYPTED PRIVATE KEY").is_some() => {
-            TlsError::new(path, "the key is encrypted; `openssl pkey -in OLD -out NEW` takes the passphrase away")
+        _ if is_encrypted => TlsError::new(
+            "key",
+            path,
+            "the key is encrypted; `openssl pkey -in OLD -out NEW` takes the passphrase away",
+        ),
+        pem::Error::NoItemsFound => {
+            TlsError::new("key", path, "there is no private key in it (PEM, `BEGIN PRIVATE KEY`)")
         }
-        pem::Error::NoItemsFound => TlsError::new(path, "there is no private key in it (PEM, `BEGIN PRIVATE KEY`)"),
-        error => TlsError::new(path, format!("is no PEM: {error}")),
+        error => TlsError::new("key", path, format!("is no PEM: {error}")),
     })
 }
 
@@ -381,6 +459,8 @@ mod tests {
             (params.not_before, params.not_after) = (date_time_ymd(2901, 1, 1), date_time_ymd(2902, 2, 3));
         });
         let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let traditional = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n\
+                           -----END EC PRIVATE KEY-----\n";
         let cut = &cert[..cert.len() / 2];
         for (cert, key, ca, file, problem) in [
             (
@@ -397,6 +477,7 @@ mod tests {
             (cut, &key, &cert, "cert.pem", "is no PEM"),
             (&cert, &cert, &cert, "key.pem", "there is no private key in it"),
             (&cert, encrypted, &cert, "key.pem", "the key is encrypted"),
+            (&cert, traditional, &cert, "key.pem", "the key is encrypted"),
             (&cert, &key, "", "ca.pem", "there is no certificate in it"),
         ] {
             let error = ServerTls::load(&files(&dir, cert, key, ca)).expect_err(problem).to_string();
@@ -417,10 +498,10 @@ mod tests {
         let (cert, key) = made(|_| {});
         let at = files(&dir, &cert, &key, &cert);
         let tls = ServerTls::load(&at).expect("good").expect("on");
-        let mut watcher = FileWatcher { port: "https://127.0.0.1:1".into(), bad: None, warned: None };
+        let mut watcher = FileWatcher::new("https://127.0.0.1:1".into());
         let mut next = || {
             let used = tls.0.current().stamp.clone();
-            watcher.apply(look(&at, &used), &tls.0);
+            watcher.apply(look(&at, &used), &tls.0, SystemTime::now());
             (tls.reloads(), tls.failed_reloads())
         };
         assert_eq!(next(), (0, 0), "nothing has changed");
@@ -440,15 +521,34 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_certificate_is_announced_once_a_day() {
-        let mut watcher = FileWatcher { port: String::new(), bad: None, warned: None };
+    fn the_end_of_a_certificate_is_announced_once_a_day_and_when_it_comes() {
+        let mut watcher = FileWatcher::new(String::new());
         let now = SystemTime::now();
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
         watcher.warn_of_the_end(now + hours(24 * 30), now);
         assert_eq!(watcher.warned, None);
-        for (later, expected) in [(0, 0), (23, 0), (24, 24), (200, 200)] {
+        for (later, expected) in [(0, 0), (23, 0), (24, 24), (160, 160), (167, 167), (168, 167), (191, 191)] {
             watcher.warn_of_the_end(now + hours(24 * 7 - 1), now + hours(later));
-            assert_eq!(watcher.warned, Some(now + hours(expected)));
+            assert_eq!(watcher.warned, Some((now + hours(expected), expected >= 167)), "after {later} hours");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_reported_again() {
+        let dir = TempDir::new().expect("a folder");
+        let (cert, key) = made(|_| {});
+        let at = files(&dir, &cert, &key, &cert);
+        let tls = ServerTls::load(&at).expect("good").expect("on");
+        let used = tls.0.current().stamp.clone();
+        fs::remove_file(&at.key).expect("removed");
+        let mut watcher = FileWatcher::new(String::new());
+        let began = SystemTime::now();
+        for (later, reported) in [(0, None), (1, Some(1)), (2, Some(1)), (600, Some(1)), (601, Some(601))] {
+            let now = began + Duration::from_secs(later);
+            watcher.apply(look(&at, &used), &tls.0, now);
+            let (_, last) = watcher.bad.clone().expect("bad");
+            assert_eq!(last, reported.map(|secs| began + Duration::from_secs(secs)), "after {later} s");
+            assert_eq!(tls.failed_reloads(), u64::from(later > 0));
         }
     }
 }

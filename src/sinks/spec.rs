@@ -2,7 +2,7 @@
 //! describes its options once, to a [`OptionVisitor`], which reads them from a file, prints them, or lists them.
 
 use std::fmt;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::memory::Memory;
@@ -45,6 +45,11 @@ pub trait Spec: fmt::Debug {
 
     /// The certificates of its port, if it has one.
     fn tls_files(&self) -> Option<&TlsFiles> {
+        None
+    }
+
+    /// Where it listens itself, if it does.
+    fn listens_at(&self) -> Option<SocketAddr> {
         None
     }
 

@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use crate::ports::{PROBE_MS, probe};
 use crate::support::certs::{self, Authority, put};
 use crate::support::slow::{Slow, SlowClients};
-use crate::support::{Daemon, alone, least_of_three, pause_ms, poll, records, size, until};
+use crate::support::{Daemon, alone, least_of_three, pause_ms, poll, records, size, systole, text, until};
 use crate::tls::OnDrop;
 
 fn config(dir: &Path, listeners: &str) -> String {
@@ -409,9 +409,20 @@ fn only_clients_with_a_good_certificate_are_served_where_one_is_asked_for() {
     let status = daemon.status_when("they are counted", |status| refused(status, 0, "tls") == 3);
     assert_eq!(status["listeners"][0]["refused"], 3);
     assert!(is_served(to, &good));
+    // Plain text, which nobody reads.
+    let url = format!("tcp://{to}");
+    for command in [&["send", "plain:1|c", "--to", &url][..], &["load", "--for", "100ms", "--to", &url][..]] {
+        let output = systole(command, b"");
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("it speaks TLS"), "{said}");
+    }
     let log = daemon.stop();
     assert_eq!(sum(dir.path(), "served"), 2);
-    assert!(log.iter().any(|line| line.contains("a handshake of TLS failed") && line.contains("127.0.0.1")), "{log:?}");
+    for why in ["plain text", "shows no certificate", "not signed by any of `client_ca`", "has expired"] {
+        let named =
+            |line: &String| line.contains(why) && line.contains("WARN") && line.contains(&format!("tcp://{to}"));
+        assert!(log.iter().any(named), "{why}: {log:?}");
+    }
 }
 
 #[test]

@@ -106,11 +106,35 @@ fn check_reads_the_files_of_tls_and_says_which_is_wrong() {
         authority.setting(dir.path(), Some(&authority));
         let wrong = put(dir.path(), name, content);
         let output = check();
-        let said = text(&output.stdout);
-        let begins = format!("tcp://127.0.0.1:8125: tls: {}", wrong.display());
-        let names_it = said.starts_with(&begins) || problem.starts_with("this is not") && said.contains("server.key");
-        assert!(output.status.code() == Some(1) && names_it && said.contains(problem), "{said}");
+        let said = text(&output.stderr);
+        let key = match name {
+            _ if problem.starts_with("this is not") => "key",
+            "server.pem" => "cert",
+            "server.key" => "key",
+            _ => "client_ca",
+        };
+        let begins = format!("{}:3:", file.display());
+        let names_it = said.starts_with(&begins) && said.contains(&format!(": listen[0].tls.{key}: "));
+        let names_file = said.contains(&wrong.display().to_string());
+        assert!(output.status.code() == Some(2) && names_it && names_file && said.contains(problem), "{said}");
     }
+    // With all other mistakes, and where there is no table in the file.
+    put(dir.path(), "c.toml", &format!("intervall = \"1s\"\n[http]\n{setting}\n"));
+    let said = text(&check().stderr);
+    assert!(
+        said.contains("intervall: unknown key") && said.contains(":3:") && said.contains(": http.tls.client_ca: "),
+        "{said}"
+    );
+    put(dir.path(), "c.toml", "[http]\ntls = { certificate = \"a\", key = \"b\", ca = \"c\" }\n");
+    let said = text(&check().stderr);
+    assert!(said.contains("did you mean `cert`?") && said.contains("did you mean `client_ca`?"), "{said}");
+    assert!(said.lines().any(|line| line.contains("c.toml:2:") && line.contains("http.tls.cert: missing")), "{said}");
+    put(dir.path(), "c.toml", "[[listen]]\nurl = \"tls://127.0.0.1:8125\"\n");
+    assert!(text(&check().stderr).contains("`url = \"tcp://127.0.0.1:8125\"` and `tls = {"));
+    put(dir.path(), "c.toml", "[[sink]]\ntype = \"prometheus\"\naddress = \"127.0.0.1:8127\"\n");
+    assert!(text(&check().stderr).contains("sink[0].address: `127.0.0.1:8127` is taken by the page"));
+    put(dir.path(), "c.toml", "[http]\naddress = \"0.0.0.0:8127\"\ntoken = \"secret\"\n");
+    assert!(text(&check().stderr).contains("warning: http: 0.0.0.0:8127 is not on loopback and has no TLS"));
     put(dir.path(), "c.toml", &format!("[[listen]]\nurl = \"udp://127.0.0.1:8125\"\n{setting}\n"));
     assert!(text(&check().stderr).contains("`tls` is for tcp:// alone"));
 }
@@ -247,7 +271,15 @@ fn clients_of_others_are_served() {
     let shown = [&of(&cert), &of(&key)];
     let output = systole(&[&ours[..], &["--tls-certificate", shown[0], "--tls-key", shown[1]]].concat(), b"");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_ne!(systole(&ours, b"").status.code(), Some(0), "without a certificate");
+    for (args, advice) in [
+        (&ours[..], "--tls-certificate"),
+        (&ours[..4], "--tls-ca"),
+        (&["presence", "list", "--url", &url.replace("https", "http")][..], "it speaks TLS: give `--url https://"),
+    ] {
+        let output = systole(args, b"");
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(advice), "{args:?}: {said}");
+    }
     let has = |program: &str| Command::new(program).arg("version").output().is_ok();
     if has("curl") {
         let curl = |with: bool| {

@@ -37,7 +37,7 @@ use crate::acl::AccessList;
 use crate::memory::{Holder, Holding, Level, footprint};
 use crate::ports::{
     self, Buffers, ConnectionLimits, Patience, Port, PortOptions, ServerTls, TlsFiles, limit_options, serve_http,
-    tls_options,
+    tls_options, token_in_plain_text,
 };
 use crate::snapshot::Snapshot;
 use crate::web::{self, Bodies, MOST_BODY, Nothing, Parameters};
@@ -132,9 +132,18 @@ impl Spec for PrometheusSpec {
         Some(&self.tls)
     }
 
+    fn listens_at(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
     fn warning(&self) -> Option<String> {
-        let is_open = self.token.is_empty() && !self.tls.wants_client_certificates();
-        let address = self.address.filter(|address| !address.ip().is_loopback() && is_open)?;
+        let address = self.address.filter(|address| !address.ip().is_loopback())?;
+        if !self.token.is_empty() {
+            return (!self.tls.is_on()).then(|| token_in_plain_text(address));
+        }
+        if self.tls.wants_client_certificates() {
+            return None;
+        }
         Some(format!(
             "{address} is not on loopback, and everybody who reaches it may read all metrics; set `token` or \
              `tls.client_ca` to say who may"
