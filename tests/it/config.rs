@@ -131,9 +131,9 @@ const BROKEN: [(&str, &[&str]); 45] = [
     (
         "[[sink]]\ntype = \"remote_write\"\nurl = \"http://127.0.0.1\"\nbuckets = [2, 1]\ntls.key = \"k\"\nspool = { path = \"/x\", order = \"interleave\" }",
         &[
-            "1:1: sink[0].tls.certificate: missing; for example `certificate = \"/etc/systole/client.pem\"`",
             "1:1: sink[0].spool.order: `interleave` is not for `remote_write`: it takes no interval after a later one",
             "4:11: sink[0].buckets: ascending bounds are right, such as [0.1, 1, 10]",
+            "5:1: sink[0].tls.certificate: missing; for example `certificate = \"/etc/systole/client.pem\"`",
         ],
     ),
     (
