@@ -123,20 +123,25 @@ impl<T: Cell> Column<T> {
     /// The cell of an id, marked as touched.
     #[inline]
     pub fn touch(&mut self, id: u32) -> &mut T {
-        let (page, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
-        if page >= self.pages.len() {
-            self.pages.resize_with(page + 1, Page::default);
+        let (at, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
+        if self.pages.get(at).is_none_or(|page| page.cells.is_none()) {
+            self.add_cells(at);
         }
-        let page = &mut self.pages[page];
+        let page = &mut self.pages[at];
         page.touched[n / 64] |= 1 << (n % 64);
-        let cells = match &mut page.cells {
-            Some(cells) => cells,
-            none => {
-                self.with_cells += 1;
-                none.insert(empty_cells())
-            }
-        };
-        &mut cells[n]
+        // It has some.
+        &mut page.cells.get_or_insert_with(empty_cells)[n]
+    }
+
+    /// Gives a page cells. Apart from [`Column::touch`], which is small enough then to be part of what calls it.
+    #[cold]
+    #[inline(never)]
+    fn add_cells(&mut self, at: usize) {
+        if at >= self.pages.len() {
+            self.pages.resize_with(at + 1, Page::default);
+        }
+        self.pages[at].cells = Some(empty_cells());
+        self.with_cells += 1;
     }
 
     /// Bytes that the pages take, without what cells take beside themselves.
