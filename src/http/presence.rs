@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -241,10 +241,11 @@ pub(super) struct Announcement {
 async fn maintenance(
     State(state): State<AppState>,
     Parameters(Nothing): Parameters<Nothing>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Result<Response, Response> {
-    may_write(&state, web::bearer(&headers)).await?;
+    // The head decides: nothing of the body is waited for, or kept, without the token.
+    may_write(&state, web::bearer(request.headers())).await?;
+    let body = Bytes::from_request(request, &state).await.map_err(IntoResponse::into_response)?;
     let wanted: Announcement = serde_json::from_slice(&body).map_err(|problem| {
         let right = "{\"service\":\"…\",\"instance\":\"…\",\"seconds\":1800,\"by\":\"…\",\"why\":\"…\"} is right";
         bad_request(&format!("{problem}; {right}"))

@@ -188,6 +188,17 @@ const ROUTES: [(&str, &str); 15] = [
 ];
 
 #[test]
+fn who_shows_no_token_is_refused_before_a_body_is_sent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, _) = start(dir.path());
+    let to = daemon.http.expect("HTTP");
+    let head = "POST /api/v1/presence/maintenance HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65000\r\n";
+    let message = promised("no body", exchange(to, format!("{head}\r\n").as_bytes()), (401, "unauthorized"));
+    assert!(message.contains("Bearer"), "{message}");
+    daemon.stop();
+}
+
+#[test]
 fn an_unknown_parameter_is_an_error_on_every_route_and_the_token_is_known_on_all() {
     let dir = tempfile::tempdir().expect("a folder");
     let (daemon, scrape) = start(dir.path());
