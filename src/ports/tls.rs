@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -367,10 +367,18 @@ impl Loaded {
 }
 
 fn text_of(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut text));
-    match read {
-        Ok(_) => Ok(text),
+    let read = || {
+        let mut text = Vec::new();
+        // A pipe would be waited for until somebody writes to it.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        file.take(MAX_FILE).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    match read() {
+        Ok(text) => Ok(text),
         Err(error) => Err(TlsError::new(key, path, format!("cannot be read: {error}"))),
     }
 }
@@ -487,6 +495,12 @@ mod tests {
         let missing = TlsFiles { key: dir.path().join("missing"), ..files(&dir, &cert, &key, &cert) };
         assert!(
             ServerTls::load(&missing).expect_err("none").to_string().contains("missing: cannot be read: No such file")
+        );
+        let pipe = TlsFiles { key: dir.path().join("pipe"), ..files(&dir, &cert, &key, &cert) };
+        let made = std::process::Command::new("mkfifo").arg(&pipe.key).status().expect("mkfifo runs");
+        assert!(made.success());
+        assert!(
+            ServerTls::load(&pipe).expect_err("a pipe").to_string().contains("pipe: cannot be read: it is no regular")
         );
         assert!(ServerTls::load(&files(&dir, &cert, &key, &cert)).expect("good").is_some());
         assert!(ServerTls::load(&TlsFiles::default()).expect("off").is_none());
