@@ -85,7 +85,7 @@ pub(super) async fn board(
 ) -> Result<Response, Response> {
     let carry = carried(&state, &shown);
     // A hundred thousand instances are much to collect, and take a while to write.
-    let page = state.once.board.answer(&carry, async {
+    let page = state.once.board.share(&carry, async {
         let _turn = state.bodies.turn().await;
         let seen = ask(&state, |presence| look(presence)).await?;
         let (for_page, carry) = (state.clone(), carry.clone());

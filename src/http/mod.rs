@@ -257,7 +257,7 @@ async fn own_metrics(
     } else {
         "text/plain; version=0.0.4; charset=utf-8"
     };
-    let text = state.once.metrics.answer(kind, async {
+    let text = state.once.metrics.share(kind, async {
         let _turn = state.bodies.turn().await;
         // Without an answer the rest is still worth showing.
         let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();

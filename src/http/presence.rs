@@ -182,7 +182,7 @@ async fn events(
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     if !accept.contains("text/event-stream") {
         let question = since.since.clone().unwrap_or_default();
-        let body = state.once.events.answer(&question, async {
+        let body = state.once.events.share(&question, async {
             let _turn = state.bodies.turn().await;
             let events = events_since(&state, since.since, usize::MAX).await?;
             Ok(line(&events.into_iter().map(|(_, event)| event).collect::<Vec<_>>()).into())

@@ -40,9 +40,9 @@ impl Shared {
 }
 
 /// One who waits.
-struct Waiting<'a>(&'a Shared);
+struct Asker<'a>(&'a Shared);
 
-impl Drop for Waiting<'_> {
+impl Drop for Asker<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.waiting -= 1;
@@ -57,7 +57,7 @@ impl Once {
     ///
     /// # Errors
     /// Those of making it.
-    pub async fn answer(
+    pub async fn share(
         &self,
         question: &str,
         make: impl Future<Output = Result<Bytes, Response>>,
@@ -67,7 +67,7 @@ impl Once {
             state.waiting += 1;
             state.begun
         };
-        let _waiting = Waiting(&self.0);
+        let _asker = Asker(&self.0);
         // It is never closed.
         let _turn = self.0.turn.acquire().await;
         let number = {
@@ -101,7 +101,7 @@ mod tests {
     async fn those_who_wait_get_one_that_was_begun_after_they_asked() {
         let (once, made) = (Once::default(), &AtomicU32::new(0));
         let ask = |question: &'static str| {
-            once.answer(question, async move {
+            once.share(question, async move {
                 sleep(Duration::from_secs(1)).await;
                 let number = made.fetch_add(1, Ordering::Relaxed) + 1;
                 Ok(Bytes::from(format!("{question}{number}")))
