@@ -277,7 +277,7 @@ impl SinkDriver {
             state: Mutex::default(),
             changed: Notify::new(),
         });
-        let mut spooler = Spooler { shared: Arc::clone(&shared), spool: None, logged_at: None };
+        let mut spooler = Spooler::new(Arc::clone(&shared), None);
         if let Some((mut spool, lost)) = spool {
             // What is left from before is offered anew.
             let mut state = shared.state();

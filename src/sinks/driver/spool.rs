@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
+use crate::fault;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 
@@ -16,6 +17,8 @@ pub(super) struct Item {
     pub(super) snapshot: Arc<Snapshot>,
     /// Where it lies in the spool; `None` if it is in memory alone.
     pub(super) position: Option<u64>,
+    /// It is delivered and counted so.
+    pub(super) is_done: bool,
 }
 
 /// The spool, if there is one, and how the account follows it. Its work is done where blocking is allowed.
@@ -24,6 +27,10 @@ pub(super) struct Spooler {
     pub(super) spool: Option<Spool>,
     /// When it was last logged that the disk takes nothing.
     pub(super) logged_at: Option<Instant>,
+    /// What is being written to it.
+    saving: Option<Arc<Snapshot>>,
+    /// It panicked, and is to be opened anew.
+    has_failed: bool,
 }
 
 impl Shared {
@@ -63,6 +70,61 @@ impl Shared {
 }
 
 impl Spooler {
+    pub(super) fn new(shared: Arc<Shared>, spool: Option<Spool>) -> Spooler {
+        Spooler { shared, spool, logged_at: None, saving: None, has_failed: false }
+    }
+
+    /// Whether it panicked, and [`Spooler::reopen`] has to make it anew.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Opens a spool that panicked anew, with what it has on disk. `item` is what was in work; it is gone from there if the
+    /// disk has it.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub(super) async fn reopen(&mut self, item: &mut Option<Item>) -> Result<(), String> {
+        let Some(options) = self.shared.options.spool.clone().filter(|_| self.has_failed) else { return Ok(()) };
+        let opened = spawn_blocking(move || Spool::open(options)).await.map_err(|error| error.to_string())?;
+        let (mut spool, lost) = opened.map_err(|error| format!("its spool: {error}"))?;
+        self.has_failed = false;
+        let saving = self.saving.take();
+        {
+            let mut state = self.shared.state();
+            let before = state.account.spooled.saturating_sub(std::mem::take(&mut state.evicted));
+            let now = spool.records() + lost.iter().map(|(_, records)| records).sum::<u64>();
+            // What the account has, and the disk has not, went with the panic.
+            state.account.dropped.count("failed", before.saturating_sub(now));
+            let mut fresh = now.saturating_sub(before);
+            if let Some(done) = item.as_ref().filter(|item| item.is_done && item.snapshot.len() as u64 <= fresh) {
+                fresh -= done.snapshot.len() as u64;
+            }
+            if let Some(saving) = saving {
+                let records = saving.len() as u64;
+                let is_in_work = item.as_ref().is_some_and(|item| Arc::ptr_eq(&item.snapshot, &saving));
+                if records <= fresh {
+                    fresh -= records;
+                    state.account.queued = state.account.queued.saturating_sub(records);
+                    if is_in_work {
+                        (*item, state.delivering) = (None, None);
+                    }
+                } else if !is_in_work {
+                    state.waiting.push_front(saving);
+                }
+            }
+            // It was counted when it was taken out, and comes once more.
+            state.account.offered += fresh;
+            state.account.spooled = spool.records();
+            for (reason, records) in lost {
+                state.account.dropped.count(reason, records);
+            }
+        }
+        self.shared.follow(&mut spool);
+        self.spool = Some(spool);
+        Ok(())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.spool.as_ref().is_none_or(Spool::is_empty)
     }
@@ -94,6 +156,7 @@ impl Spooler {
         shared.state().is_spool_busy = true;
         let done = spawn_blocking(move || {
             let outcome = work(&mut spool);
+            fault::pass("spool");
             shared.follow(&mut spool);
             (spool, outcome)
         });
@@ -104,8 +167,15 @@ impl Spooler {
             }
             Err(error) => {
                 self.shared.state().is_spool_busy = false;
-                tracing::error!(sink = self.shared.options.name, %error, "the spool failed; what waits is in memory from now on");
-                None
+                match error.try_into_panic() {
+                    // The sink fails with it, and both are opened anew.
+                    Ok(payload) => {
+                        self.has_failed = true;
+                        std::panic::resume_unwind(payload)
+                    }
+                    // The runtime ends.
+                    Err(_) => None,
+                }
             }
         }
     }
@@ -113,7 +183,10 @@ impl Spooler {
     /// Writes a snapshot that is counted as queued to disk; its position.
     pub(super) async fn append(&mut self, snapshot: &Arc<Snapshot>) -> Option<u64> {
         let owned = Arc::clone(snapshot);
-        match self.work(move |spool| spool.append(&owned)).await? {
+        self.saving = Some(Arc::clone(snapshot));
+        let outcome = self.work(move |spool| spool.append(&owned)).await;
+        self.saving = None;
+        match outcome? {
             Ok(position) => Some(position),
             Err(error) => {
                 let mut state = self.shared.state();
@@ -160,7 +233,7 @@ impl Spooler {
     pub(super) async fn front(&mut self) -> Option<Item> {
         let (position, mut snapshot) = self.work(|spool| spool.front(unix_time())).await??;
         snapshot.hold(&self.shared.memory);
-        Some(Item { snapshot: Arc::new(snapshot), position: Some(position) })
+        Some(Item { snapshot: Arc::new(snapshot), position: Some(position), is_done: false })
     }
 
     pub(super) async fn remove(&mut self, position: u64) {

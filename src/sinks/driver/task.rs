@@ -30,6 +30,12 @@ pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Op
     let (mut sink, mut item) = (Some(sink), None);
     loop {
         let work = async {
+            if spooler.has_failed() {
+                spooler.reopen(&mut item).await?;
+                if let Some(item) = item.take() {
+                    give_up(&shared, &mut spooler, &item).await;
+                }
+            }
             let sink = match (&mut sink, &mut reopen) {
                 (Some(sink), _) => sink,
                 (None, Some(reopen)) => sink.insert(reopen()?),
@@ -43,8 +49,11 @@ pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Op
             Ok(Err(problem)) => Panic::of(&format!("it cannot be opened again: {problem}")),
             Err(panic) => panic,
         };
-        if let Some(item) = item.take() {
-            give_up(&shared, &mut spooler, &item).await;
+        // Without its spool it waits until that is open again.
+        if !spooler.has_failed()
+            && let Some(item) = item.take()
+        {
+            let _ = caught(give_up(&shared, &mut spooler, &item)).await;
         }
         if reopen.is_some()
             && let Some(mut failed) = sink.take()
@@ -60,7 +69,7 @@ pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Op
 /// Counts an interval that was in work when its sink failed; it is not tried again, for it may be the cause.
 async fn give_up(shared: &Shared, spooler: &mut Spooler, item: &Item) {
     let records = item.snapshot.len() as u64;
-    {
+    if !item.is_done {
         let mut state = shared.state();
         if state.is_settled {
             return;
@@ -74,7 +83,13 @@ async fn give_up(shared: &Shared, spooler: &mut Spooler, item: &Item) {
         *waiting = waiting.saturating_sub(records);
         state.account.dropped.count("failed", records);
     }
-    tracing::error!(sink = shared.options.name, records, "a sink failed while it had an interval; that is given up");
+    if !item.is_done {
+        tracing::error!(
+            sink = shared.options.name,
+            records,
+            "a sink failed while it had an interval; that is given up"
+        );
+    }
     if let Some(position) = item.position {
         spooler.remove(position).await;
     }
@@ -121,7 +136,7 @@ impl Driver {
             let mut next = None;
             if !backlog || spooler.order() == Order::Interleave {
                 let mut state = shared.state();
-                next = state.waiting.pop_front().map(|snapshot| Item { snapshot, position: None });
+                next = state.waiting.pop_front().map(|snapshot| Item { snapshot, position: None, is_done: false });
                 state.delivering = next.as_ref().map(|item| item.snapshot.end);
             } else {
                 spooler.save(None).await;
@@ -200,6 +215,7 @@ impl Driver {
             match outcome {
                 Ok(receipt) => {
                     self.count_success(shared, item, receipt, began.elapsed());
+                    item.is_done = true;
                     if let Some(position) = item.position {
                         spooler.remove(position).await;
                     }
