@@ -514,11 +514,13 @@ impl Part {
     where
         F: Future<Output = ()> + Send,
     {
-        let part = self.clone();
+        let (part, guard) = (self.clone(), self.guard());
         tokio::spawn(async move {
             while let Err(panic) = caught(work()).await {
                 part.restart(panic).await;
             }
+            // Nothing is left to do, which is no failure.
+            guard.release();
         });
     }
 
@@ -542,6 +544,11 @@ impl Part {
 pub struct Guard(Option<Part>);
 
 impl Guard {
+    /// It has nothing to watch any more.
+    fn release(mut self) {
+        self.0 = None;
+    }
+
     /// The end was right: its input has closed, or a stop was asked for.
     pub fn end(mut self) {
         if let Some(part) = self.0.take().filter(Part::is_watched) {

@@ -151,7 +151,7 @@ async fn serve(
     log.say(&daemon.summary());
     let service_manager =
         ServiceManager::start().map_err(|error| format!("cannot start the service manager's thread: {error}"))?;
-    let running = daemon.start()?;
+    let running = daemon.with_part(service_manager.part()).start()?;
     service_manager.notify(NotifyState::Ready);
     tokio::select! {
         () = stop => {}

@@ -13,7 +13,7 @@ const QUEUE: usize = 8;
 
 /// A handle to the notifying thread.
 #[derive(Debug)]
-pub(super) struct ServiceManager(Option<SyncSender<NotifyState<'static>>>);
+pub(super) struct ServiceManager(Option<(SyncSender<NotifyState<'static>>, Part)>);
 
 impl ServiceManager {
     /// Starts the thread, if there is a service manager.
@@ -25,19 +25,26 @@ impl ServiceManager {
         let send = move |part: &Part| {
             part.keep(|| {
                 for state in &states {
+                    part.alive();
                     if let Err(error) = sd_notify::notify(&[state]) {
                         tracing::warn!(%error, "cannot notify the service manager");
                     }
                 }
             });
         };
-        Part::new("manager").thread("manager", send)?;
-        Ok(ServiceManager(Some(sender)))
+        let part = Part::new("manager");
+        part.thread("manager", send)?;
+        Ok(ServiceManager(Some((sender, part))))
+    }
+
+    /// Its thread, if there is one.
+    pub(super) fn part(&self) -> Option<&Part> {
+        self.0.as_ref().map(|(_, part)| part)
     }
 
     /// Queues a notification, in order. Never waits.
     pub(super) fn notify(&self, state: NotifyState<'static>) {
-        let Some(sender) = &self.0 else { return };
+        let Some((sender, _)) = &self.0 else { return };
         if sender.try_send(state).is_err() {
             tracing::warn!("the service manager does not read its socket");
         }

@@ -198,6 +198,15 @@ impl Daemon {
         Daemon { log: Some(log), ..self }
     }
 
+    /// Watches this part of the process, too.
+    #[must_use]
+    pub(crate) fn with_part(self, part: Option<&crate::supervise::Part>) -> Daemon {
+        if let Some(part) = part {
+            self.supervisor.adopt(part);
+        }
+        self
+    }
+
     /// What is bound and where data goes, as lines of text.
     pub fn summary(&self) -> String {
         summary::text(self)

@@ -110,7 +110,8 @@ impl BoundServer {
         F: Future<Output = ()> + Send + 'static,
     {
         let (stop, stopped) = watch::channel(false);
-        Server { stop, task: tokio::spawn(serve(self.port, self.listener, stopped)) }
+        let part = self.port.part();
+        Server { stop, task: part.task(serve(self.port, self.listener, stopped)) }
     }
 }
 

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 
 use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
@@ -29,7 +28,7 @@ use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
-use crate::supervise::{Panic, Part, Supervisor, catch, caught};
+use crate::supervise::{Panic, Part, Role, Supervisor, catch, caught};
 use crate::sys::unix_time;
 use crate::telemetry::{Account, Ledger, ListenerAccount, PresenceAccount, Tally};
 use crate::untrusted::excerpt;
@@ -271,9 +270,12 @@ impl Flusher {
 
     async fn tick(&mut self) {
         let mut stop = self.inputs.deadline.clone();
-        // Its task ends when this is dropped. It goes on while workers are waited for.
-        let mut watching = JoinSet::new();
-        watching.spawn(watch_queues(self.listeners.iter().map(Listener::queue_watch).collect()));
+        // A task of its own: it goes on while workers are waited for, and ends when the listeners are gone.
+        let watches: Vec<QueueWatch> = self.listeners.iter().map(Listener::queue_watch).collect();
+        let part = self.sources.parts.as_ref().map(|parts| parts.part("queues", Role::Ordinary));
+        let part = part.unwrap_or_else(|| Part::new("queues"));
+        let own = part.clone();
+        part.keep_task(move || watch_queues(watches.clone(), own.clone()));
         let mut due = next_tick(unix_time(), self.interval);
         loop {
             self.part.alive();
@@ -663,9 +665,10 @@ async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<
 }
 
 /// Looks at receive buffers at times of its own, until they are gone.
-async fn watch_queues(mut watches: Vec<QueueWatch>) {
+async fn watch_queues(mut watches: Vec<QueueWatch>, part: Part) {
     let mut fullest = 0.0_f64;
     while !watches.is_empty() {
+        part.alive();
         tokio::time::sleep(if fullest < FILLING { QUEUES_EVERY } else { QUEUES_OFTEN }).await;
         fullest = 0.0;
         watches.retain(|watch| {

@@ -76,7 +76,8 @@ mod tests {
             let snapshot = Arc::new(snapshot);
             let mut whole = Vec::new();
             Records { sorted: true, ..Records::ALL }.write_array(&snapshot, &mut whole);
-            let (last_read, bodies) = (LastRead::default(), Bodies::new(&Memory::unlimited()));
+            let (last_read, bodies) =
+                (LastRead::default(), Bodies::new(&Memory::unlimited(), &crate::supervise::Part::new("bodies")));
             let (mut array, mut joined, mut largest) = (last_read.array(&snapshot, &bodies), Vec::new(), 0);
             assert!(Arc::ptr_eq(&array.sorted, &last_read.array(&snapshot, &bodies).sorted), "one order for all");
             let mut is_more = true;

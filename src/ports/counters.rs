@@ -35,6 +35,11 @@ impl Ports {
         self.supervisor.part(&format!("port:{url}"), Role::Ordinary)
     }
 
+    /// What looks after its large bodies, as another.
+    pub(super) fn part_of_bodies(&self, url: &str) -> Part {
+        self.supervisor.part(&format!("bodies:{url}"), Role::Ordinary)
+    }
+
     /// What they hold.
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
@@ -74,8 +79,8 @@ impl PortCounters {
     }
 
     /// The large bodies of the port: those that it had before, if it was here already.
-    pub(super) fn bodies(&self, memory: &Memory) -> Bodies {
-        self.bodies.get_or_init(|| Bodies::new(memory)).clone()
+    pub(super) fn bodies(&self, memory: &Memory, part: impl FnOnce() -> Part) -> Bodies {
+        self.bodies.get_or_init(|| Bodies::new(memory, &part())).clone()
     }
 
     pub(super) fn open(&self) {

@@ -101,6 +101,8 @@ struct Shared {
     descriptors: Descriptors,
     table: Mutex<Table>,
     part: Part,
+    /// It is one of them.
+    ports: Ports,
 }
 
 /// Connections that may give way next are found this many at a time: a flood shall not look through all for each.
@@ -170,12 +172,27 @@ impl Port {
         let part = ports.part(&options.url);
         let (holding, descriptors) = (memory.holding(Holder::Connections), Descriptors::for_port());
         let task_bytes = AtomicUsize::new(0);
-        Port(Arc::new(Shared { options, counters, memory, holding, task_bytes, descriptors, table, part }))
+        Port(Arc::new(Shared {
+            options,
+            counters,
+            memory,
+            holding,
+            task_bytes,
+            descriptors,
+            table,
+            part,
+            ports: ports.clone(),
+        }))
     }
 
     /// The large bodies that are sent. To be called inside a Tokio runtime.
     pub fn bodies(&self) -> Bodies {
-        self.0.counters.bodies(&self.0.memory)
+        self.0.counters.bodies(&self.0.memory, || self.0.ports.part_of_bodies(&self.0.options.url))
+    }
+
+    /// What it is among the parts of the daemon.
+    pub fn part(&self) -> Part {
+        self.0.part.clone()
     }
 
     /// What it is called.

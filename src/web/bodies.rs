@@ -148,8 +148,8 @@ struct Shared {
 pub struct Bodies(Arc<Shared>);
 
 impl Bodies {
-    /// None yet. To be called inside a Tokio runtime.
-    pub fn new(memory: &Memory) -> Bodies {
+    /// None yet; `part` looks after them. To be called inside a Tokio runtime.
+    pub fn new(memory: &Memory, part: &Part) -> Bodies {
         let shared = Arc::new(Shared {
             open: Mutex::default(),
             newest: AtomicUsize::new(0),
@@ -162,15 +162,17 @@ impl Bodies {
             refused: AtomicU64::new(0),
         });
         let swept = Arc::downgrade(&shared);
-        Part::new("bodies").keep_task(move || sweep(swept.clone()));
+        let own = part.clone();
+        part.keep_task(move || sweep(swept.clone(), own.clone()));
         Bodies(shared)
     }
 }
 
 /// Cuts who waited too long, until nobody has a body any more.
-async fn sweep(shared: Weak<Shared>) {
+async fn sweep(shared: Weak<Shared>, part: Part) {
     loop {
         sleep(SWEEP_EVERY).await;
+        part.alive();
         let Some(shared) = shared.upgrade() else { return };
         shared.cut_stalled();
     }
@@ -512,7 +514,7 @@ mod tests {
 
     fn bodies() -> (Bodies, Memory) {
         let memory = Memory::new(1 << 30);
-        (Bodies::new(&memory), memory)
+        (Bodies::new(&memory, &Part::new("bodies")), memory)
     }
 
     /// Reads the next piece: its length, 0 at the end, `None` if the body was cut.
