@@ -81,7 +81,9 @@ fn datagram(number: u64) -> String {
     for n in 0..12 {
         text += &format!("requests.{n}:1|c\nlatency:{n}|ms|#host:{n}\n");
     }
-    text += &format!("level:+1|g\n_e{{1,1}}:a|b\nheartbeat.service.i{}:10|g\nunique:{number}|s\n", number % 3);
+    // Somebody goes silent at once, of which notifiers are told.
+    let beat = if number < 2 { "gone.a:1|g|#interval:1".to_string() } else { format!("service.i{}:10|g", number % 3) };
+    text += &format!("level:+1|g\n_e{{1,1}}:a|b\nheartbeat.{beat}\nunique:{number}|s\n");
     text
 }
 
@@ -174,6 +176,50 @@ fn receiver() -> SocketAddr {
     address
 }
 
+/// A server that is always up, as a relay asks for it.
+fn healthy_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 64]);
+            let _ = stream.write_all(b"health: up\n");
+        }
+    });
+    address
+}
+
+/// One line, one datagram of the relay and one heartbeat have failed, and intervals of two sinks; all the rest of what was read
+/// is there.
+fn everything_is_counted(status: &Value, read: u64) {
+    assert_eq!((lines(status), number(&status["lines"]["internal_error"])), (read * LINES, 1));
+    for name in ["a", "b", "c"] {
+        let sink = &status["sinks"][name];
+        let known = number(&sink["delivered"]) + number(&sink["queued"]) + number(&sink["spooled"]);
+        assert_eq!(number(&sink["offered"]), known + total(&sink["dropped"]), "{sink}");
+        assert_eq!(sink["dropped"]["failed"].as_u64() > Some(0), name != "b", "{sink}");
+    }
+    let relay = &status["relays"]["raw"];
+    let known = number(&relay["delivered"]) + number(&relay["queued"]) + total(&relay["dropped"]);
+    assert_eq!((number(&relay["offered"]), known, number(&relay["dropped"]["failed"])), (read, read, 1), "{relay}");
+    let presence = &status["presence"];
+    assert_eq!((number(&presence["failed"]), number(&presence["queue_drops"])), (1, 0), "{presence}");
+}
+
+/// Every part that the status has is one of those that failed, and `/ready` said so of each within a second.
+fn each_was_tested_and_noticed(failed: &Value, parts: &[String], probe: &Probe) {
+    // The flush and a sink that is spared have tests of their own, or none is needed.
+    let others = ["flush", "sink:a:intake", "sink:b", "sink:b:intake", "sink:c", "sink:p:intake"];
+    let all = failed["parts"].as_object().expect("parts").keys();
+    let untested: Vec<_> = all.filter(|name| !parts.contains(name) && !others.contains(&name.as_str())).collect();
+    assert!(untested.is_empty(), "no failure of these is tested: {untested:?}");
+    for part in parts {
+        let at = failed["parts"][part]["last_failure_at"].as_f64().expect("a time");
+        let noticed = probe.first(part).unwrap_or_else(|| panic!("/ready never named {part}"));
+        assert!(noticed - at <= NOTICED_SECS, "{part} was noticed after {} s", noticed - at);
+    }
+}
+
 /// A failure in each part that is started again, all in one daemon.
 #[test]
 fn every_part_that_fails_is_noticed_counted_and_works_again() {
@@ -188,13 +234,14 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
          [[sink]]\nname = \"b\"\ntype = \"file\"\npath = \"{}\"\n\
          [[sink]]\nname = \"c\"\ntype = \"file\"\npath = \"{}\"\nexclude = [\"latency\"]\n\
          [[sink]]\nname = \"p\"\ntype = \"prometheus\"\naddress = \"{scrape}\"\n\
-         [[relay]]\nname = \"raw\"\ntargets = [\"{}\"]\n\
+         [[relay]]\nname = \"raw\"\ntargets = [\"{}\"]\nhealth_port = {}\nhealth_every = \"1s\"\n\
          [http]\naddress = \"{http}\"\n[management]\naddress = \"{manage}\"\n\
-         [presence]\nwebhook = [\"http://{webhook}/\"]\nalertmanager = [\"http://{webhook}\"]\nsnitch_url = \"http://{webhook}/\"\n",
+         [presence]\nwebhook = [\"http://{webhook}/\"]\nalertmanager = [\"http://{webhook}\"]\nsnitch_url = \"http://{webhook}/\"\ngroup_wait = \"0s\"\n",
         file("a.jsonl"),
         file("b.jsonl"),
         file("c.jsonl"),
         target.local_addr().expect("bound"),
+        healthy_server().port(),
     );
     let parts = [
         ("worker:udp-PORT-0", "line@2000"),
@@ -208,10 +255,20 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
         ("notify:dead_man_switch", "notify:dead_man_switch@1"),
         ("port:http://HTTP", "port:http://HTTP@40,port:http://HTTP:connection@80"),
         ("port:tcp://MANAGE", "port:tcp://MANAGE@1"),
+        ("relay:raw:health", "relay:raw:health@2"),
+        ("notify:webhook", "notify:webhook@1"),
+        ("port:http://SCRAPE", "port:http://SCRAPE@1"),
+        ("bodies:http://HTTP", "bodies:http://HTTP@2"),
+        ("bodies:http://SCRAPE", "bodies:http://SCRAPE@2"),
+        ("bodies:tcp://MANAGE", "bodies:tcp://MANAGE@2"),
+        ("queues", "queues@5"),
         ("memory", "memory@5"),
         ("log", "log@30"),
     ];
-    let known = |text: String| text.replace("HTTP", &http.to_string()).replace("MANAGE", &manage.to_string());
+    let known = |text: String| {
+        let ports = [("HTTP", http), ("MANAGE", manage), ("SCRAPE", scrape)];
+        ports.iter().fold(text, |text, (word, port)| text.replace(word, &port.to_string()))
+    };
     let faults = known(parts.map(|(_, fault)| fault).join(","));
     let capture = file("capture.jsonl");
     let daemon = Daemon::start_faulty(dir.path(), &config, &["--capture", &capture, "-v"], &faults);
@@ -226,6 +283,8 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
         let mut answer = [0; 11];
         stream.write_all(b"health\n").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"health: up\n"
     });
+    // A scrape is what its port fails with.
+    let _ = TcpStream::connect(scrape);
     // The connection of the status may be the one that fails.
     let status = || {
         let mut stream = TcpStream::connect(http).ok()?;
@@ -234,10 +293,11 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
         stream.read_to_string(&mut answer).ok()?;
         serde_json::from_str::<Value>(answer.split_once("\r\n\r\n")?.1).ok()
     };
+    let known_http = format!("port:http://{http}");
     let failed = poll("every part has failed, and works again", || {
         let Some(status) = status() else { return Err("no answer".to_string()) };
         // HTTP failed with a connection, too.
-        let times = |part: &str| if part.starts_with("port:http") { 2 } else { 1 };
+        let times = |part: &str| if part == known_http { 2 } else { 1 };
         let works = |part: &String| {
             let account = &status["parts"][part];
             account["restarts"] == times(part) && account["state"] == "running"
@@ -246,11 +306,7 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
             parts.iter().filter(|part| !works(part)).map(|part| format!("{part} {}", status["parts"][part])).collect();
         if wrong.is_empty() { Ok(status) } else { Err(wrong.join("\n")) }
     });
-    for part in &parts {
-        let at = failed["parts"][part]["last_failure_at"].as_f64().expect("a time");
-        let noticed = probe.first(part).unwrap_or_else(|| panic!("/ready never named {part}"));
-        assert!(noticed - at <= NOTICED_SECS, "{part} was noticed after {} s", noticed - at);
-    }
+    each_was_tested_and_noticed(&failed, &parts, &probe);
     assert_eq!(get(http, "/ready", "").0, 200);
     assert_eq!(get(scrape, "/metrics", "").0, 200, "it listens at its port again");
     probe.stop();
@@ -259,18 +315,7 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
         number(&status["listeners"][0]["datagrams"]) + drops(status) >= sent
     });
     let read = sent - drops(&status);
-    assert_eq!((lines(&status), number(&status["lines"]["internal_error"])), (read * LINES, 1));
-    for name in ["a", "b", "c"] {
-        let sink = &status["sinks"][name];
-        let known = number(&sink["delivered"]) + number(&sink["queued"]) + number(&sink["spooled"]);
-        assert_eq!(number(&sink["offered"]), known + total(&sink["dropped"]), "{sink}");
-        assert_eq!(sink["dropped"]["failed"].as_u64() > Some(0), name != "b", "{sink}");
-    }
-    let relay = &status["relays"]["raw"];
-    let known = number(&relay["delivered"]) + number(&relay["queued"]) + total(&relay["dropped"]);
-    assert_eq!((number(&relay["offered"]), known, number(&relay["dropped"]["failed"])), (read, read, 1), "{relay}");
-    let presence = &status["presence"];
-    assert_eq!((number(&presence["failed"]), number(&presence["queue_drops"])), (1, 0), "{presence}");
+    everything_is_counted(&status, read);
     assert!(get(http, "/metrics", "").1.contains("systole_part_restarts_total{part=\"sink:a\"} 1\n"));
     let lost = number(&status["log"]["lines_lost"]);
     assert!(lost > 0, "{}", status["log"]);
@@ -504,6 +549,46 @@ fn lines_that_a_relay_lost_while_it_sent_are_counted_for_their_pieces_and_their_
 }
 
 #[test]
+fn a_spool_that_fails_is_opened_anew_with_its_sink_and_nothing_is_counted_twice() {
+    for fault in ["spool@4", "spool@5", "spool@6", "spool@9"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let down = free_port();
+        let config = format!(
+            "interval = \"100ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+             [[sink]]\nname = \"s\"\ntype = \"graphite\"\naddress = \"{down}\"\nspool.path = \"{}\"\nspool.rate = 0\n\
+             [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n",
+            dir.path().join("spool").display()
+        );
+        let daemon = Daemon::start_faulty(dir.path(), &config, &[], fault);
+        daemon.send_udp(&[b"x:1|c"]);
+        let adds_up = |status: &Value| {
+            let sink = &status["sinks"]["s"];
+            let known = number(&sink["delivered"]) + number(&sink["queued"]) + number(&sink["spooled"]);
+            assert_eq!(number(&sink["offered"]), known + total(&sink["dropped"]), "{fault} {sink}");
+        };
+        let status = daemon.status_when("the spool failed", |status| status["parts"]["sink:s"]["restarts"] == 1);
+        adds_up(&status);
+        let status = daemon.status_when("it takes intervals again", |status| {
+            adds_up(status);
+            number(&status["sinks"]["s"]["spooled"]) > 0 && status["parts"]["sink:s"]["state"] == "running"
+        });
+        let before = number(&status["sinks"]["s"]["offered"]);
+        let receiver = TcpListener::bind(down).expect("the port is free");
+        std::thread::spawn(move || {
+            for mut stream in receiver.incoming().map_while(Result::ok) {
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            }
+        });
+        daemon.status_when("what waited is delivered", |status| {
+            adds_up(status);
+            let sink = &status["sinks"]["s"];
+            number(&sink["spooled"]) == 0 && number(&sink["delivered"]) + total(&sink["dropped"]) >= before
+        });
+        daemon.stop();
+    }
+}
+
+#[test]
 fn presence_that_fails_again_goes_on_with_what_was_saved() {
     let dir = tempfile::tempdir().expect("a folder");
     let state = dir.path().join("presence.json");
@@ -565,7 +650,7 @@ fn the_watchdog_is_not_fed_while_an_essential_part_does_not_work() {
                   [http]\naddress = \"127.0.0.1:0\"\n[presence]\nstate_file = \"off\"\n";
     // After the second failure it pauses for a second.
     let environment = [("NOTIFY_SOCKET", path.to_str().expect("a plain path")), ("WATCHDOG_USEC", "100000")];
-    let daemon = Daemon::start_in(dir.path(), config, "presence@12*2", &environment);
+    let daemon = Daemon::start_in(dir.path(), config, "presence@12*2,manager@4", &environment);
     let is_fed = |from: f64, to: f64| {
         let told = told.lock().expect("no panic");
         told.iter().any(|(at, text)| text == "WATCHDOG=1" && (from..to).contains(at))
@@ -574,6 +659,8 @@ fn the_watchdog_is_not_fed_while_an_essential_part_does_not_work() {
     let twice = daemon.status_when("it failed", |status| status["parts"]["presence"]["restarts"] == 2);
     let at = twice["parts"]["presence"]["last_failure_at"].as_f64().expect("a time");
     until("fed again", || is_fed(at + 1.0, f64::INFINITY));
+    let manager = &daemon.status()["parts"]["manager"];
+    assert_eq!((&manager["restarts"], &manager["state"]), (&1.into(), &"running".into()), "{manager}");
     // What was asked for before the failure may be on its way for a moment.
     assert!(!is_fed(at + 0.2, at + 1.9), "{:?}", told.lock());
     daemon.stop();
