@@ -165,10 +165,15 @@ impl Index {
 
     /// Lets the room go that series took which have left, if it is much and most of it is empty.
     pub(super) fn shrink(&mut self) {
-        if self.slots.len() < SHRUNK_SLOTS || self.len * 8 > self.slots.len() {
+        let room = self.slots.len().max(self.series.len());
+        if room < SHRUNK_SLOTS || self.len * 8 > room {
             return;
         }
         let used = self.series.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        // The slots went before, but for one with a high number, such as an overflow series, the rest could not.
+        if self.slots.len() < SHRUNK_SLOTS && used == self.series.len() {
+            return;
+        }
         self.series.truncate(used);
         self.series.shrink_to_fit();
         // New series take the lowest ids, so that the highest can go next time.
