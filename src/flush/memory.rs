@@ -11,7 +11,7 @@ const REMEDY: &str = "drop or rename the identifier in their names or tags with 
 
 /// What the log said last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum Reported {
     /// Nothing, or that it is over.
     #[default]
     Nothing,
@@ -22,7 +22,7 @@ pub(super) enum Said {
 }
 
 /// Logs what gave way in an interval, and when that is over; what gave way, a sentence each.
-pub(super) fn log_given_up(partials: &[Partial], memory: &Memory, said: &mut Said) -> Vec<String> {
+pub(super) fn log_given_up(partials: &[Partial], memory: &Memory, said: &mut Reported) -> Vec<String> {
     let mut all = Tally::default();
     for partial in partials {
         all.memory.add(&partial.tally.memory);
@@ -49,18 +49,18 @@ pub(super) fn log_given_up(partials: &[Partial], memory: &Memory, said: &mut Sai
             "{}",
             sentences.join("; ")
         );
-        *said = Said::GivenUp;
+        *said = Reported::GivenUp;
     } else if peak == Level::Calm {
-        if *said != Said::Nothing {
+        if *said != Reported::Nothing {
             tracing::info!(live_mib = live >> 20, "memory is enough again: nothing gives way any more");
         }
-        *said = Said::Nothing;
+        *said = Reported::Nothing;
     } else {
-        if *said == Said::GivenUp {
+        if *said == Reported::GivenUp {
             let gives_way = peak.gives_way();
             tracing::info!(level, live_mib = live >> 20, gives_way, "nothing more was lost for want of memory");
         }
-        *said = Said::Level;
+        *said = Reported::Level;
     }
     sentences
 }
@@ -144,25 +144,25 @@ mod tests {
         let mut partials = [Partial::default()];
         partials[0].tally.memory.folded = 7;
         partials[0].offenders.add(b"checkout.4711");
-        let mut said = Said::default();
+        let mut said = Reported::default();
         assert_eq!(
             log_given_up(&partials, &memory, &mut said),
             ["7 samples of new series went to `systole.overflow`: `series_keys` has reached its share, 89 of 89 MiB; \
                  most of their names begin with `checkout`: drop or rename the identifier in their names or tags with \
                  a rule, or raise `max_memory`"]
         );
-        assert_eq!(said, Said::GivenUp);
+        assert_eq!(said, Reported::GivenUp);
         // The level never rose, and it is over all the same.
         assert!(log_given_up(&[], &memory, &mut said).is_empty());
-        assert_eq!(said, Said::Nothing);
+        assert_eq!(said, Reported::Nothing);
         memory.set_level(Level::Series);
         let lines = log_given_up(&partials, &memory, &mut said);
         assert!(lines[0].contains("memory was at level 3"), "{lines:?}");
         assert!(log_given_up(&[], &memory, &mut said).is_empty());
-        assert_eq!(said, Said::Level);
+        assert_eq!(said, Reported::Level);
         memory.set_level(Level::Calm);
         memory.take_peak();
         log_given_up(&[], &memory, &mut said);
-        assert_eq!(said, Said::Nothing);
+        assert_eq!(said, Reported::Nothing);
     }
 }

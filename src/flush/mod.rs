@@ -111,7 +111,7 @@ pub struct Flusher {
     last_close: Instant,
     warned_of_drops: bool,
     /// What the log said of the memory last.
-    said_of_memory: memory::Said,
+    said_of_memory: memory::Reported,
     /// What the last interval lost.
     losses: losses::Losses,
     status_every: Option<Duration>,
@@ -195,7 +195,7 @@ impl Flusher {
             started: now,
             last_close: now,
             warned_of_drops: false,
-            said_of_memory: memory::Said::default(),
+            said_of_memory: memory::Reported::default(),
             losses: losses::Losses::default(),
             status_every,
             last_status: now,
