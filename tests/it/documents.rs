@@ -133,7 +133,12 @@ fn configurations_in_documents_load() {
             let config = certs::readable(&block.join("\n"), dir.path());
             fs::write(&file, config).expect("a file");
             let mut check = command(&["check", "-c", file.to_str().expect("a plain path")]);
-            let output = check.env("HOSTNAME", "web-1").env("API_KEY", "a secret").output().expect("it runs");
+            let output = check
+                .env("HOSTNAME", "web-1")
+                .env("API_KEY", "a secret")
+                .env("CREDENTIALS_DIRECTORY", dir.path())
+                .output()
+                .expect("it runs");
             if !output.status.success() {
                 wrong.push(format!("{}:{line}: {}", path.display(), text(&output.stderr)));
             }
