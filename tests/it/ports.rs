@@ -327,7 +327,8 @@ fn a_scrape_needs_the_token_and_an_open_port_without_one_is_warned_of() {
     };
     let (code, said) = check("address = \"0.0.0.0:9125\"");
     assert!(code == Some(0) && said.contains("0.0.0.0:9125 is not on loopback"), "{said}");
-    for good in ["address = \"127.0.0.1:9125\"", "address = \"0.0.0.0:9125\"\ntoken = \"x\""] {
-        assert_eq!(check(good), (Some(0), String::new()), "{good}");
-    }
+    assert_eq!(check("address = \"127.0.0.1:9125\""), (Some(0), String::new()));
+    // With a token, what is left to say is that it can be read on the way.
+    let (code, said) = check("address = \"0.0.0.0:9125\"\ntoken = \"x\"");
+    assert!(code == Some(0) && said.lines().count() == 1 && said.contains("has no TLS"), "{said}");
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Daemon, alone, get, pause_ms, poll, systole, text};
+use crate::support::{Daemon, alone, get, pause_ms, poll, systole, text, until};
 
 fn start(dir: &Path, more: &str) -> (Daemon, SocketAddr) {
     start_with(dir, more, "ttl = \"2s\"")
@@ -328,10 +328,10 @@ fn scrapers_that_do_not_read_hold_little() {
     }
     let good = get(address, "/metrics", "");
     assert_eq!((good.0, good.1.matches("# TYPE app_web").count()), (200, 30_000));
-    let growth = (daemon.rss_kib() as f64 - before as f64) / 1024.0;
-    // 4 texts of 4 MB at most are kept alive, of which one is served.
-    println!("40 scrapers that do not read: {growth:.1} MiB");
-    assert!(growth <= 32.0, "{growth:.1} MiB");
+    // 4 texts of 4 MB at most are kept alive, of which one is served; what was freed goes back a moment later.
+    let growth_mib = || (daemon.rss_kib() as f64 - before as f64) / 1024.0;
+    until("40 scrapers that do not read hold at most 32 MiB", || growth_mib() <= 32.0);
+    println!("40 scrapers that do not read: {:.1} MiB", growth_mib());
     drop(unread);
     daemon.stop();
 }
