@@ -122,7 +122,7 @@ impl Records {
         }
     }
 
-    /// Passes the records, one a line, to `visit` in parts of whole lines, of which each is little more than [`PART_BYTES`]: all
+    /// Passes the records, one a line, to `visit` in parts of whole lines, of which each is little more than 256 KiB: all
     /// of them together may take more than the snapshot.
     ///
     /// # Errors
