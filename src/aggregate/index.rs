@@ -256,6 +256,26 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
+    #[test]
+    fn the_room_of_a_flood_goes_although_its_last_series_stays_for_longer() {
+        let hash = |n: u32| u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut index = Index::default();
+        let count = SHRUNK_SLOTS as u32 * 2;
+        for n in 0..count {
+            assert_eq!(index.insert(hash(n), Series::new(Kind::Counter, &format!("s{n}"), &[])), n);
+        }
+        let series = |n: u32| Series::new(Kind::Counter, &format!("s{n}"), &[]);
+        (0..count - 1).for_each(|id| assert!(index.remove(id, |_| hash(id))));
+        index.shrink();
+        let last = series(count - 1);
+        assert_eq!(index.find(hash(count - 1), last.key()), Some(count - 1));
+        // Its number is the highest, so the places of all others are still there.
+        assert!(index.heap_bytes() > count as usize * size_of::<Option<Series>>());
+        assert!(index.remove(count - 1, |_| hash(count - 1)));
+        index.shrink();
+        assert!(index.heap_bytes() < 4 << 10, "{} bytes", index.heap_bytes());
+    }
+
     proptest! {
         #[test]
         fn an_index_is_a_map(steps in proptest::collection::vec((any::<bool>(), 0..60_u32), 0..400)) {
