@@ -1,7 +1,6 @@
 //! The two servers: HTTP and the management port. Their listeners are [`crate::ports`].
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -38,55 +37,31 @@ impl BoundServer {
     pub(super) fn http(config: &Config, ports: &Ports) -> Result<Option<BoundServer>, StartError> {
         let http = &config.http;
         let scheme = if http.tls.is_on() { "https" } else { "http" };
-        let bind = |address| {
-            let (limits, patience, buffers) = (http.limits, Patience::HTTP, Buffers::HTTP);
-            let allow = AccessList::default();
-            BoundServer::bind(scheme, address, &http.tls, ports, |url, tls| PortOptions {
-                url,
-                limits,
-                patience,
-                buffers,
-                allow,
-                tls,
-            })
-        };
-        http.address.map(bind).transpose()
+        let (limits, patience, buffers) = (http.limits, Patience::HTTP, Buffers::HTTP);
+        let options = PortOptions { limits, patience, buffers, allow: AccessList::default() };
+        http.address.map(|address| BoundServer::bind(scheme, address, &http.tls, options, ports)).transpose()
     }
 
     /// The management port, if it is on.
     pub(super) fn management(config: &Config, ports: &Ports) -> Result<Option<BoundServer>, StartError> {
         let management = &config.management;
-        let bind = |address| {
-            let (limits, patience, buffers) = (management.limits, Patience::COMMANDS, Buffers::COMMANDS);
-            let allow = AccessList::new(management.allow.clone());
-            BoundServer::bind("tcp", address, &management.tls, ports, |url, tls| PortOptions {
-                url,
-                limits,
-                patience,
-                buffers,
-                allow,
-                tls,
-            })
-        };
-        management.address.map(bind).transpose()
+        let (limits, patience, buffers) = (management.limits, Patience::COMMANDS, Buffers::COMMANDS);
+        let options = PortOptions { limits, patience, buffers, allow: AccessList::new(management.allow.clone()) };
+        management.address.map(|address| BoundServer::bind("tcp", address, &management.tls, options, ports)).transpose()
     }
 
     fn bind(
         scheme: &str,
         address: SocketAddr,
         tls: &TlsFiles,
+        options: PortOptions,
         ports: &Ports,
-        options: impl FnOnce(String, Option<ServerTls>) -> PortOptions,
     ) -> Result<BoundServer, StartError> {
-        let bind = || -> io::Result<(TcpListener, SocketAddr)> {
-            let listener = ports::bind(address)?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        };
-        let (listener, address) = bind().map_err(|error| cannot_listen(&format!("{scheme}://{address}"), &error))?;
+        let (listener, address) =
+            ports::bind(address).map_err(|error| cannot_listen(&format!("{scheme}://{address}"), &error))?;
         let url = format!("{scheme}://{address}");
         let tls = self::tls(&url, tls, ports.supervisor())?;
-        Ok(BoundServer { listener: Arc::new(listener), address, port: Port::new(options(url, tls), ports) })
+        Ok(BoundServer { listener: Arc::new(listener), address, port: Port::new(url, tls, options, ports) })
     }
 
     /// The address, with the port that the kernel chose.

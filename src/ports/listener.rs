@@ -55,11 +55,9 @@ pub fn limit_options(visitor: &mut dyn OptionVisitor, limits: &mut ConnectionLim
     count(visitor, "max_connections_per_address", doc, &mut limits.per_address, RANGE);
 }
 
-/// What a port is made of.
+/// How a port treats its clients.
 #[derive(Clone, Debug)]
 pub struct PortOptions {
-    /// Names it in the ledger and in the log.
-    pub url: String,
     /// How many connections there may be.
     pub limits: ConnectionLimits,
     /// How long is waited for what.
@@ -68,21 +66,20 @@ pub struct PortOptions {
     pub buffers: Buffers,
     /// Who may connect.
     pub allow: AccessList,
-    /// TLS, if it has that.
-    pub tls: Option<ServerTls>,
 }
 
-/// Binds a listener. A restart does not wait for old connections to time out.
+/// Binds a listener; its address has the port that the kernel chose. A restart does not wait for old connections to time out.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?;
     limit_unsent(&listener);
-    Ok(listener)
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// A port: its limits, and the connections that are open. Clones are the same.
@@ -91,6 +88,8 @@ pub struct Port(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    url: String,
+    tls: Option<ServerTls>,
     options: PortOptions,
     counters: Arc<PortCounters>,
     memory: Memory,
@@ -164,15 +163,17 @@ impl Table {
 }
 
 impl Port {
-    /// A port that is accounted for among others.
-    pub fn new(options: PortOptions, ports: &Ports) -> Port {
-        let counters = ports.counters(&options.url);
-        counters.with_tls(options.tls.as_ref());
+    /// A port that is accounted for among others. Its URL names it in the ledger and in the log.
+    pub fn new(url: String, tls: Option<ServerTls>, options: PortOptions, ports: &Ports) -> Port {
+        let counters = ports.counters(&url);
+        counters.with_tls(tls.as_ref());
         let (table, memory) = (Mutex::new(Table::default()), ports.memory().clone());
-        let part = ports.part(&options.url);
+        let part = ports.part(&url);
         let (holding, descriptors) = (memory.holding(Holder::Connections), Descriptors::for_port());
         let task_bytes = AtomicUsize::new(0);
         Port(Arc::new(Shared {
+            url,
+            tls,
             options,
             counters,
             memory,
@@ -187,7 +188,7 @@ impl Port {
 
     /// The large bodies that are sent. To be called inside a Tokio runtime.
     pub fn bodies(&self) -> Bodies {
-        self.0.counters.bodies(&self.0.memory, || self.0.ports.part_of_bodies(&self.0.options.url))
+        self.0.counters.bodies(&self.0.memory, || self.0.ports.part_of_bodies(&self.0.url))
     }
 
     /// What it is among the parts of the daemon.
@@ -197,7 +198,7 @@ impl Port {
 
     /// What it is called.
     pub fn url(&self) -> &str {
-        &self.0.options.url
+        &self.0.url
     }
 
     /// Accepts connections until `stop` turns true, and calls with each once it is set up. A connection ends with the future
@@ -242,7 +243,7 @@ impl Port {
                     self.admit(stream, from, serve);
                 }
                 Err(error) => {
-                    tracing::warn!(port = self.0.options.url, %error, "cannot accept a connection");
+                    tracing::warn!(port = self.0.url, %error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -290,7 +291,7 @@ impl Shared {
     /// A place for a connection, which another may have to leave.
     fn place(self: &Arc<Self>, from: SocketAddr) -> Option<Held> {
         if !self.options.allow.permits(Some(from.ip())) {
-            tracing::warn!(port = self.options.url, %from, "a connection was refused: it is not in `allow`");
+            tracing::warn!(port = self.url, %from, "a connection was refused: it is not in `allow`");
             self.counters.refuse(Refusal::NotAllowed);
             return None;
         }
@@ -313,7 +314,7 @@ impl Shared {
             // No descriptor is left to all ports together; one of ours changes hands.
             None => self.make_room(&mut table, None, Refusal::Full, now)??,
         };
-        let phase = if self.options.tls.is_some() { Phase::Handshake } else { Phase::Waiting };
+        let phase = if self.tls.is_some() { Phase::Handshake } else { Phase::Waiting };
         let slot = Arc::new(Slot::new(from, phase, Arc::clone(&self.counters), permit));
         let number = table.insert(Arc::clone(&slot));
         self.counters.open();
@@ -331,7 +332,7 @@ impl Shared {
     /// Publishes what connections hold, and closes those whose time is over.
     fn sweep(&self, now: Instant) {
         let mut table = self.table();
-        let each = self.task_bytes.load(Ordering::Relaxed) + if self.options.tls.is_some() { TLS_BYTES } else { 0 };
+        let each = self.task_bytes.load(Ordering::Relaxed) + if self.tls.is_some() { TLS_BYTES } else { 0 };
         let held = table.slots.values().map(|slot| each + slot.progress().allocated(&self.options.buffers));
         self.holding.set(held.sum::<usize>() as u64);
         let is_over = |slot: &Slot| slot.progress().is_over(&self.options.patience, now);
@@ -349,7 +350,7 @@ impl Shared {
 
     /// The connection, once its TLS is set up where the port has that.
     async fn secure(&self, stream: TcpStream, held: &Held) -> Option<Conn> {
-        let Some(tls) = &self.options.tls else { return Some(Conn::plain(stream, Arc::clone(&held.slot))) };
+        let Some(tls) = &self.tls else { return Some(Conn::plain(stream, Arc::clone(&held.slot))) };
         match tls.acceptor().accept(stream).await {
             Ok(stream) => {
                 held.slot.progress().secured(Instant::now());
@@ -358,7 +359,7 @@ impl Shared {
             Err(error) => {
                 if let Some(why) = refusal(&error).filter(|_| held.is_in_place()) {
                     self.counters.refuse(Refusal::Tls);
-                    tracing::warn!(port = self.options.url, from = %held.slot.from, "a connection was refused: {why}");
+                    tracing::warn!(port = self.url, from = %held.slot.from, "a connection was refused: {why}");
                 }
                 None
             }

@@ -165,8 +165,7 @@ impl Spec for PrometheusSpec {
             .updown(&self.updown)
             .at_most(context.max_series, &context.memory);
         let outcome_log = OutcomeLog::new(&context.name, context.interval);
-        let listener = ports::bind(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (bound, listener) = listener.map_err(|error| {
+        let (listener, bound) = ports::bind(address).map_err(|error| {
             format!(
                 "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",
                 self.place()
@@ -177,7 +176,7 @@ impl Spec for PrometheusSpec {
         tls.iter().for_each(|tls| tls.follow(&url, context.ports.supervisor()));
         let (limits, patience, buffers) = (self.limits, Patience::HTTP, Buffers::HTTP);
         let allow = AccessList::default();
-        let port = Port::new(PortOptions { url, limits, patience, buffers, allow, tls }, &context.ports);
+        let port = Port::new(url, tls, PortOptions { limits, patience, buffers, allow }, &context.ports);
         let token = Some(self.token.as_str()).filter(|token| !token.is_empty()).map(Arc::from);
         Ok(Box::new(PrometheusSink::open(port, listener, token, exposition, outcome_log)))
     }
