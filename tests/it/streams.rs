@@ -17,22 +17,18 @@ use socket2::{Domain, Socket, Type};
 use crate::ports::{PROBE_MS, probe};
 use crate::support::certs::{self, Authority, put};
 use crate::support::slow::{Slow, SlowClients};
-use crate::support::{Daemon, alone, least_of_three, pause_ms, poll, records, size, systole, text, until};
+use crate::support::{
+    self, Daemon, alone, least_of_three, pause_ms, poll, recording, records, size, systole, text, until,
+};
 use crate::tls::OnDrop;
 
 fn config(dir: &Path, listeners: &str) -> String {
-    format!(
-        "interval = \"200ms\"\n{listeners}\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n\
-         [presence]\nenabled = false\n",
-        dir.join("records.jsonl").display()
-    )
+    recording(dir, "200ms", listeners)
 }
 
 /// Sum of a counter over all intervals.
 fn sum(dir: &Path, name: &str) -> u64 {
-    let all = records(&dir.join("records.jsonl"));
-    let values = all.iter().filter(|r| r["name"] == name && r["type"] == "counter");
-    values.filter_map(|r| r["value"].as_f64()).sum::<f64>() as u64
+    support::sum(dir, name) as u64
 }
 
 fn refused(status: &Value, listener: usize, reason: &str) -> u64 {

@@ -5,26 +5,11 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Daemon, records, systole, text};
-
-fn config(dir: &Path, listeners: &str) -> String {
-    format!(
-        "interval = \"1s\"\n{listeners}\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n\
-         [presence]\nenabled = false\n",
-        dir.join("records.jsonl").display()
-    )
-}
-
-/// Sum of a counter over all intervals.
-fn sum(dir: &Path, name: &str) -> f64 {
-    let all = records(&dir.join("records.jsonl"));
-    all.iter().filter(|r| r["name"] == name && r["type"] == "counter").filter_map(|r| r["value"].as_f64()).sum()
-}
+use crate::support::{Daemon, recording, records, sum, systole, text};
 
 fn malformed(status: &Value, reason: &str) -> u64 {
     status["lines"]["malformed"][reason].as_u64().unwrap_or(0)
@@ -42,7 +27,7 @@ fn unix_sockets_take_datagrams_streams_and_frames() {
     // What a daemon that was killed left behind is no obstacle.
     drop(UnixListener::bind(path("s")).expect("a socket"));
     drop(UnixDatagram::bind(path("d")).expect("a socket"));
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), &listeners));
+    let daemon = Daemon::start(dir.path(), &recording(dir.path(), "1s", &listeners));
     let mode = |name: &str| std::fs::metadata(path(name)).expect("it is there").permissions().mode() & 0o777;
     assert_eq!((mode("d"), mode("s")), (0o600, 0o660));
 
@@ -98,7 +83,7 @@ fn our_own_commands_send_to_unix_sockets() {
     let dir = tempfile::tempdir().expect("a folder");
     let listeners =
         format!("[[listen]]\nurl = \"unixgram://{0}/d\"\n[[listen]]\nurl = \"unix://{0}/s\"", dir.path().display());
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), &listeners));
+    let daemon = Daemon::start(dir.path(), &recording(dir.path(), "1s", &listeners));
     for url in [format!("unixgram://{}/d", dir.path().display()), format!("unix://{}/s", dir.path().display())] {
         let output = systole(&["send", "--to", &url, "a:1|c", "a:2|c"], b"");
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -123,7 +108,7 @@ fn statsites_binary_protocol_is_read_by_its_first_byte() {
     let dir = tempfile::tempdir().expect("a folder");
     let listeners = "[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
                      [protocol]\nbinary = true";
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), listeners));
+    let daemon = Daemon::start(dir.path(), &recording(dir.path(), "1s", listeners));
     let two = [binary(2, "a", 1.0), binary(2, "a", 2.0)].concat();
     daemon.send_udp(&[&two, b"text:1|c"]);
     let tcp = daemon.tcp.expect("TCP");
@@ -155,7 +140,7 @@ fn frames_of_the_binary_protocol_may_be_separated_by_newlines() {
     let dir = tempfile::tempdir().expect("a folder");
     let listeners = "[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
                      [protocol]\nbinary = true";
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), listeners));
+    let daemon = Daemon::start(dir.path(), &recording(dir.path(), "1s", listeners));
     let set = b"\xaa\x04\x02\0\x03\0s\0me\0".to_vec();
     let lines = [binary(2, "a", 1.0), binary(2, "a", 2.0), set, binary(5, "g", 10.0)];
     let bytes: Vec<u8> = lines.iter().flat_map(|frame| [frame, &b"\n"[..]].concat()).collect();
@@ -178,7 +163,7 @@ fn a_listener_may_read_its_lines_in_its_own_way() {
     let listeners = "[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
                      protocol = { gauge_sign = \"absolute\", absolute_counters = true, abbreviated_meter = true }\n\
                      [[listen]]\nurl = \"tcp://127.0.0.1:0\"";
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), listeners));
+    let daemon = Daemon::start(dir.path(), &recording(dir.path(), "1s", listeners));
     daemon.send_udp(&[
         b"pool:5|g\npool:-2|g",
         b"total:10|C\ntotal:15|C\ntotal:3|C\ntotal:4|C",
@@ -202,7 +187,7 @@ fn a_listener_may_read_its_lines_in_its_own_way() {
 #[test]
 fn an_address_of_ipv6_takes_ipv4_too() {
     let dir = tempfile::tempdir().expect("a folder");
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), "[[listen]]\nurl = \"udp://[::]:0\""));
+    let daemon = Daemon::start(dir.path(), &recording(dir.path(), "1s", "[[listen]]\nurl = \"udp://[::]:0\""));
     let port = daemon.udp.expect("UDP").port();
     for (own, to) in [("127.0.0.1:0", format!("127.0.0.1:{port}")), ("[::1]:0", format!("[::1]:{port}"))] {
         UdpSocket::bind(own).expect("a socket").send_to(b"a:1|c", to).expect("sent");
@@ -222,7 +207,7 @@ fn a_socket_that_was_not_passed_is_told() {
 #[test]
 fn a_sender_that_never_pauses_leaves_others_ticks_and_a_stop_their_turn() {
     let dir = tempfile::tempdir().expect("a folder");
-    let config = config(dir.path(), "[[listen]]\nurl = \"tcp://127.0.0.1:0\"").replace("\"1s\"", "\"200ms\"");
+    let config = recording(dir.path(), "1s", "[[listen]]\nurl = \"tcp://127.0.0.1:0\"").replace("\"1s\"", "\"200ms\"");
     let daemon = Daemon::start(dir.path(), &config);
     let address = daemon.tcp.expect("TCP");
     let chunk = b"fast:1.5|ms|@0.1|#b:2,a:1\n".repeat(40_000);

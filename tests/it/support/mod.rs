@@ -354,6 +354,21 @@ pub fn records(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
+/// Configuration of a daemon with these listeners and a page that records each interval in a file of this folder.
+pub fn recording(dir: &Path, interval: &str, listeners: &str) -> String {
+    format!(
+        "interval = \"{interval}\"\n{listeners}\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+         [presence]\nenabled = false\n",
+        dir.join("records.jsonl").display()
+    )
+}
+
+/// Sum of a counter over all intervals in the file of [`recording`].
+pub fn sum(dir: &Path, name: &str) -> f64 {
+    let all = records(&dir.join("records.jsonl"));
+    all.iter().filter(|r| r["name"] == name && r["type"] == "counter").filter_map(|r| r["value"].as_f64()).sum()
+}
+
 /// Equal as numbers: relative 1e-9, or both nothing.
 pub fn close_to(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-300)
