@@ -29,7 +29,7 @@ use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWin
 use systole::internals::presence::policy::Policy;
 use systole::internals::presence::{Engine, EngineTime};
 use systole::internals::protocol::{Heartbeats, Options};
-use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions};
 use systole::internals::snapshot::SummaryPolicy;
 
 const SIZES: [usize; 2] = [1_400, 65_507];
@@ -143,14 +143,9 @@ fn read_all(shape: &Shape, size: usize, bytes: usize) -> Cost {
     let mut registry = Registry::new(
         RegistryOptions {
             summary: Arc::new(SummaryPolicy { timers, percentiles: vec![50.0, 99.0], ..SummaryPolicy::default() }),
-            zero_when_idle: [false; 3],
             gauge_life: GaugeLife::Secs(300.0),
             series_ttl_secs: [Some(600.0); 5],
-            prefix: String::new(),
-            tags: Vec::new(),
-            rate_secs: None,
-            self_metrics: SelfMetrics::Off,
-            rules: None,
+            ..RegistryOptions::default()
         },
         1,
     );

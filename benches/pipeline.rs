@@ -15,7 +15,7 @@ use rapidhash::v3::rapidhash_v3;
 use systole::internals::aggregate::rules::{Rule, Rules};
 use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::internals::protocol::{Options, lines, parse_metric};
-use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::rollup::{Interval, Registry, RegistryOptions};
 use systole::internals::snapshot::SummaryPolicy;
 
 const SERIES: usize = 1000;
@@ -187,14 +187,7 @@ fn flush(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(COUNT as u64));
         let registry_options = RegistryOptions {
             summary: Arc::new(SummaryPolicy { percentiles: vec![50.0, 90.0, 99.0], ..SummaryPolicy::default() }),
-            zero_when_idle: [false; 3],
-            gauge_life: GaugeLife::Forever,
-            series_ttl_secs: [None; 5],
-            prefix: String::new(),
-            tags: Vec::new(),
-            rate_secs: None,
-            self_metrics: SelfMetrics::Off,
-            rules: None,
+            ..RegistryOptions::default()
         };
         let (mut shard, mut registry) = (shard(), Registry::new(registry_options, 1));
         let spare = std::cell::RefCell::new(Columns::default());

@@ -37,9 +37,10 @@ const JITTER: f64 = 0.2;
 const MOST_DELETIONS: usize = 10_000;
 
 /// How long a gauge without updates is re-emitted.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum GaugeLife {
     /// For ever.
+    #[default]
     Forever,
     /// Until this many seconds have passed since its last update.
     Secs(f64),
@@ -48,9 +49,10 @@ pub enum GaugeLife {
 }
 
 /// Which series of its own the daemon adds.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum SelfMetrics {
     /// None.
+    #[default]
     Off,
     /// The ledger as `systole.*`.
     Ledger,
@@ -63,8 +65,8 @@ pub enum SelfMetrics {
     },
 }
 
-/// How intervals are closed.
-#[derive(Clone, Debug)]
+/// How intervals are closed. By default every series is kept for ever, as it came, and none is added.
+#[derive(Clone, Debug, Default)]
 pub struct RegistryOptions {
     /// How timers are summarised.
     pub summary: Arc<SummaryPolicy>,
@@ -468,15 +470,9 @@ mod tests {
     impl Fixture {
         fn new(shards: usize, change: impl FnOnce(&mut RegistryOptions)) -> Fixture {
             let mut options = RegistryOptions {
-                summary: Arc::default(),
-                zero_when_idle: [false; 3],
                 gauge_life: GaugeLife::Secs(30.0),
                 series_ttl_secs: [Some(60.0); 5],
-                prefix: String::new(),
-                tags: Vec::new(),
-                rate_secs: None,
-                self_metrics: SelfMetrics::Off,
-                rules: None,
+                ..RegistryOptions::default()
             };
             change(&mut options);
             let quota = Quota::new(100);

@@ -12,7 +12,7 @@ use systole::internals::aggregate::{Columns, Partial, Quota, Shard, ShardOptions
 use systole::internals::memory::Memory;
 use systole::internals::net::relay::{self, Mode, RelaySpec};
 use systole::internals::protocol::{Kind, Options};
-use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::rollup::{Interval, Registry, RegistryOptions};
 use systole::internals::snapshot::{Snapshot, SummaryPolicy, merge};
 use systole::internals::supervise::Supervisor;
 use systole::internals::telemetry::{Account, EntryKind, Ledger, LineAccount, SampleAccount, TABLE, Term};
@@ -36,14 +36,8 @@ impl Fixture {
                 percentiles: vec![50.0, 99.0],
                 ..SummaryPolicy::default()
             }),
-            zero_when_idle: [false; 3],
-            gauge_life: GaugeLife::Forever,
             series_ttl_secs: [Some(20.0); 5],
-            prefix: String::new(),
-            tags: Vec::new(),
-            rate_secs: None,
-            self_metrics: SelfMetrics::Off,
-            rules: None,
+            ..RegistryOptions::default()
         };
         let shard = |n| {
             Shard::new(ShardOptions {

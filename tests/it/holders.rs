@@ -5,7 +5,7 @@ use systole::internals::memory::{Holder, LEAST_MAX_MEMORY, Memory};
 use systole::internals::presence::policy::Policy;
 use systole::internals::presence::{Engine, EngineTime, Refusal};
 use systole::internals::protocol::{Heartbeat, Options};
-use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::rollup::{Interval, Registry, RegistryOptions};
 use systole::internals::sinks::prometheus::{Distributions, Exposition};
 use systole::internals::snapshot::{Snapshot, SummaryPolicy, follow};
 
@@ -24,14 +24,7 @@ fn closed(lines: &str) -> Snapshot {
     });
     let options = RegistryOptions {
         summary: SummaryPolicy { percentiles: vec![50.0, 99.0], ..SummaryPolicy::default() }.into(),
-        zero_when_idle: [false; 3],
-        gauge_life: GaugeLife::Forever,
-        series_ttl_secs: [None; 5],
-        prefix: String::new(),
-        tags: Vec::new(),
-        rate_secs: None,
-        self_metrics: SelfMetrics::Off,
-        rules: None,
+        ..RegistryOptions::default()
     };
     let mut registry = Registry::new(options, 1);
     shard.ingest(lines.as_bytes(), &Options::default(), None, 1.0);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::internals::memory::{Holder, LEAST_MAX_MEMORY, Level, Memory};
 use systole::internals::protocol::Options;
-use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions};
 use systole::internals::snapshot::{Snapshot, SummaryPolicy};
 
 use crate::support::heap::held_bytes;
@@ -60,14 +60,9 @@ impl Fixture {
         let memory = Memory::new(max);
         let options = RegistryOptions {
             summary: SummaryPolicy { percentiles: vec![50.0], ..SummaryPolicy::default() }.into(),
-            zero_when_idle: [false; 3],
             gauge_life: GaugeLife::Secs(25.0),
             series_ttl_secs: [Some(ttl_secs); 5],
-            prefix: String::new(),
-            tags: Vec::new(),
-            rate_secs: None,
-            self_metrics: SelfMetrics::Off,
-            rules: None,
+            ..RegistryOptions::default()
         };
         let shard = shard_in(&memory);
         Fixture { shard, registry: Registry::new(options, 1).in_memory(&memory), memory, now: 0.0 }

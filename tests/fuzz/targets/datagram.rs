@@ -9,7 +9,7 @@ use systole::internals::aggregate::rules::{Rule, Rules};
 use systole::internals::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy, SeriesOverrides};
 use systole::internals::protocol::{GaugeSign, Heartbeats, NameTags, Options};
 use systole::internals::sinks::graphite::{Encoder, EtsyNames, GraphiteNames, Wire};
-use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions};
 use systole::internals::codec::Records;
 use systole::internals::snapshot::SummaryPolicy;
 
@@ -67,11 +67,8 @@ fuzz_target!(|data: &[u8]| {
             zero_when_idle: [more & 16 == 16; 3],
             gauge_life: GaugeLife::Secs(20.0),
             series_ttl_secs: [Some(10.0); 5],
-            prefix: String::new(),
-            tags: Vec::new(),
-            rate_secs: None,
-            self_metrics: SelfMetrics::Off,
             rules,
+            ..RegistryOptions::default()
         },
         1,
     );

@@ -11,7 +11,7 @@ use grammar::{Choices, FromBytes, Shape, State, random_form};
 use libfuzzer_sys::fuzz_target;
 use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::internals::protocol::{Heartbeats, Options};
-use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};
+use systole::internals::rollup::{GaugeLife, Interval, Registry, RegistryOptions};
 use systole::internals::codec::Records;
 use systole::internals::snapshot::SummaryPolicy;
 
@@ -37,11 +37,7 @@ fuzz_target!(|data: &[u8]| {
             zero_when_idle: [on(5); 3],
             gauge_life: GaugeLife::Secs(20.0),
             series_ttl_secs: [Some(10.0); 5],
-            prefix: String::new(),
-            tags: Vec::new(),
-            rate_secs: None,
-            self_metrics: SelfMetrics::Off,
-            rules: None,
+            ..RegistryOptions::default()
         },
         1,
     );
