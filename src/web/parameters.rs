@@ -23,6 +23,9 @@ pub trait FromGiven: Sized {
     /// The names that there are, beside `token`.
     const NAMES: &'static [&'static str];
 
+    /// Those of them that may be given several times.
+    const REPEATED: &'static [&'static str] = &[];
+
     /// Reads them.
     ///
     /// # Errors
@@ -30,7 +33,7 @@ pub trait FromGiven: Sized {
     fn from_given(given: &Given) -> Result<Self, String>;
 }
 
-/// Names and values as they were sent, decoded; no name twice.
+/// Names and values as they were sent, decoded; no name twice, but for those of [`FromGiven::REPEATED`].
 #[derive(Clone, Debug, Default)]
 pub struct Given(Vec<(String, String)>);
 
@@ -38,6 +41,11 @@ impl Given {
     /// The value of a name.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// Every value of a name that may be repeated, in the order given.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| &**value)
     }
 
     /// The value of a name, read; `right` says how it is written.
@@ -70,6 +78,11 @@ fn short(text: &str) -> String {
 /// # Errors
 /// If it cannot be decoded, or has a name twice.
 pub fn given(encoded: &str) -> Result<Given, String> {
+    given_with(encoded, &[])
+}
+
+/// The same where some names may be repeated.
+fn given_with(encoded: &str, repeated: &[&str]) -> Result<Given, String> {
     let mut all: Vec<(String, String)> = Vec::new();
     for pair in encoded.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -78,7 +91,7 @@ pub fn given(encoded: &str) -> Result<Given, String> {
                 .map_err(|problem| format!("`{}` cannot be decoded: {problem}", short(pair)))
         };
         let (name, value) = (decoded(name)?, decoded(value)?);
-        if all.iter().any(|(known, _)| *known == name) {
+        if !repeated.contains(&&*name) && all.iter().any(|(known, _)| *known == name) {
             return Err(format!("`{}` is given more than once; once is right", short(&name)));
         }
         all.push((name, value));
@@ -88,7 +101,7 @@ pub fn given(encoded: &str) -> Result<Given, String> {
 
 /// Reads a type from what was sent; `what` is the word for one of them.
 fn read<T: FromGiven>(encoded: &str, what: &str) -> Result<T, String> {
-    let given = given(encoded)?;
+    let given = given_with(encoded, T::REPEATED)?;
     let known = || T::NAMES.iter().copied().chain([TOKEN].into_iter().filter(|_| !T::NAMES.contains(&TOKEN)));
     if let Some((unknown, _)) = given.0.iter().find(|(name, _)| known().all(|known| known != name)) {
         let near = suggestion(unknown, known());
@@ -164,6 +177,17 @@ mod tests {
         }
     }
 
+    struct Many(Vec<String>);
+
+    impl FromGiven for Many {
+        const NAMES: &'static [&'static str] = &["id", "n"];
+        const REPEATED: &'static [&'static str] = &["id"];
+
+        fn from_given(given: &Given) -> Result<Many, String> {
+            Ok(Many(given.all("id").map(String::from).collect()))
+        }
+    }
+
     #[test]
     fn what_is_given_is_read_or_said_to_be_wrong() {
         let two = |since: Option<&str>, min| Ok(Two { since: since.map(String::from), min });
@@ -187,6 +211,9 @@ mod tests {
         ] {
             assert_eq!(read::<Two>(encoded, "parameter"), expected.map_err(String::from), "{encoded}");
         }
+        let many = read::<Many>("id=a&id=b%3dc&id=a", "parameter").expect("they may be repeated");
+        assert_eq!(many.0, ["a", "b=c", "a"]);
+        assert!(read::<Many>("id=a&n=1&n=1", "parameter").is_err_and(|error| error.contains("more than once")));
         let none = read::<Nothing>("a=1", "parameter").expect_err("there is none");
         assert_eq!(none, "unknown parameter `a`; the parameter here is `token`");
         assert!(short(&"ü".repeat(1000)).chars().count() == REPEATED + 1);
