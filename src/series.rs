@@ -118,6 +118,63 @@ impl Series {
         (self.key()[0], ours).cmp(&(other.key()[0], theirs)).then_with(|| self.tag_bytes().cmp(other.tag_bytes()))
     }
 
+    /// The text by which the API and its clients name a series: `kind:name;key=value;bare`, tags in canonical order, with
+    /// `;`, `=` and `\` inside escaped by `\`. [`Series::from_id`] reads it.
+    ///
+    /// ```
+    /// use systole::internals::{protocol::Kind, series::Series};
+    /// let timer = Series::new(Kind::Timer, "latency", &[("route", Some("/pay")), ("a=b", None)]);
+    /// assert_eq!(timer.id(), r"timer:latency;a\=b;route=/pay");
+    /// assert_eq!(Series::from_id(&timer.id()), Some(timer));
+    /// ```
+    pub fn id(&self) -> String {
+        let mut out = String::with_capacity(self.key().len() + 8);
+        out.push_str(self.kind().name());
+        out.push(':');
+        push_escaped(&mut out, self.name());
+        for (key, value) in self.tags() {
+            out.push(';');
+            push_escaped(&mut out, key);
+            if let Some(value) = value {
+                out.push('=');
+                push_escaped(&mut out, value);
+            }
+        }
+        out
+    }
+
+    /// The series that an id names, with tags in any order; `None` if it is no id.
+    pub fn from_id(id: &str) -> Option<Series> {
+        let (kind, rest) = id.split_once(':')?;
+        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind && *known != Kind::Meter)?;
+        let mut tags: Vec<(String, Option<String>)> = Vec::new();
+        let (mut name, mut is_name) = (String::new(), true);
+        let mut rest = rest.chars();
+        while let Some(c) = rest.next() {
+            let text = match tags.last_mut() {
+                _ if is_name => &mut name,
+                Some((_, Some(value))) => value,
+                Some((key, None)) => key,
+                None => return None,
+            };
+            match c {
+                '\\' => text.push(rest.next().filter(|c| matches!(c, ';' | '=' | '\\'))?),
+                ';' => {
+                    is_name = false;
+                    tags.push((String::new(), None));
+                }
+                '=' => match tags.last_mut() {
+                    Some((_, value @ None)) => *value = Some(String::new()),
+                    // Of an id, an `=` in a name or a value is escaped.
+                    _ => return None,
+                },
+                c => text.push(c),
+            }
+        }
+        let tags: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+        Some(Series::new(kind, &name, &tags))
+    }
+
     /// The same series with another kind.
     pub fn with_kind(&self, kind: Kind) -> Series {
         let mut key = self.key().to_vec();
@@ -238,6 +295,16 @@ fn text(bytes: &[u8]) -> &str {
 pub(crate) fn plain_name(key: &[u8]) -> Option<&[u8]> {
     let (header, rest) = key.split_first_chunk::<HEADER>()?;
     (usize::from(u16::from_le_bytes([header[1], header[2]])) == rest.len()).then_some(rest)
+}
+
+/// Appends a text of an id.
+fn push_escaped(out: &mut String, text: &str) {
+    for c in text.chars() {
+        if matches!(c, ';' | '=' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
 }
 
 /// Builds canonical keys in a reused buffer: a key that is not larger than earlier ones needs no allocation.
@@ -413,6 +480,27 @@ mod tests {
         };
         let metric = samples.next().expect("one sample").expect("a good sample");
         Series::from_key(KeyBuilder::default().metric(&metric, metric.kind))
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_of_one_series(
+            name in r"[a:;=\\ ü]{0,6}",
+            tags in proptest::collection::vec((r"[k;=\\]{0,3}", proptest::option::of(r"[v:;=\\]{0,3}")), 0..4),
+        ) {
+            let tags: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+            let series = Series::new(Kind::Gauge, &name, &tags);
+            prop_assert_eq!(Series::from_id(&series.id()), Some(series));
+        }
+    }
+
+    #[test]
+    fn what_is_no_id_names_no_series() {
+        for id in ["", "a", "counters:a", "meter:a", "counter:a=b", "counter:a;k=v=w", r"counter:a\b", r"counter:a\"] {
+            assert_eq!(Series::from_id(id), None, "{id}");
+        }
+        let ordered = Series::new(Kind::Counter, "a", &[("x", Some("")), ("y", None)]);
+        assert_eq!(Series::from_id("counter:a;y;x="), Some(ordered));
     }
 
     #[test]
