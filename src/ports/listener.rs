@@ -104,6 +104,10 @@ struct Shared {
     ports: Ports,
 }
 
+/// After so many connections in a row their tasks have a turn: a request that is here shall be read before its connection is
+/// taken for one that sends nothing, and gives way.
+const IN_A_ROW: u32 = 16;
+
 /// Connections that may give way next are found this many at a time: a flood shall not look through all for each.
 const CANDIDATES: usize = 32;
 
@@ -227,7 +231,12 @@ impl Port {
     {
         let mut sweep = interval(SWEEP_EVERY);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut in_a_row = 0;
         loop {
+            if in_a_row == IN_A_ROW {
+                in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = sweep.tick() => {
@@ -241,6 +250,7 @@ impl Port {
                 Ok((stream, from)) => {
                     self.0.part.alive();
                     self.admit(stream, from, serve);
+                    in_a_row += 1;
                 }
                 Err(error) => {
                     tracing::warn!(port = self.0.url, %error, "cannot accept a connection");

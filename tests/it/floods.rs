@@ -281,9 +281,15 @@ fn flood(flood: &Flood, max_memory_mib: u64, length: Duration) -> Outcome {
             until("everybody is forgotten", || !daemon.get("/api/v1/presence?state=up").1.contains("iiii"));
             until("everybody is forgotten", || !daemon.get("/api/v1/presence").1.contains("iiii"));
         }
-        // Five intervals, so that the last of the flood is idle, gone and given back.
-        (0..5).for_each(|_| drop(daemon.next_flush()));
-        after_mib = daemon.rss_kib() / 1024;
+        // Five intervals, so that the last of the flood is idle, gone and given back. On a busy machine the daemon may be
+        // that late.
+        for interval in 1..=20 {
+            daemon.next_flush();
+            after_mib = daemon.rss_kib() / 1024;
+            if interval >= 5 && after_mib <= most_after(before_mib, max_memory_mib) {
+                break;
+            }
+        }
     });
     let rounds = rounds.load(Ordering::Relaxed);
     let status = check_ledger(&daemon, flood, sent, rounds);
@@ -353,10 +359,15 @@ fn check_known(heard: &Heard, flood: &Flood, rounds: u64, status: &Value) {
     }
 }
 
+/// What the daemon may hold when a flood is over, in MiB.
+fn most_after(before_mib: u64, max_memory_mib: u64) -> u64 {
+    before_mib + max_memory_mib / 10
+}
+
 /// Says what all came to, and what was too much.
 fn report(outcomes: &[(u64, Outcome)]) {
     let too_much = |(max, outcome): &&(u64, Outcome)| {
-        outcome.peak_mib > max + MARGIN_MIB || outcome.after_mib > outcome.before_mib + max / 10
+        outcome.peak_mib > max + MARGIN_MIB || outcome.after_mib > most_after(outcome.before_mib, *max)
     };
     let found: Vec<&str> = outcomes.iter().filter(too_much).map(|(_, outcome)| &*outcome.text).collect();
     assert!(

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::ports::PROBE_MS;
 use crate::support::{Daemon, alone, get, least_of_three, pause_ms, size, text, until};
 
 /// A daemon with presence, changes allowed, and a scrape port.
@@ -326,14 +327,14 @@ fn clients_that_do_not_read_hold_little_and_harm_nobody() {
             assert_eq!(quiet.matches("\"type\":\"gauge\"").count() as u64, count);
             let before = daemon.rss_kib();
             let unread: Vec<TcpStream> = (0..clients).map(|_| silent(to, "/api/v1/snapshot")).collect();
-            let slowest = least_of_three(250.0, || slowest_ready_ms(to));
+            let slowest = least_of_three(PROBE_MS, || slowest_ready_ms(to));
             let beside = get(to, "/api/v1/snapshot", "").1;
             growth = (daemon.rss_kib() as f64 - before as f64) / 1024.0;
             let held = || daemon.status()["memory"]["holders"]["http_bodies"]["bytes"].as_u64().expect("a number");
             assert!((1 << 20..32 << 20).contains(&held()), "{} bytes are held", held());
             drop(unread);
             until("what they held is free", || held() == 0);
-            assert!(slowest <= 250.0, "/ready took {slowest} ms beside {clients} clients");
+            assert!(slowest <= PROBE_MS, "/ready took {slowest} ms beside {clients} clients");
             assert!(beside.ends_with("}]"), "{} bytes: {}", beside.len(), &beside[..beside.len().min(200)]);
             beside == quiet
         });
@@ -375,8 +376,8 @@ fn lists_and_pages_of_presence_that_are_not_read_hold_little() {
         write!(stream, "GET /api/v1/presence/events HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n").expect("sent");
         unread.push(stream);
     }
-    let slowest = least_of_three(250.0, || slowest_ready_ms(to));
-    assert!(slowest <= 250.0, "/ready took {slowest} ms");
+    let slowest = least_of_three(PROBE_MS, || slowest_ready_ms(to));
+    assert!(slowest <= PROBE_MS, "/ready took {slowest} ms");
     let (code, list) = daemon.get("/api/v1/presence");
     assert_eq!((code, list.matches("\"instance\":").count()), (200, names.len()));
     serde_json::from_str::<Value>(&list).expect("JSON");
