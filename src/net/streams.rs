@@ -225,8 +225,12 @@ impl Worker<'_> {
                 },
                 true = connections.end_of_one() => {}
                 () = sleep_until(patience.into()), if waiting.is_some() => {
-                    if let Some((_, _, why)) = waiting.take_if(|(_, until, _)| Instant::now() >= *until) {
-                        shared.refuse(why);
+                    if let Some((accepted, ..)) = waiting.take_if(|(_, until, _)| Instant::now() >= *until) {
+                        // If this thread was held up, those that are about to end have had no turn yet.
+                        tokio::task::yield_now().await;
+                        if let Err((_, why)) = connections.place(accepted) {
+                            shared.refuse(why);
+                        }
                     }
                 }
                 accepted = listener.accept(), if waiting.is_none() && !*has_failed && !*stopping.borrow() => match accepted {

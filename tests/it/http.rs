@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::ports::PROBE_MS;
-use crate::support::{Daemon, alone, get, least_of_three, pause_ms, size, text, until};
+use crate::support::{Daemon, alone, get, least_of_three, pause_ms, poll, size, text, until};
 
 /// A daemon with presence, changes allowed, and a scrape port.
 fn start(dir: &Path) -> (Daemon, SocketAddr) {
@@ -366,7 +366,8 @@ fn lists_and_pages_of_presence_that_are_not_read_hold_little() {
     // What was touched for the first time is not what clients hold.
     let paths = ["/api/v1/presence", "/presence", "/metrics", "/", "/api/v1/presence/events", "/api/v1/snapshot"];
     for path in paths {
-        assert_eq!(daemon.get(path).0, 200, "{path}");
+        // Presence may be at what it was sent.
+        until(path, || daemon.get(path).0 == 200);
     }
     let before = daemon.rss_kib();
     let mut unread: Vec<TcpStream> = (0..30).flat_map(|_| paths.map(|path| silent(to, path))).collect();
@@ -378,9 +379,12 @@ fn lists_and_pages_of_presence_that_are_not_read_hold_little() {
     }
     let slowest = least_of_three(PROBE_MS, || slowest_ready_ms(to));
     assert!(slowest <= PROBE_MS, "/ready took {slowest} ms");
-    let (code, list) = daemon.get("/api/v1/presence");
-    assert_eq!((code, list.matches("\"instance\":").count()), (200, names.len()));
-    serde_json::from_str::<Value>(&list).expect("JSON");
+    // One that is cut, because presence has too much to do, is no JSON.
+    let list = poll("a whole list", || {
+        let (code, list) = daemon.get("/api/v1/presence");
+        serde_json::from_str::<Value>(&list).map(|_| (code, list.matches("\"instance\":").count()))
+    });
+    assert_eq!(list, (200, names.len()));
     assert!(daemon.get("/presence").1.ends_with("</html>\n"));
     let growth = (daemon.rss_kib() as f64 - before as f64) / 1024.0;
     println!("{} clients that do not read of {} instances: {growth:.1} MiB", unread.len(), names.len());

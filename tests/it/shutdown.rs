@@ -249,11 +249,17 @@ fn what_the_grace_leaves_no_time_for_is_counted() {
 fn connections_one_after_the_other_are_never_too_many() {
     let dir = tempfile::tempdir().expect("a folder");
     let url = "[[listen]]\nurl = \"tcp://127.0.0.1:0\"\nmax_connections = 1";
-    let daemon = Daemon::start(dir.path(), &config(dir.path(), "", url));
+    let config = config(dir.path(), "", url).replace("address = \"off\"", "address = \"127.0.0.1:0\"");
+    let daemon = Daemon::start(dir.path(), &config);
     let to = daemon.tcp.expect("TCP");
     for _ in 0..2000 {
         TcpStream::connect(to).and_then(|mut stream| stream.write_all(b"x:1|c\n")).expect("sent");
     }
+    // A stop has only a moment for those that the kernel has queued.
+    daemon.status_when("all have come", |status| {
+        let count = |field: &str| status["listeners"][0][field].as_u64().unwrap_or(0);
+        count("connections") + count("refused") == 2000
+    });
     daemon.stop();
     let records = records(&dir.path().join("records.jsonl"));
     assert_eq!(
@@ -335,7 +341,8 @@ fn everything_that_hangs_shares_one_grace() {
 #[test]
 fn what_a_closed_connection_had_sent_before_the_stop_is_read_however_long_that_takes() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut daemon = Daemon::start(dir.path(), &config(dir.path(), "", "[[listen]]\nurl = \"tcp://127.0.0.1:0\""));
+    let (root, url) = ("shutdown_grace = \"60s\"", "[[listen]]\nurl = \"tcp://127.0.0.1:0\"");
+    let mut daemon = Daemon::start(dir.path(), &config(dir.path(), root, url));
     let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
     stream.write_all(b"t:1|c\n").expect("sent");
     // Accepted, and then held up while the kernels' buffers fill.
@@ -349,7 +356,7 @@ fn what_a_closed_connection_had_sent_before_the_stop_is_read_however_long_that_t
     drop(stream);
     daemon.signal("-TERM");
     daemon.signal("-CONT");
-    assert_eq!(daemon.wait(Duration::from_secs(30)), Some(0));
+    assert_eq!(daemon.wait(Duration::from_secs(60)), Some(0));
     let records = records(&dir.path().join("records.jsonl"));
     // The last line is whole without its newline.
     assert_eq!(sum(&records, "t"), (sent as u64 + 1) / 6);
