@@ -4,6 +4,7 @@
 //! An interval that was written in part (a full disk) is continued where it stopped. Records for a pipe whose reader is gone
 //! are dropped and counted (`closed`).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write as _};
@@ -13,16 +14,19 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 use crate::codec::Records;
-use crate::presence::{Event, WarningCode};
+use crate::presence::{Event, SERIES, WarningCode};
 use crate::series::Series;
-use crate::snapshot::{Snapshot, number, short_number};
+use crate::snapshot::{Point, Snapshot, number, short_number};
+use crate::telemetry::Ledger;
 use crate::untrusted::Escaped;
 
 use super::blocking::{Blocking, Writer};
 use super::{Delivery, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
-/// Rows of a table; of the rest the number is shown.
+/// Rows of what people sent, all kinds together, and again of events; of the rest the number is shown.
 const MAX_ROWS: usize = 200;
+/// Services and changes that the line of presence names.
+const MAX_NAMED: usize = 3;
 /// Widest column of names.
 const NAME_WIDTH: usize = 60;
 
@@ -172,61 +176,26 @@ impl Writer for ConsoleWriter {
     }
 }
 
-/// An interval as a table.
+/// An interval as a table: what people sent, each kind with its part of the rows; then a line on presence and one on the
+/// daemon itself.
 pub fn table(snapshot: &Snapshot) -> String {
-    let mut rows: Vec<(&Series, String)> = Vec::new();
-    rows.extend(snapshot.counters.iter().map(|point| {
-        let value = point.sum.value();
-        (&point.series, format!("{:>12}  {}/s", short_number(value), short_number(snapshot.rate(&point.series, value))))
-    }));
-    rows.extend(
-        snapshot.gauges.iter().map(|point| (&point.series, format!("{:>12}", short_number(point.gauge.value())))),
-    );
-    rows.extend(snapshot.timers.iter().map(|point| {
-        let s = snapshot.summary(point);
-        let mut text = format!(
-            "{:>12}  mean {}  min {}  max {}",
-            short_number(s.count),
-            short_number(s.mean),
-            short_number(s.min),
-            short_number(s.max)
-        );
-        for p in &s.percentiles {
-            let _ = write!(text, "  p{} {}", number(p.percentile), short_number(p.value));
-        }
-        (&point.series, text)
-    }));
-    rows.extend(snapshot.sets.iter().map(|point| {
-        let about = if point.members.is_exact() { "" } else { "about " };
-        (&point.series, format!("{:>12}", format!("{about}{}", short_number(point.members.count()))))
-    }));
-    for point in &snapshot.kvs {
-        rows.extend(point.values.iter().map(|&value| (&point.series, format!("{:>12}", short_number(value)))));
-    }
-    // The ledger's own series are the line at the top.
-    rows.retain(|(series, _)| !series.name().starts_with("systole."));
-    rows.sort_by(|a, b| a.0.order(b.0));
+    let all = (0..snapshot.len()).map_while(|n| snapshot.point(n));
+    let (own, mut sent): (Vec<Point>, Vec<Point>) = all.partition(|point| owner(point.series()) != Owner::Sender);
+    sent.sort_by(|a, b| a.series().order(b.series()));
 
     let ledger = &snapshot.ledger;
     let datagrams: u64 = ledger.listeners.iter().map(|l| l.datagrams).sum();
     let drops: u64 = ledger.listeners.iter().map(|l| l.kernel_drops).sum();
     let time = UNIX_EPOCH + Duration::from_secs_f64(snapshot.end.max(0.0));
     let mut out = format!(
-        "── {}  {} series  {} lines  {datagrams} datagrams  {} malformed  {drops} dropped by the kernel\n",
+        "── {}  {} series  {} lines  {datagrams} datagrams  {} malformed{}  {drops} dropped by the kernel\n",
         humantime::format_rfc3339_seconds(time),
-        rows.len(),
+        sent.len(),
         ledger.lines.read,
         ledger.malformed_total(),
+        reasons(ledger),
     );
-    let names: Vec<String> =
-        rows.iter().take(MAX_ROWS).map(|(series, _)| Escaped(&series.to_string()).to_string()).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(NAME_WIDTH);
-    for ((series, text), name) in rows.iter().zip(&names) {
-        let _ = writeln!(out, "   {:<12} {name:<width$} {text}", series.kind().name());
-    }
-    if rows.len() > MAX_ROWS {
-        let _ = writeln!(out, "   … and {} more series", rows.len() - MAX_ROWS);
-    }
+    rows(snapshot, &sent, &mut out);
     for event in snapshot.events_and_checks.iter().take(MAX_ROWS) {
         let _ = writeln!(out, "   {}", event_line(event));
     }
@@ -234,20 +203,170 @@ pub fn table(snapshot: &Snapshot) -> String {
         let _ =
             writeln!(out, "   … and {} more events and service checks", snapshot.events_and_checks.len() - MAX_ROWS);
     }
-    for event in snapshot.presence.iter().take(MAX_ROWS) {
-        let _ = writeln!(out, "   {}", presence_line(event));
-    }
-    if snapshot.presence.len() > MAX_ROWS {
-        let _ = writeln!(out, "   … and {} more changes of presence", snapshot.presence.len() - MAX_ROWS);
+    for line in [presence_line(snapshot, &own), own_line(snapshot, &own)].into_iter().flatten() {
+        let _ = writeln!(out, "   {line}");
     }
     out
 }
 
-/// A change of presence in one line.
-pub fn presence_line(event: &Event) -> String {
+/// Whose a series is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Sender,
+    Presence,
+    Daemon,
+}
+
+fn owner(series: &Series) -> Owner {
+    let name = series.name();
+    match name.rfind("presence_") {
+        _ if name.starts_with("systole.") => Owner::Daemon,
+        // A prefix of ours may stand before it.
+        Some(at) if SERIES.contains(&&name[at..]) && (at == 0 || name[..at].ends_with(['.', '_', '-'])) => {
+            Owner::Presence
+        }
+        _ => Owner::Sender,
+    }
+}
+
+/// The reasons of malformed lines, in parentheses.
+fn reasons(ledger: &Ledger) -> String {
+    let reasons: Vec<String> = ledger.lines.malformed.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+    if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) }
+}
+
+/// How many rows each list gets of `room`: all if they fit, else the same number each, and what short ones leave over goes to
+/// the others.
+fn shares(lengths: &[usize], room: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&n| lengths[n]);
+    let (mut out, mut left) = (vec![0; lengths.len()], room);
+    for (at, &n) in order.iter().enumerate() {
+        out[n] = lengths[n].min(left / (order.len() - at));
+        left -= out[n];
+    }
+    out
+}
+
+/// What people sent, by kind.
+fn rows(snapshot: &Snapshot, sent: &[Point], out: &mut String) {
+    let kinds: Vec<&[Point]> = sent.chunk_by(|a, b| a.series().kind() == b.series().kind()).collect();
+    let shares = shares(&kinds.iter().map(|points| points.len()).collect::<Vec<_>>(), MAX_ROWS);
+    let shown = || kinds.iter().zip(&shares).map(|(points, &share)| points.split_at(share));
+    let name = |point: &Point| Escaped(&point.series().to_string()).to_string();
+    let names = shown().flat_map(|(points, _)| points).map(|point| name(point).chars().count());
+    let width = names.max().unwrap_or(0).min(NAME_WIDTH);
+    for (points, rest) in shown() {
+        for point in points {
+            let (kind, name) = (point.series().kind().name(), name(point));
+            let _ = writeln!(out, "   {kind:<12} {name:<width$} {}", values(snapshot, *point));
+        }
+        if let Some(point) = rest.first() {
+            let kind = point.series().kind().name();
+            let _ = writeln!(out, "   {kind:<12} … and {} more", rest.len());
+        }
+    }
+}
+
+/// The values of a row.
+fn values(snapshot: &Snapshot, point: Point) -> String {
+    match point {
+        Point::Counter(point) => {
+            let value = point.sum.value();
+            format!("{:>12}  {}/s", short_number(value), short_number(snapshot.rate(&point.series, value)))
+        }
+        Point::Gauge(point) => format!("{:>12}", short_number(point.gauge.value())),
+        Point::Timer(point) => {
+            let s = snapshot.summary(point);
+            let mut text = format!(
+                "{:>12}  mean {}  min {}  max {}",
+                short_number(s.count),
+                short_number(s.mean),
+                short_number(s.min),
+                short_number(s.max)
+            );
+            for p in &s.percentiles {
+                let _ = write!(text, "  p{} {}", number(p.percentile), short_number(p.value));
+            }
+            text
+        }
+        Point::Set(point) => {
+            let about = if point.members.is_exact() { "" } else { "about " };
+            format!("{:>12}", format!("{about}{}", short_number(point.members.count())))
+        }
+        Point::Kv(point) => {
+            let last = point.values.last().map_or_else(String::new, |&value| short_number(value));
+            let more =
+                if point.values.len() > 1 { format!("  the last of {}", point.values.len()) } else { String::new() };
+            format!("{last:>12}{more}")
+        }
+    }
+}
+
+/// Who is there, and what changed, in one line; nothing where nobody was heard.
+fn presence_line(snapshot: &Snapshot, own: &[Point]) -> Option<String> {
+    // Service and state of a level.
+    let levels = |name: &'static str| {
+        let gauges = own.iter().filter_map(|point| if let Point::Gauge(point) = point { Some(*point) } else { None });
+        gauges.filter(move |point| point.series.name().ends_with(name)).map(|point| {
+            let tag = |key: &str| point.series.tags().find(|(known, _)| *known == key).and_then(|(_, value)| value);
+            (tag("service").unwrap_or(""), tag("state").unwrap_or(""), point.gauge.value())
+        })
+    };
+    let services: Vec<_> = levels("presence_service_up").collect();
+    let mut parts = Vec::new();
+    if !services.is_empty() {
+        let up = services.iter().filter(|(_, _, up)| *up > 0.0).count();
+        parts.push(format!("{up} of {} services up", services.len()));
+        let down: Vec<String> = services
+            .iter()
+            .filter(|(_, _, up)| *up <= 0.0)
+            .take(MAX_NAMED)
+            .map(|(name, ..)| format!("{} is not", Escaped(name)))
+            .collect();
+        parts.extend((!down.is_empty()).then(|| down.join(", ")));
+        let mut states: BTreeMap<&str, f64> = BTreeMap::new();
+        for (_, state, n) in levels("presence_service_instances") {
+            *states.entry(state).or_default() += n;
+        }
+        let states = states.into_iter().filter(|(_, n)| *n > 0.0).map(|(state, n)| format!("{} {state}", number(n)));
+        let states: Vec<String> = states.collect();
+        parts.extend((!states.is_empty()).then(|| format!("instances: {}", states.join(", "))));
+    }
+    let mut events: Vec<&Event> = snapshot.presence.iter().collect();
+    if !events.is_empty() {
+        // What somebody is notified of first, then services before their instances.
+        events.sort_by_key(|event| (!event.notify, event.instance.is_some()));
+        let named: Vec<String> = events.iter().take(MAX_NAMED).map(|event| change(event)).collect();
+        let more = events.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        parts.push(format!("changed: {}{more}", named.join(", ")));
+    }
+    (!parts.is_empty()).then(|| format!("presence     {}", parts.join("; ")))
+}
+
+/// The daemon itself in one line; nothing where it has no series of its own.
+fn own_line(snapshot: &Snapshot, own: &[Point]) -> Option<String> {
+    let series = own.iter().filter(|point| owner(point.series()) == Owner::Daemon).count();
+    let ledger = &snapshot.ledger;
+    let folded = match ledger.samples.folded {
+        0 => String::new(),
+        folded => format!("; {folded} samples folded into systole.overflow"),
+    };
+    let flush_ms = number((ledger.flush.duration_secs * 1e4).round() / 10.0);
+    (series > 0).then(|| {
+        format!(
+            "systole      {series} series of the daemon's own; memory {} MiB; flush {flush_ms} ms{folded}",
+            ledger.memory.live >> 20
+        )
+    })
+}
+
+/// A change of presence in a few words.
+fn change(event: &Event) -> String {
     if let Some(count) = event.change.restored() {
         let s = if count == 1 { "" } else { "s" };
-        return format!("presence     {count} instance{s} restored");
+        return format!("{count} instance{s} restored");
     }
     let who = match (&event.service, &event.instance) {
         (Some(service), Some(instance)) => format!("{}/{}", Escaped(service), Escaped(instance)),
@@ -260,7 +379,7 @@ pub fn presence_line(event: &Event) -> String {
     let words: Vec<&str> = words.into_iter().flatten().collect();
     let why = event.change.reason().map_or(String::new(), |reason| format!(" ({reason})"));
     let mark = if event.notify { " !" } else { "" };
-    format!("presence     {who} {}{why}{mark}", words.join(" "))
+    format!("{who} {}{why}{mark}", words.join(" ")).trim_start().to_string()
 }
 
 /// An event or a service check in one line.
@@ -273,5 +392,65 @@ pub fn event_line(event: &EventOrCheck) -> String {
             let word = ["ok", "warning", "critical", "unknown"].get(usize::from(*status)).unwrap_or(&"unknown");
             format!("check        {}: {word}  {}", Escaped(name), Escaped(message.as_deref().unwrap_or("")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::Gauge;
+    use crate::protocol::Kind;
+    use crate::snapshot::{CounterPoint, GaugePoint};
+
+    fn counter(name: &str) -> CounterPoint {
+        CounterPoint { series: Series::new(Kind::Counter, name, &[]), sum: Default::default() }
+    }
+
+    fn gauge(name: &str, tags: &[(&str, Option<&str>)], value: f64) -> GaugePoint {
+        GaugePoint { series: Series::new(Kind::Gauge, name, tags), gauge: Gauge::absolute(value, 1.0) }
+    }
+
+    #[test]
+    fn kinds_share_the_rows_and_short_ones_leave_theirs_to_others() {
+        for (lengths, room, expected) in [
+            (&[][..], 200, &[][..]),
+            (&[3, 0, 5], 200, &[3, 0, 5]),
+            (&[20_000, 20_000], 200, &[100, 100]),
+            (&[20_000, 10, 90], 200, &[100, 10, 90]),
+            (&[20_000, 300, 300, 300], 200, &[50, 50, 50, 50]),
+            (&[5, 5, 5], 2, &[0, 1, 1]),
+        ] {
+            assert_eq!(shares(lengths, room), expected, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn what_people_sent_comes_first_and_the_rest_folds_to_a_line_each() {
+        let service = [("service", Some("pay\u{1b}[2J"))];
+        let state = |state| [("service", Some("pay")), ("state", Some(state))];
+        let snapshot = Snapshot {
+            counters: (0..20_000)
+                .map(|n| counter(&format!("c{n:05}")))
+                .chain([counter("systole.lines.read")])
+                .collect(),
+            gauges: vec![
+                gauge("presence_service_up", &service, 0.0),
+                gauge("presence_service_up", &[("service", Some("search"))], 1.0),
+                gauge("presence_service_instances", &state("up"), 2.0),
+                gauge("presence_service_instances", &state("down"), 1.0),
+                gauge("presence_of_mind", &[], 7.0),
+                gauge("systole.series", &[], 3.0),
+            ],
+            ..Snapshot::default()
+        };
+        let table = table(&snapshot);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].contains("  20001 series  "), "{}", lines[0]);
+        assert_eq!(lines.len(), 1 + 199 + 1 + 1 + 2, "{table}");
+        assert!(lines[1].starts_with("   counter      c00000 "), "{}", lines[1]);
+        assert_eq!(lines[200], "   counter      … and 19801 more");
+        assert!(lines[201].starts_with("   gauge        presence_of_mind "), "{}", lines[201]);
+        assert_eq!(lines[202], "   presence     1 of 2 services up; pay\\u{1b}[2J is not; instances: 1 down, 2 up");
+        assert_eq!(lines[203], "   systole      2 series of the daemon's own; memory 0 MiB; flush 0 ms");
     }
 }
