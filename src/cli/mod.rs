@@ -1,10 +1,13 @@
 //! The command line: one file per subcommand. Exit codes: 0 success, 1 failed at run time (port, file, server), 2 bad
 //! usage or bad configuration, 70 a part of the daemon failed that it cannot go on without.
 
+mod account;
 mod beat;
 mod capture;
 mod check;
+mod client;
 mod explain;
+mod figures;
 mod import;
 mod load;
 mod presence;
@@ -13,6 +16,7 @@ mod replay_presence;
 mod run;
 mod send;
 mod service_manager;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -65,6 +69,8 @@ enum Command {
     Capture(capture::CaptureArgs),
     /// Send heartbeats, for as long as a command runs if one is given; exits with its status
     Beat(beat::BeatArgs),
+    /// Ask a running daemon how it does: the ledger and its parts on one screen, and an exit code for scripts
+    Status(status::StatusArgs),
     /// Ask a running daemon who is there: list, show, check, wait, events, maintenance, forget
     Presence(presence::PresenceArgs),
     /// Send lines
@@ -129,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Beat(args) => beat::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Presence(args) => presence::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),

@@ -1,7 +1,6 @@
 //! `systole presence`: queries a running daemon for presence, and sends it an operator's changes.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -9,10 +8,10 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::config::parse_duration;
-use crate::http_client::{HttpClient, Tls, append, without_login};
 use crate::presence::describe::length;
 use crate::untrusted::{Escaped, in_url};
 
+use super::client::{ClientArgs, DaemonClient};
 use super::{FAILED, duration, print_error};
 
 /// Exit codes of monitoring plug-ins: OK, warning, critical, unknown.
@@ -22,8 +21,7 @@ const CRITICAL: u8 = 2;
 /// Also for bad usage of `check` and `wait`.
 pub(super) const UNKNOWN: u8 = 3;
 
-/// Longest wait for a response, and time between two requests of `wait` and `events -f`.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Time between two requests of `wait` and `events -f`.
 const AGAIN: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
@@ -36,21 +34,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(super) struct PresenceArgs {
     #[command(subcommand)]
     command: Ask,
-    /// Base URL of the daemon's page
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8127", global = true)]
-    url: String,
-    /// The token (`http.token`); by default that of SYSTOLE_TOKEN
-    #[arg(long, value_name = "TOKEN", global = true)]
-    token: Option<String>,
-    /// Roots (PEM) of the page's certificate, in place of the system's
-    #[arg(long, value_name = "FILE", global = true)]
-    tls_ca: Option<PathBuf>,
-    /// Our certificate (PEM), for a page that asks for one
-    #[arg(long, value_name = "FILE", global = true, requires = "tls_key")]
-    tls_certificate: Option<PathBuf>,
-    /// Its private key (PEM)
-    #[arg(long, value_name = "FILE", global = true, requires = "tls_certificate")]
-    tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    daemon: ClientArgs,
 }
 
 /// Values of `list --state`: states of services and instances.
@@ -128,68 +113,12 @@ fn patience(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).or_else(|_| duration(text))
 }
 
-/// A client of a running daemon.
-struct Daemon {
-    client: HttpClient,
-    url: String,
-    token: Option<String>,
-}
-
-impl Daemon {
-    /// Requests `path`; returns the status and the body.
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
-        let url = append(&self.url, path);
-        let body = body.map(|body| body.to_string().into_bytes());
-        let answer = self.client.ask(method, &url, body, self.token.as_deref(), DEADLINE).await;
-        let url = without_login(&url);
-        let answer = answer.map_err(|error| {
-            let error = error.to_string();
-            let advice = advice(&url, &error);
-            format!("cannot ask {url}: {error}; {advice}")
-        })?;
-        let value = serde_json::from_slice(&answer.body);
-        let value = value.map_err(|_| format!("{url} answers {}, but not as systole does", answer.status))?;
-        Ok((answer.status, value))
-    }
-
-    /// The same, with an error for anything but success.
-    async fn good(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, String> {
-        match self.ask(method, path, body).await? {
-            (200..300, value) => Ok(value),
-            (status, value) => Err(match value["error"]["message"].as_str() {
-                Some(message) => Escaped(message).to_string(),
-                None => format!("the daemon answers {status}"),
-            }),
-        }
-    }
-}
-
-/// What to do about a request that failed.
-fn advice(url: &str, error: &str) -> &'static str {
-    let says = |word: &str| error.contains(word);
-    match () {
-        // An alert of TLS begins with no version of HTTP.
-        () if url.starts_with("http://") && says("invalid HTTP version") => "it speaks TLS: give `--url https://…`",
-        () if says("UnknownIssuer") => "give the root that signed its certificate with `--tls-ca FILE`",
-        () if says("CertificateRequired") => {
-            "it asks for a certificate: give one that its `client_ca` has signed with `--tls-certificate FILE --tls-key FILE`"
-        }
-        () if says("NotValidForName") => "give `--url` with a name that is in its certificate",
-        // The message of rustls for an answer that is not TLS.
-        () if url.starts_with("https://") && says("corrupt message") => "it does not speak TLS: give `--url http://…`",
-        () => "is the daemon running, with its page?",
-    }
-}
-
 pub(super) fn run(args: &PresenceArgs) -> u8 {
     let is_plugin = matches!(args.command, Ask::Check { .. } | Ask::Wait { .. });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        let file = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
-        let tls = Tls { ca: file(&args.tls_ca), certificate: file(&args.tls_certificate), key: file(&args.tls_key) };
-        let client = HttpClient::with(&tls).map_err(|error| format!("cannot set up TLS: {error}"))?;
-        let token = args.token.clone().or_else(|| std::env::var(crate::config::TOKEN).ok());
-        runtime.block_on(run_command(&args.command, Daemon { client, url: args.url.clone(), token }))
+        let daemon = args.daemon.client()?;
+        runtime.block_on(run_command(&args.command, daemon))
     });
     outcome.unwrap_or_else(|problem| {
         print_error(problem);
@@ -197,7 +126,7 @@ pub(super) fn run(args: &PresenceArgs) -> u8 {
     })
 }
 
-async fn run_command(command: &Ask, daemon: Daemon) -> Result<u8, String> {
+async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> {
     match command {
         Ask::List { state, json } => {
             let query = state.as_ref().map_or(String::new(), |state| format!("?state={}", in_url(state)));
@@ -362,7 +291,7 @@ fn details(found: &Value) -> String {
 }
 
 /// The state of a service: an exit code, and the line of a monitoring plug-in.
-async fn check(daemon: &Daemon, service: &str, min: Option<u64>) -> Result<(u8, String), String> {
+async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result<(u8, String), String> {
     if service.contains('/') {
         return Err(format!("check takes a service; for one instance: presence show {}", Escaped(service)));
     }
@@ -432,7 +361,7 @@ fn failing(service: &str, critical: u64, said: &Value) -> String {
     }
 }
 
-async fn wait(daemon: &Daemon, service: &str, up: u64, timeout: Duration) -> Result<u8, String> {
+async fn wait(daemon: &DaemonClient, service: &str, up: u64, timeout: Duration) -> Result<u8, String> {
     if service.contains('/') {
         return Err(format!("wait takes a service; for one instance: presence show {}", Escaped(service)));
     }
@@ -457,7 +386,7 @@ async fn wait(daemon: &Daemon, service: &str, up: u64, timeout: Duration) -> Res
     }
 }
 
-async fn events(daemon: &Daemon, follow: bool, json: bool) -> Result<u8, String> {
+async fn events(daemon: &DaemonClient, follow: bool, json: bool) -> Result<u8, String> {
     let mut since = String::new();
     let mut is_first = true;
     loop {

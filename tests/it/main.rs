@@ -57,6 +57,7 @@ mod statsd;
 mod streams;
 mod supervision;
 mod support;
+mod terminal;
 mod tls;
 mod transports;
 mod treatments;
