@@ -45,6 +45,7 @@ use crate::aggregate::{Quota, Shard};
 use crate::assemble;
 use crate::config::Config;
 use crate::flush::{Flusher, FlusherHandle};
+use crate::journal::Journal;
 use crate::log::Log;
 use crate::memory::Memory;
 use crate::net::Taps;
@@ -83,6 +84,9 @@ pub enum StopError {
     #[error("a receive worker failed; its messages are above")]
     WorkerFailed,
 }
+
+/// What the journal says of a start.
+const STARTED: &str = concat!("systole ", env!("CARGO_PKG_VERSION"), " started");
 
 /// The flush thread among the parts.
 const FLUSH: &str = "flush";
@@ -237,6 +241,8 @@ impl Daemon {
         let seed = random_seed();
         let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
         let (flusher_handle, inbox) = crate::flush::channel();
+        let journal = Journal::new(&memory);
+        journal.add_start(unix_time(), STARTED, &format!("listening on {}", listeners.urls().join(", ")));
         if let Some(log) = &log {
             supervisor.adopt(log.part());
         }
@@ -275,14 +281,22 @@ impl Daemon {
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
                 .accounting_for(relays.stats(), log, capture_counter, ports)
                 .in_memory(&memory)
+                .writing(journal.clone())
                 .controlled_by(inputs)
                 .supervised_by(&supervisor, &flush_part);
 
         let readiness = Readiness::new(&supervisor);
         let http = http.map(|bound| {
             let bodies = bound.bodies();
-            let state =
-                server::http_state(&config, started, flusher_handle.clone(), &readiness, presence_handle, bodies);
+            let state = server::http_state(
+                &config,
+                started,
+                flusher_handle.clone(),
+                &readiness,
+                presence_handle,
+                bodies,
+                journal,
+            );
             bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
         });
         let management = management.map(|bound| {

@@ -14,6 +14,7 @@ use crate::acl::AccessList;
 use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
 use crate::http::{self, About, AppState, LastRead, OnceEach};
+use crate::journal::Journal;
 use crate::management::ManagementState;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
@@ -123,6 +124,7 @@ pub(super) fn http_state(
     readiness: &Readiness,
     presence: Option<PresenceHandle>,
     bodies: Bodies,
+    journal: Journal,
 ) -> AppState {
     let http = &config.http;
     let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
@@ -131,6 +133,7 @@ pub(super) fn http_state(
         flusher,
         readiness: readiness.clone(),
         presence,
+        journal,
         write_token: http.token.as_deref().map(Arc::from),
         streams: Arc::new(Semaphore::new(http::STREAMS)),
         bodies,

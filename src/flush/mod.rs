@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
 use crate::fault;
+use crate::journal::Journal;
 use crate::log::Log;
 use crate::memory::{Holder, Holding, Level, Memory};
 use crate::net::relay::RelayStats;
@@ -98,6 +99,7 @@ pub struct Flusher {
     spare: Vec<Columns>,
     drivers: Vec<SinkDriver>,
     inbox: Inbox,
+    journal: Journal,
     /// The account since the start, of closed intervals.
     totals: Ledger,
     /// What the sources had counted at the last tick.
@@ -186,6 +188,7 @@ impl Flusher {
             spare: Vec::new(),
             drivers,
             inbox,
+            journal: Journal::default(),
             totals: Ledger { listeners: accounts, completeness: 1.0, ..Ledger::default() },
             counted: Ledger::default(),
             sources,
@@ -233,6 +236,12 @@ impl Flusher {
         self.in_spare = memory.holding(Holder::Values);
         self.publish(None, false, None);
         self
+    }
+
+    /// Adds to this journal what happened in each interval.
+    #[must_use]
+    pub fn writing(self, journal: Journal) -> Flusher {
+        Flusher { journal, ..self }
     }
 
     /// Stops as these inputs say.
@@ -556,6 +565,11 @@ impl Flusher {
             "flushed"
         );
         let end = snapshot.end;
+        let (fresh, more) = self.registry.take_new_prefixes();
+        // Whoever sees the interval finds its entries.
+        if let Err(panic) = catch(|| self.journal.add(&snapshot, (&fresh, more))) {
+            tracing::error!(?panic, "what happened in an interval is not in the journal");
+        }
         self.publish(Some(snapshot), false, Some(end));
         if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
             self.last_status = Instant::now();

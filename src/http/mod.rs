@@ -8,6 +8,7 @@
 //! | `GET /metrics` | the daemon's own numbers, Prometheus text or OpenMetrics by `Accept` |
 //! | `GET /api/v1/status` | version, uptime, profile, interval, and the ledger since the start |
 //! | `GET /api/v1/snapshot` | records of the last interval, an array |
+//! | `GET /api/v1/events[?since=&limit=&kind=&q=]` | the last 1,000 things that happened, newest first |
 //! | `GET /presence` | the board: who is there, worst first |
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
@@ -25,6 +26,7 @@
 //! no browser's.
 
 mod board;
+mod events;
 mod listing;
 mod metrics;
 mod page;
@@ -46,6 +48,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::flush::FlusherHandle;
+use crate::journal::Journal;
 use crate::ports::{Port, serve_http};
 use crate::presence_driver::PresenceHandle;
 use crate::supervise::Readiness;
@@ -85,6 +88,8 @@ pub struct AppState {
     pub presence: Option<PresenceHandle>,
     /// What those must show who change something, on loopback too; without it nobody can.
     pub write_token: Option<Arc<str>>,
+    /// What happened.
+    pub journal: Journal,
     /// Event streams that may still be opened.
     pub streams: Arc<Semaphore>,
     /// The large bodies that are being sent.
@@ -135,6 +140,7 @@ fn router(state: AppState) -> Router {
         .route("/metrics", get(own_metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/snapshot", get(last_snapshot))
+        .route("/api/v1/events", get(events::events))
         .merge(presence::routes())
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })

@@ -6,6 +6,7 @@
 
 mod gauges;
 mod multi_interval;
+mod prefixes;
 mod registry;
 mod series_table;
 

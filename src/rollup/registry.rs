@@ -22,6 +22,7 @@ use crate::telemetry::{Ledger, SeriesAccount, Tally};
 
 use super::gauges::HeldGauges;
 use super::multi_interval::MultiInterval;
+use super::prefixes::Prefixes;
 use super::series_table::{SeriesTable, Slot};
 
 /// Intervals for which series that occurred in one only leave early after new ones found no room in memory, and after how
@@ -127,6 +128,7 @@ pub struct Registry {
     overrides: Arc<HashMap<Series, u32>>,
     multi_interval: MultiInterval,
     deleted: Vec<Deletion>,
+    prefixes: Prefixes,
     /// When the last interval ended, and how long it was.
     last_close: f64,
     last_length: f64,
@@ -148,6 +150,7 @@ impl Registry {
             overrides: Arc::default(),
             multi_interval: MultiInterval::default(),
             deleted: Vec::new(),
+            prefixes: Prefixes::default(),
             last_close: f64::NEG_INFINITY,
             last_length: 0.0,
             held: None,
@@ -227,6 +230,11 @@ impl Registry {
         snapshot
     }
 
+    /// The first series of prefixes that were not there before the last intervals, and how many more there are.
+    pub fn take_new_prefixes(&mut self) -> (Vec<Series>, u64) {
+        self.prefixes.take()
+    }
+
     /// Collects tallies, events and checks, and new and retired series.
     fn register(&mut self, partials: &mut [Partial], snapshot: &mut Snapshot) {
         let mut tally = Tally::default();
@@ -251,6 +259,7 @@ impl Registry {
                 }
                 for created in std::mem::take(&mut partial.created[class as usize]) {
                     let Some(id) = table.register(shard, created, &self.options) else { continue };
+                    self.prefixes.see(&table.shown(id));
                     let rule = table.rule_of(id);
                     if overrides(&self.options, rule).is_some_and(SeriesOverrides::is_seen) {
                         Arc::make_mut(&mut self.overrides).insert(table.shown(id), rule);

@@ -170,13 +170,14 @@ fn every_error_is_json_with_the_right_status() {
 }
 
 /// Every route of `docs/http.md`, as it is asked here.
-const ROUTES: [(&str, &str); 15] = [
+const ROUTES: [(&str, &str); 16] = [
     ("GET", "/"),
     ("GET", "/health"),
     ("GET", "/ready"),
     ("GET", "/metrics"),
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/snapshot"),
+    ("GET", "/api/v1/events"),
     ("GET", "/presence"),
     ("GET", "/presence/pay"),
     ("GET", "/api/v1/presence"),

@@ -54,6 +54,7 @@ mod signals;
 mod slow_sink;
 mod spool;
 mod statsd;
+mod stream;
 mod streams;
 mod supervision;
 mod support;
