@@ -1,0 +1,251 @@
+// Points from `/api/v1/history`, for all charts of a page in few requests, and what came since.
+
+import { Ring } from "./points.js";
+
+/** Most series and most ledger paths in one request. */
+const MOST_IDS = 20;
+const MOST_PATHS = 40;
+
+/**
+ * What a chart shows.
+ * @typedef {{ ids: string[], ledger: string[], heat: boolean }} Need
+ *
+ * @typedef {object} AnswerSeries
+ * @property {string} id
+ * @property {string} kind
+ * @property {string} name
+ * @property {Record<string, string | string[] | null>} tags
+ * @property {Record<string, (number | null)[]>} fields
+ * @property {Record<string, (number | null)[]>} [min]
+ * @property {Record<string, (number | null)[]>} [max]
+ * @property {boolean[]} [updated]
+ * @property {import("./draw.js").Heat} [heat]
+ *
+ * @typedef {object} Answer
+ * @property {number} interval
+ * @property {number} step
+ * @property {string} resolution
+ * @property {number[]} times
+ * @property {(number | null)[]} completeness
+ * @property {number | null} given_up_before
+ * @property {{ from: number, to: number, now: number } | null} open
+ * @property {import("./draw.js").Mark[]} marks
+ * @property {AnswerSeries[]} series
+ * @property {Record<string, (number | null)[]>} [ledger]
+ */
+
+/**
+ * Column of a field of a series.
+ * @param {string} id
+ * @param {string} field
+ * @param {"" | "min" | "max" | "updated"} [part]
+ */
+export function columnOf(id, field, part = "") {
+  return `${id}\n${field}\n${part}`;
+}
+
+/** Points of some series and some of the ledger, on the same times. */
+export class Block {
+  /** @param {Need} need */
+  constructor(need) {
+    this.need = need;
+    this.ring = new Ring(1);
+    this.interval = 10;
+    this.step = 10;
+    this.resolution = "interval";
+    /** @type {Map<string, AnswerSeries>} */
+    this.series = new Map();
+    /** @type {import("./draw.js").Mark[]} */
+    this.marks = [];
+    /** @type {{ from: number, to: number, now: number } | null} */
+    this.open = null;
+    /** @type {Map<string, { bounds: number[], counts: Map<number, number[]> }>} */
+    this.heat = new Map();
+    /** @type {number | null} */
+    this.givenUpBefore = null;
+    /** What went wrong, in words; empty if all is well. */
+    this.fault = "";
+    this.isLoaded = false;
+  }
+
+  /** @param {Need} more whether it fits in beside what is here */
+  takes(more) {
+    const ids = new Set([...this.need.ids, ...more.ids]);
+    const paths = new Set([...this.need.ledger, ...more.ledger]);
+    return this.need.heat === more.heat && ids.size <= MOST_IDS && paths.size <= MOST_PATHS;
+  }
+
+  /** @param {Need} more */
+  add(more) {
+    this.need.ids = [...new Set([...this.need.ids, ...more.ids])];
+    this.need.ledger = [...new Set([...this.need.ledger, ...more.ledger])];
+  }
+
+  /**
+   * @param {{ from: number, to: number }} window
+   * @param {number} [step]
+   */
+  url({ from, to }, step) {
+    const query = new URLSearchParams();
+    for (const id of this.need.ids) {
+      query.append("id", id);
+    }
+    for (const path of this.need.ledger) {
+      query.append("ledger", path);
+    }
+    query.append("from", from.toFixed(3));
+    query.append("to", to.toFixed(3));
+    if (step !== undefined) {
+      query.append("step", String(step));
+    }
+    if (this.need.heat) {
+      query.append("heat", "1");
+    }
+    return `/api/v1/history?${query}`;
+  }
+
+  /**
+   * Everything anew.
+   * @param {Answer} answer
+   */
+  fill(answer) {
+    this.interval = answer.interval;
+    this.step = answer.step;
+    this.resolution = answer.resolution;
+    this.marks = [];
+    this.heat.clear();
+    this.series.clear();
+    this.ring = new Ring(Math.max(answer.times.length + 16, 512));
+    this.isLoaded = true;
+    this.fault = "";
+    this.append(answer);
+  }
+
+  /**
+   * What came since.
+   * @param {Answer} answer
+   */
+  append(answer) {
+    this.open = answer.open;
+    this.givenUpBefore = answer.given_up_before;
+    const known = new Set(answer.marks.map((mark) => `${mark.kind} ${mark.from}`));
+    this.marks = [...this.marks.filter((mark) => !known.has(`${mark.kind} ${mark.from}`)), ...answer.marks];
+    /** @type {[string, ArrayLike<number | null>][]} */
+    const columns = [["completeness", answer.completeness]];
+    for (const [path, values] of Object.entries(answer.ledger ?? {})) {
+      columns.push([path, values]);
+    }
+    for (const one of answer.series) {
+      this.series.set(one.id, {
+        ...one,
+        fields: Object.fromEntries(Object.keys(one.fields).map((field) => [field, []])),
+      });
+      for (const [field, values] of Object.entries(one.fields)) {
+        columns.push([columnOf(one.id, field), values]);
+        for (const part of /** @type {const} */ (["min", "max"])) {
+          const bound = one[part]?.[field];
+          bound && columns.push([columnOf(one.id, field, part), bound]);
+        }
+      }
+      if (one.updated) {
+        columns.push([columnOf(one.id, "value", "updated"), one.updated.map(Number)]);
+      }
+      this.#heated(one, answer.times);
+    }
+    answer.times.forEach((time, at) => {
+      this.ring.push(
+        time,
+        columns.map(([key, values]) => [key, values[at]]),
+      );
+    });
+  }
+
+  /**
+   * @param {AnswerSeries} one
+   * @param {number[]} times
+   */
+  #heated({ id, heat }, times) {
+    if (!heat) {
+      return;
+    }
+    const kept = this.heat.get(id);
+    // Buckets may become wider; then those of before do not fit any more.
+    const counts = kept && String(kept.bounds) === String(heat.bounds) ? kept.counts : new Map();
+    heat.counts.forEach((row, at) => {
+      row && counts.set(times[at], row);
+    });
+    this.heat.set(id, { bounds: heat.bounds, counts });
+  }
+
+  /** @param {number} time forget what is before it */
+  forget(time) {
+    this.ring.forget(time);
+    this.marks = this.marks.filter((mark) => mark.to >= time);
+    for (const { counts } of this.heat.values()) {
+      for (const at of counts.keys()) {
+        at < time && counts.delete(at);
+      }
+    }
+  }
+
+  /** End of the last closed interval that is known; NaN without any. */
+  get last() {
+    const { times } = this.ring;
+    return times.length ? times[times.length - 1] : Number.NaN;
+  }
+
+  /** Beginning of the first interval that somebody saw; NaN without any. */
+  get first() {
+    const { times } = this.ring;
+    const completeness = this.ring.column("completeness");
+    const at = completeness.findIndex((share) => !Number.isNaN(share));
+    return at < 0 ? Number.NaN : times[at] - this.step;
+  }
+}
+
+/**
+ * As few blocks as hold what the charts need.
+ * @param {Need[]} needs
+ * @returns {{ blocks: Block[], of: Block[] }} `of`: the block of each need
+ */
+export function pack(needs) {
+  /** @type {Block[]} */
+  const blocks = [];
+  const of = needs.map((need) => {
+    let block = blocks.find((candidate) => candidate.takes(need));
+    if (!block) {
+      block = new Block({ ids: [], ledger: [], heat: need.heat });
+      blocks.push(block);
+    }
+    block.add(need);
+    return block;
+  });
+  return { blocks, of };
+}
+
+/**
+ * An answer of the API, or the sentence that says why there is none.
+ * @param {string} url
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<any>}
+ */
+export async function ask(url, signal) {
+  const response = await fetch(url, { headers: { Accept: "application/json" }, signal });
+  const body = await response.json().catch(() => null);
+  if (!response.ok) {
+    throw new Refusal(response.status, body?.error?.message ?? `The daemon answers ${response.status}.`);
+  }
+  return body;
+}
+
+/** The daemon answers, and says no. */
+export class Refusal extends Error {
+  /**
+   * @param {number} status
+   * @param {string} message
+   */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}

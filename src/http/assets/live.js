@@ -1,0 +1,201 @@
+// Exchanges the live fragments of the page for those of the same URL as it is served now. Nodes stay where they are and
+// only differences are written: focus, selection, open details, fields and canvases survive.
+
+/**
+ * What makes a node the same in two versions.
+ * @param {Node} node
+ */
+function keyOf(node) {
+  if (!(node instanceof Element)) {
+    return "";
+  }
+  const { id } = node;
+  const data = node instanceof HTMLElement || node instanceof SVGElement ? node.dataset : {};
+  return id || data.id || data.key || data.live || "";
+}
+
+/**
+ * Attributes that belong to the browser or to the modules once the page is there.
+ * @param {Element} element
+ * @param {string} name
+ */
+function isOurs(element, name) {
+  return (
+    name === "style" ||
+    name === "aria-selected" ||
+    name === "data-shown" ||
+    (name === "open" && (element instanceof HTMLDetailsElement || element instanceof HTMLDialogElement)) ||
+    (name === "class" && element.matches("figure[data-chart]")) ||
+    (element.matches(".plot") && /^(role|tabindex|aria-)/.test(name))
+  );
+}
+
+/**
+ * @param {Element} old
+ * @param {Element} next
+ */
+function attributes(old, next) {
+  for (const { name, value } of [...next.attributes]) {
+    if (!isOurs(old, name) && old.getAttribute(name) !== value) {
+      old.setAttribute(name, value);
+    }
+  }
+  for (const { name } of [...old.attributes]) {
+    if (!next.hasAttribute(name) && !isOurs(old, name) && name !== "data-js") {
+      old.removeAttribute(name);
+    }
+  }
+}
+
+/** @param {Element} element whether what somebody types there is kept */
+function isField(element) {
+  return (
+    element instanceof HTMLInputElement ||
+    element instanceof HTMLTextAreaElement ||
+    element instanceof HTMLSelectElement
+  );
+}
+
+/**
+ * @param {Element} old
+ * @param {Element} next
+ */
+export function morph(old, next) {
+  attributes(old, next);
+  const isTime = next.hasAttribute("data-t") || next.hasAttribute("data-ago");
+  if (isField(old) || (isTime && old.getAttribute("data-shown") === next.getAttribute("data-t"))) {
+    return;
+  }
+  if (old.matches(".plot") && old.querySelector("canvas")) {
+    return;
+  }
+  /** @type {Map<string, Element>} */
+  const keyed = new Map();
+  for (const child of old.children) {
+    const key = keyOf(child);
+    key && keyed.set(key, child);
+  }
+  let at = old.firstChild;
+  const skip = () => {
+    while (at instanceof HTMLElement && at.dataset.js !== undefined) {
+      at = at.nextSibling;
+    }
+  };
+  for (const child of [...next.childNodes]) {
+    skip();
+    const key = keyOf(child);
+    const same = key ? keyed.get(key) : undefined;
+    if (same && same.nodeName === child.nodeName) {
+      if (same === at) {
+        at = at.nextSibling;
+      } else {
+        old.insertBefore(same, at);
+      }
+      keyed.delete(key);
+      morph(same, /** @type {Element} */ (child));
+    } else if (at && !key && !keyOf(at) && at.nodeName === child.nodeName) {
+      const here = at;
+      at = at.nextSibling;
+      if (here instanceof Element) {
+        morph(here, /** @type {Element} */ (child));
+      } else if (here.nodeValue !== child.nodeValue) {
+        here.nodeValue = child.nodeValue;
+      }
+    } else {
+      old.insertBefore(document.importNode(child, true), at);
+    }
+  }
+  while (at) {
+    const gone = at;
+    at = at.nextSibling;
+    if (!(gone instanceof HTMLElement && gone.dataset.js !== undefined)) {
+      gone.remove();
+    }
+  }
+}
+
+/** @param {Element} fragment whether text in it is selected now */
+function isSelected(fragment) {
+  const selection = getSelection();
+  return selection !== null && !selection.isCollapsed && selection.containsNode(fragment, true);
+}
+
+export class Live {
+  /** @param {() => void} swapped called after fragments were exchanged */
+  constructor(swapped) {
+    this.swapped = swapped;
+    /** @type {AbortController | null} */
+    this.asking = null;
+    this.isAgain = false;
+    this.timer = 0;
+  }
+
+  /**
+   * Fetches this page and exchanges its fragments; a second call while one is under way makes one more after it.
+   * @returns {Promise<boolean>} whether there was an answer
+   */
+  async refresh() {
+    if (!document.querySelector("[data-live]")) {
+      return true;
+    }
+    if (this.asking) {
+      this.isAgain = true;
+      return true;
+    }
+    const asking = new AbortController();
+    this.asking = asking;
+    const url = location.href;
+    try {
+      const response = await fetch(url, { headers: { Accept: "text/html" }, signal: asking.signal });
+      const text = await response.text();
+      if (response.status === 401) {
+        location.reload();
+      } else if (response.ok && url === location.href) {
+        this.#exchange(new DOMParser().parseFromString(text, "text/html"));
+      }
+      return true;
+    } catch {
+      return false;
+    } finally {
+      this.asking = null;
+      if (this.isAgain) {
+        this.isAgain = false;
+        this.soon(50);
+      }
+    }
+  }
+
+  /**
+   * Once, in so many milliseconds, however often it is asked for.
+   * @param {number} ms
+   */
+  soon(ms) {
+    clearTimeout(this.timer);
+    this.timer = window.setTimeout(() => void this.refresh(), ms);
+  }
+
+  /** @param {Document} page */
+  #exchange(page) {
+    const script = (/** @type {Document} */ of) => of.querySelector("script[type=module]")?.getAttribute("src");
+    if (script(page) !== script(document) && !document.querySelector("form:focus-within")) {
+      // Another version of the daemon: its page comes with its own modules.
+      location.reload();
+      return;
+    }
+    for (const name of ["last", "interval"]) {
+      const value = page.documentElement.dataset[name];
+      if (value !== undefined) {
+        document.documentElement.dataset[name] = value;
+      }
+    }
+    document.title = page.title;
+    for (const old of document.querySelectorAll("[data-live]")) {
+      const key = old.getAttribute("data-live");
+      const next = page.querySelector(`[data-live="${CSS.escape(key ?? "")}"]`);
+      if (next && !isSelected(old) && !old.parentElement?.closest("[data-live]")) {
+        morph(old, next);
+      }
+    }
+    this.swapped();
+  }
+}

@@ -1,0 +1,537 @@
+// The page comes served and complete; this makes it live: charts, the stream, search, the keyboard.
+
+import { Charts } from "./charts.js";
+import { clock, duration } from "./format.js";
+import { ask } from "./history.js";
+import { copy, keyboard, keyList } from "./keys.js";
+import { Live } from "./live.js";
+import { adoptPins, drawPins, toggleCompare, togglePin } from "./pins.js";
+import { onChange, remember, remembered, replaceQuery, state, update } from "./state.js";
+import { Stream } from "./stream.js";
+import { SeriesTable } from "./table.js";
+import { Tail } from "./tail.js";
+import { beat, localize, tick } from "./times.js";
+import { carry, RANGES } from "./url.js";
+
+const root = document.documentElement;
+
+/** Pause after the last key before fragments are fetched, in milliseconds. */
+const TYPING = 250;
+
+const charts = new Charts();
+const live = new Live(swapped);
+const found = /** @type {HTMLTableElement | null} */ (document.querySelector("table[data-series]"));
+const table = found && new SeriesTable(found);
+/** @type {Map<HTMLElement, Tail>} */
+const tails = new Map();
+const stream = new Stream({ interval, event, presence, gap, open, closed }, seconds());
+
+/** When the daemon last answered, Unix seconds. */
+let heard = Date.now() / 1000;
+/** When the next attempt comes; 0 while all is well. */
+let nextAttempt = 0;
+
+function seconds() {
+  return Number(root.dataset.interval) || 10;
+}
+
+function isLive() {
+  return state().live && state().from === null;
+}
+
+/** After fragments were exchanged, and at the start. */
+function swapped() {
+  localize();
+  drawPins();
+  words();
+  for (const list of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-tail]"))) {
+    const tail = tails.get(list) ?? new Tail(list);
+    tails.set(list, tail);
+    tail.pause(!state().live);
+  }
+  if (charts.scan()) {
+    void load();
+  }
+}
+
+/** Charts from the history; what goes wrong shows as no answer. */
+async function load() {
+  try {
+    await charts.load();
+    answered();
+  } catch {
+    silent();
+  }
+}
+
+/** Everything that is not a chart's own, as of the last interval. */
+async function renew() {
+  const [isThere] = await Promise.all([
+    live.refresh(),
+    charts.tail().catch(() => undefined),
+    table?.refresh().catch(() => undefined),
+  ]);
+  isThere ? answered() : silent();
+}
+
+/** @param {{ time: number, interval: number }} message */
+function interval(message) {
+  answered();
+  root.dataset.last = String(message.time);
+  // The beat goes by the setting; an interval as measured is never quite that.
+  beat(message.time, seconds(), isLive());
+  if (isLive()) {
+    void renew();
+  }
+}
+
+/** @param {any} message */
+function event(message) {
+  charts.addEvents([message]);
+  isLive() && live.soon(300);
+}
+
+function presence() {
+  isLive() && live.soon(300);
+}
+
+function gap() {
+  isLive() && void renew();
+}
+
+function open() {
+  answered();
+  if (isLive()) {
+    void renew();
+    void events();
+  }
+}
+
+/** @param {number} wait */
+function closed(wait) {
+  nextAttempt = Date.now() / 1000 + wait;
+  // The stream may be refused while the daemon is there (64 are open): then pages are asked for instead.
+  if (isLive()) {
+    void renew();
+  } else {
+    void fetch("/health").then(answered, silent);
+  }
+}
+
+function answered() {
+  heard = Date.now() / 1000;
+  if (root.dataset.offline !== undefined) {
+    delete root.dataset.offline;
+    const line = /** @type {HTMLElement | null} */ (document.querySelector("[data-offline-text]"));
+    if (line) {
+      line.hidden = true;
+    }
+    words();
+    beat(Number(root.dataset.last), seconds(), isLive());
+  }
+}
+
+function silent() {
+  root.dataset.offline = "";
+  beat(0, seconds(), false);
+  missing();
+  words();
+}
+
+/** What is said while there is no answer. The time counts on beside the sentence, which is read out once. */
+function missing() {
+  const line = /** @type {HTMLElement | null} */ (document.querySelector("[data-offline-text]"));
+  if (!line || root.dataset.offline === undefined) {
+    return;
+  }
+  const now = Date.now() / 1000;
+  const last = Number(root.dataset.last);
+  const wait = nextAttempt > now ? ` Trying again in ${duration(Math.ceil(nextAttempt - now))}.` : " Trying again.";
+  const from = last ? ` What you see is from ${clock(last, state().utc)}.` : "";
+  const bold = document.createElement("b");
+  bold.textContent = `No answer for ${duration(Math.round(now - heard))}.`;
+  line.replaceChildren(bold, `${wait}${from}`);
+  line.hidden = false;
+}
+
+/** Words of the header: range, Live, Paused, Offline. */
+function words() {
+  const now = state();
+  const isOffline = root.dataset.offline !== undefined;
+  const mode = isOffline ? "offline" : isLive() ? "live" : "paused";
+  for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-act=live]"))) {
+    button.dataset.state = mode;
+    const text = button.querySelector("[data-live-text]");
+    if (text) {
+      text.textContent = { offline: "Offline", live: "Live", paused: "Paused" }[mode];
+    }
+    button.setAttribute("aria-pressed", String(mode === "live"));
+  }
+  for (const text of document.querySelectorAll("[data-range-text]")) {
+    if (now.from !== null && now.to !== null) {
+      text.textContent = `${clock(now.from, now.utc, false)} to ${clock(now.to, now.utc, false)}`;
+    } else {
+      const words = now.range.replace(/(\d+)m$/, "$1 min").replace(/(\d+)([hsd])$/, "$1 $2");
+      const more = document.createElement("span");
+      more.className = "more";
+      more.textContent = "Last ";
+      text.replaceChildren(more, words);
+    }
+  }
+  for (const link of document.querySelectorAll("details[data-menu=range] a")) {
+    const range = new URL(/** @type {HTMLAnchorElement} */ (link).href).searchParams.get("range") ?? "30m";
+    now.from === null && range === now.range
+      ? link.setAttribute("aria-current", "true")
+      : link.removeAttribute("aria-current");
+  }
+}
+
+async function events() {
+  try {
+    const answer = await ask("/api/v1/events?limit=200");
+    charts.addEvents(answer.events);
+  } catch {
+    // Charts do without flags.
+  }
+}
+
+function themeOf() {
+  return root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+}
+
+function otherTheme() {
+  const next = themeOf() === "dark" ? "light" : "dark";
+  root.dataset.theme = next;
+  remember("theme", next);
+  charts.restyle();
+}
+
+function pause() {
+  if (state().from !== null) {
+    charts.reset();
+    update({ live: true });
+  } else {
+    update({ live: !state().live });
+  }
+}
+
+async function copyLink() {
+  const { from, to } = charts.window;
+  const url = new URL(location.href);
+  url.searchParams.delete("range");
+  url.searchParams.set("from", from.toFixed(0));
+  url.searchParams.set("to", to.toFixed(0));
+  if (await copy(url.href)) {
+    said("Link copied");
+  }
+}
+
+/** @param {string} text says it once, to ears and eyes, beside what is there */
+function said(text) {
+  let line = document.querySelector("output.said-once");
+  if (!line) {
+    line = document.createElement("output");
+    line.className = "said-once";
+    document.body.append(line);
+  }
+  line.textContent = text;
+  setTimeout(() => {
+    if (line?.textContent === text) {
+      line.textContent = "";
+    }
+  }, 2500);
+}
+
+/** The series that keys and buttons mean: selected in the table, or the one whose page this is. */
+function meant() {
+  return (
+    state().sel ||
+    /** @type {HTMLElement | null} */ (document.querySelector("h1[data-id], main [data-series-id]"))?.dataset.id ||
+    ""
+  );
+}
+
+/** @param {string} id */
+function pin(id) {
+  if (id) {
+    togglePin(id);
+    said(state().pin.includes(id) ? "Pinned" : "Unpinned");
+  }
+}
+
+/** @param {string} id */
+function compare(id) {
+  if (!id) {
+    return;
+  }
+  if (document.querySelector("[data-pins]")) {
+    toggleCompare(id);
+  } else {
+    location.href = carry(
+      state(),
+      `/series?${new URLSearchParams([["cmp", id], ...state().cmp.map((one) => ["cmp", one])])}`,
+    );
+  }
+}
+
+/** @param {number} by */
+function row(by) {
+  if (table) {
+    table.move(by);
+    return;
+  }
+  const rows = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("main tbody tr, main li[data-row]")]).filter(
+    (one) => one.offsetParent !== null && one.querySelector("a[href]") !== null && !one.closest(".chart-table"),
+  );
+  const at = rows.findIndex((one) => one.classList.contains("sel"));
+  const next = rows[Math.max(0, Math.min(rows.length - 1, at < 0 ? 0 : at + by))];
+  if (next) {
+    rows[at]?.classList.remove("sel");
+    rows[at]?.removeAttribute("aria-selected");
+    next.classList.add("sel");
+    next.setAttribute("aria-selected", "true");
+    /** @type {HTMLElement | null} */ (next.querySelector("a[href]"))?.focus({ preventScroll: true });
+    next.scrollIntoView({ block: "nearest" });
+  }
+}
+
+function openRow() {
+  const href = table
+    ? table.selected
+    : /** @type {HTMLAnchorElement | null} */ (document.querySelector("main .sel a[href]"))?.href;
+  if (href) {
+    location.href = href;
+  }
+}
+
+function leave() {
+  const menu = document.querySelector("details.menu[open]");
+  if (menu) {
+    menu.removeAttribute("open");
+    menu.querySelector("summary")?.focus();
+  } else if (charts.cross) {
+    charts.point(null);
+  } else if (root.dataset.view === "metrics" && !table) {
+    history.length > 1 && document.referrer.startsWith(location.origin)
+      ? history.back()
+      : location.assign(carry(state(), "/series"));
+  } else if (state().sel) {
+    update({ sel: "" });
+    table?.restyle();
+  }
+}
+
+/** @param {KeyboardEvent} event */
+function fieldEscape(event) {
+  const field = /** @type {HTMLInputElement} */ (event.target);
+  if (field.value && field.dataset.search === "series") {
+    field.value = "";
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  } else {
+    field.blur();
+  }
+}
+
+/** @param {string} selector */
+function focus(selector) {
+  const field = /** @type {HTMLInputElement | null} */ (document.querySelector(selector));
+  field?.focus();
+  field?.select?.();
+  return field !== null;
+}
+
+/** @param {string} key */
+function menu(key) {
+  const details = /** @type {HTMLDetailsElement | null} */ (document.querySelector(`details[data-menu="${key}"]`));
+  if (details) {
+    details.open = !details.open;
+    /** @type {HTMLElement | null} */ (details.querySelector(details.open ? "a" : "summary"))?.focus();
+  }
+}
+
+/** @type {Record<string, () => void>} what keys do */
+const acts = {
+  "/": () => focus("[data-search=series]") || focus("[data-search=global]"),
+  f: () => focus("[data-filter], main input[type=search]:not([data-search]), main input[name=q]"),
+  j: () => row(1),
+  k: () => row(-1),
+  ArrowDown: () => row(1),
+  ArrowUp: () => row(-1),
+  Enter: openRow,
+  Escape: leave,
+  p: () => pin(meant()),
+  c: () => compare(meant()),
+  l: () => void copyLink(),
+  "[": () => charts.move({ shift: -0.5 }),
+  "]": () => charts.move({ shift: 0.5 }),
+  "+": () => charts.move({ zoom: 0.5 }),
+  "=": () => charts.move({ zoom: 0.5 }),
+  "-": () => charts.move({ zoom: 2 }),
+  0: () => charts.reset(),
+  " ": pause,
+  t: () => menu("range"),
+  d: otherTheme,
+  ".": () => update({ utc: !state().utc }),
+  "?": keyList,
+};
+
+keyboard(
+  {
+    ...Object.fromEntries(
+      Object.entries(acts).map(([key, act]) => [
+        key,
+        (/** @type {KeyboardEvent} */ event) => {
+          event.preventDefault();
+          act();
+        },
+      ]),
+    ),
+    fieldEscape,
+  },
+  (path) => location.assign(carry(state(), path)),
+);
+
+/** @type {Record<string, (button: HTMLElement) => void>} what buttons do */
+const buttons = {
+  live: pause,
+  pause,
+  theme: otherTheme,
+  help: keyList,
+  keys: keyList,
+  zone: () => update({ utc: !state().utc }),
+  link: () => void copyLink(),
+  "copy-link": () => void copyLink(),
+  pin: (button) => pin(button.dataset.id || meant()),
+  compare: (button) => compare(button.dataset.id || meant()),
+  linear: () => update({ log: false }),
+  log: () => update({ log: true }),
+  copy: async (button) => {
+    if (await copy(button.dataset.text ?? "")) {
+      said("Copied");
+    }
+  },
+};
+
+document.addEventListener("click", (event) => {
+  const target = /** @type {Element} */ (event.target);
+  const button = /** @type {HTMLElement | null} */ (target.closest("button[data-act]"));
+  if (button) {
+    buttons[button.dataset.act ?? ""]?.(button);
+    return;
+  }
+  for (const details of document.querySelectorAll("details.menu[open]")) {
+    if (!details.contains(target)) {
+      details.removeAttribute("open");
+    }
+  }
+  const link = /** @type {HTMLAnchorElement | null} */ (target.closest("a[href]"));
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || link.origin !== location.origin) {
+    return;
+  }
+  const wanted = new URL(link.href);
+  const range = wanted.searchParams.get("range") ?? "30m";
+  if (link.closest("details[data-menu=range]") && RANGES[range]) {
+    event.preventDefault();
+    link.closest("details")?.removeAttribute("open");
+    update({ range, from: null, to: null, live: true }, { push: true });
+  } else if (link.closest("[data-facets], [data-sorts]") && wanted.pathname === location.pathname) {
+    event.preventDefault();
+    replaceQuery(wanted.search);
+  } else if (link.pathname.startsWith("/") && link.closest("nav, .verdict, main")) {
+    link.href = carry(state(), `${link.pathname}${link.search}`);
+  }
+});
+
+document.addEventListener("input", (event) => {
+  const field = /** @type {HTMLInputElement} */ (event.target);
+  if (field.dataset.search === "series") {
+    update({ q: field.value });
+  } else if (field.dataset.filter) {
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const one of /** @type {NodeListOf<HTMLElement>} */ (
+      document.querySelectorAll(`${field.dataset.filter} tbody tr, ${field.dataset.filter} > li`)
+    )) {
+      const text = (one.textContent ?? "").toLowerCase();
+      one.hidden = !words.every((word) => text.includes(word));
+    }
+  } else if (field.form?.dataset.live !== undefined && field.name) {
+    const fields = new URLSearchParams(location.search);
+    for (const name of new Set([...new FormData(field.form).keys()])) {
+      fields.delete(name);
+    }
+    for (const [name, value] of new FormData(field.form)) {
+      typeof value === "string" && value && fields.append(name, value);
+    }
+    const text = fields.toString();
+    replaceQuery(text ? `?${text}` : "");
+  }
+});
+
+document.addEventListener("submit", (event) => {
+  const form = /** @type {HTMLFormElement} */ (event.target);
+  if (form.querySelector("[data-search=series]") || (form.dataset.live !== undefined && form.method === "get")) {
+    event.preventDefault();
+    live.soon(0);
+  }
+});
+
+onChange((now, before) => {
+  const isOther = (/** @type {(keyof typeof now)[]} */ ...keys) =>
+    keys.some((key) => String(now[key]) !== String(before[key]));
+  words();
+  if (isOther("utc")) {
+    localize();
+  }
+  if (isOther("range", "from", "to")) {
+    void load();
+    live.soon(0);
+  } else if (isOther("log", "utc")) {
+    charts.rebuild();
+  }
+  if (isOther("live", "range", "from", "to")) {
+    beat(Number(root.dataset.last), seconds(), isLive());
+    for (const tail of tails.values()) {
+      tail.pause(!now.live);
+    }
+    if (isLive()) {
+      void renew();
+    }
+  }
+  if (isOther("pin", "cmp") && drawPins() && charts.scan()) {
+    void load();
+  }
+  table?.restyle();
+  const field = /** @type {HTMLInputElement | null} */ (document.querySelector("[data-search=series]"));
+  if (field && field.value !== now.q && document.activeElement !== field) {
+    field.value = now.q;
+  }
+  table?.typed();
+  live.soon(isOther("sel") ? 80 : TYPING);
+});
+
+for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)", "(prefers-contrast: more)"]) {
+  matchMedia(query).addEventListener("change", () => charts.restyle());
+}
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) {
+    beat(Number(root.dataset.last), seconds(), isLive());
+  }
+});
+setInterval(() => {
+  if (!document.hidden) {
+    isLive() && tick(Date.now() / 1000);
+    missing();
+  }
+}, 1000);
+
+const chosen = remembered("theme");
+if (chosen === "dark" || chosen === "light") {
+  root.dataset.theme = chosen;
+}
+adoptPins();
+swapped();
+void table?.search();
+void events();
+beat(Number(root.dataset.last), seconds(), isLive());
+stream.start();
+root.dataset.ready = "";
