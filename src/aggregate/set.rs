@@ -2,23 +2,19 @@
 //!
 //! A member is kept as the 64-bit rapidhash (v3, default seed) of its text: the same on every node, so that
 //! sets merge. Up to the bound the chance that two members share a hash is below one in 10^12.
-//! Beyond it: HyperLogLog with 2^14 registers of one byte (16 KiB), standard error 0.81 % (Flajolet et al.
-//! 2007), read out with Ertl's improved estimator (O. Ertl, "New cardinality estimation algorithms for
-//! HyperLogLog sketches", 2017, algorithm 6), which needs no bias tables.
+//! Beyond it: a HyperLogLog of 2^14 registers (16 KiB, [`crate::hyperloglog`]), standard error 0.81 %.
 
 use hashbrown::HashTable;
 use rapidhash::v3::rapidhash_v3;
 use serde::{Deserialize, Serialize};
 
+use crate::hyperloglog::{self, estimate, observe};
 use crate::memory::footprint;
 
 /// Most members counted exactly: beyond it the hashes would take more memory than the registers.
 pub const EXACT_MEMBERS: usize = 2048;
 
-const PRECISION: u32 = 14;
-const REGISTERS: usize = 1 << PRECISION;
-/// The largest rank a register holds: the bits that do not select the register, plus one.
-const MAX_RANK: usize = 64 - PRECISION as usize + 1;
+const REGISTERS: usize = 1 << 14;
 
 /// The members of one set.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -92,14 +88,14 @@ impl Members {
                 }
                 if table.len() >= most {
                     let mut registers = Box::new([0; REGISTERS]);
-                    table.iter().for_each(|&known| observe(&mut registers, known));
+                    table.iter().for_each(|&known| _ = observe(&mut registers, known));
                     observe(&mut registers, hash);
                     self.0 = Inner::Estimated(registers);
                     return;
                 }
                 table.insert_unique(hash, hash, |&known| known);
             }
-            Inner::Estimated(registers) => observe(registers, hash),
+            Inner::Estimated(registers) => _ = observe(registers, hash),
         }
     }
 
@@ -115,10 +111,8 @@ impl Members {
             Inner::Estimated(theirs) => {
                 let mut merged = theirs.clone();
                 match &self.0 {
-                    Inner::Exact(table) => table.iter().for_each(|&hash| observe(&mut merged, hash)),
-                    Inner::Estimated(ours) => {
-                        merged.iter_mut().zip(ours.iter()).for_each(|(m, &o)| *m = (*m).max(o));
-                    }
+                    Inner::Exact(table) => table.iter().for_each(|&hash| _ = observe(&mut merged, hash)),
+                    Inner::Estimated(ours) => hyperloglog::merge(&mut merged, ours),
                 }
                 self.0 = Inner::Estimated(merged);
             }
@@ -183,60 +177,6 @@ impl TryFrom<Flat> for Members {
                     registers.into_boxed_slice().try_into().map_err(|_| "a set has another number of registers")?;
                 Ok(Members(Inner::Estimated(registers)))
             }
-        }
-    }
-}
-
-fn observe(registers: &mut [u8; REGISTERS], hash: u64) {
-    let register = (hash >> (64 - PRECISION)) as usize;
-    // A one after the remaining bits bounds the rank.
-    let rest = (hash << PRECISION) | (1 << (PRECISION - 1));
-    let rank = rest.leading_zeros() as u8 + 1;
-    registers[register] = registers[register].max(rank);
-}
-
-fn estimate(registers: &[u8; REGISTERS]) -> f64 {
-    let mut counts = [0_u32; MAX_RANK + 1];
-    for &rank in registers {
-        counts[usize::from(rank).min(MAX_RANK)] += 1;
-    }
-    let m = REGISTERS as f64;
-    let mut z = m * tau(1.0 - f64::from(counts[MAX_RANK]) / m);
-    for &count in counts[1..MAX_RANK].iter().rev() {
-        z = 0.5 * (z + f64::from(count));
-    }
-    z += m * sigma(f64::from(counts[0]) / m);
-    m * m / (2.0 * std::f64::consts::LN_2 * z)
-}
-
-fn sigma(mut x: f64) -> f64 {
-    if x == 1.0 {
-        return f64::INFINITY;
-    }
-    let (mut y, mut z) = (1.0, x);
-    loop {
-        x *= x;
-        let before = z;
-        z += x * y;
-        y += y;
-        if z == before {
-            return z;
-        }
-    }
-}
-
-fn tau(mut x: f64) -> f64 {
-    if x == 0.0 || x == 1.0 {
-        return 0.0;
-    }
-    let (mut y, mut z) = (1.0, 1.0 - x);
-    loop {
-        x = x.sqrt();
-        let before = z;
-        y *= 0.5;
-        z -= (1.0 - x).powi(2) * y;
-        if z == before {
-            return z / 3.0;
         }
     }
 }
