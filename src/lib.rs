@@ -25,8 +25,8 @@
 //!
 //! | rooms | are |
 //! |---|---|
-//! | `memory`, `named`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault` | who holds memory, lines read into borrowed values, identities, harmless text |
-//! | `telemetry`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal` | the ledger, shards, who is there, closed intervals; time is an argument |
+//! | `memory`, `named`, `hyperloglog`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault` | who holds memory, lines read into borrowed values, identities, harmless text |
+//! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal` | the ledger, shards, who is there, closed intervals; time is an argument |
 //! | `sys`, `supervise`, `log`, `http_client`, `web`, `capture`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
@@ -50,6 +50,7 @@ mod flush;
 mod glob;
 mod http;
 mod http_client;
+mod hyperloglog;
 mod journal;
 mod load;
 mod log;
@@ -64,6 +65,7 @@ mod presence_driver;
 mod prometheus_text;
 mod protocol;
 mod rollup;
+mod senders;
 mod series;
 mod settings;
 mod sinks;
@@ -108,6 +110,6 @@ pub mod internals {
     }
     open! {
         acl aggregate assemble capture cli codec config daemon fault flush glob http http_client journal load log management memory net notify ports presence presence_driver
-        prometheus_text protocol rollup series settings sinks snapshot supervise sys telemetry untrusted web
+        prometheus_text protocol rollup senders series settings sinks snapshot supervise sys telemetry untrusted web
     }
 }

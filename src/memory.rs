@@ -146,11 +146,13 @@ pub enum Holder {
     Connections,
     /// Services, instances and events of presence.
     Presence,
+    /// What is known of senders.
+    Senders,
 }
 
 impl Holder {
     /// Every holder, in the order of its number.
-    pub const ALL: [Holder; 12] = [
+    pub const ALL: [Holder; 13] = [
         Holder::SeriesKeys,
         Holder::Values,
         Holder::Samples,
@@ -163,6 +165,7 @@ impl Holder {
         Holder::HttpBodies,
         Holder::Connections,
         Holder::Presence,
+        Holder::Senders,
     ];
 
     /// The name in the ledger.
@@ -180,6 +183,7 @@ impl Holder {
             Holder::HttpBodies => "http_bodies",
             Holder::Connections => "connections",
             Holder::Presence => "presence",
+            Holder::Senders => "senders",
         }
     }
 
@@ -197,6 +201,7 @@ impl Holder {
             | Holder::Connections
             | Holder::Presence => 10,
             Holder::Capture => 5,
+            Holder::Senders => 3,
         }
     }
 }

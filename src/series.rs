@@ -290,6 +290,19 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("a key holds only text that was UTF-8 when it was built")
 }
 
+/// The name of a key.
+pub(crate) fn name_of_key(key: &[u8]) -> &[u8] {
+    let Some((header, rest)) = key.split_first_chunk::<HEADER>() else { return b"" };
+    let length = usize::from(u16::from_le_bytes([header[1], header[2]]));
+    &rest[..length.min(rest.len())]
+}
+
+/// The tags of a key, in canonical order; one without a value has an empty one.
+pub(crate) fn tags_of_key(key: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let rest = key.get(HEADER + name_of_key(key).len()..).unwrap_or_default();
+    Tags { rest }.map(|(key, value)| (key, value.unwrap_or_default()))
+}
+
 /// The name of a key without tags; `None` if it has tags.
 #[inline]
 pub(crate) fn plain_name(key: &[u8]) -> Option<&[u8]> {

@@ -89,6 +89,9 @@ impl Shard {
         for (frame, metric) in binary_frames(datagram, options) {
             self.is_reading = true;
             self.open.tally.lines.read += 1;
+            if let (Some(senders), Ok(metric)) = (&mut self.senders, &metric) {
+                senders.binary_line(metric.name.as_sent().unwrap_or_default(), frame.len());
+            }
             self.samples(std::iter::once(metric), frame, from, now);
             self.is_reading = false;
         }

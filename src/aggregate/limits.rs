@@ -58,6 +58,12 @@ impl Quota {
         took.is_ok()
     }
 
+    /// Whether four fifths of the room are taken.
+    #[inline]
+    pub(super) fn is_nearly_taken(&self) -> bool {
+        self.used.load(Ordering::Relaxed) >= self.max_series / 5 * 4
+    }
+
     /// Releases the room of one series.
     pub fn give(&self) {
         self.used.fetch_sub(1, Ordering::Relaxed);

@@ -36,12 +36,14 @@ pub struct HeldBytes {
     pub events: usize,
     /// Samples with a time of their own.
     pub timestamped: usize,
+    /// What is known of senders.
+    pub senders: usize,
 }
 
 impl HeldBytes {
     /// All of it.
     pub fn total(&self) -> usize {
-        self.series_keys + self.values + self.samples + self.events + self.timestamped
+        self.series_keys + self.values + self.samples + self.events + self.timestamped + self.senders
     }
 }
 
@@ -72,6 +74,7 @@ pub(super) struct MemoryUse {
     samples: Holding,
     events: Holding,
     timestamped: Holding,
+    senders: Holding,
     published: HeldBytes,
     pub(super) gives_way: GivesWay,
 }
@@ -84,6 +87,7 @@ impl MemoryUse {
             samples: memory.holding(Holder::Samples),
             events: memory.holding(Holder::Events),
             timestamped: memory.holding(Holder::Timestamped),
+            senders: memory.holding(Holder::Senders),
             published: HeldBytes::default(),
             gives_way: GivesWay::default(),
             memory: memory.clone(),
@@ -105,6 +109,7 @@ impl MemoryUse {
         set(&self.samples, held.samples, self.published.samples);
         set(&self.events, held.events, self.published.events);
         set(&self.timestamped, held.timestamped, self.published.timestamped);
+        set(&self.senders, held.senders, self.published.senders);
         self.published = held;
     }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::ParseError;
+use crate::senders::Gathered;
 use crate::series::Series;
 use crate::telemetry::Tally;
 
@@ -71,6 +72,8 @@ pub struct Partial {
     /// The names of events, service checks and samples with a timestamp that were dropped: beyond their bound, or because
     /// memory is short.
     pub dropped: Offenders,
+    /// Who sent what; empty of a shard that does not attend to senders.
+    pub senders: Gathered,
     /// Bytes of all this.
     pub held: HeldBytes,
 }

@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::memory::{Memory, vec_footprint};
+use crate::memory::{Memory, footprint, vec_footprint};
 use crate::protocol::{
     Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy, mask_key,
 };
-use crate::series::{KeyBuilder, Series};
+use crate::senders::{Origin, Sketch};
+use crate::series::{KeyBuilder, Series, name_of_key, tags_of_key};
 use crate::telemetry::{Limit, Tally};
 
 use super::columns::{Cell, Class, Columns};
@@ -136,6 +137,8 @@ pub struct Shard {
     pub(super) is_reading: bool,
     /// A series is being added or removed; still so after a panic.
     is_table_open: bool,
+    /// Who sends what, if that is attended to.
+    pub(super) senders: Option<Box<Sketch>>,
 }
 
 impl Shard {
@@ -169,6 +172,29 @@ impl Shard {
             concerns_presence: false,
             is_reading: false,
             is_table_open: false,
+            senders: None,
+        }
+    }
+
+    /// Attends to who sends what from now on. `always_known` says that the senders of all batches are known, whether that was
+    /// asked for or not, and `binary` that lines may come in the binary protocol.
+    pub fn attend_to_senders(&mut self, always_known: bool, binary: bool) {
+        self.senders = Some(Box::new(Sketch::new(self.options.seed, always_known, binary)));
+    }
+
+    /// Whether the next batch is to ask the kernel for senders.
+    #[inline]
+    pub fn asks_for_senders(&self) -> bool {
+        self.senders.as_ref().is_some_and(|senders| senders.asks())
+    }
+
+    /// Says whose lines come next, if that is of interest in this batch; `text` is all of them.
+    #[inline]
+    pub fn note_sender(&mut self, text: &[u8], origin: impl FnOnce() -> Origin) {
+        if let Some(senders) = &mut self.senders
+            && senders.attends()
+        {
+            senders.begin_lines(text, origin());
         }
     }
 
@@ -187,6 +213,11 @@ impl Shard {
         }
         self.spent_keys.drop_some(SPENT_AT_ONCE);
         self.retire_some(RETIRED_AT_ONCE);
+        if let Some(senders) = &mut self.senders {
+            let Tally { listener, lines, chunks, .. } = &self.open.tally;
+            let is_near = now.samples || now.series || self.options.quota.is_nearly_taken();
+            senders.begin_batch(listener.datagrams + chunks, lines.read, is_near);
+        }
     }
 
     /// The memory that it is in.
@@ -202,6 +233,7 @@ impl Shard {
             samples: self.sample_bytes,
             events: self.event_bytes + vec_footprint::<EventOrCheck>(self.open.events_and_checks.capacity()),
             timestamped: self.timestamped_bytes + vec_footprint::<TimestampedSample>(self.open.timestamped.capacity()),
+            senders: self.senders.as_ref().map_or(0, |senders| footprint(size_of::<Sketch>()) + senders.heap_bytes()),
         }
     }
 
@@ -310,6 +342,13 @@ impl Shard {
             line.truncate(EXAMPLE_BYTES);
             self.open.example = Some(BadLine { line, error, from });
         }
+        if self.senders.as_mut().is_some_and(|senders| senders.malformed(line, error.reason)) {
+            let mut shown = self.masked(line);
+            shown.truncate(EXAMPLE_BYTES);
+            if let Some(senders) = &mut self.senders {
+                senders.keep_example(line, error.reason, shown);
+            }
+        }
         self.open.tally.refuse(error);
     }
 
@@ -403,7 +442,13 @@ impl Shard {
         let registered = self.open.created.iter().map(Vec::len).sum::<usize>() * REGISTERED_BYTES;
         let needed = SERIES_BYTES + self.keys.last().len() + registered;
         let has_room = self.memory_use.has_room_for(needed, self.key_bytes());
-        if has_room && self.options.quota.take() {
+        let has_place = has_room && self.options.quota.take();
+        if let Some(senders) = &mut self.senders {
+            let key = self.keys.last();
+            let name = metric.name.as_sent().unwrap_or_else(|| name_of_key(key));
+            senders.new_series(name, metric.container().unwrap_or_default(), tags_of_key(key), !has_place);
+        }
+        if has_place {
             let series = Series::from_key(self.keys.last());
             let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));
             let id = self.create(class, hash, series, self.matched_rule);
@@ -710,7 +755,10 @@ impl Shard {
             self.spent_keys = self.key_cache.take();
         }
         self.spent_keys.drop_some(most);
-        let held = HeldBytes { series_keys: 0, ..self.held_bytes() };
+        let received = self.open.tally.listener.datagrams + self.open.tally.chunks;
+        self.open.senders = self.senders.as_mut().map(|senders| senders.close(received)).unwrap_or_default();
+        let senders = self.open.senders.heap_bytes();
+        let held = HeldBytes { series_keys: 0, senders, ..self.held_bytes() };
         (self.timestamped_bytes, self.event_bytes) = (0, 0);
         self.sample_bytes = spare.timers.reserved_bytes() + spare.kvs.reserved_bytes();
         self.member_bytes = spare.sets.reserved_bytes();

@@ -53,6 +53,7 @@ use crate::notify::{Notifiers, Outboxes};
 use crate::ports::Ports;
 use crate::presence::Identity;
 use crate::rollup::Registry;
+use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
 use crate::supervise::{Readiness, Role, Supervisor};
 use crate::sys::{count_own_descriptors, host_name, unix_time};
@@ -276,12 +277,14 @@ impl Daemon {
 
         let registry = Registry::new(assemble::registry_options(&config, true), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
+        let senders = Senders::default();
         let flush_part = supervisor.part(FLUSH, Role::Essential);
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
                 .accounting_for(relays.stats(), log, capture_counter, ports)
                 .in_memory(&memory)
                 .writing(journal.clone())
+                .publishing_senders(&senders, &config.prefix)
                 .controlled_by(inputs)
                 .supervised_by(&supervisor, &flush_part);
 
@@ -297,6 +300,7 @@ impl Daemon {
                 bodies,
                 journal,
             );
+            let state = crate::http::AppState { senders, ..state };
             bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
         });
         let management = management.map(|bound| {

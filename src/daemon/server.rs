@@ -18,6 +18,7 @@ use crate::journal::Journal;
 use crate::management::ManagementState;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
+use crate::senders::Senders;
 use crate::supervise::{Readiness, Supervisor};
 use crate::sys::unix_time;
 use crate::web::Bodies;
@@ -139,6 +140,7 @@ pub(super) fn http_state(
         bodies,
         last_read: LastRead::default(),
         once: OnceEach::default(),
+        senders: Senders::default(),
         token: if is_local { None } else { http.token.as_deref().map(Arc::from) },
         hosts: is_local.then(|| http.hosts.clone().into()),
     }

@@ -8,6 +8,7 @@ mod handle;
 mod losses;
 mod memory;
 mod requests;
+mod senders;
 mod sources;
 
 use std::collections::VecDeque;
@@ -27,6 +28,7 @@ use crate::net::{Listener, Listeners, QueueWatch};
 use crate::ports::Ports;
 use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
+use crate::senders::Senders;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
 use crate::supervise::{Panic, Part, Role, Supervisor, catch, caught};
@@ -120,6 +122,8 @@ pub struct Flusher {
     last_status: Instant,
     presence: Option<PresenceHandle>,
     inputs: FlusherInputs,
+    /// Who sends what.
+    senders: senders::SenderAccount,
     /// What is being merged, and drained columns.
     in_flush: Holding,
     in_spare: Holding,
@@ -204,6 +208,7 @@ impl Flusher {
             last_status: now,
             presence,
             inputs: FlusherInputs::default(),
+            senders: senders::SenderAccount::default(),
             in_flush: Memory::unlimited().holding(Holder::ClosedIntervals),
             in_spare: Memory::unlimited().holding(Holder::Values),
             part: Part::new("flush"),
@@ -232,6 +237,7 @@ impl Flusher {
     #[must_use]
     pub fn in_memory(mut self, memory: &Memory) -> Flusher {
         self.sources.memory = memory.clone();
+        self.senders.hold_in(memory);
         self.in_flush = memory.holding(Holder::ClosedIntervals);
         self.in_spare = memory.holding(Holder::Values);
         self.publish(None, false, None);
@@ -242,6 +248,13 @@ impl Flusher {
     #[must_use]
     pub fn writing(self, journal: Journal) -> Flusher {
         Flusher { journal, ..self }
+    }
+
+    /// Publishes who sends what there; `prepended` is what names of series have before the names that are sent.
+    #[must_use]
+    pub fn publishing_senders(mut self, senders: &Senders, prepended: &str) -> Flusher {
+        self.senders = senders::SenderAccount::new(senders, prepended, &self.sources.memory);
+        self
     }
 
     /// Stops as these inputs say.
@@ -434,6 +447,7 @@ impl Flusher {
             log_losses(&collected.partials, &collected.listeners, &mut self.warned_of_drops);
             self.losses.begin(&collected.partials, &collected.listeners);
             self.losses.add(memory::log_given_up(&collected.partials, &self.sources.memory, &mut self.said_of_memory));
+            self.losses.add(self.senders.close(&mut collected.partials, listeners, &collected.interval));
         }
         let has_failed = std::mem::replace(&mut collected.is_merging, true);
         fault::pass("merge");

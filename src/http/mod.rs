@@ -9,6 +9,7 @@
 //! | `GET /api/v1/status` | version, uptime, profile, interval, and the ledger since the start |
 //! | `GET /api/v1/snapshot` | records of the last interval, an array |
 //! | `GET /api/v1/events[?since=&limit=&kind=&q=]` | the last 1,000 things that happened, newest first |
+//! | `GET /api/v1/senders[?by=&sender=&q=&limit=]` | who sends what, and which tags explode |
 //! | `GET /presence` | the board: who is there, worst first |
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
@@ -31,6 +32,7 @@ mod listing;
 mod metrics;
 mod page;
 mod presence;
+mod senders;
 mod snapshot;
 
 use std::net::IpAddr;
@@ -51,6 +53,7 @@ use crate::flush::FlusherHandle;
 use crate::journal::Journal;
 use crate::ports::{Port, serve_http};
 use crate::presence_driver::PresenceHandle;
+use crate::senders::Senders;
 use crate::supervise::Readiness;
 use crate::telemetry::Ledger;
 use crate::untrusted::{Escaped, in_url};
@@ -98,6 +101,8 @@ pub struct AppState {
     pub last_read: LastRead,
     /// Answers for which much is collected, each for all who wait for it.
     pub once: OnceEach,
+    /// Who sends what.
+    pub senders: Senders,
 }
 
 /// Most event streams at a time.
@@ -125,8 +130,17 @@ pub async fn serve(port: Port, listener: Arc<TcpListener>, state: AppState, stop
 }
 
 /// Where to begin, for whoever asks for a page that there is not.
-const PAGES: [&str; 8] =
-    ["/", "/presence", "/health", "/ready", "/metrics", "/api/v1/status", "/api/v1/snapshot", "/api/v1/presence"];
+const PAGES: [&str; 9] = [
+    "/",
+    "/presence",
+    "/health",
+    "/ready",
+    "/metrics",
+    "/api/v1/status",
+    "/api/v1/snapshot",
+    "/api/v1/senders",
+    "/api/v1/presence",
+];
 
 async fn no_page(uri: Uri) -> Response {
     web::not_found(uri.path(), &PAGES, " and what `docs/http.md` has below it")
@@ -141,6 +155,7 @@ fn router(state: AppState) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/snapshot", get(last_snapshot))
         .route("/api/v1/events", get(events::events))
+        .route("/api/v1/senders", get(senders::senders))
         .merge(presence::routes())
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })

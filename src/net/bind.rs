@@ -66,6 +66,10 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
         }
         receive_buffer += sys::set_receive_buffer(socket, options.receive_buffer, options.receive_buffer_force)?;
     }
+    if options.transport == Transport::Unixgram {
+        // Without it nobody knows which process sends; everything else works.
+        let _ = sockets[0].set_passcred(true);
+    }
     let address = sockets[0].local_addr()?.as_socket();
     Ok(BoundListener { options, sockets, file, address, receive_buffer })
 }

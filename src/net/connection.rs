@@ -10,6 +10,7 @@ use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::memory::footprint;
+use crate::senders::Origin;
 use crate::sys;
 
 use super::Transport;
@@ -100,6 +101,19 @@ impl Connection {
             is_pending: false,
             record: Record::default(),
         })))
+    }
+
+    /// Where its bytes come from: an address, or of a unix socket the process that connected.
+    pub(super) fn origin(&self, from: Option<SocketAddr>) -> Origin {
+        match (self, from) {
+            (_, Some(from)) => Origin::at(from.ip()),
+            (Connection::Unix(stream), None) => stream.peer_cred().map_or(Origin::Unknown, |who| {
+                // 0 stands for a process that this one cannot see.
+                let pid = who.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
+                pid.map_or(Origin::Unknown, |pid| Origin::Process { pid, uid: who.uid() })
+            }),
+            (Connection::Tcp(_) | Connection::Tls(_), None) => Origin::Unknown,
+        }
     }
 
     /// Whether nothing can be read before [`Connection::shake_hands`].

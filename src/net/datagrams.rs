@@ -18,13 +18,14 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::aggregate::Shard;
 use crate::fault;
 use crate::protocol::Reason;
+use crate::senders::Origin;
 use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
 use super::failures::Failures;
 use super::listener::{ReadDeadline, WorkerCommand};
 use super::queue::Queues;
 use super::taps::Taps;
-use super::{ListenAddress, ListenerOptions, count_bytes};
+use super::{ListenAddress, ListenerOptions, Transport, count_bytes};
 
 /// Number of datagrams of an interval for which the sender is always requested.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
@@ -86,8 +87,10 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new() -> Work {
-        Work { batch: Batch::new(), counted_before: None, done: 0 }
+    pub(super) fn new(transport: Transport) -> Work {
+        let batch = Batch::new();
+        let batch = if transport == Transport::Unixgram { batch.of_unix() } else { batch };
+        Work { batch, counted_before: None, done: 0 }
     }
 
     /// After a panic: the lines of the datagram in work are counted as `internal_error`, the rest of the batch as unread.
@@ -193,12 +196,13 @@ fn read(
 ) -> io::Result<Taken> {
     let options = &source.options;
     // A sender costs 30 ns a datagram, so it is only requested where it is used: with an allow-list (of the listener or of
-    // presence), for the first datagrams of an interval, while presence suspects invented services, and from a malformed line
-    // on until one has been logged with its sender.
+    // presence), for the first datagrams of an interval, while presence suspects invented services, from a malformed line on
+    // until one has been logged with its sender, and for the batches that the sketch of senders looks at.
     let with_senders = options.with_senders
         || options.allow.is_restricted()
         || shard.tally().listener.datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example()
+        || shard.asks_for_senders()
         || taps.wants_senders();
     fault::pass("receive");
     let Work { batch, counted_before, done } = work;
@@ -225,6 +229,7 @@ fn read(
             continue;
         }
         let mut bytes = datagram.bytes;
+        shard.note_sender(bytes, || origin(&datagram));
         if datagram.truncated || bytes.len() > options.max_datagram {
             // The last line is cut and could parse as a different value; only whole lines are used.
             bytes = &bytes[..bytes.len().min(options.max_datagram)];
@@ -240,6 +245,15 @@ fn read(
     *counted_before = None;
     taps.send_signals(shard);
     Ok(Taken { messages, bytes: shard.tally().listener.bytes - before })
+}
+
+/// Where a datagram came from.
+fn origin(datagram: &Datagram<'_>) -> Origin {
+    match (datagram.from, datagram.process) {
+        (Some(from), _) => Origin::at(from.ip()),
+        (None, Some((pid, uid))) => Origin::Process { pid, uid },
+        (None, None) => Origin::Unknown,
+    }
 }
 
 /// Counts datagrams that a stop leaves unread.

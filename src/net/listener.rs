@@ -129,6 +129,10 @@ impl BoundListener {
             {
                 tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
             }
+            let mut shard = shard;
+            // A connection has one sender, whom the kernel knows.
+            let are_known = options.allow.is_restricted() || options.with_senders || !options.transport.has_datagrams();
+            shard.attend_to_senders(are_known, options.protocol.binary);
             let mut failures = Failures::new(part, options.transport.name());
             match runtime {
                 None => {
@@ -141,7 +145,7 @@ impl BoundListener {
                         received,
                         deadline,
                     };
-                    let (mut shard, mut work) = (shard, datagrams::Work::new());
+                    let (mut shard, mut work) = (shard, datagrams::Work::new(source.options.transport));
                     let run =
                         || datagrams::run(&source, &mut work, &mut shard, &mut failures, &taps, &mut inbox, &woken);
                     if let Err(panic) = catch(run) {

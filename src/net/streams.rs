@@ -23,6 +23,7 @@ use crate::aggregate::Shard;
 use crate::fault;
 use crate::ports::refusal;
 use crate::protocol::Reason;
+use crate::senders::Origin;
 use crate::supervise::caught;
 use crate::sys::{Descriptors, unix_time, unread_bytes};
 use crate::telemetry::{Refusal, Tally};
@@ -99,8 +100,10 @@ impl Shared {
     }
 
     /// Ingests whole lines.
-    fn ingest(&self, shard: &mut Shard, bytes: &[u8], from: Option<SocketAddr>, now: f64) {
-        self.failures.borrow_mut().ingest(shard, bytes, &self.options.protocol, from, now);
+    fn ingest(&self, shard: &mut Shard, bytes: &[u8], peer: Peer, now: f64) {
+        self.taps.copy(now, bytes, peer.from, self.options.transport.name());
+        shard.note_sender(bytes, || peer.origin);
+        self.failures.borrow_mut().ingest(shard, bytes, &self.options.protocol, peer.from, now);
     }
 
     /// Counts a connection that is refused, or closed before its client closed it.
@@ -443,6 +446,14 @@ async fn set_up(
     }
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy)]
+struct Peer {
+    /// Its address, if it has one.
+    from: Option<SocketAddr>,
+    origin: Origin,
+}
+
 /// Reads a connection to its end.
 async fn serve(
     shared: Rc<Shared>,
@@ -455,6 +466,7 @@ async fn serve(
     if let Err(why) = set_up(&shared, &mut stream, &slot, from, stop.clone()).await {
         return shared.refuse(why);
     }
+    let peer = Peer { from, origin: stream.origin(from) };
     let options = &shared.options;
     let mut cutter = Cutter::new(options.framing, options.protocol.binary, options.max_datagram);
     let (mut ended, mut since_turn) = (false, 0);
@@ -507,7 +519,7 @@ async fn serve(
                 if let Some(final_read) = &mut final_read {
                     final_read.note(taken);
                 }
-                if !ingest(&shared, &mut cutter, &slot, count, from) {
+                if !ingest(&shared, &mut cutter, &slot, count, peer) {
                     // The next frame cannot be found, or no line follows.
                     return;
                 }
@@ -537,26 +549,29 @@ async fn serve(
     {
         shared.refuse(why);
     }
-    finish(&shared, &mut cutter, ended, from);
+    finish(&shared, &mut cutter, ended, peer);
+}
+
+/// Counts an incomplete line.
+fn refuse(shard: &mut Shard, line: &[u8], reason: Reason, peer: Peer) {
+    shard.note_sender(line, || peer.origin);
+    shard.refuse_fragment(line, reason, peer.from);
 }
 
 /// Counts what was left of a connection after its last whole line, or ingests it if its end completes a line.
-fn finish(shared: &Shared, cutter: &mut Cutter, ended: bool, from: Option<SocketAddr>) {
-    let options = &shared.options;
+fn finish(shared: &Shared, cutter: &mut Cutter, ended: bool, peer: Peer) {
     let Some(rest) = cutter.rest() else { return };
     let mut shard = shared.shard.borrow_mut();
     match rest {
         Chunk::Lines(rest) if ended => {
             // `printf 'x:1|c' | nc` ends without a newline, and that is a whole line.
             shard.tally().chunks += 1;
-            let now = unix_time();
-            shared.taps.copy(now, &rest, from, options.transport.name());
-            shared.ingest(&mut shard, &rest, from, now);
+            shared.ingest(&mut shard, &rest, peer, unix_time());
             shared.taps.send_signals(&mut shard);
         }
-        Chunk::Http(rest) => shard.refuse_fragment(&rest, Reason::HttpRequest, from),
+        Chunk::Http(rest) => refuse(&mut shard, &rest, Reason::HttpRequest, peer),
         Chunk::Lines(rest) | Chunk::Frame(rest) | Chunk::TooLong(rest) | Chunk::Broken(rest) => {
-            shard.refuse_fragment(&rest, Reason::BadFrame, from);
+            refuse(&mut shard, &rest, Reason::BadFrame, peer);
         }
     }
 }
@@ -568,7 +583,7 @@ fn good_lines(tally: &Tally) -> u64 {
 }
 
 /// Ingests the first `count` bytes of the scratch buffer; `false` if the rest of the connection cannot be read.
-fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, from: Option<SocketAddr>) -> bool {
+fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, peer: Peer) -> bool {
     cutter.extend(&shared.scratch.borrow()[..count]);
     let mut shard = shared.shard.borrow_mut();
     shard.begin_batch();
@@ -580,22 +595,20 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, f
         match chunk {
             Chunk::Lines(bytes) => {
                 chunks = 1;
-                shared.taps.copy(now, &bytes, from, shared.options.transport.name());
-                shared.ingest(&mut shard, &bytes, from, now);
+                shared.ingest(&mut shard, &bytes, peer, now);
             }
             Chunk::Frame(bytes) => {
                 chunks += 1;
-                shared.taps.copy(now, &bytes, from, shared.options.transport.name());
-                shared.ingest(&mut shard, &bytes, from, now);
+                shared.ingest(&mut shard, &bytes, peer, now);
             }
-            Chunk::TooLong(start) => shard.refuse_fragment(&start, Reason::TooLong, from),
+            Chunk::TooLong(start) => refuse(&mut shard, &start, Reason::TooLong, peer),
             Chunk::Broken(bytes) => {
-                shard.refuse_fragment(&bytes, Reason::BadFrame, from);
+                refuse(&mut shard, &bytes, Reason::BadFrame, peer);
                 is_good = false;
                 break;
             }
             Chunk::Http(line) => {
-                shard.refuse_fragment(&line, Reason::HttpRequest, from);
+                refuse(&mut shard, &line, Reason::HttpRequest, peer);
                 is_good = false;
                 break;
             }

@@ -149,6 +149,13 @@ pub fn host_name() -> io::Result<String> {
     if name.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "it has none")) } else { Ok(name) }
 }
 
+/// The name of a process, as `ps` shows it; `None` if there is none with this number any more, or it cannot be seen.
+pub fn process_name(pid: u32) -> Option<String> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let name = String::from_utf8_lossy(name.trim_ascii()).into_owned();
+    (!name.is_empty()).then_some(name)
+}
+
 /// Wall time in Unix seconds; 0 if the clock is before 1970.
 pub fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())

@@ -26,7 +26,7 @@ pub const BATCH_DATAGRAMS: usize = 64;
 /// Size of a buffer: the largest message.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Room for the one requested control message: the size of the segments.
+/// Room for the one requested control message: the size of the segments, or who sent.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; 64]);
@@ -42,6 +42,8 @@ pub struct Batch {
     received: usize,
     /// Whether the headers ask for senders.
     with_senders: bool,
+    /// Whether the socket is a unix socket.
+    is_unix: bool,
 }
 
 // SAFETY: the raw pointers in `iovecs` and `headers` point into the boxed slices of the same value, which are
@@ -55,6 +57,8 @@ pub struct Datagram<'a> {
     pub bytes: &'a [u8],
     /// The sender, if it was requested.
     pub from: Option<SocketAddr>,
+    /// Of a unix socket the process that sent it, by number and user, if that was requested.
+    pub process: Option<(u32, u32)>,
     /// Whether the kernel truncated it because it was larger than the buffer.
     pub truncated: bool,
 }
@@ -89,7 +93,13 @@ impl Batch {
                 header
             })
             .collect();
-        Batch { buffers, iovecs, names, controls, headers, received: 0, with_senders: false }
+        Batch { buffers, iovecs, names, controls, headers, received: 0, with_senders: false, is_unix: false }
+    }
+
+    /// For a unix socket: there are no segments, and senders are processes where the socket has `SO_PASSCRED`.
+    #[must_use]
+    pub fn of_unix(self) -> Batch {
+        Batch { is_unix: true, ..self }
     }
 
     /// Reads what is queued, up to a batch, without waiting; returns the number of messages. Senders cost time, so they are
@@ -101,12 +111,13 @@ impl Batch {
     pub fn receive(&mut self, socket: &impl AsFd, with_senders: bool) -> io::Result<usize> {
         debug_assert_eq!((self.iovecs.len(), self.controls.len()), (BATCH_DATAGRAMS, BATCH_DATAGRAMS));
         let name_len = if with_senders { size_of::<libc::sockaddr_storage>() as libc::socklen_t } else { 0 };
+        let control_len = if with_senders || !self.is_unix { size_of::<Control>() } else { 0 };
         // Only the headers of the last call's messages need a reset, unless the request for senders changes.
         let is_other = self.received == 0 || with_senders != self.with_senders;
         let used = if is_other { BATCH_DATAGRAMS } else { self.received };
         self.with_senders = with_senders;
         for (header, name) in self.headers[..used].iter_mut().zip(&mut self.names) {
-            header.msg_hdr.msg_controllen = size_of::<Control>();
+            header.msg_hdr.msg_controllen = control_len;
             header.msg_hdr.msg_namelen = name_len;
             header.msg_hdr.msg_name = if with_senders { ptr::from_mut(name).cast() } else { ptr::null_mut() };
         }
@@ -139,10 +150,12 @@ impl Batch {
             let bytes = &buffer[..(header.msg_len as usize).min(BUFFER_BYTES)];
             let from = if header.msg_hdr.msg_namelen > 0 { address(name) } else { None };
             let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            let segment = segment_bytes(header).unwrap_or(bytes.len());
+            let process = if self.is_unix { credentials(header) } else { None };
+            let segment = if self.is_unix { None } else { segment_bytes(header) }.unwrap_or(bytes.len());
             Segments { rest: bytes, segment: segment.max(1), empty: bytes.is_empty() }.map(move |bytes| Datagram {
                 bytes,
                 from,
+                process,
                 truncated,
             })
         })
@@ -184,6 +197,26 @@ fn segment_bytes(header: &libc::mmsghdr) -> Option<usize> {
             if (*message).cmsg_level == libc::SOL_UDP && (*message).cmsg_type == libc::UDP_GRO {
                 let size = ptr::read_unaligned(libc::CMSG_DATA(message).cast::<libc::c_int>());
                 return usize::try_from(size).ok().filter(|&size| size > 0);
+            }
+            message = libc::CMSG_NXTHDR(&raw const header.msg_hdr, message);
+        }
+    }
+    None
+}
+
+/// The number and the user of the process that sent a message, if the kernel says so.
+fn credentials(header: &libc::mmsghdr) -> Option<(u32, u32)> {
+    if header.msg_hdr.msg_controllen == 0 {
+        return None;
+    }
+    // SAFETY: as in `segment_bytes`; the payload of a message `SCM_CREDENTIALS` is a `ucred`.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(&raw const header.msg_hdr);
+        while !message.is_null() {
+            if (*message).cmsg_level == libc::SOL_SOCKET && (*message).cmsg_type == libc::SCM_CREDENTIALS {
+                let who = ptr::read_unaligned(libc::CMSG_DATA(message).cast::<libc::ucred>());
+                // 0 stands for a process that this one cannot see.
+                return u32::try_from(who.pid).ok().filter(|&pid| pid > 0).map(|pid| (pid, who.uid));
             }
             message = libc::CMSG_NXTHDR(&raw const header.msg_hdr, message);
         }
@@ -471,6 +504,22 @@ mod tests {
         assert_eq!(batch.receive(&receiver, false).expect("a batch"), 1);
         let all: Vec<_> = batch.datagrams().map(|d| d.bytes.to_vec()).collect();
         assert_eq!(all, [b"aaaaa".to_vec(), b"bbbbb".to_vec(), b"ccc".to_vec()]);
+    }
+
+    #[test]
+    fn the_process_behind_a_unix_datagram_is_known_if_asked_for() {
+        let (sender, receiver) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+        receiver.set_nonblocking(true).expect("set");
+        let receiver = Socket::from(std::os::fd::OwnedFd::from(receiver));
+        receiver.set_passcred(true).expect("Linux knows SO_PASSCRED");
+        let mut batch = Batch::new().of_unix();
+        for with_senders in [true, false, true] {
+            (0..3).for_each(|_| _ = sender.send(b"a:1|c").expect("sent"));
+            assert_eq!(batch.receive(&receiver, with_senders).expect("a batch"), 3);
+            let own = rustix::process::getuid().as_raw();
+            let expected = with_senders.then(|| (std::process::id(), own));
+            assert!(batch.datagrams().all(|datagram| datagram.process == expected && datagram.bytes == b"a:1|c"));
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ mod relay;
 mod remote_write;
 mod replay;
 mod rules;
+mod senders;
 mod shutdown;
 mod signals;
 mod slow_sink;

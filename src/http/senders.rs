@@ -1,0 +1,298 @@
+//! `/api/v1/senders`: who sends what, and which tags explode.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::named::named_enum;
+use crate::senders::{Prefix, Rates, Report, Sender, SenderStat};
+use crate::web::{FromGiven, Given, Parameters, error, json};
+
+use super::AppState;
+
+/// Entries of each list, unless `limit` says otherwise, and most of them.
+const LIMIT: usize = 50;
+const MOST: usize = 200;
+
+named_enum! {
+    /// What senders are told apart by.
+    enum By {
+        /// The address.
+        Address = "address",
+        /// The container that the lines name.
+        Container = "container",
+        /// The name of the process.
+        Process = "process",
+        /// Senders as they are; prefixes are what is of interest.
+        Prefix = "prefix",
+    }
+}
+
+pub(super) struct Asked {
+    by: Option<By>,
+    sender: Option<String>,
+    q: Option<String>,
+    limit: usize,
+}
+
+impl FromGiven for Asked {
+    const NAMES: &'static [&'static str] = &["by", "sender", "q", "limit"];
+
+    fn from_given(given: &Given) -> Result<Asked, String> {
+        let all: Vec<&str> = By::ALL.iter().map(|by| by.as_str()).collect();
+        let by = given.parsed("by", &format!("one of {}", all.join(", ")), |text| {
+            By::ALL.into_iter().find(|by| by.as_str() == text)
+        })?;
+        let limit = given.parsed("limit", &format!("a whole number, 1 to {MOST}"), |text| {
+            text.parse().ok().filter(|limit| (1..=MOST).contains(limit))
+        })?;
+        Ok(Asked {
+            by,
+            sender: given.text("sender").map(String::from),
+            q: given.text("q").map(str::to_lowercase).filter(|q| !q.is_empty()),
+            limit: limit.unwrap_or(LIMIT),
+        })
+    }
+}
+
+/// The whole answer.
+#[derive(Serialize)]
+struct Answer {
+    /// The end of the last interval, Unix seconds.
+    time: f64,
+    /// Its length, seconds.
+    interval: f64,
+    /// Over how many seconds rates are averaged.
+    window: f64,
+    /// How many datagrams each that was looked at stands for, on average.
+    sampled_one_in: u64,
+    /// By how much a share may be wrong, in 95 of 100 cases.
+    error: f64,
+    /// Senders, about.
+    seen: u64,
+    /// Senders that can be told apart.
+    capacity: usize,
+    lines_per_sec: f64,
+    senders: Vec<SenderEntry>,
+    prefixes: Vec<PrefixEntry>,
+    tag_keys: Vec<TagKeyEntry>,
+    examples: Vec<ExampleEntry>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct SenderEntry {
+    id: String,
+    address: Option<String>,
+    listener: String,
+    pid: Option<u32>,
+    uid: Option<u32>,
+    process: Option<String>,
+    container: Option<String>,
+    /// Share of all lines, 0 to 1.
+    share: f64,
+    #[serde(flatten)]
+    rates: RatesEntry,
+    /// Lines per second of the last intervals, the oldest first.
+    spark: Vec<f32>,
+}
+
+#[derive(Serialize)]
+struct PrefixEntry {
+    prefix: String,
+    /// Share of all lines, or of those of the sender, 0 to 1.
+    share: f64,
+    #[serde(flatten)]
+    rates: RatesEntry,
+}
+
+#[derive(Serialize)]
+struct RatesEntry {
+    lines_per_sec: f64,
+    bytes_per_sec: f64,
+    malformed_per_sec: f64,
+    new_series_per_sec: f64,
+    /// Samples of names that would be new series and found no room.
+    folded_per_sec: f64,
+}
+
+impl From<&Rates> for RatesEntry {
+    fn from(rates: &Rates) -> RatesEntry {
+        RatesEntry {
+            lines_per_sec: rates.lines,
+            bytes_per_sec: rates.bytes,
+            malformed_per_sec: rates.malformed,
+            new_series_per_sec: rates.new_series,
+            folded_per_sec: rates.folded,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct TagKeyEntry {
+    key: String,
+    /// Distinct values since the start, about.
+    values: u64,
+    new_per_sec: f64,
+    under: Option<String>,
+    sender: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ExampleEntry {
+    reason: &'static str,
+    line: String,
+    sender: Option<String>,
+    per_sec: f64,
+}
+
+pub(super) async fn senders(
+    State(state): State<AppState>,
+    Parameters(asked): Parameters<Asked>,
+) -> Result<Response, Response> {
+    let report = state.senders.report();
+    let prefixes = match &asked.sender {
+        None => report.prefixes.iter().map(|(prefix, rates)| (*prefix, *rates, report.share_of(rates))).collect(),
+        Some(id) => prefixes_of(&report, id).ok_or_else(|| {
+            error(
+                StatusCode::NOT_FOUND,
+                "unknown",
+                "no sender of that id has sent lines lately, or too few to be counted",
+            )
+        })?,
+    };
+    Ok(json(&found(&report, &asked, &prefixes)))
+}
+
+fn found(report: &Report, asked: &Asked, prefixes: &[(Prefix, Rates, f64)]) -> Answer {
+    let is_wanted = |text: &str| asked.q.as_ref().is_none_or(|q| text.to_lowercase().contains(q.as_str()));
+    let mut senders = entries(report, asked.by);
+    senders.retain(|entry| {
+        let texts = [Some(&entry.id), entry.process.as_ref(), entry.container.as_ref()];
+        asked.q.is_none() || texts.into_iter().flatten().any(|text| is_wanted(text))
+    });
+    senders.truncate(asked.limit);
+    let prefix = |(prefix, rates, share): &(Prefix, Rates, f64)| PrefixEntry {
+        prefix: prefix.to_string(),
+        share: *share,
+        rates: rates.into(),
+    };
+    Answer {
+        time: report.time,
+        interval: report.interval,
+        window: report.window_secs,
+        sampled_one_in: report.sampled_one_in.round() as u64,
+        error: report.error,
+        seen: report.seen as u64,
+        capacity: crate::senders::COUNTERS,
+        lines_per_sec: report.lines_per_sec,
+        senders,
+        prefixes: prefixes.iter().map(prefix).filter(|entry| is_wanted(&entry.prefix)).take(asked.limit).collect(),
+        tag_keys: report
+            .tag_keys
+            .iter()
+            .map(|key| TagKeyEntry {
+                key: key.key.clone(),
+                values: key.values as u64,
+                new_per_sec: key.new_per_sec,
+                under: key.under.map(|under| under.to_string()),
+                sender: key.sender.map(|sender| sender.to_string()),
+            })
+            .take(asked.limit)
+            .collect(),
+        examples: report
+            .examples
+            .iter()
+            .map(|example| ExampleEntry {
+                reason: example.reason,
+                line: example.line.clone(),
+                sender: example.sender.map(|sender| sender.to_string()),
+                per_sec: example.per_sec,
+            })
+            .collect(),
+        warnings: report.warnings.clone(),
+    }
+}
+
+/// The senders by this, those with most lines first.
+fn entries(report: &Report, by: Option<By>) -> Vec<SenderEntry> {
+    let key = |stat: &SenderStat| match by {
+        None | Some(By::Prefix) => Some(stat.sender.to_string()),
+        Some(By::Address) => stat.sender.address().map(|address| address.to_string()),
+        Some(By::Container) => stat.sender.container(),
+        Some(By::Process) => stat.process.as_deref().map(String::from),
+    };
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut groups: Vec<(String, Vec<&SenderStat>)> = Vec::new();
+    for stat in &report.senders {
+        let Some(key) = key(stat) else { continue };
+        let at = *places.entry(key.clone()).or_insert(groups.len());
+        match groups.get_mut(at) {
+            Some((_, group)) => group.push(stat),
+            None => groups.push((key, vec![stat])),
+        }
+    }
+    let mut entries: Vec<SenderEntry> = groups.into_iter().map(|(id, group)| entry(report, id, &group)).collect();
+    entries.sort_by(|a, b| b.rates.lines_per_sec.total_cmp(&a.rates.lines_per_sec));
+    entries
+}
+
+/// Senders with something in common as one; what they do not have in common is left out.
+fn entry(report: &Report, id: String, group: &[&SenderStat]) -> SenderEntry {
+    fn common<T: PartialEq>(group: &[&SenderStat], of: impl Fn(&SenderStat) -> Option<T>) -> Option<T> {
+        let first = of(group.first()?)?;
+        group.iter().all(|stat| of(stat).as_ref() == Some(&first)).then_some(first)
+    }
+    let (mut rates, mut spark) = (Rates::default(), Vec::new());
+    for stat in group {
+        rates.add(&stat.rates);
+        if spark.len() < stat.spark.len() {
+            let missing = stat.spark.len() - spark.len();
+            spark.splice(0..0, std::iter::repeat_n(0.0, missing));
+        }
+        spark.iter_mut().rev().zip(stat.spark.iter().rev()).for_each(|(sum, point)| *sum += point);
+    }
+    let of = |sender: &Sender| sender.process();
+    SenderEntry {
+        id,
+        address: common(group, |stat| stat.sender.address()).map(|address| address.to_string()),
+        listener: group.first().map(|stat| stat.listener.to_string()).unwrap_or_default(),
+        pid: common(group, |stat| of(&stat.sender).map(|(pid, _)| pid)),
+        uid: common(group, |stat| of(&stat.sender).map(|(_, uid)| uid)),
+        process: common(group, |stat| stat.process.as_deref().map(String::from)),
+        container: common(group, |stat| stat.sender.container()),
+        share: report.share_of(&rates),
+        rates: (&rates).into(),
+        spark,
+    }
+}
+
+/// The prefixes of a sender, those with most lines first, each with its share of the sender's lines; `None` if there is no
+/// such sender. The id may be that of a group: an address, a container, the name of a process.
+fn prefixes_of(report: &Report, id: &str) -> Option<Vec<(Prefix, Rates, f64)>> {
+    let is_it = |stat: &SenderStat| {
+        let (sender, process) = (&stat.sender, stat.process.as_deref());
+        sender.to_string() == id
+            || sender.address().is_some_and(|address| address.to_string() == id)
+            || sender.container().as_deref() == Some(id)
+            || process == Some(id)
+    };
+    let mine: Vec<bool> = report.senders.iter().map(is_it).collect();
+    let lines: f64 =
+        report.senders.iter().zip(&mine).filter(|(_, mine)| **mine).map(|(stat, _)| stat.rates.lines).sum();
+    if !mine.contains(&true) {
+        return None;
+    }
+    let mut sums: HashMap<u32, Rates> = HashMap::new();
+    for (_, prefix, rates) in report.pairs.iter().filter(|(sender, ..)| mine.get(*sender as usize) == Some(&true)) {
+        sums.entry(*prefix).or_default().add(rates);
+    }
+    let share = |rates: &Rates| if lines > 0.0 { (rates.lines / lines).min(1.0) } else { 0.0 };
+    let named = |(at, rates): (u32, Rates)| Some((report.prefixes.get(at as usize)?.0, rates, share(&rates)));
+    let mut all: Vec<_> = sums.into_iter().filter_map(named).collect();
+    all.sort_by(|a, b| b.1.lines.total_cmp(&a.1.lines).then_with(|| a.0.bytes().cmp(b.0.bytes())));
+    Some(all)
+}
