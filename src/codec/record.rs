@@ -175,6 +175,11 @@ impl Records {
 
     /// Which records are written, in their order.
     pub(crate) fn outline(&self, snapshot: &Snapshot) -> Outline {
+        self.outline_of(snapshot, |_| true)
+    }
+
+    /// The same of those alone whose series are wanted; what belongs to none is asked for with `None`.
+    pub(crate) fn outline_of(&self, snapshot: &Snapshot, wants: impl Fn(Option<&Series>) -> bool) -> Outline {
         type Make = fn(u32) -> Position;
         let mut positions = Vec::with_capacity(snapshot.len() + 1);
         let mut add = |make: Make, count: usize| positions.extend((0..count as u32).map(make));
@@ -187,9 +192,9 @@ impl Records {
             positions.extend((0..point.values.len() as u32).map(|value| Position::Kv(n, value)));
         }
         let kind_of = |position: &Position| position.record(snapshot).kind();
-        if self.only.is_some() {
-            positions.retain(|position| self.wants(kind_of(position)));
-        }
+        positions.retain(|position| {
+            (self.only.is_none() || self.wants(kind_of(position))) && wants(position.point(snapshot).map(Point::series))
+        });
         if self.sorted {
             positions.sort_by(|a, b| match (a.point(snapshot), b.point(snapshot)) {
                 (Some(a), Some(b)) => {
@@ -207,7 +212,12 @@ impl Records {
         }
         rest.extend((0..snapshot.presence.len() as u32).map(Position::Presence));
         rest.extend(self.ledger.then_some(Position::Ledger));
-        positions.extend(rest.into_iter().filter(|position| self.wants(kind_of(position))));
+        let series_of = |position: &Position| match position {
+            Position::Timestamped(n) => Some(&snapshot.timestamped[*n as usize].series),
+            _ => None,
+        };
+        let is_wanted = |position: &Position| self.wants(kind_of(position)) && wants(series_of(position));
+        positions.extend(rest.into_iter().filter(is_wanted));
         Outline { positions: positions.into() }
     }
 }
@@ -266,6 +276,14 @@ pub(crate) struct Outline {
 impl Outline {
     fn records<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = JsonRecord<'a>> {
         self.positions.iter().map(|position| position.record(snapshot))
+    }
+
+    /// The first of them alone.
+    pub(crate) fn first(self, count: usize) -> Outline {
+        if count >= self.positions.len() {
+            return self;
+        }
+        Outline { positions: self.positions[..count].into() }
     }
 
     /// Bytes that it takes.
