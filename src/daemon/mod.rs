@@ -290,14 +290,13 @@ impl Daemon {
 
         let readiness = Readiness::new(&supervisor);
         let http = http.map(|bound| {
-            let bodies = bound.bodies();
             let state = server::http_state(
                 &config,
                 started,
                 flusher_handle.clone(),
                 &readiness,
                 presence_handle,
-                bodies,
+                &bound,
                 journal,
             );
             let state = crate::http::AppState { senders, ..state };

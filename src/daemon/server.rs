@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::acl::AccessList;
 use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
-use crate::http::{self, About, AppState, LastRead, OnceEach};
+use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach};
 use crate::journal::Journal;
 use crate::management::ManagementState;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
@@ -21,7 +21,7 @@ use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
 use crate::supervise::{Readiness, Supervisor};
 use crate::sys::unix_time;
-use crate::web::Bodies;
+use crate::web::Gzip;
 
 use super::StartError;
 use super::listeners::cannot_listen;
@@ -69,11 +69,6 @@ impl BoundServer {
     /// The address, with the port that the kernel chose.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The large bodies that are sent.
-    pub(super) fn bodies(&self) -> Bodies {
-        self.port.bodies()
     }
 
     /// What it is called, with the port that the kernel chose.
@@ -124,10 +119,11 @@ pub(super) fn http_state(
     flusher: FlusherHandle,
     readiness: &Readiness,
     presence: Option<PresenceHandle>,
-    bodies: Bodies,
+    server: &BoundServer,
     journal: Journal,
 ) -> AppState {
     let http = &config.http;
+    let bodies = server.port.bodies();
     let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
     AppState {
         about: About { profile: config.profile.name(), interval: config.interval, started },
@@ -135,14 +131,22 @@ pub(super) fn http_state(
         readiness: readiness.clone(),
         presence,
         journal,
-        write_token: http.token.as_deref().map(Arc::from),
+        access: Arc::new(Access::new(
+            AccessOptions {
+                token: http.token.as_deref().map(Arc::from),
+                guards_reading: !is_local && http.token.is_some(),
+                hosts: is_local.then(|| http.hosts.clone().into()),
+                port: server.address.port(),
+                is_secured: http.tls.is_on(),
+            },
+            server.port.counters(),
+        )),
+        gzip: Gzip::new(&bodies),
         streams: Arc::new(Semaphore::new(http::STREAMS)),
         bodies,
         last_read: LastRead::default(),
         once: OnceEach::default(),
         senders: Senders::default(),
-        token: if is_local { None } else { http.token.as_deref().map(Arc::from) },
-        hosts: is_local.then(|| http.hosts.clone().into()),
     }
 }
 

@@ -4,8 +4,7 @@
 use std::fmt::Write;
 
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use crate::presence::describe::{describe, length};
 use crate::presence::{
@@ -13,10 +12,11 @@ use crate::presence::{
 };
 use crate::presence_driver::PresenceState;
 use crate::untrusted::{Html, in_url};
-use crate::web::{Fields, FromGiven, Given, Parameters};
+use crate::web::{Fields, FromGiven, Given, Nothing, Parameters};
 
-use super::presence::{Announcement, announce, ask, forget, may_write, unknown};
-use super::{AppState, HTML, Shown, carried, page};
+use super::access::{Caller, see_other};
+use super::presence::{Announcement, announce, ask, forget, may, unknown};
+use super::{AppState, HTML, page};
 
 /// Most services on the board, and most instances of each; the API has all.
 const SERVICES: usize = 500;
@@ -28,26 +28,6 @@ const SERVICE_EVENTS: usize = 50;
 
 /// Seconds after the start in which unconfirmed instances are normal.
 const SETTLING: f64 = 120.0;
-
-const STYLE: &str = "
-.banner{border-radius:.5rem;padding:.7rem 1rem;margin:.6rem 0;border:1px solid var(--line);border-left:.5rem solid var(--soft)}
-.banner b{font-size:1.25rem}.banner.ok{border-left-color:#1e8449}.banner.warn{border-left-color:#b9770e}
-.banner.alarm{border-left-color:#c0392b;background:#c0392b18}
-.card{border:1px solid var(--line);border-radius:.5rem;padding:.6rem .9rem;margin:.6rem 0}
-.card h2{margin:0;font-size:1.05rem;overflow-wrap:anywhere}.card .sub{margin:.1rem 0 .4rem}
-.pill{display:inline-block;border-radius:.3rem;padding:0 .5rem;color:#fff;background:#7f8c8d;font-size:.85rem;font-weight:600}
-.pill.up{background:#1e8449}.pill.down{background:#c0392b}.pill.degraded,.pill.late{background:#b9770e}
-.pill.maintenance,.pill.unknown{background:#2e6da4}
-.sq{display:inline-block;width:1.25rem;height:1.25rem;line-height:1.25rem;margin:0 .15rem .15rem 0;text-align:center;
-border-radius:.2rem;color:#fff;font-size:.75rem;font-weight:600;background:#7f8c8d}
-.U{background:#1e8449}.L{background:#b9770e}.D{background:#c0392b}.G{background:#7f8c8d}.Q{background:#2e6da4}.N{background:#8883}
-.bar{display:inline-block;width:7rem;height:.55rem;background:#8883;border-radius:.3rem;overflow:hidden;vertical-align:middle}
-.bar i{display:block;height:100%;background:#1e8449}.bar i.D{background:#c0392b}.bar i.L{background:#b9770e}
-.day{display:inline-flex;height:.9rem;width:9.5rem;border-radius:.2rem;overflow:hidden;background:#8883}
-.scroll{overflow-x:auto}.scroll td,.scroll th{white-space:nowrap}.scroll td.name{overflow-wrap:normal}form{display:flex;flex-wrap:wrap;gap:.4rem;align-items:center;margin:.4rem 0}
-input,select,button{font:inherit;padding:.15rem .4rem}input{width:9rem}
-@media(max-width:40rem){body{padding:.7rem .8rem 3rem}.day{width:8rem}}
-";
 
 /// Everything the board shows, taken at one moment.
 struct Seen {
@@ -81,26 +61,25 @@ fn rank(state: ServiceState) -> u8 {
 /// The board.
 pub(super) async fn board(
     State(state): State<AppState>,
-    Parameters(shown): Parameters<Shown>,
+    Parameters(Nothing): Parameters<Nothing>,
 ) -> Result<Response, Response> {
-    let carry = carried(&state, &shown);
     // A hundred thousand instances are much to collect, and take a while to write.
-    let page = state.once.board.share(&carry, async {
+    let page = state.once.board.share("", async {
         let _turn = state.bodies.turn().await;
         let seen = ask(&state, |presence| look(presence)).await?;
-        let (for_page, carry) = (state.clone(), carry.clone());
-        state.bodies.work(move || render(&for_page, seen, &carry).into()).await
+        let for_page = state.clone();
+        state.bodies.work(move || render(&for_page, seen).into()).await
     });
     state.bodies.shared(HTML, page.await?).await
 }
 
-fn render(state: &AppState, mut seen: Seen, carry: &str) -> String {
+fn render(state: &AppState, mut seen: Seen) -> String {
     seen.services.sort_by_key(|service| (rank(service.state), service.failing().next().is_none()));
     let (headline, class) = headline(&seen);
-    let mut out = page::head(&format!("{headline} · presence"), 5, STYLE);
+    let mut out = page::head(&format!("{headline} · presence"), 5);
     let _ = write!(out, "<h1>Presence</h1><div class=\"banner {class}\"><b>{headline}</b><br>");
     banner(&mut out, state, &seen);
-    let _ = write!(out, "</div><p class=\"sub\"><a href=\"/{carry}\">metrics</a></p>");
+    let _ = write!(out, "</div><p class=\"sub\"><a href=\"/\">metrics</a></p>");
     if seen.services.is_empty() {
         let ledger = state.flusher.published().ledger();
         let addresses = ledger.listeners.iter().filter_map(|listener| listener.url.strip_prefix("udp://"));
@@ -116,7 +95,7 @@ fn render(state: &AppState, mut seen: Seen, carry: &str) -> String {
         );
     }
     for service in seen.services.iter().take(SERVICES) {
-        card(&mut out, service, carry);
+        card(&mut out, service);
     }
     if seen.services.len() > SERVICES {
         let _ = write!(out, "<p>And {} more, in the API.</p>", seen.services.len() - SERVICES);
@@ -230,14 +209,14 @@ fn letter(instance: &InstanceView) -> (char, char) {
     }
 }
 
-fn card(out: &mut String, service: &ServiceView, carry: &str) {
+fn card(out: &mut String, service: &ServiceView) {
     let total = service.present + service.down;
     let is_odd = service.down > 0 || service.instances.iter().any(|instance| instance.state == InstanceState::Late);
     let share = (100 * service.present).checked_div(total).unwrap_or(0);
     let _ = write!(
         out,
-        "<div class=\"card\"><h2><span class=\"pill {}\">{}</span> <a href=\"/presence/{}{carry}\">{}</a></h2>\
-         <p class=\"sub\"><span class=\"bar\"><i class=\"{}\" style=\"width:{share}%\"></i></span> {} of {total} present",
+        "<div class=\"card\"><h2><span class=\"pill {}\">{}</span> <a href=\"/presence/{}\">{}</a></h2>\
+         <p class=\"sub\"><svg class=\"bar\" viewBox=\"0 0 100 1\" preserveAspectRatio=\"none\"><rect class=\"{}\" width=\"{share}\" height=\"1\"/></svg> {} of {total} present",
         service.state,
         service.state,
         in_url(&service.service),
@@ -326,7 +305,8 @@ fn events(out: &mut String, events: &[Event]) {
 pub(super) async fn service(
     State(state): State<AppState>,
     Path(name): Path<String>,
-    Parameters(shown): Parameters<Shown>,
+    Parameters(Nothing): Parameters<Nothing>,
+    caller: Caller,
 ) -> Result<Response, Response> {
     // Until it has a place, so that of those that wait for one few are in memory.
     let _turn = state.bodies.turn().await;
@@ -338,17 +318,16 @@ pub(super) async fn service(
         Ok((view, events))
     });
     let (service, happened) = found.await?.map_err(|near| unknown("service", near))?;
-    let carry = carried(&state, &shown);
     let bodies = state.bodies.clone();
-    let page = bodies.work(move || render_service(&state, &service, &happened, &carry)).await?;
+    let page = bodies.work(move || render_service(&state, &service, &happened, caller.is_known)).await?;
     bodies.whole(HTML, page).await
 }
 
-fn render_service(state: &AppState, service: &ServiceView, happened: &[Event], carry: &str) -> String {
-    let mut out = page::head(&format!("{} · presence", Html(&service.service)), 10, STYLE);
+fn render_service(state: &AppState, service: &ServiceView, happened: &[Event], is_known: bool) -> String {
+    let mut out = page::head(&format!("{} · presence", Html(&service.service)), 10);
     let _ = write!(
         out,
-        "<p class=\"sub\"><a href=\"/presence{carry}\">presence</a></p><h1>{} <span class=\"pill {}\">{}</span></h1>\
+        "<p class=\"sub\"><a href=\"/presence\">presence</a></p><h1>{} <span class=\"pill {}\">{}</span></h1>\
          <p class=\"sub\">{} of {} present",
         Html(&service.service),
         service.state,
@@ -369,7 +348,7 @@ fn render_service(state: &AppState, service: &ServiceView, happened: &[Event], c
         row(&mut out, instance);
     }
     out.push_str("</table></div>");
-    forms(&mut out, state, service, carry);
+    forms(&mut out, state, service, is_known);
     events(&mut out, happened);
     out.push_str("</body></html>\n");
     out
@@ -392,7 +371,7 @@ fn row(out: &mut String, instance: &InstanceView) {
     let _ = write!(
         out,
         "<tr><td class=\"name\">{}</td><td><span class=\"pill {}\">{}</span></td>\
-         <td><span class=\"bar\"><i class=\"{class}\" style=\"width:{filled}%\"></i></span> {} of {}</td>\
+         <td><svg class=\"bar\" viewBox=\"0 0 100 1\" preserveAspectRatio=\"none\"><rect class=\"{class}\" width=\"{filled}\" height=\"1\"/></svg> {} of {}</td>\
          <td class=\"n\">{}</td><td>{interval}</td><td>",
         Html(&instance.instance),
         instance.state,
@@ -416,7 +395,11 @@ fn row(out: &mut String, instance: &InstanceView) {
 
 /// The last day, one element per run of equal half hours; now is at the right.
 fn day(out: &mut String, letters: &str) {
-    out.push_str("<span class=\"day\" title=\"the last 24 hours, now at the right\">");
+    out.push_str(
+        "<svg class=\"day\" viewBox=\"0 0 48 1\" preserveAspectRatio=\"none\">\
+         <title>the last 24 hours, now at the right</title>",
+    );
+    let mut at = 0;
     let missing = 48_usize.saturating_sub(letters.len());
     let mut piece = |letter: char, count: usize| {
         let class = match letter {
@@ -425,7 +408,8 @@ fn day(out: &mut String, letters: &str) {
             letter => letter,
         };
         if count > 0 {
-            let _ = write!(out, "<i class=\"{class}\" style=\"flex:{count}\"></i>");
+            let _ = write!(out, "<rect class=\"{class}\" x=\"{at}\" width=\"{count}\" height=\"1\"/>");
+            at += count;
         }
     };
     piece('.', missing);
@@ -435,30 +419,34 @@ fn day(out: &mut String, letters: &str) {
         piece(first, run);
         rest = &rest[run..];
     }
-    out.push_str("</span>");
+    out.push_str("</svg>");
 }
 
-fn forms(out: &mut String, state: &AppState, service: &ServiceView, carry: &str) {
-    if state.write_token.is_none() {
+/// The forms for changes; who is known need not show the token.
+fn forms(out: &mut String, state: &AppState, service: &ServiceView, is_known: bool) {
+    if !state.access.has_token() {
         out.push_str(
             "<p class=\"sub\">To start maintenance here, or to remove instances, set <code>http.token</code>.</p>",
         );
         return;
     }
-    let action = format!("/presence/{}{carry}", in_url(&service.service));
+    let action = format!("/presence/{}", in_url(&service.service));
     let mut whom = String::from("<select name=\"instance\"><option value=\"\">the whole service</option>");
     for instance in service.instances.iter().take(SQUARES) {
         let name = Html(&instance.instance);
         let _ = write!(whom, "<option value=\"{name}\">{name}</option>");
     }
     whom.push_str("</select>");
-    let token =
-        "<input type=\"password\" name=\"token\" placeholder=\"token\" required autocomplete=\"current-password\">";
+    let token = if is_known {
+        ""
+    } else {
+        "<input type=\"password\" name=\"token\" placeholder=\"token\" required autocomplete=\"current-password\">"
+    };
     let _ = write!(
         out,
         "<form method=\"post\" action=\"{action}\"><input type=\"hidden\" name=\"action\" value=\"maintenance\">\
          Maintenance of {whom} for <input name=\"minutes\" type=\"number\" min=\"0\" max=\"240\" value=\"30\" \
-         style=\"width:4.5rem\"> min <input name=\"why\" placeholder=\"why\" maxlength=\"200\">{token}\
+         class=\"short\"> min <input name=\"why\" placeholder=\"why\" maxlength=\"200\">{token}\
          <button>announce</button></form>\
          <form method=\"post\" action=\"{action}\"><input type=\"hidden\" name=\"action\" value=\"forget\">\
          Forget {whom} {token}<button>forget</button></form>"
@@ -501,11 +489,12 @@ impl FromGiven for Change {
 pub(super) async fn change(
     State(state): State<AppState>,
     Path(service): Path<String>,
-    Parameters(shown): Parameters<Shown>,
+    Parameters(Nothing): Parameters<Nothing>,
+    caller: Caller,
     Fields(change): Fields<Change>,
 ) -> Result<Response, Response> {
     let Change { action, instance, why, token } = change;
-    may_write(&state, token.as_deref()).await?;
+    may(&state, caller.refused_form(&state.access, token.as_deref())).await?;
     match action {
         Action::Maintenance(minutes) => {
             let by = Some("the board".to_string());
@@ -514,13 +503,14 @@ pub(super) async fn change(
         }
         Action::Forget => forget(&state, service.clone(), instance).await?,
     }
-    let carry = carried(&state, &shown);
     // A service that was removed has no page any more.
     let is_known = ask(&state, {
         let service = service.clone();
         move |presence| presence.knows(&service)
     });
-    let to =
-        if is_known.await? { format!("/presence/{}{carry}", in_url(&service)) } else { format!("/presence{carry}") };
-    Ok((StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response())
+    let to = if is_known.await? { format!("/presence/{}", in_url(&service)) } else { "/presence".into() };
+    let mut response = see_other(&to);
+    // The next change needs no token.
+    state.access.set_cookie(&mut response);
+    Ok(response)
 }

@@ -49,12 +49,11 @@ impl FromGiven for Filter {
     const NAMES: &'static [&'static str] = &["service", "state", "health"];
 
     fn from_given(given: &Given) -> Result<Filter, String> {
-        let one_of = |names: &[&str]| format!("one of {}", names.join(", "));
         let health = |name: &str| HEALTH.iter().position(|known| *known == name).map(|at| at as u8);
         Ok(Filter {
             service: given.text("service").map(String::from),
-            state: given.parsed("state", &one_of(&STATES), AnyState::from_name)?,
-            health: given.parsed("health", &one_of(&HEALTH), health)?,
+            state: given.one_of("state", &STATES, AnyState::from_name)?,
+            health: given.one_of("health", &HEALTH, health)?,
         })
     }
 }

@@ -10,6 +10,8 @@
 //! | `GET /api/v1/snapshot` | records of the last interval, an array |
 //! | `GET /api/v1/events[?since=&limit=&kind=&q=]` | the last 1,000 things that happened, newest first |
 //! | `GET /api/v1/senders[?by=&sender=&q=&limit=]` | who sends what, and which tags explode |
+//! | `GET /login`, `POST /login`, `POST /logout` | the form that asks a browser for the token, and its cookie |
+//! | `GET /assets/NAME` | stylesheets and scripts |
 //! | `GET /presence` | the board: who is there, worst first |
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
@@ -18,31 +20,35 @@
 //! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
 //! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
 //!
-//! On loopback everything may be read by anybody of this machine; elsewhere every route but `/health` and `/ready` needs
-//! `Authorization: Bearer TOKEN` (a browser may say `?token=TOKEN`). Errors are `{"error":{"code":"…","message":"…"}}`.
+//! On loopback everything may be read by anybody of this machine; elsewhere every route but `/health`, `/ready` and
+//! `/assets` needs `Authorization: Bearer TOKEN`, or the cookie that a browser gets at `/login`. Errors are
+//! `{"error":{"code":"…","message":"…"}}`.
 //!
 //! On loopback `Host` must be `localhost`, an address of loopback, or one of `http.hosts`, else the answer is 421: a web
 //! page whose name was made to point to 127.0.0.1 (DNS rebinding) would read everything in the browser of whoever visits
 //! it. `/health` and `/ready` say nothing worth that, and probes come with names of their own. A request without `Host` is
 //! no browser's.
 
+mod access;
+mod assets;
 mod board;
+mod caching;
 mod events;
 mod listing;
+mod login;
 mod metrics;
 mod page;
 mod presence;
 mod senders;
 mod snapshot;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware;
 use axum::response::Response;
 use axum::routing::get;
 use serde::Serialize;
@@ -56,11 +62,11 @@ use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
 use crate::supervise::Readiness;
 use crate::telemetry::Ledger;
-use crate::untrusted::{Escaped, in_url};
 use crate::web::{
-    self, Bodies, FromGiven, Given, Held, MOST_BODY, Nothing, Once, Parameters, error, json, text, with_type,
+    self, Bodies, Gzip, Held, MOST_BODY, Nothing, Once, Parameters, TokenAlone, error, json, text, with_type,
 };
 
+pub use access::{Access, AccessOptions};
 pub use snapshot::LastRead;
 
 /// What does not change while the daemon runs.
@@ -83,14 +89,12 @@ pub struct AppState {
     pub flusher: FlusherHandle,
     /// Whether all listeners are bound, the first tick is scheduled, every part works, and no stop was asked for.
     pub readiness: Readiness,
-    /// What callers must show, if anything.
-    pub token: Option<Arc<str>>,
-    /// Names under which we may be asked, beside those of loopback; `None` for any.
-    pub hosts: Option<Arc<[String]>>,
+    /// Who may read, and who may change something.
+    pub access: Arc<Access>,
+    /// Compresses answers.
+    pub gzip: Gzip,
     /// Who is there; `None` if presence is off.
     pub presence: Option<PresenceHandle>,
-    /// What those must show who change something, on loopback too; without it nobody can.
-    pub write_token: Option<Arc<str>>,
     /// What happened.
     pub journal: Journal,
     /// Event streams that may still be opened.
@@ -156,94 +160,19 @@ fn router(state: AppState) -> Router {
         .route("/api/v1/snapshot", get(last_snapshot))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/senders", get(senders::senders))
+        .route("/assets/{name}", get(assets::asset))
+        .merge(login::routes())
         .merge(presence::routes())
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MOST_BODY))
         .layer(middleware::from_fn(web::promised))
-        .layer(middleware::from_fn_with_state(state.clone(), guard))
+        .layer(middleware::from_fn_with_state(state.clone(), access::guard))
+        .layer(middleware::from_fn_with_state(state.gzip.clone(), web::compressed))
         .with_state(state)
 }
 
-/// Asks for the token where there is one, and for a name of ours where there is none, and sets the headers that keep a
-/// browser from guessing.
-async fn guard(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let is_open = matches!(request.uri().path(), "/health" | "/ready");
-    let refusal = if is_open { None } else { refusal(&state, &request) };
-    let mut response = match refusal {
-        Some(refusal) => refusal,
-        None => next.run(request).await,
-    };
-    for (name, value) in [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'",
-        ),
-    ] {
-        response.headers_mut().insert::<HeaderName>(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-fn refusal(state: &AppState, request: &Request) -> Option<Response> {
-    if let Some(token) = &state.token
-        && !web::shows(request, token)
-    {
-        let message = "this needs `Authorization: Bearer TOKEN` with the token of `http.token`";
-        return Some(web::unauthorized(message));
-    }
-    let ours = state.hosts.as_ref()?;
-    // A target with a name of its own (RFC 9112, 3.2.2) must not say another one than `Host`.
-    let said = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes).map(String::from_utf8_lossy);
-    let named = request.uri().authority().map(|authority| authority.as_str().into());
-    let stranger = said.chain(named).find(|host| !is_ours(host, ours))?;
-    let message = format!(
-        "`{}` is no name of this daemon: ask for localhost, or list the name in `http.hosts`",
-        Escaped(&stranger)
-    );
-    Some(error(StatusCode::MISDIRECTED_REQUEST, "unknown_host", &message))
-}
-
-/// Whether a `Host`, with or without a port, is one of loopback or of `ours`.
-fn is_ours(host: &str, ours: &[String]) -> bool {
-    let has_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if has_port(port) && (name.ends_with(']') || !name.contains(':')) => name,
-        _ => host,
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-    address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-        || name.eq_ignore_ascii_case("localhost")
-        || ours.iter().any(|known| known.eq_ignore_ascii_case(name))
-}
-
-/// What every page takes.
-struct Shown {
-    token: Option<String>,
-}
-
-impl FromGiven for Shown {
-    const NAMES: &'static [&'static str] = &["token"];
-
-    fn from_given(given: &Given) -> Result<Shown, String> {
-        Ok(Shown { token: given.text("token").map(String::from) })
-    }
-}
-
-/// The query of links where reading needs the token.
-fn carried(state: &AppState, shown: &Shown) -> String {
-    match (&state.token, &shown.token) {
-        (Some(_), Some(token)) => format!("?token={}", in_url(token)),
-        _ => String::new(),
-    }
-}
-
-async fn index(State(state): State<AppState>, Parameters(shown): Parameters<Shown>) -> Result<Response, Response> {
-    let carry = carried(&state, &shown);
+async fn index(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Result<Response, Response> {
     let snapshot = state.flusher.published_whole().await.snapshot.clone();
     let live = state.flusher.live().await;
     let ledger = live.ledger();
@@ -251,15 +180,15 @@ async fn index(State(state): State<AppState>, Parameters(shown): Parameters<Show
     let held = snapshot.as_ref().map_or(Held::Bytes(0), |snapshot| Held::State(Arc::as_ptr(snapshot) as usize, 0));
     let bodies = state.bodies.clone();
     // A million series take a while to look through.
-    let page = bodies.work(move || page::StatusPage::new(&state, snapshot, &ledger, &warnings, &carry)).await?;
+    let page = bodies.work(move || page::StatusPage::new(&state, snapshot, &ledger, &warnings)).await?;
     bodies.made(held, HTML, page).await
 }
 
-async fn health(Parameters(Nothing): Parameters<Nothing>) -> Response {
+async fn health(Parameters(TokenAlone): Parameters<TokenAlone>) -> Response {
     text("up\n")
 }
 
-async fn ready(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
+async fn ready(State(state): State<AppState>, Parameters(TokenAlone): Parameters<TokenAlone>) -> Response {
     match state.readiness.obstacle() {
         None => text("ready\n"),
         Some(obstacle) => error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &obstacle),
@@ -321,43 +250,18 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
 
 async fn last_snapshot(
     State(state): State<AppState>,
-    Parameters(Nothing): Parameters<Nothing>,
+    Parameters(filter): Parameters<snapshot::Filter>,
+    headers: HeaderMap,
 ) -> Result<Response, Response> {
     let published = state.flusher.published_whole().await;
     let Some(snapshot) = &published.snapshot else { return Ok(with_type(web::JSON, "[]")) };
-    let held = Held::State(Arc::as_ptr(snapshot) as usize, 0);
-    state.bodies.made(held, web::JSON, state.last_read.array(snapshot, &state.bodies)).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_loopback_and_those_that_are_listed_are_ours() {
-        let ours = ["stats.example".to_string()];
-        for (host, expected) in [
-            ("localhost", true),
-            ("LocalHost:8127", true),
-            ("localhost.", true),
-            ("127.0.0.1:8127", true),
-            ("127.1.2.3", true),
-            ("[::1]:8127", true),
-            ("[::1]", true),
-            ("stats.example:80", true),
-            ("STATS.example", true),
-            ("", false),
-            ("evil.example", false),
-            ("localhost.evil.example", false),
-            ("127.0.0.1.evil.example:8127", false),
-            ("evil.example:127.0.0.1", false),
-            ("localhost:8127:1", false),
-            ("a@localhost", false),
-            ("10.0.0.1", false),
-            ("[::ffff:10.0.0.1]", false),
-            ("0.0.0.0", false),
-        ] {
-            assert_eq!(is_ours(host, &ours), expected, "{host}");
-        }
+    let tag = caching::interval_tag(snapshot);
+    if let Some(unchanged) = caching::unchanged(&headers, &tag) {
+        return Ok(unchanged);
     }
+    let held = Held::State(Arc::as_ptr(snapshot) as usize, 0);
+    let array = state.last_read.array(snapshot, &state.bodies).of(filter, &state.bodies);
+    let mut response = state.bodies.made(held, web::JSON, array).await?;
+    caching::mark(&mut response, &tag, caching::ASK_AGAIN);
+    Ok(response)
 }

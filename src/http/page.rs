@@ -14,33 +14,18 @@ use crate::telemetry::{Ledger, MemoryAccount, QUEUE_WARNING};
 use crate::untrusted::Html;
 use crate::web::{PIECE, Pieces};
 
-use super::AppState;
+use super::{AppState, assets};
 
 /// Most series on the page; the API has all.
 const MAX_ROWS: usize = 1000;
 
-const STYLE: &str = "
-:root{color-scheme:light dark;--line:#8884;--soft:#888;--bad:#c0392b;--good:#1e8449}
-body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:72rem;padding:1rem 1.5rem 4rem}
-h1{font-size:1.4rem;margin:0}h2{font-size:1rem;margin:2rem 0 .4rem}
-.sub{color:var(--soft);margin:.1rem 0 1rem}
-.tiles{display:flex;flex-wrap:wrap;gap:.75rem}
-.tile{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .9rem;min-width:8.5rem}
-.tile b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:.85rem}
-.bad b,.bad{color:var(--bad)}.good{color:var(--good)}
-table{border-collapse:collapse;width:100%}th{text-align:left;color:var(--soft);font-weight:500;font-size:.85rem}
-td,th{padding:.2rem .8rem .2rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td.name{overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.9rem}
-.tag{color:var(--soft)}code{font-family:ui-monospace,monospace}
-";
-
 /// The beginning of a page that reloads itself; `title` must be escaped.
-pub(super) fn head(title: &str, seconds: u64, style: &str) -> String {
+pub(super) fn head(title: &str, seconds: u64) -> String {
+    let style = assets::url("style.css");
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <meta http-equiv=\"refresh\" content=\"{seconds}\"><style>{STYLE}{style}</style></head><body>"
+         <meta http-equiv=\"refresh\" content=\"{seconds}\"><link rel=\"stylesheet\" href=\"{style}\"></head><body>"
     )
 }
 
@@ -63,13 +48,12 @@ impl StatusPage {
         snapshot: Option<Arc<Snapshot>>,
         ledger: &Ledger,
         warnings: &[String],
-        carry: &str,
     ) -> StatusPage {
-        let mut out = head("Systole", state.about.interval.as_secs().clamp(1, 10), "");
+        let mut out = head("Systole", state.about.interval.as_secs().clamp(1, 10));
         let uptime = Duration::from_secs(state.uptime_secs() as u64);
         let _ = write!(
             out,
-            "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {} · <a href=\"/presence{carry}\">presence</a></p>",
+            "<h1>Systole</h1><p class=\"sub\">version {} · profile {} · flushes every {} · up {} · <a href=\"/presence\">presence</a></p>",
             env!("CARGO_PKG_VERSION"),
             state.about.profile,
             humantime::format_duration(state.about.interval),

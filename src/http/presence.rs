@@ -14,13 +14,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::acl::equal;
 use crate::presence::{Flag, InstanceView, ServiceState, ServiceView, State as InstanceState, rfc3339};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 use crate::web::{self, FromGiven, Given, Nothing, Parameters, bad_request, error, json as small, line};
 
+use super::access::Caller;
 use super::listing::{self, Filter};
 use super::{AppState, board};
 
@@ -86,6 +86,9 @@ async fn instance(
     found.await?.map(|instance| small(&instance)).map_err(|near| unknown("instance", near))
 }
 
+/// Most instances that a check may ask for.
+const MOST_WANTED: u64 = 1_000_000;
+
 struct Wanted {
     min: Option<usize>,
 }
@@ -94,7 +97,7 @@ impl FromGiven for Wanted {
     const NAMES: &'static [&'static str] = &["min"];
 
     fn from_given(given: &Given) -> Result<Wanted, String> {
-        Ok(Wanted { min: given.parsed("min", "a whole number, 0 or more", |text| text.parse().ok())? })
+        Ok(Wanted { min: given.number("min", 0..=MOST_WANTED)?.map(|min| min as usize) })
     }
 }
 
@@ -215,17 +218,12 @@ async fn events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// Rejects, and counts, a change without the token of `http.token`.
-pub(super) async fn may_write(state: &AppState, shown: Option<&str>) -> Result<(), Response> {
-    let right = state.write_token.as_ref();
-    if right.is_some_and(|right| shown.is_some_and(|shown| equal(shown.as_bytes(), right.as_bytes()))) {
-        return Ok(());
-    }
+/// Counts a change that is refused.
+pub(super) async fn may(state: &AppState, refused: Option<Response>) -> Result<(), Response> {
+    let Some(refused) = refused else { return Ok(()) };
     ask(state, |presence| presence.refuse_change()).await?;
     tracing::warn!("a change of presence over HTTP was refused: it did not show the token");
-    Err(web::unauthorized(
-        "changes need `Authorization: Bearer TOKEN` with the token of `http.token`, which must be set",
-    ))
+    Err(refused)
 }
 
 #[derive(Deserialize)]
@@ -244,7 +242,8 @@ async fn maintenance(
     request: Request,
 ) -> Result<Response, Response> {
     // The head decides: nothing of the body is waited for, or kept, without the token.
-    may_write(&state, web::bearer(request.headers())).await?;
+    let caller = Caller::new(&state, request.headers(), request.extensions());
+    may(&state, caller.refused_change(&state.access)).await?;
     let body = Bytes::from_request(request, &state).await.map_err(IntoResponse::into_response)?;
     let wanted: Announcement = serde_json::from_slice(&body).map_err(|problem| {
         let right = "{\"service\":\"…\",\"instance\":\"…\",\"seconds\":1800,\"by\":\"…\",\"why\":\"…\"} is right";
@@ -281,9 +280,9 @@ async fn forget_service(
     State(state): State<AppState>,
     Path(service): Path<String>,
     Parameters(Nothing): Parameters<Nothing>,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Result<Response, Response> {
-    may_write(&state, web::bearer(&headers)).await?;
+    may(&state, caller.refused_change(&state.access)).await?;
     forget(&state, service, None).await.map(|()| small(&json!({"ok": true})))
 }
 
@@ -291,9 +290,9 @@ async fn forget_instance(
     State(state): State<AppState>,
     Path((service, instance)): Path<(String, String)>,
     Parameters(Nothing): Parameters<Nothing>,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Result<Response, Response> {
-    may_write(&state, web::bearer(&headers)).await?;
+    may(&state, caller.refused_change(&state.access)).await?;
     forget(&state, service, Some(instance)).await.map(|()| small(&json!({"ok": true})))
 }
 

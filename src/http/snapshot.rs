@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crate::codec::{Outline, Records};
+use crate::codec::{Outline, RecordType, Records};
+use crate::glob;
 use crate::memory::Holding;
+use crate::series::Series;
 use crate::snapshot::Snapshot;
-use crate::web::{Bodies, PIECE, Pieces};
+use crate::web::{Bodies, FromGiven, Given, PIECE, Pieces};
 
 /// An interval with the order of its records.
 #[derive(Debug)]
@@ -32,7 +34,81 @@ impl LastRead {
             *last = Arc::downgrade(&sorted);
             sorted
         });
-        SnapshotArray { sorted, next: 0 }
+        SnapshotArray { sorted, some: None, next: 0 }
+    }
+}
+
+/// Longest pattern of names, and longest tag, in bytes; most tags.
+const MOST_TEXT: usize = 256;
+const MOST_TAGS: usize = 10;
+
+/// Most records that can be asked for.
+const MOST_RECORDS: u64 = 10_000_000;
+
+/// Kinds of series.
+const KINDS: [&str; 7] = ["counter", "gauge", "timer", "histogram", "distribution", "set", "kv"];
+
+/// Which records of an interval are wanted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Filter {
+    /// `None` for all.
+    types: Option<Vec<RecordType>>,
+    /// A pattern.
+    name: Option<String>,
+    /// Keys, with values if these matter.
+    tags: Vec<(String, Option<String>)>,
+    limit: Option<usize>,
+}
+
+impl FromGiven for Filter {
+    const NAMES: &'static [&'static str] = &["kind", "type", "name", "tag", "limit"];
+    const REPEATED: &'static [&'static str] = &["type", "tag"];
+
+    fn from_given(given: &Given) -> Result<Filter, String> {
+        let kind =
+            given.one_of("kind", &KINDS, |name| RecordType::from_name(name).filter(|_| KINDS.contains(&name)))?;
+        let names: Vec<&str> = RecordType::NAMES.iter().map(|(_, name)| *name).collect();
+        let right = || format!("`type` is one of {}", names.join(", "));
+        let types = given.several("type", names.len(), MOST_TEXT)?;
+        let types: Option<Vec<RecordType>> = types.iter().map(|name| RecordType::from_name(name)).collect();
+        let types = types.ok_or_else(right)?;
+        let types = match kind {
+            Some(kind) if types.is_empty() || types.contains(&kind) => Some(vec![kind]),
+            // A kind that is none of the types: nothing is both.
+            Some(_) => Some(Vec::new()),
+            None if types.is_empty() => None,
+            None => Some(types),
+        };
+        let tags = given.several("tag", MOST_TAGS, MOST_TEXT)?.into_iter().map(|tag| match tag.split_once(':') {
+            Some((key, value)) => (key.to_string(), Some(value.to_string())),
+            None => (tag, None),
+        });
+        Ok(Filter {
+            types,
+            name: given.bounded("name", MOST_TEXT)?.map(String::from),
+            tags: tags.collect(),
+            limit: given.number("limit", 1..=MOST_RECORDS)?.map(|limit| limit as usize),
+        })
+    }
+}
+
+impl Filter {
+    fn is_all(&self) -> bool {
+        self.types.is_none() && self.name.is_none() && self.tags.is_empty() && self.limit.is_none()
+    }
+
+    fn wants(&self, series: Option<&Series>) -> bool {
+        let Some(series) = series else { return self.name.is_none() && self.tags.is_empty() };
+        self.name.as_deref().is_none_or(|pattern| glob::matches(pattern, series.name()))
+            && self.tags.iter().all(|(key, value)| {
+                let mut same = series.tags().filter(|(known, _)| known == key);
+                same.any(|(_, known)| value.is_none() || known == value.as_deref())
+            })
+    }
+
+    fn outline(&self, snapshot: &Snapshot) -> Outline {
+        let records = Records { only: self.types.clone(), sorted: true, ledger: true };
+        records.outline_of(snapshot, |series| self.wants(series)).first(self.limit.unwrap_or(usize::MAX))
     }
 }
 
@@ -40,17 +116,32 @@ impl LastRead {
 #[derive(Debug)]
 pub(super) struct SnapshotArray {
     sorted: Arc<Sorted>,
+    /// Some of the records, with their order.
+    some: Option<(Filter, OnceLock<Outline>, Holding)>,
     next: usize,
+}
+
+impl SnapshotArray {
+    /// The records that pass a filter.
+    pub(super) fn of(mut self, filter: Filter, bodies: &Bodies) -> SnapshotArray {
+        if !filter.is_all() {
+            self.some = Some((filter, OnceLock::new(), bodies.holding()));
+        }
+        self
+    }
 }
 
 impl Pieces for SnapshotArray {
     fn append(&mut self, out: &mut Vec<u8>) -> bool {
         let Sorted { snapshot, outline, holding } = &*self.sorted;
-        let outline = outline.get_or_init(|| {
-            let outline = Records { sorted: true, ..Records::ALL }.outline(snapshot);
+        let held = |outline: Outline, holding: &Holding| {
             holding.set(outline.heap_bytes());
             outline
-        });
+        };
+        let outline = match &self.some {
+            Some((filter, outline, holding)) => outline.get_or_init(|| held(filter.outline(snapshot), holding)),
+            None => outline.get_or_init(|| held(Filter::default().outline(snapshot), holding)),
+        };
         let next = outline.write_array_part(snapshot, self.next, PIECE, out);
         self.next = next.unwrap_or_default();
         next.is_some()

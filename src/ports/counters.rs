@@ -65,6 +65,7 @@ pub struct PortCounters {
     open: AtomicU64,
     requests: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
+    tokens_refused: AtomicU64,
     tls: OnceLock<ServerTls>,
     bodies: OnceLock<Bodies>,
 }
@@ -100,6 +101,11 @@ impl PortCounters {
         self.refused[why.number()].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A token was wrong, or was not looked at after too many that were.
+    pub fn refuse_token(&self) {
+        self.tokens_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What was counted until now.
     pub fn account(&self) -> PortAccount {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -112,6 +118,7 @@ impl PortCounters {
             refused: Refusal::ALL.iter().map(|why| (*why, read(&self.refused[why.number()]))).collect::<Refused>(),
             answers_cut,
             answers_refused,
+            tokens_refused: read(&self.tokens_refused),
             tls_reloads: tls.map_or(0, ServerTls::reloads),
             tls_reloads_failed: tls.map_or(0, ServerTls::failed_reloads),
             tls_expires: tls.map_or(0.0, ServerTls::expires),

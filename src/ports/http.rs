@@ -17,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::web::{PIECE, WholeErrors};
+use crate::web::{PIECE, Peer, WholeErrors};
 
 use super::connection::{Answering, Slot};
 use super::listener::Port;
@@ -58,7 +58,8 @@ impl Service<Request<Incoming>> for Tracked {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Peer(self.slot.from.ip()));
         let answering = self.slot.begin(!request.body().is_end_stream());
         let slot = Arc::clone(answering.slot());
         let answer = self.routes.call(request.map(|inner| Body::new(RequestBody { inner, slot })));

@@ -195,6 +195,11 @@ impl Port {
         self.0.counters.bodies(&self.0.memory, || self.0.ports.part_of_bodies(&self.0.url))
     }
 
+    /// What it has counted.
+    pub fn counters(&self) -> Arc<PortCounters> {
+        Arc::clone(&self.0.counters)
+    }
+
     /// What it is among the parts of the daemon.
     pub fn part(&self) -> Part {
         self.0.part.clone()

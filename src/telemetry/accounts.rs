@@ -238,6 +238,8 @@ accounts! {
         Counter answers_cut: u64, series("ports.answers_cut"), rare(), metric("systole_port_answers_cut");
         /// Requests answered with 503 because too many large answers were being sent.
         Counter answers_refused: u64, series("ports.answers_refused"), rare(), metric("systole_port_answers_refused");
+        /// Requests that showed a wrong token, or any after too many wrong ones from the same address.
+        Counter tokens_refused: u64, series("ports.tokens_refused"), rare(), metric("systole_port_tokens_refused");
         /// Times that changed certificates were taken into use.
         Counter tls_reloads: u64, series("ports.tls_reloads"), rare(), metric("systole_port_tls_reloads");
         /// Times that changed certificates could not be used; those before them stay.

@@ -6,10 +6,13 @@
 //! else is an error that names it. A large body is made while it is read, in pieces of [`PIECE`] bytes ([`Bodies`]).
 
 mod bodies;
+mod gzip;
 mod once;
 mod parameters;
 mod whole_errors;
 
+use std::fmt::Write;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use axum::body::{Body, to_bytes};
@@ -26,8 +29,9 @@ use crate::settings::suggestion;
 use crate::untrusted::{Escaped, from_url};
 
 pub use bodies::{Bodies, Held, PIECE, Pieces};
+pub use gzip::{Gzip, compressed, takes_gzip};
 pub use once::Once;
-pub use parameters::{Fields, FromGiven, Given, Nothing, Parameters, given};
+pub use parameters::{Fields, FromGiven, Given, Nothing, Parameters, TokenAlone, given};
 pub use whole_errors::WholeErrors;
 
 /// Longest body of a request, in bytes.
@@ -48,6 +52,18 @@ pub fn limit_unsent(listener: &impl AsFd) {
     if let Err(error) = SockRef::from(listener).set_tcp_notsent_lowat(UNSENT) {
         tracing::debug!(%error, "the kernel does not limit what is not sent");
     }
+}
+
+/// The other end of the connection of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// Bytes as digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 /// A body of plain text that never changes.
@@ -94,15 +110,18 @@ pub fn unauthorized(message: &str) -> Response {
     error(StatusCode::UNAUTHORIZED, "unauthorized", message)
 }
 
-/// Whether a request shows a token, in a header or as the parameter that browsers use.
+/// Whether a request shows a token, in a header or as a parameter.
 pub fn shows(request: &Request, token: &str) -> bool {
-    let query = request.uri().query().unwrap_or("");
-    // A token with a `+` or a `%` may have been pasted as it is.
-    let pasted = query.split('&').find_map(|pair| pair.strip_prefix("token="));
-    let decoded = given(query).ok();
-    let decoded = decoded.as_ref().and_then(|given| given.text("token"));
-    let shown = [bearer(request.headers()), pasted, decoded];
-    shown.into_iter().flatten().any(|shown| equal(shown.as_bytes(), token.as_bytes()))
+    let in_query = in_query(request.uri().query().unwrap_or(""));
+    let mut shown = bearer(request.headers()).into_iter().chain(in_query.iter().map(String::as_str));
+    shown.any(|shown| equal(shown.as_bytes(), token.as_bytes()))
+}
+
+/// What the parameter `token` may mean: one with a `+` or a `%` may have been pasted as it is.
+pub fn in_query(query: &str) -> Vec<String> {
+    let pasted = query.split('&').find_map(|pair| pair.strip_prefix("token=")).map(String::from);
+    let decoded = given(query).ok().and_then(|given| given.text("token").map(String::from));
+    pasted.into_iter().chain(decoded).collect()
 }
 
 /// The token of the header `Authorization`.

@@ -1,6 +1,8 @@
 //! The parameters of a route and the fields of its form. A type says which there are; everything else is an error that says
 //! what would be right.
 
+use std::ops::RangeInclusive;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -12,15 +14,12 @@ use crate::untrusted::{Escaped, from_url};
 
 use super::{bad_request, error};
 
-/// Every route takes it: a browser cannot send a header.
-const TOKEN: &str = "token";
-
 /// Longest part of what was sent that an error repeats, in characters.
 const REPEATED: usize = 60;
 
 /// What a type of parameters is read from.
 pub trait FromGiven: Sized {
-    /// The names that there are, beside `token`.
+    /// The names that there are.
     const NAMES: &'static [&'static str];
 
     /// Those of them that may be given several times.
@@ -46,6 +45,54 @@ impl Given {
     /// Every value of a name that may be repeated, in the order given.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// The value of a name that is one of several words.
+    ///
+    /// # Errors
+    /// If it is none of them.
+    pub fn one_of<T>(
+        &self,
+        name: &str,
+        words: &[&str],
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        self.parsed(name, &format!("one of {}", words.join(", ")), parse)
+    }
+
+    /// The value of a name that is a whole number of a range.
+    ///
+    /// # Errors
+    /// If it is none of them.
+    pub fn number(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, String> {
+        let right = format!("a whole number of {} to {}", range.start(), range.end());
+        self.parsed(name, &right, |text| text.parse().ok().filter(|number| range.contains(number)))
+    }
+
+    /// The text of a name, of at most so many bytes.
+    ///
+    /// # Errors
+    /// If it is longer.
+    pub fn bounded(&self, name: &str, most: usize) -> Result<Option<&str>, String> {
+        match self.text(name) {
+            Some(text) if text.len() > most => Err(format!("`{name}` has {} bytes; at most {most}", text.len())),
+            text => Ok(text),
+        }
+    }
+
+    /// All texts of a name that may be given several times, so many at most, and each of at most so many bytes.
+    ///
+    /// # Errors
+    /// If there are more, or one is longer.
+    pub fn several(&self, name: &str, most: usize, most_bytes: usize) -> Result<Vec<String>, String> {
+        let all: Vec<String> = self.all(name).map(String::from).collect();
+        if all.len() > most {
+            return Err(format!("`{name}` is given {} times; at most {most}", all.len()));
+        }
+        match all.iter().find(|text| text.len() > most_bytes) {
+            Some(long) => Err(format!("`{name}` has {} bytes; at most {most_bytes}", long.len())),
+            None => Ok(all),
+        }
     }
 
     /// The value of a name, read; `right` says how it is written.
@@ -102,13 +149,16 @@ fn given_with(encoded: &str, repeated: &[&str]) -> Result<Given, String> {
 /// Reads a type from what was sent; `what` is the word for one of them.
 fn read<T: FromGiven>(encoded: &str, what: &str) -> Result<T, String> {
     let given = given_with(encoded, T::REPEATED)?;
-    let known = || T::NAMES.iter().copied().chain([TOKEN].into_iter().filter(|_| !T::NAMES.contains(&TOKEN)));
+    let known = || T::NAMES.iter().copied();
     if let Some((unknown, _)) = given.0.iter().find(|(name, _)| known().all(|known| known != name)) {
         let near = suggestion(unknown, known());
         let all: Vec<String> = known().map(|name| format!("`{name}`")).collect();
-        let (are, s) = if all.len() == 1 { ("is", "") } else { ("are", "s") };
-        let unknown = short(unknown);
-        return Err(format!("unknown {what} `{unknown}`{near}; the {what}{s} here {are} {}", all.join(", ")));
+        let right = match &*all {
+            [] => format!("there are no {what}s here"),
+            [one] => format!("the {what} here is {one}"),
+            _ => format!("the {what}s here are {}", all.join(", ")),
+        };
+        return Err(format!("unknown {what} `{}`{near}; {right}", short(unknown)));
     }
     T::from_given(&given)
 }
@@ -143,6 +193,18 @@ impl<S: Send + Sync, T: FromGiven> FromRequest<S> for Fields<T> {
         let body = Bytes::from_request(request, state).await.map_err(IntoResponse::into_response)?;
         let encoded = std::str::from_utf8(&body).map_err(|_| bad_request("a form is text in UTF-8"))?;
         read(encoded, "field").map(Fields).map_err(|message| bad_request(&message))
+    }
+}
+
+/// No parameters but a token, which is of use elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenAlone;
+
+impl FromGiven for TokenAlone {
+    const NAMES: &'static [&'static str] = &["token"];
+
+    fn from_given(_: &Given) -> Result<TokenAlone, String> {
+        Ok(TokenAlone)
     }
 }
 
@@ -194,15 +256,10 @@ mod tests {
         for (encoded, expected) in [
             ("", two(None, None)),
             ("&", two(None, None)),
-            ("since=a+b%26%c3%bc&min=7&token=x", two(Some("a b&ü"), Some(7))),
+            ("since=a+b%26%c3%bc&min=7", two(Some("a b&ü"), Some(7))),
             ("since", two(Some(""), None)),
-            (
-                "sinc=1",
-                Err(
-                    "unknown parameter `sinc` (did you mean `since`?); the parameters here are `since`, `min`, `token`",
-                ),
-            ),
-            ("x%1b=1", Err("unknown parameter `x\\u{1b}`; the parameters here are `since`, `min`, `token`")),
+            ("sinc=1", Err("unknown parameter `sinc` (did you mean `since`?); the parameters here are `since`, `min`")),
+            ("x%1b=1", Err("unknown parameter `x\\u{1b}`; the parameters here are `since`, `min`")),
             ("min=-1", Err("`min` is a whole number, and not `-1`")),
             ("min=", Err("`min` is a whole number, and not ``")),
             ("min=1&min=1", Err("`min` is given more than once; once is right")),
@@ -215,7 +272,7 @@ mod tests {
         assert_eq!(many.0, ["a", "b=c", "a"]);
         assert!(read::<Many>("id=a&n=1&n=1", "parameter").is_err_and(|error| error.contains("more than once")));
         let none = read::<Nothing>("a=1", "parameter").expect_err("there is none");
-        assert_eq!(none, "unknown parameter `a`; the parameter here is `token`");
+        assert_eq!(none, "unknown parameter `a`; there are no parameters here");
         assert!(short(&"ü".repeat(1000)).chars().count() == REPEATED + 1);
     }
 }

@@ -201,49 +201,316 @@ fn who_shows_no_token_is_refused_before_a_body_is_sent() {
 }
 
 #[test]
-fn an_unknown_parameter_is_an_error_on_every_route_and_the_token_is_known_on_all() {
+fn an_unknown_parameter_is_an_error_on_every_route() {
     let dir = tempfile::tempdir().expect("a folder");
     let (daemon, scrape) = start(dir.path());
     let page = daemon.http.expect("HTTP");
-    let scraped = [("GET", "/"), ("GET", "/metrics")].map(|route| (scrape, route));
-    for (to, (method, path)) in ROUTES.map(|route| (page, route)).into_iter().chain(scraped) {
+    for (method, path) in ROUTES {
         let what = format!("{method} {path}");
-        let ask = |query: &str| request(to, method, &format!("{path}?{query}"), TOKEN, "");
-        let message = promised(&what, ask("nonsense=1"), (400, "bad_request"));
-        assert!(message.starts_with("unknown parameter `nonsense`; the parameter"), "{what}: {message}");
-        assert!(message.ends_with("`token`"), "{what}: {message}");
-        let message = promised(&what, ask("tokn=1"), (400, "bad_request"));
-        assert!(message.contains("(did you mean `token`?)"), "{what}: {message}");
-        let message = promised(&what, ask("token=a&token=b"), (400, "bad_request"));
-        assert!(message.contains("`token` is given more than once"), "{what}: {message}");
-        let (code, _, body) = ask("token=secret");
-        let known = text(&body);
-        assert!(!known.contains("unknown parameter"), "{what}: {known}");
-        assert!(code == 200 || method != "GET", "{what}: {code} {known}");
+        let message =
+            promised(&what, request(page, method, &format!("{path}?nonsense=1"), TOKEN, ""), (400, "bad_request"));
+        assert!(message.starts_with("unknown parameter `nonsense`; the"), "{what}: {message}");
+    }
+    for path in ["/", "/metrics"] {
+        let ask = |query: &str| request(scrape, "GET", &format!("{path}?{query}"), "", "");
+        let message = promised(path, ask("tokn=1"), (400, "bad_request"));
+        assert!(message.ends_with("(did you mean `token`?); the parameter here is `token`"), "{path}: {message}");
+        let message = promised(path, ask("token=a&token=b"), (400, "bad_request"));
+        assert!(message.contains("`token` is given more than once"), "{path}: {message}");
+        assert_eq!(ask("token=a").0, 200, "{path}");
     }
     for (path, known) in [
-        ("/api/v1/presence", "`service`, `state`, `health`, `token`"),
-        ("/api/v1/presence/pay/check", "`min`, `token`"),
-        ("/api/v1/presence/events", "`since`, `token`"),
+        ("/api/v1/presence", "parameters here are `service`, `state`, `health`"),
+        ("/api/v1/presence/pay/check", "parameter here is `min`"),
+        ("/api/v1/presence/events", "parameter here is `since`"),
+        ("/", "are no parameters here"),
     ] {
         let message = promised(path, request(page, "GET", &format!("{path}?x=1"), "", ""), (400, "bad_request"));
-        assert!(message.ends_with(&format!("the parameters here are {known}")), "{message}");
+        assert!(message.ends_with(known), "{message}");
     }
     daemon.stop();
 }
 
-#[test]
-fn a_token_with_any_characters_works_in_a_link() {
-    let dir = tempfile::tempdir().expect("a folder");
+/// The value of a header in a head in small letters.
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// A daemon whose page needs a token with any characters.
+fn start_guarded(dir: &Path) -> (Daemon, SocketAddr) {
     let config = "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"0.0.0.0:0\"\ntoken = \"a+b%c &d\"\n";
-    let daemon = Daemon::start(dir.path(), config);
+    let daemon = Daemon::start(dir, config);
     let to = ([127, 0, 0, 1], daemon.http.expect("HTTP").port()).into();
-    let (code, page) = get(to, "/?token=a%2Bb%25c%20%26d", "");
-    assert_eq!(code, 200, "{page}");
-    let link = page.split("\"/presence").nth(1).and_then(|rest| rest.split('"').next()).expect("a link");
-    assert_eq!(get(to, &format!("/presence{link}"), "").0, 200, "{link}");
-    assert_eq!(get(to, "/?token=a%2Bb%25c%20%26e", "").0, 401);
+    (daemon, to)
+}
+
+const BROWSER: &str = "Accept: text/html,application/xhtml+xml,*/*;q=0.8\r\nSec-Fetch-Site: none\r\n";
+
+#[test]
+fn a_browser_shows_the_token_once_and_then_has_a_cookie() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, to) = start_guarded(dir.path());
+    // Without it there is a form, and what it needs to be looked at.
+    let (code, head, body) = request(to, "GET", "/presence?a=1", BROWSER, "");
+    let page = text(&body);
+    assert_eq!((code, header(&head, "content-type")), (401, Some("text/html; charset=utf-8")), "{page}");
+    assert!(page.contains("This page needs the token.") && page.contains("value=\"/presence?a=1\""), "{page}");
+    assert!(!page.contains("not the token") && !page.contains("http-equiv"), "{page}");
+    let style = page.split("href=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a stylesheet");
+    assert_eq!(request(to, "GET", style, "", "").0, 200, "{style}");
+    // Who comes by a link of another site may have a cookie that the browser keeps back.
+    let (_, _, body) = request(to, "GET", "/presence", "Accept: text/html\r\nSec-Fetch-Site: cross-site\r\n", "");
+    assert!(text(&body).contains("content=\"0; url=/login?next=%2Fpresence\""), "{}", text(&body));
+    // A program gets an error.
+    promised("a program", request(to, "GET", "/presence", "", ""), (401, "unauthorized"));
+
+    let login = |body: &str| request(to, "POST", "/login", &format!("{BROWSER}{FORM}"), body);
+    let (code, head, body) = login("token=a%2Bb&next=%2Fpresence");
+    assert_eq!((code, header(&head, "set-cookie")), (401, None));
+    assert!(text(&body).contains("That is not the token."), "{}", text(&body));
+    let (code, head, _) = login("token=a%2Bb%25c+%26d&next=%2Fpresence");
+    assert_eq!((code, header(&head, "location")), (303, Some("/presence")), "{head}");
+    let set = header(&head, "set-cookie").expect("a cookie").to_string();
+    let (cookie, attributes) = set.split_once(';').expect("attributes");
+    assert!(cookie.starts_with(&format!("systole_{}=", to.port())), "{set}");
+    assert!(attributes.contains("httponly") && attributes.contains("samesite=strict"), "{set}");
+    assert!(!set.contains("secure") && !set.contains("a+b") && attributes.contains("path=/"), "{set}");
+    let with_cookie = format!("{BROWSER}Cookie: other=1; {cookie}\r\n");
+    for path in ["/", "/presence", "/api/v1/status"] {
+        let (code, head, body) = request(to, "GET", path, &with_cookie, "");
+        assert_eq!(code, 200, "{path}");
+        // Nothing in the page is run, and no page has the token in a link.
+        let page = text(&body);
+        assert!(!page.contains("token=") && !page.contains(" style=") && !page.contains("<style"), "{path}: {page}");
+        let policy = header(&head, "content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    }
+    for wrong in ["Cookie: systole_1=x\r\n", &format!("Cookie: {}x\r\n", cookie), "Cookie: ;;=\r\n"] {
+        assert_eq!(request(to, "GET", "/", wrong, "").0, 401, "{wrong}");
+    }
+    // Who has it needs no form, and may give it back.
+    let (code, head, _) = request(to, "GET", "/login?next=//evil.example/", &with_cookie, "");
+    assert_eq!((code, header(&head, "location")), (303, Some("/evil.example/")), "{head}");
+    let (code, head, _) = request(to, "POST", "/logout", &with_cookie, "");
+    assert!(code == 303 && header(&head, "set-cookie").is_some_and(|set| set.contains("max-age=0")), "{head}");
     daemon.stop();
+}
+
+#[test]
+fn a_token_in_a_url_is_taken_out_of_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, to) = start_guarded(dir.path());
+    for token in ["a%2Bb%25c%20%26d", "a%2bb%25c+%26d"] {
+        let (code, head, _) = request(to, "GET", &format!("/presence?token={token}&x=1"), BROWSER, "");
+        assert_eq!((code, header(&head, "location")), (303, Some("/presence?x=1")), "{head}");
+        let cookie = header(&head, "set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_string();
+        assert_eq!(request(to, "GET", "/presence", &format!("Cookie: {cookie}\r\n"), "").0, 200);
+    }
+    let (code, head, body) = request(to, "GET", "/?token=a%2Bb%25c%20%26e", BROWSER, "");
+    assert_eq!((code, header(&head, "set-cookie")), (401, None));
+    assert!(text(&body).contains("That is not the token.") && !text(&body).contains("%26e"), "{}", text(&body));
+    promised("a program", request(to, "GET", "/api/v1/status?token=x", "", ""), (401, "unauthorized"));
+    let (code, head, _) = request(to, "GET", "//evil.example/?token=a%2Bb%25c%20%26d", "", "");
+    assert_eq!((code, header(&head, "location")), (303, Some("/evil.example/")));
+    // Probes are answered, whatever they show.
+    assert_eq!(request(to, "GET", "/health?token=x", "", "").0, 200);
+    daemon.stop();
+    // On loopback reading is open; an old bookmark loses its token all the same.
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, _) = start(dir.path());
+    let page = daemon.http.expect("HTTP");
+    let (code, head, _) = request(page, "GET", "/presence?token=secret", BROWSER, "");
+    assert_eq!((code, header(&head, "location")), (303, Some("/presence")), "{head}");
+    daemon.stop();
+}
+
+#[test]
+fn guesses_are_bounded_and_known_clients_are_not() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, to) = start_guarded(dir.path());
+    let ask = |token: &str| request(to, "GET", "/api/v1/status", &format!("Authorization: Bearer {token}\r\n"), "");
+    let (_, head, _) = request(to, "GET", "/?token=a%2Bb%25c%20%26d", BROWSER, "");
+    let cookie = header(&head, "set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_string();
+    // One that is wrong again and again guesses nothing.
+    for _ in 0..50 {
+        promised("one of last week", ask("of-last-week"), (401, "unauthorized"));
+    }
+    let codes: Vec<u16> = (0..20).map(|n| ask(&format!("guess-{n}")).0).collect();
+    assert_eq!(codes[..9], [401; 9], "{codes:?}");
+    assert!(codes[12..].iter().all(|code| *code == 429), "{codes:?}");
+    let (code, head, body) = ask("a+b%c &d");
+    assert_eq!((code, header(&head, "retry-after")), (429, Some("5")), "{}", text(&body));
+    let (code, _, body) = request(to, "GET", "/", &format!("{BROWSER}Authorization: Bearer y\r\n"), "");
+    assert!(code == 429 && text(&body).contains("too many wrong tokens"), "{}", text(&body));
+    // Who has a cookie goes on.
+    let (code, _, body) = request(to, "GET", "/api/v1/status", &format!("Cookie: {cookie}\r\n"), "");
+    assert_eq!(code, 200);
+    let status: Value = serde_json::from_slice(&body).expect("JSON");
+    let ports = status["ports"].as_object().expect("ports");
+    let refused: u64 = ports.values().filter_map(|port| port["tokens_refused"].as_u64()).sum();
+    assert_eq!(refused, 72, "{status}");
+    daemon.stop();
+}
+
+#[test]
+fn forms_count_on_the_cookie_only_from_a_page_of_this_port() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, _) = start(dir.path());
+    let to = daemon.http.expect("HTTP");
+    assert!(text(&request(to, "GET", "/presence/pay", BROWSER, "").2).contains("name=\"token\""));
+    let login = request(to, "POST", "/login", FORM, "token=secret");
+    let cookie = header(&login.1, "set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_string();
+    let page = text(&request(to, "GET", "/presence/pay", &format!("Cookie: {cookie}\r\n"), "").2);
+    assert!(page.contains("<form") && !page.contains("name=\"token\""), "{page}");
+    let change = |headers: &str| {
+        let headers = format!("{FORM}Cookie: {cookie}\r\n{headers}");
+        request(to, "POST", "/presence/pay", &headers, "action=maintenance&minutes=1")
+    };
+    for (headers, expected) in [
+        ("Sec-Fetch-Site: same-origin\r\nOrigin: http://localhost\r\n", 303),
+        ("Origin: http://localhost\r\n", 303),
+        ("Sec-Fetch-Site: same-site\r\nOrigin: http://localhost\r\n", 403),
+        ("Sec-Fetch-Site: cross-site\r\nOrigin: http://localhost\r\n", 403),
+        ("Origin: http://localhost:1\r\n", 403),
+        ("Origin: http://evil.example\r\n", 403),
+        ("Origin: null\r\n", 403),
+        ("", 403),
+    ] {
+        assert_eq!(change(headers).0, expected, "{headers}");
+    }
+    promised("another page", change(""), (403, "cross_origin"));
+    // A program shows the token: the cookie changes nothing.
+    let delete = request(to, "DELETE", "/api/v1/presence/pay", &format!("Cookie: {cookie}\r\n"), "");
+    promised("a program", delete, (401, "unauthorized"));
+    daemon.stop();
+}
+
+#[test]
+fn files_of_pages_are_kept_as_long_as_their_version_is_the_same() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, _) = start(dir.path());
+    let to = daemon.http.expect("HTTP");
+    let page = text(&request(to, "GET", "/", "", "").2);
+    let style = page.split("href=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a stylesheet");
+    let (code, head, plain) = request(to, "GET", style, "", "");
+    assert_eq!((code, header(&head, "content-type")), (200, Some("text/css; charset=utf-8")));
+    assert_eq!(header(&head, "cache-control"), Some("public, max-age=31536000, immutable"));
+    assert_eq!(header(&head, "content-encoding"), None);
+    let tag = header(&head, "etag").expect("a tag").replacen("w/", "W/", 1);
+    let (_, head, packed) = request(to, "GET", style, "Accept-Encoding: br, gzip\r\n", "");
+    assert_eq!(header(&head, "content-encoding"), Some("gzip"));
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&*packed).read_to_end(&mut unpacked).expect("gzip");
+    assert!(unpacked == plain && packed.len() < plain.len() / 2, "{} of {}", packed.len(), plain.len());
+    // Under another version, or none, it is asked for again.
+    for path in ["/assets/style.css", "/assets/style.css?v=0"] {
+        let (_, head, _) = request(to, "GET", path, "", "");
+        assert_eq!(header(&head, "cache-control"), Some("private, no-cache"), "{path}");
+        let (code, _, body) = request(to, "GET", path, &format!("If-None-Match: {tag}\r\n"), "");
+        assert_eq!((code, body.len()), (304, 0), "{path}");
+    }
+    promised("no file", request(to, "GET", "/assets/style.cs", "", ""), (404, "not_found"));
+    promised("no file", request(to, "GET", "/assets/..%2fmod.rs", "", ""), (404, "not_found"));
+    daemon.stop();
+}
+
+#[test]
+fn answers_are_compressed_for_who_takes_gzip() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, _) = start(dir.path());
+    let to = daemon.http.expect("HTTP");
+    let lines: Vec<String> = (0..2000).map(|n| format!("some.series.{n}:{n}|c")).collect();
+    for some in lines.chunks(20) {
+        daemon.send_udp(&[some.join("\n").as_bytes()]);
+    }
+    daemon.flushed_when("a flush", |status| status["lines"]["metrics"].as_u64() >= Some(2000));
+    for path in ["/", "/metrics", "/api/v1/status", "/api/v1/snapshot", "/presence"] {
+        let (code, head, body) = request(to, "GET", path, "Accept-Encoding: gzip\r\n", "");
+        assert_eq!((code, header(&head, "content-encoding")), (200, Some("gzip")), "{path}: {head}");
+        assert!(header(&head, "vary").is_some_and(|vary| vary.contains("accept-encoding")), "{path}: {head}");
+        let body = if head.contains("transfer-encoding: chunked") { unchunked(&body) } else { body };
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(&*body).read_to_end(&mut unpacked).expect("gzip");
+        assert!(unpacked.len() > body.len(), "{path}: {} of {}", body.len(), unpacked.len());
+        if path.starts_with("/api") {
+            serde_json::from_slice::<Value>(&unpacked).unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
+        let (_, head, _) = request(to, "GET", path, "Accept-Encoding: gzip;q=0\r\n", "");
+        assert_eq!(header(&head, "content-encoding"), None, "{path}");
+    }
+    // What is short stays as it is, and so do streams.
+    let (_, head, _) = request(to, "GET", "/health", "Accept-Encoding: gzip\r\n", "");
+    assert_eq!(header(&head, "content-encoding"), None);
+    daemon.stop();
+}
+
+#[test]
+fn a_snapshot_is_filtered_and_kept_until_the_next_interval() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"3s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n";
+    let daemon = Daemon::start(dir.path(), config);
+    let to = daemon.http.expect("HTTP");
+    daemon.send_udp(&[
+        b"api.a:1|c|#route:/pay,env\napi.b:2|c|#route:/cart\napi.t:3|ms|#route:/pay\npool:4|g\n_e{1,1}:t|x",
+    ]);
+    until("an interval with them", || daemon.get("/api/v1/snapshot?name=api.*").1.contains("api.a"));
+    let names = |query: &str| {
+        let (code, said) = daemon.get(&format!("/api/v1/snapshot?{query}"));
+        assert_eq!(code, 200, "{query}: {said}");
+        let records: Vec<Value> = serde_json::from_str(&said).expect("JSON");
+        let name = |record: &Value| record["name"].as_str().or(record["type"].as_str()).unwrap_or("").to_string();
+        records.iter().map(name).collect::<Vec<String>>().join(" ")
+    };
+    for (query, expected) in [
+        ("name=api.?", "api.a api.b api.t"),
+        ("name=api.*&kind=counter", "api.a api.b"),
+        ("name=api.*&limit=2", "api.a api.b"),
+        ("tag=route:/pay", "api.a api.t"),
+        ("tag=route:/pay&tag=env", "api.a"),
+        ("tag=route&type=timer&type=gauge", "api.t"),
+        ("name=pool", "pool"),
+        ("type=ledger", "ledger"),
+        ("type=event&type=ledger", "event ledger"),
+        ("type=timer&kind=counter", ""),
+        ("name=nothing*", ""),
+    ] {
+        assert_eq!(names(query), expected, "{query}");
+    }
+    for (query, says) in [
+        ("kind=event", "`kind` is one of counter, gauge"),
+        ("type=counters", "`type` is one of counter, gauge"),
+        ("limit=0", "`limit` is a whole number of 1 to 10000000"),
+        ("limit=1e9", "`limit` is a whole number"),
+        (&format!("name={}", "*".repeat(300)), "`name` has 300 bytes; at most 256"),
+        (&"tag=a&".repeat(11), "`tag` is given 11 times; at most 10"),
+    ] {
+        let said =
+            promised(query, request(to, "GET", &format!("/api/v1/snapshot?{query}"), "", ""), (400, "bad_request"));
+        assert!(said.contains(says), "{query}: {said}");
+    }
+    // While an interval is the last, who has it is sent nothing.
+    until("the same is not sent again", || {
+        let (_, head, _) = request(to, "GET", "/api/v1/snapshot?kind=gauge", "", "");
+        let tag = header(&head, "etag").expect("a tag").replacen("w/", "W/", 1);
+        let again = format!("If-None-Match: \"x\", {tag}\r\n");
+        let (code, head, body) = request(to, "GET", "/api/v1/snapshot?kind=gauge", &again, "");
+        code == 304 && body.is_empty() && header(&head, "cache-control") == Some("private, no-cache")
+    });
+    daemon.stop();
+}
+
+/// A body without the lengths of its chunks; the last one must be there.
+fn unchunked(mut body: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    loop {
+        let end = body.windows(2).position(|two| two == b"\r\n").expect("a length");
+        let length = usize::from_str_radix(&text(&body[..end]), 16).expect("a length");
+        if length == 0 {
+            return whole;
+        }
+        whole.extend_from_slice(&body[end + 2..end + 2 + length]);
+        body = &body[end + 4 + length..];
+    }
 }
 
 #[test]

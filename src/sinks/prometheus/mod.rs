@@ -40,7 +40,7 @@ use crate::ports::{
     tls_options, token_in_plain_text,
 };
 use crate::snapshot::Snapshot;
-use crate::web::{self, Bodies, MOST_BODY, Nothing, Parameters};
+use crate::web::{self, Bodies, MOST_BODY, Parameters, TokenAlone};
 
 use super::blocking::joined;
 use super::spec::bare;
@@ -312,13 +312,13 @@ fn router(served: Served) -> Router {
         .with_state(served)
 }
 
-async fn index(Parameters(Nothing): Parameters<Nothing>) -> Response {
+async fn index(Parameters(TokenAlone): Parameters<TokenAlone>) -> Response {
     web::text("systole: metrics for Prometheus are at /metrics\n")
 }
 
 async fn scrape(
     State(served): State<Served>,
-    Parameters(Nothing): Parameters<Nothing>,
+    Parameters(TokenAlone): Parameters<TokenAlone>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -329,7 +329,7 @@ async fn scrape(
         true => (Format::OpenMetrics, OPEN_METRICS),
         false => (Format::Text, TEXT),
     };
-    let is_gzipped = takes_gzip(&headers);
+    let is_gzipped = web::takes_gzip(&headers);
     let shared = served.shared;
     // A hundred thousand series take a while: not on a thread that serves others.
     let written = served.bodies.work(move || locked(&shared).written(format, is_gzipped)).await?;
@@ -341,17 +341,6 @@ async fn scrape(
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     Ok(response)
-}
-
-/// Whether `Accept-Encoding` names gzip and does not rule it out (RFC 9110, 12.5.3).
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let all = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let mut codings = all.flat_map(|value| value.split(','));
-    codings.any(|coding| {
-        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-        let weight = weight.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse::<f64>);
-        name.trim().eq_ignore_ascii_case("gzip") && weight.is_ok_and(|weight| weight > 0.0)
-    })
 }
 
 impl Sink for PrometheusSink {
