@@ -106,7 +106,8 @@ export class Chart {
     this.table.hidden = true;
     const caption =
       figure.querySelector("figcaption") ?? figure.insertBefore(document.createElement("figcaption"), this.plot);
-    caption.append(this.readout, this.button);
+    // A heading that only ears get has no button in it.
+    caption.append(...(caption.matches(".hide") ? [this.readout] : [this.readout, this.button]));
     this.plot.append(this.base, this.over, this.note, this.tip);
     figure.append(this.sentence, this.table);
     this.plot.tabIndex = 0;
@@ -139,6 +140,7 @@ export class Chart {
       isSmall: dataset.small !== undefined,
       isLog: dataset.log !== undefined,
       estimated: dataset.estimated ?? "",
+      color: dataset.class ?? "",
       events: listed(dataset.events ?? "event loss limit"),
     };
     const text = JSON.stringify(spec);
@@ -215,6 +217,7 @@ export class Chart {
     const { block } = this;
     const spec = /** @type {NonNullable<typeof this.spec>} */ (this.spec);
     if (!block?.isLoaded) {
+      this.#fault();
       return;
     }
     const all = this.#lines(block);
@@ -247,9 +250,9 @@ export class Chart {
       step: block.step,
       times,
       completeness: block.ring.column("completeness"),
-      lines: heat
-        ? lines.filter(({ field }) => field === "median").map((line) => ({ ...line, unit: line.unit }))
-        : lines,
+      lines: heat ? [] : lines,
+      unit: spec.unit ?? lines[0]?.unit ?? "",
+      color: spec.color,
       heat,
       marks,
       flags,
@@ -260,33 +263,41 @@ export class Chart {
       utc,
     };
     this.more = all.length - lines.length + Math.max(0, spec.ids.length - MOST_LINES);
-    this.describe();
+    this.#fault();
+    this.sentence.textContent = this.#sentence();
+    this.plot.setAttribute("aria-valuemax", String(Math.max(0, times.length - 1)));
+    this.idle();
   }
 
-  /** The sentence of the chart, for who cannot see it, and what its heading says while nobody points at it. */
-  describe() {
-    const { model, block } = this;
-    if (!model || !block) {
-      return;
+  /** What went wrong, in place of a picture or over the last one. */
+  #fault() {
+    const fault = this.block?.fault ?? "";
+    this.note.hidden = !fault;
+    this.note.textContent = fault;
+  }
+
+  /** The sentence of the chart, for who cannot see it. */
+  #sentence() {
+    const model = /** @type {import("./draw.js").Model} */ (this.model);
+    if (model.heat) {
+      const total = model.heat.counts.reduce((sum, row) => sum + (row?.reduce((all, count) => all + count, 0) ?? 0), 0);
+      return `${number(total)} samples, by interval and value.`;
     }
     const main = model.lines.find(({ values }) => !Number.isNaN(extent([values])[0]));
-    const name = main ? main.label || fieldName(main.field) : "";
     if (!main) {
-      this.sentence.textContent = "No sample in this time.";
-    } else {
-      const [least, most] = extent([main.values]);
-      const found = change(model.times, main.values);
-      const last = main.values[main.values.length - 1];
-      const now = Number.isNaN(last) ? "has none now" : `is ${withUnit(last, main.unit)}`;
-      const between = `between ${withUnit(least, main.unit)} and ${withUnit(most, main.unit)}`;
-      this.sentence.textContent = found
-        ? `${name} ${found.after > found.before ? "rose" : "fell"} from ${withUnit(found.before, main.unit)} to ${withUnit(found.after, main.unit)} at ${clock(found.at, model.utc)}; it ${now}.`
-        : `${name} ${now}, ${between}.`;
+      return "No sample in this time.";
     }
-    this.note.hidden = !block.fault;
-    this.note.textContent = block.fault;
-    this.plot.setAttribute("aria-valuemax", String(Math.max(0, model.times.length - 1)));
-    this.idle();
+    const name = main.label || fieldName(main.field);
+    const [least, most] = extent([main.values]);
+    const found = change(model.times, main.values);
+    const last = main.values[main.values.length - 1];
+    const now = Number.isNaN(last) ? "has none now" : `is ${withUnit(last, main.unit)}`;
+    if (found) {
+      const [before, after] = [withUnit(found.before, main.unit), withUnit(found.after, main.unit)];
+      const way = found.after > found.before ? "rose" : "fell";
+      return `${name} ${way} from ${before} to ${after} at ${clock(found.at, model.utc)}; it ${now}.`;
+    }
+    return `${name} ${now}, between ${withUnit(least, main.unit)} and ${withUnit(most, main.unit)}.`;
   }
 
   /** The heading without a crosshair. */

@@ -33,6 +33,8 @@ import { axis, linear, logAxis, logarithmic, spread, timeTicks } from "./scale.j
  * @property {Mark[]} marks
  * @property {Flag[]} flags
  * @property {{ from: number, to: number, now: number } | null} open the interval that is not closed yet
+ * @property {string} unit of the value axis
+ * @property {string} color of the first line, as the style sheet calls it; empty for the usual one
  * @property {boolean} log
  * @property {boolean} small without labels at the line's end
  * @property {boolean} compare with dashes
@@ -152,7 +154,7 @@ export function layout(ctx, model, width, height, labels) {
   const shown =
     model.type === "stack" ? stacked(model.lines.map((line) => line.values)) : model.lines.map((line) => line.values);
   const { low, high, ticks, log } = valueAxis(model, shown);
-  const unit = model.lines[0]?.unit ?? "";
+  const { unit } = model;
   const text = (/** @type {string[]} */ of) => Math.ceil(Math.max(0, ...of.map((one) => ctx.measureText(one).width)));
   const left = Math.max(28, text(ticks.map((tick) => tickText(tick, unit))) + 8);
   const room = Math.max(12, Math.min(text(labels) + 10, Math.max(48, width * 0.25)));
@@ -260,7 +262,7 @@ function ground(ctx, model, place, theme) {
  * @param {Theme} theme
  */
 function grid(ctx, model, place, theme) {
-  const unit = model.lines[0]?.unit ?? "";
+  const { unit } = model;
   ctx.strokeStyle = theme.color("line");
   ctx.lineWidth = 1;
   ctx.textAlign = "right";
@@ -306,6 +308,9 @@ function grid(ctx, model, place, theme) {
  */
 export function colorOf(model, theme, at) {
   const line = model.lines[at];
+  if (at === 0 && model.color) {
+    return theme.color(model.color);
+  }
   if (model.type === "bands") {
     return line.field === "max" || line.field === "min" ? theme.color("faint") : theme.series[0];
   }

@@ -24,6 +24,7 @@ function isOurs(element, name) {
     name === "style" ||
     name === "aria-selected" ||
     name === "data-shown" ||
+    name === "data-kept" ||
     (name === "open" && (element instanceof HTMLDetailsElement || element instanceof HTMLDialogElement)) ||
     (name === "class" && element.matches("figure[data-chart]")) ||
     (element.matches(".plot") && /^(role|tabindex|aria-)/.test(name))
@@ -66,7 +67,8 @@ export function morph(old, next) {
   if (isField(old) || (isTime && old.getAttribute("data-shown") === next.getAttribute("data-t"))) {
     return;
   }
-  if (old.matches(".plot") && old.querySelector("canvas")) {
+  // What a module keeps itself: a canvas, the table of series.
+  if (old.hasAttribute("data-kept") || (old.matches(".plot") && old.querySelector("canvas"))) {
     return;
   }
   /** @type {Map<string, Element>} */

@@ -20,8 +20,8 @@ const TYPING = 250;
 
 const charts = new Charts();
 const live = new Live(swapped);
-const found = /** @type {HTMLTableElement | null} */ (document.querySelector("table[data-series]"));
-const table = found && new SeriesTable(found);
+/** @type {SeriesTable | null} */
+let table = null;
 /** @type {Map<HTMLElement, Tail>} */
 const tails = new Map();
 const stream = new Stream({ interval, event, presence, gap, open, closed }, seconds());
@@ -42,6 +42,7 @@ function isLive() {
 /** After fragments were exchanged, and at the start. */
 function swapped() {
   localize();
+  adopt();
   drawPins();
   words();
   for (const list of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-tail]"))) {
@@ -51,6 +52,15 @@ function swapped() {
   }
   if (charts.scan()) {
     void load();
+  }
+}
+
+/** Takes over the table of series, as soon as there is one. */
+function adopt() {
+  const found = /** @type {HTMLTableElement | null} */ (document.querySelector("table[data-series]"));
+  if (found && found !== table?.table) {
+    table = new SeriesTable(found);
+    void table.search();
   }
 }
 
@@ -178,6 +188,10 @@ function words() {
       text.replaceChildren(more, words);
     }
   }
+  for (const link of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("a[data-sort]"))) {
+    const isOn = link.dataset.sort === (now.sort || "name");
+    isOn ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+  }
   for (const link of document.querySelectorAll("details[data-menu=range] a")) {
     const range = new URL(/** @type {HTMLAnchorElement} */ (link).href).searchParams.get("range") ?? "30m";
     now.from === null && range === now.range
@@ -244,11 +258,7 @@ function said(text) {
 
 /** The series that keys and buttons mean: selected in the table, or the one whose page this is. */
 function meant() {
-  return (
-    state().sel ||
-    /** @type {HTMLElement | null} */ (document.querySelector("h1[data-id], main [data-series-id]"))?.dataset.id ||
-    ""
-  );
+  return state().sel || /** @type {HTMLElement | null} */ (document.querySelector(".title[data-id]"))?.dataset.id || "";
 }
 
 /** @param {string} id */
@@ -434,7 +444,7 @@ document.addEventListener("click", (event) => {
     event.preventDefault();
     link.closest("details")?.removeAttribute("open");
     update({ range, from: null, to: null, live: true }, { push: true });
-  } else if (link.closest("[data-facets], [data-sorts]") && wanted.pathname === location.pathname) {
+  } else if ((link.dataset.sort || link.closest("[data-facets], .narrow")) && wanted.pathname === location.pathname) {
     event.preventDefault();
     replaceQuery(wanted.search);
   } else if (link.pathname.startsWith("/") && link.closest("nav, .verdict, main")) {
@@ -530,7 +540,6 @@ if (chosen === "dark" || chosen === "light") {
 }
 adoptPins();
 swapped();
-void table?.search();
 void events();
 beat(Number(root.dataset.last), seconds(), isLive());
 stream.start();

@@ -107,9 +107,11 @@ export class SeriesTable {
     this.empty.hidden = true;
     this.scroll = made("div", "scroll");
     this.scroll.tabIndex = -1;
-    table.before(this.scroll);
+    const home = /** @type {HTMLElement} */ (table.parentElement);
+    home.dataset.kept = "";
     this.scroll.append(table);
-    this.scroll.after(this.empty);
+    // Links to further pages are for those without script.
+    home.replaceChildren(this.scroll, this.empty);
     this.scroll.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.body.addEventListener("click", (event) => this.#clicked(event));
   }
@@ -330,7 +332,6 @@ export class SeriesTable {
   #show(row, item, words) {
     row.shows = item;
     row.row.dataset.id = item.id;
-    row.row.dataset.row = "";
     row.kind.textContent = item.kind.charAt(0).toUpperCase();
     row.kind.title = item.kind;
     row.kind.setAttribute("aria-label", item.kind);
