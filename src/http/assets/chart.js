@@ -176,7 +176,7 @@ export class Chart {
         label: spec.labels[at] ?? (path.split(".").pop() ?? path).replaceAll("_", " "),
         kind: "",
         unit,
-        values: spec.perSec ? values.map((value) => value / block.step) : values,
+        values: spec.perSec ? values.map((value) => value / block.interval) : values,
         least: null,
         most: null,
         updated: null,
@@ -227,21 +227,13 @@ export class Chart {
     const heat = kept
       ? { bounds: kept.bounds, counts: Array.from(times, (time) => kept.counts.get(time) ?? null) }
       : null;
-    const marks = block.marks.slice();
-    if (block.givenUpBefore !== null && block.givenUpBefore > window.from) {
-      marks.push({
-        from: window.from,
-        to: block.givenUpBefore,
-        kind: "given_up",
-        text: `given up before ${clock(block.givenUpBefore, utc, false)}`,
-      });
-    } else if (block.first > window.from + block.step) {
-      marks.push({
-        from: window.from,
-        to: block.first,
-        kind: "before",
-        text: `no history before ${clock(block.first, utc)}`,
-      });
+    const marks = block.marks.map((mark) =>
+      mark.kind === "given_up" ? { ...mark, text: `given up before ${clock(mark.to, utc, false)}` } : mark,
+    );
+    const isGivenUp = marks.some(({ kind, to }) => kind === "given_up" && to > window.from);
+    if (!isGivenUp && block.first > window.from + block.step) {
+      const text = `no history before ${clock(block.first, utc)}`;
+      marks.push({ from: window.from, to: block.first, kind: "before", text });
     }
     this.model = {
       type: spec.type,

@@ -149,8 +149,12 @@ export class Charts {
           return;
         }
         const to = Date.now() / 1000 + 1;
-        // Longer away than the history has at this step: begin anew.
-        if (to - block.last > block.step * 300) {
+        const isCoarse = block.resolution !== "interval";
+        if (isCoarse && to - block.last < block.step) {
+          return;
+        }
+        // The last of coarse points grows; and whoever was away for long begins anew.
+        if (isCoarse || to - block.last > block.step * 300) {
           block.fill(await ask(block.url(windowOf(state(), to))));
         } else {
           block.append(await ask(block.url({ from: block.last - block.step * 0.5, to }, block.step)));

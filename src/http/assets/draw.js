@@ -230,7 +230,8 @@ function ground(ctx, model, place, theme) {
     if (to < place.left || from > place.right) {
       continue;
     }
-    const width = Math.max(2, to - from);
+    // A moment has no ground of its own; the lane has its sign.
+    const width = mark.to > mark.from ? Math.max(2, to - from) : 0;
     ctx.fillStyle =
       mark.kind === "given_up" || mark.kind === "before"
         ? theme.color("raised")

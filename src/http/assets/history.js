@@ -18,7 +18,7 @@ const MOST_PATHS = 40;
  * @property {Record<string, (number | null)[]>} fields
  * @property {Record<string, (number | null)[]>} [min]
  * @property {Record<string, (number | null)[]>} [max]
- * @property {boolean[]} [updated]
+ * @property {(boolean | null)[]} [updated]
  * @property {import("./draw.js").Heat} [heat]
  *
  * @typedef {object} Answer
@@ -148,7 +148,10 @@ export class Block {
         }
       }
       if (one.updated) {
-        columns.push([columnOf(one.id, "value", "updated"), one.updated.map(Number)]);
+        columns.push([
+          columnOf(one.id, "value", "updated"),
+          one.updated.map((is) => (is === null ? null : Number(is))),
+        ]);
       }
       this.#heated(one, answer.times);
     }

@@ -67,9 +67,14 @@ function answer(/** @type {URL} */ url) {
     resolution: "interval",
     times: points((at) => START + (at + 1) * STEP),
     completeness: points((at) => (away(at) ? null : at === 120 ? 0.979 : 1)),
-    given_up_before: url.searchParams.has("heat") ? START + 200 : null,
+    given_up_before: null,
     open: { from: end, to: end + STEP, now: end + 6 },
-    marks: [{ from: START + 600, to: START + 650, kind: "restart", text: "daemon restarted, 50 s not seen" }],
+    marks: [
+      ...(url.searchParams.has("heat")
+        ? [{ from: START, to: START + 200, kind: "given_up", text: "given up, because memory was short" }]
+        : []),
+      { from: START + 600, to: START + 650, kind: "restart", text: "daemon restarted, 50 s not seen" },
+    ],
     series,
     ledger,
   };
