@@ -61,8 +61,6 @@ export class Block {
     this.open = null;
     /** @type {Map<string, { bounds: number[], counts: Map<number, number[]> }>} */
     this.heat = new Map();
-    /** @type {number | null} */
-    this.givenUpBefore = null;
     /** What went wrong, in words; empty if all is well. */
     this.fault = "";
     this.isLoaded = false;
@@ -127,7 +125,6 @@ export class Block {
    */
   append(answer) {
     this.open = answer.open;
-    this.givenUpBefore = answer.given_up_before;
     const known = new Set(answer.marks.map((mark) => `${mark.kind} ${mark.from}`));
     this.marks = [...this.marks.filter((mark) => !known.has(`${mark.kind} ${mark.from}`)), ...answer.marks];
     /** @type {[string, ArrayLike<number | null>][]} */
