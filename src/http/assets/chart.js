@@ -54,6 +54,25 @@ export function labelsOf(all) {
 }
 
 /**
+ * Where a field of a timer lies among the others: 0 to 100, the largest value last.
+ * @param {string} field
+ */
+function rank(field) {
+  return field === "max" ? 101 : field === "min" ? -1 : field === "median" ? 50 : Number(field.slice(1));
+}
+
+/**
+ * Fields of bands from the lowest to the highest; the median stands once, and the middle ones give way where there are too
+ * many.
+ * @param {string[]} fields
+ */
+export function bandsOf(fields) {
+  const known = fields.filter((field) => /^(min|max|median|p\d.*)$/.test(field));
+  const once = known.filter((field) => field !== "median" || !known.includes("p50")).sort((a, b) => rank(a) - rank(b));
+  return once.length > MOST_LINES ? [...once.slice(0, 2), ...once.slice(2 - MOST_LINES)] : once;
+}
+
+/**
  * Fields to draw where the figure names none.
  * @param {string} type
  * @param {import("./history.js").AnswerSeries} one
@@ -66,8 +85,8 @@ export function fieldsOf(type, one) {
   if (!has.includes("median")) {
     return has.includes("value") ? ["value"] : has.slice(0, 1);
   }
-  const percentiles = has.filter((field) => /^p\d/.test(field)).sort((a, b) => Number(a.slice(1)) - Number(b.slice(1)));
-  return type === "bands" ? ["median", ...percentiles, "max"] : [percentiles[percentiles.length - 1] ?? "max"];
+  const bands = bandsOf(has.filter((field) => field !== "min"));
+  return type === "bands" ? bands : [bands.filter((field) => field !== "max").pop() ?? "max"];
 }
 
 export class Chart {
@@ -185,7 +204,9 @@ export class Chart {
     const known = spec.ids.map((id) => block.series.get(id)).filter((one) => one !== undefined);
     const names = labelsOf(known);
     known.forEach((one, at) => {
-      const fields = spec.fields.length ? spec.fields.filter((field) => field in one.fields) : fieldsOf(spec.type, one);
+      const named = spec.fields.filter((field) => field in one.fields);
+      const fields =
+        spec.type === "bands" && named.length ? bandsOf(named) : spec.fields.length ? named : fieldsOf(spec.type, one);
       for (const field of fields) {
         const has = (/** @type {"min" | "max"} */ part) =>
           ring.columns.has(columnOf(one.id, field, part)) ? ring.column(columnOf(one.id, field, part)) : null;

@@ -232,3 +232,25 @@ export function fieldUnit(kind, field) {
   const isTime = kind === "timer" && (/^p\d/.test(field) || ["min", "max", "median", "mean", "sum"].includes(field));
   return isTime ? "ms" : "";
 }
+
+/**
+ * Pieces of a text, every second of them found by one of the words.
+ * @param {string} text
+ * @param {string[]} words
+ * @returns {string[]}
+ */
+export function split(text, words) {
+  const lower = text.toLowerCase();
+  if (lower.length !== text.length) {
+    return [text];
+  }
+  const found = words
+    .map((word) => word.toLowerCase().replace(/[*?]/g, ""))
+    .filter((word) => word && lower.includes(word))
+    .sort((a, b) => lower.indexOf(a) - lower.indexOf(b) || b.length - a.length)[0];
+  if (!found) {
+    return [text];
+  }
+  const at = lower.indexOf(found);
+  return [text.slice(0, at), text.slice(at, at + found.length), text.slice(at + found.length)];
+}

@@ -1,7 +1,7 @@
 // The table of series: 40 rows that are reused, pages by cursor, search as you type.
 
 import { made } from "./chart.js";
-import { ago, fieldName, fieldUnit, number, withUnit } from "./format.js";
+import { ago, fieldName, fieldUnit, number, split, withUnit } from "./format.js";
 import { ask, Refusal } from "./history.js";
 import { pairs, seriesUrl } from "./ids.js";
 import { setSpark, sparkElement } from "./spark.js";
@@ -40,28 +40,6 @@ const TAGS = 3;
  *
  * @typedef {{ row: HTMLTableRowElement, kind: HTMLElement, link: HTMLAnchorElement, tags: HTMLElement, spark: Element, value: HTMLElement, range: HTMLElement, seen: HTMLElement, shows: Item | null }} Row
  */
-
-/**
- * Pieces of a text, every second of them found by one of the words.
- * @param {string} text
- * @param {string[]} words
- * @returns {string[]}
- */
-export function split(text, words) {
-  const lower = text.toLowerCase();
-  if (lower.length !== text.length) {
-    return [text];
-  }
-  const found = words
-    .map((word) => word.toLowerCase().replace(/[*?]/g, ""))
-    .filter((word) => word && lower.includes(word))
-    .sort((a, b) => lower.indexOf(a) - lower.indexOf(b) || b.length - a.length)[0];
-  if (!found) {
-    return [text];
-  }
-  const at = lower.indexOf(found);
-  return [text.slice(0, at), text.slice(at, at + found.length), text.slice(at + found.length)];
-}
 
 /**
  * @param {HTMLElement} element
@@ -203,6 +181,8 @@ export class SeriesTable {
     } catch (error) {
       if (error instanceof Refusal) {
         this.#say([error.message]);
+        // What is there stays.
+        this.scroll.hidden = false;
       } else if (!asking.signal.aborted) {
         throw error;
       }
