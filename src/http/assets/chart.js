@@ -3,7 +3,7 @@
 import { colorOf, crosshair, draw, MOST_LINES, mostCounted, readings } from "./draw.js";
 import { clock, fieldName, fieldUnit, number, percent, span, withUnit } from "./format.js";
 import { columnOf } from "./history.js";
-import { change, extent, pointAt } from "./points.js";
+import { change, extent, pointAt, stacked } from "./points.js";
 
 /** Most rows of the table of a chart. */
 const TABLE_ROWS = 40;
@@ -152,7 +152,8 @@ export class Chart {
       ids: listed(dataset.ids),
       ledger: listed(dataset.ledger),
       fields: listed(dataset.fields),
-      labels: listed(dataset.labels),
+      labels: listed(dataset.labels ?? dataset.names),
+      isSum: dataset.sum !== undefined,
       perSec: dataset.perSec !== undefined,
       unit: dataset.unit,
       isCompare: dataset.compare !== undefined,
@@ -187,12 +188,15 @@ export class Chart {
     /** @type {import("./draw.js").Line[]} */
     const lines = [];
     const unit = spec.unit ?? (spec.perSec ? "/s" : "");
-    spec.ledger.forEach((path, at) => {
-      const values = ring.column(path);
+    const columns = spec.ledger.map((path) => ring.column(path));
+    const paths = spec.isSum ? spec.ledger.slice(0, 1) : spec.ledger;
+    paths.forEach((path, at) => {
+      const values = spec.isSum ? (stacked(columns).pop() ?? columns[at]) : columns[at];
+      const name = spec.isSum ? "" : (path.split(".").pop() ?? path).replaceAll("_", " ");
       lines.push({
         key: path,
         field: path.split(".").pop() ?? path,
-        label: spec.labels[at] ?? (path.split(".").pop() ?? path).replaceAll("_", " "),
+        label: spec.labels[at] ?? name,
         kind: "",
         unit,
         values: spec.perSec ? values.map((value) => value / block.interval) : values,

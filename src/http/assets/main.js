@@ -1,5 +1,6 @@
 // The page comes served and complete; this makes it live: charts, the stream, search, the keyboard.
 
+import { made } from "./chart.js";
 import { Charts } from "./charts.js";
 import { clock, duration } from "./format.js";
 import { ask } from "./history.js";
@@ -148,7 +149,7 @@ function silent() {
   words();
 }
 
-/** What is said while there is no answer. The time counts on beside the sentence, which is read out once. */
+/** What is said while there is no answer: read out once, and counted on for the eyes. */
 function missing() {
   const line = /** @type {HTMLElement | null} */ (document.querySelector("[data-offline-text]"));
   if (!line || root.dataset.offline === undefined) {
@@ -156,12 +157,19 @@ function missing() {
   }
   const now = Date.now() / 1000;
   const last = Number(root.dataset.last);
-  const wait = nextAttempt > now ? ` Trying again in ${duration(Math.ceil(nextAttempt - now))}.` : " Trying again.";
   const from = last ? ` What you see is from ${clock(last, state().utc)}.` : "";
-  const bold = document.createElement("b");
-  bold.textContent = `No answer for ${duration(Math.round(now - heard))}.`;
-  line.replaceChildren(bold, `${wait}${from}`);
-  line.hidden = false;
+  if (line.hidden || line.children.length !== 2) {
+    const ears = made("span", "hide", `No answer from the daemon.${from}`);
+    const eyes = made("span", "");
+    eyes.setAttribute("aria-hidden", "true");
+    line.replaceChildren(ears, eyes);
+    line.hidden = false;
+  }
+  const wait = nextAttempt > now ? ` Trying again in ${duration(Math.ceil(nextAttempt - now))}.` : " Trying again.";
+  line.lastElementChild?.replaceChildren(
+    made("b", "", `No answer for ${duration(Math.round(now - heard))}.`),
+    wait + from,
+  );
 }
 
 /** Words of the header: range, Live, Paused, Offline. */
@@ -361,8 +369,8 @@ function menu(key) {
 
 /** @type {Record<string, () => void>} what keys do */
 const acts = {
-  "/": () => focus("[data-search=series]") || focus("[data-search=global]"),
-  f: () => focus("[data-filter], main input[type=search]:not([data-search]), main input[name=q]"),
+  "/": () => focus("main [data-search]") || focus("[data-search=global]"),
+  f: () => focus("[data-filter], main input[name=q]"),
   j: () => row(1),
   k: () => row(-1),
   ArrowDown: () => row(1),
@@ -454,17 +462,10 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("input", (event) => {
   const field = /** @type {HTMLInputElement} */ (event.target);
-  if (field.dataset.search === "series") {
+  const isForm = field.form?.dataset.liveForm !== undefined && field.name !== "";
+  if (field.dataset.filter !== undefined || (field.dataset.search ?? "global") !== "global") {
     update({ q: field.value });
-  } else if (field.dataset.filter) {
-    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const one of /** @type {NodeListOf<HTMLElement>} */ (
-      document.querySelectorAll(`${field.dataset.filter} tbody tr, ${field.dataset.filter} > li`)
-    )) {
-      const text = (one.textContent ?? "").toLowerCase();
-      one.hidden = !words.every((word) => text.includes(word));
-    }
-  } else if (field.form?.dataset.live !== undefined && field.name) {
+  } else if (isForm && field.form) {
     const fields = new URLSearchParams(location.search);
     for (const name of new Set([...new FormData(field.form).keys()])) {
       fields.delete(name);
@@ -479,7 +480,8 @@ document.addEventListener("input", (event) => {
 
 document.addEventListener("submit", (event) => {
   const form = /** @type {HTMLFormElement} */ (event.target);
-  if (form.querySelector("[data-search=series]") || (form.dataset.live !== undefined && form.method === "get")) {
+  const isLiveField = form.querySelector("[data-filter], [data-search]:not([data-search=global])") !== null;
+  if (form.method === "get" && (isLiveField || form.dataset.liveForm !== undefined)) {
     event.preventDefault();
     live.soon(0);
   }
@@ -511,7 +513,7 @@ onChange((now, before) => {
     void load();
   }
   table?.restyle();
-  const field = /** @type {HTMLInputElement | null} */ (document.querySelector("[data-search=series]"));
+  const field = /** @type {HTMLInputElement | null} */ (document.querySelector("main [data-search], [data-filter]"));
   if (field && field.value !== now.q && document.activeElement !== field) {
     field.value = now.q;
   }

@@ -1,5 +1,6 @@
 // Lines as they arrive, in a list. The daemon samples them; nothing is asked for while nobody looks.
 
+import { made } from "./chart.js";
 import { clock } from "./format.js";
 import { state } from "./state.js";
 
@@ -10,9 +11,12 @@ const MOST = 40;
 const PACE = 250;
 
 export class Tail {
-  /** @param {HTMLElement} list with `data-match` and `data-from`, both may be empty */
-  constructor(list) {
-    this.list = list;
+  /** @param {HTMLElement} home with `data-match` and `data-from`, both may be empty */
+  constructor(home) {
+    this.home = home;
+    this.note = made("p", "muted");
+    this.list = made("ol", "lines");
+    home.append(this.list, this.note);
     /** @type {EventSource | null} */
     this.source = null;
     /** @type {HTMLElement[]} */
@@ -25,15 +29,15 @@ export class Tail {
     new IntersectionObserver(([entry]) => {
       this.isVisible = entry.isIntersecting;
       this.check();
-    }).observe(list);
+    }).observe(home);
     document.addEventListener("visibilitychange", () => this.check());
     addEventListener("pagehide", () => this.#close());
   }
 
   /** Opens or closes the stream, whatever the page looks like now. */
   check() {
-    const wanted = this.isVisible && !this.isPaused && !document.hidden && this.list.isConnected;
-    const { match = "", from = "" } = this.list.dataset;
+    const wanted = this.isVisible && !this.isPaused && !document.hidden && this.home.isConnected;
+    const { match = "", from = "" } = this.home.dataset;
     const query = new URLSearchParams();
     match && query.append("match", match);
     from && query.append("from", from);
@@ -58,9 +62,8 @@ export class Tail {
   /** @param {{ skipped?: number }} message */
   #skip({ skipped = 0 }) {
     this.skipped += skipped;
-    const note = this.list.parentElement?.querySelector("[data-tail-note]");
-    if (note && this.skipped) {
-      note.textContent = `${this.skipped.toLocaleString("en-US")} more were not shown`;
+    if (this.skipped) {
+      this.note.textContent = `${this.skipped.toLocaleString("en-US")} more were not shown.`;
     }
   }
 
