@@ -25,6 +25,7 @@ function isOurs(element, name) {
     name === "aria-selected" ||
     name === "data-shown" ||
     name === "data-kept" ||
+    (/^(value|checked)$/.test(name) && isField(element) && element.getAttribute("type") !== "hidden") ||
     (name === "open" && (element instanceof HTMLDetailsElement || element instanceof HTMLDialogElement)) ||
     (name === "class" && element.matches("figure[data-chart]")) ||
     (element.matches(".plot") && /^(role|tabindex|aria-)/.test(name))
