@@ -6,4 +6,6 @@ mod binary;
 mod record;
 
 pub(crate) use record::Outline;
-pub use record::{EncodedRecord, EventFields, Record, RecordType, Records, Tags, json_tags, records, write_json};
+pub use record::{
+    EncodedRecord, EventFields, Record, RecordType, Records, Tags, json_tags, records, write_json, write_ledger_record,
+};

@@ -601,6 +601,11 @@ impl Serialize for Buckets<'_> {
     }
 }
 
+/// Appends the record of an interval's ledger.
+pub fn write_ledger_record(snapshot: &Snapshot, out: &mut Vec<u8>) {
+    write_json(&JsonRecord::Ledger(snapshot), out);
+}
+
 /// Appends compact JSON in which no character acts on a terminal.
 pub fn write_json<T: Serialize>(value: &T, out: &mut Vec<u8>) {
     let mut serializer = serde_json::Serializer::with_formatter(out, EscapingFormatter(CompactFormatter));

@@ -45,6 +45,7 @@ use crate::aggregate::{Quota, Shard};
 use crate::assemble;
 use crate::config::Config;
 use crate::flush::{Flusher, FlusherHandle};
+use crate::http::Streams;
 use crate::journal::Journal;
 use crate::log::Log;
 use crate::memory::Memory;
@@ -240,7 +241,8 @@ impl Daemon {
         let Daemon { config, started, memory, listeners, sinks, http, management, supervisor, ports, .. } = self;
         let (capture, status_every, log) = (self.capture, self.status_every, self.log);
         let seed = random_seed();
-        let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot: unix_time() as u64 };
+        let boot = unix_time() as u64;
+        let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot };
         let (flusher_handle, inbox) = crate::flush::channel();
         let journal = Journal::new(&memory);
         journal.add_start(unix_time(), STARTED, &format!("listening on {}", listeners.urls().join(", ")));
@@ -290,15 +292,11 @@ impl Daemon {
 
         let readiness = Readiness::new(&supervisor);
         let http = http.map(|bound| {
-            let state = server::http_state(
-                &config,
-                started,
-                flusher_handle.clone(),
-                &readiness,
-                presence_handle,
-                &bound,
-                journal,
-            );
+            let (flusher, presence) = (flusher_handle.clone(), presence_handle.clone());
+            let part = supervisor.part("streams", Role::Ordinary);
+            let live = Streams::start(flusher, presence, journal, bound.bodies(), boot, &part);
+            let state =
+                server::http_state(&config, started, flusher_handle.clone(), &readiness, presence_handle, &bound, live);
             let state = crate::http::AppState { senders, ..state };
             bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
         });

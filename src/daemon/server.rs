@@ -13,15 +13,14 @@ use tokio::task::JoinHandle;
 use crate::acl::AccessList;
 use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
-use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach};
-use crate::journal::Journal;
+use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach, Streams};
 use crate::management::ManagementState;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
 use crate::supervise::{Readiness, Supervisor};
 use crate::sys::unix_time;
-use crate::web::Gzip;
+use crate::web::{Bodies, Gzip};
 
 use super::StartError;
 use super::listeners::cannot_listen;
@@ -69,6 +68,11 @@ impl BoundServer {
     /// The address, with the port that the kernel chose.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The large bodies that are sent.
+    pub(super) fn bodies(&self) -> Bodies {
+        self.port.bodies()
     }
 
     /// What it is called, with the port that the kernel chose.
@@ -120,17 +124,16 @@ pub(super) fn http_state(
     readiness: &Readiness,
     presence: Option<PresenceHandle>,
     server: &BoundServer,
-    journal: Journal,
+    live: Streams,
 ) -> AppState {
     let http = &config.http;
-    let bodies = server.port.bodies();
+    let bodies = server.bodies();
     let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
     AppState {
         about: About { profile: config.profile.name(), interval: config.interval, started },
         flusher,
         readiness: readiness.clone(),
         presence,
-        journal,
         access: Arc::new(Access::new(
             AccessOptions {
                 token: http.token.as_deref().map(Arc::from),
@@ -142,6 +145,8 @@ pub(super) fn http_state(
             server.port.counters(),
         )),
         gzip: Gzip::new(&bodies),
+        journal: live.journal(),
+        live,
         streams: Arc::new(Semaphore::new(http::STREAMS)),
         bodies,
         last_read: LastRead::default(),

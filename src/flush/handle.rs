@@ -167,6 +167,11 @@ impl FlusherHandle {
         Arc::clone(&self.published.borrow())
     }
 
+    /// Sees everything that is published from now on, and its end with that of the flusher.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+
     /// What was published, with the last interval: while one is being closed that takes a moment.
     pub async fn published_whole(&self) -> Arc<Published> {
         let mut published = self.published.clone();

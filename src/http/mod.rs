@@ -12,6 +12,7 @@
 //! | `GET /api/v1/senders[?by=&sender=&q=&limit=]` | who sends what, and which tags explode |
 //! | `GET /login`, `POST /login`, `POST /logout` | the form that asks a browser for the token, and its cookie |
 //! | `GET /assets/NAME` | stylesheets and scripts |
+//! | `GET /api/v1/stream[?topics=&id=…]` | a stream of intervals and of what happens |
 //! | `GET /presence` | the board: who is there, worst first |
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
@@ -41,6 +42,7 @@ mod page;
 mod presence;
 mod senders;
 mod snapshot;
+mod stream;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +70,7 @@ use crate::web::{
 
 pub use access::{Access, AccessOptions};
 pub use snapshot::LastRead;
+pub use stream::Streams;
 
 /// What does not change while the daemon runs.
 #[derive(Clone, Debug)]
@@ -97,6 +100,8 @@ pub struct AppState {
     pub presence: Option<PresenceHandle>,
     /// What happened.
     pub journal: Journal,
+    /// Streams of intervals.
+    pub live: Streams,
     /// Event streams that may still be opened.
     pub streams: Arc<Semaphore>,
     /// The large bodies that are being sent.
@@ -162,6 +167,7 @@ fn router(state: AppState) -> Router {
         .route("/api/v1/senders", get(senders::senders))
         .route("/assets/{name}", get(assets::asset))
         .merge(login::routes())
+        .route("/api/v1/stream", get(stream::stream))
         .merge(presence::routes())
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })

@@ -25,7 +25,7 @@ use super::listing::{self, Filter};
 use super::{AppState, board};
 
 /// Longest wait for the presence thread.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
