@@ -19,7 +19,7 @@ use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls,
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
 use crate::supervise::{Readiness, Supervisor};
-use crate::sys::unix_time;
+use crate::sys::{host_name, unix_time};
 use crate::web::{Bodies, Gzip};
 
 use super::StartError;
@@ -130,7 +130,12 @@ pub(super) fn http_state(
     let bodies = server.bodies();
     let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
     AppState {
-        about: About { profile: config.profile.name(), interval: config.interval, started },
+        about: About {
+            node: host_name().unwrap_or_else(|_| "localhost".into()).into(),
+            profile: config.profile.name(),
+            interval: config.interval,
+            started,
+        },
         flusher,
         readiness: readiness.clone(),
         presence,

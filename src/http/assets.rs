@@ -106,7 +106,19 @@ impl FromGiven for Wanted {
     }
 }
 
-/// One of them.
+/// A stylesheet or a script of the pages
+#[utoipa::path(
+    get,
+    path = "/assets/{name}",
+    params(
+        ("name" = String, Path, description = "Its name; a page has those that there are"),
+        ("v" = Option<String>, Query, description = "A version; under the present one it never changes"),
+    ),
+    responses(
+        (status = 200, description = "Its content", content_type = "text/css"),
+        (status = 304, description = "What `If-None-Match` names is still right"),
+    ),
+)]
 pub(super) async fn asset(
     Path(name): Path<String>,
     Parameters(wanted): Parameters<Wanted>,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
+use utoipa::ToSchema;
 
 use crate::presence::describe::{describe, length};
 use crate::presence::{
@@ -58,7 +59,14 @@ fn rank(state: ServiceState) -> u8 {
     }
 }
 
-/// The board.
+/// The board: who is there, worst first
+#[utoipa::path(
+    get,
+    path = "/presence",
+    responses(
+        (status = 200, description = "The page", content_type = "text/html", body = String),
+    ),
+)]
 pub(super) async fn board(
     State(state): State<AppState>,
     Parameters(Nothing): Parameters<Nothing>,
@@ -301,7 +309,17 @@ fn events(out: &mut String, events: &[Event]) {
     out.push_str("</table><p class=\"sub\">Times are UTC.</p>");
 }
 
-/// The page of one service.
+/// The page of a service
+#[utoipa::path(
+    get,
+    path = "/presence/{service}",
+    params(
+        ("service" = String, Path, description = "Its name"),
+    ),
+    responses(
+        (status = 200, description = "The page", content_type = "text/html", body = String),
+    ),
+)]
 pub(super) async fn service(
     State(state): State<AppState>,
     Path(name): Path<String>,
@@ -485,7 +503,35 @@ impl FromGiven for Change {
     }
 }
 
-/// Does what a form on a service's page asks for.
+/// The fields of a form on a service's page, as they are sent.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `Change` is read from")]
+pub(super) struct ChangeForm {
+    /// `maintenance` or `forget`.
+    action: String,
+    /// One of the service; without it the whole service.
+    instance: Option<String>,
+    /// How long the maintenance takes.
+    #[schema(minimum = 0, maximum = 16_000_000)]
+    minutes: Option<f64>,
+    /// A reason.
+    why: Option<String>,
+    /// The token, where the cookie is not there.
+    token: Option<String>,
+}
+
+/// Does what a form on the page of a service asks for
+#[utoipa::path(
+    post,
+    path = "/presence/{service}",
+    params(
+        ("service" = String, Path, description = "Its name"),
+    ),
+    request_body(content = ChangeForm, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 303, description = "It is done"),
+    ),
+)]
 pub(super) async fn change(
     State(state): State<AppState>,
     Path(service): Path<String>,

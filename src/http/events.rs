@@ -16,7 +16,7 @@ use super::AppState;
 /// Entries of an answer where nobody says how many.
 const USUAL: usize = 100;
 
-/// Longest text to look for, in bytes.
+/// Longest text to look for, in characters.
 const MOST_TEXT: usize = 1024;
 
 /// Something that happened.
@@ -93,10 +93,7 @@ impl FromGiven for Wanted {
         let most = given.parsed("limit", &right, count)?.unwrap_or(USUAL);
         let names: Vec<&str> = EntryKind::ALL.iter().map(|kind| kind.as_str()).collect();
         let kind = given.parsed("kind", &format!("one of {}", names.join(", ")), EntryKind::from_name)?;
-        let text = given.text("q").unwrap_or("").to_string();
-        if text.len() > MOST_TEXT {
-            return Err(format!("`q` has {} bytes; at most {MOST_TEXT}", text.len()));
-        }
+        let text = given.bounded("q", MOST_TEXT)?.unwrap_or("").to_string();
         Ok(Wanted(Query { since, kind, text, most }))
     }
 }
@@ -112,9 +109,9 @@ impl FromGiven for Wanted {
         ("since" = Option<u64>, Query, description = "Only events after the one with this id; all if it is not known"),
         ("limit" = Option<u64>, Query, description = "At most so many, the newest: 1 to 1000, 100 by default", minimum = 1, maximum = 1000),
         ("kind" = Option<String>, Query, description = "Only of this kind"),
-        ("q" = Option<String>, Query, description = "Only events that contain this text, in any case"),
+        ("q" = Option<String>, Query, description = "Only events that contain this text, in any case", max_length = 1024),
     ),
-    responses((status = 200, body = Events)),
+    responses((status = 200, description = "What happened", body = Events)),
 )]
 pub(super) async fn events(
     State(state): State<AppState>,

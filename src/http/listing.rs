@@ -6,6 +6,7 @@ use std::io;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
+use utoipa::ToSchema;
 
 use crate::codec::write_json;
 use crate::presence::{InstanceView, ServicePart, ServiceState, ServiceView, State as InstanceState, ViewCursor};
@@ -35,6 +36,31 @@ impl AnyState {
         let any = AnyState { instance: InstanceState::from_name(name), service: ServiceState::from_name(name) };
         (any.instance.is_some() || any.service.is_some()).then_some(any)
     }
+}
+
+/// States, for the document.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes a parameter")]
+pub(super) enum StateName {
+    Up,
+    Late,
+    Down,
+    Left,
+    Unknown,
+    Degraded,
+    Maintenance,
+}
+
+/// Statuses of service checks, for the document.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes a parameter")]
+pub(super) enum HealthName {
+    Ok,
+    Warning,
+    Critical,
+    Unknown,
 }
 
 /// Who is listed.

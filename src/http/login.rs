@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use maud::{DOCTYPE, html};
+use utoipa::ToSchema;
 
 use crate::untrusted::in_url;
 use crate::web::{self, Fields, FromGiven, Given, Nothing, Parameters};
@@ -13,7 +14,7 @@ use crate::web::{self, Fields, FromGiven, Given, Nothing, Parameters};
 use super::access::{self, Caller, Judged, TOO_MANY, is_browser, local, see_other, too_many, without_token};
 use super::{AppState, assets};
 
-/// Longest place to go on to, in bytes.
+/// Longest place to go on to, in characters.
 const MOST_NEXT: usize = 8192;
 
 pub(super) fn routes() -> Router<AppState> {
@@ -21,7 +22,7 @@ pub(super) fn routes() -> Router<AppState> {
 }
 
 /// The parameters of the form's page.
-struct Next {
+pub(super) struct Next {
     next: String,
 }
 
@@ -34,8 +35,12 @@ impl FromGiven for Next {
 }
 
 /// The fields of the form.
-struct Login {
+#[derive(ToSchema)]
+pub(super) struct Login {
+    /// Where to go on to.
+    #[schema(max_length = 8192, required = false)]
     next: String,
+    /// The token.
     token: String,
 }
 
@@ -117,14 +122,41 @@ fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
     !matches!(site, Some("same-origin" | "same-site" | "none"))
 }
 
-async fn form(State(state): State<AppState>, Parameters(wanted): Parameters<Next>, caller: Caller) -> Response {
+/// The form that asks for the token
+#[utoipa::path(
+    get,
+    path = "/login",
+    params(
+        ("next" = Option<String>, Query, description = "Where to go on to", max_length = 8192),
+    ),
+    responses(
+        (status = 200, description = "The form", content_type = "text/html", body = String),
+        (status = 303, description = "The browser has the cookie already"),
+    ),
+)]
+pub(super) async fn form(
+    State(state): State<AppState>,
+    Parameters(wanted): Parameters<Next>,
+    caller: Caller,
+) -> Response {
     if caller.is_known || !state.access.has_token() {
         return see_other(&wanted.next);
     }
     page(StatusCode::OK, &wanted.next, None, None)
 }
 
-async fn login(
+/// Shows the token, for a cookie
+#[utoipa::path(
+    post,
+    path = "/login",
+    request_body(content = Login, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 303, description = "It is right: the answer sets the cookie"),
+        (status = 401, description = "It is wrong", content_type = "text/html", body = String),
+        (status = 429, description = "Too many wrong ones came from this address", content_type = "text/html", body = String),
+    ),
+)]
+pub(super) async fn login(
     State(state): State<AppState>,
     Parameters(Nothing): Parameters<Nothing>,
     caller: Caller,
@@ -143,7 +175,15 @@ async fn login(
     page(status, &login.next, Some(judged), None)
 }
 
-async fn logout(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
+/// Takes the cookie away
+#[utoipa::path(
+    post,
+    path = "/logout",
+    responses(
+        (status = 303, description = "It is away"),
+    ),
+)]
+pub(super) async fn logout(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
     let mut response = see_other("/login");
     state.access.drop_cookie(&mut response);
     response

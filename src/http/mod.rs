@@ -7,7 +7,8 @@
 //! | `GET /ready` | 200 when all listeners are bound, the first tick is scheduled and every part works, 503 else |
 //! | `GET /metrics` | the daemon's own numbers, Prometheus text or OpenMetrics by `Accept` |
 //! | `GET /api/v1/status` | version, uptime, profile, interval, and the ledger since the start |
-//! | `GET /api/v1/snapshot` | records of the last interval, an array |
+//! | `GET /api/v1/snapshot[?kind=&type=&name=&tag=&limit=]` | records of the last interval, an array |
+//! | `GET /api/v1/openapi.json` | the routes as OpenAPI 3.1 |
 //! | `GET /api/v1/events[?since=&limit=&kind=&q=]` | the last 1,000 things that happened, newest first |
 //! | `GET /api/v1/senders[?by=&sender=&q=&limit=]` | who sends what, and which tags explode |
 //! | `GET /login`, `POST /login`, `POST /logout` | the form that asks a browser for the token, and its cookie |
@@ -38,6 +39,7 @@ mod events;
 mod listing;
 mod login;
 mod metrics;
+mod openapi;
 mod page;
 mod presence;
 mod senders;
@@ -56,6 +58,7 @@ use axum::routing::get;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use utoipa::ToSchema;
 
 use crate::flush::FlusherHandle;
 use crate::journal::Journal;
@@ -79,6 +82,8 @@ pub struct About {
     pub profile: &'static str,
     /// Configured time between flushes.
     pub interval: Duration,
+    /// The name of this machine.
+    pub node: Arc<str>,
     /// When the daemon started.
     pub started: Instant,
 }
@@ -163,6 +168,7 @@ fn router(state: AppState) -> Router {
         .route("/metrics", get(own_metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/snapshot", get(last_snapshot))
+        .route("/api/v1/openapi.json", get(openapi::document))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/senders", get(senders::senders))
         .route("/assets/{name}", get(assets::asset))
@@ -178,6 +184,14 @@ fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
+/// The page
+#[utoipa::path(
+    get,
+    path = "/",
+    responses(
+        (status = 200, description = "The page", content_type = "text/html", body = String),
+    ),
+)]
 async fn index(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Result<Response, Response> {
     let snapshot = state.flusher.published_whole().await.snapshot.clone();
     let live = state.flusher.live().await;
@@ -190,10 +204,35 @@ async fn index(State(state): State<AppState>, Parameters(Nothing): Parameters<No
     bodies.made(held, HTML, page).await
 }
 
+/// Whether the process lives
+#[utoipa::path(
+    get,
+    path = "/health",
+    params(
+        ("token" = Option<String>, Query, description = "Not looked at"),
+    ),
+    responses(
+        (status = 200, description = "It does", content_type = "text/plain", body = String),
+    ),
+)]
 async fn health(Parameters(TokenAlone): Parameters<TokenAlone>) -> Response {
     text("up\n")
 }
 
+/// Whether everything works
+///
+/// All listeners are bound, the first tick is scheduled, and every part works.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    params(
+        ("token" = Option<String>, Query, description = "Not looked at"),
+    ),
+    responses(
+        (status = 200, description = "It does", content_type = "text/plain", body = String),
+        (status = 503, description = "Not yet, or not any more; the message says what is missing", body = openapi::Failure),
+    ),
+)]
 async fn ready(State(state): State<AppState>, Parameters(TokenAlone): Parameters<TokenAlone>) -> Response {
     match state.readiness.obstacle() {
         None => text("ready\n"),
@@ -201,6 +240,16 @@ async fn ready(State(state): State<AppState>, Parameters(TokenAlone): Parameters
     }
 }
 
+/// The daemon's own numbers
+///
+/// Prometheus text, or OpenMetrics by `Accept`.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses(
+        (status = 200, description = "The numbers", content(("text/plain"), ("application/openmetrics-text"))),
+    ),
+)]
 async fn own_metrics(
     State(state): State<AppState>,
     Parameters(Nothing): Parameters<Nothing>,
@@ -223,11 +272,16 @@ async fn own_metrics(
     state.bodies.shared(kind, text.await?).await
 }
 
-#[derive(Serialize)]
+/// The daemon, and its ledger since the start.
+#[derive(Serialize, ToSchema)]
 struct Status<'a> {
     version: &'static str,
+    /// The name of this machine.
+    node: &'a str,
     uptime_secs: f64,
+    /// `systole` or `etsy`.
     profile: &'static str,
+    /// Configured time between flushes, in seconds.
     interval: f64,
     ready: bool,
     /// The last tick, in Unix seconds: intervals until then were handed to the sinks.
@@ -235,15 +289,26 @@ struct Status<'a> {
     as_of: Option<f64>,
     /// What somebody should look at before data is lost.
     warnings: Vec<String>,
+    /// The ledger since the start, as `docs/ledger.md` has it.
     #[serde(flatten)]
+    #[schema(value_type = Object)]
     ledger: &'a Ledger,
 }
 
+/// The daemon, and its ledger since the start
+#[utoipa::path(
+    get,
+    path = "/api/v1/status",
+    responses(
+        (status = 200, description = "As of now", body = Status),
+    ),
+)]
 async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
     let published = state.flusher.live().await;
     let ledger = published.ledger();
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
+        node: &state.about.node,
         uptime_secs: state.uptime_secs(),
         profile: state.about.profile,
         interval: state.about.interval.as_secs_f64(),
@@ -254,6 +319,25 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
     })
 }
 
+/// The records of the last interval
+///
+/// In the order of type, name and tags.
+#[utoipa::path(
+    get,
+    path = "/api/v1/snapshot",
+    params(
+        ("kind" = Option<snapshot::KindName>, Query, description = "Only series of this kind"),
+        ("type" = Option<Vec<snapshot::TypeName>>, Query, description = "Only records of these types", max_items = 11),
+        ("name" = Option<String>, Query, description = "Only series whose names match: `*` is any text, `?` any character", max_length = 256),
+        ("tag" = Option<Vec<String>>, Query, description = "Only series with all of these: `key:value`, or `key` with any value", max_items = 10),
+        ("limit" = Option<u64>, Query, description = "At most so many", minimum = 1, maximum = 10_000_000),
+        ("if-none-match" = Option<String>, Header, description = "The tag of what the client has"),
+    ),
+    responses(
+        (status = 200, description = "The records", body = Vec<Object>),
+        (status = 304, description = "What `If-None-Match` names is still right"),
+    ),
+)]
 async fn last_snapshot(
     State(state): State<AppState>,
     Parameters(filter): Parameters<snapshot::Filter>,

@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use crate::presence::{Flag, InstanceView, ServiceState, ServiceView, State as InstanceState, rfc3339};
 use crate::presence_driver::PresenceState;
@@ -65,11 +66,38 @@ pub(super) fn unknown(what: &str, near: Option<String>) -> Response {
 /// Most failing instances that a check names.
 const NAMED: usize = 3;
 
-async fn list(State(state): State<AppState>, Parameters(filter): Parameters<Filter>) -> Result<Response, Response> {
+/// Services with their instances
+#[utoipa::path(
+    get,
+    path = "/api/v1/presence",
+    params(
+        ("service" = Option<String>, Query, description = "Only this one"),
+        ("state" = Option<listing::StateName>, Query, description = "Only instances or services in this state"),
+        ("health" = Option<listing::HealthName>, Query, description = "Only instances whose last service check said so"),
+    ),
+    responses(
+        (status = 200, description = "Those that pass", body = Vec<ServiceView>),
+    ),
+)]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Parameters(filter): Parameters<Filter>,
+) -> Result<Response, Response> {
     listing::list(&state, filter).await
 }
 
-async fn service(
+/// A service with its instances
+#[utoipa::path(
+    get,
+    path = "/api/v1/presence/{service}",
+    params(
+        ("service" = String, Path, description = "Its name"),
+    ),
+    responses(
+        (status = 200, description = "The service", body = ServiceView),
+    ),
+)]
+pub(super) async fn service(
     State(state): State<AppState>,
     Path(name): Path<String>,
     Parameters(Nothing): Parameters<Nothing>,
@@ -77,7 +105,19 @@ async fn service(
     listing::one(&state, name).await
 }
 
-async fn instance(
+/// An instance
+#[utoipa::path(
+    get,
+    path = "/api/v1/presence/{service}/{instance}",
+    params(
+        ("service" = String, Path, description = "Its name"),
+        ("instance" = String, Path, description = "Its name"),
+    ),
+    responses(
+        (status = 200, description = "The instance", body = InstanceView),
+    ),
+)]
+pub(super) async fn instance(
     State(state): State<AppState>,
     Path((name, instance)): Path<(String, String)>,
     Parameters(Nothing): Parameters<Nothing>,
@@ -89,7 +129,7 @@ async fn instance(
 /// Most instances that a check may ask for.
 const MOST_WANTED: u64 = 1_000_000;
 
-struct Wanted {
+pub(super) struct Wanted {
     min: Option<usize>,
 }
 
@@ -101,8 +141,22 @@ impl FromGiven for Wanted {
     }
 }
 
-/// 200 if a service is up, or has the requested number of instances; 503 if not; 404 if it is unknown.
-async fn check(
+/// Whether a service is there, for load balancers and scripts
+///
+/// It is up, or has the requested number of instances.
+#[utoipa::path(
+    get,
+    path = "/api/v1/presence/{service}/check",
+    params(
+        ("service" = String, Path, description = "Its name"),
+        ("min" = Option<u64>, Query, description = "So many must be present", minimum = 0, maximum = 1_000_000),
+    ),
+    responses(
+        (status = 200, description = "It is there", body = Object),
+        (status = 503, description = "It is not; or presence does not answer, which is an error", body = Object),
+    ),
+)]
+pub(super) async fn check(
     State(state): State<AppState>,
     Path(name): Path<String>,
     Parameters(wanted): Parameters<Wanted>,
@@ -155,7 +209,7 @@ async fn check_instance(
     bad_request(&format!("check takes a service; for one instance: GET {path}"))
 }
 
-struct Since {
+pub(super) struct Since {
     since: Option<String>,
 }
 
@@ -176,8 +230,20 @@ async fn events_since(state: &AppState, since: Option<String>, most: usize) -> R
     ask(state, move |presence| presence.events_since(since.as_deref(), most)).await
 }
 
-/// The last events, oldest first; with `Accept: text/event-stream` also new ones.
-async fn events(
+/// The last events of presence, oldest first
+///
+/// With `Accept: text/event-stream` also new ones, as they come.
+#[utoipa::path(
+    get,
+    path = "/api/v1/presence/events",
+    params(
+        ("since" = Option<String>, Query, description = "The id of an event, or its number: only later ones"),
+    ),
+    responses(
+        (status = 200, description = "The events", content((Vec<Object> = "application/json"), (String = "text/event-stream"))),
+    ),
+)]
+pub(super) async fn events(
     State(state): State<AppState>,
     Parameters(since): Parameters<Since>,
     headers: HeaderMap,
@@ -226,17 +292,28 @@ pub(super) async fn may(state: &AppState, refused: Option<Response>) -> Result<(
     Err(refused)
 }
 
-#[derive(Deserialize)]
+/// Maintenance of a service, or of one instance.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Announcement {
     pub(super) service: String,
     pub(super) instance: Option<String>,
+    #[schema(minimum = 0, maximum = 1_000_000_000)]
     pub(super) seconds: f64,
     pub(super) by: Option<String>,
     pub(super) why: Option<String>,
 }
 
-async fn maintenance(
+/// Announces maintenance
+#[utoipa::path(
+    post,
+    path = "/api/v1/presence/maintenance",
+    request_body(content = Announcement),
+    responses(
+        (status = 200, description = "It is announced: `seconds` that were granted, and `until`", body = Object),
+    ),
+)]
+pub(super) async fn maintenance(
     State(state): State<AppState>,
     Parameters(Nothing): Parameters<Nothing>,
     request: Request,
@@ -276,7 +353,18 @@ pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f
     Ok(granted)
 }
 
-async fn forget_service(
+/// Forgets a service
+#[utoipa::path(
+    delete,
+    path = "/api/v1/presence/{service}",
+    params(
+        ("service" = String, Path, description = "Its name"),
+    ),
+    responses(
+        (status = 200, description = "It is forgotten", body = Object),
+    ),
+)]
+pub(super) async fn forget_service(
     State(state): State<AppState>,
     Path(service): Path<String>,
     Parameters(Nothing): Parameters<Nothing>,
@@ -286,7 +374,19 @@ async fn forget_service(
     forget(&state, service, None).await.map(|()| small(&json!({"ok": true})))
 }
 
-async fn forget_instance(
+/// Forgets an instance
+#[utoipa::path(
+    delete,
+    path = "/api/v1/presence/{service}/{instance}",
+    params(
+        ("service" = String, Path, description = "Its name"),
+        ("instance" = String, Path, description = "Its name"),
+    ),
+    responses(
+        (status = 200, description = "It is forgotten", body = Object),
+    ),
+)]
+pub(super) async fn forget_instance(
     State(state): State<AppState>,
     Path((service, instance)): Path<(String, String)>,
     Parameters(Nothing): Parameters<Nothing>,

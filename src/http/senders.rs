@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::named::named_enum;
 use crate::senders::{Prefix, Rates, Report, Sender, SenderStat};
@@ -16,6 +17,9 @@ use super::AppState;
 /// Entries of each list, unless `limit` says otherwise, and most of them.
 const LIMIT: usize = 50;
 const MOST: usize = 200;
+
+/// Longest text to look for, in characters.
+const MOST_TEXT: usize = 1024;
 
 named_enum! {
     /// What senders are told apart by.
@@ -29,6 +33,17 @@ named_enum! {
         /// Senders as they are; prefixes are what is of interest.
         Prefix = "prefix",
     }
+}
+
+/// The same, for the document.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes a parameter")]
+pub(super) enum ByName {
+    Address,
+    Container,
+    Process,
+    Prefix,
 }
 
 pub(super) struct Asked {
@@ -51,15 +66,15 @@ impl FromGiven for Asked {
         })?;
         Ok(Asked {
             by,
-            sender: given.text("sender").map(String::from),
-            q: given.text("q").map(str::to_lowercase).filter(|q| !q.is_empty()),
+            sender: given.bounded("sender", MOST_TEXT)?.map(String::from),
+            q: given.bounded("q", MOST_TEXT)?.map(str::to_lowercase).filter(|q| !q.is_empty()),
             limit: limit.unwrap_or(LIMIT),
         })
     }
 }
 
 /// The whole answer.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Answer {
     /// The end of the last interval, Unix seconds.
     time: f64,
@@ -83,7 +98,7 @@ struct Answer {
     warnings: Vec<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct SenderEntry {
     id: String,
     address: Option<String>,
@@ -100,7 +115,7 @@ struct SenderEntry {
     spark: Vec<f32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PrefixEntry {
     prefix: String,
     /// Share of all lines, or of those of the sender, 0 to 1.
@@ -109,7 +124,7 @@ struct PrefixEntry {
     rates: RatesEntry,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct RatesEntry {
     lines_per_sec: f64,
     bytes_per_sec: f64,
@@ -131,7 +146,7 @@ impl From<&Rates> for RatesEntry {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct TagKeyEntry {
     key: String,
     /// Distinct values since the start, about.
@@ -141,7 +156,7 @@ struct TagKeyEntry {
     sender: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ExampleEntry {
     reason: &'static str,
     line: String,
@@ -149,6 +164,18 @@ struct ExampleEntry {
     per_sec: f64,
 }
 
+/// Who sends what, and which tags explode
+#[utoipa::path(
+    get,
+    path = "/api/v1/senders",
+    params(
+        ("by" = Option<ByName>, Query, description = "What senders are told apart by"),
+        ("sender" = Option<String>, Query, description = "An id, an address, a container or a process: prefixes are those of this sender", max_length = 1024),
+        ("q" = Option<String>, Query, description = "A part of an id, a process, a container or a prefix", max_length = 1024),
+        ("limit" = Option<u64>, Query, description = "Most entries of each list", minimum = 1, maximum = 200),
+    ),
+    responses((status = 200, description = "As of the last tick", body = Answer)),
+)]
 pub(super) async fn senders(
     State(state): State<AppState>,
     Parameters(asked): Parameters<Asked>,

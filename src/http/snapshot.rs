@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use utoipa::ToSchema;
+
 use crate::codec::{Outline, RecordType, Records};
 use crate::glob;
 use crate::memory::Holding;
@@ -38,7 +40,7 @@ impl LastRead {
     }
 }
 
-/// Longest pattern of names, and longest tag, in bytes; most tags.
+/// Longest pattern of names, and longest tag, in characters; most tags.
 const MOST_TEXT: usize = 256;
 const MOST_TAGS: usize = 10;
 
@@ -47,6 +49,38 @@ const MOST_RECORDS: u64 = 10_000_000;
 
 /// Kinds of series.
 const KINDS: [&str; 7] = ["counter", "gauge", "timer", "histogram", "distribution", "set", "kv"];
+
+/// Kinds of series, for the document.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes a parameter")]
+pub(super) enum KindName {
+    Counter,
+    Gauge,
+    Timer,
+    Histogram,
+    Distribution,
+    Set,
+    Kv,
+}
+
+/// Types of records, for the document.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes a parameter")]
+pub(super) enum TypeName {
+    Counter,
+    Gauge,
+    Timer,
+    Histogram,
+    Distribution,
+    Set,
+    Kv,
+    Event,
+    ServiceCheck,
+    Presence,
+    Ledger,
+}
 
 /// Which records of an interval are wanted.
 #[derive(Clone, Debug, Default)]

@@ -69,30 +69,31 @@ impl Given {
         self.parsed(name, &right, |text| text.parse().ok().filter(|number| range.contains(number)))
     }
 
-    /// The text of a name, of at most so many bytes.
+    /// The text of a name, of at most so many characters.
     ///
     /// # Errors
     /// If it is longer.
     pub fn bounded(&self, name: &str, most: usize) -> Result<Option<&str>, String> {
         match self.text(name) {
-            Some(text) if text.len() > most => Err(format!("`{name}` has {} bytes; at most {most}", text.len())),
+            Some(text) if !fits(text, most) => Err(format!("`{name}` has more than {most} characters")),
             text => Ok(text),
         }
     }
 
-    /// All texts of a name that may be given several times, so many at most, and each of at most so many bytes.
+    /// All texts of a name that may be given several times, so many at most, and each of at most so many
+    /// characters.
     ///
     /// # Errors
     /// If there are more, or one is longer.
-    pub fn several(&self, name: &str, most: usize, most_bytes: usize) -> Result<Vec<String>, String> {
+    pub fn several(&self, name: &str, most: usize, most_characters: usize) -> Result<Vec<String>, String> {
         let all: Vec<String> = self.all(name).map(String::from).collect();
         if all.len() > most {
             return Err(format!("`{name}` is given {} times; at most {most}", all.len()));
         }
-        match all.iter().find(|text| text.len() > most_bytes) {
-            Some(long) => Err(format!("`{name}` has {} bytes; at most {most_bytes}", long.len())),
-            None => Ok(all),
+        if !all.iter().all(|text| fits(text, most_characters)) {
+            return Err(format!("`{name}` has more than {most_characters} characters"));
         }
+        Ok(all)
     }
 
     /// The value of a name, read; `right` says how it is written.
@@ -111,6 +112,11 @@ impl Given {
             None => Err(format!("`{name}` is {right}, and not `{}`", short(value))),
         }
     }
+}
+
+/// Whether a text has at most so many characters.
+fn fits(text: &str, most: usize) -> bool {
+    text.chars().nth(most).is_none()
 }
 
 /// Text of a client for an error.

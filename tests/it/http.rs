@@ -1,6 +1,7 @@
 //! HTTP as a client sees it: every error as it is promised, every parameter known or refused, and clients that ask for much
 //! and do not read it.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::ports::PROBE_MS;
+use crate::support::sources::rust_files;
 use crate::support::{Daemon, alone, get, least_of_three, pause_ms, poll, size, text, until};
 
 /// A daemon with presence, changes allowed, and a scrape port.
@@ -481,7 +483,7 @@ fn a_snapshot_is_filtered_and_kept_until_the_next_interval() {
         ("type=counters", "`type` is one of counter, gauge"),
         ("limit=0", "`limit` is a whole number of 1 to 10000000"),
         ("limit=1e9", "`limit` is a whole number"),
-        (&format!("name={}", "*".repeat(300)), "`name` has 300 bytes; at most 256"),
+        (&format!("name={}", "*".repeat(300)), "`name` has more than 256 characters"),
         (&"tag=a&".repeat(11), "`tag` is given 11 times; at most 10"),
     ] {
         let said =
@@ -496,6 +498,47 @@ fn a_snapshot_is_filtered_and_kept_until_the_next_interval() {
         let (code, head, body) = request(to, "GET", "/api/v1/snapshot?kind=gauge", &again, "");
         code == 304 && body.is_empty() && header(&head, "cache-control") == Some("private, no-cache")
     });
+    daemon.stop();
+}
+
+#[test]
+fn the_document_describes_every_route_with_its_methods() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, _) = start(dir.path());
+    let to = daemon.http.expect("HTTP");
+    let (code, _, body) = request(to, "GET", "/api/v1/openapi.json", "", "");
+    let document: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!((code, document["openapi"].as_str()), (200, Some("3.1.0")));
+    let described = document["paths"].as_object().expect("paths");
+    // Where a handler is given to a path.
+    let mut routed = BTreeSet::new();
+    for (_, text) in rust_files("src/http") {
+        for rest in text.split(".route(").skip(1) {
+            let path = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+            routed.insert(path.expect("a path as it is").to_string());
+        }
+    }
+    // It answers only with what is right.
+    routed.remove("/api/v1/presence/{service}/{instance}/check");
+    let paths: BTreeSet<String> = described.keys().cloned().collect();
+    assert_eq!(paths, routed);
+    let mut ids = BTreeSet::new();
+    for (path, item) in described {
+        let example = path.replace("{service}", "pay").replace("{instance}", "web-1").replace("{name}", "style.css");
+        let (code, head, _) = request(to, "OPTIONS", &example, "", "");
+        let allowed = header(&head, "allow").expect("methods").split(',').map(str::trim).filter(|name| *name != "head");
+        let allowed: BTreeSet<&str> = allowed.collect();
+        let methods: BTreeSet<&str> = item.as_object().expect("methods").keys().map(String::as_str).collect();
+        assert_eq!((code, methods), (405, allowed), "{path}");
+        for (method, operation) in item.as_object().expect("methods") {
+            let what = format!("{method} {path}");
+            assert!(ids.insert(operation["operationId"].as_str().expect("an id").to_string()), "{what}");
+            assert!(operation["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{what}");
+            for parameter in operation["parameters"].as_array().map_or(&[][..], |all| all) {
+                assert!(parameter["description"].as_str().is_some_and(|text| !text.is_empty()), "{what}: {parameter}");
+            }
+        }
+    }
     daemon.stop();
 }
 

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use compact_str::CompactString;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::named::named_enum;
 
@@ -52,11 +53,13 @@ named_enum! {
 }
 
 /// A service with its instances, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ServiceView {
     /// Its name.
+    #[schema(value_type = String)]
     pub service: CompactString,
     /// Its state.
+    #[schema(value_type = String)]
     pub state: ServiceState,
     /// Instances that are up, late or unconfirmed.
     pub present: usize,
@@ -75,11 +78,13 @@ pub struct ServiceView {
 }
 
 /// An instance, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct InstanceView {
     /// Its name.
+    #[schema(value_type = String)]
     pub instance: CompactString,
     /// Its state.
+    #[schema(value_type = String)]
     pub state: State,
     /// In this state since, RFC 3339.
     pub since: String,
@@ -88,6 +93,7 @@ pub struct InstanceView {
     /// Interval in force, if it is known.
     pub interval_s: Option<f64>,
     /// Where that comes from.
+    #[schema(value_type = String)]
     pub interval_source: IntervalSource,
     /// Beats that must be missed.
     pub misses: Option<u32>,
@@ -100,18 +106,22 @@ pub struct InstanceView {
     /// Seconds until it is down, if nothing is heard.
     pub down_in_s: Option<f64>,
     /// As it said.
+    #[schema(value_type = Option<String>)]
     pub version: Option<CompactString>,
     /// As it said.
+    #[schema(value_type = Option<String>)]
     pub start: Option<CompactString>,
     /// Last sender's address.
     pub source: Option<String>,
     /// Status of its last service check.
     pub health: Option<u8>,
     /// What that said.
+    #[schema(value_type = Option<String>)]
     pub message: Option<CompactString>,
     /// The worst of each half hour of the last day, the current one last: `U`p, `L`ate, `D`own, `G`one, `?` unconfirmed.
     pub day: String,
     /// What is special about it.
+    #[schema(value_type = Vec<String>)]
     pub flags: Vec<Flag>,
 }
 
