@@ -26,7 +26,7 @@
 //! | rooms | are |
 //! |---|---|
 //! | `memory`, `named`, `hyperloglog`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault` | who holds memory, lines read into borrowed values, identities, harmless text |
-//! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal` | the ledger, shards, who is there, closed intervals; time is an argument |
+//! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal`, `history` | the ledger, shards, who is there, closed intervals; time is an argument |
 //! | `sys`, `supervise`, `log`, `http_client`, `web`, `capture`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
@@ -48,6 +48,7 @@ mod daemon;
 mod fault;
 mod flush;
 mod glob;
+mod history;
 mod http;
 mod http_client;
 mod hyperloglog;
@@ -109,7 +110,7 @@ pub mod internals {
         };
     }
     open! {
-        acl aggregate assemble capture cli codec config daemon fault flush glob http http_client journal load log management memory net notify ports presence presence_driver
+        acl aggregate assemble capture cli codec config daemon fault flush glob history http http_client journal load log management memory net notify ports presence presence_driver
         prometheus_text protocol rollup senders series settings sinks snapshot supervise sys telemetry untrusted web
     }
 }

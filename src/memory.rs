@@ -148,11 +148,13 @@ pub enum Holder {
     Presence,
     /// What is known of senders.
     Senders,
+    /// The last intervals and minutes of series, and what finds them.
+    History,
 }
 
 impl Holder {
     /// Every holder, in the order of its number.
-    pub const ALL: [Holder; 13] = [
+    pub const ALL: [Holder; 14] = [
         Holder::SeriesKeys,
         Holder::Values,
         Holder::Samples,
@@ -166,6 +168,7 @@ impl Holder {
         Holder::Connections,
         Holder::Presence,
         Holder::Senders,
+        Holder::History,
     ];
 
     /// The name in the ledger.
@@ -184,6 +187,7 @@ impl Holder {
             Holder::Connections => "connections",
             Holder::Presence => "presence",
             Holder::Senders => "senders",
+            Holder::History => "history",
         }
     }
 
@@ -194,6 +198,7 @@ impl Holder {
             Holder::SeriesKeys => 35,
             Holder::ClosedIntervals => 30,
             Holder::Values | Holder::Samples | Holder::Sinks => 20,
+            Holder::History => 15,
             Holder::Events
             | Holder::Timestamped
             | Holder::Relays

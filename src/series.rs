@@ -63,9 +63,14 @@ impl Series {
         footprint(2 * size_of::<usize>() + self.key().len())
     }
 
+    /// How many have this allocation.
+    pub(crate) fn holders(&self) -> usize {
+        self.0.with_arc(triomphe::Arc::strong_count)
+    }
+
     /// Whether others have this allocation, too.
     pub(crate) fn is_shared(&self) -> bool {
-        self.0.with_arc(triomphe::Arc::strong_count) > 1
+        self.holders() > 1
     }
 
     /// Whether both share one allocation, and so are equal.

@@ -508,6 +508,10 @@ fn write_ledger<M: SerializeMap>(snapshot: &Snapshot, map: &mut M) -> Result<(),
     if ledger.management != ManagementAccount::default() {
         map.serialize_entry("management", &ledger.management)?;
     }
+    let history = &ledger.history;
+    if history.intervals_missed + history.given_up + history.points_refused + history.begun_anew > 0 {
+        map.serialize_entry("history", history)?;
+    }
     // Those that always worked say nothing.
     let troubled: BTreeMap<_, _> = ledger.parts.iter().filter(|(_, part)| !part.up || part.restarts > 0).collect();
     if !troubled.is_empty() {

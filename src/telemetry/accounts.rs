@@ -289,6 +289,31 @@ accounts! {
         Gauge cap: u64, metric("systole_memory_holder_cap_bytes");
     }
 
+    /// The last intervals of series in memory.
+    HistoryAccount, "history", [] {
+        /// Whether there is a history.
+        Detail enabled: bool;
+        /// Bytes that it takes.
+        Gauge bytes: u64;
+        /// The most that it may take, in bytes; 0 without a bound.
+        Gauge cap: u64;
+        /// Intervals that it keeps.
+        Gauge intervals: u64;
+        /// Minutes that it keeps.
+        Gauge minutes: u64;
+        /// Series that it has.
+        Gauge series: u64, metric("systole_history_series");
+        /// Intervals that did not get into the history because it was busy; they are shown as missing.
+        Counter intervals_missed: u64, series("history.intervals_missed"), rare(),
+            metric("systole_history_intervals_missed");
+        /// Times that a series gave up a part of its history because memory was short.
+        Counter given_up: u64, series("history.given_up"), rare(), metric("systole_history_given_up");
+        /// Points of series for which the history had no room.
+        Counter points_refused: u64, series("history.points_refused"), rare(), metric("systole_history_points_refused");
+        /// Times that the history was begun anew, because it had failed in the middle of an interval.
+        Counter begun_anew: u64, series("history.begun_anew"), rare(), metric("systole_history_begun_anew");
+    }
+
     /// How a part of the daemon is: a thread or a task that goes on until a stop.
     PartAccount, "parts", ["part"] {
         /// `running`, `restarting` or `failed`.

@@ -28,9 +28,9 @@ use crate::protocol::Kind;
 use crate::series::Series;
 
 pub use accounts::{
-    CaptureAccount, FlushAccount, HolderAccount, LineAccount, ListenerAccount, LogAccount, ManagementAccount,
-    MemoryAccount, PartAccount, PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount,
-    SinkAccount, TargetAccount,
+    CaptureAccount, FlushAccount, HistoryAccount, HolderAccount, LineAccount, ListenerAccount, LogAccount,
+    ManagementAccount, MemoryAccount, PartAccount, PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount,
+    SeriesAccount, SinkAccount, TargetAccount,
 };
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
 pub use reasons::{Counts, Limit, Named, PartState, Reasons, Refusal};
@@ -73,6 +73,9 @@ pub struct Ledger {
     /// The memory.
     #[serde(default)]
     pub memory: MemoryAccount,
+    /// The history.
+    #[serde(default)]
+    pub history: HistoryAccount,
     /// By part of the daemon, since the start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, PartAccount>,
@@ -102,7 +105,7 @@ const fn part<A: Account>() -> Part {
 
 /// The whole table of counters, in the order of the ledger.
 #[cfg(feature = "internals")]
-pub const TABLE: [Part; 17] = [
+pub const TABLE: [Part; 18] = [
     part::<ListenerAccount>(),
     part::<LineAccount>(),
     part::<SampleAccount>(),
@@ -117,6 +120,7 @@ pub const TABLE: [Part; 17] = [
     part::<ManagementAccount>(),
     part::<MemoryAccount>(),
     part::<HolderAccount>(),
+    part::<HistoryAccount>(),
     part::<PartAccount>(),
     part::<FlushAccount>(),
     ("", &[], COMPLETENESS),
@@ -124,6 +128,9 @@ pub const TABLE: [Part; 17] = [
 
 /// Tags and labels of an account.
 pub type Labels<'a> = [(&'static str, &'a str)];
+
+/// Calls with where an account stands in the ledger, its labels, and each of its entries with its value.
+pub type VisitPart<'a> = dyn FnMut(&'static str, &Labels<'_>, &'static Entry, &dyn Value) + 'a;
 
 /// A metric of `/metrics` with its samples.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,6 +179,7 @@ impl Ledger {
         self.presence.add(&later.presence);
         self.management.add(&later.management);
         self.memory.add(&later.memory);
+        self.history.add(&later.history);
         self.update_completeness();
     }
 
@@ -235,12 +243,13 @@ impl Ledger {
 
     /// Shows every field of every account, with the labels of the account, in the order of the table.
     pub fn each(&self, visit: &mut dyn FnMut(&Labels<'_>, &'static Entry, &dyn Value)) {
-        fn account<A: Account>(
-            labels: &Labels<'_>,
-            account: &A,
-            visit: &mut dyn FnMut(&Labels<'_>, &'static Entry, &dyn Value),
-        ) {
-            account.each(&mut |entry, value| visit(labels, entry, value));
+        self.each_part(&mut |_, labels, entry, value| visit(labels, entry, value));
+    }
+
+    /// The same with where each account stands in the ledger.
+    pub fn each_part(&self, visit: &mut VisitPart<'_>) {
+        fn account<A: Account>(labels: &Labels<'_>, account: &A, visit: &mut VisitPart<'_>) {
+            account.each(&mut |entry, value| visit(A::PART, labels, entry, value));
         }
         self.listeners.iter().for_each(|listener| account(&[("listener", &listener.url)], listener, visit));
         account(&[], &self.lines, visit);
@@ -260,9 +269,10 @@ impl Ledger {
         account(&[], &self.management, visit);
         account(&[], &self.memory, visit);
         self.memory.holders.iter().for_each(|(name, holder)| account(&[("holder", name)], holder, visit));
+        account(&[], &self.history, visit);
         self.parts.iter().for_each(|(name, part)| account(&[("part", name)], part, visit));
         account(&[], &self.flush, visit);
-        visit(&[], &COMPLETENESS[0], &self.completeness);
+        visit("", &[], &COMPLETENESS[0], &self.completeness);
     }
 
     /// The account as series: counters with what this interval added, gauges with levels. `before` says what sinks,

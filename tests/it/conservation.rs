@@ -189,8 +189,9 @@ fn holds_for<A: Account + serde::de::DeserializeOwned + serde::Serialize + Parti
 #[test]
 fn every_counter_of_the_table_is_added_and_published() {
     use systole::internals::telemetry::{
-        CaptureAccount, FlushAccount, HolderAccount, ListenerAccount, LogAccount, ManagementAccount, MemoryAccount,
-        PartAccount, PortAccount, PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, TargetAccount,
+        CaptureAccount, FlushAccount, HistoryAccount, HolderAccount, ListenerAccount, LogAccount, ManagementAccount,
+        MemoryAccount, PartAccount, PortAccount, PresenceAccount, RelayAccount, SeriesAccount, SinkAccount,
+        TargetAccount,
     };
     holds_for::<ListenerAccount>();
     holds_for::<LineAccount>();
@@ -205,6 +206,7 @@ fn every_counter_of_the_table_is_added_and_published() {
     holds_for::<ManagementAccount>();
     holds_for::<MemoryAccount>();
     holds_for::<HolderAccount>();
+    holds_for::<HistoryAccount>();
     holds_for::<PartAccount>();
     let relay = RelayAccount { targets: [("t".to_string(), numbered(1))].into(), ..numbered(1) };
     let ledger = Ledger {
@@ -220,6 +222,7 @@ fn every_counter_of_the_table_is_added_and_published() {
         presence: numbered(1),
         management: numbered(1),
         memory: MemoryAccount { holders: [("h".to_string(), numbered(1))].into(), ..numbered(1) },
+        history: numbered(1),
         parts: [("p".to_string(), numbered(1))].into(),
         flush: numbered::<FlushAccount>(1),
         completeness: 1.0,

@@ -12,7 +12,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
     (0, &["memory", "named", "hyperloglog", "protocol", "series", "untrusted", "acl", "glob", "settings", "fault"]),
     // Workers and snapshots carry parts of the ledger.
     (1, &["telemetry", "senders", "aggregate", "presence"]),
-    (2, &["snapshot", "prometheus_text", "rollup", "codec", "journal"]),
+    (2, &["snapshot", "prometheus_text", "rollup", "codec", "journal", "history"]),
     (
         3,
         &[

@@ -1,0 +1,385 @@
+//! The history against a naive one: series of every kind that come, pause and go at random.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::aggregate::{Gauge, Members, Sum, Timer, TimerPolicy};
+use crate::memory::LEAST_MAX_MEMORY;
+use crate::protocol::Kind;
+use crate::snapshot::{CounterPoint, GaugePoint, SetPoint, SummaryPolicy, TimerPoint};
+
+/// Numbers without a pattern; the seed is in the message of a failure.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 20) ^ (self.0 >> 43)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn number(&mut self) -> f64 {
+        match self.below(6) {
+            0 => 0.0,
+            1 => self.below(1000) as f64,
+            2 => self.below(100_000) as f64 / 100.0,
+            3 => f64::from_bits(self.next() << 12 ^ self.next()).clamp(-1e300, 1e300),
+            4 => 4096.0 * self.below(5000) as f64,
+            _ => (self.below(1 << 40) as f64).sqrt() - 1000.0,
+        }
+    }
+}
+
+fn policy() -> std::sync::Arc<SummaryPolicy> {
+    SummaryPolicy { percentiles: vec![50.0, 99.0, 1.0], ..SummaryPolicy::default() }.into()
+}
+
+/// An interval that ends then.
+fn closed(sequence: u64, end: f64, secs: f64) -> Snapshot {
+    let mut snapshot =
+        Snapshot { sequence, end, interval_secs: secs, rate_secs: secs, policy: policy(), ..Snapshot::default() };
+    snapshot.ledger.completeness = 1.0;
+    snapshot.ledger.lines.read = sequence;
+    snapshot
+}
+
+fn count(series: &Series, value: f64) -> CounterPoint {
+    let mut sum = Sum::default();
+    sum.add(value);
+    CounterPoint { series: series.clone(), sum }
+}
+
+fn timer(series: &Series, values: &[f64]) -> TimerPoint {
+    let mut timer = Timer::default();
+    values.iter().for_each(|value| timer.record(*value, 1.0, &TimerPolicy::default()));
+    TimerPoint { series: series.clone(), timer }
+}
+
+/// What is known of a series: by the end of an interval, by field.
+type Model = BTreeMap<String, BTreeMap<u64, BTreeMap<String, f64>>>;
+
+fn note(model: &mut Model, series: &Series, end: f64, fields: &[(&str, f64)]) {
+    let fields = fields.iter().map(|(name, value)| ((*name).to_string(), *value)).collect();
+    model.entry(series.id()).or_default().insert(end as u64, fields);
+}
+
+fn is_near(found: Option<f32>, expected: Option<f64>) -> bool {
+    match (found, expected) {
+        (None, None) => true,
+        (Some(found), Some(expected)) => {
+            let expected = expected.clamp(f64::from(f32::MIN), f64::from(f32::MAX));
+            let apart = (f64::from(found) - expected).abs();
+            // What is below the smallest normal number keeps fewer digits.
+            apart <= expected.abs() * 1e-6 || apart < 1e-37
+        }
+        _ => false,
+    }
+}
+
+fn query(series: Vec<Series>, from: f64, to: f64, step: Option<f64>) -> PointsQuery {
+    PointsQuery { series, from, to, step, ledger: vec!["lines.read".into()], ..PointsQuery::default() }
+}
+
+/// Fills a history and a model with intervals of 10 s.
+fn filled(random: &mut Random, history: &History, intervals: u64, start: f64) -> Model {
+    let kinds = [Kind::Counter, Kind::Gauge, Kind::Timer, Kind::Set];
+    let mut model = Model::new();
+    let mut alive: Vec<(Series, u64)> = Vec::new();
+    for n in 1..=intervals {
+        let end = start + 10.0 * n as f64;
+        let mut snapshot = closed(n, end, 10.0);
+        alive.retain(|(_, until)| *until > n);
+        if random.below(3) == 0 {
+            let kind = kinds[random.below(4) as usize];
+            let route = random.below(9).to_string();
+            let series = Series::new(kind, &format!("m.{}", random.below(40)), &[("route", Some(&route))]);
+            if alive.iter().all(|(known, _)| *known != series) {
+                alive.push((series, n + random.below(300)));
+            }
+        }
+        for (series, _) in &alive {
+            if random.below(5) == 0 {
+                continue;
+            }
+            let value = random.number();
+            match series.kind() {
+                Kind::Counter => {
+                    snapshot.counters.push(count(series, value));
+                    note(&mut model, series, end, &[("value", value), ("rate", value / 10.0)]);
+                }
+                Kind::Gauge => {
+                    snapshot.gauges.push(GaugePoint { series: series.clone(), gauge: Gauge::absolute(value, end) });
+                    note(&mut model, series, end, &[("value", value)]);
+                }
+                Kind::Timer => {
+                    let values: Vec<f64> = (0..=random.below(4)).map(|_| random.below(900) as f64 / 8.0).collect();
+                    let point = timer(series, &values);
+                    let summary = snapshot.summary(&point);
+                    let p99 = summary.percentiles.iter().find(|p| p.percentile == 99.0).map_or(f64::NAN, |p| p.value);
+                    let (count, sum) = (summary.count, summary.sum);
+                    let fields = [("count", count), ("sum", sum), ("min", summary.min), ("max", summary.max)];
+                    note(&mut model, series, end, &[&fields[..], &[("median", summary.median), ("p99", p99)]].concat());
+                    snapshot.timers.push(point);
+                }
+                _ => {
+                    let mut members = Members::default();
+                    let many = random.below(5);
+                    (0..many).for_each(|member| members.insert(member.to_string().as_bytes()));
+                    note(&mut model, series, end, &[("value", many as f64)]);
+                    snapshot.sets.push(SetPoint { series: series.clone(), members });
+                }
+            }
+        }
+        history.add(&snapshot);
+    }
+    model
+}
+
+#[test]
+fn what_comes_back_is_what_a_naive_history_has() {
+    for seed in [1, 2, 3] {
+        let mut random = Random(seed);
+        let options = HistoryOptions { intervals: 60, minutes: 120, ..HistoryOptions::default() };
+        let history = History::new(options, &Memory::unlimited());
+        // In the middle of a minute.
+        let start = 1_700_000_030.0;
+        let model = filled(&mut random, &history, 700, start);
+        let end = start + 7000.0;
+        for (id, known) in &model {
+            let series = Series::from_id(id).expect("an id");
+            check_intervals(&history, &series, known, end);
+            check_minutes(&history, &series, known, start, end);
+        }
+        let old = history.points(&query(Vec::new(), end - 600.0, end, None)).expect("few points");
+        let read = &old.ledger["lines.read"];
+        assert!(read.len() == 61 && read[60] == Some(700.0), "{read:?}");
+    }
+}
+
+fn check_intervals(history: &History, series: &Series, known: &BTreeMap<u64, BTreeMap<String, f64>>, end: f64) {
+    let points = history.points(&query(vec![series.clone()], end - 600.0 + 5.0, end, None)).expect("few points");
+    assert_eq!((points.resolution, points.times.len()), (Resolution::Interval, 60));
+    let own = &points.series[0];
+    for (n, time) in points.times.iter().enumerate() {
+        let expected = known.get(&(*time as u64));
+        for (field, numbers) in &own.fields {
+            let wanted = expected.and_then(|fields| fields.get(field).copied());
+            if expected.is_some() && wanted.is_none() {
+                continue;
+            }
+            assert!(is_near(numbers[n], wanted), "{series} {field} at {time}: {:?} for {wanted:?}", numbers[n]);
+        }
+    }
+}
+
+fn check_minutes(
+    history: &History,
+    series: &Series,
+    known: &BTreeMap<u64, BTreeMap<String, f64>>,
+    start: f64,
+    end: f64,
+) {
+    let points = history.points(&query(vec![series.clone()], start, end, None)).expect("few points");
+    assert_eq!(points.resolution, Resolution::Minute);
+    assert!((117..=122).contains(&points.times.len()), "{}", points.times.len());
+    let own = &points.series[0];
+    for (n, time) in points.times.iter().enumerate() {
+        let last = *time as u64;
+        let minute = last.div_ceil(60) * 60;
+        let inside: Vec<_> = known.range(minute - 59..=last).map(|(_, fields)| fields).collect();
+        let of = |field: &str| inside.iter().filter_map(|fields| fields.get(field).copied()).collect::<Vec<f64>>();
+        let clamped = |value: f64| value.clamp(f64::from(f32::MIN), f64::from(f32::MAX));
+        let seen = if minute == last { 6.0 } else { (last - (minute - 60)) as f64 / 10.0 };
+        let (name, extremes) = if series.kind() == Kind::Timer { ("count", false) } else { ("value", true) };
+        let values = of(name);
+        let sum: f64 = values.iter().map(|value| clamped(*value)).sum();
+        let divisor = if matches!(series.kind(), Kind::Counter | Kind::Timer) { seen } else { values.len() as f64 };
+        let expected = (!values.is_empty()).then(|| clamped(sum) / divisor);
+        let is_first = n == 0;
+        let scale = values.iter().fold(0.0_f64, |most, value| most.max(clamped(*value).abs()));
+        let found = own.fields[name][n];
+        // Sums of what cancels out are right to the largest of it.
+        let near = match (found, expected) {
+            (Some(found), Some(expected)) => (f64::from(found) - expected).abs() <= scale.max(1e-30) * 2e-6,
+            (found, expected) => found.is_some() == expected.is_some(),
+        };
+        assert!(near || is_first, "{series} {name} at {time}: {found:?} for {expected:?}");
+        if extremes && !is_first {
+            let least = values.iter().copied().reduce(f64::min);
+            assert!(is_near(own.min[name][n], least), "{series} min at {time}: {:?} for {least:?}", own.min[name][n]);
+        }
+        if !extremes && !is_first {
+            let most = of("max").into_iter().reduce(f64::max);
+            assert!(is_near(own.fields["max"][n], most), "{series} max at {time}");
+        }
+    }
+}
+
+#[test]
+fn a_search_finds_what_a_naive_one_finds_page_by_page() {
+    let mut random = Random(11);
+    let options = HistoryOptions { intervals: 30, minutes: 0, ..HistoryOptions::default() };
+    let history = History::new(options, &Memory::unlimited());
+    let parts = ["api", "Checkout", "db", "latency", "hits", "q"];
+    let mut all: BTreeMap<String, (Series, u64)> = BTreeMap::new();
+    for n in 1..=200 {
+        let mut snapshot = closed(n, 1000.0 + 10.0 * n as f64, 10.0);
+        for _ in 0..random.below(40) {
+            let name = format!("{}.{}", parts[random.below(6) as usize], parts[random.below(6) as usize]);
+            let user = random.below(50).to_string();
+            let series = Series::new(Kind::Counter, &name, &[("user", Some(&user))]);
+            if snapshot.counters.iter().any(|point| point.series == series) {
+                continue;
+            }
+            snapshot.counters.push(count(&series, 1.0));
+            all.insert(series.id(), (series, n));
+        }
+        snapshot.counters.push(count(&Series::new(Kind::Counter, "systole.lines", &[]), 1.0));
+        history.add(&snapshot);
+        // Those that the axis has forgotten are forgotten when the next block begins.
+        all.retain(|_, (_, last)| *last + 100 > n);
+    }
+    for (text, prefix) in
+        [("", None), ("LAT", None), ("checkout user:4", None), ("api.* user:", None), ("", Some("db."))]
+    {
+        let matches = |series: &Series| {
+            let name = series.name().to_lowercase();
+            let user = series.tags().next().and_then(|(_, value)| value).unwrap_or("").to_string();
+            prefix.is_none_or(|prefix| name.starts_with(prefix))
+                && text.split_whitespace().all(|word| match word {
+                    "user:" => true,
+                    "user:4" => user.starts_with('4'),
+                    "api.*" => name.starts_with("api."),
+                    word => name.contains(&word.to_lowercase()),
+                })
+        };
+        let mut found: Vec<String> = Vec::new();
+        let mut cursor = None;
+        loop {
+            let wanted = Wanted::new(text, None, &[], prefix).expect("a search");
+            let query =
+                SearchQuery { wanted, text: text.into(), sort: Sort::Name, limit: 7, cursor, spark: 5, facets: true };
+            let page = history.search(&query);
+            found.extend(page.series.iter().map(|series| series.id.clone()));
+            let counted: usize = page.facets.expect("asked for").kinds.values().sum();
+            assert_eq!(counted, page.matched, "{text}");
+            match page.next {
+                Some(next) => cursor = Some(Cursor::parse(&next).expect("a cursor")),
+                None => break,
+            }
+        }
+        let mut sorted = found.clone();
+        sorted.sort_by_key(|id| id.to_lowercase());
+        sorted.dedup();
+        assert_eq!(sorted, found, "{text}: in order, and none twice");
+        // Series that are newer than the oldest block are there; those that are older may be.
+        for (id, (series, last)) in &all {
+            assert!(!matches(series) || *last < 165 || found.contains(id), "{text}: {id} of {last}");
+        }
+        assert!(found.iter().all(|id| matches(&Series::from_id(id).expect("an id"))), "{text}: {found:?}");
+    }
+    let near = |text: &str| {
+        let wanted = Wanted::new(text, None, &[], None).expect("a search");
+        let query = SearchQuery {
+            wanted,
+            text: text.into(),
+            sort: Sort::Loudest,
+            limit: 7,
+            cursor: None,
+            spark: 0,
+            facets: false,
+        };
+        history.search(&query).near.expect("nothing matches").into_iter().map(|near| near.text).collect::<Vec<_>>()
+    };
+    assert_eq!((near("latncy"), near("zzzzzzz")), (vec!["latency".to_string()], vec![]));
+    let account = history.account();
+    assert!(account.series < 2500, "{account:?}");
+}
+
+#[test]
+fn of_what_does_not_fit_the_least_looked_at_gives_way_first_and_bytes_stay_below_the_share() {
+    let memory = Memory::new(LEAST_MAX_MEMORY);
+    let history = History::new(HistoryOptions::default(), &memory);
+    let mut random = Random(5);
+    let series: Vec<Series> = (0..4000).map(|n| Series::new(Kind::Gauge, &format!("g.{n}"), &[])).collect();
+    for n in 1..=400 {
+        let end = 1_700_000_000.0 + 10.0 * n as f64;
+        let gauge = |series: &Series| GaugePoint {
+            series: series.clone(),
+            gauge: Gauge::absolute(f64::from_bits(random.next() << 12).clamp(-1e30, 1e30), end),
+        };
+        let gauges = series.iter().map(gauge).collect();
+        history.add(&Snapshot { gauges, ..closed(n, end, 10.0) });
+        history.touch(&series[7], false);
+        assert!(memory.bytes(Holder::History) <= memory.cap(Holder::History), "{n}");
+    }
+    let to = history.last_end().expect("intervals");
+    let points = history.points(&query(vec![series[7].clone(), series[8].clone()], to - 3500.0, to, Some(10.0)));
+    let points = points.expect("few points");
+    let kept = |n: usize| points.series[n].fields["value"].iter().flatten().count();
+    assert!(kept(0) >= 350 && kept(1) < 350, "{} and {}", kept(0), kept(1));
+    let before = points.series[1].given_up_before.expect("some is given up");
+    assert!(points.series[0].given_up_before.is_none() && points.given_up_before == Some(before));
+    let first = points.times.iter().zip(&points.series[1].fields["value"]).find(|(_, value)| value.is_some());
+    assert!(first.is_some_and(|(time, _)| time - 10.0 >= before && time - 10.0 < before + 1.0), "{first:?} {before}");
+    assert!(points.marks.iter().any(|mark| mark.kind == MarkKind::GivenUp));
+    // As a cache it goes when memory is short.
+    memory.set_level(crate::memory::Level::Events);
+    history.give_way();
+    let account = history.account();
+    assert!(account.bytes < account.cap / 2 && account.given_up > 0, "{account:?}");
+}
+
+#[test]
+fn gaps_and_intervals_that_did_not_come_are_shown_as_missing() {
+    let history = History::new(HistoryOptions::default(), &Memory::unlimited());
+    let series = Series::new(Kind::Counter, "c", &[]);
+    for (sequence, end) in [(1, 100.0), (2, 110.0), (5, 140.0), (6, 200.0)] {
+        history.add(&Snapshot { counters: vec![count(&series, 3.0)], ..closed(sequence, end, 10.0) });
+    }
+    let points = history.points(&query(vec![series], 0.0, 300.0, None)).expect("few points");
+    assert_eq!(points.times, [100.0, 110.0, 120.0, 130.0, 140.0, 190.0, 200.0]);
+    let is_seen: Vec<bool> = points.completeness.iter().map(Option::is_some).collect();
+    assert_eq!(is_seen, [true, true, false, false, true, false, true]);
+    assert_eq!(points.series[0].fields["value"].iter().flatten().count(), 4);
+    let marks: Vec<_> = points.marks.iter().map(|mark| (mark.kind, mark.from, mark.to, mark.text.as_str())).collect();
+    assert_eq!(
+        marks,
+        [
+            (MarkKind::Restart, 90.0, 90.0, "the daemon was started"),
+            (MarkKind::NotSeen, 110.0, 130.0, "20 s not seen"),
+            (MarkKind::NotSeen, 140.0, 190.0, "50 s not seen"),
+        ]
+    );
+}
+
+#[test]
+fn gauges_tell_repeats_from_updates_and_heat_maps_begin_when_they_are_asked_for() {
+    let history = History::new(HistoryOptions::default(), &Memory::unlimited());
+    let (gauge, slow) = (Series::new(Kind::Gauge, "g", &[]), Series::new(Kind::Timer, "t", &[]));
+    let heat = || {
+        let query = PointsQuery { heat: true, ..query(vec![slow.clone()], 0.0, 300.0, None) };
+        let mut points = history.points(&query).expect("few points");
+        points.series.remove(0).heat
+    };
+    for n in 1..=6_u64 {
+        let end = 10.0 * n as f64;
+        // The second and the fifth repeat what was before.
+        let received = if n == 2 || n == 5 { end - 11.0 } else { end - 1.0 };
+        let point = GaugePoint { series: gauge.clone(), gauge: Gauge::absolute(7.0, received) };
+        let timers = vec![timer(&slow, &[1.0, 5.0, 5.0])];
+        history.add(&Snapshot { gauges: vec![point], timers, ..closed(n, end, 10.0) });
+        if n == 3 {
+            assert!(heat().is_some_and(|heat| heat.counts == vec![None; 3]));
+        }
+    }
+    let points = history.points(&query(vec![gauge], 0.0, 300.0, None)).expect("few points");
+    let updated: Vec<Option<bool>> = [true, false, true, true, false, true].map(Some).to_vec();
+    assert_eq!(points.series[0].updated, updated);
+    let heat = heat().expect("a heat map");
+    let sums: Vec<Option<f32>> = heat.counts.iter().map(|row| row.as_ref().map(|row| row.iter().sum())).collect();
+    assert_eq!(sums, [None, None, None, Some(3.0), Some(3.0), Some(3.0)]);
+}
