@@ -8,6 +8,7 @@ use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers, show_size};
+use crate::history::HistoryOptions;
 use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
@@ -166,6 +167,17 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
         rate_secs: etsy.then(|| secs(config.interval)),
         self_metrics,
         rules: rules(config),
+    }
+}
+
+/// How much of the past is kept in memory.
+pub fn history_options(config: &Config) -> HistoryOptions {
+    HistoryOptions {
+        enabled: config.history.enabled,
+        interval_secs: config.interval.as_secs_f64(),
+        intervals: config.history.intervals,
+        minutes: config.history.minutes,
+        own_prefix: format!("{}systole.", config.prefix),
     }
 }
 

@@ -130,6 +130,8 @@ settings! {
         management: Management = Management::default(), section;
         /// The page and the API.
         http: Http = Http::default(), section;
+        /// The last intervals of every series in memory, for the page and the API.
+        history: History = History::default(), section;
         /// The log, on standard error. Lines that standard error does not take in time are counted (`log.lines_lost`).
         log: Log = Log::default(), section;
     }
@@ -280,6 +282,18 @@ impl Http {
         let open = self.address.filter(|address| !address.ip().is_loopback() && self.token.is_none());
         let problem = |address| format!("`{address}` is not on loopback, so `http.token` must be set");
         visitor.require("address", open.map_or(Ok(()), |address| Err(problem(address))));
+    }
+}
+
+settings! {
+    /// The last intervals of every series in memory.
+    History {
+        /// Keep them.
+        enabled: bool = true, flag;
+        /// Last intervals that are kept.
+        intervals: usize = 360, whole(30..=86_400);
+        /// Last minutes that are kept, beyond these intervals: mean, smallest and largest of each.
+        minutes: usize = 1440, whole(0..=44_640);
     }
 }
 

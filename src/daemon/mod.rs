@@ -24,6 +24,7 @@
 mod capture;
 mod flush;
 mod health;
+mod history;
 mod listeners;
 mod memory;
 mod presence;
@@ -61,6 +62,7 @@ use crate::sys::{count_own_descriptors, host_name, unix_time};
 
 use capture::Capture;
 use flush::FlushThread;
+use history::History;
 use listeners::BoundListeners;
 use memory::MemoryMonitor;
 use presence::Presence;
@@ -112,6 +114,8 @@ enum Part {
     Relays,
     /// The rest of the capture is written.
     Capture,
+    /// The history has taken in the last interval.
+    History,
     /// The management port.
     Management,
     /// The page and the API.
@@ -128,7 +132,7 @@ const DRAIN: &[Stage] = &[&[&[Part::Listeners]], &[&[Part::RelayQueues]]];
 /// How it delivers what it has, after [`DRAIN`]. `/ready` and the API answer until the end.
 const DELIVER: &[Stage] = &[
     &[&[Part::Flusher]],
-    &[&[Part::Sinks], &[Part::Presence, Part::Notifiers], &[Part::Relays], &[Part::Capture]],
+    &[&[Part::Sinks], &[Part::Presence, Part::Notifiers], &[Part::Relays], &[Part::Capture], &[Part::History]],
     &[&[Part::Management], &[Part::Http]],
 ];
 
@@ -277,6 +281,7 @@ impl Daemon {
         let capture_counter = capture_writer.map(|writer| writer.counter());
         let drivers = sinks::start(sinks, &memory, &supervisor)?;
 
+        let (history, history_queue) = History::start(&config, &memory, &supervisor)?;
         let registry = Registry::new(assemble::registry_options(&config, true), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
         let senders = Senders::default();
@@ -287,6 +292,7 @@ impl Daemon {
                 .in_memory(&memory)
                 .writing(journal.clone())
                 .publishing_senders(&senders, &config.prefix)
+                .remembered_by(history.handle(), history_queue)
                 .controlled_by(inputs)
                 .supervised_by(&supervisor, &flush_part);
 
@@ -297,7 +303,7 @@ impl Daemon {
             let live = Streams::start(flusher, presence, journal, bound.bodies(), boot, &part);
             let state =
                 server::http_state(&config, started, flusher_handle.clone(), &readiness, presence_handle, &bound, live);
-            let state = crate::http::AppState { senders, ..state };
+            let state = crate::http::AppState { senders, history: history.handle(), ..state };
             bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
         });
         let management = management.map(|bound| {
@@ -323,6 +329,7 @@ impl Daemon {
                 presence,
                 notifiers: Some(notifiers),
                 capture,
+                history: Some(history),
                 management,
                 http,
             },
@@ -416,6 +423,7 @@ struct Parts {
     presence: Option<Presence>,
     notifiers: Option<Notifiers>,
     capture: Option<Capture>,
+    history: Option<History>,
     management: Option<Server>,
     http: Option<Server>,
 }
@@ -478,6 +486,7 @@ impl Parts {
             Part::Notifiers => stopped(self.notifiers.take(), |notifiers| notifiers.stop(deadline)),
             Part::Relays => stopped(self.relays.take(), |relays| relays.stop(deadline)),
             Part::Capture => stopped(self.capture.take(), |capture| capture.stop(deadline)),
+            Part::History => stopped(self.history.take(), |history| history.stop(deadline)),
             Part::Management => stopped(self.management.take(), Server::stop),
             Part::Http => stopped(self.http.take(), Server::stop),
         }

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::acl::AccessList;
 use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
+use crate::history::History;
 use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach, Streams};
 use crate::management::ManagementState;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
@@ -157,6 +158,7 @@ pub(super) fn http_state(
         last_read: LastRead::default(),
         once: OnceEach::default(),
         senders: Senders::default(),
+        history: History::default(),
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::aggregate::{Columns, Offenders, Partial};
 use crate::capture::CaptureCounter;
 use crate::fault;
+use crate::history::History;
 use crate::journal::Journal;
 use crate::log::Log;
 use crate::memory::{Holder, Holding, Level, Memory};
@@ -40,6 +41,9 @@ use handle::Request;
 use sources::Sources;
 
 pub use handle::{Deleted, FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
+
+/// Where intervals wait for the history.
+pub type HistoryQueue = std::sync::mpsc::SyncSender<Arc<Snapshot>>;
 
 /// How often kernel drops are read.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
@@ -100,6 +104,7 @@ pub struct Flusher {
     registry: Registry,
     spare: Vec<Columns>,
     drivers: Vec<SinkDriver>,
+    history: Option<HistoryQueue>,
     inbox: Inbox,
     journal: Journal,
     /// The account since the start, of closed intervals.
@@ -191,6 +196,7 @@ impl Flusher {
             registry,
             spare: Vec::new(),
             drivers,
+            history: None,
             inbox,
             journal: Journal::default(),
             totals: Ledger { listeners: accounts, completeness: 1.0, ..Ledger::default() },
@@ -254,6 +260,15 @@ impl Flusher {
     #[must_use]
     pub fn publishing_senders(mut self, senders: &Senders, prepended: &str) -> Flusher {
         self.senders = senders::SenderAccount::new(senders, prepended, &self.sources.memory);
+        self
+    }
+
+    /// Hands every interval to the history, too, by way of this queue.
+    #[must_use]
+    pub fn remembered_by(mut self, history: History, queue: HistoryQueue) -> Flusher {
+        self.sources.history = history;
+        self.history = Some(queue);
+        self.publish(None, false, None);
         self
     }
 
@@ -571,6 +586,12 @@ impl Flusher {
             }
             outcome = outcome.and(offered);
         }
+        if let Some(queue) = &self.history
+            && queue.try_send(Arc::clone(&snapshot)).is_err()
+        {
+            // It shows the interval as missing.
+            self.sources.history.miss();
+        }
         tracing::debug!(
             sequence = snapshot.sequence,
             records = snapshot.len(),
@@ -722,6 +743,7 @@ fn read_sources(last: &mut Ledger, sources: &Sources, ledger: &mut Ledger) -> Le
         None => now.clone(),
     });
     ledger.management = counted.management.since(&last.management);
+    ledger.history = counted.history.since(&last.history);
     // Its counters are the workers', and there already.
     ledger.memory.add(&counted.memory);
     sources.memory.take_peak();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::capture::CaptureCounter;
+use crate::history::History;
 use crate::log::Log;
 use crate::memory::{Holder, Memory};
 use crate::net::relay::RelayStats;
@@ -22,6 +23,7 @@ pub(super) struct Sources {
     pub(super) ports: Ports,
     pub(super) http_requests: Arc<AtomicU64>,
     pub(super) memory: Memory,
+    pub(super) history: History,
     pub(super) parts: Option<Supervisor>,
 }
 
@@ -35,6 +37,7 @@ impl Sources {
         ledger.capture = self.capture.as_ref().map(CaptureCounter::account);
         ledger.ports = self.ports.accounts();
         ledger.management = ManagementAccount { http_requests: self.http_requests.load(Ordering::Relaxed) };
+        ledger.history = self.history.account();
         self.read_memory(&mut ledger.memory);
     }
 

@@ -14,6 +14,9 @@
 //! | `GET /login`, `POST /login`, `POST /logout` | the form that asks a browser for the token, and its cookie |
 //! | `GET /assets/NAME` | stylesheets and scripts |
 //! | `GET /api/v1/stream[?topics=&id=…]` | a stream of intervals and of what happens |
+//! | `GET /api/v1/series[?q=&kind=&tag=&prefix=&sort=&limit=&cursor=&spark=&facets=]` | series that match |
+//! | `GET /api/v1/series/details?id=` | one of them |
+//! | `GET /api/v1/history?id=&ledger=[&field=&from=&to=&step=&heat=]` | points over time |
 //! | `GET /presence` | the board: who is there, worst first |
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
@@ -36,6 +39,7 @@ mod assets;
 mod board;
 mod caching;
 mod events;
+mod history;
 mod listing;
 mod login;
 mod metrics;
@@ -43,6 +47,7 @@ mod openapi;
 mod page;
 mod presence;
 mod senders;
+mod series;
 mod snapshot;
 mod stream;
 
@@ -61,6 +66,7 @@ use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
 use crate::flush::FlusherHandle;
+use crate::history::History;
 use crate::journal::Journal;
 use crate::ports::{Port, serve_http};
 use crate::presence_driver::PresenceHandle;
@@ -107,6 +113,8 @@ pub struct AppState {
     pub journal: Journal,
     /// Streams of intervals.
     pub live: Streams,
+    /// The last intervals of every series.
+    pub history: History,
     /// Event streams that may still be opened.
     pub streams: Arc<Semaphore>,
     /// The large bodies that are being sent.
@@ -174,6 +182,8 @@ fn router(state: AppState) -> Router {
         .route("/assets/{name}", get(assets::asset))
         .merge(login::routes())
         .route("/api/v1/stream", get(stream::stream))
+        .merge(series::routes())
+        .merge(history::routes())
         .merge(presence::routes())
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })

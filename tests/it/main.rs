@@ -17,6 +17,7 @@ mod examples;
 mod exec;
 mod floods;
 mod hazards;
+mod history;
 mod holders;
 mod hostile;
 mod http;

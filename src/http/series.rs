@@ -1,0 +1,269 @@
+//! `/api/v1/series`: which series there are; `/api/v1/series/details`: one of them.
+
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::history::{ByTag, Cursor, Details, SearchError, SearchQuery, SeriesInfo, SeriesPage, Sort, Wanted, kind_of};
+use crate::series::Series;
+use crate::web::{self, FromGiven, Given, Parameters, error, line};
+
+use super::AppState;
+
+/// Series of a page: usually, and at most.
+const USUAL: usize = 50;
+const MOST: usize = 200;
+
+/// Most points of a sparkline.
+const MOST_SPARK: usize = 120;
+
+/// What `kind` may be.
+const KINDS: &str = "one of counter, gauge, timer, histogram, distribution, set, kv";
+
+pub(super) fn routes() -> Router<AppState> {
+    Router::new().route("/api/v1/series", get(list)).route("/api/v1/series/details", get(details))
+}
+
+/// The answer where there is no history.
+pub(super) fn no_history(state: &AppState) -> Option<Response> {
+    let off = || error(StatusCode::NOT_FOUND, "history_off", "there is no history: `history.enabled = false`");
+    (!state.history.is_enabled()).then(off)
+}
+
+/// More than an answer may cost.
+pub(super) fn too_much(message: &str) -> Response {
+    error(StatusCode::BAD_REQUEST, "too_much", message)
+}
+
+/// What is searched for.
+pub(super) struct Asked {
+    text: String,
+    wanted: Result<Wanted, SearchError>,
+    sort: Sort,
+    limit: usize,
+    cursor: Option<Cursor>,
+    spark: usize,
+    facets: bool,
+}
+
+/// A whole number in a range.
+fn whole(given: &Given, name: &str, least: usize, most: usize) -> Result<Option<usize>, String> {
+    let right = format!("a whole number of {least} to {most}");
+    given.parsed(name, &right, |text| text.parse().ok().filter(|number| (least..=most).contains(number)))
+}
+
+/// 0 or 1.
+pub(super) fn flag(given: &Given, name: &str) -> Result<bool, String> {
+    let parse = |text: &str| ["0", "1"].iter().position(|known| *known == text).map(|at| at == 1);
+    Ok(given.parsed(name, "0 or 1", parse)?.unwrap_or(false))
+}
+
+impl FromGiven for Asked {
+    const NAMES: &'static [&'static str] =
+        &["q", "kind", "tag", "prefix", "sort", "limit", "cursor", "spark", "facets"];
+    const REPEATED: &'static [&'static str] = &["tag"];
+
+    fn from_given(given: &Given) -> Result<Asked, String> {
+        let text = given.text("q").unwrap_or("").to_string();
+        let kind = given.parsed("kind", KINDS, kind_of)?;
+        let tags: Vec<String> = given.all("tag").map(String::from).collect();
+        if let Some(tag) = tags.iter().find(|tag| !tag.contains(':')) {
+            return Err(format!("`tag` is `key:value`, and not `{}`", crate::untrusted::Escaped(tag)));
+        }
+        let by_name = |name: &str| Sort::ALL.iter().find(|(known, _)| *known == name).map(|(_, sort)| *sort);
+        Ok(Asked {
+            wanted: Wanted::new(&text, kind, &tags, given.text("prefix")),
+            text,
+            sort: given.parsed("sort", "one of name, loudest, changed, newest", by_name)?.unwrap_or_default(),
+            limit: whole(given, "limit", 1, MOST)?.unwrap_or(USUAL),
+            cursor: given.parsed("cursor", "the `next` of another page", Cursor::parse)?,
+            spark: whole(given, "spark", 0, MOST_SPARK)?.unwrap_or(0),
+            facets: flag(given, "facets")?,
+        })
+    }
+}
+
+/// Series that match a search
+///
+/// One page of them, with the number that is shown of each. A series that is not sent any more stays until the history has
+/// nothing of it. The daemon's own series are found by a `q` or a `prefix` that begins with `systole` only.
+#[utoipa::path(
+    get,
+    path = "/api/v1/series",
+    params(
+        ("q" = Option<String>, Query, description = "Words that must all match: part of the name or of a tag; `key:value` a tag whose value begins so; `key:` a tag with this key; with `*` or `?` a pattern of the whole name. Any case"),
+        ("kind" = Option<String>, Query, description = "Only of this kind: counter, gauge, timer, histogram, distribution, set or kv"),
+        ("tag" = Option<Vec<String>>, Query, description = "`key:value`: only with this tag; may be repeated"),
+        ("prefix" = Option<String>, Query, description = "Only names that begin so"),
+        ("sort" = Option<String>, Query, description = "`name` (default), `loudest`, `changed` or `newest`"),
+        ("limit" = Option<u64>, Query, description = "Series of a page: 1 to 200, 50 by default", minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before"),
+        ("spark" = Option<u64>, Query, description = "Points of a sparkline: 0 to 120, 0 by default", minimum = 0, maximum = 120),
+        ("facets" = Option<u8>, Query, description = "1: count kinds, prefixes and tags of those that match", minimum = 0, maximum = 1),
+    ),
+    responses((status = 200, body = SeriesPage)),
+)]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Parameters(asked): Parameters<Asked>,
+) -> Result<Response, Response> {
+    if let Some(off) = no_history(&state) {
+        return Err(off);
+    }
+    let Asked { text, wanted, sort, limit, cursor, spark, facets } = asked;
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err(SearchError::Long) => return Err(too_much(&format!("`max_query`: {}", SearchError::Long))),
+        Err(other) => return Err(web::bad_request(&other.to_string())),
+    };
+    let query = SearchQuery { wanted, text, sort, limit, cursor, spark, facets };
+    let history = state.history.clone();
+    let page = state.bodies.work(move || {
+        let began = Instant::now();
+        let mut page = history.search(&query);
+        page.took_ms = (began.elapsed().as_secs_f64() * 1e5).round() / 1e2;
+        page
+    });
+    state.bodies.whole(web::JSON, line(&page.await?)).await
+}
+
+/// Which series is meant.
+pub(super) struct Which(Series);
+
+impl FromGiven for Which {
+    const NAMES: &'static [&'static str] = &["id", "kind", "name", "tag"];
+    const REPEATED: &'static [&'static str] = &["tag"];
+
+    fn from_given(given: &Given) -> Result<Which, String> {
+        let id = given.parsed("id", "`kind:name;key=value` as `/api/v1/series` has it", Series::from_id)?;
+        let kind = given.parsed("kind", KINDS, kind_of)?;
+        match (id, kind, given.text("name")) {
+            (Some(series), None, None) if given.all("tag").next().is_none() => Ok(Which(series)),
+            (None, Some(kind), Some(name)) => {
+                let tag = |tag: &'_ str| {
+                    tag.split_once(':')
+                        .map_or((tag.to_string(), None), |(key, value)| (key.to_string(), Some(value.to_string())))
+                };
+                let tags: Vec<(String, Option<String>)> = given.all("tag").map(tag).collect();
+                let tags: Vec<(&str, Option<&str>)> =
+                    tags.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+                Ok(Which(Series::new(kind, name, &tags)))
+            }
+            _ => Err("say which series: either `id`, or `kind` and `name` with a `tag` for each of its tags".into()),
+        }
+    }
+}
+
+/// The rule that treats a series.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AppliedRule {
+    /// Its pattern.
+    r#match: String,
+    /// The file that it is in.
+    file: Option<String>,
+    /// Its line there.
+    line: Option<u64>,
+}
+
+/// A sink, and what a series is called there.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Destination {
+    /// The label of the sink.
+    sink: String,
+    /// Names of what it gets.
+    r#as: Vec<String>,
+}
+
+/// A sender of a series.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SenderOf {
+    /// As `/api/v1/senders` has it.
+    id: String,
+    /// Its name, or its address.
+    label: String,
+    /// Its share of the lines, 0 to 1.
+    share: f64,
+}
+
+/// One series in detail.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SeriesDetails {
+    /// The series.
+    series: SeriesInfo,
+    /// The rule that treats it; `null` if none does.
+    rule: Option<AppliedRule>,
+    /// Percentiles of a timer.
+    percentiles: Vec<f64>,
+    /// Keys of tags that a rule drops.
+    dropped_tags: Vec<String>,
+    /// Sinks that get it.
+    goes_to: Vec<Destination>,
+    /// Who sends it, as far as it is known.
+    senders: Vec<SenderOf>,
+    /// Series of the same name that differ in one tag, by tag.
+    by_tag: Vec<ByTag>,
+    /// Whether percentiles of the last interval are exact.
+    exact: bool,
+}
+
+/// The rule that treats a series, and the keys of the tags that it drops.
+fn rule_of(_state: &AppState, _series: &Series) -> (Option<AppliedRule>, Vec<String>) {
+    (None, Vec::new())
+}
+
+/// Sinks that get a series.
+fn goes_to(_state: &AppState, _series: &Series) -> Vec<Destination> {
+    Vec::new()
+}
+
+/// Who sends a series.
+fn senders_of(_state: &AppState, _series: &Series) -> Vec<SenderOf> {
+    Vec::new()
+}
+
+/// One series in detail
+///
+/// Its shown number, its percentiles, and the series of the same name that differ in one tag.
+#[utoipa::path(
+    get,
+    path = "/api/v1/series/details",
+    params(
+        ("id" = Option<String>, Query, description = "The series, as `/api/v1/series` has it"),
+        ("kind" = Option<String>, Query, description = "Without `id`: its kind"),
+        ("name" = Option<String>, Query, description = "Without `id`: its name"),
+        ("tag" = Option<Vec<String>>, Query, description = "Without `id`: its tags, `key:value` or `key`"),
+    ),
+    responses((status = 200, body = SeriesDetails), (status = 404, description = "It is not known")),
+)]
+pub(super) async fn details(
+    State(state): State<AppState>,
+    Parameters(Which(series)): Parameters<Which>,
+) -> Result<Response, Response> {
+    if let Some(off) = no_history(&state) {
+        return Err(off);
+    }
+    let (history, wanted) = (state.history.clone(), series.clone());
+    let known = state.bodies.work(move || history.details(&wanted)).await?;
+    let Some(Details { series: info, percentiles, by_tag, exact }) = known else {
+        let message = format!("no series `{}`; `/api/v1/series` has those that there are", series.id());
+        return Err(error(StatusCode::NOT_FOUND, "unknown", &message));
+    };
+    let (rule, dropped_tags) = rule_of(&state, &series);
+    let details = SeriesDetails {
+        series: info,
+        rule,
+        percentiles,
+        dropped_tags,
+        goes_to: goes_to(&state, &series),
+        senders: senders_of(&state, &series),
+        by_tag,
+        exact,
+    };
+    state.bodies.whole(web::JSON, line(&details)).await
+}
