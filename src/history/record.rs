@@ -108,6 +108,7 @@ impl Writer {
         }
     }
 
+    #[cfg(feature = "internals")]
     pub(super) fn step(&self) -> usize {
         self.step
     }

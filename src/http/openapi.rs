@@ -14,7 +14,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::web::{self, Nothing, Parameters};
 
-use super::{assets, board, caching, events, login, presence, senders, stream};
+use super::{assets, board, caching, events, history, login, presence, senders, series, stream};
 
 /// An error of any route.
 #[derive(Serialize, ToSchema)]
@@ -55,6 +55,9 @@ struct Problem {
         events::events,
         stream::stream,
         senders::senders,
+        series::list,
+        series::details,
+        history::points,
         board::board,
         board::service,
         board::change,
