@@ -136,6 +136,7 @@ pub(super) fn http_state(
             profile: config.profile.name(),
             interval: config.interval,
             started,
+            max_series: config.max_series as u64,
         },
         flusher,
         readiness: readiness.clone(),

@@ -20,7 +20,31 @@ use crate::web::{self, FromGiven, Given, Parameters, error, takes_gzip};
 use super::caching;
 
 /// Names and contents; the ending of a name says what it is.
-const FILES: [(&str, &[u8]); 1] = [("style.css", include_bytes!("assets/style.css"))];
+const FILES: [(&str, &[u8]); 23] = [
+    ("chart.js", include_bytes!("assets/chart.js")),
+    ("charts.js", include_bytes!("assets/charts.js")),
+    ("draw.js", include_bytes!("assets/draw.js")),
+    ("format.js", include_bytes!("assets/format.js")),
+    ("history.js", include_bytes!("assets/history.js")),
+    ("icon.svg", include_bytes!("assets/icon.svg")),
+    ("ids.js", include_bytes!("assets/ids.js")),
+    ("keys.js", include_bytes!("assets/keys.js")),
+    ("live.js", include_bytes!("assets/live.js")),
+    ("main.js", include_bytes!("assets/main.js")),
+    ("pins.js", include_bytes!("assets/pins.js")),
+    ("pointer.js", include_bytes!("assets/pointer.js")),
+    ("points.js", include_bytes!("assets/points.js")),
+    ("scale.js", include_bytes!("assets/scale.js")),
+    ("spark.js", include_bytes!("assets/spark.js")),
+    ("state.js", include_bytes!("assets/state.js")),
+    ("stream.js", include_bytes!("assets/stream.js")),
+    ("style.css", include_bytes!("assets/style.css")),
+    ("table.js", include_bytes!("assets/table.js")),
+    ("tail.js", include_bytes!("assets/tail.js")),
+    ("theme.js", include_bytes!("assets/theme.js")),
+    ("times.js", include_bytes!("assets/times.js")),
+    ("url.js", include_bytes!("assets/url.js")),
+];
 
 /// Bytes of the digest in a version.
 const VERSION_BYTES: usize = 8;
@@ -87,6 +111,11 @@ fn gzipped(plain: &[u8]) -> Bytes {
 /// Where a page finds one of them.
 pub(super) fn url(name: &str) -> &'static str {
     ASSETS.by_name.get(name).map_or("/assets/", |asset| &asset.url)
+}
+
+/// The same of one that there may not be.
+pub(super) fn known(name: &str) -> Option<&'static str> {
+    ASSETS.by_name.get(name).map(|asset| &*asset.url)
 }
 
 /// The version of all.

@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /` | page: ingest, ledger, the last interval's series |
+//! | `GET /`, `/series`, `/series/show`, `/presence…`, `/senders`, `/events`, `/explain`, `/config` | [pages] |
 //! | `GET /health` | 200 while the process lives |
 //! | `GET /ready` | 200 when all listeners are bound, the first tick is scheduled and every part works, 503 else |
 //! | `GET /metrics` | the daemon's own numbers, Prometheus text or OpenMetrics by `Accept` |
@@ -17,7 +17,6 @@
 //! | `GET /api/v1/series[?q=&kind=&tag=&prefix=&sort=&limit=&cursor=&spark=&facets=]` | series that match |
 //! | `GET /api/v1/series/details?id=` | one of them |
 //! | `GET /api/v1/history?id=&ledger=[&field=&from=&to=&step=&heat=]` | points over time |
-//! | `GET /presence` | the board: who is there, worst first |
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
 //! | `GET /api/v1/presence/SERVICE/check[?min=N]` | 200 if it is there, 503 if not, 404 if it is unknown |
@@ -36,7 +35,6 @@
 
 mod access;
 mod assets;
-mod board;
 mod caching;
 mod events;
 mod history;
@@ -44,12 +42,13 @@ mod listing;
 mod login;
 mod metrics;
 mod openapi;
-mod page;
+mod pages;
 mod presence;
 mod senders;
 mod series;
 mod snapshot;
 mod stream;
+mod verdict;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,6 +91,8 @@ pub struct About {
     pub node: Arc<str>,
     /// When the daemon started.
     pub started: Instant,
+    /// `max_series`.
+    pub max_series: u64,
 }
 
 /// What every route sees.
@@ -170,7 +171,7 @@ async fn no_page(uri: Uri) -> Response {
 
 fn router(state: AppState) -> Router {
     Router::new()
-        .route("/", get(index))
+        .merge(pages::routes())
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(own_metrics))
@@ -192,26 +193,6 @@ fn router(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), access::guard))
         .layer(middleware::from_fn_with_state(state.gzip.clone(), web::compressed))
         .with_state(state)
-}
-
-/// The page
-#[utoipa::path(
-    get,
-    path = "/",
-    responses(
-        (status = 200, description = "The page", content_type = "text/html", body = String),
-    ),
-)]
-async fn index(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Result<Response, Response> {
-    let snapshot = state.flusher.published_whole().await.snapshot.clone();
-    let live = state.flusher.live().await;
-    let ledger = live.ledger();
-    let warnings = live.warnings(&ledger);
-    let held = snapshot.as_ref().map_or(Held::Bytes(0), |snapshot| Held::State(Arc::as_ptr(snapshot) as usize, 0));
-    let bodies = state.bodies.clone();
-    // A million series take a while to look through.
-    let page = bodies.work(move || page::StatusPage::new(&state, snapshot, &ledger, &warnings)).await?;
-    bodies.made(held, HTML, page).await
 }
 
 /// Whether the process lives
@@ -303,6 +284,9 @@ struct Status<'a> {
     #[serde(flatten)]
     #[schema(value_type = Object)]
     ledger: &'a Ledger,
+    /// Whether the data can be trusted.
+    #[schema(value_type = Object)]
+    verdict: verdict::Verdict,
 }
 
 /// The daemon, and its ledger since the start
@@ -314,8 +298,7 @@ struct Status<'a> {
     ),
 )]
 async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
-    let published = state.flusher.live().await;
-    let ledger = published.ledger();
+    let verdict::Look { published, ledger, verdict, .. } = verdict::look(&state).await;
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
         node: &state.about.node,
@@ -326,6 +309,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         as_of: published.as_of,
         warnings: published.warnings(&ledger),
         ledger: &ledger,
+        verdict,
     })
 }
 

@@ -14,7 +14,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::web::{self, Nothing, Parameters};
 
-use super::{assets, board, caching, events, history, login, presence, senders, series, stream};
+use super::{assets, caching, events, history, login, pages, presence, senders, series, stream};
 
 /// An error of any route.
 #[derive(Serialize, ToSchema)]
@@ -41,7 +41,6 @@ struct Problem {
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
     ),
     paths(
-        super::index,
         super::health,
         super::ready,
         super::own_metrics,
@@ -58,9 +57,18 @@ struct Problem {
         series::list,
         series::details,
         history::points,
-        board::board,
-        board::service,
-        board::change,
+        pages::now::page,
+        pages::metrics::page,
+        pages::show::page,
+        pages::board::page,
+        pages::service::page,
+        pages::service::instance,
+        pages::service::change,
+        pages::service::maintenance,
+        pages::senders::page,
+        pages::events::page,
+        pages::explain::page,
+        pages::config::page,
         presence::list,
         presence::events,
         presence::maintenance,

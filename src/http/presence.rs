@@ -21,17 +21,15 @@ use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 use crate::web::{self, FromGiven, Given, Nothing, Parameters, bad_request, error, json as small, line};
 
+use super::AppState;
 use super::access::Caller;
 use super::listing::{self, Filter};
-use super::{AppState, board};
 
 /// Longest wait for the presence thread.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
-        .route("/presence", get(board::board))
-        .route("/presence/{service}", get(board::service).post(board::change))
         .route("/api/v1/presence", get(list))
         .route("/api/v1/presence/events", get(events))
         .route("/api/v1/presence/maintenance", post(maintenance))

@@ -75,63 +75,63 @@ impl FromGiven for Asked {
 
 /// The whole answer.
 #[derive(Serialize, ToSchema)]
-struct Answer {
+pub(super) struct Answer {
     /// The end of the last interval, Unix seconds.
-    time: f64,
+    pub(super) time: f64,
     /// Its length, seconds.
-    interval: f64,
+    pub(super) interval: f64,
     /// Over how many seconds rates are averaged.
-    window: f64,
+    pub(super) window: f64,
     /// How many datagrams each that was looked at stands for, on average.
-    sampled_one_in: u64,
+    pub(super) sampled_one_in: u64,
     /// By how much a share may be wrong, in 95 of 100 cases.
-    error: f64,
+    pub(super) error: f64,
     /// Senders, about.
-    seen: u64,
+    pub(super) seen: u64,
     /// Senders that can be told apart.
-    capacity: usize,
-    lines_per_sec: f64,
-    senders: Vec<SenderEntry>,
-    prefixes: Vec<PrefixEntry>,
-    tag_keys: Vec<TagKeyEntry>,
-    examples: Vec<ExampleEntry>,
-    warnings: Vec<String>,
+    pub(super) capacity: usize,
+    pub(super) lines_per_sec: f64,
+    pub(super) senders: Vec<SenderEntry>,
+    pub(super) prefixes: Vec<PrefixEntry>,
+    pub(super) tag_keys: Vec<TagKeyEntry>,
+    pub(super) examples: Vec<ExampleEntry>,
+    pub(super) warnings: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
-struct SenderEntry {
-    id: String,
-    address: Option<String>,
-    listener: String,
-    pid: Option<u32>,
-    uid: Option<u32>,
-    process: Option<String>,
-    container: Option<String>,
+pub(super) struct SenderEntry {
+    pub(super) id: String,
+    pub(super) address: Option<String>,
+    pub(super) listener: String,
+    pub(super) pid: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) process: Option<String>,
+    pub(super) container: Option<String>,
     /// Share of all lines, 0 to 1.
-    share: f64,
+    pub(super) share: f64,
     #[serde(flatten)]
-    rates: RatesEntry,
+    pub(super) rates: RatesEntry,
     /// Lines per second of the last intervals, the oldest first.
-    spark: Vec<f32>,
+    pub(super) spark: Vec<f32>,
 }
 
 #[derive(Serialize, ToSchema)]
-struct PrefixEntry {
-    prefix: String,
+pub(super) struct PrefixEntry {
+    pub(super) prefix: String,
     /// Share of all lines, or of those of the sender, 0 to 1.
-    share: f64,
+    pub(super) share: f64,
     #[serde(flatten)]
-    rates: RatesEntry,
+    pub(super) rates: RatesEntry,
 }
 
 #[derive(Serialize, ToSchema)]
-struct RatesEntry {
-    lines_per_sec: f64,
-    bytes_per_sec: f64,
-    malformed_per_sec: f64,
-    new_series_per_sec: f64,
+pub(super) struct RatesEntry {
+    pub(super) lines_per_sec: f64,
+    pub(super) bytes_per_sec: f64,
+    pub(super) malformed_per_sec: f64,
+    pub(super) new_series_per_sec: f64,
     /// Samples of names that would be new series and found no room.
-    folded_per_sec: f64,
+    pub(super) folded_per_sec: f64,
 }
 
 impl From<&Rates> for RatesEntry {
@@ -147,21 +147,21 @@ impl From<&Rates> for RatesEntry {
 }
 
 #[derive(Serialize, ToSchema)]
-struct TagKeyEntry {
-    key: String,
+pub(super) struct TagKeyEntry {
+    pub(super) key: String,
     /// Distinct values since the start, about.
-    values: u64,
-    new_per_sec: f64,
-    under: Option<String>,
-    sender: Option<String>,
+    pub(super) values: u64,
+    pub(super) new_per_sec: f64,
+    pub(super) under: Option<String>,
+    pub(super) sender: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
-struct ExampleEntry {
-    reason: &'static str,
-    line: String,
-    sender: Option<String>,
-    per_sec: f64,
+pub(super) struct ExampleEntry {
+    pub(super) reason: &'static str,
+    pub(super) line: String,
+    pub(super) sender: Option<String>,
+    pub(super) per_sec: f64,
 }
 
 /// Who sends what, and which tags explode
@@ -180,18 +180,27 @@ pub(super) async fn senders(
     State(state): State<AppState>,
     Parameters(asked): Parameters<Asked>,
 ) -> Result<Response, Response> {
-    let report = state.senders.report();
+    let unknown = || {
+        error(StatusCode::NOT_FOUND, "unknown", "no sender of that id has sent lines lately, or too few to be counted")
+    };
+    collect(&state.senders.report(), &asked).map(|answer| json(&answer)).ok_or_else(unknown)
+}
+
+/// What is asked for; `None` if the sender is not known.
+fn collect(report: &Report, asked: &Asked) -> Option<Answer> {
     let prefixes = match &asked.sender {
         None => report.prefixes.iter().map(|(prefix, rates)| (*prefix, *rates, report.share_of(rates))).collect(),
-        Some(id) => prefixes_of(&report, id).ok_or_else(|| {
-            error(
-                StatusCode::NOT_FOUND,
-                "unknown",
-                "no sender of that id has sent lines lately, or too few to be counted",
-            )
-        })?,
+        Some(id) => prefixes_of(report, id)?,
     };
-    Ok(json(&found(&report, &asked, &prefixes)))
+    Some(found(report, asked, &prefixes))
+}
+
+/// What a page shows; of a sender that is not known, no prefixes.
+pub(super) fn shown(report: &Report, by: Option<&str>, sender: Option<&str>, q: Option<&str>) -> Answer {
+    let by = by.and_then(By::from_name);
+    let q = q.map(str::to_lowercase);
+    let asked = Asked { by, sender: sender.map(String::from), q, limit: MOST };
+    collect(report, &asked).unwrap_or_else(|| found(report, &asked, &[]))
 }
 
 fn found(report: &Report, asked: &Asked, prefixes: &[(Prefix, Rates, f64)]) -> Answer {

@@ -42,7 +42,8 @@ pub use admission::{Refusal, Refusals};
 pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification};
 pub use blindness::BlindSeconds;
 pub use engine::{
-    Engine, Flag, InstanceView, IntervalSource, Reading, SERIES, Saved, ServicePart, ServiceView, ViewCursor,
+    BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, Reading, SERIES, Saved, ServicePart,
+    ServiceView, Summary, ViewCursor,
 };
 pub use event::{
     Change, Event, EventKind, Identity, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, Severity,

@@ -11,8 +11,8 @@ use crate::memory::{Holder, Holding, Level};
 use crate::notify;
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, BlindSeconds, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading, Refusal,
-    Refusals, ServicePart, ServiceView, Severity, UnixTime, ViewCursor,
+    AlertBook, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading, Refusal, Refusals,
+    ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
 };
 use crate::telemetry::{Account, PresenceAccount};
 use crate::untrusted::Escaped;
@@ -146,9 +146,9 @@ impl PresenceState {
         self.engine.is_mass_silence()
     }
 
-    /// Seconds in which we could not see, since the start.
-    pub fn blind(&self) -> BlindSeconds {
-        self.engine.blind()
+    /// How everything is, in a few numbers and names.
+    pub fn summary(&self) -> Summary {
+        self.engine.summary()
     }
 
     /// The values of this moment for a scrape.

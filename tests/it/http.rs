@@ -172,8 +172,16 @@ fn every_error_is_json_with_the_right_status() {
 }
 
 /// Every route of `docs/http.md`, as it is asked here.
-const ROUTES: [(&str, &str); 16] = [
+const ROUTES: [(&str, &str); 24] = [
     ("GET", "/"),
+    ("GET", "/series"),
+    ("GET", "/series/show"),
+    ("GET", "/senders"),
+    ("GET", "/events"),
+    ("GET", "/explain"),
+    ("GET", "/config"),
+    ("GET", "/maintenance"),
+    ("GET", "/presence/pay/web-1"),
     ("GET", "/health"),
     ("GET", "/ready"),
     ("GET", "/metrics"),
@@ -225,7 +233,9 @@ fn an_unknown_parameter_is_an_error_on_every_route() {
         ("/api/v1/presence", "parameters here are `service`, `state`, `health`"),
         ("/api/v1/presence/pay/check", "parameter here is `min`"),
         ("/api/v1/presence/events", "parameter here is `since`"),
-        ("/", "are no parameters here"),
+        ("/", "`sel`, `pin`, `cmp`, `y`"),
+        ("/explain", "`y`, `line`"),
+        ("/api/v1/status", "are no parameters here"),
     ] {
         let message = promised(path, request(page, "GET", &format!("{path}?x=1"), "", ""), (400, "bad_request"));
         assert!(message.ends_with(known), "{message}");
@@ -359,11 +369,11 @@ fn forms_count_on_the_cookie_only_from_a_page_of_this_port() {
     let dir = tempfile::tempdir().expect("a folder");
     let (daemon, _) = start(dir.path());
     let to = daemon.http.expect("HTTP");
-    assert!(text(&request(to, "GET", "/presence/pay", BROWSER, "").2).contains("name=\"token\""));
+    assert!(text(&request(to, "GET", "/maintenance?q=pay", BROWSER, "").2).contains("name=\"token\""));
     let login = request(to, "POST", "/login", FORM, "token=secret");
     let cookie = header(&login.1, "set-cookie").and_then(|set| set.split(';').next()).expect("a cookie").to_string();
-    let page = text(&request(to, "GET", "/presence/pay", &format!("Cookie: {cookie}\r\n"), "").2);
-    assert!(page.contains("<form") && !page.contains("name=\"token\""), "{page}");
+    let page = text(&request(to, "GET", "/maintenance?q=pay", &format!("Cookie: {cookie}\r\n"), "").2);
+    assert!(page.contains("method=\"post\"") && !page.contains("name=\"token\""), "{page}");
     let change = |headers: &str| {
         let headers = format!("{FORM}Cookie: {cookie}\r\n{headers}");
         request(to, "POST", "/presence/pay", &headers, "action=maintenance&minutes=1")

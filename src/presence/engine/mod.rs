@@ -8,6 +8,7 @@ mod evaluate;
 mod observe;
 mod readings;
 mod restore;
+mod summary;
 mod view;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ use super::time::EngineTime;
 
 pub use readings::{Reading, SERIES};
 pub use restore::Saved;
+pub use summary::{BadService, FailingInstance, Summary};
 pub use view::{Flag, InstanceView, IntervalSource, ServicePart, ServiceView, ViewCursor};
 
 /// Days for which one that never had an interval is remembered after it has left, if it was heard more than once: the

@@ -1,0 +1,546 @@
+//! The board: who is there, what needs a look first, and what happens next.
+
+use axum::extract::State as Extract;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use crate::http::presence::ask;
+use crate::http::verdict::{self, Grade, Look};
+use crate::http::{AppState, HTML};
+use crate::presence::describe::{describe, length};
+use crate::presence::{Event, Flag, InstanceView, ServiceState, ServiceView, State as InstanceState};
+use crate::presence_driver::PresenceState;
+use crate::untrusted::in_url;
+use crate::web::{Parameters, bad_request};
+
+use super::data;
+use super::frame::{Frame, View, coded, heading};
+use super::parts::{Wire, amount, count, grouped, icon, pill, share, sign};
+use super::query::{OfBoard, State, StateParameters};
+
+/// Most services on the board, most rows of instances, and most squares of a service; the API has all.
+const SERVICES: usize = 200;
+const ROWS: usize = 80;
+const SQUARES: usize = 40;
+
+/// Up to so many instances have a square each; of more, those that are up are counted.
+const SINGLE: usize = 6;
+
+/// Instances of a service that have a row of their own, where it needs a look.
+const OPENED: usize = 8;
+
+/// Events beside the board.
+const EVENTS: usize = 12;
+
+/// Half hours of a day.
+const CELLS: usize = 48;
+
+/// Everything the board shows, taken at one moment.
+struct Seen {
+    services: Vec<ServiceView>,
+    events: Vec<Event>,
+}
+
+fn collect(presence: &PresenceState) -> Seen {
+    Seen { services: presence.services(), events: presence.last_events().take(EVENTS).cloned().collect() }
+}
+
+/// Worst first.
+fn rank(state: ServiceState) -> u8 {
+    match state {
+        ServiceState::Down => 0,
+        ServiceState::Degraded => 1,
+        ServiceState::Unknown => 3,
+        ServiceState::Maintenance => 2,
+        ServiceState::Up => 4,
+        ServiceState::Left => 5,
+    }
+}
+
+/// Whether somebody should look at a service.
+fn needs_a_look(service: &ServiceView) -> bool {
+    match service.state {
+        ServiceState::Down | ServiceState::Degraded | ServiceState::Unknown | ServiceState::Maintenance => true,
+        ServiceState::Up => service
+            .instances
+            .iter()
+            .any(|one| one.state != InstanceState::Up && one.state != InstanceState::Left || one.is_failing()),
+        ServiceState::Left => false,
+    }
+}
+/// The board: who is there, worst first
+#[utoipa::path(
+    get,
+    path = "/presence",
+    params(
+        ("state" = Option<String>, Query, description = "Only services with an instance in this state"),
+        StateParameters,
+    ),
+    responses((status = 200, description = "The page", content_type = "text/html", body = String)),
+)]
+pub(super) async fn page(
+    Extract(state): Extract<AppState>,
+    Parameters(OfBoard(query)): Parameters<OfBoard>,
+) -> Result<Response, Response> {
+    if let Some(wanted) = &query.state
+        && !STATES.iter().any(|(name, _)| name == wanted)
+    {
+        let names: Vec<&str> = STATES.iter().map(|(name, _)| *name).collect();
+        return Err(bad_request(&format!("`state` is one of {}", names.join(", "))));
+    }
+    // A hundred thousand instances are much to collect, and take a while to write.
+    let key = query.link("", &[]);
+    let page = state.once.board.share(&key, async {
+        let _turn = state.bodies.turn().await;
+        let seen = ask(&state, |presence| collect(presence)).await?;
+        let look = verdict::look(&state).await;
+        let (for_page, query) = (state.clone(), query.clone());
+        state.bodies.work(move || render(&for_page, &look, seen, &query).into_string().into()).await
+    });
+    state.bodies.shared(HTML, page.await?).await
+}
+
+/// What instances and services can be chosen by, with their words.
+const STATES: [(&str, &str); 7] = [
+    ("down", "down"),
+    ("degraded", "degraded"),
+    ("late", "late"),
+    ("critical", "critical"),
+    ("maintenance", "in maintenance"),
+    ("unknown", "unknown"),
+    ("left", "left"),
+];
+
+fn is_in(service: &ServiceView, state: &str) -> bool {
+    let has = |wanted: InstanceState| service.instances.iter().any(|one| one.state == wanted);
+    match state {
+        "down" => has(InstanceState::Down),
+        "late" => has(InstanceState::Late),
+        "unknown" => service.state == ServiceState::Unknown || has(InstanceState::Unknown),
+        "left" => has(InstanceState::Left),
+        "degraded" => service.state == ServiceState::Degraded,
+        "critical" => service.failing().next().is_some(),
+        _ => {
+            service.state == ServiceState::Maintenance
+                || service.instances.iter().any(|one| one.flags.contains(&Flag::Maintenance))
+        }
+    }
+}
+
+fn render(state: &AppState, look: &Look, mut seen: Seen, query: &State) -> Markup {
+    let chips = chips(&seen.services, query);
+    seen.services
+        .sort_by_key(|service| (!needs_a_look(service), rank(service.state), service.failing().next().is_none()));
+    let all = seen.services.len();
+    let q = query.q.as_deref().map(str::to_lowercase);
+    seen.services.retain(|service| {
+        q.as_deref().is_none_or(|q| service.service.to_lowercase().contains(q))
+            && query.state.as_deref().is_none_or(|state| is_in(service, state))
+    });
+    let frame = Frame { state, view: View::Presence, query, look, path: "/presence", title: None };
+    let content = html! {
+        @if all == 0 { (nobody(look)) } @else {
+            (filter(chips, all, query))
+            div.board data-live="board" {
+                div.card { (table(&seen.services, look)) }
+                div.side.stack { (beside(&seen.events, query)) (legend()) }
+            }
+        }
+    };
+    frame.render(Some(verdict_of(look, &seen)), content)
+}
+
+/// The verdict on presence, and whether we see at all.
+fn verdict_of(look: &Look, seen: &Seen) -> Markup {
+    let Some(summary) = &look.presence else {
+        return heading("warning", "status", html! { "Presence does not answer" }, html! {}, html! {});
+    };
+    let (grade, sentence) = verdict::of_presence(summary);
+    let class = if summary.services == 0 { "wait" } else { grade.as_str() };
+    let detail = html! {
+        @if summary.services > 0 { (summary.up) " of " (count(summary.services, "service")) " up. " }
+        (ingest(look, seen))
+    };
+    heading(
+        class,
+        "status",
+        html! { (Wire(&sentence)) },
+        detail,
+        html! {
+            @if look.verdict.level != Grade::Ok && look.verdict.about != verdict::About::Presence {
+                a.{"pill " (look.verdict.level)} href="/" { (sign(look.verdict.level.as_str())) (Wire(&look.verdict.sentence)) }
+            }
+        },
+    )
+}
+
+/// What arrives, what is lost, how long we were blind.
+fn ingest(look: &Look, seen: &Seen) -> Markup {
+    let beats = look.snapshot().map(|last| last.ledger.lines.heartbeats as f64 / last.interval_secs.max(0.001));
+    let silences = seen.services.iter().flat_map(|service| &service.instances).map(|instance| instance.silence_s);
+    let newest = silences.fold(f64::INFINITY, f64::min);
+    let drops: u64 = look.ledger.listeners.iter().map(|listener| listener.kernel_drops).sum();
+    let Some(summary) = &look.presence else { return html! {} };
+    let blind = summary.blind.pause + summary.blind.drops + summary.blind.queue;
+    html! {
+        @if let Some(beats) = beats { (amount(beats)) " heartbeats/s, " }
+        @if newest.is_finite() { "last " (length(newest)) " ago, " }
+        @if drops > 0 { span.error { (grouped(drops)) " datagrams lost" } } @else { "nothing lost" }
+        ", blind for " (length(blind)) "."
+        @if summary.unconfirmed > 0 { " Since our restart, " (summary.unconfirmed) " unconfirmed." }
+    }
+}
+
+fn nobody(look: &Look) -> Markup {
+    let (host, port) = data::udp_address(&look.ledger);
+    html! {
+        section.card {
+            p { b { "Nobody has sent a heartbeat yet." } " Any StatsD client can, and so can a shell:" }
+            p { code { "systole send 'heartbeat.checkout.web-1:10|g' --to udp://" (Wire(&host)) ":" (Wire(&port)) } }
+            p { code { "echo 'heartbeat.checkout.web-1:10|g' | nc -u -q0 " (Wire(&host)) " " (Wire(&port)) } }
+            p.muted { "The 10 is a promise: you will hear from me again within 10 seconds." }
+        }
+        (legend())
+    }
+}
+
+fn chips(services: &[ServiceView], query: &State) -> Vec<(String, String, &'static str, bool)> {
+    let current = query.state.as_deref();
+    STATES
+        .iter()
+        .filter_map(|(name, words)| {
+            let n = match *name {
+                "down" => instances(services, |one| one.state == InstanceState::Down),
+                "late" => instances(services, |one| one.state == InstanceState::Late),
+                "left" => instances(services, |one| one.state == InstanceState::Left),
+                "critical" => instances(services, InstanceView::is_failing),
+                name => services.iter().filter(|service| is_in(service, name)).count(),
+            };
+            let is_on = current == Some(name);
+            (n > 0 || is_on).then(|| {
+                let link = query.link("/presence", &[("state", (!is_on).then_some(name))]);
+                (format!("{} {words}", grouped(n as u64)), link, *name, is_on)
+            })
+        })
+        .collect()
+}
+
+fn instances(services: &[ServiceView], is: impl Fn(&InstanceView) -> bool) -> usize {
+    services.iter().flat_map(|service| &service.instances).filter(|one| is(one)).count()
+}
+
+fn filter(chips: Vec<(String, String, &'static str, bool)>, all: usize, query: &State) -> Markup {
+    html! {
+        form.seek action="/presence" data-live="filter" {
+            nav.chips aria-label="By state" {
+                a.chip href=(query.link("/presence", &[("state", None)])) aria-current=[query.state.is_none().then_some("true")] { "All " (grouped(all as u64)) }
+                @for (words, link, name, is_on) in chips {
+                    a.chip href=(link) aria-current=[is_on.then_some("true")] {
+                        span.(name) { (sign(if name == "critical" { "error" } else { name })) } (words)
+                    }
+                }
+            }
+            label.find {
+                (icon("search")) span.hide { "Filter services" }
+                input type="search" name="q" value=(Wire(query.q.as_deref().unwrap_or(""))) data-filter="presence" placeholder="Filter services" autocomplete="off" spellcheck="false";
+                kbd.js { "f" }
+            }
+            @for (name, value) in query.hidden(&["q"]) { input type="hidden" name=(name) value=(Wire(value)); }
+        }
+    }
+}
+
+fn table(services: &[ServiceView], look: &Look) -> Markup {
+    if services.is_empty() {
+        return html! { p.empty { b { "No service matches." } " " a href="/presence" { "Show all" } } };
+    }
+    let shown = &services[..services.len().min(SERVICES)];
+    let worst = shown.iter().take_while(|service| needs_a_look(service)).count();
+    let mut rows = ROWS;
+    html! {
+        table.board-table {
+            thead {
+                tr {
+                    th scope="col" { "State" } th scope="col" { "Service" } th scope="col" { "Instances" }
+                    th.num scope="col" { "Present" } th scope="col" { "Last 24 h" } th scope="col" { "Since" } th scope="col" { "Next" }
+                }
+            }
+            @if worst > 0 {
+                tbody.need {
+                    tr { th colspan="7" scope="rowgroup" { "Needs a look, " (worst) } }
+                    @for service in &shown[..worst] {
+                        (row(service, look))
+                        @let opened = opened(service, &mut rows);
+                        @for instance in opened { (instance_row(service, instance)) }
+                    }
+                }
+            }
+            @if worst < shown.len() {
+                tbody.fine {
+                    tr { th colspan="7" scope="rowgroup" { "Up, " (grouped((services.len() - worst) as u64)) } }
+                    @for service in &shown[worst..] { (row(service, look)) }
+                }
+            }
+        }
+        @if services.len() > SERVICES { p.muted { "And " (grouped((services.len() - SERVICES) as u64)) " more: filter by name, or ask " code { "/api/v1/presence" } "." } }
+    }
+}
+
+/// Instances that have a row of their own: those that are not well, of a service that needs a look.
+fn opened<'a>(service: &'a ServiceView, rows: &mut usize) -> Vec<&'a InstanceView> {
+    if matches!(service.state, ServiceState::Maintenance | ServiceState::Unknown) {
+        return Vec::new();
+    }
+    let is_small = service.instances.len() <= OPENED;
+    let is_bad = |one: &&InstanceView| {
+        is_small && service.state != ServiceState::Up
+            || !matches!(one.state, InstanceState::Up | InstanceState::Left)
+            || one.is_failing()
+    };
+    let opened: Vec<&InstanceView> = service.instances.iter().filter(is_bad).take(OPENED.min(*rows)).collect();
+    *rows -= opened.len();
+    opened
+}
+
+fn row(service: &ServiceView, look: &Look) -> Markup {
+    let total = service.present + service.down;
+    let late = service.instances.iter().filter(|one| one.state == InstanceState::Late).count();
+    let failing = service.failing().count();
+    let (state, text) = match service.state {
+        ServiceState::Up if failing > 0 => ("error", format!("{failing} critical")),
+        ServiceState::Up if late > 0 => ("late", format!("{late} late")),
+        state => (state.as_str(), state.to_string()),
+    };
+    html! {
+        tr.svc-row {
+            td.st { @if service.state == ServiceState::Down { span.{"pill fill down"} { (sign("down")) "down" } } @else { (pill(state, &text)) } }
+            td.sv { b { a.plain href=(format!("/presence/{}", in_url(&service.service))) { (Wire(&service.service)) } } }
+            td.in { (squares(service)) }
+            td.num.pr { (service.present) " of " (total) }
+            td.dy { (day(&service.instances)) }
+            td.si { (since(&service.since, look.now)) }
+            td.nx { (next(service)) }
+        }
+    }
+}
+
+/// The state of an instance as a letter.
+fn letter(instance: &InstanceView) -> (char, char) {
+    if instance.is_failing() {
+        return ('!', 'D');
+    }
+    match instance.state {
+        InstanceState::Up => ('U', 'U'),
+        InstanceState::Late => ('L', 'L'),
+        InstanceState::Down => ('D', 'D'),
+        InstanceState::Left => ('G', 'G'),
+        InstanceState::Unknown => ('?', 'Q'),
+    }
+}
+
+pub(super) fn square(instance: &InstanceView) -> Markup {
+    let (letter, class) = letter(instance);
+    let is_maintained = instance.flags.contains(&Flag::Maintenance);
+    let critical = match (instance.is_failing(), instance.message.as_deref()) {
+        (false, _) => String::new(),
+        (true, None) => ", critical".into(),
+        (true, Some(message)) => format!(", critical: {message}"),
+    };
+    let says = format!("{} {}{critical}", instance.instance, instance.state);
+    let silent = format!("{says}, silent for {} of {}", length(instance.silence_s), length(instance.timeout_s));
+    html! {
+        span.{"u " (class)}.M[is_maintained] role="img" aria-label=(Wire(&says)) title=(Wire(&silent)) { (letter) }
+    }
+}
+
+fn squares(service: &ServiceView) -> Markup {
+    let is_up = |one: &&InstanceView| one.state == InstanceState::Up && !one.is_failing() && one.flags.is_empty();
+    let up = service.instances.iter().filter(is_up).count();
+    let is_counted = service.instances.len() > SINGLE && up > 1;
+    let single = service.instances.iter().filter(|one| !(is_counted && is_up(one)));
+    let all = single.clone().count();
+    html! {
+        @if is_counted {
+            span.u.U role="img" aria-label=(format!("{up} instances up")) { "U" } span.muted { "× " (grouped(up as u64)) " " }
+        }
+        @for instance in single.take(SQUARES) { (square(instance)) }
+        @if all > SQUARES { span.muted { " and " (grouped((all - SQUARES) as u64)) " more" } }
+    }
+}
+
+fn instance_row(service: &ServiceView, instance: &InstanceView) -> Markup {
+    html! {
+        tr.inst {
+            td.st {}
+            td.sv { (square(instance)) a.name href=(format!("/presence/{}/{}", in_url(&service.service), in_url(&instance.instance))) { (Wire(&instance.instance)) } }
+            td.in { (silence(instance)) }
+            td.num.pr {}
+            td.dy { (day(std::slice::from_ref(instance))) }
+            td.si { span.muted { @if let Some(loss) = instance.loss_1h { "loss " (amount((loss * 1000.0).round() / 10.0)) " %" } } }
+            td.nx.mono {
+                @if let Some(message) = instance.message.as_ref().filter(|_| instance.is_failing()) { span.error { (Wire(message)) " " } }
+                (instance.source.as_deref().unwrap_or("")) " " (Wire(instance.version.as_deref().unwrap_or("")))
+                @for flag in &instance.flags { " " (flag) }
+            }
+        }
+    }
+}
+
+/// How long an instance is silent, of what it may be.
+pub(super) fn silence(instance: &InstanceView) -> Markup {
+    let part = instance.silence_s / instance.timeout_s.max(0.001);
+    let class = match instance.state {
+        InstanceState::Down => "down",
+        InstanceState::Late => "late",
+        InstanceState::Up | InstanceState::Left | InstanceState::Unknown => "up",
+    };
+    html! {
+        span.silence {
+            (share(part, class))
+            span.(class) { (length(instance.silence_s)) " of " (length(instance.timeout_s)) }
+        }
+    }
+}
+
+/// Since when, as a length of time.
+fn since(text: &str, now: f64) -> Markup {
+    let since = humantime::parse_rfc3339(text).ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    html! {
+        @match since {
+            Some(since) => span.muted data-since=(since.as_secs()) title=(text) { (length((now - since.as_secs_f64()).max(0.0).round())) },
+            None => span.muted { (text) },
+        }
+    }
+}
+
+/// What happens next if nothing is heard.
+fn next(service: &ServiceView) -> Markup {
+    let held = service.instances.iter().filter(|one| one.flags.contains(&Flag::Held)).count();
+    if held > 0 {
+        return html! { span.muted { (held) " held back by the mass silence" } };
+    }
+    let present = service.instances.iter().filter(|one| one.state != InstanceState::Left);
+    let deadlines = present.filter_map(|one| {
+        let late = one.late_in_s.filter(|_| one.state == InstanceState::Up);
+        late.map(|secs| (one, "late", secs)).or(one.down_in_s.map(|secs| (one, "down", secs)))
+    });
+    let flapping = service.instances.iter().any(|one| one.flags.contains(&Flag::Flapping));
+    html! {
+        @match deadlines.min_by(|a, b| a.2.total_cmp(&b.2)) {
+            Some((one, what, secs)) => span.(if what == "down" { "late" } else { "muted" }) {
+                @if service.instances.len() > 1 && what == "down" || needs_a_look(service) { (Wire(&one.instance)) " " }
+                (what) " in " (length(secs))
+            },
+            None => span.muted { @if service.instances.is_empty() { "never heard" } },
+        }
+        @if flapping { " " span.warning { "flapping" } }
+    }
+}
+
+/// How bad a half hour was.
+fn gravity(letter: char) -> usize {
+    ['.', 'G', 'U', '?', 'L', 'D'].iter().position(|known| *known == letter).unwrap_or(0)
+}
+
+/// The last day, the worst of each half hour; height is how bad it was.
+pub(super) fn day(instances: &[InstanceView]) -> Markup {
+    let mut worst = ['.'; CELLS];
+    for instance in instances {
+        let letters: Vec<char> = instance.day.chars().collect();
+        for (cell, letter) in worst.iter_mut().rev().zip(letters.iter().rev()) {
+            if gravity(*letter) > gravity(*cell) {
+                *cell = *letter;
+            }
+        }
+    }
+    let mut runs: Vec<(char, usize, usize)> = Vec::new();
+    for (n, letter) in worst.into_iter().enumerate() {
+        match runs.last_mut() {
+            Some((last, _, end)) if *last == letter => *end = n + 1,
+            _ => runs.push((letter, n, n + 1)),
+        }
+    }
+    let x = |cell: usize| cell * 10;
+    html! {
+        svg.day viewBox="0 0 480 24" preserveAspectRatio="none" role="img" aria-label=(day_text(&worst)) {
+            @for (letter, from, to) in runs {
+                @let (x, width) = (x(from), x(to) - x(from));
+                @match letter {
+                    'U' => rect.U x=(x) width=(width) y="18" height="5" {},
+                    'L' => rect.L x=(x) width=(width) y="12" height="11" {},
+                    'D' => rect.D x=(x) width=(width) y="2" height="21" {},
+                    'G' => line.gone x1=(x) x2=(x + width) y1="22" y2="22" {},
+                    '?' => line.q x1=(x) x2=(x + width) y1="16" y2="16" {},
+                    _ => {},
+                }
+            }
+        }
+    }
+}
+
+fn day_text(worst: &[char]) -> String {
+    let halves = |wanted: char| worst.iter().filter(|letter| **letter == wanted).count() as f64 / 2.0;
+    let (down, late) = (halves('D'), halves('L'));
+    match (down, late) {
+        (0.0, 0.0) => "last 24 hours: neither down nor late".into(),
+        (down, late) => format!("last 24 hours: down within {down} h, late within {late} h of them"),
+    }
+}
+
+fn beside(events: &[Event], query: &State) -> Markup {
+    html! {
+        section.card {
+            header { h2 { "What happened" } a href=(query.elsewhere("/events")) { "all events" } }
+            @if events.is_empty() { p.empty { "Nothing yet." } }
+            @else { (super::now::event_list(&events.iter().map(data::of_presence).collect::<Vec<_>>(), false)) }
+        }
+    }
+}
+
+/// How to read squares and bars.
+fn legend() -> Markup {
+    let one = |letter: &str, class: &str, bar: Markup, word: &str, means: &str| {
+        html! {
+            tr {
+                td { span.{"u " (class)} { (letter) } }
+                td { svg.day.small viewBox="0 0 40 24" preserveAspectRatio="none" aria-hidden="true" { (bar) } }
+                td { b { (word) } }
+                td.muted { (means) }
+            }
+        }
+    };
+    let rect = |class: &str, y: u32| html! { rect.(class) width="40" y=(y) height=(23 - y) {} };
+    html! {
+        section.card.legend {
+            header { h2 { "How to read this" } }
+            table {
+                tbody {
+                    (one("U", "U", rect("U", 18), "up", "heard in time"))
+                    (one("L", "L", rect("L", 12), "late", "a beat is missed"))
+                    (one("D", "D", rect("D", 2), "down", "enough beats are missed"))
+                    (one("!", "D", rect("U", 18), "critical", "there, and says it fails"))
+                    (one("G", "G", html! { line.gone x2="40" y1="22" y2="22" {} }, "left", "said goodbye"))
+                    (one("?", "Q", html! { line.q x2="40" y1="16" y2="16" {} }, "unknown", "expected, or unconfirmed"))
+                    (one("D", "D M", rect("D", 2), "maintenance", "announced: line above"))
+                }
+            }
+        }
+    }
+}
+
+/// Events in words, for the page of a service.
+pub(super) fn event_card(events: &[Event]) -> Markup {
+    html! {
+        @if !events.is_empty() {
+            section.card {
+                header { h2 { "What happened" } }
+                ol.log.rows {
+                    @for event in events {
+                        @let one = data::of_presence(event);
+                        li { (super::parts::clock(one.time)) span.(one.level) { (sign(&one.level)) } span { (coded(&describe(event))) } }
+                    }
+                }
+            }
+        }
+    }
+}

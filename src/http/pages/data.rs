@@ -1,0 +1,646 @@
+//! What pages show, from the history where there is one, and else from the last interval. The files of the pages know no
+//! history and no sketches.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+use axum::response::Response;
+
+use crate::glob;
+use crate::http::AppState;
+use crate::http::senders::{RatesEntry, SenderEntry, TagKeyEntry};
+use crate::http::verdict::{LastHour, Look};
+use crate::journal;
+use crate::presence::describe::describe;
+use crate::presence::{Event, Severity};
+use crate::protocol::Kind;
+use crate::series::Series;
+use crate::snapshot::{Point, Snapshot};
+use crate::telemetry::Ledger;
+use crate::untrusted::Escaped;
+
+use super::parts::{Curve, amount, tag_text};
+use super::query::State;
+
+/// Most rows of a list of series. The document stays small however many there are.
+pub(super) const MOST_ROWS: usize = 200;
+
+/// A series as a row of a table.
+#[derive(Clone, Debug)]
+pub(super) struct SeriesRow {
+    pub(super) series: Series,
+    /// Updates per second, where they are known.
+    pub(super) rate: Option<f64>,
+    /// Which of its numbers `value` is.
+    pub(super) field: String,
+    /// The last interval's; `None` if it has none.
+    pub(super) value: Option<f64>,
+    /// Smallest and largest of the history kept.
+    pub(super) range: Option<(f64, f64)>,
+    pub(super) spark: Vec<Option<f64>>,
+    /// End of the last interval with a value, Unix seconds.
+    pub(super) last_seen: f64,
+    pub(super) is_current: bool,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    pub(super) total: u64,
+    pub(super) matched: u64,
+    pub(super) took_ms: f64,
+    /// Where the next page begins.
+    pub(super) next: Option<String>,
+    /// Words like those asked for, where nothing matched.
+    pub(super) near: Vec<(String, u64)>,
+    pub(super) facets: Facets,
+    pub(super) rows: Vec<SeriesRow>,
+}
+
+/// How many series there are of kinds, prefixes and tags.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facets {
+    pub(super) kinds: Vec<(String, u64)>,
+    pub(super) prefixes: Vec<(String, u64)>,
+    pub(super) tags: Vec<(String, Vec<(String, u64)>)>,
+}
+
+/// The order of a list of series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Sort {
+    #[default]
+    Name,
+    Loudest,
+    Changed,
+    Newest,
+}
+
+impl Sort {
+    pub(super) const ALL: [(Sort, &'static str, &'static str); 4] = [
+        (Sort::Name, "name", "Name order"),
+        (Sort::Loudest, "loudest", "Loudest"),
+        (Sort::Changed, "changed", "Changed most"),
+        (Sort::Newest, "newest", "Newest"),
+    ];
+
+    pub(super) fn of(state: &State) -> Sort {
+        let asked = state.sort.as_deref().unwrap_or("name");
+        Sort::ALL.iter().find(|(_, name, _)| *name == asked).map_or(Sort::Name, |(sort, ..)| *sort)
+    }
+}
+
+/// Whether a name is one of the daemon's own, which are found by those who ask for them.
+fn is_own(name: &str) -> bool {
+    name.starts_with("systole.")
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Query {
+    words: Vec<Word>,
+    kind: Option<Kind>,
+    tags: Vec<String>,
+    prefix: String,
+    wants_own: bool,
+    sort: Sort,
+    limit: usize,
+}
+
+/// A word of a search.
+#[derive(Clone, Debug)]
+enum Word {
+    /// A part of a name or of a tag, in lower case.
+    Part(String),
+    Tag(String),
+    Glob(String),
+}
+
+impl Query {
+    /// # Errors
+    /// What of it is too much.
+    pub(super) fn of(state: &State, limit: usize) -> Result<Query, String> {
+        let q = state.q.as_deref().unwrap_or("");
+        let prefix = state.prefix.clone().unwrap_or_default();
+        let word = |text: &str| match text {
+            text if text.contains(['*', '?']) => Word::Glob(text.to_string()),
+            text if text.contains(':') => Word::Tag(text.to_string()),
+            text => Word::Part(text.to_lowercase()),
+        };
+        Ok(Query {
+            words: q.split_whitespace().map(word).collect(),
+            kind: state.kind.as_deref().and_then(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name)),
+            tags: state.tags.clone(),
+            wants_own: q.starts_with("systole") || prefix.starts_with("systole"),
+            prefix,
+            sort: Sort::of(state),
+            limit,
+        })
+    }
+
+    /// The loudest series.
+    pub(super) fn loudest(limit: usize) -> Query {
+        Query { sort: Sort::Loudest, limit, ..Query::default() }
+    }
+
+    fn matches(&self, series: &Series) -> bool {
+        let name = series.name();
+        let has_tag = |wanted: &str| {
+            series.tags().any(|tag| match wanted.strip_suffix(':') {
+                Some(key) => tag.0 == key,
+                None => tag_text(tag) == wanted,
+            })
+        };
+        let has = |word: &Word| match word {
+            Word::Part(part) => {
+                name.to_lowercase().contains(part)
+                    || series.tags().any(|tag| tag_text(tag).to_lowercase().contains(part))
+            }
+            Word::Tag(tag) => has_tag(tag),
+            Word::Glob(pattern) => glob::matches(pattern, name),
+        };
+        (self.wants_own || !is_own(name))
+            && self.kind.is_none_or(|kind| series.kind() == kind)
+            && name.starts_with(&self.prefix)
+            && self.tags.iter().all(|tag| has_tag(tag))
+            && self.words.iter().all(has)
+    }
+}
+
+/// A series of the last interval as a row.
+fn row(snapshot: &Snapshot, point: Point<'_>) -> SeriesRow {
+    let per_sec = |count: f64| count / snapshot.interval_secs.max(0.001);
+    let (field, value, rate) = match point {
+        Point::Counter(point) => {
+            let rate = snapshot.rate(&point.series, point.sum.value());
+            ("rate".to_string(), rate, Some(rate.abs()))
+        }
+        Point::Gauge(point) => ("value".into(), point.gauge.value(), None),
+        Point::Timer(point) => {
+            let summary = snapshot.summary(point);
+            let highest = summary.percentiles.iter().max_by(|a, b| a.percentile.total_cmp(&b.percentile));
+            let (field, value) = highest.map_or(("max".into(), summary.max), |highest| {
+                (format!("p{}", crate::snapshot::number(highest.percentile)), highest.value)
+            });
+            (field, value, Some(per_sec(summary.count)))
+        }
+        Point::Set(point) => ("value".into(), point.members.count(), None),
+        Point::Kv(point) => {
+            ("value".into(), point.values.last().copied().unwrap_or(0.0), Some(per_sec(point.values.len() as f64)))
+        }
+    };
+    SeriesRow {
+        series: point.series().clone(),
+        rate,
+        field,
+        value: Some(value),
+        range: None,
+        spark: vec![Some(value)],
+        last_seen: snapshot.end,
+        is_current: true,
+    }
+}
+
+/// How loud a point is, without a look at its samples.
+fn loudness(point: Point<'_>) -> f64 {
+    match point {
+        Point::Counter(point) => point.sum.value().abs(),
+        Point::Timer(point) => point.timer.count(),
+        Point::Kv(point) => point.values.len() as f64,
+        Point::Gauge(_) | Point::Set(_) => 0.0,
+    }
+}
+
+/// A point by which the first of an order are kept: of a million no more than these.
+struct Ranked<'a>(f64, &'a Series, usize);
+
+impl Ord for Ranked<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_name = self.0.total_cmp(&other.0).then_with(|| self.1.name().cmp(other.1.name()));
+        by_name.then_with(|| self.1.order(other.1)).then(self.2.cmp(&other.2))
+    }
+}
+
+impl PartialOrd for Ranked<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ranked<'_> {}
+
+/// What the last interval has of a search.
+fn of_snapshot(snapshot: &Snapshot, query: &Query) -> Found {
+    let mut first = BinaryHeap::with_capacity(query.limit + 1);
+    let mut found = Found::default();
+    for (n, point) in (0..).map_while(|n| Some((n, snapshot.point(n)?))) {
+        let series = point.series();
+        found.total += u64::from(!is_own(series.name()));
+        if !query.matches(series) {
+            continue;
+        }
+        found.matched += 1;
+        let rank = if query.sort == Sort::Loudest { -loudness(point) } else { 0.0 };
+        first.push(Ranked(rank, series, n));
+        if first.len() > query.limit {
+            // The last of them.
+            first.pop();
+        }
+    }
+    let rows =
+        first.into_sorted_vec().into_iter().filter_map(|Ranked(_, _, n)| Some(row(snapshot, snapshot.point(n)?)));
+    found.rows = rows.collect();
+    found
+}
+
+/// Searches. It takes a while where there are a million series, so it runs where nobody waits.
+pub(super) fn search(_state: &AppState, look: &Look, query: &Query) -> Found {
+    look.snapshot().map_or_else(Found::default, |snapshot| of_snapshot(snapshot, query))
+}
+
+/// Numbers of the ledger over time, in equal steps.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trends {
+    /// Ends of intervals, Unix seconds.
+    pub(super) times: Vec<f64>,
+    /// Seconds of each.
+    pub(super) step: f64,
+    /// How much of each was seen, 0 to 1.
+    pub(super) complete: Vec<Option<f64>>,
+    values: Vec<(String, Vec<Option<f64>>)>,
+}
+
+impl Trends {
+    /// The values of a path.
+    pub(super) fn of(&self, path: &str) -> &[Option<f64>] {
+        self.values.iter().find(|(known, _)| known == path).map_or(&[], |(_, values)| values)
+    }
+
+    /// The values of a path, each divided by the length of its interval.
+    pub(super) fn per_sec(&self, path: &str) -> Vec<Option<f64>> {
+        self.of(path).iter().map(|value| value.map(|value| value / self.step.max(0.001))).collect()
+    }
+
+    /// The value so many seconds before the last one.
+    pub(super) fn before(&self, path: &str, secs: f64) -> Option<f64> {
+        let values = self.of(path);
+        let back = (secs / self.step.max(0.001)).round() as usize;
+        values.get(values.len().checked_sub(1 + back)?).copied().flatten()
+    }
+}
+
+/// A number of an interval's ledger.
+fn of_ledger(ledger: &Ledger, path: &str) -> Option<f64> {
+    let whole = serde_json::to_value(ledger).ok()?;
+    let sum = |key: &str| ledger_sum(&whole["listeners"], key);
+    match path {
+        "datagrams" | "kernel_drops" => Some(sum(path)),
+        "completeness" => Some(ledger.completeness),
+        "lines.malformed" => Some(ledger.malformed_total() as f64),
+        "series" => {
+            let s = &ledger.series;
+            Some((s.counters + s.gauges + s.timers + s.sets + s.kvs) as f64)
+        }
+        path => whole.pointer(&format!("/{}", path.replace('.', "/"))).and_then(serde_json::Value::as_f64),
+    }
+}
+
+fn ledger_sum(listeners: &serde_json::Value, key: &str) -> f64 {
+    let all = listeners.as_array().map_or(&[][..], Vec::as_slice);
+    all.iter().filter_map(|listener| listener[key].as_f64()).sum()
+}
+
+/// Numbers of the ledger in a time.
+pub(super) fn trends(_state: &AppState, look: &Look, _time: (f64, f64), paths: &[&str]) -> Trends {
+    let Some(snapshot) = look.snapshot() else { return Trends::default() };
+    let values = paths.iter().map(|path| ((*path).to_string(), vec![of_ledger(&snapshot.ledger, path)]));
+    Trends {
+        times: vec![snapshot.end],
+        step: snapshot.interval_secs,
+        complete: vec![Some(snapshot.ledger.completeness)],
+        values: values.collect(),
+    }
+}
+
+/// What the footer says of the history.
+pub(super) fn history_text(_look: &Look) -> Option<String> {
+    None
+}
+
+/// What is known of losses of the last hour.
+pub(in crate::http) fn last_hour(_state: &AppState) -> LastHour {
+    LastHour::default()
+}
+
+/// Somebody who sends.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SenderRow {
+    pub(super) id: String,
+    /// What is known beside the address: process, container, user.
+    pub(super) more: String,
+    /// Of all lines, 0 to 1.
+    pub(super) share: f64,
+    pub(super) lines_per_sec: f64,
+    pub(super) bytes_per_sec: f64,
+    pub(super) malformed_per_sec: f64,
+    pub(super) new_series_per_sec: f64,
+    pub(super) spark: Vec<Option<f64>>,
+}
+
+/// A line that was refused, one for each reason.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refused {
+    pub(super) reason: String,
+    pub(super) line: String,
+    pub(super) sender: Option<String>,
+    pub(super) per_sec: Option<f64>,
+}
+
+/// A tag key, by its distinct values.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TagKeyRow {
+    pub(super) key: String,
+    /// Where it comes from, in words.
+    pub(super) about: String,
+    pub(super) values: u64,
+    pub(super) new_per_sec: f64,
+}
+
+/// Who sends what.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Senders {
+    pub(super) seen: u64,
+    pub(super) capacity: u64,
+    pub(super) lines_per_sec: f64,
+    /// Error of shares, 0 to 1.
+    pub(super) error: f64,
+    pub(super) rows: Vec<SenderRow>,
+    pub(super) prefixes: Vec<SenderRow>,
+    pub(super) tag_keys: Vec<TagKeyRow>,
+    pub(super) refused: Vec<Refused>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Happened {
+    pub(super) time: f64,
+    /// `info`, `ok`, `warning` or `error`.
+    pub(super) level: String,
+    pub(super) kind: String,
+    pub(super) title: String,
+    pub(super) text: String,
+    pub(super) service: Option<String>,
+}
+
+/// Refused lines by reason, as the last interval counts them.
+pub(super) fn refused_of_ledger(look: &Look) -> Vec<Refused> {
+    let Some(snapshot) = look.snapshot() else { return Vec::new() };
+    let mut all: Vec<Refused> = snapshot
+        .ledger
+        .lines
+        .malformed
+        .iter()
+        .map(|(reason, n)| Refused {
+            reason: reason.to_string(),
+            per_sec: Some(n as f64 / snapshot.interval_secs.max(0.001)),
+            ..Refused::default()
+        })
+        .collect();
+    all.sort_by_key(|refused| Reverse(refused.per_sec.map_or(0, |rate| (rate * 1000.0) as u64)));
+    all
+}
+
+/// Who sends what; of one sender, its prefixes.
+pub(super) fn senders(state: &AppState, by: Option<&str>, sender: Option<&str>, q: Option<&str>) -> Senders {
+    let answer = crate::http::senders::shown(&state.senders.report(), by, sender, q);
+    let rates = |id: String, more: String, share: f64, rates: &RatesEntry, spark: &[f32]| SenderRow {
+        id,
+        more,
+        share,
+        lines_per_sec: rates.lines_per_sec,
+        bytes_per_sec: rates.bytes_per_sec,
+        malformed_per_sec: rates.malformed_per_sec,
+        new_series_per_sec: rates.new_series_per_sec + rates.folded_per_sec,
+        spark: spark.iter().map(|value| Some(f64::from(*value))).collect(),
+    };
+    let more = |sender: &SenderEntry| {
+        let uid = sender.uid.map(|uid| format!("uid {uid}"));
+        let known = [sender.process.clone(), sender.container.clone(), uid];
+        known.into_iter().flatten().filter(|text| !sender.id.contains(text.as_str())).collect::<Vec<_>>().join(" ")
+    };
+    let about = |key: &TagKeyEntry| {
+        let under = key.under.as_ref().map_or_else(String::new, |under| format!("under {under}"));
+        key.sender.as_ref().map_or(under.clone(), |sender| format!("{under} from {sender}"))
+    };
+    let sender = |one: &SenderEntry| rates(one.id.clone(), more(one), one.share, &one.rates, &one.spark);
+    Senders {
+        seen: answer.seen,
+        capacity: answer.capacity as u64,
+        lines_per_sec: answer.lines_per_sec,
+        error: answer.error,
+        rows: answer.senders.iter().map(sender).collect(),
+        prefixes: answer
+            .prefixes
+            .iter()
+            .map(|one| rates(one.prefix.clone(), String::new(), one.share, &one.rates, &[]))
+            .collect(),
+        tag_keys: answer
+            .tag_keys
+            .iter()
+            .map(|key| TagKeyRow {
+                key: key.key.clone(),
+                about: about(key),
+                values: key.values,
+                new_per_sec: key.new_per_sec,
+            })
+            .collect(),
+        refused: answer
+            .examples
+            .iter()
+            .map(|one| Refused {
+                reason: one.reason.to_string(),
+                line: one.line.clone(),
+                sender: one.sender.clone(),
+                per_sec: Some(one.per_sec),
+            })
+            .collect(),
+        warnings: answer.warnings,
+    }
+}
+
+/// How lines are read, one value each, as the API has it.
+pub(super) async fn explain(_state: &AppState, _lines: &str) -> Result<Vec<serde_json::Value>, Response> {
+    Ok(Vec::new())
+}
+
+/// The effective settings, as the API has them.
+pub(super) fn config(_state: &AppState) -> serde_json::Value {
+    serde_json::Value::Null
+}
+
+/// What happened, newest first.
+pub(super) fn happened(state: &AppState, query: &journal::Query) -> Vec<Happened> {
+    let (entries, _) = state.journal.find(query);
+    entries.iter().map(|entry| of_entry(entry)).collect()
+}
+
+fn of_entry(entry: &journal::Entry) -> Happened {
+    Happened {
+        time: entry.time,
+        level: entry.level.as_str().into(),
+        kind: entry.kind.as_str().into(),
+        title: entry.title.clone(),
+        text: entry.text.clone(),
+        service: entry.service.clone().filter(|_| entry.kind == journal::EntryKind::Presence),
+    }
+}
+
+/// An event of presence as all others.
+pub(super) fn of_presence(event: &Event) -> Happened {
+    let level = match event.severity() {
+        Severity::Critical => "error",
+        Severity::Warning => "warning",
+        Severity::Info => "ok",
+    };
+    Happened {
+        time: event.at.as_secs(),
+        level: level.into(),
+        kind: "presence".into(),
+        title: describe(event),
+        text: String::new(),
+        service: event.service.as_ref().map(ToString::to_string),
+    }
+}
+
+/// Host and port of the first UDP listener.
+pub(super) fn udp_address(ledger: &Ledger) -> (String, String) {
+    let addresses = ledger.listeners.iter().filter_map(|listener| listener.url.strip_prefix("udp://"));
+    let address = addresses.filter_map(|address| address.rsplit_once(':')).next().unwrap_or(("127.0.0.1", "8125"));
+    (address.0.to_string(), address.1.to_string())
+}
+
+impl SeriesRow {
+    /// One of which nothing is known.
+    pub(super) fn unknown(series: &Series) -> SeriesRow {
+        SeriesRow {
+            series: series.clone(),
+            rate: None,
+            field: "value".into(),
+            value: None,
+            range: None,
+            spark: Vec::new(),
+            last_seen: 0.0,
+            is_current: false,
+        }
+    }
+}
+
+/// Numbers of one series over time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Points {
+    pub(super) times: Vec<f64>,
+    pub(super) complete: Vec<Option<f64>>,
+    /// By the names of the API.
+    pub(super) fields: Vec<(String, Vec<Option<f64>>)>,
+}
+
+impl Points {
+    fn of(&self, field: &str) -> &[Option<f64>] {
+        self.fields.iter().find(|(known, _)| known == field).map_or(&[], |(_, values)| values)
+    }
+
+    /// A field as a line.
+    pub(super) fn line(&self, field: &str, label: &str, class: &'static str) -> Curve {
+        Curve { label: label.into(), class, values: self.of(field).to_vec() }
+    }
+
+    /// What a drawing shows, in words.
+    pub(super) fn sentence(&self, series: &Series, fields: &[&str]) -> String {
+        let texts = fields.iter().filter_map(|field| {
+            let known = || self.of(field).iter().flatten().copied();
+            let (low, high) = (known().fold(f64::INFINITY, f64::min), known().fold(f64::NEG_INFINITY, f64::max));
+            let last = known().last()?;
+            Some(format!("{field} {}, from {} to {}", amount(last), amount(low), amount(high)))
+        });
+        let texts: Vec<String> = texts.collect();
+        format!("{}: {}", Escaped(series.name()), if texts.is_empty() { "no values".into() } else { texts.join("; ") })
+    }
+}
+
+/// A share of a sender in a series.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SenderShare {
+    pub(super) id: String,
+    pub(super) label: String,
+    pub(super) share: f64,
+}
+
+/// The series that differ from one in the value of a tag, and what each is now.
+#[derive(Clone, Debug)]
+pub(super) struct ByTag {
+    pub(super) key: String,
+    pub(super) field: String,
+    pub(super) values: Vec<(String, Series, Option<f64>)>,
+}
+
+/// What is known of a series beside its numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Details {
+    pub(super) first_seen: Option<f64>,
+    pub(super) rule: Option<String>,
+    pub(super) percentiles: Vec<f64>,
+    pub(super) dropped_tags: Vec<String>,
+    /// Sinks, and what they call it.
+    pub(super) goes_to: Vec<(String, Vec<String>)>,
+    pub(super) senders: Vec<SenderShare>,
+    pub(super) senders_seen: u64,
+    pub(super) by_tag: Vec<ByTag>,
+    pub(super) is_exact: bool,
+}
+
+fn point_of<'a>(snapshot: &'a Snapshot, series: &Series) -> Option<Point<'a>> {
+    (0..).map_while(|n| snapshot.point(n)).find(|point| point.series() == series)
+}
+
+/// A series as a row; `None` if it is not known.
+pub(super) fn row_of(_state: &AppState, look: &Look, series: &Series) -> Option<SeriesRow> {
+    let snapshot = look.snapshot()?;
+    Some(row(snapshot, point_of(snapshot, series)?))
+}
+
+/// The numbers of a series in a time.
+pub(super) fn points(_state: &AppState, look: &Look, series: &Series, _time: (f64, f64)) -> Points {
+    let Some(snapshot) = look.snapshot() else { return Points::default() };
+    let Some(point) = point_of(snapshot, series) else { return Points::default() };
+    let mut fields: Vec<(String, f64)> =
+        snapshot.aggregates(point).map(|(name, value)| (name.name().to_string(), value)).collect();
+    fields.retain(|(name, _)| name != "sum_squares" && name != "stddev" && name != "samples");
+    Points {
+        times: vec![snapshot.end],
+        complete: vec![Some(snapshot.ledger.completeness)],
+        fields: fields.into_iter().map(|(name, value)| (name, vec![Some(value)])).collect(),
+    }
+}
+
+/// What is known of a series beside its numbers.
+pub(super) fn details(state: &AppState, look: &Look, series: &Series) -> Details {
+    let Some(snapshot) = look.snapshot() else { return Details::default() };
+    let is_exact = match point_of(snapshot, series) {
+        Some(Point::Timer(point)) => snapshot.summary(point).exact,
+        _ => true,
+    };
+    let shares = state.senders.of_series(series.name());
+    Details {
+        percentiles: snapshot.policy.percentiles.clone(),
+        is_exact,
+        senders_seen: shares.len() as u64,
+        senders: shares.into_iter().map(|one| SenderShare { id: one.id, label: one.label, share: one.share }).collect(),
+        ..Details::default()
+    }
+}

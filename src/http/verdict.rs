@@ -1,0 +1,512 @@
+//! Whether the data can be trusted, in a sentence: the worst of what is wrong, and beside it the rest in few words each.
+//!
+//! From worst to best: data is lost; a part of the daemon does not work; a sink loses records or takes none; services are
+//! silent at once, down, degraded or say that they fail; a limit is reached or near; all is well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::flush::Published;
+use crate::named::named_enum;
+use crate::presence::{ServiceState, Summary};
+use crate::snapshot::Snapshot;
+use crate::sys::unix_time;
+use crate::telemetry::{Ledger, QUEUE_WARNING, SinkAccount};
+
+use super::AppState;
+use super::pages::{amount, count, grouped, percent, rfc3339};
+
+/// Longest wait for presence: a verdict without it is better than none.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// From here on of `max_series` a verdict warns.
+const NEAR: f64 = 0.9;
+
+/// Longest text of an error of a sink, in characters.
+const MOST_SAID: usize = 160;
+
+named_enum! {
+    /// How bad something is.
+    pub(super) enum Grade {
+        /// Nothing is wrong.
+        Ok = "ok",
+        /// It can wait until the morning.
+        Warning = "warning",
+        /// Somebody must act.
+        Error = "error",
+    }
+}
+
+named_enum! {
+    /// What a verdict is about.
+    pub(super) enum About {
+        /// Nothing has arrived.
+        Empty = "empty",
+        /// The first interval is open.
+        First = "first",
+        /// All data is accounted for.
+        Fine = "fine",
+        /// Data is lost.
+        Loss = "loss",
+        /// A part of the daemon does not work.
+        Part = "part",
+        /// A sink.
+        Sink = "sink",
+        /// Services.
+        Presence = "presence",
+        /// A bound.
+        Limit = "limit",
+    }
+}
+
+/// Something that is wrong and is not the worst.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Pill {
+    /// How bad.
+    pub(super) level: Grade,
+    /// In few words.
+    pub(super) text: String,
+    /// What it is about.
+    pub(super) about: About,
+}
+
+/// Whether the data can be trusted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Verdict {
+    /// How bad the worst is.
+    pub(super) level: Grade,
+    /// `✓`, `▲` or `✕`; `…` while there is nothing to say.
+    pub(super) sign: &'static str,
+    /// What the worst is about.
+    pub(super) about: About,
+    /// In few words.
+    pub(super) sentence: String,
+    /// With numbers, names and what follows.
+    pub(super) detail: String,
+    /// Since when, Unix seconds, if that is known.
+    pub(super) since: Option<f64>,
+    /// What helps, if there is one thing.
+    pub(super) action: Option<String>,
+    /// What else is wrong, worst first.
+    pub(super) pills: Vec<Pill>,
+}
+
+/// What of the last hour is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct LastHour {
+    /// Datagrams that the kernel dropped.
+    pub(super) dropped: f64,
+    /// How many seconds of it are known.
+    pub(super) known_secs: f64,
+    /// Since when each interval lost some, Unix seconds.
+    pub(super) losing_since: Option<f64>,
+    /// Dropped since then.
+    pub(super) dropped_since: f64,
+    /// Since when each interval folded values, and how many were.
+    pub(super) folding_since: Option<f64>,
+    pub(super) folded_since: f64,
+}
+
+/// What a verdict is made of; pages show it, too.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    /// Now, Unix seconds.
+    pub(super) now: f64,
+    pub(super) published: Arc<Published>,
+    /// Counters since the start, of this moment.
+    pub(super) ledger: Ledger,
+    /// `None` if presence is off or does not answer.
+    pub(super) presence: Option<Summary>,
+    pub(super) hour: LastHour,
+    /// `max_series`.
+    pub(super) max_series: u64,
+    pub(super) verdict: Verdict,
+}
+
+impl Look {
+    pub(super) fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.published.snapshot.as_ref()
+    }
+}
+
+/// Looks at everything.
+pub(super) async fn look(state: &AppState) -> Look {
+    let published = state.flusher.live().await;
+    let ledger = published.ledger();
+    let presence = match &state.presence {
+        Some(presence) => {
+            timeout(PATIENCE, presence.ask(|presence| presence.summary())).await.ok().and_then(Result::ok)
+        }
+        None => None,
+    };
+    let (now, hour) = (unix_time(), super::pages::last_hour(state));
+    let seen = Seen {
+        uptime: state.uptime_secs(),
+        interval: state.about.interval.as_secs_f64(),
+        max_series: state.about.max_series,
+        ledger: &ledger,
+        last: published.snapshot.as_deref(),
+        warnings: &published.warnings(&ledger),
+        presence: presence.as_ref(),
+        hour,
+    };
+    let verdict = seen.verdict();
+    Look { now, published, ledger, presence, hour, max_series: state.about.max_series, verdict }
+}
+
+/// What is looked at.
+struct Seen<'a> {
+    /// Seconds since the start.
+    uptime: f64,
+    /// Configured seconds between flushes.
+    interval: f64,
+    max_series: u64,
+    /// Since the start.
+    ledger: &'a Ledger,
+    last: Option<&'a Snapshot>,
+    warnings: &'a [String],
+    presence: Option<&'a Summary>,
+    hour: LastHour,
+}
+
+/// Something that is wrong.
+struct Finding {
+    level: Grade,
+    about: About,
+    sentence: String,
+    detail: String,
+    since: Option<f64>,
+    action: Option<String>,
+    /// In few words; the sentence if there are none.
+    pill: Option<String>,
+}
+
+impl Finding {
+    fn new(level: Grade, about: About, sentence: String, detail: String) -> Finding {
+        Finding { level, about, sentence, detail, since: None, action: None, pill: None }
+    }
+
+    fn since(self, since: Option<f64>) -> Finding {
+        Finding { since, ..self }
+    }
+
+    fn action(self, action: &str) -> Finding {
+        Finding { action: Some(action.into()), ..self }
+    }
+
+    fn pill(self, pill: String) -> Finding {
+        Finding { pill: Some(pill), ..self }
+    }
+}
+
+/// Time of day, in UTC.
+fn time(unix: f64) -> String {
+    rfc3339(unix)[11..19].to_string()
+}
+
+fn since_text(since: Option<f64>) -> String {
+    since.map_or_else(String::new, |since| format!("since {} UTC. ", time(since)))
+}
+
+impl Seen<'_> {
+    fn verdict(&self) -> Verdict {
+        let mut findings: Vec<Finding> = Vec::new();
+        findings.extend(self.loss());
+        findings.extend(self.parts());
+        findings.extend(self.sinks());
+        findings.extend(self.services());
+        findings.extend(self.limits());
+        findings.extend(self.other_warnings());
+        // What is as bad keeps its order.
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+        let is_quiet = self.ledger.lines.read == 0 && findings.iter().all(|finding| finding.level != Grade::Error);
+        let worst = if is_quiet || findings.is_empty() { self.calm() } else { findings.remove(0) };
+        let pills = findings.into_iter().map(|finding| Pill {
+            level: finding.level,
+            about: finding.about,
+            text: finding.pill.unwrap_or(finding.sentence),
+        });
+        Verdict {
+            level: worst.level,
+            sign: match (worst.level, worst.about) {
+                (Grade::Ok, About::Empty | About::First) => "…",
+                (Grade::Ok, _) => "✓",
+                (Grade::Warning, _) => "▲",
+                (Grade::Error, _) => "✕",
+            },
+            about: worst.about,
+            sentence: worst.sentence,
+            detail: worst.detail,
+            since: worst.since,
+            action: worst.action,
+            pills: pills.collect(),
+        }
+    }
+
+    /// Nothing is wrong.
+    fn calm(&self) -> Finding {
+        let read = self.ledger.lines.read;
+        if read == 0 {
+            let listener = self.ledger.listeners.first().map_or("udp://127.0.0.1:8125", |listener| &listener.url);
+            let (listening, within) = (format!("Listening on {listener}."), amount(self.interval));
+            let to = if listener.ends_with(":8125") { String::new() } else { format!(" --to {listener}") };
+            let detail = format!("{listening} Try `systole send 'hello:1|c'{to}`: it shows here within {within} s.");
+            return Finding::new(Grade::Ok, About::Empty, "Nothing has arrived yet".into(), detail);
+        }
+        let is_first =
+            self.last.is_none_or(|last| last.ledger.lines.read == read && self.uptime < 2.0 * self.interval + 1.0);
+        let Some(last) = self.last.filter(|last| !is_first || last.ledger.lines.read > 0) else {
+            let lines = count(usize::try_from(read).unwrap_or(usize::MAX), "line");
+            let left = (self.interval - self.uptime % self.interval.max(0.001)).max(0.0).ceil();
+            let detail = format!("{lines} so far; the first interval closes within {} s.", amount(left));
+            return Finding::new(Grade::Ok, About::First, "First data has arrived".into(), detail);
+        };
+        let rate = last.ledger.lines.read as f64 / last.interval_secs.max(0.001);
+        let kernel: u64 = self.ledger.listeners.iter().map(|listener| listener.kernel_drops + listener.unread).sum();
+        let hour = &self.hour;
+        let lost = match (kernel, hour.dropped) {
+            (0, _) if self.uptime < 3600.0 => "nothing lost since the start".into(),
+            (0, _) => "nothing lost in the last hour".into(),
+            (_, 0.0) if hour.known_secs >= 60.0 => format!("nothing lost in the last {}", span(hour.known_secs)),
+            (_, dropped) if hour.known_secs >= 60.0 => {
+                format!("{} datagrams lost in the last {}", grouped(dropped as u64), span(hour.known_secs))
+            }
+            (all, _) => format!("{} datagrams lost since the start, none in the last interval", grouped(all)),
+        };
+        let detail = format!("{} lines/s, {lost}.", amount(rate));
+        Finding::new(Grade::Ok, About::Fine, "All data accounted for".into(), detail)
+    }
+
+    /// Datagrams or values that the last interval lost.
+    fn loss(&self) -> Vec<Finding> {
+        let Some(last) = self.last else { return Vec::new() };
+        let ledger = &last.ledger;
+        let mut out = Vec::new();
+        let (read, dropped) = ledger
+            .listeners
+            .iter()
+            .fold((0, 0), |(read, lost), listener| (read + listener.datagrams, lost + listener.kernel_drops));
+        if dropped > 0 {
+            let share = dropped as f64 / (read + dropped) as f64;
+            let worst = ledger.listeners.iter().max_by_key(|listener| listener.kernel_drops);
+            let url = worst.map_or("the listener", |listener| &listener.url);
+            let all = if self.hour.losing_since.is_some() { self.hour.dropped_since as u64 } else { dropped };
+            let percent = percent(share);
+            let detail = format!(
+                "{}The receive buffer of {url} overflows: {} datagrams dropped by the kernel. Counters read about {percent} % low.",
+                since_text(self.hour.losing_since),
+                grouped(all)
+            );
+            let sentence = format!("Losing data: {percent} % of datagrams");
+            out.push(Finding::new(Grade::Error, About::Loss, sentence, detail).since(self.hour.losing_since).action(
+                "Give the kernel more room: receive_buffer of the listener and net.core.rmem_max; or more workers",
+            ));
+        }
+        let limited = ledger.samples.limited.total();
+        if limited > 0 {
+            let why: Vec<String> =
+                ledger.samples.limited.iter().map(|(why, n)| format!("{why} {}", grouped(n))).collect();
+            let detail = format!("A bound dropped them in the last interval: {}.", why.join(", "));
+            let sentence = format!("Losing data: {} values", grouped(limited));
+            out.push(Finding::new(Grade::Error, About::Loss, sentence, detail));
+        }
+        if ledger.flush.failed > 0 {
+            let detail = "The flush failed while it merged them; see the log.".into();
+            out.push(Finding::new(Grade::Error, About::Loss, "Values of the last interval are missing".into(), detail));
+        }
+        out
+    }
+
+    fn parts(&self) -> Vec<Finding> {
+        let broken = self.ledger.parts.iter().filter(|(_, part)| !part.up);
+        let finding = |(name, part): (&String, &crate::telemetry::PartAccount)| {
+            let why = part.last_failure.as_deref().unwrap_or("it has ended");
+            let sentence = format!("{name} is {}", part.state.name());
+            Finding::new(Grade::Error, About::Part, sentence, format!("{}.", cut(why)))
+        };
+        broken.map(finding).collect()
+    }
+
+    fn sinks(&self) -> Vec<Finding> {
+        let before = |name: &str| self.last.and_then(|last| last.ledger.sinks.get(name));
+        let finding = |(name, sink): (&String, &SinkAccount)| {
+            let dropped = sink.dropped.total();
+            let lost = dropped - before(name).map_or(dropped, |before| before.dropped.total().min(dropped));
+            let is_failing = sink.last_error.is_some() && sink.last_failure > sink.last_success;
+            let why = cut(sink.last_error.as_deref().unwrap_or(""));
+            let since = Some(sink.last_success).filter(|last| *last > 0.0);
+            let waits = match (sink.spooled, sink.queued) {
+                (0, 0) => String::new(),
+                (0, queued) => format!(" {} records wait in memory.", grouped(queued)),
+                (spooled, _) => format!(" {} records on disk.", grouped(spooled)),
+            };
+            let takes_nothing = match since {
+                Some(since) => format!("{name} takes nothing since {} UTC", time(since)),
+                None => format!("{name} has taken nothing yet"),
+            };
+            if lost > 0 || is_failing && dropped > 0 {
+                let detail = format!("{why}. {} records given up since the start.{waits}", grouped(dropped));
+                let finding = Finding::new(Grade::Error, About::Sink, format!("{name} loses records"), detail);
+                return Some(finding.since(since));
+            }
+            if is_failing {
+                let finding = Finding::new(Grade::Warning, About::Sink, takes_nothing, format!("{why}.{waits}"));
+                return Some(finding.since(since).pill(format!("{name} takes nothing")));
+            }
+            (sink.spooled > 0).then(|| {
+                let sentence = format!("{name} is catching up from disk");
+                Finding::new(Grade::Warning, About::Sink, sentence, waits.trim().to_string())
+            })
+        };
+        self.ledger.sinks.iter().filter_map(finding).collect()
+    }
+
+    fn services(&self) -> Vec<Finding> {
+        self.presence.map_or_else(Vec::new, services)
+    }
+
+    fn limits(&self) -> Vec<Finding> {
+        let mut out = Vec::new();
+        let series = &self.ledger.series;
+        let held = series.counters + series.gauges + series.timers + series.sets + series.kvs;
+        let max = grouped(self.max_series);
+        let folded = self.last.map_or(0, |last| last.ledger.samples.folded);
+        if folded > 0 {
+            let since = self.hour.folding_since;
+            let all = if since.is_some() { self.hour.folded_since as u64 } else { folded };
+            let is_memory = self.last.is_some_and(|last| last.ledger.memory.folded > 0);
+            let limit = if is_memory { "Memory is short.".into() } else { format!("Limit max_series {max}.") };
+            let sentence = format!("{} values of new series folded", grouped(all));
+            let detail = format!("into systole.overflow {}{limit}", since_text(since));
+            let finding = Finding::new(Grade::Warning, About::Limit, sentence, detail);
+            out.push(
+                finding.since(since).action("See Senders for who makes them").pill("new series are folded".into()),
+            );
+        } else if self.max_series > 0 && held as f64 >= NEAR * self.max_series as f64 {
+            let percent = percent(held as f64 / self.max_series as f64);
+            let sentence = format!("{} series, {percent} % of max_series", grouped(held));
+            let detail = format!("At {max}, values of new series are folded into systole.overflow.");
+            out.push(
+                Finding::new(Grade::Warning, About::Limit, sentence, detail).pill(format!("series at {percent} %")),
+            );
+        }
+        for listener in self.ledger.listeners.iter().filter(|listener| listener.queue_peak >= QUEUE_WARNING) {
+            let percent = percent(listener.queue_peak);
+            let sentence = format!("The receive buffer of {} was {percent} % full", listener.url);
+            let detail = "When it is full, the kernel drops datagrams.".into();
+            let finding = Finding::new(Grade::Warning, About::Limit, sentence, detail);
+            out.push(finding.pill(format!("receive buffer {percent} % full")));
+        }
+        if self.ledger.memory.level > 0 {
+            let memory = &self.ledger.memory;
+            let sentence = format!("Memory is short: level {} of 4", memory.level);
+            let detail = format!("{} of {} MiB live.", grouped(memory.live >> 20), grouped(memory.max >> 20));
+            let finding = Finding::new(Grade::Warning, About::Limit, sentence, detail);
+            out.push(finding.pill(format!("memory at level {}", memory.level)));
+        }
+        out
+    }
+
+    /// Warnings of the status that no finding above is about, such as certificates.
+    fn other_warnings(&self) -> Vec<Finding> {
+        // What listeners, sinks, parts, the memory and bounds of values say is told whole above.
+        let told = [
+            "receive buffer",
+            "the kernel dropped",
+            "memory is at",
+            " values of `kv`",
+            "`max_series` is reached",
+            "samples with a timestamp",
+        ];
+        let is_of_part =
+            |warning: &str| self.ledger.parts.iter().any(|(name, part)| !part.up && warning.starts_with(&**name));
+        let is_told = |warning: &str| {
+            told.iter().any(|words| warning.contains(words)) || warning.starts_with("sink ") || is_of_part(warning)
+        };
+        let rest = self.warnings.iter().filter(|warning| !is_told(warning));
+        rest.map(|warning| {
+            let (sentence, detail) = warning.split_once(": ").unwrap_or((warning, ""));
+            Finding::new(Grade::Warning, About::Limit, cut(sentence), cut(detail))
+        })
+        .collect()
+    }
+}
+
+/// What is wrong with services.
+fn services(seen: &Summary) -> Vec<Finding> {
+    let mut out = Vec::new();
+    if seen.is_mass_silence {
+        let silent = count(seen.late_instances + seen.down_instances, "instance");
+        let detail = format!("{silent} are silent at once, in several services: look for one cause.");
+        out.push(
+            Finding::new(Grade::Error, About::Presence, "Mass silence".into(), detail).pill("mass silence".into()),
+        );
+        return out;
+    }
+    let up = format!("{} of {} services are up.", seen.up, seen.services);
+    for (state, all) in [(ServiceState::Down, seen.down), (ServiceState::Degraded, seen.degraded)] {
+        let named: Vec<_> = seen.bad.iter().filter(|bad| bad.state == state).collect();
+        let grade = if state == ServiceState::Down { Grade::Error } else { Grade::Warning };
+        if all == 1
+            && let [bad] = named[..]
+        {
+            let sentence = format!("{} is {state}: {} of {} present", bad.service, bad.present, bad.total);
+            let pill = format!("{} {state}, {} of {} present", bad.service, bad.present, bad.total);
+            out.push(Finding::new(grade, About::Presence, sentence, up.clone()).pill(pill));
+        } else if all > 0 {
+            let names: Vec<&str> = named.iter().map(|bad| &*bad.service).collect();
+            let more = if all > names.len() { ", …" } else { "" };
+            let sentence = format!("{all} services {state}: {}{more}", names.join(", "));
+            out.push(
+                Finding::new(grade, About::Presence, sentence, up.clone()).pill(format!("{all} services {state}")),
+            );
+        }
+    }
+    if seen.failing > 0 {
+        let named = seen.named_failing.iter().map(|failing| {
+            let message = failing.message.as_deref().map_or_else(String::new, |message| format!(", {message}"));
+            format!("{}/{}{message}", failing.service, failing.instance)
+        });
+        let (named, says) = (named.collect::<Vec<_>>(), if seen.failing == 1 { "says" } else { "say" });
+        let more = if seen.failing > named.len() { "; …" } else { "" };
+        let sentence = format!("{} of {} {says} critical: {}{more}", seen.failing, seen.present, named.join("; "));
+        let grade = if seen.is_whole_service_failing { Grade::Error } else { Grade::Warning };
+        let pill = format!("{} {says} critical", count(seen.failing, "instance"));
+        out.push(Finding::new(grade, About::Presence, sentence, up).pill(pill));
+    }
+    out
+}
+
+/// The verdict on presence alone.
+pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
+    if let Some(worst) =
+        services(seen).into_iter().max_by(|a, b| a.level.cmp(&b.level).then(std::cmp::Ordering::Greater))
+    {
+        return (worst.level, worst.sentence);
+    }
+    match seen {
+        seen if seen.services == 0 => (Grade::Ok, "Nobody was heard yet".into()),
+        seen if seen.down_instances > 0 => {
+            let are = if seen.down_instances == 1 { "is" } else { "are" };
+            (Grade::Warning, format!("All services are up; {} {are} down", count(seen.down_instances, "instance")))
+        }
+        seen => {
+            let are = if seen.services == 1 { "is" } else { "are" };
+            (Grade::Ok, format!("All is well: {} {are} up, {} present", count(seen.services, "service"), seen.present))
+        }
+    }
+}
+
+/// A length of time in words.
+fn span(secs: f64) -> String {
+    let minutes = (secs / 60.0).round();
+    if minutes >= 55.0 { "hour".into() } else { format!("{minutes} min") }
+}
+
+fn cut(text: &str) -> String {
+    let cut: String = text.trim_end_matches('.').chars().take(MOST_SAID).collect();
+    if cut.chars().count() == MOST_SAID { cut + "…" } else { cut }
+}
