@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -237,23 +238,7 @@ impl HttpClient {
         body: Vec<u8>,
         deadline: Duration,
     ) -> Result<Answer, HttpError> {
-        let bad = || HttpError::BadUrl(masked(url));
-        let (plain, login) = split_login(url);
-        let login = login.map(|login| login.authorization()).transpose().map_err(|_| bad())?;
-        let uri: Uri = plain.parse().map_err(|_| bad())?;
-        let mut headers = headers;
-        if let Some(login) = login.filter(|_| headers.iter().all(|(name, _)| name != AUTHORIZATION)) {
-            headers.push((AUTHORIZATION, login));
-        }
-        let mut request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header(USER_AGENT, concat!("systole/", env!("CARGO_PKG_VERSION")));
-        for (name, value) in headers {
-            let value = HeaderValue::from_str(&value);
-            request = request.header(name, value.map_err(|_| HttpError::Failed("a header is no text".into()))?);
-        }
-        let request = request.body(Full::from(body)).map_err(|_| bad())?;
+        let request = request(method, url, headers, body)?;
         let exchange = async {
             let answer = self.client.request(request).await.map_err(|error| HttpError::Failed(causes(&error)))?;
             let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
@@ -263,6 +248,47 @@ impl HttpClient {
         };
         tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(HttpError::Slow(deadline)))
     }
+
+    /// Asks for an answer that has no end; returns its status, and its body to be read as it comes.
+    ///
+    /// # Errors
+    /// If nobody begins to answer within `deadline`, or not with HTTP.
+    pub async fn open(
+        &self,
+        url: &str,
+        headers: Vec<(HeaderName, String)>,
+        deadline: Duration,
+    ) -> Result<(u16, Incoming), HttpError> {
+        let request = request(Method::GET, url, headers, Vec::new())?;
+        let answer = tokio::time::timeout(deadline, self.client.request(request)).await;
+        let answer = answer.map_err(|_| HttpError::Slow(deadline))?;
+        let answer = answer.map_err(|error| HttpError::Failed(causes(&error)))?;
+        Ok((answer.status().as_u16(), answer.into_body()))
+    }
+}
+
+/// A request with the login of its URL.
+fn request(
+    method: Method,
+    url: &str,
+    headers: Vec<(HeaderName, String)>,
+    body: Vec<u8>,
+) -> Result<Request<Full<Bytes>>, HttpError> {
+    let bad = || HttpError::BadUrl(masked(url));
+    let (plain, login) = split_login(url);
+    let login = login.map(|login| login.authorization()).transpose().map_err(|_| bad())?;
+    let uri: Uri = plain.parse().map_err(|_| bad())?;
+    let mut headers = headers;
+    if let Some(login) = login.filter(|_| headers.iter().all(|(name, _)| name != AUTHORIZATION)) {
+        headers.push((AUTHORIZATION, login));
+    }
+    let mut request =
+        Request::builder().method(method).uri(uri).header(USER_AGENT, concat!("systole/", env!("CARGO_PKG_VERSION")));
+    for (name, value) in headers {
+        let value = HeaderValue::from_str(&value);
+        request = request.header(name, value.map_err(|_| HttpError::Failed("a header is no text".into()))?);
+    }
+    request.body(Full::from(body)).map_err(|_| bad())
 }
 
 /// A user and a password from a URL, still percent-encoded.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::untrusted::Escaped;
 
-use super::figures::{Grade, bytes, clock, grouped, percent};
+use super::figures::{Grade, clock, grouped, percent};
 
 /// Whether the data can be trusted, in words.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,11 +109,37 @@ impl Equation {
         i128::from(self.whole) - sum
     }
 
+    /// What was added since an earlier reading; the whole since the start if that was another start's.
+    #[cfg(feature = "top")]
+    pub(super) fn since(&self, earlier: &Equation) -> Equation {
+        let is_later = self.whole >= earlier.whole && self.parts.len() == earlier.parts.len();
+        let is_later = is_later && self.parts.iter().zip(&earlier.parts).all(|(now, then)| now.1 >= then.1);
+        if !is_later {
+            return self.clone();
+        }
+        let parts = self.parts.iter().zip(&earlier.parts).map(|(now, then)| (now.0, now.1 - then.1));
+        Equation { whole: self.whole - earlier.whole, parts: parts.collect() }
+    }
+
     /// `1,842 read = 1,800 metrics + 42 malformed`: the first part always, of the others those that are not zero.
     pub(super) fn sentence(&self) -> String {
         let shown = self.parts.iter().enumerate().filter(|(at, (_, n))| *at == 0 || *n > 0);
         let terms: Vec<String> = shown.map(|(_, (name, n))| format!("{} {name}", grouped(*n))).collect();
         format!("{} read = {}", grouped(self.whole), terms.join(" + "))
+    }
+
+    /// The same in at most so many columns, if that can be: with what is neither usual nor a loss in one.
+    #[cfg(feature = "top")]
+    pub(super) fn sentence_within(&self, columns: usize) -> String {
+        let whole = self.sentence();
+        if whole.len() <= columns {
+            return whole;
+        }
+        let is_named = |name: &str| matches!(name, "metrics" | "recorded" | "malformed");
+        let mut parts: Vec<_> = self.parts.iter().copied().filter(|(name, _)| is_named(name)).collect();
+        let others = self.parts.iter().filter(|(name, _)| !is_named(name)).map(|(_, n)| n).sum();
+        parts.insert(1, ("others", others));
+        Equation { whole: self.whole, parts }.sentence()
     }
 
     /// Whether it holds, with its sign.
@@ -125,19 +151,21 @@ impl Equation {
     }
 }
 
+/// The parts of the lines: the word, and the counter.
+pub(super) const LINE_PARTS: [(&str, &str); 7] = [
+    ("metrics", "metrics"),
+    ("events", "events"),
+    ("checks", "service_checks"),
+    ("beats", "heartbeats"),
+    ("blank", "empty"),
+    ("malformed", "malformed"),
+    ("in failures", "internal_error"),
+];
+
 /// What became of the lines.
 pub(super) fn lines(ledger: &Value) -> Equation {
     let lines = &ledger["lines"];
-    let parts = [
-        ("metrics", "metrics"),
-        ("events", "events"),
-        ("checks", "service_checks"),
-        ("beats", "heartbeats"),
-        ("blank", "empty"),
-        ("malformed", "malformed"),
-        ("in failures", "internal_error"),
-    ];
-    let parts = parts.into_iter().map(|(name, field)| (name, count(&lines[field])));
+    let parts = LINE_PARTS.into_iter().map(|(name, field)| (name, count(&lines[field])));
     Equation { whole: count(&lines["read"]), parts: parts.collect() }
 }
 
@@ -211,9 +239,9 @@ pub(super) fn sinks(status: &Value) -> Vec<SinkState> {
         let waits = match (queued, spooled) {
             (0, 0) => String::new(),
             (queued, 0) => format!("{} records wait", grouped(queued)),
+            (0, spooled) => format!("{} records on disk", grouped(spooled)),
             (queued, spooled) => {
-                let bytes = bytes(sink["spool_bytes"].as_f64().unwrap_or(0.0));
-                format!("{} records wait, {} of them on disk ({bytes})", grouped(queued + spooled), grouped(spooled))
+                format!("{} records wait, {} of them on disk", grouped(queued + spooled), grouped(spooled))
             }
         };
         let also = if waits.is_empty() { String::new() } else { format!("; {waits}") };
@@ -278,6 +306,12 @@ mod tests {
         let equation = lines(&ledger);
         assert_eq!(equation.sentence(), "1,045 read = 1,000 metrics + 40 beats + 5 malformed");
         assert_eq!((equation.off(), equation.verdict(true).as_str()), (0, "✓"));
+        #[cfg(feature = "top")]
+        {
+            assert_eq!(equation.sentence_within(80), equation.sentence());
+            let short = equation.sentence_within(40);
+            assert_eq!(short, "1,045 read = 1,000 metrics + 40 others + 5 malformed");
+        }
         let later = Equation { whole: 1050, ..equation.clone() };
         assert_eq!((later.verdict(true).as_str(), later.verdict(false).as_str()), ("✕ off by 5", "x off by 5"));
     }
@@ -286,7 +320,7 @@ mod tests {
     fn a_sink_is_failing_behind_or_delivering() {
         let status = json!({"as_of": 1000.0, "interval": 10.0, "sinks": {
             "a": {"last_success": 1000.0, "queued": 3, "last_error": null, "oldest_waiting": 1000.0},
-            "b": {"last_success": 1000.0, "spooled": 3212, "spool_bytes": 2_097_152, "last_error": null, "oldest_waiting": 500.0},
+            "b": {"last_success": 1000.0, "spooled": 3212, "last_error": null, "oldest_waiting": 500.0},
             "c": {"last_success": 940.0, "queued": 5, "last_error": "connection refused", "dropped": {"queue_full": 2}},
             "d": {"last_success": 0.0}}});
         let all = sinks(&status);
@@ -295,7 +329,7 @@ mod tests {
             said,
             [
                 (Flow::Delivering, "delivering"),
-                (Flow::Behind, "catching up, 3,212 records wait, 3,212 of them on disk (2 MiB)"),
+                (Flow::Behind, "catching up, 3,212 records on disk"),
                 (Flow::Failing, "takes nothing since 00:15:40: connection refused; 5 records wait"),
                 (Flow::Idle, "nothing to deliver yet"),
             ]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use hyper::Method;
+#[cfg(feature = "top")]
+use hyper::{body::Incoming, header::AUTHORIZATION};
 use serde_json::Value;
 
 use crate::http_client::{Answer, HttpClient, Tls, append, without_login};
@@ -69,6 +71,18 @@ impl DaemonClient {
             let advice = advice(&url, &error);
             format!("cannot ask {url}: {error}; {advice}")
         })
+    }
+
+    /// Opens a response that has no end; returns its status, and its body to be read as it comes.
+    ///
+    /// # Errors
+    /// That nobody answers, with what helps.
+    #[cfg(feature = "top")]
+    pub(super) async fn open(&self, path: &str) -> Result<(u16, Incoming), String> {
+        let url = append(&self.url, path);
+        let token = self.token.as_ref().map(|token| (AUTHORIZATION, format!("Bearer {token}")));
+        let answer = self.client.open(&url, token.into_iter().collect(), DEADLINE).await;
+        answer.map_err(|error| format!("cannot ask {}: {error}", without_login(&url)))
     }
 
     /// The status and the body of the response.

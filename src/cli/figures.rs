@@ -15,6 +15,27 @@ pub(super) fn grouped(n: u64) -> String {
     out
 }
 
+/// A rate or a level: whole from 1,000 to 10,000, three significant digits elsewhere, with a unit of thousands: `18.4 k`.
+#[cfg(feature = "top")]
+pub(super) fn short(value: f64) -> String {
+    const UNITS: [(f64, &str); 4] = [(1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")];
+    if !value.is_finite() {
+        return value.to_string();
+    }
+    let size = value.abs();
+    match UNITS.into_iter().find(|(from, _)| size >= *from) {
+        // Beyond what anybody reads as a number.
+        Some(_) if size >= 1e16 => format!("{value:.2e}"),
+        Some((from, unit)) => format!("{}{unit}", significant(value / if unit == " k" { 1e3 } else { from })),
+        None if size >= 1e3 => {
+            let sign = if value < 0.0 { "-" } else { "" };
+            format!("{sign}{}", grouped(size.round() as u64))
+        }
+        None if size > 0.0 && size < 0.001 => format!("{value:.1e}"),
+        None => significant(value),
+    }
+}
+
 /// Three significant digits, without zeros at the end.
 fn significant(value: f64) -> String {
     let size = value.abs();
@@ -120,6 +141,26 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_never_say_more_than_is_so() {
+        #[cfg(feature = "top")]
+        for (value, expected) in [
+            (0.0, "0"),
+            (0.25, "0.25"),
+            (0.1234, "0.123"),
+            (0.00002, "2.0e-5"),
+            (7.0, "7"),
+            (12.34, "12.3"),
+            (999.9, "1000"),
+            (4100.0, "4,100"),
+            (-1234.5, "-1,235"),
+            (18_422.0, "18.4 k"),
+            (184_232.0, "184 k"),
+            (1_842_317.0, "1.84 M"),
+            (-2.5e10, "-25 G"),
+            (1e20, "1.00e20"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(short(value), expected);
+        }
         for (n, expected) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_842_317, "1,842,317")] {
             assert_eq!(grouped(n), expected);
         }

@@ -17,6 +17,8 @@ mod run;
 mod send;
 mod service_manager;
 mod status;
+#[cfg(feature = "top")]
+mod top;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -71,6 +73,9 @@ enum Command {
     Beat(beat::BeatArgs),
     /// Ask a running daemon how it does: the ledger and its parts on one screen, and an exit code for scripts
     Status(status::StatusArgs),
+    /// Watch a running daemon: series, senders, tag keys, presence, sinks, losses and lines
+    #[cfg(feature = "top")]
+    Top(top::TopArgs),
     /// Ask a running daemon who is there: list, show, check, wait, events, maintenance, forget
     Presence(presence::PresenceArgs),
     /// Send lines
@@ -136,6 +141,8 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::run(&args),
         Command::Beat(args) => beat::run(&args),
         Command::Status(args) => status::run(&args),
+        #[cfg(feature = "top")]
+        Command::Top(args) => top::run(&args),
         Command::Presence(args) => presence::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
