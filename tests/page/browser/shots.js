@@ -27,33 +27,48 @@ const VIEWS = /** @type {[string, string][]} */ ([
 
 const chromium = await browser();
 
+/** @typedef {{ page: import("playwright-core").Page, name: string, size: string, width: number, height: number, theme: string }} View */
+
+/**
+ * Opens views in every size and theme, one after the other.
+ * @param {Daemon} daemon
+ * @param {[string, string][]} views
+ * @param {(view: View) => Promise<void>} then
+ */
+async function each(daemon, views, then) {
+  for (const theme of THEMES) {
+    for (const [size, width, height] of SIZES) {
+      const context = await chromium.newContext({ viewport: { width, height }, colorScheme: theme, timezoneId: "UTC" });
+      for (const [name, path] of views) {
+        const page = await context.newPage();
+        await page.goto(`${daemon.url}${path}`);
+        await until("the modules run", () => page.evaluate(() => document.documentElement.dataset.ready !== undefined));
+        await page.waitForTimeout(500);
+        await then({ page, name, size, width, height, theme });
+      }
+    }
+  }
+}
+
+/**
+ * @param {View} view
+ * @param {string} state
+ */
+async function shoot({ page, name, size, width, height, theme }, state) {
+  // Charts are drawn where they are seen: the whole page has to be.
+  const whole = await page.evaluate(() => document.documentElement.scrollHeight);
+  await page.setViewportSize({ width, height: Math.min(4000, Math.max(height, whole)) });
+  await page.waitForTimeout(300);
+  await page.screenshot({ path: `${folder}/${name}-${state}-${size}-${theme}.png` });
+  await page.close();
+}
+
 /**
  * @param {Daemon} daemon
  * @param {string} state
  * @param {[string, string][]} views
- * @param {(page: import("playwright-core").Page) => Promise<void>} [then] before the picture
  */
-async function shoot(daemon, state, views, then) {
-  for (const colorScheme of THEMES) {
-    for (const [size, width, height] of SIZES) {
-      const context = await chromium.newContext({ viewport: { width, height }, colorScheme, timezoneId: "UTC" });
-      const page = await context.newPage();
-      for (const [name, path] of views) {
-        await page.goto(`${daemon.url}${path}`);
-        await until("the modules run", () => page.evaluate(() => document.documentElement.dataset.ready !== undefined));
-        await then?.(page);
-        await page.waitForTimeout(400);
-        // Charts are drawn where they are seen: the whole page has to be.
-        const whole = await page.evaluate(() => document.documentElement.scrollHeight);
-        await page.setViewportSize({ width, height: Math.min(4000, Math.max(height, whole)) });
-        await page.waitForTimeout(300);
-        await page.screenshot({ path: `${folder}/${name}-${state}-${size}-${colorScheme}.png` });
-        await page.setViewportSize({ width, height });
-      }
-      await context.close();
-    }
-  }
-}
+const pictures = (daemon, state, views) => each(daemon, views, (view) => shoot(view, state));
 
 /**
  * A second of a shop.
@@ -117,22 +132,45 @@ function* beats(second) {
 
 const daemon = new Daemon(2);
 await daemon.start();
-await shoot(
+const first = VIEWS.slice(0, 1);
+await pictures(
   daemon,
   "empty",
   VIEWS.filter(([name]) => ["now", "metrics", "presence"].includes(name)),
 );
+await daemon.stop();
+await daemon.start();
 await daemon.flood(shop(0));
-await shoot(daemon, "first-minute", VIEWS.slice(0, 1));
+await pictures(daemon, "first-minute", first);
 let second = 1;
 const load = setInterval(() => {
   second += 1;
   void daemon.flood([...shop(second), ...beats(second)]);
 }, 1000);
-await until("there is something to see", () => second > 90, 120);
-await shoot(daemon, "data", VIEWS);
-await daemon.stop("SIGKILL");
-await shoot(daemon, "disconnected", []);
+await until("there is something to see", () => second > 100, 130);
+await pictures(daemon, "data", VIEWS);
+// A daemon that does not read for a moment loses what its receive buffer does not hold.
+daemon.child?.kill("SIGSTOP");
+for (let at = 0; at < 60; at += 1) {
+  await daemon.flood(shop(at));
+}
+daemon.child?.kill("SIGCONT");
+await new Promise((resolve) => setTimeout(resolve, 5000));
+await pictures(daemon, "losing", [...first, ...VIEWS.filter(([name]) => name === "series")]);
+/** @type {View[]} */
+const open = [];
+await each(daemon, first, async (view) => {
+  open.push(view);
+});
 clearInterval(load);
+await daemon.stop("SIGKILL");
+for (const view of open) {
+  await until(
+    "it is offline",
+    () => view.page.evaluate(() => document.documentElement.dataset.offline !== undefined),
+    30,
+  );
+  await shoot(view, "disconnected");
+}
 await daemon.end();
 await chromium.close();
