@@ -246,18 +246,25 @@ export class Chart {
       return;
     }
     const all = this.#lines(block);
-    const lines = all.slice(0, MOST_LINES);
+    // Of a whole, parts that were never there are not named.
+    const parts = spec.type === "stack" ? all.filter((line) => extent([line.values])[1] > 0) : all;
+    const lines = (parts.length ? parts : all.slice(0, 1)).slice(0, MOST_LINES);
     const times = block.ring.times;
     const kept = spec.type === "heat" ? block.heat.get(spec.ids[0]) : undefined;
     const heat = kept
       ? { bounds: kept.bounds, counts: Array.from(times, (time) => kept.counts.get(time) ?? null) }
       : null;
-    const marks = block.marks.map((mark) =>
-      mark.kind === "given_up" ? { ...mark, text: `given up before ${clock(mark.to, utc, false)}` } : mark,
-    );
+    const marks = block.marks.map((mark) => ({
+      ...mark,
+      text: mark.kind === "given_up" ? `given up before ${clock(mark.to, utc, false)}` : mark.text,
+    }));
     const isGivenUp = marks.some(({ kind, to }) => kind === "given_up" && to > window.from);
     if (!isGivenUp && block.first > window.from + block.step) {
-      const text = `no history before ${clock(block.first, utc)}`;
+      const start = marks.find(({ kind, from }) => kind === "restart" && Math.abs(from - block.first) < block.step * 2);
+      if (start) {
+        start.text = "";
+      }
+      const text = `${start ? "daemon started" : "no history before"} ${clock(block.first, utc)}`;
       marks.push({ from: window.from, to: block.first, kind: "before", text });
     }
     this.model = {
@@ -279,7 +286,7 @@ export class Chart {
       compare: spec.isCompare,
       utc,
     };
-    this.more = all.length - lines.length + Math.max(0, spec.ids.length - MOST_LINES);
+    this.more = Math.max(0, parts.length - MOST_LINES) + Math.max(0, spec.ids.length - MOST_LINES);
     this.#fault();
     this.sentence.textContent = this.#sentence();
     this.plot.setAttribute("aria-valuemax", String(Math.max(0, times.length - 1)));

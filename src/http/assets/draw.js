@@ -52,6 +52,9 @@ import { axis, linear, logAxis, logarithmic, spread, timeTicks } from "./scale.j
  * @typedef {CanvasRenderingContext2D} Context
  */
 
+/** Below this width, in pixels, lines have their names at their ends, and no values. */
+const NARROW = 420;
+
 /** Most lines of one chart. */
 export const MOST_LINES = 7;
 
@@ -166,18 +169,18 @@ export function layout(ctx, model, width, height, labels) {
 }
 
 /**
- * What is written at the end of each line: its name and its last value.
+ * What is written at the end of each line: its name and, where there is room, its last value.
  * @param {Model} model
+ * @param {number} width
  */
-export function endLabels(model) {
+export function endLabels(model, width) {
   if (model.small || model.heat) {
     return [];
   }
   return model.lines.map((line) => {
     const last = line.values.length ? line.values[line.values.length - 1] : Number.NaN;
-    return model.type === "stack" || Number.isNaN(last)
-      ? line.label
-      : `${line.label} ${withUnit(last, line.unit)}`.trim();
+    const isName = model.type === "stack" || Number.isNaN(last) || (width < NARROW && line.label !== "");
+    return isName ? line.label : `${line.label} ${withUnit(last, line.unit)}`.trim();
   });
 }
 
@@ -195,7 +198,7 @@ export function draw(ctx, model, width, height, theme) {
   ctx.font = `11px ${theme.family}`;
   ctx.lineJoin = "round";
   ctx.textBaseline = "alphabetic";
-  const labels = endLabels(model);
+  const labels = endLabels(model, width);
   const place = layout(ctx, model, width, height, labels);
   ground(ctx, model, place, theme);
   grid(ctx, model, place, theme);

@@ -135,14 +135,15 @@ export function timeTicks(from, to, most, shift) {
 }
 
 /**
- * Moves labels apart so that none is nearer than `gap` to the next, inside of `top` and `bottom`; keeps their order.
+ * Moves labels apart so that none is nearer than `gap` to the next, inside of `top` and `bottom`; keeps their order. Of those
+ * at the same place the later stands higher: percentiles and parts of a whole grow upwards.
  * @param {number[]} wanted positions
  * @param {number} gap
  * @param {number} top
  * @param {number} bottom
  */
 export function spread(wanted, gap, top, bottom) {
-  const order = wanted.map((_, at) => at).sort((a, b) => wanted[a] - wanted[b]);
+  const order = wanted.map((_, at) => at).sort((a, b) => wanted[a] - wanted[b] || b - a);
   const placed = wanted.slice();
   let least = top;
   for (const at of order) {

@@ -100,7 +100,6 @@ test("searching as one types finds a series; its row opens with the keyboard alo
   await until("one row is left", async () => /^1 of /.test((await page.locator("[data-count]").textContent()) ?? ""));
   assert.match(page.url(), /q=latency/);
   await page.keyboard.press("Escape");
-  await page.keyboard.press("/");
   await page.keyboard.type("latency");
   await until("both rows", async () => /^2 of /.test((await page.locator("[data-count]").textContent()) ?? ""));
   await page.keyboard.press("ArrowDown");
@@ -182,7 +181,9 @@ test("nothing serious is found by axe, on any view, in both themes and on a phon
     const errors = faults(other);
     for (const view of VIEWS) {
       await other.goto(`${daemon.url}${view}`);
-      await until("the modules run", () => other.evaluate(() => document.documentElement.dataset.ready !== undefined));
+      await until(`the modules run on ${view}`, () =>
+        other.evaluate(() => document.documentElement.dataset.ready !== undefined),
+      );
       await other.waitForTimeout(150);
       await other.evaluate(axe.source);
       const { violations } = await other.evaluate(() => /** @type {any} */ (window).axe.run());
