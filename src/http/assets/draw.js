@@ -77,7 +77,8 @@ export class Theme {
       return color;
     };
     this.series = Array.from({ length: MOST_LINES }, (_, at) => this.color(`s${at + 1}`));
-    this.heat = style.getPropertyValue("--heat").trim().split(/\s+/);
+    const stops = style.getPropertyValue("--heat").trim().split(/\s+/);
+    this.heat = stops.length > 1 ? stops : ["#e8f0fc", "#061842"];
     this.ground = forced ? "Canvas" : this.color("surface");
     this.family = getComputedStyle(document.body).fontFamily;
     /** @type {Map<string, CanvasPattern | null>} */
