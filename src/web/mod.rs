@@ -191,7 +191,9 @@ pub async fn promised(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == JSON) {
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    // What is said to people in a page is an answer of ours, too.
+    if !is_error || kind.is_some_and(|kind| kind == JSON.as_bytes() || kind.starts_with(b"text/html")) {
         return response;
     }
     let (head, body) = response.into_parts();
