@@ -329,10 +329,11 @@ function leave() {
     menu.querySelector("summary")?.focus();
   } else if (charts.cross) {
     charts.point(null);
-  } else if (root.dataset.view === "metrics" && !table) {
-    history.length > 1 && document.referrer.startsWith(location.origin)
-      ? history.back()
-      : location.assign(carry(state(), "/series"));
+  } else if (root.dataset.view === "metrics" && location.pathname !== "/series") {
+    // Back to the list as it was; the browser's own Back may be a zoom.
+    const list = `${location.origin}/series`;
+    const isFromList = document.referrer === list || document.referrer.startsWith(`${list}?`);
+    location.assign(isFromList ? document.referrer : carry(state(), "/series"));
   } else if (state().sel) {
     update({ sel: "" });
     table?.restyle();

@@ -17,7 +17,7 @@ export function sparkScale(values) {
     return null;
   }
   const [least, most] = [Math.min(...known), Math.max(...known)];
-  const span = Math.max(0.3 * Math.max(Math.abs(most), Math.abs(least)), Number.MIN_VALUE);
+  const span = 0.3 * Math.max(Math.abs(most), Math.abs(least)) || 1;
   const middle = (least + most) / 2;
   return most - least >= span ? [least, most] : [middle - span / 2, middle + span / 2];
 }

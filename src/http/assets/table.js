@@ -190,15 +190,20 @@ export class SeriesTable {
   }
 
   /** @param {Found} found */
-  #take(found) {
-    this.items = found.series;
-    this.next = found.next;
-    this.found = found;
+  #count(found) {
     const count = document.querySelector("[data-count]");
     if (count) {
       const took = found.took_ms < 10 ? number(Math.ceil(found.took_ms * 10) / 10) : number(Math.round(found.took_ms));
       count.textContent = `${number(found.matched)} of ${number(found.total)} series, ${took} ms`;
     }
+  }
+
+  /** @param {Found} found */
+  #take(found) {
+    this.items = found.series;
+    this.next = found.next;
+    this.found = found;
+    this.#count(found);
     const near = (found.near ?? []).map(({ text, matched }) => `${text} (${number(matched)})`).join(", ");
     const q = state().q.trim();
     this.#say(
@@ -236,6 +241,7 @@ export class SeriesTable {
     if (isTop && this.items.length <= PAGE) {
       this.#take(found);
     } else {
+      this.#count(found);
       const fresh = new Map(found.series.map((item) => [item.id, item]));
       this.items = this.items.map((item) => fresh.get(item.id) ?? item);
     }

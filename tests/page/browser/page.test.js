@@ -158,6 +158,14 @@ test("names from the wire are text, whatever they hold", async () => {
   assert.doesNotMatch(await page.title(), /^broken/);
 });
 
+test("a series that nobody sent is not known, in a page", async () => {
+  const response = await go("/series/show?kind=counter&name=nobody");
+  assert.equal(response?.status(), 404);
+  await shows(/This series is not known/);
+  // The browser itself complains of the status.
+  wrong.splice(0);
+});
+
 test("a service that falls silent goes down before one's eyes", async () => {
   const beat = () => daemon.send("heartbeat:1|g|#service:checkout,instance:web-1,interval:1");
   beat();
@@ -204,7 +212,7 @@ test("nothing serious is found by axe, on any view, in both themes and on a phon
         serious.push(`${view}: ${width} px wider than the window`);
       }
     }
-    serious.push(...errors);
+    serious.push(...new Set(errors));
     await other.context().close();
   }
   assert.deepEqual(serious, []);

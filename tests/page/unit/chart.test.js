@@ -106,6 +106,7 @@ test("a small line spans a third of its maximum, breaks, and has dots", () => {
   assert.deepEqual(sparkScale([100, 101]), [85.35, 115.65]);
   assert.deepEqual(sparkScale([0, 10]), [0, 10]);
   assert.equal(sparkScale([null]), null);
+  assert.doesNotMatch(sparkPaths([0, 0]).line, /NaN/);
   assert.match(sparkPaths([1, 2, null, 3]).line, /^M0 [\d.]+L40 [\d.]+M120 [\d.]+h0$/);
   assert.deepEqual(sparkPaths([null]), { line: "", area: "" });
 });
