@@ -192,6 +192,13 @@ export class Live {
       }
     }
     document.title = page.title;
+    const keys = (/** @type {Document} */ of) =>
+      [...of.querySelectorAll("main [data-live]")].map((fragment) => fragment.getAttribute("data-live")).join("\n");
+    const [main, nextMain] = [document.querySelector("main"), page.querySelector("main")];
+    if (main && nextMain && keys(document) !== keys(page)) {
+      // Parts came or went, such as the first steps of an empty page.
+      morph(main, nextMain);
+    }
     for (const old of document.querySelectorAll("[data-live]")) {
       const key = old.getAttribute("data-live");
       const next = page.querySelector(`[data-live="${CSS.escape(key ?? "")}"]`);

@@ -126,6 +126,7 @@ export function drawPins() {
     return false;
   }
   home.dataset.shown = wanted;
+  home.dataset.kept = "";
   const known = new Map([...home.children].map((child) => [/** @type {HTMLElement} */ (child).dataset.key, child]));
   const next = [...(cmp.length ? compared(cmp) : []), ...pin.slice(0, MOST).map(pinned)];
   home.replaceChildren(

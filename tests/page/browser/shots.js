@@ -2,7 +2,7 @@
 // and without an answer. Usage: node browser/shots.js FOLDER [PROGRAM]; about 3 minutes.
 import { mkdirSync } from "node:fs";
 import { Daemon } from "./daemon.js";
-import { browser, until } from "./support.js";
+import { browser, fromSources, until } from "./support.js";
 
 const folder = process.argv[2] ?? "out";
 mkdirSync(folder, { recursive: true });
@@ -39,6 +39,7 @@ async function each(daemon, views, then) {
   for (const theme of THEMES) {
     for (const [size, width, height] of SIZES) {
       const context = await chromium.newContext({ viewport: { width, height }, colorScheme: theme, timezoneId: "UTC" });
+      await fromSources(context);
       for (const [name, path] of views) {
         const page = await context.newPage();
         await page.goto(`${daemon.url}${path}`);

@@ -1,5 +1,5 @@
 // What the browser tests share: Chromium, and what a page did that it should not do.
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
 /** Where Chromium is. */
@@ -13,6 +13,20 @@ const PROGRAM = [
 /** @returns {Promise<import("playwright-core").Browser>} */
 export function browser() {
   return chromium.launch({ executablePath: PROGRAM, args: ["--no-sandbox", "--force-color-profile=srgb"] });
+}
+
+/**
+ * With `SYSTOLE_ASSETS=1` modules and styles are those of the sources, so that a change needs no build.
+ * @param {import("playwright-core").BrowserContext} context
+ */
+export async function fromSources(context) {
+  if (process.env.SYSTOLE_ASSETS) {
+    await context.route(/\/assets\/[a-z]+\.(js|css)/, (route) => {
+      const name = new URL(route.request().url()).pathname.split("/").pop() ?? "";
+      const body = readFileSync(new URL(`../../../src/http/assets/${name}`, import.meta.url));
+      return route.fulfill({ body, contentType: name.endsWith("js") ? "text/javascript" : "text/css" });
+    });
+  }
 }
 
 /**
