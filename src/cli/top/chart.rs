@@ -192,8 +192,7 @@ fn scale(screen: &mut Screen, plot: Rect, bottom: f64, top: f64) {
     let middle = plot.y + plot.height / 2;
     let mut marks = vec![(plot.y, top), (plot.bottom() - 1, bottom)];
     if plot.height >= 5 {
-        let share = f64::from(plot.bottom() - 1 - middle) / f64::from(plot.height - 1);
-        marks.push((middle, bottom + (top - bottom) * share));
+        marks.push((middle, (bottom + top) / 2.0));
     }
     for (y, value) in marks {
         screen.right(plot.x - 1, y, &short(value), MUTED);

@@ -421,7 +421,10 @@ fn draw_table(screen: &mut Screen, app: &mut App, table: &Table, area: Rect) {
             if table.columns[n].is_right {
                 screen.right_within(x, x + columns, y, &entry.text, entry.style);
             } else {
-                screen.put(x, y, &entry.text, entry.style, columns);
+                // What nothing follows has the rest of the row.
+                let is_last = row.entries[n + 1..].iter().all(|entry| entry.text.is_empty());
+                let most = if is_last { area.right().saturating_sub(x + 1) } else { columns };
+                screen.put(x, y, &entry.text, entry.style, most);
             }
             x += columns + 2;
         }
@@ -613,6 +616,9 @@ fn keys(screen: &mut Screen, app: &App, y: u16) {
             }
             if app.mode == Mode::Chart || app.mode == Mode::Prefixes {
                 keys.push(key(0, "esc", "back"));
+            }
+            if app.mode == Mode::Chart {
+                keys.push(key(1, "+ -", "zoom"));
             }
             keys.extend([
                 key(3, "1-7", "view"),

@@ -6,10 +6,14 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::lists::{self, Table};
 use super::model::{Block, Data};
-use super::source::{Answered, Wish};
+use super::source::{Answered, FIRST_REACH, Wish};
 
 /// Longest text of a filter or a line, in characters.
 const MAX_TYPED: usize = 400;
+
+/// How far a chart reaches back, in seconds, and which of these it is at first.
+const REACHES: [f64; 6] = [300.0, 900.0, FIRST_REACH, 3600.0, 21_600.0, 86_400.0];
+const FIRST: usize = 2;
 
 /// A list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +133,8 @@ pub(super) struct App {
     pub(super) typed: String,
     explained: Option<String>,
     pub(super) sender: Option<String>,
+    /// How far the chart reaches back: one of [`REACHES`].
+    reach: usize,
     /// Whether the screen has room for a chart beside the list, and for the lower blocks.
     pub(super) has_side: bool,
     pub(super) has_blocks: bool,
@@ -152,6 +158,7 @@ impl App {
             typed: String::new(),
             explained: None,
             sender: None,
+            reach: FIRST,
             has_side: false,
             has_blocks: true,
             page: 10,
@@ -161,6 +168,7 @@ impl App {
                 query: String::new(),
                 order: SeriesOrder::Loudest,
                 chart: None,
+                reach_secs: REACHES[FIRST],
                 sender: None,
                 line: None,
                 blocks: true,
@@ -200,6 +208,7 @@ impl App {
             query: self.looks.get(&View::Series).map_or_else(String::new, |look| look.filter.trim().to_string()),
             order: self.order,
             chart: selected.filter(|_| self.mode == Mode::Chart || self.has_side),
+            reach_secs: REACHES[self.reach],
             sender: self.sender.clone().filter(|_| self.mode == Mode::Prefixes),
             line: self.explained.clone().filter(|_| self.mode == Mode::Explain),
             blocks: self.has_blocks,
@@ -322,6 +331,8 @@ impl App {
                     None => Some((Box::new(self.live.clone()), self.wish.number)),
                 };
             }
+            KeyCode::Char('+' | '=') => self.reach = self.reach.saturating_sub(1),
+            KeyCode::Char('-') => self.reach = (self.reach + 1).min(REACHES.len() - 1),
             KeyCode::Char('e') => self.explain(),
             KeyCode::Char('?' | 'h') => self.mode = Mode::Help,
             _ => return Action::Nothing,

@@ -98,7 +98,7 @@ pub(super) fn table(app: &App) -> Table {
         View::TagKeys => tag_keys(data),
         View::Presence => presence(data, app.utf8),
         View::Sinks => sinks(data, app.utf8),
-        View::Losses => losses(data),
+        View::Losses => losses(data, app.utf8),
         View::Lines => lines(data),
     };
     if app.view != View::Series {
@@ -412,7 +412,7 @@ fn sinks(data: &Data, utf8: bool) -> Table {
     Table { columns, rows, word: word.into(), ..Table::default() }
 }
 
-fn losses(data: &Data) -> Table {
+fn losses(data: &Data, utf8: bool) -> Table {
     let columns = vec![
         column("WHAT", 31, 0).sorted(),
         column("WHERE, WHY", 0, 0).sorted(),
@@ -421,10 +421,10 @@ fn losses(data: &Data) -> Table {
     ];
     let mut rows: Vec<Row> = Vec::new();
     for warning in account::warnings(data.status()) {
-        let sign = entry("needs a look").styled(screen::WARNING);
+        // It has the whole row, and stays above all numbers.
         let none = || Entry { number: Some(f64::INFINITY), ..entry("") };
-        let entries = vec![sign, entry(warning.clone()).styled(screen::WARNING), none(), none()];
-        rows.push(Row { key: warning, line: None, entries });
+        let text = entry(format!("{} {warning}", Grade::Warning.sign(utf8))).styled(screen::WARNING);
+        rows.push(Row { key: warning, line: None, entries: vec![text, entry(""), none(), none()] });
     }
     let mut lost: Vec<_> = data.losses.iter().filter(|loss| loss.total > 0).collect();
     // What is lost now before what was, and that in the order of the ledger.
@@ -444,11 +444,12 @@ fn losses(data: &Data) -> Table {
         key: example.line.clone(),
         line: Some(example.line.clone()),
         entries: vec![
-            entry(format!("  for example, {}", example.reason)).styled(screen::MUTED),
+            entry(format!("  {}", example.line)),
             entry(match &example.sender {
-                Some(sender) => format!("{}   from {sender}", example.line),
-                None => example.line.clone(),
-            }),
+                Some(sender) => format!("{} from {sender}", example.reason),
+                None => example.reason.clone(),
+            })
+            .styled(screen::MUTED),
             figure(example.per_sec, short),
             Entry { number: Some(-1.0), ..entry("") },
         ],

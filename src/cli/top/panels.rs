@@ -11,7 +11,7 @@ use super::keys::App;
 use super::model::Block;
 use super::screen::{self, BOLD, MUTED, PLAIN, Screen, width};
 
-const HELP: [(&str, &str); 18] = [
+const HELP: [(&str, &str); 19] = [
     ("1 to 7", "series, senders, tag keys, presence, sinks, losses, lines"),
     ("tab, left, right", "the view beside it"),
     ("up, down, j, k", "select; page up, page down, home, end"),
@@ -20,6 +20,7 @@ const HELP: [(&str, &str); 18] = [
     ("/", "filter: words, globs, key:value; elsewhere any text"),
     ("s, r", "sort by the next column, reverse the order"),
     ("space", "freeze the screen; data goes on"),
+    ("+, -", "in a chart: a shorter, a longer time"),
     ("e", "explain a line: how it is read, and where it goes"),
     ("ctrl-l, ctrl-z", "draw anew, suspend"),
     ("q, ctrl-c", "quit"),

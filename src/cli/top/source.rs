@@ -37,6 +37,9 @@ const CLOCKS_AGREE: f64 = 2.0;
 const SPARK_POINTS: f64 = 120.0;
 /// How far sparklines and the change of series reach back, in seconds.
 pub(super) const SPARK_SECS: f64 = 300.0;
+/// Reach of a chart until another is chosen, and the shortest, in seconds.
+pub(super) const FIRST_REACH: f64 = 1800.0;
+const LEAST_REACH: f64 = 60.0;
 /// Intervals that the sparklines of the first lines have.
 const TILE_INTERVALS: f64 = 44.0;
 
@@ -51,6 +54,8 @@ pub(super) struct Wish {
     pub(super) order: SeriesOrder,
     /// The series whose chart is shown.
     pub(super) chart: Option<String>,
+    /// How far it reaches back.
+    pub(super) reach_secs: f64,
     /// The sender whose prefixes are shown.
     pub(super) sender: Option<String>,
     /// The line that is explained.
@@ -84,12 +89,14 @@ pub(super) fn unix_now() -> f64 {
 /// Asks until nobody listens to the answers any more.
 pub(super) async fn ask_on(client: DaemonClient, mut wishes: watch::Receiver<Wish>, out: Sender<Message>) {
     let mut failures = 0;
-    let mut clock = DaemonClock { ahead: 0.0, interval: 10.0 };
+    let mut clock = DaemonClock { ahead: 0.0, interval: 10.0, uptime: 0.0 };
     loop {
         let wait = match status(&client).await {
             Ok((status, ahead)) => {
                 failures = 0;
-                clock = DaemonClock { ahead, interval: status["interval"].as_f64().unwrap_or(10.0).max(0.001) };
+                let number = |key: &str, default: f64| status[key].as_f64().unwrap_or(default);
+                let (interval, uptime) = (number("interval", 10.0).max(0.001), number("uptime_secs", f64::MAX));
+                clock = DaemonClock { ahead, interval, uptime };
                 let tick = status["as_of"].as_f64();
                 let sent = out.send(Message::Answered(wishes.borrow().number, Answered::Status { status, ahead }));
                 if sent.is_err() {
@@ -180,6 +187,8 @@ struct DaemonClock {
     ahead: f64,
     /// Seconds between two flushes.
     interval: f64,
+    /// Seconds since its start.
+    uptime: f64,
 }
 
 /// Asks for what is on the screen; of a wish that has changed since `known` only for what is new.
@@ -226,10 +235,14 @@ async fn parts(client: &DaemonClient, wish: &Wish, known: Option<&Wish>, out: &S
     };
     let chart = async {
         if let Some(id) = &wish.chart
-            && is_new(|wish| format!("{:?}", wish.chart))
+            && is_new(|wish| format!("{:?} {}", wish.chart, wish.reach_secs))
         {
             let id = in_url(id);
-            give(Answered::Chart(block(client, &format!("/api/v1/history?id={id}")).await));
+            // A time before its start, of which a sink may know, is only shown when somebody asks for it.
+            let is_asked = wish.reach_secs > FIRST_REACH;
+            let reach = if is_asked { wish.reach_secs } else { wish.reach_secs.min(clock.uptime.max(LEAST_REACH)) };
+            let from = unix_now() + clock.ahead - reach;
+            give(Answered::Chart(block(client, &format!("/api/v1/history?id={id}&from={from:.3}")).await));
             give(Answered::Details(block(client, &format!("/api/v1/series/details?id={id}")).await));
         }
     };

@@ -369,6 +369,11 @@ fn keys_change_what_is_asked_for_and_shown() {
     assert_eq!(app.wish().query, "request_id:");
     press(&mut app, "\n");
     assert!(app.wish().chart.is_some());
+    let reach = app.wish().reach_secs;
+    press(&mut app, "--");
+    assert_eq!((reach, app.wish().reach_secs), (1800.0, 21_600.0));
+    press(&mut app, "+++++");
+    assert_eq!(app.wish().reach_secs, 300.0);
     press(&mut app, "\u{1b}2\n");
     assert_eq!((app.wish().chart, app.wish().sender.as_deref()), (None, Some("10.4.7.19")));
     // A line that was refused is explained.
