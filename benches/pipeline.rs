@@ -7,6 +7,7 @@
 //! ```
 
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use systole::internals::aggregate::rules::{Rule, Rules};
 use systole::internals::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::internals::protocol::{Options, lines, parse_metric};
 use systole::internals::rollup::{Interval, Registry, RegistryOptions};
+use systole::internals::senders::Origin;
 use systole::internals::snapshot::SummaryPolicy;
 
 const SERIES: usize = 1000;
@@ -232,8 +234,42 @@ fn workload(name: &str) -> Option<Vec<Vec<u8>>> {
     })
 }
 
+/// Batches of full datagrams of so many lines under 40 prefixes from 500 senders, as a worker reads them at a rate at which one
+/// batch in 64 is looked at; `attends` says whether senders are attended to at all.
+fn execute_batches(lines: usize, attends: bool, rounds: usize) {
+    const LINES_OF_ROUND: usize = 64_000;
+    const SENDERS: usize = 500;
+    let word = |n: usize| (0..2).map(|at| char::from(b'a' + (n / 7_usize.pow(at) % 7) as u8)).collect::<String>();
+    let line = |n: usize| format!("{}.requests.endpoint_{:04}:1|c\n", word(n % 40), n * 37 % SERIES);
+    let text = |d: usize| (0..lines).map(|l| line(d * lines + l)).collect::<String>().into_bytes();
+    let all: Vec<Vec<u8>> = (0..SERIES * 4 / lines).map(text).collect();
+    let origins: Vec<Origin> =
+        (0..SENDERS).map(|n| Origin::at(Ipv4Addr::from(0x0a00_0000 + n as u32 * 7919).into())).collect();
+    let (mut shard, options) = (shard(), Options::default());
+    if attends {
+        shard.attend_to_senders(false, false);
+    }
+    // So many have come before in this interval.
+    shard.tally().listener.datagrams = 10_000_000;
+    for n in 0..rounds * LINES_OF_ROUND / lines {
+        if n.is_multiple_of(64) {
+            black_box(shard.asks_for_senders());
+            shard.begin_batch();
+        }
+        shard.tally().listener.datagrams += 1;
+        let datagram = black_box(&all[n % all.len()]);
+        shard.note_sender(datagram, || origins[n * 31 % SENDERS]);
+        shard.ingest(datagram, &options, None, 1.0);
+    }
+    black_box(shard.close([const { Vec::new() }; 5], Columns::default()));
+}
+
 /// Reads known lines of one sort so many times over, and closes the interval each time.
 fn execute(name: &str, rounds: usize) {
+    if let Some(of) = name.strip_prefix("batches of ") {
+        let (lines, senders) = of.split_once(' ').unwrap_or((of, ""));
+        return execute_batches(lines.parse().expect("lines of a datagram"), senders == "with senders", rounds);
+    }
     let all = workload(name).expect("counter, gauge, timer, set, sampled, packed or tagged");
     let (mut shard, options, mut spare) = (shard(), Options::default(), Columns::default());
     for _ in 0..rounds {
