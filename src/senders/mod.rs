@@ -27,6 +27,8 @@ mod sketch;
 mod summary;
 mod table;
 mod tag_keys;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

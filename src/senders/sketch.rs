@@ -249,7 +249,8 @@ impl Sketch {
             let line = &rest[..end];
             let bytes = (end + 1).min(rest.len());
             rest = &rest[bytes..];
-            if matches!(line, b"" | b"\r") {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() {
                 continue;
             }
             let (prefix, container) = (prefix_of(line), container_of(line));

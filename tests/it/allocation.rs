@@ -3,6 +3,7 @@
 use systole::internals::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::internals::memory::{LEAST_MAX_MEMORY, Level, Memory};
 use systole::internals::protocol::Options;
+use systole::internals::senders::Origin;
 
 use crate::support::heap::allocations;
 
@@ -67,4 +68,34 @@ fn a_sample_that_folds_for_want_of_memory_allocates_nothing() {
     round();
     assert_eq!(allocations() - before, 0);
     assert_eq!(shard.open_tally().memory.folded, 4 * 300);
+}
+
+#[test]
+fn attending_to_senders_allocates_nothing_for_those_that_are_known() {
+    let mut shard = Shard::new(ShardOptions {
+        timers: TimerPolicy::default(),
+        fold_histograms: false,
+        quota: Quota::new(1000),
+        seed: 1,
+        rules: None,
+        heartbeats: None,
+        times: TimeWindow::ANY,
+    });
+    shard.attend_to_senders(false, false);
+    let lines: [&[u8]; 3] = [b"api.hits:1|c", b"job.step.load:1|c|c:ci-4f1c", b"broken:line\njob.step:1|c|#a:b"];
+    let options = Options::default();
+    let mut round = || {
+        shard.begin_batch();
+        assert!(shard.asks_for_senders(), "of few batches each is looked at");
+        for n in 0..50_u8 {
+            for line in lines {
+                shard.note_sender(line, || Origin::at([10, 0, 0, n].into()));
+                shard.ingest(line, &options, None, 1.0);
+            }
+        }
+    };
+    (0..2).for_each(|_| round());
+    let before = allocations();
+    round();
+    assert_eq!(allocations() - before, 0);
 }
