@@ -446,7 +446,7 @@ impl Shard {
         if let Some(senders) = &mut self.senders {
             let key = self.keys.last();
             let name = metric.name.as_sent().unwrap_or_else(|| name_of_key(key));
-            senders.new_series(name, metric.container().unwrap_or_default(), tags_of_key(key), !has_place);
+            senders.new_series(name, || metric.container().unwrap_or_default(), tags_of_key(key), !has_place);
         }
         if has_place {
             let series = Series::from_key(self.keys.last());

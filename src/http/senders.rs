@@ -73,7 +73,7 @@ impl FromGiven for Asked {
     }
 }
 
-/// The whole answer.
+/// Who sends what, as of the last tick.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Answer {
     /// The end of the last interval, Unix seconds.
@@ -98,14 +98,19 @@ pub(super) struct Answer {
     pub(super) warnings: Vec<String>,
 }
 
+/// A sender, or several that have in common what was asked by; what they do not have in common is null.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SenderEntry {
+    /// What `sender` takes.
     pub(super) id: String,
     pub(super) address: Option<String>,
+    /// The listener that it was first seen at.
     pub(super) listener: String,
+    /// The number and the user of a process of this machine, and its name.
     pub(super) pid: Option<u32>,
     pub(super) uid: Option<u32>,
     pub(super) process: Option<String>,
+    /// The container that its lines name.
     pub(super) container: Option<String>,
     /// Share of all lines, 0 to 1.
     pub(super) share: f64,
@@ -115,6 +120,7 @@ pub(super) struct SenderEntry {
     pub(super) spark: Vec<f32>,
 }
 
+/// What names begin with.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PrefixEntry {
     pub(super) prefix: String,
@@ -124,6 +130,7 @@ pub(super) struct PrefixEntry {
     pub(super) rates: RatesEntry,
 }
 
+/// Per second, over the window.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RatesEntry {
     pub(super) lines_per_sec: f64,
@@ -146,16 +153,21 @@ impl From<&Rates> for RatesEntry {
     }
 }
 
+/// A key of tags.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TagKeyEntry {
     pub(super) key: String,
     /// Distinct values since the start, about.
     pub(super) values: u64,
+    /// New ones of the last interval, per second.
     pub(super) new_per_sec: f64,
+    /// What most of the new series with it begin with.
     pub(super) under: Option<String>,
+    /// The id of who sends most of them.
     pub(super) sender: Option<String>,
 }
 
+/// A line that was refused, one a reason.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ExampleEntry {
     pub(super) reason: &'static str,
@@ -165,6 +177,8 @@ pub(super) struct ExampleEntry {
 }
 
 /// Who sends what, and which tags explode
+///
+/// Senders, prefixes of names, keys of tags by their distinct values, and examples of refused lines, as of the last tick.
 #[utoipa::path(
     get,
     path = "/api/v1/senders",

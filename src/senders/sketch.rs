@@ -24,6 +24,11 @@ const MANY_NEW_SERIES: u64 = 1000;
 const MANY_MALFORMED: u64 = 1000;
 const MALFORMED_PART: u64 = 100;
 
+/// Samples of names without room that are all looked at in an interval; beyond it, one in [`FOLDED_PART`] stands for the others:
+/// a flood of them is to cost little.
+const ALL_FOLDED: u64 = 10_000;
+const FOLDED_PART: u64 = 16;
+
 /// Registers that tell how many senders there were beyond what the table holds: a standard error of 3.3 %.
 pub(super) const SEEN_REGISTERS: usize = 1 << 10;
 
@@ -110,6 +115,7 @@ pub struct Sketch {
     examples: Vec<Example>,
     refused: [u64; Reason::ALL.len()],
     new_series: u64,
+    folded: u64,
     malformed: u64,
     seen: Box<[u8; SEEN_REGISTERS]>,
     looked_at: f64,
@@ -152,6 +158,7 @@ impl Sketch {
             examples: Vec::new(),
             refused: [0; Reason::ALL.len()],
             new_series: 0,
+            folded: 0,
             malformed: 0,
             seen: Box::new([0; SEEN_REGISTERS]),
             looked_at: 0.0,
@@ -354,17 +361,27 @@ impl Sketch {
     pub fn new_series<'t>(
         &mut self,
         name: &[u8],
-        container: &[u8],
+        container: impl FnOnce() -> &'t [u8],
         tags: impl Iterator<Item = (&'t [u8], &'t [u8])>,
         is_folded: bool,
     ) {
         self.new_series += 1;
-        let one = |is_it: bool| f64::from(u8::from(is_it));
-        let counts = Counts { new_series: one(!is_folded), folded: one(is_folded), ..Counts::default() };
+        let (mut counts, mut weight) = (Counts { new_series: 1.0, ..Counts::default() }, 1);
+        if is_folded {
+            self.folded += 1;
+            weight = match self.folded {
+                0..=ALL_FOLDED => 1,
+                n if n.is_multiple_of(FOLDED_PART) => FOLDED_PART,
+                _ => return,
+            };
+            counts = Counts { folded: weight as f64, ..Counts::default() };
+        }
+        let container = container();
         let prefix = prefix_of(name);
         let (hash, sender) = self.add_event(prefix, container, &counts);
         let sender = sender.filter(|_| self.origin != Origin::Unknown);
         let series = NewSeries {
+            weight,
             prefix: (hash, Prefix::new(prefix)),
             sender: sender.map(|hash| (hash, Sender::new(self.origin, container))),
         };
@@ -378,7 +395,7 @@ impl Sketch {
     /// Closes the interval, which had so many datagrams, or pieces of streams.
     pub fn close(&mut self, received: u64) -> Gathered {
         self.last_received = received;
-        (self.new_series, self.malformed) = (0, 0);
+        (self.new_series, self.folded, self.malformed) = (0, 0, 0);
         let has_seen = !self.senders.entries().is_empty();
         let gathered = Gathered {
             senders: self.senders.take(),

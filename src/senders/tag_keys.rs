@@ -65,8 +65,9 @@ pub(super) struct TagKey {
     hash: u64,
     key: Text<KEY_BYTES>,
     registers: Box<[u8; REGISTERS]>,
-    /// New series that had it, and those of them whose sender is known.
+    /// New series that had it, those of them that were looked at, and those whose sender is known.
     series: u64,
+    looked_at: u64,
     with_sender: u64,
     prefixes: Few<Prefix>,
     senders: Few<Sender>,
@@ -79,6 +80,7 @@ impl TagKey {
             key,
             registers: Box::new([0; REGISTERS]),
             series: 0,
+            looked_at: 0,
             with_sender: 0,
             prefixes: Few::default(),
             senders: Few::default(),
@@ -92,6 +94,8 @@ pub(super) struct TagKeys(Vec<TagKey>);
 
 /// A new series, as far as its tags are concerned.
 pub(super) struct NewSeries {
+    /// How many series it stands for.
+    pub(super) weight: u64,
     pub(super) prefix: (u64, Prefix),
     /// Its sender, if that is known.
     pub(super) sender: Option<(u64, Sender)>,
@@ -113,11 +117,12 @@ impl TagKeys {
         });
         let tag = &mut self.0[at];
         observe(&mut tag.registers, value);
-        tag.series += 1;
-        tag.prefixes.add(series.prefix.0, series.prefix.1, 1);
+        tag.series += series.weight;
+        tag.looked_at += 1;
+        tag.prefixes.add(series.prefix.0, series.prefix.1, series.weight);
         if let Some((hash, sender)) = series.sender {
-            tag.with_sender += 1;
-            tag.senders.add(hash, sender, 1);
+            tag.with_sender += series.weight;
+            tag.senders.add(hash, sender, series.weight);
         }
     }
 
@@ -174,6 +179,7 @@ impl TagTotals {
                 Some(known) => {
                     merge(&mut known.registers, &part.registers);
                     known.series += part.series;
+                    known.looked_at += part.looked_at;
                     known.with_sender += part.with_sender;
                     known.prefixes.merge(&part.prefixes);
                     known.senders.merge(&part.senders);
@@ -219,7 +225,11 @@ impl TagTotals {
         merge(&mut watched.registers, &new.registers);
         let values = estimate(&watched.registers);
         let added = (values - watched.values).max(0.0);
-        watched.fresh[0] = if added >= ALL_NEW * of_interval { of_interval } else { added };
+        let fresh = if added >= ALL_NEW * of_interval { of_interval } else { added };
+        // Values of series that were not looked at are like those that were, if these are new again and again.
+        let looked_at = new.looked_at.max(1) as f64;
+        let stand_for = if fresh >= MOSTLY_NEW * looked_at { new.series as f64 / looked_at } else { 1.0 };
+        watched.fresh[0] = fresh * stand_for;
         watched.values = values;
         watched.series += new.series;
         watched.fresh_series = new.series;
@@ -259,7 +269,7 @@ mod tests {
     use rapidhash::v3::rapidhash_v3;
 
     fn series(prefix: &str) -> NewSeries {
-        NewSeries { prefix: (rapidhash_v3(prefix.as_bytes()), Prefix::new(prefix.as_bytes())), sender: None }
+        NewSeries { weight: 1, prefix: (rapidhash_v3(prefix.as_bytes()), Prefix::new(prefix.as_bytes())), sender: None }
     }
 
     fn add(keys: &mut TagKeys, key: &str, value: u64, under: &NewSeries) {

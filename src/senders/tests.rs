@@ -99,7 +99,7 @@ fn explode(sketch: &mut Sketch, interval: usize, count: usize) {
         sketch.begin_lines(b"job.step:1|c", origin(9));
         let value = format!("{}", interval * count + n);
         let tags = [(&b"region"[..], &b"eu"[..]), (b"request_id", value.as_bytes())];
-        sketch.new_series(b"job.step.load", b"", tags.into_iter(), false);
+        sketch.new_series(b"job.step.load", || b"", tags.into_iter(), false);
     }
 }
 
@@ -120,6 +120,21 @@ fn a_tag_that_explodes_is_named_after_two_intervals_with_its_prefix_and_its_send
 }
 
 #[test]
+fn values_of_names_without_room_are_extrapolated() {
+    let (mut sketch, mut summary) = (Sketch::new(7, false, false), Summary::new(""));
+    sketch.begin_batch(0, 0, true);
+    for n in 0..170_000 {
+        let value = format!("{n}");
+        let tags = [(&b"region"[..], &b"eu"[..]), (b"request_id", value.as_bytes())];
+        sketch.new_series(b"job.step.load", || b"", tags.into_iter(), true);
+    }
+    let report = close(&mut summary, &mut sketch, 1, 170_000);
+    assert_eq!(report.prefixes[0].1.folded, 17_000.0);
+    let rate = |key: &str| report.tag_keys.iter().find(|known| known.key == key).expect("it is there").new_per_sec;
+    assert!((rate("request_id") / 17_000.0 - 1.0).abs() < 0.06 && rate("region") < 0.11, "{:?}", report.tag_keys);
+}
+
+#[test]
 fn a_roll_out_is_no_explosion() {
     let (mut sketch, mut summary) = (Sketch::new(7, false, false), Summary::new(""));
     (1..=2).for_each(|interval| _ = close(&mut summary, &mut sketch, interval, 0));
@@ -127,7 +142,7 @@ fn a_roll_out_is_no_explosion() {
         for host in 0..600 {
             for _ in 0..40 {
                 let value = format!("pod-{interval}-{host}");
-                sketch.new_series(b"web.hits", b"", [(&b"host"[..], value.as_bytes())].into_iter(), false);
+                sketch.new_series(b"web.hits", || b"", [(&b"host"[..], value.as_bytes())].into_iter(), false);
             }
         }
         assert!(close(&mut summary, &mut sketch, interval as u64, 24_000).warnings.is_empty());
@@ -153,7 +168,7 @@ fn while_a_limit_is_near_every_batch_asks_and_its_events_have_senders() {
     assert!((2..=30).contains(&asks(&mut sketch(), 0, false)), "one in 64");
     assert_eq!(asks(&mut sketch(), 0, true), 640);
     let mut many_new = sketch();
-    (0..1000).for_each(|_| many_new.new_series(b"a", b"", std::iter::empty(), false));
+    (0..1000).for_each(|_| many_new.new_series(b"a", || b"", std::iter::empty(), false));
     assert_eq!(asks(&mut many_new, 0, false), 640);
     let malformed = || {
         let mut sketch = sketch();
@@ -172,7 +187,7 @@ fn names_that_find_no_room_and_floods_of_malformed_lines_are_named_with_their_se
         (0..2).for_each(|_| sketch.begin_batch(0, 0, true));
         for n in 0..2000_usize {
             sketch.begin_lines(b"user.1.clicks:1|c", origin(3));
-            sketch.new_series(format!("user.{n}.clicks").as_bytes(), b"ci-1", std::iter::empty(), true);
+            sketch.new_series(format!("user.{n}.clicks").as_bytes(), || b"ci-1", std::iter::empty(), true);
             sketch.begin_lines(b"api:1,5|ms", origin(4));
             if sketch.malformed(b"api:1,5|ms", Reason::BadValue) {
                 sketch.keep_example(b"api:1,5|ms", Reason::BadValue, b"api:1,5|ms".to_vec());
@@ -216,7 +231,7 @@ fn what_is_kept_is_bounded_whatever_is_sent() {
             let line = format!("{name}:1|c|c:ci-{n}");
             sketch.begin_lines(line.as_bytes(), origin(n * interval));
             let (key, value) = (format!("k{n}"), format!("v{n}"));
-            sketch.new_series(name.as_bytes(), b"", [(key.as_bytes(), value.as_bytes())].into_iter(), false);
+            sketch.new_series(name.as_bytes(), || b"", [(key.as_bytes(), value.as_bytes())].into_iter(), false);
             sketch.malformed(line.as_bytes(), Reason::ALL[n % Reason::ALL.len()]);
         }
         let bytes = sketch.heap_bytes();
