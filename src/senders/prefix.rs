@@ -41,27 +41,32 @@ const CLASSES: [Class; 256] = {
 pub fn prefix_of(line: &[u8]) -> &[u8] {
     let near = &line[..line.len().min(PREFIX_BYTES)];
     let mut first_digit = None;
-    for (at, &byte) in near.iter().enumerate() {
-        match CLASSES[usize::from(byte)] {
+    let mut at = 0;
+    while let Some(next) = next_of_interest(near, at) {
+        match CLASSES[usize::from(near[next])] {
             Class::Other => {}
-            Class::Digit => first_digit = first_digit.or(Some(at)),
-            Class::Dot => return up_to_second_dot(near, at + 1),
-            Class::End => return before_digits(&near[..at], first_digit),
+            Class::Digit => first_digit = first_digit.or(Some(next)),
+            Class::Dot => return up_to_second_dot(near, next + 1),
+            Class::End => return before_digits(&near[..next], first_digit),
         }
+        at = next + 1;
     }
     before_digits(near, first_digit)
 }
 
+/// The place of the next byte that is not an ordinary one.
+#[inline]
+fn next_of_interest(near: &[u8], from: usize) -> Option<usize> {
+    let rest = near.get(from..)?;
+    rest.iter().position(|&byte| CLASSES[usize::from(byte)] != Class::Other).map(|at| from + at)
+}
+
 #[inline]
 fn up_to_second_dot(near: &[u8], first: usize) -> &[u8] {
-    for (at, &byte) in near.iter().enumerate().skip(first) {
-        match CLASSES[usize::from(byte)] {
-            Class::Other => {}
-            Class::Dot => return &near[..=at],
-            Class::Digit | Class::End => break,
-        }
+    match next_of_interest(near, first) {
+        Some(at) if near[at] == b'.' => &near[..=at],
+        Some(_) | None => &near[..first],
     }
-    &near[..first]
 }
 
 #[inline]

@@ -18,6 +18,9 @@ pub const MOST_BATCHES: u32 = 64;
 /// half a percentage point, and few enough to cost nothing.
 const ENOUGH_DATAGRAMS: u64 = 8192;
 
+/// Where one in [`MOST_BATCHES`] is looked at, the prefixes of one datagram in so many of it are enough.
+const PREFIX_PART: f64 = 4.0;
+
 /// New series, and malformed lines, of an interval and a worker from which on every batch asks for its senders; of malformed
 /// lines, if they are at least one in [`MALFORMED_PART`] besides.
 const MANY_NEW_SERIES: u64 = 1000;
@@ -103,11 +106,13 @@ pub struct Sketch {
     /// stands for, 0 if its sender is not known.
     weight: f64,
     event_weight: f64,
+    /// Whether the senders of the batch in work are of interest.
+    attends: bool,
     /// Datagrams, or pieces of streams, of the last interval.
     last_received: u64,
     /// The sender of the datagram in work.
     origin: Origin,
-    origin_hash: u64,
+    origin_hash: Option<u64>,
     senders: Table<Sender>,
     prefixes: Table<Prefix>,
     pairs: Table<Pair>,
@@ -148,9 +153,10 @@ impl Sketch {
             is_near: false,
             weight: 0.0,
             event_weight: 0.0,
+            attends: false,
             last_received: 0,
             origin: Origin::Unknown,
-            origin_hash: 0,
+            origin_hash: None,
             senders: Table::default(),
             prefixes: Table::default(),
             pairs: Table::default(),
@@ -180,7 +186,8 @@ impl Sketch {
     pub fn begin_batch(&mut self, received: u64, lines: u64, is_limit_near: bool) {
         self.weight = if self.is_due { f64::from(self.one_in) } else { 0.0 };
         self.event_weight = if self.is_near || self.always_known { 1.0 } else { self.weight };
-        (self.origin, self.origin_hash) = (Origin::Unknown, 0);
+        self.attends = self.event_weight > 0.0;
+        (self.origin, self.origin_hash) = (Origin::Unknown, None);
         if self.is_due {
             self.choose(received);
         } else {
@@ -197,36 +204,70 @@ impl Sketch {
     fn choose(&mut self, received: u64) {
         let wanted = received.max(self.last_received) / ENOUGH_DATAGRAMS;
         self.one_in = u32::try_from(wanted).unwrap_or(MOST_BATCHES).clamp(1, MOST_BATCHES);
-        // Xorshift (Marsaglia 2003); `one_in` batches from now on average.
+        // `one_in` batches from now on average.
+        self.skip = (self.next_random() % u64::from(2 * self.one_in - 1)) as u32;
+        self.is_due = self.skip == 0;
+    }
+
+    /// Xorshift (Marsaglia 2003).
+    #[inline]
+    fn next_random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.skip = (self.random % u64::from(2 * self.one_in - 1)) as u32;
-        self.is_due = self.skip == 0;
+        self.random
     }
 
     /// Whether the senders of the batch in work are of interest.
     #[inline]
     pub fn attends(&self) -> bool {
-        self.event_weight > 0.0
+        self.attends
     }
 
     /// Begins a datagram, or whole lines of a stream, of a batch in which senders are of interest.
-    #[inline(never)]
+    #[inline]
     pub fn begin_lines(&mut self, text: &[u8], origin: Origin) {
-        self.origin = origin;
-        self.origin_hash = self.hash_origin(origin);
+        (self.origin, self.origin_hash) = (origin, None);
         if self.weight > 0.0 {
-            self.looked_at += 1.0;
-            self.stand_for += self.weight;
-            if !(self.binary && text.first() == Some(&BINARY_MAGIC)) {
-                self.look_at(text);
+            self.look_at(text);
+        }
+    }
+
+    #[inline(never)]
+    fn look_at(&mut self, text: &[u8]) {
+        self.looked_at += 1.0;
+        self.stand_for += self.weight;
+        if self.binary && text.first() == Some(&BINARY_MAGIC) {
+            // Its frames are counted one by one.
+            return;
+        }
+        if self.weight < f64::from(MOST_BATCHES) {
+            self.count_lines(text, 1.0);
+        } else if (self.next_random() as f64) < u64::MAX as f64 / PREFIX_PART {
+            self.count_lines(text, PREFIX_PART);
+        } else {
+            let newlines = memchr::memchr_iter(b'\n', text).count();
+            let lines = newlines + usize::from(text.last().is_some_and(|&last| last != b'\n'));
+            let first = &text[..memchr::memchr(b'\n', text).unwrap_or(text.len())];
+            let container = container_of(first.strip_suffix(b"\r").unwrap_or(first));
+            self.add_sender(&Run { prefix: b"", container, lines: lines as u32, bytes: text.len() });
+        }
+    }
+
+    #[inline]
+    fn origin_hash(&mut self) -> u64 {
+        match self.origin_hash {
+            Some(hash) => hash,
+            None => {
+                let hash = self.hash_origin();
+                self.origin_hash = Some(hash);
+                hash
             }
         }
     }
 
-    fn hash_origin(&self, origin: Origin) -> u64 {
-        match origin {
+    fn hash_origin(&self) -> u64 {
+        match self.origin {
             Origin::Unknown => rapidhash_v3_seeded(b"", &self.secrets),
             Origin::Address(std::net::IpAddr::V4(address)) => rapidhash_v3_seeded(&address.octets(), &self.secrets),
             Origin::Address(std::net::IpAddr::V6(address)) => rapidhash_v3_seeded(&address.octets(), &self.secrets),
@@ -239,15 +280,16 @@ impl Sketch {
 
     /// The hash of the sender in work that names this container.
     #[inline]
-    fn hash_sender(&self, container: &[u8]) -> u64 {
+    fn hash_sender(&mut self, container: &[u8]) -> u64 {
+        let origin = self.origin_hash();
         if container.is_empty() {
-            return self.origin_hash;
+            return origin;
         }
-        self.origin_hash.rotate_left(29) ^ rapidhash_v3_seeded(container, &self.secrets)
+        origin.rotate_left(29) ^ rapidhash_v3_seeded(container, &self.secrets)
     }
 
-    /// Counts the lines of a text.
-    fn look_at(&mut self, text: &[u8]) {
+    /// Counts the lines of a text; its prefixes stand for those of so many datagrams.
+    fn count_lines(&mut self, text: &[u8], prefix_part: f64) {
         let (mut run, mut rest) = (Run::default(), text);
         // What the sender has sent is added once, unless lines name another container.
         let mut of_sender = Run::default();
@@ -262,7 +304,7 @@ impl Sketch {
             }
             let (prefix, container) = (prefix_of(line), container_of(line));
             if prefix != run.prefix || container != run.container || run.lines == 0 {
-                self.add_prefix(&run);
+                self.add_prefix(&run, prefix_part);
                 if container != of_sender.container {
                     self.add_sender(&of_sender);
                     of_sender = Run { container, ..Run::default() };
@@ -274,7 +316,7 @@ impl Sketch {
             of_sender.lines += 1;
             of_sender.bytes += bytes;
         }
-        self.add_prefix(&run);
+        self.add_prefix(&run, prefix_part);
         self.add_sender(&of_sender);
     }
 
@@ -283,11 +325,11 @@ impl Sketch {
         Counts { lines, bytes, ..Counts::default() }
     }
 
-    fn add_prefix(&mut self, run: &Run<'_>) {
+    fn add_prefix(&mut self, run: &Run<'_>, part: f64) {
         if run.lines == 0 {
             return;
         }
-        let (counts, prefix) = (self.counts(run), rapidhash_v3_seeded(run.prefix, &self.secrets));
+        let (counts, prefix) = (self.counts(run).times(part), rapidhash_v3_seeded(run.prefix, &self.secrets));
         let sender = self.hash_sender(run.container);
         self.prefixes.add(prefix, &counts, || Prefix::new(run.prefix));
         self.pairs.add(hash_pair(sender, prefix), &counts, || Pair { sender, prefix });
@@ -317,7 +359,7 @@ impl Sketch {
     pub fn binary_line(&mut self, name: &[u8], bytes: usize) {
         if self.weight > 0.0 {
             let run = Run { prefix: prefix_of(name), container: b"", lines: 1, bytes };
-            self.add_prefix(&run);
+            self.add_prefix(&run, 1.0);
             self.add_sender(&run);
         }
     }
