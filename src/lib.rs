@@ -27,7 +27,7 @@
 //! |---|---|
 //! | `memory`, `named`, `hyperloglog`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault` | who holds memory, lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal`, `history` | the ledger, shards, who is there, closed intervals; time is an argument |
-//! | `sys`, `supervise`, `log`, `http_client`, `web`, `capture`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
+//! | `sys`, `supervise`, `log`, `http_client`, `web`, `capture`, `tail`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
 #![cfg_attr(feature = "internals", warn(unreachable_pub))]
@@ -73,6 +73,7 @@ mod sinks;
 mod snapshot;
 mod supervise;
 mod sys;
+mod tail;
 mod telemetry;
 mod untrusted;
 mod web;
@@ -111,6 +112,6 @@ pub mod internals {
     }
     open! {
         acl aggregate assemble capture cli codec config daemon fault flush glob history http http_client journal load log management memory net notify ports presence presence_driver
-        prometheus_text protocol rollup senders series settings sinks snapshot supervise sys telemetry untrusted web
+        prometheus_text protocol rollup senders series settings sinks snapshot supervise sys tail telemetry untrusted web
     }
 }

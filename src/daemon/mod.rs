@@ -59,6 +59,7 @@ use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
 use crate::supervise::{Readiness, Role, Supervisor};
 use crate::sys::{count_own_descriptors, host_name, unix_time};
+use crate::tail::Tail;
 
 use capture::Capture;
 use flush::FlushThread;
@@ -266,10 +267,12 @@ impl Daemon {
         let start_capture = |path: PathBuf| Capture::start(&path, &memory, &supervisor.part("capture", Role::Ordinary));
         let capture = capture.map(start_capture).transpose()?;
         let (relays, relay_handles) = Relays::start(&config.relays, &memory, &supervisor)?;
+        let tail = Tail::new(assemble::heartbeats(&config), assemble::time_window(&config), &memory);
         let taps = Taps {
             presence: presence_handle.clone(),
             capture: capture.as_ref().map(|(_, writer)| writer.clone()),
             relays: relay_handles,
+            tail: Some(tail.tap()),
         };
         let quota = Quota::new(config.max_series).in_memory(&memory);
         let shards = listeners.workers();
@@ -303,7 +306,10 @@ impl Daemon {
             let live = Streams::start(flusher, presence, journal, bound.bodies(), boot, &part);
             let state =
                 server::http_state(&config, started, flusher_handle.clone(), &readiness, presence_handle, &bound, live);
-            let state = crate::http::AppState { senders, history: history.handle(), ..state };
+            let part = supervisor.part("tail", Role::Ordinary);
+            let (own, its_part) = (tail.clone(), part.clone());
+            part.keep_task(move || own.clone().run(its_part.clone()));
+            let state = crate::http::AppState { senders, history: history.handle(), tail, ..state };
             bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
         });
         let management = management.map(|bound| {

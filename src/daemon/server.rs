@@ -21,6 +21,7 @@ use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
 use crate::supervise::{Readiness, Supervisor};
 use crate::sys::{host_name, unix_time};
+use crate::tail::Tail;
 use crate::web::{Bodies, Gzip};
 
 use super::StartError;
@@ -160,6 +161,7 @@ pub(super) fn http_state(
         once: OnceEach::default(),
         senders: Senders::default(),
         history: History::default(),
+        tail: Tail::default(),
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `GET /api/v1/series[?q=&kind=&tag=&prefix=&sort=&limit=&cursor=&spark=&facets=]` | series that match |
 //! | `GET /api/v1/series/details?id=` | one of them |
 //! | `GET /api/v1/history?id=&ledger=[&field=&from=&to=&step=&heat=]` | points over time |
+//! | `GET /api/v1/tail[?match=&invalid=&from=&limit=]` | lines as they arrive |
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
 //! | `GET /api/v1/presence/SERVICE/check[?min=N]` | 200 if it is there, 503 if not, 404 if it is unknown |
@@ -48,6 +49,7 @@ mod senders;
 mod series;
 mod snapshot;
 mod stream;
+mod tail;
 mod verdict;
 
 use std::sync::Arc;
@@ -71,6 +73,7 @@ use crate::ports::{Port, serve_http};
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
 use crate::supervise::Readiness;
+use crate::tail::Tail;
 use crate::telemetry::Ledger;
 use crate::web::{
     self, Bodies, Gzip, Held, MOST_BODY, Nothing, Once, Parameters, TokenAlone, error, json, text, with_type,
@@ -116,6 +119,8 @@ pub struct AppState {
     pub live: Streams,
     /// The last intervals of every series.
     pub history: History,
+    /// Lines as they arrive.
+    pub tail: Tail,
     /// Event streams that may still be opened.
     pub streams: Arc<Semaphore>,
     /// The large bodies that are being sent.
@@ -185,6 +190,7 @@ fn router(state: AppState) -> Router {
         .route("/api/v1/stream", get(stream::stream))
         .merge(series::routes())
         .merge(history::routes())
+        .route("/api/v1/tail", get(tail::tail))
         .merge(presence::routes())
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })

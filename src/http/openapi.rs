@@ -14,7 +14,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::web::{self, Nothing, Parameters};
 
-use super::{assets, caching, events, history, login, pages, presence, senders, series, stream};
+use super::{assets, caching, events, history, login, pages, presence, senders, series, stream, tail};
 
 /// An error of any route.
 #[derive(Serialize, ToSchema)]
@@ -53,6 +53,7 @@ struct Problem {
         login::logout,
         events::events,
         stream::stream,
+        tail::tail,
         senders::senders,
         series::list,
         series::details,

@@ -24,7 +24,7 @@ use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 use super::failures::Failures;
 use super::listener::{ReadDeadline, WorkerCommand};
 use super::queue::Queues;
-use super::taps::Taps;
+use super::taps::{Progress, Taps};
 use super::{ListenAddress, ListenerOptions, Transport, count_bytes};
 
 /// Number of datagrams of an interval for which the sender is always requested.
@@ -195,14 +195,17 @@ fn read(
     failures: &mut Failures,
 ) -> io::Result<Taken> {
     let options = &source.options;
+    let tail = taps.tail();
     // A sender costs 30 ns a datagram, so it is only requested where it is used: with an allow-list (of the listener or of
     // presence), for the first datagrams of an interval, while presence suspects invented services, from a malformed line on
-    // until one has been logged with its sender, and for the batches that the sketch of senders looks at.
+    // until one has been logged with its sender, for the batches that the sketch of senders looks at, and while somebody looks
+    // at lines.
     let with_senders = options.with_senders
         || options.allow.is_restricted()
         || shard.tally().listener.datagrams < DATAGRAMS_WITH_SENDERS
         || shard.lacks_sender_of_example()
         || shard.asks_for_senders()
+        || tail.is_some()
         || taps.wants_senders();
     fault::pass("receive");
     let Work { batch, counted_before, done } = work;
@@ -213,6 +216,7 @@ fn read(
     let before = shard.tally().listener.bytes;
     source.received.fetch_add(messages as u64, Ordering::Relaxed);
     let now = unix_time();
+    let before_tail = tail.map(|tail| (tail, Progress::of(shard)));
     let mut datagrams = batch.datagrams();
     while let Some(datagram) = datagrams.next() {
         // Checked for each datagram, because a batch may hold 4 MiB of lines.
@@ -243,6 +247,15 @@ fn read(
         *done += 1;
     }
     *counted_before = None;
+    if let Some((tail, progress)) = before_tail {
+        let permitted =
+            batch.datagrams().take(*done).filter(|one| options.allow.permits(one.from.map(|from| from.ip())));
+        let shown = permitted.map(|one| {
+            let bytes = &one.bytes[..one.bytes.len().min(options.max_datagram)];
+            (bytes, one.from, one.truncated || bytes.len() < one.bytes.len())
+        });
+        tail.look(progress.batch(shard, now), shown);
+    }
     taps.send_signals(shard);
     Ok(Taken { messages, bytes: shard.tally().listener.bytes - before })
 }

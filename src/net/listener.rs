@@ -65,6 +65,7 @@ impl BoundListener {
         let mut workers = Vec::new();
         let queues = Arc::new(Queues::new(url, self.options.transport, &self.sockets));
         let shared = Shared { url: url.into(), queues, received: Arc::default(), deadline: ReadDeadline::default() };
+        let taps = taps.of_listener(url, self.options.protocol);
         for n in 0..self.sockets.len() {
             workers.push(self.start_worker(n, shard(), taps.clone(), supervisor, shared.clone())?);
         }

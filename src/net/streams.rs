@@ -33,7 +33,7 @@ use super::failures::Failures;
 use super::framing::{Chunk, Cutter};
 use super::listener::{ReadDeadline, WorkerCommand};
 use super::slots::{HeldSlot, Slots, YOUNG};
-use super::taps::Taps;
+use super::taps::{Progress, Taps};
 use super::{BACKLOG, ListenAddress, ListenerOptions, Transport, count_bytes};
 
 /// While stopping, a connection that is silent for this long has been read to its end: data in flight has arrived.
@@ -103,7 +103,20 @@ impl Shared {
     fn ingest(&self, shard: &mut Shard, bytes: &[u8], peer: Peer, now: f64) {
         self.taps.copy(now, bytes, peer.from, self.options.transport.name());
         shard.note_sender(bytes, || peer.origin);
+        let before = self.taps.tail().map(|tail| (tail, Progress::of(shard)));
         self.failures.borrow_mut().ingest(shard, bytes, &self.options.protocol, peer.from, now);
+        if let Some((tail, progress)) = before {
+            tail.look(progress.batch(shard, now), std::iter::once((bytes, peer.from, false)));
+        }
+    }
+
+    /// Counts an incomplete line.
+    fn refuse_fragment(&self, shard: &mut Shard, line: &[u8], reason: Reason, peer: Peer) {
+        shard.note_sender(line, || peer.origin);
+        shard.refuse_fragment(line, reason, peer.from);
+        if let Some(tail) = self.taps.tail() {
+            tail.look_at_fragment(unix_time(), line, peer.from, reason);
+        }
     }
 
     /// Counts a connection that is refused, or closed before its client closed it.
@@ -552,12 +565,6 @@ async fn serve(
     finish(&shared, &mut cutter, ended, peer);
 }
 
-/// Counts an incomplete line.
-fn refuse(shard: &mut Shard, line: &[u8], reason: Reason, peer: Peer) {
-    shard.note_sender(line, || peer.origin);
-    shard.refuse_fragment(line, reason, peer.from);
-}
-
 /// Counts what was left of a connection after its last whole line, or ingests it if its end completes a line.
 fn finish(shared: &Shared, cutter: &mut Cutter, ended: bool, peer: Peer) {
     let Some(rest) = cutter.rest() else { return };
@@ -569,9 +576,9 @@ fn finish(shared: &Shared, cutter: &mut Cutter, ended: bool, peer: Peer) {
             shared.ingest(&mut shard, &rest, peer, unix_time());
             shared.taps.send_signals(&mut shard);
         }
-        Chunk::Http(rest) => refuse(&mut shard, &rest, Reason::HttpRequest, peer),
+        Chunk::Http(rest) => shared.refuse_fragment(&mut shard, &rest, Reason::HttpRequest, peer),
         Chunk::Lines(rest) | Chunk::Frame(rest) | Chunk::TooLong(rest) | Chunk::Broken(rest) => {
-            refuse(&mut shard, &rest, Reason::BadFrame, peer);
+            shared.refuse_fragment(&mut shard, &rest, Reason::BadFrame, peer);
         }
     }
 }
@@ -601,14 +608,14 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, p
                 chunks += 1;
                 shared.ingest(&mut shard, &bytes, peer, now);
             }
-            Chunk::TooLong(start) => refuse(&mut shard, &start, Reason::TooLong, peer),
+            Chunk::TooLong(start) => shared.refuse_fragment(&mut shard, &start, Reason::TooLong, peer),
             Chunk::Broken(bytes) => {
-                refuse(&mut shard, &bytes, Reason::BadFrame, peer);
+                shared.refuse_fragment(&mut shard, &bytes, Reason::BadFrame, peer);
                 is_good = false;
                 break;
             }
             Chunk::Http(line) => {
-                refuse(&mut shard, &line, Reason::HttpRequest, peer);
+                shared.refuse_fragment(&mut shard, &line, Reason::HttpRequest, peer);
                 is_good = false;
                 break;
             }

@@ -22,6 +22,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "http_client",
             "web",
             "capture",
+            "tail",
             "notify",
             "presence_driver",
             "ports",

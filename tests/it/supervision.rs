@@ -263,6 +263,7 @@ fn every_part_that_fails_is_noticed_counted_and_works_again() {
         ("bodies:tcp://MANAGE", "bodies:tcp://MANAGE@2"),
         ("queues", "queues@5"),
         ("streams", "streams@4"),
+        ("tail", "tail@2"),
         ("memory", "memory@5"),
         ("log", "log@30"),
     ];
