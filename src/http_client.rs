@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Uri};
@@ -289,6 +289,45 @@ fn request(
         request = request.header(name, value.map_err(|_| HttpError::Failed("a header is no text".into()))?);
     }
     request.body(Full::from(body)).map_err(|_| bad())
+}
+
+/// A response whose body is read while it comes.
+#[derive(Debug)]
+pub struct OpenAnswer {
+    /// HTTP status code.
+    pub status: u16,
+    body: Incoming,
+}
+
+impl OpenAnswer {
+    /// An answer of [`HttpClient::open`].
+    pub fn new((status, body): (u16, Incoming)) -> OpenAnswer {
+        OpenAnswer { status, body }
+    }
+
+    /// The next piece of the body; `None` after the last.
+    ///
+    /// # Errors
+    /// If the connection breaks before the end.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, HttpError> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|error| HttpError::Failed(causes(&error)))?;
+            // Trailers say nothing.
+            if let Ok(piece) = frame.into_data() {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The rest of the body.
+    ///
+    /// # Errors
+    /// If the connection breaks before the end, or it is longer than anything that is read.
+    pub async fn whole(self) -> Result<Bytes, HttpError> {
+        let body = Limited::new(self.body, MAX_ANSWER).collect().await;
+        body.map(Collected::to_bytes).map_err(|error| HttpError::Failed(error.to_string()))
+    }
 }
 
 /// A user and a password from a URL, still percent-encoded.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use hyper::Method;
-#[cfg(feature = "top")]
-use hyper::{body::Incoming, header::AUTHORIZATION};
+use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
 use serde_json::Value;
 
 use crate::http_client::{Answer, HttpClient, Tls, append, without_login};
@@ -66,23 +66,18 @@ impl DaemonClient {
         let url = append(&self.url, path);
         let body = body.map(|body| body.to_string().into_bytes());
         let answer = self.client.ask(method, &url, body, self.token.as_deref(), DEADLINE).await;
-        answer.map_err(|error| {
-            let (url, error) = (without_login(&url), error.to_string());
-            let advice = advice(&url, &error);
-            format!("cannot ask {url}: {error}; {advice}")
-        })
+        answer.map_err(|error| unreachable(&url, &error.to_string()))
     }
 
     /// Opens a response that has no end; returns its status, and its body to be read as it comes.
     ///
     /// # Errors
     /// That nobody answers, with what helps.
-    #[cfg(feature = "top")]
     pub(super) async fn open(&self, path: &str) -> Result<(u16, Incoming), String> {
         let url = append(&self.url, path);
         let token = self.token.as_ref().map(|token| (AUTHORIZATION, format!("Bearer {token}")));
         let answer = self.client.open(&url, token.into_iter().collect(), DEADLINE).await;
-        answer.map_err(|error| format!("cannot ask {}: {error}", without_login(&url)))
+        answer.map_err(|error| unreachable(&url, &error.to_string()))
     }
 
     /// The status and the body of the response.
@@ -105,6 +100,12 @@ impl DaemonClient {
             (status, value) => Err(refusal(status, &value)),
         }
     }
+}
+
+/// That nobody answers, with what helps.
+fn unreachable(url: &str, error: &str) -> String {
+    let url = without_login(url);
+    format!("cannot ask {url}: {error}; {}", advice(&url, error))
 }
 
 /// Why the daemon refuses a request.

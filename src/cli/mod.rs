@@ -17,6 +17,7 @@ mod run;
 mod send;
 mod service_manager;
 mod status;
+mod tail;
 #[cfg(feature = "top")]
 mod top;
 
@@ -76,6 +77,8 @@ enum Command {
     /// Watch a running daemon: series, senders, tag keys, presence, sinks, losses and lines
     #[cfg(feature = "top")]
     Top(top::TopArgs),
+    /// Show lines as they arrive at a running daemon, each with its verdict
+    Tail(tail::TailArgs),
     /// Ask a running daemon who is there: list, show, check, wait, events, maintenance, forget
     Presence(presence::PresenceArgs),
     /// Send lines
@@ -141,6 +144,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::run(&args),
         Command::Beat(args) => beat::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Tail(args) => tail::run(&args),
         #[cfg(feature = "top")]
         Command::Top(args) => top::run(&args),
         Command::Presence(args) => presence::run(&args),

@@ -60,6 +60,7 @@ mod stream;
 mod streams;
 mod supervision;
 mod support;
+mod tail;
 mod terminal;
 mod tls;
 mod transports;
