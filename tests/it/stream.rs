@@ -230,6 +230,8 @@ fn a_stream_has_the_intervals_the_ledger_and_what_happens() {
     assert_eq!(series.as_object().expect("an object").len(), 3);
     let ledger = &interval.data["ledger"];
     assert!(ledger["type"] == "ledger" && ledger["lines"]["read"].as_u64() > Some(0), "{ledger}");
+    let verdict = &interval.data["verdict"];
+    assert!(verdict["sentence"].is_string() && verdict["level"].is_string(), "{verdict}");
     assert_eq!((&interval.data["time"], &interval.data["completeness"]), (&ledger["time"], &1.0.into()));
     // Each interval once, in order.
     let next = all.find("the next interval", |message| message.name == "interval");

@@ -2,7 +2,7 @@
 //! asked for, and puts it into their queues. It waits for none of them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -17,6 +17,7 @@ use crate::supervise::Part;
 use crate::web::Bodies;
 
 use super::super::presence::PATIENCE;
+use super::super::{AppState, verdict};
 use super::client::{Client, Message, Position, Reader, write_event};
 use super::lookup::Lookup;
 use super::message::{Parts, write_entries};
@@ -40,6 +41,8 @@ struct Shared {
     bodies: Bodies,
     list: Mutex<List>,
     lookup: Mutex<Lookup>,
+    /// What verdicts are made of.
+    judged: OnceLock<Box<AppState>>,
 }
 
 #[derive(Debug)]
@@ -68,8 +71,16 @@ impl Streams {
     ) -> Streams {
         let sent = Position { boot, ..Position::default() };
         let list = List { clients: Vec::new(), sent, is_making: false, is_over: false };
-        let (list, lookup) = (Mutex::new(list), Mutex::default());
-        let streams = Streams(Arc::new(Shared { flusher, presence, journal, bodies, list, lookup }));
+        let shared = Shared {
+            flusher,
+            presence,
+            journal,
+            bodies,
+            list: Mutex::new(list),
+            lookup: Mutex::default(),
+            judged: OnceLock::new(),
+        };
+        let streams = Streams(Arc::new(shared));
         let (own, its_part) = (streams.clone(), part.clone());
         part.keep_task(move || run(own.clone(), its_part.clone()));
         streams
@@ -83,6 +94,38 @@ impl Streams {
     fn lock(&self) -> MutexGuard<'_, List> {
         // Every change leaves it whole.
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to intervals the verdict on what these routes see. It holds them without these streams, which they hold.
+    pub(in crate::http) fn judge(&self, state: &AppState) {
+        let Shared { flusher, presence, journal, bodies, .. } = &*self.0;
+        let list = List { clients: Vec::new(), sent: Position::default(), is_making: false, is_over: true };
+        let nobodys = Shared {
+            flusher: flusher.clone(),
+            presence: presence.clone(),
+            journal: journal.clone(),
+            bodies: bodies.clone(),
+            list: Mutex::new(list),
+            lookup: Mutex::default(),
+            judged: OnceLock::new(),
+        };
+        let live = Streams(Arc::new(nobodys));
+        // Routes are served once.
+        let _ = self.0.judged.set(Box::new(AppState { live, ..state.clone() }));
+    }
+
+    /// The verdict as JSON, if anybody wants an interval.
+    async fn verdict(&self, groups: &[Group]) -> Vec<u8> {
+        let wants = |(subscription, _): &Group| {
+            subscription.topics.has(Topics::INTERVAL) || subscription.topics.has(Topics::LEDGER)
+        };
+        let mut out = Vec::new();
+        if let Some(state) = self.0.judged.get()
+            && groups.iter().any(wants)
+        {
+            write_json(&verdict::look(state).await.verdict, &mut out);
+        }
+        out
     }
 
     /// A stream for a client, which was at `last`, if it was; `None` if no more intervals are closed.
@@ -174,12 +217,13 @@ impl Streams {
             return;
         }
         let entries = self.entries(before.event, id.event);
+        let verdict = self.verdict(&groups).await;
         let (shared, snapshot) = (Arc::clone(&self.0), Arc::clone(snapshot));
         let make = move || {
             let mut lookup = shared.lookup.lock().unwrap_or_else(PoisonError::into_inner);
             let wanted = groups.iter().filter(|(subscription, _)| subscription.topics.has(Topics::INTERVAL));
             let places = lookup.find(&snapshot, wanted.flat_map(|(subscription, _)| &subscription.series));
-            let parts = Parts::new(&snapshot, &entries, before, id);
+            let parts = Parts::new(&snapshot, &entries, verdict, before, id);
             for (subscription, clients) in &groups {
                 let made = parts.message(&snapshot, subscription, &places);
                 let missed = made.as_ref().map_or(0, |made| made.missed);

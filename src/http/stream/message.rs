@@ -25,6 +25,8 @@ pub(super) struct Parts {
     events: (Vec<u8>, u64),
     /// The record of the ledger.
     ledger: Vec<u8>,
+    /// The verdict, as the status has it; empty if there is none.
+    verdict: Vec<u8>,
     /// The id of the message.
     id: Position,
 }
@@ -57,10 +59,16 @@ pub(super) fn write_entries(entries: &[Arc<Entry>], before: Position) -> (Vec<u8
 impl Parts {
     /// `entries` are those of the interval, oldest first; `before` and `id` are how far clients are before the message and after
     /// it.
-    pub(super) fn new(snapshot: &Snapshot, entries: &[Arc<Entry>], before: Position, id: Position) -> Parts {
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        entries: &[Arc<Entry>],
+        verdict: Vec<u8>,
+        before: Position,
+        id: Position,
+    ) -> Parts {
         let mut ledger = Vec::new();
         write_ledger_record(snapshot, &mut ledger);
-        Parts { events: write_entries(entries, before), ledger, id }
+        Parts { events: write_entries(entries, before), ledger, verdict, id }
     }
 
     /// The message for a subscription; `None` if there is nothing to say. `places` are where series are in the snapshot.
@@ -102,11 +110,12 @@ impl Parts {
         write_json(&head, &mut out);
         // What follows goes into the same object.
         out.pop();
-        let has_ledger = subscription.topics.has(Topics::LEDGER) && self.ledger.len() + FRAME <= room;
+        let frame = FRAME + self.verdict.len();
+        let has_ledger = subscription.topics.has(Topics::LEDGER) && self.ledger.len() + frame <= room;
         let ledger = if has_ledger { &self.ledger[..] } else { b"" };
         if subscription.topics.has(Topics::INTERVAL) {
             out.extend_from_slice(b",\"series\":{");
-            let room = room.saturating_sub(ledger.len() + FRAME);
+            let room = room.saturating_sub(ledger.len() + frame);
             let left_out = write_series(snapshot, &subscription.series, places, room, &mut out);
             out.push(b'}');
             if left_out > 0 {
@@ -116,6 +125,10 @@ impl Parts {
         if !ledger.is_empty() {
             out.extend_from_slice(b",\"ledger\":");
             out.extend_from_slice(ledger);
+        }
+        if !self.verdict.is_empty() && self.verdict.len() < MOST_MESSAGE / 4 {
+            out.extend_from_slice(b",\"verdict\":");
+            out.extend_from_slice(&self.verdict);
         }
         out.push(b'}');
         out
@@ -187,11 +200,8 @@ mod tests {
         let id = Position { event: 9, presence: 2, sequence: 3, boot: 1 };
         let subscription = Subscription { topics, series };
         let places = Lookup::default().find(snapshot, subscription.series.iter());
-        let made = Parts::new(snapshot, entries, Position { sequence: 2, ..id }, id).message(
-            snapshot,
-            &subscription,
-            &places,
-        )?;
+        let made = Parts::new(snapshot, entries, b"{\"level\":\"ok\"}".to_vec(), Position { sequence: 2, ..id }, id)
+            .message(snapshot, &subscription, &places)?;
         Some((String::from_utf8(made.bytes).expect("text"), made.missed))
     }
 
@@ -209,7 +219,7 @@ mod tests {
             (&7.0.into(), &serde_json::Value::Null)
         );
         assert_eq!((&data["time"], &data["interval"], &data["sequence"]), (&20.0.into(), &10.0.into(), &3.into()));
-        assert!(data.get("ledger").is_none());
+        assert!(data.get("ledger").is_none() && data["verdict"]["level"] == "ok", "{data}");
         let (text, _) = made(&snapshot, &[], Topics::LEDGER, wanted).expect("a message");
         assert!(text.contains("\"ledger\":{") && !text.contains("\"series\":{\"counter"), "{text}");
         assert!(made(&snapshot, &[], Topics::EVENTS, Vec::new()).is_none());
