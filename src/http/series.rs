@@ -164,20 +164,20 @@ impl FromGiven for Which {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AppliedRule {
     /// Its pattern.
-    r#match: String,
+    pub(super) r#match: String,
     /// The file that it is in.
-    file: Option<String>,
+    pub(super) file: Option<String>,
     /// Its line there.
-    line: Option<u64>,
+    pub(super) line: Option<u64>,
 }
 
 /// A sink, and what a series is called there.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Destination {
     /// The label of the sink.
-    sink: String,
+    pub(super) sink: String,
     /// Names of what it gets.
-    r#as: Vec<String>,
+    pub(super) r#as: Vec<String>,
 }
 
 /// A sender of a series.
@@ -213,18 +213,19 @@ pub(super) struct SeriesDetails {
 }
 
 /// The rule that treats a series, and the keys of the tags that it drops.
-fn rule_of(_state: &AppState, _series: &Series) -> (Option<AppliedRule>, Vec<String>) {
+pub(super) fn rule_of(_state: &AppState, _series: &Series) -> (Option<AppliedRule>, Vec<String>) {
     (None, Vec::new())
 }
 
 /// Sinks that get a series.
-fn goes_to(_state: &AppState, _series: &Series) -> Vec<Destination> {
+pub(super) fn goes_to(_state: &AppState, _series: &Series) -> Vec<Destination> {
     Vec::new()
 }
 
 /// Who sends a series.
-fn senders_of(_state: &AppState, _series: &Series) -> Vec<SenderOf> {
-    Vec::new()
+fn senders_of(state: &AppState, series: &Series) -> Vec<SenderOf> {
+    let shares = state.senders.of_series(series.name()).into_iter();
+    shares.map(|one| SenderOf { id: one.id, label: one.label, share: one.share }).collect()
 }
 
 /// One series in detail

@@ -123,6 +123,8 @@ pub(super) struct Look {
     pub(super) hour: LastHour,
     /// `max_series`.
     pub(super) max_series: u64,
+    /// Configured seconds between flushes.
+    pub(super) interval: f64,
     pub(super) verdict: Verdict,
 }
 
@@ -142,7 +144,7 @@ pub(super) async fn look(state: &AppState) -> Look {
         }
         None => None,
     };
-    let (now, hour) = (unix_time(), super::pages::last_hour(state));
+    let (now, hour) = (unix_time(), super::pages::last_hour(state, unix_time()));
     let seen = Seen {
         uptime: state.uptime_secs(),
         interval: state.about.interval.as_secs_f64(),
@@ -154,7 +156,16 @@ pub(super) async fn look(state: &AppState) -> Look {
         hour,
     };
     let verdict = seen.verdict();
-    Look { now, published, ledger, presence, hour, max_series: state.about.max_series, verdict }
+    Look {
+        now,
+        published,
+        ledger,
+        presence,
+        hour,
+        max_series: state.about.max_series,
+        interval: state.about.interval.as_secs_f64(),
+        verdict,
+    }
 }
 
 /// What is looked at.

@@ -3,15 +3,18 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::time::Instant;
 
 use axum::response::Response;
 
 use crate::glob;
+use crate::history::{self, Cursor, PointsQuery, SearchError, SearchQuery, SeriesInfo, SeriesPage, Wanted, kind_of};
 use crate::http::AppState;
 use crate::http::senders::{RatesEntry, SenderEntry, TagKeyEntry};
+use crate::http::series::{self as of_series, AppliedRule};
 use crate::http::verdict::{LastHour, Look};
 use crate::journal;
-use crate::presence::describe::describe;
+use crate::presence::describe::{describe, length};
 use crate::presence::{Event, Severity};
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -19,7 +22,7 @@ use crate::snapshot::{Point, Snapshot};
 use crate::telemetry::Ledger;
 use crate::untrusted::Escaped;
 
-use super::parts::{Curve, amount, tag_text};
+use super::parts::{Curve, amount, grouped, tag_text};
 use super::query::State;
 
 /// Most rows of a list of series. The document stays small however many there are.
@@ -97,6 +100,7 @@ fn is_own(name: &str) -> bool {
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Query {
+    text: String,
     words: Vec<Word>,
     kind: Option<Kind>,
     tags: Vec<String>,
@@ -104,6 +108,8 @@ pub(super) struct Query {
     wants_own: bool,
     sort: Sort,
     limit: usize,
+    cursor: Option<Cursor>,
+    facets: bool,
 }
 
 /// A word of a search.
@@ -126,15 +132,30 @@ impl Query {
             text if text.contains(':') => Word::Tag(text.to_string()),
             text => Word::Part(text.to_lowercase()),
         };
-        Ok(Query {
+        let cursor = match &state.cursor {
+            Some(text) => Some(Cursor::parse(text).ok_or("`cursor` is that of the link to the next page")?),
+            None => None,
+        };
+        let query = Query {
+            text: q.to_string(),
             words: q.split_whitespace().map(word).collect(),
-            kind: state.kind.as_deref().and_then(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name)),
+            kind: state.kind.as_deref().and_then(kind_of),
             tags: state.tags.clone(),
             wants_own: q.starts_with("systole") || prefix.starts_with("systole"),
             prefix,
             sort: Sort::of(state),
             limit,
-        })
+            cursor,
+            facets: true,
+        };
+        query.wanted().map_err(|error| error.to_string())?;
+        Ok(query)
+    }
+
+    /// The same for the history.
+    fn wanted(&self) -> Result<Wanted, SearchError> {
+        let prefix = Some(&*self.prefix).filter(|prefix| !prefix.is_empty());
+        Wanted::new(&self.text, self.kind, &self.tags, prefix)
     }
 
     /// The loudest series.
@@ -258,9 +279,65 @@ fn of_snapshot(snapshot: &Snapshot, query: &Query) -> Found {
     found
 }
 
+/// Points of small lines.
+const SPARK: usize = 60;
+
 /// Searches. It takes a while where there are a million series, so it runs where nobody waits.
-pub(super) fn search(_state: &AppState, look: &Look, query: &Query) -> Found {
-    look.snapshot().map_or_else(Found::default, |snapshot| of_snapshot(snapshot, query))
+pub(super) fn search(state: &AppState, look: &Look, query: &Query) -> Found {
+    let began = Instant::now();
+    let mut found = match query.wanted() {
+        Ok(wanted) if state.history.last_end().is_some() => {
+            let sort = match query.sort {
+                Sort::Name => history::Sort::Name,
+                Sort::Loudest => history::Sort::Loudest,
+                Sort::Changed => history::Sort::Changed,
+                Sort::Newest => history::Sort::Newest,
+            };
+            let (text, cursor) = (query.text.clone(), query.cursor.clone());
+            let query =
+                SearchQuery { wanted, text, sort, limit: query.limit, cursor, spark: SPARK, facets: query.facets };
+            of_history(state.history.search(&query))
+        }
+        // Without a history, what the last interval has.
+        _ => look.snapshot().map_or_else(Found::default, |snapshot| of_snapshot(snapshot, query)),
+    };
+    found.took_ms = (began.elapsed().as_secs_f64() * 1e4).round() / 10.0;
+    found
+}
+
+fn of_history(page: SeriesPage) -> Found {
+    let pairs = |all: Vec<(String, usize)>| all.into_iter().map(|(name, n)| (name, n as u64)).collect();
+    let facets = page.facets.unwrap_or_default();
+    let mut kinds: Vec<(String, u64)> =
+        facets.kinds.into_iter().map(|(name, n)| (name.to_string(), n as u64)).collect();
+    kinds.sort_by_key(|(_, n)| Reverse(*n));
+    Found {
+        total: page.total,
+        matched: page.matched as u64,
+        took_ms: 0.0,
+        next: page.next,
+        near: page.near.into_iter().flatten().map(|near| (near.text, near.matched as u64)).collect(),
+        facets: Facets {
+            kinds,
+            prefixes: pairs(facets.prefixes),
+            tags: facets.tags.into_iter().map(|(key, values)| (key, pairs(values))).collect(),
+        },
+        rows: page.series.into_iter().filter_map(of_info).collect(),
+    }
+}
+
+fn of_info(info: SeriesInfo) -> Option<SeriesRow> {
+    let number = |value: Option<f32>| value.map(f64::from);
+    Some(SeriesRow {
+        series: Series::from_id(&info.id)?,
+        rate: number(info.rate),
+        field: info.field,
+        value: number(info.value),
+        range: number(info.min).zip(number(info.max)),
+        spark: info.spark.into_iter().map(number).collect(),
+        last_seen: info.last_seen,
+        is_current: info.is_current,
+    })
 }
 
 /// Numbers of the ledger over time, in equal steps.
@@ -268,8 +345,10 @@ pub(super) fn search(_state: &AppState, look: &Look, query: &Query) -> Found {
 pub(super) struct Trends {
     /// Ends of intervals, Unix seconds.
     pub(super) times: Vec<f64>,
-    /// Seconds of each.
-    pub(super) step: f64,
+    /// Seconds from one to the next.
+    step: f64,
+    /// Seconds of an interval, which the values are of.
+    pub(super) interval: f64,
     /// How much of each was seen, 0 to 1.
     pub(super) complete: Vec<Option<f64>>,
     values: Vec<(String, Vec<Option<f64>>)>,
@@ -283,7 +362,7 @@ impl Trends {
 
     /// The values of a path, each divided by the length of its interval.
     pub(super) fn per_sec(&self, path: &str) -> Vec<Option<f64>> {
-        self.of(path).iter().map(|value| value.map(|value| value / self.step.max(0.001))).collect()
+        self.of(path).iter().map(|value| value.map(|value| value / self.interval.max(0.001))).collect()
     }
 
     /// The value so many seconds before the last one.
@@ -315,26 +394,107 @@ fn ledger_sum(listeners: &serde_json::Value, key: &str) -> f64 {
     all.iter().filter_map(|listener| listener[key].as_f64()).sum()
 }
 
+/// Paths of the ledger that one of ours is the sum of.
+fn parts_of(path: &str) -> Vec<String> {
+    match path {
+        "series" => ["counters", "gauges", "timers", "sets", "kvs"].map(|kind| format!("series.{kind}")).into(),
+        "completeness" => Vec::new(),
+        path => vec![path.to_string()],
+    }
+}
+
+fn numbers(all: &[Option<f32>]) -> Vec<Option<f64>> {
+    all.iter().map(|value| value.map(f64::from)).collect()
+}
+
 /// Numbers of the ledger in a time.
-pub(super) fn trends(_state: &AppState, look: &Look, _time: (f64, f64), paths: &[&str]) -> Trends {
+pub(super) fn trends(state: &AppState, look: &Look, time: (f64, f64), paths: &[&str]) -> Trends {
+    let ledger = paths.iter().flat_map(|path| parts_of(path)).collect();
+    let query = PointsQuery { ledger, from: time.0, to: time.1, ..PointsQuery::default() };
+    let known = state.history.last_end().and_then(|_| state.history.points(&query).ok());
+    if let Some(points) = known.filter(|points| !points.times.is_empty()) {
+        let values = paths.iter().map(|path| {
+            let values = match *path {
+                "completeness" => numbers(&points.completeness),
+                path => sum_of(&points, &parts_of(path)),
+            };
+            ((*path).to_string(), values)
+        });
+        return Trends {
+            step: points.step,
+            interval: points.interval,
+            complete: numbers(&points.completeness),
+            values: values.collect(),
+            times: points.times,
+        };
+    }
     let Some(snapshot) = look.snapshot() else { return Trends::default() };
     let values = paths.iter().map(|path| ((*path).to_string(), vec![of_ledger(&snapshot.ledger, path)]));
     Trends {
         times: vec![snapshot.end],
         step: snapshot.interval_secs,
+        interval: snapshot.interval_secs,
         complete: vec![Some(snapshot.ledger.completeness)],
         values: values.collect(),
     }
 }
 
-/// What the footer says of the history.
-pub(super) fn history_text(_look: &Look) -> Option<String> {
-    None
+fn sum_of(points: &history::Points, paths: &[String]) -> Vec<Option<f64>> {
+    let all: Vec<Vec<Option<f64>>> =
+        paths.iter().filter_map(|path| points.ledger.get(path)).map(|all| numbers(all)).collect();
+    let at = |n: usize| {
+        let known: Vec<f64> = all.iter().filter_map(|values| values.get(n).copied().flatten()).collect();
+        (!known.is_empty()).then(|| known.iter().sum())
+    };
+    (0..points.times.len()).map(at).collect()
+}
+
+/// What is said of the history.
+pub(super) fn history_text(look: &Look) -> Option<String> {
+    let history = &look.ledger.history;
+    if !history.enabled {
+        return None;
+    }
+    let span = |secs: f64| length(secs).replace("60 min", "1 h");
+    let (fine, coarse) = (history.intervals as f64 * look.interval, history.minutes as f64 * 60.0);
+    let room = if history.cap > 0 { format!(" of {}", grouped(history.cap >> 20)) } else { String::new() };
+    Some(format!(
+        "history {} at {}, {} by the minute, {}{room} MiB",
+        span(fine),
+        length(look.interval),
+        span(coarse),
+        amount((history.bytes as f64 / f64::from(1 << 20) * 10.0).round() / 10.0),
+    ))
 }
 
 /// What is known of losses of the last hour.
-pub(in crate::http) fn last_hour(_state: &AppState) -> LastHour {
-    LastHour::default()
+pub(in crate::http) fn last_hour(state: &AppState, now: f64) -> LastHour {
+    const HOUR: f64 = 3600.0;
+    let Some(end) = state.history.last_end() else { return LastHour::default() };
+    let ledger = vec!["kernel_drops".to_string(), "samples.folded".to_string()];
+    let ask = |from: f64| {
+        let query = PointsQuery { ledger: ledger.clone(), from, to: now, ..PointsQuery::default() };
+        state.history.points(&query).ok()
+    };
+    let mut out = LastHour::default();
+    let Some(points) = ask(end - HOUR) else { return out };
+    // A point of several intervals is their mean.
+    let weight = points.step / points.interval.max(0.001);
+    let drops = sum_of(&points, &ledger[..1]);
+    out.dropped = drops.iter().flatten().sum::<f64>() * weight;
+    out.known_secs = drops.iter().flatten().count() as f64 * points.step;
+    // Since when is finer where the intervals are kept.
+    let fine = ask(end - points.interval * 100.0).unwrap_or(points);
+    let weight = fine.step / fine.interval.max(0.001);
+    let run = |values: &[Option<f64>]| {
+        let known: Vec<(f64, f64)> =
+            fine.times.iter().zip(values).filter_map(|(time, value)| Some((*time, (*value)?))).collect();
+        let run: Vec<&(f64, f64)> = known.iter().rev().take_while(|(_, value)| *value > 0.0).collect();
+        (run.last().map(|(time, _)| time - fine.step), run.iter().map(|(_, value)| value).sum::<f64>() * weight)
+    };
+    (out.losing_since, out.dropped_since) = run(&sum_of(&fine, &ledger[..1]));
+    (out.folding_since, out.folded_since) = run(&sum_of(&fine, &ledger[1..]));
+    out
 }
 
 /// Somebody who sends.
@@ -609,38 +769,87 @@ fn point_of<'a>(snapshot: &'a Snapshot, series: &Series) -> Option<Point<'a>> {
 }
 
 /// A series as a row; `None` if it is not known.
-pub(super) fn row_of(_state: &AppState, look: &Look, series: &Series) -> Option<SeriesRow> {
+pub(super) fn row_of(state: &AppState, look: &Look, series: &Series) -> Option<SeriesRow> {
+    if let Some(details) = state.history.details(series) {
+        return of_info(details.series);
+    }
     let snapshot = look.snapshot()?;
     Some(row(snapshot, point_of(snapshot, series)?))
 }
 
+/// The order in which the fields of a series are shown.
+fn rank(field: &str) -> (u8, u32) {
+    let percentile = field.strip_prefix('p').and_then(|number| number.parse::<f64>().ok());
+    match field {
+        "rate" | "value" => (0, 0),
+        "median" => (1, 0),
+        "max" => (3, 0),
+        "count" => (4, 0),
+        _ => percentile.map_or((5, 0), |percentile| (2, (percentile * 1000.0) as u32)),
+    }
+}
+
 /// The numbers of a series in a time.
-pub(super) fn points(_state: &AppState, look: &Look, series: &Series, _time: (f64, f64)) -> Points {
+pub(super) fn points(state: &AppState, look: &Look, series: &Series, time: (f64, f64)) -> Points {
+    let query = PointsQuery { series: vec![series.clone()], from: time.0, to: time.1, ..PointsQuery::default() };
+    let known = state.history.last_end().and_then(|_| state.history.points(&query).ok());
+    let mut out = match known.filter(|points| !points.times.is_empty()) {
+        Some(mut points) => Points {
+            complete: numbers(&points.completeness),
+            fields: match points.series.pop() {
+                Some(one) => one.fields.iter().map(|(name, values)| (name.clone(), numbers(values))).collect(),
+                None => Vec::new(),
+            },
+            times: points.times,
+        },
+        None => of_last(look, series),
+    };
+    out.fields.retain(|(name, _)| !matches!(name.as_str(), "sum_squares" | "stddev" | "samples"));
+    out.fields.sort_by_key(|(name, _)| rank(name));
+    out
+}
+
+/// The numbers of the last interval.
+fn of_last(look: &Look, series: &Series) -> Points {
     let Some(snapshot) = look.snapshot() else { return Points::default() };
     let Some(point) = point_of(snapshot, series) else { return Points::default() };
-    let mut fields: Vec<(String, f64)> =
-        snapshot.aggregates(point).map(|(name, value)| (name.name().to_string(), value)).collect();
-    fields.retain(|(name, _)| name != "sum_squares" && name != "stddev" && name != "samples");
-    Points {
-        times: vec![snapshot.end],
-        complete: vec![Some(snapshot.ledger.completeness)],
-        fields: fields.into_iter().map(|(name, value)| (name, vec![Some(value)])).collect(),
-    }
+    let fields = snapshot.aggregates(point).map(|(name, value)| (name.name().to_string(), vec![Some(value)]));
+    Points { times: vec![snapshot.end], complete: vec![Some(snapshot.ledger.completeness)], fields: fields.collect() }
 }
 
 /// What is known of a series beside its numbers.
 pub(super) fn details(state: &AppState, look: &Look, series: &Series) -> Details {
-    let Some(snapshot) = look.snapshot() else { return Details::default() };
-    let is_exact = match point_of(snapshot, series) {
-        Some(Point::Timer(point)) => snapshot.summary(point).exact,
-        _ => true,
-    };
     let shares = state.senders.of_series(series.name());
-    Details {
-        percentiles: snapshot.policy.percentiles.clone(),
-        is_exact,
+    let (rule, dropped_tags) = of_series::rule_of(state, series);
+    let place = |rule: &AppliedRule| match (&rule.file, rule.line) {
+        (Some(file), Some(line)) => format!("match = \"{}\" ({file}:{line})", rule.r#match),
+        _ => format!("match = \"{}\"", rule.r#match),
+    };
+    let mut out = Details {
         senders_seen: shares.len() as u64,
         senders: shares.into_iter().map(|one| SenderShare { id: one.id, label: one.label, share: one.share }).collect(),
+        rule: rule.as_ref().map(place),
+        dropped_tags,
+        goes_to: of_series::goes_to(state, series).into_iter().map(|one| (one.sink, one.r#as)).collect(),
         ..Details::default()
+    };
+    if let Some(known) = state.history.details(series) {
+        out.first_seen = Some(known.series.first_seen);
+        out.percentiles = known.percentiles;
+        out.is_exact = known.exact;
+        let by = |by: history::ByTag| {
+            let value = |one: history::TagValue| {
+                Some((one.value.unwrap_or_default(), Series::from_id(&one.id)?, one.now.map(f64::from)))
+            };
+            let values: Vec<_> = by.values.into_iter().filter_map(value).collect();
+            ByTag { key: by.key, field: by.field, values }
+        };
+        out.by_tag = known.by_tag.into_iter().map(by).filter(|by| by.values.len() > 1).collect();
+        return out;
     }
+    let Some(snapshot) = look.snapshot() else { return out };
+    if let Some(Point::Timer(point)) = point_of(snapshot, series) {
+        (out.percentiles, out.is_exact) = (snapshot.policy.percentiles.clone(), snapshot.summary(point).exact);
+    }
+    out
 }

@@ -73,7 +73,10 @@ pub(super) async fn page(
     let shown = bodies
         .work(move || {
             let time = query.time(look.now);
-            let trends = data::trends(&for_work, &look, time, &PATHS);
+            let sinks = look.ledger.sinks.keys().take(SINKS).map(|name| format!("sinks.{name}.delivered"));
+            let sinks: Vec<String> = sinks.collect();
+            let paths: Vec<&str> = PATHS.into_iter().chain(sinks.iter().map(String::as_str)).collect();
+            let trends = data::trends(&for_work, &look, time, &paths);
             let loudest = data::search(&for_work, &look, &Query::loudest(SERIES));
             Shown { look, query, trends, loudest, senders, happened }
         })
@@ -173,7 +176,7 @@ impl Shown {
 
     fn lines_tile(&self) -> Markup {
         let rate = self.last().map(|last| self.rate(last.lines.read));
-        let before = self.trends.before("lines.read", LATELY).map(|lines| lines / self.trends.step.max(0.001));
+        let before = self.trends.before("lines.read", LATELY).map(|lines| lines / self.trends.interval.max(0.001));
         let sub = match rate.zip(before) {
             Some((now, before)) if before > 0.0 => change(now, before),
             _ => format!("{} since the start", grouped(self.look.ledger.lines.read)),
