@@ -504,6 +504,9 @@ pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
             let are = if seen.down_instances == 1 { "is" } else { "are" };
             (Grade::Warning, format!("All services are up; {} {are} down", count(seen.down_instances, "instance")))
         }
+        seen if seen.up < seen.services => {
+            (Grade::Ok, format!("{} of {} are up, none is down", seen.up, count(seen.services, "service")))
+        }
         seen => {
             let are = if seen.services == 1 { "is" } else { "are" };
             (Grade::Ok, format!("All is well: {} {are} up, {} present", count(seen.services, "service"), seen.present))

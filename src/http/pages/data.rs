@@ -623,6 +623,7 @@ pub(super) fn senders(state: &AppState, by: Option<&str>, sender: Option<&str>, 
         refused: answer
             .examples
             .iter()
+            .filter(|one| one.per_sec > 0.0)
             .map(|one| Refused {
                 reason: one.reason.to_string(),
                 line: one.line.clone(),

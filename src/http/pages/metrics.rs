@@ -263,7 +263,7 @@ impl Shown {
                 @if !details.goes_to.is_empty() {
                     dt { "Goes to" } dd { @for (n, (sink, _)) in details.goes_to.iter().enumerate() { @if n > 0 { ", " } (Wire(sink)) } }
                 }
-                @if let Some(history) = data::history_text(&self.look) { dt { "History" } dd { (history) } }
+                @if let Some(history) = data::history_text(&self.look) { dt { "History" } dd { (history.trim_start_matches("history ")) } }
             }
             div.acts {
                 a.ctl.main href=(series_url(series, &kept)) { "Open " kbd.js { "↵" } }

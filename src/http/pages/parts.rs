@@ -376,26 +376,27 @@ pub(super) fn drawing(
     let at = |value: f64| format!("{}%", short(y(value) / 10.0));
     html! {
         svg.served role="img" aria-label=(says) {
-            svg.in x="52" y="6" {
-                @for n in 0..=steps.min(12) {
-                    @let value = bottom + step * n as f64;
-                    line x1="0" x2="100%" y1=(at(value)) y2=(at(value)) {}
-                    text x="-8" y=(at(value)) dy="4" text-anchor="end" { (axis(value)) }
-                }
-                (time_marks(times))
-                svg width="100%" height="100%" viewBox="0 0 1000 1000" preserveAspectRatio="none" {
-                    @for (n, line) in stacked.iter().enumerate() {
-                        @let base = if n > 0 && kind == Drawing::Stack { &stacked[n - 1].values[..] } else { &[] };
-                        g.(line.class) {
-                            @if kind == Drawing::Stack { path.fill.heavy d=(area(&line.values, base, x, y)) {} }
-                            @else if lines.len() == 1 { path.fill d=(area(&line.values, base, x, y)) {} }
-                            path d=(path(&line.values, x, y)) {}
+            @for n in 0..=steps.min(12) {
+                @let value = bottom + step * n as f64;
+                line x1="0" x2="100%" y1=(at(value)) y2=(at(value)) {}
+                text x="-8" y=(at(value)) dy="4" text-anchor="end" { (axis(value)) }
+            }
+            (time_marks(times))
+            svg width="100%" height="100%" viewBox="0 0 1000 1000" preserveAspectRatio="none" {
+                @for (n, line) in stacked.iter().enumerate() {
+                    @let base = if n > 0 && kind == Drawing::Stack { &stacked[n - 1].values[..] } else { &[] };
+                    g.(line.class) {
+                        @if kind == Drawing::Stack {
+                            path.fill.heavy d=(area(&line.values, base, x, y)) {}
+                        } @else if lines.len() == 1 {
+                            path.fill d=(area(&line.values, base, x, y)) {}
                         }
+                        path d=(path(&line.values, x, y)) {}
                     }
                 }
-                (lane(complete))
-                (names(&stacked, &y))
             }
+            (lane(complete))
+            (names(&stacked, &y))
         }
     }
 }

@@ -98,19 +98,21 @@ impl Shown {
         html! {
             (self.seek())
             div.grid {
-                section.card.c8 data-live="senders" { (self.senders()) }
+                div.stack.c8 {
+                    section.card data-live="senders" { (self.senders()) }
+                    section.card data-live="prefixes" { (self.prefixes()) }
+                }
                 div.stack.c4.full {
                     section.card data-live="tags" { (self.tag_keys()) }
                     (self.held())
-                }
-                section.card.c8 data-live="prefixes" { (self.prefixes()) }
-                section.card.c4.full data-tail data-live="refused" {
+                section.card data-tail data-live="refused" {
                     header { h2 { "Lines" } span.sub { "as they arrive, sampled" } }
                     (refused(&self.senders, &self.look))
                     @if self.senders.refused.is_empty() && self.look.snapshot().is_none_or(|last| last.ledger.malformed_total() == 0) {
                         p.empty { "No line was refused in the last interval." }
                     }
                     p.muted { "All of them: " code { "systole tail" } ", those that are refused: " code { "systole tail --invalid" } "." }
+                }
                 }
             }
         }
@@ -140,11 +142,11 @@ impl Shown {
         html! {
             tr.sel[is_selected] data-id=(Wire(&row.id)) {
                 td.n { a.name href=(link) aria-current=[is_selected.then_some("true")] { (Wire(&row.id)) } " " span.muted { (Wire(&row.more)) } }
-                td.b { (share(row.share / most.max(f64::MIN_POSITIVE), if is_bad { "s2" } else { "s1" })) }
+                td.b.wide-only { (share(row.share / most.max(f64::MIN_POSITIVE), if is_bad { "s2" } else { "s1" })) }
                 td.num { (percent(row.share)) " %" }
                 td.num { (amount(row.lines_per_sec)) }
                 td.num.wide-only { (amount(row.bytes_per_sec / 1e3)) }
-                td.num { @if row.malformed_per_sec > 0.0 { span.warning { (amount(row.malformed_per_sec)) } } @else { span.muted { "0" } } }
+                td.num.wide-only { @if row.malformed_per_sec > 0.0 { span.warning { (amount(row.malformed_per_sec)) } } @else { span.muted { "0" } } }
                 td.num { (new_series(row.new_series_per_sec)) }
                 td.s { (spark(&row.spark, if is_bad { "s2" } else { "s7" }, false)) }
             }
@@ -168,9 +170,9 @@ impl Shown {
                 table {
                     thead {
                         tr {
-                            th scope="col" { @if by_prefix { "Prefix" } @else { "Sender" } } th.b scope="col" { span.hide { "Share as a bar" } }
+                            th scope="col" { @if by_prefix { "Prefix" } @else { "Sender" } } th.b.wide-only scope="col" { span.hide { "Share as a bar" } }
                             th.num scope="col" { "Share" } th.num scope="col" aria-sort="descending" { "Lines/s" } th.num.wide-only scope="col" { "kB/s" }
-                            th.num scope="col" { "Refused/s" } th.num scope="col" { "New series/s" } th.s scope="col" { "Trend" }
+                            th.num.wide-only scope="col" { "Refused/s" } th.num scope="col" { "New series/s" } th.s scope="col" { "Trend" }
                         }
                     }
                     tbody { @for row in rows.iter().take(SENDERS) { (self.row(row, most)) } }
@@ -190,13 +192,13 @@ impl Shown {
                 p.empty { "No tag was seen in a new series." }
             } @else {
                 table.fixed {
-                    thead { tr { th scope="col" { "Key" } th.b scope="col" {} th.num scope="col" { "Values" } th.num scope="col" { "New/s" } } }
+                    thead { tr { th scope="col" { "Key" } th.b.wide-only scope="col" {} th.num scope="col" { "Values" } th.num scope="col" { "New/s" } } }
                     tbody {
                         @for key in self.senders.tag_keys.iter().take(TAG_KEYS) {
                             @let is_bad = key.new_per_sec >= MANY_NEW;
                             tr.sel[is_bad] {
                                 td.n title=(Wire(&key.about)) { a.name href=(format!("/series?q={}", in_url(&format!("{}:", key.key)))) { (Wire(&key.key)) } }
-                                td.b { (share(scale(key.values), if is_bad { "s2" } else { "s7" })) }
+                                td.b.wide-only { (share(scale(key.values), if is_bad { "s2" } else { "s7" })) }
                                 td.num { (grouped(key.values)) }
                                 td.num { (new_series(key.new_per_sec)) }
                             }
@@ -235,12 +237,12 @@ impl Shown {
             @if rows.is_empty() { p.empty { "Nothing was sampled in the last interval." } }
             @else {
                 table.fixed {
-                    thead { tr { th scope="col" { "Prefix" } th.b scope="col" {} th.num scope="col" { "Share" } th.num scope="col" { "Lines/s" } th.num scope="col" { "New series/s" } } }
+                    thead { tr { th scope="col" { "Prefix" } th.b.wide-only scope="col" {} th.num scope="col" { "Share" } th.num scope="col" { "Lines/s" } th.num scope="col" { "New series/s" } } }
                     tbody {
                         @for row in rows.iter().take(PREFIXES) {
                             tr {
                                 td.n { a.name href=(format!("/series?prefix={}", in_url(&row.id))) { (Wire(&row.id)) } }
-                                td.b { (share(row.share / most.max(f64::MIN_POSITIVE), if row.new_series_per_sec >= MANY_NEW { "s2" } else { "s7" })) }
+                                td.b.wide-only { (share(row.share / most.max(f64::MIN_POSITIVE), if row.new_series_per_sec >= MANY_NEW { "s2" } else { "s7" })) }
                                 td.num { (percent(row.share)) " %" }
                                 td.num { (amount(row.lines_per_sec)) }
                                 td.num { (new_series(row.new_series_per_sec)) }

@@ -189,7 +189,7 @@ impl Shown {
         let shown = fields
             .iter()
             .map(|(name, _)| name.as_str())
-            .filter(|name| !is_timer || !matches!(*name, "count" | "sum" | "mean" | "min"));
+            .filter(|name| !is_timer || !matches!(*name, "count" | "sum" | "mean" | "min" | "p50"));
         html! {
             @for name in shown {
                 (fact(name, &name_of(name), if name == "rate" { "/s" } else if is_timer { "ms" } else { "" }))
