@@ -34,6 +34,7 @@ mod memory;
 mod moved_file;
 mod names;
 mod notify;
+mod page;
 mod parse_corpus;
 mod percentiles;
 mod poison;
