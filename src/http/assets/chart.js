@@ -267,6 +267,17 @@ export class Chart {
       const text = `${start ? "daemon started" : "no history before"} ${clock(block.first, utc)}`;
       marks.push({ from: window.from, to: block.first, kind: "before", text });
     }
+    const firstRow = heat?.counts.findIndex((row) => row !== null) ?? -1;
+    if (firstRow > 0 && times[firstRow] - block.step * 2 > window.from) {
+      // Distributions are kept from the first time on that somebody looks.
+      const to = times[firstRow] - block.step;
+      marks.push({
+        from: Math.max(window.from, block.first || 0),
+        to,
+        kind: "before",
+        text: `distribution kept since ${clock(to, utc)}`,
+      });
+    }
     this.model = {
       type: spec.type,
       from: window.from,

@@ -45,6 +45,7 @@ import { axis, linear, logAxis, logarithmic, spread, timeTicks } from "./scale.j
  * @property {number} right
  * @property {number} top
  * @property {number} bottom
+ * @property {number} width of the canvas
  * @property {import("./scale.js").Scale} x
  * @property {import("./scale.js").Scale} y
  * @property {ArrayLike<number>[]} shown values of the lines as drawn: in a stack the sums
@@ -127,7 +128,10 @@ function valueAxis(model, shown) {
     const used = model.heat.bounds.filter((bound, at) =>
       model.heat?.counts.some((row) => row && bound > 0 && (row[at] > 0 || row[at + 1] > 0)),
     );
-    return { ...logAxis(used[0] ?? 1, used[used.length - 1] ?? 10), log: true };
+    const [low, high] = [used[0] ?? 1, Math.max(used[used.length - 1] ?? 10, (used[0] ?? 1) * 2)];
+    // As high as the buckets go, and no round numbers beyond.
+    const ticks = logAxis(low, high).ticks.filter((tick) => tick >= low && tick <= high);
+    return { low, high, ticks: ticks.length ? ticks : [low, high], log: true };
   }
   const columns = [...shown];
   for (const line of model.lines) {
@@ -166,7 +170,7 @@ export function layout(ctx, model, width, height, labels) {
   const top = model.flags.length || model.marks.length ? 20 : 8;
   const bottom = Math.max(top + 10, height - 28);
   const y = log ? logarithmic(low, high, bottom, top) : linear(low, high, bottom, top);
-  return { left, right, top, bottom, x: linear(model.from, model.to, left, right), y, shown, ticks };
+  return { left, right, top, bottom, width, x: linear(model.from, model.to, left, right), y, shown, ticks };
 }
 
 /**
@@ -299,7 +303,7 @@ function grid(ctx, model, place, theme) {
     const text = step >= 86_400 ? date(tick, model.utc).slice(5) : clock(tick, model.utc, step < 60);
     const half = ctx.measureText(text).width / 2;
     ctx.fillStyle = theme.color("muted");
-    if (x - half >= 0 && x + half <= place.right + 40) {
+    if (x - half >= 0 && x + half <= place.width) {
       ctx.fillText(text, x, place.bottom + 25);
     }
   }

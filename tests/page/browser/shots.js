@@ -99,7 +99,7 @@ function* shop(second) {
   }
   yield `pool.in_use:${Math.round(60 + 20 * Math.sin(second / 5))}|g|#db:orders`;
   yield `checkout.latency_budget:${(0.9 - second / 300).toFixed(3)}|g|#route:/pay`;
-  for (let at = 0; at < 60; at += 1) {
+  for (let at = 0; at < 2000; at += 1) {
     yield `users.active:${(at * 31 + second) % 500}|s`;
     yield `db.rows:${(at * 97) % 400}|h|#table:orders`;
     yield `feature.${at % 40}.seen:1|c`;
@@ -152,7 +152,7 @@ await until("there is something to see", () => second > 100, 130);
 await pictures(daemon, "data", VIEWS);
 // A daemon that does not read for a moment loses what its receive buffer does not hold.
 daemon.child?.kill("SIGSTOP");
-for (let at = 0; at < 60; at += 1) {
+for (let at = 0; at < 2000; at += 1) {
   await daemon.flood(shop(at));
 }
 daemon.child?.kill("SIGCONT");
