@@ -292,7 +292,7 @@ settings! {
         enabled: bool = true, flag;
         /// Last intervals that are kept.
         intervals: usize = 360, whole(30..=86_400);
-        /// Last minutes that are kept, beyond these intervals: mean, smallest and largest of each.
+        /// Last minutes of which mean, smallest and largest are kept, counted from now; the newest of them are those intervals.
         minutes: usize = 1440, whole(0..=44_640);
     }
 }

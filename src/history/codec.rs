@@ -301,7 +301,7 @@ mod tests {
             ("small counts", 19, column(&|n| (n * 7 % 13) as f32)),
             ("a line", 8, column(&|n| 1e6 + 17.0 * n as f32)),
             ("tenths", 31, column(&|n| (n * 37 % 101) as f32 / 10.0)),
-            ("pages", 31, column(&|n| 4096.0 * (n * 41 % 97) as f32)),
+            ("pages", 33, column(&|n| 4096.0 * (n * 41 % 97) as f32)),
             ("thirds", 121, column(&|n| n as f32 / 3.0)),
             ("extremes", 121, column(&|n| if n % 2 == 0 { f32::MAX } else { f32::MIN })),
         ] {

@@ -21,7 +21,7 @@ const BATCH: usize = 64;
 
 /// Steps of giving way: what is kept of intervals and of minutes, of series that nobody looked at for [`LOOKED_SECS`], then of
 /// the others, in parts of [`WHOLE`].
-const STEPS: [[(usize, usize); 2]; 13] = {
+const STEPS: [[(usize, usize); 2]; 14] = {
     const ALL: (usize, usize) = (WHOLE, WHOLE);
     [
         [ALL, ALL],
@@ -33,6 +33,7 @@ const STEPS: [[(usize, usize); 2]; 13] = {
         [(WHOLE / 4, 0), ALL],
         [(WHOLE / 8, 0), ALL],
         [(0, 0), ALL],
+        [(0, 0), ALL],
         [(0, 0), (WHOLE, WHOLE / 4)],
         [(0, 0), (WHOLE, 0)],
         [(0, 0), (WHOLE / 4, 0)],
@@ -41,7 +42,13 @@ const STEPS: [[(usize, usize); 2]; 13] = {
 };
 const WHOLE: usize = 16;
 
-/// From this step on series without a value in the last interval leave, and new ones find no room.
+/// From this step on a series finds room only where there is much of it: else the newest would push out all others.
+const CROWDED_STEP: usize = 8;
+
+/// From this step on the others have not even what is not sealed, and leave if the last interval has nothing of them.
+const BARE_STEP: usize = 9;
+
+/// Then nothing is left but what finds the series of the last interval.
 const LAST_STEP: usize = STEPS.len() - 1;
 
 /// Weight of a new number in what is usual.
@@ -52,6 +59,9 @@ const MOST_CHANGE: f32 = 1e6;
 
 /// Least number of series that are gone before segments are looked through for them.
 const DEAD: usize = 1024;
+
+/// Bytes that a new series takes, about.
+const NEW_BYTES: u64 = 400;
 
 /// Most intervals that a gap has a place of its own for.
 const MOST_MISSING: u64 = 360;
@@ -200,6 +210,7 @@ impl Shared {
             let own_minutes =
                 if minutes == WHOLE { all_minutes } else { axis.minute_of(self.options.minutes * minutes / WHOLE) };
             Keep {
+                drops_head: step >= BARE_STEP && (intervals, minutes) == (0, 0),
                 open_block: axis.open_block().number,
                 first_block,
                 own_block,
@@ -214,7 +225,6 @@ impl Shared {
         let [ours, looked_at] = self.keep(&writer.axis, writer.step);
         let now = writer.axis.last().map_or(0.0, |last| last.end);
         let (cells, layouts) = (self.store.cells(), self.store.layouts());
-        let is_last = writer.step == LAST_STEP;
         let newest = writer.axis.next().saturating_sub(1);
         let Writer { axis, scratch, dead, .. } = writer;
         let (mut gone, mut own, mut points) = (0, 0, 0);
@@ -235,7 +245,7 @@ impl Shared {
                 }
                 entry.look_for_owner();
                 let is_idle = entry.last + 1 < newest;
-                let leaves = is_idle && (entry.track.is_empty() || is_last);
+                let leaves = is_idle && (entry.track.is_empty() || keep.drops_head);
                 let (after, is_own) = (entry.heap_bytes(), self.is_own(&entry.series));
                 entries.bytes = (entries.bytes + after).saturating_sub(before);
                 if leaves {
@@ -306,6 +316,13 @@ impl Shared {
             Level::Series => cap / 8,
             Level::Events => 0,
         }
+    }
+
+    /// New series that find room in an interval. What others have of the past gives way for them, but not all of it.
+    fn room(&self, step: usize) -> usize {
+        let target = self.target();
+        let most = if step < CROWDED_STEP { target.saturating_add(target / 8) } else { target / 16 * 15 };
+        usize::try_from(most.saturating_sub(self.bytes()) / NEW_BYTES).unwrap_or(usize::MAX)
     }
 
     /// Gives way until there is no more than there may be.
@@ -425,9 +442,10 @@ impl Shared {
         at: At,
         fresh: &mut Vec<(u32, Series)>,
     ) {
-        if writer.step >= LAST_STEP || self.bytes() > self.target() / 16 * 17 {
-            self.counts.refused.fetch_add(new.len() as u64, Ordering::Relaxed);
-            new.clear();
+        let most = self.room(writer.step);
+        if new.len() > most {
+            self.counts.refused.fetch_add((new.len() - most) as u64, Ordering::Relaxed);
+            new.truncate(most);
         }
         if new.is_empty() {
             return;

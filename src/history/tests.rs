@@ -309,7 +309,7 @@ fn of_what_does_not_fit_the_least_looked_at_gives_way_first_and_bytes_stay_below
         let end = 1_700_000_000.0 + 10.0 * n as f64;
         let gauge = |series: &Series| GaugePoint {
             series: series.clone(),
-            gauge: Gauge::absolute(f64::from_bits(random.next() << 12).clamp(-1e30, 1e30), end),
+            gauge: Gauge::absolute(random.below(1 << 40) as f64 / 7.0, end),
         };
         let gauges = series.iter().map(gauge).collect();
         history.add(&Snapshot { gauges, ..closed(n, end, 10.0) });

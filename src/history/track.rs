@@ -256,6 +256,8 @@ pub(super) struct Read<'a> {
 /// What a sweep keeps of a track.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keep {
+    /// Not even what is not sealed stays.
+    pub(super) drops_head: bool,
     /// Heads of earlier blocks are sealed.
     pub(super) open_block: u32,
     /// Blocks before this one have left the axis: minutes are made of them.
@@ -348,6 +350,10 @@ impl Track {
                 has_given_up = true;
             }
             self.sealed = scratch.bytes.as_slice().into();
+        }
+        if keep.drops_head && self.head.mask != 0 {
+            self.head.forget();
+            has_given_up = true;
         }
         has_given_up | self.expire_minutes(shape, axis.last_minute() / BLOCK, keep)
     }
