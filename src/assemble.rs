@@ -8,7 +8,7 @@ use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers, show_size};
-use crate::history::HistoryOptions;
+use crate::history::{Archive, HistoryOptions};
 use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
@@ -179,6 +179,12 @@ pub fn history_options(config: &Config) -> HistoryOptions {
         minutes: config.history.minutes,
         own_prefix: format!("{}systole.", config.prefix),
     }
+}
+
+/// Who keeps points for longer than the history: the first sink that does.
+pub fn archive(config: &Config) -> Option<Arc<dyn Archive>> {
+    let completeness = format!("{}systole.completeness", config.prefix);
+    config.sinks.iter().find_map(|sink| sink.kind.spec().archive(&sink.filter.prefix, &sink.filter.tags, &completeness))
 }
 
 /// What a sink is told of the daemon.

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::acl::AccessList;
+use crate::assemble;
 use crate::config::{self, Config};
 use crate::flush::FlusherHandle;
 use crate::history::History;
@@ -162,6 +163,7 @@ pub(super) fn http_state(
         senders: Senders::default(),
         history: History::default(),
         tail: Tail::default(),
+        past: assemble::archive(config).map(http::Past::new),
     }
 }
 

@@ -13,6 +13,7 @@
 //! It knows no clock and does no input and output.
 #![deny(clippy::disallowed_methods)]
 
+mod archive;
 mod axis;
 mod codec;
 mod heat;
@@ -34,6 +35,7 @@ use crate::series::Series;
 use crate::snapshot::Snapshot;
 use crate::telemetry::HistoryAccount;
 
+pub use archive::{Archive, ArchiveError, ArchiveQuery, Archived, ArchivedField};
 pub use heat::HeatMap;
 pub use points::{MOST_POINTS, Mark, MarkKind, Numbers, Points, PointsQuery, Resolution, SeriesPoints, TooMuch};
 pub use search::{Cursor, SearchError, Sort, Wanted};
@@ -195,7 +197,7 @@ impl History {
         }
     }
 
-    /// How much gives way: 0 for nothing, to 12.
+    /// How much gives way: 0 for nothing, to 13.
     #[cfg(feature = "internals")]
     pub fn step(&self) -> usize {
         lock(&self.0.writer).step()

@@ -377,6 +377,18 @@ impl Point<'_> {
     }
 }
 
+impl PointsQuery {
+    /// Whether there are not too many.
+    ///
+    /// # Errors
+    /// If there are.
+    pub fn check(&self) -> Result<(), TooMuch> {
+        let points = self.step.map_or(0.0, |step| ((self.to - self.from) / step).ceil());
+        let series = self.series.len() + self.ledger.len();
+        if points > MOST_POINTS as f64 { Err(TooMuch { series, points: points as u64 }) } else { Ok(()) }
+    }
+}
+
 impl History {
     /// Points over time. What is not known has none; series that are asked for give way later than others.
     ///
@@ -384,13 +396,7 @@ impl History {
     /// If there would be too many.
     pub fn points(&self, query: &PointsQuery) -> Result<Points, TooMuch> {
         let shared = &*self.0;
-        let series = query.series.len() + query.ledger.len();
-        if let Some(step) = query.step {
-            let points = ((query.to - query.from) / step).ceil();
-            if points > MOST_POINTS as f64 {
-                return Err(TooMuch { series, points: points as u64 });
-            }
-        }
+        query.check()?;
         query.series.iter().for_each(|series| self.touch(series, query.heat));
         let axis = shared.axis();
         let grid = Grid::new(&axis, query);

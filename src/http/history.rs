@@ -1,13 +1,17 @@
 //! `/api/v1/history`: points of series and of the ledger over time.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
-use crate::history::{Points, PointsQuery};
+use crate::history::{Archive, ArchiveError, ArchiveQuery, Archived, Points, PointsQuery};
 use crate::series::Series;
 use crate::sys::unix_time;
 use crate::web::{self, FromGiven, Given, Parameters, line};
@@ -87,6 +91,51 @@ pub(super) struct PointsAnswer {
     open: Option<OpenInterval>,
 }
 
+/// Who keeps points for longer than the history.
+#[derive(Clone, Debug)]
+pub struct Past {
+    archive: Arc<dyn Archive>,
+    /// One reads at a time: it takes the disk, and a thread.
+    turn: Arc<Semaphore>,
+}
+
+impl Past {
+    /// Points of this archive.
+    pub fn new(archive: Arc<dyn Archive>) -> Past {
+        Past { archive, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Reads points; `None` if they cannot be read, which the log says.
+    async fn read(&self, query: ArchiveQuery) -> Result<Option<Archived>, Response> {
+        // It is never closed.
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let archive = Arc::clone(&self.archive);
+        let read = spawn_blocking(move || {
+            let _turn = turn;
+            archive.read(&query)
+        });
+        match read.await {
+            Ok(Ok(archived)) => Ok(Some(archived)),
+            Ok(Err(ArchiveError::TooMuch(message))) => Err(too_much(&message)),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what is older than the history cannot be read");
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::error!(%error, "what is older than the history could not be read");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Points of the history.
+async fn in_memory(state: &AppState, query: PointsQuery) -> Result<Points, Response> {
+    let history = state.history.clone();
+    let points = state.bodies.work(move || history.points(&query)).await?;
+    points.map_err(|error| too_much(&error.to_string()))
+}
+
 /// What is too much of a query.
 fn excess(query: &PointsQuery) -> Option<Response> {
     let longest = query.ledger.iter().chain(&query.fields).map(String::len).max().unwrap_or(0);
@@ -135,9 +184,21 @@ pub(super) async fn points(
     if query.from >= query.to {
         return Err(web::bad_request("`from` is before `to`, and `to` is now if it is not given"));
     }
-    let history = state.history.clone();
-    let points = state.bodies.work(move || history.points(&query)).await?;
-    let points = points.map_err(|error| too_much(&error.to_string()))?;
+    query.check().map_err(|error| too_much(&error.to_string()))?;
+    let points = match (&state.past, state.history.before(&query)) {
+        (Some(past), Some((older, rest))) => {
+            let (from, to) = (query.from, query.to);
+            let archived = past.read(older).await?;
+            let mut points = in_memory(&state, rest).await?;
+            points.to = to;
+            match archived {
+                Some(archived) => points.prepend(from, archived),
+                None => points.from = from,
+            }
+            points
+        }
+        _ => in_memory(&state, query).await?,
+    };
     let interval = points.interval;
     let open = state.history.last_end().map(|from| OpenInterval { from, to: from + interval, now });
     state.bodies.whole(web::JSON, line(&PointsAnswer { points, open })).await

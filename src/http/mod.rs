@@ -80,6 +80,7 @@ use crate::web::{
 };
 
 pub use access::{Access, AccessOptions};
+pub use history::Past;
 pub use snapshot::LastRead;
 pub use stream::Streams;
 
@@ -121,6 +122,8 @@ pub struct AppState {
     pub history: History,
     /// Lines as they arrive.
     pub tail: Tail,
+    /// What is older than that; `None` if nobody keeps it.
+    pub past: Option<Past>,
     /// Event streams that may still be opened.
     pub streams: Arc<Semaphore>,
     /// The large bodies that are being sent.

@@ -3,8 +3,10 @@
 
 use std::fmt;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::history::Archive;
 use crate::memory::Memory;
 use crate::ports::{Ports, TlsFiles};
 use crate::settings::OptionVisitor;
@@ -61,6 +63,12 @@ pub trait Spec: fmt::Debug {
     /// Whether the receiver takes an interval after a later one.
     fn accepts_out_of_order(&self) -> bool {
         false
+    }
+
+    /// Where its points can be read again, of series that get a prefix and tags on their way to it; `completeness` is the
+    /// name of the daemon's own gauge.
+    fn archive(&self, _prefix: &str, _tags: &[(String, String)], _completeness: &str) -> Option<Arc<dyn Archive>> {
+        None
     }
 
     /// Makes the sink.

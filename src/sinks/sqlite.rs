@@ -8,14 +8,17 @@
 //! SELECT datetime(time, 'unixepoch'), value FROM records WHERE name = 'api.hits' AND field = 'rate';
 //! ```
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use crate::codec::{RecordType, json_tags, records};
+use crate::history::{Archive, ArchiveError, ArchiveQuery, Archived, ArchivedField};
+use crate::protocol::Kind;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 
@@ -106,6 +109,15 @@ impl Spec for SqliteSpec {
 
     fn accepts_out_of_order(&self) -> bool {
         true
+    }
+
+    fn archive(&self, prefix: &str, tags: &[(String, String)], completeness: &str) -> Option<Arc<dyn Archive>> {
+        Some(Arc::new(SqliteArchive {
+            path: self.path.clone(),
+            prefix: prefix.to_string(),
+            tags: tags.to_vec(),
+            completeness: format!("{prefix}{completeness}"),
+        }))
     }
 
     fn open(&self, _: &SinkContext) -> Result<Box<dyn Sink>, String> {
@@ -296,11 +308,192 @@ impl Sink for SqliteSink {
     }
 }
 
+/// The points of a database, for the history.
+#[derive(Debug)]
+struct SqliteArchive {
+    path: PathBuf,
+    /// What series get on their way to the sink.
+    prefix: String,
+    tags: Vec<(String, String)>,
+    /// The gauge that tells which intervals there are.
+    completeness: String,
+}
+
+/// Most intervals of a field that are read, and the longest time for all.
+const MOST_ROWS: i64 = 4_000_000;
+const READING: Duration = Duration::from_secs(5);
+
+/// Fields that the history has; of others there may be many.
+fn is_shown(field: &str) -> bool {
+    let is_percentile = |rest: &str| rest.parse::<f64>().is_ok();
+    matches!(field, "value" | "rate" | "count" | "sum" | "mean" | "min" | "max" | "median")
+        || field.strip_prefix("top").or(field.strip_prefix('p')).is_some_and(is_percentile)
+}
+
+/// Several intervals as one.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    number: i64,
+    intervals: i64,
+    sum: f64,
+    min: f64,
+    max: f64,
+    last: f64,
+}
+
+/// Fields of a series, by name.
+type Fields = Vec<(String, Vec<Bucket>)>;
+
+/// What is read from an open database.
+struct Reading<'a> {
+    database: Connection,
+    query: &'a ArchiveQuery,
+    began: Instant,
+}
+
+impl Reading<'_> {
+    fn buckets(&self, series: i64, field: &str) -> rusqlite::Result<Vec<Bucket>> {
+        let mut select = self.database.prepare(
+            "SELECT CAST((time - 1e-6) / ?5 AS INTEGER), count(*), sum(value), min(value), max(value), max(time)
+             FROM (SELECT time, value FROM points WHERE series = ?1 AND field = ?2 AND time > ?3 AND time <= ?4 LIMIT ?6)
+             GROUP BY 1 ORDER BY 1",
+        )?;
+        let ArchiveQuery { from, to, step, .. } = self.query;
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(Bucket {
+                number: row.get(0)?,
+                intervals: row.get(1)?,
+                sum: row.get(2)?,
+                min: row.get(3)?,
+                max: row.get(4)?,
+                last: row.get(5)?,
+            })
+        };
+        select.query_map(params![series, field, from, to, step, MOST_ROWS + 1], read)?.collect()
+    }
+
+    fn fields(&self, series: i64) -> rusqlite::Result<Vec<String>> {
+        if !self.query.fields.is_empty() {
+            return Ok(self.query.fields.clone());
+        }
+        // A look into the index for each; to have all points looked through takes too long.
+        let mut next = self.database.prepare("SELECT min(field) FROM points WHERE series = ?1 AND field > ?2")?;
+        let (mut all, mut last) = (Vec::new(), String::new());
+        while let Some(field) = next.query_row(params![series, last], |row| row.get::<_, Option<String>>(0))? {
+            last.clone_from(&field);
+            all.push(field);
+        }
+        Ok(all)
+    }
+
+    fn read(&self, archive: &SqliteArchive) -> Result<Archived, ArchiveError> {
+        let unreadable = |error: rusqlite::Error| ArchiveError::Unreadable(error.to_string());
+        let find = "SELECT id FROM series WHERE type = ?1 AND name = ?2";
+        let own = self.database.query_row(find, params!["gauge", archive.completeness], |row| row.get(0)).optional();
+        let shares = match own.map_err(unreadable)? {
+            Some(id) => self.checked(id, "value")?,
+            None => Vec::new(),
+        };
+        let mut of_series = Vec::new();
+        for series in &self.query.series {
+            let stored = series.decorated(&archive.prefix, &archive.tags);
+            let key = params![RecordType::of(stored.kind()).name(), stored.name(), json_tags(&stored)];
+            let find = format!("{find} AND tags = ?3");
+            let id = self.database.query_row(&find, key, |row| row.get::<_, i64>(0)).optional().map_err(unreadable)?;
+            let mut fields = Vec::new();
+            if let Some(id) = id {
+                for field in self.fields(id).map_err(unreadable)?.into_iter().filter(|field| is_shown(field)) {
+                    let buckets = self.checked(id, &field)?;
+                    fields.push((field, buckets));
+                }
+            }
+            of_series.push((stored.kind(), fields));
+        }
+        Ok(joined(&shares, of_series))
+    }
+
+    /// The buckets of a field, if that is not too much.
+    fn checked(&self, series: i64, field: &str) -> Result<Vec<Bucket>, ArchiveError> {
+        let buckets = self.buckets(series, field).map_err(|error| ArchiveError::Unreadable(error.to_string()))?;
+        if buckets.iter().map(|bucket| bucket.intervals).sum::<i64>() > MOST_ROWS {
+            return Err(ArchiveError::TooMuch(format!(
+                "`max_rows`: more than {MOST_ROWS} intervals of a series in the database; ask for a shorter time"
+            )));
+        }
+        if self.began.elapsed() > READING {
+            return Err(ArchiveError::TooMuch(format!(
+                "`max_time`: the database took longer than {} s; ask for fewer series or fields, or a shorter time",
+                READING.as_secs()
+            )));
+        }
+        Ok(buckets)
+    }
+}
+
+/// Numbers as the history has them.
+fn single(value: f64) -> Option<f32> {
+    (!value.is_nan()).then(|| (value as f32).clamp(f32::MIN, f32::MAX))
+}
+
+/// Puts the buckets of all fields onto one time axis; `shares` has those of the completeness, which every interval has.
+fn joined(shares: &[Bucket], of_series: Vec<(Kind, Fields)>) -> Archived {
+    let mut axis: BTreeMap<i64, (f64, i64)> = BTreeMap::new();
+    let all = of_series.iter().flat_map(|(_, fields)| fields).flat_map(|(_, buckets)| buckets);
+    for bucket in shares.iter().chain(all) {
+        let known = axis.entry(bucket.number).or_insert((bucket.last, bucket.intervals));
+        *known = (known.0.max(bucket.last), known.1.max(bucket.intervals));
+    }
+    let places: BTreeMap<i64, usize> = axis.keys().enumerate().map(|(place, number)| (*number, place)).collect();
+    let mut archived = Archived {
+        times: axis.values().map(|(last, _)| *last).collect(),
+        completeness: vec![None; axis.len()],
+        series: Vec::new(),
+    };
+    for share in shares {
+        archived.completeness[places[&share.number]] = single(share.sum / share.intervals as f64);
+    }
+    for (kind, fields) in of_series {
+        let mut own = BTreeMap::new();
+        for (name, buckets) in fields {
+            // What is summed up is nothing in intervals without it.
+            let is_summed = match kind {
+                Kind::Counter | Kind::Meter => true,
+                Kind::Timer | Kind::Histogram | Kind::Distribution => matches!(&*name, "count" | "rate" | "sum"),
+                Kind::Gauge | Kind::Set | Kind::Kv => false,
+            };
+            let none = || vec![None; axis.len()];
+            let mut field = ArchivedField { mean: none(), min: none(), max: none() };
+            for bucket in buckets {
+                let place = places[&bucket.number];
+                let intervals = if is_summed { axis[&bucket.number].1 } else { bucket.intervals };
+                field.mean[place] = match (&*name, kind) {
+                    ("min", _) => single(bucket.min),
+                    ("max", _) => single(bucket.max),
+                    _ => single(bucket.sum / intervals as f64),
+                };
+                (field.min[place], field.max[place]) = (single(bucket.min), single(bucket.max));
+            }
+            own.insert(name, field);
+        }
+        archived.series.push(own);
+    }
+    archived
+}
+
+impl Archive for SqliteArchive {
+    fn read(&self, query: &ArchiveQuery) -> Result<Archived, ArchiveError> {
+        let unreadable = |error: rusqlite::Error| ArchiveError::Unreadable(error.to_string());
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Connection::open_with_flags(&self.path, flags).map_err(unreadable)?;
+        database.busy_timeout(Duration::from_secs(1)).map_err(unreadable)?;
+        Reading { database, query, began: Instant::now() }.read(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::aggregate::Gauge;
-    use crate::protocol::Kind;
     use crate::series::Series;
     use crate::snapshot::GaugePoint;
 

@@ -187,6 +187,44 @@ fn a_history_that_fails_in_an_interval_begins_anew_and_counts_it() {
     daemon.stop();
 }
 
+#[cfg(feature = "sqlite")]
+#[test]
+fn what_is_older_than_the_history_comes_from_the_database() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("records.db");
+    let config = CONFIG.replace("type = \"console\"", &format!("type = \"sqlite\"\npath = \"{}\"", file.display()));
+    let before = Daemon::start(dir.path(), &config);
+    let ask = |daemon: &Daemon| json(daemon, "/api/v1/history?id=counter:hello&id=timer:t&step=1");
+    for _ in 0..2 {
+        before.send_udp(&[b"hello:3|c\nt:5|ms\nt:7|ms"]);
+        before.next_flush();
+    }
+    before.next_flush();
+    let known = ask(&before);
+    let sent = |past: &Value| numbers(&past["series"][0]["fields"]["value"]).into_iter().flatten().collect::<Vec<_>>();
+    assert_eq!(sent(&known), [3.0, 3.0], "{known}");
+    before.stop();
+    // Another start remembers nothing, but the database does.
+    let after = Daemon::start(dir.path(), &config);
+    after.send_udp(&[b"hello:4|c"]);
+    let past = poll("all three", || {
+        let past = ask(&after);
+        if sent(&past).len() == 3 { Ok(past) } else { Err(past) }
+    });
+    assert_eq!((sent(&past), &past["resolution"]), (vec![3.0, 3.0, 4.0], &"sqlite".into()), "{past}");
+    let times = numbers(&past["times"]);
+    assert!(times.windows(2).all(|two| two[0] < two[1]), "{past}");
+    for (n, series) in past["series"].as_array().expect("two").iter().enumerate() {
+        for (name, values) in series["fields"].as_object().expect("fields") {
+            assert_eq!(values.as_array().map(Vec::len), Some(times.len()), "{name} of {n}: {past}");
+        }
+    }
+    let at = numbers(&past["series"][1]["fields"]["max"]).iter().flatten().copied().collect::<Vec<f64>>();
+    assert_eq!(at, [7.0, 7.0], "{past}");
+    assert!(numbers(&past["completeness"]).iter().flatten().count() >= 3, "{past}");
+    after.stop();
+}
+
 /// An interval of 10 s.
 fn closed(sequence: u64) -> Snapshot {
     let policy = SummaryPolicy { percentiles: vec![50.0, 90.0, 95.0, 99.0, 99.9], ..SummaryPolicy::default() };
