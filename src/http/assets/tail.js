@@ -37,7 +37,10 @@ export class Tail {
   /** Opens or closes the stream, whatever the page looks like now. */
   check() {
     const wanted = this.isVisible && !this.isPaused && !document.hidden && this.home.isConnected;
-    const { match = "", from = "" } = this.home.dataset;
+    const { match = "" } = this.home.dataset;
+    const sender = new URLSearchParams(location.search).get("sender") ?? "";
+    // Those of the selected sender, if that is an address.
+    const from = this.home.dataset.from ?? (/^[0-9a-f.:]+$/i.test(sender) ? sender : "");
     const query = new URLSearchParams();
     match && query.append("match", match);
     from && query.append("from", from);
