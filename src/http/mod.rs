@@ -157,7 +157,7 @@ impl AppState {
 
 /// Serves until `stop` turns true.
 pub async fn serve(port: Port, listener: Arc<TcpListener>, state: AppState, stop: watch::Receiver<bool>) {
-    state.live.judge(&state);
+    state.live.evaluate(&state);
     serve_http(&port, &listener, router(state), stop).await;
 }
 

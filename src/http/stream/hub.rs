@@ -97,7 +97,7 @@ impl Streams {
     }
 
     /// Adds to intervals the verdict on what these routes see. It holds them without these streams, which they hold.
-    pub(in crate::http) fn judge(&self, state: &AppState) {
+    pub(in crate::http) fn evaluate(&self, state: &AppState) {
         let Shared { flusher, presence, journal, bodies, .. } = &*self.0;
         let list = List { clients: Vec::new(), sent: Position::default(), is_making: false, is_over: true };
         let nobodys = Shared {
