@@ -84,7 +84,6 @@ pub struct TimeWindow {
 
 impl TimeWindow {
     /// Accepts every timestamp.
-    #[cfg(feature = "internals")]
     pub const ANY: TimeWindow = TimeWindow { past_secs: f64::INFINITY, future_secs: f64::INFINITY, origin: None };
 
     /// Whether a timestamp, in Unix seconds, is accepted at `now` seconds of the shard's time.
