@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
-use crate::config::{self, Config, Listen, ListenUrl, Profile, StatePath, Workers, show_size};
+use crate::config::{self, Config, Listen, ListenUrl, Origins, Profile, StatePath, Workers, show_size};
+use crate::explain::{Destination, Explainer, ExplainerOptions, RulePlace};
 use crate::history::{Archive, HistoryOptions};
 use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
@@ -185,6 +186,30 @@ pub fn history_options(config: &Config) -> HistoryOptions {
 pub fn archive(config: &Config) -> Option<Arc<dyn Archive>> {
     let completeness = format!("{}systole.completeness", config.prefix);
     config.sinks.iter().find_map(|sink| sink.kind.spec().archive(&sink.filter.prefix, &sink.filter.tags, &completeness))
+}
+
+/// What explains lines; `origins` are those of the configuration.
+pub fn explainer(config: &Config, origins: &Origins) -> Explainer {
+    let destination = |sink: &config::Sink| Destination {
+        name: sink.name.clone(),
+        filter: sink.filter.clone(),
+        kind: sink.kind.clone(),
+        context: sink_context(config, &sink.name, sink.timeout),
+    };
+    let file = origins.file.clone().unwrap_or_default();
+    let places = origins.lines_of_rules().into_iter();
+    Explainer::new(ExplainerOptions {
+        protocol: protocol(config, &config.protocol),
+        shard: shard_options(config, &Quota::new(config.max_series), 0),
+        max_series: config.max_series,
+        registry: registry_options(config, false),
+        interval: config.interval,
+        names: graphite_names(config),
+        rules: Arc::clone(&config.rules),
+        rule_places: places.map(|line| RulePlace { file: file.clone(), line }).collect(),
+        destinations: config.sinks.iter().map(destination).collect(),
+        policy: config.presence.enabled.then(|| Arc::new(policy(config))),
+    })
 }
 
 /// What a sink is told of the daemon.

@@ -45,6 +45,7 @@ mod cli;
 mod codec;
 mod config;
 mod daemon;
+mod explain;
 mod fault;
 mod flush;
 mod glob;
@@ -111,7 +112,7 @@ pub mod internals {
         };
     }
     open! {
-        acl aggregate assemble capture cli codec config daemon fault flush glob history http http_client journal load log management memory net notify ports presence presence_driver
+        acl aggregate assemble capture cli codec config daemon explain fault flush glob history http http_client journal load log management memory net notify ports presence presence_driver
         prometheus_text protocol rollup senders series settings sinks snapshot supervise sys tail telemetry untrusted web
     }
 }

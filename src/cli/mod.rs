@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config, Sources, parse_duration};
+use crate::config::{self, Config, Origins, Sources, parse_duration};
 use crate::sys::return_memory;
 use crate::untrusted::Escaped;
 
@@ -228,7 +228,12 @@ fn load_config(sources: &Sources) -> Result<Config, u8> {
 
 /// The same without a word about unknown variables.
 fn load_quietly(sources: &Sources) -> Result<Config, u8> {
-    config::load(sources).map_err(|problems| {
+    load_with_origins(sources).map(|(config, _)| config)
+}
+
+/// The same, and where settings were found.
+fn load_with_origins(sources: &Sources) -> Result<(Config, Origins), u8> {
+    config::load_with_origins(sources).map_err(|problems| {
         let mut out = io::stderr().lock();
         for problem in &problems {
             let _ = writeln!(out, "{problem}");

@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::assemble;
-use crate::config::{self, Config, LogFormat, Problem};
+use crate::config::{self, Config, LogFormat, Origins, Problem};
 use crate::daemon::{Daemon, Running, StopError};
 use crate::log::Log;
 use crate::sys;
 
 use super::service_manager::{NotifyState, ServiceManager};
-use super::{ConfigArgs, FAILED, SOFTWARE, duration, load_quietly, print_error, sources};
+use super::{ConfigArgs, FAILED, SOFTWARE, duration, load_with_origins, print_error, sources};
 
 #[derive(Args, Default)]
 pub(super) struct RunArgs {
@@ -83,12 +83,12 @@ pub(super) fn run(args: RunArgs) -> u8 {
         sources.interval = args.interval;
         sources.http = args.http;
         let unknown = config::unknown_variables(&sources);
-        let config = load_quietly(&sources).inspect_err(|_| {
+        let (config, origins) = load_with_origins(&sources).inspect_err(|_| {
             unknown.iter().for_each(|unknown| print_error(format_args!("warning: {unknown}")));
         })?;
-        Ok((config, unknown))
+        Ok((config, origins, unknown))
     });
-    let (config, unknown) = match loaded {
+    let (config, origins, unknown) = match loaded {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -120,7 +120,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok((before, limit)) => tracing::debug!(before, limit, "raised the limit of open descriptors to its hard limit"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors to its hard limit"),
     }
-    let outcome = runtime.block_on(serve(config, args.capture.as_deref(), args.status_interval, &log, stop));
+    let outcome = runtime.block_on(serve((config, origins), args.capture.as_deref(), args.status_interval, &log, stop));
     // A sink that blocks for ever must not keep the process alive.
     runtime.shutdown_background();
     match outcome {
@@ -134,14 +134,14 @@ pub(super) fn run(args: RunArgs) -> u8 {
 
 /// Runs the daemon until `stop` resolves, and tells the service manager how it is.
 async fn serve(
-    config: Config,
+    (config, origins): (Config, Origins),
     capture: Option<&Path>,
     status_every: Option<Duration>,
     log: &Log,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Box<dyn Error>> {
     let grace = config.shutdown_grace;
-    let mut daemon = Daemon::bind(config)?.with_log(log.clone());
+    let mut daemon = Daemon::bind(config)?.with_origins(origins).with_log(log.clone());
     if let Some(path) = capture {
         daemon = daemon.with_capture(path);
     }

@@ -11,6 +11,7 @@ use toml::de::DeTable;
 
 use crate::settings::{Described, List, Opt, OptionVisitor, Parsed, Tables, Wrong, suggestion};
 
+use super::effective::Origins;
 use super::environment::{LISTEN, SINK, urls};
 use super::reader::{Found, Problem, Section, Source};
 use super::schema::{Config, Listen, Profile};
@@ -74,6 +75,14 @@ impl std::error::Error for ConfigError {}
 /// # Errors
 /// All mistakes, in the order of the file.
 pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
+    load_with_origins(sources).map(|(config, _)| config)
+}
+
+/// The same, and where settings were found.
+///
+/// # Errors
+/// All mistakes, in the order of the file.
+pub fn load_with_origins(sources: &Sources) -> Result<(Config, Origins), Vec<Problem>> {
     let (file, text) = sources.file.as_ref().map_or(("", ""), |(file, text)| (file.as_str(), text.as_str()));
     let mut source = Source::new(file, text, &sources.env);
     source.reads_files = sources.reads_files;
@@ -90,9 +99,10 @@ pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
         return Err(source.problems);
     }
     let config = read(root.get_ref(), &mut source, sources);
-    let mut problems = source.problems;
+    let Source { mut problems, places, .. } = source;
     problems.sort_by_key(Problem::position);
-    if problems.is_empty() { Ok(config) } else { Err(problems) }
+    let origins = Origins { file: sources.file.as_ref().map(|(file, _)| file.clone()), places };
+    if problems.is_empty() { Ok((config, origins)) } else { Err(problems) }
 }
 
 fn read(table: &DeTable<'_>, s: &mut Source<'_>, sources: &Sources) -> Config {
@@ -104,14 +114,20 @@ fn read(table: &DeTable<'_>, s: &mut Source<'_>, sources: &Sources) -> Config {
     let (listen, from) = urls("--listen", &sources.listen, LISTEN, &sources.env);
     if !listen.is_empty() {
         config.listen.clear();
+        s.places.retain(|path, _| !path.starts_with("listen["));
     }
-    for url in listen {
+    for (n, url) in listen.into_iter().enumerate() {
+        s.places.insert(format!("listen[{n}]"), from.to_string());
         match listen_url(&url) {
             Ok(url) => config.listen.push(Listen::new(url, config.protocol)),
             Err(problem) => s.problem(from.into(), "", problem),
         }
     }
     let (sinks, from) = urls("--sink", &sources.sink, SINK, &sources.env);
+    if !sinks.is_empty() {
+        s.places.retain(|path, _| !path.starts_with("sink["));
+        s.places.extend((0..sinks.len()).map(|n| (format!("sink[{n}]"), from.to_string())));
+    }
     sink::replace(&mut config, s, &sinks, from);
     check(&config, table, s, (!sinks.is_empty()).then_some(from));
     config

@@ -12,7 +12,7 @@ use super::schema::{Config, Profile};
 use super::value::{show_duration, show_size};
 
 /// What stands in place of a secret.
-const MASK: &str = "********";
+pub(super) const MASK: &str = "********";
 
 /// The configuration as TOML.
 pub fn print(config: &Config) -> String {

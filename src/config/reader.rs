@@ -74,6 +74,8 @@ pub(super) struct Source<'a> {
     used_query: BTreeSet<String>,
     /// Every key that was asked for, without numbers of items, if somebody wants to know.
     pub(super) known: Option<BTreeSet<String>>,
+    /// Where settings were found, by their paths.
+    pub(super) places: BTreeMap<String, String>,
     /// Where each line begins.
     lines: Vec<usize>,
 }
@@ -91,6 +93,7 @@ impl<'a> Source<'a> {
             query: BTreeMap::new(),
             used_query: BTreeSet::new(),
             known: None,
+            places: BTreeMap::new(),
             lines,
         }
     }
@@ -246,6 +249,12 @@ impl<'a> Section<'a> {
 
     /// The value of a key, from the environment or the file.
     pub(super) fn find(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<Found<'a>> {
+        let found = self.look_for(source, key)?;
+        source.places.insert(self.full(key), found.place.clone());
+        Some(found)
+    }
+
+    fn look_for(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<Found<'a>> {
         self.known.push(key);
         if !source.query.is_empty() {
             let full = self.full(key);
@@ -557,6 +566,7 @@ impl<'a> Section<'a> {
         for (n, item) in items.iter().enumerate() {
             let place = source.place(item.span());
             let path = format!("{path}[{n}]");
+            source.places.insert(path.clone(), place.clone());
             match item.get_ref().as_table() {
                 Some(table) => {
                     let section =

@@ -44,7 +44,7 @@ use tokio::task::JoinSet;
 
 use crate::aggregate::{Quota, Shard};
 use crate::assemble;
-use crate::config::Config;
+use crate::config::{Config, Origins};
 use crate::flush::{Flusher, FlusherHandle};
 use crate::http::Streams;
 use crate::journal::Journal;
@@ -141,6 +141,8 @@ const DELIVER: &[Stage] = &[
 #[derive(Debug)]
 pub struct Daemon {
     config: Config,
+    /// Where its settings were found.
+    origins: Origins,
     started: Instant,
     memory: Memory,
     listeners: BoundListeners,
@@ -170,6 +172,7 @@ impl Daemon {
         let management = BoundServer::management(&config, &ports)?;
         Ok(Daemon {
             config,
+            origins: Origins::default(),
             started,
             memory,
             listeners,
@@ -201,6 +204,12 @@ impl Daemon {
     #[must_use]
     pub fn with_status_log(self, every: Duration) -> Daemon {
         Daemon { status_every: Some(every), ..self }
+    }
+
+    /// Says on the page where settings were found.
+    #[must_use]
+    pub(crate) fn with_origins(self, origins: Origins) -> Daemon {
+        Daemon { origins, ..self }
     }
 
     /// Accounts for the lines that this log loses.
@@ -243,7 +252,8 @@ impl Daemon {
     /// # Errors
     /// If a thread cannot be started, a spool or the capture cannot be written, and the like; what has started ends then.
     pub fn start(self) -> Result<Running, StartError> {
-        let Daemon { config, started, memory, listeners, sinks, http, management, supervisor, ports, .. } = self;
+        let Daemon { config, origins, started, memory, listeners, sinks, http, management, supervisor, ports, .. } =
+            self;
         let (capture, status_every, log) = (self.capture, self.status_every, self.log);
         let seed = random_seed();
         let boot = unix_time() as u64;
@@ -304,8 +314,15 @@ impl Daemon {
             let (flusher, presence) = (flusher_handle.clone(), presence_handle.clone());
             let part = supervisor.part("streams", Role::Ordinary);
             let live = Streams::start(flusher, presence, journal, bound.bodies(), boot, &part);
-            let state =
-                server::http_state(&config, started, flusher_handle.clone(), &readiness, presence_handle, &bound, live);
+            let state = server::http_state(
+                (&config, &origins),
+                started,
+                flusher_handle.clone(),
+                &readiness,
+                presence_handle,
+                &bound,
+                live,
+            );
             let part = supervisor.part("tail", Role::Ordinary);
             let (own, its_part) = (tail.clone(), part.clone());
             part.keep_task(move || own.clone().run(its_part.clone()));

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::acl::AccessList;
 use crate::assemble;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Origins};
 use crate::flush::FlusherHandle;
 use crate::history::History;
 use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach, Streams};
@@ -121,7 +121,7 @@ pub(super) fn tls(port: &str, files: &TlsFiles, supervisor: &Supervisor) -> Resu
 }
 
 pub(super) fn http_state(
-    config: &Config,
+    (config, origins): (&Config, &Origins),
     started: Instant,
     flusher: FlusherHandle,
     readiness: &Readiness,
@@ -164,6 +164,8 @@ pub(super) fn http_state(
         history: History::default(),
         tail: Tail::default(),
         past: assemble::archive(config).map(http::Past::new),
+        explainer: assemble::explainer(config, origins),
+        config: Arc::new(config::effective(config, origins)),
     }
 }
 

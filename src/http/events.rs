@@ -16,6 +16,9 @@ use super::AppState;
 /// Entries of an answer where nobody says how many.
 const USUAL: usize = 100;
 
+/// The largest id: beyond it not every reader of JSON knows a whole number.
+const MOST_ID: u64 = (1 << 53) - 1;
+
 /// Longest text to look for, in characters.
 const MOST_TEXT: usize = 1024;
 
@@ -79,6 +82,22 @@ struct Events<'a> {
     dropped: u64,
 }
 
+/// Kinds of events, for the document.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case", as = EventKind)]
+#[expect(dead_code, reason = "it describes a parameter")]
+pub(super) enum KindName {
+    Event,
+    ServiceCheck,
+    Presence,
+    Sink,
+    Limit,
+    Loss,
+    Part,
+    Series,
+    Start,
+}
+
 /// Which events are asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted(Query);
@@ -87,7 +106,7 @@ impl FromGiven for Wanted {
     const NAMES: &'static [&'static str] = &["since", "limit", "kind", "q"];
 
     fn from_given(given: &Given) -> Result<Wanted, String> {
-        let since = given.parsed("since", "the id of an event", |text| text.parse().ok())?.unwrap_or(0);
+        let since = given.number("since", 0..=MOST_ID)?.unwrap_or(0);
         let right = format!("a whole number of 1 to {MOST_ENTRIES}");
         let count = |text: &str| text.parse().ok().filter(|most| (1..=MOST_ENTRIES).contains(most));
         let most = given.parsed("limit", &right, count)?.unwrap_or(USUAL);
@@ -106,9 +125,9 @@ impl FromGiven for Wanted {
     get,
     path = "/api/v1/events",
     params(
-        ("since" = Option<u64>, Query, description = "Only events after the one with this id; all if it is not known"),
+        ("since" = Option<u64>, Query, description = "Only events after the one with this id; all if it is not known", minimum = 0, maximum = 9_007_199_254_740_991_i64),
         ("limit" = Option<u64>, Query, description = "At most so many, the newest: 1 to 1000, 100 by default", minimum = 1, maximum = 1000),
-        ("kind" = Option<String>, Query, description = "Only of this kind"),
+        ("kind" = Option<KindName>, Query, description = "Only of this kind"),
         ("q" = Option<String>, Query, description = "Only events that contain this text, in any case", max_length = 1024),
     ),
     responses((status = 200, description = "What happened", body = Events)),

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use maud::{DOCTYPE, html};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::untrusted::in_url;
@@ -15,7 +16,7 @@ use super::access::{self, Caller, Judged, TOO_MANY, is_browser, local, see_other
 use super::{AppState, assets};
 
 /// Longest place to go on to, in characters.
-const MOST_NEXT: usize = 8192;
+const MOST_NEXT: usize = 2000;
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new().route("/login", get(form).post(login)).route("/logout", post(logout))
@@ -35,10 +36,11 @@ impl FromGiven for Next {
 }
 
 /// The fields of the form.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Login {
     /// Where to go on to.
-    #[schema(max_length = 8192, required = false)]
+    #[schema(max_length = 2000, required = false)]
     next: String,
     /// The token.
     token: String,
@@ -127,7 +129,7 @@ fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
     get,
     path = "/login",
     params(
-        ("next" = Option<String>, Query, description = "Where to go on to", max_length = 8192),
+        ("next" = Option<String>, Query, description = "Where to go on to", max_length = 2000),
     ),
     responses(
         (status = 200, description = "The form", content_type = "text/html", body = String),

@@ -8,6 +8,8 @@
 //! | `GET /metrics` | the daemon's own numbers, Prometheus text or OpenMetrics by `Accept` |
 //! | `GET /api/v1/status` | version, uptime, profile, interval, and the ledger since the start |
 //! | `GET /api/v1/snapshot[?kind=&type=&name=&tag=&limit=]` | records of the last interval, an array |
+//! | `GET /api/v1/explain?line=` | how a line is read, what is flushed of it, and where that goes |
+//! | `GET /api/v1/config` | what is in force, and where it is set |
 //! | `GET /api/v1/openapi.json` | the routes as OpenAPI 3.1 |
 //! | `GET /api/v1/events[?since=&limit=&kind=&q=]` | the last 1,000 things that happened, newest first |
 //! | `GET /api/v1/senders[?by=&sender=&q=&limit=]` | who sends what, and which tags explode |
@@ -37,7 +39,9 @@
 mod access;
 mod assets;
 mod caching;
+mod config;
 mod events;
+mod explain;
 mod history;
 mod listing;
 mod login;
@@ -66,6 +70,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
+use crate::explain::Explainer;
 use crate::flush::FlusherHandle;
 use crate::history::History;
 use crate::journal::Journal;
@@ -80,6 +85,7 @@ use crate::web::{
 };
 
 pub use access::{Access, AccessOptions};
+pub use config::{Effective, Origin, Setting};
 pub use history::Past;
 pub use snapshot::LastRead;
 pub use stream::Streams;
@@ -134,6 +140,10 @@ pub struct AppState {
     pub once: OnceEach,
     /// Who sends what.
     pub senders: Senders,
+    /// Explains lines.
+    pub explainer: Explainer,
+    /// What is configured.
+    pub config: Arc<Effective>,
 }
 
 /// Most event streams at a time.
@@ -186,6 +196,8 @@ fn router(state: AppState) -> Router {
         .route("/metrics", get(own_metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/snapshot", get(last_snapshot))
+        .route("/api/v1/explain", get(explain::explain))
+        .route("/api/v1/config", get(config::config))
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/senders", get(senders::senders))

@@ -14,7 +14,9 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::web::{self, Nothing, Parameters};
 
-use super::{assets, caching, events, history, login, pages, presence, senders, series, stream, tail};
+use super::{
+    assets, caching, events, history, listing, login, pages, presence, senders, series, snapshot, stream, tail,
+};
 
 /// An error of any route.
 #[derive(Serialize, ToSchema)]
@@ -46,6 +48,8 @@ struct Problem {
         super::own_metrics,
         super::status,
         super::last_snapshot,
+        super::config::config,
+        super::explain::explain,
         document,
         assets::asset,
         login::form,
@@ -79,7 +83,15 @@ struct Problem {
         presence::instance,
         presence::forget_instance,
     ),
-    components(schemas(Failure)),
+    components(schemas(
+        Failure,
+        events::KindName,
+        listing::HealthName,
+        listing::StateName,
+        senders::ByName,
+        snapshot::KindName,
+        snapshot::TypeName,
+    )),
     modifiers(&Common),
 )]
 struct Routes;

@@ -75,6 +75,7 @@ impl FromGiven for Asked {
 
 /// Who sends what, as of the last tick.
 #[derive(Serialize, ToSchema)]
+#[schema(as = SendersReport)]
 pub(super) struct Answer {
     /// The end of the last interval, Unix seconds.
     pub(super) time: f64,

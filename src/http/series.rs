@@ -1,5 +1,6 @@
 //! `/api/v1/series`: which series there are; `/api/v1/series/details`: one of them.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
@@ -10,8 +11,10 @@ use axum::routing::get;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::explain::{GoesTo, Rule};
 use crate::history::{ByTag, Cursor, Details, SearchError, SearchQuery, SeriesInfo, SeriesPage, Sort, Wanted, kind_of};
 use crate::series::Series;
+use crate::snapshot::{Point, Snapshot};
 use crate::web::{self, FromGiven, Given, Parameters, error, line};
 
 use super::AppState;
@@ -160,26 +163,6 @@ impl FromGiven for Which {
     }
 }
 
-/// The rule that treats a series.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct AppliedRule {
-    /// Its pattern.
-    pub(super) r#match: String,
-    /// The file that it is in.
-    pub(super) file: Option<String>,
-    /// Its line there.
-    pub(super) line: Option<u64>,
-}
-
-/// A sink, and what a series is called there.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Destination {
-    /// The label of the sink.
-    pub(super) sink: String,
-    /// Names of what it gets.
-    pub(super) r#as: Vec<String>,
-}
-
 /// A sender of a series.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SenderOf {
@@ -197,13 +180,13 @@ pub(super) struct SeriesDetails {
     /// The series.
     series: SeriesInfo,
     /// The rule that treats it; `null` if none does.
-    rule: Option<AppliedRule>,
+    rule: Option<Rule>,
     /// Percentiles of a timer.
     percentiles: Vec<f64>,
-    /// Keys of tags that a rule drops.
+    /// Patterns of the keys of tags that this rule drops.
     dropped_tags: Vec<String>,
     /// Sinks that get it.
-    goes_to: Vec<Destination>,
+    goes_to: Vec<GoesTo>,
     /// Who sends it, as far as it is known.
     senders: Vec<SenderOf>,
     /// Series of the same name that differ in one tag, by tag.
@@ -212,14 +195,37 @@ pub(super) struct SeriesDetails {
     exact: bool,
 }
 
-/// The rule that treats a series, and the keys of the tags that it drops.
-pub(super) fn rule_of(_state: &AppState, _series: &Series) -> (Option<AppliedRule>, Vec<String>) {
-    (None, Vec::new())
+/// The rule that treats a series, and the patterns of the tags that it drops.
+pub(super) fn rule_of(state: &AppState, series: &Series) -> (Option<Rule>, Vec<String>) {
+    let Some(met) = state.explainer.rule_of(series) else { return (None, Vec::new()) };
+    let dropped = met.drop_tags.clone();
+    (Some(state.explainer.rule(met)), dropped)
 }
 
-/// Sinks that get a series.
-pub(super) fn goes_to(_state: &AppState, _series: &Series) -> Vec<Destination> {
-    Vec::new()
+/// The series alone as the last interval has it, to see which sinks get it.
+fn alone(snapshot: &Snapshot, series: &Series) -> Option<Snapshot> {
+    let empty = Snapshot {
+        rate_secs: snapshot.rate_secs,
+        interval_secs: snapshot.interval_secs,
+        policy: Arc::clone(&snapshot.policy),
+        overrides: snapshot.overrides.clone(),
+        stats_prefix: snapshot.stats_prefix.clone(),
+        ..Snapshot::default()
+    };
+    let mut points = (0..).map_while(|n| snapshot.point(n));
+    Some(match points.find(|point| point.series() == series)? {
+        Point::Counter(point) => Snapshot { counters: vec![point.clone()], ..empty },
+        Point::Gauge(point) => Snapshot { gauges: vec![point.clone()], ..empty },
+        Point::Timer(point) => Snapshot { timers: vec![point.clone()], ..empty },
+        Point::Set(point) => Snapshot { sets: vec![point.clone()], ..empty },
+        Point::Kv(point) => Snapshot { kvs: vec![point.clone()], ..empty },
+    })
+}
+
+/// Sinks that get a series, if the last interval has it.
+pub(super) fn goes_to(state: &AppState, snapshot: Option<&Snapshot>, series: &Series) -> Vec<GoesTo> {
+    let alone = snapshot.and_then(|snapshot| alone(snapshot, series));
+    alone.map_or_else(Vec::new, |alone| state.explainer.destinations(&alone))
 }
 
 /// Who sends a series.
@@ -256,12 +262,16 @@ pub(super) async fn details(
         return Err(error(StatusCode::NOT_FOUND, "unknown", &message));
     };
     let (rule, dropped_tags) = rule_of(&state, &series);
+    let (of_sinks, wanted) = (state.clone(), series.clone());
+    let snapshot = state.flusher.published_whole().await.snapshot.clone();
+    // A million series take a while to look through.
+    let goes_to = state.bodies.work(move || goes_to(&of_sinks, snapshot.as_deref(), &wanted)).await?;
     let details = SeriesDetails {
         series: info,
         rule,
         percentiles,
         dropped_tags,
-        goes_to: goes_to(&state, &series),
+        goes_to,
         senders: senders_of(&state, &series),
         by_tag,
         exact,

@@ -52,7 +52,7 @@ const KINDS: [&str; 7] = ["counter", "gauge", "timer", "histogram", "distributio
 
 /// Kinds of series, for the document.
 #[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
+#[schema(rename_all = "snake_case", as = SeriesKind)]
 #[expect(dead_code, reason = "it describes a parameter")]
 pub(super) enum KindName {
     Counter,

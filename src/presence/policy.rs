@@ -217,6 +217,17 @@ impl Policy {
         self.expect.iter().any(|expected| expected.service == service)
     }
 
+    /// The silence, in seconds, after which an instance of a service that declares an interval is late, and down.
+    pub fn deadlines_of(&self, service: &str, interval: f64) -> (f64, f64) {
+        let rules = self.rules_of(service);
+        let misses = match rules.misses {
+            Misses::Fixed(misses) => misses,
+            Misses::ByInterval | Misses::Auto => misses_for(interval),
+        };
+        let grace = rules.grace.unwrap_or_else(|| grace_for(interval));
+        (interval + grace, f64::from(misses) * interval + grace)
+    }
+
     /// What holds for a service.
     pub fn rules_of(&self, service: &str) -> Rules {
         let mut rules = self.rules;

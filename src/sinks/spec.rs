@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::history::Archive;
 use crate::memory::Memory;
 use crate::ports::{Ports, TlsFiles};
+use crate::series::Series;
 use crate::settings::OptionVisitor;
+use crate::snapshot::{Point, Snapshot};
 
 use super::Sink;
 use super::graphite::EtsyNames;
@@ -55,6 +57,12 @@ pub trait Spec: fmt::Debug {
         None
     }
 
+    /// The names under which the receiver has the series of an interval, each once.
+    fn names(&self, snapshot: &Snapshot, context: &SinkContext) -> Vec<String> {
+        let _ = context;
+        unique(series_of(snapshot).map(Series::to_string))
+    }
+
     /// What is allowed and most likely not meant, in a sentence.
     fn warning(&self) -> Option<String> {
         None
@@ -76,6 +84,23 @@ pub trait Spec: fmt::Debug {
     /// # Errors
     /// In one sentence, what is wrong and what would be right.
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String>;
+}
+
+/// The series of an interval.
+pub(super) fn series_of(snapshot: &Snapshot) -> impl Iterator<Item = &Series> {
+    let points = (0..).map_while(|n| snapshot.point(n)).map(Point::series);
+    points.chain(snapshot.timestamped.iter().map(|one| &one.series))
+}
+
+/// Names, each once, in order.
+pub(super) fn unique(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for name in names {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
 }
 
 /// What a sink needs to know of its daemon.

@@ -134,6 +134,11 @@ pub fn bad_request(message: &str) -> Response {
     error(StatusCode::BAD_REQUEST, "bad_request", message)
 }
 
+/// A request that costs too much: the limit's name, and what it allows.
+pub fn too_much(limit: &str, message: &str) -> Response {
+    error(StatusCode::BAD_REQUEST, "too_much", &format!("`{limit}`: {message}"))
+}
+
 /// The answer where there is no page; `pages` are those that there are, and `more` is what else there is.
 pub fn not_found(path: &str, pages: &[&str], more: &str) -> Response {
     let near = suggestion(path.get(..MOST_SAID).unwrap_or(path), pages.iter().copied());

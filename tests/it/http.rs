@@ -279,6 +279,7 @@ fn a_browser_shows_the_token_once_and_then_has_a_cookie() {
     let login = |body: &str| request(to, "POST", "/login", &format!("{BROWSER}{FORM}"), body);
     let (code, head, body) = login("token=a%2Bb&next=%2Fpresence");
     assert_eq!((code, header(&head, "set-cookie")), (401, None));
+    assert_eq!(header(&head, "content-type"), Some("text/html; charset=utf-8"));
     assert!(text(&body).contains("That is not the token."), "{}", text(&body));
     let (code, head, _) = login("token=a%2Bb%25c+%26d&next=%2Fpresence");
     assert_eq!((code, header(&head, "location")), (303, Some("/presence")), "{head}");

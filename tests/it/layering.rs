@@ -29,6 +29,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "net",
             "load",
             "sinks",
+            "explain",
             "flush",
             "management",
             "http",

@@ -21,6 +21,7 @@ mod history;
 mod holders;
 mod hostile;
 mod http;
+mod http_api;
 mod import;
 mod influx;
 #[cfg(feature = "kafka")]

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use axum::response::Response;
 
+use crate::explain::Rule;
 use crate::glob;
 use crate::history::{self, Cursor, PointsQuery, SearchError, SearchQuery, SeriesInfo, SeriesPage, Wanted, kind_of};
 use crate::http::AppState;
 use crate::http::senders::{RatesEntry, SenderEntry, TagKeyEntry};
-use crate::http::series::{self as of_series, AppliedRule};
+use crate::http::series as of_series;
 use crate::http::verdict::{LastHour, Look};
 use crate::journal;
 use crate::presence::describe::{describe, length};
@@ -636,13 +637,15 @@ pub(super) fn senders(state: &AppState, by: Option<&str>, sender: Option<&str>, 
 }
 
 /// How lines are read, one value each, as the API has it.
-pub(super) async fn explain(_state: &AppState, _lines: &str) -> Result<Vec<serde_json::Value>, Response> {
-    Ok(Vec::new())
+pub(super) async fn explain(state: &AppState, lines: &str) -> Result<Vec<serde_json::Value>, Response> {
+    let (state, lines) = (state.clone(), lines.to_string());
+    let explained = state.bodies.clone().work(move || crate::http::explain::first(&state, &lines)).await?;
+    Ok(explained.iter().filter_map(|one| serde_json::to_value(one).ok()).collect())
 }
 
 /// The effective settings, as the API has them.
-pub(super) fn config(_state: &AppState) -> serde_json::Value {
-    serde_json::Value::Null
+pub(super) fn config(state: &AppState) -> serde_json::Value {
+    serde_json::to_value(&*state.config).unwrap_or_default()
 }
 
 /// What happened, newest first.
@@ -822,16 +825,17 @@ fn of_last(look: &Look, series: &Series) -> Points {
 pub(super) fn details(state: &AppState, look: &Look, series: &Series) -> Details {
     let shares = state.senders.of_series(series.name());
     let (rule, dropped_tags) = of_series::rule_of(state, series);
-    let place = |rule: &AppliedRule| match (&rule.file, rule.line) {
-        (Some(file), Some(line)) => format!("match = \"{}\" ({file}:{line})", rule.r#match),
-        _ => format!("match = \"{}\"", rule.r#match),
+    let place = |rule: &Rule| match (&rule.file, rule.line) {
+        (Some(file), Some(line)) => format!("match = \"{}\" ({file}:{line})", rule.pattern),
+        _ => format!("match = \"{}\"", rule.pattern),
     };
+    let goes_to = of_series::goes_to(state, look.snapshot().map(|snapshot| &**snapshot), series);
     let mut out = Details {
         senders_seen: shares.len() as u64,
         senders: shares.into_iter().map(|one| SenderShare { id: one.id, label: one.label, share: one.share }).collect(),
         rule: rule.as_ref().map(place),
         dropped_tags,
-        goes_to: of_series::goes_to(state, series).into_iter().map(|one| (one.sink, one.r#as)).collect(),
+        goes_to: goes_to.into_iter().map(|one| (one.sink, one.names)).collect(),
         ..Details::default()
     };
     if let Some(known) = state.history.details(series) {

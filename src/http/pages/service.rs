@@ -3,6 +3,7 @@
 use axum::extract::{Path, State as Extract};
 use axum::response::Response;
 use maud::{Markup, html};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
@@ -388,17 +389,25 @@ impl FromGiven for Change {
     }
 }
 
+/// What a form asks for, for the document.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ActionName {
+    Maintenance,
+    Forget,
+}
+
 /// The fields of a form on a service's page, as they are sent.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes what `Change` is read from")]
 pub(super) struct ChangeForm {
-    /// `maintenance` or `forget`.
-    action: String,
+    action: ActionName,
     /// One of the service; without it the whole service.
     instance: Option<String>,
     /// How long the maintenance takes.
     #[schema(minimum = 0, maximum = 16_000_000)]
-    minutes: Option<f64>,
+    minutes: f64,
     /// A reason.
     why: Option<String>,
     /// The token, where the cookie is not there.

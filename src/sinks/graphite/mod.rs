@@ -28,7 +28,7 @@ use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 
 use super::http::Security;
-use super::spec::{bare, reach};
+use super::spec::{bare, reach, unique};
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
 pub use etsy::EtsyNames;
@@ -105,6 +105,12 @@ pub struct GraphiteSpec {
 }
 
 impl Spec for GraphiteSpec {
+    fn names(&self, snapshot: &Snapshot, context: &SinkContext) -> Vec<String> {
+        let lines = encode(snapshot, &self.naming.names(context));
+        let lines = String::from_utf8_lossy(&lines);
+        unique(lines.lines().filter_map(|line| line.split(' ').next()).map(String::from))
+    }
+
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
         visitor.field("address", "The server.", Opt::HostPort(&mut self.address));
         visitor.require_one("address", !self.address.is_empty(), "\"127.0.0.1:2003\"");

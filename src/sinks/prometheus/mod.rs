@@ -43,7 +43,7 @@ use crate::snapshot::Snapshot;
 use crate::web::{self, Bodies, MOST_BODY, Parameters, TokenAlone};
 
 use super::blocking::joined;
-use super::spec::bare;
+use super::spec::{bare, series_of, unique};
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
 
 pub(super) use crate::prometheus_text::Shape;
@@ -94,6 +94,10 @@ impl PrometheusSpec {
 }
 
 impl Spec for PrometheusSpec {
+    fn names(&self, snapshot: &Snapshot, _: &SinkContext) -> Vec<String> {
+        unique(series_of(snapshot).map(names::identity))
+    }
+
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
         visitor.field("address", "Address at which `/metrics` is scraped.", Opt::Address(&mut self.address));
         visitor.require_one("address", self.address.is_some(), "\"127.0.0.1:9125\"");
