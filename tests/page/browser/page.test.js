@@ -163,8 +163,6 @@ test("a series that nobody sent is not known, in a page", async () => {
   const response = await go("/series/show?kind=counter&name=nobody");
   assert.equal(response?.status(), 404);
   await shows(/This series is not known/);
-  // The browser itself complains of the status.
-  wrong.splice(0);
 });
 
 test("a service that falls silent goes down before one's eyes, and silence of all is one verdict", async () => {
@@ -185,7 +183,9 @@ test("a service that falls silent goes down before one's eyes, and silence of al
     alive.delete("checkout/web-1");
     await until("it is down", () => page.locator('[aria-label="web-1 down"]').count(), 12);
     await shows(/checkout/);
-    await until("the verdict says so", async () => /checkout/.test((await page.locator("h1").textContent()) ?? ""));
+    await until("the verdict says so", async () =>
+      /1 instance is down/.test((await page.locator("h1").textContent()) ?? ""),
+    );
     alive.clear();
     await until("one verdict", async () => /Mass silence/.test((await page.locator("h1").textContent()) ?? ""), 12);
   } finally {
@@ -276,7 +276,11 @@ test("100,000 series come and go: few rows, no long task, search answers", async
 });
 
 test("nothing is wrong in the console", () => {
-  assert.deepEqual(wrong, []);
+  // The browser complains of the status of the series that is not known.
+  assert.deepEqual(
+    wrong.filter((fault) => !fault.includes("404") || !fault.includes("name=nobody")),
+    [],
+  );
 });
 
 test("a daemon that is gone is said to be gone; when it is back the page goes on by itself", async () => {
