@@ -344,7 +344,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
     params(
         ("kind" = Option<snapshot::KindName>, Query, description = "Only series of this kind"),
         ("type" = Option<Vec<snapshot::TypeName>>, Query, description = "Only records of these types", max_items = 11),
-        ("name" = Option<String>, Query, description = "Only series whose names match: `*` is any text, `?` any character", max_length = 256),
+        ("name" = Option<String>, Query, description = "Only series whose names match: `*` (at most 16) is any text, `?` any character", max_length = 256, pattern = r"^[^*]*(\*[^*]*){0,16}$"),
         ("tag" = Option<Vec<String>>, Query, description = "Only series with all of these: `key:value`, or `key` with any value", max_items = 10),
         ("limit" = Option<u64>, Query, description = "At most so many", minimum = 1, maximum = 10_000_000),
         ("if-none-match" = Option<String>, Header, description = "The tag of what the client has"),
@@ -359,6 +359,9 @@ async fn last_snapshot(
     Parameters(filter): Parameters<snapshot::Filter>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
+    if let Some(refusal) = filter.too_costly() {
+        return Err(refusal);
+    }
     let published = state.flusher.published_whole().await;
     let Some(snapshot) = &published.snapshot else { return Ok(with_type(web::JSON, "[]")) };
     let tag = caching::interval_tag(snapshot);

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use axum::response::Response;
 use utoipa::ToSchema;
 
 use crate::codec::{Outline, RecordType, Records};
@@ -9,7 +10,7 @@ use crate::glob;
 use crate::memory::Holding;
 use crate::series::Series;
 use crate::snapshot::Snapshot;
-use crate::web::{Bodies, FromGiven, Given, PIECE, Pieces};
+use crate::web::{Bodies, FromGiven, Given, PIECE, Pieces, too_much};
 
 /// An interval with the order of its records.
 #[derive(Debug)]
@@ -43,6 +44,9 @@ impl LastRead {
 /// Longest pattern of names, and longest tag, in characters; most tags.
 const MOST_TEXT: usize = 256;
 const MOST_TAGS: usize = 10;
+
+/// Most `*` in a pattern of names: each may be tried at every place of a name.
+const MOST_STARS: usize = 16;
 
 /// Most records that can be asked for.
 const MOST_RECORDS: u64 = 10_000_000;
@@ -127,6 +131,13 @@ impl FromGiven for Filter {
 }
 
 impl Filter {
+    /// Why it would cost too much, if it would.
+    pub(super) fn too_costly(&self) -> Option<Response> {
+        let stars = self.name.iter().flat_map(|name| name.bytes()).filter(|&b| b == b'*').count();
+        let message = || format!("`name` has {stars} `*`; at most {MOST_STARS}");
+        (stars > MOST_STARS).then(|| too_much("max_stars", &message()))
+    }
+
     fn is_all(&self) -> bool {
         self.types.is_none() && self.name.is_none() && self.tags.is_empty() && self.limit.is_none()
     }
