@@ -87,9 +87,10 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(transport: Transport) -> Work {
+    pub(super) fn new(source: &DatagramSource) -> Work {
         let batch = Batch::new();
-        let batch = if transport == Transport::Unixgram { batch.of_unix() } else { batch };
+        let is_unix = source.options.transport == Transport::Unixgram;
+        let batch = if is_unix { batch.of_unix(&source.socket) } else { batch };
         Work { batch, counted_before: None, done: 0 }
     }
 

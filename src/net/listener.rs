@@ -146,7 +146,7 @@ impl BoundListener {
                         received,
                         deadline,
                     };
-                    let (mut shard, mut work) = (shard, datagrams::Work::new(source.options.transport));
+                    let (mut shard, mut work) = (shard, datagrams::Work::new(&source));
                     let run =
                         || datagrams::run(&source, &mut work, &mut shard, &mut failures, &taps, &mut inbox, &woken);
                     if let Err(panic) = catch(run) {

@@ -31,6 +31,10 @@ const BUFFER_BYTES: usize = 64 << 10;
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
+/// Of it, what the credentials of a sender take.
+// SAFETY: the macro computes with the length alone.
+const CREDENTIALS_BYTES: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as libc::c_uint) } as usize;
+
 /// Buffers for a batch of messages, with the messages of the last call.
 pub struct Batch {
     /// `BATCH_DATAGRAMS` buffers of `BUFFER_BYTES` bytes, one after the other.
@@ -44,6 +48,8 @@ pub struct Batch {
     with_senders: bool,
     /// Whether the socket is a unix socket.
     is_unix: bool,
+    /// Room for control messages where senders are asked for, and where not, in bytes.
+    control_bytes: [usize; 2],
 }
 
 // SAFETY: the raw pointers in `iovecs` and `headers` point into the boxed slices of the same value, which are
@@ -93,13 +99,28 @@ impl Batch {
                 header
             })
             .collect();
-        Batch { buffers, iovecs, names, controls, headers, received: 0, with_senders: false, is_unix: false }
+        let control_bytes = [size_of::<Control>(); 2];
+        Batch {
+            buffers,
+            iovecs,
+            names,
+            controls,
+            headers,
+            received: 0,
+            with_senders: false,
+            is_unix: false,
+            control_bytes,
+        }
     }
 
-    /// For a unix socket: there are no segments, and senders are processes where the socket has `SO_PASSCRED`.
+    /// For this unix socket: there are no segments, and senders are processes if it has `SO_PASSCRED`.
+    ///
+    /// A sender may add descriptors (`SCM_RIGHTS`), which the kernel installs here if there is room for their message. So
+    /// there is room for the credentials alone, which come first, and for nothing where there are none.
     #[must_use]
-    pub fn of_unix(self) -> Batch {
-        Batch { is_unix: true, ..self }
+    pub fn of_unix(self, socket: &Socket) -> Batch {
+        let with_senders = if socket.passcred().unwrap_or(false) { CREDENTIALS_BYTES } else { 0 };
+        Batch { is_unix: true, control_bytes: [with_senders, 0], ..self }
     }
 
     /// Reads what is queued, up to a batch, without waiting; returns the number of messages. Senders cost time, so they are
@@ -111,7 +132,7 @@ impl Batch {
     pub fn receive(&mut self, socket: &impl AsFd, with_senders: bool) -> io::Result<usize> {
         debug_assert_eq!((self.iovecs.len(), self.controls.len()), (BATCH_DATAGRAMS, BATCH_DATAGRAMS));
         let name_len = if with_senders { size_of::<libc::sockaddr_storage>() as libc::socklen_t } else { 0 };
-        let control_len = if with_senders || !self.is_unix { size_of::<Control>() } else { 0 };
+        let control_len = self.control_bytes[usize::from(!with_senders)];
         // Only the headers of the last call's messages need a reset, unless the request for senders changes.
         let is_other = self.received == 0 || with_senders != self.with_senders;
         let used = if is_other { BATCH_DATAGRAMS } else { self.received };
@@ -512,13 +533,41 @@ mod tests {
         receiver.set_nonblocking(true).expect("set");
         let receiver = Socket::from(std::os::fd::OwnedFd::from(receiver));
         receiver.set_passcred(true).expect("Linux knows SO_PASSCRED");
-        let mut batch = Batch::new().of_unix();
+        let mut batch = Batch::new().of_unix(&receiver);
         for with_senders in [true, false, true] {
             (0..3).for_each(|_| _ = sender.send(b"a:1|c").expect("sent"));
             assert_eq!(batch.receive(&receiver, with_senders).expect("a batch"), 3);
             let own = rustix::process::getuid().as_raw();
             let expected = with_senders.then(|| (std::process::id(), own));
             assert!(batch.datagrams().all(|datagram| datagram.process == expected && datagram.bytes == b"a:1|c"));
+        }
+    }
+
+    #[test]
+    fn descriptors_that_a_unix_datagram_brings_are_not_taken() {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+        use std::io::{IoSlice, Read};
+        for has_credentials in [true, false] {
+            let (sender, receiver) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+            receiver.set_nonblocking(true).expect("set");
+            let receiver = Socket::from(std::os::fd::OwnedFd::from(receiver));
+            receiver.set_passcred(has_credentials).expect("Linux knows SO_PASSCRED");
+            let mut batch = Batch::new().of_unix(&receiver);
+            for with_senders in [true, false] {
+                let (mut read, write) = std::io::pipe().expect("a pipe");
+                let mut room = [const { std::mem::MaybeUninit::uninit() }; 256];
+                let mut control = SendAncillaryBuffer::new(&mut room);
+                let passed = [write.as_fd(); 4];
+                assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
+                sendmsg(&sender, &[IoSlice::new(b"a:1|c")], &mut control, SendFlags::empty()).expect("sent");
+                drop(write);
+                assert_eq!(batch.receive(&receiver, with_senders).expect("a batch"), 1);
+                let is_known = batch.datagrams().all(|datagram| datagram.process.is_some());
+                assert_eq!(is_known, has_credentials && with_senders);
+                rustix::io::ioctl_fionbio(&read, true).expect("set");
+                // Nobody holds the other end any more.
+                assert_eq!(read.read(&mut [0]).expect("the end"), 0, "{has_credentials}, {with_senders}");
+            }
         }
     }
 

@@ -67,6 +67,34 @@ fn unix_sockets_take_datagrams_streams_and_frames() {
 }
 
 #[test]
+fn a_process_cannot_leave_descriptors_in_the_daemon() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::io::{IoSlice, pipe};
+    use std::os::fd::AsFd;
+    let dir = tempfile::tempdir().expect("a folder");
+    let socket = dir.path().join("d");
+    let daemon = Daemon::start(
+        dir.path(),
+        &recording(dir.path(), "1s", &format!("[[listen]]\nurl = \"unixgram://{}\"", socket.display())),
+    );
+    let sender = UnixDatagram::unbound().expect("a socket");
+    sender.connect(&socket).expect("connected");
+    let (mut read, write) = pipe().expect("a pipe");
+    let passed = [write.as_fd(); 4];
+    for _ in 0..20 {
+        let mut room = [const { std::mem::MaybeUninit::uninit() }; 256];
+        let mut control = SendAncillaryBuffer::new(&mut room);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
+        sendmsg(&sender, &[IoSlice::new(b"a:1|c")], &mut control, SendFlags::empty()).expect("sent");
+    }
+    daemon.flushed_when("all are read", |s| s["lines"]["read"] == 20);
+    drop(write);
+    rustix::io::ioctl_fionbio(&read, true).expect("set");
+    assert_eq!(read.read(&mut [0]).expect("the daemon does not hold the other end"), 0);
+    daemon.stop();
+}
+
+#[test]
 fn a_start_that_fails_leaves_no_socket_behind() {
     let dir = tempfile::tempdir().expect("a folder");
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a port");
