@@ -12,6 +12,10 @@ pub const TAG_KEYS: usize = 64;
 /// Longest key, in bytes.
 const KEY_BYTES: usize = 48;
 
+/// What each interval leaves of the weight of a key in the choice which one gives way: one that was heavy long ago is not to
+/// keep out one that explodes now.
+const FADE: f64 = 0.8;
+
 /// Registers: a standard error of 1.6 %.
 const REGISTERS: usize = 1 << 12;
 
@@ -62,7 +66,6 @@ impl<K: Copy> Few<K> {
 /// What new series of an interval had under a key.
 #[derive(Clone, Debug)]
 pub(super) struct TagKey {
-    hash: u64,
     key: Text<KEY_BYTES>,
     registers: Box<[u8; REGISTERS]>,
     /// New series that had it, those of them that were looked at, and those whose sender is known.
@@ -74,9 +77,8 @@ pub(super) struct TagKey {
 }
 
 impl TagKey {
-    fn new(hash: u64, key: Text<KEY_BYTES>) -> TagKey {
+    fn new(key: Text<KEY_BYTES>) -> TagKey {
         TagKey {
-            hash,
             key,
             registers: Box::new([0; REGISTERS]),
             series: 0,
@@ -86,11 +88,24 @@ impl TagKey {
             senders: Few::default(),
         }
     }
+
+    /// Begins anew with another key.
+    fn begin(&mut self, key: Text<KEY_BYTES>) {
+        (self.key, self.series, self.looked_at, self.with_sender) = (key, 0, 0, 0);
+        (self.prefixes, self.senders) = (Few::default(), Few::default());
+        self.registers.fill(0);
+    }
 }
 
 /// The tags of new series.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TagKeys(Vec<TagKey>);
+pub(super) struct TagKeys {
+    /// By place: the hash of the key.
+    hashes: Vec<u64>,
+    /// By place: what decides on which key gives way. It is what new series had the key, or those before it in its place.
+    weights: Vec<u64>,
+    keys: Vec<TagKey>,
+}
 
 /// A new series, as far as its tags are concerned.
 pub(super) struct NewSeries {
@@ -104,18 +119,9 @@ pub(super) struct NewSeries {
 impl TagKeys {
     /// Adds a tag of a new series, by the hashes of key and value.
     pub(super) fn add(&mut self, (hash, key): (u64, &[u8]), value: u64, series: &NewSeries) {
-        let at = self.0.iter().position(|known| known.hash == hash).unwrap_or_else(|| {
-            let new = TagKey::new(hash, Text::new(key));
-            if self.0.len() < TAG_KEYS {
-                self.0.push(new);
-                return self.0.len() - 1;
-            }
-            let least = (0..TAG_KEYS).min_by_key(|&at| self.0[at].series).unwrap_or(0);
-            // It begins with what the other had, so that keys without end do not keep out one that stays.
-            self.0[least] = TagKey { series: self.0[least].series, ..new };
-            least
-        });
-        let tag = &mut self.0[at];
+        let at = self.hashes.iter().position(|known| *known == hash).unwrap_or_else(|| self.insert(hash, key));
+        self.weights[at] += series.weight;
+        let tag = &mut self.keys[at];
         observe(&mut tag.registers, value);
         tag.series += series.weight;
         tag.looked_at += 1;
@@ -126,12 +132,37 @@ impl TagKeys {
         }
     }
 
+    /// The place of a key that has none. Keys without end are to cost little: the registers of the one that gives way are
+    /// used again.
+    #[cold]
+    fn insert(&mut self, hash: u64, key: &[u8]) -> usize {
+        if self.keys.len() < TAG_KEYS {
+            self.hashes.push(hash);
+            self.weights.push(0);
+            self.keys.push(TagKey::new(Text::new(key)));
+            return self.keys.len() - 1;
+        }
+        // It begins with the weight of the other, so that keys without end do not keep out one that stays.
+        let least = (0..self.weights.len()).min_by_key(|&at| self.weights[at]).unwrap_or(0);
+        self.hashes[least] = hash;
+        self.keys[least].begin(Text::new(key));
+        least
+    }
+
+    /// The keys with their hashes.
+    fn all(&self) -> impl Iterator<Item = (u64, &TagKey)> {
+        self.hashes.iter().copied().zip(&self.keys)
+    }
+
     pub(super) fn take(&mut self) -> TagKeys {
         std::mem::take(self)
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        vec_footprint::<TagKey>(self.0.capacity()) + self.0.len() * footprint(REGISTERS)
+        vec_footprint::<u64>(self.hashes.capacity())
+            + vec_footprint::<u64>(self.weights.capacity())
+            + vec_footprint::<TagKey>(self.keys.capacity())
+            + self.keys.len() * footprint(REGISTERS)
     }
 }
 
@@ -141,7 +172,8 @@ struct Watched {
     hash: u64,
     key: Text<KEY_BYTES>,
     registers: Box<[u8; REGISTERS]>,
-    series: u64,
+    /// New series that had it; those of long ago fade.
+    weight: f64,
     values: f64,
     /// Values that the last interval added, and the one before.
     fresh: [f64; 2],
@@ -173,10 +205,10 @@ pub(super) struct TagTotals(Vec<Watched>);
 impl TagTotals {
     /// Adds what the new series of an interval had, by worker.
     pub(super) fn close<'p>(&mut self, parts: impl Iterator<Item = &'p TagKeys>) {
-        let mut all: Vec<TagKey> = Vec::new();
-        for part in parts.flat_map(|keys| &keys.0) {
-            match all.iter_mut().find(|known| known.hash == part.hash) {
-                Some(known) => {
+        let mut all: Vec<(u64, TagKey)> = Vec::new();
+        for (hash, part) in parts.flat_map(TagKeys::all) {
+            match all.iter_mut().find(|(known, _)| *known == hash) {
+                Some((_, known)) => {
                     merge(&mut known.registers, &part.registers);
                     known.series += part.series;
                     known.looked_at += part.looked_at;
@@ -184,24 +216,25 @@ impl TagTotals {
                     known.prefixes.merge(&part.prefixes);
                     known.senders.merge(&part.senders);
                 }
-                None => all.push(part.clone()),
+                None => all.push((hash, part.clone())),
             }
         }
         for watched in &mut self.0 {
             (watched.fresh, watched.fresh_series) = ([0.0, watched.fresh[0]], 0);
+            watched.weight *= FADE;
         }
-        for key in &all {
-            self.add(key);
+        for (hash, key) in &all {
+            self.add(*hash, key);
         }
     }
 
-    fn add(&mut self, new: &TagKey) {
-        let at = self.0.iter().position(|known| known.hash == new.hash).or_else(|| {
+    fn add(&mut self, hash: u64, new: &TagKey) {
+        let at = self.0.iter().position(|known| known.hash == hash).or_else(|| {
             let watched = Watched {
-                hash: new.hash,
+                hash,
                 key: new.key,
                 registers: Box::new([0; REGISTERS]),
-                series: 0,
+                weight: 0.0,
                 values: 0.0,
                 fresh: [0.0; 2],
                 fresh_series: 0,
@@ -212,8 +245,8 @@ impl TagTotals {
                 self.0.push(watched);
                 return Some(self.0.len() - 1);
             }
-            let least = (0..TAG_KEYS).min_by_key(|&at| self.0[at].series)?;
-            if self.0[least].series > new.series {
+            let least = (0..TAG_KEYS).min_by(|&a, &b| self.0[a].weight.total_cmp(&self.0[b].weight))?;
+            if self.0[least].weight > new.series as f64 {
                 return None;
             }
             self.0[least] = watched;
@@ -231,7 +264,7 @@ impl TagTotals {
         let stand_for = if fresh >= MOSTLY_NEW * looked_at { new.series as f64 / looked_at } else { 1.0 };
         watched.fresh[0] = fresh * stand_for;
         watched.values = values;
-        watched.series += new.series;
+        watched.weight += new.series as f64;
         watched.fresh_series = new.series;
         if watched.fresh[0] >= 1.0 {
             watched.under = new.prefixes.most_of(new.series);
@@ -309,10 +342,29 @@ mod tests {
                 add(&mut keys, &odd, n, &series("a."));
                 add(&mut keys, "request_id", interval * 5000 + n, &series("b."));
             }
-            assert!(keys.0.len() == TAG_KEYS && keys.heap_bytes() < 400 << 10);
+            assert!(keys.keys.len() == TAG_KEYS && keys.heap_bytes() < 400 << 10);
             totals.close([&keys].into_iter());
         }
         let now = totals.now();
         assert_eq!((now.len(), now[0].key.to_string()), (TAG_KEYS, "request_id".into()));
+        // One that was there once has one value, whatever was in its place before.
+        assert!(now[1..].iter().all(|key| key.fresh[0] < 1.5 && key.values < 1.5), "{now:?}");
+    }
+
+    #[test]
+    fn keys_that_were_heavy_long_ago_do_not_keep_out_one_that_explodes() {
+        let mut totals = TagTotals::default();
+        let mut keys = TagKeys::default();
+        for key in 0..TAG_KEYS {
+            let many = NewSeries { weight: 100_000, ..series("a.") };
+            add(&mut keys, &format!("key{key}"), 1, &many);
+        }
+        totals.close([&keys.take()].into_iter());
+        (0..20).for_each(|_| totals.close(std::iter::empty()));
+        (0..5000).for_each(|n| add(&mut keys, "request_id", n, &series("b.")));
+        totals.close([&keys].into_iter());
+        let now = totals.now();
+        assert_eq!((now.len(), now[0].key.to_string()), (TAG_KEYS, "request_id".into()));
+        assert!((now[0].fresh[0] / 5000.0 - 1.0).abs() < 0.06, "{:?}", now[0].fresh);
     }
 }
