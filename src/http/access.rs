@@ -12,6 +12,7 @@ use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use ring::hmac;
 use crate::acl::equal;
 use crate::ports::{PortCounters, machine};
 use crate::untrusted::Escaped;
-use crate::web::{self, Peer, error, in_query, with_type};
+use crate::web::{self, Peer, error, in_query, is_token, with_type};
 
 use super::{AppState, HTML, login};
 
@@ -43,6 +44,9 @@ const ONE_MORE: Duration = Duration::from_secs(5);
 
 /// Addresses are counted in so many places; those that share one are counted together.
 const PLACES: usize = 1024;
+
+/// Wrong tokens of a place that are known: behind a proxy several scripts may each repeat one of their own.
+const KNOWN: usize = 8;
 
 /// What does not change about access.
 #[derive(Clone, Debug, Default)]
@@ -196,10 +200,12 @@ impl Access {
         }
         let origin = text(header::ORIGIN).and_then(|origin| origin.parse::<Uri>().ok());
         let Some(authority) = origin.as_ref().and_then(Uri::authority) else { return false };
-        // A reverse proxy may have put its own name into `Host`.
-        let listed = self.options.hosts.iter().flat_map(|hosts| hosts.iter());
+        // A reverse proxy may have put its own name into `Host`. It has the port of its scheme, or ours: what listens at
+        // another port of the same host is somebody else.
+        let is_port_right = authority.port_u16().is_none_or(|port| port == self.options.port);
+        let mut listed = self.options.hosts.iter().flat_map(|hosts| hosts.iter());
         text(header::HOST).is_some_and(|host| host.eq_ignore_ascii_case(authority.as_str()))
-            || listed.into_iter().any(|host| host.eq_ignore_ascii_case(authority.host()))
+            || is_port_right && listed.any(|host| host.eq_ignore_ascii_case(authority.host()))
     }
 }
 
@@ -211,7 +217,6 @@ pub(super) fn see_other(to: &str) -> Response {
 /// Path and parameters of a URL without the token, as a place of this port.
 pub(super) fn without_token(uri: &Uri) -> String {
     let pairs = uri.query().unwrap_or("").split('&');
-    let is_token = |pair: &str| pair.split('=').next() == Some("token");
     let kept: Vec<&str> = pairs.filter(|pair| !pair.is_empty() && !is_token(pair)).collect();
     let query = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
     local(&format!("{}{query}", uri.path()))
@@ -345,8 +350,9 @@ struct Guesses {
     /// Wrong ones, as they are forgotten.
     wrong: f64,
     since: Option<Instant>,
-    /// The last wrong one.
-    last: u64,
+    /// Hashes of the last wrong ones, and where the next one goes.
+    known: [Option<NonZeroU64>; KNOWN],
+    next: usize,
 }
 
 impl Default for Tries {
@@ -358,14 +364,14 @@ impl Default for Tries {
 impl Tries {
     fn evaluate(&self, from: IpAddr, shown: &[&str], right: &str, now: Instant) -> Judged {
         let number = self.hasher.hash_one(from) as usize % PLACES;
-        let this = self.hasher.hash_one(shown);
+        let hash = |token: &&str| NonZeroU64::new(self.hasher.hash_one(token) | 1);
         // Every change leaves it whole.
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let place = &mut places[number];
         let passed = place.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         place.wrong = (place.wrong - passed.as_secs_f64() / ONE_MORE.as_secs_f64()).max(0.0);
         place.since = Some(now);
-        let is_repeated = place.wrong > 0.0 && place.last == this;
+        let is_repeated = shown.iter().all(|token| place.known.contains(&hash(token)));
         if !is_repeated && place.wrong > MOST_WRONG - 1.0 {
             return Judged::TooMany;
         }
@@ -374,7 +380,12 @@ impl Tries {
         }
         if !is_repeated {
             place.wrong += 1.0;
-            place.last = this;
+        }
+        for this in shown.iter().map(hash) {
+            if !place.known.contains(&this) {
+                place.known[place.next] = this;
+                place.next = (place.next + 1) % KNOWN;
+            }
         }
         Judged::Wrong
     }
@@ -446,6 +457,7 @@ mod tests {
             ("/?token=a", "/"),
             ("/x?token=a&y=1", "/x?y=1"),
             ("/x?y=1&token=a%20b&z", "/x?y=1&z"),
+            ("/x?%74oken=a&tok%65n&id=token&token", "/x?id=token"),
             ("//evil.example/?token=a", "/evil.example/"),
         ] {
             assert_eq!(without_token(&asked.parse().expect("a target")), expected, "{asked}");
@@ -472,5 +484,19 @@ mod tests {
         assert_eq!(evaluate(1, "guess 11", 5), Judged::Wrong);
         assert_eq!(evaluate(1, "guess 12", 5), Judged::TooMany);
         assert_eq!(evaluate(1, "right", 1000), Judged::Right);
+    }
+
+    #[test]
+    fn several_scripts_with_old_tokens_keep_nobody_out() {
+        let (tries, start, from) = (Tries::default(), Instant::now(), IpAddr::from([10, 0, 0, 1]));
+        let evaluate = |shown: &[&str]| tries.evaluate(from, shown, "right", start);
+        for _ in 0..100 {
+            for n in 0..KNOWN {
+                assert_eq!(evaluate(&[&format!("old {n}")]), Judged::Wrong);
+            }
+        }
+        // The same one as a parameter, as it is written and as it is meant.
+        (0..100).for_each(|_| assert_eq!(evaluate(&["old 1", "old 1"]), Judged::Wrong));
+        assert_eq!(evaluate(&["right"]), Judged::Right);
     }
 }

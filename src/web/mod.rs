@@ -120,8 +120,19 @@ pub fn shows(request: &Request, token: &str) -> bool {
 /// What the parameter `token` may mean: one with a `+` or a `%` may have been pasted as it is.
 pub fn in_query(query: &str) -> Vec<String> {
     let pasted = query.split('&').find_map(|pair| pair.strip_prefix("token=")).map(String::from);
-    let decoded = given(query).ok().and_then(|given| given.text("token").map(String::from));
-    pasted.into_iter().chain(decoded).collect()
+    let mut meant: Vec<String> = pasted.into_iter().chain(query.split('&').find_map(token_of)).collect();
+    meant.dedup();
+    meant
+}
+
+/// Whether a pair of a query is the parameter `token`, however it is written.
+pub fn is_token(pair: &str) -> bool {
+    pair == "token" || pair.starts_with("token=") || token_of(pair).is_some()
+}
+
+/// The token of a pair of a query, decoded. Other pairs are of no concern: they may be repeated, or wrong.
+fn token_of(pair: &str) -> Option<String> {
+    given(pair).ok()?.text("token").map(String::from)
 }
 
 /// The token of the header `Authorization`.
@@ -214,4 +225,25 @@ pub async fn promised(request: Request, next: Next) -> Response {
         }
     }
     promised
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_beside_whatever_other_parameters_there_are() {
+        for (query, expected) in [
+            ("", &[][..]),
+            ("token=ab", &["ab"]),
+            ("token=a%2Bb", &["a%2Bb", "a+b"]),
+            ("id=a&id=b&token=a%2Bb", &["a%2Bb", "a+b"]),
+            ("x=%zz&token=a+b", &["a+b", "a b"]),
+            ("token=%zz", &["%zz"]),
+            ("%74oken=a", &["a"]),
+            ("nottoken=a&x=token", &[]),
+        ] {
+            assert_eq!(in_query(query), expected, "{query}");
+        }
+    }
 }
