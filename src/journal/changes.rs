@@ -206,7 +206,8 @@ fn losses(ledger: &Ledger, before: &Ledger, all: &mut BTreeMap<String, Condition
         counted(all, warning, count, title, text, over);
     }
     for (name, relay) in &ledger.relays {
-        let dropped = relay.dropped.total() - before.relays.get(name).map_or(0, |relay| relay.dropped.total());
+        let known = before.relays.get(name).map_or(0, |relay| relay.dropped.total());
+        let dropped = relay.dropped.total().saturating_sub(known);
         counted(
             all,
             loss,
