@@ -1,6 +1,6 @@
 // One chart: a figure of the served page, two canvases, a tooltip, a table and a sentence.
 
-import { colorOf, crosshair, draw, MOST_LINES, mostCounted, readings } from "./draw.js";
+import { colorOf, crosshair, draw, endLabels, layout, MOST_LINES, mostCounted, readings } from "./draw.js";
 import { clock, fieldName, fieldUnit, number, percent, span, withUnit } from "./format.js";
 import { columnOf } from "./history.js";
 import { change, extent, pointAt, stacked } from "./points.js";
@@ -107,6 +107,8 @@ export class Chart {
     this.isVisible = false;
     this.isStale = true;
     this.size = { width: 0, height: 0 };
+    /** @type {import("./draw.js").Room | undefined} */
+    this.least = undefined;
     this.base = this.#canvas();
     this.over = this.#canvas();
     this.tip = made("div", "tip");
@@ -346,7 +348,10 @@ export class Chart {
       words.push(block.step >= 60 ? `each point ${number(block.step / 60)} min` : `each point ${number(block.step)} s`);
     }
     if (model?.heat) {
-      words.push(`up to ${number(mostCounted(model.heat))} samples`);
+      const most = mostCounted(model.heat);
+      words.push(most ? `up to ${number(most)} samples` : "gathered from now on, while this page is open");
+    } else if (model?.type === "heat") {
+      words.push("gathered from now on, while this page is open");
     }
     this.readout.textContent = words.join(" · ");
     this.tip.hidden = true;
@@ -372,8 +377,32 @@ export class Chart {
     return span(model.times[point] - model.step, model.times[point], model.utc);
   }
 
-  /** @param {import("./draw.js").Theme} theme */
-  render(theme) {
+  /**
+   * What it needs beside its plot; nothing while it is not drawn.
+   * @param {import("./draw.js").Theme} theme
+   * @returns {import("./draw.js").Room | undefined}
+   */
+  room(theme) {
+    const { width, height } = this.size;
+    if (!this.model || width < 40 || height < 40) {
+      return undefined;
+    }
+    const ctx = /** @type {CanvasRenderingContext2D} */ (this.base.getContext("2d"));
+    ctx.font = `11px ${theme.family}`;
+    const { left, right } = layout(ctx, this.model, width, height, endLabels(this.model, width));
+    return { left, right: width - right - 2 };
+  }
+
+  /** @param {import("./draw.js").Room | undefined} room whether it is another one than it is drawn with */
+  takes(room) {
+    return room !== undefined && (room.left !== this.least?.left || room.right !== this.least?.right);
+  }
+
+  /**
+   * @param {import("./draw.js").Theme} theme
+   * @param {import("./draw.js").Room} [least] what is left free beside the plot
+   */
+  render(theme, least) {
     const { width, height } = this.size;
     if (!this.model || width < 40 || height < 40) {
       return;
@@ -389,7 +418,8 @@ export class Chart {
     }
     const ctx = /** @type {CanvasRenderingContext2D} */ (this.base.getContext("2d"));
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.place = draw(ctx, this.model, width, height, theme);
+    this.least = least;
+    this.place = draw(ctx, this.model, width, height, theme, least);
     this.figure.classList.add("drawn");
     this.isStale = false;
     if (!this.table.hidden) {

@@ -2,7 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { Theme } from "./draw.js";
-import { ask, pack, Refusal } from "./history.js";
+import { ask, daemonNow, pack, Refusal } from "./history.js";
 import { pointer } from "./pointer.js";
 import { state, update } from "./state.js";
 import { DEFAULT_RANGE, moved, windowOf } from "./url.js";
@@ -86,7 +86,7 @@ export class Charts {
   /** The end of what is known: of the last closed interval. */
   get now() {
     const known = Math.max(...this.blocks.map((block) => block.last).filter((time) => !Number.isNaN(time)));
-    return Number.isFinite(known) ? known : Number(document.documentElement.dataset.last) || Date.now() / 1000;
+    return Number.isFinite(known) ? known : Number(document.documentElement.dataset.last) || daemonNow();
   }
 
   /** What is shown. Until the range is full, only what there is, but enough to see a line move. */
@@ -109,7 +109,7 @@ export class Charts {
   async load() {
     const charts = [...this.all.values()].filter(({ need }) => need.ids.length || need.ledger.length);
     const { blocks, of } = pack(charts.map((chart) => chart.need));
-    const window = windowOf(state(), Date.now() / 1000);
+    const window = windowOf(state(), daemonNow());
     this.loads += 1;
     const mine = this.loads;
     await Promise.all(
@@ -144,11 +144,11 @@ export class Charts {
     await Promise.all(
       blocks.map(async (block) => {
         if (!block.isLoaded || Number.isNaN(block.last)) {
-          const window = windowOf(state(), Date.now() / 1000);
+          const window = windowOf(state(), daemonNow());
           block.fill(await ask(block.url(window)));
           return;
         }
-        const to = Date.now() / 1000 + 1;
+        const to = daemonNow() + 1;
         const isCoarse = block.resolution !== "interval";
         if (isCoarse && to - block.last < block.step) {
           return;
@@ -203,12 +203,28 @@ export class Charts {
     this.paint();
   }
 
+  /** What charts of a width leave free beside their plots: as much as the one that needs most, so that their times line up. */
+  #rooms() {
+    /** @type {Map<number, import("./draw.js").Room>} */
+    const rooms = new Map();
+    for (const chart of this.all.values()) {
+      const room = chart.room(this.theme);
+      const { width } = chart.size;
+      const most = rooms.get(width) ?? room;
+      if (room && most) {
+        rooms.set(width, { left: Math.max(room.left, most.left), right: Math.max(room.right, most.right) });
+      }
+    }
+    return rooms;
+  }
+
   paint() {
     this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
+      const rooms = this.#rooms();
       for (const chart of this.all.values()) {
-        if (chart.isStale && chart.isVisible) {
-          chart.render(this.theme);
+        if (chart.isVisible && (chart.isStale || chart.takes(rooms.get(chart.size.width)))) {
+          chart.render(this.theme, rooms.get(chart.size.width));
           this.cross && chart.point(this.cross, this.theme);
         }
       }
@@ -245,7 +261,7 @@ export class Charts {
 
   /** @param {{ shift?: number, zoom?: number, around?: number }} by */
   move(by) {
-    const { from, to } = moved(this.window, by, Math.max(this.now, Date.now() / 1000));
+    const { from, to } = moved(this.window, by, Math.max(this.now, daemonNow()));
     this.show(from, to);
   }
 

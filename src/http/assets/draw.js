@@ -50,6 +50,8 @@ import { axis, linear, logAxis, logarithmic, spread, timeTicks } from "./scale.j
  * @property {import("./scale.js").Scale} y
  * @property {ArrayLike<number>[]} shown values of the lines as drawn: in a stack the sums
  *
+ * @typedef {{ left: number, right: number }} Room pixels beside the plot: for the axis, and for what lines end with
+ *
  * @typedef {CanvasRenderingContext2D} Context
  */
 
@@ -156,16 +158,17 @@ function valueAxis(model, shown) {
  * @param {number} width
  * @param {number} height
  * @param {string[]} labels at the end of the lines
+ * @param {Room} [least] what is left free beside the plot at least
  * @returns {Geometry & { ticks: number[] }}
  */
-export function layout(ctx, model, width, height, labels) {
+export function layout(ctx, model, width, height, labels, least = { left: 0, right: 0 }) {
   const shown =
     model.type === "stack" ? stacked(model.lines.map((line) => line.values)) : model.lines.map((line) => line.values);
   const { low, high, ticks, log } = valueAxis(model, shown);
   const { unit } = model;
   const text = (/** @type {string[]} */ of) => Math.ceil(Math.max(0, ...of.map((one) => ctx.measureText(one).width)));
-  const left = Math.max(28, text(ticks.map((tick) => tickText(tick, unit))) + 8);
-  const room = Math.max(12, Math.min(text(labels) + 10, Math.max(48, width * 0.25)));
+  const left = Math.max(28, least.left, text(ticks.map((tick) => tickText(tick, unit))) + 8);
+  const room = Math.max(12, least.right, Math.min(text(labels) + 10, Math.max(48, width * 0.25)));
   const right = Math.max(left + 20, Math.floor(width - room - 2));
   const top = model.flags.length || model.marks.length ? 20 : 8;
   const bottom = Math.max(top + 10, height - 28);
@@ -196,15 +199,16 @@ export function endLabels(model, width) {
  * @param {number} width
  * @param {number} height
  * @param {Theme} theme
+ * @param {Room} [least]
  * @returns {Geometry}
  */
-export function draw(ctx, model, width, height, theme) {
+export function draw(ctx, model, width, height, theme, least) {
   ctx.clearRect(0, 0, width, height);
   ctx.font = `11px ${theme.family}`;
   ctx.lineJoin = "round";
   ctx.textBaseline = "alphabetic";
   const labels = endLabels(model, width);
-  const place = layout(ctx, model, width, height, labels);
+  const place = layout(ctx, model, width, height, labels, least);
   ground(ctx, model, place, theme);
   grid(ctx, model, place, theme);
   ctx.save();

@@ -223,6 +223,22 @@ export function pack(needs) {
   return { blocks, of };
 }
 
+/** How far the daemon's clock is ahead of the browser's, in seconds; 0 if they agree within what a header can say. */
+let ahead = 0;
+
+/** The time of the daemon, Unix seconds: windows and beats go by it, whatever the clock of the browser says. */
+export function daemonNow() {
+  return Date.now() / 1000 + ahead;
+}
+
+/** @param {number} time what the daemon says it is now, Unix seconds */
+export function tellTime(time) {
+  const by = time - Date.now() / 1000;
+  if (Number.isFinite(by)) {
+    ahead = Math.abs(by) > 2 ? by : 0;
+  }
+}
+
 /**
  * An answer of the API, or the sentence that says why there is none.
  * @param {string} url
@@ -231,6 +247,7 @@ export function pack(needs) {
  */
 export async function ask(url, signal) {
   const response = await fetch(url, { headers: { Accept: "application/json" }, signal });
+  tellTime(Date.parse(response.headers.get("date") ?? "") / 1000);
   const body = await response.json().catch(() => null);
   if (!response.ok) {
     throw new Refusal(response.status, body?.error?.message ?? `The daemon answers ${response.status}.`);

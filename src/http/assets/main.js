@@ -3,7 +3,7 @@
 import { made } from "./chart.js";
 import { Charts } from "./charts.js";
 import { clock, duration } from "./format.js";
-import { ask } from "./history.js";
+import { ask, daemonNow, tellTime } from "./history.js";
 import { copy, keyboard, keyList } from "./keys.js";
 import { Live } from "./live.js";
 import { adoptPins, drawPins, toggleCompare, togglePin } from "./pins.js";
@@ -19,6 +19,9 @@ const root = document.documentElement;
 /** Pause after the last key before fragments are fetched, in milliseconds. */
 const TYPING = 250;
 
+if (root.dataset.now) {
+  tellTime(Number(root.dataset.now));
+}
 const charts = new Charts();
 const live = new Live(swapped);
 /** @type {SeriesTable | null} */
@@ -532,7 +535,7 @@ document.addEventListener("visibilitychange", () => {
 });
 setInterval(() => {
   if (!document.hidden) {
-    isLive() && tick(Date.now() / 1000);
+    isLive() && tick(daemonNow());
     missing();
   }
 }, 1000);

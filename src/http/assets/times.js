@@ -1,6 +1,7 @@
 // Times of the page in the zone of the reader, and the beat: how far the open interval is.
 
 import { clock, date, duration } from "./format.js";
+import { daemonNow } from "./history.js";
 import { state } from "./state.js";
 
 /** Writes the times of the page in the zone that is chosen. */
@@ -61,7 +62,7 @@ export function beat(last, interval, isRunning) {
   for (const animation of bar.getAnimations()) {
     animation.cancel();
   }
-  const done = Math.min(1, Math.max(0, (Date.now() / 1000 - last) / interval));
+  const done = Math.min(1, Math.max(0, (daemonNow() - last) / interval));
   if (!isRunning || interval < 1) {
     bar.style.transform = "scaleX(0)";
   } else if (matchMedia("(prefers-reduced-motion: reduce)").matches) {

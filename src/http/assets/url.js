@@ -34,7 +34,7 @@ export const DEFAULT_RANGE = "30m";
 
 /** Shortest and longest own range, in seconds. */
 export const SHORTEST = 10;
-export const LONGEST = 400 * 86_400;
+export const LONGEST = 31 * 86_400;
 
 const OURS = ["range", "from", "to", "live", "tz", "q", "kind", "sort", "sel", "pin", "cmp", "y"];
 
@@ -66,7 +66,7 @@ function moment(text) {
 export function parse(search) {
   const given = new URLSearchParams(search);
   const [from, to] = [moment(given.get("from")), moment(given.get("to"))];
-  const isWindow = from !== null && to !== null && to - from >= SHORTEST;
+  const isWindow = from !== null && to !== null && to - from >= SHORTEST && to - from <= LONGEST;
   const range = given.get("range");
   return {
     range: range && rangeSeconds(range) ? range : DEFAULT_RANGE,

@@ -92,7 +92,7 @@ impl Frame<'_> {
         html! {
             (DOCTYPE)
             html lang="en" data-view=(self.view.name()) data-node=(Wire(node))
-                data-interval=(self.state.about.interval.as_secs_f64()) data-last=(last)
+                data-interval=(self.state.about.interval.as_secs_f64()) data-last=(last) data-now=(self.look.now)
             {
                 head {
                     meta charset="utf-8";

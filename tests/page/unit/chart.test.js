@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { bandsOf, fieldsOf, labelsOf, listed } from "../../../src/http/assets/chart.js";
 import { grouped } from "../../../src/http/assets/draw.js";
 import { split } from "../../../src/http/assets/format.js";
-import { Block, pack } from "../../../src/http/assets/history.js";
+import { Block, daemonNow, pack, tellTime } from "../../../src/http/assets/history.js";
 import { sparkPaths, sparkScale } from "../../../src/http/assets/spark.js";
 
 /**
@@ -116,4 +116,15 @@ test("what was searched for is found in a text", () => {
   assert.deepEqual(split("route:/pay", ["x", "route:/pay"]), ["", "route:/pay", ""]);
   assert.deepEqual(split("İa", ["a"]), ["İa"]);
   assert.deepEqual(split("abc", []), ["abc"]);
+});
+
+test("windows go by the daemon's clock where the browser's is wrong", () => {
+  const now = Date.now() / 1000;
+  tellTime(now + 3600);
+  assert.ok(Math.abs(daemonNow() - now - 3600) < 1);
+  // Less than a header can say is no difference; a time that is none is no news.
+  tellTime(Number.NaN);
+  assert.ok(Math.abs(daemonNow() - now - 3600) < 1);
+  tellTime(now + 0.9);
+  assert.ok(Math.abs(daemonNow() - now) < 0.5);
 });

@@ -94,3 +94,11 @@ test("attempts wait 1, 2, 4 … 30 seconds, a fifth more or less", () => {
   assert.equal(wait(0, 0), 0.8);
   assert.ok(wait(9, 1) < 36.1);
 });
+
+test("no window is longer than the daemon shows", () => {
+  const day = 86_400;
+  const { from, to } = moved({ from: 0, to: 20 * day }, { zoom: 2 }, 100 * day);
+  assert.equal(to - from, 31 * day);
+  assert.equal(rangeSeconds("60d"), null);
+  assert.equal(parse(`?from=0&to=${60 * day}`).from, null);
+});
