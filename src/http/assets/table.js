@@ -68,12 +68,15 @@ export class SeriesTable {
     this.items = [];
     /** @type {string | null} */
     this.next = null;
+    /** @type {{ at: number, cursor: string | null }[]} where the pages of the list begin */
+    this.pages = [];
     this.found = { total: 0, matched: 0 };
     this.question = "";
     /** @type {AbortController | null} */
     this.asking = null;
     this.isMore = false;
     this.timer = 0;
+    this.settling = 0;
     this.body = table.tBodies[0] ?? table.createTBody();
     /** @type {Row[]} */
     this.rows = [];
@@ -98,9 +101,8 @@ export class SeriesTable {
     const row = document.createElement("tr");
     row.className = "pad";
     row.setAttribute("aria-hidden", "true");
-    const cell = document.createElement("td");
-    cell.colSpan = 6;
-    row.append(cell);
+    // One cell: one over all columns would keep those wide that a phone leaves out.
+    row.append(document.createElement("td"));
     return row;
   }
 
@@ -202,6 +204,7 @@ export class SeriesTable {
   #take(found) {
     this.items = found.series;
     this.next = found.next;
+    this.pages = [{ at: 0, cursor: null }];
     this.found = found;
     this.#count(found);
     const near = (found.near ?? []).map(({ text, matched }) => `${text} (${number(matched)})`).join(", ");
@@ -232,20 +235,27 @@ export class SeriesTable {
     }
     const asked = this.asking;
     const isTop = this.items.length <= PAGE;
-    const limit = isTop ? PAGE : Math.min(200, this.items.length);
-    /** @type {Found} */
-    const found = await ask(this.#url(null, limit));
+    const cursors = isTop ? [null] : this.#seen();
+    /** @type {Found[]} */
+    const found = await Promise.all(cursors.map((cursor) => ask(this.#url(cursor, PAGE))));
     if (asked !== this.asking) {
       return;
     }
     if (isTop && this.items.length <= PAGE) {
-      this.#take(found);
+      this.#take(found[0]);
     } else {
-      this.#count(found);
-      const fresh = new Map(found.series.map((item) => [item.id, item]));
+      this.#count(found[0]);
+      const fresh = new Map(found.flatMap(({ series }) => series).map((item) => [item.id, item]));
       this.items = this.items.map((item) => fresh.get(item.id) ?? item);
     }
     this.#render(true);
+  }
+
+  /** Cursors of the pages that the rows in the document are of. */
+  #seen() {
+    const end = (/** @type {number} */ page) => this.pages[page + 1]?.at ?? this.items.length;
+    const seen = this.pages.filter(({ at }, page) => at < this.first + ROWS && end(page) > this.first);
+    return seen.map(({ cursor }) => cursor);
   }
 
   async #loadMore() {
@@ -258,6 +268,7 @@ export class SeriesTable {
       /** @type {Found} */
       const found = await ask(this.#url(this.next, PAGE));
       if (asked === this.asking) {
+        this.pages.push({ at: this.items.length, cursor: this.next });
         const known = new Set(this.items.map(({ id }) => id));
         this.items = [...this.items, ...found.series.filter(({ id }) => !known.has(id))];
         this.next = found.next;
@@ -274,7 +285,13 @@ export class SeriesTable {
   }
 
   #scrolled() {
+    const before = this.first;
     this.#render(false);
+    if (Math.abs(this.first - before) >= ROWS / 2) {
+      // Rows that were out of sight for long have the numbers of then.
+      clearTimeout(this.settling);
+      this.settling = window.setTimeout(() => void this.refresh().catch(() => undefined), 300);
+    }
     const end = this.first + ROWS >= this.items.length - 10;
     if (end) {
       void this.#loadMore();
