@@ -358,7 +358,7 @@ impl Seen<'_> {
                 Some(since) => format!("{name} takes nothing since {} UTC", time(since)),
                 None => format!("{name} has taken nothing yet"),
             };
-            if lost > 0 || is_failing && dropped > 0 {
+            if lost > 0 {
                 let detail = format!("{why}. {} records given up since the start.{waits}", grouped(dropped));
                 let finding = Finding::new(Grade::Error, About::Sink, format!("{name} loses records"), detail);
                 return Some(finding.since(since));
@@ -502,7 +502,7 @@ pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
         seen if seen.services == 0 => (Grade::Ok, "Nobody was heard yet".into()),
         seen if seen.down_instances > 0 => {
             let are = if seen.down_instances == 1 { "is" } else { "are" };
-            (Grade::Warning, format!("All services are up; {} {are} down", count(seen.down_instances, "instance")))
+            (Grade::Warning, format!("{} {are} down, all services are up", count(seen.down_instances, "instance")))
         }
         seen if seen.up < seen.services => {
             (Grade::Ok, format!("{} of {} are up, none is down", seen.up, count(seen.services, "service")))

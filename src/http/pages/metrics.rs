@@ -14,7 +14,7 @@ use super::data::{self, Details, Found, MOST_ROWS, Points, Query, SeriesRow, Sor
 use super::frame::{Frame, View};
 use super::now::now;
 use super::parts::{
-    Wire, ago, amount, axis, grouped, icon, kind, marked, series_cells, series_url, spark, tag_text, tags,
+    Wire, ago, amount, axis, count, grouped, icon, kind, marked, series_cells, series_url, spark, tag_text, tags,
 };
 use super::query::{OfMetrics, State, StateParameters};
 use super::show::{self, Shape};
@@ -254,19 +254,19 @@ impl Shown {
                 @if !details.senders.is_empty() {
                     dt { "Sent by" }
                     dd {
-                        (grouped(details.senders.len() as u64)) " senders, most " span.mono { (Wire(&details.senders[0].label)) } " "
+                        (count(details.senders.len(), "sender")) ", most " span.mono { (Wire(&details.senders[0].label)) } " "
                         (amount((details.senders[0].share * 100.0).round())) " %"
                     }
                 }
                 @if let Some(rule) = &details.rule { dt { "Rule" } dd { code { (Wire(rule)) } } }
-                @if !details.percentiles.is_empty() { dt { "Percentiles" } dd { (show::list(&details.percentiles)) } }
+                @if !details.percentiles.is_empty() && show::is_timer(series) { dt { "Percentiles" } dd { (show::list(&details.percentiles)) } }
                 @if !details.goes_to.is_empty() {
                     dt { "Goes to" } dd { @for (n, (sink, _)) in details.goes_to.iter().enumerate() { @if n > 0 { ", " } (Wire(sink)) } }
                 }
                 @if let Some(history) = data::history_text(&self.look) { dt { "History" } dd { (history.trim_start_matches("history ")) } }
             }
             div.acts {
-                a.ctl.main href=(series_url(series, &kept)) { "Open " kbd.js { "↵" } }
+                a.ctl.main href=(series_url(series, &kept)) { "Open " kbd.js { "Enter" } }
                 button.js type="button" data-act="compare" data-id=(Wire(&series.id())) { "Compare " kbd { "c" } }
             }
         }

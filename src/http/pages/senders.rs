@@ -138,7 +138,10 @@ impl Shown {
     fn row(&self, row: &SenderRow, most: f64) -> Markup {
         let is_selected = self.query.sender.as_deref() == Some(&*row.id);
         let is_bad = row.new_series_per_sec >= MANY_NEW;
-        let link = self.query.link("/senders", &[("sender", (!is_selected).then_some(&*row.id))]);
+        let link = match self.by() {
+            "prefix" => format!("/series?prefix={}", in_url(&row.id)),
+            _ => self.query.link("/senders", &[("sender", (!is_selected).then_some(&*row.id))]),
+        };
         html! {
             tr.sel[is_selected] data-id=(Wire(&row.id)) {
                 td.n { a.name href=(link) aria-current=[is_selected.then_some("true")] { (Wire(&row.id)) } " " span.muted { (Wire(&row.more)) } }

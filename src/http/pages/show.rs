@@ -14,7 +14,7 @@ use crate::web::{Parameters, bad_request};
 use super::data::{self, ByTag, Details, Points, SeriesRow};
 use super::frame::{Frame, View};
 use super::metrics::title_of;
-use super::parts::{Curve, Drawing, Wire, ago, amount, date, drawing, grouped, icon, percent, series_url, share, tags};
+use super::parts::{Curve, Drawing, Wire, ago, amount, count, date, drawing, icon, percent, series_url, share, tags};
 use super::query::{OfSeries, State, StateParameters};
 
 /// Values of a tag that are shown, and senders.
@@ -113,13 +113,24 @@ impl Shown {
                     span { (tags(series, &[], 20)) }
                     span.pill { (series.kind().name()) @if is_timer(series) { ", ms" } }
                     span.muted {
-                        @if self.details.senders_seen > 0 { (grouped(self.details.senders_seen)) " senders, " }
-                        @if let Some(first) = self.details.first_seen { "first seen " (date(first)) }
-                        @if !self.row.is_current && self.row.last_seen > 0.0 { ", " span.warning { "last seen " (ago(self.look.now, self.row.last_seen)) } }
+                        @for (n, fact) in self.seen().iter().enumerate() { @if n > 0 { ", " } (fact) }
                     }
                 }
             }
         }
+    }
+
+    /// Who sends it, since when, and until when if it has stopped.
+    fn seen(&self) -> Vec<Markup> {
+        let details = &self.details;
+        let senders = usize::try_from(details.senders_seen).unwrap_or(usize::MAX);
+        let has_stopped = !self.row.is_current && self.row.last_seen > 0.0;
+        let facts = [
+            (senders > 0).then(|| html! { (count(senders, "sender")) }),
+            details.first_seen.map(|first| html! { "first seen " (date(first)) }),
+            has_stopped.then(|| html! { span.warning { "last seen " (ago(self.look.now, self.row.last_seen)) } }),
+        ];
+        facts.into_iter().flatten().collect()
     }
 
     fn unknown(&self) -> Markup {
@@ -170,6 +181,8 @@ impl Shown {
                     p.big { (amount(*last)) " " small { (unit) } }
                     p {
                         @if is_up { span.warning { "▲ " (amount((last / first * 10.0).round() / 10.0)) " times in " (self.query.range_text()) } }
+                        @else if known.len() == 1 { "one interval" }
+                        @else if amount(low) == amount(high) { "unchanged in " (self.query.range_text()) }
                         @else { (amount(low)) " to " (amount(high)) }
                     }
                 }
@@ -272,7 +285,7 @@ impl Shown {
                 header { h2 { "Reading" } }
                 dl.pair {
                     dt { "Rule" } dd { @match &details.rule { Some(rule) => (Wire(rule)), None => "none matches" } }
-                    @if !details.percentiles.is_empty() { dt { "Percentiles" } dd { (list(&details.percentiles)) } }
+                    @if !details.percentiles.is_empty() && is_timer(&self.row.series) { dt { "Percentiles" } dd { (list(&details.percentiles)) } }
                     @if !details.dropped_tags.is_empty() { dt { "Dropped tags" } dd { (Wire(&details.dropped_tags.join(", "))) } }
                     dt { "ID" } dd { (Wire(&self.row.series.id())) }
                 }
@@ -298,7 +311,7 @@ impl Shown {
     }
 }
 
-fn is_timer(series: &Series) -> bool {
+pub(super) fn is_timer(series: &Series) -> bool {
     matches!(series.kind(), Kind::Timer | Kind::Histogram | Kind::Distribution)
 }
 
