@@ -650,10 +650,16 @@ function boxes(ctx, model, place) {
     place.x.to,
     width,
   );
-  return groups.map((group) => {
+  const placed = groups.map((group) => {
     const size = Math.ceil(width(group.text)) + 10;
     return { ...group, size, left: Math.min(group.x, place.right - size) };
   });
+  // The last ones were moved away from the edge; those before them make room.
+  for (let at = placed.length - 2; at >= 0; at -= 1) {
+    const [box, next] = [placed[at], placed[at + 1]];
+    box.left = Math.max(0, Math.min(box.left, next.left - box.size - 2));
+  }
+  return placed;
 }
 
 /**
