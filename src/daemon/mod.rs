@@ -324,10 +324,13 @@ impl Daemon {
                 live,
             );
             let part = supervisor.part("tail", Role::Ordinary);
-            let (own, its_part) = (tail.clone(), part.clone());
-            part.keep_task(move || own.clone().run(its_part.clone()));
+            let own = tail.clone();
             let state = crate::http::AppState { senders, history: history.handle(), tail, ..state };
-            bound.serve(|port, listener, stop| crate::http::serve(port, listener, state, stop))
+            bound.serve(move |port, listener, stop| {
+                let (its_part, stopped) = (part.clone(), stop.clone());
+                part.keep_task(move || own.clone().run(its_part.clone(), stopped.clone()));
+                crate::http::serve(port, listener, state, stop)
+            })
         });
         let management = management.map(|bound| {
             let state = server::management_state(&config, flusher_handle.clone());

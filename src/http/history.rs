@@ -157,7 +157,7 @@ fn excess(query: &PointsQuery) -> Option<Response> {
     get,
     path = "/api/v1/history",
     params(
-        ("id" = Option<Vec<String>>, Query, description = "Series, as `/api/v1/series` has them; at most 20"),
+        ("id" = Option<Vec<String>>, Query, description = "Series, as `/api/v1/series` has them; at most 20", max_items = 20),
         ("ledger" = Option<Vec<String>>, Query, description = "Paths in the ledger, such as `lines.read`, `sinks.graphite.queued`, `datagrams`; at most 40"),
         ("field" = Option<Vec<String>>, Query, description = "Only these fields of series, such as `rate` or `p99`"),
         ("from" = Option<f64>, Query, description = "From here on, Unix seconds; half an hour before `to` by default", minimum = 0),

@@ -18,6 +18,7 @@ use crate::snapshot::{Point, Snapshot};
 use crate::web::{self, FromGiven, Given, Parameters, error, line};
 
 use super::AppState;
+use super::snapshot::KindName;
 
 /// Series of a page: usually, and at most.
 const USUAL: usize = 50;
@@ -101,10 +102,10 @@ impl FromGiven for Asked {
     path = "/api/v1/series",
     params(
         ("q" = Option<String>, Query, description = "Words that must all match: part of the name or of a tag; `key:value` a tag whose value begins so; `key:` a tag with this key; with `*` or `?` a pattern of the whole name. Any case"),
-        ("kind" = Option<String>, Query, description = "Only of this kind: counter, gauge, timer, histogram, distribution, set or kv"),
-        ("tag" = Option<Vec<String>>, Query, description = "`key:value`: only with this tag; may be repeated"),
+        ("kind" = Option<KindName>, Query, description = "Only of this kind"),
+        ("tag" = Option<Vec<String>>, Query, description = "`key:value`: only with this tag, or with all if there are several"),
         ("prefix" = Option<String>, Query, description = "Only names that begin so"),
-        ("sort" = Option<String>, Query, description = "`name` (default), `loudest`, `changed` or `newest`"),
+        ("sort" = Option<String>, Query, description = "`name` (default), `loudest`, `changed` or `newest`", pattern = "^(name|loudest|changed|newest)$"),
         ("limit" = Option<u64>, Query, description = "Series of a page: 1 to 200, 50 by default", minimum = 1, maximum = 200),
         ("cursor" = Option<String>, Query, description = "`next` of the page before"),
         ("spark" = Option<u64>, Query, description = "Points of a sparkline: 0 to 120, 0 by default", minimum = 0, maximum = 120),
@@ -242,7 +243,7 @@ fn senders_of(state: &AppState, series: &Series) -> Vec<SenderOf> {
     path = "/api/v1/series/details",
     params(
         ("id" = Option<String>, Query, description = "The series, as `/api/v1/series` has it"),
-        ("kind" = Option<String>, Query, description = "Without `id`: its kind"),
+        ("kind" = Option<KindName>, Query, description = "Without `id`: its kind"),
         ("name" = Option<String>, Query, description = "Without `id`: its name"),
         ("tag" = Option<Vec<String>>, Query, description = "Without `id`: its tags, `key:value` or `key`"),
     ),

@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::aggregate::TimeWindow;
@@ -126,8 +126,16 @@ impl Tail {
         source.is_on.store(!clients.is_empty(), Ordering::Relaxed);
     }
 
-    /// Reads what workers copy, and hands it on, for ever; for the task that is this part of the daemon.
-    pub async fn run(self, part: Part) {
+    /// Reads what workers copy, and hands it on, until `stop` turns true; for the task that is this part of the daemon.
+    pub async fn run(self, part: Part, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.go_on(&part) => {}
+            // An error means that whoever could stop us is gone, which is a stop too.
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    async fn go_on(&self, part: &Part) {
         loop {
             part.alive();
             if self.lock().is_empty() {

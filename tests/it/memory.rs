@@ -1,5 +1,6 @@
 //! What a million counters, a hundred thousand timers and one busy timer cost, through the front door: how much
-//! the highest resident memory of the whole daemon grows over several intervals, Graphite and HTTP included.
+//! the highest resident memory of the whole daemon grows over several intervals, Graphite and HTTP included, and
+//! the history left out, which has a test of its own.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -26,7 +27,8 @@ fn idle_and_peak_mib(lines: &str, intervals: usize) -> (f64, f64) {
     let dir = tempfile::tempdir().expect("a folder");
     let config = format!(
         "interval = \"2s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
-         [http]\naddress = \"127.0.0.1:0\"\n[[sink]]\ntype = \"graphite\"\naddress = \"{}\"\n",
+         [http]\naddress = \"127.0.0.1:0\"\n[[sink]]\ntype = \"graphite\"\naddress = \"{}\"\n\
+         [history]\nenabled = false\n",
         drain()
     );
     let daemon = Daemon::start(dir.path(), &config);

@@ -130,8 +130,7 @@ fn the_state_of_a_page_is_in_its_url_and_links_keep_it() {
     ] {
         assert!(page.contains(link), "{link}: {page}");
     }
-    for (query, says) in
-        [("range=x", "`range`"), ("from=2&to=1", "`to`"), ("kind=x", "`kind`"), ("cursor=x", "`cursor`")]
+    for (query, says) in [("range=x", "`range`"), ("from=x", "`from`"), ("kind=x", "`kind`"), ("cursor=x", "`cursor`")]
     {
         let (code, said) = daemon.get(&format!("/series?{query}"));
         assert!(code == 400 && said.contains(says), "{query}: {code} {said}");

@@ -71,7 +71,7 @@ pub(in crate::http) fn percent(share: f64) -> String {
     let cut = |factor: f64| amount((share * 100.0 * factor).floor() / factor);
     match share {
         share if share >= 1.0 => "100".into(),
-        share if share > 0.99 => cut(100.0),
+        share if share > 0.99 => ((share * 10_000.0).floor() / 100.0).to_string(),
         share if share * 100.0 >= 10.0 => cut(1.0),
         share if share * 100.0 >= 1.0 => amount((share * 1000.0).round() / 10.0),
         share if share <= 0.0 => "0".into(),

@@ -35,7 +35,8 @@ const KEPT: [&str; 5] = ["range", "from", "to", "live", "tz"];
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "it describes what `State` is read from")]
 pub(super) struct StateParameters {
-    /// How long the time is that is shown, until now: `30m`, `6h`, `1d`.
+    /// How long the time is that is shown, until now: `30m`, `6h`, `1d`, at most `31d`.
+    #[param(pattern = r"^([1-9][0-9]{0,3}s|[1-9][0-9]{0,2}m|[1-9][0-9]?h|[12]?[1-9]d)?$")]
     range: Option<String>,
     /// Begin of the time that is shown, Unix seconds.
     #[param(minimum = 0)]
@@ -44,22 +45,29 @@ pub(super) struct StateParameters {
     #[param(minimum = 0)]
     to: Option<f64>,
     /// `0`: the page stands still.
+    #[param(pattern = "^[01]?$")]
     live: Option<String>,
     /// `utc` or `local`.
+    #[param(pattern = "^(utc|local)?$")]
     tz: Option<String>,
     /// What is searched.
     q: Option<String>,
     /// The kind of series.
+    #[param(pattern = "^(counter|gauge|timer|histogram|distribution|set|kv)?$")]
     kind: Option<String>,
     /// The order of the list.
+    #[param(pattern = "^(name|loudest|changed|newest|lines|bytes|refused|new|state|since|default)?$")]
     sort: Option<String>,
     /// The id of the series that is selected.
     sel: Option<String>,
     /// The id of a series that is pinned; may be repeated.
+    #[param(max_items = 20)]
     pin: Option<Vec<String>>,
     /// The id of a series that is compared; may be repeated.
+    #[param(max_items = 20)]
     cmp: Option<Vec<String>>,
     /// `log` or `linear`.
+    #[param(pattern = "^(log|linear)?$")]
     y: Option<String>,
 }
 
@@ -100,7 +108,9 @@ const SORTS: [&str; 11] =
 
 fn one_of(given: &Given, name: &'static str, words: &[&str]) -> Result<Option<String>, String> {
     let right = format!("one of {}", words.join(", "));
-    given.parsed(name, &right, |text| words.contains(&text).then(|| text.to_string()))
+    // A form sends what was not filled in, too.
+    let word = |text: &str| (text.is_empty() || words.contains(&text)).then(|| text.to_string());
+    Ok(given.parsed(name, &right, word)?.filter(|text| !text.is_empty()))
 }
 
 /// `30m`, `90s`, `2h`, `1d`, in seconds.
@@ -129,9 +139,8 @@ impl State {
         let secs = given.parsed("range", right, |text| if text.is_empty() { Some(1800.0) } else { span(text) })?;
         let time = |name: &'static str| given.parsed(name, "a time in Unix seconds", unix);
         let (from, to) = (time("from")?, time("to")?);
-        if from.zip(to).is_some_and(|(from, to)| to - from < SHORTEST || to - from > LONGEST) {
-            return Err("`to` is later than `from`, by at most 31 days".into());
-        }
+        // What is too short or too long is brought to what can be shown.
+        let from = from.zip(to).map_or(from, |(from, to)| Some(from.clamp(to - LONGEST, to - SHORTEST)));
         for name in ["pin", "cmp"] {
             if given.all(name).count() > MOST_PINNED {
                 return Err(format!("`{name}` is given at most {MOST_PINNED} times"));
@@ -149,8 +158,8 @@ impl State {
             from,
             to,
             q: text("q"),
-            kind: if given.text("kind") == Some("") { None } else { one_of(given, "kind", &KINDS)? },
-            sort: if given.text("sort") == Some("") { None } else { one_of(given, "sort", &SORTS)? },
+            kind: one_of(given, "kind", &KINDS)?,
+            sort: one_of(given, "sort", &SORTS)?,
             sel: text("sel"),
             name: text("name"),
             tags: given.all("tag").map(String::from).collect(),

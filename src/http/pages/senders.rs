@@ -34,7 +34,7 @@ struct Shown {
     get,
     path = "/senders",
     params(
-        ("by" = Option<String>, Query, description = "`address`, `container`, `process` or `prefix`"),
+        ("by" = Option<String>, Query, description = "`address`, `container`, `process` or `prefix`", pattern = "^(address|container|process|prefix)?$"),
         ("sender" = Option<String>, Query, description = "The id of one whose prefixes are shown"),
         StateParameters,
     ),
