@@ -81,7 +81,7 @@ impl Source {
         Source {
             is_on: AtomicBool::new(false),
             wanted: RwLock::default(),
-            slot: AtomicU64::new(0),
+            slot: AtomicU64::new(u64::MAX),
             looks: AtomicI64::new(0),
             copies: Default::default(),
             bytes: Default::default(),

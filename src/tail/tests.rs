@@ -122,7 +122,8 @@ async fn a_rare_line_is_found_in_a_flood_and_so_is_a_malformed_one() {
         let (tail, reader, tap) = looking(filter, None);
         let rare = "rare.hits:x|c";
         for slot in 0..50 {
-            let at = f64::from(slot) * 0.01;
+            // In the middle of its slot.
+            let at = f64::from(slot) * 0.01 + 0.005;
             // The first batch of a slot has it, and is looked at whatever follows.
             let texts = (0..64).map(|n| (if n == 40 { rare } else { "a:1|c" }.as_bytes(), None, false));
             tap.look(TailBatch { at, lines: 64, is_malformed: true }, texts);
