@@ -323,14 +323,8 @@ impl Daemon {
                 &bound,
                 live,
             );
-            let part = supervisor.part("tail", Role::Ordinary);
-            let own = tail.clone();
             let state = crate::http::AppState { senders, history: history.handle(), tail, ..state };
-            bound.serve(move |port, listener, stop| {
-                let (its_part, stopped) = (part.clone(), stop.clone());
-                part.keep_task(move || own.clone().run(its_part.clone(), stopped.clone()));
-                crate::http::serve(port, listener, state, stop)
-            })
+            bound.serve_http(state, supervisor.part("tail", Role::Ordinary))
         });
         let management = management.map(|bound| {
             let state = server::management_state(&config, flusher_handle.clone());

@@ -20,7 +20,7 @@ use crate::management::ManagementState;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
-use crate::supervise::{Readiness, Supervisor};
+use crate::supervise::{Part, Readiness, Supervisor};
 use crate::sys::{host_name, unix_time};
 use crate::tail::Tail;
 use crate::web::{Bodies, Gzip};
@@ -81,6 +81,15 @@ impl BoundServer {
     /// What it is called, with the port that the kernel chose.
     pub(super) fn url(&self) -> &str {
         self.port.url()
+    }
+
+    /// Serves the page and the API, and hands lines on to those who look at them, which is the work of `tail`.
+    pub(super) fn serve_http(self, state: AppState, tail: Part) -> Server {
+        self.serve(move |port, listener, stop| {
+            let (own, part, stopped) = (state.tail.clone(), tail.clone(), stop.clone());
+            tail.keep_task(move || own.clone().run(part.clone(), stopped.clone()));
+            crate::http::serve(port, listener, state, stop)
+        })
     }
 
     /// Starts a task that serves until the flag it gets turns true.
