@@ -108,7 +108,12 @@ impl Modify for Common {
                 operation.operation_id = Some(words.join("_"));
                 operation.tags = Some(vec![group(path).to_string()]);
                 let failure = Content::new(Some(Ref::from_schema_name("Failure")));
-                let failure = ResponseBuilder::new().description("An error").content(web::JSON, failure).build();
+                let mut failure = ResponseBuilder::new().description("An error").content(web::JSON, failure);
+                if group(path) == "pages" {
+                    // A browser is told in a page.
+                    failure = failure.content("text/html", Content::default());
+                }
+                let failure = failure.build();
                 operation.responses.responses.insert("default".into(), failure.into());
             }
         }
