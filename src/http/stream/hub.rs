@@ -158,16 +158,20 @@ impl Streams {
         let topics = client.subscription.topics;
         let mut bytes = Vec::new();
         if topics.has(Topics::PRESENCE) && last.presence < sent.presence {
-            let missing = usize::try_from(sent.presence - last.presence).unwrap_or(usize::MAX).min(FETCHED_AGAIN);
-            let events = self.presence_since(sent.presence - missing as u64, missing).await;
+            let all = sent.presence - last.presence;
+            let missing = usize::try_from(all).unwrap_or(usize::MAX).min(FETCHED_AGAIN);
+            let mut events = self.presence_since(sent.presence - missing as u64, missing).await;
+            // Where some are forgotten, later ones have come, which the hub sends.
+            events.retain(|(number, _)| *number <= sent.presence);
             let (frames, left_out) = write_presence(&events, Position { event: last.event, ..sent });
             bytes.extend(frames);
-            client.miss(left_out);
+            client.miss(all.saturating_sub(events.len() as u64) + left_out);
         }
         if topics.has(Topics::EVENTS) {
-            let (frames, left_out) = write_entries(&self.entries(last.event, sent.event), sent);
+            let entries = self.entries(last.event, sent.event);
+            let (frames, left_out) = write_entries(&entries, sent);
             bytes.extend(frames);
-            client.miss(left_out);
+            client.miss(sent.event.saturating_sub(last.event).saturating_sub(entries.len() as u64) + left_out);
         }
         if topics.has(Topics::INTERVAL) || topics.has(Topics::LEDGER) {
             client.miss(sent.sequence.saturating_sub(last.sequence));
@@ -254,14 +258,13 @@ impl Streams {
     /// Sends changes of presence, as many as there are.
     async fn send_presence(&self, newest: u64) {
         loop {
-            let (before, clients) = {
+            let wants = |client: &&Arc<Client>| client.subscription.topics.has(Topics::PRESENCE);
+            let before = {
                 let mut list = self.lock();
-                let wants = |client: &&Arc<Client>| client.subscription.topics.has(Topics::PRESENCE);
-                let clients: Vec<_> = list.clients.iter().filter(wants).cloned().collect();
-                if clients.is_empty() {
+                if !list.clients.iter().any(|client| wants(&client)) {
                     list.sent.presence = newest.max(list.sent.presence);
                 }
-                (list.sent, clients)
+                list.sent
             };
             if before.presence >= newest {
                 return;
@@ -269,7 +272,12 @@ impl Streams {
             let events = self.presence_since(before.presence, FETCHED).await;
             let Some((last, _)) = events.last() else { return };
             let (bytes, left_out) = write_presence(&events, before);
-            self.lock().sent.presence = *last;
+            // Who has come meanwhile was told what happened up to `before`, who comes from now on up to `last`.
+            let clients: Vec<_> = {
+                let mut list = self.lock();
+                list.sent.presence = *last;
+                list.clients.iter().filter(wants).cloned().collect()
+            };
             let message = Message::new(bytes, self.0.bodies.holding());
             for client in &clients {
                 if left_out > 0 {
