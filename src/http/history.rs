@@ -199,7 +199,10 @@ pub(super) async fn points(
         }
         _ => in_memory(&state, query).await?,
     };
-    let interval = points.interval;
-    let open = state.history.last_end().map(|from| OpenInterval { from, to: from + interval, now });
-    state.bodies.whole(web::JSON, line(&PointsAnswer { points, open })).await
+    let history = state.history.clone();
+    let answer = state.bodies.work(move || {
+        let open = history.last_end().map(|from| OpenInterval { from, to: from + points.interval, now });
+        line(&PointsAnswer { points, open })
+    });
+    state.bodies.whole(web::JSON, answer.await?).await
 }

@@ -132,9 +132,9 @@ pub(super) async fn list(
         let began = Instant::now();
         let mut page = history.search(&query);
         page.took_ms = (began.elapsed().as_secs_f64() * 1e5).round() / 1e2;
-        page
+        line(&page)
     });
-    state.bodies.whole(web::JSON, line(&page.await?)).await
+    state.bodies.whole(web::JSON, page.await?).await
 }
 
 /// Which series is meant.
