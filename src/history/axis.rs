@@ -89,6 +89,8 @@ pub(super) struct Axis {
     begun: Option<f64>,
     /// The number of the first interval.
     pub(super) base: u64,
+    /// The number of the first that stays: earlier ones leave, series after series.
+    first_kept: u64,
     pub(super) intervals: VecDeque<Interval>,
     pub(super) blocks: VecDeque<Block>,
     pub(super) minutes: VecDeque<Minute>,
@@ -111,6 +113,7 @@ impl Axis {
             most_minutes: minutes,
             begun: None,
             base: 0,
+            first_kept: 0,
             intervals: VecDeque::new(),
             blocks: VecDeque::new(),
             minutes: VecDeque::new(),
@@ -163,7 +166,24 @@ impl Axis {
 
     /// Where the intervals that are kept begin, Unix seconds.
     pub(super) fn begin(&self) -> Option<f64> {
-        self.intervals.front().map(|first| first.end - first.secs)
+        self.intervals.get(self.leaving()).map(|first| first.end - first.secs)
+    }
+
+    /// The number of the first interval that stays.
+    pub(super) fn first_kept(&self) -> u64 {
+        self.first_kept.max(self.base)
+    }
+
+    /// How many intervals are leaving: some series have them still, of others they are in minutes.
+    pub(super) fn leaving(&self) -> usize {
+        (self.first_kept() - self.base) as usize
+    }
+
+    /// Intervals before this block begin to leave.
+    pub(super) fn leave(&mut self, block: u32) {
+        if let Some(first) = self.block(block).map(|block| block.first) {
+            self.first_kept = self.first_kept().max(first);
+        }
     }
 
     /// Bytes that it takes.
@@ -237,9 +257,8 @@ impl Axis {
         if most == 0 { u32::MAX } else { self.last_minute().saturating_sub(most as u32 - 1) }
     }
 
-    /// Lets intervals and minutes go that are not kept.
-    pub(super) fn expire(&mut self) {
-        let (block, minute) = self.kept();
+    /// Lets intervals and minutes go that are not kept: those before these.
+    pub(super) fn expire(&mut self, (block, minute): (u32, u32)) {
         while let Some(first) = self.blocks.front().filter(|first| first.number < block) {
             self.intervals.drain(..first.length as usize);
             self.base += u64::from(first.length);
@@ -265,7 +284,7 @@ mod tests {
             let interval =
                 Interval { end, secs: interval_secs, rate_secs: interval_secs, completeness, is_superseded: false };
             if axis.push(interval).is_cut {
-                axis.expire();
+                axis.expire(axis.kept());
             }
             let mut next = axis.base;
             for block in &axis.blocks {

@@ -31,14 +31,30 @@ fn bound(bucket: i16) -> f32 {
     if bucket == BELOW { 0.0 } else { super::codec::kept((f64::from(bucket) / FINENESS).exp2()) }
 }
 
-/// Buckets of an interval with the events in them.
+/// Buckets of an interval with the events in them, at most [`MOST`].
 type Row = Box<[(i16, f32)]>;
 
+/// The bucket that holds one, among those that are so many wide.
+fn widened(bucket: i16, width: i16) -> i16 {
+    if bucket == BELOW { BELOW } else { -(-bucket).div_euclid(width) * width }
+}
+
+/// The same events in buckets that are so many wide.
+fn coarser(row: &[(i16, f32)], width: i16) -> Vec<(i16, f32)> {
+    let mut out: Vec<(i16, f32)> = Vec::new();
+    for (own, count) in row {
+        let own = widened(*own, width);
+        match out.last_mut().filter(|(last, _)| *last == own) {
+            Some((_, known)) => *known += count,
+            None => out.push((own, *count)),
+        }
+    }
+    out
+}
+
 /// The histograms of a series.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Heat {
-    /// When somebody asked last, Unix seconds.
-    pub(super) touched: f64,
     /// By number of the interval, oldest first.
     rows: VecDeque<(u64, Row)>,
 }
@@ -53,10 +69,6 @@ pub struct HeatMap {
 }
 
 impl Heat {
-    pub(super) fn new(now: f64) -> Heat {
-        Heat { touched: now, rows: VecDeque::new() }
-    }
-
     /// Adds an interval by its values, ascending, each with its count; `oldest` is the first interval that is kept.
     pub(super) fn push(&mut self, interval: u64, values: &[(f64, f64)], oldest: u64) {
         while self.rows.front().is_some_and(|(number, _)| *number < oldest) {
@@ -69,6 +81,11 @@ impl Heat {
                 Some((_, known)) => *known += count,
                 None => row.push((own, count)),
             }
+        }
+        let mut width = 1;
+        while row.len() > MOST {
+            width *= 2;
+            row = coarser(&row, width);
         }
         self.rows.push_back((interval, row.into_boxed_slice()));
     }
@@ -87,11 +104,13 @@ impl Heat {
         if has_below {
             bounds.push(BELOW);
         }
-        let mut width = 1;
         if let (Some(least), Some(largest)) = (above().min(), above().max()) {
-            let all = (i32::from(largest) - i32::from(least) + 1) as usize;
-            width = all.div_ceil(MOST - 1);
-            bounds.extend((0..all.div_ceil(width)).map(|n| (i32::from(least) + ((n + 1) * width - 1) as i32) as i16));
+            // As wide as the widest of a row, or wider, and cut where those are.
+            let mut width = 1;
+            while (widened(largest, width) - widened(least, width)) / width >= MOST as i16 - 1 {
+                width *= 2;
+            }
+            bounds.extend((widened(least, width)..=widened(largest, width)).step_by(width as usize));
         }
         let mut counts: Vec<Option<Vec<f32>>> = vec![None; times];
         for (place, row) in placed() {
@@ -101,7 +120,7 @@ impl Heat {
                 own[at] += count;
             }
         }
-        debug_assert!(bounds.len() <= MOST && width > 0);
+        debug_assert!(bounds.len() <= MOST);
         HeatMap { bounds: bounds.into_iter().map(bound).collect(), counts }
     }
 }
@@ -112,7 +131,7 @@ mod tests {
 
     #[test]
     fn every_event_is_in_the_bucket_of_its_value() {
-        let mut heat = Heat::new(0.0);
+        let mut heat = Heat::default();
         heat.push(4, &[(1.0, 9.0)], 0);
         heat.push(5, &[(-3.0, 1.0), (0.5, 2.0), (1.0, 1.0), (1.01, 1.0), (700.0, 4.0)], 5);
         heat.push(7, &[(1e-300, 1.0), (1e300, 1.0)], 5);
@@ -128,5 +147,22 @@ mod tests {
         assert!(wide.bounds.len() <= MOST, "{}", wide.bounds.len());
         assert!(wide.bounds.windows(2).all(|two| two[0] < two[1] || two[1] == f32::MAX));
         assert_eq!(wide.counts[0].as_ref().map(|counts| counts.iter().sum()), Some(2.0));
+    }
+
+    #[test]
+    fn values_of_every_size_take_no_more_room_than_an_answer() {
+        let mut heat = Heat::default();
+        let values: Vec<(f64, f64)> =
+            (-1000..1000).map(|n| (f64::from(n).signum() * (f64::from(n) / 9.0).exp2(), 1.0)).collect();
+        heat.push(0, &values, 0);
+        assert!(heat.heap_bytes() < 1000, "{}", heat.heap_bytes());
+        let map = heat.map(1, |_| Some(0));
+        let counts = map.counts[0].as_ref().expect("a histogram");
+        let below = |bound: f32| values.iter().filter(|(value, _)| *value <= f64::from(bound)).count() as f32;
+        for (n, bound) in map.bounds.iter().enumerate().filter(|(n, _)| counts[*n] > 0.0) {
+            let events: f32 = counts[..=n].iter().sum();
+            assert!((events - below(*bound)).abs() <= 1.0, "{events} up to {bound}, and not {}", below(*bound));
+        }
+        assert_eq!(counts.iter().sum::<f32>(), 2000.0);
     }
 }

@@ -24,6 +24,30 @@ struct Path {
     track: Track,
     /// What it was since the start, where that is what is counted.
     before: f64,
+    /// What is counted: an interval without a row has none of it.
+    is_counter: bool,
+    /// Bytes of the path of the whole, of which this is what one reason has.
+    whole: Option<usize>,
+}
+
+/// What there is of a path.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) track: Track,
+    pub(super) is_counter: bool,
+    /// Of a reason: the track of all reasons. Only reasons that occur have a row.
+    pub(super) whole: Option<Track>,
+}
+
+/// A number of an account.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Number {
+    number: f64,
+    /// Whether it is counted, and since the start.
+    is_counter: bool,
+    is_total: bool,
+    /// As [`Path::whole`].
+    whole: Option<usize>,
 }
 
 /// All numbers of the ledger.
@@ -53,9 +77,9 @@ fn paths(part: &str, labels: &Labels<'_>, field: &str) -> (Option<String>, Optio
     }
 }
 
-/// Each number of a ledger with its path, and whether it counts since the start.
-fn numbers(ledger: &Ledger) -> BTreeMap<String, (f64, bool)> {
-    let mut all: BTreeMap<String, (f64, bool)> = BTreeMap::new();
+/// Each number of a ledger with its path.
+fn numbers(ledger: &Ledger) -> BTreeMap<String, Number> {
+    let mut all: BTreeMap<String, Number> = BTreeMap::new();
     ledger.each_part(&mut |part, labels, entry, value| {
         let is_counter = entry.kind == EntryKind::Counter;
         if !is_counter && entry.kind != EntryKind::Gauge {
@@ -63,13 +87,13 @@ fn numbers(ledger: &Ledger) -> BTreeMap<String, (f64, bool)> {
         }
         let is_total = is_counter && SINCE_START.contains(&part);
         let (sum, own) = paths(part, labels, entry.field);
-        let mut add = |path: &str, number: f64| {
-            let known = all.entry(path.to_string()).or_insert((0.0, is_total));
-            known.0 += number;
+        let mut add = |path: String, number: f64, whole| {
+            let none = Number { number: 0.0, is_counter, is_total, whole };
+            all.entry(path).or_insert(none).number += number;
         };
         for path in sum.iter().chain(&own) {
-            add(path, value.number());
-            value.each(&mut |reason, count| add(&format!("{path}.{reason}"), count));
+            add(path.clone(), value.number(), None);
+            value.each(&mut |reason, count| add(format!("{path}.{reason}"), count, Some(path.len())));
         }
     });
     all
@@ -78,12 +102,13 @@ fn numbers(ledger: &Ledger) -> BTreeMap<String, (f64, bool)> {
 impl LedgerTracks {
     /// Adds the account of an interval.
     pub(super) fn push(&mut self, ledger: &Ledger, block: u32, place: u32) {
-        for (path, (number, is_total)) in numbers(ledger) {
+        for (path, Number { number, is_counter, is_total, whole }) in numbers(ledger) {
             let is_new = !self.paths.contains_key(&path);
             if is_new && self.paths.len() >= MOST_PATHS {
                 continue;
             }
             let known = self.paths.entry(path).or_default();
+            (known.is_counter, known.whole) = (is_counter, whole);
             let before = if is_total { std::mem::replace(&mut known.before, number) } else { 0.0 };
             if is_total && is_new && !self.has_begun {
                 // What was counted before the history began belongs to no interval of it.
@@ -101,8 +126,14 @@ impl LedgerTracks {
         });
     }
 
-    pub(super) fn track(&self, path: &str) -> Option<Track> {
-        self.paths.get(path).map(|path| path.track.clone())
+    pub(super) fn find(&self, path: &str) -> Option<Known> {
+        let known = self.paths.get(path)?;
+        let whole = known.whole.and_then(|whole| self.paths.get(path.get(..whole)?));
+        Some(Known {
+            track: known.track.clone(),
+            is_counter: known.is_counter,
+            whole: whole.map(|whole| whole.track.clone()),
+        })
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
@@ -143,7 +174,8 @@ mod tests {
             ("memory.holders.values.bytes", (12.0, false)),
             ("completeness", (0.0, false)),
         ] {
-            assert_eq!(all.get(path), Some(&expected), "{path} of {:?}", all.keys());
+            let found = all.get(path).map(|found| (found.number, found.is_total));
+            assert_eq!(found, Some(expected), "{path} of {:?}", all.keys());
         }
     }
 }

@@ -49,6 +49,9 @@ use store::{Store, lock};
 /// A series that somebody has asked for gives way last for so many seconds.
 const LOOKED_SECS: f64 = 3600.0;
 
+/// Timers that have a heat map at a time: more than a screen shows.
+const MOST_HEATED: usize = 64;
+
 /// How much is kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistoryOptions {
@@ -83,8 +86,6 @@ struct Counts {
     refused: AtomicU64,
     /// Times that it was begun anew.
     begun_anew: AtomicU64,
-    /// When somebody asked for a heat map last, Unix seconds.
-    heated: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -94,6 +95,8 @@ struct Shared {
     writer: Mutex<Writer>,
     store: Store,
     ledger: Mutex<ledger::LedgerTracks>,
+    /// The ids of timers that have a heat map, and when somebody asked for it last, Unix seconds. Taken before a cell.
+    heated: Mutex<Vec<(u32, f64)>>,
     /// What the one who records has published.
     axis: RwLock<Arc<Axis>>,
     segments: RwLock<Arc<Segments>>,
@@ -113,8 +116,37 @@ impl Shared {
         *self.axis.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(axis);
     }
 
+    /// Changes what was published of the axis.
+    fn change_axis(&self, change: impl FnOnce(&mut Axis)) {
+        let mut axis = Axis::clone(&self.axis());
+        change(&mut axis);
+        self.set_axis(axis);
+    }
+
     fn segments(&self) -> Arc<Segments> {
         Arc::clone(&self.segments.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives a timer a heat map, and notes when somebody asked for it.
+    fn heat_up(&self, id: u32, series: &Series, now: f64) {
+        let mut heated = lock(&self.heated);
+        let warm = |entry: &mut store::Entry| {
+            let is_it = entry.series == *series;
+            if is_it && entry.heat.is_none() {
+                entry.heat = Some(Box::default());
+            }
+            is_it
+        };
+        if self.store.with(id, warm) != Some(true) {
+            return;
+        }
+        heated.retain(|(known, _)| *known != id);
+        heated.push((id, now));
+        if heated.len() > MOST_HEATED {
+            let (oldest, _) = heated.remove(0);
+            self.store.with(oldest, |entry| entry.heat = None);
+            self.counts.given_up.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn set_segments(&self, segments: Segments) {
@@ -148,6 +180,7 @@ impl History {
             writer: Mutex::new(Writer::new(axis.clone())),
             store: Store::new(),
             ledger: Mutex::default(),
+            heated: Mutex::default(),
             axis: RwLock::new(Arc::new(axis)),
             segments: RwLock::default(),
             counts: Counts::default(),
@@ -209,16 +242,14 @@ impl History {
     }
 
     /// Notes that somebody looks at a series: it gives way later than others. Who wants its heat map gets one of the intervals
-    /// from now on, as long as somebody asks every few minutes.
+    /// from now on, as long as somebody asks every few minutes; of more than [`MOST_HEATED`] timers that was asked for the longest
+    /// ago leaves.
     pub fn touch(&self, series: &Series, wants_heat: bool) {
         let Some(now) = self.last_end() else { return };
         let Some(id) = self.0.store.index.find(series) else { return };
-        self.0.store.with(id, |entry| {
-            entry.looked = now as u32;
-            if wants_heat && store::is_timer(entry.series.kind()) {
-                entry.heat.get_or_insert_with(|| Box::new(heat::Heat::new(now))).touched = now;
-                self.0.counts.heated.fetch_max(now as u64, Ordering::Relaxed);
-            }
-        });
+        self.0.store.with(id, |entry| entry.looked = now as u32);
+        if wants_heat && store::is_timer(series.kind()) {
+            self.0.heat_up(id, series, now);
+        }
     }
 }

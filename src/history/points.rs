@@ -11,7 +11,7 @@ use crate::snapshot::Aggregate;
 
 use super::axis::Axis;
 use super::codec::kept;
-use super::ledger;
+use super::ledger::{self, Known};
 use super::series::some;
 use super::store::{Layout, is_counter};
 use super::track::{Fold, MOMENTS, Shape, Track};
@@ -178,12 +178,14 @@ const SLACK: f64 = 1e-6;
 impl Grid {
     fn new(axis: &Axis, query: &PointsQuery) -> Grid {
         let in_range = |end: f64| end >= query.from - SLACK && end <= query.to + SLACK;
+        let leaving = axis.leaving();
         let begin = axis.begin().unwrap_or(f64::INFINITY);
-        let first = axis.intervals.front().map_or(u32::MAX, |first| first.minute());
+        let first = axis.intervals.get(leaving).map_or(u32::MAX, |first| first.minute());
         let old = |number: u32| number < first;
         let needs_minutes =
             query.from < begin && axis.minutes.iter().any(|minute| old(minute.number) && in_range(minute.end));
-        let count = axis.intervals.iter().filter(|interval| !interval.is_superseded && in_range(interval.end)).count();
+        let kept = axis.intervals.iter().skip(leaving);
+        let count = kept.filter(|interval| !interval.is_superseded && in_range(interval.end)).count();
         let finest = if needs_minutes { 60.0_f64.max(axis.interval_secs()) } else { axis.interval_secs() };
         let most =
             if needs_minutes { axis.minutes.iter().filter(|minute| in_range(minute.end)).count() } else { count };
@@ -217,6 +219,11 @@ impl Grid {
             }
         }
         for (n, interval) in axis.intervals.iter().enumerate() {
+            if n < leaving {
+                // Of some series it is in its minute already, of others not yet.
+                grid.of_interval[n] = grid.minute(axis, interval.minute()).map(|place| place as u32);
+                continue;
+            }
             if interval.is_superseded || !in_range(interval.end) {
                 continue;
             }
@@ -301,6 +308,22 @@ impl Grid {
             }
         });
         next(None, &mut |_| ());
+    }
+
+    /// Numbers of the ledger: of what is counted the mean of the intervals that were seen, of a level that of those that have it.
+    fn ledger(&self, known: &Known, axis: &Axis) -> Numbers {
+        let mut numbers = vec![None; self.times.len()];
+        if let Some(whole) = &known.whole {
+            self.rows(whole, ledger::SHAPE, axis, |place, _, _| numbers[place] = Some(0.0));
+        }
+        self.rows(&known.track, ledger::SHAPE, axis, |place, row, _| {
+            numbers[place] = match self.is_exact {
+                true => some(row[0]),
+                false if known.is_counter => some(row[1] / self.seen[place].max(1) as f32),
+                false => some(row[1] / row[0]),
+            };
+        });
+        numbers
     }
 }
 
@@ -395,31 +418,42 @@ impl History {
     /// # Errors
     /// If there would be too many.
     pub fn points(&self, query: &PointsQuery) -> Result<Points, TooMuch> {
-        let shared = &*self.0;
+        /// Intervals leave once in some seconds: it is enough to look again.
+        const MOST_TRIES: usize = 3;
         query.check()?;
         query.series.iter().for_each(|series| self.touch(series, query.heat));
-        let axis = shared.axis();
-        let grid = Grid::new(&axis, query);
+        let mut axis = self.0.axis();
+        let mut points = self.points_on(&axis, query);
+        for _ in 1..MOST_TRIES {
+            // Rows that left while they were looked for are in minutes, which this axis does not show.
+            let now = self.0.axis();
+            if now.first_kept() == axis.first_kept() {
+                break;
+            }
+            points = self.points_on(&now, query);
+            axis = now;
+        }
+        Ok(points)
+    }
+
+    fn points_on(&self, axis: &Axis, query: &PointsQuery) -> Points {
+        let shared = &*self.0;
+        let grid = Grid::new(axis, query);
         let mut all: Vec<SeriesPoints> =
-            query.series.iter().map(|one| self.points_of(one, &axis, &grid, query)).collect();
+            query.series.iter().map(|one| self.points_of(one, axis, &grid, query)).collect();
         let oldest =
             axis.begin().unwrap_or(0.0).min(axis.minutes.front().map_or(f64::INFINITY, |first| first.end - 60.0));
         all.iter_mut().for_each(|one| one.given_up_before = one.given_up_before.filter(|before| *before > oldest));
         let given_up = all.iter().filter_map(|one| one.given_up_before).max_by(f64::total_cmp);
-        let tracks: Vec<(String, Option<Track>)> = {
+        let paths: Vec<(String, Option<Known>)> = {
             let known = super::store::lock(&shared.ledger);
-            query.ledger.iter().map(|path| (path.clone(), known.track(path))).collect()
+            query.ledger.iter().map(|path| (path.clone(), known.find(path))).collect()
         };
-        let ledger = tracks.into_iter().map(|(path, track)| {
-            let mut numbers = vec![None; grid.times.len()];
-            if let Some(track) = track {
-                grid.rows(&track, ledger::SHAPE, &axis, |place, row, _| {
-                    numbers[place] = if grid.is_exact { some(row[0]) } else { some(row[1] / row[0]) };
-                });
-            }
-            (path, numbers)
-        });
-        Ok(Points {
+        let numbers = |known: &Known| grid.ledger(known, axis);
+        let ledger = paths
+            .into_iter()
+            .map(|(path, known)| (path, known.as_ref().map_or_else(|| vec![None; grid.times.len()], numbers)));
+        Points {
             from: query.from,
             to: query.to,
             interval: shared.options.interval_secs,
@@ -427,11 +461,11 @@ impl History {
             resolution: grid.resolution,
             completeness: grid.completeness(),
             given_up_before: given_up,
-            marks: marks(&axis, query, given_up),
+            marks: marks(axis, query, given_up),
             series: all,
             ledger: ledger.collect(),
-            times: grid.times,
-        })
+            times: grid.times.clone(),
+        }
     }
 
     fn points_of(&self, series: &Series, axis: &Axis, grid: &Grid, query: &PointsQuery) -> SeriesPoints {

@@ -149,6 +149,7 @@ impl Shared {
     /// Forgets everything, after a failure in the middle of an interval.
     fn begin_anew(&self, writer: &mut Writer) {
         self.store.clear();
+        lock(&self.heated).clear();
         *lock(&self.ledger) = Default::default();
         let mut axis = self.new_axis();
         // Numbers of intervals go on, so that nobody takes one for another.
@@ -197,7 +198,6 @@ impl Shared {
                 writer.step -= 1;
             }
             self.sweep(writer);
-            writer.axis.expire();
         }
     }
 
@@ -220,10 +220,21 @@ impl Shared {
         })
     }
 
-    /// Seals what is whole, and lets go what is too old or has to give way, series after series.
+    /// Seals what is whole, and lets go what is too old or has to give way, series after series. Readers are told before and
+    /// after it, so that they find what leaves, be it in intervals or in minutes.
     fn sweep(&self, writer: &mut Writer) {
+        let kept = writer.axis.kept();
+        self.change_axis(|axis| axis.leave(kept.0));
+        self.sweep_series(writer);
+        writer.axis.expire(kept);
+        self.change_axis(|axis| axis.expire(kept));
+        self.measure(writer);
+    }
+
+    fn sweep_series(&self, writer: &mut Writer) {
         let [ours, looked_at] = self.keep(&writer.axis, writer.step);
         let now = writer.axis.last().map_or(0.0, |last| last.end);
+        self.cool(|touched| touched + FORGOTTEN_SECS < now);
         let (cells, layouts) = (self.store.cells(), self.store.layouts());
         let newest = writer.axis.next().saturating_sub(1);
         let Writer { axis, scratch, dead, .. } = writer;
@@ -235,16 +246,13 @@ impl Shared {
                 let before = entry.heap_bytes();
                 let is_looked_at = f64::from(entry.looked) + LOOKED_SECS > now;
                 let keep = if is_looked_at { &looked_at } else { &ours };
-                let shape = layouts[usize::from(entry.layout)].shape();
+                let layout = &layouts[usize::from(entry.layout)];
+                let (shape, is_idle) = (layout.shape(), !entry.is_current(layout, newest.saturating_sub(1)));
                 if entry.track.sweep(shape, axis, keep, scratch) {
                     entry.given_up = self.given_up_at(axis, keep) as u32;
                     points += 1;
                 }
-                if entry.heat.as_ref().is_some_and(|heat| heat.touched + FORGOTTEN_SECS < now) {
-                    entry.heat = None;
-                }
                 entry.look_for_owner();
-                let is_idle = entry.last + 1 < newest;
                 let leaves = is_idle && (entry.track.is_empty() || keep.drops_head);
                 let (after, is_own) = (entry.heap_bytes(), self.is_own(&entry.series));
                 entries.bytes = (entries.bytes + after).saturating_sub(before);
@@ -265,7 +273,21 @@ impl Shared {
         self.counts.series.fetch_sub(gone, Ordering::Relaxed);
         self.counts.own.fetch_sub(own, Ordering::Relaxed);
         self.counts.given_up.fetch_add(points, Ordering::Relaxed);
-        self.measure(writer);
+    }
+
+    /// Lets heat maps go whose last reader came at such a time; how many went.
+    pub(super) fn cool(&self, is_left: impl Fn(f64) -> bool) -> usize {
+        let mut heated = lock(&self.heated);
+        let before = heated.len();
+        heated.retain(|(id, touched)| {
+            let stays = !is_left(*touched);
+            if !stays {
+                // Another series of that id has none.
+                self.store.with(*id, |entry| entry.heat = None);
+            }
+            stays
+        });
+        before - heated.len()
     }
 
     /// The time before which a track that keeps so much has nothing, Unix seconds.
@@ -325,8 +347,13 @@ impl Shared {
         usize::try_from(most.saturating_sub(self.bytes()) / NEW_BYTES).unwrap_or(usize::MAX)
     }
 
-    /// Gives way until there is no more than there may be.
+    /// Gives way until there is no more than there may be, heat maps before all else.
     fn make_room(&self, writer: &mut Writer) {
+        if self.bytes() > self.target() {
+            let gone = self.cool(|_| true);
+            self.counts.given_up.fetch_add(gone as u64, Ordering::Relaxed);
+            self.measure(writer);
+        }
         while self.bytes() > self.target() && (writer.step < LAST_STEP) {
             self.holding.memory().note_reached(crate::memory::Holder::History);
             writer.step += 1;
@@ -537,7 +564,7 @@ impl Shared {
 
     /// Adds histograms of the timers that somebody looks at.
     fn heat(&self, ids: &[(usize, u32)], snapshot: &Snapshot, at: At, axis: &Axis) {
-        if self.counts.heated.load(Ordering::Relaxed) < (at.end - FORGOTTEN_SECS) as u64 {
+        if lock(&self.heated).is_empty() {
             return;
         }
         let cells = self.store.cells();
@@ -555,7 +582,9 @@ impl Shared {
 
     /// Whether it is one of the daemon's own.
     pub(super) fn is_own(&self, series: &Series) -> bool {
-        series.name().starts_with(&self.options.own_prefix)
+        let (name, own) = (series.name().as_bytes(), self.options.own_prefix.as_bytes());
+        // As a search, which knows no case.
+        name.get(..own.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(own))
     }
 }
 
@@ -583,5 +612,5 @@ fn put(entry: &mut Entry, cell: &Cell, place: usize, layout: &Layout, row: &[f32
     // Numbers on their own, for who sorts by them.
     cell.change[place].store(change.to_bits(), Ordering::Relaxed);
     cell.rate[place].store(if extras.rate > 0.0 { extras.rate.to_bits() } else { 0 }, Ordering::Relaxed);
-    cell.last[place].store(at.number as u32, Ordering::Relaxed);
+    cell.last[place].store((at.number + u64::from(layout.every) - 1) as u32, Ordering::Relaxed);
 }

@@ -261,6 +261,8 @@ pub struct Wanted {
     /// The series of a name, as it stands.
     own_prefix: Vec<u8>,
     wants_own: bool,
+    /// What was searched for, in lower case.
+    query: Vec<u8>,
 }
 
 /// What is wrong with a search.
@@ -299,15 +301,23 @@ impl Wanted {
             lower(prefix, &mut lowered);
             lowered
         });
-        let is_own = |text: &str| text.to_lowercase().starts_with("systole");
-        let wants_own = is_own(query.trim()) || prefix.as_ref().is_some_and(|prefix| prefix.starts_with(b"systole"));
-        Ok(Wanted { words: words.collect(), kind, prefix, own_prefix: Vec::new(), wants_own })
+        let mut lowered = Vec::new();
+        lower(query.trim(), &mut lowered);
+        let own_prefix = Vec::new();
+        let wanted = Wanted { words: words.collect(), kind, prefix, own_prefix, wants_own: false, query: lowered };
+        Ok(Wanted { wants_own: wanted.begins(b"systole"), ..wanted })
+    }
+
+    /// Whether it asks for names that begin so.
+    fn begins(&self, own: &[u8]) -> bool {
+        self.query.starts_with(own) || self.prefix.as_ref().is_some_and(|prefix| prefix.starts_with(own))
     }
 
     /// Leaves out the daemon's own series, which begin so, unless they are asked for.
     pub(super) fn without(mut self, own_prefix: &str) -> Wanted {
         lower(own_prefix, &mut self.own_prefix);
-        self.wants_own |= self.prefix.as_ref().is_some_and(|prefix| prefix.starts_with(&self.own_prefix));
+        let stem = self.own_prefix.strip_suffix(b".").unwrap_or(&self.own_prefix);
+        self.wants_own |= self.begins(stem);
         self
     }
 

@@ -227,7 +227,7 @@ impl Shared {
     }
 
     fn describe(&self, id: u32, entry: &Entry, layout: &Layout, newest: u64) -> SeriesInfo {
-        let is_current = entry.last >= newest;
+        let is_current = entry.is_current(layout, newest);
         let (cell, place) = super::store::place_of(id);
         let rate = self.store.cells().get(cell).map(|cell| f32::from_bits(cell.rate[place].load(Ordering::Relaxed)));
         let has_rate = is_counter(entry.series.kind()) || layout.is_timer;
@@ -349,9 +349,10 @@ impl History {
         let shared = &*self.0;
         let (segments, cells) = (shared.segments(), shared.store.cells());
         let ids = search::of_name(&segments, &cells, series.kind(), series.name(), MOST_SIBLINGS);
-        let newest = axis.next().saturating_sub(1);
+        let (layouts, newest) = (shared.store.layouts(), axis.next().saturating_sub(1));
         let look = |entry: &mut Entry| {
-            let now = some(entry.shown).filter(|_| entry.last >= newest);
+            let layout = layouts.get(usize::from(entry.layout))?;
+            let now = some(entry.shown).filter(|_| entry.is_current(layout, newest));
             (entry.series.name() == series.name()).then(|| (entry.series.clone(), now))
         };
         let siblings: Vec<_> = ids.into_iter().filter_map(|id| shared.store.with(id, look)?).collect();

@@ -79,6 +79,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Whether its last number is that of an interval: it may be flushed every few of them.
+    pub(super) fn is_current(&self, layout: &Layout, interval: u64) -> bool {
+        self.last + u64::from(layout.every) > interval
+    }
+
     /// Looks whether somebody beside this and the index has its key.
     pub(super) fn look_for_owner(&mut self) {
         self.owns_key = self.series.holders() <= 2;
@@ -96,7 +101,8 @@ impl Entry {
 pub(super) struct Cell {
     pub(super) entries: Mutex<Entries>,
     /// By place: values or events a second, how much the shown number differs from the usual, the number of the last interval
-    /// (modulo 2^32), and when it came (Unix seconds).
+    /// that these are of (modulo 2^32), which a series that is flushed every few intervals may have ahead, and when it came (Unix
+    /// seconds).
     pub(super) rate: [AtomicU32; PLACES],
     pub(super) change: [AtomicU32; PLACES],
     pub(super) last: [AtomicU32; PLACES],
@@ -160,7 +166,8 @@ impl Index {
     }
 
     fn part(&self, hash: u64) -> MutexGuard<'_, Part> {
-        lock(&self.0[(hash >> 56) as usize % PARTS])
+        // Tables tell keys apart by the highest bits, and place them by the lowest.
+        lock(&self.0[(hash >> 40) as usize % PARTS])
     }
 
     pub(super) fn find(&self, series: &Series) -> Option<u32> {

@@ -383,3 +383,80 @@ fn gauges_tell_repeats_from_updates_and_heat_maps_begin_when_they_are_asked_for(
     let sums: Vec<Option<f32>> = heat.counts.iter().map(|row| row.as_ref().map(|row| row.iter().sum())).collect();
     assert_eq!(sums, [None, None, None, Some(3.0), Some(3.0), Some(3.0)]);
 }
+
+#[test]
+fn a_reason_that_did_not_occur_is_0_and_coarse_numbers_are_means_of_all_intervals() {
+    let history = History::new(HistoryOptions::default(), &Memory::unlimited());
+    for n in 1..=12 {
+        let mut snapshot = closed(n, 60_000.0 + 10.0 * n as f64, 10.0);
+        if n == 3 {
+            snapshot.ledger.lines.malformed.count(crate::protocol::Reason::ALL[0], 60);
+        }
+        history.add(&snapshot);
+    }
+    let path = format!("lines.malformed.{}", crate::protocol::Reason::ALL[0].name());
+    let ask = |step| {
+        let ledger = vec![path.clone(), "lines.malformed.nothing".into()];
+        let query = PointsQuery { ledger, from: 60_000.0, to: 60_120.0, step, ..PointsQuery::default() };
+        let mut points = history.points(&query).expect("few points");
+        assert!(points.ledger["lines.malformed.nothing"].iter().all(Option::is_none));
+        points.ledger.remove(&path).expect("it was asked for")
+    };
+    let exact: Vec<Option<f32>> = (1..=12).map(|n| Some(if n == 3 { 60.0 } else { 0.0 })).collect();
+    assert_eq!((ask(None), ask(Some(60.0))), (exact, vec![Some(10.0), Some(0.0)]));
+}
+
+#[test]
+fn heat_maps_give_way_before_all_else_and_64_timers_have_one() {
+    let memory = Memory::new(LEAST_MAX_MEMORY);
+    // A quarter of its share: heat maps alone take more than that.
+    memory.set_level(crate::memory::Level::Samples);
+    let history = History::new(HistoryOptions::default(), &memory);
+    let all: Vec<Series> = (0..=MOST_HEATED).map(|n| Series::new(Kind::Timer, &format!("t.{n}"), &[])).collect();
+    let values: Vec<f64> = (0..64).map(|n| (f64::from(n) / 2.0).exp2()).collect();
+    let (mut most, mut gone) = (0, false);
+    for n in 1..=400 {
+        let timers = all.iter().map(|series| timer(series, &values)).collect();
+        history.add(&Snapshot { timers, ..closed(n, 1_700_000_000.0 + 10.0 * n as f64, 10.0) });
+        let heated = lock(&history.0.heated).len();
+        (most, gone) = (most.max(heated), gone || n > 1 && heated == 0);
+        // The first is asked for once, and makes room for the last.
+        all.iter().skip(usize::from(n > 1)).for_each(|series| history.touch(series, true));
+        assert!(memory.bytes(Holder::History) <= memory.cap(Holder::History) / 4, "{n}");
+    }
+    assert!(most == MOST_HEATED && gone, "{most}");
+    let to = history.last_end().expect("intervals");
+    let points = history.points(&query(vec![all[0].clone()], to - 3500.0, to, Some(10.0))).expect("few points");
+    assert!(points.given_up_before.is_none() && points.series[0].fields["p99"].iter().all(Option::is_some));
+}
+
+#[test]
+fn readers_miss_nothing_while_intervals_become_minutes() {
+    let options = HistoryOptions { intervals: 60, minutes: 120, ..HistoryOptions::default() };
+    let history = History::new(options, &Memory::unlimited());
+    let series: Vec<Series> = (0..2000).map(|n| Series::new(Kind::Gauge, &format!("g.{n}"), &[])).collect();
+    let record = |n: u64| {
+        let end = 1_700_000_000.0 + 10.0 * n as f64;
+        let gauge = |series: &Series| GaugePoint { series: series.clone(), gauge: Gauge::absolute(n as f64, end) };
+        history.add(&Snapshot { gauges: series.iter().map(gauge).collect(), ..closed(n, end, 10.0) });
+    };
+    (1..=200).for_each(record);
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (201..=500).for_each(record);
+            is_done.store(true, Ordering::Relaxed);
+        });
+        while !is_done.load(Ordering::Relaxed) {
+            let to = history.last_end().expect("intervals");
+            for (secs, series) in [(590.0, &series[0]), (590.0, &series[1999]), (1500.0, &series[0])] {
+                let points = history.points(&query(vec![series.clone()], to - secs, to, None)).expect("few points");
+                let missing: Vec<f64> = (points.times.iter().zip(&points.series[0].fields["value"]))
+                    .filter(|(_, value)| value.is_none())
+                    .map(|(time, _)| to - time)
+                    .collect();
+                assert!(missing.is_empty(), "{series} of {secs} s: {missing:?} s before the end");
+            }
+        }
+    });
+}

@@ -306,7 +306,7 @@ accounts! {
         /// Intervals that did not get into the history because it was busy; they are shown as missing.
         Counter intervals_missed: u64, series("history.intervals_missed"), rare(),
             metric("systole_history_intervals_missed");
-        /// Times that a series gave up a part of its history because memory was short.
+        /// Times that a series gave up a part of its history because memory was short, or its heat map for another's.
         Counter given_up: u64, series("history.given_up"), rare(), metric("systole_history_given_up");
         /// Points of series for which the history had no room.
         Counter points_refused: u64, series("history.points_refused"), rare(), metric("systole_history_points_refused");
