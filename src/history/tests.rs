@@ -301,7 +301,7 @@ fn a_search_finds_what_a_naive_one_finds_page_by_page() {
 
 #[test]
 fn of_what_does_not_fit_the_least_looked_at_gives_way_first_and_bytes_stay_below_the_share() {
-    let memory = Memory::new(LEAST_MAX_MEMORY);
+    let memory = Memory::new(LEAST_MAX_MEMORY / 8);
     let history = History::new(HistoryOptions::default(), &memory);
     let mut random = Random(5);
     let series: Vec<Series> = (0..4000).map(|n| Series::new(Kind::Gauge, &format!("g.{n}"), &[])).collect();

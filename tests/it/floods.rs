@@ -130,6 +130,7 @@ fn graphite() -> (SocketAddr, Arc<Mutex<Heard>>) {
 }
 
 fn config(dir: &Path, max_memory_mib: u64, graphite: SocketAddr) -> String {
+    // The history keeps, within its share, what a flood has left in it: it has tests of its own.
     // What waits in the kernel at the end is read before anything is looked at: not much, where a debug build reads it.
     let buffer = if cfg!(debug_assertions) { "256KiB" } else { "16MiB" };
     format!(
@@ -138,7 +139,7 @@ fn config(dir: &Path, max_memory_mib: u64, graphite: SocketAddr) -> String {
          [[listen]]\nurl = \"unix://{}\"\n\
          [[sink]]\ntype = \"graphite\"\naddress = \"{graphite}\"\ninclude = [\"known.*\", \"systole.overflow\"]\n\
          [[sink]]\ntype = \"prometheus\"\naddress = \"127.0.0.1:0\"\nttl = \"2s\"\n\
-         [http]\naddress = \"127.0.0.1:0\"\n[presence]\nmisses = 2\ngrace = \"500ms\"\nforget_service = \"100ms\"\nforget_down = \"100ms\"\n",
+         [http]\naddress = \"127.0.0.1:0\"\n[history]\nenabled = false\n[presence]\nmisses = 2\ngrace = \"500ms\"\nforget_service = \"100ms\"\nforget_down = \"100ms\"\n",
         dir.join("known").display()
     )
 }

@@ -649,7 +649,7 @@ fn clients_that_do_not_read_hold_little_and_harm_nobody() {
     let _alone = alone();
     let dir = tempfile::tempdir().expect("a folder");
     let config = "interval = \"15s\"\nself_metrics = false\nmax_series = 1000000\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n\
-                  [[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n";
+                  [[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n[history]\nenabled = false\n[presence]\nenabled = false\n";
     let daemon = Daemon::start(dir.path(), config);
     let to = daemon.http.expect("HTTP");
     let count = size("SYSTOLE_TEST_UNREAD_SERIES", 100_000);

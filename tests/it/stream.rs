@@ -90,7 +90,7 @@ fn what_happens_is_in_the_journal_with_its_kind_and_level() {
     for (query, says) in [
         ("limit=0", "`limit` is a whole number of 1 to 1000"),
         ("kind=events", "`kind` is one of event, service_check"),
-        ("since=x", "`since` is the id of an event"),
+        ("since=x", "`since` is a whole number"),
     ] {
         let (code, body) = daemon.get(&format!("/api/v1/events?{query}"));
         assert!(code == 400 && body.contains(says), "{query}: {code} {body}");
@@ -238,7 +238,7 @@ fn a_stream_has_the_intervals_the_ledger_and_what_happens() {
     assert!(next.data["sequence"].as_u64() > interval.data["sequence"].as_u64());
     // Others have what they asked for alone.
     let first = chosen.next().expect("a message");
-    assert_eq!(first.name, "presence");
+    assert!(["presence", "event"].contains(&&*first.name), "{}", first.name);
     let of_client = chosen.find("the event", |message| message.data["kind"] == "event");
     assert_eq!(of_client.data["title"], "deploy");
     // Who comes back gets what happened since.
