@@ -7,12 +7,16 @@ the terminal as it was after q, a signal, a suspension and a panic. Then the tab
 --faulty is a build with the feature `internals`, which can be made to panic.
 """
 import argparse
+import fcntl
 import os
+import pty
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import tempfile
+import termios
 import threading
 import time
 
@@ -51,8 +55,8 @@ class Feeder:
 class Tmux:
     """A server of its own with one window, in which a shell runs."""
 
-    def __init__(self, folder, columns, rows, environment):
-        self.socket = f"{folder}/tmux"
+    def __init__(self, folder, columns, rows, environment, name="tmux"):
+        self.socket = f"{folder}/{name}"
         self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", str(rows), "env", "PS1=$ ", "sh",
                   env={**os.environ, "LC_ALL": "C.UTF-8", "ENV": "", **environment})
         self.wait("the prompt of the shell", lambda screen: screen.startswith("$"))
@@ -158,7 +162,8 @@ def views(tmux):
     screen = tmux.wait("by name", lambda screen: "NAME▴" in screen and "pool.in_use" in screen)
     holds("sorted by name", screen.index("api.requests;route=/cart") < screen.index("pool.in_use"), screen)
     tmux.keys("r")
-    tmux.wait("reversed", lambda screen: "NAME▾" in screen and screen.index("pool.in_use") < screen.index("api.requests;route=/cart"))
+    # Series of the daemon itself are among them: not all have room.
+    tmux.wait("reversed", lambda screen: "NAME▾" in screen and "users" in row(screen, 9) and "api.requests" not in row(screen, 10))
     tmux.keys("r", "s", "s", "s", "Down")
     selected = tmux.wait("selected", lambda screen: re.search(r"^ >", row(screen, 10), re.M))
     tmux.keys("Enter")
@@ -185,19 +190,36 @@ def pause(tmux):
     tmux.see("LIVE")
 
 
-def answers_keys(tmux):
-    """How long a key takes to show, by way of two processes of tmux."""
+def milliseconds(tmux, keys):
+    """The median time from a key to its text on the screen, by way of two processes of tmux."""
     took = []
-    for n in range(20):
-        key, text = [("2", "[2] Senders"), ("1", "[1] Series")][n % 2]
+    for key, text in keys:
         started = time.monotonic()
         tmux.keys(key)
         while text not in tmux.screen():
             if time.monotonic() - started > 5:
                 raise SystemExit(f"FAILED: {text} does not come\n{tmux.screen()}")
         took.append((time.monotonic() - started) * 1e3)
-    took.sort()
-    holds(f"a key is answered within 50 ms (median {took[10]:.0f} ms, least {took[0]:.0f} ms)", took[0] <= 50)
+    return statistics.median(took)
+
+
+def answers_keys(tmux, folder):
+    """How much longer a key takes than at a program that only writes it: what tmux and a busy machine take is in both."""
+    control = Tmux(folder, 80, 24, {}, "control")
+    try:
+        control.run("clear; stty -icanon -echo; cat")
+        control.wait("the control", lambda screen: not screen.strip())
+        # In turns, so that both meet the same load.
+        rounds = []
+        for n in range(8):
+            plain = milliseconds(control, [("x", "x" * (3 * n + k)) for k in (1, 2, 3)])
+            rounds.append((milliseconds(tmux, [("2", "[2] Senders"), ("1", "[1] Series"), ("2", "[2] Senders")]), plain))
+            tmux.keys("1")
+            tmux.see("[1] Series")
+    finally:
+        control.end()
+    own, plain = (statistics.median(column) for column in zip(*rounds))
+    holds(f"a key is answered within 50 ms: median {own:.0f} ms, {plain:.0f} ms of it at a program that only writes it", own - plain <= 50)
 
 
 def writes_little(tmux, folder):
@@ -264,6 +286,28 @@ def ends(tmux, command, faulty, before):
         print("ok: the terminal is as it was after a panic, which is told", flush=True)
 
 
+def hangs_up(folder, command):
+    """The end of the terminal is the end of it: with the signal, and without one, where the shell is not there to pass it on."""
+    for has_signal in [True, False]:
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (50, 200))
+        # Only of its own terminal a session hears that it is gone.
+        take = (lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if has_signal else None
+        top = subprocess.Popen(command.split(), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=take, cwd=folder)
+        os.close(theirs)
+        try:
+            shown = b""
+            while b"LIVE" not in shown:
+                shown += os.read(ours, 65536)
+            os.close(ours)
+            top.wait(timeout=10)
+        finally:
+            if top.poll() is None:
+                top.kill()
+                top.wait()
+    print("ok: it ends with its terminal", flush=True)
+
+
 def plain(tmux, command):
     tmux.run(f"clear; LC_ALL=C NO_COLOR=1 {command}")
     tmux.see("LIVE", "checkout.latency")
@@ -315,11 +359,12 @@ def main():
             first_screens(tmux)
             views(tmux)
             pause(tmux)
-            answers_keys(tmux)
+            answers_keys(tmux, folder)
             writes_little(tmux, folder)
             sizes(tmux)
             outage(tmux, daemon)
             ends(tmux, command, faulty, before)
+            hangs_up(folder, command)
             plain(tmux, command)
             console(tmux, systole, folder)
         finally:
