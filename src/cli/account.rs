@@ -245,8 +245,13 @@ pub(super) fn sinks(status: &Value) -> Vec<SinkState> {
             }
         };
         let also = if waits.is_empty() { String::new() } else { format!("; {waits}") };
+        // A delivery that succeeds names what it left out as an error, too. An older daemon does not say when it failed.
+        let is_failing = match sink["last_failure"].as_f64() {
+            Some(last_failure) => last_failure > last_success,
+            None => is_late || queued + spooled > 0 || last_success == 0.0,
+        };
         let (flow, text) = match error {
-            Some(error) if is_late || queued + spooled > 0 || last_success == 0.0 => {
+            Some(error) if is_failing => {
                 let since = if last_success > 0.0 {
                     format!("nothing since {}", clock(last_success))
                 } else {
@@ -322,7 +327,9 @@ mod tests {
             "a": {"last_success": 1000.0, "queued": 3, "last_error": null, "oldest_waiting": 1000.0},
             "b": {"last_success": 1000.0, "spooled": 3212, "last_error": null, "oldest_waiting": 500.0},
             "c": {"last_success": 940.0, "queued": 5, "last_error": "connection refused", "dropped": {"queue_full": 2}},
-            "d": {"last_success": 0.0}}});
+            "d": {"last_success": 0.0},
+            "e": {"last_success": 1000.0, "last_failure": 10.0, "queued": 5, "last_error": "1 record cannot be encoded"},
+            "f": {"last_success": 940.0, "last_failure": 1000.0, "last_error": "connection refused"}}});
         let all = sinks(&status);
         let said: Vec<_> = all.iter().map(|sink| (sink.flow, sink.text.as_str())).collect();
         assert_eq!(
@@ -332,6 +339,8 @@ mod tests {
                 (Flow::Behind, "catching up, 3,212 records on disk"),
                 (Flow::Failing, "takes nothing since 00:15:40: connection refused; 5 records wait"),
                 (Flow::Idle, "nothing to deliver yet"),
+                (Flow::Behind, "left something out: 1 record cannot be encoded"),
+                (Flow::Failing, "takes nothing since 00:15:40: connection refused"),
             ]
         );
         assert_eq!(all[2].dropped, 2);

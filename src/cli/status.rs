@@ -25,8 +25,9 @@ const MAX_ROWS: usize = 8;
 
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 nothing is wrong; 1 a warning, a part that does not work, a sink that takes nothing, or an \
-                        equation of the ledger that does not hold; 2 the daemon does not answer, or wants a token."
+    after_help = "Exit codes: 0 nothing is wrong; 1 data is lost, a warning, a part that does not work, a sink that takes nothing, \
+                        or an equation of the ledger that does not hold; 2 the daemon does not answer, or wants a token. \
+                        A service that is down is shown, but is not the daemon's fault: for it there is `systole presence check`."
 )]
 pub(super) struct StatusArgs {
     /// As JSON, as the daemon gives it
@@ -71,11 +72,21 @@ fn pretty(value: &Value) -> String {
     text.lines().map(|line| format!("{}\n", Escaped(line))).collect()
 }
 
+/// Whether the verdict has something of the daemon itself that is an error. What it says of the services it watches is theirs.
+fn has_error(status: &Value) -> bool {
+    let given = &status["verdict"];
+    if !given.is_object() {
+        return account::verdict(status).grade == Grade::Bad;
+    }
+    let pills = given["pills"].as_array().into_iter().flatten();
+    std::iter::once(given).chain(pills).any(|found| found["level"] == "error" && found["about"] != "presence")
+}
+
 /// Whether a script should be told.
 fn is_wrong(status: &Value) -> bool {
     let is_off = account::lines(status).off() != 0 || account::samples(status).off() != 0;
     let fails = account::sinks(status).iter().any(|sink| sink.flow == Flow::Failing);
-    account::verdict(status).grade == Grade::Bad
+    has_error(status)
         || !account::warnings(status).is_empty()
         || !account::broken_parts(status).is_empty()
         || is_off
@@ -293,7 +304,16 @@ mod tests {
              Parts      all 1 work\n"
         );
         assert!(report(&fine(), None, false).is_ascii());
-        assert!(!is_wrong(&fine()), "a service that is degraded is not the daemon's fault");
+        assert!(!is_wrong(&fine()));
+        for (about, is_ours) in [("presence", false), ("loss", true)] {
+            let mut status = fine();
+            status["verdict"]["level"] = json!("error");
+            status["verdict"]["about"] = json!(about);
+            assert_eq!(is_wrong(&status), is_ours, "a service that is down is not the daemon's fault");
+            status["verdict"] =
+                json!({"level": "error", "about": "presence", "pills": [{"level": "error", "about": about}]});
+            assert_eq!(is_wrong(&status), is_ours);
+        }
     }
 
     #[test]
