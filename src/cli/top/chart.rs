@@ -158,13 +158,17 @@ fn draw_plot(screen: &mut Screen, plot: Rect, history: &History, series: &Series
             let (x, y) = ((time - from) / (to - from) * across, (value - bottom) / (top - bottom) * up);
             (x.round() as i64, y.round() as i64)
         };
+        // Where nobody looked, coarse times are further apart and have no points of their own.
+        let most = if history.step > 0.0 { history.step * 1.5 } else { f64::INFINITY };
         for track in &tracks {
-            let mut before = None;
+            let mut before: Option<(f64, (i64, i64))> = None;
             for (time, point) in history.times.iter().zip(track.points) {
-                let here = point.filter(|value| value.is_finite()).map(|value| place_of(*time, value));
+                let here = point.filter(|value| value.is_finite()).map(|value| (*time, place_of(*time, value)));
                 match (before, here) {
-                    (Some(before), Some(here)) => dots.join(before, here, track.style),
-                    (None, Some(here)) => dots.set(here.0, here.1, track.style),
+                    (Some((then, before)), Some((_, here))) if time - then <= most => {
+                        dots.join(before, here, track.style)
+                    }
+                    (_, Some((_, here))) => dots.set(here.0, here.1, track.style),
                     (_, None) => {}
                 }
                 before = here;

@@ -230,24 +230,24 @@ impl App {
         self.wish.clone()
     }
 
-    /// Takes an answer to the wish of a number, at `now` Unix seconds.
-    pub(super) fn take(&mut self, number: u64, answered: Answered, now: f64) {
-        // The chart, the prefixes and the explanation of an earlier wish are of something else.
-        let is_stale = number != 0 && number < self.wish.number;
-        let is_own = matches!(
-            answered,
-            Answered::Chart(_)
-                | Answered::Details(_)
-                | Answered::Prefixes(_)
-                | Answered::Explained(_)
-                | Answered::Series(_)
-        );
-        if is_stale && is_own {
+    /// Takes an answer to a wish, at `now` Unix seconds.
+    pub(super) fn take(&mut self, of: &Wish, answered: Answered, now: f64) {
+        // What was asked for by another choice is of something else; of the same choice it is good, whatever else has changed.
+        let wish = &self.wish;
+        let (is_own, is_wished) = match answered {
+            Answered::Series(_) => (true, of.query == wish.query && of.order == wish.order),
+            Answered::Chart(_) => (true, of.chart == wish.chart && of.reach_secs == wish.reach_secs),
+            Answered::Details(_) => (true, of.chart == wish.chart),
+            Answered::Prefixes(_) => (true, of.sender == wish.sender),
+            Answered::Explained(_) => (true, of.line == wish.line),
+            _ => (false, true),
+        };
+        if !is_wished {
             return;
         }
         if let Some((data, paused_at)) = &mut self.frozen_data
             && is_own
-            && number > *paused_at
+            && of.number > *paused_at
         {
             put(data, answered.clone(), now);
         }

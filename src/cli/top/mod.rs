@@ -1,7 +1,8 @@
 //! `systole top`: a running daemon in a terminal. It asks the API over HTTP once an interval, of this machine or another
 //! ([`source`]), keeps the last answers ([`model`]), and draws them ([`draw`]); a key changes what is shown ([`keys`]).
 //!
-//! Three threads: one asks, one reads keys, this one draws. Only cells that have changed are written, in one piece.
+//! One thread asks, one reads keys, one waits for the end of the terminal, this one draws. Only cells that have changed are
+//! written, in one piece.
 
 mod chart;
 mod draw;
@@ -24,6 +25,7 @@ use clap::Args;
 use ratatui::Terminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::layout::{Position, Rect};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -41,6 +43,9 @@ use terminal::{Ours, Out};
 /// How often the beat of the first line is drawn while nothing else happens.
 const BEAT: Duration = Duration::from_millis(500);
 
+/// The wait for the loop to end when the terminal is gone.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
 #[derive(Args)]
 #[command(
     after_help = "Keys: 1-7 views, arrows select, enter opens, s sorts, / filters, space freezes, e explains a line, ? help, q quits. \
@@ -55,11 +60,11 @@ pub(super) struct TopArgs {
 #[derive(Debug)]
 enum Message {
     Input(Event),
-    /// An answer, and the number of the wish that it is for.
-    Answered(u64, Answered),
+    /// An answer, and the wish that it is for.
+    Answered(Box<Wish>, Answered),
     /// SIGTSTP.
     Suspend,
-    /// SIGTERM, SIGINT or SIGHUP, or no terminal any more.
+    /// SIGTERM, SIGINT or SIGHUP, no terminal any more, or the end of another thread.
     Stop,
 }
 
@@ -89,7 +94,7 @@ fn show(args: &TopArgs, client: DaemonClient) -> Result<(), String> {
     let (wishes, wished) = watch::channel(app.wish());
     ask_beside(client, wished, out.clone())?;
     let (_ours, mut terminal) = Ours::take().map_err(|error| format!("cannot use the terminal: {error}"))?;
-    read_keys(out).map_err(|error| error.to_string())?;
+    watch_terminal(out.clone()).and_then(|()| read_keys(out)).map_err(|error| error.to_string())?;
     draw_on(&mut app, &mut terminal, &messages, &wishes).map_err(|error| format!("cannot draw: {error}"))
 }
 
@@ -105,6 +110,7 @@ fn ask_beside(client: DaemonClient, wished: watch::Receiver<Wish>, out: Sender<M
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let asks = move || {
+        let _end = End(out.clone());
         runtime.block_on(async {
             let ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
             for kind in ends {
@@ -126,18 +132,44 @@ fn pass(kind: SignalKind, out: Sender<Message>, message: fn() -> Message) {
     tokio::spawn(async move { while signals.recv().await.is_some() && out.send(message()).is_ok() {} });
 }
 
+/// Ends the loop when the thread that has it ends, by a panic as well.
+struct End(Sender<Message>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Without a loop there is nothing to end.
+        let _ = self.0.send(Message::Stop);
+    }
+}
+
 /// A thread that reads keys and sizes. It ends with the process.
 fn read_keys(out: Sender<Message>) -> io::Result<()> {
     let reads = move || {
+        let end = End(out);
         while let Ok(event) = event::read() {
-            if out.send(Message::Input(event)).is_err() {
+            if end.0.send(Message::Input(event)).is_err() {
                 return;
             }
         }
-        // Nobody is at the terminal any more.
-        let _ = out.send(Message::Stop);
     };
     std::thread::Builder::new().name("keys".into()).spawn(reads).map(drop)
+}
+
+/// A thread that ends the loop when nobody is at the terminal any more. The one that reads keys would not hear of it: its
+/// reader takes the end of the input for no input, and tries again at once and for ever.
+fn watch_terminal(out: Sender<Message>) -> io::Result<()> {
+    let watches = move || {
+        let end = End(out);
+        let stdout = io::stdout();
+        // Without a wish for events only an end is reported.
+        let mut of = [PollFd::new(&stdout, PollFlags::empty())];
+        while matches!(poll(&mut of, None), Ok(0) | Err(rustix::io::Errno::INTR)) {}
+        drop(end);
+        // Whatever the loop waits for: nobody is there to see it.
+        std::thread::sleep(LAST_WAIT);
+        std::process::exit(i32::from(FAILED));
+    };
+    std::thread::Builder::new().name("terminal".into()).spawn(watches).map(drop)
 }
 
 /// Draws whenever something has changed, until somebody quits.
@@ -148,6 +180,10 @@ fn draw_on(
     wishes: &watch::Sender<Wish>,
 ) -> io::Result<()> {
     loop {
+        if !terminal::is_ours() {
+            // Another thread has panicked, and told it.
+            return Err(io::Error::other("a thread has failed"));
+        }
         terminal.draw(|frame| draw::draw(frame.buffer_mut(), app, unix_now()))?;
         // What has room, and what is selected, is known after drawing.
         let wish = app.wish();
@@ -181,8 +217,8 @@ fn take(app: &mut App, message: Message) -> Action {
         // Whatever the new size is, drawing finds it out.
         Message::Input(Event::Resize(..)) => Action::Draw,
         Message::Input(_) => Action::Nothing,
-        Message::Answered(number, answered) => {
-            app.take(number, answered, unix_now());
+        Message::Answered(of, answered) => {
+            app.take(&of, answered, unix_now());
             Action::Draw
         }
         Message::Suspend => Action::Suspend,

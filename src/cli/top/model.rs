@@ -15,6 +15,8 @@ use super::losses::{Loss, losses};
 const OWN_READINGS: usize = 120;
 /// How long a loss stays in the first line, in seconds.
 const LOSS_STAYS: f64 = 60.0;
+/// Numbers of the history are off by less than one in so many.
+const ROUNDING: u64 = 1_000_000;
 /// Raw lines that are kept.
 const RAW_LINES: usize = 500;
 
@@ -519,7 +521,12 @@ impl Data {
                 point.unwrap_or(0.0).max(0.0).round() as u64
             };
             let parts = account::LINE_PARTS.map(|(name, field)| (name, of(&format!("lines.{field}"))));
-            Some(Equation { whole: of("lines.read"), parts: parts.to_vec() })
+            let closed = Equation { whole: of("lines.read"), parts: parts.to_vec() };
+            // The history keeps single precision, each number rounded for itself. Where the exact sums agree, that is all.
+            let is_rounded = closed.off().unsigned_abs() <= u128::from(closed.whole / ROUNDING);
+            let is_exact = account::lines(self.status()).off() == 0;
+            let sum: u64 = closed.parts.iter().map(|(_, n)| n).sum();
+            Some(if is_rounded && is_exact { Equation { whole: sum, ..closed } } else { closed })
         });
         match (closed, &self.fresh) {
             (Some(closed), _) => (closed, ""),

@@ -40,6 +40,8 @@ pub(super) const SPARK_SECS: f64 = 300.0;
 /// Reach of a chart until another is chosen, and the shortest, in seconds.
 pub(super) const FIRST_REACH: f64 = 1800.0;
 const LEAST_REACH: f64 = 60.0;
+/// Most points that the first lines ask for.
+const LEDGER_POINTS: f64 = 1000.0;
 /// Intervals that the sparklines of the first lines have.
 const TILE_INTERVALS: f64 = 44.0;
 
@@ -64,7 +66,7 @@ pub(super) struct Wish {
     pub(super) blocks: bool,
 }
 
-/// An answer, for the wish of this number.
+/// An answer to a part of a wish.
 #[derive(Clone, Debug)]
 pub(super) enum Answered {
     Status { status: Value, ahead: f64 },
@@ -89,6 +91,8 @@ pub(super) fn unix_now() -> f64 {
 /// Asks until nobody listens to the answers any more.
 pub(super) async fn ask_on(client: DaemonClient, mut wishes: watch::Receiver<Wish>, out: Sender<Message>) {
     let mut failures = 0;
+    // What the last round has asked for.
+    let mut known = wishes.borrow().clone();
     let mut clock = DaemonClock { ahead: 0.0, interval: 10.0, uptime: 0.0 };
     loop {
         let wait = match status(&client).await {
@@ -98,25 +102,28 @@ pub(super) async fn ask_on(client: DaemonClient, mut wishes: watch::Receiver<Wis
                 let (interval, uptime) = (number("interval", 10.0).max(0.001), number("uptime_secs", f64::MAX));
                 clock = DaemonClock { ahead, interval, uptime };
                 let tick = status["as_of"].as_f64();
-                let sent = out.send(Message::Answered(wishes.borrow().number, Answered::Status { status, ahead }));
+                let sent =
+                    out.send(Message::Answered(Box::new(wishes.borrow().clone()), Answered::Status { status, ahead }));
                 if sent.is_err() {
                     return;
                 }
-                round(&client, &mut wishes, &out, clock).await;
+                match round(&client, &mut wishes, &out, clock).await {
+                    Some(asked) => known = asked,
+                    None => return,
+                }
                 until_next(tick, clock.interval, unix_now() + ahead)
             }
             Err((why, is_refusal)) => {
                 let wait = RETRIES[failures.min(RETRIES.len() - 1)];
                 failures += 1;
                 let trouble = Trouble { why, is_refusal, again: unix_now() + wait };
-                if out.send(Message::Answered(0, Answered::Trouble(trouble))).is_err() {
+                if out.send(Message::Answered(Box::new(known.clone()), Answered::Trouble(trouble))).is_err() {
                     return;
                 }
                 wait
             }
         };
         let next = tokio::time::Instant::now() + Duration::from_secs_f64(wait);
-        let mut known = wishes.borrow_and_update().clone();
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => break,
@@ -148,17 +155,18 @@ fn until_next(tick: Option<f64>, interval: f64, now: f64) -> f64 {
     wait.clamp(ROUND.0 / 2.0, ROUND.1)
 }
 
-/// All that is wished, anew if the wish changes meanwhile.
-async fn round(client: &DaemonClient, wishes: &mut watch::Receiver<Wish>, out: &Sender<Message>, clock: DaemonClock) {
+/// All that is wished, anew if the wish changes meanwhile; the wish that was asked for, or nothing if nobody wishes any more.
+async fn round(
+    client: &DaemonClient,
+    wishes: &mut watch::Receiver<Wish>,
+    out: &Sender<Message>,
+    clock: DaemonClock,
+) -> Option<Wish> {
     loop {
         let wish = wishes.borrow_and_update().clone();
         tokio::select! {
-            () = parts(client, &wish, None, out, clock) => return,
-            changed = wishes.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
+            () = parts(client, &wish, None, out, clock) => return Some(wish),
+            changed = wishes.changed() => changed.ok()?,
         }
     }
 }
@@ -196,7 +204,7 @@ async fn parts(client: &DaemonClient, wish: &Wish, known: Option<&Wish>, out: &S
     let is_new = |of: fn(&Wish) -> String| known.is_none_or(|known| of(known) != of(wish));
     let give = |answered: Answered| {
         // Without anybody who takes it, the next round ends this.
-        let _ = out.send(Message::Answered(wish.number, answered));
+        let _ = out.send(Message::Answered(Box::new(wish.clone()), answered));
     };
     let ledger = async {
         if known.is_none() {
@@ -258,8 +266,10 @@ async fn parts(client: &DaemonClient, wish: &Wish, known: Option<&Wish>, out: &S
 
 /// What the first lines draw, from the daemon's history.
 async fn ledger(client: &DaemonClient, now: f64, interval: f64) -> Block<History> {
-    let from = now - SPARK_SECS.max(TILE_INTERVALS * interval);
-    let mut path = format!("/api/v1/history?from={from:.3}&step={interval}");
+    let reach = SPARK_SECS.max(TILE_INTERVALS * interval);
+    // Very short intervals are more than an answer may have.
+    let (from, step) = (now - reach, interval.max(reach / LEDGER_POINTS));
+    let mut path = format!("/api/v1/history?from={from:.3}&step={step}");
     let lines = super::super::account::LINE_PARTS.map(|(_, field)| format!("lines.{field}"));
     let series = ["counters", "gauges", "timers", "sets", "kvs"].map(|kind| format!("series.{kind}"));
     for entry in lines.iter().chain(&series).map(String::as_str).chain(["lines.read"]) {
@@ -313,7 +323,8 @@ pub(super) async fn tail_on(client: DaemonClient, mut wishes: watch::Receiver<Wi
         if wishes.wait_for(|wish| wish.view == View::Lines).await.is_err() {
             return;
         }
-        let give = |block| out.send(Message::Answered(0, Answered::Lines(block))).is_ok();
+        let of = wishes.borrow().clone();
+        let give = |block| out.send(Message::Answered(Box::new(of.clone()), Answered::Lines(block))).is_ok();
         let away = async {
             let _ = wishes.wait_for(|wish| wish.view != View::Lines).await;
         };

@@ -47,6 +47,11 @@ pub(super) fn enter() -> io::Result<()> {
     execute!(io::stdout(), EnterAlternateScreen)
 }
 
+/// Whether the terminal is ours.
+pub(super) fn is_ours() -> bool {
+    IS_OURS.load(Ordering::SeqCst)
+}
+
 /// Gives the terminal back, once.
 pub(super) fn give_back() {
     if IS_OURS.swap(false, Ordering::SeqCst) {

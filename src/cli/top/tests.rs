@@ -172,9 +172,15 @@ fn fresh() -> App {
 fn answered() -> App {
     let mut app = fresh();
     for answer in answers() {
-        app.take(1, answer, NOW - 2.0);
+        give(&mut app, answer, NOW - 2.0);
     }
     app
+}
+
+/// Answers what is wished now.
+fn give(app: &mut App, answered: Answered, now: f64) {
+    let of = app.wish();
+    app.take(&of, answered, now);
 }
 
 fn press(app: &mut App, keys: &str) {
@@ -196,10 +202,9 @@ fn cells(app: &mut App, columns: u16, rows: u16) -> Buffer {
     for _ in 0..2 {
         terminal.draw(|frame| draw(frame.buffer_mut(), app, NOW)).expect("drawn");
         let wish = app.wish();
-        let number = wish.number;
         if wish.chart.is_some() && app.live.chart == Block::Awaited {
-            app.take(number, Answered::Chart(known(chart())), NOW);
-            app.take(number, Answered::Details(Block::Known(details())), NOW);
+            give(app, Answered::Chart(known(chart())), NOW);
+            give(app, Answered::Details(Block::Known(details())), NOW);
         }
     }
     terminal.backend().buffer().clone()
@@ -248,10 +253,9 @@ fn the_screens_of_an_installation_are_as_they_were() {
     ] {
         let mut app = answered();
         press(&mut app, keys);
-        let number = app.wish().number;
-        app.take(number, Answered::Prefixes(known(senders())), NOW);
-        app.take(number, Answered::Explained(Block::Known(explained())), NOW);
-        app.take(0, Answered::Lines(known(raw_lines())), NOW);
+        give(&mut app, Answered::Prefixes(known(senders())), NOW);
+        give(&mut app, Answered::Explained(Block::Known(explained())), NOW);
+        give(&mut app, Answered::Lines(known(raw_lines())), NOW);
         holds(name, &screen(&mut app, 80, 24));
     }
 }
@@ -276,7 +280,7 @@ fn losing_data_fills_the_second_line_in_white_on_red() {
     let mut losing = status();
     losing["verdict"] = json!({"level": "error", "sign": "✕", "sentence": "Losing data: 2.1 % of datagrams since 02:24:10",
         "detail": "The receive buffer of udp://0.0.0.0:8125 overflows.", "action": "Raise `receive_buffer`.", "pills": []});
-    app.take(1, Answered::Status { status: losing, ahead: 0.0 }, NOW);
+    give(&mut app, Answered::Status { status: losing, ahead: 0.0 }, NOW);
     let cells = cells(&mut app, 100, 30);
     holds("losing", &text(&cells));
     for x in 0..100 {
@@ -304,12 +308,12 @@ fn an_older_daemon_is_shown_as_far_as_it_goes() {
         older["lines"]["read"] = json!(1_842_317 + n * 500);
         older["lines"]["metrics"] = json!(1_841_166 + n * 500);
         older["listeners"][0]["kernel_drops"] = json!(if n > 1 { 700 } else { 0 });
-        app.take(1, Answered::Status { status: older.clone(), ahead: 0.0 }, at);
-        app.take(1, lacking, at);
+        give(&mut app, Answered::Status { status: older.clone(), ahead: 0.0 }, at);
+        give(&mut app, lacking, at);
     }
     holds("older", &screen(&mut app, 100, 30));
     older["lines"]["read"] = json!(3);
-    app.take(1, Answered::Status { status: older, ahead: 0.0 }, NOW);
+    give(&mut app, Answered::Status { status: older, ahead: 0.0 }, NOW);
     assert!(!screen(&mut app, 100, 30).contains("LOSING"), "another start");
 }
 
@@ -317,14 +321,14 @@ fn an_older_daemon_is_shown_as_far_as_it_goes() {
 fn without_an_answer_nothing_looks_current() {
     let mut app = answered();
     let trouble = |is_refusal, why: &str| Trouble { why: why.into(), is_refusal, again: NOW + 2.0 };
-    app.take(0, Answered::Trouble(trouble(false, "connection refused")), NOW);
+    give(&mut app, Answered::Trouble(trouble(false, "connection refused")), NOW);
     let cells = cells(&mut app, 100, 30);
     holds("disconnected", &text(&cells));
     let muted = |x: u16, y: u16| cells[(x, y)].fg == Color::DarkGray;
     assert!((2..30).all(|y| (0..100).all(|x| muted(x, y))));
-    app.take(0, Answered::Trouble(trouble(true, "this needs the token")), NOW);
+    give(&mut app, Answered::Trouble(trouble(true, "this needs the token")), NOW);
     assert!(screen(&mut app, 100, 30).contains("http://127.0.0.1:8127: this needs the token, trying again in 2 s."));
-    app.take(1, Answered::Status { status: status(), ahead: 0.0 }, NOW);
+    give(&mut app, Answered::Status { status: status(), ahead: 0.0 }, NOW);
     assert!(screen(&mut app, 100, 30).contains("LIVE"));
 }
 
@@ -333,7 +337,7 @@ fn a_terminal_without_utf_8_and_colour_loses_nothing() {
     for keys in ["", "4", "5", "↓\n", "?"] {
         let mut app = App::new("http://127.0.0.1:8127".into(), false, false);
         for answer in answers() {
-            app.take(1, answer, NOW - 2.0);
+            give(&mut app, answer, NOW - 2.0);
         }
         press(&mut app, keys);
         let drawn = cells(&mut app, 100, 30);
@@ -379,9 +383,10 @@ fn keys_change_what_is_asked_for_and_shown() {
     // A line that was refused is explained.
     press(&mut app, "6↓↓↓\n");
     assert_eq!(app.wish().line.as_deref(), Some("api.latncy:12,5|ms"));
-    let number = app.wish().number;
-    press(&mut app, "\u{1b}e");
-    app.take(number - 1, Answered::Explained(Block::Known(json!({"line": "of an earlier wish"}))), NOW);
+    let earlier = app.wish();
+    press(&mut app, "x\n");
+    app.wish();
+    app.take(&earlier, Answered::Explained(Block::Known(json!({"line": "of an earlier wish"}))), NOW);
     assert!(!screen(&mut app, 80, 24).contains("earlier"));
     press(&mut app, "\u{1b}");
     assert_eq!(app.press(KeyEvent::new(KeyCode::Char('q'), KeyModifiers::NONE)), Action::Quit);
@@ -396,7 +401,7 @@ fn a_selection_follows_its_row() {
     let mut page = series();
     let rows = page["series"].as_array_mut().expect("a list");
     rows.reverse();
-    app.take(1, Answered::Series(known(page)), NOW);
+    give(&mut app, Answered::Series(known(page)), NOW);
     assert_eq!(app.selected_key(), before);
     press(&mut app, "G");
     assert_eq!(app.selected_key().as_deref(), Some("counter:api.requests"));
@@ -411,14 +416,13 @@ fn a_paused_screen_stays_as_it_is_and_goes_on_with_what_is_true() {
     let mut later = status();
     later["lines"]["read"] = json!(9_999_999);
     later["uptime_secs"] = json!(7.0);
-    app.take(1, Answered::Status { status: later, ahead: 0.0 }, NOW);
-    app.take(1, Answered::Series(known(json!({"total": 0}))), NOW);
+    give(&mut app, Answered::Status { status: later, ahead: 0.0 }, NOW);
+    give(&mut app, Answered::Series(known(json!({"total": 0}))), NOW);
     assert_eq!(screen(&mut app, 100, 30), frozen);
     // What is asked for by a key is shown, though.
     press(&mut app, "/x\n");
-    let number = app.wish().number;
-    app.take(
-        number,
+    give(
+        &mut app,
         Answered::Series(known(json!({"total": 7, "matched": 0, "near": [{"text": "latency", "matched": 18}]}))),
         NOW,
     );
@@ -449,4 +453,64 @@ fn the_beat_changes_few_cells_and_every_size_is_drawn() {
             }
         }
     }
+}
+
+#[test]
+fn an_answer_is_shown_when_something_else_was_chosen_meanwhile() {
+    let mut app = answered();
+    press(&mut app, "/lat");
+    let asked = app.wish();
+    press(&mut app, "↓");
+    let page = json!({"total": 7, "matched": 0, "near": [{"text": "latency", "matched": 18}]});
+    screen(&mut app, 200, 50);
+    assert!(app.wish().number > asked.number, "the chart is another");
+    app.take(&asked, Answered::Series(known(page.clone())), NOW);
+    assert!(screen(&mut app, 80, 24).contains("nearest: latency (18)"));
+    // Not of other words.
+    let mut app = answered();
+    press(&mut app, "/lat");
+    let asked = app.wish();
+    press(&mut app, "x");
+    app.wish();
+    app.take(&asked, Answered::Series(known(page)), NOW);
+    assert!(!screen(&mut app, 80, 24).contains("nearest"));
+}
+
+#[test]
+fn rounded_numbers_of_the_history_are_not_an_error() {
+    let ledger_of = |metrics: f64| {
+        let points = |value: f64| json!([null, value]);
+        json!({"interval": 10.0, "step": 10.0, "from": TICK - 20.0, "to": TICK, "times": [TICK - 10.0, TICK], "completeness": [1.0, 1.0],
+            "ledger": {"lines.read": points(20_000_004.0), "lines.metrics": points(metrics), "lines.malformed": points(3.0)}})
+    };
+    let mut app = answered();
+    give(&mut app, Answered::Ledger(known(ledger_of(20_000_000.0))), NOW);
+    let (equation, _) = app.data().equation();
+    assert_eq!((equation.off(), equation.whole), (0, 20_000_003));
+    give(&mut app, Answered::Ledger(known(ledger_of(19_999_000.0))), NOW);
+    assert_eq!(app.data().equation().0.off(), 1001);
+    // What does not agree in the exact sums is told.
+    let mut off = status();
+    off["lines"]["read"] = json!(off["lines"]["read"].as_u64().expect("a number") + 1);
+    give(&mut app, Answered::Status { status: off, ahead: 0.0 }, NOW);
+    give(&mut app, Answered::Ledger(known(ledger_of(20_000_000.0))), NOW);
+    assert_eq!(app.data().equation().0.off(), 1);
+}
+
+#[test]
+fn points_that_are_far_apart_are_not_joined() {
+    let history = |step: f64| {
+        json!({"interval": 10.0, "step": step, "from": TICK - 600.0, "to": TICK, "times": [TICK - 600.0, TICK - 540.0, TICK - 60.0, TICK],
+            "completeness": [1.0, 1.0, 1.0, 1.0],
+            "series": [{"name": "api.requests", "kind": "counter", "fields": {"rate": [5.0, 5.0, 5.0, 5.0]}}]})
+    };
+    let dots = |step: f64| {
+        let mut app = answered();
+        press(&mut app, "\n");
+        screen(&mut app, 80, 24);
+        give(&mut app, Answered::Chart(known(history(step))), NOW);
+        screen(&mut app, 80, 24).chars().filter(|c| ('\u{2801}'..='\u{28ff}').contains(c)).count()
+    };
+    let (joined, apart) = (dots(480.0), dots(60.0));
+    assert!(apart * 3 < joined && apart > 0, "{apart} of {joined}");
 }
