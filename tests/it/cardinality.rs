@@ -12,9 +12,11 @@ use crate::support::otlp::Export;
 use crate::support::receiver::{self, Reply::Says};
 use crate::support::{Daemon, Random, alone, poll, records, size};
 
+// The history keeps names that are gone, within its share: it has tests of its own.
 fn config(more: &str, file: &std::path::Path) -> String {
     format!(
-        "{more}\nself_metrics = false\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n",
+        "{more}\nself_metrics = false\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+         [history]\nenabled = false\n",
         file.display()
     )
 }
