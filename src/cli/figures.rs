@@ -1,19 +1,7 @@
 //! Numbers, times and signs for people at a terminal: one width, one wording, and ASCII where the terminal has no UTF-8.
 
-use std::time::{Duration, UNIX_EPOCH};
-
-/// `184,232`.
-pub(super) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
+use crate::presence::rfc3339;
+pub(super) use crate::snapshot::grouped;
 
 /// A rate or a level: whole from 1,000 to 10,000, three significant digits elsewhere, with a unit of thousands: `18.4 k`.
 #[cfg(feature = "top")]
@@ -99,8 +87,7 @@ pub(super) fn percent(share: f64) -> String {
 
 /// The time of day of a Unix time, in UTC: `02:31:46`.
 pub(super) fn clock(unix: f64) -> String {
-    let time = UNIX_EPOCH + Duration::from_secs_f64(unix.clamp(0.0, 1e11));
-    humantime::format_rfc3339_seconds(time).to_string()[11..19].to_string()
+    rfc3339(unix)[11..19].to_string()
 }
 
 /// Whether the environment says that the terminal shows UTF-8 (POSIX: the first of these that is set decides).

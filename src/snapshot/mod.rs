@@ -29,7 +29,7 @@ pub use deletion::{Deleted, Deletion};
 pub use footprint::Footprint;
 pub(crate) use merge::merge_timestamped;
 pub use merge::{follow, merge};
-pub use number::{number, short_number, write_number};
+pub use number::{grouped, number, short_number, write_number};
 pub use overrides::{Filter, SnapshotOverrides};
 pub(crate) use overrides::{Length, ends_interval};
 pub use row::{FieldName, Row};

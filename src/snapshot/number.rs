@@ -25,6 +25,19 @@ pub fn number(value: f64) -> String {
     out.into_iter().map(char::from).collect()
 }
 
+/// A number as text for people: digits in groups of three, such as `184,232`.
+pub fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// A number as text for people: at most six digits, unless it is an integer.
 ///
 /// ```

@@ -8,6 +8,7 @@ use maud::{Markup, PreEscaped, Render, html};
 use crate::presence::describe::length;
 use crate::protocol::Kind;
 use crate::series::Series;
+pub(in crate::http) use crate::snapshot::grouped;
 use crate::snapshot::short_number;
 use crate::untrusted::{Html, in_url};
 
@@ -19,19 +20,6 @@ impl Render for Wire<'_> {
     fn render_to(&self, out: &mut String) {
         let _ = write!(out, "{}", Html(self.0));
     }
-}
-
-/// Digits in groups of three.
-pub(in crate::http) fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// A number with three significant digits, or with all before its point.
