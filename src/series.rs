@@ -151,7 +151,7 @@ impl Series {
     /// The series that an id names, with tags in any order; `None` if it is no id.
     pub fn from_id(id: &str) -> Option<Series> {
         let (kind, rest) = id.split_once(':')?;
-        let kind = Kind::ALL.into_iter().find(|known| known.name() == kind && *known != Kind::Meter)?;
+        let kind = Kind::of_series(kind)?;
         let mut tags: Vec<(String, Option<String>)> = Vec::new();
         let (mut name, mut is_name) = (String::new(), true);
         let mut rest = rest.chars();

@@ -39,7 +39,7 @@ pub use archive::{Archive, ArchiveError, ArchiveQuery, Archived, ArchivedField};
 pub use heat::HeatMap;
 pub use points::{MOST_POINTS, Mark, MarkKind, Numbers, Points, PointsQuery, Resolution, SeriesPoints, TooMuch};
 pub use search::{Cursor, SearchError, Sort, Wanted};
-pub use series::{ByTag, Details, Facets, Near, SearchQuery, SeriesInfo, SeriesPage, TagValue, kind_of};
+pub use series::{ByTag, Details, Facets, Near, SearchQuery, SeriesInfo, SeriesPage, TagValue};
 
 use axis::Axis;
 use record::Writer;
@@ -234,6 +234,11 @@ impl History {
     #[cfg(feature = "internals")]
     pub fn step(&self) -> usize {
         lock(&self.0.writer).step()
+    }
+
+    /// Tells of series that need not be here, one by one, whether a search finds them.
+    pub fn filter(&self, wanted: Wanted) -> impl FnMut(&Series) -> bool {
+        search::filter(wanted.without(&self.0.options.own_prefix))
     }
 
     /// The end of the last interval, Unix seconds.

@@ -86,6 +86,13 @@ impl Segment {
         self.text.push(END);
     }
 
+    fn clear(&mut self) {
+        self.text.clear();
+        self.starts.clear();
+        self.ids.clear();
+        self.kinds.clear();
+    }
+
     fn text(&self, n: usize) -> &[u8] {
         let end = self.starts.get(n + 1).map_or(self.text.len(), |start| *start as usize);
         &self.text[self.starts[n] as usize..end - 1]
@@ -367,6 +374,16 @@ impl Wanted {
                 }
             }
         }
+    }
+}
+
+/// Tells of series, one by one, whether they are wanted.
+pub(super) fn filter(wanted: Wanted) -> impl FnMut(&Series) -> bool {
+    let mut one = Segment::default();
+    move |series| {
+        one.clear();
+        one.push(0, series);
+        wanted.passes(&one, 0, None)
     }
 }
 

@@ -153,11 +153,6 @@ pub struct Details {
     pub exact: bool,
 }
 
-/// The kind of a name, such as `counter`. A meter is a counter.
-pub fn kind_of(name: &str) -> Option<Kind> {
-    Kind::ALL.into_iter().find(|kind| *kind != Kind::Meter && kind.name() == name)
-}
-
 /// Tags by key.
 pub(super) fn tags(series: &Series) -> BTreeMap<String, Value> {
     let mut all: BTreeMap<String, Value> = BTreeMap::new();

@@ -14,7 +14,7 @@ use crate::web::{self, FromGiven, Given, Parameters, line};
 use super::AppState;
 
 /// Entries of an answer where nobody says how many.
-const USUAL: usize = 100;
+const USUAL: u64 = 100;
 
 /// The largest id: beyond it not every reader of JSON knows a whole number.
 const MOST_ID: u64 = (1 << 53) - 1;
@@ -107,11 +107,9 @@ impl FromGiven for Wanted {
 
     fn from_given(given: &Given) -> Result<Wanted, String> {
         let since = given.number("since", 0..=MOST_ID)?.unwrap_or(0);
-        let right = format!("a whole number of 1 to {MOST_ENTRIES}");
-        let count = |text: &str| text.parse().ok().filter(|most| (1..=MOST_ENTRIES).contains(most));
-        let most = given.parsed("limit", &right, count)?.unwrap_or(USUAL);
+        let most = given.number("limit", 1..=MOST_ENTRIES as u64)?.unwrap_or(USUAL) as usize;
         let names: Vec<&str> = EntryKind::ALL.iter().map(|kind| kind.as_str()).collect();
-        let kind = given.parsed("kind", &format!("one of {}", names.join(", ")), EntryKind::from_name)?;
+        let kind = given.one_of("kind", &names, EntryKind::from_name)?;
         let text = given.bounded("q", MOST_TEXT)?.unwrap_or("").to_string();
         Ok(Wanted(Query { since, kind, text, most }))
     }

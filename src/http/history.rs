@@ -17,7 +17,7 @@ use crate::sys::unix_time;
 use crate::web::{self, FromGiven, Given, Parameters, line};
 
 use super::AppState;
-use super::series::{flag, no_history, too_much};
+use super::series::no_history;
 
 /// Most series, and most paths of the ledger, of an answer.
 const MOST_SERIES: usize = 20;
@@ -64,7 +64,7 @@ impl FromGiven for Asked {
             ledger: given.all("ledger").map(String::from).collect(),
             fields: given.all("field").map(String::from).collect(),
             step,
-            heat: flag(given, "heat")?,
+            heat: given.flag("heat")?,
             ..PointsQuery::default()
         };
         Ok(Asked { query, from, to })
@@ -116,7 +116,7 @@ impl Past {
         });
         match read.await {
             Ok(Ok(archived)) => Ok(Some(archived)),
-            Ok(Err(ArchiveError::TooMuch(message))) => Err(too_much(&message)),
+            Ok(Err(ArchiveError::TooMuch(message))) => Err(web::too_costly(&message)),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "what is older than the history cannot be read");
                 Ok(None)
@@ -133,7 +133,7 @@ impl Past {
 async fn in_memory(state: &AppState, query: PointsQuery) -> Result<Points, Response> {
     let history = state.history.clone();
     let points = state.bodies.work(move || history.points(&query)).await?;
-    points.map_err(|error| too_much(&error.to_string()))
+    points.map_err(|error| web::too_costly(&error.to_string()))
 }
 
 /// What is too much of a query.
@@ -146,7 +146,7 @@ fn excess(query: &PointsQuery) -> Option<Response> {
         ("max_name", "bytes of a name", longest, MOST_NAME),
     ];
     let (limit, what, count, most) = limits.into_iter().find(|(_, _, count, most)| count > most)?;
-    Some(too_much(&format!("`{limit}`: {count} {what}; at most {most}")))
+    Some(web::too_much(limit, &format!("{count} {what}; at most {most}")))
 }
 
 /// Points over time
@@ -184,7 +184,7 @@ pub(super) async fn points(
     if query.from >= query.to {
         return Err(web::bad_request("`from` is before `to`, and `to` is now if it is not given"));
     }
-    query.check().map_err(|error| too_much(&error.to_string()))?;
+    query.check().map_err(|error| web::too_costly(&error.to_string()))?;
     let points = match (&state.past, state.history.before(&query)) {
         (Some(past), Some((older, rest))) => {
             let (from, to) = (query.from, query.to);

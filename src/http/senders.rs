@@ -15,8 +15,8 @@ use crate::web::{FromGiven, Given, Parameters, error, json};
 use super::AppState;
 
 /// Entries of each list, unless `limit` says otherwise, and most of them.
-const LIMIT: usize = 50;
-const MOST: usize = 200;
+const LIMIT: u64 = 50;
+const MOST: u64 = 200;
 
 /// Longest text to look for, in characters.
 const MOST_TEXT: usize = 1024;
@@ -58,17 +58,12 @@ impl FromGiven for Asked {
 
     fn from_given(given: &Given) -> Result<Asked, String> {
         let all: Vec<&str> = By::ALL.iter().map(|by| by.as_str()).collect();
-        let by = given.parsed("by", &format!("one of {}", all.join(", ")), |text| {
-            By::ALL.into_iter().find(|by| by.as_str() == text)
-        })?;
-        let limit = given.parsed("limit", &format!("a whole number, 1 to {MOST}"), |text| {
-            text.parse().ok().filter(|limit| (1..=MOST).contains(limit))
-        })?;
+        let by = given.one_of("by", &all, |text| By::ALL.into_iter().find(|by| by.as_str() == text))?;
         Ok(Asked {
             by,
             sender: given.bounded("sender", MOST_TEXT)?.map(String::from),
             q: given.bounded("q", MOST_TEXT)?.map(str::to_lowercase).filter(|q| !q.is_empty()),
-            limit: limit.unwrap_or(LIMIT),
+            limit: given.number("limit", 1..=MOST)?.unwrap_or(LIMIT) as usize,
         })
     }
 }
@@ -214,7 +209,7 @@ fn collect(report: &Report, asked: &Asked) -> Option<Answer> {
 pub(super) fn shown(report: &Report, by: Option<&str>, sender: Option<&str>, q: Option<&str>) -> Answer {
     let by = by.and_then(By::from_name);
     let q = q.map(str::to_lowercase);
-    let asked = Asked { by, sender: sender.map(String::from), q, limit: MOST };
+    let asked = Asked { by, sender: sender.map(String::from), q, limit: MOST as usize };
     collect(report, &asked).unwrap_or_else(|| found(report, &asked, &[]))
 }
 

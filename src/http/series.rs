@@ -12,7 +12,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::explain::{GoesTo, Rule};
-use crate::history::{ByTag, Cursor, Details, SearchError, SearchQuery, SeriesInfo, SeriesPage, Sort, Wanted, kind_of};
+use crate::history::{ByTag, Cursor, Details, SearchError, SearchQuery, SeriesInfo, SeriesPage, Sort, Wanted};
+use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot};
 use crate::web::{self, FromGiven, Given, Parameters, error, line};
@@ -21,14 +22,11 @@ use super::AppState;
 use super::snapshot::KindName;
 
 /// Series of a page: usually, and at most.
-const USUAL: usize = 50;
-const MOST: usize = 200;
+const USUAL: u64 = 50;
+const MOST: u64 = 200;
 
 /// Most points of a sparkline.
-const MOST_SPARK: usize = 120;
-
-/// What `kind` may be.
-const KINDS: &str = "one of counter, gauge, timer, histogram, distribution, set, kv";
+const MOST_SPARK: u64 = 120;
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new().route("/api/v1/series", get(list)).route("/api/v1/series/details", get(details))
@@ -38,11 +36,6 @@ pub(super) fn routes() -> Router<AppState> {
 pub(super) fn no_history(state: &AppState) -> Option<Response> {
     let off = || error(StatusCode::NOT_FOUND, "history_off", "there is no history: `history.enabled = false`");
     (!state.history.is_enabled()).then(off)
-}
-
-/// More than an answer may cost.
-pub(super) fn too_much(message: &str) -> Response {
-    error(StatusCode::BAD_REQUEST, "too_much", message)
 }
 
 /// What is searched for.
@@ -56,16 +49,9 @@ pub(super) struct Asked {
     facets: bool,
 }
 
-/// A whole number in a range.
-fn whole(given: &Given, name: &str, least: usize, most: usize) -> Result<Option<usize>, String> {
-    let right = format!("a whole number of {least} to {most}");
-    given.parsed(name, &right, |text| text.parse().ok().filter(|number| (least..=most).contains(number)))
-}
-
-/// 0 or 1.
-pub(super) fn flag(given: &Given, name: &str) -> Result<bool, String> {
-    let parse = |text: &str| ["0", "1"].iter().position(|known| *known == text).map(|at| at == 1);
-    Ok(given.parsed(name, "0 or 1", parse)?.unwrap_or(false))
+/// The kind of series that is asked for.
+fn kind(given: &Given) -> Result<Option<Kind>, String> {
+    given.one_of("kind", &Kind::OF_SERIES.map(Kind::name), Kind::of_series)
 }
 
 impl FromGiven for Asked {
@@ -75,7 +61,7 @@ impl FromGiven for Asked {
 
     fn from_given(given: &Given) -> Result<Asked, String> {
         let text = given.text("q").unwrap_or("").to_string();
-        let kind = given.parsed("kind", KINDS, kind_of)?;
+        let kind = kind(given)?;
         let tags: Vec<String> = given.all("tag").map(String::from).collect();
         if let Some(tag) = tags.iter().find(|tag| !tag.contains(':')) {
             return Err(format!("`tag` is `key:value`, and not `{}`", crate::untrusted::Escaped(tag)));
@@ -85,10 +71,10 @@ impl FromGiven for Asked {
             wanted: Wanted::new(&text, kind, &tags, given.text("prefix")),
             text,
             sort: given.parsed("sort", "one of name, loudest, changed, newest", by_name)?.unwrap_or_default(),
-            limit: whole(given, "limit", 1, MOST)?.unwrap_or(USUAL),
+            limit: given.number("limit", 1..=MOST)?.unwrap_or(USUAL) as usize,
             cursor: given.parsed("cursor", "the `next` of another page", Cursor::parse)?,
-            spark: whole(given, "spark", 0, MOST_SPARK)?.unwrap_or(0),
-            facets: flag(given, "facets")?,
+            spark: given.number("spark", 0..=MOST_SPARK)?.unwrap_or(0) as usize,
+            facets: given.flag("facets")?,
         })
     }
 }
@@ -123,7 +109,7 @@ pub(super) async fn list(
     let Asked { text, wanted, sort, limit, cursor, spark, facets } = asked;
     let wanted = match wanted {
         Ok(wanted) => wanted,
-        Err(SearchError::Long) => return Err(too_much(&format!("`max_query`: {}", SearchError::Long))),
+        Err(SearchError::Long) => return Err(web::too_much("max_query", &SearchError::Long.to_string())),
         Err(other) => return Err(web::bad_request(&other.to_string())),
     };
     let query = SearchQuery { wanted, text, sort, limit, cursor, spark, facets };
@@ -146,7 +132,7 @@ impl FromGiven for Which {
 
     fn from_given(given: &Given) -> Result<Which, String> {
         let id = given.parsed("id", "`kind:name;key=value` as `/api/v1/series` has it", Series::from_id)?;
-        let kind = given.parsed("kind", KINDS, kind_of)?;
+        let kind = kind(given)?;
         match (id, kind, given.text("name")) {
             (Some(series), None, None) if given.all("tag").next().is_none() => Ok(Which(series)),
             (None, Some(kind), Some(name)) => {

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::codec::{Outline, RecordType, Records};
 use crate::glob;
 use crate::memory::Holding;
+use crate::protocol::Kind;
 use crate::series::Series;
 use crate::snapshot::Snapshot;
 use crate::web::{Bodies, FromGiven, Given, PIECE, Pieces, too_much};
@@ -50,9 +51,6 @@ const MOST_STARS: usize = 16;
 
 /// Most records that can be asked for.
 const MOST_RECORDS: u64 = 10_000_000;
-
-/// Kinds of series.
-const KINDS: [&str; 7] = ["counter", "gauge", "timer", "histogram", "distribution", "set", "kv"];
 
 /// Kinds of series, for the document.
 #[derive(ToSchema)]
@@ -103,8 +101,7 @@ impl FromGiven for Filter {
     const REPEATED: &'static [&'static str] = &["type", "tag"];
 
     fn from_given(given: &Given) -> Result<Filter, String> {
-        let kind =
-            given.one_of("kind", &KINDS, |name| RecordType::from_name(name).filter(|_| KINDS.contains(&name)))?;
+        let kind = given.one_of("kind", &Kind::OF_SERIES.map(Kind::name), Kind::of_series)?.map(RecordType::of);
         let names: Vec<&str> = RecordType::NAMES.iter().map(|(_, name)| *name).collect();
         let right = || format!("`type` is one of {}", names.join(", "));
         let types = given.several("type", names.len(), MOST_TEXT)?;

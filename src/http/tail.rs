@@ -50,15 +50,9 @@ impl FromGiven for Wanted {
         if let Some(long) = name.filter(|name| name.len() > MOST_PATTERN) {
             return Err(format!("`match` has {} bytes; at most {MOST_PATTERN}", long.len()));
         }
-        let flag = |text: &str| match text {
-            "0" => Some(false),
-            "1" => Some(true),
-            _ => None,
-        };
-        let malformed = given.parsed("invalid", "0 or 1", flag)?.unwrap_or(false);
+        let malformed = given.flag("invalid")?;
         let from = given.parsed("from", "an address or a network such as 10.0.0.0/8", network)?;
-        let count = |text: &str| text.parse().ok().filter(|limit| (1..=1_000_000_000).contains(limit));
-        let limit = given.parsed("limit", "a whole number of 1 to 1000000000", count)?;
+        let limit = given.number("limit", 1..=1_000_000_000)?;
         let from = from.map_or_else(AccessList::default, |network| AccessList::new(Some(vec![network])));
         Ok(Wanted { filter: Filter { name: name.map(String::from), malformed, from }, limit })
     }

@@ -144,7 +144,7 @@ pub(super) async fn look(state: &AppState) -> Look {
         }
         None => None,
     };
-    let (now, hour) = (unix_time(), super::pages::last_hour(state, unix_time()));
+    let (now, hour) = (unix_time(), super::pages::last_hour(&state.history, unix_time()));
     let seen = Seen {
         uptime: state.uptime_secs(),
         interval: state.about.interval.as_secs_f64(),

@@ -44,6 +44,15 @@ impl Kind {
         Kind::Kv,
     ];
 
+    /// The kinds that series are of, in the order of their numbers: a meter aggregates as a counter.
+    pub(crate) const OF_SERIES: [Kind; 7] =
+        [Kind::Counter, Kind::Gauge, Kind::Timer, Kind::Histogram, Kind::Distribution, Kind::Set, Kind::Kv];
+
+    /// The kind of series that has this name.
+    pub(crate) fn of_series(name: &str) -> Option<Kind> {
+        Kind::OF_SERIES.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The type token of the wire, or `None` for an unknown one. Case-sensitive.
     #[inline]
     pub fn from_token(token: &[u8]) -> Option<Kind> {

@@ -147,7 +147,12 @@ pub fn bad_request(message: &str) -> Response {
 
 /// A request that costs too much: the limit's name, and what it allows.
 pub fn too_much(limit: &str, message: &str) -> Response {
-    error(StatusCode::BAD_REQUEST, "too_much", &format!("`{limit}`: {message}"))
+    too_costly(&format!("`{limit}`: {message}"))
+}
+
+/// The same, where the message begins with the limit's name.
+pub fn too_costly(message: &str) -> Response {
+    error(StatusCode::BAD_REQUEST, "too_much", message)
 }
 
 /// The answer where there is no page; `pages` are those that there are, and `more` is what else there is.

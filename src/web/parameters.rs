@@ -69,6 +69,15 @@ impl Given {
         self.parsed(name, &right, |text| text.parse().ok().filter(|number| range.contains(number)))
     }
 
+    /// The value of a name that is 0 or 1, which is `true`; without it `false`.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn flag(&self, name: &str) -> Result<bool, String> {
+        let parse = |text: &str| ["0", "1"].iter().position(|known| *known == text).map(|at| at == 1);
+        Ok(self.parsed(name, "0 or 1", parse)?.unwrap_or(false))
+    }
+
     /// The text of a name, of at most so many characters.
     ///
     /// # Errors

@@ -8,8 +8,7 @@ use std::time::Instant;
 use axum::response::Response;
 
 use crate::explain::Rule;
-use crate::glob;
-use crate::history::{self, Cursor, PointsQuery, SearchError, SearchQuery, SeriesInfo, SeriesPage, Wanted, kind_of};
+use crate::history::{self, Cursor, History, PointsQuery, SearchQuery, SeriesInfo, SeriesPage, Sort, Wanted};
 use crate::http::AppState;
 use crate::http::senders::{RatesEntry, SenderEntry, TagKeyEntry};
 use crate::http::series as of_series;
@@ -23,7 +22,7 @@ use crate::snapshot::{Point, Snapshot};
 use crate::telemetry::Ledger;
 use crate::untrusted::Escaped;
 
-use super::parts::{Curve, amount, grouped, tag_text};
+use super::parts::{Curve, amount, grouped};
 use super::query::State;
 
 /// Most rows of a list of series. The document stays small however many there are.
@@ -69,123 +68,35 @@ pub(super) struct Facets {
     pub(super) tags: Vec<(String, Vec<(String, u64)>)>,
 }
 
-/// The order of a list of series.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Sort {
-    #[default]
-    Name,
-    Loudest,
-    Changed,
-    Newest,
+/// The orders of a list of series in words, as [`Sort::ALL`] has them.
+pub(super) const ORDERS: [&str; 4] = ["Name order", "Loudest", "Changed most", "Newest"];
+
+/// The order that a page is asked for.
+pub(super) fn order(state: &State) -> Sort {
+    let asked = state.sort.as_deref().unwrap_or_default();
+    Sort::ALL.iter().find(|(name, _)| *name == asked).map_or(Sort::Name, |(_, sort)| *sort)
 }
 
-impl Sort {
-    pub(super) const ALL: [(Sort, &'static str, &'static str); 4] = [
-        (Sort::Name, "name", "Name order"),
-        (Sort::Loudest, "loudest", "Loudest"),
-        (Sort::Changed, "changed", "Changed most"),
-        (Sort::Newest, "newest", "Newest"),
-    ];
-
-    pub(super) fn of(state: &State) -> Sort {
-        let asked = state.sort.as_deref().unwrap_or("name");
-        Sort::ALL.iter().find(|(_, name, _)| *name == asked).map_or(Sort::Name, |(sort, ..)| *sort)
-    }
+/// The search that a page is asked for.
+///
+/// # Errors
+/// What of it is too much, or no cursor.
+pub(super) fn search_of(state: &State, limit: usize) -> Result<SearchQuery, String> {
+    let text = state.q.clone().unwrap_or_default();
+    let cursor = match &state.cursor {
+        Some(text) => Some(Cursor::parse(text).ok_or("`cursor` is that of the link to the next page")?),
+        None => None,
+    };
+    let prefix = state.prefix.as_deref().filter(|prefix| !prefix.is_empty());
+    let wanted = Wanted::new(&text, state.kind.as_deref().and_then(Kind::of_series), &state.tags, prefix);
+    let wanted = wanted.map_err(|error| error.to_string())?;
+    Ok(SearchQuery { wanted, text, sort: order(state), limit, cursor, spark: SPARK, facets: true })
 }
 
-/// Whether a name is one of the daemon's own, which are found by those who ask for them.
-fn is_own(name: &str) -> bool {
-    name.starts_with("systole.")
-}
-
-/// What is asked for.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Query {
-    text: String,
-    words: Vec<Word>,
-    kind: Option<Kind>,
-    tags: Vec<String>,
-    prefix: String,
-    wants_own: bool,
-    sort: Sort,
-    limit: usize,
-    cursor: Option<Cursor>,
-    facets: bool,
-}
-
-/// A word of a search.
-#[derive(Clone, Debug)]
-enum Word {
-    /// A part of a name or of a tag, in lower case.
-    Part(String),
-    Tag(String),
-    Glob(String),
-}
-
-impl Query {
-    /// # Errors
-    /// What of it is too much.
-    pub(super) fn of(state: &State, limit: usize) -> Result<Query, String> {
-        let q = state.q.as_deref().unwrap_or("");
-        let prefix = state.prefix.clone().unwrap_or_default();
-        let word = |text: &str| match text {
-            text if text.contains(['*', '?']) => Word::Glob(text.to_string()),
-            text if text.contains(':') => Word::Tag(text.to_string()),
-            text => Word::Part(text.to_lowercase()),
-        };
-        let cursor = match &state.cursor {
-            Some(text) => Some(Cursor::parse(text).ok_or("`cursor` is that of the link to the next page")?),
-            None => None,
-        };
-        let query = Query {
-            text: q.to_string(),
-            words: q.split_whitespace().map(word).collect(),
-            kind: state.kind.as_deref().and_then(kind_of),
-            tags: state.tags.clone(),
-            wants_own: q.starts_with("systole") || prefix.starts_with("systole"),
-            prefix,
-            sort: Sort::of(state),
-            limit,
-            cursor,
-            facets: true,
-        };
-        query.wanted().map_err(|error| error.to_string())?;
-        Ok(query)
-    }
-
-    /// The same for the history.
-    fn wanted(&self) -> Result<Wanted, SearchError> {
-        let prefix = Some(&*self.prefix).filter(|prefix| !prefix.is_empty());
-        Wanted::new(&self.text, self.kind, &self.tags, prefix)
-    }
-
-    /// The loudest series.
-    pub(super) fn loudest(limit: usize) -> Query {
-        Query { sort: Sort::Loudest, limit, ..Query::default() }
-    }
-
-    fn matches(&self, series: &Series) -> bool {
-        let name = series.name();
-        let has_tag = |wanted: &str| {
-            series.tags().any(|tag| match wanted.strip_suffix(':') {
-                Some(key) => tag.0 == key,
-                None => tag_text(tag) == wanted,
-            })
-        };
-        let has = |word: &Word| match word {
-            Word::Part(part) => {
-                name.to_lowercase().contains(part)
-                    || series.tags().any(|tag| tag_text(tag).to_lowercase().contains(part))
-            }
-            Word::Tag(tag) => has_tag(tag),
-            Word::Glob(pattern) => glob::matches(pattern, name),
-        };
-        (self.wants_own || !is_own(name))
-            && self.kind.is_none_or(|kind| series.kind() == kind)
-            && name.starts_with(&self.prefix)
-            && self.tags.iter().all(|tag| has_tag(tag))
-            && self.words.iter().all(has)
-    }
+/// The search for the loudest series.
+pub(super) fn loudest(limit: usize) -> SearchQuery {
+    let (wanted, text, sort) = (Wanted::default(), String::new(), Sort::Loudest);
+    SearchQuery { wanted, text, sort, limit, cursor: None, spark: SPARK, facets: false }
 }
 
 /// A series of the last interval as a row.
@@ -257,15 +168,17 @@ impl PartialEq for Ranked<'_> {
 impl Eq for Ranked<'_> {}
 
 /// What the last interval has of a search.
-fn of_snapshot(snapshot: &Snapshot, query: &Query) -> Found {
+fn of_snapshot(history: &History, snapshot: &Snapshot, query: &SearchQuery) -> Found {
+    let (mut is_wanted, mut is_listed) = (history.filter(query.wanted.clone()), history.filter(Wanted::default()));
     let mut first = BinaryHeap::with_capacity(query.limit + 1);
     let mut found = Found::default();
     for (n, point) in (0..).map_while(|n| Some((n, snapshot.point(n)?))) {
         let series = point.series();
-        found.total += u64::from(!is_own(series.name()));
-        if !query.matches(series) {
+        if !is_wanted(series) {
+            found.total += u64::from(is_listed(series));
             continue;
         }
+        found.total += 1;
         found.matched += 1;
         let rank = if query.sort == Sort::Loudest { -loudness(point) } else { 0.0 };
         first.push(Ranked(rank, series, n));
@@ -284,23 +197,12 @@ fn of_snapshot(snapshot: &Snapshot, query: &Query) -> Found {
 const SPARK: usize = 60;
 
 /// Searches. It takes a while where there are a million series, so it runs where nobody waits.
-pub(super) fn search(state: &AppState, look: &Look, query: &Query) -> Found {
+pub(super) fn search(state: &AppState, look: &Look, query: &SearchQuery) -> Found {
     let began = Instant::now();
-    let mut found = match query.wanted() {
-        Ok(wanted) if state.history.last_end().is_some() => {
-            let sort = match query.sort {
-                Sort::Name => history::Sort::Name,
-                Sort::Loudest => history::Sort::Loudest,
-                Sort::Changed => history::Sort::Changed,
-                Sort::Newest => history::Sort::Newest,
-            };
-            let (text, cursor) = (query.text.clone(), query.cursor.clone());
-            let query =
-                SearchQuery { wanted, text, sort, limit: query.limit, cursor, spark: SPARK, facets: query.facets };
-            of_history(state.history.search(&query))
-        }
+    let mut found = match look.snapshot() {
         // Without a history, what the last interval has.
-        _ => look.snapshot().map_or_else(Found::default, |snapshot| of_snapshot(snapshot, query)),
+        Some(snapshot) if state.history.last_end().is_none() => of_snapshot(&state.history, snapshot, query),
+        _ => of_history(state.history.search(query)),
     };
     found.took_ms = (began.elapsed().as_secs_f64() * 1e4).round() / 10.0;
     found
@@ -469,13 +371,13 @@ pub(super) fn history_text(look: &Look) -> Option<String> {
 }
 
 /// What is known of losses of the last hour.
-pub(in crate::http) fn last_hour(state: &AppState, now: f64) -> LastHour {
+pub(in crate::http) fn last_hour(history: &History, now: f64) -> LastHour {
     const HOUR: f64 = 3600.0;
-    let Some(end) = state.history.last_end() else { return LastHour::default() };
+    let Some(end) = history.last_end() else { return LastHour::default() };
     let ledger = vec!["kernel_drops".to_string(), "samples.folded".to_string()];
     let ask = |from: f64| {
         let query = PointsQuery { ledger: ledger.clone(), from, to: now, ..PointsQuery::default() };
-        state.history.points(&query).ok()
+        history.points(&query).ok()
     };
     let mut out = LastHour::default();
     let Some(points) = ask(end - HOUR) else { return out };

@@ -4,13 +4,14 @@ use axum::extract::State as Extract;
 use axum::response::Response;
 use maud::{Markup, html};
 
+use crate::history::Sort;
 use crate::http::AppState;
 use crate::http::verdict::{self, Grade, Look};
 use crate::presence::describe::length;
 use crate::series::Series;
 use crate::web::Parameters;
 
-use super::data::{self, Details, Found, MOST_ROWS, Points, Query, SeriesRow, Sort};
+use super::data::{self, Details, Found, MOST_ROWS, Points, SeriesRow};
 use super::frame::{Frame, View};
 use super::now::now;
 use super::parts::{
@@ -46,7 +47,7 @@ pub(super) async fn page(
     Parameters(OfMetrics(query)): Parameters<OfMetrics>,
 ) -> Result<Response, Response> {
     let look = verdict::look(&state).await;
-    let wanted = Query::of(&query, MOST_ROWS).map_err(|message| crate::web::bad_request(&message))?;
+    let wanted = data::search_of(&query, MOST_ROWS).map_err(|message| crate::web::bad_request(&message))?;
     let (for_work, bodies) = (state.clone(), state.bodies.clone());
     let shown = bodies
         .work(move || {
@@ -117,7 +118,7 @@ impl Shown {
 
     fn seek(&self) -> Markup {
         let q = self.query.q.as_deref().unwrap_or("");
-        let current = Sort::of(&self.query);
+        let current = data::order(&self.query);
         html! {
             form.seek role="search" action="/series" {
                 label.find {
@@ -128,7 +129,7 @@ impl Shown {
                 }
                 @for (name, value) in self.query.hidden(&["q", "sel"]) { input type="hidden" name=(name) value=(Wire(value)); }
                 nav.chips aria-label="Order" {
-                    @for (sort, name, words) in Sort::ALL {
+                    @for ((name, sort), words) in Sort::ALL.into_iter().zip(data::ORDERS) {
                         a.chip href=(self.query.link("/series", &[("sort", Some(name))])) aria-current=[(sort == current).then_some("true")] data-sort=(name) { (words) }
                     }
                 }

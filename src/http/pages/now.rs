@@ -10,7 +10,7 @@ use crate::journal;
 use crate::telemetry::{Ledger, ListenerAccount, SinkAccount};
 use crate::web::Parameters;
 
-use super::data::{self, Found, Happened, Query, Senders, SeriesRow, Trends};
+use super::data::{self, Found, Happened, Senders, SeriesRow, Trends};
 use super::frame::{Frame, View, coded};
 use super::parts::{
     Curve, Drawing, Part, Wire, ago, amount, axis, clock, count, drawing, equation, grouped, icon, percent, pill,
@@ -77,7 +77,7 @@ pub(super) async fn page(
             let sinks: Vec<String> = sinks.collect();
             let paths: Vec<&str> = PATHS.into_iter().chain(sinks.iter().map(String::as_str)).collect();
             let trends = data::trends(&for_work, &look, time, &paths);
-            let loudest = data::search(&for_work, &look, &Query::loudest(SERIES));
+            let loudest = data::search(&for_work, &look, &data::loudest(SERIES));
             Shown { look, query, trends, loudest, senders, happened }
         })
         .await?;

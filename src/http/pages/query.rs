@@ -3,6 +3,7 @@
 
 use utoipa::IntoParams;
 
+use crate::protocol::Kind;
 use crate::untrusted::in_url;
 use crate::web::{FromGiven, Given};
 
@@ -101,16 +102,13 @@ pub(super) struct State {
 }
 
 /// Kinds of series, as they are asked for.
-pub(super) const KINDS: [&str; 7] = ["counter", "gauge", "timer", "histogram", "distribution", "set", "kv"];
-
 const SORTS: [&str; 11] =
     ["name", "loudest", "changed", "newest", "lines", "bytes", "refused", "new", "state", "since", "default"];
 
 fn one_of(given: &Given, name: &'static str, words: &[&str]) -> Result<Option<String>, String> {
-    let right = format!("one of {}", words.join(", "));
     // A form sends what was not filled in, too.
     let word = |text: &str| (text.is_empty() || words.contains(&text)).then(|| text.to_string());
-    Ok(given.parsed(name, &right, word)?.filter(|text| !text.is_empty()))
+    Ok(given.one_of(name, words, word)?.filter(|text| !text.is_empty()))
 }
 
 /// `30m`, `90s`, `2h`, `1d`, in seconds.
@@ -158,7 +156,7 @@ impl State {
             from,
             to,
             q: text("q"),
-            kind: one_of(given, "kind", &KINDS)?,
+            kind: one_of(given, "kind", &Kind::OF_SERIES.map(Kind::name))?,
             sort: one_of(given, "sort", &SORTS)?,
             sel: text("sel"),
             name: text("name"),
