@@ -311,19 +311,12 @@ impl Daemon {
 
         let readiness = Readiness::new(&supervisor);
         let http = http.map(|bound| {
-            let (flusher, presence) = (flusher_handle.clone(), presence_handle.clone());
+            let (flusher, history) = (flusher_handle.clone(), history.handle());
+            let sources = server::sources(&config, started, flusher, presence_handle, journal, history);
             let part = supervisor.part("streams", Role::Ordinary);
-            let live = Streams::start(flusher, presence, journal, bound.bodies(), boot, &part);
-            let state = server::http_state(
-                (&config, &origins),
-                started,
-                flusher_handle.clone(),
-                &readiness,
-                presence_handle,
-                &bound,
-                live,
-            );
-            let state = crate::http::AppState { senders, history: history.handle(), tail, ..state };
+            let live = Streams::start(sources.clone(), bound.bodies(), boot, &part);
+            let state = server::http_state((&config, &origins), sources, live, &readiness, &bound);
+            let state = crate::http::AppState { senders, tail, ..state };
             bound.serve_http(state, supervisor.part("tail", Role::Ordinary))
         });
         let management = management.map(|bound| {

@@ -15,7 +15,8 @@ use crate::assemble;
 use crate::config::{self, Config, Origins};
 use crate::flush::FlusherHandle;
 use crate::history::History;
-use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach, Streams};
+use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach, Sources, Streams};
+use crate::journal::Journal;
 use crate::management::ManagementState;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
@@ -129,29 +130,40 @@ pub(super) fn tls(port: &str, files: &TlsFiles, supervisor: &Supervisor) -> Resu
     Ok(tls)
 }
 
-pub(super) fn http_state(
-    (config, origins): (&Config, &Origins),
+/// What routes and streams tell of.
+pub(super) fn sources(
+    config: &Config,
     started: Instant,
     flusher: FlusherHandle,
-    readiness: &Readiness,
     presence: Option<PresenceHandle>,
-    server: &BoundServer,
+    journal: Journal,
+    history: History,
+) -> Sources {
+    let about = About {
+        node: host_name().unwrap_or_else(|_| "localhost".into()).into(),
+        profile: config.profile.name(),
+        interval: config.interval,
+        started,
+        max_series: config.max_series as u64,
+    };
+    Sources { about, flusher, presence, journal, history }
+}
+
+pub(super) fn http_state(
+    (config, origins): (&Config, &Origins),
+    sources: Sources,
     live: Streams,
+    readiness: &Readiness,
+    server: &BoundServer,
 ) -> AppState {
     let http = &config.http;
     let bodies = server.bodies();
     let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
     AppState {
-        about: About {
-            node: host_name().unwrap_or_else(|_| "localhost".into()).into(),
-            profile: config.profile.name(),
-            interval: config.interval,
-            started,
-            max_series: config.max_series as u64,
-        },
-        flusher,
+        about: sources.about,
+        flusher: sources.flusher,
         readiness: readiness.clone(),
-        presence,
+        presence: sources.presence,
         access: Arc::new(Access::new(
             AccessOptions {
                 token: http.token.as_deref().map(Arc::from),
@@ -163,14 +175,14 @@ pub(super) fn http_state(
             server.port.counters(),
         )),
         gzip: Gzip::new(&bodies),
-        journal: live.journal(),
+        journal: sources.journal,
         live,
         streams: Arc::new(Semaphore::new(http::STREAMS)),
         bodies,
         last_read: LastRead::default(),
         once: OnceEach::default(),
         senders: Senders::default(),
-        history: History::default(),
+        history: sources.history,
         tail: Tail::default(),
         past: assemble::archive(config).map(http::Past::new),
         explainer: assemble::explainer(config, origins),

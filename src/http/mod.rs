@@ -88,7 +88,7 @@ pub use access::{Access, AccessOptions};
 pub use config::{Effective, Origin, Setting};
 pub use history::Past;
 pub use snapshot::LastRead;
-pub use stream::Streams;
+pub use stream::{Sources, Streams};
 
 /// What does not change while the daemon runs.
 #[derive(Clone, Debug)]
@@ -159,15 +159,14 @@ pub struct OnceEach {
     events: Once,
 }
 
-impl AppState {
+impl About {
     fn uptime_secs(&self) -> f64 {
-        self.about.started.elapsed().as_secs_f64()
+        self.started.elapsed().as_secs_f64()
     }
 }
 
 /// Serves until `stop` turns true.
 pub async fn serve(port: Port, listener: Arc<TcpListener>, state: AppState, stop: watch::Receiver<bool>) {
-    state.live.evaluate(&state);
     serve_http(&port, &listener, router(state), stop).await;
 }
 
@@ -279,7 +278,7 @@ async fn own_metrics(
         let _turn = state.bodies.turn().await;
         // Without an answer the rest is still worth showing.
         let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
-        let (ledger, uptime) = (state.flusher.live().await.ledger(), state.uptime_secs());
+        let (ledger, uptime) = (state.flusher.live().await.ledger(), state.about.uptime_secs());
         state.bodies.work(move || metrics::render(&ledger, uptime, &presence, open).into()).await
     });
     state.bodies.shared(kind, text.await?).await
@@ -324,7 +323,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
         node: &state.about.node,
-        uptime_secs: state.uptime_secs(),
+        uptime_secs: state.about.uptime_secs(),
         profile: state.about.profile,
         interval: state.about.interval.as_secs_f64(),
         ready: state.readiness.obstacle().is_none(),

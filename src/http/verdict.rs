@@ -9,15 +9,17 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::flush::Published;
+use crate::flush::{FlusherHandle, Published};
+use crate::history::History;
 use crate::named::named_enum;
 use crate::presence::{ServiceState, Summary};
+use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 use crate::telemetry::{Ledger, QUEUE_WARNING, SinkAccount};
 
-use super::AppState;
 use super::pages::{amount, count, grouped, percent, rfc3339};
+use super::{About as Daemon, AppState};
 
 /// Longest wait for presence: a verdict without it is better than none.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -136,19 +138,29 @@ impl Look {
 
 /// Looks at everything.
 pub(super) async fn look(state: &AppState) -> Look {
-    let published = state.flusher.live().await;
+    look_at(&state.about, &state.flusher, state.presence.as_ref(), &state.history).await
+}
+
+/// The same for those who have no more than this.
+pub(super) async fn look_at(
+    about: &Daemon,
+    flusher: &FlusherHandle,
+    presence: Option<&PresenceHandle>,
+    history: &History,
+) -> Look {
+    let published = flusher.live().await;
     let ledger = published.ledger();
-    let presence = match &state.presence {
+    let presence = match presence {
         Some(presence) => {
             timeout(PATIENCE, presence.ask(|presence| presence.summary())).await.ok().and_then(Result::ok)
         }
         None => None,
     };
-    let (now, hour) = (unix_time(), super::pages::last_hour(&state.history, unix_time()));
+    let (now, hour) = (unix_time(), super::pages::last_hour(history, unix_time()));
     let seen = Seen {
-        uptime: state.uptime_secs(),
-        interval: state.about.interval.as_secs_f64(),
-        max_series: state.about.max_series,
+        uptime: about.uptime_secs(),
+        interval: about.interval.as_secs_f64(),
+        max_series: about.max_series,
         ledger: &ledger,
         last: published.snapshot.as_deref(),
         warnings: &published.warnings(&ledger),
@@ -162,8 +174,8 @@ pub(super) async fn look(state: &AppState) -> Look {
         ledger,
         presence,
         hour,
-        max_series: state.about.max_series,
-        interval: state.about.interval.as_secs_f64(),
+        max_series: about.max_series,
+        interval: about.interval.as_secs_f64(),
         verdict,
     }
 }

@@ -2,7 +2,7 @@
 //! asked for, and puts it into their queues. It waits for none of them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::codec::write_json;
 use crate::flush::FlusherHandle;
+use crate::history::History;
 use crate::journal::{Entry, Journal, MOST_ENTRIES, Query};
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
@@ -17,7 +18,7 @@ use crate::supervise::Part;
 use crate::web::Bodies;
 
 use super::super::presence::PATIENCE;
-use super::super::{AppState, verdict};
+use super::super::{About, verdict};
 use super::client::{Client, Message, Position, Reader, write_event};
 use super::lookup::Lookup;
 use super::message::{Parts, write_entries};
@@ -33,16 +34,27 @@ const FETCHED_AGAIN: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Streams(Arc<Shared>);
 
+/// What streams tell of.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// About the daemon.
+    pub about: About,
+    /// Who publishes intervals.
+    pub flusher: FlusherHandle,
+    /// Who is there; `None` if presence is off.
+    pub presence: Option<PresenceHandle>,
+    /// What happened.
+    pub journal: Journal,
+    /// The last intervals of every series.
+    pub history: History,
+}
+
 #[derive(Debug)]
 struct Shared {
-    flusher: FlusherHandle,
-    presence: Option<PresenceHandle>,
-    journal: Journal,
+    sources: Sources,
     bodies: Bodies,
     list: Mutex<List>,
     lookup: Mutex<Lookup>,
-    /// What verdicts are made of.
-    judged: OnceLock<Box<AppState>>,
 }
 
 #[derive(Debug)]
@@ -59,59 +71,20 @@ struct List {
 type Group = (Arc<Subscription>, Vec<Arc<Client>>);
 
 impl Streams {
-    /// Streams of what this flusher publishes; `boot` is the start of the daemon, Unix seconds, and `part` sees each interval.
-    /// To be called inside a Tokio runtime.
-    pub fn start(
-        flusher: FlusherHandle,
-        presence: Option<PresenceHandle>,
-        journal: Journal,
-        bodies: Bodies,
-        boot: u64,
-        part: &Part,
-    ) -> Streams {
+    /// Streams of these; `boot` is the start of the daemon, Unix seconds, and `part` sees each interval. To be called inside a
+    /// Tokio runtime.
+    pub fn start(sources: Sources, bodies: Bodies, boot: u64, part: &Part) -> Streams {
         let sent = Position { boot, ..Position::default() };
-        let list = List { clients: Vec::new(), sent, is_making: false, is_over: false };
-        let shared = Shared {
-            flusher,
-            presence,
-            journal,
-            bodies,
-            list: Mutex::new(list),
-            lookup: Mutex::default(),
-            judged: OnceLock::new(),
-        };
-        let streams = Streams(Arc::new(shared));
+        let list = Mutex::new(List { clients: Vec::new(), sent, is_making: false, is_over: false });
+        let streams = Streams(Arc::new(Shared { sources, bodies, list, lookup: Mutex::default() }));
         let (own, its_part) = (streams.clone(), part.clone());
         part.keep_task(move || run(own.clone(), its_part.clone()));
         streams
     }
 
-    /// What happened.
-    pub fn journal(&self) -> Journal {
-        self.0.journal.clone()
-    }
-
     fn lock(&self) -> MutexGuard<'_, List> {
         // Every change leaves it whole.
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds to intervals the verdict on what these routes see. It holds them without these streams, which they hold.
-    pub(in crate::http) fn evaluate(&self, state: &AppState) {
-        let Shared { flusher, presence, journal, bodies, .. } = &*self.0;
-        let list = List { clients: Vec::new(), sent: Position::default(), is_making: false, is_over: true };
-        let nobodys = Shared {
-            flusher: flusher.clone(),
-            presence: presence.clone(),
-            journal: journal.clone(),
-            bodies: bodies.clone(),
-            list: Mutex::new(list),
-            lookup: Mutex::default(),
-            judged: OnceLock::new(),
-        };
-        let live = Streams(Arc::new(nobodys));
-        // Routes are served once.
-        let _ = self.0.judged.set(Box::new(AppState { live, ..state.clone() }));
     }
 
     /// The verdict as JSON, if anybody wants an interval.
@@ -120,10 +93,10 @@ impl Streams {
             subscription.topics.has(Topics::INTERVAL) || subscription.topics.has(Topics::LEDGER)
         };
         let mut out = Vec::new();
-        if let Some(state) = self.0.judged.get()
-            && groups.iter().any(wants)
-        {
-            write_json(&verdict::look(state).await.verdict, &mut out);
+        if groups.iter().any(wants) {
+            let Sources { about, flusher, presence, history, .. } = &self.0.sources;
+            let look = verdict::look_at(about, flusher, presence.as_ref(), history).await;
+            write_json(&look.verdict, &mut out);
         }
         out
     }
@@ -191,7 +164,8 @@ impl Streams {
         if after >= until {
             return Vec::new();
         }
-        let (mut entries, _) = self.0.journal.find(&Query { since: after, most: MOST_ENTRIES, ..Query::default() });
+        let (mut entries, _) =
+            self.0.sources.journal.find(&Query { since: after, most: MOST_ENTRIES, ..Query::default() });
         entries.retain(|entry| entry.number <= until);
         entries.reverse();
         entries
@@ -199,7 +173,7 @@ impl Streams {
 
     /// Changes of presence after the one with a number.
     async fn presence_since(&self, after: u64, most: usize) -> Vec<(u64, Value)> {
-        let Some(presence) = &self.0.presence else { return Vec::new() };
+        let Some(presence) = &self.0.sources.presence else { return Vec::new() };
         let asked = presence.ask(move |state| state.events_since(Some(&after.to_string()), most));
         // Presence may be gone, or busy: the next change asks again.
         timeout(PATIENCE, asked).await.ok().and_then(Result::ok).unwrap_or_default()
@@ -213,7 +187,7 @@ impl Streams {
             if snapshot.sequence <= before.sequence {
                 return;
             }
-            list.sent = Position { event: self.0.journal.newest(), sequence: snapshot.sequence, ..before };
+            list.sent = Position { event: self.0.sources.journal.newest(), sequence: snapshot.sequence, ..before };
             list.is_making = !list.clients.is_empty();
             (groups(&list.clients), before, list.sent, snapshot.sequence - before.sequence - 1)
         };
@@ -324,8 +298,8 @@ fn write_presence(events: &[(u64, Value)], before: Position) -> (Vec<u8>, u64) {
 async fn run(streams: Streams, part: Part) {
     // Left by a panic.
     streams.made(true);
-    let mut published = streams.0.flusher.subscribe();
-    let mut newest = streams.0.presence.as_ref().map(PresenceHandle::newest);
+    let mut published = streams.0.sources.flusher.subscribe();
+    let mut newest = streams.0.sources.presence.as_ref().map(PresenceHandle::newest);
     loop {
         part.alive();
         tokio::select! {

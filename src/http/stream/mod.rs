@@ -26,7 +26,7 @@ use crate::web::{FromGiven, Given, Held, Parameters, error};
 
 use super::AppState;
 
-pub use hub::Streams;
+pub use hub::{Sources, Streams};
 
 use client::Position;
 
