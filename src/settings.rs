@@ -207,14 +207,17 @@ pub trait OptionVisitor {
     /// Options of a table inside of one that has more of its own behind it: written with dots.
     fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor));
 
-    /// The same of a table that may be absent. `inner` is told whether it is there, and so is the caller.
+    /// The same of a table that may be absent, and is left out then unless the visitor says otherwise. `inner` is told whether it
+    /// is there, and so is the caller.
     fn in_optional_table(
         &mut self,
         key: &'static str,
         is_there: bool,
         inner: &mut dyn FnMut(&mut dyn OptionVisitor, bool),
     ) -> bool {
-        self.in_table(key, &mut |visitor| inner(visitor, is_there));
+        if is_there {
+            self.in_table(key, &mut |visitor| inner(visitor, true));
+        }
         is_there
     }
 

@@ -112,18 +112,6 @@ impl OptionVisitor for Collector<'_> {
         inner(&mut self.at(path));
     }
 
-    fn in_optional_table(
-        &mut self,
-        key: &'static str,
-        is_there: bool,
-        inner: &mut dyn FnMut(&mut dyn OptionVisitor, bool),
-    ) -> bool {
-        if is_there {
-            self.in_table(key, &mut |visitor| inner(visitor, true));
-        }
-        is_there
-    }
-
     fn sections(&mut self, key: &'static str, _: &'static str, tables: &mut dyn Tables) {
         for number in 0..tables.count() {
             let path = format!("{}[{number}]", inside(&self.path, key));

@@ -107,18 +107,6 @@ impl OptionVisitor for Printer<'_> {
         self.out.inner(key, |out| inner(&mut Printer { out, path, profile }));
     }
 
-    fn in_optional_table(
-        &mut self,
-        key: &'static str,
-        is_there: bool,
-        inner: &mut dyn FnMut(&mut dyn OptionVisitor, bool),
-    ) -> bool {
-        if is_there {
-            self.in_table(key, &mut |visitor| inner(visitor, true));
-        }
-        is_there
-    }
-
     fn section(&mut self, key: &'static str, _: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
         let path = inside(&self.path, key);
         self.out.head(&format!("[{path}]"));
