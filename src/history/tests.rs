@@ -280,6 +280,10 @@ fn a_search_finds_what_a_naive_one_finds_page_by_page() {
             assert!(!matches(series) || *last < 165 || found.contains(id), "{text}: {id} of {last}");
         }
         assert!(found.iter().all(|id| matches(&Series::from_id(id).expect("an id"))), "{text}: {found:?}");
+        // One by one it is the same, for series that are here and for others; the daemon's own are left out.
+        let mut is_wanted = history.filter(Wanted::new(text, None, &[], prefix).expect("a search"));
+        assert!(all.values().all(|(series, _)| is_wanted(series) == matches(series)), "{text}");
+        assert!(!is_wanted(&Series::new(Kind::Counter, "systole.lines", &[])), "{text}");
     }
     let near = |text: &str| {
         let wanted = Wanted::new(text, None, &[], None).expect("a search");
