@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use crate::explain::{GoesTo, Rule};
 use crate::history::{ByTag, Cursor, Details, SearchError, SearchQuery, SeriesInfo, SeriesPage, Sort, Wanted};
 use crate::protocol::Kind;
+use crate::senders::Share;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot};
 use crate::web::{self, FromGiven, Given, Parameters, error, line};
@@ -150,17 +151,6 @@ impl FromGiven for Which {
     }
 }
 
-/// A sender of a series.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct SenderOf {
-    /// As `/api/v1/senders` has it.
-    id: String,
-    /// Its name, or its address.
-    label: String,
-    /// Its share of the lines, 0 to 1.
-    share: f64,
-}
-
 /// One series in detail.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SeriesDetails {
@@ -175,7 +165,7 @@ pub(super) struct SeriesDetails {
     /// Sinks that get it.
     goes_to: Vec<GoesTo>,
     /// Who sends it, as far as it is known.
-    senders: Vec<SenderOf>,
+    senders: Vec<Share>,
     /// Series of the same name that differ in one tag, by tag.
     by_tag: Vec<ByTag>,
     /// Whether percentiles of the last interval are exact.
@@ -213,12 +203,6 @@ fn alone(snapshot: &Snapshot, series: &Series) -> Option<Snapshot> {
 pub(super) fn goes_to(state: &AppState, snapshot: Option<&Snapshot>, series: &Series) -> Vec<GoesTo> {
     let alone = snapshot.and_then(|snapshot| alone(snapshot, series));
     alone.map_or_else(Vec::new, |alone| state.explainer.destinations(&alone))
-}
-
-/// Who sends a series.
-fn senders_of(state: &AppState, series: &Series) -> Vec<SenderOf> {
-    let shares = state.senders.of_series(series.name()).into_iter();
-    shares.map(|one| SenderOf { id: one.id, label: one.label, share: one.share }).collect()
 }
 
 /// One series in detail
@@ -259,7 +243,7 @@ pub(super) async fn details(
         percentiles,
         dropped_tags,
         goes_to,
-        senders: senders_of(&state, &series),
+        senders: state.senders.of_series(series.name()),
         by_tag,
         exact,
     };

@@ -156,7 +156,8 @@ pub(super) async fn look_at(
         }
         None => None,
     };
-    let (now, hour) = (unix_time(), super::pages::last_hour(history, unix_time()));
+    let now = unix_time();
+    let hour = super::pages::last_hour(history, now);
     let seen = Seen {
         uptime: about.uptime_secs(),
         interval: about.interval.as_secs_f64(),

@@ -80,7 +80,8 @@ pub struct ExampleStat {
 }
 
 /// Who sends a series.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = SenderOf)]
 pub struct Share {
     /// The id of the sender.
     pub id: String,

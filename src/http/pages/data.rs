@@ -17,6 +17,7 @@ use crate::journal;
 use crate::presence::describe::{describe, length};
 use crate::presence::{Event, Severity};
 use crate::protocol::Kind;
+use crate::senders::Share;
 use crate::series::Series;
 use crate::snapshot::{Point, Snapshot};
 use crate::telemetry::Ledger;
@@ -639,14 +640,6 @@ impl Points {
     }
 }
 
-/// A share of a sender in a series.
-#[derive(Clone, Debug, Default)]
-pub(super) struct SenderShare {
-    pub(super) id: String,
-    pub(super) label: String,
-    pub(super) share: f64,
-}
-
 /// The series that differ from one in the value of a tag, and what each is now.
 #[derive(Clone, Debug)]
 pub(super) struct ByTag {
@@ -664,7 +657,7 @@ pub(super) struct Details {
     pub(super) dropped_tags: Vec<String>,
     /// Sinks, and what they call it.
     pub(super) goes_to: Vec<(String, Vec<String>)>,
-    pub(super) senders: Vec<SenderShare>,
+    pub(super) senders: Vec<Share>,
     pub(super) senders_seen: u64,
     pub(super) by_tag: Vec<ByTag>,
     pub(super) is_exact: bool,
@@ -734,7 +727,7 @@ pub(super) fn details(state: &AppState, look: &Look, series: &Series) -> Details
     let goes_to = of_series::goes_to(state, look.snapshot().map(|snapshot| &**snapshot), series);
     let mut out = Details {
         senders_seen: shares.len() as u64,
-        senders: shares.into_iter().map(|one| SenderShare { id: one.id, label: one.label, share: one.share }).collect(),
+        senders: shares,
         rule: rule.as_ref().map(place),
         dropped_tags,
         goes_to: goes_to.into_iter().map(|one| (one.sink, one.names)).collect(),
