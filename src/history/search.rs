@@ -190,8 +190,8 @@ enum Word {
     Text(Finder<'static>),
     /// A tag with this key and, if it is exact, just this value; else a value that begins so.
     Tag(Finder<'static>, bool),
-    /// A pattern of the whole name.
-    Pattern(String),
+    /// A pattern of the whole name, and its longest text, if it has one.
+    Pattern(String, Option<Finder<'static>>),
 }
 
 impl Word {
@@ -199,7 +199,9 @@ impl Word {
         let mut needle = Vec::new();
         if word.contains(['*', '?']) {
             lower(word, &mut needle);
-            return Word::Pattern(String::from_utf8_lossy(&needle).into_owned());
+            let longest = needle.split(|byte| matches!(byte, b'*' | b'?')).max_by_key(|text| text.len());
+            let finder = longest.filter(|text| !text.is_empty()).map(|text| Finder::new(text).into_owned());
+            return Word::Pattern(String::from_utf8_lossy(&needle).into_owned(), finder);
         }
         if word.contains(':') {
             return Word::tag(word, false);
@@ -222,7 +224,7 @@ impl Word {
         match self {
             Word::Text(finder) => Some((finder, true)),
             Word::Tag(finder, is_exact) => Some((finder, !is_exact)),
-            Word::Pattern(_) => None,
+            Word::Pattern(_, finder) => Some((finder.as_ref()?, false)),
         }
     }
 
@@ -234,7 +236,7 @@ impl Word {
                 let next = text.get(at + finder.needle().len());
                 next.is_none_or(|byte| *byte == TAG)
             }),
-            Word::Pattern(pattern) => std::str::from_utf8(name_of(text)).is_ok_and(|name| matches(pattern, name)),
+            Word::Pattern(pattern, _) => std::str::from_utf8(name_of(text)).is_ok_and(|name| matches(pattern, name)),
         }
     }
 }
