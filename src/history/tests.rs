@@ -242,8 +242,9 @@ fn a_search_finds_what_a_naive_one_finds_page_by_page() {
         // Those that the axis has forgotten are forgotten when the next block begins.
         all.retain(|_, (_, last)| *last + 100 > n);
     }
+    let patterns = ["api.* user:", "*ECK*", "?b.*", "*.h?ts", "*t*s", "*", "q.?"].map(|text| (text, None));
     for (text, prefix) in
-        [("", None), ("LAT", None), ("checkout user:4", None), ("api.* user:", None), ("", Some("db."))]
+        [("", None), ("LAT", None), ("checkout user:4", None), ("", Some("db."))].into_iter().chain(patterns)
     {
         let matches = |series: &Series| {
             let name = series.name().to_lowercase();
@@ -252,7 +253,7 @@ fn a_search_finds_what_a_naive_one_finds_page_by_page() {
                 && text.split_whitespace().all(|word| match word {
                     "user:" => true,
                     "user:4" => user.starts_with('4'),
-                    "api.*" => name.starts_with("api."),
+                    word if word.contains(['*', '?']) => crate::glob::matches(&word.to_lowercase(), &name),
                     word => name.contains(&word.to_lowercase()),
                 })
         };
