@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
-use crate::presence::{self, Change, ServiceState, Severity as PresenceSeverity, State, describe};
+use crate::presence::{
+    self, Change, Health, JobState, Phase, ServiceState, Severity as PresenceSeverity, State, WatchReason, WatchState,
+    describe,
+};
 use crate::protocol::AlertType;
 use crate::series::Series;
 use crate::snapshot::Snapshot;
@@ -99,7 +102,12 @@ pub(super) fn of_presence(snapshot: &Snapshot) -> impl Iterator<Item = Entry> {
 fn of_change(event: &presence::Event) -> Entry {
     let is_up = matches!(
         event.change,
-        Change::Instance { to: Some(State::Up), .. } | Change::Service { to: Some(ServiceState::Up), .. }
+        Change::Instance { to: Some(State::Up), .. }
+            | Change::Service { to: Some(ServiceState::Up), .. }
+            | Change::Job { to: JobState::Ok, .. }
+            | Change::Health { to: Health::Ok, .. }
+            | Change::Watch { to: WatchState::Ok, reason: WatchReason::Floor, .. }
+            | Change::Peer(Phase::End)
     );
     let level = match event.severity() {
         PresenceSeverity::Critical => Severity::Error,

@@ -93,7 +93,7 @@ async fn deliver(line: &mut Target, alerts: &mut Alerts) {
                 alerts.ended.insert(key, Ended { alarm, detail, end, came, taken: None });
             } else {
                 alerts.ended.remove(&key);
-                alerts.open.insert(key, (notice.alarm, notice.detail, true));
+                alerts.open(key, notice.alarm, notice.detail, now);
             }
         }
         line.in_work = 0;
@@ -157,6 +157,17 @@ impl Alerts {
         all.chunks(BATCH).map(|part| Value::Array(part.to_vec())).collect()
     }
 
+    /// Takes an alert that fires. The severity is a label: when it changes, what was sent before is another alert, and ends.
+    fn open(&mut self, key: String, alarm: Alarm, detail: String, now: UnixTime) {
+        let severity = alarm.severity;
+        let before = self.open.insert(key.clone(), (alarm, detail, true));
+        if let Some((alarm, detail, _)) = before.filter(|(alarm, ..)| alarm.severity != severity) {
+            let end = (now - TICK_SECS).max(alarm.since);
+            let ended = Ended { alarm, detail, end, came: Instant::now(), taken: None };
+            self.ended.insert(format!("{key}/{}", ended.alarm.severity), ended);
+        }
+    }
+
     /// Records that the alerts of `began` were accepted.
     fn note_taken(&mut self, everything: bool, began: Instant) {
         for ended in self.ended.values_mut().filter(|e| everything || e.due().is_some_and(|due| due <= began)) {
@@ -182,10 +193,12 @@ impl Alerts {
 fn alert(alarm: &Alarm, detail: &str, ends: UnixTime, page: Option<&str>) -> Value {
     let identity = &alarm.key;
     let mut labels = json!({"alertname": identity.name, "severity": alarm.severity, "source": "presence"});
+    let nodes = identity.nodes.as_ref().map(|nodes| nodes.join(","));
     for (label, value) in [
         ("service", identity.service.as_deref()),
         ("instance", identity.instance.as_deref()),
         ("code", identity.code.map(WarningCode::as_str)),
+        ("nodes", nodes.as_deref()),
     ] {
         if let Some(value) = value {
             labels[label] = Escaped(value).to_string().into();

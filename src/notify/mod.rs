@@ -280,6 +280,7 @@ mod tests {
             service: Some("a".into()),
             instance: Some(format!("{n}").into()),
             code: None,
+            nodes: None,
         };
         let alarm = Alarm {
             key,

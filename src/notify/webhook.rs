@@ -4,7 +4,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::masked;
-use crate::presence::{EventKind, Notification, State};
+use crate::presence::{AlertName, Notification, ServiceState, State};
 use crate::supervise::caught;
 use crate::untrusted::Escaped;
 
@@ -78,6 +78,24 @@ async fn send(line: &Target, batch: &[Notification]) -> Result<(), String> {
     if answer.is_good() { Ok(()) } else { Err(format!("it answers {}", answer.status)) }
 }
 
+/// The state that an alarm of this name stands for, where it is always the same.
+fn state_of(name: AlertName) -> Option<&'static str> {
+    match name {
+        AlertName::InstanceDown => Some(State::Down.as_str()),
+        AlertName::ServiceDown => Some(ServiceState::Down.as_str()),
+        AlertName::ServiceDegraded => Some(ServiceState::Degraded.as_str()),
+        AlertName::Conflict
+        | AlertName::Flapping
+        | AlertName::Health
+        | AlertName::Ingest
+        | AlertName::Job
+        | AlertName::MassSilence
+        | AlertName::PeerUnreachable
+        | AlertName::ServiceGone
+        | AlertName::Watch => None,
+    }
+}
+
 fn event(line: &Target, notice: &Notification) -> Value {
     let alarm = &notice.alarm;
     let mut event = match &notice.event {
@@ -88,10 +106,10 @@ fn event(line: &Target, notice: &Notification) -> Value {
             "id": format!("{}-{}", line.identity.id(0), alarm.key.dedup_key()),
             "time": alarm.since.rfc3339(),
             "node": line.identity.node,
-            "kind": if alarm.key.instance.is_some() { EventKind::Instance } else { EventKind::Service },
+            "kind": alarm.key.name.kind(),
             "service": alarm.key.service,
             "instance": alarm.key.instance,
-            "to": State::Down,
+            "to": state_of(alarm.key.name),
             "notify": true,
             "severity": alarm.severity,
             "text": Escaped(&alarm.text).to_string(),

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::describe::describe;
 use crate::named::named_enum;
 
-use super::event::{Change, Event, MassSilencePhase, Phase, Severity, WarningCode};
+use super::event::{Change, Event, EventKind, MassSilencePhase, Phase, Severity, WarningCode, WatchState};
 use super::instance::State;
+use super::jobs::JobState;
 use super::service::ServiceState;
 use super::time::UnixTime;
 
@@ -26,18 +27,26 @@ named_enum! {
         Conflict = "PresenceConflict",
         /// An instance or a service goes up and down.
         Flapping = "PresenceFlapping",
+        /// A service check says that something is wrong.
+        Health = "PresenceHealth",
         /// We see less than we should.
         Ingest = "PresenceIngest",
         /// An instance is down.
         InstanceDown = "PresenceInstanceDown",
+        /// A job failed, did not run, or does not end.
+        Job = "PresenceJob",
         /// Most of what should be heard is silent.
         MassSilence = "PresenceMassSilence",
+        /// Two observers cannot reach each other.
+        PeerUnreachable = "PresencePeerUnreachable",
         /// Too few instances of a service are present.
         ServiceDegraded = "PresenceServiceDegraded",
         /// No instance of a service is present.
         ServiceDown = "PresenceServiceDown",
         /// A service has left and did not come back.
         ServiceGone = "PresenceServiceGone",
+        /// A watched metric has too few lines, or is no heartbeat.
+        Watch = "PresenceWatch",
     }
 }
 
@@ -47,7 +56,10 @@ impl AlertName {
         match code {
             WarningCode::InstanceConflict | WarningCode::ZeroRepeated => AlertName::Conflict,
             WarningCode::ServiceGone => AlertName::ServiceGone,
+            WarningCode::WatchIrregular => AlertName::Watch,
+            WarningCode::PeerUnreachable => AlertName::PeerUnreachable,
             WarningCode::ClockStep
+            | WarningCode::Deaf
             | WarningCode::HighLoss
             | WarningCode::IngestDrops
             | WarningCode::Limit
@@ -57,6 +69,23 @@ impl AlertName {
             | WarningCode::QueueDrops
             | WarningCode::Sampled
             | WarningCode::StateLost => AlertName::Ingest,
+        }
+    }
+}
+
+impl AlertName {
+    /// The kind of the events that open and end alarms with this name.
+    pub fn kind(self) -> EventKind {
+        match self {
+            AlertName::Flapping => EventKind::Flapping,
+            AlertName::Health => EventKind::Health,
+            AlertName::InstanceDown => EventKind::Instance,
+            AlertName::Job => EventKind::Job,
+            AlertName::MassSilence => EventKind::MassSilence,
+            AlertName::PeerUnreachable => EventKind::Peer,
+            AlertName::ServiceDegraded | AlertName::ServiceDown => EventKind::Service,
+            AlertName::Watch => EventKind::Watch,
+            AlertName::Conflict | AlertName::Ingest | AlertName::ServiceGone => EventKind::Warning,
         }
     }
 }
@@ -75,19 +104,23 @@ pub struct AlertKey {
     /// Which warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<WarningCode>,
+    /// Which two observers, in the order of their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<[CompactString; 2]>,
 }
 
 impl AlertKey {
     fn new(name: AlertName, event: &Event) -> AlertKey {
         let instance = event.instance.clone().filter(|instance| **instance != *"*");
-        AlertKey { name, service: event.service.clone(), instance, code: None }
+        AlertKey { name, service: event.service.clone(), instance, code: None, nodes: event.nodes.clone() }
     }
 
     /// One line that is the same for a problem and its end.
     pub fn dedup_key(&self) -> String {
         let mut key = self.name.to_string();
         let code = self.code.map(WarningCode::as_str);
-        for part in [self.service.as_deref(), self.instance.as_deref(), code].into_iter().flatten() {
+        let names = [self.service.as_deref(), self.instance.as_deref(), code].into_iter().flatten();
+        for part in names.chain(self.nodes.iter().flatten().map(CompactString::as_str)) {
             key.push('/');
             key.push_str(part);
         }
@@ -202,6 +235,17 @@ impl AlertBook {
                 self.release(event);
                 out
             }
+            Change::Job { to, .. } if to.level() > 0 => vec![self.fire(key(AlertName::Job), event, numbered, None)],
+            // A start is no end of a problem.
+            Change::Job { to: JobState::Ok | JobState::Retired, .. } => self.end(&key(AlertName::Job), numbered),
+            Change::Health { to, .. } if to.is_bad() => vec![self.fire(key(AlertName::Health), event, numbered, None)],
+            Change::Health { .. } => self.end(&key(AlertName::Health), numbered),
+            Change::Watch { to: WatchState::Low, .. } => {
+                vec![self.fire(key(AlertName::Watch), event, numbered, None)]
+            }
+            Change::Watch { to: WatchState::Ok, .. } => self.end(&key(AlertName::Watch), numbered),
+            Change::Peer(Phase::Start) => vec![self.fire(key(AlertName::PeerUnreachable), event, numbered, None)],
+            Change::Peer(Phase::End) => self.end(&key(AlertName::PeerUnreachable), numbered),
             Change::Flapping(Phase::Start) => vec![self.fire(key(AlertName::Flapping), event, numbered, None)],
             Change::Flapping(Phase::End) => self.end(&key(AlertName::Flapping), numbered),
             Change::MassSilence(MassSilencePhase::Start) => {
@@ -213,9 +257,10 @@ impl AlertBook {
                 let code = (name != AlertName::ServiceGone).then_some(code);
                 vec![self.fire(AlertKey { code, ..key(name) }, event, numbered, Some(event.at + PASSING))]
             }
-            Change::MassSilence(MassSilencePhase::HoldExpired) | Change::Maintenance(_) | Change::Restored(_) => {
-                Vec::new()
-            }
+            Change::Job { .. }
+            | Change::MassSilence(MassSilencePhase::HoldExpired)
+            | Change::Maintenance(_)
+            | Change::Restored(_) => Vec::new(),
         }
     }
 
@@ -241,6 +286,8 @@ impl AlertBook {
             // The same again: it lasts.
             Some(alarm) => {
                 (alarm.text, alarm.state, alarm.until) = (describe(event), state, until);
+                // A job that overran and then failed is worse than before.
+                alarm.severity = alarm.severity.min(event.severity());
                 alarm.clone()
             }
             None => {
@@ -271,7 +318,8 @@ impl AlertBook {
     /// The warnings about instances of an event's service.
     fn instance_warnings(&mut self, event: &Event) -> impl Iterator<Item = &mut Alarm> {
         let service = event.service.clone();
-        let first = AlertKey { name: AlertName::InstanceDown, service: service.clone(), instance: None, code: None };
+        let (name, nodes) = (AlertName::InstanceDown, None);
+        let first = AlertKey { name, service: service.clone(), instance: None, code: None, nodes };
         let of_it = move |key: &AlertKey| key.name == AlertName::InstanceDown && key.service == service;
         self.open.range_mut(first..).take_while(move |(key, _)| of_it(key)).map(|(_, alarm)| alarm)
     }
@@ -300,7 +348,8 @@ impl AlertBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::event::{InstanceContext, Reason};
+    use crate::presence::event::{Health, InstanceContext, Reason, WatchReason};
+    use crate::presence::jobs::JobReason;
 
     fn at(secs: f64) -> UnixTime {
         UnixTime::from_secs(secs)
@@ -364,6 +413,39 @@ mod tests {
         let worse = alerts.take(2, &service(5.0, ServiceState::Down));
         let (degraded, down) = ("PresenceServiceDegraded/a".to_string(), "PresenceServiceDown/a".to_string());
         assert_eq!(notified(&worse), [(degraded, true), (down, false)]);
+    }
+
+    #[test]
+    fn a_job_has_one_alarm_that_grows_worse_and_ends_with_a_good_run() {
+        let mut alerts = AlertBook::new(10.0, Vec::new());
+        let job = |secs: f64, to: JobState, reason: JobReason| {
+            event(secs, Some("-"), Change::Job { from: JobState::Running, to, reason })
+        };
+        let key = "PresenceJob/a/-".to_string();
+        let overrun = alerts.take(1, &job(0.0, JobState::Overrun, JobReason::MaxRuntime));
+        assert_eq!((notified(&overrun), overrun[0].alarm.severity), (vec![(key.clone(), false)], Severity::Warning));
+        let failed = alerts.take(2, &job(5.0, JobState::Failed, JobReason::Exit(1)));
+        assert_eq!((notified(&failed), failed[0].alarm.severity), (vec![(key.clone(), false)], Severity::Critical));
+        assert!(alerts.take(3, &job(6.0, JobState::Running, JobReason::Started)).is_empty());
+        assert_eq!(notified(&alerts.take(4, &job(9.0, JobState::Ok, JobReason::Ended))), [(key, true)]);
+        assert_eq!(alerts.open().count(), 0);
+    }
+
+    #[test]
+    fn what_a_check_a_watch_or_a_peer_opens_it_ends() {
+        let mut alerts = AlertBook::new(10.0, Vec::new());
+        let health = |to| event(0.0, Some("x"), Change::Health { from: None, to });
+        let watch = |to| event(0.0, Some("x"), Change::Watch { from: WatchState::Ok, to, reason: WatchReason::Floor });
+        let peer =
+            |phase| Event { nodes: Some(["n1".into(), "n2".into()]), ..Event::new(at(0.0), Change::Peer(phase), true) };
+        for (key, start, end) in [
+            ("PresenceHealth/a/x", health(Health::Unknown), health(Health::Warning)),
+            ("PresenceWatch/a/x", watch(WatchState::Low), watch(WatchState::Ok)),
+            ("PresencePeerUnreachable/n1/n2", peer(Phase::Start), peer(Phase::End)),
+        ] {
+            assert_eq!(notified(&alerts.take(1, &start)), [(key.to_string(), false)]);
+            assert_eq!(notified(&alerts.take(2, &end)), [(key.to_string(), true)]);
+        }
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! Events in words: what a person reads in a log, on the board, in a page at night.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, WarningCode};
+use compact_str::CompactString;
+
+use super::event::{
+    Change, Event, Health, InstanceContext, MassSilencePhase, Phase, Reason, WarningCode, WatchReason, WatchState,
+};
 use super::instance::State;
+use super::jobs::{JobReason, JobState};
 use super::service::ServiceState;
 
 /// So many seconds, as people say it.
@@ -40,6 +46,14 @@ fn warning(code: WarningCode) -> &'static str {
             "the network loses many heartbeats: instance alarms are less reliable, consider misses = \"auto\""
         }
         WarningCode::ServiceGone => "all instances have said goodbye, and none has come back",
+        WarningCode::PeerUnreachable => {
+            "another observer cannot be reached; what it alone heard counts against nobody for now"
+        }
+        WarningCode::Deaf => "we hear nothing while another observer hears the fleet: our ear is broken, not the fleet",
+        WarningCode::WatchIrregular => {
+            "this metric stops now and then by itself, so its silence tells nothing and is no alarm from now on; set an \
+             `interval` for its watch, or another `evidence`"
+        }
         WarningCode::ZeroRepeated => "goodbyes keep coming: is 0 sent for down, or does a proxy repeat gauges?",
     }
 }
@@ -60,6 +74,8 @@ fn instance_text<T>(to: Option<State>, reason: Reason, context: Option<&Instance
         (Some(State::Left), Reason::Goodbye) => "said goodbye",
         (Some(State::Left), Reason::NeverEstablished) => "fell silent before its interval was known",
         (Some(State::Left), Reason::Replaced) => "was replaced by a newer instance",
+        (Some(State::Left), Reason::BecameJob) => "is a job now; its runs are judged, not its silence",
+        (Some(State::Left), Reason::Irregular) => "is silent, as it is now and then",
         (Some(State::Left), _) => "has left",
         (None, Reason::Operator) => "was forgotten by an operator",
         (None, _) => "is forgotten",
@@ -80,6 +96,8 @@ fn down_text<T>(reason: Reason, context: Option<&InstanceContext<T>>) -> String 
         Reason::FlappingOver => "is still down after flapping",
         Reason::NotBackAfterMassSilence => "did not come back after the mass silence",
         Reason::NotBackWithService => "did not come back with its service",
+        Reason::NotBackAfterPeer => "was heard by a lost observer only, and did not come back when the others did",
+        Reason::Peer => "was heard by a lost observer only",
         // None of these makes an instance go down.
         Reason::Registered
         | Reason::Confirmed
@@ -93,6 +111,8 @@ fn down_text<T>(reason: Reason, context: Option<&InstanceContext<T>>) -> String 
         | Reason::Goodbye
         | Reason::NeverEstablished
         | Reason::Replaced
+        | Reason::BecameJob
+        | Reason::Irregular
         | Reason::Operator
         | Reason::Evicted
         | Reason::LeftExpired
@@ -113,16 +133,77 @@ fn service_text(to: Option<ServiceState>) -> &'static str {
     }
 }
 
+/// What a job did or suffered.
+fn job_text(to: JobState, reason: JobReason) -> Cow<'static, str> {
+    let text = match (to, reason) {
+        (JobState::Failed, JobReason::Exit(status)) => return exit_text(status).into(),
+        (_, JobReason::MaintenanceOver) => return format!("is still {to} after its maintenance").into(),
+        (JobState::Overrun, JobReason::MaxRuntime) => "runs for longer than it may",
+        (JobState::Overrun, _) => "still runs, and its next run was due",
+        (JobState::Lost, JobReason::TooManyRuns) => "has more runs open than are kept; the oldest is given up as lost",
+        (JobState::Lost, _) => "has begun another run, and the one before never ended",
+        (JobState::Missed, _) => "did not run when it was due",
+        (JobState::Unheard, JobReason::EndUnheard) => "may have ended its run while we could not hear",
+        (JobState::Unheard, _) => "was due while we could not hear; its next run is awaited",
+        (JobState::Retired, JobReason::Operator) => "was forgotten by an operator",
+        (JobState::Retired, _) => "said goodbye; no run of it is awaited any more",
+        (JobState::Waiting, _) => "was not heard yet",
+        (JobState::Running, _) => "has begun a run",
+        (JobState::Ok, _) => "ended well",
+        (JobState::Failed, _) => "failed",
+    };
+    text.into()
+}
+
+/// A failure with an exit status. Shells report a signal `n` as `128 + n`.
+fn exit_text(status: i64) -> String {
+    match status - 128 {
+        signal @ 1..=64 => format!("failed with exit {status}, as after signal {signal}"),
+        _ => format!("failed with exit {status}"),
+    }
+}
+
+fn health_text(to: Health) -> &'static str {
+    match to {
+        Health::Ok => "says by its service check that it is well",
+        Health::Warning => "says by its service check that something is amiss (warning)",
+        Health::Critical => "says by its service check that it is not well (critical)",
+        Health::Unknown => "says by its service check that it cannot tell how it is (unknown)",
+    }
+}
+
+fn watch_text(to: WatchState, reason: WatchReason) -> &'static str {
+    match (to, reason) {
+        (WatchState::Low, _) => "has had too few lines for two minutes",
+        (WatchState::Ok, WatchReason::Floor) => "has enough lines again",
+        (WatchState::Ok, WatchReason::Down) => "has no lines at all; the alarm about its silence stands for it",
+    }
+}
+
+/// Two observers, of which one cannot be reached, or can be again.
+fn peer_text(phase: Phase, nodes: Option<&[CompactString; 2]>) -> String {
+    let who = nodes.map_or("two observers".to_string(), |[one, other]| format!("the observers {one} and {other}"));
+    match phase {
+        Phase::Start => format!("{who} cannot reach each other"),
+        Phase::End => format!("{who} reach each other again"),
+    }
+}
+
 /// An event in one sentence. Names are as they were sent: whoever shows them escapes them.
 pub fn describe<T>(event: &Event<T>) -> String {
     let service = event.service.as_deref().unwrap_or("");
     let who = match event.instance.as_deref() {
         Some("*") | None => service.to_string(),
+        Some("-") if matches!(event.change, Change::Job { .. }) => service.to_string(),
         Some(instance) => format!("{service}/{instance}"),
     };
     let mut out = match event.change {
         Change::Instance { to, reason, .. } => format!("{who} {}", instance_text(to, reason, event.context.as_ref())),
         Change::Service { to, .. } => format!("{who} {}", service_text(to)),
+        Change::Job { to, reason, .. } => format!("{who} {}", job_text(to, reason)),
+        Change::Health { to, .. } => format!("{who} {}", health_text(to)),
+        Change::Watch { to, reason, .. } => format!("{who} {}", watch_text(to, reason)),
+        Change::Peer(phase) => peer_text(phase, event.nodes.as_ref()),
         Change::Flapping(Phase::Start) => format!("{who} goes up and down; its changes stay quiet until it settles"),
         Change::Flapping(Phase::End) => format!("{who} has settled"),
         Change::MassSilence(MassSilencePhase::Start) => {
@@ -186,6 +267,21 @@ mod tests {
             describe(&event),
             "checkout/web-1 missed 4 beats of 10 s; last heard 45 s ago from 10.0.0.5; 2 of 3 instances present"
         );
+    }
+
+    #[test]
+    fn a_job_says_what_its_run_did() {
+        for (instance, to, reason, text) in [
+            ("-", JobState::Failed, JobReason::Exit(137), "backup failed with exit 137, as after signal 9"),
+            ("-", JobState::Failed, JobReason::Exit(1), "backup failed with exit 1"),
+            ("box7", JobState::Missed, JobReason::NoRun, "backup/box7 did not run when it was due"),
+            ("-", JobState::Missed, JobReason::MaintenanceOver, "backup is still missed after its maintenance"),
+        ] {
+            let change = Change::Job { from: JobState::Running, to, reason };
+            let event = Event::new(UnixTime::default(), change, true);
+            let event = Event { service: Some("backup".into()), instance: Some(instance.into()), ..event };
+            assert_eq!(describe(&event), text);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::untrusted::Escaped;
 
 use super::describe::describe;
 use super::instance::State;
+use super::jobs::{JobReason, JobState};
 use super::service::ServiceState;
 use super::text_bytes;
 use super::time::{EngineTime, Epoch, UnixTime};
@@ -24,6 +25,14 @@ named_enum! {
         Instance = "instance",
         /// A service changed.
         Service = "service",
+        /// A job changed.
+        Job = "job",
+        /// A service check said something else than before.
+        Health = "health",
+        /// A watched metric has too few lines, or enough again.
+        Watch = "watch",
+        /// Another observer cannot be reached, or can be again.
+        Peer = "peer",
         /// Flapping began or ended.
         Flapping = "flapping",
         /// Most of what should be heard is silent, or is heard again.
@@ -72,12 +81,20 @@ named_enum! {
         NotBackAfterMassSilence = "not_back_after_mass_silence",
         /// Down since its service was, which is back.
         NotBackWithService = "not_back_with_service",
+        /// Down since the only observer that heard it was lost, and most of the others are heard again.
+        NotBackAfterPeer = "not_back_after_peer",
+        /// Only an observer that cannot be reached heard it.
+        Peer = "peer",
         /// It said goodbye.
         Goodbye = "goodbye",
         /// Silent before its interval was known.
         NeverEstablished = "never_established",
         /// A newer instance took its place.
         Replaced = "replaced",
+        /// It is a job now, whose silence means nothing.
+        BecameJob = "became_job",
+        /// A watched metric that comes and goes, so that its silence means nothing.
+        Irregular = "irregular",
         /// An operator removed it.
         Operator = "operator",
         /// It made room for another one.
@@ -94,6 +111,8 @@ named_enum! {
     pub enum WarningCode {
         /// The wall clock was set.
         ClockStep = "clock_step",
+        /// We hear nothing, and another observer hears the fleet.
+        Deaf = "deaf",
         /// The network loses many heartbeats.
         HighLoss = "high_loss",
         /// The kernel drops datagrams.
@@ -104,6 +123,8 @@ named_enum! {
         Limit = "limit",
         /// We stood still.
         LocalPause = "local_pause",
+        /// Another observer cannot be reached.
+        PeerUnreachable = "peer_unreachable",
         /// Beats come much more often than declared.
         PromiseLoose = "promise_loose",
         /// Beats come slower than declared.
@@ -116,6 +137,8 @@ named_enum! {
         ServiceGone = "service_gone",
         /// The saved state could not be read.
         StateLost = "state_lost",
+        /// A watched metric stops now and then by itself.
+        WatchIrregular = "watch_irregular",
         /// Goodbyes keep coming.
         ZeroRepeated = "zero_repeated",
     }
@@ -155,6 +178,57 @@ named_enum! {
     }
 }
 
+named_enum! {
+    /// What a service check says, in the order of its numbers on the wire.
+    pub enum Health {
+        /// Status 0.
+        Ok = "ok",
+        /// Status 1.
+        Warning = "warning",
+        /// Status 2.
+        Critical = "critical",
+        /// Status 3.
+        Unknown = "unknown",
+    }
+}
+
+impl Health {
+    /// What a status on the wire says; every number beyond 2 is unknown.
+    pub fn of_status(status: u8) -> Health {
+        match status {
+            0 => Health::Ok,
+            1 => Health::Warning,
+            2 => Health::Critical,
+            _ => Health::Unknown,
+        }
+    }
+
+    /// Whether it is a problem: critical and unknown are.
+    pub fn is_bad(self) -> bool {
+        matches!(self, Health::Critical | Health::Unknown)
+    }
+}
+
+named_enum! {
+    /// Whether a watched metric has as many lines a minute as it should.
+    pub enum WatchState {
+        /// It has.
+        Ok = "ok",
+        /// It has fewer.
+        Low = "low",
+    }
+}
+
+named_enum! {
+    /// Why the state of a watched metric changed.
+    pub enum WatchReason {
+        /// Its lines of a minute were counted.
+        Floor = "floor",
+        /// Its instance is down, and that alarm stands for it.
+        Down = "down",
+    }
+}
+
 impl MassSilencePhase {
     fn reason(self) -> Reason {
         match self {
@@ -184,6 +258,33 @@ pub enum Change {
         /// State now.
         to: Option<ServiceState>,
     },
+    /// A job changed its state.
+    Job {
+        /// State before.
+        from: JobState,
+        /// State now.
+        to: JobState,
+        /// Why.
+        reason: JobReason,
+    },
+    /// A service check said something else than before.
+    Health {
+        /// What it said before; `None` if this is the first.
+        from: Option<Health>,
+        /// What it says now.
+        to: Health,
+    },
+    /// A watched metric has too few lines, or enough again.
+    Watch {
+        /// State before.
+        from: WatchState,
+        /// State now.
+        to: WatchState,
+        /// Why.
+        reason: WatchReason,
+    },
+    /// Another observer cannot be reached, or can be again; `nodes` of the event has both.
+    Peer(Phase),
     /// Flapping began or ended.
     Flapping(Phase),
     /// Most of what should be heard is silent, or is heard again.
@@ -206,6 +307,10 @@ impl Change {
         match self {
             Change::Instance { .. } => EventKind::Instance,
             Change::Service { .. } => EventKind::Service,
+            Change::Job { .. } => EventKind::Job,
+            Change::Health { .. } => EventKind::Health,
+            Change::Watch { .. } => EventKind::Watch,
+            Change::Peer(_) => EventKind::Peer,
             Change::Flapping(_) => EventKind::Flapping,
             Change::MassSilence(_) => EventKind::MassSilence,
             Change::Maintenance(_) => EventKind::Maintenance,
@@ -219,7 +324,11 @@ impl Change {
         match self {
             Change::Instance { from, .. } => Some(from.map_or(NOT_KNOWN_YET, State::as_str)),
             Change::Service { from, .. } => Some(from.map_or(NOT_KNOWN_YET, ServiceState::as_str)),
-            Change::Flapping(_)
+            Change::Job { from, .. } => Some(from.as_str()),
+            Change::Health { from, .. } => Some(from.map_or(NOT_KNOWN_YET, Health::as_str)),
+            Change::Watch { from, .. } => Some(from.as_str()),
+            Change::Peer(_)
+            | Change::Flapping(_)
             | Change::MassSilence(_)
             | Change::Maintenance(_)
             | Change::Warning(_)
@@ -232,18 +341,25 @@ impl Change {
         match self {
             Change::Instance { to, .. } => Some(to.map_or(FORGOTTEN, State::as_str)),
             Change::Service { to, .. } => Some(to.map_or(FORGOTTEN, ServiceState::as_str)),
-            Change::Flapping(phase) | Change::Maintenance(phase) => Some(phase.as_str()),
+            Change::Job { to, .. } => Some(to.as_str()),
+            Change::Health { to, .. } => Some(to.as_str()),
+            Change::Watch { to, .. } => Some(to.as_str()),
+            Change::Peer(phase) | Change::Flapping(phase) | Change::Maintenance(phase) => Some(phase.as_str()),
             Change::MassSilence(phase) => Some(phase.as_str()),
             Change::Warning(_) | Change::Restored(_) => None,
         }
     }
 
-    /// Why.
-    pub fn reason(&self) -> Option<Reason> {
+    /// Why, as records have it.
+    pub fn reason(&self) -> Option<Cow<'static, str>> {
         match self {
-            Change::Instance { reason, .. } => Some(*reason),
-            Change::MassSilence(phase) => Some(phase.reason()),
+            Change::Instance { reason, .. } => Some(reason.as_str().into()),
+            Change::MassSilence(phase) => Some(phase.reason().as_str().into()),
+            Change::Job { reason, .. } => Some(reason.text()),
+            Change::Watch { reason, .. } => Some(reason.as_str().into()),
             Change::Service { .. }
+            | Change::Health { .. }
+            | Change::Peer(_)
             | Change::Flapping(_)
             | Change::Maintenance(_)
             | Change::Warning(_)
@@ -257,6 +373,10 @@ impl Change {
             Change::Warning(code) => Some(*code),
             Change::Instance { .. }
             | Change::Service { .. }
+            | Change::Job { .. }
+            | Change::Health { .. }
+            | Change::Watch { .. }
+            | Change::Peer(_)
             | Change::Flapping(_)
             | Change::MassSilence(_)
             | Change::Maintenance(_)
@@ -272,15 +392,25 @@ impl Change {
     /// How grave it is.
     pub fn severity(&self) -> Severity {
         match self {
-            Change::Service { to: Some(ServiceState::Down), .. } | Change::MassSilence(MassSilencePhase::Start) => {
-                Severity::Critical
-            }
+            // What a lost observer alone heard is in nobody's sight, so its alarm stands for all of that.
+            Change::Service { to: Some(ServiceState::Down), .. }
+            | Change::Job { to: JobState::Failed | JobState::Missed, .. }
+            | Change::Health { to: Health::Critical, .. }
+            | Change::Peer(Phase::Start)
+            | Change::MassSilence(MassSilencePhase::Start) => Severity::Critical,
             Change::Service { to: Some(ServiceState::Degraded), .. }
             | Change::Instance { to: Some(State::Down), .. }
+            | Change::Job { to: JobState::Overrun | JobState::Lost, .. }
+            | Change::Health { to: Health::Unknown, .. }
+            | Change::Watch { to: WatchState::Low, .. }
             | Change::Flapping(Phase::Start)
             | Change::Warning(_) => Severity::Warning,
             Change::Instance { .. }
             | Change::Service { .. }
+            | Change::Job { .. }
+            | Change::Health { .. }
+            | Change::Watch { .. }
+            | Change::Peer(Phase::End)
             | Change::Flapping(Phase::End)
             | Change::MassSilence(MassSilencePhase::HoldExpired | MassSilencePhase::End)
             | Change::Maintenance(_)
@@ -300,6 +430,8 @@ pub struct Event<T = UnixTime> {
     pub service: Option<CompactString>,
     /// To which instance; `*` is the service as a whole.
     pub instance: Option<CompactString>,
+    /// Between which two observers, in the order of their names.
+    pub nodes: Option<[CompactString; 2]>,
     /// Whether somebody is to be notified.
     pub notify: bool,
     /// What was known of the instance.
@@ -365,11 +497,13 @@ struct FlatEvent<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    reason: Option<Reason>,
+    reason: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     code: Option<WarningCode>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nodes: Option<Cow<'a, [CompactString; 2]>>,
     notify: bool,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     context: Option<Cow<'a, InstanceContext>>,
@@ -380,17 +514,29 @@ struct FlatEvent<'a> {
 impl FlatEvent<'_> {
     /// What happened; `None` if the fields do not belong together.
     fn change(&self) -> Option<Change> {
-        let (from, to) = (self.from.as_deref(), self.to.as_deref());
+        let (from, to, reason) = (self.from.as_deref(), self.to.as_deref(), self.reason.as_deref());
         Some(match self.kind {
             EventKind::Instance => Change::Instance {
                 from: state(from?, State::from_name)?,
                 to: state(to?, State::from_name)?,
-                reason: self.reason?,
+                reason: Reason::from_name(reason?)?,
             },
             EventKind::Service => Change::Service {
                 from: state(from?, ServiceState::from_name)?,
                 to: state(to?, ServiceState::from_name)?,
             },
+            EventKind::Job => Change::Job {
+                from: JobState::from_name(from?)?,
+                to: JobState::from_name(to?)?,
+                reason: JobReason::from_text(reason?)?,
+            },
+            EventKind::Health => Change::Health { from: state(from?, Health::from_name)?, to: Health::from_name(to?)? },
+            EventKind::Watch => Change::Watch {
+                from: WatchState::from_name(from?)?,
+                to: WatchState::from_name(to?)?,
+                reason: WatchReason::from_name(reason?)?,
+            },
+            EventKind::Peer => Change::Peer(Phase::from_name(to?)?),
             EventKind::Flapping => Change::Flapping(Phase::from_name(to?)?),
             EventKind::MassSilence => Change::MassSilence(MassSilencePhase::from_name(to?)?),
             EventKind::Maintenance => Change::Maintenance(Phase::from_name(to?)?),
@@ -416,6 +562,7 @@ impl Serialize for Event {
             reason: self.change.reason(),
             code: self.change.code(),
             count: self.change.restored(),
+            nodes: self.nodes.as_ref().map(Cow::Borrowed),
             notify: self.notify,
             context: self.context.as_ref().map(Cow::Borrowed),
             service_context: self.service_context.as_ref().map(Cow::Borrowed),
@@ -436,6 +583,7 @@ impl<'de> Deserialize<'de> for Event {
             change,
             service: flat.service.map(|service| service.as_ref().into()),
             instance: flat.instance.map(|instance| instance.as_ref().into()),
+            nodes: flat.nodes.map(Cow::into_owned),
             notify: flat.notify,
             context: flat.context.map(Cow::into_owned),
             service_context: flat.service_context.map(Cow::into_owned),
@@ -501,6 +649,7 @@ impl Event<EngineTime> {
             change: self.change,
             service: self.service,
             instance: self.instance,
+            nodes: self.nodes,
             notify: self.notify,
             context: self.context.map(|context| context.in_unix_time(epoch)),
             service_context: self.service_context,
@@ -529,11 +678,12 @@ impl<T> Event<T> {
     /// Bytes that it takes beside itself.
     pub fn heap_bytes(&self) -> usize {
         let context = self.context.iter().flat_map(|context| [&context.version, &context.start]);
-        [&self.service, &self.instance].into_iter().chain(context).flatten().map(text_bytes).sum()
+        let names = [&self.service, &self.instance].into_iter().chain(context).flatten();
+        names.chain(self.nodes.iter().flatten()).map(text_bytes).sum()
     }
 
     pub(super) fn new(at: T, change: Change, notify: bool) -> Event<T> {
-        Event { at, change, service: None, instance: None, notify, context: None, service_context: None }
+        Event { at, change, service: None, instance: None, nodes: None, notify, context: None, service_context: None }
     }
 
     /// How grave it is.
@@ -556,6 +706,27 @@ mod tests {
                 r#"{"kind":"instance","service":"s","from":"late","to":"down","reason":"missed_beats","notify":true}"#,
             ),
             (gone, r#"{"kind":"service","service":"s","from":"left","to":"forgotten","notify":true}"#),
+            (
+                Change::Job { from: JobState::Running, to: JobState::Failed, reason: JobReason::Exit(137) },
+                r#"{"kind":"job","service":"s","from":"running","to":"failed","reason":"exit 137","notify":true}"#,
+            ),
+            (
+                Change::Job { from: JobState::Failed, to: JobState::Retired, reason: JobReason::Goodbye },
+                r#"{"kind":"job","service":"s","from":"failed","to":"retired","reason":"goodbye","notify":true}"#,
+            ),
+            (
+                Change::Health { from: None, to: Health::Critical },
+                r#"{"kind":"health","service":"s","from":"none","to":"critical","notify":true}"#,
+            ),
+            (
+                Change::Health { from: Some(Health::Unknown), to: Health::Ok },
+                r#"{"kind":"health","service":"s","from":"unknown","to":"ok","notify":true}"#,
+            ),
+            (
+                Change::Watch { from: WatchState::Ok, to: WatchState::Low, reason: WatchReason::Floor },
+                r#"{"kind":"watch","service":"s","from":"ok","to":"low","reason":"floor","notify":true}"#,
+            ),
+            (Change::Peer(Phase::Start), r#"{"kind":"peer","service":"s","to":"start","notify":true}"#),
             (Change::Flapping(Phase::End), r#"{"kind":"flapping","service":"s","to":"end","notify":true}"#),
             (
                 Change::MassSilence(MassSilencePhase::HoldExpired),
@@ -572,10 +743,21 @@ mod tests {
         for wrong in [
             r#"{"kind":"instance","service":"s","from":"late","to":"degraded","reason":"missed_beats","notify":true}"#,
             r#"{"kind":"warning","service":"s","notify":true}"#,
+            r#"{"kind":"job","service":"s","from":"running","to":"failed","reason":"exit","notify":true}"#,
+            r#"{"kind":"health","service":"s","from":"ok","to":"none","notify":true}"#,
             r#"{"kind":"flapping","to":"hold_expired","notify":true}"#,
         ] {
             assert!(serde_json::from_str::<Event>(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_event_between_two_observers_has_their_names() {
+        let event = Event::new(UnixTime::default(), Change::Peer(Phase::Start), true);
+        let event = Event { nodes: Some(["a".into(), "b".into()]), ..event };
+        let json = r#"{"kind":"peer","to":"start","nodes":["a","b"],"notify":true}"#;
+        assert_eq!(serde_json::to_string(&event).expect("JSON"), json);
+        assert_eq!(serde_json::from_str::<Event>(json).expect("an event"), event);
     }
 
     #[test]

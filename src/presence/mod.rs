@@ -10,6 +10,7 @@
 //! | `roster` | who is known, by name and by place; what belongs together is consistent |
 //! | `admission` | who may register, who gives way, what was refused |
 //! | `schedule` | when to look at whom again |
+//! | `jobs` | what runs and ends: its runs are judged, not its silence |
 //! | `instance`, `service` | one of them: its state, and what of that was notified |
 //! | `detector`, `arrival_window`, `loss` | from the times of beats to the times of late and down |
 //! | `mass_silence` | whether one cause is likelier than many |
@@ -30,6 +31,7 @@ mod engine;
 mod event;
 mod history;
 mod instance;
+mod jobs;
 mod loss;
 mod mass_silence;
 pub mod policy;
@@ -46,10 +48,11 @@ pub use engine::{
     ServiceView, Summary, ViewCursor,
 };
 pub use event::{
-    Change, Event, EventKind, Identity, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, Severity,
-    WarningCode, rfc3339,
+    Change, Event, EventKind, Health, Identity, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext,
+    Severity, WarningCode, WatchReason, WatchState, rfc3339,
 };
 pub use instance::{Instance, State};
+pub use jobs::{JobReason, JobState};
 pub use policy::{Policy, grace_for, misses_for};
 pub use service::{Service, ServiceState};
 pub use time::{EngineTime, Epoch, UnixTime};

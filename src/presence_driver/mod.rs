@@ -408,6 +408,7 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
     use std::fs;
 
     use super::*;
@@ -448,7 +449,7 @@ mod tests {
         drop(hold);
         assert_eq!(busy.blocking_recv(), Ok(true));
         let report = next.blocking_recv().expect("an answer");
-        let is_registered = |reason: Option<Reason>| reason == Some(Reason::Registered);
+        let is_registered = |reason: Option<Cow<'_, str>>| reason.as_deref() == Some(Reason::Registered.as_str());
         assert!(report.events.iter().any(|event| is_registered(event.change.reason())), "{:?}", report.events);
         presence.stop();
         thread.join().expect("it ends");

@@ -369,6 +369,9 @@ fn change(event: &Event) -> String {
         return format!("{count} instance{s} restored");
     }
     let who = match (&event.service, &event.instance) {
+        (None, _) if event.nodes.is_some() => {
+            event.nodes.iter().flatten().map(|node| Escaped(node).to_string()).collect::<Vec<_>>().join(" and ")
+        }
         (Some(service), Some(instance)) => format!("{}/{}", Escaped(service), Escaped(instance)),
         (Some(service), None) => Escaped(service).to_string(),
         (None, _) => String::new(),

@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use serde_json::{Value, json};
 
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
-use crate::presence::{Event, Reason, Severity};
+use crate::presence::{Event, Severity};
 use crate::series::Series;
 use crate::snapshot::{Aggregate, Point, Snapshot};
 
@@ -221,7 +221,7 @@ impl DatadogSink {
             tag("instance", event.instance.as_deref()),
             tag("from", event.change.from_name()),
             tag("to", event.change.to_name()),
-            tag("reason", event.change.reason().map(Reason::as_str)),
+            tag("reason", event.change.reason().as_deref()),
         ]
         .into_iter()
         .flatten()

@@ -59,7 +59,11 @@ impl Checker {
                     *told = false;
                 }
             }
-            Change::Flapping(_)
+            Change::Job { .. }
+            | Change::Health { .. }
+            | Change::Watch { .. }
+            | Change::Peer(_)
+            | Change::Flapping(_)
             | Change::MassSilence(_)
             | Change::Maintenance(_)
             | Change::Warning(_)
