@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
 """What those who look cost the receive thread: its CPU time per million lines with clients beside without, interleaved.
 
-  stream_load.py --systole PATH [--rate LINES] [--series N] [--rounds N] [--seconds N] [--clients N] [--tails N] [--interval DUR]
+  stream_load.py --systole PATH [--rate LINES] [--series N] [--rounds N] [--seconds N] [--clients N] [--tops N] [--tails N]
+                 [--interval DUR]
 
 A daemon with one receive worker gets a steady load, about half of what it takes, of counters with as many names as given. In
-every second round clients follow `/api/v1/stream`, each with a hundred series of its own, and `--tails` of them look at lines.
-Nothing may be dropped, every client must have had each interval, and with streams alone the CPU time per line may be 1.05 times
-that without.
+every second round clients follow `/api/v1/stream`, each with a hundred series of its own, `--tops` terminals show `systole top`, and
+`--tails` look at lines. Nothing may be dropped, every client must have had each interval, and with no tails the CPU time per line may
+be 1.05 times that without.
 """
 import argparse
+import fcntl
 import http.client
 import json
 import os
+import pty
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import urllib.request
@@ -56,6 +61,37 @@ class Client(threading.Thread):
         self.answer.close()
 
 
+class Top:
+    """`systole top` in a terminal of 200 x 50 that is read and not looked at."""
+
+    def __init__(self, systole, port):
+        self.terminal, inner = pty.openpty()
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        self.process = subprocess.Popen([systole, "top", "--url", f"http://127.0.0.1:{port}"], stdin=inner, stdout=inner, stderr=inner,
+                                        start_new_session=True)
+        os.close(inner)
+        self.shown = 0
+
+    def start(self):
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        try:
+            while seen := os.read(self.terminal, 1 << 16):
+                self.shown += len(seen)
+        except OSError:
+            # It has ended.
+            pass
+
+    def close(self):
+        ended = self.process.poll()
+        self.process.terminate()
+        self.process.wait()
+        os.close(self.terminal)
+        if ended is not None or self.shown < 5000:
+            raise SystemExit(f"FAILED: top ended with {ended} after it had shown {self.shown} bytes")
+
+
 def status(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/status", timeout=20) as answer:
         return json.loads(answer.read())
@@ -88,6 +124,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=12)
     parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--tops", type=int, default=3)
     parser.add_argument("--tails", type=int, default=0)
     parser.add_argument("--interval", default="2s")
     args = parser.parse_args()
@@ -123,6 +160,7 @@ def main():
                 for n in range(args.clients):
                     own = names[n * 100:(n + 1) * 100]
                     clients.append(Client(http_port, "/api/v1/stream?" + "&".join(f"id=counter:{name}" for name in own)))
+                clients += [Top(args.systole, http_port) for _ in range(args.tops)]
                 clients += [Client(http_port, "/api/v1/tail") for _ in range(args.tails)]
             for client in clients:
                 client.start()
@@ -137,7 +175,7 @@ def main():
                 client.close()
         drops = status(http_port)["listeners"][0]["kernel_drops"]
         ratio = statistics.median(found[True]) / statistics.median(found[False])
-        print(f"the receive thread takes {ratio:.3f} times as long with {args.clients} streams and {args.tails} tails; {drops} datagrams dropped")
+        print(f"the receive thread takes {ratio:.3f} times as long with {args.clients} streams, {args.tops} tops and {args.tails} tails; {drops} datagrams dropped")
         if drops or (args.tails == 0 and ratio > MOST):
             raise SystemExit("FAILED: more than that is too much")
     finally:
