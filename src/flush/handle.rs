@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::aggregate::Class;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
-use crate::telemetry::{Ledger, SinkAccount};
+use crate::telemetry::{Ledger, SinkAccount, Warning};
 
 use super::sources::Sources;
 
@@ -106,8 +106,8 @@ pub struct Published {
     pub snapshot: Option<Arc<Snapshot>>,
     /// What was counted since the start, as of the last tick or the last reading of the open interval.
     pub(super) totals: Ledger,
-    /// What the last interval lost, a sentence each.
-    pub(super) losses: Arc<[String]>,
+    /// What the last interval lost.
+    pub(super) losses: Arc<[Warning]>,
     pub(super) sources: Sources,
     /// A large last interval was let go to make room for the next, which is here in a moment.
     pub closing: bool,
@@ -125,8 +125,8 @@ impl Published {
         ledger
     }
 
-    /// What somebody should look at before data is lost, or because it was lost in the last interval, a sentence each.
-    pub(crate) fn warnings(&self, ledger: &Ledger) -> Vec<String> {
+    /// What somebody should look at before data is lost, or because it was lost in the last interval.
+    pub(crate) fn warnings(&self, ledger: &Ledger) -> Vec<Warning> {
         let mut all = ledger.warnings();
         all.extend(super::losses::certificates(ledger, unix_time()));
         all.extend(self.losses.iter().cloned());

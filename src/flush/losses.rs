@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::aggregate::{MAX_EVENTS_AND_CHECKS, MAX_TIMESTAMPED, Partial};
-use crate::telemetry::{Account, Ledger, Limit, ListenerAccount, Tally};
+use crate::telemetry::{Account, Concern, Ledger, Limit, ListenerAccount, PortAccount, Tally, Warning};
 use crate::untrusted::Escaped;
 
 use super::worst;
@@ -12,10 +12,10 @@ use super::worst;
 /// A certificate that ends within this time, in seconds, is worth a sentence.
 const NEAR_END: f64 = 7.0 * 86_400.0;
 
-/// What the last interval lost, a sentence each.
+/// What the last interval lost.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    sentences: Vec<String>,
+    warnings: Vec<Warning>,
     /// Ports whose certificates could not be read again when that was tried last.
     stale: BTreeSet<String>,
 }
@@ -23,21 +23,21 @@ pub(super) struct Losses {
 impl Losses {
     /// Begins with what workers and listeners saw of an interval, and logs what bounds made be dropped.
     pub(super) fn begin(&mut self, partials: &[Partial], listeners: &[ListenerAccount]) {
-        self.sentences.clear();
+        self.warnings.clear();
         for listener in listeners.iter().filter(|listener| listener.kernel_drops > 0) {
-            self.sentences.push(format!(
+            self.warnings.push(Concern::Drops.says(format!(
                 "{}: the kernel dropped {} datagrams in the last interval: raise `receive_buffer` or `workers`",
                 listener.url, listener.kernel_drops
-            ));
+            )));
         }
         let limits = limits(partials);
-        limits.iter().for_each(|sentence| tracing::warn!("{sentence}"));
-        self.sentences.extend(limits);
+        limits.iter().for_each(|warning| tracing::warn!("{}", warning.text));
+        self.warnings.extend(limits);
     }
 
     /// Adds further ones.
-    pub(super) fn add(&mut self, more: Vec<String>) {
-        self.sentences.extend(more);
+    pub(super) fn add(&mut self, more: Vec<Warning>) {
+        self.warnings.extend(more);
     }
 
     /// Adds what sinks and ports lost between two readings.
@@ -47,12 +47,12 @@ impl Losses {
             if fresh.dropped.total() > 0 {
                 let reasons: Vec<String> = fresh.dropped.iter().map(|(why, n)| format!("{why} {n}")).collect();
                 let error = sink.last_error.as_ref().map_or_else(String::new, |error| format!("; {error}"));
-                self.sentences.push(format!(
+                self.warnings.push(Concern::Sink.says(format!(
                     "sink {name} dropped {} records in the last interval ({}){error}: see to its receiver, and give it \
                      a `spool`",
                     fresh.dropped.total(),
                     reasons.join(", ")
-                ));
+                )));
             }
         }
         for (name, port) in &now.ports {
@@ -64,19 +64,21 @@ impl Losses {
             }
         }
         let stale = self.stale.iter().map(|port| {
-            format!("{port}: the changed certificate cannot be used, and the old one stays: the log says why")
+            Concern::Certificate.says(format!(
+                "{port}: the changed certificate cannot be used, and the old one stays: the log says why"
+            ))
         });
-        self.sentences.extend(stale);
+        self.warnings.extend(stale);
     }
 
     /// All of them.
-    pub(super) fn sentences(&self) -> Arc<[String]> {
-        self.sentences.iter().cloned().collect()
+    pub(super) fn warnings(&self) -> Arc<[Warning]> {
+        self.warnings.iter().cloned().collect()
     }
 }
 
 /// What was dropped, or went elsewhere, because a bound other than `max_memory` was reached.
-fn limits(partials: &[Partial]) -> Vec<String> {
+fn limits(partials: &[Partial]) -> Vec<Warning> {
     let sum = |of: fn(&Tally) -> u64| partials.iter().map(|partial| of(&partial.tally)).sum::<u64>();
     let most = |of: fn(&Partial) -> &_| match worst(partials, of) {
         Some((prefix, about)) => {
@@ -87,42 +89,42 @@ fn limits(partials: &[Partial]) -> Vec<String> {
     let mut out = Vec::new();
     let folded = sum(|tally| tally.samples.folded - tally.memory.folded);
     if folded > 0 {
-        out.push(format!(
+        out.push(Concern::Series.says(format!(
             "`max_series` is reached: {folded} samples of new names went to `systole.overflow`{}: drop or rename the \
              identifier with a rule, or raise `max_series`",
             most(|partial| &partial.offenders)
-        ));
+        )));
     }
     let timestamped = sum(|tally| tally.samples.limited.of(Limit::Timestamped));
     if timestamped > 0 {
-        out.push(format!(
+        out.push(Concern::Values.says(format!(
             "{timestamped} samples with a timestamp were dropped: a worker keeps {MAX_TIMESTAMPED} of them, or 32 MiB \
              of their names, an interval{}: send them without one, or shorten `interval`",
             most(|partial| &partial.dropped)
-        ));
+        )));
     }
     let kv = sum(|tally| tally.samples.limited.of(Limit::KvValues));
     if kv > 0 {
-        out.push(format!(
+        out.push(Concern::Values.says(format!(
             "{kv} values of `kv` pairs were dropped: a series had more in the interval than are kept: send fewer, or \
              shorten `interval`"
-        ));
+        )));
     }
     let notes = sum(|tally| tally.lines.notes_dropped - tally.memory.events_dropped);
     if notes > 0 {
-        out.push(format!(
+        out.push(Concern::Events.says(format!(
             "{notes} events and service checks were dropped: a worker keeps {MAX_EVENTS_AND_CHECKS} of them, or 32 MiB, \
              an interval{}: send fewer, or shorten `interval`",
             most(|partial| &partial.dropped)
-        ));
+        )));
     }
     out
 }
 
 /// Certificates that end soon or have ended, at `now` Unix seconds.
-pub(super) fn certificates(ledger: &Ledger, now: f64) -> impl Iterator<Item = String> {
+pub(super) fn certificates(ledger: &Ledger, now: f64) -> impl Iterator<Item = Warning> {
     let with_tls = ledger.ports.iter().filter(|(_, port)| port.tls_expires > 0.0);
-    with_tls.filter_map(move |(port, account)| {
+    let sentence = move |(port, account): (&String, &PortAccount)| {
         let left = account.tls_expires - now;
         if left <= 0.0 {
             Some(format!("{port}: the certificate has ended, and clients refuse it: replace its file"))
@@ -133,13 +135,14 @@ pub(super) fn certificates(ledger: &Ledger, now: f64) -> impl Iterator<Item = St
         } else {
             None
         }
-    })
+    };
+    with_tls.filter_map(sentence).map(|text| Concern::Certificate.says(text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{PortAccount, SinkAccount};
+    use crate::telemetry::SinkAccount;
 
     #[test]
     fn each_bound_has_a_sentence_with_its_worst_prefix() {
@@ -148,7 +151,9 @@ mod tests {
         partial.dropped.add(b"backfill.x");
         partial.tally.samples.folded = 3;
         partial.offenders.add(b"user.1");
-        let said = limits(&[partial]);
+        let (about, said): (Vec<_>, Vec<_>) =
+            limits(&[partial]).into_iter().map(|warning| (warning.about, warning.text)).unzip();
+        assert_eq!(about, [Concern::Series, Concern::Values]);
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].starts_with("`max_series` is reached: 3 samples") && said[0].contains("`user`"), "{said:?}");
         assert!(said[1].starts_with("5 samples with a timestamp") && said[1].contains("`backfill`"), "{said:?}");
@@ -172,7 +177,7 @@ mod tests {
         let mut said = states.windows(2).map(|two| {
             losses.begin(&[], &[]);
             losses.of_sources(&two[1], &two[0]);
-            losses.sentences()
+            losses.warnings().iter().map(|warning| warning.text.clone()).collect::<Vec<_>>()
         });
         let first = said.next().expect("sentences");
         assert!(first[0].starts_with("sink a dropped 4 records") && first[0].contains("queue_full 4"), "{first:?}");
@@ -186,7 +191,7 @@ mod tests {
         let of = |expires| {
             let port = PortAccount { tls_expires: expires, ..PortAccount::default() };
             let ledger = Ledger { ports: [("https://x".into(), port)].into(), ..Ledger::default() };
-            certificates(&ledger, 1e9).collect::<Vec<_>>().join("")
+            certificates(&ledger, 1e9).map(|warning| warning.text).collect::<String>()
         };
         assert_eq!((of(0.0).as_str(), of(1e9 + 8.0 * 86_400.0).as_str()), ("", ""));
         assert!(of(1e9 - 1.0).contains("has ended") && of(1e9 + 3.5 * 86_400.0).contains("ends in 3 days"));

@@ -2,7 +2,7 @@
 
 use crate::aggregate::Partial;
 use crate::memory::{Holder, Level, Memory};
-use crate::telemetry::{Account, Limit, Tally};
+use crate::telemetry::{Account, Concern, Limit, Tally, Warning};
 use crate::untrusted::Escaped;
 
 use super::worst;
@@ -21,8 +21,8 @@ pub(super) enum Reported {
     Level,
 }
 
-/// Logs what gave way in an interval, and when that is over; what gave way, a sentence each.
-pub(super) fn log_given_up(partials: &[Partial], memory: &Memory, said: &mut Reported) -> Vec<String> {
+/// Logs what gave way in an interval, and when that is over; what gave way.
+pub(super) fn log_given_up(partials: &[Partial], memory: &Memory, said: &mut Reported) -> Vec<Warning> {
     let mut all = Tally::default();
     for partial in partials {
         all.memory.add(&partial.tally.memory);
@@ -47,7 +47,7 @@ pub(super) fn log_given_up(partials: &[Partial], memory: &Memory, said: &mut Rep
             events_dropped = some(all.memory.events_dropped),
             samples_dropped = some(all.samples.limited.of(Limit::Memory)),
             "{}",
-            sentences.join("; ")
+            sentences.iter().map(|warning| &*warning.text).collect::<Vec<_>>().join("; ")
         );
         *said = Reported::GivenUp;
     } else if peak == Level::Calm {
@@ -92,16 +92,16 @@ impl Reason<'_> {
 }
 
 /// What gave way, a sentence each, the worst first.
-fn sentences(all: &Tally, reason: &Reason<'_>, folded_prefix: &str, dropped_prefix: &str) -> Vec<String> {
+fn sentences(all: &Tally, reason: &Reason<'_>, folded_prefix: &str, dropped_prefix: &str) -> Vec<Warning> {
     let mut out = Vec::new();
     let given_up = &all.memory;
     if given_up.folded > 0 {
         let why = reason.text(Level::Series, &[Holder::SeriesKeys, Holder::Values, Holder::Samples]);
-        out.push(format!(
+        out.push(Concern::Series.says(format!(
             "{} samples of new series went to `systole.overflow`: {why}; most of their names begin with `{}`: {REMEDY}",
             given_up.folded,
             Escaped(folded_prefix)
-        ));
+        )));
     }
     let samples = all.samples.limited.of(Limit::Memory);
     if given_up.events_dropped + samples > 0 {
@@ -111,22 +111,24 @@ fn sentences(all: &Tally, reason: &Reason<'_>, folded_prefix: &str, dropped_pref
         } else {
             format!("; most of their names begin with `{}`", Escaped(dropped_prefix))
         };
-        out.push(format!(
+        let about = if given_up.events_dropped > 0 { Concern::Events } else { Concern::Values };
+        out.push(about.says(format!(
             "{} events and service checks, and {samples} samples with a timestamp or of `kv` pairs were dropped: \
              {why}{most}: send less of them, or raise `max_memory`",
             given_up.events_dropped
-        ));
+        )));
     }
     if given_up.early_estimates > 0 {
         let why = reason.text(Level::Samples, &[Holder::Samples, Holder::Values]);
-        out.push(format!(
+        out.push(Concern::Accuracy.says(format!(
             "{} timers and sets became less exact than configured: {why}; lower `exact_samples`, or raise `max_memory`",
             given_up.early_estimates
-        ));
+        )));
     }
     if given_up.caches_dropped > 0 {
         let why = reason.text(Level::Caches, &[Holder::SeriesKeys]);
-        out.push(format!("caches were let go, so that lines with tags take longer to read: {why}"));
+        let text = format!("caches were let go, so that lines with tags take longer to read: {why}");
+        out.push(Concern::Caches.says(text));
     }
     out
 }
@@ -146,7 +148,7 @@ mod tests {
         partials[0].offenders.add(b"checkout.4711");
         let mut said = Reported::default();
         assert_eq!(
-            log_given_up(&partials, &memory, &mut said),
+            log_given_up(&partials, &memory, &mut said).iter().map(|warning| &*warning.text).collect::<Vec<_>>(),
             ["7 samples of new series went to `systole.overflow`: `series_keys` has reached its share, 89 of 89 MiB; \
                  most of their names begin with `checkout`: drop or rename the identifier in their names or tags with \
                  a rule, or raise `max_memory`"]
@@ -157,7 +159,7 @@ mod tests {
         assert_eq!(said, Reported::Nothing);
         memory.set_level(Level::Series);
         let lines = log_given_up(&partials, &memory, &mut said);
-        assert!(lines[0].contains("memory was at level 3"), "{lines:?}");
+        assert!(lines[0].text.contains("memory was at level 3"), "{lines:?}");
         assert!(log_given_up(&[], &memory, &mut said).is_empty());
         assert_eq!(said, Reported::Level);
         memory.set_level(Level::Calm);

@@ -561,7 +561,7 @@ impl Flusher {
         self.inbox.published.send_replace(Arc::new(Published {
             snapshot,
             totals: self.totals_with_open(),
-            losses: self.losses.sentences(),
+            losses: self.losses.warnings(),
             sources: self.sources.clone(),
             closing,
             at: Some(Instant::now()),

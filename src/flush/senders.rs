@@ -8,6 +8,7 @@ use crate::net::{Listener, Listeners};
 use crate::rollup::Interval;
 use crate::senders::{Closed, Part, Senders, Summary};
 use crate::sys::process_name;
+use crate::telemetry::{Concern, Warning};
 
 /// What is known of the senders, and where it is published.
 #[derive(Debug)]
@@ -34,13 +35,13 @@ impl SenderAccount {
         self.held = memory.holding(Holder::Senders);
     }
 
-    /// Takes in an interval: partials in the order of workers. Returns sentences, which are in the log then.
+    /// Takes in an interval: partials in the order of workers. Returns warnings, which are in the log then.
     pub(super) fn close(
         &mut self,
         partials: &mut [Partial],
         listeners: &Listeners,
         interval: &Interval,
-    ) -> Vec<String> {
+    ) -> Vec<Warning> {
         let of_worker = listeners.iter().flat_map(|listener: &Listener| {
             let url: Arc<str> = listener.url().into();
             std::iter::repeat_n(url, listener.workers())
@@ -60,8 +61,8 @@ impl SenderAccount {
         for sentence in &report.warnings {
             tracing::warn!("{sentence}");
         }
-        let sentences = report.warnings.clone();
+        let warnings = report.warnings.iter().map(|sentence| Concern::Senders.says(sentence.clone())).collect();
         self.published.publish(report);
-        sentences
+        warnings
     }
 }

@@ -328,7 +328,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         interval: state.about.interval.as_secs_f64(),
         ready: state.readiness.obstacle().is_none(),
         as_of: published.as_of,
-        warnings: published.warnings(&ledger),
+        warnings: published.warnings(&ledger).into_iter().map(|warning| warning.text).collect(),
         ledger: &ledger,
         verdict,
     })

@@ -16,7 +16,7 @@ use crate::presence::{ServiceState, Summary};
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
-use crate::telemetry::{Ledger, QUEUE_WARNING, SinkAccount};
+use crate::telemetry::{Concern, Ledger, QUEUE_WARNING, SinkAccount, Warning};
 
 use super::pages::{amount, count, grouped, percent, rfc3339};
 use super::{About as Daemon, AppState};
@@ -191,7 +191,7 @@ struct Seen<'a> {
     /// Since the start.
     ledger: &'a Ledger,
     last: Option<&'a Snapshot>,
-    warnings: &'a [String],
+    warnings: &'a [Warning],
     presence: Option<&'a Summary>,
     hour: LastHour,
 }
@@ -436,21 +436,18 @@ impl Seen<'_> {
 
     /// Warnings of the status that no finding above is about, such as certificates.
     fn other_warnings(&self) -> Vec<Finding> {
-        // What listeners, sinks, parts, the memory and bounds of values say is told whole above.
-        let told = [
-            "receive buffer",
-            "the kernel dropped",
-            "memory is at",
-            " values of `kv`",
-            "`max_series` is reached",
-            "samples with a timestamp",
-        ];
-        let is_of_part =
-            |warning: &str| self.ledger.parts.iter().any(|(name, part)| !part.up && warning.starts_with(&**name));
-        let is_told = |warning: &str| {
-            told.iter().any(|words| warning.contains(words)) || warning.starts_with("sink ") || is_of_part(warning)
+        // What these are about is told whole above.
+        let is_told = |warning: &&Warning| match warning.about {
+            Concern::Queue
+            | Concern::Drops
+            | Concern::Part
+            | Concern::Memory
+            | Concern::Series
+            | Concern::Values
+            | Concern::Sink => true,
+            Concern::Events | Concern::Accuracy | Concern::Caches | Concern::Certificate | Concern::Senders => false,
         };
-        let rest = self.warnings.iter().filter(|warning| !is_told(warning));
+        let rest = self.warnings.iter().filter(|warning| !is_told(warning)).map(|warning| &warning.text);
         rest.map(|warning| {
             let (sentence, detail) = warning.split_once(": ").unwrap_or((warning, ""));
             Finding::new(Grade::Warning, About::Limit, cut(sentence), cut(detail))

@@ -18,6 +18,7 @@ pub mod accounts;
 mod entry;
 mod reasons;
 mod tally;
+mod warning;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ pub use accounts::{
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
 pub use reasons::{Counts, Limit, Named, PartState, Reasons, Refusal};
 pub use tally::Tally;
+pub use warning::{Concern, Warning};
 
 /// From here on a receive buffer is so full that a warning is due: datagrams are dropped at 1.
 pub const QUEUE_WARNING: f64 = 0.75;
@@ -197,26 +199,28 @@ impl Ledger {
         self.lines.malformed.total()
     }
 
-    /// What somebody should look at before data is lost, a sentence each.
-    pub fn warnings(&self) -> Vec<String> {
+    /// What somebody should look at before data is lost.
+    pub fn warnings(&self) -> Vec<Warning> {
         let nearly_full = self.listeners.iter().filter(|listener| listener.queue_peak >= QUEUE_WARNING);
         let warning = |listener: &ListenerAccount| {
             let (url, percent) = (&listener.url, (listener.queue_peak * 100.0).floor());
-            format!("{url}: the receive buffer was {percent} % full; when it is full, the kernel drops datagrams")
+            Concern::Queue.says(format!(
+                "{url}: the receive buffer was {percent} % full; when it is full, the kernel drops datagrams"
+            ))
         };
         let broken = self.parts.iter().filter(|(_, part)| !part.up).map(|(name, part)| {
             let why = part.last_failure.as_deref().unwrap_or("it has ended");
-            format!("{name} is {}: {why}", part.state.name())
+            Concern::Part.says(format!("{name} is {}: {why}", part.state.name()))
         });
         let memory = (self.memory.level > 0).then(|| {
             let MemoryAccount { level, live, max, .. } = self.memory;
             let gives_way = Level::of(u8::try_from(level).unwrap_or(u8::MAX)).gives_way();
-            format!(
+            Concern::Memory.says(format!(
                 "memory is at level {level} of 4, {} of {} MiB live: {gives_way} gave way; see `memory.holders`, or raise \
                  `max_memory`",
                 live >> 20,
                 max >> 20
-            )
+            ))
         });
         nearly_full.map(warning).chain(broken).chain(memory).collect()
     }
