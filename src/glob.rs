@@ -1,28 +1,80 @@
 //! Patterns for whole texts: `*` matches any text, `?` any character, everything else itself.
 #![deny(clippy::disallowed_methods)]
 
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Whether a pattern matches a whole text.
 pub fn matches(pattern: &str, text: &str) -> bool {
-    captures(pattern, text).is_some()
+    walk(pattern, text, &mut u64::MAX.clone(), &mut |_| {})
 }
 
 /// What each `*` of a pattern matches in a text, as byte ranges: each as short as possible, except for the last. `None`
 /// if the pattern does not match.
 pub fn captures(pattern: &str, text: &str) -> Option<Vec<Range<usize>>> {
+    let mut stars: Vec<Range<usize>> = Vec::new();
+    let is_match = walk(pattern, text, &mut u64::MAX.clone(), &mut |star| match star {
+        Star::First(at) => stars.push(at..at),
+        Star::Longer(end) => {
+            if let Some(last) = stars.last_mut() {
+                last.end = end;
+            }
+        }
+    });
+    is_match.then_some(stars)
+}
+
+/// The work that patterns of somebody who asks may take. A pattern can be made to take as many steps as its length times that of
+/// the text.
+#[derive(Clone, Debug)]
+pub struct Budget(Cell<u64>);
+
+impl Budget {
+    /// So many steps: a character of a text that is compared is one.
+    pub fn new(steps: u64) -> Budget {
+        Budget(Cell::new(steps))
+    }
+
+    /// Whether nothing is left: what was said since cannot be relied on.
+    pub fn is_spent(&self) -> bool {
+        self.0.get() == 0
+    }
+
+    /// Whether a pattern matches a whole text; `false` when the steps are spent.
+    pub fn matches(&self, pattern: &str, text: &str) -> bool {
+        let mut left = self.0.get();
+        let is_match = walk(pattern, text, &mut left, &mut |_| {});
+        self.0.set(left);
+        is_match
+    }
+}
+
+/// What a star takes.
+enum Star {
+    /// A further star begins here.
+    First(usize),
+    /// The last one ends here.
+    Longer(usize),
+}
+
+/// Whether a pattern matches a whole text in so many steps.
+fn walk(pattern: &str, text: &str, steps: &mut u64, stars: &mut impl FnMut(Star)) -> bool {
     let (p_bytes, t_bytes) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
-    let mut stars: Vec<Range<usize>> = Vec::new();
-    // The position after the last star in the pattern. Backtracking to an earlier star is never needed: what it could match
-    // in addition, the last one can skip (greedy matching; R. Cox, "Glob Matching Can Be Simple And Fast Too").
-    let mut behind = 0;
+    // The position after the last star in the pattern, and the end of what it takes. Backtracking to an earlier star is never
+    // needed: what it could match in addition, the last one can skip (greedy matching; R. Cox, "Glob Matching Can Be Simple And
+    // Fast Too").
+    let mut last: Option<(usize, usize)> = None;
     while t < t_bytes.len() {
+        *steps = steps.saturating_sub(1);
+        if *steps == 0 {
+            return false;
+        }
         match p_bytes.get(p) {
             Some(b'*') => {
-                stars.push(t..t);
+                stars(Star::First(t));
                 p += 1;
-                behind = p;
+                last = Some((p, t));
                 continue;
             }
             Some(b'?') => {
@@ -38,15 +90,16 @@ pub fn captures(pattern: &str, text: &str) -> Option<Vec<Range<usize>>> {
             _ => {}
         }
         // Backtrack: the last star matches one more character.
-        let last = stars.last_mut()?;
-        last.end += text[last.end..].chars().next().map_or(1, char::len_utf8);
-        (p, t) = (behind, last.end);
+        let Some((behind, end)) = &mut last else { return false };
+        *end += text[*end..].chars().next().map_or(1, char::len_utf8);
+        stars(Star::Longer(*end));
+        (p, t) = (*behind, *end);
     }
     while p_bytes.get(p) == Some(&b'*') {
-        stars.push(t..t);
+        stars(Star::First(t));
         p += 1;
     }
-    (p == p_bytes.len()).then_some(stars)
+    p == p_bytes.len()
 }
 
 /// A set of prefixes; checking a text is one binary search.
@@ -120,6 +173,15 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn a_budget_ends_what_would_take_too_long() {
+        let (pattern, text) = (format!("*{}?b", "a".repeat(490)), "a".repeat(900));
+        let budget = Budget::new(1_000_000);
+        assert!(budget.matches("*a?c", "xaxc") && !budget.matches(&pattern, &text) && !budget.is_spent());
+        assert!((0..10).all(|_| !budget.matches(&pattern, &text)) && budget.is_spent());
+        assert!(!budget.matches("*", "a"));
     }
 
     #[test]

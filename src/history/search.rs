@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use memchr::memmem::Finder;
 
-use crate::glob::matches;
+use crate::glob::Budget;
 use crate::memory::{footprint, vec_footprint};
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -37,6 +37,9 @@ const TOP: usize = 10;
 
 /// Series whose names are looked at for what is near to a word that nothing matches.
 const NEAR_SERIES: usize = 20_000;
+
+/// Longest word for which near ones are looked for, in bytes: comparing two takes the product of their lengths.
+const MOST_NEAR_WORD: usize = 40;
 
 /// Most bytes of a text in a cursor.
 const MOST_CURSOR: usize = 2000;
@@ -228,7 +231,7 @@ impl Word {
         }
     }
 
-    fn matches(&self, text: &[u8]) -> bool {
+    fn matches(&self, text: &[u8], budget: &Budget) -> bool {
         match self {
             Word::Text(finder) => finder.find(text).is_some(),
             Word::Tag(finder, false) => finder.find(text).is_some(),
@@ -236,7 +239,9 @@ impl Word {
                 let next = text.get(at + finder.needle().len());
                 next.is_none_or(|byte| *byte == TAG)
             }),
-            Word::Pattern(pattern, _) => std::str::from_utf8(name_of(text)).is_ok_and(|name| matches(pattern, name)),
+            Word::Pattern(pattern, _) => {
+                std::str::from_utf8(name_of(text)).is_ok_and(|name| budget.matches(pattern, name))
+            }
         }
     }
 }
@@ -262,9 +267,11 @@ impl Sort {
 }
 
 /// Which series are looked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Wanted {
     words: Vec<Word>,
+    /// What its patterns may take.
+    budget: Budget,
     kind: Option<Kind>,
     prefix: Option<Vec<u8>>,
     /// The series of a name, as it stands.
@@ -283,6 +290,23 @@ pub enum SearchError {
     /// Too long.
     #[error("`q` has at most {} words and {} bytes", Wanted::MOST_WORDS, Wanted::MOST_BYTES)]
     Long,
+    /// Patterns that are compared with too many names for too long.
+    #[error("the patterns of `q` take more than {} steps: use longer texts, and fewer `*` and `?`", Wanted::MOST_STEPS)]
+    Costly,
+}
+
+impl Default for Wanted {
+    fn default() -> Wanted {
+        Wanted {
+            words: Vec::new(),
+            budget: Budget::new(Wanted::MOST_STEPS),
+            kind: None,
+            prefix: None,
+            own_prefix: Vec::new(),
+            wants_own: false,
+            query: Vec::new(),
+        }
+    }
 }
 
 impl Wanted {
@@ -290,6 +314,8 @@ impl Wanted {
     pub const MOST_WORDS: usize = 16;
     /// See there.
     pub const MOST_BYTES: usize = 1000;
+    /// Most steps that the patterns of a search take, about a quarter of a second; a usual one takes 40 a name.
+    pub const MOST_STEPS: u64 = 200_000_000;
 
     /// Series that match every word of `query`, are of this kind, have all these tags (`key:value`), and begin so.
     ///
@@ -312,9 +338,13 @@ impl Wanted {
         });
         let mut lowered = Vec::new();
         lower(query.trim(), &mut lowered);
-        let own_prefix = Vec::new();
-        let wanted = Wanted { words: words.collect(), kind, prefix, own_prefix, wants_own: false, query: lowered };
+        let wanted = Wanted { words: words.collect(), kind, prefix, query: lowered, ..Wanted::default() };
         Ok(Wanted { wants_own: wanted.begins(b"systole"), ..wanted })
+    }
+
+    /// Whether its patterns took too long, so that what was found is not all.
+    pub(super) fn is_spent(&self) -> bool {
+        self.budget.is_spent()
     }
 
     /// Whether it asks for names that begin so.
@@ -335,7 +365,7 @@ impl Wanted {
         self.kind.is_none_or(|kind| segment.kinds[n] == kind as u8)
             && self.prefix.as_ref().is_none_or(|prefix| text.starts_with(prefix))
             && (self.wants_own || self.own_prefix.is_empty() || !text.starts_with(&self.own_prefix))
-            && self.words.iter().enumerate().all(|(at, word)| Some(at) == but || word.matches(text))
+            && self.words.iter().enumerate().all(|(at, word)| Some(at) == but || word.matches(text, &self.budget))
     }
 
     /// Shows every series that matches: its segment, and where it is there.
@@ -597,6 +627,9 @@ pub(super) fn search(segments: &Segments, cells: &[Arc<Cell>], wanted: &Wanted, 
 
 /// Words near to one that nothing matches: parts of names and tags that differ in few letters, the nearest first.
 pub(super) fn near(segments: &Segments, word: &str, most: usize) -> Vec<String> {
+    if word.len() > MOST_NEAR_WORD {
+        return Vec::new();
+    }
     let mut lowered = Vec::new();
     lower(word, &mut lowered);
     let word = String::from_utf8_lossy(&lowered).into_owned();

@@ -12,7 +12,7 @@ use crate::snapshot::Aggregate;
 
 use super::axis::Axis;
 use super::codec::kept;
-use super::search::{self, Cursor, Facet, Page, Sort, Wanted};
+use super::search::{self, Cursor, Facet, Page, SearchError, Sort, Wanted};
 use super::store::{Entry, Layout, is_counter};
 use super::{History, Shared};
 
@@ -276,7 +276,10 @@ impl Shared {
 
 impl History {
     /// Series that match a search: one page of them. `took_ms` is left to the caller, who has a clock.
-    pub fn search(&self, query: &SearchQuery) -> SeriesPage {
+    ///
+    /// # Errors
+    /// [`SearchError::Costly`] if its patterns take more than [`Wanted::MOST_STEPS`].
+    pub fn search(&self, query: &SearchQuery) -> Result<SeriesPage, SearchError> {
         let shared = &*self.0;
         let (segments, cells, axis) = (shared.segments(), shared.store.cells(), shared.axis());
         let wanted = query.wanted.clone().without(&shared.options.own_prefix);
@@ -288,9 +291,12 @@ impl History {
             last: axis.next().saturating_sub(1) as u32,
         };
         let found = search::search(&segments, &cells, &wanted, page);
+        if wanted.is_spent() {
+            return Err(SearchError::Costly);
+        }
         let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         let is_nothing = found.matched == 0 && !query.text.trim().is_empty();
-        SeriesPage {
+        Ok(SeriesPage {
             total: count(&shared.counts.series).saturating_sub(count(&shared.counts.own)),
             matched: found.matched,
             took_ms: 0.0,
@@ -298,7 +304,7 @@ impl History {
             near: is_nothing.then(|| self.near(query)),
             facets: found.counted.as_ref().map(|counted| shared.facets(counted)),
             series: found.ids.iter().filter_map(|id| shared.info(*id, &axis, query.spark)).collect(),
-        }
+        })
     }
 
     /// What to search for instead: the word that nothing matches is replaced by one that is near to it.

@@ -263,7 +263,7 @@ fn a_search_finds_what_a_naive_one_finds_page_by_page() {
             let wanted = Wanted::new(text, None, &[], prefix).expect("a search");
             let query =
                 SearchQuery { wanted, text: text.into(), sort: Sort::Name, limit: 7, cursor, spark: 5, facets: true };
-            let page = history.search(&query);
+            let page = history.search(&query).expect("a cheap search");
             found.extend(page.series.iter().map(|series| series.id.clone()));
             let counted: usize = page.facets.expect("asked for").kinds.values().sum();
             assert_eq!(counted, page.matched, "{text}");
@@ -297,7 +297,14 @@ fn a_search_finds_what_a_naive_one_finds_page_by_page() {
             spark: 0,
             facets: false,
         };
-        history.search(&query).near.expect("nothing matches").into_iter().map(|near| near.text).collect::<Vec<_>>()
+        history
+            .search(&query)
+            .expect("a cheap search")
+            .near
+            .expect("nothing matches")
+            .into_iter()
+            .map(|near| near.text)
+            .collect::<Vec<_>>()
     };
     assert_eq!((near("latncy"), near("zzzzzzz")), (vec!["latency".to_string()], vec![]));
     let account = history.account();

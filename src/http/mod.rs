@@ -211,6 +211,7 @@ fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MOST_BODY))
         .layer(middleware::from_fn(web::promised))
+        .layer(middleware::from_fn(pages::problem::for_people))
         .layer(middleware::from_fn_with_state(state.clone(), access::guard))
         .layer(middleware::from_fn_with_state(state.gzip.clone(), web::compressed))
         .with_state(state)
@@ -368,7 +369,8 @@ async fn last_snapshot(
         return Ok(unchanged);
     }
     let held = Held::State(Arc::as_ptr(snapshot) as usize, 0);
-    let array = state.last_read.array(snapshot, &state.bodies).of(filter, &state.bodies);
+    let (array, bodies) = (state.last_read.array(snapshot, &state.bodies), state.bodies.clone());
+    let array = state.bodies.work(move || array.of(filter, &bodies)).await?.map_err(|refusal| *refusal)?;
     let mut response = state.bodies.made(held, web::JSON, array).await?;
     caching::mark(&mut response, &tag, caching::ASK_AGAIN);
     Ok(response)

@@ -108,20 +108,25 @@ pub(super) async fn list(
         return Err(off);
     }
     let Asked { text, wanted, sort, limit, cursor, spark, facets } = asked;
-    let wanted = match wanted {
-        Ok(wanted) => wanted,
-        Err(SearchError::Long) => return Err(web::too_much("max_query", &SearchError::Long.to_string())),
-        Err(other) => return Err(web::bad_request(&other.to_string())),
-    };
+    let wanted = wanted.map_err(refused)?;
     let query = SearchQuery { wanted, text, sort, limit, cursor, spark, facets };
     let history = state.history.clone();
     let page = state.bodies.work(move || {
         let began = Instant::now();
-        let mut page = history.search(&query);
+        let mut page = history.search(&query)?;
         page.took_ms = (began.elapsed().as_secs_f64() * 1e5).round() / 1e2;
-        line(&page)
+        Ok(line(&page))
     });
-    state.bodies.whole(web::JSON, page.await?).await
+    state.bodies.whole(web::JSON, page.await?.map_err(refused)?).await
+}
+
+/// The answer to a search that cannot be made.
+pub(super) fn refused(error: SearchError) -> Response {
+    match error {
+        SearchError::Control => web::bad_request(&error.to_string()),
+        SearchError::Long => web::too_much("max_query", &error.to_string()),
+        SearchError::Costly => web::too_much("max_pattern_steps", &error.to_string()),
+    }
 }
 
 /// Which series is meant.

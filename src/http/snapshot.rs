@@ -6,7 +6,7 @@ use axum::response::Response;
 use utoipa::ToSchema;
 
 use crate::codec::{Outline, RecordType, Records};
-use crate::glob;
+use crate::glob::Budget;
 use crate::memory::Holding;
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -49,6 +49,9 @@ const MOST_TAGS: usize = 10;
 /// Most `*` in a pattern of names: each may be tried at every place of a name.
 const MOST_STARS: usize = 16;
 
+/// Most steps that a pattern takes for all series, about a quarter of a second.
+const MOST_STEPS: u64 = 200_000_000;
+
 /// Most records that can be asked for.
 const MOST_RECORDS: u64 = 10_000_000;
 
@@ -89,8 +92,8 @@ pub(super) enum TypeName {
 pub(super) struct Filter {
     /// `None` for all.
     types: Option<Vec<RecordType>>,
-    /// A pattern.
-    name: Option<String>,
+    /// A pattern, and what it may take.
+    name: Option<(String, Budget)>,
     /// Keys, with values if these matter.
     tags: Vec<(String, Option<String>)>,
     limit: Option<usize>,
@@ -120,7 +123,7 @@ impl FromGiven for Filter {
         });
         Ok(Filter {
             types,
-            name: given.bounded("name", MOST_TEXT)?.map(String::from),
+            name: given.bounded("name", MOST_TEXT)?.map(|name| (name.to_string(), Budget::new(MOST_STEPS))),
             tags: tags.collect(),
             limit: given.number("limit", 1..=MOST_RECORDS)?.map(|limit| limit as usize),
         })
@@ -128,11 +131,15 @@ impl FromGiven for Filter {
 }
 
 impl Filter {
-    /// Why it would cost too much, if it would.
+    /// Why it would cost too much, or did, if so.
     pub(super) fn too_costly(&self) -> Option<Response> {
-        let stars = self.name.iter().flat_map(|name| name.bytes()).filter(|&b| b == b'*').count();
-        let message = || format!("`name` has {stars} `*`; at most {MOST_STARS}");
-        (stars > MOST_STARS).then(|| too_much("max_stars", &message()))
+        let (name, budget) = self.name.as_ref()?;
+        let stars = name.bytes().filter(|&b| b == b'*').count();
+        if stars > MOST_STARS {
+            return Some(too_much("max_stars", &format!("`name` has {stars} `*`; at most {MOST_STARS}")));
+        }
+        let message = || format!("`name` takes more than {MOST_STEPS} steps: use longer texts, and fewer `*` and `?`");
+        budget.is_spent().then(|| too_much("max_pattern_steps", &message()))
     }
 
     fn is_all(&self) -> bool {
@@ -141,7 +148,7 @@ impl Filter {
 
     fn wants(&self, series: Option<&Series>) -> bool {
         let Some(series) = series else { return self.name.is_none() && self.tags.is_empty() };
-        self.name.as_deref().is_none_or(|pattern| glob::matches(pattern, series.name()))
+        self.name.as_ref().is_none_or(|(pattern, budget)| budget.matches(pattern, series.name()))
             && self.tags.iter().all(|(key, value)| {
                 let mut same = series.tags().filter(|(known, _)| known == key);
                 same.any(|(_, known)| value.is_none() || known == value.as_deref())
@@ -158,31 +165,39 @@ impl Filter {
 #[derive(Debug)]
 pub(super) struct SnapshotArray {
     sorted: Arc<Sorted>,
-    /// Some of the records, with their order.
-    some: Option<(Filter, OnceLock<Outline>, Holding)>,
+    /// Some of the records, in their order.
+    some: Option<(Outline, Holding)>,
     next: usize,
 }
 
 impl SnapshotArray {
-    /// The records that pass a filter.
-    pub(super) fn of(mut self, filter: Filter, bodies: &Bodies) -> SnapshotArray {
+    /// The records that pass a filter. It looks at all series, which takes a while.
+    ///
+    /// # Errors
+    /// If the filter takes too long.
+    pub(super) fn of(mut self, filter: Filter, bodies: &Bodies) -> Result<SnapshotArray, Box<Response>> {
         if !filter.is_all() {
-            self.some = Some((filter, OnceLock::new(), bodies.holding()));
+            let (outline, holding) = (filter.outline(&self.sorted.snapshot), bodies.holding());
+            if let Some(refusal) = filter.too_costly() {
+                return Err(Box::new(refusal));
+            }
+            holding.set(outline.heap_bytes());
+            self.some = Some((outline, holding));
         }
-        self
+        Ok(self)
     }
 }
 
 impl Pieces for SnapshotArray {
     fn append(&mut self, out: &mut Vec<u8>) -> bool {
         let Sorted { snapshot, outline, holding } = &*self.sorted;
-        let held = |outline: Outline, holding: &Holding| {
-            holding.set(outline.heap_bytes());
-            outline
-        };
         let outline = match &self.some {
-            Some((filter, outline, holding)) => outline.get_or_init(|| held(filter.outline(snapshot), holding)),
-            None => outline.get_or_init(|| held(Filter::default().outline(snapshot), holding)),
+            Some((outline, _)) => outline,
+            None => outline.get_or_init(|| {
+                let all = Filter::default().outline(snapshot);
+                holding.set(all.heap_bytes());
+                all
+            }),
         };
         let next = outline.write_array_part(snapshot, self.next, PIECE, out);
         self.next = next.unwrap_or_default();

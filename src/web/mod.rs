@@ -89,10 +89,15 @@ pub fn with_type(kind: &'static str, body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, kind)], body.into()).into_response()
 }
 
+/// What an error says, as an extension of its response: for who answers with a page instead.
+#[derive(Clone, Debug)]
+pub struct Problem(pub String);
+
 /// An error as it is promised.
 pub fn error(status: StatusCode, code: &str, message: &str) -> Response {
     let mut response =
         (status, json(&serde_json::json!({"error": {"code": code, "message": message}}))).into_response();
+    response.extensions_mut().insert(Problem(message.to_string()));
     // What RFC 9110 wants beside these.
     let more: Option<(HeaderName, &str)> = match status {
         StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),

@@ -158,3 +158,27 @@ fn hostile_queries_are_refused_by_the_limit_or_cheap_and_no_tick_is_late() {
     assert!(latest < 0.4, "a tick was {latest} s late");
     daemon.stop();
 }
+
+#[test]
+fn patterns_and_near_words_of_long_names_end_after_a_number_of_steps() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "interval = \"500ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n";
+    let daemon = Daemon::start(dir.path(), config);
+    let http = daemon.http.expect("HTTP");
+    let long = "a".repeat(900);
+    for n in 0..2_500 {
+        daemon.send_udp(&[format!("{long}{n}:{n}|g").as_bytes()]);
+    }
+    daemon.flushed_when("they are here", |status| status["series"]["gauges"].as_u64() > Some(2_000));
+    for path in [
+        format!("/api/v1/series?q=%2A{}%3Fb", "a".repeat(490)),
+        format!("/series?q=%2A{}%3Fb", "a".repeat(490)),
+        format!("/api/v1/snapshot?name=%2A{}%3Fb", "a".repeat(250)),
+    ] {
+        let (code, said) = get(http, &path, "");
+        assert!(code == 400 && said.contains("`max_pattern_steps`: "), "{path:.40}: {code} {said:.300}");
+    }
+    let (code, said) = get(http, &format!("/api/v1/series?q={}", "b".repeat(903)), "");
+    assert!(code == 200 && said.contains("\"near\":[]"), "{code} {said:.300}");
+    daemon.stop();
+}

@@ -8,7 +8,9 @@ use std::time::Instant;
 use axum::response::Response;
 
 use crate::explain::Rule;
-use crate::history::{self, Cursor, History, PointsQuery, SearchQuery, SeriesInfo, SeriesPage, Sort, Wanted};
+use crate::history::{
+    self, Cursor, History, PointsQuery, SearchError, SearchQuery, SeriesInfo, SeriesPage, Sort, Wanted,
+};
 use crate::http::AppState;
 use crate::http::senders::{RatesEntry, SenderEntry, TagKeyEntry};
 use crate::http::series as of_series;
@@ -198,15 +200,15 @@ fn of_snapshot(history: &History, snapshot: &Snapshot, query: &SearchQuery) -> F
 const SPARK: usize = 60;
 
 /// Searches. It takes a while where there are a million series, so it runs where nobody waits.
-pub(super) fn search(state: &AppState, look: &Look, query: &SearchQuery) -> Found {
+pub(super) fn search(state: &AppState, look: &Look, query: &SearchQuery) -> Result<Found, SearchError> {
     let began = Instant::now();
     let mut found = match look.snapshot() {
         // Without a history, what the last interval has.
         Some(snapshot) if state.history.last_end().is_none() => of_snapshot(&state.history, snapshot, query),
-        _ => of_history(state.history.search(query)),
+        _ => of_history(state.history.search(query)?),
     };
     found.took_ms = (began.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-    found
+    Ok(found)
 }
 
 fn of_history(page: SeriesPage) -> Found {

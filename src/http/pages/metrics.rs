@@ -6,6 +6,7 @@ use maud::{Markup, html};
 
 use crate::history::Sort;
 use crate::http::AppState;
+use crate::http::series as of_series;
 use crate::http::verdict::{self, Grade, Look};
 use crate::presence::describe::length;
 use crate::series::Series;
@@ -51,7 +52,7 @@ pub(super) async fn page(
     let (for_work, bodies) = (state.clone(), state.bodies.clone());
     let shown = bodies
         .work(move || {
-            let found = data::search(&for_work, &look, &wanted);
+            let found = data::search(&for_work, &look, &wanted)?;
             let selected = query.sel.as_deref().and_then(Series::from_id);
             let row = match &selected {
                 Some(series) => found.rows.iter().find(|row| row.series == *series).cloned(),
@@ -63,9 +64,10 @@ pub(super) async fn page(
                 let details = data::details(&for_work, &look, &row.series);
                 (row, points, details)
             });
-            Shown { look, query, found, selected }
+            Ok(Shown { look, query, found, selected })
         })
-        .await?;
+        .await?
+        .map_err(of_series::refused)?;
     let title = shown.query.q.as_deref().map_or("metrics".to_string(), |q| format!("{q} · metrics"));
     let frame = Frame {
         state: &state,

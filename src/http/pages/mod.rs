@@ -23,6 +23,7 @@ mod frame;
 pub(super) mod metrics;
 pub(super) mod now;
 mod parts;
+pub(super) mod problem;
 mod query;
 pub(super) mod senders;
 pub(super) mod service;

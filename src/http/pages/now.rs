@@ -5,6 +5,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use crate::http::AppState;
+use crate::http::series as of_series;
 use crate::http::verdict::{self, About, Grade, Look};
 use crate::journal;
 use crate::telemetry::{Ledger, ListenerAccount, SinkAccount};
@@ -77,10 +78,11 @@ pub(super) async fn page(
             let sinks: Vec<String> = sinks.collect();
             let paths: Vec<&str> = PATHS.into_iter().chain(sinks.iter().map(String::as_str)).collect();
             let trends = data::trends(&for_work, &look, time, &paths);
-            let loudest = data::search(&for_work, &look, &data::loudest(SERIES));
-            Shown { look, query, trends, loudest, senders, happened }
+            let loudest = data::search(&for_work, &look, &data::loudest(SERIES))?;
+            Ok(Shown { look, query, trends, loudest, senders, happened })
         })
-        .await?;
+        .await?
+        .map_err(of_series::refused)?;
     let frame =
         Frame { state: &state, view: View::Now, query: &shown.query, look: &shown.look, path: "/", title: None };
     frame.page(None, shown.content()).await
