@@ -147,6 +147,10 @@ impl Access {
             );
             return Some(error(StatusCode::MISDIRECTED_REQUEST, "unknown_host", &message));
         }
+        if is_made_elsewhere(request) {
+            let message = "a page of another place makes this request, and could not read its answer";
+            return Some(error(StatusCode::FORBIDDEN, "cross_origin", message));
+        }
         if let Some(answer) = self.without_token_in_url(request) {
             return Some(answer);
         }
@@ -207,6 +211,18 @@ impl Access {
         text(header::HOST).is_some_and(|host| host.eq_ignore_ascii_case(authority.as_str()))
             || is_port_right && listed.any(|host| host.eq_ignore_ascii_case(authority.host()))
     }
+}
+
+/// Whether a page of another place makes a request, other than by a link that somebody follows. Nobody could read the answer; the
+/// work would be ours, and a wrong token would count against whoever looks at that page. Browsers say so where it matters, of
+/// requests to loopback and over TLS (W3C Fetch Metadata).
+fn is_made_elsewhere(request: &Request) -> bool {
+    let said = |name: &'static str| request.headers().get(HeaderName::from_static(name)).map(HeaderValue::as_bytes);
+    let is_elsewhere = said("sec-fetch-site").is_some_and(|site| !matches!(site, b"same-origin" | b"none"));
+    let is_followed = said("sec-fetch-mode") == Some(b"navigate")
+        && said("sec-fetch-dest") == Some(b"document")
+        && matches!(*request.method(), Method::GET | Method::HEAD);
+    is_elsewhere && !is_followed
 }
 
 /// A redirect to a place of this port.

@@ -269,7 +269,10 @@ pub(super) async fn events(
             if let Some((number, event)) = waiting.next() {
                 sent = Some(number.to_string());
                 let text = |key: &str| event[key].as_str().unwrap_or("").to_string();
-                let said = sse::Event::default().id(text("id")).event(text("kind")).data(event.to_string());
+                let said = sse::Event::default()
+                    .id(text("id"))
+                    .event(text("kind"))
+                    .data(String::from_utf8_lossy(&line(&event)).trim_end());
                 return Some((Ok::<_, Infallible>(said), (waiting, sent, newest, state, place)));
             }
             newest.mark_unchanged();

@@ -67,7 +67,31 @@ fn promised(what: &str, (code, head, body): (u16, String, Vec<u8>), expected: (u
 }
 
 const TOKEN: &str = "Authorization: Bearer secret\r\n";
+/// A link of another site that somebody follows.
+const LINK: &str = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+
+#[test]
+fn a_browser_gets_errors_of_pages_in_words() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, _) = start(dir.path());
+    let headers = format!("{TOKEN}Accept: text/html,*/*\r\n");
+    for (target, status, says) in [
+        ("/?range=60d", 400, "at most 31d, and not `60d`"),
+        ("/?range=%3Cb%3E", 400, "not `&lt;b&gt;`"),
+        ("/presence/nobody", 404, "service"),
+        ("/nothing", 404, "`/`"),
+    ] {
+        let (code, head, body) = request(daemon.http.expect("HTTP"), "GET", target, &headers, "");
+        let body = text(&body);
+        assert_eq!(code, status, "{target}");
+        assert!(head.contains("\r\ncontent-type: text/html") && body.contains(says), "{target}: {head}\n{body}");
+        assert!(body.contains("href=\"/series\""), "{body}");
+    }
+    let program = request(daemon.http.expect("HTTP"), "GET", "/api/v1/nothing", &headers, "");
+    promised("a program's path", program, (404, "not_found"));
+    daemon.stop();
+}
 
 #[test]
 fn every_error_is_json_with_the_right_status() {
@@ -271,7 +295,8 @@ fn a_browser_shows_the_token_once_and_then_has_a_cookie() {
     let style = page.split("href=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a stylesheet");
     assert_eq!(request(to, "GET", style, "", "").0, 200, "{style}");
     // Who comes by a link of another site may have a cookie that the browser keeps back.
-    let (_, _, body) = request(to, "GET", "/presence", "Accept: text/html\r\nSec-Fetch-Site: cross-site\r\n", "");
+    let link = format!("Accept: text/html\r\n{LINK}");
+    let (_, _, body) = request(to, "GET", "/presence", &link, "");
     assert!(text(&body).contains("content=\"0; url=/login?next=%2Fpresence\""), "{}", text(&body));
     // A program gets an error.
     promised("a program", request(to, "GET", "/presence", "", ""), (401, "unauthorized"));
@@ -414,6 +439,26 @@ fn forms_count_on_the_cookie_only_from_a_page_of_this_port() {
     // A program shows the token: the cookie changes nothing.
     let delete = request(to, "DELETE", "/api/v1/presence/pay", &format!("Cookie: {cookie}\r\n"), "");
     promised("a program", delete, (401, "unauthorized"));
+    daemon.stop();
+}
+
+#[test]
+fn pages_of_other_places_neither_cost_nor_count_as_guesses() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, _) = start(dir.path());
+    let to = daemon.http.expect("HTTP");
+    let image = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n";
+    let frame = "Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: iframe\r\n";
+    for n in 0..30 {
+        let form = request(to, "POST", "/login", &format!("{FORM}{LINK}"), &format!("token=w{n}"));
+        promised("a form", form, (403, "cross_origin"));
+        promised("an image", request(to, "GET", &format!("/?token=w{n}"), image, ""), (403, "cross_origin"));
+    }
+    promised("an image", request(to, "GET", "/api/v1/series", image, ""), (403, "cross_origin"));
+    promised("a frame", request(to, "GET", "/", frame, ""), (403, "cross_origin"));
+    // Somebody follows a link, and the right token still counts.
+    assert_eq!(request(to, "GET", "/?token=secret", LINK, "").0, 303);
+    assert_eq!(request(to, "DELETE", "/api/v1/presence/pay", TOKEN, "").0, 200);
     daemon.stop();
 }
 
