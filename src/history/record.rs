@@ -21,9 +21,10 @@ const BATCH: usize = 64;
 
 /// Steps of giving way: what is kept of intervals and of minutes, of series that nobody looked at for [`LOOKED_SECS`], then of
 /// the others, in parts of [`WHOLE`].
-const STEPS: [[(usize, usize); 2]; 14] = {
+const STEPS: [[(usize, usize); 2]; 15] = {
     const ALL: (usize, usize) = (WHOLE, WHOLE);
     [
+        [ALL, ALL],
         [ALL, ALL],
         [(WHOLE, WHOLE / 2), ALL],
         [(WHOLE, WHOLE / 4), ALL],
@@ -42,11 +43,16 @@ const STEPS: [[(usize, usize); 2]; 14] = {
 };
 const WHOLE: usize = 16;
 
+/// From this step on series leave that have stopped after less than [`PASSING_SECS`]: names that come and go, before others give
+/// anything.
+const PASSING_STEP: usize = 1;
+const PASSING_SECS: f64 = 60.0;
+
 /// From this step on a series finds room only where there is much of it: else the newest would push out all others.
-const CROWDED_STEP: usize = 8;
+const CROWDED_STEP: usize = 9;
 
 /// From this step on the others have not even what is not sealed, and leave if the last interval has nothing of them.
-const BARE_STEP: usize = 9;
+const BARE_STEP: usize = 10;
 
 /// Then nothing is left but what finds the series of the last interval.
 const LAST_STEP: usize = STEPS.len() - 1;
@@ -242,7 +248,7 @@ impl Shared {
         for cell in cells.iter() {
             let mut entries = lock(&cell.entries);
             for place in 0..PLACES {
-                let Some(entry) = entries.places[place].as_mut() else { continue };
+                let Some(entry) = entries.at(place) else { continue };
                 let before = entry.heap_bytes();
                 let is_looked_at = f64::from(entry.looked) + LOOKED_SECS > now;
                 let keep = if is_looked_at { &looked_at } else { &ours };
@@ -253,15 +259,19 @@ impl Shared {
                     points += 1;
                 }
                 entry.look_for_owner();
-                let leaves = is_idle && (entry.track.is_empty() || keep.drops_head);
+                let is_passing = entry.last_seen - entry.first_seen < PASSING_SECS && !is_looked_at;
+                let gives_way = is_passing && writer.step >= PASSING_STEP;
+                let leaves = is_idle && (entry.track.is_empty() || keep.drops_head || gives_way);
                 let (after, is_own) = (entry.heap_bytes(), self.is_own(&entry.series));
                 entries.bytes = (entries.bytes + after).saturating_sub(before);
                 if leaves {
                     self.store.remove(cell, &mut entries, place);
                     gone += 1;
                     own += u64::from(is_own);
+                    points += u64::from(gives_way);
                 }
             }
+            entries.shrink();
         }
         let [keep, _] = self.keep(axis, 0);
         lock(&self.ledger).sweep(axis, &keep, scratch);
@@ -353,6 +363,10 @@ impl Shared {
             let gone = self.cool(|_| true);
             self.counts.given_up.fetch_add(gone as u64, Ordering::Relaxed);
             self.measure(writer);
+        }
+        if self.bytes() > self.target() && writer.step >= PASSING_STEP {
+            // Names that came since may have stopped already: then nobody else gives more.
+            self.sweep(writer);
         }
         while self.bytes() > self.target() && (writer.step < LAST_STEP) {
             self.holding.memory().note_reached(crate::memory::Holder::History);
@@ -543,7 +557,7 @@ impl Shared {
             for (n, point) in range.enumerate() {
                 let place = place_of(ids[point].1).1;
                 let end = extras.get(n + 1).map_or(rows.len(), |(start, _)| *start);
-                let Some(entry) = entries.places[place].as_mut() else { continue };
+                let Some(entry) = entries.at(place) else { continue };
                 let series = series(&points[point]);
                 debug_assert!(entry.series == *series);
                 if !entry.series.is_same(series) {
@@ -572,7 +586,7 @@ impl Shared {
             let (cell, place) = place_of(*id);
             let Some(cell) = cells.get(cell) else { continue };
             let mut entries = lock(&cell.entries);
-            let Some(heat) = entries.places[place].as_mut().and_then(|entry| entry.heat.as_mut()) else { continue };
+            let Some(heat) = entries.at(place).and_then(|entry| entry.heat.as_mut()) else { continue };
             let before = heat.heap_bytes();
             heat.push(at.number, &snapshot.values(point), axis.base);
             let after = heat.heap_bytes();

@@ -110,19 +110,44 @@ pub(super) struct Cell {
     is_alive: [AtomicU64; PLACES / 64],
 }
 
-/// The entries of a cell, by place, and the bytes that they take beside their places.
-#[derive(Debug)]
+/// The entries of a cell, by place, and the bytes that they take beside their places. Without entries there are no places.
+#[derive(Debug, Default)]
 pub(super) struct Entries {
-    pub(super) places: Vec<Option<Entry>>,
+    places: Vec<Option<Entry>>,
     pub(super) bytes: usize,
+}
+
+impl Entries {
+    /// The entry of a place.
+    pub(super) fn at(&mut self, place: usize) -> Option<&mut Entry> {
+        self.places.get_mut(place)?.as_mut()
+    }
+
+    fn put(&mut self, place: usize, entry: Entry) {
+        if self.places.is_empty() {
+            self.places = std::iter::repeat_with(|| None).take(PLACES).collect();
+        }
+        self.bytes += entry.heap_bytes();
+        self.places[place] = Some(entry);
+    }
+
+    /// Frees the places if nobody has one.
+    pub(super) fn shrink(&mut self) {
+        if self.places.iter().all(Option::is_none) {
+            self.places = Vec::new();
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        vec_footprint::<Option<Entry>>(self.places.capacity()) + self.bytes
+    }
 }
 
 impl Cell {
     fn new() -> Cell {
         let zeros = || std::array::from_fn(|_| AtomicU32::new(0));
-        let places = std::iter::repeat_with(|| None).take(PLACES).collect();
         Cell {
-            entries: Mutex::new(Entries { places, bytes: 0 }),
+            entries: Mutex::default(),
             rate: zeros(),
             change: zeros(),
             last: zeros(),
@@ -144,8 +169,8 @@ impl Cell {
         };
     }
 
-    /// Bytes that it takes without what its entries have beside their places.
-    const BYTES: usize = footprint(size_of::<Cell>() + 16) + vec_footprint::<Option<Entry>>(PLACES);
+    /// Bytes that it takes without its entries.
+    const BYTES: usize = footprint(size_of::<Cell>() + 16);
 }
 
 /// The cell and the place of an id.
@@ -265,16 +290,13 @@ impl Store {
         cell.first_seen[place].store(entry.first_seen as u32, Ordering::Relaxed);
         cell.rate[place].store(0, Ordering::Relaxed);
         cell.change[place].store(0, Ordering::Relaxed);
-        let mut entries = lock(&cell.entries);
-        entries.bytes += entry.heap_bytes();
-        entries.places[place] = Some(entry);
-        drop(entries);
+        lock(&cell.entries).put(place, entry);
         cell.set_alive(place, true);
     }
 
     /// Takes the series of a place away; its id is not used again before it is nowhere else.
     pub(super) fn remove(&self, cell: &Cell, entries: &mut Entries, place: usize) {
-        let Some(entry) = entries.places[place].take() else { return };
+        let Some(entry) = entries.places.get_mut(place).and_then(Option::take) else { return };
         entries.bytes = entries.bytes.saturating_sub(entry.heap_bytes());
         cell.set_alive(place, false);
         self.index.remove(&entry.series);
@@ -286,7 +308,7 @@ impl Store {
         let cells = self.cells();
         let cell = cells.get(cell)?;
         let mut entries = lock(&cell.entries);
-        let entry = entries.places[place].as_mut()?;
+        let entry = entries.at(place)?;
         let before = entry.heap_bytes();
         let looked = look(entry);
         let after = entry.heap_bytes();
@@ -303,7 +325,7 @@ impl Store {
     /// Bytes that it takes.
     pub(super) fn heap_bytes(&self) -> usize {
         let cells = self.cells();
-        let entries = cells.iter().map(|cell| lock(&cell.entries).bytes).sum::<usize>();
+        let entries = cells.iter().map(|cell| lock(&cell.entries).heap_bytes()).sum::<usize>();
         self.index.heap_bytes() + cells.len() * (Cell::BYTES + size_of::<Arc<Cell>>()) + entries
     }
 }

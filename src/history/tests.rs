@@ -472,3 +472,36 @@ fn readers_miss_nothing_while_intervals_become_minutes() {
         }
     });
 }
+
+#[test]
+fn names_that_come_and_go_leave_before_established_series_give_anything() {
+    let memory = Memory::new(LEAST_MAX_MEMORY);
+    let options = HistoryOptions { intervals: 90, minutes: 0, ..HistoryOptions::default() };
+    let history = History::new(options, &memory);
+    let established: Vec<Series> =
+        (0..500).map(|n| Series::new(Kind::Counter, &format!("prod.api{n}.hits"), &[])).collect();
+    let end = |n: u64| 1_700_000_000.0 + 10.0 * n as f64;
+    let counters = |n: u64, names: &[Series]| {
+        let counters = names.iter().map(|series| count(series, 3.0)).collect();
+        Snapshot { counters, ..closed(n, end(n), 10.0) }
+    };
+    for n in 1..=60 {
+        history.add(&counters(n, &established));
+    }
+    let quiet = history.account().bytes;
+    for n in 61..=75 {
+        let passing = (0..20_000).map(|k| Series::new(Kind::Counter, &format!("user.{n}.{k}.hits"), &[]));
+        history.add(&counters(n, &established.iter().cloned().chain(passing).collect::<Vec<_>>()));
+        assert!(memory.bytes(Holder::History) <= memory.cap(Holder::History), "{n}");
+    }
+    assert!(history.account().given_up > 100_000, "{:?}", history.account());
+    let to = history.last_end().expect("intervals");
+    let points = history.points(&query(vec![established[7].clone()], to - 750.0, to, Some(10.0))).expect("few points");
+    assert_eq!(points.series[0].fields["value"].iter().flatten().count(), 75);
+    // When those that found room have left as well, little more than their numbers is left: 16 bytes each.
+    for n in 76..=300 {
+        history.add(&counters(n, &established));
+    }
+    let bytes = history.account().bytes;
+    assert!(bytes < quiet + (5 << 20), "{quiet} and then {bytes} bytes");
+}
