@@ -322,6 +322,21 @@ pub fn choice<T: Copy + PartialEq>(
     }
 }
 
+/// Shows one of some words that may be absent.
+pub fn maybe_choice<T: Copy + PartialEq>(
+    visitor: &mut dyn OptionVisitor,
+    key: &'static str,
+    doc: &'static str,
+    words: &[(&'static str, T)],
+    value: &mut Option<T>,
+) {
+    let names: Vec<&'static str> = words.iter().map(|(name, _)| *name).collect();
+    let chosen = words.iter().position(|(_, known)| Some(known) == value.as_ref());
+    let (mut is_there, mut number) = (chosen.is_some(), chosen.unwrap_or(0));
+    visitor.field(key, doc, Opt::Maybe(&mut is_there, Box::new(Opt::Choice(&names, &mut number))));
+    *value = words.get(number).map(|(_, word)| *word).filter(|_| is_there);
+}
+
 /// Shows a value that may be absent.
 pub fn maybe<T: Default>(
     visitor: &mut dyn OptionVisitor,

@@ -168,6 +168,8 @@ struct Replay {
     ends_at: Option<u64>,
     presence: ReplayPresence,
     datagrams: usize,
+    /// How many of them were there when the last interval was closed.
+    closed_datagrams: usize,
     /// Malformed lines, and where the first is.
     malformed: Tally,
     first_malformed: Option<Source>,
@@ -203,6 +205,7 @@ impl Replay {
             ends_at: None,
             presence,
             datagrams: 0,
+            closed_datagrams: 0,
             malformed: Tally::default(),
             first_malformed: None,
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
@@ -324,9 +327,19 @@ impl Replay {
             }
             // What happens at the very end of an interval is in the next one, as rows are.
             self.presence.advance(tick);
-            self.close(tick, self.ends_at == Some(tick));
+            let is_last = self.ends_at == Some(tick);
+            if is_last || !self.is_idle() {
+                self.close(tick, is_last);
+            }
+            self.closed = tick;
         }
         self.presence.advance(now);
+    }
+
+    /// Whether nothing came that `--only` asks for: a capture of heartbeats may be one of days.
+    fn is_idle(&self) -> bool {
+        let is_presence = self.records.only.as_deref() == Some(&[RecordType::Presence]);
+        is_presence && self.datagrams == self.closed_datagrams && !self.presence.has_events()
     }
 
     fn ingest(&mut self, at: u64, bytes: &[u8], from: Option<&str>, source: Source) {
@@ -380,7 +393,7 @@ impl Replay {
         snapshot.ledger.listeners = vec![std::mem::replace(&mut self.listener, fresh)];
         snapshot.ledger.update_completeness();
         snapshot.presence = self.presence.take_events();
-        self.closed = end;
+        (self.closed, self.closed_datagrams) = (end, self.datagrams);
         self.write(snapshot);
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::presence::policy::{Expected, Misses, Override, Policy};
+use crate::presence::policy::{Expected, Misses, Notify, Override, Policy};
 use crate::presence::{Engine, EngineTime, Epoch, Event, Saved};
 
 /// Nanoseconds between two judgements, and between two saved states.
@@ -68,6 +68,10 @@ impl ReplayPresence {
                 "flap_window" => self.policy.flap_quiet = seconds()?,
                 "mass_hold" => self.policy.mass_hold = seconds()?,
                 "mass_fraction" => self.policy.mass_fraction = seconds()?,
+                "notify" => {
+                    let level = Notify::from_name(value.as_str().unwrap_or_default());
+                    self.policy.rules.notify = level.ok_or(format!("`notify` is {value}"))?;
+                }
                 "implicit" => self.policy.assist = value == "assist",
                 "services" => {
                     for (pattern, rules) in value.as_object().into_iter().flatten() {
@@ -118,7 +122,27 @@ impl ReplayPresence {
                 self.saved_at = self.next;
             }
             self.next += self.tick;
+            self.skip_idle(now);
         }
+    }
+
+    /// Leaves out the judgements before `now` that change nothing, and of the states that would have been saved all but the
+    /// last: a capture of days is mostly silence.
+    fn skip_idle(&mut self, now: u64) {
+        // A microsecond earlier: times in seconds are rounded.
+        let idle = (self.engine.idle_until().as_secs() * 1e9) as u64;
+        let until = idle.saturating_sub(1000).min(now);
+        let Some(skipped) = until.checked_sub(self.next + 1) else { return };
+        let last = self.next + skipped / self.tick * self.tick;
+        let on_tick = |length: u64| length.div_ceil(self.tick) * self.tick;
+        let first_save = self.next + on_tick((self.saved_at + self.save_every).saturating_sub(self.next));
+        if let Some(more) = last.checked_sub(first_save) {
+            let period = on_tick(self.save_every);
+            self.saved_at = first_save + more / period * period;
+            self.engine.at(time(self.saved_at));
+            self.saved = self.engine.save();
+        }
+        self.next = last + self.tick;
     }
 
     /// The capture is over: what is due up to its end is judged, and nothing after that.
@@ -182,6 +206,7 @@ fn overrides(pattern: &str, rules: &Value) -> Result<Override, String> {
             "min" => o.min = value.as_u64().map(|min| min as u32),
             "ephemeral" => o.ephemeral = value.as_bool(),
             "within" => o.within = value.as_f64(),
+            "notify" => o.notify = Notify::from_name(value.as_str().unwrap_or_default()),
             _ => return Err(format!("unknown key `{key}` for services `{pattern}` in a presence trace")),
         }
     }

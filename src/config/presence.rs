@@ -7,11 +7,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::acl::AccessList;
-use crate::presence::policy::{Expected, Guard, Misses, Override, Policy, Rules, SeriesOf};
+use crate::presence::policy::{Expected, Guard, Misses, Notify, Override, Policy, Rules, SeriesOf};
 use crate::presence_driver::QUEUE;
 use crate::protocol::TAKEN;
 use crate::settings::{
-    Opt, OptionVisitor, Parsed, TablesOf, Wrong, choice, count, maybe, maybe_count, maybe_seconds, seconds,
+    Opt, OptionVisitor, Parsed, TablesOf, Wrong, choice, count, maybe, maybe_choice, maybe_count, maybe_seconds,
+    seconds,
 };
 
 use super::kinds::{networks, secret};
@@ -190,6 +191,7 @@ fn judging(policy: &mut Policy, v: &mut dyn OptionVisitor) {
         min: rules.min,
         ephemeral: Some(rules.ephemeral),
         within: Some(rules.within),
+        notify: Some(rules.notify),
         ..Override::default()
     };
     self::rules(&mut general, v);
@@ -200,6 +202,7 @@ fn judging(policy: &mut Policy, v: &mut dyn OptionVisitor) {
         min: general.min,
         ephemeral: general.ephemeral.unwrap_or(rules.ephemeral),
         within: general.within.unwrap_or(rules.within),
+        notify: general.notify.unwrap_or(rules.notify),
         guard: rules.guard,
     };
 }
@@ -239,6 +242,10 @@ fn rules(rules: &mut Override, v: &mut dyn OptionVisitor) {
     v.example("ephemeral", "true");
     maybe_seconds(v, "within", "How long after its start that number holds.", &mut rules.within, SECONDS);
     v.example("within", "\"1m\"");
+    let doc = "What of a service is notified: it and its instances (\"all\"), it alone (\"service\"), or nothing (\"never\").";
+    let levels = Notify::ALL.map(|level| (level.as_str(), level));
+    maybe_choice(v, "notify", doc, &levels, &mut rules.notify);
+    v.example("notify", "\"service\"");
 }
 
 /// `[[presence.service]]`.

@@ -302,6 +302,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::habit::Habit;
     use crate::presence::policy::Rules;
     use crate::presence::service::Service;
 
@@ -328,7 +329,13 @@ mod tests {
         let (mut admission, mut roster) = (Admission::default(), Roster::new(1));
         for n in 0..1000 {
             let order = roster.next_order();
-            let id = roster.insert_service(Service::new(&format!("s{n}"), Rules::default(), order, at(0.0)));
+            let id = roster.insert_service(Service::new(
+                &format!("s{n}"),
+                Rules::default(),
+                Habit::default(),
+                order,
+                at(0.0),
+            ));
             admission.add_candidate(id, &roster);
             if n >= 10 {
                 roster.remove_service(id);

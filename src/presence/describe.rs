@@ -260,7 +260,12 @@ mod tests {
             service: Some("checkout".into()),
             instance: Some("web-1".into()),
             context: Some(context),
-            service_context: Some(ServiceContext { service_state: ServiceState::Up, present: 2, total: 3 }),
+            service_context: Some(ServiceContext {
+                service_state: ServiceState::Up,
+                present: 2,
+                total: 3,
+                ephemeral: false,
+            }),
             ..Event::new(UnixTime::default(), down, true)
         };
         assert_eq!(

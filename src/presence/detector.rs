@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arrival_window::ArrivalWindow;
 use super::instance::State;
-use super::loss::Loss;
+use super::loss::{Loss, PooledLoss, RARE};
 use super::policy::{Misses, Policy, Rules, grace_for, misses_for};
 use super::time::EngineTime;
 
@@ -125,7 +125,13 @@ impl Detector {
     }
 
     /// Takes a beat of an instance that was in a state, or was not known, and what it declares.
-    pub(super) fn observe(&mut self, now: EngineTime, was: Option<State>, declared: Option<f64>) -> Gap {
+    pub(super) fn observe(
+        &mut self,
+        now: EngineTime,
+        was: Option<State>,
+        declared: Option<f64>,
+        policy: &Policy,
+    ) -> Gap {
         let mut gap = Gap::default();
         match (was, self.seen) {
             (Some(State::Up | State::Late), Some(seen)) if self.blind == 0.0 && self.floor <= now => {
@@ -135,6 +141,7 @@ impl Detector {
                 };
                 if secs > COPY_SECS {
                     gap = Gap { due: self.record(secs), was_present: true };
+                    self.note_loss(secs, policy);
                 }
             }
             (Some(State::Down), Some(seen)) => gap.due = self.record(now - seen),
@@ -180,8 +187,32 @@ impl Detector {
     fn record(&mut self, secs: f64) -> u64 {
         self.arrivals.push(secs);
         let Some(interval) = self.declared_interval else { return 0 };
-        self.loss.note(secs, interval);
         (secs / interval).round().clamp(1.0, 1e6) as u64
+    }
+
+    /// Notes what a gap says of the network. Rare beats are counted against what is declared: too few are measured.
+    fn note_loss(&mut self, secs: f64, policy: &Policy) {
+        let declared = self.declared_interval.filter(|&declared| declared >= RARE);
+        if let Some(interval) = declared.or_else(|| self.interval(policy)) {
+            self.loss.note(secs, interval);
+        }
+    }
+
+    /// What was lost of it.
+    pub(super) fn loss(&self) -> &Loss {
+        &self.loss
+    }
+
+    /// Whether its beats are rare: the loss of its service counts for it, too.
+    pub(super) fn is_rare(&self, policy: &Policy) -> bool {
+        self.interval(policy).is_some_and(|interval| interval >= RARE)
+    }
+
+    /// Takes what the whole service lost, if its beats are rare.
+    pub(super) fn take_pooled_loss(&mut self, service: PooledLoss, policy: &Policy) {
+        if let Some(interval) = self.interval(policy).filter(|&interval| interval >= RARE) {
+            self.loss.judge_rare(interval, service);
+        }
     }
 
     /// Takes a sign of life that is no beat.
@@ -381,7 +412,7 @@ mod tests {
         let mut detector = Detector::new(at(0.0));
         let (mut now, mut was) = (0.0, None);
         while now <= until {
-            detector.observe(at(now), was, declared);
+            detector.observe(at(now), was, declared, &Policy::default());
             (now, was) = (now + every, Some(State::Up));
         }
         detector
@@ -411,11 +442,11 @@ mod tests {
     #[test]
     fn gaps_say_how_many_beats_were_due() {
         let mut detector = heard(10.0, 20.0, Some(10.0));
-        let gap = detector.observe(at(50.0), Some(State::Late), Some(10.0));
+        let gap = detector.observe(at(50.0), Some(State::Late), Some(10.0), &Policy::default());
         assert_eq!(gap, Gap { due: 3, was_present: true });
-        let copy = detector.observe(at(50.01), Some(State::Up), Some(10.0));
+        let copy = detector.observe(at(50.01), Some(State::Up), Some(10.0), &Policy::default());
         assert_eq!(copy, Gap::default());
-        let gap = detector.observe(at(150.01), Some(State::Down), Some(10.0));
+        let gap = detector.observe(at(150.01), Some(State::Down), Some(10.0), &Policy::default());
         assert_eq!(gap, Gap { due: 10, was_present: false });
     }
 

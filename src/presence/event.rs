@@ -449,6 +449,9 @@ pub struct ServiceContext {
     pub present: usize,
     /// Instances that are present or down.
     pub total: usize,
+    /// Its instances come and go: nothing about it is critical.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
 }
 
 /// What was known of an instance when it changed.
@@ -688,7 +691,11 @@ impl<T> Event<T> {
 
     /// How grave it is.
     pub fn severity(&self) -> Severity {
-        self.change.severity()
+        let is_ephemeral = self.service_context.as_ref().is_some_and(|service| service.ephemeral);
+        match self.change.severity() {
+            Severity::Critical if is_ephemeral => Severity::Warning,
+            severity => severity,
+        }
     }
 }
 

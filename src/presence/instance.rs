@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::named::named_enum;
 use crate::protocol::Heartbeat;
 
+use super::crash_loop::YOUNG;
 use super::detector::{Detector, Gap};
 use super::event::Reason;
 use super::history::History;
-use super::policy::Policy;
+use super::policy::{Policy, grace_for};
 use super::roster::ServiceId;
 use super::text_bytes;
 use super::time::EngineTime;
@@ -54,6 +55,10 @@ pub(super) enum Suppression {
     Flapping,
     /// Its service's alarm stands for it.
     Service,
+    /// Nothing about instances of its service is notified.
+    Muted,
+    /// It is one of the runs that its service is made of.
+    Run,
 }
 
 /// Why a problem that was suppressed is notified later.
@@ -84,14 +89,17 @@ const CONFLICT_SHOWN: f64 = 3600.0;
 /// Goodbyes that follow the first by more than that, in seconds, are no copies of it.
 const GOODBYE_COPIES: f64 = 15.0;
 
-/// How long before or after the silence of an instance its replacement may have been registered, in seconds.
-const REPLACED_WITHIN: f64 = 600.0;
-
 /// A replacement is looked for so long after the silence began, in seconds.
 const REPLACED_UNTIL: f64 = 1200.0;
 
 /// Beats from another address that can make it the home.
 const MOVED_BEATS: u8 = 2;
+
+/// The least interval of a run, in seconds, of which the first beat may be the only one.
+const RUN_INTERVAL: f64 = 60.0;
+
+/// A goodbye that ends a stay of less than that, in seconds, may be one of a crash loop.
+const SHORT_STAY: f64 = 300.0;
 
 /// Left out of what is saved.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -140,9 +148,18 @@ pub struct Instance {
     fresh_missed: u32,
     /// When it was registered.
     first: EngineTime,
-    /// It replaced one that went down.
+    /// It replaced one that fell silent.
     #[serde(default, skip_serializing_if = "is_default")]
     replaces: bool,
+    /// Another one replaced it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    was_replaced: bool,
+    /// Another one came when its second beat was due, and it was not heard since.
+    #[serde(default, skip_serializing_if = "is_default")]
+    followed: bool,
+    /// It went down young, and was not heard since.
+    #[serde(default, skip_serializing_if = "is_default")]
+    crashed: bool,
     /// Member of the mass silence.
     #[serde(default, skip_serializing_if = "is_default")]
     member: bool,
@@ -174,6 +191,23 @@ struct Rare {
     /// Where its beats come from, if that matters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     home: Option<Home>,
+    /// Its present stay, if that is not its first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stay: Option<Stay>,
+    /// When it replaced another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replaced_at: Option<EngineTime>,
+    /// It said goodbye after a short stay: unless it is back by then, that counts like a down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    missed_at: Option<EngineTime>,
+}
+
+/// The time since an instance came back after it had left or was down.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Stay {
+    since: EngineTime,
+    /// Its beats, as far as they are counted.
+    beats: u8,
 }
 
 /// The address from which goodbyes are believed. Another takes its place after two beats from there, and when the old one
@@ -195,6 +229,9 @@ static COMMON: Rare = Rare {
     message: None,
     conflict_at: EngineTime::LONG_AGO,
     home: None,
+    stay: None,
+    replaced_at: None,
+    missed_at: None,
 };
 
 /// What the `start` of a beat says of the process.
@@ -238,6 +275,9 @@ impl Instance {
             fresh_missed: 0,
             first: now,
             replaces: false,
+            was_replaced: false,
+            followed: false,
+            crashed: false,
             member: false,
             health: None,
             source: None,
@@ -371,8 +411,9 @@ impl Instance {
 /// What it says.
 impl Instance {
     /// Takes a beat; it was in a state before, or was not known.
-    pub(super) fn observe(&mut self, now: EngineTime, was: Option<State>, beat: &Heartbeat) -> Gap {
-        let gap = self.detector.observe(now, was, beat.interval);
+    pub(super) fn observe(&mut self, now: EngineTime, was: Option<State>, beat: &Heartbeat, policy: &Policy) -> Gap {
+        let gap = self.detector.observe(now, was, beat.interval, policy);
+        self.note_stay(now, was);
         if gap.due > 0 {
             self.missed += gap.due - 1;
             self.fresh_missed = self.fresh_missed.saturating_add((gap.due - 1) as u32);
@@ -387,6 +428,18 @@ impl Instance {
         self.note_health(beat);
         self.source = beat.source.or(self.source);
         gap
+    }
+
+    /// A beat begins a stay, or goes on with one.
+    fn note_stay(&mut self, now: EngineTime, was: Option<State>) {
+        (self.followed, self.crashed) = (false, false);
+        if matches!(was, Some(State::Left | State::Down)) {
+            let rare = self.rare_mut();
+            (rare.stay, rare.missed_at) = (Some(Stay { since: now, beats: 1 }), None);
+            self.was_replaced = false;
+        } else if let Some(stay) = self.rare.as_mut().and_then(|rare| rare.stay.as_mut()) {
+            stay.beats = stay.beats.saturating_add(1);
+        }
     }
 
     /// What a service check says of it stands until the next one.
@@ -494,7 +547,7 @@ impl Instance {
         if let Some(to) = to {
             self.state = to;
         }
-        if to == Some(State::Down) || reason == Reason::Recovered {
+        if to == Some(State::Down) || reason == Reason::Recovered || (self.flapping && reason == Reason::Returned) {
             self.stable = now;
         }
     }
@@ -503,9 +556,7 @@ impl Instance {
     pub(super) fn go_down(&mut self, cause: Option<Suppression>, now: EngineTime, policy: &Policy) -> WentDown {
         self.down_at = now;
         if cause != Some(Suppression::MassSilence) {
-            let flaps = &mut self.rare_mut().flaps;
-            flaps.retain(|&at| at > now - policy.flap_within);
-            flaps.push(now);
+            self.note_flap(now, policy);
         }
         let starts_flapping = cause.is_none() && !self.flapping && self.rare().flaps.len() >= policy.flap_count;
         self.flapping |= starts_flapping;
@@ -514,11 +565,21 @@ impl Instance {
         WentDown { is_notified: self.notified, starts_flapping }
     }
 
-    /// It left at `now`; whether it flapped until then.
-    pub(super) fn leave(&mut self, now: EngineTime) -> bool {
+    fn note_flap(&mut self, now: EngineTime, policy: &Policy) {
+        let flaps = &mut self.rare_mut().flaps;
+        flaps.retain(|&at| at > now - policy.flap_within);
+        flaps.push(now);
+    }
+
+    /// It left at `now`.
+    pub(super) fn leave(&mut self, now: EngineTime) {
         self.left_at = now;
         self.clear_problem();
         self.clear_recheck();
+    }
+
+    /// Its flapping is over, if it flapped.
+    pub(super) fn stop_flapping(&mut self) -> bool {
         std::mem::take(&mut self.flapping)
     }
 
@@ -536,8 +597,7 @@ impl Instance {
 
     /// Its service's alarm stands for its own.
     pub(super) fn inhibit(&mut self) {
-        self.notified = false;
-        self.suppression = Some(Suppression::Service);
+        self.suppress(Suppression::Service);
     }
 
     /// Whether it is down and that was notified: then its end is, too.
@@ -597,24 +657,118 @@ impl Instance {
         std::mem::replace(&mut self.member, member) != member
     }
 
-    /// Whether `newer`, of the same service, may stand for this one, which fell silent.
-    pub(super) fn may_be_replaced_by(&self, newer: &Instance, timeout: f64) -> bool {
-        newer.order != self.order
-            && newer.state == State::Up
-            && !newer.replaces
-            && newer.received >= 2
-            && newer.first > self.first + timeout
-            && (newer.first - self.detector.last_life()).abs() <= REPLACED_WITHIN
-    }
-
     /// Whether a replacement is still looked for.
     pub(super) fn may_be_replaced(&self, now: EngineTime) -> bool {
         self.state == State::Down && now - self.detector.last_life() < REPLACED_UNTIL
     }
 
-    /// It stands for one that fell silent, and for no other.
-    pub(super) fn replace_another(&mut self) {
+    /// It stands for one that fell silent.
+    pub(super) fn replace_another(&mut self, now: EngineTime) {
         self.replaces = true;
+        self.rare_mut().replaced_at = Some(now);
+    }
+
+    /// Whether it stands for another one.
+    pub(super) fn replaces(&self) -> bool {
+        self.replaces
+    }
+
+    /// Another one stands for it.
+    pub(super) fn note_replaced(&mut self) {
+        self.was_replaced = true;
+    }
+
+    pub(super) fn was_replaced(&self) -> bool {
+        self.was_replaced
+    }
+}
+
+/// Its stays.
+impl Instance {
+    /// When its present stay began.
+    pub(super) fn joined(&self) -> EngineTime {
+        self.rare().stay.map_or(self.first, |stay| stay.since)
+    }
+
+    /// When it came back, if it was away and has been heard twice since and replaced nobody.
+    pub(super) fn came_back(&self) -> Option<EngineTime> {
+        let (rare, state) = (self.rare(), self.state);
+        let stay = rare.stay.filter(|stay| state == State::Up && stay.beats >= 2)?;
+        rare.replaced_at.is_none_or(|at| at < stay.since).then_some(stay.since)
+    }
+
+    /// Whether its last beat was the second since it came, or came back.
+    pub(super) fn was_just_confirmed(&self) -> bool {
+        self.received == 2 || self.rare().stay.is_some_and(|stay| stay.beats == 2)
+    }
+
+    /// Whether it has sent nothing since before its second beat was due: it may be a run, of which there is one beat.
+    pub(super) fn is_short(&self) -> bool {
+        let interval = self.detector.declared_interval().filter(|&interval| interval >= RUN_INTERVAL);
+        interval.is_some_and(|interval| {
+            self.detector.seen().is_some_and(|seen| seen - self.first < interval - grace_for(interval))
+        })
+    }
+
+    /// Its second beat is due when another one comes, which may be the next run.
+    pub(super) fn follow(&mut self) -> bool {
+        !std::mem::replace(&mut self.followed, true)
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        self.followed
+    }
+
+    /// It said goodbye at `now`: after a short stay that counts like a down, unless it is back after `timeout` seconds.
+    pub(super) fn leave_early(&mut self, now: EngineTime, timeout: f64) -> bool {
+        let is_early = now - self.joined() < SHORT_STAY;
+        if is_early {
+            self.rare_mut().missed_at = Some(now + timeout);
+        }
+        is_early
+    }
+
+    /// When its goodbye after a short stay counts, if it has said one.
+    pub(super) fn missed_at(&self) -> Option<EngineTime> {
+        self.rare().missed_at
+    }
+
+    /// Whether its goodbye after a short stay counts from now on.
+    pub(super) fn take_missed(&mut self, now: EngineTime) -> bool {
+        let Some(rare) = self.rare.as_mut().filter(|rare| rare.missed_at.is_some_and(|at| now >= at)) else {
+            return false;
+        };
+        rare.missed_at = None;
+        self.state == State::Left
+    }
+
+    /// Its goodbye counts; whether it flaps from now on.
+    pub(super) fn note_missed(&mut self, is_muted: bool, now: EngineTime, policy: &Policy) -> bool {
+        self.stable = now;
+        self.note_flap(now, policy);
+        let starts = !is_muted && !self.flapping && self.rare().flaps.len() >= policy.flap_count;
+        self.flapping |= starts;
+        starts
+    }
+
+    /// Whether it is young: it has never been away, and was heard for a short time only.
+    pub(super) fn is_young(&self) -> bool {
+        self.rare().stay.is_none() && self.detector.seen().is_some_and(|seen| seen - self.first < YOUNG)
+    }
+
+    /// It goes down young.
+    pub(super) fn crash(&mut self) {
+        self.crashed = true;
+    }
+
+    pub(super) fn has_crashed(&self) -> bool {
+        self.crashed
+    }
+
+    /// Something else suppresses its problem from now on.
+    pub(super) fn suppress(&mut self, cause: Suppression) {
+        self.notified = false;
+        self.suppression = Some(cause);
     }
 }
 
@@ -669,7 +823,7 @@ mod tests {
     #[test]
     fn what_is_saved_comes_back_and_a_state_of_before_is_read() {
         let mut one = instance();
-        one.observe(at(1.0), None, &beat("a"));
+        one.observe(at(1.0), None, &beat("a"), &Policy::default());
         one.transition((None, Some(State::Up)), Reason::Registered, at(1.0), at(0.0));
         let text = serde_json::to_string(&one).expect("JSON");
         let back: Instance = serde_json::from_str(&text).expect("an instance");

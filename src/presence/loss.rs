@@ -1,5 +1,5 @@
-//! Lost beats: of one instance, to decide how many must be missed before it is down, and of the whole fleet, to warn when the
-//! network loses too many.
+//! Lost beats: of one instance, to decide how many must be missed before it is down; of a service whose beats are rare, for
+//! the same; and of the whole fleet, to warn when the network loses too many.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,15 @@ const MEMORY: u32 = 20_000;
 
 /// Beats between two computations of the misses that loss asks for.
 const RECOMPUTE_EVERY: u32 = 16;
+
+/// From this interval on, in seconds, beats are rare: a hundred of them take a day.
+pub(super) const RARE: f64 = 600.0;
+
+/// Beats by which loss is judged before anything is measured, one of them lost.
+const PRIOR: f64 = 100.0;
+
+/// The same where beats are rare.
+const RARE_PRIOR: f64 = 10.0;
 
 /// Loss of an instance, measured from gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,10 +31,40 @@ pub(super) struct Loss {
     misses: u32,
 }
 
+/// The loss of all instances of a service together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct PooledLoss {
+    expected: u64,
+    lost: u64,
+    runs: u64,
+}
+
+impl PooledLoss {
+    /// Adds what was measured of an instance.
+    pub(super) fn add(&mut self, one: &Loss) {
+        self.expected += u64::from(one.expected);
+        self.lost += u64::from(one.lost);
+        self.runs += u64::from(one.runs);
+    }
+
+    fn misses_at(self, interval: f64) -> u32 {
+        misses_at(interval, self.expected as f64, self.lost as f64, self.runs as f64, RARE_PRIOR)
+    }
+}
+
+/// Enough misses that the measured loss gives under one false down in 1000 instance-days.
+fn misses_at(interval: f64, expected: f64, lost: f64, runs: f64, prior: f64) -> u32 {
+    let p = (lost + 1.0) / (expected + prior);
+    // That a loss follows a loss: bursts make it likelier.
+    let again = p.max(1.0 - (runs + 10.0) / (lost + 10.0));
+    let misses = 1.0 + ((0.001 * interval / 86_400.0 / p).ln() / again.ln()).ceil();
+    if again < 1.0 && misses.is_finite() { misses.clamp(3.0, 10.0) as u32 } else { 10 }
+}
+
 impl Loss {
     /// Notes a gap at an interval.
     pub(super) fn note(&mut self, gap: f64, interval: f64) {
-        let steps = (gap / interval).round().clamp(1.0, 1000.0) as u32;
+        let steps = (gap / interval).round_ties_even().clamp(1.0, 1000.0) as u32;
         self.expected += steps;
         self.lost += steps - 1;
         self.runs += u32::from(steps > 1);
@@ -34,8 +73,13 @@ impl Loss {
         }
         self.beats += 1;
         if self.beats.is_multiple_of(RECOMPUTE_EVERY) {
-            self.misses = self.misses_at(interval);
+            self.misses = self.misses_at(interval, PRIOR);
         }
+    }
+
+    /// Beats are rare: the loss of the whole service is asked, too, and the larger answer holds.
+    pub(super) fn judge_rare(&mut self, interval: f64, service: PooledLoss) {
+        self.misses = service.misses_at(interval).max(self.misses_at(interval, RARE_PRIOR));
     }
 
     /// Beats that must be missed; `None` as long as too little was measured.
@@ -43,14 +87,8 @@ impl Loss {
         (self.misses > 0).then_some(self.misses)
     }
 
-    /// Enough misses that the measured loss gives under one false down in 1000 instance-days.
-    fn misses_at(&self, interval: f64) -> u32 {
-        let (expected, lost, runs) = (f64::from(self.expected), f64::from(self.lost), f64::from(self.runs));
-        let p = (lost + 1.0) / (expected + 100.0);
-        // That a loss follows a loss: bursts make it likelier.
-        let again = p.max(1.0 - (runs + 10.0) / (lost + 10.0));
-        let misses = 1.0 + ((0.001 * interval / 86_400.0 / p).ln() / again.ln()).ceil();
-        if misses.is_finite() { misses.clamp(3.0, 10.0) as u32 } else { 10 }
+    fn misses_at(&self, interval: f64, prior: f64) -> u32 {
+        misses_at(interval, f64::from(self.expected), f64::from(self.lost), f64::from(self.runs), prior)
     }
 }
 
@@ -107,6 +145,24 @@ mod tests {
         assert_eq!(Loss::default().misses(), None);
         let (clean, lossy) = (clean.misses().expect("measured"), lossy.misses().expect("measured"));
         assert!(clean >= 3 && lossy > clean && lossy <= 10, "{clean}, {lossy}");
+    }
+
+    #[test]
+    fn rare_beats_are_judged_by_what_the_service_loses() {
+        let hour = 3600.0;
+        let (mut one, mut pool) = (Loss::default(), PooledLoss::default());
+        one.judge_rare(hour, pool);
+        assert_eq!(one.misses(), Some(5), "nothing is known: one of ten is lost");
+        let mut lossy = Loss::default();
+        (0..50).for_each(|n| lossy.note(if n % 5 == 0 { 2.0 * hour } else { hour }, hour));
+        pool.add(&lossy);
+        one.judge_rare(hour, pool);
+        assert!(one.misses().is_some_and(|misses| misses > 5), "{one:?}");
+        let known = one.misses();
+        // It loses none itself, and knows that after a while; the service's loss still holds.
+        (0..20).for_each(|_| one.note(hour, hour));
+        one.judge_rare(hour, pool);
+        assert_eq!(one.misses(), known);
     }
 
     #[test]

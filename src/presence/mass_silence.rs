@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::instance::{Instance, State};
 use super::policy::Policy;
+use super::replacement::replacement_of;
 use super::roster::{InstanceId, Roster};
 use super::service::ESTABLISHED_BEATS;
 use super::time::EngineTime;
@@ -135,14 +136,6 @@ pub(super) fn has_vote(instance: &Instance, roster: &Roster, policy: &Policy, no
     service.is_established(now, timeout) || policy.expects(service.name())
 }
 
-/// A newer instance of the same service that may stand for one that fell silent.
-pub(super) fn replacement_of(id: InstanceId, roster: &Roster, policy: &Policy) -> Option<InstanceId> {
-    let gone = roster.instance(id);
-    let service = roster.service_of(gone);
-    let timeout = gone.detector().timing(policy, service.rules()).down;
-    service.instances().iter().copied().find(|&other| gone.may_be_replaced_by(roster.instance(other), timeout))
-}
-
 /// Whether the silence of `candidate` is one of many: of those with a vote that should have been heard since it missed
 /// its first beat, more than half were not, and they are not one service alone.
 pub(super) fn is_one_of_many(
@@ -172,7 +165,8 @@ pub(super) fn is_one_of_many(
             let interval = detector.interval(policy).unwrap_or(0.0);
             // Silent since before the candidate's last beat is another story.
             let is_older = detector.silent_since() + interval + 1e-9 < began;
-            if !is_older && replacement_of(id, roster, policy).is_none() {
+            let is_run = instance.is_followed() && roster.service_of(instance).runs().are_all();
+            if !is_older && !is_run && replacement_of(id, roster, policy, now).is_none() {
                 silent += 1;
                 services.insert(instance.service());
             }
@@ -189,6 +183,7 @@ pub(super) fn is_one_of_many(
 mod tests {
     use super::*;
     use crate::presence::event::Reason;
+    use crate::presence::habit::Habit;
     use crate::presence::policy::Rules;
     use crate::presence::service::Service;
     use crate::protocol::Heartbeat;
@@ -203,19 +198,20 @@ mod tests {
         for service in 0..services {
             let order = roster.next_order();
             let name = format!("s{service}");
-            let service = roster.insert_service(Service::new(&name, Rules::default(), order, at(0.0)));
+            let service =
+                roster.insert_service(Service::new(&name, Rules::default(), Habit::default(), order, at(0.0)));
             for instance in ["a", "b"] {
                 let order = roster.next_order();
                 ids.push(roster.insert_instance(Instance::new(service, instance, order, at(0.0))));
             }
         }
-        let beat = Heartbeat { interval: Some(1.0), ..Heartbeat::default() };
+        let (beat, policy) = (Heartbeat { interval: Some(1.0), ..Heartbeat::default() }, Policy::default());
         for second in 0..10 {
             let now = at(f64::from(second));
             for (n, &id) in ids.iter().enumerate() {
                 if second <= 5 || !silent.contains(&n) {
                     let was = (second > 0).then_some(State::Up);
-                    roster.instance_mut(id).observe(now, was, &beat);
+                    roster.observe(id, was, &beat, now, &policy);
                     let service = roster.instance(id).service();
                     roster.service_mut(service).count_beat(now, 5.0);
                     roster.transition(id, (was, Some(State::Up)), Reason::Registered, now, at(0.0));

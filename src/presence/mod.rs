@@ -13,6 +13,8 @@
 //! | `jobs` | what runs and ends: its runs are judged, not its silence |
 //! | `instance`, `service` | one of them: its state, and what of that was notified |
 //! | `detector`, `arrival_window`, `loss` | from the times of beats to the times of late and down |
+//! | `replacement` | who took the place of one that fell silent |
+//! | `runs`, `crash_loop`, `habit` | services that are made of runs, whose instances crash again and again, that pause |
 //! | `mass_silence` | whether one cause is likelier than many |
 //! | `blindness` | what we could not see |
 //! | `history` | the last day of an instance |
@@ -25,17 +27,21 @@ mod admission;
 mod alert_book;
 mod arrival_window;
 mod blindness;
+mod crash_loop;
 pub mod describe;
 mod detector;
 mod engine;
 mod event;
+mod habit;
 mod history;
 mod instance;
 mod jobs;
 mod loss;
 mod mass_silence;
 pub mod policy;
+mod replacement;
 mod roster;
+mod runs;
 mod schedule;
 mod service;
 mod time;

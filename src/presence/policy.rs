@@ -3,6 +3,7 @@
 
 use crate::acl::AccessList;
 use crate::glob::matches;
+use crate::named::named_enum;
 
 /// How many beats in a row must be missed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,6 +14,18 @@ pub enum Misses {
     Fixed(u32),
     /// As many as the measured loss asks for, 3 to 10.
     Auto,
+}
+
+named_enum! {
+    /// What of a service may be notified.
+    pub enum Notify {
+        /// Its instances and the service.
+        All = "all",
+        /// The service alone.
+        Service = "service",
+        /// Nothing.
+        Never = "never",
+    }
 }
 
 /// What may differ from service to service.
@@ -30,8 +43,27 @@ pub struct Rules {
     pub ephemeral: bool,
     /// After how long `min` holds.
     pub within: f64,
+    /// What of it may be notified.
+    pub notify: Notify,
     /// Whose word counts: a place in [`Policy::guards`].
     pub guard: Option<u16>,
+}
+
+impl Rules {
+    /// Whether nothing about an instance is notified.
+    pub(super) fn mutes_instances(&self) -> bool {
+        self.notify != Notify::All
+    }
+
+    /// Whether nothing about the service is notified.
+    pub(super) fn mutes_service(&self) -> bool {
+        self.notify == Notify::Never
+    }
+
+    /// Whether it is usual that nobody is present.
+    pub(super) fn may_be_empty(&self) -> bool {
+        self.ephemeral && self.min == Some(0)
+    }
 }
 
 /// Whose word counts of a service.
@@ -52,6 +84,7 @@ impl Default for Rules {
             min: None,
             ephemeral: false,
             within: 300.0,
+            notify: Notify::All,
             guard: None,
         }
     }
@@ -74,6 +107,8 @@ pub struct Override {
     pub ephemeral: Option<bool>,
     /// See [`Rules::within`].
     pub within: Option<f64>,
+    /// See [`Rules::notify`].
+    pub notify: Option<Notify>,
     /// See [`Rules::guard`].
     pub guard: Option<u16>,
 }
@@ -239,6 +274,7 @@ impl Policy {
             rules.min = o.min.or(rules.min);
             rules.ephemeral = o.ephemeral.unwrap_or(rules.ephemeral);
             rules.within = o.within.unwrap_or(rules.within);
+            rules.notify = o.notify.unwrap_or(rules.notify);
             rules.guard = o.guard.or(rules.guard);
         }
         if let Some(expected) = self.expect.iter().find(|expected| expected.service == service) {

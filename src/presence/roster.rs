@@ -8,11 +8,12 @@ use hashbrown::HashTable;
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_seeded};
 
 use crate::memory::{footprint, vec_footprint};
+use crate::protocol::Heartbeat;
 
-use super::detector::Detector;
+use super::detector::{Detector, Gap};
 use super::event::Reason;
 use super::instance::{Instance, State};
-use super::policy::Rules;
+use super::policy::{Policy, Rules};
 use super::service::{Census, Service};
 use super::text_bytes;
 use super::time::EngineTime;
@@ -59,6 +60,14 @@ pub(super) struct Roster {
     instance_count: usize,
     /// Bytes of what names and other texts take beside themselves.
     text_bytes: usize,
+}
+
+/// What a beat shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Observed {
+    pub(super) gap: Gap,
+    /// All instances of the service may be runs, and could not before; or the other way round.
+    pub(super) changes_runs: bool,
 }
 
 /// Makes room for more by an eighth: twice as much at once would be more than presence's share of the memory.
@@ -238,6 +247,23 @@ impl Roster {
         self.service_of(instance).rules()
     }
 
+    /// Tells an instance of a beat: it was in a state before, or was not known.
+    pub(super) fn observe(
+        &mut self,
+        id: InstanceId,
+        was: Option<State>,
+        beat: &Heartbeat,
+        now: EngineTime,
+        policy: &Policy,
+    ) -> Observed {
+        let was_lasting = !self.instance(id).is_short();
+        let gap = self.change_texts(id, |instance| instance.observe(now, was, beat, policy));
+        let instance = self.instance(id);
+        let (service, is_lasting) = (instance.service(), !instance.is_short());
+        let changes_runs = self.service_mut(service).runs_mut().count(was_lasting, is_lasting);
+        Observed { gap, changes_runs }
+    }
+
     /// Visits the detectors of all that are present, with the rules of their services.
     pub(super) fn for_each_present(&mut self, mut visit: impl FnMut(&mut Detector, &Rules)) {
         for instance in self.instances.iter_mut().flatten().filter(|instance| instance.is_present()) {
@@ -311,7 +337,10 @@ impl Roster {
         // They are in the order of registration.
         let instances = self.service(service).instances();
         if let Ok(place) = instances.binary_search_by_key(&order, |&id| self.instance(id).order()) {
-            self.service_mut(service).remove_instance(place);
+            let is_lasting = !self.instance(id).is_short();
+            let service = self.service_mut(service);
+            service.remove_instance(place);
+            service.runs_mut().count(is_lasting, false);
         }
         if let Some(gone) = self.instances[id.0 as usize].take() {
             self.text_bytes = self.text_bytes.saturating_sub(gone.text_bytes());
@@ -350,11 +379,13 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::habit::Habit;
 
     fn roster() -> (Roster, ServiceId) {
         let mut roster = Roster::new(1);
         let order = roster.next_order();
-        let id = roster.insert_service(Service::new("s", Rules::default(), order, EngineTime::default()));
+        let id =
+            roster.insert_service(Service::new("s", Rules::default(), Habit::default(), order, EngineTime::default()));
         (roster, id)
     }
 

@@ -62,6 +62,11 @@ impl Schedule {
         }
     }
 
+    /// Nobody is due before that.
+    pub(super) fn next(&self) -> EngineTime {
+        self.queue.peek().map_or(EngineTime::NEVER, |Reverse(entry)| entry.at)
+    }
+
     /// Takes the places that are due at `now`.
     pub(super) fn take_due(&mut self, now: EngineTime) -> Vec<u32> {
         let mut places = Vec::new();

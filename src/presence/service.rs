@@ -7,9 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::named::named_enum;
 
+use super::crash_loop::CrashLoop;
+use super::habit::Habit;
 use super::instance::{Instance, State};
 use super::policy::{Policy, Rules};
+use super::replacement::{Sizes, TOGETHER_KEPT};
 use super::roster::InstanceId;
+use super::runs::Runs;
 use super::time::EngineTime;
 
 named_enum! {
@@ -58,8 +62,8 @@ const SHORT_FOR: f64 = 60.0;
 /// A service that was there for so long is missed when all of it has left, in seconds.
 const MISSED_SECS: f64 = 3600.0;
 
-/// All of a service must have left for so long before that is noted, in seconds.
-const GONE_AFTER: f64 = 600.0;
+/// That two of its instances are present together is noted so often, in seconds.
+pub(super) const TOGETHER_EVERY: f64 = 60.0;
 
 /// An instance that is not present, in the order in which they make room for others: who left before who is down, then
 /// the oldest change.
@@ -109,9 +113,11 @@ pub struct Service {
     /// Its instances in the order of registration.
     #[serde(skip)]
     instances: Vec<InstanceId>,
-    /// How many of them are present.
+    /// How many of them are present, and how many of these are up.
     #[serde(skip)]
     present: usize,
+    #[serde(skip)]
+    up: usize,
     /// Those of them that are not.
     #[serde(skip)]
     absent: BTreeSet<Absent>,
@@ -144,6 +150,23 @@ pub struct Service {
     gone: bool,
     /// Since when it has fewer than its minimum.
     short_since: Option<EngineTime>,
+    /// One of it was heard.
+    #[serde(default)]
+    heard: bool,
+    /// When two of its instances were known to be present together for longer than the timeout.
+    #[serde(default = "long_ago")]
+    together_at: EngineTime,
+    /// When nobody was left after a goodbye that ended a short stay.
+    #[serde(default)]
+    missed: Vec<EngineTime>,
+    #[serde(default)]
+    sizes: Sizes,
+    #[serde(default)]
+    runs: Runs,
+    #[serde(default)]
+    crash_loop: CrashLoop,
+    #[serde(default)]
+    habit: Habit,
     /// Transitions of its instances that sinks do not have yet, by the place in [`Service::TRANSITIONS`].
     #[serde(skip)]
     transitions: [u32; Service::TRANSITIONS.len()],
@@ -153,18 +176,23 @@ pub struct Service {
     order: u64,
 }
 
+fn long_ago() -> EngineTime {
+    EngineTime::LONG_AGO
+}
+
 impl Service {
     /// What an instance can go to; `None` is being forgotten.
     const TRANSITIONS: [Option<State>; 6] =
         [Some(State::Unknown), Some(State::Up), Some(State::Late), Some(State::Down), Some(State::Left), None];
 
-    pub(super) fn new(name: &str, rules: Rules, order: u64, now: EngineTime) -> Service {
+    pub(super) fn new(name: &str, rules: Rules, habit: Habit, order: u64, now: EngineTime) -> Service {
         Service {
             name: name.into(),
             state: None,
             notified: false,
             instances: Vec::new(),
             present: 0,
+            up: 0,
             absent: BTreeSet::new(),
             born: now,
             beats: 0,
@@ -182,6 +210,13 @@ impl Service {
             alive: None,
             gone: false,
             short_since: None,
+            heard: false,
+            together_at: EngineTime::LONG_AGO,
+            missed: Vec::new(),
+            sizes: Sizes::default(),
+            runs: Runs::default(),
+            crash_loop: CrashLoop::default(),
+            habit,
             transitions: [0; Service::TRANSITIONS.len()],
             rules,
             order,
@@ -190,8 +225,9 @@ impl Service {
 
     /// One that was saved, in its place in this engine; its instances are still to come.
     #[must_use]
-    pub(super) fn restored(self, rules: Rules, order: u64) -> Service {
-        Service { rules, order, instances: Vec::new(), present: 0, absent: BTreeSet::new(), ..self }
+    pub(super) fn restored(mut self, rules: Rules, order: u64) -> Service {
+        self.runs.recount();
+        Service { rules, order, instances: Vec::new(), present: 0, up: 0, absent: BTreeSet::new(), ..self }
     }
 
     /// It is expected: it must be there a while from now on, even if it never says anything.
@@ -264,9 +300,22 @@ impl Service {
         self.absent.first().map(|absent| absent.id)
     }
 
+    /// How many are up.
+    pub(super) fn up(&self) -> usize {
+        self.up
+    }
+
+    /// Those that are down, in the order of registration.
+    pub(super) fn down(&self) -> Vec<InstanceId> {
+        let mut down: Vec<&Absent> = self.absent.iter().rev().take_while(|absent| absent.is_down).collect();
+        down.sort_unstable_by_key(|absent| absent.order);
+        down.into_iter().map(|absent| absent.id).collect()
+    }
+
     /// Takes a new instance, which counts as present with its first transition.
     pub(super) fn add_instance(&mut self, id: InstanceId, instance: &Instance) {
         self.instances.push(id);
+        self.runs.count(false, !instance.is_short());
         self.absent.extend(Absent::of(id, instance));
     }
 
@@ -298,6 +347,8 @@ impl Service {
             self.transitions[at] += 1;
         }
         let (was, is) = (from.is_some_and(State::is_present), to.is_some_and(State::is_present));
+        let (was_up, is_up) = (from == Some(State::Up), to == Some(State::Up));
+        self.up = self.up + usize::from(is_up) - usize::from(was_up);
         let before = self.present;
         self.present = self.present + usize::from(is) - usize::from(was);
         (before == 0) != (self.present == 0)
@@ -365,7 +416,8 @@ impl Service {
         }
         let is_short = !is_maintained && armed && min.is_some_and(|min| present < min);
         let share = present as f64 / (present + down) as f64;
-        let is_below = self.rules.quorum > 0.0 && !self.rules.ephemeral && share < self.rules.quorum;
+        let has_quorum = self.rules.quorum > 0.0 && !self.rules.ephemeral && !self.runs.are_known();
+        let is_below = has_quorum && share < self.rules.quorum;
         Some(if is_short || is_below { ServiceState::Degraded } else { ServiceState::Up })
     }
 
@@ -377,7 +429,8 @@ impl Service {
             return Some(min);
         }
         let since = *self.short_since.get_or_insert(now);
-        let is_excused = armed && census.down < min - census.present && now < since + SHORT_FOR;
+        let is_young = now < since + SHORT_FOR && self.heard;
+        let is_excused = armed && census.down < min - census.present && is_young;
         (!is_excused).then_some(min)
     }
 
@@ -388,8 +441,11 @@ impl Service {
             Some(self.maintenance_until),
             self.expect_at,
             self.short_since.map(|since| since + SHORT_FOR),
-            self.flapping.then_some(self.stable + policy.flap_quiet),
-            is_leaving.then_some(self.changed + GONE_AFTER),
+            self.is_flapping().then_some(self.stable + policy.flap_quiet),
+            is_leaving.then(|| self.changed + self.habit.patience()),
+            // What may be a replacement from then on.
+            Some(self.together_at + TOGETHER_KEPT),
+            self.sizes.next(now),
         ];
         times.into_iter().flatten().filter(|&at| at > now).fold(EngineTime::NEVER, EngineTime::min)
     }
@@ -401,8 +457,9 @@ impl Service {
         self.notified
     }
 
+    /// Whether it goes up and down, or its instances crash again and again.
     pub(super) fn is_flapping(&self) -> bool {
-        self.flapping
+        self.flapping || self.crash_loop.is_on()
     }
 
     /// There is an alert about its flapping.
@@ -415,15 +472,77 @@ impl Service {
         new.is_bad() && (!self.notified || new.level() > self.level)
     }
 
+    /// Whether nothing of it is notified: as its owner wants, or because it is usual that nobody is present.
+    pub(super) fn is_muted(&self) -> bool {
+        self.rules.mutes_service() || self.rules.may_be_empty()
+    }
+
+    /// Whether a change to a bad state may be notified, if one of the downs that caused it is.
+    pub(super) fn may_alarm(&self, is_real: bool) -> bool {
+        !self.is_muted() && !self.flapping && (is_real || !self.crash_loop.is_on())
+    }
+
     /// Ends flapping if it has not changed for long enough.
     pub(super) fn settle(&mut self, new: ServiceState, now: EngineTime, policy: &Policy) -> Option<Settled> {
-        if !self.flapping || now < self.stable + policy.flap_quiet {
+        if !self.flapping || self.crash_loop.is_on() || now < self.stable + policy.flap_quiet {
             return None;
         }
         self.flapping = false;
         self.flaps.clear();
+        self.missed.clear();
         let was_notified = std::mem::take(&mut self.flapping_notified);
-        Some(Settled { was_notified, is_due: self.state == Some(new) && self.is_worse(new) })
+        let is_due = self.state == Some(new) && self.is_worse(new) && !self.is_muted();
+        Some(Settled { was_notified, is_due })
+    }
+
+    /// It flaps, for a reason of its own; `true` if that is to be reported.
+    fn start_flapping(&mut self) -> bool {
+        !std::mem::replace(&mut self.flapping_notified, true)
+    }
+
+    /// One of its instances goes down young, heard from `first` to `last`; whether it is one of a crash loop, and whether
+    /// that has just begun and is to be reported.
+    pub(super) fn note_crash(
+        &mut self,
+        (first, last): (EngineTime, EngineTime),
+        now: EngineTime,
+        policy: &Policy,
+    ) -> (bool, bool) {
+        if !self.crash_loop.note(first, last, now, policy) {
+            return (false, false);
+        }
+        self.stable = now;
+        (true, self.start_flapping())
+    }
+
+    /// Ends a crash loop that has been quiet for long enough; when it began. What it leaves is that of any flapping.
+    pub(super) fn end_crash_loop(&mut self, now: EngineTime, policy: &Policy) -> Option<EngineTime> {
+        if !self.crash_loop.is_on() || now < self.stable + policy.flap_quiet {
+            return None;
+        }
+        self.flapping = true;
+        self.crash_loop.end()
+    }
+
+    pub(super) fn is_in_crash_loop(&self) -> bool {
+        self.crash_loop.is_on()
+    }
+
+    /// A goodbye that ended a short stay counts, and nobody is present; `true` if it flaps from now on and that is to be
+    /// reported.
+    pub(super) fn note_missed(&mut self, an_instance_flaps: bool, now: EngineTime, policy: &Policy) -> bool {
+        self.missed.retain(|&at| at > now - policy.flap_within);
+        self.missed.push(now);
+        if self.is_flapping() {
+            self.stable = now;
+            return false;
+        }
+        if self.missed.len() < policy.flap_count || an_instance_flaps {
+            return false;
+        }
+        self.flapping = true;
+        self.stable = now;
+        self.start_flapping()
     }
 
     /// Notes that it is about to go to a state; `true` if it flaps from now on and that is to be notified. If one of its
@@ -441,8 +560,8 @@ impl Service {
             self.flaps.retain(|&at| at > now - policy.flap_within);
             self.flaps.push(now);
             if self.flaps.len() >= policy.flap_count {
-                starts = !std::mem::replace(&mut self.flapping, true) && !an_instance_flaps;
-                self.flapping_notified |= starts;
+                let is_new = !std::mem::replace(&mut self.flapping, true);
+                starts = is_new && !an_instance_flaps && self.start_flapping();
             }
         }
         if new.is_bad() || was_bad {
@@ -467,23 +586,96 @@ impl Service {
         self.notified = false;
     }
 
-    /// Watches for a deploy that never came back: it was there for long, and all of it has left for a while. `true` once.
+    /// Watches for a deploy that never came back: it was there for long, and all of it has left for longer than it pauses.
+    /// `true` once.
     pub(super) fn note_departure(&mut self, new: ServiceState, now: EngineTime) -> bool {
         match new {
             ServiceState::Up | ServiceState::Degraded => {
+                if self.habit.note_back(now) {
+                    self.alive = Some(now);
+                }
                 self.alive.get_or_insert(now);
                 self.gone = false;
                 false
             }
-            ServiceState::Left if self.state == Some(new) && now - self.changed >= GONE_AFTER => {
-                let Some(alive) = self.alive.take() else { return false };
-                let opted_out = self.rules.min == Some(0);
-                let is_gone = !self.gone && self.changed - alive >= MISSED_SECS && !opted_out;
-                self.gone |= is_gone;
-                is_gone
+            ServiceState::Left if self.state == Some(new) && now - self.changed >= self.habit.patience() => {
+                let is_missed = self.is_missed();
+                self.alive = None;
+                self.gone |= is_missed;
+                is_missed
             }
             ServiceState::Left | ServiceState::Unknown | ServiceState::Down | ServiceState::Maintenance => false,
         }
+    }
+
+    /// Whether it left after so long that somebody may miss it.
+    fn is_missed(&self) -> bool {
+        let stayed = self.alive.is_some_and(|alive| self.changed - alive >= MISSED_SECS);
+        stayed && !self.gone && self.rules.min != Some(0)
+    }
+
+    /// It is forgotten: when it is missed unless it comes back, and its habits.
+    pub(super) fn depart(&mut self) -> (Option<EngineTime>, Habit) {
+        let is_missed = self.state == Some(ServiceState::Left) && self.is_missed();
+        (is_missed.then(|| self.changed + self.habit.patience()), std::mem::take(&mut self.habit))
+    }
+
+    /// It is about to go to a state that is no problem.
+    pub(super) fn note_good(&mut self, new: ServiceState, now: EngineTime) {
+        let has_left = self.state == Some(ServiceState::Left);
+        if new == ServiceState::Left && !has_left {
+            self.habit.note_left(self.alive.map(|alive| now - alive), now);
+        }
+        if has_left && self.is_flapping() {
+            self.stable = now;
+        }
+    }
+
+    /// An operator has forgotten all of it: nobody misses it.
+    pub(super) fn forget_departure(&mut self) {
+        self.alive = None;
+        self.habit.forget_departure();
+    }
+}
+
+/// Its habits.
+impl Service {
+    pub(super) fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
+    pub(super) fn runs_mut(&mut self) -> &mut Runs {
+        &mut self.runs
+    }
+
+    pub(super) fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    pub(super) fn sizes_mut(&mut self) -> &mut Sizes {
+        &mut self.sizes
+    }
+
+    pub(super) fn habit(&self) -> &Habit {
+        &self.habit
+    }
+
+    pub(super) fn habit_mut(&mut self) -> &mut Habit {
+        &mut self.habit
+    }
+
+    /// One of it was heard.
+    pub(super) fn note_heard(&mut self) {
+        self.heard = true;
+    }
+
+    /// When two of it were known to be present together.
+    pub(super) fn together_at(&self) -> EngineTime {
+        self.together_at
+    }
+
+    pub(super) fn note_together(&mut self, now: EngineTime) {
+        self.together_at = now;
     }
 }
 
@@ -496,7 +688,7 @@ mod tests {
     }
 
     fn service(min: Option<u32>) -> Service {
-        Service::new("s", Rules { min, ..Rules::default() }, 1, at(0.0))
+        Service::new("s", Rules { min, ..Rules::default() }, Habit::default(), 1, at(0.0))
     }
 
     fn census(present: usize, down: usize, maintained: usize, left: usize) -> Census {

@@ -15,8 +15,9 @@ use crate::sys::unix_time;
 /// A saved state of that age says nothing any more, in seconds.
 const STALE_SECS: f64 = 86_400.0;
 
-/// Format of a state file.
-const FORMAT: &str = "systole-presence/1";
+/// Format of a state file, and of those that are read, too: what they lack is as if nothing had been noted.
+const FORMAT: &str = "systole-presence/2";
+const OLDER: [&str; 1] = ["systole-presence/1"];
 
 /// What the state file holds.
 #[derive(Debug, Deserialize)]
@@ -192,7 +193,7 @@ fn load(path: &Path) -> Result<Option<(SavedState, f64)>, String> {
     let rest = bytes.strip_suffix(b"\n").ok_or(cut)?;
     let end = memchr::memrchr(b'\n', rest).ok_or(cut)?;
     let trailer: Trailer = serde_json::from_slice(&rest[end..]).map_err(|_| "its last line cannot be read")?;
-    if trailer.format != FORMAT {
+    if trailer.format != FORMAT && !OLDER.contains(&&*trailer.format) {
         return Err(format!("its format is `{}`, not `{FORMAT}`", trailer.format));
     }
     let body = &rest[..end];

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use systole::internals::presence::policy::{Expected, Override, Policy};
-use systole::internals::presence::{Change, Engine, EngineTime, Epoch, Event, ServiceState, State};
+use systole::internals::presence::policy::{Expected, Misses, Notify, Override, Policy};
+use systole::internals::presence::{Change, Engine, EngineTime, Epoch, Event, Phase, ServiceState, State};
 use systole::internals::protocol::{Heartbeat, Heartbeats, Line, Options, Signal, parse_line};
 
 use crate::support::heap::held_bytes;
@@ -25,6 +25,8 @@ struct Checker {
     /// Last state, by who, and whether a problem of its was told.
     instances: HashMap<(String, String), (Option<State>, bool)>,
     services: HashMap<String, (Option<ServiceState>, bool)>,
+    /// Who flaps, and whether that was notified.
+    flapping: HashMap<(String, String), bool>,
 }
 
 impl Checker {
@@ -59,11 +61,18 @@ impl Checker {
                     *told = false;
                 }
             }
+            Change::Flapping(phase) => {
+                let who = (service, event.instance.as_deref().unwrap_or("").to_string());
+                let was = match phase {
+                    Phase::Start => self.flapping.insert(who, event.notify).is_none(),
+                    Phase::End => self.flapping.remove(&who) == Some(event.notify),
+                };
+                assert!(was, "flapping begins and ends in turn: {event:?}");
+            }
             Change::Job { .. }
             | Change::Health { .. }
             | Change::Watch { .. }
             | Change::Peer(_)
-            | Change::Flapping(_)
             | Change::MassSilence(_)
             | Change::Maintenance(_)
             | Change::Warning(_)
@@ -83,7 +92,41 @@ fn is_sound(engine: &Engine) {
         if service.state == ServiceState::Down && service.min.is_none() {
             assert!(count(&[State::Down]) > 0 && service.present == 0, "{service:?}");
         }
+        for one in service.instances.iter().filter(|one| one.is_present() && !engine.is_mass_silence()) {
+            // Blind time and runs may double the timeout, and no more.
+            let is_bounded = one.silence_s <= 2.0 * one.timeout_s + 1.0 || one.down_in_s.is_some_and(|left| left > 0.0);
+            assert!(is_bounded, "{}: {one:?}", service.service);
+        }
     }
+}
+
+/// Beats of a service of runs: a new name each time.
+fn run(r: &mut Rng, engine: &mut Engine, step: u64, (service, every): (&str, f64)) -> u64 {
+    if step % (every / TICK) as u64 != 40 || r.u() >= 0.9 {
+        return 0;
+    }
+    let count = *r.pick(&[1, 1, 1, 3]);
+    for n in 0..count {
+        let instance = format!("r{step}-{n}").into();
+        engine.beat(&Heartbeat { service: service.into(), instance, interval: Some(every), ..Heartbeat::default() });
+    }
+    count
+}
+
+/// A deploy: everybody of a service comes back under another name, and the old ones go, sooner or later.
+fn deploy(r: &mut Rng, lives: &mut Vec<Life>, service: &'static str, (step, t): (u64, f64)) {
+    let old: Vec<usize> = (0..lives.len()).filter(|&n| lives[n].service == service).collect();
+    for &n in &old {
+        if r.u() < 0.9 {
+            let promise = lives[n].promise;
+            let instance = format!("g{step}-{n}");
+            let (next, start) = (t + r.u() * 10.0, format!("{step}"));
+            lives.push(Life { service, instance, next, promise, start, ends: f64::INFINITY });
+        }
+        let stays = if r.u() < 0.9 { 0.0 } else { *r.pick(&[100.0, 700.0, 2000.0]) };
+        lives[n].ends = t + stays;
+    }
+    lives.retain(|life| life.ends > t || life.service != service);
 }
 
 struct Life {
@@ -92,29 +135,48 @@ struct Life {
     next: f64,
     promise: Option<f64>,
     start: String,
+    /// From then on it says nothing.
+    ends: f64,
 }
 
-/// One random history; how many beats were sent in it.
-fn history(seed: u64) -> u64 {
-    let mut r = Rng(mix(seed));
+/// What a random history is judged by.
+fn policy(r: &mut Rng) -> Policy {
     let min = *r.pick(&[None, Some(1), Some(2)]);
     let ephemeral = Override { pattern: "e*".into(), ephemeral: Some(true), min, ..Override::default() };
+    let mut overrides = vec![ephemeral];
+    if r.u() < 0.5 {
+        let notify = Some(*r.pick(&Notify::ALL));
+        overrides.insert(0, Override { pattern: "s1".into(), notify, ..Override::default() });
+        overrides.insert(0, Override { pattern: "e1".into(), min: Some(0), ..Override::default() });
+    }
+    if r.u() < 0.5 {
+        let misses = Some(Misses::Auto);
+        overrides.push(Override { pattern: "s0".into(), misses, ..Override::default() });
+    }
     let expect = Expected { service: "x0".into(), min: 1, within: Some(60.0) };
-    let policy = Policy {
+    Policy {
         forget_left: *r.pick(&[50.0, 300.0]),
         forget_down: *r.pick(&[200.0, 2000.0]),
         forget_service: 3000.0,
         flap_quiet: *r.pick(&[200.0, 600.0]),
         mass_hold: *r.pick(&[30.0, 300.0]),
-        overrides: vec![ephemeral],
+        overrides,
         expect: if r.u() < 0.3 { vec![expect] } else { Vec::new() },
         ..Policy::default()
-    };
+    }
+}
+
+/// One random history; how many beats were sent in it.
+fn history(seed: u64) -> u64 {
+    let mut r = Rng(mix(seed));
+    let policy = policy(&mut r);
+    let runs = ["c0", "c1"].map(|service| (service, *r.pick(&[60.0, 120.0, 300.0])));
     let mut lives: Vec<Life> = Vec::new();
     for service in ["s0", "s1", "e0", "e1", "x0", "x1"] {
         for n in 0..1 + r.below(4) {
             let promise = *r.pick(&[None, Some(5.0), Some(10.0), Some(10.0), Some(30.0)]);
-            lives.push(Life { service, instance: format!("i{n}"), next: r.u() * 10.0, promise, start: "0".into() });
+            let (instance, next, start) = (format!("i{n}"), r.u() * 10.0, "0".into());
+            lives.push(Life { service, instance, next, promise, start, ends: f64::INFINITY });
         }
     }
     let mut engine = Engine::new(policy.clone(), EngineTime::default(), seed);
@@ -137,6 +199,12 @@ fn history(seed: u64) -> u64 {
             engine = Engine::restored(policy.clone(), saved, time(t), seed);
         }
         engine.at(time(t));
+        if t >= outage {
+            sent += runs.map(|one| run(&mut r, &mut engine, step, one)).iter().sum::<u64>();
+        }
+        if r.u() < 0.0006 {
+            deploy(&mut r, &mut lives, "s1", (step, t));
+        }
         for life in &mut lives {
             let say = |promise: Option<f64>, goodbye, start: Option<&str>| Heartbeat {
                 service: life.service.into(),
@@ -163,7 +231,7 @@ fn history(seed: u64) -> u64 {
                 y if y < 0.0015 => drop(engine.forget(life.service, Some(&life.instance))),
                 _ => {}
             }
-            if t >= life.next {
+            if t >= life.next && t < life.ends {
                 let interval = life.promise.unwrap_or(10.0);
                 life.next = if life.next + interval < t { t + interval } else { life.next + interval };
                 if t >= outage && r.u() >= loss {
@@ -204,6 +272,73 @@ fn random_histories_keep_the_invariants() {
         seed += 1;
     }
     println!("{} histories, {sent} heartbeats", seed - 1);
+}
+
+/// A history of services that no new name ever joins, with restarts and crashes; in the end some die for good. Each of
+/// these is named, or its service is, within twice the timeout and the time of a flapping or a mass silence.
+fn deaths(seed: u64) {
+    const AT: f64 = 5000.0;
+    let mut r = Rng(mix(0xdead ^ seed));
+    let mut engine = Engine::new(Policy::default(), EngineTime::default(), seed);
+    let mut lives: Vec<(Heartbeat, f64, f64)> = Vec::new();
+    for service in 0..2 + r.below(4) {
+        let every = *r.pick(&[10.0, 30.0, 60.0]);
+        for instance in 0..1 + r.below(5) {
+            let (service, instance) = (format!("s{service}").into(), format!("i{instance}").into());
+            let beat = Heartbeat { service, instance, interval: Some(every), ..Heartbeat::default() };
+            lives.push((beat, r.u() * every, f64::INFINITY));
+        }
+    }
+    for _ in 0..1 + r.below(lives.len() as u64 / 4 + 1) {
+        let doomed = r.below(lives.len() as u64) as usize;
+        lives[doomed].2 = AT + r.u() * 600.0;
+    }
+    let mut events = Vec::new();
+    for step in 1..=36_000 {
+        let t = f64::from(step) * TICK;
+        engine.at(time(t));
+        for (beat, next, dies) in &mut lives {
+            if t < AT && r.u() < 0.00006 {
+                if r.u() < 0.5 {
+                    engine.beat(&Heartbeat { goodbye: true, ..beat.clone() });
+                }
+                *next = t + *r.pick(&[3.0, 30.0, 90.0, 300.0]);
+            }
+            if t >= *next && t < *dies {
+                *next = t + beat.interval.unwrap_or(10.0);
+                engine.beat(beat);
+            }
+        }
+        engine.tick(time(t));
+        events.append(&mut engine.take_events());
+    }
+    let is_of = |event: &Event<EngineTime>, beat: &Heartbeat| event.service.as_ref() == Some(&beat.service);
+    for (beat, _, _) in lives.iter().filter(|life| life.2.is_finite()) {
+        let view = engine.view_of_instance(&beat.service, &beat.instance, Epoch::UNIX).expect("it is still known");
+        let (seen, timeout) = (9000.0 - view.silence_s, view.timeout_s);
+        let in_time = time(seen)..=time(seen + 2.0 * timeout + 1300.0);
+        let is_told = |event: &&Event<EngineTime>| {
+            let is_about = match event.change {
+                Change::MassSilence(_) => true,
+                Change::Instance { to, .. } => to == Some(State::Down),
+                Change::Service { to, .. } => to.is_some_and(ServiceState::is_bad),
+                Change::Flapping(phase) => phase == Phase::Start,
+                _ => false,
+            };
+            let is_ours = is_of(event, beat) || matches!(event.change, Change::MassSilence(_));
+            event.notify && is_about && is_ours && in_time.contains(&event.at)
+        };
+        let mut before = events.iter().filter(|event| is_of(event, beat) && event.at <= time(seen + timeout));
+        let flaps = before.rfind(|event| matches!(event.change, Change::Flapping(_)));
+        let stands = flaps.is_some_and(|event| event.change == Change::Flapping(Phase::Start));
+        assert!(stands || events.iter().any(|event| is_told(&event)), "seed {seed}: {beat:?}, {view:?}");
+    }
+}
+
+#[test]
+fn whoever_dies_for_good_is_named_or_its_service_is() {
+    let _alone = alone();
+    (0..(inputs() / 25_000).max(1)).for_each(deaths);
 }
 
 /// A name from the worst that the wire can hold.

@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 
 use super::Engine;
-use crate::presence::event::{Change, MassSilencePhase, Phase, Reason, WarningCode};
-use crate::presence::instance::{Recheck, State, Suppression};
-use crate::presence::mass_silence::{has_vote, is_one_of_many, replacement_of};
+use crate::presence::event::{Change, Event, MassSilencePhase, Phase, Reason, WarningCode};
+use crate::presence::instance::{Instance, Recheck, State, Suppression};
+use crate::presence::mass_silence::{has_vote, is_one_of_many};
+use crate::presence::replacement::{Replacement, replacement_of, size_before};
 use crate::presence::roster::{InstanceId, ServiceId};
-use crate::presence::service::ServiceState;
+use crate::presence::service::{Service, ServiceState};
 use crate::presence::time::EngineTime;
 
 /// Seconds before a mass silence in which a beat may have been due and lost with the others.
@@ -26,6 +27,7 @@ impl Engine {
         self.at(now);
         for place in self.service_schedule.take_due(self.now) {
             self.mark_dirty(ServiceId::from_place(place));
+            self.mark_maybe_replaced(ServiceId::from_place(place));
         }
         let due = self.take_due();
         self.find_late(&due);
@@ -34,8 +36,10 @@ impl Engine {
         self.begin_mass_silence(&silent);
         let mut went_down = self.take_down(silent);
         self.replace_down();
+        self.count_missed(&due);
         self.notify_suppressed(&due, &mut went_down);
         self.end_flapping(&due, &mut went_down);
+        self.end_crash_loops(&mut went_down);
         self.forget_old(&due);
         for id in due {
             if self.roster.get_instance(id).is_some() {
@@ -43,7 +47,16 @@ impl Engine {
             }
         }
         self.evaluate_services(&went_down);
+        self.miss_forgotten();
         self.held.set(self.heap_bytes() as u64);
+    }
+
+    /// Until then a tick changes nothing if nothing is heard: whatever time alone can change is among this.
+    pub fn idle_until(&self) -> EngineTime {
+        if !self.dirty.is_empty() || !self.maybe_replaced.is_empty() || self.mass.is_on() {
+            return self.now;
+        }
+        self.instance_schedule.next().min(self.service_schedule.next()).min(self.habits.next())
     }
 
     /// Those that are due, in the order of their services and registrations. Those whom a mass silence holds are not
@@ -86,8 +99,10 @@ impl Engine {
                 continue;
             }
             let has_interval = detector.interval(&self.policy).is_some();
-            if let Some(replacement) = replacement_of(id, &self.roster, &self.policy) {
+            if let Some(replacement) = replacement_of(id, &self.roster, &self.policy, self.now) {
                 self.replace(id, replacement);
+            } else if self.may_be_run(id) {
+                // It stays late; the next ones will show it.
             } else if has_interval {
                 silent.push(id);
             } else {
@@ -96,6 +111,24 @@ impl Engine {
             }
         }
         silent
+    }
+
+    /// Whether an instance may have been one run of many: another one came when its second beat was due, and that one is not
+    /// silent for too long itself. It may be so for no longer than twice the timeout.
+    fn may_be_run(&self, id: InstanceId) -> bool {
+        let instance = self.roster.instance(id);
+        let service = self.roster.service_of(instance);
+        if !instance.is_followed() || !service.runs().are_all() {
+            return false;
+        }
+        let (detector, rules) = (instance.detector(), service.rules());
+        let limit = detector.silent_since() + 2.0 * detector.timing(&self.policy, rules).down;
+        let is_next = |other: &Instance| {
+            other.first() > instance.first()
+                && matches!(other.state(), State::Up | State::Late)
+                && self.now < other.detector().deadlines(&self.policy, rules).down
+        };
+        self.now < limit && self.roster.instances_of(service).any(is_next)
     }
 
     /// Those that are silent go down, unless a mass silence holds them.
@@ -119,21 +152,50 @@ impl Engine {
 
     fn go_down(&mut self, id: InstanceId, reason: Reason) -> usize {
         let instance = self.roster.instance(id);
+        let (from, service) = (instance.state(), instance.service());
         let cause = if reason == Reason::MassSilence {
             Some(Suppression::MassSilence)
+        } else if self.roster.service(service).runs().are_known() {
+            Some(Suppression::Run)
+        } else if self.rules(id).mutes_instances() {
+            Some(Suppression::Muted)
         } else if self.roster.is_maintained(instance, self.now) {
             Some(Suppression::Maintenance)
         } else {
             self.rules(id).ephemeral.then_some(Suppression::Ephemeral)
         };
-        let from = instance.state();
+        let (loops, starts_loop) = match cause {
+            None | Some(Suppression::Muted) => self.note_crash(id),
+            Some(_) => (false, false),
+        };
+        let cause = cause.or(loops.then_some(Suppression::Flapping));
         let went = self.roster.instance_mut(id).go_down(cause, self.now, &self.policy);
         let at = self.transition(id, (Some(from), Some(State::Down)), reason, went.is_notified);
         if went.starts_flapping {
             self.report_instance(id, Change::Flapping(Phase::Start), true);
         }
+        if starts_loop {
+            self.report_service_flapping(service, Phase::Start);
+        }
         self.schedule(id);
         at
+    }
+
+    /// Notes that an instance is about to go down, if it is young: whether it is one of a crash loop of its service, and
+    /// whether that begins with it. Runs are judged as what they are.
+    fn note_crash(&mut self, id: InstanceId) -> (bool, bool) {
+        let instance = self.roster.instance_mut(id);
+        let (service, first) = (instance.service(), instance.first());
+        let Some(last) = instance.detector().seen().filter(|_| instance.is_young() && !instance.is_flapping()) else {
+            return (false, false);
+        };
+        if self.roster.service(service).runs().are_all() {
+            return (false, false);
+        }
+        self.roster.instance_mut(id).crash();
+        let noted = self.roster.service_mut(service).note_crash((first, last), self.now, &self.policy);
+        self.mark_dirty(service);
+        noted
     }
 
     /// Notifies a problem that lasts and was suppressed so far.
@@ -147,9 +209,9 @@ impl Engine {
     fn replace_down(&mut self) {
         for (order, service) in std::mem::take(&mut self.maybe_replaced) {
             let Some(service) = self.roster.get_registered(service, order) else { continue };
-            for id in service.instances().to_vec() {
+            for id in service.down() {
                 if self.roster.instance(id).may_be_replaced(self.now)
-                    && let Some(replacement) = replacement_of(id, &self.roster, &self.policy)
+                    && let Some(replacement) = replacement_of(id, &self.roster, &self.policy, self.now)
                 {
                     self.replace(id, replacement);
                 }
@@ -159,9 +221,49 @@ impl Engine {
         self.maybe_replaced.clear();
     }
 
-    fn replace(&mut self, id: InstanceId, replacement: InstanceId) {
-        self.roster.instance_mut(replacement).replace_another();
+    fn replace(&mut self, id: InstanceId, replacement: Replacement) {
+        let now = self.now;
+        if let Replacement::By(newer) = replacement {
+            let newer = self.roster.instance(newer);
+            let (service, cut) = (newer.service(), newer.first());
+            let size = size_before(self.roster.service(service), cut, &self.roster, now);
+            self.roster.service_mut(service).sizes_mut().note(size, now);
+        }
+        if let Replacement::By(newer) = replacement {
+            self.roster.instance_mut(newer).replace_another(now);
+        }
         self.leave(id, Reason::Replaced);
+        self.roster.instance_mut(id).note_replaced();
+    }
+
+    /// Goodbyes after short stays that count like downs, because nobody came back. They may be a crash loop in which every
+    /// exit says goodbye.
+    fn count_missed(&mut self, due: &[InstanceId]) {
+        let now = self.now;
+        for &id in due {
+            if !self.roster.instance_mut(id).take_missed(now)
+                || self.roster.is_maintained(self.roster.instance(id), now)
+            {
+                continue;
+            }
+            let is_muted = self.rules(id).mutes_instances();
+            let service = self.roster.instance(id).service();
+            if self.roster.instance_mut(id).note_missed(is_muted, now, &self.policy) {
+                self.report_instance(id, Change::Flapping(Phase::Start), true);
+            }
+            if self.roster.service(service).present() > 0 {
+                continue;
+            }
+            let an_instance_flaps = self.an_instance_flaps(service);
+            if self.roster.service_mut(service).note_missed(an_instance_flaps, now, &self.policy) {
+                self.report_service_flapping(service, Phase::Start);
+            }
+            self.mark_dirty(service);
+        }
+    }
+
+    fn an_instance_flaps(&self, service: ServiceId) -> bool {
+        self.roster.instances_of(self.roster.service(service)).any(|instance| instance.is_flapping())
     }
 
     /// What was suppressed and is no longer.
@@ -171,10 +273,15 @@ impl Engine {
             if !instance.is_down() || self.roster.is_maintained(instance, self.now) {
                 continue;
             }
+            let is_looping = instance.has_crashed() && self.roster.service_of(instance).is_in_crash_loop();
             match (instance.recheck(), instance.suppression()) {
                 (Some((at, why)), _) if self.now >= at => {
                     self.roster.instance_mut(id).clear_recheck();
-                    went_down.push(self.notify_still_down(id, why.reason()));
+                    if is_looping {
+                        self.roster.instance_mut(id).suppress(Suppression::Flapping);
+                    } else if !self.rules(id).mutes_instances() {
+                        went_down.push(self.notify_still_down(id, why.reason()));
+                    }
                 }
                 (_, Some(Suppression::Maintenance)) => {
                     went_down.push(self.notify_still_down(id, Reason::MaintenanceOver));
@@ -196,6 +303,47 @@ impl Engine {
             if is_late_news {
                 went_down.push(self.notify_still_down(id, Reason::FlappingOver));
             }
+        }
+    }
+
+    /// Crash loops that are over. Those of the loop that fell silent before its newest came were replaced by others; the
+    /// rest is notified if it is still down, unless the service's own alarm stands for it.
+    fn end_crash_loops(&mut self, went_down: &mut Vec<Down>) {
+        let now = self.now;
+        let looping = self.dirty.iter().map(|&(_, id)| id);
+        let looping = looping.filter(|&id| self.roster.get_service(id).is_some_and(Service::is_in_crash_loop));
+        for service in looping.collect::<Vec<_>>() {
+            let Some(since) = self.roster.service_mut(service).end_crash_loop(now, &self.policy) else { continue };
+            let mut crashed = self.roster.service(service).down();
+            crashed.retain(|&id| {
+                let instance = self.roster.instance(id);
+                instance.has_crashed() && instance.down_at() >= since
+            });
+            let newest = crashed.last().map_or(now, |&id| self.roster.instance(id).first());
+            for id in crashed {
+                let instance = self.roster.instance(id);
+                let is_suppressed = instance.suppression() == Some(Suppression::Flapping);
+                if instance.detector().seen().is_some_and(|seen| seen < newest) {
+                    self.leave(id, Reason::Replaced);
+                    self.roster.instance_mut(id).note_replaced();
+                } else if is_suppressed && self.roster.is_maintained(instance, now) {
+                    self.roster.instance_mut(id).suppress(Suppression::Maintenance);
+                    self.schedule(id);
+                } else if is_suppressed {
+                    went_down.push(self.notify_still_down(id, Reason::FlappingOver));
+                }
+            }
+        }
+    }
+
+    /// Services that are forgotten, and have not come back in time.
+    fn miss_forgotten(&mut self) {
+        for name in self.habits.take_missed(self.now) {
+            let notify = !self.policy.rules_of(&name).mutes_service();
+            self.report(Event {
+                service: Some(name),
+                ..Event::new(self.now, Change::Warning(WarningCode::ServiceGone), notify)
+            });
         }
     }
 
@@ -360,27 +508,31 @@ impl Engine {
             }
         }
         if self.roster.service_mut(id).note_departure(new, self.now) {
-            self.warn(Some(id), WarningCode::ServiceGone, true);
+            let notify = !self.roster.service(id).rules().mutes_service();
+            self.warn(Some(id), WarningCode::ServiceGone, notify);
         }
+        // One of its instances has just become a real alarm.
+        let is_real = went_down.iter().any(|&(_, event)| self.events[event].notify);
         let service = self.roster.service(id);
         if service.state() == Some(new) {
-            // Suppressed so far, but one of its instances has just become a real alarm.
-            let is_alarm = went_down.iter().any(|&(_, event)| self.events[event].notify);
-            if is_alarm && service.is_worse(new) && !service.is_flapping() {
+            // Suppressed so far.
+            if is_real && service.is_worse(new) && service.may_alarm(is_real) {
                 self.transition_service(id, new, true, went_down);
             }
             return;
         }
-        let an_instance_flaps = self.roster.instances_of(service).any(|instance| instance.is_flapping());
+        let an_instance_flaps = self.an_instance_flaps(id);
         if self.roster.service_mut(id).note_change(new, an_instance_flaps, self.now, &self.policy) {
             self.report_service_flapping(id, Phase::Start);
         }
         let service = self.roster.service(id);
         if new.is_bad() {
-            let notify = !self.is_down_by_mass_silence(id, went_down) && !service.is_flapping();
+            let notify = !self.is_down_by_mass_silence(id, went_down) && service.may_alarm(is_real);
             self.transition_service(id, new, notify, went_down);
         } else {
-            self.transition_service(id, new, service.is_notified(), &[]);
+            let notify = service.is_notified();
+            self.roster.service_mut(id).note_good(new, self.now);
+            self.transition_service(id, new, notify, &[]);
             self.roster.service_mut(id).clear_problem();
         }
     }

@@ -19,6 +19,7 @@ use crate::memory::{Holder, Holding, Level, Memory, vec_footprint};
 use super::admission::{Admission, Refusals};
 use super::blindness::{BlindSeconds, Blindness, LossySecond, is_too_much};
 use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, WarningCode};
+use super::habit::Habits;
 use super::instance::{Instance, State, Suppression};
 use super::loss::FleetLoss;
 use super::mass_silence::MassSilence;
@@ -51,6 +52,8 @@ pub struct Engine {
     /// Services in which somebody may have been replaced.
     maybe_replaced: BTreeSet<(u64, ServiceId)>,
     mass: MassSilence,
+    /// Of services that are forgotten.
+    habits: Habits,
     blindness: Blindness,
     fleet_loss: FleetLoss,
     /// Since the last take.
@@ -81,6 +84,7 @@ impl Engine {
             dirty: BTreeSet::new(),
             maybe_replaced: BTreeSet::new(),
             mass: MassSilence::default(),
+            habits: Habits::default(),
             blindness: Blindness::default(),
             fleet_loss: FleetLoss::default(),
             events: Vec::new(),
@@ -99,6 +103,7 @@ impl Engine {
     pub fn heap_bytes(&self) -> usize {
         let events: usize = self.events.iter().map(Event::heap_bytes).sum();
         self.roster.heap_bytes()
+            + self.habits.heap_bytes()
             + self.instance_schedule.heap_bytes()
             + self.service_schedule.heap_bytes()
             + vec_footprint::<Event<EngineTime>>(self.events.capacity())
@@ -257,7 +262,8 @@ impl Engine {
             return id;
         }
         let (rules, order) = (self.policy.rules_of(name), self.roster.next_order());
-        let id = self.roster.insert_service(Service::new(name, rules, order, self.now));
+        let habit = self.habits.take(name, self.now);
+        let id = self.roster.insert_service(Service::new(name, rules, habit, order, self.now));
         self.mark_dirty(id);
         self.admission.add_candidate(id, &self.roster);
         id
@@ -271,25 +277,32 @@ impl Engine {
     fn remove_service(&mut self, id: ServiceId) {
         let service = self.roster.service(id);
         let (notify, flapping_notified) = (service.is_notified(), service.is_flapping_notified());
-        self.report_service(id, None, notify);
+        // Nobody waits for the end of an alert that is about nobody.
         if flapping_notified {
             self.report_service_flapping(id, Phase::End);
         }
+        self.report_service(id, None, notify);
+        let name = self.roster.service(id).name().clone();
+        let (missed_at, habit) = self.roster.service_mut(id).depart();
+        self.habits.keep(&name, habit, missed_at, (self.now, self.policy.max_services));
         self.service_schedule.remove(id.place());
         self.roster.remove_service(id);
     }
 
     fn remove_instance(&mut self, id: InstanceId, reason: Reason) {
-        let instance = self.roster.instance(id);
-        let (from, notify) = (instance.state(), instance.has_notified_problem());
-        let is_flapping = instance.is_flapping();
-        self.transition(id, (Some(from), None), reason, notify);
-        if is_flapping {
+        if self.roster.instance_mut(id).stop_flapping() {
             self.report_instance(id, Change::Flapping(Phase::End), true);
         }
+        let instance = self.roster.instance(id);
+        let (from, notify) = (instance.state(), instance.has_notified_problem());
+        let (service, loses_rare) = (instance.service(), instance.detector().is_rare(&self.policy));
+        self.transition(id, (Some(from), None), reason, notify);
         self.instance_schedule.remove(id.place());
         self.mass.remove(id);
         self.roster.remove_instance(id);
+        if loses_rare {
+            self.pool_loss(service);
+        }
     }
 
     /// How long one that left is remembered.
@@ -318,7 +331,7 @@ impl Engine {
     }
 
     /// Somebody of a service may have been replaced.
-    fn mark_maybe_replaced(&mut self, service: ServiceId) {
+    pub(super) fn mark_maybe_replaced(&mut self, service: ServiceId) {
         self.maybe_replaced.insert((self.roster.service(service).order(), service));
     }
 
@@ -342,7 +355,10 @@ impl Engine {
                 let is_held = down <= self.now && instance.is_member() && self.mass.holds();
                 if is_held { EngineTime::NEVER } else { down }
             }
-            State::Left => instance.left_at() + self.forget_left_after(instance),
+            State::Left => {
+                let forgotten = instance.left_at() + self.forget_left_after(instance);
+                instance.missed_at().map_or(forgotten, |missed| forgotten.min(missed))
+            }
             State::Down => {
                 let forgotten = instance.down_at() + self.forget_down_after(service);
                 let maintained = instance.maintenance_until().max(service.maintenance_until());
@@ -374,9 +390,8 @@ impl Engine {
         let crossed = self.roster.transition(id, (from, to), reason, self.now, self.reported_at);
         let service = self.roster.instance(id).service();
         self.mark_dirty(service);
-        if matches!(to, Some(State::Up | State::Down)) {
-            self.mark_maybe_replaced(service);
-        }
+        // Somebody came, fell silent or went: for another one that may be the replacement.
+        self.mark_maybe_replaced(service);
         if crossed {
             // How long those that are down are remembered depends on whether anybody is present.
             for other in self.roster.service(service).instances().to_vec() {
@@ -408,7 +423,8 @@ impl Engine {
     fn service_context(&self, service: &Service) -> ServiceContext {
         let down = self.roster.instances_of(service).filter(|instance| instance.is_down()).count();
         let service_state = service.state().unwrap_or(ServiceState::Unknown);
-        ServiceContext { service_state, present: service.present(), total: service.present() + down }
+        let (present, total) = (service.present(), service.present() + down);
+        ServiceContext { service_state, present, total, ephemeral: service.rules().ephemeral }
     }
 
     /// Adds an event; where it stands among those since the last take.
@@ -433,8 +449,9 @@ impl Engine {
     }
 
     fn report_service_flapping(&mut self, id: ServiceId, phase: Phase) {
-        let name = self.roster.service(id).name().clone();
-        let event = Event::new(self.now, Change::Flapping(phase), true);
+        let service = self.roster.service(id);
+        let (name, notify) = (service.name().clone(), !service.is_muted());
+        let event = Event::new(self.now, Change::Flapping(phase), notify);
         self.report(Event { service: Some(name), instance: Some("*".into()), ..event });
     }
 

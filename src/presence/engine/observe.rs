@@ -9,8 +9,14 @@ use crate::protocol::{Heartbeat, Signal};
 use super::Engine;
 use crate::presence::admission::{Refusal, is_established};
 use crate::presence::event::{Change, Event, Phase, Reason, WarningCode};
-use crate::presence::instance::State;
-use crate::presence::roster::{InstanceId, ServiceId};
+use crate::presence::instance::{Instance, State};
+use crate::presence::loss::PooledLoss;
+use crate::presence::policy::{Misses, grace_for};
+use crate::presence::roster::{InstanceId, Observed, ServiceId};
+use crate::presence::service::{Service, TOGETHER_EVERY};
+
+/// An instance that stays for so long, in seconds, shows that its service is no batch of short jobs.
+const LONG_STAY: f64 = 3600.0;
 
 impl Engine {
     /// Takes what a line says.
@@ -80,24 +86,105 @@ impl Engine {
         if self.policy.goodbye_same_ip {
             self.note_home(id, was, beat.source);
         }
-        let now = self.now;
-        let gap = self.roster.change_texts(id, |instance| instance.observe(now, was, beat));
+        let Observed { gap, changes_runs } = self.roster.observe(id, was, beat, self.now, &self.policy);
         if gap.was_present && gap.due > 0 && self.fleet_loss.note(self.now, gap.due) {
             self.warn(None, WarningCode::HighLoss, false);
         }
         self.count_towards_establishment(id);
         let is_restarted = self.check(id, beat);
         fault::pass("beat");
+        self.note_habits(id, changes_runs);
         self.become_up(id, was);
         if is_restarted && was.is_some_and(|was| was != State::Left) {
             let up = Some(State::Up);
             self.report_instance(id, Change::Instance { from: up, to: up, reason: Reason::Restarted }, false);
         }
+        if was.is_none() {
+            self.note_newcomer(id);
+        }
         let instance = self.roster.instance(id);
-        if instance.received() == 2 {
+        if instance.was_just_confirmed() {
             self.mark_maybe_replaced(instance.service());
         }
         self.schedule(id);
+    }
+
+    /// What a beat tells of the habits of its service.
+    fn note_habits(&mut self, id: InstanceId, changes_runs: bool) {
+        let (now, instance) = (self.now, self.roster.instance(id));
+        let (service_id, service) = (instance.service(), self.roster.service_of(instance));
+        let is_long = !service.habit().has_long_stays() && now - instance.joined() >= LONG_STAY;
+        let are_together = service.present() > 1
+            && now - service.together_at() > TOGETHER_EVERY
+            && self.is_with_another(instance, service);
+        let is_rare = service.rules().misses == Misses::Auto && instance.detector().is_rare(&self.policy);
+        let service = self.roster.service_mut(service_id);
+        if is_long {
+            service.habit_mut().note_long_stay();
+        }
+        if are_together {
+            service.note_together(now);
+        }
+        if changes_runs {
+            self.mark_dirty(service_id);
+        }
+        if is_rare {
+            self.pool_loss(service_id);
+        }
+    }
+
+    /// Whether an instance and another one of its service have been present together for longer than its timeout.
+    fn is_with_another(&self, instance: &Instance, service: &Service) -> bool {
+        let timeout = instance.detector().timing(&self.policy, service.rules()).down;
+        let joined = instance.joined();
+        let are_together = |other: &Instance| {
+            let since = other.joined().max(joined);
+            other.order() != instance.order()
+                && other.state() == State::Up
+                && other.detector().seen().is_some_and(|seen| seen - since > timeout)
+        };
+        self.now - joined > timeout && self.roster.instances_of(service).any(are_together)
+    }
+
+    /// Judges the instances of a service whose beats are rare by what all of them lose.
+    pub(super) fn pool_loss(&mut self, id: ServiceId) {
+        let service = self.roster.service(id);
+        if service.rules().misses != Misses::Auto {
+            return;
+        }
+        let mut pool = PooledLoss::default();
+        let all = service.instances().to_vec();
+        all.iter().for_each(|&id| pool.add(self.roster.instance(id).detector().loss()));
+        for id in all {
+            self.roster.instance_mut(id).detector_mut().take_pooled_loss(pool, &self.policy);
+            self.schedule(id);
+        }
+    }
+
+    /// Notes that a new instance came: where a service may be made of runs, it follows those whose second beat is due. When
+    /// it is known as that, it replaces them.
+    fn note_newcomer(&mut self, id: InstanceId) {
+        let (now, newcomer) = (self.now, self.roster.instance(id));
+        let (service_id, service) = (newcomer.service(), self.roster.service_of(newcomer));
+        let Some(interval) = newcomer.detector().declared_interval() else { return };
+        if !newcomer.is_short() || !service.runs().are_all() {
+            return;
+        }
+        let grace = grace_for(interval);
+        let is_due = |other: &Instance| {
+            matches!(other.state(), State::Up | State::Late | State::Down) && now - other.first() >= interval - grace
+        };
+        let due: Vec<InstanceId> = service.instances().iter().copied().filter(|&other| other != id).collect();
+        let due: Vec<InstanceId> = due.into_iter().filter(|&other| is_due(self.roster.instance(other))).collect();
+        for &other in &due {
+            let other = self.roster.instance_mut(other);
+            if now - other.first() <= interval + grace && other.follow() {
+                self.roster.service_mut(service_id).runs_mut().note_succession(interval, now);
+            }
+        }
+        if self.roster.service(service_id).runs().is_rhythm() {
+            due.into_iter().for_each(|other| self.leave(other, Reason::Replaced));
+        }
     }
 
     /// A new instance, unless a limit forbids it.
@@ -115,6 +202,7 @@ impl Engine {
         }
         self.admission.note_admitted(is_new, beat.source, now);
         let service = self.register_service(&beat.service);
+        self.roster.service_mut(service).note_heard();
         Some(self.register_instance(service, &beat.instance))
     }
 
@@ -251,7 +339,15 @@ impl Engine {
         let instance = self.roster.instance(id);
         let (from, notify) = (instance.state(), instance.has_notified_problem());
         self.transition(id, (Some(from), Some(State::Left)), reason, notify);
-        if self.roster.instance_mut(id).leave(self.now) {
+        let timeout = self.roster.instance(id).detector().timing(&self.policy, self.rules(id)).down;
+        let service = self.roster.service_of(self.roster.instance(id));
+        let may_crash = reason == Reason::Goodbye && service.habit().has_long_stays() && !service.rules().ephemeral;
+        let now = self.now;
+        let instance = self.roster.instance_mut(id);
+        instance.leave(now);
+        // A goodbye after a short stay is no end of flapping.
+        let is_early = may_crash && instance.leave_early(now, timeout);
+        if !is_early && instance.stop_flapping() {
             self.report_instance(id, Change::Flapping(Phase::End), true);
         }
         self.schedule(id);
@@ -300,6 +396,7 @@ impl Engine {
 
     /// Forgets an instance, or a service with all of its own. `false` if it is unknown.
     pub fn forget(&mut self, service: &str, instance: Option<&str>) -> bool {
+        self.habits.forget_departure(service);
         let forgotten = match instance {
             Some(instance) => match self.roster.find(service, instance) {
                 Some(id) => vec![id],
@@ -312,6 +409,11 @@ impl Engine {
         };
         for id in forgotten {
             self.remove_instance(id, Reason::Operator);
+        }
+        if let Some(id) = self.roster.find_service(service)
+            && self.roster.service(id).instances().is_empty()
+        {
+            self.roster.service_mut(id).forget_departure();
         }
         true
     }

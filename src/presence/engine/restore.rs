@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use crate::presence::event::{Change, Event};
+use crate::presence::habit::{Habit, Habits};
 use crate::presence::instance::Instance;
 use crate::presence::mass_silence::MassSilence;
 use crate::presence::policy::Policy;
@@ -22,6 +24,9 @@ pub struct Saved {
     services: Vec<(Service, Vec<Instance>)>,
     /// A mass silence that lasts: its start, and whether its hold has expired.
     mass: Option<(EngineTime, bool)>,
+    /// Habits of services that are forgotten.
+    #[serde(default)]
+    habits: Vec<(CompactString, Habit)>,
 }
 
 impl Saved {
@@ -42,15 +47,23 @@ impl Engine {
             now: EngineTime,
             services: Vec<(&'a Service, Vec<&'a Instance>)>,
             mass: Option<(EngineTime, bool)>,
+            habits: Vec<(&'a CompactString, &'a Habit)>,
         }
-        let stored = Stored { now: self.now, services: self.registered(), mass: self.mass.saved() };
+        let stored =
+            Stored { now: self.now, services: self.registered(), mass: self.mass.saved(), habits: self.habits.saved() };
         Ok(serde_json::to_writer(out, &stored)?)
     }
 
     /// What must survive a restart.
     pub fn save(&self) -> Saved {
         let owned = |(service, all): (&Service, Vec<&Instance>)| (service.clone(), all.into_iter().cloned().collect());
-        Saved { now: self.now, services: self.registered().into_iter().map(owned).collect(), mass: self.mass.saved() }
+        let habits = self.habits.saved().into_iter();
+        Saved {
+            now: self.now,
+            services: self.registered().into_iter().map(owned).collect(),
+            mass: self.mass.saved(),
+            habits: habits.map(|(name, habit)| (name.clone(), habit.clone())).collect(),
+        }
     }
 
     /// Services with their instances, both in the order of registration.
@@ -65,6 +78,7 @@ impl Engine {
         let mut engine = Engine::empty(policy, now, seed);
         let away = now - saved.now;
         engine.blindness.note_restart(away);
+        engine.habits = Habits::restored(saved.habits);
         let (mut members, mut to_confirm) = (BTreeSet::new(), 0);
         for (service, instances) in saved.services {
             let rules = engine.policy.rules_of(service.name());
@@ -90,6 +104,9 @@ impl Engine {
         engine.reconcile_expectations();
         engine.mass = MassSilence::restored(saved.mass, members);
         engine.expect_services();
+        for id in engine.roster.service_ids() {
+            engine.pool_loss(id);
+        }
         for id in engine.roster.instance_ids() {
             engine.schedule(id);
         }
