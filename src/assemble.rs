@@ -99,17 +99,16 @@ pub fn presence(
     })
 }
 
-/// Who is told of alarms; `page` is where our own page is.
+/// Who is notified of alarms; `page` is where our own page is, unless it is configured.
 pub fn targets(config: &Config, identity: &Identity, page: Option<String>) -> Targets {
     let presence = &config.presence;
     if !presence.enabled {
         return Targets::default();
     }
     Targets {
-        alertmanagers: presence.alertmanager.clone(),
-        webhooks: presence.webhook.clone(),
+        all: config::targets(config),
         dead_man_switch: presence.snitch_url.clone(),
-        page,
+        page: Some(config.http.external_url.clone()).filter(|url| !url.is_empty()).or(page),
         identity: Some(identity.clone()),
     }
 }

@@ -30,6 +30,9 @@ use crate::untrusted::from_url;
 /// Longest response that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
+/// Longest wait for the body of an answer whose status is what counts.
+const BODY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -247,6 +250,40 @@ impl HttpClient {
             Ok(Answer { status, headers, body })
         };
         tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(HttpError::Slow(deadline)))
+    }
+
+    /// The same for whoever wants to know whether a body was taken: waits for the status, and reads no more than `most` bytes of
+    /// the answer's body, of which nothing may be there.
+    ///
+    /// # Errors
+    /// If nobody answers within `deadline`, or not with HTTP.
+    pub async fn submit(
+        &self,
+        method: Method,
+        url: &str,
+        headers: Vec<(HeaderName, String)>,
+        body: Vec<u8>,
+        deadline: Duration,
+        most: usize,
+    ) -> Result<Answer, HttpError> {
+        let request = request(method, url, headers, body)?;
+        let answer = tokio::time::timeout(deadline, self.client.request(request)).await;
+        let answer = answer.map_err(|_| HttpError::Slow(deadline))?;
+        let answer = answer.map_err(|error| HttpError::Failed(causes(&error)))?;
+        let (status, headers, mut body) = (answer.status().as_u16(), answer.headers().clone(), answer.into_body());
+        let mut read = Vec::new();
+        let reading = async {
+            while read.len() < most
+                && let Some(Ok(frame)) = body.frame().await
+            {
+                if let Ok(piece) = frame.into_data() {
+                    read.extend_from_slice(&piece[..piece.len().min(most - read.len())]);
+                }
+            }
+        };
+        // What it says more is no reason to send the same again.
+        let _ = tokio::time::timeout(deadline.min(BODY_PATIENCE), reading).await;
+        Ok(Answer { status, headers, body: read.into() })
     }
 
     /// Asks for an answer that has no end; returns its status, and its body to be read as it comes.

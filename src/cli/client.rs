@@ -63,9 +63,20 @@ impl DaemonClient {
     /// # Errors
     /// That nobody answers, with what helps.
     pub(super) async fn request(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, String> {
+        self.request_within(method, path, body, DEADLINE).await
+    }
+
+    /// The same with a deadline of its own.
+    async fn request_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        deadline: Duration,
+    ) -> Result<Answer, String> {
         let url = append(&self.url, path);
         let body = body.map(|body| body.to_string().into_bytes());
-        let answer = self.client.ask(method, &url, body, self.token.as_deref(), DEADLINE).await;
+        let answer = self.client.ask(method, &url, body, self.token.as_deref(), deadline).await;
         answer.map_err(|error| unreachable(&url, &error.to_string()))
     }
 
@@ -86,6 +97,11 @@ impl DaemonClient {
     /// That nobody answers, or not with JSON.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
         let answer = self.request(method, path, body).await?;
+        self.read(path, &answer)
+    }
+
+    /// The status and the JSON of a response.
+    fn read(&self, path: &str, answer: &Answer) -> Result<(u16, Value), String> {
         let value = serde_json::from_slice(&answer.body);
         let not_ours = |_| {
             format!("{} answers {}, but not as systole does", without_login(&append(&self.url, path)), answer.status)
@@ -95,7 +111,22 @@ impl DaemonClient {
 
     /// The same, with an error for anything but success.
     pub(super) async fn good(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, String> {
-        match self.ask(method, path, body).await? {
+        self.good_within(method, path, body, DEADLINE).await
+    }
+
+    /// The same with a deadline of its own.
+    ///
+    /// # Errors
+    /// That nobody answers in time, not with JSON, or with an error.
+    pub(super) async fn good_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        deadline: Duration,
+    ) -> Result<Value, String> {
+        let answer = self.request_within(method, path, body, deadline).await?;
+        match self.read(path, &answer)? {
             (200..300, value) => Ok(value),
             (status, value) => Err(refusal(status, &value)),
         }

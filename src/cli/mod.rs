@@ -18,6 +18,7 @@ mod send;
 mod service_manager;
 mod status;
 mod tail;
+mod test_alert;
 #[cfg(feature = "top")]
 mod top;
 

@@ -12,7 +12,7 @@ use crate::presence::describe::length;
 use crate::untrusted::{Escaped, in_url};
 
 use super::client::{ClientArgs, DaemonClient};
-use super::{FAILED, duration, print_error};
+use super::{FAILED, duration, print_error, test_alert};
 
 /// Exit codes of monitoring plug-ins: OK, warning, critical, unknown.
 const FINE: u8 = 0;
@@ -40,6 +40,9 @@ pub(super) struct PresenceArgs {
 
 /// Values of `list --state`: states of services and instances.
 const STATES: [&str; 7] = ["up", "late", "down", "left", "unknown", "degraded", "maintenance"];
+
+/// Values of `test-alert --severity`.
+const SEVERITIES: [&str; 3] = ["critical", "warning", "info"];
 
 #[derive(Subcommand)]
 enum Ask {
@@ -98,6 +101,22 @@ enum Ask {
         /// The reason, for the log
         why: Option<String>,
     },
+    /// Send a test alert and its end to the targets of notifications, and print what became of it at each
+    ///
+    /// The running daemon sends it, to all targets that take alerts of the severity, whatever services they are for. Needs
+    /// the token. Exits with 0 if everything that was sent was delivered, else with 1.
+    TestAlert {
+        /// Only this target, by its `name`
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+        /// critical, warning or info
+        #[arg(long, value_name = "SEVERITY", default_value = "critical", hide_possible_values = true,
+              value_parser = SEVERITIES)]
+        severity: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Forget an instance, or a service with all of its instances
     Forget {
         #[arg(value_name = "SERVICE[/INSTANCE]")]
@@ -150,6 +169,10 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
             let wanted = json!({"service": service, "instance": instance, "seconds": length.as_secs_f64(), "by": by, "why": why});
             let granted = daemon.good(Method::POST, "/api/v1/presence/maintenance", Some(wanted)).await?;
             print(&announced(who, *length, &granted))
+        }
+        Ask::TestAlert { target, severity, json } => {
+            let (is_good, text) = test_alert::run(&daemon, target.as_deref(), severity, *json).await?;
+            print(&text).map(|_| if is_good { FINE } else { FAILED })
         }
         Ask::Forget { who } => {
             daemon.good(Method::DELETE, &path(who), None).await?;

@@ -498,6 +498,9 @@ fn write_ledger<M: SerializeMap>(snapshot: &Snapshot, map: &mut M) -> Result<(),
     if !ledger.relays.is_empty() {
         map.serialize_entry("relays", &ledger.relays)?;
     }
+    if !ledger.notify.is_empty() {
+        map.serialize_entry("notify", &ledger.notify)?;
+    }
     map.serialize_entry("log", &ledger.log)?;
     if let Some(capture) = &ledger.capture {
         map.serialize_entry("capture", capture)?;

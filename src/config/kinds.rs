@@ -177,6 +177,20 @@ pub(super) fn file_mode(visitor: Visitor<'_>, key: Words, doc: Words, value: &mu
     visitor.field(key, doc, Opt::Parsed(Parsed { shown, form, takes_numbers: false, read: &mut read }));
 }
 
+/// A URL of ours, which is shown whole; an empty one is none.
+pub(super) fn external_url(visitor: Visitor<'_>, key: Words, doc: Words, value: &mut String) {
+    let form = "an http:// or https:// URL without a login";
+    let shown = Some(value.as_str().into());
+    let mut read = |text: &str| {
+        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or("");
+        let is_url = !rest.is_empty() && text.parse::<hyper::Uri>().is_ok() && !rest.contains(['@', '?', '#', ' ']);
+        *value = text.trim_end_matches('/').to_string();
+        if text.is_empty() || is_url { Ok(()) } else { Err(Wrong::Not(form.into())) }
+    };
+    visitor.field(key, doc, Opt::Parsed(Parsed { shown, form, takes_numbers: false, read: &mut read }));
+    visitor.example(key, "\"https://stats.example.org\"");
+}
+
 /// Names of hosts, without scheme and port.
 pub(super) fn hosts(visitor: Visitor<'_>, key: Words, doc: Words, value: &mut Vec<String>) {
     fn host(text: &str) -> Result<Option<String>, Wrong> {

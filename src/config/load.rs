@@ -162,6 +162,7 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
         |s: &mut Source<'_>, key| root.sections(s, key).into_iter().map(|(_, place)| place).collect::<Vec<_>>();
     let relays = places(s, "relay");
     let sinks = places(s, "sink");
+    let targets = places(s, "notify");
     let rules = root.sections(s, "rule");
     s.problems.truncate(known);
     for (n, place) in relays.into_iter().enumerate() {
@@ -169,6 +170,13 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
         if config.relays[..n].iter().any(|other| other.name == *name) {
             let problem = format!("two relays are called `{name}`; give one another `name`");
             s.problem(place, &format!("relay[{n}].name"), problem);
+        }
+    }
+    for (n, place) in targets.into_iter().enumerate() {
+        let Some(name) = config.notify.get(n).map(|target| &target.name) else { continue };
+        if !name.is_empty() && config.notify[..n].iter().any(|other| other.name == *name) {
+            let problem = format!("two targets are called `{name}`; give one another `name`");
+            s.problem(place, &format!("notify[{n}].name"), problem);
         }
     }
     for n in 1..config.sinks.len() {

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::notify::TargetKind;
 use crate::settings::{Described, Opt, OptionVisitor, Tables};
 use crate::sinks::SinkKind;
 
 use super::environment::variable_of;
+use super::notify;
 use super::print::{inside, shown};
 use super::schema::Config;
 use super::value::{show_duration, show_size};
@@ -40,6 +42,8 @@ struct Table {
     has_variables: bool,
     /// The kind of sink whose own options these are.
     kind: &'static str,
+    /// The type of target whose own options these are, in a table that is a whole one.
+    of_type: &'static str,
     settings: Vec<Setting>,
 }
 
@@ -59,8 +63,15 @@ struct Setting {
 
 /// Every table with its settings, in order.
 fn tables() -> Vec<Table> {
-    let root =
-        Table { head: String::new(), doc: "", is_there: true, has_variables: true, kind: "", settings: Vec::new() };
+    let root = Table {
+        head: String::new(),
+        doc: "",
+        is_there: true,
+        has_variables: true,
+        kind: "",
+        settings: Vec::new(),
+        of_type: "",
+    };
     let mut all = vec![root];
     Config::default().describe(&mut Lister { all: &mut all, at: 0, path: String::new(), prefix: String::new() });
     all
@@ -97,7 +108,7 @@ impl Lister<'_> {
         let outer = &self.all[self.at];
         let has_variables = outer.has_variables && !head.starts_with("[[");
         let is_there = is_there && outer.is_there;
-        self.all.push(Table { head, doc, is_there, has_variables, kind, settings: Vec::new() });
+        self.all.push(Table { head, doc, is_there, has_variables, kind, of_type: "", settings: Vec::new() });
         self.all.len() - 1
     }
 
@@ -107,6 +118,18 @@ impl Lister<'_> {
             let at = self.begin("[[sink]]".into(), "", false, kind.name());
             let (path, prefix) = ("sink".to_string(), String::new());
             kind.spec_mut().options(&mut Lister { all: self.all, at, path, prefix });
+        }
+    }
+}
+
+/// What each type of target has beside what all have, as tables of their own; the first one is described whole.
+impl Lister<'_> {
+    fn kinds_of_targets(&mut self) {
+        for kind in TargetKind::ALL.into_iter().skip(1) {
+            let at = self.begin("[[notify]]".into(), "", false, "");
+            self.all[at].of_type = kind.as_str();
+            let (path, prefix) = ("notify".to_string(), String::new());
+            notify::describe_kind(kind, &mut Lister { all: self.all, at, path, prefix });
         }
     }
 }
@@ -166,6 +189,9 @@ impl OptionVisitor for Lister<'_> {
         tables.describe(0, &mut Lister { all: self.all, at, path, prefix: String::new() });
         if key == "sink" {
             self.kinds();
+        }
+        if key == "notify" {
+            self.kinds_of_targets();
         }
     }
 
@@ -315,7 +341,11 @@ pub fn reference(before: &str) -> String {
     let tables = tables();
     for (n, table) in tables.iter().enumerate() {
         if table.kind.is_empty() {
-            let title = if n == 0 { "The root".to_string() } else { format!("`{}`", table.head) };
+            let title = match (n, table.of_type) {
+                (0, _) => "The root".to_string(),
+                (_, "") => format!("`{}`", table.head),
+                (_, of_type) => format!("`{}` with `type = \"{of_type}\"`", table.head),
+            };
             let _ = write!(out, "\n### {title}\n\n");
             if !table.doc.is_empty() {
                 let _ = write!(out, "{}\n\n", cell(table.doc));

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::aggregate::rules::Rules;
 use crate::net::relay::RelaySpec;
+use crate::notify::TargetOptions;
 use crate::ports::{ConnectionLimits, TlsFiles};
 use crate::protocol::{GaugeSign, NameTags, Options};
 use crate::settings::{OptionVisitor, settings};
@@ -23,13 +24,13 @@ use crate::sinks::{LONG, SinkKind, SpoolOptions};
 use crate::snapshot::{Bins, Filter};
 
 use super::kinds::{
-    address_or_off, dogstatsd_aggregates, duration, file_mode, flag, hosts, lifetime, limits, listen_url_of, map,
-    max_memory, maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, tls, whole, wholes,
-    workers,
+    address_or_off, dogstatsd_aggregates, duration, external_url, file_mode, flag, hosts, lifetime, limits,
+    listen_url_of, map, max_memory, maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, tls,
+    whole, wholes, workers,
 };
 use super::presence::Presence;
 use super::url::ListenUrl;
-use super::{etsy, listen, presence, protocol, relay, rule, sink};
+use super::{etsy, listen, notify, presence, protocol, relay, rule, sink};
 
 /// Sets defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +127,9 @@ settings! {
         dogstatsd: Dogstatsd = Dogstatsd::default(), section;
         /// Who is there: docs/presence.md.
         presence: Presence = Presence::default(), presence::describe;
+        /// Who is notified of what presence finds: docs/presence.md. `alertmanager` and `webhook` of [presence] are short
+        /// forms of such targets.
+        notify: Vec<TargetOptions> = Vec::new(), notify::describe;
         /// The original's management port. Whoever may connect may delete series.
         management: Management = Management::default(), section;
         /// The page and the API.
@@ -266,6 +270,8 @@ settings! {
         address: Option<SocketAddr> = Some(SocketAddr::from(([127, 0, 0, 1], 8127))), address_or_off("127.0.0.1:8127");
         /// Needed for every change, and for everything when the address is not on loopback.
         token: Option<String> = None, such_as("\"a secret\"", secret);
+        /// URL under which the page is reached from elsewhere, for links in notifications; without it the address.
+        external_url: String = String::new(), external_url;
         /// Names, beside localhost, 127.0.0.1 and [::1], under which the server may be asked on loopback: those that a
         /// proxy passes on.
         hosts: Vec<String> = Vec::new(), hosts;

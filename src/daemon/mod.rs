@@ -268,10 +268,11 @@ impl Daemon {
         let page = http.as_ref().map(|http| http.url().to_string());
         let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
-        let presence = Presence::start(&config, &memory, seed, identity, outboxes.receivers(), &supervisor)?;
+        let presence = Presence::start(&config, &memory, seed, identity, outboxes.queues(), &supervisor)?;
         let presence_handle = presence.as_ref().map(Presence::handle);
         let watchdog =
             health::watchdog(flusher_handle.clone(), config.interval, presence_handle.clone(), supervisor.clone());
+        let (notifier_stats, tester) = (outboxes.stats(), outboxes.tester());
         let notifiers = outboxes.start(watchdog, &supervisor);
 
         let start_capture = |path: PathBuf| Capture::start(&path, &memory, &supervisor.part("capture", Role::Ordinary));
@@ -302,6 +303,7 @@ impl Daemon {
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
                 .accounting_for(relays.stats(), log, capture_counter, ports)
+                .accounting_for_targets(notifier_stats)
                 .in_memory(&memory)
                 .writing(journal.clone())
                 .publishing_senders(&senders, &config.prefix)
@@ -316,7 +318,7 @@ impl Daemon {
             let part = supervisor.part("streams", Role::Ordinary);
             let live = Streams::start(sources.clone(), bound.bodies(), boot, &part);
             let state = server::http_state((&config, &origins), sources, live, &readiness, &bound);
-            let state = crate::http::AppState { senders, tail, ..state };
+            let state = crate::http::AppState { senders, tail, tester, ..state };
             bound.serve_http(state, supervisor.part("tail", Role::Ordinary))
         });
         let management = management.map(|bound| {

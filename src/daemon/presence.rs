@@ -1,13 +1,14 @@
 //! The presence thread.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::assemble;
 use crate::config::Config;
 use crate::memory::Memory;
-use crate::notify;
+use crate::notify::Outbox;
 use crate::presence::Identity;
 use crate::presence_driver::{self, PresenceHandle, PresenceOptions};
 use crate::supervise::{Role, Supervisor};
@@ -28,7 +29,7 @@ impl Presence {
         memory: &Memory,
         seed: u64,
         identity: Identity,
-        receivers: Vec<notify::Receiver>,
+        outboxes: Vec<Arc<Outbox>>,
         supervisor: &Supervisor,
     ) -> Result<Option<Presence>, StartError> {
         let env = |name: &str| std::env::var(name).ok();
@@ -36,7 +37,7 @@ impl Presence {
         let options = PresenceOptions { memory: memory.clone(), ..options };
         let part = supervisor.part("presence", Role::Essential);
         let cannot = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
-        let (handle, thread) = presence_driver::start(options, receivers, &part).map_err(cannot)?;
+        let (handle, thread) = presence_driver::start(options, outboxes, &part).map_err(cannot)?;
         Ok(Some(Presence { handle, thread }))
     }
 

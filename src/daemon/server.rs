@@ -18,6 +18,7 @@ use crate::history::History;
 use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach, Sources, Streams};
 use crate::journal::Journal;
 use crate::management::ManagementState;
+use crate::notify::Tester;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
@@ -187,6 +188,7 @@ pub(super) fn http_state(
         past: assemble::archive(config).map(http::Past::new),
         explainer: assemble::explainer(config, origins),
         config: Arc::new(config::effective(config, origins)),
+        tester: Tester::default(),
     }
 }
 

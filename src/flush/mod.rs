@@ -26,6 +26,7 @@ use crate::log::Log;
 use crate::memory::{Holder, Holding, Level, Memory};
 use crate::net::relay::RelayStats;
 use crate::net::{Listener, Listeners, QueueWatch};
+use crate::notify::NotifierStats;
 use crate::ports::Ports;
 use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
@@ -235,6 +236,14 @@ impl Flusher {
         ports: Ports,
     ) -> Flusher {
         self.sources = Sources { relays: relays.into(), log, capture, ports, ..self.sources };
+        self.publish(None, false, None);
+        self
+    }
+
+    /// Accounts for these targets of notifications.
+    #[must_use]
+    pub fn accounting_for_targets(mut self, targets: Vec<NotifierStats>) -> Flusher {
+        self.sources.targets = targets.into();
         self.publish(None, false, None);
         self
     }

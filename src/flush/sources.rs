@@ -8,6 +8,7 @@ use crate::history::History;
 use crate::log::Log;
 use crate::memory::{Holder, Memory};
 use crate::net::relay::RelayStats;
+use crate::notify::NotifierStats;
 use crate::ports::Ports;
 use crate::sinks::SinkStats;
 use crate::supervise::Supervisor;
@@ -18,6 +19,7 @@ use crate::telemetry::{HolderAccount, Ledger, ManagementAccount, MemoryAccount};
 pub(super) struct Sources {
     pub(super) sinks: Arc<[SinkStats]>,
     pub(super) relays: Arc<[RelayStats]>,
+    pub(super) targets: Arc<[NotifierStats]>,
     pub(super) log: Option<Log>,
     pub(super) capture: Option<CaptureCounter>,
     pub(super) ports: Ports,
@@ -32,6 +34,7 @@ impl Sources {
     pub(super) fn read_into(&self, ledger: &mut Ledger) {
         ledger.sinks = self.sinks.iter().map(|sink| (sink.name().to_string(), sink.account())).collect();
         ledger.relays = self.relays.iter().map(|relay| (relay.name().to_string(), relay.account())).collect();
+        ledger.notify = self.targets.iter().map(|target| (target.name().to_string(), target.account())).collect();
         ledger.parts = self.parts.as_ref().map(Supervisor::accounts).unwrap_or_default();
         ledger.log = self.log.as_ref().map(Log::account).unwrap_or_default();
         ledger.capture = self.capture.as_ref().map(CaptureCounter::account);

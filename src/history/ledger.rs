@@ -14,7 +14,7 @@ use super::track::{Keep, Scratch, Shape, Track};
 const MOST_PATHS: usize = 10_000;
 
 /// Accounts that count since the start; others count for an interval.
-const SINCE_START: [&str; 5] = ["sinks", "relays", "relays.*.targets", "ports", "parts"];
+const SINCE_START: [&str; 6] = ["sinks", "relays", "relays.*.targets", "notify", "ports", "parts"];
 
 pub(super) const SHAPE: Shape = Shape { width: 1 };
 

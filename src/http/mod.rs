@@ -25,6 +25,7 @@
 //! | `GET /api/v1/presence/SERVICE/check[?min=N]` | 200 if it is there, 503 if not, 404 if it is unknown |
 //! | `GET /presence/SERVICE` | one service: instances, the last day, events; forms for changes |
 //! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
+//! | `POST /api/v1/notify/test` | sends a test alert to the targets of notifications; it needs the token |
 //! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
 //!
 //! On loopback everything may be read by anybody of this machine; elsewhere every route but `/health`, `/ready` and
@@ -46,6 +47,7 @@ mod history;
 mod listing;
 mod login;
 mod metrics;
+mod notify;
 mod openapi;
 mod pages;
 mod presence;
@@ -74,6 +76,7 @@ use crate::explain::Explainer;
 use crate::flush::FlusherHandle;
 use crate::history::History;
 use crate::journal::Journal;
+use crate::notify::Tester;
 use crate::ports::{Port, serve_http};
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
@@ -144,6 +147,8 @@ pub struct AppState {
     pub explainer: Explainer,
     /// What is configured.
     pub config: Arc<Effective>,
+    /// Sends test alerts.
+    pub tester: Tester,
 }
 
 /// Most event streams at a time.
@@ -207,6 +212,7 @@ fn router(state: AppState) -> Router {
         .merge(history::routes())
         .route("/api/v1/tail", get(tail::tail))
         .merge(presence::routes())
+        .merge(notify::routes())
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MOST_BODY))

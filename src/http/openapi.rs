@@ -15,7 +15,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use crate::web::{self, Nothing, Parameters};
 
 use super::{
-    assets, caching, events, history, listing, login, pages, presence, senders, series, snapshot, stream, tail,
+    assets, caching, events, history, listing, login, notify, pages, presence, senders, series, snapshot, stream, tail,
 };
 
 /// An error of any route.
@@ -74,6 +74,7 @@ struct Problem {
         pages::events::page,
         pages::explain::page,
         pages::config::page,
+        notify::test,
         presence::list,
         presence::events,
         presence::maintenance,
@@ -134,7 +135,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
 /// What a path is about.
 fn group(path: &str) -> &'static str {
     match path.strip_prefix("/api/v1/") {
-        Some(rest) if rest.starts_with("presence") => "presence",
+        Some(rest) if rest.starts_with("presence") || rest.starts_with("notify") => "presence",
         Some(rest) if rest.starts_with("status") || rest.starts_with("config") => "daemon",
         Some(_) => "metrics",
         None if matches!(path, "/health" | "/ready" | "/metrics") => "daemon",

@@ -10,16 +10,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::http_client::append;
-use crate::presence::{Alarm, UnixTime, WarningCode};
+use crate::presence::{Alarm, Notification, UnixTime, WarningCode};
 use crate::supervise::caught;
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 
-use super::{DEADLINE, FIRST_PAUSE, LONGEST_PAUSE, Target};
+use super::message::Message;
+use super::outbox::Outcome;
+use super::sender::{Failure, Sender};
+use super::{FIRST_PAUSE, LONGEST_PAUSE, Target};
 
 /// Time between two sends of all firing alerts, and how long each holds, in seconds.
 const EVERY: Duration = Duration::from_secs(60);
@@ -74,38 +76,22 @@ pub(super) async fn run(mut line: Target) {
 }
 
 async fn deliver(line: &mut Target, alerts: &mut Alerts) {
-    let url = append(&line.url, "/api/v2/alerts");
     let mut pause = FIRST_PAUSE;
     // The watchdog is sent at once, because its absence is the alarm.
     let mut due = Instant::now();
     loop {
-        let (notices, _) = line.outbox.take(usize::MAX);
-        line.in_work = notices.len();
         let now = UnixTime::from_secs(unix_time());
-        for notice in notices {
-            let key = notice.alarm.key.dedup_key();
-            if notice.resolved {
-                alerts.open.remove(&key);
-                let said = notice.event.map_or(now, |(_, event)| event.at);
-                // Alertmanager rejects an end before the start.
-                let end = said.min(now - TICK_SECS).max(notice.alarm.since);
-                let (alarm, detail, came) = (notice.alarm, notice.detail, Instant::now());
-                alerts.ended.insert(key, Ended { alarm, detail, end, came, taken: None });
-            } else {
-                alerts.ended.remove(&key);
-                alerts.open(key, notice.alarm, notice.detail, now);
-            }
-        }
-        line.in_work = 0;
+        line.outbox.take_all().into_iter().for_each(|one| alerts.take(one, now));
         line.part.alive();
         alerts.open.retain(|_, (alarm, ..)| alarm.until.is_none_or(|until| now < until));
         let began = Instant::now();
         let everything = began >= due;
-        let bodies = alerts.bodies(everything, began, now, line.page.as_deref());
+        let bodies = alerts.bodies(everything, began, now, line.sender.page.as_deref());
         let stopping = *line.stop.borrow();
         if !bodies.is_empty() && (!line.fails || everything || stopping) {
-            match send(line, &url, bodies).await {
-                Ok(()) => {
+            match send(&line.sender, bodies).await {
+                Ok(_) => {
+                    line.outbox.finish_all(Outcome::Delivered);
                     alerts.note_taken(everything, began);
                     alerts.open.values_mut().for_each(|(.., new)| *new = false);
                     if everything {
@@ -114,10 +100,13 @@ async fn deliver(line: &mut Target, alerts: &mut Alerts) {
                     pause = FIRST_PAUSE;
                     line.note(Ok(()));
                 }
-                Err(problem) => {
-                    line.note(Err(&problem));
-                    due = Instant::now() + pause;
+                Err(failure) => {
+                    line.note(Err(&failure.problem));
+                    due = Instant::now() + failure.retry_after.unwrap_or(pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                     pause = (pause * 2).min(LONGEST_PAUSE);
+                    if stopping {
+                        line.give_up_at_stop();
+                    }
                 }
             }
         }
@@ -133,19 +122,39 @@ async fn deliver(line: &mut Target, alerts: &mut Alerts) {
     }
 }
 
-async fn send(line: &Target, url: &str, bodies: Vec<Value>) -> Result<(), String> {
+/// Posts alerts; what the last answer said.
+async fn send(sender: &Sender, bodies: Vec<Value>) -> Result<String, Failure> {
+    let mut said = String::new();
     for body in bodies {
-        let answer = line.client.ask(Method::POST, url, Some(body.to_string().into_bytes()), None, DEADLINE).await;
-        let answer = answer.map_err(|error| error.to_string())?;
-        if !answer.is_good() {
-            let says = String::from_utf8_lossy(&answer.body[..answer.body.len().min(200)]).into_owned();
-            return Err(format!("it answers {}: {}", answer.status, Escaped(&says)));
-        }
+        said = sender.post_json(append(&sender.options.url, "/api/v2/alerts"), &body).await?;
     }
-    Ok(())
+    Ok(said)
+}
+
+/// Posts one alert that ends when its alarm does, outside of what is repeated.
+pub(super) async fn attempt(sender: &Sender, one: &Notification) -> Result<String, String> {
+    let ends = one.alarm.until.unwrap_or(one.alarm.since + HOLDS);
+    let body = Value::Array(vec![alert(&one.alarm, &Message::new(one, None).background, ends, sender.page.as_deref())]);
+    send(sender, vec![body]).await.map_err(|failure| failure.problem)
 }
 
 impl Alerts {
+    /// Takes a notification over at Unix second `now`.
+    fn take(&mut self, one: Notification, now: UnixTime) {
+        let key = one.alarm.key.dedup_key();
+        let detail = Message::new(&one, None).background;
+        if one.resolved {
+            self.open.remove(&key);
+            let said = one.event.map_or(now, |(_, event)| event.at);
+            // Alertmanager rejects an end before the start.
+            let end = said.min(now - TICK_SECS).max(one.alarm.since);
+            self.ended.insert(key, Ended { alarm: one.alarm, detail, end, came: Instant::now(), taken: None });
+        } else {
+            self.ended.remove(&key);
+            self.open(key, one.alarm, detail, now);
+        }
+    }
+
     /// The alerts to send at `began`, Unix second `now`: new ones and due resolutions, or all with the watchdog.
     fn bodies(&self, everything: bool, began: Instant, now: UnixTime, page: Option<&str>) -> Vec<Value> {
         let open = self.open.values().filter(|(.., new)| everything || *new);
@@ -206,7 +215,7 @@ fn alert(alarm: &Alarm, detail: &str, ends: UnixTime, page: Option<&str>) -> Val
     }
     let mut alert = json!({
         "labels": labels,
-        "annotations": {"summary": Escaped(&alarm.text).to_string(), "description": Escaped(detail).to_string()},
+        "annotations": {"summary": Escaped(&alarm.text).to_string(), "description": detail},
         "startsAt": alarm.since.rfc3339(),
         "endsAt": ends.rfc3339(),
     });

@@ -1,43 +1,136 @@
-//! Sends notifications to Alertmanager, webhooks and a dead man's switch. Each receiver has its own task, queue and
-//! schedule, so none waits for another; the presence thread only puts notifications into queues.
+//! Sends notifications to targets: webhooks, Slack, PagerDuty, ntfy, Alertmanager, commands, and to a dead man's switch.
+//! Each target has its own task, queue, route and schedule, so none waits for another; the presence thread only puts
+//! notifications into queues.
+//!
+//! | file | has |
+//! |---|---|
+//! | `route` | which alarms a target is sent |
+//! | [`outbox`] | its queue, what it knows to be told, and its account |
+//! | `message` | the words, the same for all |
+//! | `sender` | one request over HTTP, by type, and what an answer means |
+//! | `driver` | delivers a queue over HTTP; retries |
+//! | `exec` | runs a command for each notification |
+//! | `alertmanager` | repeats what fires, and what ended |
+//! | `trial` | test alerts |
+//! | `dead_man_switch` | asks an address while all is well |
 
 mod alertmanager;
 mod dead_man_switch;
-mod webhook;
+mod driver;
+mod exec;
+mod message;
+mod outbox;
+mod route;
+mod sender;
+mod trial;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::http_client::{HttpClient, masked};
-use crate::presence::{Identity, Notification};
+use crate::http_client::{HttpClient, Tls, masked};
+use crate::named::named_enum;
+use crate::presence::Identity;
 use crate::supervise::{Panic, Part, Role, Supervisor};
+use crate::telemetry::NotifierAccount;
 
 use dead_man_switch::DeadManSwitch;
+use outbox::{Loss, Outcome};
+use sender::Sender;
 
 pub use dead_man_switch::Watchdog;
+pub use outbox::{Outbox, SavedTarget};
+pub use route::Route;
+pub use trial::{NoTest, TestAttempt, TestReport, Tester};
 
-/// Most notifications in a queue.
-const QUEUE: usize = 1000;
-
-/// Longest wait for a response.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Longest wait for a response of the dead man's switch, and of a target unless it is configured.
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Pauses between attempts: 1, 2, 4, … up to a minute.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The receivers.
+/// Where events of PagerDuty go (Events API v2).
+pub const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
+
+named_enum! {
+    /// What kind of receiver a target is.
+    pub enum TargetKind {
+        /// A URL that gets events as JSON.
+        Webhook = "webhook",
+        /// An incoming webhook of Slack, or of what understands its form.
+        Slack = "slack",
+        /// PagerDuty, Events API v2.
+        PagerDuty = "pagerduty",
+        /// A topic of an ntfy server.
+        Ntfy = "ntfy",
+        /// An Alertmanager.
+        Alertmanager = "alertmanager",
+        /// A command.
+        Exec = "exec",
+    }
+}
+
+/// A target as it is configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetOptions {
+    /// Label in status and ledger.
+    pub name: String,
+    /// What it is.
+    pub kind: TargetKind,
+    /// Its URL; of an Alertmanager the base. Empty for a command.
+    pub url: String,
+    /// For `Authorization: Bearer`; empty for none.
+    pub token: String,
+    /// PagerDuty's integration key.
+    pub routing_key: String,
+    /// A program and its arguments, run without a shell.
+    pub command: Vec<String>,
+    /// More variables of its environment.
+    pub env: BTreeMap<String, String>,
+    /// Most processes of the command at a time (1..=32).
+    pub processes: usize,
+    /// TLS of its URL.
+    pub tls: Tls,
+    /// Longest attempt.
+    pub timeout: Duration,
+    /// What it is sent.
+    pub route: Route,
+}
+
+impl TargetOptions {
+    /// A target with every default.
+    pub fn new(name: &str, kind: TargetKind) -> TargetOptions {
+        TargetOptions {
+            name: name.to_string(),
+            kind,
+            url: if kind == TargetKind::PagerDuty { PAGERDUTY.into() } else { String::new() },
+            token: String::new(),
+            routing_key: String::new(),
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            processes: 4,
+            tls: Tls::default(),
+            timeout: if kind == TargetKind::Exec { Duration::from_secs(30) } else { DEADLINE },
+            route: Route::default(),
+        }
+    }
+
+    /// Where it is, without what may be secret.
+    pub fn place(&self) -> String {
+        if self.kind == TargetKind::Exec { self.command.join(" ") } else { masked(&self.url) }
+    }
+}
+
+/// Who is notified.
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
-    /// Base URLs of Alertmanagers; each is sent everything.
-    pub alertmanagers: Vec<String>,
-    /// URLs of webhooks; each is sent everything.
-    pub webhooks: Vec<String>,
+    /// The targets, their names all different.
+    pub all: Vec<TargetOptions>,
     /// URL of the dead man's switch, requested every minute while the daemon is healthy.
     pub dead_man_switch: Option<String>,
     /// URL of the daemon's page, for links in alerts.
@@ -46,194 +139,191 @@ pub struct Targets {
     pub identity: Option<Identity>,
 }
 
-/// Who is told.
+/// A view of the account of a target. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Receiver {
-    /// Its queue.
-    pub outbox: Arc<Outbox>,
-    /// Whether it needs the open alerts again after a restart: Alertmanager forgets what is not repeated.
-    pub again: bool,
+pub struct NotifierStats {
+    name: String,
+    outbox: Arc<Outbox>,
 }
 
-/// The queue of one receiver.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    queue: Mutex<Queue>,
-    wake: tokio::sync::Notify,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    notices: VecDeque<Notification>,
-    /// Problems that were dropped from the queue: their resolutions are dropped too.
-    given_up: HashSet<String>,
-    dropped: u64,
-}
-
-impl Outbox {
-    /// Queues notifications. When the queue is full the oldest problem is dropped, and its resolution with it; the resolution
-    /// of a problem that was sent is never dropped.
-    pub fn put(&self, notices: &[Notification]) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        for notice in notices {
-            let key = notice.alarm.key.dedup_key();
-            if notice.resolved && queue.given_up.remove(&key) {
-                continue;
-            }
-            if queue.notices.len() >= QUEUE
-                && let Some(at) = queue.notices.iter().position(|notice| !notice.resolved)
-                && let Some(gone) = queue.notices.remove(at)
-            {
-                queue.dropped += 1;
-                let gone = gone.alarm.key.dedup_key();
-                let end =
-                    queue.notices.iter().position(|notice| notice.resolved && notice.alarm.key.dedup_key() == gone);
-                match end {
-                    Some(end) => drop(queue.notices.remove(end)),
-                    None => drop(queue.given_up.insert(gone)),
-                }
-            }
-            queue.notices.push_back(notice.clone());
-        }
-        self.wake.notify_one();
+impl NotifierStats {
+    /// The target's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Takes up to a number of notifications, and the number dropped since the last call.
-    fn take(&self, most: usize) -> (Vec<Notification>, u64) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = queue.notices.len().min(most);
-        let notices = queue.notices.drain(..count).collect();
-        (notices, std::mem::take(&mut queue.dropped))
-    }
-
-    /// Whether no notification waits.
-    pub fn is_empty(&self) -> bool {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).notices.is_empty()
+    /// Its account since the start.
+    pub fn account(&self) -> NotifierAccount {
+        self.outbox.account()
     }
 }
 
-/// State of a receiver's task.
+/// State of a target's task.
 #[derive(Debug)]
 struct Target {
-    url: String,
+    sender: Sender,
     outbox: Arc<Outbox>,
-    client: HttpClient,
     stop: watch::Receiver<bool>,
-    page: Option<String>,
-    identity: Identity,
     failing: Arc<AtomicUsize>,
     /// Whether the last attempt failed.
     fails: bool,
-    /// Notifications that a panic now would lose.
-    in_work: usize,
+    /// What the receiver said when it refused something, until it takes something again.
+    refused: Option<String>,
     part: Part,
 }
 
 impl Target {
+    fn name(&self) -> &str {
+        &self.sender.options.name
+    }
+
     /// Records whether the receiver could be reached, and logs a change.
     fn note(&mut self, outcome: Result<(), &str>) {
         match outcome {
+            Ok(()) => self.outbox.note_success(),
+            Err(problem) => self.outbox.note_failure(problem),
+        }
+        match outcome {
             Ok(()) if self.fails => {
                 self.failing.fetch_sub(1, Ordering::Relaxed);
-                tracing::info!(target_url = masked(&self.url), "alerts are delivered again");
+                tracing::info!(to = self.name(), "alerts are delivered again");
             }
             Err(problem) if !self.fails => {
                 self.failing.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(target_url = masked(&self.url), problem, "alerts cannot be delivered; retrying");
+                let place = self.sender.options.place();
+                tracing::error!(to = self.name(), place, problem, "alerts cannot be delivered; retrying");
             }
             _ => {}
         }
         self.fails = outcome.is_err();
+        if outcome.is_ok() {
+            self.refused = None;
+        }
+    }
+
+    /// Records that the receiver refuses something for good; what it said is logged once.
+    fn note_refused(&mut self, problem: &str) {
+        self.outbox.note_failure(problem);
+        if self.refused.as_deref() != Some(problem) {
+            let place = self.sender.options.place();
+            tracing::error!(to = self.name(), place, problem, "an alert is refused, and given up");
+            self.refused = Some(problem.to_string());
+        }
+        if !self.fails {
+            self.failing.fetch_add(1, Ordering::Relaxed);
+            self.fails = true;
+        }
+    }
+
+    /// The daemon stops, and the receiver does not answer.
+    fn give_up_at_stop(&self) {
+        let lost = self.outbox.shut_down();
+        tracing::error!(
+            to = self.name(),
+            notifications = lost,
+            "the target does not answer; these are told after the next start, if they are not over then"
+        );
     }
 
     /// Counts what a panic has lost, and waits for the next start.
     async fn restart(&mut self, panic: Panic) {
-        let lost = std::mem::take(&mut self.in_work);
+        let lost = self.outbox.finish_all(Outcome::Lost(Loss::Failed));
         if lost > 0 {
-            tracing::error!(target_url = masked(&self.url), notifications = lost, "notifications are lost");
+            tracing::error!(to = self.name(), notifications = lost, "notifications are lost");
         }
-        self.part.count_lost(lost as u64);
         self.part.restart(panic).await;
     }
 
     /// Waits for a timeout, a notification, or the stop; `true` for the stop.
-    async fn rest(&mut self, longest: Duration, for_notice: bool) -> bool {
+    async fn rest(&mut self, longest: Duration, for_notification: bool) -> bool {
         let outbox = Arc::clone(&self.outbox);
         tokio::select! {
             () = tokio::time::sleep(longest) => false,
-            () = outbox.wake.notified(), if for_notice => false,
+            () = outbox.wait(), if for_notification => false,
             _ = self.stop.wait_for(|stop| *stop) => true,
         }
     }
 }
 
-/// The queues of all receivers, before their tasks run.
+/// The queues of all targets, before their tasks run.
 #[derive(Debug)]
 pub struct Outboxes {
-    alertmanagers: Vec<Target>,
-    webhooks: Vec<Target>,
+    targets: Vec<Target>,
     dead_man_switch: Option<(String, HttpClient)>,
     failing: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
 }
 
 impl Outboxes {
-    /// A queue for each receiver; notifications wait there until [`Outboxes::start`].
+    /// A queue for each target; notifications wait there until [`Outboxes::start`].
     ///
     /// # Errors
-    /// If the system's certificates cannot be read.
+    /// If a file of TLS cannot be read, or TLS cannot be set up.
     pub fn new(targets: Targets) -> std::io::Result<Outboxes> {
         let (stop, stopped) = watch::channel(false);
         let failing = Arc::new(AtomicUsize::new(0));
-        let mut outboxes = Outboxes {
-            alertmanagers: Vec::new(),
-            webhooks: Vec::new(),
-            dead_man_switch: None,
-            failing: Arc::clone(&failing),
-            stop,
-        };
-        let urls =
-            targets.alertmanagers.len() + targets.webhooks.len() + usize::from(targets.dead_man_switch.is_some());
-        let (Some(identity), true) = (targets.identity, urls > 0) else { return Ok(outboxes) };
+        let mut outboxes = Outboxes { targets: Vec::new(), dead_man_switch: None, failing: Arc::clone(&failing), stop };
+        let Targets { all, dead_man_switch, page, identity } = targets;
+        let is_any = !all.is_empty() || dead_man_switch.is_some();
+        let (Some(identity), true) = (identity, is_any) else { return Ok(outboxes) };
         let client = HttpClient::new()?;
-        let target = |url: String| Target {
-            url,
-            outbox: Arc::default(),
-            client: client.clone(),
-            stop: stopped.clone(),
-            page: targets.page.clone(),
-            identity: identity.clone(),
-            failing: Arc::clone(&failing),
-            fails: false,
-            in_work: 0,
-            part: Part::new("notify"),
-        };
-        outboxes.alertmanagers = targets.alertmanagers.into_iter().map(target).collect();
-        outboxes.webhooks = targets.webhooks.into_iter().map(target).collect();
-        outboxes.dead_man_switch = targets.dead_man_switch.map(|url| (url, client.clone()));
+        for options in all {
+            let own = if options.tls.is_default() { client.clone() } else { HttpClient::with(&options.tls)? };
+            let (name, kind) = (options.name.clone(), options.kind);
+            let (route, forgets) = (options.route.clone(), kind == TargetKind::Alertmanager);
+            let (options, page, identity) = (Arc::new(options), page.clone(), identity.clone());
+            outboxes.targets.push(Target {
+                sender: Sender { options, client: own, page, identity },
+                // An incident stays open until it is resolved; Alertmanager is told the end with the problem.
+                outbox: Arc::new(Outbox::new(&name, route, kind == TargetKind::PagerDuty, forgets)),
+                stop: stopped.clone(),
+                failing: Arc::clone(&failing),
+                fails: false,
+                refused: None,
+                part: Part::new("notify"),
+            });
+        }
+        outboxes.dead_man_switch = dead_man_switch.map(|url| (url, client));
         Ok(outboxes)
     }
 
-    /// The queue of each receiver; every notification goes into all.
-    pub fn receivers(&self) -> Vec<Receiver> {
-        let receiver = |target: &Target, again| Receiver { outbox: Arc::clone(&target.outbox), again };
-        let alertmanagers = self.alertmanagers.iter().map(|target| receiver(target, true));
-        let webhooks = self.webhooks.iter().map(|target| receiver(target, false));
-        alertmanagers.chain(webhooks).collect()
+    /// The queue of each target; every notification is offered to all.
+    pub fn queues(&self) -> Vec<Arc<Outbox>> {
+        self.targets.iter().map(|target| Arc::clone(&target.outbox)).collect()
     }
 
-    /// Starts a task for each receiver on the current runtime, which `supervisor` watches. `watchdog` checks the daemon's
+    /// Views of the accounts.
+    pub fn stats(&self) -> Vec<NotifierStats> {
+        let stats =
+            |target: &Target| NotifierStats { name: target.name().to_string(), outbox: Arc::clone(&target.outbox) };
+        self.targets.iter().map(stats).collect()
+    }
+
+    /// What sends test alerts to the targets.
+    pub fn tester(&self) -> Tester {
+        Tester::new(self.targets.iter().map(|target| target.sender.clone()).collect())
+    }
+
+    /// How many targets cannot be reached, as it changes.
+    pub fn failing(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.failing)
+    }
+
+    /// Starts a task for each target on the current runtime, which `supervisor` watches. `watchdog` checks the daemon's
     /// health.
     pub fn start(self, watchdog: Watchdog, supervisor: &Supervisor) -> Notifiers {
         let part = |name: &str| supervisor.part(&format!("notify:{name}"), Role::Ordinary);
         let mut tasks = Vec::new();
-        for target in self.alertmanagers {
-            let part = part("alertmanager");
-            tasks.push(part.task(alertmanager::run(Target { part: part.clone(), ..target })));
-        }
-        for target in self.webhooks {
-            let part = part("webhook");
-            tasks.push(part.task(webhook::run(Target { part: part.clone(), ..target })));
+        for target in self.targets {
+            let part = part(target.name());
+            let target = Target { part: part.clone(), ..target };
+            tasks.push(match target.sender.options.kind {
+                TargetKind::Alertmanager => part.task(alertmanager::run(target)),
+                TargetKind::Exec => part.task(exec::run(target)),
+                TargetKind::Webhook | TargetKind::Slack | TargetKind::PagerDuty | TargetKind::Ntfy => {
+                    part.task(driver::run(target))
+                }
+            });
         }
         if let Some((url, client)) = self.dead_man_switch {
             let part = part("dead_man_switch");
@@ -245,7 +335,7 @@ impl Outboxes {
     }
 }
 
-/// The tasks of all receivers.
+/// The tasks of all targets.
 #[derive(Debug)]
 pub struct Notifiers {
     tasks: Vec<JoinHandle<()>>,
@@ -264,45 +354,7 @@ impl Notifiers {
             }
         }
         if late > 0 {
-            tracing::warn!("some alerts were not delivered before the stop");
+            tracing::warn!("some alerts were not delivered before the stop; they are told after the next start");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::presence::{Alarm, AlertKey, AlertName, AlertState, Severity, UnixTime};
-
-    fn notice(n: usize, resolved: bool) -> Notification {
-        let key = AlertKey {
-            name: AlertName::InstanceDown,
-            service: Some("a".into()),
-            instance: Some(format!("{n}").into()),
-            code: None,
-            nodes: None,
-        };
-        let alarm = Alarm {
-            key,
-            severity: Severity::Warning,
-            text: String::new(),
-            since: UnixTime::default(),
-            until: None,
-            state: AlertState::Firing,
-        };
-        Notification { alarm, resolved, event: None, detail: String::new() }
-    }
-
-    #[test]
-    fn a_full_queue_gives_up_problems_and_with_them_their_ends() {
-        let outbox = Outbox::default();
-        // A resolution whose problem was delivered long ago.
-        outbox.put(&[notice(9999, true)]);
-        (0..QUEUE + 4).for_each(|n| outbox.put(&[notice(n, false)]));
-        outbox.put(&[notice(0, true)]);
-        let (notices, dropped) = outbox.take(usize::MAX);
-        assert_eq!((notices.len(), dropped), (QUEUE, 5));
-        assert!(notices[0].resolved, "the end is still there");
-        assert!(notices[1..].iter().all(|notice| !notice.resolved), "the end of a problem nobody was told of is not");
     }
 }

@@ -45,6 +45,8 @@ named_enum! {
         ServiceDown = "PresenceServiceDown",
         /// A service has left and did not come back.
         ServiceGone = "PresenceServiceGone",
+        /// Nothing is wrong: somebody asked for a test.
+        Test = "PresenceTest",
         /// A watched metric has too few lines, or is no heartbeat.
         Watch = "PresenceWatch",
     }
@@ -85,7 +87,7 @@ impl AlertName {
             AlertName::PeerUnreachable => EventKind::Peer,
             AlertName::ServiceDegraded | AlertName::ServiceDown => EventKind::Service,
             AlertName::Watch => EventKind::Watch,
-            AlertName::Conflict | AlertName::Ingest | AlertName::ServiceGone => EventKind::Warning,
+            AlertName::Conflict | AlertName::Ingest | AlertName::ServiceGone | AlertName::Test => EventKind::Warning,
         }
     }
 }
@@ -110,9 +112,15 @@ pub struct AlertKey {
 }
 
 impl AlertKey {
+    /// One of this name about nothing else.
+    pub fn of(name: AlertName) -> AlertKey {
+        AlertKey { name, service: None, instance: None, code: None, nodes: None }
+    }
+
     fn new(name: AlertName, event: &Event) -> AlertKey {
         let instance = event.instance.clone().filter(|instance| **instance != *"*");
-        AlertKey { name, service: event.service.clone(), instance, code: None, nodes: event.nodes.clone() }
+        let (service, nodes) = (event.service.clone(), event.nodes.clone());
+        AlertKey { service, instance, nodes, ..AlertKey::of(name) }
     }
 
     /// One line that is the same for a problem and its end.
@@ -318,8 +326,7 @@ impl AlertBook {
     /// The warnings about instances of an event's service.
     fn instance_warnings(&mut self, event: &Event) -> impl Iterator<Item = &mut Alarm> {
         let service = event.service.clone();
-        let (name, nodes) = (AlertName::InstanceDown, None);
-        let first = AlertKey { name, service: service.clone(), instance: None, code: None, nodes };
+        let first = AlertKey { service: service.clone(), ..AlertKey::of(AlertName::InstanceDown) };
         let of_it = move |key: &AlertKey| key.name == AlertName::InstanceDown && key.service == service;
         self.open.range_mut(first..).take_while(move |(key, _)| of_it(key)).map(|(_, alarm)| alarm)
     }

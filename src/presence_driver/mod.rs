@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::fault;
 use crate::memory::{Holder, Memory};
-use crate::notify;
+use crate::notify::Outbox;
 use crate::presence::{AlertBook, Engine, EngineTime, Epoch, Identity, Policy, UnixTime};
 use crate::protocol::Signal;
 use crate::supervise::{Part, catch};
@@ -42,6 +42,10 @@ const LOST_EVERY: Duration = Duration::from_secs(1);
 
 /// Time between two saved states.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Longest wait for deliveries at a stop, and how often they are looked at.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(1);
+const DELIVERY_POLL: Duration = Duration::from_millis(5);
 
 /// Time between two warnings of maintenance that was announced for an unknown service.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -156,7 +160,7 @@ impl PresenceHandle {
 /// If the thread cannot be started.
 pub fn start(
     options: PresenceOptions,
-    receivers: Vec<notify::Receiver>,
+    outboxes: Vec<Arc<Outbox>>,
     part: &Part,
 ) -> io::Result<(PresenceHandle, JoinHandle<()>)> {
     let (sender, inbox) = sync_channel(options.queue + OTHERS);
@@ -168,7 +172,7 @@ pub fn start(
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
-    let anew = move || Driver::new(options.clone(), Arc::clone(&shared), receivers.clone(), newest.clone());
+    let anew = move || Driver::new(options.clone(), Arc::clone(&shared), outboxes.clone(), newest.clone());
     let thread = part.thread("presence", move |part| run(anew(), &anew, &inbox, part))?;
     Ok((presence, thread))
 }
@@ -228,20 +232,21 @@ impl Driver {
     fn new(
         options: PresenceOptions,
         shared: Arc<Shared>,
-        receivers: Vec<notify::Receiver>,
+        outboxes: Vec<Arc<Outbox>>,
         newest: watch::Sender<u64>,
     ) -> Driver {
         let PresenceOptions { policy, seed, identity, memory, .. } = options;
         let (state_file, saved) = StateFile::open(options.state_file);
         let is_lost = saved.is_err();
-        let (base, mut engine, alarms) = match saved {
+        let (base, mut engine, alarms, told) = match saved {
             Ok(Some((saved, age))) => {
                 let base = saved.presence.now() + age;
-                (base, Engine::restored(policy, saved.presence, base, seed).in_memory(&memory), saved.alarms)
+                let engine = Engine::restored(policy, saved.presence, base, seed).in_memory(&memory);
+                (base, engine, saved.alarms, saved.told)
             }
             Ok(None) | Err(_) => {
                 let base = EngineTime::default();
-                (base, Engine::new(policy, base, seed).in_memory(&memory), Vec::new())
+                (base, Engine::new(policy, base, seed).in_memory(&memory), Vec::new(), Some(Vec::new()))
             }
         };
         if is_lost {
@@ -250,8 +255,8 @@ impl Driver {
         let alerts = AlertBook::new(options.group_wait.as_secs_f64(), alarms);
         let epoch = Epoch::new(wall_clock(), base);
         let held = memory.holding(Holder::Presence);
-        let state = PresenceState::new(engine, epoch, identity, alerts, receivers, newest, held);
-        state.repeat_firing();
+        let state = PresenceState::new(engine, epoch, identity, alerts, outboxes, newest, held);
+        state.resume(told.as_deref());
         let now = Instant::now();
         Driver {
             state,
@@ -302,6 +307,8 @@ impl Driver {
         }
         // What happened since the last tick is notified, and the alerts that it starts or ends are saved.
         self.tick();
+        self.await_deliveries();
+        self.dirty = true;
         self.save();
     }
 
@@ -386,6 +393,7 @@ impl Driver {
         self.dirty |= self.state.engine().has_events();
         self.state.collect();
         self.dirty |= self.state.tick_alerts();
+        self.dirty |= self.state.has_delivered();
         self.next_tick += TICK;
         if self.next_tick < Instant::now() {
             self.next_tick = Instant::now() + TICK;
@@ -396,12 +404,22 @@ impl Driver {
         }
     }
 
+    /// Waits for a moment until what is notified is delivered, so that the next start does not tell it again. Who does not
+    /// answer is not waited for.
+    fn await_deliveries(&self) {
+        let until = Instant::now() + DELIVERY_PATIENCE;
+        while !self.state.is_settled() && Instant::now() < until {
+            std::thread::sleep(DELIVERY_POLL);
+        }
+    }
+
     /// Saves what has changed. Nothing is written while there was never anybody.
     fn save(&mut self) {
         let is_dirty = std::mem::take(&mut self.dirty);
         let is_nobody = self.state.engine().is_empty() && self.state_file.is_missing();
         if is_dirty && !is_nobody {
-            self.state_file.save(self.state.engine(), self.state.alerts());
+            let told = self.state.saved_targets();
+            self.state_file.save(self.state.engine(), self.state.alerts(), &told);
         }
     }
 }
@@ -466,12 +484,12 @@ mod tests {
         }
         let (queue, waiting) = (10, AtomicUsize::new(1));
         let shared = Shared { queue, waiting, lost: AtomicU64::new(0), wants_senders: AtomicBool::new(false) };
-        let outbox = Arc::new(notify::Outbox::default());
-        let receivers = vec![notify::Receiver { outbox: Arc::clone(&outbox), again: false }];
+        let outboxes = vec![Arc::new(Outbox::for_tests())];
+        let outbox = Arc::clone(&outboxes[0]);
         let (newest, _) = watch::channel(0);
-        Driver::new(options(Some(path.clone())), Arc::new(shared), receivers, newest)
+        Driver::new(options(Some(path.clone())), Arc::new(shared), outboxes, newest)
             .run(&inbox, &Part::new("presence"));
-        assert!(!outbox.is_empty());
+        assert_eq!(outbox.account().queued, 1);
         let (_, saved) = StateFile::open(Some(path));
         let (saved, _) = saved.expect("readable").expect("a state");
         let names: Vec<AlertName> = saved.alarms.iter().map(|alarm| alarm.key.name).collect();

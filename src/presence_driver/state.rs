@@ -3,16 +3,17 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::memory::{Holder, Holding, Level};
-use crate::notify;
+use crate::notify::{Outbox, SavedTarget};
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading, Refusal, Refusals,
-    ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
+    AlertBook, AlertKey, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading, Refusal,
+    Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
 };
 use crate::telemetry::{Account, PresenceAccount};
 use crate::untrusted::Escaped;
@@ -50,7 +51,9 @@ pub struct PresenceState {
     newest: watch::Sender<u64>,
     identity: Identity,
     alerts: AlertBook,
-    receivers: Vec<notify::Receiver>,
+    outboxes: Vec<Arc<Outbox>>,
+    /// How often what the targets were told had changed when it was looked at last.
+    told: u64,
     /// What the queue lost, and the events that found no room in `waiting`, until a flush takes both; and what was refused
     /// up to the last one.
     queue_drops: u64,
@@ -79,7 +82,7 @@ impl PresenceState {
         epoch: Epoch,
         identity: Identity,
         alerts: AlertBook,
-        receivers: Vec<notify::Receiver>,
+        outboxes: Vec<Arc<Outbox>>,
         newest: watch::Sender<u64>,
         held: Holding,
     ) -> PresenceState {
@@ -92,7 +95,8 @@ impl PresenceState {
             newest,
             identity,
             alerts,
-            receivers,
+            outboxes,
+            told: 0,
             queue_drops: 0,
             events_dropped: 0,
             reported: Refusals::default(),
@@ -299,34 +303,56 @@ impl PresenceState {
 
     /// Lets time pass for the alarms; `true` if one that waited is notified now.
     pub(super) fn tick_alerts(&mut self) -> bool {
-        let waited = self.alerts.tick(self.epoch.to_unix(self.engine.now()));
+        let now = self.epoch.to_unix(self.engine.now());
+        let waited = self.alerts.tick(now);
         let has_notified = !waited.is_empty();
         self.pass_on(waited);
+        self.outboxes.iter().for_each(|outbox| outbox.tick(now));
         has_notified
     }
 
-    /// Puts notifications into every receiver's queue.
+    /// Puts notifications into every target's queue.
     fn pass_on(&self, mut notifications: Vec<Notification>) {
-        if notifications.is_empty() || self.receivers.is_empty() {
+        if notifications.is_empty() || self.outboxes.is_empty() {
             return;
         }
         for notification in &mut notifications {
-            notification.detail = self.engine.detail(notification.alarm.key.service.as_deref());
+            notification.detail = self.detail(&notification.alarm.key);
         }
-        self.receivers.iter().for_each(|receiver| receiver.outbox.put(&notifications));
+        self.outboxes.iter().for_each(|outbox| outbox.put(&notifications));
     }
 
-    /// After a restart: what is still open, to those who forget what is not repeated.
-    pub(super) fn repeat_firing(&self) {
+    /// More about an alarm in words.
+    fn detail(&self, key: &AlertKey) -> String {
+        self.engine.detail(key.service.as_deref(), key.instance.as_deref())
+    }
+
+    /// After a start: targets go on from what they were told before; `None` if nobody knows that.
+    pub(super) fn resume(&self, told: Option<&[SavedTarget]>) {
         let firing = self.alerts.firing().map(|alarm| Notification {
             alarm: alarm.clone(),
             resolved: false,
             event: None,
-            detail: self.engine.detail(alarm.key.service.as_deref()),
+            detail: self.detail(&alarm.key),
         });
-        let notifications: Vec<Notification> = firing.collect();
-        let receivers = self.receivers.iter().filter(|receiver| receiver.again);
-        receivers.for_each(|receiver| receiver.outbox.put(&notifications));
+        let firing: Vec<Notification> = firing.collect();
+        self.outboxes.iter().for_each(|outbox| outbox.resume(told, &firing));
+    }
+
+    /// What the targets were told, to be saved.
+    pub(super) fn saved_targets(&self) -> Vec<SavedTarget> {
+        self.outboxes.iter().map(|outbox| outbox.save()).collect()
+    }
+
+    /// Whether that has changed since it was asked last.
+    pub(super) fn has_delivered(&mut self) -> bool {
+        let now = self.outboxes.iter().map(|outbox| outbox.version()).sum();
+        std::mem::replace(&mut self.told, now) != now
+    }
+
+    /// Whether everything is delivered that can be delivered soon.
+    pub(super) fn is_settled(&self) -> bool {
+        self.outboxes.iter().all(|outbox| outbox.is_settled())
     }
 }
 

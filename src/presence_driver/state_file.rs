@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::notify::SavedTarget;
 use crate::presence::{Alarm, AlertBook, Engine, Saved, UnixTime};
 use crate::sys::unix_time;
 
@@ -24,6 +25,9 @@ const OLDER: [&str; 1] = ["systole-presence/1"];
 pub(super) struct SavedState {
     pub(super) presence: Saved,
     pub(super) alarms: Vec<Alarm>,
+    /// What each target was told; absent from versions that did not keep that.
+    #[serde(default)]
+    pub(super) told: Option<Vec<SavedTarget>>,
 }
 
 /// The last line: it is written when everything before it is.
@@ -85,12 +89,12 @@ impl StateFile {
     }
 
     /// Writes a state. That it cannot be written is logged once.
-    pub(super) fn save(&mut self, engine: &Engine, alerts: &AlertBook) {
+    pub(super) fn save(&mut self, engine: &Engine, alerts: &AlertBook, told: &[SavedTarget]) {
         if self.lock.is_none() && self.path.is_some() {
             self.claim();
         }
         let Some(path) = &self.path else { return };
-        let outcome = store(path, engine, alerts);
+        let outcome = store(path, engine, alerts, told);
         if let Err(error) = &outcome
             && !self.failed
         {
@@ -159,7 +163,7 @@ impl<W: Write> Write for Checked<W> {
 }
 
 /// Writes a state and its trailer beside the old one, then puts it in its place.
-fn store(path: &Path, engine: &Engine, alerts: &AlertBook) -> io::Result<()> {
+fn store(path: &Path, engine: &Engine, alerts: &AlertBook, told: &[SavedTarget]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -171,6 +175,8 @@ fn store(path: &Path, engine: &Engine, alerts: &AlertBook) -> io::Result<()> {
     engine.store(&mut out)?;
     out.write_all(b",\"alarms\":")?;
     serde_json::to_writer(&mut out, &alerts.open().collect::<Vec<_>>())?;
+    out.write_all(b",\"told\":")?;
+    serde_json::to_writer(&mut out, told)?;
     out.write_all(b"}")?;
     let written = UnixTime::from_secs(unix_time());
     let trailer = Trailer { format: FORMAT.into(), written, crc32: out.hash.finalize() };
@@ -238,7 +244,7 @@ mod tests {
     fn a_state_that_cannot_be_locked_is_read_and_not_written() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("presence.json");
-        store(&path, &engine(), &alerts()).expect("written");
+        store(&path, &engine(), &alerts(), &[]).expect("written");
         let before = fs::read(&path).expect("a state");
         // A folder in the lock's place: not even root makes a file of it.
         fs::create_dir(dir.path().join("presence.json.lock")).expect("a folder");
@@ -246,7 +252,7 @@ mod tests {
         assert!(saved.is_ok_and(|saved| saved.is_some()));
         let mut later = engine();
         later.tick(EngineTime::from_secs(10.0));
-        file.save(&later, &alerts());
+        file.save(&later, &alerts(), &[]);
         assert_eq!(fs::read(&path).expect("a state"), before);
     }
 
@@ -256,7 +262,7 @@ mod tests {
         let path = dir.path().join("presence.json");
         let (mut first, _) = StateFile::open(Some(path.clone()));
         assert!(first.is_missing());
-        first.save(&engine(), &alerts());
+        first.save(&engine(), &alerts(), &[]);
         assert!(!first.is_missing());
         let (second, saved) = StateFile::open(Some(path.clone()));
         assert!(second.is_missing() && saved.is_ok_and(|saved| saved.is_none()));
@@ -270,7 +276,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("deep/presence.json");
         assert!(matches!(load(&path), Ok(None)));
-        store(&path, &engine(), &alerts()).expect("written");
+        store(&path, &engine(), &alerts(), &[]).expect("written");
         let (saved, age) = load(&path).expect("a state").expect("it is there");
         assert!(age < 5.0);
         assert_eq!(saved.presence.now(), EngineTime::from_secs(5.25));

@@ -8,7 +8,6 @@
 //! configuration is filled from) and descriptors' numbers: only what says where and how programs run, and what `env` gives it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -22,9 +21,6 @@ use crate::sys;
 
 use super::spec::bare;
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec};
-
-/// Variables that a command inherits, beside `LC_…`.
-const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"];
 
 /// `exec` in the configuration: a program and its arguments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,10 +74,6 @@ impl Spec for ExecSpec {
     }
 }
 
-fn is_inherited(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"))
-}
-
 /// A command that reads records.
 pub struct ExecSink {
     command: Vec<String>,
@@ -106,7 +98,7 @@ impl ExecSink {
         let mut child = Command::from(command)
             .args(arguments)
             .env_clear()
-            .envs(std::env::vars_os().filter(|(name, _)| is_inherited(name)))
+            .envs(sys::least_environment())
             .envs(&self.env)
             .stdin(Stdio::piped())
             .kill_on_drop(true)

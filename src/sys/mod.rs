@@ -9,13 +9,14 @@ mod descriptors;
 mod memory;
 mod raw;
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
-use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, setpriority_process};
 use rustix::thread::{CpuSet, MembarrierCommand, membarrier, sched_setaffinity};
 use socket2::Socket;
 
@@ -109,6 +110,25 @@ pub fn signal_process(pid: u32, signal: i32) -> io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
     let signal = Signal::from_named_raw(signal).ok_or(rustix::io::Errno::INVAL)?;
     Ok(kill_process(pid, signal)?)
+}
+
+/// Kills a group of processes, by the number of the one that leads it.
+///
+/// # Errors
+/// If nobody is in it any more, or they belong to another user.
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    let leader = i32::try_from(leader).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
+    Ok(kill_process_group(leader, Signal::KILL)?)
+}
+
+/// Variables that a command inherits, beside `LC_…`.
+const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"];
+
+/// The part of our environment that says where and how programs run; the rest may hold secrets.
+pub fn least_environment() -> impl Iterator<Item = (OsString, OsString)> {
+    let is_inherited =
+        |name: &OsStr| name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"));
+    std::env::vars_os().filter(move |(name, _)| is_inherited(name))
 }
 
 /// Lowers the priority of the calling thread by 10 steps of `nice`.

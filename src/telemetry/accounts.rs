@@ -192,6 +192,30 @@ accounts! {
         Counter lost: u64, series("relays.targets.lost"), metric("systole_relay_target_lines_lost");
     }
 
+    /// What became of notifications for a target, since the start. Those that its patterns or its severity leave out are not
+    /// offered.
+    NotifierAccount, "notify", ["target"] {
+        /// Notifications for a target: problems, and ends of those.
+        Counter offered: u64, whole(), series("notify.offered"), metric("systole_notifications_offered");
+        /// Notifications that the receiver took.
+        Counter delivered: u64, part(), series("notify.delivered"), metric("systole_notifications_delivered");
+        /// Notifications that wait, or are on their way.
+        Gauge queued: u64, part(), series("notify.queued"), metric("systole_notifications_queued");
+        /// Notifications given up, by reason.
+        Counter dropped: Reasons, part(), by("reason"), series("notify.dropped"), summed(),
+            metric("systole_notifications_dropped");
+        /// Attempts that failed; most are tried again.
+        Counter failures: u64, series("notify.failures"), metric("systole_notification_failures");
+        /// Whether the last attempt succeeded, or none was made: 1 or 0.
+        Gauge up: bool, series("notify.up"), metric("systole_notification_target_up");
+        /// When the receiver last took something, Unix seconds; 0 for never.
+        Gauge last_success: f64, metric("systole_notification_last_success_timestamp_seconds");
+        /// When an attempt last failed, Unix seconds; 0 for never.
+        Gauge last_failure: f64;
+        /// What went wrong last; `null` after an attempt that succeeded.
+        Detail last_error: Option<String>;
+    }
+
     /// What became of the lines of the daemon's own log; those that were written are not counted.
     LogAccount, "log", [] {
         /// Lines of the daemon's log that could not be written: nobody read standard error in time, or its disk was full.
@@ -322,7 +346,7 @@ accounts! {
         Gauge up: bool, metric("systole_part_up");
         /// How often the part failed and was started again.
         Counter restarts: u64, series("part_restarts"), rare(), metric("systole_part_restarts");
-        /// What the part lost by that and no other account counts: connections, notifications.
+        /// What the part lost by that and no other account counts, such as connections.
         Counter lost: u64, series("part_lost"), rare(), metric("systole_part_lost");
         /// Why it failed last.
         Detail last_failure: Option<String>;

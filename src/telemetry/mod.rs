@@ -9,6 +9,7 @@
 //! samples.read = recorded + folded + timestamped + dropped_by_rule + limited
 //! sinks.*      : offered = delivered + queued + spooled + dropped     (records, since the start)
 //! relays.*     : offered = delivered + queued + dropped               (datagrams, since the start)
+//! notify.*     : offered = delivered + queued + dropped               (notifications, since the start)
 //! completeness = datagrams / (datagrams + kernel_drops + unread)      (streams count as complete)
 //! ```
 //! A partly bad line counts in `malformed` only, its good samples in `samples`.
@@ -30,8 +31,8 @@ use crate::series::Series;
 
 pub use accounts::{
     CaptureAccount, FlushAccount, HistoryAccount, HolderAccount, LineAccount, ListenerAccount, LogAccount,
-    ManagementAccount, MemoryAccount, PartAccount, PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount,
-    SeriesAccount, SinkAccount, TargetAccount,
+    ManagementAccount, MemoryAccount, NotifierAccount, PartAccount, PortAccount, PresenceAccount, Refused,
+    RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
 };
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
 pub use reasons::{Counts, Limit, Named, PartState, Reasons, Refusal};
@@ -57,6 +58,9 @@ pub struct Ledger {
     /// By relay, since the start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub relays: BTreeMap<String, RelayAccount>,
+    /// By target of notifications, since the start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notify: BTreeMap<String, NotifierAccount>,
     /// The daemon's own log.
     #[serde(default)]
     pub log: LogAccount,
@@ -107,7 +111,7 @@ const fn part<A: Account>() -> Part {
 
 /// The whole table of counters, in the order of the ledger.
 #[cfg(feature = "internals")]
-pub const TABLE: [Part; 18] = [
+pub const TABLE: [Part; 19] = [
     part::<ListenerAccount>(),
     part::<LineAccount>(),
     part::<SampleAccount>(),
@@ -115,6 +119,7 @@ pub const TABLE: [Part; 18] = [
     part::<SinkAccount>(),
     part::<RelayAccount>(),
     part::<TargetAccount>(),
+    part::<NotifierAccount>(),
     part::<LogAccount>(),
     part::<CaptureAccount>(),
     part::<PresenceAccount>(),
@@ -161,6 +166,7 @@ impl Ledger {
         self.series = later.series.clone();
         self.sinks.clone_from(&later.sinks);
         self.relays.clone_from(&later.relays);
+        self.notify.clone_from(&later.notify);
         self.ports.clone_from(&later.ports);
         self.parts.clone_from(&later.parts);
         self.flush.add(&later.flush);
@@ -239,6 +245,7 @@ impl Ledger {
         check("", &self.samples)?;
         self.sinks.iter().try_for_each(|(name, sink)| check(&format!(".{name}"), sink))?;
         self.relays.iter().try_for_each(|(name, relay)| check(&format!(".{name}"), relay))?;
+        self.notify.iter().try_for_each(|(name, target)| check(&format!(".{name}"), target))?;
         if !(0.0..=1.0).contains(&self.completeness) {
             return Err(format!("completeness is {}", self.completeness));
         }
@@ -266,6 +273,7 @@ impl Ledger {
                 account(&[("relay", name), ("target", target)], sent, visit);
             }
         }
+        self.notify.iter().for_each(|(name, target)| account(&[("target", name)], target, visit));
         account(&[], &self.log, visit);
         self.capture.iter().for_each(|capture| account(&[], capture, visit));
         account(&[], &self.presence, visit);
@@ -280,11 +288,12 @@ impl Ledger {
     }
 
     /// The account as series: counters with what this interval added, gauges with levels. `before` says what sinks,
-    /// relays, ports and parts had counted at the interval's start.
+    /// relays, targets of notifications, ports and parts had counted at the interval's start.
     pub fn series(&self, before: &Ledger) -> Vec<(Series, f64)> {
         let mut fresh = self.clone();
         Value::subtract(&mut fresh.sinks, &before.sinks);
         Value::subtract(&mut fresh.relays, &before.relays);
+        Value::subtract(&mut fresh.notify, &before.notify);
         Value::subtract(&mut fresh.ports, &before.ports);
         Value::subtract(&mut fresh.parts, &before.parts);
         let mut out = Vec::new();

@@ -190,8 +190,8 @@ fn holds_for<A: Account + serde::de::DeserializeOwned + serde::Serialize + Parti
 fn every_counter_of_the_table_is_added_and_published() {
     use systole::internals::telemetry::{
         CaptureAccount, FlushAccount, HistoryAccount, HolderAccount, ListenerAccount, LogAccount, ManagementAccount,
-        MemoryAccount, PartAccount, PortAccount, PresenceAccount, RelayAccount, SeriesAccount, SinkAccount,
-        TargetAccount,
+        MemoryAccount, NotifierAccount, PartAccount, PortAccount, PresenceAccount, RelayAccount, SeriesAccount,
+        SinkAccount, TargetAccount,
     };
     holds_for::<ListenerAccount>();
     holds_for::<LineAccount>();
@@ -199,6 +199,7 @@ fn every_counter_of_the_table_is_added_and_published() {
     holds_for::<SinkAccount>();
     holds_for::<RelayAccount>();
     holds_for::<TargetAccount>();
+    holds_for::<NotifierAccount>();
     holds_for::<LogAccount>();
     holds_for::<CaptureAccount>();
     holds_for::<PresenceAccount>();
@@ -216,6 +217,7 @@ fn every_counter_of_the_table_is_added_and_published() {
         series: SeriesAccount { counters: 1, ..SeriesAccount::default() },
         sinks: [("s".to_string(), numbered(1))].into(),
         relays: [("r".to_string(), relay)].into(),
+        notify: [("n".to_string(), numbered(1))].into(),
         ports: [("p".to_string(), numbered(1))].into(),
         log: numbered(1),
         capture: Some(numbered(1)),

@@ -63,6 +63,7 @@ mod streams;
 mod supervision;
 mod support;
 mod tail;
+mod targets;
 mod terminal;
 mod tls;
 mod transports;

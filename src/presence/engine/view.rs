@@ -313,14 +313,16 @@ impl Engine {
         names.filter(|(distance, _)| *distance <= name.len().max(3) / 2).min().map(|(_, known)| known)
     }
 
-    /// More about a service, or about everything, in words: who is down, and whether we see the others.
-    pub fn detail(&self, service: Option<&str>) -> String {
+    /// More about a service, or about everything, in words: who is down, what the network lost of it or of `instance`, and whether
+    /// we see the others.
+    pub fn detail(&self, service: Option<&str>, instance: Option<&str>) -> String {
         let service = service.and_then(|name| self.roster.find_service(name)).map(|id| self.roster.service(id));
         let mut out = match service {
             Some(service) => self.describe_down(service),
             None if self.mass.is_on() => self.describe_silent(),
             None => String::new(),
         };
+        out.push_str(&service.map_or_else(String::new, |service| self.describe_loss(service, instance)));
         let is_other = |instance: &&Instance| {
             service.is_none_or(|service| self.roster.service_of(instance).order() != service.order())
         };
@@ -348,6 +350,15 @@ impl Engine {
         let silence = silences.fold(f64::INFINITY, f64::min);
         let more = if down.len() > NAMED { format!(" and {} more", down.len() - NAMED) } else { String::new() };
         format!("Down: {}{more}; last heard {} ago. ", named.join(", "), length(silence))
+    }
+
+    /// What the network lost of a service or of one of its instances, if that was measured and is worth a word.
+    fn describe_loss(&self, service: &Service, instance: Option<&str>) -> String {
+        let all = self.roster.instances_of(service).filter(|one| instance.is_none_or(|name| **one.name() == *name));
+        let losses = all.filter_map(|one| one.history().loss(self.now));
+        let Some(most) = losses.reduce(f64::max) else { return String::new() };
+        let of = if instance.is_some() { "of it was" } else { "of an instance was at most" };
+        format!("Loss {of} {} % in the last hour. ", (most * 1000.0).round() / 10.0)
     }
 
     fn describe_silent(&self) -> String {

@@ -1,0 +1,241 @@
+//! Commands: each notification is a process that gets the event as one line of JSON on its standard input.
+//!
+//! A process has a group of its own, the least environment, and a time limit, at which the whole group is killed; what it
+//! leaves behind in its group when it ends is killed, too. Its standard output goes nowhere, of its standard error the last
+//! line is logged when it fails. There are no more than `processes` at a time, and notifications of one alarm follow one
+//! another. Exit code 0 is delivered; everything else is tried again, for a quarter of an hour at most.
+
+use std::convert::Infallible;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinSet;
+
+use crate::presence::Notification;
+use crate::supervise::caught;
+use crate::sys;
+use crate::untrusted::excerpt;
+
+use super::outbox::{Loss, Outcome, which};
+use super::sender::Sender;
+use super::{FIRST_PAUSE, LONGEST_PAUSE, Target, message};
+
+/// How long a notification is tried.
+const TRIED_FOR: Duration = Duration::from_secs(900);
+
+/// Longest wait for the rest of what a command has printed.
+const REST: Duration = Duration::from_millis(100);
+
+/// Bytes of standard error that are kept, and characters of its last line that are logged.
+const KEPT: usize = 4096;
+const EXCERPT_CHARS: usize = 200;
+
+pub(super) async fn run(mut target: Target) {
+    while let Err(panic) = caught(deliver(&mut target)).await {
+        target.restart(panic).await;
+    }
+}
+
+/// A notification whose command has ended, or is to be run again.
+struct Attempt {
+    notification: Notification,
+    first: Instant,
+    pause: Duration,
+    outcome: Result<(), String>,
+}
+
+async fn deliver(target: &mut Target) {
+    let mut running: JoinSet<Attempt> = JoinSet::new();
+    // Attempts that wait: when each is due.
+    let mut waiting: Vec<(Instant, Attempt)> = Vec::new();
+    loop {
+        target.part.alive();
+        let is_stopping = *target.stop.borrow();
+        start(target, &mut running, &mut waiting, is_stopping);
+        if is_stopping && running.is_empty() {
+            if !waiting.is_empty() || !target.outbox.is_empty() {
+                target.give_up_at_stop();
+            }
+            return;
+        }
+        let due = waiting.iter().map(|(due, _)| *due).min();
+        let pause = due.map_or(LONGEST_PAUSE, |due| due.saturating_duration_since(Instant::now()));
+        let outbox = Arc::clone(&target.outbox);
+        let mut stop = target.stop.clone();
+        tokio::select! {
+            Some(ended) = running.join_next() => match ended {
+                Ok(attempt) => note(target, attempt, &mut waiting, is_stopping),
+                // Its notification is in work, and lost with everything that is.
+                Err(error) => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            },
+            () = tokio::time::sleep(pause.min(LONGEST_PAUSE)) => {}
+            () = outbox.wait() => {}
+            _ = stop.wait_for(|stop| *stop), if !is_stopping => {}
+        }
+    }
+}
+
+/// Starts what may be started: attempts that are due, then what is queued. At a stop each is tried once more.
+fn start(target: &Target, running: &mut JoinSet<Attempt>, waiting: &mut Vec<(Instant, Attempt)>, is_stopping: bool) {
+    let now = Instant::now();
+    while running.len() < target.sender.options.processes {
+        let due = waiting.iter().position(|(due, _)| *due <= now && !is_stopping);
+        let attempt = match due {
+            Some(at) => waiting.swap_remove(at).1,
+            // One that waits for its next attempt has a place, too.
+            None if running.len() + waiting.len() >= target.sender.options.processes && !is_stopping => return,
+            None => match target.outbox.take_next() {
+                Some(notification) => Attempt { notification, first: now, pause: FIRST_PAUSE, outcome: Ok(()) },
+                None => return,
+            },
+        };
+        let sender = target.sender.clone();
+        running.spawn(async move {
+            let outcome = attempt_once(&sender, &attempt.notification).await;
+            Attempt { outcome, ..attempt }
+        });
+    }
+}
+
+/// What became of a command.
+fn note(target: &mut Target, attempt: Attempt, waiting: &mut Vec<(Instant, Attempt)>, is_stopping: bool) {
+    let one = which(&attempt.notification);
+    match &attempt.outcome {
+        Ok(()) => {
+            target.note(Ok(()));
+            target.outbox.finish(&[one], Outcome::Delivered);
+        }
+        Err(problem) if !is_stopping && attempt.first.elapsed() >= TRIED_FOR => {
+            target.note(Err(problem));
+            tracing::error!(to = target.name(), problem, "the command has failed for too long; an alert is lost");
+            target.outbox.finish(&[one], Outcome::Lost(Loss::GaveUp));
+        }
+        Err(problem) => {
+            target.note(Err(problem));
+            let due = Instant::now() + attempt.pause;
+            let pause = (attempt.pause * 2).min(LONGEST_PAUSE);
+            waiting.push((due, Attempt { pause, ..attempt }));
+        }
+    }
+}
+
+/// Runs the command once.
+pub(super) async fn attempt_once(sender: &Sender, notification: &Notification) -> Result<(), String> {
+    let event = message::event(notification, &sender.identity, sender.page.as_deref());
+    let mut input = event.to_string().into_bytes();
+    input.push(b'\n');
+    let options = &sender.options;
+    let (program, arguments) = options.command.split_first().ok_or("there is no command")?;
+    let mut command = std::process::Command::new(program);
+    sys::with_first_limits(&mut command);
+    let mut child = Command::from(command)
+        .args(arguments)
+        .env_clear()
+        .envs(sys::least_environment())
+        .envs(&options.env)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("`{program}` cannot be started: {error}"))?;
+    // Killed with its whole group when this ends, however it does.
+    let group = child.id().map(Group);
+    let (mut last, mut stderr) = (Tail::default(), child.stderr.take());
+    let exchange = exchange(&mut child, &input, stderr.as_mut().map(|stderr| last.read(stderr)));
+    let ended = tokio::time::timeout(options.timeout, exchange).await;
+    drop(group);
+    if let Some(stderr) = &mut stderr {
+        // What it printed just before its end. A descendant that has left the group may hold the pipe.
+        let _ = tokio::time::timeout(REST, last.read(stderr)).await;
+    }
+    match ended {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(format!("`{program}` {}{}", ending(status), last.said())),
+        Ok(Err(error)) => Err(format!("`{program}` cannot be watched: {error}")),
+        Err(_) => {
+            let limit = options.timeout.as_secs_f64();
+            Err(format!("`{program}` did not end within {limit} s and was killed with its group{}", last.said()))
+        }
+    }
+}
+
+/// A group of processes, which is killed when this is dropped.
+struct Group(u32);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Nobody is left, most likely.
+        let _ = sys::kill_group(self.0);
+    }
+}
+
+/// Gives a command its input, reads what it says, and waits for its end.
+async fn exchange(
+    child: &mut Child,
+    input: &[u8],
+    read: Option<impl Future<Output = ()>>,
+) -> std::io::Result<ExitStatus> {
+    let stdin = child.stdin.take();
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // One that does not read its input is none the worse.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let pipes = async {
+        tokio::join!(write, async {
+            if let Some(read) = read {
+                read.await;
+            }
+        });
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        status = child.wait() => status,
+        never = pipes => match never {},
+    }
+}
+
+/// How a command ended, in words.
+fn ending(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".into(),
+    }
+}
+
+/// The end of what a command prints.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    /// Reads to the end, however much it is.
+    async fn read(&mut self, from: &mut ChildStderr) {
+        let mut piece = vec![0; KEPT];
+        while let Ok(read @ 1..) = from.read(&mut piece).await {
+            self.0.extend_from_slice(&piece[..read]);
+            let surplus = self.0.len().saturating_sub(KEPT);
+            self.0.drain(..surplus);
+            // One that prints without end holds nobody else up.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Its last line, as the end of a sentence.
+    fn said(&self) -> String {
+        let text = self.0.trim_ascii_end();
+        let line = text.rsplit(|&byte| byte == b'\n').next().unwrap_or(&[]);
+        if line.is_empty() { String::new() } else { format!(": {}", excerpt(line, EXCERPT_CHARS)) }
+    }
+}

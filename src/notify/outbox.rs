@@ -1,0 +1,611 @@
+//! The queue of one target, what it knows to be told, and its account.
+//!
+//! The pairing rule holds here for each target: an end is queued if and only if its problem was. A problem that is given up
+//! before it was delivered takes its end with it. What was delivered is saved with the state of presence, so that a start
+//! tells what is not told yet, ends what ended in between, and repeats nothing.
+//!
+//! `offered = delivered + queued + dropped`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::presence::{Alarm, AlertKey, AlertState, Notification, Severity, UnixTime};
+use crate::sys::unix_time;
+use crate::telemetry::NotifierAccount;
+
+use super::route::Route;
+
+/// Most notifications in a queue.
+pub(super) const QUEUE: usize = 1000;
+
+/// Why a notification is not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The queue was full, or the problem of an end was given up.
+    QueueFull,
+    /// The receiver refuses it, and would again.
+    Refused,
+    /// It was tried for too long.
+    GaveUp,
+    /// Another one about the same took its place before it was sent.
+    Superseded,
+    /// The target's task failed while it had it.
+    Failed,
+    /// The daemon stopped first.
+    Shutdown,
+}
+
+impl Loss {
+    fn name(self) -> &'static str {
+        match self {
+            Loss::QueueFull => "queue_full",
+            Loss::Refused => "refused",
+            Loss::GaveUp => "gave_up",
+            Loss::Superseded => "superseded",
+            Loss::Failed => "failed",
+            Loss::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What became of a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The receiver has it.
+    Delivered,
+    /// It never will.
+    Lost(Loss),
+}
+
+/// A notification by its alarm, and whether it is the end of it.
+pub(super) type Which = (AlertKey, bool);
+
+/// What a notification is known by.
+pub(super) fn which(notification: &Notification) -> Which {
+    (notification.alarm.key.clone(), notification.resolved)
+}
+
+/// What a target knows of an alarm.
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    severity: Severity,
+    since: UnixTime,
+    until: Option<UnixTime>,
+    /// The receiver has the problem.
+    delivered: bool,
+    /// Its end is queued: what it says.
+    ending: Option<String>,
+}
+
+/// What a target was told, as it is saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedTarget {
+    target: String,
+    alarms: Vec<SavedAlarm>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct SavedAlarm {
+    #[serde(rename = "topic")]
+    key: AlertKey,
+    severity: Severity,
+    since: UnixTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<UnixTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ending: Option<String>,
+}
+
+/// The queue of one target.
+#[derive(Debug)]
+pub struct Outbox {
+    name: String,
+    route: Route,
+    /// Whether the receiver wants an end of what ends by itself.
+    ends_passing: bool,
+    /// Whether it forgets what is not repeated.
+    forgets: bool,
+    inner: Mutex<Inner>,
+    wake: tokio::sync::Notify,
+    /// Grows when what is to be saved has changed.
+    version: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    queue: VecDeque<Notification>,
+    in_work: Vec<Which>,
+    told: BTreeMap<AlertKey, Known>,
+    account: NotifierAccount,
+    fails: bool,
+    /// It went on from an earlier start.
+    is_resumed: bool,
+}
+
+impl Outbox {
+    /// An empty one.
+    pub(super) fn new(name: &str, route: Route, ends_passing: bool, forgets: bool) -> Outbox {
+        Outbox {
+            name: name.to_string(),
+            route,
+            ends_passing,
+            forgets,
+            inner: Mutex::default(),
+            wake: tokio::sync::Notify::new(),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    /// One that takes everything.
+    #[cfg(test)]
+    pub fn for_tests() -> Outbox {
+        Outbox::new("test", Route::default(), false, false)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues what this target is to be sent: problems that its route takes, and ends of those. When the queue is full the
+    /// oldest problem is given up, and its end with it unless the receiver has it already; the end of a problem that the
+    /// receiver has is never given up.
+    pub fn put(&self, notifications: &[Notification]) {
+        let mut inner = self.lock();
+        notifications.iter().for_each(|notification| inner.put(notification, &self.route));
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Notes that the receiver knows these alarms, whoever has told it.
+    pub fn adopt<'a>(&self, alarms: impl IntoIterator<Item = &'a Alarm>) {
+        let mut inner = self.lock();
+        for alarm in alarms.into_iter().filter(|alarm| self.route.takes(alarm)) {
+            inner.note(alarm).delivered = true;
+        }
+    }
+
+    /// Lets time pass: what ends by itself is over, and the receiver is told so if it does not find out by itself.
+    pub fn tick(&self, now: UnixTime) {
+        let mut inner = self.lock();
+        let is_over = |told: &Known| told.ending.is_none() && told.until.is_some_and(|until| until <= now);
+        let over = inner.told.iter().filter(|(_, told)| is_over(told));
+        let over: Vec<Alarm> = over.map(|(key, told)| told.alarm(key, "nothing more was seen of it")).collect();
+        if over.is_empty() {
+            return;
+        }
+        for alarm in over {
+            if self.ends_passing {
+                inner.put(&ended(alarm), &self.route);
+            } else {
+                inner.told.remove(&alarm.key);
+            }
+        }
+        drop(inner);
+        self.version.fetch_add(1, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// After a start: `saved` is what the receiver was told before, `None` if nobody knows, and `firing` what is notified
+    /// and not over. What it was not told is queued, and so is the end of what is over; who forgets is told everything.
+    pub fn resume(&self, saved: Option<&[SavedTarget]>, firing: &[Notification]) {
+        let mut inner = self.lock();
+        // When presence alone starts again, this queue knows better than what was saved.
+        let known = inner.is_resumed.then(|| inner.told.iter().map(saved_alarm).collect::<Vec<_>>());
+        inner.is_resumed = true;
+        let of_file = || saved?.iter().find(|one| one.target == self.name).map(|one| &one.alarms[..]).or(Some(&[]));
+        let own = known.as_deref().or_else(of_file);
+        for notification in firing {
+            let alarm = &notification.alarm;
+            let is_told = own.is_none_or(|own| own.iter().any(|one| one.key == alarm.key && one.ending.is_none()));
+            if is_told && (self.route.takes(alarm) || own.is_some()) {
+                inner.note(alarm).delivered = true;
+            }
+            if !is_told || self.forgets {
+                inner.put(notification, &self.route);
+            }
+        }
+        for one in own.unwrap_or_default() {
+            let is_open = one.ending.is_none() && firing.iter().any(|firing| firing.alarm.key == one.key);
+            if !is_open {
+                let told =
+                    Known { severity: one.severity, since: one.since, until: one.until, delivered: true, ending: None };
+                let text = one.ending.as_deref().unwrap_or("it was over when the daemon started again");
+                let end = ended(told.alarm(&one.key, text));
+                let is_passing = one.ending.is_none() && one.until.is_some();
+                if one.ending.is_none() || known.is_none() {
+                    inner.told.insert(one.key.clone(), told);
+                }
+                if !is_passing {
+                    inner.put(&end, &self.route);
+                }
+            }
+        }
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// What the receiver was told and is to be remembered.
+    pub fn save(&self) -> SavedTarget {
+        let inner = self.lock();
+        let delivered = inner.told.iter().filter(|(_, told)| told.delivered);
+        SavedTarget { target: self.name.clone(), alarms: delivered.map(saved_alarm).collect() }
+    }
+
+    /// A number that grows when [`Outbox::save`] would say something else.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing waits that could be delivered soon.
+    pub fn is_settled(&self) -> bool {
+        let inner = self.lock();
+        inner.fails || (inner.queue.is_empty() && inner.in_work.is_empty())
+    }
+
+    /// Its account.
+    pub fn account(&self) -> NotifierAccount {
+        let inner = self.lock();
+        let queued = (inner.queue.len() + inner.in_work.len()) as u64;
+        NotifierAccount { queued, up: !inner.fails, ..inner.account.clone() }
+    }
+}
+
+fn saved_alarm((key, told): (&AlertKey, &Known)) -> SavedAlarm {
+    SavedAlarm {
+        key: key.clone(),
+        severity: told.severity,
+        since: told.since,
+        until: told.until,
+        ending: told.ending.clone(),
+    }
+}
+
+/// The end of an alarm that no event tells of.
+fn ended(alarm: Alarm) -> Notification {
+    Notification { alarm, resolved: true, event: None, detail: String::new() }
+}
+
+/// For the target's task.
+impl Outbox {
+    /// Resolves when something may wait.
+    pub(super) async fn wait(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
+    }
+
+    /// Takes up to a number of notifications into work.
+    pub(super) fn take(&self, most: usize) -> Vec<Notification> {
+        let mut inner = self.lock();
+        let count = inner.queue.len().min(most);
+        let taken: Vec<Notification> = inner.queue.drain(..count).collect();
+        inner.in_work.extend(taken.iter().map(which));
+        taken
+    }
+
+    /// Takes the next notification, unless its alarm is among those in work: they are told in order.
+    pub(super) fn take_next(&self) -> Option<Notification> {
+        let mut inner = self.lock();
+        let next = &inner.queue.front()?.alarm.key;
+        if inner.in_work.iter().any(|(key, _)| key == next) {
+            return None;
+        }
+        let taken = inner.queue.pop_front()?;
+        inner.in_work.push(which(&taken));
+        Some(taken)
+    }
+
+    /// Takes everything; what is in work about the same alarm gives way.
+    pub(super) fn take_all(&self) -> Vec<Notification> {
+        let mut inner = self.lock();
+        let taken: Vec<Notification> = inner.queue.drain(..).collect();
+        for notification in &taken {
+            let key = &notification.alarm.key;
+            let before = inner.in_work.len();
+            inner.in_work.retain(|(other, _)| other != key);
+            let gone = before - inner.in_work.len();
+            inner.drop_for(Loss::Superseded, gone);
+            inner.in_work.push(which(notification));
+        }
+        taken
+    }
+
+    /// Puts notifications that were taken back to where they were.
+    pub(super) fn put_back(&self, notifications: Vec<Notification>) {
+        let mut inner = self.lock();
+        for notification in notifications.into_iter().rev() {
+            inner.take_from_work(&which(&notification));
+            inner.queue.push_front(notification);
+        }
+    }
+
+    /// Notes what became of notifications that were taken.
+    pub(super) fn finish(&self, taken: &[Which], outcome: Outcome) {
+        let mut inner = self.lock();
+        taken.iter().for_each(|one| inner.finish(one, outcome));
+        drop(inner);
+        self.version.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes what became of everything that was taken.
+    pub(super) fn finish_all(&self, outcome: Outcome) -> usize {
+        let taken = self.lock().in_work.clone();
+        self.finish(&taken, outcome);
+        taken.len()
+    }
+
+    /// The daemon stops: what waits is lost for this run. How much that is.
+    pub(super) fn shut_down(&self) -> usize {
+        let mut inner = self.lock();
+        let count = inner.queue.len() + inner.in_work.len();
+        inner.queue.clear();
+        inner.in_work.clear();
+        // What was not delivered is no more told after this than before, and the next start tells it.
+        inner.drop_for(Loss::Shutdown, count);
+        count
+    }
+
+    /// Notes an attempt that succeeded.
+    pub(super) fn note_success(&self) {
+        let mut inner = self.lock();
+        inner.account.last_success = unix_time();
+        inner.account.last_error = None;
+        inner.fails = false;
+    }
+
+    /// Notes an attempt that failed.
+    pub(super) fn note_failure(&self, problem: &str) {
+        let mut inner = self.lock();
+        inner.account.failures += 1;
+        inner.account.last_failure = unix_time();
+        inner.account.last_error = Some(problem.to_string());
+        inner.fails = true;
+    }
+}
+
+impl Known {
+    /// The alarm as far as it is remembered.
+    fn alarm(&self, key: &AlertKey, text: &str) -> Alarm {
+        Alarm {
+            key: key.clone(),
+            severity: self.severity,
+            text: text.to_string(),
+            since: self.since,
+            until: None,
+            state: AlertState::Firing,
+        }
+    }
+}
+
+impl Inner {
+    /// Remembers that an alarm is told, or about to be.
+    fn note(&mut self, alarm: &Alarm) -> &mut Known {
+        let fresh =
+            || Known { severity: alarm.severity, since: alarm.since, until: None, delivered: false, ending: None };
+        let told = self.told.entry(alarm.key.clone()).or_insert_with(fresh);
+        (told.severity, told.since, told.until, told.ending) = (alarm.severity, alarm.since, alarm.until, None);
+        told
+    }
+
+    fn put(&mut self, notification: &Notification, route: &Route) {
+        let alarm = &notification.alarm;
+        let told = self.told.get_mut(&alarm.key);
+        if notification.resolved {
+            let Some(told) = told.filter(|told| told.ending.is_none()) else { return };
+            if !route.resolved {
+                self.told.remove(&alarm.key);
+                return;
+            }
+            told.ending = Some(alarm.text.clone());
+        } else {
+            if told.is_none() && !route.takes(alarm) {
+                return;
+            }
+            self.note(alarm);
+            self.make_room();
+        }
+        self.account.offered += 1;
+        self.queue.push_back(notification.clone());
+    }
+
+    /// If the queue is full, gives the oldest problem up.
+    fn make_room(&mut self) {
+        if self.queue.len() >= QUEUE
+            && let Some(at) = self.queue.iter().position(|notification| !notification.resolved)
+            && let Some(gone) = self.queue.remove(at)
+        {
+            self.drop_for(Loss::QueueFull, 1);
+            self.give_up(&gone.alarm.key);
+        }
+    }
+
+    /// A problem was lost: unless the receiver knows of it otherwise, its end is not told.
+    fn give_up(&mut self, key: &AlertKey) {
+        let is_delivered = self.told.get(key).is_none_or(|told| told.delivered);
+        let is_in_work = self.in_work.iter().any(|(other, resolved)| other == key && !resolved);
+        let is_queued = self.queue.iter().any(|other| other.alarm.key == *key && !other.resolved);
+        if is_delivered || is_in_work || is_queued {
+            return;
+        }
+        self.told.remove(key);
+        let before = self.queue.len();
+        self.queue.retain(|other| other.alarm.key != *key);
+        self.drop_for(Loss::QueueFull, before - self.queue.len());
+    }
+
+    fn drop_for(&mut self, loss: Loss, count: usize) {
+        if count > 0 {
+            self.account.dropped.count(loss.name(), count as u64);
+        }
+    }
+
+    /// Whether it was in work, which it is no more.
+    fn take_from_work(&mut self, one: &Which) -> bool {
+        let found = self.in_work.iter().position(|other| other == one);
+        found.is_some_and(|at| {
+            self.in_work.remove(at);
+            true
+        })
+    }
+
+    fn finish(&mut self, one: &Which, outcome: Outcome) {
+        if !self.take_from_work(one) {
+            return;
+        }
+        let (key, is_end) = one;
+        match outcome {
+            Outcome::Delivered => self.account.delivered += 1,
+            Outcome::Lost(loss) => self.drop_for(loss, 1),
+        }
+        match (is_end, outcome) {
+            // A refused end is over, too: nothing would be gained by another one.
+            (true, _) => match self.told.get_mut(key) {
+                Some(told) if told.ending.is_some() => drop(self.told.remove(key)),
+                // It is a problem again.
+                Some(told) => told.delivered = false,
+                None => {}
+            },
+            (false, Outcome::Delivered) => {
+                if let Some(told) = self.told.get_mut(key) {
+                    told.delivered = true;
+                }
+            }
+            (false, Outcome::Lost(_)) => self.give_up(key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::AlertName;
+
+    fn notification(n: usize, resolved: bool) -> Notification {
+        let key = AlertKey {
+            service: Some("a".into()),
+            instance: Some(format!("{n}").into()),
+            ..AlertKey::of(AlertName::InstanceDown)
+        };
+        let (severity, since, until) = (Severity::Warning, UnixTime::default(), None);
+        let alarm = Alarm { key, severity, text: String::new(), since, until, state: AlertState::Firing };
+        Notification { alarm, resolved, event: None, detail: String::new() }
+    }
+
+    fn outbox(route: Route) -> Outbox {
+        Outbox::new("t", route, false, false)
+    }
+
+    fn numbers(taken: &[Notification]) -> Vec<(String, bool)> {
+        taken.iter().map(|one| (one.alarm.key.instance.clone().expect("one").to_string(), one.resolved)).collect()
+    }
+
+    fn balanced(outbox: &Outbox) {
+        let account = outbox.account();
+        assert_eq!(account.offered, account.delivered + account.queued + account.dropped.total(), "{account:?}");
+    }
+
+    #[test]
+    fn a_full_queue_gives_up_problems_and_with_them_their_ends() {
+        let outbox = outbox(Route::default());
+        // A problem that was delivered long ago, and its end.
+        outbox.put(&[notification(9999, false)]);
+        outbox.take(1);
+        outbox.finish_all(Outcome::Delivered);
+        outbox.put(&[notification(9999, true)]);
+        (0..QUEUE + 4).for_each(|n| outbox.put(&[notification(n, false)]));
+        outbox.put(&[notification(0, true)]);
+        balanced(&outbox);
+        let taken = outbox.take(usize::MAX);
+        assert_eq!((taken.len(), outbox.account().dropped.total()), (QUEUE, 5));
+        assert!(taken[0].resolved, "the end is still there");
+        assert!(taken[1..].iter().all(|one| !one.resolved), "the end of a problem nobody was told of is not");
+    }
+
+    #[test]
+    fn an_end_is_queued_if_and_only_if_its_problem_was() {
+        let route = Route { instances: vec!["1".into()], ..Route::default() };
+        let outbox = outbox(route);
+        outbox.put(&[notification(1, false), notification(2, false), notification(2, true), notification(3, true)]);
+        outbox.put(&[notification(1, true), notification(1, true)]);
+        assert_eq!(numbers(&outbox.take(9)), [("1".to_string(), false), ("1".to_string(), true)]);
+        outbox.finish_all(Outcome::Delivered);
+        outbox.put(&[notification(1, true)]);
+        assert!(outbox.is_empty());
+        // A refused problem has no end.
+        outbox.put(&[notification(1, false), notification(1, true)]);
+        outbox.take(1);
+        outbox.finish_all(Outcome::Lost(Loss::Refused));
+        assert!(outbox.is_empty());
+        balanced(&outbox);
+        // Ends that nobody wants are not sent.
+        let quiet = super::tests::outbox(Route { resolved: false, ..Route::default() });
+        quiet.put(&[notification(1, false), notification(1, true)]);
+        assert_eq!(numbers(&quiet.take(9)), [("1".to_string(), false)]);
+    }
+
+    #[test]
+    fn a_start_tells_what_is_not_told_and_ends_what_ended_and_repeats_nothing() {
+        let before = outbox(Route::default());
+        // 1 is delivered, 2 waits, 3 is delivered and its end waits, 4 is delivered and over when the next one starts.
+        before.put(&[notification(1, false), notification(3, false), notification(4, false)]);
+        before.take(9);
+        before.finish_all(Outcome::Delivered);
+        before.put(&[notification(2, false), notification(3, true)]);
+        let saved = serde_json::to_string(&[before.save()]).expect("JSON");
+        let saved: Vec<SavedTarget> = serde_json::from_str(&saved).expect("what was saved");
+        let firing = [notification(1, false), notification(2, false)];
+        let after = outbox(Route::default());
+        after.resume(Some(&saved), &firing);
+        let due = [("2".to_string(), false), ("3".to_string(), true), ("4".to_string(), true)];
+        assert_eq!(numbers(&after.take(9)), due);
+        after.put(&[notification(1, true)]);
+        assert_eq!(numbers(&after.take(9)), [("1".to_string(), true)]);
+        // Nobody knows what was told: what is firing was.
+        let after = outbox(Route::default());
+        after.resume(None, &firing);
+        assert!(after.is_empty());
+        after.put(&[notification(1, true)]);
+        assert_eq!(numbers(&after.take(9)), [("1".to_string(), true)]);
+        // A target that is new is told what is open.
+        let new = Outbox::new("new", Route::default(), false, false);
+        new.resume(Some(&saved), &firing);
+        assert_eq!(numbers(&new.take(9)).len(), 2);
+    }
+
+    #[test]
+    fn what_ends_by_itself_is_ended_for_those_who_do_not_find_out() {
+        let at = UnixTime::from_secs;
+        let mut passing = notification(1, false);
+        passing.alarm.until = Some(at(300.0));
+        for ends_passing in [false, true] {
+            let outbox = Outbox::new("t", Route::default(), ends_passing, false);
+            outbox.put(std::slice::from_ref(&passing));
+            outbox.take(9);
+            outbox.finish_all(Outcome::Delivered);
+            outbox.tick(at(299.0));
+            assert!(outbox.is_empty());
+            outbox.tick(at(300.0));
+            assert_eq!(outbox.take(9).len(), usize::from(ends_passing));
+            assert!(ends_passing || outbox.save().alarms.is_empty());
+        }
+    }
+
+    #[test]
+    fn one_alarm_is_told_in_order_while_others_are_in_work() {
+        let outbox = outbox(Route::default());
+        outbox.put(&[notification(1, false), notification(1, true), notification(2, false)]);
+        let first = outbox.take_next().expect("the problem");
+        assert!(outbox.take_next().is_none(), "its end waits");
+        outbox.finish(&[which(&first)], Outcome::Delivered);
+        let end = outbox.take_next().expect("its end");
+        assert!(end.resolved);
+        assert!(outbox.take_next().is_some_and(|other| !other.resolved));
+        balanced(&outbox);
+    }
+}

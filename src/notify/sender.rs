@@ -1,0 +1,341 @@
+//! One request for one kind of target: what it is sent, and what an answer means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hyper::Method;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use serde_json::{Value, json};
+
+use crate::http_client::{Answer, HttpClient, HttpError, masked};
+use crate::presence::{Identity, Notification, Severity};
+use crate::untrusted::{Escaped, excerpt};
+
+use super::message::{self, Message, cut, cut_bytes};
+use super::{TargetKind, TargetOptions};
+
+/// Most bytes of an answer that are read.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Characters of an answer that are logged.
+const EXCERPT_CHARS: usize = 300;
+
+/// Limits of Slack (docs.slack.dev/reference/block-kit): of a section's text and of a plain text, in characters.
+const SLACK_SECTION: usize = 3000;
+const SLACK_FALLBACK: usize = 4000;
+
+/// Limits of PagerDuty (Events API v2): of a summary and of a key.
+const PAGERDUTY_SUMMARY: usize = 1024;
+const PAGERDUTY_KEY: usize = 255;
+
+/// Limits of ntfy: of a message in bytes (`message-size-limit`; a longer one becomes an attachment), and of a title.
+const NTFY_MESSAGE: usize = 4096;
+const NTFY_TITLE: usize = 250;
+
+/// Why a notification was not delivered.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Failure {
+    /// In words, with what the receiver said.
+    pub(super) problem: String,
+    /// It would be refused again.
+    pub(super) is_permanent: bool,
+    /// When the receiver wants to be asked again.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// One that may pass.
+    pub(super) fn temporary(problem: impl Into<String>) -> Failure {
+        Failure { problem: problem.into(), is_permanent: false, retry_after: None }
+    }
+}
+
+/// Sends notifications to one target over HTTP.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    pub(super) options: Arc<TargetOptions>,
+    pub(super) client: HttpClient,
+    pub(super) page: Option<String>,
+    pub(super) identity: Identity,
+}
+
+/// A request before it is sent.
+#[derive(Debug, PartialEq)]
+struct Request {
+    url: String,
+    headers: Vec<(HeaderName, String)>,
+    body: Vec<u8>,
+}
+
+impl Sender {
+    /// Sends notifications: a webhook takes several at a time, the others one. What the receiver said.
+    pub(super) async fn send(&self, batch: &[Notification]) -> Result<String, Failure> {
+        self.post(self.request(batch)).await
+    }
+
+    /// Posts JSON to a URL.
+    pub(super) async fn post_json(&self, url: String, body: &Value) -> Result<String, Failure> {
+        self.post(self.json_to(url, body)).await
+    }
+
+    async fn post(&self, Request { url, headers, body }: Request) -> Result<String, Failure> {
+        let answer = self.client.submit(Method::POST, &url, headers, body, self.options.timeout, MAX_ANSWER).await;
+        outcome(answer)
+    }
+
+    fn json_to(&self, url: String, body: &Value) -> Request {
+        let mut headers = vec![(CONTENT_TYPE, "application/json".to_string())];
+        headers.extend(self.token());
+        Request { url, headers, body: body.to_string().into_bytes() }
+    }
+
+    fn token(&self) -> Option<(HeaderName, String)> {
+        let token = &self.options.token;
+        (!token.is_empty()).then(|| (AUTHORIZATION, format!("Bearer {token}")))
+    }
+
+    fn request(&self, batch: &[Notification]) -> Request {
+        let (url, page) = (self.options.url.clone(), self.page.as_deref());
+        match (self.options.kind, batch.first()) {
+            (TargetKind::Slack, Some(one)) => self.json_to(url, &slack(&Message::new(one, page))),
+            (TargetKind::PagerDuty, Some(one)) => {
+                self.json_to(url, &pagerduty(one, &self.options.routing_key, &self.identity, page))
+            }
+            (TargetKind::Ntfy, Some(one)) => {
+                let (mut headers, body) = ntfy(one, page);
+                headers.extend(self.token());
+                Request { url, headers, body }
+            }
+            (TargetKind::Webhook | TargetKind::Alertmanager | TargetKind::Exec, _) | (_, None) => {
+                let events: Vec<Value> = batch.iter().map(|one| message::event(one, &self.identity, page)).collect();
+                let keys: Vec<String> = batch.iter().map(|one| one.alarm.key.dedup_key()).collect();
+                self.json_to(url, &json!({"version": 1, "events": events, "dedup_keys": keys}))
+            }
+        }
+    }
+}
+
+/// What an answer means: 2xx is delivered; 408, 425, 429, 5xx, a redirect (which is not followed: it would carry secrets
+/// elsewhere) and no answer may pass; any other 4xx would come again.
+fn outcome(answer: Result<Answer, HttpError>) -> Result<String, Failure> {
+    let answer = answer.map_err(|error| Failure::temporary(error.to_string()))?;
+    let said = excerpt(&answer.body, EXCERPT_CHARS);
+    let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+    match answer.status {
+        200..300 => Ok(answer.status.to_string()),
+        status @ 300..400 => {
+            let to = answer.headers.get("location").and_then(|to| to.to_str().ok()).map_or(String::new(), masked);
+            Err(Failure::temporary(format!("it answers {status}, a redirect to `{to}`, which is not followed")))
+        }
+        status => Err(Failure {
+            problem: format!("it answers {status}{said}"),
+            is_permanent: (400..500).contains(&status) && !matches!(status, 408 | 425 | 429),
+            retry_after: answer.retry_after(),
+        }),
+    }
+}
+
+/// Text for Slack's `mrkdwn`: these three are escaped (docs.slack.dev/messaging/formatting-message-text).
+fn slack_text(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A message for an incoming webhook of Slack: `text` is what notifications and receivers without blocks show.
+fn slack(message: &Message) -> Value {
+    let sign = match message.word {
+        "CRITICAL" => "✕",
+        "RESOLVED" => "✓",
+        "ENDED" => "–",
+        _ => "▲",
+    };
+    let headline = format!("{sign} {}", message.headline());
+    let title = slack_text(&cut(&headline, 500));
+    let title = match &message.link {
+        Some(link) => format!("*<{link}|{}>*", title.replace('|', "¦")),
+        None => format!("*{title}*"),
+    };
+    // Escaping makes text longer, so that is cut before: no character becomes more than five.
+    let mut whole = title;
+    let mut left = SLACK_SECTION.saturating_sub(whole.chars().count() + 1);
+    whole.push('\n');
+    for c in message.text.chars() {
+        let shown = slack_text(c.encode_utf8(&mut [0; 4]));
+        let length = shown.chars().count();
+        if length > left {
+            break;
+        }
+        left -= length;
+        whole.push_str(&shown);
+    }
+    let fallback = slack_text(&cut(&format!("{headline}\n{}", message.text), SLACK_FALLBACK / 5));
+    json!({
+        "text": fallback,
+        "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": whole}}],
+    })
+}
+
+/// The key of an alarm within PagerDuty's limit: a longer one keeps its beginning and gets a checksum.
+fn pagerduty_key(key: &str) -> String {
+    if key.len() <= PAGERDUTY_KEY {
+        return key.to_string();
+    }
+    let sum = format!("#{:08x}", crc32fast::hash(key.as_bytes()));
+    format!("{}{sum}", cut_bytes(key, PAGERDUTY_KEY - sum.len()))
+}
+
+/// An event of PagerDuty's Events API v2 (developer.pagerduty.com, "Send an Alert Event").
+fn pagerduty(notification: &Notification, routing_key: &str, identity: &Identity, page: Option<&str>) -> Value {
+    let alarm = &notification.alarm;
+    let key = pagerduty_key(&Escaped(&alarm.key.dedup_key()).to_string());
+    if notification.resolved {
+        return json!({"routing_key": routing_key, "event_action": "resolve", "dedup_key": key});
+    }
+    let message = Message::new(notification, page);
+    let mut payload = json!({
+        "summary": cut(&message.title, PAGERDUTY_SUMMARY),
+        "source": identity.node,
+        "severity": match alarm.severity {
+            Severity::Critical => "critical",
+            Severity::Warning => "warning",
+            Severity::Info => "info",
+        },
+        "timestamp": alarm.since.rfc3339(),
+        "group": "presence",
+        "class": alarm.key.name,
+        "custom_details": {"text": message.text},
+    });
+    if let Some(service) = &alarm.key.service {
+        payload["component"] = Escaped(service).to_string().into();
+    }
+    for (name, value) in [("instance", alarm.key.instance.as_deref()), ("code", message::code(notification))] {
+        if let Some(value) = value {
+            payload["custom_details"][name] = Escaped(value).to_string().into();
+        }
+    }
+    let mut event = json!({
+        "routing_key": routing_key,
+        "event_action": "trigger",
+        "dedup_key": key,
+        "payload": payload,
+        "client": "systole",
+    });
+    if let Some(link) = message.link {
+        event["client_url"] = link.as_str().into();
+        event["links"] = json!([{"href": link, "text": "Presence board"}]);
+    }
+    event
+}
+
+/// The value of a header that may hold any text (RFC 2047, as docs.ntfy.sh/publish has it for UTF-8).
+fn header_text(text: &str) -> String {
+    let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && !text.contains("=?");
+    if is_plain { text.to_string() } else { format!("=?UTF-8?B?{}?=", BASE64_STANDARD.encode(text)) }
+}
+
+/// A message for ntfy: headers and the body (docs.ntfy.sh/publish).
+fn ntfy(notification: &Notification, page: Option<&str>) -> (Vec<(HeaderName, String)>, Vec<u8>) {
+    let message = Message::new(notification, page);
+    let (priority, tag) = match (notification.resolved, notification.alarm.severity) {
+        (true, _) => ("3", "white_check_mark"),
+        (false, Severity::Critical) => ("5", "rotating_light"),
+        (false, Severity::Warning) => ("4", "warning"),
+        (false, Severity::Info) => ("2", "information_source"),
+    };
+    let mut headers = vec![
+        (HeaderName::from_static("title"), header_text(&cut(&message.headline(), NTFY_TITLE))),
+        (HeaderName::from_static("priority"), priority.to_string()),
+        (HeaderName::from_static("tags"), format!("{tag},{}", notification.alarm.key.name)),
+    ];
+    headers.extend(message.link.map(|link| (HeaderName::from_static("click"), link)));
+    (headers, cut_bytes(&message.text, NTFY_MESSAGE).as_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::{Alarm, AlertKey, AlertName, AlertState, UnixTime};
+
+    fn notification(text: &str, severity: Severity, resolved: bool) -> Notification {
+        let key = AlertKey { service: Some("pay".into()), ..AlertKey::of(AlertName::ServiceDown) };
+        let since = UnixTime::from_secs(1e9);
+        let alarm = Alarm { key, severity, text: text.into(), since, until: None, state: AlertState::Firing };
+        Notification { alarm, resolved, event: None, detail: "<b>&\u{202e}".into() }
+    }
+
+    #[test]
+    fn slack_gets_escaped_text_within_its_limits() {
+        let long = format!("pay <down> & |out|; {}", "<".repeat(5000));
+        let body = slack(&Message::new(&notification(&long, Severity::Critical, false), Some("http://x")));
+        let block = body["blocks"][0]["text"]["text"].as_str().expect("text");
+        assert!(block.starts_with("*<http://x/presence/pay|✕ CRITICAL: pay &lt;down&gt; &amp; ¦out¦>*\n"), "{block}");
+        assert!(block.chars().count() <= SLACK_SECTION && !block.contains('\u{202e}'), "{block}");
+        assert!(block.trim_end_matches("&lt;").ends_with('\n'), "no reference is cut: {block}");
+        let text = body["text"].as_str().expect("text");
+        assert!(text.starts_with("✕ CRITICAL: pay &lt;down&gt;") && text.chars().count() <= SLACK_FALLBACK, "{text}");
+    }
+
+    #[test]
+    fn pagerduty_gets_a_key_within_its_limit_that_is_the_same_for_an_end() {
+        let mut told = notification("pay is down", Severity::Critical, false);
+        told.alarm.key.service = Some("é".repeat(130).into());
+        let identity = Identity { node: "n".into(), boot: 1 };
+        let trigger = pagerduty(&told, "k", &identity, Some("http://x"));
+        told.resolved = true;
+        let resolve = pagerduty(&told, "k", &identity, None);
+        assert_eq!(trigger["dedup_key"], resolve["dedup_key"]);
+        assert!(trigger["dedup_key"].as_str().is_some_and(|key| key.len() <= PAGERDUTY_KEY), "{trigger}");
+        assert_eq!(
+            (&trigger["payload"]["severity"], &resolve["event_action"]),
+            (&"critical".into(), &"resolve".into())
+        );
+        assert!(trigger["links"][0]["href"].as_str().is_some_and(|href| href.starts_with("http://x/presence/")));
+    }
+
+    #[test]
+    fn ntfy_gets_headers_of_plain_ascii() {
+        for (text, expected) in [
+            ("pay is down", "RESOLVED: pay is down".to_string()),
+            ("pây", format!("=?UTF-8?B?{}?=", BASE64_STANDARD.encode("RESOLVED: pây"))),
+            // Controls are escaped before.
+            ("a\r\nX: y", "RESOLVED: a\\r\\nX: y".to_string()),
+        ] {
+            let (headers, body) = ntfy(&notification(text, Severity::Warning, true), None);
+            assert_eq!(headers[0].1, expected);
+            let is_plain = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+            assert!(headers.iter().all(|(_, value)| is_plain(value)), "{headers:?}");
+            assert!(body.len() <= NTFY_MESSAGE);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_delivered_refused_or_tried_again() {
+        let answer = |status: u16, header: Option<(&str, &str)>| {
+            let mut headers = hyper::HeaderMap::new();
+            if let Some((name, value)) = header {
+                headers.insert(HeaderName::try_from(name).expect("a name"), value.parse().expect("a value"));
+            }
+            outcome(Ok(Answer { status, headers, body: "why".into() }))
+        };
+        assert_eq!(answer(202, None), Ok("202".into()));
+        for (status, is_permanent) in [
+            (400, true),
+            (401, true),
+            (404, true),
+            (410, true),
+            (408, false),
+            (425, false),
+            (429, false),
+            (500, false),
+            (503, false),
+            (302, false),
+        ] {
+            assert_eq!(answer(status, None).expect_err("a failure").is_permanent, is_permanent, "{status}");
+        }
+        let later = answer(429, Some(("retry-after", "7"))).expect_err("a failure");
+        assert_eq!((later.retry_after, later.problem.as_str()), (Some(Duration::from_secs(7)), "it answers 429: why"));
+        let elsewhere = answer(307, Some(("location", "https://h/secret"))).expect_err("a failure");
+        assert!(!elsewhere.problem.contains("secret"), "{elsewhere:?}");
+    }
+}

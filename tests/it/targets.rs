@@ -1,0 +1,483 @@
+//! Targets of notifications through the front door: each type in its published form, routes and pairs, hostile receivers and
+//! commands, starts and stops, and test alerts.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use serde_json::{Value, json};
+
+use crate::support::certs::Authority;
+use crate::support::receiver::{Reply, Request, serve};
+use crate::support::{Daemon, pause_ms, systole, text, until};
+
+/// A receiver that keeps what it is asked, and answers each request as it is told.
+struct Stub {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Stub {
+    fn start(reply: impl Fn(usize, &Request) -> Reply + Send + 'static) -> Stub {
+        let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let all = Arc::clone(&seen);
+        let address = serve("127.0.0.1:0".parse().expect("an address"), move |request| {
+            let mut all = all.lock().expect("nobody panicked");
+            let reply = reply(all.len(), &request);
+            all.push(request);
+            reply
+        });
+        Stub { address, seen }
+    }
+
+    fn good(status: u16, says: &'static str) -> Stub {
+        Stub::start(move |_, _| Reply::Says(status, says))
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.seen.lock().expect("nobody panicked").clone()
+    }
+
+    fn bodies(&self) -> Vec<Value> {
+        self.requests().iter().map(|request| serde_json::from_slice(&request.body).expect("JSON")).collect()
+    }
+}
+
+fn config(dir: &Path, more: &str) -> String {
+    format!(
+        "interval = \"1s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
+         [http]\naddress = \"127.0.0.1:0\"\ntoken = \"secret\"\nexternal_url = \"https://stats.example.org/\"\n\
+         [presence]\nstate_file = \"{}\"\ngroup_wait = \"500ms\"\n{more}",
+        dir.join("records.jsonl").display(),
+        dir.join("presence.json").display(),
+    )
+}
+
+fn beat(daemon: &Daemon, who: &[&str]) {
+    let lines: Vec<String> = who.iter().map(|who| format!("heartbeat.{who}:1|g|#interval:1")).collect();
+    daemon.send_udp(&lines.iter().map(|line| line.as_bytes()).collect::<Vec<_>>());
+}
+
+/// `pay` is down as a whole and `web.b` alone; `web.a`, `x.a` and `y.a` live on until `done`.
+fn beat_until(daemon: &Daemon, more: &[&str], what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(30), "never: {what}");
+        beat(daemon, &["web.a", "x.a", "y.a"]);
+        beat(daemon, more);
+        pause_ms(200);
+    }
+}
+
+const EVERYBODY: [&str; 3] = ["pay.a", "pay.b", "web.b"];
+
+/// The key of an alarm, and whether it was its end, of every line of JSON in a file.
+fn lines(path: &Path) -> Vec<(String, bool)> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+    let name = |event: &Value, key: &str| event[key].as_str().map_or(String::new(), |name| format!("/{name}"));
+    let key = |event: &Value| format!("{}{}", event["alertname"].as_str().expect("a name"), name(event, "service"));
+    events.map(|event| (format!("{}{}", key(&event), name(&event, "instance")), event["resolved"] == true)).collect()
+}
+
+fn header<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
+    request.headers.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")))
+}
+
+#[test]
+fn each_target_gets_its_own_form_and_only_pairs_that_its_route_takes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (slack, pager) = (Stub::good(200, "ok"), Stub::good(202, "{\"status\":\"success\"}"));
+    let (ntfy, hook, short) = (Stub::good(200, "{}"), Stub::good(200, ""), Stub::good(200, ""));
+    let out = dir.path().join("exec.jsonl");
+    let more = format!(
+        "webhook = [\"http://{short}/short\"]\n\
+         [[notify]]\ntype = \"slack\"\nurl = \"http://{slack}/services/T0/B0/x\"\nservice = [\"pay*\"]\n\
+         [[notify]]\ntype = \"pagerduty\"\nname = \"oncall\"\nurl = \"http://{pager}/v2/enqueue\"\n\
+         routing_key = \"0123456789abcdef0123456789abcdef\"\nseverity = \"critical\"\n\
+         [[notify]]\ntype = \"ntfy\"\nurl = \"http://{ntfy}/alerts\"\ntoken = \"tk_x\"\nexcept = [\"pay\"]\n\
+         [[notify]]\ntype = \"webhook\"\nname = \"own\"\nurl = \"http://{hook}/\"\ntoken = \"t0ken\"\nresolved = false\n\
+         [[notify]]\ntype = \"exec\"\ncommand = [\"sh\", \"-c\", '''cat >> {out}''']\n",
+        short = short.address,
+        slack = slack.address,
+        pager = pager.address,
+        ntfy = ntfy.address,
+        hook = hook.address,
+        out = out.display(),
+    );
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    beat(&daemon, &EVERYBODY);
+    beat_until(&daemon, &[], "two problems", || lines(&out).len() == 2);
+    beat_until(&daemon, &EVERYBODY, "their ends", || lines(&out).len() == 4);
+    let (pay, web) = ("PresenceServiceDown/pay".to_string(), "PresenceInstanceDown/web/b".to_string());
+    let mut all = lines(&out);
+    assert!(all[..2].iter().all(|(_, is_end)| !is_end) && all[2..].iter().all(|(_, is_end)| *is_end), "{all:?}");
+    all.sort();
+    assert_eq!(all, [(web.clone(), false), (web.clone(), true), (pay.clone(), false), (pay.clone(), true)]);
+
+    until("PagerDuty has a pair", || pager.requests().len() == 2);
+    let bodies = pager.bodies();
+    assert_eq!(bodies[0]["dedup_key"], json!(pay));
+    assert_eq!(
+        (&bodies[0]["event_action"], &bodies[0]["payload"]["severity"]),
+        (&json!("trigger"), &json!("critical"))
+    );
+    assert_eq!(bodies[0]["links"][0]["href"], "https://stats.example.org/presence/pay");
+    assert_eq!(bodies[0]["payload"]["summary"], "pay is down: no instance is present");
+    let resolve =
+        json!({"routing_key": "0123456789abcdef0123456789abcdef", "event_action": "resolve", "dedup_key": pay});
+    assert_eq!(bodies[1], resolve);
+    assert!(header(&pager.requests()[0], "authorization").is_none());
+
+    until("Slack has a pair", || slack.requests().len() == 2);
+    let said: Vec<String> =
+        slack.bodies().iter().map(|body| body["text"].as_str().expect("text").to_string()).collect();
+    assert!(said[0].starts_with("✕ CRITICAL: pay is down: no instance is present\n"), "{said:?}");
+    assert!(said[0].contains("Since ") && said[0].contains("Down: a, b; last heard "), "{said:?}");
+    assert!(said[1].starts_with("✓ RESOLVED: pay is up\n") && said[1].contains("It lasted "), "{said:?}");
+    let block = slack.bodies()[0]["blocks"][0]["text"]["text"].as_str().expect("text").to_string();
+    assert!(block.starts_with("*<https://stats.example.org/presence/pay|✕ CRITICAL: pay is down"), "{block}");
+
+    until("ntfy has a pair", || ntfy.requests().len() == 2);
+    let told = ntfy.requests();
+    for (request, title, priority, tag) in [
+        (&told[0], "warning: web/b missed 4 beats of 1 s", "4", "warning"),
+        (&told[1], "resolved: web/b is back", "3", "white_check_mark"),
+    ] {
+        assert_eq!(request.first, "POST /alerts HTTP/1.1");
+        let of = |name: &str| header(request, name).unwrap_or_else(|| panic!("no {name}: {}", request.headers));
+        assert_eq!((of("title"), of("priority"), of("authorization")), (title, priority, "bearer tk_x"));
+        assert_eq!(
+            (of("tags"), of("click")),
+            (&*format!("{tag},presenceinstancedown"), "https://stats.example.org/presence/web")
+        );
+        assert!(request.text().contains("UTC"), "{}", request.text());
+    }
+
+    let ends = |stub: &Stub| -> Vec<bool> {
+        let bodies = stub.bodies();
+        bodies
+            .iter()
+            .flat_map(|body| body["events"].as_array().expect("events").clone())
+            .map(|event| event["resolved"] == true)
+            .collect()
+    };
+    assert_eq!((ends(&hook), ends(&short).len()), (vec![false, false], 4));
+    assert_eq!(header(&hook.requests()[0], "authorization"), Some("bearer t0ken"));
+    let event = hook.bodies()[0]["events"][0].clone();
+    assert_eq!(event["link"], "https://stats.example.org/presence/pay");
+    assert!(event["title"].as_str().is_some_and(|title| title.starts_with("CRITICAL: pay is down")), "{event}");
+
+    let status = daemon.status_when("all is accounted for", |status| status["notify"]["exec"]["delivered"] == 4);
+    for (target, delivered) in [("slack", 2), ("oncall", 2), ("ntfy", 2), ("own", 2), ("webhook", 4)] {
+        let account = &status["notify"][target];
+        assert_eq!(
+            (&account["offered"], &account["delivered"]),
+            (&json!(delivered), &json!(delivered)),
+            "{target}: {status}"
+        );
+    }
+    let metrics = daemon.get("/metrics").1;
+    assert!(metrics.contains("systole_notifications_delivered_total{target=\"oncall\"} 2"), "{metrics}");
+    let shown = daemon.get("/api/v1/config").1;
+    for secret in ["t0ken", "tk_x", "0123456789abcdef", "services/T0"] {
+        assert!(!shown.contains(secret) && !metrics.contains(secret), "{secret}");
+    }
+    daemon.stop();
+}
+
+/// Answers 200 with a body that has no end.
+fn endless() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream.try_clone().expect("a stream"));
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+            while stream.write_all(chunk.as_bytes()).is_ok() {}
+        }
+    });
+    address
+}
+
+fn is_alive(pid: &str) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+#[test]
+fn hostile_receivers_and_commands_are_bounded_counted_and_hold_nobody_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let flaky = Stub::start(|n, _| Reply::Says(if n < 2 { 500 } else { 200 }, "oh"));
+    let slow = Stub::start(|_, _| Reply::Nothing);
+    let busy =
+        Stub::start(|n, _| if n == 0 { Reply::With(429, "Retry-After: 3", "later") } else { Reply::Says(200, "") });
+    let refusing = Stub::good(403, "no_service <b>\u{1b}[31m");
+    let elsewhere = Stub::good(200, "");
+    let to = format!("Location: http://{}/stolen", elsewhere.address);
+    let to: &'static str = Box::leak(to.into_boxed_str());
+    let redirecting = Stub::start(move |_, _| Reply::With(307, to, ""));
+    let pids = dir.path().join("pids");
+    let out = dir.path().join("good.jsonl");
+    let forks = format!("trap '' TERM; sleep 300 & echo $! $$ > {}; sleep 300", pids.display());
+    let mut more = String::new();
+    for (name, url) in [
+        ("flaky", format!("http://{}/", flaky.address)),
+        ("slow", format!("http://{}/", slow.address)),
+        ("busy", format!("http://{}/", busy.address)),
+        ("refusing", format!("http://{}/", refusing.address)),
+        ("redirecting", format!("http://me:pass@{}/", redirecting.address)),
+        ("endless", format!("http://{}/", endless())),
+        ("plain", format!("https://{}/", elsewhere.address)),
+        ("gone", "http://127.0.0.1:9/".to_string()),
+    ] {
+        more.push_str(&format!(
+            "[[notify]]\ntype = \"webhook\"\nname = \"{name}\"\nurl = \"{url}\"\ntimeout = \"500ms\"\n"
+        ));
+    }
+    for (name, script) in [
+        ("forks", forks.as_str()),
+        ("prints", "yes >&2"),
+        ("fails", "echo first >&2; echo it does not work >&2; exit 3"),
+        ("env", &format!("test \"$A\" = b && test -z \"$SYSTOLE_HTTP__TOKEN\" && cat >> {}", out.display())),
+    ] {
+        more.push_str(&format!(
+            "[[notify]]\ntype = \"exec\"\nname = \"{name}\"\ncommand = [\"sh\", \"-c\", '''{script}''']\n\
+             env = {{ A = \"b\" }}\ntimeout = \"700ms\"\n"
+        ));
+    }
+    more.push_str("[[notify]]\ntype = \"exec\"\nname = \"missing\"\ncommand = [\"/no/such/program\"]\n");
+    let began = Instant::now();
+    let daemon = Daemon::start_in(
+        dir.path(),
+        &config(dir.path(), &more),
+        "",
+        &[("SYSTOLE_HTTP__TOKEN", "secret"), ("SECRET", "x")],
+    );
+    beat(&daemon, &["pay.a"]);
+    beat_until(&daemon, &[], "the good command has it", || lines(&out).len() == 1);
+    assert!(began.elapsed() < Duration::from_secs(12), "nobody waits for another one: {:?}", began.elapsed());
+    let is_settled = |status: &Value| {
+        let is = |target: &str, key: &str, value: u64| status["notify"][target][key] == value;
+        let fails = |target: &str| status["notify"][target]["failures"].as_u64() > Some(1) && is(target, "queued", 1);
+        is("flaky", "delivered", 1)
+            && is("busy", "delivered", 1)
+            && is("endless", "delivered", 1)
+            && status["notify"]["refusing"]["dropped"]["refused"] == 1
+            && ["slow", "redirecting", "plain", "gone", "forks", "prints", "fails", "missing"].into_iter().all(fails)
+    };
+    let status = daemon.status_when("everybody is where he should be", is_settled);
+    let error = |target: &str| status["notify"][target]["last_error"].as_str().unwrap_or("").to_string();
+    for (target, says) in [
+        ("slow", "no answer within 0.5 s"),
+        ("refusing", "it answers 403: no_service <b>\\u{1b}[31m"),
+        ("redirecting", "redirect"),
+        ("forks", "did not end within 0.7 s and was killed with its group"),
+        ("prints", "killed with its group: y"),
+        ("fails", "`sh` exited with 3: it does not work"),
+        ("missing", "`/no/such/program` cannot be started"),
+    ] {
+        assert!(error(target).contains(says), "{target}: {}", error(target));
+    }
+    // The receiver's wish is honoured, and nothing is sent to where another points.
+    assert_eq!(busy.requests().len(), 2);
+    assert_eq!(elsewhere.requests().iter().filter(|request| request.first.starts_with("POST")).count(), 0);
+    until("the whole group of a command is gone", || {
+        let pids = std::fs::read_to_string(&pids).unwrap_or_default();
+        !pids.is_empty() && pids.split_whitespace().all(|pid| !is_alive(pid))
+    });
+    // The end goes to whom the problem was delivered, and to whom it is still to be delivered; never to who refused it.
+    beat_until(&daemon, &["pay.a"], "the good command has the end", || lines(&out).len() == 2);
+    let status = daemon.status_when("flaky has the end", |status| status["notify"]["flaky"]["delivered"] == 2);
+    assert_eq!((refusing.requests().len(), &status["notify"]["refusing"]["offered"]), (1, &json!(1)));
+    assert_eq!(status["notify"]["slow"]["queued"], 2);
+    let log = daemon.stop();
+    let said = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((said("an alert is refused, and given up"), said("to=\"slow\"")), (1, 2), "{log:#?}");
+    assert!(log.iter().all(|line| !line.contains("pass@")), "{log:#?}");
+}
+
+#[test]
+fn what_was_not_delivered_before_a_stop_is_told_after_the_start_and_nothing_twice() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let good = Stub::good(200, "");
+    let down = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let target = |name: &str, address: SocketAddr| {
+        format!("[[notify]]\ntype = \"webhook\"\nname = \"{name}\"\nurl = \"http://{address}/\"\ntimeout = \"1s\"\n")
+    };
+    let more = target("good", good.address) + &target("down", down);
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    beat(&daemon, &["pay.a"]);
+    beat_until(&daemon, &[], "the problem", || good.requests().len() == 1);
+    daemon.stop();
+    // The one that was down is there now, and a third one is new.
+    let back = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&back);
+    serve(down, move |request| {
+        seen.lock().expect("nobody panicked").push(request);
+        Reply::Says(200, "")
+    });
+    let new = Stub::good(200, "");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &(more + &target("new", new.address))));
+    let came = || back.lock().expect("nobody panicked").len();
+    beat_until(&daemon, &[], "told late", || came() == 1 && new.requests().len() == 1);
+    assert_eq!(good.requests().len(), 1, "it was told before");
+    beat_until(&daemon, &["pay.a"], "all ends", || {
+        came() == 2 && good.requests().len() == 2 && new.requests().len() == 2
+    });
+    let keys: Vec<Value> = good.bodies().iter().map(|body| body["events"][0]["resolved"].clone()).collect();
+    assert_eq!(keys, [json!(false), json!(true)]);
+    daemon.stop();
+}
+
+#[test]
+fn a_test_alert_goes_to_all_targets_at_once_and_says_what_became_of_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new();
+    let root = dir.path().join("root.pem");
+    std::fs::write(&root, authority.root()).expect("written");
+    let pair = authority.issue("127.0.0.1");
+    let secured = secured(&pair.cert, &pair.key);
+    let (pager, refusing) = (Stub::good(202, "{}"), Stub::good(400, "{\"status\":\"invalid event\"}"));
+    let manager = Stub::good(200, "");
+    let out = dir.path().join("exec.jsonl");
+    let more = format!(
+        "[[notify]]\ntype = \"pagerduty\"\nurl = \"http://{}/\"\nrouting_key = \"k\"\nservice = [\"none\"]\n\
+         [[notify]]\ntype = \"webhook\"\nname = \"tls\"\nurl = \"https://{secured}/\"\ntls.ca = {root:?}\n\
+         [[notify]]\ntype = \"exec\"\ncommand = [\"sh\", \"-c\", '''cat >> {}''']\nresolved = false\n\
+         [[notify]]\ntype = \"alertmanager\"\nname = \"manager\"\nurl = \"http://{}\"\nseverity = \"critical\"\n",
+        pager.address,
+        out.display(),
+        manager.address,
+    );
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    let url = format!("http://{}", daemon.http.expect("HTTP"));
+    let ask = |args: &[&str]| {
+        let mut all = vec!["presence", "--url", &url, "test-alert"];
+        all.extend(args);
+        let output = systole(&all, b"");
+        (output.status.code().unwrap_or(-1), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (code, said) = ask(&[]);
+    assert!(code == 1 && said.contains("http.token"), "{said}");
+    let (code, said) = ask(&["--token", "secret"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("pagerduty (pagerduty, http://127.0.0.1:") && said.contains("delivered, 202"), "{said}");
+    assert_eq!(
+        pager.bodies().iter().map(|body| body["event_action"].clone()).collect::<Vec<_>>(),
+        ["trigger", "resolve"]
+    );
+    assert_eq!(pager.bodies()[0]["payload"]["class"], "PresenceTest");
+    assert_eq!(lines(&out), [("PresenceTest".to_string(), false)]);
+    assert!(said.contains("no end is sent") && said.contains("it ends by itself in 60 s"), "{said}");
+    // Only a graver one is told to who wants no others, unless it is asked for.
+    let (code, said) = ask(&["--token", "secret", "--severity", "warning"]);
+    assert!(code == 0 && said.contains("not sent: it takes `critical` and graver"), "{said}");
+    let before = lines(&out).len();
+    let (code, said) = ask(&["--token", "secret", "--target", "manager", "--severity", "info", "--json"]);
+    let answer: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(
+        (code, &answer["targets"][0]["problem"]["status"], lines(&out).len()),
+        (0, &json!(200), before),
+        "{said}"
+    );
+    let (code, said) = ask(&["--token", "secret", "--target", "nobody"]);
+    assert!(code == 1 && said.contains("there are pagerduty, tls, exec, manager"), "{said}");
+    daemon.stop();
+
+    // One that refuses fails the whole, and has no end; so does one whose certificate nobody knows.
+    let more = format!(
+        "[[notify]]\ntype = \"pagerduty\"\nurl = \"http://{}/\"\nrouting_key = \"k\"\n\
+         [[notify]]\ntype = \"webhook\"\nurl = \"https://{secured}/\"\n",
+        refusing.address
+    );
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    let url = format!("http://{}", daemon.http.expect("HTTP"));
+    let output = systole(&["presence", "--url", &url, "--token", "secret", "test-alert"], b"");
+    let said = text(&output.stdout);
+    assert_eq!((output.status.code(), refusing.requests().len()), (Some(1), 1), "{said}");
+    assert!(said.contains("FAILED: it answers 400: {\"status\":\"invalid event\"}"), "{said}");
+    assert!(said.to_lowercase().contains("failed: invalid peer certificate") && !said.contains("end  "), "{said}");
+    daemon.stop();
+}
+
+/// A webhook with TLS.
+fn secured(cert: &str, key: &str) -> SocketAddr {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let cert = CertificateDer::from_pem_slice(cert.as_bytes()).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.expect("versions").with_no_client_auth();
+    let server = Arc::new(builder.with_single_cert(vec![cert], key).expect("they fit"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let connection = rustls::ServerConnection::new(Arc::clone(&server)).expect("a connection");
+            answer(rustls::StreamOwned::new(connection, stream));
+        }
+    });
+    address
+}
+
+/// Reads one request, if it comes, and answers 200.
+fn answer(mut stream: rustls::StreamOwned<rustls::ServerConnection, TcpStream>) {
+    let mut read = Vec::new();
+    let mut byte = [0];
+    while !read.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => read.push(byte[0]),
+            Ok(_) | Err(_) => return,
+        }
+    }
+    let head = text(&read).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    if stream.read_exact(&mut body).is_ok() {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let _ = stream.flush();
+    }
+}
+
+#[test]
+fn names_from_the_wire_stay_text_in_every_form() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (slack, pager, ntfy) = (Stub::good(200, "ok"), Stub::good(202, "{}"), Stub::good(200, "{}"));
+    let more = format!(
+        "[[notify]]\ntype = \"slack\"\nurl = \"http://{}/x\"\n\
+         [[notify]]\ntype = \"pagerduty\"\nurl = \"http://{}/\"\nrouting_key = \"k\"\n\
+         [[notify]]\ntype = \"ntfy\"\nurl = \"http://{}/topic\"\n",
+        slack.address, pager.address, ntfy.address
+    );
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    let hostile = "heartbeat:1|g|#interval:1,service:<!channel>é\u{202e}&,instance:\x1b[31m*_`";
+    daemon.send_udp(&[hostile.as_bytes()]);
+    beat_until(&daemon, &[], "all three", || [&slack, &pager, &ntfy].iter().all(|stub| !stub.requests().is_empty()));
+    let all: BTreeMap<&str, String> = [("slack", &slack), ("pager", &pager)]
+        .into_iter()
+        .map(|(name, stub)| (name, stub.bodies()[0].to_string()))
+        .collect();
+    assert!(all["slack"].contains("&lt;!channel&gt;é") && !all["slack"].contains("<!channel"), "{}", all["slack"]);
+    for text in all.values() {
+        assert!(!text.contains('\u{202e}') && !text.contains("\\u001b"), "{text}");
+    }
+    let request = &ntfy.requests()[0];
+    let title =
+        request.headers.lines().find_map(|line| line.strip_prefix("title: =?utf-8?b?")).expect("an encoded title");
+    // Headers are kept in lower case, which base64 does not survive: its length is right, and nothing else is in it.
+    assert!(title.ends_with("?=") && title.is_ascii(), "{title}");
+    assert!(base64::prelude::BASE64_STANDARD.decode(title.trim_end_matches("?=")).is_ok(), "{title}");
+    assert!(!request.text().contains('\u{202e}'), "{}", request.text());
+    daemon.stop();
+}
