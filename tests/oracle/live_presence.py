@@ -1,16 +1,23 @@
 #!/usr/bin/env python3
-"""Presence, live: 50 instances in 10 services beat with real clients over UDP; Alertmanager and a webhook are told.
+"""Presence, live: 50 instances in 10 services beat with real clients over UDP; Alertmanager, a webhook and one of each other
+kind of target are told.
 
   live_presence.py --systole PATH --example PATH --python PATH --node-modules FOLDER [--alertmanager PATH]
 
 One after the other: all are up; a service is killed with -9; one instance of another is killed; one that runs under
 `systole beat` is stopped with SIGTERM; the daemon is killed with -9 while a third service dies, and started again; the
-first service comes back. Every alarm must come in time, at both, and no other.
+first service comes back. Every alarm must come in time, at both, and no other. Slack, PagerDuty, ntfy (receivers that take
+only what is published of them) and a command get those that their patterns and severities let through, each with its end.
+
+Beside it a daemon whose wall clock is a day behind tells the same kinds of targets of a service that goes down and comes back:
+as fast as any other, and with a duration that is right.
 """
 import argparse
+import glob
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +28,8 @@ import threading
 import time
 import urllib.request
 
-from common import Processes, free_port, start_alertmanager
+from common import Processes, free_port, start_alertmanager, wait_for
+from notify_stubs import LINK, Targets
 
 PROMISE = 2
 TIMEOUT = 4 * PROMISE + 1
@@ -63,6 +71,7 @@ class Scene:
         self.udp, self.http = free_port(socket.SOCK_DGRAM), free_port()
         self.alertmanager = start_alertmanager(processes, folder, args.alertmanager)
         self.hook = Hook()
+        self.targets = Targets(folder)
         self.problems = []
 
     def spawn(self, name, *command):
@@ -82,13 +91,14 @@ type = "file"
 path = "{self.folder}/records.jsonl"
 [http]
 address = "127.0.0.1:{self.http}"
+external_url = "{LINK}"
 [presence]
 state_file = "{self.folder}/presence.json"
 alertmanager = ["http://127.0.0.1:{self.alertmanager}"]
 webhook = ["http://127.0.0.1:{self.hook.server_address[1]}/"]
 group_wait = "{GROUP_WAIT}s"
 quorum = 0
-""")
+""" + self.targets.config(pagerduty='severity = "critical"', ntfy='except = ["datadog*"]'))
         self.spawn("systole", self.args.systole, "run", "-c", config)
         booted = time.time()
         self.until("systole is ready", 10, lambda: self.get(self.http, "/ready", raw=True) is not None)
@@ -157,6 +167,79 @@ quorum = 0
             self.problems.append(what)
 
 
+class Skewed:
+    """A daemon whose wall clock is a day behind; its monotonic clock runs as ours does."""
+
+    BEHIND = 86_400
+    PROMISE = 1
+    DOWN_FOR = 4
+
+    def __init__(self, args, processes, folder):
+        self.folder = os.path.join(folder, "skewed")
+        os.makedirs(self.folder)
+        self.targets, self.problems = Targets(self.folder), []
+        udp, page = free_port(socket.SOCK_DGRAM), free_port()
+        config = os.path.join(self.folder, "systole.toml")
+        with open(config, "w") as out:
+            out.write(f"""interval = "1s"
+[[listen]]
+url = "udp://127.0.0.1:{udp}"
+[[sink]]
+type = "file"
+path = "{self.folder}/records.jsonl"
+[http]
+address = "127.0.0.1:{page}"
+external_url = "{LINK}"
+[presence]
+state_file = "off"
+""" + self.targets.config())
+        libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+        if not libraries:
+            sys.exit("libfaketime is missing (Debian: faketime)")
+        fake = {"LD_PRELOAD": libraries[0], "FAKETIME": f"-{self.BEHIND}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "1"}
+        processes.start([args.systole, "run", "-c", config], os.path.join(self.folder, "log"), env={**os.environ, **fake})
+        self.address = ("127.0.0.1", udp)
+        ready = f"http://127.0.0.1:{page}/ready"
+        wait_for("the skewed daemon is ready", lambda: urllib.request.urlopen(ready, timeout=5))
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.sendto(b"heartbeat:1|g|#service:pay,instance:a,interval:1", self.address)
+        began, timeout = time.time(), 4 * self.PROMISE + 1
+        pager = self.targets.pagerduty
+        down = self.await_told(pager, 1, began + timeout + TICK + 5)
+        if not down or down[0] - began > timeout + TICK:
+            self.problems.append(f"by a wrong clock: down was told after {down and down[0] - began} s")
+            return
+        time.sleep(self.DOWN_FOR)
+        back = time.time()
+        sender.sendto(b"heartbeat:60|g|#service:pay,instance:a", self.address)
+        up = self.await_told(pager, 2, back + 6)
+        if not up or up[0] - back > 1:
+            self.problems.append(f"by a wrong clock: the end was told after {up and up[0] - back} s")
+
+    def await_told(self, stub, count, until):
+        while len(stub.seen) < count and time.time() < until:
+            time.sleep(0.02)
+        return stub.seen[count - 1] if len(stub.seen) >= count else None
+
+    def check(self):
+        """What was wrong."""
+        self.thread.join()
+        both = [("PresenceServiceDown/pay", False), ("PresenceServiceDown/pay", True)]
+        wait_for("all have the end", lambda: self.targets.command.told() == both and len(self.targets.slack.seen) == 2 ==
+                 len(self.targets.ntfy.seen), else_say=lambda: f"(see {self.folder})")
+        said = self.targets.ntfy.seen[1][3]["text"]
+        lasted = re.search(r"It lasted ([0-9.]+) s", said)
+        if not lasted or not self.DOWN_FOR - 1 <= float(lasted.group(1)) <= self.DOWN_FOR + 2:
+            self.problems.append(f"by a wrong clock: {said!r}")
+        print("a daemon whose clock is a day behind told all of them in time")
+        return self.problems + self.targets.problems()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--systole", required=True)
@@ -170,7 +253,9 @@ def main():
     folder = tempfile.mkdtemp(prefix="systole-live-")
     with Processes() as processes:
         scene = Scene(args, processes, folder)
+        skewed = Skewed(args, processes, folder)
         run(scene)
+        scene.problems += skewed.check()
     if scene.problems:
         raise SystemExit(f"FAILED: {scene.problems} (see {folder})")
     shutil.rmtree(folder)
@@ -233,6 +318,16 @@ def run(scene):
     seen = [(key, resolved) for _, key, resolved, _ in scene.hook.seen]
     if seen != expected:
         scene.problems.append(f"the webhook was told {seen}")
+    targets = scene.targets
+    for name, told, wanted in [
+        ("PagerDuty", targets.pagerduty.told(), [one for one in expected if "InstanceDown" not in one[0]]),
+        ("the command", targets.command.told(), expected),
+        ("Slack", [end for _, end in targets.slack.told()], [end for _, end in expected]),
+        ("ntfy", [end for _, end in targets.ntfy.told()], [False, False]),
+    ]:
+        if told != wanted:
+            scene.problems.append(f"{name} was told {told}, not {wanted}")
+    scene.problems += targets.problems()
     firing = scene.firing()
     if firing != {("PresenceInstanceDown", "cadence-a", "i3"), ("PresenceServiceDown", "nc-a"), ("PresenceWatchdog",)}:
         scene.problems.append(f"Alertmanager holds {sorted(firing)}")
