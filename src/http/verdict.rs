@@ -512,7 +512,20 @@ pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
         seen if seen.services == 0 => (Grade::Ok, "Nobody was heard yet".into()),
         seen if seen.down_instances > 0 => {
             let are = if seen.down_instances == 1 { "is" } else { "are" };
-            (Grade::Warning, format!("{} {are} down, all services are up", count(seen.down_instances, "instance")))
+            let late = if seen.late_instances > 0 { format!(", {} late", seen.late_instances) } else { String::new() };
+            let down = count(seen.down_instances, "instance");
+            (Grade::Warning, format!("{down} {are} down{late}, no service is"))
+        }
+        // Who is late may be well, and nobody knows yet.
+        seen if seen.late_instances > 0 => {
+            let are = if seen.late_instances == 1 { "is" } else { "are" };
+            let present = count(seen.present, "instance");
+            (Grade::Ok, format!("{} of {present} {are} late, none is down", seen.late_instances))
+        }
+        seen if seen.unconfirmed > 0 => {
+            let are = if seen.unconfirmed == 1 { "is" } else { "are" };
+            let present = count(seen.present, "instance");
+            (Grade::Ok, format!("{} of {present} {are} not confirmed since our restart", seen.unconfirmed))
         }
         seen if seen.up < seen.services => {
             (Grade::Ok, format!("{} of {} are up, none is down", seen.up, count(seen.services, "service")))

@@ -20,6 +20,14 @@ export function localize() {
       element.title = `${date(time, true)} ${clock(time, true)} UTC`;
     }
   }
+  // Beside a time in UTC.
+  for (const element of document.querySelectorAll("[data-local]")) {
+    const time = Number(element.getAttribute("data-local"));
+    const text = utc ? "" : ` (${date(time, false)} ${clock(time, false)} ${zone})`;
+    if (element.textContent !== text) {
+      element.textContent = text;
+    }
+  }
   for (const element of document.querySelectorAll("[data-zone]")) {
     if (element.textContent !== zone) {
       element.textContent = zone;

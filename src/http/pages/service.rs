@@ -89,7 +89,7 @@ fn service_heading(service: &ServiceView) -> Markup {
     let detail = html! {
         (service.present) " of " (service.present + service.down) " present"
         @match service.min { Some(min) => { ", at least " (min) " wanted" }, None => { ", degraded below " (service.quorum) } }
-        ". " (service.state) " since " (minute(&service.since)) " UTC."
+        ". " (service.state) " since " (both_times(&service.since)) "."
         @if service.left > 0 { " " (service.left) " left." }
     };
     let more = html! {
@@ -116,12 +116,25 @@ fn minute(rfc3339: &str) -> String {
     rfc3339[..rfc3339.len().min(19)].replace('T', " ")
 }
 
+/// A time in UTC, beside which a script puts the time of the reader's zone.
+fn both_times(text: &str) -> Markup {
+    let time = humantime::parse_rfc3339(text).ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    html! {
+        time datetime=(text) { (minute(text)) " UTC" }
+        @if let Some(time) = time { span.muted data-local=(time.as_secs()) {} }
+    }
+}
+
 fn instances(service: &ServiceView) -> Markup {
     let shown = &service.instances[..service.instances.len().min(INSTANCES)];
     html! {
         header {
             h2 { "Instances" }
             @if service.instances.len() > INSTANCES { span.muted { (INSTANCES) " of " (service.instances.len()) ", all in the API" } }
+        }
+        @if service.instances.len() > 1 {
+            p.muted { "Last 24 h, the worst of all instances" }
+            (day(&service.instances))
         }
         div.wide {
             table {
@@ -242,7 +255,7 @@ fn instance_heading(service: &str, instance: &InstanceView) -> Markup {
             level,
             "status",
             html! { (Wire(&instance.instance)) " is " (instance.state) },
-            html! { (instance.state) " since " (minute(&instance.since)) " UTC. Silent for " (length(instance.silence_s)) " of " (length(instance.timeout_s)) "." },
+            html! { (instance.state) " since " (both_times(&instance.since)) ". Silent for " (length(instance.silence_s)) " of " (length(instance.timeout_s)) "." },
             html! { div.acts { a.ctl href=(to) { (icon("pause")) "Maintenance…" } } },
         ))
     }

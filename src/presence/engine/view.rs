@@ -333,7 +333,10 @@ impl Engine {
             up += usize::from(instance.state() == State::Up);
         }
         let which = if service.is_some() { "other " } else { "" };
-        out.push_str(&format!("{up} of {all} {which}instances are heard in time; "));
+        match all {
+            0 => out.push_str("Nobody else is known; "),
+            _ => out.push_str(&format!("{up} of {all} {which}instances are heard in time; ")),
+        }
         out.push_str(&self.describe_blindness());
         out
     }
@@ -362,19 +365,28 @@ impl Engine {
     }
 
     fn describe_silent(&self) -> String {
-        let mut silent = Vec::new();
+        let (mut empty, mut partly) = (Vec::new(), Vec::new());
         for service in self.roster.services_by_name() {
             let is_silent = |one: &&Instance| matches!(one.state(), State::Late | State::Down);
+            let is_there = |one: &&Instance| one.state() != State::Left;
             let count = self.roster.instances_of(service).filter(is_silent).count();
-            if count > 0 {
-                let whole = if count == service.instances().len() { "all " } else { "" };
-                silent.push(format!("{} ({whole}{count})", service.name()));
+            let all = self.roster.instances_of(service).filter(is_there).count();
+            match count {
+                0 => {}
+                count if count == all => empty.push(format!("{} ({count})", service.name())),
+                count => partly.push(format!("{} ({count} of {all})", service.name())),
             }
         }
-        let more = silent.len().saturating_sub(NAMED);
-        silent.truncate(NAMED);
-        let more = if more > 0 { format!(" and {more} more services") } else { String::new() };
-        format!("Silent: {}{more}. ", silent.join(", "))
+        let list = |what: &str, all: &[String]| match all.len() {
+            0 => String::new(),
+            n if n > NAMED => format!("{what}: {} and {} more services. ", all[..NAMED].join(", "), n - NAMED),
+            _ => format!("{what}: {}. ", all.join(", ")),
+        };
+        let silences = self.roster.instances().map(|(_, one)| one).filter(|one| one.state() != State::Left);
+        let last = silences.map(|one| one.detector().silence(self.now)).fold(f64::INFINITY, f64::min);
+        let last =
+            if last.is_finite() { format!("Last heartbeat of anybody {} ago. ", length(last)) } else { String::new() };
+        format!("{}{}{last}", list("Nobody is left of", &empty), list("Partly silent", &partly))
     }
 
     fn describe_blindness(&self) -> String {
