@@ -1,9 +1,9 @@
 // One chart: a figure of the served page, two canvases, a tooltip, a table and a sentence.
 
-import { colorOf, crosshair, draw, endLabels, layout, MOST_LINES, mostCounted, readings } from "./draw.js";
-import { clock, fieldName, fieldUnit, number, percent, span, withUnit } from "./format.js";
+import { colorOf, crosshair, draw, endLabels, isThin, layout, MOST_LINES, mostCounted, readings } from "./draw.js";
+import { clock, duration, fieldName, fieldUnit, number, percent, span, withUnit } from "./format.js";
 import { columnOf } from "./history.js";
-import { change, extent, pointAt, stacked } from "./points.js";
+import { change, extent, holes, pointAt, stacked } from "./points.js";
 
 /** Most rows of the table of a chart. */
 const TABLE_ROWS = 40;
@@ -87,6 +87,32 @@ export function fieldsOf(type, one) {
   }
   const bands = bandsOf(has.filter((field) => field !== "min"));
   return type === "bands" ? bands : [bands.filter((field) => field !== "max").pop() ?? "max"];
+}
+
+/**
+ * Marks of what this page did not get, because the daemon was away: one that was started anew knows nothing of before. The
+ * start that ends such a time says no more than its sign.
+ * @param {{ ring: { times: ArrayLike<number> }, step: number, resolution: string }} block
+ * @param {import("./draw.js").Mark[]} marks those that are known
+ * @returns {import("./draw.js").Mark[]}
+ */
+export function unseen({ ring, step, resolution }, marks) {
+  if (resolution !== "interval") {
+    return [];
+  }
+  const isKnown = (/** @type {number} */ from, /** @type {number} */ to) =>
+    marks.some((mark) => mark.kind === "not_seen" && mark.from < to && mark.to > from);
+  return holes(ring.times, step)
+    .filter(([from, to]) => !isKnown(from, to))
+    .map(([from, to]) => {
+      const start = marks.find((mark) => mark.kind === "restart" && mark.from > from && mark.from <= to + step);
+      const end = start?.from ?? to;
+      const length = `${duration(Math.round(end - from))} not seen`;
+      if (start) {
+        start.text = "";
+      }
+      return { from, to: end, kind: "not_seen", text: start ? `daemon restarted, ${length}` : length };
+    });
 }
 
 export class Chart {
@@ -252,14 +278,12 @@ export class Chart {
     const parts = spec.type === "stack" ? all.filter((line) => extent([line.values])[1] > 0) : all;
     const lines = (parts.length ? parts : all.slice(0, 1)).slice(0, MOST_LINES);
     const times = block.ring.times;
-    const kept = spec.type === "heat" ? block.heat.get(spec.ids[0]) : undefined;
-    const heat = kept
-      ? { bounds: kept.bounds, counts: Array.from(times, (time) => kept.counts.get(time) ?? null) }
-      : null;
+    const heat = (spec.type === "heat" && block.heatOf(spec.ids[0])) || null;
     const marks = block.marks.map((mark) => ({
       ...mark,
       text: mark.kind === "given_up" ? `given up before ${clock(mark.to, utc, false)}` : mark.text,
     }));
+    marks.push(...unseen(block, marks));
     const isGivenUp = marks.some(({ kind, to }) => kind === "given_up" && to > window.from);
     if (!isGivenUp && block.first > window.from + block.step) {
       const start = marks.find(({ kind, from }) => kind === "restart" && Math.abs(from - block.first) < block.step * 2);
@@ -347,6 +371,10 @@ export class Chart {
     if (block && block.resolution !== "interval") {
       words.push(block.step >= 60 ? `each point ${number(block.step / 60)} min` : `each point ${number(block.step)} s`);
     }
+    const thin = model ? model.lines.filter((_, at) => isThin(model, at)).map(({ label }) => label) : [];
+    if (thin.length) {
+      words.push(`too few to see: ${thin.join(", ")}`);
+    }
     if (model?.heat) {
       const most = mostCounted(model.heat);
       words.push(most ? `up to ${number(most)} samples` : "gathered from now on, while this page is open");
@@ -354,6 +382,7 @@ export class Chart {
       words.push("gathered from now on, while this page is open");
     }
     this.readout.textContent = words.join(" · ");
+    this.readout.title = this.readout.textContent;
     this.tip.hidden = true;
     const last = Math.max(0, (model?.times.length ?? 1) - 1);
     this.#value(last);

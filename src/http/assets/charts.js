@@ -10,6 +10,10 @@ import { DEFAULT_RANGE, moved, windowOf } from "./url.js";
 /** Least intervals that a window shows before the range is full. */
 const LEAST_INTERVALS = 30;
 
+/** How often the interval that was closed is asked for again, and the pauses between, in milliseconds. */
+const LATE_TRIES = 5;
+const LATE_PAUSE = 150;
+
 /** Colours of events by what they say. */
 const EVENT_STATES = /** @type {Record<string, string>} */ ({ error: "down", warning: "late", ok: "up" });
 
@@ -135,8 +139,12 @@ export class Charts {
     this.rebuild();
   }
 
-  /** What came since, after each interval. */
-  async tail() {
+  /**
+   * What came since, after each interval.
+   * @param {number} [end] of the interval that was closed just now; the history may have it a moment later
+   * @param {number} [tries]
+   */
+  async tail(end = 0, tries = LATE_TRIES) {
     if (this.isFixed || !state().live) {
       return;
     }
@@ -166,6 +174,12 @@ export class Charts {
       block.forget(from - block.step);
     }
     this.rebuild();
+    const isLate = blocks.some(
+      (block) => block.resolution === "interval" && block.isLoaded && !(block.last > end - block.step / 2),
+    );
+    if (isLate && tries > 0) {
+      setTimeout(() => void this.tail(end, tries - 1).catch(() => undefined), LATE_PAUSE);
+    }
   }
 
   /** @param {{ time: number, title: string, kind: string, level: string }[]} events */

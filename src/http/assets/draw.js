@@ -176,6 +176,22 @@ export function layout(ctx, model, width, height, labels, least = { left: 0, rig
   return { left, right, top, bottom, width, x: linear(model.from, model.to, left, right), y, shown, ticks };
 }
 
+/** A part of a whole that is never larger than this share of the most cannot be seen: two pixels of a chart. */
+const THIN = 0.01;
+
+/**
+ * Whether a part of a whole is too small to be seen.
+ * @param {Model} model
+ * @param {number} at
+ */
+export function isThin(model, at) {
+  if (model.type !== "stack" || at === 0) {
+    return false;
+  }
+  const most = extent(stacked(model.lines.map((line) => line.values)).slice(-1))[1];
+  return extent([model.lines[at].values])[1] < most * THIN;
+}
+
 /**
  * What is written at the end of each line: its name and, where there is room, its last value.
  * @param {Model} model
@@ -185,7 +201,10 @@ export function endLabels(model, width) {
   if (model.small || model.heat) {
     return [];
   }
-  return model.lines.map((line) => {
+  return model.lines.map((line, at) => {
+    if (isThin(model, at)) {
+      return "";
+    }
     const last = line.values.length ? line.values[line.values.length - 1] : Number.NaN;
     const isName = model.type === "stack" || Number.isNaN(last) || (width < NARROW && line.label !== "");
     return isName ? line.label : `${line.label} ${withUnit(last, line.unit)}`.trim();
@@ -345,12 +364,15 @@ function lines(ctx, model, place, theme) {
   model.lines.forEach((line, at) => {
     const values = place.shown[at];
     const color = colorOf(model, theme, at);
-    const found = runs(model.times, values, model.step);
+    const whole = runs(model.times, values, model.step);
+    const floor = at > 0 && model.type === "stack" ? place.shown[at - 1] : null;
+    // A part that is nothing for the eye has no edge: it would be that of all below it.
+    const edge = floor ? above(place, floor, values) : values;
+    const found = floor ? runs(model.times, edge, model.step).filter(([first, last]) => last > first) : whole;
     if (line.least && line.most) {
       between(ctx, model, place, line.least, line.most, color, 0.15);
     }
     if (model.type === "area" || model.type === "stack") {
-      const floor = at > 0 && model.type === "stack" ? place.shown[at - 1] : null;
       between(ctx, model, place, floor, values, color, model.type === "stack" ? 0.3 : 0.14);
     }
     const isMax = model.type === "bands" && (line.field === "max" || line.field === "min");
@@ -371,6 +393,16 @@ function lines(ctx, model, place, theme) {
       endings(ctx, model, place, values, found);
     }
   });
+}
+
+/**
+ * A line where it is a pixel or more above another one.
+ * @param {Geometry} place
+ * @param {ArrayLike<number>} floor
+ * @param {ArrayLike<number>} values
+ */
+function above(place, floor, values) {
+  return Float64Array.from(values, (value, at) => (place.y.to(floor[at]) - place.y.to(value) < 1 ? Number.NaN : value));
 }
 
 /**
@@ -692,6 +724,23 @@ function flags(ctx, model, place, theme) {
 }
 
 /**
+ * As much of a text as there is room for; the tooltip has all of it.
+ * @param {Context} ctx
+ * @param {string} text
+ * @param {number} room pixels
+ */
+function fitted(ctx, text, room) {
+  if (ctx.measureText(text).width <= room) {
+    return text;
+  }
+  let length = text.length - 1;
+  while (length > 1 && ctx.measureText(`${text.slice(0, length)}…`).width > room) {
+    length -= 1;
+  }
+  return `${text.slice(0, length)}…`;
+}
+
+/**
  * Names at the end of the lines.
  * @param {Context} ctx
  * @param {Model} model
@@ -703,7 +752,8 @@ function ends(ctx, model, place, theme, labels) {
   if (!labels.length) {
     return;
   }
-  const wanted = model.lines.map((_, at) => {
+  const named = labels.map((_, at) => at).filter((at) => labels[at] !== "");
+  const wanted = named.map((at) => {
     const [values, below] = [place.shown[at], at > 0 && model.type === "stack" ? place.shown[at - 1] : null];
     const last = values.length - 1;
     const value = Number.isNaN(values[last]) ? 0 : values[last];
@@ -712,9 +762,10 @@ function ends(ctx, model, place, theme, labels) {
   });
   const placed = spread(wanted, 13, place.top + 8, place.bottom + 2);
   ctx.textAlign = "left";
-  labels.forEach((label, at) => {
+  const room = place.width - place.right - 8;
+  named.forEach((at, n) => {
     ctx.fillStyle = colorOf(model, theme, at);
-    ctx.fillText(label, place.right + 8, placed[at]);
+    ctx.fillText(fitted(ctx, labels[at], room), place.right + 8, placed[n]);
   });
 }
 

@@ -44,6 +44,72 @@ export function columnOf(id, field, part = "") {
   return `${id}\n${field}\n${part}`;
 }
 
+/** Buckets of a doubling of the value, and most buckets of a heat map: as the daemon has them. */
+const FINENESS = 4;
+const MOST_BUCKETS = 64;
+
+/** The bucket of what is not above 0. */
+const BELOW = Number.NEGATIVE_INFINITY;
+
+/**
+ * One column of a heat map in the buckets of the answer it came with.
+ * @typedef {{ bounds: number[], counts: number[] }} HeatRow
+ */
+
+/**
+ * Columns of several answers in the same buckets. Each answer has those that its own values need; the joint ones reach from
+ * the least to the largest of all, as wide as the widest.
+ * @param {(HeatRow | null)[]} rows
+ * @returns {import("./draw.js").Heat}
+ */
+export function joined(rows) {
+  const known = [...new Set(rows.flatMap((row) => (row ? [row.bounds] : [])))];
+  const places = new Map(
+    known.map((bounds) => [
+      bounds,
+      bounds.map((bound) => (bound > 0 ? Math.round(Math.log2(bound) * FINENESS) : BELOW)),
+    ]),
+  );
+  const all = [...places.values()];
+  const above = all.flat().filter((place) => place !== BELOW);
+  let width = Math.max(1, ...all.flatMap((own) => own.map((_, at) => gap(own, at))));
+  const widened = (/** @type {number} */ place) => Math.ceil(place / width) * width;
+  const [least, most] = [Math.min(...above), Math.max(...above)];
+  while (above.length && (widened(most) - widened(least)) / width >= MOST_BUCKETS - 1) {
+    width *= 2;
+  }
+  const joint = all.some((own) => own.includes(BELOW)) ? [BELOW] : [];
+  for (let place = widened(least); above.length && place <= widened(most); place += width) {
+    joint.push(place);
+  }
+  const at = new Map(joint.map((place, index) => [place, index]));
+  return {
+    bounds: joint.map((place) => (place === BELOW ? 0 : 2 ** (place / FINENESS))),
+    counts: rows.map((row) => {
+      if (!row) {
+        return null;
+      }
+      const own = places.get(row.bounds) ?? [];
+      const counts = joint.map(() => 0);
+      row.counts.forEach((count, index) => {
+        // What lies above the last bound is in the last bucket.
+        const place = own[Math.min(index, own.length - 1)];
+        counts[at.get(place === BELOW ? BELOW : widened(place)) ?? counts.length - 1] += count;
+      });
+      return counts;
+    }),
+  };
+}
+
+/**
+ * How far a bucket is from the one before it.
+ * @param {number[]} places
+ * @param {number} at
+ */
+function gap(places, at) {
+  return at > 0 && places[at - 1] !== BELOW ? places[at] - places[at - 1] : 1;
+}
+
 /** Points of some series and some of the ledger, on the same times. */
 export class Block {
   /** @param {Need} need */
@@ -57,10 +123,10 @@ export class Block {
     this.series = new Map();
     /** @type {import("./draw.js").Mark[]} */
     this.marks = [];
+    /** @type {Map<string, Map<number, HeatRow>>} rows of heat maps by series and time */
+    this.heat = new Map();
     /** @type {{ from: number, to: number, now: number } | null} */
     this.open = null;
-    /** @type {Map<string, { bounds: number[], counts: Map<number, number[]> }>} */
-    this.heat = new Map();
     /** What went wrong, in words; empty if all is well. */
     this.fault = "";
     this.isLoaded = false;
@@ -168,22 +234,31 @@ export class Block {
     if (!heat) {
       return;
     }
-    const kept = this.heat.get(id);
-    // Buckets may become wider; then those of before do not fit any more.
-    const counts = kept && String(kept.bounds) === String(heat.bounds) ? kept.counts : new Map();
-    heat.counts.forEach((row, at) => {
-      row && counts.set(times[at], row);
+    /** @type {Map<number, HeatRow>} */
+    const kept = this.heat.get(id) ?? new Map();
+    heat.counts.forEach((counts, at) => {
+      counts && kept.set(times[at], { bounds: heat.bounds, counts });
     });
-    this.heat.set(id, { bounds: heat.bounds, counts });
+    this.heat.set(id, kept);
+  }
+
+  /**
+   * The heat map of a series at the times of the block; `undefined` if it has none.
+   * @param {string} id
+   * @returns {import("./draw.js").Heat | undefined}
+   */
+  heatOf(id) {
+    const kept = this.heat.get(id);
+    return kept && joined(Array.from(this.ring.times, (time) => kept.get(time) ?? null));
   }
 
   /** @param {number} time forget what is before it */
   forget(time) {
     this.ring.forget(time);
     this.marks = this.marks.filter((mark) => mark.to >= time);
-    for (const { counts } of this.heat.values()) {
-      for (const at of counts.keys()) {
-        at < time && counts.delete(at);
+    for (const kept of this.heat.values()) {
+      for (const at of kept.keys()) {
+        at < time && kept.delete(at);
       }
     }
   }

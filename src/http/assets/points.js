@@ -135,6 +135,23 @@ export function runs(times, values, step) {
 }
 
 /**
+ * What nobody looked at between two points: from the end of one to the beginning of the next.
+ * @param {ArrayLike<number>} times ends of intervals, ascending
+ * @param {number} step
+ * @returns {[number, number][]}
+ */
+export function holes(times, step) {
+  /** @type {[number, number][]} */
+  const found = [];
+  for (let at = 1; at < times.length; at += 1) {
+    if (times[at] - times[at - 1] > step * 1.5) {
+      found.push([times[at - 1], times[at] - step]);
+    }
+  }
+  return found;
+}
+
+/**
  * The points to draw of one run: at whole pixels, and of all points in one pixel column only the first, the least, the
  * largest and the last, in their order.
  * @param {ArrayLike<number>} times

@@ -17,7 +17,11 @@ export function sparkScale(values) {
     return null;
   }
   const [least, most] = [Math.min(...known), Math.max(...known)];
-  const span = 0.3 * Math.max(Math.abs(most), Math.abs(least)) || 1;
+  if (most === 0 && least === 0) {
+    // Nothing lies at the bottom.
+    return [0, 1];
+  }
+  const span = 0.3 * Math.max(Math.abs(most), Math.abs(least));
   const middle = (least + most) / 2;
   return most - least >= span ? [least, most] : [middle - span / 2, middle + span / 2];
 }

@@ -56,7 +56,10 @@ function answer(/** @type {URL} */ url) {
   const ledger = Object.fromEntries(
     url.searchParams
       .getAll("ledger")
-      .map((path, at) => [path, points((n) => (away(n) ? null : wave(n, (at + 1) * 1e5)))]),
+      .map((path, at) => [
+        path,
+        points((n) => (away(n) ? null : wave(n, path.endsWith("empty") ? 50 : (at + 1) * 1e5))),
+      ]),
   );
   const end = START + COUNT * STEP;
   return {
@@ -86,6 +89,7 @@ const FIGURES = `
 <figure class="card c12" id="bands" data-chart="bands" data-ids="timer:t"><figcaption><h2>Percentiles</h2></figcaption><div class="plot"></div></figure>
 <figure class="card c12" id="heat" data-chart="heat" data-ids="timer:t"><figcaption><h2>Distribution</h2></figcaption><div class="plot"></div></figure>
 <figure class="card c6" id="gauge" data-chart="area" data-ids="gauge:g" data-small><figcaption><h2>A gauge</h2></figcaption><div class="plot low"></div></figure>
+<figure class="card c12" id="thin" data-chart="stack" data-ledger="lines.metrics lines.empty" data-per-sec><figcaption><h2>Thin</h2></figcaption><div class="plot"></div></figure>
 <figure class="card c6" id="compare" data-chart="line" data-ids="counter:a counter:b counter:c" data-compare><figcaption><h2>Compared</h2></figcaption><div class="plot"></div></figure>`;
 
 /** @type {import("playwright-core").Browser} */
@@ -162,6 +166,26 @@ test("a line breaks where nobody saw, and the time is hatched", async () => {
     assert.ok(gap.all > gap.width * 20, `${id}: it is hatched`);
     assert.ok((await inked(id, START + 300, START + 500)).line > 0, `${id}: there is a line before it`);
   }
+});
+
+test("a part that is next to nothing neither paints the edge of what is below it nor has a name there", async () => {
+  const colours = await page.evaluate(() => {
+    const { charts } = /** @type {any} */ (window);
+    const chart = [...charts.all.values()].find((one) => one.figure.id === "thin");
+    chart.render(charts.theme);
+    // Above the lane, whose red is of what was lost.
+    const { data } = chart.base.getContext("2d").getImageData(0, 0, chart.base.width, chart.place.bottom + 4);
+    const count = { first: 0, second: 0 };
+    for (let at = 0; at < data.length; at += 4) {
+      const [r, , b, a] = data.slice(at, at + 4);
+      count.first += a > 120 && b > r + 60 ? 1 : 0;
+      count.second += a > 120 && r > b + 60 ? 1 : 0;
+    }
+    return { ...count, says: chart.readout.textContent };
+  });
+  assert.ok(colours.first > 300, `${colours.first} pixels of the first`);
+  assert.equal(colours.second, 0, "pixels of the second");
+  assert.match(colours.says, /too few to see: empty/);
 });
 
 test("a value alone between two missing is a dot", async () => {
