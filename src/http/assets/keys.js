@@ -7,7 +7,7 @@ export const KEYS = /** @type {[string, string][]} */ ([
   ["/", "search"],
   ["g then n m p s e x c", "Now, Metrics, Presence, Senders, Events, Explain, Configuration"],
   ["j k or arrows", "next and previous row"],
-  ["Enter", "open the row"],
+  ["Enter", "open the row, or the only result"],
   ["Esc", "back, close"],
   ["p", "pin the series"],
   ["c", "compare the series"],
@@ -45,6 +45,23 @@ function isField(target) {
   );
 }
 
+/**
+ * Moves the focus within an open menu.
+ * @param {EventTarget | null} target
+ * @param {number} by
+ * @returns {boolean} whether there is one
+ */
+function inMenu(target, by) {
+  const menu = target instanceof Element ? target.closest("details.menu[open]") : null;
+  if (!menu) {
+    return false;
+  }
+  const entries = /** @type {HTMLElement[]} */ ([...menu.querySelectorAll(":scope > div :is(a[href], button)")]);
+  const at = entries.indexOf(/** @type {HTMLElement} */ (target));
+  entries[(at < 0 && by < 0 ? entries.length - 1 : at + by + entries.length) % entries.length]?.focus();
+  return true;
+}
+
 export const lettersAreOn = () => remembered("letters") !== "off";
 
 /**
@@ -59,19 +76,24 @@ export function keyboard(acts, go) {
     }
     const { key, target } = event;
     if (isField(target)) {
+      const isSearch =
+        target instanceof HTMLInputElement &&
+        (target.dataset.search !== undefined || target.dataset.filter !== undefined);
       if (key === "Escape") {
         acts.fieldEscape?.(event);
-      } else if (
-        (key === "ArrowDown" || key === "ArrowUp") &&
-        target instanceof HTMLInputElement &&
-        target.dataset.search
-      ) {
+      } else if (isSearch && (key === "ArrowDown" || key === "ArrowUp")) {
         acts[key]?.(event);
+      } else if (isSearch && key === "Enter") {
+        acts.fieldEnter?.(event);
       }
       return;
     }
     const isModal = document.querySelector("dialog[open]") !== null;
     if (isModal) {
+      return;
+    }
+    if ((key === "ArrowDown" || key === "ArrowUp") && inMenu(target, key === "ArrowDown" ? 1 : -1)) {
+      event.preventDefault();
       return;
     }
     const isLetter = key.length === 1 && key !== " ";

@@ -28,6 +28,7 @@ function isOurs(element, name) {
     (/^(value|checked)$/.test(name) && isField(element) && element.getAttribute("type") !== "hidden") ||
     (name === "open" && (element instanceof HTMLDetailsElement || element instanceof HTMLDialogElement)) ||
     (name === "class" && element.matches("figure[data-chart]")) ||
+    (name === "tabindex" && /^(TR|LI)$/.test(element.nodeName)) ||
     (element.matches(".plot") && /^(role|tabindex|aria-)/.test(name))
   );
 }
@@ -123,6 +124,27 @@ function isSelected(fragment) {
   return selection !== null && !selection.isCollapsed && selection.containsNode(fragment, true);
 }
 
+/**
+ * Remembers where in its fragment the focus is.
+ * @returns {() => void} puts it to what stands there now, if what had it is gone
+ */
+export function focused() {
+  const had = document.activeElement;
+  const key = had?.closest("[data-live]")?.getAttribute("data-live");
+  const links = () => [
+    .../** @type {NodeListOf<HTMLElement>} */ (
+      document.querySelectorAll(`[data-live="${CSS.escape(key ?? "")}"] :is(a[href], button, summary, [tabindex])`)
+    ),
+  ];
+  const at = key ? links().indexOf(/** @type {HTMLElement} */ (had)) : -1;
+  return () => {
+    if (at >= 0 && !had?.isConnected) {
+      const left = links();
+      left[Math.min(at, left.length - 1)]?.focus({ preventScroll: true });
+    }
+  };
+}
+
 export class Live {
   /** @param {() => void} swapped called after fragments were exchanged */
   constructor(swapped) {
@@ -192,6 +214,7 @@ export class Live {
       }
     }
     document.title = page.title;
+    const focus = focused();
     const keys = (/** @type {Document} */ of) =>
       [...of.querySelectorAll("main [data-live]")].map((fragment) => fragment.getAttribute("data-live")).join("\n");
     const [main, nextMain] = [document.querySelector("main"), page.querySelector("main")];
@@ -206,6 +229,7 @@ export class Live {
         morph(old, next);
       }
     }
+    focus();
     this.swapped();
   }
 }

@@ -47,6 +47,7 @@ function isLive() {
 function swapped() {
   localize();
   adopt();
+  mark();
   drawPins();
   words();
   for (const list of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-tail]"))) {
@@ -78,11 +79,14 @@ async function load() {
   }
 }
 
-/** Everything that is not a chart's own, as of the last interval. */
-async function renew() {
+/**
+ * Everything, as of the last interval.
+ * @param {number} [time] its end, if it is known
+ */
+async function renew(time) {
   const [isThere] = await Promise.all([
     live.refresh(),
-    charts.tail().catch(() => undefined),
+    charts.tail(time).catch(() => undefined),
     table?.refresh().catch(() => undefined),
   ]);
   isThere ? answered() : silent();
@@ -95,7 +99,7 @@ function interval(message) {
   // The beat goes by the setting; an interval as measured is never quite that.
   beat(message.time, seconds(), isLive());
   if (isLive()) {
-    void renew();
+    void renew(message.time);
   }
 }
 
@@ -136,6 +140,9 @@ function answered() {
   heard = Date.now() / 1000;
   if (root.dataset.offline !== undefined) {
     delete root.dataset.offline;
+    if (document.title === offlineTitle()) {
+      document.title = lastTitle;
+    }
     const line = /** @type {HTMLElement | null} */ (document.querySelector("[data-offline-text]"));
     if (line) {
       line.hidden = true;
@@ -145,8 +152,19 @@ function answered() {
   }
 }
 
+/** The title of the page as it was served last. */
+let lastTitle = document.title;
+
+function offlineTitle() {
+  return `✕ no answer · ${root.dataset.node}`;
+}
+
 function silent() {
+  if (root.dataset.offline === undefined) {
+    lastTitle = document.title;
+  }
   root.dataset.offline = "";
+  document.title = offlineTitle();
   beat(0, seconds(), false);
   missing();
   words();
@@ -295,31 +313,57 @@ function compare(id) {
   }
 }
 
+/** @type {HTMLElement | null} the row that the keyboard is at */
+let cursor = null;
+
+/** Views whose rows need not be links to be walked. */
+const READ_ROW_BY_ROW = ["events", "config"];
+
+/** Rows of tables and lists that the keyboard walks, in their order. */
+function walked() {
+  const isRead = READ_ROW_BY_ROW.includes(root.dataset.view ?? "");
+  return /** @type {HTMLElement[]} */ ([...document.querySelectorAll("main tbody tr, main .log li")]).filter(
+    (one) =>
+      one.offsetParent !== null &&
+      !one.closest(".chart-table") &&
+      (one.querySelector("a[href]") !== null || (isRead && (one.matches("li") || one.querySelector("td") !== null))),
+  );
+}
+
+/** Marks the row that the keyboard is at, also after a refresh. */
+function mark() {
+  cursor = cursor?.isConnected ? cursor : null;
+  cursor?.classList.add("sel");
+}
+
 /** @param {number} by */
 function row(by) {
   if (table) {
     table.move(by);
     return;
   }
-  const rows = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("main tbody tr, main li[data-row]")]).filter(
-    (one) => one.offsetParent !== null && one.querySelector("a[href]") !== null && !one.closest(".chart-table"),
-  );
-  const at = rows.findIndex((one) => one.classList.contains("sel"));
+  const rows = walked();
+  const focused = rows.findIndex((one) => one.contains(document.activeElement));
+  const at = focused >= 0 ? focused : cursor ? rows.indexOf(cursor) : -1;
   const next = rows[Math.max(0, Math.min(rows.length - 1, at < 0 ? 0 : at + by))];
-  if (next) {
-    rows[at]?.classList.remove("sel");
-    rows[at]?.removeAttribute("aria-selected");
-    next.classList.add("sel");
-    next.setAttribute("aria-selected", "true");
-    /** @type {HTMLElement | null} */ (next.querySelector("a[href]"))?.focus({ preventScroll: true });
-    next.scrollIntoView({ block: "nearest" });
+  if (!next) {
+    return;
   }
+  cursor?.classList.remove("sel");
+  cursor = next;
+  mark();
+  const link = /** @type {HTMLElement | null} */ (next.querySelector("a[href]"));
+  if (!link) {
+    next.tabIndex = -1;
+  }
+  (link ?? next).focus({ preventScroll: true });
+  next.scrollIntoView({ block: "nearest" });
 }
 
 function openRow() {
   const href = table
     ? table.selected
-    : /** @type {HTMLAnchorElement | null} */ (document.querySelector("main .sel a[href]"))?.href;
+    : /** @type {HTMLAnchorElement | null | undefined} */ (cursor?.querySelector("a[href]"))?.href;
   if (href) {
     location.href = href;
   }
@@ -340,6 +384,36 @@ function leave() {
   } else if (state().sel) {
     update({ sel: "" });
     table?.restyle();
+  } else if (above()) {
+    location.assign(carry(state(), above()));
+  } else {
+    wider();
+  }
+}
+
+/** The view that this one is a part of; empty if it is one of its own. */
+function above() {
+  const parts = location.pathname.split("/").filter(Boolean);
+  if (parts[0] === "presence" && parts.length > 1) {
+    return `/${parts.slice(0, -1).join("/")}`;
+  }
+  const service = parts[0] === "maintenance" ? state().q : "";
+  return service ? `/presence/${encodeURIComponent(service)}` : "";
+}
+
+/** Takes away what narrows the list: the search, then the sender or the state that is chosen. */
+function wider() {
+  if (state().q) {
+    update({ q: "" });
+    return;
+  }
+  const query = new URLSearchParams(location.search);
+  const narrowing = ["sender", "state", "tag", "prefix", "kind"].filter((name) => query.has(name));
+  if (narrowing.length) {
+    for (const name of narrowing) {
+      query.delete(name);
+    }
+    replaceQuery(query.size ? `?${query}` : "");
   }
 }
 
@@ -351,6 +425,15 @@ function fieldEscape(event) {
     field.dispatchEvent(new Event("input", { bubbles: true }));
   } else {
     field.blur();
+  }
+}
+
+/** Enter in the search of series opens what is selected, or the only one that is found. @param {KeyboardEvent} event */
+function fieldEnter(event) {
+  const field = /** @type {HTMLInputElement} */ (event.target);
+  if (table && field.dataset.search === "series") {
+    event.preventDefault();
+    void table.enter().then((href) => href && location.assign(href));
   }
 }
 
@@ -409,6 +492,7 @@ keyboard(
       ]),
     ),
     fieldEscape,
+    fieldEnter,
   },
   (path) => location.assign(carry(state(), path)),
 );

@@ -308,7 +308,8 @@ export class SeriesTable {
     const most = Math.max(0, this.items.length - ROWS);
     this.first = Math.max(0, Math.min(most, Math.floor(this.scroll.scrollTop / this.height) - AROUND));
     const words = state().q.split(/\s+/).filter(Boolean);
-    const { sel } = state();
+    // What is shown beside the list is marked in it, chosen or not.
+    const sel = state().sel || /** @type {HTMLElement | null} */ (document.querySelector("[data-preview]"))?.dataset.of;
     this.rows.forEach((row, at) => {
       const item = this.items[this.first + at];
       row.row.hidden = !item;
@@ -357,6 +358,14 @@ export class SeriesTable {
       more.title = texts.slice(TAGS).join(" ");
       shown.push(more);
     }
+    if (texts.length > 1) {
+      // Where there is room for one only.
+      const rest = document.createElement("span");
+      rest.className = "tag rest";
+      rest.textContent = `+${texts.length - 1}`;
+      shown.push(rest);
+    }
+    /** @type {HTMLElement} */ (row.link.parentElement).title = [item.name, ...texts].join(" ");
     row.tags.replaceChildren(...shown);
     setSpark(row.spark, item.spark);
     const unit = fieldUnit(item.kind, item.field);
@@ -417,6 +426,26 @@ export class SeriesTable {
   get selected() {
     const item = this.items.find(({ id }) => id === state().sel);
     return item ? carry(state(), seriesUrl(item.kind, item.name, pairs(item.tags))) : null;
+  }
+
+  /**
+   * Address of the only series that is found, or of the selected one; without either the first is selected.
+   * @returns {Promise<string | null>}
+   */
+  async enter() {
+    if (this.#url(null, PAGE) !== this.question) {
+      clearTimeout(this.timer);
+      await this.search().catch(() => undefined);
+    }
+    const only = this.items.length === 1 ? this.items[0].id : "";
+    if (only && only !== state().sel) {
+      this.select(only);
+    }
+    const { selected } = this;
+    if (!selected) {
+      this.move(0);
+    }
+    return selected;
   }
 
   /** What stands in the rows is as the page's state says. */

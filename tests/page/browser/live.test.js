@@ -120,6 +120,34 @@ test("a time that is shown in the zone of the reader is not put back", async () 
   );
 });
 
+test("where the focused row is gone, the focus goes to what stands there now", async () => {
+  const focus = await page.evaluate(async () => {
+    const { focused, morph } = await import(String("/live.js"));
+    const main = /** @type {HTMLElement} */ (document.querySelector("main"));
+    const rows = (/** @type {string[]} */ ids) =>
+      `<section data-live="loudest">${ids.map((id) => `<p data-id="${id}"><a href="#${id}">${id}</a></p>`).join("")}</section>`;
+    main.innerHTML = rows(["a", "b", "c"]);
+    /** @type {string[]} */
+    const seen = [];
+    for (const [had, next] of /** @type {[string, string[]][]} */ ([
+      ["b", ["a", "c", "d"]],
+      ["d", ["a"]],
+      ["a", ["n", "a"]],
+    ])) {
+      /** @type {HTMLElement} */ (main.querySelector(`[data-id=${had}] a`)).focus();
+      const restore = focused();
+      const other = document.createElement("main");
+      other.id = "main";
+      other.innerHTML = rows(next);
+      morph(main, other);
+      restore();
+      seen.push(document.activeElement?.textContent ?? "");
+    }
+    return seen;
+  });
+  assert.deepEqual(focus, ["c", "a", "a"]);
+});
+
 test("nothing is wrong in the console", () => {
   assert.deepEqual(wrong, []);
 });
