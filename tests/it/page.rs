@@ -139,3 +139,37 @@ fn the_state_of_a_page_is_in_its_url_and_links_keep_it() {
     assert!(code == 404 && page.contains("This series is not known."), "{code}");
     daemon.stop();
 }
+
+#[test]
+fn parts_that_move_are_marked_and_of_the_verdict_only_its_sentence_is_read_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), QUICK);
+    daemon.send_udp(&[b"hits:3|c|#route:/a,status:200,zone:eu\nbad:x|c", b"heartbeat.pay.web-1:60|g"]);
+    daemon.flushed_when("all is read", |status| status["lines"]["read"] == 3);
+    until("the history has it", || daemon.get("/series").1.contains(">hits<"));
+    for path in VIEWS {
+        let (_, page) = daemon.get(&path.replace("tag=route:/a", "tag=route:/a&tag=status:200&tag=zone:eu"));
+        let main = page.split("<main").nth(1).and_then(|rest| rest.split("</main>").next()).expect("a main part");
+        assert!(main.contains("data-live="), "{path} has nothing that is exchanged: {main}");
+        assert!(!main.contains("<section class=\"verdict ok\" role"), "{path} reads out all of its verdict: {main}");
+    }
+    let config = daemon.get("/config?q=receive_buffer").1;
+    for part in ["data-live=\"found\"", "data-live=\"settings\"", "data-says=\"in force\""] {
+        assert!(config.contains(part), "{part}: {config}");
+    }
+    assert!(daemon.get("/").1.contains("<div role=\"status\"><h1>"), "the sentence is a status of its own");
+    // Of a cut name all can be read, and tags that there is no room for are counted.
+    let series = daemon.get("/series").1;
+    assert!(series.contains("title=\"hits route:/a status:200 zone:eu\""), "{series}");
+    assert!(series.contains("<span class=\"tag rest\">+2</span>"), "{series}");
+    // What is refused stands where one looks first, unless there is something beside it.
+    let place = |path: &str| {
+        let page = daemon.get(path).1;
+        (page.find("Refused").expect("a refusal"), page.find("stack c5").expect("the side"))
+    };
+    let (refused, side) = place("/explain?line=bad:x%7Cc");
+    assert!(refused < side);
+    let (refused, side) = place("/explain?line=bad:x%7Cc%0Ahits:1%7Cc");
+    assert!(refused > side);
+    daemon.stop();
+}

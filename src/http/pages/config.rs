@@ -84,7 +84,7 @@ fn content(query: &State, config: &Value) -> Markup {
             label.find {
                 (icon("search")) span.hide { "Find a setting" }
                 input type="search" name="q" value=(Wire(query.q.as_deref().unwrap_or(""))) data-filter="config" placeholder="A setting, or what it does" autocomplete="off" spellcheck="false";
-                span.muted { (count(found.len(), "setting")) }
+                span.muted role="status" data-live="found" { (count(found.len(), "setting")) }
             }
             @for (name, value) in query.hidden(&["q"]) { input type="hidden" name=(name) value=(Wire(value)); }
             nav.chips aria-label="Which" {
@@ -92,7 +92,7 @@ fn content(query: &State, config: &Value) -> Markup {
                 a.chip href=(query.link("/config", &[("state", Some("set"))])) aria-current=[only_set.then_some("true")] { (set) " set" }
             }
         }
-        section.card {
+        section.card data-live="settings" {
             header {
                 h2 { "In force" }
                 @match config["file"].as_str() {
@@ -129,9 +129,12 @@ fn row(setting: &Value) -> Markup {
     html! {
         tr {
             td { span.name title=(path) { (Wire(key)) } }
-            td.mono { @if is_set(setting) { b { (Wire(&plain(&setting["value"]))) } } @else { span.muted { (Wire(&plain(&setting["value"]))) } } }
-            td.mono.muted { @if is_set(setting) { (Wire(&plain(&setting["default"]))) } }
-            td { @if !place.is_empty() { span.pill { (place) } } }
+            td.mono data-says="in force" {
+                @let value = plain(&setting["value"]);
+                @if value.is_empty() { span.muted { "empty" } } @else if is_set(setting) { b { (Wire(&value)) } } @else { span.muted { (Wire(&value)) } }
+            }
+            td.mono.muted data-says=[is_set(setting).then_some("default")] { @if is_set(setting) { (Wire(&plain(&setting["default"]))) } }
+            td data-says=[(!place.is_empty()).then_some("set in")] { @if !place.is_empty() { span.pill { (place) } } }
             td.muted { (super::frame::coded(text(&setting["about"]))) }
         }
     }

@@ -66,6 +66,11 @@ fn content(query: &State, text: &str, all: &[Value]) -> Markup {
     let (good, bad): (Vec<_>, Vec<_>) =
         all.iter().take(LINES).enumerate().partition(|(_, one)| one["ok"] == true && one["heartbeat"].is_null());
     let rows = text.lines().count().clamp(3, 12);
+    let bad = html! {
+        @for (n, one) in &bad {
+            @if one["heartbeat"].is_null() { (refused(*n, one)) } @else { (heartbeat(*n, one)) }
+        }
+    };
     html! {
         section.card {
             form action="/explain" data-live-form {
@@ -84,12 +89,12 @@ fn content(query: &State, text: &str, all: &[Value]) -> Markup {
                     section.card { p.empty { "A line is cut into its parts here: how it is read, which rule changes it, what is flushed of it, and what each sink calls it." } }
                 }
                 @for (n, one) in &good { (read(*n, one)) }
+                // Where nothing else is to be said, it stands where one looks first.
+                @if good.is_empty() { (bad) }
                 @if all.len() > LINES { p.muted { "The first " (LINES) " lines are explained." } }
             }
-            div.stack.c5 {
-                @for (n, one) in &bad {
-                    @if one["heartbeat"].is_null() { (refused(*n, one)) } @else { (heartbeat(*n, one)) }
-                }
+            div.stack.c5.full {
+                @if !good.is_empty() { (bad) }
                 section.card {
                     header { h2 { "Try one" } }
                     div.chips { @for (words, line) in EXAMPLES { a.chip href=(format!("/explain?line={}", in_url(line))) { (words) } } }

@@ -141,7 +141,7 @@ impl Frame<'_> {
                 div.in {
                     a.brand href=(self.query.elsewhere("/")) {
                         svg viewBox="0 0 24 24" aria-hidden="true" { path d="M1 13h5l3-8 5 14 3-9 1.500 3H23" stroke-linecap="round" stroke-linejoin="round" {} }
-                        b { "systole" } span { (Wire(node)) }
+                        b { "systole" } span title=(Wire(node)) { (Wire(node)) }
                     }
                     nav.tabs aria-label="Views" {
                         @for view in View::ALL {
@@ -255,6 +255,7 @@ impl Frame<'_> {
                         @for view in View::ALL.into_iter().filter(|view| !view.is_in_bar()) {
                             a href=(self.query.elsewhere(view.path())) aria-current=[self.current(view)] { (view.title()) }
                         }
+                        button.js type="button" data-act="live" data-state="live" { i.dot {} span data-live-text { "Live" } " · pause or go on" }
                         button.js type="button" data-act="theme" { "Dark or light" }
                     }
                 }
@@ -266,10 +267,11 @@ impl Frame<'_> {
 /// The first thing on a page: its verdict, which has its only `h1`.
 pub(super) fn heading(class: &str, role: &str, sentence: Markup, detail: Markup, more: Markup) -> Markup {
     html! {
-        section.{"verdict " (class)} role=(role) data-live="verdict" {
+        section.{"verdict " (class)} data-live="verdict" {
             span.sign { (sign(class)) }
             div {
-                h1 { (sentence) }
+                // Only the sentence is read out when it changes, not each number beside it.
+                div role=(role) { h1 { (sentence) } }
                 p { (detail) }
             }
             (more)
