@@ -471,7 +471,8 @@ pub(super) fn day(instances: &[InstanceView]) -> Markup {
                     'D' => rect.D x=(x) width=(width) y="2" height="21" {},
                     'G' => line.gone x1=(x) x2=(x + width) y1="22" y2="22" {},
                     '?' => line.q x1=(x) x2=(x + width) y1="16" y2="16" {},
-                    _ => {},
+                    // How long a day is, where nothing is known of it.
+                    _ => line.none x1=(x) x2=(x + width) y1="23" y2="23" {},
                 }
             }
         }

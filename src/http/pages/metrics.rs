@@ -16,7 +16,7 @@ use super::data::{self, Details, Found, MOST_ROWS, Points, SeriesRow};
 use super::frame::{Frame, View};
 use super::now::now;
 use super::parts::{
-    Wire, ago, amount, axis, count, grouped, icon, kind, marked, series_cells, series_url, spark, tag_text, tags,
+    Wire, ago, amount, axis, count, grouped, icon, kind, marked, series_cells, series_url, spark, tags,
 };
 use super::query::{OfMetrics, State, StateParameters};
 use super::show::{self, Shape};
@@ -108,7 +108,7 @@ impl Shown {
                 nav.card.facets aria-label="Narrow the search" data-facets { (self.facets(false)) }
                 div.chips.narrow { (self.facets(true)) }
                 div.card { (self.table()) }
-                aside.card data-preview aria-label="The selected series" {
+                aside.card data-preview data-of=[self.selected.as_ref().map(|(row, ..)| row.series.id())] aria-label="The selected series" {
                     @match &self.selected {
                         Some((row, points, details)) => (self.preview(row, points, details)),
                         None => p.empty { "No series is selected." },
@@ -174,7 +174,7 @@ impl Shown {
         let words = self.query.searched();
         let selected = self.selected.as_ref().map(|(row, ..)| &row.series);
         let row = |row: &SeriesRow| {
-            let is_selected = self.query.sel.is_some() && selected == Some(&row.series);
+            let is_selected = selected == Some(&row.series);
             html! {
                 tr.sel[is_selected] data-id=(Wire(&row.series.id())) aria-current=[is_selected.then_some("true")] {
                     (series_cells(&row.series, &words, &self.query.kept_query()))
@@ -284,7 +284,7 @@ fn facet(name: &str, rows: Vec<FacetRow>, is_wire: bool, is_menu: bool) -> Marku
     let more: u64 = rest.iter().map(|(_, n, ..)| n).sum();
     let links = html! {
         @for (name, n, link, is_on) in shown {
-            a.mono[is_wire] href=(link) aria-current=[is_on.then_some("true")] { span { (Wire(name)) } span { (axis(*n as f64)) } }
+            a.mono[is_wire] href=(link) aria-current=[is_on.then_some("true")] { span title=(Wire(name)) { (Wire(name)) } span { (axis(*n as f64)) } }
         }
         @if !rest.is_empty() { a.muted { span { (rest.len()) " more" } span { (axis(more as f64)) } } }
     };
@@ -304,10 +304,4 @@ fn facet(name: &str, rows: Vec<FacetRow>, is_wire: bool, is_menu: bool) -> Marku
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
-/// A series' tags as words, for titles.
-pub(super) fn title_of(series: &Series) -> String {
-    let tags: Vec<String> = series.tags().map(tag_text).collect();
-    if tags.is_empty() { series.name().to_string() } else { format!("{} {}", series.name(), tags.join(" ")) }
 }

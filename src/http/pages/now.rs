@@ -286,7 +286,9 @@ impl Shown {
             grade,
             has_sign: grade != Grade::Ok,
         };
-        tile.render(&self.query.elsewhere("/presence"), &[Some(seen.up as f64), Some(seen.up as f64)])
+        // Of no services nothing is drawn.
+        let course = [Some(seen.up as f64); 2];
+        tile.render(&self.query.elsewhere("/presence"), if seen.services == 0 { &[] } else { &course })
     }
 
     /// What arrives, by what it is.
@@ -376,7 +378,7 @@ impl Shown {
                     tbody {
                         @for row in self.senders.rows.iter().take(SENDERS) {
                             tr {
-                                td.n { a.name href=(format!("/senders?sender={}", crate::untrusted::in_url(&row.id))) { (Wire(&row.id)) } " " span.muted { (Wire(&row.more)) } }
+                                td.n title=(Wire(&format!("{} {}", row.id, row.more))) { a.name href=(format!("/senders?sender={}", crate::untrusted::in_url(&row.id))) { (Wire(&row.id)) } " " span.muted { (Wire(&row.more)) } }
                                 td.b { (share(row.share / most.max(f64::MIN_POSITIVE), "s1")) }
                                 td.num.v { (amount(row.lines_per_sec)) }
                             }

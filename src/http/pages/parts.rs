@@ -208,13 +208,21 @@ pub(super) fn series_url(series: &Series, kept: &str) -> String {
     out
 }
 
+/// A series as words: its name and all its tags.
+pub(super) fn whole(series: &Series) -> String {
+    let tags: Vec<String> = series.tags().map(tag_text).collect();
+    if tags.is_empty() { series.name().to_string() } else { format!("{} {}", series.name(), tags.join(" ")) }
+}
+
 /// A series' letter, name and tags as two cells.
 pub(super) fn series_cells(series: &Series, words: &[String], kept: &str) -> Markup {
     html! {
         td.k { (kind(series.kind())) }
-        td.n {
+        td.n title=(Wire(&whole(series))) {
             a.name href=(series_url(series, kept)) { (marked(series.name(), words)) }
             (tags(series, words, TAGS))
+            @let count = series.tags().count();
+            @if count > 1 { span.tag.rest { "+" (count - 1) } }
         }
     }
 }
@@ -228,6 +236,10 @@ fn scale(values: &[Option<f64>], from_zero: bool) -> Option<(f64, f64)> {
     let (low, high) = (known().fold(f64::INFINITY, f64::min), known().fold(f64::NEG_INFINITY, f64::max));
     if low > high {
         return None;
+    }
+    if low == 0.0 && high == 0.0 {
+        // Nothing lies at the bottom.
+        return Some((0.0, 1.0));
     }
     let low = if from_zero { low.min(0.0) } else { low };
     let least = (high.abs().max(low.abs()) * LEAST_SPAN).max(f64::MIN_POSITIVE);
@@ -379,14 +391,25 @@ pub(super) fn drawing(
                         } @else if lines.len() == 1 {
                             path.fill d=(area(&line.values, base, x, y)) {}
                         }
-                        path d=(path(&line.values, x, y)) {}
+                        path d=(path(&edge(&line.values, base, height), x, y)) {}
                     }
                 }
             }
             (lane(complete))
-            (names(&stacked, &y))
+            (names(&stacked, height, kind, &y))
         }
     }
+}
+
+/// Below this share of the height nothing is seen of a part: two pixels.
+const THIN: f64 = 0.01;
+
+/// A line where it is visibly above another one: the edge of a part that is nothing would be that of all below it.
+fn edge(values: &[Option<f64>], base: &[Option<f64>], height: f64) -> Vec<Option<f64>> {
+    let is_seen = |n: usize, value: f64| {
+        base.get(n).copied().flatten().is_none_or(|below| base.is_empty() || value - below >= height * THIN)
+    };
+    values.iter().enumerate().map(|(n, value)| value.filter(|value| is_seen(n, *value))).collect()
 }
 
 /// Lines as they are drawn: of a stack, each is the sum up to it.
@@ -446,16 +469,27 @@ fn lane(complete: &[Option<f64>]) -> Markup {
     }
 }
 
-/// Labels at the ends of lines, apart from each other.
-fn names(lines: &[Curve], y: &impl Fn(f64) -> f64) -> Markup {
+/// Labels at the ends of lines, apart from each other and inside; what is too small to be seen has none.
+fn names(lines: &[Curve], height: f64, kind: Drawing, y: &impl Fn(f64) -> f64) -> Markup {
     const APART: f64 = 75.0;
     let last = |line: &Curve| line.values.iter().rev().flatten().next().copied();
-    let mut places: Vec<(f64, &Curve)> = lines.iter().filter_map(|line| Some((y(last(line)?), line))).collect();
+    let is_seen = |n: usize| {
+        let below = n.checked_sub(1).filter(|_| kind == Drawing::Stack).map(|n| &lines[n].values);
+        let parts = |below: &Vec<Option<f64>>| edge(&lines[n].values, below, height).iter().any(Option::is_some);
+        below.is_none_or(parts)
+    };
+    let named = lines.iter().enumerate().filter(|(n, _)| is_seen(*n));
+    let mut places: Vec<(f64, &Curve)> = named.filter_map(|(_, line)| Some((y(last(line)?), line))).collect();
     places.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut above = f64::INFINITY;
     for (place, _) in &mut places {
         *place = place.min(above - APART);
         above = *place;
+    }
+    let mut top = 0.0_f64;
+    for (place, _) in places.iter_mut().rev() {
+        *place = place.max(top);
+        top = *place + APART;
     }
     html! {
         @for (place, line) in places {
@@ -571,6 +605,7 @@ mod tests {
     fn the_scale_of_a_small_line_spans_a_third_of_its_maximum() {
         assert_eq!(scale(&[Some(100.0), Some(101.0)], false), Some((85.35, 115.65)));
         assert_eq!(scale(&[Some(0.0), Some(10.0)], false), Some((0.0, 10.0)));
+        assert_eq!(scale(&[Some(0.0), Some(0.0)], false), Some((0.0, 1.0)));
         assert_eq!(scale(&[None], false), None);
     }
 

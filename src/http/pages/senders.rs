@@ -144,7 +144,7 @@ impl Shown {
         };
         html! {
             tr.sel[is_selected] data-id=(Wire(&row.id)) {
-                td.n { a.name href=(link) aria-current=[is_selected.then_some("true")] { (Wire(&row.id)) } " " span.muted { (Wire(&row.more)) } }
+                td.n title=(Wire(&format!("{} {}", row.id, row.more))) { a.name href=(link) aria-current=[is_selected.then_some("true")] { (Wire(&row.id)) } " " span.muted { (Wire(&row.more)) } }
                 td.b.wide-only { (share(row.share / most.max(f64::MIN_POSITIVE), if is_bad { "s2" } else { "s1" })) }
                 td.num { (percent(row.share)) " %" }
                 td.num { (amount(row.lines_per_sec)) }
@@ -199,8 +199,8 @@ impl Shown {
                     tbody {
                         @for key in self.senders.tag_keys.iter().take(TAG_KEYS) {
                             @let is_bad = key.new_per_sec >= MANY_NEW;
-                            tr.sel[is_bad] {
-                                td.n title=(Wire(&key.about)) { a.name href=(format!("/series?q={}", in_url(&format!("{}:", key.key)))) { (Wire(&key.key)) } }
+                            tr.hot[is_bad] {
+                                td.n title=(Wire(&format!("{}: {}", key.key, key.about))) { a.name href=(format!("/series?q={}", in_url(&format!("{}:", key.key)))) { (Wire(&key.key)) } }
                                 td.b.wide-only { (share(scale(key.values), if is_bad { "s2" } else { "s7" })) }
                                 td.num { (grouped(key.values)) }
                                 td.num { (new_series(key.new_per_sec)) }
@@ -244,7 +244,7 @@ impl Shown {
                     tbody {
                         @for row in rows.iter().take(PREFIXES) {
                             tr {
-                                td.n { a.name href=(format!("/series?prefix={}", in_url(&row.id))) { (Wire(&row.id)) } }
+                                td.n title=(Wire(&row.id)) { a.name href=(format!("/series?prefix={}", in_url(&row.id))) { (Wire(&row.id)) } }
                                 td.b.wide-only { (share(row.share / most.max(f64::MIN_POSITIVE), if row.new_series_per_sec >= MANY_NEW { "s2" } else { "s7" })) }
                                 td.num { (percent(row.share)) " %" }
                                 td.num { (amount(row.lines_per_sec)) }

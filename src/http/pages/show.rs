@@ -13,7 +13,6 @@ use crate::web::{Parameters, bad_request};
 
 use super::data::{self, ByTag, Details, Points, SeriesRow};
 use super::frame::{Frame, View};
-use super::metrics::title_of;
 use super::parts::{Curve, Drawing, Wire, ago, amount, count, date, drawing, icon, percent, series_url, share, tags};
 use super::query::{OfSeries, State, StateParameters};
 
@@ -74,7 +73,7 @@ pub(super) async fn page(
         })
         .await?;
     let (shown, is_known) = shown;
-    let title = title_of(&shown.row.series);
+    let title = super::parts::whole(&shown.row.series);
     let frame = Frame {
         state: &state,
         view: View::Metrics,

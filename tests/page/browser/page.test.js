@@ -66,7 +66,7 @@ test("with nothing configured the page says what to do, and takes little to load
   await until("the modules run", () => page.evaluate(() => document.documentElement.dataset.ready !== undefined));
   await page.waitForTimeout(500);
   t.diagnostic(`first load: ${bytes} bytes`);
-  assert.ok(bytes > 5_000 && bytes <= 150_000, `${bytes} bytes`);
+  assert.ok(bytes > 5_000 && bytes <= 100_000, `${bytes} bytes`);
   const policy = response?.headers()["content-security-policy"] ?? "";
   assert.match(policy, /default-src 'none'/);
   assert.doesNotMatch(policy, /unsafe/);
@@ -141,6 +141,68 @@ test("the keyboard does what its list says", async () => {
   await until("the pinned chart is drawn", () => page.locator("[data-pins] figure.drawn").count());
 });
 
+test("a heat map grows with the intervals, whatever their values are, and loses none", async () => {
+  const samples = async () =>
+    Number(
+      /([\d,]+) samples/
+        .exec((await page.locator("figure[data-chart=heat] p.hide").allTextContents()).join(" "))?.[1]
+        .replaceAll(",", "") ?? 0,
+    );
+  let before = 0;
+  for (const value of [3, 700, 0.02, 45]) {
+    await daemon.flood(Array.from({ length: 50 }, () => `spread.duration:${value}|ms`));
+    if (value === 3) {
+      const found = `${daemon.url}/api/v1/series?q=spread.duration`;
+      await until("the series is there", async () => (await (await fetch(found)).json()).matched === 1);
+      await go("/series/show?kind=timer&name=spread.duration");
+      continue;
+    }
+    await until(`more than ${before} samples`, async () => (await samples()) > before, INTERVAL * 3);
+    before = await samples();
+  }
+  assert.equal(before, 150);
+});
+
+test("the search of settings answers while one types", async () => {
+  await go("/config");
+  const rows = () => page.locator(".set tbody tr:has(td)").count();
+  const all = await rows();
+  await page.locator("[data-filter]").fill("receive_buffer");
+  await until("few settings", async () => (await rows()) < 10 && (await rows()) > 0, 3);
+  assert.match((await page.locator("form.seek").textContent()) ?? "", /\d settings?\D/);
+  assert.match(page.url(), /q=receive_buffer/);
+  await page.locator("[data-filter]").fill("");
+  await until("all settings", async () => (await rows()) === all, 3);
+});
+
+test("the keyboard goes back, through rows without links, along menus, and from a search to its result", async () => {
+  await go("/events");
+  await until("an event", () => page.locator(".log li").count());
+  await page.keyboard.press("j");
+  await until("the first event has the focus", () =>
+    page.locator(".log li.sel:focus-within, .log li.sel:focus").count(),
+  );
+  await page.keyboard.press("t");
+  await page.keyboard.press("ArrowDown");
+  assert.match((await page.evaluate(() => document.activeElement?.textContent)) ?? "", /Last 15 min/);
+  await page.keyboard.press("ArrowUp");
+  await page.keyboard.press("ArrowUp");
+  assert.match((await page.evaluate(() => document.activeElement?.textContent)) ?? "", /Last 24 h/);
+  await page.keyboard.press("Escape");
+  await go("/series");
+  await until("the modules run", () => page.evaluate(() => document.documentElement.dataset.ready !== undefined));
+  await page.keyboard.press("/");
+  await page.keyboard.type("pool.in_use");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/\/series\/show\?kind=gauge&name=pool\.in_use/);
+  await page.keyboard.press("Escape");
+  await page.waitForURL(/\/series\?q=pool/);
+  await until("the modules run", () => page.evaluate(() => document.documentElement.dataset.ready !== undefined));
+  await page.keyboard.press("Escape");
+  await page.keyboard.press("Escape");
+  await until("the whole list", () => !/q=/.test(page.url()));
+});
+
 test("names from the wire are text, whatever they hold", async () => {
   daemon.send('a<img/src=x/onerror=document.title="broken">"\'&b:1|c|#t<b>:v"</script>');
   await go("/series?q=onerror");
@@ -187,10 +249,78 @@ test("a service that falls silent goes down before one's eyes, and silence of al
       /1 instance is down/.test((await page.locator("h1").textContent()) ?? ""),
     );
     alive.clear();
+    await page.goto(`${daemon.url}/presence/checkout`);
+    await until("the modules run", () => page.evaluate(() => document.documentElement.dataset.ready !== undefined));
+    await page.keyboard.press("Escape");
+    await page.waitForURL(/\/presence$/);
     await until("one verdict", async () => /Mass silence/.test((await page.locator("h1").textContent()) ?? ""), 12);
   } finally {
     clearInterval(beats);
   }
+});
+
+/** What is cut without a title that has all of it, and how far the page is wider than the window. */
+const cut = () =>
+  page.evaluate(() => {
+    const found = [];
+    for (const element of document.querySelectorAll("main *, header *")) {
+      const { overflowX, display, position } = getComputedStyle(element);
+      const isClipped = /hidden|clip/.test(overflowX) && display !== "none" && position !== "absolute";
+      if (isClipped && element.scrollWidth > element.clientWidth + 1 && !element.closest("[title]")) {
+        found.push(`${element.tagName}.${element.className}: ${element.textContent?.slice(0, 80)}`);
+      }
+    }
+    const { scrollWidth, clientWidth } = document.documentElement;
+    return scrollWidth > clientWidth ? [...found, `${scrollWidth} px in ${clientWidth}`] : found;
+  });
+
+test("long names wrap or are whole in a title, at any width, and nothing scrolls sideways", async () => {
+  const long = "checkout-and-payments-backend-with-a-name-that-nobody-can-say";
+  let n = 0;
+  const send = () => {
+    const key = "a_tag_key_that_is_as_long_as_somebody_made_it_without_a_thought_of_phones";
+    const lines = Array.from(
+      { length: 400 },
+      () => `${long}.requests.${long}:1|c|#${key}:${long}-${n++},route:/${long}`,
+    );
+    const beats = ["a", "b"].map(
+      (one) => `heartbeat:1|g|#service:${long},instance:${long}-${one},interval:1,version:${long}`,
+    );
+    void daemon.flood([...lines, ...beats, "heartbeat:1|g|#service:short,instance:a,interval:1"]);
+  };
+  send();
+  const sending = setInterval(send, 500);
+  /** @type {string[]} */
+  const wrong = [];
+  try {
+    await go("/");
+    await until("the pill of the tag, or its verdict", async () =>
+      /a_tag_key_that/.test((await page.locator(".verdict").textContent()) ?? ""),
+    );
+    for (const width of [1440, 1024, 390]) {
+      await page.setViewportSize({ width, height: 900 });
+      for (const view of [
+        "/",
+        "/series",
+        "/presence",
+        `/presence/${long}`,
+        `/presence/${long}/${long}-a`,
+        "/senders",
+        "/events",
+        "/config",
+      ]) {
+        await go(view);
+        await until(`the modules run on ${view}`, () =>
+          page.evaluate(() => document.documentElement.dataset.ready !== undefined),
+        );
+        wrong.push(...(await cut()).map((what) => `${view} at ${width}: ${what}`));
+      }
+    }
+  } finally {
+    clearInterval(sending);
+    await page.setViewportSize({ width: 1440, height: 900 });
+  }
+  assert.deepEqual(wrong, []);
 });
 
 test("nothing serious is found by axe, on any view, in both themes and on a phone", async () => {
@@ -285,12 +415,29 @@ test("nothing is wrong in the console", () => {
 
 test("a daemon that is gone is said to be gone; when it is back the page goes on by itself", async () => {
   await go("/");
-  await until("it is live", async () => (await page.locator("[data-live-text]").textContent()) === "Live");
+  await until("it is live", async () => (await page.locator(".live [data-live-text]").textContent()) === "Live");
+  /** @param {string} selector */
+  const colour = (selector) =>
+    page
+      .locator(selector)
+      .first()
+      .evaluate((one) => getComputedStyle(one).color);
+  const bright = await colour(".tile .big");
   await daemon.stop("SIGKILL");
   await shows(/No answer for/, INTERVAL * 2 + 8);
-  assert.equal(await page.locator("[data-live-text]").textContent(), "Offline");
+  assert.match(await page.title(), /^✕ no answer · /);
+  const muted = await colour(".offline + section .sub, .tile .sub");
+  for (const part of [".tile .big", ".verdict h1", ".tile .sub"]) {
+    assert.deepEqual([await colour(part), muted === bright], [muted, false], part);
+  }
+  assert.equal(await page.locator(".live [data-live-text]").textContent(), "Offline");
   await daemon.start();
-  await until("it is live again", async () => (await page.locator("[data-live-text]").textContent()) === "Live", 20);
+  await until(
+    "it is live again",
+    async () => (await page.locator(".live [data-live-text]").textContent()) === "Live",
+    20,
+  );
+  await until("the title is of the page again", async () => !(await page.title()).includes("no answer"));
   daemon.send("back:1|c");
   await shows(/\bback\b/);
 });
