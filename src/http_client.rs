@@ -396,12 +396,16 @@ pub fn split_login(url: &str) -> (String, Option<Login<'_>>) {
     }
 }
 
-/// A URL with its login masked, whatever else is wrong with it.
+/// A URL with its login and its query masked, whatever else is wrong with it.
 pub fn without_login(url: &str) -> String {
+    let (url, query) = match url.split_once('?') {
+        Some((url, _)) => (url, "?***"),
+        None => (url, ""),
+    };
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://***@{host}"),
-        None => url.to_string(),
+        Some((_, host)) => format!("{scheme}://***@{host}{query}"),
+        None => format!("{url}{query}"),
     }
 }
 
@@ -449,6 +453,13 @@ mod tests {
             ("https://host?token=secret", "https://host/***"),
         ] {
             assert_eq!(masked(url), expected);
+        }
+        for (url, expected) in [
+            ("http://127.0.0.1:9093/x", "http://127.0.0.1:9093/x"),
+            ("http://me:secret@127.0.0.1:1/<script>?token=secret", "http://***@127.0.0.1:1/<script>?***"),
+            ("http://h?token=a@secret", "http://h?***"),
+        ] {
+            assert_eq!(without_login(url), expected);
         }
     }
 

@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use crate::http::{Effective, Origin, Setting};
 use crate::settings::{Described, Opt, OptionVisitor, Tables};
+use crate::sinks::SinkKind;
 
 use super::print::{MASK, inside, shown};
-use super::schema::{Config, Profile};
+use super::schema::{Config, Listen, Profile, Sink};
 
 /// What stands in place of a secret.
 const SECRET: &str = "***";
@@ -24,13 +25,13 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// What a setting comes from, and the line if that is the file.
-    fn of(&self, path: &str) -> (Origin, Option<usize>) {
-        // Tables that a flag or a variable makes have their place for all that is in them.
-        let whole = path.split_once(']').map(|(table, _)| format!("{table}]"));
+    /// What a setting comes from, and the line if that is the file. `is_usual` says that it is what its table begins with.
+    fn of(&self, path: &str, is_usual: bool) -> (Origin, Option<usize>) {
+        // Tables that a flag or a variable makes have their place for all that it says of them.
+        let (whole, key) = path.split_once(']').map_or((None, ""), |(table, key)| (Some(format!("{table}]")), key));
         let found = self.places.get(path);
         let by_table = whole.as_ref().and_then(|table| self.places.get(table)).filter(|place| !self.is_in_file(place));
-        match found.or(by_table) {
+        match found.or(by_table.filter(|_| !is_usual || matches!(key, ".url" | ".type"))) {
             None => (Origin::Default, None),
             Some(place) if self.is_in_file(place) => (Origin::File, line(place)),
             Some(place) if place.starts_with("--") => (Origin::Flag, None),
@@ -69,12 +70,28 @@ pub fn effective(config: &Config, origins: &Origins) -> Effective {
     // The others hang on these two.
     let own = collected(Config::default()).into_iter().filter(|(path, ..)| path == "profile" || path == "interval");
     defaults.extend(own.map(|(path, value, _)| (path, value)));
+    let usual: BTreeMap<String, Value> =
+        collected(usual_tables(config)).into_iter().map(|(path, value, _)| (path, value)).collect();
     let settings = collected(config.clone()).into_iter().map(|(path, value, about)| {
-        let (from, line) = origins.of(&path);
+        let (from, line) = origins.of(&path, usual.get(&path) == Some(&value));
         let default = defaults.get(&path).cloned().unwrap_or(Value::Null);
         Setting { default, from, line, about, value, path }
     });
-    Effective { file: origins.file.clone(), settings: settings.collect() }
+    let absolute = |file: &String| std::path::absolute(file).map_or(file.clone(), |path| path.display().to_string());
+    Effective { file: origins.file.as_ref().map(absolute), settings: settings.collect() }
+}
+
+/// The same listeners and sinks, as they are where nothing more is said of them.
+fn usual_tables(config: &Config) -> Config {
+    let sink = |sink: &Sink| {
+        let name = sink.kind.name();
+        SinkKind::from_name(name).map_or_else(|| sink.clone(), |kind| Sink::new(name, kind))
+    };
+    Config {
+        listen: config.listen.iter().map(|listen| Listen::new(listen.url.clone(), config.protocol)).collect(),
+        sinks: config.sinks.iter().map(sink).collect(),
+        ..config.clone()
+    }
 }
 
 /// Collects settings: path, value, and a sentence.
