@@ -596,9 +596,9 @@ impl Shared {
 
     /// Whether it is one of the daemon's own.
     pub(super) fn is_own(&self, series: &Series) -> bool {
-        let (name, own) = (series.name().as_bytes(), self.options.own_prefix.as_bytes());
         // As a search, which knows no case.
-        name.get(..own.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(own))
+        let [name, own] = [series.name(), &self.options.own_prefix].map(str::to_ascii_lowercase);
+        super::search::is_own(name.as_bytes(), own.as_bytes())
     }
 }
 

@@ -14,6 +14,7 @@ use memchr::memmem::Finder;
 
 use crate::glob::Budget;
 use crate::memory::{footprint, vec_footprint};
+use crate::presence::SERIES;
 use crate::protocol::Kind;
 use crate::series::Series;
 
@@ -43,6 +44,9 @@ const MOST_NEAR_WORD: usize = 40;
 
 /// Most bytes of a text in a cursor.
 const MOST_CURSOR: usize = 2000;
+
+/// The lowest score of a series that has stopped.
+const STOPPED: u32 = 1 << 31;
 
 const TAG: u8 = 1;
 const END: u8 = 0;
@@ -119,6 +123,16 @@ impl Segment {
             + vec_footprint::<u32>(self.starts.capacity())
             + vec_footprint::<u32>(self.ids.capacity())
     }
+}
+
+/// Whether a name, in lower case, is that of one of the daemon's own series, which begin so: `systole.`, `systole_` and
+/// `presence_`.
+pub(super) fn is_own(name: &[u8], own_prefix: &[u8]) -> bool {
+    let Some(stem) = own_prefix.strip_suffix(b"systole.") else { return name.starts_with(own_prefix) };
+    let Some(rest) = name.strip_prefix(stem) else { return false };
+    rest.starts_with(b"systole.")
+        || rest.starts_with(b"systole_")
+        || rest.starts_with(b"presence_") && SERIES.iter().any(|own| own.as_bytes() == rest)
 }
 
 fn name_of(text: &[u8]) -> &[u8] {
@@ -339,7 +353,7 @@ impl Wanted {
         let mut lowered = Vec::new();
         lower(query.trim(), &mut lowered);
         let wanted = Wanted { words: words.collect(), kind, prefix, query: lowered, ..Wanted::default() };
-        Ok(Wanted { wants_own: wanted.begins(b"systole"), ..wanted })
+        Ok(Wanted { wants_own: wanted.begins(b"systole") || wanted.begins(b"presence"), ..wanted })
     }
 
     /// Whether its patterns took too long, so that what was found is not all.
@@ -356,7 +370,8 @@ impl Wanted {
     pub(super) fn without(mut self, own_prefix: &str) -> Wanted {
         lower(own_prefix, &mut self.own_prefix);
         let stem = self.own_prefix.strip_suffix(b".").unwrap_or(&self.own_prefix);
-        self.wants_own |= self.begins(stem);
+        let of_presence = [stem.strip_suffix(b"systole").unwrap_or(stem), b"presence"].concat();
+        self.wants_own |= self.begins(stem) || self.begins(&of_presence);
         self
     }
 
@@ -364,7 +379,7 @@ impl Wanted {
         let text = segment.text(n);
         self.kind.is_none_or(|kind| segment.kinds[n] == kind as u8)
             && self.prefix.as_ref().is_none_or(|prefix| text.starts_with(prefix))
-            && (self.wants_own || self.own_prefix.is_empty() || !text.starts_with(&self.own_prefix))
+            && (self.wants_own || self.own_prefix.is_empty() || !is_own(name_of(text), &self.own_prefix))
             && self.words.iter().enumerate().all(|(at, word)| Some(at) == but || word.matches(text, &self.budget))
     }
 
@@ -579,8 +594,9 @@ impl Page<'_> {
         let is_current = cell.last[place].load(Relaxed).wrapping_sub(self.last) < u32::MAX / 2;
         match self.sort {
             Sort::Name => 0,
-            Sort::Loudest if !is_current => u32::MAX,
-            Sort::Loudest => !cell.rate[place].load(Relaxed),
+            // Behind all that are current, the last that stopped first.
+            Sort::Loudest if !is_current => STOPPED | (!cell.last[place].load(Relaxed) >> 1),
+            Sort::Loudest => STOPPED - 1 - (cell.rate[place].load(Relaxed) & (STOPPED - 1)),
             Sort::Changed if !is_current => u32::MAX,
             Sort::Changed => !cell.change[place].load(Relaxed),
             Sort::Newest => !cell.first_seen[place].load(Relaxed),

@@ -61,7 +61,7 @@ pub struct SeriesInfo {
     pub last_seen: f64,
     /// Whether the last interval has it.
     pub is_current: bool,
-    /// Sum of a counter or events of a timer a second, in its last interval; `null` for others.
+    /// Sum of a counter or events of a timer a second in the last interval; `null` if that has none, and for others.
     pub rate: Option<f32>,
     /// The name of the shown number.
     pub field: String,
@@ -234,7 +234,7 @@ impl Shared {
             first_seen: entry.first_seen,
             last_seen: entry.last_seen,
             is_current,
-            rate: rate.filter(|_| has_rate),
+            rate: rate.filter(|_| has_rate && is_current),
             field: shown_field(&entry.series, layout),
             value: some(entry.shown).filter(|_| is_current),
             min: None,

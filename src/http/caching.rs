@@ -5,6 +5,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::snapshot::Snapshot;
 
+use super::AppState;
+
 /// To be kept by nobody but the client itself, which asks each time whether it is still right.
 pub(super) const ASK_AGAIN: &str = "private, no-cache";
 
@@ -17,6 +19,12 @@ pub(super) fn tag(parts: &[&str]) -> String {
 pub(super) fn interval_tag(snapshot: &Snapshot) -> String {
     let (sequence, end) = snapshot.identity();
     tag(&[&format!("{sequence:x}"), &format!("{end:x}")])
+}
+
+/// The tag of what is made of the history alone: it changes with the interval. `None` before the first.
+pub(super) fn history_tag(state: &AppState) -> Option<String> {
+    let end = state.history.last_end()?;
+    Some(tag(&["h", &format!("{:x}", end.to_bits())]))
 }
 
 /// The answer to a client that has what is tagged so, if it has.

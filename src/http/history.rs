@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::get;
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::sys::unix_time;
 use crate::web::{self, FromGiven, Given, Parameters, line};
 
 use super::AppState;
+use super::caching;
 use super::series::no_history;
 
 /// Most series, and most paths of the ledger, of an answer.
@@ -169,6 +171,7 @@ fn excess(query: &PointsQuery) -> Option<Response> {
 )]
 pub(super) async fn points(
     State(state): State<AppState>,
+    headers: HeaderMap,
     Parameters(asked): Parameters<Asked>,
 ) -> Result<Response, Response> {
     if let Some(off) = no_history(&state) {
@@ -185,6 +188,12 @@ pub(super) async fn points(
         return Err(web::bad_request("`from` is before `to`, and `to` is now if it is not given"));
     }
     query.check().map_err(|error| web::too_costly(&error.to_string()))?;
+    // What is older than the history has no interval: it is read each time.
+    let is_past = state.past.is_some() && state.history.before(&query).is_some();
+    let tag = caching::history_tag(&state).filter(|_| !is_past);
+    if let Some(unchanged) = tag.as_deref().and_then(|tag| caching::unchanged(&headers, tag)) {
+        return Ok(unchanged);
+    }
     let points = match (&state.past, state.history.before(&query)) {
         (Some(past), Some((older, rest))) => {
             let (from, to) = (query.from, query.to);
@@ -204,5 +213,9 @@ pub(super) async fn points(
         let open = history.last_end().map(|from| OpenInterval { from, to: from + points.interval, now });
         line(&PointsAnswer { points, open })
     });
-    state.bodies.whole(web::JSON, answer.await?).await
+    let mut response = state.bodies.whole(web::JSON, answer.await?).await?;
+    if let Some(tag) = tag {
+        caching::mark(&mut response, &tag, caching::ASK_AGAIN);
+    }
+    Ok(response)
 }

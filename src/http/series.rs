@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 use serde::Serialize;
@@ -20,6 +20,7 @@ use crate::snapshot::{Point, Snapshot};
 use crate::web::{self, FromGiven, Given, Parameters, error, line};
 
 use super::AppState;
+use super::caching;
 use super::snapshot::KindName;
 
 /// Series of a page: usually, and at most.
@@ -83,7 +84,8 @@ impl FromGiven for Asked {
 /// Series that match a search
 ///
 /// One page of them, with the number that is shown of each. A series that is not sent any more stays until the history has
-/// nothing of it. The daemon's own series are found by a `q` or a `prefix` that begins with `systole` only.
+/// nothing of it. The daemon's own series, those of presence among them, are found by a `q` or a `prefix` that begins
+/// with `systole` or `presence` only.
 #[utoipa::path(
     get,
     path = "/api/v1/series",
@@ -102,6 +104,7 @@ impl FromGiven for Asked {
 )]
 pub(super) async fn list(
     State(state): State<AppState>,
+    headers: HeaderMap,
     Parameters(asked): Parameters<Asked>,
 ) -> Result<Response, Response> {
     if let Some(off) = no_history(&state) {
@@ -110,6 +113,10 @@ pub(super) async fn list(
     let Asked { text, wanted, sort, limit, cursor, spark, facets } = asked;
     let wanted = wanted.map_err(refused)?;
     let query = SearchQuery { wanted, text, sort, limit, cursor, spark, facets };
+    let tag = caching::history_tag(&state);
+    if let Some(unchanged) = tag.as_deref().and_then(|tag| caching::unchanged(&headers, tag)) {
+        return Ok(unchanged);
+    }
     let history = state.history.clone();
     let page = state.bodies.work(move || {
         let began = Instant::now();
@@ -117,7 +124,11 @@ pub(super) async fn list(
         page.took_ms = (began.elapsed().as_secs_f64() * 1e5).round() / 1e2;
         Ok(line(&page))
     });
-    state.bodies.whole(web::JSON, page.await?.map_err(refused)?).await
+    let mut response = state.bodies.whole(web::JSON, page.await?.map_err(refused)?).await?;
+    if let Some(tag) = tag {
+        caching::mark(&mut response, &tag, caching::ASK_AGAIN);
+    }
+    Ok(response)
 }
 
 /// The answer to a search that cannot be made.
