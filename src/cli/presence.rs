@@ -189,11 +189,11 @@ fn announced(who: &str, wanted: Duration, granted: &Value) -> String {
     }
     // 2026-11-26T07:50:00.000Z: the time of day is enough, unless it is days away.
     let until = text(granted, "until").split_once('T').map_or((text(granted, "until"), ""), |(day, time)| (day, time));
-    let time = &until.1[..until.1.len().min(5)];
+    let time = until.1.get(..5).unwrap_or(until.1);
     let day = if seconds > 86_400.0 { format!("{} ", until.0) } else { String::new() };
     let most =
         if seconds < wanted.as_secs_f64() { format!(" ({} is the most)", length(seconds)) } else { String::new() };
-    format!("{}: in maintenance until {day}{time} UTC{most}\n", Escaped(who))
+    format!("{}: in maintenance until {}{} UTC{most}\n", Escaped(who), Escaped(&day), Escaped(time))
 }
 
 fn split(who: &str) -> (&str, Option<&str>) {
@@ -252,12 +252,12 @@ fn rows(service: &Value) -> impl Iterator<Item = [String; 7]> {
         let flags: Vec<&str> = flags.chain(is_failing(instance).then_some("critical")).collect();
         [
             format!("{}/{}", Escaped(text(service, "service")), Escaped(text(instance, "instance"))),
-            text(instance, "state").to_string(),
+            Escaped(text(instance, "state")).to_string(),
             seconds(instance, "silence_s"),
             seconds(instance, "timeout_s"),
             seconds(instance, "interval_s"),
             Escaped(text(instance, "version")).to_string(),
-            flags.join(" "),
+            Escaped(&flags.join(" ")).to_string(),
         ]
     })
 }
@@ -266,14 +266,19 @@ fn table(services: &Value) -> String {
     let mut lines = vec![["WHO", "STATE", "SILENT", "TIMEOUT", "INTERVAL", "VERSION", "FLAGS"].map(String::from)];
     for service in services.as_array().into_iter().flatten() {
         let total = service["present"].as_u64().unwrap_or(0) + service["down"].as_u64().unwrap_or(0);
+        let instances = || service["instances"].as_array().into_iter().flatten();
+        let unconfirmed = match instances().filter(|instance| text(instance, "state") == "unknown").count() {
+            0 => String::new(),
+            n => format!("{n} not confirmed yet"),
+        };
         lines.push([
             Escaped(text(service, "service")).to_string(),
-            text(service, "state").to_string(),
-            format!("{} of {total}", service["present"]),
+            Escaped(text(service, "state")).to_string(),
+            format!("{} of {total}", service["present"].as_u64().unwrap_or(0)),
             String::new(),
             String::new(),
             String::new(),
-            String::new(),
+            unconfirmed,
         ]);
         lines.extend(rows(service));
     }
@@ -304,11 +309,13 @@ fn details(found: &Value) -> String {
             // The health column has it.
             _ if key == "message" => continue,
             Value::String(text) => Escaped(text).to_string(),
-            Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+            Value::Array(items) => {
+                Escaped(&items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")).to_string()
+            }
             Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or(0.0)),
-            other => other.to_string(),
+            other => Escaped(&other.to_string()).to_string(),
         };
-        out.push_str(&format!("{key:16} {value}\n"));
+        out.push_str(&format!("{:16} {value}\n", Escaped(key).to_string()));
     }
     out
 }
@@ -323,12 +330,14 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         let why = said["error"]["message"].as_str().unwrap_or("it is unknown");
         return Ok((UNKNOWN, format!("PRESENCE UNKNOWN - {}: {}\n", Escaped(service), Escaped(why))));
     }
-    let Some(state) = said["state"].as_str() else {
+    // It is a plug-in's line on a terminal, whoever answers.
+    let Some(state) = said["state"].as_str().map(|state| Escaped(state).to_string()) else {
         return Err(Escaped(said["error"]["message"].as_str().unwrap_or("the daemon does not answer")).to_string());
     };
     let number = |key: &str| said[key].as_u64().unwrap_or(0);
     let (present, down, late, critical) = (number("present"), number("down"), number("late"), number("critical"));
     let is_odd = late > 0 || critical > 0 || said["flapping"] == true;
+    let state = state.as_str();
     let code = match (said["mass_silence"] == true, state, min) {
         (true, ..) => UNKNOWN,
         (_, "maintenance", _) => WARNING,
@@ -421,8 +430,8 @@ async fn events(daemon: &DaemonClient, follow: bool, json: bool) -> Result<u8, S
                         true => Escaped(&event.to_string()).to_string(),
                         false => format!(
                             "{}  {:8}  {}",
-                            text(event, "time"),
-                            text(event, "severity"),
+                            Escaped(text(event, "time")),
+                            Escaped(text(event, "severity")).to_string(),
                             Escaped(text(event, "text"))
                         ),
                     };

@@ -152,6 +152,10 @@ async fn serve(
     let service_manager =
         ServiceManager::start().map_err(|error| format!("cannot start the service manager's thread: {error}"))?;
     let running = daemon.with_part(service_manager.part()).start()?;
+    let restored = running.restored().await;
+    if !restored.is_empty() {
+        log.say(&restored);
+    }
     service_manager.notify(NotifyState::Ready);
     tokio::select! {
         () = stop => {}

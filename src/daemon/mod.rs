@@ -41,6 +41,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::aggregate::{Quota, Shard};
 use crate::assemble;
@@ -89,6 +90,9 @@ pub enum StopError {
     #[error("a receive worker failed; its messages are above")]
     WorkerFailed,
 }
+
+/// Longest wait for what presence had saved: it is only told.
+const RESTORING: Duration = Duration::from_secs(1);
 
 /// What the journal says of a start.
 const STARTED: &str = concat!("systole ", env!("CARGO_PKG_VERSION"), " started");
@@ -384,6 +388,16 @@ impl Running {
             ready: self.readiness.obstacle().is_none(),
             on_time: self.supervisor.0.is_alive() && !health::is_late(&self.flusher.published(), self.interval),
         }
+    }
+
+    /// What presence knows from an earlier run, as a line of text below those of [`Daemon::summary`]; empty if it is nothing.
+    pub async fn restored(&self) -> String {
+        let presence = self.parts.presence.as_ref().map(Presence::handle);
+        let Some(presence) = presence else { return String::new() };
+        let restored = timeout(RESTORING, presence.restored()).await.ok().flatten();
+        restored
+            .filter(|restored| restored.services > 0)
+            .map_or_else(String::new, |restored| summary::restored(&restored))
     }
 
     /// Resolves when a part has failed without which the daemon cannot go on: the flush, or a receive worker again and again.

@@ -8,6 +8,9 @@ use crate::config::{ListenUrl, show_duration, show_size};
 use crate::net::Transport;
 use crate::ports::TlsFiles;
 
+use crate::presence_driver::Restored;
+use crate::untrusted::Escaped;
+
 use super::Daemon;
 use super::server::BoundServer;
 
@@ -18,6 +21,17 @@ fn tls(files: &TlsFiles) -> &'static str {
         (true, false) => "  (TLS)",
         (true, true) => "  (TLS, client certificates)",
     }
+}
+
+/// What presence knows from an earlier run.
+pub(super) fn restored(restored: &Restored) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    format!(
+        "  presence  {} of {} restored from {}; each is confirmed by its next heartbeat\n",
+        count(restored.instances, "instance"),
+        count(restored.services, "service"),
+        Escaped(&restored.file.display().to_string())
+    )
 }
 
 pub(super) fn text(daemon: &Daemon) -> String {

@@ -174,6 +174,14 @@ pub(super) async fn check(
     if let Some(message) = absent {
         return Err(error(StatusCode::NOT_FOUND, "unknown", message));
     }
+    let mut checked = checked;
+    if !enough {
+        checked["reason"] = match wanted.min {
+            Some(min) => format!("{} present, {min} wanted", checked["present"]),
+            None => format!("it is {is}"),
+        }
+        .into();
+    }
     let mut response = small(&checked);
     if !enough {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -334,7 +342,7 @@ pub(super) async fn maintenance(
 /// Starts maintenance; returns the granted seconds.
 pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f64, Response> {
     if !(0.0..=1e9).contains(&wanted.seconds) {
-        return Err(bad_request("`seconds` is 0 or more"));
+        return Err(bad_request("`seconds` is 0 or more, and at most 1,000,000,000"));
     }
     let Announcement { service, instance, seconds, by, why } = wanted;
     let whom = (service.clone(), instance.clone());

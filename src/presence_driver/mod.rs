@@ -7,9 +7,9 @@ mod state_file;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,19 @@ struct Shared {
     lost: AtomicU64,
     /// Senders' addresses are wanted.
     wants_senders: AtomicBool,
+    /// What was there at the start.
+    restored: OnceLock<Restored>,
+}
+
+/// What an earlier run had saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The state file.
+    pub file: PathBuf,
+    /// Services in it.
+    pub services: usize,
+    /// Instances that were present; none of them is confirmed before its next heartbeat.
+    pub instances: usize,
 }
 
 /// A handle to the presence thread. Cheap to clone; nothing it does waits for that thread unless it says so.
@@ -125,6 +138,13 @@ impl PresenceHandle {
     /// The number of the newest event, and a way to wait for the next.
     pub fn newest(&self) -> watch::Receiver<u64> {
         self.newest.clone()
+    }
+
+    /// What an earlier run had saved, if there was something.
+    pub async fn restored(&self) -> Option<Restored> {
+        // The thread answers when it has begun.
+        self.ask(|_| ()).await.ok()?;
+        self.shared.restored.get().cloned()
     }
 
     /// Ends the presence thread: it saves what it knows.
@@ -169,6 +189,7 @@ pub fn start(
         waiting: AtomicUsize::new(0),
         lost: AtomicU64::new(0),
         wants_senders: AtomicBool::new(false),
+        restored: OnceLock::new(),
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
@@ -236,8 +257,10 @@ impl Driver {
         newest: watch::Sender<u64>,
     ) -> Driver {
         let PresenceOptions { policy, seed, identity, memory, .. } = options;
+        let path = options.state_file.clone();
         let (state_file, saved) = StateFile::open(options.state_file);
         let is_lost = saved.is_err();
+        let has_saved = matches!(saved, Ok(Some(_)));
         let (base, mut engine, alarms, told) = match saved {
             Ok(Some((saved, age))) => {
                 let base = saved.presence.now() + age;
@@ -251,6 +274,11 @@ impl Driver {
         };
         if is_lost {
             engine.state_lost();
+        }
+        if let Some(file) = path.filter(|_| has_saved) {
+            let all = engine.summary();
+            // Only the first one counts: later ones begin with what this run has saved.
+            let _ = shared.restored.set(Restored { file, services: all.services, instances: all.present });
         }
         let alerts = AlertBook::new(options.group_wait.as_secs_f64(), alarms);
         let epoch = Epoch::new(wall_clock(), base);
@@ -483,7 +511,8 @@ mod tests {
             sender.try_send(message).expect("room");
         }
         let (queue, waiting) = (10, AtomicUsize::new(1));
-        let shared = Shared { queue, waiting, lost: AtomicU64::new(0), wants_senders: AtomicBool::new(false) };
+        let (lost, wants_senders) = (AtomicU64::new(0), AtomicBool::new(false));
+        let shared = Shared { queue, waiting, lost, wants_senders, restored: OnceLock::new() };
         let outboxes = vec![Arc::new(Outbox::for_tests())];
         let outbox = Arc::clone(&outboxes[0]);
         let (newest, _) = watch::channel(0);

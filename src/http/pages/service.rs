@@ -391,9 +391,11 @@ impl FromGiven for Change {
     fn from_given(given: &Given) -> Result<Change, String> {
         // A field that a browser shows and nobody fills in is sent without a value.
         let text = |name| given.text(name).filter(|text| !text.is_empty()).map(String::from);
-        let number = |text: &str| text.parse().ok().filter(|minutes: &f64| *minutes >= 0.0);
+        let number = |text: &str| text.parse().ok().filter(|minutes: &f64| (0.0..=1e7).contains(minutes));
         let action = match given.text("action") {
-            Some("maintenance") => given.parsed("minutes", "a number, 0 or more", number)?.map(Action::Maintenance),
+            Some("maintenance") => {
+                given.parsed("minutes", "a number from 0 to 10,000,000", number)?.map(Action::Maintenance)
+            }
             Some("forget") => Some(Action::Forget),
             _ => return Err("`action` is `maintenance` or `forget`".into()),
         };
