@@ -81,11 +81,24 @@ impl Lasting {
         let secs = (self.last - self.began).max(0.0);
         let text = match (self.count, secs > 0.0) {
             (0, _) => format!("after {}", crate::presence::describe::length(end - self.began)),
-            (count, true) => format!("{count} in {}", crate::presence::describe::length(secs)),
-            (count, false) => format!("{count} in one interval"),
+            (count, true) => format!("{} in {}", grouped(count), crate::presence::describe::length(secs)),
+            (count, false) => format!("{} in one interval", grouped(count)),
         };
         Entry::new(end, self.kind, Severity::Ok, &self.over, &text)
     }
+}
+
+/// A count with a comma after each thousand.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 /// Parts that failed and were started again, each time.
@@ -141,7 +154,7 @@ fn counted(
             kind,
             level,
             title: title.to_string(),
-            text: format!("{count} in the first interval{text}"),
+            text: format!("{} in the first interval{text}", grouped(count)),
             over: over.to_string(),
             count,
             quiet: QUIET_INTERVALS,

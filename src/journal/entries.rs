@@ -99,7 +99,8 @@ pub(super) fn of_presence(snapshot: &Snapshot) -> impl Iterator<Item = Entry> {
     snapshot.presence[first..].iter().map(of_change)
 }
 
-fn of_change(event: &presence::Event) -> Entry {
+/// How grave a change of presence is: it is `ok` only if something is well again.
+pub(crate) fn level_of(event: &presence::Event) -> Severity {
     let is_up = matches!(
         event.change,
         Change::Instance { to: Some(State::Up), .. }
@@ -109,12 +110,16 @@ fn of_change(event: &presence::Event) -> Entry {
             | Change::Watch { to: WatchState::Ok, reason: WatchReason::Floor, .. }
             | Change::Peer(Phase::End)
     );
-    let level = match event.severity() {
+    match event.severity() {
         PresenceSeverity::Critical => Severity::Error,
         PresenceSeverity::Warning => Severity::Warning,
         PresenceSeverity::Info if is_up => Severity::Ok,
         PresenceSeverity::Info => Severity::Info,
-    };
+    }
+}
+
+fn of_change(event: &presence::Event) -> Entry {
+    let level = level_of(event);
     let said = describe::describe(event);
     // The first part says what happened, the others why.
     let (title, text) = said.split_once("; ").unwrap_or((&said, ""));

@@ -21,6 +21,8 @@ use crate::snapshot::Snapshot;
 use changes::Changes;
 use entries::Checks;
 
+pub(crate) use entries::level_of;
+
 /// Most entries that are kept.
 pub const MOST_ENTRIES: usize = 1000;
 

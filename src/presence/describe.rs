@@ -87,17 +87,19 @@ fn instance_text<T>(to: Option<State>, reason: Reason, context: Option<&Instance
 fn down_text<T>(reason: Reason, context: Option<&InstanceContext<T>>) -> String {
     let text = match reason {
         Reason::MissedBeats => match context.and_then(|context| Some((context.misses?, context.interval_s?))) {
-            Some((misses, interval)) => return format!("missed {misses} beats of {}", length(interval)),
-            None => "missed its beats",
+            Some((misses, interval)) => return format!("is down: it missed {misses} beats of {}", length(interval)),
+            None => "is down: it missed its beats",
         },
-        Reason::SilentSinceRestart => "was not heard since we started",
-        Reason::MassSilence => "is silent in a mass silence",
+        Reason::SilentSinceRestart => "is down: it was not heard since we started",
+        Reason::MassSilence => "is down in a mass silence",
         Reason::MaintenanceOver => "is still down after its maintenance",
         Reason::FlappingOver => "is still down after flapping",
-        Reason::NotBackAfterMassSilence => "did not come back after the mass silence",
-        Reason::NotBackWithService => "did not come back with its service",
-        Reason::NotBackAfterPeer => "was heard by a lost observer only, and did not come back when the others did",
-        Reason::Peer => "was heard by a lost observer only",
+        Reason::NotBackAfterMassSilence => "is down: it did not come back after the mass silence",
+        Reason::NotBackWithService => "is down: it did not come back with its service",
+        Reason::NotBackAfterPeer => {
+            "is down: a lost observer alone heard it, and it did not come back when the others did"
+        }
+        Reason::Peer => "is down: a lost observer alone heard it",
         // None of these makes an instance go down.
         Reason::Registered
         | Reason::Confirmed
@@ -270,7 +272,7 @@ mod tests {
         };
         assert_eq!(
             describe(&event),
-            "checkout/web-1 missed 4 beats of 10 s; last heard 45 s ago from 10.0.0.5; 2 of 3 instances present"
+            "checkout/web-1 is down: it missed 4 beats of 10 s; last heard 45 s ago from 10.0.0.5; 2 of 3 instances present"
         );
     }
 

@@ -135,7 +135,8 @@ fn a_problem_is_told_once_and_its_end_if_and_only_if_it_was() {
     );
     let said = event["text"].as_str().expect("text");
     assert!(
-        said.starts_with("web/b missed 4 beats of 1 s; last heard ") && said.ends_with("1 of 2 instances present"),
+        said.starts_with("web/b is down: it missed 4 beats of 1 s; last heard ")
+            && said.ends_with("1 of 2 instances present"),
         "{said}"
     );
     assert!(event["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{event}");

@@ -17,6 +17,17 @@ const LATE_PAUSE = 150;
 /** Colours of events by what they say. */
 const EVENT_STATES = /** @type {Record<string, string>} */ ({ error: "down", warning: "late", ok: "up" });
 
+/**
+ * Whether an event concerns a chart of these series: one of a service only those that it sends.
+ *
+ * @param {{ service?: string | null }} event
+ * @param {string[] | undefined} ids
+ */
+function concerns({ service }, ids = []) {
+  const tag = `;service=${(service ?? "").replace(/[\\;=]/g, "\\$&")}`;
+  return !service || ids.some((id) => `${id};`.includes(`${tag};`));
+}
+
 export class Charts {
   constructor() {
     /** @type {Map<HTMLElement, Chart>} */
@@ -196,7 +207,7 @@ export class Charts {
     for (const chart of this.all.values()) {
       const kinds = chart.spec?.events ?? [];
       const flags = this.events
-        .filter(({ kind, time }) => kinds.includes(kind) && time >= window.from)
+        .filter((event) => kinds.includes(event.kind) && event.time >= window.from && concerns(event, chart.spec?.ids))
         .map(({ time, title, level, kind }) => ({
           time,
           text: title,

@@ -16,8 +16,8 @@ use crate::http::senders::{RatesEntry, SenderEntry, TagKeyEntry};
 use crate::http::series as of_series;
 use crate::http::verdict::{LastHour, Look};
 use crate::journal;
+use crate::presence::Event;
 use crate::presence::describe::{describe, length};
-use crate::presence::{Event, Severity};
 use crate::protocol::Kind;
 use crate::senders::Share;
 use crate::series::Series;
@@ -572,14 +572,10 @@ fn of_entry(entry: &journal::Entry) -> Happened {
 
 /// An event of presence as all others.
 pub(super) fn of_presence(event: &Event) -> Happened {
-    let level = match event.severity() {
-        Severity::Critical => "error",
-        Severity::Warning => "warning",
-        Severity::Info => "ok",
-    };
+    let level = journal::level_of(event);
     Happened {
         time: event.at.as_secs(),
-        level: level.into(),
+        level: level.as_str().into(),
         kind: "presence".into(),
         title: describe(event),
         text: String::new(),
