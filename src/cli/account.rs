@@ -49,7 +49,10 @@ pub(super) fn verdict(status: &Value) -> Verdict {
     if given.is_object() {
         let pills = given["pills"].as_array().into_iter().flatten();
         return Verdict {
-            grade: grade(&given["level"]),
+            grade: match given["about"].as_str() {
+                Some("empty" | "first") => Grade::Waiting,
+                _ => grade(&given["level"]),
+            },
             sentence: text(&given["sentence"]),
             detail: text(&given["detail"]),
             action: given["action"].as_str().map(|action| Escaped(action).to_string()),
@@ -102,6 +105,12 @@ pub(super) struct Equation {
     pub(super) parts: Vec<(&'static str, u64)>,
 }
 
+/// The word for so many of what is named in the plural.
+pub(super) fn one_of(plural: &str, number: u64) -> &str {
+    let is_plural = plural.ends_with('s') && !plural.contains(' ');
+    if number == 1 && is_plural { &plural[..plural.len() - 1] } else { plural }
+}
+
 impl Equation {
     /// How far the parts are from the whole: 0 if the equation holds.
     pub(super) fn off(&self) -> i128 {
@@ -124,7 +133,7 @@ impl Equation {
     /// `1,842 read = 1,800 metrics + 42 malformed`: the first part always, of the others those that are not zero.
     pub(super) fn sentence(&self) -> String {
         let shown = self.parts.iter().enumerate().filter(|(at, (_, n))| *at == 0 || *n > 0);
-        let terms: Vec<String> = shown.map(|(_, (name, n))| format!("{} {name}", grouped(*n))).collect();
+        let terms: Vec<String> = shown.map(|(_, (name, n))| format!("{} {}", grouped(*n), one_of(name, *n))).collect();
         format!("{} read = {}", grouped(self.whole), terms.join(" + "))
     }
 

@@ -100,6 +100,8 @@ pub(super) fn is_utf8() -> bool {
 /// How good something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Grade {
+    /// There is nothing to say yet.
+    Waiting,
     /// As it should be.
     Fine,
     /// Not whole, but nothing is lost.
@@ -112,6 +114,8 @@ impl Grade {
     /// The sign of a state, one column wide.
     pub(super) fn sign(self, utf8: bool) -> char {
         match (self, utf8) {
+            (Grade::Waiting, true) => '…',
+            (Grade::Waiting, false) => '.',
             (Grade::Fine, true) => '✓',
             (Grade::Fine, false) => '+',
             (Grade::Warning, true) => '▲',

@@ -27,6 +27,7 @@ const MAX_ROWS: usize = 8;
 #[command(
     after_help = "Exit codes: 0 nothing is wrong; 1 data is lost, a warning, a part that does not work, a sink that takes nothing, \
                         or an equation of the ledger that does not hold; 2 the daemon does not answer, or wants a token. \
+                        A loss counts for a minute after its last interval; for the rest of the hour it is shown, and the code is 0. \
                         A service that is down is shown, but is not the daemon's fault: for it there is `systole presence check`."
 )]
 pub(super) struct StatusArgs {
@@ -106,7 +107,9 @@ fn report(status: &Value, presence: Option<&Value>, utf8: bool) -> String {
     for (grade, pill) in &verdict.pills {
         let _ = writeln!(out, "{} {pill}", grade.sign(utf8));
     }
-    for warning in account::warnings(status) {
+    // The verdict has them all, each once.
+    let warnings = if status["verdict"].is_object() { Vec::new() } else { account::warnings(status) };
+    for warning in warnings {
         let _ = writeln!(out, "{} {warning}", Grade::Warning.sign(utf8));
     }
     out.push('\n');
@@ -139,7 +142,8 @@ fn report(status: &Value, presence: Option<&Value>, utf8: bool) -> String {
     }
     let samples = account::samples(status);
     put("Samples", &format!("{}  {}", samples.sentence(), samples.verdict(utf8)));
-    put("Series", &series(&status["series"]));
+    let is_open = status["verdict"]["about"] == "first";
+    put("Series", if is_open { "the first interval is open".into() } else { series(&status["series"]) }.as_str());
     rows("Sinks", account::sinks(status).iter().map(|one| sink(one, utf8)), &mut put);
     let relays = status["relays"].as_object().into_iter().flatten();
     rows("Relays", relays.map(|(name, relay)| relay_row(name, relay)), &mut put);
@@ -215,7 +219,8 @@ fn series(series: &Value) -> String {
         .filter(|(_, n)| *n > 0)
         .collect();
     let total: u64 = kinds.iter().map(|(_, n)| n).sum();
-    let kinds: Vec<String> = kinds.into_iter().map(|(kind, n)| format!("{} {kind}", grouped(n))).collect();
+    let kinds: Vec<String> =
+        kinds.into_iter().map(|(kind, n)| format!("{} {}", grouped(n), account::one_of(kind, n))).collect();
     if kinds.is_empty() { "none".into() } else { format!("{}: {}", grouped(total), kinds.join(", ")) }
 }
 
@@ -257,7 +262,12 @@ fn presence_row(services: &[Value]) -> String {
     odd.truncate(MAX_ROWS);
     let odd = if odd.is_empty() { String::new() } else { format!("; {}", odd.join(", ")) };
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{up} of {} services up{odd}{more}", services.len())
+    let instances = services.iter().flat_map(|service| service["instances"].as_array().into_iter().flatten());
+    let unconfirmed = match instances.filter(|instance| instance["state"] == "unknown").count() {
+        0 => String::new(),
+        n => format!(", {} not confirmed yet", grouped(n as u64)),
+    };
+    format!("{up} of {} services up{unconfirmed}{odd}{more}", services.len())
 }
 
 #[cfg(test)]
@@ -284,8 +294,7 @@ mod tests {
 
     #[test]
     fn one_screen_has_the_verdict_the_ledger_and_the_parts() {
-        let services =
-            json!([{"service": "search", "state": "up"}, {"service": "check\u{202e}out", "state": "degraded"}]);
+        let services = json!([{"service": "search", "state": "up", "instances": [{"state": "unknown"}, {"state": "up"}]}, {"service": "check\u{202e}out", "state": "degraded"}]);
         let screen = report(&fine(), Some(&services), true);
         assert_eq!(
             screen,
@@ -298,7 +307,7 @@ mod tests {
              Samples    1,000 read = 1,000 recorded  ✓\n\
              Series     42: 40 counters, 2 timers\n\
              Sinks      ✓ graphite  delivering; 9,000 of 9,000 records delivered\n\
-             Presence   1 of 2 services up; check\\u{202e}out degraded\n\
+             Presence   1 of 2 services up, 1 not confirmed yet; check\\u{202e}out degraded\n\
              Memory     192 MiB of 256 MiB live, 75 %, level 0 of 4\n\
              Flush      41 ms, 0.4 ms late\n\
              Parts      all 1 work\n"

@@ -12,6 +12,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 use crate::telemetry::{Ledger, SinkAccount, Warning};
 
+use super::recent::LostTime;
 use super::sources::Sources;
 
 /// Most requests that wait for the flusher.
@@ -108,6 +109,10 @@ pub struct Published {
     pub(super) totals: Ledger,
     /// What the last interval lost.
     pub(super) losses: Arc<[Warning]>,
+    /// Lines of closed intervals.
+    pub closed_lines: u64,
+    /// Times of the last hour that lost data, the oldest first.
+    pub recent: Arc<[LostTime]>,
     pub(super) sources: Sources,
     /// A large last interval was let go to make room for the next, which is here in a moment.
     pub closing: bool,

@@ -7,6 +7,7 @@ use crate::aggregate::{MAX_EVENTS_AND_CHECKS, MAX_TIMESTAMPED, Partial};
 use crate::telemetry::{Account, Concern, Ledger, Limit, ListenerAccount, PortAccount, Tally, Warning};
 use crate::untrusted::Escaped;
 
+use super::repeats::Repeats;
 use super::worst;
 
 /// A certificate that ends within this time, in seconds, is worth a sentence.
@@ -22,7 +23,7 @@ pub(super) struct Losses {
 
 impl Losses {
     /// Begins with what workers and listeners saw of an interval, and logs what bounds made be dropped.
-    pub(super) fn begin(&mut self, partials: &[Partial], listeners: &[ListenerAccount]) {
+    pub(super) fn begin(&mut self, partials: &[Partial], listeners: &[ListenerAccount], repeats: &mut Repeats) {
         self.warnings.clear();
         for listener in listeners.iter().filter(|listener| listener.kernel_drops > 0) {
             self.warnings.push(Concern::Drops.says(format!(
@@ -31,7 +32,16 @@ impl Losses {
             )));
         }
         let limits = limits(partials);
-        limits.iter().for_each(|warning| tracing::warn!("{}", warning.text));
+        for warning in &limits {
+            let what = match warning.about {
+                Concern::Series => "intervals with `max_series` reached",
+                Concern::Events => "intervals with events over a limit",
+                _ => "intervals with values over a limit",
+            };
+            if repeats.is_new(what, 1) {
+                tracing::warn!("{}", warning.text);
+            }
+        }
         self.warnings.extend(limits);
     }
 
@@ -175,7 +185,7 @@ mod tests {
         let states = [at(0, port(0, 0)), at(4, port(0, 1)), at(4, port(0, 1)), at(4, port(1, 1))];
         let mut losses = Losses::default();
         let mut said = states.windows(2).map(|two| {
-            losses.begin(&[], &[]);
+            losses.begin(&[], &[], &mut Repeats::default());
             losses.of_sources(&two[1], &two[0]);
             losses.warnings().iter().map(|warning| warning.text.clone()).collect::<Vec<_>>()
         });

@@ -7,6 +7,8 @@
 mod handle;
 mod losses;
 mod memory;
+mod recent;
+mod repeats;
 mod requests;
 mod senders;
 mod sources;
@@ -39,9 +41,11 @@ use crate::telemetry::{Account, Ledger, ListenerAccount, PresenceAccount, Tally}
 use crate::untrusted::excerpt;
 
 use handle::Request;
+use repeats::Repeats;
 use sources::Sources;
 
 pub use handle::{Deleted, FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
+pub use recent::LostTime;
 
 /// Where intervals wait for the history.
 pub type HistoryQueue = std::sync::mpsc::SyncSender<Arc<Snapshot>>;
@@ -124,6 +128,10 @@ pub struct Flusher {
     said_of_memory: memory::Reported,
     /// What the last interval lost.
     losses: losses::Losses,
+    /// What the last hour lost.
+    recent: recent::Recent,
+    /// What the log said lately.
+    repeats: repeats::Repeats,
     status_every: Option<Duration>,
     last_status: Instant,
     presence: Option<PresenceHandle>,
@@ -211,6 +219,8 @@ impl Flusher {
             warned_of_drops: false,
             said_of_memory: memory::Reported::default(),
             losses: losses::Losses::default(),
+            recent: recent::Recent::default(),
+            repeats: repeats::Repeats::default(),
             status_every,
             last_status: now,
             presence,
@@ -468,10 +478,16 @@ impl Flusher {
         }
         if collected.listeners.is_empty() {
             collected.listeners = listener_accounts(listeners, drops, &collected.partials);
-            log_losses(&collected.partials, &collected.listeners, &mut self.warned_of_drops);
-            self.losses.begin(&collected.partials, &collected.listeners);
+            self.repeats.begin(collected.interval.now);
+            log_losses(&collected.partials, &collected.listeners, &mut self.warned_of_drops, &mut self.repeats);
+            self.losses.begin(&collected.partials, &collected.listeners, &mut self.repeats);
             self.losses.add(memory::log_given_up(&collected.partials, &self.sources.memory, &mut self.said_of_memory));
-            self.losses.add(self.senders.close(&mut collected.partials, listeners, &collected.interval));
+            self.losses.add(self.senders.close(
+                &mut collected.partials,
+                listeners,
+                &collected.interval,
+                &mut self.repeats,
+            ));
         }
         let has_failed = std::mem::replace(&mut collected.is_merging, true);
         fault::pass("merge");
@@ -490,19 +506,28 @@ impl Flusher {
 
     /// Completes the ledger of the interval by what the sources have counted.
     fn account(&mut self) {
-        let Flusher { collected: Some(collected), counted, sources, losses, .. } = self else { return };
+        let Flusher { collected: Some(collected), counted, sources, losses, recent, repeats, .. } = self else {
+            return;
+        };
         let (Some(snapshot), None) = (&mut collected.snapshot, &collected.before) else { return };
         let ledger = &mut snapshot.ledger;
         let before = read_sources(counted, sources, ledger);
         ledger.update_completeness();
         debug_assert_eq!(ledger.check(), Ok(()));
         let before = collected.before.insert(before);
-        log_refusals(ledger, before);
+        log_refusals(ledger, before, repeats);
         losses.of_sources(ledger, before);
+        recent.add(ledger, before, collected.interval.end, collected.interval.length_secs);
         if ledger.management.http_requests > 0 {
             let requests = ledger.management.http_requests;
-            tracing::warn!(requests, "HTTP came to the management port: a browser, or somebody who has the wrong port");
+            if repeats.is_new("HTTP at the management port", requests) {
+                tracing::warn!(
+                    requests,
+                    "HTTP came to the management port: a browser, or somebody who has the wrong port"
+                );
+            }
         }
+        repeats.log(collected.interval.is_last);
         fault::pass("accounted");
     }
 
@@ -571,6 +596,8 @@ impl Flusher {
             snapshot,
             totals: self.totals_with_open(),
             losses: self.losses.warnings(),
+            recent: self.recent.all(),
+            closed_lines: self.totals.lines.read,
             sources: self.sources.clone(),
             closing,
             at: Some(Instant::now()),
@@ -799,16 +826,17 @@ fn reasons(partials: &[Partial]) -> String {
     all.malformed_by_reason()
 }
 
-/// Logs what ports refused, once an interval.
-fn log_refusals(ledger: &Ledger, before: &Ledger) {
+/// Logs what ports refused.
+fn log_refusals(ledger: &Ledger, before: &Ledger, repeats: &mut Repeats) {
     for (port, account) in &ledger.ports {
         let fresh = before.ports.get(port).map_or_else(|| account.clone(), |before| account.since(before));
-        if fresh.refused.total() > 0 {
+        let refused = fresh.refused.total();
+        if refused > 0 && repeats.is_new(&format!("connections refused at {port}"), refused) {
             let reasons: Vec<String> =
                 fresh.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             tracing::warn!(
                 port,
-                refused = fresh.refused.total(),
+                refused,
                 reasons = reasons.join(", "),
                 "connections were refused, or closed before their request was answered"
             );
@@ -816,10 +844,11 @@ fn log_refusals(ledger: &Ledger, before: &Ledger) {
     }
 }
 
-/// Says what was lost, at most once an interval.
-fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops: &mut bool) {
+/// Says what was lost.
+fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_drops: &mut bool, repeats: &mut Repeats) {
     let malformed: u64 = partials.iter().map(|partial| partial.tally.malformed_total()).sum();
-    if let Some(bad) = partials.iter().find_map(|partial| partial.example.as_ref()) {
+    let example = partials.iter().find_map(|partial| partial.example.as_ref());
+    if let Some(bad) = example.filter(|_| repeats.is_new("malformed lines", malformed)) {
         let from = bad.from.map_or("an unknown sender".to_string(), |from| from.to_string());
         tracing::warn!(
             lines = malformed,
@@ -831,7 +860,8 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
         );
     }
     for l in listeners {
-        if l.kernel_drops > 0 {
+        let mut is_new = |what: &str, count: u64| count > 0 && repeats.is_new(&format!("{what} at {}", l.url), count);
+        if is_new("datagrams dropped by the kernel", l.kernel_drops) {
             tracing::warn!(
                 listener = l.url,
                 datagrams = l.kernel_drops,
@@ -846,10 +876,10 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
                 );
             }
         }
-        if l.truncated > 0 {
+        if is_new("datagrams larger than `max_datagram`", l.truncated) {
             tracing::warn!(listener = l.url, datagrams = l.truncated, "datagrams were larger than `max_datagram`");
         }
-        if l.refused > 0 {
+        if is_new("refused", l.refused) {
             tracing::warn!(
                 listener = l.url,
                 refused = l.refused,

@@ -6,9 +6,11 @@ use crate::aggregate::Partial;
 use crate::memory::{Holder, Holding, Memory};
 use crate::net::{Listener, Listeners};
 use crate::rollup::Interval;
-use crate::senders::{Closed, Part, Senders, Summary};
+use crate::senders::{Closed, Notice, Part, Senders, Summary};
 use crate::sys::process_name;
 use crate::telemetry::{Concern, Warning};
+
+use super::repeats::Repeats;
 
 /// What is known of the senders, and where it is published.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ impl SenderAccount {
         partials: &mut [Partial],
         listeners: &Listeners,
         interval: &Interval,
+        repeats: &mut Repeats,
     ) -> Vec<Warning> {
         let of_worker = listeners.iter().flat_map(|listener: &Listener| {
             let url: Arc<str> = listener.url().into();
@@ -58,10 +61,17 @@ impl SenderAccount {
         let closed = Closed { end: interval.end, length_secs: interval.length_secs };
         let report = self.summary.close(&closed, &parts, process_name);
         self.held.set((self.summary.heap_bytes() + report.heap_bytes()) as u64);
-        for sentence in &report.warnings {
-            tracing::warn!("{sentence}");
+        for notice in &report.warnings {
+            let what = notice.short.split_once(' ').map_or(&*notice.short, |(_, what)| what);
+            if repeats.is_new(&format!("intervals with many {what}"), 1) {
+                tracing::warn!("{}", notice.text);
+            }
         }
-        let warnings = report.warnings.iter().map(|sentence| Concern::Senders.says(sentence.clone())).collect();
+        let warning = |notice: &Notice| Warning {
+            short: Some(notice.short.clone()),
+            ..Concern::Senders.says(notice.text.clone())
+        };
+        let warnings = report.warnings.iter().map(warning).collect();
         self.published.publish(report);
         warnings
     }

@@ -259,7 +259,7 @@ fn found(report: &Report, asked: &Asked, prefixes: &[(Prefix, Rates, f64)]) -> A
                 per_sec: example.per_sec,
             })
             .collect(),
-        warnings: report.warnings.clone(),
+        warnings: report.warnings.iter().map(|notice| notice.text.clone()).collect(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::flush::{FlusherHandle, Published};
+use crate::flush::{FlusherHandle, LostTime, Published};
 use crate::history::History;
 use crate::named::named_enum;
 use crate::presence::{ServiceState, Summary};
@@ -26,6 +26,16 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// From here on of `max_series` a verdict warns.
 const NEAR: f64 = 0.9;
+
+/// What helps against drops of the kernel.
+const MORE_ROOM: &str =
+    "Give the kernel more room: receive_buffer of the listener and net.core.rmem_max; or more workers";
+
+/// Where the number of a sentence about senders ends.
+const SECOND: &str = " a second";
+
+/// How long a loss stays the worst there is, in seconds.
+const LOSS_STAYS: f64 = 60.0;
 
 /// Longest text of an error of a sink, in characters.
 const MOST_SAID: usize = 160;
@@ -123,6 +133,8 @@ pub(super) struct Look {
     /// `None` if presence is off or does not answer.
     pub(super) presence: Option<Summary>,
     pub(super) hour: LastHour,
+    /// Who or what makes series without end, in few words.
+    pub(super) explosion: Option<String>,
     /// `max_series`.
     pub(super) max_series: u64,
     /// Configured seconds between flushes.
@@ -158,13 +170,21 @@ pub(super) async fn look_at(
     };
     let now = unix_time();
     let hour = super::pages::last_hour(history, now);
+    let warnings = published.warnings(&ledger);
+    let explosion = warnings
+        .iter()
+        .find(|warning| warning.about == Concern::Senders && warning.text.contains("new series"))
+        .and_then(|warning| warning.short.clone());
     let seen = Seen {
+        now,
+        recent: &published.recent,
+        closed_lines: published.closed_lines,
         uptime: about.uptime_secs(),
         interval: about.interval.as_secs_f64(),
         max_series: about.max_series,
         ledger: &ledger,
         last: published.snapshot.as_deref(),
-        warnings: &published.warnings(&ledger),
+        warnings: &warnings,
         presence: presence.as_ref(),
         hour,
     };
@@ -175,6 +195,7 @@ pub(super) async fn look_at(
         ledger,
         presence,
         hour,
+        explosion,
         max_series: about.max_series,
         interval: about.interval.as_secs_f64(),
         verdict,
@@ -183,6 +204,12 @@ pub(super) async fn look_at(
 
 /// What is looked at.
 struct Seen<'a> {
+    /// Unix seconds.
+    now: f64,
+    /// Times of the last hour that lost data.
+    recent: &'a [LostTime],
+    /// Lines of closed intervals.
+    closed_lines: u64,
     /// Seconds since the start.
     uptime: f64,
     /// Configured seconds between flushes.
@@ -231,6 +258,36 @@ fn time(unix: f64) -> String {
     rfc3339(unix)[11..19].to_string()
 }
 
+fn hour_and_minute(unix: f64) -> String {
+    time(unix)[..5].to_string()
+}
+
+/// The worst of what was lost, in few words.
+fn in_short(lost: &LostTime) -> String {
+    match lost {
+        lost if lost.dropped > 0 => format!("{} % of datagrams", percent(lost.share())),
+        lost if lost.limited > 0 => format!("{} values", grouped(lost.limited)),
+        lost if lost.failed > 0 => count(usize::try_from(lost.failed).unwrap_or(usize::MAX), "interval"),
+        lost => format!("{} records", grouped(lost.records.values().sum())),
+    }
+}
+
+/// All that was lost, counted.
+fn what(lost: &LostTime) -> String {
+    let mut all = Vec::new();
+    for (n, what) in [
+        (lost.dropped, "datagrams dropped by the kernel"),
+        (lost.limited, "values dropped by a bound"),
+        (lost.failed, "intervals that could not be merged"),
+    ] {
+        if n > 0 {
+            all.push(format!("{} {what}", grouped(n)));
+        }
+    }
+    all.extend(lost.records.iter().map(|(sink, n)| format!("{} records that {sink} gave up", grouped(*n))));
+    all.join(", ")
+}
+
 fn since_text(since: Option<f64>) -> String {
     since.map_or_else(String::new, |since| format!("since {} UTC. ", time(since)))
 }
@@ -248,11 +305,16 @@ impl Seen<'_> {
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         let is_quiet = self.ledger.lines.read == 0 && findings.iter().all(|finding| finding.level != Grade::Error);
         let worst = if is_quiet || findings.is_empty() { self.calm() } else { findings.remove(0) };
-        let pills = findings.into_iter().map(|finding| Pill {
+        let pill = |finding: Finding| Pill {
             level: finding.level,
             about: finding.about,
-            text: finding.pill.unwrap_or(finding.sentence),
-        });
+            text: finding.pill.unwrap_or(finding.sentence).replace('`', ""),
+        };
+        let mut pills: Vec<Pill> = findings.into_iter().map(pill).collect();
+        if let Some(past) = self.past_loss() {
+            let at = pills.iter().position(|pill| pill.level <= past.level).unwrap_or(pills.len());
+            pills.insert(at, past);
+        }
         Verdict {
             level: worst.level,
             sign: match (worst.level, worst.about) {
@@ -262,11 +324,11 @@ impl Seen<'_> {
                 (Grade::Error, _) => "✕",
             },
             about: worst.about,
-            sentence: worst.sentence,
+            sentence: worst.sentence.replace('`', ""),
             detail: worst.detail,
             since: worst.since,
             action: worst.action,
-            pills: pills.collect(),
+            pills,
         }
     }
 
@@ -280,32 +342,69 @@ impl Seen<'_> {
             let detail = format!("{listening} Try `systole send 'hello:1|c'{to}`: it shows here within {within} s.");
             return Finding::new(Grade::Ok, About::Empty, "Nothing has arrived yet".into(), detail);
         }
-        let is_first =
-            self.last.is_none_or(|last| last.ledger.lines.read == read && self.uptime < 2.0 * self.interval + 1.0);
-        let Some(last) = self.last.filter(|last| !is_first || last.ledger.lines.read > 0) else {
+        let Some(last) = self.last.filter(|_| self.closed_lines > 0) else {
             let lines = count(usize::try_from(read).unwrap_or(usize::MAX), "line");
-            let left = (self.interval - self.uptime % self.interval.max(0.001)).max(0.0).ceil();
+            // Ticks fall on multiples of the interval.
+            let left = (self.interval - self.now % self.interval.max(0.001)).max(0.0).ceil();
             let detail = format!("{lines} so far; the first interval closes within {} s.", amount(left));
             return Finding::new(Grade::Ok, About::First, "First data has arrived".into(), detail);
         };
         let rate = last.ledger.lines.read as f64 / last.interval_secs.max(0.001);
-        let kernel: u64 = self.ledger.listeners.iter().map(|listener| listener.kernel_drops + listener.unread).sum();
-        let hour = &self.hour;
-        let lost = match (kernel, hour.dropped) {
-            (0, _) if self.uptime < 3600.0 => "nothing lost since the start".into(),
-            (0, _) => "nothing lost in the last hour".into(),
-            (_, 0.0) if hour.known_secs >= 60.0 => format!("nothing lost in the last {}", span(hour.known_secs)),
-            (_, dropped) if hour.known_secs >= 60.0 => {
-                format!("{} datagrams lost in the last {}", grouped(dropped as u64), span(hour.known_secs))
-            }
-            (all, _) => format!("{} datagrams lost since the start, none in the last interval", grouped(all)),
-        };
-        let detail = format!("{} lines/s, {lost}.", amount(rate));
+        let rate = amount(rate);
+        if let Some(lost) = self.recent.last() {
+            let sentence = format!("All data accounted for since {} UTC", time(lost.ended));
+            let detail = format!("{rate} lines/s. Lost at {} UTC: {}.", hour_and_minute(lost.began), what(lost));
+            return Finding::new(Grade::Ok, About::Fine, sentence, detail);
+        }
+        let lost = if self.uptime < 3600.0 { "since the start" } else { "in the last hour" };
+        let detail = format!("{rate} lines/s, nothing lost {lost}.");
         Finding::new(Grade::Ok, About::Fine, "All data accounted for".into(), detail)
     }
 
-    /// Datagrams or values that the last interval lost.
+    /// A loss of the last hour, in few words; one of the last minute is a finding of its own.
+    fn past_loss(&self) -> Option<Pill> {
+        let lost = self.recent.last().filter(|lost| !self.is_fresh(lost))?;
+        let times = match self.recent.len() {
+            1 => String::new(),
+            times => format!(", the last of {times} times in the hour"),
+        };
+        let text = format!("{} lost at {} UTC{times}", in_short(lost), hour_and_minute(lost.began));
+        Some(Pill { level: Grade::Warning, about: About::Loss, text })
+    }
+
+    fn is_fresh(&self, lost: &LostTime) -> bool {
+        self.now - lost.ended < LOSS_STAYS
+    }
+
+    /// What was lost within a minute, although the last interval lost nothing.
+    fn fresh_loss(&self) -> Option<Finding> {
+        let lost = self.recent.last().filter(|lost| self.is_fresh(lost))?;
+        if lost.dropped + lost.limited + lost.failed == 0 {
+            // What sinks gave up is said with the sink.
+            return None;
+        }
+        let sentence = format!("Lost data: {}", in_short(lost));
+        let how = match lost.dropped {
+            0 => String::new(),
+            _ => format!(
+                " The receive buffer of {} overflowed, and counters of that time read about {} % low.",
+                lost.worst.0,
+                percent(lost.share())
+            ),
+        };
+        let detail =
+            format!("From {} to {} UTC: {}, nothing since.{how}", time(lost.began), time(lost.ended), what(lost));
+        let finding = Finding::new(Grade::Error, About::Loss, sentence, detail).since(Some(lost.began));
+        Some(if lost.dropped > 0 { finding.action(MORE_ROOM) } else { finding })
+    }
+
+    /// Datagrams or values that the last interval lost, or one within a minute.
     fn loss(&self) -> Vec<Finding> {
+        let now = self.loss_now();
+        if now.is_empty() { self.fresh_loss().into_iter().collect() } else { now }
+    }
+
+    fn loss_now(&self) -> Vec<Finding> {
         let Some(last) = self.last else { return Vec::new() };
         let ledger = &last.ledger;
         let mut out = Vec::new();
@@ -317,17 +416,20 @@ impl Seen<'_> {
             let share = dropped as f64 / (read + dropped) as f64;
             let worst = ledger.listeners.iter().max_by_key(|listener| listener.kernel_drops);
             let url = worst.map_or("the listener", |listener| &listener.url);
-            let all = if self.hour.losing_since.is_some() { self.hour.dropped_since as u64 } else { dropped };
+            let lost = self.recent.last();
+            let since = self.hour.losing_since.or(lost.map(|lost| lost.began));
+            let all = match self.hour.losing_since {
+                Some(_) => self.hour.dropped_since as u64,
+                None => lost.map_or(dropped, |lost| lost.dropped),
+            };
             let percent = percent(share);
             let detail = format!(
                 "{}The receive buffer of {url} overflows: {} datagrams dropped by the kernel. Counters read about {percent} % low.",
-                since_text(self.hour.losing_since),
+                since_text(since),
                 grouped(all)
             );
             let sentence = format!("Losing data: {percent} % of datagrams");
-            out.push(Finding::new(Grade::Error, About::Loss, sentence, detail).since(self.hour.losing_since).action(
-                "Give the kernel more room: receive_buffer of the listener and net.core.rmem_max; or more workers",
-            ));
+            out.push(Finding::new(Grade::Error, About::Loss, sentence, detail).since(since).action(MORE_ROOM));
         }
         let limited = ledger.samples.limited.total();
         if limited > 0 {
@@ -356,6 +458,8 @@ impl Seen<'_> {
 
     fn sinks(&self) -> Vec<Finding> {
         let before = |name: &str| self.last.and_then(|last| last.ledger.sinks.get(name));
+        let fresh = self.recent.last().filter(|lost| self.is_fresh(lost));
+        let is_fresh = |name: &str| fresh.is_some_and(|lost| lost.records.contains_key(name));
         let finding = |(name, sink): (&String, &SinkAccount)| {
             let dropped = sink.dropped.total();
             let lost = dropped - before(name).map_or(dropped, |before| before.dropped.total().min(dropped));
@@ -371,7 +475,7 @@ impl Seen<'_> {
                 Some(since) => format!("{name} takes nothing since {} UTC", time(since)),
                 None => format!("{name} has taken nothing yet"),
             };
-            if lost > 0 {
+            if lost > 0 || is_fresh(name) {
                 let detail = format!("{why}. {} records given up since the start.{waits}", grouped(dropped));
                 let finding = Finding::new(Grade::Error, About::Sink, format!("{name} loses records"), detail);
                 return Some(finding.since(since));
@@ -447,12 +551,34 @@ impl Seen<'_> {
             | Concern::Sink => true,
             Concern::Events | Concern::Accuracy | Concern::Caches | Concern::Certificate | Concern::Senders => false,
         };
-        let rest = self.warnings.iter().filter(|warning| !is_told(warning)).map(|warning| &warning.text);
-        rest.map(|warning| {
-            let (sentence, detail) = warning.split_once(": ").unwrap_or((warning, ""));
-            Finding::new(Grade::Warning, About::Limit, cut(sentence), cut(detail))
-        })
-        .collect()
+        let of = |warning: &Warning| match warning.about {
+            Concern::Senders => self.of_senders(warning),
+            _ => {
+                let (sentence, detail) = warning.text.split_once(": ").unwrap_or((&warning.text, ""));
+                Finding::new(Grade::Warning, About::Limit, cut(sentence), cut(detail)).pill(cut(&warning.text))
+            }
+        };
+        self.warnings.iter().filter(|warning| !is_told(warning)).map(of).collect()
+    }
+
+    /// What somebody sends that needs a look: how much in the sentence, who and where in the detail.
+    fn of_senders(&self, warning: &Warning) -> Finding {
+        let (sentence, rest) = match warning.text.find(SECOND) {
+            Some(at) => warning.text.split_at(at + SECOND.len()),
+            None => (&*warning.text, ""),
+        };
+        let lost = if self.recent.is_empty() { " Nothing is lost." } else { "" };
+        let detail = format!("{}.{lost}", upper_first(&cut(rest.trim_start_matches([',', ' ']))));
+        let finding =
+            Finding::new(Grade::Warning, About::Limit, cut(sentence), detail.trim_start_matches(['.', ' ']).into());
+        let finding = finding.pill(warning.short.clone().unwrap_or_else(|| cut(sentence)));
+        if sentence.contains("new series") {
+            finding.action(
+                "See Senders for who makes them; a rule with `drop_tags` drops a tag, one with `rename` joins names",
+            )
+        } else {
+            finding.action("See Senders for who sends them, and `systole explain LINE` for what is wrong with one")
+        }
     }
 }
 
@@ -537,13 +663,66 @@ pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
     }
 }
 
-/// A length of time in words.
-fn span(secs: f64) -> String {
-    let minutes = (secs / 60.0).round();
-    if minutes >= 55.0 { "hour".into() } else { format!("{minutes} min") }
+fn upper_first(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 fn cut(text: &str) -> String {
     let cut: String = text.trim_end_matches('.').chars().take(MOST_SAID).collect();
     if cut.chars().count() == MOST_SAID { cut + "…" } else { cut }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The verdict at a time, 16:45:20 plus so many seconds, after a loss that ended then.
+    fn after(secs: f64) -> Verdict {
+        const END: f64 = 1_764_175_520.0;
+        let mut ledger = Ledger::default();
+        ledger.lines.read = 500;
+        let recent = [LostTime {
+            began: END - 5.0,
+            ended: END,
+            dropped: 1_056_145,
+            arrived: 1_600_000,
+            worst: ("udp://127.0.0.1:8125".into(), 1_056_145, 4096),
+            ..LostTime::default()
+        }];
+        let last = Snapshot { interval_secs: 5.0, ..Snapshot::default() };
+        let last = Snapshot { ledger: ledger.clone(), ..last };
+        let seen = Seen {
+            now: END + secs,
+            recent: &recent,
+            closed_lines: 500,
+            uptime: 1000.0,
+            interval: 5.0,
+            max_series: 1000,
+            ledger: &ledger,
+            last: Some(&last),
+            warnings: &[],
+            presence: None,
+            hour: LastHour::default(),
+        };
+        seen.verdict()
+    }
+
+    #[test]
+    fn a_loss_stays_an_error_for_a_minute_and_a_mark_for_the_hour() {
+        let fresh = after(59.0);
+        assert_eq!((fresh.level, fresh.about, fresh.pills.len()), (Grade::Error, About::Loss, 0));
+        assert_eq!(fresh.sentence, "Lost data: 66 % of datagrams");
+        assert_eq!(
+            fresh.detail,
+            "From 16:45:15 to 16:45:20 UTC: 1,056,145 datagrams dropped by the kernel, nothing since. The receive buffer of \
+             udp://127.0.0.1:8125 overflowed, and counters of that time read about 66 % low."
+        );
+        let later = after(61.0);
+        assert_eq!((later.level, later.sentence.as_str()), (Grade::Ok, "All data accounted for since 16:45:20 UTC"));
+        assert_eq!(later.detail, "100 lines/s. Lost at 16:45 UTC: 1,056,145 datagrams dropped by the kernel.");
+        let pill =
+            Pill { level: Grade::Warning, text: "66 % of datagrams lost at 16:45 UTC".into(), about: About::Loss };
+        assert_eq!(later.pills, [pill]);
+    }
 }

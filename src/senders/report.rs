@@ -79,6 +79,15 @@ pub struct ExampleStat {
     pub per_sec: f64,
 }
 
+/// What somebody should look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// In a sentence, with who and where.
+    pub text: String,
+    /// In few words.
+    pub short: String,
+}
+
 /// Who sends a series.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, utoipa::ToSchema)]
 #[schema(as = SenderOf)]
@@ -118,8 +127,10 @@ pub struct Report {
     pub tag_keys: Vec<TagKeyStat>,
     /// Lines that were refused, one a reason.
     pub examples: Vec<ExampleStat>,
-    /// What somebody should look at, a sentence each.
-    pub warnings: Vec<String>,
+    /// What somebody should look at.
+    pub warnings: Vec<Notice>,
+    /// Who sent how many lines under which prefix since the start, as far as that is remembered.
+    pub(super) past: Vec<(Sender, Prefix, f64)>,
     /// What names of series have before the names that are sent.
     pub(super) prepended: Arc<str>,
 }
@@ -142,6 +153,7 @@ impl Report {
         vec_footprint::<SenderStat>(self.senders.capacity())
             + vec_footprint::<(Prefix, Rates)>(self.prefixes.capacity())
             + vec_footprint::<(u32, u32, Rates)>(self.pairs.capacity())
+            + vec_footprint::<(Sender, Prefix, f64)>(self.past.capacity())
             + vec_footprint::<TagKeyStat>(self.tag_keys.capacity())
             + self.tag_keys.iter().map(|key| footprint(key.key.capacity())).sum::<usize>()
             + vec_footprint::<ExampleStat>(self.examples.capacity())
@@ -151,6 +163,12 @@ impl Report {
     /// See [`super::Senders::of_series`].
     pub(super) fn of_series(&self, name: &str) -> Vec<Share> {
         let prefix = prefix_of(name.strip_prefix(&*self.prepended).unwrap_or(name).as_bytes());
+        let now = self.sending(prefix);
+        if now.is_empty() { self.have_sent(prefix) } else { now }
+    }
+
+    /// Who sends under a prefix in the last interval.
+    fn sending(&self, prefix: &[u8]) -> Vec<Share> {
         let Some(at) = self.prefixes.iter().position(|(known, _)| known.bytes() == prefix) else { return Vec::new() };
         let pairs = || self.pairs.iter().filter(|(_, prefix, _)| *prefix as usize == at);
         let all: f64 = pairs().map(|(_, _, rates)| rates.lines).sum();
@@ -161,6 +179,20 @@ impl Report {
                 Share { id: stat.sender.to_string(), label: stat.label(), share: rates.lines / all }
             })
             .collect();
+        shares.sort_by(|a, b| b.share.total_cmp(&a.share));
+        shares.truncate(MOST_SHARES);
+        shares
+    }
+
+    /// Who sent under a prefix since the start.
+    fn have_sent(&self, prefix: &[u8]) -> Vec<Share> {
+        let of = || self.past.iter().filter(|(_, known, lines)| known.bytes() == prefix && *lines > 0.0);
+        let all: f64 = of().map(|(.., lines)| lines).sum();
+        let share = |(sender, _, lines): &(Sender, Prefix, f64)| {
+            let label = self.stat_of(sender).map(SenderStat::label).or_else(|| sender.container());
+            Share { id: sender.to_string(), label: label.unwrap_or_else(|| sender.to_string()), share: lines / all }
+        };
+        let mut shares: Vec<Share> = of().map(share).collect();
         shares.sort_by(|a, b| b.share.total_cmp(&a.share));
         shares.truncate(MOST_SHARES);
         shares

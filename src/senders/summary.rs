@@ -13,7 +13,7 @@ use crate::untrusted::{Escaped, excerpt};
 
 use super::origin::{Origin, Sender};
 use super::prefix::Prefix;
-use super::report::{ExampleStat, Rates, Report, SenderStat, TagKeyStat};
+use super::report::{ExampleStat, Notice, Rates, Report, SenderStat, TagKeyStat};
 use super::sketch::{Example, Gathered, Pair, SEEN_REGISTERS};
 use super::table::{COUNTERS, Counts, Entry, Table};
 use super::tag_keys::{KeyNow, TagTotals};
@@ -88,6 +88,9 @@ struct Remembered {
 /// A sender, and the listener that it was first seen at.
 type At = (Sender, u16);
 
+/// A sender, and a prefix of what it sent.
+type Known = (Sender, Prefix);
+
 /// The senders since the start. The flusher owns it.
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -96,6 +99,8 @@ pub struct Summary {
     senders: Table<At>,
     prefixes: Table<Prefix>,
     pairs: Table<Pair>,
+    /// Who sent under which prefix since the start, as far as there is room: for series that have stopped.
+    past: Table<Known>,
     /// What the counts are of: seconds, lines, and datagrams that were looked at (and the sum of the squares of their weights).
     seconds: f64,
     lines: f64,
@@ -131,8 +136,11 @@ impl Summary {
         self.senders.merge(&now.senders.clone().take(), 1.0, |key| key);
         self.prefixes.merge(&now.prefixes.clone().take(), 1.0, |key| key);
         self.pairs.merge(&now.pairs.clone().take(), 1.0, |key| key);
+        self.keep_past(&now);
         self.seen = now.count_seen();
         self.tag_keys.close(parts.iter().map(|part| &part.gathered.tag_keys));
+        let least = EXPLODING_VALUES.max(EXPLODING_PER_SEC * closed.length_secs.max(f64::MIN_POSITIVE));
+        self.tag_keys.find_exploding(least);
         self.keep_examples(parts, closed.length_secs);
         self.keep_sparks(&now.senders, closed.length_secs);
         self.keep_processes(process);
@@ -165,6 +173,15 @@ impl Summary {
         self.looked_at = self.looked_at * left + now.looked_at;
         self.squares = self.squares * left * left + now.looked_at;
         self.stand_for = self.stand_for * left + now.stand_for;
+    }
+
+    fn keep_past(&mut self, now: &Tables) {
+        for entry in now.pairs.entries() {
+            let known = now.senders.get(entry.key.sender).zip(now.prefixes.get(entry.key.prefix));
+            if let Some((sender, prefix)) = known {
+                self.past.add(entry.hash, &entry.counts, || (sender.key.0, prefix.key));
+            }
+        }
     }
 
     fn keep_examples(&mut self, parts: &[Part], secs: f64) {
@@ -266,6 +283,7 @@ impl Summary {
             tag_keys: self.tag_keys.now().iter().map(|key| self.tag_key(key, closed.length_secs)).collect(),
             examples: self.examples.iter().map(example).collect(),
             warnings: Vec::new(),
+            past: self.past.entries().iter().map(|entry| (entry.key.0, entry.key.1, entry.counts.lines)).collect(),
             prepended: Arc::clone(&self.prepended),
         }
     }
@@ -274,7 +292,7 @@ impl Summary {
         TagKeyStat {
             key: key.key.to_string(),
             values: key.values.round(),
-            new_per_sec: key.fresh[0] / secs.max(f64::MIN_POSITIVE),
+            new_per_sec: key.fresh / secs.max(f64::MIN_POSITIVE),
             under: key.under,
             sender: key.sender,
         }
@@ -294,24 +312,20 @@ impl Summary {
     }
 
     /// What somebody should look at.
-    fn warnings(&self, report: &Report, now: &Tables, closed: &Closed) -> Vec<String> {
+    fn warnings(&self, report: &Report, now: &Tables, closed: &Closed) -> Vec<Notice> {
         let secs = closed.length_secs.max(f64::MIN_POSITIVE);
         let mut out = Vec::new();
         if self.intervals <= FIRST_INTERVALS && !now.is_limit_near {
             return out;
         }
         let mut named: HashSet<Vec<u8>> = HashSet::new();
-        let least = EXPLODING_VALUES.max(EXPLODING_PER_SEC * secs);
-        let explodes = |key: &&KeyNow| key.is_mostly_new && key.fresh.iter().all(|&fresh| fresh >= least);
-        for key in self.tag_keys.now().iter().filter(explodes).take(MOST_SENTENCES) {
+        for key in self.tag_keys.now().iter().filter(|key| key.explodes).take(MOST_SENTENCES) {
             let under = key.under.map_or(String::new(), |under| format!(", under `{}`", Escaped(&under.to_string())));
             named.extend(key.under.map(|under| under.bytes().to_vec()));
-            out.push(format!(
-                "Tag `{}` makes {} new series a second{under}{}",
-                Escaped(&key.key.to_string()),
-                grouped(key.fresh[0] / secs),
-                key.sender.map_or(String::new(), |sender| format!(", from {}", described(report, &sender)))
-            ));
+            let (name, rate) = (key.key.to_string(), grouped(key.fresh / secs));
+            let from = key.sender.map_or(String::new(), |sender| format!(", from {}", described(report, &sender)));
+            let text = format!("Tag `{}` makes {rate} new series a second{under}{from}", Escaped(&name));
+            out.push(Notice { text, short: format!("{rate} new/s by {}", Escaped(&name)) });
         }
         if now.is_limit_near {
             let flooding = |entry: &&Entry<Prefix>| {
@@ -325,12 +339,11 @@ impl Summary {
                 let of = |pair: &&Entry<Pair>| pair.key.prefix == entry.hash;
                 let pairs =
                     now.pairs.entries().iter().filter(of).map(|pair| (pair.key.sender, unknown_names(&pair.counts)));
-                out.push(format!(
-                    "Names that begin with `{}` make {} new series a second{}",
-                    Escaped(&entry.key.to_string()),
-                    grouped(unknown_names(&entry.counts) / secs),
-                    now.most(pairs).map_or(String::new(), |sender| format!(", from {}", described(report, &sender)))
-                ));
+                let (name, rate) = (entry.key.to_string(), grouped(unknown_names(&entry.counts) / secs));
+                let from = now.most(pairs);
+                let from = from.map_or(String::new(), |sender| format!(", from {}", described(report, &sender)));
+                let text = format!("Names that begin with `{}` make {rate} new series a second{from}", Escaped(&name));
+                out.push(Notice { text, short: format!("{rate} new/s under {}", Escaped(&name)) });
             }
         }
         out.extend(self.of_malformed(report, now, secs));
@@ -338,7 +351,7 @@ impl Summary {
     }
 
     /// The sentence of a flood of malformed lines.
-    fn of_malformed(&self, report: &Report, now: &Tables, secs: f64) -> Option<String> {
+    fn of_malformed(&self, report: &Report, now: &Tables, secs: f64) -> Option<Notice> {
         let malformed: f64 = now.refused.iter().map(|&count| count as f64).sum();
         if malformed < MANY_MALFORMED || malformed < now.lines * MALFORMED_SHARE {
             return None;
@@ -349,12 +362,14 @@ impl Summary {
             .map_or(String::new(), |known| format!(", such as `{}`", excerpt(&known.example.line, EXAMPLE_CHARS)));
         let from = now.most(now.senders.entries().iter().map(|entry| (entry.hash, entry.counts.malformed)));
         let from = from.map_or(String::new(), |sender| format!(", most of them from {}", described(report, &sender)));
-        Some(format!("{} malformed lines a second ({}){example}{from}", grouped(malformed / secs), worst.name()))
+        let rate = grouped(malformed / secs);
+        let text = format!("{rate} malformed lines a second ({}){example}{from}", worst.name());
+        Some(Notice { text, short: format!("{rate} malformed lines/s") })
     }
 
     /// Lets go what is least missed: the lines per second of earlier intervals, and examples.
     pub fn give_way(&mut self) {
-        (self.sparks, self.examples) = (HashMap::new(), Vec::new());
+        (self.sparks, self.examples, self.past) = (HashMap::new(), Vec::new(), Table::default());
     }
 
     /// Bytes that it takes beside itself.
@@ -362,6 +377,7 @@ impl Summary {
         self.senders.heap_bytes()
             + self.prefixes.heap_bytes()
             + self.pairs.heap_bytes()
+            + self.past.heap_bytes()
             + self.tag_keys.heap_bytes()
             + vec_footprint::<Remembered>(self.examples.capacity())
             + self.examples.iter().map(|known| footprint(known.example.line.capacity())).sum::<usize>()
@@ -455,7 +471,8 @@ fn is_flood(counts: &Counts, secs: f64) -> bool {
 
 fn rates(counts: &Counts, secs: f64) -> Rates {
     let Counts { lines, bytes, malformed, new_series, folded } = counts.times(1.0 / secs);
-    Rates { lines, bytes, malformed, new_series, folded }
+    // These are extrapolated from some of the batches; a line has one name.
+    Rates { lines, bytes, malformed, new_series: new_series.min(lines), folded: folded.min(lines) }
 }
 
 /// The entries, those with most lines first, and the place of each hash.

@@ -179,8 +179,16 @@ struct Watched {
     fresh: [f64; 2],
     /// New series of the last interval.
     fresh_series: u64,
+    explodes: bool,
     under: Option<Prefix>,
     sender: Option<Sender>,
+}
+
+impl Watched {
+    /// New series of the last interval share few values.
+    fn is_mostly_new(&self) -> bool {
+        self.fresh[0] >= MOSTLY_NEW * self.fresh_series as f64
+    }
 }
 
 /// What is known of a key.
@@ -189,10 +197,10 @@ pub(super) struct KeyNow {
     pub(super) key: Text<KEY_BYTES>,
     /// Distinct values since the start.
     pub(super) values: f64,
-    /// Of these, new in the last interval, and in the one before.
-    pub(super) fresh: [f64; 2],
-    /// New series of the last interval share few values.
-    pub(super) is_mostly_new: bool,
+    /// Of these, new in the last interval.
+    pub(super) fresh: f64,
+    /// It makes new series without end.
+    pub(super) explodes: bool,
     /// What most new series with it begin with, and who sent most of those whose sender is known, when it last had new values.
     pub(super) under: Option<Prefix>,
     pub(super) sender: Option<Sender>,
@@ -238,6 +246,7 @@ impl TagTotals {
                 values: 0.0,
                 fresh: [0.0; 2],
                 fresh_series: 0,
+                explodes: false,
                 under: None,
                 sender: None,
             };
@@ -272,21 +281,28 @@ impl TagTotals {
         }
     }
 
+    /// Finds the keys that explode: those with at least so many new values in two intervals one after the other, until they
+    /// have less than half of that. Without the half, one that is about as fast as the bound would come and go.
+    pub(super) fn find_exploding(&mut self, least: f64) {
+        for watched in &mut self.0 {
+            let begins = watched.is_mostly_new() && watched.fresh.iter().all(|&fresh| fresh >= least);
+            watched.explodes = begins || watched.explodes && watched.fresh[0] >= least / 2.0;
+        }
+    }
+
     /// The keys, those with most new values first, then those with most values.
     pub(super) fn now(&self) -> Vec<KeyNow> {
         let now = |watched: &Watched| KeyNow {
             key: watched.key,
             values: watched.values,
-            fresh: watched.fresh,
-            is_mostly_new: watched.fresh[0] >= MOSTLY_NEW * watched.fresh_series as f64,
+            fresh: watched.fresh[0],
+            explodes: watched.explodes,
             under: watched.under,
             sender: watched.sender,
         };
         let mut all: Vec<KeyNow> = self.0.iter().map(now).collect();
         all.sort_by(|a, b| {
-            (b.fresh[0].round(), b.values)
-                .partial_cmp(&(a.fresh[0].round(), a.values))
-                .unwrap_or(std::cmp::Ordering::Equal)
+            (b.fresh.round(), b.values).partial_cmp(&(a.fresh.round(), a.values)).unwrap_or(std::cmp::Ordering::Equal)
         });
         all
     }
@@ -324,12 +340,12 @@ mod tests {
             let right = (interval + 1) as f64 * 12_400.0;
             assert_eq!((now[0].key.to_string(), now[1].key.to_string()), ("request_id".into(), "region".into()));
             assert!((now[0].values / right - 1.0).abs() < 0.06, "{} of {right}", now[0].values);
-            assert!((now[0].fresh[0] / 12_400.0 - 1.0).abs() < 0.06, "{:?}", now[0].fresh);
+            assert!((now[0].fresh / 12_400.0 - 1.0).abs() < 0.06, "{:?}", now[0].fresh);
             assert_eq!(now[0].under.map(|under| under.to_string()).as_deref(), Some("job.step."));
-            assert_eq!((now[1].values.round(), now[1].fresh[0].round()), (3.0, if interval == 0 { 3.0 } else { 0.0 }));
+            assert_eq!((now[1].values.round(), now[1].fresh.round()), (3.0, if interval == 0 { 3.0 } else { 0.0 }));
         }
         totals.close(std::iter::empty());
-        assert_eq!(totals.now()[0].fresh[0], 0.0);
+        assert_eq!(totals.now()[0].fresh, 0.0);
     }
 
     #[test]
@@ -348,7 +364,7 @@ mod tests {
         let now = totals.now();
         assert_eq!((now.len(), now[0].key.to_string()), (TAG_KEYS, "request_id".into()));
         // One that was there once has one value, whatever was in its place before.
-        assert!(now[1..].iter().all(|key| key.fresh[0] < 1.5 && key.values < 1.5), "{now:?}");
+        assert!(now[1..].iter().all(|key| key.fresh < 1.5 && key.values < 1.5), "{now:?}");
     }
 
     #[test]
@@ -365,6 +381,6 @@ mod tests {
         totals.close([&keys].into_iter());
         let now = totals.now();
         assert_eq!((now.len(), now[0].key.to_string()), (TAG_KEYS, "request_id".into()));
-        assert!((now[0].fresh[0] / 5000.0 - 1.0).abs() < 0.06, "{:?}", now[0].fresh);
+        assert!((now[0].fresh / 5000.0 - 1.0).abs() < 0.06, "{:?}", now[0].fresh);
     }
 }

@@ -111,7 +111,8 @@ fn a_tag_that_explodes_is_named_after_two_intervals_with_its_prefix_and_its_send
         explode(&mut sketch, interval as usize, 12_400);
         let report = close(&mut summary, &mut sketch, interval, 12_400);
         assert_eq!(report.warnings.len(), usize::from(interval > 3), "{:?}", report.warnings);
-        let Some(sentence) = report.warnings.first() else { continue };
+        let Some(Notice { text: sentence, short }) = report.warnings.first() else { continue };
+        assert!(short.starts_with("1,2") && short.ends_with(" new/s by request_id"), "{short}");
         let (tag, rest) = sentence.split_once(" makes 1,2").expect("about 1,240");
         assert_eq!((tag, &rest[2..]), ("Tag `request_id`", " new series a second, under `job.step.`, from 127.0.1.78"));
     }
@@ -193,7 +194,8 @@ fn names_that_find_no_room_and_floods_of_malformed_lines_are_named_with_their_se
                 sketch.keep_example(b"api:1,5|ms", Reason::BadValue, b"api:1,5|ms".to_vec());
             }
         }
-        said = close(&mut summary, &mut sketch, interval, 4000).warnings.clone();
+        let report = close(&mut summary, &mut sketch, interval, 4000);
+        said = report.warnings.iter().map(|notice| notice.text.clone()).collect();
     }
     let expected = [
         "Names that begin with `user.` make 200 new series a second, from 127.0.0.112 (ci-1)",

@@ -7,6 +7,8 @@ pub struct Warning {
     pub about: Concern,
     /// The sentence: what is wrong, and what helps.
     pub text: String,
+    /// In few words, where the sentence is long.
+    pub short: Option<String>,
 }
 
 /// What a warning is about.
@@ -41,6 +43,6 @@ pub enum Concern {
 impl Concern {
     /// A warning about it.
     pub fn says(self, text: String) -> Warning {
-        Warning { about: self, text }
+        Warning { about: self, text, short: None }
     }
 }

@@ -68,3 +68,4 @@ mod terminal;
 mod tls;
 mod transports;
 mod treatments;
+mod verdict;

@@ -27,7 +27,7 @@ fn a_status_says_what_is_so_and_ends_with_a_code_for_scripts() {
     until("the service is known", || status(&["--url", &url]).1.contains("1 of 1 services up"));
     let (code, screen, problems) = status(&["--url", &url]);
     assert_eq!((code, problems.as_str()), (Some(0), ""), "{screen}");
-    assert!(screen.contains("Lines      3 read = 1 metrics + 1 beats + 1 malformed  "), "{screen}");
+    assert!(screen.contains("Lines      3 read = 1 metric + 1 beat + 1 malformed  "), "{screen}");
     assert!(screen.contains("Malformed  1 bad_value"), "{screen}");
     assert!(screen.contains("\nParts      all ") && screen.lines().count() <= 24, "{screen}");
     let (code, json, _) = status(&["--url", &url, "--json"]);

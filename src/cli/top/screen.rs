@@ -26,6 +26,7 @@ pub(super) const ALARM: Style = Style::new().fg(Color::White).bg(Color::Red).add
 
 pub(super) fn of_grade(grade: Grade) -> Style {
     match grade {
+        Grade::Waiting => MUTED,
         Grade::Fine => GOOD,
         Grade::Warning => WARNING,
         Grade::Bad => BAD,

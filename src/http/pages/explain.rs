@@ -257,7 +257,7 @@ fn refused(n: usize, one: &Value) -> Markup {
             p { b { (Wire(text(&error["message"]))) } }
             @if let Some(write) = error["write"].as_str() { p { "Write " code { (Wire(write)) } "." } }
             @match one["arrives_per_sec"].as_f64() {
-                Some(rate) if rate > 0.0 => p.muted { (amount(rate)) " lines/s like this arrive now. " a href="/senders" { "Show the senders" } },
+                Some(rate) if rate > 0.0 => p.muted { (amount(rate)) " a second like this arrive now. " a href="/senders" { "Show the senders" } },
                 _ => p.muted { "No such line arrived in the last interval." },
             }
         }

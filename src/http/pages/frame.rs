@@ -6,7 +6,7 @@ use maud::{Markup, PreEscaped, html};
 use crate::http::verdict::{About, Grade, Look};
 use crate::http::{AppState, HTML, assets};
 
-use super::parts::{DOCTYPE, Wire, clock, grouped, icon, sign};
+use super::parts::{DOCTYPE, Wire, amount, clock, grouped, icon, sign};
 use super::query::{RANGES, State};
 
 /// The views.
@@ -210,7 +210,12 @@ impl Frame<'_> {
             class,
             role,
             html! { (Wire(&verdict.sentence)) },
-            html! { (coded(&verdict.detail)) },
+            html! {
+                (coded(&verdict.detail))
+                @if let Some(action) = verdict.action.as_ref().filter(|_| verdict.about != About::Loss || self.view != View::Now) {
+                    span.action { " What to do: " (coded(action)) "." }
+                }
+            },
             html! {
                 @if !verdict.pills.is_empty() {
                     div.pills {
@@ -229,7 +234,7 @@ impl Frame<'_> {
         let about = &self.state.about;
         html! {
             footer.foot data-live="foot" {
-                span { (humantime::format_duration(about.interval)) " intervals" }
+                span { (amount(about.interval.as_secs_f64())) " s intervals" }
                 @if last > 0.0 { span { "last closed " (clock(last)) } }
                 @if let Some(history) = super::data::history_text(self.look) { span { (history) } }
                 span { "systole " (env!("CARGO_PKG_VERSION")) }

@@ -114,13 +114,11 @@ impl Shown {
     /// What helps, best first, where the worst needs somebody.
     fn to_do(&self) -> Markup {
         let verdict = &self.look.verdict;
-        let (Grade::Error, About::Loss, Some(last)) = (verdict.level, verdict.about, self.last()) else {
-            return html! {};
-        };
-        let listener = last.listeners.iter().max_by_key(|listener| listener.kernel_drops);
-        let Some(listener) = listener.filter(|listener| listener.kernel_drops > 0) else { return html! {} };
+        let (Grade::Error, About::Loss) = (verdict.level, verdict.about) else { return html! {} };
+        let lost = self.look.published.recent.last().filter(|lost| lost.dropped > 0);
+        let Some(lost) = lost else { return html! {} };
         let loudest = self.senders.rows.first();
-        let room = listener.receive_buffer;
+        let room = lost.worst.2;
         let wanted = (room * 4).clamp(8 << 20, 256 << 20);
         html! {
             section.card.error.todo data-live="todo" {
@@ -189,18 +187,27 @@ impl Shown {
 
     fn complete_tile(&self) -> Markup {
         let complete = self.last().map(|last| last.completeness);
-        let lost = self.look.hour.dropped as u64;
+        let recent: u64 = self.look.published.recent.iter().map(|lost| lost.dropped).sum();
+        let lost = (self.look.hour.dropped as u64).max(recent);
         let all: u64 = self.look.ledger.listeners.iter().map(|listener| listener.kernel_drops).sum();
         let is_known = self.look.hour.known_secs > 0.0;
         let (number, when) = if is_known { (lost, "in 1 h") } else { (all, "since the start") };
-        let is_bad = complete.is_some_and(|complete| complete < 1.0);
+        let grade = match complete {
+            Some(complete) if complete < 1.0 => Grade::Error,
+            _ if number > 0 && (is_known || recent > 0) => Grade::Warning,
+            _ => Grade::Ok,
+        };
         let tile = Tile {
             label: "Complete",
             number: complete.map(percent),
             unit: "%",
             sub: format!("{} datagrams lost {when}", grouped(number)),
-            class: if is_bad { "sd" } else { "su" },
-            grade: if is_bad { Grade::Error } else { Grade::Ok },
+            class: match grade {
+                Grade::Ok => "su",
+                Grade::Warning => "late",
+                Grade::Error => "sd",
+            },
+            grade,
             has_sign: true,
         };
         tile.render("/", self.trends.of("completeness"))
@@ -213,14 +220,15 @@ impl Shown {
         let sub = match held.zip(before) {
             Some((now, before)) => {
                 let more = now as f64 - before;
-                format!("{}{} in 5 min", if more > 0.0 { "+" } else { "" }, amount(more))
+                format!("held, {}{} in 5 min", if more > 0.0 { "+" } else { "" }, amount(more))
             }
-            None => format!("limit {}", axis(self.look.max_series as f64)),
+            None => format!("held, of at most {}", axis(self.look.max_series as f64)),
         };
         let is_near =
             self.look.verdict.pills.iter().any(|pill| pill.about == About::Limit && pill.text.contains("series"))
                 || self.look.verdict.about == About::Limit && self.look.verdict.sentence.contains("series");
-        let grade = if is_near { Grade::Warning } else { Grade::Ok };
+        let sub = self.look.explosion.clone().unwrap_or(sub);
+        let grade = if is_near || self.look.explosion.is_some() { Grade::Warning } else { Grade::Ok };
         Tile { label: "Series", number: held.map(grouped), sub, class: "s4", grade, ..Tile::default() }
             .render(&self.query.elsewhere("/series"), self.trends.of("series"))
     }
@@ -268,6 +276,9 @@ impl Shown {
             seen if seen.down > 0 => (Grade::Error, format!("{} down", seen.down)),
             seen if seen.degraded > 0 => (Grade::Warning, format!("{} degraded", seen.degraded)),
             seen if seen.failing > 0 => (Grade::Warning, format!("{} says critical", count(seen.failing, "instance"))),
+            seen if seen.unconfirmed > 0 => {
+                (Grade::Ok, format!("{} not confirmed yet", grouped(seen.unconfirmed as u64)))
+            }
             _ if blind > 0.0 => (Grade::Ok, format!("blind for {} s", amount(blind))),
             seen => (Grade::Ok, count(seen.present, "instance") + " present"),
         };
@@ -347,14 +358,17 @@ impl Shown {
                 tr data-id=(Wire(&row.series.id())) {
                     (series_cells(&row.series, &[], &self.query.kept_query()))
                     td.s { (spark(&row.spark, "s1", false)) }
-                    td.num.v { (row.rate.map_or_else(|| now(row), amount)) }
+                    td.num.v {
+                        @if row.is_current { (row.rate.map_or_else(|| now(row), amount)) }
+                        @else { span.muted { "none, " (ago(self.look.now, row.last_seen)) } }
+                    }
                 }
             }
         };
         html! {
             header {
                 h2 { "Loudest series" } span.sub { "per second, last interval" }
-                a href=(self.query.elsewhere("/series?sort=loudest").replacen("?sort=loudest?", "?sort=loudest&", 1)) { "all " (grouped(self.loudest.total)) }
+                a href=(self.query.elsewhere("/series?sort=loudest").replacen("?sort=loudest?", "?sort=loudest&", 1)) { "all " (grouped(self.loudest.total)) " in the history" }
             }
             @if self.loudest.rows.is_empty() {
                 p.empty { "No series in the last interval." }
@@ -613,8 +627,22 @@ fn sign_of(one: &Happened) -> Markup {
         ("error" | "warning", _) => sign(&one.level),
         (_, "event" | "start") => icon("flag"),
         (_, "series") => icon("new"),
+        ("info", "presence") => sign(state_of(&one.title)),
+        ("info", _) => icon("wait"),
         _ => sign("ok"),
     }
+}
+
+/// The state that a change of presence without a grave level is about.
+fn state_of(title: &str) -> &'static str {
+    const STATES: [(&str, &str); 5] = [
+        (" is late", "late"),
+        ("maintenance", "maintenance"),
+        (" said goodbye", "left"),
+        (" has left", "left"),
+        (" fell silent", "left"),
+    ];
+    STATES.iter().find(|(words, _)| title.contains(words)).map_or("wait", |(_, state)| state)
 }
 
 /// A tile.

@@ -27,6 +27,8 @@ struct Shown {
     look: Look,
     query: State,
     senders: Senders,
+    /// All of them, where `senders` are those that were asked for.
+    of_all: Option<Senders>,
     trends: Trends,
 }
 /// Who sends what
@@ -46,8 +48,12 @@ pub(super) async fn page(
 ) -> Result<Response, Response> {
     let look = verdict::look(&state).await;
     let senders = data::senders(&state, query.by.as_deref(), query.sender.as_deref(), query.q.as_deref());
+    let is_part = [&query.by, &query.sender, &query.q]
+        .into_iter()
+        .any(|asked| asked.as_ref().is_some_and(|text| !text.is_empty()));
+    let of_all = is_part.then(|| data::senders(&state, None, None, None));
     let trends = data::trends(&state, &look, query.time(look.now), &["series"]);
-    let shown = Shown { look, query, senders, trends };
+    let shown = Shown { look, query, senders, of_all, trends };
     let frame = Frame {
         state: &state,
         view: View::Senders,
@@ -68,15 +74,26 @@ impl Shown {
         self.query.by.as_deref().unwrap_or("address")
     }
 
+    /// The verdict on all senders, whichever are shown.
     fn heading(&self) -> Markup {
-        let senders = &self.senders;
+        let senders = self.of_all.as_ref().unwrap_or(&self.senders);
         if let Some(warning) = senders.warnings.first() {
             let more = senders.warnings.len() - 1;
             let detail = html! { @if more > 0 { (more) " more: " (coded(&senders.warnings[1])) } };
             return heading("warning", "status", coded(warning), detail, html! {});
         }
-        let rows = &senders.rows;
-        match rows.first() {
+        let new = |row: &&SenderRow| row.new_series_per_sec;
+        let worst = senders.rows.iter().max_by(|a, b| new(a).total_cmp(&new(b)));
+        if let Some(worst) = worst.filter(|row| row.new_series_per_sec >= MANY_NEW) {
+            return heading(
+                "warning",
+                "status",
+                html! { (Wire(&worst.id)) " makes " (amount(worst.new_series_per_sec)) " new series a second" },
+                html! { "Where that goes on, a name or a tag holds what is different each time: look at its prefixes and at the tag keys." },
+                html! {},
+            );
+        }
+        match senders.rows.first() {
             Some(loudest) => heading(
                 "ok",
                 "status",

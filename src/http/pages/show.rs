@@ -123,13 +123,18 @@ impl Shown {
     fn seen(&self) -> Vec<Markup> {
         let details = &self.details;
         let senders = usize::try_from(details.senders_seen).unwrap_or(usize::MAX);
-        let has_stopped = !self.row.is_current && self.row.last_seen > 0.0;
+        let has_stopped = self.has_stopped();
         let facts = [
             (senders > 0).then(|| html! { (count(senders, "sender")) }),
             details.first_seen.map(|first| html! { "first seen " (date(first)) }),
-            has_stopped.then(|| html! { span.warning { "last seen " (ago(self.look.now, self.row.last_seen)) } }),
+            has_stopped
+                .then(|| html! { span.warning { "stopped, last seen " (ago(self.look.now, self.row.last_seen)) } }),
         ];
         facts.into_iter().flatten().collect()
+    }
+
+    fn has_stopped(&self) -> bool {
+        !self.row.is_current && self.row.last_seen > 0.0
     }
 
     fn unknown(&self) -> Markup {
@@ -164,7 +169,11 @@ impl Shown {
     }
 
     fn facts(&self) -> Markup {
+        let has_stopped = self.has_stopped();
         let fields = &self.points.fields;
+        // A series begins with a part of an interval, from which it has always risen.
+        let begin = self.points.times.first().copied();
+        let is_old = self.details.first_seen.zip(begin).is_some_and(|(first, begin)| first < begin);
         let fact = |name: &str, words: &str, unit: &str| {
             let values = fields.iter().find(|(known, _)| known == name).map(|(_, values)| values);
             let known: Vec<f64> = values.map_or_else(Vec::new, |values| values.iter().flatten().copied().collect());
@@ -173,7 +182,16 @@ impl Shown {
                 known.iter().copied().fold(f64::INFINITY, f64::min),
                 known.iter().copied().fold(f64::NEG_INFINITY, f64::max),
             );
-            let is_up = *first > 0.0 && last / first >= 2.0;
+            let is_up = is_old && *first > 0.0 && last / first >= 2.0;
+            if has_stopped {
+                return html! {
+                    div {
+                        p { (words) }
+                        p.big { "none" }
+                        p { "was " (amount(*last)) (unit) ", " (ago(self.look.now, self.row.last_seen)) }
+                    }
+                };
+            }
             html! {
                 div {
                     p { (words) }
@@ -261,7 +279,11 @@ impl Shown {
         html! {
             @if !self.details.senders.is_empty() {
                 section.card {
-                    header { h2 { "Sent by" } span.sub { "of its prefix" } span.muted { "share" } }
+                    header {
+                        h2 { "Sent by" }
+                        span.sub { @if self.has_stopped() { "of its prefix, as far as is known" } @else { "of its prefix" } }
+                        span.muted { "share" }
+                    }
                     table.fixed {
                         tbody {
                             @for sender in self.details.senders.iter().take(SENDERS) {

@@ -1,0 +1,98 @@
+//! What the log would say in each interval: it says it once, and then every few minutes how much of it there was.
+
+use std::collections::BTreeMap;
+
+/// How long a thing is only counted after it was said, in seconds.
+const WINDOW: f64 = 300.0;
+
+/// Most things that are told apart: some of their names come from the wire.
+const MOST: usize = 64;
+
+/// All beyond these.
+const OTHERS: &str = "further warnings";
+
+/// A thing that was said.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    at: f64,
+    /// How much of it came since then.
+    held: u64,
+}
+
+/// What was said lately.
+#[derive(Debug, Default)]
+pub(super) struct Repeats {
+    said: BTreeMap<String, Said>,
+    /// On a clock that never steps, seconds.
+    now: f64,
+}
+
+impl Repeats {
+    /// Begins with what an interval has to say.
+    pub(super) fn begin(&mut self, now: f64) {
+        self.now = now;
+    }
+
+    /// Whether a thing is to be said now. Else it is counted for the next sum.
+    pub(super) fn is_new(&mut self, what: &str, count: u64) -> bool {
+        let is_known = self.said.contains_key(what);
+        let what = if is_known || self.said.len() < MOST { what } else { OTHERS };
+        if let Some(said) = self.said.get_mut(what) {
+            said.held += count;
+            return false;
+        }
+        self.said.insert(what.to_string(), Said { at: self.now, held: 0 });
+        true
+    }
+
+    /// Ends an interval: the sums that are due, all of them at the last one. What did not come again is new the next time.
+    fn due(&mut self, is_last: bool) -> Vec<(String, u64, f64)> {
+        let (now, mut due) = (self.now, Vec::new());
+        self.said.retain(|what, said| {
+            let secs = now - said.at;
+            if secs < WINDOW && !is_last {
+                return true;
+            }
+            if said.held == 0 {
+                return false;
+            }
+            due.push((what.clone(), said.held, secs));
+            *said = Said { at: now, held: 0 };
+            true
+        });
+        due
+    }
+
+    /// Logs what [`Repeats::due`] has.
+    pub(super) fn log(&mut self, is_last: bool) {
+        for (what, count, secs) in self.due(is_last) {
+            tracing::warn!(count, secs = secs.round(), "{what}: again since this was logged");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thing_is_said_once_then_summed_and_new_again_after_a_pause() {
+        let mut repeats = Repeats::default();
+        let mut said = Vec::new();
+        for interval in 0..100 {
+            let now = f64::from(interval) * 10.0;
+            repeats.begin(now);
+            if interval < 40 && repeats.is_new("malformed lines", 15) {
+                said.push((now, 0));
+            }
+            said.extend(repeats.due(false).into_iter().map(|(_, held, _)| (now, held)));
+        }
+        // 30 intervals after the first, and 9 after these until the next sum.
+        assert_eq!(said, [(0.0, 0), (300.0, 450), (600.0, 135)]);
+        repeats.begin(1000.0);
+        assert!(repeats.is_new("malformed lines", 1) && !repeats.is_new("malformed lines", 7));
+        assert_eq!(repeats.due(true), [("malformed lines".to_string(), 7, 0.0)]);
+        let new = (0..100).filter(|n| repeats.is_new(&format!("a tag {n}"), 1)).count();
+        assert_eq!(new, MOST, "its own, and one for the others");
+    }
+}
