@@ -330,7 +330,7 @@ mod tests {
             detail,
         );
         let message = Message::new(&told, PAGE);
-        assert_eq!(message.headline(), "WARNING: checkout/web-1 missed 4 beats of 10 s");
+        assert_eq!(message.headline(), "WARNING: checkout/web-1 is down: it missed 4 beats of 10 s");
         assert_eq!(
             message.text,
             "Last heard 57 s ago from 10.0.0.5; 2 of 3 instances present.\n\

@@ -145,7 +145,7 @@ fn each_target_gets_its_own_form_and_only_pairs_that_its_route_takes() {
     until("ntfy has a pair", || ntfy.requests().len() == 2);
     let told = ntfy.requests();
     for (request, title, priority, tag) in [
-        (&told[0], "warning: web/b missed 4 beats of 1 s", "4", "warning"),
+        (&told[0], "warning: web/b is down: it missed 4 beats of 1 s", "4", "warning"),
         (&told[1], "resolved: web/b is back", "3", "white_check_mark"),
     ] {
         assert_eq!(request.first, "POST /alerts HTTP/1.1");
