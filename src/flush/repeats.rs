@@ -13,7 +13,7 @@ const OTHERS: &str = "further warnings";
 
 /// A thing that was said.
 #[derive(Clone, Copy, Debug)]
-struct Said {
+struct Logged {
     at: f64,
     /// How much of it came since then.
     held: u64,
@@ -22,7 +22,7 @@ struct Said {
 /// What was said lately.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
-    said: BTreeMap<String, Said>,
+    said: BTreeMap<String, Logged>,
     /// On a clock that never steps, seconds.
     now: f64,
 }
@@ -41,7 +41,7 @@ impl Repeats {
             said.held += count;
             return false;
         }
-        self.said.insert(what.to_string(), Said { at: self.now, held: 0 });
+        self.said.insert(what.to_string(), Logged { at: self.now, held: 0 });
         true
     }
 
@@ -57,7 +57,7 @@ impl Repeats {
                 return false;
             }
             due.push((what.clone(), said.held, secs));
-            *said = Said { at: now, held: 0 };
+            *said = Logged { at: now, held: 0 };
             true
         });
         due

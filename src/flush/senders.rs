@@ -6,7 +6,7 @@ use crate::aggregate::Partial;
 use crate::memory::{Holder, Holding, Memory};
 use crate::net::{Listener, Listeners};
 use crate::rollup::Interval;
-use crate::senders::{Closed, Notice, Part, Senders, Summary};
+use crate::senders::{Closed, Part, SenderWarning, Senders, Summary};
 use crate::sys::process_name;
 use crate::telemetry::{Concern, Warning};
 
@@ -67,7 +67,7 @@ impl SenderAccount {
                 tracing::warn!("{}", notice.text);
             }
         }
-        let warning = |notice: &Notice| Warning {
+        let warning = |notice: &SenderWarning| Warning {
             short: Some(notice.short.clone()),
             ..Concern::Senders.says(notice.text.clone())
         };

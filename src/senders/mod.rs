@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use origin::{Origin, Sender, Text};
 pub use prefix::{Prefix, prefix_of};
-pub use report::{ExampleStat, Notice, Rates, Report, SenderStat, Share, TagKeyStat};
+pub use report::{ExampleStat, Rates, Report, SenderStat, SenderWarning, Share, TagKeyStat};
 pub use sketch::{Example, Gathered, MOST_BATCHES, Sketch};
 pub use summary::{Closed, Part, SPARK_POINTS, SPARKS, Summary};
 pub use table::{COUNTERS, Counts};

@@ -81,7 +81,7 @@ pub struct ExampleStat {
 
 /// What somebody should look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct SenderWarning {
     /// In a sentence, with who and where.
     pub text: String,
     /// In few words.
@@ -128,7 +128,7 @@ pub struct Report {
     /// Lines that were refused, one a reason.
     pub examples: Vec<ExampleStat>,
     /// What somebody should look at.
-    pub warnings: Vec<Notice>,
+    pub warnings: Vec<SenderWarning>,
     /// Who sent how many lines under which prefix since the start, as far as that is remembered.
     pub(super) past: Vec<(Sender, Prefix, f64)>,
     /// What names of series have before the names that are sent.

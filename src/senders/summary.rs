@@ -13,7 +13,7 @@ use crate::untrusted::{Escaped, excerpt};
 
 use super::origin::{Origin, Sender};
 use super::prefix::Prefix;
-use super::report::{ExampleStat, Notice, Rates, Report, SenderStat, TagKeyStat};
+use super::report::{ExampleStat, Rates, Report, SenderStat, SenderWarning, TagKeyStat};
 use super::sketch::{Example, Gathered, Pair, SEEN_REGISTERS};
 use super::table::{COUNTERS, Counts, Entry, Table};
 use super::tag_keys::{KeyNow, TagTotals};
@@ -312,7 +312,7 @@ impl Summary {
     }
 
     /// What somebody should look at.
-    fn warnings(&self, report: &Report, now: &Tables, closed: &Closed) -> Vec<Notice> {
+    fn warnings(&self, report: &Report, now: &Tables, closed: &Closed) -> Vec<SenderWarning> {
         let secs = closed.length_secs.max(f64::MIN_POSITIVE);
         let mut out = Vec::new();
         if self.intervals <= FIRST_INTERVALS && !now.is_limit_near {
@@ -325,7 +325,7 @@ impl Summary {
             let (name, rate) = (key.key.to_string(), grouped(key.fresh / secs));
             let from = key.sender.map_or(String::new(), |sender| format!(", from {}", described(report, &sender)));
             let text = format!("Tag `{}` makes {rate} new series a second{under}{from}", Escaped(&name));
-            out.push(Notice { text, short: format!("{rate} new/s by {}", Escaped(&name)) });
+            out.push(SenderWarning { text, short: format!("{rate} new/s by {}", Escaped(&name)) });
         }
         if now.is_limit_near {
             let flooding = |entry: &&Entry<Prefix>| {
@@ -343,7 +343,7 @@ impl Summary {
                 let from = now.most(pairs);
                 let from = from.map_or(String::new(), |sender| format!(", from {}", described(report, &sender)));
                 let text = format!("Names that begin with `{}` make {rate} new series a second{from}", Escaped(&name));
-                out.push(Notice { text, short: format!("{rate} new/s under {}", Escaped(&name)) });
+                out.push(SenderWarning { text, short: format!("{rate} new/s under {}", Escaped(&name)) });
             }
         }
         out.extend(self.of_malformed(report, now, secs));
@@ -351,7 +351,7 @@ impl Summary {
     }
 
     /// The sentence of a flood of malformed lines.
-    fn of_malformed(&self, report: &Report, now: &Tables, secs: f64) -> Option<Notice> {
+    fn of_malformed(&self, report: &Report, now: &Tables, secs: f64) -> Option<SenderWarning> {
         let malformed: f64 = now.refused.iter().map(|&count| count as f64).sum();
         if malformed < MANY_MALFORMED || malformed < now.lines * MALFORMED_SHARE {
             return None;
@@ -364,7 +364,7 @@ impl Summary {
         let from = from.map_or(String::new(), |sender| format!(", most of them from {}", described(report, &sender)));
         let rate = grouped(malformed / secs);
         let text = format!("{rate} malformed lines a second ({}){example}{from}", worst.name());
-        Some(Notice { text, short: format!("{rate} malformed lines/s") })
+        Some(SenderWarning { text, short: format!("{rate} malformed lines/s") })
     }
 
     /// Lets go what is least missed: the lines per second of earlier intervals, and examples.

@@ -111,7 +111,7 @@ fn a_tag_that_explodes_is_named_after_two_intervals_with_its_prefix_and_its_send
         explode(&mut sketch, interval as usize, 12_400);
         let report = close(&mut summary, &mut sketch, interval, 12_400);
         assert_eq!(report.warnings.len(), usize::from(interval > 3), "{:?}", report.warnings);
-        let Some(Notice { text: sentence, short }) = report.warnings.first() else { continue };
+        let Some(SenderWarning { text: sentence, short }) = report.warnings.first() else { continue };
         assert!(short.starts_with("1,2") && short.ends_with(" new/s by request_id"), "{short}");
         let (tag, rest) = sentence.split_once(" makes 1,2").expect("about 1,240");
         assert_eq!((tag, &rest[2..]), ("Tag `request_id`", " new series a second, under `job.step.`, from 127.0.1.78"));
