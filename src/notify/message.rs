@@ -362,11 +362,13 @@ mod tests {
         ] {
             let change = Change::Instance { from: Some(State::Down), to, reason };
             let event = event_of(change, Some("web-1"), None);
-            let message =
-                Message::new(&notification(AlertName::InstanceDown, event, 1_717_984_972.0, true, "more"), PAGE);
+            let message = Message::new(
+                &notification(AlertName::InstanceDown, event, 1_717_984_972.0, true, "3 of 3 others"),
+                PAGE,
+            );
             assert_eq!(message.headline(), word);
             assert!(message.text.contains("It lasted 12 min, from 2024-06-10 02:02:52 UTC to "), "{}", message.text);
-            assert!(message.text.contains(says) && !message.text.contains("more"), "{}", message.text);
+            assert!(message.text.contains(says) && !message.text.contains("others"), "{}", message.text);
             assert_eq!(says.is_empty(), !message.text.contains("This alarm ended"), "{}", message.text);
         }
         let gone = Change::Service { from: Some(ServiceState::Down), to: None };
