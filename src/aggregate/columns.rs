@@ -98,18 +98,23 @@ pub struct Column<T> {
     with_cells: usize,
     /// Bytes that cells took beside themselves when they had been drained.
     reserved: usize,
+    /// Marks of touched cells that were taken out of their pages, by page; empty if nobody takes any.
+    taken: Vec<Marks>,
 }
+
+/// One bit per cell of a page.
+type Marks = [u64; PAGE_CELLS / 64];
 
 #[derive(Debug)]
 struct Page<T> {
     /// One bit per cell.
-    touched: [u64; PAGE_CELLS / 64],
+    touched: Marks,
     cells: Option<Box<[T; PAGE_CELLS]>>,
 }
 
 impl<T> Default for Column<T> {
     fn default() -> Column<T> {
-        Column { pages: Vec::new(), with_cells: 0, reserved: 0 }
+        Column { pages: Vec::new(), with_cells: 0, reserved: 0, taken: Vec::new() }
     }
 }
 
@@ -133,6 +138,41 @@ impl<T: Cell> Column<T> {
         &mut page.cells.get_or_insert_with(empty_cells)[n]
     }
 
+    /// The same if its page has cells.
+    #[inline]
+    pub(super) fn touch_known(&mut self, id: u32) -> Option<&mut T> {
+        let (at, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
+        let page = self.pages.get_mut(at)?;
+        let cells = page.cells.as_mut()?;
+        page.touched[n / 64] |= 1 << (n % 64);
+        Some(&mut cells[n])
+    }
+
+    /// Whether an id was touched since its mark was taken last, in this interval. The next update marks it again;
+    /// for everybody else it stays touched.
+    pub(super) fn take_mark(&mut self, id: u32) -> bool {
+        let (at, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
+        let Some(page) = self.pages.get_mut(at) else { return false };
+        let mark = 1 << (n % 64);
+        let is_touched = page.touched[n / 64] & mark != 0;
+        if is_touched {
+            page.touched[n / 64] &= !mark;
+            if self.taken.len() <= at {
+                self.taken.resize(at + 1, [0; PAGE_CELLS / 64]);
+            }
+            self.taken[at][n / 64] |= mark;
+        }
+        is_touched
+    }
+
+    /// Puts marks back that were taken.
+    fn put_marks_back(&mut self) {
+        for (page, taken) in self.pages.iter_mut().zip(&self.taken) {
+            page.touched.iter_mut().zip(taken).for_each(|(touched, taken)| *touched |= taken);
+        }
+        self.taken.clear();
+    }
+
     /// Gives a page cells. Apart from [`Column::touch`], which is small enough then to be part of what calls it.
     #[cold]
     #[inline(never)]
@@ -147,7 +187,9 @@ impl<T: Cell> Column<T> {
     /// Bytes that the pages take, without what cells take beside themselves.
     #[inline]
     pub(super) fn page_bytes(&self) -> usize {
-        self.with_cells * footprint(PAGE_CELLS * size_of::<T>()) + vec_footprint::<Page<T>>(self.pages.capacity())
+        self.with_cells * footprint(PAGE_CELLS * size_of::<T>())
+            + vec_footprint::<Page<T>>(self.pages.capacity())
+            + vec_footprint::<Marks>(self.taken.capacity())
     }
 
     /// Bytes that cells take beside themselves in a column that was drained and not touched since: what they reserve.
@@ -165,7 +207,9 @@ impl<T: Cell> Column<T> {
     /// Whether this interval touched the id.
     pub fn is_touched(&self, id: u32) -> bool {
         let (page, n) = (id as usize / PAGE_CELLS, id as usize % PAGE_CELLS);
-        self.pages.get(page).is_some_and(|page| page.touched[n / 64] & (1 << (n % 64)) != 0)
+        let mark = 1 << (n % 64);
+        self.pages.get(page).is_some_and(|page| page.touched[n / 64] & mark != 0)
+            || self.taken.get(page).is_some_and(|taken| taken[n / 64] & mark != 0)
     }
 
     /// Empties the cell of an id and marks it as untouched.
@@ -173,6 +217,9 @@ impl<T: Cell> Column<T> {
         let n = id as usize % PAGE_CELLS;
         let Some(page) = self.pages.get_mut(id as usize / PAGE_CELLS) else { return };
         page.touched[n / 64] &= !(1 << (n % 64));
+        if let Some(taken) = self.taken.get_mut(id as usize / PAGE_CELLS) {
+            taken[n / 64] &= !(1 << (n % 64));
+        }
         if let Some(cells) = &mut page.cells {
             cells[n] = T::default();
         }
@@ -182,6 +229,7 @@ impl<T: Cell> Column<T> {
     /// is freed: their series may have left.
     pub fn drain(&mut self, mut visit: impl FnMut(u32, T)) {
         self.reserved = 0;
+        self.put_marks_back();
         for (number, page) in self.pages.iter_mut().enumerate() {
             let Some(cells) = &mut page.cells else { continue };
             let keep = number < KEPT_PAGES;
@@ -213,7 +261,12 @@ impl<T: Cell> Column<T> {
 
     /// The number of ids that this interval touched.
     pub fn len(&self) -> usize {
-        self.pages.iter().flat_map(|page| page.touched).map(|bits| bits.count_ones() as usize).sum()
+        let touched: usize = self.pages.iter().flat_map(|page| page.touched).map(|bits| bits.count_ones() as usize).sum();
+        // A mark may have been taken and set again.
+        let again = self.pages.iter().zip(&self.taken).flat_map(|(page, taken)| {
+            page.touched.iter().zip(taken).map(|(touched, taken)| (taken & !touched).count_ones() as usize)
+        });
+        touched + again.sum::<usize>()
     }
 
     /// Whether nothing was touched.
@@ -277,6 +330,16 @@ impl Columns {
         }
     }
 
+    pub(super) fn take_mark(&mut self, class: Class, id: u32) -> bool {
+        match class {
+            Class::Counter => self.counters.take_mark(id),
+            Class::Gauge => self.gauges.take_mark(id),
+            Class::Timer => self.timers.take_mark(id),
+            Class::Set => self.sets.take_mark(id),
+            Class::Kv => self.kvs.take_mark(id),
+        }
+    }
+
     pub(super) fn is_touched(&self, class: Class, id: u32) -> bool {
         match class {
             Class::Counter => self.counters.is_touched(id),
@@ -307,6 +370,23 @@ mod tests {
             assert_eq!(drained, expected);
             assert!(column.is_empty() && !column.is_touched(70_000));
         }
+    }
+
+    #[test]
+    fn a_mark_is_taken_once_after_each_update_and_the_interval_keeps_it() {
+        let mut column = Column::<Sum>::default();
+        column.touch(5).add(1.0);
+        column.touch(1030).add(2.0);
+        assert_eq!((column.take_mark(5), column.take_mark(5), column.take_mark(6)), (true, false, false));
+        assert_eq!((column.is_touched(5), column.len()), (true, 2));
+        column.touch(5).add(3.0);
+        assert_eq!((column.len(), column.take_mark(5), column.take_mark(1030), column.take_mark(9000)), (2, true, true, false));
+        column.touch(7).add(9.0);
+        column.forget(1030);
+        let mut drained = Vec::new();
+        column.drain(|id, sum| drained.push((id, sum.value())));
+        assert_eq!(drained, [(5, 4.0), (7, 9.0)]);
+        assert!(!column.is_touched(5) && !column.take_mark(5) && column.is_empty());
     }
 
     #[test]

@@ -14,6 +14,10 @@ use crate::series::{Series, plain_name};
 /// mean this series and need not be parsed again.
 const PLAIN: u32 = 1 << 31;
 
+/// Marks an id whose series' lines are looked at one by one (`watched.rs`). It is no place in a column, and so a line of it
+/// leaves the fast path at the first step that looks one up; other lines do not need to be asked whether they have it.
+pub(super) const OWN: u32 = 1 << 30;
+
 /// An empty slot.
 const EMPTY: Slot = Slot { hash: 0, id: u32::MAX };
 
@@ -58,7 +62,20 @@ impl Index {
     /// The series of a name on the wire, if these bytes are known to mean it.
     #[inline]
     pub(super) fn find_plain(&self, hash: u64, kind: Kind, name: &[u8]) -> Option<u32> {
-        self.probe(hash, |id| id & PLAIN != 0 && self.at(id).is_some_and(|series| series.is_plain(kind, name)))
+        self.probe(hash, |id| id & PLAIN != 0 && self.at_marked(id).is_some_and(|series| series.is_plain(kind, name)))
+    }
+
+    /// The series with a key whose lines are looked at one by one: [`Index::find`] leaves those out.
+    pub(super) fn find_own(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        let is_same = |id| id & OWN != 0 && self.at_marked(id).is_some_and(|series| series.key() == key);
+        self.probe(hash, is_same).map(|id| id & !OWN)
+    }
+
+    /// Records that the lines of a series are looked at one by one.
+    pub(super) fn mark_own(&mut self, hash: u64, id: u32) {
+        if let Some(at) = self.position(hash, |known| known & !PLAIN == id) {
+            self.slots[at].id |= OWN;
+        }
     }
 
     /// The slot where a search begins. Reading it early, for many lines, brings it into the cache before the search.
@@ -75,7 +92,7 @@ impl Index {
 
     /// Records that a series was sent under exactly its canonical name.
     pub(super) fn mark_plain(&mut self, hash: u64, id: u32) {
-        if let Some(at) = self.position(hash, |known| known & !PLAIN == id) {
+        if let Some(at) = self.position(hash, |known| known & !(PLAIN | OWN) == id) {
             self.slots[at].id |= PLAIN;
         }
     }
@@ -109,6 +126,12 @@ impl Index {
     #[inline]
     fn at(&self, id: u32) -> Option<&Series> {
         self.series.get((id & !PLAIN) as usize)?.as_ref()
+    }
+
+    /// The same of an id with any marks.
+    #[inline]
+    fn at_marked(&self, id: u32) -> Option<&Series> {
+        self.series.get((id & !(PLAIN | OWN)) as usize)?.as_ref()
     }
 
     /// Assigns an id to a series that is not in the table yet.
@@ -145,7 +168,7 @@ impl Index {
         let Some(series) = self.series.get_mut(id as usize).and_then(Option::take) else {
             return false;
         };
-        if let Some(at) = self.position(hash_of(series.key()), |known| known & !PLAIN == id) {
+        if let Some(at) = self.position(hash_of(series.key()), |known| known & !(PLAIN | OWN) == id) {
             self.vacate(at);
             self.len -= 1;
         }

@@ -11,7 +11,7 @@ use crate::protocol::{
 use crate::telemetry::{Account, Tally};
 
 use super::columns::Class;
-use super::index::{Index, Slot};
+use super::index::{Index, OWN, Slot};
 use super::key_cache::CachedKey;
 use super::shard::{Shard, class_of};
 
@@ -71,7 +71,7 @@ impl Shard {
                     continue;
                 }
                 if let Some(id) = self.find_known(&line, datagram) {
-                    self.record_known(&line, id, now);
+                    self.record_known(&line, id, from, now);
                     text = rest;
                     continue;
                 }
@@ -186,7 +186,7 @@ impl Shard {
         }
         for line in &waiting {
             match line.found {
-                Found::Yes(id) => self.record_known(line, id, now),
+                Found::Yes(id) => self.record_known(line, id, from, now),
                 // What looked like a name may contain malformed lines.
                 Found::Perhaps(_) | Found::No => {
                     let text = &datagram[line.start as usize..line.end as usize];
@@ -216,26 +216,57 @@ impl Shard {
                 return known;
             }
         }
-        let known = self.key_cache.find(&CachedKey::new(line.hash, line.kind, name, tags));
+        let (id, series) = self.key_cache.find(&CachedKey::new(line.hash, line.kind, name, tags))?;
         // The id may belong to another series by now.
-        known.filter(|(id, series)| index.series(*id).is_some_and(|now| now.is_same(series))).map(|(id, _)| id)
+        if index.series(id).is_some_and(|now| now.is_same(series)) {
+            return Some(id);
+        }
+        // No series has a marked id.
+        (id & OWN != 0 && index.series(id & !OWN).is_some_and(|now| now.is_same(series))).then_some(id)
+    }
+
+    /// Records a line whose id is no place in a column yet, or never.
+    #[cold]
+    #[inline(never)]
+    fn record_apart(&mut self, line: &PendingLine, id: u32, from: Option<SocketAddr>, now: f64) {
+        let place = id & !OWN;
+        if id != place
+            && let Some(watched) = &mut self.watched
+        {
+            watched.count_line(line.class, place, Some(line.value), from, &self.hasher);
+        }
+        let columns = &mut self.open.columns;
+        match line.class {
+            Class::Counter => drop(columns.counters.touch(place)),
+            Class::Gauge => drop(columns.gauges.touch(place)),
+            Class::Timer => drop(columns.timers.touch(place)),
+            Class::Set | Class::Kv => {}
+        }
+        self.record_known(line, place, from, now);
     }
 
     #[inline(always)]
-    fn record_known(&mut self, line: &PendingLine, id: u32, now: f64) {
+    fn record_known(&mut self, line: &PendingLine, id: u32, from: Option<SocketAddr>, now: f64) {
         #[cfg(test)]
         assert!(line.value != tests::POISON, "a test wants a failure");
         match line.class {
-            Class::Counter => self.open.columns.counters.touch(id).add(line.value),
+            Class::Counter => match self.open.columns.counters.touch_known(id) {
+                Some(sum) => sum.add(line.value),
+                None => return self.record_apart(line, id, from, now),
+            },
             Class::Gauge => {
-                self.open.columns.gauges.touch(id).apply(GaugeOp::Set, line.value, now);
+                match self.open.columns.gauges.touch_known(id) {
+                    Some(gauge) => gauge.apply(GaugeOp::Set, line.value, now),
+                    None => return self.record_apart(line, id, from, now),
+                }
                 self.keep_level(id);
             }
             Class::Timer => {
                 let policy = self.timer_policy(id);
-                if !self.open.columns.timers.touch(id).record_known(line.value, 1.0, &policy)
-                    && !self.record_sample(id, line.value, 1.0, &policy)
-                {
+                let Some(timer) = self.open.columns.timers.touch_known(id) else {
+                    return self.record_apart(line, id, from, now);
+                };
+                if !timer.record_known(line.value, 1.0, &policy) && !self.record_sample(id, line.value, 1.0, &policy) {
                     let lines = &mut self.open.tally.lines;
                     (lines.read, lines.metrics) = (lines.read + 1, lines.metrics + 1);
                     return;
@@ -290,14 +321,22 @@ impl Shard {
         }
         // The builder still has the key of the line's only sample.
         let key = self.keys.last();
-        let Some(id) = index.find(self.hasher.hash(key), key) else { return };
+        let hash = self.hasher.hash(key);
+        let (id, mark) = match (index.find(hash, key), &self.watched) {
+            (Some(id), _) => (id, 0),
+            (None, Some(_)) => match index.find_own(hash, key) {
+                Some(id) => (id, OWN),
+                None => return,
+            },
+            (None, None) => return,
+        };
         let Some(series) = index.series(id) else { return };
         if tags.is_empty() && series.is_plain(kind, name) {
             return;
         }
         let hash = if tags.is_empty() { self.hasher.hash_plain(name) } else { self.hasher.hash_key(name, tags) };
         self.key_cache.make_room(self.indexes.iter().map(Index::len).sum());
-        self.key_cache.remember(CachedKey::new(hash, kind, name, tags), id, series);
+        self.key_cache.remember(CachedKey::new(hash, kind, name, tags), id | mark, series);
     }
 
     fn line(&mut self, line: &[u8], options: &Options, from: Option<SocketAddr>, now: f64) {

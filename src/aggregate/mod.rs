@@ -26,6 +26,7 @@ mod set;
 mod several;
 mod shard;
 mod timer;
+mod watched;
 
 pub use columns::{Cell, Class, Column, Columns};
 pub use counter::Sum;

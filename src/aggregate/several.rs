@@ -76,7 +76,7 @@ impl Shard {
             let later = match heartbeat {
                 HeartbeatOutcome::Consumed => good.filter_map(Result::err).next(),
                 HeartbeatOutcome::Nothing | HeartbeatOutcome::Forwarded => {
-                    self.record_several(good, heartbeat, line, now)
+                    self.record_several(good, heartbeat, line, from, now)
                 }
             };
             first_error = first_error.or(later);
@@ -95,6 +95,7 @@ impl Shard {
         samples: impl Iterator<Item = Result<Metric<'s>, ParseError>>,
         heartbeat: HeartbeatOutcome,
         line: &[u8],
+        from: Option<SocketAddr>,
         now: f64,
     ) -> Option<ParseError> {
         let (mut shared, mut first_error) = (Shared::default(), None);
@@ -109,7 +110,7 @@ impl Shard {
                         // A heartbeat counts when it arrives, whatever its sender's clock says.
                         metric.timestamp = None;
                     }
-                    self.one_of_several(&metric, line, &mut shared, now)
+                    self.one_of_several(&metric, line, &mut shared, from, now)
                 }
                 Err(error) => Err(error),
             };
@@ -136,7 +137,7 @@ impl Shard {
             Signal::Heartbeat(_) if heartbeats.forward => HeartbeatOutcome::Forwarded,
             Signal::Heartbeat(_) => HeartbeatOutcome::Consumed,
             // They are also ordinary metrics.
-            Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) => HeartbeatOutcome::Nothing,
+            Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) | Signal::Watched(_) => HeartbeatOutcome::Nothing,
         };
         self.signals.push(signal);
         heartbeat
@@ -147,6 +148,7 @@ impl Shard {
         metric: &Metric<'_>,
         line: &[u8],
         shared: &mut Shared,
+        from: Option<SocketAddr>,
         now: f64,
     ) -> Result<(), ParseError> {
         let kind = self.kind_of(metric.kind);
@@ -196,7 +198,7 @@ impl Shard {
         let known = self.indexes[class as usize].find(hash, self.keys.last());
         let place = match known {
             Some(id) => Place { class, id, folded: Folded::No },
-            None => self.new_place(metric, kind, hash),
+            None => self.new_place(metric, kind, hash, from),
         };
         if is_alike {
             shared.destinations[kind as usize] = Some(Destination::Recorded(place));

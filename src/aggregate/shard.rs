@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use crate::memory::{Memory, footprint, vec_footprint};
 use crate::protocol::{
-    Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, ServiceCheck, Signal, Values, lossy, mask_key,
+    Event, GaugeOp, Heartbeats, Kind, Metric, ParseError, Reason, Seen, ServiceCheck, Signal, Values, lossy, mask_key,
 };
 use crate::senders::{Origin, Sketch};
 use crate::series::{KeyBuilder, Series, name_of_key, tags_of_key};
 use crate::telemetry::{Limit, Tally};
+use crate::watches::Watches;
 
 use super::columns::{Cell, Class, Columns};
 use super::event_or_check::{EventOrCheck, own_event, own_service_check};
@@ -31,6 +32,7 @@ use super::partial::{BadLine, Created, Partial, TimestampedSample};
 use super::rules::{NO_RULE, RuleOutcome, RuleOutcomes, Rules};
 use super::set::{EXACT_MEMBERS, Members};
 use super::timer::TimerPolicy;
+use super::watched::{Watched, WatchedSet};
 
 /// Series removed at once when an interval closes, and before a batch: what takes longer would hold up receiving.
 const RETIRED_AT_CLOSE: usize = 20_000;
@@ -139,6 +141,9 @@ pub struct Shard {
     is_table_open: bool,
     /// Who sends what, if that is attended to.
     pub(super) senders: Option<Box<Sketch>>,
+    /// Series that show who lives, if any do, and who was seen before the interval closed.
+    pub(super) watched: Option<Box<WatchedSet>>,
+    seen: Vec<Seen>,
 }
 
 impl Shard {
@@ -173,6 +178,25 @@ impl Shard {
             is_reading: false,
             is_table_open: false,
             senders: None,
+            watched: None,
+            seen: Vec::new(),
+        }
+    }
+
+    /// The same, watching for these.
+    #[must_use]
+    pub fn watching(self, watches: &Arc<Watches>) -> Shard {
+        let watched = (!watches.is_empty()).then(|| Box::new(WatchedSet::new(Arc::clone(watches))));
+        Shard { watched, ..self }
+    }
+
+    /// Notes who was seen by watched series since this was last called; it comes out with the signals.
+    pub fn look_at_watched(&mut self) {
+        let Some(watched) = &mut self.watched else { return };
+        let mut seen = std::mem::take(&mut self.seen);
+        watched.look(&mut self.open.columns, &self.open.timestamped, &mut seen);
+        if !seen.is_empty() {
+            self.signals.push(Signal::Watched(seen));
         }
     }
 
@@ -180,12 +204,16 @@ impl Shard {
     /// asked for or not, and `binary` that lines may come in the binary protocol.
     pub fn attend_to_senders(&mut self, always_known: bool, binary: bool) {
         self.senders = Some(Box::new(Sketch::new(self.options.seed, always_known, binary)));
+        if let Some(watched) = &mut self.watched {
+            watched.set_always_known(always_known);
+        }
     }
 
     /// Whether the next batch is to ask the kernel for senders.
     #[inline]
     pub fn asks_for_senders(&self) -> bool {
         self.senders.as_ref().is_some_and(|senders| senders.asks())
+            || self.watched.as_ref().is_some_and(|watched| watched.asks_for_senders())
     }
 
     /// Says whose lines come next, if that is of interest in this batch; `text` is all of them.
@@ -213,6 +241,9 @@ impl Shard {
         }
         self.spent_keys.drop_some(SPENT_AT_ONCE);
         self.retire_some(RETIRED_AT_ONCE);
+        if let Some(watched) = &mut self.watched {
+            watched.begin_batch();
+        }
         if let Some(senders) = &mut self.senders {
             let Tally { listener, lines, chunks, .. } = &self.open.tally;
             let is_near = now.samples || now.series || self.options.quota.is_nearly_taken();
@@ -245,6 +276,7 @@ impl Shard {
             + self.key_cache.heap_bytes()
             + self.spent_keys.heap_bytes()
             + self.outcomes.heap_bytes()
+            + self.watched.as_ref().map_or(0, |watched| watched.heap_bytes())
     }
 
     /// Whether the tables can be relied on after a panic.
@@ -280,7 +312,7 @@ impl Shard {
         self.concerns_presence = false;
         match samples.next() {
             Some(Ok(metric)) if !self.may_concern_presence(&metric) && self.is_believed(&metric, now) => {
-                self.record(&metric, now);
+                self.record(&metric, from, now);
                 match samples.next() {
                     None => {
                         self.open.tally.lines.metrics += 1;
@@ -360,7 +392,7 @@ impl Shard {
 
     /// Records one sample.
     #[inline]
-    pub fn record(&mut self, metric: &Metric<'_>, now: f64) {
+    pub fn record(&mut self, metric: &Metric<'_>, from: Option<SocketAddr>, now: f64) {
         let kind = self.kind_of(metric.kind);
         self.keys.metric(metric, kind);
         self.open.tally.lines.tags_cut += self.keys.cut();
@@ -381,7 +413,7 @@ impl Shard {
         if let Some(id) = self.indexes[class as usize].find(hash, key) {
             self.open.tally.samples.recorded += self.update(class, id, metric, now);
         } else {
-            let place = self.new_place(metric, kind, hash);
+            let place = self.new_place(metric, kind, hash, from);
             self.update_at(place, metric, now);
         }
     }
@@ -437,8 +469,20 @@ impl Shard {
 
     /// Decides where samples of the key in the builder go, which has no id yet.
     #[cold]
-    pub(super) fn new_place(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64) -> Place {
+    pub(super) fn new_place(
+        &mut self,
+        metric: &Metric<'_>,
+        kind: Kind,
+        hash: u64,
+        from: Option<SocketAddr>,
+    ) -> Place {
         let class = class_of(kind);
+        if let Some(watched) = &mut self.watched
+            && let Some(id) = self.indexes[class as usize].find_own(hash, self.keys.last())
+        {
+            watched.count_line(class, id, last_number(metric), from, &self.hasher);
+            return Place { class, id, folded: Folded::No };
+        }
         let registered = self.open.created.iter().map(Vec::len).sum::<usize>() * REGISTERED_BYTES;
         let needed = SERIES_BYTES + self.keys.last().len() + registered;
         let has_room = self.memory_use.has_room_for(needed, self.key_bytes());
@@ -455,6 +499,7 @@ impl Shard {
             if plain && metric.tags.is_empty() && !self.concerns_presence {
                 self.indexes[class as usize].mark_plain(hash, id);
             }
+            self.watch_new(class, id, hash, metric, from);
             return Place { class, id, folded: Folded::No };
         }
         let mut name = Vec::new();
@@ -462,6 +507,17 @@ impl Shard {
         self.open.offenders.add(&name);
         let id = self.overflow_of(kind);
         Place { class, id, folded: if has_room { Folded::Number } else { Folded::Memory } }
+    }
+
+    /// Watches a new series, if a watch takes it.
+    fn watch_new(&mut self, class: Class, id: u32, hash: u64, metric: &Metric<'_>, from: Option<SocketAddr>) {
+        let (Some(watched), index) = (&mut self.watched, &mut self.indexes[class as usize]) else { return };
+        let Some(series) = index.series(id) else { return };
+        let is_reserved = |name| self.options.heartbeats.as_ref().is_some_and(|known| known.is_reserved(name));
+        if !is_reserved(series.name()) && watched.add(class, id, series) == Watched::ByLines {
+            index.mark_own(hash, id);
+            watched.count_line(class, id, last_number(metric), from, &self.hasher);
+        }
     }
 
     /// The overflow series of a kind.
@@ -740,6 +796,9 @@ impl Shard {
     /// Closes the interval. `retire` has ids, by class, whose series are removed unless an interval touches them: many now,
     /// further ones between the next batches. `spare` are drained columns of an earlier [`Partial`].
     pub fn close(&mut self, retire: [Vec<u32>; 5], spare: Columns) -> Partial {
+        if let Some(watched) = &mut self.watched {
+            watched.close(&mut self.open.columns, &self.open.timestamped, &mut self.seen);
+        }
         self.retiring = retire;
         let most = (RETIRED_TIMES_LINES / self.open.tally.lines.read.max(1)).min(RETIRED_WHEN_IDLE) as usize;
         let most = most.max(RETIRED_AT_CLOSE);
@@ -806,6 +865,9 @@ impl Shard {
             self.totals.remove(&id);
         }
         self.gauge_levels.set(class, id, None);
+        if let Some(watched) = &mut self.watched {
+            watched.remove(class, id);
+        }
         match overflow {
             Some(kind) => self.overflow[kind as usize] = None,
             None => self.options.quota.give(),
@@ -861,6 +923,15 @@ pub(super) fn own_time(metric: &Metric<'_>, kind: Kind) -> Option<(f64, f64)> {
         _ => return None,
     };
     value.is_finite().then_some((time, value))
+}
+
+/// The last value of a metric that is a number.
+fn last_number(metric: &Metric<'_>) -> Option<f64> {
+    match metric.values {
+        Values::Numbers { .. } | Values::Total(_) => metric.values.numbers().last(),
+        Values::Gauge { .. } => metric.values.gauge().last().map(|(_, value)| value),
+        Values::Member(_) => None,
+    }
 }
 
 /// The kind of a sample's series: a meter is a counter, and with the profile `etsy` histograms and distributions are

@@ -2,6 +2,7 @@
 //! that starts at 0. Same input, same bytes.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,7 +186,7 @@ impl Replay {
         let nanos = |seconds: f64| (seconds * 1e9).round() as u64;
         let workers = usize::from(args.workers);
         let presence = ReplayPresence::new(assemble::policy(&config));
-        let (shards, registry) = daemon(&config, workers, presence.assists());
+        let (shards, registry) = daemon(&config, workers, &presence);
         Replay {
             names: assemble::graphite_names(&config),
             interval: nanos(config.interval.as_secs_f64()).max(1),
@@ -247,14 +248,14 @@ impl Replay {
                         print_error(problem);
                         return false;
                     }
-                    (self.shards, self.registry) = daemon(&self.config, self.workers, self.presence.assists());
+                    (self.shards, self.registry) = daemon(&self.config, self.workers, &self.presence);
                 }
                 What::Restart { down, crash } => self.restart(row.at, *down, *crash),
                 What::Stall { length } => {
                     self.presence.stands_still(row.at);
                     self.stalled_until = self.stalled_until.max(row.at + length);
                 }
-                What::End => self.presence.ends(row.at),
+                What::End => self.presence.ends(row.at, &mut self.shards),
                 what if self.stalled_until > row.at => self.held.push((what.clone(), *source)),
                 what => self.happens(row.at, what, *source),
             }
@@ -326,14 +327,14 @@ impl Replay {
                 break;
             }
             // What happens at the very end of an interval is in the next one, as rows are.
-            self.presence.advance(tick);
+            self.presence.advance(tick, &mut self.shards);
             let is_last = self.ends_at == Some(tick);
             if is_last || !self.is_idle() {
                 self.close(tick, is_last);
             }
             self.closed = tick;
         }
-        self.presence.advance(now);
+        self.presence.advance(now, &mut self.shards);
     }
 
     /// Whether nothing came that `--only` asks for: a capture of heartbeats may be one of days.
@@ -355,7 +356,7 @@ impl Replay {
         shard.tally().listener.datagrams += 1;
         shard.set_origin(source.origin);
         let before = shard.tally().lines.malformed;
-        shard.ingest(bytes, &self.protocol, from.and_then(|from| from.parse().ok()), secs(at));
+        shard.ingest(bytes, &self.protocol, from.and_then(address), secs(at));
         let mut fresh = shard.tally().lines.malformed;
         fresh.subtract(&before);
         if fresh.total() > 0 {
@@ -370,7 +371,7 @@ impl Replay {
         if !crash && at > self.closed {
             self.close(at, true);
         }
-        let (shards, registry) = daemon(&self.config, self.workers, self.presence.assists());
+        let (shards, registry) = daemon(&self.config, self.workers, &self.presence);
         (self.shards, self.registry, self.spare) = (shards, registry, Vec::new());
         self.listener = ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() };
         self.runs_from = at + down;
@@ -461,13 +462,18 @@ impl Replay {
 }
 
 /// A fresh daemon's shards and registry, without series of its own that would differ from run to run.
-fn daemon(config: &Config, workers: usize, assist: bool) -> (Vec<Shard>, Registry) {
-    let quota = Quota::new(config.max_series);
+fn daemon(config: &Config, workers: usize, presence: &ReplayPresence) -> (Vec<Shard>, Registry) {
+    let (quota, assist) = (Quota::new(config.max_series), presence.assists());
     let heartbeats = assemble::heartbeats(config).map(|heartbeats| Arc::new(Heartbeats { assist, ..heartbeats }));
     let options = || ShardOptions { heartbeats: heartbeats.clone(), ..assemble::shard_options(config, &quota, 0) };
-    let shards = (0..workers).map(|_| Shard::new(options())).collect();
+    let shards = (0..workers).map(|_| Shard::new(options()).watching(presence.watches())).collect();
     let registry = Registry::new(assemble::registry_options(config, false), workers);
     (shards, registry)
+}
+
+/// A sender, with its port or without.
+fn address(text: &str) -> Option<SocketAddr> {
+    text.parse().ok().or_else(|| Some(SocketAddr::new(text.parse().ok()?, 0)))
 }
 
 fn secs(nanos: u64) -> f64 {

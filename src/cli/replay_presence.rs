@@ -1,9 +1,13 @@
 //! Presence in `replay`: the engine on the virtual clock, with the daemon's own rhythm of judging and saving.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
+use crate::aggregate::Shard;
 use crate::presence::policy::{Expected, Misses, Notify, Override, Policy};
 use crate::presence::{Engine, EngineTime, Epoch, Event, Saved};
+use crate::watches::{Evidence, Template, Watch, Watches};
 
 /// Nanoseconds between two judgements, and between two saved states.
 const TICK: u64 = 250_000_000;
@@ -87,6 +91,10 @@ impl ReplayPresence {
                         });
                     }
                 }
+                "watch" => {
+                    let all: Result<_, String> = value.as_array().into_iter().flatten().map(watch).collect();
+                    self.policy.watches = Arc::new(Watches::new(all?));
+                }
                 _ => return Err(format!("unknown key `{key}` in the configuration of a presence trace")),
             }
         }
@@ -113,9 +121,17 @@ impl ReplayPresence {
         self.engine.kernel_drops(time(at), dropped, received);
     }
 
-    /// Judges at every tick before `now`.
-    pub(super) fn advance(&mut self, now: u64) {
+    /// Judges at every tick before `now`, by what is watched in these shards, too.
+    pub(super) fn advance(&mut self, now: u64, shards: &mut [Shard]) {
+        let is_watching = !self.policy.watches.is_empty();
         while self.next < now {
+            if is_watching {
+                self.engine.at(time(self.next));
+                for shard in shards.iter_mut() {
+                    shard.look_at_watched();
+                    shard.take_signals().for_each(|signal| self.engine.signal(&signal));
+                }
+            }
             self.engine.tick(time(self.next));
             if self.next - self.saved_at >= self.save_every {
                 self.saved = self.engine.save();
@@ -146,8 +162,8 @@ impl ReplayPresence {
     }
 
     /// The capture is over: what is due up to its end is judged, and nothing after that.
-    pub(super) fn ends(&mut self, at: u64) {
-        self.advance(at + 1);
+    pub(super) fn ends(&mut self, at: u64, shards: &mut [Shard]) {
+        self.advance(at + 1, shards);
         self.next = u64::MAX;
     }
 
@@ -189,10 +205,32 @@ impl ReplayPresence {
         self.events.extend(events.map(|event| event.in_unix_time(Epoch::UNIX)));
     }
 
+    /// What is watched.
+    pub(super) fn watches(&self) -> &Arc<Watches> {
+        &self.policy.watches
+    }
+
     /// Whether heartbeats are wanted of metrics too.
     pub(super) fn assists(&self) -> bool {
         self.policy.assist
     }
+}
+
+/// A watch, as a trace has it.
+fn watch(value: &Value) -> Result<Watch, String> {
+    let text = |key: &str| value[key].as_str();
+    let pattern = text("match").ok_or("`watch` wants a `match`")?.to_string();
+    let stars = pattern.matches('*').count();
+    let evidence = text("evidence").unwrap_or("any");
+    Ok(Watch {
+        service: Template::parse(text("service").ok_or("`watch` wants a `service`")?, stars)?,
+        instance: Template::parse(text("instance").unwrap_or("{host}"), stars)?,
+        interval: value["interval"].as_f64(),
+        evidence: Evidence::from_name(evidence).ok_or(format!("`{evidence}` is no evidence"))?,
+        floor: value["floor"].as_u64().map(|floor| floor as u32),
+        max_instances: value["max_instances"].as_u64().map_or(1000, |max| max as usize),
+        pattern,
+    })
 }
 
 fn overrides(pattern: &str, rules: &Value) -> Result<Override, String> {

@@ -264,6 +264,11 @@ impl Admission {
         }
     }
 
+    /// Counts refusals of nobody in particular.
+    pub(super) fn refuse_many(&mut self, why: Refusal, count: u64) {
+        self.refusals.refused[why as usize] += count;
+    }
+
     pub(super) fn note_straggler(&mut self) {
         self.refusals.stragglers += 1;
     }

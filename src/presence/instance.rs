@@ -17,6 +17,7 @@ use super::policy::{Policy, grace_for};
 use super::roster::ServiceId;
 use super::text_bytes;
 use super::time::EngineTime;
+use super::watching::Watching;
 
 named_enum! {
     /// What is known of an instance.
@@ -174,6 +175,9 @@ pub struct Instance {
     /// What few have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rare: Option<Box<Rare>>,
+    /// Of those that a watch feeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    watching: Option<Box<Watching>>,
 }
 
 /// What is remembered of few instances.
@@ -284,6 +288,7 @@ impl Instance {
             history: History::new(now),
             sampled: false,
             rare: None,
+            watching: None,
         }
     }
 
@@ -398,6 +403,16 @@ impl Instance {
     /// Two processes used its name of late, or its goodbyes were repeated.
     pub(super) fn has_conflict(&self, now: EngineTime) -> bool {
         now - self.rare().conflict_at < CONFLICT_SHOWN
+    }
+
+    /// What is known of it by the watch that feeds it.
+    pub(super) fn watching(&self) -> Option<&Watching> {
+        self.watching.as_deref()
+    }
+
+    /// The same; from now on a watch feeds it.
+    pub(super) fn watching_mut(&mut self) -> &mut Watching {
+        self.watching.get_or_insert_default()
     }
 
     /// Beats received and missed since this was last asked, and the share of the time since `reported_at` that it was

@@ -18,6 +18,7 @@
 //! | `mass_silence` | whether one cause is likelier than many |
 //! | `blindness` | what we could not see |
 //! | `history` | the last day of an instance |
+//! | `watching` | what a watched metric says beside that its sender lives |
 //! | `event`, [`describe`] | what happened, and that in words |
 //! | `alert_book` | which alarms are out |
 //! | [`policy`], `time` | what decides, and the two clocks |
@@ -45,6 +46,7 @@ mod runs;
 mod schedule;
 mod service;
 mod time;
+mod watching;
 
 pub use admission::{Refusal, Refusals};
 pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification};

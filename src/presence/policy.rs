@@ -1,9 +1,12 @@
 //! What decides how silence is judged. Defaults and the tables of misses and grace are those of the design's
 //! section on timing; every length is in seconds.
 
+use std::sync::Arc;
+
 use crate::acl::AccessList;
 use crate::glob::matches;
 use crate::named::named_enum;
+use crate::watches::Watches;
 
 /// How many beats in a row must be missed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -193,6 +196,8 @@ pub struct Policy {
     pub goodbye_same_ip: bool,
     /// Which series there are.
     pub series: SeriesOf,
+    /// Which metrics are heartbeats, too.
+    pub watches: Arc<Watches>,
 }
 
 /// For whom there are series.
@@ -242,6 +247,7 @@ impl Default for Policy {
             guards: Vec::new(),
             goodbye_same_ip: false,
             series: SeriesOf::Auto,
+            watches: Arc::default(),
         }
     }
 }

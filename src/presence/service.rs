@@ -586,6 +586,11 @@ impl Service {
         self.notified = false;
     }
 
+    /// Nothing was declared by what has left: that it is not back is no news.
+    pub(super) fn excuse_departure(&mut self) {
+        self.alive = None;
+    }
+
     /// Watches for a deploy that never came back: it was there for long, and all of it has left for longer than it pauses.
     /// `true` once.
     pub(super) fn note_departure(&mut self, new: ServiceState, now: EngineTime) -> bool {

@@ -26,7 +26,7 @@ pub const MAX_DECLARED_INTERVAL: f64 = 604_800.0;
 const MIN_DECLARED_INTERVAL: f64 = 1.0;
 
 /// Longest name of a service or an instance, in bytes.
-const MAX_NAME: usize = 128;
+pub const MAX_PRESENCE_NAME: usize = 128;
 
 /// Longest kept message of a service check, in bytes.
 const MAX_MESSAGE: usize = 200;
@@ -98,6 +98,25 @@ pub enum Signal {
     },
     /// An ordinary metric under a heartbeat's name, with the reason why it is no heartbeat.
     Ignored(Ignored),
+    /// Who was seen by what is watched, since it was looked at last.
+    Watched(Vec<Seen>),
+}
+
+/// An instance that watched metrics show to be alive.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// The number of the watch.
+    pub watch: u16,
+    /// The service.
+    pub service: CompactString,
+    /// The instance.
+    pub instance: CompactString,
+    /// Who sent it, if the watch asks for that.
+    pub source: Option<IpAddr>,
+    /// How many lines, if the watch asks for that.
+    pub lines: u32,
+    /// Lines of further instances, for which there is no room.
+    pub refused: u32,
 }
 
 /// Why a line under a heartbeat's name is no heartbeat.
@@ -196,6 +215,11 @@ impl Heartbeats {
             return Some((false, rest));
         }
         if self.maintenance { behind(MAINTENANCE).map(|rest| (true, rest)) } else { None }
+    }
+
+    /// Whether metrics of a name belong to presence: they are no ordinary ones, valid heartbeats or not.
+    pub fn is_reserved(&self, name: &str) -> bool {
+        self.reserved(name).is_some()
     }
 
     /// Whether a metric may be a signal: a cheap check that few pass.
@@ -317,7 +341,7 @@ impl Heartbeats {
             Some(service) => Cow::Borrowed(service),
             None => return Err(Ignored::NoService),
         };
-        let fits = |text: &str| !text.is_empty() && text.len() <= MAX_NAME;
+        let fits = |text: &str| !text.is_empty() && text.len() <= MAX_PRESENCE_NAME;
         if !fits(&service) || TAKEN.contains(&&*service) || inner.is_some_and(|inner| !fits(inner)) {
             return Err(Ignored::BadName);
         }
@@ -329,7 +353,7 @@ impl Heartbeats {
 type Who = (CompactString, Option<CompactString>);
 
 fn short(text: &Option<Cow<'_, str>>) -> Option<CompactString> {
-    text.as_deref().filter(|text| text.len() <= MAX_NAME).map(Into::into)
+    text.as_deref().filter(|text| text.len() <= MAX_PRESENCE_NAME).map(Into::into)
 }
 
 fn assist(tags: &HeartbeatTags<'_>, from: Option<IpAddr>) -> Option<Signal> {

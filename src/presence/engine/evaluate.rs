@@ -48,6 +48,7 @@ impl Engine {
         }
         self.evaluate_services(&went_down);
         self.miss_forgotten();
+        self.look_at_floors();
         self.held.set(self.heap_bytes() as u64);
     }
 
@@ -98,11 +99,15 @@ impl Engine {
             if !instance.is_present() || self.now < detector.deadlines(&self.policy, self.rules(id)).down {
                 continue;
             }
-            let has_interval = detector.interval(&self.policy).is_some();
+            let (has_interval, service) = (detector.interval(&self.policy).is_some(), instance.service());
+            let is_irregular = instance.watching().is_some_and(|watching| watching.is_irregular());
             if let Some(replacement) = replacement_of(id, &self.roster, &self.policy, self.now) {
                 self.replace(id, replacement);
             } else if self.may_be_run(id) {
                 // It stays late; the next ones will show it.
+            } else if is_irregular {
+                self.leave(id, Reason::Irregular);
+                self.roster.service_mut(service).excuse_departure();
             } else if has_interval {
                 silent.push(id);
             } else {

@@ -10,6 +10,7 @@ mod readings;
 mod restore;
 mod summary;
 mod view;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -56,6 +57,8 @@ pub struct Engine {
     habits: Habits,
     blindness: Blindness,
     fleet_loss: FleetLoss,
+    /// Instances whose lines are counted, with their places in the order of registration.
+    counted: Vec<(u64, InstanceId)>,
     /// Since the last take.
     events: Vec<Event<EngineTime>>,
     /// When sinks last had readings.
@@ -87,6 +90,7 @@ impl Engine {
             habits: Habits::default(),
             blindness: Blindness::default(),
             fleet_loss: FleetLoss::default(),
+            counted: Vec::new(),
             events: Vec::new(),
             reported_at: now,
             held: Memory::unlimited().holding(Holder::Presence),
@@ -218,6 +222,7 @@ impl Engine {
         if second.warns {
             self.warn(None, code, true);
         }
+        self.note_blind_minutes();
         if second.is_left_out {
             let (now, policy) = (self.now, &self.policy);
             self.roster.for_each_present(|detector, rules| detector.leave_out_dropped_second(now, policy, rules));
@@ -231,6 +236,7 @@ impl Engine {
             return;
         }
         self.blindness.note_pause(secs);
+        self.note_blind_minutes();
         self.warn(None, WarningCode::LocalPause, false);
         let (now, policy) = (self.now, &self.policy);
         self.roster.for_each_present(|detector, rules| detector.leave_out_pause(secs, now, policy, rules));

@@ -34,6 +34,7 @@ impl Engine {
                 }
             }
             Signal::Ignored(why) => self.admission.note_ignored(*why),
+            Signal::Watched(seen) => seen.iter().for_each(|one| self.watched(one)),
         }
     }
 
@@ -292,7 +293,8 @@ impl Engine {
         if mismatch.is_slow {
             self.warn_of_instance(id, WarningCode::PromiseMismatch, false);
         }
-        if mismatch.is_loose {
+        // That a watched metric has many lines is nobody's slip.
+        if mismatch.is_loose && self.roster.instance(id).watching().is_none() {
             self.warn_of_instance(id, WarningCode::PromiseLoose, false);
         }
         identified.is_restarted

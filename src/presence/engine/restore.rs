@@ -93,10 +93,14 @@ impl Engine {
                     instance.detector_mut().leave_out_restart(away, now, &engine.policy, &rules);
                     to_confirm += 1;
                 }
+                let is_low = instance.watching().is_some_and(|watching| watching.is_low());
                 let is_member = instance.is_member();
                 let id = engine.roster.insert_restored(instance);
                 if is_member {
                     members.insert(id);
+                }
+                if is_low {
+                    engine.counted.push((order, id));
                 }
             }
         }

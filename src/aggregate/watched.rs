@@ -1,0 +1,408 @@
+//! The watched series of a shard: which of them were updated since they were looked at last.
+//!
+//! A line of a watched series costs nothing more than any other. Its update marks its cell as touched, as it always does;
+//! whoever looks takes that mark (`Column::take_mark`), and the next update sets it again. Two things such a mark does not
+//! tell: who sent the line, and how many there were. Series whose watch asks for one of these are *own*: their ids carry
+//! the mark [`OWN`](super::index::OWN), which is no place in a column, so that their lines leave the fast path where others
+//! stay on it, and are counted here by sender before they go on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use hashbrown::HashTable;
+
+use crate::memory::{footprint, vec_footprint};
+use crate::protocol::Seen;
+use crate::series::Series;
+use crate::watches::{Evidence, WatchedLine, Watches};
+
+use super::columns::{Class, Columns};
+use super::index::Hasher;
+use super::partial::TimestampedSample;
+
+/// No watched series has this id.
+const NOWHERE: u32 = u32::MAX;
+
+/// A sender that was silent for so many looks (an hour of them) gives way to another one.
+const FORGOTTEN_AFTER: u32 = 4 * 3600;
+
+/// What a shard watches.
+#[derive(Debug)]
+pub(super) struct WatchedSet {
+    watches: Arc<Watches>,
+    all: Vec<WatchedSeries>,
+    /// The place of a series in `all`, by class and id.
+    places: [Vec<u32>; 5],
+    /// Series whose lines are looked at for their senders.
+    by_source: usize,
+    /// Senders are always known, where there are any.
+    always_known: bool,
+    /// A line without a sender has none, in this batch.
+    are_known: bool,
+    /// Looks so far.
+    looks: u32,
+    /// Samples with a timestamp of the open interval that were looked at.
+    stamped: usize,
+    /// Bytes of what is known of senders.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct WatchedSeries {
+    class: Class,
+    id: u32,
+    watch: u16,
+    evidence: Evidence,
+    follows: Follows,
+}
+
+#[derive(Debug)]
+enum Follows {
+    Marks(Marks),
+    Lines(Box<OwnLines>),
+}
+
+/// What is known of a series by its cell.
+#[derive(Debug)]
+struct Marks {
+    service: CompactString,
+    instance: CompactString,
+    /// The sum in this interval at the last look.
+    before: f64,
+    /// The value of the last evidence.
+    last: Option<f64>,
+    /// It was updated in an interval that is closed, after the last look.
+    is_fresh: bool,
+}
+
+/// What is known of a series by its lines.
+#[derive(Debug)]
+struct OwnLines {
+    series: Series,
+    /// Its senders matter; else one stands for all.
+    by_source: bool,
+    max: usize,
+    senders: Vec<Sender>,
+    by_address: HashTable<u32>,
+    /// The sender of the last line.
+    latest: usize,
+    /// Lines of senders for whom there was no room.
+    refused: u32,
+}
+
+#[derive(Debug)]
+struct Sender {
+    source: Option<IpAddr>,
+    service: CompactString,
+    instance: CompactString,
+    last: Option<f64>,
+    /// Lines since the last look.
+    lines: u32,
+    /// The look at which it had lines last.
+    looked: u32,
+}
+
+impl Sender {
+    #[inline]
+    fn count(&mut self, evidence: Evidence, value: Option<f64>) {
+        let is_evidence = match value {
+            Some(value) if evidence != Evidence::Any => {
+                let is_evidence = evidence.is_in(value, self.last);
+                self.last = Some(value);
+                is_evidence
+            }
+            // What is no number is always something new.
+            Some(_) | None => true,
+        };
+        self.lines = self.lines.saturating_add(u32::from(is_evidence));
+    }
+}
+
+/// How a new series is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// It is not.
+    No,
+    /// By the marks of its cell.
+    ByMarks,
+    /// By its lines.
+    ByLines,
+}
+
+impl WatchedSet {
+    pub(super) fn new(watches: Arc<Watches>) -> WatchedSet {
+        WatchedSet {
+            watches,
+            all: Vec::new(),
+            places: Default::default(),
+            by_source: 0,
+            always_known: true,
+            are_known: true,
+            looks: 0,
+            stamped: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Whether senders are known without being asked for.
+    pub(super) fn set_always_known(&mut self, always_known: bool) {
+        (self.always_known, self.are_known) = (always_known, always_known);
+    }
+
+    /// Whether senders are to be asked for.
+    #[inline]
+    pub(super) fn asks_for_senders(&self) -> bool {
+        self.by_source > 0
+    }
+
+    #[inline]
+    pub(super) fn begin_batch(&mut self) {
+        self.are_known = self.always_known || self.by_source > 0;
+    }
+
+    /// Bytes that it takes.
+    #[inline]
+    pub(super) fn heap_bytes(&self) -> usize {
+        let places: usize = self.places.iter().map(|places| vec_footprint::<u32>(places.capacity())).sum();
+        places + vec_footprint::<WatchedSeries>(self.all.capacity()) + self.bytes
+    }
+
+    fn place(&self, class: Class, id: u32) -> Option<usize> {
+        let place = *self.places[class as usize].get(id as usize)?;
+        (place != NOWHERE).then_some(place as usize)
+    }
+
+    /// A series got an id; how it is watched.
+    pub(super) fn add(&mut self, class: Class, id: u32, series: &Series) -> Watched {
+        let name = series.name();
+        let Some((number, watch, stars)) = self.watches.find(name) else { return Watched::No };
+        let tag = |key: &str| tag_of(series, key);
+        let line = WatchedLine { name, stars: &stars, tag: &tag, source: None };
+        let by_source = watch.is_named_by_source(&line);
+        let who = watch.who(&line);
+        // An address may make a service's name whole.
+        if who.is_none() && !by_source {
+            return Watched::No;
+        }
+        let (evidence, looks_at_lines) = (watch.evidence, watch.looks_at_lines(&line));
+        let follows = if looks_at_lines {
+            self.by_source += usize::from(by_source);
+            let (max, series) = (if by_source { watch.max_instances } else { 1 }, series.clone());
+            self.bytes += footprint(size_of::<OwnLines>());
+            let (senders, by_address) = (Vec::new(), HashTable::new());
+            Follows::Lines(Box::new(OwnLines { series, by_source, max, senders, by_address, latest: 0, refused: 0 }))
+        } else {
+            let (service, instance) = who.unwrap_or_default();
+            Follows::Marks(Marks { service, instance, before: 0.0, last: None, is_fresh: false })
+        };
+        let places = &mut self.places[class as usize];
+        if places.len() <= id as usize {
+            places.resize(id as usize + 1, NOWHERE);
+        }
+        places[id as usize] = self.all.len() as u32;
+        self.all.push(WatchedSeries { class, id, watch: number, evidence, follows });
+        if looks_at_lines { Watched::ByLines } else { Watched::ByMarks }
+    }
+
+    /// A series gave its id back.
+    pub(super) fn remove(&mut self, class: Class, id: u32) {
+        let Some(place) = self.place(class, id) else { return };
+        self.places[class as usize][id as usize] = NOWHERE;
+        let gone = self.all.swap_remove(place);
+        if let Some(moved) = self.all.get(place) {
+            self.places[moved.class as usize][moved.id as usize] = place as u32;
+        }
+        if let Follows::Lines(own) = gone.follows {
+            self.by_source -= usize::from(own.by_source);
+            self.bytes -= footprint(size_of::<OwnLines>()) + own.senders.len() * size_of::<Sender>();
+        }
+    }
+
+    /// Counts a line of a series whose lines are looked at. `value` is a number, if it is one.
+    pub(super) fn count_line(
+        &mut self,
+        class: Class,
+        id: u32,
+        value: Option<f64>,
+        from: Option<SocketAddr>,
+        hasher: &Hasher,
+    ) {
+        let Some(place) = self.place(class, id) else { return };
+        let WatchedSeries { evidence, follows: Follows::Lines(own), .. } = &mut self.all[place] else { return };
+        if let Some(latest) = own.senders.get_mut(own.latest)
+            && (!own.by_source || from.map(|from| from.ip()) == latest.source)
+        {
+            return latest.count(*evidence, value);
+        }
+        self.count_other(place, value, from.map(|from| from.ip()), hasher);
+    }
+
+    /// The same for a line of another sender than the last.
+    #[cold]
+    fn count_other(&mut self, place: usize, value: Option<f64>, from: Option<IpAddr>, hasher: &Hasher) {
+        let (are_known, looks) = (self.are_known, self.looks);
+        let WatchedSeries { evidence, follows: Follows::Lines(own), .. } = &mut self.all[place] else { return };
+        let source = from.filter(|_| own.by_source);
+        if own.by_source && source.is_none() && !are_known {
+            // Senders are asked for from the next batch on.
+            return;
+        }
+        let hash = hash_of(source, hasher);
+        let OwnLines { series, max, senders, by_address, latest, refused, .. } = &mut **own;
+        if let Some(&at) = by_address.find(hash, |&at| senders[at as usize].source == source) {
+            *latest = at as usize;
+            return senders[at as usize].count(*evidence, value);
+        }
+        if senders.len() >= *max {
+            *refused = refused.saturating_add(1);
+            return;
+        }
+        let name = series.name();
+        let Some((_, watch, stars)) = self.watches.find(name) else { return };
+        let tag = |key: &str| tag_of(series, key);
+        let Some((service, instance)) = watch.who(&WatchedLine { name, stars: &stars, tag: &tag, source }) else {
+            return;
+        };
+        let mut sender = Sender { source, service, instance, last: None, lines: 0, looked: looks };
+        sender.count(*evidence, value);
+        *latest = senders.len();
+        senders.push(sender);
+        by_address.insert_unique(hash, *latest as u32, |&at| hash_of(senders[at as usize].source, hasher));
+        self.bytes += size_of::<Sender>();
+    }
+
+    /// An interval closes: what was updated since the last look is remembered.
+    pub(super) fn close(&mut self, columns: &mut Columns, timestamped: &[TimestampedSample], seen: &mut Vec<Seen>) {
+        self.look_at_stamped(timestamped, seen);
+        self.stamped = 0;
+        for one in &mut self.all {
+            if let Follows::Marks(marks) = &mut one.follows {
+                marks.is_fresh = marks.look(one.class, one.id, one.evidence, columns);
+                marks.before = 0.0;
+            }
+        }
+    }
+
+    /// Who was seen since the last look.
+    pub(super) fn look(&mut self, columns: &mut Columns, timestamped: &[TimestampedSample], seen: &mut Vec<Seen>) {
+        self.look_at_stamped(timestamped, seen);
+        self.looks += 1;
+        let (looks, mut freed) = (self.looks, 0);
+        for one in &mut self.all {
+            let watch = one.watch;
+            match &mut one.follows {
+                Follows::Marks(marks) => {
+                    if marks.look(one.class, one.id, one.evidence, columns) {
+                        let (service, instance) = (marks.service.clone(), marks.instance.clone());
+                        seen.push(Seen { watch, service, instance, ..Seen::default() });
+                    }
+                }
+                Follows::Lines(own) => freed += own.look(watch, looks, seen),
+            }
+        }
+        self.bytes -= freed * size_of::<Sender>();
+    }
+
+    /// Samples with a timestamp are kept apart from the columns. They are lines all the same.
+    fn look_at_stamped(&mut self, timestamped: &[TimestampedSample], seen: &mut Vec<Seen>) {
+        for TimestampedSample { series, value, .. } in timestamped.get(self.stamped..).unwrap_or_default() {
+            let name = series.name();
+            let Some((number, watch, stars)) = self.watches.find(name) else { continue };
+            let tag = |key: &str| tag_of(series, key);
+            let line = WatchedLine { name, stars: &stars, tag: &tag, source: None };
+            // Its sender is not known any more.
+            if watch.is_named_by_source(&line) || (watch.evidence == Evidence::Nonzero && *value == 0.0) {
+                continue;
+            }
+            if let Some((service, instance)) = watch.who(&line) {
+                seen.push(Seen { watch: number, service, instance, lines: 1, ..Seen::default() });
+            }
+        }
+        self.stamped = timestamped.len();
+    }
+}
+
+impl Marks {
+    /// Whether an update since the last look is evidence.
+    fn look(&mut self, class: Class, id: u32, evidence: Evidence, columns: &mut Columns) -> bool {
+        let is_fresh = std::mem::take(&mut self.is_fresh);
+        if !columns.take_mark(class, id) {
+            return is_fresh;
+        }
+        let Some(value) = (evidence != Evidence::Any).then(|| columns.level(class, id)).flatten() else { return true };
+        // A sum says by how much it grew, a gauge where it stands.
+        let value = match value {
+            Level::Standing(value) => value,
+            Level::Sum(sum) => sum - std::mem::replace(&mut self.before, sum),
+        };
+        let is_evidence = evidence.is_in(value, self.last);
+        self.last = Some(value);
+        is_fresh || is_evidence
+    }
+}
+
+impl OwnLines {
+    /// Who was seen since the last look; returns how many senders were forgotten.
+    fn look(&mut self, watch: u16, looks: u32, seen: &mut Vec<Seen>) -> usize {
+        for sender in self.senders.iter_mut().filter(|sender| sender.lines > 0) {
+            sender.looked = looks;
+            let (service, instance) = (sender.service.clone(), sender.instance.clone());
+            let (lines, source) = (std::mem::take(&mut sender.lines), sender.source);
+            seen.push(Seen { watch, service, instance, source, lines, refused: 0 });
+        }
+        if self.refused == 0 {
+            return 0;
+        }
+        let refused = std::mem::take(&mut self.refused);
+        let before = self.senders.len();
+        if let Some(first) = self.senders.first() {
+            let (service, instance) = (first.service.clone(), first.instance.clone());
+            seen.push(Seen { watch, service, instance, refused, ..Seen::default() });
+        }
+        // Who is heard again is known again with that line.
+        if self.senders.iter().any(|sender| looks - sender.looked > FORGOTTEN_AFTER) {
+            self.by_address.clear();
+            self.senders.clear();
+            self.latest = 0;
+        }
+        before - self.senders.len()
+    }
+}
+
+/// The value of a cell in an open interval.
+pub(super) enum Level {
+    /// Where a gauge stands.
+    Standing(f64),
+    /// What has been added up.
+    Sum(f64),
+}
+
+impl Columns {
+    /// The value of a cell, if it is a number.
+    fn level(&self, class: Class, id: u32) -> Option<Level> {
+        match class {
+            Class::Counter => self.counters.get(id).map(|sum| Level::Sum(sum.value())),
+            Class::Gauge => self.gauges.get(id).map(|gauge| {
+                if gauge.is_set() { Level::Standing(gauge.value()) } else { Level::Sum(gauge.value()) }
+            }),
+            Class::Timer => self.timers.get(id).map(|timer| Level::Sum(timer.totals().sum)),
+            // What is no number is always something new.
+            Class::Set | Class::Kv => None,
+        }
+    }
+}
+
+/// The value of a tag of a series.
+fn tag_of<'s>(series: &'s Series, key: &str) -> Option<&'s str> {
+    series.tags().find(|(known, _)| *known == key).and_then(|(_, value)| value)
+}
+
+#[inline]
+fn hash_of(source: Option<IpAddr>, hasher: &Hasher) -> u64 {
+    match source {
+        Some(IpAddr::V4(address)) => hasher.hash_plain(&address.octets()),
+        Some(IpAddr::V6(address)) => hasher.hash_plain(&address.octets()),
+        None => 0,
+    }
+}

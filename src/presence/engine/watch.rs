@@ -1,0 +1,106 @@
+//! What watched metrics say: a beat of an instance, that it is irregular, and that it has too few lines.
+
+use super::Engine;
+use crate::presence::admission::Refusal;
+use crate::presence::event::{Change, WarningCode, WatchReason, WatchState};
+use crate::presence::instance::State;
+use crate::presence::roster::InstanceId;
+use crate::presence::watching::Verdict;
+use crate::protocol::{Heartbeat, Seen};
+
+impl Engine {
+    /// Takes a beat of an instance whose metric was seen.
+    pub fn watched(&mut self, seen: &Seen) {
+        let Some(watch) = self.policy.watches.get(seen.watch) else { return };
+        let (interval, has_floor, max) = (watch.interval, watch.floor.is_some(), watch.max_instances);
+        let service = self.roster.find_service(&seen.service);
+        if seen.refused > 0 {
+            self.admission.refuse_many(Refusal::Limit, u64::from(seen.refused));
+            self.warn_of_limit(service);
+            return;
+        }
+        let known = self.roster.find(&seen.service, &seen.instance);
+        if let (None, Some(id)) = (known, service)
+            && self.roster.service(id).instances().len() >= max
+        {
+            self.admission.refuse(Refusal::Limit, seen.source, self.now);
+            self.warn_of_limit(service);
+            return;
+        }
+        let was = known.map(|id| self.roster.instance(id).state());
+        let (service, instance) = (seen.service.clone(), seen.instance.clone());
+        self.beat(&Heartbeat { service, instance, interval, source: seen.source, ..Heartbeat::default() });
+        let Some(id) = self.roster.find(&seen.service, &seen.instance) else { return };
+        let now = self.now;
+        let one = self.roster.instance_mut(id);
+        let declares = one.detector().declared_interval().is_some();
+        let watching = one.watching_mut();
+        watching.note_watch(seen.watch, declares);
+        if was == Some(State::Down) && !declares && watching.note_return(now) {
+            self.warn_of_instance(id, WarningCode::WatchIrregular, true);
+        }
+        let one = self.roster.instance_mut(id);
+        let order = one.order();
+        let watching = one.watching_mut();
+        // One that was low before our restart is listed already.
+        if has_floor && watching.count(seen.lines, now) && !watching.is_low() {
+            self.counted.push((order, id));
+        }
+    }
+
+    /// Part of the minute in which lines are counted was not seen.
+    pub(super) fn note_blind_minutes(&mut self) {
+        for (order, id) in self.counted.clone() {
+            if self.is_counted(order, id) {
+                self.roster.instance_mut(id).watching_mut().note_blind();
+            }
+        }
+    }
+
+    fn is_counted(&self, order: u64, id: InstanceId) -> bool {
+        self.roster.get_instance(id).is_some_and(|one| one.order() == order)
+    }
+
+    /// Compares the lines of minutes that are over with their floors.
+    pub(super) fn look_at_floors(&mut self) {
+        let now = self.now;
+        for (order, id) in std::mem::take(&mut self.counted) {
+            if !self.is_counted(order, id) {
+                continue;
+            }
+            let instance = self.roster.instance(id);
+            if instance.state() == State::Unknown {
+                // Not heard since our restart.
+                self.counted.push((order, id));
+                continue;
+            }
+            let is_quiet = self.roster.is_maintained(instance, now);
+            let is_present = matches!(instance.state(), State::Up | State::Late);
+            let watch = instance.watching().and_then(|watching| watching.watch());
+            let floor = watch.and_then(|watch| self.policy.watches.get(watch)?.floor);
+            let watching = self.roster.instance_mut(id).watching_mut();
+            let verdict = watching.look(floor.unwrap_or(0), is_present, now);
+            let (low, ok) = (WatchState::Low, WatchState::Ok);
+            let (change, notify) = match verdict {
+                Verdict::Same => (None, false),
+                Verdict::Low => {
+                    watching.set_low_notified(!is_quiet);
+                    (Some(Change::Watch { from: ok, to: low, reason: WatchReason::Floor }), !is_quiet)
+                }
+                Verdict::Fine(notify) => {
+                    (Some(Change::Watch { from: low, to: ok, reason: WatchReason::Floor }), notify)
+                }
+                Verdict::Over(was_low) => {
+                    let over = Change::Watch { from: low, to: ok, reason: WatchReason::Down };
+                    (was_low.map(|_| over), was_low == Some(true))
+                }
+            };
+            if let Some(change) = change {
+                self.report_instance(id, change, notify);
+            }
+            if !matches!(verdict, Verdict::Over(_)) {
+                self.counted.push((order, id));
+            }
+        }
+    }
+}
