@@ -12,6 +12,7 @@ mod listen;
 mod load;
 mod notify;
 mod presence;
+mod presence_watch;
 mod print;
 mod protocol;
 mod reader;

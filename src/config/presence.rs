@@ -85,6 +85,7 @@ pub(super) fn describe(visitor: &mut dyn OptionVisitor, key: &'static str, doc: 
         judging(&mut all.policy, v);
         services(&mut all.policy, v);
         expected(&mut all.policy.expect, v);
+        super::presence_watch::describe(&mut all.policy.watches, v);
     });
 }
 

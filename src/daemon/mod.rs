@@ -291,8 +291,12 @@ impl Daemon {
         };
         let quota = Quota::new(config.max_series).in_memory(&memory);
         let shards = listeners.workers();
-        let shard = || Shard::new(assemble::shard_options(&config, &quota, seed));
+        let watches = assemble::watches(&config);
+        let shard = || Shard::new(assemble::shard_options(&config, &quota, seed)).watching(&watches);
         let listeners = listeners.start(shard, &taps, &supervisor)?;
+        if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
+            presence.look_with(listeners.look_at_watched());
+        }
         // The capture and the relays end when the last worker has.
         drop(taps);
         let (capture, capture_writer) = capture.unzip();

@@ -129,6 +129,7 @@ pub(super) fn run(
             // One wake may stand for several commands: all are taken before the next wait.
             Ok(WorkerCommand::Run(question)) => {
                 failures.run_question(question, shard);
+                taps.send_signals(shard);
                 continue;
             }
             Ok(WorkerCommand::Stop(done)) => {

@@ -165,7 +165,7 @@ impl BoundListener {
                 }
             }
         })?;
-        Ok(Worker { commands, wake, thread, part, is_asked: Arc::default() })
+        Ok(Worker { commands, wake: Arc::new(wake), thread, part, is_asked: Arc::default() })
     }
 }
 
@@ -186,7 +186,13 @@ fn dropped_before(socket: &Socket) -> u32 {
 impl Worker {
     pub(super) fn wake(&self) {
         // If the pipe is full, the worker is being woken.
-        let _ = (&self.wake).write(&[1]);
+        let _ = (&*self.wake).write(&[1]);
+    }
+
+    /// Makes it pass on who was seen by what is watched.
+    fn watcher(&self) -> WatchedWorker {
+        let (commands, wake) = (self.commands.downgrade(), Arc::clone(&self.wake));
+        WatchedWorker { commands, wake, is_asked: Arc::default() }
     }
 
     /// Asks for a sign of life, unless it was asked already.
@@ -206,11 +212,40 @@ impl Worker {
     }
 }
 
+/// A worker that is asked again and again who was seen by what is watched. It ends when its listener does.
+#[derive(Debug)]
+pub(super) struct WatchedWorker {
+    commands: mpsc::WeakSender<WorkerCommand>,
+    wake: Arc<UnixStream>,
+    /// It was asked and has not answered yet.
+    is_asked: Arc<AtomicBool>,
+}
+
+impl WatchedWorker {
+    /// Asks, unless it was asked already. The answer goes to presence with the worker's signals.
+    pub(super) fn ask(&self) {
+        let Some(commands) = self.commands.upgrade() else { return };
+        if self.is_asked.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let is_asked = Arc::clone(&self.is_asked);
+        let look = move |shard: &mut Shard| {
+            is_asked.store(false, Ordering::Relaxed);
+            shard.look_at_watched();
+        };
+        if commands.try_send(WorkerCommand::Run(Box::new(look))).is_err() {
+            self.is_asked.store(false, Ordering::Relaxed);
+        }
+        // If the pipe is full, the worker is being woken.
+        let _ = (&*self.wake).write(&[1]);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) commands: mpsc::Sender<WorkerCommand>,
     /// Wakes the worker while it waits for its socket.
-    wake: UnixStream,
+    wake: Arc<UnixStream>,
     thread: JoinHandle<()>,
     part: Part,
     /// It was asked for a sign of life and has not answered yet.
@@ -277,6 +312,11 @@ impl Listener {
         let _ = worker.commands.try_send(WorkerCommand::Run(Box::new(question)));
         worker.wake();
         answer
+    }
+
+    /// Its workers, to be asked who was seen by what is watched.
+    pub(super) fn watched_workers(&self) -> impl Iterator<Item = WatchedWorker> {
+        self.workers.iter().map(Worker::watcher)
     }
 
     /// Asks every worker for a sign of life, which goes to its part.

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::sys;
 
+use super::listener::WatchedWorker;
 use super::{Listener, Transport};
 
 /// A worker looks at the deadline of a stop after each datagram; one that is so much later does not answer.
@@ -29,6 +30,12 @@ impl Listeners {
     /// All of them, in order.
     pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Listener> {
         self.0.iter_mut()
+    }
+
+    /// What makes every worker pass on to presence who was seen by what is watched since it was asked last.
+    pub fn look_at_watched(&self) -> impl Fn() + Send + Sync + use<> {
+        let workers: Vec<_> = self.0.iter().flat_map(Listener::watched_workers).collect();
+        move || workers.iter().for_each(WatchedWorker::ask)
     }
 
     /// Makes all workers read what the kernel holds until `deadline`, and then nothing more: see [`stop`].

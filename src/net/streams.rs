@@ -223,7 +223,9 @@ impl Worker<'_> {
                 biased;
                 command = inbox.recv() => match command {
                     Some(WorkerCommand::Run(question)) => {
-                        shared.failures.borrow_mut().run_question(question, &mut shared.shard.borrow_mut());
+                        let mut shard = shared.shard.borrow_mut();
+                        shared.failures.borrow_mut().run_question(question, &mut shard);
+                        shared.taps.send_signals(&mut shard);
                     }
                     Some(WorkerCommand::Stop(done)) => {
                         let waiting = waiting.take().map(|(accepted, ..)| accepted);

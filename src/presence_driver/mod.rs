@@ -5,6 +5,7 @@
 mod state;
 mod state_file;
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -92,6 +93,17 @@ struct Shared {
     wants_senders: AtomicBool,
     /// What was there at the start.
     restored: OnceLock<Restored>,
+    /// Makes the workers pass on who was seen by what is watched.
+    look: OnceLock<Look>,
+}
+
+/// What is done after each tick.
+struct Look(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// What an earlier run had saved.
@@ -122,6 +134,13 @@ impl PresenceHandle {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Calls `look` after each tick from now on: it makes those who have watched metrics pass on who was seen, as signals, and
+    /// waits for nobody.
+    pub fn look_with(&self, look: impl Fn() + Send + Sync + 'static) {
+        // There is one source of it.
+        let _ = self.shared.look.set(Look(Box::new(look)));
     }
 
     /// Whether so many register that senders' addresses are wanted.
@@ -190,6 +209,7 @@ pub fn start(
         lost: AtomicU64::new(0),
         wants_senders: AtomicBool::new(false),
         restored: OnceLock::new(),
+        look: OnceLock::new(),
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
@@ -422,6 +442,9 @@ impl Driver {
         self.state.collect();
         self.dirty |= self.state.tick_alerts();
         self.dirty |= self.state.has_delivered();
+        if let Some(Look(look)) = self.shared.look.get() {
+            look();
+        }
         self.next_tick += TICK;
         if self.next_tick < Instant::now() {
             self.next_tick = Instant::now() + TICK;
