@@ -255,20 +255,29 @@ pub fn warnings(config: &Config) -> Vec<String> {
     let http = &config.http;
     let open = http.address.filter(|address| !address.ip().is_loopback() && http.token.is_some() && !http.tls.is_on());
     let of_page = open.map(|address| format!("http: {}", token_in_plain_text(address)));
-    of_page.into_iter().chain(of_sinks).chain(of_watches(config)).chain(beyond_memory(config, Available::read())).collect()
+    of_page
+        .into_iter()
+        .chain(of_sinks)
+        .chain(of_watches(config))
+        .chain(beyond_memory(config, Available::read()))
+        .collect()
 }
 
 /// What is said of watches that take no line, or whose lines count for nothing.
 fn of_watches(config: &Config) -> Vec<String> {
     let policy = &config.presence.policy;
     let hidden = policy.watches.hidden().into_iter().map(|(by, watch)| {
-        format!("presence.watch: `{}` takes no line, because `{}` before it takes all of them", watch.pattern, by.pattern)
+        format!(
+            "presence.watch: `{}` takes no line, because `{}` before it takes all of them",
+            watch.pattern, by.pattern
+        )
     });
     let guarded = policy.watches.all().iter().filter_map(|watch| {
         let service = watch.service.to_string();
         let is_guarded = !service.contains('{') && policy.rules_of(&service).guard.is_some();
         let why = "which a watched metric cannot show: its lines count for nothing";
-        is_guarded.then(|| format!("presence.watch: `{}`: service `{service}` has `key` or `allow`, {why}", watch.pattern))
+        is_guarded
+            .then(|| format!("presence.watch: `{}`: service `{service}` has `key` or `allow`, {why}", watch.pattern))
     });
     hidden.chain(guarded).collect()
 }

@@ -96,8 +96,8 @@ impl Template {
         self.parts.contains(part)
     }
 
-    /// The text for a line; `None` if the line has not what it is made of.
-    fn fill(&self, line: &WatchedLine<'_>) -> Option<CompactString> {
+    /// The text for a line, with `unknown` as the address of a sender that is not; `None` if the line has not what it is made of.
+    fn fill(&self, line: &WatchedLine<'_>, unknown: &str) -> Option<CompactString> {
         let mut out = CompactString::default();
         for part in &self.parts {
             match part {
@@ -106,9 +106,9 @@ impl Template {
                 Part::Tag(key) => out.push_str((line.tag)(key)?),
                 Part::Host => match line.host() {
                     Some(host) => out.push_str(host),
-                    None => out.push_str(&line.source.map_or(NOBODY.into(), |source| source.to_compact_string())),
+                    None => out.push_str(&line.source_or(unknown)),
                 },
-                Part::Source => out.push_str(&line.source.map_or(NOBODY.into(), |source| source.to_compact_string())),
+                Part::Source => out.push_str(&line.source_or(unknown)),
             }
         }
         Some(out)
@@ -161,6 +161,10 @@ impl<'a> WatchedLine<'a> {
     fn host(&self) -> Option<&'a str> {
         (self.tag)("host").filter(|host| !host.is_empty())
     }
+
+    fn source_or(&self, unknown: &str) -> CompactString {
+        self.source.map_or(unknown.into(), |source| source.to_compact_string())
+    }
 }
 
 /// One watch.
@@ -207,7 +211,17 @@ impl Watch {
 
     /// The service and the instance of a line; `None` if they cannot be called so.
     pub fn who(&self, line: &WatchedLine<'_>) -> Option<(CompactString, CompactString)> {
-        let (service, instance) = (self.service.fill(line)?, self.instance.fill(line).unwrap_or(NOBODY.into()));
+        self.named(line, NOBODY)
+    }
+
+    /// The same of a line whose sender is still to come: `{source}` stands for it.
+    pub fn who_of_any(&self, line: &WatchedLine<'_>) -> Option<(CompactString, CompactString)> {
+        self.named(line, "{source}")
+    }
+
+    fn named(&self, line: &WatchedLine<'_>, unknown: &str) -> Option<(CompactString, CompactString)> {
+        let (service, instance) =
+            (self.service.fill(line, unknown)?, self.instance.fill(line, unknown).unwrap_or(NOBODY.into()));
         let fits = |text: &str| !text.is_empty() && text.len() <= MAX_PRESENCE_NAME;
         let instance = if instance.is_empty() { NOBODY.into() } else { instance };
         (fits(&service) && fits(&instance) && !TAKEN.contains(&&*service)).then_some((service, instance))
@@ -246,7 +260,8 @@ impl Watches {
 
     /// Pairs of watches, the second of which takes nothing, because the first takes all that it could.
     pub fn hidden(&self) -> Vec<(&Watch, &Watch)> {
-        let hides = |n: usize, watch: &&Watch| self.0[..n].iter().find(|before| is_wider(&before.pattern, &watch.pattern));
+        let hides =
+            |n: usize, watch: &&Watch| self.0[..n].iter().find(|before| is_wider(&before.pattern, &watch.pattern));
         self.0.iter().enumerate().filter_map(|(n, watch)| Some((hides(n, &watch)?, watch))).collect()
     }
 }
@@ -273,7 +288,12 @@ mod tests {
         }
     }
 
-    fn who(watches: &Watches, name: &str, tags: &[(&'static str, &'static str)], source: Option<&str>) -> Option<String> {
+    fn who(
+        watches: &Watches,
+        name: &str,
+        tags: &[(&'static str, &'static str)],
+        source: Option<&str>,
+    ) -> Option<String> {
         let (number, watch, stars) = watches.find(name)?;
         let tag = |key: &str| tags.iter().find(|(known, _)| *known == key).map(|(_, value)| *value);
         let source = source.map(|source| source.parse().expect("an address"));
@@ -320,7 +340,10 @@ mod tests {
             assert_eq!(Template::parse(text, stars), Err(problem.to_string()), "{text}");
         }
         let problem = Template::parse("{not a tag}", 0).expect_err("no key");
-        assert!(problem.starts_with("unknown placeholder `{not a tag}`: `{1}` is what the first star matched"), "{problem}");
+        assert!(
+            problem.starts_with("unknown placeholder `{not a tag}`: `{1}` is what the first star matched"),
+            "{problem}"
+        );
     }
 
     #[test]

@@ -261,7 +261,8 @@ impl<T: Cell> Column<T> {
 
     /// The number of ids that this interval touched.
     pub fn len(&self) -> usize {
-        let touched: usize = self.pages.iter().flat_map(|page| page.touched).map(|bits| bits.count_ones() as usize).sum();
+        let touched: usize =
+            self.pages.iter().flat_map(|page| page.touched).map(|bits| bits.count_ones() as usize).sum();
         // A mark may have been taken and set again.
         let again = self.pages.iter().zip(&self.taken).flat_map(|(page, taken)| {
             page.touched.iter().zip(taken).map(|(touched, taken)| (taken & !touched).count_ones() as usize)
@@ -380,7 +381,10 @@ mod tests {
         assert_eq!((column.take_mark(5), column.take_mark(5), column.take_mark(6)), (true, false, false));
         assert_eq!((column.is_touched(5), column.len()), (true, 2));
         column.touch(5).add(3.0);
-        assert_eq!((column.len(), column.take_mark(5), column.take_mark(1030), column.take_mark(9000)), (2, true, true, false));
+        assert_eq!(
+            (column.len(), column.take_mark(5), column.take_mark(1030), column.take_mark(9000)),
+            (2, true, true, false)
+        );
         column.touch(7).add(9.0);
         column.forget(1030);
         let mut drained = Vec::new();

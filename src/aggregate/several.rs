@@ -137,7 +137,9 @@ impl Shard {
             Signal::Heartbeat(_) if heartbeats.forward => HeartbeatOutcome::Forwarded,
             Signal::Heartbeat(_) => HeartbeatOutcome::Consumed,
             // They are also ordinary metrics.
-            Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) | Signal::Watched(_) => HeartbeatOutcome::Nothing,
+            Signal::Maintenance { .. } | Signal::Assist { .. } | Signal::Ignored(_) | Signal::Watched(_) => {
+                HeartbeatOutcome::Nothing
+            }
         };
         self.signals.push(signal);
         heartbeat

@@ -469,13 +469,7 @@ impl Shard {
 
     /// Decides where samples of the key in the builder go, which has no id yet.
     #[cold]
-    pub(super) fn new_place(
-        &mut self,
-        metric: &Metric<'_>,
-        kind: Kind,
-        hash: u64,
-        from: Option<SocketAddr>,
-    ) -> Place {
+    pub(super) fn new_place(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64, from: Option<SocketAddr>) -> Place {
         let class = class_of(kind);
         if let Some(watched) = &mut self.watched
             && let Some(id) = self.indexes[class as usize].find_own(hash, self.keys.last())

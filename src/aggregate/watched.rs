@@ -383,9 +383,10 @@ impl Columns {
     fn level(&self, class: Class, id: u32) -> Option<Level> {
         match class {
             Class::Counter => self.counters.get(id).map(|sum| Level::Sum(sum.value())),
-            Class::Gauge => self.gauges.get(id).map(|gauge| {
-                if gauge.is_set() { Level::Standing(gauge.value()) } else { Level::Sum(gauge.value()) }
-            }),
+            Class::Gauge => self
+                .gauges
+                .get(id)
+                .map(|gauge| if gauge.is_set() { Level::Standing(gauge.value()) } else { Level::Sum(gauge.value()) }),
             Class::Timer => self.timers.get(id).map(|timer| Level::Sum(timer.totals().sum)),
             // What is no number is always something new.
             Class::Set | Class::Kv => None,
@@ -404,5 +405,200 @@ fn hash_of(source: Option<IpAddr>, hasher: &Hasher) -> u64 {
         Some(IpAddr::V4(address)) => hasher.hash_plain(&address.octets()),
         Some(IpAddr::V6(address)) => hasher.hash_plain(&address.octets()),
         None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+    use crate::protocol::{Heartbeats, Options, Signal};
+    use crate::telemetry::Tally;
+    use crate::watches::{Template, Watch};
+
+    const NONE: [Vec<u32>; 5] = [const { Vec::new() }; 5];
+
+    fn watch(pattern: &str, instance: &str, evidence: Evidence, floor: Option<u32>) -> Watch {
+        Watch {
+            pattern: pattern.into(),
+            service: Template::parse("s", 0).expect("a template"),
+            instance: Template::parse(instance, pattern.matches('*').count()).expect("a template"),
+            interval: None,
+            evidence,
+            floor,
+            max_instances: 2,
+        }
+    }
+
+    fn shard(watches: Vec<Watch>) -> Shard {
+        let options = ShardOptions {
+            timers: TimerPolicy::default(),
+            fold_histograms: false,
+            quota: Quota::new(1000),
+            seed: 7,
+            rules: None,
+            heartbeats: Some(Arc::new(Heartbeats { forward: true, ..Heartbeats::default() })),
+            times: TimeWindow::ANY,
+        };
+        Shard::new(options).watching(&Arc::new(Watches::new(watches)))
+    }
+
+    fn feed(shard: &mut Shard, text: &str, from: &str) {
+        let from = from.parse().ok().map(|address: IpAddr| SocketAddr::new(address, 1));
+        shard.ingest(text.as_bytes(), &Options::default(), from, 0.0);
+    }
+
+    /// Who was seen, with the number of lines where they are counted.
+    fn seen(shard: &mut Shard) -> Vec<String> {
+        shard.look_at_watched();
+        let mut all: Vec<String> = shard
+            .take_signals()
+            .filter_map(|signal| if let Signal::Watched(seen) = signal { Some(seen) } else { None })
+            .flatten()
+            .map(|one| format!("{} {} -{}", one.instance, one.lines, one.refused))
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn an_update_is_seen_once_by_the_next_look_over_the_end_of_an_interval_too() {
+        let mut shard = shard(vec![watch("a.*", "{1}-{host}", Evidence::Any, None)]);
+        feed(&mut shard, "a.c:0|c|#host:h\na.g:1|g\na.t:1|ms\na.s:x|s\nb:1|c\nheartbeat.a:1|g", "10.0.0.1");
+        // Those without a host are known by their sender.
+        let all = ["c-h 0 -0", "g-10.0.0.1 1 -0", "s-10.0.0.1 1 -0", "t-10.0.0.1 1 -0"];
+        assert_eq!(seen(&mut shard), all);
+        assert!(seen(&mut shard).is_empty());
+        for _ in 0..3 {
+            feed(&mut shard, "a.c:0|c|#host:h", "10.0.0.1");
+            let partial = shard.close(NONE, Columns::default());
+            assert_eq!(
+                partial.columns.counters.len(),
+                usize::from(partial.created[0].len() != 2) + partial.created[0].len()
+            );
+            assert_eq!(seen(&mut shard), ["c-h 0 -0"]);
+            assert!(seen(&mut shard).is_empty());
+        }
+        feed(&mut shard, "a.c:1|c|#host:h\na.c:1|c|#host:h", "10.0.0.1");
+        assert_eq!(seen(&mut shard), ["c-h 0 -0"]);
+        feed(&mut shard, "a.c:1|c|#host:h", "10.0.0.1");
+        let _ = shard.close(NONE, Columns::default());
+        feed(&mut shard, "a.c:1|c|#host:h|T1700000000", "10.0.0.1");
+        assert_eq!(seen(&mut shard), ["c-h 0 -0", "c-h 1 -0"], "one has a time of its own");
+    }
+
+    #[test]
+    fn values_decide_where_a_watch_asks_for_them() {
+        let of = |evidence, lines: &[&str]| -> Vec<usize> {
+            let mut shard = shard(vec![watch("x", "i", evidence, None)]);
+            lines
+                .iter()
+                .map(|line| {
+                    feed(&mut shard, line, "");
+                    seen(&mut shard).len()
+                })
+                .collect()
+        };
+        assert_eq!(of(Evidence::Nonzero, &["x:0|c", "x:2|c", "x:0|c", "x:2|c"]), [0, 1, 0, 1]);
+        assert_eq!(of(Evidence::Nonzero, &["x:0|g", "x:2|g", "x:0|g", "x:0|ms", "x:3|ms"]), [0, 1, 0, 0, 1]);
+        assert_eq!(of(Evidence::Change, &["x:5|g", "x:5|g", "x:6|g", "x:+0|g", "x:+1|g"]), [1, 0, 1, 0, 1]);
+        assert_eq!(of(Evidence::Change, &["x:5|c", "x:5|c", "x:6|c"]), [1, 0, 1]);
+        assert_eq!(of(Evidence::Change, &["x:a|s", "x:a|s"]), [1, 1]);
+        let floor = |evidence, lines: &[&str]| -> Vec<Vec<String>> {
+            let mut shard = shard(vec![watch("x", "i", evidence, Some(5))]);
+            lines
+                .iter()
+                .map(|line| {
+                    feed(&mut shard, line, "");
+                    seen(&mut shard)
+                })
+                .collect()
+        };
+        let lines = ["x:1|c\nx:1|c\nx:2|c|@0.5", "x:2|c", "x:0|c\nx:0|c|#a:b"];
+        let counted = |all: [usize; 3]| all.map(|n| if n == 0 { vec![] } else { vec![format!("i {n} -0")] });
+        assert_eq!(floor(Evidence::Any, &lines)[..2], counted([3, 1, 0])[..2]);
+        assert_eq!(floor(Evidence::Change, &lines)[..2], counted([2, 0, 0])[..2]);
+        assert_eq!(floor(Evidence::Nonzero, &lines)[2], Vec::<String>::new());
+    }
+
+    #[test]
+    fn senders_beyond_the_most_are_refused_and_counted() {
+        let mut shard = shard(vec![watch("x", "{source}", Evidence::Any, None)]);
+        for _ in 0..2 {
+            (1..=4).for_each(|n| feed(&mut shard, "x:1|c\nx:1|c|#a:b,c:d", &format!("10.0.0.{n}")));
+        }
+        // Two series, each with two of its own.
+        let one = ["10.0.0.1 0 -4", "10.0.0.1 2 -0", "10.0.0.2 2 -0"];
+        let mut all: Vec<&str> = one.iter().chain(&one).copied().collect();
+        all.sort_unstable();
+        assert_eq!(seen(&mut shard), all);
+    }
+
+    #[test]
+    fn a_sender_who_was_not_asked_for_is_nobody_until_he_is() {
+        let mut shard = shard(vec![watch("x", "{source}", Evidence::Any, None)]);
+        shard.attend_to_senders(false, false);
+        shard.begin_batch();
+        assert!(!shard.watched.as_ref().expect("watches").asks_for_senders());
+        feed(&mut shard, "x:1|c", "");
+        assert!(shard.asks_for_senders() && seen(&mut shard).is_empty());
+        shard.begin_batch();
+        feed(&mut shard, "x:1|c", "");
+        assert_eq!(seen(&mut shard), ["- 1 -0"], "a unix socket has no addresses");
+        let _ = shard.close(NONE, Columns::default());
+        let _ = shard.close([vec![0], vec![], vec![], vec![], vec![]], Columns::default());
+        assert!(!shard.watched.as_ref().expect("watches").asks_for_senders(), "its only series has left");
+    }
+
+    /// What a shard makes of texts, interval by interval: values by series, and the tally.
+    fn outcome(watches: Vec<Watch>, intervals: &[Vec<String>]) -> Vec<(Vec<String>, Tally)> {
+        let (mut shard, mut spare) = (shard(watches), Columns::default());
+        let mut names: [Vec<(u32, Series)>; 5] = Default::default();
+        let mut all = Vec::new();
+        for texts in intervals {
+            for (n, text) in texts.iter().enumerate() {
+                feed(&mut shard, text, ["10.0.0.1", "10.0.0.2", ""][n % 3]);
+                if n % 2 == 0 {
+                    let _ = seen(&mut shard);
+                }
+            }
+            let mut partial = shard.close(NONE, std::mem::take(&mut spare));
+            for (class, created) in partial.created.iter().enumerate() {
+                names[class].extend(created.iter().map(|one| (one.id, one.series.clone())));
+            }
+            let name = |class: usize, id| {
+                names[class].iter().find(|(known, _)| *known == id).map(|(_, series)| series.clone())
+            };
+            let mut values = Vec::new();
+            partial.columns.counters.drain(|id, sum| values.push(format!("{:?} {}", name(0, id), sum.value())));
+            partial.columns.gauges.drain(|id, gauge| values.push(format!("{:?} {}", name(1, id), gauge.value())));
+            partial.columns.timers.drain(|id, timer| values.push(format!("{:?} {:?}", name(2, id), timer.totals())));
+            partial.columns.sets.drain(|id, set| values.push(format!("{:?} {}", name(3, id), set.count())));
+            partial.columns.kvs.drain(|id, kept| values.push(format!("{:?} {kept:?}", name(4, id))));
+            values.sort();
+            all.push((values, partial.tally));
+            spare = partial.columns;
+        }
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_watched_has_the_values_that_it_would_have(
+            intervals in proptest::collection::vec(proptest::collection::vec(
+                proptest::collection::vec("[abcd]:[0-3](:[12])?\\|(c|g|ms|s|kv|h)(\\|@0.5)?(\\|#(k:[12]|k:1,j:2|j:2,k:1|host:h))?", 1..6)
+                    .prop_map(|lines| lines.join("\n")), 1..6), 1..4),
+        ) {
+            let watches = vec![
+                watch("a", "i", Evidence::Any, None),
+                watch("b", "{source}", Evidence::Change, None),
+                watch("c", "{host}", Evidence::Nonzero, Some(3)),
+            ];
+            prop_assert_eq!(outcome(watches, &intervals), outcome(Vec::new(), &intervals));
+        }
     }
 }

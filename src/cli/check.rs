@@ -53,6 +53,10 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
     } else {
         let file = sources.file.map_or("the defaults".to_string(), |(file, _)| file);
         out.push_str(&format!("{file}: good\n"));
+        for watch in assemble::watches(&config).all() {
+            let (service, instance) = (&watch.service, &watch.instance);
+            out.push_str(&format!("watch {}: {service}/{instance}\n", watch.pattern));
+        }
     }
     if args.connect {
         for sink in &config.sinks {

@@ -97,6 +97,28 @@ fn write_reading_text(reading: &Reading, datagram: &[u8], explainer: &Explainer,
     }
 }
 
+/// What a watch makes of a line.
+fn watched(watch: &Value) -> String {
+    let text = |key: &str| watch[key].as_str().unwrap_or("");
+    let by = format!("(match = \"{}\")", text("match"));
+    if !text("message").is_empty() {
+        return format!("{by}: {}", text("message"));
+    }
+    let mut out = format!("{}/{} {by}", text("service"), text("instance"));
+    match text("evidence") {
+        "change" => out.push_str(", if the value is another than the last"),
+        "nonzero" => out.push_str(", if the value is not 0"),
+        _ => {}
+    }
+    if let Some(seconds) = watch["interval"].as_f64() {
+        out.push_str(&format!(": the next within {} s", number(seconds)));
+    }
+    if let Some(floor) = watch["floor"].as_u64() {
+        out.push_str(&format!("; low below {floor} lines a minute"));
+    }
+    out
+}
+
 fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Result<()> {
     writeln!(out, "{}", Escaped(&reading.input))?;
     if reading.metrics.is_empty() && reading.events_and_checks.is_empty() && reading.faults.is_empty() {
@@ -146,6 +168,9 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
         };
         let who = format!("{}/{}", text("service"), text("instance"));
         writeln!(out, "  {:<12} {}{promise}", "heartbeat", Escaped(&who))?;
+    }
+    for watch in &reading.watches {
+        writeln!(out, "  {:<12} {}", "watch", Escaped(&watched(watch)))?;
     }
     for ignored in &reading.no_heartbeats {
         let text = |key: &str| ignored[key].as_str().unwrap_or("");

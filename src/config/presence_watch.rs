@@ -8,8 +8,7 @@ use crate::protocol::MAX_DECLARED_INTERVAL;
 use crate::settings::{Opt, OptionVisitor, TablesOf, choice, count, maybe_count, maybe_seconds};
 use crate::watches::{Evidence, MAX_WATCHES, Template, Watch, Watches};
 
-const INTERVAL: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(MAX_DECLARED_INTERVAL as u64);
+const INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(MAX_DECLARED_INTERVAL as u64);
 
 const EVIDENCE: [(&str, Evidence); 3] =
     [("any", Evidence::Any), ("change", Evidence::Change), ("nonzero", Evidence::Nonzero)];
@@ -58,13 +57,21 @@ impl Table {
         v.example("match", "\"airflow.scheduler_heartbeat\"");
         let mut is_there = !v.is_reader() && !self.service.is_empty();
         let service = Opt::Text(&mut self.service);
-        let doc = "The service that they are beats of: `{1}` is what the first star matched, `{KEY}` the value of a tag.";
+        let doc =
+            "The service that they are beats of: `{1}` is what the first star matched, `{KEY}` the value of a tag.";
         v.field("service", doc, Opt::Maybe(&mut is_there, Box::new(service)));
         v.require_one("service", is_there, "\"airflow\"");
         v.example("service", "\"airflow\"");
-        let doc = "The instance, likewise: `{source}` is the sender's address, `{host}` the tag `host` or else that address.";
+        let doc =
+            "The instance, likewise: `{source}` is the sender's address, `{host}` the tag `host` or else that address.";
         v.field("instance", doc, Opt::Text(&mut self.instance));
-        maybe_seconds(v, "interval", "The next one comes within that; without it, it is learned.", &mut self.interval, INTERVAL);
+        maybe_seconds(
+            v,
+            "interval",
+            "The next one comes within that; without it, it is learned.",
+            &mut self.interval,
+            INTERVAL,
+        );
         v.example("interval", "\"10s\"");
         let doc = "Which lines count: all, those with another value than the last, or those whose value is not 0.";
         choice(v, "evidence", doc, &EVIDENCE, &mut self.evidence);

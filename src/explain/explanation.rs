@@ -36,6 +36,11 @@ pub struct Explanation {
     /// What presence reads of it: `service`, `instance`, `interval`, `goodbye`, `late_after` and `down_after` in seconds.
     #[schema(value_type = Option<Object>)]
     pub heartbeat: Option<Value>,
+    /// The watch that takes it: its `match`, and the `service` and `instance` that it is a beat of, in which `{source}` stands for
+    /// the sender's address; with `interval`, `late_after` and `down_after` in seconds, `evidence` and `floor`; or, in `message`,
+    /// why it shows nothing.
+    #[schema(value_type = Option<Object>)]
+    pub watch: Option<Value>,
     /// What is wrong with it.
     pub error: Option<Fault>,
     /// How many malformed lines of the same reason arrive each second; `null` for a line that is right.
@@ -134,6 +139,7 @@ impl Explainer {
             flushed: records(&snapshot),
             goes_to: self.destinations(&snapshot),
             heartbeat,
+            watch: reading.watches.first().cloned(),
             error: broken.or(late),
             arrives_per_sec: None,
             parts,

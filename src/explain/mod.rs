@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::aggregate::rules::{RuleOutcome, Rules};
 use crate::aggregate::{Columns, Quota, Shard, ShardOptions, kind_as};
 use crate::presence::policy::Policy;
@@ -19,6 +21,7 @@ use crate::sinks::graphite::{self, GraphiteNames};
 use crate::sinks::{SinkContext, SinkKind};
 use crate::snapshot::{Filter, Snapshot};
 use crate::sys::unix_time;
+use crate::watches::WatchedLine;
 
 pub use explanation::{Explanation, GoesTo, Rule};
 pub use reading::Reading;
@@ -111,7 +114,48 @@ impl Explainer {
         if let Some(heartbeats) = heartbeats {
             reading.mask(heartbeats);
         }
+        reading.watches = self.watches_of(datagram);
         reading
+    }
+
+    /// Which watches take the samples of a datagram, and what they make of them.
+    fn watches_of(&self, datagram: &[u8]) -> Vec<Value> {
+        let Some(policy) = self.0.policy.as_ref().filter(|policy| !policy.watches.is_empty()) else {
+            return Vec::new();
+        };
+        let mut all: Vec<Value> = Vec::new();
+        for series in self.series_of(datagram) {
+            let outcome = self.0.rules.find(&series).map(|(_, rule)| Rules::outcome(rule, &series));
+            let is_dropped = matches!(outcome, Some(RuleOutcome::Dropped));
+            let series = if let Some(RuleOutcome::Is(renamed)) = outcome { renamed } else { series };
+            let heartbeats = self.0.shard.heartbeats.as_ref();
+            if heartbeats.is_some_and(|heartbeats| heartbeats.is_reserved(series.name())) {
+                continue;
+            }
+            let Some((_, watch, stars)) = policy.watches.find(series.name()) else { continue };
+            let tag = |key: &str| series.tags().find(|(known, _)| *known == key).and_then(|(_, value)| value);
+            let line = WatchedLine { name: series.name(), stars: &stars, tag: &tag, source: None };
+            let mut taken = json!({"match": watch.pattern, "evidence": watch.evidence});
+            match watch.who_of_any(&line) {
+                _ if is_dropped => taken["message"] = "a rule drops it, so that it shows nothing".into(),
+                None => taken["message"] = "the names of service and instance do not come out of it".into(),
+                Some((service, instance)) => {
+                    (taken["service"], taken["instance"]) = (json!(service), json!(instance));
+                    if let Some(interval) = watch.interval {
+                        let (late, down) = policy.deadlines_of(&service, interval);
+                        taken["interval"] = json!(interval);
+                        (taken["late_after"], taken["down_after"]) = (json!(late), json!(down));
+                    }
+                    if let Some(floor) = watch.floor {
+                        taken["floor"] = json!(floor);
+                    }
+                }
+            }
+            if !all.contains(&taken) {
+                all.push(taken);
+            }
+        }
+        all
     }
 
     /// The rule that a series meets.

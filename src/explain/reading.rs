@@ -30,6 +30,9 @@ pub struct Reading {
     /// Under a heartbeat's name but none: what they are besides stands elsewhere.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) no_heartbeats: Vec<Value>,
+    /// What watches make of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) watches: Vec<Value>,
     pub(crate) errors: Vec<Value>,
     pub(crate) skipped: Vec<String>,
     /// Lines that are well-formed, but would be refused if they came now, for a time of their own.

@@ -535,7 +535,8 @@ mod tests {
         }
         let (queue, waiting) = (10, AtomicUsize::new(1));
         let (lost, wants_senders) = (AtomicU64::new(0), AtomicBool::new(false));
-        let shared = Shared { queue, waiting, lost, wants_senders, restored: OnceLock::new() };
+        let (restored, look) = (OnceLock::new(), OnceLock::new());
+        let shared = Shared { queue, waiting, lost, wants_senders, restored, look };
         let outboxes = vec![Arc::new(Outbox::for_tests())];
         let outbox = Arc::clone(&outboxes[0]);
         let (newest, _) = watch::channel(0);

@@ -9,7 +9,22 @@ use crate::support::sources::{inside_src, rust_files};
 
 /// Layer, rooms in order.
 const LAYERS: [(u8, &[&str]); 5] = [
-    (0, &["memory", "named", "hyperloglog", "protocol", "series", "untrusted", "acl", "glob", "settings", "fault", "watches"]),
+    (
+        0,
+        &[
+            "memory",
+            "named",
+            "hyperloglog",
+            "protocol",
+            "series",
+            "untrusted",
+            "acl",
+            "glob",
+            "settings",
+            "fault",
+            "watches",
+        ],
+    ),
     // Workers and snapshots carry parts of the ledger.
     (1, &["telemetry", "senders", "aggregate", "presence"]),
     (2, &["snapshot", "prometheus_text", "rollup", "codec", "journal", "history"]),

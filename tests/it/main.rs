@@ -69,3 +69,4 @@ mod tls;
 mod transports;
 mod treatments;
 mod verdict;
+mod watches;

@@ -381,6 +381,7 @@ fn instance_row(service: &ServiceView, instance: &InstanceView) -> Markup {
                 @if let Some(message) = instance.message.as_ref().filter(|_| instance.is_failing()) { span.error { (Wire(message)) " " } }
                 (instance.source.as_deref().unwrap_or("")) " " (Wire(instance.version.as_deref().unwrap_or("")))
                 @for flag in &instance.flags { " " (flag) }
+                @if let Some(watch) = &instance.watch { " fed by " (Wire(watch)) }
             }
         }
     }

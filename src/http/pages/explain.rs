@@ -161,6 +161,27 @@ fn read(n: usize, one: &Value) -> Markup {
             (step(2, if one["rule"].is_null() { "No rule matches" } else { "A rule matches" }, rule(one)))
             (step(3, "What is flushed, if nothing else arrives", flushed(one)))
             (step(4, "Goes to", goes_to(one)))
+            @if !one["watch"].is_null() { (step(5, "A watch takes it as a heartbeat", watch(&one["watch"]))) }
+        }
+    }
+}
+
+/// What a watch makes of a line.
+fn watch(watch: &Value) -> Markup {
+    let secs = |key: &str| watch[key].as_f64().map(length);
+    html! {
+        dl.kv {
+            dt { "Watch" } dd.mono { (Wire(text(&watch["match"]))) }
+            @if !text(&watch["message"]).is_empty() { dt { "But" } dd { (text(&watch["message"])) } }
+            @if !text(&watch["service"]).is_empty() {
+                dt { "Instance" }
+                dd { span.mono { (Wire(text(&watch["instance"]))) } " of service " a.mono href=(format!("/presence/{}", in_url(text(&watch["service"])))) { (Wire(text(&watch["service"]))) } }
+            }
+            dt { "Evidence" } dd { (text(&watch["evidence"])) }
+            @if let Some(interval) = secs("interval") { dt { "Promises" } dd { "the next one within " (interval) } }
+            @if let Some(late) = secs("late_after") { dt { "Late after" } dd { (late) } }
+            @if let Some(down) = secs("down_after") { dt { "Down after" } dd { (down) } }
+            @if let Some(floor) = watch["floor"].as_u64() { dt { "Floor" } dd { (floor) " lines a minute" } }
         }
     }
 }

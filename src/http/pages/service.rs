@@ -165,7 +165,7 @@ fn row(service: &ServiceView, instance: &InstanceView) -> Markup {
             td.mono { (Wire(instance.start.as_deref().unwrap_or(""))) }
             td.mono { (instance.source.as_deref().unwrap_or("")) }
             td { (health(instance)) }
-            td { (flags(instance)) }
+            td { (flags(instance)) @if let Some(watch) = &instance.watch { " fed by " span.mono { (Wire(watch)) } } }
         }
     }
 }
@@ -276,6 +276,7 @@ fn facts(instance: &InstanceView) -> Markup {
             dt { "Version" } dd.mono { (Wire(instance.version.as_deref().unwrap_or("–"))) }
             dt { "Start" } dd.mono { (Wire(instance.start.as_deref().unwrap_or("–"))) }
             dt { "Source" } dd.mono { (instance.source.as_deref().unwrap_or("–")) }
+            @if let Some(watch) = &instance.watch { dt { "Watch" } dd { "fed by " span.mono { (Wire(watch)) } } }
             dt { "Health" } dd { (health(instance)) }
             dt { "Flags" } dd { (flags(instance)) }
         }

@@ -49,6 +49,10 @@ named_enum! {
         Mismatch = "mismatch",
         /// Two processes use its name, or its goodbyes are repeated.
         Conflict = "conflict",
+        /// A watched metric that comes and goes: its silence means nothing.
+        Irregular = "irregular",
+        /// Its watched metric has too few lines.
+        Low = "low",
     }
 }
 
@@ -120,6 +124,8 @@ pub struct InstanceView {
     pub message: Option<CompactString>,
     /// The worst of each half hour of the last day, the current one last: `U`p, `L`ate, `D`own, `G`one, `?` unconfirmed.
     pub day: String,
+    /// Pattern of the watch that feeds it; `null` if it sends heartbeats.
+    pub watch: Option<String>,
     /// What is special about it.
     #[schema(value_type = Vec<String>)]
     pub flags: Vec<Flag>,
@@ -267,6 +273,7 @@ impl Engine {
         let interval = detector.interval(&self.policy);
         let deadlines = detector.deadlines(&self.policy, rules);
         let left = |at: EngineTime| (at - self.now).max(0.0);
+        let watching = instance.watching();
         let flags = [
             (self.roster.is_maintained(instance, self.now), Flag::Maintenance),
             (instance.is_flapping(), Flag::Flapping),
@@ -274,7 +281,10 @@ impl Engine {
             (interval.is_none(), Flag::Learning),
             (detector.is_mismatched(), Flag::Mismatch),
             (instance.has_conflict(self.now), Flag::Conflict),
+            (watching.is_some_and(|watching| watching.is_irregular()), Flag::Irregular),
+            (watching.is_some_and(|watching| watching.is_low()), Flag::Low),
         ];
+        let watch = watching.and_then(|watching| self.policy.watches.get(watching.watch()?));
         InstanceView {
             instance: instance.name().clone(),
             state: instance.state(),
@@ -298,6 +308,7 @@ impl Engine {
             health: instance.health(),
             message: instance.message().cloned(),
             day: instance.history().strip(self.now, instance.state()),
+            watch: watch.map(|watch| watch.pattern.clone()),
             flags: flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect(),
         }
     }
