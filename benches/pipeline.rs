@@ -7,7 +7,7 @@
 //! ```
 
 use std::hint::black_box;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use systole::internals::protocol::{Options, lines, parse_metric};
 use systole::internals::rollup::{Interval, Registry, RegistryOptions};
 use systole::internals::senders::Origin;
 use systole::internals::snapshot::SummaryPolicy;
+use systole::internals::watches::{Evidence, MetricWatch, Template, Watches};
 
 const SERIES: usize = 1000;
 const LINES: usize = 20;
@@ -266,11 +267,48 @@ fn execute_batches(lines: usize, attends: bool, rounds: usize) {
     black_box(shard.close([const { Vec::new() }; 5], Columns::default()));
 }
 
+/// A shard that holds 100,000 series, 5,000 of which are watched if anything is: those of the lines, unless it is `others`.
+fn watching(kind: &str) -> Shard {
+    let pattern = if kind == "others" { "beside.0*" } else { "app.web.*" };
+    let instance = if kind == "source" { "{source}" } else { "all" };
+    let watch = MetricWatch {
+        pattern: pattern.into(),
+        service: Template::parse("web-{1}", 1).expect("a template"),
+        instance: Template::parse(instance, 1).expect("a template"),
+        interval: Some(10.0),
+        evidence: Evidence::Any,
+        floor: (kind == "floor").then_some(5),
+        max_instances: 1000,
+    };
+    let watches = if kind == "nothing" { Vec::new() } else { vec![watch] };
+    let mut shard = shard().watching(&Arc::new(Watches::new(watches)));
+    for n in 0..100_000 {
+        let name = if n < 5000 { format!("app.web.requests.endpoint_{n:04}") } else { format!("beside.{}", n * 20) };
+        shard.ingest(format!("{name}:1|c").as_bytes(), &Options::default(), None, 1.0);
+    }
+    shard
+}
+
+/// Known lines of one sort, each datagram from another address than the last, in a shard that watches.
+fn execute_watched(kind: &str, sort: &str, rounds: usize) {
+    let all = workload(sort).expect("a sort of lines");
+    let (mut shard, options) = (watching(kind), Options::default());
+    let from = |n: usize| Some(SocketAddr::new(Ipv4Addr::from(0x0a00_0000 + n as u32 % 50).into(), 9));
+    for _ in 0..rounds {
+        all.iter().enumerate().for_each(|(n, datagram)| shard.ingest(black_box(datagram), &options, from(n), 1.0));
+    }
+    shard.look_at_watched();
+    black_box(shard.take_signals().count());
+}
+
 /// Reads known lines of one sort so many times over, and closes the interval each time.
 fn execute(name: &str, rounds: usize) {
     if let Some(of) = name.strip_prefix("batches of ") {
         let (lines, senders) = of.split_once(' ').unwrap_or((of, ""));
         return execute_batches(lines.parse().expect("lines of a datagram"), senders == "with senders", rounds);
+    }
+    if let Some((sort, kind)) = name.split_once(" watching ") {
+        return execute_watched(kind, sort, rounds);
     }
     let all = workload(name).expect("counter, gauge, timer, set, sampled, packed or tagged");
     let (mut shard, options, mut spare) = (shard(), Options::default(), Columns::default());

@@ -169,7 +169,7 @@ impl<'a> WatchedLine<'a> {
 
 /// One watch.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Watch {
+pub struct MetricWatch {
     /// Of metrics' names: `*` is any text, `?` any character.
     pub pattern: String,
     /// Which service.
@@ -186,7 +186,7 @@ pub struct Watch {
     pub max_instances: usize,
 }
 
-impl Watch {
+impl MetricWatch {
     /// Whether the address of a line's sender is part of its names, as the line has a host or not.
     fn needs_source(&self, has_host: bool) -> bool {
         [&self.service, &self.instance]
@@ -230,16 +230,16 @@ impl Watch {
 
 /// All watches, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Watches(Vec<Watch>);
+pub struct Watches(Vec<MetricWatch>);
 
 impl Watches {
     /// Watches in their order; at most [`MAX_WATCHES`].
-    pub fn new(all: Vec<Watch>) -> Watches {
+    pub fn new(all: Vec<MetricWatch>) -> Watches {
         Watches(all)
     }
 
     /// All, in their order.
-    pub fn all(&self) -> &[Watch] {
+    pub fn all(&self) -> &[MetricWatch] {
         &self.0
     }
 
@@ -249,19 +249,20 @@ impl Watches {
     }
 
     /// The watch of a number.
-    pub fn get(&self, number: u16) -> Option<&Watch> {
+    pub fn get(&self, number: u16) -> Option<&MetricWatch> {
         self.0.get(usize::from(number))
     }
 
     /// The watch that takes a metric, its number, and what its stars match.
-    pub fn find(&self, name: &str) -> Option<(u16, &Watch, Vec<Range<usize>>)> {
+    pub fn find(&self, name: &str) -> Option<(u16, &MetricWatch, Vec<Range<usize>>)> {
         (0..).zip(&self.0).find_map(|(number, watch)| Some((number, watch, captures(&watch.pattern, name)?)))
     }
 
     /// Pairs of watches, the second of which takes nothing, because the first takes all that it could.
-    pub fn hidden(&self) -> Vec<(&Watch, &Watch)> {
-        let hides =
-            |n: usize, watch: &&Watch| self.0[..n].iter().find(|before| is_wider(&before.pattern, &watch.pattern));
+    pub fn hidden(&self) -> Vec<(&MetricWatch, &MetricWatch)> {
+        let hides = |n: usize, watch: &&MetricWatch| {
+            self.0[..n].iter().find(|before| is_wider(&before.pattern, &watch.pattern))
+        };
         self.0.iter().enumerate().filter_map(|(n, watch)| Some((hides(n, &watch)?, watch))).collect()
     }
 }
@@ -275,9 +276,9 @@ fn is_wider(pattern: &str, other: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn watch(pattern: &str, service: &str, instance: &str) -> Watch {
+    fn watch(pattern: &str, service: &str, instance: &str) -> MetricWatch {
         let stars = pattern.matches('*').count();
-        Watch {
+        MetricWatch {
             pattern: pattern.into(),
             service: Template::parse(service, stars).expect("a template"),
             instance: Template::parse(instance, stars).expect("a template"),

@@ -98,17 +98,17 @@ pub struct Column<T> {
     with_cells: usize,
     /// Bytes that cells took beside themselves when they had been drained.
     reserved: usize,
-    /// Marks of touched cells that were taken out of their pages, by page; empty if nobody takes any.
-    taken: Vec<Marks>,
+    /// TouchedBits of touched cells that were taken out of their pages, by page; empty if nobody takes any.
+    taken: Vec<TouchedBits>,
 }
 
 /// One bit per cell of a page.
-type Marks = [u64; PAGE_CELLS / 64];
+type TouchedBits = [u64; PAGE_CELLS / 64];
 
 #[derive(Debug)]
 struct Page<T> {
     /// One bit per cell.
-    touched: Marks,
+    touched: TouchedBits,
     cells: Option<Box<[T; PAGE_CELLS]>>,
 }
 
@@ -189,7 +189,7 @@ impl<T: Cell> Column<T> {
     pub(super) fn page_bytes(&self) -> usize {
         self.with_cells * footprint(PAGE_CELLS * size_of::<T>())
             + vec_footprint::<Page<T>>(self.pages.capacity())
-            + vec_footprint::<Marks>(self.taken.capacity())
+            + vec_footprint::<TouchedBits>(self.taken.capacity())
     }
 
     /// Bytes that cells take beside themselves in a column that was drained and not touched since: what they reserve.

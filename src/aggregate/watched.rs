@@ -59,13 +59,13 @@ struct WatchedSeries {
 
 #[derive(Debug)]
 enum Follows {
-    Marks(Marks),
+    Marks(MarkedCell),
     Lines(Box<OwnLines>),
 }
 
 /// What is known of a series by its cell.
 #[derive(Debug)]
-struct Marks {
+struct MarkedCell {
     service: CompactString,
     instance: CompactString,
     /// The sum in this interval at the last look.
@@ -194,7 +194,7 @@ impl WatchedSet {
             Follows::Lines(Box::new(OwnLines { series, by_source, max, senders, by_address, latest: 0, refused: 0 }))
         } else {
             let (service, instance) = who.unwrap_or_default();
-            Follows::Marks(Marks { service, instance, before: 0.0, last: None, is_fresh: false })
+            Follows::Marks(MarkedCell { service, instance, before: 0.0, last: None, is_fresh: false })
         };
         let places = &mut self.places[class as usize];
         if places.len() <= id as usize {
@@ -323,7 +323,7 @@ impl WatchedSet {
     }
 }
 
-impl Marks {
+impl MarkedCell {
     /// Whether an update since the last look is evidence.
     fn look(&mut self, class: Class, id: u32, evidence: Evidence, columns: &mut Columns) -> bool {
         let is_fresh = std::mem::take(&mut self.is_fresh);
@@ -418,12 +418,12 @@ mod tests {
     use crate::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
     use crate::protocol::{Heartbeats, Options, Signal};
     use crate::telemetry::Tally;
-    use crate::watches::{Template, Watch};
+    use crate::watches::{MetricWatch, Template};
 
     const NONE: [Vec<u32>; 5] = [const { Vec::new() }; 5];
 
-    fn watch(pattern: &str, instance: &str, evidence: Evidence, floor: Option<u32>) -> Watch {
-        Watch {
+    fn watch(pattern: &str, instance: &str, evidence: Evidence, floor: Option<u32>) -> MetricWatch {
+        MetricWatch {
             pattern: pattern.into(),
             service: Template::parse("s", 0).expect("a template"),
             instance: Template::parse(instance, pattern.matches('*').count()).expect("a template"),
@@ -434,7 +434,7 @@ mod tests {
         }
     }
 
-    fn shard(watches: Vec<Watch>) -> Shard {
+    fn shard(watches: Vec<MetricWatch>) -> Shard {
         let options = ShardOptions {
             timers: TimerPolicy::default(),
             fold_histograms: false,
@@ -555,7 +555,7 @@ mod tests {
     }
 
     /// What a shard makes of texts, interval by interval: values by series, and the tally.
-    fn outcome(watches: Vec<Watch>, intervals: &[Vec<String>]) -> Vec<(Vec<String>, Tally)> {
+    fn outcome(watches: Vec<MetricWatch>, intervals: &[Vec<String>]) -> Vec<(Vec<String>, Tally)> {
         let (mut shard, mut spare) = (shard(watches), Columns::default());
         let mut names: [Vec<(u32, Series)>; 5] = Default::default();
         let mut all = Vec::new();

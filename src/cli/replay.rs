@@ -368,6 +368,9 @@ impl Replay {
     }
 
     fn restart(&mut self, at: u64, down: u64, crash: bool) {
+        if !crash {
+            self.presence.look_at_watched(at, &mut self.shards);
+        }
         if !crash && at > self.closed {
             self.close(at, true);
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::aggregate::Shard;
 use crate::presence::policy::{Expected, Misses, Notify, Override, Policy};
 use crate::presence::{Engine, EngineTime, Epoch, Event, Saved};
-use crate::watches::{Evidence, Template, Watch, Watches};
+use crate::watches::{Evidence, MetricWatch, Template, Watches};
 
 /// Nanoseconds between two judgements, and between two saved states.
 const TICK: u64 = 250_000_000;
@@ -126,11 +126,7 @@ impl ReplayPresence {
         let is_watching = !self.policy.watches.is_empty();
         while self.next < now {
             if is_watching {
-                self.engine.at(time(self.next));
-                for shard in shards.iter_mut() {
-                    shard.look_at_watched();
-                    shard.take_signals().for_each(|signal| self.engine.signal(&signal));
-                }
+                self.look_at_watched(self.next, shards);
             }
             self.engine.tick(time(self.next));
             if self.next - self.saved_at >= self.save_every {
@@ -159,6 +155,15 @@ impl ReplayPresence {
             self.saved = self.engine.save();
         }
         self.next = last + self.tick;
+    }
+
+    /// Takes what is watched in these shards.
+    pub(super) fn look_at_watched(&mut self, at: u64, shards: &mut [Shard]) {
+        self.engine.at(time(at));
+        for shard in shards {
+            shard.look_at_watched();
+            shard.take_signals().for_each(|signal| self.engine.signal(&signal));
+        }
     }
 
     /// The capture is over: what is due up to its end is judged, and nothing after that.
@@ -217,12 +222,12 @@ impl ReplayPresence {
 }
 
 /// A watch, as a trace has it.
-fn watch(value: &Value) -> Result<Watch, String> {
+fn watch(value: &Value) -> Result<MetricWatch, String> {
     let text = |key: &str| value[key].as_str();
     let pattern = text("match").ok_or("`watch` wants a `match`")?.to_string();
     let stars = pattern.matches('*').count();
     let evidence = text("evidence").unwrap_or("any");
-    Ok(Watch {
+    Ok(MetricWatch {
         service: Template::parse(text("service").ok_or("`watch` wants a `service`")?, stars)?,
         instance: Template::parse(text("instance").unwrap_or("{host}"), stars)?,
         interval: value["interval"].as_f64(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::protocol::MAX_DECLARED_INTERVAL;
 use crate::settings::{Opt, OptionVisitor, TablesOf, choice, count, maybe_count, maybe_seconds};
-use crate::watches::{Evidence, MAX_WATCHES, Template, Watch, Watches};
+use crate::watches::{Evidence, MAX_WATCHES, MetricWatch, Template, Watches};
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(MAX_DECLARED_INTERVAL as u64);
 
@@ -37,7 +37,7 @@ impl Table {
         }
     }
 
-    fn of(watch: &Watch) -> Table {
+    fn of(watch: &MetricWatch) -> Table {
         Table {
             pattern: watch.pattern.clone(),
             service: watch.service.to_string(),
@@ -91,9 +91,9 @@ impl Table {
     }
 
     /// The watch; `None` if that was complained about.
-    fn watch(self) -> Option<Watch> {
+    fn watch(self) -> Option<MetricWatch> {
         let stars = self.stars();
-        Some(Watch {
+        Some(MetricWatch {
             service: Template::parse(&self.service, stars).ok()?,
             instance: Template::parse(&self.instance, stars).ok()?,
             pattern: self.pattern,

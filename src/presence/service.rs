@@ -140,7 +140,7 @@ pub struct Service {
     flapping_notified: bool,
     stable: EngineTime,
     changed: EngineTime,
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     limit_warned: bool,
     /// What was notified last: 0 nothing, 1 degraded, 2 down.
     level: u8,

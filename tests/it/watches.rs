@@ -42,29 +42,34 @@ fn a_metric_is_a_heartbeat_of_its_host_and_stays_a_metric() {
         + &watch("idle.*", "idle", "instance = \"{1}\"\ninterval = \"1s\"\nevidence = \"nonzero\"")
         + &watch("pod.up", "pods", "max_instances = 2\ninterval = \"1s\"");
     let daemon = Daemon::start(dir.path(), &config(dir.path(), &watches));
+    // One sender keeps its worker, which knows its last value.
+    let (clock, to) = (UdpSocket::bind("127.0.0.1:0").expect("a socket"), daemon.udp.expect("UDP is on"));
+    let say = |value: usize| assert!(clock.send_to(format!("offset:{value}|g").as_bytes(), to).is_ok());
     let kept = ["cron.mail.alive:1|c", "pod.up:1|g|#host:p1", "pod.up:1|g|#host:p2", "other:1|c"];
-    let all = [&kept[..], &["cron.mail.alive:0|c|#host:h1", "offset:5|g", "idle.a:0|c", "idle.b:3|c"]].concat();
+    let all = [&kept[..], &["cron.mail.alive:0|c|#host:h1", "idle.a:0|c", "idle.b:3|c"]].concat();
     while_sending(&daemon, &all, "both senders", || {
+        say(5);
         instance(&daemon, "cron-mail/h1")["state"] == "up" && instance(&daemon, "cron-mail/127.0.0.1")["state"] == "up"
     });
     let shown = instance(&daemon, "cron-mail/h1");
     assert_eq!((&shown["watch"], &shown["timeout_s"]), (&"cron.*.alive".into(), &5.0.into()));
     // A third host of two, a value that stands still, and zeros are nobody.
-    let (mut value, all) = (0, [&kept[..], &["pod.up:1|g|#host:p3", "idle.a:0|c"]].concat());
+    let mut all = [&kept[..], &["pod.up:1|g|#host:p3", "idle.a:0|c"]].concat();
     let moving = || instance(&daemon, "clock/all")["state"].clone();
     while_sending(&daemon, &all, "`h1` and the clock are down", || {
+        say(5);
         instance(&daemon, "cron-mail/h1")["state"] == "down" && moving() == "down"
     });
-    while_sending(
-        &daemon,
-        &[&all[..], &["offset:5|g", "cron.mail.alive:1|c|#host:h1"]].concat(),
-        "`h1` is back",
-        || instance(&daemon, "cron-mail/h1")["state"] == "up",
-    );
+    all.push("cron.mail.alive:1|c|#host:h1");
+    while_sending(&daemon, &all, "`h1` is back", || {
+        say(5);
+        instance(&daemon, "cron-mail/h1")["state"] == "up"
+    });
     assert_eq!(moving(), "down", "it is the value of before");
+    let mut value = 5;
     until("the clock moves", || {
         value += 1;
-        daemon.send_udp(&[format!("offset:{value}|g").as_bytes()]);
+        say(value);
         pause_ms(100);
         moving() == "up"
     });

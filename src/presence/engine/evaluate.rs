@@ -54,7 +54,8 @@ impl Engine {
 
     /// Until then a tick changes nothing if nothing is heard: whatever time alone can change is among this.
     pub fn idle_until(&self) -> EngineTime {
-        if !self.dirty.is_empty() || !self.maybe_replaced.is_empty() || self.mass.is_on() {
+        let is_judging = self.mass.is_on() || !self.counted.is_empty();
+        if !self.dirty.is_empty() || !self.maybe_replaced.is_empty() || is_judging {
             return self.now;
         }
         self.instance_schedule.next().min(self.service_schedule.next()).min(self.habits.next())

@@ -37,7 +37,8 @@ impl Engine {
         let watching = one.watching_mut();
         watching.note_watch(seen.watch, declares);
         if was == Some(State::Down) && !declares && watching.note_return(now) {
-            self.warn_of_instance(id, WarningCode::WatchIrregular, true);
+            let notify = !self.rules(id).mutes_service();
+            self.warn_of_instance(id, WarningCode::WatchIrregular, notify);
         }
         let one = self.roster.instance_mut(id);
         let order = one.order();
@@ -74,7 +75,7 @@ impl Engine {
                 self.counted.push((order, id));
                 continue;
             }
-            let is_quiet = self.roster.is_maintained(instance, now);
+            let is_quiet = self.roster.is_maintained(instance, now) || self.rules(id).mutes_service();
             let is_present = matches!(instance.state(), State::Up | State::Late);
             let watch = instance.watching().and_then(|watching| watching.watch());
             let floor = watch.and_then(|watch| self.policy.watches.get(watch)?.floor);
