@@ -15,6 +15,9 @@ const points = (of) => Array.from({ length: COUNT }, (_, at) => of(at));
 const wave = (/** @type {number} */ at, /** @type {number} */ size) =>
   size * (1 + 0.1 * Math.sin(at / 7) + (0.03 * ((at * 7919) % 13)) / 13);
 
+/** How many times the history was asked, and from which time on it has an interval more. */
+const history = { asked: 0, laterFrom: Number.POSITIVE_INFINITY };
+
 /** Intervals 60 to 64: the daemon was away; 100: a value alone between two missing; 120: a part lost. */
 const away = (/** @type {number} */ at) => at >= 60 && at < 65;
 /** @param {number} size */
@@ -109,7 +112,10 @@ before(async () => {
     const types = /** @type {Record<string, string>} */ ({ js: "text/javascript", css: "text/css", html: "text/html" });
     const contentType = types[name.split(".").pop() ?? ""] ?? "text/html";
     if (url.pathname === "/api/v1/history") {
-      return route.fulfill({ json: answer(url) });
+      history.asked += 1;
+      const given = answer(url);
+      const by = history.asked > history.laterFrom ? STEP : 0;
+      return route.fulfill({ json: { ...given, times: given.times.map((time) => (time ?? 0) + by) } });
     }
     if (url.pathname.startsWith("/assets/")) {
       return route.fulfill({ body: readFileSync(new URL(name, ASSETS)), contentType });
@@ -312,6 +318,24 @@ test("a hundred thousand points are drawn quickly", async () => {
     return performance.now() - start;
   });
   assert.ok(ms < 200, `${ms} ms`);
+});
+
+test("an interval that the history has a moment later is asked for again", async () => {
+  await page.goto("http://page.test/?tz=utc");
+  await until("charts are drawn", () => page.evaluate(() => document.querySelectorAll("figure.drawn").length >= 3));
+  const end = START + (COUNT + 1) * STEP;
+  history.laterFrom = history.asked + 4;
+  const before = history.asked;
+  await page.evaluate((end) => /** @type {any} */ (window).charts.tail(end), end);
+  await until("all charts have it", () =>
+    page.evaluate(
+      (end) => /** @type {any} */ (window).charts.blocks.every((/** @type {any} */ one) => one.last === end),
+      end,
+    ),
+  );
+  await page.waitForTimeout(400);
+  assert.ok(history.asked - before <= 8, `${history.asked - before} requests`);
+  history.laterFrom = Number.POSITIVE_INFINITY;
 });
 
 test("nothing is wrong in the console", () => {

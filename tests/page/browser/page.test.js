@@ -203,6 +203,36 @@ test("the keyboard goes back, through rows without links, along menus, and from 
   await until("the whole list", () => !/q=/.test(page.url()));
 });
 
+test("what the preview shows is marked in the list; a phone has a way to pause, counts tags, and shows no keys", async () => {
+  daemon.send("tagged:1|c|#route:/pay,status:200,zone:eu");
+  await until(
+    "it is there",
+    async () => (await (await fetch(`${daemon.url}/api/v1/series?q=tagged`)).json()).matched === 1,
+  );
+  await go("/series?q=tagged");
+  await until("the first row is marked", () => page.locator("tr.sel[data-id]").count());
+  assert.equal(
+    await page.locator("[data-preview]").getAttribute("data-of"),
+    "counter:tagged;route=/pay;status=200;zone=eu",
+  );
+  await page.setViewportSize({ width: 390, height: 844 });
+  try {
+    const tags = page.locator("td.n").first().locator(".tag:visible");
+    assert.deepEqual(await tags.allTextContents(), ["route:/pay", "+2"]);
+    assert.equal(
+      await page.locator("main button kbd:visible, main .ctl kbd:visible, main .find kbd:visible").count(),
+      0,
+    );
+    await page.locator(".bar summary").click();
+    await page.locator(".bar [data-act=live]").click();
+    await until("it is paused", () => /live=0/.test(page.url()));
+    assert.match((await page.locator(".bar [data-act=live]").textContent()) ?? "", /Paused/);
+    await page.goBack();
+  } finally {
+    await page.setViewportSize({ width: 1440, height: 900 });
+  }
+});
+
 test("names from the wire are text, whatever they hold", async () => {
   daemon.send('a<img/src=x/onerror=document.title="broken">"\'&b:1|c|#t<b>:v"</script>');
   await go("/series?q=onerror");
