@@ -149,29 +149,30 @@ export class Live {
   /** @param {() => void} swapped called after fragments were exchanged */
   constructor(swapped) {
     this.swapped = swapped;
-    /** @type {AbortController | null} */
+    /** @type {Promise<boolean> | null} */
     this.asking = null;
     this.isAgain = false;
     this.timer = 0;
   }
 
   /**
-   * Fetches this page and exchanges its fragments; a second call while one is under way makes one more after it.
+   * Fetches this page and exchanges its fragments; a second call while one is under way has its answer, and makes one more
+   * after it.
    * @returns {Promise<boolean>} whether there was an answer
    */
-  async refresh() {
+  refresh() {
     if (!document.querySelector("[data-live]")) {
-      return true;
+      return Promise.resolve(true);
     }
-    if (this.asking) {
-      this.isAgain = true;
-      return true;
-    }
-    const asking = new AbortController();
-    this.asking = asking;
+    this.isAgain = this.asking !== null;
+    this.asking ??= this.#ask();
+    return this.asking;
+  }
+
+  async #ask() {
     const url = location.href;
     try {
-      const response = await fetch(url, { headers: { Accept: "text/html" }, signal: asking.signal });
+      const response = await fetch(url, { headers: { Accept: "text/html" } });
       const text = await response.text();
       if (response.status === 401) {
         location.reload();
