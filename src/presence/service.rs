@@ -388,6 +388,7 @@ impl Service {
 
     /// Adds what an older state lacks: how many beats it had, and since when.
     pub(super) fn complete(&mut self, beats: u64, born: EngineTime) {
+        self.heard |= beats > 0;
         if self.beats == 0 {
             (self.beats, self.born) = (beats.min(u64::from(ESTABLISHED_BEATS)) as u8, born);
         }
@@ -717,10 +718,13 @@ mod tests {
     #[test]
     fn a_shortage_that_no_down_explains_must_last() {
         let mut short = service(Some(2));
+        short.note_heard();
         assert_eq!(short.evaluate(census(1, 0, 0, 1), at(10.0)), Some(ServiceState::Up));
         assert_eq!(short.next_look(at(10.0), &Policy::default()), at(70.0));
         assert_eq!(short.evaluate(census(1, 0, 0, 1), at(70.0)), Some(ServiceState::Degraded));
         assert_eq!(service(Some(2)).evaluate(census(1, 1, 0, 0), at(10.0)), Some(ServiceState::Degraded));
+        // One that was never heard is judged at once.
+        assert_eq!(service(Some(2)).evaluate(census(0, 0, 0, 0), at(10.0)), Some(ServiceState::Down));
     }
 
     #[test]
