@@ -10,6 +10,7 @@ use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::config::{self, Config, Listen, ListenUrl, Origins, Profile, StatePath, Workers, show_size};
 use crate::explain::{Destination, Explainer, ExplainerOptions, RulePlace};
 use crate::history::{Archive, HistoryOptions};
+use crate::http_client::masked;
 use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
@@ -22,7 +23,7 @@ use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::SummaryPolicy;
-use crate::sys::Available;
+use crate::sys::{Available, host_name};
 use crate::watches::Watches;
 
 /// Most workers that `auto` chooses.
@@ -75,6 +76,12 @@ pub fn watches(config: &Config) -> Arc<Watches> {
     if config.presence.enabled { Arc::clone(&config.presence.policy.watches) } else { Arc::default() }
 }
 
+/// The name of this node among observers.
+pub fn node(config: &Config) -> String {
+    let name = &config.presence.peers.node;
+    if name.is_empty() { host_name().unwrap_or_else(|_| "systole".into()) } else { name.clone() }
+}
+
 /// How presence is run; `None` if presence is off. `env` is the environment.
 pub fn presence(
     config: &Config,
@@ -102,6 +109,7 @@ pub fn presence(
         group_wait: presence.group_wait,
         queue: presence.queue,
         memory: Memory::unlimited(),
+        peers: presence.peers.are_on().then(|| presence.peers.urls.iter().map(|url| masked(url)).collect()),
     })
 }
 

@@ -12,7 +12,7 @@ use crate::presence::describe::length;
 use crate::untrusted::{Escaped, in_url};
 
 use super::client::{ClientArgs, DaemonClient};
-use super::{FAILED, duration, print_error, test_alert};
+use super::{FAILED, duration, print_error, status, test_alert};
 
 /// Exit codes of monitoring plug-ins: OK, warning, critical, unknown.
 const FINE: u8 = 0;
@@ -150,7 +150,12 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
         Ask::List { state, json } => {
             let query = state.as_ref().map_or(String::new(), |state| format!("?state={}", in_url(state)));
             let services = daemon.good(Method::GET, &format!("/api/v1/presence{query}"), None).await?;
-            if *json { print(&pretty(&services)) } else { print(&table(&services)) }
+            if *json {
+                return print(&pretty(&services));
+            }
+            let status = daemon.good(Method::GET, "/api/v1/status", None).await?;
+            let observers = status::observers(&status).into_iter().map(|line| format!("observers: {line}\n"));
+            print(&(table(&services) + &observers.collect::<String>()))
         }
         Ask::Show { who, json } => {
             let found = daemon.good(Method::GET, &path(who), None).await?;

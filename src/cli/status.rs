@@ -150,6 +150,7 @@ fn report(status: &Value, presence: Option<&Value>, utf8: bool) -> String {
     if let Some(services) = presence.and_then(Value::as_array) {
         put("Presence", &presence_row(services));
     }
+    rows("Observers", observers(status).into_iter(), &mut put);
     let memory = &status["memory"];
     let share = number(&memory["live"]) / number(&memory["max"]).max(1.0);
     put(
@@ -244,6 +245,32 @@ fn relay_row(name: &str, relay: &Value) -> String {
     let down = if down.is_empty() { String::new() } else { format!(", down: {}", down.join(", ")) };
     let name = Escaped(name);
     format!("{name}  {} of {} datagrams passed on, {} dropped{down}", n("delivered"), n("offered"), n("dropped"))
+}
+
+/// The other observers of the same fleet, and who notifies.
+pub(super) fn observers(status: &Value) -> Vec<String> {
+    let all = &status["observers"];
+    let said = |value: &Value| Escaped(value.as_str().unwrap_or("")).to_string();
+    let mut out: Vec<String> = Vec::new();
+    for peer in all["peers"].as_array().into_iter().flatten() {
+        let name = if peer["node"].is_null() { said(&peer["url"]) } else { said(&peer["node"]) };
+        let age = peer["digest_age_s"].as_f64().unwrap_or(0.0);
+        out.push(match (peer["same_name"] == true, peer["reachable"] == true) {
+            (true, _) => format!("{} has the name of another observer: set `presence.node`", said(&peer["url"])),
+            (false, true) => format!("{name} answers, {} ago", delay(age)),
+            (false, false) => format!("{name} does not answer, for {}", delay(age)),
+        });
+    }
+    if let Some(first) = out.first_mut()
+        && all["speaker"].is_string()
+    {
+        *first = format!("{} notifies; {first}", said(&all["speaker"]));
+    }
+    let unwatched = account::count(&all["unwatched"]);
+    if unwatched > 0 {
+        out.push(format!("{} instances are heard by nobody", grouped(unwatched)));
+    }
+    out
 }
 
 /// How many services are in each state, and which are not up.

@@ -16,6 +16,7 @@ use crate::settings::{
 };
 
 use super::kinds::{networks, secret};
+use super::presence_peers::{self, Peers};
 
 /// What can be configured of presence.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,8 @@ pub struct Presence {
     pub queue: usize,
     /// Asked every minute while all is well here.
     pub snitch_url: Option<String>,
+    /// Other observers of the same fleet.
+    pub peers: Peers,
     /// Everything else.
     pub policy: Policy,
 }
@@ -65,6 +68,7 @@ impl Default for Presence {
             group_wait: Duration::from_secs(10),
             queue: QUEUE,
             snitch_url: None,
+            peers: Peers::default(),
             policy: Policy::default(),
         }
     }
@@ -81,6 +85,7 @@ const SERIES: [(&str, SeriesOf); 3] =
 pub(super) fn describe(visitor: &mut dyn OptionVisitor, key: &'static str, doc: &'static str, all: &mut Presence) {
     visitor.section(key, doc, &mut |v| {
         general(all, v);
+        presence_peers::describe(&mut all.peers, v);
         limits(&mut all.policy, v);
         judging(&mut all.policy, v);
         services(&mut all.policy, v);

@@ -59,7 +59,7 @@ use crate::rollup::Registry;
 use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
 use crate::supervise::{Readiness, Role, Supervisor};
-use crate::sys::{count_own_descriptors, host_name, unix_time};
+use crate::sys::{count_own_descriptors, unix_time};
 use crate::tail::Tail;
 
 use capture::Capture;
@@ -261,7 +261,7 @@ impl Daemon {
         let (capture, status_every, log) = (self.capture, self.status_every, self.log);
         let seed = random_seed();
         let boot = unix_time() as u64;
-        let identity = Identity { node: host_name().unwrap_or_else(|_| "systole".into()), boot };
+        let identity = Identity { node: assemble::node(&config), boot };
         let (flusher_handle, inbox) = crate::flush::channel();
         let journal = Journal::new(&memory);
         journal.add_start(unix_time(), STARTED, &format!("listening on {}", listeners.urls().join(", ")));

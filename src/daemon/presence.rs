@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use crate::assemble;
 use crate::config::Config;
+use crate::http_client::{HttpClient, Tls};
 use crate::memory::Memory;
 use crate::notify::Outbox;
 use crate::presence::Identity;
-use crate::presence_driver::{self, PresenceHandle, PresenceOptions};
+use crate::presence_driver::{self, Pollers, PresenceHandle, PresenceOptions};
 use crate::supervise::{Role, Supervisor};
 
 use super::StartError;
@@ -21,6 +22,8 @@ use super::thread::join_by;
 pub(super) struct Presence {
     handle: PresenceHandle,
     thread: JoinHandle<()>,
+    /// What asks other observers.
+    pollers: Option<Pollers>,
 }
 
 impl Presence {
@@ -38,7 +41,13 @@ impl Presence {
         let part = supervisor.part("presence", Role::Essential);
         let cannot = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
         let (handle, thread) = presence_driver::start(options, outboxes, &part).map_err(cannot)?;
-        Ok(Some(Presence { handle, thread }))
+        let peers = &config.presence.peers;
+        let client = || HttpClient::with(&Tls { ca: peers.ca.clone(), ..Tls::default() });
+        let pollers = peers.token.as_deref().filter(|_| !peers.urls.is_empty()).map(|token| {
+            let client = client().map_err(|error| StartError(format!("cannot ask other observers: {error}")))?;
+            Ok(presence_driver::start_pollers(&handle, &client, &peers.urls, token, supervisor))
+        });
+        Ok(Some(Presence { handle, thread, pollers: pollers.transpose()? }))
     }
 
     pub(super) fn handle(&self) -> PresenceHandle {
@@ -47,6 +56,9 @@ impl Presence {
 
     /// Takes in what is queued, saves the state, and puts the last notifications into the queues of the notifiers.
     pub(super) async fn stop(self, deadline: Instant) {
+        if let Some(pollers) = self.pollers {
+            pollers.stop(&self.handle).await;
+        }
         let end = move || {
             self.handle.stop();
             self.thread.join()

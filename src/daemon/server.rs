@@ -23,7 +23,7 @@ use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls,
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
 use crate::supervise::{Part, Readiness, Supervisor};
-use crate::sys::{host_name, unix_time};
+use crate::sys::unix_time;
 use crate::tail::Tail;
 use crate::web::{Bodies, Gzip};
 
@@ -141,7 +141,7 @@ pub(super) fn sources(
     history: History,
 ) -> Sources {
     let about = About {
-        node: host_name().unwrap_or_else(|_| "localhost".into()).into(),
+        node: assemble::node(config).into(),
         profile: config.profile.name(),
         interval: config.interval,
         started,
@@ -168,6 +168,7 @@ pub(super) fn http_state(
         access: Arc::new(Access::new(
             AccessOptions {
                 token: http.token.as_deref().map(Arc::from),
+                peer_token: config.presence.peers.token.as_deref().map(Arc::from),
                 guards_reading: !is_local && http.token.is_some(),
                 hosts: is_local.then(|| http.hosts.clone().into()),
                 port: server.address.port(),

@@ -35,6 +35,9 @@ use super::{AppState, HTML, login};
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// What observers tell each other.
+pub(super) const PEER: &str = "/api/v1/presence/peer";
+
 /// How long a browser keeps the cookie, in seconds: 30 days.
 const COOKIE_AGE: u64 = 30 * 24 * 60 * 60;
 
@@ -53,6 +56,8 @@ const KNOWN: usize = 8;
 pub struct AccessOptions {
     /// `http.token`.
     pub token: Option<Arc<str>>,
+    /// `presence.peer_token`, for what observers tell each other.
+    pub peer_token: Option<Arc<str>>,
     /// Whether reading needs it.
     pub guards_reading: bool,
     /// Names under which we may be asked, beside those of loopback; `None` for any.
@@ -71,6 +76,8 @@ pub struct Access {
     cookie: String,
     digest: Option<String>,
     tries: Tries,
+    /// The same of tokens of peers.
+    peer_tries: Tries,
     counters: Arc<PortCounters>,
 }
 
@@ -91,7 +98,7 @@ impl Access {
             let key = hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
             web::hex(hmac::sign(&key, format!("systole cookie 1 {cookie}").as_bytes()).as_ref())
         });
-        Access { options, cookie, digest, tries: Tries::default(), counters }
+        Access { options, cookie, digest, tries: Tries::default(), peer_tries: Tries::default(), counters }
     }
 
     /// Whether anybody can change something.
@@ -107,6 +114,27 @@ impl Access {
             self.counters.refuse_token();
         }
         judged
+    }
+
+    /// The answer to who may not be told what observers tell each other.
+    pub(super) fn refused_peer(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<Response> {
+        let Some(token) = self.options.peer_token.as_deref() else {
+            let message = "this node knows no other observers (`presence.peer_token` is not set)";
+            return Some(error(StatusCode::NOT_FOUND, "no_peers", message));
+        };
+        let judged = web::bearer(headers)
+            .map(|shown| self.peer_tries.evaluate(machine(peer(extensions)), &[shown], token, Instant::now()));
+        if judged != Some(Judged::Right) {
+            self.counters.refuse_token();
+        }
+        match judged {
+            Some(Judged::Right) => None,
+            Some(Judged::TooMany) => Some(too_many()),
+            Some(Judged::Wrong) | None => {
+                let message = "observers show `Authorization: Bearer TOKEN` with the token of `presence.peer_token`";
+                Some(web::unauthorized(message))
+            }
+        }
     }
 
     /// Whether a request has the cookie.
@@ -156,7 +184,8 @@ impl Access {
         }
         let is_open = !self.options.guards_reading
             || path.starts_with("/assets/")
-            || matches!(path, "/login" | "/logout")
+            // Peers have a token of their own.
+            || matches!(path, "/login" | "/logout" | PEER)
             || self.has_cookie(headers);
         if is_open {
             return None;

@@ -26,6 +26,7 @@
 //! | `GET /presence/SERVICE` | one service: instances, the last day, events; forms for changes |
 //! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
 //! | `POST /api/v1/notify/test` | sends a test alert to the targets of notifications; it needs the token |
+//! | `GET /api/v1/presence/peer[?since=CURSOR]` | what this node has heard, for other observers; it needs their token |
 //! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
 //!
 //! On loopback everything may be read by anybody of this machine; elsewhere every route but `/health`, `/ready` and
@@ -78,6 +79,7 @@ use crate::history::History;
 use crate::journal::Journal;
 use crate::notify::Tester;
 use crate::ports::{Port, serve_http};
+use crate::presence::observers::ObserversView;
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
 use crate::supervise::Readiness;
@@ -315,6 +317,10 @@ struct Status<'a> {
     /// Whether the data can be trusted.
     #[schema(value_type = Object)]
     verdict: verdict::Verdict,
+    /// Other observers of the same fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object)]
+    observers: Option<ObserversView>,
 }
 
 /// The daemon, and its ledger since the start
@@ -326,7 +332,8 @@ struct Status<'a> {
     ),
 )]
 async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
-    let verdict::Look { published, ledger, verdict, .. } = verdict::look(&state).await;
+    let verdict::Look { published, ledger, verdict, presence, .. } = verdict::look(&state).await;
+    let observers = presence.and_then(|summary| summary.observers);
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
         node: &state.about.node,
@@ -338,6 +345,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         warnings: published.warnings(&ledger).into_iter().map(|warning| warning.text).collect(),
         ledger: &ledger,
         verdict,
+        observers,
     })
 }
 

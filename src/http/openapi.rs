@@ -78,6 +78,7 @@ struct Problem {
         presence::list,
         presence::events,
         presence::maintenance,
+        presence::peer,
         presence::service,
         presence::forget_service,
         presence::check,

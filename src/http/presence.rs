@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
+use crate::presence::observers::Cursor;
 use crate::presence::{Flag, InstanceView, ServiceState, ServiceView, State as InstanceState, rfc3339};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
@@ -22,7 +23,7 @@ use crate::untrusted::{Escaped, in_url};
 use crate::web::{self, FromGiven, Given, Nothing, Parameters, bad_request, error, json as small, line};
 
 use super::AppState;
-use super::access::Caller;
+use super::access::{Caller, PEER};
 use super::listing::{self, Filter};
 
 /// Longest wait for the presence thread.
@@ -33,6 +34,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/api/v1/presence", get(list))
         .route("/api/v1/presence/events", get(events))
         .route("/api/v1/presence/maintenance", post(maintenance))
+        .route(PEER, get(peer))
         .route("/api/v1/presence/{service}", get(service).delete(forget_service))
         .route("/api/v1/presence/{service}/check", get(check))
         .route("/api/v1/presence/{service}/{instance}/check", get(check_instance))
@@ -291,6 +293,44 @@ pub(super) async fn events(
         }
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
+}
+
+pub(super) struct Known(Option<Cursor>);
+
+impl FromGiven for Known {
+    const NAMES: &'static [&'static str] = &["since"];
+
+    fn from_given(given: &Given) -> Result<Known, String> {
+        let read = |text: &str| text.parse().map_err(|()| "`since` is the `cursor` of an answer before".to_string());
+        Ok(Known(given.text("since").map(read).transpose()?))
+    }
+}
+
+/// What this node has heard, for other observers
+///
+/// It needs the token of `presence.peer_token`. Ages, never times; with `since` only what is new.
+#[utoipa::path(
+    get,
+    path = "/api/v1/presence/peer",
+    params(
+        ("since" = Option<String>, Query, description = "The `cursor` of the answer before", pattern = r"^[0-9]+\.[0-9]+\.[0-9]+$"),
+    ),
+    responses(
+        (status = 200, description = "What it has heard, and which problems it knows", body = Object),
+    ),
+)]
+pub(super) async fn peer(
+    State(state): State<AppState>,
+    Parameters(Known(since)): Parameters<Known>,
+    headers: HeaderMap,
+    extensions: Extensions,
+) -> Result<Response, Response> {
+    if let Some(refused) = state.access.refused_peer(&headers, &extensions) {
+        return Err(refused);
+    }
+    let digest = ask(&state, move |presence| presence.digest(since)).await?.ok_or_else(off)?;
+    let body = state.bodies.work(move || serde_json::to_vec(&digest).unwrap_or_default()).await?;
+    state.bodies.shared(web::JSON, body.into()).await
 }
 
 /// Counts a change that is refused.

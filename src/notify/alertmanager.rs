@@ -81,6 +81,9 @@ async fn deliver(line: &mut Target, alerts: &mut Alerts) {
     let mut due = Instant::now();
     loop {
         let now = UnixTime::from_secs(unix_time());
+        if line.outbox.take_stand_down() {
+            *alerts = Alerts::default();
+        }
         line.outbox.take_all().into_iter().for_each(|one| alerts.take(one, now));
         line.part.alive();
         alerts.open.retain(|_, (alarm, ..)| alarm.until.is_none_or(|until| now < until));

@@ -123,6 +123,8 @@ struct Inner {
     fails: bool,
     /// It went on from an earlier start.
     is_resumed: bool,
+    /// Another node notifies, since this was last asked.
+    stands_down: bool,
 }
 
 impl Outbox {
@@ -243,6 +245,53 @@ impl Outbox {
     pub fn is_settled(&self) -> bool {
         let inner = self.lock();
         inner.fails || (inner.queue.is_empty() && inner.in_work.is_empty())
+    }
+
+    /// Whether its receiver has everything.
+    pub fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.queue.is_empty() && inner.in_work.is_empty()
+    }
+
+    /// Whether its receiver could not be reached the last time.
+    pub fn fails(&self) -> bool {
+        self.lock().fails
+    }
+
+    /// Tells a receiver that forgets what is not repeated of these alarms, and notes that any other knows them.
+    pub fn take_over(&self, firing: &[Notification]) {
+        if self.forgets {
+            self.put(firing);
+        } else {
+            self.adopt(firing.iter().map(|notification| &notification.alarm));
+        }
+    }
+
+    /// Others have notified of these: what waits of them is not sent.
+    pub fn withdraw(&self, keys: &[AlertKey]) {
+        let mut inner = self.lock();
+        let before = inner.queue.len();
+        inner.queue.retain(|notification| !keys.contains(&notification.alarm.key));
+        let count = before - inner.queue.len();
+        inner.drop_for(Loss::Superseded, count);
+    }
+
+    /// Another node notifies from now on: what waits is not sent, and nothing is repeated any more.
+    pub fn stand_down(&self) {
+        let mut inner = self.lock();
+        let count = inner.queue.len();
+        inner.queue.clear();
+        inner.told.clear();
+        inner.drop_for(Loss::Superseded, count);
+        inner.stands_down = true;
+        drop(inner);
+        self.version.fetch_add(1, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Whether it stood down since this was last asked: nothing of before is to be repeated.
+    pub(super) fn take_stand_down(&self) -> bool {
+        std::mem::take(&mut self.lock().stands_down)
     }
 
     /// Its account.

@@ -33,6 +33,8 @@ named_enum! {
     pub enum Refusal {
         /// The sender is not in the service's `allow`.
         Allow = "allow",
+        /// A peer's answer that cannot be right.
+        Digest = "digest",
         /// A goodbye from another address than the beats.
         GoodbyeFrom = "goodbye_from",
         /// Without the service's `key`.
@@ -71,6 +73,7 @@ impl Refusals {
             Refusal::Key,
             Refusal::GoodbyeFrom,
             Refusal::Token,
+            Refusal::Digest,
         ]
         .map(|why| (why, self.of(why)))
     }

@@ -20,6 +20,8 @@ pub struct BlindSeconds {
     pub drops: f64,
     /// Our own queue was full.
     pub queue: f64,
+    /// A peer that alone had heard some did not answer.
+    pub peer: f64,
 }
 
 /// What follows from a second in which too much was lost.
@@ -78,6 +80,10 @@ impl Blindness {
 
     pub(super) fn note_pause(&mut self, secs: f64) {
         self.seconds.pause += secs;
+    }
+
+    pub(super) fn note_lost_peer(&mut self, secs: f64) {
+        self.seconds.peer += secs;
     }
 
     pub(super) fn note_restart(&mut self, secs: f64) {

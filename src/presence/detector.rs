@@ -381,6 +381,11 @@ impl Detector {
         }
     }
 
+    /// Leaves out seconds in which nobody watched it.
+    pub(super) fn leave_out_lost_peer(&mut self, secs: f64) {
+        self.blind += secs;
+    }
+
     /// Leaves out the seconds for which we did not run: it is to be confirmed.
     pub(super) fn leave_out_restart(&mut self, secs: f64, now: EngineTime, policy: &Policy, rules: &Rules) {
         let timeout = self.timing(policy, rules).down;

@@ -60,6 +60,8 @@ pub(super) enum Suppression {
     Muted,
     /// It is one of the runs that its service is made of.
     Run,
+    /// The peer that alone had heard it is gone, and that alarm stands for it.
+    Peer,
 }
 
 /// Why a problem that was suppressed is notified later.
@@ -70,6 +72,9 @@ pub(super) enum Recheck {
     NotBackAfterMassSilence,
     /// Its service is back, and it is not.
     NotBackWithService,
+    /// Others whom a lost peer alone had heard have found another node, and it has not.
+    #[serde(rename = "not_back_after_peer")]
+    Astray,
 }
 
 impl Recheck {
@@ -77,6 +82,7 @@ impl Recheck {
         match self {
             Recheck::NotBackAfterMassSilence => Reason::NotBackAfterMassSilence,
             Recheck::NotBackWithService => Reason::NotBackWithService,
+            Recheck::Astray => Reason::NotBackAfterPeer,
         }
     }
 }
@@ -164,6 +170,9 @@ pub struct Instance {
     /// Member of the mass silence.
     #[serde(default, skip_serializing_if = "is_default")]
     member: bool,
+    /// A lost peer alone had heard it.
+    #[serde(skip)]
+    unwatched: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     health: Option<u8>,
     source: Option<IpAddr>,
@@ -283,6 +292,7 @@ impl Instance {
             followed: false,
             crashed: false,
             member: false,
+            unwatched: false,
             health: None,
             source: None,
             history: History::new(now),
@@ -457,6 +467,21 @@ impl Instance {
         }
     }
 
+    /// Another node knows it since then, and has heard it so often.
+    pub(super) fn adopt(&mut self, first: EngineTime, received: u64) {
+        (self.first, self.received) = (self.first.min(first), self.received.max(received));
+    }
+
+    /// Takes a beat of `at` that another node has heard, too.
+    pub(super) fn observe_copy(&mut self, at: EngineTime, beat: &Heartbeat) {
+        self.detector.note_alive(at);
+        self.received += 1;
+        self.fresh_received = self.fresh_received.saturating_add(1);
+        self.clear_recheck();
+        self.note_health(beat);
+        self.source = beat.source.or(self.source);
+    }
+
     /// What a service check says of it stands until the next one.
     pub(super) fn note_health(&mut self, beat: &Heartbeat) {
         if beat.health.is_none() {
@@ -570,7 +595,7 @@ impl Instance {
     /// Prepares going down: whether it is notified, or why not.
     pub(super) fn go_down(&mut self, cause: Option<Suppression>, now: EngineTime, policy: &Policy) -> WentDown {
         self.down_at = now;
-        if cause != Some(Suppression::MassSilence) {
+        if !matches!(cause, Some(Suppression::MassSilence | Suppression::Peer)) {
             self.note_flap(now, policy);
         }
         let starts_flapping = cause.is_none() && !self.flapping && self.rare().flaps.len() >= policy.flap_count;
@@ -589,6 +614,7 @@ impl Instance {
     /// It left at `now`.
     pub(super) fn leave(&mut self, now: EngineTime) {
         self.left_at = now;
+        self.unwatched = false;
         self.clear_problem();
         self.clear_recheck();
     }
@@ -665,6 +691,15 @@ impl Instance {
     /// Whether it belongs to the mass silence.
     pub(super) fn is_member(&self) -> bool {
         self.member
+    }
+
+    /// Whether a lost peer alone had heard it.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.unwatched
+    }
+
+    pub(super) fn set_unwatched(&mut self, unwatched: bool) {
+        self.unwatched = unwatched;
     }
 
     /// Makes it a member of the mass silence, or no longer one; whether that is a change.

@@ -127,7 +127,7 @@ impl MassSilence {
 /// Whether the silence, or the life, of an instance says something of the whole fleet. A name that was heard once or
 /// twice says nothing: anybody can invent a dozen, and their end is no reason to suppress others.
 pub(super) fn has_vote(instance: &Instance, roster: &Roster, policy: &Policy, now: EngineTime) -> bool {
-    if instance.received() < u64::from(ESTABLISHED_BEATS) {
+    if instance.received() < u64::from(ESTABLISHED_BEATS) || instance.is_unwatched() {
         return false;
     }
     let service = roster.service_of(instance);

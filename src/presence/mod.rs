@@ -17,6 +17,7 @@
 //! | `runs`, `crash_loop`, `habit` | services that are made of runs, whose instances crash again and again, that pause |
 //! | `mass_silence` | whether one cause is likelier than many |
 //! | `blindness` | what we could not see |
+//! | `evidence`, [`observers`] | what this node heard itself; what other nodes heard, and who of them notifies |
 //! | `history` | the last day of an instance |
 //! | `watching` | what a watched metric says beside that its sender lives |
 //! | `event`, [`describe`] | what happened, and that in words |
@@ -33,12 +34,14 @@ pub mod describe;
 mod detector;
 mod engine;
 mod event;
+mod evidence;
 mod habit;
 mod history;
 mod instance;
 mod jobs;
 mod loss;
 mod mass_silence;
+pub mod observers;
 pub mod policy;
 mod replacement;
 mod roster;
@@ -53,7 +56,7 @@ pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notifica
 pub use blindness::BlindSeconds;
 pub use engine::{
     BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, Reading, SERIES, Saved, ServicePart,
-    ServiceView, Summary, ViewCursor,
+    ServiceView, Sighting, Summary, ViewCursor, peer_reading,
 };
 pub use event::{
     Change, Event, EventKind, Health, Identity, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext,

@@ -386,6 +386,12 @@ impl Service {
         self.established = self.is_established(now, || timeout);
     }
 
+    /// Another node knows it since then, and has heard it so often.
+    pub(super) fn adopt(&mut self, born: EngineTime, beats: u64) {
+        self.born = self.born.min(born);
+        self.beats = self.beats.max(beats.min(u64::from(ESTABLISHED_BEATS)) as u8);
+    }
+
     /// Adds what an older state lacks: how many beats it had, and since when.
     pub(super) fn complete(&mut self, beats: u64, born: EngineTime) {
         self.heard |= beats > 0;

@@ -2,6 +2,8 @@
 //! waits for; every quarter of a second what has come is applied, and then everybody is evaluated. What it knows survives a
 //! restart in a state file.
 
+mod observers;
+mod poller;
 mod state;
 mod state_file;
 
@@ -19,14 +21,17 @@ use tokio::sync::{oneshot, watch};
 use crate::fault;
 use crate::memory::{Holder, Memory};
 use crate::notify::Outbox;
+use crate::presence::observers::{Observers, SavedObservers};
 use crate::presence::{AlertBook, Engine, EngineTime, Epoch, Identity, Policy, UnixTime};
 use crate::protocol::Signal;
 use crate::supervise::{Part, catch};
 use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 
+use observers::Shared as Among;
 use state_file::StateFile;
 
+pub use poller::{Pollers, start as start_pollers};
 pub use state::{PresenceState, Report};
 
 /// Time between two evaluations.
@@ -68,6 +73,8 @@ pub struct PresenceOptions {
     pub queue: usize,
     /// The memory that all of it lies in.
     pub memory: Memory,
+    /// URLs of other observers of the same fleet, without what is secret; `None` if this is the only one.
+    pub peers: Option<Vec<String>>,
 }
 
 enum Message {
@@ -281,15 +288,16 @@ impl Driver {
         let (state_file, saved) = StateFile::open(options.state_file);
         let is_lost = saved.is_err();
         let has_saved = matches!(saved, Ok(Some(_)));
-        let (base, mut engine, alarms, told) = match saved {
+        let (base, mut engine, alarms, told, observers) = match saved {
             Ok(Some((saved, age))) => {
                 let base = saved.presence.now() + age;
                 let engine = Engine::restored(policy, saved.presence, base, seed).in_memory(&memory);
-                (base, engine, saved.alarms, saved.told)
+                (base, engine, saved.alarms, saved.told, saved.observers.unwrap_or_default())
             }
             Ok(None) | Err(_) => {
                 let base = EngineTime::default();
-                (base, Engine::new(policy, base, seed).in_memory(&memory), Vec::new(), Some(Vec::new()))
+                let engine = Engine::new(policy, base, seed).in_memory(&memory);
+                (base, engine, Vec::new(), Some(Vec::new()), SavedObservers::default())
             }
         };
         if is_lost {
@@ -303,7 +311,16 @@ impl Driver {
         let alerts = AlertBook::new(options.group_wait.as_secs_f64(), alarms);
         let epoch = Epoch::new(wall_clock(), base);
         let held = memory.holding(Holder::Presence);
-        let state = PresenceState::new(engine, epoch, identity, alerts, outboxes, newest, held);
+        let observers = options.peers.map(|urls| {
+            engine = std::mem::replace(&mut engine, Engine::new(Policy::default(), base, seed)).shared();
+            let firing: Vec<_> = alerts.firing().cloned().collect();
+            // Two starts are never at the same microsecond.
+            let start = (unix_time() * 1e6) as u64;
+            let times = (base, epoch.to_unix(base));
+            Among::new(Observers::new(&identity.node, start, &urls, observers, firing.into_iter(), times))
+        });
+        let mut state = PresenceState::new(engine, epoch, identity, alerts, outboxes, newest, held);
+        state.shared = observers;
         state.resume(told.as_deref());
         let now = Instant::now();
         Driver {
@@ -435,7 +452,11 @@ impl Driver {
             let (lost, taken) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.taken));
             self.state.engine_mut().queue_drops(now, lost, taken);
         }
-        self.state.engine_mut().tick(now);
+        self.state.engine_mut().at(now);
+        if self.state.may_judge() {
+            self.state.engine_mut().tick(now);
+        }
+        self.state.tick_observers();
         self.shared.wants_senders.store(self.state.engine().is_crowded(), Ordering::Relaxed);
         self.state.set_wall_clock(wall_clock());
         self.dirty |= self.state.engine().has_events();
@@ -470,7 +491,8 @@ impl Driver {
         let is_nobody = self.state.engine().is_empty() && self.state_file.is_missing();
         if is_dirty && !is_nobody {
             let told = self.state.saved_targets();
-            self.state_file.save(self.state.engine(), self.state.alerts(), &told);
+            let observers = self.state.shared.as_ref().map(|shared| &shared.observers);
+            self.state_file.save(self.state.engine(), self.state.alerts(), &told, observers);
         }
     }
 }
@@ -493,6 +515,7 @@ mod tests {
             group_wait: Duration::ZERO,
             queue: 10,
             memory: Memory::unlimited(),
+            peers: None,
         }
     }
 

@@ -12,11 +12,13 @@ use crate::memory::{Holder, Holding, Level};
 use crate::notify::{Outbox, SavedTarget};
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, AlertKey, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading, Refusal,
-    Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
+    AlertBook, AlertKey, AlertName, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading,
+    Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
 };
 use crate::telemetry::{Account, PresenceAccount};
 use crate::untrusted::Escaped;
+
+use super::observers::Shared;
 
 /// Events that are remembered for the API.
 const REMEMBERED: usize = 1000;
@@ -41,7 +43,7 @@ pub struct Report {
 /// What the presence thread knows; questions get to see it.
 #[derive(Debug)]
 pub struct PresenceState {
-    engine: Engine,
+    pub(super) engine: Engine,
     epoch: Epoch,
     /// The last events, each with its number.
     remembered: VecDeque<(u64, Event)>,
@@ -51,7 +53,9 @@ pub struct PresenceState {
     newest: watch::Sender<u64>,
     identity: Identity,
     alerts: AlertBook,
-    outboxes: Vec<Arc<Outbox>>,
+    pub(super) outboxes: Vec<Arc<Outbox>>,
+    /// This node among other observers.
+    pub(super) shared: Option<Shared>,
     /// How often what the targets were told had changed when it was looked at last.
     told: u64,
     /// What the queue lost, and the events that found no room in `waiting`, until a flush takes both; and what was refused
@@ -96,6 +100,7 @@ impl PresenceState {
             identity,
             alerts,
             outboxes,
+            shared: None,
             told: 0,
             queue_drops: 0,
             events_dropped: 0,
@@ -152,12 +157,12 @@ impl PresenceState {
 
     /// How everything is, in a few numbers and names.
     pub fn summary(&self) -> Summary {
-        self.engine.summary()
+        Summary { observers: self.observers(), ..self.engine.summary() }
     }
 
     /// The values of this moment for a scrape.
     pub fn scraped(&self) -> Vec<Reading> {
-        self.engine.scraped()
+        [self.engine.scraped(), self.peer_readings()].concat()
     }
 
     /// The last events, newest first.
@@ -211,7 +216,8 @@ impl PresenceState {
         (self.queue_drops, self.events_dropped, self.failed) = (0, 0, 0);
         self.before = PresenceAccount::default();
         log_losses(&account, self.engine.take_most_refused());
-        Report { readings: self.engine.readings(), events: std::mem::take(&mut self.waiting), account }
+        let readings = [self.engine.readings(), self.peer_readings()].concat();
+        Report { readings, events: std::mem::take(&mut self.waiting), account }
     }
 }
 
@@ -292,7 +298,7 @@ impl PresenceState {
         let remembered = self.remembered.iter().map(|(_, event)| size_of::<(u64, Event)>() + event.heap_bytes());
         self.held.set((self.waiting_bytes + remembered.sum::<usize>()) as u64);
         self.newest.send_replace(self.next_event - 1);
-        self.pass_on(notifications);
+        self.notify(notifications);
     }
 
     /// Whether events may wait for the next flush: they have a part of presence's share of the memory.
@@ -306,13 +312,14 @@ impl PresenceState {
         let now = self.epoch.to_unix(self.engine.now());
         let waited = self.alerts.tick(now);
         let has_notified = !waited.is_empty();
-        self.pass_on(waited);
+        self.notify(waited);
+        self.speak();
         self.outboxes.iter().for_each(|outbox| outbox.tick(now));
         has_notified
     }
 
     /// Puts notifications into every target's queue.
-    fn pass_on(&self, mut notifications: Vec<Notification>) {
+    pub(super) fn pass_on(&self, mut notifications: Vec<Notification>) {
         if notifications.is_empty() || self.outboxes.is_empty() {
             return;
         }
@@ -322,8 +329,16 @@ impl PresenceState {
         self.outboxes.iter().for_each(|outbox| outbox.put(&notifications));
     }
 
+    /// The wall clock, as the engine's clock shows it.
+    pub(super) fn unix_now(&self) -> UnixTime {
+        self.epoch.to_unix(self.engine.now())
+    }
+
     /// More about an alarm in words.
-    fn detail(&self, key: &AlertKey) -> String {
+    pub(super) fn detail(&self, key: &AlertKey) -> String {
+        if key.name == AlertName::PeerUnreachable {
+            return self.unwatched();
+        }
         self.engine.detail(key.service.as_deref(), key.instance.as_deref())
     }
 
@@ -336,6 +351,10 @@ impl PresenceState {
             detail: self.detail(&alarm.key),
         });
         let firing: Vec<Notification> = firing.collect();
+        if self.shared.is_some() {
+            // Whoever speaks tells the targets what they do not know.
+            return self.outboxes.iter().for_each(|outbox| outbox.resume(Some(&[]), &[]));
+        }
         self.outboxes.iter().for_each(|outbox| outbox.resume(told, &firing));
     }
 

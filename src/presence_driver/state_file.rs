@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::notify::SavedTarget;
+use crate::presence::observers::{Observers, SavedObservers};
 use crate::presence::{Alarm, AlertBook, Engine, Saved, UnixTime};
 use crate::sys::unix_time;
 
@@ -28,6 +29,9 @@ pub(super) struct SavedState {
     /// What each target was told; absent from versions that did not keep that.
     #[serde(default)]
     pub(super) told: Option<Vec<SavedTarget>>,
+    /// What other observers are to be told; absent where there are none.
+    #[serde(default)]
+    pub(super) observers: Option<SavedObservers>,
 }
 
 /// The last line: it is written when everything before it is.
@@ -89,12 +93,18 @@ impl StateFile {
     }
 
     /// Writes a state. That it cannot be written is logged once.
-    pub(super) fn save(&mut self, engine: &Engine, alerts: &AlertBook, told: &[SavedTarget]) {
+    pub(super) fn save(
+        &mut self,
+        engine: &Engine,
+        alerts: &AlertBook,
+        told: &[SavedTarget],
+        observers: Option<&Observers>,
+    ) {
         if self.lock.is_none() && self.path.is_some() {
             self.claim();
         }
         let Some(path) = &self.path else { return };
-        let outcome = store(path, engine, alerts, told);
+        let outcome = store(path, engine, alerts, told, observers);
         if let Err(error) = &outcome
             && !self.failed
         {
@@ -163,7 +173,13 @@ impl<W: Write> Write for Checked<W> {
 }
 
 /// Writes a state and its trailer beside the old one, then puts it in its place.
-fn store(path: &Path, engine: &Engine, alerts: &AlertBook, told: &[SavedTarget]) -> io::Result<()> {
+fn store(
+    path: &Path,
+    engine: &Engine,
+    alerts: &AlertBook,
+    told: &[SavedTarget],
+    observers: Option<&Observers>,
+) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -177,6 +193,10 @@ fn store(path: &Path, engine: &Engine, alerts: &AlertBook, told: &[SavedTarget])
     serde_json::to_writer(&mut out, &alerts.open().collect::<Vec<_>>())?;
     out.write_all(b",\"told\":")?;
     serde_json::to_writer(&mut out, told)?;
+    if let Some(observers) = observers {
+        out.write_all(b",\"observers\":")?;
+        observers.store(&mut out)?;
+    }
     out.write_all(b"}")?;
     let written = UnixTime::from_secs(unix_time());
     let trailer = Trailer { format: FORMAT.into(), written, crc32: out.hash.finalize() };
@@ -244,7 +264,7 @@ mod tests {
     fn a_state_that_cannot_be_locked_is_read_and_not_written() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("presence.json");
-        store(&path, &engine(), &alerts(), &[]).expect("written");
+        store(&path, &engine(), &alerts(), &[], None).expect("written");
         let before = fs::read(&path).expect("a state");
         // A folder in the lock's place: not even root makes a file of it.
         fs::create_dir(dir.path().join("presence.json.lock")).expect("a folder");
@@ -252,7 +272,7 @@ mod tests {
         assert!(saved.is_ok_and(|saved| saved.is_some()));
         let mut later = engine();
         later.tick(EngineTime::from_secs(10.0));
-        file.save(&later, &alerts(), &[]);
+        file.save(&later, &alerts(), &[], None);
         assert_eq!(fs::read(&path).expect("a state"), before);
     }
 
@@ -262,7 +282,7 @@ mod tests {
         let path = dir.path().join("presence.json");
         let (mut first, _) = StateFile::open(Some(path.clone()));
         assert!(first.is_missing());
-        first.save(&engine(), &alerts(), &[]);
+        first.save(&engine(), &alerts(), &[], None);
         assert!(!first.is_missing());
         let (second, saved) = StateFile::open(Some(path.clone()));
         assert!(second.is_missing() && saved.is_ok_and(|saved| saved.is_none()));
@@ -276,7 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("deep/presence.json");
         assert!(matches!(load(&path), Ok(None)));
-        store(&path, &engine(), &alerts(), &[]).expect("written");
+        store(&path, &engine(), &alerts(), &[], None).expect("written");
         let (saved, age) = load(&path).expect("a state").expect("it is there");
         assert!(age < 5.0);
         assert_eq!(saved.presence.now(), EngineTime::from_secs(5.25));

@@ -32,7 +32,7 @@ pub const MAX_PRESENCE_NAME: usize = 128;
 const MAX_MESSAGE: usize = 200;
 
 /// Names that no service may have: the API has these words in its paths.
-pub const TAKEN: [&str; 2] = ["events", "maintenance"];
+pub const TAKEN: [&str; 3] = ["events", "maintenance", "peer"];
 
 /// Names under which maintenance is announced.
 pub(super) const MAINTENANCE: &str = "maintenance";

@@ -44,6 +44,8 @@ mod presence;
 mod presence_corpus;
 mod presence_fleet;
 mod presence_fuzz;
+mod presence_observers;
+mod presence_peers;
 mod presence_sim;
 mod pressure;
 mod prometheus;

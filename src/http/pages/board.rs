@@ -8,6 +8,7 @@ use crate::http::presence::ask;
 use crate::http::verdict::{self, Grade, Look};
 use crate::http::{AppState, HTML};
 use crate::presence::describe::{describe, length};
+use crate::presence::observers::ObserversView;
 use crate::presence::{Event, Flag, InstanceView, ServiceState, ServiceView, State as InstanceState};
 use crate::presence_driver::PresenceState;
 use crate::untrusted::in_url;
@@ -181,13 +182,32 @@ fn ingest(look: &Look, seen: &Seen) -> Markup {
     let newest = silences.fold(f64::INFINITY, f64::min);
     let drops: u64 = look.ledger.listeners.iter().map(|listener| listener.kernel_drops).sum();
     let Some(summary) = &look.presence else { return html! {} };
-    let blind = summary.blind.pause + summary.blind.drops + summary.blind.queue;
+    let blind = summary.blind.pause + summary.blind.drops + summary.blind.queue + summary.blind.peer;
     html! {
         @if let Some(beats) = beats { (amount(beats)) " heartbeats/s, " }
         @if newest.is_finite() { "last " (length(newest)) " ago, " }
         @if drops > 0 { span.error { (grouped(drops)) " datagrams lost" } } @else { "nothing lost" }
         ", blind for " (length(blind)) "."
         @if summary.unconfirmed > 0 { " Since our restart, " (summary.unconfirmed) " unconfirmed." }
+        @if let Some(observers) = &summary.observers { (peers(observers)) }
+    }
+}
+
+/// The other observers, and who notifies.
+fn peers(observers: &ObserversView) -> Markup {
+    html! {
+        @for peer in &observers.peers {
+            @let name = peer.node.as_deref().unwrap_or(&peer.url);
+            @if peer.same_name {
+                " " span.error { "The observer at " (Wire(&peer.url)) " has the name of another one: set " code { "presence.node" } "." }
+            } @else if peer.reachable {
+                " The observer " (Wire(name)) " was heard " (length(peer.digest_age_s)) " ago."
+            } @else {
+                " " span.error { "The observer " (Wire(name)) " does not answer." }
+            }
+        }
+        @if let Some(speaker) = &observers.speaker { " " (Wire(speaker)) " notifies." }
+        @if observers.unwatched > 0 { " " span.error { (count(observers.unwatched, "instance")) " heard by nobody." } }
     }
 }
 

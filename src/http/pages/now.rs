@@ -270,7 +270,7 @@ impl Shown {
             let tile = Tile { label: "Services up", sub: "presence is off".into(), class: "s0", ..Tile::default() };
             return tile.render("/presence", &[]);
         };
-        let blind = seen.blind.pause + seen.blind.drops + seen.blind.queue;
+        let blind = seen.blind.pause + seen.blind.drops + seen.blind.queue + seen.blind.peer;
         let (grade, sub) = match seen {
             seen if seen.services == 0 => (Grade::Ok, "nobody was heard yet".to_string()),
             seen if seen.down > 0 => (Grade::Error, format!("{} down", seen.down)),

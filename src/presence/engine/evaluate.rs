@@ -25,6 +25,7 @@ impl Engine {
     /// Lets time pass: evaluates everybody at `now`.
     pub fn tick(&mut self, now: EngineTime) {
         self.at(now);
+        self.follow_lost_peers();
         for place in self.service_schedule.take_due(self.now) {
             self.mark_dirty(ServiceId::from_place(place));
             self.mark_maybe_replaced(ServiceId::from_place(place));
@@ -148,8 +149,12 @@ impl Engine {
                 }
                 // Else it is held, and stays late or unknown.
             } else {
-                let is_unconfirmed = self.roster.instance(id).state() == State::Unknown;
-                let reason = if is_unconfirmed { Reason::SilentSinceRestart } else { Reason::MissedBeats };
+                let instance = self.roster.instance(id);
+                let reason = match instance.state() {
+                    _ if instance.is_unwatched() => Reason::Peer,
+                    State::Unknown => Reason::SilentSinceRestart,
+                    State::Up | State::Late | State::Down | State::Left => Reason::MissedBeats,
+                };
                 went_down.push((id, self.go_down(id, reason)));
             }
         }
@@ -161,6 +166,8 @@ impl Engine {
         let (from, service) = (instance.state(), instance.service());
         let cause = if reason == Reason::MassSilence {
             Some(Suppression::MassSilence)
+        } else if reason == Reason::Peer {
+            Some(Suppression::Peer)
         } else if self.roster.service(service).runs().are_known() {
             Some(Suppression::Run)
         } else if self.rules(id).mutes_instances() {
@@ -543,11 +550,12 @@ impl Engine {
         }
     }
 
-    /// Whether the mass silence stands for what happened to a service: to all that just went down, or to any that is.
+    /// Whether the mass silence, or a lost peer, stands for what happened to a service: to all that just went down, or to any that is.
     fn is_down_by_mass_silence(&self, id: ServiceId, went_down: &[Down]) -> bool {
         let is_by_mass = |id: InstanceId| {
             let instance = self.roster.instance(id);
-            instance.is_down() && instance.suppression() == Some(Suppression::MassSilence)
+            let stands_for_it = matches!(instance.suppression(), Some(Suppression::MassSilence | Suppression::Peer));
+            instance.is_down() && stands_for_it
         };
         if went_down.is_empty() {
             return self.roster.service(id).instances().iter().any(|&id| is_by_mass(id));

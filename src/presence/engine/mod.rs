@@ -4,6 +4,7 @@
 //! next look. Time passes: [`evaluate`] takes who is due, first instances, then services, with mass silence between them,
 //! and what follows from that comes out as [`Event`]s. A beat is a lookup and a few stores.
 
+mod elsewhere;
 mod evaluate;
 mod observe;
 mod readings;
@@ -20,6 +21,7 @@ use crate::memory::{Holder, Holding, Level, Memory, vec_footprint};
 use super::admission::{Admission, Refusals};
 use super::blindness::{BlindSeconds, Blindness, LossySecond, is_too_much};
 use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, WarningCode};
+use super::evidence::Evidence;
 use super::habit::Habits;
 use super::instance::{Instance, State, Suppression};
 use super::loss::FleetLoss;
@@ -30,7 +32,8 @@ use super::schedule::Schedule;
 use super::service::{Service, ServiceState};
 use super::time::EngineTime;
 
-pub use readings::{Reading, SERIES};
+pub use elsewhere::Sighting;
+pub use readings::{Reading, SERIES, peer_reading};
 pub use restore::Saved;
 pub use summary::{BadService, FailingInstance, Summary};
 pub use view::{Flag, InstanceView, IntervalSource, ServicePart, ServiceView, ViewCursor};
@@ -59,6 +62,8 @@ pub struct Engine {
     fleet_loss: FleetLoss,
     /// Instances whose lines are counted, with their places in the order of registration.
     counted: Vec<(u64, InstanceId)>,
+    /// Who heard what, if there are several observers.
+    evidence: Option<Box<Evidence>>,
     /// Since the last take.
     events: Vec<Event<EngineTime>>,
     /// When sinks last had readings.
@@ -91,6 +96,7 @@ impl Engine {
             blindness: Blindness::default(),
             fleet_loss: FleetLoss::default(),
             counted: Vec::new(),
+            evidence: None,
             events: Vec::new(),
             reported_at: now,
             held: Memory::unlimited().holding(Holder::Presence),
@@ -112,6 +118,7 @@ impl Engine {
             + self.service_schedule.heap_bytes()
             + vec_footprint::<Event<EngineTime>>(self.events.capacity())
             + events
+            + self.evidence.as_ref().map_or(0, |evidence| evidence.heap_bytes())
     }
 
     /// Whether presence has more than its share of the memory, or there is no memory for new series either.
@@ -224,8 +231,12 @@ impl Engine {
         }
         self.note_blind_minutes();
         if second.is_left_out {
+            self.note_dropped_here();
+            let skipped = self.seen_elsewhere();
             let (now, policy) = (self.now, &self.policy);
-            self.roster.for_each_present(|detector, rules| detector.leave_out_dropped_second(now, policy, rules));
+            self.roster.for_each_present(&skipped, |detector, rules| {
+                detector.leave_out_dropped_second(now, policy, rules);
+            });
         }
     }
 
@@ -238,8 +249,9 @@ impl Engine {
         self.blindness.note_pause(secs);
         self.note_blind_minutes();
         self.warn(None, WarningCode::LocalPause, false);
+        let skipped = self.seen_elsewhere();
         let (now, policy) = (self.now, &self.policy);
-        self.roster.for_each_present(|detector, rules| detector.leave_out_pause(secs, now, policy, rules));
+        self.roster.for_each_present(&skipped, |detector, rules| detector.leave_out_pause(secs, now, policy, rules));
     }
 
     /// The wall clock was set. No deadline depends on it.
@@ -305,6 +317,9 @@ impl Engine {
         self.transition(id, (Some(from), None), reason, notify);
         self.instance_schedule.remove(id.place());
         self.mass.remove(id);
+        if let Some(evidence) = &mut self.evidence {
+            evidence.forget(id);
+        }
         self.roster.remove_instance(id);
         if loses_rare {
             self.pool_loss(service);

@@ -14,6 +14,7 @@ use crate::presence::loss::PooledLoss;
 use crate::presence::policy::{Misses, grace_for};
 use crate::presence::roster::{InstanceId, Observed, ServiceId};
 use crate::presence::service::{Service, TOGETHER_EVERY};
+use crate::presence::time::EngineTime;
 
 /// An instance that stays for so long, in seconds, shows that its service is no batch of short jobs.
 const LONG_STAY: f64 = 3600.0;
@@ -87,7 +88,19 @@ impl Engine {
         if self.policy.goodbye_same_ip {
             self.note_home(id, was, beat.source);
         }
-        let Observed { gap, changes_runs } = self.roster.observe(id, was, beat, self.now, &self.policy);
+        let now = self.now;
+        if self.is_copy(id, was, now) {
+            self.take_copy(id, beat, now);
+        } else {
+            self.take_beat(id, was, beat, now);
+        }
+        self.note_here(id);
+    }
+
+    /// Takes a beat of somebody who is known by now, and was in a state before, or was not known; it was heard at `at`.
+    pub(super) fn take_beat(&mut self, id: InstanceId, was: Option<State>, beat: &Heartbeat, at: EngineTime) {
+        let Observed { gap, changes_runs } = self.roster.observe(id, was, beat, at, &self.policy);
+        self.watch_again(id);
         if gap.was_present && gap.due > 0 && self.fleet_loss.note(self.now, gap.due) {
             self.warn(None, WarningCode::HighLoss, false);
         }
@@ -208,7 +221,7 @@ impl Engine {
     }
 
     /// Makes room for an instance of a service, or of a new one.
-    fn make_room(&mut self, service: Option<ServiceId>) -> Result<(), Refusal> {
+    pub(super) fn make_room(&mut self, service: Option<ServiceId>) -> Result<(), Refusal> {
         if self.is_short_of_memory() {
             // As many bytes go as come, more or less.
             self.make_room_in_memory(service)?;
@@ -300,7 +313,7 @@ impl Engine {
         identified.is_restarted
     }
 
-    fn become_up(&mut self, id: InstanceId, was: Option<State>) {
+    pub(super) fn become_up(&mut self, id: InstanceId, was: Option<State>) {
         let reason = match was {
             None => Reason::Registered,
             Some(State::Unknown) => Reason::Confirmed,
@@ -324,6 +337,9 @@ impl Engine {
         let is_of_another = instance.is_of_another_process(beat);
         if !is_of_another {
             self.roster.change_texts(id, |instance| instance.note_health(beat));
+        }
+        if !is_of_another {
+            self.note_left_here(id);
         }
         let instance = self.roster.instance_mut(id);
         if instance.state() == State::Left {
@@ -373,6 +389,13 @@ impl Engine {
     /// Suppresses what happens to a service, or to one of its instances, for so many seconds; 0 ends it. For how many,
     /// which the policy limits; `None` if it is unknown.
     pub fn maintenance(&mut self, service: &str, instance: Option<&str>, secs: f64) -> Option<f64> {
+        let granted = self.maintain(service, instance, secs)?;
+        self.note_act(service, instance, Some(granted));
+        Some(granted)
+    }
+
+    /// The same, whoever announced it where.
+    pub(crate) fn maintain(&mut self, service: &str, instance: Option<&str>, secs: f64) -> Option<f64> {
         let service_id = self.roster.find_service(service)?;
         let granted = secs.clamp(0.0, self.policy.maintenance_max);
         let until = self.now + granted;
@@ -417,6 +440,7 @@ impl Engine {
         {
             self.roster.service_mut(id).forget_departure();
         }
+        self.note_act(service, instance, None);
         true
     }
 }

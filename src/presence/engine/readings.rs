@@ -13,7 +13,7 @@ use crate::presence::service::{Service, ServiceState};
 const INSTANCE_SERIES: usize = 10_000;
 
 /// Every series of presence that sinks get.
-pub const SERIES: [&str; 23] = [
+pub const SERIES: [&str; 24] = [
     "presence_up",
     "presence_state",
     "presence_availability",
@@ -31,6 +31,7 @@ pub const SERIES: [&str; 23] = [
     "presence_transitions_total",
     "presence_mass_silence",
     "presence_blind_seconds_total",
+    "presence_peer_up",
     "presence_roster_instances",
     "presence_ignored_total",
     "presence_rejected_total",
@@ -50,6 +51,11 @@ pub struct Reading {
     pub value: f64,
     /// It counts; else it is a level.
     pub counts: bool,
+}
+
+/// Whether a peer answers, for sinks.
+pub fn peer_reading(peer: CompactString, answers: bool) -> Reading {
+    level("presence_peer_up", vec![("peer", peer)], flag(answers))
 }
 
 fn level(name: &'static str, tags: Vec<(&'static str, CompactString)>, value: f64) -> Reading {
@@ -192,6 +198,7 @@ fn trouble(blind: BlindSeconds, blind_before: BlindSeconds, all: &Refusals, befo
         ("pause", blind.pause - blind_before.pause),
         ("drops", blind.drops - blind_before.drops),
         ("queue", blind.queue - blind_before.queue),
+        ("peer", blind.peer - blind_before.peer),
     ];
     for (cause, seconds) in seconds.into_iter().filter(|(_, seconds)| *seconds > 0.0) {
         out.push(count("presence_blind_seconds_total", vec![("cause", cause.into())], seconds));

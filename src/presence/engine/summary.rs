@@ -5,6 +5,7 @@ use compact_str::CompactString;
 use super::Engine;
 use crate::presence::blindness::BlindSeconds;
 use crate::presence::instance::State;
+use crate::presence::observers::ObserversView;
 use crate::presence::service::ServiceState;
 
 /// Most services that a summary names, and most instances.
@@ -71,6 +72,8 @@ pub struct Summary {
     pub is_mass_silence: bool,
     /// Seconds in which we could not see, since the start.
     pub blind: BlindSeconds,
+    /// Other observers of the same fleet; `None` if this is the only one.
+    pub observers: Option<ObserversView>,
 }
 
 impl Engine {

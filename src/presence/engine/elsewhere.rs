@@ -1,0 +1,458 @@
+//! What others observe: the view that several nodes share. A peer tells for how long it has not heard whom, never when, so
+//! that no two clocks have to agree; the later evidence counts, whoever has it. Whom a lost peer alone had heard is
+//! unwatched: that it is silent here says nothing.
+
+use std::collections::BTreeSet;
+
+use compact_str::CompactString;
+
+use crate::protocol::Heartbeat;
+
+use super::Engine;
+use crate::presence::admission::Refusal;
+use crate::presence::event::{Change, Event, Phase, Reason, WarningCode};
+use crate::presence::evidence::{Act, Entry, Evidence, Lost, MOST_ACTS, MOST_DROPPED};
+use crate::presence::instance::{Instance, Recheck, State, Suppression};
+use crate::presence::policy::{grace_for, misses_for};
+use crate::presence::roster::InstanceId;
+use crate::presence::service::ServiceState;
+use crate::presence::time::EngineTime;
+
+/// Beats that two nodes have heard so close, in seconds, are one.
+const COPY_SECS: f64 = 0.5;
+
+/// A peer's time of a beat is as inexact as its answer was slow; by so many seconds it is later than ours for certain.
+const LATER_SECS: f64 = 0.05;
+
+/// Whoever has no interval yet counts as heard by somebody for so many seconds.
+const UNKNOWN_INTERVAL: f64 = 30.0;
+
+/// Seconds between two warnings that nothing is heard here.
+const WARN_EVERY: f64 = 300.0;
+
+/// What a node itself has heard of an instance.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sighting {
+    /// Its service.
+    pub service: CompactString,
+    /// Its name.
+    pub instance: CompactString,
+    /// Seconds since its last beat.
+    pub age: f64,
+    /// Seconds since its last goodbye.
+    pub left_age: Option<f64>,
+    /// The interval that it declared.
+    pub interval: Option<f64>,
+    /// As it said.
+    pub start: Option<CompactString>,
+    /// As it said.
+    pub version: Option<CompactString>,
+    /// Seconds since it was registered.
+    pub known: f64,
+    /// Its beats until now.
+    pub beats: u64,
+    /// Others have heard it, and this node has not.
+    pub relayed: bool,
+}
+
+/// What this node tells.
+impl Engine {
+    /// The same, with an account of who heard what: for several observers.
+    #[must_use]
+    pub fn shared(self) -> Engine {
+        Engine { evidence: Some(Box::new(Evidence::new(self.now))), ..self }
+    }
+
+    /// What was heard here after a number, at most so much; the number to go on from, and whether there is more. Who asks
+    /// for the first time is told of those, too, whom others have heard: it may have lost what it knew.
+    pub fn sightings(&self, since: u64, most: usize) -> (Vec<Sighting>, u64, bool) {
+        let Some(evidence) = &self.evidence else { return (Vec::new(), since, false) };
+        let (ids, number, more) = evidence.since(since, most);
+        let own = ids.into_iter().filter_map(|id| Some((self.roster.get_instance(id)?, evidence.of(id))));
+        let mut all: Vec<Sighting> = own
+            .map(|(instance, entry)| {
+                let has_left = entry.left_here > EngineTime::LONG_AGO;
+                let left_age = has_left.then_some(self.now - entry.left_here);
+                Sighting { left_age, ..self.sighting(instance, entry.here) }
+            })
+            .collect();
+        if since == 0 {
+            let is_relayed = |(id, instance): &(InstanceId, &Instance)| {
+                let is_confirmed = instance.is_present() && instance.state() != State::Unknown;
+                is_confirmed && evidence.of(*id).is_not_from_here()
+            };
+            let relayed = self.roster.instances().filter(is_relayed).take(most.saturating_sub(all.len()));
+            all.extend(relayed.map(|(_, instance)| {
+                // Without the time in which nobody watched it.
+                let last = instance.detector().silent_since();
+                Sighting { relayed: true, ..self.sighting(instance, last) }
+            }));
+        }
+        (all, number, more)
+    }
+
+    /// An instance that was heard last at a time.
+    fn sighting(&self, instance: &Instance, last: EngineTime) -> Sighting {
+        Sighting {
+            service: self.roster.service_of(instance).name().clone(),
+            instance: instance.name().clone(),
+            age: (self.now - last).max(0.0),
+            left_age: None,
+            interval: instance.detector().declared_interval(),
+            start: instance.start().cloned(),
+            version: instance.version().cloned(),
+            known: (self.now - instance.first()).max(0.0),
+            beats: instance.received(),
+            relayed: false,
+        }
+    }
+
+    /// A beat was heard here, not by a peer.
+    pub(super) fn note_here(&mut self, id: InstanceId) {
+        let now = self.now;
+        if let Some(evidence) = &mut self.evidence {
+            evidence.note_here(id, now);
+        }
+    }
+
+    /// A goodbye was.
+    pub(super) fn note_left_here(&mut self, id: InstanceId) {
+        let now = self.now;
+        if let Some(evidence) = &mut self.evidence {
+            evidence.note_left_here(id, now);
+        }
+    }
+
+    /// Whether a beat at `at` is one that another node has heard, too.
+    pub(super) fn is_copy(&self, id: InstanceId, was: Option<State>, at: EngineTime) -> bool {
+        let Some(evidence) = &self.evidence else { return false };
+        let elsewhere = evidence.of(id).elsewhere;
+        matches!(was, Some(State::Up | State::Late)) && (at - elsewhere).abs() <= COPY_SECS
+    }
+}
+
+/// What peers tell.
+impl Engine {
+    /// Takes what a peer has heard, which was asked for at `asked`.
+    pub fn observe_elsewhere(&mut self, peer: u16, sighting: &Sighting, asked: EngineTime) {
+        let at = asked - sighting.age;
+        let left = sighting.left_age.map(|age| asked - age).filter(|&left| left >= at);
+        let found = self.roster.find(&sighting.service, &sighting.instance);
+        let beat = Heartbeat {
+            service: sighting.service.clone(),
+            instance: sighting.instance.clone(),
+            interval: sighting.interval,
+            start: sighting.start.clone(),
+            version: sighting.version.clone(),
+            ..Heartbeat::default()
+        };
+        let id = match found {
+            Some(id) => id,
+            // Who has left, or is silent for too long, is not registered for that.
+            None if left.is_some() || sighting.age >= self.timeout_elsewhere(sighting) => return,
+            None => match self.admit_elsewhere(&beat) {
+                Some(id) => id,
+                None => return,
+            },
+        };
+        let is_new = found.is_none();
+        if is_new {
+            let (instance, born) = (self.roster.instance_mut(id), asked - sighting.known.max(sighting.age));
+            instance.adopt(born, sighting.beats.saturating_sub(1));
+            let service = instance.service();
+            self.roster.service_mut(service).adopt(born, sighting.beats);
+        }
+        let instance = self.roster.instance(id);
+        let (was, last) = (instance.state(), instance.detector().last_life());
+        let is_later = at > last + LATER_SECS && !instance.is_straggler(&beat, at, &self.policy);
+        let is_watched = at >= last - COPY_SECS && !sighting.relayed;
+        if was == State::Unknown && !is_new && !is_later && is_watched {
+            // It was watched all the while that this node was away.
+            self.take_copy(id, &beat, last.max(at));
+        } else if is_new || is_later {
+            let was = (!is_new).then_some(was);
+            let here = self.evidence.as_ref().map_or(EngineTime::LONG_AGO, |evidence| evidence.of(id).here);
+            if matches!(was, Some(State::Up | State::Late)) && at - here <= COPY_SECS {
+                self.take_copy(id, &beat, at);
+            } else {
+                self.take_beat(id, was, &beat, at);
+            }
+        }
+        if let Some(evidence) = self.evidence.as_mut().filter(|_| !sighting.relayed) {
+            evidence.note_elsewhere(id, peer, at);
+        }
+        let instance = self.roster.instance(id);
+        let is_over = left.is_some_and(|left| left > instance.detector().last_life());
+        if is_over && instance.state() != State::Left && !instance.is_of_another_process(&beat) {
+            self.leave(id, Reason::Goodbye);
+        }
+    }
+
+    /// Silence after which one that is not known here is not worth registering.
+    fn timeout_elsewhere(&self, sighting: &Sighting) -> f64 {
+        let Some(interval) = sighting.interval else { return self.policy.learn_timeout };
+        f64::from(misses_for(interval)) * interval + grace_for(interval)
+    }
+
+    /// A new instance that a peer has admitted, unless the table is full here.
+    fn admit_elsewhere(&mut self, beat: &Heartbeat) -> Option<InstanceId> {
+        let service = self.roster.find_service(&beat.service);
+        if let Err(why) = self.make_room(service) {
+            if why == Refusal::Limit {
+                self.warn_of_limit(service);
+            }
+            self.admission.refuse(why, None, self.now);
+            return None;
+        }
+        let service = self.register_service(&beat.service);
+        Some(self.register_instance(service, &beat.instance))
+    }
+
+    /// Takes a beat that another node has heard, too: a sign of life, and no gap to learn from.
+    pub(super) fn take_copy(&mut self, id: InstanceId, beat: &Heartbeat, at: EngineTime) {
+        self.roster.change_texts(id, |instance| instance.observe_copy(at, beat));
+        self.watch_again(id);
+        let from = self.roster.instance(id).state();
+        self.become_up(id, Some(from));
+        self.schedule(id);
+    }
+
+    /// A peer has dropped too much in a second: that does not count against those whom it alone hears.
+    pub fn leave_out_elsewhere(&mut self, peer: u16) {
+        let Some(evidence) = &self.evidence else { return };
+        let is_heard_there =
+            |(id, instance): &(InstanceId, &Instance)| self.is_heard_by(evidence.of(*id), peer, instance);
+        let all: Vec<InstanceId> = self.roster.instances().filter(is_heard_there).map(|(id, _)| id).collect();
+        for id in all {
+            let (now, rules) = (self.now, *self.rules(id));
+            let detector = self.roster.instance_mut(id).detector_mut();
+            detector.leave_out_dropped_second(now, &self.policy, &rules);
+        }
+    }
+
+    /// Whether an instance that is present was heard of late by a peer alone.
+    fn is_heard_by(&self, entry: Entry, peer: u16, instance: &Instance) -> bool {
+        let recent = instance.detector().last_life() - 2.0 * self.interval_or_guess(instance);
+        let is_heard = entry.elsewhere > EngineTime::LONG_AGO && entry.peer == peer;
+        instance.is_present() && is_heard && entry.here < recent
+    }
+
+    /// The seconds in which too much was dropped here, since this was last asked.
+    pub fn take_dropped(&mut self) -> Vec<EngineTime> {
+        self.evidence.as_mut().map_or_else(Vec::new, |evidence| std::mem::take(&mut evidence.dropped))
+    }
+
+    /// Too much was dropped here in this second.
+    pub(super) fn note_dropped_here(&mut self) {
+        let now = self.now;
+        if let Some(evidence) = self.evidence.as_mut().filter(|evidence| evidence.dropped.len() < MOST_DROPPED) {
+            evidence.dropped.push(now);
+        }
+    }
+
+    /// An answer of a peer was broken.
+    pub fn refuse_digest(&mut self) {
+        self.admission.refuse(Refusal::Digest, None, self.now);
+    }
+}
+
+/// Lost peers.
+impl Engine {
+    /// A peer does not answer: whom it alone has heard is unwatched.
+    pub fn lose_peer(&mut self, peer: u16) {
+        let Some(evidence) = &self.evidence else { return };
+        if evidence.is_lost(peer) {
+            return;
+        }
+        let is_its_own = |(id, instance): &(InstanceId, &Instance)| {
+            !instance.is_member() && self.is_heard_by(evidence.of(*id), peer, instance)
+        };
+        let unwatched: Vec<InstanceId> = self.roster.instances().filter(is_its_own).map(|(id, _)| id).collect();
+        for &id in &unwatched {
+            self.roster.instance_mut(id).set_unwatched(true);
+        }
+        let (size, now) = (unwatched.len(), self.now);
+        let unwatched = unwatched.into_iter().map(|id| (id, 0.0)).collect();
+        if let Some(evidence) = &mut self.evidence {
+            evidence.followed = evidence.followed.max(now);
+            evidence.lost.push(Lost { peer, unwatched, size });
+        }
+    }
+
+    /// A peer answers again. Whoever it had heard alone, and is down for that, or was unwatched for too long, gets a fresh
+    /// timeout.
+    pub fn regain_peer(&mut self, peer: u16) {
+        let Some(evidence) = &mut self.evidence else { return };
+        let Some(place) = evidence.lost.iter().position(|lost| lost.peer == peer) else { return };
+        let lost = evidence.lost.swap_remove(place);
+        for (id, blind) in lost.unwatched {
+            let is_spent = blind >= self.policy.mass_hold;
+            self.recover_from_lost_peer(id, is_spent);
+        }
+    }
+
+    /// How many instances are unwatched.
+    pub fn unwatched(&self) -> usize {
+        self.evidence.as_ref().map_or(0, |evidence| evidence.unwatched().len())
+    }
+
+    /// Somebody was heard who may have been unwatched.
+    pub(super) fn watch_again(&mut self, id: InstanceId) {
+        let instance = self.roster.instance_mut(id);
+        if !instance.is_unwatched() {
+            return;
+        }
+        instance.set_unwatched(false);
+        if let Some(evidence) = &mut self.evidence {
+            evidence.watch_again(id);
+        }
+    }
+
+    /// Who is unwatched is blind time, for `mass_hold` at most; when more than half of a lost peer's instances have found
+    /// another node, the others have had the time for it.
+    pub(super) fn follow_lost_peers(&mut self) {
+        let now = self.now;
+        let Some(evidence) = &mut self.evidence else { return };
+        let secs = (now - std::mem::replace(&mut evidence.followed, now)).max(0.0);
+        let (mut lost, mut is_blind) = (std::mem::take(&mut evidence.lost), false);
+        for one in &mut lost {
+            one.unwatched.retain(|&id, _| self.roster.get_instance(id).is_some_and(Instance::is_unwatched));
+            if one.is_dispersed() {
+                one.size = 0;
+                for (id, _) in std::mem::take(&mut one.unwatched) {
+                    self.recover_from_lost_peer(id, true);
+                }
+                continue;
+            }
+            for (&id, blind) in &mut one.unwatched {
+                let instance = self.roster.instance_mut(id);
+                let added = secs.min(self.policy.mass_hold - *blind);
+                if instance.is_present() && added > 0.0 {
+                    *blind += added;
+                    is_blind = true;
+                    instance.detector_mut().leave_out_lost_peer(added);
+                }
+            }
+        }
+        if is_blind {
+            self.blindness.note_lost_peer(secs);
+        }
+        if let Some(evidence) = &mut self.evidence {
+            evidence.lost = lost;
+        }
+        self.find_deafness();
+    }
+
+    /// One that was unwatched is judged by itself again.
+    fn recover_from_lost_peer(&mut self, id: InstanceId, gets_time: bool) {
+        let Some(instance) = self.roster.get_instance(id) else { return };
+        let fresh = self.now + instance.detector().timing(&self.policy, self.rules(id)).down;
+        let instance = self.roster.instance_mut(id);
+        instance.set_unwatched(false);
+        if instance.is_present() && gets_time {
+            instance.detector_mut().hold_until(fresh);
+        } else if instance.is_down() && instance.suppression() == Some(Suppression::Peer) {
+            instance.recheck_at(fresh, Recheck::Astray);
+        }
+        self.schedule(id);
+    }
+
+    /// The interval of an instance, or a guess.
+    fn interval_or_guess(&self, instance: &Instance) -> f64 {
+        instance.detector().interval(&self.policy).unwrap_or(UNKNOWN_INTERVAL)
+    }
+
+    /// Whether our own blindness says nothing of an instance: a peer that answers has heard it of late, or nobody watches
+    /// it.
+    fn is_seen_elsewhere(&self, id: InstanceId, instance: &Instance) -> bool {
+        let Some(evidence) = &self.evidence else { return false };
+        let entry = evidence.of(id);
+        let recent = instance.detector().last_life() - 2.0 * self.interval_or_guess(instance);
+        instance.is_unwatched() || entry.elsewhere >= recent && !evidence.is_lost(entry.peer)
+    }
+
+    /// Those for whom our own blindness says nothing.
+    pub(super) fn seen_elsewhere(&self) -> BTreeSet<InstanceId> {
+        if self.evidence.is_none() {
+            return BTreeSet::new();
+        }
+        self.roster.instances().filter(|(id, one)| self.is_seen_elsewhere(*id, one)).map(|(id, _)| id).collect()
+    }
+
+    /// Warns that nothing is heard here while a peer hears those that were: the ear is broken, and nobody is silent.
+    fn find_deafness(&mut self) {
+        let now = self.now;
+        let Some(evidence) = &mut self.evidence else { return };
+        let silence = now - evidence.last_here;
+        let may_be = evidence.last_here > EngineTime::LONG_AGO && silence >= 1.0 && now - evidence.listened_at >= 1.0;
+        if !may_be || now - evidence.deaf_at < WARN_EVERY {
+            return;
+        }
+        evidence.listened_at = now;
+        let Some(evidence) = &self.evidence else { return };
+        let (mut count, mut shortest) = (0, f64::INFINITY);
+        for (id, instance) in self.roster.instances().filter(|(_, instance)| instance.is_present()) {
+            let entry = evidence.of(id);
+            if entry.here > EngineTime::LONG_AGO && entry.elsewhere > entry.here + COPY_SECS {
+                count += 1;
+                shortest = shortest.min(instance.detector().timing(&self.policy, self.roster.rules_of(instance)).down);
+            }
+        }
+        if count >= self.policy.mass_instances && silence >= shortest {
+            if let Some(evidence) = &mut self.evidence {
+                evidence.deaf_at = now;
+            }
+            self.warn(None, WarningCode::Deaf, true);
+        }
+    }
+}
+
+/// For whoever decides what is notified.
+impl Engine {
+    /// A peer is gone, or is back: the two nodes in the order of their names.
+    pub fn report_peer(&mut self, phase: Phase, nodes: [CompactString; 2]) {
+        let event = Event::new(self.now, Change::Peer(phase), true);
+        self.report(Event { nodes: Some(nodes), ..event });
+    }
+
+    /// What operators have done here since this was last asked.
+    pub fn take_acts(&mut self) -> Vec<Act> {
+        self.evidence.as_mut().map_or_else(Vec::new, |evidence| std::mem::take(&mut evidence.acts))
+    }
+
+    /// An operator has announced maintenance of so many seconds, or, without it, had somebody forgotten.
+    pub(super) fn note_act(&mut self, service: &str, instance: Option<&str>, maintenance: Option<f64>) {
+        let at = self.now;
+        if let Some(evidence) = self.evidence.as_mut().filter(|evidence| evidence.acts.len() < MOST_ACTS) {
+            let (service, instance) = (service.into(), instance.map(CompactString::from));
+            evidence.acts.push(Act { at, service, instance, maintenance });
+        }
+    }
+
+    /// Forgets an instance, or those of a service, as far as they were not heard since.
+    pub fn forget_elsewhere(&mut self, service: &str, instance: Option<&str>, at: EngineTime) {
+        let known = match (instance, self.roster.find_service(service)) {
+            (Some(name), _) => self.roster.find(service, name).into_iter().collect(),
+            (None, Some(id)) => self.roster.service(id).instances().to_vec(),
+            (None, None) => Vec::new(),
+        };
+        for id in known {
+            if self.roster.instance(id).detector().last_life() <= at {
+                self.remove_instance(id, Reason::Operator);
+            }
+        }
+    }
+
+    /// Whether there is evidence that a service, or one of its instances, is well.
+    pub fn is_well(&self, service: &str, instance: Option<&str>) -> bool {
+        let is_well = |instance: &Instance| matches!(instance.state(), State::Up | State::Left);
+        if let Some(name) = instance {
+            return self.roster.find(service, name).is_some_and(|id| is_well(self.roster.instance(id)));
+        }
+        self.roster.find_service(service).is_some_and(|id| {
+            let service = self.roster.service(id);
+            let is_up = matches!(service.state(), Some(ServiceState::Up | ServiceState::Left));
+            is_up && self.roster.instances_of(service).all(is_well)
+        })
+    }
+}

@@ -1,0 +1,261 @@
+//! What this node itself has heard, and what its peers have: the evidence behind a view that several observers share.
+//!
+//! What is heard here gets a number, so that a peer that asks twice a second is told only what is new to it. An instance
+//! that a lost peer alone had heard is *unwatched*: its silence says nothing of it.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use compact_str::CompactString;
+
+use crate::memory::{footprint, vec_footprint};
+
+use super::roster::InstanceId;
+use super::time::EngineTime;
+
+/// Numbers that are out of date may be as many as those that are not, and these.
+const OUTDATED: usize = 1024;
+
+/// What operators did that may wait to be told to peers.
+pub(super) const MOST_ACTS: usize = 1000;
+
+/// Seconds in which too much was dropped that may wait to be told to peers.
+pub(super) const MOST_DROPPED: usize = 100;
+
+/// What an operator has done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Act {
+    /// When.
+    pub at: EngineTime,
+    /// To which service.
+    pub service: CompactString,
+    /// To which instance; without one to all of it.
+    pub instance: Option<CompactString>,
+    /// Maintenance of so many seconds; without it, it was forgotten.
+    pub maintenance: Option<f64>,
+}
+
+/// What is known of who heard an instance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Entry {
+    /// Last beat here.
+    pub(super) here: EngineTime,
+    /// Last goodbye here.
+    pub(super) left_here: EngineTime,
+    /// Last beat that a peer has heard, and which one.
+    pub(super) elsewhere: EngineTime,
+    pub(super) peer: u16,
+    /// Number of the last that was heard here; 0 is none.
+    number: u64,
+}
+
+impl Default for Entry {
+    fn default() -> Entry {
+        let never = EngineTime::LONG_AGO;
+        Entry { here: never, left_here: never, elsewhere: never, peer: 0, number: 0 }
+    }
+}
+
+impl Entry {
+    /// Nothing of it was ever heard here.
+    pub(super) fn is_not_from_here(&self) -> bool {
+        self.number == 0
+    }
+}
+
+/// A peer that does not answer.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) peer: u16,
+    /// Whom it alone had heard, and for how many seconds that is blind time already.
+    pub(super) unwatched: HashMap<InstanceId, f64>,
+    /// How many there were at first.
+    pub(super) size: usize,
+}
+
+impl Lost {
+    /// Whether more than half of them have been heard by somebody else.
+    pub(super) fn is_dispersed(&self) -> bool {
+        2 * (self.size - self.unwatched.len().min(self.size)) > self.size
+    }
+}
+
+/// What was heard, by whom.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    /// By the places of instances.
+    entries: Vec<Entry>,
+    /// What was heard here, in the order of numbers; what was heard again since is out of date.
+    log: VecDeque<(u64, InstanceId)>,
+    numbered: usize,
+    last_number: u64,
+    /// When anything was last heard here.
+    pub(super) last_here: EngineTime,
+    pub(super) lost: Vec<Lost>,
+    /// Up to when blind time was counted.
+    pub(super) followed: EngineTime,
+    /// When deafness was last looked for, and warned of.
+    pub(super) listened_at: EngineTime,
+    pub(super) deaf_at: EngineTime,
+    /// What operators did, and peers are not told of yet.
+    pub(super) acts: Vec<Act>,
+    /// The same of seconds in which too much was dropped here.
+    pub(super) dropped: Vec<EngineTime>,
+}
+
+impl Evidence {
+    /// Nothing was heard until now.
+    pub(super) fn new(now: EngineTime) -> Evidence {
+        Evidence {
+            entries: Vec::new(),
+            log: VecDeque::new(),
+            numbered: 0,
+            last_number: 0,
+            last_here: EngineTime::LONG_AGO,
+            lost: Vec::new(),
+            followed: now,
+            listened_at: EngineTime::LONG_AGO,
+            deaf_at: EngineTime::LONG_AGO,
+            acts: Vec::new(),
+            dropped: Vec::new(),
+        }
+    }
+}
+
+impl Evidence {
+    /// Bytes that it takes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let unwatched: usize = self.lost.iter().map(|lost| lost.unwatched.capacity()).sum();
+        vec_footprint::<Entry>(self.entries.capacity())
+            + vec_footprint::<(u64, InstanceId)>(self.log.capacity())
+            + if unwatched == 0 { 0 } else { footprint(unwatched * (size_of::<(InstanceId, f64)>() + 1)) }
+    }
+
+    /// What is known of an instance.
+    pub(super) fn of(&self, id: InstanceId) -> Entry {
+        self.entries.get(id.place() as usize).copied().unwrap_or_default()
+    }
+
+    fn entry(&mut self, id: InstanceId) -> &mut Entry {
+        let place = id.place() as usize;
+        if self.entries.len() <= place {
+            self.entries.resize(place + 1, Entry::default());
+        }
+        &mut self.entries[place]
+    }
+
+    /// A beat was heard here.
+    pub(super) fn note_here(&mut self, id: InstanceId, at: EngineTime) {
+        self.entry(id).here = at;
+        self.last_here = at;
+        self.number(id);
+    }
+
+    /// A goodbye was heard here.
+    pub(super) fn note_left_here(&mut self, id: InstanceId, at: EngineTime) {
+        self.entry(id).left_here = at;
+        self.last_here = at;
+        self.number(id);
+    }
+
+    /// A peer has heard a beat.
+    pub(super) fn note_elsewhere(&mut self, id: InstanceId, peer: u16, at: EngineTime) {
+        let entry = self.entry(id);
+        if at >= entry.elsewhere {
+            (entry.elsewhere, entry.peer) = (at, peer);
+        }
+    }
+
+    fn number(&mut self, id: InstanceId) {
+        self.last_number += 1;
+        let number = self.last_number;
+        let before = std::mem::replace(&mut self.entry(id).number, number);
+        self.numbered += usize::from(before == 0);
+        self.log.push_back((number, id));
+        if self.log.len() > 2 * self.numbered + OUTDATED {
+            let entries = &self.entries;
+            self.log.retain(|&(number, id)| entries[id.place() as usize].number == number);
+        }
+    }
+
+    /// An instance is forgotten: its place may be another's.
+    pub(super) fn forget(&mut self, id: InstanceId) {
+        if let Some(entry) = self.entries.get_mut(id.place() as usize) {
+            self.numbered -= usize::from(entry.number != 0);
+            *entry = Entry::default();
+        }
+        self.watch_again(id);
+    }
+
+    /// Somebody unwatched was heard, or is forgotten.
+    pub(super) fn watch_again(&mut self, id: InstanceId) {
+        for lost in &mut self.lost {
+            lost.unwatched.remove(&id);
+        }
+    }
+
+    /// Who was heard here after a number, at most so many, in the order of numbers; the number to go on from, and whether
+    /// there is more.
+    pub(super) fn since(&self, number: u64, most: usize) -> (Vec<InstanceId>, u64, bool) {
+        let first = self.log.partition_point(|&(known, _)| known <= number);
+        let (mut ids, mut last) = (Vec::new(), number);
+        for &(known, id) in self.log.range(first..) {
+            if self.of(id).number != known {
+                continue;
+            }
+            if ids.len() == most {
+                return (ids, last, true);
+            }
+            ids.push(id);
+            last = known;
+        }
+        (ids, self.last_number, false)
+    }
+
+    /// Whether a peer answers.
+    pub(super) fn is_lost(&self, peer: u16) -> bool {
+        self.lost.iter().any(|lost| lost.peer == peer)
+    }
+
+    /// All that are unwatched.
+    pub(super) fn unwatched(&self) -> BTreeSet<InstanceId> {
+        self.lost.iter().flat_map(|lost| lost.unwatched.keys().copied()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: f64) -> EngineTime {
+        EngineTime::from_secs(secs)
+    }
+
+    #[test]
+    fn who_asks_is_given_what_is_new_in_parts_and_each_once() {
+        let mut evidence = Evidence::new(at(0.0));
+        let ids: Vec<InstanceId> = (0..5).map(InstanceId::from_place).collect();
+        for &id in &ids {
+            evidence.note_here(id, at(1.0));
+        }
+        evidence.note_here(ids[0], at(2.0));
+        let (first, number, more) = evidence.since(0, 3);
+        assert_eq!((first.as_slice(), more), (&ids[1..4], true));
+        let (rest, number, more) = evidence.since(number, 3);
+        assert_eq!((rest, more), (vec![ids[4], ids[0]], false));
+        assert_eq!(evidence.since(number, 3), (Vec::new(), number, false));
+        evidence.note_left_here(ids[2], at(3.0));
+        evidence.forget(ids[4]);
+        assert_eq!(evidence.since(number, 3).0, [ids[2]]);
+        assert_eq!(evidence.since(0, 9).0, [ids[1], ids[3], ids[0], ids[2]]);
+    }
+
+    #[test]
+    fn the_log_stays_in_proportion_to_who_is_known() {
+        let mut evidence = Evidence::new(at(0.0));
+        for n in 0..100_000_u32 {
+            evidence.note_here(InstanceId::from_place(n % 7), at(f64::from(n)));
+        }
+        assert!(evidence.log.len() <= 2 * 7 + OUTDATED, "{}", evidence.log.len());
+        assert_eq!(evidence.since(0, 100).0.len(), 7);
+    }
+}

@@ -1,0 +1,470 @@
+//! Two or more observers: nodes that hear the same fleet, or parts of it, judge as one and notify once.
+//!
+//! Each asks each other twice a second for what that one itself has heard ([`digest`]), and judges by the later evidence.
+//! A silence is judged only with an answer of every peer that answers at all, so that a down means that nobody has heard it.
+//! The node with the lowest name among those that answer and whose receivers can be reached *speaks*; what that means is in
+//! [`problems`]. Pure: time is an argument, and who asks and answers is somebody else's.
+//!
+//! | file | keeps |
+//! |---|---|
+//! | [`digest`] | what goes over the wire |
+//! | `peer` | whether a peer answers, how it is, and what it holds open |
+//! | `problems` | what is notified, by whomever |
+
+mod digest;
+mod peer;
+mod problems;
+
+use std::collections::VecDeque;
+
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+
+use super::Alarm;
+use super::alert_book::{AlertKey, Notification};
+use super::engine::Engine;
+use super::event::Phase;
+use super::evidence::Act;
+use super::time::{EngineTime, UnixTime};
+
+use peer::Peer;
+use problems::{Problem, Problems};
+
+pub use digest::{ActRow, Cursor, Digest, Heard, MOST_ROWS, ProblemRow};
+use digest::{MOST_ACTS, MOST_PROBLEMS};
+
+/// Time between two polls, in seconds.
+pub const POLL_SECS: f64 = 0.5;
+
+/// So many polls without an answer are a peer that does not answer.
+const MISSED_POLLS: u32 = 3;
+
+/// Silence is judged with answers that are no older, in seconds.
+const FRESH_SECS: f64 = 0.75;
+
+/// Acts of operators that are remembered, for so many seconds.
+const ACTS_SECS: f64 = 86_400.0;
+
+/// Seconds in which too much was dropped are remembered for so many.
+const DROPPED_SECS: f64 = 60.0;
+
+/// Why an answer was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mistaken {
+    /// The peer has this node's own name, or is this node.
+    #[error("it calls itself `{0}`, which is the name of this node")]
+    Namesake(CompactString),
+    /// It cannot be read.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What survives a restart.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SavedObservers {
+    /// Peers by their URLs.
+    peers: Vec<(String, Option<CompactString>)>,
+    problems: Vec<Problem>,
+}
+
+/// What receivers are to be sent.
+#[derive(Debug, Default)]
+pub struct Spoken {
+    /// To all, in order.
+    pub notifications: Vec<Notification>,
+    /// Before that: this node begins to speak. All that is out, to those who forget what is not repeated.
+    pub again: Option<Vec<Notification>>,
+    /// Before that: this node speaks no longer. What waits to be sent is another's.
+    pub is_silenced: bool,
+    /// What others have notified while it was on its way here.
+    pub overtaken: Vec<AlertKey>,
+}
+
+/// A peer as it is shown.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PeerView {
+    /// Where it is, without what is secret.
+    pub url: String,
+    /// Its name, once it has said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<CompactString>,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// Seconds since its last answer was asked for.
+    pub digest_age_s: f64,
+    /// Whether it can reach its receivers.
+    pub notifier: bool,
+    /// It has said that it is leaving.
+    pub leaving: bool,
+    /// It has the name of this node: one of both must be set.
+    pub same_name: bool,
+    /// Answers that could not be used.
+    pub refused: u64,
+}
+
+/// All observers as they are shown.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ObserversView {
+    /// Name of this node.
+    pub node: CompactString,
+    /// Who notifies, as this node sees it; `None` while it does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<CompactString>,
+    /// Instances that a lost peer alone had heard.
+    pub unwatched: usize,
+    /// The peers, in the order of the configuration.
+    pub peers: Vec<PeerView>,
+}
+
+/// This node among others.
+#[derive(Debug)]
+pub struct Observers {
+    node: CompactString,
+    /// Which start of this node it is.
+    start: u64,
+    peers: Vec<Peer>,
+    problems: Problems,
+    /// What operators have done, here or elsewhere, by the number of the change.
+    acts: VecDeque<(u64, Act)>,
+    /// Seconds in which too much was dropped here, likewise.
+    dropped: VecDeque<(u64, EngineTime)>,
+    /// Number of the last change of anything but sightings.
+    last_number: u64,
+    /// Whether its own receivers can be reached.
+    notifier_works: bool,
+    is_leaving: bool,
+    is_speaking: bool,
+    /// What others have notified while it was on its way.
+    overtaken: Vec<AlertKey>,
+    /// Alarms of peers that are none any more.
+    former: Vec<[CompactString; 2]>,
+}
+
+/// Two nodes in the order of their names: both call what is between them the same.
+fn in_order(a: &str, b: &str) -> [CompactString; 2] {
+    if a <= b { [a.into(), b.into()] } else { [b.into(), a.into()] }
+}
+
+/// Making one.
+impl Observers {
+    /// A node among peers at these URLs, at a time of both clocks; `start` tells its starts apart. `firing` is what its
+    /// alert book holds open.
+    pub fn new(
+        node: &str,
+        start: u64,
+        urls: &[String],
+        saved: SavedObservers,
+        firing: impl Iterator<Item = Alarm>,
+        (now, unix): (EngineTime, UnixTime),
+    ) -> Observers {
+        let known =
+            |url: &String| saved.peers.iter().find(|(known, _)| known == url).and_then(|(_, node)| node.clone());
+        let mut peers: Vec<Peer> = urls.iter().map(|url| Peer::new(url, known(url), now)).collect();
+        let firing: Vec<Alarm> = firing.collect();
+        // Whom an earlier start has reported; of those that are no peers any more that is over.
+        let mut former: Vec<[CompactString; 2]> = firing.iter().filter_map(|alarm| alarm.key.nodes.clone()).collect();
+        for peer in &mut peers {
+            let nodes = in_order(node, peer.name());
+            if let Some(place) = former.iter().position(|known| *known == nodes) {
+                peer.alarm = Some(former.swap_remove(place));
+            }
+        }
+        // 0 is what somebody has who has nothing.
+        let mut last_number = 1;
+        let problems = Problems::restored(saved.problems, firing, now, unix, &mut last_number);
+        Observers {
+            node: node.into(),
+            start,
+            peers,
+            problems,
+            acts: VecDeque::new(),
+            dropped: VecDeque::new(),
+            last_number,
+            notifier_works: true,
+            is_leaving: false,
+            is_speaking: false,
+            overtaken: Vec::new(),
+            former,
+        }
+    }
+
+    /// Writes what survives a restart as JSON.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn store(&self, out: impl std::io::Write) -> std::io::Result<()> {
+        #[derive(Serialize)]
+        struct Stored<'a> {
+            peers: Vec<(&'a str, Option<&'a CompactString>)>,
+            problems: Vec<&'a Problem>,
+        }
+        let peers = self.peers.iter().map(|peer| (peer.url.as_str(), peer.node.as_ref())).collect();
+        Ok(serde_json::to_writer(out, &Stored { peers, problems: self.problems.saved() })?)
+    }
+}
+
+/// What this node tells others.
+impl Observers {
+    /// What is new to whoever has a cursor; everything to who has none, or one of another start.
+    pub fn digest(&self, engine: &Engine, since: Option<Cursor>, unix: UnixTime) -> Digest {
+        let now = engine.now();
+        let known = since.filter(|cursor| cursor.start == self.start);
+        let mut from = known.unwrap_or(Cursor { start: self.start, ..Cursor::default() });
+        if self.problems.has_forgotten(from.changed) {
+            from.changed = 0;
+        }
+        let (sightings, heard, more_heard) = engine.sightings(from.heard, MOST_ROWS);
+        let mut rows = self.problems.rows(from.changed, MOST_PROBLEMS + 1, now, unix);
+        let more_problems = rows.len() > MOST_PROBLEMS;
+        rows.truncate(MOST_PROBLEMS);
+        let changed = rows.last().filter(|_| more_problems).map_or(self.last_number, |(number, _)| *number);
+        let acts = self.acts.iter().filter(|(number, _)| *number > from.changed && *number <= changed);
+        let acts = acts.map(|(_, act)| ActRow {
+            service: act.service.clone(),
+            instance: act.instance.clone(),
+            age: (now - act.at).max(0.0),
+            maintenance: act.maintenance,
+        });
+        let dropped = self.dropped.iter().filter(|(number, _)| *number > from.changed && *number <= changed);
+        // Who was not there, or does not know, has its own reasons not to count them.
+        let dropped = dropped.filter(|_| from.changed > 0);
+        let dropped_ms = dropped.map(|(_, at)| ((now - *at).max(0.0) * 1000.0) as u64).collect();
+        Digest {
+            v: 1,
+            node: self.node.clone(),
+            cursor: Cursor { start: self.start, heard, changed }.to_string(),
+            whole: from.changed == 0,
+            more: more_heard || more_problems,
+            notifier: self.notifier_works,
+            leaving: self.is_leaving,
+            heard: sightings.into_iter().map(Heard::of).collect(),
+            problems: rows.into_iter().map(|(_, row)| row).collect(),
+            acts: acts.collect(),
+            dropped_ms,
+        }
+    }
+
+    /// It is about to stop, and says so.
+    pub fn leave(&mut self) {
+        self.is_leaving = true;
+    }
+
+    /// Remembers what an operator has done, for peers.
+    fn note_act(&mut self, act: Act) {
+        self.acts.retain(|(_, known)| {
+            let is_same = known.service == act.service && known.instance == act.instance;
+            !is_same && act.at - known.at < ACTS_SECS
+        });
+        if self.acts.len() == MOST_ACTS {
+            self.acts.pop_front();
+        }
+        self.last_number += 1;
+        self.acts.push_back((self.last_number, act));
+    }
+}
+
+/// What others tell this node.
+impl Observers {
+    /// Where to go on with a peer.
+    pub fn cursor(&self, peer: usize) -> Option<Cursor> {
+        self.peers.get(peer)?.cursor
+    }
+
+    /// Takes an answer of a peer that was asked at `asked`; whether there is more to ask for at once.
+    ///
+    /// # Errors
+    /// If the peer has the name of this node.
+    pub fn take_digest(
+        &mut self,
+        peer: usize,
+        digest: Digest,
+        engine: &mut Engine,
+        (asked, unix): (EngineTime, UnixTime),
+    ) -> Result<bool, Mistaken> {
+        let now = engine.now();
+        let is_namesake = digest.node == self.node
+            || self.peers.iter().enumerate().any(|(at, known)| at != peer && known.node.as_ref() == Some(&digest.node));
+        let Some(known) = self.peers.get_mut(peer) else { return Ok(false) };
+        let Ok(cursor) = digest.cursor.parse() else { return Err(Mistaken::Broken("its cursor is none".into())) };
+        if is_namesake {
+            known.is_namesake = true;
+            known.refused += 1;
+            return Err(Mistaken::Namesake(digest.node));
+        }
+        let is_back = known.take(asked, &digest, cursor);
+        let id = u16::try_from(peer).unwrap_or(u16::MAX);
+        for row in &digest.problems {
+            known.take_problem(row, now, unix);
+            if self.problems.learn(row, now, unix, &mut self.last_number) {
+                self.overtaken.push(row.key.clone());
+            }
+        }
+        for act in digest.acts {
+            self.take_act(act, engine, asked);
+        }
+        for row in digest.heard {
+            let sighting = row.into_sighting();
+            if !self.is_forgotten(&sighting.service, &sighting.instance, asked - sighting.age) {
+                engine.observe_elsewhere(id, &sighting, asked);
+            }
+        }
+        for _ in digest.dropped_ms {
+            engine.leave_out_elsewhere(id);
+        }
+        if is_back {
+            engine.regain_peer(id);
+        }
+        Ok(digest.more)
+    }
+
+    /// A peer gave an answer that cannot be used.
+    pub fn refuse(&mut self, peer: usize, engine: &mut Engine) {
+        engine.refuse_digest();
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.refused += 1;
+        }
+    }
+
+    /// A peer did not answer, or not as it should.
+    pub fn miss(&mut self, peer: usize, engine: &mut Engine) {
+        let now = engine.now();
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        if known.miss(now) {
+            engine.lose_peer(u16::try_from(peer).unwrap_or(u16::MAX));
+        }
+    }
+
+    /// The later act wins.
+    fn take_act(&mut self, row: ActRow, engine: &mut Engine, asked: EngineTime) {
+        let at = asked - row.age;
+        let is_same = |known: &Act| known.service == row.service && known.instance == row.instance;
+        if self.acts.iter().any(|(_, known)| is_same(known) && known.at + 1.0 >= at) {
+            return;
+        }
+        let instance = row.instance.as_deref();
+        match row.maintenance {
+            // What is left of it; an end is an end.
+            Some(secs) => drop(engine.maintain(&row.service, instance, (secs - row.age).max(0.0))),
+            None => engine.forget_elsewhere(&row.service, instance, at),
+        }
+        let ActRow { service, instance, maintenance, .. } = row;
+        self.note_act(Act { at, service, instance, maintenance });
+    }
+
+    /// Whether an instance was forgotten after a time.
+    fn is_forgotten(&self, service: &str, instance: &str, seen: EngineTime) -> bool {
+        let is_of_it = |act: &Act| act.instance.as_deref().is_none_or(|name| name == instance);
+        let is_gone =
+            |act: &Act| act.maintenance.is_none() && act.service == service && is_of_it(act) && act.at >= seen;
+        self.acts.iter().any(|(_, act)| is_gone(act))
+    }
+}
+
+/// Judging and speaking.
+impl Observers {
+    /// Whether silence may be judged: what every peer that answers has heard up to now is known.
+    pub fn may_judge(&self, now: EngineTime) -> bool {
+        self.peers.iter().all(|peer| peer.lets_judge(now))
+    }
+
+    /// Whether a peer is lost.
+    pub fn has_lost_peer(&self) -> bool {
+        self.peers.iter().any(|peer| !peer.answers())
+    }
+
+    /// Lets time pass: reports peers that are gone, and those that are back.
+    pub fn tick(&mut self, engine: &mut Engine, unix: UnixTime) {
+        let now = engine.now();
+        for peer in &mut self.peers {
+            let is_gone = peer.is_gone(now);
+            if is_gone && peer.alarm.is_none() {
+                let nodes = in_order(&self.node, peer.name());
+                engine.report_peer(Phase::Start, nodes.clone());
+                peer.alarm = Some(nodes);
+            } else if peer.answers()
+                && peer.is_known
+                && let Some(nodes) = peer.alarm.take()
+            {
+                engine.report_peer(Phase::End, nodes);
+            }
+        }
+        for nodes in std::mem::take(&mut self.former) {
+            engine.report_peer(Phase::End, nodes);
+        }
+        for act in engine.take_acts() {
+            self.note_act(act);
+        }
+        self.dropped.retain(|(_, at)| now - *at < DROPPED_SECS);
+        for at in engine.take_dropped() {
+            self.last_number += 1;
+            self.dropped.push_back((self.last_number, at));
+        }
+        self.problems.tick(now, unix, &mut self.last_number);
+    }
+
+    /// Takes what this node's own machine would notify.
+    pub fn note(&mut self, notifications: Vec<Notification>, now: EngineTime) {
+        for notification in notifications {
+            self.problems.note(notification, now, &mut self.last_number);
+        }
+    }
+
+    /// Whether this node's receivers can be reached, and what was notified before a time and has arrived.
+    pub fn note_receivers(&mut self, work: bool, arrived: Option<EngineTime>, now: EngineTime) {
+        self.notifier_works = work;
+        if let Some(until) = arrived {
+            self.problems.note_arrived(until, now, &mut self.last_number);
+        }
+    }
+
+    /// Who speaks, as this node sees it; `None` while it has not heard of every peer.
+    fn speaker(&self) -> Option<&str> {
+        if !self.peers.iter().all(|peer| peer.is_known) {
+            return None;
+        }
+        let answering = || self.peers.iter().filter(|peer| peer.answers());
+        let working = answering().filter(|peer| peer.notifier_works).map(|peer| peer.name());
+        let working = working.chain(self.notifier_works.then_some(self.node.as_str())).min();
+        // If nobody's receivers can be reached, somebody has to go on trying.
+        working.or_else(|| answering().map(|peer| peer.name()).chain([self.node.as_str()]).min())
+    }
+
+    /// What is to be sent now.
+    pub fn speak(&mut self, engine: &Engine) -> Spoken {
+        let now = engine.now();
+        let speaks = self.speaker().is_some_and(|speaker| speaker == self.node);
+        let was_speaking = std::mem::replace(&mut self.is_speaking, speaks);
+        let overtaken = std::mem::take(&mut self.overtaken);
+        let mut spoken = Spoken { overtaken, ..Spoken::default() };
+        if was_speaking && !speaks {
+            spoken.is_silenced = true;
+            self.problems.take_back(now, &mut self.last_number);
+        }
+        if speaks {
+            spoken.again = (!was_speaking).then(|| self.problems.out());
+            spoken.notifications = self.problems.speak(&self.peers, engine, now, &mut self.last_number);
+        }
+        spoken
+    }
+
+    /// How they are.
+    pub fn view(&self, engine: &Engine) -> ObserversView {
+        let now = engine.now();
+        let view = |peer: &Peer| PeerView {
+            url: peer.url.clone(),
+            node: peer.node.clone(),
+            reachable: peer.answers() && peer.is_known,
+            digest_age_s: peer.age(now).max(0.0),
+            notifier: peer.notifier_works,
+            leaving: peer.is_leaving,
+            same_name: peer.is_namesake,
+            refused: peer.refused,
+        };
+        ObserversView {
+            node: self.node.clone(),
+            speaker: self.speaker().map(CompactString::from),
+            unwatched: engine.unwatched(),
+            peers: self.peers.iter().map(view).collect(),
+        }
+    }
+}

@@ -1,0 +1,712 @@
+//! Two observers of a fleet of 40 instances in 4 services, promising 10 s, with 0.5 % loss: the real engines, alert books and
+//! observers on two clocks that do not agree, over a network with delays. What goes wrong with the fleet is crossed with
+//! what goes wrong with an observer, where each instance sends to both, and where a balancer sends each to one.
+//!
+//! What receivers got is judged by what was true: nothing is missed, nothing is wrong, and whoever honours keys has each
+//! problem once. A plain webhook may have one twice while the two cannot reach each other.
+//! `SYSTOLE_TEST_OBSERVERS` is the number of seeds (5 in `tests/long`); without it a part of all is tried with one.
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+
+use systole::internals::presence::observers::{Digest, Observers, POLL_SECS, SavedObservers};
+use systole::internals::presence::policy::Policy;
+use systole::internals::presence::{AlertBook, Engine, EngineTime, Epoch, Notification, Saved, UnixTime};
+use systole::internals::protocol::Heartbeat;
+
+use crate::support::{Random, alone, mix, size};
+
+const SERVICES: usize = 4;
+const PER: usize = 10;
+const PROMISE: f64 = 10.0;
+const TIMEOUT: f64 = 45.0;
+const TICK: f64 = 0.25;
+/// When the faults begin, how long one that ends lasts, and when everything ends.
+const T0: f64 = 150.0;
+const CUT: f64 = 120.0;
+const END: f64 = 420.0;
+/// A balancer notices after so long that a node is gone.
+const MOVES_AFTER: f64 = 30.0;
+
+/// Who sends where.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Route {
+    /// A balancer sends each instance to one of the two.
+    Half,
+    /// Each instance sends to both.
+    Both,
+}
+
+/// What goes wrong with the fleet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    Instance,
+    Service,
+    /// So many of ten of each service cannot be heard for [`CUT`].
+    Cut(usize),
+    /// All die.
+    All,
+}
+
+const FAULTS: [Fault; 7] =
+    [Fault::None, Fault::Instance, Fault::Service, Fault::Cut(10), Fault::Cut(6), Fault::Cut(3), Fault::All];
+
+/// What goes wrong with an observer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trouble {
+    None,
+    Dead(usize),
+    /// It dies as soon as it has sent the first alarm, before a peer has heard of that.
+    DeadAfterSending(usize),
+    /// It dies, and no instance finds the other one.
+    DeadForAll(usize),
+    /// The two cannot reach each other for [`CUT`].
+    Apart,
+    Restarts(usize),
+    /// It is killed, and comes back with what it saved last.
+    Killed(usize),
+    /// It comes back without anything.
+    Forgets(usize),
+    BothRestart,
+    /// It answers every fourth poll for a minute.
+    Slow(usize),
+    /// The network loses half of what it hears.
+    HearsHalf(usize),
+    /// Its socket drops half of it for a minute, and it knows.
+    Drops(usize),
+    /// It stands still for a minute.
+    Freezes(usize),
+    /// Its receivers cannot be reached.
+    CannotSend(usize),
+}
+
+const TROUBLES: [Trouble; 20] = [
+    Trouble::None,
+    Trouble::Dead(0),
+    Trouble::Dead(1),
+    Trouble::DeadAfterSending(0),
+    Trouble::DeadForAll(1),
+    Trouble::Apart,
+    Trouble::Restarts(0),
+    Trouble::Restarts(1),
+    Trouble::Killed(0),
+    Trouble::Killed(1),
+    Trouble::Forgets(0),
+    Trouble::Forgets(1),
+    Trouble::BothRestart,
+    Trouble::Slow(0),
+    Trouble::Slow(1),
+    Trouble::HearsHalf(1),
+    Trouble::Drops(1),
+    Trouble::Freezes(0),
+    Trouble::CannotSend(0),
+    Trouble::CannotSend(1),
+];
+
+/// One of so many combinations is tried where time is short; it shares no divisor with the number of troubles.
+const PART: usize = 7;
+
+/// Seconds for which a node is away.
+const AWAY: f64 = 30.0;
+
+/// What happens, in the order of time.
+enum Happening {
+    Beat(usize, usize),
+    Tick(usize),
+    Poll(usize),
+    /// An answer arrives at a node: when it was asked for, and by which of its starts.
+    Answer(usize, f64, u64, Option<Box<Digest>>),
+    Deliver(usize),
+    Save(usize),
+}
+
+struct Entry(f64, u64, Happening);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
+        // The earliest first.
+        other.0.total_cmp(&self.0).then(other.1.cmp(&self.1))
+    }
+}
+
+/// What a node saves.
+struct Snapshot {
+    engine: Saved,
+    alarms: Vec<systole::internals::presence::Alarm>,
+    observers: Vec<u8>,
+    at: f64,
+}
+
+/// A node: what the presence thread and its notifiers are in the daemon.
+struct Node {
+    engine: Engine,
+    alerts: AlertBook,
+    observers: Observers,
+    start: u64,
+    next_event: u64,
+    outbox: Vec<(f64, Notification)>,
+    is_delivering: bool,
+    fails: bool,
+    arrived: Option<f64>,
+}
+
+/// Something that receivers got.
+#[derive(Clone, Debug)]
+struct Post {
+    at: f64,
+    key: String,
+    resolved: bool,
+    /// Whether the two could not reach each other, as one of them saw it, then or just before.
+    apart: bool,
+}
+
+struct World {
+    route: Route,
+    fault: Fault,
+    trouble: Trouble,
+    rng: Random,
+    queue: BinaryHeap<Entry>,
+    count: u64,
+    nodes: [Option<Node>; 2],
+    snapshots: [Option<Snapshot>; 2],
+    starts: u64,
+    posts: Vec<Post>,
+    apart_until: f64,
+    /// When somebody was last heard by whom that is not dead for good.
+    is_dead: [bool; 2],
+    frozen: Vec<(f64, Happening)>,
+}
+
+/// The clocks of the two: where they stand when the world's is at 0.
+const CLOCKS: [(f64, f64); 2] = [(0.0, 1_700_000_000.0), (5_000.0, 1_700_000_037.0)];
+const NAMES: [&str; 2] = ["a", "b"];
+
+fn engine_time(node: usize, t: f64) -> EngineTime {
+    EngineTime::from_secs(CLOCKS[node].0 + t)
+}
+
+fn unix_time(node: usize, t: f64) -> UnixTime {
+    UnixTime::from_secs(CLOCKS[node].1 + t)
+}
+
+impl World {
+    fn at(&mut self, t: f64, happening: Happening) {
+        self.count += 1;
+        self.queue.push(Entry(t, self.count, happening));
+    }
+
+    fn boot(&mut self, node: usize, t: f64, snapshot: Option<Snapshot>) {
+        self.starts += 1;
+        let (now, unix) = (engine_time(node, t), unix_time(node, t));
+        let urls = [format!("https://{}", NAMES[1 - node])];
+        let (engine, alarms, saved) = match snapshot {
+            Some(saved) => {
+                let observers = serde_json::from_slice(&saved.observers).expect("what was saved");
+                (Engine::restored(Policy::default(), saved.engine, now, 1), saved.alarms, observers)
+            }
+            None => (Engine::new(Policy::default(), now, 1), Vec::new(), SavedObservers::default()),
+        };
+        let alerts = AlertBook::new(0.0, alarms);
+        let firing: Vec<_> = alerts.firing().cloned().collect();
+        let observers = Observers::new(NAMES[node], self.starts, &urls, saved, firing.into_iter(), (now, unix));
+        self.nodes[node] = Some(Node {
+            engine: engine.shared(),
+            alerts,
+            observers,
+            start: self.starts,
+            next_event: 1,
+            outbox: Vec::new(),
+            is_delivering: false,
+            fails: false,
+            arrived: None,
+        });
+        let phase = self.rng.u() * TICK;
+        self.at(t + phase, Happening::Tick(node));
+        let phase = self.rng.u() * POLL_SECS;
+        self.at(t + phase, Happening::Poll(node));
+    }
+
+    fn save(&mut self, node: usize, t: f64) {
+        let Some(one) = &self.nodes[node] else { return };
+        let mut observers = Vec::new();
+        one.observers.store(&mut observers).expect("JSON");
+        let alarms = one.alerts.open().cloned().collect();
+        self.snapshots[node] = Some(Snapshot { engine: one.engine.save(), alarms, observers, at: t });
+    }
+
+    /// Whether an instance is silent for good or for a time at `t`.
+    fn is_silent(&self, service: usize, instance: usize, t: f64) -> bool {
+        let during = (T0..T0 + CUT).contains(&t);
+        match self.fault {
+            Fault::None => false,
+            Fault::Instance => (service, instance) == (1, 3) && t >= T0,
+            Fault::Service => service == 2 && t >= T0,
+            Fault::Cut(tenths) => during && instance < tenths,
+            Fault::All => t >= T0,
+        }
+    }
+
+    /// The nodes that hear a beat.
+    fn targets(&self, service: usize, instance: usize, t: f64) -> Vec<usize> {
+        if self.route == Route::Both {
+            return vec![0, 1];
+        }
+        let home = (service * PER + instance) % 2;
+        let is_gone = self.nodes[home].is_none() && t > T0 + MOVES_AFTER;
+        let moves = is_gone && !matches!(self.trouble, Trouble::DeadForAll(_));
+        vec![if moves { 1 - home } else { home }]
+    }
+
+    fn beat(&mut self, service: usize, instance: usize, t: f64) {
+        let beat = Heartbeat {
+            service: format!("s{service}").into(),
+            instance: format!("i{instance}").into(),
+            interval: Some(PROMISE),
+            ..Heartbeat::default()
+        };
+        for node in self.targets(service, instance, t) {
+            let half = match self.trouble {
+                Trouble::HearsHalf(which) => which == node && t >= T0,
+                Trouble::Drops(which) => which == node && (T0..T0 + 60.0).contains(&t),
+                _ => false,
+            };
+            if half && self.rng.u() < 0.5 {
+                continue;
+            }
+            if let Some(one) = &mut self.nodes[node] {
+                one.engine.at(engine_time(node, t));
+                one.engine.beat(&beat);
+            }
+        }
+    }
+
+    fn poll(&mut self, node: usize, t: f64) {
+        let Some(start) = self.nodes[node].as_ref().map(|one| one.start) else { return };
+        self.at(t + POLL_SECS, Happening::Poll(node));
+        let (there, back) = (0.001 + 0.02 * self.rng.u(), 0.001 + 0.02 * self.rng.u());
+        let other = 1 - node;
+        let is_slow = match self.trouble {
+            Trouble::Slow(which) => {
+                which == other && (T0..T0 + 60.0).contains(&t) && !((t / POLL_SECS) as u64).is_multiple_of(4)
+            }
+            Trouble::Freezes(which) => which == other && (T0..T0 + 60.0).contains(&t),
+            _ => false,
+        };
+        let is_cut = self.trouble == Trouble::Apart && (T0..T0 + CUT).contains(&t);
+        let since = self.nodes[node].as_ref().and_then(|one| one.observers.cursor(0));
+        let Some(peer) = self.nodes[other].as_mut().filter(|_| !is_slow && !is_cut) else {
+            // A dead one refuses at once, and of the others nothing comes.
+            self.at(t + POLL_SECS - 0.001, Happening::Answer(node, t, start, None));
+            return;
+        };
+        peer.engine.at(engine_time(other, t + there));
+        let digest = peer.observers.digest(&peer.engine, since, unix_time(other, t + there));
+        // Over the wire.
+        let text = serde_json::to_vec(&digest).expect("JSON");
+        let digest = Digest::read(&text).expect("a digest");
+        self.at(t + there + back, Happening::Answer(node, t, start, Some(Box::new(digest))));
+    }
+
+    fn answer(&mut self, node: usize, t: f64, asked: f64, start: u64, digest: Option<Digest>) {
+        let Some(one) = self.nodes[node].as_mut().filter(|one| one.start == start) else { return };
+        one.engine.at(engine_time(node, t));
+        match digest {
+            Some(digest) => {
+                let times = (engine_time(node, asked), unix_time(node, t));
+                let more = one.observers.take_digest(0, digest, &mut one.engine, times);
+                assert_eq!(more, Ok(false));
+            }
+            None => one.observers.miss(0, &mut one.engine),
+        }
+    }
+
+    fn tick(&mut self, node: usize, t: f64) {
+        let Some(one) = self.nodes[node].as_mut() else { return };
+        self.count += 1;
+        self.queue.push(Entry(t + TICK, self.count, Happening::Tick(node)));
+        let (now, unix) = (engine_time(node, t), unix_time(node, t));
+        one.engine.at(now);
+        if one.observers.may_judge(now) {
+            one.engine.tick(now);
+        }
+        one.observers.tick(&mut one.engine, unix);
+        let epoch = Epoch::new(unix, now);
+        let mut notifications = Vec::new();
+        for event in one.engine.take_events() {
+            notifications.append(&mut one.alerts.take(one.next_event, &event.in_unix_time(epoch)));
+            one.next_event += 1;
+        }
+        notifications.append(&mut one.alerts.tick(unix));
+        one.observers.note(notifications, now);
+        one.observers.note_receivers(!one.fails, one.arrived.map(|at| engine_time(node, at)), now);
+        let spoken = one.observers.speak(&one.engine);
+        if spoken.is_silenced {
+            one.outbox.clear();
+        }
+        one.outbox.retain(|(_, waiting)| !spoken.overtaken.contains(&waiting.alarm.key));
+        one.outbox.extend(spoken.notifications.into_iter().map(|notification| (t, notification)));
+        let begins = !one.outbox.is_empty() && !std::mem::replace(&mut one.is_delivering, true);
+        if one.observers.has_lost_peer() {
+            self.apart_until = t + 2.0;
+        }
+        if begins {
+            let delay = 0.01 + 0.1 * self.rng.u();
+            self.at(t + delay, Happening::Deliver(node));
+        }
+    }
+
+    fn deliver(&mut self, node: usize, t: f64) {
+        let cannot = matches!(self.trouble, Trouble::CannotSend(which) if which == node && t >= T0);
+        let Some(one) = self.nodes[node].as_mut() else { return };
+        one.fails = cannot;
+        if cannot {
+            self.at(t + 1.0, Happening::Deliver(node));
+            return;
+        }
+        one.is_delivering = false;
+        let sent = std::mem::take(&mut one.outbox);
+        one.arrived = sent.last().map(|(at, _)| *at).or(one.arrived);
+        let apart = t < self.apart_until;
+        let has_alarm = sent.iter().any(|(_, notification)| !notification.resolved);
+        for (_, Notification { alarm, resolved, .. }) in sent {
+            self.posts.push(Post { at: t, key: alarm.key.dedup_key(), resolved, apart });
+        }
+        if has_alarm && self.trouble == Trouble::DeadAfterSending(node) && t >= T0 {
+            self.nodes[node] = None;
+            self.is_dead[node] = true;
+        }
+    }
+
+    /// What happens to an observer between two times.
+    fn trouble(&mut self, before: f64, t: f64) {
+        let passes = |at: f64| before < at && at <= t;
+        match self.trouble {
+            Trouble::Dead(node) | Trouble::DeadForAll(node) if passes(T0) => {
+                self.nodes[node] = None;
+                self.is_dead[node] = true;
+            }
+            Trouble::Restarts(node) => self.restart(node, (before, t), true),
+            Trouble::BothRestart => (0..2).for_each(|node| self.restart(node, (before, t), true)),
+            Trouble::Killed(node) | Trouble::Forgets(node) => self.restart(node, (before, t), false),
+            Trouble::Drops(node) => {
+                for second in 1..=60 {
+                    if passes(T0 + f64::from(second)) {
+                        let now = engine_time(node, t);
+                        self.nodes[node].iter_mut().for_each(|one| one.engine.kernel_drops(now, 100, 100));
+                    }
+                }
+            }
+            Trouble::Freezes(node) if passes(T0 + 60.0) => {
+                let now = engine_time(node, t);
+                if let Some(one) = &mut self.nodes[node] {
+                    one.engine.at(now);
+                    one.engine.stalled(now, 60.0);
+                }
+                for (_, happening) in std::mem::take(&mut self.frozen) {
+                    self.at(t + 0.001, happening);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn restart(&mut self, node: usize, (before, t): (f64, f64), is_clean: bool) {
+        let passes = |at: f64| before < at && at <= t;
+        if is_clean && passes(T0 - 1.0) {
+            self.nodes[node].iter_mut().for_each(|one| one.observers.leave());
+        }
+        if passes(T0) {
+            if is_clean {
+                self.save(node, t);
+            }
+            self.nodes[node] = None;
+        }
+        if passes(T0 + AWAY) {
+            let forgets = matches!(self.trouble, Trouble::Forgets(_));
+            let saved = self.snapshots[node].take().filter(|_| !forgets);
+            if let Some(saved) = &saved {
+                assert!(saved.at <= T0 + 0.3);
+            }
+            self.boot(node, t, saved);
+        }
+    }
+
+    fn run(&mut self) {
+        for service in 0..SERVICES {
+            for instance in 0..PER {
+                let mut t = self.rng.u() * PROMISE;
+                while t < END {
+                    if self.rng.u() >= 0.005 && !self.is_silent(service, instance, t) {
+                        self.at(t, Happening::Beat(service, instance));
+                    }
+                    t += PROMISE;
+                }
+            }
+        }
+        (0..2).for_each(|node| self.boot(node, 0.0, None));
+        (0..2).for_each(|node| self.at(10.0, Happening::Save(node)));
+        let mut before = 0.0;
+        while let Some(Entry(t, _, happening)) = self.queue.pop() {
+            if t > END {
+                return;
+            }
+            self.trouble(before, t);
+            before = t;
+            let frozen = matches!(self.trouble, Trouble::Freezes(_)) && (T0..T0 + 60.0).contains(&t);
+            match happening {
+                Happening::Tick(0) | Happening::Poll(0) | Happening::Answer(0, ..) | Happening::Deliver(0)
+                    if frozen =>
+                {
+                    // The last of what came for a node that stands still; beats are lost.
+                    if !matches!(happening, Happening::Answer(..)) {
+                        self.frozen.push((t, happening));
+                    }
+                }
+                Happening::Beat(service, instance) if frozen => {
+                    if self.targets(service, instance, t).contains(&1) {
+                        let saved = self.nodes[0].take();
+                        self.beat(service, instance, t);
+                        self.nodes[0] = saved;
+                    }
+                }
+                Happening::Beat(service, instance) => self.beat(service, instance, t),
+                Happening::Tick(node) => self.tick(node, t),
+                Happening::Poll(node) => self.poll(node, t),
+                Happening::Answer(node, asked, start, digest) => {
+                    self.answer(node, t, asked, start, digest.map(|digest| *digest));
+                }
+                Happening::Deliver(node) => self.deliver(node, t),
+                Happening::Save(node) => {
+                    if self.nodes[node].is_some() && t < T0 {
+                        self.save(node, t);
+                    }
+                    self.at(t + 10.0, Happening::Save(node));
+                }
+            }
+        }
+    }
+}
+
+/// What is true of a receiver's problems.
+#[derive(Debug, Default)]
+struct Verdict {
+    /// Problems that whoever honours keys has, with the times of their beginnings.
+    begun: BTreeMap<String, Vec<f64>>,
+    /// Those that are still there at the end.
+    open: BTreeSet<String>,
+    /// Problems that a plain webhook had twice although the two could reach each other.
+    twice: Vec<String>,
+    wrong: Vec<String>,
+}
+
+fn judge(world: &World) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut state: HashMap<&str, bool> = HashMap::new();
+    for post in &world.posts {
+        let is_open = state.insert(&post.key, !post.resolved).unwrap_or(false);
+        match (is_open, post.resolved) {
+            (false, false) => verdict.begun.entry(post.key.clone()).or_default().push(post.at),
+            (true, false) if !post.apart => verdict.twice.push(format!("{} at {:.1}", post.key, post.at)),
+            (false, true) if !post.apart => verdict.wrong.push(format!("{} ended twice at {:.1}", post.key, post.at)),
+            _ => {}
+        }
+    }
+    // A node that loses packets makes the false alarms that a single one would make, where nobody else hears the same.
+    if world.route == Route::Half && matches!(world.trouble, Trouble::HearsHalf(_)) {
+        check_missed(world, &mut verdict);
+        return verdict;
+    }
+    verdict.open = state.into_iter().filter(|(_, open)| *open).map(|(key, _)| key.to_string()).collect();
+    let begun: Vec<(String, Vec<f64>)> = verdict.begun.iter().map(|(key, at)| (key.clone(), at.clone())).collect();
+    for (key, times) in &begun {
+        if times.len() > 1 {
+            verdict.wrong.push(format!("{key} begun {times:.1?}"));
+        }
+        if !may_be(world, key) {
+            verdict.wrong.push(format!("{key} at {:.1} is not true", times[0]));
+        }
+        if times[0] < T0 {
+            verdict.wrong.push(format!("{key} at {:.1} is too early", times[0]));
+        }
+    }
+    check_missed(world, &mut verdict);
+    check_ends(world, &mut verdict);
+    verdict
+}
+
+/// Whether a problem is one.
+fn may_be(world: &World, key: &str) -> bool {
+    let parts: Vec<&str> = key.split('/').collect();
+    let is_gone = matches!(
+        world.trouble,
+        Trouble::Dead(_)
+            | Trouble::DeadForAll(_)
+            | Trouble::DeadAfterSending(_)
+            | Trouble::Apart
+            | Trouble::Killed(_)
+            | Trouble::Forgets(_)
+            | Trouble::Freezes(_)
+    );
+    match parts[0] {
+        "PresencePeerUnreachable" => is_gone && parts[1..] == ["a", "b"],
+        "PresenceInstanceDown" => match world.fault {
+            Fault::Instance => parts[1..] == ["s1", "i3"],
+            Fault::Service => parts[1] == "s2",
+            Fault::Cut(tenths) => parts[2][1..].parse::<usize>().is_ok_and(|instance| instance < tenths),
+            Fault::None | Fault::All => false,
+        },
+        "PresenceServiceDown" => match world.fault {
+            Fault::Service => parts[1] == "s2",
+            Fault::Cut(10) => world.route == Route::Half,
+            _ => false,
+        },
+        "PresenceServiceDegraded" => match world.fault {
+            Fault::Service => parts[1] == "s2",
+            Fault::Cut(_) => true,
+            _ => false,
+        },
+        "PresenceMassSilence" => matches!(world.fault, Fault::Cut(6 | 10) | Fault::All),
+        "PresenceIngest" => matches!(
+            (world.trouble, parts.last()),
+            (Trouble::Drops(_), Some(&"ingest_drops"))
+                | (Trouble::HearsHalf(_) | Trouble::Drops(_), Some(&"high_loss"))
+        ),
+        _ => false,
+    }
+}
+
+/// What must have come, and when at the latest.
+fn check_missed(world: &World, verdict: &mut Verdict) {
+    let is_both = world.route == Route::Both;
+    let first = |names: &[&str]| {
+        let all = verdict.begun.iter().filter(|(key, _)| names.iter().any(|name| key.starts_with(name)));
+        all.map(|(_, times)| times[0]).min_by(f64::total_cmp)
+    };
+    let mass = &["PresenceMassSilence", "PresenceServiceDown", "PresencePeerUnreachable"][..];
+    let wanted: Option<&[&str]> = match world.fault {
+        Fault::None => None,
+        Fault::Instance => Some(&["PresenceInstanceDown/s1/i3"]),
+        Fault::Service => Some(&["PresenceServiceDown/s2"]),
+        Fault::Cut(3) => Some(&["PresenceInstanceDown"]),
+        // Whom a node that drops hears is neither silent nor heard, so the others are no majority.
+        Fault::Cut(6) if matches!(world.trouble, Trouble::Drops(_)) && !is_both => Some(&["PresenceInstanceDown"]),
+        Fault::Cut(6 | 10) | Fault::All => Some(mass),
+        Fault::Cut(_) => None,
+    };
+    // What only a lost node could hear is late by the time until its instances have found the other, or is not known.
+    let slack = match world.trouble {
+        _ if is_both => 2.0,
+        Trouble::Dead(_) | Trouble::DeadAfterSending(_) => MOVES_AFTER + 2.0 * PROMISE + 2.0,
+        Trouble::Restarts(_) | Trouble::BothRestart | Trouble::Killed(_) | Trouble::Forgets(_) => {
+            AWAY + TIMEOUT + PROMISE + 2.0
+        }
+        Trouble::Freezes(_) => 60.0 + TIMEOUT + 2.0,
+        Trouble::Drops(_) => TIMEOUT + 2.0,
+        Trouble::Apart => CUT + 2.0,
+        _ => 2.0,
+    };
+    let slack = match world.trouble {
+        // Nobody was there.
+        Trouble::BothRestart => AWAY + TIMEOUT + 2.0,
+        // Blind, in a way that it knows.
+        Trouble::CannotSend(0) => slack + 1.5,
+        _ => slack,
+    };
+    let Some(wanted) = wanted else { return };
+    let is_hidden = !is_both && matches!(world.trouble, Trouble::DeadForAll(_) | Trouble::Forgets(_));
+    match first(wanted) {
+        None if is_hidden => {}
+        None => verdict.wrong.push(format!("{wanted:?} was missed")),
+        Some(at) if at > T0 + TIMEOUT + slack => {
+            verdict.wrong.push(format!("{wanted:?} at {at:.1}, later than {:.1}", T0 + TIMEOUT + slack));
+        }
+        Some(_) => {}
+    }
+}
+
+/// What is over must have ended.
+fn check_ends(world: &World, verdict: &mut Verdict) {
+    let is_for_good = matches!(world.fault, Fault::Instance | Fault::Service | Fault::All);
+    let stays = |key: &str| match key {
+        _ if key.starts_with("PresencePeer") => world.is_dead.contains(&true),
+        _ if key.starts_with("PresenceIngest") => true,
+        _ => is_for_good,
+    };
+    let left: Vec<String> = verdict.open.iter().filter(|key| !stays(key)).cloned().collect();
+    verdict.wrong.extend(left.into_iter().map(|key| format!("{key} has no end")));
+    let gone = world.is_dead.contains(&true);
+    if gone && !verdict.begun.keys().any(|key| key.starts_with("PresencePeer")) {
+        verdict.wrong.push("that the peer is gone was missed".into());
+    }
+    if !matches!(world.fault, Fault::Service | Fault::Cut(_) | Fault::All | Fault::Instance)
+        && verdict.open.iter().any(|key| key.starts_with("PresenceInstance"))
+    {
+        verdict.wrong.push("somebody is down".into());
+    }
+}
+
+fn run(route: Route, fault: Fault, trouble: Trouble, seed: u64) -> Verdict {
+    let mut world = World {
+        route,
+        fault,
+        trouble,
+        rng: Random(mix(seed)),
+        queue: BinaryHeap::new(),
+        count: 0,
+        nodes: [None, None],
+        snapshots: [None, None],
+        starts: 0,
+        posts: Vec::new(),
+        apart_until: 0.0,
+        is_dead: [false, false],
+        frozen: Vec::new(),
+    };
+    world.run();
+    judge(&world)
+}
+
+#[test]
+fn two_observers_notify_once_of_what_is_true() {
+    let _alone = alone();
+    let seeds = size("SYSTOLE_TEST_OBSERVERS", 0);
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for seed in 0..seeds.max(1) {
+        for route in [Route::Both, Route::Half] {
+            for fault in FAULTS {
+                for trouble in TROUBLES {
+                    count += 1;
+                    if seeds == 0 && count % PART != 0 {
+                        continue;
+                    }
+                    let verdict = run(route, fault, trouble, 1000 * seed + 7);
+                    let first = verdict.begun.values().flatten().copied().min_by(f64::total_cmp);
+                    println!(
+                        "| {route:?} | {fault:?} | {trouble:?} | {} | {} | {} |",
+                        verdict.begun.len(),
+                        first.map_or("-".into(), |at| format!("{:.1}", at - T0)),
+                        verdict.twice.len(),
+                    );
+                    let all: Vec<&String> = verdict.wrong.iter().chain(&verdict.twice).collect();
+                    if !all.is_empty() {
+                        wrong.push(format!("{route:?}, {fault:?}, {trouble:?}, seed {seed}: {all:?}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong: {wrong:#?}", wrong.len());
+}

@@ -1,0 +1,180 @@
+//! Two daemons that watch the same instances, and one webhook.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::support::{Daemon, certs::Authority, command, pause_ms, text, until};
+
+/// Keeps what a webhook gets: key, whether it is the end, and which node sent it.
+type Posts = Arc<Mutex<Vec<(String, bool, String)>>>;
+
+fn webhook() -> (String, Posts) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
+    let posts: Posts = Arc::default();
+    let all = Arc::clone(&posts);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream);
+            let (mut line, mut length) = (String::new(), 0);
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a length");
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).expect("a body");
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = reader.into_inner().write_all(answer);
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let events = body["events"].as_array().cloned().unwrap_or_default();
+            let keys = body["dedup_keys"].as_array().cloned().unwrap_or_default();
+            for (event, key) in events.iter().zip(&keys) {
+                let said = |value: &Value| value.as_str().unwrap_or("").to_string();
+                let post = (said(key), event["resolved"] == true, said(&event["node"]));
+                all.lock().expect("nobody panicked").push(post);
+            }
+        }
+    });
+    (url, posts)
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+fn config(dir: &Path, node: &str, port: u16, peer: &str, more: &str, http: &str) -> String {
+    format!(
+        "interval = \"1s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
+         [http]\naddress = \"127.0.0.1:{port}\"\n{http}\n[presence]\nstate_file = \"{}\"\ngroup_wait = \"0s\"\nnode = \"{node}\"\n\
+         peers = [\"{peer}\"]\npeer_token = \"between us\"\n{more}",
+        dir.join("records.jsonl").display(),
+        dir.join("presence.json").display(),
+    )
+}
+
+fn speaker(daemon: &Daemon) -> String {
+    daemon.status()["observers"]["speaker"].as_str().unwrap_or("").to_string()
+}
+
+#[test]
+fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
+    let (dir_a, dir_b) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (url, posts) = webhook();
+    let (port_a, port_b) = (free_port(), free_port());
+    let hook = format!("webhook = [\"{url}\"]\n");
+    let of = |port: u16| format!("http://127.0.0.1:{port}");
+    let config_a = config(dir_a.path(), "a", port_a, &of(port_b), &hook, "");
+    let config_b = config(dir_b.path(), "b", port_b, &of(port_a), &hook, "");
+    let b = Daemon::start(dir_b.path(), &config_b);
+    let mut a = Daemon::start(dir_a.path(), &config_a);
+    // `web.x` and then `web.y` fall silent; the others live and send to both. `only.b` sends to b alone.
+    let silent: Arc<[AtomicBool; 2]> = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+    let beat = |to: &[&Daemon]| {
+        let mut lines = vec!["heartbeat.web.z:1|g|#interval:1", "heartbeat.db.z:1|g|#interval:1"];
+        for (n, line) in ["heartbeat.web.x:1|g|#interval:1", "heartbeat.web.y:1|g|#interval:1"].into_iter().enumerate()
+        {
+            if !silent[n].load(Ordering::Relaxed) {
+                lines.push(line);
+            }
+        }
+        let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
+        to.iter().for_each(|daemon| daemon.send_udp(&lines));
+    };
+    let count = |key: &str, resolved: bool| {
+        let posts = posts.lock().expect("nobody panicked");
+        posts.iter().filter(|(known, end, _)| known == key && *end == resolved).count()
+    };
+    let (x, y, peer) = ("PresenceInstanceDown/web/x", "PresenceInstanceDown/web/y", "PresencePeerUnreachable/a/b");
+    until("one that notifies", || {
+        b.send_udp(&[b"heartbeat.only.b:1|g|#interval:1"]);
+        beat(&[&a, &b]);
+        pause_ms(100);
+        speaker(&a) == "a" && speaker(&b) == "a"
+    });
+    // What b alone has heard, a knows.
+    until("b's instance at a", || {
+        b.send_udp(&[b"heartbeat.only.b:1|g|#interval:1"]);
+        beat(&[&a, &b]);
+        pause_ms(100);
+        a.get("/api/v1/presence/only/b").0 == 200
+    });
+    b.send_udp(&[b"heartbeat.only.b:0|g".as_slice(); 3]);
+    silent[0].store(true, Ordering::Relaxed);
+    until("x is told", || {
+        beat(&[&a, &b]);
+        pause_ms(100);
+        count(x, false) > 0
+    });
+    a.signal("-KILL");
+    a.wait(std::time::Duration::from_secs(10));
+    silent[1].store(true, Ordering::Relaxed);
+    until("b tells the rest", || {
+        beat(&[&b]);
+        pause_ms(100);
+        count(y, false) > 0 && count(peer, false) > 0
+    });
+    assert_eq!(speaker(&b), "b");
+    let text_b = text(&command(&["status", "--url", &of(port_b)]).output().expect("it runs").stdout);
+    assert!(text_b.contains("b notifies; a does not answer"), "{text_b}");
+    // It comes back, and speaks; x comes back as well.
+    let a = Daemon::start(dir_a.path(), &config_a);
+    silent[0].store(false, Ordering::Relaxed);
+    until("what is over ends", || {
+        beat(&[&a, &b]);
+        pause_ms(100);
+        count(peer, true) > 0 && count(x, true) > 0
+    });
+    assert_eq!(count(y, true), 0, "it is silent still");
+    let posts = posts.lock().expect("nobody panicked").clone();
+    for key in [x, y, peer] {
+        for node in ["a", "b"] {
+            let own = posts.iter().filter(|(known, end, by)| known == key && !end && by == node).count();
+            assert!(own <= 1, "{key} by {node}: {posts:?}");
+        }
+    }
+    // While two of three are down, their service is degraded.
+    let known = [x, y, peer, "PresenceServiceDegraded/web"];
+    assert!(posts.iter().all(|(key, ..)| known.contains(&key.as_str())), "{posts:?}");
+    drop((a, b));
+}
+
+#[test]
+fn a_peer_is_asked_over_tls_and_shows_what_it_hears_to_nobody_else() {
+    let (dir_a, dir_b) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (port_a, port_b) = (free_port(), free_port());
+    let authority = Authority::new();
+    let tls = authority.setting(dir_a.path(), None);
+    let root = dir_b.path().join("root.pem");
+    std::fs::write(&root, authority.root()).expect("written");
+    let ca = format!("peer_ca = {root:?}\n");
+    let a = config(dir_a.path(), "a", port_a, &format!("http://127.0.0.1:{port_b}"), "", &tls);
+    let b = config(dir_b.path(), "b", port_b, &format!("https://127.0.0.1:{port_a}"), &ca, "");
+    let (a, b) = (Daemon::start(dir_a.path(), &a), Daemon::start(dir_b.path(), &b));
+    until("an answer over TLS", || {
+        a.send_udp(&[b"heartbeat.web.x:10|g"]);
+        pause_ms(100);
+        b.get("/api/v1/presence/web/x").0 == 200
+    });
+    let observers = b.status()["observers"].clone();
+    assert_eq!((&observers["peers"][0]["node"], &observers["peers"][0]["reachable"]), (&"a".into(), &true.into()));
+    // Without the token, and with another one.
+    assert_eq!(b.get("/api/v1/presence/peer").0, 401);
+    let http = b.http.expect("HTTP is on");
+    let with =
+        |token: &str| crate::support::get(http, "/api/v1/presence/peer", &format!("Authorization: Bearer {token}\r\n"));
+    assert_eq!(with("wrong").0, 401);
+    let (code, digest) = with("between us");
+    let digest: Value = serde_json::from_str(&digest).expect("JSON");
+    assert_eq!((code, &digest["node"], &digest["v"]), (200, &"b".into(), &1.into()));
+    let (_, scraped) = b.get("/metrics");
+    assert!(scraped.contains("presence_peer_up{peer=\"a\"} 1"), "{scraped}");
+    drop((a, b));
+}
