@@ -148,6 +148,21 @@ test("where the focused row is gone, the focus goes to what stands there now", a
   assert.deepEqual(focus, ["c", "a", "a"]);
 });
 
+test("a refresh while one is under way has its answer, and is not answered before it", async () => {
+  const isThere = await page.evaluate(async () => {
+    const { Live } = await import(String("/live.js"));
+    /** @type {HTMLElement} */ (document.querySelector("main")).innerHTML = '<p data-live="x"></p>';
+    const { fetch } = window;
+    window.fetch = () => new Promise((_, reject) => setTimeout(() => reject(new TypeError("gone")), 50));
+    const live = new Live(() => undefined);
+    const both = await Promise.all([live.refresh(), live.refresh()]);
+    clearTimeout(live.timer);
+    window.fetch = fetch;
+    return both;
+  });
+  assert.deepEqual(isThere, [false, false]);
+});
+
 test("nothing is wrong in the console", () => {
   assert.deepEqual(wrong, []);
 });
