@@ -83,5 +83,6 @@ pub(super) fn text(daemon: &Daemon) -> String {
         let _ = writeln!(out, "  try       systole send 'hello:1|c'{to}");
         let _ = writeln!(out, "  or        echo 'hello:1|c' | nc -u -q0 {host} {}", near.port());
     }
-    out
+    // Paths are as they are configured.
+    out.lines().map(|line| format!("{}\n", Escaped(line))).collect()
 }

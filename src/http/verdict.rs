@@ -640,7 +640,12 @@ pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
             let are = if seen.down_instances == 1 { "is" } else { "are" };
             let late = if seen.late_instances > 0 { format!(", {} late", seen.late_instances) } else { String::new() };
             let down = count(seen.down_instances, "instance");
-            (Grade::Warning, format!("{down} {are} down{late}, no service is"))
+            let (grade, maintained) = match seen.down_in_maintenance {
+                0 => (Grade::Warning, String::new()),
+                n if n == seen.down_instances => (Grade::Ok, " in maintenance".into()),
+                n => (Grade::Warning, format!(" ({n} in maintenance)")),
+            };
+            (grade, format!("{down} {are} down{maintained}{late}, no service is"))
         }
         // Who is late may be well, and nobody knows yet.
         seen if seen.late_instances > 0 => {

@@ -255,7 +255,7 @@ impl Summary {
                 sender,
                 listener: self.listeners.get(usize::from(listener)).cloned().unwrap_or_default(),
                 process,
-                rates: rates(&entry.counts, secs),
+                rates: within_lines(rates(&entry.counts, secs)),
                 spark: spark.unwrap_or_default(),
             }
         };
@@ -465,14 +465,19 @@ fn unknown_names(counts: &Counts) -> f64 {
     counts.new_series + counts.folded
 }
 
+/// New names of a sender are extrapolated from some of its batches, and are never more than its lines: each has one name.
+fn within_lines(rates: Rates) -> Rates {
+    let Rates { lines, new_series, folded, .. } = rates;
+    Rates { new_series: new_series.min(lines), folded: folded.min(lines), ..rates }
+}
+
 fn is_flood(counts: &Counts, secs: f64) -> bool {
     unknown_names(counts) >= FLOODING_SERIES.max(FLOODING_PER_SEC * secs)
 }
 
 fn rates(counts: &Counts, secs: f64) -> Rates {
     let Counts { lines, bytes, malformed, new_series, folded } = counts.times(1.0 / secs);
-    // These are extrapolated from some of the batches; a line has one name.
-    Rates { lines, bytes, malformed, new_series: new_series.min(lines), folded: folded.min(lines) }
+    Rates { lines, bytes, malformed, new_series, folded }
 }
 
 /// The entries, those with most lines first, and the place of each hash.

@@ -131,6 +131,8 @@ fn values_of_names_without_room_are_extrapolated() {
     }
     let report = close(&mut summary, &mut sketch, 1, 170_000);
     assert_eq!(report.prefixes[0].1.folded, 17_000.0);
+    // What is extrapolated of a sender is no more than its lines.
+    assert!(report.senders.iter().all(|stat| stat.rates.folded <= stat.rates.lines), "{:?}", report.senders);
     let rate = |key: &str| report.tag_keys.iter().find(|known| known.key == key).expect("it is there").new_per_sec;
     assert!((rate("request_id") / 17_000.0 - 1.0).abs() < 0.06 && rate("region") < 0.11, "{:?}", report.tag_keys);
 }

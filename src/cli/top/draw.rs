@@ -437,8 +437,8 @@ fn draw_table(screen: &mut Screen, app: &mut App, table: &Table, area: Rect) {
     let last = area.y + 1 + table.rows.len().saturating_sub(top).min(room) as u16;
     let text = match (below, app.look().filter.is_empty(), table.word.is_empty()) {
         (0, _, _) => table.word.clone(),
-        (n, true, true) => format!("… {} more, or type / to filter", grouped(n)),
-        (n, false, true) => format!("… {} more match", grouped(n)),
+        (n, true, true) => format!("… {} more{}, or type / to filter", grouped(n), table.of),
+        (n, false, true) => format!("… {} more match{}", grouped(n), table.of),
         (n, _, false) => format!("… {} more   {}", grouped(n), table.word),
     };
     screen.put(area.x + 4, last, &text, MUTED, area.width.saturating_sub(5));

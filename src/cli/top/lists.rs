@@ -84,6 +84,8 @@ pub(super) struct Table {
     pub(super) sorted: Option<(usize, bool)>,
     /// Rows that the daemon has beyond these.
     pub(super) more: u64,
+    /// What they are part of, if that is to be said.
+    pub(super) of: &'static str,
     /// What is said in place of rows, or beneath them.
     pub(super) word: String,
 }
@@ -205,6 +207,7 @@ fn series(data: &Data, order: SeriesOrder) -> Table {
         Some(page) => {
             table.rows = page.series.iter().map(row).collect();
             table.more = page.matched.saturating_sub(page.series.len() as u64);
+            table.of = " in the history";
             if page.series.is_empty() {
                 let near =
                     page.near.first().map(|near| format!("; nearest: {} ({})", near.text, grouped(near.matched)));

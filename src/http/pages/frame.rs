@@ -169,9 +169,10 @@ impl Frame<'_> {
         }
     }
 
-    /// How many services are down.
+    /// How many instances are down, and not in maintenance.
     fn badge(&self) -> Markup {
-        let down = self.look.presence.as_ref().map_or(0, |presence| presence.down_instances);
+        let down =
+            self.look.presence.as_ref().map_or(0, |presence| presence.down_instances - presence.down_in_maintenance);
         html! { @if down > 0 { span.badge aria-label=(format!("{down} instances down")) { "✕ " (grouped(down as u64)) } } }
     }
 

@@ -58,6 +58,8 @@ pub struct Summary {
     pub late_instances: usize,
     /// Instances that are down.
     pub down_instances: usize,
+    /// Of these, instances in maintenance.
+    pub down_in_maintenance: usize,
     /// Instances that are unconfirmed.
     pub unconfirmed: usize,
     /// Instances that are present and say that they fail.
@@ -86,7 +88,10 @@ impl Engine {
             for instance in self.roster.instances_of(service) {
                 match instance.state() {
                     State::Late => out.late_instances += 1,
-                    State::Down => down += 1,
+                    State::Down => {
+                        down += 1;
+                        out.down_in_maintenance += usize::from(self.roster.is_maintained(instance, self.now));
+                    }
                     State::Unknown => out.unconfirmed += 1,
                     State::Up | State::Left => {}
                 }
