@@ -68,7 +68,7 @@ pub fn heartbeats(config: &Config) -> Option<Heartbeats> {
 /// How silence is judged. Without presence no service is expected, and without heartbeats there is nothing else to judge.
 pub fn policy(config: &Config) -> Policy {
     let policy = config.presence.policy.clone();
-    if config.presence.enabled { policy } else { Policy { expect: Vec::new(), ..policy } }
+    if config.presence.enabled { policy } else { Policy { expect: Vec::new(), jobs: Vec::new(), ..policy } }
 }
 
 /// Which metrics are heartbeats, too.

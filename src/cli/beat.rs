@@ -26,27 +26,42 @@ use crate::presence::{grace_for, misses_for};
 use crate::protocol::TAKEN;
 use crate::sys::{host_name, signal_process, unix_time};
 
-use super::{duration, print_error, send};
+use super::{beat_job, duration, print_error, send};
 
 /// Exit codes for own errors, a command that cannot be executed, and one that does not exist, as in `env` and `nohup`.
 const OWN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
+/// Time between heartbeats unless it is given.
+const EVERY: Duration = Duration::from_secs(10);
+
 /// The last message is sent this often, with a pause, because any may be lost.
-const COPIES: u32 = 3;
-const BETWEEN: Duration = Duration::from_millis(100);
+pub(super) const COPIES: u32 = 3;
+pub(super) const BETWEEN: Duration = Duration::from_millis(100);
 /// How long the exit waits for the last message.
-const LAST: Duration = Duration::from_secs(1);
+pub(super) const LAST: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct BeatArgs {
     /// Whose heartbeats to send; the instance is the host name unless given
     #[arg(value_name = "SERVICE[/INSTANCE]")]
     who: String,
-    /// Time between heartbeats, which each of them promises: 1s to 7days
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration)]
-    every: Duration,
+    /// Time between heartbeats, which each of them promises: 1s to 7days; 10s without it. With `--job` the time between two
+    /// runs, if the daemon has no schedule for the job
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    every: Option<Duration>,
+    /// CMD is a job, which runs and ends: instead of heartbeats, its start and its end are sent, with an id of the run, the
+    /// exit status and the duration, three times each. CMD runs whether the daemon can be reached or not
+    #[arg(long, requires = "command")]
+    job: bool,
+    /// How long the job may run before it is reported
+    #[arg(long, value_name = "DUR", requires = "job", value_parser = duration)]
+    max_runtime: Option<Duration>,
+    /// Sends the last lines that CMD writes to its standard error along with its end, at most 50 and 1000 bytes; they are
+    /// passed on, too. What CMD leaves running in the background cannot write there any more
+    #[arg(long, value_name = "N", requires = "job", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=50))]
+    stderr_lines: u16,
     /// Where to: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH or unixgram:///PATH
     #[arg(long, value_name = "URL", default_value = "udp://127.0.0.1:8125")]
     to: String,
@@ -57,7 +72,7 @@ pub(super) struct BeatArgs {
     command: Vec<OsString>,
 }
 
-struct Sender {
+pub(super) struct Sender {
     to: String,
     /// The address, once the name was looked up; after a failure it is looked up again.
     found: Option<ListenUrl>,
@@ -65,6 +80,22 @@ struct Sender {
     who: String,
     every: f64,
     failed: bool,
+}
+
+impl BeatArgs {
+    /// Time between heartbeats.
+    fn every(&self) -> Duration {
+        self.every.unwrap_or(EVERY)
+    }
+
+    fn as_job(&self) -> beat_job::Job<'_> {
+        beat_job::Job {
+            command: &self.command,
+            every: self.every,
+            max_runtime: self.max_runtime,
+            stderr_lines: usize::from(self.stderr_lines),
+        }
+    }
 }
 
 /// A message.
@@ -92,12 +123,21 @@ impl Sender {
             Word::Stopped => format!("heartbeat:0|g|#{who},interval:0"),
             Word::Failed(code) => format!("_sc|heartbeat|2|#{who},interval:{every}|m:exited with {code}"),
         };
+        self.say_line(line);
+    }
+
+    /// Whom messages are about, as tags.
+    pub(super) fn who(&self) -> &str {
+        &self.who
+    }
+
+    pub(super) fn say_line(&mut self, line: String) {
         let sent = self.send(line);
-        // Nobody may be listening for a while; the next heartbeat retries.
+        // Nobody may be listening for a while; the next message retries.
         if let Err(problem) = &sent
             && !self.failed
         {
-            print_error(format_args!("cannot send to {}: {problem}; retrying with every heartbeat", self.to));
+            print_error(format_args!("cannot send to {}: {problem}; retrying with every message", self.to));
         }
         self.failed = sent.is_err();
     }
@@ -160,7 +200,9 @@ pub(super) fn run(args: &BeatArgs) -> u8 {
         Ok(sender) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let outcome = runtime.and_then(|runtime| {
-                let outcome = runtime.block_on(beat(args, sender));
+                let outcome = runtime.block_on(async {
+                    if args.job { beat_job::run(args.as_job(), sender).await } else { beat(args, sender).await }
+                });
                 // Dropping it would wait for the sending thread.
                 runtime.shutdown_background();
                 outcome
@@ -196,7 +238,7 @@ fn begin(args: &BeatArgs) -> Result<Sender, String> {
     if TAKEN.contains(&&*service) {
         return Err(format!("no service is called `{service}`: the API has that word in its paths; give another name"));
     }
-    let every = args.every.as_secs_f64();
+    let every = args.every().as_secs_f64();
     if !(1.0..=604_800.0).contains(&every) {
         return Err("--every: from 1s to 7days is right".into());
     }
@@ -215,13 +257,13 @@ async fn beat(args: &BeatArgs, sender: Sender) -> io::Result<u8> {
             Ok(child) => Some(child),
             Err(error) => {
                 print_error(format_args!("cannot run {}: {error}", program.display()));
-                let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
+                let code = code_of_error(&error);
                 voice.end(Word::Failed(code)).await;
                 return Ok(code);
             }
         },
     };
-    let mut beats = time::interval(args.every);
+    let mut beats = time::interval(args.every());
     // The first heartbeat is always sent, even for a command that ends at once.
     beats.tick().await;
     voice.beat(Word::Here);
@@ -255,7 +297,7 @@ async fn beat(args: &BeatArgs, sender: Sender) -> io::Result<u8> {
 }
 
 /// The number of the next signal to stop.
-async fn stop(signals: &mut [Signal; 2]) -> i32 {
+pub(super) async fn stop(signals: &mut [Signal; 2]) -> i32 {
     let [terminate, interrupt] = signals;
     tokio::select! {
         _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
@@ -271,8 +313,13 @@ async fn wait(child: &mut Option<Child>) -> io::Result<ExitStatus> {
     }
 }
 
+/// The exit code for a command that cannot be run.
+pub(super) fn code_of_error(error: &io::Error) -> u8 {
+    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }
+}
+
 /// The exit code; 128 plus the signal's number for a command that a signal ended, as in shells.
-fn code_of(status: ExitStatus) -> u8 {
+pub(super) fn code_of(status: ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(OWN)
 }

@@ -3,6 +3,7 @@
 
 mod account;
 mod beat;
+mod beat_job;
 mod capture;
 mod check;
 mod client;

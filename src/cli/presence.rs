@@ -29,7 +29,9 @@ const AGAIN: Duration = Duration::from_millis(500);
     after_help = "SERVICE/INSTANCE names one instance. `check` and `wait` exit as monitoring plug-ins do: 0 up; 1 degraded, \
                   late, flapping, absent in maintenance, or with an instance whose service check is critical; 2 down, or all of \
                   them critical; who is up in its maintenance is 0, and the text says so; 3 unknown, left, never seen, the daemon cannot be reached or \
-                  there is a mass silence: never 0 when we do not know. Wrong usage of the two is 3 too."
+                  there is a mass silence: never 0 when we do not know. For a service with jobs `check` exits 2 if one failed or did \
+                  not run, 1 if one lasts too long, never ended or is in maintenance, 3 if one was not heard; with instances too, the \
+                  worse of both. Wrong usage of the two is 3 too."
 )]
 pub(super) struct PresenceArgs {
     #[command(subcommand)]
@@ -46,7 +48,7 @@ const SEVERITIES: [&str; 3] = ["critical", "warning", "info"];
 
 #[derive(Subcommand)]
 enum Ask {
-    /// List all services with their instances
+    /// List all services with their instances, and all jobs
     List {
         /// Only instances (and services) in this state: up, late, down, left, unknown, degraded, maintenance
         #[arg(long, value_name = "STATE", hide_possible_values = true, value_parser = STATES)]
@@ -55,7 +57,7 @@ enum Ask {
         #[arg(long)]
         json: bool,
     },
-    /// Show one service or one instance
+    /// Show one service, with its jobs and their runs, or one instance
     Show {
         #[arg(value_name = "SERVICE[/INSTANCE]")]
         who: String,
@@ -155,7 +157,9 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
             }
             let status = daemon.good(Method::GET, "/api/v1/status", None).await?;
             let observers = status::observers(&status).into_iter().map(|line| format!("observers: {line}\n"));
-            print(&(table(&services) + &observers.collect::<String>()))
+            // Jobs have other states.
+            let jobs = if state.is_some() { json!([]) } else { jobs(&daemon).await? };
+            print(&(table(&services) + &job_table(&jobs) + &observers.collect::<String>()))
         }
         Ask::Show { who, json } => {
             let found = daemon.good(Method::GET, &path(who), None).await?;
@@ -287,15 +291,95 @@ fn table(services: &Value) -> String {
         ]);
         lines.extend(rows(service));
     }
+    columns(&lines)
+}
+
+/// Cells under each other.
+fn columns<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |n: usize| lines.iter().map(|line| line[n].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..7).map(width).collect();
+    let widths: Vec<usize> = (0..N).map(width).collect();
     let mut out = String::new();
-    for line in &lines {
+    for line in lines {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
     }
     out
+}
+
+/// All jobs, in as many requests as it takes.
+async fn jobs(daemon: &DaemonClient) -> Result<Value, String> {
+    let mut all: Vec<Value> = Vec::new();
+    loop {
+        let after = all.last().map_or(String::new(), |job| {
+            format!("?after={}", in_url(&format!("{}/{}", text(job, "service"), text(job, "instance"))))
+        });
+        let more = daemon.good(Method::GET, &format!("/api/v1/jobs{after}"), None).await?;
+        match more {
+            Value::Array(more) if !more.is_empty() => all.extend(more),
+            _ => return Ok(Value::Array(all)),
+        }
+    }
+}
+
+/// The name of a job; one that whoever runs it is has that of its service.
+fn job_name(job: &Value) -> String {
+    match text(job, "instance") {
+        "-" => Escaped(text(job, "service")).to_string(),
+        instance => format!("{}/{}", Escaped(text(job, "service")), Escaped(instance)),
+    }
+}
+
+fn job_table(jobs: &Value) -> String {
+    let jobs = jobs.as_array().map_or(&[][..], Vec::as_slice);
+    if jobs.is_empty() {
+        return String::new();
+    }
+    let mut lines = vec![["JOB", "STATE", "WHEN", "NEXT RUN", "LAST GOOD RUN", "TOOK"].map(String::from)];
+    let minute = |job: &Value, key: &str| text(job, key).get(..16).unwrap_or("-").replace('T', " ");
+    for job in jobs {
+        let when = match job["schedule"].as_str() {
+            Some(fields) => format!("{fields} {}", text(job, "timezone")),
+            None => job["every_s"].as_f64().map_or("-".into(), |every| format!("every {}", length(every))),
+        };
+        let flag = if job["maintenance"] == true { " (maintenance)" } else { "" };
+        lines.push([
+            job_name(job),
+            format!("{}{flag}", text(job, "state")),
+            Escaped(&when).to_string(),
+            minute(job, "due"),
+            minute(job, "last_success"),
+            seconds(job, "last_duration_s"),
+        ]);
+    }
+    columns(&lines)
+}
+
+/// The runs of jobs: those that go on, and the last ones.
+fn run_table(jobs: &Value) -> String {
+    let mut lines = vec![["JOB", "RUN", "BEGAN", "RESULT", "TOOK", "EXIT", "IT SAID"].map(String::from)];
+    let minute = |text: &str| text.get(..19).unwrap_or("-").replace('T', " ");
+    for job in jobs.as_array().into_iter().flatten() {
+        for run in job["running"].as_array().into_iter().flatten() {
+            let result = if run["overrun"] == true { "overrun" } else { "running" };
+            let id = Escaped(run["run"].as_str().unwrap_or("-")).to_string();
+            let (began, lasts) = (minute(text(run, "since")), seconds(run, "running_s"));
+            lines.push([job_name(job), id, began, result.into(), lasts, String::new(), String::new()]);
+        }
+        for run in job["runs"].as_array().into_iter().flatten() {
+            let began = run["started"].as_str().or(run["ended"].as_str()).unwrap_or("");
+            lines.push([
+                job_name(job),
+                Escaped(run["run"].as_str().unwrap_or("-")).to_string(),
+                minute(began),
+                text(run, "result").into(),
+                seconds(run, "duration_s"),
+                run["exit"].as_i64().map_or(String::new(), |exit| exit.to_string()),
+                Escaped(text(run, "message")).to_string(),
+            ]);
+        }
+    }
+    if lines.len() > 1 { columns(&lines) } else { String::new() }
 }
 
 fn details(found: &Value) -> String {
@@ -304,7 +388,10 @@ fn details(found: &Value) -> String {
         let told = failing.filter_map(|instance| Some((text(instance, "instance"), health(instance)?)));
         let told = told
             .map(|(name, health)| format!("{}/{}: health {health}\n", Escaped(text(found, "service")), Escaped(name)));
-        return told.fold(table(&json!([found])), |out, line| out + &line);
+        let has_instances = found["instances"].as_array().is_some_and(|all| !all.is_empty());
+        let jobs = job_table(&found["jobs"]) + &run_table(&found["jobs"]);
+        let head = if has_instances || jobs.is_empty() { table(&json!([found])) } else { String::new() };
+        return told.fold(head, |out, line| out + &line) + &jobs;
     }
     let mut out = String::new();
     for (key, value) in found.as_object().into_iter().flatten() {
@@ -357,6 +444,15 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         (_, "degraded", _) => WARNING,
         _ => UNKNOWN,
     };
+    let jobs = &said["jobs"];
+    let has_instances = !jobs.is_object() || said["instances"].as_u64() != Some(0);
+    let code = match job_code(jobs) {
+        None => code,
+        Some(jobs) if !has_instances && min.is_none() => jobs,
+        // Down beats unknown, as a fact beats none.
+        Some(jobs) if jobs == CRITICAL || code == CRITICAL => CRITICAL,
+        Some(jobs) => jobs.max(code),
+    };
     let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][usize::from(code.min(3))];
     let mass = if said["mass_silence"] == true { "; there is a mass silence" } else { "" };
     let failing = if critical > 0 {
@@ -374,13 +470,41 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
     let head = match min {
         Some(min) if present < min => format!("{who}: {present} present, {min} wanted"),
         _ if state == "maintenance" => format!("{who} is in maintenance: {present} of {} present", present + down),
+        _ if !has_instances => format!("{who} is {state}"),
         _ => format!("{who} is {state}: {present} of {} present", present + down),
     };
+    let failing = failing + &job_text(service, jobs);
     let line = format!(
         "PRESENCE {word} - {head}, {late} late{failing}{maintained}{mass} | present={present} down={down} late={late} \
          critical={critical}\n",
     );
     Ok((code, line))
+}
+
+/// The exit code for the jobs of a service; `None` if it has none.
+fn job_code(jobs: &Value) -> Option<u8> {
+    let number = |key: &str| jobs[key].as_u64().unwrap_or(0);
+    let _ = jobs.as_object()?;
+    Some(match (number("critical"), number("unknown"), number("warning") + number("maintenance")) {
+        (1.., ..) => CRITICAL,
+        (_, 1.., _) => UNKNOWN,
+        (.., 1..) => WARNING,
+        _ => FINE,
+    })
+}
+
+/// How many jobs a service has, and those that are not well.
+fn job_text(service: &str, jobs: &Value) -> String {
+    let Some(total) = jobs["total"].as_u64() else { return String::new() };
+    let bad = jobs["bad"].as_array().into_iter().flatten();
+    let bad: Vec<String> =
+        bad.map(|job| format!("{} {}", job_name(&with_service(service, job)), text(job, "state"))).collect();
+    let s = if total == 1 { "" } else { "s" };
+    if bad.is_empty() { format!(", {total} job{s}") } else { format!(", {total} job{s}: {}", bad.join(", ")) }
+}
+
+fn with_service(service: &str, job: &Value) -> Value {
+    json!({"service": service, "instance": job["instance"]})
 }
 
 /// The failing instances, with their messages: as many as the daemon names.

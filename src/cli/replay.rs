@@ -289,7 +289,7 @@ impl Replay {
                 self.listener.kernel_drops += dropped;
                 self.presence.kernel_drops(at, *dropped, *received);
             }
-            What::Clock { step } => self.presence.engine(at).clock_stepped(*step),
+            What::Clock { step } => self.presence.clock_stepped(at, *step),
             What::Maintenance { service, instance, seconds } => {
                 self.presence.engine(at).maintenance(service, instance.as_deref(), *seconds);
             }

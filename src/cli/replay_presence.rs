@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::aggregate::Shard;
 use crate::presence::policy::{Expected, Misses, Notify, Override, Policy};
-use crate::presence::{Engine, EngineTime, Epoch, Event, Saved};
+use crate::presence::{CronSchedule, Engine, EngineTime, Epoch, Event, JobRule, NamedZone, Saved, UnixTime};
 use crate::watches::{Evidence, MetricWatch, Template, Watches};
 
 /// Nanoseconds between two judgements, and between two saved states.
@@ -17,6 +17,8 @@ const SAVE_EVERY: u64 = 10_000_000_000;
 pub(super) struct ReplayPresence {
     policy: Policy,
     engine: Engine,
+    /// Where the engine's clock stands in wall time.
+    epoch: Epoch,
     /// When the clock began.
     began: u64,
     tick: u64,
@@ -43,6 +45,7 @@ impl ReplayPresence {
             saved: engine.save(),
             policy,
             engine,
+            epoch: Epoch::UNIX,
             began: 0,
             tick: TICK,
             save_every: SAVE_EVERY,
@@ -76,6 +79,13 @@ impl ReplayPresence {
                     let level = Notify::from_name(value.as_str().unwrap_or_default());
                     self.policy.rules.notify = level.ok_or(format!("`notify` is {value}"))?;
                 }
+                "epoch" => self.epoch = Epoch::new(UnixTime::from_secs(seconds()?), EngineTime::default()),
+                "health" => self.policy.rules.health_alerts = value == "alert",
+                "jobs" => {
+                    for job in value.as_array().into_iter().flatten() {
+                        self.policy.jobs.push(job_rule(job)?);
+                    }
+                }
                 "implicit" => self.policy.assist = value == "assist",
                 "services" => {
                     for (pattern, rules) in value.as_object().into_iter().flatten() {
@@ -105,6 +115,7 @@ impl ReplayPresence {
     /// Begins at `now` instead of 0.
     pub(super) fn begin_at(&mut self, now: u64) {
         self.engine = Engine::new(self.policy.clone(), time(now), 0);
+        self.engine.set_epoch(self.epoch);
         self.began = now;
         self.next = now + self.tick;
         (self.saved, self.saved_at) = (self.engine.save(), now);
@@ -119,6 +130,15 @@ impl ReplayPresence {
     /// A second in which the kernel dropped so many datagrams.
     pub(super) fn kernel_drops(&mut self, at: u64, dropped: u64, received: u64) {
         self.engine.kernel_drops(time(at), dropped, received);
+    }
+
+    /// The wall clock is set by so many seconds.
+    pub(super) fn clock_stepped(&mut self, at: u64, step: f64) {
+        self.epoch = self.epoch.stepped(step);
+        let epoch = self.epoch;
+        let engine = self.engine(at);
+        engine.clock_stepped(step);
+        engine.set_epoch(epoch);
     }
 
     /// Judges at every tick before `now`, by what is watched in these shards, too.
@@ -190,6 +210,7 @@ impl ReplayPresence {
         let saved = if crash { self.saved.clone() } else { self.engine.save() };
         self.collect();
         self.engine = Engine::restored(self.policy.clone(), saved, time(boot), 0);
+        self.engine.set_epoch(self.epoch);
         self.next = boot.div_ceil(self.tick) * self.tick;
         (self.saved, self.saved_at) = (self.engine.save(), boot);
     }
@@ -238,6 +259,30 @@ fn watch(value: &Value) -> Result<MetricWatch, String> {
     })
 }
 
+/// A job of a trace's header.
+fn job_rule(job: &Value) -> Result<JobRule, String> {
+    let text = |key: &str| job[key].as_str();
+    let schedule = text("schedule").map(|fields| {
+        let name = text("timezone").unwrap_or("UTC");
+        let zone = NamedZone::new(name).ok_or(format!("`{name}` is no time zone"))?;
+        CronSchedule::new(fields, &zone).map_err(|problem| format!("`{fields}` is no schedule: {problem}"))
+    });
+    let keys = ["service", "instance", "schedule", "timezone", "every", "grace", "max_runtime"];
+    if let Some(key) =
+        job.as_object().into_iter().flatten().map(|(key, _)| key).find(|key| !keys.contains(&key.as_str()))
+    {
+        return Err(format!("unknown key `{key}` for a job in a presence trace"));
+    }
+    Ok(JobRule {
+        service: text("service").ok_or("`jobs` want a `service`")?.into(),
+        instance: text("instance").map(Into::into),
+        schedule: schedule.transpose()?,
+        every: job["every"].as_f64(),
+        grace: job["grace"].as_f64(),
+        max_runtime: job["max_runtime"].as_f64(),
+    })
+}
+
 fn overrides(pattern: &str, rules: &Value) -> Result<Override, String> {
     let mut o = Override { pattern: pattern.to_string(), ..Override::default() };
     for (key, value) in rules.as_object().into_iter().flatten() {
@@ -250,6 +295,7 @@ fn overrides(pattern: &str, rules: &Value) -> Result<Override, String> {
             "ephemeral" => o.ephemeral = value.as_bool(),
             "within" => o.within = value.as_f64(),
             "notify" => o.notify = Notify::from_name(value.as_str().unwrap_or_default()),
+            "health" => o.health_alerts = Some(value == "alert"),
             _ => return Err(format!("unknown key `{key}` for services `{pattern}` in a presence trace")),
         }
     }

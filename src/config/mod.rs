@@ -12,6 +12,7 @@ mod listen;
 mod load;
 mod notify;
 mod presence;
+mod presence_job;
 mod presence_peers;
 mod presence_watch;
 mod print;

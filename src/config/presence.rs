@@ -16,6 +16,7 @@ use crate::settings::{
 };
 
 use super::kinds::{networks, secret};
+use super::presence_job;
 use super::presence_peers::{self, Peers};
 
 /// What can be configured of presence.
@@ -91,6 +92,7 @@ pub(super) fn describe(visitor: &mut dyn OptionVisitor, key: &'static str, doc: 
         services(&mut all.policy, v);
         expected(&mut all.policy.expect, v);
         super::presence_watch::describe(&mut all.policy.watches, v);
+        presence_job::jobs(&mut all.policy.jobs, v);
     });
 }
 
@@ -198,6 +200,7 @@ fn judging(policy: &mut Policy, v: &mut dyn OptionVisitor) {
         ephemeral: Some(rules.ephemeral),
         within: Some(rules.within),
         notify: Some(rules.notify),
+        health_alerts: Some(rules.health_alerts),
         ..Override::default()
     };
     self::rules(&mut general, v);
@@ -210,6 +213,7 @@ fn judging(policy: &mut Policy, v: &mut dyn OptionVisitor) {
         within: general.within.unwrap_or(rules.within),
         notify: general.notify.unwrap_or(rules.notify),
         guard: rules.guard,
+        health_alerts: general.health_alerts.unwrap_or(rules.health_alerts),
     };
 }
 
@@ -252,6 +256,9 @@ fn rules(rules: &mut Override, v: &mut dyn OptionVisitor) {
     let levels = Notify::ALL.map(|level| (level.as_str(), level));
     maybe_choice(v, "notify", doc, &levels, &mut rules.notify);
     v.example("notify", "\"service\"");
+    let doc = "With \"alert\", a service check with status 2 or 3 is an alert of its own; with \"show\" it is shown.";
+    maybe_choice(v, "health", doc, &[("show", false), ("alert", true)], &mut rules.health_alerts);
+    v.example("health", "\"alert\"");
 }
 
 /// `[[presence.service]]`.

@@ -23,6 +23,7 @@
 //! | `GET /api/v1/presence[?service=&state=&health=]` | services with their instances |
 //! | `GET /api/v1/presence/SERVICE[/INSTANCE]` | one of them |
 //! | `GET /api/v1/presence/SERVICE/check[?min=N]` | 200 if it is there, 503 if not, 404 if it is unknown |
+//! | `GET /api/v1/jobs[?service=&state=&after=&limit=]` | jobs with their last runs |
 //! | `GET /presence/SERVICE` | one service: instances, the last day, events; forms for changes |
 //! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
 //! | `POST /api/v1/notify/test` | sends a test alert to the targets of notifications; it needs the token |
@@ -45,6 +46,7 @@ mod config;
 mod events;
 mod explain;
 mod history;
+mod jobs;
 mod listing;
 mod login;
 mod metrics;
@@ -215,6 +217,7 @@ fn router(state: AppState) -> Router {
         .route("/api/v1/tail", get(tail::tail))
         .merge(presence::routes())
         .merge(notify::routes())
+        .merge(jobs::routes())
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MOST_BODY))

@@ -15,7 +15,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use crate::web::{self, Nothing, Parameters};
 
 use super::{
-    assets, caching, events, history, listing, login, notify, pages, presence, senders, series, snapshot, stream, tail,
+    assets, caching, events, history, jobs, listing, login, notify, pages, presence, senders, series, snapshot, stream,
+    tail,
 };
 
 /// An error of any route.
@@ -76,6 +77,7 @@ struct Problem {
         pages::config::page,
         notify::test,
         presence::list,
+        jobs::list,
         presence::events,
         presence::maintenance,
         presence::peer,
@@ -88,6 +90,7 @@ struct Problem {
     components(schemas(
         Failure,
         events::KindName,
+        jobs::StateName,
         listing::HealthName,
         listing::StateName,
         senders::ByName,
@@ -136,7 +139,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
 /// What a path is about.
 fn group(path: &str) -> &'static str {
     match path.strip_prefix("/api/v1/") {
-        Some(rest) if rest.starts_with("presence") || rest.starts_with("notify") => "presence",
+        Some(rest) if rest.starts_with("presence") || rest.starts_with("notify") || rest == "jobs" => "presence",
         Some(rest) if rest.starts_with("status") || rest.starts_with("config") => "daemon",
         Some(_) => "metrics",
         None if matches!(path, "/health" | "/ready" | "/metrics") => "daemon",

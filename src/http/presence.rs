@@ -16,7 +16,9 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::presence::observers::Cursor;
-use crate::presence::{Flag, InstanceView, ServiceState, ServiceView, State as InstanceState, rfc3339};
+use crate::presence::{
+    Flag, InstanceView, JobState, JobView, ServiceState, ServiceView, State as InstanceState, rfc3339,
+};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
@@ -164,10 +166,11 @@ pub(super) async fn check(
     // On the presence thread, so that only what is answered leaves it.
     let found = ask(&state, move |presence| {
         let service = presence.service(&name).ok_or_else(|| presence.like(&name))?;
-        let enough = wanted.min.map_or(service.state == ServiceState::Up, |min| service.present >= min);
-        Ok((service.state, enough, checked(&service, presence.is_mass_silence())))
+        let is_there = wanted.min.map_or(service.state == ServiceState::Up, |min| service.present >= min);
+        let enough = is_there && service.jobs.iter().all(|job| job.level == 0);
+        Ok((service.state, (is_there, enough), checked(&service, presence.is_mass_silence())))
     });
-    let (is, enough, checked) = found.await?.map_err(|near| unknown("service", near))?;
+    let (is, (is_there, enough), checked) = found.await?.map_err(|near| unknown("service", near))?;
     let absent = match is {
         ServiceState::Unknown => Some("this service was not heard yet"),
         ServiceState::Left => Some("this service has left: all of its instances said goodbye or gave up"),
@@ -179,8 +182,9 @@ pub(super) async fn check(
     let mut checked = checked;
     if !enough {
         checked["reason"] = match wanted.min {
-            Some(min) => format!("{} present, {min} wanted", checked["present"]),
-            None => format!("it is {is}"),
+            Some(min) if !is_there => format!("{} present, {min} wanted", checked["present"]),
+            _ if is_there => "a job is not well".into(),
+            _ => format!("it is {is}"),
         }
         .into();
     }
@@ -200,11 +204,30 @@ fn checked(service: &ServiceView, is_mass: bool) -> Value {
     let maintained = service.instances.iter().filter(|instance| instance.flags.contains(&Flag::Maintenance)).count();
     let named = failing.iter().take(NAMED);
     let named: Vec<Value> = named.map(|i| json!({"instance": i.instance, "message": i.message})).collect();
+    let jobs = jobs_of(service);
     let flapping = service.instances.iter().any(|instance| instance.flags.contains(&Flag::Flapping));
     json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
         "late": late, "critical": failing.len(), "failing": named, "well": well, "flapping": flapping, "maintenance": maintained,
-        "mass_silence": is_mass,
+        "mass_silence": is_mass, "instances": service.instances.len(), "jobs": jobs,
+    })
+}
+
+/// How the jobs of a service are; null if it has none.
+fn jobs_of(service: &ServiceView) -> Value {
+    if service.jobs.is_empty() {
+        return Value::Null;
+    }
+    let of_level = |level: u8| service.jobs.iter().filter(|job| job.level == level).count();
+    let is_unknown = |job: &&JobView| job.level == 0 && matches!(job.state, JobState::Waiting | JobState::Unheard);
+    let mut bad: Vec<&JobView> = service.jobs.iter().filter(|job| job.level > 0).collect();
+    bad.sort_by_key(|job| std::cmp::Reverse(job.level));
+    let named: Vec<Value> =
+        bad.iter().take(NAMED).map(|job| json!({"instance": job.instance, "state": job.state})).collect();
+    json!({
+        "total": service.jobs.len(), "critical": of_level(2), "warning": of_level(1),
+        "unknown": service.jobs.iter().filter(is_unknown).count(),
+        "maintenance": service.jobs.iter().filter(|job| job.maintenance).count(), "bad": named,
     })
 }
 

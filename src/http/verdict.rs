@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::flush::{FlusherHandle, LostTime, Published};
 use crate::history::History;
 use crate::named::named_enum;
-use crate::presence::{ServiceState, Summary};
+use crate::presence::{BadJob, JobSummary, ServiceState, Summary};
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
@@ -612,6 +612,7 @@ fn services(seen: &Summary) -> Vec<Finding> {
             );
         }
     }
+    out.extend(jobs(&seen.jobs));
     if seen.failing > 0 {
         let named = seen.named_failing.iter().map(|failing| {
             let message = failing.message.as_deref().map_or_else(String::new, |message| format!(", {message}"));
@@ -627,6 +628,25 @@ fn services(seen: &Summary) -> Vec<Finding> {
     out
 }
 
+/// What is wrong with jobs.
+fn jobs(seen: &JobSummary) -> Option<Finding> {
+    let bad = seen.critical + seen.warning;
+    let first = seen.bad.first()?;
+    let name = |job: &BadJob| match &*job.instance {
+        "-" => format!("{} {}", job.service, job.state),
+        instance => format!("{}/{instance} {}", job.service, job.state),
+    };
+    let named: Vec<String> = seen.bad.iter().map(name).collect();
+    let more = if bad > named.len() { ", …" } else { "" };
+    let sentence = match bad {
+        1 => format!("The job {} is not well: {}", first.service, first.state),
+        _ => format!("{bad} jobs are not well: {}{more}", named.join(", ")),
+    };
+    let grade = if seen.critical > 0 { Grade::Error } else { Grade::Warning };
+    let detail = format!("{} of {} are well.", seen.jobs - bad, count(seen.jobs, "job"));
+    Some(Finding::new(grade, About::Presence, sentence, detail).pill(format!("{} not well", count(bad, "job"))))
+}
+
 /// The verdict on presence alone.
 pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
     if let Some(worst) =
@@ -635,6 +655,9 @@ pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
         return (worst.level, worst.sentence);
     }
     match seen {
+        seen if seen.services == 0 && seen.jobs.jobs > 0 => {
+            (Grade::Ok, format!("All is well: {}", count(seen.jobs.jobs, "job")))
+        }
         seen if seen.services == 0 => (Grade::Ok, "Nobody was heard yet".into()),
         seen if seen.down_instances > 0 => {
             let are = if seen.down_instances == 1 { "is" } else { "are" };

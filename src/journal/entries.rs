@@ -106,7 +106,7 @@ pub(crate) fn level_of(event: &presence::Event) -> Severity {
         Change::Instance { to: Some(State::Up), .. }
             | Change::Service { to: Some(ServiceState::Up), .. }
             | Change::Job { to: JobState::Ok, .. }
-            | Change::Health { to: Health::Ok, .. }
+            | Change::Health { to: Some(Health::Ok), .. }
             | Change::Watch { to: WatchState::Ok, reason: WatchReason::Floor, .. }
             | Change::Peer(Phase::End)
     );

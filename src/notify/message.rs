@@ -289,6 +289,7 @@ mod tests {
                 total: 3,
                 ephemeral: false,
             }),
+            job: None,
         }
     }
 
@@ -417,7 +418,7 @@ mod tests {
             ),
             (
                 AlertName::Health,
-                Change::Health { from: Some(Health::Ok), to: Health::Critical },
+                Change::Health { from: Some(Health::Ok), to: Some(Health::Critical) },
                 "CRITICAL: checkout says by its service check that it is not well (critical)",
             ),
             (

@@ -246,7 +246,9 @@ impl AlertBook {
             Change::Job { to, .. } if to.level() > 0 => vec![self.fire(key(AlertName::Job), event, numbered, None)],
             // A start is no end of a problem.
             Change::Job { to: JobState::Ok | JobState::Retired, .. } => self.end(&key(AlertName::Job), numbered),
-            Change::Health { to, .. } if to.is_bad() => vec![self.fire(key(AlertName::Health), event, numbered, None)],
+            Change::Health { to: Some(to), .. } if to.is_bad() => {
+                vec![self.fire(key(AlertName::Health), event, numbered, None)]
+            }
             Change::Health { .. } => self.end(&key(AlertName::Health), numbered),
             Change::Watch { to: WatchState::Low, .. } => {
                 vec![self.fire(key(AlertName::Watch), event, numbered, None)]
@@ -441,7 +443,7 @@ mod tests {
     #[test]
     fn what_a_check_a_watch_or_a_peer_opens_it_ends() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
-        let health = |to| event(0.0, Some("x"), Change::Health { from: None, to });
+        let health = |to| event(0.0, Some("x"), Change::Health { from: None, to: Some(to) });
         let watch = |to| event(0.0, Some("x"), Change::Watch { from: WatchState::Ok, to, reason: WatchReason::Floor });
         let peer =
             |phase| Event { nodes: Some(["n1".into(), "n2".into()]), ..Event::new(at(0.0), Change::Peer(phase), true) };

@@ -148,6 +148,8 @@ fn job_text(to: JobState, reason: JobReason) -> Cow<'static, str> {
         (JobState::Unheard, JobReason::EndUnheard) => "may have ended its run while we could not hear",
         (JobState::Unheard, _) => "was due while we could not hear; its next run is awaited",
         (JobState::Retired, JobReason::Operator) => "was forgotten by an operator",
+        (JobState::Retired, JobReason::Evicted) => "is forgotten: it made room for another job",
+        (JobState::Retired, JobReason::Expired) => "is forgotten: it was not heard for long",
         (JobState::Retired, _) => "said goodbye; no run of it is awaited any more",
         (JobState::Waiting, _) => "was not heard yet",
         (JobState::Running, _) => "has begun a run",
@@ -165,7 +167,8 @@ fn exit_text(status: i64) -> String {
     }
 }
 
-fn health_text(to: Health) -> &'static str {
+fn health_text(to: Option<Health>) -> &'static str {
+    let Some(to) = to else { return "is not there any more, and its service check stands no longer" };
     match to {
         Health::Ok => "says by its service check that it is well",
         Health::Warning => "says by its service check that something is amiss (warning)",
@@ -235,7 +238,27 @@ pub fn describe<T>(event: &Event<T>) -> String {
             add(format!("it was down for {}", length(down_for)));
         }
     }
-    if let Some(service) = event.service_context.as_ref().filter(|_| event.instance.as_deref() != Some("*")) {
+    if let (Change::Job { to, .. }, Some(job)) = (event.change, &event.job) {
+        if let Some(due) = job.due {
+            add(format!("it was due at {}", due.rfc3339()));
+        }
+        if let Some(lasted) = job.duration_s {
+            let verb = if to == JobState::Overrun { "it has been running for" } else { "it ran for" };
+            add(format!("{verb} {}", length(lasted)));
+        }
+        if let Some(run) = &job.run {
+            add(format!("run {run}"));
+        }
+        if let Some(message) = &job.message {
+            add(format!("it said: {message}"));
+        }
+    }
+    if let Some(service) = event
+        .service_context
+        .as_ref()
+        .filter(|_| !matches!(event.change, Change::Job { .. }))
+        .filter(|_| event.instance.as_deref() != Some("*"))
+    {
         add(format!("{} of {} instances present", service.present, service.total));
     }
     out

@@ -271,8 +271,8 @@ pub enum Change {
     Health {
         /// What it said before; `None` if this is the first.
         from: Option<Health>,
-        /// What it says now.
-        to: Health,
+        /// What it says now; `None` if it is not there any more.
+        to: Option<Health>,
     },
     /// A watched metric has too few lines, or enough again.
     Watch {
@@ -342,7 +342,7 @@ impl Change {
             Change::Instance { to, .. } => Some(to.map_or(FORGOTTEN, State::as_str)),
             Change::Service { to, .. } => Some(to.map_or(FORGOTTEN, ServiceState::as_str)),
             Change::Job { to, .. } => Some(to.as_str()),
-            Change::Health { to, .. } => Some(to.as_str()),
+            Change::Health { to, .. } => Some(to.map_or(FORGOTTEN, Health::as_str)),
             Change::Watch { to, .. } => Some(to.as_str()),
             Change::Peer(phase) | Change::Flapping(phase) | Change::Maintenance(phase) => Some(phase.as_str()),
             Change::MassSilence(phase) => Some(phase.as_str()),
@@ -395,13 +395,13 @@ impl Change {
             // What a lost observer alone heard is in nobody's sight, so its alarm stands for all of that.
             Change::Service { to: Some(ServiceState::Down), .. }
             | Change::Job { to: JobState::Failed | JobState::Missed, .. }
-            | Change::Health { to: Health::Critical, .. }
+            | Change::Health { to: Some(Health::Critical), .. }
             | Change::Peer(Phase::Start)
             | Change::MassSilence(MassSilencePhase::Start) => Severity::Critical,
             Change::Service { to: Some(ServiceState::Degraded), .. }
             | Change::Instance { to: Some(State::Down), .. }
             | Change::Job { to: JobState::Overrun | JobState::Lost, .. }
-            | Change::Health { to: Health::Unknown, .. }
+            | Change::Health { to: Some(Health::Unknown), .. }
             | Change::Watch { to: WatchState::Low, .. }
             | Change::Flapping(Phase::Start)
             | Change::Warning(_) => Severity::Warning,
@@ -438,6 +438,25 @@ pub struct Event<T = UnixTime> {
     pub context: Option<InstanceContext<T>>,
     /// What was known of its service.
     pub service_context: Option<ServiceContext>,
+    /// What was known of the run of a job.
+    pub job: Option<JobContext>,
+}
+
+/// What was known of the run of a job when the job changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobContext {
+    /// Its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<CompactString>,
+    /// How long it took, or has been going on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_s: Option<f64>,
+    /// When it was due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<UnixTime>,
+    /// What it said at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<CompactString>,
 }
 
 /// What was known of a service when something about it was reported.
@@ -507,6 +526,8 @@ struct FlatEvent<'a> {
     count: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nodes: Option<Cow<'a, [CompactString; 2]>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    job: Option<Cow<'a, JobContext>>,
     notify: bool,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     context: Option<Cow<'a, InstanceContext>>,
@@ -533,7 +554,9 @@ impl FlatEvent<'_> {
                 to: JobState::from_name(to?)?,
                 reason: JobReason::from_text(reason?)?,
             },
-            EventKind::Health => Change::Health { from: state(from?, Health::from_name)?, to: Health::from_name(to?)? },
+            EventKind::Health => {
+                Change::Health { from: state(from?, Health::from_name)?, to: state(to?, Health::from_name)? }
+            }
             EventKind::Watch => Change::Watch {
                 from: WatchState::from_name(from?)?,
                 to: WatchState::from_name(to?)?,
@@ -566,6 +589,7 @@ impl Serialize for Event {
             code: self.change.code(),
             count: self.change.restored(),
             nodes: self.nodes.as_ref().map(Cow::Borrowed),
+            job: self.job.as_ref().map(Cow::Borrowed),
             notify: self.notify,
             context: self.context.as_ref().map(Cow::Borrowed),
             service_context: self.service_context.as_ref().map(Cow::Borrowed),
@@ -590,6 +614,7 @@ impl<'de> Deserialize<'de> for Event {
             notify: flat.notify,
             context: flat.context.map(Cow::into_owned),
             service_context: flat.service_context.map(Cow::into_owned),
+            job: flat.job.map(Cow::into_owned),
         })
     }
 }
@@ -619,6 +644,9 @@ impl Identity {
         let mut value = serde_json::to_value(event).unwrap_or_default();
         if let Some(seen) = event.context.as_ref().and_then(|context| context.last_seen) {
             value["last_seen"] = seen.rfc3339().into();
+        }
+        if let Some(due) = event.job.as_ref().and_then(|job| job.due) {
+            value["job"]["due"] = due.rfc3339().into();
         }
         value["v"] = 1.into();
         value["id"] = self.id(number).into();
@@ -656,6 +684,7 @@ impl Event<EngineTime> {
             notify: self.notify,
             context: self.context.map(|context| context.in_unix_time(epoch)),
             service_context: self.service_context,
+            job: self.job,
         }
     }
 }
@@ -681,12 +710,23 @@ impl<T> Event<T> {
     /// Bytes that it takes beside itself.
     pub fn heap_bytes(&self) -> usize {
         let context = self.context.iter().flat_map(|context| [&context.version, &context.start]);
-        let names = [&self.service, &self.instance].into_iter().chain(context).flatten();
+        let job = self.job.iter().flat_map(|job| [&job.run, &job.message]);
+        let names = [&self.service, &self.instance].into_iter().chain(context).chain(job).flatten();
         names.chain(self.nodes.iter().flatten()).map(text_bytes).sum()
     }
 
     pub(super) fn new(at: T, change: Change, notify: bool) -> Event<T> {
-        Event { at, change, service: None, instance: None, nodes: None, notify, context: None, service_context: None }
+        Event {
+            at,
+            change,
+            service: None,
+            instance: None,
+            nodes: None,
+            notify,
+            context: None,
+            service_context: None,
+            job: None,
+        }
     }
 
     /// How grave it is.
@@ -722,11 +762,11 @@ mod tests {
                 r#"{"kind":"job","service":"s","from":"failed","to":"retired","reason":"goodbye","notify":true}"#,
             ),
             (
-                Change::Health { from: None, to: Health::Critical },
+                Change::Health { from: None, to: Some(Health::Critical) },
                 r#"{"kind":"health","service":"s","from":"none","to":"critical","notify":true}"#,
             ),
             (
-                Change::Health { from: Some(Health::Unknown), to: Health::Ok },
+                Change::Health { from: Some(Health::Unknown), to: Some(Health::Ok) },
                 r#"{"kind":"health","service":"s","from":"unknown","to":"ok","notify":true}"#,
             ),
             (
@@ -751,7 +791,7 @@ mod tests {
             r#"{"kind":"instance","service":"s","from":"late","to":"degraded","reason":"missed_beats","notify":true}"#,
             r#"{"kind":"warning","service":"s","notify":true}"#,
             r#"{"kind":"job","service":"s","from":"running","to":"failed","reason":"exit","notify":true}"#,
-            r#"{"kind":"health","service":"s","from":"ok","to":"none","notify":true}"#,
+            r#"{"kind":"health","service":"s","from":"ok","to":"down","notify":true}"#,
             r#"{"kind":"flapping","to":"hold_expired","notify":true}"#,
         ] {
             assert!(serde_json::from_str::<Event>(wrong).is_err(), "{wrong}");

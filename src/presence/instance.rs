@@ -11,7 +11,7 @@ use crate::protocol::Heartbeat;
 
 use super::crash_loop::YOUNG;
 use super::detector::{Detector, Gap};
-use super::event::Reason;
+use super::event::{Health, Reason};
 use super::history::History;
 use super::policy::{Policy, grace_for};
 use super::roster::ServiceId;
@@ -175,6 +175,9 @@ pub struct Instance {
     unwatched: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     health: Option<u8>,
+    /// What its last service check said, where that is an alert, and whether it was notified.
+    #[serde(default, skip_serializing_if = "is_default")]
+    health_alert: (Option<Health>, bool),
     source: Option<IpAddr>,
     #[serde(default)]
     history: History,
@@ -294,6 +297,7 @@ impl Instance {
             member: false,
             unwatched: false,
             health: None,
+            health_alert: (None, false),
             source: None,
             history: History::new(now),
             sampled: false,
@@ -491,6 +495,24 @@ impl Instance {
         if beat.message != self.rare().message {
             self.rare_mut().message.clone_from(&beat.message);
         }
+    }
+
+    /// Takes what a service check says, where that is an alert; what it said before, and whether to notify, if there is
+    /// something to report. What maintenance kept quiet is notified when it is over and the check says so again.
+    pub(super) fn change_health(&mut self, to: Health, is_quiet: bool) -> Option<(Option<Health>, bool)> {
+        let (from, was_notified) = self.health_alert;
+        let (is_bad, was_bad) = (to.is_bad(), from.is_some_and(Health::is_bad));
+        let begins = is_bad && !was_notified && !is_quiet;
+        let notify = begins || (!is_bad && was_notified);
+        self.health_alert = (Some(to), is_bad && (begins || was_notified));
+        let is_other = from != Some(to) && (is_bad || was_bad || from.is_some());
+        (is_other || notify).then_some((from, notify))
+    }
+
+    /// Ends the alert of its service check; what that said, if it was notified.
+    pub(super) fn end_health_alert(&mut self) -> Option<Health> {
+        let (said, was_notified) = std::mem::take(&mut self.health_alert);
+        said.filter(|_| was_notified)
     }
 
     /// Its beats are sampled; `true` if that was not known.

@@ -55,15 +55,15 @@ pub use admission::{Refusal, Refusals};
 pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification};
 pub use blindness::BlindSeconds;
 pub use engine::{
-    BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, Reading, SERIES, Saved, ServicePart,
-    ServiceView, Sighting, Summary, ViewCursor, peer_reading,
+    BadJob, BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, JobSummary, Reading, SERIES,
+    Saved, ServicePart, ServiceView, Sighting, Summary, ViewCursor, peer_reading,
 };
 pub use event::{
-    Change, Event, EventKind, Health, Identity, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext,
-    Severity, WarningCode, WatchReason, WatchState, rfc3339,
+    Change, Event, EventKind, Health, Identity, InstanceContext, JobContext, MassSilencePhase, Phase, Reason,
+    ServiceContext, Severity, WarningCode, WatchReason, WatchState, rfc3339,
 };
 pub use instance::{Instance, State};
-pub use jobs::{JobReason, JobState};
+pub use jobs::{CronSchedule, JobReason, JobRule, JobState, JobView, NamedZone, OpenRunView, RunResult, RunView};
 pub use policy::{Policy, grace_for, misses_for};
 pub use service::{Service, ServiceState};
 pub use time::{EngineTime, Epoch, UnixTime};

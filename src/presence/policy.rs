@@ -8,6 +8,8 @@ use crate::glob::matches;
 use crate::named::named_enum;
 use crate::watches::Watches;
 
+use super::jobs::JobRule;
+
 /// How many beats in a row must be missed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Misses {
@@ -50,6 +52,8 @@ pub struct Rules {
     pub notify: Notify,
     /// Whose word counts: a place in [`Policy::guards`].
     pub guard: Option<u16>,
+    /// A service check with status 2 or 3 is an alert of its own.
+    pub health_alerts: bool,
 }
 
 impl Rules {
@@ -89,6 +93,7 @@ impl Default for Rules {
             within: 300.0,
             notify: Notify::All,
             guard: None,
+            health_alerts: false,
         }
     }
 }
@@ -114,6 +119,8 @@ pub struct Override {
     pub notify: Option<Notify>,
     /// See [`Rules::guard`].
     pub guard: Option<u16>,
+    /// See [`Rules::health_alerts`].
+    pub health_alerts: Option<bool>,
 }
 
 /// A service that must be there even if it never spoke.
@@ -190,6 +197,8 @@ pub struct Policy {
     pub overrides: Vec<Override>,
     /// Services that must be there.
     pub expect: Vec<Expected>,
+    /// What is configured of jobs.
+    pub jobs: Vec<JobRule>,
     /// Whose word counts, for those services that ask.
     pub guards: Vec<Guard>,
     /// A goodbye counts only from the address of the beats.
@@ -244,6 +253,7 @@ impl Default for Policy {
             rules: Rules::default(),
             overrides: Vec::new(),
             expect: Vec::new(),
+            jobs: Vec::new(),
             guards: Vec::new(),
             goodbye_same_ip: false,
             series: SeriesOf::Auto,
@@ -282,6 +292,7 @@ impl Policy {
             rules.within = o.within.unwrap_or(rules.within);
             rules.notify = o.notify.unwrap_or(rules.notify);
             rules.guard = o.guard.or(rules.guard);
+            rules.health_alerts = o.health_alerts.unwrap_or(rules.health_alerts);
         }
         if let Some(expected) = self.expect.iter().find(|expected| expected.service == service) {
             rules.min = Some(expected.min);

@@ -277,6 +277,11 @@ impl Service {
         self.maintenance_until = until;
     }
 
+    /// Its instances have not left: they are something else now. So nobody is missing.
+    pub(super) fn end_stay(&mut self) {
+        self.alive = None;
+    }
+
     /// `true` the first time that one of its limits is reached.
     pub(super) fn note_limit(&mut self) -> bool {
         !std::mem::replace(&mut self.limit_warned, true)

@@ -103,6 +103,17 @@ impl Epoch {
         UnixTime(at.0 + self.0)
     }
 
+    /// A Unix time on the engine's clock.
+    pub fn to_engine(self, at: UnixTime) -> EngineTime {
+        EngineTime(at.0 - self.0)
+    }
+
+    /// The same after the wall clock was set by so many seconds.
+    #[must_use]
+    pub fn stepped(self, secs: f64) -> Epoch {
+        Epoch(self.0 + secs)
+    }
+
     /// Seconds by which the wall clock was set between an earlier epoch and this one.
     pub fn step_since(self, earlier: Epoch) -> f64 {
         self.0 - earlier.0
@@ -117,6 +128,8 @@ mod tests {
     fn an_epoch_converts_and_shows_steps_of_the_wall_clock() {
         let epoch = Epoch::new(UnixTime::from_secs(1_000_005.0), EngineTime::from_secs(5.0));
         assert_eq!(epoch.to_unix(EngineTime::from_secs(7.5)), UnixTime::from_secs(1_000_007.5));
+        assert_eq!(epoch.to_engine(UnixTime::from_secs(1_000_007.5)), EngineTime::from_secs(7.5));
+        assert_eq!(epoch.stepped(-2.0).step_since(epoch), -2.0);
         let set_back = Epoch::new(UnixTime::from_secs(999_999.0), EngineTime::from_secs(9.0));
         assert_eq!(set_back.step_since(epoch), -10.0);
         assert_eq!(Epoch::UNIX.to_unix(EngineTime::from_secs(3.0)), UnixTime::from_secs(3.0));

@@ -310,6 +310,7 @@ impl Driver {
         }
         let alerts = AlertBook::new(options.group_wait.as_secs_f64(), alarms);
         let epoch = Epoch::new(wall_clock(), base);
+        engine.set_epoch(epoch);
         let held = memory.holding(Holder::Presence);
         let observers = options.peers.map(|urls| {
             engine = std::mem::replace(&mut engine, Engine::new(Policy::default(), base, seed)).shared();
@@ -453,12 +454,12 @@ impl Driver {
             self.state.engine_mut().queue_drops(now, lost, taken);
         }
         self.state.engine_mut().at(now);
+        self.state.set_wall_clock(wall_clock());
         if self.state.may_judge() {
             self.state.engine_mut().tick(now);
         }
         self.state.tick_observers();
         self.shared.wants_senders.store(self.state.engine().is_crowded(), Ordering::Relaxed);
-        self.state.set_wall_clock(wall_clock());
         self.dirty |= self.state.engine().has_events();
         self.state.collect();
         self.dirty |= self.state.tick_alerts();
@@ -488,7 +489,8 @@ impl Driver {
     /// Saves what has changed. Nothing is written while there was never anybody.
     fn save(&mut self) {
         let is_dirty = std::mem::take(&mut self.dirty);
-        let is_nobody = self.state.engine().is_empty() && self.state_file.is_missing();
+        let is_nobody =
+            self.state.engine().is_empty() && !self.state.engine().has_jobs() && self.state_file.is_missing();
         if is_dirty && !is_nobody {
             let told = self.state.saved_targets();
             let observers = self.state.shared.as_ref().map(|shared| &shared.observers);

@@ -12,8 +12,8 @@ use crate::memory::{Holder, Holding, Level};
 use crate::notify::{Outbox, SavedTarget};
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, AlertKey, AlertName, Engine, Epoch, Event, EventKind, Identity, InstanceView, Notification, Reading,
-    Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
+    AlertBook, AlertKey, AlertName, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobView,
+    Notification, Reading, Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
 };
 use crate::telemetry::{Account, PresenceAccount};
 use crate::untrusted::Escaped;
@@ -150,6 +150,17 @@ impl PresenceState {
         self.engine.knows(service)
     }
 
+    /// Jobs by name: of one service or all, in a state or any, after one of a name; at most so many, and of each so many runs.
+    pub fn jobs(
+        &self,
+        service: Option<&str>,
+        state: Option<JobState>,
+        after: Option<(&str, &str)>,
+        most: (usize, usize),
+    ) -> Vec<JobView> {
+        self.engine.view_jobs(service, state, after, most, self.epoch)
+    }
+
     /// Whether there is a mass silence.
     pub fn is_mass_silence(&self) -> bool {
         self.engine.is_mass_silence()
@@ -269,6 +280,7 @@ impl PresenceState {
         if step.abs() >= 2.0 {
             self.engine.clock_stepped(step);
         }
+        self.engine.set_epoch(epoch);
         self.epoch = epoch;
     }
 

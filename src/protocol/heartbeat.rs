@@ -6,6 +6,8 @@
 //! _sc|heartbeat|STATUS|[h:HOST|]#service:S[,instance:I][,interval:SECS]
 //! maintenance.SERVICE[.INSTANCE]:SECS|g         or maintenance:SECS|g|#service:S
 //! ```
+//! Every form of a heartbeat may carry what a job says of a run: `status:start|ok|fail`, `run:ID`, `exit:N`, `duration:SECS`,
+//! `max_runtime:SECS`.
 //! A gauge above 1 declares that the next heartbeat comes within that many seconds; 0 is a goodbye. 1 and every other type declare no
 //! interval.
 
@@ -22,14 +24,18 @@ use super::tags::{Tag, cut_lossy, lossy};
 /// Longest declared interval: a week, in seconds.
 pub const MAX_DECLARED_INTERVAL: f64 = 604_800.0;
 
+/// Longest run of a job that is believed: a year, in seconds.
+const MAX_RUN_SECS: f64 = 31_622_400.0;
+
 /// Shortest declared interval, in seconds.
 const MIN_DECLARED_INTERVAL: f64 = 1.0;
 
 /// Longest name of a service or an instance, in bytes.
 pub const MAX_PRESENCE_NAME: usize = 128;
 
-/// Longest kept message of a service check, in bytes.
+/// Longest kept message of a service check, in bytes, and of one that says how a run of a job ended.
 const MAX_MESSAGE: usize = 200;
+const MAX_JOB_MESSAGE: usize = 1000;
 
 /// Names that no service may have: the API has these words in its paths.
 pub const TAKEN: [&str; 3] = ["events", "maintenance", "peer"];
@@ -65,6 +71,34 @@ pub struct Heartbeat {
     pub key: Option<CompactString>,
     /// Whether it has a sample rate, so that most others were not sent.
     pub sampled: bool,
+    /// What a job says of a run.
+    pub job: Option<Box<JobTags>>,
+}
+
+/// What a job says of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobTags {
+    /// What the run does; `None` if the line says nothing of that.
+    pub status: Option<JobStatus>,
+    /// Which run.
+    pub run: Option<CompactString>,
+    /// The exit status, if it is a number.
+    pub exit: Option<i64>,
+    /// How long the run took, in seconds.
+    pub duration: Option<f64>,
+    /// How long a run may take, in seconds.
+    pub max_runtime: Option<f64>,
+}
+
+/// What a run of a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobStatus {
+    /// It begins.
+    Start,
+    /// It ended well.
+    Ok,
+    /// It failed.
+    Fail,
 }
 
 /// What a line means to presence.
@@ -202,6 +236,11 @@ struct HeartbeatTags<'a> {
     start: Option<Cow<'a, str>>,
     version: Option<Cow<'a, str>>,
     key: Option<Cow<'a, str>>,
+    status: Option<Cow<'a, str>>,
+    run: Option<Cow<'a, str>>,
+    exit: Option<Cow<'a, str>>,
+    duration: Option<Cow<'a, str>>,
+    max_runtime: Option<Cow<'a, str>>,
 }
 
 impl Heartbeats {
@@ -303,7 +342,8 @@ impl Heartbeats {
         };
         let mut beat = self.beat(service, instance, &tags, from);
         beat.health = Some(check.status);
-        beat.message = check.message.map(|text| cut_lossy(text, MAX_MESSAGE).into());
+        let most = if beat.job.is_some() { MAX_JOB_MESSAGE } else { MAX_MESSAGE };
+        beat.message = check.message.map(|text| cut_lossy(text, most).into());
         declare_interval(&mut beat, tags.interval);
         Some(Signal::Heartbeat(beat))
     }
@@ -326,6 +366,7 @@ impl Heartbeats {
             version: short(&tags.version),
             key: short(&tags.key),
             source: from,
+            job: job_tags(tags).map(Box::new),
             ..Heartbeat::default()
         }
     }
@@ -362,6 +403,28 @@ fn assist(tags: &HeartbeatTags<'_>, from: Option<IpAddr>) -> Option<Signal> {
     Some(Signal::Assist { service, instance, source: from, key: short(&tags.key) })
 }
 
+/// What the tags say of a run of a job; `None` if they say nothing of one. An exit status other than 0 is a failure, whatever
+/// `status` says.
+fn job_tags(tags: &HeartbeatTags<'_>) -> Option<JobTags> {
+    let status = match tags.status.as_deref() {
+        Some("start") => Some(JobStatus::Start),
+        Some("ok") if tags.exit.as_deref().is_none_or(|exit| exit == "0") => Some(JobStatus::Ok),
+        Some("ok" | "fail") => Some(JobStatus::Fail),
+        Some(_) | None => None,
+    };
+    let seconds = |text: &Option<Cow<'_, str>>| {
+        let seconds = text.as_deref()?.parse().ok()?;
+        (0.0..=MAX_RUN_SECS).contains(&seconds).then_some(seconds)
+    };
+    let max_runtime = seconds(&tags.max_runtime).filter(|seconds| *seconds > 0.0);
+    if status.is_none() && max_runtime.is_none() {
+        return None;
+    }
+    let run = tags.run.as_deref().map(|run| run[..run.floor_char_boundary(MAX_PRESENCE_NAME)].into());
+    let exit = tags.exit.as_deref().and_then(|exit| exit.parse().ok());
+    Some(JobTags { status, run, exit, duration: seconds(&tags.duration), max_runtime })
+}
+
 /// The tag `interval` takes precedence over the value.
 fn declare_interval(beat: &mut Heartbeat, interval: Option<f64>) {
     match interval {
@@ -385,6 +448,11 @@ fn heartbeat_tags<'a>(all: impl Iterator<Item = Tag<'a>>) -> HeartbeatTags<'a> {
             b"version" => &mut tags.version,
             b"key" => &mut tags.key,
             b"interval" => &mut interval,
+            b"status" => &mut tags.status,
+            b"run" => &mut tags.run,
+            b"exit" => &mut tags.exit,
+            b"duration" => &mut tags.duration,
+            b"max_runtime" => &mut tags.max_runtime,
             _ => continue,
         };
         if slot.is_none() {
@@ -457,6 +525,40 @@ mod tests {
         let tagged = "heartbeat:10|g|@0.5|#service:a,version:1,start:2,key:k";
         let Some(Signal::Heartbeat(beat)) = signal(tagged, &heartbeats) else { panic!("{tagged}") };
         assert_eq!((beat.key.as_deref(), beat.start.as_deref(), beat.sampled), (Some("k"), Some("2"), true));
+    }
+
+    #[test]
+    fn a_job_says_what_its_run_does() {
+        let job = |line: &str| match signal(line, &Heartbeats::default()) {
+            Some(Signal::Heartbeat(beat)) => (beat.job.map(|job| *job), beat.message),
+            other => panic!("{line}: {other:?}"),
+        };
+        let status = |status| Some(JobTags { status: Some(status), ..JobTags::default() });
+        for (tags, expected) in [
+            ("status:start", status(JobStatus::Start)),
+            ("status:ok", status(JobStatus::Ok)),
+            ("status:fail", status(JobStatus::Fail)),
+            ("status:ok,exit:0", Some(JobTags { status: Some(JobStatus::Ok), exit: Some(0), ..JobTags::default() })),
+            ("status:ok,exit:3", Some(JobTags { status: Some(JobStatus::Fail), exit: Some(3), ..JobTags::default() })),
+            ("status:ok,exit:KILL", status(JobStatus::Fail)),
+            ("status:200", None),
+            ("duration:5", None),
+            ("status:fail,duration:-1,max_runtime:0", status(JobStatus::Fail)),
+        ] {
+            assert_eq!(job(&format!("heartbeat.a:1|g|#{tags}")).0, expected, "{tags}");
+        }
+        let all = "status:start,run:r1,max_runtime:600,duration:1.5";
+        let whole = JobTags {
+            status: Some(JobStatus::Start),
+            run: Some("r1".into()),
+            exit: None,
+            duration: Some(1.5),
+            max_runtime: Some(600.0),
+        };
+        assert_eq!(job(&format!("heartbeat:3600|g|#service:a,{all}")).0, Some(whole));
+        let long = "x".repeat(2000);
+        let (_, message) = job(&format!("_sc|heartbeat|2|#service:a,status:fail|m:{long}"));
+        assert_eq!(message.map(|message| message.len()), Some(MAX_JOB_MESSAGE));
     }
 
     #[test]

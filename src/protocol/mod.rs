@@ -42,7 +42,9 @@ mod tags;
 pub use binary::{BINARY_MAGIC, BinaryFrame, binary_frame, binary_frames, newlines};
 pub use error::{ParseError, Reason};
 pub use event::{AlertType, Event, Priority};
-pub use heartbeat::{Heartbeat, Heartbeats, Ignored, MAX_DECLARED_INTERVAL, MAX_PRESENCE_NAME, Seen, Signal, TAKEN};
+pub use heartbeat::{
+    Heartbeat, Heartbeats, Ignored, JobStatus, JobTags, MAX_DECLARED_INTERVAL, MAX_PRESENCE_NAME, Seen, Signal, TAKEN,
+};
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;
 pub use parse::{Line, Lines, MAX_NAME_BYTES, Options, Samples, lines, parse_line, parse_metric, split_line, trim};

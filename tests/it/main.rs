@@ -24,6 +24,7 @@ mod http;
 mod http_api;
 mod import;
 mod influx;
+mod jobs;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod layering;

@@ -11,13 +11,13 @@ use crate::http::access::{Caller, see_other};
 use crate::http::presence::{Announcement, announce, ask, forget, may, unknown};
 use crate::http::verdict::{self, Look};
 use crate::presence::describe::length;
-use crate::presence::{Event, InstanceView, ServiceState, ServiceView};
+use crate::presence::{Event, InstanceView, JobView, RunResult, ServiceState, ServiceView};
 use crate::untrusted::in_url;
 use crate::web::{Fields, FromGiven, Given, Nothing, Parameters};
 
 use super::board::{day, event_card, silence, square};
 use super::frame::{Frame, View, heading};
-use super::parts::{Wire, amount, icon, pill};
+use super::parts::{Wire, amount, count, icon, pill};
 use super::query::{OfService, Plain, State, StateParameters};
 
 /// Most instances on the page of a service; the API has all.
@@ -69,7 +69,10 @@ pub(super) async fn page(
         title: Some(&service.service),
     };
     let content = html! {
-        section.card data-live="instances" { (instances(&service)) }
+        @if !service.jobs.is_empty() { section.card data-live="jobs" { (jobs(&service)) } }
+        @if service.jobs.is_empty() || !service.instances.is_empty() {
+            section.card data-live="instances" { (instances(&service)) }
+        }
         (event_card(&happened))
     };
     frame.page(Some(service_heading(&service)), content).await
@@ -87,8 +90,11 @@ fn level(state: ServiceState) -> &'static str {
 fn service_heading(service: &ServiceView) -> Markup {
     let name = &service.service;
     let detail = html! {
-        (service.present) " of " (service.present + service.down) " present"
-        @match service.min { Some(min) => { ", at least " (min) " wanted" }, None => { ", degraded below " (service.quorum) } }
+        @if !service.jobs.is_empty() { (count(service.jobs.len(), "job")) ". " }
+        @if service.jobs.is_empty() || !service.instances.is_empty() {
+            (service.present) " of " (service.present + service.down) " present"
+            @match service.min { Some(min) => { ", at least " (min) " wanted" }, None => { ", degraded below " (service.quorum) } }
+        }
         ". " (service.state) " since " (both_times(&service.since)) "."
         @if service.left > 0 { " " (service.left) " left." }
     };
@@ -122,6 +128,65 @@ fn both_times(text: &str) -> Markup {
     html! {
         time datetime=(text) { (minute(text)) " UTC" }
         @if let Some(time) = time { span.muted data-local=(time.as_secs()) {} }
+    }
+}
+
+/// Most runs of a job on the page of its service.
+const RUNS: usize = 10;
+
+/// The jobs of a service, each with its last runs.
+fn jobs(service: &ServiceView) -> Markup {
+    html! {
+        header { h2 { "Jobs" } }
+        div.wide {
+            table {
+                thead {
+                    tr {
+                        th scope="col" { "Job" } th scope="col" { "State" } th scope="col" { "Run" }
+                        th scope="col" { "Began, UTC" } th scope="col" { "Result" } th.num scope="col" { "Took" }
+                        th scope="col" { "Exit" } th scope="col" { "It said" }
+                    }
+                }
+                tbody { @for job in &service.jobs { (job_rows(job)) } }
+            }
+        }
+    }
+}
+
+fn job_rows(job: &JobView) -> Markup {
+    let when = job.schedule.as_ref().map(|fields| format!("{fields} {}", job.timezone.as_deref().unwrap_or("")));
+    let when = when.or(job.every_s.map(|every| format!("every {}", length(every))));
+    html! {
+        tr {
+            td { span.mono { (Wire(&job.instance)) } }
+            td { span.error[job.level == 2] { (job.state) } " since " (minute(&job.since)) }
+            td colspan="6" {
+                @if let Some(when) = &when { (Wire(when)) ". " }
+                @if let Some(due) = &job.due { "Next run " (minute(due)) " UTC. " }
+                @if let Some(at) = &job.last_success { "Last good run " (minute(at)) " UTC." }
+            }
+        }
+        @for run in &job.running {
+            tr {
+                td {} td {}
+                td.mono { (Wire(run.run.as_deref().unwrap_or("–"))) }
+                td { (minute(&run.since)) }
+                td { @if run.overrun { "overrun" } @else { "running" } }
+                td.num { (length(run.running_s)) }
+                td {} td {}
+            }
+        }
+        @for run in job.runs.iter().take(RUNS) {
+            tr {
+                td {} td {}
+                td.mono { (Wire(run.run.as_deref().unwrap_or("–"))) }
+                td { @if let Some(at) = run.started.as_ref().or(run.ended.as_ref()) { (minute(at)) } }
+                td { span.error[run.result == RunResult::Failed] { (run.result) } }
+                td.num { @if let Some(lasted) = run.duration_s { (length(lasted)) } }
+                td { @if let Some(exit) = run.exit { (exit) } }
+                td { (Wire(run.message.as_deref().unwrap_or(""))) }
+            }
+        }
     }
 }
 

@@ -50,6 +50,8 @@ impl Engine {
         self.evaluate_services(&went_down);
         self.miss_forgotten();
         self.look_at_floors();
+        self.await_first_runs();
+        self.evaluate_jobs();
         self.held.set(self.heap_bytes() as u64);
     }
 
@@ -59,7 +61,11 @@ impl Engine {
         if !self.dirty.is_empty() || !self.maybe_replaced.is_empty() || is_judging {
             return self.now;
         }
-        self.instance_schedule.next().min(self.service_schedule.next()).min(self.habits.next())
+        if self.awaits_first_runs {
+            return self.now;
+        }
+        let jobs = self.jobs.next_due();
+        self.instance_schedule.next().min(self.service_schedule.next()).min(self.habits.next()).min(jobs)
     }
 
     /// Those that are due, in the order of their services and registrations. Those whom a mass silence holds are not

@@ -6,6 +6,7 @@
 
 mod elsewhere;
 mod evaluate;
+mod jobs;
 mod observe;
 mod readings;
 mod restore;
@@ -24,15 +25,17 @@ use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reas
 use super::evidence::Evidence;
 use super::habit::Habits;
 use super::instance::{Instance, State, Suppression};
+use super::jobs::{BlindTimes, Jobs};
 use super::loss::FleetLoss;
 use super::mass_silence::MassSilence;
 use super::policy::{Policy, Rules};
 use super::roster::{InstanceId, Roster, ServiceId};
 use super::schedule::Schedule;
 use super::service::{Service, ServiceState};
-use super::time::EngineTime;
+use super::time::{EngineTime, Epoch};
 
 pub use elsewhere::Sighting;
+pub use jobs::{BadJob, JobSummary};
 pub use readings::{Reading, SERIES, peer_reading};
 pub use restore::Saved;
 pub use summary::{BadService, FailingInstance, Summary};
@@ -59,6 +62,12 @@ pub struct Engine {
     /// Of services that are forgotten.
     habits: Habits,
     blindness: Blindness,
+    blind_times: BlindTimes,
+    jobs: Jobs,
+    /// Where the engine's clock stands in wall time, whether that is known, and whether configured jobs have no first time yet.
+    epoch: Epoch,
+    has_epoch: bool,
+    awaits_first_runs: bool,
     fleet_loss: FleetLoss,
     /// Instances whose lines are counted, with their places in the order of registration.
     counted: Vec<(u64, InstanceId)>,
@@ -78,10 +87,12 @@ impl Engine {
     pub fn new(policy: Policy, now: EngineTime, seed: u64) -> Engine {
         let mut engine = Engine::empty(policy, now, seed);
         engine.expect_services();
+        engine.expect_jobs();
         engine
     }
 
     fn empty(policy: Policy, now: EngineTime, seed: u64) -> Engine {
+        let jobs = Jobs::new(&policy.jobs);
         Engine {
             policy,
             now,
@@ -94,6 +105,11 @@ impl Engine {
             mass: MassSilence::default(),
             habits: Habits::default(),
             blindness: Blindness::default(),
+            blind_times: BlindTimes::default(),
+            jobs,
+            epoch: Epoch::UNIX,
+            has_epoch: false,
+            awaits_first_runs: true,
             fleet_loss: FleetLoss::default(),
             counted: Vec::new(),
             evidence: None,
@@ -116,6 +132,8 @@ impl Engine {
             + self.habits.heap_bytes()
             + self.instance_schedule.heap_bytes()
             + self.service_schedule.heap_bytes()
+            + self.jobs.heap_bytes()
+            + self.blind_times.heap_bytes()
             + vec_footprint::<Event<EngineTime>>(self.events.capacity())
             + events
             + self.evidence.as_ref().map_or(0, |evidence| evidence.heap_bytes())
@@ -178,7 +196,7 @@ impl Engine {
 
     /// Whether a service is known.
     pub fn knows(&self, service: &str) -> bool {
-        self.roster.find_service(service).is_some()
+        self.roster.find_service(service).is_some() || self.knows_job(service, None)
     }
 
     /// How many instances are known.
@@ -231,6 +249,7 @@ impl Engine {
         }
         self.note_blind_minutes();
         if second.is_left_out {
+            self.note_blind(self.now - 1.0, self.now);
             self.note_dropped_here();
             let skipped = self.seen_elsewhere();
             let (now, policy) = (self.now, &self.policy);
@@ -248,6 +267,7 @@ impl Engine {
         }
         self.blindness.note_pause(secs);
         self.note_blind_minutes();
+        self.note_blind(self.now - secs, self.now);
         self.warn(None, WarningCode::LocalPause, false);
         let skipped = self.seen_elsewhere();
         let (now, policy) = (self.now, &self.policy);
@@ -308,6 +328,7 @@ impl Engine {
     }
 
     fn remove_instance(&mut self, id: InstanceId, reason: Reason) {
+        self.end_health_alert(id);
         if self.roster.instance_mut(id).stop_flapping() {
             self.report_instance(id, Change::Flapping(Phase::End), true);
         }

@@ -8,7 +8,7 @@ use crate::protocol::{Heartbeat, Signal};
 
 use super::Engine;
 use crate::presence::admission::{Refusal, is_established};
-use crate::presence::event::{Change, Event, Phase, Reason, WarningCode};
+use crate::presence::event::{Change, Health, Phase, Reason, WarningCode};
 use crate::presence::instance::{Instance, State};
 use crate::presence::loss::PooledLoss;
 use crate::presence::policy::{Misses, grace_for};
@@ -70,8 +70,12 @@ impl Engine {
         if !self.trusts(&beat.service, beat.source, beat.key.as_deref()) {
             return;
         }
+        if (beat.job.is_some() || self.has_jobs()) && self.take_job_line(beat) {
+            return;
+        }
         if beat.goodbye {
             self.goodbye(beat);
+            self.evaluate_health(beat);
             return;
         }
         let (id, was) = match self.roster.find(&beat.service, &beat.instance) {
@@ -121,6 +125,7 @@ impl Engine {
             self.mark_maybe_replaced(instance.service());
         }
         self.schedule(id);
+        self.evaluate_health(beat);
     }
 
     /// What a beat tells of the habits of its service.
@@ -242,11 +247,13 @@ impl Engine {
         }
         // A service that is not established itself does not push others out by growing.
         let may_evict = service.is_none_or(|id| is_established(id, &self.roster, &self.policy, self.now));
-        while self.roster.instance_count() >= self.policy.max_instances {
+        while self.population() >= self.policy.max_instances {
             if !may_evict {
                 return Err(Refusal::Limit);
             }
-            self.evict_service()?;
+            if self.evict_service().is_err() && !self.evict_job() {
+                return Err(Refusal::Limit);
+            }
         }
         Ok(())
     }
@@ -352,11 +359,39 @@ impl Engine {
         }
     }
 
+    /// The status of a service check as an alert of its own, where that is wanted. It ends with a status that is no problem,
+    /// and with the instance.
+    fn evaluate_health(&mut self, beat: &Heartbeat) {
+        let Some(id) = self.roster.find(&beat.service, &beat.instance) else { return };
+        let rules = self.rules(id);
+        let (wanted, is_muted) = (rules.health_alerts, rules.mutes_instances());
+        if let Some(status) = beat.health.filter(|_| wanted) {
+            let is_quiet = is_muted || self.roster.is_maintained(self.roster.instance(id), self.now);
+            let to = Health::of_status(status);
+            if let Some((from, notify)) = self.roster.instance_mut(id).change_health(to, is_quiet) {
+                self.report_instance(id, Change::Health { from, to: Some(to) }, notify);
+            }
+        }
+        if beat.goodbye && self.roster.instance(id).state() == State::Left {
+            self.end_health_alert(id);
+        }
+    }
+
+    /// Who is not there any more has no alert of its service check.
+    pub(super) fn end_health_alert(&mut self, id: InstanceId) {
+        if let Some(from) = self.roster.instance_mut(id).end_health_alert() {
+            self.report_instance(id, Change::Health { from: Some(from), to: None }, true);
+        }
+    }
+
     /// An instance has left.
     pub(super) fn leave(&mut self, id: InstanceId, reason: Reason) {
         let instance = self.roster.instance(id);
         let (from, notify) = (instance.state(), instance.has_notified_problem());
         self.transition(id, (Some(from), Some(State::Left)), reason, notify);
+        if reason != Reason::Goodbye {
+            self.end_health_alert(id);
+        }
         let timeout = self.roster.instance(id).detector().timing(&self.policy, self.rules(id)).down;
         let service = self.roster.service_of(self.roster.instance(id));
         let may_crash = reason == Reason::Goodbye && service.habit().has_long_stays() && !service.rules().ephemeral;
@@ -396,22 +431,29 @@ impl Engine {
 
     /// The same, whoever announced it where.
     pub(crate) fn maintain(&mut self, service: &str, instance: Option<&str>, secs: f64) -> Option<f64> {
-        let service_id = self.roster.find_service(service)?;
         let granted = secs.clamp(0.0, self.policy.maintenance_max);
         let until = self.now + granted;
+        let phase = if secs > 0.0 { Phase::Start } else { Phase::End };
+        let has_jobs = self.maintain_jobs(service, instance, until);
+        let Some(service_id) = self.roster.find_service(service) else {
+            if has_jobs {
+                self.report_maintenance(service, instance, phase);
+            }
+            return has_jobs.then_some(granted);
+        };
         match instance {
             None => self.roster.service_mut(service_id).maintain_until(until),
             Some(name) => {
-                let id = self.roster.find(service, name)?;
+                let Some(id) = self.roster.find(service, name) else {
+                    if has_jobs {
+                        self.report_maintenance(service, instance, phase);
+                    }
+                    return has_jobs.then_some(granted);
+                };
                 self.roster.instance_mut(id).maintain_until(until);
             }
         }
-        let phase = if secs > 0.0 { Phase::Start } else { Phase::End };
-        self.report(Event {
-            service: Some(service.into()),
-            instance: Some(instance.unwrap_or("*").into()),
-            ..Event::new(self.now, Change::Maintenance(phase), false)
-        });
+        self.report_maintenance(service, instance, phase);
         for id in self.roster.service(service_id).instances().to_vec() {
             self.schedule(id);
         }
@@ -422,14 +464,15 @@ impl Engine {
     /// Forgets an instance, or a service with all of its own. `false` if it is unknown.
     pub fn forget(&mut self, service: &str, instance: Option<&str>) -> bool {
         self.habits.forget_departure(service);
+        let had_jobs = self.forget_jobs(service, instance);
         let forgotten = match instance {
             Some(instance) => match self.roster.find(service, instance) {
                 Some(id) => vec![id],
-                None => return false,
+                None => return had_jobs,
             },
             None => match self.roster.find_service(service) {
                 Some(id) => self.roster.service(id).instances().to_vec(),
-                None => return false,
+                None => return had_jobs,
             },
         };
         for id in forgotten {

@@ -13,7 +13,7 @@ use crate::presence::service::{Service, ServiceState};
 const INSTANCE_SERIES: usize = 10_000;
 
 /// Every series of presence that sinks get.
-pub const SERIES: [&str; 24] = [
+pub const SERIES: [&str; 28] = [
     "presence_up",
     "presence_state",
     "presence_availability",
@@ -29,6 +29,10 @@ pub const SERIES: [&str; 24] = [
     "presence_service_instances",
     "presence_service_min",
     "presence_transitions_total",
+    "presence_job_state",
+    "presence_job_last_success_seconds",
+    "presence_job_duration_seconds",
+    "presence_job_runs_total",
     "presence_mass_silence",
     "presence_blind_seconds_total",
     "presence_peer_up",
@@ -58,11 +62,11 @@ pub fn peer_reading(peer: CompactString, answers: bool) -> Reading {
     level("presence_peer_up", vec![("peer", peer)], flag(answers))
 }
 
-fn level(name: &'static str, tags: Vec<(&'static str, CompactString)>, value: f64) -> Reading {
+pub(super) fn level(name: &'static str, tags: Vec<(&'static str, CompactString)>, value: f64) -> Reading {
     Reading { name, tags, value, counts: false }
 }
 
-fn count(name: &'static str, tags: Vec<(&'static str, CompactString)>, value: f64) -> Reading {
+pub(super) fn count(name: &'static str, tags: Vec<(&'static str, CompactString)>, value: f64) -> Reading {
     Reading { name, tags, value, counts: true }
 }
 
@@ -120,6 +124,7 @@ impl Engine {
                 }
             }
         }
+        self.job_counts(&mut all);
         self.levels(&mut all);
         let ((seconds, seconds_before), (refusals, refusals_before)) =
             (self.blindness.take_report(), self.admission.take_report());
@@ -145,6 +150,7 @@ impl Engine {
                 }
             }
         }
+        self.job_totals(&mut all);
         trouble(self.blind(), BlindSeconds::default(), &self.refusals(), &Refusals::default(), &mut all);
         all
     }
@@ -184,6 +190,7 @@ impl Engine {
                 push("presence_flapping", flag(instance.is_flapping()));
             }
         }
+        self.job_levels(all);
         if !self.is_empty() {
             all.push(level("presence_mass_silence", Vec::new(), flag(self.is_mass_silence())));
             all.push(level("presence_roster_instances", Vec::new(), self.len() as f64));

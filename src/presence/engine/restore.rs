@@ -10,6 +10,7 @@ use super::Engine;
 use crate::presence::event::{Change, Event};
 use crate::presence::habit::{Habit, Habits};
 use crate::presence::instance::Instance;
+use crate::presence::jobs::{BlindTimes, Job};
 use crate::presence::mass_silence::MassSilence;
 use crate::presence::policy::Policy;
 use crate::presence::service::Service;
@@ -27,6 +28,11 @@ pub struct Saved {
     /// Habits of services that are forgotten.
     #[serde(default)]
     habits: Vec<(CompactString, Habit)>,
+    /// Jobs, and when we could not hear.
+    #[serde(default)]
+    jobs: Vec<Job>,
+    #[serde(default)]
+    blind: BlindTimes,
 }
 
 impl Saved {
@@ -48,9 +54,17 @@ impl Engine {
             services: Vec<(&'a Service, Vec<&'a Instance>)>,
             mass: Option<(EngineTime, bool)>,
             habits: Vec<(&'a CompactString, &'a Habit)>,
+            jobs: Vec<&'a Job>,
+            blind: &'a BlindTimes,
         }
-        let stored =
-            Stored { now: self.now, services: self.registered(), mass: self.mass.saved(), habits: self.habits.saved() };
+        let stored = Stored {
+            now: self.now,
+            services: self.registered(),
+            mass: self.mass.saved(),
+            habits: self.habits.saved(),
+            jobs: self.jobs.in_order(),
+            blind: &self.blind_times,
+        };
         Ok(serde_json::to_writer(out, &stored)?)
     }
 
@@ -63,6 +77,8 @@ impl Engine {
             services: self.registered().into_iter().map(owned).collect(),
             mass: self.mass.saved(),
             habits: habits.map(|(name, habit)| (name.clone(), habit.clone())).collect(),
+            jobs: self.jobs.in_order().into_iter().cloned().collect(),
+            blind: self.blind_times.clone(),
         }
     }
 
@@ -79,6 +95,8 @@ impl Engine {
         let away = now - saved.now;
         engine.blindness.note_restart(away);
         engine.habits = Habits::restored(saved.habits);
+        engine.blind_times = saved.blind;
+        engine.note_blind(saved.now, now);
         let (mut members, mut to_confirm) = (BTreeSet::new(), 0);
         for (service, instances) in saved.services {
             let rules = engine.policy.rules_of(service.name());
@@ -114,6 +132,7 @@ impl Engine {
         for id in engine.roster.instance_ids() {
             engine.schedule(id);
         }
+        engine.restore_jobs(saved.jobs);
         engine.report(Event::new(now, Change::Restored(to_confirm), false));
         engine
     }

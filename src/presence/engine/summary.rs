@@ -3,6 +3,7 @@
 use compact_str::CompactString;
 
 use super::Engine;
+use super::jobs::JobSummary;
 use crate::presence::blindness::BlindSeconds;
 use crate::presence::instance::State;
 use crate::presence::observers::ObserversView;
@@ -76,12 +77,19 @@ pub struct Summary {
     pub blind: BlindSeconds,
     /// Other observers of the same fleet; `None` if this is the only one.
     pub observers: Option<ObserversView>,
+    /// Jobs, counted.
+    pub jobs: JobSummary,
 }
 
 impl Engine {
     /// How everything is.
     pub fn summary(&self) -> Summary {
-        let mut out = Summary { is_mass_silence: self.is_mass_silence(), blind: self.blind(), ..Summary::default() };
+        let mut out = Summary {
+            is_mass_silence: self.is_mass_silence(),
+            blind: self.blind(),
+            jobs: self.job_summary(),
+            ..Summary::default()
+        };
         let mut bad = Vec::new();
         for service in self.roster.services() {
             let (mut down, mut failing) = (0, 0);

@@ -11,6 +11,7 @@ use crate::named::named_enum;
 use super::Engine;
 use crate::presence::describe::length;
 use crate::presence::instance::{Instance, State};
+use crate::presence::jobs::JobView;
 use crate::presence::service::{Service, ServiceState};
 use crate::presence::time::{EngineTime, Epoch};
 
@@ -77,6 +78,9 @@ pub struct ServiceView {
     pub quorum: f64,
     /// In this state since, RFC 3339.
     pub since: String,
+    /// Its jobs by name, at most 100, where one service is shown; lists leave them out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobView>,
     /// Its instances by name.
     pub instances: Vec<InstanceView>,
 }
@@ -189,8 +193,10 @@ impl Engine {
 
     /// One service with its instances.
     pub fn view_of(&self, service: &str, epoch: Epoch) -> Option<ServiceView> {
-        let id = self.roster.find_service(service)?;
-        Some(self.view_service(self.roster.service(id), epoch))
+        let Some(id) = self.roster.find_service(service) else { return self.view_by_jobs(service, epoch) };
+        let view = self.view_service(self.roster.service(id), epoch);
+        let jobs = self.view_jobs_of(service, epoch);
+        Some(ServiceView { state: self.state_with_jobs(view.state, service), jobs, ..view })
     }
 
     /// One instance.
@@ -216,7 +222,15 @@ impl Engine {
             };
             only.is_none_or(|only| service.name() == only) && after.is_none_or(is_behind)
         };
+        // One that is asked for by its name is shown with its jobs, and may have no more than them.
+        let jobs = only.filter(|_| after.is_none()).and_then(|only| self.view_by_jobs(only, epoch));
         let mut services: Vec<&Service> = self.roster.services().filter(is_next).collect();
+        if services.is_empty()
+            && let Some(service) = jobs
+        {
+            return (vec![ServicePart { service, is_first: true, is_last: true }], None);
+        }
+        let mut jobs = jobs.map_or_else(Vec::new, |service| service.jobs);
         let mut is_more = first_by_name(&mut services, most, |service| service.name());
         let (mut parts, mut left, mut last) = (Vec::new(), most, None);
         for service in services {
@@ -234,7 +248,9 @@ impl Engine {
             last = Some(ViewCursor { service: service.name().clone(), instance });
             let instances =
                 instances.into_iter().map(|instance| self.view_instance(service, instance, epoch)).collect();
-            let service = ServiceView { instances, ..self.view_alone(service, epoch) };
+            let alone = self.view_alone(service, epoch);
+            let state = if jobs.is_empty() { alone.state } else { self.state_with_jobs(alone.state, &alone.service) };
+            let service = ServiceView { state, jobs: std::mem::take(&mut jobs), instances, ..alone };
             parts.push(ServicePart { service, is_first: begun.is_none(), is_last: !is_cut });
             if is_cut {
                 is_more = true;
@@ -242,6 +258,11 @@ impl Engine {
             }
         }
         (parts, last.filter(|_| is_more))
+    }
+
+    /// The state of a service whose instances are in one: those that left say nothing where jobs are known.
+    fn state_with_jobs(&self, state: ServiceState, service: &str) -> ServiceState {
+        if state == ServiceState::Left { self.state_by_jobs(service).unwrap_or(state) } else { state }
     }
 
     /// A service without its instances.
@@ -256,6 +277,7 @@ impl Engine {
             min: service.rules().min,
             quorum: service.rules().quorum,
             since: epoch.to_unix(service.changed()).rfc3339(),
+            jobs: Vec::new(),
             instances: Vec::new(),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::named::named_enum;
 
 named_enum! {
@@ -98,8 +100,25 @@ job_reasons! {
     MaintenanceOver = "maintenance_over",
     /// It said goodbye.
     Goodbye = "goodbye",
-    /// An operator removed it.
+    /// An operator removed it, or its configuration.
     Operator = "operator",
+    /// It made room for another one.
+    Evicted = "evicted",
+    /// It was not heard for long, and nothing is awaited of it.
+    Expired = "expired",
+}
+
+impl Serialize for JobReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
+impl<'de> Deserialize<'de> for JobReason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JobReason, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        JobReason::from_text(&text).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no reason of a job")))
+    }
 }
 
 #[cfg(test)]

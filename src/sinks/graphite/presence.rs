@@ -10,7 +10,7 @@ use super::Writer;
 
 /// Tags that are parts of the path, in order; what follows the last of the first two stands behind the name.
 const BEFORE: [&str; 2] = ["service", "instance"];
-const BEHIND: [&str; 4] = ["state", "to", "cause", "reason"];
+const BEHIND: [&str; 5] = ["state", "to", "cause", "reason", "result"];
 
 /// Writes a series of presence; `false` if it is another.
 pub(super) fn write(point: Point<'_>, out: &mut Writer) -> bool {

@@ -1,0 +1,581 @@
+//! Jobs in the engine: what their lines say, what time means for them, and how bad they are.
+
+use compact_str::CompactString;
+
+use crate::protocol::{Heartbeat, JobTags};
+
+use super::Engine;
+use super::readings::{Reading, count, level};
+use super::view::ServiceView;
+use crate::presence::admission::Refusal;
+use crate::presence::event::{Change, Event, Phase, Reason};
+use crate::presence::instance::State;
+use crate::presence::jobs::{Job, JobId, JobReason, JobState, JobView, RunResult, Surroundings};
+use crate::presence::service::ServiceState;
+use crate::presence::time::{EngineTime, Epoch};
+
+/// A job that is not well.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BadJob {
+    /// Its service.
+    pub service: CompactString,
+    /// Its instance; `-` is whoever runs it.
+    pub instance: CompactString,
+    /// Its state.
+    pub state: JobState,
+}
+
+/// Jobs, counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobSummary {
+    /// All jobs.
+    pub jobs: usize,
+    /// Those whose last run failed or did not come.
+    pub critical: usize,
+    /// Those with a run that lasts too long or never ended.
+    pub warning: usize,
+    /// Some of those that are not well, the worst first.
+    pub bad: Vec<BadJob>,
+}
+
+/// Most jobs that a summary names, and most that the view of a service has.
+const NAMED: usize = 3;
+const SHOWN: usize = 100;
+
+fn who(job: &Job) -> Vec<(&'static str, CompactString)> {
+    vec![("instance", job.instance().clone()), ("service", job.service().clone())]
+}
+
+fn with_result(job: &Job, result: RunResult) -> Vec<(&'static str, CompactString)> {
+    vec![("instance", job.instance().clone()), ("result", result.as_str().into()), ("service", job.service().clone())]
+}
+
+/// The state as series have it.
+fn number(state: JobState) -> f64 {
+    match state {
+        JobState::Waiting | JobState::Retired => 0.0,
+        JobState::Running => 1.0,
+        JobState::Ok => 2.0,
+        JobState::Failed => 3.0,
+        JobState::Overrun => 4.0,
+        JobState::Lost => 5.0,
+        JobState::Missed => 6.0,
+        JobState::Unheard => 7.0,
+    }
+}
+
+impl Engine {
+    /// What wall time the engine's clock stands at. Schedules of jobs are told in it.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        let step = epoch.step_since(self.epoch);
+        let is_first = !std::mem::replace(&mut self.has_epoch, true);
+        // A clock that is slewed moves times of schedules, too.
+        if step.abs() < 0.1 && !is_first {
+            return;
+        }
+        self.epoch = epoch;
+        for id in self.jobs.ids().collect::<Vec<_>>() {
+            let step = if is_first { 0.0 } else { step };
+            self.change_job(id, |job, by, _| job.clock_stepped(step, by));
+        }
+    }
+
+    /// Takes a line of a job; `false` if it is of none.
+    pub(super) fn take_job_line(&mut self, beat: &Heartbeat) -> bool {
+        let known = self.jobs.find_for(&beat.service, &beat.instance);
+        let says_status = beat.job.as_ref().is_some_and(|tags| tags.status.is_some());
+        if known.is_none() && !says_status {
+            return false;
+        }
+        let Some(id) = known.or_else(|| self.admit_job(beat)) else { return true };
+        self.leave_for_job(&beat.service, &beat.instance);
+        if beat.goodbye && !says_status {
+            self.job_says_goodbye(id, beat);
+            return true;
+        }
+        let nothing = JobTags::default();
+        let said = (beat.job.as_deref().unwrap_or(&nothing), beat.interval, beat.start.as_ref());
+        self.change_job(id, |job, by, out| job.take(said, beat.message.as_ref(), by, out));
+        true
+    }
+
+    /// A goodbye retires a job. Where a job is a whole service, one of those who run it ends, and nothing else.
+    fn job_says_goodbye(&mut self, id: JobId, beat: &Heartbeat) {
+        if *self.jobs.job(id).instance() == beat.instance {
+            self.retire_job(id, JobReason::Goodbye);
+        }
+    }
+
+    /// An instance that is a job leaves the roster.
+    fn leave_for_job(&mut self, service: &str, instance: &str) {
+        let Some(id) = self.roster.find(service, instance) else { return };
+        if self.roster.instance(id).state() != State::Left {
+            let service = self.roster.instance(id).service();
+            self.roster.service_mut(service).end_stay();
+            self.leave(id, Reason::BecameJob);
+        }
+    }
+
+    /// A new job, unless a limit forbids it.
+    fn admit_job(&mut self, beat: &Heartbeat) -> Option<JobId> {
+        let is_new = !self.jobs.has_service(&beat.service) && self.roster.find_service(&beat.service).is_none();
+        let checked = self.admission.check(is_new, beat.source, &self.roster, &self.policy, self.now);
+        if let Err(why) = checked.and_then(|()| self.make_room_for_job(&beat.service)) {
+            if why == Refusal::Limit {
+                self.warn_of_limit(self.roster.find_service(&beat.service));
+            }
+            self.admission.refuse(why, beat.source, self.now);
+            return None;
+        }
+        self.admission.note_admitted(is_new, beat.source, self.now);
+        Some(self.insert_job(Job::new(&beat.service, &beat.instance, self.now)))
+    }
+
+    /// Makes room for a job: in its service one that nothing is awaited of goes, else the oldest that is not established.
+    fn make_room_for_job(&mut self, service: &str) -> Result<(), Refusal> {
+        if self.is_short_of_memory() && !self.evict_job() {
+            return Err(Refusal::Memory);
+        }
+        let of_service = |engine: &Engine| engine.jobs.of_service(service).count();
+        while of_service(self) >= self.policy.max_instances_per_service {
+            let idle = self.jobs.longest_idle(service).ok_or(Refusal::Limit)?;
+            self.retire_job(idle, JobReason::Evicted);
+        }
+        let is_full = |engine: &Engine| {
+            let is_new = !engine.jobs.has_service(service);
+            (is_new && engine.jobs.service_count() >= engine.policy.max_services)
+                || engine.population() >= engine.policy.max_instances
+        };
+        while is_full(self) {
+            if !self.evict_job() {
+                return Err(Refusal::Limit);
+            }
+            self.admission.note_evicted();
+        }
+        Ok(())
+    }
+
+    /// Forgets the oldest job that is not established; `false` if there is none.
+    pub(super) fn evict_job(&mut self) -> bool {
+        let Some(id) = self.jobs.take_oldest_candidate() else { return false };
+        self.retire_job(id, JobReason::Evicted);
+        true
+    }
+
+    /// Instances and jobs.
+    pub(super) fn population(&self) -> usize {
+        self.roster.instance_count() + self.jobs.len()
+    }
+
+    /// Registers the jobs that are configured and not known.
+    pub(super) fn expect_jobs(&mut self) {
+        for (service, instance) in self.jobs.unknown_configured() {
+            self.insert_job(Job::new(&service, &instance, self.now));
+        }
+    }
+
+    fn insert_job(&mut self, job: Job) -> JobId {
+        let is_muted = self.policy.rules_of(job.service()).mutes_service();
+        self.jobs.insert(job.muted(is_muted))
+    }
+
+    /// Takes over the jobs that an earlier engine saved.
+    pub(super) fn restore_jobs(&mut self, saved: Vec<Job>) {
+        let mut dropped = Vec::new();
+        for job in saved {
+            let is_shadowed = self.jobs.is_shadowed(job.service(), job.instance());
+            let id = self.insert_job(job);
+            let job = self.jobs.job(id);
+            // What was only configured, and is no more, or is part of a whole now.
+            let is_over = !job.is_configured() && (job.is_retired() || !job.was_heard());
+            if is_shadowed || is_over {
+                dropped.push(id);
+            }
+        }
+        for id in dropped {
+            self.retire_job(id, JobReason::Operator);
+        }
+        self.expect_jobs();
+    }
+
+    /// Changes a job, and reports what comes of it.
+    fn change_job<T>(
+        &mut self,
+        id: JobId,
+        change: impl FnOnce(&mut Job, Surroundings<'_>, &mut Vec<Event<EngineTime>>) -> T,
+    ) -> T {
+        let is_muted = self.is_muted_job(id);
+        let by = Surroundings { now: self.now, epoch: self.epoch, blind: &self.blind_times, is_muted };
+        let mut events = Vec::new();
+        let forget_after = self.policy.forget_service;
+        let out = self.jobs.change(id, by, forget_after, |job| change(job, by, &mut events));
+        self.events.append(&mut events);
+        out
+    }
+
+    /// Whether nobody is to be notified of a job's service.
+    fn is_muted_job(&self, id: JobId) -> bool {
+        self.jobs.job(id).is_muted()
+    }
+
+    /// A job retires; what is configured stays known.
+    fn retire_job(&mut self, id: JobId, why: JobReason) {
+        self.change_job(id, |job, by, out| job.retire(why, by, out));
+        if !self.jobs.job(id).is_configured() {
+            self.jobs.remove(id);
+        }
+    }
+
+    /// Lets time pass for jobs.
+    pub(super) fn evaluate_jobs(&mut self) {
+        for id in self.jobs.take_due(self.now) {
+            let job = self.jobs.job(id);
+            if job.is_idle() && self.now >= job.heard() + self.policy.forget_service {
+                self.retire_job(id, JobReason::Expired);
+            } else {
+                self.change_job(id, |job, by, out| job.evaluate(by, out));
+            }
+        }
+    }
+
+    /// Awaits the first run of jobs that are configured, once the wall clock is known.
+    pub(super) fn await_first_runs(&mut self) {
+        if !std::mem::take(&mut self.awaits_first_runs) {
+            return;
+        }
+        for id in self.jobs.ids().collect::<Vec<_>>() {
+            self.change_job(id, |job, by, _| job.await_first(by));
+        }
+    }
+
+    /// Suppresses what happens to jobs of a service, or to one of them; whether there are any.
+    pub(super) fn maintain_jobs(&mut self, service: &str, instance: Option<&str>, until: EngineTime) -> bool {
+        let all: Vec<JobId> = self.jobs.of_service(service).collect();
+        let is_meant = |id: &JobId| instance.is_none_or(|name| *self.jobs.job(*id).instance() == name);
+        let meant: Vec<JobId> = all.into_iter().filter(is_meant).collect();
+        for &id in &meant {
+            self.change_job(id, |job, _, _| job.maintain_until(until));
+        }
+        !meant.is_empty()
+    }
+
+    /// Announces maintenance of what has no instances.
+    pub(super) fn report_maintenance(&mut self, service: &str, instance: Option<&str>, phase: Phase) {
+        self.report(Event {
+            service: Some(service.into()),
+            instance: Some(instance.unwrap_or("*").into()),
+            ..Event::new(self.now, Change::Maintenance(phase), false)
+        });
+    }
+
+    /// Retires the jobs of a service, or one of them; whether there were any.
+    pub(super) fn forget_jobs(&mut self, service: &str, instance: Option<&str>) -> bool {
+        let meant = self.jobs.of_service(service);
+        let meant: Vec<JobId> =
+            meant.filter(|id| instance.is_none_or(|name| *self.jobs.job(*id).instance() == name)).collect();
+        for &id in &meant {
+            self.retire_job(id, JobReason::Operator);
+        }
+        !meant.is_empty()
+    }
+
+    /// Whether there is any job.
+    pub fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// Whether a service has a job of this name, or any.
+    pub(super) fn knows_job(&self, service: &str, instance: Option<&str>) -> bool {
+        match instance {
+            Some(instance) => self.jobs.find(service, instance).is_some(),
+            None => self.jobs.has_service(service),
+        }
+    }
+
+    /// Jobs by service and instance: of one service or all, in a state or any, after one of a name; at most so many, and of
+    /// each so many runs. Those that said goodbye are not among them.
+    pub fn view_jobs(
+        &self,
+        service: Option<&str>,
+        state: Option<JobState>,
+        after: Option<(&str, &str)>,
+        (most, runs): (usize, usize),
+        epoch: Epoch,
+    ) -> Vec<JobView> {
+        let ids: Vec<JobId> = match service {
+            Some(service) => self.jobs.of_service(service).collect(),
+            None => self.jobs.ids().collect(),
+        };
+        let jobs = ids.into_iter().map(|id| self.jobs.job(id)).filter(|job| !job.is_retired());
+        let jobs = jobs.filter(|job| state.is_none_or(|state| job.state() == state));
+        let jobs = jobs.filter(|job| after.is_none_or(|after| (&**job.service(), &**job.instance()) > after));
+        jobs.take(most).map(|job| job.view(self.now, epoch, runs)).collect()
+    }
+
+    /// Jobs of a service with all of their runs, as its view has them.
+    pub(super) fn view_jobs_of(&self, service: &str, epoch: Epoch) -> Vec<JobView> {
+        self.view_jobs(Some(service), None, None, (SHOWN, usize::MAX), epoch)
+    }
+
+    /// The state of a service that has jobs and no instances: as bad as the worst of them.
+    pub(super) fn state_by_jobs(&self, service: &str) -> Option<ServiceState> {
+        let jobs = self.jobs.of_service(service).map(|id| self.jobs.job(id)).filter(|job| !job.is_retired());
+        let states = jobs.map(|job| match (job.badness(), job.state()) {
+            (2.., _) => ServiceState::Down,
+            (1, _) => ServiceState::Degraded,
+            _ if job.is_maintained(self.now) => ServiceState::Maintenance,
+            (_, JobState::Waiting | JobState::Unheard) => ServiceState::Unknown,
+            _ => ServiceState::Up,
+        });
+        let order = [
+            ServiceState::Down,
+            ServiceState::Degraded,
+            ServiceState::Maintenance,
+            ServiceState::Unknown,
+            ServiceState::Up,
+        ];
+        states.min_by_key(|state| order.iter().position(|known| known == state))
+    }
+
+    /// A service that has jobs and no instances.
+    pub(super) fn view_by_jobs(&self, service: &str, epoch: Epoch) -> Option<ServiceView> {
+        let state = self.state_by_jobs(service)?;
+        let jobs = self.view_jobs_of(service, epoch);
+        Some(ServiceView {
+            service: service.into(),
+            state,
+            present: 0,
+            down: 0,
+            left: 0,
+            min: None,
+            quorum: self.policy.rules_of(service).quorum,
+            since: jobs.iter().map(|job| job.since.clone()).max().unwrap_or_default(),
+            jobs,
+            instances: Vec::new(),
+        })
+    }
+
+    /// What sinks get of jobs: what counts is since this was last asked.
+    pub(super) fn job_counts(&mut self, all: &mut Vec<Reading>) {
+        for id in self.jobs.ids().collect::<Vec<_>>() {
+            let fresh = self.jobs.take_fresh(id);
+            let job = self.jobs.job(id);
+            for (result, runs) in fresh.into_iter().filter(|(_, runs)| *runs > 0) {
+                all.push(count("presence_job_runs_total", with_result(job, result), f64::from(runs)));
+            }
+        }
+    }
+
+    /// The same for a scrape: what counts is since the job is known.
+    pub(super) fn job_totals(&self, all: &mut Vec<Reading>) {
+        for job in self.jobs.ids().map(|id| self.jobs.job(id)).filter(|job| !job.is_retired()) {
+            for (result, runs) in job.counts() {
+                all.push(count("presence_job_runs_total", with_result(job, result), runs as f64));
+            }
+        }
+    }
+
+    /// The levels of jobs; none of one that said goodbye or was forgotten.
+    pub(super) fn job_levels(&self, all: &mut Vec<Reading>) {
+        for job in self.jobs.ids().map(|id| self.jobs.job(id)).filter(|job| !job.is_retired()) {
+            all.push(level("presence_job_state", who(job), number(job.state())));
+            if let Some(at) = job.succeeded() {
+                let ago = (self.epoch.to_unix(self.now) - at).max(0.0);
+                all.push(level("presence_job_last_success_seconds", who(job), ago));
+            }
+            if let Some(lasted) = job.last_duration() {
+                all.push(level("presence_job_duration_seconds", who(job), lasted));
+            }
+        }
+    }
+
+    /// How all jobs are.
+    pub fn job_summary(&self) -> JobSummary {
+        let mut out = JobSummary::default();
+        let mut bad = Vec::new();
+        for job in self.jobs.ids().map(|id| self.jobs.job(id)).filter(|job| !job.is_retired()) {
+            out.jobs += 1;
+            match job.badness() {
+                0 => continue,
+                1 => out.warning += 1,
+                _ => out.critical += 1,
+            }
+            bad.push(job);
+        }
+        bad.sort_by_key(|job| std::cmp::Reverse(job.badness()));
+        let named = bad.into_iter().take(NAMED);
+        out.bad = named
+            .map(|job| BadJob { service: job.service().clone(), instance: job.instance().clone(), state: job.state() })
+            .collect();
+        out
+    }
+
+    /// We could not hear from `from` to `to`.
+    pub(super) fn note_blind(&mut self, from: EngineTime, to: EngineTime) {
+        self.blind_times.note(from, to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::jobs::{CronSchedule, JobRule, NamedZone};
+    use crate::presence::policy::Policy;
+    use crate::presence::time::UnixTime;
+    use crate::protocol::{Heartbeat, JobStatus};
+
+    fn at(secs: f64) -> EngineTime {
+        EngineTime::from_secs(secs)
+    }
+
+    fn line(service: &str, instance: &str, status: Option<JobStatus>, run: &str) -> Heartbeat {
+        let tags = JobTags { status, run: Some(run.into()), ..JobTags::default() };
+        Heartbeat {
+            service: service.into(),
+            instance: instance.into(),
+            job: Some(Box::new(tags)),
+            ..Heartbeat::default()
+        }
+    }
+
+    fn rule(service: &str, schedule: Option<&str>, every: Option<f64>) -> JobRule {
+        let utc = NamedZone::new("UTC").expect("a zone");
+        let schedule = schedule.map(|fields| CronSchedule::new(fields, &utc).expect("a schedule"));
+        JobRule { service: service.into(), instance: None, schedule, every, grace: Some(10.0), max_runtime: None }
+    }
+
+    fn with_jobs(jobs: Vec<JobRule>) -> Engine {
+        let mut engine = Engine::new(Policy { jobs, ..Policy::default() }, at(0.0), 1);
+        engine.set_epoch(Epoch::new(UnixTime::from_secs(86_400.0), at(0.0)));
+        engine.tick(at(0.25));
+        engine
+    }
+
+    /// What is notified: states by service.
+    fn notified(engine: &mut Engine) -> Vec<(String, &'static str)> {
+        let events = engine.take_events().into_iter().filter(|event| event.notify);
+        events.filter_map(|event| Some((event.service?.to_string(), event.change.to_name()?))).collect()
+    }
+
+    #[test]
+    fn jobs_that_ran_once_give_way_and_others_do_not() {
+        let policy = Policy { max_instances: 5, max_registrations_per_second: 100, ..Policy::default() };
+        let mut engine = Engine::new(policy, at(0.0), 1);
+        for n in 0..20 {
+            engine.beat(&line("a", &format!("i{n}"), Some(JobStatus::Fail), "r"));
+        }
+        assert_eq!(engine.jobs.len(), 5);
+        // Whoever went had its alarm ended.
+        let ended = notified(&mut engine).into_iter().filter(|(_, to)| *to == "retired").count();
+        assert_eq!(ended, 15);
+        engine.at(at(20.0));
+        for n in 15..20 {
+            engine.beat(&line("a", &format!("i{n}"), Some(JobStatus::Ok), "s"));
+        }
+        engine.beat(&line("a", "new", Some(JobStatus::Ok), "r"));
+        assert!(engine.jobs.find("a", "new").is_none());
+        assert_eq!(engine.refusals().of(Refusal::Limit), 1);
+        let bytes = engine.heap_bytes();
+        assert!(engine.forget("a", None) && engine.jobs.is_empty() && engine.heap_bytes() < bytes);
+    }
+
+    #[test]
+    fn a_schedule_that_is_configured_anew_is_awaited_from_then_on() {
+        let mut engine = with_jobs(vec![rule("b", Some("0 2 * * *"), None), rule("gone", None, Some(5.0))]);
+        engine.tick(at(20.0));
+        assert_eq!(notified(&mut engine), [("gone".to_string(), "missed")]);
+        let saved = engine.save();
+        let policy = Policy { jobs: vec![rule("b", Some("0 14 * * *"), None)], ..Policy::default() };
+        let mut engine = Engine::restored(policy, saved, at(30.0), 1);
+        engine.set_epoch(Epoch::new(UnixTime::from_secs(86_400.0), at(0.0)));
+        engine.tick(at(30.25));
+        // One that is configured no more and was never heard is gone, and its alarm with it.
+        assert_eq!(notified(&mut engine), [("gone".to_string(), "retired")]);
+        engine.tick(at(8.0 * 3600.0));
+        assert_eq!(notified(&mut engine), []);
+        engine.tick(at(14.0 * 3600.0 + 11.0));
+        assert_eq!(notified(&mut engine), [("b".to_string(), "missed")]);
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_invents_no_missed_run_and_hides_none_for_long() {
+        for (step, next) in [(10.0 * 3600.0, 14.0 * 3600.0), (-300.0 * 86_400.0, 2.0 * 3600.0)] {
+            let mut engine = with_jobs(vec![rule("b", Some("0 2,14 * * *"), None)]);
+            engine.set_epoch(Epoch::new(UnixTime::from_secs(400.0 * 86_400.0), at(0.0)));
+            engine.tick(at(1.0));
+            engine.set_epoch(Epoch::new(UnixTime::from_secs(400.0 * 86_400.0 + step), at(0.0)));
+            engine.tick(at(2.0));
+            assert_eq!(notified(&mut engine), []);
+            // From midnight on, or from 10 o'clock.
+            let wait = next - step.rem_euclid(86_400.0);
+            engine.tick(at(wait + 9.0));
+            assert_eq!(notified(&mut engine), []);
+            engine.tick(at(wait + 11.0));
+            assert_eq!(notified(&mut engine), [("b".to_string(), "missed")], "{step}");
+        }
+    }
+
+    #[test]
+    fn a_configured_job_that_said_goodbye_is_awaited_again_when_it_is_heard() {
+        let mut engine = with_jobs(vec![rule("b", None, Some(60.0))]);
+        let goodbye = |instance: &str| Heartbeat { goodbye: true, job: None, ..line("b", instance, None, "") };
+        // One of those who run it ends.
+        engine.beat(&goodbye("pod"));
+        assert!(!engine.jobs.job(engine.jobs.find("b", "-").expect("it is configured")).is_retired());
+        engine.beat(&goodbye("-"));
+        engine.tick(at(500.0));
+        assert_eq!((notified(&mut engine), engine.view_by_jobs("b", Epoch::UNIX)), (Vec::new(), None));
+        let mut readings = Vec::new();
+        engine.job_levels(&mut readings);
+        assert_eq!(readings, []);
+        engine.beat(&line("b", "pod", Some(JobStatus::Ok), "r"));
+        engine.tick(at(600.0));
+        assert_eq!(notified(&mut engine), [("b".to_string(), "missed")]);
+    }
+
+    #[test]
+    fn a_heartbeat_that_becomes_a_job_leaves_nobody_missing() {
+        let mut engine = with_jobs(Vec::new());
+        let beat =
+            Heartbeat { service: "a".into(), instance: "x".into(), interval: Some(60.0), ..Heartbeat::default() };
+        for n in 1..=70 {
+            engine.beat(&beat);
+            engine.tick(at(f64::from(n) * 60.0));
+        }
+        engine.beat(&line("a", "x", Some(JobStatus::Start), "r"));
+        engine.tick(at(4201.0));
+        for n in 71..=200 {
+            engine.tick(at(f64::from(n) * 60.0));
+        }
+        assert_eq!(notified(&mut engine), []);
+    }
+
+    #[test]
+    fn a_check_is_an_alert_where_that_is_wanted_and_ends_with_its_instance() {
+        let mut engine = with_jobs(Vec::new());
+        engine.policy.rules.health_alerts = true;
+        let check = |health: u8| Heartbeat {
+            service: "a".into(),
+            instance: "x".into(),
+            interval: Some(60.0),
+            health: Some(health),
+            ..Heartbeat::default()
+        };
+        for status in [0, 2, 2, 3, 1, 2] {
+            engine.beat(&check(status));
+        }
+        let all = |words: &[&'static str]| words.iter().map(|word| ("a".to_string(), *word)).collect::<Vec<_>>();
+        assert_eq!(notified(&mut engine), all(&["critical", "warning", "critical"]));
+        engine.beat(&Heartbeat { goodbye: true, health: None, ..check(0) });
+        assert_eq!(notified(&mut engine), all(&["forgotten"]));
+        // In maintenance it is quiet; when that is over, the next check says what stands.
+        engine.at(at(100.0));
+        engine.beat(&check(0));
+        engine.maintenance("a", None, 50.0);
+        engine.beat(&check(2));
+        assert_eq!(notified(&mut engine), []);
+        engine.tick(at(160.0));
+        engine.beat(&check(2));
+        assert_eq!(notified(&mut engine), all(&["critical"]));
+    }
+}

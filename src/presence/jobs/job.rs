@@ -1,0 +1,651 @@
+//! One job: its runs, when the next one is due, and what of that was notified. Times that a schedule asks for are wall time,
+//! everything else is on the engine's clock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+
+use crate::memory::vec_footprint;
+use crate::protocol::{JobStatus, JobTags};
+
+use super::blind_times::BlindTimes;
+use super::runs::{FinishedRun, HISTORY, MESSAGES, OpenRun, RunResult};
+use super::schedule::CronSchedule;
+use super::state::{JobReason, JobState};
+use crate::presence::event::{Change, Event, JobContext};
+use crate::presence::policy::grace_for;
+use crate::presence::text_bytes;
+use crate::presence::time::{EngineTime, Epoch, UnixTime};
+
+/// Most runs that are open at a time.
+const MOST_OPEN: usize = 8;
+
+/// Messages of one kind about one run that come closer than this are copies, in seconds.
+const COPIES_SECS: f64 = 10.0;
+
+/// A line up to this long before its time serves that time, in seconds; in schedules that come often a part of their period.
+const EARLY_SECS: f64 = 60.0;
+const EARLY_PART: f64 = 0.25;
+
+/// Grace of a job with a schedule that says when it starts, and what an hour that comes twice adds, in seconds.
+const START_GRACE: f64 = 300.0;
+const HOUR: f64 = 3600.0;
+
+/// A step of the wall clock from which on times of schedules are found again, in seconds.
+const CLOCK_STEP: f64 = 60.0;
+
+/// Runs from which on a job does not give way to new ones.
+const ESTABLISHED_RUNS: u64 = 2;
+
+/// A run without an id.
+const NO_ID: &str = "-";
+
+/// What is configured of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRule {
+    /// Its service.
+    pub service: String,
+    /// This instance only; without one, whoever runs it is the same job.
+    pub instance: Option<String>,
+    /// When it runs.
+    pub schedule: Option<CronSchedule>,
+    /// Or how often, in seconds.
+    pub every: Option<f64>,
+    /// How long after its time a run may come, in seconds.
+    pub grace: Option<f64>,
+    /// How long a run may take, in seconds.
+    pub max_runtime: Option<f64>,
+}
+
+/// What a job is judged by, beside itself.
+#[derive(Clone, Copy)]
+pub(in crate::presence) struct Surroundings<'a> {
+    /// The engine's clock.
+    pub(in crate::presence) now: EngineTime,
+    /// Where it stands in wall time.
+    pub(in crate::presence) epoch: Epoch,
+    /// When we could not hear.
+    pub(in crate::presence) blind: &'a BlindTimes,
+    /// Nobody is to be notified of this service.
+    pub(in crate::presence) is_muted: bool,
+}
+
+impl Surroundings<'_> {
+    fn wall(&self) -> UnixTime {
+        self.epoch.to_unix(self.now)
+    }
+}
+
+/// When the next run is to be heard, without its grace.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+enum DueAt {
+    /// By a schedule.
+    Wall(UnixTime),
+    /// After the last one.
+    Engine(EngineTime),
+}
+
+/// When the next run is to be heard.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Due {
+    at: DueAt,
+    /// Seconds that it may be late.
+    grace: f64,
+}
+
+impl Due {
+    /// On the engine's clock, without its grace.
+    fn engine(&self, epoch: Epoch) -> EngineTime {
+        match self.at {
+            DueAt::Wall(at) => epoch.to_engine(at),
+            DueAt::Engine(at) => at,
+        }
+    }
+
+    /// In wall time, without its grace.
+    fn unix(&self, epoch: Epoch) -> UnixTime {
+        match self.at {
+            DueAt::Wall(at) => at,
+            DueAt::Engine(at) => epoch.to_unix(at),
+        }
+    }
+}
+
+/// What is remembered of a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::presence) struct Job {
+    service: CompactString,
+    instance: CompactString,
+    /// Place in the order of registration.
+    #[serde(skip)]
+    order: u64,
+    /// What is configured of it.
+    #[serde(skip)]
+    rule: Option<Arc<JobRule>>,
+    /// Nobody is to be notified of its service.
+    #[serde(skip)]
+    muted: bool,
+    state: JobState,
+    /// Since when it is in its state.
+    changed: EngineTime,
+    /// When it was last heard; configured jobs begin with the start.
+    heard: EngineTime,
+    /// The interval that its lines promise, and the longest run that they allow.
+    promised: Option<f64>,
+    promised_runtime: Option<f64>,
+    due: Option<Due>,
+    /// What `due` was found by, to notice that it is configured otherwise.
+    basis: String,
+    /// Runs that have begun, in that order.
+    open: Vec<OpenRun>,
+    /// Runs that ended of late.
+    ended: Vec<(CompactString, EngineTime)>,
+    /// It says when it starts.
+    says_starts: bool,
+    /// The last run that was due may have come while we could not hear.
+    unheard: bool,
+    /// How bad it is what was notified: see [`JobState::level`].
+    level: u8,
+    /// A problem that maintenance suppresses.
+    pending: Option<(JobState, JobReason)>,
+    maintenance_until: EngineTime,
+    /// It said goodbye. Only what is configured stays then.
+    #[serde(default)]
+    is_retired: bool,
+    /// The newest last.
+    history: VecDeque<FinishedRun>,
+    succeeded: Option<UnixTime>,
+    last_duration: Option<f64>,
+    /// Runs since it is known, by result; and of these, what sinks do not have yet.
+    counts: [u64; RunResult::ALL.len()],
+    #[serde(skip)]
+    fresh: [u32; RunResult::ALL.len()],
+}
+
+impl Job {
+    pub(in crate::presence) fn new(service: &str, instance: &str, now: EngineTime) -> Job {
+        Job {
+            service: service.into(),
+            instance: instance.into(),
+            order: 0,
+            rule: None,
+            muted: false,
+            state: JobState::Waiting,
+            changed: now,
+            heard: now,
+            promised: None,
+            promised_runtime: None,
+            due: None,
+            basis: String::new(),
+            open: Vec::new(),
+            ended: Vec::new(),
+            says_starts: false,
+            unheard: false,
+            level: 0,
+            pending: None,
+            maintenance_until: EngineTime::default(),
+            is_retired: false,
+            history: VecDeque::new(),
+            succeeded: None,
+            last_duration: None,
+            counts: [0; RunResult::ALL.len()],
+            fresh: [0; RunResult::ALL.len()],
+        }
+    }
+
+    /// The same in this place of the order, and with what is configured of it. When it is due is found anew if that says
+    /// otherwise than before.
+    pub(in crate::presence) fn placed(self, order: u64, rule: Option<Arc<JobRule>>) -> Job {
+        let mut job = Job { order, rule, ..self };
+        if job.basis != job.current_basis() {
+            job.due = None;
+        }
+        job
+    }
+}
+
+/// Who it is, and what is shown of it.
+impl Job {
+    pub(in crate::presence) fn service(&self) -> &CompactString {
+        &self.service
+    }
+
+    pub(in crate::presence) fn instance(&self) -> &CompactString {
+        &self.instance
+    }
+
+    pub(in crate::presence) fn order(&self) -> u64 {
+        self.order
+    }
+
+    pub(in crate::presence) fn is_muted(&self) -> bool {
+        self.muted
+    }
+
+    /// The same; nobody is to be notified of it if its service is muted.
+    pub(in crate::presence) fn muted(self, muted: bool) -> Job {
+        Job { muted, ..self }
+    }
+
+    pub(in crate::presence) fn state(&self) -> JobState {
+        self.state
+    }
+
+    pub(in crate::presence) fn changed(&self) -> EngineTime {
+        self.changed
+    }
+
+    pub(in crate::presence) fn rule(&self) -> Option<&JobRule> {
+        self.rule.as_deref()
+    }
+
+    pub(in crate::presence) fn is_configured(&self) -> bool {
+        self.rule.is_some()
+    }
+
+    /// Whether whoever runs it is the same job.
+    pub(in crate::presence) fn is_whole_service(&self) -> bool {
+        self.rule.as_ref().is_some_and(|rule| rule.instance.is_none())
+    }
+
+    pub(in crate::presence) fn is_retired(&self) -> bool {
+        self.is_retired
+    }
+
+    /// Whether a run of it was ever heard.
+    pub(in crate::presence) fn was_heard(&self) -> bool {
+        self.counts.iter().sum::<u64>() > 0 || !self.open.is_empty() || self.says_starts
+    }
+
+    /// Whether it does not give way to new ones.
+    pub(in crate::presence) fn is_established(&self) -> bool {
+        self.is_configured() || self.counts.iter().sum::<u64>() >= ESTABLISHED_RUNS
+    }
+
+    /// Whether nothing is awaited of it: neither a run nor the end of one.
+    pub(in crate::presence) fn is_idle(&self) -> bool {
+        self.due.is_none() && self.open.is_empty() && !self.is_configured()
+    }
+
+    pub(in crate::presence) fn heard(&self) -> EngineTime {
+        self.heard
+    }
+
+    /// How bad it is, notified or not: 0 is well, 1 can wait, 2 wakes somebody.
+    pub(in crate::presence) fn badness(&self) -> u8 {
+        let pending = self.pending.map_or(0, |(state, _)| state.level());
+        self.level.max(self.state.level()).max(pending)
+    }
+
+    pub(in crate::presence) fn is_maintained(&self, now: EngineTime) -> bool {
+        self.maintenance_until > now
+    }
+
+    pub(in crate::presence) fn maintain_until(&mut self, until: EngineTime) {
+        self.maintenance_until = until;
+    }
+
+    /// When the next run is due, and until when it may come.
+    pub(in crate::presence) fn due(&self, epoch: Epoch) -> Option<(UnixTime, f64)> {
+        self.due.map(|due| (due.unix(epoch), due.grace))
+    }
+
+    pub(in crate::presence) fn every(&self) -> Option<f64> {
+        self.rule.as_ref().and_then(|rule| rule.every).or(self.promised)
+    }
+
+    pub(in crate::presence) fn max_runtime(&self) -> Option<f64> {
+        self.rule.as_ref().and_then(|rule| rule.max_runtime).or(self.promised_runtime)
+    }
+
+    pub(in crate::presence) fn open_runs(&self) -> &[OpenRun] {
+        &self.open
+    }
+
+    /// Runs that are over, the newest last.
+    pub(in crate::presence) fn history(&self) -> &VecDeque<FinishedRun> {
+        &self.history
+    }
+
+    /// When a run last ended well.
+    pub(in crate::presence) fn succeeded(&self) -> Option<UnixTime> {
+        self.succeeded
+    }
+
+    /// How long the last run took that said so, in seconds.
+    pub(in crate::presence) fn last_duration(&self) -> Option<f64> {
+        self.last_duration
+    }
+
+    /// Runs since it is known, by result.
+    pub(in crate::presence) fn counts(&self) -> [(RunResult, u64); RunResult::ALL.len()] {
+        RunResult::ALL.map(|result| (result, self.counts[result as usize]))
+    }
+
+    /// Runs since this was last asked, by result.
+    pub(in crate::presence) fn take_fresh(&mut self) -> [(RunResult, u32); RunResult::ALL.len()] {
+        let fresh = std::mem::take(&mut self.fresh);
+        RunResult::ALL.map(|result| (result, fresh[result as usize]))
+    }
+
+    /// Bytes that it takes beside itself.
+    pub(in crate::presence) fn heap_bytes(&self) -> usize {
+        let names = text_bytes(&self.service) + text_bytes(&self.instance);
+        let open = self.open.iter().map(|run| text_bytes(&run.id)).sum::<usize>();
+        let ended = self.ended.iter().map(|(id, _)| text_bytes(id)).sum::<usize>();
+        let history = self.history.iter().map(FinishedRun::heap_bytes).sum::<usize>();
+        names
+            + crate::memory::footprint(self.basis.capacity())
+            + open
+            + ended
+            + history
+            + vec_footprint::<OpenRun>(self.open.capacity())
+            + vec_footprint::<(CompactString, EngineTime)>(self.ended.capacity())
+            + vec_footprint::<FinishedRun>(self.history.capacity())
+    }
+}
+
+/// What its lines say.
+impl Job {
+    /// Takes a line of it: what that says of a run, the interval it promises, and a message. One that says nothing of a run
+    /// shows progress and nothing else.
+    pub(in crate::presence) fn take(
+        &mut self,
+        (tags, promise, start): (&JobTags, Option<f64>, Option<&CompactString>),
+        message: Option<&CompactString>,
+        by: Surroundings<'_>,
+        out: &mut Vec<Event<EngineTime>>,
+    ) {
+        self.heard = by.now;
+        let Some(status) = tags.status else { return };
+        if self.is_retired {
+            (self.is_retired, self.state) = (false, JobState::Waiting);
+        }
+        self.promised = promise.or(self.promised);
+        self.promised_runtime = tags.max_runtime.or(self.promised_runtime);
+        let id = tags.run.as_ref().or(start).cloned().unwrap_or_else(|| NO_ID.into());
+        match status {
+            JobStatus::Start => self.begin_run(id, by, out),
+            JobStatus::Ok | JobStatus::Fail => self.end_run(id, tags, message, by, out),
+        }
+    }
+
+    fn has_ended(&self, id: &str, now: EngineTime) -> bool {
+        self.ended.iter().any(|(ended, at)| ended == id && now - *at < COPIES_SECS)
+    }
+
+    fn begin_run(&mut self, id: CompactString, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
+        let is_open = self.open.iter().position(|run| run.id == id);
+        let is_copy = is_open.is_some_and(|at| by.now - self.open[at].began < COPIES_SECS);
+        if is_copy || self.has_ended(&id, by.now) {
+            return;
+        }
+        // Without ids a start means that the run before never ended.
+        if is_open.is_some() || (id == NO_ID && !self.open.is_empty()) {
+            self.lose(is_open.filter(|_| id != NO_ID).unwrap_or(0), JobReason::NoEnd, by, out);
+        }
+        while self.open.len() >= MOST_OPEN {
+            self.lose(0, JobReason::TooManyRuns, by, out);
+        }
+        self.open.push(OpenRun { id: id.clone(), began: by.now, since: by.wall(), overran: false });
+        (self.says_starts, self.unheard) = (true, false);
+        self.await_next(by.wall(), by.now);
+        if self.state != JobState::Running {
+            let context = JobContext { run: named(&id), ..JobContext::default() };
+            self.change((JobState::Running, JobReason::Started), context, by, out);
+        }
+    }
+
+    /// An open run never ended.
+    fn lose(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
+        let run = self.open.remove(at);
+        let context = JobContext { run: named(&run.id), ..JobContext::default() };
+        self.record(FinishedRun::of(&run, RunResult::Lost, by.wall()));
+        self.change((JobState::Lost, why), context, by, out);
+    }
+
+    fn end_run(
+        &mut self,
+        id: CompactString,
+        tags: &JobTags,
+        message: Option<&CompactString>,
+        by: Surroundings<'_>,
+        out: &mut Vec<Event<EngineTime>>,
+    ) {
+        let known = self.open.iter().position(|run| run.id == id);
+        if known.is_none() && self.has_ended(&id, by.now) {
+            return;
+        }
+        let known = known.or((self.open.len() == 1 && id == NO_ID).then_some(0));
+        if known.is_none() && (!self.says_starts || self.open.is_empty()) {
+            // Nobody told us of a start: the end is the sign of the run.
+            self.says_starts &= !self.open.is_empty();
+            self.await_next(by.wall(), by.now);
+        }
+        let run = known.map(|at| self.open.remove(at));
+        self.ended.retain(|(_, at)| by.now - *at < COPIES_SECS);
+        if self.ended.len() >= 2 * MOST_OPEN {
+            self.ended.remove(0);
+        }
+        self.ended.push((id.clone(), by.now));
+        self.unheard = false;
+        let is_good = tags.status == Some(JobStatus::Ok);
+        let result = if is_good { RunResult::Ok } else { RunResult::Failed };
+        let lasted = tags.duration.or(run.as_ref().map(|run| by.now - run.began));
+        let message = message.filter(|message| !message.is_empty()).cloned();
+        let mut finished = match &run {
+            Some(run) => FinishedRun::of(run, result, by.wall()),
+            None => FinishedRun::unseen(named(&id), result, by.wall()),
+        };
+        (finished.duration_s, finished.exit, finished.message) = (lasted, tags.exit, message.clone());
+        self.record(finished);
+        self.last_duration = lasted.or(self.last_duration);
+        let context = JobContext { run: named(&id), duration_s: lasted, message, ..JobContext::default() };
+        if is_good {
+            self.succeeded = Some(by.wall());
+            if let Some(run) = run {
+                // What began before, and was notified, has been overtaken: it hides no run that does not come.
+                self.open.retain(|other| !other.overran || other.began > run.began);
+            }
+            self.change((JobState::Ok, JobReason::Ended), context, by, out);
+        } else {
+            let reason = tags.exit.map_or(JobReason::Failed, JobReason::Exit);
+            self.change((JobState::Failed, reason), context, by, out);
+        }
+    }
+
+    /// It is no job any more; what is configured is awaited again when it is next heard.
+    pub(in crate::presence) fn retire(
+        &mut self,
+        why: JobReason,
+        by: Surroundings<'_>,
+        out: &mut Vec<Event<EngineTime>>,
+    ) {
+        if self.is_retired {
+            return;
+        }
+        self.open.clear();
+        (self.due, self.is_retired) = (None, true);
+        self.change((JobState::Retired, why), JobContext::default(), by, out);
+    }
+}
+
+/// What time means.
+impl Job {
+    /// When the next run is to be heard, after one at `wall`, which is now or the time that a run missed.
+    fn await_next(&mut self, wall: UnixTime, now: EngineTime) {
+        self.basis = self.current_basis();
+        if let Some(schedule) = self.rule.as_ref().and_then(|rule| rule.schedule.as_ref()) {
+            let next = schedule.next(wall + EARLY_SECS).and_then(|following| {
+                let next = schedule.next(wall + EARLY_SECS.min((following.at - wall) * EARLY_PART))?;
+                let period = schedule.next(next.at + EARLY_SECS).map_or(HOUR, |after| after.at - next.at);
+                Some((next, period))
+            });
+            self.due = next.map(|(next, period)| Due {
+                at: DueAt::Wall(next.at),
+                grace: self.grace(period) + if next.is_twice { HOUR } else { 0.0 },
+            });
+        } else if let Some(every) = self.every() {
+            self.due = Some(Due { at: DueAt::Engine(now + every), grace: self.grace(every) });
+        }
+    }
+
+    /// Awaits its first run, if it is configured when that is.
+    pub(in crate::presence) fn await_first(&mut self, by: Surroundings<'_>) {
+        if self.due.is_none() && !self.is_retired && self.is_configured() {
+            self.await_next(by.wall(), by.now);
+        }
+    }
+
+    /// By what it is found when the next run is due.
+    fn current_basis(&self) -> String {
+        match self.rule.as_ref().and_then(|rule| rule.schedule.as_ref()) {
+            Some(schedule) => format!("{} {}", schedule.fields(), schedule.zone()),
+            None => self.every().map_or_else(String::new, |every| every.to_string()),
+        }
+    }
+
+    fn grace(&self, period: f64) -> f64 {
+        let rule = self.rule.as_ref();
+        rule.and_then(|rule| rule.grace).unwrap_or_else(|| {
+            let has_schedule = rule.is_some_and(|rule| rule.schedule.is_some());
+            if self.says_starts && has_schedule { START_GRACE } else { grace_for(period) }
+        })
+    }
+
+    /// The wall clock was set, by so many seconds. A time that it passed over, or that it lies before again, is found anew.
+    pub(in crate::presence) fn clock_stepped(&mut self, step: f64, by: Surroundings<'_>) {
+        let Some(Due { at: DueAt::Wall(due), .. }) = self.due else { return };
+        let wall = by.wall();
+        let is_passed_over = step > 0.0 && due <= wall && due > wall - step;
+        if step.abs() >= CLOCK_STEP && (step < 0.0 || is_passed_over) {
+            self.await_next(wall, by.now);
+        }
+    }
+
+    /// When time alone may change something about it.
+    pub(in crate::presence) fn next_look(&self, by: Surroundings<'_>, forget_after: f64) -> EngineTime {
+        let limit = self.max_runtime();
+        let runs = self.open.iter().filter(|run| !run.overran);
+        let overruns = runs.filter_map(|run| limit.map(|limit| run.began + limit));
+        let due = self.due.map(|due| due.engine(by.epoch) + due.grace);
+        let pending = self.pending.map(|_| self.maintenance_until);
+        let forgotten = self.is_idle().then(|| self.heard + forget_after);
+        overruns.chain(due).chain(pending).chain(forgotten).fold(EngineTime::NEVER, EngineTime::min)
+    }
+
+    /// Lets time pass.
+    pub(in crate::presence) fn evaluate(&mut self, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
+        if let Some((to, _)) = self.pending.filter(|_| !self.is_maintained(by.now)) {
+            self.pending = None;
+            if to.level() > self.level && self.state == to {
+                self.change((to, JobReason::MaintenanceOver), JobContext::default(), by, out);
+            }
+        }
+        if let Some(limit) = self.max_runtime() {
+            while let Some(at) = self.open.iter().position(|run| !run.overran && by.now >= run.began + limit) {
+                self.overrun(at, JobReason::MaxRuntime, by, out);
+            }
+        }
+        let Some(due) = self.due else { return };
+        let at = due.engine(by.epoch);
+        if by.now < at + due.grace {
+            return;
+        }
+        if !self.open.is_empty() {
+            if !self.open[0].overran {
+                self.overrun(0, JobReason::StillRunning, by, out);
+            }
+        } else {
+            let may_have_come = !self.unheard && by.blind.overlap(at - EARLY_SECS, at + due.grace);
+            let (result, change) = if may_have_come {
+                (RunResult::Unheard, (JobState::Unheard, JobReason::Blind))
+            } else {
+                (RunResult::Missed, (JobState::Missed, JobReason::NoRun))
+            };
+            self.unheard = may_have_come;
+            let due = due.unix(by.epoch);
+            self.record(FinishedRun::absent(result, due));
+            self.change(change, JobContext { due: Some(due), ..JobContext::default() }, by, out);
+        }
+        self.skip_due(due, by);
+    }
+
+    /// Awaits the run after one that was due.
+    fn skip_due(&mut self, due: Due, by: Surroundings<'_>) {
+        match due.at {
+            DueAt::Wall(at) => self.await_next(at.max(by.wall() - due.grace), by.now),
+            DueAt::Engine(at) => {
+                let Some(every) = self.every() else { return };
+                let passed = ((by.now - (at + due.grace)) / every).floor().max(0.0) + 1.0;
+                self.due = Some(Due { at: DueAt::Engine(at + passed * every), ..due });
+            }
+        }
+    }
+
+    /// An open run lasts for too long, unless its end may have been said while we could not hear.
+    fn overrun(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
+        self.open[at].overran = true;
+        let run = &self.open[at];
+        let context = JobContext { run: named(&run.id), duration_s: Some(by.now - run.began), ..JobContext::default() };
+        if by.blind.overlap(run.began, by.now) {
+            let run = self.open.remove(at);
+            self.record(FinishedRun::of(&run, RunResult::Unheard, by.wall()));
+            self.change((JobState::Unheard, JobReason::EndUnheard), context, by, out);
+        } else {
+            self.change((JobState::Overrun, why), context, by, out);
+        }
+    }
+
+    fn record(&mut self, run: FinishedRun) {
+        let (count, fresh) = (&mut self.counts[run.result as usize], &mut self.fresh[run.result as usize]);
+        *count += 1;
+        *fresh = fresh.saturating_add(1);
+        if self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(run);
+        // Of old runs the texts go first.
+        let old = self.history.len().saturating_sub(MESSAGES);
+        self.history.iter_mut().take(old).for_each(|run| run.message = None);
+    }
+
+    /// Changes its state. A problem is notified once, and again when it gets worse; what ends it is a run that ended well, a
+    /// goodbye, or an operator.
+    fn change(
+        &mut self,
+        (to, reason): (JobState, JobReason),
+        context: JobContext,
+        by: Surroundings<'_>,
+        out: &mut Vec<Event<EngineTime>>,
+    ) {
+        let level = to.level();
+        let ends = matches!(to, JobState::Ok | JobState::Retired);
+        let notify = if ends {
+            self.pending = None;
+            std::mem::take(&mut self.level) > 0
+        } else if level > 0 && self.is_maintained(by.now) {
+            self.pending = Some((to, reason));
+            false
+        } else {
+            let is_worse = level > self.level;
+            self.level = self.level.max(level);
+            is_worse
+        };
+        let change = Change::Job { from: self.state, to, reason };
+        out.push(Event {
+            service: Some(self.service.clone()),
+            instance: Some(self.instance.clone()),
+            job: Some(context).filter(|context| *context != JobContext::default()),
+            ..Event::new(by.now, change, notify && !by.is_muted)
+        });
+        (self.state, self.changed) = (to, by.now);
+    }
+}
+
+/// The id of a run; `None` if it has none.
+fn named(id: &CompactString) -> Option<CompactString> {
+    (id != NO_ID).then(|| id.clone())
+}

@@ -1,0 +1,84 @@
+//! The runs of a job: those that are open, and the last ones that are over.
+
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+
+use crate::named::named_enum;
+use crate::presence::text_bytes;
+use crate::presence::time::{EngineTime, UnixTime};
+
+/// Runs that are remembered of each job, and how many of them keep their messages.
+pub(super) const HISTORY: usize = 20;
+pub(super) const MESSAGES: usize = 3;
+
+named_enum! {
+    /// What became of a run.
+    pub enum RunResult {
+        /// It ended well.
+        Ok = "ok",
+        /// It failed.
+        Failed = "failed",
+        /// It never ended.
+        Lost = "lost",
+        /// It did not come when it was due.
+        Missed = "missed",
+        /// It, or its end, may have come while we could not hear.
+        Unheard = "unheard",
+    }
+}
+
+/// A run that has begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::presence) struct OpenRun {
+    /// Its id; `-` if it has none.
+    pub(super) id: CompactString,
+    /// When it began.
+    pub(super) began: EngineTime,
+    /// The same in wall time.
+    pub(super) since: UnixTime,
+    /// It lasts for too long, and that was reported.
+    pub(super) overran: bool,
+}
+
+/// A run that is over, or did not come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::presence) struct FinishedRun {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) run: Option<CompactString>,
+    pub(super) result: RunResult,
+    /// When it began; of one that did not come, when it was due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) began: Option<UnixTime>,
+    /// When it ended, or was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ended: Option<UnixTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) duration_s: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) exit: Option<i64>,
+    /// What it said at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) message: Option<CompactString>,
+}
+
+impl FinishedRun {
+    /// A run that had begun.
+    pub(super) fn of(run: &OpenRun, result: RunResult, ended: UnixTime) -> FinishedRun {
+        let id = (run.id != "-").then(|| run.id.clone());
+        FinishedRun { began: Some(run.since), ..FinishedRun::unseen(id, result, ended) }
+    }
+
+    /// A run whose start was not heard.
+    pub(super) fn unseen(run: Option<CompactString>, result: RunResult, ended: UnixTime) -> FinishedRun {
+        FinishedRun { run, result, began: None, ended: Some(ended), duration_s: None, exit: None, message: None }
+    }
+
+    /// A run that did not come when it was due.
+    pub(super) fn absent(result: RunResult, due: UnixTime) -> FinishedRun {
+        FinishedRun { run: None, result, began: Some(due), ended: None, duration_s: None, exit: None, message: None }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        [&self.run, &self.message].into_iter().flatten().map(text_bytes).sum()
+    }
+}
