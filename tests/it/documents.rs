@@ -136,6 +136,8 @@ fn configurations_in_documents_load() {
             let output = check
                 .env("HOSTNAME", "web-1")
                 .env("API_KEY", "a secret")
+                .env("PAGERDUTY_KEY", "a secret")
+                .env("NTFY_TOKEN", "a secret")
                 .env("CREDENTIALS_DIRECTORY", dir.path())
                 .output()
                 .expect("it runs");

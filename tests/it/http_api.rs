@@ -170,6 +170,8 @@ fn patterns_and_near_words_of_long_names_end_after_a_number_of_steps() {
         daemon.send_udp(&[format!("{long}{n}:{n}|g").as_bytes()]);
     }
     daemon.flushed_when("they are here", |status| status["series"]["gauges"].as_u64() > Some(2_000));
+    // The history has an interval a moment later.
+    until("they are found", || get(http, "/api/v1/series?q=aaa&limit=1", "").1.contains("\"matched\":2"));
     for path in [
         format!("/api/v1/series?q=%2A{}%3Fb", "a".repeat(490)),
         format!("/series?q=%2A{}%3Fb", "a".repeat(490)),
