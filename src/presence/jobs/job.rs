@@ -256,12 +256,17 @@ impl Job {
 
     /// Whether a run of it was ever heard.
     pub(in crate::presence) fn was_heard(&self) -> bool {
-        self.counts.iter().sum::<u64>() > 0 || !self.open.is_empty() || self.says_starts
+        self.runs_heard() > 0 || !self.open.is_empty() || self.says_starts
     }
 
     /// Whether it does not give way to new ones.
     pub(in crate::presence) fn is_established(&self) -> bool {
-        self.is_configured() || self.counts.iter().sum::<u64>() >= ESTABLISHED_RUNS
+        self.is_configured() || self.runs_heard() >= ESTABLISHED_RUNS
+    }
+
+    /// Runs that came, whatever became of them.
+    fn runs_heard(&self) -> u64 {
+        [RunResult::Ok, RunResult::Failed, RunResult::Lost].map(|result| self.counts[result as usize]).iter().sum()
     }
 
     /// Whether nothing is awaited of it: neither a run nor the end of one.
