@@ -234,3 +234,17 @@ fn only_what_a_flag_says_comes_from_it() {
     assert!(found["file"].as_str().is_some_and(|file| file.starts_with('/')), "{}", found["file"]);
     daemon.stop();
 }
+
+#[test]
+fn an_instance_that_is_down_in_maintenance_alarms_nobody() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), QUICK);
+    daemon.send_udp(&[b"heartbeat.pay.a:2|g", b"heartbeat.pay.b:600|g"]);
+    until("both are there", || daemon.get("/api/v1/presence/pay/b").0 == 200);
+    daemon.send_udp(&[b"maintenance.pay.a:600|g"]);
+    until("one is down", || {
+        let page = daemon.get("/presence").1;
+        heading(&page).contains("1 instance is down in maintenance") && !page.contains("class=\"badge\"")
+    });
+    daemon.stop();
+}

@@ -207,7 +207,7 @@ fn series(data: &Data, order: SeriesOrder) -> Table {
         Some(page) => {
             table.rows = page.series.iter().map(row).collect();
             table.more = page.matched.saturating_sub(page.series.len() as u64);
-            table.of = " in the history";
+            table.of = " in history";
             if page.series.is_empty() {
                 let near =
                     page.near.first().map(|near| format!("; nearest: {} ({})", near.text, grouped(near.matched)));
