@@ -36,7 +36,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What observers tell each other.
-pub(super) const PEER: &str = "/api/v1/presence/peer";
+const PEER: &str = "/api/v1/presence/peer";
 
 /// How long a browser keeps the cookie, in seconds: 30 days.
 const COOKIE_AGE: u64 = 30 * 24 * 60 * 60;

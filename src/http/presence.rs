@@ -25,7 +25,7 @@ use crate::untrusted::{Escaped, in_url};
 use crate::web::{self, FromGiven, Given, Nothing, Parameters, bad_request, error, json as small, line};
 
 use super::AppState;
-use super::access::{Caller, PEER};
+use super::access::Caller;
 use super::listing::{self, Filter};
 
 /// Longest wait for the presence thread.
@@ -36,7 +36,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/api/v1/presence", get(list))
         .route("/api/v1/presence/events", get(events))
         .route("/api/v1/presence/maintenance", post(maintenance))
-        .route(PEER, get(peer))
+        .route("/api/v1/presence/peer", get(peer))
         .route("/api/v1/presence/{service}", get(service).delete(forget_service))
         .route("/api/v1/presence/{service}/check", get(check))
         .route("/api/v1/presence/{service}/{instance}/check", get(check_instance))
