@@ -132,7 +132,8 @@ fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
         pause_ms(100);
         count(peer, true) > 0 && count(x, true) > 0
     });
-    assert_eq!(count(y, true), 0, "it is silent still");
+    let events = |of: &Daemon| of.get("/api/v1/presence/events").1;
+    assert_eq!(count(y, true), 0, "it is silent still: {}\n{}", events(&a), events(&b));
     let posts = posts.lock().expect("nobody panicked").clone();
     for key in [x, y, peer] {
         for node in ["a", "b"] {

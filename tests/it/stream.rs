@@ -209,12 +209,14 @@ fn a_stream_has_the_intervals_the_ledger_and_what_happens() {
     let ids = "id=counter:hits;route=/a&id=timer:latency&id=gauge:never&id=counter:hits;route=/a";
     let mut all = Stream::of(&daemon, ids);
     let mut chosen = Stream::of(&daemon, "topics=events,presence");
+    // Which of both comes first is not said.
+    let mut of_presence = Stream::of(&daemon, "topics=presence");
     daemon.send_udp(&[
         b"hits:3|c|#route:/a\nlatency:5|ms\nlatency:7|ms\nlevel:1|g",
         b"_e{6,1}:deploy|x|#a:1",
         b"heartbeat.pay.web-1:60|g",
     ]);
-    let presence = all.find("presence", |message| message.name == "presence");
+    let presence = of_presence.find("presence", |message| message.name == "presence");
     assert_eq!((&presence.data["service"], &presence.data["kind"]), (&"pay".into(), &"instance".into()));
     let event = all.find("the event", |message| message.name == "event" && message.data["kind"] == "event");
     assert_eq!(event.data["title"], "deploy");
