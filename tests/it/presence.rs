@@ -290,7 +290,7 @@ fn beat_runs_its_command_though_the_name_it_sends_to_is_not_known_yet() {
     let output = beat("udp://no..name:8125");
     let said = support::text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("cannot send to udp://no..name:8125") && said.contains("with every heartbeat"), "{said}");
+    assert!(said.contains("cannot send to udp://no..name:8125") && said.contains("with every message"), "{said}");
     for wrong in ["udp://name", "udp://name:port", "udp://:8125", "ftp://name:21"] {
         assert_eq!(beat(wrong).status.code(), Some(125), "{wrong}");
     }
