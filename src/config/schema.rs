@@ -127,7 +127,7 @@ settings! {
         dogstatsd: Dogstatsd = Dogstatsd::default(), section;
         /// Who is there: docs/presence.md.
         presence: Presence = Presence::default(), presence::describe;
-        /// Who is notified of what presence finds: docs/presence.md. `alertmanager` and `webhook` of [presence] are short
+        /// Who is notified of what presence finds: docs/presence.md. `alertmanager` and `webhook` of `presence` are short
         /// forms of such targets.
         notify: Vec<TargetOptions> = Vec::new(), notify::describe;
         /// The original's management port. Whoever may connect may delete series.
