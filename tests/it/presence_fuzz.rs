@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use systole::internals::presence::policy::{Expected, Misses, Notify, Override, Policy};
-use systole::internals::presence::{Change, Engine, EngineTime, Epoch, Event, Phase, ServiceState, State};
+use systole::internals::presence::{Change, Engine, EngineTime, Epoch, Event, Phase, Reason, ServiceState, State};
 use systole::internals::protocol::{Heartbeat, Heartbeats, Line, Options, Signal, parse_line};
 
 use crate::support::heap::held_bytes;
@@ -314,6 +314,13 @@ fn deaths(seed: u64) {
     }
     let is_of = |event: &Event<EngineTime>, beat: &Heartbeat| event.service.as_ref() == Some(&beat.service);
     for (beat, _, _) in lives.iter().filter(|life| life.2.is_finite()) {
+        let mut own =
+            events.iter().filter(|event| is_of(event, beat) && event.instance.as_deref() == Some(&*beat.instance));
+        let last = own.rfind(|event| matches!(event.change, Change::Instance { to: Some(_), .. }));
+        if last.is_some_and(|event| matches!(event.change, Change::Instance { reason: Reason::Goodbye, .. })) {
+            // It said goodbye, and would have been back after its death: none is told.
+            continue;
+        }
         let view = engine.view_of_instance(&beat.service, &beat.instance, Epoch::UNIX).expect("it is still known");
         let (seen, timeout) = (9000.0 - view.silence_s, view.timeout_s);
         let in_time = time(seen)..=time(seen + 2.0 * timeout + 1300.0);
