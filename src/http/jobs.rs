@@ -75,7 +75,7 @@ impl FromGiven for Wanted {
     params(
         ("service" = Option<String>, Query, description = "Only those of this service", max_length = 300),
         ("state" = Option<StateName>, Query, description = "Only those in this state"),
-        ("after" = Option<String>, Query, description = "Only those after this one: SERVICE/INSTANCE", max_length = 300),
+        ("after" = Option<String>, Query, description = "Only those after this one: SERVICE/INSTANCE", max_length = 300, pattern = "^[^/]+/.+$"),
         ("limit" = Option<u64>, Query, description = "At most so many: 1 to 1000, 1000 by default", minimum = 1, maximum = 1000),
     ),
     responses((status = 200, description = "Those that pass", body = Vec<JobView>)),

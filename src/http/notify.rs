@@ -29,7 +29,7 @@ pub(super) struct TestRequest {
     /// Only this target; without it all that take alerts of the severity
     target: Option<String>,
     /// `critical`, `warning` or `info`; `critical` without it
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, pattern = "^(critical|warning|info)$")]
     severity: Option<Severity>,
 }
 

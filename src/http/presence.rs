@@ -336,7 +336,7 @@ impl FromGiven for Known {
     get,
     path = "/api/v1/presence/peer",
     params(
-        ("since" = Option<String>, Query, description = "The `cursor` of the answer before", pattern = r"^[0-9]+\.[0-9]+\.[0-9]+$"),
+        ("since" = Option<String>, Query, description = "The `cursor` of the answer before", pattern = r"^[0-9]{1,15}\.[0-9]{1,15}\.[0-9]{1,15}$"),
     ),
     responses(
         (status = 200, description = "What it has heard, and which problems it knows", body = Object),
