@@ -304,11 +304,6 @@ impl Outboxes {
         Tester::new(self.targets.iter().map(|target| target.sender.clone()).collect())
     }
 
-    /// How many targets cannot be reached, as it changes.
-    pub fn failing(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.failing)
-    }
-
     /// Starts a task for each target on the current runtime, which `supervisor` watches. `watchdog` checks the daemon's
     /// health.
     pub fn start(self, watchdog: Watchdog, supervisor: &Supervisor) -> Notifiers {
