@@ -401,6 +401,18 @@ macro_rules! counts {
 }
 counts!(u8 u16 u32 u64 usize);
 
+/// Shows the variables that a command gets beside those that say where and how programs run.
+pub fn environment(visitor: &mut dyn OptionVisitor, env: &mut BTreeMap<String, String>) {
+    let doc = "Variables of its environment, beside PATH, HOME, USER, LOGNAME, SHELL, LANG, LANGUAGE, LC_…, TZ and \
+               TMPDIR; the values are never shown.";
+    visitor.field("env", doc, Opt::Secrets(env));
+    visitor.example("env", "{ API_KEY = \"a secret\" }");
+    let is_good =
+        |(name, value): (&String, &String)| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
+    let bad = env.iter().find(|one| !is_good(*one));
+    visitor.require("env", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` cannot be a variable"))));
+}
+
 /// Shows a whole number of any width.
 pub fn count<T: Count>(
     visitor: &mut dyn OptionVisitor,

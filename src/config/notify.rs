@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::notify::{Route, TargetKind, TargetOptions};
 use crate::presence::Severity;
-use crate::settings::{Opt, OptionVisitor, Parsed, TablesOf, Wrong, choice, count, suggestion};
+use crate::settings::{Opt, OptionVisitor, Parsed, TablesOf, Wrong, choice, count, environment, suggestion};
 
 use super::schema::Config;
 
@@ -147,14 +147,7 @@ fn command(target: &mut TargetOptions, v: &mut dyn OptionVisitor) {
     v.field("command", doc, Opt::Texts(&mut target.command));
     let is_there = target.command.first().is_some_and(|program| !program.is_empty());
     v.require_one("command", is_there, "[\"/usr/local/bin/send-sms\", \"--to\", \"+49123\"]");
-    let doc = "Variables of its environment, beside PATH, HOME, USER, LOGNAME, SHELL, LANG, LANGUAGE, LC_…, TZ and \
-               TMPDIR; the values are never shown.";
-    v.field("env", doc, Opt::Secrets(&mut target.env));
-    v.example("env", "{ API_KEY = \"a secret\" }");
-    let is_good =
-        |(name, value): (&String, &String)| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
-    let bad = target.env.iter().find(|one| !is_good(*one));
-    v.require("env", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` cannot be a variable"))));
+    environment(v, &mut target.env);
     count(v, "processes", "Most of them at a time.", &mut target.processes, 1..=32);
 }
 

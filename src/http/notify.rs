@@ -1,10 +1,9 @@
 //! Test alerts over HTTP.
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::post;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,8 +14,7 @@ use crate::untrusted::Escaped;
 use crate::web::{Nothing, Parameters, bad_request, error, json};
 
 use super::AppState;
-use super::access::Caller;
-use super::presence::may;
+use super::presence::body_of_change;
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new().route("/api/v1/notify/test", post(test))
@@ -61,10 +59,7 @@ pub(super) async fn test(
     Parameters(Nothing): Parameters<Nothing>,
     request: Request,
 ) -> Result<Response, Response> {
-    // The head decides, as for maintenance.
-    let caller = Caller::new(&state, request.headers(), request.extensions());
-    may(&state, caller.refused_change(&state.access)).await?;
-    let body = Bytes::from_request(request, &state).await.map_err(IntoResponse::into_response)?;
+    let body = body_of_change(&state, request).await?;
     let right = "{\"target\":\"…\",\"severity\":\"critical\"} is right, and both may be left out";
     let wanted = if body.is_empty() { Ok(TestRequest::default()) } else { serde_json::from_slice(&body) };
     let wanted: TestRequest = wanted.map_err(|problem| bad_request(&format!("{problem}; {right}")))?;

@@ -364,6 +364,13 @@ pub(super) async fn may(state: &AppState, refused: Option<Response>) -> Result<(
     Err(refused)
 }
 
+/// The body of a change that a program asks for. The head decides: nothing of the body is waited for, or kept, without the token.
+pub(super) async fn body_of_change(state: &AppState, request: Request) -> Result<Bytes, Response> {
+    let caller = Caller::new(state, request.headers(), request.extensions());
+    may(state, caller.refused_change(&state.access)).await?;
+    Bytes::from_request(request, state).await.map_err(IntoResponse::into_response)
+}
+
 /// Maintenance of a service, or of one instance.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -390,10 +397,7 @@ pub(super) async fn maintenance(
     Parameters(Nothing): Parameters<Nothing>,
     request: Request,
 ) -> Result<Response, Response> {
-    // The head decides: nothing of the body is waited for, or kept, without the token.
-    let caller = Caller::new(&state, request.headers(), request.extensions());
-    may(&state, caller.refused_change(&state.access)).await?;
-    let body = Bytes::from_request(request, &state).await.map_err(IntoResponse::into_response)?;
+    let body = body_of_change(&state, request).await?;
     let wanted: Announcement = serde_json::from_slice(&body).map_err(|problem| {
         let right = "{\"service\":\"…\",\"instance\":\"…\",\"seconds\":1800,\"by\":\"…\",\"why\":\"…\"} is right";
         bad_request(&format!("{problem}; {right}"))

@@ -133,13 +133,7 @@ pub(super) async fn attempt_once(sender: &Sender, notification: &Notification) -
     input.push(b'\n');
     let options = &sender.options;
     let (program, arguments) = options.command.split_first().ok_or("there is no command")?;
-    let mut command = std::process::Command::new(program);
-    sys::with_first_limits(&mut command);
-    let mut child = Command::from(command)
-        .args(arguments)
-        .env_clear()
-        .envs(sys::least_environment())
-        .envs(&options.env)
+    let mut child = Command::from(sys::command_of(program, arguments, &options.env))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

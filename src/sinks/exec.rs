@@ -16,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::codec::Records;
+use crate::settings::environment;
 use crate::snapshot::Snapshot;
 use crate::sys;
 
@@ -35,13 +36,7 @@ impl Spec for ExecSpec {
         visitor.field("command", "The program and its arguments, run without a shell.", Opt::Texts(&mut self.command));
         let is_there = self.command.first().is_some_and(|program| !program.is_empty());
         visitor.require_one("command", is_there, "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
-        visitor.field("env", "Variables of its environment, beside PATH, HOME, USER, LOGNAME, SHELL, LANG, LANGUAGE, LC_…, TZ and TMPDIR; the values are never shown.", Opt::Secrets(&mut self.env));
-        visitor.example("env", "{ API_KEY = \"a secret\" }");
-        let is_good = |(name, value): (&String, &String)| {
-            !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
-        };
-        let bad = self.env.iter().find(|one| !is_good(*one));
-        visitor.require("env", bad.map_or(Ok(()), |(name, _)| Err(format!("`{name}` cannot be a variable"))));
+        environment(visitor, &mut self.env);
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {
@@ -93,13 +88,7 @@ impl ExecSink {
 
     fn start(&self) -> Result<(Child, ChildStdin), SinkError> {
         let (program, arguments) = self.command.split_first().ok_or_else(|| SinkError::new("no command"))?;
-        let mut command = std::process::Command::new(program);
-        sys::with_first_limits(&mut command);
-        let mut child = Command::from(command)
-            .args(arguments)
-            .env_clear()
-            .envs(sys::least_environment())
-            .envs(&self.env)
+        let mut child = Command::from(sys::command_of(program, arguments, &self.env))
             .stdin(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

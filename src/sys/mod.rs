@@ -9,9 +9,11 @@ mod descriptors;
 mod memory;
 mod raw;
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,12 +22,14 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group, setpriority
 use rustix::thread::{CpuSet, MembarrierCommand, membarrier, sched_setaffinity};
 use socket2::Socket;
 
+use raw::with_first_limits;
+
 pub use allocator::CountingAllocator;
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
 pub use memory::{Available, live_bytes, private_bytes, resident_bytes};
 pub use raw::{
     BATCH_DATAGRAMS, Batch, Datagram, Outgoing, SocketMemory, realtime_thread, receive_coalesced, return_memory,
-    send_batch, send_segmented, socket_memory, survive_file_size_limit, trim, with_first_limits,
+    send_batch, send_segmented, socket_memory, survive_file_size_limit, trim,
 };
 
 /// Most segments the kernel splits one send into (`UDP_MAX_SEGMENTS`, 64 before Linux 6.7).
@@ -124,8 +128,17 @@ pub fn kill_group(leader: u32) -> io::Result<()> {
 /// Variables that a command inherits, beside `LC_…`.
 const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"];
 
+/// A command without a shell, with the limits that this process was started with, the part of its environment that says where
+/// and how programs run, and these variables.
+pub fn command_of(program: &str, arguments: &[String], env: &BTreeMap<String, String>) -> Command {
+    let mut command = Command::new(program);
+    with_first_limits(&mut command);
+    command.args(arguments).env_clear().envs(least_environment()).envs(env);
+    command
+}
+
 /// The part of our environment that says where and how programs run; the rest may hold secrets.
-pub fn least_environment() -> impl Iterator<Item = (OsString, OsString)> {
+fn least_environment() -> impl Iterator<Item = (OsString, OsString)> {
     let is_inherited =
         |name: &OsStr| name.to_str().is_some_and(|name| INHERITED.contains(&name) || name.starts_with("LC_"));
     std::env::vars_os().filter(move |(name, _)| is_inherited(name))

@@ -418,7 +418,7 @@ pub(super) fn adopt_passed(fd: RawFd) -> Option<Socket> {
 }
 
 /// Gives a command the limit of open descriptors that this process was started with: see [`super::raise_descriptor_limit`].
-pub fn with_first_limits(command: &mut Command) -> &mut Command {
+pub(super) fn with_first_limits(command: &mut Command) -> &mut Command {
     // SAFETY: between `fork` and `exec` it does no more than a system call, with what was stored before: no allocation, no
     // lock.
     unsafe { command.pre_exec(restore_descriptor_limit) }
