@@ -205,6 +205,7 @@ impl Engine {
             return None;
         }
         let service = self.register_service(&beat.service);
+        self.roster.service_mut(service).note_heard();
         Some(self.register_instance(service, &beat.instance))
     }
 
@@ -429,18 +430,18 @@ impl Engine {
         }
     }
 
-    /// Forgets an instance, or those of a service, as far as they were not heard since.
+    /// Forgets what was not heard since an operator had it forgotten at a peer: an instance or a job, or all of a service.
     pub fn forget_elsewhere(&mut self, service: &str, instance: Option<&str>, at: EngineTime) {
-        let known = match (instance, self.roster.find_service(service)) {
-            (Some(name), _) => self.roster.find(service, name).into_iter().collect(),
-            (None, Some(id)) => self.roster.service(id).instances().to_vec(),
-            (None, None) => Vec::new(),
-        };
-        for id in known {
-            if self.roster.instance(id).detector().last_life() <= at {
-                self.remove_instance(id, Reason::Operator);
-            }
-        }
+        self.forget_silent(service, instance, at);
+    }
+
+    /// Whether a service, or one of its instances or jobs, is in maintenance.
+    pub fn is_maintained(&self, service: &str, instance: Option<&str>) -> bool {
+        let is_maintained = |id| self.roster.is_maintained(self.roster.instance(id), self.now);
+        let of_instance = instance.and_then(|name| self.roster.find(service, name)).is_some_and(is_maintained);
+        let of_service = self.roster.find_service(service);
+        let of_service = of_service.is_some_and(|id| self.roster.service(id).maintenance_until() > self.now);
+        of_instance || of_service || instance.is_some_and(|name| self.is_maintained_job(service, name))
     }
 
     /// Whether there is evidence that a service, or one of its instances, is well.

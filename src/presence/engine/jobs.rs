@@ -218,6 +218,11 @@ impl Engine {
         self.jobs.job(id).is_muted()
     }
 
+    /// Whether a job is in maintenance.
+    pub(super) fn is_maintained_job(&self, service: &str, instance: &str) -> bool {
+        self.jobs.find(service, instance).is_some_and(|id| self.jobs.job(id).is_maintained(self.now))
+    }
+
     /// A job retires; what is configured stays known.
     fn retire_job(&mut self, id: JobId, why: JobReason) {
         self.change_job(id, |job, by, out| job.retire(why, by, out));
@@ -268,13 +273,15 @@ impl Engine {
         });
     }
 
-    /// Retires the jobs of a service, or one of them; whether there were any.
-    pub(super) fn forget_jobs(&mut self, service: &str, instance: Option<&str>) -> bool {
+    /// Retires the jobs of a service, or one of them, that were not heard after a time; whether there are any.
+    pub(super) fn forget_jobs(&mut self, service: &str, instance: Option<&str>, since: EngineTime) -> bool {
         let meant = self.jobs.of_service(service);
         let meant: Vec<JobId> =
             meant.filter(|id| instance.is_none_or(|name| *self.jobs.job(*id).instance() == name)).collect();
         for &id in &meant {
-            self.retire_job(id, JobReason::Operator);
+            if self.jobs.job(id).heard() <= since {
+                self.retire_job(id, JobReason::Operator);
+            }
         }
         !meant.is_empty()
     }

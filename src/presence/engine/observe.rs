@@ -463,27 +463,32 @@ impl Engine {
 
     /// Forgets an instance, or a service with all of its own. `false` if it is unknown.
     pub fn forget(&mut self, service: &str, instance: Option<&str>) -> bool {
+        let was_known = self.forget_silent(service, instance, EngineTime::NEVER);
+        if was_known {
+            self.note_act(service, instance, None);
+        }
+        was_known
+    }
+
+    /// The same, of what was not heard after a time, wherever that was asked for.
+    pub(super) fn forget_silent(&mut self, service: &str, instance: Option<&str>, since: EngineTime) -> bool {
         self.habits.forget_departure(service);
-        let had_jobs = self.forget_jobs(service, instance);
-        let forgotten = match instance {
-            Some(instance) => match self.roster.find(service, instance) {
-                Some(id) => vec![id],
-                None => return had_jobs,
-            },
-            None => match self.roster.find_service(service) {
-                Some(id) => self.roster.service(id).instances().to_vec(),
-                None => return had_jobs,
-            },
+        let had_jobs = self.forget_jobs(service, instance, since);
+        let found = match instance {
+            Some(instance) => self.roster.find(service, instance).map(|id| vec![id]),
+            None => self.roster.find_service(service).map(|id| self.roster.service(id).instances().to_vec()),
         };
-        for id in forgotten {
-            self.remove_instance(id, Reason::Operator);
+        let was_known = had_jobs || found.is_some();
+        for id in found.unwrap_or_default() {
+            if self.roster.instance(id).detector().last_life() <= since {
+                self.remove_instance(id, Reason::Operator);
+            }
         }
         if let Some(id) = self.roster.find_service(service)
             && self.roster.service(id).instances().is_empty()
         {
             self.roster.service_mut(id).forget_departure();
         }
-        self.note_act(service, instance, None);
-        true
+        was_known
     }
 }

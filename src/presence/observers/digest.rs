@@ -10,6 +10,8 @@ use crate::presence::alert_book::AlertKey;
 use crate::presence::engine::Sighting;
 use crate::presence::event::Severity;
 
+use super::acts::ActId;
+
 /// Most sightings, problems and acts in one answer; who asks goes on from its cursor.
 pub const MOST_ROWS: usize = 20_000;
 pub(super) const MOST_PROBLEMS: usize = 5_000;
@@ -142,6 +144,8 @@ pub struct ProblemRow {
 /// What an operator has done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ActRow {
+    /// Which one it is.
+    pub id: ActId,
     /// To which service.
     pub service: CompactString,
     /// To which instance; without one to all of it.
@@ -239,8 +243,13 @@ impl Digest {
         if let Some(wrong) = self.problems.iter().position(|row| !is_right(row)) {
             return Err(format!("problem {wrong} of it cannot be").into());
         }
-        let is_right =
-            |row: &ActRow| name(&row.service) && maybe(&row.instance) && age(row.age) && maybe_age(row.maintenance);
+        let is_right = |row: &ActRow| {
+            name(&row.id.node)
+                && name(&row.service)
+                && maybe(&row.instance)
+                && age(row.age)
+                && maybe_age(row.maintenance)
+        };
         if self.acts.iter().all(is_right) { Ok(()) } else { Err("an act in it cannot be".into()) }
     }
 }
@@ -285,7 +294,13 @@ mod tests {
             heard(Heard { age_ms: u64::MAX, ..row() }),
             heard(Heard { interval: Some(0.0), ..row() }),
             Digest {
-                acts: vec![ActRow { service: "".into(), instance: None, age: 0.0, maintenance: None }],
+                acts: vec![ActRow {
+                    id: ActId { node: "a".into(), start: 1, number: 1 },
+                    service: "".into(),
+                    instance: None,
+                    age: 0.0,
+                    maintenance: None,
+                }],
                 ..digest()
             },
         ] {

@@ -7,10 +7,12 @@
 //!
 //! | file | keeps |
 //! |---|---|
+//! | `acts` | what operators have done |
 //! | [`digest`] | what goes over the wire |
 //! | `peer` | whether a peer answers, how it is, and what it holds open |
 //! | `problems` | what is notified, by whomever |
 
+mod acts;
 mod digest;
 mod peer;
 mod problems;
@@ -24,14 +26,15 @@ use super::Alarm;
 use super::alert_book::{AlertKey, Notification};
 use super::engine::Engine;
 use super::event::Phase;
-use super::evidence::Act;
 use super::time::{EngineTime, UnixTime};
 
+use acts::Acts;
 use peer::Peer;
 use problems::{Problem, Problems};
 
+pub use acts::ActId;
+use digest::MOST_PROBLEMS;
 pub use digest::{ActRow, Cursor, Digest, Heard, MOST_ROWS, ProblemRow};
-use digest::{MOST_ACTS, MOST_PROBLEMS};
 
 /// Time between two polls, in seconds.
 pub const POLL_SECS: f64 = 0.5;
@@ -41,9 +44,6 @@ const MISSED_POLLS: u32 = 3;
 
 /// Silence is judged with answers that are no older, in seconds.
 const FRESH_SECS: f64 = 0.75;
-
-/// Acts of operators that are remembered, for so many seconds.
-const ACTS_SECS: f64 = 86_400.0;
 
 /// Seconds in which too much was dropped are remembered for so many.
 const DROPPED_SECS: f64 = 60.0;
@@ -124,9 +124,8 @@ pub struct Observers {
     start: u64,
     peers: Vec<Peer>,
     problems: Problems,
-    /// What operators have done, here or elsewhere, by the number of the change.
-    acts: VecDeque<(u64, Act)>,
-    /// Seconds in which too much was dropped here, likewise.
+    acts: Acts,
+    /// Seconds in which too much was dropped here, by the number of the change.
     dropped: VecDeque<(u64, EngineTime)>,
     /// Number of the last change of anything but sightings.
     last_number: u64,
@@ -177,7 +176,7 @@ impl Observers {
             start,
             peers,
             problems,
-            acts: VecDeque::new(),
+            acts: Acts::new(node, start),
             dropped: VecDeque::new(),
             last_number,
             notifier_works: true,
@@ -218,13 +217,6 @@ impl Observers {
         let more_problems = rows.len() > MOST_PROBLEMS;
         rows.truncate(MOST_PROBLEMS);
         let changed = rows.last().filter(|_| more_problems).map_or(self.last_number, |(number, _)| *number);
-        let acts = self.acts.iter().filter(|(number, _)| *number > from.changed && *number <= changed);
-        let acts = acts.map(|(_, act)| ActRow {
-            service: act.service.clone(),
-            instance: act.instance.clone(),
-            age: (now - act.at).max(0.0),
-            maintenance: act.maintenance,
-        });
         let dropped = self.dropped.iter().filter(|(number, _)| *number > from.changed && *number <= changed);
         // Who was not there, or does not know, has its own reasons not to count them.
         let dropped = dropped.filter(|_| from.changed > 0);
@@ -239,7 +231,7 @@ impl Observers {
             leaving: self.is_leaving,
             heard: sightings.into_iter().map(Heard::of).collect(),
             problems: rows.into_iter().map(|(_, row)| row).collect(),
-            acts: acts.collect(),
+            acts: self.acts.rows(from.changed, changed, now),
             dropped_ms,
         }
     }
@@ -247,19 +239,6 @@ impl Observers {
     /// It is about to stop, and says so.
     pub fn leave(&mut self) {
         self.is_leaving = true;
-    }
-
-    /// Remembers what an operator has done, for peers.
-    fn note_act(&mut self, act: Act) {
-        self.acts.retain(|(_, known)| {
-            let is_same = known.service == act.service && known.instance == act.instance;
-            !is_same && act.at - known.at < ACTS_SECS
-        });
-        if self.acts.len() == MOST_ACTS {
-            self.acts.pop_front();
-        }
-        self.last_number += 1;
-        self.acts.push_back((self.last_number, act));
     }
 }
 
@@ -299,13 +278,22 @@ impl Observers {
                 self.overtaken.push(row.key.clone());
             }
         }
-        for act in digest.acts {
-            self.take_act(act, engine, asked);
+        self.note_own_acts(engine);
+        // Who was forgotten is not learned again; and maintenance is of somebody whom this answer may tell of.
+        let (forgotten, maintained): (Vec<ActRow>, Vec<ActRow>) =
+            digest.acts.into_iter().partition(|act| act.maintenance.is_none());
+        for act in forgotten {
+            self.acts.take(act, engine, asked, &mut self.last_number);
         }
         for row in digest.heard {
             let sighting = row.into_sighting();
-            if !self.is_forgotten(&sighting.service, &sighting.instance, asked - sighting.age) {
+            if !self.acts.is_forgotten(&sighting.service, Some(&sighting.instance), asked - sighting.age) {
                 engine.observe_elsewhere(id, &sighting, asked);
+            }
+        }
+        for act in maintained {
+            if !self.acts.is_forgotten(&act.service, act.instance.as_deref(), asked - act.age) {
+                self.acts.take(act, engine, asked, &mut self.last_number);
             }
         }
         for _ in digest.dropped_ms {
@@ -315,6 +303,12 @@ impl Observers {
             engine.regain_peer(id);
         }
         Ok(digest.more)
+    }
+
+    fn note_own_acts(&mut self, engine: &mut Engine) {
+        for act in engine.take_acts() {
+            self.acts.note_own(act, &mut self.last_number);
+        }
     }
 
     /// A peer gave an answer that cannot be used.
@@ -332,31 +326,6 @@ impl Observers {
         if known.miss(now) {
             engine.lose_peer(u16::try_from(peer).unwrap_or(u16::MAX));
         }
-    }
-
-    /// The later act wins.
-    fn take_act(&mut self, row: ActRow, engine: &mut Engine, asked: EngineTime) {
-        let at = asked - row.age;
-        let is_same = |known: &Act| known.service == row.service && known.instance == row.instance;
-        if self.acts.iter().any(|(_, known)| is_same(known) && known.at + 1.0 >= at) {
-            return;
-        }
-        let instance = row.instance.as_deref();
-        match row.maintenance {
-            // What is left of it; an end is an end.
-            Some(secs) => drop(engine.maintain(&row.service, instance, (secs - row.age).max(0.0))),
-            None => engine.forget_elsewhere(&row.service, instance, at),
-        }
-        let ActRow { service, instance, maintenance, .. } = row;
-        self.note_act(Act { at, service, instance, maintenance });
-    }
-
-    /// Whether an instance was forgotten after a time.
-    fn is_forgotten(&self, service: &str, instance: &str, seen: EngineTime) -> bool {
-        let is_of_it = |act: &Act| act.instance.as_deref().is_none_or(|name| name == instance);
-        let is_gone =
-            |act: &Act| act.maintenance.is_none() && act.service == service && is_of_it(act) && act.at >= seen;
-        self.acts.iter().any(|(_, act)| is_gone(act))
     }
 }
 
@@ -391,9 +360,8 @@ impl Observers {
         for nodes in std::mem::take(&mut self.former) {
             engine.report_peer(Phase::End, nodes);
         }
-        for act in engine.take_acts() {
-            self.note_act(act);
-        }
+        self.note_own_acts(engine);
+        self.acts.tick(engine);
         self.dropped.retain(|(_, at)| now - *at < DROPPED_SECS);
         for at in engine.take_dropped() {
             self.last_number += 1;
@@ -442,7 +410,7 @@ impl Observers {
         }
         if speaks {
             spoken.again = (!was_speaking).then(|| self.problems.out());
-            spoken.notifications = self.problems.speak(&self.peers, engine, now, &mut self.last_number);
+            spoken.notifications = self.problems.speak(&self.node, &self.peers, engine, &mut self.last_number);
         }
         spoken
     }
@@ -468,3 +436,6 @@ impl Observers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,20 +229,15 @@ impl Problems {
     }
 
     /// What is to be notified by whoever speaks.
-    pub(super) fn speak(
-        &mut self,
-        peers: &[Peer],
-        engine: &Engine,
-        now: EngineTime,
-        last: Number<'_>,
-    ) -> Vec<Notification> {
+    pub(super) fn speak(&mut self, node: &str, peers: &[Peer], engine: &Engine, last: Number<'_>) -> Vec<Notification> {
+        let now = engine.now();
         let mut out = Vec::new();
         let begins: Vec<AlertKey> =
             self.all.iter().filter(|(_, p)| p.open && !p.is_out()).map(|(k, _)| k.clone()).collect();
         for key in begins {
             self.begin(&key, now, &mut out, last);
         }
-        for (key, alarm, since) in self.held_by_peers(peers, engine, now) {
+        for (key, alarm, since) in self.held_by_peers(node, peers, engine) {
             let problem = self.all.entry(key.clone()).or_insert_with(|| Problem::new(alarm.clone(), since, now));
             (problem.alarm, problem.event) = (alarm, None);
             self.begin(&key, now, &mut out, last);
@@ -250,7 +245,7 @@ impl Problems {
         let held: BTreeSet<&AlertKey> =
             peers.iter().filter(|peer| peer.answers()).flat_map(|peer| peer.open.keys()).collect();
         let is_over = |(key, problem): &(&AlertKey, &Problem)| {
-            problem.is_out() && !problem.open && !held.contains(key) && is_over(key, problem, peers, engine, now)
+            problem.is_out() && !problem.open && !held.contains(key) && is_over((key, problem), node, peers, engine)
         };
         let ends: Vec<AlertKey> = self.all.iter().filter(is_over).map(|(key, _)| key.clone()).collect();
         for key in ends {
@@ -270,7 +265,8 @@ impl Problems {
     }
 
     /// What peers hold open, and this node does not, that is to be notified.
-    fn held_by_peers(&self, peers: &[Peer], engine: &Engine, now: EngineTime) -> Vec<(AlertKey, Alarm, EngineTime)> {
+    fn held_by_peers(&self, node: &str, peers: &[Peer], engine: &Engine) -> Vec<(AlertKey, Alarm, EngineTime)> {
+        let now = engine.now();
         let mut all = BTreeMap::new();
         for (key, held) in peers.iter().filter(|peer| peer.answers()).flat_map(|peer| &peer.open) {
             let own = self.all.get(key);
@@ -279,8 +275,17 @@ impl Problems {
                 own.open || own.is_out() || has_ended
             });
             let stands_for_it = key.name == AlertName::InstanceDown && self.is_service_down(key);
-            let is_ours_alone = key.name == AlertName::PeerUnreachable;
-            if is_known || is_ours_alone || stands_for_it || now - held.known < PATIENCE || is_well(key, engine) {
+            let is_quiet = || {
+                let service = key.service.as_deref();
+                service.is_some_and(|service| engine.is_maintained(service, key.instance.as_deref()))
+            };
+            if is_known
+                || is_told_otherwise(key, node, peers)
+                || stands_for_it
+                || now - held.known < PATIENCE
+                || is_well(key, engine)
+                || is_quiet()
+            {
                 continue;
             }
             all.entry(key.clone()).or_insert_with(|| (held.alarm.clone(), held.since));
@@ -335,6 +340,12 @@ impl Problems {
     }
 }
 
+/// Whether that a peer is gone is for this node to know: it is one of the two, or has an alarm of its own about the same peer.
+fn is_told_otherwise(key: &AlertKey, node: &str, peers: &[Peer]) -> bool {
+    let is_gone = |name: &str| peers.iter().any(|peer| peer.name() == name && !peer.answers());
+    key.nodes.as_ref().is_some_and(|nodes| nodes.iter().any(|one| one == node || is_gone(one)))
+}
+
 /// Whether this node has evidence that what a problem is about is well.
 fn is_well(key: &AlertKey, engine: &Engine) -> bool {
     let service = || key.service.as_deref();
@@ -348,9 +359,10 @@ fn is_well(key: &AlertKey, engine: &Engine) -> bool {
 }
 
 /// Whether somebody who answers has seen the end of what was notified, or knows better.
-fn is_over(key: &AlertKey, problem: &Problem, peers: &[Peer], engine: &Engine, now: EngineTime) -> bool {
-    // Nobody but this node knows of its peers.
-    if key.name == AlertName::PeerUnreachable {
+fn is_over((key, problem): (&AlertKey, &Problem), node: &str, peers: &[Peer], engine: &Engine) -> bool {
+    let now = engine.now();
+    // Nobody but this node and its peer knows of the two.
+    if key.nodes.as_ref().is_some_and(|nodes| nodes.iter().any(|one| one == node)) {
         return true;
     }
     let after = |closed: EngineTime| closed + 1.0 >= problem.notified;
