@@ -229,13 +229,14 @@ class Job:
         (self.service, self.name), self.cfg = key, cfg
         self.state = "waiting"            # waiting running ok failed overrun lost missed unheard retired
         self.schedule = Schedule(cfg["schedule"], cfg.get("timezone", "UTC")) if "schedule" in cfg else None
-        self.every = cfg.get("every")
+        self.promise = None               # what its lines say; what is configured holds before that
         self.max_runtime = None
+        self.heard = 0.0
         self.due, self.due_grace = None, 0.0
-        self.runs = {}                    # run -> [start, overrun told]
-        self.ended = {}                   # run -> end, for copies
+        self.runs = {}                    # run -> [start, overrun told, when it was excused as end_unheard]
+        self.ended = {}                   # (run, ended well) -> end, for copies
         self.starts = False               # does it say when it starts?
-        self.unheard = 0
+        self.unheard = False              # J5: what was due, or an end, may have been said while we could not hear; no end since
         self.level, self.pending = 0, None
         self.durations = []
         self.maint_until, self.changed = 0.0, 0.0
@@ -583,13 +584,12 @@ class Engine:
     def newcomer(self, s, n):
         if not (F('R24') and n.promise and n.promise >= 60 and self.run_once(s)):
             return
-        g = grace_for(n.promise)
         due = [i for i in s.instances.values() if i is not n and i.state in ("up", "late", "down") and
-               self.now - i.first >= i.promise - g]
+               self.now - i.first >= i.promise - grace_for(i.promise)]
         if not due:
             return
         for i in due:
-            if not i.followed and self.now - i.first <= i.promise + g:
+            if not i.followed and self.now - i.first <= i.promise + grace_for(i.promise):
                 i.followed = True
                 if self.now - s.succession_at >= 0.5 * n.promise:
                     s.successions, s.succession_at = s.successions + 1, self.now
@@ -1080,8 +1080,7 @@ class Engine:
         if self.mass:
             at.append(self.mass["start"] + self.cfg["mass_hold"])
         for j in self.jobs.values():
-            limit = j.cfg.get("max_runtime") or j.max_runtime
-            at += [j.maint_until] + [v[0] + limit for v in j.runs.values() if limit]
+            at += [j.maint_until, self.forgotten_at(j)] + [self.overrun_at(j, v) for v in j.runs.values()]
             if j.due is not None:
                 at.append(j.due + j.due_grace - (self.wall() - self.now if j.schedule else 0))
         return min((x for x in at if x > self.now), default=math.inf)
@@ -1120,6 +1119,7 @@ class Engine:
         status = b.tags.get("status")
         if j is None:
             j = self.jobs[k] = Job(k, {}, self.wall())
+        j.heard = self.now
         s = self.services.get(b.service)
         if s and b.instance in s.instances and s.instances[b.instance].state != "left":
             self.leave(s.instances[b.instance], "became_job")
@@ -1127,7 +1127,7 @@ class Engine:
             self.retire(j, "goodbye")
             return
         if b.interval is not None:
-            j.every = b.interval
+            j.promise = b.interval
         if "max_runtime" in b.tags:
             j.max_runtime = float(b.tags["max_runtime"])
         if status == "start":
@@ -1138,35 +1138,40 @@ class Engine:
 
     def job_start(self, j, run):
         now = self.now
-        if run in j.runs and now - j.runs[run][0] < 10 or j.ended.get(run, -1e9) > now - 10:
+        if run in j.runs and now - j.runs[run][0] < 10 or any(j.ended.get((run, x), -1e9) > now - 10 for x in (True, False)):
             return                                     # copies of one message
+        j.runs = {r: v for r, v in j.runs.items() if v[2] is None}     # an excused one is over when another begins
         if run in j.runs or j.runs and run == "-":     # J6: no ids: the one before never ended
-            del j.runs[next(iter(j.runs))]
+            del j.runs[run if run in j.runs else next(iter(j.runs))]
             self.job_event(j, "lost", "no_end")
         while len(j.runs) >= 8:
             del j.runs[next(iter(j.runs))]
             self.job_event(j, "lost", "too_many_runs")
-        j.runs[run] = [now, False]
-        j.starts, j.unheard = True, 0
+        j.runs[run] = [now, False, None]
+        j.starts = True
         self.plan(j, self.wall())
         if j.state != "running":
             self.job_event(j, "running", "started")
 
     def job_end(self, j, run, status, tags):
-        now = self.now
-        if j.ended.get(run, -1e9) > now - 10 and run not in j.runs:
-            return                                     # a copy
+        now, good = self.now, status == "ok" and tags.get("exit", "0") == "0"
+        if j.ended.get((run, good), -1e9) > now - 10 and run not in j.runs:
+            return                                     # a copy: the same run with the same status
         known = run if run in j.runs else next(iter(j.runs)) if len(j.runs) == 1 and run == "-" else None
         if known is None and (not j.starts or not j.runs):
             j.starts = j.starts and bool(j.runs)
             self.plan(j, self.wall())                  # nobody told us of a start: the end is the sign of the run
+        began = None
         if known is not None:
-            j.durations = (j.durations + [now - j.runs.pop(known)[0]])[-16:]
+            began = j.runs.pop(known)[0]
+            j.durations = (j.durations + [now - began])[-16:]
         j.ended = {r: t for r, t in j.ended.items() if t > now - 10}
-        j.ended[run], j.unheard = now, 0
-        if status == "fail" or tags.get("exit", "0") != "0":
+        j.ended[run, good], j.unheard = now, False
+        if not good:
             self.job_event(j, "failed", "exit " + tags["exit"] if "exit" in tags else "failed")
         else:
+            if began is not None:                      # what began before, and was told, is overtaken: it hides no missing run
+                j.runs = {r: v for r, v in j.runs.items() if not v[1] or v[0] > began}
             self.job_event(j, "ok", "ended")
 
     def job_event(self, j, to, reason):
@@ -1174,7 +1179,7 @@ class Engine:
         level = {"overrun": 1, "lost": 1, "missed": 2, "failed": 2}.get(to, 0)
         if self.maint(j):
             notify = False
-            if level:
+            if level and (not j.pending or level >= j.pending[2]):
                 j.pending = (to, reason, level)
         elif level:
             notify = level > j.level
@@ -1206,31 +1211,45 @@ class Engine:
             period = j.schedule.next(wall + 60)[0] - wall
             due, twice = j.schedule.next(wall + min(60.0, period / 4))
             j.due, j.due_grace = due, self.grace(j, j.schedule.next(due + 60)[0] - due) + (HOUR if twice else 0)
-        elif j.every or j.cfg.get("every"):
-            j.every = j.every or j.cfg["every"]
-            j.due, j.due_grace = self.now + j.every, self.grace(j, j.every)
+        elif self.every(j):
+            j.due, j.due_grace = self.now + self.every(j), self.grace(j, self.every(j))
+
+    def every(self, j):
+        return j.cfg.get("every") or j.promise
+
+    def forgotten_at(self, j):
+        """A job that is not configured is forgotten so long after what was last awaited of it."""
+        every = 0 if j.schedule else self.every(j) or 0
+        return math.inf if j.cfg else j.heard + self.cfg["forget_service"] + every + (self.grace(j, every) if every else 0)
+
+    def overrun_at(self, j, v):
+        """J4: when a run lasts too long; one that was excused is looked at once more."""
+        limit = j.cfg.get("max_runtime") or j.max_runtime
+        if not limit or v[1]:
+            return math.inf
+        return v[2] + limit if v[2] is not None and v[2] >= v[0] + limit else v[0] + limit
 
     def tick_jobs(self):
         for j in list(self.jobs.values()):
             if j.pending and not self.maint(j):
                 (to, reason, level), j.pending = j.pending, None
-                if level > j.level and j.state == to:
+                if level > j.level:                    # J7: no run ended well since, whatever else has begun
                     self.job_event(j, to, "maintenance_over")
+            if self.now >= self.forgotten_at(j):
+                self.retire(j, "expired")
+                continue
             clock = self.wall() if j.schedule else self.now
-            limit = j.cfg.get("max_runtime") or j.max_runtime
-            for run, v in j.runs.items():              # J4
-                if limit and not v[1] and self.now >= v[0] + limit:
-                    v[1] = True
+            for v in list(j.runs.values()):            # J4
+                if self.now >= self.overrun_at(j, v):
                     self.overran(j, v, "max_runtime")
             if j.due is not None and clock >= j.due + j.due_grace:
                 a = self.now - (clock - j.due)
                 if j.runs:                             # J4: still running when the next one should have come
                     v = next(iter(j.runs.values()))
                     if not v[1]:
-                        v[1] = True
                         self.overran(j, v, "still_running")
-                elif j.unheard == 0 and self.was_blind(a - 60, a + j.due_grace):
-                    j.unheard = 1                      # J5: it may have come and gone while we could not hear, once
+                elif not j.unheard and self.was_blind(a - 60, a + j.due_grace):
+                    j.unheard = True                   # J5: it may have come and gone while we could not hear, once
                     self.job_event(j, "unheard", "blind")
                 else:
                     self.job_event(j, "missed", "no_run")
@@ -1242,14 +1261,19 @@ class Engine:
             self.plan(j, max(due, clock - j.due_grace))
         else:
             while j.due + j.due_grace <= clock:
-                j.due += j.every
+                j.due += self.every(j)
 
     def overran(self, j, v, reason):
-        if self.was_blind(v[0], self.now):             # its end may have been said while we were deaf
-            self.job_event(j, "unheard", "end_unheard")
-            if reason == "max_runtime":
+        """J5: its end may have been said while we were deaf. Once: not the next run, if no end was heard since, nor the same
+        run when it is looked at again. It is looked at again when the next one is due; or, if none ever is, one max_runtime
+        later: nothing else would tell that it hangs."""
+        if v[2] is None and not j.unheard and self.was_blind(v[0], self.now):
+            j.unheard, v[2] = True, self.now
+            if reason == "max_runtime" and j.due is not None:
                 j.runs = {r: x for r, x in j.runs.items() if x is not v}
+            self.job_event(j, "unheard", "end_unheard")
         else:
+            v[1], v[2] = True, None
             self.job_event(j, "overrun", reason)
 
     def health(self, b):
@@ -1271,7 +1295,8 @@ class Engine:
         codes = []
         for j in self.jobs.values():
             if j.service == service:
-                codes.append(2 if j.level == 2 else 1 if j.level == 1 else 3 if j.state in ("waiting", "unheard") else 0)
+                level = max(j.level, j.pending[2] if j.pending else 0)
+                codes.append(level or (3 if j.state in ("waiting", "unheard") else 0))
         s = self.services.get(service)
         if s and s.state:
             codes.append({"up": 0, "degraded": 1, "maintenance": 1, "down": 2}.get(s.state, 3))

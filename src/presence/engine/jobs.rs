@@ -235,7 +235,7 @@ impl Engine {
     pub(super) fn evaluate_jobs(&mut self) {
         for id in self.jobs.take_due(self.now) {
             let job = self.jobs.job(id);
-            if job.is_idle() && self.now >= job.heard() + self.policy.forget_service {
+            if self.now >= job.forgotten_at(self.policy.forget_service) {
                 self.retire_job(id, JobReason::Expired);
             } else {
                 self.change_job(id, |job, by, out| job.evaluate(by, out));
@@ -427,7 +427,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::presence::jobs::{CronSchedule, JobRule, NamedZone};
-    use crate::presence::policy::Policy;
+    use crate::presence::policy::{Policy, grace_for};
     use crate::presence::time::UnixTime;
     use crate::protocol::{Heartbeat, JobStatus};
 
@@ -475,15 +475,40 @@ mod tests {
         // Whoever went had its alarm ended.
         let ended = notified(&mut engine).into_iter().filter(|(_, to)| *to == "retired").count();
         assert_eq!(ended, 15);
+        // A second run within the minute establishes nobody.
         engine.at(at(20.0));
         for n in 15..20 {
             engine.beat(&line("a", &format!("i{n}"), Some(JobStatus::Ok), "s"));
         }
+        engine.beat(&line("a", "i20", Some(JobStatus::Ok), "r"));
+        assert!(engine.jobs.find("a", "i15").is_none() && engine.jobs.find("a", "i20").is_some());
+        engine.at(at(90.0));
+        for n in 16..21 {
+            engine.beat(&line("a", &format!("i{n}"), Some(JobStatus::Ok), "t"));
+        }
         engine.beat(&line("a", "new", Some(JobStatus::Ok), "r"));
         assert!(engine.jobs.find("a", "new").is_none());
         assert_eq!(engine.refusals().of(Refusal::Limit), 1);
+        engine.take_events();
         let bytes = engine.heap_bytes();
-        assert!(engine.forget("a", None) && engine.jobs.is_empty() && engine.heap_bytes() < bytes);
+        assert!(engine.forget("a", None) && engine.jobs.is_empty());
+        engine.take_events();
+        assert!(engine.heap_bytes() < bytes);
+    }
+
+    #[test]
+    fn a_job_that_is_not_configured_is_forgotten_when_it_has_missed_for_long() {
+        let mut engine = with_jobs(vec![rule("kept", None, Some(3600.0))]);
+        for service in ["a", "kept"] {
+            engine.beat(&Heartbeat { interval: Some(3600.0), ..line(service, "-", Some(JobStatus::Ok), "r") });
+        }
+        let week = engine.policy.forget_service;
+        engine.tick(at(week));
+        let missed = |who: &str| (who.to_string(), "missed");
+        assert_eq!(notified(&mut engine), [missed("kept"), missed("a")]);
+        engine.tick(at(week + 3600.0 + grace_for(3600.0) + 1.0));
+        assert_eq!(notified(&mut engine), [("a".to_string(), "retired")]);
+        assert!(engine.jobs.find("a", "-").is_none() && engine.jobs.find("kept", "-").is_some());
     }
 
     #[test]

@@ -189,15 +189,18 @@ impl Engine {
         if !newcomer.is_short() || !service.runs().are_all() {
             return;
         }
-        let grace = grace_for(interval);
+        // Each is due by what it declared itself.
+        let due_after = |other: &Instance| other.detector().declared_interval().unwrap_or(interval);
+        let grace = |other: &Instance| grace_for(due_after(other));
         let is_due = |other: &Instance| {
-            matches!(other.state(), State::Up | State::Late | State::Down) && now - other.first() >= interval - grace
+            matches!(other.state(), State::Up | State::Late | State::Down)
+                && now - other.first() >= due_after(other) - grace(other)
         };
         let due: Vec<InstanceId> = service.instances().iter().copied().filter(|&other| other != id).collect();
         let due: Vec<InstanceId> = due.into_iter().filter(|&other| is_due(self.roster.instance(other))).collect();
         for &other in &due {
             let other = self.roster.instance_mut(other);
-            if now - other.first() <= interval + grace && other.follow() {
+            if now - other.first() <= due_after(other) + grace(other) && other.follow() {
                 self.roster.service_mut(service_id).runs_mut().note_succession(interval, now);
             }
         }

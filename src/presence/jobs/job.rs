@@ -11,7 +11,7 @@ use crate::memory::vec_footprint;
 use crate::protocol::{JobStatus, JobTags};
 
 use super::blind_times::BlindTimes;
-use super::runs::{FinishedRun, HISTORY, MESSAGES, OpenRun, RunResult};
+use super::runs::{EndedRun, FinishedRun, HISTORY, MESSAGES, NO_ID, OpenRun, RunResult, named};
 use super::schedule::CronSchedule;
 use super::state::{JobReason, JobState};
 use crate::presence::event::{Change, Event, JobContext};
@@ -36,11 +36,9 @@ const HOUR: f64 = 3600.0;
 /// A step of the wall clock from which on times of schedules are found again, in seconds.
 const CLOCK_STEP: f64 = 60.0;
 
-/// Runs from which on a job does not give way to new ones.
+/// Runs, and seconds between the first sign of it and the last, from which on a job does not give way to new ones.
 const ESTABLISHED_RUNS: u64 = 2;
-
-/// A run without an id.
-const NO_ID: &str = "-";
+const ESTABLISHED_SECS: f64 = 60.0;
 
 /// What is configured of a job.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +130,8 @@ pub(in crate::presence) struct Job {
     changed: EngineTime,
     /// When it was last heard; configured jobs begin with the start.
     heard: EngineTime,
+    /// When it was first heard.
+    born: EngineTime,
     /// The interval that its lines promise, and the longest run that they allow.
     promised: Option<f64>,
     promised_runtime: Option<f64>,
@@ -141,10 +141,11 @@ pub(in crate::presence) struct Job {
     /// Runs that have begun, in that order.
     open: Vec<OpenRun>,
     /// Runs that ended of late.
-    ended: Vec<(CompactString, EngineTime)>,
+    ended: Vec<EndedRun>,
     /// It says when it starts.
     says_starts: bool,
-    /// The last run that was due may have come while we could not hear.
+    /// A run that was due may have come, or the end of one may have been said, while we could not hear; and no end was heard
+    /// since. The next time in a row is none.
     unheard: bool,
     /// How bad it is what was notified: see [`JobState::level`].
     level: u8,
@@ -175,6 +176,7 @@ impl Job {
             state: JobState::Waiting,
             changed: now,
             heard: now,
+            born: now,
             promised: None,
             promised_runtime: None,
             due: None,
@@ -259,9 +261,11 @@ impl Job {
         self.runs_heard() > 0 || !self.open.is_empty() || self.says_starts
     }
 
-    /// Whether it does not give way to new ones.
+    /// Whether it does not give way to new ones: it is configured, or was heard more than once, for longer than it may be
+    /// silent.
     pub(in crate::presence) fn is_established(&self) -> bool {
-        self.is_configured() || self.runs_heard() >= ESTABLISHED_RUNS
+        let age = self.heard - self.born;
+        self.is_configured() || (self.runs_heard() >= ESTABLISHED_RUNS && age >= self.patience().max(ESTABLISHED_SECS))
     }
 
     /// Runs that came, whatever became of them.
@@ -272,6 +276,19 @@ impl Job {
     /// Whether nothing is awaited of it: neither a run nor the end of one.
     pub(in crate::presence) fn is_idle(&self) -> bool {
         self.due.is_none() && self.open.is_empty() && !self.is_configured()
+    }
+
+    /// When it is forgotten: so long after what was last awaited of it, unless it is configured.
+    pub(in crate::presence) fn forgotten_at(&self, forget_after: f64) -> EngineTime {
+        if self.is_configured() {
+            return EngineTime::NEVER;
+        }
+        self.heard + self.patience() + forget_after
+    }
+
+    /// How long after a sign of it the next one may be, in seconds.
+    fn patience(&self) -> f64 {
+        self.every().map_or(0.0, |every| every + self.grace(every))
     }
 
     pub(in crate::presence) fn heard(&self) -> EngineTime {
@@ -339,7 +356,7 @@ impl Job {
     pub(in crate::presence) fn heap_bytes(&self) -> usize {
         let names = text_bytes(&self.service) + text_bytes(&self.instance);
         let open = self.open.iter().map(|run| text_bytes(&run.id)).sum::<usize>();
-        let ended = self.ended.iter().map(|(id, _)| text_bytes(id)).sum::<usize>();
+        let ended = self.ended.iter().map(|ended| text_bytes(&ended.id)).sum::<usize>();
         let history = self.history.iter().map(FinishedRun::heap_bytes).sum::<usize>();
         names
             + crate::memory::footprint(self.basis.capacity())
@@ -347,7 +364,7 @@ impl Job {
             + ended
             + history
             + vec_footprint::<OpenRun>(self.open.capacity())
-            + vec_footprint::<(CompactString, EngineTime)>(self.ended.capacity())
+            + vec_footprint::<EndedRun>(self.ended.capacity())
             + vec_footprint::<FinishedRun>(self.history.capacity())
     }
 }
@@ -377,29 +394,40 @@ impl Job {
         }
     }
 
-    fn has_ended(&self, id: &str, now: EngineTime) -> bool {
-        self.ended.iter().any(|(ended, at)| ended == id && now - *at < COPIES_SECS)
+    /// Runs of an id that ended a moment ago: messages about them are copies.
+    fn just_ended(&self, id: &str, now: EngineTime) -> impl Iterator<Item = &EndedRun> {
+        self.ended.iter().filter(move |ended| ended.id == id && now - ended.at < COPIES_SECS)
     }
 
     fn begin_run(&mut self, id: CompactString, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         let is_open = self.open.iter().position(|run| run.id == id);
         let is_copy = is_open.is_some_and(|at| by.now - self.open[at].began < COPIES_SECS);
-        if is_copy || self.has_ended(&id, by.now) {
+        if is_copy || self.just_ended(&id, by.now).next().is_some() {
             return;
         }
+        self.give_up_excused(by);
+        let is_open = self.open.iter().position(|run| run.id == id);
         // Without ids a start means that the run before never ended.
         if is_open.is_some() || (id == NO_ID && !self.open.is_empty()) {
-            self.lose(is_open.filter(|_| id != NO_ID).unwrap_or(0), JobReason::NoEnd, by, out);
+            self.lose(is_open.unwrap_or(0), JobReason::NoEnd, by, out);
         }
         while self.open.len() >= MOST_OPEN {
             self.lose(0, JobReason::TooManyRuns, by, out);
         }
-        self.open.push(OpenRun { id: id.clone(), began: by.now, since: by.wall(), overran: false });
-        (self.says_starts, self.unheard) = (true, false);
+        self.open.push(OpenRun { id: id.clone(), began: by.now, since: by.wall(), overran: false, excused: None });
+        self.says_starts = true;
         self.await_next(by.wall(), by.now);
         if self.state != JobState::Running {
             let context = JobContext { run: named(&id), ..JobContext::default() };
             self.change((JobState::Running, JobReason::Started), context, by, out);
+        }
+    }
+
+    /// Runs whose end may have been said while we could not hear are over when another one begins.
+    fn give_up_excused(&mut self, by: Surroundings<'_>) {
+        while let Some(at) = self.open.iter().position(|run| run.excused.is_some()) {
+            let run = self.open.remove(at);
+            self.record(FinishedRun::of(&run, RunResult::Unheard, by.wall()));
         }
     }
 
@@ -420,7 +448,9 @@ impl Job {
         out: &mut Vec<Event<EngineTime>>,
     ) {
         let known = self.open.iter().position(|run| run.id == id);
-        if known.is_none() && self.has_ended(&id, by.now) {
+        let is_good = tags.status == Some(JobStatus::Ok);
+        // An end of another status is that of another run.
+        if known.is_none() && self.just_ended(&id, by.now).any(|ended| ended.is_good == is_good) {
             return;
         }
         let known = known.or((self.open.len() == 1 && id == NO_ID).then_some(0));
@@ -430,13 +460,12 @@ impl Job {
             self.await_next(by.wall(), by.now);
         }
         let run = known.map(|at| self.open.remove(at));
-        self.ended.retain(|(_, at)| by.now - *at < COPIES_SECS);
+        self.ended.retain(|ended| by.now - ended.at < COPIES_SECS);
         if self.ended.len() >= 2 * MOST_OPEN {
             self.ended.remove(0);
         }
-        self.ended.push((id.clone(), by.now));
+        self.ended.push(EndedRun { id: id.clone(), is_good, at: by.now });
         self.unheard = false;
-        let is_good = tags.status == Some(JobStatus::Ok);
         let result = if is_good { RunResult::Ok } else { RunResult::Failed };
         let lasted = tags.duration.or(run.as_ref().map(|run| by.now - run.began));
         let message = message.filter(|message| !message.is_empty()).cloned();
@@ -534,23 +563,24 @@ impl Job {
     pub(in crate::presence) fn next_look(&self, by: Surroundings<'_>, forget_after: f64) -> EngineTime {
         let limit = self.max_runtime();
         let runs = self.open.iter().filter(|run| !run.overran);
-        let overruns = runs.filter_map(|run| limit.map(|limit| run.began + limit));
+        let overruns = runs.filter_map(|run| limit.map(|limit| run.overruns_at(limit)));
         let due = self.due.map(|due| due.engine(by.epoch) + due.grace);
         let pending = self.pending.map(|_| self.maintenance_until);
-        let forgotten = self.is_idle().then(|| self.heard + forget_after);
-        overruns.chain(due).chain(pending).chain(forgotten).fold(EngineTime::NEVER, EngineTime::min)
+        let forgotten = self.forgotten_at(forget_after);
+        overruns.chain(due).chain(pending).chain([forgotten]).fold(EngineTime::NEVER, EngineTime::min)
     }
 
     /// Lets time pass.
     pub(in crate::presence) fn evaluate(&mut self, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         if let Some((to, _)) = self.pending.filter(|_| !self.is_maintained(by.now)) {
             self.pending = None;
-            if to.level() > self.level && self.state == to {
+            // No run ended well since, whatever else has begun.
+            if to.level() > self.level {
                 self.change((to, JobReason::MaintenanceOver), JobContext::default(), by, out);
             }
         }
         if let Some(limit) = self.max_runtime() {
-            while let Some(at) = self.open.iter().position(|run| !run.overran && by.now >= run.began + limit) {
+            while let Some(at) = self.open.iter().position(|run| !run.overran && by.now >= run.overruns_at(limit)) {
                 self.overrun(at, JobReason::MaxRuntime, by, out);
             }
         }
@@ -590,16 +620,23 @@ impl Job {
         }
     }
 
-    /// An open run lasts for too long, unless its end may have been said while we could not hear.
+    /// An open run lasts for too long, unless its end may have been said while we could not hear. That excuses it once: not
+    /// the next run, if no end was heard since, nor the same one when it is looked at again. It is looked at again when the
+    /// next one is due, or, if none ever is, one `max_runtime` later: nothing else would say that it hangs.
     fn overrun(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
-        self.open[at].overran = true;
         let run = &self.open[at];
         let context = JobContext { run: named(&run.id), duration_s: Some(by.now - run.began), ..JobContext::default() };
-        if by.blind.overlap(run.began, by.now) {
-            let run = self.open.remove(at);
-            self.record(FinishedRun::of(&run, RunResult::Unheard, by.wall()));
+        if run.excused.is_none() && !self.unheard && by.blind.overlap(run.began, by.now) {
+            self.unheard = true;
+            self.open[at].excused = Some(by.now);
+            if why == JobReason::MaxRuntime && self.due.is_some() {
+                // Whether the next one comes is judged by itself.
+                let run = self.open.remove(at);
+                self.record(FinishedRun::of(&run, RunResult::Unheard, by.wall()));
+            }
             self.change((JobState::Unheard, JobReason::EndUnheard), context, by, out);
         } else {
+            (self.open[at].overran, self.open[at].excused) = (true, None);
             self.change((JobState::Overrun, why), context, by, out);
         }
     }
@@ -632,7 +669,10 @@ impl Job {
             self.pending = None;
             std::mem::take(&mut self.level) > 0
         } else if level > 0 && self.is_maintained(by.now) {
-            self.pending = Some((to, reason));
+            // The worst stands, and of equal ones the last.
+            if self.pending.is_none_or(|(known, _)| level >= known.level()) {
+                self.pending = Some((to, reason));
+            }
             false
         } else {
             let is_worse = level > self.level;
@@ -648,9 +688,4 @@ impl Job {
         });
         (self.state, self.changed) = (to, by.now);
     }
-}
-
-/// The id of a run; `None` if it has none.
-fn named(id: &CompactString) -> Option<CompactString> {
-    (id != NO_ID).then(|| id.clone())
 }

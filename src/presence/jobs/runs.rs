@@ -7,6 +7,14 @@ use crate::named::named_enum;
 use crate::presence::text_bytes;
 use crate::presence::time::{EngineTime, UnixTime};
 
+/// The id of a run that has none.
+pub(super) const NO_ID: &str = "-";
+
+/// The id of a run; `None` if it has none.
+pub(super) fn named(id: &CompactString) -> Option<CompactString> {
+    (id != NO_ID).then(|| id.clone())
+}
+
 /// Runs that are remembered of each job, and how many of them keep their messages.
 pub(super) const HISTORY: usize = 20;
 pub(super) const MESSAGES: usize = 3;
@@ -38,6 +46,26 @@ pub(in crate::presence) struct OpenRun {
     pub(super) since: UnixTime,
     /// It lasts for too long, and that was reported.
     pub(super) overran: bool,
+    /// When it lasted for too long, and its end may have been said while we could not hear. It is looked at once more, and
+    /// is over when another one begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) excused: Option<EngineTime>,
+}
+
+impl OpenRun {
+    /// When it lasts for too long.
+    pub(super) fn overruns_at(&self, limit: f64) -> EngineTime {
+        let first = self.began + limit;
+        self.excused.filter(|&at| at >= first).map_or(first, |at| at + limit)
+    }
+}
+
+/// A run that ended of late, by which copies of the message are known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct EndedRun {
+    pub(super) id: CompactString,
+    pub(super) is_good: bool,
+    pub(super) at: EngineTime,
 }
 
 /// A run that is over, or did not come.
@@ -64,7 +92,7 @@ pub(in crate::presence) struct FinishedRun {
 impl FinishedRun {
     /// A run that had begun.
     pub(super) fn of(run: &OpenRun, result: RunResult, ended: UnixTime) -> FinishedRun {
-        let id = (run.id != "-").then(|| run.id.clone());
+        let id = named(&run.id);
         FinishedRun { began: Some(run.since), ..FinishedRun::unseen(id, result, ended) }
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::job::Job;
-use super::runs::{FinishedRun, OpenRun, RunResult};
+use super::runs::{FinishedRun, OpenRun, RunResult, named};
 use super::state::JobState;
 use crate::presence::time::{EngineTime, Epoch, UnixTime};
 
@@ -118,7 +118,7 @@ impl Job {
 impl OpenRunView {
     fn of(run: &OpenRun, now: EngineTime) -> OpenRunView {
         OpenRunView {
-            run: (run.id != "-").then(|| run.id.clone()),
+            run: named(&run.id),
             since: run.since.rfc3339(),
             running_s: now - run.began,
             overrun: run.overran,
