@@ -54,6 +54,8 @@ pub enum Opt<'a> {
     MaybeSize(&'a mut Option<u64>, RangeInclusive<u64>),
     /// Texts.
     Texts(&'a mut Vec<String>),
+    /// A program and its arguments, which are never shown.
+    Command(&'a mut Vec<String>),
     /// Numbers.
     Numbers(&'a mut Vec<f64>, RangeInclusive<f64>),
     /// Whole numbers.

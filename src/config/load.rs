@@ -287,7 +287,7 @@ impl<'r, 'a, 's> Reader<'r, 'a, 's> {
             Opt::Lifetime(value, range) => put(value, section.lifetime(s, key, range)),
             Opt::Size(value, range) => put(value, section.size(s, key, range)),
             Opt::MaybeSize(value, range) => put(value, section.size(s, key, range).map(Some)),
-            Opt::Texts(value) => put(value, section.strings(s, key)),
+            Opt::Texts(value) | Opt::Command(value) => put(value, section.strings(s, key)),
             Opt::Numbers(value, range) => put(value, section.numbers(s, key, range)),
             Opt::Wholes(value, range) => put(value, section.integers(s, key, range)),
             Opt::Networks(value) => {

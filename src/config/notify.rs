@@ -143,8 +143,8 @@ fn has_topic(url: &str) -> bool {
 
 fn command(target: &mut TargetOptions, v: &mut dyn OptionVisitor) {
     let doc = "The program and its arguments, run without a shell for each alert and each end, which it gets as a line \
-               of JSON on its standard input.";
-    v.field("command", doc, Opt::Texts(&mut target.command));
+               of JSON on its standard input; only the program is ever shown.";
+    v.field("command", doc, Opt::Command(&mut target.command));
     let is_there = target.command.first().is_some_and(|program| !program.is_empty());
     v.require_one("command", is_there, "[\"/usr/local/bin/send-sms\", \"--to\", \"+49123\"]");
     environment(v, &mut target.env);

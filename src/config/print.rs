@@ -66,6 +66,10 @@ pub(super) fn shown(field: &Opt<'_>) -> Option<Value> {
         Opt::Size(value, _) => show_size(**value).into(),
         Opt::MaybeSize(value, _) => return value.map(|value| show_size(value).into()),
         Opt::Texts(value) => Value::Array(value.iter().map(|text| text.as_str().into()).collect()),
+        Opt::Command(value) => {
+            let all = value.iter().enumerate().map(|(n, text)| if n == 0 { text.as_str() } else { MASK });
+            Value::Array(all.map(Into::into).collect())
+        }
         Opt::Numbers(value, _) => Value::Array(value.iter().map(|&value| number(value)).collect()),
         Opt::Wholes(value, _) => Value::Array(value.iter().map(|&value| (value as i64).into()).collect()),
         Opt::Networks(value) => {

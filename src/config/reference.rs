@@ -232,7 +232,7 @@ fn form(field: &Opt<'_>) -> (String, bool) {
         Opt::Duration(_, all) | Opt::MaybeDuration(_, all) => range(all, duration),
         Opt::Lifetime(_, all) => format!("{}, or \"forever\"", range(all, duration)),
         Opt::Size(_, all) | Opt::MaybeSize(_, all) => range(all, |&size| show_size(size)),
-        Opt::Texts(_) => return plain("texts"),
+        Opt::Texts(_) | Opt::Command(_) => return plain("texts"),
         Opt::Numbers(_, all) if *all.start() == f64::MIN => return plain("numbers"),
         Opt::Numbers(_, all) => format!("numbers, {}", range(all, f64::to_string)),
         Opt::Wholes(_, all) => range(all, u64::to_string),

@@ -176,7 +176,7 @@ impl Alerts {
         if let Some((alarm, detail, _)) = before.filter(|(alarm, ..)| alarm.severity != severity) {
             let end = (now - TICK_SECS).max(alarm.since);
             let ended = Ended { alarm, detail, end, came: Instant::now(), taken: None };
-            self.ended.insert(format!("{key}/{}", ended.alarm.severity), ended);
+            self.ended.insert(format!("{key}//{}", ended.alarm.severity), ended);
         }
     }
 

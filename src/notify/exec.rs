@@ -3,7 +3,8 @@
 //! A process has a group of its own, the least environment, and a time limit, at which the whole group is killed; what it
 //! leaves behind in its group when it ends is killed, too. Its standard output goes nowhere, of its standard error the last
 //! line is logged when it fails. There are no more than `processes` at a time, and notifications of one alarm follow one
-//! another. Exit code 0 is delivered; everything else is tried again, for a quarter of an hour at most.
+//! another. Exit code 0 is delivered; everything else is tried again, for a quarter of an hour at most. One that waits for its
+//! next attempt holds no place: what is new and what is tried again take turns.
 
 use std::convert::Infallible;
 use std::process::{ExitStatus, Stdio};
@@ -14,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinSet;
 
-use crate::presence::Notification;
+use crate::presence::{AlertKey, Notification};
 use crate::supervise::caught;
 use crate::sys;
 use crate::untrusted::excerpt;
@@ -25,6 +26,9 @@ use super::{FIRST_PAUSE, LONGEST_PAUSE, Target, message};
 
 /// How long a notification is tried.
 const TRIED_FOR: Duration = Duration::from_secs(900);
+
+/// Most notifications that wait for their next attempt; beyond it what is queued waits, too.
+const WAITING: usize = 200;
 
 /// Longest wait for the rest of what a command has printed.
 const REST: Duration = Duration::from_millis(100);
@@ -47,27 +51,40 @@ struct Attempt {
     outcome: Result<(), String>,
 }
 
+/// What is in work.
+#[derive(Default)]
+struct Work {
+    running: JoinSet<Attempt>,
+    /// The alarms of those.
+    busy: Vec<AlertKey>,
+    /// Attempts that wait: when each is due.
+    waiting: Vec<(Instant, Attempt)>,
+    /// The next place is for an attempt that waited.
+    is_turn_of_waiting: bool,
+}
+
 async fn deliver(target: &mut Target) {
-    let mut running: JoinSet<Attempt> = JoinSet::new();
-    // Attempts that wait: when each is due.
-    let mut waiting: Vec<(Instant, Attempt)> = Vec::new();
+    let mut work = Work::default();
     loop {
         target.part.alive();
+        if work.running.is_empty() && work.waiting.is_empty() {
+            target.recover();
+        }
         let is_stopping = *target.stop.borrow();
-        start(target, &mut running, &mut waiting, is_stopping);
-        if is_stopping && running.is_empty() {
-            if !waiting.is_empty() || !target.outbox.is_empty() {
+        work.start(target, is_stopping);
+        if is_stopping && work.running.is_empty() {
+            if !work.waiting.is_empty() || !target.outbox.is_empty() {
                 target.give_up_at_stop();
             }
             return;
         }
-        let due = waiting.iter().map(|(due, _)| *due).min();
+        let due = work.waiting.iter().map(|(due, _)| *due).min().filter(|_| work.running.len() < target.places());
         let pause = due.map_or(LONGEST_PAUSE, |due| due.saturating_duration_since(Instant::now()));
         let outbox = Arc::clone(&target.outbox);
         let mut stop = target.stop.clone();
         tokio::select! {
-            Some(ended) = running.join_next() => match ended {
-                Ok(attempt) => note(target, attempt, &mut waiting, is_stopping),
+            Some(ended) = work.running.join_next() => match ended {
+                Ok(attempt) => work.note(target, attempt, is_stopping),
                 // Its notification is in work, and lost with everything that is.
                 Err(error) => {
                     if let Ok(panic) = error.try_into_panic() {
@@ -82,46 +99,62 @@ async fn deliver(target: &mut Target) {
     }
 }
 
-/// Starts what may be started: attempts that are due, then what is queued. At a stop each is tried once more.
-fn start(target: &Target, running: &mut JoinSet<Attempt>, waiting: &mut Vec<(Instant, Attempt)>, is_stopping: bool) {
-    let now = Instant::now();
-    while running.len() < target.sender.options.processes {
-        let due = waiting.iter().position(|(due, _)| *due <= now && !is_stopping);
-        let attempt = match due {
-            Some(at) => waiting.swap_remove(at).1,
-            // One that waits for its next attempt has a place, too.
-            None if running.len() + waiting.len() >= target.sender.options.processes && !is_stopping => return,
-            None => match target.outbox.take_next() {
-                Some(notification) => Attempt { notification, first: now, pause: FIRST_PAUSE, outcome: Ok(()) },
-                None => return,
-            },
-        };
-        let sender = target.sender.clone();
-        running.spawn(async move {
-            let outcome = attempt_once(&sender, &attempt.notification).await;
-            Attempt { outcome, ..attempt }
-        });
+impl Target {
+    /// Most processes at a time.
+    fn places(&self) -> usize {
+        self.sender.options.processes
     }
 }
 
-/// What became of a command.
-fn note(target: &mut Target, attempt: Attempt, waiting: &mut Vec<(Instant, Attempt)>, is_stopping: bool) {
-    let one = which(&attempt.notification);
-    match &attempt.outcome {
-        Ok(()) => {
-            target.note(Ok(()));
-            target.outbox.finish(&[one], Outcome::Delivered);
+impl Work {
+    /// Starts what may be started: what is queued, and attempts that are due. At a stop what is queued is tried once more.
+    fn start(&mut self, target: &Target, is_stopping: bool) {
+        self.waiting.retain(|(_, attempt)| target.outbox.wants(&attempt.notification));
+        let now = Instant::now();
+        while self.running.len() < target.places() {
+            let due = self.waiting.iter().position(|(due, _)| *due <= now && !is_stopping);
+            let has_room = self.waiting.len() < WAITING || is_stopping;
+            let fresh =
+                if has_room && (due.is_none() || !self.is_turn_of_waiting) { self.fresh(target, now) } else { None };
+            self.is_turn_of_waiting = fresh.is_some();
+            let Some(attempt) = fresh.or_else(|| due.map(|at| self.waiting.swap_remove(at).1)) else { return };
+            self.busy.push(attempt.notification.alarm.key.clone());
+            let sender = target.sender.clone();
+            self.running.spawn(async move {
+                let outcome = attempt_once(&sender, &attempt.notification).await;
+                Attempt { outcome, ..attempt }
+            });
         }
-        Err(problem) if !is_stopping && attempt.first.elapsed() >= TRIED_FOR => {
-            target.note(Err(problem));
-            tracing::error!(to = target.name(), problem, "the command has failed for too long; an alert is lost");
-            target.outbox.finish(&[one], Outcome::Lost(Loss::GaveUp));
+    }
+
+    /// The next of the queue.
+    fn fresh(&self, target: &Target, now: Instant) -> Option<Attempt> {
+        let notification = target.outbox.take_next(|key| self.busy.contains(key))?;
+        Some(Attempt { notification, first: now, pause: FIRST_PAUSE, outcome: Ok(()) })
+    }
+
+    /// What became of a command.
+    fn note(&mut self, target: &mut Target, attempt: Attempt, is_stopping: bool) {
+        let one = which(&attempt.notification);
+        if let Some(at) = self.busy.iter().position(|key| *key == one.0) {
+            self.busy.swap_remove(at);
         }
-        Err(problem) => {
-            target.note(Err(problem));
-            let due = Instant::now() + attempt.pause;
-            let pause = (attempt.pause * 2).min(LONGEST_PAUSE);
-            waiting.push((due, Attempt { pause, ..attempt }));
+        match &attempt.outcome {
+            Ok(()) => {
+                target.note(Ok(()));
+                target.outbox.finish(&[one], Outcome::Delivered);
+            }
+            Err(problem) if !is_stopping && attempt.first.elapsed() >= TRIED_FOR => {
+                target.note(Err(problem));
+                tracing::error!(to = target.name(), problem, "the command has failed for too long; an alert is lost");
+                target.outbox.finish(&[one], Outcome::Lost(Loss::GaveUp));
+            }
+            Err(problem) => {
+                target.note(Err(problem));
+                let due = Instant::now() + attempt.pause;
+                let pause = (attempt.pause * 2).min(LONGEST_PAUSE);
+                self.waiting.push((due, Attempt { pause, ..attempt }));
+            }
         }
     }
 }

@@ -34,16 +34,15 @@ use tokio::task::JoinHandle;
 
 use crate::http_client::{HttpClient, Tls, masked};
 use crate::named::named_enum;
-use crate::presence::Identity;
+use crate::presence::{Identity, Notification};
 use crate::supervise::{Panic, Part, Role, Supervisor};
 use crate::telemetry::NotifierAccount;
 
 use dead_man_switch::DeadManSwitch;
-use outbox::{Loss, Outcome};
 use sender::Sender;
 
 pub use dead_man_switch::Watchdog;
-pub use outbox::{Outbox, SavedTarget};
+pub use outbox::{Loss, Outbox, Outcome, SavedTarget, Which, which};
 pub use route::Route;
 pub use trial::{NoTest, TestAttempt, TestReport, Tester};
 
@@ -53,6 +52,10 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// Pauses between attempts: 1, 2, 4, … up to a minute.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A target that could not be reached, and has had nothing to do for so long, counts as one that can be: only an attempt tells.
+/// It is longer than any pause between two attempts.
+const RECOVERS_AFTER: Duration = Duration::from_secs(900);
 
 /// Where events of PagerDuty go (Events API v2).
 pub const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -120,9 +123,13 @@ impl TargetOptions {
         }
     }
 
-    /// Where it is, without what may be secret.
+    /// Where it is, without what may be secret: of a command its program, for arguments may hold tokens.
     pub fn place(&self) -> String {
-        if self.kind == TargetKind::Exec { self.command.join(" ") } else { masked(&self.url) }
+        if self.kind == TargetKind::Exec {
+            self.command.first().cloned().unwrap_or_default()
+        } else {
+            masked(&self.url)
+        }
     }
 }
 
@@ -165,8 +172,9 @@ struct Target {
     outbox: Arc<Outbox>,
     stop: watch::Receiver<bool>,
     failing: Arc<AtomicUsize>,
-    /// Whether the last attempt failed.
+    /// Whether the last attempt found nobody, and when one did last.
     fails: bool,
+    failed_at: Option<Instant>,
     /// What the receiver said when it refused something, until it takes something again.
     refused: Option<String>,
     part: Part,
@@ -196,22 +204,29 @@ impl Target {
             _ => {}
         }
         self.fails = outcome.is_err();
-        if outcome.is_ok() {
-            self.refused = None;
+        match outcome {
+            Ok(()) => self.refused = None,
+            Err(_) => self.failed_at = Some(Instant::now()),
         }
     }
 
-    /// Records that the receiver refuses something for good; what it said is logged once.
-    fn note_refused(&mut self, problem: &str) {
-        self.outbox.note_failure(problem);
+    /// Records that the receiver was reached and refuses something; what it said is logged once.
+    fn note_refused(&mut self, problem: &str, consequence: &str) {
+        self.outbox.note_refusal(problem);
         if self.refused.as_deref() != Some(problem) {
             let place = self.sender.options.place();
-            tracing::error!(to = self.name(), place, problem, "an alert is refused, and given up");
+            tracing::error!(to = self.name(), place, problem, "{consequence}");
             self.refused = Some(problem.to_string());
         }
-        if !self.fails {
-            self.failing.fetch_add(1, Ordering::Relaxed);
-            self.fails = true;
+    }
+
+    /// There is nothing to send: a receiver that could not be reached long ago is taken for one that can be.
+    fn recover(&mut self) {
+        if self.fails && self.failed_at.is_none_or(|at| at.elapsed() >= RECOVERS_AFTER) {
+            self.outbox.note_recovered();
+            self.failing.fetch_sub(1, Ordering::Relaxed);
+            self.fails = false;
+            tracing::info!(to = self.name(), "nothing waits for a target that could not be reached; it may be back");
         }
     }
 
@@ -241,6 +256,17 @@ impl Target {
             () = tokio::time::sleep(longest) => false,
             () = outbox.wait(), if for_notification => false,
             _ = self.stop.wait_for(|stop| *stop) => true,
+        }
+    }
+}
+
+impl Target {
+    /// Waits until notifications that were taken are to be tried again, some of them is not to be sent any more, or the stop.
+    async fn rest_with(&mut self, taken: &mut Vec<Notification>, longest: Duration) {
+        let (until, count) = (Instant::now() + longest, taken.len());
+        while Instant::now() < until && taken.len() == count && !*self.stop.borrow() {
+            self.rest(until.saturating_duration_since(Instant::now()), true).await;
+            self.outbox.keep_wanted(taken);
         }
     }
 }
@@ -279,6 +305,7 @@ impl Outboxes {
                 stop: stopped.clone(),
                 failing: Arc::clone(&failing),
                 fails: false,
+                failed_at: None,
                 refused: None,
                 part: Part::new("notify"),
             });

@@ -6,7 +6,7 @@
 //!
 //! `offered = delivered + queued + dropped`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +23,7 @@ pub(super) const QUEUE: usize = 1000;
 
 /// Why a notification is not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
+pub enum Loss {
     /// The queue was full, or the problem of an end was given up.
     QueueFull,
     /// The receiver refuses it, and would again.
@@ -53,7 +53,7 @@ impl Loss {
 
 /// What became of a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// The receiver has it.
     Delivered,
     /// It never will.
@@ -61,10 +61,10 @@ pub(super) enum Outcome {
 }
 
 /// A notification by its alarm, and whether it is the end of it.
-pub(super) type Which = (AlertKey, bool);
+pub type Which = (AlertKey, bool);
 
 /// What a notification is known by.
-pub(super) fn which(notification: &Notification) -> Which {
+pub fn which(notification: &Notification) -> Which {
     (notification.alarm.key.clone(), notification.resolved)
 }
 
@@ -128,8 +128,9 @@ struct Inner {
 }
 
 impl Outbox {
-    /// An empty one.
-    pub(super) fn new(name: &str, route: Route, ends_passing: bool, forgets: bool) -> Outbox {
+    /// An empty one. It needs no runtime: only [`Outbox::wait`] does. `ends_passing`: its receiver wants an end of what ends by
+    /// itself; `forgets`: it forgets what is not repeated.
+    pub fn new(name: &str, route: Route, ends_passing: bool, forgets: bool) -> Outbox {
         Outbox {
             name: name.to_string(),
             route,
@@ -267,20 +268,29 @@ impl Outbox {
         }
     }
 
-    /// Others have notified of these: what waits of them is not sent.
+    /// Others have notified of these: what waits of them is not sent, and what is in work is not tried again. Who forgets what is
+    /// not repeated is sent it all the same.
     pub fn withdraw(&self, keys: &[AlertKey]) {
+        if keys.is_empty() || self.forgets {
+            return;
+        }
         let mut inner = self.lock();
-        let before = inner.queue.len();
+        let before = inner.queue.len() + inner.in_work.len();
         inner.queue.retain(|notification| !keys.contains(&notification.alarm.key));
-        let count = before - inner.queue.len();
+        inner.in_work.retain(|(key, _)| !keys.contains(key));
+        let count = before - inner.queue.len() - inner.in_work.len();
         inner.drop_for(Loss::Superseded, count);
+        drop(inner);
+        self.wake.notify_one();
     }
 
-    /// Another node notifies from now on: what waits is not sent, and nothing is repeated any more.
+    /// Another node notifies from now on: what waits is not sent, what is in work is not tried again, and nothing is repeated any
+    /// more.
     pub fn stand_down(&self) {
         let mut inner = self.lock();
-        let count = inner.queue.len();
+        let count = inner.queue.len() + inner.in_work.len();
         inner.queue.clear();
+        inner.in_work.clear();
         inner.told.clear();
         inner.drop_for(Loss::Superseded, count);
         inner.stands_down = true;
@@ -317,7 +327,7 @@ fn ended(alarm: Alarm) -> Notification {
     Notification { alarm, resolved: true, event: None, detail: String::new() }
 }
 
-/// For the target's task.
+/// For the target's task, or whatever takes its place.
 impl Outbox {
     /// Resolves when something may wait.
     pub(super) async fn wait(&self) {
@@ -329,23 +339,38 @@ impl Outbox {
         self.lock().queue.is_empty()
     }
 
-    /// Takes up to a number of notifications into work.
-    pub(super) fn take(&self, most: usize) -> Vec<Notification> {
+    /// Takes up to a number of notifications into work, none of an alarm that is in work already.
+    pub fn take(&self, most: usize) -> Vec<Notification> {
         let mut inner = self.lock();
-        let count = inner.queue.len().min(most);
-        let taken: Vec<Notification> = inner.queue.drain(..count).collect();
+        let busy: BTreeSet<AlertKey> = inner.in_work.iter().map(|(key, _)| key.clone()).collect();
+        let (mut taken, mut left) = (Vec::new(), VecDeque::new());
+        for notification in std::mem::take(&mut inner.queue) {
+            let is_free = taken.len() < most && !busy.contains(&notification.alarm.key);
+            if is_free { taken.push(notification) } else { left.push_back(notification) }
+        }
+        inner.queue = left;
         inner.in_work.extend(taken.iter().map(which));
         taken
     }
 
-    /// Takes the next notification, unless its alarm is among those in work: they are told in order.
-    pub(super) fn take_next(&self) -> Option<Notification> {
+    /// Leaves of notifications that were taken those that are still to be sent: others may have sent them meanwhile. To be asked
+    /// before every attempt.
+    pub fn keep_wanted(&self, taken: &mut Vec<Notification>) {
+        taken.retain(|one| self.wants(one));
+    }
+
+    /// Whether a notification that was taken is still to be sent.
+    pub(super) fn wants(&self, taken: &Notification) -> bool {
+        self.lock().in_work.contains(&which(taken))
+    }
+
+    /// Takes the first notification whose alarm is neither in work nor, though it was withdrawn, being tried (`is_busy`): what is
+    /// told of one alarm is told in order.
+    pub(super) fn take_next(&self, is_busy: impl Fn(&AlertKey) -> bool) -> Option<Notification> {
         let mut inner = self.lock();
-        let next = &inner.queue.front()?.alarm.key;
-        if inner.in_work.iter().any(|(key, _)| key == next) {
-            return None;
-        }
-        let taken = inner.queue.pop_front()?;
+        let is_free = |key: &AlertKey| !is_busy(key) && inner.in_work.iter().all(|(other, _)| other != key);
+        let at = inner.queue.iter().position(|notification| is_free(&notification.alarm.key))?;
+        let taken = inner.queue.remove(at)?;
         inner.in_work.push(which(&taken));
         Some(taken)
     }
@@ -375,7 +400,7 @@ impl Outbox {
     }
 
     /// Notes what became of notifications that were taken.
-    pub(super) fn finish(&self, taken: &[Which], outcome: Outcome) {
+    pub fn finish(&self, taken: &[Which], outcome: Outcome) {
         let mut inner = self.lock();
         taken.iter().for_each(|one| inner.finish(one, outcome));
         drop(inner);
@@ -383,7 +408,7 @@ impl Outbox {
     }
 
     /// Notes what became of everything that was taken.
-    pub(super) fn finish_all(&self, outcome: Outcome) -> usize {
+    pub fn finish_all(&self, outcome: Outcome) -> usize {
         let taken = self.lock().in_work.clone();
         self.finish(&taken, outcome);
         taken.len()
@@ -401,20 +426,30 @@ impl Outbox {
     }
 
     /// Notes an attempt that succeeded.
-    pub(super) fn note_success(&self) {
+    pub fn note_success(&self) {
         let mut inner = self.lock();
         inner.account.last_success = unix_time();
         inner.account.last_error = None;
         inner.fails = false;
     }
 
-    /// Notes an attempt that failed.
-    pub(super) fn note_failure(&self, problem: &str) {
+    /// Notes an attempt that found nobody.
+    pub fn note_failure(&self, problem: &str) {
+        self.note_refusal(problem);
+        self.lock().fails = true;
+    }
+
+    /// Notes an attempt that the receiver refused: it can be reached.
+    pub(super) fn note_refusal(&self, problem: &str) {
         let mut inner = self.lock();
         inner.account.failures += 1;
         inner.account.last_failure = unix_time();
         inner.account.last_error = Some(problem.to_string());
-        inner.fails = true;
+    }
+
+    /// Notes that its receiver counts as one that can be reached.
+    pub(super) fn note_recovered(&self) {
+        self.lock().fails = false;
     }
 }
 
@@ -649,12 +684,35 @@ mod tests {
     fn one_alarm_is_told_in_order_while_others_are_in_work() {
         let outbox = outbox(Route::default());
         outbox.put(&[notification(1, false), notification(1, true), notification(2, false)]);
-        let first = outbox.take_next().expect("the problem");
-        assert!(outbox.take_next().is_none(), "its end waits");
+        let first = outbox.take_next(|_| false).expect("the problem");
+        assert!(outbox.take_next(|_| false).is_some_and(|other| !other.resolved), "another one waits for nobody");
+        assert!(outbox.take_next(|_| false).is_none(), "its end waits");
         outbox.finish(&[which(&first)], Outcome::Delivered);
-        let end = outbox.take_next().expect("its end");
-        assert!(end.resolved);
-        assert!(outbox.take_next().is_some_and(|other| !other.resolved));
+        assert!(outbox.take_next(|key| *key == first.alarm.key).is_none(), "so it does while that is tried");
+        assert!(outbox.take_next(|_| false).is_some_and(|end| end.resolved));
         balanced(&outbox);
+    }
+
+    #[test]
+    fn what_others_have_sent_or_are_to_send_is_not_tried_again() {
+        let outbox = outbox(Route::default());
+        outbox.put(&[notification(1, false), notification(2, false), notification(3, false)]);
+        let mut taken = outbox.take(2);
+        outbox.withdraw(&[notification(1, false).alarm.key, notification(3, false).alarm.key]);
+        outbox.keep_wanted(&mut taken);
+        assert_eq!((numbers(&taken), outbox.is_empty()), (vec![("2".to_string(), false)], true));
+        outbox.stand_down();
+        outbox.keep_wanted(&mut taken);
+        assert!(taken.is_empty() && outbox.is_idle());
+        // It is for this node again: that is another notification.
+        outbox.put(&[notification(2, false)]);
+        outbox.finish(&[which(&notification(2, false))], Outcome::Delivered);
+        assert_eq!((outbox.account().queued, outbox.account().dropped.total()), (1, 3));
+        balanced(&outbox);
+        // Who forgets what is not repeated is to be sent by whoever speaks.
+        let forgetful = Outbox::new("t", Route::default(), false, true);
+        forgetful.put(&[notification(1, false)]);
+        forgetful.withdraw(&[notification(1, false).alarm.key]);
+        assert_eq!(forgetful.take(9).len(), 1);
     }
 }

@@ -34,13 +34,24 @@ const PAGERDUTY_KEY: usize = 255;
 const NTFY_MESSAGE: usize = 4096;
 const NTFY_TITLE: usize = 250;
 
+/// What is to be done about a notification that was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// The receiver cannot be reached, or is busy: that passes.
+    Again,
+    /// It does not let us in, or is not there: somebody may mend that.
+    Later,
+    /// It understands this one, and would refuse it again.
+    GiveUp,
+}
+
 /// Why a notification was not delivered.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Failure {
     /// In words, with what the receiver said.
     pub(super) problem: String,
-    /// It would be refused again.
-    pub(super) is_permanent: bool,
+    /// What is to be done about it.
+    pub(super) remedy: Remedy,
     /// When the receiver wants to be asked again.
     pub(super) retry_after: Option<Duration>,
 }
@@ -48,7 +59,7 @@ pub(super) struct Failure {
 impl Failure {
     /// One that may pass.
     pub(super) fn temporary(problem: impl Into<String>) -> Failure {
-        Failure { problem: problem.into(), is_permanent: false, retry_after: None }
+        Failure { problem: problem.into(), remedy: Remedy::Again, retry_after: None }
     }
 }
 
@@ -82,7 +93,7 @@ impl Sender {
 
     async fn post(&self, Request { url, headers, body }: Request) -> Result<String, Failure> {
         let answer = self.client.submit(Method::POST, &url, headers, body, self.options.timeout, MAX_ANSWER).await;
-        outcome(answer)
+        outcome(self.options.kind, answer)
     }
 
     fn json_to(&self, url: String, body: &Value) -> Request {
@@ -117,23 +128,41 @@ impl Sender {
     }
 }
 
-/// What an answer means: 2xx is delivered; 408, 425, 429, 5xx, a redirect (which is not followed: it would carry secrets
-/// elsewhere) and no answer may pass; any other 4xx would come again.
-fn outcome(answer: Result<Answer, HttpError>) -> Result<String, Failure> {
+/// What an answer means. 2xx is delivered, unless its body says that it was not. 400, 413 and 422 are about this notification,
+/// and would come again. 408, 425, 429, 5xx, a redirect (which is not followed: it would carry secrets elsewhere) and no answer
+/// pass. Any other 4xx is about the way there: a key that is being changed, a proxy that is being rolled out.
+fn outcome(kind: TargetKind, answer: Result<Answer, HttpError>) -> Result<String, Failure> {
     let answer = answer.map_err(|error| Failure::temporary(error.to_string()))?;
     let said = excerpt(&answer.body, EXCERPT_CHARS);
     let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-    match answer.status {
-        200..300 => Ok(answer.status.to_string()),
-        status @ 300..400 => {
+    let remedy = match answer.status {
+        200..300 if !says_no(kind, &answer.body) => return Ok(answer.status.to_string()),
+        300..400 => {
             let to = answer.headers.get("location").and_then(|to| to.to_str().ok()).map_or(String::new(), masked);
-            Err(Failure::temporary(format!("it answers {status}, a redirect to `{to}`, which is not followed")))
+            let status = answer.status;
+            return Err(Failure::temporary(format!(
+                "it answers {status}, a redirect to `{to}`, which is not followed"
+            )));
         }
-        status => Err(Failure {
-            problem: format!("it answers {status}{said}"),
-            is_permanent: (400..500).contains(&status) && !matches!(status, 408 | 425 | 429),
-            retry_after: answer.retry_after(),
-        }),
+        400 | 413 | 422 => Remedy::GiveUp,
+        408 | 425 | 429 => Remedy::Again,
+        200..300 | 400..500 => Remedy::Later,
+        _ => Remedy::Again,
+    };
+    Err(Failure { problem: format!("it answers {}{said}", answer.status), remedy, retry_after: answer.retry_after() })
+}
+
+/// Whether the body of an answer with status 2xx says that nothing was taken: Slack's API says `ok: false`, receivers of its form
+/// say `success: false`, PagerDuty has another `status` than `success`, and ntfy an `error`.
+fn says_no(kind: TargetKind, body: &[u8]) -> bool {
+    let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(body) else { return false };
+    match kind {
+        TargetKind::Slack => {
+            said.get("ok") == Some(&Value::Bool(false)) || said.get("success") == Some(&Value::Bool(false))
+        }
+        TargetKind::PagerDuty => said.get("status").is_some_and(|status| status != "success"),
+        TargetKind::Ntfy => said.contains_key("error"),
+        TargetKind::Webhook | TargetKind::Alertmanager | TargetKind::Exec => false,
     }
 }
 
@@ -316,26 +345,44 @@ mod tests {
             if let Some((name, value)) = header {
                 headers.insert(HeaderName::try_from(name).expect("a name"), value.parse().expect("a value"));
             }
-            outcome(Ok(Answer { status, headers, body: "why".into() }))
+            outcome(TargetKind::Webhook, Ok(Answer { status, headers, body: "why".into() }))
         };
         assert_eq!(answer(202, None), Ok("202".into()));
-        for (status, is_permanent) in [
-            (400, true),
-            (401, true),
-            (404, true),
-            (410, true),
-            (408, false),
-            (425, false),
-            (429, false),
-            (500, false),
-            (503, false),
-            (302, false),
+        for (remedy, all) in [
+            (Remedy::GiveUp, &[400, 413, 422][..]),
+            (Remedy::Later, &[401, 402, 403, 404, 405, 409, 410, 451]),
+            (Remedy::Again, &[408, 425, 429, 500, 502, 503, 599, 302, 307, 100]),
         ] {
-            assert_eq!(answer(status, None).expect_err("a failure").is_permanent, is_permanent, "{status}");
+            for &status in all {
+                assert_eq!(answer(status, None).expect_err("a failure").remedy, remedy, "{status}");
+            }
         }
         let later = answer(429, Some(("retry-after", "7"))).expect_err("a failure");
         assert_eq!((later.retry_after, later.problem.as_str()), (Some(Duration::from_secs(7)), "it answers 429: why"));
         let elsewhere = answer(307, Some(("location", "https://h/secret"))).expect_err("a failure");
         assert!(!elsewhere.problem.contains("secret"), "{elsewhere:?}");
+    }
+
+    #[test]
+    fn a_good_status_does_not_stand_for_an_answer_that_says_no() {
+        use TargetKind::{Ntfy, PagerDuty, Slack, Webhook};
+        for (kind, body, is_delivered) in [
+            (Slack, "ok", true),
+            (Slack, "", true),
+            (Slack, "{\"ok\":true}", true),
+            (Slack, "{\"ok\":false,\"error\":\"channel_not_found\"}", false),
+            (Slack, "{\"success\":false}", false),
+            (PagerDuty, "{\"status\":\"success\",\"dedup_key\":\"k\"}", true),
+            (PagerDuty, "{\"status\":\"invalid event\"}", false),
+            (PagerDuty, "<html>", true),
+            (Ntfy, "{\"id\":\"x\",\"event\":\"message\"}", true),
+            (Ntfy, "{\"code\":40301,\"error\":\"forbidden\"}", false),
+            (Webhook, "{\"ok\":false,\"error\":\"mine\"}", true),
+        ] {
+            let answer = Answer { status: 200, headers: hyper::HeaderMap::new(), body: body.into() };
+            let outcome = outcome(kind, Ok(answer));
+            assert_eq!(outcome.is_ok(), is_delivered, "{kind:?} {body}: {outcome:?}");
+            assert!(outcome.is_ok() || outcome.is_err_and(|failure| failure.remedy == Remedy::Later));
+        }
     }
 }

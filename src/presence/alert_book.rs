@@ -123,16 +123,28 @@ impl AlertKey {
         AlertKey { service, instance, nodes, ..AlertKey::of(name) }
     }
 
-    /// One line that is the same for a problem and its end.
+    /// One line that is the same for a problem and its end, and different for any two alarms: a `/` in a name is `%2F`, and
+    /// what looks like that is escaped, too.
     pub fn dedup_key(&self) -> String {
         let mut key = self.name.to_string();
         let code = self.code.map(WarningCode::as_str);
         let names = [self.service.as_deref(), self.instance.as_deref(), code].into_iter().flatten();
         for part in names.chain(self.nodes.iter().flatten().map(CompactString::as_str)) {
             key.push('/');
-            key.push_str(part);
+            push_escaped(&mut key, part);
         }
         key
+    }
+}
+
+/// Appends a name without `/`; ordinary names stay as they are.
+fn push_escaped(key: &mut String, name: &str) {
+    for (at, c) in name.char_indices() {
+        match c {
+            '/' => key.push_str("%2F"),
+            '%' if name[at + 1..].starts_with("2F") || name[at + 1..].starts_with("25") => key.push_str("%25"),
+            c => key.push(c),
+        }
     }
 }
 
@@ -465,5 +477,19 @@ mod tests {
         assert_eq!(alerts.take(2, &Event { at: at(60.0), ..drops })[0].alarm.until, Some(at(360.0)));
         assert!(alerts.tick(at(360.0)).is_empty());
         assert_eq!(alerts.open().count(), 0);
+    }
+
+    #[test]
+    fn keys_of_different_alarms_differ_and_ordinary_names_stay_as_they_are() {
+        let key = |service: &str, instance: &str| {
+            let (service, instance) = (Some(service.into()), Some(instance.into()));
+            AlertKey { service, instance, ..AlertKey::of(AlertName::InstanceDown) }.dedup_key()
+        };
+        assert_eq!(key("checkout.eu", "web-1:50%@é"), "PresenceInstanceDown/checkout.eu/web-1:50%@é");
+        assert_eq!(key("a/b", "c"), "PresenceInstanceDown/a%2Fb/c");
+        let names = ["a/b", "a", "b/c", "c", "a%2Fb", "a%252Fb", "a%25", "a%", "%2", "%/"];
+        let all: Vec<(&str, &str)> = names.iter().flat_map(|a| names.map(|b| (*a, b))).collect();
+        let keys: std::collections::BTreeSet<String> = all.iter().map(|(a, b)| key(a, b)).collect();
+        assert_eq!(keys.len(), all.len(), "{keys:?}");
     }
 }

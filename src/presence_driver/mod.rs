@@ -28,9 +28,9 @@ use crate::supervise::{Part, catch};
 use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 
-use observers::Shared as Among;
 use state_file::StateFile;
 
+pub use observers::Among;
 pub use poller::{Pollers, start as start_pollers};
 pub use state::{PresenceState, Report};
 

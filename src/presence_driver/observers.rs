@@ -1,14 +1,18 @@
 //! The presence thread among other observers: what it tells them, what it takes from them, and when it notifies.
 
+use std::sync::Arc;
+
+use crate::notify::Outbox;
 use crate::presence::observers::{Cursor, Digest, Mistaken, Observers, ObserversView, PeerView};
-use crate::presence::{EngineTime, Notification, Reading, peer_reading};
+use crate::presence::{AlertKey, AlertName, Engine, EngineTime, Notification, Reading, peer_reading};
 
 use super::state::PresenceState;
 
-/// This node among others, and what of its notifications is on its way.
+/// This node among others, and what of its notifications is on its way. It needs no thread and no runtime.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) observers: Observers,
+pub struct Among {
+    /// What this node knows of the others.
+    pub observers: Observers,
     /// When something was last given to the targets, until they have dealt with all of it.
     given: Option<EngineTime>,
     /// How often a peer was told that this node is leaving.
@@ -16,9 +20,63 @@ pub(super) struct Shared {
     is_leaving: bool,
 }
 
-impl Shared {
-    pub(super) fn new(observers: Observers) -> Shared {
-        Shared { observers, given: None, farewells: 0, is_leaving: false }
+impl Among {
+    /// A node that has given nothing to its targets yet.
+    pub fn new(observers: Observers) -> Among {
+        Among { observers, given: None, farewells: 0, is_leaving: false }
+    }
+
+    /// Notifies, if it is for this node to do: puts into the queues of the targets what they are to be sent now, and takes back
+    /// what others have sent.
+    pub fn speak(&mut self, engine: &Engine, outboxes: &[Arc<Outbox>]) {
+        let now = engine.now();
+        let is_idle = outboxes.iter().all(|outbox| outbox.is_idle());
+        let works = !outboxes.iter().any(|outbox| outbox.fails());
+        let arrived = if is_idle { self.given.take() } else { None };
+        self.observers.note_receivers(works, arrived, now);
+        let spoken = self.observers.speak(engine);
+        if !spoken.notifications.is_empty() {
+            self.given = Some(now);
+        }
+        if spoken.is_silenced {
+            self.given = None;
+            outboxes.iter().for_each(|outbox| outbox.stand_down());
+        }
+        outboxes.iter().for_each(|outbox| outbox.withdraw(&spoken.overtaken));
+        if let Some(mut again) = spoken.again {
+            again.iter_mut().for_each(|one| one.detail = detail(engine, &one.alarm.key));
+            outboxes.iter().for_each(|outbox| outbox.take_over(&again));
+        }
+        // An end is for whoever knows of the beginning, and others may have told that.
+        let ends = || spoken.notifications.iter().filter(|one| one.resolved).map(|one| &one.alarm);
+        outboxes.iter().for_each(|outbox| outbox.adopt(ends()));
+        pass_on(engine, outboxes, spoken.notifications);
+    }
+}
+
+/// Puts notifications into every target's queue.
+pub(super) fn pass_on(engine: &Engine, outboxes: &[Arc<Outbox>], mut notifications: Vec<Notification>) {
+    if notifications.is_empty() || outboxes.is_empty() {
+        return;
+    }
+    notifications.iter_mut().for_each(|one| one.detail = detail(engine, &one.alarm.key));
+    outboxes.iter().for_each(|outbox| outbox.put(&notifications));
+}
+
+/// More about an alarm in words.
+pub(super) fn detail(engine: &Engine, key: &AlertKey) -> String {
+    if key.name == AlertName::PeerUnreachable {
+        return unwatched(engine);
+    }
+    engine.detail(key.service.as_deref(), key.instance.as_deref())
+}
+
+/// What a lost peer alone had heard, in words.
+fn unwatched(engine: &Engine) -> String {
+    match engine.unwatched() {
+        0 => "Everything that it had heard is heard by others.".into(),
+        1 => "1 instance that it alone had heard is heard by nobody: its silence is not told by itself.".into(),
+        n => format!("{n} instances that it alone had heard are heard by nobody: their silence is not told by itself."),
     }
 }
 
@@ -92,18 +150,7 @@ impl PresenceState {
         let now = self.engine.now();
         match &mut self.shared {
             Some(shared) => shared.observers.note(notifications, now),
-            None => self.pass_on(notifications),
-        }
-    }
-
-    /// What a lost peer alone had heard, in words.
-    pub(super) fn unwatched(&self) -> String {
-        match self.engine.unwatched() {
-            0 => "Everything that it had heard is heard by others.".into(),
-            1 => "1 instance that it alone had heard is heard by nobody: its silence is not told by itself.".into(),
-            n => format!(
-                "{n} instances that it alone had heard are heard by nobody: their silence is not told by itself."
-            ),
+            None => pass_on(&self.engine, &self.outboxes, notifications),
         }
     }
 
@@ -116,28 +163,8 @@ impl PresenceState {
 
     /// Notifies, if it is for this node to do.
     pub(super) fn speak(&mut self) {
-        let now = self.engine.now();
-        let is_idle = self.outboxes.iter().all(|outbox| outbox.is_idle());
-        let works = !self.outboxes.iter().any(|outbox| outbox.fails());
-        let Some(shared) = &mut self.shared else { return };
-        let arrived = if is_idle { shared.given.take() } else { None };
-        shared.observers.note_receivers(works, arrived, now);
-        let spoken = shared.observers.speak(&self.engine);
-        if !spoken.notifications.is_empty() {
-            shared.given = Some(now);
+        if let Some(shared) = &mut self.shared {
+            shared.speak(&self.engine, &self.outboxes);
         }
-        if spoken.is_silenced {
-            shared.given = None;
-            self.outboxes.iter().for_each(|outbox| outbox.stand_down());
-        }
-        self.outboxes.iter().for_each(|outbox| outbox.withdraw(&spoken.overtaken));
-        if let Some(mut again) = spoken.again {
-            again.iter_mut().for_each(|one| one.detail = self.detail(&one.alarm.key));
-            self.outboxes.iter().for_each(|outbox| outbox.take_over(&again));
-        }
-        // An end is for whoever knows of the beginning, and others may have told that.
-        let ends = || spoken.notifications.iter().filter(|one| one.resolved).map(|one| &one.alarm);
-        self.outboxes.iter().for_each(|outbox| outbox.adopt(ends()));
-        self.pass_on(spoken.notifications);
     }
 }

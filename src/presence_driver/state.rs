@@ -12,13 +12,13 @@ use crate::memory::{Holder, Holding, Level};
 use crate::notify::{Outbox, SavedTarget};
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, AlertKey, AlertName, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobView,
-    Notification, Reading, Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
+    AlertBook, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobView, Notification, Reading,
+    Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
 };
 use crate::telemetry::{Account, PresenceAccount};
 use crate::untrusted::Escaped;
 
-use super::observers::Shared;
+use super::observers::{Among, detail};
 
 /// Events that are remembered for the API.
 const REMEMBERED: usize = 1000;
@@ -55,7 +55,7 @@ pub struct PresenceState {
     alerts: AlertBook,
     pub(super) outboxes: Vec<Arc<Outbox>>,
     /// This node among other observers.
-    pub(super) shared: Option<Shared>,
+    pub(super) shared: Option<Among>,
     /// How often what the targets were told had changed when it was looked at last.
     told: u64,
     /// What the queue lost, and the events that found no room in `waiting`, until a flush takes both; and what was refused
@@ -330,28 +330,9 @@ impl PresenceState {
         has_notified
     }
 
-    /// Puts notifications into every target's queue.
-    pub(super) fn pass_on(&self, mut notifications: Vec<Notification>) {
-        if notifications.is_empty() || self.outboxes.is_empty() {
-            return;
-        }
-        for notification in &mut notifications {
-            notification.detail = self.detail(&notification.alarm.key);
-        }
-        self.outboxes.iter().for_each(|outbox| outbox.put(&notifications));
-    }
-
     /// The wall clock, as the engine's clock shows it.
     pub(super) fn unix_now(&self) -> UnixTime {
         self.epoch.to_unix(self.engine.now())
-    }
-
-    /// More about an alarm in words.
-    pub(super) fn detail(&self, key: &AlertKey) -> String {
-        if key.name == AlertName::PeerUnreachable {
-            return self.unwatched();
-        }
-        self.engine.detail(key.service.as_deref(), key.instance.as_deref())
     }
 
     /// After a start: targets go on from what they were told before; `None` if nobody knows that.
@@ -360,7 +341,7 @@ impl PresenceState {
             alarm: alarm.clone(),
             resolved: false,
             event: None,
-            detail: self.detail(&alarm.key),
+            detail: detail(&self.engine, &alarm.key),
         });
         let firing: Vec<Notification> = firing.collect();
         if self.shared.is_some() {

@@ -221,7 +221,8 @@ fn hostile_receivers_and_commands_are_bounded_counted_and_hold_nobody_up() {
     let slow = Stub::start(|_, _| Reply::Nothing);
     let busy =
         Stub::start(|n, _| if n == 0 { Reply::With(429, "Retry-After: 3", "later") } else { Reply::Says(200, "") });
-    let refusing = Stub::good(403, "no_service <b>\u{1b}[31m");
+    let refusing = Stub::good(400, "no_service <b>\u{1b}[31m");
+    let locked = Stub::good(403, "invalid_token");
     let elsewhere = Stub::good(200, "");
     let to = format!("Location: http://{}/stolen", elsewhere.address);
     let to: &'static str = Box::leak(to.into_boxed_str());
@@ -235,6 +236,7 @@ fn hostile_receivers_and_commands_are_bounded_counted_and_hold_nobody_up() {
         ("slow", format!("http://{}/", slow.address)),
         ("busy", format!("http://{}/", busy.address)),
         ("refusing", format!("http://{}/", refusing.address)),
+        ("locked", format!("http://{}/", locked.address)),
         ("redirecting", format!("http://me:pass@{}/", redirecting.address)),
         ("endless", format!("http://{}/", endless())),
         ("plain", format!("https://{}/", elsewhere.address)),
@@ -273,13 +275,16 @@ fn hostile_receivers_and_commands_are_bounded_counted_and_hold_nobody_up() {
             && is("busy", "delivered", 1)
             && is("endless", "delivered", 1)
             && status["notify"]["refusing"]["dropped"]["refused"] == 1
+            // Somebody may mend that.
+            && is("locked", "queued", 1)
+            && is("locked", "failures", 1)
             && ["slow", "redirecting", "plain", "gone", "forks", "prints", "fails", "missing"].into_iter().all(fails)
     };
     let status = daemon.status_when("everybody is where he should be", is_settled);
     let error = |target: &str| status["notify"][target]["last_error"].as_str().unwrap_or("").to_string();
     for (target, says) in [
         ("slow", "no answer within 0.5 s"),
-        ("refusing", "it answers 403: no_service <b>\\u{1b}[31m"),
+        ("refusing", "it answers 400: no_service <b>\\u{1b}[31m"),
         ("redirecting", "redirect"),
         ("forks", "did not end within 0.7 s and was killed with its group"),
         ("prints", "killed with its group: y"),
@@ -299,7 +304,10 @@ fn hostile_receivers_and_commands_are_bounded_counted_and_hold_nobody_up() {
     beat_until(&daemon, &["pay.a"], "the good command has the end", || lines(&out).len() == 2);
     let status = daemon.status_when("flaky has the end", |status| status["notify"]["flaky"]["delivered"] == 2);
     assert_eq!((refusing.requests().len(), &status["notify"]["refusing"]["offered"]), (1, &json!(1)));
-    assert_eq!(status["notify"]["slow"]["queued"], 2);
+    assert_eq!((&status["notify"]["slow"]["queued"], &status["notify"]["locked"]["queued"]), (&json!(2), &json!(2)));
+    // A refusal does not mean that nobody can be reached; no answer does.
+    let up = |target: &str| status["notify"][target]["up"].clone();
+    assert_eq!((up("refusing"), up("locked"), up("slow")), (json!(true), json!(false), json!(false)));
     let log = daemon.stop();
     let said = |what: &str| log.iter().filter(|line| line.contains(what)).count();
     assert_eq!((said("an alert is refused, and given up"), said("to=\"slow\"")), (1, 2), "{log:#?}");
@@ -480,4 +488,35 @@ fn names_from_the_wire_stay_text_in_every_form() {
     assert!(base64::prelude::BASE64_STANDARD.decode(title.trim_end_matches("?=")).is_ok(), "{title}");
     assert!(!request.text().contains('\u{202e}'), "{}", request.text());
     daemon.stop();
+}
+
+#[test]
+fn an_alert_whose_command_fails_holds_up_no_other_and_arguments_are_shown_nowhere() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("exec.jsonl");
+    let script = format!(
+        "read -r line; case $line in *\"service\\\":\\\"pay\"*) exit 3;; esac; printf '%s\\n' \"$line\" >> {}",
+        out.display()
+    );
+    let more =
+        format!("[[notify]]\ntype = \"exec\"\ncommand = [\"sh\", \"-c\", {script:?}, \"tok3n\"]\nprocesses = 1\n");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    beat(&daemon, &["pay.a", "web.b"]);
+    beat_until(&daemon, &[], "one that fails, and another", || lines(&out).len() == 1);
+    assert_eq!(lines(&out), [("PresenceInstanceDown/web/b".to_string(), false)]);
+    beat_until(&daemon, &["web.b", "pay.a"], "its end", || lines(&out).len() == 2);
+    let status = daemon.status_when("it is tried again", |status| {
+        status["notify"]["exec"]["failures"].as_u64() > Some(2) && status["notify"]["exec"]["queued"] == 2
+    });
+    let url = format!("http://{}", daemon.http.expect("HTTP"));
+    let output = systole(&["presence", "--url", &url, "--token", "secret", "test-alert"], b"");
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(said.contains("exec (exec, sh)"), "{said}");
+    let shown = daemon.get("/api/v1/config").1;
+    assert!(shown.contains("\"sh\""), "{shown}");
+    let log = daemon.stop().join("\n");
+    assert!(log.contains("place=\"sh\""), "{log}");
+    for (name, text) in [("status", status.to_string()), ("test", said), ("config", shown), ("log", log)] {
+        assert!(!text.contains("tok3n") && !text.contains("case $line"), "{name}: {text}");
+    }
 }
