@@ -269,11 +269,11 @@ fn execute_batches(lines: usize, attends: bool, rounds: usize) {
 
 /// A shard that holds 100,000 series, 5,000 of which are watched if anything is: those of the lines, unless it is `others`.
 fn watching(kind: &str) -> Shard {
-    let pattern = if kind == "others" { "beside.0*" } else { "app.web.*" };
+    let (pattern, service) = if kind == "others" { ("beside.1?????", "beside") } else { ("app.web.*", "web-{1}") };
     let instance = if kind == "source" { "{source}" } else { "all" };
     let watch = MetricWatch {
         pattern: pattern.into(),
-        service: Template::parse("web-{1}", 1).expect("a template"),
+        service: Template::parse(service, 1).expect("a template"),
         instance: Template::parse(instance, 1).expect("a template"),
         interval: Some(10.0),
         evidence: Evidence::Any,

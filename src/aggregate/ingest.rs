@@ -8,6 +8,7 @@ use crate::protocol::{
     BINARY_MAGIC, BinaryFrame, GaugeOp, Kind, Line, Options, PlainLine, binary_frame, binary_frames, lines, newlines,
     parse_line, parse_metric, plain_line, split_line, trim,
 };
+use crate::series::Series;
 use crate::telemetry::{Account, Tally};
 
 use super::columns::Class;
@@ -218,11 +219,7 @@ impl Shard {
         }
         let (id, series) = self.key_cache.find(&CachedKey::new(line.hash, line.kind, name, tags))?;
         // The id may belong to another series by now.
-        if index.series(id).is_some_and(|now| now.is_same(series)) {
-            return Some(id);
-        }
-        // No series has a marked id.
-        (id & OWN != 0 && index.series(id & !OWN).is_some_and(|now| now.is_same(series))).then_some(id)
+        if index.series(id).is_some_and(|now| now.is_same(series)) { Some(id) } else { own_id(index, id, series) }
     }
 
     /// Records a line whose id is no place in a column yet, or never.
@@ -350,6 +347,13 @@ impl Shard {
             Err(error) => self.refuse(line, error, from),
         }
     }
+}
+
+/// A cached id that no series has, if it is that of one whose lines are looked at.
+#[cold]
+#[inline(never)]
+fn own_id(index: &Index, id: u32, series: &Series) -> Option<u32> {
+    (id & OWN != 0 && index.series(id & !OWN).is_some_and(|now| now.is_same(series))).then_some(id)
 }
 
 /// How many frames a datagram has; what cannot be cut counts as one.

@@ -200,7 +200,7 @@ impl Shard {
         let known = self.indexes[class as usize].find(hash, self.keys.last());
         let place = match known {
             Some(id) => Place { class, id, folded: Folded::No },
-            None => self.new_place(metric, kind, hash, from),
+            None => self.new_place(metric, kind, hash, &from),
         };
         if is_alike {
             shared.destinations[kind as usize] = Some(Destination::Recorded(place));

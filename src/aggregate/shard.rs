@@ -312,7 +312,7 @@ impl Shard {
         self.concerns_presence = false;
         match samples.next() {
             Some(Ok(metric)) if !self.may_concern_presence(&metric) && self.is_believed(&metric, now) => {
-                self.record(&metric, from, now);
+                self.record(&metric, &from, now);
                 match samples.next() {
                     None => {
                         self.open.tally.lines.metrics += 1;
@@ -392,7 +392,7 @@ impl Shard {
 
     /// Records one sample.
     #[inline]
-    pub fn record(&mut self, metric: &Metric<'_>, from: Option<SocketAddr>, now: f64) {
+    pub fn record(&mut self, metric: &Metric<'_>, from: &Option<SocketAddr>, now: f64) {
         let kind = self.kind_of(metric.kind);
         self.keys.metric(metric, kind);
         self.open.tally.lines.tags_cut += self.keys.cut();
@@ -469,12 +469,12 @@ impl Shard {
 
     /// Decides where samples of the key in the builder go, which has no id yet.
     #[cold]
-    pub(super) fn new_place(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64, from: Option<SocketAddr>) -> Place {
+    pub(super) fn new_place(&mut self, metric: &Metric<'_>, kind: Kind, hash: u64, from: &Option<SocketAddr>) -> Place {
         let class = class_of(kind);
         if let Some(watched) = &mut self.watched
             && let Some(id) = self.indexes[class as usize].find_own(hash, self.keys.last())
         {
-            watched.count_line(class, id, last_number(metric), from, &self.hasher);
+            watched.count_line(class, id, last_number(metric), *from, &self.hasher);
             return Place { class, id, folded: Folded::No };
         }
         let registered = self.open.created.iter().map(Vec::len).sum::<usize>() * REGISTERED_BYTES;
@@ -493,7 +493,7 @@ impl Shard {
             if plain && metric.tags.is_empty() && !self.concerns_presence {
                 self.indexes[class as usize].mark_plain(hash, id);
             }
-            self.watch_new(class, id, hash, metric, from);
+            self.watch_new(class, id, hash, metric, *from);
             return Place { class, id, folded: Folded::No };
         }
         let mut name = Vec::new();
