@@ -11,6 +11,7 @@ use crate::support::{SYSTOLE, text};
 fn example(name: &str) -> Command {
     let folder = PathBuf::from(SYSTOLE).parent().expect("a folder").to_path_buf();
     let features = [
+        ("top", cfg!(feature = "top")),
         ("sqlite", cfg!(feature = "sqlite")),
         ("postgres", cfg!(feature = "postgres")),
         ("nats", cfg!(feature = "nats")),
