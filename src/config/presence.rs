@@ -111,7 +111,7 @@ fn general(all: &mut Presence, v: &mut dyn OptionVisitor) {
     v.field("webhook", "URLs that get every alert, and its end, as JSON.", Opt::Urls(&mut all.webhook));
     v.field(
         "group_wait",
-        "How long a warning about an instance waits for an alert of its service, which replaces it.",
+        "How long warnings about instances and degraded services wait; a service that is down replaces them.",
         Opt::Duration(&mut all.group_wait, SECONDS),
     );
     let mut url = all.snitch_url.take().unwrap_or_default();

@@ -204,7 +204,7 @@ pub struct AlertBook {
 }
 
 impl AlertBook {
-    /// An alert book with what an earlier one had open; warnings about instances wait so many seconds.
+    /// An alert book with what an earlier one had open; warnings about instances and degraded services wait so many seconds.
     pub fn new(group_wait: f64, open: Vec<Alarm>) -> AlertBook {
         let open = open.into_iter().map(|alarm| (alarm.key.clone(), alarm)).collect();
         AlertBook { group_wait, open, ..AlertBook::default() }
@@ -228,13 +228,7 @@ impl AlertBook {
         let (numbered, key) = ((id, event.clone()), |name| AlertKey::new(name, event));
         match event.change {
             Change::Instance { to: Some(State::Down), .. } => {
-                let key = key(AlertName::InstanceDown);
-                if self.group_wait > 0.0 && !self.open.contains_key(&key) {
-                    self.waiting.insert(key.clone(), numbered);
-                    self.put(key, event, AlertState::Pending(event.at + self.group_wait), None);
-                    return Vec::new();
-                }
-                vec![self.fire(key, event, numbered, None)]
+                self.fire_or_wait(key(AlertName::InstanceDown), event, numbered)
             }
             Change::Instance { .. } => self.end(&key(AlertName::InstanceDown), numbered),
             Change::Service { to: Some(ServiceState::Down), .. } => {
@@ -246,7 +240,8 @@ impl AlertBook {
             Change::Service { to: Some(ServiceState::Degraded), .. } => {
                 let mut out = self.end(&key(AlertName::ServiceDown), numbered.clone());
                 self.release(event);
-                out.push(self.fire(key(AlertName::ServiceDegraded), event, numbered, None));
+                // A service that dies, or comes back, is degraded on the way.
+                out.extend(self.fire_or_wait(key(AlertName::ServiceDegraded), event, numbered));
                 out
             }
             Change::Service { .. } => {
@@ -319,6 +314,16 @@ impl AlertBook {
                 alarm
             }
         }
+    }
+
+    /// A warning for which something worse may be about to stand.
+    fn fire_or_wait(&mut self, key: AlertKey, event: &Event, numbered: (u64, Event)) -> Vec<Notification> {
+        if self.group_wait > 0.0 && !self.open.contains_key(&key) {
+            self.waiting.insert(key.clone(), numbered);
+            self.put(key, event, AlertState::Pending(event.at + self.group_wait), None);
+            return Vec::new();
+        }
+        vec![self.fire(key, event, numbered, None)]
     }
 
     fn fire(&mut self, key: AlertKey, event: &Event, numbered: (u64, Event), until: Option<UnixTime>) -> Notification {
@@ -430,10 +435,24 @@ mod tests {
     #[test]
     fn degraded_that_becomes_down_is_another_alarm() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
-        alerts.take(1, &service(0.0, ServiceState::Degraded));
-        let worse = alerts.take(2, &service(5.0, ServiceState::Down));
+        assert!(alerts.take(1, &service(0.0, ServiceState::Degraded)).is_empty());
         let (degraded, down) = ("PresenceServiceDegraded/a".to_string(), "PresenceServiceDown/a".to_string());
+        assert_eq!(notified(&alerts.tick(at(10.0))), [(degraded.clone(), false)]);
+        let worse = alerts.take(2, &service(15.0, ServiceState::Down));
         assert_eq!(notified(&worse), [(degraded, true), (down, false)]);
+    }
+
+    #[test]
+    fn a_service_that_is_degraded_on_the_way_down_or_back_up_is_one_alarm() {
+        let mut alerts = AlertBook::new(10.0, Vec::new());
+        assert!(alerts.take(1, &service(0.0, ServiceState::Degraded)).is_empty());
+        let down = "PresenceServiceDown/a".to_string();
+        assert_eq!(notified(&alerts.take(2, &service(4.0, ServiceState::Down))), [(down.clone(), false)]);
+        assert!(alerts.tick(at(60.0)).is_empty());
+        assert_eq!(notified(&alerts.take(3, &service(60.0, ServiceState::Degraded))), [(down, true)]);
+        assert!(alerts.take(4, &service(63.0, ServiceState::Up)).is_empty());
+        assert!(alerts.tick(at(100.0)).is_empty());
+        assert_eq!(alerts.open().count(), 0);
     }
 
     #[test]
