@@ -45,6 +45,7 @@ mod presence;
 mod presence_corpus;
 mod presence_fleet;
 mod presence_fuzz;
+mod presence_month;
 mod presence_observers;
 mod presence_peers;
 mod presence_sim;
