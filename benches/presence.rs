@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use systole::internals::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::internals::presence::policy::Policy;
-use systole::internals::presence::{Engine, EngineTime};
+use systole::internals::presence::{Engine, EngineTime, Sighting};
 use systole::internals::protocol::{Heartbeat, Options};
 use systole::internals::watches::{Evidence, MetricWatch, Template, Watches};
 
@@ -82,11 +82,62 @@ fn watches(is_short: bool) {
     );
 }
 
+/// What happens rarely, to everybody at once: a second in which too much was dropped, among observers, and a tick in which
+/// half of each service goes down.
+fn rare_ticks(services: usize) {
+    let (count, at) = (services * PER, EngineTime::from_secs);
+    let name = |n: usize| (format!("service-{:04}", n / PER), format!("web-{}.example.org", n % PER));
+    let policy = || Policy { mass_fraction: 1.1, max_registrations_per_second: count, ..Policy::default() };
+    let beat = |n: usize| {
+        let (service, instance) = name(n);
+        let (service, instance) = (service.into(), instance.into());
+        Heartbeat { service, instance, interval: Some(PROMISE), ..Heartbeat::default() }
+    };
+    let mut engine = Engine::new(policy(), at(0.0), 1).shared();
+    for n in 0..count {
+        engine.beat(&beat(n));
+        let (service, instance) = name(n);
+        let heard = Sighting {
+            service: service.into(),
+            instance: instance.into(),
+            interval: Some(PROMISE),
+            ..Sighting::default()
+        };
+        engine.observe_elsewhere(0, &heard, at(0.0));
+    }
+    let mut seconds: Vec<f64> = (1..10)
+        .map(|second| {
+            let began = Instant::now();
+            engine.kernel_drops(at(f64::from(second)), 50, 100);
+            began.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    let mut engine = Engine::new(policy(), at(0.0), 1);
+    for second in [0, 10, 20, 30, 40, 50] {
+        engine.at(at(f64::from(second)));
+        // Half of each service, and the first of the others, which die at 0.
+        (0..count).filter(|n| n % 2 == 0 || second == 0).for_each(|n| engine.beat(&beat(n)));
+        if second < 40 {
+            engine.tick(at(f64::from(second)));
+        }
+    }
+    let began = Instant::now();
+    engine.tick(at(50.0));
+    let down = began.elapsed().as_secs_f64() * 1e3;
+    println!(
+        "among observers a second with drops takes {:.2} ms; a tick in which {} of {count} go down {down:.0} ms",
+        seconds[seconds.len() / 2],
+        count / 2,
+    );
+}
+
 fn main() {
     // `cargo bench -- --test` only asks whether it runs.
     let is_short = std::env::args().any(|arg| arg == "--test");
     watches(is_short);
     let services = if is_short { 20 } else { SERVICES };
+    rare_ticks(services);
     let count = services * PER;
     let beat = |n: usize| Heartbeat {
         service: format!("service-{:04}", n / PER).into(),

@@ -3,7 +3,7 @@
 //! What is heard here gets a number, so that a peer that asks twice a second is told only what is new to it. An instance
 //! that a lost peer alone had heard is *unwatched*: its silence says nothing of it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use compact_str::CompactString;
 
@@ -214,11 +214,6 @@ impl Evidence {
     /// Whether a peer answers.
     pub(super) fn is_lost(&self, peer: u16) -> bool {
         self.lost.iter().any(|lost| lost.peer == peer)
-    }
-
-    /// All that are unwatched.
-    pub(super) fn unwatched(&self) -> BTreeSet<InstanceId> {
-        self.lost.iter().flat_map(|lost| lost.unwatched.keys().copied()).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who is known: the tables of services and instances, by name and by place. It decides nothing; it keeps what belongs
 //! together consistent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use compact_str::CompactString;
 use hashbrown::HashTable;
@@ -264,15 +264,11 @@ impl Roster {
         Observed { gap, changes_runs }
     }
 
-    /// Visits the detectors of all that are present, but for some, with the rules of their services.
-    pub(super) fn for_each_present(
-        &mut self,
-        skipped: &BTreeSet<InstanceId>,
-        mut visit: impl FnMut(&mut Detector, &Rules),
-    ) {
+    /// Visits the detectors of all that are present, but for those whose places are skipped, with the rules of their services.
+    pub(super) fn for_each_present(&mut self, skipped: &[bool], mut visit: impl FnMut(&mut Detector, &Rules)) {
         for (place, instance) in self.instances.iter_mut().enumerate() {
             let Some(instance) = instance.as_mut().filter(|instance| instance.is_present()) else { continue };
-            if skipped.contains(&InstanceId(place as u32)) {
+            if skipped.get(place).is_some_and(|&is_skipped| is_skipped) {
                 continue;
             }
             if let Some(service) = &self.services[instance.service().0 as usize] {

@@ -2,8 +2,6 @@
 //! that no two clocks have to agree; the later evidence counts, whoever has it. Whom a lost peer alone had heard is
 //! unwatched: that it is silent here says nothing.
 
-use std::collections::BTreeSet;
-
 use compact_str::CompactString;
 
 use crate::protocol::Heartbeat;
@@ -294,7 +292,8 @@ impl Engine {
 
     /// How many instances are unwatched.
     pub fn unwatched(&self) -> usize {
-        self.evidence.as_ref().map_or(0, |evidence| evidence.unwatched().len())
+        let is_any_lost = self.evidence.as_ref().is_some_and(|evidence| !evidence.lost.is_empty());
+        if is_any_lost { self.roster.instances().filter(|(_, one)| one.is_unwatched()).count() } else { 0 }
     }
 
     /// Somebody was heard who may have been unwatched.
@@ -372,12 +371,18 @@ impl Engine {
         instance.is_unwatched() || entry.elsewhere >= recent && !evidence.is_lost(entry.peer)
     }
 
-    /// Those for whom our own blindness says nothing.
-    pub(super) fn seen_elsewhere(&self) -> BTreeSet<InstanceId> {
+    /// For whom our own blindness says nothing, by place; nobody, if that is shorter.
+    pub(super) fn seen_elsewhere(&self) -> Vec<bool> {
+        let mut seen = Vec::new();
         if self.evidence.is_none() {
-            return BTreeSet::new();
+            return seen;
         }
-        self.roster.instances().filter(|(id, one)| self.is_seen_elsewhere(*id, one)).map(|(id, _)| id).collect()
+        for (id, _) in self.roster.instances().filter(|(id, one)| self.is_seen_elsewhere(*id, one)) {
+            let place = id.place() as usize;
+            seen.resize(seen.len().max(place + 1), false);
+            seen[place] = true;
+        }
+        seen
     }
 
     /// Warns that nothing is heard here while a peer hears those that were: the ear is broken, and nobody is silent.

@@ -4,7 +4,7 @@
 //! A tick goes through those that are due: late, then silent; mass silence, then down; replaced; what was suppressed and is
 //! no longer; forgotten. Then the services that anything of this has touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::Engine;
 use crate::presence::event::{Change, Event, MassSilencePhase, Phase, Reason, WarningCode};
@@ -482,18 +482,20 @@ impl Engine {
 /// Services.
 impl Engine {
     fn evaluate_services(&mut self, went_down: &[Down]) {
-        for &(id, _) in went_down {
-            if let Some(instance) = self.roster.get_instance(id) {
-                self.mark_dirty(instance.service());
+        let mut by_service: HashMap<ServiceId, Vec<Down>> = HashMap::new();
+        for &down in went_down {
+            if let Some(instance) = self.roster.get_instance(down.0) {
+                let service = instance.service();
+                self.mark_dirty(service);
+                by_service.entry(service).or_default().push(down);
             }
         }
         for (order, id) in std::mem::take(&mut self.dirty) {
             if self.roster.get_registered(id, order).is_none() {
                 continue;
             }
-            let is_mine = |down: &&Down| self.roster.get_instance(down.0).is_some_and(|one| one.service() == id);
-            let mine: Vec<Down> = went_down.iter().filter(is_mine).copied().collect();
-            self.evaluate_service(id, &mine);
+            let mine = by_service.get(&id).map_or(&[][..], Vec::as_slice);
+            self.evaluate_service(id, mine);
             if self.roster.get_service(id).is_some() {
                 self.schedule_service(id);
             }
