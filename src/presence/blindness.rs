@@ -132,5 +132,7 @@ mod tests {
     fn a_share_of_what_came_is_too_much() {
         assert!(!is_too_much(0, 0, 0.01) && !is_too_much(1, 1000, 0.01));
         assert!(is_too_much(20, 1000, 0.01) && is_too_much(1, 0, 0.01));
+        // One of a hundred is.
+        assert!(is_too_much(10, 990, 0.01) && !is_too_much(10, 991, 0.01));
     }
 }

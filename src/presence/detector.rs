@@ -438,6 +438,36 @@ mod tests {
     }
 
     #[test]
+    fn beats_a_fifth_slower_than_declared_are_judged_by_what_is_measured() {
+        // 4 misses of 12 s and a grace of 6 s after the last beat, at 60.
+        assert_eq!(deadlines(&heard(12.0, 60.0, Some(10.0))), (Some(78.0), 114.0));
+        assert_eq!(deadlines(&heard(10.5, 63.0, Some(10.0))), (Some(78.0), 108.0));
+    }
+
+    #[test]
+    fn who_declares_another_interval_is_judged_by_that_from_then_on() {
+        let mut detector = heard(60.0, 600.0, Some(60.0));
+        detector.observe(at(660.0), Some(State::Up), Some(10.0), &Policy::default());
+        assert_eq!(deadlines(&detector), (Some(675.0), 705.0));
+    }
+
+    #[test]
+    fn a_beat_that_may_have_come_late_while_we_were_away_is_awaited_once_more() {
+        let (policy, rules) = (Policy::default(), Rules::default());
+        for (away, down) in [
+            // The beat of 100 s has a grace of 50 s.
+            (112.0, 464.0),
+            (60.0, 412.0),
+            // Nothing was due.
+            (20.0, 352.0),
+        ] {
+            let mut detector = heard(100.0, 0.0, Some(100.0));
+            detector.leave_out_restart(2.0, at(away + 2.0), &policy, &rules);
+            assert_eq!(deadlines(&detector).1, down, "away at {away}");
+        }
+    }
+
+    #[test]
     fn without_a_declared_interval_it_is_learned_from_gaps_and_a_burst_is_one_beat() {
         assert_eq!(deadlines(&heard(10.0, 40.0, None)), (None, 340.0));
         assert_eq!(heard(10.0, 50.0, None).interval(&Policy::default()), Some(10.0));
