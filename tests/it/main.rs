@@ -49,6 +49,7 @@ mod presence_month;
 mod presence_observers;
 mod presence_peers;
 mod presence_sim;
+mod presence_told;
 mod pressure;
 mod prometheus;
 mod queue;
