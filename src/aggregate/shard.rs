@@ -242,6 +242,7 @@ impl Shard {
         self.spent_keys.drop_some(SPENT_AT_ONCE);
         self.retire_some(RETIRED_AT_ONCE);
         if let Some(watched) = &mut self.watched {
+            watched.let_grow(!now.series);
             watched.begin_batch();
         }
         if let Some(senders) = &mut self.senders {

@@ -5,7 +5,13 @@
 //! tell: who sent the line, and how many there were. Series whose watch asks for one of these are *own*: their ids carry
 //! the mark [`OWN`](super::index::OWN), which is no place in a column, so that their lines leave the fast path where others
 //! stay on it, and are counted here by sender before they go on.
+//!
+//! Many series may be the same instance, so who is seen is kept once (`Identities`), and a look tells each of them once.
+//! What is known of senders has a bound over all series, [`MOST_SENDERS`], and takes no more where memory for new series is
+//! short; lines of those for whom there is no room are counted as refused.
 
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -24,8 +30,14 @@ use super::partial::TimestampedSample;
 /// No watched series has this id.
 const NOWHERE: u32 = u32::MAX;
 
-/// A sender that was silent for so many looks (an hour of them) gives way to another one.
+/// A sender that was silent for so many looks (an hour of them) is forgotten.
 const FORGOTTEN_AFTER: u32 = 4 * 3600;
+
+/// Senders are looked through for such once in so many looks, a minute of them.
+const FORGET_EVERY: u32 = 4 * 60;
+
+/// Most senders of all series together.
+const MOST_SENDERS: usize = 100_000;
 
 /// What a shard watches.
 #[derive(Debug)]
@@ -44,8 +56,40 @@ pub(super) struct WatchedSet {
     looks: u32,
     /// Samples with a timestamp of the open interval that were looked at.
     stamped: usize,
-    /// Bytes of what is known of senders.
+    identities: Identities,
+    /// Senders of all series, and the most there may be.
+    senders: usize,
+    most_senders: usize,
+    /// There is memory for new ones, in this batch.
+    may_grow: bool,
+    /// Bytes of what is known of them.
     bytes: usize,
+}
+
+/// Instances that are watched, each once, whatever number of series it has.
+#[derive(Debug, Default)]
+struct Identities {
+    all: Vec<Identity>,
+    free: Vec<u32>,
+    by_name: HashTable<u32>,
+    hasher: RandomState,
+    /// Those that were seen since the last look.
+    seen: Vec<u32>,
+    /// Bytes of their names.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Identity {
+    watch: u16,
+    service: CompactString,
+    instance: CompactString,
+    /// Series and senders that are this one.
+    uses: u32,
+    /// It was seen since the last look: by so many lines, where they are counted, from there.
+    is_seen: bool,
+    lines: u32,
+    source: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -66,8 +110,8 @@ enum Follows {
 /// What is known of a series by its cell.
 #[derive(Debug)]
 struct MarkedCell {
-    service: CompactString,
-    instance: CompactString,
+    /// Whom it shows.
+    identity: u32,
     /// The sum in this interval at the last look.
     before: f64,
     /// The value of the last evidence.
@@ -94,18 +138,21 @@ struct OwnLines {
 #[derive(Debug)]
 struct Sender {
     source: Option<IpAddr>,
-    service: CompactString,
-    instance: CompactString,
+    hash: u64,
+    /// Whom it shows.
+    identity: u32,
     last: Option<f64>,
-    /// Lines since the last look.
+    /// Lines since the last look that count.
     lines: u32,
-    /// The look at which it had lines last.
+    /// It had lines since the last look, and the look at which it had some last.
+    is_heard: bool,
     looked: u32,
 }
 
 impl Sender {
     #[inline]
     fn count(&mut self, evidence: Evidence, value: Option<f64>) {
+        self.is_heard = true;
         let is_evidence = match value {
             Some(value) if evidence != Evidence::Any => {
                 let is_evidence = evidence.is_in(value, self.last);
@@ -141,6 +188,10 @@ impl WatchedSet {
             are_known: true,
             looks: 0,
             stamped: 0,
+            identities: Identities::default(),
+            senders: 0,
+            most_senders: MOST_SENDERS,
+            may_grow: true,
             bytes: 0,
         }
     }
@@ -156,6 +207,12 @@ impl WatchedSet {
         self.by_source > 0
     }
 
+    /// Whether there is memory for more senders.
+    #[inline]
+    pub(super) fn let_grow(&mut self, may_grow: bool) {
+        self.may_grow = may_grow;
+    }
+
     #[inline]
     pub(super) fn begin_batch(&mut self) {
         self.are_known = self.always_known || self.by_source > 0;
@@ -165,7 +222,7 @@ impl WatchedSet {
     #[inline]
     pub(super) fn heap_bytes(&self) -> usize {
         let places: usize = self.places.iter().map(|places| vec_footprint::<u32>(places.capacity())).sum();
-        places + vec_footprint::<WatchedSeries>(self.all.capacity()) + self.bytes
+        places + vec_footprint::<WatchedSeries>(self.all.capacity()) + self.bytes + self.identities.heap_bytes()
     }
 
     fn place(&self, class: Class, id: u32) -> Option<usize> {
@@ -189,12 +246,14 @@ impl WatchedSet {
         let follows = if looks_at_lines {
             self.by_source += usize::from(by_source);
             let (max, series) = (if by_source { watch.max_instances } else { 1 }, series.clone());
-            self.bytes += footprint(size_of::<OwnLines>());
             let (senders, by_address) = (Vec::new(), HashTable::new());
-            Follows::Lines(Box::new(OwnLines { series, by_source, max, senders, by_address, latest: 0, refused: 0 }))
+            let own = OwnLines { series, by_source, max, senders, by_address, latest: 0, refused: 0 };
+            self.bytes += own.heap_bytes();
+            Follows::Lines(Box::new(own))
         } else {
             let (service, instance) = who.unwrap_or_default();
-            Follows::Marks(MarkedCell { service, instance, before: 0.0, last: None, is_fresh: false })
+            let identity = self.identities.take(number, service, instance);
+            Follows::Marks(MarkedCell { identity, before: 0.0, last: None, is_fresh: false })
         };
         let places = &mut self.places[class as usize];
         if places.len() <= id as usize {
@@ -213,9 +272,14 @@ impl WatchedSet {
         if let Some(moved) = self.all.get(place) {
             self.places[moved.class as usize][moved.id as usize] = place as u32;
         }
-        if let Follows::Lines(own) = gone.follows {
-            self.by_source -= usize::from(own.by_source);
-            self.bytes -= footprint(size_of::<OwnLines>()) + own.senders.len() * size_of::<Sender>();
+        match gone.follows {
+            Follows::Marks(marks) => self.identities.give_back(marks.identity),
+            Follows::Lines(own) => {
+                self.by_source -= usize::from(own.by_source);
+                self.senders -= own.senders.len();
+                self.bytes -= own.heap_bytes();
+                own.senders.iter().for_each(|sender| self.identities.give_back(sender.identity));
+            }
         }
     }
 
@@ -242,19 +306,22 @@ impl WatchedSet {
     #[cold]
     fn count_other(&mut self, place: usize, value: Option<f64>, from: Option<IpAddr>, hasher: &Hasher) {
         let (are_known, looks) = (self.are_known, self.looks);
-        let WatchedSeries { evidence, follows: Follows::Lines(own), .. } = &mut self.all[place] else { return };
+        let is_full = self.senders >= self.most_senders || !self.may_grow;
+        let WatchedSeries { watch: number, evidence, follows: Follows::Lines(own), .. } = &mut self.all[place] else {
+            return;
+        };
         let source = from.filter(|_| own.by_source);
         if own.by_source && source.is_none() && !are_known {
             // Senders are asked for from the next batch on.
             return;
         }
-        let hash = hash_of(source, hasher);
+        let (hash, before) = (hash_of(source, hasher), own.heap_bytes());
         let OwnLines { series, max, senders, by_address, latest, refused, .. } = &mut **own;
         if let Some(&at) = by_address.find(hash, |&at| senders[at as usize].source == source) {
             *latest = at as usize;
             return senders[at as usize].count(*evidence, value);
         }
-        if senders.len() >= *max {
+        if senders.len() >= *max || is_full {
             *refused = refused.saturating_add(1);
             return;
         }
@@ -264,17 +331,20 @@ impl WatchedSet {
         let Some((service, instance)) = watch.who(&WatchedLine { name, stars: &stars, tag: &tag, source }) else {
             return;
         };
-        let mut sender = Sender { source, service, instance, last: None, lines: 0, looked: looks };
+        let identity = self.identities.take(*number, service, instance);
+        let mut sender = Sender { source, hash, identity, last: None, lines: 0, is_heard: true, looked: looks };
         sender.count(*evidence, value);
         *latest = senders.len();
         senders.push(sender);
-        by_address.insert_unique(hash, *latest as u32, |&at| hash_of(senders[at as usize].source, hasher));
-        self.bytes += size_of::<Sender>();
+        by_address.insert_unique(hash, *latest as u32, |&at| senders[at as usize].hash);
+        self.senders += 1;
+        self.bytes = self.bytes + own.heap_bytes() - before;
     }
 
     /// An interval closes: what was updated since the last look is remembered.
     pub(super) fn close(&mut self, columns: &mut Columns, timestamped: &[TimestampedSample], seen: &mut Vec<Seen>) {
-        self.look_at_stamped(timestamped, seen);
+        self.look_at_stamped(timestamped);
+        self.identities.report(seen);
         self.stamped = 0;
         for one in &mut self.all {
             if let Follows::Marks(marks) = &mut one.follows {
@@ -286,26 +356,44 @@ impl WatchedSet {
 
     /// Who was seen since the last look.
     pub(super) fn look(&mut self, columns: &mut Columns, timestamped: &[TimestampedSample], seen: &mut Vec<Seen>) {
-        self.look_at_stamped(timestamped, seen);
+        self.look_at_stamped(timestamped);
         self.looks += 1;
-        let (looks, mut freed) = (self.looks, 0);
+        let (looks, forgets) = (self.looks, self.looks.is_multiple_of(FORGET_EVERY));
+        let mut refused: BTreeMap<u16, Seen> = BTreeMap::new();
         for one in &mut self.all {
-            let watch = one.watch;
             match &mut one.follows {
                 Follows::Marks(marks) => {
                     if marks.look(one.class, one.id, one.evidence, columns) {
-                        let (service, instance) = (marks.service.clone(), marks.instance.clone());
-                        seen.push(Seen { watch, service, instance, ..Seen::default() });
+                        self.identities.note(marks.identity, 0, None);
                     }
                 }
-                Follows::Lines(own) => freed += own.look(watch, looks, seen),
+                Follows::Lines(own) => {
+                    own.look(looks, &mut self.identities);
+                    if own.refused > 0 {
+                        let known = own.senders.first().map(|sender| &self.identities.all[sender.identity as usize]);
+                        let row = refused.entry(one.watch).or_insert_with(|| Seen {
+                            watch: one.watch,
+                            service: known.map_or_else(CompactString::default, |known| known.service.clone()),
+                            instance: known.map_or_else(CompactString::default, |known| known.instance.clone()),
+                            ..Seen::default()
+                        });
+                        row.refused = row.refused.saturating_add(std::mem::take(&mut own.refused));
+                    }
+                    if forgets {
+                        let (senders, bytes) = (own.senders.len(), own.heap_bytes());
+                        own.forget(looks, &mut self.identities);
+                        self.senders -= senders - own.senders.len();
+                        self.bytes = self.bytes + own.heap_bytes() - bytes;
+                    }
+                }
             }
         }
-        self.bytes -= freed * size_of::<Sender>();
+        self.identities.report(seen);
+        seen.extend(refused.into_values());
     }
 
     /// Samples with a timestamp are kept apart from the columns. They are lines all the same.
-    fn look_at_stamped(&mut self, timestamped: &[TimestampedSample], seen: &mut Vec<Seen>) {
+    fn look_at_stamped(&mut self, timestamped: &[TimestampedSample]) {
         for TimestampedSample { series, value, .. } in timestamped.get(self.stamped..).unwrap_or_default() {
             let name = series.name();
             let Some((number, watch, stars)) = self.watches.find(name) else { continue };
@@ -316,11 +404,110 @@ impl WatchedSet {
                 continue;
             }
             if let Some((service, instance)) = watch.who(&line) {
-                seen.push(Seen { watch: number, service, instance, lines: 1, ..Seen::default() });
+                let identity = self.identities.take(number, service, instance);
+                self.identities.note(identity, 1, None);
+                self.identities.give_back(identity);
             }
         }
         self.stamped = timestamped.len();
     }
+}
+
+impl Identities {
+    fn heap_bytes(&self) -> usize {
+        vec_footprint::<Identity>(self.all.capacity())
+            + vec_footprint::<u32>(self.free.capacity())
+            + vec_footprint::<u32>(self.seen.capacity())
+            + table_bytes(&self.by_name)
+            + self.bytes
+    }
+
+    fn hash(hasher: &RandomState, watch: u16, service: &str, instance: &str) -> u64 {
+        hasher.hash_one((watch, service, instance))
+    }
+
+    /// The place of an instance, which is used once more.
+    fn take(&mut self, watch: u16, service: CompactString, instance: CompactString) -> u32 {
+        let hash = Identities::hash(&self.hasher, watch, &service, &instance);
+        let is_it = |one: &Identity| one.watch == watch && one.service == service && one.instance == instance;
+        if let Some(&at) = self.by_name.find(hash, |&at| is_it(&self.all[at as usize])) {
+            self.all[at as usize].uses += 1;
+            return at;
+        }
+        self.bytes += text_bytes(&service) + text_bytes(&instance);
+        let new = Identity { watch, service, instance, uses: 1, is_seen: false, lines: 0, source: None };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.all[at as usize] = new;
+                at
+            }
+            None => {
+                self.all.push(new);
+                (self.all.len() - 1) as u32
+            }
+        };
+        let (all, hasher) = (&self.all, &self.hasher);
+        self.by_name.insert_unique(hash, at, |&at| {
+            let one = &all[at as usize];
+            Identities::hash(hasher, one.watch, &one.service, &one.instance)
+        });
+        at
+    }
+
+    /// It is used once less. One that is not used any more goes when what was seen of it is told.
+    fn give_back(&mut self, at: u32) {
+        let one = &mut self.all[at as usize];
+        one.uses -= 1;
+        if one.uses == 0 && !one.is_seen {
+            self.remove(at);
+        }
+    }
+
+    fn remove(&mut self, at: u32) {
+        let one = &mut self.all[at as usize];
+        let hash = Identities::hash(&self.hasher, one.watch, &one.service, &one.instance);
+        self.bytes -= text_bytes(&one.service) + text_bytes(&one.instance);
+        (one.service, one.instance) = Default::default();
+        if let Ok(entry) = self.by_name.find_entry(hash, |&known| known == at) {
+            entry.remove();
+        }
+        self.free.push(at);
+    }
+
+    /// It was seen, by so many lines.
+    fn note(&mut self, at: u32, lines: u32, source: Option<IpAddr>) {
+        let one = &mut self.all[at as usize];
+        one.lines = one.lines.saturating_add(lines);
+        one.source = source.or(one.source);
+        if !std::mem::replace(&mut one.is_seen, true) {
+            self.seen.push(at);
+        }
+    }
+
+    /// Tells who was seen, each once.
+    fn report(&mut self, out: &mut Vec<Seen>) {
+        for at in std::mem::take(&mut self.seen) {
+            let one = &mut self.all[at as usize];
+            let (service, instance) = (one.service.clone(), one.instance.clone());
+            let (lines, source) = (std::mem::take(&mut one.lines), one.source.take());
+            one.is_seen = false;
+            out.push(Seen { watch: one.watch, service, instance, source, lines, refused: 0 });
+            if self.all[at as usize].uses == 0 {
+                self.remove(at);
+            }
+        }
+    }
+}
+
+/// Bytes that a text takes beside itself.
+fn text_bytes(text: &CompactString) -> usize {
+    if text.is_heap_allocated() { footprint(text.capacity()) } else { 0 }
+}
+
+/// Bytes of a table of places: each has a byte of control.
+fn table_bytes(table: &HashTable<u32>) -> usize {
+    // Of eight places seven are used.
+    footprint(table.capacity().div_ceil(7) * 8 * (size_of::<u32>() + 1))
 }
 
 impl MarkedCell {
@@ -343,30 +530,36 @@ impl MarkedCell {
 }
 
 impl OwnLines {
-    /// Who was seen since the last look; returns how many senders were forgotten.
-    fn look(&mut self, watch: u16, looks: u32, seen: &mut Vec<Seen>) -> usize {
-        for sender in self.senders.iter_mut().filter(|sender| sender.lines > 0) {
-            sender.looked = looks;
-            let (service, instance) = (sender.service.clone(), sender.instance.clone());
-            let (lines, source) = (std::mem::take(&mut sender.lines), sender.source);
-            seen.push(Seen { watch, service, instance, source, lines, refused: 0 });
+    fn heap_bytes(&self) -> usize {
+        footprint(size_of::<OwnLines>())
+            + vec_footprint::<Sender>(self.senders.capacity())
+            + table_bytes(&self.by_address)
+    }
+
+    /// Notes who was seen since the last look.
+    fn look(&mut self, looks: u32, identities: &mut Identities) {
+        for sender in self.senders.iter_mut().filter(|sender| sender.is_heard) {
+            (sender.is_heard, sender.looked) = (false, looks);
+            let lines = std::mem::take(&mut sender.lines);
+            if lines > 0 {
+                identities.note(sender.identity, lines, sender.source);
+            }
         }
-        if self.refused == 0 {
-            return 0;
+    }
+
+    /// Forgets senders that were silent for long. Who is heard again is known again with that line.
+    fn forget(&mut self, looks: u32, identities: &mut Identities) {
+        let is_gone = |sender: &Sender| looks - sender.looked > FORGOTTEN_AFTER;
+        if !self.senders.iter().any(is_gone) {
+            return;
         }
-        let refused = std::mem::take(&mut self.refused);
-        let before = self.senders.len();
-        if let Some(first) = self.senders.first() {
-            let (service, instance) = (first.service.clone(), first.instance.clone());
-            seen.push(Seen { watch, service, instance, refused, ..Seen::default() });
+        self.senders.iter().filter(|sender| is_gone(sender)).for_each(|sender| identities.give_back(sender.identity));
+        self.senders.retain(|sender| !is_gone(sender));
+        self.senders.shrink_to_fit();
+        (self.by_address, self.latest) = (HashTable::with_capacity(self.senders.len()), 0);
+        for (at, sender) in self.senders.iter().enumerate() {
+            self.by_address.insert_unique(sender.hash, at as u32, |&at| self.senders[at as usize].hash);
         }
-        // Who is heard again is known again with that line.
-        if self.senders.iter().any(|sender| looks - sender.looked > FORGOTTEN_AFTER) {
-            self.by_address.clear();
-            self.senders.clear();
-            self.latest = 0;
-        }
-        before - self.senders.len()
     }
 }
 
@@ -488,7 +681,7 @@ mod tests {
         feed(&mut shard, "a.c:1|c|#host:h", "10.0.0.1");
         let _ = shard.close(NONE, Columns::default());
         feed(&mut shard, "a.c:1|c|#host:h|T1700000000", "10.0.0.1");
-        assert_eq!(seen(&mut shard), ["c-h 0 -0", "c-h 1 -0"], "one has a time of its own");
+        assert_eq!(seen(&mut shard), ["c-h 1 -0"], "one has a time of its own, and each is told once");
     }
 
     #[test]
@@ -531,11 +724,52 @@ mod tests {
         for _ in 0..2 {
             (1..=4).for_each(|n| feed(&mut shard, "x:1|c\nx:1|c|#a:b,c:d", &format!("10.0.0.{n}")));
         }
-        // Two series, each with two of its own.
-        let one = ["10.0.0.1 0 -4", "10.0.0.1 2 -0", "10.0.0.2 2 -0"];
-        let mut all: Vec<&str> = one.iter().chain(&one).copied().collect();
-        all.sort_unstable();
-        assert_eq!(seen(&mut shard), all);
+        // Two series, each with two of its own; who sends is told once.
+        assert_eq!(seen(&mut shard), ["10.0.0.1 0 -8", "10.0.0.1 4 -0", "10.0.0.2 4 -0"]);
+    }
+
+    #[test]
+    fn an_instance_of_many_series_is_seen_once_and_kept_once() {
+        let mut shard = shard(vec![watch("*", "{host}", Evidence::Any, None)]);
+        for n in 0..200 {
+            feed(&mut shard, &format!("m{n}:1|c|#host:h{}", n % 4), "");
+        }
+        assert_eq!(seen(&mut shard), ["h0 0 -0", "h1 0 -0", "h2 0 -0", "h3 0 -0"]);
+        let watched = |shard: &Shard| {
+            let set = shard.watched.as_ref().expect("watches");
+            (set.identities.all.len(), set.identities.free.len(), set.identities.by_name.len())
+        };
+        assert_eq!(watched(&shard), (4, 0, 4));
+        let _ = shard.close(NONE, Columns::default());
+        let _ = shard.close([(0..200).collect(), vec![], vec![], vec![], vec![]], Columns::default());
+        assert_eq!(watched(&shard), (4, 4, 0), "its series have left");
+    }
+
+    #[test]
+    fn senders_have_a_bound_over_all_series_and_are_accounted_and_forgotten() {
+        let mut shard = shard(vec![watch("*", "{source}", Evidence::Any, None)]);
+        shard.watched.as_mut().expect("watches").most_senders = 3;
+        (0..4).for_each(|n| feed(&mut shard, &format!("m{n}:1|c"), "10.0.0.1"));
+        let before = shard.watched.as_ref().expect("watches").heap_bytes();
+        assert_eq!(seen(&mut shard), [" 0 -1", "10.0.0.1 3 -0"]);
+        // Where memory is short there are no more, either.
+        let watched = shard.watched.as_mut().expect("watches");
+        (watched.most_senders, watched.may_grow) = (100, false);
+        feed(&mut shard, "m3:1|c", "10.0.0.1");
+        assert_eq!(seen(&mut shard), [" 0 -1"]);
+        shard.watched.as_mut().expect("watches").may_grow = true;
+        feed(&mut shard, "m3:1|c", "10.0.0.1");
+        let grown = shard.watched.as_ref().expect("watches").heap_bytes();
+        assert!(grown >= before + size_of::<Sender>(), "{before} {grown}");
+        // An hour later nothing is known of those that were silent.
+        for _ in 0..=FORGOTTEN_AFTER + FORGET_EVERY {
+            let _ = seen(&mut shard);
+        }
+        let watched = shard.watched.as_ref().expect("watches");
+        assert_eq!((watched.senders, watched.identities.by_name.len()), (0, 0));
+        assert!(watched.heap_bytes() < grown);
+        feed(&mut shard, "m3:1|c", "10.0.0.1");
+        assert_eq!(seen(&mut shard), ["10.0.0.1 1 -0"]);
     }
 
     #[test]
