@@ -7,7 +7,7 @@ use std::time::Instant;
 use systole::internals::aggregate::{Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use systole::internals::presence::policy::Policy;
 use systole::internals::presence::{Engine, EngineTime, Sighting};
-use systole::internals::protocol::{Heartbeat, Options};
+use systole::internals::protocol::{Heartbeat, JobStatus, JobTags, Options};
 use systole::internals::watches::{Evidence, MetricWatch, Template, Watches};
 
 const SERVICES: usize = 2000;
@@ -132,10 +132,63 @@ fn rare_ticks(services: usize) {
     );
 }
 
+/// 10,000 jobs with the 20 runs that are kept of each, their messages among them.
+fn jobs(is_short: bool) {
+    let (services, per, runs) = if is_short { (10, 10, 2) } else { (100, 100, 20) };
+    let mut engine = Engine::new(Policy::default(), EngineTime::default(), 1);
+    let (mut now, mut judging) = (0.0, Vec::new());
+    for run in 0..runs {
+        for n in 0..services * per {
+            if n % 200 == 0 {
+                now += TICK;
+                let began = Instant::now();
+                engine.tick(EngineTime::from_secs(now));
+                judging.push(began.elapsed().as_secs_f64() * 1e3);
+                engine.take_events();
+            }
+            engine.at(EngineTime::from_secs(now));
+            for status in [JobStatus::Start, JobStatus::Ok] {
+                let tags = JobTags {
+                    status: Some(status),
+                    run: Some(format!("{n:08x}{run:08x}").into()),
+                    ..JobTags::default()
+                };
+                engine.beat(&Heartbeat {
+                    service: format!("service-{:04}", n / per).into(),
+                    instance: format!("job-{}.example.org", n % per).into(),
+                    interval: Some(3600.0),
+                    job: Some(Box::new(tags)),
+                    message: Some("x".repeat(200).into()),
+                    ..Heartbeat::default()
+                });
+            }
+        }
+        now += 600.0;
+    }
+    judging.sort_by(f64::total_cmp);
+    let began = Instant::now();
+    let mut file = std::io::BufWriter::new(tempfile::tempfile().expect("a file"));
+    engine.store(&mut file).expect("written");
+    let stored = began.elapsed().as_secs_f64() * 1e3;
+    let bytes = file.into_inner().expect("written").metadata().expect("a file").len();
+    let began = Instant::now();
+    let readings = engine.readings().len();
+    println!(
+        "{} jobs with {runs} runs each: a tick p99 {:.2} ms, {} MB of state written in {stored:.0} ms, {readings} readings in {:.0} ms, \
+         {:.1} MiB accounted",
+        services * per,
+        judging[judging.len() * 99 / 100],
+        bytes / 1_000_000,
+        began.elapsed().as_secs_f64() * 1e3,
+        engine.heap_bytes() as f64 / 1024.0 / 1024.0,
+    );
+}
+
 fn main() {
     // `cargo bench -- --test` only asks whether it runs.
     let is_short = std::env::args().any(|arg| arg == "--test");
     watches(is_short);
+    jobs(is_short);
     let services = if is_short { 20 } else { SERVICES };
     rare_ticks(services);
     let count = services * PER;

@@ -376,6 +376,7 @@ impl Driver {
         self.await_deliveries();
         self.dirty = true;
         self.save();
+        self.state_file.sync();
     }
 
     /// The engine's clock.
@@ -471,7 +472,8 @@ impl Driver {
         if self.next_tick < Instant::now() {
             self.next_tick = Instant::now() + TICK;
         }
-        if Instant::now() >= self.next_save {
+        // A disk that is slow is waited for by later states, not by those who are judged.
+        if Instant::now() >= self.next_save && !self.state_file.is_syncing() {
             self.next_save = Instant::now() + SAVE_EVERY;
             self.save();
         }

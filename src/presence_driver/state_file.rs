@@ -1,11 +1,15 @@
 //! The state file: what presence knows, on one line, and a trailer with the time and a checksum on a second one. A file
 //! that was cut off, changed or is too old is not read; a new one replaces the old one in one step. A lock beside it keeps
 //! other processes away: whoever reads another daemon's state takes its services for silent ones.
+//!
+//! A state is written by the presence thread, and gets onto the disk and into the place of the old one on a thread of its own:
+//! nobody is judged while a disk is waited for.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::thread::{Builder, JoinHandle};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,12 +65,14 @@ pub(super) struct StateFile {
     lock: Option<File>,
     /// The last attempt to write failed, and that was logged.
     failed: bool,
+    /// A state on its way to the disk.
+    syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl StateFile {
     /// Claims a state file and reads what is in it, with its age in seconds; the problem, if it cannot be read.
     pub(super) fn open(path: Option<PathBuf>) -> (StateFile, Result<Option<(SavedState, f64)>, String>) {
-        let mut file = StateFile { path, ..StateFile::default() };
+        let mut file = StateFile { path, lock: None, failed: false, syncing: None };
         let Some(path) = file.path.clone() else { return (file, Ok(None)) };
         let claim = match fs::metadata(&path) {
             Ok(found) if found.is_file() => file.claim(),
@@ -92,7 +98,27 @@ impl StateFile {
         self.path.as_ref().is_none_or(|path| !path.exists())
     }
 
-    /// Writes a state. That it cannot be written is logged once.
+    /// Whether the last state is still on its way to the disk.
+    pub(super) fn is_syncing(&self) -> bool {
+        self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished())
+    }
+
+    /// Waits until the last state is on the disk.
+    pub(super) fn sync(&mut self) {
+        if let Some(syncing) = self.syncing.take() {
+            self.note(syncing.join().unwrap_or_else(|_| Err(io::Error::other("its thread failed"))));
+        }
+    }
+
+    /// Notes what came of a state. That it cannot be written is logged once.
+    fn note(&mut self, outcome: io::Result<()>) {
+        if let (Err(error), Some(path), false) = (&outcome, &self.path, self.failed) {
+            tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+        }
+        self.failed = outcome.is_err();
+    }
+
+    /// Writes a state, which gets onto the disk later: [`StateFile::sync`] waits for that.
     pub(super) fn save(
         &mut self,
         engine: &Engine,
@@ -103,14 +129,18 @@ impl StateFile {
         if self.lock.is_none() && self.path.is_some() {
             self.claim();
         }
-        let Some(path) = &self.path else { return };
-        let outcome = store(path, engine, alerts, told, observers);
-        if let Err(error) = &outcome
-            && !self.failed
-        {
-            tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+        self.sync();
+        let Some(path) = self.path.clone() else { return };
+        match write(&path, engine, alerts, told, observers) {
+            Ok(file) => {
+                let syncs = move || replace(&path, &file);
+                match Builder::new().name("presence-sync".into()).spawn(syncs) {
+                    Ok(thread) => self.syncing = Some(thread),
+                    Err(error) => self.note(Err(error)),
+                }
+            }
+            Err(error) => self.note(Err(error)),
         }
-        self.failed = outcome.is_err();
     }
 
     /// Takes the lock; without it the state is kept in memory only, which is logged.
@@ -136,6 +166,13 @@ impl StateFile {
         };
         self.path = None;
         claim
+    }
+}
+
+impl Drop for StateFile {
+    /// The lock is held until the last state is in its place.
+    fn drop(&mut self) {
+        self.sync();
     }
 }
 
@@ -172,19 +209,29 @@ impl<W: Write> Write for Checked<W> {
     }
 }
 
-/// Writes a state and its trailer beside the old one, then puts it in its place.
-fn store(
+/// Where a new state is written.
+fn fresh(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+/// Puts a state that was written onto the disk, and in the place of the old one.
+fn replace(path: &Path, file: &File) -> io::Result<()> {
+    file.sync_all()?;
+    fs::rename(fresh(path), path)
+}
+
+/// Writes a state and its trailer beside the old one.
+fn write(
     path: &Path,
     engine: &Engine,
     alerts: &AlertBook,
     told: &[SavedTarget],
     observers: Option<&Observers>,
-) -> io::Result<()> {
+) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let fresh = path.with_extension("new");
-    let file = BufWriter::with_capacity(1 << 16, File::create(&fresh)?);
+    let file = BufWriter::with_capacity(1 << 16, File::create(fresh(path))?);
     let mut out = Checked { inner: file, hash: crc32fast::Hasher::new() };
     // As `SavedState` has it, without a copy of everything.
     out.write_all(b"{\"presence\":")?;
@@ -204,8 +251,7 @@ fn store(
     file.write_all(b"\n")?;
     serde_json::to_writer(&mut file, &trailer)?;
     file.write_all(b"\n")?;
-    file.into_inner()?.sync_all()?;
-    fs::rename(&fresh, path)
+    Ok(file.into_inner()?)
 }
 
 /// Reads a state and its age in seconds; `None` if there is none.
@@ -241,6 +287,11 @@ mod tests {
     use crate::presence::{EngineTime, Epoch, Policy, ServiceState, State};
     use crate::protocol::Heartbeat;
 
+    fn store(path: &Path) {
+        let file = write(path, &engine(), &alerts(), &[], None).expect("written");
+        replace(path, &file).expect("in its place");
+    }
+
     fn engine() -> Engine {
         let at = EngineTime::from_secs;
         let mut engine = Engine::new(Policy::default(), at(0.0), 1);
@@ -264,7 +315,7 @@ mod tests {
     fn a_state_that_cannot_be_locked_is_read_and_not_written() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("presence.json");
-        store(&path, &engine(), &alerts(), &[], None).expect("written");
+        store(&path);
         let before = fs::read(&path).expect("a state");
         // A folder in the lock's place: not even root makes a file of it.
         fs::create_dir(dir.path().join("presence.json.lock")).expect("a folder");
@@ -273,6 +324,7 @@ mod tests {
         let mut later = engine();
         later.tick(EngineTime::from_secs(10.0));
         file.save(&later, &alerts(), &[], None);
+        file.sync();
         assert_eq!(fs::read(&path).expect("a state"), before);
     }
 
@@ -283,6 +335,7 @@ mod tests {
         let (mut first, _) = StateFile::open(Some(path.clone()));
         assert!(first.is_missing());
         first.save(&engine(), &alerts(), &[], None);
+        first.sync();
         assert!(!first.is_missing());
         let (second, saved) = StateFile::open(Some(path.clone()));
         assert!(second.is_missing() && saved.is_ok_and(|saved| saved.is_none()));
@@ -296,7 +349,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("deep/presence.json");
         assert!(matches!(load(&path), Ok(None)));
-        store(&path, &engine(), &alerts(), &[], None).expect("written");
+        store(&path);
         let (saved, age) = load(&path).expect("a state").expect("it is there");
         assert!(age < 5.0);
         assert_eq!(saved.presence.now(), EngineTime::from_secs(5.25));
