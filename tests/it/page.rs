@@ -171,5 +171,10 @@ fn parts_that_move_are_marked_and_of_the_verdict_only_its_sentence_is_read_out()
     assert!(refused < side);
     let (refused, side) = place("/explain?line=bad:x%7Cc%0Ahits:1%7Cc");
     assert!(refused > side);
+    // A heartbeat says what it promises, and what its silence means.
+    let beat = daemon.get("/explain?line=heartbeat.checkout.web:10%7Cg").1;
+    for (what, is) in [("Promises", "the next beat within 10 s"), ("Late after", "15 s"), ("Down after", "45 s")] {
+        assert!(beat.contains(&format!("<dt>{what}</dt><dd>{is}</dd>")), "{what}: {beat}");
+    }
     daemon.stop();
 }
