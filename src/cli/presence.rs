@@ -11,7 +11,7 @@ use crate::config::parse_duration;
 use crate::presence::describe::length;
 use crate::untrusted::{Escaped, in_url};
 
-use super::client::{ClientArgs, DaemonClient};
+use super::client::{ClientArgs, DaemonClient, refusal};
 use super::{FAILED, duration, print_error, status, test_alert};
 
 /// Exit codes of monitoring plug-ins: OK, warning, critical, unknown.
@@ -307,19 +307,32 @@ fn columns<const N: usize>(lines: &[[String; N]]) -> String {
     out
 }
 
-/// All jobs, in as many requests as it takes.
+/// All jobs, in as many requests as it takes; none of a daemon that does not know jobs.
 async fn jobs(daemon: &DaemonClient) -> Result<Value, String> {
     let mut all: Vec<Value> = Vec::new();
     loop {
         let after = all.last().map_or(String::new(), |job| {
-            format!("?after={}", in_url(&format!("{}/{}", text(job, "service"), text(job, "instance"))))
+            let pair = format!("{}/{}", in_url(text(job, "service")), in_url(text(job, "instance")));
+            format!("?after={}", in_url(&pair))
         });
-        let more = daemon.good(Method::GET, &format!("/api/v1/jobs{after}"), None).await?;
-        match more {
-            Value::Array(more) if !more.is_empty() => all.extend(more),
-            _ => return Ok(Value::Array(all)),
+        let more = match daemon.ask(Method::GET, &format!("/api/v1/jobs{after}"), None).await? {
+            (200..300, Value::Array(more)) => more,
+            (404, _) => Vec::new(),
+            (status, answer) => return Err(refusal(status, &answer)),
+        };
+        // A page that does not go on behind the last one says nothing new.
+        let goes_on = |last: &Value, first: &Value| name_of(first) > name_of(last);
+        match (all.last(), more.first()) {
+            (_, None) => return Ok(Value::Array(all)),
+            (Some(last), Some(first)) if !goes_on(last, first) => return Ok(Value::Array(all)),
+            _ => all.extend(more),
         }
     }
+}
+
+/// What jobs are in order by.
+fn name_of(job: &Value) -> (&str, &str) {
+    (text(job, "service"), text(job, "instance"))
 }
 
 /// The name of a job; one that whoever runs it is has that of its service.
@@ -335,7 +348,7 @@ fn job_table(jobs: &Value) -> String {
     if jobs.is_empty() {
         return String::new();
     }
-    let mut lines = vec![["JOB", "STATE", "WHEN", "NEXT RUN", "LAST GOOD RUN", "TOOK"].map(String::from)];
+    let mut lines = vec![["JOB", "STATE", "EXIT", "TOOK", "LAST GOOD RUN", "NEXT RUN", "WHEN"].map(String::from)];
     let minute = |job: &Value, key: &str| text(job, key).get(..16).unwrap_or("-").replace('T', " ");
     for job in jobs {
         let when = match job["schedule"].as_str() {
@@ -346,10 +359,11 @@ fn job_table(jobs: &Value) -> String {
         lines.push([
             job_name(job),
             format!("{}{flag}", text(job, "state")),
-            Escaped(&when).to_string(),
-            minute(job, "due"),
-            minute(job, "last_success"),
+            job["runs"][0]["exit"].as_i64().map_or("-".into(), |exit| exit.to_string()),
             seconds(job, "last_duration_s"),
+            minute(job, "last_success"),
+            minute(job, "due"),
+            Escaped(&when).to_string(),
         ]);
     }
     columns(&lines)
@@ -497,10 +511,28 @@ fn job_code(jobs: &Value) -> Option<u8> {
 fn job_text(service: &str, jobs: &Value) -> String {
     let Some(total) = jobs["total"].as_u64() else { return String::new() };
     let bad = jobs["bad"].as_array().into_iter().flatten();
-    let bad: Vec<String> =
-        bad.map(|job| format!("{} {}", job_name(&with_service(service, job)), text(job, "state"))).collect();
+    let bad: Vec<String> = bad
+        .map(|job| {
+            let state = Escaped(text(job, "state")).to_string();
+            format!("{} {state}{}", job_name(&with_service(service, job)), job_detail(job))
+        })
+        .collect();
     let s = if total == 1 { "" } else { "s" };
     if bad.is_empty() { format!(", {total} job{s}") } else { format!(", {total} job{s}: {}", bad.join(", ")) }
+}
+
+/// What somebody on call asks first of a job that is not well.
+fn job_detail(job: &Value) -> String {
+    let minute =
+        |key: &str| job[key].as_str().and_then(|at| at.get(..16)).map(|at| Escaped(&at.replace('T', " ")).to_string());
+    let said = [
+        job["exit"].as_i64().map(|exit| format!("exit {exit}")),
+        job["duration_s"].as_f64().map(|lasted| format!("took {}", length(lasted))),
+        minute("last_success").map(|at| format!("last good run {at}")),
+        minute("due").map(|at| format!("next due {at} UTC")),
+    ];
+    let said: Vec<String> = said.into_iter().flatten().collect();
+    if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) }
 }
 
 fn with_service(service: &str, job: &Value) -> Value {

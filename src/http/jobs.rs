@@ -7,6 +7,7 @@ use axum::routing::get;
 use utoipa::ToSchema;
 
 use crate::presence::{JobState, JobView};
+use crate::untrusted::from_url;
 use crate::web::{self, FromGiven, Given, Parameters, line};
 
 use super::AppState;
@@ -15,8 +16,9 @@ use super::presence::ask;
 /// Most jobs that an answer may have, and how many it has unless it is asked otherwise.
 const MOST_JOBS: u64 = 1000;
 
-/// Longest name that is asked for, in bytes: a service and an instance.
+/// Longest name that is asked for, in bytes, and longest pair of a service and an instance, percent-encoded.
 const MOST_NAME: usize = 300;
+const MOST_PAIR: usize = 800;
 
 /// Runs of each job in the list; the view of a service has all that are kept.
 const RUNS: usize = 5;
@@ -55,15 +57,20 @@ impl FromGiven for Wanted {
     fn from_given(given: &Given) -> Result<Wanted, String> {
         let names: Vec<&str> =
             JobState::ALL.into_iter().filter(|state| *state != JobState::Retired).map(JobState::as_str).collect();
-        let after = given.bounded("after", MOST_NAME)?;
-        let after = after.map(|who| who.split_once('/').ok_or("`after` is SERVICE/INSTANCE")).transpose()?;
+        let after = given.bounded("after", MOST_PAIR)?.map(pair).transpose()?;
         Ok(Wanted {
             service: given.bounded("service", MOST_NAME)?.map(String::from),
             state: given.one_of("state", &names, JobState::from_name)?,
-            after: after.map(|(service, instance)| (service.into(), instance.into())),
+            after,
             limit: given.number("limit", 1..=MOST_JOBS)?.unwrap_or(MOST_JOBS) as usize,
         })
     }
+}
+
+/// A service and an instance. A `/` in the name of the service is percent-encoded, and so is a `%` in either.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (service, instance) = text.split_once('/').ok_or("`after` is SERVICE/INSTANCE")?;
+    Ok((from_url(service)?, from_url(instance)?))
 }
 
 /// Jobs with their last runs
@@ -75,7 +82,7 @@ impl FromGiven for Wanted {
     params(
         ("service" = Option<String>, Query, description = "Only those of this service", max_length = 300),
         ("state" = Option<StateName>, Query, description = "Only those in this state"),
-        ("after" = Option<String>, Query, description = "Only those after this one: SERVICE/INSTANCE", max_length = 300, pattern = "^[^/]+/.+$"),
+        ("after" = Option<String>, Query, description = "Only those after this one: SERVICE/INSTANCE, each percent-encoded once more", max_length = 800, pattern = "^[^/]+/.+$"),
         ("limit" = Option<u64>, Query, description = "At most so many: 1 to 1000, 1000 by default", minimum = 1, maximum = 1000),
     ),
     responses((status = 200, description = "Those that pass", body = Vec<JobView>)),

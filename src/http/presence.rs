@@ -16,9 +16,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::presence::observers::Cursor;
-use crate::presence::{
-    Flag, InstanceView, JobState, JobView, ServiceState, ServiceView, State as InstanceState, rfc3339,
-};
+use crate::presence::{Flag, InstanceView, JobSummary, ServiceState, ServiceView, State as InstanceState, rfc3339};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
@@ -167,8 +165,10 @@ pub(super) async fn check(
     let found = ask(&state, move |presence| {
         let service = presence.service(&name).ok_or_else(|| presence.like(&name))?;
         let is_there = wanted.min.map_or(service.state == ServiceState::Up, |min| service.present >= min);
-        let enough = is_there && service.jobs.iter().all(|job| job.level == 0);
-        Ok((service.state, (is_there, enough), checked(&service, presence.is_mass_silence())))
+        // Of many jobs a view has some.
+        let jobs = presence.jobs_of(&service.service);
+        let enough = is_there && jobs.critical + jobs.warning == 0;
+        Ok((service.state, (is_there, enough), checked(&service, &jobs, presence.is_mass_silence())))
     });
     let (is, (is_there, enough), checked) = found.await?.map_err(|near| unknown("service", near))?;
     let absent = match is {
@@ -195,7 +195,7 @@ pub(super) async fn check(
     Ok(response)
 }
 
-fn checked(service: &ServiceView, is_mass: bool) -> Value {
+fn checked(service: &ServiceView, jobs: &JobSummary, is_mass: bool) -> Value {
     let late = service.instances.iter().filter(|instance| instance.state == InstanceState::Late).count();
     let failing: Vec<&InstanceView> = service.failing().collect();
     let well =
@@ -204,7 +204,7 @@ fn checked(service: &ServiceView, is_mass: bool) -> Value {
     let maintained = service.instances.iter().filter(|instance| instance.flags.contains(&Flag::Maintenance)).count();
     let named = failing.iter().take(NAMED);
     let named: Vec<Value> = named.map(|i| json!({"instance": i.instance, "message": i.message})).collect();
-    let jobs = jobs_of(service);
+    let jobs = counted(jobs);
     let flapping = service.instances.iter().any(|instance| instance.flags.contains(&Flag::Flapping));
     json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
@@ -214,20 +214,13 @@ fn checked(service: &ServiceView, is_mass: bool) -> Value {
 }
 
 /// How the jobs of a service are; null if it has none.
-fn jobs_of(service: &ServiceView) -> Value {
-    if service.jobs.is_empty() {
+fn counted(jobs: &JobSummary) -> Value {
+    if jobs.jobs == 0 {
         return Value::Null;
     }
-    let of_level = |level: u8| service.jobs.iter().filter(|job| job.level == level).count();
-    let is_unknown = |job: &&JobView| job.level == 0 && matches!(job.state, JobState::Waiting | JobState::Unheard);
-    let mut bad: Vec<&JobView> = service.jobs.iter().filter(|job| job.level > 0).collect();
-    bad.sort_by_key(|job| std::cmp::Reverse(job.level));
-    let named: Vec<Value> =
-        bad.iter().take(NAMED).map(|job| json!({"instance": job.instance, "state": job.state})).collect();
     json!({
-        "total": service.jobs.len(), "critical": of_level(2), "warning": of_level(1),
-        "unknown": service.jobs.iter().filter(is_unknown).count(),
-        "maintenance": service.jobs.iter().filter(|job| job.maintenance).count(), "bad": named,
+        "total": jobs.jobs, "critical": jobs.critical, "warning": jobs.warning, "unknown": jobs.unheard,
+        "maintenance": jobs.maintenance, "bad": jobs.bad,
     })
 }
 

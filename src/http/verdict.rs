@@ -655,6 +655,11 @@ pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
         return (worst.level, worst.sentence);
     }
     match seen {
+        // `check` says of these that nobody knows.
+        seen if seen.jobs.unheard > 0 && is_well(seen) => {
+            let were = if seen.jobs.unheard == 1 { "was" } else { "were" };
+            (Grade::Ok, format!("{} of {} {were} not heard yet", seen.jobs.unheard, count(seen.jobs.jobs, "job")))
+        }
         seen if seen.services == 0 && seen.jobs.jobs > 0 => {
             (Grade::Ok, format!("All is well: {}", count(seen.jobs.jobs, "job")))
         }
@@ -689,6 +694,11 @@ pub(super) fn of_presence(seen: &Summary) -> (Grade, String) {
             (Grade::Ok, format!("All is well: {} {are} up, {} present", count(seen.services, "service"), seen.present))
         }
     }
+}
+
+/// Whether instances and services are.
+fn is_well(seen: &Summary) -> bool {
+    seen.down_instances == 0 && seen.late_instances == 0 && seen.unconfirmed == 0 && seen.up == seen.services
 }
 
 fn upper_first(text: &str) -> String {
@@ -734,6 +744,19 @@ mod tests {
             hour: LastHour::default(),
         };
         seen.verdict()
+    }
+
+    #[test]
+    fn a_job_that_was_not_heard_is_no_good_news() {
+        use crate::presence::JobSummary;
+        let of = |services: usize, jobs: usize, unheard: usize| {
+            let jobs = JobSummary { jobs, unheard, ..JobSummary::default() };
+            of_presence(&Summary { services, up: services, jobs, ..Summary::default() }).1
+        };
+        assert_eq!(of(0, 1, 1), "1 of 1 job was not heard yet");
+        assert_eq!(of(3, 5, 2), "2 of 5 jobs were not heard yet");
+        assert_eq!(of(0, 1, 0), "All is well: 1 job");
+        assert_eq!(of(1, 1, 0), "All is well: 1 service is up, 0 present");
     }
 
     #[test]

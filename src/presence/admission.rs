@@ -128,6 +128,8 @@ pub(super) struct Admission {
     sources: HashMap<IpAddr, Source>,
     swept: EngineTime,
     limit_warned: bool,
+    /// Jobs that are known. They take places of instances.
+    jobs: usize,
     refusals: Refusals,
     reported: Refusals,
 }
@@ -142,11 +144,16 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// Registrations.
 impl Admission {
+    /// So many jobs are known.
+    pub(super) fn note_jobs(&mut self, jobs: usize) {
+        self.jobs = jobs;
+    }
+
     /// Whether so many register, or have registered, that senders' addresses are wanted.
     pub(super) fn is_crowded(&self, roster: &Roster, policy: &Policy, now: EngineTime) -> bool {
         now < self.crowded_until
             || 2 * roster.service_count() > policy.max_services
-            || 2 * roster.instance_count() > policy.max_instances
+            || 2 * (roster.instance_count() + self.jobs) > policy.max_instances
     }
 
     /// Whether an instance may be registered now, from that source; its service may be new as well. Whether there is room

@@ -78,6 +78,7 @@ fn instance_text<T>(to: Option<State>, reason: Reason, context: Option<&Instance
         (Some(State::Left), Reason::Irregular) => "is silent, as it is now and then",
         (Some(State::Left), _) => "has left",
         (None, Reason::Operator) => "was forgotten by an operator",
+        (None, Reason::Reserved) => "is forgotten: the API has the name of its service in its paths now",
         (None, _) => "is forgotten",
     };
     text.into()
@@ -115,6 +116,7 @@ fn down_text<T>(reason: Reason, context: Option<&InstanceContext<T>>) -> String 
         | Reason::Replaced
         | Reason::BecameJob
         | Reason::Irregular
+        | Reason::Reserved
         | Reason::Operator
         | Reason::Evicted
         | Reason::LeftExpired
@@ -252,6 +254,12 @@ pub fn describe<T>(event: &Event<T>) -> String {
         if let Some(message) = &job.message {
             add(format!("it said: {message}"));
         }
+        if let Some(at) = job.last_success {
+            add(format!("its last good run ended at {}", at.rfc3339()));
+        }
+        if let Some(at) = job.next_due {
+            add(format!("the next one is due at {}", at.rfc3339()));
+        }
     }
     if let Some(service) = event
         .service_context
@@ -267,7 +275,7 @@ pub fn describe<T>(event: &Event<T>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::event::ServiceContext;
+    use crate::presence::event::{JobContext, ServiceContext};
     use crate::presence::time::UnixTime;
 
     #[test]
@@ -312,6 +320,25 @@ mod tests {
             let event = Event { service: Some("backup".into()), instance: Some(instance.into()), ..event };
             assert_eq!(describe(&event), text);
         }
+    }
+
+    #[test]
+    fn a_failure_says_what_somebody_on_call_asks_first() {
+        let at = |secs: f64| Some(UnixTime::from_secs(secs));
+        let job = JobContext {
+            duration_s: Some(12.0),
+            last_success: at(0.0),
+            next_due: at(86_400.0),
+            ..JobContext::default()
+        };
+        let change = Change::Job { from: JobState::Running, to: JobState::Failed, reason: JobReason::Exit(3) };
+        let event =
+            Event { service: Some("backup".into()), job: Some(job), ..Event::new(UnixTime::default(), change, true) };
+        assert_eq!(
+            describe(&event),
+            "backup failed with exit 3; it ran for 12 s; its last good run ended at 1970-01-01T00:00:00.000Z; the next one is \
+             due at 1970-01-02T00:00:00.000Z"
+        );
     }
 
     #[test]

@@ -95,6 +95,8 @@ named_enum! {
         BecameJob = "became_job",
         /// A watched metric that comes and goes, so that its silence means nothing.
         Irregular = "irregular",
+        /// Its service has a name that the API needs.
+        Reserved = "reserved",
         /// An operator removed it.
         Operator = "operator",
         /// It made room for another one.
@@ -457,6 +459,12 @@ pub struct JobContext {
     /// What it said at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<CompactString>,
+    /// Of a problem: when a run last ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<UnixTime>,
+    /// Of a problem: when the next run is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_due: Option<UnixTime>,
 }
 
 /// What was known of a service when something about it was reported.
@@ -645,8 +653,12 @@ impl Identity {
         if let Some(seen) = event.context.as_ref().and_then(|context| context.last_seen) {
             value["last_seen"] = seen.rfc3339().into();
         }
-        if let Some(due) = event.job.as_ref().and_then(|job| job.due) {
-            value["job"]["due"] = due.rfc3339().into();
+        if let Some(job) = &event.job {
+            for (key, at) in [("due", job.due), ("last_success", job.last_success), ("next_due", job.next_due)] {
+                if let Some(at) = at {
+                    value["job"][key] = at.rfc3339().into();
+                }
+            }
         }
         value["v"] = 1.into();
         value["id"] = self.id(number).into();

@@ -332,11 +332,12 @@ impl Instance {
         self.order
     }
 
-    /// Bytes that its texts take beside itself.
+    /// Bytes that its texts take beside itself, and what a watch says of it.
     pub(super) fn text_bytes(&self) -> usize {
         let rare = self.rare();
         let texts = [&self.start, &self.version, &rare.previous_start, &rare.message];
-        text_bytes(&self.name) + texts.into_iter().flatten().map(text_bytes).sum::<usize>()
+        let watching = self.watching.as_ref().map_or(0, |watching| watching.bytes());
+        text_bytes(&self.name) + texts.into_iter().flatten().map(text_bytes).sum::<usize>() + watching
     }
 
     pub(super) fn name(&self) -> &CompactString {

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::time::EngineTime;
+use crate::memory::{footprint, vec_footprint};
 
 /// An instance is irregular after so many silences within so long, in seconds.
 const IRREGULAR_SILENCES: usize = 3;
@@ -66,6 +67,11 @@ pub(super) enum Verdict {
 }
 
 impl Watching {
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        footprint(size_of::<Watching>()) + vec_footprint::<EngineTime>(self.excused.capacity())
+    }
+
     /// The watch that feeds it.
     pub(super) fn watch(&self) -> Option<u16> {
         self.watch

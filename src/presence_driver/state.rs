@@ -12,8 +12,8 @@ use crate::memory::{Holder, Holding, Level};
 use crate::notify::{Outbox, SavedTarget};
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobView, Notification, Reading,
-    Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
+    AlertBook, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobSummary, JobView, Notification,
+    Reading, Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
 };
 use crate::telemetry::{Account, PresenceAccount};
 use crate::untrusted::Escaped;
@@ -118,6 +118,16 @@ impl PresenceState {
     /// Services by name with their instances.
     pub fn services(&self) -> Vec<ServiceView> {
         self.engine.view(self.epoch)
+    }
+
+    /// All services with their instances and their worst jobs, and how many jobs each has.
+    pub fn services_and_jobs(&self) -> Vec<(ServiceView, JobSummary)> {
+        self.engine.view_with_jobs(self.epoch)
+    }
+
+    /// How the jobs of a service are.
+    pub fn jobs_of(&self, service: &str) -> JobSummary {
+        self.engine.job_summary_of(service)
     }
 
     /// One service with its instances.

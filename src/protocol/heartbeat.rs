@@ -191,7 +191,8 @@ impl Ignored {
             Ignored::NoIncrement => "the counter counts nothing",
             Ignored::NoService => "it names no service",
             Ignored::BadName => {
-                "names have 1 to 128 bytes, and no service is called `events` or `maintenance`, which the API has in its paths"
+                "names have 1 to 128 bytes, and no service is called `events`, `maintenance` or `peer`, which the API has in its \
+                 paths"
             }
             Ignored::BadValue => "its value means nothing",
         }

@@ -1,6 +1,8 @@
 //! Jobs through the front door: `systole beat --job` and a daemon, and what only happens in hours or days as traces through
 //! `systole replay`.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command};
 
@@ -82,7 +84,7 @@ fn what_becomes_of_a_run_is_notified_once_and_its_end_too() {
         (&"failed".into(), &3.into(), &"disk full / code/5".into())
     );
     let (code, said) = check(&daemon, "first");
-    assert!(code == Some(2) && said.contains("first/x failed"), "{said}");
+    assert!(code == Some(2) && said.contains("first/x failed (exit 3, took "), "{said}");
 
     // Eight times, and it is notified once; a run that goes on is no end of it, one that ends well is.
     let all: Vec<Child> = (0..8).map(|_| beat(&to, "often", &[], &["false"])).collect();
@@ -117,7 +119,12 @@ fn what_becomes_of_a_run_is_notified_once_and_its_end_too() {
     let known = daemon.get("/api/v1/jobs?state=missed").1;
     let known: Value = serde_json::from_str(&known).expect("JSON");
     assert_eq!((known.as_array().map(Vec::len), &known[0]["service"]), (Some(1), &"never".into()));
-    assert!(daemon.get("/presence").1.contains("jobs are not well"));
+    let board = daemon.get("/presence").1;
+    assert!(board.contains("jobs are not well"));
+    // Services that have only jobs are on the board, the worst first, and say what their jobs did.
+    let place = |service: &str| board.find(&format!("href=\"/presence/{service}\"")).expect("it is on the board");
+    assert!(place("first") < place("often") && place("never") < place("often"), "{board}");
+    assert!(board.contains("failed</span>, exit 3, took ") && board.contains("never good"), "{board}");
     assert!(daemon.get("/presence/first").1.contains("disk full / code/5"));
     let metrics = daemon.get("/metrics").1;
     assert!(
@@ -125,6 +132,63 @@ fn what_becomes_of_a_run_is_notified_once_and_its_end_too() {
         "{metrics}"
     );
     daemon.stop();
+}
+
+#[test]
+fn jobs_are_listed_whatever_their_names_are() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    daemon.send_udp(&[
+        b"heartbeat:1|g|#service:z,instance:x/i,status:fail,exit:3,duration:12",
+        b"heartbeat:1|g|#service:z/x,instance:i,status:ok",
+        b"heartbeat:1|g|#service:z%2Fx,instance:i,status:ok",
+    ]);
+    let names = |path: &str| -> Vec<String> {
+        let jobs: Value = serde_json::from_str(&daemon.get(path).1).expect("JSON");
+        let jobs = jobs.as_array().unwrap_or_else(|| panic!("{jobs}"));
+        jobs.iter().map(|job| format!("{} {}", job["service"], job["instance"])).collect()
+    };
+    until("all are known", || names("/api/v1/jobs").len() == 3);
+    let all = ["\"z\" \"x/i\"", "\"z%2Fx\" \"i\"", "\"z/x\" \"i\""];
+    assert_eq!(names("/api/v1/jobs"), all);
+    assert_eq!(names("/api/v1/jobs?after=z%2Fx%252Fi"), all[1..]);
+    assert_eq!(names("/api/v1/jobs?after=z%25252Fx%2Fi"), all[2..]);
+    assert_eq!(names("/api/v1/jobs?after=z%252Fx%2Fi"), Vec::<String>::new());
+    let url = format!("http://{}", daemon.http.expect("HTTP"));
+    let listed = text(&systole(&["presence", "--url", &url, "list"], b"").stdout);
+    let row = listed.lines().find(|line| line.starts_with("z/x/i ")).unwrap_or_else(|| panic!("{listed}"));
+    assert!(row.contains("failed") && row.contains(" 3 ") && row.contains("12 s"), "{listed}");
+    assert_eq!(listed.lines().filter(|line| line.contains("/i ")).count(), 3, "{listed}");
+    daemon.stop();
+}
+
+#[test]
+fn a_daemon_without_jobs_is_listed_all_the_same() {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = server.local_addr().expect("bound");
+    let answers = std::thread::spawn(move || {
+        for _ in 0..3 {
+            let (mut client, _) = server.accept().expect("a client");
+            let mut request = BufReader::new(client.try_clone().expect("a second handle"));
+            let mut first = String::new();
+            request.read_line(&mut first).expect("a request");
+            let mut header = String::new();
+            while request.read_line(&mut header).expect("a header") > 2 {
+                header.clear();
+            }
+            let (status, body) = match first.split(' ').nth(1).expect("a path") {
+                "/api/v1/presence" => ("200 OK", r#"[{"service":"s","state":"up","present":1,"instances":[]}]"#),
+                "/api/v1/status" => ("200 OK", "{}"),
+                _ => ("404 Not Found", r#"{"error":{"code":"not_found","message":"no such page"}}"#),
+            };
+            let length = body.len();
+            write!(client, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+                .expect("sent");
+        }
+    });
+    let output = systole(&["presence", "--url", &format!("http://{address}"), "list"], b"");
+    assert!(output.status.success() && text(&output.stdout).contains("up"), "{}", text(&output.stderr));
+    answers.join().expect("three requests");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The board: who is there, what needs a look first, and what happens next.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State as Extract;
 use axum::response::Response;
+use compact_str::CompactString;
 use maud::{Markup, html};
 
 use crate::http::presence::ask;
@@ -9,7 +12,10 @@ use crate::http::verdict::{self, Grade, Look};
 use crate::http::{AppState, HTML};
 use crate::presence::describe::{describe, length};
 use crate::presence::observers::ObserversView;
-use crate::presence::{Event, Flag, InstanceView, ServiceState, ServiceView, State as InstanceState};
+use crate::presence::{
+    Event, Flag, InstanceView, JobState, JobSummary, JobView, RunResult, ServiceState, ServiceView,
+    State as InstanceState,
+};
 use crate::presence_driver::PresenceState;
 use crate::untrusted::in_url;
 use crate::web::{Parameters, bad_request};
@@ -39,11 +45,22 @@ const CELLS: usize = 48;
 /// Everything the board shows, taken at one moment.
 struct Seen {
     services: Vec<ServiceView>,
+    /// How the jobs of those services are that have some.
+    jobs: Jobs,
     events: Vec<Event>,
 }
 
+type Jobs = BTreeMap<CompactString, JobSummary>;
+
 fn collect(presence: &PresenceState) -> Seen {
-    Seen { services: presence.services(), events: presence.last_events().take(EVENTS).cloned().collect() }
+    let (mut services, mut jobs) = (Vec::new(), BTreeMap::new());
+    for (service, seen) in presence.services_and_jobs() {
+        if seen.jobs > 0 {
+            jobs.insert(service.service.clone(), seen);
+        }
+        services.push(service);
+    }
+    Seen { services, jobs, events: presence.last_events().take(EVENTS).cloned().collect() }
 }
 
 /// Worst first.
@@ -58,8 +75,23 @@ fn rank(state: ServiceState) -> u8 {
     }
 }
 
+/// How bad a service is, its worst job included.
+fn badness(service: &ServiceView) -> u8 {
+    let of_job = |job: &JobView| match (job.level, job.state) {
+        (2.., _) => rank(ServiceState::Down),
+        (1, _) => rank(ServiceState::Degraded),
+        (_, JobState::Waiting | JobState::Unheard) => rank(ServiceState::Unknown),
+        _ => rank(ServiceState::Up),
+    };
+    // The worst is the first.
+    service.jobs.first().map_or(u8::MAX, of_job).min(rank(service.state))
+}
+
 /// Whether somebody should look at a service.
 fn needs_a_look(service: &ServiceView) -> bool {
+    if badness(service) <= rank(ServiceState::Unknown) {
+        return true;
+    }
     match service.state {
         ServiceState::Down | ServiceState::Degraded | ServiceState::Unknown | ServiceState::Maintenance => true,
         ServiceState::Up => service
@@ -130,8 +162,7 @@ fn is_in(service: &ServiceView, state: &str) -> bool {
 
 fn render(state: &AppState, look: &Look, mut seen: Seen, query: &State) -> Markup {
     let chips = chips(&seen.services, query);
-    seen.services
-        .sort_by_key(|service| (!needs_a_look(service), rank(service.state), service.failing().next().is_none()));
+    seen.services.sort_by_key(|service| (!needs_a_look(service), badness(service), service.failing().next().is_none()));
     let all = seen.services.len();
     let q = query.q.as_deref().map(str::to_lowercase);
     seen.services.retain(|service| {
@@ -143,7 +174,7 @@ fn render(state: &AppState, look: &Look, mut seen: Seen, query: &State) -> Marku
         @if all == 0 { (nobody(look)) } @else {
             (filter(chips, all, query))
             div.board data-live="board" {
-                div.card { (table(&seen.services, look)) }
+                div.card { (table(&seen.services, &seen.jobs, look)) }
                 div.side.stack { (beside(&seen.events, query)) (legend()) }
             }
         }
@@ -157,9 +188,13 @@ fn verdict_of(look: &Look, seen: &Seen) -> Markup {
         return heading("warning", "status", html! { "Presence does not answer" }, html! {}, html! {});
     };
     let (grade, sentence) = verdict::of_presence(summary);
-    let class = if summary.services == 0 { "wait" } else { grade.as_str() };
+    let class = if summary.services + summary.jobs.jobs == 0 { "wait" } else { grade.as_str() };
     let detail = html! {
         @if summary.services > 0 { (summary.up) " of " (count(summary.services, "service")) " up. " }
+        @if summary.jobs.jobs > 0 {
+            @let not_well = summary.jobs.critical + summary.jobs.warning + summary.jobs.unheard;
+            (summary.jobs.jobs - not_well) " of " (count(summary.jobs.jobs, "job")) " well. "
+        }
         (ingest(look, seen))
     };
     heading(
@@ -270,7 +305,7 @@ fn filter(chips: Vec<(String, String, &'static str, bool)>, all: usize, query: &
     }
 }
 
-fn table(services: &[ServiceView], look: &Look) -> Markup {
+fn table(services: &[ServiceView], jobs: &Jobs, look: &Look) -> Markup {
     if services.is_empty() {
         return html! { p.empty { b { "No service matches." } " " a href="/presence" { "Show all" } } };
     }
@@ -289,16 +324,17 @@ fn table(services: &[ServiceView], look: &Look) -> Markup {
                 tbody.need {
                     tr { th colspan="7" scope="rowgroup" { "Needs a look, " (worst) } }
                     @for service in &shown[..worst] {
-                        (row(service, look))
+                        (row(service, jobs.get(&service.service), look))
                         @let opened = opened(service, &mut rows);
                         @for instance in opened { (instance_row(service, instance)) }
+                        @for job in bad_jobs(service, &mut rows) { (job_row(service, job, look)) }
                     }
                 }
             }
             @if worst < shown.len() {
                 tbody.fine {
                     tr { th colspan="7" scope="rowgroup" { "Up, " (grouped((services.len() - worst) as u64)) } }
-                    @for service in &shown[worst..] { (row(service, look)) }
+                    @for service in &shown[worst..] { (row(service, jobs.get(&service.service), look)) }
                 }
             }
         }
@@ -322,11 +358,84 @@ fn opened<'a>(service: &'a ServiceView, rows: &mut usize) -> Vec<&'a InstanceVie
     opened
 }
 
-fn row(service: &ServiceView, look: &Look) -> Markup {
+/// Jobs that have a row of their own: those that are not well.
+fn bad_jobs<'a>(service: &'a ServiceView, rows: &mut usize) -> Vec<&'a JobView> {
+    let is_bad = |job: &&JobView| job.level > 0 || matches!(job.state, JobState::Waiting | JobState::Unheard);
+    let jobs: Vec<&JobView> = service.jobs.iter().filter(is_bad).take(*rows).collect();
+    *rows -= jobs.len();
+    jobs
+}
+
+/// A job: what became of its last run, how long that took, when one was last good, and when the next is due.
+fn job_row(service: &ServiceView, job: &JobView, look: &Look) -> Markup {
+    let last = job.runs.first();
+    let class = match job.level {
+        2.. => "error",
+        1 => "warning",
+        _ => "muted",
+    };
+    html! {
+        tr.inst {
+            td.st {}
+            td.sv { "job " a.name href=(format!("/presence/{}", in_url(&service.service))) { (Wire(&job.instance)) } }
+            td.in {
+                span.(class) { (job.state) }
+                @if let Some(exit) = last.and_then(|run| run.exit) { ", exit " (exit) }
+                @if let Some(lasted) = last.and_then(|run| run.duration_s) { ", took " (length(lasted)) }
+                @if let Some(run) = job.running.first() { ", runs for " (length(run.running_s)) }
+            }
+            td.num.pr {}
+            td.dy { (runs(job)) }
+            td.si { (since(&job.since, look.now)) }
+            td.nx {
+                @match &job.last_success { Some(at) => { "good " (since(at, look.now)) " ago" }, None => "never good" }
+                @if job.due_in_s.is_some() { ", " (due(job)) }
+                @if let Some(message) = last.and_then(|run| run.message.as_ref()).filter(|_| job.level > 0) {
+                    " " span.mono.error { (Wire(message.lines().last().unwrap_or(""))) }
+                }
+                @if job.maintenance { " in maintenance" }
+            }
+        }
+    }
+}
+
+/// The last runs of a job, the newest last.
+fn runs(job: &JobView) -> Markup {
+    html! {
+        @for run in job.runs.iter().rev() {
+            @let (letter, class) = match run.result {
+                RunResult::Ok => ('U', 'U'),
+                RunResult::Failed | RunResult::Missed => ('!', 'D'),
+                RunResult::Lost => ('L', 'L'),
+                RunResult::Unheard => ('?', 'Q'),
+            };
+            @let at = run.started.as_ref().or(run.ended.as_ref()).map_or("", |at| at.get(..16).unwrap_or(at));
+            @let says = format!("{} {at}", run.result);
+            span.{"u " (class)} role="img" aria-label=(says) title=(says) { (letter) }
+        }
+    }
+}
+
+/// When a job is due.
+fn due(job: &JobView) -> Markup {
+    html! {
+        @match job.due_in_s {
+            Some(secs) if secs >= 0.0 => span.muted title=[job.due.as_deref()] { "due in " (length(secs)) },
+            Some(secs) => span.late title=[job.due.as_deref()] { "due " (length(-secs)) " ago" },
+            None => {},
+        }
+    }
+}
+
+fn row(service: &ServiceView, jobs: Option<&JobSummary>, look: &Look) -> Markup {
     let total = service.present + service.down;
     let late = service.instances.iter().filter(|one| one.state == InstanceState::Late).count();
     let failing = service.failing().count();
+    let bad = jobs.map_or((0, 0), |jobs| (jobs.critical, jobs.critical + jobs.warning));
     let (state, text) = match service.state {
+        ServiceState::Up if bad.1 > 0 => {
+            (if bad.0 > 0 { "error" } else { "warning" }, format!("{} not well", count(bad.1, "job")))
+        }
         ServiceState::Up if failing > 0 => ("error", format!("{failing} critical")),
         ServiceState::Up if late > 0 => ("late", format!("{late} late")),
         state => (state.as_str(), state.to_string()),
@@ -335,11 +444,19 @@ fn row(service: &ServiceView, look: &Look) -> Markup {
         tr.svc-row {
             td.st { @if service.state == ServiceState::Down { span.{"pill fill down"} { (sign("down")) "down" } } @else { (pill(state, &text)) } }
             td.sv { b { a.plain href=(format!("/presence/{}", in_url(&service.service))) { (Wire(&service.service)) } } }
-            td.in { (squares(service)) }
-            td.num.pr { (service.present) " of " (total) }
-            td.dy { (day(&service.instances)) }
+            td.in {
+                (squares(service))
+                @if let Some(jobs) = jobs { span.muted { @if !service.instances.is_empty() { " " } (count(jobs.jobs, "job")) } }
+            }
+            td.num.pr { @if jobs.is_none() || !service.instances.is_empty() { (service.present) " of " (total) } }
+            td.dy {
+                @match (service.instances.is_empty(), &service.jobs[..]) {
+                    (true, [job]) => (runs(job)),
+                    _ => (day(&service.instances)),
+                }
+            }
             td.si { (since(&service.since, look.now)) }
-            td.nx { (next(service)) }
+            td.nx { @if service.instances.is_empty() && jobs.is_some() { (next_job(service)) } @else { (next(service)) } }
         }
     }
 }
@@ -430,6 +547,17 @@ fn since(text: &str, now: f64) -> Markup {
         @match since {
             Some(since) => span.muted data-since=(since.as_secs()) title=(text) { (length((now - since.as_secs_f64()).max(0.0).round())) },
             None => span.muted { (text) },
+        }
+    }
+}
+
+/// The job of a service that is due first.
+fn next_job(service: &ServiceView) -> Markup {
+    let timed = service.jobs.iter().filter_map(|job| Some((job, job.due_in_s?)));
+    html! {
+        @if let Some((job, _)) = timed.min_by(|a, b| a.1.total_cmp(&b.1)) {
+            @if service.jobs.len() > 1 { (Wire(&job.instance)) " " }
+            (due(job))
         }
     }
 }

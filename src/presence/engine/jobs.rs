@@ -1,6 +1,7 @@
 //! Jobs in the engine: what their lines say, what time means for them, and how bad they are.
 
 use compact_str::CompactString;
+use serde::Serialize;
 
 use crate::protocol::{Heartbeat, JobTags};
 
@@ -12,17 +13,41 @@ use crate::presence::event::{Change, Event, Phase, Reason};
 use crate::presence::instance::State;
 use crate::presence::jobs::{Job, JobId, JobReason, JobState, JobView, RunResult, Surroundings};
 use crate::presence::service::ServiceState;
-use crate::presence::time::{EngineTime, Epoch};
+use crate::presence::time::{EngineTime, Epoch, UnixTime};
 
 /// A job that is not well.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BadJob {
     /// Its service.
+    #[serde(skip)]
     pub service: CompactString,
     /// Its instance; `-` is whoever runs it.
     pub instance: CompactString,
     /// Its state.
     pub state: JobState,
+    /// The exit status of its last run, if that said one.
+    pub exit: Option<i64>,
+    /// How long its last run took, if that is known.
+    pub duration_s: Option<f64>,
+    /// When a run last ended well, RFC 3339.
+    pub last_success: Option<String>,
+    /// When the next run is due, RFC 3339.
+    pub due: Option<String>,
+}
+
+impl BadJob {
+    fn of(job: &Job, epoch: Epoch) -> BadJob {
+        let last = job.history().back();
+        BadJob {
+            service: job.service().clone(),
+            instance: job.instance().clone(),
+            state: job.state(),
+            exit: last.and_then(|run| run.exit()),
+            duration_s: last.and_then(|run| run.duration_s()),
+            last_success: job.succeeded().map(UnixTime::rfc3339),
+            due: job.due(epoch).map(|(due, _)| due.rfc3339()),
+        }
+    }
 }
 
 /// Jobs, counted.
@@ -34,13 +59,24 @@ pub struct JobSummary {
     pub critical: usize,
     /// Those with a run that lasts too long or never ended.
     pub warning: usize,
+    /// Those that were not heard yet, or not when they were last awaited.
+    pub unheard: usize,
+    /// Those in maintenance.
+    pub maintenance: usize,
     /// Some of those that are not well, the worst first.
     pub bad: Vec<BadJob>,
 }
 
-/// Most jobs that a summary names, and most that the view of a service has.
+/// Most jobs that a summary names, most that the view of a service has, and most of a service that a list of all has.
 const NAMED: usize = 3;
 const SHOWN: usize = 100;
+const LISTED: usize = 8;
+
+/// Runs of each job in a list.
+const LISTED_RUNS: usize = 10;
+
+/// Jobs that are not configured have one in so many of the places of instances at most.
+const JOBS_PART: usize = 2;
 
 fn who(job: &Job) -> Vec<(&'static str, CompactString)> {
     vec![("instance", job.instance().clone()), ("service", job.service().clone())]
@@ -48,6 +84,34 @@ fn who(job: &Job) -> Vec<(&'static str, CompactString)> {
 
 fn with_result(job: &Job, result: RunResult) -> Vec<(&'static str, CompactString)> {
     vec![("instance", job.instance().clone()), ("result", result.as_str().into()), ("service", job.service().clone())]
+}
+
+/// Runs by result of the jobs of one service after the other, where jobs have no series of their own.
+#[derive(Default)]
+struct OfService {
+    service: Option<CompactString>,
+    runs: [u64; RunResult::ALL.len()],
+}
+
+impl OfService {
+    /// Adds a job, which come by service.
+    fn add(&mut self, job: &Job, runs: [u64; RunResult::ALL.len()], all: &mut Vec<Reading>) {
+        if self.service.as_ref() != Some(job.service()) {
+            self.end(all);
+            self.service = Some(job.service().clone());
+        }
+        self.runs.iter_mut().zip(runs).for_each(|(sum, runs)| *sum += runs);
+    }
+
+    /// No job of the service comes any more.
+    fn end(&mut self, all: &mut Vec<Reading>) {
+        let runs = std::mem::take(&mut self.runs);
+        let Some(service) = self.service.take() else { return };
+        for (result, runs) in RunResult::ALL.into_iter().zip(runs).filter(|(_, runs)| *runs > 0) {
+            let tags = vec![("result", result.as_str().into()), ("service", service.clone())];
+            all.push(count("presence_job_runs_total", tags, runs as f64));
+        }
+    }
 }
 
 /// The state as series have it.
@@ -144,6 +208,7 @@ impl Engine {
         let is_full = |engine: &Engine| {
             let is_new = !engine.jobs.has_service(service);
             (is_new && engine.jobs.service_count() >= engine.policy.max_services)
+                || engine.jobs.unconfigured() >= engine.policy.max_instances.div_ceil(JOBS_PART)
                 || engine.population() >= engine.policy.max_instances
         };
         while is_full(self) {
@@ -176,7 +241,9 @@ impl Engine {
 
     fn insert_job(&mut self, job: Job) -> JobId {
         let is_muted = self.policy.rules_of(job.service()).mutes_service();
-        self.jobs.insert(job.muted(is_muted))
+        let id = self.jobs.insert(job.muted(is_muted));
+        self.admission.note_jobs(self.jobs.len());
+        id
     }
 
     /// Takes over the jobs that an earlier engine saved.
@@ -228,6 +295,7 @@ impl Engine {
         self.change_job(id, |job, by, out| job.retire(why, by, out));
         if !self.jobs.job(id).is_configured() {
             self.jobs.remove(id);
+            self.admission.note_jobs(self.jobs.len());
         }
     }
 
@@ -309,25 +377,55 @@ impl Engine {
         (most, runs): (usize, usize),
         epoch: Epoch,
     ) -> Vec<JobView> {
-        let ids: Vec<JobId> = match service {
-            Some(service) => self.jobs.of_service(service).collect(),
-            None => self.jobs.ids().collect(),
-        };
-        let jobs = ids.into_iter().map(|id| self.jobs.job(id)).filter(|job| !job.is_retired());
-        let jobs = jobs.filter(|job| state.is_none_or(|state| job.state() == state));
+        let jobs = self.known_jobs(service).filter(|job| state.is_none_or(|state| job.state() == state));
         let jobs = jobs.filter(|job| after.is_none_or(|after| (&**job.service(), &**job.instance()) > after));
         jobs.take(most).map(|job| job.view(self.now, epoch, runs)).collect()
     }
 
     /// Jobs of a service with all of their runs, as its view has them.
     pub(super) fn view_jobs_of(&self, service: &str, epoch: Epoch) -> Vec<JobView> {
-        self.view_jobs(Some(service), None, None, (SHOWN, usize::MAX), epoch)
+        let mut jobs = self.worst_jobs(service, SHOWN);
+        jobs.sort_by(|a, b| a.instance().cmp(b.instance()));
+        jobs.into_iter().map(|job| job.view(self.now, epoch, usize::MAX)).collect()
+    }
+
+    /// So many jobs of a service that have not said goodbye, the worst first, then by name.
+    fn worst_jobs(&self, service: &str, most: usize) -> Vec<&Job> {
+        let mut jobs: Vec<&Job> = self.known_jobs(Some(service)).collect();
+        // By name they are already.
+        jobs.sort_by_key(|job| (std::cmp::Reverse(job.badness()), !job.is_unheard()));
+        jobs.truncate(most);
+        jobs
+    }
+
+    /// Jobs of a service, or all, that have not said goodbye, by name.
+    fn known_jobs(&self, service: Option<&str>) -> impl Iterator<Item = &Job> {
+        let one = service.map(|service| self.jobs.of_service(service));
+        let all = service.is_none().then(|| self.jobs.ids());
+        let ids = one.into_iter().flatten().chain(all.into_iter().flatten());
+        ids.map(|id| self.jobs.job(id)).filter(|job| !job.is_retired())
+    }
+
+    /// All services by name, those that have only jobs among them, each with its worst jobs, and how many it has.
+    pub fn view_with_jobs(&self, epoch: Epoch) -> Vec<(ServiceView, JobSummary)> {
+        let with_jobs = |service: ServiceView| {
+            let jobs = self.worst_jobs(&service.service, LISTED).into_iter();
+            let jobs = jobs.map(|job| job.view(self.now, epoch, LISTED_RUNS)).collect();
+            let (state, seen) =
+                (self.state_with_jobs(service.state, &service.service), self.job_summary_of(&service.service));
+            (ServiceView { state, jobs, ..service }, seen)
+        };
+        let alone = self.jobs.services().filter(|name| self.roster.find_service(name).is_none());
+        let mut all: Vec<_> =
+            alone.filter_map(|name| Some(with_jobs(self.view_without_instances(name, epoch)?))).collect();
+        all.extend(self.view(epoch).into_iter().map(with_jobs));
+        all.sort_by(|(a, _), (b, _)| a.service.cmp(&b.service));
+        all
     }
 
     /// The state of a service that has jobs and no instances: as bad as the worst of them.
     pub(super) fn state_by_jobs(&self, service: &str) -> Option<ServiceState> {
-        let jobs = self.jobs.of_service(service).map(|id| self.jobs.job(id)).filter(|job| !job.is_retired());
-        let states = jobs.map(|job| match (job.badness(), job.state()) {
+        let states = self.known_jobs(Some(service)).map(|job| match (job.badness(), job.state()) {
             (2.., _) => ServiceState::Down,
             (1, _) => ServiceState::Degraded,
             _ if job.is_maintained(self.now) => ServiceState::Maintenance,
@@ -346,8 +444,14 @@ impl Engine {
 
     /// A service that has jobs and no instances.
     pub(super) fn view_by_jobs(&self, service: &str, epoch: Epoch) -> Option<ServiceView> {
+        let alone = self.view_without_instances(service, epoch)?;
+        Some(ServiceView { jobs: self.view_jobs_of(service, epoch), ..alone })
+    }
+
+    /// The same without the jobs.
+    fn view_without_instances(&self, service: &str, epoch: Epoch) -> Option<ServiceView> {
         let state = self.state_by_jobs(service)?;
-        let jobs = self.view_jobs_of(service, epoch);
+        let since = self.known_jobs(Some(service)).map(|job| job.changed()).max_by(|a, b| a.total_cmp(b));
         Some(ServiceView {
             service: service.into(),
             state,
@@ -356,35 +460,58 @@ impl Engine {
             left: 0,
             min: None,
             quorum: self.policy.rules_of(service).quorum,
-            since: jobs.iter().map(|job| job.since.clone()).max().unwrap_or_default(),
-            jobs,
+            since: since.map_or_else(String::new, |since| epoch.to_unix(since).rfc3339()),
+            jobs: Vec::new(),
             instances: Vec::new(),
         })
     }
 
     /// What sinks get of jobs: what counts is since this was last asked.
     pub(super) fn job_counts(&mut self, all: &mut Vec<Reading>) {
+        let by_job = self.has_instance_series();
+        let mut of_service = OfService::default();
         for id in self.jobs.ids().collect::<Vec<_>>() {
             let fresh = self.jobs.take_fresh(id);
             let job = self.jobs.job(id);
-            for (result, runs) in fresh.into_iter().filter(|(_, runs)| *runs > 0) {
-                all.push(count("presence_job_runs_total", with_result(job, result), f64::from(runs)));
+            if by_job {
+                for (result, runs) in fresh.into_iter().filter(|(_, runs)| *runs > 0) {
+                    all.push(count("presence_job_runs_total", with_result(job, result), f64::from(runs)));
+                }
+            } else {
+                of_service.add(job, fresh.map(|(_, runs)| u64::from(runs)), all);
             }
         }
+        of_service.end(all);
     }
 
     /// The same for a scrape: what counts is since the job is known.
     pub(super) fn job_totals(&self, all: &mut Vec<Reading>) {
-        for job in self.jobs.ids().map(|id| self.jobs.job(id)).filter(|job| !job.is_retired()) {
-            for (result, runs) in job.counts() {
-                all.push(count("presence_job_runs_total", with_result(job, result), runs as f64));
+        let by_job = self.has_instance_series();
+        let mut of_service = OfService::default();
+        for job in self.known_jobs(None) {
+            if by_job {
+                for (result, runs) in job.counts() {
+                    all.push(count("presence_job_runs_total", with_result(job, result), runs as f64));
+                }
+            } else {
+                of_service.add(job, job.counts().map(|(_, runs)| runs), all);
             }
         }
+        of_service.end(all);
     }
 
-    /// The levels of jobs; none of one that said goodbye or was forgotten.
+    /// The levels of jobs; none of one that said goodbye or was forgotten. Where jobs have no series of their own, the state of
+    /// the worst of each service.
     pub(super) fn job_levels(&self, all: &mut Vec<Reading>) {
-        for job in self.jobs.ids().map(|id| self.jobs.job(id)).filter(|job| !job.is_retired()) {
+        if !self.has_instance_series() {
+            for service in self.jobs.services() {
+                if let Some(worst) = self.worst_jobs(service, 1).first() {
+                    all.push(level("presence_job_state", vec![("service", service.clone())], number(worst.state())));
+                }
+            }
+            return;
+        }
+        for job in self.known_jobs(None) {
             all.push(level("presence_job_state", who(job), number(job.state())));
             if let Some(at) = job.succeeded() {
                 let ago = (self.epoch.to_unix(self.now) - at).max(0.0);
@@ -398,10 +525,21 @@ impl Engine {
 
     /// How all jobs are.
     pub fn job_summary(&self) -> JobSummary {
+        self.summary_of(self.known_jobs(None))
+    }
+
+    /// How the jobs of a service are.
+    pub fn job_summary_of(&self, service: &str) -> JobSummary {
+        self.summary_of(self.known_jobs(Some(service)))
+    }
+
+    fn summary_of<'a>(&self, jobs: impl Iterator<Item = &'a Job>) -> JobSummary {
         let mut out = JobSummary::default();
         let mut bad = Vec::new();
-        for job in self.jobs.ids().map(|id| self.jobs.job(id)).filter(|job| !job.is_retired()) {
+        for job in jobs {
             out.jobs += 1;
+            out.unheard += usize::from(job.is_unheard());
+            out.maintenance += usize::from(job.is_maintained(self.now));
             match job.badness() {
                 0 => continue,
                 1 => out.warning += 1,
@@ -410,10 +548,7 @@ impl Engine {
             bad.push(job);
         }
         bad.sort_by_key(|job| std::cmp::Reverse(job.badness()));
-        let named = bad.into_iter().take(NAMED);
-        out.bad = named
-            .map(|job| BadJob { service: job.service().clone(), instance: job.instance().clone(), state: job.state() })
-            .collect();
+        out.bad = bad.into_iter().take(NAMED).map(|job| BadJob::of(job, self.epoch)).collect();
         out
     }
 
@@ -427,8 +562,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::presence::jobs::{CronSchedule, JobRule, NamedZone};
-    use crate::presence::policy::{Policy, grace_for};
-    use crate::presence::time::UnixTime;
+    use crate::presence::policy::{Policy, SeriesOf, grace_for};
     use crate::protocol::{Heartbeat, JobStatus};
 
     fn at(secs: f64) -> EngineTime {
@@ -466,7 +600,7 @@ mod tests {
 
     #[test]
     fn jobs_that_ran_once_give_way_and_others_do_not() {
-        let policy = Policy { max_instances: 5, max_registrations_per_second: 100, ..Policy::default() };
+        let policy = Policy { max_instances: 10, max_registrations_per_second: 100, ..Policy::default() };
         let mut engine = Engine::new(policy, at(0.0), 1);
         for n in 0..20 {
             engine.beat(&line("a", &format!("i{n}"), Some(JobStatus::Fail), "r"));
@@ -494,6 +628,32 @@ mod tests {
         assert!(engine.forget("a", None) && engine.jobs.is_empty());
         engine.take_events();
         assert!(engine.heap_bytes() < bytes);
+    }
+
+    #[test]
+    fn jobs_that_are_not_configured_have_half_of_the_places_and_no_more_series_than_instances() {
+        let policy = Policy { max_instances: 12, max_registrations_per_second: 100, ..Policy::default() };
+        let policy = Policy { jobs: vec![rule("c", None, Some(3600.0))], series: SeriesOf::Services, ..policy };
+        let mut engine = Engine::new(policy, at(0.0), 1);
+        for secs in [0.0, 50.0, 100.0] {
+            engine.at(at(secs));
+            for n in 0..9 {
+                engine.beat(&line("a", &format!("i{n}"), Some(JobStatus::Fail), &format!("{secs}")));
+            }
+            engine.beat(&line("c", "box", Some(JobStatus::Ok), &format!("{secs}")));
+        }
+        assert_eq!(engine.jobs.len(), 7);
+        let (mut levels, mut counts) = (Vec::new(), Vec::new());
+        engine.job_levels(&mut levels);
+        engine.job_counts(&mut counts);
+        assert_eq!(levels.iter().map(|one| one.value).collect::<Vec<_>>(), [3.0, 2.0]);
+        assert_eq!(counts.len(), 2, "{counts:?}");
+        assert_eq!(counts[1].value, 3.0);
+        // Who failed is named even where only some are shown.
+        assert_eq!(engine.job_summary_of("a").critical, 6);
+        let all = engine.view_with_jobs(Epoch::UNIX);
+        let states: Vec<_> = all.iter().map(|(service, seen)| (service.state, service.jobs.len(), seen.jobs)).collect();
+        assert_eq!(states, [(ServiceState::Down, 6, 6), (ServiceState::Up, 1, 1)]);
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Engine {
             + self.service_schedule.heap_bytes()
             + self.jobs.heap_bytes()
             + self.blind_times.heap_bytes()
+            + vec_footprint::<(u64, InstanceId)>(self.counted.capacity())
             + vec_footprint::<Event<EngineTime>>(self.events.capacity())
             + events
             + self.evidence.as_ref().map_or(0, |evidence| evidence.heap_bytes())

@@ -268,7 +268,8 @@ impl Engine {
             return Ok(());
         }
         let may_evict = service.is_none_or(|id| is_established(id, &self.roster, &self.policy, self.now));
-        if may_evict { self.evict_service().map_err(|_| Refusal::Memory) } else { Err(Refusal::Memory) }
+        let makes_room = may_evict && (self.evict_service().is_ok() || self.evict_job());
+        makes_room.then_some(()).ok_or(Refusal::Memory)
     }
 
     /// Forgets the oldest service that is not established.

@@ -9,7 +9,7 @@ use crate::presence::instance::{Instance, State};
 use crate::presence::policy::SeriesOf;
 use crate::presence::service::{Service, ServiceState};
 
-/// Instances up to which each has series of its own; beyond, only services have.
+/// Instances and jobs up to which each has series of its own; beyond, only services have.
 const INSTANCE_SERIES: usize = 10_000;
 
 /// Every series of presence that sinks get.
@@ -89,9 +89,10 @@ fn who(service: &Service, instance: &Instance) -> Vec<(&'static str, CompactStri
 }
 
 impl Engine {
-    fn has_instance_series(&self) -> bool {
+    /// Whether instances and jobs have series of their own.
+    pub(super) fn has_instance_series(&self) -> bool {
         match self.policy.series {
-            SeriesOf::Auto => self.len() <= INSTANCE_SERIES,
+            SeriesOf::Auto => self.population() <= INSTANCE_SERIES,
             SeriesOf::Instances => true,
             SeriesOf::Services => false,
         }

@@ -7,7 +7,7 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
-use crate::presence::event::{Change, Event};
+use crate::presence::event::{Change, Event, Reason};
 use crate::presence::habit::{Habit, Habits};
 use crate::presence::instance::Instance;
 use crate::presence::jobs::{BlindTimes, Job};
@@ -15,6 +15,7 @@ use crate::presence::mass_silence::MassSilence;
 use crate::presence::policy::Policy;
 use crate::presence::service::Service;
 use crate::presence::time::EngineTime;
+use crate::protocol::TAKEN;
 
 /// Everything that survives a restart. Times are those of the engine that saved it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -133,8 +134,22 @@ impl Engine {
             engine.schedule(id);
         }
         engine.restore_jobs(saved.jobs);
+        engine.forget_reserved();
         engine.report(Event::new(now, Change::Restored(to_confirm), false));
         engine
+    }
+
+    /// Services whose name is taken now leave: no heartbeat of them is taken any more.
+    fn forget_reserved(&mut self) {
+        for name in TAKEN {
+            self.forget_jobs(name, None, self.now);
+            let Some(id) = self.roster.find_service(name) else { continue };
+            for id in self.roster.service(id).instances().to_vec() {
+                self.remove_instance(id, Reason::Reserved);
+            }
+            self.roster.service_mut(id).forget_departure();
+            self.mark_dirty(id);
+        }
     }
 
     /// Services that the configuration no longer expects are ordinary ones, and are forgotten if they have no instances.
@@ -160,5 +175,35 @@ impl Engine {
             let born = instances.map(Instance::first).fold(self.now, EngineTime::min);
             self.roster.service_mut(id).complete(received, born);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Heartbeat;
+
+    #[test]
+    fn a_service_whose_name_is_taken_now_leaves_without_a_page() {
+        let at = EngineTime::from_secs;
+        let mut engine = Engine::new(Policy::default(), at(0.0), 1);
+        for n in 0..800 {
+            let now = at(f64::from(n) * 10.0);
+            engine.at(now);
+            for service in ["peer", "kept"] {
+                let (service, instance) = (service.into(), "i".into());
+                engine.beat(&Heartbeat { service, instance, interval: Some(10.0), ..Heartbeat::default() });
+            }
+            engine.tick(now);
+        }
+        engine.take_events();
+        let mut engine = Engine::restored(Policy::default(), engine.save(), at(8000.0), 1);
+        for n in 800..2000 {
+            engine.tick(at(f64::from(n) * 10.0));
+        }
+        let told = engine.take_events().into_iter().filter(|event| event.notify);
+        let told: Vec<_> = told.filter_map(|event| event.service).collect();
+        assert!(!told.is_empty() && told.iter().all(|service| service == "kept"), "{told:?}");
+        assert!(!engine.knows("peer"));
     }
 }

@@ -261,7 +261,7 @@ impl Engine {
     }
 
     /// The state of a service whose instances are in one: those that left say nothing where jobs are known.
-    fn state_with_jobs(&self, state: ServiceState, service: &str) -> ServiceState {
+    pub(super) fn state_with_jobs(&self, state: ServiceState, service: &str) -> ServiceState {
         if state == ServiceState::Left { self.state_by_jobs(service).unwrap_or(state) } else { state }
     }
 

@@ -3,7 +3,7 @@
 use super::Engine;
 use crate::presence::admission::Refusal;
 use crate::presence::event::{Change, WarningCode, WatchReason, WatchState};
-use crate::presence::instance::State;
+use crate::presence::instance::{Instance, State};
 use crate::presence::roster::InstanceId;
 use crate::presence::watching::Verdict;
 use crate::protocol::{Heartbeat, Seen};
@@ -32,11 +32,17 @@ impl Engine {
         self.beat(&Heartbeat { service, instance, interval, source: seen.source, ..Heartbeat::default() });
         let Some(id) = self.roster.find(&seen.service, &seen.instance) else { return };
         let now = self.now;
-        let one = self.roster.instance_mut(id);
-        let declares = one.detector().declared_interval().is_some();
-        let watching = one.watching_mut();
-        watching.note_watch(seen.watch, declares);
-        if was == Some(State::Down) && !declares && watching.note_return(now) {
+        let declares = self.roster.instance(id).detector().declared_interval().is_some();
+        let returns = was == Some(State::Down) && !declares;
+        let note = |one: &mut Instance| {
+            one.watching_mut().note_watch(seen.watch, declares);
+            returns && one.watching_mut().note_return(now)
+        };
+        // What it takes in memory changes only then.
+        let is_other = returns || self.roster.instance(id).watching().is_none();
+        let is_irregular =
+            if is_other { self.roster.change_texts(id, note) } else { note(self.roster.instance_mut(id)) };
+        if is_irregular {
             let notify = !self.rules(id).mutes_service();
             self.warn_of_instance(id, WarningCode::WatchIrregular, notify);
         }
@@ -79,8 +85,10 @@ impl Engine {
             let is_present = matches!(instance.state(), State::Up | State::Late);
             let watch = instance.watching().and_then(|watching| watching.watch());
             let floor = watch.and_then(|watch| self.policy.watches.get(watch)?.floor);
+            // One that was low before our restart may have no floor any more.
+            let is_counted = is_present && floor.is_some();
             let watching = self.roster.instance_mut(id).watching_mut();
-            let verdict = watching.look(floor.unwrap_or(0), is_present, now);
+            let verdict = watching.look(floor.unwrap_or(0), is_counted, now);
             let (low, ok) = (WatchState::Low, WatchState::Ok);
             let (change, notify) = match verdict {
                 Verdict::Same => (None, false),
@@ -92,7 +100,8 @@ impl Engine {
                     (Some(Change::Watch { from: low, to: ok, reason: WatchReason::Floor }), notify)
                 }
                 Verdict::Over(was_low) => {
-                    let over = Change::Watch { from: low, to: ok, reason: WatchReason::Down };
+                    let reason = if is_present { WatchReason::Floor } else { WatchReason::Down };
+                    let over = Change::Watch { from: low, to: ok, reason };
                     (was_low.map(|_| over), was_low == Some(true))
                 }
             };
@@ -103,5 +112,56 @@ impl Engine {
                 self.counted.push((order, id));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::policy::Policy;
+    use crate::presence::time::EngineTime;
+    use crate::watches::{Evidence, MetricWatch, Template, Watches};
+
+    fn at(secs: f64) -> EngineTime {
+        EngineTime::from_secs(secs)
+    }
+
+    fn policy(floor: Option<u32>) -> Policy {
+        let template = |text: &str| Template::parse(text, 0).expect("a template");
+        let watch = MetricWatch {
+            pattern: "x".into(),
+            service: template("s"),
+            instance: template("i"),
+            interval: Some(10.0),
+            evidence: Evidence::Any,
+            floor,
+            max_instances: 10,
+        };
+        Policy { watches: std::sync::Arc::new(Watches::new(vec![watch])), ..Policy::default() }
+    }
+
+    fn beat(engine: &mut Engine, secs: f64) {
+        engine.at(at(secs));
+        engine.watched(&Seen { service: "s".into(), instance: "i".into(), lines: 1, ..Seen::default() });
+        engine.tick(at(secs));
+    }
+
+    fn notified(engine: &mut Engine) -> Vec<&'static str> {
+        let events = engine.take_events().into_iter().filter(|event| event.notify);
+        events.filter_map(|event| event.change.to_name()).collect()
+    }
+
+    #[test]
+    fn a_low_of_a_watch_that_has_no_floor_any_more_ends_when_it_is_heard() {
+        let mut engine = Engine::new(policy(Some(100)), at(0.0), 1);
+        let empty = engine.heap_bytes();
+        (0..20).for_each(|n| beat(&mut engine, f64::from(n) * 10.0));
+        assert_eq!(notified(&mut engine), ["low"]);
+        assert!(engine.heap_bytes() >= empty + size_of::<crate::presence::watching::Watching>());
+        let mut engine = Engine::restored(policy(None), engine.save(), at(200.0), 1);
+        engine.tick(at(200.25));
+        assert_eq!(notified(&mut engine), Vec::<&str>::new());
+        beat(&mut engine, 201.0);
+        assert_eq!(notified(&mut engine), ["ok"]);
     }
 }

@@ -295,6 +295,11 @@ impl Job {
         self.heard
     }
 
+    /// Whether it was not heard when it was last awaited, or not yet, and nothing worse is known.
+    pub(in crate::presence) fn is_unheard(&self) -> bool {
+        self.badness() == 0 && matches!(self.state, JobState::Waiting | JobState::Unheard)
+    }
+
     /// How bad it is, notified or not: 0 is well, 1 can wait, 2 wakes somebody.
     pub(in crate::presence) fn badness(&self) -> u8 {
         let pending = self.pending.map_or(0, |(state, _)| state.level());
@@ -589,6 +594,7 @@ impl Job {
         if by.now < at + due.grace {
             return;
         }
+        self.skip_due(due, by);
         if !self.open.is_empty() {
             if !self.open[0].overran {
                 self.overrun(0, JobReason::StillRunning, by, out);
@@ -605,7 +611,6 @@ impl Job {
             self.record(FinishedRun::absent(result, due));
             self.change(change, JobContext { due: Some(due), ..JobContext::default() }, by, out);
         }
-        self.skip_due(due, by);
     }
 
     /// Awaits the run after one that was due.
@@ -659,7 +664,7 @@ impl Job {
     fn change(
         &mut self,
         (to, reason): (JobState, JobReason),
-        context: JobContext,
+        mut context: JobContext,
         by: Surroundings<'_>,
         out: &mut Vec<Event<EngineTime>>,
     ) {
@@ -679,6 +684,9 @@ impl Job {
             self.level = self.level.max(level);
             is_worse
         };
+        if level > 0 {
+            (context.last_success, context.next_due) = (self.succeeded, self.due(by.epoch).map(|(due, _)| due));
+        }
         let change = Change::Job { from: self.state, to, reason };
         out.push(Event {
             service: Some(self.service.clone()),

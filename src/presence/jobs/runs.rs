@@ -106,6 +106,16 @@ impl FinishedRun {
         FinishedRun { run: None, result, began: Some(due), ended: None, duration_s: None, exit: None, message: None }
     }
 
+    /// Its exit status, if it said one.
+    pub(in crate::presence) fn exit(&self) -> Option<i64> {
+        self.exit
+    }
+
+    /// How long it took, if that is known.
+    pub(in crate::presence) fn duration_s(&self) -> Option<f64> {
+        self.duration_s
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         [&self.run, &self.message].into_iter().flatten().map(text_bytes).sum()
     }

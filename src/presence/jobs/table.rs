@@ -31,7 +31,10 @@ pub(in crate::presence) struct Jobs {
     /// become established is left out when it is met.
     candidates: VecDeque<(JobId, u32)>,
     next_order: u64,
-    rules: Vec<Arc<JobRule>>,
+    /// Those that are configured.
+    configured: usize,
+    /// What is configured, by service and instance.
+    rules: BTreeMap<CompactString, BTreeMap<CompactString, Arc<JobRule>>>,
     /// Bytes of what jobs hold beside themselves.
     job_bytes: usize,
 }
@@ -39,7 +42,13 @@ pub(in crate::presence) struct Jobs {
 impl Jobs {
     /// No jobs, and what is configured of those that will be.
     pub(in crate::presence) fn new(rules: &[JobRule]) -> Jobs {
-        Jobs { rules: rules.iter().cloned().map(Arc::new).collect(), ..Jobs::default() }
+        let mut jobs = Jobs::default();
+        for rule in rules {
+            let instance = rule.instance.as_deref().unwrap_or(ANYBODY);
+            let of_service = jobs.rules.entry(rule.service.as_str().into()).or_default();
+            of_service.entry(instance.into()).or_insert_with(|| Arc::new(rule.clone()));
+        }
+        jobs
     }
 
     pub(in crate::presence) fn is_empty(&self) -> bool {
@@ -48,6 +57,11 @@ impl Jobs {
 
     pub(in crate::presence) fn len(&self) -> usize {
         self.count
+    }
+
+    /// How many are not configured.
+    pub(in crate::presence) fn unconfigured(&self) -> usize {
+        self.count - self.configured
     }
 
     /// How many services have jobs.
@@ -88,6 +102,11 @@ impl Jobs {
         self.by_name.get(service).into_iter().flat_map(|all| all.values().copied())
     }
 
+    /// Services with jobs, by name.
+    pub(in crate::presence) fn services(&self) -> impl Iterator<Item = &CompactString> {
+        self.by_name.keys()
+    }
+
     /// All jobs, by service and instance.
     pub(in crate::presence) fn ids(&self) -> impl Iterator<Item = JobId> {
         self.by_name.values().flat_map(|all| all.values().copied())
@@ -110,9 +129,7 @@ impl Jobs {
 
     /// What is configured of a job.
     fn rule_of(&self, service: &str, instance: &str) -> Option<Arc<JobRule>> {
-        let is_its =
-            |rule: &&Arc<JobRule>| rule.service == service && rule.instance.as_deref().unwrap_or(ANYBODY) == instance;
-        self.rules.iter().find(is_its).cloned()
+        self.rules.get(service)?.get(instance).cloned()
     }
 
     /// Adds a job that is not known.
@@ -129,6 +146,7 @@ impl Jobs {
             self.add_candidate(id, &job);
         }
         self.job_bytes += job.heap_bytes();
+        self.configured += usize::from(job.is_configured());
         self.places[id.0 as usize] = Some(job);
         self.by_name.entry(service).or_default().insert(instance, id);
         self.count += 1;
@@ -175,6 +193,7 @@ impl Jobs {
                 self.by_name.remove(job.service());
             }
         }
+        self.configured -= usize::from(job.is_configured());
         self.queue.remove(id.0);
         self.free.push(id);
         self.count -= 1;
@@ -220,16 +239,14 @@ impl Jobs {
 
     /// What jobs are configured, by service and instance, with those that are not known.
     pub(in crate::presence) fn unknown_configured(&self) -> Vec<(String, String)> {
-        let names = self
-            .rules
-            .iter()
-            .map(|rule| (rule.service.clone(), rule.instance.clone().unwrap_or_else(|| ANYBODY.into())));
-        names.filter(|(service, instance)| self.find(service, instance).is_none()).collect()
+        let names = self.rules.iter().flat_map(|(service, all)| all.keys().map(move |instance| (service, instance)));
+        let unknown = names.filter(|(service, instance)| self.find(service, instance).is_none());
+        unknown.map(|(service, instance)| (service.to_string(), instance.to_string())).collect()
     }
 
     /// Whether an instance is a job of its own in a service that is one job as a whole.
     pub(in crate::presence) fn is_shadowed(&self, service: &str, instance: &str) -> bool {
-        let whole = |rule: &Arc<JobRule>| rule.service == service && rule.instance.is_none();
-        instance != ANYBODY && self.rules.iter().any(whole) && self.rule_of(service, instance).is_none()
+        let whole = self.rule_of(service, ANYBODY).filter(|rule| rule.instance.is_none());
+        instance != ANYBODY && whole.is_some() && self.rule_of(service, instance).is_none()
     }
 }
