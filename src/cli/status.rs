@@ -264,7 +264,9 @@ pub(super) fn observers(status: &Value) -> Vec<String> {
     if let Some(first) = out.first_mut()
         && all["speaker"].is_string()
     {
-        *first = format!("{} notifies; {first}", said(&all["speaker"]));
+        let others = all["targets"].as_object().into_iter().flatten();
+        let others: String = others.map(|(target, by)| format!(", {} {}", said(by), Escaped(target))).collect();
+        *first = format!("{} notifies{others}; {first}", said(&all["speaker"]));
     }
     let unwatched = account::count(&all["unwatched"]);
     if unwatched > 0 {

@@ -125,6 +125,10 @@ struct Inner {
     is_resumed: bool,
     /// Another node notifies, since this was last asked.
     stands_down: bool,
+    /// This node speaks to it.
+    is_spoken_to: bool,
+    /// What it has dealt with since this was last asked; `None` if nobody ever asked.
+    settled: Option<Vec<Which>>,
 }
 
 impl Outbox {
@@ -230,11 +234,54 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// After a start of presence among observers, where whoever speaks decides what is to be sent: nothing that waits is sent, and
+    /// nothing is ended. What the receiver knows to be open, if an earlier start in this process spoke to it.
+    pub fn resume_among(&self) -> Option<Vec<Alarm>> {
+        let known = {
+            let inner = self.lock();
+            let open = inner.told.iter().filter(|(_, told)| told.delivered);
+            inner.is_spoken_to.then(|| open.map(|(key, told)| told.alarm(key, "it was told before")).collect())
+        };
+        self.stand_down();
+        known
+    }
+
+    /// What of alarms that fire its receiver knows, by what was saved; all that it is sent if nobody knows.
+    pub fn known_of(&self, saved: Option<&[SavedTarget]>, firing: &[Alarm]) -> Vec<Alarm> {
+        let own = saved.map(|saved| saved.iter().filter(|one| one.target == self.name).flat_map(|one| &one.alarms));
+        let own: Option<BTreeSet<&AlertKey>> =
+            own.map(|all| all.filter(|one| one.ending.is_none()).map(|one| &one.key).collect());
+        let is_known = |alarm: &&Alarm| own.as_ref().map_or(self.route.takes(alarm), |own| own.contains(&alarm.key));
+        firing.iter().filter(is_known).cloned().collect()
+    }
+
     /// What the receiver was told and is to be remembered.
     pub fn save(&self) -> SavedTarget {
         let inner = self.lock();
         let delivered = inner.told.iter().filter(|(_, told)| told.delivered);
         SavedTarget { target: self.name.clone(), alarms: delivered.map(saved_alarm).collect() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it has dealt with since this was last asked: what arrived, was given up, or is none of its business.
+    pub fn take_settled(&self) -> Vec<Which> {
+        self.lock().settled.get_or_insert_default().split_off(0)
+    }
+
+    /// Others have told the receiver of an alarm, or of its end.
+    pub fn follow(&self, alarm: &Alarm, is_out: bool) {
+        match (is_out, self.forgets) {
+            (true, false) => self.adopt([alarm]),
+            (false, false) => drop(self.lock().told.remove(&alarm.key)),
+            (_, true) => {
+                let (alarm, event, detail) = (alarm.clone(), None, String::new());
+                self.put(&[Notification { alarm, resolved: !is_out, event, detail }]);
+            }
+        }
     }
 
     /// A number that grows when [`Outbox::save`] would say something else.
@@ -261,6 +308,7 @@ impl Outbox {
 
     /// Tells a receiver that forgets what is not repeated of these alarms, and notes that any other knows them.
     pub fn take_over(&self, firing: &[Notification]) {
+        self.lock().is_spoken_to = true;
         if self.forgets {
             self.put(firing);
         } else {
@@ -293,7 +341,7 @@ impl Outbox {
         inner.in_work.clear();
         inner.told.clear();
         inner.drop_for(Loss::Superseded, count);
-        inner.stands_down = true;
+        (inner.stands_down, inner.is_spoken_to) = (true, false);
         drop(inner);
         self.version.fetch_add(1, Ordering::Relaxed);
         self.wake.notify_one();
@@ -481,15 +529,17 @@ impl Inner {
         let alarm = &notification.alarm;
         let told = self.told.get_mut(&alarm.key);
         if notification.resolved {
-            let Some(told) = told.filter(|told| told.ending.is_none()) else { return };
+            let Some(told) = told.filter(|told| told.ending.is_none()) else {
+                return self.note_done(which(notification));
+            };
             if !route.resolved {
                 self.told.remove(&alarm.key);
-                return;
+                return self.note_done(which(notification));
             }
             told.ending = Some(alarm.text.clone());
         } else {
             if told.is_none() && !route.takes(alarm) {
-                return;
+                return self.note_done(which(notification));
             }
             self.note(alarm);
             self.make_room();
@@ -505,6 +555,7 @@ impl Inner {
             && let Some(gone) = self.queue.remove(at)
         {
             self.drop_for(Loss::QueueFull, 1);
+            self.note_done(which(&gone));
             self.give_up(&gone.alarm.key);
         }
     }
@@ -520,7 +571,17 @@ impl Inner {
         self.told.remove(key);
         let before = self.queue.len();
         self.queue.retain(|other| other.alarm.key != *key);
+        if self.queue.len() < before {
+            self.note_done((key.clone(), true));
+        }
         self.drop_for(Loss::QueueFull, before - self.queue.len());
+    }
+
+    /// There is nothing more to do about a notification.
+    fn note_done(&mut self, one: Which) {
+        if let Some(settled) = &mut self.settled {
+            settled.push(one);
+        }
     }
 
     fn drop_for(&mut self, loss: Loss, count: usize) {
@@ -546,6 +607,10 @@ impl Inner {
         match outcome {
             Outcome::Delivered => self.account.delivered += 1,
             Outcome::Lost(loss) => self.drop_for(loss, 1),
+        }
+        // What gave way to another one, or to the stop, is told by that or after the next start.
+        if !matches!(outcome, Outcome::Lost(Loss::Superseded | Loss::Shutdown)) {
+            self.note_done(one.clone());
         }
         match (is_end, outcome) {
             // A refused end is over, too: nothing would be gained by another one.

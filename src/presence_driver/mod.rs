@@ -288,6 +288,7 @@ impl Driver {
         let (state_file, saved) = StateFile::open(options.state_file);
         let is_lost = saved.is_err();
         let has_saved = matches!(saved, Ok(Some(_)));
+        let was_among = matches!(&saved, Ok(Some((saved, _))) if saved.observers.is_some());
         let (base, mut engine, alarms, told, observers) = match saved {
             Ok(Some((saved, age))) => {
                 let base = saved.presence.now() + age;
@@ -322,7 +323,7 @@ impl Driver {
         });
         let mut state = PresenceState::new(engine, epoch, identity, alerts, outboxes, newest, held);
         state.shared = observers;
-        state.resume(told.as_deref());
+        state.resume(told.as_deref(), was_among);
         let now = Instant::now();
         Driver {
             state,
@@ -374,6 +375,7 @@ impl Driver {
         // What happened since the last tick is notified, and the alerts that it starts or ends are saved.
         self.tick();
         self.await_deliveries();
+        self.state.note_deliveries();
         self.dirty = true;
         self.save();
         self.state_file.sync();

@@ -1,56 +1,81 @@
 //! The presence thread among other observers: what it tells them, what it takes from them, and when it notifies.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::notify::Outbox;
+use crate::notify::{Outbox, SavedTarget};
 use crate::presence::observers::{Cursor, Digest, Mistaken, Observers, ObserversView, PeerView};
-use crate::presence::{AlertKey, AlertName, Engine, EngineTime, Notification, Reading, peer_reading};
+use crate::presence::{Alarm, AlertKey, AlertName, Engine, EngineTime, Notification, Reading, UnixTime, peer_reading};
 
 use super::state::PresenceState;
 
-/// This node among others, and what of its notifications is on its way. It needs no thread and no runtime.
+/// This node among others, and what it gives to its targets. It needs no thread and no runtime.
 #[derive(Debug)]
 pub struct Among {
     /// What this node knows of the others.
     pub observers: Observers,
-    /// When something was last given to the targets, until they have dealt with all of it.
-    given: Option<EngineTime>,
     /// How often a peer was told that this node is leaving.
     farewells: usize,
     is_leaving: bool,
 }
 
 impl Among {
-    /// A node that has given nothing to its targets yet.
+    /// A node that has notified nobody yet.
     pub fn new(observers: Observers) -> Among {
-        Among { observers, given: None, farewells: 0, is_leaving: false }
+        Among { observers, farewells: 0, is_leaving: false }
     }
 
     /// Notifies, if it is for this node to do: puts into the queues of the targets what they are to be sent now, and takes back
     /// what others have sent.
     pub fn speak(&mut self, engine: &Engine, outboxes: &[Arc<Outbox>]) {
-        let now = engine.now();
-        let is_idle = outboxes.iter().all(|outbox| outbox.is_idle());
-        let works = !outboxes.iter().any(|outbox| outbox.fails());
-        let arrived = if is_idle { self.given.take() } else { None };
-        self.observers.note_receivers(works, arrived, now);
-        let spoken = self.observers.speak(engine);
-        if !spoken.notifications.is_empty() {
-            self.given = Some(now);
+        self.note_targets(outboxes, engine.now());
+        // The same for all targets.
+        let mut details = BTreeMap::new();
+        for outbox in outboxes {
+            let mut spoken = self.observers.speak(engine, outbox.name());
+            if spoken.is_silenced {
+                outbox.stand_down();
+            }
+            outbox.withdraw(&spoken.overtaken);
+            spoken.learned.iter().for_each(|(alarm, is_out)| outbox.follow(alarm, *is_out));
+            let again = spoken.again.iter_mut().flatten();
+            for one in again.chain(&mut spoken.notifications) {
+                let text = details.entry(one.alarm.key.clone()).or_insert_with(|| detail(engine, &one.alarm.key));
+                one.detail.clone_from(text);
+            }
+            if let Some(again) = &spoken.again {
+                outbox.take_over(again);
+            }
+            if !spoken.notifications.is_empty() {
+                outbox.put(&spoken.notifications);
+            }
         }
-        if spoken.is_silenced {
-            self.given = None;
-            outboxes.iter().for_each(|outbox| outbox.stand_down());
+    }
+
+    /// Takes whether the targets can be reached, and what they have dealt with.
+    pub fn note_targets(&mut self, outboxes: &[Arc<Outbox>], now: EngineTime) {
+        for outbox in outboxes {
+            self.observers.note_target(outbox.name(), !outbox.fails());
+            for (key, resolved) in outbox.take_settled() {
+                self.observers.note_arrived(outbox.name(), (&key, resolved), now);
+            }
         }
-        outboxes.iter().for_each(|outbox| outbox.withdraw(&spoken.overtaken));
-        if let Some(mut again) = spoken.again {
-            again.iter_mut().for_each(|one| one.detail = detail(engine, &one.alarm.key));
-            outboxes.iter().for_each(|outbox| outbox.take_over(&again));
+    }
+
+    /// After a start: takes what the targets know of what fires. `saved` has that of a start without other observers.
+    pub(super) fn resume(
+        &mut self,
+        outboxes: &[Arc<Outbox>],
+        saved: Option<Option<&[SavedTarget]>>,
+        firing: &[Alarm],
+        times: (EngineTime, UnixTime),
+    ) {
+        for outbox in outboxes {
+            let known = outbox.resume_among().or_else(|| Some(outbox.known_of(saved?, firing)));
+            if let Some(known) = known {
+                self.observers.adopt(outbox.name(), known, times);
+            }
         }
-        // An end is for whoever knows of the beginning, and others may have told that.
-        let ends = || spoken.notifications.iter().filter(|one| one.resolved).map(|one| &one.alarm);
-        outboxes.iter().for_each(|outbox| outbox.adopt(ends()));
-        pass_on(engine, outboxes, spoken.notifications);
     }
 }
 
@@ -161,10 +186,218 @@ impl PresenceState {
         peers.iter().map(|peer| peer_reading(name(peer), peer.reachable)).collect()
     }
 
+    /// Takes what the targets have dealt with, to be saved.
+    pub(super) fn note_deliveries(&mut self) {
+        let now = self.engine.now();
+        if let Some(shared) = &mut self.shared {
+            shared.note_targets(&self.outboxes, now);
+        }
+    }
+
     /// Notifies, if it is for this node to do.
     pub(super) fn speak(&mut self) {
         if let Some(shared) = &mut self.shared {
             shared.speak(&self.engine, &self.outboxes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::{Outcome, Route, which};
+    use crate::presence::observers::SavedObservers;
+    use crate::presence::{AlertState, Policy, Severity};
+
+    /// A node with a queue for each of two targets.
+    struct Node {
+        engine: Engine,
+        among: Among,
+        outboxes: Vec<Arc<Outbox>>,
+    }
+
+    const GOOD: usize = 0;
+    const BAD: usize = 1;
+
+    fn alarm(service: &str, severity: Severity) -> Alarm {
+        let key = AlertKey { service: Some(service.into()), ..AlertKey::of(AlertName::Job) };
+        let since = UnixTime::from_secs(1000.0);
+        Alarm { key, severity, text: String::new(), since, until: None, state: AlertState::Firing }
+    }
+
+    fn observers(name: &str, saved: SavedObservers, firing: Vec<Alarm>) -> Observers {
+        let times = (EngineTime::default(), UnixTime::from_secs(1000.0));
+        Observers::new(name, 1, &["http://peer".to_string()], saved, firing.into_iter(), times)
+    }
+
+    impl Node {
+        fn new(name: &str) -> Node {
+            let queue = |target: &str| Arc::new(Outbox::new(target, Route::default(), false, false));
+            Node {
+                engine: Engine::new(Policy::default(), EngineTime::default(), 1).shared(),
+                among: Among::new(observers(name, SavedObservers::default(), Vec::new())),
+                outboxes: vec![queue("good"), queue("bad")],
+            }
+        }
+
+        fn note(&mut self, alarm: &Alarm, resolved: bool) {
+            let one = Notification { alarm: alarm.clone(), resolved, event: None, detail: String::new() };
+            self.among.observers.note(vec![one], self.engine.now());
+        }
+
+        fn speak(&mut self) {
+            self.among.speak(&self.engine, &self.outboxes);
+        }
+
+        /// What a target gets now, whether it is an end.
+        fn deliver(&self, target: usize) -> Vec<bool> {
+            let sent = self.outboxes[target].take(9);
+            self.outboxes[target].note_success();
+            self.outboxes[target].finish(&sent.iter().map(which).collect::<Vec<_>>(), Outcome::Delivered);
+            sent.iter().map(|one| one.resolved).collect()
+        }
+
+        fn ask(&mut self, peer: &mut Node) {
+            let unix = UnixTime::from_secs(1000.0);
+            let digest = peer.among.observers.digest(&peer.engine, self.among.observers.cursor(0), unix);
+            let digest = Digest::read(&serde_json::to_vec(&digest).expect("JSON")).expect("a digest");
+            let asked = self.engine.now();
+            self.among.observers.take_digest(0, digest, &mut self.engine, (asked, unix)).expect("taken");
+        }
+
+        fn lose_peer(&mut self) {
+            (0..3).for_each(|_| self.among.observers.miss(0, &mut self.engine));
+        }
+    }
+
+    /// A quarter of a second of both.
+    fn turn(a: &mut Node, b: &mut Node) {
+        for one in [&mut *a, &mut *b] {
+            let later = one.engine.now() + 0.25;
+            one.engine.at(later);
+            one.speak();
+        }
+        a.ask(b);
+        b.ask(a);
+        a.speak();
+        b.speak();
+    }
+
+    #[test]
+    fn a_dead_target_makes_nobody_repeat_what_arrived_at_another() {
+        let (mut a, mut b) = (Node::new("a"), Node::new("b"));
+        let fail = |node: &Node| {
+            // It is in work, and tried again and again.
+            node.outboxes[BAD].take(9);
+            node.outboxes[BAD].note_failure("nobody is there");
+        };
+        turn(&mut a, &mut b);
+        let problem = alarm("pay", Severity::Critical);
+        a.note(&problem, false);
+        b.note(&problem, false);
+        turn(&mut a, &mut b);
+        assert_eq!((a.deliver(GOOD), b.deliver(GOOD), b.deliver(BAD)), (vec![false], vec![], vec![]));
+        fail(&a);
+        // The other one tries that target, and no other; a does not try it again.
+        turn(&mut a, &mut b);
+        turn(&mut a, &mut b);
+        assert_eq!((b.outboxes[GOOD].is_idle(), b.outboxes[BAD].is_idle()), (true, false));
+        assert!(a.outboxes[BAD].is_idle() && b.among.observers.view(&b.engine).speaker.as_deref() == Some("a"));
+        assert_eq!(b.among.observers.view(&b.engine).targets["bad"], "b");
+        fail(&b);
+        // Nobody can reach it: the first goes on trying, and it stays with that.
+        for _ in 0..20 {
+            turn(&mut a, &mut b);
+            fail(&a);
+        }
+        assert!(b.outboxes[BAD].is_idle() && a.outboxes[GOOD].is_idle() && b.outboxes[GOOD].is_idle());
+        assert!(!a.outboxes[BAD].is_idle());
+        // The first is gone: the other repeats nothing, and tells the end to whom the problem was told.
+        drop(a);
+        b.lose_peer();
+        b.speak();
+        assert!(b.outboxes[GOOD].is_idle());
+        assert_eq!(b.deliver(BAD), [false]);
+        b.note(&problem, true);
+        b.speak();
+        b.speak();
+        assert_eq!((b.deliver(GOOD), b.deliver(BAD)), (vec![true], vec![true]));
+        b.speak();
+        assert!(b.outboxes.iter().all(|outbox| outbox.is_idle()));
+    }
+
+    #[test]
+    fn what_is_on_its_way_at_one_that_speaks_no_longer_is_dropped() {
+        let (mut a, mut b) = (Node::new("a"), Node::new("b"));
+        turn(&mut a, &mut b);
+        let problem = alarm("pay", Severity::Critical);
+        a.note(&problem, false);
+        b.note(&problem, false);
+        turn(&mut a, &mut b);
+        let mut in_work = a.outboxes[BAD].take(9);
+        a.outboxes[BAD].note_failure("nobody is there");
+        turn(&mut a, &mut b);
+        turn(&mut a, &mut b);
+        assert_eq!(b.deliver(BAD), [false]);
+        b.note(&problem, true);
+        a.note(&problem, true);
+        turn(&mut a, &mut b);
+        assert_eq!(b.deliver(BAD), [true]);
+        // The receiver is back: what a had in work is not to be sent.
+        a.outboxes[BAD].keep_wanted(&mut in_work);
+        assert!(in_work.is_empty());
+    }
+
+    #[test]
+    fn a_second_start_in_one_process_ends_nothing_and_repeats_nothing() {
+        let mut node = Node::new("a");
+        node.lose_peer();
+        let (told, over) = (alarm("pay", Severity::Critical), alarm("mail", Severity::Warning));
+        node.note(&told, false);
+        node.note(&over, false);
+        node.speak();
+        assert_eq!(node.deliver(GOOD), [false, false]);
+        // What was saved is from before that, or from after it; and what waits for the other target has to be told still.
+        for is_saved in [false, true] {
+            let mut file = Vec::new();
+            node.among.observers.store(&mut file).expect("JSON");
+            let saved = if is_saved {
+                serde_json::from_slice(&file).expect("what was saved")
+            } else {
+                SavedObservers::default()
+            };
+            let firing = [told.clone(), over.clone()];
+            node.among = Among::new(observers("a", saved, firing.to_vec()));
+            node.among.resume(&node.outboxes, None, &firing, (EngineTime::default(), UnixTime::from_secs(1000.0)));
+            node.lose_peer();
+            node.speak();
+            assert!(node.outboxes[GOOD].is_idle(), "{is_saved}");
+            assert_eq!(node.outboxes[BAD].account().queued, 2);
+        }
+        node.note(&over, true);
+        node.speak();
+        assert_eq!((node.deliver(GOOD), node.deliver(BAD)), (vec![true], vec![false, false, true]));
+    }
+
+    #[test]
+    fn what_grows_worse_is_told_again_by_one() {
+        let (mut a, mut b) = (Node::new("a"), Node::new("b"));
+        turn(&mut a, &mut b);
+        let mut told = Vec::new();
+        for severity in [Severity::Warning, Severity::Critical, Severity::Critical] {
+            a.note(&alarm("job", severity), false);
+            b.note(&alarm("job", severity), false);
+            for _ in 0..3 {
+                turn(&mut a, &mut b);
+            }
+            told.append(&mut a.deliver(GOOD));
+            a.deliver(BAD);
+        }
+        assert_eq!(told, [false, false]);
+        turn(&mut a, &mut b);
+        drop(a);
+        b.lose_peer();
+        b.speak();
+        assert!(b.outboxes.iter().all(|outbox| outbox.is_idle()), "a has told that it is worse");
     }
 }

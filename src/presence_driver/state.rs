@@ -345,8 +345,16 @@ impl PresenceState {
         self.epoch.to_unix(self.engine.now())
     }
 
-    /// After a start: targets go on from what they were told before; `None` if nobody knows that.
-    pub(super) fn resume(&self, told: Option<&[SavedTarget]>) {
+    /// After a start: targets go on from what they were told before; `None` if nobody knows that. `was_among`: there were other
+    /// observers then.
+    pub(super) fn resume(&mut self, told: Option<&[SavedTarget]>, was_among: bool) {
+        if let Some(shared) = &mut self.shared {
+            // Whoever speaks tells the targets what they do not know.
+            let now = self.engine.now();
+            let (told, times) = ((!was_among).then_some(told), (now, self.epoch.to_unix(now)));
+            let firing: Vec<_> = self.alerts.firing().cloned().collect();
+            return shared.resume(&self.outboxes, told, &firing, times);
+        }
         let firing = self.alerts.firing().map(|alarm| Notification {
             alarm: alarm.clone(),
             resolved: false,
@@ -354,10 +362,6 @@ impl PresenceState {
             detail: detail(&self.engine, &alarm.key),
         });
         let firing: Vec<Notification> = firing.collect();
-        if self.shared.is_some() {
-            // Whoever speaks tells the targets what they do not know.
-            return self.outboxes.iter().for_each(|outbox| outbox.resume(Some(&[]), &[]));
-        }
         self.outboxes.iter().for_each(|outbox| outbox.resume(told, &firing));
     }
 

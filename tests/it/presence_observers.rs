@@ -7,10 +7,13 @@
 //! `SYSTOLE_TEST_OBSERVERS` is the number of seeds (5 in `tests/long`); without it a part of all is tried with one.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::sync::Arc;
 
+use systole::internals::notify::{Outbox, Outcome, Route as TargetRoute, which};
 use systole::internals::presence::observers::{Digest, Observers, POLL_SECS, SavedObservers};
 use systole::internals::presence::policy::Policy;
 use systole::internals::presence::{AlertBook, Engine, EngineTime, Epoch, Notification, Saved, UnixTime};
+use systole::internals::presence_driver::Among;
 use systole::internals::protocol::Heartbeat;
 
 use crate::support::{Random, alone, mix, size};
@@ -155,13 +158,13 @@ struct Snapshot {
 struct Node {
     engine: Engine,
     alerts: AlertBook,
-    observers: Observers,
+    among: Among,
     start: u64,
     next_event: u64,
-    outbox: Vec<(f64, Notification)>,
+    outboxes: Vec<Arc<Outbox>>,
+    /// What is to be sent in one request.
+    in_work: Vec<Notification>,
     is_delivering: bool,
-    fails: bool,
-    arrived: Option<f64>,
 }
 
 /// Something that receivers got.
@@ -226,13 +229,12 @@ impl World {
         self.nodes[node] = Some(Node {
             engine: engine.shared(),
             alerts,
-            observers,
+            among: Among::new(observers),
             start: self.starts,
             next_event: 1,
-            outbox: Vec::new(),
+            outboxes: vec![Arc::new(Outbox::new("hook", TargetRoute::default(), false, false))],
+            in_work: Vec::new(),
             is_delivering: false,
-            fails: false,
-            arrived: None,
         });
         let phase = self.rng.u() * TICK;
         self.at(t + phase, Happening::Tick(node));
@@ -243,7 +245,7 @@ impl World {
     fn save(&mut self, node: usize, t: f64) {
         let Some(one) = &self.nodes[node] else { return };
         let mut observers = Vec::new();
-        one.observers.store(&mut observers).expect("JSON");
+        one.among.observers.store(&mut observers).expect("JSON");
         let alarms = one.alerts.open().cloned().collect();
         self.snapshots[node] = Some(Snapshot { engine: one.engine.save(), alarms, observers, at: t });
     }
@@ -307,14 +309,14 @@ impl World {
             _ => false,
         };
         let is_cut = self.trouble == Trouble::Apart && (T0..T0 + CUT).contains(&t);
-        let since = self.nodes[node].as_ref().and_then(|one| one.observers.cursor(0));
+        let since = self.nodes[node].as_ref().and_then(|one| one.among.observers.cursor(0));
         let Some(peer) = self.nodes[other].as_mut().filter(|_| !is_slow && !is_cut) else {
             // A dead one refuses at once, and of the others nothing comes.
             self.at(t + POLL_SECS - 0.001, Happening::Answer(node, t, start, None));
             return;
         };
         peer.engine.at(engine_time(other, t + there));
-        let digest = peer.observers.digest(&peer.engine, since, unix_time(other, t + there));
+        let digest = peer.among.observers.digest(&peer.engine, since, unix_time(other, t + there));
         // Over the wire.
         let text = serde_json::to_vec(&digest).expect("JSON");
         let digest = Digest::read(&text).expect("a digest");
@@ -327,10 +329,10 @@ impl World {
         match digest {
             Some(digest) => {
                 let times = (engine_time(node, asked), unix_time(node, t));
-                let more = one.observers.take_digest(0, digest, &mut one.engine, times);
+                let more = one.among.observers.take_digest(0, digest, &mut one.engine, times);
                 assert_eq!(more, Ok(false));
             }
-            None => one.observers.miss(0, &mut one.engine),
+            None => one.among.observers.miss(0, &mut one.engine),
         }
     }
 
@@ -340,10 +342,10 @@ impl World {
         self.queue.push(Entry(t + TICK, self.count, Happening::Tick(node)));
         let (now, unix) = (engine_time(node, t), unix_time(node, t));
         one.engine.at(now);
-        if one.observers.may_judge(now) {
+        if one.among.observers.may_judge(now) {
             one.engine.tick(now);
         }
-        one.observers.tick(&mut one.engine, unix);
+        one.among.observers.tick(&mut one.engine, unix);
         let epoch = Epoch::new(unix, now);
         let mut notifications = Vec::new();
         for event in one.engine.take_events() {
@@ -351,16 +353,12 @@ impl World {
             one.next_event += 1;
         }
         notifications.append(&mut one.alerts.tick(unix));
-        one.observers.note(notifications, now);
-        one.observers.note_receivers(!one.fails, one.arrived.map(|at| engine_time(node, at)), now);
-        let spoken = one.observers.speak(&one.engine);
-        if spoken.is_silenced {
-            one.outbox.clear();
-        }
-        one.outbox.retain(|(_, waiting)| !spoken.overtaken.contains(&waiting.alarm.key));
-        one.outbox.extend(spoken.notifications.into_iter().map(|notification| (t, notification)));
-        let begins = !one.outbox.is_empty() && !std::mem::replace(&mut one.is_delivering, true);
-        if one.observers.has_lost_peer() {
+        one.among.observers.note(notifications, now);
+        one.among.speak(&one.engine, &one.outboxes);
+        one.outboxes.iter().for_each(|outbox| outbox.tick(unix));
+        let waits = one.outboxes.iter().any(|outbox| !outbox.is_idle());
+        let begins = waits && !std::mem::replace(&mut one.is_delivering, true);
+        if one.among.observers.has_lost_peer() {
             self.apart_until = t + 2.0;
         }
         if begins {
@@ -372,17 +370,27 @@ impl World {
     fn deliver(&mut self, node: usize, t: f64) {
         let cannot = matches!(self.trouble, Trouble::CannotSend(which) if which == node && t >= T0);
         let Some(one) = self.nodes[node].as_mut() else { return };
-        one.fails = cannot;
+        let outbox = &one.outboxes[0];
+        outbox.keep_wanted(&mut one.in_work);
+        if one.in_work.is_empty() {
+            one.in_work = outbox.take(100);
+        }
+        one.is_delivering = !one.in_work.is_empty();
+        if !one.is_delivering {
+            return;
+        }
         if cannot {
+            outbox.note_failure("nobody is there");
             self.at(t + 1.0, Happening::Deliver(node));
             return;
         }
+        let sent = std::mem::take(&mut one.in_work);
+        outbox.note_success();
+        outbox.finish(&sent.iter().map(which).collect::<Vec<_>>(), Outcome::Delivered);
         one.is_delivering = false;
-        let sent = std::mem::take(&mut one.outbox);
-        one.arrived = sent.last().map(|(at, _)| *at).or(one.arrived);
         let apart = t < self.apart_until;
-        let has_alarm = sent.iter().any(|(_, notification)| !notification.resolved);
-        for (_, Notification { alarm, resolved, .. }) in sent {
+        let has_alarm = sent.iter().any(|notification| !notification.resolved);
+        for Notification { alarm, resolved, .. } in sent {
             self.posts.push(Post { at: t, key: alarm.key.dedup_key(), resolved, apart });
         }
         if has_alarm && self.trouble == Trouble::DeadAfterSending(node) && t >= T0 {
@@ -427,7 +435,7 @@ impl World {
     fn restart(&mut self, node: usize, (before, t): (f64, f64), is_clean: bool) {
         let passes = |at: f64| before < at && at <= t;
         if is_clean && passes(T0 - 1.0) {
-            self.nodes[node].iter_mut().for_each(|one| one.observers.leave());
+            self.nodes[node].iter_mut().for_each(|one| one.among.observers.leave());
         }
         if passes(T0) {
             if is_clean {

@@ -241,7 +241,11 @@ fn peers(observers: &ObserversView) -> Markup {
                 " " span.error { "The observer " (Wire(name)) " does not answer." }
             }
         }
-        @if let Some(speaker) = &observers.speaker { " " (Wire(speaker)) " notifies." }
+        @if let Some(speaker) = &observers.speaker {
+            " " (Wire(speaker)) " notifies"
+            @for (target, by) in &observers.targets { ", " (Wire(by)) " " (Wire(target)) }
+            "."
+        }
         @if observers.unwatched > 0 { " " span.error { (count(observers.unwatched, "instance")) " heard by nobody." } }
     }
 }

@@ -2,6 +2,7 @@
 //! to agree; and only what that node itself has heard, so that it does not matter who asks whom.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,12 @@ use super::acts::ActId;
 pub const MOST_ROWS: usize = 20_000;
 pub(super) const MOST_PROBLEMS: usize = 5_000;
 pub(super) const MOST_ACTS: usize = 1_000;
+
+/// Most targets that a node has, or that were told of a problem.
+pub(super) const MOST_TARGETS: usize = 64;
+
+/// Greatest number of notifications about one problem at one target.
+const MOST_TOLD: u64 = 1 << 52;
 
 /// Longest name and longest text in an answer, in bytes.
 const MOST_NAME: usize = 256;
@@ -65,8 +72,9 @@ pub struct Digest {
     pub whole: bool,
     /// There is more: ask again at once.
     pub more: bool,
-    /// Whether its receivers can be reached.
-    pub notifier: bool,
+    /// Its targets, and whether each can be reached.
+    #[serde(default)]
+    pub targets: BTreeMap<CompactString, bool>,
     /// It is about to stop.
     pub leaving: bool,
     /// Whom it has heard.
@@ -134,11 +142,20 @@ pub struct ProblemRow {
     /// Seconds since the node saw its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_age: Option<f64>,
-    /// How often its beginning or its end was notified, by whomever: odd while it is out.
+    /// What has arrived at each target, whoever notified it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: BTreeMap<CompactString, ToldRow>,
+}
+
+/// What a target was told of a problem.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToldRow {
+    /// How often its beginning or its end was notified: odd while it is out.
     pub version: u64,
     /// Seconds since the last of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notified_age: Option<f64>,
+    pub age: f64,
+    /// How grave it was said to be.
+    pub severity: Severity,
 }
 
 /// What an operator has done.
@@ -232,13 +249,20 @@ impl Digest {
         if let Some(wrong) = self.heard.iter().position(|row| !is_right(row)) {
             return Err(format!("instance {wrong} of it cannot be").into());
         }
+        if self.targets.len() > MOST_TARGETS || !self.targets.keys().all(|target| name(target)) {
+            return Err("a target of it cannot be".into());
+        }
+        let is_told =
+            |(target, told): (&CompactString, &ToldRow)| name(target) && told.version <= MOST_TOLD && age(told.age);
         let is_right = |row: &ProblemRow| {
-            let ages = [row.ends_in, row.closed_age, row.notified_age];
+            let ages = [row.ends_in, row.closed_age];
             maybe(&row.key.service)
                 && maybe(&row.key.instance)
                 && row.text.len() <= MOST_TEXT
                 && age(row.age)
                 && ages.into_iter().all(maybe_age)
+                && row.told.len() <= MOST_TARGETS
+                && row.told.iter().all(is_told)
         };
         if let Some(wrong) = self.problems.iter().position(|row| !is_right(row)) {
             return Err(format!("problem {wrong} of it cannot be").into());

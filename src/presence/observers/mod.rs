@@ -2,8 +2,8 @@
 //!
 //! Each asks each other twice a second for what that one itself has heard ([`digest`]), and judges by the later evidence.
 //! A silence is judged only with an answer of every peer that answers at all, so that a down means that nobody has heard it.
-//! The node with the lowest name among those that answer and whose receivers can be reached *speaks*; what that means is in
-//! [`problems`]. Pure: time is an argument, and who asks and answers is somebody else's.
+//! To each target one node *speaks*: the one with the lowest name among those that answer and can reach it; what that means is
+//! in [`problems`]. Pure: time is an argument, and who asks and answers is somebody else's.
 //!
 //! | file | keeps |
 //! |---|---|
@@ -17,7 +17,7 @@ mod digest;
 mod peer;
 mod problems;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
@@ -30,11 +30,11 @@ use super::time::{EngineTime, UnixTime};
 
 use acts::Acts;
 use peer::Peer;
-use problems::{Problem, Problems};
+use problems::{Learned, Problem, Problems, Speaking};
 
 pub use acts::ActId;
 use digest::MOST_PROBLEMS;
-pub use digest::{ActRow, Cursor, Digest, Heard, MOST_ROWS, ProblemRow};
+pub use digest::{ActRow, Cursor, Digest, Heard, MOST_ROWS, ProblemRow, ToldRow};
 
 /// Time between two polls, in seconds.
 pub const POLL_SECS: f64 = 0.5;
@@ -67,17 +67,19 @@ pub struct SavedObservers {
     problems: Vec<Problem>,
 }
 
-/// What receivers are to be sent.
+/// What a target is to be sent.
 #[derive(Debug, Default)]
 pub struct Spoken {
-    /// To all, in order.
+    /// In order.
     pub notifications: Vec<Notification>,
-    /// Before that: this node begins to speak. All that is out, to those who forget what is not repeated.
+    /// Before that: this node begins to speak. All that is out there.
     pub again: Option<Vec<Notification>>,
     /// Before that: this node speaks no longer. What waits to be sent is another's.
     pub is_silenced: bool,
     /// What others have notified while it was on its way here.
     pub overtaken: Vec<AlertKey>,
+    /// What others have notified while this node speaks, and whether it is out by that.
+    pub learned: Vec<(Alarm, bool)>,
 }
 
 /// A peer as it is shown.
@@ -92,7 +94,7 @@ pub struct PeerView {
     pub reachable: bool,
     /// Seconds since its last answer was asked for.
     pub digest_age_s: f64,
-    /// Whether it can reach its receivers.
+    /// Whether it can reach its targets, all of them.
     pub notifier: bool,
     /// It has said that it is leaving.
     pub leaving: bool,
@@ -110,6 +112,9 @@ pub struct ObserversView {
     /// Who notifies, as this node sees it; `None` while it does not know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speaker: Option<CompactString>,
+    /// Who notifies targets that the speaker does not notify.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub targets: BTreeMap<CompactString, CompactString>,
     /// Instances that a lost peer alone had heard.
     pub unwatched: usize,
     /// The peers, in the order of the configuration.
@@ -129,12 +134,13 @@ pub struct Observers {
     dropped: VecDeque<(u64, EngineTime)>,
     /// Number of the last change of anything but sightings.
     last_number: u64,
-    /// Whether its own receivers can be reached.
-    notifier_works: bool,
+    /// Its own targets, and whether each can be reached.
+    targets: BTreeMap<CompactString, bool>,
     is_leaving: bool,
-    is_speaking: bool,
-    /// What others have notified while it was on its way.
-    overtaken: Vec<AlertKey>,
+    /// Those that it speaks to.
+    spoken_to: BTreeSet<CompactString>,
+    /// What others have notified since the target was last spoken to.
+    learned: Vec<Learned>,
     /// Alarms of peers that are none any more.
     former: Vec<[CompactString; 2]>,
 }
@@ -179,10 +185,10 @@ impl Observers {
             acts: Acts::new(node, start),
             dropped: VecDeque::new(),
             last_number,
-            notifier_works: true,
+            targets: BTreeMap::new(),
             is_leaving: false,
-            is_speaking: false,
-            overtaken: Vec::new(),
+            spoken_to: BTreeSet::new(),
+            learned: Vec::new(),
             former,
         }
     }
@@ -227,7 +233,7 @@ impl Observers {
             cursor: Cursor { start: self.start, heard, changed }.to_string(),
             whole: from.changed == 0,
             more: more_heard || more_problems,
-            notifier: self.notifier_works,
+            targets: self.targets.clone(),
             leaving: self.is_leaving,
             heard: sightings.into_iter().map(Heard::of).collect(),
             problems: rows.into_iter().map(|(_, row)| row).collect(),
@@ -274,9 +280,8 @@ impl Observers {
         let id = u16::try_from(peer).unwrap_or(u16::MAX);
         for row in &digest.problems {
             known.take_problem(row, now, unix);
-            if self.problems.learn(row, now, unix, &mut self.last_number) {
-                self.overtaken.push(row.key.clone());
-            }
+            let learned = self.problems.learn(row, now, unix, &mut self.last_number);
+            self.learned.extend(learned.into_iter().filter(|one| self.targets.contains_key(&one.target)));
         }
         self.note_own_acts(engine);
         // Who was forgotten is not learned again; and maintenance is of somebody whom this answer may tell of.
@@ -377,40 +382,72 @@ impl Observers {
         }
     }
 
-    /// Whether this node's receivers can be reached, and what was notified before a time and has arrived.
-    pub fn note_receivers(&mut self, work: bool, arrived: Option<EngineTime>, now: EngineTime) {
-        self.notifier_works = work;
-        if let Some(until) = arrived {
-            self.problems.note_arrived(until, now, &mut self.last_number);
+    /// Takes whether one of this node's targets can be reached.
+    pub fn note_target(&mut self, target: &str, works: bool) {
+        if self.targets.get(target) != Some(&works) {
+            self.targets.insert(target.into(), works);
         }
     }
 
-    /// Who speaks, as this node sees it; `None` while it has not heard of every peer.
+    /// A target has dealt with the beginning of a problem, or with its end.
+    pub fn note_arrived(&mut self, target: &str, (key, resolved): (&AlertKey, bool), now: EngineTime) {
+        self.problems.note_arrived(target, (key, resolved), now, &mut self.last_number);
+    }
+
+    /// Takes what a target is known to have been told: these alarms, and no others, are out there.
+    pub fn adopt(&mut self, target: &str, known: Vec<Alarm>, times: (EngineTime, UnixTime)) {
+        self.problems.adopt(target, known, times, &mut self.last_number);
+    }
+
+    /// Who speaks to most targets, as this node sees it; `None` while it has not heard of every peer.
     fn speaker(&self) -> Option<&str> {
+        let is_any = !self.targets.is_empty() || self.peers.iter().any(|peer| !peer.targets.is_empty());
+        self.lowest(|targets| (!is_any || !targets.is_empty()).then(|| !is_any || targets.values().any(|works| *works)))
+    }
+
+    /// Who speaks to a target.
+    fn speaker_to(&self, target: &str) -> Option<&str> {
+        self.lowest(|targets| targets.get(target).copied())
+    }
+
+    /// The lowest of those that answer and whose targets work. If nobody's do, somebody has to go on trying: the lowest of those
+    /// that have them.
+    fn lowest(&self, works: impl Fn(&BTreeMap<CompactString, bool>) -> Option<bool>) -> Option<&str> {
         if !self.peers.iter().all(|peer| peer.is_known) {
             return None;
         }
-        let answering = || self.peers.iter().filter(|peer| peer.answers());
-        let working = answering().filter(|peer| peer.notifier_works).map(|peer| peer.name());
-        let working = working.chain(self.notifier_works.then_some(self.node.as_str())).min();
-        // If nobody's receivers can be reached, somebody has to go on trying.
-        working.or_else(|| answering().map(|peer| peer.name()).chain([self.node.as_str()]).min())
+        let answering = self.peers.iter().filter(|peer| peer.answers()).map(|peer| (peer.name(), &peer.targets));
+        let all = answering.chain([(self.node.as_str(), &self.targets)]);
+        let able = all.filter_map(|(name, targets)| Some((!works(targets)?, name)));
+        able.min().map(|(_, name)| name)
     }
 
-    /// What is to be sent now.
-    pub fn speak(&mut self, engine: &Engine) -> Spoken {
+    /// What a target is to be sent now.
+    pub fn speak(&mut self, engine: &Engine, target: &str) -> Spoken {
         let now = engine.now();
-        let speaks = self.speaker().is_some_and(|speaker| speaker == self.node);
-        let was_speaking = std::mem::replace(&mut self.is_speaking, speaks);
-        let overtaken = std::mem::take(&mut self.overtaken);
+        let speaks = self.speaker_to(target).is_some_and(|speaker| speaker == self.node);
+        let was_speaking = self.spoken_to.contains(target);
+        let (own, others) = std::mem::take(&mut self.learned).into_iter().partition(|one| one.target == target);
+        self.learned = others;
+        let own: Vec<Learned> = own;
+        let overtaken = own.iter().filter(|one| one.is_overtaken).map(|one| one.alarm.key.clone()).collect();
         let mut spoken = Spoken { overtaken, ..Spoken::default() };
         if was_speaking && !speaks {
             spoken.is_silenced = true;
-            self.problems.take_back(now, &mut self.last_number);
+            self.spoken_to.remove(target);
+            self.problems.take_back(target, now, &mut self.last_number);
         }
         if speaks {
-            spoken.again = (!was_speaking).then(|| self.problems.out());
-            spoken.notifications = self.problems.speak(&self.node, &self.peers, engine, &mut self.last_number);
+            if was_speaking {
+                spoken.learned = own.into_iter().map(|one| (one.alarm, one.is_out)).collect();
+            } else {
+                self.spoken_to.insert(target.into());
+                spoken.again = Some(self.problems.out(target));
+            }
+            spoken.notifications = {
+                let to = Speaking { node: &self.node, target, peers: &self.peers, engine, now };
+                self.problems.speak(to, &mut self.last_number)
+            };
         }
         spoken
     }
@@ -423,14 +460,25 @@ impl Observers {
             node: peer.node.clone(),
             reachable: peer.answers() && peer.is_known,
             digest_age_s: peer.age(now).max(0.0),
-            notifier: peer.notifier_works,
+            notifier: peer.targets.values().all(|works| *works),
             leaving: peer.is_leaving,
             same_name: peer.is_namesake,
             refused: peer.refused,
         };
+        let speaker = self.speaker().map(CompactString::from);
+        let names: BTreeSet<&CompactString> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.answers())
+            .flat_map(|peer| peer.targets.keys())
+            .chain(self.targets.keys())
+            .collect();
+        let other = |target: &CompactString| self.speaker_to(target).filter(|by| speaker.as_deref() != Some(by));
+        let targets = names.into_iter().filter_map(|target| Some((target.clone(), other(target)?.into()))).collect();
         ObserversView {
             node: self.node.clone(),
-            speaker: self.speaker().map(CompactString::from),
+            targets,
+            speaker,
             unwatched: engine.unwatched(),
             peers: self.peers.iter().map(view).collect(),
         }

@@ -39,7 +39,8 @@ pub(super) struct Peer {
     pub(super) lost_at: Option<EngineTime>,
     /// It has answered, or not answered for long enough.
     pub(super) is_known: bool,
-    pub(super) notifier_works: bool,
+    /// Its targets, and whether it can reach each.
+    pub(super) targets: BTreeMap<CompactString, bool>,
     pub(super) is_leaving: bool,
     /// It has this node's own name.
     pub(super) is_namesake: bool,
@@ -61,7 +62,7 @@ impl Peer {
             missed: 0,
             lost_at: None,
             is_known: false,
-            notifier_works: false,
+            targets: BTreeMap::new(),
             is_leaving: false,
             is_namesake: false,
             open: BTreeMap::new(),
@@ -98,7 +99,7 @@ impl Peer {
             self.closed.clear();
         }
         (self.node, self.cursor) = (Some(digest.node.clone()), Some(cursor));
-        (self.notifier_works, self.is_leaving) = (digest.notifier, digest.leaving);
+        (self.targets, self.is_leaving) = (digest.targets.clone(), digest.leaving);
         (self.missed, self.is_namesake) = (0, false);
         if digest.more {
             return false;

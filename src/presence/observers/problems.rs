@@ -1,19 +1,21 @@
 //! Which problems are notified, by whom. Notifying goes by the level and not by the edge: whoever speaks notifies what it
 //! or a peer holds open and nobody has notified, and the end of what was notified when nobody holds it open any more and
 //! somebody knows that it is over. So a new speaker repeats nothing and forgets nothing, and a node that does not see a
-//! problem cannot end it.
+//! problem cannot end it. All of that holds for each target by itself: what has arrived at one is not told again there because
+//! another one could not be reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::presence::Alarm;
 use crate::presence::alert_book::{AlertKey, AlertName, Notification};
 use crate::presence::engine::Engine;
-use crate::presence::event::Event;
+use crate::presence::event::{Event, Severity};
 use crate::presence::time::{EngineTime, UnixTime};
 
-use super::digest::ProblemRow;
+use super::digest::{MOST_TARGETS, ProblemRow, ToldRow};
 use super::peer::{Peer, alarm_of};
 
 /// How long a problem that is over is remembered, in seconds; and how long before that a peer is not told of it any more, so
@@ -28,6 +30,31 @@ const PATIENCE: f64 = 0.9;
 /// What was notified, and nobody holds open or has seen the end of, is over after so many seconds.
 const UNCLAIMED: f64 = 86_400.0;
 
+/// What a target was told of a problem.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct AtTarget {
+    /// How often its beginning or its end was notified, by whomever: odd while it is out there; when last; and what of that is
+    /// known to have arrived.
+    version: u64,
+    notified: EngineTime,
+    arrived: u64,
+    /// How grave it was said to be.
+    severity: Severity,
+}
+
+impl AtTarget {
+    fn is_out(&self) -> bool {
+        self.version % 2 == 1
+    }
+
+    /// What is on its way is not any more: whoever notifies next tells it.
+    fn take_back(&mut self) {
+        if self.arrived < self.version {
+            (self.version, self.severity) = (self.arrived, Severity::Info);
+        }
+    }
+}
+
 /// A problem.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Problem {
@@ -40,11 +67,9 @@ pub(super) struct Problem {
     /// When it saw the end of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     closed: Option<EngineTime>,
-    /// How often its beginning or its end was notified, by whomever: odd while it is out; when last; and what of that is
-    /// known to have arrived.
-    version: u64,
-    notified: EngineTime,
-    arrived: u64,
+    /// By target.
+    #[serde(default)]
+    told: BTreeMap<CompactString, AtTarget>,
     /// Number of its last change.
     #[serde(skip)]
     number: u64,
@@ -57,31 +82,59 @@ pub(super) struct Problem {
 
 impl Problem {
     fn new(alarm: Alarm, since: EngineTime, now: EngineTime) -> Problem {
-        Problem {
-            alarm,
-            since,
-            open: false,
-            closed: None,
-            version: 0,
-            notified: now,
-            arrived: 0,
-            number: 0,
-            changed: now,
-            event: None,
-        }
+        Problem { alarm, since, open: false, closed: None, told: BTreeMap::new(), number: 0, changed: now, event: None }
     }
 
+    /// Whether it is out at some target.
     fn is_out(&self) -> bool {
-        self.version % 2 == 1
+        self.told.values().any(AtTarget::is_out)
     }
 
-    /// Counts that its beginning or its end is notified now.
-    fn notify(&mut self, now: EngineTime, resolved: bool) -> Notification {
-        self.version += 1;
-        self.notified = now;
+    fn is_out_at(&self, target: &str) -> bool {
+        self.told.get(target).is_some_and(AtTarget::is_out)
+    }
+
+    /// Whether a target is to be told of it, as it is: for the first time, or that it is worse.
+    fn is_news(&self, target: &str, severity: Severity) -> bool {
+        self.told.get(target).is_none_or(|told| !told.is_out() || severity < told.severity)
+    }
+
+    fn at_target(&mut self, target: &str) -> &mut AtTarget {
+        let fresh = || AtTarget { version: 0, notified: EngineTime::default(), arrived: 0, severity: Severity::Info };
+        self.told.entry(target.into()).or_insert_with(fresh)
+    }
+
+    /// Counts that a target is notified of its beginning or its end now.
+    fn notify(&mut self, target: &str, now: EngineTime, resolved: bool) -> Notification {
+        let severity = self.alarm.severity;
+        let told = self.at_target(target);
+        // Of one that is out, that it is worse.
+        told.version += if told.is_out() == resolved { 1 } else { 2 };
+        (told.notified, told.severity) = (now, severity);
         let (alarm, event) = (self.alarm.clone(), self.event.clone());
         Notification { alarm, resolved, event, detail: String::new() }
     }
+}
+
+/// What others have told a target, as this node learns it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Learned {
+    pub(super) target: CompactString,
+    pub(super) alarm: Alarm,
+    /// It is out there.
+    pub(super) is_out: bool,
+    /// This node was about to tell it, too.
+    pub(super) is_overtaken: bool,
+}
+
+/// Who speaks to which target, and what it knows.
+#[derive(Clone, Copy)]
+pub(super) struct Speaking<'a> {
+    pub(super) node: &'a str,
+    pub(super) target: &'a str,
+    pub(super) peers: &'a [Peer],
+    pub(super) engine: &'a Engine,
+    pub(super) now: EngineTime,
 }
 
 /// All problems of late.
@@ -109,19 +162,15 @@ impl Problems {
         let mut problems = Problems::default();
         for mut problem in saved {
             // What was on its way may have been lost with that process.
-            (problem.version, problem.open) = (problem.arrived, false);
+            problem.told.values_mut().for_each(AtTarget::take_back);
+            problem.open = false;
             problems.all.insert(problem.alarm.key.clone(), problem);
         }
         for alarm in firing {
             let since = now - (unix - alarm.since).max(0.0);
             let key = alarm.key.clone();
-            let is_new = !problems.all.contains_key(&key);
             let problem = problems.all.entry(key).or_insert_with(|| Problem::new(alarm.clone(), since, now));
             (problem.open, problem.closed, problem.alarm) = (true, None, alarm);
-            if is_new {
-                // It was notified before there were several observers.
-                (problem.version, problem.arrived) = (1, 1);
-            }
         }
         for key in problems.all.keys().cloned().collect::<Vec<_>>() {
             problems.touch(&key, now, last);
@@ -155,45 +204,95 @@ impl Problems {
         self.touch(&key, now, last);
     }
 
-    /// Takes what a peer knows of a problem; whether what this node is about to notify of it was notified by others.
-    pub(super) fn learn(&mut self, row: &ProblemRow, now: EngineTime, unix: UnixTime, last: Number<'_>) -> bool {
-        if row.version == 0 {
-            return false;
+    /// Takes what a target knows, as its queue has it: these alarms and no others are out there.
+    pub(super) fn adopt(
+        &mut self,
+        target: &str,
+        known: Vec<Alarm>,
+        (now, unix): (EngineTime, UnixTime),
+        last: Number<'_>,
+    ) {
+        let mut keys = BTreeSet::new();
+        for alarm in known {
+            let since = now - (unix - alarm.since).max(0.0);
+            keys.insert(alarm.key.clone());
+            self.all.entry(alarm.key.clone()).or_insert_with(|| Problem::new(alarm, since, now));
         }
-        let since = now - row.age;
-        let problem = self.all.entry(row.key.clone()).or_insert_with(|| Problem::new(alarm_of(row, unix), since, now));
-        if row.version < problem.version || row.version == problem.version && problem.arrived == problem.version {
-            return false;
-        }
-        let was_on_its_way = problem.arrived < problem.version;
-        (problem.version, problem.arrived) = (row.version, row.version);
-        problem.notified = now - row.notified_age.unwrap_or(0.0);
-        if !problem.open {
-            problem.alarm = alarm_of(row, unix);
-        }
-        self.touch(&row.key, now, last);
-        was_on_its_way
-    }
-
-    /// What was notified has arrived, as far as it was before a time.
-    pub(super) fn note_arrived(&mut self, until: EngineTime, now: EngineTime, last: Number<'_>) {
-        let is_new = |problem: &&Problem| problem.arrived < problem.version && problem.notified <= until;
-        let keys: Vec<AlertKey> = self.all.values().filter(is_new).map(|problem| problem.alarm.key.clone()).collect();
+        let differs = |(key, problem): &(&AlertKey, &Problem)| problem.is_out_at(target) != keys.contains(*key);
+        let keys: Vec<AlertKey> = self.all.iter().filter(differs).map(|(key, _)| key.clone()).collect();
         for key in keys {
             if let Some(problem) = self.all.get_mut(&key) {
-                problem.arrived = problem.version;
+                let severity = problem.alarm.severity;
+                let told = problem.at_target(target);
+                (told.version, told.notified, told.severity) = (told.version + 1, now, severity);
+                told.arrived = told.version;
             }
             self.touch(&key, now, last);
         }
     }
 
-    /// What is on its way is taken back: somebody else notifies.
-    pub(super) fn take_back(&mut self, now: EngineTime, last: Number<'_>) {
-        let keys: Vec<AlertKey> =
-            self.all.iter().filter(|(_, p)| p.arrived < p.version).map(|(k, _)| k.clone()).collect();
+    /// Takes what a peer knows of a problem; what is new of what targets were told.
+    pub(super) fn learn(
+        &mut self,
+        row: &ProblemRow,
+        now: EngineTime,
+        unix: UnixTime,
+        last: Number<'_>,
+    ) -> Vec<Learned> {
+        if row.told.is_empty() {
+            return Vec::new();
+        }
+        let since = now - row.age;
+        let problem = self.all.entry(row.key.clone()).or_insert_with(|| Problem::new(alarm_of(row, unix), since, now));
+        let mut learned = Vec::new();
+        for (target, theirs) in &row.told {
+            if problem.told.len() >= MOST_TARGETS && !problem.told.contains_key(target) {
+                continue;
+            }
+            let told = problem.at_target(target);
+            if theirs.version < told.version || theirs.version == told.version && told.arrived == told.version {
+                continue;
+            }
+            let is_overtaken = told.arrived < told.version;
+            (told.version, told.arrived) = (theirs.version, theirs.version);
+            (told.notified, told.severity) = (now - theirs.age, theirs.severity);
+            let is_out = told.is_out();
+            learned.push(Learned { target: target.clone(), alarm: alarm_of(row, unix), is_out, is_overtaken });
+        }
+        if learned.is_empty() {
+            return learned;
+        }
+        if !problem.open {
+            problem.alarm = alarm_of(row, unix);
+        }
+        self.touch(&row.key, now, last);
+        learned
+    }
+
+    /// A target has dealt with a beginning or an end that it was given.
+    pub(super) fn note_arrived(
+        &mut self,
+        target: &str,
+        (key, resolved): (&AlertKey, bool),
+        now: EngineTime,
+        last: Number<'_>,
+    ) {
+        let Some(told) = self.all.get_mut(key).and_then(|problem| problem.told.get_mut(target)) else { return };
+        // Another one may have been given to it since.
+        let version = if told.is_out() == resolved { told.version.saturating_sub(1) } else { told.version };
+        if version > told.arrived {
+            told.arrived = version;
+            self.touch(key, now, last);
+        }
+    }
+
+    /// What is on its way to a target is taken back: somebody else notifies it.
+    pub(super) fn take_back(&mut self, target: &str, now: EngineTime, last: Number<'_>) {
+        let is_on_its_way = |p: &Problem| p.told.get(target).is_some_and(|told| told.arrived < told.version);
+        let keys: Vec<AlertKey> = self.all.iter().filter(|(_, p)| is_on_its_way(p)).map(|(k, _)| k.clone()).collect();
         for key in keys {
-            if let Some(problem) = self.all.get_mut(&key) {
-                problem.version = problem.arrived;
+            if let Some(told) = self.all.get_mut(&key).and_then(|problem| problem.told.get_mut(target)) {
+                told.take_back();
             }
             self.touch(&key, now, last);
         }
@@ -206,8 +305,10 @@ impl Problems {
             if (problem.open || problem.is_out()) && problem.alarm.until.is_some_and(|until| unix >= until) {
                 // It was notified with its end.
                 (problem.open, problem.closed, problem.event) = (false, Some(now), None);
-                problem.version += u64::from(problem.is_out());
-                problem.arrived = problem.version;
+                for told in problem.told.values_mut() {
+                    told.version += u64::from(told.is_out());
+                    told.arrived = told.version;
+                }
                 ended.push(key.clone());
             }
         }
@@ -228,51 +329,53 @@ impl Problems {
         }
     }
 
-    /// What is to be notified by whoever speaks.
-    pub(super) fn speak(&mut self, node: &str, peers: &[Peer], engine: &Engine, last: Number<'_>) -> Vec<Notification> {
-        let now = engine.now();
+    /// What a target is to be notified of by whoever speaks to it.
+    pub(super) fn speak(&mut self, to: Speaking<'_>, last: Number<'_>) -> Vec<Notification> {
+        let (target, now) = (to.target, to.now);
         let mut out = Vec::new();
-        let begins: Vec<AlertKey> =
-            self.all.iter().filter(|(_, p)| p.open && !p.is_out()).map(|(k, _)| k.clone()).collect();
+        let is_news = |p: &Problem| p.open && p.is_news(target, p.alarm.severity);
+        let begins: Vec<AlertKey> = self.all.iter().filter(|(_, p)| is_news(p)).map(|(k, _)| k.clone()).collect();
         for key in begins {
-            self.begin(&key, now, &mut out, last);
+            self.begin(target, &key, now, &mut out, last);
         }
-        for (key, alarm, since) in self.held_by_peers(node, peers, engine) {
+        for (key, alarm, since) in self.held_by_peers(to) {
             let problem = self.all.entry(key.clone()).or_insert_with(|| Problem::new(alarm.clone(), since, now));
             (problem.alarm, problem.event) = (alarm, None);
-            self.begin(&key, now, &mut out, last);
+            self.begin(target, &key, now, &mut out, last);
         }
         let held: BTreeSet<&AlertKey> =
-            peers.iter().filter(|peer| peer.answers()).flat_map(|peer| peer.open.keys()).collect();
+            to.peers.iter().filter(|peer| peer.answers()).flat_map(|peer| peer.open.keys()).collect();
         let is_over = |(key, problem): &(&AlertKey, &Problem)| {
-            problem.is_out() && !problem.open && !held.contains(key) && is_over((key, problem), node, peers, engine)
+            let told = problem.told.get(target).filter(|told| told.is_out());
+            let is_over = |told: &AtTarget| is_over((key, problem), told.notified, to);
+            !problem.open && !held.contains(key) && told.is_some_and(is_over)
         };
         let ends: Vec<AlertKey> = self.all.iter().filter(is_over).map(|(key, _)| key.clone()).collect();
         for key in ends {
             if let Some(problem) = self.all.get_mut(&key) {
-                out.push(problem.notify(now, true));
+                out.push(problem.notify(target, now, true));
             }
             self.touch(&key, now, last);
         }
         out
     }
 
-    fn begin(&mut self, key: &AlertKey, now: EngineTime, out: &mut Vec<Notification>, last: Number<'_>) {
+    fn begin(&mut self, target: &str, key: &AlertKey, now: EngineTime, out: &mut Vec<Notification>, last: Number<'_>) {
         if let Some(problem) = self.all.get_mut(key) {
-            out.push(problem.notify(now, false));
+            out.push(problem.notify(target, now, false));
         }
         self.touch(key, now, last);
     }
 
-    /// What peers hold open, and this node does not, that is to be notified.
-    fn held_by_peers(&self, node: &str, peers: &[Peer], engine: &Engine) -> Vec<(AlertKey, Alarm, EngineTime)> {
-        let now = engine.now();
+    /// What peers hold open, and this node does not, that a target is to be notified of.
+    fn held_by_peers(&self, to: Speaking<'_>) -> Vec<(AlertKey, Alarm, EngineTime)> {
+        let Speaking { node, target, peers, engine, now } = to;
         let mut all = BTreeMap::new();
         for (key, held) in peers.iter().filter(|peer| peer.answers()).flat_map(|peer| &peer.open) {
             let own = self.all.get(key);
             let is_known = own.is_some_and(|own| {
                 let has_ended = own.closed.is_some_and(|closed| closed + 1.0 >= held.since);
-                own.open || own.is_out() || has_ended
+                own.open || !own.is_news(target, held.alarm.severity) || has_ended
             });
             let stands_for_it = key.name == AlertName::InstanceDown && self.is_service_down(key);
             let is_quiet = || {
@@ -299,9 +402,9 @@ impl Problems {
         self.all.get(&service).is_some_and(|problem| problem.open || problem.is_out())
     }
 
-    /// All that is out, for receivers that forget what is not repeated.
-    pub(super) fn out(&self) -> Vec<Notification> {
-        let out = self.all.values().filter(|problem| problem.is_out());
+    /// All that is out at a target.
+    pub(super) fn out(&self, target: &str) -> Vec<Notification> {
+        let out = self.all.values().filter(|problem| problem.is_out_at(target));
         let again = |problem: &Problem| Notification {
             alarm: problem.alarm.clone(),
             resolved: false,
@@ -319,8 +422,9 @@ impl Problems {
     /// What has changed after a number and up to another, as it is told to a peer.
     pub(super) fn rows(&self, since: u64, most: usize, now: EngineTime, unix: UnixTime) -> Vec<(u64, ProblemRow)> {
         let changed = self.log.range(since + 1..).filter_map(|(number, key)| Some((*number, key, self.all.get(key)?)));
-        let is_remembered =
-            |problem: &Problem| problem.open || problem.arrived % 2 == 1 || now - problem.changed < REMEMBERED - MARGIN;
+        let is_remembered = |p: &Problem| {
+            p.open || p.told.values().any(|told| told.arrived % 2 == 1) || now - p.changed < REMEMBERED - MARGIN
+        };
         let rows = changed.filter(|(.., problem)| is_remembered(problem)).map(|(number, key, problem)| {
             let row = ProblemRow {
                 key: key.clone(),
@@ -330,9 +434,11 @@ impl Problems {
                 ends_in: problem.alarm.until.map(|until| (until - unix).max(0.0)),
                 open: problem.open,
                 closed_age: problem.closed.map(|closed| (now - closed).max(0.0)),
-                // What is on its way may never arrive.
-                version: problem.arrived,
-                notified_age: (problem.arrived > 0).then(|| (now - problem.notified).max(0.0)),
+                told: problem
+                    .told
+                    .iter()
+                    .filter_map(|(target, told)| Some((target.clone(), row_of(told, now)?)))
+                    .collect(),
             };
             (number, row)
         });
@@ -358,14 +464,21 @@ fn is_well(key: &AlertKey, engine: &Engine) -> bool {
     }
 }
 
-/// Whether somebody who answers has seen the end of what was notified, or knows better.
-fn is_over((key, problem): (&AlertKey, &Problem), node: &str, peers: &[Peer], engine: &Engine) -> bool {
-    let now = engine.now();
+/// What a peer is told of what a target was told: what is on its way may never arrive.
+fn row_of(told: &AtTarget, now: EngineTime) -> Option<ToldRow> {
+    let age = (now - told.notified).max(0.0);
+    let severity = if told.arrived == told.version { told.severity } else { Severity::Info };
+    (told.arrived > 0).then_some(ToldRow { version: told.arrived, age, severity })
+}
+
+/// Whether somebody who answers has seen the end of what was notified at a time, or knows better.
+fn is_over((key, problem): (&AlertKey, &Problem), notified: EngineTime, to: Speaking<'_>) -> bool {
+    let Speaking { node, peers, engine, now, .. } = to;
     // Nobody but this node and its peer knows of the two.
     if key.nodes.as_ref().is_some_and(|nodes| nodes.iter().any(|one| one == node)) {
         return true;
     }
-    let after = |closed: EngineTime| closed + 1.0 >= problem.notified;
+    let after = |closed: EngineTime| closed + 1.0 >= notified;
     let by_peer = |peer: &Peer| peer.answers() && peer.closed.get(key).is_some_and(|&closed| after(closed));
     problem.closed.is_some_and(after)
         || peers.iter().any(by_peer)
