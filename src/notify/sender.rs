@@ -30,6 +30,9 @@ const SLACK_FALLBACK: usize = 4000;
 const PAGERDUTY_SUMMARY: usize = 1024;
 const PAGERDUTY_KEY: usize = 255;
 
+/// Longest text for PagerDuty, in characters: a whole event has 512 kB.
+const PAGERDUTY_TEXT: usize = 20_000;
+
 /// Limits of ntfy: of a message in bytes (`message-size-limit`; a longer one becomes an attachment), and of a title.
 const NTFY_MESSAGE: usize = 4096;
 const NTFY_TITLE: usize = 250;
@@ -166,6 +169,26 @@ fn says_no(kind: TargetKind, body: &[u8]) -> bool {
     }
 }
 
+/// Text that mentions nobody and links nowhere in receivers that read more than Slack does into the same form, as Mattermost and
+/// Discord do: `@everyone` and `](` get an invisible space.
+fn without_mentions(text: &str) -> String {
+    const APART: char = '\u{200b}';
+    const ALL: [&str; 4] = ["all", "channel", "everyone", "here"];
+    let mut out = String::with_capacity(text.len());
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        let rest = &text[at + c.len_utf8()..];
+        let is_word = |word: &&str| rest.get(..word.len()).is_some_and(|rest| rest.eq_ignore_ascii_case(word));
+        let mentions = c == '@' && (!before.is_alphanumeric() || ALL.iter().any(is_word));
+        out.push(c);
+        if mentions || c == ']' && rest.starts_with('(') {
+            out.push(APART);
+        }
+        before = c;
+    }
+    out
+}
+
 /// Text for Slack's `mrkdwn`: these three are escaped (docs.slack.dev/messaging/formatting-message-text).
 fn slack_text(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
@@ -180,7 +203,8 @@ fn slack(message: &Message) -> Value {
         _ => "▲",
     };
     let headline = format!("{sign} {}", message.headline());
-    let title = slack_text(&cut(&headline, 500));
+    // The longest link, and a title of which each character becomes five, have room.
+    let title = slack_text(&cut(&without_mentions(&headline), 300));
     let title = match &message.link {
         Some(link) => format!("*<{link}|{}>*", title.replace('|', "¦")),
         None => format!("*{title}*"),
@@ -189,7 +213,7 @@ fn slack(message: &Message) -> Value {
     let mut whole = title;
     let mut left = SLACK_SECTION.saturating_sub(whole.chars().count() + 1);
     whole.push('\n');
-    for c in message.text.chars() {
+    for c in without_mentions(&message.text).chars() {
         let shown = slack_text(c.encode_utf8(&mut [0; 4]));
         let length = shown.chars().count();
         if length > left {
@@ -198,10 +222,10 @@ fn slack(message: &Message) -> Value {
         left -= length;
         whole.push_str(&shown);
     }
-    let fallback = slack_text(&cut(&format!("{headline}\n{}", message.text), SLACK_FALLBACK / 5));
+    let fallback = slack_text(&cut(&without_mentions(&format!("{headline}\n{}", message.text)), SLACK_FALLBACK / 5));
     json!({
         "text": fallback,
-        "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": whole}}],
+        "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": whole, "verbatim": true}}],
     })
 }
 
@@ -233,7 +257,7 @@ fn pagerduty(notification: &Notification, routing_key: &str, identity: &Identity
         "timestamp": alarm.since.rfc3339(),
         "group": "presence",
         "class": alarm.key.name,
-        "custom_details": {"text": message.text},
+        "custom_details": {"text": cut(&message.text, PAGERDUTY_TEXT)},
     });
     if let Some(service) = &alarm.key.service {
         payload["component"] = Escaped(service).to_string().into();
@@ -301,8 +325,35 @@ mod tests {
         assert!(block.starts_with("*<http://x/presence/pay|✕ CRITICAL: pay &lt;down&gt; &amp; ¦out¦>*\n"), "{block}");
         assert!(block.chars().count() <= SLACK_SECTION && !block.contains('\u{202e}'), "{block}");
         assert!(block.trim_end_matches("&lt;").ends_with('\n'), "no reference is cut: {block}");
+        assert_eq!(body["blocks"][0]["text"]["verbatim"], true);
         let text = body["text"].as_str().expect("text");
         assert!(text.starts_with("✕ CRITICAL: pay &lt;down&gt;") && text.chars().count() <= SLACK_FALLBACK, "{text}");
+    }
+
+    #[test]
+    fn a_text_of_any_length_fits_and_mentions_nobody() {
+        let services = (0..10_000).map(|n| format!("service-{n}")).collect::<Vec<_>>().join(", ");
+        let mut long = notification(&format!("{}; {services}", "&".repeat(2000)), Severity::Critical, false);
+        long.alarm.key.service = Some("é<".repeat(64).into());
+        let page = format!("https://{}", "h".repeat(500));
+        let slack = slack(&Message::new(&long, Some(&page)));
+        let block = slack["blocks"][0]["text"]["text"].as_str().expect("text");
+        let fallback = slack["text"].as_str().expect("text");
+        assert!(block.chars().count() <= SLACK_SECTION && fallback.chars().count() <= SLACK_FALLBACK);
+        let identity = Identity { node: "n".into(), boot: 1 };
+        let event = pagerduty(&long, "k", &identity, Some(&page));
+        assert!(event["payload"]["summary"].as_str().is_some_and(|text| text.chars().count() <= PAGERDUTY_SUMMARY));
+        assert!(event.to_string().len() < 100_000 && ntfy(&long, Some(&page)).1.len() <= NTFY_MESSAGE);
+
+        for (text, expected) in [
+            ("@everyone", "@\u{200b}everyone"),
+            ("x@EVERYONE y@here", "x@\u{200b}EVERYONE y@\u{200b}here"),
+            ("(@bob) svc@host", "(@\u{200b}bob) svc@host"),
+            ("[a](http://b)", "[a]\u{200b}(http://b)"),
+            ("é@", "é@"),
+        ] {
+            assert_eq!(without_mentions(text), expected);
+        }
     }
 
     #[test]

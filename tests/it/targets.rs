@@ -520,3 +520,51 @@ fn an_alert_whose_command_fails_holds_up_no_other_and_arguments_are_shown_nowher
         assert!(!text.contains("tok3n") && !text.contains("case $line"), "{name}: {text}");
     }
 }
+
+#[test]
+fn a_test_alert_says_in_words_how_each_target_is_broken() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut more = String::new();
+    let cases = [
+        ("hangs", "webhook", Reply::Nothing, "FAILED: no answer within 0.4 s"),
+        ("drips", "webhook", Reply::Drips, "FAILED: no answer within 0.4 s"),
+        ("garbles", "ntfy", Reply::Garbage, "FAILED: "),
+        (
+            "points",
+            "slack",
+            Reply::With(308, "Location: http://127.0.0.1:9/x", ""),
+            "FAILED: it answers 308, a redirect to",
+        ),
+        ("locks", "slack", Reply::Says(403, "invalid_token"), "FAILED: it answers 403: invalid_token"),
+        ("denies", "slack", Reply::Says(200, "{\"ok\":false,\"error\":\"not_in_channel\"}"), "not_in_channel"),
+        ("waits", "pagerduty", Reply::With(429, "Retry-After: 9", "slow down"), "FAILED: it answers 429: slow down"),
+        ("invalid", "pagerduty", Reply::Says(202, "{\"status\":\"invalid event\"}"), "FAILED: it answers 202: "),
+        ("managed", "alertmanager", Reply::Says(500, "no"), "FAILED: it answers 500: no"),
+        // Its status says that it was taken.
+        ("breaks", "webhook", Reply::Breaks, "delivered, 200"),
+    ];
+    for (name, kind, reply, _) in &cases {
+        let reply = reply.clone();
+        let stub = Stub::start(move |_, _| reply.clone());
+        let key = if *kind == "pagerduty" { "routing_key = \"k\"\n" } else { "" };
+        more.push_str(&format!(
+            "[[notify]]\ntype = \"{kind}\"\nname = \"{name}\"\nurl = \"http://{}/t\"\ntimeout = \"400ms\"\n{key}",
+            stub.address
+        ));
+    }
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    let url = format!("http://{}", daemon.http.expect("HTTP"));
+    let output = systole(&["presence", "--url", &url, "--token", "secret", "test-alert"], b"");
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for (name, kind, _, says) in &cases {
+        let of = |line: &&str| line.starts_with(&format!("{name} ({kind}, "));
+        let part = said.split_inclusive('\n').collect::<Vec<_>>();
+        let at = part.iter().position(of).unwrap_or_else(|| panic!("no {name}: {said}"));
+        assert!(part[at + 1].starts_with("  problem  ") && part[at + 1].contains(says), "{name}: {said}");
+        // There is no end without a problem.
+        let has_end = part.get(at + 2).is_some_and(|line| line.starts_with("  end "));
+        assert_eq!(has_end, *name == "breaks", "{name}: {said}");
+    }
+    daemon.stop();
+}
