@@ -14,7 +14,10 @@ use crate::support::{Daemon, certs::Authority, command, pause_ms, text, until};
 type Posts = Arc<Mutex<Vec<(String, bool, String)>>>;
 
 fn webhook() -> (String, Posts) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    webhook_at(TcpListener::bind("127.0.0.1:0").expect("a port"))
+}
+
+fn webhook_at(listener: TcpListener) -> (String, Posts) {
     let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
     let posts: Posts = Arc::default();
     let all = Arc::clone(&posts);
@@ -181,5 +184,61 @@ fn a_peer_is_asked_over_tls_and_shows_what_it_hears_to_nobody_else() {
     assert_eq!((code, &digest["node"], &digest["v"]), (200, &"b".into(), &1.into()));
     let (_, scraped) = b.get("/metrics");
     assert!(scraped.contains("presence_peer_up{peer=\"a\"} 1"), "{scraped}");
+    drop((a, b));
+}
+
+#[test]
+fn a_target_that_one_cannot_reach_is_told_by_the_other_and_nothing_comes_late_or_twice() {
+    let (dir_a, dir_b) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (of_b, posts_of_b) = webhook();
+    let (shared, posts) = webhook();
+    // Nobody is there at first.
+    let port_of_a = free_port();
+    let (port_a, port_b) = (free_port(), free_port());
+    let of = |port: u16| format!("http://127.0.0.1:{port}");
+    let targets = |own: &str| {
+        let one =
+            |name: &str, url: &str| format!("[[notify]]\ntype = \"webhook\"\nname = \"{name}\"\nurl = \"{url}\"\n");
+        one("own", own) + &one("shared", &shared)
+    };
+    let a = config(dir_a.path(), "a", port_a, &of(port_b), &targets(&format!("{}/hook", of(port_of_a))), "");
+    let b = config(dir_b.path(), "b", port_b, &of(port_a), &targets(&of_b), "");
+    let (b, a) = (Daemon::start(dir_b.path(), &b), Daemon::start(dir_a.path(), &a));
+    let beat = |lines: &[&[u8]]| {
+        [&a, &b].iter().for_each(|daemon| daemon.send_udp(lines));
+        pause_ms(100);
+    };
+    let (pay, others) = (b"heartbeat.pay.x:1|g|#interval:1", b"heartbeat.web.z:1|g|#interval:1");
+    until("one that notifies", || {
+        beat(&[pay, others]);
+        speaker(&a) == "a" && speaker(&b) == "a"
+    });
+    let of_pay = |posts: &Posts| -> Vec<(bool, String)> {
+        let posts = posts.lock().expect("nobody panicked");
+        assert!(posts.iter().all(|(key, ..)| key == "PresenceServiceDown/pay"), "{posts:?}");
+        posts.iter().map(|(_, end, by)| (*end, by.clone())).collect()
+    };
+    until("b tells whom a cannot reach", || {
+        beat(&[others]);
+        !of_pay(&posts_of_b).is_empty()
+    });
+    let by = |node: &str, end: bool| (end, node.to_string());
+    assert_eq!((of_pay(&posts_of_b), of_pay(&posts)), (vec![by("b", false)], vec![by("a", false)]));
+    // What a had tried it tries no more, though its receiver is there now.
+    let status = a.status_when("a has given it up", |status| status["notify"]["own"]["queued"] == 0);
+    assert_eq!(status["notify"]["own"]["dropped"]["superseded"], 1, "{status}");
+    assert_eq!((&status["observers"]["speaker"], &status["observers"]["targets"]["own"]), (&"a".into(), &"b".into()));
+    let (_, late) = webhook_at(TcpListener::bind(("127.0.0.1", port_of_a)).expect("the port is free still"));
+    until("its end", || {
+        beat(&[pay, others]);
+        of_pay(&posts_of_b).len() == 2 && of_pay(&posts).len() == 2
+    });
+    // For longer than the pauses of a that tries again.
+    for _ in 0..25 {
+        beat(&[pay, others]);
+    }
+    assert_eq!(of_pay(&posts_of_b), [by("b", false), by("b", true)]);
+    assert_eq!(of_pay(&posts), [by("a", false), by("a", true)]);
+    assert!(of_pay(&late).is_empty());
     drop((a, b));
 }
