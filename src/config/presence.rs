@@ -170,7 +170,7 @@ fn judging(policy: &mut Policy, v: &mut dyn OptionVisitor) {
     let doc = "With \"same_ip\", a goodbye counts only from the address of the heartbeats.";
     choice(v, "goodbye_from", doc, &[("any", false), ("same_ip", true)], &mut policy.goodbye_same_ip);
     let doc = "Series of instances and services (\"instance\"), of services alone (\"service\"), or of services alone above \
-               10,000 instances (\"auto\").";
+               10,000 instances and jobs (\"auto\").";
     choice(v, "series", doc, &SERIES, &mut policy.series);
     v.field("maintenance_wire", "Whether `maintenance.*` counts.", Opt::Flag(&mut policy.maintenance_wire));
     let doc = "Silence of more than this share of all is reported once, and holds other alerts back.";
