@@ -642,7 +642,14 @@ fn jobs(seen: &JobSummary) -> Option<Finding> {
         1 => format!("The job {} is not well: {}", first.service, first.state),
         _ => format!("{bad} jobs are not well: {}{more}", named.join(", ")),
     };
-    let grade = if seen.critical > 0 { Grade::Error } else { Grade::Warning };
+    // Who is in maintenance is looked at already.
+    let (grade, sentence) = match seen.bad_in_maintenance {
+        0 if seen.critical > 0 => (Grade::Error, sentence),
+        0 => (Grade::Warning, sentence),
+        n if n == bad => (Grade::Warning, format!("{sentence}, in maintenance")),
+        n if seen.critical > 0 => (Grade::Error, format!("{sentence} ({n} in maintenance)")),
+        n => (Grade::Warning, format!("{sentence} ({n} in maintenance)")),
+    };
     let detail = format!("{} of {} are well.", seen.jobs - bad, count(seen.jobs, "job"));
     Some(Finding::new(grade, About::Presence, sentence, detail).pill(format!("{} not well", count(bad, "job"))))
 }
@@ -744,6 +751,27 @@ mod tests {
             hour: LastHour::default(),
         };
         seen.verdict()
+    }
+
+    #[test]
+    fn a_job_that_fails_in_its_maintenance_is_no_error() {
+        use crate::presence::{BadJob, JobState, JobSummary};
+        let of = |bad_in_maintenance: usize| {
+            let bad = BadJob {
+                service: "backup".into(),
+                instance: "-".into(),
+                state: JobState::Failed,
+                exit: Some(3),
+                duration_s: None,
+                last_success: None,
+                due: None,
+            };
+            let jobs = JobSummary { jobs: 1, critical: 1, bad_in_maintenance, bad: vec![bad], ..JobSummary::default() };
+            of_presence(&Summary { jobs, ..Summary::default() })
+        };
+        let sentence = "The job backup is not well: failed";
+        assert_eq!(of(0), (Grade::Error, sentence.into()));
+        assert_eq!(of(1), (Grade::Warning, format!("{sentence}, in maintenance")));
     }
 
     #[test]

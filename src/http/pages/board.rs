@@ -147,7 +147,7 @@ const STATES: [(&str, &str); 7] = [
 fn is_in(service: &ServiceView, state: &str) -> bool {
     let has = |wanted: InstanceState| service.instances.iter().any(|one| one.state == wanted);
     match state {
-        "down" => has(InstanceState::Down),
+        "down" => has(InstanceState::Down) || is_down_by_jobs(service),
         "late" => has(InstanceState::Late),
         "unknown" => service.state == ServiceState::Unknown || has(InstanceState::Unknown),
         "left" => has(InstanceState::Left),
@@ -158,6 +158,11 @@ fn is_in(service: &ServiceView, state: &str) -> bool {
                 || service.instances.iter().any(|one| one.flags.contains(&Flag::Maintenance))
         }
     }
+}
+
+/// Whether a service that has only jobs is down.
+fn is_down_by_jobs(service: &ServiceView) -> bool {
+    service.instances.is_empty() && service.state == ServiceState::Down && !service.jobs.is_empty()
 }
 
 fn render(state: &AppState, look: &Look, mut seen: Seen, query: &State) -> Markup {
@@ -269,7 +274,10 @@ fn chips(services: &[ServiceView], query: &State) -> Vec<(String, String, &'stat
         .iter()
         .filter_map(|(name, words)| {
             let n = match *name {
-                "down" => instances(services, |one| one.state == InstanceState::Down),
+                "down" => {
+                    let by_jobs = services.iter().filter(|service| is_down_by_jobs(service)).count();
+                    instances(services, |one| one.state == InstanceState::Down) + by_jobs
+                }
                 "late" => instances(services, |one| one.state == InstanceState::Late),
                 "left" => instances(services, |one| one.state == InstanceState::Left),
                 "critical" => instances(services, InstanceView::is_failing),

@@ -61,8 +61,10 @@ pub struct JobSummary {
     pub warning: usize,
     /// Those that were not heard yet, or not when they were last awaited.
     pub unheard: usize,
-    /// Those in maintenance.
+    /// Those in maintenance, and how many of these are critical or a warning.
     pub maintenance: usize,
+    /// See there.
+    pub bad_in_maintenance: usize,
     /// Some of those that are not well, the worst first.
     pub bad: Vec<BadJob>,
 }
@@ -545,6 +547,7 @@ impl Engine {
                 1 => out.warning += 1,
                 _ => out.critical += 1,
             }
+            out.bad_in_maintenance += usize::from(job.is_maintained(self.now));
             bad.push(job);
         }
         bad.sort_by_key(|job| std::cmp::Reverse(job.badness()));
