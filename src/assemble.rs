@@ -1,8 +1,11 @@
 //! From the configuration to what each room needs: the one place that knows both.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use hyper::Uri;
 
 use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
@@ -10,14 +13,15 @@ use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::config::{self, Config, Listen, ListenUrl, Origins, Profile, StatePath, Workers, show_size};
 use crate::explain::{Destination, Explainer, ExplainerOptions, RulePlace};
 use crate::history::{Archive, HistoryOptions};
-use crate::http_client::masked;
+use crate::http_client::split_login;
 use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
 use crate::ports::{Ports, TlsFiles, token_in_plain_text};
 use crate::presence::Identity;
+use crate::presence::observers::is_node_name;
 use crate::presence::policy::Policy;
-use crate::presence_driver::PresenceOptions;
+use crate::presence_driver::{PresenceOptions, shown_peers};
 use crate::protocol::{Heartbeats, Options};
 use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
@@ -79,7 +83,11 @@ pub fn watches(config: &Config) -> Arc<Watches> {
 /// The name of this node among observers.
 pub fn node(config: &Config) -> String {
     let name = &config.presence.peers.node;
-    if name.is_empty() { host_name().unwrap_or_else(|_| "systole".into()) } else { name.clone() }
+    if !name.is_empty() {
+        return name.clone();
+    }
+    // A kernel takes any bytes for a host's name.
+    host_name().ok().filter(|name| is_node_name(name)).unwrap_or_else(|| "systole".into())
 }
 
 /// How presence is run; `None` if presence is off. `env` is the environment.
@@ -109,7 +117,7 @@ pub fn presence(
         group_wait: presence.group_wait,
         queue: presence.queue,
         memory: Memory::unlimited(),
-        peers: presence.peers.are_on().then(|| presence.peers.urls.iter().map(|url| masked(url)).collect()),
+        peers: presence.peers.are_on().then(|| shown_peers(&presence.peers.urls)),
     })
 }
 
@@ -266,9 +274,25 @@ pub fn warnings(config: &Config) -> Vec<String> {
     of_page
         .into_iter()
         .chain(of_sinks)
+        .chain(of_peers(&config.presence.peers.urls))
         .chain(of_watches(config))
         .chain(beyond_memory(config, Available::read()))
         .collect()
+}
+
+/// What is said of peers to which the token goes in plain text.
+fn of_peers(urls: &[String]) -> Vec<String> {
+    let is_here = |host: &str| {
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    };
+    let is_open = |url: &String| {
+        let host = split_login(url).0.parse::<Uri>().ok().and_then(|url| url.host().map(is_here));
+        url.starts_with("http://") && host == Some(false)
+    };
+    let shown = shown_peers(urls).into_iter().zip(urls).filter(|(_, url)| is_open(url));
+    let why = "is not on this host and has no TLS, so everybody on the way can read `peer_token`; use https://";
+    shown.map(|(shown, _)| format!("presence.peers: {shown} {why}")).collect()
 }
 
 /// What is said of watches that take no line, or whose lines count for nothing.
@@ -371,6 +395,16 @@ pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_goes_to_another_host_in_plain_text_is_warned_of() {
+        let urls = ["http://[::1]:8127", "http://localhost", "https://b", "http://u:p@b:8127/x", "http://127.0.0.9/b"];
+        let warnings = of_peers(&urls.map(String::from));
+        assert!(
+            matches!(&warnings[..], [one] if one.contains("http://***@b:8127/*** is not on this host")),
+            "{warnings:?}"
+        );
+    }
 
     #[test]
     fn a_max_memory_beyond_what_there_is_is_warned_of_with_both_numbers() {

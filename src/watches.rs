@@ -17,7 +17,7 @@ use compact_str::{CompactString, ToCompactString};
 
 use crate::glob::{captures, matches};
 use crate::named::named_enum;
-use crate::protocol::{MAX_PRESENCE_NAME, TAKEN};
+use crate::protocol::{is_presence_name, is_service_name};
 
 /// Most watches: their numbers are 16 bits wide.
 pub const MAX_WATCHES: usize = 1000;
@@ -222,9 +222,8 @@ impl MetricWatch {
     fn named(&self, line: &WatchedLine<'_>, unknown: &str) -> Option<(CompactString, CompactString)> {
         let (service, instance) =
             (self.service.fill(line, unknown)?, self.instance.fill(line, unknown).unwrap_or(NOBODY.into()));
-        let fits = |text: &str| !text.is_empty() && text.len() <= MAX_PRESENCE_NAME;
         let instance = if instance.is_empty() { NOBODY.into() } else { instance };
-        (fits(&service) && fits(&instance) && !TAKEN.contains(&&*service)).then_some((service, instance))
+        (is_service_name(&service) && is_presence_name(&instance)).then_some((service, instance))
     }
 }
 

@@ -76,6 +76,12 @@ pub(super) fn secret(visitor: Visitor<'_>, key: Words, doc: Words, value: &mut O
     *value = Some(text).filter(|text| !text.is_empty());
 }
 
+/// Whether a token can stand in a header.
+pub(super) fn in_header(token: &str) -> Result<(), String> {
+    let is_good = token.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if is_good { Ok(()) } else { Err("it cannot stand in a header".into()) }
+}
+
 pub(super) fn map(visitor: Visitor<'_>, key: Words, doc: Words, value: &mut BTreeMap<String, String>) {
     visitor.field(key, doc, Opt::Map(value));
 }

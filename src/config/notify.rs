@@ -7,6 +7,7 @@ use crate::notify::{Route, TargetKind, TargetOptions};
 use crate::presence::Severity;
 use crate::settings::{Opt, OptionVisitor, Parsed, TablesOf, Wrong, choice, count, environment, suggestion};
 
+use super::kinds::in_header;
 use super::schema::Config;
 
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
@@ -111,8 +112,7 @@ fn place(target: &mut TargetOptions, v: &mut dyn OptionVisitor) {
     if matches!(kind, TargetKind::Webhook | TargetKind::Ntfy | TargetKind::Alertmanager) {
         v.field("token", "Token for `Authorization: Bearer`.", Opt::Secret(&mut target.token));
         v.example("token", "\"a secret\"");
-        let is_good = target.token.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        v.require("token", if is_good { Ok(()) } else { Err("it cannot stand in a header".into()) });
+        v.require("token", in_header(&target.token));
     }
     let tls = &mut target.tls;
     v.in_table("tls", &mut |v| {

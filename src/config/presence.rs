@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use crate::acl::AccessList;
 use crate::presence::policy::{Expected, Guard, Misses, Notify, Override, Policy, Rules, SeriesOf};
 use crate::presence_driver::QUEUE;
-use crate::protocol::TAKEN;
 use crate::settings::{
     Opt, OptionVisitor, Parsed, TablesOf, Wrong, choice, count, maybe, maybe_choice, maybe_count, maybe_seconds,
     seconds,
@@ -312,8 +311,7 @@ fn expected(all: &mut Vec<Expected>, v: &mut dyn OptionVisitor) {
         let service = Opt::Text(&mut one.service);
         v.field("service", "Its name.", Opt::Maybe(&mut is_there, Box::new(service)));
         v.require_one("service", is_there, "\"payments\"");
-        let problem = || format!("no service is called `{}`: the API has that word in its paths", one.service);
-        v.require("service", if TAKEN.contains(&&*one.service) { Err(problem()) } else { Ok(()) });
+        v.require("service", if one.service.is_empty() { Ok(()) } else { presence_job::name(&one.service) });
         count(v, "min", "Instances that must be present.", &mut one.min, 1..=1000);
         v.example("min", "2");
         maybe_seconds(v, "within", "From when on; the service's own by default.", &mut one.within, SECONDS);

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::presence::{CronSchedule, JobRule, NamedZone};
-use crate::protocol::{MAX_PRESENCE_NAME, TAKEN};
+use crate::protocol::{TAKEN, is_presence_name};
 use crate::settings::{Opt, OptionVisitor, TablesOf, maybe, maybe_seconds};
 
 const DAY: u64 = 86_400;
@@ -110,8 +110,8 @@ fn who(rule: &JobRule) -> String {
 }
 
 /// Whether senders can have this name.
-fn name(name: &str) -> Result<(), String> {
-    if name.is_empty() || name.len() > MAX_PRESENCE_NAME {
+pub(super) fn name(name: &str) -> Result<(), String> {
+    if !is_presence_name(name) {
         return Err("names have 1 to 128 bytes".into());
     }
     if TAKEN.contains(&name) {

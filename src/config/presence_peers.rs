@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use crate::settings::{Opt, OptionVisitor};
 
-use super::kinds::secret;
+use super::kinds::{in_header, secret};
+use crate::http_client::split_login;
+use crate::presence::observers::is_node_name;
 
 /// The observers beside this one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,27 +28,54 @@ impl Peers {
     }
 }
 
-/// Longest name of a node, in bytes.
-const MOST_NODE: usize = 128;
-
 /// Most peers.
 const MOST_PEERS: usize = 8;
 
 pub(super) fn describe(all: &mut Peers, v: &mut dyn OptionVisitor) {
     let doc = "Name of this node among observers, in events and in alerts; without it that of the host.";
     v.field("node", doc, Opt::Text(&mut all.node));
-    let is_right = all.node.len() <= MOST_NODE && !all.node.contains(|c: char| c.is_control() || c == ',' || c == '/');
-    let problem = || format!("the name of a node has at most {MOST_NODE} bytes, and neither `,` nor `/`");
-    v.require("node", if is_right { Ok(()) } else { Err(problem()) });
+    let is_right = all.node.is_empty() || is_node_name(&all.node);
+    let problem = "the name of a node has at most 128 bytes, and neither `,` nor `/`";
+    v.require("node", if is_right { Ok(()) } else { Err(problem.into()) });
     let doc = "URLs of the pages of other observers of the same fleet: one notifies for all.";
     v.field("peers", doc, Opt::Urls(&mut all.urls));
     let is_right = all.urls.len() <= MOST_PEERS;
     v.require("peers", if is_right { Ok(()) } else { Err(format!("there are at most {MOST_PEERS} peers")) });
+    v.require("peers", distinct(&all.urls));
     secret(v, "peer_token", "What observers show each other; the same at all of them.", &mut all.token);
     v.example("peer_token", "\"a secret\"");
+    v.require("peer_token", in_header(all.token.as_deref().unwrap_or("")));
     let is_right = all.urls.is_empty() || all.token.is_some();
     v.require("peer_token", if is_right { Ok(()) } else { Err("`peers` need a `peer_token`".into()) });
     let doc = "Root certificates that the certificates of peers are checked against, in place of the system's.";
     v.field("peer_ca", doc, Opt::Path(&mut all.ca));
     v.example("peer_ca", "\"/etc/systole/ca.pem\"");
+}
+
+/// Whether no peer is there twice. Their logins do not count: a peer is shown the token.
+fn distinct(urls: &[String]) -> Result<(), String> {
+    let place = |url: &String| split_login(url).0.trim_end_matches('/').to_string();
+    let places: Vec<String> = urls.iter().map(place).collect();
+    let twice = (1..places.len()).find(|&n| places[..n].contains(&places[n]));
+    twice.map_or(Ok(()), |n| Err(format!("peer {} is there twice", n + 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_wrong_with_peers_is_said() {
+        for (text, says) in [
+            ("peers = [\"http://b\"]", "`peers` need a `peer_token`"),
+            ("peer_token = \"a\\nb\"", "cannot stand in a header"),
+            ("peers = [\"http://x:1@b\", \"http://y:2@b/\"]\npeer_token = \"t\"", "peer 2 is there twice"),
+            ("node = \"a/b\"", "neither `,` nor `/`"),
+        ] {
+            let problem = Config::parse(&format!("[presence]\n{text}\n")).expect_err(text).to_string();
+            assert!(problem.contains(says), "{text}: {problem}");
+        }
+        let two = "[presence]\npeers = [\"http://gate/b\", \"http://gate/c\"]\npeer_token = \"t\"\n";
+        assert_eq!(Config::parse(two).expect("two places").presence.peers.urls.len(), 2);
+    }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use crate::presence::observers::Cursor;
+use crate::presence::observers::{Cursor, is_node_name};
 use crate::presence::{Flag, InstanceView, JobSummary, ServiceState, ServiceView, State as InstanceState, rfc3339};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
@@ -311,25 +311,35 @@ pub(super) async fn events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
 }
 
-pub(super) struct Known(Option<Cursor>);
+/// What a peer has, and who it is.
+pub(super) struct Known {
+    since: Option<Cursor>,
+    node: String,
+}
 
 impl FromGiven for Known {
-    const NAMES: &'static [&'static str] = &["since"];
+    const NAMES: &'static [&'static str] = &["since", "node"];
 
     fn from_given(given: &Given) -> Result<Known, String> {
         let read = |text: &str| text.parse().map_err(|()| "`since` is the `cursor` of an answer before".to_string());
-        Ok(Known(given.text("since").map(read).transpose()?))
+        let node = given.text("node").unwrap_or("");
+        if !node.is_empty() && !is_node_name(node) {
+            return Err("`node` is the name of an observer".into());
+        }
+        Ok(Known { since: given.text("since").map(read).transpose()?, node: node.into() })
     }
 }
 
 /// What this node has heard, for other observers
 ///
-/// It needs the token of `presence.peer_token`. Ages, never times; with `since` only what is new.
+/// It needs the token of `presence.peer_token`. Ages, never times; with `since` only what is new. A page of it: while `more` is
+/// true the next one follows at once.
 #[utoipa::path(
     get,
     path = "/api/v1/presence/peer",
     params(
-        ("since" = Option<String>, Query, description = "The `cursor` of the answer before", pattern = r"^[0-9]{1,15}\.[0-9]{1,15}\.[0-9]{1,15}$"),
+        ("since" = Option<String>, Query, description = "The `cursor` of the answer before", pattern = r"^[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}(\.[0-9]{1,10})?$"),
+        ("node" = Option<String>, Query, description = "The name of the observer that asks", pattern = r"^[^\x00-\x1f\x7f,/]{1,128}$"),
     ),
     responses(
         (status = 200, description = "What it has heard, and which problems it knows", body = Object),
@@ -337,14 +347,14 @@ impl FromGiven for Known {
 )]
 pub(super) async fn peer(
     State(state): State<AppState>,
-    Parameters(Known(since)): Parameters<Known>,
+    Parameters(Known { since, node }): Parameters<Known>,
     headers: HeaderMap,
     extensions: Extensions,
 ) -> Result<Response, Response> {
     if let Some(refused) = state.access.refused_peer(&headers, &extensions) {
         return Err(refused);
     }
-    let digest = ask(&state, move |presence| presence.digest(since)).await?.ok_or_else(off)?;
+    let digest = ask(&state, move |presence| presence.digest(since, &node)).await?.ok_or_else(off)?;
     let body = state.bodies.work(move || serde_json::to_vec(&digest).unwrap_or_default()).await?;
     state.bodies.shared(web::JSON, body.into()).await
 }

@@ -9,6 +9,8 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use super::describe::describe;
+use super::text_bytes;
+use crate::memory::footprint;
 use crate::named::named_enum;
 
 use super::event::{Change, Event, EventKind, MassSilencePhase, Phase, Severity, WarningCode, WatchState};
@@ -145,6 +147,21 @@ fn push_escaped(key: &mut String, name: &str) {
             '%' if name[at + 1..].starts_with("2F") || name[at + 1..].starts_with("25") => key.push_str("%25"),
             c => key.push(c),
         }
+    }
+}
+
+impl AlertKey {
+    /// Bytes that it takes beside itself.
+    pub fn heap_bytes(&self) -> usize {
+        let names = [&self.service, &self.instance].into_iter().flatten();
+        names.chain(self.nodes.iter().flatten()).map(text_bytes).sum()
+    }
+}
+
+impl Alarm {
+    /// The same of an alarm.
+    pub fn heap_bytes(&self) -> usize {
+        self.key.heap_bytes() + footprint(self.text.capacity())
     }
 }
 

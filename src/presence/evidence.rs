@@ -193,22 +193,15 @@ impl Evidence {
         }
     }
 
-    /// Who was heard here after a number, at most so many, in the order of numbers; the number to go on from, and whether
-    /// there is more.
-    pub(super) fn since(&self, number: u64, most: usize) -> (Vec<InstanceId>, u64, bool) {
+    /// Who was heard here after a number, in the order of numbers.
+    pub(super) fn since(&self, number: u64) -> impl Iterator<Item = (u64, InstanceId)> {
         let first = self.log.partition_point(|&(known, _)| known <= number);
-        let (mut ids, mut last) = (Vec::new(), number);
-        for &(known, id) in self.log.range(first..) {
-            if self.of(id).number != known {
-                continue;
-            }
-            if ids.len() == most {
-                return (ids, last, true);
-            }
-            ids.push(id);
-            last = known;
-        }
-        (ids, self.last_number, false)
+        self.log.range(first..).copied().filter(|&(known, id)| self.of(id).number == known)
+    }
+
+    /// The number of the last that was heard here.
+    pub(super) fn last_number(&self) -> u64 {
+        self.last_number
     }
 
     /// Whether a peer answers.
@@ -226,22 +219,22 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_is_given_what_is_new_in_parts_and_each_once() {
+    fn who_asks_is_given_what_is_new_and_each_once() {
         let mut evidence = Evidence::new(at(0.0));
         let ids: Vec<InstanceId> = (0..5).map(InstanceId::from_place).collect();
         for &id in &ids {
             evidence.note_here(id, at(1.0));
         }
         evidence.note_here(ids[0], at(2.0));
-        let (first, number, more) = evidence.since(0, 3);
-        assert_eq!((first.as_slice(), more), (&ids[1..4], true));
-        let (rest, number, more) = evidence.since(number, 3);
-        assert_eq!((rest, more), (vec![ids[4], ids[0]], false));
-        assert_eq!(evidence.since(number, 3), (Vec::new(), number, false));
+        let since = |evidence: &Evidence, number| evidence.since(number).map(|(_, id)| id).collect::<Vec<_>>();
+        assert_eq!(since(&evidence, 0), [ids[1], ids[2], ids[3], ids[4], ids[0]]);
+        assert_eq!(since(&evidence, 4), [ids[4], ids[0]]);
+        let number = evidence.last_number();
+        assert_eq!((since(&evidence, number), number), (Vec::new(), 6));
         evidence.note_left_here(ids[2], at(3.0));
         evidence.forget(ids[4]);
-        assert_eq!(evidence.since(number, 3).0, [ids[2]]);
-        assert_eq!(evidence.since(0, 9).0, [ids[1], ids[3], ids[0], ids[2]]);
+        assert_eq!(since(&evidence, number), [ids[2]]);
+        assert_eq!(since(&evidence, 0), [ids[1], ids[3], ids[0], ids[2]]);
     }
 
     #[test]
@@ -251,6 +244,6 @@ mod tests {
             evidence.note_here(InstanceId::from_place(n % 7), at(f64::from(n)));
         }
         assert!(evidence.log.len() <= 2 * 7 + OUTDATED, "{}", evidence.log.len());
-        assert_eq!(evidence.since(0, 100).0.len(), 7);
+        assert_eq!(evidence.since(0).count(), 7);
     }
 }

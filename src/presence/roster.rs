@@ -228,7 +228,13 @@ impl Roster {
 
     /// Everybody, in the order of places.
     pub(super) fn instances(&self) -> impl Iterator<Item = (InstanceId, &Instance)> {
-        (0..).map(InstanceId).zip(&self.instances).filter_map(|(id, instance)| Some((id, instance.as_ref()?)))
+        self.instances_from(0)
+    }
+
+    /// Everybody from a place on, in the order of places.
+    pub(super) fn instances_from(&self, place: u32) -> impl Iterator<Item = (InstanceId, &Instance)> {
+        let rest = self.instances.get(place as usize..).unwrap_or_default();
+        rest.iter().zip(place..).filter_map(|(instance, place)| Some((InstanceId(place), instance.as_ref()?)))
     }
 
     pub(super) fn instance_ids(&self) -> Vec<InstanceId> {

@@ -31,7 +31,7 @@ use crate::untrusted::Escaped;
 use state_file::StateFile;
 
 pub use observers::Among;
-pub use poller::{Pollers, start as start_pollers};
+pub use poller::{Pollers, shown as shown_peers, start as start_pollers};
 pub use state::{PresenceState, Report};
 
 /// Time between two evaluations.
@@ -73,7 +73,7 @@ pub struct PresenceOptions {
     pub queue: usize,
     /// The memory that all of it lies in.
     pub memory: Memory,
-    /// URLs of other observers of the same fleet, without what is secret; `None` if this is the only one.
+    /// URLs of other observers of the same fleet as they are shown, all different; `None` if this is the only one.
     pub peers: Option<Vec<String>>,
 }
 
@@ -319,7 +319,8 @@ impl Driver {
             // Two starts are never at the same microsecond.
             let start = (unix_time() * 1e6) as u64;
             let times = (base, epoch.to_unix(base));
-            Among::new(Observers::new(&identity.node, start, &urls, observers, firing.into_iter(), times))
+            let observers = Observers::new(&identity.node, start, &urls, observers, firing.into_iter(), times);
+            Among::new(observers.in_memory(&memory))
         });
         let mut state = PresenceState::new(engine, epoch, identity, alerts, outboxes, newest, held);
         state.shared = observers;

@@ -1,28 +1,33 @@
 //! The presence thread among other observers: what it tells them, what it takes from them, and when it notifies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use compact_str::CompactString;
+
 use crate::notify::{Outbox, SavedTarget};
-use crate::presence::observers::{Cursor, Digest, Mistaken, Observers, ObserversView, PeerView};
+use crate::presence::observers::{ActRow, Cursor, Digest, Heard, Missed, Mistaken, Observers, ObserversView, PeerView};
 use crate::presence::{Alarm, AlertKey, AlertName, Engine, EngineTime, Notification, Reading, UnixTime, peer_reading};
 
 use super::state::PresenceState;
+
+/// Most names of peers that are told that this node is leaving: there are no more peers.
+const MOST_FAREWELLS: usize = 8;
 
 /// This node among others, and what it gives to its targets. It needs no thread and no runtime.
 #[derive(Debug)]
 pub struct Among {
     /// What this node knows of the others.
     pub observers: Observers,
-    /// How often a peer was told that this node is leaving.
-    farewells: usize,
+    /// Peers that were told that this node is leaving, by the names that they say.
+    farewells: BTreeSet<CompactString>,
     is_leaving: bool,
 }
 
 impl Among {
     /// A node that has notified nobody yet.
     pub fn new(observers: Observers) -> Among {
-        Among { observers, farewells: 0, is_leaving: false }
+        Among { observers, farewells: BTreeSet::new(), is_leaving: false }
     }
 
     /// Notifies, if it is for this node to do: puts into the queues of the targets what they are to be sent now, and takes back
@@ -112,17 +117,33 @@ impl PresenceState {
         self.shared.as_ref().map(|shared| shared.observers.view(self.engine()))
     }
 
-    /// What is new to a peer; `None` if there are no observers beside this one.
-    pub fn digest(&mut self, since: Option<Cursor>) -> Option<Digest> {
+    /// What is new to a peer that calls itself so; `None` if there are no observers beside this one.
+    pub fn digest(&mut self, since: Option<Cursor>, asker: &str) -> Option<Digest> {
         let unix = self.unix_now();
         let shared = self.shared.as_mut()?;
-        shared.farewells += usize::from(shared.is_leaving);
+        if shared.is_leaving && shared.farewells.len() < MOST_FAREWELLS {
+            shared.farewells.insert(asker.into());
+        }
         Some(shared.observers.digest(&self.engine, since, unix))
     }
 
-    /// The time before a peer is asked, and where to go on.
-    pub(super) fn before_poll(&mut self, peer: usize) -> (EngineTime, Option<Cursor>) {
-        (self.engine.now(), self.shared.as_ref().and_then(|shared| shared.observers.cursor(peer)))
+    /// The time before a peer is asked, where to go on, and who asks.
+    pub(super) fn before_poll(&mut self, peer: usize) -> (EngineTime, Option<Cursor>, CompactString) {
+        let observers = self.shared.as_ref().map(|shared| &shared.observers);
+        let node = observers.map(|observers| observers.node().clone());
+        (self.engine.now(), observers.and_then(|observers| observers.cursor(peer)), node.unwrap_or_default())
+    }
+
+    /// Takes a part of a peer's answer; the rest of it follows.
+    pub(super) fn take_part(
+        &mut self,
+        peer: usize,
+        asked: EngineTime,
+        node: &str,
+        part: (Vec<ActRow>, Vec<Heard>),
+    ) -> Result<(), Mistaken> {
+        let Some(shared) = &mut self.shared else { return Ok(()) };
+        shared.observers.take_part(peer, node, part, &mut self.engine, asked)
     }
 
     /// Takes a peer's answer; whether there is more.
@@ -132,13 +153,11 @@ impl PresenceState {
         shared.observers.take_digest(peer, digest, &mut self.engine, (asked, unix))
     }
 
-    /// A peer did not answer, or what it answered is broken.
-    pub(super) fn miss_peer(&mut self, peer: usize, is_broken: bool) {
-        let Some(shared) = &mut self.shared else { return };
-        if is_broken {
-            shared.observers.refuse(peer, &mut self.engine);
+    /// A poll of a peer had no whole answer.
+    pub(super) fn miss_peer(&mut self, peer: usize, why: Missed) {
+        if let Some(shared) = &mut self.shared {
+            shared.observers.miss(peer, why, &mut self.engine);
         }
-        shared.observers.miss(peer, &mut self.engine);
     }
 
     /// The daemon is about to stop.
@@ -151,7 +170,7 @@ impl PresenceState {
 
     /// Whether so many peers have been told of that, or none of them asks.
     pub(super) fn has_said_farewell(&mut self, peers: usize) -> bool {
-        self.shared.as_ref().is_none_or(|shared| shared.farewells >= peers || shared.observers.has_lost_peer())
+        self.shared.as_ref().is_none_or(|shared| shared.farewells.len() >= peers || shared.observers.has_lost_peer())
     }
 }
 
@@ -204,10 +223,13 @@ impl PresenceState {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::memory::{Holder, Memory};
     use crate::notify::{Outcome, Route, which};
     use crate::presence::observers::SavedObservers;
-    use crate::presence::{AlertState, Policy, Severity};
+    use crate::presence::{AlertBook, AlertState, Epoch, Identity, Policy, Severity};
 
     /// A node with a queue for each of two targets.
     struct Node {
@@ -266,7 +288,7 @@ mod tests {
         }
 
         fn lose_peer(&mut self) {
-            (0..3).for_each(|_| self.among.observers.miss(0, &mut self.engine));
+            (0..3).for_each(|_| self.among.observers.miss(0, Missed::Silent, &mut self.engine));
         }
     }
 
@@ -399,5 +421,36 @@ mod tests {
         b.lose_peer();
         b.speak();
         assert!(b.outboxes.iter().all(|outbox| outbox.is_idle()), "a has told that it is worse");
+    }
+
+    fn state(peers: &[&str]) -> PresenceState {
+        let now = EngineTime::default();
+        let urls: Vec<String> = peers.iter().map(|peer| format!("http://{peer}")).collect();
+        let times = (now, UnixTime::from_secs(0.0));
+        let observers = Observers::new("a", 1, &urls, SavedObservers::default(), std::iter::empty(), times);
+        let mut state = PresenceState::new(
+            Engine::new(Policy::default(), now, 1).shared(),
+            Epoch::UNIX,
+            Identity { node: "a".into(), boot: 0 },
+            AlertBook::new(0.0, Vec::new()),
+            Vec::new(),
+            watch::channel(0).0,
+            Memory::unlimited().holding(Holder::Presence),
+        );
+        state.shared = Some(Among::new(observers));
+        state
+    }
+
+    #[test]
+    fn every_peer_is_told_of_a_stop_and_one_that_asks_twice_is_one() {
+        let mut state = state(&["b", "c"]);
+        state.digest(None, "b");
+        state.say_farewell();
+        assert!(!state.has_said_farewell(2));
+        for (asker, is_done) in [("b", false), ("b", false), ("c", true)] {
+            let digest = state.digest(None, asker);
+            assert!(digest.is_some_and(|digest| digest.leaving));
+            assert_eq!(state.has_said_farewell(2), is_done, "{asker}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Asks the other observers what they have heard, each in a task of its own, twice a second.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use hyper::header::AUTHORIZATION;
 use tokio::sync::watch;
@@ -8,17 +9,27 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::http_client::{HttpClient, OpenAnswer, append, masked};
-use crate::presence::observers::{Digest, Mistaken, POLL_SECS};
+use crate::presence::EngineTime;
+use crate::presence::observers::{Digest, MOST_BYTES, Missed, Mistaken, POLL_SECS};
 use crate::supervise::{Part, Role, Supervisor, caught};
-use crate::untrusted::Escaped;
+use crate::untrusted::{Escaped, in_url};
 
 use super::PresenceHandle;
 
-/// Longest wait for an answer: the time between two polls.
+/// Longest wait for an answer to begin, and for each piece of it: the time between two polls.
 const DEADLINE: Duration = Duration::from_millis((POLL_SECS * 1000.0) as u64);
 
-/// Longest answer, in bytes: what it may hold is bounded by number, with names of ordinary length.
-const MOST_BYTES: usize = 16 << 20;
+/// Longest wait for all of an answer whose pieces come: a page over a link of half a megabit per second.
+const PAGE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Most answers of one poll; there is no further one when the next poll is due. What is missing then comes with that.
+const MOST_PAGES: usize = 64;
+
+/// Most instances that are given to the presence thread at a time: heartbeats and ticks come between.
+const PART: usize = 500;
+
+/// An answer of so many bytes is read where it holds up no receiver.
+const LONG_BYTES: usize = 32 << 10;
 
 /// Longest wait for a peer to notice that this node is leaving.
 const FAREWELL: Duration = Duration::from_millis(750);
@@ -37,6 +48,8 @@ struct Poller {
     /// Which peer, in the order of the configuration.
     peer: usize,
     url: String,
+    /// How it is shown.
+    shown: String,
     token: String,
     stop: watch::Receiver<bool>,
     part: Part,
@@ -52,6 +65,18 @@ enum Failure {
     Broken(String),
 }
 
+/// URLs of peers as they are shown: without what is secret, and all different.
+pub fn shown(urls: &[String]) -> Vec<String> {
+    let mut known: HashMap<String, usize> = HashMap::new();
+    let shown = urls.iter().map(|url| {
+        let masked = masked(url);
+        let count = known.entry(masked.clone()).or_default();
+        *count += 1;
+        if *count == 1 { masked } else { format!("{masked} ({count})") }
+    });
+    shown.collect()
+}
+
 /// Starts a task for each peer on the current runtime, which `supervisor` watches.
 pub fn start(
     presence: &PresenceHandle,
@@ -61,13 +86,14 @@ pub fn start(
     supervisor: &Supervisor,
 ) -> Pollers {
     let (stop, stopped) = watch::channel(false);
-    let task = |(peer, url): (usize, &String)| {
+    let task = |(peer, (url, shown)): (usize, (&String, String))| {
         let part = supervisor.part("presence:peer", Role::Ordinary);
         let poller = Poller {
             presence: presence.clone(),
             client: client.clone(),
             peer,
             url: url.clone(),
+            shown,
             token: token.to_string(),
             stop: stopped.clone(),
             part: part.clone(),
@@ -75,15 +101,15 @@ pub fn start(
         };
         part.task(poller.run())
     };
-    Pollers { tasks: urls.iter().enumerate().map(task).collect(), stop }
+    Pollers { tasks: urls.iter().zip(shown(urls)).enumerate().map(task).collect(), stop }
 }
 
 impl Pollers {
     /// Says to the peers that this node is leaving, and waits a moment for them to ask; then asks no more.
     pub async fn stop(self, presence: &PresenceHandle) {
         let peers = self.tasks.len();
-        let _ = presence.ask(super::PresenceState::say_farewell).await;
         let noticed = async {
+            let _ = presence.ask(super::PresenceState::say_farewell).await;
             while !presence.ask(move |state| state.has_said_farewell(peers)).await.unwrap_or(true) {
                 tokio::time::sleep(DEADLINE / 10).await;
             }
@@ -91,7 +117,7 @@ impl Pollers {
         let _ = timeout(FAREWELL, noticed).await;
         let _ = self.stop.send(true);
         for task in self.tasks {
-            // A poll ends at its deadline.
+            // It ends at once, whatever it waits for.
             let _ = task.await;
         }
     }
@@ -108,48 +134,65 @@ impl Poller {
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             self.part.alive();
-            if let Err(panic) = caught(self.poll()).await {
+            let polled = tokio::select! {
+                polled = caught(self.poll()) => polled,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            if let Err(panic) = polled {
                 self.part.restart(panic).await;
             }
         }
     }
 
-    /// Asks, and asks again at once as long as there is more.
+    /// Asks, and asks again at once as long as there is more and the next poll is not due.
     async fn poll(&mut self) {
-        loop {
+        let began = Instant::now();
+        let mut missed = Missed::More;
+        for _ in 0..MOST_PAGES {
             match self.ask().await {
-                Ok(true) => {}
+                Ok(true) if began.elapsed() < DEADLINE => {}
+                Ok(true) => break,
                 Ok(false) => return self.note(None),
                 Err(failure) => {
-                    let (is_broken, problem) = match failure {
-                        Failure::Missing(problem) => (false, problem),
-                        Failure::Broken(problem) => (true, problem),
+                    let (why, problem) = match failure {
+                        Failure::Missing(problem) => (Missed::Silent, problem),
+                        Failure::Broken(problem) => (Missed::Broken, problem),
                     };
                     self.note(Some(problem));
-                    let peer = self.peer;
-                    let _ = self.presence.ask(move |state| state.miss_peer(peer, is_broken)).await;
-                    return;
+                    missed = why;
+                    break;
                 }
             }
         }
+        let peer = self.peer;
+        let _ = self.presence.ask(move |state| state.miss_peer(peer, missed)).await;
     }
 
     /// Asks once; whether there is more.
     async fn ask(&self) -> Result<bool, Failure> {
-        let busy = || Failure::Missing("presence does not answer here".into());
         let peer = self.peer;
-        let (asked, since) = self.presence.ask(move |state| state.before_poll(peer)).await.map_err(|_| busy())?;
-        let since = since.map_or_else(String::new, |cursor| format!("?since={cursor}"));
-        let url = append(&self.url, &format!("/api/v1/presence/peer{since}"));
-        let body = timeout(DEADLINE, self.body(&url)).await;
-        let body = body.map_err(|_| Failure::Missing(format!("no answer within {} s", DEADLINE.as_secs_f64())))??;
-        let digest = Digest::read(&body).map_err(Failure::Broken)?;
-        let taken = self.presence.ask(move |state| state.take_digest(peer, asked, digest)).await.map_err(|_| busy())?;
-        taken.map_err(|mistaken| match mistaken {
-            // It is counted with the peer.
-            Mistaken::Namesake(_) => Failure::Missing(mistaken.to_string()),
-            Mistaken::Broken(problem) => Failure::Broken(problem),
-        })
+        let (asked, since, node) = self.presence.ask(move |state| state.before_poll(peer)).await.map_err(|_| busy())?;
+        let cursor = since.map_or_else(String::new, |cursor| format!("&since={cursor}"));
+        let url = append(&self.url, &format!("/api/v1/presence/peer?node={}{cursor}", in_url(&node)));
+        let body = timeout(PAGE_DEADLINE, self.body(&url)).await;
+        let body = body.map_err(|_| Failure::Missing(slow(PAGE_DEADLINE)))??;
+        let digest = read(body).await.map_err(Failure::Broken)?;
+        digest.check_step(since).map_err(Failure::Broken)?;
+        self.take(asked, digest).await
+    }
+
+    /// Gives an answer to the presence thread, in parts; whether there is more. Only the last one moves the cursor on: what
+    /// breaks off before it is asked for again.
+    async fn take(&self, asked: EngineTime, mut digest: Digest) -> Result<bool, Failure> {
+        let peer = self.peer;
+        while digest.heard.len() > PART {
+            let node = digest.node.clone();
+            let part = (digest.take_forgotten(), digest.heard.drain(..PART).collect());
+            let take = move |state: &mut super::PresenceState| state.take_part(peer, asked, &node, part);
+            self.presence.ask(take).await.map_err(|_| busy())?.map_err(failure)?;
+        }
+        let taken = self.presence.ask(move |state| state.take_digest(peer, asked, digest)).await;
+        taken.map_err(|_| busy())?.map_err(failure)
     }
 
     async fn body(&self, url: &str) -> Result<Vec<u8>, Failure> {
@@ -162,7 +205,9 @@ impl Poller {
             return Err(Failure::Missing(format!("it answers {}{hint}", answer.status)));
         }
         let mut body = Vec::new();
-        while let Some(piece) = answer.piece().await.map_err(|error| missing(&error))? {
+        loop {
+            let piece = timeout(DEADLINE, answer.piece()).await.map_err(|_| Failure::Missing(slow(DEADLINE)))?;
+            let Some(piece) = piece.map_err(|error| missing(&error))? else { break };
             if body.len() + piece.len() > MOST_BYTES {
                 return Err(Failure::Broken(format!("its answer is longer than {MOST_BYTES} bytes")));
             }
@@ -175,11 +220,49 @@ impl Poller {
     fn note(&mut self, problem: Option<String>) {
         match &problem {
             Some(new) if self.problem.as_ref() != Some(new) => {
-                tracing::warn!(peer = masked(&self.url), problem = %Escaped(new), "an observer does not answer as it should");
+                tracing::warn!(peer = self.shown, problem = %Escaped(new), "an observer does not answer as it should");
             }
-            None if self.problem.is_some() => tracing::info!(peer = masked(&self.url), "an observer answers again"),
+            None if self.problem.is_some() => tracing::info!(peer = self.shown, "an observer answers again"),
             Some(_) | None => {}
         }
         self.problem = problem;
+    }
+}
+
+/// The presence thread of this node has no time, or is gone.
+fn busy() -> Failure {
+    Failure::Missing("presence does not answer here".into())
+}
+
+fn failure(mistaken: Mistaken) -> Failure {
+    match mistaken {
+        // It is counted with the peer.
+        Mistaken::Namesake(_) => Failure::Missing(mistaken.to_string()),
+        Mistaken::Broken(problem) => Failure::Broken(problem),
+    }
+}
+
+fn slow(deadline: Duration) -> String {
+    format!("no answer within {} s", deadline.as_secs_f64())
+}
+
+/// Reads an answer; a long one on a thread that nothing else waits for.
+async fn read(body: Vec<u8>) -> Result<Digest, String> {
+    if body.len() < LONG_BYTES {
+        return Digest::read(&body);
+    }
+    let read = tokio::task::spawn_blocking(move || Digest::read(&body)).await;
+    read.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_told_apart_without_their_secrets() {
+        let urls = ["http://a:1@x", "http://b:2@x", "http://x/one", "http://x/two", "http://y"].map(String::from);
+        let expected = ["http://***@x", "http://***@x (2)", "http://x/***", "http://x/*** (2)", "http://y"];
+        assert_eq!(shown(&urls), expected);
     }
 }

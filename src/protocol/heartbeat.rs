@@ -31,7 +31,7 @@ const MAX_RUN_SECS: f64 = 31_622_400.0;
 const MIN_DECLARED_INTERVAL: f64 = 1.0;
 
 /// Longest name of a service or an instance, in bytes.
-pub const MAX_PRESENCE_NAME: usize = 128;
+const MAX_PRESENCE_NAME: usize = 128;
 
 /// Longest kept message of a service check, in bytes, and of one that says how a run of a job ended.
 const MAX_MESSAGE: usize = 200;
@@ -39,6 +39,17 @@ const MAX_JOB_MESSAGE: usize = 1000;
 
 /// Names that no service may have: the API has these words in its paths.
 pub const TAKEN: [&str; 3] = ["events", "maintenance", "peer"];
+
+/// Whether a text may be the name of an instance, or a start or a version that it says: 1 to 128 bytes of any
+/// kind. What a node takes off the wire it takes from other observers, too.
+pub fn is_presence_name(text: &str) -> bool {
+    (1..=MAX_PRESENCE_NAME).contains(&text.len())
+}
+
+/// Whether a text may be the name of a service: the API has some words in its paths.
+pub fn is_service_name(text: &str) -> bool {
+    is_presence_name(text) && !TAKEN.contains(&text)
+}
 
 /// Names under which maintenance is announced.
 pub(super) const MAINTENANCE: &str = "maintenance";
@@ -383,8 +394,7 @@ impl Heartbeats {
             Some(service) => Cow::Borrowed(service),
             None => return Err(Ignored::NoService),
         };
-        let fits = |text: &str| !text.is_empty() && text.len() <= MAX_PRESENCE_NAME;
-        if !fits(&service) || TAKEN.contains(&&*service) || inner.is_some_and(|inner| !fits(inner)) {
+        if !is_service_name(&service) || inner.is_some_and(|inner| !is_presence_name(inner)) {
             return Err(Ignored::BadName);
         }
         Ok((service.into(), inner.map(Into::into)))
@@ -395,7 +405,7 @@ impl Heartbeats {
 type Who = (CompactString, Option<CompactString>);
 
 fn short(text: &Option<Cow<'_, str>>) -> Option<CompactString> {
-    text.as_deref().filter(|text| text.len() <= MAX_PRESENCE_NAME).map(Into::into)
+    text.as_deref().filter(|text| is_presence_name(text)).map(Into::into)
 }
 
 fn assist(tags: &HeartbeatTags<'_>, from: Option<IpAddr>) -> Option<Signal> {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use systole::internals::notify::{Outbox, Outcome, Route as TargetRoute, which};
-use systole::internals::presence::observers::{Digest, Observers, POLL_SECS, SavedObservers};
+use systole::internals::presence::observers::{Digest, Missed, Observers, POLL_SECS, SavedObservers};
 use systole::internals::presence::policy::Policy;
 use systole::internals::presence::{AlertBook, Engine, EngineTime, Epoch, Notification, Saved, UnixTime};
 use systole::internals::presence_driver::Among;
@@ -332,7 +332,7 @@ impl World {
                 let more = one.among.observers.take_digest(0, digest, &mut one.engine, times);
                 assert_eq!(more, Ok(false));
             }
-            None => one.among.observers.miss(0, &mut one.engine),
+            None => one.among.observers.miss(0, Missed::Silent, &mut one.engine),
         }
     }
 

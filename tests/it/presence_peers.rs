@@ -1,14 +1,18 @@
-//! Two daemons that watch the same instances, and one webhook.
+//! Daemons that watch the same instances, and one webhook; and peers that answer what they like.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Daemon, certs::Authority, command, pause_ms, text, until};
+use crate::support::certs::Authority;
+use crate::support::door::Door;
+use crate::support::receiver::{Reply, serve};
+use crate::support::{Daemon, command, pause_ms, text, until};
 
 /// Keeps what a webhook gets: key, whether it is the end, and which node sent it.
 type Posts = Arc<Mutex<Vec<(String, bool, String)>>>;
@@ -48,19 +52,21 @@ fn webhook_at(listener: TcpListener) -> (String, Posts) {
     (url, posts)
 }
 
-/// A port that is free now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
-}
-
-fn config(dir: &Path, node: &str, port: u16, peer: &str, more: &str, http: &str) -> String {
+fn config(dir: &Path, node: &str, peers: &[String], more: &str, http: &str) -> String {
     format!(
         "interval = \"1s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
-         [http]\naddress = \"127.0.0.1:{port}\"\n{http}\n[presence]\nstate_file = \"{}\"\ngroup_wait = \"0s\"\nnode = \"{node}\"\n\
-         peers = [\"{peer}\"]\npeer_token = \"between us\"\n{more}",
+         [http]\naddress = \"127.0.0.1:0\"\n{http}\n[presence]\nstate_file = \"{}\"\ngroup_wait = \"0s\"\nnode = \"{node}\"\n\
+         peers = {peers:?}\npeer_token = \"between us\"\n{more}",
         dir.join("records.jsonl").display(),
         dir.join("presence.json").display(),
     )
+}
+
+/// A daemon behind a door, through which others ask it.
+fn start(door: &Door, dir: &Path, config: &str) -> Daemon {
+    let daemon = Daemon::start(dir, config);
+    door.leads_to(daemon.http);
+    daemon
 }
 
 fn speaker(daemon: &Daemon) -> String {
@@ -71,13 +77,12 @@ fn speaker(daemon: &Daemon) -> String {
 fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
     let (dir_a, dir_b) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let (url, posts) = webhook();
-    let (port_a, port_b) = (free_port(), free_port());
+    let (door_a, door_b) = (Door::new(), Door::new());
     let hook = format!("webhook = [\"{url}\"]\n");
-    let of = |port: u16| format!("http://127.0.0.1:{port}");
-    let config_a = config(dir_a.path(), "a", port_a, &of(port_b), &hook, "");
-    let config_b = config(dir_b.path(), "b", port_b, &of(port_a), &hook, "");
-    let b = Daemon::start(dir_b.path(), &config_b);
-    let mut a = Daemon::start(dir_a.path(), &config_a);
+    let config_a = config(dir_a.path(), "a", &[door_b.url("http")], &hook, "");
+    let config_b = config(dir_b.path(), "b", &[door_a.url("http")], &hook, "");
+    let b = start(&door_b, dir_b.path(), &config_b);
+    let mut a = start(&door_a, dir_a.path(), &config_a);
     // `web.x` and then `web.y` fall silent; the others live and send to both. `only.b` sends to b alone.
     let silent: Arc<[AtomicBool; 2]> = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
     let beat = |to: &[&Daemon]| {
@@ -122,7 +127,7 @@ fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
         count(x, false) > 0
     });
     a.signal("-KILL");
-    a.wait(std::time::Duration::from_secs(10));
+    a.wait(Duration::from_secs(10));
     silent[1].store(true, Ordering::Relaxed);
     until("b tells the rest", || {
         beat(&[&b]);
@@ -130,10 +135,10 @@ fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
         count(y, false) > 0 && count(peer, false) > 0
     });
     assert_eq!(speaker(&b), "b");
-    let text_b = text(&command(&["status", "--url", &of(port_b)]).output().expect("it runs").stdout);
+    let text_b = text(&command(&["status", "--url", &door_b.url("http")]).output().expect("it runs").stdout);
     assert!(text_b.contains("b notifies; a does not answer"), "{text_b}");
     // It comes back, and speaks; x comes back as well.
-    let a = Daemon::start(dir_a.path(), &config_a);
+    let a = start(&door_a, dir_a.path(), &config_a);
     silent[0].store(false, Ordering::Relaxed);
     until("what is over ends", || {
         beat(&[&a, &b]);
@@ -157,15 +162,15 @@ fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
 #[test]
 fn a_peer_is_asked_over_tls_and_shows_what_it_hears_to_nobody_else() {
     let (dir_a, dir_b) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    let (port_a, port_b) = (free_port(), free_port());
+    let (door_a, door_b) = (Door::new(), Door::new());
     let authority = Authority::new();
     let tls = authority.setting(dir_a.path(), None);
     let root = dir_b.path().join("root.pem");
     std::fs::write(&root, authority.root()).expect("written");
     let ca = format!("peer_ca = {root:?}\n");
-    let a = config(dir_a.path(), "a", port_a, &format!("http://127.0.0.1:{port_b}"), "", &tls);
-    let b = config(dir_b.path(), "b", port_b, &format!("https://127.0.0.1:{port_a}"), &ca, "");
-    let (a, b) = (Daemon::start(dir_a.path(), &a), Daemon::start(dir_b.path(), &b));
+    let a = config(dir_a.path(), "a", &[door_b.url("http")], "", &tls);
+    let b = config(dir_b.path(), "b", &[door_a.url("https")], &ca, "");
+    let (a, b) = (start(&door_a, dir_a.path(), &a), start(&door_b, dir_b.path(), &b));
     until("an answer over TLS", || {
         a.send_udp(&[b"heartbeat.web.x:10|g"]);
         pause_ms(100);
@@ -193,17 +198,17 @@ fn a_target_that_one_cannot_reach_is_told_by_the_other_and_nothing_comes_late_or
     let (of_b, posts_of_b) = webhook();
     let (shared, posts) = webhook();
     // Nobody is there at first.
-    let port_of_a = free_port();
-    let (port_a, port_b) = (free_port(), free_port());
-    let of = |port: u16| format!("http://127.0.0.1:{port}");
+    let door_of_a = Door::new();
+    let (door_a, door_b) = (Door::new(), Door::new());
     let targets = |own: &str| {
         let one =
             |name: &str, url: &str| format!("[[notify]]\ntype = \"webhook\"\nname = \"{name}\"\nurl = \"{url}\"\n");
         one("own", own) + &one("shared", &shared)
     };
-    let a = config(dir_a.path(), "a", port_a, &of(port_b), &targets(&format!("{}/hook", of(port_of_a))), "");
-    let b = config(dir_b.path(), "b", port_b, &of(port_a), &targets(&of_b), "");
-    let (b, a) = (Daemon::start(dir_b.path(), &b), Daemon::start(dir_a.path(), &a));
+    let own = format!("{}/hook", door_of_a.url("http"));
+    let a = config(dir_a.path(), "a", &[door_b.url("http")], &targets(&own), "");
+    let b = config(dir_b.path(), "b", &[door_a.url("http")], &targets(&of_b), "");
+    let (b, a) = (start(&door_b, dir_b.path(), &b), start(&door_a, dir_a.path(), &a));
     let beat = |lines: &[&[u8]]| {
         [&a, &b].iter().for_each(|daemon| daemon.send_udp(lines));
         pause_ms(100);
@@ -228,7 +233,9 @@ fn a_target_that_one_cannot_reach_is_told_by_the_other_and_nothing_comes_late_or
     let status = a.status_when("a has given it up", |status| status["notify"]["own"]["queued"] == 0);
     assert_eq!(status["notify"]["own"]["dropped"]["superseded"], 1, "{status}");
     assert_eq!((&status["observers"]["speaker"], &status["observers"]["targets"]["own"]), (&"a".into(), &"b".into()));
-    let (_, late) = webhook_at(TcpListener::bind(("127.0.0.1", port_of_a)).expect("the port is free still"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    door_of_a.leads_to(listener.local_addr().ok());
+    let (_, late) = webhook_at(listener);
     until("its end", || {
         beat(&[pay, others]);
         of_pay(&posts_of_b).len() == 2 && of_pay(&posts).len() == 2
@@ -241,4 +248,57 @@ fn a_target_that_one_cannot_reach_is_told_by_the_other_and_nothing_comes_late_or
     assert_eq!(of_pay(&posts), [by("a", false), by("a", true)]);
     assert!(of_pay(&late).is_empty());
     drop((a, b));
+}
+
+#[test]
+fn a_heartbeat_of_any_bytes_does_not_part_the_observers() {
+    let (dir_a, dir_b) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (door_a, door_b) = (Door::new(), Door::new());
+    let a = start(&door_a, dir_a.path(), &config(dir_a.path(), "a", &[door_b.url("http")], "", ""));
+    let b = start(&door_b, dir_b.path(), &config(dir_b.path(), "b", &[door_a.url("http")], "", ""));
+    a.send_udp(&[
+        b"heartbeat:10|g|#service:a,instance:x,version:1\t2",
+        b"heartbeat:10|g|#service:b\x01,instance:\x1b[31m,start:\x7f",
+        b"heartbeat:10|g|#service:z,instance:last",
+    ]);
+    until("the last of them at the other one", || b.get("/api/v1/presence/z/last").0 == 200);
+    assert_eq!(b.get("/api/v1/presence/a/x").0, 200);
+    assert_eq!(b.get("/api/v1/presence/b%01/%1B%5B31m").0, 200);
+    let peer = b.status()["observers"]["peers"][0].clone();
+    assert_eq!((&peer["reachable"], &peer["refused"]), (&true.into(), &0.into()), "{peer}");
+}
+
+#[test]
+fn peers_that_never_come_to_an_end_hinder_neither_judging_nor_the_stop() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let mut page = 0;
+    let endless = serve(any, move |_| {
+        page += 1;
+        let row = format!("{{\"s\":\"there\",\"i\":\"{}\",\"age_ms\":0}}", page % 10);
+        Reply::Made(format!(
+            "{{\"v\":1,\"node\":\"0\",\"cursor\":\"1.{page}.1\",\"whole\":true,\"more\":true,\"targets\":{{\"webhook\":true}},\
+             \"leaving\":false,\"heard\":[{row}]}}"
+        ))
+    });
+    let peers = [endless, serve(any, |_| Reply::Drips), serve(any, |_| Reply::Nothing)];
+    let (url, posts) = webhook();
+    let hook = format!("webhook = [\"{url}\"]\n");
+    let daemon =
+        Daemon::start(dir.path(), &config(dir.path(), "a", &peers.map(|peer| format!("http://{peer}")), &hook, ""));
+    until("what the endless one has heard", || daemon.get("/api/v1/presence/there/9").0 == 200);
+    for _ in 0..3 {
+        daemon.send_udp(&[b"heartbeat.web.x:1|g|#interval:1".as_slice(), b"heartbeat.web.y:1|g|#interval:1"]);
+        pause_ms(100);
+    }
+    until("it is told that x is down", || {
+        daemon.send_udp(&[b"heartbeat.web.y:1|g|#interval:1"]);
+        pause_ms(100);
+        posts.lock().expect("nobody panicked").iter().any(|(key, ..)| key == "PresenceInstanceDown/web/x")
+    });
+    let peers = daemon.status()["observers"]["peers"].clone();
+    assert!(peers.as_array().expect("a list").iter().all(|peer| peer["reachable"] == false), "{peers}");
+    let began = Instant::now();
+    daemon.stop();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

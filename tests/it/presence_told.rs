@@ -1,7 +1,7 @@
 //! What somebody on call is notified of where several rules of presence meet: mass silence, flapping, replacement,
 //! schedules and other observers. The corpus has long traces of single rules; these are short, and on the engine itself.
 
-use systole::internals::presence::observers::{Observers, SavedObservers};
+use systole::internals::presence::observers::{Missed, Observers, SavedObservers};
 use systole::internals::presence::policy::{Override, Policy};
 use systole::internals::presence::{
     CronSchedule, Engine, EngineTime, Epoch, Event, JobRule, NamedZone, Sighting, UnixTime,
@@ -272,9 +272,9 @@ fn silence_is_judged_with_answers_that_are_younger_than_three_quarters_of_a_seco
     let more = here.take_digest(0, answer, &mut engine, (at(0.0), UnixTime::default()));
     assert_eq!(more, Ok(false));
     assert!(here.may_judge(at(0.75)) && !here.may_judge(at(0.76)));
-    (0..2).for_each(|_| here.miss(0, &mut engine));
+    (0..2).for_each(|_| here.miss(0, Missed::Silent, &mut engine));
     assert!(!here.may_judge(at(1.4)));
     // Whoever does not answer three times is not waited for.
-    here.miss(0, &mut engine);
+    here.miss(0, Missed::Silent, &mut engine);
     assert!(here.may_judge(at(1.5)));
 }

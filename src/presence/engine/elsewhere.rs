@@ -61,32 +61,40 @@ impl Engine {
         Engine { evidence: Some(Box::new(Evidence::new(self.now))), ..self }
     }
 
-    /// What was heard here after a number, at most so much; the number to go on from, and whether there is more. Who asks
-    /// for the first time is told of those, too, whom others have heard: it may have lost what it knew.
-    pub fn sightings(&self, since: u64, most: usize) -> (Vec<Sighting>, u64, bool) {
-        let Some(evidence) = &self.evidence else { return (Vec::new(), since, false) };
-        let (ids, number, more) = evidence.since(since, most);
-        let own = ids.into_iter().filter_map(|id| Some((self.roster.get_instance(id)?, evidence.of(id))));
-        let mut all: Vec<Sighting> = own
-            .map(|(instance, entry)| {
-                let has_left = entry.left_here > EngineTime::LONG_AGO;
-                let left_age = has_left.then_some(self.now - entry.left_here);
-                Sighting { left_age, ..self.sighting(instance, entry.here) }
-            })
-            .collect();
-        if since == 0 {
-            let is_relayed = |(id, instance): &(InstanceId, &Instance)| {
-                let is_confirmed = instance.is_present() && instance.state() != State::Unknown;
-                is_confirmed && evidence.of(*id).is_not_from_here()
-            };
-            let relayed = self.roster.instances().filter(is_relayed).take(most.saturating_sub(all.len()));
-            all.extend(relayed.map(|(_, instance)| {
-                // Without the time in which nobody watched it.
-                let last = instance.detector().silent_since();
-                Sighting { relayed: true, ..self.sighting(instance, last) }
-            }));
+    /// Shows what was heard here after a number, and, if a place is given, from there on those whom others have heard, as
+    /// long as `take` takes it; where to go on, and whether it took everything. Who asks for the first time is told of what
+    /// others have heard, too: it may have lost what it knew.
+    pub fn sightings(
+        &self,
+        (heard, relayed): (u64, Option<u32>),
+        mut take: impl FnMut(Sighting) -> bool,
+    ) -> ((u64, Option<u32>), bool) {
+        let Some(evidence) = &self.evidence else { return ((heard, relayed), true) };
+        let mut last = heard;
+        for (number, id) in evidence.since(heard) {
+            let Some(instance) = self.roster.get_instance(id) else { continue };
+            let entry = evidence.of(id);
+            let has_left = entry.left_here > EngineTime::LONG_AGO;
+            let left_age = has_left.then_some(self.now - entry.left_here);
+            if !take(Sighting { left_age, ..self.sighting(instance, entry.here) }) {
+                return ((last, relayed), false);
+            }
+            last = number;
         }
-        (all, number, more)
+        let last = evidence.last_number();
+        let is_relayed = |(id, instance): &(InstanceId, &Instance)| {
+            let is_confirmed = instance.is_present() && instance.state() != State::Unknown;
+            is_confirmed && evidence.of(*id).is_not_from_here()
+        };
+        let from = relayed.into_iter().flat_map(|place| self.roster.instances_from(place));
+        for (id, instance) in from.filter(is_relayed) {
+            // Without the time in which nobody watched it.
+            let since = instance.detector().silent_since();
+            if !take(Sighting { relayed: true, ..self.sighting(instance, since) }) {
+                return ((last, Some(id.place())), false);
+            }
+        }
+        ((last, relayed), true)
     }
 
     /// An instance that was heard last at a time.
@@ -216,16 +224,20 @@ impl Engine {
         self.schedule(id);
     }
 
-    /// A peer has dropped too much in a second: that does not count against those whom it alone hears.
-    pub fn leave_out_elsewhere(&mut self, peer: u16) {
-        let Some(evidence) = &self.evidence else { return };
+    /// A peer has dropped too much in the seconds up to these times: that does not count against those whom it alone hears,
+    /// as far as it was since their last beat.
+    pub fn leave_out_elsewhere(&mut self, peer: u16, seconds: &[EngineTime]) {
+        let Some(evidence) = self.evidence.as_ref().filter(|_| !seconds.is_empty()) else { return };
         let is_heard_there =
             |(id, instance): &(InstanceId, &Instance)| self.is_heard_by(evidence.of(*id), peer, instance);
         let all: Vec<InstanceId> = self.roster.instances().filter(is_heard_there).map(|(id, _)| id).collect();
         for id in all {
             let (now, rules) = (self.now, *self.rules(id));
             let detector = self.roster.instance_mut(id).detector_mut();
-            detector.leave_out_dropped_second(now, &self.policy, &rules);
+            let last = detector.last_life();
+            for _ in seconds.iter().filter(|&&second| second >= last) {
+                detector.leave_out_dropped_second(now, &self.policy, &rules);
+            }
         }
     }
 
@@ -249,9 +261,9 @@ impl Engine {
         }
     }
 
-    /// An answer of a peer was broken.
-    pub fn refuse_digest(&mut self) {
-        self.admission.refuse(Refusal::Digest, None, self.now);
+    /// An answer of a peer was broken, or so many rows of it.
+    pub fn refuse_digest(&mut self, count: u64) {
+        self.admission.refuse_many(Refusal::Digest, count);
     }
 }
 

@@ -1,18 +1,22 @@
 //! What operators have done, here or elsewhere: announced maintenance, and had somebody forgotten. Of two acts about the same
 //! the later one holds, on all nodes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::map_footprint;
 use crate::presence::engine::Engine;
 use crate::presence::evidence::Act;
+use crate::presence::text_bytes;
 use crate::presence::time::EngineTime;
 
-use super::digest::{ActRow, MOST_ACTS};
+use super::digest::ActRow;
 
-/// Acts are remembered for so many seconds.
+/// Most acts that are remembered, and for how many seconds.
+const MOST_ACTS: usize = 1_000;
 const ACTS_SECS: f64 = 86_400.0;
 
 /// The same that was announced to two nodes within so many seconds is one act.
@@ -29,11 +33,12 @@ pub struct ActId {
     pub number: u64,
 }
 
+/// What an act is about: whether it is a maintenance, a service, and one of its instances or all of it.
+type About = (bool, CompactString, Option<CompactString>);
+
 /// An act that is known.
 #[derive(Debug)]
 struct Known {
-    /// Number of the change.
-    change: u64,
     id: ActId,
     act: Act,
     /// It is about somebody who is not known here yet.
@@ -41,11 +46,6 @@ struct Known {
 }
 
 impl Known {
-    fn is_about(&self, act: &Act) -> bool {
-        let is_of_kind = self.act.maintenance.is_some() == act.maintenance.is_some();
-        is_of_kind && self.act.service == act.service && self.act.instance == act.instance
-    }
-
     /// Whether it holds against another one about the same, whose time is up to `margin` seconds later than it seems.
     fn holds_against(&self, id: &ActId, act: &Act, margin: f64) -> bool {
         if self.id.node == id.node {
@@ -67,13 +67,15 @@ pub(super) struct Acts {
     start: u64,
     /// Acts of this start.
     count: u64,
-    all: VecDeque<Known>,
+    /// By the number of the change, and that by what they are about.
+    all: BTreeMap<u64, Known>,
+    changes: HashMap<About, u64>,
 }
 
 impl Acts {
     /// Those of a node in one of its starts.
     pub(super) fn new(node: &str, start: u64) -> Acts {
-        Acts { node: node.into(), start, count: 0, all: VecDeque::new() }
+        Acts { node: node.into(), start, count: 0, all: BTreeMap::new(), changes: HashMap::new() }
     }
 
     /// Remembers what an operator has done here.
@@ -84,12 +86,23 @@ impl Acts {
     }
 
     fn note(&mut self, id: ActId, act: Act, is_due: bool, last_change: &mut u64) {
-        self.all.retain(|known| !known.is_about(&act) && act.at - known.act.at < ACTS_SECS);
-        if self.all.len() == MOST_ACTS {
-            self.all.pop_front();
-        }
         *last_change += 1;
-        self.all.push_back(Known { change: *last_change, id, act, is_due });
+        let at = act.at;
+        if let Some(before) = self.changes.insert(about(&act), *last_change) {
+            self.all.remove(&before);
+        }
+        self.all.insert(*last_change, Known { id, act, is_due });
+        while let Some(oldest) = self.all.first_entry() {
+            if at - oldest.get().act.at < ACTS_SECS && self.changes.len() <= MOST_ACTS {
+                break;
+            }
+            self.changes.remove(&about(&oldest.remove().act));
+        }
+    }
+
+    /// The last act of a kind about somebody.
+    fn of(&self, about: &About) -> Option<&Known> {
+        self.all.get(self.changes.get(about)?)
     }
 
     /// Takes what a peer tells, which was asked for at `asked` and has been answered by now, unless a later act holds.
@@ -98,8 +111,7 @@ impl Acts {
         let act = Act { at: asked - age, service, instance, maintenance };
         let margin = (engine.now() - asked).max(0.0);
         let is_ours = id.node == self.node && id.start == self.start;
-        let holds = |known: &Known| known.is_about(&act) && known.holds_against(&id, &act, margin);
-        if is_ours || self.all.iter().any(holds) {
+        if is_ours || self.of(&about(&act)).is_some_and(|known| known.holds_against(&id, &act, margin)) {
             return;
         }
         let is_due = match maintenance {
@@ -114,38 +126,49 @@ impl Acts {
 
     /// Lets time pass: what was announced of somebody who was not known here holds as soon as that one is.
     pub(super) fn tick(&mut self, engine: &mut Engine) {
-        for known in self.all.iter_mut().filter(|known| known.is_due) {
+        for known in self.all.values_mut().filter(|known| known.is_due) {
             known.is_due = !maintain(&known.act, engine);
         }
     }
 
     /// Whether an instance, or a service, was forgotten at a time or later.
     pub(super) fn is_forgotten(&self, service: &str, instance: Option<&str>, at: EngineTime) -> bool {
-        is_forgotten(self.all.iter().map(|known| &known.act), service, instance, at)
+        if self.all.is_empty() {
+            return false;
+        }
+        let is_gone = |instance: Option<&str>| {
+            let last = self.of(&(false, service.into(), instance.map(CompactString::from)));
+            last.is_some_and(|known| known.act.at >= at)
+        };
+        is_gone(None) || instance.is_some() && is_gone(instance)
     }
 
-    /// What was done between two changes, the second one included, as it is told to a peer.
-    pub(super) fn rows(&self, after: u64, until: u64, now: EngineTime) -> Vec<ActRow> {
-        let new = self.all.iter().filter(|known| known.change > after && known.change <= until);
-        let row = |Known { id, act, .. }: &Known| ActRow {
-            id: id.clone(),
-            service: act.service.clone(),
-            instance: act.instance.clone(),
-            age: (now - act.at).max(0.0),
-            maintenance: act.maintenance,
-        };
-        new.map(row).collect()
+    /// What was done after a change, as it is told to a peer, with the numbers of the changes.
+    pub(super) fn rows(&self, after: u64, now: EngineTime) -> impl Iterator<Item = (u64, ActRow)> {
+        self.all.range((Bound::Excluded(after), Bound::Unbounded)).map(move |(&change, Known { id, act, .. })| {
+            let row = ActRow {
+                id: id.clone(),
+                service: act.service.clone(),
+                instance: act.instance.clone(),
+                age: (now - act.at).max(0.0),
+                maintenance: act.maintenance,
+            };
+            (change, row)
+        })
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let all = self.all.values();
+        let names = all.flat_map(|Known { id, act, .. }| [Some(&act.service), act.instance.as_ref(), Some(&id.node)]);
+        map_footprint::<About, u64>(self.changes.capacity())
+            + self.all.len() * size_of::<(u64, Known)>() * 3 / 2
+            + 2 * names.flatten().map(text_bytes).sum::<usize>()
     }
 }
 
-fn is_forgotten<'a>(
-    mut acts: impl Iterator<Item = &'a Act>,
-    service: &str,
-    instance: Option<&str>,
-    at: EngineTime,
-) -> bool {
-    let is_of_it = |act: &Act| act.instance.is_none() || act.instance.as_deref() == instance;
-    acts.any(|act| act.maintenance.is_none() && act.service == service && is_of_it(act) && act.at >= at)
+fn about(act: &Act) -> About {
+    (act.maintenance.is_some(), act.service.clone(), act.instance.clone())
 }
 
 /// Announces what is left of a maintenance; `false` if it is about somebody who is not known.
@@ -154,4 +177,40 @@ fn maintain(act: &Act, engine: &mut Engine) -> bool {
     // The end of one is over at once, and so is what nobody was there for.
     let is_over = left <= 0.0;
     engine.maintain(&act.service, act.instance.as_deref(), left.max(0.0)).is_some() || is_over
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn act(n: usize, at: f64, maintenance: Option<f64>) -> Act {
+        let instance = (!n.is_multiple_of(2)).then(|| n.to_string().into());
+        Act { at: EngineTime::from_secs(at), service: format!("s{}", n / 2).into(), instance, maintenance }
+    }
+
+    #[test]
+    fn the_last_act_about_each_is_kept_and_the_oldest_give_way() {
+        let (mut acts, mut change) = (Acts::new("a", 1), 0);
+        for n in 0..MOST_ACTS + 10 {
+            acts.note_own(act(n, n as f64, None), &mut change);
+        }
+        acts.note_own(act(MOST_ACTS, 2_000.0, None), &mut change);
+        assert_eq!((acts.all.len(), acts.changes.len()), (MOST_ACTS, MOST_ACTS));
+        let changes: Vec<u64> = acts.rows(change - 2, EngineTime::default()).map(|(change, _)| change).collect();
+        assert_eq!(changes, [change - 1, change]);
+        acts.note_own(act(3, 200_000.0, Some(60.0)), &mut change);
+        assert_eq!((acts.all.len(), acts.changes.len()), (1, 1));
+    }
+
+    #[test]
+    fn who_was_forgotten_was_seen_before() {
+        let (mut acts, mut change) = (Acts::new("a", 1), 0);
+        let at = EngineTime::from_secs;
+        for (n, maintenance) in [(2, None), (5, None), (7, Some(60.0))] {
+            acts.note_own(act(n, 10.0, maintenance), &mut change);
+        }
+        assert!(acts.is_forgotten("s1", Some("any"), at(10.0)) && !acts.is_forgotten("s1", Some("any"), at(10.1)));
+        assert!(acts.is_forgotten("s2", Some("5"), at(9.0)) && !acts.is_forgotten("s2", Some("6"), at(9.0)));
+        assert!(!acts.is_forgotten("s2", None, at(9.0)) && !acts.is_forgotten("s3", Some("7"), at(9.0)));
+    }
 }

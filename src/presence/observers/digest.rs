@@ -10,26 +10,36 @@ use serde::{Deserialize, Serialize};
 use crate::presence::alert_book::AlertKey;
 use crate::presence::engine::Sighting;
 use crate::presence::event::Severity;
+use crate::protocol::{is_presence_name, is_service_name};
 
 use super::acts::ActId;
 
-/// Most sightings, problems and acts in one answer; who asks goes on from its cursor.
-pub const MOST_ROWS: usize = 20_000;
-pub(super) const MOST_PROBLEMS: usize = 5_000;
-pub(super) const MOST_ACTS: usize = 1_000;
+/// Bytes of JSON after which an answer ends; who asks goes on from its cursor. A row more may be in it.
+const PAGE_BYTES: usize = 256 << 10;
 
-/// Most targets that a node has, or that were told of a problem.
+/// Longest answer that is read, in bytes: a page, its last row, and room for what later versions add.
+pub const MOST_BYTES: usize = 1 << 20;
+
+/// Most targets that a node has, or that were told of a problem, and the longest name of one, in bytes.
 pub(super) const MOST_TARGETS: usize = 64;
+const MOST_TARGET: usize = 256;
 
-/// Greatest number of notifications about one problem at one target.
-const MOST_TOLD: u64 = 1 << 52;
+/// Longest name of a node, and longest text that is told of a problem, in bytes.
+const MOST_NODE: usize = 128;
+pub(super) const MOST_TEXT: usize = 4_096;
 
-/// Longest name and longest text in an answer, in bytes.
-const MOST_NAME: usize = 256;
-const MOST_TEXT: usize = 4_096;
-
-/// Greatest age, in seconds.
+/// Greatest age, in seconds, and greatest number that every reader of JSON takes as it is.
 const MOST_AGE: f64 = 1e10;
+const MOST_NUMBER: u64 = 1 << 53;
+
+/// Seconds in which too much was dropped are told for so many seconds, so there are two of each at most.
+pub(super) const DROPPED_SECS: f64 = 60.0;
+const MOST_DROPPED: usize = 120;
+
+/// Whether a text may name a node: 1 to 128 bytes without a control character, `,` and `/`.
+pub fn is_node_name(text: &str) -> bool {
+    (1..=MOST_NODE).contains(&text.len()) && !text.contains(|c: char| c.is_control() || c == ',' || c == '/')
+}
 
 /// Up to where somebody has what a node tells: which of its starts, and the numbers of what it told last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +50,14 @@ pub struct Cursor {
     pub heard: u64,
     /// The last problem or act.
     pub changed: u64,
+    /// While everything is told: from which place on of those whom others have heard. `None` is told what is new.
+    pub relayed: Option<u32>,
 }
 
 impl std::fmt::Display for Cursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}.{}", self.start, self.heard, self.changed)
+        write!(f, "{}.{}.{}", self.start, self.heard, self.changed)?;
+        self.relayed.map_or(Ok(()), |place| write!(f, ".{place}"))
     }
 }
 
@@ -54,8 +67,9 @@ impl std::str::FromStr for Cursor {
     fn from_str(text: &str) -> Result<Cursor, ()> {
         let mut parts = text.split('.').map(|part| part.parse::<u64>().map_err(drop));
         let mut next = || parts.next().ok_or(())?;
-        let cursor = Cursor { start: next()?, heard: next()?, changed: next()? };
-        if parts.next().is_some() { Err(()) } else { Ok(cursor) }
+        let cursor = Cursor { start: next()?, heard: next()?, changed: next()?, relayed: None };
+        let relayed = parts.next().transpose()?.map(|place| u32::try_from(place).unwrap_or(u32::MAX));
+        if parts.next().is_some() { Err(()) } else { Ok(Cursor { relayed, ..cursor }) }
     }
 }
 
@@ -89,6 +103,9 @@ pub struct Digest {
     /// Milliseconds since the seconds in which it dropped too much.
     #[serde(default)]
     pub dropped_ms: Vec<u64>,
+    /// Rows that cannot be right, and were left out when it was read.
+    #[serde(skip)]
+    pub wrong: u64,
 }
 
 /// An instance that a node has heard.
@@ -211,76 +228,181 @@ impl Heard {
     }
 }
 
+/// Bytes of a text as JSON, at most.
+fn quoted(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        0..b' ' => 6,
+        _ => 1,
+    };
+    2 + text.bytes().map(escaped).sum::<usize>()
+}
+
+/// A row of an answer.
+pub(super) trait Row {
+    /// Bytes of it as JSON, about.
+    fn json_bytes(&self) -> usize;
+
+    /// Whether it can be right.
+    fn is_right(&self) -> bool;
+}
+
+fn maybe(text: &Option<CompactString>, is_right: impl Fn(&str) -> bool) -> bool {
+    text.as_deref().is_none_or(is_right)
+}
+
+fn is_target(name: &str) -> bool {
+    (1..=MOST_TARGET).contains(&name.len())
+}
+
+fn is_age(secs: f64) -> bool {
+    (0.0..=MOST_AGE).contains(&secs)
+}
+
+impl Row for Heard {
+    fn json_bytes(&self) -> usize {
+        let texts = [&self.start, &self.version].into_iter().flatten().map(|text| 12 + quoted(text));
+        90 + quoted(&self.s) + quoted(&self.i) + texts.sum::<usize>()
+    }
+
+    fn is_right(&self) -> bool {
+        let oldest = self.age_ms.max(self.left_age_ms.unwrap_or(0)).max(self.known_ms) as f64 / 1000.0;
+        let interval = self.interval.is_none_or(|interval| (0.001..=1e7).contains(&interval));
+        let texts = maybe(&self.start, is_presence_name) && maybe(&self.version, is_presence_name);
+        is_service_name(&self.s) && is_presence_name(&self.i) && texts && is_age(oldest) && interval
+    }
+}
+
+impl Row for ProblemRow {
+    fn json_bytes(&self) -> usize {
+        let names = [&self.key.service, &self.key.instance].into_iter().flatten();
+        let names = names.chain(self.key.nodes.iter().flatten()).map(|name| 16 + quoted(name));
+        let told = self.told.keys().map(|target| 100 + quoted(target));
+        200 + quoted(&self.text) + names.sum::<usize>() + told.sum::<usize>()
+    }
+
+    fn is_right(&self) -> bool {
+        let ages = [self.ends_in, self.closed_age];
+        let is_told = |(target, told): (&CompactString, &ToldRow)| {
+            is_target(target) && told.version <= MOST_NUMBER && is_age(told.age)
+        };
+        maybe(&self.key.service, is_service_name)
+            && maybe(&self.key.instance, is_presence_name)
+            && self.key.nodes.iter().flatten().all(|node| is_node_name(node))
+            && self.text.len() <= MOST_TEXT
+            && self.told.len() <= MOST_TARGETS
+            && self.told.iter().all(is_told)
+            && is_age(self.age)
+            && ages.into_iter().flatten().all(is_age)
+    }
+}
+
+impl Row for ActRow {
+    fn json_bytes(&self) -> usize {
+        150 + quoted(&self.service) + quoted(&self.id.node) + self.instance.as_deref().map_or(0, quoted)
+    }
+
+    fn is_right(&self) -> bool {
+        let ages = [Some(self.age), self.maintenance];
+        is_node_name(&self.id.node)
+            && is_service_name(&self.service)
+            && maybe(&self.instance, is_presence_name)
+            && ages.into_iter().flatten().all(is_age)
+    }
+}
+
+/// The room that is left in an answer.
+#[derive(Debug)]
+pub(super) struct Room {
+    bytes: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    /// That of an answer with nothing in it.
+    pub(super) fn new() -> Room {
+        Room { bytes: PAGE_BYTES, is_empty: true }
+    }
+
+    /// Whether a row finds room, which is taken then: the first always does, so that each answer is a step on.
+    pub(super) fn take(&mut self, row: &impl Row) -> bool {
+        let bytes = row.json_bytes();
+        if bytes > self.bytes && !self.is_empty {
+            return false;
+        }
+        (self.bytes, self.is_empty) = (self.bytes.saturating_sub(bytes), false);
+        true
+    }
+}
+
 impl Digest {
-    /// Reads an answer.
+    /// Reads an answer. Rows that cannot be right are left out and counted: a node that tells one of them tells the others
+    /// all the same.
+    ///
+    /// # Errors
+    /// What is wrong with all of it.
+    pub fn read(body: &[u8]) -> Result<Digest, String> {
+        let mut digest: Digest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        digest.check().map_err(Cow::into_owned)?;
+        let rows = digest.rows();
+        digest.heard.retain(Row::is_right);
+        digest.problems.retain(Row::is_right);
+        digest.acts.retain(Row::is_right);
+        digest.dropped_ms.truncate(MOST_DROPPED);
+        digest.wrong = (rows - digest.rows()) as u64;
+        Ok(digest)
+    }
+
+    /// Takes out who was forgotten.
+    pub fn take_forgotten(&mut self) -> Vec<ActRow> {
+        self.acts.extract_if(.., |act| act.maintenance.is_none()).collect()
+    }
+
+    fn rows(&self) -> usize {
+        self.heard.len() + self.problems.len() + self.acts.len() + self.dropped_ms.len()
+    }
+
+    /// Whether an answer goes on from where it was asked for: who says that there is more and comes to no end is not waited
+    /// for.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn read(body: &[u8]) -> Result<Digest, String> {
-        let digest: Digest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        digest.check().map_err(Cow::into_owned)?;
-        Ok(digest)
+    pub fn check_step(&self, since: Option<Cursor>) -> Result<(), String> {
+        let to: Cursor = self.cursor.parse().map_err(|()| "its cursor is none")?;
+        if self.more && self.rows() == 0 && self.wrong == 0 {
+            return Err("there is more, it says, and there is nothing in it".into());
+        }
+        let Some(from) = since.filter(|from| from.start == to.start) else { return Ok(()) };
+        if to.heard < from.heard || to.changed < from.changed && !self.whole {
+            return Err("its cursor goes back".into());
+        }
+        let is_on = to.heard > from.heard || to.changed > from.changed || to.relayed > from.relayed;
+        if self.more && !is_on { Err("there is more, it says, and its cursor stays".into()) } else { Ok(()) }
     }
 
     /// What is wrong with an answer that can be read.
     fn check(&self) -> Result<(), Cow<'static, str>> {
-        let name = |name: &str| !name.is_empty() && name.len() <= MOST_NAME && !name.chars().any(char::is_control);
-        let maybe = |text: &Option<CompactString>| text.as_deref().is_none_or(name);
-        let age = |age: f64| (0.0..=MOST_AGE).contains(&age);
-        let maybe_age = |secs: Option<f64>| secs.is_none_or(age);
         if self.v != 1 {
             return Err(format!("it is of version {}, not 1", self.v).into());
         }
-        if !name(&self.node) {
+        if !is_node_name(&self.node) {
             return Err("its node has no proper name".into());
         }
         if self.cursor.parse::<Cursor>().is_err() {
             return Err("its cursor is none".into());
         }
-        let (heard, problems, acts) = (self.heard.len(), self.problems.len(), self.acts.len());
-        if heard > MOST_ROWS || problems > MOST_PROBLEMS || acts.max(self.dropped_ms.len()) > MOST_ACTS {
-            return Err(format!("it holds too much: {heard} instances, {problems} problems, {acts} acts").into());
-        }
-        let is_right = |row: &Heard| {
-            let oldest = row.age_ms.max(row.left_age_ms.unwrap_or(0)).max(row.known_ms) as f64 / 1000.0;
-            let interval = row.interval.is_none_or(|interval| (0.001..=1e7).contains(&interval));
-            name(&row.s) && name(&row.i) && maybe(&row.start) && maybe(&row.version) && age(oldest) && interval
-        };
-        if let Some(wrong) = self.heard.iter().position(|row| !is_right(row)) {
-            return Err(format!("instance {wrong} of it cannot be").into());
-        }
-        if self.targets.len() > MOST_TARGETS || !self.targets.keys().all(|target| name(target)) {
+        let is_right = |(target, _): (&CompactString, &bool)| is_target(target);
+        if self.targets.len() > MOST_TARGETS || !self.targets.iter().all(is_right) {
             return Err("a target of it cannot be".into());
         }
-        let is_told =
-            |(target, told): (&CompactString, &ToldRow)| name(target) && told.version <= MOST_TOLD && age(told.age);
-        let is_right = |row: &ProblemRow| {
-            let ages = [row.ends_in, row.closed_age];
-            maybe(&row.key.service)
-                && maybe(&row.key.instance)
-                && row.text.len() <= MOST_TEXT
-                && age(row.age)
-                && ages.into_iter().all(maybe_age)
-                && row.told.len() <= MOST_TARGETS
-                && row.told.iter().all(is_told)
-        };
-        if let Some(wrong) = self.problems.iter().position(|row| !is_right(row)) {
-            return Err(format!("problem {wrong} of it cannot be").into());
-        }
-        let is_right = |row: &ActRow| {
-            name(&row.id.node)
-                && name(&row.service)
-                && maybe(&row.instance)
-                && age(row.age)
-                && maybe_age(row.maintenance)
-        };
-        if self.acts.iter().all(is_right) { Ok(()) } else { Err("an act in it cannot be".into()) }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::alert_book::AlertName;
 
     fn digest() -> Digest {
         Digest {
@@ -292,47 +414,133 @@ mod tests {
         }
     }
 
+    fn problem() -> ProblemRow {
+        ProblemRow {
+            key: AlertKey::of(AlertName::MassSilence),
+            severity: Severity::Critical,
+            text: "x".into(),
+            age: 1.0,
+            ends_in: None,
+            open: true,
+            closed_age: None,
+            told: BTreeMap::from([("hook".into(), at_target(1))]),
+        }
+    }
+
+    fn at_target(version: u64) -> ToldRow {
+        ToldRow { version, age: 1.0, severity: Severity::Warning }
+    }
+
+    fn act() -> ActId {
+        ActId { node: "a".into(), start: 1_700_000_000_000_000, number: 1 }
+    }
+
+    fn read(digest: &Digest) -> Result<Digest, String> {
+        Digest::read(&serde_json::to_vec(digest).expect("JSON"))
+    }
+
     #[test]
-    fn an_answer_comes_back_and_a_cursor_is_three_numbers() {
-        let text = serde_json::to_vec(&digest()).expect("JSON");
-        assert_eq!(Digest::read(&text), Ok(digest()));
-        assert_eq!("7.3.1".parse(), Ok(Cursor { start: 7, heard: 3, changed: 1 }));
-        for wrong in ["", "7", "7.3", "7.3.1.0", "7.-3.1", "a.b.c"] {
+    fn an_answer_comes_back_and_a_cursor_is_three_numbers_or_four() {
+        assert_eq!(read(&digest()), Ok(digest()));
+        let cursor = Cursor { start: 7, heard: 3, changed: 1, relayed: None };
+        for (text, cursor) in [("7.3.1", cursor), ("7.3.1.9", Cursor { relayed: Some(9), ..cursor })] {
+            assert_eq!((text.parse(), cursor.to_string()), (Ok(cursor), text.into()));
+        }
+        for wrong in ["", "7", "7.3", "7.3.1.0.0", "7.3.1.", "7.-3.1", "a.b.c"] {
             assert!(wrong.parse::<Cursor>().is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn a_broken_answer_is_refused_whole() {
-        let heard = |row: Heard| Digest { heard: vec![row], ..digest() };
-        let row = || digest().heard.remove(0);
-        let many = vec![row(); MOST_ROWS + 1];
         for wrong in [
             Digest { v: 2, ..digest() },
             Digest { node: "".into(), ..digest() },
             Digest { node: "a\nb".into(), ..digest() },
+            Digest { node: "a/b".into(), ..digest() },
+            Digest { node: "a".repeat(MOST_NODE + 1).into(), ..digest() },
             Digest { cursor: "none".into(), ..digest() },
-            Digest { heard: many, ..digest() },
-            heard(Heard { s: "x".repeat(MOST_NAME + 1).into(), ..row() }),
-            heard(Heard { i: "".into(), ..row() }),
-            heard(Heard { age_ms: u64::MAX, ..row() }),
-            heard(Heard { interval: Some(0.0), ..row() }),
-            Digest {
-                acts: vec![ActRow {
-                    id: ActId { node: "a".into(), start: 1, number: 1 },
-                    service: "".into(),
-                    instance: None,
-                    age: 0.0,
-                    maintenance: None,
-                }],
-                ..digest()
-            },
         ] {
-            let text = serde_json::to_vec(&wrong).expect("JSON");
-            assert!(Digest::read(&text).is_err(), "{wrong:?}");
+            assert!(read(&wrong).is_err(), "{wrong:?}");
         }
         for text in ["", "{}", "[]", "{\"v\":1}", "<html>"] {
             assert!(Digest::read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_right_is_left_out_and_counted_and_the_others_are_taken() {
+        let row = || digest().heard.remove(0);
+        let heard = |row: Heard| Digest { heard: vec![row, digest().heard.remove(0)], ..digest() };
+        let of = |row: ProblemRow| Digest { problems: vec![row, problem()], ..digest() };
+        let done = |service: &str, age: f64| Digest {
+            acts: vec![ActRow { id: act(), service: service.into(), instance: None, age, maintenance: None }],
+            ..digest()
+        };
+        let about = |nodes: [&str; 2]| AlertKey { nodes: Some(nodes.map(Into::into)), ..problem().key };
+        for wrong in [
+            heard(Heard { s: "x".repeat(129).into(), ..row() }),
+            heard(Heard { s: "events".into(), ..row() }),
+            heard(Heard { i: "".into(), ..row() }),
+            heard(Heard { version: Some("x".repeat(129).into()), ..row() }),
+            heard(Heard { age_ms: u64::MAX, ..row() }),
+            heard(Heard { interval: Some(0.0), ..row() }),
+            of(ProblemRow { told: BTreeMap::from([("x".into(), at_target(MOST_NUMBER + 1))]), ..problem() }),
+            of(ProblemRow { told: BTreeMap::from([("".into(), at_target(1))]), ..problem() }),
+            of(ProblemRow { text: "x".repeat(MOST_TEXT + 1), ..problem() }),
+            of(ProblemRow { age: -1.0, ..problem() }),
+            of(ProblemRow { key: about(["a", "b\n"]), ..problem() }),
+            of(ProblemRow { key: about(["a", &"b".repeat(MOST_NODE + 1)]), ..problem() }),
+            done("", 0.0),
+            done("web", 1e11),
+            Digest { dropped_ms: vec![1; MOST_DROPPED + 1], ..digest() },
+        ] {
+            let taken = read(&wrong).expect("an answer");
+            assert_eq!((taken.wrong, taken.rows() + 1), (1, wrong.rows()), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_goes_on_from_where_it_was_asked_for_or_is_none() {
+        let from = |text: &str| Some(text.parse().expect("a cursor"));
+        let step = |to: &str, more: bool, whole: bool, since| {
+            let answer = Digest { cursor: to.into(), more, whole, ..digest() };
+            answer.check_step(since).is_ok()
+        };
+        assert!(step("7.3.1", true, true, None) && step("8.0.1", true, true, from("7.9.9")));
+        assert!(step("7.3.1", false, false, from("7.3.1")) && !step("7.3.1", true, false, from("7.3.1")));
+        assert!(step("7.3.1.5", true, false, from("7.3.1.4")) && !step("7.3.1.4", true, false, from("7.3.1.4")));
+        assert!(!step("7.2.1", false, false, from("7.3.1")) && !step("7.3.1", false, false, from("7.3.2")));
+        // What changed is told from the beginning.
+        assert!(step("7.3.1.0", true, true, from("7.3.2")));
+        let nothing = Digest { more: true, heard: Vec::new(), ..digest() };
+        assert!(nothing.check_step(None).is_err());
+    }
+
+    #[test]
+    fn bytes_of_rows_are_about_what_they_are_as_json() {
+        let texts = ["x".repeat(128), "\"".repeat(128), "\u{1}".repeat(128), "\u{e9}".repeat(64)];
+        for text in texts.iter().map(|text| CompactString::from(text.as_str())) {
+            let key = AlertKey { service: Some(text.clone()), instance: Some(text.clone()), ..problem().key };
+            let heard = Heard {
+                s: text.clone(),
+                i: text.clone(),
+                version: Some(text.clone()),
+                left_age_ms: Some(123_456),
+                interval: Some(10.5),
+                ..Heard::default()
+            };
+            let problem = ProblemRow { key, ends_in: Some(1.25), closed_age: Some(1.25), ..problem() };
+            let act =
+                ActRow { id: act(), service: text.clone(), instance: Some(text), age: 1.25, maintenance: Some(60.0) };
+            for (bytes, json) in [
+                (heard.json_bytes(), serde_json::to_string(&heard)),
+                (problem.json_bytes(), serde_json::to_string(&problem)),
+                (act.json_bytes(), serde_json::to_string(&act)),
+            ] {
+                let json = json.expect("JSON");
+                assert!(bytes >= json.len() && bytes < json.len() + 200, "{bytes}: {json}");
+            }
         }
     }
 }

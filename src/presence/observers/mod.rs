@@ -14,10 +14,13 @@
 
 mod acts;
 mod digest;
+#[cfg(test)]
+mod page_tests;
 mod peer;
 mod problems;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::iter::Peekable;
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
@@ -27,14 +30,15 @@ use super::alert_book::{AlertKey, Notification};
 use super::engine::Engine;
 use super::event::Phase;
 use super::time::{EngineTime, UnixTime};
+use crate::memory::{Holder, Holding, Memory};
 
 use acts::Acts;
+use digest::{DROPPED_SECS, Room};
 use peer::Peer;
 use problems::{Learned, Problem, Problems, Speaking};
 
 pub use acts::ActId;
-use digest::MOST_PROBLEMS;
-pub use digest::{ActRow, Cursor, Digest, Heard, MOST_ROWS, ProblemRow, ToldRow};
+pub use digest::{ActRow, Cursor, Digest, Heard, MOST_BYTES, ProblemRow, ToldRow, is_node_name};
 
 /// Time between two polls, in seconds.
 pub const POLL_SECS: f64 = 0.5;
@@ -45,8 +49,22 @@ const MISSED_POLLS: u32 = 3;
 /// Silence is judged with answers that are no older, in seconds.
 const FRESH_SECS: f64 = 0.75;
 
-/// Seconds in which too much was dropped are remembered for so many.
-const DROPPED_SECS: f64 = 60.0;
+/// A peer of which nothing whole came for so many seconds does not answer either, whatever it says and however slowly.
+const LOST_SECS: f64 = (MISSED_POLLS + 1) as f64 * POLL_SECS;
+
+/// Bytes of what peers tell of problems are counted so often, in seconds, and estimated between.
+const COUNT_EVERY: f64 = 1.0;
+
+/// Why a poll had no whole answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// There was none.
+    Silent,
+    /// It cannot be used.
+    Broken,
+    /// There is more of it: the next poll goes on.
+    More,
+}
 
 /// Why an answer was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -129,6 +147,7 @@ pub struct Observers {
     start: u64,
     peers: Vec<Peer>,
     problems: Problems,
+    /// What operators have done, here or elsewhere.
     acts: Acts,
     /// Seconds in which too much was dropped here, by the number of the change.
     dropped: VecDeque<(u64, EngineTime)>,
@@ -143,6 +162,11 @@ pub struct Observers {
     learned: Vec<Learned>,
     /// Alarms of peers that are none any more.
     former: Vec<[CompactString; 2]>,
+    /// When time last passed.
+    ticked: EngineTime,
+    /// What all of it takes, and when that was counted.
+    held: Holding,
+    counted: EngineTime,
 }
 
 /// Two nodes in the order of their names: both call what is between them the same.
@@ -190,7 +214,21 @@ impl Observers {
             spoken_to: BTreeSet::new(),
             learned: Vec::new(),
             former,
+            ticked: now,
+            held: Memory::unlimited().holding(Holder::Presence),
+            counted: now,
         }
+    }
+
+    /// The same in this memory.
+    #[must_use]
+    pub fn in_memory(self, memory: &Memory) -> Observers {
+        Observers { held: memory.holding(Holder::Presence), ..self }
+    }
+
+    /// Bytes that it takes.
+    pub fn heap_bytes(&self) -> usize {
+        self.problems.heap_bytes() + self.acts.heap_bytes() + self.peers.iter().map(Peer::heap_bytes).sum::<usize>()
     }
 
     /// Writes what survives a restart as JSON.
@@ -210,35 +248,79 @@ impl Observers {
 
 /// What this node tells others.
 impl Observers {
-    /// What is new to whoever has a cursor; everything to who has none, or one of another start.
+    /// What is new to whoever has a cursor; everything to who has none, or one of another start. At most a page of it.
     pub fn digest(&self, engine: &Engine, since: Option<Cursor>, unix: UnixTime) -> Digest {
         let now = engine.now();
-        let known = since.filter(|cursor| cursor.start == self.start);
-        let mut from = known.unwrap_or(Cursor { start: self.start, ..Cursor::default() });
-        if self.problems.has_forgotten(from.changed) {
-            from.changed = 0;
+        let known = since.filter(|cursor| cursor.start == self.start && cursor.changed <= self.last_number);
+        let begin = Cursor { start: self.start, relayed: Some(0), ..Cursor::default() };
+        let mut from = known.unwrap_or(begin);
+        if from.relayed.is_none() && (from.changed == 0 || self.problems.has_forgotten(from.changed)) {
+            // What has changed is told from the beginning, and whom others have heard is known there.
+            (from.changed, from.relayed) = (0, Some(u32::MAX));
         }
-        let (sightings, heard, more_heard) = engine.sightings(from.heard, MOST_ROWS);
-        let mut rows = self.problems.rows(from.changed, MOST_PROBLEMS + 1, now, unix);
-        let more_problems = rows.len() > MOST_PROBLEMS;
-        rows.truncate(MOST_PROBLEMS);
-        let changed = rows.last().filter(|_| more_problems).map_or(self.last_number, |(number, _)| *number);
-        let dropped = self.dropped.iter().filter(|(number, _)| *number > from.changed && *number <= changed);
-        // Who was not there, or does not know, has its own reasons not to count them.
-        let dropped = dropped.filter(|_| from.changed > 0);
-        let dropped_ms = dropped.map(|(_, at)| ((now - *at).max(0.0) * 1000.0) as u64).collect();
-        Digest {
+        let mut digest = Digest {
             v: 1,
             node: self.node.clone(),
-            cursor: Cursor { start: self.start, heard, changed }.to_string(),
             whole: from.changed == 0,
-            more: more_heard || more_problems,
             targets: self.targets.clone(),
             leaving: self.is_leaving,
-            heard: sightings.into_iter().map(Heard::of).collect(),
-            problems: rows.into_iter().map(|(_, row)| row).collect(),
-            acts: self.acts.rows(from.changed, changed, now),
-            dropped_ms,
+            ..Digest::default()
+        };
+        let mut room = Room::new();
+        let changed = self.tell_changes(&mut digest, &mut room, from.changed, (now, unix));
+        let has_all_changes = changed == self.last_number;
+        let ((heard, relayed), has_all_heard) = engine.sightings((from.heard, from.relayed), |sighting| {
+            let row = Heard::of(sighting);
+            let has_room = room.take(&row);
+            if has_room {
+                digest.heard.push(row);
+            }
+            has_room
+        });
+        digest.more = !has_all_changes || !has_all_heard;
+        let relayed = relayed.filter(|_| digest.more);
+        digest.cursor = Cursor { start: self.start, heard, changed, relayed }.to_string();
+        digest
+    }
+
+    /// Tells problems and acts after a number, in the order of their numbers, as far as there is room; up to which number.
+    fn tell_changes(
+        &self,
+        digest: &mut Digest,
+        room: &mut Room,
+        since: u64,
+        (now, unix): (EngineTime, UnixTime),
+    ) -> u64 {
+        let mut problems = self.problems.rows(since, now, unix).peekable();
+        let mut acts = self.acts.rows(since, now).peekable();
+        let mut last = since;
+        loop {
+            let (problem, act) = (number_of(&mut problems), number_of(&mut acts));
+            let has_room = if problem <= act {
+                problems.next().is_none_or(|(_, row)| {
+                    let has_room = room.take(&row);
+                    digest.problems.extend(has_room.then_some(row));
+                    has_room
+                })
+            } else {
+                acts.next().is_none_or(|(_, row)| {
+                    let has_room = room.take(&row);
+                    digest.acts.extend(has_room.then_some(row));
+                    has_room
+                })
+            };
+            let number = problem.min(act);
+            if has_room && number < u64::MAX {
+                last = number;
+                continue;
+            }
+            if has_room {
+                last = self.last_number;
+            }
+            // Who was not there, or does not know, has its own reasons not to count them.
+            let dropped = self.dropped.iter().filter(|(number, _)| since > 0 && *number > since && *number <= last);
+            digest.dropped_ms = dropped.map(|(_, at)| ((now - *at).max(0.0) * 1000.0) as u64).collect();
+            return last;
         }
     }
 
@@ -248,62 +330,97 @@ impl Observers {
     }
 }
 
+/// The number of the next change; none is after all others.
+fn number_of<T>(changes: &mut Peekable<impl Iterator<Item = (u64, T)>>) -> u64 {
+    changes.peek().map_or(u64::MAX, |(number, _)| *number)
+}
+
 /// What others tell this node.
 impl Observers {
+    /// The name of this node.
+    pub fn node(&self) -> &CompactString {
+        &self.node
+    }
+
     /// Where to go on with a peer.
     pub fn cursor(&self, peer: usize) -> Option<Cursor> {
         self.peers.get(peer)?.cursor
     }
 
-    /// Takes an answer of a peer that was asked at `asked`; whether there is more to ask for at once.
+    /// Takes a part of an answer that was asked for at `asked`: who was forgotten, so that nobody learns them again, and then
+    /// who was heard. The rest of it follows with [`Observers::take_digest`].
     ///
     /// # Errors
-    /// If the peer has the name of this node.
-    pub fn take_digest(
+    /// If who answers has the name of this node, or of another peer that answers.
+    pub fn take_part(
         &mut self,
         peer: usize,
-        digest: Digest,
+        node: &str,
+        (forgotten, heard): (Vec<ActRow>, Vec<Heard>),
         engine: &mut Engine,
-        (asked, unix): (EngineTime, UnixTime),
-    ) -> Result<bool, Mistaken> {
-        let now = engine.now();
-        let is_namesake = digest.node == self.node
-            || self.peers.iter().enumerate().any(|(at, known)| at != peer && known.node.as_ref() == Some(&digest.node));
-        let Some(known) = self.peers.get_mut(peer) else { return Ok(false) };
-        let Ok(cursor) = digest.cursor.parse() else { return Err(Mistaken::Broken("its cursor is none".into())) };
+        asked: EngineTime,
+    ) -> Result<(), Mistaken> {
+        let is_taken = |(at, known): (usize, &Peer)| at != peer && known.is_answering_as(node);
+        let is_namesake = node == self.node || self.peers.iter().enumerate().any(is_taken);
+        let Some(known) = self.peers.get_mut(peer) else { return Ok(()) };
         if is_namesake {
             known.is_namesake = true;
             known.refused += 1;
-            return Err(Mistaken::Namesake(digest.node));
+            return Err(Mistaken::Namesake(node.into()));
         }
-        let is_back = known.take(asked, &digest, cursor);
         let id = u16::try_from(peer).unwrap_or(u16::MAX);
-        for row in &digest.problems {
-            known.take_problem(row, now, unix);
-            let learned = self.problems.learn(row, now, unix, &mut self.last_number);
-            self.learned.extend(learned.into_iter().filter(|one| self.targets.contains_key(&one.target)));
-        }
         self.note_own_acts(engine);
-        // Who was forgotten is not learned again; and maintenance is of somebody whom this answer may tell of.
-        let (forgotten, maintained): (Vec<ActRow>, Vec<ActRow>) =
-            digest.acts.into_iter().partition(|act| act.maintenance.is_none());
         for act in forgotten {
             self.acts.take(act, engine, asked, &mut self.last_number);
         }
-        for row in digest.heard {
+        for row in heard {
             let sighting = row.into_sighting();
             if !self.acts.is_forgotten(&sighting.service, Some(&sighting.instance), asked - sighting.age) {
                 engine.observe_elsewhere(id, &sighting, asked);
             }
         }
-        for act in maintained {
+        Ok(())
+    }
+
+    /// Takes an answer of a peer that was asked at `asked`; whether there is more to ask for at once.
+    ///
+    /// # Errors
+    /// If who answers has the name of this node, or of another peer that answers.
+    pub fn take_digest(
+        &mut self,
+        peer: usize,
+        mut digest: Digest,
+        engine: &mut Engine,
+        (asked, unix): (EngineTime, UnixTime),
+    ) -> Result<bool, Mistaken> {
+        let now = engine.now();
+        let Ok(cursor) = digest.cursor.parse() else { return Err(Mistaken::Broken("its cursor is none".into())) };
+        let part = (digest.take_forgotten(), std::mem::take(&mut digest.heard));
+        self.take_part(peer, &digest.node, part, engine, asked)?;
+        let Some(known) = self.peers.get_mut(peer) else { return Ok(false) };
+        known.begin(&digest, cursor);
+        let mut refused = digest.wrong;
+        for row in &digest.problems {
+            let learned = self.problems.learn(row, (now, unix), &mut self.last_number, &self.held);
+            let has_room = learned.is_some();
+            let learned = learned.into_iter().flatten();
+            self.learned.extend(learned.filter(|one| self.targets.contains_key(&one.target)));
+            let is_taken = known.take_problem(row, self.problems.knows(&row.key), (now, unix), &self.held);
+            refused += u64::from(!has_room || !is_taken);
+        }
+        known.refused += refused;
+        engine.refuse_digest(refused);
+        let is_back = known.finish(asked, &digest);
+        // Maintenance may be of somebody whom this answer tells of.
+        for act in digest.acts {
             if !self.acts.is_forgotten(&act.service, act.instance.as_deref(), asked - act.age) {
                 self.acts.take(act, engine, asked, &mut self.last_number);
             }
         }
-        for _ in digest.dropped_ms {
-            engine.leave_out_elsewhere(id);
-        }
+        let id = u16::try_from(peer).unwrap_or(u16::MAX);
+        let recent = digest.dropped_ms.iter().map(|&ms| ms as f64 / 1000.0).filter(|age| *age <= DROPPED_SECS);
+        let dropped: Vec<EngineTime> = recent.map(|age| asked - age).collect();
+        engine.leave_out_elsewhere(id, &dropped);
         if is_back {
             engine.regain_peer(id);
         }
@@ -316,19 +433,15 @@ impl Observers {
         }
     }
 
-    /// A peer gave an answer that cannot be used.
-    pub fn refuse(&mut self, peer: usize, engine: &mut Engine) {
-        engine.refuse_digest();
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.refused += 1;
-        }
-    }
-
-    /// A peer did not answer, or not as it should.
-    pub fn miss(&mut self, peer: usize, engine: &mut Engine) {
+    /// A poll of a peer had no whole answer.
+    pub fn miss(&mut self, peer: usize, why: Missed, engine: &mut Engine) {
         let now = engine.now();
         let Some(known) = self.peers.get_mut(peer) else { return };
-        if known.miss(now) {
+        if why == Missed::Broken {
+            engine.refuse_digest(1);
+            known.refused += 1;
+        }
+        if known.miss(why, now) {
             engine.lose_peer(u16::try_from(peer).unwrap_or(u16::MAX));
         }
     }
@@ -349,7 +462,11 @@ impl Observers {
     /// Lets time pass: reports peers that are gone, and those that are back.
     pub fn tick(&mut self, engine: &mut Engine, unix: UnixTime) {
         let now = engine.now();
-        for peer in &mut self.peers {
+        let secs = now - std::mem::replace(&mut self.ticked, now);
+        for (peer, id) in self.peers.iter_mut().zip(0..) {
+            if peer.wait(secs, now) {
+                engine.lose_peer(id);
+            }
             let is_gone = peer.is_gone(now);
             if is_gone && peer.alarm.is_none() {
                 let nodes = in_order(&self.node, peer.name());
@@ -372,7 +489,14 @@ impl Observers {
             self.last_number += 1;
             self.dropped.push_back((self.last_number, at));
         }
-        self.problems.tick(now, unix, &mut self.last_number);
+        let forgot = self.problems.tick(now, unix, &mut self.last_number);
+        if forgot {
+            self.peers.iter_mut().for_each(|peer| peer.closed.retain(|key, _| self.problems.knows(key)));
+        }
+        if now - self.counted >= COUNT_EVERY {
+            self.counted = now;
+            self.held.set(self.heap_bytes() as u64);
+        }
     }
 
     /// Takes what this node's own machine would notify.

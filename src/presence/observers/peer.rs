@@ -1,6 +1,6 @@
 //! A peer as this node knows it: whether it answers, how it is, and what it holds open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use compact_str::CompactString;
 
@@ -9,11 +9,17 @@ use crate::presence::alert_book::{AlertKey, AlertState};
 use crate::presence::time::{EngineTime, UnixTime};
 
 use super::digest::{Cursor, Digest, ProblemRow};
-use super::{FRESH_SECS, MISSED_POLLS, POLL_SECS};
+use super::{FRESH_SECS, LOST_SECS, MISSED_POLLS, Missed, POLL_SECS};
+use crate::memory::Holding;
 
-/// A peer that does not answer for so long is an alarm, in seconds; and one that has said that it is leaving.
+/// A peer that does not answer for so long is an alarm, in seconds; one that tells part after part of more than a poll
+/// takes, for the first time over a slow link; and one that has said that it is leaving.
 const GRACE: f64 = 10.0;
+const PAGING_GRACE: f64 = 60.0;
 const LEAVING_GRACE: f64 = 300.0;
+
+/// Most problems that a peer may hold open.
+const MOST_OPEN: usize = 20_000;
 
 /// A problem as a peer has it.
 #[derive(Clone, Debug)]
@@ -36,6 +42,10 @@ pub(super) struct Peer {
     /// When its last whole answer was asked for, and since when it has not answered.
     digest_at: EngineTime,
     missed: u32,
+    /// Seconds since its last whole answer, as far as this node ran.
+    waited: f64,
+    /// The last poll brought a part of an answer.
+    is_paging: bool,
     pub(super) lost_at: Option<EngineTime>,
     /// It has answered, or not answered for long enough.
     pub(super) is_known: bool,
@@ -47,6 +57,8 @@ pub(super) struct Peer {
     /// What it holds open, and what it saw the end of, and when.
     pub(super) open: BTreeMap<AlertKey, Held>,
     pub(super) closed: BTreeMap<AlertKey, EngineTime>,
+    /// What it held open before it began to tell everything anew, and has not told again.
+    stale: BTreeSet<AlertKey>,
     /// The alarm that it is gone, as it was reported.
     pub(super) alarm: Option<[CompactString; 2]>,
     pub(super) refused: u64,
@@ -60,6 +72,8 @@ impl Peer {
             cursor: None,
             digest_at: now,
             missed: 0,
+            waited: 0.0,
+            is_paging: false,
             lost_at: None,
             is_known: false,
             targets: BTreeMap::new(),
@@ -67,6 +81,7 @@ impl Peer {
             is_namesake: false,
             open: BTreeMap::new(),
             closed: BTreeMap::new(),
+            stale: BTreeSet::new(),
             alarm: None,
             refused: 0,
         }
@@ -92,41 +107,80 @@ impl Peer {
         !self.answers() || self.is_known && self.age(now) <= FRESH_SECS
     }
 
-    /// Takes what an answer says of the peer itself; whether it answers again.
-    pub(super) fn take(&mut self, asked: EngineTime, digest: &Digest, cursor: Cursor) -> bool {
+    /// Whether it is a node of this name that answers now. What it was called before it was lost says nothing.
+    pub(super) fn is_answering_as(&self, node: &str) -> bool {
+        self.is_known && self.answers() && self.node.as_deref() == Some(node)
+    }
+
+    /// Takes what an answer says of the peer itself.
+    pub(super) fn begin(&mut self, digest: &Digest, cursor: Cursor) {
         if digest.whole {
-            self.open.clear();
+            self.stale = self.open.keys().cloned().collect();
             self.closed.clear();
         }
         (self.node, self.cursor) = (Some(digest.node.clone()), Some(cursor));
-        (self.targets, self.is_leaving) = (digest.targets.clone(), digest.leaving);
-        (self.missed, self.is_namesake) = (0, false);
+        (self.targets, self.is_leaving, self.is_namesake) = (digest.targets.clone(), digest.leaving, false);
+    }
+
+    /// All of an answer is taken; whether it answers again.
+    pub(super) fn finish(&mut self, asked: EngineTime, digest: &Digest) -> bool {
         if digest.more {
             return false;
         }
+        for key in std::mem::take(&mut self.stale) {
+            self.open.remove(&key);
+        }
         (self.digest_at, self.is_known) = (asked, true);
+        (self.missed, self.waited, self.is_paging) = (0, 0.0, false);
         self.lost_at.take().is_some()
     }
 
-    /// Takes a problem as the peer has it.
-    pub(super) fn take_problem(&mut self, row: &ProblemRow, now: EngineTime, unix: UnixTime) {
-        match row.closed_age {
+    /// Takes a problem as the peer has it; whether there is room for it. Its end counts for what this node knows.
+    pub(super) fn take_problem(
+        &mut self,
+        row: &ProblemRow,
+        is_known: bool,
+        (now, unix): (EngineTime, UnixTime),
+        held: &Holding,
+    ) -> bool {
+        match row.closed_age.filter(|_| is_known) {
             Some(age) => drop(self.closed.insert(row.key.clone(), now - age)),
             None => drop(self.closed.remove(&row.key)),
         }
+        self.stale.remove(&row.key);
         if !row.open {
             self.open.remove(&row.key);
-            return;
+            return true;
         }
-        let known = self.open.get(&row.key).map_or(now, |held| held.known);
-        let held = Held { alarm: alarm_of(row, unix), since: now - row.age, known };
-        self.open.insert(row.key.clone(), held);
+        let known = self.open.get(&row.key).map(|held| held.known);
+        if known.is_none() {
+            let bytes = (entry_bytes::<Held>(&row.key) + row.text.len()) as u64;
+            if self.open.len() >= MOST_OPEN || held.would_exceed(bytes) {
+                return false;
+            }
+            held.add(bytes);
+        }
+        let problem = Held { alarm: alarm_of(row, unix), since: now - row.age, known: known.unwrap_or(now) };
+        self.open.insert(row.key.clone(), problem);
+        true
     }
 
-    /// It did not answer; whether it is lost by that.
-    pub(super) fn miss(&mut self, now: EngineTime) -> bool {
+    /// It had no whole answer to a poll; whether it is lost by that.
+    pub(super) fn miss(&mut self, why: Missed, now: EngineTime) -> bool {
+        self.is_paging = why == Missed::More;
         self.missed = self.missed.saturating_add(1);
-        if self.missed < MISSED_POLLS || self.lost_at.is_some() {
+        self.missed >= MISSED_POLLS && self.lose(now)
+    }
+
+    /// Lets time pass; whether it is lost by that.
+    pub(super) fn wait(&mut self, secs: f64, now: EngineTime) -> bool {
+        // While this node stood still nobody asked.
+        self.waited += secs.clamp(0.0, POLL_SECS);
+        self.waited >= LOST_SECS && self.lose(now)
+    }
+
+    fn lose(&mut self, now: EngineTime) -> bool {
+        if self.lost_at.is_some() {
             return false;
         }
         (self.lost_at, self.is_known) = (Some(now), true);
@@ -136,14 +190,31 @@ impl Peer {
         }
         self.open.clear();
         self.closed.clear();
+        self.stale.clear();
         true
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let open = self.open.iter().map(|(key, held)| entry_bytes::<Held>(key) + held.alarm.heap_bytes());
+        let closed = self.closed.keys().map(entry_bytes::<EngineTime>);
+        open.chain(closed).chain(self.stale.iter().map(entry_bytes::<()>)).sum()
     }
 
     /// Whether it is gone for so long that somebody is to know.
     pub(super) fn is_gone(&self, now: EngineTime) -> bool {
-        let grace = if self.is_leaving { LEAVING_GRACE } else { GRACE };
+        let grace = match (self.is_leaving, self.is_paging) {
+            (true, _) => LEAVING_GRACE,
+            (false, true) => PAGING_GRACE,
+            (false, false) => GRACE,
+        };
         self.lost_at.is_some_and(|lost| now - lost >= grace - f64::from(MISSED_POLLS) * POLL_SECS)
     }
+}
+
+/// Bytes of what is kept of a problem under its key, in a tree whose nodes are two thirds full.
+pub(super) fn entry_bytes<T>(key: &AlertKey) -> usize {
+    size_of::<(AlertKey, T)>() * 3 / 2 + key.heap_bytes()
 }
 
 /// A peer's problem as an alarm of ours.

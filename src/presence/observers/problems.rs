@@ -5,6 +5,7 @@
 //! another one could not be reached.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,9 @@ use crate::presence::engine::Engine;
 use crate::presence::event::{Event, Severity};
 use crate::presence::time::{EngineTime, UnixTime};
 
-use super::digest::{MOST_TARGETS, ProblemRow, ToldRow};
-use super::peer::{Peer, alarm_of};
+use super::digest::{MOST_TARGETS, MOST_TEXT, ProblemRow, ToldRow};
+use super::peer::{Peer, alarm_of, entry_bytes};
+use crate::memory::Holding;
 
 /// How long a problem that is over is remembered, in seconds; and how long before that a peer is not told of it any more, so
 /// that nobody learns what another has just forgotten.
@@ -29,6 +31,10 @@ const PATIENCE: f64 = 0.9;
 
 /// What was notified, and nobody holds open or has seen the end of, is over after so many seconds.
 const UNCLAIMED: f64 = 86_400.0;
+
+/// Most problems, of which a peer tells no further ones; and in how many places of their size one is kept.
+const MOST: usize = 50_000;
+const ENTRIES: usize = 2;
 
 /// What a target was told of a problem.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -231,16 +237,37 @@ impl Problems {
         }
     }
 
-    /// Takes what a peer knows of a problem; what is new of what targets were told.
+    /// Whether a problem is known.
+    pub(super) fn knows(&self, key: &AlertKey) -> bool {
+        self.all.contains_key(key)
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let bytes = |(key, problem): (&AlertKey, &Problem)| {
+            ENTRIES * entry_bytes::<Problem>(key) + problem.alarm.text.capacity() + told_bytes(problem.told.len())
+        };
+        self.all.iter().map(bytes).sum()
+    }
+
+    /// Takes what a peer knows of a problem; what is new of what targets were told. `None` if there is no room for it.
     pub(super) fn learn(
         &mut self,
         row: &ProblemRow,
-        now: EngineTime,
-        unix: UnixTime,
+        (now, unix): (EngineTime, UnixTime),
         last: Number<'_>,
-    ) -> Vec<Learned> {
+        held: &Holding,
+    ) -> Option<Vec<Learned>> {
         if row.told.is_empty() {
-            return Vec::new();
+            return Some(Vec::new());
+        }
+        if !self.all.contains_key(&row.key) {
+            let entries = ENTRIES * entry_bytes::<Problem>(&row.key);
+            let bytes = (entries + row.text.len() + told_bytes(row.told.len())) as u64;
+            if self.all.len() >= MOST || held.would_exceed(bytes) {
+                return None;
+            }
+            held.add(bytes);
         }
         let since = now - row.age;
         let problem = self.all.entry(row.key.clone()).or_insert_with(|| Problem::new(alarm_of(row, unix), since, now));
@@ -260,13 +287,13 @@ impl Problems {
             learned.push(Learned { target: target.clone(), alarm: alarm_of(row, unix), is_out, is_overtaken });
         }
         if learned.is_empty() {
-            return learned;
+            return Some(learned);
         }
         if !problem.open {
             problem.alarm = alarm_of(row, unix);
         }
         self.touch(&row.key, now, last);
-        learned
+        Some(learned)
     }
 
     /// A target has dealt with a beginning or an end that it was given.
@@ -298,8 +325,8 @@ impl Problems {
         }
     }
 
-    /// What is over by itself, and what nobody remembers any more.
-    pub(super) fn tick(&mut self, now: EngineTime, unix: UnixTime, last: Number<'_>) {
+    /// What is over by itself, and what nobody remembers any more; whether there was something of that.
+    pub(super) fn tick(&mut self, now: EngineTime, unix: UnixTime, last: Number<'_>) -> bool {
         let mut ended = Vec::new();
         for (key, problem) in &mut self.all {
             if (problem.open || problem.is_out()) && problem.alarm.until.is_some_and(|until| unix >= until) {
@@ -317,16 +344,17 @@ impl Problems {
         }
         let old = self.log.first_key_value().and_then(|(_, key)| self.all.get(key));
         if old.is_none_or(|problem| now - problem.changed < REMEMBERED) {
-            return;
+            return false;
         }
         let is_old = |p: &Problem| !p.open && !p.is_out() && now - p.changed >= REMEMBERED;
         let gone: Vec<AlertKey> = self.all.iter().filter(|(_, p)| is_old(p)).map(|(key, _)| key.clone()).collect();
-        for key in gone {
-            if let Some(problem) = self.all.remove(&key) {
+        for key in &gone {
+            if let Some(problem) = self.all.remove(key) {
                 self.log.remove(&problem.number);
                 self.forgotten = self.forgotten.max(problem.number);
             }
         }
+        !gone.is_empty()
     }
 
     /// What a target is to be notified of by whoever speaks to it.
@@ -343,12 +371,11 @@ impl Problems {
             (problem.alarm, problem.event) = (alarm, None);
             self.begin(target, &key, now, &mut out, last);
         }
-        let held: BTreeSet<&AlertKey> =
-            to.peers.iter().filter(|peer| peer.answers()).flat_map(|peer| peer.open.keys()).collect();
+        let is_held = |key: &AlertKey| to.peers.iter().any(|peer| peer.answers() && peer.open.contains_key(key));
         let is_over = |(key, problem): &(&AlertKey, &Problem)| {
             let told = problem.told.get(target).filter(|told| told.is_out());
             let is_over = |told: &AtTarget| is_over((key, problem), told.notified, to);
-            !problem.open && !held.contains(key) && told.is_some_and(is_over)
+            !problem.open && !is_held(key) && told.is_some_and(is_over)
         };
         let ends: Vec<AlertKey> = self.all.iter().filter(is_over).map(|(key, _)| key.clone()).collect();
         for key in ends {
@@ -419,17 +446,18 @@ impl Problems {
         number < self.forgotten
     }
 
-    /// What has changed after a number and up to another, as it is told to a peer.
-    pub(super) fn rows(&self, since: u64, most: usize, now: EngineTime, unix: UnixTime) -> Vec<(u64, ProblemRow)> {
-        let changed = self.log.range(since + 1..).filter_map(|(number, key)| Some((*number, key, self.all.get(key)?)));
-        let is_remembered = |p: &Problem| {
+    /// What has changed after a number, as it is told to a peer, in the order of numbers.
+    pub(super) fn rows(&self, since: u64, now: EngineTime, unix: UnixTime) -> impl Iterator<Item = (u64, ProblemRow)> {
+        let after = self.log.range((Bound::Excluded(since), Bound::Unbounded));
+        let changed = after.filter_map(|(number, key)| Some((*number, key, self.all.get(key)?)));
+        let is_remembered = move |p: &Problem| {
             p.open || p.told.values().any(|told| told.arrived % 2 == 1) || now - p.changed < REMEMBERED - MARGIN
         };
-        let rows = changed.filter(|(.., problem)| is_remembered(problem)).map(|(number, key, problem)| {
+        changed.filter(move |(.., problem)| is_remembered(problem)).map(move |(number, key, problem)| {
             let row = ProblemRow {
                 key: key.clone(),
                 severity: problem.alarm.severity,
-                text: problem.alarm.text.clone(),
+                text: cut(&problem.alarm.text),
                 age: (now - problem.since).max(0.0),
                 ends_in: problem.alarm.until.map(|until| (until - unix).max(0.0)),
                 open: problem.open,
@@ -441,8 +469,7 @@ impl Problems {
                     .collect(),
             };
             (number, row)
-        });
-        rows.take(most).collect()
+        })
     }
 }
 
@@ -450,6 +477,16 @@ impl Problems {
 fn is_told_otherwise(key: &AlertKey, node: &str, peers: &[Peer]) -> bool {
     let is_gone = |name: &str| peers.iter().any(|peer| peer.name() == name && !peer.answers());
     key.nodes.as_ref().is_some_and(|nodes| nodes.iter().any(|one| one == node || is_gone(one)))
+}
+
+/// Bytes of what so many targets were told of a problem.
+fn told_bytes(targets: usize) -> usize {
+    targets * size_of::<(CompactString, AtTarget)>() * 3 / 2
+}
+
+/// As much of a text as is told.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(MOST_TEXT)].to_string()
 }
 
 /// Whether this node has evidence that what a problem is about is well.

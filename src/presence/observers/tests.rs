@@ -25,7 +25,7 @@ const TARGET: &str = "hook";
 struct World {
     nodes: Vec<Node>,
     cut: Vec<(usize, usize)>,
-    told: Vec<(&'static str, Sent)>,
+    sent: Vec<(&'static str, Sent)>,
 }
 
 fn at(secs: f64) -> EngineTime {
@@ -49,7 +49,7 @@ fn node(name: &'static str, names: &[&str], policy: Policy, now: f64) -> Node {
 impl World {
     fn new(names: &[&'static str], policy: &Policy) -> World {
         let nodes = names.iter().map(|name| node(name, names, policy.clone(), 0.0)).collect();
-        World { nodes, cut: Vec::new(), told: Vec::new() }
+        World { nodes, cut: Vec::new(), sent: Vec::new() }
     }
 
     fn is_cut(&self, one: usize, other: usize) -> bool {
@@ -71,7 +71,7 @@ impl World {
             engine.at(at(t));
             match digest {
                 Some(digest) => drop(observers.take_digest(place, digest, engine, (at(t), unix(t)))),
-                None => observers.miss(place, engine),
+                None => observers.miss(place, Missed::Silent, engine),
             }
         }
     }
@@ -94,8 +94,8 @@ impl World {
         for sent in &spoken.notifications {
             one.observers.note_arrived(TARGET, (&sent.alarm.key, sent.resolved), at(t));
         }
-        let told = spoken.notifications.into_iter().map(|one| (one.alarm.key.dedup_key(), one.resolved));
-        self.told.extend(told.map(|told| (one.name, told)));
+        let all = spoken.notifications.into_iter().map(|one| (one.alarm.key.dedup_key(), one.resolved));
+        self.sent.extend(all.map(|sent| (one.name, sent)));
     }
 
     /// Time passes: twice a second everybody asks and judges; `each` says before that what happens then.
@@ -115,7 +115,7 @@ impl World {
     }
 
     fn sent(&self) -> Vec<(&'static str, &str, bool)> {
-        self.told.iter().map(|(name, (key, resolved))| (*name, key.as_str(), *resolved)).collect()
+        self.sent.iter().map(|(name, (key, resolved))| (*name, key.as_str(), *resolved)).collect()
     }
 }
 
@@ -244,7 +244,7 @@ fn of_three_nodes_the_one_that_is_gone_is_one_problem() {
         }
         world.cut = if t >= 20.0 { vec![(0, 2), (1, 2)] } else { Vec::new() };
     });
-    let told: Vec<_> = world.sent().into_iter().filter(|(name, ..)| *name != "c").collect();
+    let sent: Vec<_> = world.sent().into_iter().filter(|(name, ..)| *name != "c").collect();
     let key = AlertKey { nodes: Some(in_order("a", "c")), ..AlertKey::of(AlertName::PeerUnreachable) }.dedup_key();
-    assert_eq!(told, [("a", key.as_str(), false)]);
+    assert_eq!(sent, [("a", key.as_str(), false)]);
 }

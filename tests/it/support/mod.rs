@@ -2,6 +2,7 @@
 #![allow(unreachable_pub)] // The whole of it is this binary's.
 
 pub mod certs;
+pub mod door;
 pub mod extremes;
 pub mod grammar;
 pub mod heap;
@@ -189,7 +190,8 @@ impl Daemon {
             lines.iter().filter(|line| line.contains("INFO listening")).count() >= expected
         });
         for line in daemon.lines.clone() {
-            let Some((_, url)) = line.trim().split_once("http://") else {
+            let line = line.trim();
+            let Some((_, url)) = line.split_once("http://").or_else(|| line.split_once("https://")) else {
                 if let Some((_, rest)) = line.split_once("listener=udp://") {
                     daemon.udp = rest.trim().parse().ok();
                 } else if let Some((_, rest)) = line.split_once("listener=tcp://") {
@@ -197,8 +199,8 @@ impl Daemon {
                 }
                 continue;
             };
-            if line.trim_start().starts_with("page") {
-                daemon.http = url.trim().parse().ok();
+            if line.starts_with("page") {
+                daemon.http = url.split_whitespace().next().and_then(|address| address.parse().ok());
             }
         }
         daemon

@@ -25,6 +25,8 @@ impl Request {
 pub enum Reply {
     /// A status and a body.
     Says(u16, &'static str),
+    /// Status 200 and a body that is made for this answer.
+    Made(String),
     /// A status, a header and a body.
     With(u16, &'static str, &'static str),
     /// Nothing, for ever.
@@ -104,6 +106,7 @@ fn answer(mut stream: &TcpStream, reply: &Reply) -> bool {
     };
     match reply {
         Reply::Says(status, said) => stream.write_all(whole(*status, "", said).as_bytes()).is_ok(),
+        Reply::Made(said) => stream.write_all(whole(200, "", said).as_bytes()).is_ok(),
         Reply::With(status, header, said) => {
             stream.write_all(whole(*status, &format!("{header}\r\n"), said).as_bytes()).is_ok()
         }
