@@ -6,9 +6,13 @@
 use std::collections::{HashMap, VecDeque};
 
 use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
 
 use crate::memory::{footprint, vec_footprint};
+use crate::protocol::Heartbeat;
 
+use super::job_lines::{HeardBy, JobLines};
+use super::jobs::BlindTimes;
 use super::roster::InstanceId;
 use super::time::EngineTime;
 
@@ -62,10 +66,23 @@ impl Entry {
     }
 }
 
+/// That a peer alone had heard an instance, as it survives a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct HeardElsewhere {
+    /// Place of the instance among all, in the order of services and then of registrations.
+    pub(super) place: u32,
+    pub(super) peer: u16,
+    /// When it heard it last.
+    pub(super) at: EngineTime,
+    /// Seconds in which nobody watched it since.
+    pub(super) unwatched_s: f64,
+}
+
 /// A peer that does not answer.
 #[derive(Debug)]
 pub(super) struct Lost {
     pub(super) peer: u16,
+    pub(super) since: EngineTime,
     /// Whom it alone had heard, and for how many seconds that is blind time already.
     pub(super) unwatched: HashMap<InstanceId, f64>,
     /// How many there were at first.
@@ -91,6 +108,9 @@ pub(super) struct Evidence {
     /// When anything was last heard here.
     pub(super) last_here: EngineTime,
     pub(super) lost: Vec<Lost>,
+    /// Whom a peer alone had heard when an earlier start ended, and for how many seconds nobody watched it by then; until
+    /// that peer is heard of.
+    pub(super) restored: HashMap<InstanceId, f64>,
     /// Up to when blind time was counted.
     pub(super) followed: EngineTime,
     /// When deafness was last looked for, and warned of.
@@ -100,6 +120,9 @@ pub(super) struct Evidence {
     pub(super) acts: Vec<Act>,
     /// The same of seconds in which too much was dropped here.
     pub(super) dropped: Vec<EngineTime>,
+    /// Lines of jobs, and when each peer could not hear.
+    pub(super) jobs: JobLines,
+    pub(super) peer_blind: Vec<BlindTimes>,
 }
 
 impl Evidence {
@@ -112,11 +135,14 @@ impl Evidence {
             last_number: 0,
             last_here: EngineTime::LONG_AGO,
             lost: Vec::new(),
+            restored: HashMap::new(),
             followed: now,
             listened_at: EngineTime::LONG_AGO,
             deaf_at: EngineTime::LONG_AGO,
             acts: Vec::new(),
             dropped: Vec::new(),
+            jobs: JobLines::default(),
+            peer_blind: Vec::new(),
         }
     }
 }
@@ -127,6 +153,8 @@ impl Evidence {
         let unwatched: usize = self.lost.iter().map(|lost| lost.unwatched.capacity()).sum();
         vec_footprint::<Entry>(self.entries.capacity())
             + vec_footprint::<(u64, InstanceId)>(self.log.capacity())
+            + self.jobs.heap_bytes()
+            + self.peer_blind.iter().map(BlindTimes::heap_bytes).sum::<usize>()
             + if unwatched == 0 { 0 } else { footprint(unwatched * (size_of::<(InstanceId, f64)>() + 1)) }
     }
 
@@ -157,6 +185,35 @@ impl Evidence {
         self.number(id);
     }
 
+    /// A line of a job was heard here.
+    pub(super) fn note_job_line(&mut self, job: (CompactString, CompactString), at: EngineTime, beat: &Heartbeat) {
+        self.last_number += 1;
+        self.last_here = at;
+        self.jobs.note_heard(self.last_number, job, (at, HeardBy::Here), beat);
+    }
+
+    /// A peer has heard one.
+    pub(super) fn note_job_line_elsewhere(
+        &mut self,
+        job: (CompactString, CompactString),
+        (at, peer): (EngineTime, u16),
+        beat: &Heartbeat,
+    ) {
+        if !self.jobs.knows(&job, at, beat) {
+            self.last_number += 1;
+            self.jobs.note_heard(self.last_number, job, (at, HeardBy::Peer(peer)), beat);
+        }
+    }
+
+    /// A peer could not hear from `from` to `to`.
+    pub(super) fn note_peer_blind(&mut self, peer: u16, from: EngineTime, to: EngineTime) {
+        let peer = usize::from(peer);
+        if self.peer_blind.len() <= peer {
+            self.peer_blind.resize(peer + 1, BlindTimes::default());
+        }
+        self.peer_blind[peer].note(from, to);
+    }
+
     /// A peer has heard a beat.
     pub(super) fn note_elsewhere(&mut self, id: InstanceId, peer: u16, at: EngineTime) {
         let entry = self.entry(id);
@@ -183,7 +240,41 @@ impl Evidence {
             self.numbered -= usize::from(entry.number != 0);
             *entry = Entry::default();
         }
+        self.restored.remove(&id);
         self.watch_again(id);
+    }
+
+    /// An earlier start knew that a peer alone had heard an instance.
+    pub(super) fn restore(&mut self, id: InstanceId, heard: HeardElsewhere) {
+        self.note_elsewhere(id, heard.peer, heard.at);
+        self.restored.insert(id, heard.unwatched_s);
+    }
+
+    /// Peers have other places now: whom one had heard that is none any more, nobody had.
+    pub(super) fn renumber(&mut self, place_of: impl Fn(u16) -> Option<u16>) -> Vec<InstanceId> {
+        let mut gone = Vec::new();
+        for id in self.restored.keys().copied().collect::<Vec<_>>() {
+            let entry = self.entry(id);
+            match place_of(entry.peer) {
+                Some(peer) => entry.peer = peer,
+                None => {
+                    entry.elsewhere = EngineTime::LONG_AGO;
+                    self.restored.remove(&id);
+                    gone.push(id);
+                }
+            }
+        }
+        gone
+    }
+
+    /// Takes out what an earlier start knew of a peer.
+    pub(super) fn take_restored(&mut self, peer: u16) -> Vec<(InstanceId, f64)> {
+        let entries = &self.entries;
+        let is_its = |id: &InstanceId| entries.get(id.place() as usize).is_some_and(|entry| entry.peer == peer);
+        let (its, others): (HashMap<InstanceId, f64>, _) =
+            std::mem::take(&mut self.restored).into_iter().partition(|(id, _)| is_its(id));
+        self.restored = others;
+        its.into_iter().collect()
     }
 
     /// Somebody unwatched was heard, or is forgotten.

@@ -175,6 +175,8 @@ pub struct Instance {
     unwatched: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     health: Option<u8>,
+    #[serde(default)]
+    health_at: EngineTime,
     /// What its last service check said, where that is an alert, and whether it was notified.
     #[serde(default, skip_serializing_if = "is_default")]
     health_alert: (Option<Health>, bool),
@@ -297,6 +299,7 @@ impl Instance {
             member: false,
             unwatched: false,
             health: None,
+            health_at: EngineTime::LONG_AGO,
             health_alert: (None, false),
             source: None,
             history: History::new(now),
@@ -380,6 +383,11 @@ impl Instance {
         self.health
     }
 
+    /// What its last service check said, and when.
+    pub(super) fn checked(&self) -> Option<(u8, EngineTime)> {
+        self.health.map(|status| (status, self.health_at))
+    }
+
     /// What its last service check said.
     pub(super) fn message(&self) -> Option<&CompactString> {
         self.rare().message.as_ref()
@@ -455,7 +463,7 @@ impl Instance {
         if beat.version.is_some() && beat.version != self.version {
             self.version.clone_from(&beat.version);
         }
-        self.note_health(beat);
+        self.note_health(beat, now);
         self.source = beat.source.or(self.source);
         gap
     }
@@ -483,16 +491,16 @@ impl Instance {
         self.received += 1;
         self.fresh_received = self.fresh_received.saturating_add(1);
         self.clear_recheck();
-        self.note_health(beat);
+        self.note_health(beat, at);
         self.source = beat.source.or(self.source);
     }
 
     /// What a service check says of it stands until the next one.
-    pub(super) fn note_health(&mut self, beat: &Heartbeat) {
+    pub(super) fn note_health(&mut self, beat: &Heartbeat, at: EngineTime) {
         if beat.health.is_none() {
             return;
         }
-        self.health = beat.health;
+        (self.health, self.health_at) = (beat.health, at);
         if beat.message != self.rare().message {
             self.rare_mut().message.clone_from(&beat.message);
         }

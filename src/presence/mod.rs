@@ -17,7 +17,7 @@
 //! | `runs`, `crash_loop`, `habit` | services that are made of runs, whose instances crash again and again, that pause |
 //! | `mass_silence` | whether one cause is likelier than many |
 //! | `blindness` | what we could not see |
-//! | `evidence`, [`observers`] | what this node heard itself; what other nodes heard, and who of them notifies |
+//! | `evidence`, `job_lines`, [`observers`] | what this node heard itself; what other nodes heard, and who of them notifies |
 //! | `history` | the last day of an instance |
 //! | `watching` | what a watched metric says beside that its sender lives |
 //! | `event`, [`describe`] | what happened, and that in words |
@@ -38,6 +38,7 @@ mod evidence;
 mod habit;
 mod history;
 mod instance;
+mod job_lines;
 mod jobs;
 mod loss;
 mod mass_silence;
@@ -55,8 +56,8 @@ pub use admission::{Refusal, Refusals};
 pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification};
 pub use blindness::BlindSeconds;
 pub use engine::{
-    BadJob, BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, JobSummary, Reading, SERIES,
-    Saved, ServicePart, ServiceView, Sighting, Summary, ViewCursor, peer_reading,
+    BadJob, BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, JobSighting, JobSummary,
+    Observation, Reading, SERIES, Saved, ServicePart, ServiceView, Sighting, Summary, ViewCursor, peer_reading,
 };
 pub use event::{
     Change, Event, EventKind, Health, Identity, InstanceContext, JobContext, MassSilencePhase, Phase, Reason,

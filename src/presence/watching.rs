@@ -43,6 +43,11 @@ pub(super) struct Watching {
     below: u8,
     #[serde(skip)]
     fine: u8,
+    /// Lines that were counted here, and those that each peer has counted.
+    #[serde(skip)]
+    lines: Option<u64>,
+    #[serde(skip)]
+    elsewhere: Vec<(u16, u64)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,11 +106,47 @@ impl Watching {
         self.irregular
     }
 
-    /// Counts lines; `true` if counting begins with them.
+    /// Counts lines that were heard here; `true` if counting begins with them.
     pub(super) fn count(&mut self, lines: u32, now: EngineTime) -> bool {
+        let all = self.lines.get_or_insert(0);
+        *all = all.saturating_add(u64::from(lines));
+        self.add(u64::from(lines), now)
+    }
+
+    /// Lines that were counted here; `None` if none are.
+    pub(super) fn lines(&self) -> Option<u64> {
+        self.lines
+    }
+
+    /// Counts lines of which a peer has counted so many until now; `true` if counting begins with them.
+    pub(super) fn count_elsewhere(&mut self, peer: u16, total: u64, now: EngineTime) -> bool {
+        let Some((_, known)) = self.elsewhere.iter_mut().find(|(known, _)| *known == peer) else {
+            // How many of them are of this minute is not known.
+            self.elsewhere.push((peer, total));
+            return false;
+        };
+        let before = std::mem::replace(known, total);
+        // A peer that has started again counts anew.
+        let lines = if total < before { total } else { total - before };
+        lines > 0 && self.add(lines, now)
+    }
+
+    /// Part of this minute was not seen, if a peer has counted some of its lines.
+    pub(super) fn note_blind_of(&mut self, peer: u16) {
+        if self.elsewhere.iter().any(|(known, _)| *known == peer) {
+            self.note_blind();
+        }
+    }
+
+    /// Whether its lines are counted and enough.
+    pub(super) fn has_enough(&self) -> bool {
+        self.minute.is_some() && !self.low
+    }
+
+    fn add(&mut self, lines: u64, now: EngineTime) -> bool {
         let begins = self.minute.is_none();
         let minute = self.minute.get_or_insert(Minute { end: now + MINUTE, lines: 0, is_blind: false });
-        minute.lines += u64::from(lines);
+        minute.lines = minute.lines.saturating_add(lines);
         begins
     }
 

@@ -315,6 +315,7 @@ impl Driver {
         let held = memory.holding(Holder::Presence);
         let observers = options.peers.map(|urls| {
             engine = std::mem::replace(&mut engine, Engine::new(Policy::default(), base, seed)).shared();
+            observers.place_peers(&urls, &mut engine);
             let firing: Vec<_> = alerts.firing().cloned().collect();
             // Two starts are never at the same microsecond.
             let start = (unix_time() * 1e6) as u64;
@@ -373,6 +374,7 @@ impl Driver {
                 self.tick();
             }
         }
+        self.state.engine_mut().take_all_job_lines();
         // What happened since the last tick is notified, and the alerts that it starts or ends are saved.
         self.tick();
         self.await_deliveries();

@@ -2,19 +2,23 @@
 //! that no two clocks have to agree; the later evidence counts, whoever has it. Whom a lost peer alone had heard is
 //! unwatched: that it is silent here says nothing.
 
+use std::collections::HashMap;
+
 use compact_str::CompactString;
 
 use crate::protocol::Heartbeat;
 
 use super::Engine;
+use super::jobs_elsewhere::JobSighting;
 use crate::presence::admission::Refusal;
-use crate::presence::event::{Change, Event, Phase, Reason, WarningCode};
-use crate::presence::evidence::{Act, Entry, Evidence, Lost, MOST_ACTS, MOST_DROPPED};
+use crate::presence::event::{Change, Event, Health, Phase, Reason, WarningCode};
+use crate::presence::evidence::{Act, Entry, Evidence, HeardElsewhere, Lost, MOST_ACTS, MOST_DROPPED};
 use crate::presence::instance::{Instance, Recheck, State, Suppression};
 use crate::presence::policy::{grace_for, misses_for};
 use crate::presence::roster::InstanceId;
 use crate::presence::service::ServiceState;
 use crate::presence::time::EngineTime;
+use crate::presence::watching::Watching;
 
 /// Beats that two nodes have heard so close, in seconds, are one.
 const COPY_SECS: f64 = 0.5;
@@ -24,6 +28,12 @@ const LATER_SECS: f64 = 0.05;
 
 /// Whoever has no interval yet counts as heard by somebody for so many seconds.
 const UNKNOWN_INTERVAL: f64 = 30.0;
+
+/// Before its first start a node could not hear; so far back, in seconds, that is said.
+const DAY: f64 = 86_400.0;
+
+/// A peer is known to be lost after so many seconds without an answer.
+const LOST_FOR: f64 = 1.5;
 
 /// Seconds between two warnings that nothing is heard here.
 const WARN_EVERY: f64 = 300.0;
@@ -51,6 +61,19 @@ pub struct Sighting {
     pub beats: u64,
     /// Others have heard it, and this node has not.
     pub relayed: bool,
+    /// What its last service check said, and seconds since then.
+    pub health: Option<(u8, f64)>,
+    /// Lines of its metric here, since this node began to count them.
+    pub lines: Option<u64>,
+}
+
+/// Something that a node has heard.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// Of an instance.
+    Instance(Sighting),
+    /// Of a job.
+    Job(JobSighting),
 }
 
 /// What this node tells.
@@ -58,25 +81,78 @@ impl Engine {
     /// The same, with an account of who heard what: for several observers.
     #[must_use]
     pub fn shared(self) -> Engine {
-        Engine { evidence: Some(Box::new(Evidence::new(self.now))), ..self }
+        let mut engine = self;
+        let mut evidence = Evidence::new(engine.now);
+        for (id, heard) in std::mem::take(&mut engine.heard_elsewhere) {
+            evidence.restore(id, heard);
+        }
+        if engine.blind_times.is_empty() {
+            // Peers may tell of runs whose end was said when nothing was heard here.
+            engine.note_blind(engine.now - DAY, engine.now);
+        }
+        Engine { evidence: Some(Box::new(evidence)), ..engine }
     }
 
-    /// Shows what was heard here after a number, and, if a place is given, from there on those whom others have heard, as
+    /// Whom a peer alone had heard, to be saved.
+    pub(super) fn saved_evidence(&self) -> Vec<HeardElsewhere> {
+        let Some(evidence) = &self.evidence else { return Vec::new() };
+        let unwatched: HashMap<InstanceId, f64> =
+            evidence.lost.iter().flat_map(|lost| lost.unwatched.iter().map(|(id, secs)| (*id, *secs))).collect();
+        let services = self.in_order();
+        let ids = services.iter().flat_map(|service| service.instances().iter().copied()).zip(0_u32..);
+        let heard = ids.filter_map(|(id, place)| {
+            let (entry, instance) = (evidence.of(id), self.roster.instance(id));
+            let is_its = self.is_heard_by(entry, entry.peer, instance)
+                || unwatched.contains_key(&id)
+                || is_down_by_peer(instance) && entry.elsewhere > EngineTime::LONG_AGO;
+            let before = || evidence.restored.get(&id).copied().unwrap_or(0.0);
+            is_its.then(|| HeardElsewhere {
+                place,
+                peer: entry.peer,
+                at: entry.elsewhere,
+                unwatched_s: unwatched.get(&id).copied().unwrap_or_else(before),
+            })
+        });
+        heard.collect()
+    }
+
+    /// The places of peers are others than when the state was saved.
+    pub fn renumber_peers(&mut self, place_of: impl Fn(u16) -> Option<u16>) {
+        let Some(evidence) = &mut self.evidence else { return };
+        for id in evidence.renumber(place_of) {
+            self.recover_from_lost_peer(id, true);
+        }
+    }
+
+    /// Shows what was heard here after a number, instances and jobs, and, if a place is given, from there on those whom others have heard, as
     /// long as `take` takes it; where to go on, and whether it took everything. Who asks for the first time is told of what
     /// others have heard, too: it may have lost what it knew.
     pub fn sightings(
         &self,
         (heard, relayed): (u64, Option<u32>),
-        mut take: impl FnMut(Sighting) -> bool,
+        mut take: impl FnMut(Observation) -> bool,
     ) -> ((u64, Option<u32>), bool) {
         let Some(evidence) = &self.evidence else { return ((heard, relayed), true) };
         let mut last = heard;
+        let mut lines = evidence.jobs.since(heard, relayed.is_some_and(|place| place < u32::MAX)).peekable();
         for (number, id) in evidence.since(heard) {
+            while let Some((number, heard, beat)) = lines.next_if(|(line, ..)| *line < number) {
+                if !take(self.tell_job(heard, beat)) {
+                    return ((last, relayed), false);
+                }
+                last = number;
+            }
             let Some(instance) = self.roster.get_instance(id) else { continue };
             let entry = evidence.of(id);
             let has_left = entry.left_here > EngineTime::LONG_AGO;
             let left_age = has_left.then_some(self.now - entry.left_here);
-            if !take(Sighting { left_age, ..self.sighting(instance, entry.here) }) {
+            if !take(Observation::Instance(Sighting { left_age, ..self.sighting(instance, entry.here) })) {
+                return ((last, relayed), false);
+            }
+            last = number;
+        }
+        for (number, heard, beat) in lines {
+            if !take(self.tell_job(heard, beat)) {
                 return ((last, relayed), false);
             }
             last = number;
@@ -90,7 +166,7 @@ impl Engine {
         for (id, instance) in from.filter(is_relayed) {
             // Without the time in which nobody watched it.
             let since = instance.detector().silent_since();
-            if !take(Sighting { relayed: true, ..self.sighting(instance, since) }) {
+            if !take(Observation::Instance(Sighting { relayed: true, ..self.sighting(instance, since) })) {
                 return ((last, Some(id.place())), false);
             }
         }
@@ -110,6 +186,8 @@ impl Engine {
             known: (self.now - instance.first()).max(0.0),
             beats: instance.received(),
             relayed: false,
+            health: instance.checked().map(|(status, at)| (status, (self.now - at).max(0.0))),
+            lines: instance.watching().and_then(|watching| watching.lines()),
         }
     }
 
@@ -187,11 +265,30 @@ impl Engine {
         if let Some(evidence) = self.evidence.as_mut().filter(|_| !sighting.relayed) {
             evidence.note_elsewhere(id, peer, at);
         }
+        self.take_check(id, sighting, asked);
+        self.count_elsewhere(id, peer, sighting.lines);
         let instance = self.roster.instance(id);
         let is_over = left.is_some_and(|left| left > instance.detector().last_life());
         if is_over && instance.state() != State::Left && !instance.is_of_another_process(&beat) {
             self.leave(id, Reason::Goodbye);
         }
+    }
+
+    /// Takes what a service check said to a peer, if that is later than what is known.
+    fn take_check(&mut self, id: InstanceId, sighting: &Sighting, asked: EngineTime) {
+        let Some((status, age)) = sighting.health else { return };
+        let at = asked - age;
+        if self.roster.instance(id).checked().is_some_and(|(_, known)| at <= known + LATER_SECS) {
+            return;
+        }
+        let beat = Heartbeat {
+            service: sighting.service.clone(),
+            instance: sighting.instance.clone(),
+            health: Some(status),
+            ..Heartbeat::default()
+        };
+        self.roster.change_texts(id, |instance| instance.note_health(&beat, at));
+        self.evaluate_health(&beat);
     }
 
     /// Silence after which one that is not known here is not worth registering.
@@ -227,7 +324,9 @@ impl Engine {
     /// A peer has dropped too much in the seconds up to these times: that does not count against those whom it alone hears,
     /// as far as it was since their last beat.
     pub fn leave_out_elsewhere(&mut self, peer: u16, seconds: &[EngineTime]) {
-        let Some(evidence) = self.evidence.as_ref().filter(|_| !seconds.is_empty()) else { return };
+        let Some(evidence) = self.evidence.as_mut().filter(|_| !seconds.is_empty()) else { return };
+        seconds.iter().for_each(|&second| evidence.note_peer_blind(peer, second - 1.0, second));
+        let Some(evidence) = &self.evidence else { return };
         let is_heard_there =
             |(id, instance): &(InstanceId, &Instance)| self.is_heard_by(evidence.of(*id), peer, instance);
         let all: Vec<InstanceId> = self.roster.instances().filter(is_heard_there).map(|(id, _)| id).collect();
@@ -267,6 +366,10 @@ impl Engine {
     }
 }
 
+fn is_down_by_peer(instance: &Instance) -> bool {
+    instance.is_down() && instance.suppression() == Some(Suppression::Peer)
+}
+
 /// Lost peers.
 impl Engine {
     /// A peer does not answer: whom it alone has heard is unwatched.
@@ -276,27 +379,31 @@ impl Engine {
             return;
         }
         let is_its_own = |(id, instance): &(InstanceId, &Instance)| {
-            !instance.is_member() && self.is_heard_by(evidence.of(*id), peer, instance)
+            let entry = evidence.of(*id);
+            let is_down_by_it = is_down_by_peer(instance) && entry.peer == peer;
+            !instance.is_member() && (is_down_by_it || self.is_heard_by(entry, peer, instance))
         };
         let unwatched: Vec<InstanceId> = self.roster.instances().filter(is_its_own).map(|(id, _)| id).collect();
         for &id in &unwatched {
             self.roster.instance_mut(id).set_unwatched(true);
         }
         let (size, now) = (unwatched.len(), self.now);
-        let unwatched = unwatched.into_iter().map(|id| (id, 0.0)).collect();
         if let Some(evidence) = &mut self.evidence {
+            let before: HashMap<InstanceId, f64> = evidence.take_restored(peer).into_iter().collect();
+            let unwatched = unwatched.into_iter().map(|id| (id, before.get(&id).copied().unwrap_or(0.0))).collect();
             evidence.followed = evidence.followed.max(now);
-            evidence.lost.push(Lost { peer, unwatched, size });
+            evidence.lost.push(Lost { peer, since: now, unwatched, size });
+            evidence.note_peer_blind(peer, now - LOST_FOR, now);
         }
     }
 
-    /// A peer answers again. Whoever it had heard alone, and is down for that, or was unwatched for too long, gets a fresh
-    /// timeout.
+    /// A peer answers again, or for the first time since our start. Whoever it had heard alone, and is down for that, or was
+    /// unwatched for too long, gets a fresh timeout.
     pub fn regain_peer(&mut self, peer: u16) {
         let Some(evidence) = &mut self.evidence else { return };
-        let Some(place) = evidence.lost.iter().position(|lost| lost.peer == peer) else { return };
-        let lost = evidence.lost.swap_remove(place);
-        for (id, blind) in lost.unwatched {
+        let place = evidence.lost.iter().position(|lost| lost.peer == peer);
+        let lost = place.map(|place| evidence.lost.swap_remove(place).unwatched);
+        for (id, blind) in evidence.take_restored(peer).into_iter().chain(lost.into_iter().flatten()) {
             let is_spent = blind >= self.policy.mass_hold;
             self.recover_from_lost_peer(id, is_spent);
         }
@@ -328,6 +435,12 @@ impl Engine {
         let secs = (now - std::mem::replace(&mut evidence.followed, now)).max(0.0);
         let (mut lost, mut is_blind) = (std::mem::take(&mut evidence.lost), false);
         for one in &mut lost {
+            if now - one.since < self.policy.mass_hold {
+                if let Some(evidence) = &mut self.evidence {
+                    evidence.note_peer_blind(one.peer, now - secs, now);
+                }
+                self.note_blind_minutes_of(one.peer);
+            }
             one.unwatched.retain(|&id, _| self.roster.get_instance(id).is_some_and(Instance::is_unwatched));
             if one.is_dispersed() {
                 one.size = 0;
@@ -363,7 +476,7 @@ impl Engine {
         instance.set_unwatched(false);
         if instance.is_present() && gets_time {
             instance.detector_mut().hold_until(fresh);
-        } else if instance.is_down() && instance.suppression() == Some(Suppression::Peer) {
+        } else if is_down_by_peer(instance) {
             instance.recheck_at(fresh, Recheck::Astray);
         }
         self.schedule(id);
@@ -459,6 +572,18 @@ impl Engine {
         let of_service = self.roster.find_service(service);
         let of_service = of_service.is_some_and(|id| self.roster.service(id).maintenance_until() > self.now);
         of_instance || of_service || instance.is_some_and(|name| self.is_maintained_job(service, name))
+    }
+
+    /// Whether the last service check of an instance found nothing, whoever has heard it.
+    pub fn is_well_by_check(&self, service: &str, instance: &str) -> bool {
+        let found = self.roster.find(service, instance).map(|id| self.roster.instance(id));
+        found.and_then(Instance::checked).is_some_and(|(status, _)| !Health::of_status(status).is_bad())
+    }
+
+    /// Whether an instance has as many lines as it should, by what all nodes have counted.
+    pub fn is_well_by_floor(&self, service: &str, instance: &str) -> bool {
+        let found = self.roster.find(service, instance).map(|id| self.roster.instance(id));
+        found.and_then(Instance::watching).is_some_and(Watching::has_enough)
     }
 
     /// Whether there is evidence that a service, or one of its instances, is well.

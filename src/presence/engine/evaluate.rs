@@ -51,6 +51,7 @@ impl Engine {
         self.miss_forgotten();
         self.look_at_floors();
         self.await_first_runs();
+        self.take_job_lines();
         self.evaluate_jobs();
         self.held.set(self.heap_bytes() as u64);
     }
@@ -64,7 +65,10 @@ impl Engine {
         if self.awaits_first_runs {
             return self.now;
         }
-        let jobs = self.jobs.next_due();
+        if self.evidence.as_ref().is_some_and(|evidence| evidence.jobs.is_waiting()) {
+            return self.now;
+        }
+        let jobs = self.jobs.next_due() + self.job_lag();
         self.instance_schedule.next().min(self.service_schedule.next()).min(self.habits.next()).min(jobs)
     }
 

@@ -154,9 +154,13 @@ impl Engine {
             return false;
         }
         let Some(id) = known.or_else(|| self.admit_job(beat)) else { return true };
+        if self.evidence.is_some() && (says_status || beat.goodbye) {
+            self.share_job_line(id, beat);
+            return true;
+        }
         self.leave_for_job(&beat.service, &beat.instance);
         if beat.goodbye && !says_status {
-            self.job_says_goodbye(id, beat);
+            self.job_says_goodbye(id, beat, self.now);
             return true;
         }
         let nothing = JobTags::default();
@@ -166,14 +170,15 @@ impl Engine {
     }
 
     /// A goodbye retires a job. Where a job is a whole service, one of those who run it ends, and nothing else.
-    fn job_says_goodbye(&mut self, id: JobId, beat: &Heartbeat) {
-        if *self.jobs.job(id).instance() == beat.instance {
+    pub(super) fn job_says_goodbye(&mut self, id: JobId, beat: &Heartbeat, at: EngineTime) {
+        let job = self.jobs.job(id);
+        if *job.instance() == beat.instance && job.told_at() <= at {
             self.retire_job(id, JobReason::Goodbye);
         }
     }
 
     /// An instance that is a job leaves the roster.
-    fn leave_for_job(&mut self, service: &str, instance: &str) {
+    pub(super) fn leave_for_job(&mut self, service: &str, instance: &str) {
         let Some(id) = self.roster.find(service, instance) else { return };
         if self.roster.instance(id).state() != State::Left {
             let service = self.roster.instance(id).service();
@@ -194,6 +199,18 @@ impl Engine {
             return None;
         }
         self.admission.note_admitted(is_new, beat.source, self.now);
+        Some(self.insert_job(Job::new(&beat.service, &beat.instance, self.now)))
+    }
+
+    /// A new job that a peer has admitted, unless the table is full here.
+    pub(super) fn admit_job_elsewhere(&mut self, beat: &Heartbeat) -> Option<JobId> {
+        if let Err(why) = self.make_room_for_job(&beat.service) {
+            if why == Refusal::Limit {
+                self.warn_of_limit(self.roster.find_service(&beat.service));
+            }
+            self.admission.refuse(why, None, self.now);
+            return None;
+        }
         Some(self.insert_job(Job::new(&beat.service, &beat.instance, self.now)))
     }
 
@@ -273,18 +290,7 @@ impl Engine {
         id: JobId,
         change: impl FnOnce(&mut Job, Surroundings<'_>, &mut Vec<Event<EngineTime>>) -> T,
     ) -> T {
-        let is_muted = self.is_muted_job(id);
-        let by = Surroundings { now: self.now, epoch: self.epoch, blind: &self.blind_times, is_muted };
-        let mut events = Vec::new();
-        let forget_after = self.policy.forget_service;
-        let out = self.jobs.change(id, by, forget_after, |job| change(job, by, &mut events));
-        self.events.append(&mut events);
-        out
-    }
-
-    /// Whether nobody is to be notified of a job's service.
-    fn is_muted_job(&self, id: JobId) -> bool {
-        self.jobs.job(id).is_muted()
+        self.change_job_at(id, self.now, change)
     }
 
     /// Whether a job is in maintenance.
@@ -303,12 +309,13 @@ impl Engine {
 
     /// Lets time pass for jobs.
     pub(super) fn evaluate_jobs(&mut self) {
-        for id in self.jobs.take_due(self.now) {
+        let now = self.job_clock();
+        for id in self.jobs.take_due(now) {
             let job = self.jobs.job(id);
-            if self.now >= job.forgotten_at(self.policy.forget_service) {
+            if now >= job.forgotten_at(self.policy.forget_service) {
                 self.retire_job(id, JobReason::Expired);
             } else {
-                self.change_job(id, |job, by, out| job.evaluate(by, out));
+                self.change_job_at(id, now, |job, by, out| job.evaluate(by, out));
             }
         }
     }
@@ -345,6 +352,9 @@ impl Engine {
 
     /// Retires the jobs of a service, or one of them, that were not heard after a time; whether there are any.
     pub(super) fn forget_jobs(&mut self, service: &str, instance: Option<&str>, since: EngineTime) -> bool {
+        if let Some(evidence) = &mut self.evidence {
+            evidence.jobs.forget(service, instance, since);
+        }
         let meant = self.jobs.of_service(service);
         let meant: Vec<JobId> =
             meant.filter(|id| instance.is_none_or(|name| *self.jobs.job(*id).instance() == name)).collect();

@@ -7,6 +7,7 @@
 mod elsewhere;
 mod evaluate;
 mod jobs;
+mod jobs_elsewhere;
 mod observe;
 mod readings;
 mod restore;
@@ -22,7 +23,7 @@ use crate::memory::{Holder, Holding, Level, Memory, vec_footprint};
 use super::admission::{Admission, Refusals};
 use super::blindness::{BlindSeconds, Blindness, LossySecond, is_too_much};
 use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, WarningCode};
-use super::evidence::Evidence;
+use super::evidence::{Evidence, HeardElsewhere};
 use super::habit::Habits;
 use super::instance::{Instance, State, Suppression};
 use super::jobs::{BlindTimes, Jobs};
@@ -34,8 +35,9 @@ use super::schedule::Schedule;
 use super::service::{Service, ServiceState};
 use super::time::{EngineTime, Epoch};
 
-pub use elsewhere::Sighting;
+pub use elsewhere::{Observation, Sighting};
 pub use jobs::{BadJob, JobSummary};
+pub use jobs_elsewhere::JobSighting;
 pub use readings::{Reading, SERIES, peer_reading};
 pub use restore::Saved;
 pub use summary::{BadService, FailingInstance, Summary};
@@ -73,6 +75,8 @@ pub struct Engine {
     counted: Vec<(u64, InstanceId)>,
     /// Who heard what, if there are several observers.
     evidence: Option<Box<Evidence>>,
+    /// What an earlier start knew of that.
+    heard_elsewhere: Vec<(InstanceId, HeardElsewhere)>,
     /// Since the last take.
     events: Vec<Event<EngineTime>>,
     /// When sinks last had readings.
@@ -113,6 +117,7 @@ impl Engine {
             fleet_loss: FleetLoss::default(),
             counted: Vec::new(),
             evidence: None,
+            heard_elsewhere: Vec::new(),
             events: Vec::new(),
             reported_at: now,
             held: Memory::unlimited().holding(Holder::Presence),

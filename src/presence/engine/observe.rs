@@ -345,9 +345,9 @@ impl Engine {
             return;
         }
         let instance = self.roster.instance(id);
-        let is_of_another = instance.is_of_another_process(beat);
+        let (now, is_of_another) = (self.now, instance.is_of_another_process(beat));
         if !is_of_another {
-            self.roster.change_texts(id, |instance| instance.note_health(beat));
+            self.roster.change_texts(id, |instance| instance.note_health(beat, now));
         }
         if !is_of_another {
             self.note_left_here(id);
@@ -365,7 +365,7 @@ impl Engine {
 
     /// The status of a service check as an alert of its own, where that is wanted. It ends with a status that is no problem,
     /// and with the instance.
-    fn evaluate_health(&mut self, beat: &Heartbeat) {
+    pub(super) fn evaluate_health(&mut self, beat: &Heartbeat) {
         let Some(id) = self.roster.find(&beat.service, &beat.instance) else { return };
         let rules = self.rules(id);
         let (wanted, is_muted) = (rules.health_alerts, rules.mutes_instances());

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use crate::presence::event::{Change, Event, Reason};
+use crate::presence::evidence::HeardElsewhere;
 use crate::presence::habit::{Habit, Habits};
 use crate::presence::instance::Instance;
 use crate::presence::jobs::{BlindTimes, Job};
@@ -34,6 +35,9 @@ pub struct Saved {
     jobs: Vec<Job>,
     #[serde(default)]
     blind: BlindTimes,
+    /// Whom a peer alone had heard.
+    #[serde(default)]
+    heard_elsewhere: Vec<HeardElsewhere>,
 }
 
 impl Saved {
@@ -57,6 +61,8 @@ impl Engine {
             habits: Vec<(&'a CompactString, &'a Habit)>,
             jobs: Vec<&'a Job>,
             blind: &'a BlindTimes,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            heard_elsewhere: Vec<HeardElsewhere>,
         }
         let stored = Stored {
             now: self.now,
@@ -65,6 +71,7 @@ impl Engine {
             habits: self.habits.saved(),
             jobs: self.jobs.in_order(),
             blind: &self.blind_times,
+            heard_elsewhere: self.saved_evidence(),
         };
         Ok(serde_json::to_writer(out, &stored)?)
     }
@@ -80,14 +87,20 @@ impl Engine {
             habits: habits.map(|(name, habit)| (name.clone(), habit.clone())).collect(),
             jobs: self.jobs.in_order().into_iter().cloned().collect(),
             blind: self.blind_times.clone(),
+            heard_elsewhere: self.saved_evidence(),
         }
     }
 
     /// Services with their instances, both in the order of registration.
     fn registered(&self) -> Vec<(&Service, Vec<&Instance>)> {
+        self.in_order().into_iter().map(|service| (service, self.roster.instances_of(service).collect())).collect()
+    }
+
+    /// Services in the order of registration.
+    pub(super) fn in_order(&self) -> Vec<&Service> {
         let mut services: Vec<&Service> = self.roster.services().collect();
         services.sort_by_key(|service| service.order());
-        services.into_iter().map(|service| (service, self.roster.instances_of(service).collect())).collect()
+        services
     }
 
     /// Starts with what an earlier engine knew: whoever was present is to be confirmed. `now` is on that engine's clock.
@@ -98,7 +111,7 @@ impl Engine {
         engine.habits = Habits::restored(saved.habits);
         engine.blind_times = saved.blind;
         engine.note_blind(saved.now, now);
-        let (mut members, mut to_confirm) = (BTreeSet::new(), 0);
+        let (mut members, mut to_confirm, mut all) = (BTreeSet::new(), 0, Vec::new());
         for (service, instances) in saved.services {
             let rules = engine.policy.rules_of(service.name());
             let order = engine.roster.next_order();
@@ -115,6 +128,7 @@ impl Engine {
                 let is_low = instance.watching().is_some_and(|watching| watching.is_low());
                 let is_member = instance.is_member();
                 let id = engine.roster.insert_restored(instance);
+                all.push(id);
                 if is_member {
                     members.insert(id);
                 }
@@ -123,6 +137,8 @@ impl Engine {
                 }
             }
         }
+        let heard = saved.heard_elsewhere.into_iter();
+        engine.heard_elsewhere = heard.filter_map(|one| Some((*all.get(one.place as usize)?, one))).collect();
         engine.complete_services();
         engine.reconcile_expectations();
         engine.mass = MassSilence::restored(saved.mass, members);

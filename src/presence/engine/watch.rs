@@ -55,6 +55,27 @@ impl Engine {
         }
     }
 
+    /// A peer has counted so many lines of an instance until now: its lines are those of all nodes together.
+    pub(super) fn count_elsewhere(&mut self, id: InstanceId, peer: u16, lines: Option<u64>) {
+        let now = self.now;
+        let Some(lines) = lines.filter(|_| self.roster.instance(id).watching().is_some()) else { return };
+        let one = self.roster.instance_mut(id);
+        let order = one.order();
+        let watching = one.watching_mut();
+        if watching.lines().is_some() && watching.count_elsewhere(peer, lines, now) && !watching.is_low() {
+            self.counted.push((order, id));
+        }
+    }
+
+    /// The same of those whose lines a lost peer has counted, too.
+    pub(super) fn note_blind_minutes_of(&mut self, peer: u16) {
+        for (order, id) in self.counted.clone() {
+            if self.is_counted(order, id) {
+                self.roster.instance_mut(id).watching_mut().note_blind_of(peer);
+            }
+        }
+    }
+
     /// Part of the minute in which lines are counted was not seen.
     pub(super) fn note_blind_minutes(&mut self) {
         for (order, id) in self.counted.clone() {

@@ -35,6 +35,10 @@ impl BlindTimes {
         self.0.push_back((from, to));
     }
 
+    pub(in crate::presence) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether we could not hear at some time between these.
     pub(in crate::presence) fn overlap(&self, from: EngineTime, to: EngineTime) -> bool {
         self.0.iter().rev().take_while(|(_, end)| *end > from).any(|(start, _)| *start < to)
@@ -43,6 +47,29 @@ impl BlindTimes {
     /// Bytes that it takes beside itself.
     pub(in crate::presence) fn heap_bytes(&self) -> usize {
         crate::memory::vec_footprint::<(EngineTime, EngineTime)>(self.0.capacity())
+    }
+}
+
+/// When a line of a job may have been missed: by each of its last lines, when those could not hear who have heard that one.
+#[derive(Clone, Copy)]
+pub(in crate::presence) struct WhenBlind<'a>(&'a [(Vec<&'a BlindTimes>, bool)]);
+
+impl<'a> WhenBlind<'a> {
+    /// By the last lines: those who have heard each, and whether this node is not among them.
+    pub(in crate::presence) fn of(lines: &'a [(Vec<&'a BlindTimes>, bool)]) -> WhenBlind<'a> {
+        WhenBlind(lines)
+    }
+
+    /// Whether, for one of the lines, nobody who has heard it could hear at some time between these: so the next one may have
+    /// been heard by nobody.
+    pub(in crate::presence) fn overlap(self, from: EngineTime, to: EngineTime) -> bool {
+        self.0.iter().any(|(line, _)| line.iter().all(|one| one.overlap(from, to)))
+    }
+
+    /// The same, if this node was not among them: what only a lost peer may have heard is hidden as long as its own alarm
+    /// stands for it.
+    pub(in crate::presence) fn overlap_elsewhere(self, from: EngineTime, to: EngineTime) -> bool {
+        self.0.iter().any(|(line, by_peers)| *by_peers && line.iter().all(|one| one.overlap(from, to)))
     }
 }
 

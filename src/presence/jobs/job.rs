@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::memory::vec_footprint;
 use crate::protocol::{JobStatus, JobTags};
 
-use super::blind_times::BlindTimes;
+use super::blind_times::WhenBlind;
 use super::runs::{EndedRun, FinishedRun, HISTORY, MESSAGES, NO_ID, OpenRun, RunResult, named};
 use super::schedule::CronSchedule;
 use super::state::{JobReason, JobState};
 use crate::presence::event::{Change, Event, JobContext};
+use crate::presence::job_lines::HeardBy;
 use crate::presence::policy::grace_for;
 use crate::presence::text_bytes;
 use crate::presence::time::{EngineTime, Epoch, UnixTime};
@@ -39,6 +40,9 @@ const CLOCK_STEP: f64 = 60.0;
 /// Runs, and seconds between the first sign of it and the last, from which on a job does not give way to new ones.
 const ESTABLISHED_RUNS: u64 = 2;
 const ESTABLISHED_SECS: f64 = 60.0;
+
+/// Lines of which it is remembered who has heard them.
+const MOST_SOURCES: usize = 8;
 
 /// What is configured of a job.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +69,7 @@ pub(in crate::presence) struct Surroundings<'a> {
     /// Where it stands in wall time.
     pub(in crate::presence) epoch: Epoch,
     /// When we could not hear.
-    pub(in crate::presence) blind: &'a BlindTimes,
+    pub(in crate::presence) blind: WhenBlind<'a>,
     /// Nobody is to be notified of this service.
     pub(in crate::presence) is_muted: bool,
 }
@@ -111,6 +115,14 @@ impl Due {
     }
 }
 
+/// Who has heard a line of a job.
+#[derive(Clone, Debug)]
+struct LineSources {
+    at: EngineTime,
+    begins: bool,
+    by: Vec<HeardBy>,
+}
+
 /// What is remembered of a job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::presence) struct Job {
@@ -132,6 +144,15 @@ pub(in crate::presence) struct Job {
     heard: EngineTime,
     /// When it was first heard.
     born: EngineTime,
+    /// When the last line that said something of a run was sent, and the last one that said the end of one. Among several
+    /// observers a line may come after a later one.
+    #[serde(default)]
+    told_at: EngineTime,
+    #[serde(default)]
+    ended_at: EngineTime,
+    /// Who has heard its last lines, if there are several observers.
+    #[serde(skip)]
+    sources: Vec<LineSources>,
     /// The interval that its lines promise, and the longest run that they allow.
     promised: Option<f64>,
     promised_runtime: Option<f64>,
@@ -177,6 +198,9 @@ impl Job {
             changed: now,
             heard: now,
             born: now,
+            told_at: EngineTime::LONG_AGO,
+            ended_at: EngineTime::LONG_AGO,
+            sources: Vec::new(),
             promised: None,
             promised_runtime: None,
             due: None,
@@ -300,6 +324,36 @@ impl Job {
         self.badness() == 0 && matches!(self.state, JobState::Waiting | JobState::Unheard)
     }
 
+    /// When the last line that said something of a run was sent.
+    pub(in crate::presence) fn told_at(&self) -> EngineTime {
+        self.told_at
+    }
+
+    /// Who has heard its last lines.
+    pub(in crate::presence) fn sources(&self) -> impl Iterator<Item = &[HeardBy]> {
+        self.sources.iter().map(|line| line.by.as_slice())
+    }
+
+    /// A node has heard a line of it, which says that a run begins or something else.
+    pub(in crate::presence) fn note_source(&mut self, by: HeardBy, begins: bool, at: EngineTime) {
+        let is_copy = |line: &&mut LineSources| line.begins == begins && (at - line.at).abs() < COPIES_SECS;
+        // What the peer that tells of it has not heard itself, and is not known here, this node may have heard, before it
+        // lost what it knew.
+        let is_relayed = by == HeardBy::Another;
+        let by = if is_relayed { HeardBy::Here } else { by };
+        if let Some(line) = self.sources.iter_mut().find(is_copy) {
+            if !is_relayed && !line.by.contains(&by) {
+                line.by.push(by);
+            }
+            return;
+        }
+        let place = self.sources.partition_point(|line| line.at <= at);
+        self.sources.insert(place, LineSources { at, begins, by: vec![by] });
+        if self.sources.len() > MOST_SOURCES {
+            self.sources.remove(0);
+        }
+    }
+
     /// How bad it is, notified or not: 0 is well, 1 can wait, 2 wakes somebody.
     pub(in crate::presence) fn badness(&self) -> u8 {
         let pending = self.pending.map_or(0, |(state, _)| state.level());
@@ -368,6 +422,7 @@ impl Job {
             + open
             + ended
             + history
+            + vec_footprint::<LineSources>(self.sources.capacity())
             + vec_footprint::<OpenRun>(self.open.capacity())
             + vec_footprint::<EndedRun>(self.ended.capacity())
             + vec_footprint::<FinishedRun>(self.history.capacity())
@@ -385,15 +440,23 @@ impl Job {
         by: Surroundings<'_>,
         out: &mut Vec<Event<EngineTime>>,
     ) {
-        self.heard = by.now;
+        self.heard = self.heard.max(by.now);
         let Some(status) = tags.status else { return };
+        let is_late = by.now < self.told_at;
+        if is_late && self.is_retired {
+            return;
+        }
         if self.is_retired {
             (self.is_retired, self.state) = (false, JobState::Waiting);
         }
-        self.promised = promise.or(self.promised);
-        self.promised_runtime = tags.max_runtime.or(self.promised_runtime);
         let id = tags.run.as_ref().or(start).cloned().unwrap_or_else(|| NO_ID.into());
+        if !is_late {
+            self.told_at = by.now;
+            self.promised = promise.or(self.promised);
+            self.promised_runtime = tags.max_runtime.or(self.promised_runtime);
+        }
         match status {
+            JobStatus::Start if is_late => self.begin_earlier_run(id, by),
             JobStatus::Start => self.begin_run(id, by, out),
             JobStatus::Ok | JobStatus::Fail => self.end_run(id, tags, message, by, out),
         }
@@ -401,7 +464,7 @@ impl Job {
 
     /// Runs of an id that ended a moment ago: messages about them are copies.
     fn just_ended(&self, id: &str, now: EngineTime) -> impl Iterator<Item = &EndedRun> {
-        self.ended.iter().filter(move |ended| ended.id == id && now - ended.at < COPIES_SECS)
+        self.ended.iter().filter(move |ended| ended.id == id && (now - ended.at).abs() < COPIES_SECS)
     }
 
     fn begin_run(&mut self, id: CompactString, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
@@ -436,6 +499,18 @@ impl Job {
         }
     }
 
+    /// A start that is known after a later line: the run goes on, unless its end, or that of any without an id, is known.
+    fn begin_earlier_run(&mut self, id: CompactString, by: Surroundings<'_>) {
+        self.says_starts = true;
+        let is_known = self.open.iter().any(|run| run.id == id)
+            || self.ended.iter().any(|ended| ended.id == id && ended.at >= by.now - COPIES_SECS);
+        if id != NO_ID && !is_known && self.open.len() < MOST_OPEN {
+            let place = self.open.partition_point(|run| run.began <= by.now);
+            let run = OpenRun { id, began: by.now, since: by.wall(), overran: false, excused: None };
+            self.open.insert(place, run);
+        }
+    }
+
     /// An open run never ended.
     fn lose(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         let run = self.open.remove(at);
@@ -452,25 +527,26 @@ impl Job {
         by: Surroundings<'_>,
         out: &mut Vec<Event<EngineTime>>,
     ) {
-        let known = self.open.iter().position(|run| run.id == id);
+        let is_late = by.now < self.told_at;
+        let known = self.open.iter().position(|run| run.id == id && run.began <= by.now);
         let is_good = tags.status == Some(JobStatus::Ok);
         // An end of another status is that of another run.
         if known.is_none() && self.just_ended(&id, by.now).any(|ended| ended.is_good == is_good) {
             return;
         }
-        let known = known.or((self.open.len() == 1 && id == NO_ID).then_some(0));
-        if known.is_none() && (!self.says_starts || self.open.is_empty()) {
+        let is_its = self.open.len() == 1 && id == NO_ID && self.open[0].began <= by.now;
+        let known = known.or(is_its.then_some(0));
+        if known.is_none() && !is_late && (!self.says_starts || self.open.is_empty()) {
             // Nobody told us of a start: the end is the sign of the run.
             self.says_starts &= !self.open.is_empty();
             self.await_next(by.wall(), by.now);
         }
         let run = known.map(|at| self.open.remove(at));
-        self.ended.retain(|ended| by.now - ended.at < COPIES_SECS);
         if self.ended.len() >= 2 * MOST_OPEN {
             self.ended.remove(0);
         }
         self.ended.push(EndedRun { id: id.clone(), is_good, at: by.now });
-        self.unheard = false;
+        self.unheard &= is_late;
         let result = if is_good { RunResult::Ok } else { RunResult::Failed };
         let lasted = tags.duration.or(run.as_ref().map(|run| by.now - run.began));
         let message = message.filter(|message| !message.is_empty()).cloned();
@@ -482,6 +558,11 @@ impl Job {
         self.record(finished);
         self.last_duration = lasted.or(self.last_duration);
         let context = JobContext { run: named(&id), duration_s: lasted, message, ..JobContext::default() };
+        if by.now < self.ended_at {
+            // How a later one ended says more.
+            return;
+        }
+        self.ended_at = by.now;
         if is_good {
             self.succeeded = Some(by.wall());
             if let Some(run) = run {
@@ -600,7 +681,7 @@ impl Job {
                 self.overrun(0, JobReason::StillRunning, by, out);
             }
         } else {
-            let may_have_come = !self.unheard && by.blind.overlap(at - EARLY_SECS, at + due.grace);
+            let may_have_come = self.is_excused((at - EARLY_SECS, at + due.grace), by);
             let (result, change) = if may_have_come {
                 (RunResult::Unheard, (JobState::Unheard, JobReason::Blind))
             } else {
@@ -611,6 +692,12 @@ impl Job {
             self.record(FinishedRun::absent(result, due));
             self.change(change, JobContext { due: Some(due), ..JobContext::default() }, by, out);
         }
+    }
+
+    /// Whether a line between two times may have been missed: by us once in a row, by a lost peer as long as its own alarm
+    /// stands for it.
+    fn is_excused(&self, (from, to): (EngineTime, EngineTime), by: Surroundings<'_>) -> bool {
+        by.blind.overlap_elsewhere(from, to) || !self.unheard && by.blind.overlap(from, to)
     }
 
     /// Awaits the run after one that was due.
@@ -631,7 +718,7 @@ impl Job {
     fn overrun(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         let run = &self.open[at];
         let context = JobContext { run: named(&run.id), duration_s: Some(by.now - run.began), ..JobContext::default() };
-        if run.excused.is_none() && !self.unheard && by.blind.overlap(run.began, by.now) {
+        if run.excused.is_none() && self.is_excused((run.began, by.now), by) {
             self.unheard = true;
             self.open[at].excused = Some(by.now);
             if why == JobReason::MaxRuntime && self.due.is_some() {

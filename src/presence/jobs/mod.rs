@@ -17,7 +17,7 @@ mod state;
 mod table;
 mod view;
 
-pub(super) use blind_times::BlindTimes;
+pub(super) use blind_times::{BlindTimes, WhenBlind};
 pub use job::JobRule;
 pub(super) use job::{Job, Surroundings};
 pub use runs::RunResult;

@@ -9,6 +9,7 @@ use crate::memory::{tree_footprint, vec_footprint};
 
 use super::job::{Job, JobRule, Surroundings};
 use super::runs::RunResult;
+use crate::presence::job_lines::HeardBy;
 use crate::presence::schedule::Schedule;
 use crate::presence::time::EngineTime;
 
@@ -197,6 +198,14 @@ impl Jobs {
         self.queue.remove(id.0);
         self.free.push(id);
         self.count -= 1;
+    }
+
+    /// A node has heard a line of a job.
+    pub(in crate::presence) fn note_source(&mut self, id: JobId, by: HeardBy, begins: bool, at: EngineTime) {
+        let job = self.places[id.0 as usize].as_mut().expect("a job that is there");
+        let before = job.heap_bytes();
+        job.note_source(by, begins, at);
+        self.job_bytes = (self.job_bytes + job.heap_bytes()).saturating_sub(before);
     }
 
     /// Changes a job, and sees to it that it is looked at when time alone changes it again.

@@ -13,6 +13,7 @@ use crate::presence::event::Severity;
 use crate::protocol::{is_presence_name, is_service_name};
 
 use super::acts::ActId;
+use super::job_row::JobRow;
 
 /// Bytes of JSON after which an answer ends; who asks goes on from its cursor. A row more may be in it.
 const PAGE_BYTES: usize = 256 << 10;
@@ -94,6 +95,9 @@ pub struct Digest {
     /// Whom it has heard.
     #[serde(default)]
     pub heard: Vec<Heard>,
+    /// What jobs said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobRow>,
     /// Problems that it holds open, has closed, or knows to be notified.
     #[serde(default)]
     pub problems: Vec<ProblemRow>,
@@ -138,6 +142,12 @@ pub struct Heard {
     /// Others have heard it, and this node has not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub relayed: bool,
+    /// What its last service check said, and milliseconds since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<(u8, u64)>,
+    /// Lines of its metric here, since the node began to count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u64>,
 }
 
 /// A problem as a node sees it.
@@ -207,6 +217,8 @@ impl Heard {
             known_ms: millis(sighting.known),
             beats: sighting.beats,
             relayed: sighting.relayed,
+            health: sighting.health.map(|(status, age)| (status, millis(age))),
+            lines: sighting.lines,
         }
     }
 
@@ -224,12 +236,14 @@ impl Heard {
             known: secs(self.known_ms),
             beats: self.beats,
             relayed: self.relayed,
+            health: self.health.map(|(status, age)| (status, secs(age))),
+            lines: self.lines,
         }
     }
 }
 
 /// Bytes of a text as JSON, at most.
-fn quoted(text: &str) -> usize {
+pub(super) fn quoted(text: &str) -> usize {
     let escaped = |byte: u8| match byte {
         b'"' | b'\\' => 2,
         0..b' ' => 6,
@@ -247,7 +261,7 @@ pub(super) trait Row {
     fn is_right(&self) -> bool;
 }
 
-fn maybe(text: &Option<CompactString>, is_right: impl Fn(&str) -> bool) -> bool {
+pub(super) fn maybe(text: &Option<CompactString>, is_right: impl Fn(&str) -> bool) -> bool {
     text.as_deref().is_none_or(is_right)
 }
 
@@ -255,18 +269,19 @@ fn is_target(name: &str) -> bool {
     (1..=MOST_TARGET).contains(&name.len())
 }
 
-fn is_age(secs: f64) -> bool {
+pub(super) fn is_age(secs: f64) -> bool {
     (0.0..=MOST_AGE).contains(&secs)
 }
 
 impl Row for Heard {
     fn json_bytes(&self) -> usize {
         let texts = [&self.start, &self.version].into_iter().flatten().map(|text| 12 + quoted(text));
-        90 + quoted(&self.s) + quoted(&self.i) + texts.sum::<usize>()
+        130 + quoted(&self.s) + quoted(&self.i) + texts.sum::<usize>()
     }
 
     fn is_right(&self) -> bool {
-        let oldest = self.age_ms.max(self.left_age_ms.unwrap_or(0)).max(self.known_ms) as f64 / 1000.0;
+        let ages = [self.left_age_ms, self.health.map(|(_, age)| age)].into_iter().flatten();
+        let oldest = ages.fold(self.age_ms.max(self.known_ms), u64::max) as f64 / 1000.0;
         let interval = self.interval.is_none_or(|interval| (0.001..=1e7).contains(&interval));
         let texts = maybe(&self.start, is_presence_name) && maybe(&self.version, is_presence_name);
         is_service_name(&self.s) && is_presence_name(&self.i) && texts && is_age(oldest) && interval
@@ -346,6 +361,7 @@ impl Digest {
         digest.check().map_err(Cow::into_owned)?;
         let rows = digest.rows();
         digest.heard.retain(Row::is_right);
+        digest.jobs.retain(Row::is_right);
         digest.problems.retain(Row::is_right);
         digest.acts.retain(Row::is_right);
         digest.dropped_ms.truncate(MOST_DROPPED);
@@ -359,7 +375,7 @@ impl Digest {
     }
 
     fn rows(&self) -> usize {
-        self.heard.len() + self.problems.len() + self.acts.len() + self.dropped_ms.len()
+        self.heard.len() + self.jobs.len() + self.problems.len() + self.acts.len() + self.dropped_ms.len()
     }
 
     /// Whether an answer goes on from where it was asked for: who says that there is more and comes to no end is not waited

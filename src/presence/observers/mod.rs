@@ -8,12 +8,13 @@
 //! | file | keeps |
 //! |---|---|
 //! | `acts` | what operators have done |
-//! | [`digest`] | what goes over the wire |
+//! | [`digest`], `job_row` | what goes over the wire |
 //! | `peer` | whether a peer answers, how it is, and what it holds open |
 //! | `problems` | what is notified, by whomever |
 
 mod acts;
 mod digest;
+mod job_row;
 #[cfg(test)]
 mod page_tests;
 mod peer;
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Alarm;
 use super::alert_book::{AlertKey, Notification};
-use super::engine::Engine;
+use super::engine::{Engine, Observation};
 use super::event::Phase;
 use super::time::{EngineTime, UnixTime};
 use crate::memory::{Holder, Holding, Memory};
@@ -39,6 +40,7 @@ use problems::{Learned, Problem, Problems, Speaking};
 
 pub use acts::ActId;
 pub use digest::{ActRow, Cursor, Digest, Heard, MOST_BYTES, ProblemRow, ToldRow, is_node_name};
+pub use job_row::{JobRow, JobSign};
 
 /// Time between two polls, in seconds.
 pub const POLL_SECS: f64 = 0.5;
@@ -83,6 +85,16 @@ pub struct SavedObservers {
     /// Peers by their URLs.
     peers: Vec<(String, Option<CompactString>)>,
     problems: Vec<Problem>,
+}
+
+impl SavedObservers {
+    /// Lets an engine that was saved with them know the places of its peers among these URLs.
+    pub fn place_peers(&self, urls: &[String], engine: &mut Engine) {
+        engine.renumber_peers(|place| {
+            let (known, _) = self.peers.get(usize::from(place))?;
+            urls.iter().position(|url| url == known).and_then(|place| u16::try_from(place).ok())
+        });
+    }
 }
 
 /// What a target is to be sent.
@@ -269,14 +281,21 @@ impl Observers {
         let mut room = Room::new();
         let changed = self.tell_changes(&mut digest, &mut room, from.changed, (now, unix));
         let has_all_changes = changed == self.last_number;
-        let ((heard, relayed), has_all_heard) = engine.sightings((from.heard, from.relayed), |sighting| {
-            let row = Heard::of(sighting);
-            let has_room = room.take(&row);
-            if has_room {
-                digest.heard.push(row);
-            }
-            has_room
-        });
+        let ((heard, relayed), has_all_heard) =
+            engine.sightings((from.heard, from.relayed), |observation| match observation {
+                Observation::Instance(sighting) => {
+                    let row = Heard::of(sighting);
+                    let has_room = room.take(&row);
+                    digest.heard.extend(has_room.then_some(row));
+                    has_room
+                }
+                Observation::Job(sighting) => {
+                    let row = JobRow::of(sighting);
+                    let has_room = room.take(&row);
+                    digest.jobs.extend(has_room.then_some(row));
+                    has_room
+                }
+            });
         digest.more = !has_all_changes || !has_all_heard;
         let relayed = relayed.filter(|_| digest.more);
         digest.cursor = Cursor { start: self.start, heard, changed, relayed }.to_string();
@@ -411,13 +430,18 @@ impl Observers {
         known.refused += refused;
         engine.refuse_digest(refused);
         let is_back = known.finish(asked, &digest);
+        let id = u16::try_from(peer).unwrap_or(u16::MAX);
+        for row in std::mem::take(&mut digest.jobs) {
+            if !self.acts.is_forgotten(&row.s, Some(&row.i), asked - row.age()) {
+                engine.observe_job_elsewhere(id, row.into_sighting(), asked);
+            }
+        }
         // Maintenance may be of somebody whom this answer tells of.
         for act in digest.acts {
             if !self.acts.is_forgotten(&act.service, act.instance.as_deref(), asked - act.age) {
                 self.acts.take(act, engine, asked, &mut self.last_number);
             }
         }
-        let id = u16::try_from(peer).unwrap_or(u16::MAX);
         let recent = digest.dropped_ms.iter().map(|&ms| ms as f64 / 1000.0).filter(|age| *age <= DROPPED_SECS);
         let dropped: Vec<EngineTime> = recent.map(|age| asked - age).collect();
         engine.leave_out_elsewhere(id, &dropped);

@@ -122,7 +122,7 @@ impl Peer {
         (self.targets, self.is_leaving, self.is_namesake) = (digest.targets.clone(), digest.leaving, false);
     }
 
-    /// All of an answer is taken; whether it answers again.
+    /// All of an answer is taken; whether it answers again, or for the first time.
     pub(super) fn finish(&mut self, asked: EngineTime, digest: &Digest) -> bool {
         if digest.more {
             return false;
@@ -130,9 +130,10 @@ impl Peer {
         for key in std::mem::take(&mut self.stale) {
             self.open.remove(&key);
         }
-        (self.digest_at, self.is_known) = (asked, true);
+        let is_first = !std::mem::replace(&mut self.is_known, true);
+        self.digest_at = asked;
         (self.missed, self.waited, self.is_paging) = (0, 0.0, false);
-        self.lost_at.take().is_some()
+        self.lost_at.take().is_some() || is_first
     }
 
     /// Takes a problem as the peer has it; whether there is room for it. Its end counts for what this node knows.

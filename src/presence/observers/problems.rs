@@ -497,6 +497,14 @@ fn is_well(key: &AlertKey, engine: &Engine) -> bool {
         AlertName::ServiceDown | AlertName::ServiceDegraded => {
             service().is_some_and(|service| engine.is_well(service, None))
         }
+        AlertName::Job | AlertName::Health | AlertName::Watch => {
+            let instance = || key.instance.as_deref();
+            service().zip(instance()).is_some_and(|(service, instance)| match key.name {
+                AlertName::Job => engine.is_well_job(service, instance),
+                AlertName::Health => engine.is_well_by_check(service, instance),
+                _ => engine.is_well_by_floor(service, instance),
+            })
+        }
         _ => false,
     }
 }

@@ -1,10 +1,14 @@
 //! Several nodes that tell each other what they have heard, without a network.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::presence::alert_book::{AlertBook, AlertName};
+use crate::presence::jobs::{JobRule, JobState, JobView, RunResult};
 use crate::presence::policy::{Policy, Rules};
 use crate::presence::time::Epoch;
-use crate::protocol::Heartbeat;
+use crate::protocol::{Heartbeat, JobStatus, JobTags, Seen};
+use crate::watches::{Evidence, MetricWatch, Template, Watches};
 
 /// A node: its engine, its alert book, and what it knows of the others.
 struct Node {
@@ -247,4 +251,214 @@ fn of_three_nodes_the_one_that_is_gone_is_one_problem() {
     let sent: Vec<_> = world.sent().into_iter().filter(|(name, ..)| *name != "c").collect();
     let key = AlertKey { nodes: Some(in_order("a", "c")), ..AlertKey::of(AlertName::PeerUnreachable) }.dedup_key();
     assert_eq!(sent, [("a", key.as_str(), false)]);
+}
+
+/// What a job says.
+fn job_line(instance: &str, status: JobStatus, exit: Option<i64>) -> Heartbeat {
+    let tags = JobTags { status: Some(status), exit, ..JobTags::default() };
+    let (service, instance) = ("backup".into(), instance.into());
+    Heartbeat { service, instance, job: Some(Box::new(tags)), ..Heartbeat::default() }
+}
+
+fn with_job() -> Policy {
+    let rule = JobRule {
+        service: "backup".into(),
+        instance: None,
+        schedule: None,
+        every: Some(60.0),
+        grace: Some(5.0),
+        max_runtime: Some(30.0),
+    };
+    Policy { jobs: vec![rule], ..Policy::default() }
+}
+
+impl World {
+    fn job(&mut self, node: usize, status: JobStatus) {
+        let exit = (status == JobStatus::Fail).then_some(3);
+        self.nodes[node].engine.beat(&job_line("-", status, exit));
+    }
+
+    fn job_states(&self) -> Vec<(JobState, Vec<RunResult>)> {
+        let view = |node: &Node| node.engine.view_jobs(None, None, None, (9, 99), Epoch::UNIX).remove(0);
+        let state = |job: JobView| (job.state, job.runs.iter().map(|run| run.result).collect());
+        self.nodes.iter().map(view).map(state).collect()
+    }
+}
+
+#[test]
+fn runs_whose_lines_reach_one_node_each_are_runs_of_all() {
+    let mut world = World::new(&["a", "b"], &with_job());
+    world.run(0.0, 600.0, |world, t| {
+        let run = (t / 60.0) as usize;
+        let status = if run == 6 { JobStatus::Fail } else { JobStatus::Ok };
+        match t % 60.0 {
+            // Without a start there would be no next run; the end comes to the other node, 20 s or half a second later.
+            10.0 => world.job(run % 2, JobStatus::Start),
+            10.5 if run.is_multiple_of(3) => world.job(1 - run % 2, status),
+            30.0 if !run.is_multiple_of(3) => world.job(1 - run % 2, status),
+            _ => {}
+        }
+    });
+    assert_eq!(world.sent(), [("a", "PresenceJob/backup/-", false), ("a", "PresenceJob/backup/-", true)]);
+    let states = world.job_states();
+    assert_eq!(states[0], states[1]);
+    assert_eq!(states[0].1.iter().filter(|result| **result == RunResult::Ok).count(), 9);
+}
+
+#[test]
+fn a_start_or_an_end_that_is_lost_on_the_way_to_one_node_is_no_problem() {
+    let mut world = World::new(&["a", "b"], &with_job());
+    world.run(0.0, 600.0, |world, t| {
+        let run = (t / 60.0) as usize;
+        for (second, status) in [(10.0, JobStatus::Start), (15.0, JobStatus::Ok)] {
+            // One of four lines reaches one node alone, in turns.
+            let alone = (run % 2 == usize::from(second > 12.0)).then_some(run % 4 / 2);
+            if t % 60.0 == second {
+                (0..2).filter(|node| alone.is_none_or(|alone| alone == *node)).for_each(|node| world.job(node, status));
+            }
+        }
+    });
+    assert_eq!(world.sent(), []);
+    let states = world.job_states();
+    assert_eq!(states, [(JobState::Ok, vec![RunResult::Ok; 10]), (JobState::Ok, vec![RunResult::Ok; 10])]);
+}
+
+#[test]
+fn runs_that_really_hang_or_do_not_come_are_told_once() {
+    let mut world = World::new(&["a", "b"], &with_job());
+    world.run(0.0, 400.0, |world, t| match t {
+        10.0 => world.job(0, JobStatus::Start),
+        20.0 => world.job(1, JobStatus::Ok),
+        // This one hangs, and none comes after it.
+        70.0 => world.job(1, JobStatus::Start),
+        300.0 => world.job(0, JobStatus::Ok),
+        _ => {}
+    });
+    let key = "PresenceJob/backup/-";
+    let first = world.sent();
+    assert_eq!(first.first().copied(), Some(("a", key, false)));
+    assert!(first.iter().all(|(name, told, _)| *name == "a" && *told == key), "{first:?}");
+    let states = world.job_states();
+    assert_eq!(states[0], states[1]);
+}
+
+#[test]
+fn a_run_that_only_a_lost_node_may_have_heard_is_unheard_once_and_known_when_it_is_back() {
+    let mut world = World::new(&["a", "b"], &with_job());
+    world.run(0.0, 400.0, |world, t| {
+        world.cut = if (100.0..180.0).contains(&t) { vec![(0, 1)] } else { Vec::new() };
+        match t % 60.0 {
+            10.0 => world.job(1, JobStatus::Start),
+            20.0 => world.job(1, JobStatus::Ok),
+            _ => {}
+        }
+    });
+    let told: Vec<_> = world.sent().into_iter().filter(|(_, key, _)| key.contains("Job")).collect();
+    assert_eq!(told, []);
+    let states = world.job_states();
+    assert_eq!((states[0].0, states[1].0), (JobState::Ok, JobState::Ok));
+    let well = |results: &[RunResult]| results.iter().filter(|result| **result == RunResult::Ok).count();
+    assert_eq!((well(&states[0].1), well(&states[1].1)), (7, 7));
+}
+
+#[test]
+fn a_job_that_is_forgotten_at_one_node_has_no_alarm_at_the_other() {
+    let mut world = World::new(&["a", "b"], &Policy::default());
+    world.run(0.0, 100.0, |world, t| match t {
+        10.0 => (0..2).for_each(|node| world.job(node, JobStatus::Fail)),
+        50.0 => assert!(world.nodes[1].engine.forget("backup", None)),
+        _ => {}
+    });
+    let key = "PresenceJob/backup/-";
+    assert_eq!(world.sent(), [("a", key, false), ("a", key, true)]);
+    assert!((0..2).all(|node| !world.nodes[node].engine.has_jobs()));
+}
+
+#[test]
+fn the_later_service_check_holds_whichever_node_has_heard_it() {
+    let rules = Rules { health_alerts: true, ..Rules::default() };
+    let mut world = World::new(&["a", "b"], &Policy { rules, ..Policy::default() });
+    world.run(0.0, 60.0, |world, t| {
+        if is_time_for(t, 5.0) {
+            // In turns; bad from 20 s on, and well again from 40 s on.
+            let health = Some(if (20.0..40.0).contains(&t) { 2 } else { 0 });
+            let (service, instance) = ("web".into(), "one".into());
+            let beat = Heartbeat { service, instance, interval: Some(10.0), health, ..Heartbeat::default() };
+            world.nodes[(t / 5.0) as usize % 2].engine.beat(&beat);
+        }
+    });
+    let key = "PresenceHealth/web/one";
+    assert_eq!(world.sent(), [("a", key, false), ("a", key, true)]);
+}
+
+#[test]
+fn a_floor_is_for_the_lines_of_all_nodes_together() {
+    let template = |text| Template::parse(text, 0).expect("a template");
+    let watch = MetricWatch {
+        pattern: "m".into(),
+        service: template("web"),
+        instance: template("one"),
+        interval: Some(30.0),
+        evidence: Evidence::Any,
+        floor: Some(6),
+        max_instances: 10,
+    };
+    let watches = Arc::new(Watches::new(vec![watch]));
+    let mut world = World::new(&["a", "b"], &Policy { watches, ..Policy::default() });
+    world.run(0.0, 600.0, |world, t| {
+        // Eight lines a minute, four of them to each; two of them to each from 300 s on.
+        let every = if t < 300.0 { 7.5 } else { 15.0 };
+        if is_time_for(t, every) {
+            let node = (t / every) as usize % 2;
+            let (service, instance) = ("web".into(), "one".into());
+            world.nodes[node].engine.watched(&Seen { watch: 0, service, instance, lines: 1, ..Seen::default() });
+        }
+    });
+    let key = "PresenceWatch/web/one";
+    assert_eq!(world.sent(), [("a", key, false)]);
+}
+
+#[test]
+fn whom_only_a_lost_peer_had_heard_is_still_quiet_after_a_restart_and_judged_when_that_is_back() {
+    for is_down_by_then in [false, true] {
+        let mut world = World::new(&["a", "b"], &Policy::default());
+        let (cut, restart) = (100.0, if is_down_by_then { 550.0 } else { 130.0 });
+        world.run(0.0, 1400.0, |world, t| {
+            if is_time_for(t, 10.0) {
+                (0..5).for_each(|n| world.beat(0, "here", &n.to_string()));
+                // One of them dies while nobody hears them.
+                let there = if t < cut { 0 } else { 1 };
+                (there..5).for_each(|n| world.beat(1, "there", &n.to_string()));
+            }
+            world.cut = if (cut..1000.0).contains(&t) { vec![(0, 1)] } else { Vec::new() };
+            if t == 1000.0 {
+                // The peer comes back without anything.
+                world.nodes[1] = node("b", &["a", "b"], Policy::default(), t);
+            }
+            if t == restart {
+                world.nodes[0] = restarted(&world.nodes[0], t);
+            }
+        });
+        let told: Vec<_> = world.sent().into_iter().filter(|(name, ..)| *name == "a").collect();
+        let instances: Vec<_> = told.iter().filter(|(_, key, _)| key.contains("there")).collect();
+        // When the peer is back, and tells of the others: the dead one, by name.
+        assert_eq!(instances, [&("a", "PresenceInstanceDown/there/0", false)], "{told:?}");
+    }
+}
+
+/// A node that starts again with what it had saved.
+fn restarted(one: &Node, t: f64) -> Node {
+    let saved = serde_json::to_string(&one.engine.save()).expect("JSON");
+    let saved = serde_json::from_str(&saved).expect("what was saved");
+    let mut text = Vec::new();
+    one.observers.store(&mut text).expect("JSON");
+    let observers: SavedObservers = serde_json::from_slice(&text).expect("what was saved");
+    let urls: Vec<String> = one.observers.peers.iter().map(|peer| peer.url.clone()).collect();
+    let mut engine = Engine::restored(Policy::default(), saved, at(t), 1).shared();
+    engine.set_epoch(Epoch::new(unix(t), at(t)));
+    observers.place_peers(&urls, &mut engine);
+    let alarms: Vec<Alarm> = one.alerts.open().cloned().collect();
+    let firing = alarms.clone().into_iter();
+    let observers = Observers::new(one.name, 1 + (t * 1e6) as u64, &urls, observers, firing, (at(t), unix(t)));
+    Node { name: one.name, engine, alerts: AlertBook::new(0.0, alarms), observers, events: 1 }
 }

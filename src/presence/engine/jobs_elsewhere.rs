@@ -1,0 +1,176 @@
+//! Jobs among several observers. Lines are taken in the order of their times, whoever has heard them, as soon as every peer
+//! that answers has told what it heard until then; so every node knows the same runs, and judges them by all that anybody
+//! has heard.
+
+use crate::protocol::{Heartbeat, JobStatus, JobTags};
+
+use super::Engine;
+use super::elsewhere::Observation;
+use crate::presence::event::Event;
+use crate::presence::job_lines::{HeardBy, WaitingLine};
+use crate::presence::jobs::{BlindTimes, JobId, JobState, Surroundings, WhenBlind};
+use crate::presence::time::EngineTime;
+
+/// Lines are taken, and runs are judged, so many seconds late: what a peer that answers heard until then is known.
+pub(super) const MERGE_SECS: f64 = 0.75;
+
+/// A line of a job that a node itself has heard: a start or an end of a run, or a goodbye.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobSighting {
+    /// What it said.
+    pub beat: Heartbeat,
+    /// Seconds since then.
+    pub age: f64,
+    /// Others have heard it, and this node has not.
+    pub relayed: bool,
+}
+
+/// What this node tells.
+impl Engine {
+    /// A line of a job that was heard at a time, here or by others.
+    pub(super) fn tell_job(&self, (at, by): (EngineTime, HeardBy), beat: &Heartbeat) -> Observation {
+        Observation::Job(JobSighting {
+            beat: beat.clone(),
+            age: (self.now - at).max(0.0),
+            relayed: by != HeardBy::Here,
+        })
+    }
+
+    /// A line of a job was heard here: peers are told of it, and it waits for what they tell.
+    pub(super) fn share_job_line(&mut self, id: JobId, beat: &Heartbeat) {
+        let now = self.now;
+        let job = self.jobs.job(id);
+        let name = (job.service().clone(), job.instance().clone());
+        if let Some(evidence) = &mut self.evidence {
+            evidence.note_job_line(name, now, beat);
+        }
+        self.await_turn(WaitingLine { at: now, by: HeardBy::Here, beat: beat.clone() });
+    }
+
+    fn await_turn(&mut self, line: WaitingLine) {
+        let Some(evidence) = &mut self.evidence else { return };
+        if let Some(line) = evidence.jobs.put(line) {
+            self.take_waited(&line);
+        }
+    }
+}
+
+/// What peers tell.
+impl Engine {
+    /// Takes a line of a job that a peer has heard, which was asked for at `asked`.
+    pub fn observe_job_elsewhere(&mut self, peer: u16, sighting: JobSighting, asked: EngineTime) {
+        let JobSighting { beat, age, relayed } = sighting;
+        let says_status = says_status(&beat);
+        let known = self.jobs.find_for(&beat.service, &beat.instance);
+        let admitted = known.or_else(|| says_status.then(|| self.admit_job_elsewhere(&beat)).flatten());
+        let Some(id) = admitted else { return };
+        // The answer was written at some time while it was waited for.
+        let at = asked + (self.now - asked).max(0.0) / 2.0 - age;
+        let job = self.jobs.job(id);
+        let name = (job.service().clone(), job.instance().clone());
+        if let Some(evidence) = &mut self.evidence {
+            evidence.note_job_line_elsewhere(name, (at, peer), &beat);
+        }
+        let by = if relayed { HeardBy::Another } else { HeardBy::Peer(peer) };
+        self.await_turn(WaitingLine { at, by, beat });
+    }
+
+    /// Takes the lines whose turn it is.
+    pub(super) fn take_job_lines(&mut self) {
+        let until = self.job_clock();
+        let Some(evidence) = &mut self.evidence else { return };
+        for line in evidence.jobs.take_until(until) {
+            self.take_waited(&line);
+        }
+    }
+
+    /// Takes all lines: there will be no more ticks.
+    pub fn take_all_job_lines(&mut self) {
+        let Some(evidence) = &mut self.evidence else { return };
+        for line in evidence.jobs.take_until(EngineTime::NEVER) {
+            self.take_waited(&line);
+        }
+    }
+
+    fn take_waited(&mut self, line: &WaitingLine) {
+        let WaitingLine { at, by, beat } = line;
+        // A line before this one may have been its goodbye.
+        let known = self.jobs.find_for(&beat.service, &beat.instance);
+        let Some(id) = known.or_else(|| says_status(beat).then(|| self.admit_job_elsewhere(beat)).flatten()) else {
+            return;
+        };
+        self.leave_for_job(&beat.service, &beat.instance);
+        let status = beat.job.as_ref().and_then(|tags| tags.status);
+        self.jobs.note_source(id, *by, status == Some(JobStatus::Start), *at);
+        if status.is_none() {
+            self.job_says_goodbye(id, beat, *at);
+            return;
+        }
+        let nothing = JobTags::default();
+        let said = (beat.job.as_deref().unwrap_or(&nothing), beat.interval, beat.start.as_ref());
+        self.change_job_at(id, *at, |job, by, out| job.take(said, beat.message.as_ref(), by, out));
+    }
+}
+
+/// Judging.
+impl Engine {
+    /// The time at which jobs are judged.
+    pub(super) fn job_clock(&self) -> EngineTime {
+        if self.evidence.is_some() { self.now - MERGE_SECS } else { self.now }
+    }
+
+    /// What is to pass until a job that is due at a time is judged, in seconds.
+    pub(super) fn job_lag(&self) -> f64 {
+        if self.evidence.is_some() { MERGE_SECS } else { 0.0 }
+    }
+
+    /// Changes a job at a time, and reports what comes of it.
+    pub(super) fn change_job_at<T>(
+        &mut self,
+        id: JobId,
+        now: EngineTime,
+        change: impl FnOnce(&mut crate::presence::jobs::Job, Surroundings<'_>, &mut Vec<Event<EngineTime>>) -> T,
+    ) -> T {
+        let job = self.jobs.job(id);
+        let is_muted = job.is_muted();
+        let never = BlindTimes::default();
+        let peers = self.evidence.as_ref().map_or(&[][..], |evidence| &evidence.peer_blind);
+        let of = |source: &HeardBy| match source {
+            HeardBy::Here | HeardBy::Another => &self.blind_times,
+            HeardBy::Peer(peer) => peers.get(usize::from(*peer)).unwrap_or(&never),
+        };
+        let by_peers = |line: &[HeardBy]| !line.contains(&HeardBy::Here);
+        let lines = job.sources().map(|line| (line.iter().map(of).collect(), by_peers(line)));
+        let mut all: Vec<(Vec<&BlindTimes>, bool)> = lines.collect();
+        if all.is_empty() {
+            // What nobody has heard yet, this node may have missed.
+            all.push((vec![&self.blind_times], false));
+        }
+        let by = Surroundings { now, epoch: self.epoch, blind: WhenBlind::of(&all), is_muted };
+        let mut events = Vec::new();
+        let forget_after = self.policy.forget_service;
+        let out = self.jobs.change(id, by, forget_after, |job| change(job, by, &mut events));
+        self.events.append(&mut events);
+        out
+    }
+
+    /// Whether there is evidence that a job is well: its last run ended so, or goes on.
+    pub fn is_well_job(&self, service: &str, instance: &str) -> bool {
+        self.jobs.find(service, instance).is_some_and(|id| {
+            let job = self.jobs.job(id);
+            job.badness() == 0 && matches!(job.state(), JobState::Ok | JobState::Running)
+        })
+    }
+}
+
+fn says_status(beat: &Heartbeat) -> bool {
+    beat.job.as_ref().is_some_and(|tags| tags.status.is_some())
+}
+
+/// What a line says, as peers are told.
+impl JobSighting {
+    /// What it says of a run; `None` is a goodbye.
+    pub fn status(&self) -> Option<JobStatus> {
+        self.beat.job.as_ref().and_then(|tags| tags.status)
+    }
+}
