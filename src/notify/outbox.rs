@@ -296,6 +296,7 @@ impl Outbox {
     }
 
     /// Whether its receiver has everything.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_idle(&self) -> bool {
         let inner = self.lock();
         inner.queue.is_empty() && inner.in_work.is_empty()

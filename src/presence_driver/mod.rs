@@ -588,7 +588,7 @@ mod tests {
         let (presence, thread) =
             start(options(Some(path.clone())), Vec::new(), &Part::new("presence")).expect("started");
         presence.signal(beat());
-        assert_eq!(presence.ask(|state| state.services().len()).blocking_recv(), Ok(1));
+        assert_eq!(presence.ask(|state| state.services_and_jobs().len()).blocking_recv(), Ok(1));
         presence.stop();
         thread.join().expect("it ends");
         let before = fs::read(&path).expect("a state");
@@ -598,7 +598,7 @@ mod tests {
         fs::create_dir(&lock).expect("a folder");
         let (presence, thread) =
             start(options(Some(path.clone())), Vec::new(), &Part::new("presence")).expect("started");
-        assert_eq!(presence.ask(|state| state.services().len()).blocking_recv(), Ok(1));
+        assert_eq!(presence.ask(|state| state.services_and_jobs().len()).blocking_recv(), Ok(1));
         presence.stop();
         thread.join().expect("it ends");
         assert_eq!(fs::read(&path).expect("a state"), before);

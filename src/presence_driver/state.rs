@@ -115,11 +115,6 @@ impl PresenceState {
 
 /// For whoever asks.
 impl PresenceState {
-    /// Services by name with their instances.
-    pub fn services(&self) -> Vec<ServiceView> {
-        self.engine.view(self.epoch)
-    }
-
     /// All services with their instances and their worst jobs, and how many jobs each has.
     pub fn services_and_jobs(&self) -> Vec<(ServiceView, JobSummary)> {
         self.engine.view_with_jobs(self.epoch)
