@@ -10,7 +10,7 @@ use crate::untrusted::Escaped;
 
 use super::account::{self, Flow, SinkState};
 use super::client::{ClientArgs, refusal};
-use super::figures::{Grade, bytes, delay, grouped, interval, is_utf8, percent, up_for};
+use super::figures::{Grade, bytes, clock, delay, grouped, interval, is_utf8, percent, up_for};
 use super::{print, print_error};
 
 /// Nothing is wrong.
@@ -25,7 +25,7 @@ const MAX_ROWS: usize = 8;
 
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 nothing is wrong; 1 data is lost, a warning, a part that does not work, a sink that takes nothing, \
+    after_help = "Exit codes: 0 nothing is wrong; 1 data is lost, a warning, a part that does not work, a sink that takes nothing, alerts that are not delivered, \
                         or an equation of the ledger that does not hold; 2 the daemon does not answer, or wants a token. \
                         A loss counts for a minute after its last interval; for the rest of the hour it is shown, and the code is 0. \
                         A service that is down is shown, but is not the daemon's fault: for it there is `systole presence check`."
@@ -150,6 +150,8 @@ fn report(status: &Value, presence: Option<&Value>, utf8: bool) -> String {
     if let Some(services) = presence.and_then(Value::as_array) {
         put("Presence", &presence_row(services));
     }
+    let targets = status["notify"].as_object().into_iter().flatten();
+    rows("Alerts", targets.map(|(name, target)| target_row(name, target, utf8)), &mut put);
     rows("Observers", observers(status).into_iter(), &mut put);
     let memory = &status["memory"];
     let share = number(&memory["live"]) / number(&memory["max"]).max(1.0);
@@ -245,6 +247,34 @@ fn relay_row(name: &str, relay: &Value) -> String {
     let down = if down.is_empty() { String::new() } else { format!(", down: {}", down.join(", ")) };
     let name = Escaped(name);
     format!("{name}  {} of {} datagrams passed on, {} dropped{down}", n("delivered"), n("offered"), n("dropped"))
+}
+
+/// A target of notifications.
+fn target_row(name: &str, target: &Value, utf8: bool) -> String {
+    let n = |key: &str| account::count(&target[key]);
+    let since = target["failing_since"].as_f64().filter(|since| *since > 0.0 && !target["last_error"].is_null());
+    let state = match since {
+        Some(since) => {
+            let why = Escaped(target["last_error"].as_str().unwrap_or("")).to_string();
+            format!("fails since {} UTC: {why}", clock(since))
+        }
+        None if n("offered") == 0 => "nothing to tell yet".into(),
+        None => "delivering".into(),
+    };
+    let sign = if since.is_some() { Grade::Bad } else { Grade::Fine }.sign(utf8);
+    let mut text = format!("{sign} {}  {state}", Escaped(name));
+    if n("offered") > 0 {
+        let _ = write!(text, "; {} of {} delivered", grouped(n("delivered")), grouped(n("offered")));
+    }
+    // What a newer one, another observer or the next start tells is not lost.
+    let told_otherwise =
+        account::count(&target["dropped"]["superseded"]) + account::count(&target["dropped"]["shutdown"]);
+    for (n, what) in [(n("queued"), "waiting"), (n("dropped").saturating_sub(told_otherwise), "lost")] {
+        if n > 0 {
+            let _ = write!(text, ", {} {what}", grouped(n));
+        }
+    }
+    text
 }
 
 /// The other observers of the same fleet, and who notifies.

@@ -133,6 +133,7 @@ impl Published {
     /// What somebody should look at before data is lost, or because it was lost in the last interval.
     pub(crate) fn warnings(&self, ledger: &Ledger) -> Vec<Warning> {
         let mut all = ledger.warnings();
+        all.extend(super::losses::alerts(ledger));
         all.extend(super::losses::certificates(ledger, unix_time()));
         all.extend(self.losses.iter().cloned());
         all

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::aggregate::{MAX_EVENTS_AND_CHECKS, MAX_TIMESTAMPED, Partial};
+use crate::presence::UnixTime;
 use crate::telemetry::{Account, Concern, Ledger, Limit, ListenerAccount, PortAccount, Tally, Warning};
 use crate::untrusted::Escaped;
 
@@ -147,6 +148,16 @@ pub(super) fn certificates(ledger: &Ledger, now: f64) -> impl Iterator<Item = Wa
         }
     };
     with_tls.filter_map(sentence).map(|text| Concern::Certificate.says(text))
+}
+
+/// Targets that alerts are not delivered to.
+pub(super) fn alerts(ledger: &Ledger) -> impl Iterator<Item = Warning> {
+    let failing = ledger.notify.iter().filter(|(_, target)| target.is_failing());
+    failing.map(|(name, target)| {
+        let (outstanding, since) = (target.outstanding(), UnixTime::from_secs(target.failing_since).clock());
+        let why = target.last_error.as_deref().unwrap_or("it fails");
+        Concern::Alerts.says(format!("alerts are not delivered to `{name}`: {outstanding}, since {since}: {why}"))
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Whether the data can be trusted, in a sentence: the worst of what is wrong, and beside it the rest in few words each.
 //!
-//! From worst to best: data is lost; a part of the daemon does not work; a sink loses records or takes none; services are
+//! From worst to best: data is lost; a part of the daemon does not work; alerts are not delivered; a sink loses records or takes none; services are
 //! silent at once, down, degraded or say that they fail; a limit is reached or near; all is well.
 
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::presence::{BadJob, JobSummary, ServiceState, Summary};
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
-use crate::telemetry::{Concern, Ledger, QUEUE_WARNING, SinkAccount, Warning};
+use crate::telemetry::{Concern, Ledger, NotifierAccount, QUEUE_WARNING, SinkAccount, Warning};
+use crate::untrusted::excerpt;
 
 use super::pages::{amount, count, grouped, percent, rfc3339};
 use super::{About as Daemon, AppState};
@@ -36,6 +37,12 @@ const SECOND: &str = " a second";
 
 /// How long a loss stays the worst there is, in seconds.
 const LOSS_STAYS: f64 = 60.0;
+
+/// From so many seconds on it is an error that alerts wait; before, one that passes.
+const ALERTS_WAIT: f64 = 60.0;
+
+/// How long it is said that alerts were lost, in seconds.
+const ALERTS_STAY: f64 = 3600.0;
 
 /// Longest text of an error of a sink, in characters.
 const MOST_SAID: usize = 160;
@@ -69,6 +76,8 @@ named_enum! {
         Sink = "sink",
         /// Services.
         Presence = "presence",
+        /// Alerts that are not delivered.
+        Alerts = "alerts",
         /// A bound.
         Limit = "limit",
     }
@@ -297,6 +306,7 @@ impl Seen<'_> {
         let mut findings: Vec<Finding> = Vec::new();
         findings.extend(self.loss());
         findings.extend(self.parts());
+        findings.extend(alerts(self.ledger, self.now));
         findings.extend(self.sinks());
         findings.extend(self.services());
         findings.extend(self.limits());
@@ -548,6 +558,7 @@ impl Seen<'_> {
             | Concern::Memory
             | Concern::Series
             | Concern::Values
+            | Concern::Alerts
             | Concern::Sink => true,
             Concern::Events | Concern::Accuracy | Concern::Caches | Concern::Certificate | Concern::Senders => false,
         };
@@ -580,6 +591,42 @@ impl Seen<'_> {
             finding.action("See Senders for who sends them, and `systole explain LINE` for what is wrong with one")
         }
     }
+}
+
+/// Targets that alerts are not delivered to, and those that lost some within the hour.
+fn alerts(ledger: &Ledger, now: f64) -> Vec<Finding> {
+    let finding = |(name, target): (&String, &NotifierAccount)| {
+        let name = excerpt(name.as_bytes(), MOST_SAID);
+        if target.is_failing() {
+            let since = target.failing_since;
+            let is_grave = target.has_lost() || now - since >= ALERTS_WAIT;
+            let why = upper_first(&cut(target.last_error.as_deref().unwrap_or("it fails")));
+            let detail = format!("{}{}. {why}.", since_text(Some(since)), upper_first(&target.outstanding()));
+            let grade = if is_grave { Grade::Error } else { Grade::Warning };
+            let finding = Finding::new(grade, About::Alerts, format!("Alerts are not delivered to {name}"), detail);
+            return Some(
+                finding
+                    .since(Some(since))
+                    .action("Mend that, then try it with `systole presence test-alert`")
+                    .pill(format!("alerts are not delivered to {name}")),
+            );
+        }
+        (target.last_loss > 0.0 && now - target.last_loss < ALERTS_STAY).then(|| {
+            let when = hour_and_minute(target.last_loss);
+            let sentence = format!("Alerts to {name} were lost, the last at {when} UTC");
+            let detail = format!("{} since the start; those after that arrive.", grouped(target.lost()));
+            let pill = format!("alerts to {name} lost, the last at {when} UTC");
+            Finding::new(Grade::Warning, About::Alerts, sentence, detail).since(Some(target.last_loss)).pill(pill)
+        })
+    };
+    let mut all: Vec<Finding> = ledger.notify.iter().filter_map(finding).collect();
+    all.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    all
+}
+
+/// Sentences about alerts that are not delivered, the worst first, each with what is known of it.
+pub(super) fn of_alerts(ledger: &Ledger, now: f64) -> Vec<(Grade, String, String)> {
+    alerts(ledger, now).into_iter().map(|finding| (finding.level, finding.sentence, finding.detail)).collect()
 }
 
 /// What is wrong with services.

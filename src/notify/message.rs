@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use crate::presence::describe::length;
 use crate::presence::{
-    AlertName, Change, Identity, JobReason, JobState, Notification, Reason, ServiceState, Severity, State, UnixTime,
-    WarningCode,
+    AlertName, Change, Identity, JobReason, JobState, Notification, Reason, ServiceState, Severity, State, WarningCode,
 };
 use crate::untrusted::{Escaped, in_url};
 
@@ -143,15 +142,15 @@ fn since(notification: &Notification) -> String {
     match (&notification.event, notification.resolved) {
         (Some((_, event)), true) => {
             let took = length((event.at - alarm.since).max(0.0));
-            format!("It lasted {took}, from {} to {}.", clock(alarm.since), clock(event.at))
+            format!("It lasted {took}, from {} to {}.", alarm.since.clock(), event.at.clock())
         }
-        (_, true) => format!("It began at {}.", clock(alarm.since)),
+        (_, true) => format!("It began at {}.", alarm.since.clock()),
         (Some((_, event)), false) => {
             let seen = event.context.as_ref().and_then(|context| context.last_seen);
-            let heard = seen.map_or(String::new(), |seen| format!(", last heard at {}", clock(seen)));
-            format!("Since {}{heard}.", clock(alarm.since))
+            let heard = seen.map_or(String::new(), |seen| format!(", last heard at {}", seen.clock()));
+            format!("Since {}{heard}.", alarm.since.clock())
         }
-        (None, false) => format!("Since {}.", clock(alarm.since)),
+        (None, false) => format!("Since {}.", alarm.since.clock()),
     }
 }
 
@@ -169,13 +168,6 @@ fn sureness(notification: &Notification) -> String {
         (true, _) | (_, true) => String::new(),
         (false, false) => format!("{blind}{detail}"),
     }
-}
-
-/// A time as people read it: 2024-06-10 02:14:52 UTC.
-fn clock(at: UnixTime) -> String {
-    let text = at.rfc3339();
-    let (day, time) = text.split_once('T').unwrap_or((&text, ""));
-    format!("{day} {} UTC", time.get(..8).unwrap_or(time))
 }
 
 /// The page that shows what an alarm is about.
@@ -270,7 +262,7 @@ mod tests {
     use super::*;
     use crate::presence::describe::describe;
     use crate::presence::{
-        Alarm, AlertKey, AlertState, Event, Health, InstanceContext, MassSilencePhase, Phase, ServiceContext,
+        Alarm, AlertKey, AlertState, Event, Health, InstanceContext, MassSilencePhase, Phase, ServiceContext, UnixTime,
         WatchReason, WatchState,
     };
 

@@ -40,6 +40,7 @@ use crate::telemetry::NotifierAccount;
 
 use dead_man_switch::DeadManSwitch;
 use sender::Sender;
+use trial::Tested;
 
 pub use dead_man_switch::Watchdog;
 pub use outbox::{Loss, Outbox, Outcome, SavedTarget, Which, which};
@@ -328,7 +329,8 @@ impl Outboxes {
 
     /// What sends test alerts to the targets.
     pub fn tester(&self) -> Tester {
-        Tester::new(self.targets.iter().map(|target| target.sender.clone()).collect())
+        let tested = |target: &Target| Tested { sender: target.sender.clone(), outbox: Arc::clone(&target.outbox) };
+        Tester::new(self.targets.iter().map(tested).collect())
     }
 
     /// Starts a task for each target on the current runtime, which `supervisor` watches. `watchdog` checks the daemon's

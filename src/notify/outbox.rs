@@ -478,7 +478,7 @@ impl Outbox {
     pub fn note_success(&self) {
         let mut inner = self.lock();
         inner.account.last_success = unix_time();
-        inner.account.last_error = None;
+        (inner.account.last_error, inner.account.failing_since) = (None, 0.0);
         inner.fails = false;
     }
 
@@ -491,8 +491,12 @@ impl Outbox {
     /// Notes an attempt that the receiver refused: it can be reached.
     pub(super) fn note_refusal(&self, problem: &str) {
         let mut inner = self.lock();
+        let now = unix_time();
         inner.account.failures += 1;
-        inner.account.last_failure = unix_time();
+        inner.account.last_failure = now;
+        if inner.account.last_error.is_none() {
+            inner.account.failing_since = now;
+        }
         inner.account.last_error = Some(problem.to_string());
     }
 
@@ -588,6 +592,9 @@ impl Inner {
     fn drop_for(&mut self, loss: Loss, count: usize) {
         if count > 0 {
             self.account.dropped.count(loss.name(), count as u64);
+            if !matches!(loss, Loss::Superseded | Loss::Shutdown) {
+                self.account.last_loss = unix_time();
+            }
         }
     }
 

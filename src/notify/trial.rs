@@ -10,6 +10,7 @@ use crate::presence::{Alarm, AlertKey, AlertName, AlertState, Notification, Seve
 use crate::supervise::caught;
 use crate::sys::unix_time;
 
+use super::outbox::Outbox;
 use super::sender::Sender;
 use super::{TargetKind, alertmanager, driver, exec};
 
@@ -70,16 +71,23 @@ pub enum NoTest {
     Busy,
 }
 
+/// A target that is tested, and its queue, which hears of what arrives.
+#[derive(Clone, Debug)]
+pub(super) struct Tested {
+    pub(super) sender: Sender,
+    pub(super) outbox: Arc<Outbox>,
+}
+
 /// Sends test alerts. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Tester {
-    pub(super) senders: Arc<[Sender]>,
+    pub(super) targets: Arc<[Tested]>,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Tester {
-    pub(super) fn new(senders: Vec<Sender>) -> Tester {
-        Tester { senders: senders.into(), turn: Arc::default() }
+    pub(super) fn new(targets: Vec<Tested>) -> Tester {
+        Tester { targets: targets.into(), turn: Arc::default() }
     }
 
     /// Sends a problem of a severity, and its end, to all targets that take such a severity, or to the one with a name. A test
@@ -88,19 +96,26 @@ impl Tester {
     /// # Errors
     /// Why nothing was sent.
     pub async fn test(&self, only: Option<&str>, severity: Severity) -> Result<Vec<TestReport>, NoTest> {
-        if self.senders.is_empty() {
+        if self.targets.is_empty() {
             return Err(NoTest::NoTargets);
         }
-        let senders: Vec<Sender> =
-            self.senders.iter().filter(|s| only.is_none_or(|only| s.options.name == only)).cloned().collect();
-        if senders.is_empty() {
-            return Err(NoTest::Unknown(self.senders.iter().map(|sender| sender.options.name.clone()).collect()));
+        let name = |target: &Tested| target.sender.options.name.clone();
+        let tested: Vec<Tested> =
+            self.targets.iter().filter(|target| only.is_none_or(|only| name(target) == only)).cloned().collect();
+        if tested.is_empty() {
+            return Err(NoTest::Unknown(self.targets.iter().map(name).collect()));
         }
         let Ok(_turn) = self.turn.try_lock() else { return Err(NoTest::Busy) };
         let mut tests = tokio::task::JoinSet::new();
-        for (n, sender) in senders.into_iter().enumerate() {
+        for (n, Tested { sender, outbox }) in tested.into_iter().enumerate() {
             let is_asked_for = only.is_some();
-            tests.spawn(async move { (n, report(&sender, severity, is_asked_for).await) });
+            tests.spawn(async move {
+                let report = report(&sender, severity, is_asked_for).await;
+                if report.problem.is_some() && report.is_good() {
+                    outbox.note_success();
+                }
+                (n, report)
+            });
         }
         let mut reports: Vec<(usize, TestReport)> = Vec::new();
         while let Some(report) = tests.join_next().await {

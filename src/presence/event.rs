@@ -682,6 +682,12 @@ impl UnixTime {
     pub fn rfc3339(self) -> String {
         rfc3339(self.as_secs())
     }
+
+    /// As sentences have it, to the second: `2024-06-10 02:14:52 UTC`.
+    pub fn clock(self) -> String {
+        let text = self.rfc3339();
+        format!("{} {} UTC", &text[..10], &text[11..19])
+    }
 }
 
 impl Event<EngineTime> {

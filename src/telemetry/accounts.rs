@@ -212,6 +212,10 @@ accounts! {
         Gauge last_success: f64, metric("systole_notification_last_success_timestamp_seconds");
         /// When an attempt last failed, Unix seconds; 0 for never.
         Gauge last_failure: f64;
+        /// Since when attempts fail, Unix seconds; 0 after one that succeeded.
+        Gauge failing_since: f64;
+        /// When a notification was last given up that nobody else has sent and no start will, Unix seconds; 0 for never.
+        Gauge last_loss: f64;
         /// What went wrong last; `null` after an attempt that succeeded.
         Detail last_error: Option<String>;
     }

@@ -17,6 +17,7 @@
 
 pub mod accounts;
 mod entry;
+mod notifier;
 mod reasons;
 mod tally;
 mod warning;

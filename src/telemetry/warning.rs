@@ -38,6 +38,8 @@ pub enum Concern {
     Certificate,
     /// What somebody sends.
     Senders,
+    /// Alerts that do not arrive.
+    Alerts,
 }
 
 impl Concern {

@@ -568,3 +568,66 @@ fn a_test_alert_says_in_words_how_each_target_is_broken() {
     }
     daemon.stop();
 }
+
+#[test]
+fn alerts_that_are_not_delivered_are_told_in_the_status_and_on_the_pages_until_one_arrives() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let is_mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let broken = |status, says: &'static str| {
+        let is_mended = Arc::clone(&is_mended);
+        Stub::start(move |_, _| {
+            let mended = is_mended.load(std::sync::atomic::Ordering::Relaxed);
+            if mended { Reply::Says(200, "ok") } else { Reply::Says(status, says) }
+        })
+    };
+    let (gone, picky) = (broken(404, "no_service"), broken(400, "invalid <b>payload"));
+    let more = format!(
+        "[[notify]]\ntype = \"slack\"\nname = \"chat\"\nurl = \"http://{}/x\"\n\
+         [[notify]]\ntype = \"webhook\"\nname = \"pager\"\nurl = \"http://{}/x\"\n",
+        gone.address, picky.address
+    );
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    let url = format!("http://{}", daemon.http.expect("HTTP"));
+    let screen = || {
+        let output = systole(&["status", "--url", &url, "--token", "secret"], b"");
+        (output.status.code(), text(&output.stdout))
+    };
+    let (_, said) = screen();
+    assert!(said.contains(" chat  nothing to tell yet\n"), "{said}");
+    beat(&daemon, &["pay.a"]);
+    let status = daemon.status_when("both fail", |status| {
+        beat(&daemon, &["web.a", "x.a", "y.a"]);
+        status["notify"]["chat"]["failures"].as_u64() > Some(0) && status["notify"]["pager"]["dropped"]["refused"] == 1
+    });
+    let warnings: Vec<&str> = status["warnings"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    for (begins, ends) in [
+        ("alerts are not delivered to `chat`: 0 lost, 1 waits, since 20", " UTC: it answers 404: no_service"),
+        ("alerts are not delivered to `pager`: 1 lost, 0 wait, since 20", " UTC: it answers 400: invalid <b>payload"),
+    ] {
+        assert!(warnings.iter().any(|said| said.starts_with(begins) && said.ends_with(ends)), "{begins}: {warnings:?}");
+    }
+    let verdict = &status["verdict"];
+    // What is lost is worse than what waits, and than who is silent: nobody is told of that.
+    assert_eq!((&verdict["level"], &verdict["about"]), (&json!("error"), &json!("alerts")), "{verdict}");
+    assert_eq!(verdict["sentence"], "Alerts are not delivered to pager");
+    assert!(verdict["pills"].to_string().contains("alerts are not delivered to chat"), "{verdict}");
+    let (code, said) = screen();
+    assert!(code == Some(1) && said.contains("✕ Alerts are not delivered to pager"), "{said}");
+    assert!(
+        said.contains("\nAlerts     ✕ chat  fails since ") && said.contains(" 0 of 1 delivered, 1 lost\n"),
+        "{said}"
+    );
+    let now = daemon.get("/").1;
+    assert!(now.contains("<h1>Alerts are not delivered to pager</h1>"), "{now}");
+    let board = daemon.get("/presence").1;
+    assert!(board.contains("pay is down") && board.contains("Alerts are not delivered to chat: "), "{board}");
+    assert!(board.contains("It answers 400: invalid &lt;b&gt;payload."), "{board}");
+
+    is_mended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let output = systole(&["presence", "--url", &url, "--token", "secret", "test-alert"], b"");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let status = daemon.status();
+    assert_eq!(status["warnings"], json!([]), "a test alert that arrives shows that the way is good");
+    assert!(status["verdict"].to_string().contains("lost, the last at "), "{}", status["verdict"]);
+    daemon.stop();
+}

@@ -39,6 +39,9 @@ const OPENED: usize = 8;
 /// Events beside the board.
 const EVENTS: usize = 12;
 
+/// Targets that alerts are not delivered to, of which the verdict says so.
+const ALERTS: usize = 4;
+
 /// Half hours of a day.
 const CELLS: usize = 48;
 
@@ -192,8 +195,14 @@ fn verdict_of(look: &Look, seen: &Seen) -> Markup {
     let Some(summary) = &look.presence else {
         return heading("warning", "status", html! { "Presence does not answer" }, html! {}, html! {});
     };
-    let (grade, sentence) = verdict::of_presence(summary);
-    let class = if summary.services + summary.jobs.jobs == 0 { "wait" } else { grade.as_str() };
+    let (mut grade, mut sentence) = verdict::of_presence(summary);
+    let undelivered = verdict::of_alerts(&look.ledger, look.now);
+    // Who is silent matters most; that nobody is told comes next.
+    if let Some((level, worst, _)) = undelivered.first().filter(|(level, ..)| *level > grade) {
+        (grade, sentence) = (*level, worst.clone());
+    }
+    let class =
+        if summary.services + summary.jobs.jobs == 0 && undelivered.is_empty() { "wait" } else { grade.as_str() };
     let detail = html! {
         @if summary.services > 0 { (summary.up) " of " (count(summary.services, "service")) " up. " }
         @if summary.jobs.jobs > 0 {
@@ -201,6 +210,9 @@ fn verdict_of(look: &Look, seen: &Seen) -> Markup {
             (summary.jobs.jobs - not_well) " of " (count(summary.jobs.jobs, "job")) " well. "
         }
         (ingest(look, seen))
+        @for (level, what, detail) in undelivered.iter().take(ALERTS) {
+            " " span.(level) { @if *what != sentence { (Wire(what)) ": " } (Wire(detail)) }
+        }
     };
     heading(
         class,
@@ -208,7 +220,7 @@ fn verdict_of(look: &Look, seen: &Seen) -> Markup {
         html! { (Wire(&sentence)) },
         detail,
         html! {
-            @if look.verdict.level != Grade::Ok && look.verdict.about != verdict::About::Presence {
+            @if look.verdict.level != Grade::Ok && !matches!(look.verdict.about, verdict::About::Presence | verdict::About::Alerts) {
                 a.{"pill " (look.verdict.level)} href="/" { (sign(look.verdict.level.as_str())) (Wire(&look.verdict.sentence)) }
             }
         },
