@@ -97,6 +97,25 @@ fn write_reading_text(reading: &Reading, datagram: &[u8], explainer: &Explainer,
     }
 }
 
+/// What a line says of a run of a job.
+fn run_of(job: &Value) -> String {
+    let mut out = match job["counts_as"].as_str() {
+        Some("running") => "a run begins".to_string(),
+        Some("ok") => "a run ended well".to_string(),
+        _ => "a run failed".to_string(),
+    };
+    if let Some(run) = job["run"].as_str() {
+        out.push_str(&format!(", run {run}"));
+    }
+    if let Some(exit) = job["exit"].as_i64() {
+        out.push_str(&format!(", exit {exit}"));
+    }
+    if let Some(message) = job["message"].as_str() {
+        out.push_str(&format!(": {message}"));
+    }
+    out
+}
+
 /// What a watch makes of a line.
 fn watched(watch: &Value) -> String {
     let text = |key: &str| watch[key].as_str().unwrap_or("");
@@ -168,6 +187,9 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
         };
         let who = format!("{}/{}", text("service"), text("instance"));
         writeln!(out, "  {:<12} {}{promise}", "heartbeat", Escaped(&who))?;
+        if let Some(job) = beat.get("job") {
+            writeln!(out, "  {:<12} {}", "job", Escaped(&run_of(job)))?;
+        }
     }
     for watch in &reading.watches {
         writeln!(out, "  {:<12} {}", "watch", Escaped(&watched(watch)))?;

@@ -184,8 +184,13 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
             print(&text).map(|_| if is_good { FINE } else { FAILED })
         }
         Ask::Forget { who } => {
-            daemon.good(Method::DELETE, &path(who), None).await?;
-            print(&format!("{}: forgotten\n", Escaped(who)))
+            let answer = daemon.good(Method::DELETE, &path(who), None).await?;
+            let again = if answer["awaited"] == true {
+                "; the job is configured, so its next run is awaited all the same"
+            } else {
+                ""
+            };
+            print(&format!("{}: forgotten{again}\n", Escaped(who)))
         }
     }
 }

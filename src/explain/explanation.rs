@@ -149,7 +149,9 @@ impl Explainer {
     /// A heartbeat with the silence after which it is late and down.
     fn with_deadlines(&self, mut beat: Value) -> Value {
         let service = beat["service"].as_str().unwrap_or("").to_string();
-        if let (Some(policy), Some(interval)) = (&self.0.policy, beat["interval"].as_f64()) {
+        // Of a job it is not its silence that is judged.
+        let interval = beat["interval"].as_f64().filter(|_| beat["job"].is_null());
+        if let (Some(policy), Some(interval)) = (&self.0.policy, interval) {
             let (late, down) = policy.deadlines_of(&service, interval);
             beat["late_after"] = json!(late);
             beat["down_after"] = json!(down);

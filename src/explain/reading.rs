@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::aggregate::{EventOrCheck, TimeWindow, bad_time, own_event, own_service_check};
 use crate::codec::{EventFields, Tags};
 use crate::protocol::{
-    BINARY_MAGIC, GaugeOp, Heartbeats, Line, Metric, Options, ParseError, Signal, Values, binary_frames, lines, lossy,
-    parse_line,
+    BINARY_MAGIC, GaugeOp, Heartbeats, JobStatus, JobTags, Line, Metric, Options, ParseError, Signal, Values,
+    binary_frames, lines, lossy, parse_line,
 };
 use crate::series::{KeyBuilder, Series};
 use crate::sys::unix_time;
@@ -194,7 +194,31 @@ fn heartbeat_json(signal: &Signal) -> Option<Value> {
     if let Some(health) = beat.health {
         entry.insert("health".into(), json!(health));
     }
+    if let Some(job) = beat.job.as_deref().filter(|job| job.status.is_some()) {
+        entry.insert("job".into(), job_json(job));
+    }
     Some(Value::Object(entry))
+}
+
+/// What a heartbeat says of a run of a job.
+fn job_json(job: &JobTags) -> Value {
+    let counts_as = match job.status {
+        Some(JobStatus::Start) => "running",
+        Some(JobStatus::Ok) => "ok",
+        Some(JobStatus::Fail) | None => "failed",
+    };
+    let mut entry = Map::new();
+    entry.insert("counts_as".into(), counts_as.into());
+    if let Some(run) = &job.run {
+        entry.insert("run".into(), json!(run));
+    }
+    if let Some(exit) = job.exit {
+        entry.insert("exit".into(), exit.into());
+    }
+    if let Some(complaint) = job.complaint() {
+        entry.insert("message".into(), json!(complaint));
+    }
+    Value::Object(entry)
 }
 
 /// Why a line under a heartbeat's name is none.

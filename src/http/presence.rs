@@ -440,7 +440,7 @@ pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f
         ("service" = String, Path, description = "Its name"),
     ),
     responses(
-        (status = 200, description = "It is forgotten", body = Object),
+        (status = 200, description = "It is forgotten; `awaited` is true if a job of that name is configured, so that its next run is awaited again", body = Object),
     ),
 )]
 pub(super) async fn forget_service(
@@ -450,7 +450,7 @@ pub(super) async fn forget_service(
     caller: Caller,
 ) -> Result<Response, Response> {
     may(&state, caller.refused_change(&state.access)).await?;
-    forget(&state, service, None).await.map(|()| small(&json!({"ok": true})))
+    forget(&state, service, None).await.map(|again| small(&json!({"ok": true, "awaited": again})))
 }
 
 /// Forgets an instance
@@ -462,7 +462,7 @@ pub(super) async fn forget_service(
         ("instance" = String, Path, description = "Its name"),
     ),
     responses(
-        (status = 200, description = "It is forgotten", body = Object),
+        (status = 200, description = "It is forgotten; `awaited` is true if a job of that name is configured, so that its next run is awaited again", body = Object),
     ),
 )]
 pub(super) async fn forget_instance(
@@ -472,21 +472,23 @@ pub(super) async fn forget_instance(
     caller: Caller,
 ) -> Result<Response, Response> {
     may(&state, caller.refused_change(&state.access)).await?;
-    forget(&state, service, Some(instance)).await.map(|()| small(&json!({"ok": true})))
+    forget(&state, service, Some(instance)).await.map(|again| small(&json!({"ok": true, "awaited": again})))
 }
 
-/// Removes an instance or a service.
-pub(super) async fn forget(state: &AppState, service: String, instance: Option<String>) -> Result<(), Response> {
+/// Removes an instance or a service; whether there is a job among it that is configured, and so is awaited again.
+pub(super) async fn forget(state: &AppState, service: String, instance: Option<String>) -> Result<bool, Response> {
     let whom = (service.clone(), instance.clone());
     let found = ask(state, move |presence| {
         let is_known = presence.forget(&whom.0, whom.1.as_deref());
-        if is_known { Ok(()) } else { Err(presence.like(&whom.0)) }
+        let again = presence.has_configured_job(&whom.0, whom.1.as_deref());
+        if is_known { Ok(again) } else { Err(presence.like(&whom.0)) }
     });
-    found.await?.map_err(|near| unknown("service or instance", near))?;
+    let is_awaited = found.await?.map_err(|near| unknown("service or instance", near))?;
     tracing::info!(
         service = %Escaped(&service),
         instance = %Escaped(instance.as_deref().unwrap_or("*")),
+        awaited = is_awaited,
         "an operator removed it"
     );
-    Ok(())
+    Ok(is_awaited)
 }

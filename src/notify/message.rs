@@ -30,7 +30,7 @@ impl Ending {
         match event.change {
             Change::Instance { to: None, .. }
             | Change::Service { to: None, .. }
-            | Change::Job { to: JobState::Retired, reason: JobReason::Operator, .. } => Ending::Forgotten,
+            | Change::Job { reason: JobReason::Operator, .. } => Ending::Forgotten,
             Change::Instance { to: Some(State::Left), reason: Reason::Replaced, .. } => Ending::Replaced,
             Change::Instance { to: Some(State::Left), .. }
             | Change::Service { to: Some(ServiceState::Left), .. }

@@ -15,7 +15,7 @@ use crate::named::named_enum;
 
 use super::event::{Change, Event, EventKind, MassSilencePhase, Phase, Severity, WarningCode, WatchState};
 use super::instance::State;
-use super::jobs::JobState;
+use super::jobs::{JobReason, JobState};
 use super::service::ServiceState;
 use super::time::UnixTime;
 
@@ -269,7 +269,8 @@ impl AlertBook {
             }
             Change::Job { to, .. } if to.level() > 0 => vec![self.fire(key(AlertName::Job), event, numbered, None)],
             // A start is no end of a problem.
-            Change::Job { to: JobState::Ok | JobState::Retired, .. } => self.end(&key(AlertName::Job), numbered),
+            Change::Job { to: JobState::Ok | JobState::Retired, .. }
+            | Change::Job { reason: JobReason::Operator, .. } => self.end(&key(AlertName::Job), numbered),
             Change::Health { to: Some(to), .. } if to.is_bad() => {
                 vec![self.fire(key(AlertName::Health), event, numbered, None)]
             }
@@ -392,7 +393,6 @@ impl AlertBook {
 mod tests {
     use super::*;
     use crate::presence::event::{Health, InstanceContext, Reason, WatchReason};
-    use crate::presence::jobs::JobReason;
 
     fn at(secs: f64) -> UnixTime {
         UnixTime::from_secs(secs)

@@ -146,6 +146,7 @@ fn job_text(to: JobState, reason: JobReason) -> Cow<'static, str> {
         (JobState::Overrun, _) => "still runs, and its next run was due",
         (JobState::Lost, JobReason::TooManyRuns) => "has more runs open than are kept; the oldest is given up as lost",
         (JobState::Lost, _) => "has begun another run, and the one before never ended",
+        (JobState::Missed, JobReason::StillRunning) => "did not run when it was due; the run before has not ended",
         (JobState::Missed, _) => "did not run when it was due",
         (JobState::Unheard, JobReason::EndUnheard) => "may have ended its run while we could not hear",
         (JobState::Unheard, _) => "was due while we could not hear; its next run is awaited",
@@ -153,9 +154,13 @@ fn job_text(to: JobState, reason: JobReason) -> Cow<'static, str> {
         (JobState::Retired, JobReason::Evicted) => "is forgotten: it made room for another job",
         (JobState::Retired, JobReason::Expired) => "is forgotten: it was not heard for long",
         (JobState::Retired, _) => "said goodbye; no run of it is awaited any more",
+        (JobState::Waiting, JobReason::Operator) => {
+            "was forgotten by an operator; it is configured, so its next run is awaited"
+        }
         (JobState::Waiting, _) => "was not heard yet",
         (JobState::Running, _) => "has begun a run",
         (JobState::Ok, _) => "ended well",
+        (JobState::Failed, JobReason::BadStatus) => "counts as failed: its `status` is none of start, ok and fail",
         (JobState::Failed, _) => "failed",
     };
     text.into()

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use compact_str::CompactString;
 
 use crate::memory::{footprint, tree_footprint};
-use crate::protocol::Heartbeat;
+use crate::protocol::{Heartbeat, JobTags};
 
 use super::text_bytes;
 use super::time::EngineTime;
@@ -158,7 +158,8 @@ impl JobLines {
 }
 
 fn bytes_of(job: &Name, beat: &Heartbeat) -> usize {
-    let tags = beat.job.as_ref().map_or(0, |tags| size_of_val(&**tags) + tags.run.as_ref().map_or(0, text_bytes));
+    let of_tags = |tags: &JobTags| [&tags.run, &tags.odd_status].into_iter().flatten().map(text_bytes).sum::<usize>();
+    let tags = beat.job.as_ref().map_or(0, |tags| size_of_val(&**tags) + of_tags(tags));
     let texts = [Some(&beat.service), Some(&beat.instance), beat.start.as_ref(), beat.message.as_ref()];
     2 * (text_bytes(&job.0) + text_bytes(&job.1)) + texts.into_iter().flatten().map(text_bytes).sum::<usize>() + tags
 }

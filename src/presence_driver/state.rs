@@ -200,6 +200,11 @@ impl PresenceState {
         self.engine.maintenance(service, instance, secs)
     }
 
+    /// Whether a job of a service, or one of them, is configured: it is awaited again when it is forgotten.
+    pub fn has_configured_job(&self, service: &str, instance: Option<&str>) -> bool {
+        self.engine.has_configured_job(service, instance)
+    }
+
     /// Forgets a service, or one of its instances. `false` if it is unknown.
     pub fn forget(&mut self, service: &str, instance: Option<&str>) -> bool {
         self.engine.forget(service, instance)

@@ -7,7 +7,7 @@
 //! maintenance.SERVICE[.INSTANCE]:SECS|g         or maintenance:SECS|g|#service:S
 //! ```
 //! Every form of a heartbeat may carry what a job says of a run: `status:start|ok|fail`, `run:ID`, `exit:N`, `duration:SECS`,
-//! `max_runtime:SECS`.
+//! `max_runtime:SECS`. Another status counts as `fail`.
 //! A gauge above 1 declares that the next heartbeat comes within that many seconds; 0 is a goodbye. 1 and every other type declare no
 //! interval.
 
@@ -36,6 +36,9 @@ const MAX_PRESENCE_NAME: usize = 128;
 /// Longest kept message of a service check, in bytes, and of one that says how a run of a job ended.
 const MAX_MESSAGE: usize = 200;
 const MAX_JOB_MESSAGE: usize = 1000;
+
+/// Longest part of a status that is not known which is shown, in bytes.
+const MAX_ODD_STATUS: usize = 40;
 
 /// Names that no service may have: the API has these words in its paths.
 pub const TAKEN: [&str; 3] = ["events", "maintenance", "peer"];
@@ -93,12 +96,22 @@ pub struct JobTags {
     pub status: Option<JobStatus>,
     /// Which run.
     pub run: Option<CompactString>,
+    /// A status that is none of these: the run counts as failed.
+    pub odd_status: Option<CompactString>,
     /// The exit status, if it is a number.
     pub exit: Option<i64>,
     /// How long the run took, in seconds.
     pub duration: Option<f64>,
     /// How long a run may take, in seconds.
     pub max_runtime: Option<f64>,
+}
+
+impl JobTags {
+    /// What is wrong with the status, for people.
+    pub fn complaint(&self) -> Option<CompactString> {
+        let odd = self.odd_status.as_ref()?;
+        Some(format!("its status `{odd}` is none of start, ok and fail").into())
+    }
 }
 
 /// What a run of a job does.
@@ -177,12 +190,20 @@ pub enum Ignored {
     BadName,
     /// Its value is not valid for a heartbeat.
     BadValue,
+    /// It is a heartbeat, but its `status` is none of a run: it counts as a failed one.
+    BadStatus,
 }
 
 impl Ignored {
     /// Every reason, in order.
-    pub const ALL: [Ignored; 5] =
-        [Ignored::Delta, Ignored::NoIncrement, Ignored::NoService, Ignored::BadName, Ignored::BadValue];
+    pub const ALL: [Ignored; 6] = [
+        Ignored::Delta,
+        Ignored::NoIncrement,
+        Ignored::NoService,
+        Ignored::BadName,
+        Ignored::BadValue,
+        Ignored::BadStatus,
+    ];
 
     /// The value of the tag `reason` in series.
     pub fn name(self) -> &'static str {
@@ -192,6 +213,7 @@ impl Ignored {
             Ignored::NoService => "no_service",
             Ignored::BadName => "bad_name",
             Ignored::BadValue => "bad_value",
+            Ignored::BadStatus => "bad_status",
         }
     }
 
@@ -206,6 +228,7 @@ impl Ignored {
                  paths"
             }
             Ignored::BadValue => "its value means nothing",
+            Ignored::BadStatus => "its `status` is none of start, ok and fail, so it counts as a failed run",
         }
     }
 }
@@ -415,14 +438,19 @@ fn assist(tags: &HeartbeatTags<'_>, from: Option<IpAddr>) -> Option<Signal> {
 }
 
 /// What the tags say of a run of a job; `None` if they say nothing of one. An exit status other than 0 is a failure, whatever
-/// `status` says.
+/// `status` says, and without `status` it is the end of a run all the same. A status that is not known never looks like
+/// success.
 fn job_tags(tags: &HeartbeatTags<'_>) -> Option<JobTags> {
-    let status = match tags.status.as_deref() {
-        Some("start") => Some(JobStatus::Start),
-        Some("ok") if tags.exit.as_deref().is_none_or(|exit| exit == "0") => Some(JobStatus::Ok),
-        Some("ok" | "fail") => Some(JobStatus::Fail),
-        Some(_) | None => None,
+    let said = tags.status.as_deref();
+    let says = |word: &str| said.is_some_and(|said| said.eq_ignore_ascii_case(word));
+    let is_good = tags.exit.as_deref().is_none_or(|exit| exit == "0");
+    let (status, is_odd) = match said {
+        None if tags.exit.is_none() => (None, false),
+        Some(_) if says("start") => (Some(JobStatus::Start), false),
+        Some(_) if !says("ok") => (Some(JobStatus::Fail), !says("fail")),
+        _ => (Some(if is_good { JobStatus::Ok } else { JobStatus::Fail }), false),
     };
+    let odd_status = said.filter(|_| is_odd).map(|said| said[..said.floor_char_boundary(MAX_ODD_STATUS)].into());
     let seconds = |text: &Option<Cow<'_, str>>| {
         let seconds = text.as_deref()?.parse().ok()?;
         (0.0..=MAX_RUN_SECS).contains(&seconds).then_some(seconds)
@@ -433,7 +461,7 @@ fn job_tags(tags: &HeartbeatTags<'_>) -> Option<JobTags> {
     }
     let run = tags.run.as_deref().map(|run| run[..run.floor_char_boundary(MAX_PRESENCE_NAME)].into());
     let exit = tags.exit.as_deref().and_then(|exit| exit.parse().ok());
-    Some(JobTags { status, run, exit, duration: seconds(&tags.duration), max_runtime })
+    Some(JobTags { status, run, odd_status, exit, duration: seconds(&tags.duration), max_runtime })
 }
 
 /// The tag `interval` takes precedence over the value.
@@ -545,6 +573,10 @@ mod tests {
             other => panic!("{line}: {other:?}"),
         };
         let status = |status| Some(JobTags { status: Some(status), ..JobTags::default() });
+        let odd = |said: &str, exit| {
+            let (status, odd_status) = (Some(JobStatus::Fail), Some(said.into()));
+            Some(JobTags { status, odd_status, exit, ..JobTags::default() })
+        };
         for (tags, expected) in [
             ("status:start", status(JobStatus::Start)),
             ("status:ok", status(JobStatus::Ok)),
@@ -552,7 +584,13 @@ mod tests {
             ("status:ok,exit:0", Some(JobTags { status: Some(JobStatus::Ok), exit: Some(0), ..JobTags::default() })),
             ("status:ok,exit:3", Some(JobTags { status: Some(JobStatus::Fail), exit: Some(3), ..JobTags::default() })),
             ("status:ok,exit:KILL", status(JobStatus::Fail)),
-            ("status:200", None),
+            ("status:OK", status(JobStatus::Ok)),
+            ("status:Fail", status(JobStatus::Fail)),
+            ("status:failed", odd("failed", None)),
+            ("status:200", odd("200", None)),
+            ("status:done,exit:0", odd("done", Some(0))),
+            ("exit:0", Some(JobTags { status: Some(JobStatus::Ok), exit: Some(0), ..JobTags::default() })),
+            ("exit:4", Some(JobTags { status: Some(JobStatus::Fail), exit: Some(4), ..JobTags::default() })),
             ("duration:5", None),
             ("status:fail,duration:-1,max_runtime:0", status(JobStatus::Fail)),
         ] {
@@ -562,6 +600,7 @@ mod tests {
         let whole = JobTags {
             status: Some(JobStatus::Start),
             run: Some("r1".into()),
+            odd_status: None,
             exit: None,
             duration: Some(1.5),
             max_runtime: Some(600.0),

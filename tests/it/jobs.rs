@@ -215,12 +215,67 @@ fn a_run_that_hangs_is_notified_and_so_is_one_that_was_killed_with_its_beat() {
     let child = std::fs::read_to_string(&pid).expect("it wrote its id");
     assert!(Command::new("kill").args(["-9", child.trim()]).status().expect("kill runs").success());
     ends(killed);
-    has_reached(&daemon, "killed", "overrun");
-    assert_eq!(notified(&daemon, "killed"), pairs(&[("overrun", "still_running")]));
+    // The next one was due, and none came: that is no warning.
+    has_reached(&daemon, "killed", "missed");
+    assert_eq!(notified(&daemon, "killed"), pairs(&[("missed", "still_running")]));
+    assert_eq!(check(&daemon, "killed").0, Some(2));
     assert_eq!(ends(beat(&to, "killed", &["--every", "1h"], &["true"])).0, Some(0));
     has_reached(&daemon, "killed", "ok");
-    assert_eq!(notified(&daemon, "killed"), pairs(&[("overrun", "still_running"), ("ok", "ended")]));
+    assert_eq!(notified(&daemon, "killed"), pairs(&[("missed", "still_running"), ("ok", "ended")]));
     assert_eq!(job(&daemon, "killed")["running"], json!([]), "what was overtaken hides no run that does not come");
+    daemon.stop();
+}
+
+#[test]
+fn a_configured_job_that_is_forgotten_is_awaited_again_over_a_restart_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let jobs = "[[presence.job]]\nservice = \"c\"\nevery = \"2s\"\ngrace = \"0s\"\n";
+    let forget = |daemon: &Daemon, who: &str| {
+        let url = format!("http://{}", daemon.http.expect("HTTP"));
+        text(&systole(&["presence", "--url", &url, "--token", "secret", "forget", who], b"").stdout)
+    };
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), jobs));
+    daemon.send_udp(&[b"heartbeat.c.box:1|g|#status:fail,exit:3", b"heartbeat.other.box:1|g|#status:fail,exit:3"]);
+    has_reached(&daemon, "c", "failed");
+    has_reached(&daemon, "other", "failed");
+    assert_eq!(forget(&daemon, "other"), "other: forgotten\n");
+    let said = forget(&daemon, "c");
+    assert!(said.contains("c: forgotten; the job is configured, so its next run is awaited"), "{said}");
+    assert!(events(&daemon, "c").contains(&("waiting".into(), "operator".into(), true)), "the alarm ends");
+    has_reached(&daemon, "c", "missed");
+    forget(&daemon, "c");
+    daemon.stop();
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), jobs));
+    has_reached(&daemon, "c", "missed");
+    assert!(notified(&daemon, "c").iter().any(|(to, _)| to == "missed"));
+    daemon.stop();
+}
+
+#[test]
+fn a_status_that_nobody_knows_never_looks_like_success() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let jobs = "[[presence.job]]\nservice = \"configured\"\nevery = \"1h\"\n";
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), jobs));
+    daemon.send_udp(&[
+        b"heartbeat.typo.h1:1|g|#status:failed",
+        b"heartbeat.configured.h1:1|g|#status:failure,exit:4",
+        b"heartbeat.bare.h1:1|g|#exit:4",
+        b"heartbeat.fine.h1:1|g|#status:OK",
+    ]);
+    for (service, reason) in [("typo", "bad_status"), ("configured", "exit 4"), ("bare", "exit 4")] {
+        has_reached(&daemon, service, "failed");
+        assert_eq!(notified(&daemon, service), pairs(&[("failed", reason)]));
+        assert_eq!(check(&daemon, service).0, Some(2));
+    }
+    has_reached(&daemon, "fine", "ok");
+    assert_eq!(job(&daemon, "typo")["runs"][0]["message"], "its status `failed` is none of start, ok and fail");
+    let metrics = daemon.get("/metrics").1;
+    assert!(metrics.contains("presence_ignored_total{reason=\"bad_status\"} 2"), "{metrics}");
+    let explained = |line: &str| text(&systole(&["explain", line], b"").stdout);
+    let said = explained("heartbeat.typo.h1:1|g|#status:failed");
+    assert!(said.contains("job          a run failed: its status `failed` is none of start, ok and fail"), "{said}");
+    let said = explained("heartbeat.a.b:1|g|#status:ok,exit:3");
+    assert!(said.contains("job          a run failed, exit 3"), "{said}");
     daemon.stop();
 }
 

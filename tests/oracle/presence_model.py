@@ -443,7 +443,7 @@ class Engine:
                 b.bye = True
             elif 0 < v <= c["max_interval"]:
                 b.interval = max(v, c["min_interval"])
-        if tags.get("status") in ("start", "ok", "fail") or (b.service, b.instance) in self.jobs or \
+        if "status" in tags or "exit" in tags or (b.service, b.instance) in self.jobs or \
                 (b.service, "-") in self.jobs and "instance" not in self.jobs[b.service, "-"].cfg and self.jobs[b.service, "-"].cfg:
             self.job_line(b)
             return
@@ -658,7 +658,7 @@ class Engine:
             if not s.instances:
                 s.alive, s.habit.left_at, s.habit.due = None, None, None
         if (service, instance) in self.jobs:
-            self.retire(self.jobs[service, instance], "operator")
+            self.forget_job(self.jobs[service, instance])
 
     def drop(self, i, reason):
         if F('R32') and i.flapping:
@@ -1116,7 +1116,7 @@ class Engine:
                 and self.jobs[b.service, "-"].cfg:
             k = (b.service, "-")                       # a configured job: whoever runs it
         j = self.jobs.get(k)
-        status = b.tags.get("status")
+        status = b.tags.get("status", "").lower() or ("ok" if "exit" in b.tags else None)
         if j is None:
             j = self.jobs[k] = Job(k, {}, self.wall())
         j.heard = self.now
@@ -1132,7 +1132,7 @@ class Engine:
             j.max_runtime = float(b.tags["max_runtime"])
         if status == "start":
             self.job_start(j, b.tags.get("run") or b.start or "-")
-        elif status in ("ok", "fail"):
+        elif status is not None:                       # J11: what is not understood never looks like success
             self.job_end(j, b.tags.get("run") or b.start or "-", status, b.tags)
         # a plain beat of a job is a sign of progress and nothing else
 
@@ -1158,6 +1158,8 @@ class Engine:
         if j.ended.get((run, good), -1e9) > now - 10 and run not in j.runs:
             return                                     # a copy: the same run with the same status
         known = run if run in j.runs else next(iter(j.runs)) if len(j.runs) == 1 and run == "-" else None
+        if known is None and good:                     # what hangs, and was told, is overtaken by one whose start was not heard
+            j.runs = {r: v for r, v in j.runs.items() if not v[1]}
         if known is None and (not j.starts or not j.runs):
             j.starts = j.starts and bool(j.runs)
             self.plan(j, self.wall())                  # nobody told us of a start: the end is the sign of the run
@@ -1168,7 +1170,8 @@ class Engine:
         j.ended = {r: t for r, t in j.ended.items() if t > now - 10}
         j.ended[run, good], j.unheard = now, False
         if not good:
-            self.job_event(j, "failed", "exit " + tags["exit"] if "exit" in tags else "failed")
+            said_so = "failed" if status in ("ok", "fail") else "bad_status"
+            self.job_event(j, "failed", "exit " + tags["exit"] if tags.get("exit", "0") != "0" else said_so)
         else:
             if began is not None:                      # what began before, and was told, is overtaken: it hides no missing run
                 j.runs = {r: v for r, v in j.runs.items() if not v[1] or v[0] > began}
@@ -1185,8 +1188,8 @@ class Engine:
             notify = level > j.level
             j.level = max(j.level, level)
         else:
-            notify = to in ("ok", "retired") and j.level > 0
-        if to in ("ok", "retired"):
+            notify = False
+        if to in ("ok", "retired") or reason == "operator":
             notify = j.level > 0
             j.level, j.pending = 0, None
         if self.muted(j.service):
@@ -1200,6 +1203,17 @@ class Engine:
     def retire(self, j, reason):
         self.job_event(j, "retired", reason)
         del self.jobs[j.service, j.name]
+
+    def forget_job(self, j):
+        """J10: what is configured stays: nothing is known of it any more, and its next run is awaited."""
+        if not j.cfg:
+            self.retire(j, "operator")
+            return
+        self.job_event(j, "waiting", "operator")
+        k = j.service, j.name
+        new = self.jobs[k] = Job(k, j.cfg, self.wall())
+        new.maint_until, new.heard, new.changed = j.maint_until, self.now, self.now
+        self.plan(new, self.wall())
 
     def grace(self, j, period):
         g = j.cfg.get("grace")
@@ -1221,6 +1235,10 @@ class Engine:
         """A job that is not configured is forgotten so long after what was last awaited of it."""
         every = 0 if j.schedule else self.every(j) or 0
         return math.inf if j.cfg else j.heard + self.cfg["forget_service"] + every + (self.grace(j, every) if every else 0)
+
+    def may_run(self, j, v):
+        limit = j.cfg.get("max_runtime") or j.max_runtime
+        return limit is not None and self.now < v[0] + limit
 
     def overrun_at(self, j, v):
         """J4: when a run lasts too long; one that was excused is looked at once more."""
@@ -1244,15 +1262,19 @@ class Engine:
                     self.overran(j, v, "max_runtime")
             if j.due is not None and clock >= j.due + j.due_grace:
                 a = self.now - (clock - j.due)
-                if j.runs:                             # J4: still running when the next one should have come
-                    v = next(iter(j.runs.values()))
+                if any(self.may_run(j, v) for v in j.runs.values()):
+                    v = next(iter(j.runs.values()))    # J4: one may go on over the next time, as somebody said
                     if not v[1]:
                         self.overran(j, v, "still_running")
                 elif not j.unheard and self.was_blind(a - 60, a + j.due_grace):
                     j.unheard = True                   # J5: it may have come and gone while we could not hear, once
+                    for v in j.runs.values():
+                        v[2] = self.now                # and so may the end of the one before
                     self.job_event(j, "unheard", "blind")
-                else:
-                    self.job_event(j, "missed", "no_run")
+                else:                                  # J4: one that hangs, or died with its host, stands for no other
+                    for v in j.runs.values():
+                        v[1], v[2] = True, None
+                    self.job_event(j, "missed", "still_running" if j.runs else "no_run")
                 self.next_due(j, clock)
 
     def next_due(self, j, clock):

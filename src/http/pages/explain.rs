@@ -288,7 +288,7 @@ fn refused(n: usize, one: &Value) -> Markup {
 fn heartbeat(n: usize, one: &Value) -> Markup {
     let beat = &one["heartbeat"];
     let secs = |key: &str| beat[key].as_f64().map(length);
-    let hidden = ["service", "instance", "interval", "late_after", "down_after"];
+    let hidden = ["service", "instance", "interval", "late_after", "down_after", "job"];
     html! {
         section.card {
             header { h2 { "A heartbeat" } span.sub { "line " (n + 1) ", " (text(&one["line"]).len()) " bytes" } (pill("ok", "read")) }
@@ -297,6 +297,10 @@ fn heartbeat(n: usize, one: &Value) -> Markup {
                 dt { "Instance" }
                 dd { span.mono { (Wire(text(&beat["instance"]))) } " of service " a.mono href=(format!("/presence/{}", in_url(text(&beat["service"])))) { (Wire(text(&beat["service"]))) } }
                 @if let Some(interval) = secs("interval") { dt { "Promises" } dd { "the next beat within " (interval) } }
+                @if let Some(job) = beat.get("job") {
+                    dt { "A run" }
+                    dd { (text(&job["counts_as"])) @if let Some(exit) = job["exit"].as_i64() { ", exit " (exit) } @if job["message"].is_string() { ": " (Wire(text(&job["message"]))) } }
+                }
                 @if let Some(late) = secs("late_after") { dt { "Late after" } dd { (late) } }
                 @if let Some(down) = secs("down_after") { dt { "Down after" } dd { (down) } }
                 @for (key, value) in beat.as_object().into_iter().flatten().filter(|(key, value)| !hidden.contains(&key.as_str()) && !value.is_null()) {

@@ -522,7 +522,7 @@ pub(super) async fn change(
             let seconds = minutes * 60.0;
             announce(&state, Announcement { service: service.clone(), instance, seconds, by, why }).await?;
         }
-        Action::Forget => forget(&state, service.clone(), instance).await?,
+        Action::Forget => drop(forget(&state, service.clone(), instance).await?),
     }
     // A service that was removed has no page any more.
     let is_known = ask(&state, {

@@ -3,7 +3,7 @@
 use compact_str::CompactString;
 use serde::Serialize;
 
-use crate::protocol::{Heartbeat, JobTags};
+use crate::protocol::{Heartbeat, Ignored, JobTags};
 
 use super::Engine;
 use super::readings::{Reading, count, level};
@@ -154,6 +154,9 @@ impl Engine {
             return false;
         }
         let Some(id) = known.or_else(|| self.admit_job(beat)) else { return true };
+        if beat.job.as_ref().is_some_and(|tags| tags.odd_status.is_some()) {
+            self.admission.note_ignored(Ignored::BadStatus);
+        }
         if self.evidence.is_some() && (says_status || beat.goodbye) {
             self.share_job_line(id, beat);
             return true;
@@ -301,6 +304,10 @@ impl Engine {
     /// A job retires; what is configured stays known.
     fn retire_job(&mut self, id: JobId, why: JobReason) {
         self.change_job(id, |job, by, out| job.retire(why, by, out));
+        self.remove_unless_configured(id);
+    }
+
+    fn remove_unless_configured(&mut self, id: JobId) {
         if !self.jobs.job(id).is_configured() {
             self.jobs.remove(id);
             self.admission.note_jobs(self.jobs.len());
@@ -350,7 +357,7 @@ impl Engine {
         });
     }
 
-    /// Retires the jobs of a service, or one of them, that were not heard after a time; whether there are any.
+    /// Forgets the jobs of a service, or one of them, that were not heard after a time; whether there are any.
     pub(super) fn forget_jobs(&mut self, service: &str, instance: Option<&str>, since: EngineTime) -> bool {
         if let Some(evidence) = &mut self.evidence {
             evidence.jobs.forget(service, instance, since);
@@ -360,10 +367,22 @@ impl Engine {
             meant.filter(|id| instance.is_none_or(|name| *self.jobs.job(*id).instance() == name)).collect();
         for &id in &meant {
             if self.jobs.job(id).heard() <= since {
-                self.retire_job(id, JobReason::Operator);
+                self.forget_job(id);
             }
         }
         !meant.is_empty()
+    }
+
+    /// An operator has a job forgotten.
+    fn forget_job(&mut self, id: JobId) {
+        self.change_job(id, |job, by, out| job.forget(by, out));
+        self.remove_unless_configured(id);
+    }
+
+    /// Whether a job of a service, or one of them, is configured, so that it is awaited again when it is forgotten.
+    pub fn has_configured_job(&self, service: &str, instance: Option<&str>) -> bool {
+        let mut jobs = self.jobs.of_service(service).map(|id| self.jobs.job(id));
+        jobs.any(|job| job.is_configured() && instance.is_none_or(|name| *job.instance() == name))
     }
 
     /// Whether there is any job.
@@ -735,6 +754,31 @@ mod tests {
         assert_eq!(readings, []);
         engine.beat(&line("b", "pod", Some(JobStatus::Ok), "r"));
         engine.tick(at(600.0));
+        assert_eq!(notified(&mut engine), [("b".to_string(), "missed")]);
+    }
+
+    #[test]
+    fn a_configured_job_that_is_forgotten_is_awaited_again() {
+        let mut engine = with_jobs(vec![rule("b", None, Some(60.0))]);
+        let is_failing = |engine: &mut Engine| notified(engine).iter().any(|(_, to)| *to == "failed");
+        engine.beat(&line("b", "pod", Some(JobStatus::Fail), "r"));
+        engine.beat(&line("a", "x", Some(JobStatus::Fail), "r"));
+        assert!(is_failing(&mut engine));
+        assert_eq!([engine.has_configured_job("b", None), engine.has_configured_job("a", None)], [true, false]);
+        assert!(engine.forget("b", None) && engine.forget("a", None));
+        // The alarms end, and nothing is known of a run any more.
+        let ended = [("b".to_string(), "waiting"), ("a".to_string(), "retired")];
+        assert_eq!(notified(&mut engine), ended);
+        let seen = engine.view_by_jobs("b", Epoch::UNIX).expect("it is awaited");
+        assert_eq!((seen.jobs[0].state, seen.jobs[0].level, seen.jobs[0].runs.len()), (JobState::Waiting, 0, 0));
+        // After a restart, too.
+        let policy = engine.policy.clone();
+        let mut engine = Engine::restored(policy, engine.save(), at(10.0), 1);
+        engine.set_epoch(Epoch::new(UnixTime::from_secs(86_400.0), at(0.0)));
+        // The first time is one at which we may not have heard it.
+        engine.tick(at(80.0));
+        assert_eq!(notified(&mut engine), []);
+        engine.tick(at(140.0));
         assert_eq!(notified(&mut engine), [("b".to_string(), "missed")]);
     }
 

@@ -536,6 +536,10 @@ impl Job {
         }
         let is_its = self.open.len() == 1 && id == NO_ID && self.open[0].began <= by.now;
         let known = known.or(is_its.then_some(0));
+        if known.is_none() && is_good {
+            // What hangs, and was notified, is overtaken by a run whose start was not heard, too.
+            self.open.retain(|run| !run.overran || run.began > by.now);
+        }
         if known.is_none() && !is_late && (!self.says_starts || self.open.is_empty()) {
             // Nobody told us of a start: the end is the sign of the run.
             self.says_starts &= !self.open.is_empty();
@@ -549,7 +553,7 @@ impl Job {
         self.unheard &= is_late;
         let result = if is_good { RunResult::Ok } else { RunResult::Failed };
         let lasted = tags.duration.or(run.as_ref().map(|run| by.now - run.began));
-        let message = message.filter(|message| !message.is_empty()).cloned();
+        let message = message.filter(|message| !message.is_empty()).cloned().or_else(|| tags.complaint());
         let mut finished = match &run {
             Some(run) => FinishedRun::of(run, result, by.wall()),
             None => FinishedRun::unseen(named(&id), result, by.wall()),
@@ -571,7 +575,8 @@ impl Job {
             }
             self.change((JobState::Ok, JobReason::Ended), context, by, out);
         } else {
-            let reason = tags.exit.map_or(JobReason::Failed, JobReason::Exit);
+            let said_so = if tags.odd_status.is_some() { JobReason::BadStatus } else { JobReason::Failed };
+            let reason = tags.exit.filter(|exit| *exit != 0).map_or(said_so, JobReason::Exit);
             self.change((JobState::Failed, reason), context, by, out);
         }
     }
@@ -589,6 +594,19 @@ impl Job {
         self.open.clear();
         (self.due, self.is_retired) = (None, true);
         self.change((JobState::Retired, why), JobContext::default(), by, out);
+    }
+
+    /// An operator has it forgotten. What is configured is awaited as if it had never been heard; everything else retires.
+    pub(in crate::presence) fn forget(&mut self, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
+        if !self.is_configured() {
+            self.retire(JobReason::Operator, by, out);
+            return;
+        }
+        self.change((JobState::Waiting, JobReason::Operator), JobContext::default(), by, out);
+        let (service, instance, rule) = (self.service.clone(), self.instance.clone(), self.rule.clone());
+        let new = Job::new(&service, &instance, by.now).placed(self.order, rule).muted(self.muted);
+        *self = Job { maintenance_until: self.maintenance_until, fresh: self.fresh, ..new };
+        self.await_first(by);
     }
 }
 
@@ -676,22 +694,39 @@ impl Job {
             return;
         }
         self.skip_due(due, by);
-        if !self.open.is_empty() {
+        if self.open.iter().any(|run| self.may_run(run, by.now)) {
             if !self.open[0].overran {
                 self.overrun(0, JobReason::StillRunning, by, out);
             }
         } else {
-            let may_have_come = self.is_excused((at - EARLY_SECS, at + due.grace), by);
-            let (result, change) = if may_have_come {
-                (RunResult::Unheard, (JobState::Unheard, JobReason::Blind))
-            } else {
-                (RunResult::Missed, (JobState::Missed, JobReason::NoRun))
-            };
-            self.unheard = may_have_come;
-            let due = due.unix(by.epoch);
-            self.record(FinishedRun::absent(result, due));
-            self.change(change, JobContext { due: Some(due), ..JobContext::default() }, by, out);
+            self.miss(due, by, out);
         }
+    }
+
+    /// Whether somebody said that a run may take as long as it does by now.
+    fn may_run(&self, run: &OpenRun, now: EngineTime) -> bool {
+        self.max_runtime().is_some_and(|limit| now < run.began + limit)
+    }
+
+    /// No run came when one was due. One that hangs, or died with its host, stands for no other.
+    fn miss(&mut self, due: Due, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
+        let at = due.engine(by.epoch);
+        let may_have_come = self.is_excused((at - EARLY_SECS, at + due.grace), by);
+        let (result, change) = if may_have_come {
+            (RunResult::Unheard, (JobState::Unheard, JobReason::Blind))
+        } else {
+            let why = if self.open.is_empty() { JobReason::NoRun } else { JobReason::StillRunning };
+            (RunResult::Missed, (JobState::Missed, why))
+        };
+        self.unheard = may_have_come;
+        for run in &mut self.open {
+            // As the next run may have begun, so may this one have ended.
+            run.excused = may_have_come.then_some(by.now);
+            run.overran |= !may_have_come;
+        }
+        let due = due.unix(by.epoch);
+        self.record(FinishedRun::absent(result, due));
+        self.change(change, JobContext { due: Some(due), ..JobContext::default() }, by, out);
     }
 
     /// Whether a line between two times may have been missed: by us once in a row, by a lost peer as long as its own alarm
@@ -713,8 +748,8 @@ impl Job {
     }
 
     /// An open run lasts for too long, unless its end may have been said while we could not hear. That excuses it once: not
-    /// the next run, if no end was heard since, nor the same one when it is looked at again. It is looked at again when the
-    /// next one is due, or, if none ever is, one `max_runtime` later: nothing else would say that it hangs.
+    /// the next run, if no end was heard since, nor the same one when it is looked at again. It is looked at again one
+    /// `max_runtime` later if no other is ever due: nothing else would say that it hangs.
     fn overrun(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         let run = &self.open[at];
         let context = JobContext { run: named(&run.id), duration_s: Some(by.now - run.began), ..JobContext::default() };
@@ -756,7 +791,7 @@ impl Job {
         out: &mut Vec<Event<EngineTime>>,
     ) {
         let level = to.level();
-        let ends = matches!(to, JobState::Ok | JobState::Retired);
+        let ends = matches!(to, JobState::Ok | JobState::Retired) || reason == JobReason::Operator;
         let notify = if ends {
             self.pending = None;
             std::mem::take(&mut self.level) > 0

@@ -82,9 +82,11 @@ job_reasons! {
     Ended = "ended",
     /// A run failed, and said no exit status.
     Failed = "failed",
+    /// A run said a status that is none, which counts as a failure.
+    BadStatus = "bad_status",
     /// A run takes longer than its `max_runtime`.
     MaxRuntime = "max_runtime",
-    /// A run still goes on, and the next one was due.
+    /// A run still goes on, and the next one was due and did not come.
     StillRunning = "still_running",
     /// The end of a run may have been said while we could not hear.
     EndUnheard = "end_unheard",

@@ -40,6 +40,9 @@ pub struct JobRow {
     /// The start of the process, which is the run if that has no id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<CompactString>,
+    /// A status that is none, for which it is `fail`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub odd_status: Option<CompactString>,
     /// The exit status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<i64>,
@@ -78,6 +81,7 @@ impl JobRow {
             age_ms: (age.max(0.0) * 1000.0).round() as u64,
             run: tags.run,
             start: beat.start,
+            odd_status: tags.odd_status,
             exit: tags.exit,
             duration: tags.duration,
             max_runtime: tags.max_runtime,
@@ -101,8 +105,8 @@ impl JobRow {
             JobSign::Fail => Some(JobStatus::Fail),
             JobSign::Goodbye => None,
         };
-        let JobRow { run, exit, duration, max_runtime, .. } = self;
-        let tags = JobTags { status, run, exit, duration, max_runtime };
+        let JobRow { run, odd_status, exit, duration, max_runtime, .. } = self;
+        let tags = JobTags { status, run, odd_status, exit, duration, max_runtime };
         let beat = Heartbeat {
             service: self.s,
             instance: self.i,
@@ -128,7 +132,10 @@ fn shortened(text: CompactString) -> CompactString {
 
 impl Row for JobRow {
     fn json_bytes(&self) -> usize {
-        let texts = [&self.run, &self.start, &self.message].into_iter().flatten().map(|text| 12 + quoted(text));
+        let texts = [&self.run, &self.start, &self.odd_status, &self.message]
+            .into_iter()
+            .flatten()
+            .map(|text| 12 + quoted(text));
         200 + quoted(&self.s) + quoted(&self.i) + texts.sum::<usize>()
     }
 
@@ -138,6 +145,7 @@ impl Row for JobRow {
             && is_presence_name(&self.i)
             && maybe(&self.run, is_presence_name)
             && maybe(&self.start, is_presence_name)
+            && self.odd_status.as_ref().is_none_or(|odd| odd.len() <= MOST_TEXT)
             && self.message.as_ref().is_none_or(|message| message.len() <= MOST_TEXT)
             && spans.into_iter().flatten().all(is_age)
     }
@@ -152,6 +160,7 @@ mod tests {
         let tags = JobTags {
             status: Some(JobStatus::Fail),
             run: Some("r".into()),
+            odd_status: Some("failed".into()),
             exit: Some(-9),
             duration: Some(2.5),
             max_runtime: Some(60.0),
