@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[derive(Args)]
 #[command(
     after_help = "SERVICE/INSTANCE names one instance. `check` and `wait` exit as monitoring plug-ins do: 0 up; 1 degraded, \
-                  late, flapping, absent in maintenance, or with an instance whose service check is critical; 2 down, or all of \
+                  late, flapping, absent in maintenance, with too few lines of a watched metric, or with an instance whose service check is critical; 2 down, or all of \
                   them critical; who is up in its maintenance is 0, and the text says so; 3 unknown, left, never seen, the daemon cannot be reached or \
                   there is a mass silence: never 0 when we do not know. For a service with jobs `check` exits 2 if one failed or did \
                   not run, 1 if one lasts too long, never ended or is in maintenance, 3 if one was not heard; with instances too, the \
@@ -263,7 +263,12 @@ fn health(instance: &Value) -> Option<String> {
 fn rows(service: &Value) -> impl Iterator<Item = [String; 7]> {
     service["instances"].as_array().into_iter().flatten().map(move |instance| {
         let flags = instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let flags: Vec<&str> = flags.chain(is_failing(instance).then_some("critical")).collect();
+        let lines = (instance["lines_per_minute"].as_u64(), instance["floor"].as_u64());
+        let says = |flag: &str| match (flag, lines) {
+            ("low", (Some(lines), Some(floor))) => format!("low ({lines} of {floor} lines/min)"),
+            (flag, _) => flag.to_string(),
+        };
+        let flags: Vec<String> = flags.chain(is_failing(instance).then_some("critical")).map(says).collect();
         [
             format!("{}/{}", Escaped(text(service, "service")), Escaped(text(instance, "instance"))),
             Escaped(text(instance, "state")).to_string(),
@@ -447,7 +452,7 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
     };
     let number = |key: &str| said[key].as_u64().unwrap_or(0);
     let (present, down, late, critical) = (number("present"), number("down"), number("late"), number("critical"));
-    let is_odd = late > 0 || critical > 0 || said["flapping"] == true;
+    let is_odd = late > 0 || critical > 0 || number("low") > 0 || said["flapping"] == true;
     let state = state.as_str();
     let code = match (said["mass_silence"] == true, state, min) {
         (true, ..) => UNKNOWN,
@@ -492,12 +497,29 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         _ if !has_instances => format!("{who} is {state}"),
         _ => format!("{who} is {state}: {present} of {} present", present + down),
     };
-    let failing = failing + &job_text(service, jobs);
+    let failing = failing + &low_text(&said) + &job_text(service, jobs);
     let line = format!(
         "PRESENCE {word} - {head}, {late} late{failing}{maintained}{mass} | present={present} down={down} late={late} \
          critical={critical}\n",
     );
     Ok((code, line))
+}
+
+/// Which watched metrics have too few lines, and how many they should have.
+fn low_text(said: &Value) -> String {
+    let of = |one: &Value| match (one["lines"].as_u64(), one["floor"].as_u64()) {
+        (Some(lines), Some(floor)) => {
+            let metric = Escaped(text(one, "watch")).to_string();
+            format!("{}: {metric} had {lines} of {floor} lines a minute", Escaped(text(one, "instance")))
+        }
+        _ => Escaped(text(one, "instance")).to_string(),
+    };
+    let named: Vec<String> = said["named_low"].as_array().into_iter().flatten().map(of).collect();
+    match said["low"].as_u64().unwrap_or(0) as usize {
+        0 => String::new(),
+        n if n > named.len() => format!(", {n} low ({}, …)", named.join(", ")),
+        n => format!(", {n} low ({})", named.join(", ")),
+    }
 }
 
 /// The exit code for the jobs of a service; `None` if it has none.

@@ -205,11 +205,15 @@ fn checked(service: &ServiceView, jobs: &JobSummary, is_mass: bool) -> Value {
     let named = failing.iter().take(NAMED);
     let named: Vec<Value> = named.map(|i| json!({"instance": i.instance, "message": i.message})).collect();
     let jobs = counted(jobs);
+    let low = service.instances.iter().filter(|i| i.is_present() && i.flags.contains(&Flag::Low));
+    let low: Vec<Value> = low
+        .map(|i| json!({"instance": i.instance, "watch": i.watch, "lines": i.lines_per_minute, "floor": i.floor}))
+        .collect();
     let flapping = service.instances.iter().any(|instance| instance.flags.contains(&Flag::Flapping));
     json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
         "late": late, "critical": failing.len(), "failing": named, "well": well, "flapping": flapping, "maintenance": maintained,
-        "mass_silence": is_mass, "instances": service.instances.len(), "jobs": jobs,
+        "mass_silence": is_mass, "low": low.len(), "named_low": &low[..low.len().min(NAMED)], "instances": service.instances.len(), "jobs": jobs,
     })
 }
 

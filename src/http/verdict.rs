@@ -697,8 +697,14 @@ fn jobs(seen: &JobSummary) -> Option<Finding> {
         n if seen.critical > 0 => (Grade::Error, format!("{sentence} ({n} in maintenance)")),
         n => (Grade::Warning, format!("{sentence} ({n} in maintenance)")),
     };
+    let in_pill = named.iter().take(2).cloned().collect::<Vec<_>>().join(", ");
+    let pill = match bad {
+        1 => format!("job {in_pill}"),
+        2 => format!("jobs {in_pill}"),
+        _ => format!("jobs {in_pill}, and {} more", bad - 2),
+    };
     let detail = format!("{} of {} are well.", seen.jobs - bad, count(seen.jobs, "job"));
-    Some(Finding::new(grade, About::Presence, sentence, detail).pill(format!("{} not well", count(bad, "job"))))
+    Some(Finding::new(grade, About::Presence, sentence, detail).pill(pill))
 }
 
 /// The verdict on presence alone.

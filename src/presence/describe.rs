@@ -247,7 +247,7 @@ pub fn describe<T>(event: &Event<T>) -> String {
     }
     if let (Change::Job { to, .. }, Some(job)) = (event.change, &event.job) {
         if let Some(due) = job.due {
-            add(format!("it was due at {}", due.rfc3339()));
+            add(format!("it was due at {}", due.clock()));
         }
         if let Some(lasted) = job.duration_s {
             let verb = if to == JobState::Overrun { "it has been running for" } else { "it ran for" };
@@ -260,10 +260,10 @@ pub fn describe<T>(event: &Event<T>) -> String {
             add(format!("it said: {message}"));
         }
         if let Some(at) = job.last_success {
-            add(format!("its last good run ended at {}", at.rfc3339()));
+            add(format!("its last good run ended at {}", at.clock()));
         }
         if let Some(at) = job.next_due {
-            add(format!("the next one is due at {}", at.rfc3339()));
+            add(format!("the next one is due at {}", at.clock()));
         }
     }
     if let Some(service) = event
@@ -341,8 +341,8 @@ mod tests {
             Event { service: Some("backup".into()), job: Some(job), ..Event::new(UnixTime::default(), change, true) };
         assert_eq!(
             describe(&event),
-            "backup failed with exit 3; it ran for 12 s; its last good run ended at 1970-01-01T00:00:00.000Z; the next one is \
-             due at 1970-01-02T00:00:00.000Z"
+            "backup failed with exit 3; it ran for 12 s; its last good run ended at 1970-01-01 00:00:00 UTC; the next one is \
+             due at 1970-01-02 00:00:00 UTC"
         );
     }
 

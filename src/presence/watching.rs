@@ -38,6 +38,9 @@ pub(super) struct Watching {
     /// The minute that is counted.
     #[serde(skip)]
     minute: Option<Minute>,
+    /// Lines of the last minute that was judged.
+    #[serde(skip)]
+    last_lines: Option<u64>,
     /// Minutes in a row below the floor, and at or above it.
     #[serde(skip)]
     below: u8,
@@ -162,6 +165,11 @@ impl Watching {
         self.low
     }
 
+    /// Lines of the last minute that was judged, if one was since we started.
+    pub(super) fn last_lines(&self) -> Option<u64> {
+        self.last_lines
+    }
+
     /// Whether that it is low is notified.
     pub(super) fn set_low_notified(&mut self, is_notified: bool) {
         self.low_notified = is_notified;
@@ -170,7 +178,7 @@ impl Watching {
     /// Looks at its minute: `is_counted` says that it is up or late, without which nothing is.
     pub(super) fn look(&mut self, floor: u32, is_counted: bool, now: EngineTime) -> Verdict {
         if !is_counted {
-            (self.minute, self.below, self.fine) = (None, 0, 0);
+            (self.minute, self.last_lines, self.below, self.fine) = (None, None, 0, 0);
             let was_low = std::mem::take(&mut self.low);
             return Verdict::Over(was_low.then_some(std::mem::take(&mut self.low_notified)));
         }
@@ -185,6 +193,7 @@ impl Watching {
         if minute.is_blind {
             return Verdict::Same;
         }
+        self.last_lines = Some(minute.lines);
         if minute.lines < u64::from(floor) {
             (self.below, self.fine) = (self.below.saturating_add(1), 0);
         } else {

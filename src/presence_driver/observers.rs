@@ -95,10 +95,15 @@ pub(super) fn pass_on(engine: &Engine, outboxes: &[Arc<Outbox>], mut notificatio
 
 /// More about an alarm in words.
 pub(super) fn detail(engine: &Engine, key: &AlertKey) -> String {
-    if key.name == AlertName::PeerUnreachable {
-        return unwatched(engine);
+    let (service, instance) = (key.service.as_deref(), key.instance.as_deref());
+    match (key.name, service) {
+        (AlertName::PeerUnreachable, _) => unwatched(engine),
+        (AlertName::Job, Some(service)) => engine.job_detail(service, instance.unwrap_or("-")),
+        (AlertName::Watch, Some(service)) => {
+            engine.watch_detail(service, instance.unwrap_or("-")) + &engine.detail(Some(service), instance)
+        }
+        _ => engine.detail(service, instance),
     }
-    engine.detail(key.service.as_deref(), key.instance.as_deref())
 }
 
 /// What a lost peer alone had heard, in words.

@@ -33,7 +33,8 @@ pub struct ExecSpec {
 
 impl Spec for ExecSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        visitor.field("command", "The program and its arguments, run without a shell.", Opt::Texts(&mut self.command));
+        let doc = "The program and its arguments, run without a shell; only the program is ever shown.";
+        visitor.field("command", doc, Opt::Command(&mut self.command));
         let is_there = self.command.first().is_some_and(|program| !program.is_empty());
         visitor.require_one("command", is_there, "[\"/usr/local/bin/my-sink\", \"--quiet\"]");
         environment(visitor, &mut self.env);
@@ -48,7 +49,8 @@ impl Spec for ExecSpec {
     }
 
     fn place(&self) -> String {
-        self.command.join(" ")
+        // Arguments may hold secrets.
+        self.command.first().cloned().unwrap_or_default()
     }
 
     fn accepts_out_of_order(&self) -> bool {
@@ -82,8 +84,13 @@ impl ExecSink {
         ExecSink { command, env: BTreeMap::new(), running: None }
     }
 
+    /// What of the command may be shown.
+    fn program(&self) -> &str {
+        self.command.first().map_or("", String::as_str)
+    }
+
     fn fail(&self, what: &str, error: impl std::fmt::Display) -> SinkError {
-        SinkError::new(format!("{}: {what}: {error}", self.command.join(" ")))
+        SinkError::new(format!("{}: {what}: {error}", self.program()))
     }
 
     fn start(&self) -> Result<(Child, ChildStdin), SinkError> {
@@ -106,7 +113,7 @@ impl Sink for ExecSink {
                 Some((mut child, stdin)) => match child.try_wait() {
                     Ok(None) => (child, stdin),
                     Ok(Some(status)) => {
-                        tracing::warn!(command = self.command.join(" "), %status, "the command ended; it is started again");
+                        tracing::warn!(command = self.program(), %status, "the command ended; it is started again");
                         self.start()?
                     }
                     Err(error) => return Err(self.fail("cannot be watched", error)),
@@ -138,7 +145,7 @@ impl Sink for ExecSink {
                 if let Ok(status) = child.wait().await
                     && !status.success()
                 {
-                    tracing::warn!(command = self.command.join(" "), %status, "the command failed at its end");
+                    tracing::warn!(command = self.program(), %status, "the command failed at its end");
                 }
             }
         })

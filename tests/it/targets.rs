@@ -498,8 +498,10 @@ fn an_alert_whose_command_fails_holds_up_no_other_and_arguments_are_shown_nowher
         "read -r line; case $line in *\"service\\\":\\\"pay\"*) exit 3;; esac; printf '%s\\n' \"$line\" >> {}",
         out.display()
     );
-    let more =
-        format!("[[notify]]\ntype = \"exec\"\ncommand = [\"sh\", \"-c\", {script:?}, \"tok3n\"]\nprocesses = 1\n");
+    let more = format!(
+        "[[notify]]\ntype = \"exec\"\ncommand = [\"sh\", \"-c\", {script:?}, \"tok3n\"]\nprocesses = 1\n\
+                 [[sink]]\ntype = \"exec\"\nname = \"pipe\"\ncommand = [\"sh\", \"-c\", \"exit 1\", \"tok3n\"]\n"
+    );
     let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
     beat(&daemon, &["pay.a", "web.b"]);
     beat_until(&daemon, &[], "one that fails, and another", || lines(&out).len() == 1);

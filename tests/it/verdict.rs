@@ -248,3 +248,21 @@ fn an_instance_that_is_down_in_maintenance_alarms_nobody() {
     });
     daemon.stop();
 }
+
+#[test]
+fn services_that_have_left_are_not_counted_among_those_that_are_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), QUICK);
+    daemon.send_udp(&[b"heartbeat.pay.a:60|g", b"heartbeat.web.a:60|g", b"heartbeat.old.a:60|g"]);
+    until("all are there", || daemon.get("/presence").1.contains("Up, 3"));
+    daemon.send_udp(&[b"heartbeat.old.a:0|g"]);
+    until("one has left", || daemon.get("/presence").1.contains("Left, 1"));
+    let board = daemon.get("/presence").1;
+    assert!(board.contains("Up, 2") && board.find("Up, 2") < board.find("Left, 1"), "{board}");
+    // A job that fails is named where it is first seen: in the pill, and in the number beside Presence.
+    daemon.send_udp(&[b"heartbeat.backup.box7:1|g|#status:fail,exit:3", b"heartbeat.web.a:60|g"]);
+    until("a job has failed", || daemon.get("/").1.contains("1 job not well"));
+    let verdict = daemon.status()["verdict"].to_string();
+    assert!(verdict.contains("job backup/box7 failed") || verdict.contains("The job backup is not well"), "{verdict}");
+    daemon.stop();
+}

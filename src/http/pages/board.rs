@@ -90,6 +90,16 @@ fn badness(service: &ServiceView) -> u8 {
     service.jobs.first().map_or(u8::MAX, of_job).min(rank(service.state))
 }
 
+/// Whether its watched metric has too few lines.
+fn is_low(instance: &InstanceView) -> bool {
+    instance.state != InstanceState::Left && instance.flags.contains(&Flag::Low)
+}
+
+/// Whether all of a service has left.
+fn has_left(service: &ServiceView) -> bool {
+    badness(service) == rank(ServiceState::Left)
+}
+
 /// Whether somebody should look at a service.
 fn needs_a_look(service: &ServiceView) -> bool {
     if badness(service) <= rank(ServiceState::Unknown) {
@@ -97,10 +107,9 @@ fn needs_a_look(service: &ServiceView) -> bool {
     }
     match service.state {
         ServiceState::Down | ServiceState::Degraded | ServiceState::Unknown | ServiceState::Maintenance => true,
-        ServiceState::Up => service
-            .instances
-            .iter()
-            .any(|one| one.state != InstanceState::Up && one.state != InstanceState::Left || one.is_failing()),
+        ServiceState::Up => service.instances.iter().any(|one| {
+            !matches!(one.state, InstanceState::Up | InstanceState::Left) || one.is_failing() || is_low(one)
+        }),
         ServiceState::Left => false,
     }
 }
@@ -355,10 +364,16 @@ fn table(services: &[ServiceView], jobs: &Jobs, look: &Look) -> Markup {
                     }
                 }
             }
-            @if worst < shown.len() {
-                tbody.fine {
-                    tr { th colspan="7" scope="rowgroup" { "Up, " (grouped((services.len() - worst) as u64)) } }
-                    @for service in &shown[worst..] { (row(service, jobs.get(&service.service), look)) }
+            // Those that left are behind those that are up.
+            @for (word, is_wanted) in [("Up", false), ("Left", true)] {
+                @let all = services[worst..].iter().filter(|service| has_left(service) == is_wanted).count();
+                @if all > 0 {
+                    tbody.fine {
+                        tr { th colspan="7" scope="rowgroup" { (word) ", " (grouped(all as u64)) } }
+                        @for service in shown[worst..].iter().filter(|service| has_left(service) == is_wanted) {
+                            (row(service, jobs.get(&service.service), look))
+                        }
+                    }
                 }
             }
         }
@@ -376,6 +391,7 @@ fn opened<'a>(service: &'a ServiceView, rows: &mut usize) -> Vec<&'a InstanceVie
         is_small && service.state != ServiceState::Up
             || !matches!(one.state, InstanceState::Up | InstanceState::Left)
             || one.is_failing()
+            || is_low(one)
     };
     let opened: Vec<&InstanceView> = service.instances.iter().filter(is_bad).take(OPENED.min(*rows)).collect();
     *rows -= opened.len();
@@ -455,12 +471,14 @@ fn row(service: &ServiceView, jobs: Option<&JobSummary>, look: &Look) -> Markup 
     let total = service.present + service.down;
     let late = service.instances.iter().filter(|one| one.state == InstanceState::Late).count();
     let failing = service.failing().count();
+    let low = service.instances.iter().filter(|one| is_low(one)).count();
     let bad = jobs.map_or((0, 0), |jobs| (jobs.critical, jobs.critical + jobs.warning));
     let (state, text) = match service.state {
         ServiceState::Up if bad.1 > 0 => {
             (if bad.0 > 0 { "error" } else { "warning" }, format!("{} not well", count(bad.1, "job")))
         }
         ServiceState::Up if failing > 0 => ("error", format!("{failing} critical")),
+        ServiceState::Up if low > 0 => ("warning", format!("{low} low")),
         ServiceState::Up if late > 0 => ("late", format!("{late} late")),
         state => (state.as_str(), state.to_string()),
     };
@@ -543,6 +561,9 @@ fn instance_row(service: &ServiceView, instance: &InstanceView) -> Markup {
                 (instance.source.as_deref().unwrap_or("")) " " (Wire(instance.version.as_deref().unwrap_or("")))
                 @for flag in &instance.flags { " " (flag) }
                 @if let Some(watch) = &instance.watch { " fed by " (Wire(watch)) }
+                @if let (true, Some(lines), Some(floor)) = (is_low(instance), instance.lines_per_minute, instance.floor) {
+                    ": " span.warning { (lines) " of " (floor) " lines a minute" }
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use maud::{Markup, PreEscaped, html};
 use crate::http::verdict::{About, Grade, Look};
 use crate::http::{AppState, HTML, assets};
 
-use super::parts::{DOCTYPE, Wire, amount, clock, grouped, icon, sign};
+use super::parts::{DOCTYPE, Wire, amount, clock, count, grouped, icon, sign};
 use super::query::{RANGES, State};
 
 /// The views.
@@ -169,11 +169,17 @@ impl Frame<'_> {
         }
     }
 
-    /// How many instances are down, and not in maintenance.
+    /// How many instances are down and jobs are not well, and not in maintenance.
     fn badge(&self) -> Markup {
-        let down =
-            self.look.presence.as_ref().map_or(0, |presence| presence.down_instances - presence.down_in_maintenance);
-        html! { @if down > 0 { span.badge aria-label=(format!("{down} instances down")) { "✕ " (grouped(down as u64)) } } }
+        let Some(seen) = &self.look.presence else { return html! {} };
+        let down = seen.down_instances - seen.down_in_maintenance;
+        let jobs = (seen.jobs.critical + seen.jobs.warning).saturating_sub(seen.jobs.bad_in_maintenance);
+        let says = match (down, jobs) {
+            (down, 0) => format!("{} down", count(down, "instance")),
+            (0, jobs) => format!("{} not well", count(jobs, "job")),
+            (down, jobs) => format!("{} down, {} not well", count(down, "instance"), count(jobs, "job")),
+        };
+        html! { @if down + jobs > 0 { span.badge aria-label=(says) { "✕ " (grouped((down + jobs) as u64)) } } }
     }
 
     fn ranges(&self) -> Markup {

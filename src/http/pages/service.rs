@@ -139,7 +139,7 @@ fn jobs(service: &ServiceView) -> Markup {
     html! {
         header { h2 { "Jobs" } }
         div.wide {
-            table {
+            table.runs {
                 thead {
                     tr {
                         th scope="col" { "Job" } th scope="col" { "State" } th scope="col" { "Run" }
@@ -160,7 +160,7 @@ fn job_rows(job: &JobView) -> Markup {
         tr {
             td { span.mono { (Wire(&job.instance)) } }
             td { span.error[job.level == 2] { (job.state) } " since " (minute(&job.since)) }
-            td colspan="6" {
+            td.when colspan="6" {
                 @if let Some(when) = &when { (Wire(when)) ". " }
                 @if let Some(due) = &job.due { "Next run " (minute(due)) " UTC. " }
                 @if let Some(at) = &job.last_success { "Last good run " (minute(at)) " UTC." }
@@ -169,21 +169,21 @@ fn job_rows(job: &JobView) -> Markup {
         @for run in &job.running {
             tr {
                 td {} td {}
-                td.mono { (Wire(run.run.as_deref().unwrap_or("–"))) }
+                td.id.mono { (Wire(run.run.as_deref().unwrap_or("–"))) }
                 td { (minute(&run.since)) }
                 td { @if run.overrun { "overrun" } @else { "running" } }
-                td.num { (length(run.running_s)) }
+                td.num data-says="for" { (length(run.running_s)) }
                 td {} td {}
             }
         }
         @for run in job.runs.iter().take(RUNS) {
             tr {
                 td {} td {}
-                td.mono { (Wire(run.run.as_deref().unwrap_or("–"))) }
+                td.id.mono { (Wire(run.run.as_deref().unwrap_or("–"))) }
                 td { @if let Some(at) = run.started.as_ref().or(run.ended.as_ref()) { (minute(at)) } }
                 td { span.error[run.result == RunResult::Failed] { (run.result) } }
-                td.num { @if let Some(lasted) = run.duration_s { (length(lasted)) } }
-                td { @if let Some(exit) = run.exit { (exit) } }
+                td.num data-says="took" { @if let Some(lasted) = run.duration_s { (length(lasted)) } }
+                td data-says="exit" { @if let Some(exit) = run.exit { (exit) } }
                 td { (Wire(run.message.as_deref().unwrap_or(""))) }
             }
         }

@@ -11,7 +11,7 @@ use crate::named::named_enum;
 use super::Engine;
 use crate::presence::describe::length;
 use crate::presence::instance::{Instance, State};
-use crate::presence::jobs::JobView;
+use crate::presence::jobs::{JobState, JobView};
 use crate::presence::service::{Service, ServiceState};
 use crate::presence::time::{EngineTime, Epoch};
 
@@ -130,6 +130,10 @@ pub struct InstanceView {
     pub day: String,
     /// Pattern of the watch that feeds it; `null` if it sends heartbeats.
     pub watch: Option<String>,
+    /// Fewest lines a minute that the watch wants; `null` if it counts none.
+    pub floor: Option<u32>,
+    /// Lines of the last minute that was judged.
+    pub lines_per_minute: Option<u64>,
     /// What is special about it.
     #[schema(value_type = Vec<String>)]
     pub flags: Vec<Flag>,
@@ -184,6 +188,9 @@ fn first_by_name<'a, T>(all: &mut Vec<&'a T>, most: usize, name: impl Fn(&'a T) 
     all.sort_unstable_by(|a, b| name(a).cmp(name(b)));
     is_more
 }
+
+/// The status of a service check that is critical.
+const CRITICAL: u8 = 2;
 
 impl Engine {
     /// Services by name with their instances.
@@ -331,6 +338,8 @@ impl Engine {
             message: instance.message().cloned(),
             day: instance.history().strip(self.now, instance.state()),
             watch: watch.map(|watch| watch.pattern.clone()),
+            floor: watch.and_then(|watch| watch.floor),
+            lines_per_minute: watching.and_then(|watching| watching.last_lines()),
             flags: flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect(),
         }
     }
@@ -374,6 +383,27 @@ impl Engine {
         out
     }
 
+    /// When a job is to run and how long it may, and if none came, whether we could have missed it.
+    pub fn job_detail(&self, service: &str, instance: &str) -> String {
+        let Some(id) = self.jobs.find(service, instance) else { return String::new() };
+        let job = self.jobs.job(id);
+        let schedule = job.rule().and_then(|rule| rule.schedule.as_ref());
+        let when = schedule.map(|schedule| format!("It is to run at `{}` ({})", schedule.fields(), schedule.zone()));
+        let when = when.or_else(|| job.every().map(|every| format!("It is to run every {}", length(every))));
+        let most = job.max_runtime().map(|most| format!("a run may take {}", length(most)));
+        let mut out = match (when, most) {
+            (Some(when), Some(most)) => format!("{when}, and {most}."),
+            (Some(when), None) => format!("{when}."),
+            (None, Some(most)) => format!("{}{}.", most[..1].to_uppercase(), &most[1..]),
+            (None, None) => String::new(),
+        };
+        // Of a run that ended badly or goes on, what we did not receive says nothing.
+        if job.state() == JobState::Missed && self.has_dropped() {
+            out = format!("{out} {}", self.describe_blindness()).trim_start().to_string();
+        }
+        out
+    }
+
     fn describe_down(&self, service: &Service) -> String {
         let mut down: Vec<&Instance> =
             self.roster.instances_of(service).filter(|instance| instance.is_down()).collect();
@@ -381,7 +411,12 @@ impl Engine {
             return String::new();
         }
         down.sort_by(|a, b| a.name().cmp(b.name()));
-        let named: Vec<&str> = down.iter().take(NAMED).map(|instance| &**instance.name()).collect();
+        // Such as `exited with 9`, which `beat` says before it falls silent.
+        let name = |instance: &Instance| match (instance.health(), instance.message()) {
+            (Some(CRITICAL), Some(said)) => format!("{}, which said `{said}`", instance.name()),
+            _ => instance.name().to_string(),
+        };
+        let named: Vec<String> = down.iter().take(NAMED).map(|instance| name(instance)).collect();
         let silences = down.iter().map(|instance| instance.detector().silence(self.now));
         let silence = silences.fold(f64::INFINITY, f64::min);
         let more = if down.len() > NAMED { format!(" and {} more", down.len() - NAMED) } else { String::new() };
@@ -422,9 +457,17 @@ impl Engine {
         format!("{}{}{last}", list("Nobody is left of", &empty), list("Partly silent", &partly))
     }
 
+    /// Whether a drop was so recent that it is worth a word.
+    fn is_recent(&self, at: EngineTime) -> bool {
+        at >= EngineTime::default() && self.now - at < DROPS_SHOWN
+    }
+
+    fn has_dropped(&self) -> bool {
+        self.is_recent(self.blindness.drops_at()) || self.is_recent(self.blindness.queue_drops_at())
+    }
+
     fn describe_blindness(&self) -> String {
-        let is_shown = |at: EngineTime| at >= EngineTime::default() && self.now - at < DROPS_SHOWN;
-        let ago = |at: EngineTime| is_shown(at).then(|| length(self.now - at));
+        let ago = |at: EngineTime| self.is_recent(at).then(|| length(self.now - at));
         match (ago(self.blindness.drops_at()), ago(self.blindness.queue_drops_at())) {
             (Some(ago), _) => format!("the kernel dropped datagrams {ago} ago."),
             (None, Some(ago)) => format!("presence's own queue overflowed {ago} ago."),

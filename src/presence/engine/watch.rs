@@ -89,6 +89,20 @@ impl Engine {
         self.roster.get_instance(id).is_some_and(|one| one.order() == order)
     }
 
+    /// What a watch wants of an instance and what came, in words; empty if nothing feeds it, or there is no floor.
+    pub fn watch_detail(&self, service: &str, instance: &str) -> String {
+        let Some(id) = self.roster.find(service, instance) else { return String::new() };
+        let Some(watching) = self.roster.instance(id).watching() else { return String::new() };
+        let watch = watching.watch().and_then(|watch| self.policy.watches.get(watch));
+        let Some((watch, floor)) = watch.and_then(|watch| Some((watch, watch.floor?))) else { return String::new() };
+        let had = match watching.last_lines() {
+            Some(1) => "had 1 line in the last minute".to_string(),
+            Some(lines) => format!("had {lines} lines in the last minute"),
+            None => "has too few lines".to_string(),
+        };
+        format!("`{}` {had}; at least {floor} are wanted. ", watch.pattern)
+    }
+
     /// Compares the lines of minutes that are over with their floors.
     pub(super) fn look_at_floors(&mut self) {
         let now = self.now;
@@ -139,8 +153,9 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::engine::Flag;
     use crate::presence::policy::Policy;
-    use crate::presence::time::EngineTime;
+    use crate::presence::time::{EngineTime, Epoch};
     use crate::watches::{Evidence, MetricWatch, Template, Watches};
 
     fn at(secs: f64) -> EngineTime {
@@ -178,6 +193,10 @@ mod tests {
         let empty = engine.heap_bytes();
         (0..20).for_each(|n| beat(&mut engine, f64::from(n) * 10.0));
         assert_eq!(notified(&mut engine), ["low"]);
+        assert_eq!(engine.watch_detail("s", "i"), "`x` had 6 lines in the last minute; at least 100 are wanted. ");
+        assert_eq!(engine.watch_detail("s", "j"), "");
+        let shown = &engine.view_of("s", Epoch::default()).expect("a service").instances[0];
+        assert_eq!((shown.floor, shown.lines_per_minute, &shown.flags[..]), (Some(100), Some(6), &[Flag::Low][..]));
         assert!(engine.heap_bytes() >= empty + size_of::<crate::presence::watching::Watching>());
         let mut engine = Engine::restored(policy(None), engine.save(), at(200.0), 1);
         engine.tick(at(200.25));
