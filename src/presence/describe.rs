@@ -168,8 +168,8 @@ fn job_text(to: JobState, reason: JobReason) -> Cow<'static, str> {
 
 /// A failure with an exit status. Shells report a signal `n` as `128 + n`.
 fn exit_text(status: i64) -> String {
-    match status - 128 {
-        signal @ 1..=64 => format!("failed with exit {status}, as after signal {signal}"),
+    match status.checked_sub(128) {
+        Some(signal @ 1..=64) => format!("failed with exit {status}, as after signal {signal}"),
         _ => format!("failed with exit {status}"),
     }
 }
@@ -317,6 +317,7 @@ mod tests {
         for (instance, to, reason, text) in [
             ("-", JobState::Failed, JobReason::Exit(137), "backup failed with exit 137, as after signal 9"),
             ("-", JobState::Failed, JobReason::Exit(1), "backup failed with exit 1"),
+            ("-", JobState::Failed, JobReason::Exit(i64::MIN), "backup failed with exit -9223372036854775808"),
             ("box7", JobState::Missed, JobReason::NoRun, "backup/box7 did not run when it was due"),
             ("-", JobState::Missed, JobReason::MaintenanceOver, "backup is still missed after its maintenance"),
         ] {

@@ -457,7 +457,7 @@ impl Instance {
             self.fresh_missed = self.fresh_missed.saturating_add((gap.due - 1) as u32);
             self.history.note_loss(now, gap.due);
         }
-        self.received += 1;
+        self.received = self.received.saturating_add(1);
         self.fresh_received = self.fresh_received.saturating_add(1);
         self.clear_recheck();
         if beat.version.is_some() && beat.version != self.version {
@@ -488,7 +488,7 @@ impl Instance {
     /// Takes a beat of `at` that another node has heard, too.
     pub(super) fn observe_copy(&mut self, at: EngineTime, beat: &Heartbeat) {
         self.detector.note_alive(at);
-        self.received += 1;
+        self.received = self.received.saturating_add(1);
         self.fresh_received = self.fresh_received.saturating_add(1);
         self.clear_recheck();
         self.note_health(beat, at);

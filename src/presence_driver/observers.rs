@@ -182,8 +182,9 @@ impl PresenceState {
 /// For the thread.
 impl PresenceState {
     /// Whether silence may be judged now.
-    pub(super) fn may_judge(&self) -> bool {
-        self.shared.as_ref().is_none_or(|shared| shared.observers.may_judge(self.engine.now()))
+    pub(super) fn may_judge(&mut self) -> bool {
+        let now = self.engine.now();
+        self.shared.as_mut().is_none_or(|shared| shared.observers.may_judge(now))
     }
 
     /// Lets time pass among observers.

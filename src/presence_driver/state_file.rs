@@ -131,7 +131,7 @@ impl StateFile {
         }
         self.sync();
         let Some(path) = self.path.clone() else { return };
-        match write(&path, engine, alerts, told, observers) {
+        match write(&path, engine, alerts, told, observers).inspect_err(|_| drop(fs::remove_file(fresh(&path)))) {
             Ok(file) => {
                 let syncs = move || replace(&path, &file);
                 match Builder::new().name("presence-sync".into()).spawn(syncs) {
@@ -211,7 +211,9 @@ impl<W: Write> Write for Checked<W> {
 
 /// Where a new state is written.
 fn fresh(path: &Path) -> PathBuf {
-    path.with_extension("new")
+    let mut name = OsString::from(path);
+    name.push(".new");
+    name.into()
 }
 
 /// Puts a state that was written onto the disk, and in the place of the old one.
@@ -309,6 +311,12 @@ mod tests {
 
     fn alerts() -> AlertBook {
         AlertBook::new(10.0, Vec::new())
+    }
+
+    #[test]
+    fn states_beside_each_other_are_written_apart() {
+        let [one, other] = ["presence.a", "presence.b"].map(|name| fresh(Path::new(name)));
+        assert_ne!(one, other);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub const MAX_DECLARED_INTERVAL: f64 = 604_800.0;
 const MAX_RUN_SECS: f64 = 31_622_400.0;
 
 /// Shortest declared interval, in seconds.
-const MIN_DECLARED_INTERVAL: f64 = 1.0;
+pub const MIN_DECLARED_INTERVAL: f64 = 1.0;
 
 /// Longest name of a service or an instance, in bytes.
 const MAX_PRESENCE_NAME: usize = 128;

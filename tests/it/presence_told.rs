@@ -278,3 +278,27 @@ fn silence_is_judged_with_answers_that_are_younger_than_three_quarters_of_a_seco
     here.miss(0, Missed::Silent, &mut engine);
     assert!(here.may_judge(at(1.5)));
 }
+
+#[test]
+fn answers_that_are_never_fresh_make_judging_rare_and_do_not_end_it() {
+    let node = |name: &str, other: &str| {
+        let start = (EngineTime::default(), UnixTime::default());
+        Observers::new(name, 1, &[format!("https://{other}")], SavedObservers::default(), std::iter::empty(), start)
+    };
+    let (mut here, there) = (node("here", "there"), node("there", "here"));
+    let mut engine = Engine::new(Policy::default(), at(0.0), 1).shared();
+    let mut judged = Vec::new();
+    for n in 0..24 {
+        let now = f64::from(n) * 0.25;
+        // Each answer takes 1.25 s.
+        if n % 5 == 0 && n > 0 {
+            let answer = there.digest(&engine, None, UnixTime::default());
+            let taken = here.take_digest(0, answer, &mut engine, (at(now - 1.25), UnixTime::default()));
+            assert_eq!(taken, Ok(false));
+        }
+        if here.may_judge(at(now)) {
+            judged.push(now);
+        }
+    }
+    assert_eq!(judged, [1.25, 2.25, 3.25, 4.25, 5.25]);
+}

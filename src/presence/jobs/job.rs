@@ -740,7 +740,7 @@ impl Job {
         match due.at {
             DueAt::Wall(at) => self.await_next(at.max(by.wall() - due.grace), by.now),
             DueAt::Engine(at) => {
-                let Some(every) = self.every() else { return };
+                let Some(every) = self.every().filter(|every| *every > 0.0) else { return };
                 let passed = ((by.now - (at + due.grace)) / every).floor().max(0.0) + 1.0;
                 self.due = Some(Due { at: DueAt::Engine(at + passed * every), ..due });
             }

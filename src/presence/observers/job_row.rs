@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::named::named_enum;
 use crate::presence::engine::JobSighting;
-use crate::protocol::{Heartbeat, JobStatus, JobTags, is_presence_name, is_service_name};
+use crate::protocol::{Heartbeat, JobStatus, JobTags, MIN_DECLARED_INTERVAL, is_presence_name, is_service_name};
 
 use super::digest::{MOST_TEXT, Row, is_age, maybe, quoted};
 
@@ -148,12 +148,29 @@ impl Row for JobRow {
             && self.odd_status.as_ref().is_none_or(|odd| odd.len() <= MOST_TEXT)
             && self.message.as_ref().is_none_or(|message| message.len() <= MOST_TEXT)
             && spans.into_iter().flatten().all(is_age)
+            && self.interval.is_none_or(|interval| interval >= MIN_DECLARED_INTERVAL)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_no_client_may_send_is_wrong() {
+        let row = |interval| {
+            let beat = Heartbeat {
+                service: "s".into(),
+                instance: "i".into(),
+                interval,
+                job: Some(Box::default()),
+                ..Heartbeat::default()
+            };
+            JobRow::of(JobSighting { beat, age: 1.0, relayed: false })
+        };
+        assert!(row(None).is_right() && row(Some(1.0)).is_right());
+        assert!(!row(Some(0.0)).is_right() && !row(Some(1e-9)).is_right());
+    }
 
     #[test]
     fn a_line_comes_back_as_it_was() {

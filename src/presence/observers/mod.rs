@@ -51,6 +51,9 @@ const MISSED_POLLS: u32 = 3;
 /// Silence is judged with answers that are no older, in seconds.
 const FRESH_SECS: f64 = 0.75;
 
+/// Judging waits for fresher answers for so long at most, in seconds.
+const HOLD_SECS: f64 = 1.0;
+
 /// A peer of which nothing whole came for so many seconds does not answer either, whatever it says and however slowly.
 const LOST_SECS: f64 = (MISSED_POLLS + 1) as f64 * POLL_SECS;
 
@@ -176,6 +179,8 @@ pub struct Observers {
     former: Vec<[CompactString; 2]>,
     /// When time last passed.
     ticked: EngineTime,
+    /// When silence was last judged.
+    judged_at: EngineTime,
     /// What all of it takes, and when that was counted.
     held: Holding,
     counted: EngineTime,
@@ -227,6 +232,7 @@ impl Observers {
             learned: Vec::new(),
             former,
             ticked: now,
+            judged_at: now,
             held: Memory::unlimited().holding(Holder::Presence),
             counted: now,
         }
@@ -473,9 +479,15 @@ impl Observers {
 
 /// Judging and speaking.
 impl Observers {
-    /// Whether silence may be judged: what every peer that answers has heard up to now is known.
-    pub fn may_judge(&self, now: EngineTime) -> bool {
-        self.peers.iter().all(|peer| peer.lets_judge(now))
+    /// Whether silence may be judged: what every peer that answers has heard up to now is known, or was waited for. A peer whose
+    /// answers take long, but not so long that it is lost, makes judging rare and does not end it.
+    pub fn may_judge(&mut self, now: EngineTime) -> bool {
+        let is_late = now - self.judged_at >= HOLD_SECS;
+        let may = self.peers.iter().all(|peer| peer.lets_judge(now, is_late));
+        if may {
+            self.judged_at = now;
+        }
+        may
     }
 
     /// Whether a peer is lost.

@@ -102,9 +102,9 @@ impl Peer {
     }
 
     /// Whether this node may judge as far as this peer is concerned: it knows what the peer heard up to now, or that it
-    /// will not.
-    pub(super) fn lets_judge(&self, now: EngineTime) -> bool {
-        !self.answers() || self.is_known && self.age(now) <= FRESH_SECS
+    /// will not. `is_late`: fresher answers were waited for.
+    pub(super) fn lets_judge(&self, now: EngineTime, is_late: bool) -> bool {
+        !self.answers() || self.is_known && (is_late || self.age(now) <= FRESH_SECS)
     }
 
     /// Whether it is a node of this name that answers now. What it was called before it was lost says nothing.
