@@ -17,7 +17,7 @@ use compact_str::{CompactString, ToCompactString};
 
 use crate::glob::{captures, matches};
 use crate::named::named_enum;
-use crate::protocol::{is_presence_name, is_service_name};
+use crate::protocol::{is_instance_name, is_service_name};
 
 /// Most watches: their numbers are 16 bits wide.
 pub const MAX_WATCHES: usize = 1000;
@@ -223,7 +223,7 @@ impl MetricWatch {
         let (service, instance) =
             (self.service.fill(line, unknown)?, self.instance.fill(line, unknown).unwrap_or(NOBODY.into()));
         let instance = if instance.is_empty() { NOBODY.into() } else { instance };
-        (is_service_name(&service) && is_presence_name(&instance)).then_some((service, instance))
+        (is_service_name(&service) && is_instance_name(&instance)).then_some((service, instance))
     }
 }
 

@@ -49,6 +49,11 @@ pub fn is_presence_name(text: &str) -> bool {
     (1..=MAX_PRESENCE_NAME).contains(&text.len())
 }
 
+/// Whether a text may be the name of an instance: `*` stands for all of a service.
+pub fn is_instance_name(text: &str) -> bool {
+    is_presence_name(text) && text != "*"
+}
+
 /// Whether a text may be the name of a service: the API has some words in its paths.
 pub fn is_service_name(text: &str) -> bool {
     is_presence_name(text) && !TAKEN.contains(&text)
@@ -186,7 +191,7 @@ pub enum Ignored {
     NoIncrement,
     /// It names no service.
     NoService,
-    /// A name is empty or longer than 128 bytes, or a service's is one of [`TAKEN`].
+    /// A name is empty or longer than 128 bytes, a service's is one of [`TAKEN`], or an instance's is `*`.
     BadName,
     /// Its value is not valid for a heartbeat.
     BadValue,
@@ -225,7 +230,7 @@ impl Ignored {
             Ignored::NoService => "it names no service",
             Ignored::BadName => {
                 "names have 1 to 128 bytes, and no service is called `events`, `maintenance` or `peer`, which the API has in its \
-                 paths"
+                 paths, and no instance `*`, which stands for all"
             }
             Ignored::BadValue => "its value means nothing",
             Ignored::BadStatus => "its `status` is none of start, ok and fail, so it counts as a failed run",
@@ -417,7 +422,7 @@ impl Heartbeats {
             Some(service) => Cow::Borrowed(service),
             None => return Err(Ignored::NoService),
         };
-        if !is_service_name(&service) || inner.is_some_and(|inner| !is_presence_name(inner)) {
+        if !is_service_name(&service) || inner.is_some_and(|inner| !is_instance_name(inner)) {
             return Err(Ignored::BadName);
         }
         Ok((service.into(), inner.map(Into::into)))
@@ -556,9 +561,12 @@ mod tests {
         assert_eq!((&*beat.service, &*beat.instance, beat.interval, beat.health), ("a", "web-1", Some(10.0), Some(2)));
         let long = format!("heartbeat.{}:10|g", "a".repeat(129));
         assert_eq!(signal(&long, &heartbeats), Some(Signal::Ignored(Ignored::BadName)));
-        for line in
-            ["heartbeat.events.a:10|g", "heartbeat:10|g|#service:maintenance", "_sc|heartbeat|0|#service:events"]
-        {
+        for line in [
+            "heartbeat.events.a:10|g",
+            "heartbeat:10|g|#service:maintenance",
+            "_sc|heartbeat|0|#service:events",
+            "heartbeat.a.*:10|g",
+        ] {
             assert_eq!(signal(line, &heartbeats), Some(Signal::Ignored(Ignored::BadName)), "{line}");
         }
         let tagged = "heartbeat:10|g|@0.5|#service:a,version:1,start:2,key:k";

@@ -43,8 +43,8 @@ pub use binary::{BINARY_MAGIC, BinaryFrame, binary_frame, binary_frames, newline
 pub use error::{ParseError, Reason};
 pub use event::{AlertType, Event, Priority};
 pub use heartbeat::{
-    Heartbeat, Heartbeats, Ignored, JobStatus, JobTags, MAX_DECLARED_INTERVAL, MIN_DECLARED_INTERVAL, Seen, Signal, TAKEN, is_presence_name,
-    is_service_name,
+    Heartbeat, Heartbeats, Ignored, JobStatus, JobTags, MAX_DECLARED_INTERVAL, MIN_DECLARED_INTERVAL, Seen, Signal,
+    TAKEN, is_instance_name, is_presence_name, is_service_name,
 };
 pub use metric::{Cardinality, GaugeOp, GaugeSign, Kind, Metric, Name, SampleRate, Values};
 pub use number::decimal;

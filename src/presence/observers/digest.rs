@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::presence::alert_book::AlertKey;
 use crate::presence::engine::Sighting;
 use crate::presence::event::Severity;
-use crate::protocol::{is_presence_name, is_service_name};
+use crate::protocol::{is_instance_name, is_presence_name, is_service_name};
 
 use super::acts::ActId;
 use super::job_row::JobRow;
@@ -284,7 +284,7 @@ impl Row for Heard {
         let oldest = ages.fold(self.age_ms.max(self.known_ms), u64::max) as f64 / 1000.0;
         let interval = self.interval.is_none_or(|interval| (0.001..=1e7).contains(&interval));
         let texts = maybe(&self.start, is_presence_name) && maybe(&self.version, is_presence_name);
-        is_service_name(&self.s) && is_presence_name(&self.i) && texts && is_age(oldest) && interval
+        is_service_name(&self.s) && is_instance_name(&self.i) && texts && is_age(oldest) && interval
     }
 }
 

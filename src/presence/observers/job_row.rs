@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::named::named_enum;
 use crate::presence::engine::JobSighting;
-use crate::protocol::{Heartbeat, JobStatus, JobTags, MIN_DECLARED_INTERVAL, is_presence_name, is_service_name};
+use crate::protocol::{
+    Heartbeat, JobStatus, JobTags, MIN_DECLARED_INTERVAL, is_instance_name, is_presence_name, is_service_name,
+};
 
 use super::digest::{MOST_TEXT, Row, is_age, maybe, quoted};
 
@@ -142,7 +144,7 @@ impl Row for JobRow {
     fn is_right(&self) -> bool {
         let spans = [Some(self.age()), self.duration, self.max_runtime, self.interval];
         is_service_name(&self.s)
-            && is_presence_name(&self.i)
+            && is_instance_name(&self.i)
             && maybe(&self.run, is_presence_name)
             && maybe(&self.start, is_presence_name)
             && self.odd_status.as_ref().is_none_or(|odd| odd.len() <= MOST_TEXT)
