@@ -18,16 +18,17 @@ use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::Targets;
 use crate::ports::{Ports, TlsFiles, token_in_plain_text};
-use crate::presence::Identity;
+use crate::presence::describe::length;
 use crate::presence::observers::is_node_name;
 use crate::presence::policy::Policy;
+use crate::presence::{Identity, JobRule, UnixTime};
 use crate::presence_driver::{PresenceOptions, shown_peers};
 use crate::protocol::{Heartbeats, Options};
 use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::SummaryPolicy;
-use crate::sys::{Available, host_name};
+use crate::sys::{Available, host_name, unix_time};
 use crate::watches::Watches;
 
 /// Most workers that `auto` chooses.
@@ -276,6 +277,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .chain(of_sinks)
         .chain(of_peers(&config.presence.peers.urls))
         .chain(of_watches(config))
+        .chain(of_jobs(config))
         .chain(beyond_memory(config, Available::read()))
         .collect()
 }
@@ -295,6 +297,9 @@ fn of_peers(urls: &[String]) -> Vec<String> {
     shown.map(|(shown, _)| format!("presence.peers: {shown} {why}")).collect()
 }
 
+/// Runs of a job that are looked at to see how often it is due.
+const RUNS_LOOKED_AT: usize = 50;
+
 /// What is said of watches that take no line, or whose lines count for nothing.
 fn of_watches(config: &Config) -> Vec<String> {
     let policy = &config.presence.policy;
@@ -311,7 +316,75 @@ fn of_watches(config: &Config) -> Vec<String> {
         is_guarded
             .then(|| format!("presence.watch: `{}`: service `{service}` has `key` or `allow`, {why}", watch.pattern))
     });
-    hidden.chain(guarded).collect()
+    let named = policy.watches.all().iter().filter_map(|watch| {
+        let pattern = watch.pattern.to_string();
+        let is_reserved = heartbeats(config).is_some_and(|names| names.is_reserved(&pattern));
+        if is_reserved {
+            Some(format!("presence.watch: `{pattern}` takes no line: a heartbeat is never taken by a watch"))
+        } else if pattern.contains(['{', '}']) {
+            Some(format!("presence.watch: `{pattern}`: braces are plain text in `match`; `*` is any text, and is `{{1}}` in `service`"))
+        } else {
+            None
+        }
+    });
+    hidden.chain(guarded).chain(named).collect()
+}
+
+/// The time between two runs that a job's schedule asks for at the least, in seconds, as far as its next runs show it.
+fn period(job: &JobRule) -> Option<f64> {
+    let Some(schedule) = &job.schedule else { return job.every };
+    let mut times =
+        std::iter::successors(schedule.next_time(UnixTime::from_secs(unix_time())), |at| schedule.next_time(*at));
+    let mut last = times.next()?;
+    let gaps = times.take(RUNS_LOOKED_AT).map(|at| at - std::mem::replace(&mut last, at));
+    gaps.reduce(f64::min)
+}
+
+/// What is said of jobs that are not judged as somebody may think.
+fn of_jobs(config: &Config) -> Vec<String> {
+    let mut all = Vec::new();
+    for job in &config.presence.policy.jobs {
+        let who = job_name(job);
+        if job.schedule.is_none() && job.every.is_none() {
+            all.push(format!(
+                "presence.job: `{who}` has no `schedule` and no `every`: a run that does not come is missed only if its lines \
+                 say when the next one is due"
+            ));
+        }
+        if let Some((service, instance)) = job.service.split_once('/').filter(|_| job.instance.is_none()) {
+            all.push(format!(
+                "presence.job: service = \"{}\" is not what `systole beat {}` sends; service = \"{service}\" with instance = \
+                 \"{instance}\" is",
+                job.service, job.service
+            ));
+        }
+        if let (Some(longest), Some(period)) = (job.max_runtime, period(job))
+            && longest > period
+        {
+            all.push(format!(
+                "presence.job: `{who}` is due again after {}, and may run for {}: while it does, a run that does not come is a \
+                 warning",
+                length(period),
+                length(longest)
+            ));
+        }
+    }
+    all
+}
+
+/// The name of a job, as lists have it.
+pub fn job_name(job: &JobRule) -> String {
+    job.instance.as_ref().map_or_else(|| job.service.clone(), |instance| format!("{}/{instance}", job.service))
+}
+
+/// When a job is due, for people.
+pub fn job_times(job: &JobRule) -> String {
+    let every = || job.every.map_or("when its lines say".to_string(), |every| format!("every {}", length(every)));
+    let Some(schedule) = &job.schedule else { return every() };
+    let next = schedule
+        .next_time(UnixTime::from_secs(unix_time()))
+        .map_or(String::new(), |at| format!(", next {}", at.rfc3339()));
+    format!("{} {}{next}", schedule.fields(), schedule.zone())
 }
 
 /// What is said of a `max_memory` that the process cannot have.

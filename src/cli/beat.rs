@@ -219,6 +219,11 @@ pub(super) fn run(args: &BeatArgs) -> u8 {
     }
 }
 
+/// Whether a tag can have a name as its value.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 128 && !name.contains(|c| ",|#:\n\r".contains(c))
+}
+
 fn begin(args: &BeatArgs) -> Result<Sender, String> {
     check_listen_url(&args.to).map_err(|problem| format!("--to: {problem}"))?;
     let (service, instance) = match args.who.split_once('/') {
@@ -228,8 +233,7 @@ fn begin(args: &BeatArgs) -> Result<Sender, String> {
             host_name().map_err(|error| format!("cannot determine the host name: {error}; give SERVICE/INSTANCE"))?,
         ),
     };
-    let is_good = |name: &str| !name.is_empty() && name.len() <= 128 && !name.contains(|c| ",|#:\n\r".contains(c));
-    if !is_good(&service) || !is_good(&instance) {
+    if !is_name(&service) || !is_name(&instance) {
         return Err(format!(
             "`{}` is no SERVICE[/INSTANCE]: up to 128 bytes each, without , | # : are right",
             args.who

@@ -17,9 +17,9 @@ use tokio::task::JoinHandle;
 use tokio::time;
 
 use crate::config::show_duration;
-use crate::sys::{signal_process, unix_time};
+use crate::sys::{host_name, signal_process, unix_time};
 
-use super::beat::{BETWEEN, COPIES, LAST, Sender, code_of, code_of_error, stop};
+use super::beat::{BETWEEN, COPIES, LAST, Sender, code_of, code_of_error, is_name, stop};
 use super::print_error;
 
 /// Most bytes of what CMD wrote that the last message holds: with the names it still fits into one datagram.
@@ -98,8 +98,12 @@ impl Lines {
     fn new(job: &Job<'_>, sender: &Sender) -> Lines {
         // Unique among those that run on this and on other hosts, for as long as it matters.
         let run = format!("{:x}-{}", (unix_time() * 1000.0) as u64, std::process::id());
+        // The instance may be another name, such as one for whoever runs it.
+        let is_told = |host: &str| sender.who().contains(&format!("instance:{host},"));
+        let host = host_name().ok().filter(|host| is_name(host) && !is_told(host));
+        let host = host.map_or(String::new(), |host| format!(",host:{host}"));
         Lines {
-            who: format!("{},run:{run}", sender.who()),
+            who: format!("{},run:{run}{host}", sender.who()),
             promise: job.every.map_or(String::new(), |every| format!(",interval:{}", every.as_secs_f64())),
             max_runtime: job.max_runtime.map(|longest| longest.as_secs_f64()),
         }

@@ -57,6 +57,9 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
             let (service, instance) = (&watch.service, &watch.instance);
             out.push_str(&format!("watch {}: {service}/{instance}\n", watch.pattern));
         }
+        for job in &config.presence.policy.jobs {
+            out.push_str(&format!("job {}: {}\n", assemble::job_name(job), assemble::job_times(job)));
+        }
     }
     if args.connect {
         for sink in &config.sinks {

@@ -40,8 +40,27 @@ pub(super) struct PresenceArgs {
     daemon: ClientArgs,
 }
 
-/// Values of `list --state`: states of services and instances.
-const STATES: [&str; 7] = ["up", "late", "down", "left", "unknown", "degraded", "maintenance"];
+/// Values of `list --state`: states of services and instances, and those that only jobs have.
+const STATES: [&str; 15] = [
+    "up",
+    "late",
+    "down",
+    "left",
+    "unknown",
+    "degraded",
+    "maintenance",
+    "waiting",
+    "running",
+    "ok",
+    "failed",
+    "overrun",
+    "lost",
+    "missed",
+    "unheard",
+];
+
+/// How many of these services and instances have.
+const STATES_OF_SERVICES: usize = 7;
 
 /// Values of `test-alert --severity`.
 const SEVERITIES: [&str; 3] = ["critical", "warning", "info"];
@@ -50,7 +69,8 @@ const SEVERITIES: [&str; 3] = ["critical", "warning", "info"];
 enum Ask {
     /// List all services with their instances, and all jobs
     List {
-        /// Only instances (and services) in this state: up, late, down, left, unknown, degraded, maintenance
+        /// Only instances (and services, and jobs that are as bad) in this state: up, late, down, left, unknown, degraded,
+        /// maintenance; or only jobs: waiting, running, ok, failed, overrun, lost, missed, unheard
         #[arg(long, value_name = "STATE", hide_possible_values = true, value_parser = STATES)]
         state: Option<String>,
         /// As JSON
@@ -65,10 +85,10 @@ enum Ask {
         #[arg(long)]
         json: bool,
     },
-    /// Print the state of a service, and exit with a code for it
+    /// Print the state of a service, or of one instance or job, and exit with a code for it
     Check {
-        #[arg(value_name = "SERVICE")]
-        service: String,
+        #[arg(value_name = "SERVICE[/INSTANCE]")]
+        who: String,
         /// This many instances are enough
         #[arg(long, value_name = "N")]
         min: Option<u64>,
@@ -151,22 +171,37 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
     match command {
         Ask::List { state, json } => {
             let query = state.as_ref().map_or(String::new(), |state| format!("?state={}", in_url(state)));
-            let services = daemon.good(Method::GET, &format!("/api/v1/presence{query}"), None).await?;
-            if *json {
+            let is_of_jobs = state.as_ref().is_some_and(|state| STATES[STATES_OF_SERVICES..].contains(&&**state));
+            let services = if is_of_jobs {
+                json!([])
+            } else {
+                daemon.good(Method::GET, &format!("/api/v1/presence{query}"), None).await?
+            };
+            if *json && !is_of_jobs {
                 return print(&pretty(&services));
+            }
+            let mut jobs = jobs(&daemon).await?;
+            if let (Some(state), Some(all)) = (state, jobs.as_array_mut()) {
+                all.retain(|job| is_job_in(job, state));
+            }
+            if *json {
+                return print(&pretty(&jobs));
             }
             let status = daemon.good(Method::GET, "/api/v1/status", None).await?;
             let observers = status::observers(&status).into_iter().map(|line| format!("observers: {line}\n"));
-            // Jobs have other states.
-            let jobs = if state.is_some() { json!([]) } else { jobs(&daemon).await? };
-            print(&(table(&services) + &job_table(&jobs) + &observers.collect::<String>()))
+            let services = if is_of_jobs { String::new() } else { table(&services) };
+            print(&(services + &job_table(&jobs) + &observers.collect::<String>()))
         }
         Ask::Show { who, json } => {
             let found = daemon.good(Method::GET, &path(who), None).await?;
             print(&if *json { pretty(&found) } else { details(&found) })
         }
-        Ask::Check { service, min } => {
-            let (code, text) = check(&daemon, service, *min).await?;
+        Ask::Check { who, min } => {
+            let (code, text) = match who.split_once('/') {
+                Some(_) if min.is_some() => return Err("--min is for a service".into()),
+                Some((service, _)) => check_one(&daemon, who, service).await?,
+                None => check(&daemon, who, *min).await?,
+            };
             print(&text)?;
             Ok(code)
         }
@@ -353,19 +388,98 @@ fn job_name(job: &Value) -> String {
     }
 }
 
+/// Whether a job is in a state, or as bad as a service in one.
+fn is_job_in(job: &Value, state: &str) -> bool {
+    let is_unheard = matches!(text(job, "state"), "waiting" | "unheard");
+    match (state, job["level"].as_u64()) {
+        ("maintenance", _) => job["maintenance"] == true,
+        ("down", level) => level >= Some(2),
+        ("degraded", level) => level == Some(1),
+        ("unknown", level) => level == Some(0) && is_unheard,
+        ("up", level) => level == Some(0) && !is_unheard,
+        _ => text(job, "state") == state,
+    }
+}
+
+/// The exit code for a job.
+fn code_of_job(job: &Value) -> u8 {
+    match job["level"].as_u64() {
+        Some(2..) => CRITICAL,
+        Some(1) => WARNING,
+        _ if matches!(text(job, "state"), "waiting" | "unheard") => UNKNOWN,
+        Some(_) => u8::from(job["maintenance"] == true),
+        None => UNKNOWN,
+    }
+}
+
+/// The exit code for an instance.
+fn code_of_instance(instance: &Value) -> u8 {
+    let flags = || instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    match text(instance, "state") {
+        _ if is_failing(instance) => CRITICAL,
+        "up" if flags().any(|flag| flag == "flapping" || flag == "low") => WARNING,
+        "up" => FINE,
+        "late" => WARNING,
+        "down" if flags().any(|flag| flag == "maintenance") => WARNING,
+        "down" => CRITICAL,
+        _ => UNKNOWN,
+    }
+}
+
+/// The state of one instance or job: an exit code, and the line of a monitoring plug-in.
+async fn check_one(daemon: &DaemonClient, who: &str, service: &str) -> Result<(u8, String), String> {
+    let (status, found) = daemon.ask(Method::GET, &path(who), None).await?;
+    if status == 404 && found["error"]["code"] == "unknown" {
+        let why = found["error"]["message"].as_str().unwrap_or("it is unknown");
+        return Ok((UNKNOWN, format!("PRESENCE UNKNOWN - {}: {}\n", Escaped(who), Escaped(why))));
+    }
+    if !(200..300).contains(&status) {
+        return Err(refusal(status, &found));
+    }
+    let state = Escaped(text(&found, "state")).to_string();
+    let (code, line) = if found["runs"].is_array() {
+        (code_of_job(&found), format!("{state}{}", job_detail(&of_last_run(&found))))
+    } else {
+        let said = health(&found).filter(|_| is_failing(&found)).map_or(String::new(), |said| format!(", {said}"));
+        let silent = seconds(&found, "silence_s");
+        (code_of_instance(&found), format!("{state}, silent for {silent}{}", said.replace('|', "/")))
+    };
+    let mass = daemon.ask(Method::GET, &format!("{}/check", path(service)), None).await?.1;
+    let (code, mass) = match mass["mass_silence"] == true && !found["runs"].is_array() {
+        true => (UNKNOWN, "; there is a mass silence"),
+        false => (code, ""),
+    };
+    let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][usize::from(code.min(3))];
+    Ok((code, format!("PRESENCE {word} - {} is {line}{mass}\n", Escaped(who))))
+}
+
+/// A job as the check of a service has it, by its last run.
+fn of_last_run(job: &Value) -> Value {
+    let last = &job["runs"][0];
+    json!({
+        "instance": job["instance"], "host": last["host"], "exit": last["exit"], "duration_s": last["duration_s"], "last_success": job["last_success"],
+        "due": job["due"],
+    })
+}
+
 fn job_table(jobs: &Value) -> String {
     let jobs = jobs.as_array().map_or(&[][..], Vec::as_slice);
     if jobs.is_empty() {
         return String::new();
     }
-    let mut lines = vec![["JOB", "STATE", "EXIT", "TOOK", "LAST GOOD RUN", "NEXT RUN", "WHEN"].map(String::from)];
+    let mut lines =
+        vec![["JOB", "STATE", "EXIT", "TOOK", "LAST GOOD RUN (UTC)", "NEXT RUN (UTC)", "WHEN"].map(String::from)];
     let minute = |job: &Value, key: &str| text(job, key).get(..16).unwrap_or("-").replace('T', " ");
     for job in jobs {
         let when = match job["schedule"].as_str() {
             Some(fields) => format!("{fields} {}", text(job, "timezone")),
             None => job["every_s"].as_f64().map_or("-".into(), |every| format!("every {}", length(every))),
         };
-        let flag = if job["maintenance"] == true { " (maintenance)" } else { "" };
+        let flag = match job["maintenance_until"].as_str().and_then(|until| until.get(11..16)) {
+            Some(until) => format!(" (maintenance until {} UTC)", Escaped(until)),
+            None if job["maintenance"] == true => " (maintenance)".into(),
+            None => String::new(),
+        };
         lines.push([
             job_name(job),
             format!("{}{flag}", text(job, "state")),
@@ -381,20 +495,22 @@ fn job_table(jobs: &Value) -> String {
 
 /// The runs of jobs: those that go on, and the last ones.
 fn run_table(jobs: &Value) -> String {
-    let mut lines = vec![["JOB", "RUN", "BEGAN", "RESULT", "TOOK", "EXIT", "IT SAID"].map(String::from)];
+    let mut lines = vec![["JOB", "RUN", "ON", "BEGAN (UTC)", "RESULT", "TOOK", "EXIT", "IT SAID"].map(String::from)];
     let minute = |text: &str| text.get(..19).unwrap_or("-").replace('T', " ");
     for job in jobs.as_array().into_iter().flatten() {
         for run in job["running"].as_array().into_iter().flatten() {
             let result = if run["overrun"] == true { "overrun" } else { "running" };
             let id = Escaped(run["run"].as_str().unwrap_or("-")).to_string();
             let (began, lasts) = (minute(text(run, "since")), seconds(run, "running_s"));
-            lines.push([job_name(job), id, began, result.into(), lasts, String::new(), String::new()]);
+            let on = Escaped(run["host"].as_str().unwrap_or("-")).to_string();
+            lines.push([job_name(job), id, on, began, result.into(), lasts, String::new(), String::new()]);
         }
         for run in job["runs"].as_array().into_iter().flatten() {
             let began = run["started"].as_str().or(run["ended"].as_str()).unwrap_or("");
             lines.push([
                 job_name(job),
                 Escaped(run["run"].as_str().unwrap_or("-")).to_string(),
+                Escaped(run["host"].as_str().unwrap_or("-")).to_string(),
                 minute(began),
                 text(run, "result").into(),
                 seconds(run, "duration_s"),
@@ -417,6 +533,10 @@ fn details(found: &Value) -> String {
         let head = if has_instances || jobs.is_empty() { table(&json!([found])) } else { String::new() };
         return told.fold(head, |out, line| out + &line) + &jobs;
     }
+    if found["runs"].is_array() {
+        let alone = json!([found]);
+        return job_table(&alone) + &run_table(&alone);
+    }
     let mut out = String::new();
     for (key, value) in found.as_object().into_iter().flatten() {
         let value = match value {
@@ -438,9 +558,6 @@ fn details(found: &Value) -> String {
 
 /// The state of a service: an exit code, and the line of a monitoring plug-in.
 async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result<(u8, String), String> {
-    if service.contains('/') {
-        return Err(format!("check takes a service; for one instance: presence show {}", Escaped(service)));
-    }
     let (status, said) = daemon.ask(Method::GET, &format!("{}/check", path(service)), None).await?;
     if status == 404 && said["error"]["code"] == "unknown" {
         let why = said["error"]["message"].as_str().unwrap_or("it is unknown");
@@ -494,15 +611,16 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
     let head = match min {
         Some(min) if present < min => format!("{who}: {present} present, {min} wanted"),
         _ if state == "maintenance" => format!("{who} is in maintenance: {present} of {} present", present + down),
-        _ if !has_instances => format!("{who} is {state}"),
+        // Its jobs follow.
+        _ if !has_instances => format!("{who} is {state}{}", job_text(service, jobs)),
         _ => format!("{who} is {state}: {present} of {} present", present + down),
     };
+    let numbers = format!("| present={present} down={down} late={late} critical={critical}");
+    if !has_instances && min.is_none() {
+        return Ok((code, format!("PRESENCE {word} - {head}{mass} {numbers}\n")));
+    }
     let failing = failing + &low_text(&said) + &job_text(service, jobs);
-    let line = format!(
-        "PRESENCE {word} - {head}, {late} late{failing}{maintained}{mass} | present={present} down={down} late={late} \
-         critical={critical}\n",
-    );
-    Ok((code, line))
+    Ok((code, format!("PRESENCE {word} - {head}, {late} late{failing}{maintained}{mass} {numbers}\n")))
 }
 
 /// Which watched metrics have too few lines, and how many they should have.
@@ -553,6 +671,7 @@ fn job_detail(job: &Value) -> String {
     let minute =
         |key: &str| job[key].as_str().and_then(|at| at.get(..16)).map(|at| Escaped(&at.replace('T', " ")).to_string());
     let said = [
+        job["host"].as_str().filter(|host| job["instance"] != **host).map(|host| format!("on {}", Escaped(host))),
         job["exit"].as_i64().map(|exit| format!("exit {exit}")),
         job["duration_s"].as_f64().map(|lasted| format!("took {}", length(lasted))),
         minute("last_success").map(|at| format!("last good run {at}")),

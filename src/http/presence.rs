@@ -10,13 +10,15 @@ use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::presence::observers::{Cursor, is_node_name};
-use crate::presence::{Flag, InstanceView, JobSummary, ServiceState, ServiceView, State as InstanceState, rfc3339};
+use crate::presence::{
+    Flag, InstanceView, JobSummary, JobView, ServiceState, ServiceView, State as InstanceState, rfc3339,
+};
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
@@ -105,7 +107,15 @@ pub(super) async fn service(
     listing::one(&state, name).await
 }
 
-/// An instance
+/// An instance, or a job.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum InstanceOrJob {
+    Instance(Box<InstanceView>),
+    Job(Box<JobView>),
+}
+
+/// An instance, or a job of that name
 #[utoipa::path(
     get,
     path = "/api/v1/presence/{service}/{instance}",
@@ -114,7 +124,7 @@ pub(super) async fn service(
         ("instance" = String, Path, description = "Its name"),
     ),
     responses(
-        (status = 200, description = "The instance", body = InstanceView),
+        (status = 200, description = "The instance; if there is none of that name, the job", body = InstanceOrJob),
     ),
 )]
 pub(super) async fn instance(
@@ -122,8 +132,12 @@ pub(super) async fn instance(
     Path((name, instance)): Path<(String, String)>,
     Parameters(Nothing): Parameters<Nothing>,
 ) -> Result<Response, Response> {
-    let found = ask(&state, move |presence| presence.instance(&name, &instance).ok_or_else(|| presence.like(&name)));
-    found.await?.map(|instance| small(&instance)).map_err(|near| unknown("instance", near))
+    let found = ask(&state, move |presence| {
+        let found = presence.instance(&name, &instance).map(|found| InstanceOrJob::Instance(found.into()));
+        let job = || presence.job(&name, &instance).map(|found| InstanceOrJob::Job(found.into()));
+        found.or_else(job).ok_or_else(|| presence.like(&name))
+    });
+    found.await?.map(|found| small(&found)).map_err(|near| unknown("instance or job", near))
 }
 
 /// Most instances that a check may ask for.

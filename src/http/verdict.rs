@@ -814,6 +814,7 @@ mod tests {
                 service: "backup".into(),
                 instance: "-".into(),
                 state: JobState::Failed,
+                host: None,
                 exit: Some(3),
                 duration_s: None,
                 last_success: None,

@@ -166,6 +166,13 @@ fn job_text(to: JobState, reason: JobReason) -> Cow<'static, str> {
     text.into()
 }
 
+/// The machine that a run was on, unless the name of the job says so.
+fn on_host<T>(event: &Event<T>) -> String {
+    let host =
+        event.job.as_ref().and_then(|job| job.host.as_ref()).filter(|host| event.instance.as_ref() != Some(host));
+    host.map_or_else(String::new, |host| format!(" on {host}"))
+}
+
 /// A failure with an exit status. Shells report a signal `n` as `128 + n`.
 fn exit_text(status: i64) -> String {
     match status.checked_sub(128) {
@@ -212,7 +219,7 @@ pub fn describe<T>(event: &Event<T>) -> String {
     let mut out = match event.change {
         Change::Instance { to, reason, .. } => format!("{who} {}", instance_text(to, reason, event.context.as_ref())),
         Change::Service { to, .. } => format!("{who} {}", service_text(to)),
-        Change::Job { to, reason, .. } => format!("{who} {}", job_text(to, reason)),
+        Change::Job { to, reason, .. } => format!("{who} {}{}", job_text(to, reason), on_host(event)),
         Change::Health { to, .. } => format!("{who} {}", health_text(to)),
         Change::Watch { to, reason, .. } => format!("{who} {}", watch_text(to, reason)),
         Change::Peer(phase) => peer_text(phase, event.nodes.as_ref()),
@@ -332,6 +339,7 @@ mod tests {
     fn a_failure_says_what_somebody_on_call_asks_first() {
         let at = |secs: f64| Some(UnixTime::from_secs(secs));
         let job = JobContext {
+            host: Some("box7".into()),
             duration_s: Some(12.0),
             last_success: at(0.0),
             next_due: at(86_400.0),
@@ -342,7 +350,7 @@ mod tests {
             Event { service: Some("backup".into()), job: Some(job), ..Event::new(UnixTime::default(), change, true) };
         assert_eq!(
             describe(&event),
-            "backup failed with exit 3; it ran for 12 s; its last good run ended at 1970-01-01 00:00:00 UTC; the next one is \
+            "backup failed with exit 3 on box7; it ran for 12 s; its last good run ended at 1970-01-01 00:00:00 UTC; the next one is \
              due at 1970-01-02 00:00:00 UTC"
         );
     }

@@ -450,6 +450,9 @@ pub struct JobContext {
     /// Its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<CompactString>,
+    /// The machine that it was on, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<CompactString>,
     /// How long it took, or has been going on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_s: Option<f64>,

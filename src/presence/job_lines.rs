@@ -158,7 +158,8 @@ impl JobLines {
 }
 
 fn bytes_of(job: &Name, beat: &Heartbeat) -> usize {
-    let of_tags = |tags: &JobTags| [&tags.run, &tags.odd_status].into_iter().flatten().map(text_bytes).sum::<usize>();
+    let of_tags =
+        |tags: &JobTags| [&tags.run, &tags.odd_status, &tags.host].into_iter().flatten().map(text_bytes).sum::<usize>();
     let tags = beat.job.as_ref().map_or(0, |tags| size_of_val(&**tags) + of_tags(tags));
     let texts = [Some(&beat.service), Some(&beat.instance), beat.start.as_ref(), beat.message.as_ref()];
     2 * (text_bytes(&job.0) + text_bytes(&job.1)) + texts.into_iter().flatten().map(text_bytes).sum::<usize>() + tags

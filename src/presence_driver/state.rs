@@ -135,6 +135,11 @@ impl PresenceState {
         self.engine.view_of_instance(service, instance, self.epoch)
     }
 
+    /// One job with all of its runs.
+    pub fn job(&self, service: &str, instance: &str) -> Option<JobView> {
+        self.engine.view_of_job(service, instance, self.epoch)
+    }
+
     /// The next part of all services, or of one, by name; at most so many services and instances.
     pub fn part(
         &self,

@@ -7,7 +7,8 @@
 //! maintenance.SERVICE[.INSTANCE]:SECS|g         or maintenance:SECS|g|#service:S
 //! ```
 //! Every form of a heartbeat may carry what a job says of a run: `status:start|ok|fail`, `run:ID`, `exit:N`, `duration:SECS`,
-//! `max_runtime:SECS`. Another status counts as `fail`.
+//! `max_runtime:SECS`. Another status counts as `fail`. `host:NAME` is the machine, if the
+//! instance is not.
 //! A gauge above 1 declares that the next heartbeat comes within that many seconds; 0 is a goodbye. 1 and every other type declare no
 //! interval.
 
@@ -103,6 +104,8 @@ pub struct JobTags {
     pub run: Option<CompactString>,
     /// A status that is none of these: the run counts as failed.
     pub odd_status: Option<CompactString>,
+    /// The machine that it is on, if that is said beside the instance.
+    pub host: Option<CompactString>,
     /// The exit status, if it is a number.
     pub exit: Option<i64>,
     /// How long the run took, in seconds.
@@ -277,6 +280,7 @@ struct HeartbeatTags<'a> {
     version: Option<Cow<'a, str>>,
     key: Option<Cow<'a, str>>,
     status: Option<Cow<'a, str>>,
+    host: Option<Cow<'a, str>>,
     run: Option<Cow<'a, str>>,
     exit: Option<Cow<'a, str>>,
     duration: Option<Cow<'a, str>>,
@@ -466,7 +470,15 @@ fn job_tags(tags: &HeartbeatTags<'_>) -> Option<JobTags> {
     }
     let run = tags.run.as_deref().map(|run| run[..run.floor_char_boundary(MAX_PRESENCE_NAME)].into());
     let exit = tags.exit.as_deref().and_then(|exit| exit.parse().ok());
-    Some(JobTags { status, run, odd_status, exit, duration: seconds(&tags.duration), max_runtime })
+    Some(JobTags {
+        status,
+        run,
+        odd_status,
+        host: short(&tags.host),
+        exit,
+        duration: seconds(&tags.duration),
+        max_runtime,
+    })
 }
 
 /// The tag `interval` takes precedence over the value.
@@ -493,6 +505,7 @@ fn heartbeat_tags<'a>(all: impl Iterator<Item = Tag<'a>>) -> HeartbeatTags<'a> {
             b"key" => &mut tags.key,
             b"interval" => &mut interval,
             b"status" => &mut tags.status,
+            b"host" => &mut tags.host,
             b"run" => &mut tags.run,
             b"exit" => &mut tags.exit,
             b"duration" => &mut tags.duration,
@@ -604,11 +617,12 @@ mod tests {
         ] {
             assert_eq!(job(&format!("heartbeat.a:1|g|#{tags}")).0, expected, "{tags}");
         }
-        let all = "status:start,run:r1,max_runtime:600,duration:1.5";
+        let all = "status:start,run:r1,host:box7,max_runtime:600,duration:1.5";
         let whole = JobTags {
             status: Some(JobStatus::Start),
             run: Some("r1".into()),
             odd_status: None,
+            host: Some("box7".into()),
             exit: None,
             duration: Some(1.5),
             max_runtime: Some(600.0),

@@ -252,6 +252,76 @@ fn a_configured_job_that_is_forgotten_is_awaited_again_over_a_restart_too() {
 }
 
 #[test]
+fn a_run_says_where_it_was_and_what_it_said_and_its_name_works_everywhere() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let jobs = "[[presence.job]]\nservice = \"whole\"\nevery = \"1h\"\n";
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), jobs));
+    daemon.send_udp(&[b"_sc|heartbeat|2|#service:whole,instance:hostA,status:fail,exit:1,run:0|m:FATAL: no password"]);
+    has_reached(&daemon, "whole", "failed");
+    assert!(daemon.get("/api/v1/presence/events").1.contains("whole failed with exit 1 on hostA"));
+    // A dozen good runs with texts later, what the failed one said is still there.
+    for run in 1..=12 {
+        let text = "x".repeat(900);
+        let line = format!("_sc|heartbeat|0|#service:whole,instance:-,host:hostB,status:ok,run:{run}|m:{text}");
+        daemon.send_udp(&[line.as_bytes()]);
+        until("it ended", || job(&daemon, "whole")["runs"].as_array().is_some_and(|runs| runs.len() == run + 1));
+    }
+    let runs = job(&daemon, "whole")["runs"].clone();
+    assert_eq!((&runs[12]["host"], &runs[12]["message"]), (&"hostA".into(), &"FATAL: no password".into()));
+    assert_eq!((&runs[0]["host"], runs[2]["message"].is_string()), (&"hostB".into(), true));
+    assert_eq!(runs[11]["message"], Value::Null);
+
+    // What `list` prints is a name.
+    daemon.send_udp(&[b"heartbeat.one.vm:1|g|#status:fail,exit:7"]);
+    has_reached(&daemon, "one", "failed");
+    let url = format!("http://{}", daemon.http.expect("HTTP"));
+    let ask = |args: &[&str]| {
+        let output = systole(&[&["presence", "--url", &url, "--token", "secret"], args].concat(), b"");
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, said) = ask(&["check", "one/vm"]);
+    assert!(code == Some(2) && said.contains("PRESENCE CRITICAL - one/vm is failed (exit 7"), "{said}");
+    let said = ask(&["show", "one/vm"]).1;
+    assert!(said.contains("NEXT RUN (UTC)") && said.contains("failed"), "{said}");
+    assert_eq!(daemon.get("/presence/one/vm").0, 303);
+    let listed = |state: &str| ask(&["list", "--state", state]).1;
+    assert!(listed("failed").contains("one/vm") && !listed("missed").contains("one/vm"));
+    assert!(listed("down").contains("one/vm") && !listed("ok").contains("one/vm"));
+    ask(&["maintenance", "one/vm", "30m"]);
+    assert!(listed("maintenance").contains("failed (maintenance until "), "{}", listed("maintenance"));
+    daemon.stop();
+}
+
+#[test]
+fn check_warns_of_jobs_that_are_not_judged_as_somebody_may_think() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("systole.toml");
+    let tables = "[[presence.job]]\nservice = \"neither\"\n\
+                  [[presence.job]]\nservice = \"nightly/box7\"\nschedule = \"@midnight\"\n\
+                  [[presence.job]]\nservice = \"long\"\nevery = \"1m\"\nmax_runtime = \"10m\"\n\
+                  [[presence.job]]\nservice = \"often\"\nschedule = \"*/5 * * * *\"\nmax_runtime = \"10m\"\n\
+                  [[presence.watch]]\nmatch = \"heartbeat.*\"\nservice = \"a\"\ninterval = \"10s\"\n\
+                  [[presence.watch]]\nmatch = \"app.{x}.live\"\nservice = \"b\"\ninterval = \"10s\"\n";
+    std::fs::write(&path, tables).expect("written");
+    let output = systole(&["check", "-c", path.to_str().expect("a plain path")], b"");
+    let (said, listed) = (text(&output.stderr), text(&output.stdout));
+    for warning in [
+        "`neither` has no `schedule` and no `every`",
+        "service = \"nightly\" with instance = \"box7\" is",
+        "`long` is due again after 60 s, and may run for 10 min",
+        "`often` is due again after 5 min",
+        "`heartbeat.*` takes no line",
+        "`app.{x}.live`: braces are plain text",
+    ] {
+        assert!(said.contains(warning), "{warning}: {said}");
+    }
+    assert!(
+        listed.contains("job nightly/box7: @midnight UTC, next 2") && listed.contains("job long: every 60 s"),
+        "{listed}"
+    );
+}
+
+#[test]
 fn a_status_that_nobody_knows_never_looks_like_success() {
     let dir = tempfile::tempdir().expect("a folder");
     let jobs = "[[presence.job]]\nservice = \"configured\"\nevery = \"1h\"\n";
@@ -338,7 +408,9 @@ fn what_is_no_job_is_refused_in_words() {
     let dir = tempfile::tempdir().expect("a folder");
     for (table, says) in [
         ("schedule = \"0 2 * *\"", "has 4 fields"),
-        ("schedule = \"61 2 * * *\"", "is no schedule"),
+        ("schedule = \"61 2 * * *\"", "is no schedule: its minute is `61`; 0 to 59 is right"),
+        ("schedule = \"every 5m\"", "`every = \"5m\"` in its place is right"),
+        ("schedule = \"@reboot\"", "@hourly, @daily"),
         ("schedule = \"0 2 30 2 *\"", "it never comes"),
         ("schedule = \"0 2 * * *\"\ntimezone = \"Europe/Berlim\"", "is no time zone"),
         ("schedule = \"0 2 * * *\"\nevery = \"1h\"", "not both"),

@@ -661,7 +661,9 @@ fn who_says_critical_is_nowhere_shown_as_well_and_operators_are_told_what_they_g
     wait(&daemon, "web", "left", |s| s["state"] == "left");
     says(&["check", "web"], 3, "PRESENCE UNKNOWN - web: this service has left");
     says(&["check", "nobody"], 3, "was ever heard");
-    says(&["check", "web/i1"], 3, "check takes a service; for one instance: presence show web/i1\n");
+    says(&["check", "web/i1"], 0, "PRESENCE OK - web/i1 is up, silent for ");
+    says(&["check", "web/nobody"], 3, "PRESENCE UNKNOWN - web/nobody: no instance or job of that name");
+    says(&["check", "web/i1", "--min", "2"], 3, "--min is for a service");
     assert_eq!(daemon.get("/api/v1/presence/web/i1/check").0, 400);
     says(&["list", "--state", "dwn"], 2, "up, late, down, left, unknown, degraded, maintenance");
     assert_eq!(daemon.get("/api/v1/presence?state=dwn").0, 400);

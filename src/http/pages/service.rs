@@ -2,6 +2,7 @@
 
 use axum::extract::{Path, State as Extract};
 use axum::response::Response;
+use compact_str::CompactString;
 use maud::{Markup, html};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -90,7 +91,8 @@ fn level(state: ServiceState) -> &'static str {
 fn service_heading(service: &ServiceView) -> Markup {
     let name = &service.service;
     let detail = html! {
-        @if !service.jobs.is_empty() { (count(service.jobs.len(), "job")) ". " }
+        @if !service.jobs.is_empty() { (count(service.jobs.len(), "job")) }
+        @if !service.jobs.is_empty() && !service.instances.is_empty() { ". " }
         @if service.jobs.is_empty() || !service.instances.is_empty() {
             (service.present) " of " (service.present + service.down) " present"
             @match service.min { Some(min) => { ", at least " (min) " wanted" }, None => { ", degraded below " (service.quorum) } }
@@ -153,23 +155,29 @@ fn jobs(service: &ServiceView) -> Markup {
     }
 }
 
+/// The machine of a run.
+fn on(host: &Option<CompactString>) -> Markup {
+    html! { @if let Some(host) = host { " on " span.mono { (Wire(host)) } } }
+}
+
 fn job_rows(job: &JobView) -> Markup {
     let when = job.schedule.as_ref().map(|fields| format!("{fields} {}", job.timezone.as_deref().unwrap_or("")));
     let when = when.or(job.every_s.map(|every| format!("every {}", length(every))));
     html! {
         tr {
-            td { span.mono { (Wire(&job.instance)) } }
+            td { @if job.instance == "-" { "whoever runs it" } @else { span.mono { (Wire(&job.instance)) } } }
             td { span.error[job.level == 2] { (job.state) } " since " (minute(&job.since)) }
             td.when colspan="6" {
                 @if let Some(when) = &when { (Wire(when)) ". " }
                 @if let Some(due) = &job.due { "Next run " (minute(due)) " UTC. " }
-                @if let Some(at) = &job.last_success { "Last good run " (minute(at)) " UTC." }
+                @if let Some(at) = &job.last_success { "Last good run " (minute(at)) " UTC. " }
+                @if let Some(until) = &job.maintenance_until { "In maintenance until " (minute(until)) " UTC." }
             }
         }
         @for run in &job.running {
             tr {
                 td {} td {}
-                td.id.mono { (Wire(run.run.as_deref().unwrap_or("–"))) }
+                td.id { span.mono { (Wire(run.run.as_deref().unwrap_or("–"))) } (on(&run.host)) }
                 td { (minute(&run.since)) }
                 td { @if run.overrun { "overrun" } @else { "running" } }
                 td.num data-says="for" { (length(run.running_s)) }
@@ -179,7 +187,7 @@ fn job_rows(job: &JobView) -> Markup {
         @for run in job.runs.iter().take(RUNS) {
             tr {
                 td {} td {}
-                td.id.mono { (Wire(run.run.as_deref().unwrap_or("–"))) }
+                td.id { span.mono { (Wire(run.run.as_deref().unwrap_or("–"))) } (on(&run.host)) }
                 td { @if let Some(at) = run.started.as_ref().or(run.ended.as_ref()) { (minute(at)) } }
                 td { span.error[run.result == RunResult::Failed] { (run.result) } }
                 td.num data-says="took" { @if let Some(lasted) = run.duration_s { (length(lasted)) } }
@@ -284,7 +292,13 @@ pub(super) async fn instance(
         let events: Vec<Event> = presence.last_events().filter(is_mine).take(EVENTS).cloned().collect();
         Ok((view, events))
     });
-    let (instance, happened) = found.await?.map_err(|near| unknown("instance", near))?;
+    let found = found.await?;
+    // A job has a place on the page of its service.
+    let (of, wanted) = (service.clone(), name.clone());
+    if found.is_err() && ask(&state, move |presence| presence.job(&of, &wanted).is_some()).await? {
+        return Ok(see_other(&format!("/presence/{}", in_url(&service))));
+    }
+    let (instance, happened) = found.map_err(|near| unknown("instance", near))?;
     let look = verdict::look(&state).await;
     let path = format!("/presence/{}/{}", in_url(&service), in_url(&name));
     let title = format!("{service}/{name}");

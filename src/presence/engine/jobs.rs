@@ -3,7 +3,7 @@
 use compact_str::CompactString;
 use serde::Serialize;
 
-use crate::protocol::{Heartbeat, Ignored, JobTags};
+use crate::protocol::{Heartbeat, Ignored};
 
 use super::Engine;
 use super::readings::{Reading, count, level};
@@ -25,6 +25,8 @@ pub struct BadJob {
     pub instance: CompactString,
     /// Its state.
     pub state: JobState,
+    /// The machine that its last run was on, if that said so.
+    pub host: Option<CompactString>,
     /// The exit status of its last run, if that said one.
     pub exit: Option<i64>,
     /// How long its last run took, if that is known.
@@ -42,6 +44,7 @@ impl BadJob {
             service: job.service().clone(),
             instance: job.instance().clone(),
             state: job.state(),
+            host: last.and_then(|run| run.host().cloned()),
             exit: last.and_then(|run| run.exit()),
             duration_s: last.and_then(|run| run.duration_s()),
             last_success: job.succeeded().map(UnixTime::rfc3339),
@@ -166,9 +169,7 @@ impl Engine {
             self.job_says_goodbye(id, beat, self.now);
             return true;
         }
-        let nothing = JobTags::default();
-        let said = (beat.job.as_deref().unwrap_or(&nothing), beat.interval, beat.start.as_ref());
-        self.change_job(id, |job, by, out| job.take(said, beat.message.as_ref(), by, out));
+        self.change_job(id, |job, by, out| job.take(beat, by, out));
         true
     }
 
@@ -413,6 +414,12 @@ impl Engine {
         jobs.take(most).map(|job| job.view(self.now, epoch, runs)).collect()
     }
 
+    /// One job with all of its runs.
+    pub fn view_of_job(&self, service: &str, instance: &str, epoch: Epoch) -> Option<JobView> {
+        let job = self.jobs.job(self.jobs.find(service, instance)?);
+        (!job.is_retired()).then(|| job.view(self.now, epoch, usize::MAX))
+    }
+
     /// Jobs of a service with all of their runs, as its view has them.
     pub(super) fn view_jobs_of(&self, service: &str, epoch: Epoch) -> Vec<JobView> {
         let mut jobs = self.worst_jobs(service, SHOWN);
@@ -595,7 +602,7 @@ mod tests {
     use super::*;
     use crate::presence::jobs::{CronSchedule, JobRule, NamedZone};
     use crate::presence::policy::{Policy, SeriesOf, grace_for};
-    use crate::protocol::{Heartbeat, JobStatus};
+    use crate::protocol::{Heartbeat, JobStatus, JobTags};
 
     fn at(secs: f64) -> EngineTime {
         EngineTime::from_secs(secs)

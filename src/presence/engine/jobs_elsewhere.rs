@@ -2,7 +2,7 @@
 //! that answers has told what it heard until then; so every node knows the same runs, and judges them by all that anybody
 //! has heard.
 
-use crate::protocol::{Heartbeat, JobStatus, JobTags};
+use crate::protocol::{Heartbeat, JobStatus};
 
 use super::Engine;
 use super::elsewhere::Observation;
@@ -106,9 +106,7 @@ impl Engine {
             self.job_says_goodbye(id, beat, *at);
             return;
         }
-        let nothing = JobTags::default();
-        let said = (beat.job.as_deref().unwrap_or(&nothing), beat.interval, beat.start.as_ref());
-        self.change_job_at(id, *at, |job, by, out| job.take(said, beat.message.as_ref(), by, out));
+        self.change_job_at(id, *at, |job, by, out| job.take(beat, by, out));
     }
 }
 

@@ -8,10 +8,10 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::vec_footprint;
-use crate::protocol::{JobStatus, JobTags};
+use crate::protocol::{Heartbeat, JobStatus, JobTags};
 
 use super::blind_times::WhenBlind;
-use super::runs::{EndedRun, FinishedRun, HISTORY, MESSAGES, NO_ID, OpenRun, RunResult, named};
+use super::runs::{EndedRun, FinishedRun, HISTORY, NO_ID, OpenRun, RunResult, TEXT_BYTES, named};
 use super::schedule::CronSchedule;
 use super::state::{JobReason, JobState};
 use crate::presence::event::{Change, Event, JobContext};
@@ -232,6 +232,12 @@ impl Job {
     }
 }
 
+/// The machine that a line is from: what it says, else its instance.
+fn host_of(beat: &Heartbeat) -> Option<CompactString> {
+    let said = beat.job.as_ref().and_then(|tags| tags.host.as_ref());
+    said.or(Some(&beat.instance)).filter(|host| **host != NO_ID).cloned()
+}
+
 /// Who it is, and what is shown of it.
 impl Job {
     pub(in crate::presence) fn service(&self) -> &CompactString {
@@ -364,6 +370,11 @@ impl Job {
         self.maintenance_until > now
     }
 
+    /// When its maintenance ends, if it is in one.
+    pub(in crate::presence) fn maintained_until(&self, now: EngineTime) -> Option<EngineTime> {
+        self.is_maintained(now).then_some(self.maintenance_until)
+    }
+
     pub(in crate::presence) fn maintain_until(&mut self, until: EngineTime) {
         self.maintenance_until = until;
     }
@@ -414,7 +425,7 @@ impl Job {
     /// Bytes that it takes beside itself.
     pub(in crate::presence) fn heap_bytes(&self) -> usize {
         let names = text_bytes(&self.service) + text_bytes(&self.instance);
-        let open = self.open.iter().map(|run| text_bytes(&run.id)).sum::<usize>();
+        let open = self.open.iter().map(OpenRun::heap_bytes).sum::<usize>();
         let ended = self.ended.iter().map(|ended| text_bytes(&ended.id)).sum::<usize>();
         let history = self.history.iter().map(FinishedRun::heap_bytes).sum::<usize>();
         names
@@ -435,12 +446,12 @@ impl Job {
     /// shows progress and nothing else.
     pub(in crate::presence) fn take(
         &mut self,
-        (tags, promise, start): (&JobTags, Option<f64>, Option<&CompactString>),
-        message: Option<&CompactString>,
+        beat: &Heartbeat,
         by: Surroundings<'_>,
         out: &mut Vec<Event<EngineTime>>,
     ) {
         self.heard = self.heard.max(by.now);
+        let Some(tags) = beat.job.as_deref() else { return };
         let Some(status) = tags.status else { return };
         let is_late = by.now < self.told_at;
         if is_late && self.is_retired {
@@ -449,16 +460,16 @@ impl Job {
         if self.is_retired {
             (self.is_retired, self.state) = (false, JobState::Waiting);
         }
-        let id = tags.run.as_ref().or(start).cloned().unwrap_or_else(|| NO_ID.into());
+        let id = tags.run.as_ref().or(beat.start.as_ref()).cloned().unwrap_or_else(|| NO_ID.into());
         if !is_late {
             self.told_at = by.now;
-            self.promised = promise.or(self.promised);
+            self.promised = beat.interval.or(self.promised);
             self.promised_runtime = tags.max_runtime.or(self.promised_runtime);
         }
         match status {
-            JobStatus::Start if is_late => self.begin_earlier_run(id, by),
-            JobStatus::Start => self.begin_run(id, by, out),
-            JobStatus::Ok | JobStatus::Fail => self.end_run(id, tags, message, by, out),
+            JobStatus::Start if is_late => self.begin_earlier_run(id, host_of(beat), by),
+            JobStatus::Start => self.begin_run(id, host_of(beat), by, out),
+            JobStatus::Ok | JobStatus::Fail => self.end_run(id, tags, beat, by, out),
         }
     }
 
@@ -467,7 +478,13 @@ impl Job {
         self.ended.iter().filter(move |ended| ended.id == id && (now - ended.at).abs() < COPIES_SECS)
     }
 
-    fn begin_run(&mut self, id: CompactString, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
+    fn begin_run(
+        &mut self,
+        id: CompactString,
+        host: Option<CompactString>,
+        by: Surroundings<'_>,
+        out: &mut Vec<Event<EngineTime>>,
+    ) {
         let is_open = self.open.iter().position(|run| run.id == id);
         let is_copy = is_open.is_some_and(|at| by.now - self.open[at].began < COPIES_SECS);
         if is_copy || self.just_ended(&id, by.now).next().is_some() {
@@ -482,11 +499,12 @@ impl Job {
         while self.open.len() >= MOST_OPEN {
             self.lose(0, JobReason::TooManyRuns, by, out);
         }
-        self.open.push(OpenRun { id: id.clone(), began: by.now, since: by.wall(), overran: false, excused: None });
+        let run = OpenRun::begun(id.clone(), host.clone(), by.now, by.wall());
+        self.open.push(run);
         self.says_starts = true;
         self.await_next(by.wall(), by.now);
         if self.state != JobState::Running {
-            let context = JobContext { run: named(&id), ..JobContext::default() };
+            let context = JobContext { run: named(&id), host, ..JobContext::default() };
             self.change((JobState::Running, JobReason::Started), context, by, out);
         }
     }
@@ -500,21 +518,20 @@ impl Job {
     }
 
     /// A start that is known after a later line: the run goes on, unless its end, or that of any without an id, is known.
-    fn begin_earlier_run(&mut self, id: CompactString, by: Surroundings<'_>) {
+    fn begin_earlier_run(&mut self, id: CompactString, host: Option<CompactString>, by: Surroundings<'_>) {
         self.says_starts = true;
         let is_known = self.open.iter().any(|run| run.id == id)
             || self.ended.iter().any(|ended| ended.id == id && ended.at >= by.now - COPIES_SECS);
         if id != NO_ID && !is_known && self.open.len() < MOST_OPEN {
             let place = self.open.partition_point(|run| run.began <= by.now);
-            let run = OpenRun { id, began: by.now, since: by.wall(), overran: false, excused: None };
-            self.open.insert(place, run);
+            self.open.insert(place, OpenRun::begun(id, host, by.now, by.wall()));
         }
     }
 
     /// An open run never ended.
     fn lose(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         let run = self.open.remove(at);
-        let context = JobContext { run: named(&run.id), ..JobContext::default() };
+        let context = JobContext { run: named(&run.id), host: run.host.clone(), ..JobContext::default() };
         self.record(FinishedRun::of(&run, RunResult::Lost, by.wall()));
         self.change((JobState::Lost, why), context, by, out);
     }
@@ -523,7 +540,7 @@ impl Job {
         &mut self,
         id: CompactString,
         tags: &JobTags,
-        message: Option<&CompactString>,
+        beat: &Heartbeat,
         by: Surroundings<'_>,
         out: &mut Vec<Event<EngineTime>>,
     ) {
@@ -553,15 +570,18 @@ impl Job {
         self.unheard &= is_late;
         let result = if is_good { RunResult::Ok } else { RunResult::Failed };
         let lasted = tags.duration.or(run.as_ref().map(|run| by.now - run.began));
-        let message = message.filter(|message| !message.is_empty()).cloned().or_else(|| tags.complaint());
+        let said = beat.message.as_ref().filter(|message| !message.is_empty());
+        let message = said.cloned().or_else(|| tags.complaint());
+        let host = host_of(beat).or_else(|| run.as_ref().and_then(|run| run.host.clone()));
         let mut finished = match &run {
             Some(run) => FinishedRun::of(run, result, by.wall()),
             None => FinishedRun::unseen(named(&id), result, by.wall()),
         };
-        (finished.duration_s, finished.exit, finished.message) = (lasted, tags.exit, message.clone());
+        (finished.duration_s, finished.exit) = (lasted, tags.exit);
+        (finished.host, finished.message) = (host.clone(), message.clone());
         self.record(finished);
         self.last_duration = lasted.or(self.last_duration);
-        let context = JobContext { run: named(&id), duration_s: lasted, message, ..JobContext::default() };
+        let context = JobContext { run: named(&id), host, duration_s: lasted, message, ..JobContext::default() };
         if by.now < self.ended_at {
             // How a later one ended says more.
             return;
@@ -752,7 +772,12 @@ impl Job {
     /// `max_runtime` later if no other is ever due: nothing else would say that it hangs.
     fn overrun(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         let run = &self.open[at];
-        let context = JobContext { run: named(&run.id), duration_s: Some(by.now - run.began), ..JobContext::default() };
+        let context = JobContext {
+            run: named(&run.id),
+            host: run.host.clone(),
+            duration_s: Some(by.now - run.began),
+            ..JobContext::default()
+        };
         if run.excused.is_none() && self.is_excused((run.began, by.now), by) {
             self.unheard = true;
             self.open[at].excused = Some(by.now);
@@ -776,9 +801,19 @@ impl Job {
             self.history.pop_front();
         }
         self.history.push_back(run);
-        // Of old runs the texts go first.
-        let old = self.history.len().saturating_sub(MESSAGES);
-        self.history.iter_mut().take(old).for_each(|run| run.message = None);
+        self.bound_texts();
+    }
+
+    /// Of old runs the texts go first, and before them those of runs that did not fail.
+    fn bound_texts(&mut self) {
+        let bytes_of = |run: &FinishedRun| run.message.as_ref().map_or(0, CompactString::len);
+        while self.history.iter().map(bytes_of).sum::<usize>() > TEXT_BYTES {
+            let dispensable = |run: &FinishedRun| run.message.is_some() && run.result != RunResult::Failed;
+            let mut runs = self.history.iter();
+            let at = runs.position(dispensable).or_else(|| self.history.iter().position(|run| run.message.is_some()));
+            let Some(at) = at else { return };
+            self.history[at].message = None;
+        }
     }
 
     /// Changes its state. A problem is notified once, and again when it gets worse; what ends it is a run that ended well, a

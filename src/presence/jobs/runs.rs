@@ -15,9 +15,9 @@ pub(super) fn named(id: &CompactString) -> Option<CompactString> {
     (id != NO_ID).then(|| id.clone())
 }
 
-/// Runs that are remembered of each job, and how many of them keep their messages.
+/// Runs that are remembered of each job, and bytes of what they said.
 pub(super) const HISTORY: usize = 20;
-pub(super) const MESSAGES: usize = 3;
+pub(super) const TEXT_BYTES: usize = 4000;
 
 named_enum! {
     /// What became of a run.
@@ -40,6 +40,9 @@ named_enum! {
 pub(in crate::presence) struct OpenRun {
     /// Its id; `-` if it has none.
     pub(super) id: CompactString,
+    /// The machine it runs on, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) host: Option<CompactString>,
     /// When it began.
     pub(super) began: EngineTime,
     /// The same in wall time.
@@ -53,6 +56,15 @@ pub(in crate::presence) struct OpenRun {
 }
 
 impl OpenRun {
+    /// One that begins now.
+    pub(super) fn begun(id: CompactString, host: Option<CompactString>, began: EngineTime, since: UnixTime) -> OpenRun {
+        OpenRun { id, host, began, since, overran: false, excused: None }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        text_bytes(&self.id) + self.host.as_ref().map_or(0, text_bytes)
+    }
+
     /// When it lasts for too long.
     pub(super) fn overruns_at(&self, limit: f64) -> EngineTime {
         let first = self.began + limit;
@@ -73,6 +85,9 @@ pub(super) struct EndedRun {
 pub(in crate::presence) struct FinishedRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) run: Option<CompactString>,
+    /// The machine it ran on, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) host: Option<CompactString>,
     pub(super) result: RunResult,
     /// When it began; of one that did not come, when it was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,22 +108,36 @@ impl FinishedRun {
     /// A run that had begun.
     pub(super) fn of(run: &OpenRun, result: RunResult, ended: UnixTime) -> FinishedRun {
         let id = named(&run.id);
-        FinishedRun { began: Some(run.since), ..FinishedRun::unseen(id, result, ended) }
+        FinishedRun { began: Some(run.since), host: run.host.clone(), ..FinishedRun::unseen(id, result, ended) }
     }
 
     /// A run whose start was not heard.
     pub(super) fn unseen(run: Option<CompactString>, result: RunResult, ended: UnixTime) -> FinishedRun {
-        FinishedRun { run, result, began: None, ended: Some(ended), duration_s: None, exit: None, message: None }
+        FinishedRun {
+            run,
+            host: None,
+            result,
+            began: None,
+            ended: Some(ended),
+            duration_s: None,
+            exit: None,
+            message: None,
+        }
     }
 
     /// A run that did not come when it was due.
     pub(super) fn absent(result: RunResult, due: UnixTime) -> FinishedRun {
-        FinishedRun { run: None, result, began: Some(due), ended: None, duration_s: None, exit: None, message: None }
+        FinishedRun { began: Some(due), ended: None, ..FinishedRun::unseen(None, result, due) }
     }
 
     /// Its exit status, if it said one.
     pub(in crate::presence) fn exit(&self) -> Option<i64> {
         self.exit
+    }
+
+    /// The machine it ran on, if it said so.
+    pub(in crate::presence) fn host(&self) -> Option<&CompactString> {
+        self.host.as_ref()
     }
 
     /// How long it took, if that is known.
@@ -117,6 +146,6 @@ impl FinishedRun {
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        [&self.run, &self.message].into_iter().flatten().map(text_bytes).sum()
+        [&self.run, &self.host, &self.message].into_iter().flatten().map(text_bytes).sum()
     }
 }

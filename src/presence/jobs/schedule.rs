@@ -49,16 +49,26 @@ impl CronSchedule {
         // `5/10` is "from 5 on, every 10", as everywhere.
         let parser =
             CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).sloppy_ranges(true).build();
-        let count = fields.split_whitespace().count();
-        if count != 5 && !fields.trim_start().starts_with('@') {
+        let text = fields.trim();
+        let count = text.split_whitespace().count();
+        if let Some(every) = text.strip_prefix("every ").or(text.strip_prefix("@every ")) {
+            return Err(format!("`every = \"{}\"` in its place is right", every.trim()));
+        }
+        if count != 5 && !text.starts_with('@') {
             return Err(format!("it has {count} fields; minute, hour, day of month, month and day of week are right"));
         }
-        let cron = parser.parse(fields).map_err(|error| error.to_string())?;
+        let text = if text.eq_ignore_ascii_case("@midnight") { "@daily" } else { text };
+        let cron = parser.parse(text).map_err(|error| what_is_wrong(&parser, text).unwrap_or(error.to_string()))?;
         let (fields, zone_name, zone) = (fields.to_string(), zone.name.clone(), zone.zone.clone());
         let schedule = CronSchedule { fields, zone_name, cron, zone };
         // 2000 and the years up to the next leap year have every day that there is.
         let has_any = schedule.next(UnixTime::from_secs(946_684_800.0)).is_some();
         if has_any { Ok(schedule) } else { Err("it never comes".into()) }
+    }
+
+    /// The first time after one.
+    pub fn next_time(&self, after: UnixTime) -> Option<UnixTime> {
+        Some(self.next(after)?.at)
     }
 
     /// The five fields, as they were given.
@@ -98,6 +108,31 @@ impl CronSchedule {
         let local = local.to_zoned(TimeZone::UTC).ok()?;
         Some(self.cron.find_next_occurrence(&local, false).ok()?.datetime())
     }
+}
+
+/// The fields, and what each may have.
+const FIELDS: [(&str, &str); 5] = [
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of month", "1 to 31"),
+    ("month", "1 to 12, or jan to dec"),
+    ("day of week", "0 to 7, or sun to sat; a range does not pass its end: `fri-sun,mon`, not `fri-mon`"),
+];
+
+/// Which of the fields is wrong, and what would be right.
+fn what_is_wrong(parser: &CronParser, text: &str) -> Option<String> {
+    if text.starts_with('@') {
+        let known = "@hourly, @daily, @midnight, @weekly, @monthly or @yearly";
+        return Some(format!("{known} is right; what runs at no certain time, such as at a start, has no schedule"));
+    }
+    let given: Vec<&str> = text.split_whitespace().collect();
+    let is_wrong = |at: &usize| {
+        let alone: Vec<&str> = (0..FIELDS.len()).map(|n| if n == *at { given[n] } else { "*" }).collect();
+        parser.parse(&alone.join(" ")).is_err()
+    };
+    let at = (0..FIELDS.len().min(given.len())).find(is_wrong)?;
+    let (name, right) = FIELDS[at];
+    Some(format!("its {name} is `{}`; {right} is right", given[at]))
 }
 
 /// A time zone with its name.
@@ -170,6 +205,7 @@ mod tests {
             ("5/20 * * * *", "2026-11-27T00:06:00Z", "2026-11-27T00:25:00Z"),
             ("0 0 29 feb *", "2026-11-27T00:00:00Z", "2028-02-29T00:00:00Z"),
             ("@daily", "2026-11-27T00:00:00Z", "2026-11-28T00:00:00Z"),
+            ("@midnight", "2026-11-27T00:00:00Z", "2026-11-28T00:00:00Z"),
         ] {
             assert_eq!(times(&schedule(fields, "UTC"), after, 1), [expected], "{fields}");
         }
@@ -190,6 +226,15 @@ mod tests {
             "0 2 * * 9",
         ] {
             assert!(CronSchedule::new(fields, &utc).is_err(), "{fields}");
+        }
+        for (fields, says) in [
+            ("0 25 * * *", "its hour is `25`; 0 to 23 is right"),
+            ("0 2 * * fri-mon", "its day of week is `fri-mon`"),
+            ("every 5m", "`every = \"5m\"` in its place"),
+            ("@reboot", "@hourly, @daily"),
+        ] {
+            let said = CronSchedule::new(fields, &utc).expect_err(fields);
+            assert!(said.contains(says), "{fields}: {said}");
         }
         assert!(NamedZone::new("Europe/Berlim").is_none() && NamedZone::new("").is_none());
     }

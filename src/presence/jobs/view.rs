@@ -41,6 +41,8 @@ pub struct JobView {
     pub max_runtime_s: Option<f64>,
     /// Whether it is in maintenance.
     pub maintenance: bool,
+    /// Until when, RFC 3339.
+    pub maintenance_until: Option<String>,
     /// When a run last ended well, RFC 3339.
     pub last_success: Option<String>,
     /// How long the last run took that ended.
@@ -57,6 +59,9 @@ pub struct OpenRunView {
     /// Its id, if it has one.
     #[schema(value_type = Option<String>)]
     pub run: Option<CompactString>,
+    /// The machine it runs on, if it said so.
+    #[schema(value_type = Option<String>)]
+    pub host: Option<CompactString>,
     /// When it began, RFC 3339.
     pub since: String,
     /// For so many seconds.
@@ -71,6 +76,9 @@ pub struct RunView {
     /// Its id, if it has one.
     #[schema(value_type = Option<String>)]
     pub run: Option<CompactString>,
+    /// The machine it ran on, if it said so.
+    #[schema(value_type = Option<String>)]
+    pub host: Option<CompactString>,
     /// What became of it.
     #[schema(value_type = String)]
     pub result: RunResult,
@@ -107,6 +115,7 @@ impl Job {
             grace_s: due.map(|(_, grace)| grace),
             max_runtime_s: self.max_runtime(),
             maintenance: self.is_maintained(now),
+            maintenance_until: self.maintained_until(now).map(|until| epoch.to_unix(until).rfc3339()),
             last_success: self.succeeded().map(UnixTime::rfc3339),
             last_duration_s: self.last_duration(),
             running: self.open_runs().iter().map(|run| OpenRunView::of(run, now)).collect(),
@@ -119,6 +128,7 @@ impl OpenRunView {
     fn of(run: &OpenRun, now: EngineTime) -> OpenRunView {
         OpenRunView {
             run: named(&run.id),
+            host: run.host.clone(),
             since: run.since.rfc3339(),
             running_s: now - run.began,
             overrun: run.overran,
@@ -130,6 +140,7 @@ impl RunView {
     fn of(run: &FinishedRun) -> RunView {
         RunView {
             run: run.run.clone(),
+            host: run.host.clone(),
             result: run.result,
             started: run.began.map(UnixTime::rfc3339),
             ended: run.ended.map(UnixTime::rfc3339),

@@ -45,6 +45,9 @@ pub struct JobRow {
     /// A status that is none, for which it is `fail`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub odd_status: Option<CompactString>,
+    /// The machine that it was on, if it is not the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<CompactString>,
     /// The exit status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<i64>,
@@ -84,6 +87,7 @@ impl JobRow {
             run: tags.run,
             start: beat.start,
             odd_status: tags.odd_status,
+            host: tags.host,
             exit: tags.exit,
             duration: tags.duration,
             max_runtime: tags.max_runtime,
@@ -107,8 +111,8 @@ impl JobRow {
             JobSign::Fail => Some(JobStatus::Fail),
             JobSign::Goodbye => None,
         };
-        let JobRow { run, odd_status, exit, duration, max_runtime, .. } = self;
-        let tags = JobTags { status, run, odd_status, exit, duration, max_runtime };
+        let JobRow { run, odd_status, host, exit, duration, max_runtime, .. } = self;
+        let tags = JobTags { status, run, odd_status, host, exit, duration, max_runtime };
         let beat = Heartbeat {
             service: self.s,
             instance: self.i,
@@ -134,7 +138,7 @@ fn shortened(text: CompactString) -> CompactString {
 
 impl Row for JobRow {
     fn json_bytes(&self) -> usize {
-        let texts = [&self.run, &self.start, &self.odd_status, &self.message]
+        let texts = [&self.run, &self.start, &self.odd_status, &self.host, &self.message]
             .into_iter()
             .flatten()
             .map(|text| 12 + quoted(text));
@@ -147,6 +151,7 @@ impl Row for JobRow {
             && is_instance_name(&self.i)
             && maybe(&self.run, is_presence_name)
             && maybe(&self.start, is_presence_name)
+            && maybe(&self.host, is_presence_name)
             && self.odd_status.as_ref().is_none_or(|odd| odd.len() <= MOST_TEXT)
             && self.message.as_ref().is_none_or(|message| message.len() <= MOST_TEXT)
             && spans.into_iter().flatten().all(is_age)
@@ -180,6 +185,7 @@ mod tests {
             status: Some(JobStatus::Fail),
             run: Some("r".into()),
             odd_status: Some("failed".into()),
+            host: Some("box7".into()),
             exit: Some(-9),
             duration: Some(2.5),
             max_runtime: Some(60.0),
