@@ -1,20 +1,24 @@
-//! Two observers of a fleet of 40 instances in 4 services, promising 10 s, with 0.5 % loss: the real engines, alert books and
-//! observers on two clocks that do not agree, over a network with delays. What goes wrong with the fleet is crossed with
-//! what goes wrong with an observer, where each instance sends to both, and where a balancer sends each to one.
+//! Two observers of a fleet of 40 instances in 4 services, promising 10 s, with 0.5 % loss: the real engines, alert books,
+//! observers and queues of targets on two clocks that do not agree, over a network with delays. What goes wrong with the fleet
+//! is crossed with what goes wrong with an observer, where each instance sends to both, and where a balancer sends each to one.
+//!
+//! Beside the fleet there are two jobs, of which one fails once, and a service whose maintenance is announced at one of the
+//! nodes before it falls silent. Of a job each line goes to both nodes, or to one after the other. Each node has two targets.
 //!
 //! What receivers got is judged by what was true: nothing is missed, nothing is wrong, and whoever honours keys has each
 //! problem once. A plain webhook may have one twice while the two cannot reach each other.
 //! `SYSTOLE_TEST_OBSERVERS` is the number of seeds (5 in `tests/long`); without it a part of all is tried with one.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+
 use std::sync::Arc;
 
-use systole::internals::notify::{Outbox, Outcome, Route as TargetRoute, which};
+use systole::internals::notify::{Outbox, Outcome, Route as Wanted, which};
 use systole::internals::presence::observers::{Digest, Missed, Observers, POLL_SECS, SavedObservers};
 use systole::internals::presence::policy::Policy;
-use systole::internals::presence::{AlertBook, Engine, EngineTime, Epoch, Notification, Saved, UnixTime};
+use systole::internals::presence::{AlertBook, Engine, EngineTime, Epoch, JobRule, Notification, Saved, UnixTime};
 use systole::internals::presence_driver::Among;
-use systole::internals::protocol::Heartbeat;
+use systole::internals::protocol::{Heartbeat, JobStatus, JobTags};
 
 use crate::support::{Random, alone, mix, size};
 
@@ -27,6 +31,13 @@ const TICK: f64 = 0.25;
 const T0: f64 = 150.0;
 const CUT: f64 = 120.0;
 const END: f64 = 420.0;
+/// What operators do: when maintenance of `quiet` begins and when it is ended in `s3`, where it was begun half a second before.
+const ANNOUNCED: f64 = T0 - 20.0;
+/// When the job `report` fails, and when it ends well again; the runs of a job are so many seconds apart.
+const FAILS: f64 = T0 + 100.0;
+const EVERY: f64 = 60.0;
+/// Targets of each node.
+const TARGETS: usize = 2;
 /// A balancer notices after so long that a node is gone.
 const MOVES_AFTER: f64 = 30.0;
 
@@ -79,11 +90,13 @@ enum Trouble {
     Drops(usize),
     /// It stands still for a minute.
     Freezes(usize),
-    /// Its receivers cannot be reached.
+    /// Its receivers cannot be reached for [`CUT`].
     CannotSend(usize),
+    /// One of them cannot.
+    CannotSendToOne(usize),
 }
 
-const TROUBLES: [Trouble; 20] = [
+const TROUBLES: [Trouble; 21] = [
     Trouble::None,
     Trouble::Dead(0),
     Trouble::Dead(1),
@@ -104,10 +117,11 @@ const TROUBLES: [Trouble; 20] = [
     Trouble::Freezes(0),
     Trouble::CannotSend(0),
     Trouble::CannotSend(1),
+    Trouble::CannotSendToOne(0),
 ];
 
 /// One of so many combinations is tried where time is short; it shares no divisor with the number of troubles.
-const PART: usize = 7;
+const PART: usize = 23;
 
 /// Seconds for which a node is away.
 const AWAY: f64 = 30.0;
@@ -115,12 +129,28 @@ const AWAY: f64 = 30.0;
 /// What happens, in the order of time.
 enum Happening {
     Beat(usize, usize),
+    /// A line of a job of so many, of its run of so many.
+    Job(usize, usize, JobStatus),
+    Act(Act),
     Tick(usize),
     Poll(usize),
     /// An answer arrives at a node: when it was asked for, and by which of its starts.
     Answer(usize, f64, u64, Option<Box<Digest>>),
-    Deliver(usize),
+    /// A node tries what waits for a target.
+    Deliver(usize, usize),
     Save(usize),
+}
+
+/// What an operator does.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// Maintenance of `quiet`.
+    Quiet,
+    /// That of `s3` begins, or ends.
+    Begin,
+    End,
+    /// An instance of `quiet` is forgotten.
+    Forget,
 }
 
 struct Entry(f64, u64, Happening);
@@ -148,7 +178,7 @@ impl Ord for Entry {
 
 /// What a node saves.
 struct Snapshot {
-    engine: Saved,
+    engine: Vec<u8>,
     alarms: Vec<systole::internals::presence::Alarm>,
     observers: Vec<u8>,
     at: f64,
@@ -161,16 +191,29 @@ struct Node {
     among: Among,
     start: u64,
     next_event: u64,
-    outboxes: Vec<Arc<Outbox>>,
-    /// What is to be sent in one request.
-    in_work: Vec<Notification>,
-    is_delivering: bool,
+    targets: Vec<Target>,
+}
+
+/// A target of a node: its queue, and what the task that empties it has in work.
+struct Target {
+    outbox: Arc<Outbox>,
+    batch: Vec<Notification>,
+    /// An attempt is to come.
+    is_busy: bool,
+    pause: f64,
+}
+
+impl Node {
+    fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        self.targets.iter().map(|target| Arc::clone(&target.outbox)).collect()
+    }
 }
 
 /// Something that receivers got.
 #[derive(Clone, Debug)]
 struct Post {
     at: f64,
+    target: usize,
     key: String,
     resolved: bool,
     /// Whether the two could not reach each other, as one of them saw it, then or just before.
@@ -198,6 +241,20 @@ struct World {
 const CLOCKS: [(f64, f64); 2] = [(0.0, 1_700_000_000.0), (5_000.0, 1_700_000_037.0)];
 const NAMES: [&str; 2] = ["a", "b"];
 
+const JOBS: [&str; 2] = ["backup", "report"];
+
+fn policy() -> Policy {
+    let rule = |service: &&str| JobRule {
+        service: (*service).into(),
+        instance: None,
+        schedule: None,
+        every: Some(EVERY),
+        grace: Some(10.0),
+        max_runtime: Some(40.0),
+    };
+    Policy { jobs: JOBS.iter().map(rule).collect(), ..Policy::default() }
+}
+
 fn engine_time(node: usize, t: f64) -> EngineTime {
     EngineTime::from_secs(CLOCKS[node].0 + t)
 }
@@ -219,22 +276,30 @@ impl World {
         let (engine, alarms, saved) = match snapshot {
             Some(saved) => {
                 let observers = serde_json::from_slice(&saved.observers).expect("what was saved");
-                (Engine::restored(Policy::default(), saved.engine, now, 1), saved.alarms, observers)
+                let engine: Saved = serde_json::from_slice(&saved.engine).expect("what was saved");
+                (Engine::restored(policy(), engine, now, 1), saved.alarms, observers)
             }
-            None => (Engine::new(Policy::default(), now, 1), Vec::new(), SavedObservers::default()),
+            None => (Engine::new(policy(), now, 1), Vec::new(), SavedObservers::default()),
         };
+        let mut engine = engine.shared();
+        engine.set_epoch(Epoch::new(unix, now));
+        saved.place_peers(&urls, &mut engine);
         let alerts = AlertBook::new(0.0, alarms);
         let firing: Vec<_> = alerts.firing().cloned().collect();
         let observers = Observers::new(NAMES[node], self.starts, &urls, saved, firing.into_iter(), (now, unix));
+        let target = |n: usize| Target {
+            outbox: Arc::new(Outbox::new(&format!("target-{n}"), Wanted::default(), false, false)),
+            batch: Vec::new(),
+            is_busy: false,
+            pause: 1.0,
+        };
         self.nodes[node] = Some(Node {
-            engine: engine.shared(),
+            engine,
             alerts,
             among: Among::new(observers),
             start: self.starts,
             next_event: 1,
-            outboxes: vec![Arc::new(Outbox::new("hook", TargetRoute::default(), false, false))],
-            in_work: Vec::new(),
-            is_delivering: false,
+            targets: (0..TARGETS).map(target).collect(),
         });
         let phase = self.rng.u() * TICK;
         self.at(t + phase, Happening::Tick(node));
@@ -247,12 +312,16 @@ impl World {
         let mut observers = Vec::new();
         one.among.observers.store(&mut observers).expect("JSON");
         let alarms = one.alerts.open().cloned().collect();
-        self.snapshots[node] = Some(Snapshot { engine: one.engine.save(), alarms, observers, at: t });
+        let engine = serde_json::to_vec(&one.engine.save()).expect("JSON");
+        self.snapshots[node] = Some(Snapshot { engine, alarms, observers, at: t });
     }
 
     /// Whether an instance is silent for good or for a time at `t`.
     fn is_silent(&self, service: usize, instance: usize, t: f64) -> bool {
         let during = (T0..T0 + CUT).contains(&t);
+        if service >= SERVICES {
+            return t >= T0;
+        }
         match self.fault {
             Fault::None => false,
             Fault::Instance => (service, instance) == (1, 3) && t >= T0,
@@ -268,37 +337,84 @@ impl World {
             return vec![0, 1];
         }
         let home = (service * PER + instance) % 2;
-        let is_gone = self.nodes[home].is_none() && t > T0 + MOVES_AFTER;
-        let moves = is_gone && !matches!(self.trouble, Trouble::DeadForAll(_));
-        vec![if moves { 1 - home } else { home }]
+        vec![if self.has_moved(home, t) { 1 - home } else { home }]
     }
 
     fn beat(&mut self, service: usize, instance: usize, t: f64) {
         let beat = Heartbeat {
-            service: format!("s{service}").into(),
+            service: if service < SERVICES { format!("s{service}") } else { "quiet".into() }.into(),
             instance: format!("i{instance}").into(),
             interval: Some(PROMISE),
             ..Heartbeat::default()
         };
         for node in self.targets(service, instance, t) {
-            let half = match self.trouble {
-                Trouble::HearsHalf(which) => which == node && t >= T0,
-                Trouble::Drops(which) => which == node && (T0..T0 + 60.0).contains(&t),
-                _ => false,
-            };
-            if half && self.rng.u() < 0.5 {
-                continue;
+            self.hear(node, &beat, t);
+        }
+    }
+
+    /// A line reaches a node, unless the network or its socket loses it.
+    fn hear(&mut self, node: usize, beat: &Heartbeat, t: f64) {
+        let half = match self.trouble {
+            Trouble::HearsHalf(which) => which == node && t >= T0,
+            Trouble::Drops(which) => which == node && (T0..T0 + 60.0).contains(&t),
+            _ => false,
+        };
+        if half && self.rng.u() < 0.5 {
+            return;
+        }
+        if let Some(one) = &mut self.nodes[node] {
+            one.engine.at(engine_time(node, t));
+            one.engine.beat(beat);
+        }
+    }
+
+    /// A line of a job: to both nodes, or to one of them, the end of a run to the other one than its start.
+    fn job(&mut self, job: usize, run: usize, status: JobStatus, t: f64, is_deaf: impl Fn(usize) -> bool) {
+        let tags =
+            JobTags { status: Some(status), exit: (status == JobStatus::Fail).then_some(2), ..JobTags::default() };
+        let (service, instance) = (JOBS[job].into(), "-".into());
+        let beat = Heartbeat { service, instance, job: Some(Box::new(tags)), ..Heartbeat::default() };
+        let nodes = if self.route == Route::Both {
+            vec![0, 1]
+        } else {
+            let home = (run + usize::from(status != JobStatus::Start)) % 2;
+            vec![if self.has_moved(home, t) { 1 - home } else { home }]
+        };
+        for node in nodes {
+            // Three copies, of which the network may lose some.
+            if !is_deaf(node) && self.rng.u() >= 0.005_f64.powi(3) {
+                for copy in 0..3 {
+                    self.hear(node, &beat, t + 0.001 * f64::from(copy));
+                }
             }
-            if let Some(one) = &mut self.nodes[node] {
-                one.engine.at(engine_time(node, t));
-                one.engine.beat(&beat);
-            }
+        }
+    }
+
+    /// Whether a balancer has noticed that a node is gone.
+    fn has_moved(&self, home: usize, t: f64) -> bool {
+        self.nodes[home].is_none() && t > T0 + MOVES_AFTER && !matches!(self.trouble, Trouble::DeadForAll(_))
+    }
+
+    fn act(&mut self, act: Act, t: f64) {
+        let node = if matches!(act, Act::Forget) { 0 } else { 1 };
+        let Some(one) = self.nodes[node].as_mut() else { return };
+        one.engine.at(engine_time(node, t));
+        match act {
+            Act::Quiet => drop(one.engine.maintenance("quiet", None, 3600.0)),
+            Act::Begin => drop(one.engine.maintenance("s3", None, 3600.0)),
+            Act::End => drop(one.engine.maintenance("s3", None, 0.0)),
+            Act::Forget => drop(one.engine.forget("quiet", Some("i1"))),
         }
     }
 
     fn poll(&mut self, node: usize, t: f64) {
         let Some(start) = self.nodes[node].as_ref().map(|one| one.start) else { return };
         self.at(t + POLL_SECS, Happening::Poll(node));
+        self.ask(node, t, start);
+    }
+
+    /// Asks the other node.
+    fn ask(&mut self, node: usize, t: f64, start: u64) {
         let (there, back) = (0.001 + 0.02 * self.rng.u(), 0.001 + 0.02 * self.rng.u());
         let other = 1 - node;
         let is_slow = match self.trouble {
@@ -330,7 +446,9 @@ impl World {
             Some(digest) => {
                 let times = (engine_time(node, asked), unix_time(node, t));
                 let more = one.among.observers.take_digest(0, digest, &mut one.engine, times);
-                assert_eq!(more, Ok(false));
+                if more.expect("an answer that is right") {
+                    self.ask(node, t, start);
+                }
             }
             None => one.among.observers.miss(0, Missed::Silent, &mut one.engine),
         }
@@ -342,11 +460,12 @@ impl World {
         self.queue.push(Entry(t + TICK, self.count, Happening::Tick(node)));
         let (now, unix) = (engine_time(node, t), unix_time(node, t));
         one.engine.at(now);
+        let epoch = Epoch::new(unix, now);
+        one.engine.set_epoch(epoch);
         if one.among.observers.may_judge(now) {
             one.engine.tick(now);
         }
         one.among.observers.tick(&mut one.engine, unix);
-        let epoch = Epoch::new(unix, now);
         let mut notifications = Vec::new();
         for event in one.engine.take_events() {
             notifications.append(&mut one.alerts.take(one.next_event, &event.in_unix_time(epoch)));
@@ -354,46 +473,56 @@ impl World {
         }
         notifications.append(&mut one.alerts.tick(unix));
         one.among.observers.note(notifications, now);
-        one.among.speak(&one.engine, &one.outboxes);
-        one.outboxes.iter().for_each(|outbox| outbox.tick(unix));
-        let waits = one.outboxes.iter().any(|outbox| !outbox.is_idle());
-        let begins = waits && !std::mem::replace(&mut one.is_delivering, true);
+        let outboxes = one.outboxes();
+        one.among.speak(&one.engine, &outboxes);
+        outboxes.iter().for_each(|outbox| outbox.tick(unix));
         if one.among.observers.has_lost_peer() {
             self.apart_until = t + 2.0;
         }
-        if begins {
+        let idle = |target: &mut Target| !target.outbox.is_idle() && !std::mem::replace(&mut target.is_busy, true);
+        let begin: Vec<usize> = (0..TARGETS).filter(|&n| idle(&mut one.targets[n])).collect();
+        for target in begin {
             let delay = 0.01 + 0.1 * self.rng.u();
-            self.at(t + delay, Happening::Deliver(node));
+            self.at(t + delay, Happening::Deliver(node, target));
         }
     }
 
-    fn deliver(&mut self, node: usize, t: f64) {
-        let cannot = matches!(self.trouble, Trouble::CannotSend(which) if which == node && t >= T0);
+    /// An attempt of a target, as its task makes it.
+    fn deliver(&mut self, node: usize, n: usize, t: f64) {
+        let is_cut = (T0..T0 + CUT).contains(&t);
+        let cannot = match self.trouble {
+            Trouble::CannotSend(which) => which == node && is_cut,
+            Trouble::CannotSendToOne(which) => which == node && n == 0 && is_cut,
+            _ => false,
+        };
         let Some(one) = self.nodes[node].as_mut() else { return };
-        let outbox = &one.outboxes[0];
-        outbox.keep_wanted(&mut one.in_work);
-        if one.in_work.is_empty() {
-            one.in_work = outbox.take(100);
+        let target = &mut one.targets[n];
+        target.outbox.keep_wanted(&mut target.batch);
+        if target.batch.is_empty() {
+            target.batch = target.outbox.take(100);
         }
-        one.is_delivering = !one.in_work.is_empty();
-        if !one.is_delivering {
+        if target.batch.is_empty() {
+            target.is_busy = false;
             return;
         }
         if cannot {
-            outbox.note_failure("nobody is there");
-            self.at(t + 1.0, Happening::Deliver(node));
+            target.outbox.note_failure("nobody is there");
+            let pause = target.pause;
+            target.pause = (2.0 * pause).min(60.0);
+            self.at(t + pause, Happening::Deliver(node, n));
             return;
         }
-        let sent = std::mem::take(&mut one.in_work);
-        outbox.note_success();
-        outbox.finish(&sent.iter().map(which).collect::<Vec<_>>(), Outcome::Delivered);
-        one.is_delivering = false;
-        let apart = t < self.apart_until;
+        target.outbox.note_success();
+        let sent = std::mem::take(&mut target.batch);
+        target.outbox.finish(&sent.iter().map(which).collect::<Vec<_>>(), Outcome::Delivered);
+        target.pause = 1.0;
         let has_alarm = sent.iter().any(|notification| !notification.resolved);
+        let apart = t < self.apart_until;
         for Notification { alarm, resolved, .. } in sent {
-            self.posts.push(Post { at: t, key: alarm.key.dedup_key(), resolved, apart });
+            self.posts.push(Post { at: t, target: n, key: alarm.key.dedup_key(), resolved, apart });
         }
-        if has_alarm && self.trouble == Trouble::DeadAfterSending(node) && t >= T0 {
+        self.at(t, Happening::Deliver(node, n));
+        if has_alarm && n + 1 == TARGETS && self.trouble == Trouble::DeadAfterSending(node) && t >= T0 {
             self.nodes[node] = None;
             self.is_dead[node] = true;
         }
@@ -439,6 +568,8 @@ impl World {
         }
         if passes(T0) {
             if is_clean {
+                self.nodes[node].iter_mut().for_each(|one| one.engine.take_all_job_lines());
+                self.tick(node, t);
                 self.save(node, t);
             }
             self.nodes[node] = None;
@@ -454,8 +585,25 @@ impl World {
     }
 
     fn run(&mut self) {
-        for service in 0..SERVICES {
-            for instance in 0..PER {
+        for (job, first) in [30.0, 10.0].into_iter().enumerate() {
+            for run in 0_u16.. {
+                let begins = first + EVERY * f64::from(run);
+                if begins >= END {
+                    break;
+                }
+                let status = if job == 1 && begins == FAILS { JobStatus::Fail } else { JobStatus::Ok };
+                self.at(begins, Happening::Job(job, usize::from(run), JobStatus::Start));
+                let ends = begins + 0.5 + 20.0 * self.rng.u();
+                self.at(ends, Happening::Job(job, usize::from(run), status));
+            }
+        }
+        for (when, act) in
+            [(ANNOUNCED, Act::Quiet), (ANNOUNCED, Act::Begin), (ANNOUNCED + 0.7, Act::End), (T0 + 60.0, Act::Forget)]
+        {
+            self.at(when, Happening::Act(act));
+        }
+        for service in 0..=SERVICES {
+            for instance in 0..if service < SERVICES { PER } else { 2 } {
                 let mut t = self.rng.u() * PROMISE;
                 while t < END {
                     if self.rng.u() >= 0.005 && !self.is_silent(service, instance, t) {
@@ -476,7 +624,7 @@ impl World {
             before = t;
             let frozen = matches!(self.trouble, Trouble::Freezes(_)) && (T0..T0 + 60.0).contains(&t);
             match happening {
-                Happening::Tick(0) | Happening::Poll(0) | Happening::Answer(0, ..) | Happening::Deliver(0)
+                Happening::Tick(0) | Happening::Poll(0) | Happening::Answer(0, ..) | Happening::Deliver(0, _)
                     if frozen =>
                 {
                     // The last of what came for a node that stands still; beats are lost.
@@ -492,12 +640,14 @@ impl World {
                     }
                 }
                 Happening::Beat(service, instance) => self.beat(service, instance, t),
+                Happening::Job(job, run, status) => self.job(job, run, status, t, |node| frozen && node == 0),
+                Happening::Act(act) => self.act(act, t),
                 Happening::Tick(node) => self.tick(node, t),
                 Happening::Poll(node) => self.poll(node, t),
                 Happening::Answer(node, asked, start, digest) => {
                     self.answer(node, t, asked, start, digest.map(|digest| *digest));
                 }
-                Happening::Deliver(node) => self.deliver(node, t),
+                Happening::Deliver(node, target) => self.deliver(node, target, t),
                 Happening::Save(node) => {
                     if self.nodes[node].is_some() && t < T0 {
                         self.save(node, t);
@@ -521,10 +671,11 @@ struct Verdict {
     wrong: Vec<String>,
 }
 
-fn judge(world: &World) -> Verdict {
+/// What one of the targets got, by what was true.
+fn judge(world: &World, target: usize) -> Verdict {
     let mut verdict = Verdict::default();
     let mut state: HashMap<&str, bool> = HashMap::new();
-    for post in &world.posts {
+    for post in world.posts.iter().filter(|post| post.target == target) {
         let is_open = state.insert(&post.key, !post.resolved).unwrap_or(false);
         match (is_open, post.resolved) {
             (false, false) => verdict.begun.entry(post.key.clone()).or_default().push(post.at),
@@ -547,7 +698,7 @@ fn judge(world: &World) -> Verdict {
         if !may_be(world, key) {
             verdict.wrong.push(format!("{key} at {:.1} is not true", times[0]));
         }
-        if times[0] < T0 {
+        if times[0] < T0 || key.starts_with("PresenceJob") && times[0] < FAILS {
             verdict.wrong.push(format!("{key} at {:.1} is too early", times[0]));
         }
     }
@@ -587,6 +738,8 @@ fn may_be(world: &World, key: &str) -> bool {
             Fault::Cut(_) => true,
             _ => false,
         },
+        // Of the other one all runs are well, though some may not be heard.
+        "PresenceJob" => parts[1] == JOBS[1],
         "PresenceMassSilence" => matches!(world.fault, Fault::Cut(6 | 10) | Fault::All),
         "PresenceIngest" => matches!(
             (world.trouble, parts.last()),
@@ -604,7 +757,7 @@ fn check_missed(world: &World, verdict: &mut Verdict) {
         let all = verdict.begun.iter().filter(|(key, _)| names.iter().any(|name| key.starts_with(name)));
         all.map(|(_, times)| times[0]).min_by(f64::total_cmp)
     };
-    let mass = &["PresenceMassSilence", "PresenceServiceDown", "PresencePeerUnreachable"][..];
+    let mass = &["PresenceMassSilence", "PresenceServiceDown"][..];
     let wanted: Option<&[&str]> = match world.fault {
         Fault::None => None,
         Fault::Instance => Some(&["PresenceInstanceDown/s1/i3"]),
@@ -612,6 +765,10 @@ fn check_missed(world: &World, verdict: &mut Verdict) {
         Fault::Cut(3) => Some(&["PresenceInstanceDown"]),
         // Whom a node that drops hears is neither silent nor heard, so the others are no majority.
         Fault::Cut(6) if matches!(world.trouble, Trouble::Drops(_)) && !is_both => Some(&["PresenceInstanceDown"]),
+        // The same of whom a node would hear that is away, and was not expected to be.
+        Fault::Cut(6) if matches!(world.trouble, Trouble::Killed(_) | Trouble::Forgets(_)) && !is_both => {
+            Some(&["PresenceMassSilence", "PresenceInstanceDown"])
+        }
         Fault::Cut(6 | 10) | Fault::All => Some(mass),
         Fault::Cut(_) => None,
     };
@@ -631,11 +788,17 @@ fn check_missed(world: &World, verdict: &mut Verdict) {
         // Nobody was there.
         Trouble::BothRestart => AWAY + TIMEOUT + 2.0,
         // Blind, in a way that it knows.
-        Trouble::CannotSend(0) => slack + 1.5,
+        Trouble::CannotSend(0) | Trouble::CannotSendToOne(0) => slack + 1.5,
         _ => slack,
     };
+    // Half of the lines of jobs go to who is not there any more, or is half deaf.
+    let loses_lines = !is_both && matches!(world.trouble, Trouble::DeadForAll(_) | Trouble::HearsHalf(_));
+    let failed = verdict.begun.get("PresenceJob/report/-").map(|times| times[0]);
+    if !loses_lines && failed.is_none_or(|at| at > FAILS + 20.5 + 2.0 + if cannot_send(world) { 1.5 } else { 0.0 }) {
+        verdict.wrong.push(format!("that the job failed was missed, or late: {failed:?}"));
+    }
     let Some(wanted) = wanted else { return };
-    let is_hidden = !is_both && matches!(world.trouble, Trouble::DeadForAll(_) | Trouble::Forgets(_));
+    let is_hidden = !is_both && matches!(world.trouble, Trouble::DeadForAll(_));
     match first(wanted) {
         None if is_hidden => {}
         None => verdict.wrong.push(format!("{wanted:?} was missed")),
@@ -644,6 +807,11 @@ fn check_missed(world: &World, verdict: &mut Verdict) {
         }
         Some(_) => {}
     }
+}
+
+/// Whether one of the nodes finds out that it cannot send by trying.
+fn cannot_send(world: &World) -> bool {
+    matches!(world.trouble, Trouble::CannotSend(0) | Trouble::CannotSendToOne(0))
 }
 
 /// What is over must have ended.
@@ -667,6 +835,7 @@ fn check_ends(world: &World, verdict: &mut Verdict) {
     }
 }
 
+/// What the targets got.
 fn run(route: Route, fault: Fault, trouble: Trouble, seed: u64) -> Verdict {
     let mut world = World {
         route,
@@ -684,7 +853,13 @@ fn run(route: Route, fault: Fault, trouble: Trouble, seed: u64) -> Verdict {
         frozen: Vec::new(),
     };
     world.run();
-    judge(&world)
+    let mut verdict = judge(&world, 0);
+    for target in 1..TARGETS {
+        let other = judge(&world, target);
+        verdict.wrong.extend(other.wrong);
+        verdict.twice.extend(other.twice);
+    }
+    verdict
 }
 
 #[test]
