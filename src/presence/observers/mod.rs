@@ -179,8 +179,9 @@ pub struct Observers {
     former: Vec<[CompactString; 2]>,
     /// When time last passed.
     ticked: EngineTime,
-    /// When silence was last judged.
-    judged_at: EngineTime,
+    /// When it was last asked whether silence may be judged, and for how long it has not been.
+    asked_at: EngineTime,
+    waited: f64,
     /// What all of it takes, and when that was counted.
     held: Holding,
     counted: EngineTime,
@@ -232,7 +233,8 @@ impl Observers {
             learned: Vec::new(),
             former,
             ticked: now,
-            judged_at: now,
+            asked_at: now,
+            waited: 0.0,
             held: Memory::unlimited().holding(Holder::Presence),
             counted: now,
         }
@@ -482,10 +484,13 @@ impl Observers {
     /// Whether silence may be judged: what every peer that answers has heard up to now is known, or was waited for. A peer whose
     /// answers take long, but not so long that it is lost, makes judging rare and does not end it.
     pub fn may_judge(&mut self, now: EngineTime) -> bool {
-        let is_late = now - self.judged_at >= HOLD_SECS;
+        // While this node stood still it did not wait.
+        let waited = (now - std::mem::replace(&mut self.asked_at, now)).clamp(0.0, POLL_SECS);
+        self.waited += waited;
+        let is_late = self.waited >= HOLD_SECS;
         let may = self.peers.iter().all(|peer| peer.lets_judge(now, is_late));
         if may {
-            self.judged_at = now;
+            self.waited = 0.0;
         }
         may
     }
