@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::presence::Notification;
+use crate::presence::{Notification, which};
 use crate::supervise::caught;
 
-use super::outbox::{Loss, Outcome, which};
+use super::outbox::{Loss, Outcome};
 use super::sender::{Failure, Remedy, Sender};
 use super::{FIRST_PAUSE, LONGEST_PAUSE, Target, TargetKind};
 
@@ -59,19 +59,25 @@ impl Work {
     fn take(&mut self, target: &Target, is_stopping: bool) {
         self.aside.retain(|one| target.outbox.wants(&one.notification));
         let now = Instant::now();
-        let is_due = |one: &Aside| one.due <= now || is_stopping && target.outbox.is_empty();
-        if let Some(at) = self.aside.iter().position(is_due) {
-            let again = self.aside.remove(at);
-            self.batch = vec![again.notification.clone()];
-            self.again = Some(again);
-            return;
+        if let Some(at) = self.aside.iter().position(|one| one.due <= now) {
+            return self.take_aside(at);
         }
         self.again = None;
-        if self.aside.len() >= ASIDE && !self.give_one_up(target) {
+        if !is_stopping && self.aside.len() >= ASIDE && !self.give_one_up(target) {
             return;
         }
         let most = if target.sender.options.kind == TargetKind::Webhook { BATCH } else { 1 };
         self.batch = target.outbox.take(if self.alone > 0 { 1 } else { most });
+        // At a stop all is tried once more; what is queued may wait for what is aside.
+        if is_stopping && self.batch.is_empty() && !self.aside.is_empty() {
+            self.take_aside(0);
+        }
+    }
+
+    fn take_aside(&mut self, at: usize) {
+        let again = self.aside.remove(at);
+        self.batch = vec![again.notification.clone()];
+        self.again = Some(again);
     }
 
     /// Gives up one that is not let in while others are; whether there is one.
@@ -154,8 +160,7 @@ async fn deliver(target: &mut Target) {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(_) if work.batch.len() > 1 => {
-                work.alone = work.batch.len();
-                target.outbox.put_back(std::mem::take(&mut work.batch));
+                work.alone = target.outbox.put_back(std::mem::take(&mut work.batch));
             }
             Err(failure) if failure.remedy == Remedy::Later => work.set_aside(target, &failure),
             Err(failure) => {
@@ -188,7 +193,7 @@ mod tests {
         let key = AlertKey { service: Some(service.into()), ..AlertKey::of(AlertName::ServiceDown) };
         let (severity, since, until) = (Severity::Critical, UnixTime::default(), None);
         let alarm = Alarm { key, severity, text: String::new(), since, until, state: AlertState::Firing };
-        Notification { alarm, resolved, event: None, detail: String::new() }
+        Notification { alarm, resolved, event: None, detail: String::new(), version: 0 }
     }
 
     fn target() -> Target {
@@ -259,10 +264,21 @@ mod tests {
             work.set_aside(&mut target, &locked());
         }
         assert_eq!((take(&mut work, &target), work.aside.len()), (None, ASIDE));
+        // At a stop that is tried all the same, and so is what is aside, though the end of one is queued.
+        outbox.put(&[notification("s0", true)]);
+        work.take(&target, true);
+        assert_eq!(work.batch[0].alarm.key.service.as_deref(), Some("s200"));
+        work.set_aside(&mut target, &locked());
+        work.take(&target, true);
+        assert_eq!(work.batch[0].alarm.key.service.as_deref(), Some("s0"));
+        assert_eq!(outbox.put_back(std::mem::take(&mut work.batch)), 1);
+        outbox.withdraw(&[notification("s0", false).alarm.key]);
+        outbox.put(&[notification("t", false)]);
+        assert_eq!((take(&mut work, &target), work.aside.len()), (None, ASIDE));
         // If others are, the one that was refused first is given up.
         work.last_success = Some(Instant::now());
-        assert_eq!(take(&mut work, &target), Some((format!("s{ASIDE}"), false)));
-        assert_eq!((work.aside.len(), outbox.account().dropped.total()), (ASIDE - 1, 2));
+        assert_eq!(take(&mut work, &target), Some(("t".to_string(), false)));
+        assert_eq!((work.aside.len(), outbox.account().dropped.total()), (ASIDE - 1, 4));
     }
 
     #[test]

@@ -15,12 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinSet;
 
-use crate::presence::{AlertKey, Notification};
+use crate::presence::{AlertKey, Notification, which};
 use crate::supervise::caught;
 use crate::sys;
 use crate::untrusted::excerpt;
 
-use super::outbox::{Loss, Outcome, which};
+use super::outbox::{Loss, Outcome};
 use super::sender::Sender;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, Target, message};
 
@@ -136,7 +136,7 @@ impl Work {
     /// What became of a command.
     fn note(&mut self, target: &mut Target, attempt: Attempt, is_stopping: bool) {
         let one = which(&attempt.notification);
-        if let Some(at) = self.busy.iter().position(|key| *key == one.0) {
+        if let Some(at) = self.busy.iter().position(|key| *key == one.key) {
             self.busy.swap_remove(at);
         }
         match &attempt.outcome {

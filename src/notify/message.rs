@@ -295,7 +295,7 @@ mod tests {
             until: None,
             state: AlertState::Firing,
         };
-        Notification { alarm, resolved, event: Some((7, event)), detail: detail.into() }
+        Notification { alarm, resolved, event: Some((7, event)), detail: detail.into(), version: 0 }
     }
 
     const PAGE: Option<&str> = Some("http://stats:8127/");

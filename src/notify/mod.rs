@@ -43,7 +43,7 @@ use sender::Sender;
 use trial::Tested;
 
 pub use dead_man_switch::Watchdog;
-pub use outbox::{Loss, Outbox, Outcome, SavedTarget, Which, which};
+pub use outbox::{Loss, Outbox, Outcome, SavedTarget};
 pub use route::Route;
 pub use trial::{NoTest, TestAttempt, TestReport, Tester};
 

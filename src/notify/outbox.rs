@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::presence::{Alarm, AlertKey, AlertState, Notification, Severity, UnixTime};
+use crate::presence::{Alarm, AlertKey, AlertState, Notification, Severity, UnixTime, Which, which};
 use crate::sys::unix_time;
 use crate::telemetry::NotifierAccount;
 
@@ -58,14 +58,6 @@ pub enum Outcome {
     Delivered,
     /// It never will.
     Lost(Loss),
-}
-
-/// A notification by its alarm, and whether it is the end of it.
-pub type Which = (AlertKey, bool);
-
-/// What a notification is known by.
-pub fn which(notification: &Notification) -> Which {
-    (notification.alarm.key.clone(), notification.resolved)
 }
 
 /// What a target knows of an alarm.
@@ -279,7 +271,7 @@ impl Outbox {
             (false, false) => drop(self.lock().told.remove(&alarm.key)),
             (_, true) => {
                 let (alarm, event, detail) = (alarm.clone(), None, String::new());
-                self.put(&[Notification { alarm, resolved: !is_out, event, detail }]);
+                self.put(&[Notification { alarm, resolved: !is_out, event, detail, version: 0 }]);
             }
         }
     }
@@ -326,7 +318,7 @@ impl Outbox {
         let mut inner = self.lock();
         let before = inner.queue.len() + inner.in_work.len();
         inner.queue.retain(|notification| !keys.contains(&notification.alarm.key));
-        inner.in_work.retain(|(key, _)| !keys.contains(key));
+        inner.in_work.retain(|one| !keys.contains(&one.key));
         let count = before - inner.queue.len() - inner.in_work.len();
         inner.drop_for(Loss::Superseded, count);
         drop(inner);
@@ -373,7 +365,7 @@ fn saved_alarm((key, told): (&AlertKey, &Known)) -> SavedAlarm {
 
 /// The end of an alarm that no event tells of.
 fn ended(alarm: Alarm) -> Notification {
-    Notification { alarm, resolved: true, event: None, detail: String::new() }
+    Notification { alarm, resolved: true, event: None, detail: String::new(), version: 0 }
 }
 
 /// For the target's task, or whatever takes its place.
@@ -391,7 +383,7 @@ impl Outbox {
     /// Takes up to a number of notifications into work, none of an alarm that is in work already.
     pub fn take(&self, most: usize) -> Vec<Notification> {
         let mut inner = self.lock();
-        let busy: BTreeSet<AlertKey> = inner.in_work.iter().map(|(key, _)| key.clone()).collect();
+        let busy: BTreeSet<AlertKey> = inner.in_work.iter().map(|one| one.key.clone()).collect();
         let (mut taken, mut left) = (Vec::new(), VecDeque::new());
         for notification in std::mem::take(&mut inner.queue) {
             let is_free = taken.len() < most && !busy.contains(&notification.alarm.key);
@@ -417,7 +409,7 @@ impl Outbox {
     /// told of one alarm is told in order.
     pub(super) fn take_next(&self, is_busy: impl Fn(&AlertKey) -> bool) -> Option<Notification> {
         let mut inner = self.lock();
-        let is_free = |key: &AlertKey| !is_busy(key) && inner.in_work.iter().all(|(other, _)| other != key);
+        let is_free = |key: &AlertKey| !is_busy(key) && inner.in_work.iter().all(|other| other.key != *key);
         let at = inner.queue.iter().position(|notification| is_free(&notification.alarm.key))?;
         let taken = inner.queue.remove(at)?;
         inner.in_work.push(which(&taken));
@@ -431,7 +423,7 @@ impl Outbox {
         for notification in &taken {
             let key = &notification.alarm.key;
             let before = inner.in_work.len();
-            inner.in_work.retain(|(other, _)| other != key);
+            inner.in_work.retain(|other| other.key != *key);
             let gone = before - inner.in_work.len();
             inner.drop_for(Loss::Superseded, gone);
             inner.in_work.push(which(notification));
@@ -439,16 +431,20 @@ impl Outbox {
         taken
     }
 
-    /// Puts notifications that were taken back to where they were.
-    pub(super) fn put_back(&self, notifications: Vec<Notification>) {
+    /// Puts notifications that were taken back to where they were, and says how many that are. What is not to be sent any more
+    /// is left out: others may have sent it meanwhile.
+    pub(super) fn put_back(&self, notifications: Vec<Notification>) -> usize {
         let mut inner = self.lock();
+        let before = inner.queue.len();
         for notification in notifications.into_iter().rev() {
-            inner.take_from_work(&which(&notification));
-            inner.queue.push_front(notification);
+            if inner.take_from_work(&which(&notification)) {
+                inner.queue.push_front(notification);
+            }
         }
+        inner.queue.len() - before
     }
 
-    /// Notes what became of notifications that were taken.
+    /// Notes what became of notifications that were taken. What the receiver has got counts, whoever is to send it by then.
     pub fn finish(&self, taken: &[Which], outcome: Outcome) {
         let mut inner = self.lock();
         taken.iter().for_each(|one| inner.finish(one, outcome));
@@ -568,18 +564,16 @@ impl Inner {
     /// A problem was lost: unless the receiver knows of it otherwise, its end is not told.
     fn give_up(&mut self, key: &AlertKey) {
         let is_delivered = self.told.get(key).is_none_or(|told| told.delivered);
-        let is_in_work = self.in_work.iter().any(|(other, resolved)| other == key && !resolved);
+        let is_in_work = self.in_work.iter().any(|other| other.key == *key && !other.resolved);
         let is_queued = self.queue.iter().any(|other| other.alarm.key == *key && !other.resolved);
         if is_delivered || is_in_work || is_queued {
             return;
         }
         self.told.remove(key);
-        let before = self.queue.len();
+        let gone: Vec<Which> = self.queue.iter().filter(|other| other.alarm.key == *key).map(which).collect();
         self.queue.retain(|other| other.alarm.key != *key);
-        if self.queue.len() < before {
-            self.note_done((key.clone(), true));
-        }
-        self.drop_for(Loss::QueueFull, before - self.queue.len());
+        self.drop_for(Loss::QueueFull, gone.len());
+        gone.into_iter().for_each(|end| self.note_done(end));
     }
 
     /// There is nothing more to do about a notification.
@@ -607,11 +601,31 @@ impl Inner {
         })
     }
 
-    fn finish(&mut self, one: &Which, outcome: Outcome) {
-        if !self.take_from_work(one) {
+    /// One was delivered that was not to be sent any more, and is counted as lost: if it is to be sent once more by now, it is not.
+    fn note_late(&mut self, one: &Which) {
+        let before = self.queue.len();
+        self.queue.retain(|other| which(other) != *one);
+        let gone = before - self.queue.len();
+        self.drop_for(Loss::Superseded, gone);
+        self.note_done(one.clone());
+        if gone == 0 {
             return;
         }
-        let (key, is_end) = one;
+        match self.told.get_mut(&one.key) {
+            Some(told) if !one.resolved => told.delivered = true,
+            Some(told) if told.ending.is_some() => drop(self.told.remove(&one.key)),
+            Some(_) | None => {}
+        }
+    }
+
+    fn finish(&mut self, one: &Which, outcome: Outcome) {
+        if !self.take_from_work(one) {
+            if outcome == Outcome::Delivered {
+                self.note_late(one);
+            }
+            return;
+        }
+        let key = &one.key;
         match outcome {
             Outcome::Delivered => self.account.delivered += 1,
             Outcome::Lost(loss) => self.drop_for(loss, 1),
@@ -620,7 +634,7 @@ impl Inner {
         if !matches!(outcome, Outcome::Lost(Loss::Superseded | Loss::Shutdown)) {
             self.note_done(one.clone());
         }
-        match (is_end, outcome) {
+        match (one.resolved, outcome) {
             // A refused end is over, too: nothing would be gained by another one.
             (true, _) => match self.told.get_mut(key) {
                 Some(told) if told.ending.is_some() => drop(self.told.remove(key)),
@@ -651,7 +665,7 @@ mod tests {
         };
         let (severity, since, until) = (Severity::Warning, UnixTime::default(), None);
         let alarm = Alarm { key, severity, text: String::new(), since, until, state: AlertState::Firing };
-        Notification { alarm, resolved, event: None, detail: String::new() }
+        Notification { alarm, resolved, event: None, detail: String::new(), version: 0 }
     }
 
     fn outbox(route: Route) -> Outbox {
@@ -767,6 +781,21 @@ mod tests {
     }
 
     #[test]
+    fn what_another_node_is_to_send_does_not_come_back_with_what_is_put_back() {
+        let outbox = outbox(Route::default());
+        outbox.put(&[notification(1, false), notification(2, false), notification(3, false)]);
+        let taken = outbox.take(9);
+        outbox.withdraw(&[notification(2, false).alarm.key]);
+        assert_eq!(outbox.put_back(taken), 2);
+        balanced(&outbox);
+        let taken = outbox.take(9);
+        assert_eq!(numbers(&taken), [("1".to_string(), false), ("3".to_string(), false)]);
+        outbox.stand_down();
+        assert_eq!((outbox.put_back(taken), outbox.is_idle()), (0, true));
+        balanced(&outbox);
+    }
+
+    #[test]
     fn what_others_have_sent_or_are_to_send_is_not_tried_again() {
         let outbox = outbox(Route::default());
         outbox.put(&[notification(1, false), notification(2, false), notification(3, false)]);
@@ -777,11 +806,16 @@ mod tests {
         outbox.stand_down();
         outbox.keep_wanted(&mut taken);
         assert!(taken.is_empty() && outbox.is_idle());
-        // It is for this node again: that is another notification.
-        outbox.put(&[notification(2, false)]);
+        // It is for this node again, and so is another one; the attempt that was under way succeeds.
+        assert_eq!(outbox.take_settled(), []);
+        outbox.put(&[notification(2, false), notification(3, false)]);
         outbox.finish(&[which(&notification(2, false))], Outcome::Delivered);
-        assert_eq!((outbox.account().queued, outbox.account().dropped.total()), (1, 3));
+        assert_eq!(outbox.take_settled(), [which(&notification(2, false))]);
+        assert_eq!((outbox.account().queued, outbox.account().dropped.total()), (1, 4));
         balanced(&outbox);
+        // Its end is due by that.
+        outbox.put(&[notification(2, true)]);
+        assert_eq!(numbers(&outbox.take(9)), [("3".to_string(), false), ("2".to_string(), true)]);
         // Who forgets what is not repeated is to be sent by whoever speaks.
         let forgetful = Outbox::new("t", Route::default(), false, true);
         forgetful.put(&[notification(1, false)]);

@@ -209,6 +209,27 @@ pub struct Notification {
     pub event: Option<(u64, Event)>,
     /// More in words: who is down, and whether we see the others.
     pub detail: String,
+    /// Among observers: which of the beginnings and ends that its target is told of the alarm; 0 if nobody counts them.
+    pub version: u64,
+}
+
+/// What a notification is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Which {
+    /// Its alarm.
+    pub key: AlertKey,
+    /// Whether it is the end of it.
+    pub resolved: bool,
+    /// Its place among what its target is told of the alarm; 0 if nobody counts.
+    pub version: u64,
+    /// How grave it says the alarm is.
+    pub severity: Severity,
+}
+
+/// What a notification is known by.
+pub fn which(notification: &Notification) -> Which {
+    let Notification { alarm, resolved, version, .. } = notification;
+    Which { key: alarm.key.clone(), resolved: *resolved, version: *version, severity: alarm.severity }
 }
 
 /// Which alarms are open.
@@ -308,7 +329,13 @@ impl AlertBook {
             {
                 alarm.state = AlertState::Firing;
                 let event = self.waiting.remove(&alarm.key);
-                out.push(Notification { alarm: alarm.clone(), resolved: false, event, detail: String::new() });
+                out.push(Notification {
+                    alarm: alarm.clone(),
+                    resolved: false,
+                    event,
+                    detail: String::new(),
+                    version: 0,
+                });
             }
         }
         // What ends by itself was notified with its end.
@@ -347,7 +374,7 @@ impl AlertBook {
     fn fire(&mut self, key: AlertKey, event: &Event, numbered: (u64, Event), until: Option<UnixTime>) -> Notification {
         self.waiting.remove(&key);
         let alarm = self.put(key, event, AlertState::Firing, until);
-        Notification { alarm, resolved: false, event: Some(numbered), detail: String::new() }
+        Notification { alarm, resolved: false, event: Some(numbered), detail: String::new(), version: 0 }
     }
 
     fn end(&mut self, key: &AlertKey, numbered: (u64, Event)) -> Vec<Notification> {
@@ -357,7 +384,7 @@ impl AlertBook {
             return Vec::new();
         }
         alarm.text = describe(&numbered.1);
-        vec![Notification { alarm, resolved: true, event: Some(numbered), detail: String::new() }]
+        vec![Notification { alarm, resolved: true, event: Some(numbered), detail: String::new(), version: 0 }]
     }
 
     /// The warnings about instances of an event's service.

@@ -53,7 +53,7 @@ mod time;
 mod watching;
 
 pub use admission::{Refusal, Refusals};
-pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification};
+pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification, Which, which};
 pub use blindness::BlindSeconds;
 pub use engine::{
     BadJob, BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, JobSighting, JobSummary,

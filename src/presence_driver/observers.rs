@@ -61,8 +61,8 @@ impl Among {
     pub fn note_targets(&mut self, outboxes: &[Arc<Outbox>], now: EngineTime) {
         for outbox in outboxes {
             self.observers.note_target(outbox.name(), !outbox.fails());
-            for (key, resolved) in outbox.take_settled() {
-                self.observers.note_arrived(outbox.name(), (&key, resolved), now);
+            for one in outbox.take_settled() {
+                self.observers.note_arrived(outbox.name(), &one, now);
             }
         }
     }
@@ -233,9 +233,9 @@ mod tests {
 
     use super::*;
     use crate::memory::{Holder, Memory};
-    use crate::notify::{Outcome, Route, which};
+    use crate::notify::{Outcome, Route};
     use crate::presence::observers::SavedObservers;
-    use crate::presence::{AlertBook, AlertState, Epoch, Identity, Policy, Severity};
+    use crate::presence::{AlertBook, AlertState, Epoch, Identity, Policy, Severity, which};
 
     /// A node with a queue for each of two targets.
     struct Node {
@@ -269,7 +269,7 @@ mod tests {
         }
 
         fn note(&mut self, alarm: &Alarm, resolved: bool) {
-            let one = Notification { alarm: alarm.clone(), resolved, event: None, detail: String::new() };
+            let one = Notification { alarm: alarm.clone(), resolved, event: None, detail: String::new(), version: 0 };
             self.among.observers.note(vec![one], self.engine.now());
         }
 
@@ -427,6 +427,55 @@ mod tests {
         b.lose_peer();
         b.speak();
         assert!(b.outboxes.iter().all(|outbox| outbox.is_idle()), "a has told that it is worse");
+    }
+
+    #[test]
+    fn what_grows_worse_while_it_is_on_its_way_is_told_by_the_other_if_that_is_lost() {
+        let (mut a, mut b) = (Node::new("a"), Node::new("b"));
+        turn(&mut a, &mut b);
+        let note = |node: &mut Node, severity| node.note(&alarm("job", severity), false);
+        note(&mut a, Severity::Warning);
+        note(&mut b, Severity::Warning);
+        turn(&mut a, &mut b);
+        let sent = a.outboxes[GOOD].take(9);
+        assert_eq!(sent.len(), 1);
+        note(&mut a, Severity::Critical);
+        note(&mut b, Severity::Critical);
+        turn(&mut a, &mut b);
+        a.outboxes[GOOD].finish(&[which(&sent[0])], Outcome::Delivered);
+        assert_eq!(a.outboxes[GOOD].account().queued, 1);
+        turn(&mut a, &mut b);
+        drop(a);
+        b.lose_peer();
+        b.speak();
+        assert_eq!(b.deliver(GOOD), [false], "the receiver has not been told that it is worse");
+    }
+
+    #[test]
+    fn what_is_delivered_after_its_node_has_stood_down_counts_for_all() {
+        let (mut a, mut b) = (Node::new("a"), Node::new("b"));
+        turn(&mut a, &mut b);
+        b.lose_peer();
+        let problem = alarm("pay", Severity::Critical);
+        b.note(&problem, false);
+        b.speak();
+        let sent = b.outboxes[GOOD].take(9);
+        assert_eq!(sent.len(), 1);
+        // The other is back, and speaks, before the receiver answers.
+        b.ask(&mut a);
+        b.speak();
+        assert!(b.outboxes[GOOD].is_idle());
+        b.outboxes[GOOD].finish(&[which(&sent[0])], Outcome::Delivered);
+        for _ in 0..8 {
+            turn(&mut a, &mut b);
+        }
+        assert!(a.outboxes[GOOD].is_idle(), "the receiver has it");
+        b.note(&problem, true);
+        turn(&mut a, &mut b);
+        turn(&mut a, &mut b);
+        assert_eq!(a.deliver(GOOD), [true]);
+        let account = b.outboxes[GOOD].account();
+        assert_eq!(account.offered, account.delivered + account.queued + account.dropped.total());
     }
 
     fn state(peers: &[&str]) -> PresenceState {

@@ -365,6 +365,7 @@ impl PresenceState {
             resolved: false,
             event: None,
             detail: detail(&self.engine, &alarm.key),
+            version: 0,
         });
         let firing: Vec<Notification> = firing.collect();
         self.outboxes.iter().for_each(|outbox| outbox.resume(told, &firing));

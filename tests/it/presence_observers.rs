@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use std::sync::Arc;
 
-use systole::internals::notify::{Outbox, Outcome, Route as Wanted, which};
+use systole::internals::notify::{Outbox, Outcome, Route as Wanted};
 use systole::internals::presence::observers::{Digest, Missed, Observers, POLL_SECS, SavedObservers};
 use systole::internals::presence::policy::Policy;
-use systole::internals::presence::{AlertBook, Engine, EngineTime, Epoch, JobRule, Notification, Saved, UnixTime};
+use systole::internals::presence::{AlertBook, Engine, EngineTime, Epoch, JobRule, Notification, Saved, UnixTime, which};
 use systole::internals::presence_driver::Among;
 use systole::internals::protocol::{Heartbeat, JobStatus, JobTags};
 

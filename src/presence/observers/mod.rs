@@ -27,7 +27,7 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use super::Alarm;
-use super::alert_book::{AlertKey, Notification};
+use super::alert_book::{AlertKey, Notification, Which};
 use super::engine::{Engine, Observation};
 use super::event::Phase;
 use super::time::{EngineTime, UnixTime};
@@ -555,8 +555,8 @@ impl Observers {
     }
 
     /// A target has dealt with the beginning of a problem, or with its end.
-    pub fn note_arrived(&mut self, target: &str, (key, resolved): (&AlertKey, bool), now: EngineTime) {
-        self.problems.note_arrived(target, (key, resolved), now, &mut self.last_number);
+    pub fn note_arrived(&mut self, target: &str, one: &Which, now: EngineTime) {
+        self.problems.note_arrived(target, one, now, &mut self.last_number);
     }
 
     /// Takes what a target is known to have been told: these alarms, and no others, are out there.

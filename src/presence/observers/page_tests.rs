@@ -76,7 +76,7 @@ fn alarm(n: usize) -> Notification {
         until: None,
         state: AlertState::Firing,
     };
-    Notification { alarm, resolved: false, event: None, detail: String::new() }
+    Notification { alarm, resolved: false, event: None, detail: String::new(), version: 0 }
 }
 
 #[test]

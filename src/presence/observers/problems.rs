@@ -11,7 +11,7 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::presence::Alarm;
-use crate::presence::alert_book::{AlertKey, AlertName, Notification};
+use crate::presence::alert_book::{AlertKey, AlertName, Notification, Which};
 use crate::presence::engine::Engine;
 use crate::presence::event::{Event, Severity};
 use crate::presence::time::{EngineTime, UnixTime};
@@ -117,8 +117,9 @@ impl Problem {
         // Of one that is out, that it is worse.
         told.version += if told.is_out() == resolved { 1 } else { 2 };
         (told.notified, told.severity) = (now, severity);
+        let version = told.version;
         let (alarm, event) = (self.alarm.clone(), self.event.clone());
-        Notification { alarm, resolved, event, detail: String::new() }
+        Notification { alarm, resolved, event, detail: String::new(), version }
     }
 }
 
@@ -296,21 +297,16 @@ impl Problems {
         Some(learned)
     }
 
-    /// A target has dealt with a beginning or an end that it was given.
-    pub(super) fn note_arrived(
-        &mut self,
-        target: &str,
-        (key, resolved): (&AlertKey, bool),
-        now: EngineTime,
-        last: Number<'_>,
-    ) {
-        let Some(told) = self.all.get_mut(key).and_then(|problem| problem.told.get_mut(target)) else { return };
-        // Another one may have been given to it since.
-        let version = if told.is_out() == resolved { told.version.saturating_sub(1) } else { told.version };
-        if version > told.arrived {
-            told.arrived = version;
-            self.touch(key, now, last);
+    /// A target has dealt with a beginning or an end that it was given. Another one may have been given to it since, and this one
+    /// may have been taken back meanwhile.
+    pub(super) fn note_arrived(&mut self, target: &str, one: &Which, now: EngineTime, last: Number<'_>) {
+        let told = self.all.get_mut(&one.key).and_then(|problem| problem.told.get_mut(target));
+        let Some(told) = told.filter(|told| one.version > told.arrived) else { return };
+        told.arrived = one.version;
+        if told.version < one.version {
+            (told.version, told.severity, told.notified) = (one.version, one.severity, now);
         }
+        self.touch(&one.key, now, last);
     }
 
     /// What is on its way to a target is taken back: somebody else notifies it.
@@ -437,6 +433,7 @@ impl Problems {
             resolved: false,
             event: None,
             detail: String::new(),
+            version: 0,
         };
         out.map(again).collect()
     }

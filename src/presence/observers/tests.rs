@@ -96,7 +96,7 @@ impl World {
         one.observers.note_target(TARGET, true);
         let spoken = one.observers.speak(&one.engine, TARGET);
         for sent in &spoken.notifications {
-            one.observers.note_arrived(TARGET, (&sent.alarm.key, sent.resolved), at(t));
+            one.observers.note_arrived(TARGET, &crate::presence::which(sent), at(t));
         }
         let all = spoken.notifications.into_iter().map(|one| (one.alarm.key.dedup_key(), one.resolved));
         self.sent.extend(all.map(|sent| (one.name, sent)));
