@@ -8,7 +8,9 @@
 //!
 //! Many series may be the same instance, so who is seen is kept once (`Identities`), and a look tells each of them once.
 //! What is known of senders has a bound over all series, [`MOST_SENDERS`], and takes no more where memory for new series is
-//! short; lines of those for whom there is no room are counted as refused.
+//! short; lines of those for whom there is no room are counted as refused. So that those of one watch do not shut out those of
+//! another, each watch has its share all the same; and a series whose senders do not matter always has the one that stands for
+//! all of them, for there are no more of these than there are series.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -36,7 +38,7 @@ const FORGOTTEN_AFTER: u32 = 4 * 3600;
 /// Senders are looked through for such once in so many looks, a minute of them.
 const FORGET_EVERY: u32 = 4 * 60;
 
-/// Most senders of all series together.
+/// Most senders of all series together. A watch that has less than its share of as many may have that beyond them.
 const MOST_SENDERS: usize = 100_000;
 
 /// What a shard watches.
@@ -57,8 +59,9 @@ pub(super) struct WatchedSet {
     /// Samples with a timestamp of the open interval that were looked at.
     stamped: usize,
     identities: Identities,
-    /// Senders of all series, and the most there may be.
+    /// Senders of all series, those of each watch, and the most there may be.
     senders: usize,
+    of_watch: Vec<usize>,
     most_senders: usize,
     /// There is memory for new ones, in this batch.
     may_grow: bool,
@@ -180,6 +183,7 @@ pub(super) enum Watched {
 impl WatchedSet {
     pub(super) fn new(watches: Arc<Watches>) -> WatchedSet {
         WatchedSet {
+            of_watch: vec![0; watches.all().len()],
             watches,
             all: Vec::new(),
             places: Default::default(),
@@ -277,6 +281,7 @@ impl WatchedSet {
             Follows::Lines(own) => {
                 self.by_source -= usize::from(own.by_source);
                 self.senders -= own.senders.len();
+                self.of_watch[usize::from(gone.watch)] -= own.senders.len();
                 self.bytes -= own.heap_bytes();
                 own.senders.iter().for_each(|sender| self.identities.give_back(sender.identity));
             }
@@ -306,10 +311,12 @@ impl WatchedSet {
     #[cold]
     fn count_other(&mut self, place: usize, value: Option<f64>, from: Option<IpAddr>, hasher: &Hasher) {
         let (are_known, looks) = (self.are_known, self.looks);
-        let is_full = self.senders >= self.most_senders || !self.may_grow;
+        let share = self.most_senders / self.of_watch.len().max(1);
         let WatchedSeries { watch: number, evidence, follows: Follows::Lines(own), .. } = &mut self.all[place] else {
             return;
         };
+        let has_its_share = self.of_watch[usize::from(*number)] >= share;
+        let is_full = own.by_source && (self.senders >= self.most_senders && has_its_share || !self.may_grow);
         let source = from.filter(|_| own.by_source);
         if own.by_source && source.is_none() && !are_known {
             // Senders are asked for from the next batch on.
@@ -338,6 +345,7 @@ impl WatchedSet {
         senders.push(sender);
         by_address.insert_unique(hash, *latest as u32, |&at| senders[at as usize].hash);
         self.senders += 1;
+        self.of_watch[usize::from(*number)] += 1;
         self.bytes = self.bytes + own.heap_bytes() - before;
     }
 
@@ -383,6 +391,7 @@ impl WatchedSet {
                         let (senders, bytes) = (own.senders.len(), own.heap_bytes());
                         own.forget(looks, &mut self.identities);
                         self.senders -= senders - own.senders.len();
+                        self.of_watch[usize::from(one.watch)] -= senders - own.senders.len();
                         self.bytes = self.bytes + own.heap_bytes() - bytes;
                     }
                 }
@@ -770,6 +779,26 @@ mod tests {
         assert!(watched.heap_bytes() < grown);
         feed(&mut shard, "m3:1|c", "10.0.0.1");
         assert_eq!(seen(&mut shard), ["10.0.0.1 1 -0"]);
+    }
+
+    #[test]
+    fn the_senders_of_one_watch_do_not_shut_out_those_of_another() {
+        let spoofed = MetricWatch { max_instances: 1_000, ..watch("open.*", "{source}", Evidence::Any, None) };
+        let own = watch("own.*", "{source}", Evidence::Any, None);
+        let floored = watch("floored", "f", Evidence::Any, Some(5));
+        let mut shard = shard(vec![spoofed, own, floored]);
+        shard.watched.as_mut().expect("watches").most_senders = 6;
+        (0..20).for_each(|n| feed(&mut shard, "open.x:1|c", &format!("10.0.1.{n}")));
+        assert_eq!(seen(&mut shard).iter().filter(|one| one.ends_with("-0")).count(), 6);
+        // A third of as many is there for each.
+        ["own.a", "own.b", "own.c"].iter().for_each(|name| feed(&mut shard, &format!("{name}:1|c"), "10.0.0.1"));
+        shard.watched.as_mut().expect("watches").may_grow = false;
+        feed(&mut shard, "own.d:1|c\nfloored:1|c", "10.0.0.1");
+        let mut all = seen(&mut shard);
+        all.retain(|one| !one.starts_with("10.0.1."));
+        assert_eq!(all, [" 0 -2", "10.0.0.1 2 -0", "f 1 -0"]);
+        let watched = shard.watched.as_ref().expect("watches");
+        assert_eq!((watched.senders, &watched.of_watch[..]), (9, &[6, 2, 1][..]));
     }
 
     #[test]
