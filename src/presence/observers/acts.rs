@@ -22,7 +22,7 @@ const ACTS_SECS: f64 = 86_400.0;
 /// The same that was announced to two nodes within so many seconds is one act.
 const ONE_ACT_SECS: f64 = 1.0;
 
-/// Which act it is. Two of one node have an order, whatever their ages seem to be.
+/// Which act it is. Two of one start of a node have an order, whatever their ages seem to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ActId {
     /// The node where it happened.
@@ -48,15 +48,17 @@ struct Known {
 impl Known {
     /// Whether it holds against another one about the same, whose time is up to `margin` seconds later than it seems.
     fn holds_against(&self, id: &ActId, act: &Act, margin: f64) -> bool {
-        if self.id.node == id.node {
-            return (self.id.start, self.id.number) >= (id.start, id.number);
+        let start = |id: &ActId| (id.node.clone(), id.start);
+        if start(&self.id) == start(id) {
+            return self.id.number >= id.number;
         }
+        // The start is a time of the node's clock, which may have been set back since.
         let later_by = act.at - self.act.at;
         if self.act.maintenance == act.maintenance && later_by.abs() <= ONE_ACT_SECS + margin {
             return true;
         }
         // If nobody can tell which was first, all nodes choose the same.
-        if later_by.abs() <= margin { self.id.node > id.node } else { later_by < 0.0 }
+        if later_by.abs() <= margin { start(&self.id) > start(id) } else { later_by < 0.0 }
     }
 }
 
@@ -200,6 +202,24 @@ mod tests {
         assert_eq!(changes, [change - 1, change]);
         acts.note_own(act(3, 200_000.0, Some(60.0)), &mut change);
         assert_eq!((acts.all.len(), acts.changes.len()), (1, 1));
+    }
+
+    #[test]
+    fn the_later_act_holds_though_the_clock_of_its_node_was_set_back() {
+        let known = |start, at, maintenance| {
+            let id = ActId { node: "b".into(), start, number: 1 };
+            Known { id, act: act(1, at, maintenance), is_due: false }
+        };
+        let (before, after) = (known(2_000, 100.0, Some(3600.0)), known(1_000, 160.0, Some(0.0)));
+        assert!(!before.holds_against(&after.id, &after.act, 0.5));
+        assert!(after.holds_against(&before.id, &before.act, 0.5));
+        // Within one start the number decides, whatever the ages seem to be; and if nobody can tell, all choose the same.
+        let second = Known { id: ActId { number: 2, ..before.id.clone() }, ..known(0, 99.0, Some(0.0)) };
+        assert!(
+            second.holds_against(&before.id, &before.act, 0.5) && !before.holds_against(&second.id, &second.act, 0.5)
+        );
+        let near = known(1_000, 100.2, Some(0.0));
+        assert!(before.holds_against(&near.id, &near.act, 0.5) && !near.holds_against(&before.id, &before.act, 0.5));
     }
 
     #[test]
