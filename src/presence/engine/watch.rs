@@ -5,7 +5,7 @@ use crate::presence::admission::Refusal;
 use crate::presence::event::{Change, WarningCode, WatchReason, WatchState};
 use crate::presence::instance::{Instance, State};
 use crate::presence::roster::InstanceId;
-use crate::presence::watching::Verdict;
+use crate::presence::watching::{Verdict, Watching};
 use crate::protocol::{Heartbeat, Seen};
 
 impl Engine {
@@ -69,20 +69,22 @@ impl Engine {
 
     /// The same of those whose lines a lost peer has counted, too.
     pub(super) fn note_blind_minutes_of(&mut self, peer: u16) {
-        for (order, id) in self.counted.clone() {
-            if self.is_counted(order, id) {
-                self.roster.instance_mut(id).watching_mut().note_blind_of(peer);
-            }
-        }
+        self.for_each_counted(|watching| watching.note_blind_of(peer));
     }
 
     /// Part of the minute in which lines are counted was not seen.
     pub(super) fn note_blind_minutes(&mut self) {
-        for (order, id) in self.counted.clone() {
+        self.for_each_counted(Watching::note_blind);
+    }
+
+    fn for_each_counted(&mut self, note: impl Fn(&mut Watching)) {
+        let counted = std::mem::take(&mut self.counted);
+        for &(order, id) in &counted {
             if self.is_counted(order, id) {
-                self.roster.instance_mut(id).watching_mut().note_blind();
+                note(self.roster.instance_mut(id).watching_mut());
             }
         }
+        self.counted = counted;
     }
 
     fn is_counted(&self, order: u64, id: InstanceId) -> bool {
