@@ -423,6 +423,8 @@ impl Driver {
                 self.count_lost();
                 self.state.collect();
                 question(&mut self.state);
+                // Whoever only looks makes a state be saved, too: it says until when this node has watched, and what comes after
+                // that is a time in which it was blind, if it is killed.
                 self.dirty = true;
             }
             Message::Stop => {}

@@ -173,9 +173,12 @@ impl PresenceState {
         }
     }
 
-    /// Whether so many peers have been told of that, or none of them asks.
+    /// Whether so many peers have been told of that, or all that answer.
     pub(super) fn has_said_farewell(&mut self, peers: usize) -> bool {
-        self.shared.as_ref().is_none_or(|shared| shared.farewells.len() >= peers || shared.observers.has_lost_peer())
+        self.shared.as_ref().is_none_or(|Among { observers, farewells, .. }| {
+            let is_told = |name: Option<&CompactString>| name.is_some_and(|name| farewells.contains(name));
+            farewells.len() >= peers || observers.answering().all(is_told)
+        })
     }
 }
 
@@ -494,6 +497,22 @@ mod tests {
         );
         state.shared = Some(Among::new(observers));
         state
+    }
+
+    #[test]
+    fn a_stop_waits_for_those_who_answer_and_for_nobody_who_is_lost() {
+        let mut state = state(&["b", "c"]);
+        let b = Node::new("b");
+        let digest = b.among.observers.digest(&b.engine, None, UnixTime::from_secs(1000.0));
+        state.take_digest(0, EngineTime::default(), digest).expect("taken");
+        (0..3).for_each(|_| state.miss_peer(1, Missed::Silent));
+        state.say_farewell();
+        assert!(!state.has_said_farewell(2));
+        // It is lost to this node, and asks all the same.
+        state.digest(None, "c");
+        assert!(!state.has_said_farewell(3));
+        state.digest(None, "b");
+        assert!(state.has_said_farewell(3));
     }
 
     #[test]

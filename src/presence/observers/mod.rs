@@ -495,9 +495,9 @@ impl Observers {
         may
     }
 
-    /// Whether a peer is lost.
-    pub fn has_lost_peer(&self) -> bool {
-        self.peers.iter().any(|peer| !peer.answers())
+    /// The peers that answer, by their names; `None` for one that has not said it yet.
+    pub fn answering(&self) -> impl Iterator<Item = Option<&CompactString>> {
+        self.peers.iter().filter(|peer| peer.answers()).map(|peer| peer.node.as_ref())
     }
 
     /// Lets time pass: reports peers that are gone, and those that are back.
