@@ -16,7 +16,9 @@ use std::sync::Arc;
 use systole::internals::notify::{Outbox, Outcome, Route as Wanted};
 use systole::internals::presence::observers::{Digest, Missed, Observers, POLL_SECS, SavedObservers};
 use systole::internals::presence::policy::Policy;
-use systole::internals::presence::{AlertBook, Engine, EngineTime, Epoch, JobRule, Notification, Saved, UnixTime, which};
+use systole::internals::presence::{
+    AlertBook, Engine, EngineTime, Epoch, JobRule, Notification, Saved, UnixTime, which,
+};
 use systole::internals::presence_driver::Among;
 use systole::internals::protocol::{Heartbeat, JobStatus, JobTags};
 
@@ -476,7 +478,7 @@ impl World {
         let outboxes = one.outboxes();
         one.among.speak(&one.engine, &outboxes);
         outboxes.iter().for_each(|outbox| outbox.tick(unix));
-        if one.among.observers.has_lost_peer() {
+        if one.among.observers.answering().next().is_none() {
             self.apart_until = t + 2.0;
         }
         let idle = |target: &mut Target| !target.outbox.is_idle() && !std::mem::replace(&mut target.is_busy, true);
