@@ -286,7 +286,7 @@ fn load(path: &Path) -> Result<Option<(SavedState, f64)>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::{EngineTime, Epoch, Policy, ServiceState, State};
+    use crate::presence::{EngineTime, Epoch, JobState, Policy, ServiceState, State};
     use crate::protocol::Heartbeat;
 
     fn store(path: &Path) {
@@ -375,5 +375,35 @@ mod tests {
         assert!(load(&path).is_err_and(|problem| problem.contains("checksum")));
         fs::write(&path, b"{}").expect("written");
         assert!(load(&path).is_err());
+    }
+
+    #[test]
+    fn a_state_of_an_older_version_is_read_with_its_jobs_and_what_was_notified() {
+        // Written by a daemon of the first version with jobs and observers, of which the other one notified.
+        let older = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/presence-state/2-before-ended-runs.json");
+        let body = fs::read_to_string(older).expect("a state");
+        let body = body.trim_end();
+        let (written, crc32) = (UnixTime::from_secs(unix_time()), crc32fast::hash(body.as_bytes()));
+        let trailer = serde_json::to_string(&Trailer { format: FORMAT.into(), written, crc32 }).expect("JSON");
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("presence.json");
+        fs::write(&path, format!("{body}\n{trailer}\n")).expect("written");
+        let (saved, _) = load(&path).expect("it can be read").expect("it is there");
+        let now = saved.presence.now();
+        let mut engine = Engine::restored(Policy::default(), saved.presence, now, 1).shared();
+        let jobs = engine.view_jobs(None, None, None, (9, 9), Epoch::UNIX);
+        let states: Vec<(&str, JobState, usize)> =
+            jobs.iter().map(|job| (&*job.service, job.state, job.runs.len())).collect();
+        let known = [("bad", JobState::Failed, 1), ("good", JobState::Ok, 1), ("open", JobState::Running, 0)];
+        assert_eq!(states, known);
+        // What every target was told then is told to none again.
+        let urls = ["http://127.0.0.1:47812".to_string()];
+        let observers = saved.observers.expect("there is another observer");
+        observers.place_peers(&urls, &mut engine);
+        let firing = saved.alarms.into_iter();
+        let mut observers = Observers::new("b", 1, &urls, observers, firing, (now, written));
+        observers.note_target("hook", true);
+        let told = serde_json::to_value(observers.digest(&engine, None, written)).expect("JSON");
+        assert_eq!(told["problems"][0]["told"]["hook"]["version"], 1, "{told}");
     }
 }

@@ -143,6 +143,7 @@ pub(in crate::presence) struct Job {
     /// When it was last heard; configured jobs begin with the start.
     heard: EngineTime,
     /// When it was first heard.
+    #[serde(default)]
     born: EngineTime,
     /// When the last line that said something of a run was sent, and the last one that said the end of one. Among several
     /// observers a line may come after a later one.

@@ -74,10 +74,28 @@ impl OpenRun {
 
 /// A run that ended of late, by which copies of the message are known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "SavedEnd")]
 pub(super) struct EndedRun {
     pub(super) id: CompactString,
     pub(super) is_good: bool,
     pub(super) at: EngineTime,
+}
+
+/// The same as a state has it, or one of an older version, which did not keep how it ended.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SavedEnd {
+    Known { id: CompactString, is_good: bool, at: EngineTime },
+    Older(CompactString, EngineTime),
+}
+
+impl From<SavedEnd> for EndedRun {
+    fn from(saved: SavedEnd) -> EndedRun {
+        match saved {
+            SavedEnd::Known { id, is_good, at } => EndedRun { id, is_good, at },
+            SavedEnd::Older(id, at) => EndedRun { id, is_good: true, at },
+        }
+    }
 }
 
 /// A run that is over, or did not come.

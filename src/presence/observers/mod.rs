@@ -549,8 +549,11 @@ impl Observers {
 
     /// Takes whether one of this node's targets can be reached.
     pub fn note_target(&mut self, target: &str, works: bool) {
-        if self.targets.get(target) != Some(&works) {
-            self.targets.insert(target.into(), works);
+        if self.targets.get(target) == Some(&works) {
+            return;
+        }
+        if self.targets.insert(target.into(), works).is_none() {
+            self.problems.begin_with(target, self.ticked, &mut self.last_number);
         }
     }
 

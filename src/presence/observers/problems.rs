@@ -76,6 +76,11 @@ pub(super) struct Problem {
     /// By target.
     #[serde(default)]
     told: BTreeMap<CompactString, AtTarget>,
+    /// What every target was told, and when, by a state of a version that kept that once for all.
+    #[serde(default, rename = "arrived", skip_serializing)]
+    arrived_everywhere: u64,
+    #[serde(default, rename = "notified", skip_serializing)]
+    notified_everywhere: EngineTime,
     /// Number of its last change.
     #[serde(skip)]
     number: u64,
@@ -88,7 +93,18 @@ pub(super) struct Problem {
 
 impl Problem {
     fn new(alarm: Alarm, since: EngineTime, now: EngineTime) -> Problem {
-        Problem { alarm, since, open: false, closed: None, told: BTreeMap::new(), number: 0, changed: now, event: None }
+        Problem {
+            alarm,
+            since,
+            open: false,
+            closed: None,
+            told: BTreeMap::new(),
+            arrived_everywhere: 0,
+            notified_everywhere: EngineTime::default(),
+            number: 0,
+            changed: now,
+            event: None,
+        }
     }
 
     /// Whether it is out at some target.
@@ -233,6 +249,20 @@ impl Problems {
                 let told = problem.at_target(target);
                 (told.version, told.notified, told.severity) = (told.version + 1, now, severity);
                 told.arrived = told.version;
+            }
+            self.touch(&key, now, last);
+        }
+    }
+
+    /// A target is known: an older state may say what it was told, as every other one.
+    pub(super) fn begin_with(&mut self, target: &str, now: EngineTime, last: Number<'_>) {
+        let is_new = |p: &Problem| p.arrived_everywhere > 0 && !p.told.contains_key(target);
+        let keys: Vec<AlertKey> = self.all.iter().filter(|(_, p)| is_new(p)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if let Some(problem) = self.all.get_mut(&key) {
+                let (arrived, notified) = (problem.arrived_everywhere, problem.notified_everywhere);
+                let severity = problem.alarm.severity;
+                *problem.at_target(target) = AtTarget { version: arrived, notified, arrived, severity };
             }
             self.touch(&key, now, last);
         }
