@@ -185,24 +185,22 @@ impl Evidence {
         self.number(id);
     }
 
-    /// A line of a job was heard here.
+    /// A line of a job was heard here. One that says what is known already takes no place of another.
     pub(super) fn note_job_line(&mut self, job: (CompactString, CompactString), at: EngineTime, beat: &Heartbeat) {
-        self.last_number += 1;
         self.last_here = at;
-        self.jobs.note_heard(self.last_number, job, (at, HeardBy::Here), beat);
+        let is_new = self.jobs.note_heard_here(self.last_number + 1, job, at, beat);
+        self.last_number += u64::from(is_new);
     }
 
-    /// A peer has heard one.
+    /// A peer has heard one that is not known.
     pub(super) fn note_job_line_elsewhere(
         &mut self,
         job: (CompactString, CompactString),
         (at, peer): (EngineTime, u16),
         beat: &Heartbeat,
     ) {
-        if !self.jobs.knows(&job, at, beat) {
-            self.last_number += 1;
-            self.jobs.note_heard(self.last_number, job, (at, HeardBy::Peer(peer)), beat);
-        }
+        self.last_number += 1;
+        self.jobs.note_heard(self.last_number, job, (at, HeardBy::Peer(peer)), beat);
     }
 
     /// A peer could not hear from `from` to `to`.

@@ -12,7 +12,7 @@ use super::text_bytes;
 use super::time::EngineTime;
 
 /// Lines that are remembered of each job, of all jobs, and for how long, in seconds.
-const OF_EACH: usize = 16;
+pub(super) const OF_EACH: usize = 16;
 const MOST: usize = 50_000;
 const REMEMBERED_SECS: f64 = 8.0 * 86_400.0;
 
@@ -81,8 +81,26 @@ impl JobLines {
 
     /// Whether a line is known.
     pub(super) fn knows(&self, job: &Name, at: EngineTime, beat: &Heartbeat) -> bool {
-        let mut known = self.numbers.get(job).into_iter().flatten().filter_map(|number| self.heard.get(number));
-        known.any(|line| line.is_copy(at, beat))
+        self.copy_of(job, at, beat).is_some()
+    }
+
+    /// The number of a line that says the same, and who has heard it.
+    fn copy_of(&self, job: &Name, at: EngineTime, beat: &Heartbeat) -> Option<(u64, HeardBy)> {
+        let numbers = self.numbers.get(job).into_iter().flatten();
+        let mut known = numbers.filter_map(|number| Some((*number, self.heard.get(number)?)));
+        known.find(|(_, line)| line.is_copy(at, beat)).map(|(number, line)| (number, line.by))
+    }
+
+    /// A line of a job was heard here, for which a number is free; whether that is new. What this node has heard already
+    /// takes no further place, and what only peers have heard is told anew.
+    pub(super) fn note_heard_here(&mut self, number: u64, job: Name, at: EngineTime, beat: &Heartbeat) -> bool {
+        match self.copy_of(&job, at, beat) {
+            Some((_, HeardBy::Here)) => return false,
+            Some((known, _)) => self.remove(known),
+            None => {}
+        }
+        self.note_heard(number, job, (at, HeardBy::Here), beat);
+        true
     }
 
     /// A line of a job was heard.
@@ -191,6 +209,18 @@ mod tests {
         assert!(!lines.knows(&("s".into(), "b".into()), at(112.0), &beat("b")));
         lines.note_heard(102, ("s".into(), "c".into()), (at(1e6), HeardBy::Here), &beat("c"));
         assert_eq!((lines.heard.len(), lines.numbers.len()), (1, 1));
+    }
+
+    #[test]
+    fn copies_take_no_place_and_what_is_heard_here_too_is_told_as_that() {
+        let mut lines = JobLines::default();
+        let name = || ("s".into(), "a".into());
+        lines.note_heard(1, name(), (at(0.0), HeardBy::Peer(0)), &beat("a"));
+        assert!(lines.note_heard_here(2, name(), at(0.1), &beat("a")));
+        assert!(!lines.note_heard_here(3, name(), at(0.2), &beat("a")));
+        assert!(lines.note_heard_here(3, name(), at(60.0), &beat("a")));
+        let all: Vec<_> = lines.since(0, true).map(|(number, (_, by), _)| (number, by)).collect();
+        assert_eq!(all, [(2, HeardBy::Here), (3, HeardBy::Here)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::Engine;
 use super::elsewhere::Observation;
 use crate::presence::event::Event;
 use crate::presence::job_lines::{HeardBy, WaitingLine};
-use crate::presence::jobs::{BlindTimes, JobId, JobState, Surroundings, WhenBlind};
+use crate::presence::jobs::{BlindTimes, Job, JobId, JobState, Surroundings, WhenBlind};
 use crate::presence::time::EngineTime;
 
 /// Lines are taken, and runs are judged, so many seconds late: what a peer that answers heard until then is known.
@@ -60,18 +60,25 @@ impl Engine {
     /// Takes a line of a job that a peer has heard, which was asked for at `asked`.
     pub fn observe_job_elsewhere(&mut self, peer: u16, sighting: JobSighting, asked: EngineTime) {
         let JobSighting { beat, age, relayed } = sighting;
-        let says_status = says_status(&beat);
-        let known = self.jobs.find_for(&beat.service, &beat.instance);
-        let admitted = known.or_else(|| says_status.then(|| self.admit_job_elsewhere(&beat)).flatten());
-        let Some(id) = admitted else { return };
         // The answer was written at some time while it was waited for.
         let at = asked + (self.now - asked).max(0.0) / 2.0 - age;
-        let job = self.jobs.job(id);
-        let name = (job.service().clone(), job.instance().clone());
-        if let Some(evidence) = &mut self.evidence {
-            evidence.note_job_line_elsewhere(name, (at, peer), &beat);
-        }
         let by = if relayed { HeardBy::Another } else { HeardBy::Peer(peer) };
+        let known = self.jobs.find_for(&beat.service, &beat.instance);
+        let name = |job: &Job| (job.service().clone(), job.instance().clone());
+        let its = known.map_or_else(|| (beat.service.clone(), beat.instance.clone()), |id| name(self.jobs.job(id)));
+        if self.evidence.as_ref().is_none_or(|evidence| evidence.jobs.knows(&its, at, &beat)) {
+            // It was taken, or waits; that the peer has heard it, too, is new. A job that is gone since stays so.
+            if let Some(id) = known {
+                self.jobs.note_source(id, by, says_start(&beat), at);
+            }
+            return;
+        }
+        let admitted = known.or_else(|| says_status(&beat).then(|| self.admit_job_elsewhere(&beat)).flatten());
+        let Some(id) = admitted else { return };
+        let its = name(self.jobs.job(id));
+        if let Some(evidence) = &mut self.evidence {
+            evidence.note_job_line_elsewhere(its, (at, peer), &beat);
+        }
         self.await_turn(WaitingLine { at, by, beat });
     }
 
@@ -100,9 +107,8 @@ impl Engine {
             return;
         };
         self.leave_for_job(&beat.service, &beat.instance);
-        let status = beat.job.as_ref().and_then(|tags| tags.status);
-        self.jobs.note_source(id, *by, status == Some(JobStatus::Start), *at);
-        if status.is_none() {
+        self.jobs.note_source(id, *by, says_start(beat), *at);
+        if !says_status(beat) {
             self.job_says_goodbye(id, beat, *at);
             return;
         }
@@ -127,7 +133,7 @@ impl Engine {
         &mut self,
         id: JobId,
         now: EngineTime,
-        change: impl FnOnce(&mut crate::presence::jobs::Job, Surroundings<'_>, &mut Vec<Event<EngineTime>>) -> T,
+        change: impl FnOnce(&mut Job, Surroundings<'_>, &mut Vec<Event<EngineTime>>) -> T,
     ) -> T {
         let job = self.jobs.job(id);
         let is_muted = job.is_muted();
@@ -163,6 +169,10 @@ impl Engine {
 
 fn says_status(beat: &Heartbeat) -> bool {
     beat.job.as_ref().is_some_and(|tags| tags.status.is_some())
+}
+
+fn says_start(beat: &Heartbeat) -> bool {
+    beat.job.as_ref().is_some_and(|tags| tags.status == Some(JobStatus::Start))
 }
 
 /// What a line says, as peers are told.

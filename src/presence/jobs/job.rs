@@ -11,17 +11,20 @@ use crate::memory::vec_footprint;
 use crate::protocol::{Heartbeat, JobStatus, JobTags};
 
 use super::blind_times::WhenBlind;
-use super::runs::{EndedRun, FinishedRun, HISTORY, NO_ID, OpenRun, RunResult, TEXT_BYTES, named};
+use super::runs::{ClosedRun, EndedRun, FinishedRun, HISTORY, NO_ID, OpenRun, RunResult, TEXT_BYTES, named};
 use super::schedule::CronSchedule;
 use super::state::{JobReason, JobState};
 use crate::presence::event::{Change, Event, JobContext};
-use crate::presence::job_lines::HeardBy;
+use crate::presence::job_lines::{HeardBy, OF_EACH};
 use crate::presence::policy::grace_for;
 use crate::presence::text_bytes;
 use crate::presence::time::{EngineTime, Epoch, UnixTime};
 
 /// Most runs that are open at a time.
 const MOST_OPEN: usize = 8;
+
+/// Runs that are remembered when they are not open any more: those whose starts a peer may tell again.
+const MOST_CLOSED: usize = OF_EACH;
 
 /// Messages of one kind about one run that come closer than this are copies, in seconds.
 const COPIES_SECS: f64 = 10.0;
@@ -162,8 +165,10 @@ pub(in crate::presence) struct Job {
     basis: String,
     /// Runs that have begun, in that order.
     open: Vec<OpenRun>,
-    /// Runs that ended of late.
+    /// Runs that ended of late, and those that had begun and are not open any more, whatever became of them.
     ended: Vec<EndedRun>,
+    #[serde(default)]
+    closed: VecDeque<ClosedRun>,
     /// It says when it starts.
     says_starts: bool,
     /// A run that was due may have come, or the end of one may have been said, while we could not hear; and no end was heard
@@ -208,6 +213,7 @@ impl Job {
             basis: String::new(),
             open: Vec::new(),
             ended: Vec::new(),
+            closed: VecDeque::new(),
             says_starts: false,
             unheard: false,
             level: 0,
@@ -428,15 +434,18 @@ impl Job {
         let names = text_bytes(&self.service) + text_bytes(&self.instance);
         let open = self.open.iter().map(OpenRun::heap_bytes).sum::<usize>();
         let ended = self.ended.iter().map(|ended| text_bytes(&ended.id)).sum::<usize>();
+        let closed = self.closed.iter().map(|closed| text_bytes(&closed.id)).sum::<usize>();
         let history = self.history.iter().map(FinishedRun::heap_bytes).sum::<usize>();
         names
             + crate::memory::footprint(self.basis.capacity())
             + open
             + ended
+            + closed
             + history
             + vec_footprint::<LineSources>(self.sources.capacity())
             + vec_footprint::<OpenRun>(self.open.capacity())
             + vec_footprint::<EndedRun>(self.ended.capacity())
+            + vec_footprint::<ClosedRun>(self.closed.capacity())
             + vec_footprint::<FinishedRun>(self.history.capacity())
     }
 }
@@ -479,6 +488,32 @@ impl Job {
         self.ended.iter().filter(move |ended| ended.id == id && (now - ended.at).abs() < COPIES_SECS)
     }
 
+    /// Whether a run of an id that began at a time has begun here before, and is not open any more.
+    fn is_closed(&self, id: &str, began: EngineTime) -> bool {
+        self.closed.iter().any(|closed| closed.id == id && (closed.began - began).abs() < COPIES_SECS)
+    }
+
+    /// Takes a run out of those that are open.
+    fn close(&mut self, at: usize) -> OpenRun {
+        let run = self.open.remove(at);
+        self.note_closed(&run);
+        run
+    }
+
+    /// Takes out the runs that are open and meant.
+    fn close_all(&mut self, is_meant: impl Fn(&OpenRun) -> bool) {
+        while let Some(at) = self.open.iter().position(&is_meant) {
+            self.close(at);
+        }
+    }
+
+    fn note_closed(&mut self, run: &OpenRun) {
+        if self.closed.len() >= MOST_CLOSED {
+            self.closed.pop_front();
+        }
+        self.closed.push_back(ClosedRun { id: run.id.clone(), began: run.began });
+    }
+
     fn begin_run(
         &mut self,
         id: CompactString,
@@ -488,7 +523,7 @@ impl Job {
     ) {
         let is_open = self.open.iter().position(|run| run.id == id);
         let is_copy = is_open.is_some_and(|at| by.now - self.open[at].began < COPIES_SECS);
-        if is_copy || self.just_ended(&id, by.now).next().is_some() {
+        if is_copy || self.just_ended(&id, by.now).next().is_some() || self.is_closed(&id, by.now) {
             return;
         }
         self.give_up_excused(by);
@@ -513,16 +548,19 @@ impl Job {
     /// Runs whose end may have been said while we could not hear are over when another one begins.
     fn give_up_excused(&mut self, by: Surroundings<'_>) {
         while let Some(at) = self.open.iter().position(|run| run.excused.is_some()) {
-            let run = self.open.remove(at);
+            let run = self.close(at);
             self.record(FinishedRun::of(&run, RunResult::Unheard, by.wall()));
         }
     }
 
-    /// A start that is known after a later line: the run goes on, unless its end, or that of any without an id, is known.
+    /// A start that is known after a later line: the run goes on, unless it was known before and is over, or its end, or that
+    /// of any without an id, is known. Peers tell everything again to whoever starts again.
     fn begin_earlier_run(&mut self, id: CompactString, host: Option<CompactString>, by: Surroundings<'_>) {
         self.says_starts = true;
+        let is_end = |ended: &EndedRun| ended.id == id || ended.id == NO_ID;
         let is_known = self.open.iter().any(|run| run.id == id)
-            || self.ended.iter().any(|ended| ended.id == id && ended.at >= by.now - COPIES_SECS);
+            || self.is_closed(&id, by.now)
+            || self.ended.iter().any(|ended| is_end(ended) && ended.at >= by.now - COPIES_SECS);
         if id != NO_ID && !is_known && self.open.len() < MOST_OPEN {
             let place = self.open.partition_point(|run| run.began <= by.now);
             self.open.insert(place, OpenRun::begun(id, host, by.now, by.wall()));
@@ -531,7 +569,7 @@ impl Job {
 
     /// An open run never ended.
     fn lose(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
-        let run = self.open.remove(at);
+        let run = self.close(at);
         let context = JobContext { run: named(&run.id), host: run.host.clone(), ..JobContext::default() };
         self.record(FinishedRun::of(&run, RunResult::Lost, by.wall()));
         self.change((JobState::Lost, why), context, by, out);
@@ -556,14 +594,14 @@ impl Job {
         let known = known.or(is_its.then_some(0));
         if known.is_none() && is_good {
             // What hangs, and was notified, is overtaken by a run whose start was not heard, too.
-            self.open.retain(|run| !run.overran || run.began > by.now);
+            self.close_all(|run| run.overran && run.began <= by.now);
         }
         if known.is_none() && !is_late && (!self.says_starts || self.open.is_empty()) {
             // Nobody told us of a start: the end is the sign of the run.
             self.says_starts &= !self.open.is_empty();
             self.await_next(by.wall(), by.now);
         }
-        let run = known.map(|at| self.open.remove(at));
+        let run = known.map(|at| self.close(at));
         if self.ended.len() >= 2 * MOST_OPEN {
             self.ended.remove(0);
         }
@@ -592,7 +630,7 @@ impl Job {
             self.succeeded = Some(by.wall());
             if let Some(run) = run {
                 // What began before, and was notified, has been overtaken: it hides no run that does not come.
-                self.open.retain(|other| !other.overran || other.began > run.began);
+                self.close_all(|other| other.overran && other.began <= run.began);
             }
             self.change((JobState::Ok, JobReason::Ended), context, by, out);
         } else {
@@ -784,7 +822,7 @@ impl Job {
             self.open[at].excused = Some(by.now);
             if why == JobReason::MaxRuntime && self.due.is_some() {
                 // Whether the next one comes is judged by itself.
-                let run = self.open.remove(at);
+                let run = self.close(at);
                 self.record(FinishedRun::of(&run, RunResult::Unheard, by.wall()));
             }
             self.change((JobState::Unheard, JobReason::EndUnheard), context, by, out);

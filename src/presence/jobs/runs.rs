@@ -98,6 +98,13 @@ impl From<SavedEnd> for EndedRun {
     }
 }
 
+/// A run that began and is not open any more, by which a start that others tell again is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct ClosedRun {
+    pub(super) id: CompactString,
+    pub(super) began: EngineTime,
+}
+
 /// A run that is over, or did not come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::presence) struct FinishedRun {
