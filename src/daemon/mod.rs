@@ -105,6 +105,8 @@ const FLUSH: &str = "flush";
 enum Part {
     /// The sockets: connections are read to their ends, then the kernel refuses datagrams, and what it holds is read.
     Listeners,
+    /// Presence judges nobody any more, and other observers know that this one leaves.
+    Judging,
     /// What relays hold goes out, so that the last account includes it.
     RelayQueues,
     /// The last interval is closed with its true length, and the receive workers end.
@@ -132,7 +134,7 @@ enum Part {
 type Stage = &'static [&'static [Part]];
 
 /// How the daemon stops taking data in.
-const DRAIN: &[Stage] = &[&[&[Part::Listeners]], &[&[Part::RelayQueues]]];
+const DRAIN: &[Stage] = &[&[&[Part::Listeners], &[Part::Judging]], &[&[Part::RelayQueues]]];
 
 /// How it delivers what it has, after [`DRAIN`]. `/ready` and the API answer until the end.
 const DELIVER: &[Stage] = &[
@@ -504,6 +506,13 @@ impl Parts {
         match part {
             Part::Listeners => match &self.flusher {
                 Some(flusher) => Box::pin(flusher.stop_listeners(deadline)),
+                None => Box::pin(async { Ok(()) }),
+            },
+            Part::Judging => match &mut self.presence {
+                Some(presence) => {
+                    let stopped = presence.stop_judging();
+                    Box::pin(async { Ok(stopped.await) })
+                }
                 None => Box::pin(async { Ok(()) }),
             },
             Part::RelayQueues => match &self.relays {

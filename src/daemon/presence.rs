@@ -43,7 +43,7 @@ impl Presence {
         let (handle, thread) = presence_driver::start(options, outboxes, &part).map_err(cannot)?;
         let peers = &config.presence.peers;
         let client = || HttpClient::with(&Tls { ca: peers.ca.clone(), ..Tls::default() });
-        let pollers = peers.token.as_deref().filter(|_| !peers.urls.is_empty()).map(|token| {
+        let pollers = peers.token.as_deref().map(|token| {
             let client = client().map_err(|error| StartError(format!("cannot ask other observers: {error}")))?;
             Ok(presence_driver::start_pollers(&handle, &client, &peers.urls, token, supervisor))
         });
@@ -54,11 +54,19 @@ impl Presence {
         self.handle.clone()
     }
 
+    /// Nothing is received any more: nobody is judged, and other observers are told that this node is leaving.
+    pub(super) fn stop_judging(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        self.handle.stop_judging();
+        let (pollers, handle) = (self.pollers.take(), self.handle.clone());
+        async move {
+            if let Some(pollers) = pollers {
+                pollers.stop(&handle).await;
+            }
+        }
+    }
+
     /// Takes in what is queued, saves the state, and puts the last notifications into the queues of the notifiers.
     pub(super) async fn stop(self, deadline: Instant) {
-        if let Some(pollers) = self.pollers {
-            pollers.stop(&self.handle).await;
-        }
         let end = move || {
             self.handle.stop();
             self.thread.join()

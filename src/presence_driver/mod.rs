@@ -98,6 +98,8 @@ struct Shared {
     lost: AtomicU64,
     /// Senders' addresses are wanted.
     wants_senders: AtomicBool,
+    /// Nothing is received any more.
+    is_deaf: AtomicBool,
     /// What was there at the start.
     restored: OnceLock<Restored>,
     /// Makes the workers pass on who was seen by what is watched.
@@ -173,6 +175,11 @@ impl PresenceHandle {
         self.shared.restored.get().cloned()
     }
 
+    /// Receiving ends: nobody is judged any more. What is on its way is taken.
+    pub fn stop_judging(&self) {
+        self.shared.is_deaf.store(true, Ordering::Relaxed);
+    }
+
     /// Ends the presence thread: it saves what it knows.
     pub fn stop(&self) {
         // If the queue is full for so long, the thread is gone.
@@ -215,6 +222,7 @@ pub fn start(
         waiting: AtomicUsize::new(0),
         lost: AtomicU64::new(0),
         wants_senders: AtomicBool::new(false),
+        is_deaf: AtomicBool::new(false),
         restored: OnceLock::new(),
         look: OnceLock::new(),
     });
@@ -463,10 +471,15 @@ impl Driver {
         }
         self.state.engine_mut().at(now);
         self.state.set_wall_clock(wall_clock());
-        if self.state.may_judge() {
-            self.state.engine_mut().tick(now);
+        if self.shared.is_deaf.load(Ordering::Relaxed) {
+            // Others are not asked any more, either.
+            self.state.engine_mut().stop_judging();
+        } else {
+            if self.state.may_judge() {
+                self.state.engine_mut().tick(now);
+            }
+            self.state.tick_observers();
         }
-        self.state.tick_observers();
         self.shared.wants_senders.store(self.state.engine().is_crowded(), Ordering::Relaxed);
         self.dirty |= self.state.engine().has_events();
         self.state.collect();
@@ -569,8 +582,8 @@ mod tests {
         }
         let (queue, waiting) = (10, AtomicUsize::new(1));
         let (lost, wants_senders) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (restored, look) = (OnceLock::new(), OnceLock::new());
-        let shared = Shared { queue, waiting, lost, wants_senders, restored, look };
+        let (restored, look, is_deaf) = (OnceLock::new(), OnceLock::new(), AtomicBool::new(false));
+        let shared = Shared { queue, waiting, lost, wants_senders, is_deaf, restored, look };
         let outboxes = vec![Arc::new(Outbox::for_tests())];
         let outbox = Arc::clone(&outboxes[0]);
         let (newest, _) = watch::channel(0);

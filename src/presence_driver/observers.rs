@@ -22,12 +22,14 @@ pub struct Among {
     /// Peers that were told that this node is leaving, by the names that they say.
     farewells: BTreeSet<CompactString>,
     is_leaving: bool,
+    /// They are told nothing any more.
+    has_left: bool,
 }
 
 impl Among {
     /// A node that has notified nobody yet.
     pub fn new(observers: Observers) -> Among {
-        Among { observers, farewells: BTreeSet::new(), is_leaving: false }
+        Among { observers, farewells: BTreeSet::new(), is_leaving: false, has_left: false }
     }
 
     /// Notifies, if it is for this node to do: puts into the queues of the targets what they are to be sent now, and takes back
@@ -122,10 +124,10 @@ impl PresenceState {
         self.shared.as_ref().map(|shared| shared.observers.view(self.engine()))
     }
 
-    /// What is new to a peer that calls itself so; `None` if there are no observers beside this one.
+    /// What is new to a peer that calls itself so; `None` if there are no observers beside this one, or it has left them.
     pub fn digest(&mut self, since: Option<Cursor>, asker: &str) -> Option<Digest> {
         let unix = self.unix_now();
-        let shared = self.shared.as_mut()?;
+        let shared = self.shared.as_mut().filter(|shared| !shared.has_left)?;
         if shared.is_leaving && shared.farewells.len() < MOST_FAREWELLS {
             shared.farewells.insert(asker.into());
         }
@@ -170,6 +172,13 @@ impl PresenceState {
         if let Some(shared) = &mut self.shared {
             shared.observers.leave();
             shared.is_leaving = true;
+        }
+    }
+
+    /// It is one of them no longer: it hears nothing, and what it would tell were the silence of those whom it alone hears.
+    pub(super) fn leave_observers(&mut self) {
+        if let Some(shared) = &mut self.shared {
+            shared.has_left = true;
         }
     }
 

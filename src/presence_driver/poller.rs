@@ -105,9 +105,10 @@ pub fn start(
 }
 
 impl Pollers {
-    /// Says to the peers that this node is leaving, and waits a moment for them to ask; then asks no more.
+    /// Says to the peers that this node is leaving, and waits a moment for them to ask; then asks and answers no more.
     pub async fn stop(self, presence: &PresenceHandle) {
-        let peers = self.tasks.len();
+        // Who asks nobody is asked by one at least.
+        let peers = self.tasks.len().max(1);
         let noticed = async {
             let _ = presence.ask(super::PresenceState::say_farewell).await;
             while !presence.ask(move |state| state.has_said_farewell(peers)).await.unwrap_or(true) {
@@ -115,6 +116,7 @@ impl Pollers {
             }
         };
         let _ = timeout(FAREWELL, noticed).await;
+        let _ = presence.ask(super::PresenceState::leave_observers).await;
         let _ = self.stop.send(true);
         for task in self.tasks {
             // It ends at once, whatever it waits for.

@@ -302,3 +302,33 @@ fn peers_that_never_come_to_an_end_hinder_neither_judging_nor_the_stop() {
     daemon.stop();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_stop_that_takes_long_makes_nobody_silent() {
+    let (dir_a, dir_b) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (url, posts) = webhook();
+    let (door_a, door_b) = (Door::new(), Door::new());
+    // Silence is judged after 2 s.
+    let more = format!("webhook = [\"{url}\"]\nmisses = 1\n");
+    let config_b = config(dir_b.path(), "b", &[door_a.url("http")], &more, "");
+    // Its relay has a target that is not there, and is waited for: for half of the grace.
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let relay = format!("[[relay]]\ntargets = [\"tcp://{nobody}\"]\n");
+    let config_a = config(dir_a.path(), "a", &[door_b.url("http")], &(more + &relay), "");
+    let b = start(&door_b, dir_b.path(), &config_b);
+    let a = start(&door_a, dir_a.path(), &format!("shutdown_grace = \"8s\"\n{config_a}"));
+    let beat = || a.send_udp(&[b"heartbeat.only.a:1|g|#interval:1".as_slice(), b"metric:1|c"]);
+    until("b knows whom a hears", || {
+        beat();
+        pause_ms(50);
+        b.get("/api/v1/presence/only/a").0 == 200 && speaker(&a) == "a"
+    });
+    let began = Instant::now();
+    let log = a.stop();
+    assert!(began.elapsed() > Duration::from_secs(3), "it took no longer than silence is borne: {log:#?}");
+    assert!(posts.lock().expect("nobody panicked").is_empty(), "{posts:?} {log:#?}");
+    let peers = b.status()["observers"]["peers"].clone();
+    assert_eq!((&peers[0]["reachable"], &peers[0]["leaving"]), (&false.into(), &true.into()), "{peers}");
+    b.stop();
+    assert!(posts.lock().expect("nobody panicked").is_empty(), "{posts:?}");
+}

@@ -25,6 +25,9 @@ impl Engine {
     /// Lets time pass: evaluates everybody at `now`.
     pub fn tick(&mut self, now: EngineTime) {
         self.at(now);
+        if self.deaf_since.is_some() {
+            return;
+        }
         self.follow_lost_peers();
         for place in self.service_schedule.take_due(self.now) {
             self.mark_dirty(ServiceId::from_place(place));

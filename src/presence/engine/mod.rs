@@ -81,6 +81,8 @@ pub struct Engine {
     events: Vec<Event<EngineTime>>,
     /// When sinks last had readings.
     reported_at: EngineTime,
+    /// Since then nothing is received any more.
+    deaf_since: Option<EngineTime>,
     /// What it takes in memory, as of the last tick.
     held: Holding,
 }
@@ -120,6 +122,7 @@ impl Engine {
             heard_elsewhere: Vec::new(),
             events: Vec::new(),
             reported_at: now,
+            deaf_since: None,
             held: Memory::unlimited().holding(Holder::Presence),
         }
     }
@@ -163,6 +166,16 @@ impl Engine {
     /// The engine's clock: the latest time it was given.
     pub fn now(&self) -> EngineTime {
         self.now
+    }
+
+    /// Receiving ends: silence says nothing from now on, and nobody is judged any more. What still comes is taken.
+    pub fn stop_judging(&mut self) {
+        self.deaf_since.get_or_insert(self.now);
+    }
+
+    /// Whether that is so.
+    pub fn judges(&self) -> bool {
+        self.deaf_since.is_none()
     }
 
     /// Sets the time; it never runs backwards.

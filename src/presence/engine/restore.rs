@@ -21,8 +21,10 @@ use crate::protocol::TAKEN;
 /// Everything that survives a restart. Times are those of the engine that saved it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Saved {
-    /// The engine's clock.
+    /// The engine's clock, and since when nothing was received, if that ended before.
     now: EngineTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deaf_since: Option<EngineTime>,
     /// Services with their instances.
     services: Vec<(Service, Vec<Instance>)>,
     /// A mass silence that lasts: its start, and whether its hold has expired.
@@ -56,6 +58,8 @@ impl Engine {
         #[derive(Serialize)]
         struct Stored<'a> {
             now: EngineTime,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            deaf_since: Option<EngineTime>,
             services: Vec<(&'a Service, Vec<&'a Instance>)>,
             mass: Option<(EngineTime, bool)>,
             habits: Vec<(&'a CompactString, &'a Habit)>,
@@ -66,6 +70,7 @@ impl Engine {
         }
         let stored = Stored {
             now: self.now,
+            deaf_since: self.deaf_since,
             services: self.registered(),
             mass: self.mass.saved(),
             habits: self.habits.saved(),
@@ -82,6 +87,7 @@ impl Engine {
         let habits = self.habits.saved().into_iter();
         Saved {
             now: self.now,
+            deaf_since: self.deaf_since,
             services: self.registered().into_iter().map(owned).collect(),
             mass: self.mass.saved(),
             habits: habits.map(|(name, habit)| (name.clone(), habit.clone())).collect(),
@@ -106,11 +112,12 @@ impl Engine {
     /// Starts with what an earlier engine knew: whoever was present is to be confirmed. `now` is on that engine's clock.
     pub fn restored(policy: Policy, saved: Saved, now: EngineTime, seed: u64) -> Engine {
         let mut engine = Engine::empty(policy, now, seed);
-        let away = now - saved.now;
+        let deaf_since = saved.deaf_since.unwrap_or(saved.now);
+        let away = now - deaf_since;
         engine.blindness.note_restart(away);
         engine.habits = Habits::restored(saved.habits);
         engine.blind_times = saved.blind;
-        engine.note_blind(saved.now, now);
+        engine.note_blind(deaf_since, now);
         let (mut members, mut to_confirm, mut all) = (BTreeSet::new(), 0, Vec::new());
         for (service, instances) in saved.services {
             let rules = engine.policy.rules_of(service.name());
@@ -122,6 +129,8 @@ impl Engine {
                 let order = engine.roster.next_order();
                 let mut instance = instance.restored(id, order);
                 if instance.is_present() {
+                    // It may have been heard while this node was about to stop.
+                    let away = away.min(now - instance.detector().last_life()).max(0.0);
                     instance.detector_mut().leave_out_restart(away, now, &engine.policy, &rules);
                     to_confirm += 1;
                 }

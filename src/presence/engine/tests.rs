@@ -339,3 +339,23 @@ fn flapping_is_over_when_its_instance_or_service_is_forgotten_or_gives_way() {
     service.tick(service.now());
     assert_eq!((flapping_ends(&mut service), names(&service)), (vec!["*".to_string()], vec![]));
 }
+
+#[test]
+fn nobody_is_judged_once_receiving_has_ended_and_that_time_is_blind_after_the_restart() {
+    let mut engine = engine(Policy::default());
+    engine.beat(&beat("s", 10));
+    engine.tick(at(8.0));
+    engine.take_events();
+    engine.stop_judging();
+    for second in 9..60 {
+        engine.tick(at(f64::from(second)));
+    }
+    assert!(engine.take_events().is_empty());
+    let mut engine = restarted(&engine, Policy::default());
+    engine.take_events();
+    let downs = |engine: &mut Engine| engine.take_events().iter().filter(|event| event.notify).count();
+    for (second, told) in [(60, 0), (89, 0), (106, 1)] {
+        engine.tick(at(f64::from(second)));
+        assert_eq!(downs(&mut engine).min(1), told, "{second}");
+    }
+}
