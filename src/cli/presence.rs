@@ -436,7 +436,10 @@ async fn check_one(daemon: &DaemonClient, who: &str, service: &str) -> Result<(u
     if !(200..300).contains(&status) {
         return Err(refusal(status, &found));
     }
-    let state = Escaped(text(&found, "state")).to_string();
+    let state = match text(&found, "state") {
+        "left" => "has left".to_string(),
+        state => format!("is {}", Escaped(state)),
+    };
     let (code, line) = if found["runs"].is_array() {
         (code_of_job(&found), format!("{state}{}", job_detail(&of_last_run(&found))))
     } else {
@@ -450,7 +453,7 @@ async fn check_one(daemon: &DaemonClient, who: &str, service: &str) -> Result<(u
         false => (code, ""),
     };
     let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][usize::from(code.min(3))];
-    Ok((code, format!("PRESENCE {word} - {} is {line}{mass}\n", Escaped(who))))
+    Ok((code, format!("PRESENCE {word} - {} {line}{mass}\n", Escaped(who))))
 }
 
 /// A job as the check of a service has it, by its last run.

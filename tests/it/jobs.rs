@@ -84,7 +84,8 @@ fn what_becomes_of_a_run_is_notified_once_and_its_end_too() {
         (&"failed".into(), &3.into(), &"disk full / code/5".into())
     );
     let (code, said) = check(&daemon, "first");
-    assert!(code == Some(2) && said.contains("first/x failed (exit 3, took "), "{said}");
+    // The instance is no machine, so the one that ran it is named.
+    assert!(code == Some(2) && said.contains("first/x failed (on ") && said.contains(", exit 3, took "), "{said}");
 
     // Eight times, and it is notified once; a run that goes on is no end of it, one that ends well is.
     let all: Vec<Child> = (0..8).map(|_| beat(&to, "often", &[], &["false"])).collect();

@@ -647,6 +647,7 @@ fn who_says_critical_is_nowhere_shown_as_well_and_operators_are_told_what_they_g
     assert!(code == 0 && said.starts_with("job: in maintenance until ") && said.ends_with(" UTC\n"), "{said}");
     daemon.send_udp(&[b"heartbeat.web.i1:60|g"]);
     wait(&daemon, "web", "up", |s| s["state"] == "up");
+    says(&["check", "web/i1"], 0, "PRESENCE OK - web/i1 is up, silent for ");
     says(&["maintenance", "web", "30m"], 0, "web: in maintenance until ");
     says(&["check", "web"], 0, "OK - web is up: 1 of 1 present, 0 late, in maintenance |");
     says(&["maintenance", "web", "0"], 0, "web: the maintenance is over\n");
@@ -661,7 +662,7 @@ fn who_says_critical_is_nowhere_shown_as_well_and_operators_are_told_what_they_g
     wait(&daemon, "web", "left", |s| s["state"] == "left");
     says(&["check", "web"], 3, "PRESENCE UNKNOWN - web: this service has left");
     says(&["check", "nobody"], 3, "was ever heard");
-    says(&["check", "web/i1"], 0, "PRESENCE OK - web/i1 is up, silent for ");
+    says(&["check", "web/i1"], 3, "PRESENCE UNKNOWN - web/i1 has left, silent for ");
     says(&["check", "web/nobody"], 3, "PRESENCE UNKNOWN - web/nobody: no instance or job of that name");
     says(&["check", "web/i1", "--min", "2"], 3, "--min is for a service");
     assert_eq!(daemon.get("/api/v1/presence/web/i1/check").0, 400);
