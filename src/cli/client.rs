@@ -128,6 +128,13 @@ impl DaemonClient {
         let answer = self.request_within(method, path, body, deadline).await?;
         match self.read(path, &answer)? {
             (200..300, value) => Ok(value),
+            (401, value) if self.token.is_none() => {
+                Err(format!("{}; give it with `--token` or in SYSTOLE_TOKEN", refusal(401, &value)))
+            }
+            (401, value) => Err(format!(
+                "{}; the token that was shown, from `--token` or SYSTOLE_TOKEN, is not that one",
+                refusal(401, &value)
+            )),
             (status, value) => Err(refusal(status, &value)),
         }
     }

@@ -189,8 +189,9 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
             }
             let status = daemon.good(Method::GET, "/api/v1/status", None).await?;
             let observers = status::observers(&status).into_iter().map(|line| format!("observers: {line}\n"));
+            let idle = status::idle_watches(&status).map(|line| format!("watches: {line}\n"));
             let services = if is_of_jobs { String::new() } else { table(&services) };
-            print(&(services + &job_table(&jobs) + &observers.collect::<String>()))
+            print(&(services + &job_table(&jobs) + &observers.chain(idle).collect::<String>()))
         }
         Ask::Show { who, json } => {
             let found = daemon.good(Method::GET, &path(who), None).await?;

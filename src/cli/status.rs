@@ -153,6 +153,7 @@ fn report(status: &Value, presence: Option<&Value>, utf8: bool) -> String {
     let targets = status["notify"].as_object().into_iter().flatten();
     rows("Alerts", targets.map(|(name, target)| target_row(name, target, utf8)), &mut put);
     rows("Observers", observers(status).into_iter(), &mut put);
+    rows("Watches", idle_watches(status), &mut put);
     let memory = &status["memory"];
     let share = number(&memory["live"]) / number(&memory["max"]).max(1.0);
     put(
@@ -277,6 +278,12 @@ fn target_row(name: &str, target: &Value, utf8: bool) -> String {
     text
 }
 
+/// Watches that have taken no line since the start: they watch over nobody.
+pub(super) fn idle_watches(status: &Value) -> impl Iterator<Item = String> {
+    let idle = status["idle_watches"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    idle.map(|pattern| format!("{} has taken no line since the start", Escaped(pattern)))
+}
+
 /// The other observers of the same fleet, and who notifies.
 pub(super) fn observers(status: &Value) -> Vec<String> {
     let all = &status["observers"];
@@ -288,6 +295,9 @@ pub(super) fn observers(status: &Value) -> Vec<String> {
         out.push(match (peer["same_name"] == true, peer["reachable"] == true) {
             (true, _) => format!("{} has the name of another observer: set `presence.node`", said(&peer["url"])),
             (false, true) => format!("{name} answers, {} ago", delay(age)),
+            (false, false) if peer["problem"].is_string() => {
+                format!("{name} does not answer, for {}: {}", delay(age), said(&peer["problem"]))
+            }
             (false, false) => format!("{name} does not answer, for {}", delay(age)),
         });
     }
@@ -296,11 +306,17 @@ pub(super) fn observers(status: &Value) -> Vec<String> {
     {
         let others = all["targets"].as_object().into_iter().flatten();
         let others: String = others.map(|(target, by)| format!(", {} {}", said(by), Escaped(target))).collect();
-        *first = format!("{} notifies{others}; {first}", said(&all["speaker"]));
+        let also = all["also"].as_array().into_iter().flatten();
+        let also: String = also.map(|by| format!(", {} as well, for not all reach each other", said(by))).collect();
+        *first = format!("{} notifies{others}{also}; {first}", said(&all["speaker"]));
     }
     let unwatched = account::count(&all["unwatched"]);
     if unwatched > 0 {
-        out.push(format!("{} instances are heard by nobody", grouped(unwatched)));
+        let names: Vec<String> = all["unwatched_names"].as_array().into_iter().flatten().map(said).collect();
+        let more = unwatched.saturating_sub(names.len() as u64);
+        let more = if more > 0 { format!(" and {} more", grouped(more)) } else { String::new() };
+        let (what, are) = if unwatched == 1 { ("instance", "is") } else { ("instances", "are") };
+        out.push(format!("{} {what} {are} heard by nobody: {}{more}", grouped(unwatched), names.join(", ")));
     }
     out
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+use crate::http_client::without_login;
 use crate::settings::{Described, List, Opt, OptionVisitor, Parsed, Tables, Wrong, suggestion};
 
 use super::effective::Origins;
 use super::environment::{LISTEN, SINK, urls};
+use super::presence_peers;
 use super::reader::{Found, Problem, Section, Source};
 use super::schema::{Config, Listen, Profile};
 use super::sink;
@@ -189,6 +191,7 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
             s.problem(place, &key, format!("two sinks are called `{name}`; give one another `name`"));
         }
     }
+    check_peers(config, s);
     check_addresses(config, s, |n| match replaced {
         Some(from) => (from.to_string(), String::new()),
         None => (sinks.get(n).cloned().unwrap_or_default(), format!("sink[{n}].address")),
@@ -224,6 +227,23 @@ fn check_addresses(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) 
             s.problem(place, &key, format!("`{address}` is taken by {who}; give one of them another port"));
         }
         taken.push((format!("the sink `{}`", sink.name), address));
+    }
+}
+
+/// A peer is another node, and its URL that of all its pages.
+fn check_peers(config: &Config, s: &mut Source<'_>) {
+    let own = config.http.address;
+    for (n, url) in config.presence.peers.urls.iter().enumerate() {
+        let key = format!("presence.peers[{n}]");
+        let problem = if own.is_some_and(|own| presence_peers::is_at(url, own)) {
+            "is this node itself (`http.address`); give the address of the other one".to_string()
+        } else if let Some(pages) = presence_peers::before_page(url) {
+            format!("is one page of it; `{pages}` is right, where all of them begin")
+        } else {
+            continue;
+        };
+        let place = s.places.get(&key).or_else(|| s.places.get("presence.peers")).cloned().unwrap_or_default();
+        s.problem(place, &key, format!("`{}` {problem}", without_login(url)));
     }
 }
 

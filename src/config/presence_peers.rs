@@ -1,6 +1,9 @@
 //! `[presence]`: other observers of the same fleet.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+use axum::http::Uri;
 
 use crate::settings::{Opt, OptionVisitor};
 
@@ -28,6 +31,9 @@ impl Peers {
     }
 }
 
+/// The first names in the paths of pages of a daemon.
+const PAGES: [&str; 4] = ["api", "presence", "metrics", "config"];
+
 /// Most peers.
 const MOST_PEERS: usize = 8;
 
@@ -52,6 +58,31 @@ pub(super) fn describe(all: &mut Peers, v: &mut dyn OptionVisitor) {
     v.example("peer_ca", "\"/etc/systole/ca.pem\"");
 }
 
+/// Whether a URL leads to an address of this node.
+pub(super) fn is_at(url: &str, own: SocketAddr) -> bool {
+    let Ok(uri) = split_login(url).0.parse::<Uri>() else { return false };
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
+    let is_here = match host.parse::<IpAddr>() {
+        Ok(ip) => ip == own.ip() || own.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()),
+        Err(_) => host == "localhost" && (own.ip().is_loopback() || own.ip().is_unspecified()),
+    };
+    // The kernel chooses a port 0.
+    port == own.port() && port != 0 && is_here
+}
+
+/// Where the pages begin, of the URL of one of them.
+pub(super) fn before_page(url: &str) -> Option<String> {
+    let plain = split_login(url).0;
+    let (scheme, rest) = plain.split_once("://")?;
+    let (host, path) = rest.split_once('/')?;
+    let path = path.split(['?', '#']).next().unwrap_or("");
+    let names: Vec<&str> = path.split('/').collect();
+    let page = names.iter().position(|name| PAGES.contains(name))?;
+    let before: String = names[..page].iter().map(|name| format!("/{name}")).collect();
+    Some(format!("{scheme}://{host}{before}"))
+}
+
 /// Whether no peer is there twice. Their logins do not count: a peer is shown the token.
 fn distinct(urls: &[String]) -> Result<(), String> {
     let place = |url: &String| split_login(url).0.trim_end_matches('/').to_string();
@@ -71,6 +102,19 @@ mod tests {
             ("peer_token = \"a\\nb\"", "cannot stand in a header"),
             ("peers = [\"http://x:1@b\", \"http://y:2@b/\"]\npeer_token = \"t\"", "peer 2 is there twice"),
             ("node = \"a/b\"", "neither `,` nor `/`"),
+            (
+                "peers = [\"http://b:8127/presence\"]\npeer_token = \"t\"",
+                "`http://b:8127/presence` is one page of it; `http://b:8127` is right",
+            ),
+            ("peers = [\"http://gate/b/api/v1/\"]\npeer_token = \"t\"", "`http://gate/b` is right"),
+            (
+                "peers = [\"http://127.0.0.1:8127/\"]\npeer_token = \"t\"\n[http]\naddress = \"127.0.0.1:8127\"",
+                "is this node itself",
+            ),
+            (
+                "peers = [\"http://localhost:8127\"]\npeer_token = \"t\"\n[http]\naddress = \"0.0.0.0:8127\"\ntoken = \"x\"",
+                "is this node itself",
+            ),
         ] {
             let problem = Config::parse(&format!("[presence]\n{text}\n")).expect_err(text).to_string();
             assert!(problem.contains(says), "{text}: {problem}");

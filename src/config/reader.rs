@@ -608,8 +608,20 @@ impl<'a> Section<'a> {
 }
 
 /// What others call a key, and what a sink calls the key of a port.
-const OTHER_NAMES: [(&str, &str); 4] =
-    [("certificate", "cert"), ("cert", "certificate"), ("ca", "client_ca"), ("client_ca", "ca")];
+const OTHER_NAMES: [(&str, &str); 11] = [
+    ("certificate", "cert"),
+    ("cert", "certificate"),
+    ("ca", "client_ca"),
+    ("client_ca", "ca"),
+    // Of other programs that notify and watch.
+    ("webhook_url", "url"),
+    ("webhook_url", "webhook"),
+    ("service_key", "routing_key"),
+    ("integration_key", "routing_key"),
+    ("mute", "notify"),
+    ("cron", "schedule"),
+    ("interval", "every"),
+];
 
 /// A key without the numbers of items: `rule.match` for `rule[0].match`.
 fn without_numbers(key: &str) -> String {

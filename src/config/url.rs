@@ -131,9 +131,12 @@ fn host(text: &str) -> Result<&str, String> {
 
 /// Checks the URL of something that is asked over HTTP.
 pub(super) fn http_url(url: &str) -> Result<(), String> {
-    let example = "`http://127.0.0.1:9093` is right";
+    let example = "`http://HOST:PORT` is right";
     let shown = without_login(url);
     if !url.starts_with("http://") && !url.starts_with("https://") {
+        let rest = shown.split_once("://").map_or(&*shown, |(_, rest)| rest);
+        let rest = if rest.is_empty() || rest.starts_with(['/', ':']) { "HOST:PORT" } else { rest };
+        let example = format!("`https://{rest}` is right, or `http://` if it has no TLS");
         return Err(format!("`{shown}` begins with neither `http://` nor `https://`; {example}"));
     }
     let (plain, login) = split_login(url);

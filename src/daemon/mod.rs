@@ -511,7 +511,10 @@ impl Parts {
             Part::Judging => match &mut self.presence {
                 Some(presence) => {
                     let stopped = presence.stop_judging();
-                    Box::pin(async { Ok(stopped.await) })
+                    Box::pin(async {
+                        stopped.await;
+                        Ok(())
+                    })
                 }
                 None => Box::pin(async { Ok(()) }),
             },

@@ -324,6 +324,9 @@ struct Status<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object)]
     observers: Option<ObserversView>,
+    /// Watches that have taken no line since the start, ten at most.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    idle_watches: Vec<String>,
 }
 
 /// The daemon, and its ledger since the start
@@ -336,7 +339,8 @@ struct Status<'a> {
 )]
 async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
     let verdict::Look { published, ledger, verdict, presence, .. } = verdict::look(&state).await;
-    let observers = presence.and_then(|summary| summary.observers);
+    let (observers, idle_watches) =
+        presence.map_or((None, Vec::new()), |summary| (summary.observers, summary.idle_watches));
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
         node: &state.about.node,
@@ -349,6 +353,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         ledger: &ledger,
         verdict,
         observers,
+        idle_watches,
     })
 }
 

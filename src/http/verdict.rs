@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::flush::{FlusherHandle, LostTime, Published};
 use crate::history::History;
 use crate::named::named_enum;
+use crate::presence::observers::{ObserversView, PeerView};
 use crate::presence::{BadJob, JobSummary, ServiceState, Summary};
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
@@ -19,6 +20,7 @@ use crate::sys::unix_time;
 use crate::telemetry::{Concern, Ledger, NotifierAccount, QUEUE_WARNING, SinkAccount, Warning};
 use crate::untrusted::excerpt;
 
+use super::pages::board::unheard;
 use super::pages::{amount, count, grouped, percent, rfc3339};
 use super::{About as Daemon, AppState};
 
@@ -660,6 +662,7 @@ fn services(seen: &Summary) -> Vec<Finding> {
         }
     }
     out.extend(jobs(&seen.jobs));
+    out.extend(seen.observers.as_ref().and_then(observers));
     if seen.failing > 0 {
         let named = seen.named_failing.iter().map(|failing| {
             let message = failing.message.as_deref().map_or_else(String::new, |message| format!(", {message}"));
@@ -673,6 +676,35 @@ fn services(seen: &Summary) -> Vec<Finding> {
         out.push(Finding::new(grade, About::Presence, sentence, up).pill(pill));
     }
     out
+}
+
+/// What is wrong with other observers, and whom nobody hears for that.
+fn observers(seen: &ObserversView) -> Option<Finding> {
+    let name = |peer: &PeerView| peer.node.as_ref().map_or(peer.url.clone(), ToString::to_string);
+    if let Some(peer) = seen.peers.iter().find(|peer| peer.same_name) {
+        let sentence = format!("Two observers have one name: the one at {} has another's", peer.url);
+        let finding = Finding::new(Grade::Error, About::Presence, sentence, "They do not hear each other.".into());
+        return Some(finding.action("Set presence.node").pill("two observers have one name".into()));
+    }
+    let is_bad = |peer: &&PeerView| !peer.reachable && (peer.gone || seen.unwatched > 0);
+    let lost: Vec<&PeerView> = seen.peers.iter().filter(is_bad).collect();
+    let first = lost.first()?;
+    let who = match lost.len() {
+        1 => format!("The observer {} does not answer", name(first)),
+        n => format!(
+            "{n} observers do not answer: {}",
+            lost.iter().map(|peer| name(peer)).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    let sentence = match seen.unwatched {
+        0 => who,
+        n => format!("{who}, and nobody hears {}", count(n, "instance")),
+    };
+    let why = first.problem.as_ref().map_or(String::new(), |problem| format!("{}. ", upper_first(problem)));
+    let unheard = if seen.unwatched > 0 { format!("Nobody hears {}.", unheard(seen)) } else { String::new() };
+    let grade = if lost.iter().any(|peer| peer.gone) { Grade::Error } else { Grade::Warning };
+    let pill = format!("{} not answering", count(lost.len(), "observer"));
+    Some(Finding::new(grade, About::Presence, sentence, why + &unheard).pill(pill))
 }
 
 /// What is wrong with jobs.

@@ -193,7 +193,7 @@ mod tests {
         let key = AlertKey { service: Some(service.into()), ..AlertKey::of(AlertName::ServiceDown) };
         let (severity, since, until) = (Severity::Critical, UnixTime::default(), None);
         let alarm = Alarm { key, severity, text: String::new(), since, until, state: AlertState::Firing };
-        Notification { alarm, resolved, event: None, detail: String::new(), version: 0 }
+        Notification { alarm, resolved, event: None, detail: String::new(), version: 0, ending: None }
     }
 
     fn target() -> Target {

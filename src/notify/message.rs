@@ -6,78 +6,29 @@
 use serde_json::{Value, json};
 
 use crate::presence::describe::length;
-use crate::presence::{
-    AlertName, Change, Identity, JobReason, JobState, Notification, Reason, ServiceState, Severity, State, WarningCode,
-};
+use crate::presence::{AlertName, Ending, Identity, Notification, ServiceState, Severity, State, WarningCode};
 use crate::untrusted::{Escaped, in_url};
 
-/// How an alarm ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// What was wrong is well again, or is not seen any more.
-    Over,
-    /// An instance said goodbye, or all of a service did.
-    Left,
-    /// A newer instance took its place.
-    Replaced,
-    /// It is not known any more.
-    Forgotten,
+/// The first word of the title of an end.
+fn word_of(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Over => "RESOLVED",
+        Ending::Left | Ending::Replaced | Ending::Forgotten | Ending::Maintenance => "ENDED",
+    }
 }
 
-impl Ending {
-    fn of(notification: &Notification) -> Ending {
-        let Some((_, event)) = &notification.event else { return Ending::Over };
-        match event.change {
-            Change::Instance { to: None, .. }
-            | Change::Service { to: None, .. }
-            | Change::Job { reason: JobReason::Operator, .. } => Ending::Forgotten,
-            Change::Instance { to: Some(State::Left), reason: Reason::Replaced, .. } => Ending::Replaced,
-            Change::Instance { to: Some(State::Left), .. }
-            | Change::Service { to: Some(ServiceState::Left), .. }
-            | Change::Job { to: JobState::Retired, .. } => Ending::Left,
-            Change::Instance { .. }
-            | Change::Service { .. }
-            | Change::Job { .. }
-            | Change::Health { .. }
-            | Change::Watch { .. }
-            | Change::Peer(_)
-            | Change::Flapping(_)
-            | Change::MassSilence(_)
-            | Change::Maintenance(_)
-            | Change::Warning(_)
-            | Change::Restored(_) => Ending::Over,
+/// What is to be known of an end beside the event; empty for an end as one expects it.
+fn explanation(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Over => "",
+        Ending::Left => "This alarm ended with a goodbye: nobody is waited for any more.",
+        Ending::Replaced => "This alarm ended because a newer instance took the place: this one was not heard again.",
+        Ending::Forgotten => {
+            "This alarm ended because its subject was forgotten, not because it recovered: it was not heard again."
         }
-    }
-
-    /// The first word of a title.
-    fn word(self) -> &'static str {
-        match self {
-            Ending::Over => "RESOLVED",
-            Ending::Left | Ending::Replaced | Ending::Forgotten => "ENDED",
-        }
-    }
-
-    /// Its name in JSON.
-    fn name(self) -> &'static str {
-        match self {
-            Ending::Over => "over",
-            Ending::Left => "left",
-            Ending::Replaced => "replaced",
-            Ending::Forgotten => "forgotten",
-        }
-    }
-
-    /// What is to be known beside the event; empty for an end as one expects it.
-    fn explanation(self) -> &'static str {
-        match self {
-            Ending::Over => "",
-            Ending::Left => "This alarm ended with a goodbye: nobody is waited for any more.",
-            Ending::Replaced => {
-                "This alarm ended because a newer instance took the place: this one was not heard again."
-            }
-            Ending::Forgotten => {
-                "This alarm ended because its subject was forgotten, not because it recovered: it was not heard again."
-            }
+        Ending::Maintenance => {
+            "This alarm ended because maintenance began, not because it recovered: what is still wrong at its end is told \
+             again."
         }
     }
 }
@@ -102,15 +53,15 @@ impl Message {
     pub(super) fn new(notification: &Notification, page: Option<&str>) -> Message {
         let alarm = &notification.alarm;
         let (title, rest) = alarm.text.split_once("; ").unwrap_or((&alarm.text, ""));
-        let ending = notification.resolved.then(|| Ending::of(notification));
+        let ending = notification.resolved.then(|| notification.ending());
         let word = match (ending, alarm.severity) {
-            (Some(ending), _) => ending.word(),
+            (Some(ending), _) => word_of(ending),
             (None, Severity::Critical) => "CRITICAL",
             (None, Severity::Warning) => "WARNING",
             (None, Severity::Info) => "INFO",
         };
         let (seen, since, sure) = (capital(rest), since(notification), sureness(notification));
-        let explanation = ending.map_or("", Ending::explanation);
+        let explanation = ending.map_or("", explanation);
         let text = joined(&[&seen, &since, &sure, explanation]);
         let background = joined(&[&sure, &since, explanation]);
         Message { title: Escaped(title).to_string(), word, text, background, link: link(notification, page) }
@@ -223,7 +174,7 @@ pub(super) fn event(notification: &Notification, identity: &Identity, page: Opti
     event["alertname"] = alarm.key.name.as_str().into();
     event["resolved"] = notification.resolved.into();
     if notification.resolved {
-        event["ending"] = Ending::of(notification).name().into();
+        event["ending"] = notification.ending().as_str().into();
     }
     event["since"] = alarm.since.rfc3339().into();
     event["detail"] = Escaped(&notification.detail).to_string().into();
@@ -262,8 +213,8 @@ mod tests {
     use super::*;
     use crate::presence::describe::describe;
     use crate::presence::{
-        Alarm, AlertKey, AlertState, Event, Health, InstanceContext, MassSilencePhase, Phase, ServiceContext, UnixTime,
-        WatchReason, WatchState,
+        Alarm, AlertKey, AlertState, Change, Event, Health, InstanceContext, JobReason, JobState, MassSilencePhase,
+        Phase, Reason, ServiceContext, UnixTime, WatchReason, WatchState,
     };
 
     fn event_of(change: Change, instance: Option<&str>, context: Option<InstanceContext>) -> Event {
@@ -273,6 +224,7 @@ mod tests {
             service: Some("checkout".into()),
             instance: instance.map(Into::into),
             nodes: None,
+            peer: None,
             notify: true,
             context,
             service_context: Some(ServiceContext {
@@ -295,7 +247,7 @@ mod tests {
             until: None,
             state: AlertState::Firing,
         };
-        Notification { alarm, resolved, event: Some((7, event)), detail: detail.into(), version: 0 }
+        Notification { alarm, resolved, event: Some((7, event)), detail: detail.into(), version: 0, ending: None }
     }
 
     const PAGE: Option<&str> = Some("http://stats:8127/");
@@ -364,6 +316,11 @@ mod tests {
             assert!(message.text.contains(says) && !message.text.contains("others"), "{}", message.text);
             assert_eq!(says.is_empty(), !message.text.contains("This alarm ended"), "{}", message.text);
         }
+        let silenced = Change::Service { from: Some(ServiceState::Down), to: Some(ServiceState::Maintenance) };
+        let message =
+            Message::new(&notification(AlertName::ServiceDown, event_of(silenced, None, None), 1e9, true, ""), None);
+        assert_eq!(message.headline(), "ENDED: checkout is in maintenance");
+        assert!(message.text.contains("not because it recovered"), "{}", message.text);
         let gone = Change::Service { from: Some(ServiceState::Down), to: None };
         let message =
             Message::new(&notification(AlertName::ServiceDown, event_of(gone, None, None), 1e9, true, ""), None);

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::presence::describe::over_text;
 use crate::presence::{Alarm, AlertKey, AlertState, Notification, Severity, UnixTime, Which, which};
 use crate::sys::unix_time;
 use crate::telemetry::NotifierAccount;
@@ -271,7 +272,7 @@ impl Outbox {
             (false, false) => drop(self.lock().told.remove(&alarm.key)),
             (_, true) => {
                 let (alarm, event, detail) = (alarm.clone(), None, String::new());
-                self.put(&[Notification { alarm, resolved: !is_out, event, detail, version: 0 }]);
+                self.put(&[Notification { alarm, resolved: !is_out, event, detail, version: 0, ending: None }]);
             }
         }
     }
@@ -365,7 +366,8 @@ fn saved_alarm((key, told): (&AlertKey, &Known)) -> SavedAlarm {
 
 /// The end of an alarm that no event tells of.
 fn ended(alarm: Alarm) -> Notification {
-    Notification { alarm, resolved: true, event: None, detail: String::new(), version: 0 }
+    let alarm = Alarm { text: over_text(&alarm.key), ..alarm };
+    Notification { alarm, resolved: true, event: None, detail: String::new(), version: 0, ending: None }
 }
 
 /// For the target's task, or whatever takes its place.
@@ -665,7 +667,7 @@ mod tests {
         };
         let (severity, since, until) = (Severity::Warning, UnixTime::default(), None);
         let alarm = Alarm { key, severity, text: String::new(), since, until, state: AlertState::Firing };
-        Notification { alarm, resolved, event: None, detail: String::new(), version: 0 }
+        Notification { alarm, resolved, event: None, detail: String::new(), version: 0, ending: None }
     }
 
     fn outbox(route: Route) -> Outbox {

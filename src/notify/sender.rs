@@ -314,7 +314,7 @@ mod tests {
         let key = AlertKey { service: Some("pay".into()), ..AlertKey::of(AlertName::ServiceDown) };
         let since = UnixTime::from_secs(1e9);
         let alarm = Alarm { key, severity, text: text.into(), since, until: None, state: AlertState::Firing };
-        Notification { alarm, resolved, event: None, detail: "<b>&\u{202e}".into(), version: 0 }
+        Notification { alarm, resolved, event: None, detail: "<b>&\u{202e}".into(), version: 0, ending: None }
     }
 
     #[test]

@@ -171,7 +171,7 @@ fn notification(severity: Severity, resolved: bool) -> Notification {
         until: Some(now + HOLDS.as_secs_f64()),
         state: AlertState::Firing,
     };
-    Notification { alarm, resolved, event: None, detail: String::new(), version: 0 }
+    Notification { alarm, resolved, event: None, detail: String::new(), version: 0, ending: None }
 }
 
 /// Sends one, and says what became of it.

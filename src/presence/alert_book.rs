@@ -13,7 +13,7 @@ use super::text_bytes;
 use crate::memory::footprint;
 use crate::named::named_enum;
 
-use super::event::{Change, Event, EventKind, MassSilencePhase, Phase, Severity, WarningCode, WatchState};
+use super::event::{Change, Event, EventKind, MassSilencePhase, Phase, Reason, Severity, WarningCode, WatchState};
 use super::instance::State;
 use super::jobs::{JobReason, JobState};
 use super::service::ServiceState;
@@ -198,6 +198,49 @@ pub enum AlertState {
     Firing,
 }
 
+named_enum! {
+    /// How an alarm ended.
+    pub enum Ending {
+        /// What was wrong is well again, or is not seen any more.
+        Over = "over",
+        /// An instance said goodbye, or all of a service did.
+        Left = "left",
+        /// A newer instance took its place.
+        Replaced = "replaced",
+        /// It is not known any more.
+        Forgotten = "forgotten",
+        /// Maintenance began: it has not recovered.
+        Maintenance = "maintenance",
+    }
+}
+
+impl Ending {
+    /// How something ends that this ends.
+    pub fn of(change: &Change) -> Ending {
+        match change {
+            Change::Instance { to: None, .. }
+            | Change::Service { to: None, .. }
+            | Change::Job { reason: JobReason::Operator, .. } => Ending::Forgotten,
+            Change::Instance { to: Some(State::Left), reason: Reason::Replaced, .. } => Ending::Replaced,
+            Change::Instance { to: Some(State::Left), .. }
+            | Change::Service { to: Some(ServiceState::Left), .. }
+            | Change::Job { to: JobState::Retired, .. } => Ending::Left,
+            Change::Service { to: Some(ServiceState::Maintenance), .. } => Ending::Maintenance,
+            Change::Instance { .. }
+            | Change::Service { .. }
+            | Change::Job { .. }
+            | Change::Health { .. }
+            | Change::Watch { .. }
+            | Change::Peer(_)
+            | Change::Flapping(_)
+            | Change::MassSilence(_)
+            | Change::Maintenance(_)
+            | Change::Warning(_)
+            | Change::Restored(_) => Ending::Over,
+        }
+    }
+}
+
 /// What receivers are sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notification {
@@ -211,6 +254,20 @@ pub struct Notification {
     pub detail: String,
     /// Among observers: which of the beginnings and ends that its target is told of the alarm; 0 if nobody counts them.
     pub version: u64,
+    /// Of an end that another node has seen: how that was.
+    pub ending: Option<Ending>,
+}
+
+impl Notification {
+    /// How an end came about.
+    pub fn ending(&self) -> Ending {
+        let former = |event: &Event| event.peer.as_ref().is_some_and(|peer| peer.former);
+        match &self.event {
+            Some((_, event)) if former(event) => Ending::Forgotten,
+            Some((_, event)) => Ending::of(&event.change),
+            None => self.ending.unwrap_or(Ending::Over),
+        }
+    }
 }
 
 /// What a notification is known by.
@@ -335,6 +392,7 @@ impl AlertBook {
                     event,
                     detail: String::new(),
                     version: 0,
+                    ending: None,
                 });
             }
         }
@@ -374,7 +432,7 @@ impl AlertBook {
     fn fire(&mut self, key: AlertKey, event: &Event, numbered: (u64, Event), until: Option<UnixTime>) -> Notification {
         self.waiting.remove(&key);
         let alarm = self.put(key, event, AlertState::Firing, until);
-        Notification { alarm, resolved: false, event: Some(numbered), detail: String::new(), version: 0 }
+        Notification { alarm, resolved: false, event: Some(numbered), detail: String::new(), version: 0, ending: None }
     }
 
     fn end(&mut self, key: &AlertKey, numbered: (u64, Event)) -> Vec<Notification> {
@@ -384,7 +442,14 @@ impl AlertBook {
             return Vec::new();
         }
         alarm.text = describe(&numbered.1);
-        vec![Notification { alarm, resolved: true, event: Some(numbered), detail: String::new(), version: 0 }]
+        vec![Notification {
+            alarm,
+            resolved: true,
+            event: Some(numbered),
+            detail: String::new(),
+            version: 0,
+            ending: None,
+        }]
     }
 
     /// The warnings about instances of an event's service.
@@ -419,7 +484,7 @@ impl AlertBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::event::{Health, InstanceContext, Reason, WatchReason};
+    use crate::presence::event::{Health, InstanceContext, WatchReason};
 
     fn at(secs: f64) -> UnixTime {
         UnixTime::from_secs(secs)

@@ -5,8 +5,10 @@ use std::fmt::Write;
 
 use compact_str::CompactString;
 
+use super::alert_book::{AlertKey, AlertName};
 use super::event::{
-    Change, Event, Health, InstanceContext, MassSilencePhase, Phase, Reason, WarningCode, WatchReason, WatchState,
+    Change, Event, Health, InstanceContext, MassSilencePhase, PeerContext, Phase, Reason, WarningCode, WatchReason,
+    WatchState,
 };
 use super::instance::State;
 use super::jobs::{JobReason, JobState};
@@ -200,11 +202,41 @@ fn watch_text(to: WatchState, reason: WatchReason) -> &'static str {
 }
 
 /// Two observers, of which one cannot be reached, or can be again.
-fn peer_text(phase: Phase, nodes: Option<&[CompactString; 2]>) -> String {
+fn peer_text(phase: Phase, nodes: Option<&[CompactString; 2]>, context: Option<&PeerContext>) -> String {
     let who = nodes.map_or("two observers".to_string(), |[one, other]| format!("the observers {one} and {other}"));
-    match phase {
-        Phase::Start => format!("{who} cannot reach each other"),
-        Phase::End => format!("{who} reach each other again"),
+    match (phase, context) {
+        (Phase::Start, Some(PeerContext { peer, by, why, .. })) => {
+            let why = why.as_deref().map_or(String::new(), |why| format!("; {why}"));
+            format!("the observer {peer} does not answer {by}{why}")
+        }
+        (Phase::End, Some(context)) if context.former => format!("{who} do not ask each other any more"),
+        (Phase::Start, None) => format!("{who} cannot reach each other"),
+        (Phase::End, _) => format!("{who} reach each other again"),
+    }
+}
+
+/// The end of an alarm in one sentence, where no event tells of it: what it is about, and that it is not seen any more.
+pub fn over_text(key: &AlertKey) -> String {
+    let service = key.service.as_deref().unwrap_or("");
+    let who = match key.instance.as_deref() {
+        None | Some("-") => service.to_string(),
+        Some(instance) => format!("{service}/{instance}"),
+    };
+    match key.name {
+        AlertName::InstanceDown | AlertName::ServiceDown => format!("{who} is not down any more"),
+        AlertName::ServiceDegraded => format!("{who} is not degraded any more"),
+        AlertName::ServiceGone => format!("{who} is not gone any more"),
+        AlertName::Flapping => format!("{who} has settled"),
+        AlertName::Health => format!("the service check of {who} is not critical any more"),
+        AlertName::Job => format!("the job {who} has no problem any more"),
+        AlertName::Watch => format!("{who} has enough lines again"),
+        AlertName::MassSilence => "the mass silence is over".into(),
+        AlertName::PeerUnreachable => peer_text(Phase::End, key.nodes.as_ref(), None),
+        AlertName::Conflict | AlertName::Ingest | AlertName::Test => match key.code {
+            Some(code) if who.is_empty() => format!("not seen any more: {}", warning(code)),
+            Some(code) => format!("{who}: not seen any more: {}", warning(code)),
+            None => "it is over".into(),
+        },
     }
 }
 
@@ -222,7 +254,7 @@ pub fn describe<T>(event: &Event<T>) -> String {
         Change::Job { to, reason, .. } => format!("{who} {}{}", job_text(to, reason), on_host(event)),
         Change::Health { to, .. } => format!("{who} {}", health_text(to)),
         Change::Watch { to, reason, .. } => format!("{who} {}", watch_text(to, reason)),
-        Change::Peer(phase) => peer_text(phase, event.nodes.as_ref()),
+        Change::Peer(phase) => peer_text(phase, event.nodes.as_ref(), event.peer.as_ref()),
         Change::Flapping(Phase::Start) => format!("{who} goes up and down; its changes stay quiet until it settles"),
         Change::Flapping(Phase::End) => format!("{who} has settled"),
         Change::MassSilence(MassSilencePhase::Start) => {

@@ -434,6 +434,8 @@ pub struct Event<T = UnixTime> {
     pub instance: Option<CompactString>,
     /// Between which two observers, in the order of their names.
     pub nodes: Option<[CompactString; 2]>,
+    /// What this node knows of the other one.
+    pub peer: Option<PeerContext>,
     /// Whether somebody is to be notified.
     pub notify: bool,
     /// What was known of the instance.
@@ -442,6 +444,21 @@ pub struct Event<T = UnixTime> {
     pub service_context: Option<ServiceContext>,
     /// What was known of the run of a job.
     pub job: Option<JobContext>,
+}
+
+/// What a node knew of a peer that does not answer it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerContext {
+    /// Who does not answer: its name, or where it is.
+    pub peer: CompactString,
+    /// Whom it does not answer.
+    pub by: CompactString,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<CompactString>,
+    /// It is no peer any more by the configuration: nobody knows whether it answers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub former: bool,
 }
 
 /// What was known of the run of a job when the job changed.
@@ -538,6 +555,8 @@ struct FlatEvent<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nodes: Option<Cow<'a, [CompactString; 2]>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer: Option<Cow<'a, PeerContext>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     job: Option<Cow<'a, JobContext>>,
     notify: bool,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -600,6 +619,7 @@ impl Serialize for Event {
             code: self.change.code(),
             count: self.change.restored(),
             nodes: self.nodes.as_ref().map(Cow::Borrowed),
+            peer: self.peer.as_ref().map(Cow::Borrowed),
             job: self.job.as_ref().map(Cow::Borrowed),
             notify: self.notify,
             context: self.context.as_ref().map(Cow::Borrowed),
@@ -622,6 +642,7 @@ impl<'de> Deserialize<'de> for Event {
             service: flat.service.map(|service| service.as_ref().into()),
             instance: flat.instance.map(|instance| instance.as_ref().into()),
             nodes: flat.nodes.map(Cow::into_owned),
+            peer: flat.peer.map(Cow::into_owned),
             notify: flat.notify,
             context: flat.context.map(Cow::into_owned),
             service_context: flat.service_context.map(Cow::into_owned),
@@ -702,6 +723,7 @@ impl Event<EngineTime> {
             service: self.service,
             instance: self.instance,
             nodes: self.nodes,
+            peer: self.peer,
             notify: self.notify,
             context: self.context.map(|context| context.in_unix_time(epoch)),
             service_context: self.service_context,
@@ -733,7 +755,8 @@ impl<T> Event<T> {
         let context = self.context.iter().flat_map(|context| [&context.version, &context.start]);
         let job = self.job.iter().flat_map(|job| [&job.run, &job.message]);
         let names = [&self.service, &self.instance].into_iter().chain(context).chain(job).flatten();
-        names.chain(self.nodes.iter().flatten()).map(text_bytes).sum()
+        let peer = self.peer.iter().flat_map(|peer| [Some(&peer.peer), Some(&peer.by), peer.why.as_ref()]).flatten();
+        names.chain(self.nodes.iter().flatten()).chain(peer).map(text_bytes).sum()
     }
 
     pub(super) fn new(at: T, change: Change, notify: bool) -> Event<T> {
@@ -743,6 +766,7 @@ impl<T> Event<T> {
             service: None,
             instance: None,
             nodes: None,
+            peer: None,
             notify,
             context: None,
             service_context: None,

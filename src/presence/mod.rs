@@ -53,15 +53,15 @@ mod time;
 mod watching;
 
 pub use admission::{Refusal, Refusals};
-pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Notification, Which, which};
+pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Ending, Notification, Which, which};
 pub use blindness::BlindSeconds;
 pub use engine::{
     BadJob, BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, JobSighting, JobSummary,
     Observation, Reading, SERIES, Saved, ServicePart, ServiceView, Sighting, Summary, ViewCursor, peer_reading,
 };
 pub use event::{
-    Change, Event, EventKind, Health, Identity, InstanceContext, JobContext, MassSilencePhase, Phase, Reason,
-    ServiceContext, Severity, WarningCode, WatchReason, WatchState, rfc3339,
+    Change, Event, EventKind, Health, Identity, InstanceContext, JobContext, MassSilencePhase, PeerContext, Phase,
+    Reason, ServiceContext, Severity, WarningCode, WatchReason, WatchState, rfc3339,
 };
 pub use instance::{Instance, State};
 pub use jobs::{CronSchedule, JobReason, JobRule, JobState, JobView, NamedZone, OpenRunView, RunResult, RunView};

@@ -47,7 +47,10 @@ impl Among {
             spoken.learned.iter().for_each(|(alarm, is_out)| outbox.follow(alarm, *is_out));
             let again = spoken.again.iter_mut().flatten();
             for one in again.chain(&mut spoken.notifications) {
-                let text = details.entry(one.alarm.key.clone()).or_insert_with(|| detail(engine, &one.alarm.key));
+                let text = details.entry(one.alarm.key.clone()).or_insert_with_key(|key| match key.name {
+                    AlertName::PeerUnreachable => self.observers.unwatched(key.nodes.as_ref(), engine),
+                    _ => detail(engine, key),
+                });
                 one.detail.clone_from(text);
             }
             if let Some(again) = &spoken.again {
@@ -99,21 +102,13 @@ pub(super) fn pass_on(engine: &Engine, outboxes: &[Arc<Outbox>], mut notificatio
 pub(super) fn detail(engine: &Engine, key: &AlertKey) -> String {
     let (service, instance) = (key.service.as_deref(), key.instance.as_deref());
     match (key.name, service) {
-        (AlertName::PeerUnreachable, _) => unwatched(engine),
+        // Observers say that themselves; there are no others now.
+        (AlertName::PeerUnreachable, _) => String::new(),
         (AlertName::Job, Some(service)) => engine.job_detail(service, instance.unwrap_or("-")),
         (AlertName::Watch, Some(service)) => {
             engine.watch_detail(service, instance.unwrap_or("-")) + &engine.detail(Some(service), instance)
         }
         _ => engine.detail(service, instance),
-    }
-}
-
-/// What a lost peer alone had heard, in words.
-fn unwatched(engine: &Engine) -> String {
-    match engine.unwatched() {
-        0 => "Everything that it had heard is heard by others.".into(),
-        1 => "1 instance that it alone had heard is heard by nobody: its silence is not told by itself.".into(),
-        n => format!("{n} instances that it alone had heard are heard by nobody: their silence is not told by itself."),
     }
 }
 
@@ -128,6 +123,7 @@ impl PresenceState {
     pub fn digest(&mut self, since: Option<Cursor>, asker: &str) -> Option<Digest> {
         let unix = self.unix_now();
         let shared = self.shared.as_mut().filter(|shared| !shared.has_left)?;
+        shared.observers.note_asker(asker, self.engine.now());
         if shared.is_leaving && shared.farewells.len() < MOST_FAREWELLS {
             shared.farewells.insert(asker.into());
         }
@@ -161,8 +157,9 @@ impl PresenceState {
     }
 
     /// A poll of a peer had no whole answer.
-    pub(super) fn miss_peer(&mut self, peer: usize, why: Missed) {
+    pub(super) fn miss_peer(&mut self, peer: usize, why: Missed, trouble: &str) {
         if let Some(shared) = &mut self.shared {
+            shared.observers.note_trouble(peer, trouble);
             shared.observers.miss(peer, why, &mut self.engine);
         }
     }
@@ -247,7 +244,7 @@ mod tests {
     use crate::memory::{Holder, Memory};
     use crate::notify::{Outcome, Route};
     use crate::presence::observers::SavedObservers;
-    use crate::presence::{AlertBook, AlertState, Epoch, Identity, Policy, Severity, which};
+    use crate::presence::{AlertBook, AlertState, Ending, Epoch, Identity, Policy, Severity, which};
 
     /// A node with a queue for each of two targets.
     struct Node {
@@ -281,7 +278,14 @@ mod tests {
         }
 
         fn note(&mut self, alarm: &Alarm, resolved: bool) {
-            let one = Notification { alarm: alarm.clone(), resolved, event: None, detail: String::new(), version: 0 };
+            let one = Notification {
+                alarm: alarm.clone(),
+                resolved,
+                event: None,
+                detail: String::new(),
+                version: 0,
+                ending: None,
+            };
             self.among.observers.note(vec![one], self.engine.now());
         }
 
@@ -364,6 +368,37 @@ mod tests {
         assert_eq!((b.deliver(GOOD), b.deliver(BAD)), (vec![true], vec![true]));
         b.speak();
         assert!(b.outboxes.iter().all(|outbox| outbox.is_idle()));
+    }
+
+    #[test]
+    fn an_end_that_another_has_seen_is_told_in_its_words_and_not_in_those_of_the_beginning() {
+        let (mut a, mut b) = (Node::new("a"), Node::new("b"));
+        turn(&mut a, &mut b);
+        // b alone sees both, and how they end.
+        for (service, text, ending) in
+            [("left", "left said goodbye", Ending::Left), ("back", "back is up", Ending::Over)]
+        {
+            let begun = Alarm { text: format!("{service} is down"), ..alarm(service, Severity::Critical) };
+            b.note(&begun, false);
+            (0..6).for_each(|_| turn(&mut a, &mut b));
+            let told = a.outboxes[GOOD].take(9);
+            assert_eq!(told.len(), 1);
+            a.outboxes[GOOD].finish(&[which(&told[0])], Outcome::Delivered);
+            let alarm = Alarm { text: text.into(), ..begun };
+            let end = Notification {
+                alarm,
+                resolved: true,
+                event: None,
+                detail: String::new(),
+                version: 0,
+                ending: Some(ending),
+            };
+            b.among.observers.note(vec![end], b.engine.now());
+            (0..6).for_each(|_| turn(&mut a, &mut b));
+            let told = a.outboxes[GOOD].take(9);
+            assert_eq!(told.iter().map(|one| (&*one.alarm.text, one.ending())).collect::<Vec<_>>(), [(text, ending)]);
+            a.outboxes[GOOD].finish(&[which(&told[0])], Outcome::Delivered);
+        }
     }
 
     #[test]
@@ -514,7 +549,7 @@ mod tests {
         let b = Node::new("b");
         let digest = b.among.observers.digest(&b.engine, None, UnixTime::from_secs(1000.0));
         state.take_digest(0, EngineTime::default(), digest).expect("taken");
-        (0..3).for_each(|_| state.miss_peer(1, Missed::Silent));
+        (0..3).for_each(|_| state.miss_peer(1, Missed::Silent, "refused"));
         state.say_farewell();
         assert!(!state.has_said_farewell(2));
         // It is lost to this node, and asks all the same.

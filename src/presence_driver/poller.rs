@@ -63,6 +63,8 @@ enum Failure {
     Missing(String),
     /// It cannot be used, and is counted.
     Broken(String),
+    /// Two observers have one name.
+    Namesake(String),
 }
 
 /// URLs of peers as they are shown: without what is secret, and all different.
@@ -149,7 +151,7 @@ impl Poller {
     /// Asks, and asks again at once as long as there is more and the next poll is not due.
     async fn poll(&mut self) {
         let began = Instant::now();
-        let mut missed = Missed::More;
+        let (mut missed, mut trouble) = (Missed::More, "it has told only a part of what it knows".to_string());
         for _ in 0..MOST_PAGES {
             match self.ask().await {
                 Ok(true) if began.elapsed() < DEADLINE => {}
@@ -159,15 +161,17 @@ impl Poller {
                     let (why, problem) = match failure {
                         Failure::Missing(problem) => (Missed::Silent, problem),
                         Failure::Broken(problem) => (Missed::Broken, problem),
+                        Failure::Namesake(problem) => (Missed::Namesake, problem),
                     };
-                    self.note(Some(problem));
+                    trouble.clone_from(&problem);
+                    self.note(Some((why, problem)));
                     missed = why;
                     break;
                 }
             }
         }
         let peer = self.peer;
-        let _ = self.presence.ask(move |state| state.miss_peer(peer, missed)).await;
+        let _ = self.presence.ask(move |state| state.miss_peer(peer, missed, &trouble)).await;
     }
 
     /// Asks once; whether there is more.
@@ -203,8 +207,7 @@ impl Poller {
         let answer = self.client.open(url, headers, DEADLINE).await.map_err(|error| missing(&error))?;
         let mut answer = OpenAnswer::new(answer);
         if answer.status != 200 {
-            let hint = if answer.status == 401 { "; `peer_token` must be the same at both" } else { "" };
-            return Err(Failure::Missing(format!("it answers {}{hint}", answer.status)));
+            return Err(Failure::Missing(refusal(answer.status)));
         }
         let mut body = Vec::new();
         loop {
@@ -219,13 +222,18 @@ impl Poller {
     }
 
     /// Logs what is new.
-    fn note(&mut self, problem: Option<String>) {
+    fn note(&mut self, problem: Option<(Missed, String)>) {
+        let (why, problem) = problem.map_or((Missed::Silent, None), |(why, problem)| (why, Some(problem)));
         match &problem {
-            Some(new) if self.problem.as_ref() != Some(new) => {
+            Some(new) if self.problem.as_ref() == Some(new) => {}
+            Some(new) if why == Missed::Namesake => {
+                tracing::error!(peer = self.shown, problem = %Escaped(new), "two observers have one name: set `presence.node`");
+            }
+            Some(new) => {
                 tracing::warn!(peer = self.shown, problem = %Escaped(new), "an observer does not answer as it should");
             }
             None if self.problem.is_some() => tracing::info!(peer = self.shown, "an observer answers again"),
-            Some(_) | None => {}
+            None => {}
         }
         self.problem = problem;
     }
@@ -239,9 +247,22 @@ fn busy() -> Failure {
 fn failure(mistaken: Mistaken) -> Failure {
     match mistaken {
         // It is counted with the peer.
-        Mistaken::Namesake(_) => Failure::Missing(mistaken.to_string()),
+        Mistaken::Namesake(_) => Failure::Namesake(mistaken.to_string()),
         Mistaken::Broken(problem) => Failure::Broken(problem),
     }
+}
+
+/// What an answer that is none says of the peer.
+fn refusal(status: u16) -> String {
+    let hint = match status {
+        401 => ": it is there, and refuses our token; `peer_token` must be the same at both",
+        404 => {
+            ": it is no observer, or is about to stop; is the address that of its pages, and `peer_token` set there?"
+        }
+        429 => ": it has refused our token too often, and waits; `peer_token` must be the same at both",
+        _ => "",
+    };
+    format!("it answers {status}{hint}")
 }
 
 fn slow(deadline: Duration) -> String {

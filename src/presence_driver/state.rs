@@ -366,6 +366,7 @@ impl PresenceState {
             event: None,
             detail: detail(&self.engine, &alarm.key),
             version: 0,
+            ending: None,
         });
         let firing: Vec<Notification> = firing.collect();
         self.outboxes.iter().for_each(|outbox| outbox.resume(told, &firing));

@@ -124,7 +124,7 @@ const BROKEN: [(&str, &[&str]); 45] = [
     (
         "[presence]\nwebhook = [\"ftp://x\"]\nmass_fraction = 7",
         &[
-            "2:12: presence.webhook[0]: `ftp://x` begins with neither `http://` nor `https://`; `http://127.0.0.1:9093` is right",
+            "2:12: presence.webhook[0]: `ftp://x` begins with neither `http://` nor `https://`; `https://x` is right, or `http://` if it has no TLS",
             "3:17: presence.mass_fraction: `7` is not a number from 0 to 1.1",
         ],
     ),

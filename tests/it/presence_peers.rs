@@ -136,7 +136,9 @@ fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
     });
     assert_eq!(speaker(&b), "b");
     let text_b = text(&command(&["status", "--url", &door_b.url("http")]).output().expect("it runs").stdout);
-    assert!(text_b.contains("b notifies; a does not answer"), "{text_b}");
+    assert!(text_b.contains("b notifies; a does not answer") && !text_b.contains("All is well"), "{text_b}");
+    let board = b.get("/presence").1;
+    assert!(board.contains("The observer a does not answer") && !board.contains("All is well"), "{board}");
     // It comes back, and speaks; x comes back as well.
     let a = start(&door_a, dir_a.path(), &config_a);
     silent[0].store(false, Ordering::Relaxed);
@@ -304,6 +306,39 @@ fn peers_that_never_come_to_an_end_hinder_neither_judging_nor_the_stop() {
 }
 
 #[test]
+fn a_wrong_token_and_a_second_node_of_one_name_are_said_in_words() {
+    let dirs = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let [dir_a, dir_same, dir_locked] = &dirs;
+    let (same, locked) = (Door::new(), Door::new());
+    let other = config(dir_locked.path(), "c", &[], "", "").replace("between us", "of others");
+    let daemons = [
+        start(&same, dir_same.path(), &config(dir_same.path(), "a", &[], "", "")),
+        start(&locked, dir_locked.path(), &other),
+    ];
+    let peers = [same.url("http"), locked.url("http")];
+    let watch = "[[presence.watch]]\nmatch = \"never.*\"\nservice = \"never\"\n";
+    let a = Daemon::start(dir_a.path(), &config(dir_a.path(), "a", &peers, watch, ""));
+    let url = format!("http://{}", a.http.expect("HTTP is on"));
+    let ask = |args: &[&str]| {
+        text(&command(&[args, &["--url", url.as_str()][..]].concat()).output().expect("it runs").stdout)
+    };
+    let said = |what: &str| {
+        until(what, || {
+            let (list, status) = (ask(&["presence", "list"]), ask(&["status"]));
+            list.contains(what) && status.contains(what)
+        });
+    };
+    said("has the name of another observer: set `presence.node`");
+    said("refuses our token; `peer_token` must be the same at both");
+    said("never.* has taken no line since the start");
+    assert!(ask(&["status"]).contains("Two observers have one name"), "{}", ask(&["status"]));
+    let log = a.stop();
+    let is_error = |line: &&String| line.contains("ERROR") && line.contains("two observers have one name");
+    assert_eq!(log.iter().filter(is_error).count(), 1, "{log:#?}");
+    drop(daemons);
+}
+
+#[test]
 fn a_stop_that_takes_long_makes_nobody_silent() {
     let (dir_a, dir_b) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let (url, posts) = webhook();
@@ -311,20 +346,31 @@ fn a_stop_that_takes_long_makes_nobody_silent() {
     // Silence is judged after 2 s.
     let more = format!("webhook = [\"{url}\"]\nmisses = 1\n");
     let config_b = config(dir_b.path(), "b", &[door_a.url("http")], &more, "");
-    // Its relay has a target that is not there, and is waited for: for half of the grace.
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-    let relay = format!("[[relay]]\ntargets = [\"tcp://{nobody}\"]\n");
-    let config_a = config(dir_a.path(), "a", &[door_b.url("http")], &(more + &relay), "");
+    let config_a =
+        config(dir_a.path(), "a", &[door_b.url("http")], &more, "") + "[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n";
     let b = start(&door_b, dir_b.path(), &config_b);
     let a = start(&door_a, dir_a.path(), &format!("shutdown_grace = \"8s\"\n{config_a}"));
-    let beat = || a.send_udp(&[b"heartbeat.only.a:1|g|#interval:1".as_slice(), b"metric:1|c"]);
+    let beat = || a.send_udp(&[b"heartbeat.only.a:1|g|#interval:1".as_slice()]);
     until("b knows whom a hears", || {
         beat();
         pause_ms(50);
         b.get("/api/v1/presence/only/a").0 == 200 && speaker(&a) == "a"
     });
+    // It is read for half of the grace.
+    let tcp = a.tcp.expect("TCP");
+    let goes_on = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(tcp).expect("connected");
+        while stream.write_all(b"metric:1|c\n").is_ok() {
+            pause_ms(20);
+        }
+    });
+    for _ in 0..10 {
+        beat();
+        pause_ms(50);
+    }
     let began = Instant::now();
     let log = a.stop();
+    goes_on.join().expect("it ends");
     assert!(began.elapsed() > Duration::from_secs(3), "it took no longer than silence is borne: {log:#?}");
     assert!(posts.lock().expect("nobody panicked").is_empty(), "{posts:?} {log:#?}");
     let peers = b.status()["observers"]["peers"].clone();

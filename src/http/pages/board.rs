@@ -251,6 +251,9 @@ fn ingest(look: &Look, seen: &Seen) -> Markup {
         ", blind for " (length(blind)) "."
         @if summary.unconfirmed > 0 { " Since our restart, " (summary.unconfirmed) " unconfirmed." }
         @if let Some(observers) = &summary.observers { (peers(observers)) }
+        @for pattern in &summary.idle_watches {
+            " The watch " (Wire(pattern)) " has taken no line since the start."
+        }
     }
 }
 
@@ -264,16 +267,30 @@ fn peers(observers: &ObserversView) -> Markup {
             } @else if peer.reachable {
                 " The observer " (Wire(name)) " was heard " (length(peer.digest_age_s)) " ago."
             } @else {
-                " " span.error { "The observer " (Wire(name)) " does not answer." }
+                " " span.error {
+                    "The observer " (Wire(name)) " does not answer"
+                    @if let Some(problem) = &peer.problem { ": " (Wire(problem)) }
+                    "."
+                }
             }
         }
         @if let Some(speaker) = &observers.speaker {
             " " (Wire(speaker)) " notifies"
             @for (target, by) in &observers.targets { ", " (Wire(by)) " " (Wire(target)) }
+            @for by in &observers.also { ", " (Wire(by)) " as well, for not all of them reach each other" }
             "."
         }
-        @if observers.unwatched > 0 { " " span.error { (count(observers.unwatched, "instance")) " heard by nobody." } }
+        @if observers.unwatched > 0 {
+            " " span.error { (count(observers.unwatched, "instance")) " heard by nobody: " (Wire(&unheard(observers))) "." }
+        }
     }
+}
+
+/// The first of those whom nobody hears.
+pub(in crate::http) fn unheard(observers: &ObserversView) -> String {
+    let more = observers.unwatched.saturating_sub(observers.unwatched_names.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    observers.unwatched_names.join(", ") + &more
 }
 
 fn nobody(look: &Look) -> Markup {

@@ -2,7 +2,7 @@
 //! that no two clocks have to agree; the later evidence counts, whoever has it. Whom a lost peer alone had heard is
 //! unwatched: that it is silent here says nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use compact_str::CompactString;
 
@@ -11,7 +11,7 @@ use crate::protocol::Heartbeat;
 use super::Engine;
 use super::jobs_elsewhere::JobSighting;
 use crate::presence::admission::Refusal;
-use crate::presence::event::{Change, Event, Health, Phase, Reason, WarningCode};
+use crate::presence::event::{Change, Event, Health, PeerContext, Phase, Reason, WarningCode};
 use crate::presence::evidence::{Act, Entry, Evidence, HeardElsewhere, Lost, MOST_ACTS, MOST_DROPPED};
 use crate::presence::instance::{Instance, Recheck, State, Suppression};
 use crate::presence::policy::{grace_for, misses_for};
@@ -415,6 +415,29 @@ impl Engine {
         if is_any_lost { self.roster.instances().filter(|(_, one)| one.is_unwatched()).count() } else { 0 }
     }
 
+    /// The names of the first so many of them, in order.
+    pub fn unwatched_names(&self, most: usize) -> Vec<String> {
+        let mut first = BTreeSet::new();
+        if self.unwatched() == 0 {
+            return Vec::new();
+        }
+        for (_, one) in self.roster.instances().filter(|(_, one)| one.is_unwatched()) {
+            let service = self.roster.service_of(one).name();
+            if first.len() == most && first.last().is_some_and(|last| (service, one.name()) >= *last) {
+                continue;
+            }
+            first.insert((service, one.name()));
+            if first.len() > most {
+                first.pop_last();
+            }
+        }
+        let name = |(service, instance): (&CompactString, &CompactString)| match &**instance {
+            "-" => service.to_string(),
+            instance => format!("{service}/{instance}"),
+        };
+        first.into_iter().map(name).collect()
+    }
+
     /// Somebody was heard who may have been unwatched.
     pub(super) fn watch_again(&mut self, id: InstanceId) {
         let instance = self.roster.instance_mut(id);
@@ -540,10 +563,10 @@ impl Engine {
 
 /// For whoever decides what is notified.
 impl Engine {
-    /// A peer is gone, or is back: the two nodes in the order of their names.
-    pub fn report_peer(&mut self, phase: Phase, nodes: [CompactString; 2]) {
+    /// A peer is gone, or is back: the two nodes in the order of their names, and what is known of it.
+    pub fn report_peer(&mut self, phase: Phase, nodes: [CompactString; 2], peer: Option<PeerContext>) {
         let event = Event::new(self.now, Change::Peer(phase), true);
-        self.report(Event { nodes: Some(nodes), ..event });
+        self.report(Event { nodes: Some(nodes), peer, ..event });
     }
 
     /// What operators have done here since this was last asked.

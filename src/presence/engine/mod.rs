@@ -73,6 +73,8 @@ pub struct Engine {
     fleet_loss: FleetLoss,
     /// Instances whose lines are counted, with their places in the order of registration.
     counted: Vec<(u64, InstanceId)>,
+    /// Watches that have taken a line since the start.
+    taken_watches: BTreeSet<u16>,
     /// Who heard what, if there are several observers.
     evidence: Option<Box<Evidence>>,
     /// What an earlier start knew of that.
@@ -118,6 +120,7 @@ impl Engine {
             awaits_first_runs: true,
             fleet_loss: FleetLoss::default(),
             counted: Vec::new(),
+            taken_watches: BTreeSet::new(),
             evidence: None,
             heard_elsewhere: Vec::new(),
             events: Vec::new(),
@@ -171,11 +174,6 @@ impl Engine {
     /// Receiving ends: silence says nothing from now on, and nobody is judged any more. What still comes is taken.
     pub fn stop_judging(&mut self) {
         self.deaf_since.get_or_insert(self.now);
-    }
-
-    /// Whether that is so.
-    pub fn judges(&self) -> bool {
-        self.deaf_since.is_none()
     }
 
     /// Sets the time; it never runs backwards.

@@ -12,6 +12,9 @@ use crate::presence::service::ServiceState;
 /// Most services that a summary names, and most instances.
 const NAMED: usize = 3;
 
+/// Most watches without a line that are named.
+const IDLE: usize = 10;
+
 /// A service that is not as it should be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BadService {
@@ -79,6 +82,8 @@ pub struct Summary {
     pub observers: Option<ObserversView>,
     /// Jobs, counted.
     pub jobs: JobSummary,
+    /// Some of the watches that have taken no line since the start.
+    pub idle_watches: Vec<String>,
 }
 
 impl Engine {
@@ -88,6 +93,7 @@ impl Engine {
             is_mass_silence: self.is_mass_silence(),
             blind: self.blind(),
             jobs: self.job_summary(),
+            idle_watches: self.idle_watches(),
             ..Summary::default()
         };
         let mut bad = Vec::new();
@@ -137,6 +143,15 @@ impl Engine {
             })
             .collect();
         out
+    }
+}
+
+impl Engine {
+    /// The patterns of some watches that have taken no line since the start.
+    fn idle_watches(&self) -> Vec<String> {
+        let watches = (0_u16..).zip(self.policy.watches.all());
+        let idle = watches.filter(|(number, _)| !self.taken_watches.contains(number));
+        idle.take(IDLE).map(|(_, watch)| watch.pattern.clone()).collect()
     }
 }
 

@@ -343,7 +343,8 @@ fn flapping_is_over_when_its_instance_or_service_is_forgotten_or_gives_way() {
 #[test]
 fn nobody_is_judged_once_receiving_has_ended_and_that_time_is_blind_after_the_restart() {
     let mut engine = engine(Policy::default());
-    engine.beat(&beat("s", 10));
+    // Silence is judged after 45 s, and after 90 s if some of it was blind.
+    engine.beat(&Heartbeat { interval: Some(10.0), ..beat("s", 2) });
     engine.tick(at(8.0));
     engine.take_events();
     engine.stop_judging();

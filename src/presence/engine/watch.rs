@@ -12,6 +12,7 @@ impl Engine {
     /// Takes a beat of an instance whose metric was seen.
     pub fn watched(&mut self, seen: &Seen) {
         let Some(watch) = self.policy.watches.get(seen.watch) else { return };
+        self.taken_watches.insert(seen.watch);
         let (interval, has_floor, max) = (watch.interval, watch.floor.is_some(), watch.max_instances);
         let service = self.roster.find_service(&seen.service);
         if seen.refused > 0 {

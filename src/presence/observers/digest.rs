@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
-use crate::presence::alert_book::AlertKey;
+use crate::presence::alert_book::{AlertKey, Ending};
 use crate::presence::engine::Sighting;
 use crate::presence::event::Severity;
 use crate::protocol::{is_instance_name, is_presence_name, is_service_name};
@@ -92,6 +92,9 @@ pub struct Digest {
     pub targets: BTreeMap<CompactString, bool>,
     /// It is about to stop.
     pub leaving: bool,
+    /// It notifies some of its targets.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub speaks: bool,
     /// Whom it has heard.
     #[serde(default)]
     pub heard: Vec<Heard>,
@@ -169,6 +172,9 @@ pub struct ProblemRow {
     /// Seconds since the node saw its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_age: Option<f64>,
+    /// How that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
     /// What has arrived at each target, whoever notified it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub told: BTreeMap<CompactString, ToldRow>,
@@ -439,6 +445,7 @@ mod tests {
             ends_in: None,
             open: true,
             closed_age: None,
+            ending: None,
             told: BTreeMap::from([("hook".into(), at_target(1))]),
         }
     }

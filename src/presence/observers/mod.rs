@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::Alarm;
 use super::alert_book::{AlertKey, Notification, Which};
 use super::engine::{Engine, Observation};
-use super::event::Phase;
+use super::event::{PeerContext, Phase};
 use super::time::{EngineTime, UnixTime};
 use crate::memory::{Holder, Holding, Memory};
 
@@ -57,6 +57,13 @@ const HOLD_SECS: f64 = 1.0;
 /// A peer of which nothing whole came for so many seconds does not answer either, whatever it says and however slowly.
 const LOST_SECS: f64 = (MISSED_POLLS + 1) as f64 * POLL_SECS;
 
+/// Instances that nobody hears which are named.
+const NAMED: usize = 5;
+
+/// Most bytes of a text about a peer, and most names of those that ask.
+const MOST_TROUBLE: usize = 300;
+const MOST_ASKERS: usize = 16;
+
 /// Bytes of what peers tell of problems are counted so often, in seconds, and estimated between.
 const COUNT_EVERY: f64 = 1.0;
 
@@ -67,6 +74,8 @@ pub enum Missed {
     Silent,
     /// It cannot be used.
     Broken,
+    /// Who answers has the name of this node, or of another peer.
+    Namesake,
     /// There is more of it: the next poll goes on.
     More,
 }
@@ -75,7 +84,7 @@ pub enum Missed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mistaken {
     /// The peer has this node's own name, or is this node.
-    #[error("it calls itself `{0}`, which is the name of this node")]
+    #[error("it calls itself `{0}`, which is the name of this node or of another observer")]
     Namesake(CompactString),
     /// It cannot be read.
     #[error("{0}")]
@@ -133,6 +142,11 @@ pub struct PeerView {
     pub leaving: bool,
     /// It has the name of this node: one of both must be set.
     pub same_name: bool,
+    /// It does not answer for so long that this is an alarm.
+    pub gone: bool,
+    /// Why its last poll had no whole answer, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<CompactString>,
     /// Answers that could not be used.
     pub refused: u64,
 }
@@ -148,8 +162,14 @@ pub struct ObserversView {
     /// Who notifies targets that the speaker does not notify.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub targets: BTreeMap<CompactString, CompactString>,
+    /// Peers that notify as well, or may: they do not reach the one that does, or are not reached from here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<CompactString>,
     /// Instances that a lost peer alone had heard.
     pub unwatched: usize,
+    /// Some of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unwatched_names: Vec<String>,
     /// The peers, in the order of the configuration.
     pub peers: Vec<PeerView>,
 }
@@ -175,6 +195,8 @@ pub struct Observers {
     spoken_to: BTreeSet<CompactString>,
     /// What others have notified since the target was last spoken to.
     learned: Vec<Learned>,
+    /// Who has asked this node, and when last.
+    askers: BTreeMap<CompactString, EngineTime>,
     /// Alarms of peers that are none any more.
     former: Vec<[CompactString; 2]>,
     /// When time last passed.
@@ -204,8 +226,11 @@ impl Observers {
         firing: impl Iterator<Item = Alarm>,
         (now, unix): (EngineTime, UnixTime),
     ) -> Observers {
-        let known =
-            |url: &String| saved.peers.iter().find(|(known, _)| known == url).and_then(|(_, node)| node.clone());
+        let known = |url: &String| {
+            let (_, known) = saved.peers.iter().find(|(known, _)| known == url)?;
+            // This node may have been given that name since.
+            known.clone().filter(|known| known != node)
+        };
         let mut peers: Vec<Peer> = urls.iter().map(|url| Peer::new(url, known(url), now)).collect();
         let firing: Vec<Alarm> = firing.collect();
         // Whom an earlier start has reported; of those that are no peers any more that is over.
@@ -231,6 +256,7 @@ impl Observers {
             is_leaving: false,
             spoken_to: BTreeSet::new(),
             learned: Vec::new(),
+            askers: BTreeMap::new(),
             former,
             ticked: now,
             asked_at: now,
@@ -284,6 +310,7 @@ impl Observers {
             whole: from.changed == 0,
             targets: self.targets.clone(),
             leaving: self.is_leaving,
+            speaks: !self.spoken_to.is_empty(),
             ..Digest::default()
         };
         let mut room = Room::new();
@@ -391,7 +418,6 @@ impl Observers {
         let is_namesake = node == self.node || self.peers.iter().enumerate().any(is_taken);
         let Some(known) = self.peers.get_mut(peer) else { return Ok(()) };
         if is_namesake {
-            known.is_namesake = true;
             known.refused += 1;
             return Err(Mistaken::Namesake(node.into()));
         }
@@ -459,6 +485,22 @@ impl Observers {
         Ok(digest.more)
     }
 
+    /// Why a poll of a peer had no whole answer, in words.
+    pub fn note_trouble(&mut self, peer: usize, trouble: &str) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.trouble = Some(trouble[..trouble.floor_char_boundary(MOST_TROUBLE)].into());
+        }
+    }
+
+    /// A node of this name has asked this one.
+    pub fn note_asker(&mut self, node: &str, now: EngineTime) {
+        if let Some(asked) = self.askers.get_mut(node) {
+            *asked = now;
+        } else if !node.is_empty() && self.askers.len() < MOST_ASKERS {
+            self.askers.insert(node.into(), now);
+        }
+    }
+
     fn note_own_acts(&mut self, engine: &mut Engine) {
         for act in engine.take_acts() {
             self.acts.note_own(act, &mut self.last_number);
@@ -511,18 +553,20 @@ impl Observers {
             let is_gone = peer.is_gone(now);
             if is_gone && peer.alarm.is_none() {
                 let nodes = in_order(&self.node, peer.name());
-                engine.report_peer(Phase::Start, nodes.clone());
+                engine.report_peer(Phase::Start, nodes.clone(), Some(peer.context(&self.node)));
                 peer.alarm = Some(nodes);
             } else if peer.answers()
                 && peer.is_known
                 && let Some(nodes) = peer.alarm.take()
             {
-                engine.report_peer(Phase::End, nodes);
+                engine.report_peer(Phase::End, nodes, Some(peer.context(&self.node)));
             }
         }
         for nodes in std::mem::take(&mut self.former) {
-            engine.report_peer(Phase::End, nodes);
+            let context = PeerContext { by: self.node.clone(), former: true, ..PeerContext::default() };
+            engine.report_peer(Phase::End, nodes, Some(context));
         }
+        self.askers.retain(|_, asked| now - *asked < LOST_SECS);
         self.note_own_acts(engine);
         self.acts.tick(engine);
         self.dropped.retain(|(_, at)| now - *at < DROPPED_SECS);
@@ -620,6 +664,29 @@ impl Observers {
         spoken
     }
 
+    /// Whom a lost peer alone had heard, in words; `nodes` are those of the alarm.
+    pub fn unwatched(&self, nodes: Option<&[CompactString; 2]>, engine: &Engine) -> String {
+        let names = engine.unwatched_names(NAMED);
+        let count = engine.unwatched();
+        let more = match count.saturating_sub(names.len()) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let peer = self.peers.iter().find(|peer| peer.alarm.as_ref() == nodes);
+        match count {
+            0 if peer.is_none_or(Peer::has_answered) => "Everything that it had heard is heard by others.".into(),
+            0 => "It has not answered since this node started: whom it hears is not known here.".into(),
+            1 => format!(
+                "It alone had heard {}, which nobody hears now: that silence is not told by itself.",
+                names.join("")
+            ),
+            _ => format!(
+                "It alone had heard {}{more}, {count} instances that nobody hears now: their silence is not told by itself.",
+                names.join(", ")
+            ),
+        }
+    }
+
     /// How they are.
     pub fn view(&self, engine: &Engine) -> ObserversView {
         let now = engine.now();
@@ -631,6 +698,8 @@ impl Observers {
             notifier: peer.targets.values().all(|works| *works),
             leaving: peer.is_leaving,
             same_name: peer.is_namesake,
+            gone: peer.is_gone(now),
+            problem: peer.trouble.clone().filter(|_| !peer.answers()),
             refused: peer.refused,
         };
         let speaker = self.speaker().map(CompactString::from);
@@ -642,12 +711,25 @@ impl Observers {
             .chain(self.targets.keys())
             .collect();
         let other = |target: &CompactString| self.speaker_to(target).filter(|by| speaker.as_deref() != Some(by));
+        let speaks = |peer: &&Peer| peer.answers() && peer.speaks;
+        let hears_not = self.askers.keys().filter(|&node| {
+            let is_reached = |peer: &Peer| peer.answers() && peer.node.as_ref() == Some(node);
+            *node != self.node && !self.peers.is_empty() && !self.peers.iter().any(is_reached)
+        });
+        let also = self.peers.iter().filter(speaks).filter_map(|peer| peer.node.as_ref()).chain(hears_not);
+        let own = Some(&self.node).filter(|_| !self.spoken_to.is_empty());
+        let is_said = |by: &CompactString| {
+            speaker.as_ref() == Some(by) || names.iter().any(|target| self.speaker_to(target) == Some(by))
+        };
+        let also: BTreeSet<CompactString> = also.chain(own).filter(|by| !is_said(by)).cloned().collect();
         let targets = names.into_iter().filter_map(|target| Some((target.clone(), other(target)?.into()))).collect();
         ObserversView {
             node: self.node.clone(),
             targets,
             speaker,
+            also: also.into_iter().collect(),
             unwatched: engine.unwatched(),
+            unwatched_names: engine.unwatched_names(NAMED),
             peers: self.peers.iter().map(view).collect(),
         }
     }

@@ -76,7 +76,7 @@ fn alarm(n: usize) -> Notification {
         until: None,
         state: AlertState::Firing,
     };
-    Notification { alarm, resolved: false, event: None, detail: String::new(), version: 0 }
+    Notification { alarm, resolved: false, event: None, detail: String::new(), version: 0, ending: None }
 }
 
 #[test]
@@ -215,6 +215,7 @@ fn problems_of_a_peer_have_a_bound_and_their_bytes_are_counted() {
         ends_in: None,
         open: false,
         closed_age: Some(0.5),
+        ending: None,
         told: BTreeMap::from([("hook".into(), ToldRow { version: 1, age: 1.0, severity: Severity::Warning })]),
     });
     assert_eq!(a.take(0, Digest { problems: rows.collect(), ..b.digest(a.observers.cursor(0)) }), Ok(false));

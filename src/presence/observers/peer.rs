@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use compact_str::CompactString;
 
 use crate::presence::Alarm;
-use crate::presence::alert_book::{AlertKey, AlertState};
+use crate::presence::alert_book::{AlertKey, AlertState, Ending};
+use crate::presence::event::PeerContext;
 use crate::presence::time::{EngineTime, UnixTime};
 
 use super::digest::{Cursor, Digest, ProblemRow};
@@ -29,6 +30,17 @@ pub(super) struct Held {
     pub(super) since: EngineTime,
     pub(super) known: EngineTime,
 }
+
+/// The end of a problem as a peer saw it.
+#[derive(Clone, Debug)]
+pub(super) struct Closed {
+    pub(super) at: EngineTime,
+    pub(super) text: String,
+    pub(super) ending: Option<Ending>,
+}
+
+/// Most bytes of its text.
+const MOST_END: usize = 300;
 
 /// A peer.
 #[derive(Debug)]
@@ -54,9 +66,13 @@ pub(super) struct Peer {
     pub(super) is_leaving: bool,
     /// It has this node's own name.
     pub(super) is_namesake: bool,
+    /// It says that it notifies some target.
+    pub(super) speaks: bool,
+    /// Why its last poll had no whole answer, in words.
+    pub(super) trouble: Option<CompactString>,
     /// What it holds open, and what it saw the end of, and when.
     pub(super) open: BTreeMap<AlertKey, Held>,
-    pub(super) closed: BTreeMap<AlertKey, EngineTime>,
+    pub(super) closed: BTreeMap<AlertKey, Closed>,
     /// What it held open before it began to tell everything anew, and has not told again.
     stale: BTreeSet<AlertKey>,
     /// The alarm that it is gone, as it was reported.
@@ -79,6 +95,8 @@ impl Peer {
             targets: BTreeMap::new(),
             is_leaving: false,
             is_namesake: false,
+            speaks: false,
+            trouble: None,
             open: BTreeMap::new(),
             closed: BTreeMap::new(),
             stale: BTreeSet::new(),
@@ -120,6 +138,7 @@ impl Peer {
         }
         (self.node, self.cursor) = (Some(digest.node.clone()), Some(cursor));
         (self.targets, self.is_leaving, self.is_namesake) = (digest.targets.clone(), digest.leaving, false);
+        self.speaks = digest.speaks;
     }
 
     /// All of an answer is taken; whether it answers again, or for the first time.
@@ -132,6 +151,7 @@ impl Peer {
         }
         let is_first = !std::mem::replace(&mut self.is_known, true);
         self.digest_at = asked;
+        self.trouble = None;
         (self.missed, self.waited, self.is_paging) = (0, 0.0, false);
         self.lost_at.take().is_some() || is_first
     }
@@ -145,7 +165,10 @@ impl Peer {
         held: &Holding,
     ) -> bool {
         match row.closed_age.filter(|_| is_known) {
-            Some(age) => drop(self.closed.insert(row.key.clone(), now - age)),
+            Some(age) => {
+                let text = row.text[..row.text.floor_char_boundary(MOST_END)].to_string();
+                self.closed.insert(row.key.clone(), Closed { at: now - age, text, ending: row.ending });
+            }
             None => drop(self.closed.remove(&row.key)),
         }
         self.stale.remove(&row.key);
@@ -168,9 +191,19 @@ impl Peer {
 
     /// It had no whole answer to a poll; whether it is lost by that.
     pub(super) fn miss(&mut self, why: Missed, now: EngineTime) -> bool {
-        self.is_paging = why == Missed::More;
+        (self.is_paging, self.is_namesake) = (why == Missed::More, why == Missed::Namesake);
         self.missed = self.missed.saturating_add(1);
         self.missed >= MISSED_POLLS && self.lose(now)
+    }
+
+    /// Whether it has told something since this node started.
+    pub(super) fn has_answered(&self) -> bool {
+        self.cursor.is_some()
+    }
+
+    /// What is to be known of it beside that it does not answer a node.
+    pub(super) fn context(&self, by: &CompactString) -> PeerContext {
+        PeerContext { peer: self.name().into(), by: by.clone(), why: self.trouble.clone(), former: false }
     }
 
     /// Lets time pass; whether it is lost by that.
@@ -198,7 +231,7 @@ impl Peer {
     /// Bytes that it takes.
     pub(super) fn heap_bytes(&self) -> usize {
         let open = self.open.iter().map(|(key, held)| entry_bytes::<Held>(key) + held.alarm.heap_bytes());
-        let closed = self.closed.keys().map(entry_bytes::<EngineTime>);
+        let closed = self.closed.iter().map(|(key, seen)| entry_bytes::<Closed>(key) + seen.text.capacity());
         open.chain(closed).chain(self.stale.iter().map(entry_bytes::<()>)).sum()
     }
 

@@ -11,7 +11,8 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::presence::Alarm;
-use crate::presence::alert_book::{AlertKey, AlertName, Notification, Which};
+use crate::presence::alert_book::{AlertKey, AlertName, Ending, Notification, Which};
+use crate::presence::describe::over_text;
 use crate::presence::engine::Engine;
 use crate::presence::event::{Event, Severity};
 use crate::presence::time::{EngineTime, UnixTime};
@@ -89,6 +90,9 @@ pub(super) struct Problem {
     /// What happened, for whoever is notified.
     #[serde(skip)]
     event: Option<(u64, Event)>,
+    /// How it ended, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ending: Option<Ending>,
 }
 
 impl Problem {
@@ -104,6 +108,7 @@ impl Problem {
             number: 0,
             changed: now,
             event: None,
+            ending: None,
         }
     }
 
@@ -126,6 +131,20 @@ impl Problem {
         self.told.entry(target.into()).or_insert_with(fresh)
     }
 
+    /// It is about to be told that it is over: in the words of whoever saw that, or in general ones. What it was told at its
+    /// beginning reads as an outage.
+    fn see_end(&mut self, peers: &[Peer]) {
+        if self.closed.is_some() {
+            return;
+        }
+        let by_peer = peers.iter().filter(|peer| peer.answers()).find_map(|peer| peer.closed.get(&self.alarm.key));
+        let (text, ending) = match by_peer {
+            Some(seen) => (seen.text.clone(), seen.ending),
+            None => (over_text(&self.alarm.key), None),
+        };
+        (self.alarm.text, self.event, self.ending) = (text, None, ending);
+    }
+
     /// Counts that a target is notified of its beginning or its end now.
     fn notify(&mut self, target: &str, now: EngineTime, resolved: bool) -> Notification {
         let severity = self.alarm.severity;
@@ -134,8 +153,8 @@ impl Problem {
         told.version += if told.is_out() == resolved { 1 } else { 2 };
         (told.notified, told.severity) = (now, severity);
         let version = told.version;
-        let (alarm, event) = (self.alarm.clone(), self.event.clone());
-        Notification { alarm, resolved, event, detail: String::new(), version }
+        let (alarm, event, ending) = (self.alarm.clone(), self.event.clone(), self.ending);
+        Notification { alarm, resolved, event, detail: String::new(), version, ending }
     }
 }
 
@@ -216,6 +235,7 @@ impl Problems {
 
     /// Takes what this node's own machine would notify.
     pub(super) fn note(&mut self, notification: Notification, now: EngineTime, last: Number<'_>) {
+        let ending = resolved_ending(&notification);
         let Notification { alarm, resolved, event, .. } = notification;
         let key = alarm.key.clone();
         let problem = self.all.entry(key.clone()).or_insert_with(|| Problem::new(alarm.clone(), now, now));
@@ -223,7 +243,7 @@ impl Problems {
             problem.since = now;
         }
         (problem.alarm, problem.open, problem.event) = (alarm, !resolved, event);
-        problem.closed = resolved.then_some(now);
+        (problem.closed, problem.ending) = (resolved.then_some(now), ending);
         self.touch(&key, now, last);
     }
 
@@ -406,6 +426,7 @@ impl Problems {
         let ends: Vec<AlertKey> = self.all.iter().filter(is_over).map(|(key, _)| key.clone()).collect();
         for key in ends {
             if let Some(problem) = self.all.get_mut(&key) {
+                problem.see_end(to.peers);
                 out.push(problem.notify(target, now, true));
             }
             self.touch(&key, now, last);
@@ -464,6 +485,7 @@ impl Problems {
             event: None,
             detail: String::new(),
             version: 0,
+            ending: None,
         };
         out.map(again).collect()
     }
@@ -489,6 +511,7 @@ impl Problems {
                 ends_in: problem.alarm.until.map(|until| (until - unix).max(0.0)),
                 open: problem.open,
                 closed_age: problem.closed.map(|closed| (now - closed).max(0.0)),
+                ending: problem.ending,
                 told: problem
                     .told
                     .iter()
@@ -543,6 +566,11 @@ fn row_of(told: &AtTarget, now: EngineTime) -> Option<ToldRow> {
     (told.arrived > 0).then_some(ToldRow { version: told.arrived, age, severity })
 }
 
+/// How a problem ended, if that is an end.
+fn resolved_ending(notification: &Notification) -> Option<Ending> {
+    notification.resolved.then(|| notification.ending())
+}
+
 /// Whether somebody who answers has seen the end of what was notified at a time, or knows better.
 fn is_over((key, problem): (&AlertKey, &Problem), notified: EngineTime, to: Speaking<'_>) -> bool {
     let Speaking { node, peers, engine, now, .. } = to;
@@ -551,7 +579,7 @@ fn is_over((key, problem): (&AlertKey, &Problem), notified: EngineTime, to: Spea
         return true;
     }
     let after = |closed: EngineTime| closed + 1.0 >= notified;
-    let by_peer = |peer: &Peer| peer.answers() && peer.closed.get(key).is_some_and(|&closed| after(closed));
+    let by_peer = |peer: &Peer| peer.answers() && peer.closed.get(key).is_some_and(|seen| after(seen.at));
     problem.closed.is_some_and(after)
         || peers.iter().any(by_peer)
         || is_well(key, engine)

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::presence::alert_book::{AlertBook, AlertName};
+use crate::presence::alert_book::{AlertBook, AlertName, AlertState};
+use crate::presence::describe::describe;
+use crate::presence::engine::Saved;
+use crate::presence::event::Severity;
 use crate::presence::jobs::{JobRule, JobState, JobView, RunResult};
 use crate::presence::policy::{Policy, Rules};
 use crate::presence::time::Epoch;
@@ -492,4 +495,100 @@ fn restarted(one: &Node, policy: Policy, t: f64) -> Node {
     let firing = alarms.clone().into_iter();
     let observers = Observers::new(one.name, 1 + (t * 1e6) as u64, &urls, observers, firing, (at(t), unix(t)));
     Node { name: one.name, engine, alerts: AlertBook::new(0.0, alarms), observers, events: 1 }
+}
+
+/// A node that knows one peer, and is told nothing by it any more.
+fn cut_off(saved: SavedObservers, engine: Engine, why: &str) -> Node {
+    let now = engine.now();
+    let url = ["https://b".to_string()];
+    let observers = Observers::new("a", 1, &url, saved, std::iter::empty(), (now, unix(0.0)));
+    let mut one = Node { name: "a", engine, alerts: AlertBook::new(0.0, Vec::new()), observers, events: 1 };
+    (0..3).for_each(|_| one.observers.miss(0, Missed::Silent, &mut one.engine));
+    one.observers.note_trouble(0, why);
+    one
+}
+
+#[test]
+fn who_refuses_our_token_after_a_restart_makes_nobody_silent_and_is_called_by_its_name_with_whom_nobody_hears() {
+    let mut world = World::new(&["a", "b"], &Policy::default());
+    world.run(0.0, 60.0, |world, t| {
+        if is_time_for(t, 5.0) {
+            ["one", "two"].iter().for_each(|name| world.beat(1, "web", name));
+        }
+    });
+    let a = world.nodes.remove(0);
+    let saved: Saved = serde_json::from_str(&serde_json::to_string(&a.engine.save()).expect("JSON")).expect("a state");
+    let mut file = Vec::new();
+    a.observers.store(&mut file).expect("JSON");
+    let others: SavedObservers = serde_json::from_slice(&file).expect("what was saved");
+    let engine = Engine::restored(Policy::default(), saved, at(70.0), 1).shared();
+    let mut a = cut_off(others, engine, "it answers 401");
+    let mut texts = Vec::new();
+    for second in 70..400 {
+        let now = f64::from(second);
+        a.engine.at(at(now));
+        a.engine.tick(at(now));
+        a.observers.tick(&mut a.engine, unix(now));
+        let told = a.engine.take_events().into_iter().filter(|event| event.notify);
+        texts.extend(told.map(|event| (describe(&event), event.nodes)));
+    }
+    let nodes = Some(["a".into(), "b".into()]);
+    assert_eq!(texts, [("the observer b does not answer a; it answers 401".to_string(), nodes.clone())]);
+    let unheard = a.observers.unwatched(nodes.as_ref(), &a.engine);
+    assert!(unheard.starts_with("It alone had heard web/one, web/two, 2 instances that nobody hears now"), "{unheard}");
+    let view = a.observers.view(&a.engine);
+    assert_eq!((view.unwatched, view.peers[0].gone), (2, true));
+    assert_eq!(view.peers[0].problem.as_deref(), Some("it answers 401"));
+    // Who never said anything may hear whomever.
+    let mut new = cut_off(SavedObservers::default(), Engine::new(Policy::default(), at(0.0), 1).shared(), "no");
+    new.engine.at(at(20.0));
+    new.observers.tick(&mut new.engine, unix(20.0));
+    let nodes = ["a".into(), "https://b".into()];
+    assert!(new.observers.unwatched(Some(&nodes), &new.engine).starts_with("It has not answered"));
+}
+
+#[test]
+fn two_of_one_name_are_an_alarm_of_their_own_and_what_is_no_peer_any_more_is_not_back() {
+    // This node was called `b` until now, and asked `a`, which did not answer.
+    let saved = || SavedObservers { peers: vec![("https://b".into(), Some("a".into()))], problems: Vec::new() };
+    let mut engine = Engine::new(Policy::default(), at(0.0), 1).shared();
+    let key = AlertKey { nodes: Some(["a".into(), "b".into()]), ..AlertKey::of(AlertName::PeerUnreachable) };
+    let (severity, state) = (Severity::Critical, AlertState::Firing);
+    let alarm = Alarm { key, severity, text: String::new(), since: unix(0.0), until: None, state };
+    let url = ["https://b".to_string()];
+    let mut observers = Observers::new("a", 1, &url, saved(), std::iter::once(alarm), (at(0.0), unix(0.0)));
+    (0..3).for_each(|_| observers.miss(0, Missed::Namesake, &mut engine));
+    observers.note_trouble(0, &Mistaken::Namesake("a".into()).to_string());
+    for second in 0..20 {
+        engine.at(at(f64::from(second)));
+        observers.tick(&mut engine, unix(f64::from(second)));
+    }
+    let texts: Vec<String> = engine.take_events().iter().map(describe).collect();
+    assert_eq!(
+        texts,
+        [
+            "the observers a and b do not ask each other any more",
+            "the observer https://b does not answer a; it calls itself `a`, which is the name of this node or of another observer",
+        ]
+    );
+    assert!(observers.view(&engine).peers[0].same_name);
+}
+
+#[test]
+fn who_is_heard_and_does_not_hear_is_said_to_notify_as_well_on_both_sides() {
+    let mut world = World::new(&["a", "b"], &Policy::default());
+    // b asks a at a wrong address; a hears it.
+    let mut t = 0.0;
+    while t < 20.0 {
+        world.poll(0, t);
+        let Node { engine, observers, .. } = &mut world.nodes[1];
+        engine.at(at(t));
+        observers.note_asker("a", at(t));
+        observers.miss(0, Missed::Silent, engine);
+        (0..2).for_each(|node| world.tick(node, t));
+        t += 0.5;
+    }
+    let views = world.nodes.iter().map(|node| node.observers.view(&node.engine));
+    let said: Vec<_> = views.map(|view| (view.speaker.expect("one"), view.also)).collect();
+    assert_eq!(said, [("a".into(), vec!["b".into()]), ("b".into(), vec!["a".into()])]);
 }
