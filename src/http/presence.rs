@@ -357,7 +357,7 @@ impl FromGiven for Known {
     path = "/api/v1/presence/peer",
     params(
         ("since" = Option<String>, Query, description = "The `cursor` of the answer before", pattern = r"^[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}(\.[0-9]{1,10})?$"),
-        ("node" = Option<String>, Query, description = "The name of the observer that asks", pattern = r"^[^\x00-\x1f\x7f,/]{1,128}$"),
+        ("node" = Option<String>, Query, description = "The name of the observer that asks", pattern = r"^[^\x00-\x1f\x7f-\x9f,/]{1,128}$"),
     ),
     responses(
         (status = 200, description = "What it has heard, and which problems it knows", body = Object),

@@ -97,7 +97,8 @@ class Slack(Stub):
         for block in message["blocks"]:
             only(block, ["type", "text"], "block")
             need(block["type"] == "section", "the type of a block")
-            only(block["text"], ["type", "text"], "text of a block")
+            only(block["text"], ["type", "text", "verbatim"], "text of a block")
+            need(block["text"]["verbatim"] is True, "names that become mentions and links")
             need(block["text"]["type"] == "mrkdwn", "the type of a text")
             marked = text(block["text"], "text", 1, 3000, "block")
             # Control characters are escaped, and the only link is ours.

@@ -25,7 +25,7 @@ pub const MOST_BYTES: usize = 1 << 20;
 pub(super) const MOST_TARGETS: usize = 64;
 const MOST_TARGET: usize = 256;
 
-/// Longest name of a node, and longest text that is told of a problem, in bytes.
+/// Longest name of a node in characters, and longest text that is told of a problem in bytes.
 const MOST_NODE: usize = 128;
 pub(super) const MOST_TEXT: usize = 4_096;
 
@@ -37,9 +37,9 @@ const MOST_NUMBER: u64 = 1 << 53;
 pub(super) const DROPPED_SECS: f64 = 60.0;
 const MOST_DROPPED: usize = 120;
 
-/// Whether a text may name a node: 1 to 128 bytes without a control character, `,` and `/`.
+/// Whether a text may name a node: 1 to 128 characters without a control character, `,` and `/`.
 pub fn is_node_name(text: &str) -> bool {
-    (1..=MOST_NODE).contains(&text.len()) && !text.contains(|c: char| c.is_control() || c == ',' || c == '/')
+    (1..=MOST_NODE).contains(&text.chars().count()) && !text.contains(|c: char| c.is_control() || c == ',' || c == '/')
 }
 
 /// Up to where somebody has what a node tells: which of its starts, and the numbers of what it told last.
