@@ -41,7 +41,7 @@ pub(super) fn describe(all: &mut Peers, v: &mut dyn OptionVisitor) {
     let doc = "Name of this node among observers, in events and in alerts; without it that of the host.";
     v.field("node", doc, Opt::Text(&mut all.node));
     let is_right = all.node.is_empty() || is_node_name(&all.node);
-    let problem = "the name of a node has at most 128 bytes, and neither `,` nor `/`";
+    let problem = "the name of a node has at most 128 characters, and neither `,` nor `/`";
     v.require("node", if is_right { Ok(()) } else { Err(problem.into()) });
     let doc = "URLs of the pages of other observers of the same fleet: one notifies for all.";
     v.field("peers", doc, Opt::Urls(&mut all.urls));
