@@ -345,13 +345,14 @@ impl Room {
         Room { bytes: PAGE_BYTES, is_empty: true }
     }
 
-    /// Whether a row finds room, which is taken then: the first always does, so that each answer is a step on.
-    pub(super) fn take(&mut self, row: &impl Row) -> bool {
+    /// Adds a row if it finds room, and whether it did: the first always does, so that each answer is a step on.
+    pub(super) fn put<T: Row>(&mut self, rows: &mut Vec<T>, row: T) -> bool {
         let bytes = row.json_bytes();
         if bytes > self.bytes && !self.is_empty {
             return false;
         }
         (self.bytes, self.is_empty) = (self.bytes.saturating_sub(bytes), false);
+        rows.push(row);
         true
     }
 }

@@ -318,18 +318,8 @@ impl Observers {
         let has_all_changes = changed == self.last_number;
         let ((heard, relayed), has_all_heard) =
             engine.sightings((from.heard, from.relayed), |observation| match observation {
-                Observation::Instance(sighting) => {
-                    let row = Heard::of(sighting);
-                    let has_room = room.take(&row);
-                    digest.heard.extend(has_room.then_some(row));
-                    has_room
-                }
-                Observation::Job(sighting) => {
-                    let row = JobRow::of(sighting);
-                    let has_room = room.take(&row);
-                    digest.jobs.extend(has_room.then_some(row));
-                    has_room
-                }
+                Observation::Instance(sighting) => room.put(&mut digest.heard, Heard::of(sighting)),
+                Observation::Job(sighting) => room.put(&mut digest.jobs, JobRow::of(sighting)),
             });
         digest.more = !has_all_changes || !has_all_heard;
         let relayed = relayed.filter(|_| digest.more);
@@ -351,17 +341,9 @@ impl Observers {
         loop {
             let (problem, act) = (number_of(&mut problems), number_of(&mut acts));
             let has_room = if problem <= act {
-                problems.next().is_none_or(|(_, row)| {
-                    let has_room = room.take(&row);
-                    digest.problems.extend(has_room.then_some(row));
-                    has_room
-                })
+                problems.next().is_none_or(|(_, row)| room.put(&mut digest.problems, row))
             } else {
-                acts.next().is_none_or(|(_, row)| {
-                    let has_room = room.take(&row);
-                    digest.acts.extend(has_room.then_some(row));
-                    has_room
-                })
+                acts.next().is_none_or(|(_, row)| room.put(&mut digest.acts, row))
             };
             let number = problem.min(act);
             if has_room && number < u64::MAX {
