@@ -149,7 +149,7 @@ impl Slots {
         if table.all.held >= limits.in_all {
             return Err(Refusal::Full);
         }
-        let bytes = SLOT_BYTES + limits.task_bytes.get();
+        let bytes = limits.slot_bytes();
         if limits.holding.would_exceed(bytes as u64) {
             return Err(Refusal::Memory);
         }
@@ -174,8 +174,12 @@ impl Slots {
         Ok(HeldSlot { limits: Rc::clone(&self.0), number, slot, bytes, _permit: permit })
     }
 
-    /// Asks a connection to leave, because there was no slot for one from this address, unless one is about to.
+    /// Asks a connection to leave, because there was no slot for one from this address, unless one is about to. For want of
+    /// memory that is the one with the longest unfinished line, if there is a long one.
     pub(super) fn make_room(&self, why: Refusal, from: Option<IpAddr>, now: Instant) {
+        if why == Refusal::Memory && self.0.relieve(self.0.slot_bytes()) {
+            return;
+        }
         let of = if why == Refusal::PerAddress { from.map(machine) } else { None };
         let mut table = self.0.table.borrow_mut();
         let Some((number, victim)) = table.victim(of) else { return };
@@ -187,23 +191,29 @@ impl Slots {
 }
 
 impl Limits {
-    /// Asks connections to leave as long as all together would still have more than their share, those with the largest buffers
-    /// first.
-    fn relieve(&self) {
+    /// Bytes of a connection beside its buffers.
+    fn slot_bytes(&self) -> usize {
+        SLOT_BYTES + self.task_bytes.get()
+    }
+
+    /// Asks connections to leave as long as all together, with so many bytes more, would still have more than their share,
+    /// those with the largest buffers first. Whether that makes the room.
+    fn relieve(&self, more: usize) -> bool {
         let mut table = self.table.borrow_mut();
         let is_leaving = |slot: &&Rc<Slot>| slot.asked.get().is_some();
         let mut leaving: usize = table.taken.values().filter(is_leaving).map(|slot| slot.buffers.get()).sum();
-        let held = self.holding.memory().bytes(Holder::Connections);
+        let held = self.holding.memory().bytes(Holder::Connections) + more as u64;
         while held.saturating_sub(leaving as u64) > self.holding.cap() {
             let those = table.taken.iter().filter(|(_, slot)| !is_leaving(slot));
             let largest = those.max_by_key(|(_, slot)| slot.buffers.get());
-            let Some((number, slot)) = largest.map(|(number, slot)| (*number, Rc::clone(slot))) else { return };
+            let Some((number, slot)) = largest.map(|(number, slot)| (*number, Rc::clone(slot))) else { return false };
             if slot.buffers.get() < WORTH_BYTES {
-                return;
+                return false;
             }
             leaving += slot.buffers.get();
             table.ask(number, &slot, Refusal::Memory);
         }
+        true
     }
 }
 
@@ -251,7 +261,7 @@ impl HeldSlot {
 
     /// Asks those with the largest buffers to leave, until there is room.
     pub(super) fn relieve(&self) {
-        self.limits.relieve();
+        let _ = self.limits.relieve(0);
     }
 
     /// Why it was asked to leave, if it was.
@@ -385,5 +395,23 @@ mod tests {
         drop(all);
         assert_eq!(memory.bytes(Holder::Connections), 0);
         assert!(slots.take(None, start).is_ok());
+    }
+
+    #[test]
+    fn a_long_unfinished_line_gives_way_to_whoever_comes() {
+        let memory = Memory::new(1 << 20);
+        let (slots, start) = (Slots::new(99, 99, Descriptors::for_port(), &memory), Instant::now());
+        let all: Vec<HeldSlot> = (0..3).map(|_| slots.take(None, start).expect("a slot")).collect();
+        let cap = memory.cap(Holder::Connections) as usize;
+        all.iter().for_each(|slot| slot.note_line(true, start));
+        let left = cap - memory.bytes(Holder::Connections) as usize;
+        // They have exactly their share: nobody is asked for what is held already.
+        assert!(all[0].hold(left / 3) && all[1].hold(left - left / 3));
+        all[1].relieve();
+        assert_eq!(slots.take(None, start).map(drop), Err(Refusal::Memory));
+        slots.make_room(Refusal::Memory, None, start);
+        slots.make_room(Refusal::Memory, None, start);
+        let asked: Vec<_> = all.iter().map(HeldSlot::asked).collect();
+        assert_eq!(asked, [None, Some(Refusal::Memory), None]);
     }
 }
