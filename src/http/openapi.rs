@@ -86,6 +86,7 @@ struct Problem {
         presence::check,
         presence::instance,
         presence::forget_instance,
+        presence::forget_check,
     ),
     components(schemas(
         Failure,

@@ -38,7 +38,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/api/v1/presence/maintenance", post(maintenance))
         .route("/api/v1/presence/peer", get(peer))
         .route("/api/v1/presence/{service}", get(service).delete(forget_service))
-        .route("/api/v1/presence/{service}/check", get(check))
+        .route("/api/v1/presence/{service}/check", get(check).delete(forget_check))
         .route("/api/v1/presence/{service}/{instance}/check", get(check_instance))
         .route("/api/v1/presence/{service}/{instance}", get(instance).delete(forget_instance))
 }
@@ -491,6 +491,28 @@ pub(super) async fn forget_instance(
 ) -> Result<Response, Response> {
     may(&state, caller.refused_change(&state.access)).await?;
     forget(&state, service, Some(instance)).await.map(|again| small(&json!({"ok": true, "awaited": again})))
+}
+
+/// Forgets an instance called `check`
+///
+/// Its path is that of the check of its service, so it cannot be asked for by that.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/presence/{service}/check",
+    params(
+        ("service" = String, Path, description = "The name of its service"),
+    ),
+    responses(
+        (status = 200, description = "It is forgotten; `awaited` is true if a job of that name is configured, so that its next run is awaited again", body = Object),
+    ),
+)]
+pub(super) async fn forget_check(
+    state: State<AppState>,
+    Path(service): Path<String>,
+    nothing: Parameters<Nothing>,
+    caller: Caller,
+) -> Result<Response, Response> {
+    forget_instance(state, Path((service, "check".into())), nothing, caller).await
 }
 
 /// Removes an instance or a service; whether there is a job among it that is configured, and so is awaited again.
