@@ -1,7 +1,10 @@
 //! From the configuration to what each room needs: the one place that knows both.
 
+use std::ffi::OsString;
+use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +19,12 @@ use crate::history::{Archive, HistoryOptions};
 use crate::http_client::split_login;
 use crate::memory::{LEAST_MAX_MEMORY, Memory};
 use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
-use crate::notify::Targets;
+use crate::notify::{TargetOptions, Targets};
 use crate::ports::{Ports, TlsFiles, token_in_plain_text};
 use crate::presence::describe::length;
 use crate::presence::observers::is_node_name;
 use crate::presence::policy::Policy;
-use crate::presence::{Identity, JobRule, UnixTime};
+use crate::presence::{Identity, JobRule, Severity, UnixTime};
 use crate::presence_driver::{PresenceOptions, shown_peers};
 use crate::protocol::{Heartbeats, Options};
 use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
@@ -29,6 +32,7 @@ use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::SummaryPolicy;
 use crate::sys::{Available, host_name, unix_time};
+use crate::untrusted::Escaped;
 use crate::watches::Watches;
 
 /// Most workers that `auto` chooses.
@@ -278,6 +282,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .chain(of_peers(&config.presence.peers.urls))
         .chain(of_watches(config))
         .chain(of_jobs(config))
+        .chain(of_commands(config))
         .chain(beyond_memory(config, Available::read()))
         .collect()
 }
@@ -370,6 +375,55 @@ fn of_jobs(config: &Config) -> Vec<String> {
         }
     }
     all
+}
+
+/// What is said of commands that cannot be run.
+fn of_commands(config: &Config) -> Vec<String> {
+    let problem = |target: &TargetOptions| {
+        let program = Path::new(target.command.first()?);
+        let path = target.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"))?;
+        let has_path = program.components().count() > 1;
+        let folders = std::env::split_paths(&path).filter(|_| !has_path);
+        let places = folders.map(|folder| folder.join(program)).chain(has_path.then(|| program.to_path_buf()));
+        let found: Vec<fs::Metadata> = places.filter_map(|place| fs::metadata(place).ok()).collect();
+        let is_executable = |file: &fs::Metadata| file.is_file() && file.permissions().mode() & 0o111 != 0;
+        let why = match found.is_empty() {
+            _ if found.iter().any(is_executable) => return None,
+            true if has_path => "does not exist",
+            true => "is in no folder of PATH",
+            false => "is not executable",
+        };
+        let (name, program) = (Escaped(&target.name), program.display().to_string());
+        Some(format!("notify {name}: the program `{}` {why}: no alert can be delivered to it", Escaped(&program)))
+    };
+    config::targets(config).iter().filter_map(problem).collect()
+}
+
+/// The targets of notifications, each with its name, its type, where it is without secrets, and what it is sent.
+pub fn listed_targets(config: &Config) -> Vec<String> {
+    let shown = |target: TargetOptions| {
+        let route = &target.route;
+        let mut sent = vec![match route.least {
+            Severity::Critical => "critical alerts".to_string(),
+            Severity::Warning => "critical alerts and warnings".into(),
+            Severity::Info => "all alerts".into(),
+        }];
+        for (what, patterns) in
+            [("of", &route.services), ("except of", &route.except), ("of the instances", &route.instances)]
+        {
+            if !patterns.is_empty() {
+                sent.push(format!("{what} {}", patterns.join(", ")));
+            }
+        }
+        if !route.general {
+            sent.push("of single services only".into());
+        }
+        if !route.resolved {
+            sent.push("without their ends".into());
+        }
+        Escaped(&format!("{}: {} {}, {}", target.name, target.kind, target.place(), sent.join(" "))).to_string()
+    };
+    config::targets(config).into_iter().map(shown).collect()
 }
 
 /// The name of a job, as lists have it.

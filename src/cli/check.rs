@@ -60,6 +60,9 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         for job in &config.presence.policy.jobs {
             out.push_str(&format!("job {}: {}\n", assemble::job_name(job), assemble::job_times(job)));
         }
+        for target in assemble::listed_targets(&config) {
+            out.push_str(&format!("notify {target}\n"));
+        }
     }
     if args.connect {
         for sink in &config.sinks {

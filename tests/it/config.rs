@@ -437,3 +437,40 @@ fn what_is_no_text_is_named_and_what_acts_on_a_terminal_is_escaped() {
     let (code, said) = with("SYSTOLE_\x1b[2J", b"1");
     assert!(code == Some(0) && said.contains("no such setting") && !said.contains('\x1b'), "{said}");
 }
+
+#[test]
+fn check_lists_who_is_told_without_secrets_and_warns_of_programs_that_cannot_run() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plain = dir.path().join("plain");
+    std::fs::write(&plain, "#!/bin/sh\n").expect("written");
+    let file = dir.path().join("systole.toml");
+    let exec = |name: &str, program: &str| {
+        format!("[[notify]]\ntype = \"exec\"\nname = \"{name}\"\ncommand = [\"{program}\", \"--key=s3cret\"]\n")
+    };
+    let config = [
+        exec("gone", "/no/such/program"),
+        exec("plain", plain.to_str().expect("plain")),
+        exec("nowhere", "no-such-program"),
+        exec("good", "sh"),
+        "[[notify]]\ntype = \"slack\"\nurl = \"https://hooks.slack.com/services/T0/B0/s3cret\"\nservice = [\"pay*\"]\n\
+         severity = \"critical\"\nresolved = false\n"
+            .into(),
+    ];
+    std::fs::write(&file, config.concat()).expect("written");
+    let output = systole(&["check", "-c", file.to_str().expect("plain")], b"");
+    let (out, warnings) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!((output.status.code(), warnings.lines().count()), (Some(0), 3), "{warnings}");
+    for part in [
+        "notify gone: the program `/no/such/program` does not exist",
+        "/plain` is not executable",
+        "notify nowhere: the program `no-such-program` is in no folder of PATH",
+    ] {
+        assert!(warnings.contains(part), "{warnings}");
+    }
+    assert!(out.contains("notify good: exec sh, all alerts\n"), "{out}");
+    assert!(
+        out.contains("notify slack: slack https://hooks.slack.com/***, critical alerts of pay* without their ends\n"),
+        "{out}"
+    );
+    assert!(!(out + &warnings).contains("s3cret"));
+}
