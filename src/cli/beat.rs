@@ -23,8 +23,9 @@ use tokio::time;
 
 use crate::config::{ListenUrl, check_listen_url, listen_url, show_duration};
 use crate::presence::{grace_for, misses_for};
-use crate::protocol::TAKEN;
+use crate::protocol::{TAKEN, is_instance_name};
 use crate::sys::{host_name, signal_process, unix_time};
+use crate::untrusted::Escaped;
 
 use super::{beat_job, duration, print_error, send};
 
@@ -219,9 +220,10 @@ pub(super) fn run(args: &BeatArgs) -> u8 {
     }
 }
 
-/// Whether a tag can have a name as its value.
+/// Whether a name can be that of an instance, is the same in each form of a heartbeat, and can be a tag's value.
 pub(super) fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 128 && !name.contains(|c| ",|#:\n\r".contains(c))
+    let is_wrong = |c: char| ",|#:/".contains(c) || c.is_whitespace() || c.is_control();
+    is_instance_name(name) && !name.contains(is_wrong)
 }
 
 fn begin(args: &BeatArgs) -> Result<Sender, String> {
@@ -235,8 +237,9 @@ fn begin(args: &BeatArgs) -> Result<Sender, String> {
     };
     if !is_name(&service) || !is_name(&instance) {
         return Err(format!(
-            "`{}` is no SERVICE[/INSTANCE]: up to 128 bytes each, without , | # : are right",
-            args.who
+            "`{}` is no SERVICE[/INSTANCE]: names have 1 to 128 bytes, no white space and none of , | # : / in them, and no \
+             instance is called `*`",
+            Escaped(&args.who)
         ));
     }
     if TAKEN.contains(&&*service) {

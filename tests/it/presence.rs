@@ -676,6 +676,11 @@ fn no_service_has_a_name_that_the_api_has_in_its_paths() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
     let to = format!("udp://{}", daemon.udp.expect("UDP"));
+    for name in ["a b", "a/b/c", "a/*", "a\u{7}"] {
+        let output = support::systole(&["beat", name, "--to", &to, "--", "true"], b"");
+        let said = support::text(&output.stderr);
+        assert!(output.status.code() == Some(125) && said.contains("names have 1 to 128 bytes, no white"), "{said}");
+    }
     for name in ["events", "maintenance"] {
         let output = support::systole(&["beat", &format!("{name}/i1"), "--to", &to, "--", "true"], b"");
         let said = support::text(&output.stderr);
