@@ -362,3 +362,39 @@ fn what_a_closed_connection_had_sent_before_the_stop_is_read_however_long_that_t
     assert_eq!(sum(&records, "t"), (sent as u64 + 1) / 6);
     assert_eq!(listeners(&records, "unread_bytes"), 0);
 }
+
+#[test]
+fn a_stop_that_takes_long_makes_nobody_silent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // Silence is judged after 2 s, and connections are read for half of the grace.
+    let config = "interval = \"200ms\"\nshutdown_grace = \"8s\"\nself_metrics = false\n\
+                  [[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n\
+                  [http]\naddress = \"127.0.0.1:0\"\n[presence]\nstate_file = \"off\"\nmisses = 1\n";
+    let daemon = Daemon::start(dir.path(), config);
+    let beat = || daemon.send_udp(&[b"heartbeat.only.a:1|g|#interval:1"]);
+    until("it is known", || {
+        beat();
+        daemon.get("/api/v1/presence/only/a").0 == 200
+    });
+    let tcp = daemon.tcp.expect("TCP");
+    // Of each 10 MiB are read.
+    let streams = [(); 5].map(|()| {
+        std::thread::spawn(move || {
+            let mut stream = TcpStream::connect(tcp).expect("connected");
+            let lines = b"metric:1|c\n".repeat(10_000);
+            while stream.write_all(&lines).is_ok() {}
+        })
+    });
+    until("the streams are read", || {
+        beat();
+        daemon.status()["lines"]["metrics"].as_u64() > Some(0)
+    });
+    beat();
+    let began = Instant::now();
+    let log = daemon.stop();
+    for stream in streams {
+        stream.join().expect("it ends");
+    }
+    assert!(began.elapsed() > Duration::from_secs(3), "it took no longer than silence is borne: {log:#?}");
+    assert!(!log.iter().any(|line| line.contains("only")), "{log:#?}");
+}
