@@ -8,7 +8,9 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::config::parse_duration;
-use crate::presence::describe::length;
+use crate::presence::describe::{how_many, length};
+use crate::presence::{UnixTime, rfc3339};
+use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 
 use super::client::{ClientArgs, DaemonClient, refusal};
@@ -320,7 +322,8 @@ fn rows(service: &Value) -> impl Iterator<Item = [String; 7]> {
 fn table(services: &Value) -> String {
     let mut lines = vec![["WHO", "STATE", "SILENT", "TIMEOUT", "INTERVAL", "VERSION", "FLAGS"].map(String::from)];
     for service in services.as_array().into_iter().flatten() {
-        let total = service["present"].as_u64().unwrap_or(0) + service["down"].as_u64().unwrap_or(0);
+        let number = |key: &str| service[key].as_u64().unwrap_or(0);
+        let total = (number("present") + number("down")).max(number("min"));
         let instances = || service["instances"].as_array().into_iter().flatten();
         let unconfirmed = match instances().filter(|instance| text(instance, "state") == "unknown").count() {
             0 => String::new(),
@@ -329,7 +332,7 @@ fn table(services: &Value) -> String {
         lines.push([
             Escaped(text(service, "service")).to_string(),
             Escaped(text(service, "state")).to_string(),
-            format!("{} of {total}", service["present"].as_u64().unwrap_or(0)),
+            format!("{} of {total}", number("present")),
             String::new(),
             String::new(),
             String::new(),
@@ -612,12 +615,15 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         n => format!(", {n} in maintenance"),
     };
     let who = Escaped(service);
+    let min_of_service = said["min"].as_u64().and_then(|min| u32::try_from(min).ok());
+    let here = how_many(present as usize, (present + down) as usize, min_of_service);
     let head = match min {
         Some(min) if present < min => format!("{who}: {present} present, {min} wanted"),
-        _ if state == "maintenance" => format!("{who} is in maintenance: {present} of {} present", present + down),
+        _ if state == "maintenance" => format!("{who} is in maintenance: {here}"),
+        _ if critical > 0 && critical == present => format!("{who} is {state}, and all of it says critical: {here}"),
         // Its jobs follow.
         _ if !has_instances => format!("{who} is {state}{}", job_text(service, jobs)),
-        _ => format!("{who} is {state}: {present} of {} present", present + down),
+        _ => format!("{who} is {state}: {here}"),
     };
     let numbers = format!("| present={present} down={down} late={late} critical={critical}");
     if !has_instances && min.is_none() {

@@ -227,7 +227,7 @@ fn checked(service: &ServiceView, jobs: &JobSummary, is_mass: bool) -> Value {
     json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
         "late": late, "critical": failing.len(), "failing": named, "well": well, "flapping": flapping, "maintenance": maintained,
-        "mass_silence": is_mass, "low": low.len(), "named_low": &low[..low.len().min(NAMED)], "instances": service.instances.len(), "jobs": jobs,
+        "mass_silence": is_mass, "low": low.len(), "named_low": &low[..low.len().min(NAMED)], "min": service.min, "instances": service.instances.len(), "jobs": jobs,
     })
 }
 

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::flush::{FlusherHandle, LostTime, Published};
 use crate::history::History;
 use crate::named::named_enum;
+use crate::presence::describe::how_many;
 use crate::presence::observers::{ObserversView, PeerView};
 use crate::presence::{BadJob, JobSummary, ServiceState, Summary};
 use crate::presence_driver::PresenceHandle;
@@ -649,8 +650,9 @@ fn services(seen: &Summary) -> Vec<Finding> {
         if all == 1
             && let [bad] = named[..]
         {
-            let sentence = format!("{} is {state}: {} of {} present", bad.service, bad.present, bad.total);
-            let pill = format!("{} {state}, {} of {} present", bad.service, bad.present, bad.total);
+            let present = how_many(bad.present, bad.total, bad.min);
+            let sentence = format!("{} is {state}: {present}", bad.service);
+            let pill = format!("{} {state}, {present}", bad.service);
             out.push(Finding::new(grade, About::Presence, sentence, up.clone()).pill(pill));
         } else if all > 0 {
             let names: Vec<&str> = named.iter().map(|bad| &*bad.service).collect();

@@ -231,6 +231,7 @@ mod tests {
                 service_state: ServiceState::Up,
                 present: 2,
                 total: 3,
+                min: None,
                 ephemeral: false,
             }),
             job: None,

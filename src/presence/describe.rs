@@ -26,6 +26,14 @@ pub fn length(seconds: f64) -> String {
     }
 }
 
+/// How many instances are present, of those that are present or down, or of those that must be, if these are more.
+pub fn how_many(present: usize, total: usize, min: Option<u32>) -> String {
+    match min {
+        Some(min) if min as usize > total => format!("{present} of {min} expected"),
+        _ => format!("{present} of {total} present"),
+    }
+}
+
 /// What a warning means, and what to do about it.
 fn warning(code: WarningCode) -> &'static str {
     match code {
@@ -311,7 +319,10 @@ pub fn describe<T>(event: &Event<T>) -> String {
         .filter(|_| !matches!(event.change, Change::Job { .. }))
         .filter(|_| event.instance.as_deref() != Some("*"))
     {
-        add(format!("{} of {} instances present", service.present, service.total));
+        add(match service.min {
+            Some(_) => how_many(service.present, service.total, service.min),
+            None => format!("{} of {} instances present", service.present, service.total),
+        });
     }
     out
 }
@@ -341,6 +352,7 @@ mod tests {
                 service_state: ServiceState::Up,
                 present: 2,
                 total: 3,
+                min: None,
                 ephemeral: false,
             }),
             ..Event::new(UnixTime::default(), down, true)
@@ -349,6 +361,20 @@ mod tests {
             describe(&event),
             "checkout/web-1 is down: it missed 4 beats of 10 s; last heard 45 s ago from 10.0.0.5; 2 of 3 instances present"
         );
+    }
+
+    #[test]
+    fn who_is_expected_and_never_came_is_counted_against_what_is_expected() {
+        let change = Change::Service { from: None, to: Some(ServiceState::Down) };
+        let context =
+            ServiceContext { service_state: ServiceState::Down, present: 0, total: 0, min: Some(1), ephemeral: false };
+        let event = Event {
+            service: Some("must".into()),
+            service_context: Some(context),
+            ..Event::new(UnixTime::default(), change, true)
+        };
+        assert_eq!(describe(&event), "must is down: no instance is present; 0 of 1 expected");
+        assert_eq!([how_many(1, 2, Some(2)), how_many(1, 2, None)], ["1 of 2 present", "1 of 2 present"]);
     }
 
     #[test]

@@ -496,6 +496,9 @@ pub struct ServiceContext {
     pub present: usize,
     /// Instances that are present or down.
     pub total: usize,
+    /// Instances that must be present, if that is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
     /// Its instances come and go: nothing about it is critical.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,

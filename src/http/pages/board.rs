@@ -485,7 +485,7 @@ fn due(job: &JobView) -> Markup {
 }
 
 fn row(service: &ServiceView, jobs: Option<&JobSummary>, look: &Look) -> Markup {
-    let total = service.present + service.down;
+    let total = (service.present + service.down).max(service.min.unwrap_or(0) as usize);
     let late = service.instances.iter().filter(|one| one.state == InstanceState::Late).count();
     let failing = service.failing().count();
     let low = service.instances.iter().filter(|one| is_low(one)).count();

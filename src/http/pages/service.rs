@@ -11,8 +11,8 @@ use crate::http::AppState;
 use crate::http::access::{Caller, see_other};
 use crate::http::presence::{Announcement, announce, ask, forget, may, unknown};
 use crate::http::verdict::{self, Look};
-use crate::presence::describe::length;
-use crate::presence::{Event, InstanceView, JobView, RunResult, ServiceState, ServiceView};
+use crate::presence::describe::{how_many, length};
+use crate::presence::{Event, InstanceView, JobView, RunResult, ServiceState, ServiceView, UnixTime};
 use crate::untrusted::in_url;
 use crate::web::{Fields, FromGiven, Given, Nothing, Parameters};
 
@@ -94,7 +94,7 @@ fn service_heading(service: &ServiceView) -> Markup {
         @if !service.jobs.is_empty() { (count(service.jobs.len(), "job")) }
         @if !service.jobs.is_empty() && !service.instances.is_empty() { ". " }
         @if service.jobs.is_empty() || !service.instances.is_empty() {
-            (service.present) " of " (service.present + service.down) " present"
+            (how_many(service.present, service.present + service.down, service.min))
             @match service.min { Some(min) => { ", at least " (min) " wanted" }, None => { ", degraded below " (service.quorum) } }
         }
         ". " (service.state) " since " (both_times(&service.since)) "."

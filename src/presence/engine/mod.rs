@@ -483,7 +483,8 @@ impl Engine {
         let down = self.roster.instances_of(service).filter(|instance| instance.is_down()).count();
         let service_state = service.state().unwrap_or(ServiceState::Unknown);
         let (present, total) = (service.present(), service.present() + down);
-        ServiceContext { service_state, present, total, ephemeral: service.rules().ephemeral }
+        let min = service.rules().min.filter(|min| *min as usize > total);
+        ServiceContext { service_state, present, total, min, ephemeral: service.rules().ephemeral }
     }
 
     /// Adds an event; where it stands among those since the last take.

@@ -24,8 +24,10 @@ pub struct BadService {
     pub state: ServiceState,
     /// Instances that are present.
     pub present: usize,
-    /// Instances that should be: present or down.
+    /// Instances that are present or down.
     pub total: usize,
+    /// Instances that must be present.
+    pub min: Option<u32>,
 }
 
 /// An instance that is present and says itself that it fails.
@@ -140,6 +142,7 @@ impl Engine {
                 state: if is_degraded { ServiceState::Degraded } else { ServiceState::Down },
                 present: service.present(),
                 total: service.present() + down,
+                min: service.rules().min,
             })
             .collect();
         out
