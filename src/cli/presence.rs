@@ -551,6 +551,10 @@ fn details(found: &Value) -> String {
             _ if key == "health" => health(found).unwrap_or_default(),
             // The health column has it.
             _ if key == "message" => continue,
+            Value::String(text) if key == "start" => {
+                let at = UnixTime::of_start(text).map(|at| at.rfc3339()[..19].replace('T', " ") + " UTC");
+                at.unwrap_or_else(|| Escaped(text).to_string())
+            }
             Value::String(text) => Escaped(text).to_string(),
             Value::Array(items) => {
                 Escaped(&items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")).to_string()

@@ -72,6 +72,15 @@ clock! {
     UnixTime
 }
 
+impl UnixTime {
+    /// The time that a text of whole seconds says, as programs give their start; `None` if it is something else.
+    pub fn of_start(text: &str) -> Option<UnixTime> {
+        // From September 2001 to November 2286 they have ten digits.
+        let is_seconds = text.len() == 10 && !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|_| is_seconds).map(UnixTime)
+    }
+}
+
 impl EngineTime {
     /// Before everything that is remembered.
     pub(super) const LONG_AGO: EngineTime = EngineTime(-1e9);
@@ -133,6 +142,14 @@ mod tests {
         let set_back = Epoch::new(UnixTime::from_secs(999_999.0), EngineTime::from_secs(9.0));
         assert_eq!(set_back.step_since(epoch), -10.0);
         assert_eq!(Epoch::UNIX.to_unix(EngineTime::from_secs(3.0)), UnixTime::from_secs(3.0));
+    }
+
+    #[test]
+    fn a_start_is_a_time_if_it_looks_like_one() {
+        assert_eq!(UnixTime::of_start("1795734000"), Some(UnixTime::from_secs(1_795_734_000.0)));
+        for other in ["", "77", "0795734000", "179573400a", "1795734000123", "1.4.2"] {
+            assert_eq!(UnixTime::of_start(other), None, "{other}");
+        }
     }
 
     #[test]

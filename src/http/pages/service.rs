@@ -133,6 +133,23 @@ fn both_times(text: &str) -> Markup {
     }
 }
 
+/// Until when a maintenance lasts, who announced it, and why.
+fn until_when(until: &str, by: &Option<CompactString>, why: &Option<CompactString>) -> Markup {
+    html! {
+        "until " (both_times(until))
+        @if let Some(by) = by { ", announced by " (Wire(by)) }
+        @if let Some(why) = why { ": " (Wire(why)) }
+    }
+}
+
+/// When a program began, if it says a time, else what it says.
+fn started(start: &str) -> Markup {
+    match UnixTime::of_start(start) {
+        Some(at) => both_times(&at.rfc3339()),
+        None => html! { span.mono { (Wire(start)) } },
+    }
+}
+
 /// Most runs of a job on the page of its service.
 const RUNS: usize = 10;
 
@@ -235,7 +252,7 @@ fn row(service: &ServiceView, instance: &InstanceView) -> Markup {
             td { (interval(instance)) }
             td.dy { (day(std::slice::from_ref(instance))) }
             td.mono { (Wire(instance.version.as_deref().unwrap_or(""))) }
-            td.mono { (Wire(instance.start.as_deref().unwrap_or(""))) }
+            td { @if let Some(start) = &instance.start { (started(start)) } }
             td.mono { (instance.source.as_deref().unwrap_or("")) }
             td { (health(instance)) }
             td { (flags(instance)) @if let Some(watch) = &instance.watch { " fed by " span.mono { (Wire(watch)) } } }
@@ -353,7 +370,7 @@ fn facts(instance: &InstanceView) -> Markup {
             dt { "Down" } dd { (secs(instance.down_in_s)) }
             dt { "Lost, 1 h" } dd { @match instance.loss_1h { Some(loss) => { (amount((loss * 1000.0).round() / 10.0)) " %" }, None => { "–" } } }
             dt { "Version" } dd.mono { (Wire(instance.version.as_deref().unwrap_or("–"))) }
-            dt { "Start" } dd.mono { (Wire(instance.start.as_deref().unwrap_or("–"))) }
+            dt { "Start" } dd { @match &instance.start { Some(start) => (started(start)), None => "–" } }
             dt { "Source" } dd.mono { (instance.source.as_deref().unwrap_or("–")) }
             @if let Some(watch) = &instance.watch { dt { "Watch" } dd { "fed by " span.mono { (Wire(watch)) } } }
             dt { "Health" } dd { (health(instance)) }
