@@ -338,7 +338,7 @@ struct Status<'a> {
     ),
 )]
 async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<Nothing>) -> Response {
-    let verdict::Look { published, ledger, verdict, presence, .. } = verdict::look(&state).await;
+    let verdict::Look { published, ledger, verdict, presence, warnings, .. } = verdict::look(&state).await;
     let (observers, idle_watches) =
         presence.map_or((None, Vec::new()), |summary| (summary.observers, summary.idle_watches));
     json(&Status {
@@ -349,7 +349,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         interval: state.about.interval.as_secs_f64(),
         ready: state.readiness.obstacle().is_none(),
         as_of: published.as_of,
-        warnings: published.warnings(&ledger).into_iter().map(|warning| warning.text).collect(),
+        warnings: warnings.into_iter().map(|warning| warning.text).collect(),
         ledger: &ledger,
         verdict,
         observers,

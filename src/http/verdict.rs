@@ -14,7 +14,7 @@ use crate::history::History;
 use crate::named::named_enum;
 use crate::presence::describe::how_many;
 use crate::presence::observers::{ObserversView, PeerView};
-use crate::presence::{BadJob, JobSummary, ServiceState, Summary};
+use crate::presence::{BadJob, JobSummary, ServiceState, Summary, Unsaved};
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
@@ -152,6 +152,8 @@ pub(super) struct Look {
     /// Configured seconds between flushes.
     pub(super) interval: f64,
     pub(super) verdict: Verdict,
+    /// What somebody should look at.
+    pub(super) warnings: Vec<Warning>,
 }
 
 impl Look {
@@ -182,7 +184,8 @@ pub(super) async fn look_at(
     };
     let now = unix_time();
     let hour = super::pages::last_hour(history, now);
-    let warnings = published.warnings(&ledger);
+    let unsaved = presence.as_ref().and_then(|presence| presence.unsaved.as_ref()).map(not_saved);
+    let warnings: Vec<Warning> = published.warnings(&ledger).into_iter().chain(unsaved).collect();
     let explosion = warnings
         .iter()
         .find(|warning| warning.about == Concern::Senders && warning.text.contains("new series"))
@@ -211,7 +214,16 @@ pub(super) async fn look_at(
         max_series: about.max_series,
         interval: about.interval.as_secs_f64(),
         verdict,
+        warnings,
     }
+}
+
+/// That nothing of presence would survive a restart.
+fn not_saved(unsaved: &Unsaved) -> Warning {
+    let sentence =
+        format!("presence is not saved since {} UTC", rfc3339(unsaved.since.as_secs())[..19].replace('T', " "));
+    let text = format!("{sentence}: {}; a restart forgets what came since", unsaved.why);
+    Warning { short: Some(sentence), ..Concern::Unsaved.says(text) }
 }
 
 /// What is looked at.
@@ -563,13 +575,20 @@ impl Seen<'_> {
             | Concern::Values
             | Concern::Alerts
             | Concern::Sink => true,
-            Concern::Events | Concern::Accuracy | Concern::Caches | Concern::Certificate | Concern::Senders => false,
+            Concern::Events
+            | Concern::Accuracy
+            | Concern::Caches
+            | Concern::Certificate
+            | Concern::Senders
+            | Concern::Unsaved => false,
         };
         let of = |warning: &Warning| match warning.about {
             Concern::Senders => self.of_senders(warning),
             _ => {
                 let (sentence, detail) = warning.text.split_once(": ").unwrap_or((&warning.text, ""));
-                Finding::new(Grade::Warning, About::Limit, cut(sentence), cut(detail)).pill(cut(&warning.text))
+                let about = if warning.about == Concern::Unsaved { About::Part } else { About::Limit };
+                let pill = warning.short.clone().unwrap_or_else(|| cut(&warning.text));
+                Finding::new(Grade::Warning, about, cut(sentence), upper_first(&cut(detail))).pill(pill)
             }
         };
         self.warnings.iter().filter(|warning| !is_told(warning)).map(of).collect()

@@ -57,7 +57,8 @@ pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Ending, 
 pub use blindness::BlindSeconds;
 pub use engine::{
     BadJob, BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, JobSighting, JobSummary,
-    Observation, Reading, SERIES, Saved, ServicePart, ServiceView, Sighting, Summary, ViewCursor, peer_reading,
+    Observation, Reading, SERIES, Saved, ServicePart, ServiceView, Sighting, Summary, Unsaved, ViewCursor,
+    peer_reading,
 };
 pub use event::{
     Change, Event, EventKind, Health, Identity, InstanceContext, JobContext, MassSilencePhase, PeerContext, Phase,

@@ -492,6 +492,7 @@ impl Driver {
         if self.next_tick < Instant::now() {
             self.next_tick = Instant::now() + TICK;
         }
+        self.state.unsaved = self.state_file.unsaved().cloned();
         // A disk that is slow is waited for by later states, not by those who are judged.
         if Instant::now() >= self.next_save && !self.state_file.is_syncing() {
             self.next_save = Instant::now() + SAVE_EVERY;
@@ -510,7 +511,8 @@ impl Driver {
 
     /// Saves what has changed. Nothing is written while there was never anybody.
     fn save(&mut self) {
-        let is_dirty = std::mem::take(&mut self.dirty);
+        // What could not be saved is tried again.
+        let is_dirty = std::mem::take(&mut self.dirty) || self.state.unsaved.is_some();
         let is_nobody =
             self.state.engine().is_empty() && !self.state.engine().has_jobs() && self.state_file.is_missing();
         if is_dirty && !is_nobody {

@@ -12,8 +12,9 @@ use crate::memory::{Holder, Holding, Level};
 use crate::notify::{Outbox, SavedTarget};
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobSummary, JobView, Notification,
-    Reading, Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, ViewCursor,
+    AlertBook, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobSummary, JobView,
+    Notification, Reading, Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, Unsaved,
+    ViewCursor,
 };
 use crate::telemetry::{Account, PresenceAccount};
 use crate::untrusted::Escaped;
@@ -54,6 +55,8 @@ pub struct PresenceState {
     identity: Identity,
     alerts: AlertBook,
     pub(super) outboxes: Vec<Arc<Outbox>>,
+    /// Why nothing of this survives a restart for now.
+    pub(super) unsaved: Option<Unsaved>,
     /// This node among other observers.
     pub(super) shared: Option<Among>,
     /// How often what the targets were told had changed when it was looked at last.
@@ -100,6 +103,7 @@ impl PresenceState {
             identity,
             alerts,
             outboxes,
+            unsaved: None,
             shared: None,
             told: 0,
             queue_drops: 0,
@@ -178,7 +182,7 @@ impl PresenceState {
 
     /// How everything is, in a few numbers and names.
     pub fn summary(&self) -> Summary {
-        Summary { observers: self.observers(), ..self.engine.summary() }
+        Summary { observers: self.observers(), unsaved: self.unsaved.clone(), ..self.engine.summary() }
     }
 
     /// The values of this moment for a scrape.

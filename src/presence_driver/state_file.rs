@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::notify::SavedTarget;
 use crate::presence::observers::{Observers, SavedObservers};
-use crate::presence::{Alarm, AlertBook, Engine, Saved, UnixTime};
+use crate::presence::{Alarm, AlertBook, Engine, Saved, UnixTime, Unsaved};
 use crate::sys::unix_time;
 
 /// A saved state of that age says nothing any more, in seconds.
@@ -63,8 +63,8 @@ pub(super) struct StateFile {
     path: Option<PathBuf>,
     /// Keeps other processes away, once the file is read or written.
     lock: Option<File>,
-    /// The last attempt to write failed, and that was logged.
-    failed: bool,
+    /// Why it is not saved; that was logged.
+    unsaved: Option<Unsaved>,
     /// A state on its way to the disk.
     syncing: Option<JoinHandle<io::Result<()>>>,
 }
@@ -72,13 +72,13 @@ pub(super) struct StateFile {
 impl StateFile {
     /// Claims a state file and reads what is in it, with its age in seconds; the problem, if it cannot be read.
     pub(super) fn open(path: Option<PathBuf>) -> (StateFile, Result<Option<(SavedState, f64)>, String>) {
-        let mut file = StateFile { path, lock: None, failed: false, syncing: None };
+        let mut file = StateFile { path, lock: None, unsaved: None, syncing: None };
         let Some(path) = file.path.clone() else { return (file, Ok(None)) };
         let claim = match fs::metadata(&path) {
             Ok(found) if found.is_file() => file.claim(),
             // A pipe would hold up the start until somebody writes to it, and could not be replaced by the next state.
             Ok(_) => {
-                tracing::warn!(file = %path.display(), "presence is kept in memory only: its state file is no regular file");
+                file.give_up("its state file is no regular file".into());
                 file.path = None;
                 return (file, Ok(None));
             }
@@ -110,12 +110,32 @@ impl StateFile {
         }
     }
 
-    /// Notes what came of a state. That it cannot be written is logged once.
-    fn note(&mut self, outcome: io::Result<()>) {
-        if let (Err(error), Some(path), false) = (&outcome, &self.path, self.failed) {
-            tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+    /// Why the state is not saved, if it is not, once the last attempt has ended.
+    pub(super) fn unsaved(&mut self) -> Option<&Unsaved> {
+        if !self.is_syncing() {
+            self.sync();
         }
-        self.failed = outcome.is_err();
+        self.unsaved.as_ref()
+    }
+
+    /// Notes what came of a state.
+    fn note(&mut self, outcome: io::Result<()>) {
+        match outcome {
+            Ok(()) if self.unsaved.take().is_some() => tracing::info!("the state of presence is saved again"),
+            Ok(()) => {}
+            Err(error) => self.give_up(format!("its state cannot be written: {error}")),
+        }
+    }
+
+    /// The state is not saved for now. That is logged once.
+    fn give_up(&mut self, why: String) {
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.why = why;
+            return;
+        }
+        let file = self.path.as_deref().unwrap_or(Path::new(""));
+        tracing::warn!(file = %file.display(), "presence is kept in memory only: {why}");
+        self.unsaved = Some(Unsaved { since: UnixTime::from_secs(unix_time()), why });
     }
 
     /// Writes a state, which gets onto the disk later: [`StateFile::sync`] waits for that.
@@ -126,8 +146,8 @@ impl StateFile {
         told: &[SavedTarget],
         observers: Option<&Observers>,
     ) {
-        if self.lock.is_none() && self.path.is_some() {
-            self.claim();
+        if self.lock.is_none() && self.path.is_some() && self.claim() != Claim::Held {
+            return;
         }
         self.sync();
         let Some(path) = self.path.clone() else { return };
@@ -143,29 +163,25 @@ impl StateFile {
         }
     }
 
-    /// Takes the lock; without it the state is kept in memory only, which is logged.
+    /// Takes the lock; without it the state is kept in memory only: for ever if another process has it, else until the next try.
     fn claim(&mut self) -> Claim {
         let Some(path) = &self.path else { return Claim::Failed };
-        let claim = match lock(path) {
+        match lock(path) {
             Ok(Some(lock)) => {
                 self.lock = Some(lock);
-                return Claim::Held;
+                Claim::Held
             }
             Ok(None) => {
-                tracing::warn!(
-                    file = %path.display(),
-                    "presence is kept in memory only: another process keeps its state in this file; set \
-                     `presence.state_file` to a file of its own"
-                );
+                let advice = "set `presence.state_file` to a file of its own";
+                self.give_up(format!("another process keeps its state in this file; {advice}"));
+                self.path = None;
                 Claim::Taken
             }
             Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "presence is kept in memory only: its state cannot be written");
+                self.note(Err(error));
                 Claim::Failed
             }
-        };
-        self.path = None;
-        claim
+        }
     }
 }
 

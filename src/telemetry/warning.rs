@@ -40,6 +40,8 @@ pub enum Concern {
     Senders,
     /// Alerts that do not arrive.
     Alerts,
+    /// What presence knows is not saved.
+    Unsaved,
 }
 
 impl Concern {

@@ -40,7 +40,7 @@ pub use jobs::{BadJob, JobSummary};
 pub use jobs_elsewhere::JobSighting;
 pub use readings::{Reading, SERIES, peer_reading};
 pub use restore::Saved;
-pub use summary::{BadService, FailingInstance, Summary};
+pub use summary::{BadService, FailingInstance, Summary, Unsaved};
 pub use view::{Flag, InstanceView, IntervalSource, ServicePart, ServiceView, ViewCursor};
 
 /// Days for which one that never had an interval is remembered after it has left, if it was heard more than once: the

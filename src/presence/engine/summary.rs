@@ -8,6 +8,7 @@ use crate::presence::blindness::BlindSeconds;
 use crate::presence::instance::State;
 use crate::presence::observers::ObserversView;
 use crate::presence::service::ServiceState;
+use crate::presence::time::UnixTime;
 
 /// Most services that a summary names, and most instances.
 const NAMED: usize = 3;
@@ -39,6 +40,15 @@ pub struct FailingInstance {
     pub instance: CompactString,
     /// What its service check said.
     pub message: Option<CompactString>,
+}
+
+/// Why what is known is not saved: a restart forgets it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unsaved {
+    /// Since when.
+    pub since: UnixTime,
+    /// In words.
+    pub why: String,
 }
 
 /// Services and instances, counted.
@@ -86,6 +96,8 @@ pub struct Summary {
     pub jobs: JobSummary,
     /// Some of the watches that have taken no line since the start.
     pub idle_watches: Vec<String>,
+    /// Why all of this is not saved, if it is not.
+    pub unsaved: Option<Unsaved>,
 }
 
 impl Engine {
