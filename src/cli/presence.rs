@@ -95,7 +95,7 @@ enum Ask {
         #[arg(long, value_name = "N")]
         min: Option<u64>,
     },
-    /// Wait until a number of instances of a service are heard
+    /// Wait until a number of instances of a service are heard; a job is none: `check` says how it is
     Wait {
         #[arg(value_name = "SERVICE")]
         service: String,
@@ -119,10 +119,10 @@ enum Ask {
     Maintenance {
         #[arg(value_name = "SERVICE[/INSTANCE]")]
         who: String,
-        /// How long, such as 30m; at most 4h; prints what was granted
+        /// How long: 90s, 30m or 2h; at most 4h; prints what was granted
         #[arg(value_name = "DUR", value_parser = any_duration)]
         length: Duration,
-        /// The reason, for the log
+        /// The reason, which `list`, `show` and the page say
         why: Option<String>,
     },
     /// Send a test alert and its end to the targets of notifications, and print what became of it at each
@@ -149,7 +149,12 @@ enum Ask {
 }
 
 fn any_duration(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text).ok_or_else(|| "30m or 0s is right".into()) }
+    match text.parse::<u64>() {
+        Ok(0) => Ok(Duration::ZERO),
+        // Minutes are as likely to be meant as seconds.
+        Ok(n) => Err(format!("it has no unit: {n}s, {n}m or {n}h is right; 0 ends the maintenance")),
+        Err(_) => parse_duration(text).ok_or_else(|| "90s, 30m or 2h is right; 0 ends the maintenance".into()),
+    }
 }
 
 fn patience(text: &str) -> Result<Duration, String> {
@@ -239,13 +244,26 @@ fn announced(who: &str, wanted: Duration, granted: &Value) -> String {
     if seconds == 0.0 {
         return format!("{}: the maintenance is over\n", Escaped(who));
     }
-    // 2026-11-26T07:50:00.000Z: the time of day is enough, unless it is days away.
-    let until = text(granted, "until").split_once('T').map_or((text(granted, "until"), ""), |(day, time)| (day, time));
-    let time = until.1.get(..5).unwrap_or(until.1);
-    let day = if seconds > 86_400.0 { format!("{} ", until.0) } else { String::new() };
     let most =
         if seconds < wanted.as_secs_f64() { format!(" ({} is the most)", length(seconds)) } else { String::new() };
-    format!("{}: in maintenance until {}{} UTC{most}\n", Escaped(who), Escaped(&day), Escaped(time))
+    format!("{}: in maintenance until {}{most}\n", Escaped(who), time_of(text(granted, "until")))
+}
+
+/// A time, such as 2026-11-26T07:50:00.000Z, to the minute; its day only if that is another one.
+fn time_of(time: &str) -> String {
+    let (day, clock) = time.split_once('T').unwrap_or(("", time));
+    let clock = Escaped(clock.get(..5).unwrap_or(clock)).to_string();
+    let is_today = rfc3339(unix_time()).starts_with(day);
+    if is_today { format!("{clock} UTC") } else { format!("{} {clock} UTC", Escaped(day)) }
+}
+
+/// Until when something is in maintenance, who announced that, and why; `None` if it is in none.
+fn maintained(of: &Value) -> Option<String> {
+    let until = time_of(of["maintenance_until"].as_str()?);
+    let said =
+        |key: &str, before: &str| of[key].as_str().map_or(String::new(), |text| format!("{before}{}", Escaped(text)));
+    let (by, why) = (said("maintenance_by", ", by "), said("maintenance_why", ": "));
+    Some(format!("maintenance until {until}{by}{why}"))
 }
 
 fn split(who: &str) -> (&str, Option<&str>) {
@@ -304,6 +322,7 @@ fn rows(service: &Value) -> impl Iterator<Item = [String; 7]> {
         let lines = (instance["lines_per_minute"].as_u64(), instance["floor"].as_u64());
         let says = |flag: &str| match (flag, lines) {
             ("low", (Some(lines), Some(floor))) => format!("low ({lines} of {floor} lines/min)"),
+            ("maintenance", _) => maintained(instance).unwrap_or_else(|| flag.to_string()),
             (flag, _) => flag.to_string(),
         };
         let flags: Vec<String> = flags.chain(is_failing(instance).then_some("critical")).map(says).collect();
@@ -326,9 +345,10 @@ fn table(services: &Value) -> String {
         let total = (number("present") + number("down")).max(number("min"));
         let instances = || service["instances"].as_array().into_iter().flatten();
         let unconfirmed = match instances().filter(|instance| text(instance, "state") == "unknown").count() {
-            0 => String::new(),
-            n => format!("{n} not confirmed yet"),
+            0 => None,
+            n => Some(format!("{n} not confirmed yet")),
         };
+        let flags: Vec<String> = maintained(service).into_iter().chain(unconfirmed).collect();
         lines.push([
             Escaped(text(service, "service")).to_string(),
             Escaped(text(service, "state")).to_string(),
@@ -336,7 +356,7 @@ fn table(services: &Value) -> String {
             String::new(),
             String::new(),
             String::new(),
-            unconfirmed,
+            flags.join("; "),
         ]);
         lines.extend(rows(service));
     }
@@ -482,11 +502,7 @@ fn job_table(jobs: &Value) -> String {
             Some(fields) => format!("{fields} {}", text(job, "timezone")),
             None => job["every_s"].as_f64().map_or("-".into(), |every| format!("every {}", length(every))),
         };
-        let flag = match job["maintenance_until"].as_str().and_then(|until| until.get(11..16)) {
-            Some(until) => format!(" (maintenance until {} UTC)", Escaped(until)),
-            None if job["maintenance"] == true => " (maintenance)".into(),
-            None => String::new(),
-        };
+        let flag = maintained(job).map_or(String::new(), |maintained| format!(" ({maintained})"));
         lines.push([
             job_name(job),
             format!("{}{flag}", text(job, "state")),
@@ -622,6 +638,10 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
     let min_of_service = said["min"].as_u64().and_then(|min| u32::try_from(min).ok());
     let here = how_many(present as usize, (present + down) as usize, min_of_service);
     let head = match min {
+        Some(min) if !has_instances && min > 0 => {
+            let s = if min == 1 { "" } else { "s" };
+            format!("{who} has jobs and no instance: {min} instance{s} wanted")
+        }
         Some(min) if present < min => format!("{who}: {present} present, {min} wanted"),
         _ if state == "maintenance" => format!("{who} is in maintenance: {here}"),
         _ if critical > 0 && critical == present => format!("{who} is {state}, and all of it says critical: {here}"),

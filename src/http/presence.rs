@@ -10,6 +10,7 @@ use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -17,7 +18,8 @@ use utoipa::ToSchema;
 
 use crate::presence::observers::{Cursor, is_node_name};
 use crate::presence::{
-    Flag, InstanceView, JobSummary, JobView, ServiceState, ServiceView, State as InstanceState, rfc3339,
+    Announced, Flag, InstanceView, JobSummary, JobView, MOST_ANNOUNCED, ServiceState, ServiceView,
+    State as InstanceState, rfc3339,
 };
 use crate::presence_driver::PresenceState;
 use crate::sys::unix_time;
@@ -400,7 +402,11 @@ pub(super) struct Announcement {
     pub(super) instance: Option<String>,
     #[schema(minimum = 0, maximum = 1_000_000_000)]
     pub(super) seconds: f64,
+    /// Who announces it; shown with it
+    #[schema(max_length = 200)]
     pub(super) by: Option<String>,
+    /// Why; shown with it
+    #[schema(max_length = 200)]
     pub(super) why: Option<String>,
 }
 
@@ -433,9 +439,14 @@ pub(super) async fn announce(state: &AppState, wanted: Announcement) -> Result<f
         return Err(bad_request("`seconds` is 0 or more, and at most 1,000,000,000"));
     }
     let Announcement { service, instance, seconds, by, why } = wanted;
+    let given = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(CompactString::from);
+    let announced = Announced { by: given(&by), why: given(&why) };
+    if !announced.is_short() {
+        return Err(bad_request(&format!("`by` and `why` have at most {MOST_ANNOUNCED} characters")));
+    }
     let whom = (service.clone(), instance.clone());
     let granted = ask(state, move |presence| {
-        let granted = presence.announce_maintenance(&whom.0, whom.1.as_deref(), seconds);
+        let granted = presence.announce_maintenance(&whom.0, whom.1.as_deref(), seconds, announced);
         granted.ok_or_else(|| presence.like(&whom.0))
     });
     let granted = granted.await?.map_err(|near| unknown("service or instance", near))?;

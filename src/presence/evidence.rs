@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::memory::{footprint, vec_footprint};
 use crate::protocol::Heartbeat;
 
+use super::announced::Announced;
 use super::job_lines::{HeardBy, JobLines};
 use super::jobs::BlindTimes;
 use super::roster::InstanceId;
@@ -36,6 +37,8 @@ pub struct Act {
     pub instance: Option<CompactString>,
     /// Maintenance of so many seconds; without it, it was forgotten.
     pub maintenance: Option<f64>,
+    /// What was said of that.
+    pub announced: Announced,
 }
 
 /// What is known of who heard an instance.

@@ -19,6 +19,7 @@
 //! | `blindness` | what we could not see |
 //! | `evidence`, `job_lines`, [`observers`] | what this node heard itself; what other nodes heard, and who of them notifies |
 //! | `history` | the last day of an instance |
+//! | `announced` | who announced a maintenance, and why |
 //! | `watching` | what a watched metric says beside that its sender lives |
 //! | `event`, [`describe`] | what happened, and that in words |
 //! | `alert_book` | which alarms are out |
@@ -27,6 +28,7 @@
 
 mod admission;
 mod alert_book;
+mod announced;
 mod arrival_window;
 mod blindness;
 mod crash_loop;
@@ -54,6 +56,7 @@ mod watching;
 
 pub use admission::{Refusal, Refusals};
 pub use alert_book::{Alarm, AlertBook, AlertKey, AlertName, AlertState, Ending, Notification, Which, which};
+pub use announced::{Announced, MOST_ANNOUNCED};
 pub use blindness::BlindSeconds;
 pub use engine::{
     BadJob, BadService, Engine, FailingInstance, Flag, InstanceView, IntervalSource, JobSighting, JobSummary,

@@ -12,7 +12,7 @@ use crate::memory::{Holder, Holding, Level};
 use crate::notify::{Outbox, SavedTarget};
 use crate::presence::describe::describe;
 use crate::presence::{
-    AlertBook, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobSummary, JobView,
+    AlertBook, Announced, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobSummary, JobView,
     Notification, Reading, Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, Unsaved,
     ViewCursor,
 };
@@ -204,9 +204,15 @@ impl PresenceState {
     }
 
     /// Suppresses what happens to a service, or to one of its instances, for so many seconds; for how many. `None` if it
-    /// is unknown.
-    pub fn announce_maintenance(&mut self, service: &str, instance: Option<&str>, secs: f64) -> Option<f64> {
-        self.engine.maintenance(service, instance, secs)
+    /// is unknown. `announced` is shown with it.
+    pub fn announce_maintenance(
+        &mut self,
+        service: &str,
+        instance: Option<&str>,
+        secs: f64,
+        announced: Announced,
+    ) -> Option<f64> {
+        self.engine.announce(service, instance, secs, announced)
     }
 
     /// Whether a job of a service, or one of them, is configured: it is awaited again when it is forgotten.
@@ -485,7 +491,7 @@ mod tests {
         let mut state = state(0.0);
         state.engine.beat(&beat("a"));
         for _ in 0..WAITING {
-            state.announce_maintenance("s", None, 1.0);
+            state.announce_maintenance("s", None, 1.0, Announced::default());
         }
         state.collect();
         let report = state.report();

@@ -716,3 +716,83 @@ fn no_service_has_a_name_that_the_api_has_in_its_paths() {
     let said = support::text(&output.stdout) + &support::text(&output.stderr);
     assert!(!output.status.success() && said.contains("no service is called `events`"), "{said}");
 }
+
+#[test]
+fn a_maintenance_says_until_when_and_why_until_it_is_over_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let more = "[[presence.expect]]\nservice = \"must\"\nmin = 1\nwithin = \"1s\"\n\
+                [[presence.job]]\nservice = \"nightly\"\nschedule = \"0 2 * * *\"\n";
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), more));
+    let ask = |daemon: &Daemon, args: &[&str]| {
+        let url = format!("http://{}", daemon.http.expect("HTTP"));
+        let output = support::systole(&[&["presence"], args, &["--url", &url, "--token", "secret"]].concat(), b"");
+        support::text(&output.stdout) + &support::text(&output.stderr)
+    };
+    daemon.send_udp(&[b"heartbeat.web.i1:60|g|#start:1795734000", b"heartbeat.web.check:60|g"]);
+    wait(&daemon, "web", "up", |s| s["present"] == 2);
+    for (who, why) in [("web/i1", "disk <swap>"), ("nightly", "new tapes")] {
+        let said = ask(&daemon, &["maintenance", who, "30m", why]);
+        assert!(said.starts_with(&format!("{who}: in maintenance until ")), "{said}");
+    }
+    let said = ask(&daemon, &["maintenance", "web", "5"]);
+    assert!(said.contains("it has no unit: 5s, 5m or 5h is right"), "{said}");
+    let long = format!("{{\"service\":\"web\",\"seconds\":60,\"why\":\"{}\"}}", "x".repeat(201));
+    let token = "Authorization: Bearer secret\r\n";
+    assert_eq!(request(&daemon, "POST", "/api/v1/presence/maintenance", token, &long).0, 400);
+    daemon.stop();
+
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), more));
+    let list = ask(&daemon, &["list"]);
+    for (row, part) in [("web/i1 ", ": disk <swap>\n"), ("nightly ", ": new tapes)")] {
+        let line = list.split_inclusive('\n').find(|line| line.starts_with(row)).expect(row);
+        assert!(line.contains("maintenance until ") && line.contains(part), "{list}");
+    }
+    let shown = ask(&daemon, &["show", "web/i1"]);
+    assert!(shown.contains("start            2026-11-26 23:00:00 UTC\n"), "{shown}");
+    let one = &service(&daemon, "web")["instances"][1];
+    assert_eq!((&one["maintenance_why"], &one["start"]), (&"disk <swap>".into(), &"1795734000".into()), "{one}");
+    assert!(one["maintenance_until"].as_str().is_some_and(|until| until.ends_with('Z')), "{one}");
+    let page = daemon.get("/presence/web/i1").1;
+    assert!(page.contains("until <time datetime=") && page.contains(": disk &lt;swap&gt;"), "{page}");
+    assert!(daemon.get("/presence/nightly").1.contains(": new tapes"));
+    ask(&daemon, &["maintenance", "web/i1", "0"]);
+    assert!(!ask(&daemon, &["list"]).contains("disk"));
+
+    // An instance whose name is a word of the API, a job that is waited for, and who is expected and never came.
+    assert_eq!(request(&daemon, "DELETE", "/api/v1/presence/web/check", "", "").0, 401);
+    assert_eq!(ask(&daemon, &["forget", "web/check"]), "web/check: forgotten\n");
+    assert_eq!(service(&daemon, "web")["instances"].as_array().map(Vec::len), Some(1));
+    let said = ask(&daemon, &["wait", "nightly", "--timeout", "0"]);
+    assert!(said.contains("nightly has jobs and no instance: 1 instance wanted"), "{said}");
+    wait(&daemon, "must", "down", |s| s["state"] == "down");
+    let said = ask(&daemon, &["check", "must"]);
+    assert!(said.starts_with("PRESENCE CRITICAL - must is down: 0 of 1 expected, "), "{said}");
+    assert!(daemon.get("/presence").1.contains("must is down: 0 of 1 expected"));
+    daemon.stop();
+}
+
+#[test]
+fn that_the_state_is_not_saved_is_said_until_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().join("state");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), ""));
+    daemon.send_udp(&[b"heartbeat.web.i1:600|g"]);
+    wait(&daemon, "web", "up", |s| s["state"] == "up");
+    // Not even root makes a folder where a file is.
+    std::fs::write(&folder, "").expect("written");
+    let says = |status: &Value| {
+        let warnings = status["warnings"].as_array().expect("warnings");
+        let all =
+            warnings.iter().filter_map(Value::as_str).find(|text| text.starts_with("presence is not saved since "));
+        all.map(String::from)
+    };
+    let status = daemon.status_when("it says so", |status| says(status).is_some());
+    let said = says(&status).expect("it was there");
+    assert!(said.contains(" UTC: its state cannot be written: "), "{said}");
+    assert!(status["verdict"].to_string().contains("resence is not saved since "), "{status}");
+    assert_eq!(daemon.get("/ready").0, 200);
+    std::fs::remove_file(&folder).expect("removed");
+    daemon.status_when("it is saved again", |status| says(status).is_none());
+    assert!(folder.join("presence.json").exists());
+    daemon.stop();
+}

@@ -450,7 +450,7 @@ fn job_row(service: &ServiceView, job: &JobView, look: &Look) -> Markup {
                 @if let Some(message) = last.and_then(|run| run.message.as_ref()).filter(|_| job.level > 0) {
                     " " span.mono.error { (Wire(message.lines().last().unwrap_or(""))) }
                 }
-                @if job.maintenance { " in maintenance" }
+                (maintained(&job.maintenance_until))
             }
         }
     }
@@ -515,7 +515,16 @@ fn row(service: &ServiceView, jobs: Option<&JobSummary>, look: &Look) -> Markup 
                 }
             }
             td.si { (since(&service.since, look.now)) }
-            td.nx { @if service.instances.is_empty() && jobs.is_some() { (next_job(service)) } @else { (next(service)) } }
+            td.nx { @if service.instances.is_empty() && jobs.is_some() { (next_job(service)) } @else { (next(service)) } (maintained(&service.maintenance_until)) }
+        }
+    }
+}
+
+/// Until when something is in maintenance, if it is.
+fn maintained(until: &Option<String>) -> Markup {
+    html! {
+        @if let Some(until) = until {
+            " " span.muted title=(until) { "in maintenance until " (until.get(11..16).unwrap_or(until)) " UTC" }
         }
     }
 }
@@ -576,7 +585,8 @@ fn instance_row(service: &ServiceView, instance: &InstanceView) -> Markup {
             td.nx.mono {
                 @if let Some(message) = instance.message.as_ref().filter(|_| instance.is_failing()) { span.error { (Wire(message)) " " } }
                 (instance.source.as_deref().unwrap_or("")) " " (Wire(instance.version.as_deref().unwrap_or("")))
-                @for flag in &instance.flags { " " (flag) }
+                @for flag in instance.flags.iter().filter(|flag| **flag != Flag::Maintenance) { " " (flag) }
+                (maintained(&instance.maintenance_until))
                 @if let Some(watch) = &instance.watch { " fed by " (Wire(watch)) }
                 @if let (true, Some(lines), Some(floor)) = (is_low(instance), instance.lines_per_minute, instance.floor) {
                     ": " span.warning { (lines) " of " (floor) " lines a minute" }

@@ -98,6 +98,9 @@ fn service_heading(service: &ServiceView) -> Markup {
             @match service.min { Some(min) => { ", at least " (min) " wanted" }, None => { ", degraded below " (service.quorum) } }
         }
         ". " (service.state) " since " (both_times(&service.since)) "."
+        @if let Some(until) = &service.maintenance_until {
+            " In maintenance " (until_when(until, &service.maintenance_by, &service.maintenance_why)) "."
+        }
         @if service.left > 0 { " " (service.left) " left." }
     };
     let more = html! {
@@ -188,7 +191,9 @@ fn job_rows(job: &JobView) -> Markup {
                 @if let Some(when) = &when { (Wire(when)) ". " }
                 @if let Some(due) = &job.due { "Next run " (minute(due)) " UTC. " }
                 @if let Some(at) = &job.last_success { "Last good run " (minute(at)) " UTC. " }
-                @if let Some(until) = &job.maintenance_until { "In maintenance until " (minute(until)) " UTC." }
+                @if let Some(until) = &job.maintenance_until {
+                    "In maintenance " (until_when(until, &job.maintenance_by, &job.maintenance_why)) "."
+                }
             }
         }
         @for run in &job.running {
@@ -375,6 +380,9 @@ fn facts(instance: &InstanceView) -> Markup {
             @if let Some(watch) = &instance.watch { dt { "Watch" } dd { "fed by " span.mono { (Wire(watch)) } } }
             dt { "Health" } dd { (health(instance)) }
             dt { "Flags" } dd { (flags(instance)) }
+            @if let Some(until) = &instance.maintenance_until {
+                dt { "Maintenance" } dd { (until_when(until, &instance.maintenance_by, &instance.maintenance_why)) }
+            }
         }
     }
 }

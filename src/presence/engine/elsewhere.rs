@@ -11,6 +11,7 @@ use crate::protocol::Heartbeat;
 use super::Engine;
 use super::jobs_elsewhere::JobSighting;
 use crate::presence::admission::Refusal;
+use crate::presence::announced::Announced;
 use crate::presence::event::{Change, Event, Health, PeerContext, Phase, Reason, WarningCode};
 use crate::presence::evidence::{Act, Entry, Evidence, HeardElsewhere, Lost, MOST_ACTS, MOST_DROPPED};
 use crate::presence::instance::{Instance, Recheck, State, Suppression};
@@ -575,11 +576,17 @@ impl Engine {
     }
 
     /// An operator has announced maintenance of so many seconds, or, without it, had somebody forgotten.
-    pub(super) fn note_act(&mut self, service: &str, instance: Option<&str>, maintenance: Option<f64>) {
+    pub(super) fn note_act(
+        &mut self,
+        service: &str,
+        instance: Option<&str>,
+        maintenance: Option<f64>,
+        announced: Announced,
+    ) {
         let at = self.now;
         if let Some(evidence) = self.evidence.as_mut().filter(|evidence| evidence.acts.len() < MOST_ACTS) {
             let (service, instance) = (service.into(), instance.map(CompactString::from));
-            evidence.acts.push(Act { at, service, instance, maintenance });
+            evidence.acts.push(Act { at, service, instance, maintenance, announced });
         }
     }
 

@@ -411,20 +411,25 @@ impl Engine {
     ) -> Vec<JobView> {
         let jobs = self.known_jobs(service).filter(|job| state.is_none_or(|state| job.state() == state));
         let jobs = jobs.filter(|job| after.is_none_or(|after| (&**job.service(), &**job.instance()) > after));
-        jobs.take(most).map(|job| job.view(self.now, epoch, runs)).collect()
+        jobs.take(most).map(|job| self.view_job(job, epoch, runs)).collect()
+    }
+
+    fn view_job(&self, job: &Job, epoch: Epoch, runs: usize) -> JobView {
+        let until = job.maintained_until(self.now);
+        job.view(self.now, epoch, runs, self.announced(job.service(), Some(job.instance()), until))
     }
 
     /// One job with all of its runs.
     pub fn view_of_job(&self, service: &str, instance: &str, epoch: Epoch) -> Option<JobView> {
         let job = self.jobs.job(self.jobs.find(service, instance)?);
-        (!job.is_retired()).then(|| job.view(self.now, epoch, usize::MAX))
+        (!job.is_retired()).then(|| self.view_job(job, epoch, usize::MAX))
     }
 
     /// Jobs of a service with all of their runs, as its view has them.
     pub(super) fn view_jobs_of(&self, service: &str, epoch: Epoch) -> Vec<JobView> {
         let mut jobs = self.worst_jobs(service, SHOWN);
         jobs.sort_by(|a, b| a.instance().cmp(b.instance()));
-        jobs.into_iter().map(|job| job.view(self.now, epoch, usize::MAX)).collect()
+        jobs.into_iter().map(|job| self.view_job(job, epoch, usize::MAX)).collect()
     }
 
     /// So many jobs of a service that have not said goodbye, the worst first, then by name.
@@ -448,7 +453,7 @@ impl Engine {
     pub fn view_with_jobs(&self, epoch: Epoch) -> Vec<(ServiceView, JobSummary)> {
         let with_jobs = |service: ServiceView| {
             let jobs = self.worst_jobs(&service.service, LISTED).into_iter();
-            let jobs = jobs.map(|job| job.view(self.now, epoch, LISTED_RUNS)).collect();
+            let jobs = jobs.map(|job| self.view_job(job, epoch, LISTED_RUNS)).collect();
             let (state, seen) =
                 (self.state_with_jobs(service.state, &service.service), self.job_summary_of(&service.service));
             (ServiceView { state, jobs, ..service }, seen)
@@ -490,6 +495,10 @@ impl Engine {
     fn view_without_instances(&self, service: &str, epoch: Epoch) -> Option<ServiceView> {
         let state = self.state_by_jobs(service)?;
         let since = self.known_jobs(Some(service)).map(|job| job.changed()).max_by(|a, b| a.total_cmp(b));
+        // If all of it is, for as long as the shortest.
+        let until = self.known_jobs(Some(service)).map(|job| job.maintained_until(self.now));
+        let until = until.reduce(|a, b| Some(a?.min(b?))).flatten();
+        let announced = self.announced(service, None, until);
         Some(ServiceView {
             service: service.into(),
             state,
@@ -499,6 +508,9 @@ impl Engine {
             min: None,
             quorum: self.policy.rules_of(service).quorum,
             since: since.map_or_else(String::new, |since| epoch.to_unix(since).rfc3339()),
+            maintenance_until: until.map(|until| epoch.to_unix(until).rfc3339()),
+            maintenance_by: announced.by,
+            maintenance_why: announced.why,
             jobs: Vec::new(),
             instances: Vec::new(),
         })

@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use crate::memory::{Holder, Holding, Level, Memory, vec_footprint};
 
 use super::admission::{Admission, Refusals};
+use super::announced::Announcements;
 use super::blindness::{BlindSeconds, Blindness, LossySecond, is_too_much};
 use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, WarningCode};
 use super::evidence::{Evidence, HeardElsewhere};
@@ -66,6 +67,8 @@ pub struct Engine {
     blindness: Blindness,
     blind_times: BlindTimes,
     jobs: Jobs,
+    /// Who announced which maintenance, and why.
+    announcements: Announcements,
     /// Where the engine's clock stands in wall time, whether that is known, and whether configured jobs have no first time yet.
     epoch: Epoch,
     has_epoch: bool,
@@ -115,6 +118,7 @@ impl Engine {
             blindness: Blindness::default(),
             blind_times: BlindTimes::default(),
             jobs,
+            announcements: Announcements::default(),
             epoch: Epoch::UNIX,
             has_epoch: false,
             awaits_first_runs: true,
@@ -144,6 +148,7 @@ impl Engine {
             + self.instance_schedule.heap_bytes()
             + self.service_schedule.heap_bytes()
             + self.jobs.heap_bytes()
+            + self.announcements.heap_bytes()
             + self.blind_times.heap_bytes()
             + vec_footprint::<(u64, InstanceId)>(self.counted.capacity())
             + vec_footprint::<Event<EngineTime>>(self.events.capacity())

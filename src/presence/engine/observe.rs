@@ -8,6 +8,7 @@ use crate::protocol::{Heartbeat, Signal};
 
 use super::Engine;
 use crate::presence::admission::{Refusal, is_established};
+use crate::presence::announced::Announced;
 use crate::presence::event::{Change, Health, Phase, Reason, WarningCode};
 use crate::presence::instance::{Instance, State};
 use crate::presence::loss::PooledLoss;
@@ -428,40 +429,46 @@ impl Engine {
     /// Suppresses what happens to a service, or to one of its instances, for so many seconds; 0 ends it. For how many,
     /// which the policy limits; `None` if it is unknown.
     pub fn maintenance(&mut self, service: &str, instance: Option<&str>, secs: f64) -> Option<f64> {
-        let granted = self.maintain(service, instance, secs)?;
-        self.note_act(service, instance, Some(granted));
+        self.announce(service, instance, secs, Announced::default())
+    }
+
+    /// The same with who announces it and why.
+    pub fn announce(&mut self, service: &str, instance: Option<&str>, secs: f64, announced: Announced) -> Option<f64> {
+        let granted = self.maintain(service, instance, secs, announced.clone())?;
+        self.note_act(service, instance, Some(granted), announced);
         Some(granted)
     }
 
     /// The same, whoever announced it where.
-    pub(crate) fn maintain(&mut self, service: &str, instance: Option<&str>, secs: f64) -> Option<f64> {
+    pub(crate) fn maintain(
+        &mut self,
+        service: &str,
+        instance: Option<&str>,
+        secs: f64,
+        announced: Announced,
+    ) -> Option<f64> {
         let granted = secs.clamp(0.0, self.policy.maintenance_max);
         let until = self.now + granted;
         let phase = if secs > 0.0 { Phase::Start } else { Phase::End };
         let has_jobs = self.maintain_jobs(service, instance, until);
-        let Some(service_id) = self.roster.find_service(service) else {
-            if has_jobs {
-                self.report_maintenance(service, instance, phase);
-            }
-            return has_jobs.then_some(granted);
-        };
-        match instance {
-            None => self.roster.service_mut(service_id).maintain_until(until),
-            Some(name) => {
-                let Some(id) = self.roster.find(service, name) else {
-                    if has_jobs {
-                        self.report_maintenance(service, instance, phase);
-                    }
-                    return has_jobs.then_some(granted);
-                };
-                self.roster.instance_mut(id).maintain_until(until);
-            }
+        let service_id = self.roster.find_service(service);
+        let found = instance.and_then(|name| self.roster.find(service, name));
+        let is_known = if instance.is_some() { found.is_some() } else { service_id.is_some() };
+        if !is_known && !has_jobs {
+            return None;
         }
+        self.announcements.set((service, instance), until, announced, self.now);
         self.report_maintenance(service, instance, phase);
-        for id in self.roster.service(service_id).instances().to_vec() {
-            self.schedule(id);
+        if let Some(service_id) = service_id.filter(|_| is_known) {
+            match found {
+                Some(id) => self.roster.instance_mut(id).maintain_until(until),
+                None => self.roster.service_mut(service_id).maintain_until(until),
+            }
+            for id in self.roster.service(service_id).instances().to_vec() {
+                self.schedule(id);
+            }
+            self.mark_dirty(service_id);
         }
-        self.mark_dirty(service_id);
         Some(granted)
     }
 
@@ -469,7 +476,7 @@ impl Engine {
     pub fn forget(&mut self, service: &str, instance: Option<&str>) -> bool {
         let was_known = self.forget_silent(service, instance, EngineTime::NEVER);
         if was_known {
-            self.note_act(service, instance, None);
+            self.note_act(service, instance, None, Announced::default());
         }
         was_known
     }

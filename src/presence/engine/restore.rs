@@ -7,6 +7,7 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use crate::presence::announced::{Announcement, Announcements};
 use crate::presence::event::{Change, Event, Reason};
 use crate::presence::evidence::HeardElsewhere;
 use crate::presence::habit::{Habit, Habits};
@@ -40,6 +41,9 @@ pub struct Saved {
     /// Whom a peer alone had heard.
     #[serde(default)]
     heard_elsewhere: Vec<HeardElsewhere>,
+    /// Who announced which maintenance, and why.
+    #[serde(default)]
+    announced: Vec<Announcement>,
 }
 
 impl Saved {
@@ -67,6 +71,8 @@ impl Engine {
             blind: &'a BlindTimes,
             #[serde(skip_serializing_if = "Vec::is_empty")]
             heard_elsewhere: Vec<HeardElsewhere>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            announced: Vec<&'a Announcement>,
         }
         let stored = Stored {
             now: self.now,
@@ -77,6 +83,7 @@ impl Engine {
             jobs: self.jobs.in_order(),
             blind: &self.blind_times,
             heard_elsewhere: self.saved_evidence(),
+            announced: self.announcements.saved(self.now),
         };
         Ok(serde_json::to_writer(out, &stored)?)
     }
@@ -94,6 +101,7 @@ impl Engine {
             jobs: self.jobs.in_order().into_iter().cloned().collect(),
             blind: self.blind_times.clone(),
             heard_elsewhere: self.saved_evidence(),
+            announced: self.announcements.saved(self.now).into_iter().cloned().collect(),
         }
     }
 
@@ -158,6 +166,7 @@ impl Engine {
         for id in engine.roster.instance_ids() {
             engine.schedule(id);
         }
+        engine.announcements = Announcements::restored(saved.announced);
         engine.restore_jobs(saved.jobs);
         engine.forget_reserved();
         engine.report(Event::new(now, Change::Restored(to_confirm), false));

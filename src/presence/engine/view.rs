@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::named::named_enum;
 
 use super::Engine;
+use crate::presence::announced::Announced;
 use crate::presence::describe::length;
 use crate::presence::instance::{Instance, State};
 use crate::presence::jobs::{JobState, JobView};
@@ -78,6 +79,17 @@ pub struct ServiceView {
     pub quorum: f64,
     /// In this state since, RFC 3339.
     pub since: String,
+    /// In maintenance until then, RFC 3339; left out if it is in none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance_until: Option<String>,
+    /// Who announced that, as they say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub maintenance_by: Option<CompactString>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub maintenance_why: Option<CompactString>,
     /// Its jobs by name, at most 100, where one service is shown; lists leave them out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<JobView>,
@@ -137,6 +149,17 @@ pub struct InstanceView {
     /// What is special about it.
     #[schema(value_type = Vec<String>)]
     pub flags: Vec<Flag>,
+    /// In maintenance until then, of its own or with its service, RFC 3339; left out if it is in none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance_until: Option<String>,
+    /// Who announced that, as they say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub maintenance_by: Option<CompactString>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub maintenance_why: Option<CompactString>,
 }
 
 impl ServiceView {
@@ -275,6 +298,8 @@ impl Engine {
     /// A service without its instances.
     fn view_alone(&self, service: &Service, epoch: Epoch) -> ServiceView {
         let count = |state: State| self.roster.instances_of(service).filter(|one| one.state() == state).count();
+        let until = Some(service.maintenance_until()).filter(|until| *until > self.now);
+        let Announced { by, why } = self.announced(service.name(), None, until);
         ServiceView {
             service: service.name().clone(),
             state: service.state().unwrap_or(ServiceState::Unknown),
@@ -284,6 +309,9 @@ impl Engine {
             min: service.rules().min,
             quorum: service.rules().quorum,
             since: epoch.to_unix(service.changed()).rfc3339(),
+            maintenance_until: until.map(|until| epoch.to_unix(until).rfc3339()),
+            maintenance_by: by,
+            maintenance_why: why,
             jobs: Vec::new(),
             instances: Vec::new(),
         }
@@ -314,6 +342,9 @@ impl Engine {
             (watching.is_some_and(|watching| watching.is_low()), Flag::Low),
         ];
         let watch = watching.and_then(|watching| self.policy.watches.get(watching.watch()?));
+        let until = instance.maintenance_until().max(service.maintenance_until());
+        let until = Some(until).filter(|until| *until > self.now);
+        let Announced { by, why } = self.announced(service.name(), Some(instance.name()), until);
         InstanceView {
             instance: instance.name().clone(),
             state: instance.state(),
@@ -341,7 +372,15 @@ impl Engine {
             floor: watch.and_then(|watch| watch.floor),
             lines_per_minute: watching.and_then(|watching| watching.last_lines()),
             flags: flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect(),
+            maintenance_until: until.map(|until| epoch.to_unix(until).rfc3339()),
+            maintenance_by: by,
+            maintenance_why: why,
         }
+    }
+
+    /// What was said of a maintenance that lasts until then.
+    pub(super) fn announced(&self, service: &str, instance: Option<&str>, until: Option<EngineTime>) -> Announced {
+        until.map_or_else(Announced::default, |until| self.announcements.of(service, instance, until))
     }
 
     /// Whether a mass silence holds its down back.

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::job::Job;
 use super::runs::{FinishedRun, OpenRun, RunResult, named};
 use super::state::JobState;
+use crate::presence::announced::Announced;
 use crate::presence::time::{EngineTime, Epoch, UnixTime};
 
 /// A job with its last runs, as the API shows it.
@@ -43,6 +44,14 @@ pub struct JobView {
     pub maintenance: bool,
     /// Until when, RFC 3339.
     pub maintenance_until: Option<String>,
+    /// Who announced that, as they say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub maintenance_by: Option<CompactString>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub maintenance_why: Option<CompactString>,
     /// When a run last ended well, RFC 3339.
     pub last_success: Option<String>,
     /// How long the last run took that ended.
@@ -96,8 +105,14 @@ pub struct RunView {
 }
 
 impl Job {
-    /// As the API shows it, with so many of its last runs.
-    pub(in crate::presence) fn view(&self, now: EngineTime, epoch: Epoch, runs: usize) -> JobView {
+    /// As the API shows it, with so many of its last runs, and with what was said of its maintenance.
+    pub(in crate::presence) fn view(
+        &self,
+        now: EngineTime,
+        epoch: Epoch,
+        runs: usize,
+        announced: Announced,
+    ) -> JobView {
         let schedule = self.rule().and_then(|rule| rule.schedule.as_ref());
         let due = self.due(epoch);
         let wall = epoch.to_unix(now);
@@ -116,6 +131,8 @@ impl Job {
             max_runtime_s: self.max_runtime(),
             maintenance: self.is_maintained(now),
             maintenance_until: self.maintained_until(now).map(|until| epoch.to_unix(until).rfc3339()),
+            maintenance_by: announced.by,
+            maintenance_why: announced.why,
             last_success: self.succeeded().map(UnixTime::rfc3339),
             last_duration_s: self.last_duration(),
             running: self.open_runs().iter().map(|run| OpenRunView::of(run, now)).collect(),

@@ -109,8 +109,8 @@ impl Acts {
 
     /// Takes what a peer tells, which was asked for at `asked` and has been answered by now, unless a later act holds.
     pub(super) fn take(&mut self, row: ActRow, engine: &mut Engine, asked: EngineTime, last_change: &mut u64) {
-        let ActRow { id, service, instance, age, maintenance } = row;
-        let act = Act { at: asked - age, service, instance, maintenance };
+        let ActRow { id, service, instance, age, maintenance, announced } = row;
+        let act = Act { at: asked - age, service, instance, maintenance, announced };
         let margin = (engine.now() - asked).max(0.0);
         let is_ours = id.node == self.node && id.start == self.start;
         if is_ours || self.of(&about(&act)).is_some_and(|known| known.holds_against(&id, &act, margin)) {
@@ -154,6 +154,7 @@ impl Acts {
                 instance: act.instance.clone(),
                 age: (now - act.at).max(0.0),
                 maintenance: act.maintenance,
+                announced: act.announced.clone(),
             };
             (change, row)
         })
@@ -166,6 +167,7 @@ impl Acts {
         map_footprint::<About, u64>(self.changes.capacity())
             + self.all.len() * size_of::<(u64, Known)>() * 3 / 2
             + 2 * names.flatten().map(text_bytes).sum::<usize>()
+            + self.all.values().map(|known| known.act.announced.heap_bytes()).sum::<usize>()
     }
 }
 
@@ -178,16 +180,19 @@ fn maintain(act: &Act, engine: &mut Engine) -> bool {
     let left = act.at + act.maintenance.unwrap_or(0.0) - engine.now();
     // The end of one is over at once, and so is what nobody was there for.
     let is_over = left <= 0.0;
-    engine.maintain(&act.service, act.instance.as_deref(), left.max(0.0)).is_some() || is_over
+    let said = act.announced.clone();
+    engine.maintain(&act.service, act.instance.as_deref(), left.max(0.0), said).is_some() || is_over
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::Announced;
 
     fn act(n: usize, at: f64, maintenance: Option<f64>) -> Act {
         let instance = (!n.is_multiple_of(2)).then(|| n.to_string().into());
-        Act { at: EngineTime::from_secs(at), service: format!("s{}", n / 2).into(), instance, maintenance }
+        let (service, announced) = (format!("s{}", n / 2).into(), Announced::default());
+        Act { at: EngineTime::from_secs(at), service, instance, maintenance, announced }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::presence::alert_book::{AlertKey, Ending};
+use crate::presence::announced::Announced;
 use crate::presence::engine::Sighting;
 use crate::presence::event::Severity;
 use crate::protocol::{is_instance_name, is_presence_name, is_service_name};
@@ -206,6 +207,9 @@ pub struct ActRow {
     /// Maintenance of so many seconds, from then on; without it, it was forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<f64>,
+    /// Who announced that, and why.
+    #[serde(flatten)]
+    pub announced: Announced,
 }
 
 impl Heard {
@@ -320,7 +324,8 @@ impl Row for ProblemRow {
 
 impl Row for ActRow {
     fn json_bytes(&self) -> usize {
-        150 + quoted(&self.service) + quoted(&self.id.node) + self.instance.as_deref().map_or(0, quoted)
+        let said = self.announced.by.iter().chain(&self.announced.why).map(|text| 7 + quoted(text)).sum::<usize>();
+        150 + quoted(&self.service) + quoted(&self.id.node) + self.instance.as_deref().map_or(0, quoted) + said
     }
 
     fn is_right(&self) -> bool {
@@ -328,6 +333,7 @@ impl Row for ActRow {
         is_node_name(&self.id.node)
             && is_service_name(&self.service)
             && maybe(&self.instance, is_presence_name)
+            && self.announced.is_short()
             && ages.into_iter().flatten().all(is_age)
     }
 }
@@ -498,7 +504,14 @@ mod tests {
         let heard = |row: Heard| Digest { heard: vec![row, digest().heard.remove(0)], ..digest() };
         let of = |row: ProblemRow| Digest { problems: vec![row, problem()], ..digest() };
         let done = |service: &str, age: f64| Digest {
-            acts: vec![ActRow { id: act(), service: service.into(), instance: None, age, maintenance: None }],
+            acts: vec![ActRow {
+                id: act(),
+                service: service.into(),
+                instance: None,
+                age,
+                maintenance: None,
+                announced: Announced::default(),
+            }],
             ..digest()
         };
         let about = |nodes: [&str; 2]| AlertKey { nodes: Some(nodes.map(Into::into)), ..problem().key };
@@ -555,8 +568,14 @@ mod tests {
                 ..Heard::default()
             };
             let problem = ProblemRow { key, ends_in: Some(1.25), closed_age: Some(1.25), ..problem() };
-            let act =
-                ActRow { id: act(), service: text.clone(), instance: Some(text), age: 1.25, maintenance: Some(60.0) };
+            let act = ActRow {
+                id: act(),
+                service: text.clone(),
+                instance: Some(text.clone()),
+                age: 1.25,
+                maintenance: Some(60.0),
+                announced: Announced { by: Some(text.clone()), why: Some(text) },
+            };
             for (bytes, json) in [
                 (heard.json_bytes(), serde_json::to_string(&heard)),
                 (problem.json_bytes(), serde_json::to_string(&problem)),

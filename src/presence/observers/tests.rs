@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::presence::alert_book::{AlertBook, AlertName, AlertState};
+use crate::presence::announced::Announced;
 use crate::presence::describe::describe;
 use crate::presence::engine::Saved;
 use crate::presence::event::Severity;
@@ -158,7 +159,8 @@ fn maintenance_holds_where_its_service_is_learned_by_the_same_answer_or_later() 
                 (0..5).for_each(|n| world.beat(1, "other", &n.to_string()));
             }
             if t == 50.0 {
-                assert!(world.nodes[1].engine.maintenance("web", None, 3600.0).is_some());
+                let said = Announced { by: Some("me".into()), why: Some("upgrade".into()) };
+                assert!(world.nodes[1].engine.announce("web", None, 3600.0, said).is_some());
             }
             if t == 55.0 {
                 // It comes back without anything, and with or without a word of the peer before it hears anything.
@@ -173,6 +175,9 @@ fn maintenance_holds_where_its_service_is_learned_by_the_same_answer_or_later() 
             }
         });
         assert_eq!(world.sent(), [], "{is_told_first}");
+        let view = world.nodes[0].engine.view_of("web", Epoch::UNIX).expect("it is known");
+        let (until, why) = (view.maintenance_until.as_deref(), view.maintenance_why.as_deref());
+        assert_eq!((until.is_some(), why), (true, Some("upgrade")), "{is_told_first}");
         assert!(world.nodes[0].engine.is_maintained("web", None));
     }
 }
