@@ -188,6 +188,11 @@ impl Slots {
             table.ask(number, &victim, why);
         }
     }
+
+    /// Whether a connection that was asked to leave is still here.
+    pub(super) fn is_one_leaving(&self) -> bool {
+        self.0.table.borrow().all.leaving > 0
+    }
 }
 
 impl Limits {

@@ -62,6 +62,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// opens one after the other has only one open, though earlier ones may still have to be read to their ends.
 const ROOM_PATIENCE: Duration = Duration::from_millis(50);
 
+/// It waits this long while one gives way, which needs nothing of its client, but turns of a thread that others keep busy.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// At a stop, all queued connections together wait at most this long, and at most half of the time that is left.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -202,8 +205,8 @@ struct Worker<'a> {
     socket: &'a Socket,
     stopping: watch::Sender<bool>,
     connections: Connections,
-    /// A connection that waits for a slot, until when, and why there is none.
-    waiting: Option<(Accepted, Instant, Refusal)>,
+    /// A connection that waits for a slot, and since when.
+    waiting: Option<(Accepted, Instant)>,
     /// It failed outside of any connection: none is accepted any more until the stop.
     has_failed: bool,
 }
@@ -213,12 +216,13 @@ impl Worker<'_> {
     async fn attend(&mut self, inbox: &mut mpsc::Receiver<WorkerCommand>) {
         let Worker { shared, listener, socket, stopping, connections, waiting, has_failed } = self;
         loop {
-            if let Some((accepted, until, _)) = waiting.take() {
-                *waiting = connections.place(accepted).err().map(|(accepted, why)| (accepted, until, why));
+            if let Some((accepted, since)) = waiting.take() {
+                *waiting = connections.place(accepted).err().map(|(accepted, _)| (accepted, since));
             }
             // A connection that must stay for now may give way a moment later.
             let again = Instant::now() + YOUNG;
-            let patience = waiting.as_ref().map_or(again, |(_, until, _)| again.min(*until));
+            let room = if connections.slots.is_one_leaving() { LEAVE_PATIENCE } else { ROOM_PATIENCE };
+            let patience = waiting.as_ref().map_or(again, |(_, since)| again.min(*since + room));
             tokio::select! {
                 biased;
                 command = inbox.recv() => match command {
@@ -228,7 +232,7 @@ impl Worker<'_> {
                         shared.taps.send_signals(&mut shard);
                     }
                     Some(WorkerCommand::Stop(done)) => {
-                        let waiting = waiting.take().map(|(accepted, ..)| accepted);
+                        let waiting = waiting.take().map(|(accepted, _)| accepted);
                         let before = shared.unread_so_far();
                         connections.admit_queued(socket, waiting).await;
                         let _ = stopping.send(true);
@@ -243,7 +247,7 @@ impl Worker<'_> {
                 },
                 true = connections.end_of_one() => {}
                 () = sleep_until(patience.into()), if waiting.is_some() => {
-                    if let Some((accepted, ..)) = waiting.take_if(|(_, until, _)| Instant::now() >= *until) {
+                    if let Some((accepted, _)) = waiting.take_if(|(_, since)| Instant::now() >= *since + room) {
                         // If this thread was held up, those that are about to end have had no turn yet.
                         tokio::task::yield_now().await;
                         if let Err((_, why)) = connections.place(accepted) {
@@ -254,7 +258,7 @@ impl Worker<'_> {
                 accepted = listener.accept(), if waiting.is_none() && !*has_failed && !*stopping.borrow() => match accepted {
                     Ok(accepted) if !connections.admits(&accepted) => shared.refuse(Refusal::NotAllowed),
                     Ok(accepted) => {
-                        *waiting = Some((accepted, Instant::now() + ROOM_PATIENCE, Refusal::Full));
+                        *waiting = Some((accepted, Instant::now()));
                         fault::pass("accept");
                     }
                     Err(error) => {
