@@ -4,11 +4,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::acl::AccessList;
 use crate::assemble;
@@ -29,6 +30,9 @@ use crate::web::{Bodies, Gzip};
 
 use super::StartError;
 use super::listeners::cannot_listen;
+
+/// Longest wait of a stop for the answers that are being sent.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// A server whose port is bound.
 #[derive(Debug)]
@@ -100,25 +104,29 @@ impl BoundServer {
         F: Future<Output = ()> + Send + 'static,
     {
         let (stop, stopped) = watch::channel(false);
-        let part = self.port.part();
-        Server { stop, task: part.task(serve(self.port, self.listener, stopped)) }
+        let (part, port) = (self.port.part(), self.port.clone());
+        Server { port, stop, task: part.task(serve(self.port, self.listener, stopped)) }
     }
 }
 
 /// A running server.
 #[derive(Debug)]
 pub(super) struct Server {
+    port: Port,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    /// Closes the port at once; open connections end by themselves, and hold up no stop.
+    /// Closes the port at once. Connections end with the answer that they are at, for which the stop waits a moment: an event
+    /// stream has yet to send the last interval.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(true);
         self.task.abort();
         // When the task is gone its port is free.
         let _ = self.task.await;
+        // Whoever does not read its answer by then goes without the rest.
+        let _ = timeout(LAST_ANSWERS, self.port.all_ended()).await;
     }
 }
 

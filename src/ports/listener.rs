@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::acl::AccessList;
@@ -99,6 +99,8 @@ struct Shared {
     task_bytes: AtomicUsize,
     descriptors: Descriptors,
     table: Mutex<Table>,
+    /// A connection has ended.
+    ended: Notify,
     part: Part,
     /// It is one of them.
     ports: Ports,
@@ -185,6 +187,7 @@ impl Port {
             task_bytes,
             descriptors,
             table,
+            ended: Notify::new(),
             part,
             ports: ports.clone(),
         }))
@@ -208,6 +211,19 @@ impl Port {
     /// What it is called.
     pub fn url(&self) -> &str {
         &self.0.url
+    }
+
+    /// Waits until no connection is open.
+    pub async fn all_ended(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.0.ended.notified());
+            // Before the look, so that none that ends after it is missed.
+            ended.as_mut().enable();
+            if self.0.table().slots.is_empty() {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Accepts connections until `stop` turns true, and calls with each once it is set up. A connection ends with the future
@@ -400,5 +416,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.shared.table().remove(self.number);
         self.shared.counters.close();
+        self.shared.ended.notify_waiters();
     }
 }
