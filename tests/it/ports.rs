@@ -129,6 +129,7 @@ fn flood(addresses: usize) {
             poll("an answer", || command(port, "health\n").map(|said| assert!(said.starts_with("health: up"))));
         }
         sent += sender.join().expect("it ends");
+        drop(clients);
         let status =
             ports.daemon.status_when("everything sent", |status| status["lines"]["read"].as_u64() >= Some(sent));
         let listener = &status["listeners"][0];

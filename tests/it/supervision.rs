@@ -467,7 +467,7 @@ fn a_worker_that_fails_within_a_batch_counts_the_rest_of_it() {
     let file = dir.path().join("records.jsonl");
     let config = format!(
         "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
-         [[sink]]\ntype = \"file\"\npath = \"{}\"\n[presence]\nenabled = false\n",
+         [[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n",
         file.display()
     );
     let mut daemon = Daemon::start_faulty(dir.path(), &config, &[], "datagram@10");
@@ -492,7 +492,7 @@ fn connections_are_read_to_the_end_after_their_worker_failed() {
     let file = dir.path().join("records.jsonl");
     let config = format!(
         "interval = \"200ms\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[sink]]\ntype = \"file\"\npath = \"{}\"\n\
-         [presence]\nenabled = false\n",
+         [http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n",
         file.display()
     );
     let mut daemon = Daemon::start_faulty(dir.path(), &config, &[], "accept@2");

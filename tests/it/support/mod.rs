@@ -169,6 +169,7 @@ impl Daemon {
     }
 
     fn start_by(mut command: Command, dir: &Path, config: &str) -> Daemon {
+        assert!(config.contains("[http]"), "two daemons with the default address cannot run at a time: {config}");
         std::fs::write(config_file(dir), config).expect("a configuration");
         let mut child = command
             .env("XDG_STATE_HOME", dir)
@@ -324,8 +325,13 @@ pub fn status_when(http: SocketAddr, what: &str, done: impl Fn(&Value) -> bool) 
 
 /// One HTTP request: status and body.
 pub fn get(to: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+    get_within(to, path, headers, Duration::from_secs(10))
+}
+
+/// The same of a server that may be silent for so long.
+pub fn get_within(to: SocketAddr, path: &str, headers: &str, patience: Duration) -> (u16, String) {
     let mut stream = TcpStream::connect(to).expect("the server is there");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream.set_read_timeout(Some(patience)).expect("a timeout");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").expect("sent");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer");
