@@ -353,6 +353,26 @@ mod tests {
     }
 
     #[test]
+    fn a_state_that_cannot_be_written_is_unsaved_until_it_can() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("state");
+        let (mut file, _) = StateFile::open(Some(folder.join("presence.json")));
+        let mut saves = || {
+            file.save(&engine(), &alerts(), &[], None);
+            file.sync();
+            file.unsaved().cloned()
+        };
+        assert_eq!(saves(), None);
+        // The lock is held, and not even root makes a folder where a file is.
+        fs::remove_dir_all(&folder).and_then(|()| fs::write(&folder, "")).expect("a file");
+        let first = saves().expect("it is not saved");
+        assert!(first.why.starts_with("its state cannot be written: "), "{first:?}");
+        assert_eq!(saves().map(|unsaved| unsaved.since), Some(first.since));
+        fs::remove_file(&folder).expect("it was there");
+        assert_eq!(saves(), None);
+    }
+
+    #[test]
     fn a_state_that_another_holds_is_neither_read_nor_written() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("presence.json");
