@@ -515,7 +515,11 @@ fn row(service: &ServiceView, jobs: Option<&JobSummary>, look: &Look) -> Markup 
                 }
             }
             td.si { (since(&service.since, look.now)) }
-            td.nx { @if service.instances.is_empty() && jobs.is_some() { (next_job(service)) } @else { (next(service)) } (maintained(&service.maintenance_until)) }
+            td.nx { @if service.instances.is_empty() && jobs.is_some() { (next_job(service)) } @else { (next(service)) }
+                (maintained(&service.maintenance_until))
+                @let some = service.instances.iter().filter(|one| one.flags.contains(&Flag::Maintenance)).count();
+                @if some > 0 && service.maintenance_until.is_none() { " " span.muted { (some) " in maintenance" } }
+            }
         }
     }
 }
@@ -759,7 +763,7 @@ pub(super) fn event_card(events: &[Event]) -> Markup {
                 ol.log.rows {
                     @for event in events {
                         @let one = data::of_presence(event);
-                        li { (super::parts::clock(one.time)) span.(one.level) { (sign(&one.level)) } span { (coded(&describe(event))) } }
+                        li { (super::parts::clock(one.time)) span.(one.level) { (super::now::sign_of(&one)) } span { (coded(&describe(event))) } }
                     }
                 }
             }

@@ -622,7 +622,8 @@ pub(super) fn event_list(all: &[Happened], is_long: bool) -> Markup {
     }
 }
 
-fn sign_of(one: &Happened) -> Markup {
+/// The sign of something that happened.
+pub(super) fn sign_of(one: &Happened) -> Markup {
     match (&*one.level, &*one.kind) {
         ("error" | "warning", _) => sign(&one.level),
         (_, "event" | "start") => icon("flag"),

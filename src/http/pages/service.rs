@@ -97,9 +97,14 @@ fn service_heading(service: &ServiceView) -> Markup {
             (how_many(service.present, service.present + service.down, service.min))
             @match service.min { Some(min) => { ", at least " (min) " wanted" }, None => { ", degraded below " (service.quorum) } }
         }
-        ". " (service.state) " since " (both_times(&service.since)) "."
+        ". "
+        @match &service.maintenance_until {
+            // It was in its state before somebody announced that.
+            Some(_) if service.state == ServiceState::Maintenance => {}
+            _ => { (service.state) " since " (both_times(&service.since)) ". " }
+        }
         @if let Some(until) = &service.maintenance_until {
-            " In maintenance " (until_when(until, &service.maintenance_by, &service.maintenance_why)) "."
+            "In maintenance " (until_when(until, &service.maintenance_by, &service.maintenance_why)) "."
         }
         @if service.left > 0 { " " (service.left) " left." }
     };
