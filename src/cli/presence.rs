@@ -201,7 +201,13 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
             print(&(services + &job_table(&jobs) + &observers.chain(idle).collect::<String>()))
         }
         Ask::Show { who, json } => {
-            let found = daemon.good(Method::GET, &path(who), None).await?;
+            let found = match split(who) {
+                (service, Some(CHECK)) => {
+                    let service = daemon.good(Method::GET, &path(service), None).await?;
+                    called_check(&service).cloned().ok_or(NOBODY)?
+                }
+                _ => daemon.good(Method::GET, &path(who), None).await?,
+            };
             print(&if *json { pretty(&found) } else { details(&found) })
         }
         Ask::Check { who, min } => {
@@ -268,6 +274,18 @@ fn maintained(of: &Value) -> Option<String> {
 
 fn split(who: &str) -> (&str, Option<&str>) {
     who.split_once('/').map_or((who, None), |(service, instance)| (service, Some(instance)))
+}
+
+/// An instance of this name has no path that can be asked: it is that of the check of its service.
+const CHECK: &str = "check";
+
+/// What is said of one that is not there.
+const NOBODY: &str = "no instance or job of that name was ever heard, or it is forgotten";
+
+/// The instance or the job of that name in the view of its service.
+fn called_check(service: &Value) -> Option<&Value> {
+    let all = ["instances", "jobs"].into_iter().filter_map(|key| service[key].as_array()).flatten();
+    all.into_iter().find(|one| text(one, "instance") == CHECK)
 }
 
 fn path(who: &str) -> String {
@@ -452,8 +470,13 @@ fn code_of_instance(instance: &Value) -> u8 {
 
 /// The state of one instance or job: an exit code, and the line of a monitoring plug-in.
 async fn check_one(daemon: &DaemonClient, who: &str, service: &str) -> Result<(u8, String), String> {
-    let (status, found) = daemon.ask(Method::GET, &path(who), None).await?;
-    if status == 404 && found["error"]["code"] == "unknown" {
+    let of_service = split(who).1 == Some(CHECK);
+    let (status, mut found) = daemon.ask(Method::GET, &path(if of_service { service } else { who }), None).await?;
+    if status == 200 && of_service {
+        let unknown = || json!({"error": {"code": "unknown", "message": NOBODY}});
+        found = called_check(&found).cloned().unwrap_or_else(unknown);
+    }
+    if found["error"]["code"] == "unknown" {
         let why = found["error"]["message"].as_str().unwrap_or("it is unknown");
         return Ok((UNKNOWN, format!("PRESENCE UNKNOWN - {}: {}\n", Escaped(who), Escaped(why))));
     }
@@ -565,8 +588,9 @@ fn details(found: &Value) -> String {
         let value = match value {
             Value::Null => continue,
             _ if key == "health" => health(found).unwrap_or_default(),
-            // The health column has it.
-            _ if key == "message" => continue,
+            // The health column has it, and the flag says all of a maintenance.
+            _ if key == "message" || key.starts_with("maintenance_") => continue,
+            _ if key == "flags" => rows(&json!({"instances": [found]})).map(|row| row[6].clone()).collect(),
             Value::String(text) if key == "start" => {
                 let at = UnixTime::of_start(text).map(|at| at.rfc3339()[..19].replace('T', " ") + " UTC");
                 at.unwrap_or_else(|| Escaped(text).to_string())
@@ -643,6 +667,7 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
             format!("{who} has jobs and no instance: {min} instance{s} wanted")
         }
         Some(min) if present < min => format!("{who}: {present} present, {min} wanted"),
+        _ if state == "maintenance" && !has_instances => format!("{who} is in maintenance{}", job_text(service, jobs)),
         _ if state == "maintenance" => format!("{who} is in maintenance: {here}"),
         _ if critical > 0 && critical == present => format!("{who} is {state}, and all of it says critical: {here}"),
         // Its jobs follow.

@@ -749,18 +749,26 @@ fn a_maintenance_says_until_when_and_why_until_it_is_over_also_after_a_restart()
     }
     let shown = ask(&daemon, &["show", "web/i1"]);
     assert!(shown.contains("start            2026-11-26 23:00:00 UTC\n"), "{shown}");
+    assert!(shown.contains("flags            maintenance until ") && shown.contains(": disk <swap>\n"), "{shown}");
     let one = &service(&daemon, "web")["instances"][1];
     assert_eq!((&one["maintenance_why"], &one["start"]), (&"disk <swap>".into(), &"1795734000".into()), "{one}");
     assert!(one["maintenance_until"].as_str().is_some_and(|until| until.ends_with('Z')), "{one}");
     let page = daemon.get("/presence/web/i1").1;
     assert!(page.contains("until <time datetime=") && page.contains(": disk &lt;swap&gt;"), "{page}");
-    assert!(daemon.get("/presence/nightly").1.contains(": new tapes"));
+    let page = daemon.get("/presence/nightly").1;
+    assert!(page.contains(": new tapes") && !page.contains("maintenance since"), "{page}");
+    let said = ask(&daemon, &["check", "nightly"]);
+    assert!(said.contains(" - nightly is in maintenance, 1 job |"), "{said}");
     ask(&daemon, &["maintenance", "web/i1", "0"]);
     assert!(!ask(&daemon, &["list"]).contains("disk"));
 
     // An instance whose name is a word of the API, a job that is waited for, and who is expected and never came.
     assert_eq!(request(&daemon, "DELETE", "/api/v1/presence/web/check", "", "").0, 401);
+    assert!(ask(&daemon, &["check", "web/check"]).starts_with("PRESENCE UNKNOWN - web/check is unknown, silent for "));
+    assert!(ask(&daemon, &["show", "web/check"]).contains("instance         check\n"));
     assert_eq!(ask(&daemon, &["forget", "web/check"]), "web/check: forgotten\n");
+    let said = ask(&daemon, &["check", "web/check"]);
+    assert!(said.starts_with("PRESENCE UNKNOWN - web/check: no instance or job of that name"), "{said}");
     assert_eq!(service(&daemon, "web")["instances"].as_array().map(Vec::len), Some(1));
     let said = ask(&daemon, &["wait", "nightly", "--timeout", "0"]);
     assert!(said.contains("nightly has jobs and no instance: 1 instance wanted"), "{said}");
