@@ -23,7 +23,7 @@ export function localize() {
   // Beside a time in UTC.
   for (const element of document.querySelectorAll("[data-local]")) {
     const time = Number(element.getAttribute("data-local"));
-    const text = utc ? "" : ` (${date(time, false)} ${clock(time, false)} ${zone})`;
+    const text = utc || zone === "UTC" ? "" : ` (${date(time, false)} ${clock(time, false)} ${zone})`;
     if (element.textContent !== text) {
       element.textContent = text;
     }
