@@ -8,11 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
-use crate::memory::{footprint, vec_footprint};
+use crate::memory::{map_footprint, vec_footprint};
 use crate::protocol::Heartbeat;
 
 use super::announced::Announced;
-use super::job_lines::{HeardBy, JobLines};
+use super::job_lines::{HeardBy, JobLines, JobName};
 use super::jobs::BlindTimes;
 use super::roster::InstanceId;
 use super::time::EngineTime;
@@ -153,12 +153,14 @@ impl Evidence {
 impl Evidence {
     /// Bytes that it takes.
     pub(super) fn heap_bytes(&self) -> usize {
-        let unwatched: usize = self.lost.iter().map(|lost| lost.unwatched.capacity()).sum();
+        let unwatched = self.lost.iter().map(|lost| &lost.unwatched).chain([&self.restored]);
+        let unwatched = unwatched.map(|ids| map_footprint::<InstanceId, f64>(ids.capacity()));
         vec_footprint::<Entry>(self.entries.capacity())
             + vec_footprint::<(u64, InstanceId)>(self.log.capacity())
             + self.jobs.heap_bytes()
             + self.peer_blind.iter().map(BlindTimes::heap_bytes).sum::<usize>()
-            + if unwatched == 0 { 0 } else { footprint(unwatched * (size_of::<(InstanceId, f64)>() + 1)) }
+            + unwatched.sum::<usize>()
+            + vec_footprint::<Act>(self.acts.capacity())
     }
 
     /// What is known of an instance.
@@ -189,7 +191,7 @@ impl Evidence {
     }
 
     /// A line of a job was heard here. One that says what is known already takes no place of another.
-    pub(super) fn note_job_line(&mut self, job: (CompactString, CompactString), at: EngineTime, beat: &Heartbeat) {
+    pub(super) fn note_job_line(&mut self, job: JobName, at: EngineTime, beat: &Heartbeat) {
         self.last_here = at;
         let is_new = self.jobs.note_heard_here(self.last_number + 1, job, at, beat);
         self.last_number += u64::from(is_new);
@@ -198,7 +200,7 @@ impl Evidence {
     /// A peer has heard one that is not known.
     pub(super) fn note_job_line_elsewhere(
         &mut self,
-        job: (CompactString, CompactString),
+        job: JobName,
         (at, peer): (EngineTime, u16),
         beat: &Heartbeat,
     ) {

@@ -57,6 +57,9 @@ impl Engine {
         self.take_job_lines();
         self.evaluate_jobs();
         self.held.set(self.heap_bytes() as u64);
+        if self.is_short_of_memory() {
+            self.give_up_job_lines();
+        }
     }
 
     /// Until then a tick changes nothing if nothing is heard: whatever time alone can change is among this.

@@ -10,6 +10,7 @@ use super::readings::{Reading, count, level};
 use super::view::ServiceView;
 use crate::presence::admission::Refusal;
 use crate::presence::event::{Change, Event, Phase, Reason};
+use crate::presence::evidence::Evidence;
 use crate::presence::instance::State;
 use crate::presence::jobs::{Job, JobId, JobReason, JobState, JobView, RunResult, Surroundings};
 use crate::presence::service::ServiceState;
@@ -177,7 +178,11 @@ impl Engine {
     pub(super) fn job_says_goodbye(&mut self, id: JobId, beat: &Heartbeat, at: EngineTime) {
         let job = self.jobs.job(id);
         if *job.instance() == beat.instance && job.told_at() <= at {
-            self.retire_job(id, JobReason::Goodbye);
+            if let Some(evidence) = &mut self.evidence {
+                evidence.jobs.end(&job.name(), at);
+            }
+            self.change_job(id, |job, by, out| job.retire(JobReason::Goodbye, by, out));
+            self.remove_unless_configured(id);
         }
     }
 
@@ -220,7 +225,7 @@ impl Engine {
 
     /// Makes room for a job: in its service one that nothing is awaited of goes, else the oldest that is not established.
     fn make_room_for_job(&mut self, service: &str) -> Result<(), Refusal> {
-        if self.is_short_of_memory() && !self.evict_job() {
+        if self.is_short_of_memory() && !self.give_up_job_lines() && !self.evict_job() {
             return Err(Refusal::Memory);
         }
         let of_service = |engine: &Engine| engine.jobs.of_service(service).count();
@@ -302,8 +307,9 @@ impl Engine {
         self.jobs.find(service, instance).is_some_and(|id| self.jobs.job(id).is_maintained(self.now))
     }
 
-    /// A job retires; what is configured stays known.
+    /// A job retires that did not say so; what is configured stays known.
     fn retire_job(&mut self, id: JobId, why: JobReason) {
+        self.forget_lines_of(id);
         self.change_job(id, |job, by, out| job.retire(why, by, out));
         self.remove_unless_configured(id);
     }
@@ -360,12 +366,15 @@ impl Engine {
 
     /// Forgets the jobs of a service, or one of them, that were not heard after a time; whether there are any.
     pub(super) fn forget_jobs(&mut self, service: &str, instance: Option<&str>, since: EngineTime) -> bool {
-        if let Some(evidence) = &mut self.evidence {
-            evidence.jobs.forget(service, instance, since);
-        }
         let meant = self.jobs.of_service(service);
         let meant: Vec<JobId> =
             meant.filter(|id| instance.is_none_or(|name| *self.jobs.job(*id).instance() == name)).collect();
+        if let Some(Evidence { jobs: lines, .. }) = self.evidence.as_deref_mut() {
+            let jobs = &self.jobs;
+            let is_its = |beat: &Heartbeat| instance.is_none_or(|name| jobs.instance_for(service, &beat.instance) == name);
+            lines.forget_waiting(since, |beat| beat.service == service && is_its(beat));
+            meant.iter().for_each(|id| lines.forget(&jobs.job(*id).name(), since));
+        }
         for &id in &meant {
             if self.jobs.job(id).heard() <= since {
                 self.forget_job(id);

@@ -2,14 +2,18 @@
 //! that answers has told what it heard until then; so every node knows the same runs, and judges them by all that anybody
 //! has heard.
 
+use crate::memory::Holder;
 use crate::protocol::{Heartbeat, JobStatus};
 
 use super::Engine;
 use super::elsewhere::Observation;
 use crate::presence::event::Event;
-use crate::presence::job_lines::{HeardBy, WaitingLine};
+use crate::presence::job_lines::{HeardBy, JobLines, WaitingLine};
 use crate::presence::jobs::{BlindTimes, Job, JobId, JobState, Surroundings, WhenBlind};
 use crate::presence::time::EngineTime;
+
+/// Bytes of lines that are given up beyond what is too much: room for those who come until that is looked at again.
+const GIVEN_UP: usize = 64 << 10;
 
 /// Lines are taken, and runs are judged, so many seconds late: what a peer that answers heard until then is known.
 pub(super) const MERGE_SECS: f64 = 0.75;
@@ -39,8 +43,7 @@ impl Engine {
     /// A line of a job was heard here: peers are told of it, and it waits for what they tell.
     pub(super) fn share_job_line(&mut self, id: JobId, beat: &Heartbeat) {
         let now = self.now;
-        let job = self.jobs.job(id);
-        let name = (job.service().clone(), job.instance().clone());
+        let name = self.jobs.job(id).name();
         if let Some(evidence) = &mut self.evidence {
             evidence.note_job_line(name, now, beat);
         }
@@ -64,10 +67,14 @@ impl Engine {
         let at = asked + (self.now - asked).max(0.0) / 2.0 - age;
         let by = if relayed { HeardBy::Another } else { HeardBy::Peer(peer) };
         let known = self.jobs.find_for(&beat.service, &beat.instance);
-        let name = |job: &Job| (job.service().clone(), job.instance().clone());
-        let its = known.map_or_else(|| (beat.service.clone(), beat.instance.clone()), |id| name(self.jobs.job(id)));
-        if self.evidence.as_ref().is_none_or(|evidence| evidence.jobs.knows(&its, at, &beat)) {
-            // It was taken, or waits; that the peer has heard it, too, is new. A job that is gone since stays so.
+        let job = known.map(|id| self.jobs.job(id));
+        let its = job.map_or_else(|| (beat.service.clone(), beat.instance.clone()), Job::name);
+        // A job that has said goodbye since stays so.
+        let is_gone = job.is_none_or(Job::is_retired);
+        let is_known =
+            |lines: &JobLines| lines.knows(&its, at, &beat) || is_gone && lines.has_ended(&its, at);
+        if self.evidence.as_ref().is_none_or(|evidence| is_known(&evidence.jobs)) {
+            // It was taken, or waits; that the peer has heard it, too, is new.
             if let Some(id) = known {
                 self.jobs.note_source(id, by, says_start(&beat), at);
             }
@@ -75,11 +82,32 @@ impl Engine {
         }
         let admitted = known.or_else(|| says_status(&beat).then(|| self.admit_job_elsewhere(&beat)).flatten());
         let Some(id) = admitted else { return };
-        let its = name(self.jobs.job(id));
+        let its = self.jobs.job(id).name();
         if let Some(evidence) = &mut self.evidence {
             evidence.note_job_line_elsewhere(its, (at, peer), &beat);
         }
         self.await_turn(WaitingLine { at, by, beat });
+    }
+
+    /// The instance of the job that a line of an instance is about: `-` if whoever runs it is the same job.
+    pub fn job_instance<'a>(&'a self, service: &str, instance: &'a str) -> &'a str {
+        self.jobs.instance_for(service, instance)
+    }
+
+    /// What a job said is over with it: peers are not told of it, now or when they start again.
+    pub(super) fn forget_lines_of(&mut self, id: JobId) {
+        if let Some(evidence) = &mut self.evidence {
+            evidence.jobs.forget(&self.jobs.job(id).name(), EngineTime::NEVER);
+        }
+    }
+
+    /// Makes room in memory: lines that peers may be told go before anybody who is known does. Whether there were any.
+    pub(super) fn give_up_job_lines(&mut self) -> bool {
+        let over = self.held.memory().bytes(Holder::Presence).saturating_sub(self.held.cap());
+        let Some(evidence) = &mut self.evidence else { return false };
+        let freed = evidence.jobs.give_up(over as usize + GIVEN_UP);
+        self.held.sub(freed as u64);
+        freed > 0
     }
 
     /// Takes the lines whose turn it is.
@@ -180,5 +208,69 @@ impl JobSighting {
     /// What it says of a run; `None` is a goodbye.
     pub fn status(&self) -> Option<JobStatus> {
         self.beat.job.as_ref().and_then(|tags| tags.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{LEAST_MAX_MEMORY, Memory};
+    use crate::presence::admission::Refusal;
+    use crate::presence::policy::Policy;
+    use crate::protocol::JobTags;
+
+    #[test]
+    fn when_memory_is_short_old_lines_of_jobs_go_and_nobody_who_is_known_does() {
+        let at = EngineTime::from_secs;
+        let memory = Memory::new(LEAST_MAX_MEMORY);
+        let policy = Policy { max_registrations_per_second: 1000, ..Policy::default() };
+        let mut engine = Engine::new(policy, at(0.0), 1).in_memory(&memory).shared();
+        let beat = |n: usize| Heartbeat {
+            service: "web".into(),
+            instance: format!("web-{n}").into(),
+            interval: Some(1000.0),
+            ..Heartbeat::default()
+        };
+        let tags = JobTags { status: Some(JobStatus::Fail), ..JobTags::default() };
+        let line = Heartbeat {
+            service: "backup".into(),
+            instance: "box".into(),
+            message: Some("x".repeat(1000).into()),
+            job: Some(Box::new(tags)),
+            ..Heartbeat::default()
+        };
+        for n in 0..100 {
+            engine.at(at(n as f64));
+            engine.beat(&beat(n));
+            engine.beat(&Heartbeat { instance: format!("box-{n}").into(), ..line.clone() });
+            engine.at(at(n as f64 + 12.0));
+            engine.beat(&Heartbeat { instance: format!("box-{n}").into(), ..line.clone() });
+            engine.tick(at(n as f64 + 13.0));
+            engine.take_events();
+        }
+        engine.tick(at(200.0));
+        let told = |engine: &Engine| {
+            let mut ages = Vec::new();
+            engine.sightings((0, None), |seen| {
+                ages.extend(if let Observation::Job(line) = seen { Some(line.age) } else { None });
+                true
+            });
+            ages
+        };
+        let before = told(&engine);
+        // Others of presence have nearly all of its share.
+        let others = memory.holding(Holder::Presence);
+        others.set(memory.cap(Holder::Presence) - engine.heap_bytes() as u64 + 1000);
+        assert!(engine.is_short_of_memory());
+        engine.beat(&beat(100));
+        assert!(!engine.is_short_of_memory() && told(&engine).len() < before.len());
+        others.add(1000 + memory.cap(Holder::Presence) - memory.bytes(Holder::Presence));
+        engine.tick(at(201.0));
+        engine.beat(&beat(101));
+        assert_eq!((engine.len(), engine.jobs.len(), engine.refusals().of(Refusal::Memory)), (102, 100, 0));
+        // Those that are left are the newest.
+        assert!(!told(&engine).is_empty());
+        let newest: Vec<f64> = before.iter().rev().take(told(&engine).len()).rev().map(|age| age + 1.0).collect();
+        assert_eq!(told(&engine), newest);
     }
 }

@@ -264,6 +264,9 @@ impl Engine {
 
     /// Forgets somebody who is absent, or not established, for an instance of a service or of a new one.
     fn make_room_in_memory(&mut self, service: Option<ServiceId>) -> Result<(), Refusal> {
+        if self.give_up_job_lines() {
+            return Ok(());
+        }
         if let Some(oldest) = service.and_then(|id| self.roster.service(id).oldest_absent()) {
             self.remove_instance(oldest, Reason::Evicted);
             return Ok(());

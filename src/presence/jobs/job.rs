@@ -15,7 +15,7 @@ use super::runs::{ClosedRun, EndedRun, FinishedRun, HISTORY, NO_ID, OpenRun, Run
 use super::schedule::CronSchedule;
 use super::state::{JobReason, JobState};
 use crate::presence::event::{Change, Event, JobContext};
-use crate::presence::job_lines::{HeardBy, OF_EACH};
+use crate::presence::job_lines::{HeardBy, JobName, OF_EACH};
 use crate::presence::policy::grace_for;
 use crate::presence::text_bytes;
 use crate::presence::time::{EngineTime, Epoch, UnixTime};
@@ -253,6 +253,11 @@ impl Job {
 
     pub(in crate::presence) fn instance(&self) -> &CompactString {
         &self.instance
+    }
+
+    /// Its service and its instance.
+    pub(in crate::presence) fn name(&self) -> JobName {
+        (self.service.clone(), self.instance.clone())
     }
 
     pub(in crate::presence) fn order(&self) -> u64 {

@@ -98,6 +98,11 @@ impl Jobs {
         of_service.get(instance).copied().or_else(whole)
     }
 
+    /// The instance of that job; what is asked for if there is none.
+    pub(in crate::presence) fn instance_for<'a>(&'a self, service: &str, instance: &'a str) -> &'a str {
+        self.find_for(service, instance).map_or(instance, |id| self.job(id).instance())
+    }
+
     /// Jobs of a service, by instance.
     pub(in crate::presence) fn of_service(&self, service: &str) -> impl Iterator<Item = JobId> {
         self.by_name.get(service).into_iter().flat_map(|all| all.values().copied())

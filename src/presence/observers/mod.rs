@@ -16,6 +16,8 @@ mod acts;
 mod digest;
 mod job_row;
 #[cfg(test)]
+mod line_tests;
+#[cfg(test)]
 mod page_tests;
 mod peer;
 mod problems;
@@ -448,7 +450,8 @@ impl Observers {
         let is_back = known.finish(asked, &digest);
         let id = u16::try_from(peer).unwrap_or(u16::MAX);
         for row in std::mem::take(&mut digest.jobs) {
-            if !self.acts.is_forgotten(&row.s, Some(&row.i), asked - row.age()) {
+            let job = engine.job_instance(&row.s, &row.i);
+            if !self.acts.is_forgotten(&row.s, Some(job), asked - row.age()) {
                 engine.observe_job_elsewhere(id, row.into_sighting(), asked);
             }
         }
