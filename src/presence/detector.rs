@@ -7,7 +7,7 @@ use super::arrival_window::ArrivalWindow;
 use super::instance::State;
 use super::loss::{Loss, PooledLoss, RARE};
 use super::policy::{Misses, Policy, Rules, grace_for, misses_for};
-use super::time::EngineTime;
+use super::time::{EngineTime, Maybe};
 
 /// Gaps from which on what an instance declares is compared with what is measured.
 const COMPARE_GAPS: usize = 4;
@@ -66,13 +66,13 @@ pub(super) struct Mismatch {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Detector {
     /// Last beat.
-    seen: Option<EngineTime>,
+    seen: Maybe<EngineTime>,
     /// Last evidence of life; `None` after we started.
-    heard: Option<EngineTime>,
+    heard: Maybe<EngineTime>,
     /// From when on silence is counted.
     since: EngineTime,
-    #[serde(rename = "promise", default, skip_serializing_if = "Option::is_none")]
-    declared_interval: Option<f64>,
+    #[serde(rename = "promise", default, skip_serializing_if = "Maybe::is_none")]
+    declared_interval: Maybe<f64>,
     #[serde(rename = "gaps")]
     arrivals: ArrivalWindow,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -92,7 +92,7 @@ pub(super) struct Detector {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     never_established: bool,
     /// Last beat that counts for learning.
-    counted: Option<EngineTime>,
+    counted: Maybe<EngineTime>,
     loss: Loss,
 }
 
@@ -108,10 +108,10 @@ impl Detector {
     /// A detector that has heard nothing; silence counts from now on.
     pub(super) fn new(now: EngineTime) -> Detector {
         Detector {
-            seen: None,
-            heard: None,
+            seen: Maybe::NONE,
+            heard: Maybe::NONE,
             since: now,
-            declared_interval: None,
+            declared_interval: Maybe::NONE,
             arrivals: ArrivalWindow::default(),
             mismatch: false,
             loose: false,
@@ -119,7 +119,7 @@ impl Detector {
             blind_by_drops: 0.0,
             floor: EngineTime::default(),
             never_established: false,
-            counted: None,
+            counted: Maybe::NONE,
             loss: Loss::default(),
         }
     }
@@ -133,9 +133,9 @@ impl Detector {
         policy: &Policy,
     ) -> Gap {
         let mut gap = Gap::default();
-        match (was, self.seen) {
+        match (was, self.seen.get()) {
             (Some(State::Up | State::Late), Some(seen)) if self.blind == 0.0 && self.floor <= now => {
-                let secs = match self.declared_interval.or(declared) {
+                let secs = match self.declared_interval.get().or(declared) {
                     Some(_) => now - seen,
                     None => self.undeclared_gap(now),
                 };
@@ -146,53 +146,53 @@ impl Detector {
             }
             (Some(State::Down), Some(seen)) => gap.due = self.record(now - seen),
             (Some(State::Left), Some(seen)) if self.never_established => {
-                let last = self.counted.filter(|&counted| counted != EngineTime::default()).unwrap_or(seen);
+                let last = self.counted.get().filter(|&counted| counted != EngineTime::default()).unwrap_or(seen);
                 gap.due = self.record(now - last);
-                self.counted = Some(now);
+                self.counted = Maybe::some(now);
             }
             (Some(State::Left), _) => self.arrivals.clear(),
             (None, _) => {
-                self.counted = Some(now);
+                self.counted = Maybe::some(now);
                 self.arrivals.clear();
             }
             (Some(State::Up | State::Late | State::Down | State::Unknown), _) => {}
         }
         self.never_established = false;
-        self.seen = Some(now);
+        self.seen = Maybe::some(now);
         self.note_alive(now);
         if let Some(interval) = declared {
-            if self.declared_interval.is_some_and(|before| before != interval) {
+            if self.declared_interval.get().is_some_and(|before| before != interval) {
                 self.arrivals.clear();
             }
-            self.declared_interval = Some(interval);
+            self.declared_interval = Maybe::some(interval);
         }
         gap
     }
 
     /// Seconds since the last beat that counted, of which a burst is one; 0 for the others of it.
     fn undeclared_gap(&mut self, now: EngineTime) -> f64 {
-        let Some(counted) = self.counted else {
-            self.counted = Some(now);
+        let Some(counted) = self.counted.get() else {
+            self.counted = Maybe::some(now);
             return 0.0;
         };
         let secs = now - counted;
         if secs < BURST_SECS {
             return 0.0;
         }
-        self.counted = Some(now);
+        self.counted = Maybe::some(now);
         secs
     }
 
     /// Remembers a gap; how many beats were due in it, 0 if that is not known.
     fn record(&mut self, secs: f64) -> u64 {
         self.arrivals.push(secs);
-        let Some(interval) = self.declared_interval else { return 0 };
+        let Some(interval) = self.declared_interval.get() else { return 0 };
         (secs / interval).round().clamp(1.0, 1e6) as u64
     }
 
     /// Notes what a gap says of the network. Rare beats are counted against what is declared: too few are measured.
     fn note_loss(&mut self, secs: f64, policy: &Policy) {
-        let declared = self.declared_interval.filter(|&declared| declared >= RARE);
+        let declared = self.declared_interval.get().filter(|&declared| declared >= RARE);
         if let Some(interval) = declared.or_else(|| self.interval(policy)) {
             self.loss.note(secs, interval);
         }
@@ -217,13 +217,13 @@ impl Detector {
 
     /// Takes a sign of life that is no beat.
     pub(super) fn note_alive(&mut self, now: EngineTime) {
-        (self.heard, self.since) = (Some(now), now);
+        (self.heard, self.since) = (Maybe::some(now), now);
         (self.blind, self.blind_by_drops, self.floor) = (0.0, 0.0, EngineTime::default());
     }
 
     /// Compares what is declared with what is measured; what of it is new.
     pub(super) fn compare_with_declared(&mut self) -> Mismatch {
-        let Some(declared) = self.declared_interval.filter(|_| self.arrivals.len() >= COMPARE_GAPS) else {
+        let Some(declared) = self.declared_interval.get().filter(|_| self.arrivals.len() >= COMPARE_GAPS) else {
             return Mismatch::default();
         };
         let ratio = self.arrivals.recent_median() / declared;
@@ -251,7 +251,7 @@ impl Detector {
 
     /// The last beat.
     pub(super) fn seen(&self) -> Option<EngineTime> {
-        self.seen
+        self.seen.get()
     }
 
     /// Blind time that does not count, in seconds.
@@ -260,7 +260,7 @@ impl Detector {
     }
 
     pub(super) fn declared_interval(&self) -> Option<f64> {
-        self.declared_interval
+        self.declared_interval.get()
     }
 
     /// When its silence began; our own blindness has moved that.
@@ -280,12 +280,12 @@ impl Detector {
 
     /// Whether there was a sign of life after a time.
     pub(super) fn heard_after(&self, at: EngineTime) -> bool {
-        self.heard.is_some_and(|heard| heard > at)
+        self.heard.get().is_some_and(|heard| heard > at)
     }
 
     /// The interval in force: the declared one, unless beats come clearly slower; else the learned one, if it is known.
     pub(super) fn interval(&self, policy: &Policy) -> Option<f64> {
-        let Some(declared) = self.declared_interval else {
+        let Some(declared) = self.declared_interval.get() else {
             return (self.arrivals.len() >= policy.learn_gaps).then(|| self.arrivals.median());
         };
         if self.arrivals.len() >= COMPARE_GAPS {
@@ -313,13 +313,13 @@ impl Detector {
         };
         let grace = rules.grace.unwrap_or_else(|| {
             let grace = grace_for(interval);
-            if self.declared_interval.is_some() {
+            if self.declared_interval.get().is_some() {
                 return grace;
             }
             grace.max(6.0 * self.arrivals.median_deviation()).min(60.0)
         });
         let down = f64::from(self.misses(interval, rules)) * interval + grace;
-        if self.declared_interval.is_none() {
+        if self.declared_interval.get().is_none() {
             let down = down.max(30.0).max(2.0 * self.arrivals.longest());
             return Timing { late: Some((interval + grace).min(down)), down };
         }
@@ -389,7 +389,7 @@ impl Detector {
     /// Leaves out the seconds for which we did not run: it is to be confirmed.
     pub(super) fn leave_out_restart(&mut self, secs: f64, now: EngineTime, policy: &Policy, rules: &Rules) {
         let timeout = self.timing(policy, rules).down;
-        self.heard = None;
+        self.heard = Maybe::NONE;
         self.blind += secs;
         self.floor = if self.was_due(secs, now, policy, rules) {
             self.capped(now + timeout, policy, rules)

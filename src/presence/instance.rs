@@ -861,6 +861,11 @@ mod tests {
         EngineTime::from_secs(secs)
     }
 
+    #[test]
+    fn a_hundred_thousand_of_them_find_room_in_fifty_megabytes_with_their_tables() {
+        assert!(size_of::<Option<Instance>>() <= 416, "{} bytes", size_of::<Option<Instance>>());
+    }
+
     fn instance() -> Instance {
         Instance::new(ServiceId::default(), "i", 1, at(0.0))
     }

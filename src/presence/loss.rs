@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::time::EngineTime;
 
 /// Most of what is measured before it is halved.
-const MEMORY: u32 = 20_000;
+const MEMORY: u16 = 20_000;
 
 /// Beats between two computations of the misses that loss asks for.
-const RECOMPUTE_EVERY: u32 = 16;
+const RECOMPUTE_EVERY: u8 = 16;
 
 /// From this interval on, in seconds, beats are rare: a hundred of them take a day.
 pub(super) const RARE: f64 = 600.0;
@@ -23,12 +23,19 @@ const RARE_PRIOR: f64 = 10.0;
 /// Loss of an instance, measured from gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Loss {
-    expected: u32,
-    lost: u32,
+    /// Beats, of which only the last bits matter; earlier versions have written all of them.
+    #[serde(deserialize_with = "low_byte")]
+    beats: u8,
+    /// Less than `MEMORY` and one gap.
+    expected: u16,
+    lost: u16,
     /// Runs of lost beats.
-    runs: u32,
-    beats: u32,
-    misses: u32,
+    runs: u16,
+    misses: u8,
+}
+
+fn low_byte<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    Ok(u32::deserialize(deserializer)? as u8)
 }
 
 /// The loss of all instances of a service together.
@@ -47,31 +54,31 @@ impl PooledLoss {
         self.runs += u64::from(one.runs);
     }
 
-    fn misses_at(self, interval: f64) -> u32 {
+    fn misses_at(self, interval: f64) -> u8 {
         misses_at(interval, self.expected as f64, self.lost as f64, self.runs as f64, RARE_PRIOR)
     }
 }
 
 /// Enough misses that the measured loss gives under one false down in 1000 instance-days.
-fn misses_at(interval: f64, expected: f64, lost: f64, runs: f64, prior: f64) -> u32 {
+fn misses_at(interval: f64, expected: f64, lost: f64, runs: f64, prior: f64) -> u8 {
     let p = (lost + 1.0) / (expected + prior);
     // That a loss follows a loss: bursts make it likelier.
     let again = p.max(1.0 - (runs + 10.0) / (lost + 10.0));
     let misses = 1.0 + ((0.001 * interval / 86_400.0 / p).ln() / again.ln()).ceil();
-    if again < 1.0 && misses.is_finite() { misses.clamp(3.0, 10.0) as u32 } else { 10 }
+    if again < 1.0 && misses.is_finite() { misses.clamp(3.0, 10.0) as u8 } else { 10 }
 }
 
 impl Loss {
     /// Notes a gap at an interval.
     pub(super) fn note(&mut self, gap: f64, interval: f64) {
-        let steps = (gap / interval).round_ties_even().clamp(1.0, 1000.0) as u32;
+        let steps = (gap / interval).round_ties_even().clamp(1.0, 1000.0) as u16;
         self.expected += steps;
         self.lost += steps - 1;
-        self.runs += u32::from(steps > 1);
+        self.runs += u16::from(steps > 1);
         if self.expected >= MEMORY {
             (self.expected, self.lost, self.runs) = (self.expected / 2, self.lost / 2, self.runs / 2);
         }
-        self.beats += 1;
+        self.beats = self.beats.wrapping_add(1);
         if self.beats.is_multiple_of(RECOMPUTE_EVERY) {
             self.misses = self.misses_at(interval, PRIOR);
         }
@@ -84,10 +91,10 @@ impl Loss {
 
     /// Beats that must be missed; `None` as long as too little was measured.
     pub(super) fn misses(&self) -> Option<u32> {
-        (self.misses > 0).then_some(self.misses)
+        (self.misses > 0).then_some(u32::from(self.misses))
     }
 
-    fn misses_at(&self, interval: f64, prior: f64) -> u32 {
+    fn misses_at(&self, interval: f64, prior: f64) -> u8 {
         misses_at(interval, f64::from(self.expected), f64::from(self.lost), f64::from(self.runs), prior)
     }
 }
@@ -145,6 +152,15 @@ mod tests {
         assert_eq!(Loss::default().misses(), None);
         let (clean, lossy) = (clean.misses().expect("measured"), lossy.misses().expect("measured"));
         assert!(clean >= 3 && lossy > clean && lossy <= 10, "{clean}, {lossy}");
+    }
+
+    #[test]
+    fn what_was_measured_comes_back_and_so_does_that_of_earlier_versions() {
+        let before = r#"{"expected":20999,"lost":900,"runs":80,"beats":1000000,"misses":10}"#;
+        let loss: Loss = serde_json::from_str(before).expect("a loss");
+        assert_eq!((loss.expected, loss.beats, loss.misses()), (20_999, (1_000_000 % 256) as u8, Some(10)));
+        let text = serde_json::to_string(&loss).expect("JSON");
+        assert_eq!(serde_json::from_str::<Loss>(&text).expect("the same"), loss);
     }
 
     #[test]

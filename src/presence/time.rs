@@ -94,6 +94,79 @@ impl EngineTime {
     }
 }
 
+/// What has a value that stands for none.
+pub(super) trait OrNone: Copy {
+    /// It.
+    const NONE: Self;
+
+    fn is_none(self) -> bool;
+}
+
+impl OrNone for f64 {
+    const NONE: f64 = f64::NAN;
+
+    fn is_none(self) -> bool {
+        self.is_nan()
+    }
+}
+
+impl OrNone for EngineTime {
+    const NONE: EngineTime = EngineTime(f64::NAN);
+
+    fn is_none(self) -> bool {
+        self.0.is_nan()
+    }
+}
+
+/// An `Option` in the room of the value alone, for what there is of each instance. It is written as an `Option`.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(
+    from = "Option<T>",
+    into = "Option<T>",
+    bound(serialize = "T: OrNone + Serialize", deserialize = "T: OrNone + Deserialize<'de>")
+)]
+pub(super) struct Maybe<T>(T);
+
+impl<T: OrNone> Maybe<T> {
+    pub(super) const NONE: Maybe<T> = Maybe(T::NONE);
+
+    pub(super) fn some(value: T) -> Maybe<T> {
+        Maybe(value)
+    }
+
+    pub(super) fn get(self) -> Option<T> {
+        (!self.0.is_none()).then_some(self.0)
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl<T: OrNone> Default for Maybe<T> {
+    fn default() -> Maybe<T> {
+        Maybe::NONE
+    }
+}
+
+impl<T: OrNone> From<Option<T>> for Maybe<T> {
+    fn from(value: Option<T>) -> Maybe<T> {
+        value.map_or(Maybe::NONE, Maybe)
+    }
+}
+
+impl<T: OrNone> From<Maybe<T>> for Option<T> {
+    fn from(value: Maybe<T>) -> Option<T> {
+        value.get()
+    }
+}
+
+impl<T: OrNone + std::fmt::Debug> std::fmt::Debug for Maybe<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
 /// Where the engine's clock stands in Unix time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Epoch(f64);
@@ -132,6 +205,22 @@ impl Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_none_takes_no_more_room_and_is_written_as_an_option() {
+        assert_eq!(size_of::<Maybe<EngineTime>>(), size_of::<EngineTime>());
+        for (text, value) in [("null", None), ("2.5", Some(EngineTime::from_secs(2.5)))] {
+            let maybe: Maybe<EngineTime> = serde_json::from_str(text).expect("JSON");
+            assert_eq!((maybe.get(), maybe.is_none()), (value, value.is_none()));
+            assert_eq!(serde_json::to_string(&maybe).expect("JSON"), text);
+        }
+        #[derive(Deserialize)]
+        struct Older {
+            at: Maybe<f64>,
+        }
+        assert!(serde_json::from_str::<Older>("{}").expect("JSON").at.is_none());
+        assert_eq!((Maybe::<f64>::some(0.0).get(), Maybe::<f64>::NONE.get()), (Some(0.0), None));
+    }
 
     #[test]
     fn an_epoch_converts_and_shows_steps_of_the_wall_clock() {
