@@ -198,12 +198,7 @@ impl Evidence {
     }
 
     /// A peer has heard one that is not known.
-    pub(super) fn note_job_line_elsewhere(
-        &mut self,
-        job: JobName,
-        (at, peer): (EngineTime, u16),
-        beat: &Heartbeat,
-    ) {
+    pub(super) fn note_job_line_elsewhere(&mut self, job: JobName, (at, peer): (EngineTime, u16), beat: &Heartbeat) {
         self.last_number += 1;
         self.jobs.note_heard(self.last_number, job, (at, HeardBy::Peer(peer)), beat);
     }

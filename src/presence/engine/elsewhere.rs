@@ -64,6 +64,8 @@ pub struct Sighting {
     pub relayed: bool,
     /// What its last service check said, and seconds since then.
     pub health: Option<(u8, f64)>,
+    /// That in words, empty if there were none; `None` if that is not told.
+    pub message: Option<CompactString>,
     /// Lines of its metric here, since this node began to count them.
     pub lines: Option<u64>,
 }
@@ -188,6 +190,7 @@ impl Engine {
             beats: instance.received(),
             relayed: false,
             health: instance.checked().map(|(status, at)| (status, (self.now - at).max(0.0))),
+            message: instance.checked().map(|_| instance.message().cloned().unwrap_or_default()),
             lines: instance.watching().and_then(|watching| watching.lines()),
         }
     }
@@ -279,13 +282,17 @@ impl Engine {
     fn take_check(&mut self, id: InstanceId, sighting: &Sighting, asked: EngineTime) {
         let Some((status, age)) = sighting.health else { return };
         let at = asked - age;
-        if self.roster.instance(id).checked().is_some_and(|(_, known)| at <= known + LATER_SECS) {
+        let instance = self.roster.instance(id);
+        if instance.checked().is_some_and(|(_, known)| at <= known + LATER_SECS) {
             return;
         }
+        // A node of an earlier version tells no words: those that are known stay.
+        let said = sighting.message.as_ref().or(instance.message()).filter(|text| !text.is_empty());
         let beat = Heartbeat {
             service: sighting.service.clone(),
             instance: sighting.instance.clone(),
             health: Some(status),
+            message: said.cloned(),
             ..Heartbeat::default()
         };
         self.roster.change_texts(id, |instance| instance.note_health(&beat, at));

@@ -371,7 +371,8 @@ impl Engine {
             meant.filter(|id| instance.is_none_or(|name| *self.jobs.job(*id).instance() == name)).collect();
         if let Some(Evidence { jobs: lines, .. }) = self.evidence.as_deref_mut() {
             let jobs = &self.jobs;
-            let is_its = |beat: &Heartbeat| instance.is_none_or(|name| jobs.instance_for(service, &beat.instance) == name);
+            let is_its =
+                |beat: &Heartbeat| instance.is_none_or(|name| jobs.instance_for(service, &beat.instance) == name);
             lines.forget_waiting(since, |beat| beat.service == service && is_its(beat));
             meant.iter().for_each(|id| lines.forget(&jobs.job(*id).name(), since));
         }

@@ -71,8 +71,7 @@ impl Engine {
         let its = job.map_or_else(|| (beat.service.clone(), beat.instance.clone()), Job::name);
         // A job that has said goodbye since stays so.
         let is_gone = job.is_none_or(Job::is_retired);
-        let is_known =
-            |lines: &JobLines| lines.knows(&its, at, &beat) || is_gone && lines.has_ended(&its, at);
+        let is_known = |lines: &JobLines| lines.knows(&its, at, &beat) || is_gone && lines.has_ended(&its, at);
         if self.evidence.as_ref().is_none_or(|evidence| is_known(&evidence.jobs)) {
             // It was taken, or waits; that the peer has heard it, too, is new.
             if let Some(id) = known {

@@ -149,6 +149,9 @@ pub struct Heard {
     /// What its last service check said, and milliseconds since then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<(u8, u64)>,
+    /// That in words, empty if there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<CompactString>,
     /// Lines of its metric here, since the node began to count them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,
@@ -228,6 +231,7 @@ impl Heard {
             beats: sighting.beats,
             relayed: sighting.relayed,
             health: sighting.health.map(|(status, age)| (status, millis(age))),
+            message: sighting.message.map(shortened),
             lines: sighting.lines,
         }
     }
@@ -247,9 +251,15 @@ impl Heard {
             beats: self.beats,
             relayed: self.relayed,
             health: self.health.map(|(status, age)| (status, secs(age))),
+            message: self.message,
             lines: self.lines,
         }
     }
+}
+
+/// A text that is not longer than what a peer takes.
+pub(super) fn shortened(text: CompactString) -> CompactString {
+    if text.len() <= MOST_TEXT { text } else { text[..text.floor_char_boundary(MOST_TEXT)].into() }
 }
 
 /// Bytes of a text as JSON, at most.
@@ -285,7 +295,7 @@ pub(super) fn is_age(secs: f64) -> bool {
 
 impl Row for Heard {
     fn json_bytes(&self) -> usize {
-        let texts = [&self.start, &self.version].into_iter().flatten().map(|text| 12 + quoted(text));
+        let texts = [&self.start, &self.version, &self.message].into_iter().flatten().map(|text| 12 + quoted(text));
         130 + quoted(&self.s) + quoted(&self.i) + texts.sum::<usize>()
     }
 
@@ -293,7 +303,9 @@ impl Row for Heard {
         let ages = [self.left_age_ms, self.health.map(|(_, age)| age)].into_iter().flatten();
         let oldest = ages.fold(self.age_ms.max(self.known_ms), u64::max) as f64 / 1000.0;
         let interval = self.interval.is_none_or(|interval| (0.001..=1e7).contains(&interval));
-        let texts = maybe(&self.start, is_presence_name) && maybe(&self.version, is_presence_name);
+        let texts = maybe(&self.start, is_presence_name)
+            && maybe(&self.version, is_presence_name)
+            && maybe(&self.message, |message| message.len() <= MOST_TEXT);
         is_service_name(&self.s) && is_instance_name(&self.i) && texts && is_age(oldest) && interval
     }
 }
@@ -482,6 +494,16 @@ mod tests {
     }
 
     #[test]
+    fn nodes_of_the_version_before_tell_no_words_of_a_check_and_take_rows_that_have_them() {
+        let said = Heard { health: Some((2, 100)), message: Some("disk full".into()), ..digest().heard.remove(0) };
+        let json = serde_json::to_string(&said).expect("JSON");
+        assert_eq!(serde_json::from_str::<Heard>(&json).expect("a row").into_sighting().message, said.message);
+        let before = json.replace(",\"message\":\"disk full\"", "");
+        assert_ne!(before, json);
+        assert_eq!(serde_json::from_str::<Heard>(&before).expect("a row"), Heard { message: None, ..said });
+    }
+
+    #[test]
     fn a_broken_answer_is_refused_whole() {
         for wrong in [
             Digest { v: 2, ..digest() },
@@ -520,6 +542,7 @@ mod tests {
             heard(Heard { s: "events".into(), ..row() }),
             heard(Heard { i: "".into(), ..row() }),
             heard(Heard { version: Some("x".repeat(129).into()), ..row() }),
+            heard(Heard { message: Some("x".repeat(MOST_TEXT + 1).into()), ..row() }),
             heard(Heard { age_ms: u64::MAX, ..row() }),
             heard(Heard { interval: Some(0.0), ..row() }),
             of(ProblemRow { told: BTreeMap::from([("x".into(), at_target(MOST_NUMBER + 1))]), ..problem() }),
@@ -565,6 +588,8 @@ mod tests {
                 version: Some(text.clone()),
                 left_age_ms: Some(123_456),
                 interval: Some(10.5),
+                health: Some((2, 123_456)),
+                message: Some(text.clone()),
                 ..Heard::default()
             };
             let problem = ProblemRow { key, ends_in: Some(1.25), closed_age: Some(1.25), ..problem() };

@@ -9,7 +9,7 @@ use crate::protocol::{
     Heartbeat, JobStatus, JobTags, MIN_DECLARED_INTERVAL, is_instance_name, is_presence_name, is_service_name,
 };
 
-use super::digest::{MOST_TEXT, Row, is_age, maybe, quoted};
+use super::digest::{MOST_TEXT, Row, is_age, maybe, quoted, shortened};
 
 named_enum! {
     /// What a line of a job says.
@@ -125,15 +125,6 @@ impl JobRow {
         };
         JobSighting { beat, age, relayed }
     }
-}
-
-/// A text that is not longer than what a peer takes.
-fn shortened(text: CompactString) -> CompactString {
-    if text.len() <= MOST_TEXT {
-        return text;
-    }
-    let end = (0..=MOST_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    text[..end].into()
 }
 
 impl Row for JobRow {
