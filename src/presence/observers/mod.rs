@@ -203,8 +203,7 @@ pub struct Observers {
     former: Vec<[CompactString; 2]>,
     /// When time last passed.
     ticked: EngineTime,
-    /// When it was last asked whether silence may be judged, and for how long it has not been.
-    asked_at: EngineTime,
+    /// For how many seconds silence was not judged, as far as this node ran.
     waited: f64,
     /// What all of it takes, and when that was counted.
     held: Holding,
@@ -261,7 +260,6 @@ impl Observers {
             askers: BTreeMap::new(),
             former,
             ticked: now,
-            asked_at: now,
             waited: 0.0,
             held: Memory::unlimited().holding(Holder::Presence),
             counted: now,
@@ -511,15 +509,20 @@ impl Observers {
     /// Whether silence may be judged: what every peer that answers has heard up to now is known, or was waited for. A peer whose
     /// answers take long, but not so long that it is lost, makes judging rare and does not end it.
     pub fn may_judge(&mut self, now: EngineTime) -> bool {
-        // While this node stood still it did not wait.
-        let waited = (now - std::mem::replace(&mut self.asked_at, now)).clamp(0.0, POLL_SECS);
-        self.waited += waited;
+        self.wait(now);
         let is_late = self.waited >= HOLD_SECS;
         let may = self.peers.iter().all(|peer| peer.lets_judge(now, is_late));
         if may {
             self.waited = 0.0;
         }
         may
+    }
+
+    /// Lets time pass in which this node waits for its peers. While it stood still it did not.
+    fn wait(&mut self, now: EngineTime) {
+        let secs = (now - std::mem::replace(&mut self.ticked, now)).clamp(0.0, POLL_SECS);
+        self.waited += secs;
+        self.peers.iter_mut().for_each(|peer| peer.wait(secs));
     }
 
     /// The peers that answer, by their names; `None` for one that has not said it yet.
@@ -530,9 +533,9 @@ impl Observers {
     /// Lets time pass: reports peers that are gone, and those that are back.
     pub fn tick(&mut self, engine: &mut Engine, unix: UnixTime) {
         let now = engine.now();
-        let secs = now - std::mem::replace(&mut self.ticked, now);
+        self.wait(now);
         for (peer, id) in self.peers.iter_mut().zip(0..) {
-            if peer.wait(secs, now) {
+            if peer.lose_if_silent(now) {
                 engine.lose_peer(id);
             }
             let is_gone = peer.is_gone(now);

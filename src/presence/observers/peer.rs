@@ -206,10 +206,13 @@ impl Peer {
         PeerContext { peer: self.name().into(), by: by.clone(), why: self.trouble.clone(), former: false }
     }
 
-    /// Lets time pass; whether it is lost by that.
-    pub(super) fn wait(&mut self, secs: f64, now: EngineTime) -> bool {
-        // While this node stood still nobody asked.
-        self.waited += secs.clamp(0.0, POLL_SECS);
+    /// This node has run for so many seconds.
+    pub(super) fn wait(&mut self, secs: f64) {
+        self.waited += secs;
+    }
+
+    /// Whether it is lost because nothing whole came of it for too long.
+    pub(super) fn lose_if_silent(&mut self, now: EngineTime) -> bool {
         self.waited >= LOST_SECS && self.lose(now)
     }
 
