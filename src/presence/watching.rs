@@ -51,6 +51,9 @@ pub(super) struct Watching {
     lines: Option<u64>,
     #[serde(skip)]
     elsewhere: Vec<(u16, u64)>,
+    /// The peers that ever have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    counted_by: Vec<u16>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +129,9 @@ impl Watching {
         let Some((_, known)) = self.elsewhere.iter_mut().find(|(known, _)| *known == peer) else {
             // How many of them are of this minute is not known.
             self.elsewhere.push((peer, total));
+            if !self.counted_by.contains(&peer) {
+                self.counted_by.push(peer);
+            }
             return false;
         };
         let before = std::mem::replace(known, total);
@@ -136,9 +142,14 @@ impl Watching {
 
     /// Part of this minute was not seen, if a peer has counted some of its lines.
     pub(super) fn note_blind_of(&mut self, peer: u16) {
-        if self.elsewhere.iter().any(|(known, _)| *known == peer) {
+        if self.counted_by.contains(&peer) {
             self.note_blind();
         }
+    }
+
+    /// The places of peers are others than when the state was saved.
+    pub(super) fn renumber_peers(&mut self, place_of: impl Fn(u16) -> Option<u16>) {
+        self.counted_by = self.counted_by.iter().filter_map(|&peer| place_of(peer)).collect();
     }
 
     /// Whether its lines are counted and enough.

@@ -122,7 +122,14 @@ impl Engine {
     /// The places of peers are others than when the state was saved.
     pub fn renumber_peers(&mut self, place_of: impl Fn(u16) -> Option<u16>) {
         let Some(evidence) = &mut self.evidence else { return };
-        for id in evidence.renumber(place_of) {
+        let moved = evidence.renumber(&place_of);
+        for id in self.roster.instance_ids() {
+            let one = self.roster.instance_mut(id);
+            if one.watching().is_some() {
+                one.watching_mut().renumber_peers(&place_of);
+            }
+        }
+        for id in moved {
             self.recover_from_lost_peer(id, true);
         }
     }
@@ -470,8 +477,8 @@ impl Engine {
                 if let Some(evidence) = &mut self.evidence {
                     evidence.note_peer_blind(one.peer, now - secs, now);
                 }
-                self.note_blind_minutes_of(one.peer);
             }
+            self.note_blind_minutes_of(one.peer);
             one.unwatched.retain(|&id, _| self.roster.get_instance(id).is_some_and(Instance::is_unwatched));
             if one.is_dispersed() {
                 one.size = 0;

@@ -293,6 +293,12 @@ impl World {
         self.nodes.iter_mut().for_each(|node| node.engine.beat(&line));
     }
 
+    /// A line of the metric that is watched.
+    fn watched(&mut self, node: usize) {
+        let (service, instance) = ("web".into(), "one".into());
+        self.nodes[node].engine.watched(&Seen { watch: 0, service, instance, lines: 1, ..Seen::default() });
+    }
+
     fn job_states(&self) -> Vec<(JobState, Vec<RunResult>)> {
         let view = |node: &Node| node.engine.view_jobs(None, None, None, (9, 99), Epoch::UNIX).remove(0);
         let state = |job: JobView| (job.state, job.runs.iter().map(|run| run.result).collect());
@@ -430,8 +436,7 @@ fn the_later_service_check_holds_whichever_node_has_heard_it() {
     assert_eq!(world.sent(), [("a", key, false), ("a", key, true)]);
 }
 
-#[test]
-fn a_floor_is_for_the_lines_of_all_nodes_together() {
+fn with_floor(floor: u32) -> Policy {
     let template = |text| Template::parse(text, 0).expect("a template");
     let watch = MetricWatch {
         pattern: "m".into(),
@@ -439,22 +444,44 @@ fn a_floor_is_for_the_lines_of_all_nodes_together() {
         instance: template("one"),
         interval: Some(30.0),
         evidence: Evidence::Any,
-        floor: Some(6),
+        floor: Some(floor),
         max_instances: 10,
     };
-    let watches = Arc::new(Watches::new(vec![watch]));
-    let mut world = World::new(&["a", "b"], &Policy { watches, ..Policy::default() });
+    Policy { watches: Arc::new(Watches::new(vec![watch])), ..Policy::default() }
+}
+
+#[test]
+fn a_floor_is_for_the_lines_of_all_nodes_together() {
+    let mut world = World::new(&["a", "b"], &with_floor(6));
     world.run(0.0, 600.0, |world, t| {
         // Eight lines a minute, four of them to each; two of them to each from 300 s on.
         let every = if t < 300.0 { 7.5 } else { 15.0 };
         if is_time_for(t, every) {
             let node = (t / every) as usize % 2;
-            let (service, instance) = ("web".into(), "one".into());
-            world.nodes[node].engine.watched(&Seen { watch: 0, service, instance, lines: 1, ..Seen::default() });
+            world.watched(node);
         }
     });
     let key = "PresenceWatch/web/one";
     assert_eq!(world.sent(), [("a", key, false)]);
+}
+
+#[test]
+fn a_floor_is_not_judged_while_a_node_is_lost_that_has_counted_for_it() {
+    // Clients send eight lines a minute to each of the two, so that the floor is doubled; from 1400 s on a quarter of that.
+    let mut world = World::new(&["a", "b"], &with_floor(12));
+    world.run(0.0, 1700.0, |world, t| {
+        world.cut = if (300.0..1200.0).contains(&t) { vec![(0, 1)] } else { Vec::new() };
+        if is_time_for(t, if t < 1400.0 { 7.5 } else { 30.0 }) {
+            (0..2).for_each(|node| world.watched(node));
+        }
+        if t == 700.0 {
+            world.nodes[0] = restarted(&world.nodes[0], with_floor(12), t);
+        }
+        if t == 1400.0 {
+            assert!(world.sent().iter().all(|(_, key, _)| key.starts_with("PresencePeer")), "{:?}", world.sent());
+        }
+    });
+    assert_eq!(world.sent().last(), Some(&("a", "PresenceWatch/web/one", false)));
 }
 
 #[test]
