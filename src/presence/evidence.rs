@@ -3,7 +3,7 @@
 //! What is heard here gets a number, so that a peer that asks twice a second is told only what is new to it. An instance
 //! that a lost peer alone had heard is *unwatched*: its silence says nothing of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::protocol::Heartbeat;
 
 use super::announced::Announced;
 use super::job_lines::{HeardBy, JobLines, JobName};
-use super::jobs::BlindTimes;
+use super::jobs::PeerBlindTimes;
 use super::roster::InstanceId;
 use super::time::EngineTime;
 
@@ -81,11 +81,22 @@ pub(super) struct HeardElsewhere {
     pub(super) unwatched_s: f64,
 }
 
+/// What an earlier start knew of its peers, and until when it asked them.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    pub(super) heard: Vec<(InstanceId, HeardElsewhere)>,
+    pub(super) peer_blind: Vec<PeerBlindTimes>,
+    pub(super) until: EngineTime,
+}
+
 /// A peer that does not answer.
 #[derive(Debug)]
 pub(super) struct Lost {
     pub(super) peer: u16,
+    /// Since when what it hears is not known.
     pub(super) since: EngineTime,
+    /// An alarm says so.
+    pub(super) is_told: bool,
     /// Whom it alone had heard, and for how many seconds that is blind time already.
     pub(super) unwatched: HashMap<InstanceId, f64>,
     /// How many there were at first.
@@ -125,13 +136,16 @@ pub(super) struct Evidence {
     pub(super) dropped: Vec<EngineTime>,
     /// Lines of jobs, and when each peer could not hear.
     pub(super) jobs: JobLines,
-    pub(super) peer_blind: Vec<BlindTimes>,
+    pub(super) peer_blind: Vec<PeerBlindTimes>,
+    /// Peers that have answered since this start, and until when an earlier one has asked them.
+    answered: BTreeSet<u16>,
+    asked_before: EngineTime,
 }
 
 impl Evidence {
-    /// Nothing was heard until now.
-    pub(super) fn new(now: EngineTime) -> Evidence {
-        Evidence {
+    /// Nothing was heard since this start.
+    pub(super) fn new(before: Before, now: EngineTime) -> Evidence {
+        let mut evidence = Evidence {
             entries: Vec::new(),
             log: VecDeque::new(),
             numbered: 0,
@@ -145,8 +159,14 @@ impl Evidence {
             acts: Vec::new(),
             dropped: Vec::new(),
             jobs: JobLines::default(),
-            peer_blind: Vec::new(),
+            peer_blind: before.peer_blind,
+            answered: BTreeSet::new(),
+            asked_before: before.until,
+        };
+        for (id, heard) in before.heard {
+            evidence.restore(id, heard);
         }
+        evidence
     }
 }
 
@@ -158,7 +178,7 @@ impl Evidence {
         vec_footprint::<Entry>(self.entries.capacity())
             + vec_footprint::<(u64, InstanceId)>(self.log.capacity())
             + self.jobs.heap_bytes()
-            + self.peer_blind.iter().map(BlindTimes::heap_bytes).sum::<usize>()
+            + self.peer_blind.iter().map(PeerBlindTimes::heap_bytes).sum::<usize>()
             + unwatched.sum::<usize>()
             + vec_footprint::<Act>(self.acts.capacity())
     }
@@ -203,13 +223,24 @@ impl Evidence {
         self.jobs.note_heard(self.last_number, job, (at, HeardBy::Peer(peer)), beat);
     }
 
-    /// A peer could not hear from `from` to `to`.
-    pub(super) fn note_peer_blind(&mut self, peer: u16, from: EngineTime, to: EngineTime) {
+    /// When what a peer heard is not known.
+    pub(super) fn peer_blind_mut(&mut self, peer: u16) -> &mut PeerBlindTimes {
         let peer = usize::from(peer);
         if self.peer_blind.len() <= peer {
-            self.peer_blind.resize(peer + 1, BlindTimes::default());
+            self.peer_blind.resize(peer + 1, PeerBlindTimes::default());
         }
-        self.peer_blind[peer].note(from, to);
+        &mut self.peer_blind[peer]
+    }
+
+    /// A peer has answered.
+    pub(super) fn note_answer(&mut self, peer: u16) {
+        self.answered.insert(peer);
+    }
+
+    /// Until when it is known what a peer has heard that does not answer: until now, or, if it has not answered since this
+    /// start, until an earlier one ended.
+    pub(super) fn known_until(&self, peer: u16, now: EngineTime) -> EngineTime {
+        if self.answered.contains(&peer) { now } else { self.asked_before }
     }
 
     /// A peer has heard a beat.
@@ -243,13 +274,18 @@ impl Evidence {
     }
 
     /// An earlier start knew that a peer alone had heard an instance.
-    pub(super) fn restore(&mut self, id: InstanceId, heard: HeardElsewhere) {
+    fn restore(&mut self, id: InstanceId, heard: HeardElsewhere) {
         self.note_elsewhere(id, heard.peer, heard.at);
         self.restored.insert(id, heard.unwatched_s);
     }
 
     /// Peers have other places now: whom one had heard that is none any more, nobody had.
     pub(super) fn renumber(&mut self, place_of: impl Fn(u16) -> Option<u16>) -> Vec<InstanceId> {
+        for (blind, before) in std::mem::take(&mut self.peer_blind).into_iter().zip(0..) {
+            if let Some(peer) = place_of(before) {
+                *self.peer_blind_mut(peer) = blind;
+            }
+        }
         let mut gone = Vec::new();
         for id in self.restored.keys().copied().collect::<Vec<_>>() {
             let entry = self.entry(id);
@@ -309,7 +345,7 @@ mod tests {
 
     #[test]
     fn who_asks_is_given_what_is_new_and_each_once() {
-        let mut evidence = Evidence::new(at(0.0));
+        let mut evidence = Evidence::new(Before::default(), at(0.0));
         let ids: Vec<InstanceId> = (0..5).map(InstanceId::from_place).collect();
         for &id in &ids {
             evidence.note_here(id, at(1.0));
@@ -328,7 +364,7 @@ mod tests {
 
     #[test]
     fn the_log_stays_in_proportion_to_who_is_known() {
-        let mut evidence = Evidence::new(at(0.0));
+        let mut evidence = Evidence::new(Before::default(), at(0.0));
         for n in 0..100_000_u32 {
             evidence.note_here(InstanceId::from_place(n % 7), at(f64::from(n)));
         }

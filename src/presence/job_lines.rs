@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
 
 use crate::memory::{footprint, map_footprint, tree_footprint, vec_footprint};
 use crate::protocol::{Heartbeat, JobTags};
@@ -30,7 +31,7 @@ const MOST_GOODBYES: usize = 5_000;
 const SPARE_PLACES: usize = 64;
 
 /// Who has heard a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum HeardBy {
     /// This node.
     Here,
@@ -38,6 +39,16 @@ pub(super) enum HeardBy {
     Peer(u16),
     /// Not the peer that tells of it.
     Another,
+}
+
+impl HeardBy {
+    /// The same where peers have other places; `None` if it is no peer any more.
+    pub(super) fn renumbered(self, place_of: impl Fn(u16) -> Option<u16>) -> Option<HeardBy> {
+        match self {
+            HeardBy::Peer(place) => place_of(place).map(HeardBy::Peer),
+            HeardBy::Here | HeardBy::Another => Some(self),
+        }
+    }
 }
 
 /// A line that waits.

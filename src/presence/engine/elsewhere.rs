@@ -85,10 +85,7 @@ impl Engine {
     #[must_use]
     pub fn shared(self) -> Engine {
         let mut engine = self;
-        let mut evidence = Evidence::new(engine.now);
-        for (id, heard) in std::mem::take(&mut engine.heard_elsewhere) {
-            evidence.restore(id, heard);
-        }
+        let evidence = Evidence::new(std::mem::take(&mut engine.before), engine.now);
         if engine.blind_times.is_empty() {
             // Peers may tell of runs whose end was said when nothing was heard here.
             engine.note_blind(engine.now - DAY, engine.now);
@@ -123,6 +120,7 @@ impl Engine {
     pub fn renumber_peers(&mut self, place_of: impl Fn(u16) -> Option<u16>) {
         let Some(evidence) = &mut self.evidence else { return };
         let moved = evidence.renumber(&place_of);
+        self.jobs.renumber_sources(&place_of);
         for id in self.roster.instance_ids() {
             let one = self.roster.instance_mut(id);
             if one.watching().is_some() {
@@ -340,7 +338,8 @@ impl Engine {
     /// as far as it was since their last beat.
     pub fn leave_out_elsewhere(&mut self, peer: u16, seconds: &[EngineTime]) {
         let Some(evidence) = self.evidence.as_mut().filter(|_| !seconds.is_empty()) else { return };
-        seconds.iter().for_each(|&second| evidence.note_peer_blind(peer, second - 1.0, second));
+        let blind = evidence.peer_blind_mut(peer);
+        seconds.iter().for_each(|&second| blind.note_dropped(second - 1.0, second));
         let Some(evidence) = &self.evidence else { return };
         let is_heard_there =
             |(id, instance): &(InstanceId, &Instance)| self.is_heard_by(evidence.of(*id), peer, instance);
@@ -407,15 +406,32 @@ impl Engine {
             let before: HashMap<InstanceId, f64> = evidence.take_restored(peer).into_iter().collect();
             let unwatched = unwatched.into_iter().map(|id| (id, before.get(&id).copied().unwrap_or(0.0))).collect();
             evidence.followed = evidence.followed.max(now);
-            evidence.lost.push(Lost { peer, since: now, unwatched, size });
-            evidence.note_peer_blind(peer, now - LOST_FOR, now);
+            let since = evidence.known_until(peer, now) - LOST_FOR;
+            evidence.lost.push(Lost { peer, since, is_told: false, unwatched, size });
+            evidence.peer_blind_mut(peer).note_lost(since, now, false);
         }
+    }
+
+    /// A peer that answers has started again, too, since an earlier start of this node: it could not hear all of that time.
+    pub fn note_peer_restart(&mut self, peer: u16) {
+        let now = self.now;
+        if let Some(evidence) = &mut self.evidence {
+            let since = evidence.known_until(peer, now) - LOST_FOR;
+            evidence.peer_blind_mut(peer).note_lost(since, now, false);
+        }
+    }
+
+    /// An alarm says that a peer does not answer.
+    pub fn tell_lost_peer(&mut self, peer: u16) {
+        let lost = self.evidence.iter_mut().flat_map(|evidence| &mut evidence.lost);
+        lost.filter(|lost| lost.peer == peer).for_each(|lost| lost.is_told = true);
     }
 
     /// A peer answers again, or for the first time since our start. Whoever it had heard alone, and is down for that, or was
     /// unwatched for too long, gets a fresh timeout.
     pub fn regain_peer(&mut self, peer: u16) {
         let Some(evidence) = &mut self.evidence else { return };
+        evidence.note_answer(peer);
         let place = evidence.lost.iter().position(|lost| lost.peer == peer);
         let lost = place.map(|place| evidence.lost.swap_remove(place).unwatched);
         for (id, blind) in evidence.take_restored(peer).into_iter().chain(lost.into_iter().flatten()) {
@@ -465,7 +481,8 @@ impl Engine {
         }
     }
 
-    /// Who is unwatched is blind time, for `mass_hold` at most; when more than half of a lost peer's instances have found
+    /// As long as a peer is lost, it is not known what it hears of jobs and of lines that are counted. Who is unwatched is
+    /// blind time, for `mass_hold` at most; when more than half of a lost peer's instances have found
     /// another node, the others have had the time for it.
     pub(super) fn follow_lost_peers(&mut self) {
         let now = self.now;
@@ -473,10 +490,8 @@ impl Engine {
         let secs = (now - std::mem::replace(&mut evidence.followed, now)).max(0.0);
         let (mut lost, mut is_blind) = (std::mem::take(&mut evidence.lost), false);
         for one in &mut lost {
-            if now - one.since < self.policy.mass_hold {
-                if let Some(evidence) = &mut self.evidence {
-                    evidence.note_peer_blind(one.peer, now - secs, now);
-                }
+            if let Some(evidence) = &mut self.evidence {
+                evidence.peer_blind_mut(one.peer).note_lost(one.since, now, one.is_told);
             }
             self.note_blind_minutes_of(one.peer);
             one.unwatched.retain(|&id, _| self.roster.get_instance(id).is_some_and(Instance::is_unwatched));

@@ -9,7 +9,7 @@ use super::Engine;
 use super::elsewhere::Observation;
 use crate::presence::event::Event;
 use crate::presence::job_lines::{HeardBy, JobLines, WaitingLine};
-use crate::presence::jobs::{BlindTimes, Job, JobId, JobState, Surroundings, WhenBlind};
+use crate::presence::jobs::{Ear, Job, JobId, JobState, PeerBlindTimes, Surroundings, WhenBlind};
 use crate::presence::time::EngineTime;
 
 /// Bytes of lines that are given up beyond what is too much: room for those who come until that is looked at again.
@@ -164,18 +164,18 @@ impl Engine {
     ) -> T {
         let job = self.jobs.job(id);
         let is_muted = job.is_muted();
-        let never = BlindTimes::default();
-        let peers = self.evidence.as_ref().map_or(&[][..], |evidence| &evidence.peer_blind);
+        let never = PeerBlindTimes::default();
+        let peers = self.evidence.as_ref().map(|evidence| &evidence.peer_blind);
         let of = |source: &HeardBy| match source {
-            HeardBy::Here | HeardBy::Another => &self.blind_times,
-            HeardBy::Peer(peer) => peers.get(usize::from(*peer)).unwrap_or(&never),
+            HeardBy::Here | HeardBy::Another => Ear::Here(&self.blind_times),
+            HeardBy::Peer(peer) => Ear::Peer(peers.and_then(|peers| peers.get(usize::from(*peer))).unwrap_or(&never)),
         };
-        let by_peers = |line: &[HeardBy]| !line.contains(&HeardBy::Here);
-        let lines = job.sources().map(|line| (line.iter().map(of).collect(), by_peers(line)));
-        let mut all: Vec<(Vec<&BlindTimes>, bool)> = lines.collect();
+        // Without observers it does not matter who else has heard them once.
+        let lines = peers.into_iter().flat_map(|_| job.sources());
+        let mut all: Vec<Vec<Ear<'_>>> = lines.map(|line| line.iter().map(of).collect()).collect();
         if all.is_empty() {
             // What nobody has heard yet, this node may have missed.
-            all.push((vec![&self.blind_times], false));
+            all.push(vec![Ear::Here(&self.blind_times)]);
         }
         let by = Surroundings { now, epoch: self.epoch, blind: WhenBlind::of(&all), is_muted };
         let mut events = Vec::new();

@@ -24,7 +24,7 @@ use super::admission::{Admission, Refusals};
 use super::announced::Announcements;
 use super::blindness::{BlindSeconds, Blindness, LossySecond, is_too_much};
 use super::event::{Change, Event, InstanceContext, MassSilencePhase, Phase, Reason, ServiceContext, WarningCode};
-use super::evidence::{Evidence, HeardElsewhere};
+use super::evidence::{Before, Evidence};
 use super::habit::Habits;
 use super::instance::{Instance, State, Suppression};
 use super::jobs::{BlindTimes, Jobs};
@@ -81,7 +81,7 @@ pub struct Engine {
     /// Who heard what, if there are several observers.
     evidence: Option<Box<Evidence>>,
     /// What an earlier start knew of that.
-    heard_elsewhere: Vec<(InstanceId, HeardElsewhere)>,
+    before: Before,
     /// Since the last take.
     events: Vec<Event<EngineTime>>,
     /// When sinks last had readings.
@@ -126,7 +126,7 @@ impl Engine {
             counted: Vec::new(),
             taken_watches: BTreeSet::new(),
             evidence: None,
-            heard_elsewhere: Vec::new(),
+            before: Before { until: now, ..Before::default() },
             events: Vec::new(),
             reported_at: now,
             deaf_since: None,

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use crate::presence::announced::{Announcement, Announcements};
 use crate::presence::event::{Change, Event, Reason};
-use crate::presence::evidence::HeardElsewhere;
+use crate::presence::evidence::{Before, HeardElsewhere};
 use crate::presence::habit::{Habit, Habits};
 use crate::presence::instance::Instance;
-use crate::presence::jobs::{BlindTimes, Job};
+use crate::presence::jobs::{BlindTimes, Job, PeerBlindTimes};
 use crate::presence::mass_silence::MassSilence;
 use crate::presence::policy::Policy;
 use crate::presence::service::Service;
@@ -44,6 +44,9 @@ pub struct Saved {
     /// Who announced which maintenance, and why.
     #[serde(default)]
     announced: Vec<Announcement>,
+    /// When what peers heard is not known, by their places.
+    #[serde(default)]
+    peer_blind: Vec<PeerBlindTimes>,
 }
 
 impl Saved {
@@ -73,6 +76,8 @@ impl Engine {
             heard_elsewhere: Vec<HeardElsewhere>,
             #[serde(skip_serializing_if = "Vec::is_empty")]
             announced: Vec<&'a Announcement>,
+            #[serde(skip_serializing_if = "<[PeerBlindTimes]>::is_empty")]
+            peer_blind: &'a [PeerBlindTimes],
         }
         let stored = Stored {
             now: self.now,
@@ -84,6 +89,7 @@ impl Engine {
             blind: &self.blind_times,
             heard_elsewhere: self.saved_evidence(),
             announced: self.announcements.saved(self.now),
+            peer_blind: self.peer_blind(),
         };
         Ok(serde_json::to_writer(out, &stored)?)
     }
@@ -102,7 +108,12 @@ impl Engine {
             blind: self.blind_times.clone(),
             heard_elsewhere: self.saved_evidence(),
             announced: self.announcements.saved(self.now).into_iter().cloned().collect(),
+            peer_blind: self.peer_blind().to_vec(),
         }
+    }
+
+    fn peer_blind(&self) -> &[PeerBlindTimes] {
+        self.evidence.as_ref().map_or(&[], |evidence| &evidence.peer_blind)
     }
 
     /// Services with their instances, both in the order of registration.
@@ -155,7 +166,8 @@ impl Engine {
             }
         }
         let heard = saved.heard_elsewhere.into_iter();
-        engine.heard_elsewhere = heard.filter_map(|one| Some((*all.get(one.place as usize)?, one))).collect();
+        let heard = heard.filter_map(|one| Some((*all.get(one.place as usize)?, one))).collect();
+        engine.before = Before { heard, peer_blind: saved.peer_blind, until: deaf_since };
         engine.complete_services();
         engine.reconcile_expectations();
         engine.mass = MassSilence::restored(saved.mass, members);

@@ -1,5 +1,5 @@
 //! When we could not hear: our restarts and pauses, and seconds in which too much was dropped. A run that was due then may
-//! have come.
+//! have come. The same of peers, and when they did not answer.
 
 use std::collections::VecDeque;
 
@@ -44,32 +44,92 @@ impl BlindTimes {
         self.0.iter().rev().take_while(|(_, end)| *end > from).any(|(start, _)| *start < to)
     }
 
+    /// The same of a time that had begun by `since` and went on then.
+    fn overlap_since(&self, from: EngineTime, to: EngineTime, since: EngineTime) -> bool {
+        let mut all = self.0.iter().rev().take_while(|(_, end)| *end > from.max(since));
+        all.any(|(start, _)| *start < to && *start <= since)
+    }
+
     /// Bytes that it takes beside itself.
     pub(in crate::presence) fn heap_bytes(&self) -> usize {
         crate::memory::vec_footprint::<(EngineTime, EngineTime)>(self.0.capacity())
     }
 }
 
+/// When what a peer heard is not known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(in crate::presence) struct PeerBlindTimes {
+    /// It dropped too much.
+    dropped: BlindTimes,
+    /// It did not answer.
+    lost: BlindTimes,
+    /// It did not answer, and an alarm said so.
+    told: BlindTimes,
+}
+
+impl PeerBlindTimes {
+    /// It dropped too much from `from` to `to`.
+    pub(in crate::presence) fn note_dropped(&mut self, from: EngineTime, to: EngineTime) {
+        self.dropped.note(from, to);
+    }
+
+    /// It has not answered since `since`; `is_told`: an alarm says so.
+    pub(in crate::presence) fn note_lost(&mut self, since: EngineTime, now: EngineTime, is_told: bool) {
+        self.lost.note(since, now);
+        if is_told {
+            self.told.note(since, now);
+        }
+    }
+
+    /// Bytes that it takes beside itself.
+    pub(in crate::presence) fn heap_bytes(&self) -> usize {
+        self.dropped.heap_bytes() + self.lost.heap_bytes() + self.told.heap_bytes()
+    }
+}
+
+/// A node that has heard a line, by when it could not hear.
+#[derive(Clone, Copy)]
+pub(in crate::presence) enum Ear<'a> {
+    /// This one.
+    Here(&'a BlindTimes),
+    /// A peer.
+    Peer(&'a PeerBlindTimes),
+}
+
+impl Ear<'_> {
+    fn overlap(self, from: EngineTime, to: EngineTime) -> bool {
+        match self {
+            Ear::Here(blind) => blind.overlap(from, to),
+            Ear::Peer(PeerBlindTimes { dropped, lost, .. }) => dropped.overlap(from, to) || lost.overlap(from, to),
+        }
+    }
+
+    fn is_lost_still(self, from: EngineTime, to: EngineTime, since: EngineTime) -> bool {
+        let Ear::Peer(PeerBlindTimes { lost, told, .. }) = self else { return false };
+        told.overlap(from, to) || lost.overlap_since(from, to, since)
+    }
+}
+
 /// When a line of a job may have been missed: by each of its last lines, when those could not hear who have heard that one.
 #[derive(Clone, Copy)]
-pub(in crate::presence) struct WhenBlind<'a>(&'a [(Vec<&'a BlindTimes>, bool)]);
+pub(in crate::presence) struct WhenBlind<'a>(&'a [Vec<Ear<'a>>]);
 
 impl<'a> WhenBlind<'a> {
-    /// By the last lines: those who have heard each, and whether this node is not among them.
-    pub(in crate::presence) fn of(lines: &'a [(Vec<&'a BlindTimes>, bool)]) -> WhenBlind<'a> {
+    /// By those who have heard each of the last lines.
+    pub(in crate::presence) fn of(lines: &'a [Vec<Ear<'a>>]) -> WhenBlind<'a> {
         WhenBlind(lines)
     }
 
     /// Whether, for one of the lines, nobody who has heard it could hear at some time between these: so the next one may have
     /// been heard by nobody.
     pub(in crate::presence) fn overlap(self, from: EngineTime, to: EngineTime) -> bool {
-        self.0.iter().any(|(line, _)| line.iter().all(|one| one.overlap(from, to)))
+        self.0.iter().any(|line| line.iter().all(|one| one.overlap(from, to)))
     }
 
-    /// The same, if this node was not among them: what only a lost peer may have heard is hidden as long as its own alarm
-    /// stands for it.
-    pub(in crate::presence) fn overlap_elsewhere(self, from: EngineTime, to: EngineTime) -> bool {
-        self.0.iter().any(|(line, by_peers)| *by_peers && line.iter().all(|one| one.overlap(from, to)))
+    /// Whether, for one of the lines, only peers have heard it, and each was lost at some time between these: in a loss that
+    /// went on at `since` already, or of which an alarm told.
+    pub(in crate::presence) fn are_lost_still(self, from: EngineTime, to: EngineTime, since: EngineTime) -> bool {
+        self.0.iter().any(|line| line.iter().all(|one| one.is_lost_still(from, to, since)))
     }
 }
 
@@ -79,6 +139,29 @@ mod tests {
 
     fn at(secs: f64) -> EngineTime {
         EngineTime::from_secs(secs)
+    }
+
+    #[test]
+    fn a_peer_that_is_lost_again_is_no_longer_an_excuse_unless_that_is_told() {
+        let mut peer = PeerBlindTimes::default();
+        peer.note_lost(at(100.0), at(103.0), false);
+        peer.note_lost(at(200.0), at(201.0), false);
+        peer.note_lost(at(200.0), at(900.0), false);
+        let own = BlindTimes::default();
+        let lines = [vec![Ear::Peer(&peer)], vec![Ear::Here(&own), Ear::Peer(&peer)]];
+        let when = WhenBlind::of(&lines);
+        assert!(when.overlap(at(90.0), at(101.0)) && !when.overlap(at(104.0), at(200.0)));
+        assert!(when.are_lost_still(at(300.0), at(400.0), at(250.0)));
+        // Before it began, and after it was over.
+        assert!(!when.are_lost_still(at(300.0), at(400.0), at(101.0)));
+        assert!(!when.are_lost_still(at(90.0), at(110.0), at(104.0)));
+        assert!(!WhenBlind::of(&lines[1..]).are_lost_still(at(300.0), at(400.0), at(250.0)));
+        peer.note_dropped(at(1000.0), at(2000.0));
+        peer.note_lost(at(200.0), at(900.0), true);
+        let lines = [vec![Ear::Peer(&peer)]];
+        let when = WhenBlind::of(&lines);
+        assert!(when.are_lost_still(at(300.0), at(400.0), at(101.0)));
+        assert!(when.overlap(at(1100.0), at(1200.0)) && !when.are_lost_still(at(1100.0), at(1200.0), at(1050.0)));
     }
 
     #[test]

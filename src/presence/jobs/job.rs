@@ -119,7 +119,7 @@ impl Due {
 }
 
 /// Who has heard a line of a job.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct LineSources {
     at: EngineTime,
     begins: bool,
@@ -155,7 +155,7 @@ pub(in crate::presence) struct Job {
     #[serde(default)]
     ended_at: EngineTime,
     /// Who has heard its last lines, if there are several observers.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sources: Vec<LineSources>,
     /// The interval that its lines promise, and the longest run that they allow.
     promised: Option<f64>,
@@ -174,6 +174,9 @@ pub(in crate::presence) struct Job {
     /// A run that was due may have come, or the end of one may have been said, while we could not hear; and no end was heard
     /// since. The next time in a row is none.
     unheard: bool,
+    /// When that was last found.
+    #[serde(default)]
+    unheard_at: EngineTime,
     /// How bad it is what was notified: see [`JobState::level`].
     level: u8,
     /// A problem that maintenance suppresses.
@@ -216,6 +219,7 @@ impl Job {
             closed: VecDeque::new(),
             says_starts: false,
             unheard: false,
+            unheard_at: EngineTime::LONG_AGO,
             level: 0,
             pending: None,
             maintenance_until: EngineTime::default(),
@@ -370,6 +374,15 @@ impl Job {
         if self.sources.len() > MOST_SOURCES {
             self.sources.remove(0);
         }
+    }
+
+    /// The places of peers are others now. What only such have heard as are none any more says nothing.
+    pub(in crate::presence) fn renumber_sources(&mut self, place_of: impl Fn(u16) -> Option<u16>) {
+        for line in &mut self.sources {
+            let by = std::mem::take(&mut line.by).into_iter();
+            line.by = by.filter_map(|by| by.renumbered(&place_of)).collect();
+        }
+        self.sources.retain(|line| !line.by.is_empty());
     }
 
     /// How bad it is, notified or not: 0 is well, 1 can wait, 2 wakes somebody.
@@ -782,7 +795,9 @@ impl Job {
             let why = if self.open.is_empty() { JobReason::NoRun } else { JobReason::StillRunning };
             (RunResult::Missed, (JobState::Missed, why))
         };
-        self.unheard = may_have_come;
+        if may_have_come {
+            self.note_unheard(by.now);
+        }
         for run in &mut self.open {
             // As the next run may have begun, so may this one have ended.
             run.excused = may_have_come.then_some(by.now);
@@ -793,10 +808,14 @@ impl Job {
         self.change(change, JobContext { due: Some(due), ..JobContext::default() }, by, out);
     }
 
-    /// Whether a line between two times may have been missed: by us once in a row, by a lost peer as long as its own alarm
-    /// stands for it.
+    /// Whether a line between two times may have been missed: once in a row; and as long as the loss of a peer goes on that
+    /// excused the last one, or the alarm that it is lost stands in place of the job's.
     fn is_excused(&self, (from, to): (EngineTime, EngineTime), by: Surroundings<'_>) -> bool {
-        by.blind.overlap_elsewhere(from, to) || !self.unheard && by.blind.overlap(from, to)
+        !self.unheard && by.blind.overlap(from, to) || by.blind.are_lost_still(from, to, self.unheard_at)
+    }
+
+    fn note_unheard(&mut self, now: EngineTime) {
+        (self.unheard, self.unheard_at) = (true, now);
     }
 
     /// Awaits the run after one that was due.
@@ -812,8 +831,8 @@ impl Job {
     }
 
     /// An open run lasts for too long, unless its end may have been said while we could not hear. That excuses it once: not
-    /// the next run, if no end was heard since, nor the same one when it is looked at again. It is looked at again one
-    /// `max_runtime` later if no other is ever due: nothing else would say that it hangs.
+    /// the next run, if no end was heard since, nor the same one when it is looked at again; unless a lost peer excuses
+    /// more. It is looked at again one `max_runtime` later if no other is ever due: nothing else would say that it hangs.
     fn overrun(&mut self, at: usize, why: JobReason, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         let run = &self.open[at];
         let context = JobContext {
@@ -822,8 +841,12 @@ impl Job {
             duration_s: Some(by.now - run.began),
             ..JobContext::default()
         };
-        if run.excused.is_none() && self.is_excused((run.began, by.now), by) {
-            self.unheard = true;
+        let is_excused = match run.excused {
+            None => self.is_excused((run.began, by.now), by),
+            Some(before) => by.blind.are_lost_still(before, by.now, self.unheard_at),
+        };
+        if is_excused {
+            self.note_unheard(by.now);
             self.open[at].excused = Some(by.now);
             if why == JobReason::MaxRuntime && self.due.is_some() {
                 // Whether the next one comes is judged by itself.

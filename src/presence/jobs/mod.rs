@@ -6,7 +6,7 @@
 //! | `job` | one of them: its runs, when the next is due, and what of that was notified |
 //! | `runs` | open runs and the last ones |
 //! | `schedule` | five fields of cron in a time zone |
-//! | `blind_times` | when we could not hear |
+//! | `blind_times` | when we, or peers, could not hear |
 //! | `state`, `view` | names of states and reasons, and what is shown |
 
 mod blind_times;
@@ -17,7 +17,7 @@ mod state;
 mod table;
 mod view;
 
-pub(super) use blind_times::{BlindTimes, WhenBlind};
+pub(super) use blind_times::{BlindTimes, Ear, PeerBlindTimes, WhenBlind};
 pub use job::JobRule;
 pub(super) use job::{Job, Surroundings};
 pub use runs::RunResult;

@@ -213,6 +213,15 @@ impl Jobs {
         self.job_bytes = (self.job_bytes + job.heap_bytes()).saturating_sub(before);
     }
 
+    /// The places of peers are others now.
+    pub(in crate::presence) fn renumber_sources(&mut self, place_of: impl Fn(u16) -> Option<u16>) {
+        for job in self.places.iter_mut().flatten() {
+            let before = job.heap_bytes();
+            job.renumber_sources(&place_of);
+            self.job_bytes = (self.job_bytes + job.heap_bytes()).saturating_sub(before);
+        }
+    }
+
     /// Changes a job, and sees to it that it is looked at when time alone changes it again.
     pub(in crate::presence) fn change<T>(
         &mut self,

@@ -96,8 +96,10 @@ pub enum Mistaken {
 /// What survives a restart.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct SavedObservers {
-    /// Peers by their URLs.
+    /// Peers by their URLs, and which start of each had answered last.
     peers: Vec<(String, Option<CompactString>)>,
+    #[serde(default)]
+    starts: Vec<Option<u64>>,
     problems: Vec<Problem>,
 }
 
@@ -232,7 +234,12 @@ impl Observers {
             // This node may have been given that name since.
             known.clone().filter(|known| known != node)
         };
-        let mut peers: Vec<Peer> = urls.iter().map(|url| Peer::new(url, known(url), now)).collect();
+        let start_before = |url: &String| {
+            let place = saved.peers.iter().position(|(known, _)| known == url)?;
+            saved.starts.get(place).copied().flatten()
+        };
+        let peer = |url: &String| Peer::new(url, known(url), now).started_before(start_before(url));
+        let mut peers: Vec<Peer> = urls.iter().map(peer).collect();
         let firing: Vec<Alarm> = firing.collect();
         // Whom an earlier start has reported; of those that are no peers any more that is over.
         let mut former: Vec<[CompactString; 2]> = firing.iter().filter_map(|alarm| alarm.key.nodes.clone()).collect();
@@ -285,10 +292,12 @@ impl Observers {
         #[derive(Serialize)]
         struct Stored<'a> {
             peers: Vec<(&'a str, Option<&'a CompactString>)>,
+            starts: Vec<Option<u64>>,
             problems: Vec<&'a Problem>,
         }
         let peers = self.peers.iter().map(|peer| (peer.url.as_str(), peer.node.as_ref())).collect();
-        Ok(serde_json::to_writer(out, &Stored { peers, problems: self.problems.saved() })?)
+        let starts = self.peers.iter().map(Peer::last_start).collect();
+        Ok(serde_json::to_writer(out, &Stored { peers, starts, problems: self.problems.saved() })?)
     }
 }
 
@@ -447,6 +456,9 @@ impl Observers {
         engine.refuse_digest(refused);
         let is_back = known.finish(asked, &digest);
         let id = u16::try_from(peer).unwrap_or(u16::MAX);
+        if is_back && known.has_started_again() {
+            engine.note_peer_restart(id);
+        }
         for row in std::mem::take(&mut digest.jobs) {
             let job = engine.job_instance(&row.s, &row.i);
             if !self.acts.is_forgotten(&row.s, Some(job), asked - row.age()) {
@@ -548,6 +560,9 @@ impl Observers {
                 && let Some(nodes) = peer.alarm.take()
             {
                 engine.report_peer(Phase::End, nodes, Some(peer.context(&self.node)));
+            }
+            if peer.alarm.is_some() {
+                engine.tell_lost_peer(id);
             }
         }
         for nodes in std::mem::take(&mut self.former) {

@@ -51,6 +51,8 @@ pub(super) struct Peer {
     pub(super) node: Option<CompactString>,
     /// Where to go on; `None` asks for everything.
     pub(super) cursor: Option<Cursor>,
+    /// Which start of it had answered an earlier start of this node.
+    start_before: Option<u64>,
     /// When its last whole answer was asked for, and since when it has not answered.
     digest_at: EngineTime,
     missed: u32,
@@ -86,6 +88,7 @@ impl Peer {
             url: url.to_string(),
             node,
             cursor: None,
+            start_before: None,
             digest_at: now,
             missed: 0,
             waited: 0.0,
@@ -103,6 +106,22 @@ impl Peer {
             alarm: None,
             refused: 0,
         }
+    }
+
+    /// The same; this start of it had answered an earlier start of this node.
+    pub(super) fn started_before(self, start_before: Option<u64>) -> Peer {
+        Peer { start_before, ..self }
+    }
+
+    /// Which start of it has answered last.
+    pub(super) fn last_start(&self) -> Option<u64> {
+        self.cursor.map(|cursor| cursor.start).or(self.start_before)
+    }
+
+    /// Whether another start of it answers than the one that had answered an earlier start of this node; asked once.
+    pub(super) fn has_started_again(&mut self) -> bool {
+        let before = self.start_before.take();
+        before.is_some_and(|before| self.last_start() != Some(before))
     }
 
     /// Its name, or where it is.

@@ -407,6 +407,117 @@ fn a_run_that_only_a_lost_node_may_have_heard_is_unheard_once_and_known_when_it_
 }
 
 #[test]
+fn no_run_that_only_a_lost_node_may_have_heard_is_missed_as_long_as_it_is_lost() {
+    for restarts in [false, true] {
+        let (mut world, mut away) = (World::new(&["a", "b"], &with_job()), None);
+        world.run(0.0, 1500.0, |world, t| {
+            world.cut = if (100.0..1300.0).contains(&t) { vec![(0, 1)] } else { Vec::new() };
+            match t % 60.0 {
+                10.0 => world.job(1, JobStatus::Start),
+                20.0 => world.job(1, JobStatus::Ok),
+                _ => {}
+            }
+            if restarts && t == 600.0 {
+                // In its place is for a while one that knows of nothing.
+                let other = node("a", &["a", "b"], Policy::default(), t);
+                away = Some(std::mem::replace(&mut world.nodes[0], other));
+            }
+            if let Some(one) = away.take_if(|_| t == 800.0) {
+                world.nodes[0] = restarted(&one, with_job(), t);
+            }
+        });
+        let told: Vec<_> = world.sent().into_iter().filter(|(_, key, _)| key.contains("Job")).collect();
+        assert_eq!(told, [], "{restarts}");
+        let states = world.job_states();
+        assert_eq!((states[0].0, states[1].0), (JobState::Ok, JobState::Ok));
+    }
+}
+
+#[test]
+fn a_run_that_came_while_both_were_away_is_not_missed() {
+    let (mut world, mut away) = (World::new(&["a", "b"], &with_job()), Vec::new());
+    world.run(0.0, 500.0, |world, t| {
+        // In their places are for a while two that know of nothing.
+        let is_away = (300.0..320.0).contains(&t);
+        if t == 300.0 {
+            let others = ["a", "b"].map(|name| node(name, &["a", "b"], Policy::default(), t));
+            away = std::mem::replace(&mut world.nodes, others.into());
+        }
+        if t == 320.0 {
+            world.nodes = away.iter().map(|one| restarted(one, with_job(), t)).collect();
+        }
+        match t % 60.0 {
+            10.0 if !is_away => world.run_line(JobStatus::Start, &t.to_string()),
+            15.0 if !is_away => world.run_line(JobStatus::Ok, &(t - 5.0).to_string()),
+            _ => {}
+        }
+    });
+    assert_eq!(world.sent(), []);
+    let runs = &world.job_states()[0].1;
+    assert_eq!(runs.iter().filter(|result| **result == RunResult::Unheard).count(), 1);
+}
+
+#[test]
+fn losses_and_drops_of_seconds_hide_one_run_in_a_row() {
+    for drops in [false, true] {
+        let mut world = World::new(&["a", "b"], &with_job());
+        world.run(0.0, 500.0, |world, t| {
+            let (run, second) = ((t / 60.0) as usize, t % 60.0);
+            // No run comes from 300 s on, and each time when one is due the two lose each other, or both drop.
+            let is_blind = (12.0..15.0).contains(&second);
+            world.cut = if is_blind && !drops { vec![(0, 1)] } else { Vec::new() };
+            if is_blind && drops && is_time_for(t, 1.0) {
+                world.nodes.iter_mut().for_each(|node| node.engine.kernel_drops(at(t), 50, 50));
+            }
+            match second {
+                10.0 if t < 300.0 => world.job(run % 2, JobStatus::Start),
+                20.0 if t < 300.0 => world.job(run % 2, JobStatus::Ok),
+                _ => {}
+            }
+        });
+        let told: Vec<_> = world.sent().into_iter().filter(|(_, key, _)| key.contains("Job")).collect();
+        assert_eq!(told, [("a", "PresenceJob/backup/-", false)], "{drops}");
+        let runs = &world.job_states()[0].1;
+        let count = |wanted| runs.iter().filter(|result| **result == wanted).count();
+        assert_eq!((count(RunResult::Ok), count(RunResult::Unheard), count(RunResult::Missed)), (5, 1, 3));
+    }
+}
+
+#[test]
+fn a_loss_that_is_told_excuses_also_the_run_after_one_that_was_not_heard() {
+    let mut world = World::new(&["a", "b"], &with_job());
+    world.run(0.0, 400.0, |world, t| {
+        // Of a loss of three seconds when a run was due nobody was told; of the next one somebody is.
+        world.cut = if (312.0..315.0).contains(&t) || t >= 330.0 { vec![(0, 1)] } else { Vec::new() };
+        match t % 60.0 {
+            10.0 if t < 300.0 => world.job(1, JobStatus::Start),
+            20.0 if t < 300.0 => world.job(1, JobStatus::Ok),
+            _ => {}
+        }
+    });
+    let states = world.job_states();
+    assert_eq!((states[0].0, states[1].0), (JobState::Unheard, JobState::Missed));
+    assert_eq!(states[0].1[..3], [RunResult::Unheard, RunResult::Unheard, RunResult::Ok]);
+}
+
+#[test]
+fn a_run_whose_end_only_a_lost_node_may_have_heard_does_not_last_too_long() {
+    let mut world = World::new(&["a", "b"], &Policy::default());
+    world.run(0.0, 700.0, |world, t| {
+        world.cut = if (100.0..600.0).contains(&t) { vec![(0, 1)] } else { Vec::new() };
+        let mut line = job_line("-", if t < 100.0 { JobStatus::Start } else { JobStatus::Ok }, None);
+        line.job.as_mut().expect("tags").max_runtime = Some(60.0);
+        if t == 90.0 || t == 120.0 {
+            world.nodes[1].engine.beat(&line);
+        }
+    });
+    let told: Vec<_> = world.sent().into_iter().filter(|(_, key, _)| key.contains("Job")).collect();
+    assert_eq!(told, []);
+    let states = world.job_states();
+    assert_eq!((states[0].0, states[1].0), (JobState::Ok, JobState::Ok));
+}
+
+#[test]
 fn a_job_that_is_forgotten_at_one_node_has_no_alarm_at_the_other() {
     let mut world = World::new(&["a", "b"], &Policy::default());
     world.run(0.0, 100.0, |world, t| match t {
@@ -582,7 +693,7 @@ fn who_refuses_our_token_after_a_restart_makes_nobody_silent_and_is_called_by_it
 #[test]
 fn two_of_one_name_are_an_alarm_of_their_own_and_what_is_no_peer_any_more_is_not_back() {
     // This node was called `b` until now, and asked `a`, which did not answer.
-    let saved = || SavedObservers { peers: vec![("https://b".into(), Some("a".into()))], problems: Vec::new() };
+    let saved = || SavedObservers { peers: vec![("https://b".into(), Some("a".into()))], ..SavedObservers::default() };
     let mut engine = Engine::new(Policy::default(), at(0.0), 1).shared();
     let key = AlertKey { nodes: Some(["a".into(), "b".into()]), ..AlertKey::of(AlertName::PeerUnreachable) };
     let (severity, state) = (Severity::Critical, AlertState::Firing);
