@@ -273,6 +273,9 @@ impl Engine {
         }
         if let Some(evidence) = self.evidence.as_mut().filter(|_| !sighting.relayed) {
             evidence.note_elsewhere(id, peer, at);
+            if is_later {
+                self.leave_out_loss_since(id, peer, at);
+            }
         }
         self.take_check(id, sighting, asked);
         self.count_elsewhere(id, peer, sighting.lines);
@@ -280,6 +283,17 @@ impl Engine {
         let is_over = left.is_some_and(|left| left > instance.detector().last_life());
         if is_over && instance.state() != State::Left && !instance.is_of_another_process(&beat) {
             self.leave(id, Reason::Goodbye);
+        }
+    }
+
+    /// A beat that a peer alone has heard is known only now: while the peer did not answer, nobody watched.
+    fn leave_out_loss_since(&mut self, id: InstanceId, peer: u16, at: EngineTime) {
+        let Some(evidence) = &self.evidence else { return };
+        let blind = evidence.peer_blind.get(usize::from(peer));
+        let unwatched = blind.map_or(0.0, |blind| blind.secs_lost(at, self.now));
+        if unwatched > 0.0 && self.is_heard_by(evidence.of(id), peer, self.roster.instance(id)) {
+            self.roster.instance_mut(id).detector_mut().leave_out_lost_peer(unwatched);
+            self.schedule(id);
         }
     }
 

@@ -50,6 +50,12 @@ impl BlindTimes {
         all.any(|(start, _)| *start < to && *start <= since)
     }
 
+    /// For how many seconds between these we could not hear.
+    fn secs(&self, from: EngineTime, to: EngineTime) -> f64 {
+        let all = self.0.iter().rev().take_while(|(_, end)| *end > from);
+        all.map(|(start, end)| (end.min(to) - start.max(from)).max(0.0)).sum()
+    }
+
     /// Bytes that it takes beside itself.
     pub(in crate::presence) fn heap_bytes(&self) -> usize {
         crate::memory::vec_footprint::<(EngineTime, EngineTime)>(self.0.capacity())
@@ -79,6 +85,11 @@ impl PeerBlindTimes {
         if is_told {
             self.told.note(since, now);
         }
+    }
+
+    /// For how many seconds between these it did not answer.
+    pub(in crate::presence) fn secs_lost(&self, from: EngineTime, to: EngineTime) -> f64 {
+        self.lost.secs(from, to)
     }
 
     /// Bytes that it takes beside itself.

@@ -624,6 +624,39 @@ fn whom_only_a_lost_peer_had_heard_is_still_quiet_after_a_restart_and_judged_whe
 }
 
 /// A node that starts again with what it had saved.
+#[test]
+fn what_a_node_heard_just_before_it_was_away_says_nothing_of_the_time_in_which_it_was() {
+    let mut world = World::new(&["a", "b"], &Policy::default());
+    let beat = |world: &mut World, t: f64| {
+        if is_time_for(t, 10.0) {
+            world.beat(0, "web", "1");
+        }
+    };
+    world.run(0.0, 150.0, beat);
+    // `a` hears one more, which `b` does not ask for before all stands still there for a minute.
+    world.nodes[0].engine.at(at(150.0));
+    world.beat(0, "web", "1");
+    world.cut.push((0, 1));
+    for step in 0..120 {
+        let t = 150.0 + f64::from(step) / 2.0;
+        world.poll(1, t);
+        world.tick(1, t);
+    }
+    world.cut.clear();
+    world.nodes[0].engine.stalled(at(210.0), 60.0);
+    // The next one is lost.
+    world.run(210.0, 300.0, |world, t| {
+        if t >= 225.0 {
+            beat(world, t)
+        }
+    });
+    let peer = "PresencePeerUnreachable/a/b";
+    assert_eq!(world.sent(), [("b", peer, false), ("a", peer, true)]);
+    // It is watched again.
+    world.run(300.0, 400.0, |_, _| {});
+    assert_eq!(world.sent().last(), Some(&("a", "PresenceServiceDown/web", false)));
+}
+
 fn restarted(one: &Node, policy: Policy, t: f64) -> Node {
     let saved = serde_json::to_string(&one.engine.save()).expect("JSON");
     let saved = serde_json::from_str(&saved).expect("what was saved");
