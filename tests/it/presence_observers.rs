@@ -728,7 +728,11 @@ fn may_be(world: &World, key: &str) -> bool {
             Fault::Instance => parts[1..] == ["s1", "i3"],
             Fault::Service => parts[1] == "s2",
             Fault::Cut(tenths) => parts[2][1..].parse::<usize>().is_ok_and(|instance| instance < tenths),
-            Fault::None | Fault::All => false,
+            // A node that has just started takes those as they are who were silent for their time by then.
+            Fault::All => {
+                world.route == Route::Half && matches!(world.trouble, Trouble::Restarts(_) | Trouble::Killed(_))
+            }
+            Fault::None => false,
         },
         "PresenceServiceDown" => match world.fault {
             Fault::Service => parts[1] == "s2",
@@ -767,8 +771,13 @@ fn check_missed(world: &World, verdict: &mut Verdict) {
         Fault::Cut(3) => Some(&["PresenceInstanceDown"]),
         // Whom a node that drops hears is neither silent nor heard, so the others are no majority.
         Fault::Cut(6) if matches!(world.trouble, Trouble::Drops(_)) && !is_both => Some(&["PresenceInstanceDown"]),
-        // The same of whom a node would hear that is away, and was not expected to be.
-        Fault::Cut(6) if matches!(world.trouble, Trouble::Killed(_) | Trouble::Forgets(_)) && !is_both => {
+        // The same of whom a node would hear that is away: who is told one by one is not told as a whole.
+        Fault::Cut(6)
+            if matches!(
+                world.trouble,
+                Trouble::Killed(_) | Trouble::Forgets(_) | Trouble::Dead(_) | Trouble::Restarts(_)
+            ) && !is_both =>
+        {
             Some(&["PresenceMassSilence", "PresenceInstanceDown"])
         }
         Fault::Cut(6 | 10) | Fault::All => Some(mass),
