@@ -215,6 +215,13 @@ fn first_by_name<'a, T>(all: &mut Vec<&'a T>, most: usize, name: impl Fn(&'a T) 
 /// The status of a service check that is critical.
 const CRITICAL: u8 = 2;
 
+/// Longest name, in bytes, for which one that is like it is looked for, and most services that are compared with it.
+const LONGEST_LIKE: usize = 64;
+const MOST_LIKE: usize = 2000;
+
+/// Most characters in which two names differ that are like each other.
+const MOST_MISTYPED: usize = 8;
+
 impl Engine {
     /// Services by name with their instances.
     pub fn view(&self, epoch: Epoch) -> Vec<ServiceView> {
@@ -388,10 +395,16 @@ impl Engine {
         instance.is_member() && instance.is_present() && self.mass.holds()
     }
 
-    /// The service whose name is most like one that is unknown.
+    /// The service whose name is most like one that is unknown. For names that are as long as somebody may mistype, and among
+    /// so many services, that it costs nobody else time.
     pub fn like(&self, name: &str) -> Option<&str> {
-        let names = self.roster.service_names().map(|known| (strsim::damerau_levenshtein(known, name), known));
-        names.filter(|(distance, _)| *distance <= name.len().max(3) / 2).min().map(|(_, known)| known)
+        if name.len() > LONGEST_LIKE {
+            return None;
+        }
+        let most = (name.len().max(3) / 2).min(MOST_MISTYPED);
+        let near = self.roster.service_names().filter(|known| known.len().abs_diff(name.len()) <= most).take(MOST_LIKE);
+        let names = near.map(|known| (strsim::osa_distance(known, name), known));
+        names.filter(|(distance, _)| *distance <= most).min().map(|(_, known)| known)
     }
 
     /// More about a service, or about everything, in words: who is down, what the network lost of it or of `instance`, and whether
@@ -512,5 +525,30 @@ impl Engine {
             (None, Some(ago)) => format!("presence's own queue overflowed {ago} ago."),
             (None, None) => "the kernel dropped nothing in the last 10 min.".to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::policy::Policy;
+    use crate::presence::time::EngineTime;
+    use crate::protocol::Heartbeat;
+
+    #[test]
+    fn names_that_are_like_an_unknown_one_cost_no_time_however_long_it_is() {
+        let policy = Policy { max_registrations_per_second: 100_000, ..Policy::default() };
+        let mut engine = Engine::new(policy, EngineTime::from_secs(0.0), 1);
+        for n in 0..3000 {
+            engine.beat(&Heartbeat {
+                service: format!("{}{n}", "x".repeat(56)).into(),
+                instance: "a".into(),
+                ..Heartbeat::default()
+            });
+        }
+        engine.beat(&Heartbeat { service: "payments".into(), instance: "a".into(), ..Heartbeat::default() });
+        assert_eq!(engine.like("paymnets"), Some("payments"));
+        assert_eq!((engine.like(&"y".repeat(60)), engine.like(&"x".repeat(31_000))), (None, None));
+        assert_eq!(engine.like("zz"), None);
     }
 }
