@@ -532,8 +532,8 @@ impl Parts {
             Part::Relays => stopped(self.relays.take(), |relays| relays.stop(deadline)),
             Part::Capture => stopped(self.capture.take(), |capture| capture.stop(deadline)),
             Part::History => stopped(self.history.take(), |history| history.stop(deadline)),
-            Part::Management => stopped(self.management.take(), Server::stop),
-            Part::Http => stopped(self.http.take(), Server::stop),
+            Part::Management => stopped(self.management.take(), |management| management.stop(deadline)),
+            Part::Http => stopped(self.http.take(), |http| http.stop(deadline)),
         }
     }
 }

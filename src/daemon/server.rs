@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use crate::acl::AccessList;
 use crate::assemble;
@@ -120,13 +120,14 @@ pub(super) struct Server {
 impl Server {
     /// Closes the port at once. Connections end with the answer that they are at, for which the stop waits a moment: an event
     /// stream has yet to send the last interval.
-    pub(super) async fn stop(self) {
+    pub(super) async fn stop(self, deadline: Instant) {
         let _ = self.stop.send(true);
         self.task.abort();
         // When the task is gone its port is free.
         let _ = self.task.await;
         // Whoever does not read its answer by then goes without the rest.
-        let _ = timeout(LAST_ANSWERS, self.port.all_ended()).await;
+        let until = deadline.min(Instant::now() + LAST_ANSWERS);
+        let _ = timeout_at(until.into(), self.port.all_ended()).await;
     }
 }
 
