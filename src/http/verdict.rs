@@ -79,6 +79,8 @@ named_enum! {
         Sink = "sink",
         /// Services.
         Presence = "presence",
+        /// Other observers of the same services.
+        Observers = "observers",
         /// Alerts that are not delivered.
         Alerts = "alerts",
         /// A bound.
@@ -704,7 +706,7 @@ fn observers(seen: &ObserversView) -> Option<Finding> {
     let name = |peer: &PeerView| peer.node.as_ref().map_or(peer.url.clone(), ToString::to_string);
     if let Some(peer) = seen.peers.iter().find(|peer| peer.same_name) {
         let sentence = format!("Two observers have one name: the one at {} has another's", peer.url);
-        let finding = Finding::new(Grade::Error, About::Presence, sentence, "They do not hear each other.".into());
+        let finding = Finding::new(Grade::Error, About::Observers, sentence, "They do not hear each other.".into());
         return Some(finding.action("Set presence.node").pill("two observers have one name".into()));
     }
     let is_bad = |peer: &&PeerView| !peer.reachable && (peer.gone || seen.unwatched > 0);
@@ -725,7 +727,7 @@ fn observers(seen: &ObserversView) -> Option<Finding> {
     let unheard = if seen.unwatched > 0 { format!("Nobody hears {}.", unheard(seen)) } else { String::new() };
     let grade = if lost.iter().any(|peer| peer.gone) { Grade::Error } else { Grade::Warning };
     let pill = format!("{} not answering", count(lost.len(), "observer"));
-    Some(Finding::new(grade, About::Presence, sentence, why + &unheard).pill(pill))
+    Some(Finding::new(grade, About::Observers, sentence, why + &unheard).pill(pill))
 }
 
 /// What is wrong with jobs.

@@ -332,6 +332,8 @@ fn a_wrong_token_and_a_second_node_of_one_name_are_said_in_words() {
     said("refuses our token; `peer_token` must be the same at both");
     said("never.* has taken no line since the start");
     assert!(ask(&["status"]).contains("Two observers have one name"), "{}", ask(&["status"]));
+    let status = command(&["status", "--url", &url]).output().expect("it runs").status;
+    assert_eq!(status.code(), Some(1), "a script is told");
     let log = a.stop();
     let is_error = |line: &&String| line.contains("ERROR") && line.contains("two observers have one name");
     assert_eq!(log.iter().filter(is_error).count(), 1, "{log:#?}");

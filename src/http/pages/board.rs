@@ -229,7 +229,7 @@ fn verdict_of(look: &Look, seen: &Seen) -> Markup {
         html! { (Wire(&sentence)) },
         detail,
         html! {
-            @if look.verdict.level != Grade::Ok && !matches!(look.verdict.about, verdict::About::Presence | verdict::About::Alerts) {
+            @if look.verdict.level != Grade::Ok && !matches!(look.verdict.about, verdict::About::Presence | verdict::About::Observers | verdict::About::Alerts) {
                 a.{"pill " (look.verdict.level)} href="/" { (sign(look.verdict.level.as_str())) (Wire(&look.verdict.sentence)) }
             }
         },

@@ -227,7 +227,7 @@ impl Frame<'_> {
                 @if !verdict.pills.is_empty() {
                     div.pills {
                         @for pill in pills {
-                            @let to = match pill.about { About::Presence | About::Alerts => "/presence", About::Limit => "/senders", _ => "/" };
+                            @let to = match pill.about { About::Presence | About::Observers | About::Alerts => "/presence", About::Limit => "/senders", _ => "/" };
                             a.{"pill " (pill.level)} href=(self.query.elsewhere(to)) { (sign(pill.level.as_str())) (Wire(&pill.text)) }
                         }
                         @if verdict.pills.len() > 4 { span.pill { (verdict.pills.len() - 4) " more" } }
