@@ -155,9 +155,14 @@ fn outcome(kind: TargetKind, answer: Result<Answer, HttpError>) -> Result<String
     Err(Failure { problem: format!("it answers {}{said}", answer.status), remedy, retry_after: answer.retry_after() })
 }
 
-/// Whether the body of an answer with status 2xx says that nothing was taken: Slack's API says `ok: false`, receivers of its form
+/// Whether the body of an answer with status 2xx says that nothing was taken: a page for browsers does, of a login or a proxy, to
+/// all whose own answers are known. Slack's API says `ok: false`, receivers of its form
 /// say `success: false`, PagerDuty has another `status` than `success`, and ntfy an `error`.
 fn says_no(kind: TargetKind, body: &[u8]) -> bool {
+    let is_known = matches!(kind, TargetKind::Slack | TargetKind::PagerDuty | TargetKind::Ntfy);
+    if is_known && body.trim_ascii_start().starts_with(b"<") {
+        return true;
+    }
     let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(body) else { return false };
     match kind {
         TargetKind::Slack => {
@@ -318,6 +323,20 @@ mod tests {
     }
 
     #[test]
+    fn a_page_for_browsers_is_no_delivery_where_answers_are_known() {
+        let page = b"\n<!DOCTYPE html><p>please log in";
+        for (kind, is_no) in [
+            (TargetKind::Slack, true),
+            (TargetKind::PagerDuty, true),
+            (TargetKind::Ntfy, true),
+            (TargetKind::Webhook, false),
+        ] {
+            assert_eq!(says_no(kind, page), is_no, "{kind}");
+        }
+        assert!(!says_no(TargetKind::Slack, b"ok"));
+    }
+
+    #[test]
     fn slack_gets_escaped_text_within_its_limits() {
         let long = format!("pay <down> & |out|; {}", "<".repeat(5000));
         let body = slack(&Message::new(&notification(&long, Severity::Critical, false), Some("http://x")));
@@ -425,7 +444,7 @@ mod tests {
             (Slack, "{\"success\":false}", false),
             (PagerDuty, "{\"status\":\"success\",\"dedup_key\":\"k\"}", true),
             (PagerDuty, "{\"status\":\"invalid event\"}", false),
-            (PagerDuty, "<html>", true),
+            (PagerDuty, "<html>", false),
             (Ntfy, "{\"id\":\"x\",\"event\":\"message\"}", true),
             (Ntfy, "{\"code\":40301,\"error\":\"forbidden\"}", false),
             (Webhook, "{\"ok\":false,\"error\":\"mine\"}", true),
