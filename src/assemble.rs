@@ -280,11 +280,31 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .into_iter()
         .chain(of_sinks)
         .chain(of_peers(&config.presence.peers.urls))
+        .chain(of_presence_off(config))
         .chain(of_watches(config))
         .chain(of_jobs(config))
         .chain(of_commands(config))
         .chain(beyond_memory(config, Available::read()))
         .collect()
+}
+
+/// What is said of presence that is configured and off, or that no peer can ask.
+fn of_presence_off(config: &Config) -> Vec<String> {
+    let presence = &config.presence;
+    if presence.enabled {
+        let is_hidden = !presence.peers.urls.is_empty() && config.http.address.is_none();
+        let why = "presence.peers: `http.address` is off, so no peer can ask this node whom it hears";
+        return is_hidden.then(|| why.to_string()).into_iter().collect();
+    }
+    let policy = &presence.policy;
+    let all = [
+        ("presence.job", policy.jobs.is_empty()),
+        ("presence.watch", policy.watches.all().is_empty()),
+        ("presence.expect", policy.expect.is_empty()),
+        ("notify", config.notify.is_empty()),
+    ];
+    let those = all.into_iter().filter(|(_, is_none)| !is_none);
+    those.map(|(table, _)| format!("{table}: `presence.enabled` is false: nothing comes of it")).collect()
 }
 
 /// What is said of peers to which the token goes in plain text.

@@ -304,6 +304,14 @@ fn services(policy: &mut Policy, v: &mut dyn OptionVisitor) {
 }
 
 /// `[[presence.expect]]`.
+/// Whether senders can have this name, which is no pattern as in `[[presence.service]]`.
+fn expected_name(name: &str) -> Result<(), String> {
+    if name.contains(['*', '?']) {
+        return Err(format!("`{name}` is taken as it is, not as a pattern: one table for each service is right"));
+    }
+    presence_job::name(name)
+}
+
 fn expected(all: &mut Vec<Expected>, v: &mut dyn OptionVisitor) {
     let new = |_| Expected { service: String::new(), min: 1, within: None };
     let describe = |one: &mut Expected, v: &mut dyn OptionVisitor| {
@@ -311,7 +319,7 @@ fn expected(all: &mut Vec<Expected>, v: &mut dyn OptionVisitor) {
         let service = Opt::Text(&mut one.service);
         v.field("service", "Its name.", Opt::Maybe(&mut is_there, Box::new(service)));
         v.require_one("service", is_there, "\"payments\"");
-        v.require("service", if one.service.is_empty() { Ok(()) } else { presence_job::name(&one.service) });
+        v.require("service", if one.service.is_empty() { Ok(()) } else { expected_name(&one.service) });
         count(v, "min", "Instances that must be present.", &mut one.min, 1..=1000);
         v.example("min", "2");
         maybe_seconds(v, "within", "From when on; the service's own by default.", &mut one.within, SECONDS);

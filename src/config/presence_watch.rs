@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::presence_job;
 use crate::protocol::MAX_DECLARED_INTERVAL;
 use crate::settings::{Opt, OptionVisitor, TablesOf, choice, count, maybe_count, maybe_seconds};
 use crate::watches::{Evidence, MAX_WATCHES, MetricWatch, Template, Watches};
@@ -81,6 +82,8 @@ impl Table {
         if !is_there {
             return;
         }
+        let is_plain = !self.service.contains('{');
+        v.require("service", if is_plain { presence_job::name(&self.service) } else { Ok(()) });
         for (key, text) in [("service", &self.service), ("instance", &self.instance)] {
             v.require(key, Template::parse(text, self.stars()).map(drop));
         }

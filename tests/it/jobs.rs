@@ -323,6 +323,38 @@ fn check_warns_of_jobs_that_are_not_judged_as_somebody_may_think() {
 }
 
 #[test]
+fn check_tells_of_what_would_never_alarm_or_alarm_for_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("systole.toml");
+    let said = |tables: &str| {
+        std::fs::write(&path, tables).expect("written");
+        let output = systole(&["check", "-c", path.to_str().expect("a plain path")], b"");
+        (output.status.success(), text(&output.stderr))
+    };
+    for (tables, is_good, what) in [
+        ("[[presence.expect]]\nservice = \"b*\"\n", false, "`b*` is taken as it is, not as a pattern"),
+        (
+            "[[presence.watch]]\nmatch = \"a\"\nservice = \"events\"\ninterval = \"5s\"\n",
+            false,
+            "no service is called `events`",
+        ),
+        (
+            "[presence]\nenabled = false\n[[presence.job]]\nservice = \"b\"\nevery = \"1h\"\n",
+            true,
+            "presence.job: `presence.enabled` is false",
+        ),
+        (
+            "[presence]\npeers = [\"https://a\"]\npeer_token = \"secret-0123456789abcdef\"\n[http]\naddress = \"off\"\n",
+            true,
+            "`http.address` is off, so no peer can ask",
+        ),
+    ] {
+        let (was_good, said) = said(tables);
+        assert!(was_good == is_good && said.contains(what), "{what}: {said}");
+    }
+}
+
+#[test]
 fn a_status_that_nobody_knows_never_looks_like_success() {
     let dir = tempfile::tempdir().expect("a folder");
     let jobs = "[[presence.job]]\nservice = \"configured\"\nevery = \"1h\"\n";
