@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -191,7 +191,7 @@ impl Worker {
 
     /// Makes it pass on who was seen by what is watched.
     fn watcher(&self) -> WatchedWorker {
-        let (commands, wake) = (self.commands.downgrade(), Arc::clone(&self.wake));
+        let (commands, wake) = (self.commands.downgrade(), Arc::downgrade(&self.wake));
         WatchedWorker { commands, wake, is_asked: Arc::default() }
     }
 
@@ -216,7 +216,8 @@ impl Worker {
 #[derive(Debug)]
 pub(super) struct WatchedWorker {
     commands: mpsc::WeakSender<WorkerCommand>,
-    wake: Arc<UnixStream>,
+    /// Weak, too: a worker that waits learns of its end when this closes.
+    wake: Weak<UnixStream>,
     /// It was asked and has not answered yet.
     is_asked: Arc<AtomicBool>,
 }
@@ -224,6 +225,8 @@ pub(super) struct WatchedWorker {
 impl WatchedWorker {
     /// Asks, unless it was asked already. The answer goes to presence with the worker's signals.
     pub(super) fn ask(&self) {
+        // The commands are given back first: the worker finds them closed when it wakes.
+        let Some(wake) = self.wake.upgrade() else { return };
         let Some(commands) = self.commands.upgrade() else { return };
         if self.is_asked.swap(true, Ordering::Relaxed) {
             return;
@@ -237,7 +240,7 @@ impl WatchedWorker {
             self.is_asked.store(false, Ordering::Relaxed);
         }
         // If the pipe is full, the worker is being woken.
-        let _ = (&*self.wake).write(&[1]);
+        let _ = (&*wake).write(&[1]);
     }
 }
 

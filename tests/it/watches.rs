@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -118,6 +119,16 @@ fn lines_are_counted_by_sender_where_a_watch_asks_for_that() {
     let status = daemon.flushed_when("a flush", |_| true);
     assert_eq!(status["lines"]["internal_error"], 0);
     daemon.stop();
+}
+
+#[test]
+fn a_watch_that_nothing_has_come_for_holds_up_no_stop() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &watch("a.b", "svc", "interval = \"5s\"")));
+    let began = Instant::now();
+    let log = daemon.stop();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(!log.iter().any(|line| line.contains("not delivered")), "{log:?}");
 }
 
 #[test]
