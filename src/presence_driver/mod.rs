@@ -49,6 +49,10 @@ const LOST_EVERY: Duration = Duration::from_secs(1);
 /// Time between two saved states.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
+/// Least time between two of them where what the targets were told has changed, also as so many times what a save took.
+const SAVE_SOON: Duration = Duration::from_secs(1);
+const SAVE_PAUSE: u32 = 20;
+
 /// Longest wait for deliveries at a stop, and how often they are looked at.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(1);
 const DELIVERY_POLL: Duration = Duration::from_millis(5);
@@ -264,6 +268,8 @@ struct Driver {
     state_file: StateFile,
     /// Something has changed since the state was saved.
     dirty: bool,
+    /// Something was handed to targets or delivered since then: a start after a crash must not contradict it.
+    has_told: bool,
     shared: Arc<Shared>,
     /// Signals since the last check of what the queue lost, and what it lost since.
     taken: u64,
@@ -271,6 +277,9 @@ struct Driver {
     next_check: Instant,
     next_tick: Instant,
     next_save: Instant,
+    /// No save begins before then, and when the last one began.
+    soonest_save: Instant,
+    save_began: Instant,
     /// The engine's clock: where it began, and when.
     base: EngineTime,
     started: Instant,
@@ -339,12 +348,15 @@ impl Driver {
             state,
             state_file,
             dirty: false,
+            has_told: false,
             shared,
             taken: 0,
             lost: 0,
             next_check: now + LOST_EVERY,
             next_tick: now + TICK,
             next_save: now + SAVE_EVERY,
+            soonest_save: now,
+            save_began: now,
             base,
             started: now,
             last_run: now,
@@ -484,7 +496,7 @@ impl Driver {
         self.dirty |= self.state.engine().has_events();
         self.state.collect();
         self.dirty |= self.state.tick_alerts();
-        self.dirty |= self.state.has_delivered();
+        self.has_told |= self.state.has_delivered();
         if let Some(Look(look)) = self.shared.look.get() {
             look();
         }
@@ -493,11 +505,26 @@ impl Driver {
             self.next_tick = Instant::now() + TICK;
         }
         self.state.unsaved = self.state_file.unsaved().cloned();
-        // A disk that is slow is waited for by later states, not by those who are judged.
-        if Instant::now() >= self.next_save && !self.state_file.is_syncing() {
-            self.next_save = Instant::now() + SAVE_EVERY;
+        self.save_if_due();
+    }
+
+    /// Saves when it is time, or soon after targets were told something.
+    fn save_if_due(&mut self) {
+        let now = Instant::now();
+        if self.state_file.is_syncing() {
+            // A disk that is slow is waited for by later states, not by those who are judged.
+            self.pause_saves();
+        } else if now >= self.next_save || (self.has_told && now >= self.soonest_save) {
+            (self.save_began, self.next_save) = (now, now + SAVE_EVERY);
             self.save();
+            self.pause_saves();
         }
+    }
+
+    /// Saving takes a small part of the time, however long it takes.
+    fn pause_saves(&mut self) {
+        let now = Instant::now();
+        self.soonest_save = now + SAVE_SOON.max(SAVE_PAUSE * (now - self.save_began));
     }
 
     /// Waits for a moment until what is notified is delivered, so that the next start does not tell it again. Who does not
@@ -512,7 +539,8 @@ impl Driver {
     /// Saves what has changed. Nothing is written while there was never anybody.
     fn save(&mut self) {
         // What could not be saved is tried again.
-        let is_dirty = std::mem::take(&mut self.dirty) || self.state.unsaved.is_some();
+        let has_changed = std::mem::take(&mut self.dirty) | std::mem::take(&mut self.has_told);
+        let is_dirty = has_changed || self.state.unsaved.is_some();
         let is_nobody =
             self.state.engine().is_empty() && !self.state.engine().has_jobs() && self.state_file.is_missing();
         if is_dirty && !is_nobody {

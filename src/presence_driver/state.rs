@@ -387,7 +387,7 @@ impl PresenceState {
         self.outboxes.iter().map(|outbox| outbox.save()).collect()
     }
 
-    /// Whether that has changed since it was asked last.
+    /// Whether that has changed, or something is about to be sent, since it was asked last.
     pub(super) fn has_delivered(&mut self) -> bool {
         let now = self.outboxes.iter().map(|outbox| outbox.version()).sum();
         std::mem::replace(&mut self.told, now) != now

@@ -238,6 +238,15 @@ fn replace(path: &Path, file: &File) -> io::Result<()> {
     fs::rename(fresh(path), path)
 }
 
+/// A file of our own in the place of whatever is there: a pipe would hold up presence, and a link may point anywhere.
+fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
 /// Writes a state and its trailer beside the old one.
 fn write(
     path: &Path,
@@ -249,7 +258,7 @@ fn write(
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let file = BufWriter::with_capacity(1 << 16, File::create(fresh(path))?);
+    let file = BufWriter::with_capacity(1 << 16, create(&fresh(path))?);
     let mut out = Checked { inner: file, hash: crc32fast::Hasher::new() };
     // As `SavedState` has it, without a copy of everything.
     out.write_all(b"{\"presence\":")?;
@@ -333,6 +342,20 @@ mod tests {
     fn states_beside_each_other_are_written_apart() {
         let [one, other] = ["presence.a", "presence.b"].map(|name| fresh(Path::new(name)));
         assert_ne!(one, other);
+    }
+
+    #[test]
+    fn a_state_is_written_through_no_link_and_into_no_pipe() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, other) = (dir.path().join("presence.json"), dir.path().join("other"));
+        fs::write(&other, "precious").expect("a file");
+        std::os::unix::fs::symlink(&other, fresh(&path)).expect("a link");
+        store(&path);
+        assert_eq!(fs::read(&other).expect("a file"), b"precious");
+        assert!(fs::symlink_metadata(&path).expect("a state").is_file());
+        assert!(std::process::Command::new("mkfifo").arg(fresh(&path)).status().expect("mkfifo runs").success());
+        store(&path);
+        assert!(matches!(load(&path), Ok(Some(_))));
     }
 
     #[test]

@@ -348,6 +348,26 @@ fn what_was_not_delivered_before_a_stop_is_told_after_the_start_and_nothing_twic
 }
 
 #[test]
+fn an_end_is_told_after_a_crash_soon_after_its_problem_was() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("exec.jsonl");
+    let more = format!("[[notify]]\ntype = \"exec\"\ncommand = [\"sh\", \"-c\", '''cat >> {}''']\n", out.display());
+    let config = config(dir.path(), &more);
+    let mut daemon = Daemon::start(dir.path(), &config);
+    beat(&daemon, &["pay.a", "pay.b"]);
+    beat_until(&daemon, &[], "a problem", || lines(&out).len() == 1);
+    pause_ms(1900);
+    daemon.signal("-KILL");
+    assert_eq!(daemon.wait(Duration::from_secs(5)), None, "it has no exit code");
+    drop(daemon);
+    let daemon = Daemon::start(dir.path(), &config);
+    beat_until(&daemon, &["pay.a", "pay.b"], "its end", || lines(&out).iter().any(|(_, is_end)| *is_end));
+    let pay = || "PresenceServiceDown/pay".to_string();
+    assert_eq!(lines(&out), [(pay(), false), (pay(), true)]);
+    daemon.stop();
+}
+
+#[test]
 fn a_test_alert_goes_to_all_targets_at_once_and_says_what_became_of_it() {
     let dir = tempfile::tempdir().expect("a folder");
     let authority = Authority::new();
