@@ -103,7 +103,7 @@ pub struct Outbox {
     forgets: bool,
     inner: Mutex<Inner>,
     wake: tokio::sync::Notify,
-    /// Grows when what is to be saved has changed.
+    /// Grows when what is to be saved has changed, or something was queued.
     version: AtomicU64,
 }
 
@@ -150,12 +150,14 @@ impl Outbox {
     }
 
     /// Queues what this target is to be sent: problems that its route takes, and ends of those. When the queue is full the
-    /// oldest problem is given up, and its end with it unless the receiver has it already; the end of a problem that the
+    /// newest problem of the lowest severity is given up, and its end with it unless the receiver has it already; the end of a problem that the
     /// receiver has is never given up.
     pub fn put(&self, notifications: &[Notification]) {
         let mut inner = self.lock();
         notifications.iter().for_each(|notification| inner.put(notification, &self.route));
         drop(inner);
+        // What it is about is to be on disk when it is sent, or soon after.
+        self.version.fetch_add(1, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
@@ -277,7 +279,7 @@ impl Outbox {
         }
     }
 
-    /// A number that grows when [`Outbox::save`] would say something else.
+    /// A number that grows when [`Outbox::save`] would say something else, or will soon.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Relaxed)
     }
@@ -545,18 +547,20 @@ impl Inner {
                 return self.note_done(which(notification));
             }
             self.note(alarm);
-            self.make_room();
         }
         self.account.offered += 1;
         self.queue.push_back(notification.clone());
+        if !notification.resolved && self.queue.len() > QUEUE {
+            self.give_up_least();
+        }
     }
 
-    /// If the queue is full, gives the oldest problem up.
-    fn make_room(&mut self) {
-        if self.queue.len() >= QUEUE
-            && let Some(at) = self.queue.iter().position(|notification| !notification.resolved)
-            && let Some(gone) = self.queue.remove(at)
-        {
+    /// Gives a problem of the lowest severity up, of several the newest: many new ones do not push out what waits.
+    fn give_up_least(&mut self) {
+        let problems = self.queue.iter().enumerate().filter(|(_, notification)| !notification.resolved);
+        // The last one of the greatest: the graver is the less.
+        let least = problems.max_by_key(|(_, notification)| notification.alarm.severity).map(|(at, _)| at);
+        if let Some(gone) = least.and_then(|at| self.queue.remove(at)) {
             self.drop_for(Loss::QueueFull, 1);
             self.note_done(which(&gone));
             self.give_up(&gone.alarm.key);
@@ -692,12 +696,29 @@ mod tests {
         outbox.finish_all(Outcome::Delivered);
         outbox.put(&[notification(9999, true)]);
         (0..QUEUE + 4).for_each(|n| outbox.put(&[notification(n, false)]));
-        outbox.put(&[notification(0, true)]);
+        outbox.put(&[notification(QUEUE + 3, true)]);
         balanced(&outbox);
+        assert!(outbox.account().last_loss > 0.0, "it is told although no attempt failed");
         let taken = outbox.take(usize::MAX);
         assert_eq!((taken.len(), outbox.account().dropped.total()), (QUEUE, 5));
         assert!(taken[0].resolved, "the end is still there");
         assert!(taken[1..].iter().all(|one| !one.resolved), "the end of a problem nobody was told of is not");
+    }
+
+    #[test]
+    fn a_flood_of_new_problems_does_not_push_out_what_waits_or_is_graver() {
+        let outbox = outbox(Route::default());
+        let mut critical = notification(0, false);
+        critical.alarm.severity = Severity::Critical;
+        outbox.put(&[notification(1, false), critical.clone()]);
+        (2..2 * QUEUE).for_each(|n| outbox.put(&[notification(n, false)]));
+        // A graver one finds room in a full queue.
+        critical.alarm.key.instance = Some("grave".into());
+        outbox.put(&[critical]);
+        balanced(&outbox);
+        let taken = numbers(&outbox.take(usize::MAX));
+        assert_eq!((taken.len(), taken[0].0.as_str(), taken[1].0.as_str()), (QUEUE, "1", "0"));
+        assert_eq!((taken[QUEUE - 2].0.as_str(), taken[QUEUE - 1].0.as_str()), ("998", "grave"));
     }
 
     #[test]
