@@ -590,7 +590,7 @@ impl Observers {
     /// Takes what this node's own machine would notify.
     pub fn note(&mut self, notifications: Vec<Notification>, now: EngineTime) {
         for notification in notifications {
-            self.problems.note(notification, now, &mut self.last_number);
+            self.problems.note(notification, now, &mut self.last_number, &self.held);
         }
     }
 

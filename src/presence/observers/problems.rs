@@ -33,8 +33,10 @@ const PATIENCE: f64 = 0.9;
 /// What was notified, and nobody holds open or has seen the end of, is over after so many seconds.
 const UNCLAIMED: f64 = 86_400.0;
 
-/// Most problems, of which a peer tells no further ones; and in how many places of their size one is kept.
+/// Most problems, beyond which a peer tells no further ones and those of this node that are over are forgotten, so many of the
+/// oldest at once; and in how many places of their size one is kept.
 const MOST: usize = 50_000;
+const FORGOTTEN_AT_ONCE: usize = 1_000;
 const ENTRIES: usize = 2;
 
 /// What a target was told of a problem.
@@ -117,6 +119,11 @@ impl Problem {
         self.told.values().any(AtTarget::is_out)
     }
 
+    /// Whether it is over, and every target has what it was to be told.
+    fn is_done(&self) -> bool {
+        !self.open && self.told.values().all(|told| !told.is_out() && told.arrived >= told.version)
+    }
+
     fn is_out_at(&self, target: &str) -> bool {
         self.told.get(target).is_some_and(AtTarget::is_out)
     }
@@ -187,6 +194,8 @@ pub(super) struct Problems {
     log: BTreeMap<u64, AlertKey>,
     /// The last change that is forgotten: who has not got it begins anew.
     forgotten: u64,
+    /// Some were forgotten for new ones since the last tick.
+    made_room: bool,
 }
 
 /// A change of a problem: its number, which is that of the last change of anything but sightings.
@@ -234,10 +243,16 @@ impl Problems {
     }
 
     /// Takes what this node's own machine would notify.
-    pub(super) fn note(&mut self, notification: Notification, now: EngineTime, last: Number<'_>) {
+    pub(super) fn note(&mut self, notification: Notification, now: EngineTime, last: Number<'_>, held: &Holding) {
         let ending = resolved_ending(&notification);
         let Notification { alarm, resolved, event, .. } = notification;
         let key = alarm.key.clone();
+        if !self.all.contains_key(&key) {
+            if self.all.len() >= MOST || held.is_over() {
+                self.make_room(held);
+            }
+            held.add(problem_bytes(&key, alarm.text.capacity(), 0) as u64);
+        }
         let problem = self.all.entry(key.clone()).or_insert_with(|| Problem::new(alarm.clone(), now, now));
         if !resolved && !problem.open {
             problem.since = now;
@@ -245,6 +260,27 @@ impl Problems {
         (problem.alarm, problem.open, problem.event) = (alarm, !resolved, event);
         (problem.closed, problem.ending) = (resolved.then_some(now), ending);
         self.touch(&key, now, last);
+    }
+
+    /// Forgets the oldest of those that are over and told. What is open stays: there are no more than the engine has names.
+    fn make_room(&mut self, held: &Holding) {
+        let is_done = |key: &&AlertKey| self.all.get(*key).is_some_and(Problem::is_done);
+        let gone: Vec<AlertKey> = self.log.values().filter(is_done).take(FORGOTTEN_AT_ONCE).cloned().collect();
+        let mut freed = 0;
+        for key in &gone {
+            if let Some(problem) = self.forget(key) {
+                freed += problem_bytes(key, problem.alarm.text.capacity(), problem.told.len()) as u64;
+            }
+        }
+        held.sub(freed.min(held.bytes()));
+        self.made_room |= !gone.is_empty();
+    }
+
+    fn forget(&mut self, key: &AlertKey) -> Option<Problem> {
+        let problem = self.all.remove(key)?;
+        self.log.remove(&problem.number);
+        self.forgotten = self.forgotten.max(problem.number);
+        Some(problem)
     }
 
     /// Takes what a target knows, as its queue has it: these alarms and no others are out there.
@@ -296,7 +332,7 @@ impl Problems {
     /// Bytes that it takes.
     pub(super) fn heap_bytes(&self) -> usize {
         let bytes = |(key, problem): (&AlertKey, &Problem)| {
-            ENTRIES * entry_bytes::<Problem>(key) + problem.alarm.text.capacity() + told_bytes(problem.told.len())
+            problem_bytes(key, problem.alarm.text.capacity(), problem.told.len())
         };
         self.all.iter().map(bytes).sum()
     }
@@ -313,8 +349,7 @@ impl Problems {
             return Some(Vec::new());
         }
         if !self.all.contains_key(&row.key) {
-            let entries = ENTRIES * entry_bytes::<Problem>(&row.key);
-            let bytes = (entries + row.text.len() + told_bytes(row.told.len())) as u64;
+            let bytes = problem_bytes(&row.key, row.text.len(), row.told.len()) as u64;
             if self.all.len() >= MOST || held.would_exceed(bytes) {
                 return None;
             }
@@ -388,19 +423,17 @@ impl Problems {
         for key in ended {
             self.touch(&key, now, last);
         }
+        let made_room = std::mem::take(&mut self.made_room);
         let old = self.log.first_key_value().and_then(|(_, key)| self.all.get(key));
         if old.is_none_or(|problem| now - problem.changed < REMEMBERED) {
-            return false;
+            return made_room;
         }
         let is_old = |p: &Problem| !p.open && !p.is_out() && now - p.changed >= REMEMBERED;
         let gone: Vec<AlertKey> = self.all.iter().filter(|(_, p)| is_old(p)).map(|(key, _)| key.clone()).collect();
         for key in &gone {
-            if let Some(problem) = self.all.remove(key) {
-                self.log.remove(&problem.number);
-                self.forgotten = self.forgotten.max(problem.number);
-            }
+            self.forget(key);
         }
-        !gone.is_empty()
+        made_room || !gone.is_empty()
     }
 
     /// What a target is to be notified of by whoever speaks to it.
@@ -529,6 +562,11 @@ fn is_told_otherwise(key: &AlertKey, node: &str, peers: &[Peer]) -> bool {
     key.nodes.as_ref().is_some_and(|nodes| nodes.iter().any(|one| one == node || is_gone(one)))
 }
 
+/// Bytes of a problem with a text of so many bytes, of which so many targets were told.
+fn problem_bytes(key: &AlertKey, text: usize, targets: usize) -> usize {
+    ENTRIES * entry_bytes::<Problem>(key) + text + told_bytes(targets)
+}
+
 /// Bytes of what so many targets were told of a problem.
 fn told_bytes(targets: usize) -> usize {
     targets * size_of::<(CompactString, AtTarget)>() * 3 / 2
@@ -585,4 +623,41 @@ fn is_over((key, problem): (&AlertKey, &Problem), notified: EngineTime, to: Spea
         || is_well(key, engine)
         || key.name == AlertName::MassSilence && !engine.is_mass_silence()
         || now - problem.changed >= UNCLAIMED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Holder, Memory};
+    use crate::presence::alert_book::AlertState;
+
+    fn notification(n: usize, resolved: bool) -> Notification {
+        let key = AlertKey {
+            service: Some("a".into()),
+            instance: Some(n.to_string().into()),
+            ..AlertKey::of(AlertName::Job)
+        };
+        let (severity, since, state) = (Severity::Critical, UnixTime::default(), AlertState::Firing);
+        let alarm = Alarm { key, severity, text: String::new(), since, until: None, state };
+        Notification { alarm, resolved, event: None, detail: String::new(), version: 0, ending: None }
+    }
+
+    #[test]
+    fn own_problems_have_a_bound_and_the_oldest_that_are_over_make_room() {
+        let held = Memory::unlimited().holding(Holder::Presence);
+        let (mut problems, mut last) = (Problems::default(), 0);
+        let mut note = |problems: &mut Problems, n: usize, resolved: bool| {
+            problems.note(notification(n, resolved), EngineTime::from_secs(1.0), &mut last, &held);
+        };
+        note(&mut problems, 0, false);
+        for n in 1..MOST + 500 {
+            note(&mut problems, n, false);
+            note(&mut problems, n, true);
+        }
+        assert_eq!(problems.all.len(), MOST - FORGOTTEN_AT_ONCE + 500);
+        let knows = |n: usize| problems.knows(&notification(n, false).alarm.key);
+        assert!(knows(0) && !knows(1) && !knows(FORGOTTEN_AT_ONCE) && knows(FORGOTTEN_AT_ONCE + 1));
+        assert_eq!((problems.log.len(), held.bytes() as usize), (problems.all.len(), problems.heap_bytes()));
+        assert!(problems.has_forgotten(2) && !problems.has_forgotten(last));
+    }
 }
