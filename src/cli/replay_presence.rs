@@ -208,6 +208,9 @@ impl ReplayPresence {
     pub(super) fn restart(&mut self, at: u64, boot: u64, crash: bool) {
         self.engine.at(time(at));
         let saved = if crash { self.saved.clone() } else { self.engine.save() };
+        // What is not written to a state file does not survive.
+        let saved = serde_json::to_vec(&saved).and_then(|state| serde_json::from_slice(&state));
+        let saved = saved.expect("a state that was saved can be read");
         self.collect();
         self.engine = Engine::restored(self.policy.clone(), saved, time(boot), 0);
         self.engine.set_epoch(self.epoch);

@@ -107,5 +107,5 @@ fn every_trace_ends_as_it_must() {
 
 #[test]
 fn every_trace_of_a_real_deployment_is_notified_as_somebody_on_call_wants() {
-    judge("presence-wanted", 16, complaints);
+    judge("presence-wanted", 17, complaints);
 }
