@@ -303,7 +303,6 @@ fn services(policy: &mut Policy, v: &mut dyn OptionVisitor) {
     }
 }
 
-/// `[[presence.expect]]`.
 /// Whether senders can have this name, which is no pattern as in `[[presence.service]]`.
 fn expected_name(name: &str) -> Result<(), String> {
     if name.contains(['*', '?']) {
@@ -312,6 +311,7 @@ fn expected_name(name: &str) -> Result<(), String> {
     presence_job::name(name)
 }
 
+/// `[[presence.expect]]`.
 fn expected(all: &mut Vec<Expected>, v: &mut dyn OptionVisitor) {
     let new = |_| Expected { service: String::new(), min: 1, within: None };
     let describe = |one: &mut Expected, v: &mut dyn OptionVisitor| {

@@ -4,10 +4,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::presence_job;
 use crate::protocol::MAX_DECLARED_INTERVAL;
 use crate::settings::{Opt, OptionVisitor, TablesOf, choice, count, maybe_count, maybe_seconds};
 use crate::watches::{Evidence, MAX_WATCHES, MetricWatch, Template, Watches};
+
+use super::presence_job;
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(MAX_DECLARED_INTERVAL as u64);
 
