@@ -89,10 +89,36 @@ struct Identity {
     instance: CompactString,
     /// Series and senders that are this one.
     uses: u32,
-    /// It was seen since the last look: by so many lines, where they are counted, from there.
-    is_seen: bool,
+    /// What it showed since the last look: by so many lines, where they are counted, from there.
+    shown: Shown,
     lines: u32,
     source: Option<IpAddr>,
+    /// The value that showed it, where a change is wanted.
+    value: Option<f64>,
+}
+
+/// What lines show of their sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Shown {
+    /// Nothing: there are none, or they are no evidence.
+    #[default]
+    Nothing,
+    /// That it sends: of a watch that wants a change, the first value.
+    First,
+    /// That it lives.
+    Alive,
+}
+
+impl Shown {
+    /// What a value shows; `last` is the one before it.
+    #[inline]
+    fn by(evidence: Evidence, value: f64, last: Option<f64>) -> Shown {
+        match evidence {
+            Evidence::Change if last.is_none() => Shown::First,
+            _ if evidence.is_in(value, last) => Shown::Alive,
+            _ => Shown::Nothing,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -119,8 +145,8 @@ struct MarkedCell {
     before: f64,
     /// The value of the last evidence.
     last: Option<f64>,
-    /// It was updated in an interval that is closed, after the last look.
-    is_fresh: bool,
+    /// What it showed in an interval that is closed, after the last look.
+    fresh: Shown,
 }
 
 /// What is known of a series by its lines.
@@ -145,8 +171,9 @@ struct Sender {
     /// Whom it shows.
     identity: u32,
     last: Option<f64>,
-    /// Lines since the last look that count.
+    /// Lines since the last look that count, and what they show.
     lines: u32,
+    shown: Shown,
     /// It had lines since the last look, and the look at which it had some last.
     is_heard: bool,
     looked: u32,
@@ -156,16 +183,13 @@ impl Sender {
     #[inline]
     fn count(&mut self, evidence: Evidence, value: Option<f64>) {
         self.is_heard = true;
-        let is_evidence = match value {
-            Some(value) if evidence != Evidence::Any => {
-                let is_evidence = evidence.is_in(value, self.last);
-                self.last = Some(value);
-                is_evidence
-            }
+        let shown = match value {
+            Some(value) if evidence != Evidence::Any => Shown::by(evidence, value, self.last.replace(value)),
             // What is no number is always something new.
-            Some(_) | None => true,
+            Some(_) | None => Shown::Alive,
         };
-        self.lines = self.lines.saturating_add(u32::from(is_evidence));
+        self.lines = self.lines.saturating_add(u32::from(shown != Shown::Nothing));
+        self.shown = self.shown.max(shown);
     }
 }
 
@@ -257,7 +281,7 @@ impl WatchedSet {
         } else {
             let (service, instance) = who.unwrap_or_default();
             let identity = self.identities.take(number, service, instance);
-            Follows::Marks(MarkedCell { identity, before: 0.0, last: None, is_fresh: false })
+            Follows::Marks(MarkedCell { identity, before: 0.0, last: None, fresh: Shown::Nothing })
         };
         let places = &mut self.places[class as usize];
         if places.len() <= id as usize {
@@ -339,7 +363,16 @@ impl WatchedSet {
             return;
         };
         let identity = self.identities.take(*number, service, instance);
-        let mut sender = Sender { source, hash, identity, last: None, lines: 0, is_heard: true, looked: looks };
+        let mut sender = Sender {
+            source,
+            hash,
+            identity,
+            last: None,
+            lines: 0,
+            shown: Shown::Nothing,
+            is_heard: true,
+            looked: looks,
+        };
         sender.count(*evidence, value);
         *latest = senders.len();
         senders.push(sender);
@@ -356,7 +389,7 @@ impl WatchedSet {
         self.stamped = 0;
         for one in &mut self.all {
             if let Follows::Marks(marks) = &mut one.follows {
-                marks.is_fresh = marks.look(one.class, one.id, one.evidence, columns);
+                marks.fresh = marks.look(one.class, one.id, one.evidence, columns);
                 marks.before = 0.0;
             }
         }
@@ -371,12 +404,12 @@ impl WatchedSet {
         for one in &mut self.all {
             match &mut one.follows {
                 Follows::Marks(marks) => {
-                    if marks.look(one.class, one.id, one.evidence, columns) {
-                        self.identities.note(marks.identity, 0, None);
-                    }
+                    let shown = marks.look(one.class, one.id, one.evidence, columns);
+                    let value = marks.last.filter(|_| one.evidence == Evidence::Change);
+                    self.identities.note(marks.identity, shown, 0, None, value);
                 }
                 Follows::Lines(own) => {
-                    own.look(looks, &mut self.identities);
+                    own.look(looks, one.evidence, &mut self.identities);
                     if own.refused > 0 {
                         let known = own.senders.first().map(|sender| &self.identities.all[sender.identity as usize]);
                         let row = refused.entry(one.watch).or_insert_with(|| Seen {
@@ -414,7 +447,7 @@ impl WatchedSet {
             }
             if let Some((service, instance)) = watch.who(&line) {
                 let identity = self.identities.take(number, service, instance);
-                self.identities.note(identity, 1, None);
+                self.identities.note(identity, Shown::Alive, 1, None, None);
                 self.identities.give_back(identity);
             }
         }
@@ -444,7 +477,8 @@ impl Identities {
             return at;
         }
         self.bytes += text_bytes(&service) + text_bytes(&instance);
-        let new = Identity { watch, service, instance, uses: 1, is_seen: false, lines: 0, source: None };
+        let new =
+            Identity { watch, service, instance, uses: 1, shown: Shown::Nothing, lines: 0, source: None, value: None };
         let at = match self.free.pop() {
             Some(at) => {
                 self.all[at as usize] = new;
@@ -467,7 +501,7 @@ impl Identities {
     fn give_back(&mut self, at: u32) {
         let one = &mut self.all[at as usize];
         one.uses -= 1;
-        if one.uses == 0 && !one.is_seen {
+        if one.uses == 0 && one.shown == Shown::Nothing {
             self.remove(at);
         }
     }
@@ -483,14 +517,19 @@ impl Identities {
         self.free.push(at);
     }
 
-    /// It was seen, by so many lines.
-    fn note(&mut self, at: u32, lines: u32, source: Option<IpAddr>) {
+    /// Its lines, so many, showed something or nothing.
+    fn note(&mut self, at: u32, shown: Shown, lines: u32, source: Option<IpAddr>, value: Option<f64>) {
+        if shown == Shown::Nothing {
+            return;
+        }
         let one = &mut self.all[at as usize];
         one.lines = one.lines.saturating_add(lines);
         one.source = source.or(one.source);
-        if !std::mem::replace(&mut one.is_seen, true) {
+        if one.shown == Shown::Nothing {
             self.seen.push(at);
         }
+        one.shown = one.shown.max(shown);
+        one.value = value.or(one.value);
     }
 
     /// Tells who was seen, each once.
@@ -499,8 +538,8 @@ impl Identities {
             let one = &mut self.all[at as usize];
             let (service, instance) = (one.service.clone(), one.instance.clone());
             let (lines, source) = (std::mem::take(&mut one.lines), one.source.take());
-            one.is_seen = false;
-            out.push(Seen { watch: one.watch, service, instance, source, lines, refused: 0 });
+            let (is_first, value) = (std::mem::take(&mut one.shown) == Shown::First, one.value.take());
+            out.push(Seen { watch: one.watch, service, instance, source, lines, value, is_first, refused: 0 });
             if self.all[at as usize].uses == 0 {
                 self.remove(at);
             }
@@ -520,21 +559,20 @@ fn table_bytes(table: &HashTable<u32>) -> usize {
 }
 
 impl MarkedCell {
-    /// Whether an update since the last look is evidence.
-    fn look(&mut self, class: Class, id: u32, evidence: Evidence, columns: &mut Columns) -> bool {
-        let is_fresh = std::mem::take(&mut self.is_fresh);
+    /// What the updates since the last look show.
+    fn look(&mut self, class: Class, id: u32, evidence: Evidence, columns: &mut Columns) -> Shown {
+        let fresh = std::mem::take(&mut self.fresh);
         if !columns.take_mark(class, id) {
-            return is_fresh;
+            return fresh;
         }
-        let Some(value) = (evidence != Evidence::Any).then(|| columns.level(class, id)).flatten() else { return true };
+        let level = if evidence == Evidence::Any { None } else { columns.level(class, id) };
+        let Some(value) = level else { return Shown::Alive };
         // A sum says by how much it grew, a gauge where it stands.
         let value = match value {
             Level::Standing(value) => value,
             Level::Sum(sum) => sum - std::mem::replace(&mut self.before, sum),
         };
-        let is_evidence = evidence.is_in(value, self.last);
-        self.last = Some(value);
-        is_fresh || is_evidence
+        fresh.max(Shown::by(evidence, value, self.last.replace(value)))
     }
 }
 
@@ -546,13 +584,12 @@ impl OwnLines {
     }
 
     /// Notes who was seen since the last look.
-    fn look(&mut self, looks: u32, identities: &mut Identities) {
+    fn look(&mut self, looks: u32, evidence: Evidence, identities: &mut Identities) {
         for sender in self.senders.iter_mut().filter(|sender| sender.is_heard) {
             (sender.is_heard, sender.looked) = (false, looks);
-            let lines = std::mem::take(&mut sender.lines);
-            if lines > 0 {
-                identities.note(sender.identity, lines, sender.source);
-            }
+            let (shown, lines) = (std::mem::take(&mut sender.shown), std::mem::take(&mut sender.lines));
+            let value = sender.last.filter(|_| evidence == Evidence::Change);
+            identities.note(sender.identity, shown, lines, sender.source, value);
         }
     }
 

@@ -25,6 +25,9 @@ pub(super) struct Watching {
     /// The watch, once it was heard since we started.
     #[serde(skip)]
     watch: Option<u16>,
+    /// The value that showed it last, where the watch wants a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<f64>,
     /// When it came back by itself after it was down.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     excused: Vec<EngineTime>,
@@ -95,6 +98,16 @@ impl Watching {
             self.irregular = false;
             self.excused.clear();
         }
+    }
+
+    /// A value showed it.
+    pub(super) fn note_value(&mut self, value: Option<f64>) {
+        self.value = value.or(self.value);
+    }
+
+    /// The value that showed it last, where the watch wants a change.
+    pub(super) fn value(&self) -> Option<f64> {
+        self.value
     }
 
     pub(super) fn is_irregular(&self) -> bool {

@@ -181,6 +181,10 @@ pub struct Seen {
     pub source: Option<IpAddr>,
     /// How many lines, if the watch asks for that.
     pub lines: u32,
+    /// The value that shows it, if the watch wants a change.
+    pub value: Option<f64>,
+    /// That value is the first of its series since we started, and so are all others.
+    pub is_first: bool,
     /// Lines of further instances, for which there is no room.
     pub refused: u32,
 }

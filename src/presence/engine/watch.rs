@@ -29,6 +29,9 @@ impl Engine {
             return;
         }
         let was = known.map(|id| self.roster.instance(id).state());
+        if seen.is_first && seen.value.is_some() && self.value_before_start(known) == seen.value {
+            return;
+        }
         let (service, instance) = (seen.service.clone(), seen.instance.clone());
         self.beat(&Heartbeat { service, instance, interval, source: seen.source, ..Heartbeat::default() });
         let Some(id) = self.roster.find(&seen.service, &seen.instance) else { return };
@@ -37,6 +40,7 @@ impl Engine {
         let returns = was == Some(State::Down) && !declares;
         let note = |one: &mut Instance| {
             one.watching_mut().note_watch(seen.watch, declares);
+            one.watching_mut().note_value(seen.value);
             returns && one.watching_mut().note_return(now)
         };
         // What it takes in memory changes only then.
@@ -54,6 +58,12 @@ impl Engine {
         if has_floor && watching.count(seen.lines, now) && !watching.is_low() {
             self.counted.push((order, id));
         }
+    }
+
+    /// The value that showed an instance last, if that was before we started.
+    fn value_before_start(&self, id: Option<InstanceId>) -> Option<f64> {
+        let watching = self.roster.instance(id?).watching()?;
+        watching.value().filter(|_| watching.watch().is_none())
     }
 
     /// A peer has counted so many lines of an instance until now: its lines are those of all nodes together.
@@ -188,6 +198,44 @@ mod tests {
     fn notified(engine: &mut Engine) -> Vec<&'static str> {
         let events = engine.take_events().into_iter().filter(|event| event.notify);
         events.filter_map(|event| event.change.to_name()).collect()
+    }
+
+    #[test]
+    fn after_our_restart_the_value_that_an_instance_had_before_shows_nothing() {
+        let seen = |engine: &mut Engine, secs: f64, value: f64, is_first: bool| {
+            engine.at(at(secs));
+            let (service, instance, value) = ("s".into(), "i".into(), Some(value));
+            engine.watched(&Seen { service, instance, value, is_first, ..Seen::default() });
+            engine.tick(at(secs));
+        };
+        // Over a file, for what is not saved must not come back.
+        let restart = |engine: &Engine, secs: f64| {
+            let saved = serde_json::to_vec(&engine.save()).expect("JSON");
+            Engine::restored(policy(None), serde_json::from_slice(&saved).expect("a state"), at(secs), 1)
+        };
+        let state = |engine: &Engine| engine.view_of("s", Epoch::default()).expect("a service").instances[0].state;
+        let mut engine = Engine::new(policy(None), at(0.0), 1);
+        (0..20).for_each(|n| seen(&mut engine, f64::from(n) * 10.0, f64::from(n), n == 0));
+        (191..300).for_each(|secs| engine.tick(at(f64::from(secs))));
+        assert_eq!(notified(&mut engine), ["down"]);
+        let mut engine = restart(&engine, 300.0);
+        seen(&mut engine, 310.0, 19.0, true);
+        assert_eq!((notified(&mut engine), state(&engine)), (vec![], State::Down));
+        // One whose value moved meanwhile is back with its first line.
+        let mut moved = restart(&engine, 320.0);
+        seen(&mut moved, 320.0, 20.0, true);
+        assert_eq!(notified(&mut moved), ["up"]);
+        // Once it was heard, the first value of a series that was forgotten in between is evidence.
+        seen(&mut engine, 320.0, 20.0, false);
+        (321..400).for_each(|secs| engine.tick(at(f64::from(secs))));
+        seen(&mut engine, 400.0, 20.0, true);
+        assert_eq!(notified(&mut engine), ["up", "down", "up"]);
+        // One that was up is not confirmed by it either.
+        let mut engine = restart(&engine, 410.0);
+        seen(&mut engine, 411.0, 20.0, true);
+        assert_eq!(state(&engine), State::Unknown);
+        seen(&mut engine, 421.0, 21.0, false);
+        assert_eq!(state(&engine), State::Up);
     }
 
     #[test]
