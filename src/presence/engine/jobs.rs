@@ -225,9 +225,7 @@ impl Engine {
 
     /// Makes room for a job: in its service one that nothing is awaited of goes, else the oldest that is not established.
     fn make_room_for_job(&mut self, service: &str) -> Result<(), Refusal> {
-        if self.is_short_of_memory() && !self.give_up_job_lines() && !self.evict_job() {
-            return Err(Refusal::Memory);
-        }
+        self.free_memory(Engine::evict_job)?;
         let of_service = |engine: &Engine| engine.jobs.of_service(service).count();
         while of_service(self) >= self.policy.max_instances_per_service {
             let idle = self.jobs.longest_idle(service).ok_or(Refusal::Limit)?;
@@ -243,7 +241,6 @@ impl Engine {
             if !self.evict_job() {
                 return Err(Refusal::Limit);
             }
-            self.admission.note_evicted();
         }
         Ok(())
     }
@@ -252,6 +249,7 @@ impl Engine {
     pub(super) fn evict_job(&mut self) -> bool {
         let Some(id) = self.jobs.take_oldest_candidate() else { return false };
         self.retire_job(id, JobReason::Evicted);
+        self.admission.note_evicted();
         true
     }
 

@@ -271,5 +271,11 @@ mod tests {
         assert!(!told(&engine).is_empty());
         let newest: Vec<f64> = before.iter().rev().take(told(&engine).len()).rev().map(|age| age + 1.0).collect();
         assert_eq!(told(&engine), newest);
+        // Where lines free too little, a job is forgotten for a new one, too.
+        others.set(memory.cap(Holder::Presence));
+        engine.tick(at(202.0));
+        engine.beat(&Heartbeat { instance: "box-new".into(), ..line.clone() });
+        assert_eq!((engine.jobs.len(), engine.refusals().of(Refusal::Memory)), (100, 0));
+        assert!(engine.jobs.find_for("backup", "box-new").is_some());
     }
 }

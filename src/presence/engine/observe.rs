@@ -231,10 +231,7 @@ impl Engine {
 
     /// Makes room for an instance of a service, or of a new one.
     pub(super) fn make_room(&mut self, service: Option<ServiceId>) -> Result<(), Refusal> {
-        if self.is_short_of_memory() {
-            // As many bytes go as come, more or less.
-            self.make_room_in_memory(service)?;
-        }
+        self.free_memory(|engine| engine.evict_for(service))?;
         match service {
             None => {
                 while self.roster.service_count() >= self.policy.max_services {
@@ -262,18 +259,24 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets somebody who is absent, or not established, for an instance of a service or of a new one.
-    fn make_room_in_memory(&mut self, service: Option<ServiceId>) -> Result<(), Refusal> {
-        if self.give_up_job_lines() {
+    /// Frees about as much memory as an instance or a job takes, if there is too little: job lines that peers may be told go
+    /// first, then `evict` forgets somebody; it returns `false` if there is nobody.
+    pub(super) fn free_memory(&mut self, evict: impl FnOnce(&mut Engine) -> bool) -> Result<(), Refusal> {
+        if !self.is_short_of_memory() || (self.give_up_job_lines() && !self.held.is_over()) || evict(self) {
             return Ok(());
         }
+        Err(Refusal::Memory)
+    }
+
+    /// Forgets somebody who is absent, or not established, for an instance of a service or of a new one; `false` if there is
+    /// nobody.
+    fn evict_for(&mut self, service: Option<ServiceId>) -> bool {
         if let Some(oldest) = service.and_then(|id| self.roster.service(id).oldest_absent()) {
             self.remove_instance(oldest, Reason::Evicted);
-            return Ok(());
+            return true;
         }
         let may_evict = service.is_none_or(|id| is_established(id, &self.roster, &self.policy, self.now));
-        let makes_room = may_evict && (self.evict_service().is_ok() || self.evict_job());
-        makes_room.then_some(()).ok_or(Refusal::Memory)
+        may_evict && (self.evict_service().is_ok() || self.evict_job())
     }
 
     /// Forgets the oldest service that is not established.
