@@ -21,6 +21,9 @@ use crate::sys::unix_time;
 /// A saved state of that age says nothing any more, in seconds.
 const STALE_SECS: f64 = 86_400.0;
 
+/// Furthest from its start that the engine's clock may stand, in seconds: 300 years.
+const MOST_CLOCK_SECS: f64 = 1e10;
+
 /// Format of a state file, and of those that are read, too: what they lack is as if nothing had been noted.
 const FORMAT: &str = "systole-presence/2";
 const OLDER: [&str; 1] = ["systole-presence/1"];
@@ -304,7 +307,12 @@ fn load(path: &Path) -> Result<Option<(SavedState, f64)>, String> {
     if age > STALE_SECS {
         return Err(format!("it is {:.0} hours old", age / 3600.0));
     }
-    let saved = serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
+    let saved: SavedState = serde_json::from_slice(body).map_err(|error| format!("it cannot be read: {error}"))?;
+    // Beyond that an interval is lost in rounding.
+    let now = saved.presence.now().as_secs();
+    if now.abs() > MOST_CLOCK_SECS {
+        return Err(format!("its clock stands at {now:e} s"));
+    }
     Ok(Some((saved, age)))
 }
 
@@ -315,7 +323,11 @@ mod tests {
     use crate::protocol::Heartbeat;
 
     fn store(path: &Path) {
-        let file = write(path, &engine(), &alerts(), &[], None).expect("written");
+        store_of(&engine(), path);
+    }
+
+    fn store_of(engine: &Engine, path: &Path) {
+        let file = write(path, engine, &alerts(), &[], None).expect("written");
         replace(path, &file).expect("in its place");
     }
 
@@ -427,6 +439,10 @@ mod tests {
             ("a", ServiceState::Up, State::Unknown)
         );
         assert_eq!(view[0].instances[0].version.as_deref(), Some("1.2"));
+        let late = Engine::restored(Policy::default(), engine().save(), EngineTime::from_secs(9e15), 1);
+        store_of(&late, &path);
+        assert!(load(&path).is_err_and(|problem| problem == "its clock stands at 9e15 s"));
+        store(&path);
         let mut bytes = fs::read(&path).expect("a file");
         let last = bytes.len() - 3;
         bytes[last] ^= 1;
