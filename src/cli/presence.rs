@@ -30,8 +30,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[command(
     after_help = "SERVICE/INSTANCE names one instance. `check` and `wait` exit as monitoring plug-ins do: 0 up; 1 degraded, \
                   late, flapping, absent in maintenance, with too few lines of a watched metric, or with an instance whose service check is critical; 2 down, or all of \
-                  them critical; who is up in its maintenance is 0, and the text says so; 3 unknown, left, never seen, the daemon cannot be reached or \
-                  there is a mass silence: never 0 when we do not know. For a service with jobs `check` exits 2 if one failed or did \
+                  them critical; who is up in its maintenance is 0, and the text says so; 3 unknown, left, never seen, heard only by an observer that \
+                  is lost, the daemon cannot be reached or there is a mass silence: never 0 when we do not know. For a service with jobs `check` exits 2 if one failed or did \
                   not run, 1 if one lasts too long, never ended or is in maintenance, 3 if one was not heard; with instances too, the \
                   worse of both. Wrong usage of the two is 3 too."
 )]
@@ -454,11 +454,17 @@ fn code_of_job(job: &Value) -> u8 {
     }
 }
 
+/// Whether an instance counts as present because an observer that is lost has heard it.
+fn is_unwatched(instance: &Value) -> bool {
+    instance["flags"].as_array().into_iter().flatten().any(|flag| flag == "unwatched")
+}
+
 /// The exit code for an instance.
 fn code_of_instance(instance: &Value) -> u8 {
     let flags = || instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str);
     match text(instance, "state") {
         _ if is_failing(instance) => CRITICAL,
+        "up" | "late" if is_unwatched(instance) => UNKNOWN,
         "up" if flags().any(|flag| flag == "flapping" || flag == "low") => WARNING,
         "up" => FINE,
         "late" => WARNING,
@@ -491,8 +497,11 @@ async fn check_one(daemon: &DaemonClient, who: &str, service: &str) -> Result<(u
         (code_of_job(&found), format!("{state}{}", job_detail(&of_last_run(&found))))
     } else {
         let said = health(&found).filter(|_| is_failing(&found)).map_or(String::new(), |said| format!(", {said}"));
-        let silent = seconds(&found, "silence_s");
-        (code_of_instance(&found), format!("{state}, silent for {silent}{}", said.replace('|', "/")))
+        let silent = match is_unwatched(&found) {
+            true => "heard only by an observer that is lost".to_string(),
+            false => format!("silent for {}", seconds(&found, "silence_s")),
+        };
+        (code_of_instance(&found), format!("{state}, {silent}{}", said.replace('|', "/")))
     };
     let mass = daemon.ask(Method::GET, &format!("{}/check", path(service)), None).await?.1;
     let (code, mass) = match mass["mass_silence"] == true && !found["runs"].is_array() {
@@ -620,7 +629,8 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
     };
     let number = |key: &str| said[key].as_u64().unwrap_or(0);
     let (present, down, late, critical) = (number("present"), number("down"), number("late"), number("critical"));
-    let is_odd = late > 0 || critical > 0 || number("low") > 0 || said["flapping"] == true;
+    let unwatched = number("unwatched");
+    let is_odd = late > 0 || critical > 0 || unwatched > 0 || number("low") > 0 || said["flapping"] == true;
     let state = state.as_str();
     let code = match (said["mass_silence"] == true, state, min) {
         (true, ..) => UNKNOWN,
@@ -628,10 +638,12 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         (_, _, Some(min)) if present < min => CRITICAL,
         // All present instances report a failure.
         (_, "up" | "degraded", _) if critical > 0 && critical == present => CRITICAL,
+        (_, _, Some(min)) if present - unwatched.min(present) < min => UNKNOWN,
         (_, _, Some(min)) => u8::from(number("well") < min),
         (_, "down", _) => CRITICAL,
         // After `presence forget`, until the service is evaluated as expected: nobody is there to be well.
         (_, "up", _) if present == 0 => UNKNOWN,
+        (_, "up", _) if present == unwatched => UNKNOWN,
         (_, "up", _) => u8::from(is_odd),
         (_, "degraded", _) => WARNING,
         _ => UNKNOWN,
@@ -651,6 +663,10 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         format!(", {critical} critical{}", failing(service, critical, &said))
     } else {
         String::new()
+    };
+    let unwatched = match unwatched {
+        0 => String::new(),
+        n => format!(", {n} heard only by an observer that is lost"),
     };
     let maintained = match number("maintenance") {
         0 => String::new(),
@@ -679,7 +695,7 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         return Ok((code, format!("PRESENCE {word} - {head}{mass} {numbers}\n")));
     }
     let failing = failing + &low_text(&said) + &job_text(service, jobs);
-    Ok((code, format!("PRESENCE {word} - {head}, {late} late{failing}{maintained}{mass} {numbers}\n")))
+    Ok((code, format!("PRESENCE {word} - {head}, {late} late{unwatched}{failing}{maintained}{mass} {numbers}\n")))
 }
 
 /// Which watched metrics have too few lines, and how many they should have.
@@ -768,7 +784,8 @@ async fn wait(daemon: &DaemonClient, service: &str, up: u64, timeout: Duration) 
         let found = daemon.ask(Method::GET, &path(service), None).await;
         if let Ok((200, view)) = &found {
             let instances = view["instances"].as_array().into_iter().flatten();
-            let heard = instances.filter(|instance| matches!(text(instance, "state"), "up" | "late")).count() as u64;
+            let is_heard = |one: &&Value| matches!(text(one, "state"), "up" | "late") && !is_unwatched(one);
+            let heard = instances.filter(is_heard).count() as u64;
             if heard >= up {
                 print(&format!("{}: {heard} heard\n", Escaped(service)))?;
                 return Ok(FINE);

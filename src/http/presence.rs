@@ -216,7 +216,8 @@ fn checked(service: &ServiceView, jobs: &JobSummary, is_mass: bool) -> Value {
     let failing: Vec<&InstanceView> = service.failing().collect();
     let well =
         service.instances.iter().filter(|instance| instance.is_present() && instance.state != InstanceState::Late);
-    let well = well.filter(|instance| !instance.is_failing()).count();
+    let well = well.filter(|instance| !instance.is_failing() && !instance.is_unwatched()).count();
+    let unwatched = service.instances.iter().filter(|instance| instance.is_unwatched()).count();
     let maintained = service.instances.iter().filter(|instance| instance.flags.contains(&Flag::Maintenance)).count();
     let named = failing.iter().take(NAMED);
     let named: Vec<Value> = named.map(|i| json!({"instance": i.instance, "message": i.message})).collect();
@@ -229,7 +230,7 @@ fn checked(service: &ServiceView, jobs: &JobSummary, is_mass: bool) -> Value {
     json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
         "late": late, "critical": failing.len(), "failing": named, "well": well, "flapping": flapping, "maintenance": maintained,
-        "mass_silence": is_mass, "low": low.len(), "named_low": &low[..low.len().min(NAMED)], "min": service.min, "instances": service.instances.len(), "jobs": jobs,
+        "mass_silence": is_mass, "unwatched": unwatched, "low": low.len(), "named_low": &low[..low.len().min(NAMED)], "min": service.min, "instances": service.instances.len(), "jobs": jobs,
     })
 }
 

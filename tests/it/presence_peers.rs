@@ -117,11 +117,19 @@ fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
     b.send_udp(&[b"heartbeat.only.b:0|g".as_slice(); 3]);
     // They are seen to work side by side, for longer than their timeout of 5 s: else one that comes back would replace another.
     for _ in 0..65 {
+        // `alone.a` sends to a alone.
+        a.send_udp(&[b"heartbeat.alone.a:1|g|#interval:1"]);
         beat(&[&a, &b]);
         pause_ms(100);
     }
+    let check = |who: &str| {
+        let output = command(&["presence", "check", who, "--url", &door_b.url("http")]).output().expect("it runs");
+        (output.status.code(), text(&output.stdout))
+    };
+    assert_eq!((check("alone").0, check("alone/a").0), (Some(0), Some(0)));
     silent[0].store(true, Ordering::Relaxed);
     until("x is told", || {
+        a.send_udp(&[b"heartbeat.alone.a:1|g|#interval:1"]);
         beat(&[&a, &b]);
         pause_ms(100);
         count(x, false) > 0
@@ -139,10 +147,17 @@ fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
     assert!(text_b.contains("b notifies; a does not answer") && !text_b.contains("All is well"), "{text_b}");
     let board = b.get("/presence").1;
     assert!(board.contains("The observer a does not answer") && !board.contains("All is well"), "{board}");
+    // Nobody hears `alone.a` now: whether it is up is not known.
+    for (who, said) in [("alone", "1 heard only by an observer that is lost"), ("alone/a", "heard only by an observer")]
+    {
+        let (code, line) = check(who);
+        assert!(code == Some(3) && line.contains(said), "{code:?}: {line}");
+    }
     // It comes back, and speaks; x comes back as well.
     let a = start(&door_a, dir_a.path(), &config_a);
     silent[0].store(false, Ordering::Relaxed);
     until("what is over ends", || {
+        a.send_udp(&[b"heartbeat.alone.a:0|g"]);
         beat(&[&a, &b]);
         pause_ms(100);
         count(peer, true) > 0 && count(x, true) > 0

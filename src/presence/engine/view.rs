@@ -55,6 +55,8 @@ named_enum! {
         Irregular = "irregular",
         /// Its watched metric has too few lines.
         Low = "low",
+        /// Only an observer that is lost has heard it: its silence here says nothing.
+        Unwatched = "unwatched",
     }
 }
 
@@ -173,6 +175,11 @@ impl InstanceView {
     /// Whether it is up, late or unconfirmed.
     pub fn is_present(&self) -> bool {
         self.state.is_present()
+    }
+
+    /// Whether it counts as present because an observer that is lost has heard it.
+    pub fn is_unwatched(&self) -> bool {
+        self.flags.contains(&Flag::Unwatched)
     }
 
     /// Whether it is present and its service check is critical.
@@ -347,6 +354,7 @@ impl Engine {
             (instance.has_conflict(self.now), Flag::Conflict),
             (watching.is_some_and(|watching| watching.is_irregular()), Flag::Irregular),
             (watching.is_some_and(|watching| watching.is_low()), Flag::Low),
+            (instance.is_unwatched() && instance.is_present(), Flag::Unwatched),
         ];
         let watch = watching.and_then(|watching| self.policy.watches.get(watching.watch()?));
         let until = instance.maintenance_until().max(service.maintenance_until());
