@@ -91,16 +91,16 @@ enum Ask {
     Check {
         #[arg(value_name = "SERVICE[/INSTANCE]")]
         who: String,
-        /// This many instances are enough
-        #[arg(long, value_name = "N")]
+        /// This many instances are enough, 1 or more
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         min: Option<u64>,
     },
     /// Wait until a number of instances of a service are heard; a job is none: `check` says how it is
     Wait {
         #[arg(value_name = "SERVICE")]
         service: String,
-        /// This many
-        #[arg(long, value_name = "N", default_value_t = 1)]
+        /// This many, 1 or more
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
         up: u64,
         /// Longest wait: 60 or 60s
         #[arg(long, value_name = "DUR", default_value = "60s", value_parser = patience)]
@@ -678,7 +678,7 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
     let min_of_service = said["min"].as_u64().and_then(|min| u32::try_from(min).ok());
     let here = how_many(present as usize, (present + down) as usize, min_of_service);
     let head = match min {
-        Some(min) if !has_instances && min > 0 => {
+        Some(min) if !has_instances => {
             let s = if min == 1 { "" } else { "s" };
             format!("{who} has jobs and no instance: {min} instance{s} wanted")
         }

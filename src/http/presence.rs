@@ -153,7 +153,7 @@ impl FromGiven for Wanted {
     const NAMES: &'static [&'static str] = &["min"];
 
     fn from_given(given: &Given) -> Result<Wanted, String> {
-        Ok(Wanted { min: given.number("min", 0..=MOST_WANTED)?.map(|min| min as usize) })
+        Ok(Wanted { min: given.number("min", 1..=MOST_WANTED)?.map(|min| min as usize) })
     }
 }
 
@@ -165,7 +165,7 @@ impl FromGiven for Wanted {
     path = "/api/v1/presence/{service}/check",
     params(
         ("service" = String, Path, description = "Its name"),
-        ("min" = Option<u64>, Query, description = "So many must be present", minimum = 0, maximum = 1_000_000),
+        ("min" = Option<u64>, Query, description = "So many must be present", minimum = 1, maximum = 1_000_000),
     ),
     responses(
         (status = 200, description = "It is there", body = Object),

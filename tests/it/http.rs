@@ -128,6 +128,7 @@ fn every_error_is_json_with_the_right_status() {
         (page, "GET", "/api/v1/presence?state=dwn", "", "", (400, "bad_request"), "`state` is one of up, late, down"),
         (page, "GET", "/api/v1/presence?health=1", "", "", (400, "bad_request"), "`health` is one of ok, warning"),
         (page, "GET", "/api/v1/presence/pay/check?min=x", "", "", (400, "bad_request"), "`min` is a whole number"),
+        (page, "GET", "/api/v1/presence/pay/check?min=0", "", "", (400, "bad_request"), "a whole number of 1 to"),
         (page, "GET", "/api/v1/presence/pay/check?min=1&min=1", "", "", (400, "bad_request"), "more than once"),
         (page, "GET", "/api/v1/presence?service=%ff", "", "", (400, "bad_request"), "UTF-8"),
         (page, "GET", "/api/v1/presence?service=%z", "", "", (400, "bad_request"), "`%25`"),

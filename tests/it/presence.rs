@@ -665,6 +665,9 @@ fn who_says_critical_is_nowhere_shown_as_well_and_operators_are_told_what_they_g
     says(&["check", "web/i1"], 3, "PRESENCE UNKNOWN - web/i1 has left, silent for ");
     says(&["check", "web/nobody"], 3, "PRESENCE UNKNOWN - web/nobody: no instance or job of that name");
     says(&["check", "web/i1", "--min", "2"], 3, "--min is for a service");
+    // Nobody is not enough.
+    says(&["check", "web", "--min", "0"], 3, "0 is not in 1..");
+    says(&["wait", "web", "--up", "0"], 3, "0 is not in 1..");
     assert_eq!(daemon.get("/api/v1/presence/web/i1/check").0, 400);
     says(&["list", "--state", "dwn"], 2, "up, late, down, left, unknown, degraded, maintenance");
     assert_eq!(daemon.get("/api/v1/presence?state=dwn").0, 400);
