@@ -31,7 +31,7 @@ const AGAIN: Duration = Duration::from_millis(500);
     after_help = "SERVICE/INSTANCE names one instance. `check` and `wait` exit as monitoring plug-ins do: 0 up; 1 degraded, \
                   late, flapping, absent in maintenance, with too few lines of a watched metric, or with an instance whose service check is critical; 2 down, or all of \
                   them critical; who is up in its maintenance is 0, and the text says so; 3 unknown, left, never seen, heard only by an observer that \
-                  is lost, the daemon cannot be reached or there is a mass silence: never 0 when we do not know. For a service with jobs `check` exits 2 if one failed or did \
+                  is lost, not heard since the daemon started again, the daemon cannot be reached or there is a mass silence: never 0 when we do not know. For a service with jobs `check` exits 2 if one failed or did \
                   not run, 1 if one lasts too long, never ended or is in maintenance, 3 if one was not heard; with instances too, the \
                   worse of both. Wrong usage of the two is 3 too."
 )]
@@ -629,7 +629,8 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
     };
     let number = |key: &str| said[key].as_u64().unwrap_or(0);
     let (present, down, late, critical) = (number("present"), number("down"), number("late"), number("critical"));
-    let unwatched = number("unwatched");
+    let (unwatched, unconfirmed) = (number("unwatched"), number("unconfirmed"));
+    let heard = present.saturating_sub(unwatched + unconfirmed);
     let is_odd = late > 0 || critical > 0 || unwatched > 0 || number("low") > 0 || said["flapping"] == true;
     let state = state.as_str();
     let code = match (said["mass_silence"] == true, state, min) {
@@ -638,12 +639,11 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         (_, _, Some(min)) if present < min => CRITICAL,
         // All present instances report a failure.
         (_, "up" | "degraded", _) if critical > 0 && critical == present => CRITICAL,
-        (_, _, Some(min)) if present - unwatched.min(present) < min => UNKNOWN,
+        (_, _, Some(min)) if heard < min => UNKNOWN,
         (_, _, Some(min)) => u8::from(number("well") < min),
         (_, "down", _) => CRITICAL,
-        // After `presence forget`, until the service is evaluated as expected: nobody is there to be well.
-        (_, "up", _) if present == 0 => UNKNOWN,
-        (_, "up", _) if present == unwatched => UNKNOWN,
+        // Also after `presence forget`, until the service is evaluated as expected: nobody is there to be well.
+        (_, "up", _) if heard == 0 => UNKNOWN,
         (_, "up", _) => u8::from(is_odd),
         (_, "degraded", _) => WARNING,
         _ => UNKNOWN,
@@ -667,6 +667,10 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
     let unwatched = match unwatched {
         0 => String::new(),
         n => format!(", {n} heard only by an observer that is lost"),
+    };
+    let unconfirmed = match unconfirmed {
+        0 => String::new(),
+        n => format!(", {n} not confirmed yet"),
     };
     let maintained = match number("maintenance") {
         0 => String::new(),
@@ -695,7 +699,10 @@ async fn check(daemon: &DaemonClient, service: &str, min: Option<u64>) -> Result
         return Ok((code, format!("PRESENCE {word} - {head}{mass} {numbers}\n")));
     }
     let failing = failing + &low_text(&said) + &job_text(service, jobs);
-    Ok((code, format!("PRESENCE {word} - {head}, {late} late{unwatched}{failing}{maintained}{mass} {numbers}\n")))
+    Ok((
+        code,
+        format!("PRESENCE {word} - {head}, {late} late{unwatched}{unconfirmed}{failing}{maintained}{mass} {numbers}\n"),
+    ))
 }
 
 /// Which watched metrics have too few lines, and how many they should have.

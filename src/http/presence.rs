@@ -159,7 +159,7 @@ impl FromGiven for Wanted {
 
 /// Whether a service is there, for load balancers and scripts
 ///
-/// It is up, or has the requested number of instances.
+/// It is up, or has the requested number of instances; who was heard only by an observer that is lost does not count.
 #[utoipa::path(
     get,
     path = "/api/v1/presence/{service}/check",
@@ -180,9 +180,11 @@ pub(super) async fn check(
     // On the presence thread, so that only what is answered leaves it.
     let found = ask(&state, move |presence| {
         let service = presence.service(&name).ok_or_else(|| presence.like(&name))?;
-        let is_there = wanted.min.map_or(service.state == ServiceState::Up, |min| service.present >= min);
         // Of many jobs a view has some.
         let jobs = presence.jobs_of(&service.service);
+        let heard = service.present.saturating_sub(unwatched(&service));
+        let is_up = || service.state == ServiceState::Up && (heard > 0 || service.present == 0 && jobs.jobs > 0);
+        let is_there = wanted.min.map_or_else(is_up, |min| heard >= min);
         let enough = is_there && jobs.critical + jobs.warning == 0;
         Ok((service.state, (is_there, enough), checked(&service, &jobs, presence.is_mass_silence())))
     });
@@ -198,9 +200,10 @@ pub(super) async fn check(
     let mut checked = checked;
     if !enough {
         checked["reason"] = match wanted.min {
-            Some(min) if !is_there => format!("{} present, {min} wanted", checked["present"]),
             _ if is_there => "a job is not well".into(),
-            _ => format!("it is {is}"),
+            Some(min) => format!("{} present{}, {min} wanted", checked["present"], unwatched_text(&checked)),
+            None if is == ServiceState::Up => format!("{} present{}", checked["present"], unwatched_text(&checked)),
+            None => format!("it is {is}"),
         }
         .into();
     }
@@ -211,13 +214,26 @@ pub(super) async fn check(
     Ok(response)
 }
 
+/// How many of a service count as present because an observer that is lost has heard them.
+fn unwatched(service: &ServiceView) -> usize {
+    service.instances.iter().filter(|instance| instance.is_unwatched()).count()
+}
+
+fn unwatched_text(checked: &Value) -> String {
+    match &checked["unwatched"] {
+        none if *none == 0 => String::new(),
+        some => format!(" ({some} heard only by an observer that is lost)"),
+    }
+}
+
 fn checked(service: &ServiceView, jobs: &JobSummary, is_mass: bool) -> Value {
     let late = service.instances.iter().filter(|instance| instance.state == InstanceState::Late).count();
     let failing: Vec<&InstanceView> = service.failing().collect();
     let well =
         service.instances.iter().filter(|instance| instance.is_present() && instance.state != InstanceState::Late);
     let well = well.filter(|instance| !instance.is_failing() && !instance.is_unwatched()).count();
-    let unwatched = service.instances.iter().filter(|instance| instance.is_unwatched()).count();
+    let is_unconfirmed = |one: &&InstanceView| one.state == InstanceState::Unknown && !one.is_unwatched();
+    let unconfirmed = service.instances.iter().filter(is_unconfirmed).count();
     let maintained = service.instances.iter().filter(|instance| instance.flags.contains(&Flag::Maintenance)).count();
     let named = failing.iter().take(NAMED);
     let named: Vec<Value> = named.map(|i| json!({"instance": i.instance, "message": i.message})).collect();
@@ -230,7 +246,7 @@ fn checked(service: &ServiceView, jobs: &JobSummary, is_mass: bool) -> Value {
     json!({
         "service": service.service, "state": service.state, "present": service.present, "down": service.down,
         "late": late, "critical": failing.len(), "failing": named, "well": well, "flapping": flapping, "maintenance": maintained,
-        "mass_silence": is_mass, "unwatched": unwatched, "low": low.len(), "named_low": &low[..low.len().min(NAMED)], "min": service.min, "instances": service.instances.len(), "jobs": jobs,
+        "mass_silence": is_mass, "unwatched": unwatched(service), "unconfirmed": unconfirmed, "low": low.len(), "named_low": &low[..low.len().min(NAMED)], "min": service.min, "instances": service.instances.len(), "jobs": jobs,
     })
 }
 

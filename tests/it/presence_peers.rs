@@ -153,6 +153,14 @@ fn one_of_two_notifies_and_the_other_takes_over_when_it_is_killed() {
         let (code, line) = check(who);
         assert!(code == Some(3) && line.contains(said), "{code:?}: {line}");
     }
+    for (asked, said) in [
+        ("", "1 present (1 heard only by an observer that is lost)"),
+        ("?min=1", "1 present (1 heard only by an observer that is lost), 1 wanted"),
+    ] {
+        let (status, body) = b.get(&format!("/api/v1/presence/alone/check{asked}"));
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((status, &body["reason"], &body["unwatched"]), (503, &said.into(), &1.into()), "{body}");
+    }
     // It comes back, and speaks; x comes back as well.
     let a = start(&door_a, dir_a.path(), &config_a);
     silent[0].store(false, Ordering::Relaxed);

@@ -213,6 +213,16 @@ fn a_restart_says_who_was_restored_and_that_nobody_is_confirmed() {
     let url = format!("http://{}", daemon.http.expect("a page"));
     let list = text(&support::systole(&["presence", "list", "--url", &url], b"").stdout);
     assert!(list.contains("2 not confirmed yet"), "{list}");
+    // Whether they live is not known; a balancer goes on with them.
+    let check = || {
+        let output = support::systole(&["presence", "check", "pay", "--url", &url], b"");
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, line) = check();
+    assert!(code == Some(3) && line.contains("2 of 2 present, 0 late, 2 not confirmed yet"), "{code:?}: {line}");
+    assert_eq!(daemon.get("/api/v1/presence/pay/check").0, 200);
+    daemon.send_udp(&[b"heartbeat:600|g|#service:pay,instance:a"]);
+    until("one is confirmed", || check().0 == Some(0));
     let log = daemon.stop().join("\n");
     let told = format!("presence  2 instances of 1 service restored from {}", file.display());
     assert!(log.contains(&told), "{log}");
