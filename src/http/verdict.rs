@@ -662,9 +662,21 @@ fn services(seen: &Summary) -> Vec<Finding> {
         out.push(
             Finding::new(Grade::Error, About::Presence, "Mass silence".into(), detail).pill("mass silence".into()),
         );
-        return out;
     }
     let up = format!("{} of {} services are up.", seen.up, seen.services);
+    out.extend(of_states(seen, &up));
+    out.extend(jobs(&seen.jobs));
+    out.extend(seen.observers.as_ref().and_then(observers));
+    out.extend(failing(seen, up));
+    out
+}
+
+/// Services that are down or degraded. A mass silence stands for all of them.
+fn of_states(seen: &Summary, up: &str) -> Vec<Finding> {
+    let mut out = Vec::new();
+    if seen.is_mass_silence {
+        return out;
+    }
     for (state, all) in [(ServiceState::Down, seen.down), (ServiceState::Degraded, seen.degraded)] {
         let named: Vec<_> = seen.bad.iter().filter(|bad| bad.state == state).collect();
         let grade = if state == ServiceState::Down { Grade::Error } else { Grade::Warning };
@@ -674,31 +686,32 @@ fn services(seen: &Summary) -> Vec<Finding> {
             let present = how_many(bad.present, bad.total, bad.min);
             let sentence = format!("{} is {state}: {present}", bad.service);
             let pill = format!("{} {state}, {present}", bad.service);
-            out.push(Finding::new(grade, About::Presence, sentence, up.clone()).pill(pill));
+            out.push(Finding::new(grade, About::Presence, sentence, up.into()).pill(pill));
         } else if all > 0 {
             let names: Vec<&str> = named.iter().map(|bad| &*bad.service).collect();
             let more = if all > names.len() { ", …" } else { "" };
             let sentence = format!("{all} services {state}: {}{more}", names.join(", "));
-            out.push(
-                Finding::new(grade, About::Presence, sentence, up.clone()).pill(format!("{all} services {state}")),
-            );
+            out.push(Finding::new(grade, About::Presence, sentence, up.into()).pill(format!("{all} services {state}")));
         }
     }
-    out.extend(jobs(&seen.jobs));
-    out.extend(seen.observers.as_ref().and_then(observers));
-    if seen.failing > 0 {
-        let named = seen.named_failing.iter().map(|failing| {
-            let message = failing.message.as_deref().map_or_else(String::new, |message| format!(", {message}"));
-            format!("{}/{}{message}", failing.service, failing.instance)
-        });
-        let (named, says) = (named.collect::<Vec<_>>(), if seen.failing == 1 { "says" } else { "say" });
-        let more = if seen.failing > named.len() { "; …" } else { "" };
-        let sentence = format!("{} of {} {says} critical: {}{more}", seen.failing, seen.present, named.join("; "));
-        let grade = if seen.is_whole_service_failing { Grade::Error } else { Grade::Warning };
-        let pill = format!("{} {says} critical", count(seen.failing, "instance"));
-        out.push(Finding::new(grade, About::Presence, sentence, up).pill(pill));
-    }
     out
+}
+
+/// Instances that say themselves that they fail, unless there is a mass silence.
+fn failing(seen: &Summary, up: String) -> Option<Finding> {
+    if seen.failing == 0 || seen.is_mass_silence {
+        return None;
+    }
+    let named = seen.named_failing.iter().map(|failing| {
+        let message = failing.message.as_deref().map_or_else(String::new, |message| format!(", {message}"));
+        format!("{}/{}{message}", failing.service, failing.instance)
+    });
+    let (named, says) = (named.collect::<Vec<_>>(), if seen.failing == 1 { "says" } else { "say" });
+    let more = if seen.failing > named.len() { "; …" } else { "" };
+    let sentence = format!("{} of {} {says} critical: {}{more}", seen.failing, seen.present, named.join("; "));
+    let grade = if seen.is_whole_service_failing { Grade::Error } else { Grade::Warning };
+    let pill = format!("{} {says} critical", count(seen.failing, "instance"));
+    Some(Finding::new(grade, About::Presence, sentence, up).pill(pill))
 }
 
 /// What is wrong with other observers, and whom nobody hears for that.
@@ -881,6 +894,36 @@ mod tests {
         let sentence = "The job backup is not well: failed";
         assert_eq!(of(0), (Grade::Error, sentence.into()));
         assert_eq!(of(1), (Grade::Warning, format!("{sentence}, in maintenance")));
+    }
+
+    #[test]
+    fn a_mass_silence_hides_neither_jobs_nor_lost_observers() {
+        use crate::presence::{BadJob, BadService, JobState, JobSummary};
+        let bad = BadJob {
+            service: "backup".into(),
+            instance: "-".into(),
+            state: JobState::Failed,
+            host: None,
+            exit: Some(3),
+            duration_s: None,
+            last_success: None,
+            due: None,
+        };
+        let jobs = JobSummary { jobs: 1, critical: 1, bad: vec![bad], ..JobSummary::default() };
+        let peer = PeerView { gone: true, ..PeerView::default() };
+        let down = BadService { service: "a".into(), state: ServiceState::Down, present: 0, total: 2, min: None };
+        let seen = Summary {
+            is_mass_silence: true,
+            down: 1,
+            bad: vec![down],
+            failing: 1,
+            jobs,
+            observers: Some(ObserversView { peers: vec![peer], ..ObserversView::default() }),
+            ..Summary::default()
+        };
+        let found: Vec<String> = services(&seen).into_iter().map(|finding| finding.sentence).collect();
+        assert_eq!(found, ["Mass silence", "The job backup is not well: failed", "The observer  does not answer"]);
+        assert_eq!(of_presence(&seen).1, "Mass silence");
     }
 
     #[test]

@@ -129,7 +129,7 @@ pub struct Spoken {
 }
 
 /// A peer as it is shown.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PeerView {
     /// Where it is, without what is secret.
     pub url: String,
@@ -156,7 +156,7 @@ pub struct PeerView {
 }
 
 /// All observers as they are shown.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ObserversView {
     /// Name of this node.
     pub node: CompactString,
