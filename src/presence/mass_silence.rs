@@ -10,6 +10,13 @@ use super::roster::{InstanceId, Roster};
 use super::service::ESTABLISHED_BEATS;
 use super::time::EngineTime;
 
+/// The share of its members that ends a mass silence when they are back. Those that are not would else never be notified
+/// where only more than that begins one.
+const END_FRACTION: f64 = 0.5;
+
+/// No silence is of more than this share of all.
+const NEVER_FRACTION: f64 = 1.0;
+
 /// A mass silence that lasts.
 #[derive(Clone, Debug)]
 struct Current {
@@ -94,14 +101,18 @@ impl MassSilence {
         });
     }
 
-    /// Whether so many of its members with a vote are heard again that it is over. Without any it is, too.
+    /// Whether half of its members with a vote are heard again, or fewer where fewer begin one: then it is over. Without any
+    /// it is, too, and where there is to be none any more.
     pub(super) fn is_over(&self, roster: &Roster, policy: &Policy, now: EngineTime) -> bool {
         let Some(current) = &self.0 else { return false };
+        if policy.mass_fraction >= NEVER_FRACTION {
+            return true;
+        }
         let voters =
             || current.members.iter().map(|&id| roster.instance(id)).filter(|i| has_vote(i, roster, policy, now));
         let back = voters().filter(|instance| instance.detector().heard_after(current.start)).count();
         let all = voters().count();
-        all == 0 || back as f64 >= policy.mass_fraction * all as f64
+        all == 0 || back > 0 && back as f64 >= policy.mass_fraction.min(END_FRACTION) * all as f64
     }
 
     /// Its hold expires, if it is time; `true` if it just did.
@@ -241,12 +252,16 @@ mod tests {
             mass.join(id, roster.instance_mut(id));
         }
         assert!(mass.holds() && !mass.is_over(&roster, &policy, at(11.0)));
+        // There is to be none any more.
+        assert!(mass.is_over(&roster, &Policy { mass_fraction: 1.0, ..Policy::default() }, at(11.0)));
         roster.instance_mut(ids[0]).detector_mut().note_alive(at(12.0));
         assert!(!mass.is_over(&roster, &policy, at(12.0)));
         assert!(!mass.expire(at(309.0), &policy) && mass.expire(at(310.0), &policy));
         assert!(mass.is_expired() && !mass.holds() && !mass.expire(at(400.0), &policy));
         roster.instance_mut(ids[1]).detector_mut().note_alive(at(401.0));
-        assert!(mass.is_over(&roster, &policy, at(401.0)));
+        for mass_fraction in [0.5, 0.9] {
+            assert!(mass.is_over(&roster, &Policy { mass_fraction, ..Policy::default() }, at(401.0)));
+        }
         assert_eq!(mass.end().len(), 4);
         assert!(!mass.is_on());
     }

@@ -960,7 +960,7 @@ class Engine:
                     self.services[i.service].instances.get(i.name) is i and i.state != "left"]
             m["members"] = live
             back = sum(1 for i in live if i.heard is not None and i.heard > m["start"])
-            if not live or back >= c["mass_fraction"] * len(live):
+            if not live or c["mass_fraction"] >= 1 or back and back >= min(c["mass_fraction"], 0.5) * len(live):
                 self.emit(kind="mass_silence", to="end", reason="recovered", notify=True)
                 self.mass = None
                 for i in live:
