@@ -8,7 +8,7 @@ use compact_str::CompactString;
 
 use serde::{Deserialize, Serialize};
 
-use super::describe::describe;
+use super::describe::{describe, over_text};
 use super::text_bytes;
 use crate::memory::footprint;
 use crate::named::named_enum;
@@ -21,6 +21,12 @@ use super::time::UnixTime;
 
 /// A warning about something that has no end stays out for so long, in seconds.
 const PASSING: f64 = 300.0;
+
+/// Whether a warning comes again for as long as what it is about lasts. It is one alarm then, which ends when none came for
+/// so long.
+fn is_repeated(code: WarningCode) -> bool {
+    matches!(code, WarningCode::IngestDrops | WarningCode::QueueDrops)
+}
 
 named_enum! {
     /// What an alarm is called, as Alertmanager has it, in the order of the names: alarms are listed in it.
@@ -296,6 +302,8 @@ pub struct AlertBook {
     open: BTreeMap<AlertKey, Alarm>,
     /// Events of alarms that wait.
     waiting: BTreeMap<AlertKey, (u64, Event)>,
+    /// When alarms are over whose warnings are repeated, unless another one comes.
+    over_at: BTreeMap<AlertKey, UnixTime>,
 }
 
 impl AlertBook {
@@ -367,8 +375,15 @@ impl AlertBook {
             Change::MassSilence(MassSilencePhase::End) => self.end(&key(AlertName::MassSilence), numbered),
             Change::Warning(code) => {
                 let name = AlertName::of_warning(code);
+                let is_repeated = is_repeated(code);
                 let code = (name != AlertName::ServiceGone).then_some(code);
-                vec![self.fire(AlertKey { code, ..key(name) }, event, numbered, Some(event.at + PASSING))]
+                let key = AlertKey { code, ..key(name) };
+                if !is_repeated {
+                    return vec![self.fire(key, event, numbered, Some(event.at + PASSING))];
+                }
+                let is_open = self.open.get(&key).is_some_and(|alarm| alarm.until.is_none());
+                self.over_at.insert(key.clone(), event.at + PASSING);
+                if is_open { Vec::new() } else { vec![self.fire(key, event, numbered, None)] }
             }
             Change::Job { .. }
             | Change::MassSilence(MassSilencePhase::HoldExpired)
@@ -398,7 +413,27 @@ impl AlertBook {
         }
         // What ends by itself was notified with its end.
         self.open.retain(|_, alarm| alarm.until.is_none_or(|until| now < until));
+        out.extend(self.end_repeated(now));
         out
+    }
+
+    /// Ends alarms whose warnings are repeated, and were not for long enough. One of before a restart of ours has that time from
+    /// then on.
+    fn end_repeated(&mut self, now: UnixTime) -> Vec<Notification> {
+        let is_meant = |alarm: &&Alarm| alarm.until.is_none() && alarm.key.code.is_some_and(is_repeated);
+        let mut over = Vec::new();
+        for alarm in self.open.values().filter(is_meant) {
+            if now >= *self.over_at.entry(alarm.key.clone()).or_insert(now + PASSING) {
+                over.push(alarm.key.clone());
+            }
+        }
+        let end = |key: AlertKey| {
+            self.over_at.remove(&key);
+            let alarm = self.open.remove(&key)?;
+            let alarm = Alarm { text: over_text(&key), ..alarm };
+            Some(Notification { alarm, resolved: true, event: None, detail: String::new(), version: 0, ending: None })
+        };
+        over.into_iter().filter_map(end).collect()
     }
 
     fn put(&mut self, key: AlertKey, event: &Event, state: AlertState, until: Option<UnixTime>) -> Alarm {
@@ -600,11 +635,36 @@ mod tests {
     #[test]
     fn a_warning_without_an_end_is_over_by_itself() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
-        let drops = Event::new(at(0.0), Change::Warning(WarningCode::IngestDrops), true);
-        assert_eq!(alerts.take(1, &drops)[0].alarm.until, Some(at(300.0)));
-        assert_eq!(alerts.take(2, &Event { at: at(60.0), ..drops })[0].alarm.until, Some(at(360.0)));
+        let limit = Event::new(at(0.0), Change::Warning(WarningCode::Limit), true);
+        assert_eq!(alerts.take(1, &limit)[0].alarm.until, Some(at(300.0)));
+        assert_eq!(alerts.take(2, &Event { at: at(60.0), ..limit })[0].alarm.until, Some(at(360.0)));
         assert!(alerts.tick(at(360.0)).is_empty());
         assert_eq!(alerts.open().count(), 0);
+    }
+
+    #[test]
+    fn drops_that_go_on_are_one_alarm_which_ends_some_minutes_after_the_last() {
+        let mut alerts = AlertBook::new(10.0, Vec::new());
+        let drops = |secs: f64| Event::new(at(secs), Change::Warning(WarningCode::IngestDrops), true);
+        let key = "PresenceIngest/ingest_drops".to_string();
+        let began = alerts.take(1, &drops(0.0));
+        assert_eq!((notified(&began), began[0].alarm.until), (vec![(key.clone(), false)], None));
+        for n in 1..60 {
+            let now = f64::from(n) * 240.0;
+            assert!(alerts.tick(at(now)).is_empty() && alerts.take(2, &drops(now)).is_empty(), "{now}");
+        }
+        let last = 59.0 * 240.0;
+        assert!(alerts.tick(at(last + 299.0)).is_empty());
+        // Over a restart of ours, too.
+        let open: Vec<Alarm> = alerts.open().cloned().collect();
+        let mut restarted = AlertBook::new(10.0, open);
+        assert!(restarted.tick(at(last + 400.0)).is_empty() && restarted.take(3, &drops(last + 410.0)).is_empty());
+        assert!(restarted.tick(at(last + 709.0)).is_empty());
+        for (alerts, end) in [(&mut alerts, last + 300.0), (&mut restarted, last + 710.0)] {
+            let ended = alerts.tick(at(end));
+            assert_eq!((notified(&ended), ended[0].alarm.since), (vec![(key.clone(), true)], at(0.0)));
+            assert_eq!((alerts.open().count(), alerts.over_at.len()), (0, 0));
+        }
     }
 
     #[test]

@@ -3,8 +3,11 @@
 
 use super::time::EngineTime;
 
-/// Least pause between two warnings of dropped datagrams, in seconds.
-const WARN_EVERY: f64 = 60.0;
+/// Drops that come after this long without any, in seconds, are a new time of them, which is warned of.
+const NEW_AFTER: f64 = 60.0;
+
+/// While they go on there is a warning so often, in seconds: less than an alarm of them lasts without one.
+const WARN_EVERY: f64 = 240.0;
 
 /// Losses of two kinds that come closer, in seconds, are of the same second.
 const SAME_SECOND: f64 = 0.9;
@@ -33,11 +36,32 @@ pub(super) struct LossySecond {
     pub(super) is_left_out: bool,
 }
 
+/// When something was dropped last, and when that was warned of.
+#[derive(Clone, Copy, Debug)]
+struct Drops {
+    at: EngineTime,
+    warned_at: EngineTime,
+}
+
+impl Drops {
+    const NONE: Drops = Drops { at: EngineTime::LONG_AGO, warned_at: EngineTime::LONG_AGO };
+
+    /// There are some now; whether that is to be warned of.
+    fn note(&mut self, now: EngineTime) -> bool {
+        let warns = now - self.at > NEW_AFTER || now - self.warned_at >= WARN_EVERY;
+        self.at = now;
+        if warns {
+            self.warned_at = now;
+        }
+        warns
+    }
+}
+
 /// What was lost of late, and how long we were blind.
 #[derive(Clone, Debug)]
 pub(super) struct Blindness {
-    drops_at: EngineTime,
-    queue_drops_at: EngineTime,
+    drops: Drops,
+    queue_drops: Drops,
     seconds: BlindSeconds,
     reported: BlindSeconds,
 }
@@ -45,8 +69,8 @@ pub(super) struct Blindness {
 impl Default for Blindness {
     fn default() -> Blindness {
         Blindness {
-            drops_at: EngineTime::LONG_AGO,
-            queue_drops_at: EngineTime::LONG_AGO,
+            drops: Drops::NONE,
+            queue_drops: Drops::NONE,
             seconds: BlindSeconds::default(),
             reported: BlindSeconds::default(),
         }
@@ -62,18 +86,16 @@ pub(super) fn is_too_much(lost: u64, seen: u64, ratio: f64) -> bool {
 impl Blindness {
     /// A second in which the kernel dropped too much.
     pub(super) fn note_kernel_drops(&mut self, now: EngineTime) -> LossySecond {
-        let warns = now - self.drops_at > WARN_EVERY;
-        self.drops_at = now;
-        let is_left_out = now - self.queue_drops_at >= SAME_SECOND;
+        let warns = self.drops.note(now);
+        let is_left_out = now - self.queue_drops.at >= SAME_SECOND;
         self.seconds.drops += f64::from(u8::from(is_left_out));
         LossySecond { warns, is_left_out }
     }
 
     /// A second in which our own queue dropped too much.
     pub(super) fn note_queue_drops(&mut self, now: EngineTime) -> LossySecond {
-        let warns = now - self.queue_drops_at > WARN_EVERY;
-        self.queue_drops_at = now;
-        let is_left_out = now - self.drops_at >= SAME_SECOND;
+        let warns = self.queue_drops.note(now);
+        let is_left_out = now - self.drops.at >= SAME_SECOND;
         self.seconds.queue += f64::from(u8::from(is_left_out));
         LossySecond { warns, is_left_out }
     }
@@ -102,12 +124,12 @@ impl Blindness {
 
     /// When the kernel last dropped too much.
     pub(super) fn drops_at(&self) -> EngineTime {
-        self.drops_at
+        self.drops.at
     }
 
     /// When our own queue last dropped too much.
     pub(super) fn queue_drops_at(&self) -> EngineTime {
-        self.queue_drops_at
+        self.queue_drops.at
     }
 }
 
@@ -126,6 +148,13 @@ mod tests {
         let seconds = BlindSeconds { drops: 3.0, ..BlindSeconds::default() };
         assert_eq!(blindness.take_report(), (seconds, BlindSeconds::default()));
         assert_eq!(blindness.take_report(), (seconds, seconds));
+    }
+
+    #[test]
+    fn drops_that_go_on_are_warned_of_again_and_again() {
+        let mut blindness = Blindness::default();
+        let warned = (0..=600).filter(|n| blindness.note_kernel_drops(EngineTime::from_secs(f64::from(*n))).warns);
+        assert_eq!(warned.collect::<Vec<_>>(), [0, 240, 480]);
     }
 
     #[test]

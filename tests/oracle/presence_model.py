@@ -250,7 +250,7 @@ class Engine:
         self.services = {}
         self.events = []
         self.mass = None                  # dict(start, members, expired)
-        self.drops_at = -1e9
+        self.drops_at = self.drops_warned_at = -1e9
         self.limit_warned = False
         self.habits = {}
         self.jobs = {}
@@ -698,7 +698,8 @@ class Engine:
         """One-second report: `dropped` packets lost in our socket, `received` delivered."""
         if dropped <= 0 or dropped / (dropped + received) < self.cfg["drop_ratio"]:
             return
-        if self.now - self.drops_at > 60:
+        if self.now - self.drops_at > 60 or self.now - self.drops_warned_at >= 240:
+            self.drops_warned_at = self.now
             self.emit(kind="warning", code="ingest_drops", notify=True)
         self.drops_at = self.now
         self.note_blind(self.now - 1, self.now)
