@@ -233,6 +233,8 @@ class Job:
         self.max_runtime = None
         self.heard = 0.0
         self.due, self.due_grace = None, 0.0
+        self.unheard_at = -1e9
+        self.passed = False               # the wall clock was set forward over what is due
         self.runs = {}                    # run -> [start, overrun told, when it was excused as end_unheard]
         self.ended = {}                   # (run, ended well) -> end, for copies
         self.starts = False               # does it say when it starts?
@@ -728,7 +730,18 @@ class Engine:
                     i.floor = max(i.floor, self.cap(i, self.now + (late or T)))
 
     def clock_step(self, step):
+        before = self.wall()
         self.wall_step += step
+        for j in self.jobs.values():
+            if not j.schedule or j.due is None or abs(step) < 60:
+                continue
+            if step < 0:
+                self.plan(j, self.wall())
+            elif before < j.due <= self.wall():
+                if j.unheard and self.now - j.unheard_at < 60:
+                    self.plan(j, self.wall())          # steps that follow each other are one
+                else:
+                    j.passed = True                    # J5: nobody can have heard that time
         if abs(step) >= 2:
             self.emit(kind="warning", code="clock_step", notify=False)
 
@@ -1226,6 +1239,7 @@ class Engine:
             period = j.schedule.next(wall + 60)[0] - wall
             due, twice = j.schedule.next(wall + min(60.0, period / 4))
             j.due, j.due_grace = due, self.grace(j, j.schedule.next(due + 60)[0] - due) + (HOUR if twice else 0)
+            j.passed = False
         elif self.every(j):
             j.due, j.due_grace = self.now + self.every(j), self.grace(j, self.every(j))
 
@@ -1267,8 +1281,9 @@ class Engine:
                     v = next(iter(j.runs.values()))    # J4: one may go on over the next time, as somebody said
                     if not v[1]:
                         self.overran(j, v, "still_running")
-                elif not j.unheard and self.was_blind(a - 60, a + j.due_grace):
-                    j.unheard = True                   # J5: it may have come and gone while we could not hear, once
+                elif not j.unheard and (j.passed or self.was_blind(a - 60, a + j.due_grace)):
+                    j.unheard, j.unheard_at = True, self.now
+                    # J5: it may have come and gone while we could not hear, once
                     for v in j.runs.values():
                         v[2] = self.now                # and so may the end of the one before
                     self.job_event(j, "unheard", "blind")
@@ -1281,7 +1296,7 @@ class Engine:
     def next_due(self, j, clock):
         if j.schedule:
             due = j.due
-            self.plan(j, max(due, clock - j.due_grace))
+            self.plan(j, clock if j.passed else max(due, clock - j.due_grace))
         else:
             while j.due + j.due_grace <= clock:
                 j.due += self.every(j)
@@ -1291,7 +1306,7 @@ class Engine:
         run when it is looked at again. It is looked at again when the next one is due; or, if none ever is, one max_runtime
         later: nothing else would tell that it hangs."""
         if v[2] is None and not j.unheard and self.was_blind(v[0], self.now):
-            j.unheard, v[2] = True, self.now
+            j.unheard, j.unheard_at, v[2] = True, self.now, self.now
             if reason == "max_runtime" and j.due is not None:
                 j.runs = {r: x for r, x in j.runs.items() if x is not v}
             self.job_event(j, "unheard", "end_unheard")

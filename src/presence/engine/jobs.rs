@@ -767,6 +767,30 @@ mod tests {
     }
 
     #[test]
+    fn a_suspension_over_the_time_of_a_job_hides_one_run_in_a_row() {
+        // At the engine's 0 it is midnight; from a minute before two on it stands still for so long, each night.
+        let epoch = |suspended: f64| Epoch::new(UnixTime::from_secs(86_400.0 + suspended), at(0.0));
+        let mut engine = with_jobs(vec![rule("b", Some("0 2 * * *"), None)]);
+        let state = |engine: &Engine| engine.view_by_jobs("b", Epoch::UNIX).expect("configured").jobs[0].state;
+        for (night, expected) in [vec![], vec![("b".to_string(), "missed")], vec![]].into_iter().enumerate() {
+            let two = 7200.0 + night as f64 * (86_400.0 - 660.0);
+            engine.tick(at(two - 60.0));
+            engine.set_epoch(epoch((night as f64 + 1.0) * 660.0));
+            engine.tick(at(two - 59.0));
+            assert_eq!(notified(&mut engine), expected, "{night}");
+            assert_eq!(state(&engine), if night == 0 { JobState::Unheard } else { JobState::Missed });
+        }
+        // Awake again before its grace is over, it may still come.
+        let mut engine = with_jobs(vec![rule("b", Some("0 2 * * *"), None)]);
+        engine.tick(at(7140.0));
+        engine.set_epoch(epoch(64.0));
+        engine.tick(at(7141.0));
+        assert_eq!(state(&engine), JobState::Waiting);
+        engine.tick(at(7147.0));
+        assert_eq!((notified(&mut engine), state(&engine)), (Vec::new(), JobState::Unheard));
+    }
+
+    #[test]
     fn a_configured_job_that_said_goodbye_is_awaited_again_when_it_is_heard() {
         let mut engine = with_jobs(vec![rule("b", None, Some(60.0))]);
         let goodbye = |instance: &str| Heartbeat { goodbye: true, job: None, ..line("b", instance, None, "") };

@@ -98,9 +98,16 @@ struct Due {
     at: DueAt,
     /// Seconds that it may be late.
     grace: f64,
+    /// The wall clock was set forward over it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_passed_over: bool,
 }
 
 impl Due {
+    fn new(at: DueAt, grace: f64) -> Due {
+        Due { at, grace, is_passed_over: false }
+    }
+
     /// On the engine's clock, without its grace.
     fn engine(&self, epoch: Epoch) -> EngineTime {
         match self.at {
@@ -698,12 +705,12 @@ impl Job {
                 let period = schedule.next(next.at + EARLY_SECS).map_or(HOUR, |after| after.at - next.at);
                 Some((next, period))
             });
-            self.due = next.map(|(next, period)| Due {
-                at: DueAt::Wall(next.at),
-                grace: self.grace(period) + if next.is_twice { HOUR } else { 0.0 },
+            self.due = next.map(|(next, period)| {
+                let twice = if next.is_twice { HOUR } else { 0.0 };
+                Due::new(DueAt::Wall(next.at), self.grace(period) + twice)
             });
         } else if let Some(every) = self.every() {
-            self.due = Some(Due { at: DueAt::Engine(now + every), grace: self.grace(every) });
+            self.due = Some(Due::new(DueAt::Engine(now + every), self.grace(every)));
         }
     }
 
@@ -730,13 +737,18 @@ impl Job {
         })
     }
 
-    /// The wall clock was set, by so many seconds. A time that it passed over, or that it lies before again, is found anew.
+    /// The wall clock was set, by so many seconds. A time that it passed over, as where we were suspended, is one at which we
+    /// could not hear. A time that it lies before again is found anew.
     pub(in crate::presence) fn clock_stepped(&mut self, step: f64, by: Surroundings<'_>) {
-        let Some(Due { at: DueAt::Wall(due), .. }) = self.due else { return };
+        let Some(Due { at: DueAt::Wall(at), .. }) = self.due else { return };
         let wall = by.wall();
-        let is_passed_over = step > 0.0 && due <= wall && due > wall - step;
-        if step.abs() >= CLOCK_STEP && (step < 0.0 || is_passed_over) {
+        let is_passed_over = step >= CLOCK_STEP && at <= wall && at > wall - step;
+        // Steps that follow each other are one.
+        let is_set_again = is_passed_over && self.unheard && by.now - self.unheard_at < CLOCK_STEP;
+        if step <= -CLOCK_STEP || is_set_again {
             self.await_next(wall, by.now);
+        } else if let Some(due) = &mut self.due {
+            due.is_passed_over |= is_passed_over;
         }
     }
 
@@ -788,7 +800,8 @@ impl Job {
     /// No run came when one was due. One that hangs, or died with its host, stands for no other.
     fn miss(&mut self, due: Due, by: Surroundings<'_>, out: &mut Vec<Event<EngineTime>>) {
         let at = due.engine(by.epoch);
-        let may_have_come = self.is_excused((at - EARLY_SECS, at + due.grace), by);
+        let is_hidden = due.is_passed_over && !self.unheard;
+        let may_have_come = is_hidden || self.is_excused((at - EARLY_SECS, at + due.grace), by);
         let (result, change) = if may_have_come {
             (RunResult::Unheard, (JobState::Unheard, JobReason::Blind))
         } else {
@@ -821,6 +834,8 @@ impl Job {
     /// Awaits the run after one that was due.
     fn skip_due(&mut self, due: Due, by: Surroundings<'_>) {
         match due.at {
+            // The clock has shown none of the times before now.
+            DueAt::Wall(_) if due.is_passed_over => self.await_next(by.wall(), by.now),
             DueAt::Wall(at) => self.await_next(at.max(by.wall() - due.grace), by.now),
             DueAt::Engine(at) => {
                 let Some(every) = self.every().filter(|every| *every > 0.0) else { return };
