@@ -35,7 +35,12 @@ pub(super) struct Schedule {
     queue: BinaryHeap<Reverse<Entry>>,
     /// When each place is looked at; never, if it is not scheduled.
     due: Vec<EngineTime>,
+    /// How many places are scheduled.
+    scheduled: usize,
 }
+
+/// Superseded entries beyond those that count and this many are thrown away when there are more than of these.
+const MOST_SUPERSEDED: usize = 64;
 
 impl Schedule {
     /// Bytes that it takes.
@@ -50,14 +55,24 @@ impl Schedule {
         }
         let due = &mut self.due[place as usize];
         if at < *due {
+            self.scheduled += usize::from(*due == EngineTime::NEVER);
             *due = at;
             self.queue.push(Reverse(Entry { at, place }));
+            if self.queue.len() > 2 * self.scheduled + MOST_SUPERSEDED {
+                self.forget_superseded();
+            }
         }
+    }
+
+    fn forget_superseded(&mut self) {
+        let all = (0_u32..).zip(&self.due).filter(|(_, at)| **at < EngineTime::NEVER);
+        self.queue = all.map(|(place, &at)| Reverse(Entry { at, place })).collect();
     }
 
     /// Looks at a place no more: whoever had it has gone.
     pub(super) fn remove(&mut self, place: u32) {
         if let Some(due) = self.due.get_mut(place as usize) {
+            self.scheduled -= usize::from(*due < EngineTime::NEVER);
             *due = EngineTime::NEVER;
         }
     }
@@ -78,6 +93,7 @@ impl Schedule {
             let due = &mut self.due[entry.place as usize];
             if *due == entry.at {
                 *due = EngineTime::NEVER;
+                self.scheduled -= 1;
                 places.push(entry.place);
             }
         }
@@ -104,6 +120,23 @@ mod tests {
         assert!(schedule.take_due(at(4.9)).is_empty());
         assert_eq!(schedule.take_due(at(6.0)), [3, 1]);
         assert!(schedule.take_due(at(20.0)).is_empty(), "what was superseded is skipped");
+    }
+
+    #[test]
+    fn what_is_superseded_does_not_pile_up() {
+        let mut schedule = Schedule::default();
+        // One that goes down and comes back again and again: to be forgotten after a day, and late after some seconds.
+        for n in 0..10_000 {
+            let now = f64::from(n) * 60.0;
+            schedule.put(0, at(now + 86_400.0));
+            schedule.put(0, at(now + 15.0));
+            schedule.put(1, at(1e9));
+            assert_eq!(schedule.take_due(at(now + 15.0)), [0]);
+            assert!(schedule.queue.len() <= 2 * 2 + MOST_SUPERSEDED, "{}", schedule.queue.len());
+        }
+        schedule.remove(1);
+        assert_eq!(schedule.scheduled, 0);
+        assert!(schedule.take_due(at(2e9)).is_empty());
     }
 
     #[test]
