@@ -124,6 +124,16 @@ impl Detector {
         }
     }
 
+    /// One that was saved at `now`: nothing was seen later, and no more of its silence was left out than there was.
+    #[must_use]
+    pub(super) fn restored(self, now: EngineTime) -> Detector {
+        let past = |at: Maybe<EngineTime>| Maybe::from(at.get().map(|at| at.min(now)));
+        let since = self.since.min(now);
+        let blind = self.blind.clamp(0.0, now - since);
+        let (seen, heard, counted) = (past(self.seen), past(self.heard), past(self.counted));
+        Detector { seen, heard, counted, since, blind, ..self }
+    }
+
     /// Takes a beat of an instance that was in a state, or was not known, and what it declares.
     pub(super) fn observe(
         &mut self,

@@ -55,6 +55,12 @@ impl History {
         History { cell: cell_of(now), ..History::default() }
     }
 
+    /// One that was saved at `now`: it knows no later half hour.
+    #[must_use]
+    pub(super) fn restored(self, now: EngineTime) -> History {
+        History { cell: self.cell.min(cell_of(now)), bucket: self.bucket.min(bucket_of(now)), ..self }
+    }
+
     fn get(&self, cell: u32) -> u8 {
         let at = cell as usize % CELLS;
         self.cells[at / 2] >> (at % 2 * 4) & 15
@@ -71,7 +77,7 @@ impl History {
         let cell = cell_of(now);
         let rank = state.map_or(0, rank);
         self.set(self.cell, self.get(self.cell).max(rank));
-        let from = (self.cell + 1).max(cell.saturating_sub(CELLS as u32));
+        let from = self.cell.saturating_add(1).max(cell.saturating_sub(CELLS as u32));
         for passed in from..=cell {
             self.set(passed, rank);
         }
@@ -116,7 +122,7 @@ impl History {
     pub(super) fn strip(&self, now: EngineTime, state: State) -> String {
         let mut copy = self.clone();
         copy.advance(now, Some(state));
-        let first = (copy.cell + 1).saturating_sub(CELLS as u32);
+        let first = copy.cell.saturating_add(1).saturating_sub(CELLS as u32);
         (first..=copy.cell).map(|cell| LETTERS[usize::from(copy.get(cell)).min(5)]).collect()
     }
 
@@ -132,7 +138,7 @@ impl History {
 
     fn forget(&mut self, bucket: u32) {
         let old = self.bucket.max(bucket.saturating_sub(BUCKETS as u32));
-        for passed in old + 1..=bucket {
+        for passed in old.saturating_add(1)..=bucket {
             self.losses[passed as usize % BUCKETS] = (0, 0);
         }
         self.bucket = self.bucket.max(bucket);

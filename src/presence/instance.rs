@@ -309,11 +309,15 @@ impl Instance {
         }
     }
 
-    /// One that was saved, in its place in this engine.
+    /// One that was saved at `now`, in its place in this engine.
     #[must_use]
-    pub(super) fn restored(self, service: ServiceId, order: u64) -> Instance {
+    pub(super) fn restored(mut self, service: ServiceId, order: u64, now: EngineTime) -> Instance {
         let state = if self.state.is_present() { State::Unknown } else { self.state };
-        Instance { service, order, state, ..self }
+        for at in [&mut self.changed, &mut self.left_at, &mut self.down_at, &mut self.stable, &mut self.first] {
+            *at = at.min(now);
+        }
+        let (detector, history) = (self.detector.restored(now), self.history.restored(now));
+        Instance { service, order, state, detector, history, ..self }
     }
 
     fn rare(&self) -> &Rare {
@@ -914,7 +918,7 @@ mod tests {
         let text = serde_json::to_string(&one).expect("JSON");
         let back: Instance = serde_json::from_str(&text).expect("an instance");
         assert_eq!(serde_json::to_string(&back).expect("JSON"), text);
-        assert_eq!(back.restored(ServiceId::default(), 7).state(), State::Unknown);
+        assert_eq!(back.restored(ServiceId::default(), 7, at(100.0)).state(), State::Unknown);
         let before = r#"{"name":"web-1","state":"down","seen":10.5,"heard":10.5,"since":10.5,"promise":2.0,"gaps":[2.0,2.0],
             "start":"77","blind":1.5,"floor":20.0,"changed":25.0,"down_at":25.0,"notified":true,"pending":"service",
             "stable":25.0,"received":6,"missed":1,"counted":0.5,"first":0.5,

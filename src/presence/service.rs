@@ -223,10 +223,16 @@ impl Service {
         }
     }
 
-    /// One that was saved, in its place in this engine; its instances are still to come.
+    /// One that was saved at `now`, in its place in this engine; its instances are still to come.
     #[must_use]
-    pub(super) fn restored(mut self, rules: Rules, order: u64) -> Service {
+    pub(super) fn restored(mut self, rules: Rules, order: u64, now: EngineTime) -> Service {
         self.runs.recount();
+        for at in [&mut self.born, &mut self.beat_at, &mut self.stable, &mut self.changed] {
+            *at = at.min(now);
+        }
+        for at in [&mut self.alive, &mut self.short_since].into_iter().flatten() {
+            *at = at.min(now);
+        }
         Service { rules, order, instances: Vec::new(), present: 0, up: 0, absent: BTreeSet::new(), ..self }
     }
 

@@ -272,10 +272,10 @@ impl Engine {
         id
     }
 
-    /// Takes over the jobs that an earlier engine saved.
-    pub(super) fn restore_jobs(&mut self, saved: Vec<Job>) {
+    /// Takes over the jobs that an earlier engine saved at a time of its clock.
+    pub(super) fn restore_jobs(&mut self, saved: Vec<Job>, at: EngineTime) {
         let mut dropped = Vec::new();
-        for job in saved {
+        for job in saved.into_iter().map(|job| job.restored(at)) {
             let is_shadowed = self.jobs.is_shadowed(job.service(), job.instance());
             let id = self.insert_job(job);
             let job = self.jobs.job(id);

@@ -128,7 +128,9 @@ impl Engine {
         services
     }
 
-    /// Starts with what an earlier engine knew: whoever was present is to be confirmed. `now` is on that engine's clock.
+    /// Starts with what an earlier engine knew: whoever was present is to be confirmed. `now` is on that engine's clock. What
+    /// the state says to have happened after it was saved happened then: else that time would have to come before anything
+    /// is told.
     pub fn restored(policy: Policy, saved: Saved, now: EngineTime, seed: u64) -> Engine {
         let mut engine = Engine::empty(policy, now, seed);
         let deaf_since = saved.deaf_since.unwrap_or(saved.now);
@@ -141,12 +143,12 @@ impl Engine {
         for (service, instances) in saved.services {
             let rules = engine.policy.rules_of(service.name());
             let order = engine.roster.next_order();
-            let id = engine.roster.insert_service(service.restored(rules, order));
+            let id = engine.roster.insert_service(service.restored(rules, order, saved.now));
             engine.mark_dirty(id);
             engine.admission.add_candidate(id, &engine.roster);
             for instance in instances {
                 let order = engine.roster.next_order();
-                let mut instance = instance.restored(id, order);
+                let mut instance = instance.restored(id, order, saved.now);
                 if instance.is_present() {
                     // It may have been heard while this node was about to stop.
                     let away = away.min(now - instance.detector().last_life()).max(0.0);
@@ -170,7 +172,8 @@ impl Engine {
         engine.before = Before { heard, peer_blind: saved.peer_blind, until: deaf_since };
         engine.complete_services();
         engine.reconcile_expectations();
-        engine.mass = MassSilence::restored(saved.mass, members);
+        let mass = saved.mass.map(|(start, expired)| (start.min(saved.now), expired));
+        engine.mass = MassSilence::restored(mass, members);
         engine.expect_services();
         for id in engine.roster.service_ids() {
             engine.pool_loss(id);
@@ -179,7 +182,7 @@ impl Engine {
             engine.schedule(id);
         }
         engine.announcements = Announcements::restored(saved.announced);
-        engine.restore_jobs(saved.jobs);
+        engine.restore_jobs(saved.jobs, saved.now);
         engine.forget_reserved();
         engine.report(Event::new(now, Change::Restored(to_confirm), false));
         engine
@@ -228,6 +231,52 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::protocol::Heartbeat;
+
+    #[test]
+    fn who_was_heard_in_the_future_by_a_state_is_told_all_the_same() {
+        let at = EngineTime::from_secs;
+        let mut engine = Engine::new(Policy::default(), at(0.0), 1);
+        for second in 0..100 {
+            engine.at(at(f64::from(second)));
+            for instance in ["a", "b"] {
+                let (service, instance) = ("s".into(), instance.into());
+                engine.beat(&Heartbeat { service, instance, interval: Some(1.0), ..Heartbeat::default() });
+            }
+            engine.tick(at(f64::from(second)));
+        }
+        let saved = serde_json::to_value(engine.save()).expect("JSON");
+        let mut far = saved["services"][0][1][0]["history"].clone();
+        (far["cell"], far["bucket"]) = (u32::MAX.into(), u32::MAX.into());
+        for (key, value) in [
+            ("since", 1e9.into()),
+            ("seen", 1e9.into()),
+            ("heard", 1e9.into()),
+            ("floor", 1e9.into()),
+            ("blind", 1e9.into()),
+            ("stable", 1e9.into()),
+            ("history", far),
+        ] {
+            let mut saved = saved.clone();
+            let instance = &mut saved["services"][0][1][0];
+            assert_eq!(instance["name"], "a");
+            instance[key] = value;
+            let saved: Saved = serde_json::from_value(saved).expect("a state");
+            let mut engine = Engine::restored(Policy::default(), saved, at(101.0), 1);
+            let mut told = Vec::new();
+            for second in 101..130 {
+                let now = at(f64::from(second));
+                engine.at(now);
+                let (service, instance) = ("s".into(), "b".into());
+                engine.beat(&Heartbeat { service, instance, interval: Some(1.0), ..Heartbeat::default() });
+                engine.tick(now);
+                told.extend(engine.take_events().into_iter().filter(|event| event.notify));
+            }
+            let told: Vec<_> = told.into_iter().filter_map(|event| event.instance).collect();
+            assert_eq!(told, ["a"], "{key}");
+            let seen = engine.view_of_instance("s", "a", crate::presence::Epoch::UNIX).expect("it is known");
+            assert!(seen.day.ends_with('D'), "{key}: {}", seen.day);
+        }
+    }
 
     #[test]
     fn a_service_whose_name_is_taken_now_leaves_without_a_page() {

@@ -248,6 +248,19 @@ impl Job {
         }
         job
     }
+
+    /// One that was saved at `now`: nothing was seen later.
+    pub(in crate::presence) fn restored(self, now: EngineTime) -> Job {
+        Job {
+            changed: self.changed.min(now),
+            heard: self.heard.min(now),
+            born: self.born.min(now),
+            told_at: self.told_at.min(now),
+            ended_at: self.ended_at.min(now),
+            unheard_at: self.unheard_at.min(now),
+            ..self
+        }
+    }
 }
 
 /// The machine that a line is from: what it says, else its instance.
