@@ -616,10 +616,13 @@ fn is_over((key, problem): (&AlertKey, &Problem), notified: EngineTime, to: Spea
     if key.nodes.as_ref().is_some_and(|nodes| nodes.iter().any(|one| one == node)) {
         return true;
     }
+    // What one drops it alone can see; if it is gone, nobody drops anything.
+    let is_nobodys = key.name == AlertName::Ingest && peers.iter().all(|peer| peer.answers() || peer.is_gone(now));
     let after = |closed: EngineTime| closed + 1.0 >= notified;
     let by_peer = |peer: &Peer| peer.answers() && peer.closed.get(key).is_some_and(|seen| after(seen.at));
     problem.closed.is_some_and(after)
         || peers.iter().any(by_peer)
+        || is_nobodys
         || is_well(key, engine)
         || key.name == AlertName::MassSilence && !engine.is_mass_silence()
         || now - problem.changed >= UNCLAIMED

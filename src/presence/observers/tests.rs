@@ -97,6 +97,7 @@ impl World {
             one.observers.note(notifications, at(t));
             one.events += 1;
         }
+        one.observers.note(one.alerts.tick(unix(t)), at(t));
         one.observers.note_target(TARGET, true);
         let spoken = one.observers.speak(&one.engine, TARGET);
         for sent in &spoken.notifications {
@@ -655,6 +656,33 @@ fn what_a_node_heard_just_before_it_was_away_says_nothing_of_the_time_in_which_i
     // It is watched again.
     world.run(300.0, 400.0, |_, _| {});
     assert_eq!(world.sent().last(), Some(&("a", "PresenceServiceDown/web", false)));
+}
+
+#[test]
+fn the_drops_of_a_node_are_one_alarm_that_ends_when_it_drops_nothing_or_is_gone() {
+    let drops = ("a", "PresenceIngest/ingest_drops", false);
+    let mut world = World::new(&["a", "b"], &Policy::default());
+    world.run(0.0, 1200.0, |world, t| {
+        if (20.0..800.0).contains(&t) && is_time_for(t, 1.0) {
+            world.nodes[0].engine.kernel_drops(at(t), 500, 500);
+        }
+    });
+    assert_eq!(world.sent(), [drops, ("a", drops.1, true)]);
+    let mut world = World::new(&["a", "b"], &Policy::default());
+    world.run(0.0, 40.0, |world, t| {
+        if t >= 20.0 && is_time_for(t, 1.0) {
+            world.nodes[0].engine.kernel_drops(at(t), 500, 500);
+        }
+    });
+    world.cut.push((0, 1));
+    for step in 0..60 {
+        let t = 40.0 + f64::from(step) / 2.0;
+        world.poll(1, t);
+        world.tick(1, t);
+    }
+    let mut sent = world.sent();
+    sent[1..].sort_unstable();
+    assert_eq!(sent, [drops, ("b", drops.1, true), ("b", "PresencePeerUnreachable/a/b", false)]);
 }
 
 fn restarted(one: &Node, policy: Policy, t: f64) -> Node {
