@@ -99,7 +99,8 @@ impl Members {
         }
     }
 
-    /// Merges another set.
+    /// Merges another set. The members are exact if there are no more of them in all parts together than the bound, and no
+    /// part has an estimate: in any order and any groups.
     pub fn merge(&mut self, other: &Members) {
         match &other.0 {
             Inner::Exact(table) => {
@@ -146,7 +147,7 @@ impl Members {
     }
 }
 
-/// The serialised form.
+/// The serialised form: equal sets have equal bytes.
 #[derive(Serialize, Deserialize)]
 enum Flat {
     Exact(Vec<u64>),
@@ -156,7 +157,11 @@ enum Flat {
 impl From<Members> for Flat {
     fn from(members: Members) -> Flat {
         match members.0 {
-            Inner::Exact(table) => Flat::Exact(table.into_iter().collect()),
+            Inner::Exact(table) => {
+                let mut hashes: Vec<u64> = table.into_iter().collect();
+                hashes.sort_unstable();
+                Flat::Exact(hashes)
+            }
             Inner::Estimated(registers) => Flat::Estimated(registers.to_vec()),
         }
     }
@@ -214,6 +219,24 @@ mod tests {
             let (mut left, right) = (members(a.clone()), members(b.clone()));
             left.merge(&right);
             assert_eq!((left.count(), left.is_exact()), (whole.count(), whole.is_exact()), "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn merged_sets_are_the_same_bytes_in_any_order_and_groups() {
+        let bytes = |set: &Members| postcard::to_stdvec(set).expect("memory");
+        for parts in [[0..10, 5..20, 900..905], [0..1000, 500..1500, 1400..1600], [0..1500, 800..2100, 0..5]] {
+            let [a, b, c] = parts.clone().map(members);
+            let merged = |parts: &[&Members]| {
+                let mut all = Members::default();
+                parts.iter().for_each(|part| all.merge(part));
+                all
+            };
+            let expected = bytes(&merged(&[&a, &b, &c]));
+            let (ab, bc, ca) = (merged(&[&a, &b]), merged(&[&c, &b]), merged(&[&c, &a]));
+            for other in [merged(&[&c, &b, &a]), merged(&[&ab, &c]), merged(&[&a, &bc]), merged(&[&b, &ca])] {
+                assert!(bytes(&other) == expected, "{parts:?}");
+            }
         }
     }
 }
