@@ -13,11 +13,16 @@
 //! Weights (1/rate) become integer counts of a `unit`. The unit is refined when a weight is not a multiple of it, a few
 //! times at most, because each time moves all counts; the remainder is carried to the next sample, so that the total
 //! weight stays right.
+//!
+//! Scale and unit depend on the order of the values, so histograms are not merged as they are, but as
+//! [`MergedHistogram`]s.
 
 use hdrhistogram::Histogram as Hdr;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{footprint, vec_footprint};
+
+use super::merged_histogram::{MergedHistogram, bucket_of_integer};
 
 /// Octaves of integers that keep their digits with a margin.
 const OCTAVES: i32 = 30;
@@ -57,8 +62,7 @@ impl Histogram {
     /// unit of weight.
     pub fn new(digits: u8, smallest: f64, largest: f64, unit: f64) -> Histogram {
         let smallest = if smallest > 0.0 && smallest.is_finite() { smallest } else { 1.0 };
-        // Two to the power of it is the first power above ten to the power of the digits.
-        let fine_bits = [4, 7, 10, 14, 17][usize::from(digits.clamp(1, 5)) - 1];
+        let fine_bits = fine_bits(digits);
         let top_bits = fine_bits + OCTAVES;
         let exponent = (fine_bits + ROOM - floor_log2(smallest)).min(top_bits - 1 - floor_log2(largest.max(smallest)));
         Histogram {
@@ -93,12 +97,21 @@ impl Histogram {
         self.add(value < 0.0, integer, count);
     }
 
-    /// Merges another histogram into this one.
-    pub fn merge(&mut self, other: &Histogram) {
-        for (value, weight) in other.buckets() {
-            self.record(value, weight);
+    /// The buckets as they are merged.
+    pub fn to_merged(&self) -> MergedHistogram {
+        let read = |hdr: &Hdr<u32>, sign: i32, counts: &mut Vec<(i32, u64)>| {
+            counts.extend(hdr.iter_recorded().map(|step| {
+                let bucket = bucket_of_integer(step.value_iterated_to(), self.exponent, self.fine_bits);
+                (sign * bucket, step.count_since_last_iteration())
+            }));
+        };
+        let mut counts = Vec::new();
+        if let Some(negative) = &self.negative {
+            read(negative, -1, &mut counts);
+            counts.reverse();
         }
-        self.clamped += other.clamped;
+        read(&self.positive, 1, &mut counts);
+        MergedHistogram::of_counts(self.digits, self.unit, &counts, self.clamped)
     }
 
     /// The middle of each bucket that is not empty, with its weight, by ascending value.
@@ -305,6 +318,12 @@ impl Histogram {
     }
 }
 
+/// The first power of two above ten to the power of the digits: so many buckets has an octave of integers that keep their
+/// digits.
+pub(super) fn fine_bits(digits: u8) -> i32 {
+    [4, 7, 10, 14, 17][usize::from(digits.clamp(1, 5)) - 1]
+}
+
 /// Whether a number of units is an integer, up to rounding.
 fn is_whole(counts: f64) -> bool {
     (counts - counts.round()).abs() <= 1e-9 * counts.max(1.0)
@@ -332,7 +351,7 @@ fn floor_log2(x: f64) -> i32 {
 }
 
 /// `x · 2^n`, in two steps because `2^n` alone may leave the range of a double.
-fn scaled(x: f64, n: i32) -> f64 {
+pub(super) fn scaled(x: f64, n: i32) -> f64 {
     x * 2_f64.powi(n / 2) * 2_f64.powi(n - n / 2)
 }
 

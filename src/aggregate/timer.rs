@@ -1,5 +1,9 @@
 //! Timers, histograms and distributions: running sums, and exact samples up to a bound, so that small series match the
-//! original to the last digit; beyond it a [`Histogram`].
+//! original to the last digit; beyond it a [`Histogram`], and merged ones a [`MergedHistogram`].
+//!
+//! Merged timers are the same in any order and any groups, except for the last bits of sums and of the standard deviation:
+//! whether samples stay exact depends on how many there are in all parts together, and each sample has its bucket whenever
+//! it gets there.
 //!
 //! *Weighted* statistics count a sample 1/rate times; unweighted ones use the values as received and correct only
 //! `count`, like the original.
@@ -10,6 +14,7 @@ use crate::memory::{footprint, vec_footprint};
 
 use super::counter::Sum;
 use super::histogram::Histogram;
+use super::merged_histogram::MergedHistogram;
 
 /// How samples are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +51,8 @@ enum Samples {
     Uneven(Box<Uneven>),
     /// Beyond the bound of exact samples.
     Large(Box<Large>),
+    /// Of several parts, beyond the bound.
+    Merged(Box<Merged>),
 }
 
 impl Default for Timer {
@@ -87,6 +94,19 @@ struct Uneven {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Large {
     histogram: Histogram,
+    figures: Figures,
+}
+
+/// The same of several parts together.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Merged {
+    histogram: MergedHistogram,
+    figures: Figures,
+}
+
+/// What is known of samples beside their histogram.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Figures {
     moments: Moments,
     samples: u64,
     count: Sum,
@@ -94,13 +114,30 @@ struct Large {
     sum_squares: Sum,
     min: f64,
     max: f64,
+    /// The weight of the first sample; of several parts the smallest of those.
     first_weight: f64,
     mixed: bool,
 }
 
-impl Large {
+impl Figures {
+    /// Those of no samples, of events that are counted beside them.
+    fn new(events: f64, first_weight: f64) -> Figures {
+        let mut count = Sum::default();
+        count.add(events);
+        Figures {
+            moments: Moments::default(),
+            samples: 0,
+            count,
+            sum: Sum::default(),
+            sum_squares: Sum::default(),
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            first_weight,
+            mixed: false,
+        }
+    }
+
     fn add(&mut self, value: f64, weight: f64) {
-        self.histogram.record(value, weight);
         self.moments.add(value, weight);
         self.samples += 1;
         self.sum.add(value * weight);
@@ -108,6 +145,62 @@ impl Large {
         self.min = self.min.min(value);
         self.max = self.max.max(value);
         self.mixed |= weight != self.first_weight;
+    }
+
+    fn merge(&mut self, other: &Figures) {
+        self.moments.merge(other.moments);
+        self.samples += other.samples;
+        self.count.merge(other.count);
+        self.sum.merge(other.sum);
+        self.sum_squares.merge(other.sum_squares);
+        self.min = lesser(self.min, other.min);
+        self.max = -lesser(-self.max, -other.max);
+        self.mixed |= other.mixed || self.first_weight != other.first_weight;
+        self.first_weight = self.first_weight.min(other.first_weight);
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { sum: self.sum.value(), sum_squares: self.sum_squares.value(), min: self.min, max: self.max }
+    }
+
+    /// Buckets as values between the extremes, with their weights, or with the number of samples if the weights are equal.
+    fn sorted(&self, buckets: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
+        let per_sample = if self.mixed { 1.0 } else { self.first_weight };
+        buckets.map(|(value, weight)| (value.max(self.min).min(self.max), weight / per_sample)).collect()
+    }
+}
+
+/// The lesser of two numbers, of zeros the negative one: in either order the same to the bit.
+fn lesser(a: f64, b: f64) -> f64 {
+    if b.total_cmp(&a).is_lt() { b } else { a }
+}
+
+impl Uneven {
+    fn sort(&mut self) {
+        let mut all: Vec<(f64, f64)> = self.values.iter().copied().zip(self.weights.iter().copied()).collect();
+        all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        for ((value, weight), sorted) in self.values.iter_mut().zip(&mut self.weights).zip(all) {
+            (*value, *weight) = sorted;
+        }
+        // If weights are used, the count is their sum: in one order the same to the last bit.
+        if self.weights.iter().any(|&weight| weight != 1.0) {
+            self.count = Sum::default();
+            self.weights.iter().for_each(|&weight| self.count.add(weight));
+        }
+    }
+}
+
+impl Merged {
+    fn merge(&mut self, other: &Merged) {
+        self.histogram.merge(&other.histogram);
+        self.figures.merge(&other.figures);
+    }
+}
+
+impl Large {
+    fn add(&mut self, value: f64, weight: f64) {
+        self.histogram.record(value, weight);
+        self.figures.add(value, weight);
     }
 }
 
@@ -180,6 +273,7 @@ impl Timer {
                 uneven.values.len() == uneven.values.capacity() || uneven.weights.len() == uneven.weights.capacity()
             }
             Samples::Large(_) => false,
+            Samples::Merged(_) => true,
         }
     }
 
@@ -194,6 +288,7 @@ impl Timer {
                     + vec_footprint::<f64>(uneven.weights.capacity())
             }
             Samples::Large(large) => footprint(size_of::<Large>()) + large.histogram.heap_bytes(),
+            Samples::Merged(merged) => footprint(size_of::<Merged>()) + merged.histogram.heap_bytes(),
         }
     }
 
@@ -201,9 +296,15 @@ impl Timer {
     #[inline(never)]
     pub(super) fn record_other(&mut self, value: f64, weight: f64, policy: &TimerPolicy) {
         let own = if policy.weighted { weight } else { 1.0 };
+        if let Samples::Merged(merged) = &mut self.0 {
+            merged.figures.count.add(weight);
+            merged.figures.add(value, own);
+            merged.histogram.merge(&MergedHistogram::of_samples(policy.digits, &[(value, own)]));
+            return;
+        }
         if !self.is_exact() || self.samples() >= policy.exact_samples as u64 {
             let large = self.promote(policy);
-            large.count.add(weight);
+            large.figures.count.add(weight);
             large.add(value, own);
             return;
         }
@@ -211,7 +312,7 @@ impl Timer {
             match &mut self.0 {
                 Samples::Narrow { weight: ours, .. } => *ours = weight,
                 Samples::Even(even) => even.weight = weight,
-                Samples::Uneven(_) | Samples::Large(_) => {}
+                Samples::Uneven(_) | Samples::Large(_) | Samples::Merged(_) => {}
             }
         }
         match &mut self.0 {
@@ -226,7 +327,7 @@ impl Timer {
                 }
             }
             Samples::Even(even) if even.weight == weight => push(&mut even.values, value),
-            Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) | Samples::Large(_) => {
+            Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) | Samples::Large(_) | Samples::Merged(_) => {
                 let uneven = self.uneven();
                 uneven.count.add(weight);
                 uneven.values.push(value);
@@ -266,19 +367,9 @@ impl Timer {
                 first_weight.get_or_insert(weight);
             });
             let unit = if unit.is_finite() { unit } else { 1.0 };
-            let mut count = Sum::default();
-            count.add(self.count());
             let mut large = Large {
                 histogram: Histogram::new(policy.digits, smallest, largest, unit),
-                moments: Moments::default(),
-                samples: 0,
-                count,
-                sum: Sum::default(),
-                sum_squares: Sum::default(),
-                min: f64::INFINITY,
-                max: f64::NEG_INFINITY,
-                first_weight: first_weight.unwrap_or(unit),
-                mixed: false,
+                figures: Figures::new(self.count(), first_weight.unwrap_or(unit)),
             };
             self.each(|value, weight| large.add(value, weight));
             self.0 = Samples::Large(Box::new(large));
@@ -289,7 +380,7 @@ impl Timer {
         }
     }
 
-    /// Merges another timer of the same policy.
+    /// Merges another timer of the same policy. Exact samples are in no order then, until they are sorted.
     pub fn merge(&mut self, other: &Timer, policy: &TimerPolicy) {
         if other.samples() == 0 {
             return;
@@ -298,35 +389,55 @@ impl Timer {
             *self = other.clone();
             return;
         }
+        let fits = self.samples() + other.samples() <= policy.exact_samples as u64;
+        if fits && self.is_exact() && other.is_exact() {
+            self.unite(other, policy);
+            return;
+        }
+        let mut merged = match std::mem::take(self).0 {
+            Samples::Merged(merged) => merged,
+            others => Box::new(Timer(others).to_merged(policy)),
+        };
         match &other.0 {
-            Samples::Large(theirs) => {
-                let ours = self.promote(policy);
-                ours.samples += theirs.samples;
+            Samples::Merged(theirs) => merged.merge(theirs),
+            _ => merged.merge(&other.to_merged(policy)),
+        }
+        self.0 = Samples::Merged(merged);
+    }
+
+    /// Adds the samples of another timer; both are exact.
+    fn unite(&mut self, other: &Timer, policy: &TimerPolicy) {
+        match (&mut self.0, &other.0) {
+            (Samples::Narrow { weight, values }, Samples::Narrow { weight: same, values: theirs })
+                if weight == same =>
+            {
+                values.extend_from_slice(theirs);
+            }
+            (_, Samples::Uneven(theirs)) => {
+                let ours = self.uneven();
                 ours.count.merge(theirs.count);
-                ours.sum.merge(theirs.sum);
-                ours.sum_squares.merge(theirs.sum_squares);
-                ours.min = ours.min.min(theirs.min);
-                ours.max = ours.max.max(theirs.max);
-                ours.histogram.merge(&theirs.histogram);
-                ours.moments.merge(theirs.moments);
-                ours.mixed |= theirs.mixed || theirs.first_weight != ours.first_weight;
+                ours.values.extend(&theirs.values);
+                ours.weights.extend(&theirs.weights);
             }
-            Samples::Narrow { .. } | Samples::Even(_) => {
-                other.each(|value, weight| self.record(value, weight, policy));
-            }
-            Samples::Uneven(theirs) => {
-                if self.samples() + other.samples() > policy.exact_samples as u64 {
-                    self.promote(policy);
-                }
-                if let Samples::Large(ours) = &mut self.0 {
-                    ours.count.merge(theirs.count);
-                    other.each(|value, weight| ours.add(value, weight));
-                } else {
-                    let ours = self.uneven();
-                    ours.count.merge(theirs.count);
-                    ours.values.extend(&theirs.values);
-                    ours.weights.extend(&theirs.weights);
-                }
+            _ => other.each(|value, weight| self.record(value, weight, policy)),
+        }
+    }
+
+    /// The form that is merged, beyond the bound of exact samples.
+    fn to_merged(&self, policy: &TimerPolicy) -> Merged {
+        match &self.0 {
+            Samples::Merged(merged) => Merged::clone(merged),
+            Samples::Large(large) => Merged { histogram: large.histogram.to_merged(), figures: large.figures },
+            Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) => {
+                let mut samples = Vec::with_capacity(self.samples() as usize);
+                self.each(|value, weight| samples.push((value, weight)));
+                let least = samples.iter().map(|&(_, weight)| weight).fold(f64::INFINITY, f64::min);
+                let mut figures = Figures::new(self.count(), least);
+                samples.iter().for_each(|&(value, weight)| figures.add(value, weight));
+                let values = || samples.iter().map(|&(value, _)| value);
+                figures.min = values().fold(f64::INFINITY, lesser);
+                figures.max = -values().map(|value| -value).fold(f64::INFINITY, lesser);
+                Merged { histogram: MergedHistogram::of_samples(policy.digits, &samples), figures }
             }
         }
     }
@@ -341,7 +452,7 @@ impl Timer {
                 let values = Vec::with_capacity(even.values.len().min(ROOM));
                 Timer(Samples::Even(Box::new(Even { weight: even.weight, values })))
             }
-            Samples::Uneven(_) | Samples::Large(_) => Timer::default(),
+            Samples::Uneven(_) | Samples::Large(_) | Samples::Merged(_) => Timer::default(),
         }
     }
 
@@ -355,25 +466,25 @@ impl Timer {
                 uneven.values.shrink_to_fit();
                 uneven.weights.shrink_to_fit();
             }
-            Samples::Large(_) => {}
+            Samples::Large(_) | Samples::Merged(_) => {}
         }
         self
     }
 
-    /// Puts exact samples into ascending order, so that nobody who asks for that order has to sort them again.
+    /// Puts exact samples into ascending order, so that nobody who asks for that order has to sort them again, and into the
+    /// smallest form: the same samples are the same bytes then.
     pub(crate) fn sort(&mut self) {
         match &mut self.0 {
             Samples::Narrow { values, .. } => values.sort_unstable(),
-            Samples::Even(even) => even.values.sort_unstable_by(f64::total_cmp),
-            Samples::Uneven(uneven) => {
-                let mut all: Vec<(f64, f64)> =
-                    uneven.values.iter().copied().zip(uneven.weights.iter().copied()).collect();
-                all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-                for ((value, weight), sorted) in uneven.values.iter_mut().zip(&mut uneven.weights).zip(all) {
-                    (*value, *weight) = sorted;
+            Samples::Even(even) => {
+                even.values.sort_unstable_by(f64::total_cmp);
+                // What followed a timer of other values may hold none of those.
+                if let Some(values) = even.values.iter().map(|&value| thousandths(value)).collect() {
+                    self.0 = Samples::Narrow { weight: even.weight, values };
                 }
             }
-            Samples::Large(_) => {}
+            Samples::Uneven(uneven) => uneven.sort(),
+            Samples::Large(_) | Samples::Merged(_) => {}
         }
     }
 
@@ -387,7 +498,16 @@ impl Timer {
             Samples::Uneven(uneven) => {
                 uneven.values.iter().zip(&uneven.weights).for_each(|(&value, &weight)| visit(value, weight));
             }
-            Samples::Large(_) => {}
+            Samples::Large(_) | Samples::Merged(_) => {}
+        }
+    }
+
+    /// What is known of samples that are not exact.
+    fn figures(&self) -> Option<&Figures> {
+        match &self.0 {
+            Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) => None,
+            Samples::Large(large) => Some(&large.figures),
+            Samples::Merged(merged) => Some(&merged.figures),
         }
     }
 
@@ -397,7 +517,9 @@ impl Timer {
             Samples::Narrow { values, .. } => values.iter().take(count).map(|&value| from_thousandths(value)).collect(),
             Samples::Even(even) => even.values.iter().take(count).copied().collect(),
             Samples::Uneven(uneven) => uneven.values.iter().take(count).copied().collect(),
-            Samples::Large(_) => self.sorted().into_iter().take(count).map(|(value, _)| value).collect(),
+            Samples::Large(_) | Samples::Merged(_) => {
+                self.sorted().into_iter().take(count).map(|(value, _)| value).collect()
+            }
         }
     }
 
@@ -407,7 +529,8 @@ impl Timer {
             Samples::Narrow { values, .. } => values.len() as u64,
             Samples::Even(even) => even.values.len() as u64,
             Samples::Uneven(uneven) => uneven.values.len() as u64,
-            Samples::Large(large) => large.samples,
+            Samples::Large(large) => large.figures.samples,
+            Samples::Merged(merged) => merged.figures.samples,
         }
     }
 
@@ -417,15 +540,15 @@ impl Timer {
             Samples::Narrow { weight, .. } => (self.samples() as f64 * weight).min(f64::MAX),
             Samples::Even(even) => (self.samples() as f64 * even.weight).min(f64::MAX),
             Samples::Uneven(uneven) => uneven.count.value(),
-            Samples::Large(large) => large.count.value(),
+            Samples::Large(large) => large.figures.count.value(),
+            Samples::Merged(merged) => merged.figures.count.value(),
         }
     }
 
     /// Sums and extremes, in one pass over the samples.
     pub fn totals(&self) -> Totals {
-        if let Samples::Large(large) = &self.0 {
-            let (sum, sum_squares) = (large.sum.value(), large.sum_squares.value());
-            return Totals { sum, sum_squares, min: large.min, max: large.max };
+        if let Some(figures) = self.figures() {
+            return figures.totals();
         }
         let (mut sum, mut sum_squares) = (Sum::default(), Sum::default());
         let mut extremes: Option<(f64, f64)> = None;
@@ -441,7 +564,7 @@ impl Timer {
 
     /// Whether all samples are held exactly.
     pub fn is_exact(&self) -> bool {
-        !matches!(self.0, Samples::Large(_))
+        self.figures().is_none()
     }
 
     /// Whether all samples have the same weight.
@@ -449,13 +572,18 @@ impl Timer {
         match &self.0 {
             Samples::Narrow { .. } | Samples::Even(_) => true,
             Samples::Uneven(uneven) => uneven.weights.windows(2).all(|two| two[0] == two[1]),
-            Samples::Large(large) => !large.mixed,
+            Samples::Large(large) => !large.figures.mixed,
+            Samples::Merged(merged) => !merged.figures.mixed,
         }
     }
 
     /// The number of values that the histogram clamped.
     pub fn clamped(&self) -> u64 {
-        if let Samples::Large(large) = &self.0 { large.histogram.clamped() } else { 0 }
+        match &self.0 {
+            Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) => 0,
+            Samples::Large(large) => large.histogram.clamped(),
+            Samples::Merged(merged) => merged.histogram.clamped(),
+        }
     }
 
     /// Size in bytes.
@@ -467,15 +595,16 @@ impl Timer {
                 size_of::<Uneven>() + (uneven.values.capacity() + uneven.weights.capacity()) * size_of::<f64>()
             }
             Samples::Large(large) => size_of::<Large>() + large.histogram.memory_bytes(),
+            Samples::Merged(merged) => size_of::<Merged>() + merged.histogram.memory_bytes(),
         };
         size_of::<Timer>() + beyond
     }
 
     /// Population standard deviation.
     pub fn stddev(&self) -> f64 {
-        let (weight, deviations) = match &self.0 {
-            Samples::Large(large) => (large.moments.weight, large.moments.deviations),
-            _ => {
+        let (weight, deviations) = match self.figures() {
+            Some(Figures { moments, .. }) => (moments.weight, moments.deviations),
+            None => {
                 // Equal weights cancel out; leaving them out loses no digits.
                 let even = self.is_uniform();
                 let own = |weight: f64| if even { 1.0 } else { weight };
@@ -504,12 +633,12 @@ impl Timer {
         }
         let even = self.is_uniform();
         let mut all = Vec::new();
-        if let Samples::Large(large) = &self.0 {
-            let per_sample = if even { large.first_weight } else { 1.0 };
-            let buckets = large.histogram.buckets().into_iter();
-            all.extend(buckets.map(|(value, weight)| (value.max(large.min).min(large.max), weight / per_sample)));
-        } else {
-            self.each(|value, weight| all.push((value, if even { 1.0 } else { weight })));
+        match &self.0 {
+            Samples::Large(large) => all = large.figures.sorted(large.histogram.buckets().into_iter()),
+            Samples::Merged(merged) => all = merged.figures.sorted(merged.histogram.buckets()),
+            Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) => {
+                self.each(|value, weight| all.push((value, if even { 1.0 } else { weight })));
+            }
         }
         all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         all
@@ -541,6 +670,7 @@ fn push<T>(values: &mut Vec<T>, value: T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const SMALL: TimerPolicy = TimerPolicy { exact_samples: 100, digits: 3, weighted: true };
 
@@ -603,6 +733,97 @@ mod tests {
                 assert_eq!(left.sorted(), whole.sorted());
             }
         }
+    }
+
+    fn part() -> impl Strategy<Value = Timer> {
+        let value = prop_oneof![(-40..4000_i32).prop_map(|n| f64::from(n) / 8.0), -10.0..500.0, Just(0.0), Just(-0.0)];
+        let weight = prop_oneof![3 => Just(1.0), 1 => Just(10.0), 1 => Just(1.0 / 0.3)];
+        (prop::collection::vec((value, weight), 0..40), any::<bool>(), any::<bool>()).prop_map(
+            |(samples, is_even, follows)| {
+                // One that follows a timer of values that are no thousandths has the form of those.
+                let before = timer([(0.1234, 1.0)].into_iter(), &FEW);
+                let mut timer = if follows { before.successor() } else { Timer::default() };
+                let weight = |weight: f64| if is_even { 1.0 } else { weight };
+                samples.into_iter().for_each(|(value, own)| timer.record(value, weight(own), &FEW));
+                timer
+            },
+        )
+    }
+
+    const FEW: TimerPolicy = TimerPolicy { exact_samples: 30, digits: 3, weighted: true };
+
+    proptest! {
+        #[test]
+        fn merged_timers_are_the_same_in_any_order_and_any_groups(
+            parts in prop::collection::vec(part(), 1..6),
+            picks in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 6),
+        ) {
+            let mut expected = Timer::default();
+            parts.iter().for_each(|part| expected.merge(part, &FEW));
+            expected.sort();
+            let mut others = parts.clone();
+            for (from, into) in picks {
+                if others.len() > 1 {
+                    let taken = others.swap_remove(from.index(others.len()));
+                    let into = into.index(others.len());
+                    others[into].merge(&taken, &FEW);
+                    others[into].sort();
+                }
+            }
+            let mut other = others.pop().expect("one is left");
+            other.sort();
+            let bytes = |timer: &Timer| match &timer.0 {
+                // Beside sums, whose last bits may differ.
+                Samples::Merged(merged) => postcard::to_stdvec(&merged.histogram).expect("memory"),
+                _ => postcard::to_stdvec(timer).expect("memory"),
+            };
+            prop_assert_eq!(bytes(&other), bytes(&expected));
+            let samples = parts.iter().map(Timer::samples).sum();
+            let is_exact = parts.iter().all(Timer::is_exact) && samples <= FEW.exact_samples as u64;
+            prop_assert_eq!((other.samples(), other.is_exact()), (samples, is_exact));
+            prop_assert_eq!(other.sorted(), expected.sorted());
+            prop_assert_eq!(other.is_uniform(), expected.is_uniform());
+            let extremes = |timer: &Timer| [timer.totals().min, timer.totals().max].map(f64::to_bits);
+            prop_assert_eq!(extremes(&other), extremes(&expected));
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * (1.0 + b.abs());
+            prop_assert!(near(other.totals().sum, expected.totals().sum) && near(other.count(), expected.count()));
+            prop_assert!(near(other.stddev(), expected.stddev()));
+        }
+    }
+
+    #[test]
+    fn a_merged_timer_takes_further_samples() {
+        let sample = |n: i32| (f64::from(n * n % 977) - 300.0, if n % 3 == 0 { 2.0 } else { 1.0 });
+        let mut merged = timer((0..80).map(sample), &SMALL);
+        merged.merge(&timer((80..160).map(sample), &SMALL), &SMALL);
+        (160..200).map(sample).for_each(|(value, weight)| merged.record(value, weight, &SMALL));
+        let mut whole = timer((0..100).map(sample), &SMALL);
+        whole.merge(&timer((100..200).map(sample), &SMALL), &SMALL);
+        assert_eq!((merged.samples(), merged.sorted()), (whole.samples(), whole.sorted()));
+        assert_eq!((merged.count(), merged.totals()), (whole.count(), whole.totals()));
+        assert!(merged.heap_bytes() > merged.memory_bytes() - size_of::<Timer>());
+    }
+
+    /// A timer of four samples as version 1 of the format has it.
+    #[rustfmt::skip]
+    const EARLIER: [u8; 166] = [
+        3, 3, 24, 3, 0, 5, 128, 48, 2, 128, 160, 19, 2, 1, 1, 128, 136, 50, 4, 0, 0, 0, 0, 0, 0,
+        248, 63, 0, 0, 0, 0, 0, 8, 105, 64, 0, 0, 0, 0, 0, 64, 83, 64, 0, 0, 0, 0, 0, 8, 105, 64, 0,
+        0, 0, 0, 0, 0, 224, 63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 26, 64, 78, 236, 196,
+        78, 236, 196, 72, 192, 216, 137, 157, 216, 63, 34, 241, 64, 4, 0, 0, 0, 0, 0, 0, 26, 64, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 116, 192, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 54, 7,
+        245, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 105, 192, 0, 0, 0, 0, 0, 64, 83, 64, 0,
+        0, 0, 0, 0, 0, 240, 63, 1,
+    ];
+
+    #[test]
+    fn a_histogram_that_an_earlier_version_wrote_is_read() {
+        let policy = TimerPolicy { exact_samples: 3, ..SMALL };
+        let held = timer([(1.5, 1.0), (-200.25, 2.0), (0.0, 2.5), (77.0, 1.0)].into_iter(), &policy);
+        let written: Timer = postcard::from_bytes(&EARLIER).expect("a timer");
+        assert_eq!(postcard::to_stdvec(&held).expect("memory"), EARLIER);
+        assert_eq!((written.sorted(), written.totals()), (held.sorted(), held.totals()));
+        assert_eq!((written.samples(), written.count(), written.is_exact()), (4, 6.5, false));
     }
 
     #[test]

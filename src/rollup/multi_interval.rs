@@ -56,6 +56,7 @@ impl MultiInterval {
         // A gauge's value is complete in every interval.
         turn.take(&mut snapshot.gauges, &mut self.gauges, |p| &p.series, |held, p| *held = p);
         turn.take(&mut snapshot.timers, &mut self.timers, |p| &p.series, |held, p| held.timer.merge(&p.timer, timers));
+        snapshot.timers.iter_mut().filter(|p| every(&p.series) > 1).for_each(|p| p.timer.sort());
         turn.take(&mut snapshot.sets, &mut self.sets, |p| &p.series, |held, p| held.members.merge(&p.members));
         turn.take(&mut snapshot.kvs, &mut self.kvs, |p| &p.series, |held, p| held.values.extend(p.values));
     }

@@ -1,5 +1,6 @@
 //! Merges snapshots of one interval: counters and histograms add, sets unite, gauges merge by the order of
-//! [`crate::aggregate::Gauge`]. The result does not depend on the order of the parts, except for the last bits of sums.
+//! [`crate::aggregate::Gauge`]. The result does not depend on the order and the groups in which the parts are merged, except
+//! for the order of points, events and key-value pairs, and for the last bits of sums.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
             ours.timer.merge(&theirs.timer, &first.policy.timers);
         },
     );
+    // Merged exact samples stand in the order of the parts.
+    merged.timers.iter_mut().for_each(|point| point.timer.sort());
     for part in parts {
         merged.overrides.unite(&part.overrides);
         merged.timestamped.extend(part.timestamped.iter().cloned());
