@@ -15,6 +15,7 @@ use crate::memory::{footprint, vec_footprint};
 use super::counter::Sum;
 use super::histogram::Histogram;
 use super::merged_histogram::MergedHistogram;
+use super::overrides::SeriesOverrides;
 
 /// How samples are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,13 @@ pub struct TimerPolicy {
     pub digits: u8,
     /// Whether sums and percentiles are weighted by 1/rate.
     pub weighted: bool,
+}
+
+impl TimerPolicy {
+    /// The same with the digits that a rule gives a series.
+    pub fn of(self, overrides: Option<&SeriesOverrides>) -> TimerPolicy {
+        TimerPolicy { digits: overrides.and_then(|own| own.digits).unwrap_or(self.digits), ..self }
+    }
 }
 
 /// Most samples that capacity is reserved for.

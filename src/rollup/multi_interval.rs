@@ -55,7 +55,9 @@ impl MultiInterval {
         turn.take(&mut snapshot.counters, &mut self.counters, |p| &p.series, |held, p| held.sum.merge(p.sum));
         // A gauge's value is complete in every interval.
         turn.take(&mut snapshot.gauges, &mut self.gauges, |p| &p.series, |held, p| *held = p);
-        turn.take(&mut snapshot.timers, &mut self.timers, |p| &p.series, |held, p| held.timer.merge(&p.timer, timers));
+        let policy = |series: &Series| timers.of(overrides.of(series));
+        let merge = |held: &mut TimerPoint, p: TimerPoint| held.timer.merge(&p.timer, &policy(&held.series));
+        turn.take(&mut snapshot.timers, &mut self.timers, |p| &p.series, merge);
         snapshot.timers.iter_mut().filter(|p| every(&p.series) > 1).for_each(|p| p.timer.sort());
         turn.take(&mut snapshot.sets, &mut self.sets, |p| &p.series, |held, p| held.members.merge(&p.members));
         turn.take(&mut snapshot.kvs, &mut self.kvs, |p| &p.series, |held, p| held.values.extend(p.values));

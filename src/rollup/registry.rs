@@ -317,11 +317,14 @@ impl Registry {
 
     fn emit_timers(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
         let (table, points) = (&mut self.tables[Class::Timer as usize], &mut snapshot.timers);
-        let policy = self.options.summary.timers;
+        let (options, policy) = (&self.options, self.options.summary.timers);
         points.reserve_exact(most(partials, |partial| partial.columns.timers.len()));
         for (shard, partial) in partials.iter_mut().enumerate() {
             partial.columns.timers.drain(|id, timer: Timer| match table.slot(shard, id, now, points.len()) {
-                Slot::Taken(at) => points[at].timer.merge(&timer, &policy),
+                Slot::Taken(at) => {
+                    let own = overrides(options, table.rule_of(table.id_of(shard, id)));
+                    points[at].timer.merge(&timer, &policy.of(own));
+                }
                 Slot::New(series) => points.push(TimerPoint { series, timer: timer.compact() }),
             });
         }
@@ -466,6 +469,7 @@ fn most(partials: &[Partial], cells: impl Fn(&Partial) -> usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::rules::Rule;
     use crate::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
     use crate::protocol::Options;
 
@@ -491,7 +495,7 @@ mod tests {
                     fold_histograms: false,
                     quota: quota.clone(),
                     seed,
-                    rules: None,
+                    rules: options.rules.clone(),
                     heartbeats: None,
                     times: TimeWindow::ANY,
                 })
@@ -547,6 +551,29 @@ mod tests {
         assert_eq!(fixture.close(), ["a 3", "b 1", "g 6", "s 2", "t 3/2"]);
         fixture.feed(1, "a:1|c\nt:5|ms");
         assert_eq!(fixture.close(), ["a 1", "g 6", "t 5/1"]);
+    }
+
+    #[test]
+    fn a_rule_gives_its_digits_to_what_shards_have_together() {
+        let overrides = SeriesOverrides { digits: Some(5), ..SeriesOverrides::default() };
+        let rule = Rule { pattern: "fine".into(), overrides, ..Rule::default() };
+        let mut fixture = Fixture::new(2, |options| options.rules = Some(Arc::new(Rules::new(vec![rule]))));
+        // Exact in each shard, and too many in both.
+        let samples = |name: &str| (0..3000).map(|n| format!("{name}:{}|ms\n", 1.0 + f64::from(n))).collect::<String>();
+        for shard in 0..2 {
+            fixture.feed(shard, &samples("fine"));
+            fixture.feed(shard, &samples("plain"));
+        }
+        let mut partials: Vec<Partial> =
+            fixture.shards.iter_mut().map(|shard| shard.close([const { Vec::new() }; 5], Columns::default())).collect();
+        let interval = Interval::new(10.0, 10.0, 10.0, Duration::from_secs(10));
+        let snapshot = fixture.registry.close(&mut partials, interval);
+        for (name, bound) in [("fine", 0.00001), ("plain", 0.001)] {
+            let point = snapshot.timers.iter().find(|point| point.series.name() == name).expect("it was sent");
+            let sorted = point.timer.sorted();
+            let worst = sorted.iter().map(|(value, _)| (value / value.round() - 1.0).abs()).fold(0.0, f64::max);
+            assert!(!point.timer.is_exact() && worst <= bound && worst > bound / 10.0, "{name}: {worst}");
+        }
     }
 
     #[test]

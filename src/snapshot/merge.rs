@@ -35,18 +35,19 @@ pub fn merge(parts: &[&Snapshot]) -> Snapshot {
         unite(parts, |p| &p.sets, |p| &p.series, |ours: &mut SetPoint, theirs| ours.members.merge(&theirs.members));
     merged.kvs =
         unite(parts, |p| &p.kvs, |p| &p.series, |ours: &mut KvPoint, theirs| ours.values.extend(&theirs.values));
+    parts.iter().for_each(|part| merged.overrides.unite(&part.overrides));
+    let (timers, overrides) = (first.policy.timers, &merged.overrides);
     merged.timers = unite(
         parts,
         |p| &p.timers,
         |p| &p.series,
         |ours: &mut TimerPoint, theirs| {
-            ours.timer.merge(&theirs.timer, &first.policy.timers);
+            ours.timer.merge(&theirs.timer, &timers.of(overrides.of(&ours.series)));
         },
     );
     // Merged exact samples stand in the order of the parts.
     merged.timers.iter_mut().for_each(|point| point.timer.sort());
     for part in parts {
-        merged.overrides.unite(&part.overrides);
         merged.timestamped.extend(part.timestamped.iter().cloned());
         merged.events_and_checks.extend(part.events_and_checks.iter().cloned());
         merged.presence.extend(part.presence.iter().cloned());
