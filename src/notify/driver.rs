@@ -219,8 +219,9 @@ mod tests {
         let (mut target, mut work) = (target(), Work::default());
         let outbox = Arc::clone(&target.outbox);
         let of = |service: &str, resolved| Some((service.to_string(), resolved));
-        outbox.put(&[notification("a", false), notification("a", true), notification("b", false)]);
+        outbox.put(&[notification("a", false)]);
         assert_eq!(take(&mut work, &target), of("a", false));
+        outbox.put(&[notification("a", true), notification("b", false)]);
         work.set_aside(&mut target, &locked());
         assert!(outbox.fails() && target.fails);
         // Its end waits for it; another one does not.

@@ -149,9 +149,9 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues what this target is to be sent: problems that its route takes, and ends of those. When the queue is full the
-    /// newest problem of the lowest severity is given up, and its end with it unless the receiver has it already; the end of a problem that the
-    /// receiver has is never given up.
+    /// Queues what this target is to be sent: problems that its route takes, and ends of those. A problem that ends before it was
+    /// sent is told to nobody, and so is its end. When the queue is full the newest problem of the lowest severity is given up, and
+    /// its end with it unless the receiver has it already; the end of a problem that the receiver has is never given up.
     pub fn put(&self, notifications: &[Notification]) {
         let mut inner = self.lock();
         notifications.iter().for_each(|notification| inner.put(notification, &self.route));
@@ -172,7 +172,9 @@ impl Outbox {
     /// Lets time pass: what ends by itself is over, and the receiver is told so if it does not find out by itself.
     pub fn tick(&self, now: UnixTime) {
         let mut inner = self.lock();
-        let is_over = |told: &Known| told.ending.is_none() && told.until.is_some_and(|until| until <= now);
+        // What waits still is told first: it is news, however late.
+        let is_over =
+            |told: &Known| told.delivered && told.ending.is_none() && told.until.is_some_and(|until| until <= now);
         let over = inner.told.iter().filter(|(_, told)| is_over(told));
         let over: Vec<Alarm> = over.map(|(key, told)| told.alarm(key, "nothing more was seen of it")).collect();
         if over.is_empty() {
@@ -537,11 +539,11 @@ impl Inner {
             let Some(told) = told.filter(|told| told.ending.is_none()) else {
                 return self.note_done(which(notification));
             };
-            if !route.resolved {
+            told.ending = Some(alarm.text.clone());
+            if !self.take_back(&alarm.key) || !route.resolved {
                 self.told.remove(&alarm.key);
                 return self.note_done(which(notification));
             }
-            told.ending = Some(alarm.text.clone());
         } else {
             if told.is_none() && !route.takes(alarm) {
                 return self.note_done(which(notification));
@@ -553,6 +555,26 @@ impl Inner {
         if !notification.resolved && self.queue.len() > QUEUE {
             self.give_up_least();
         }
+    }
+
+    /// An alarm is over: takes back what waits of it, be it a problem or an end of before, so that no more than an end and a problem
+    /// wait, however often it comes and goes. Whether the end is to be told: not of a problem that nobody was told of.
+    fn take_back(&mut self, key: &AlertKey) -> bool {
+        let before = self.queue.len();
+        let mut had_problem = false;
+        self.queue.retain(|other| {
+            let is_kept = other.alarm.key != *key;
+            had_problem |= !is_kept && !other.resolved;
+            is_kept
+        });
+        let gone = before - self.queue.len();
+        self.drop_for(Loss::Superseded, gone);
+        let is_told = self.told.get(key).is_some_and(|told| told.delivered);
+        !had_problem || is_told || self.is_problem_in_work(key)
+    }
+
+    fn is_problem_in_work(&self, key: &AlertKey) -> bool {
+        self.in_work.iter().any(|other| other.key == *key && !other.resolved)
     }
 
     /// Gives a problem of the lowest severity up, of several the newest: many new ones do not push out what waits.
@@ -570,15 +592,20 @@ impl Inner {
     /// A problem was lost: unless the receiver knows of it otherwise, its end is not told.
     fn give_up(&mut self, key: &AlertKey) {
         let is_delivered = self.told.get(key).is_none_or(|told| told.delivered);
-        let is_in_work = self.in_work.iter().any(|other| other.key == *key && !other.resolved);
+        let is_in_work = self.is_problem_in_work(key);
         let is_queued = self.queue.iter().any(|other| other.alarm.key == *key && !other.resolved);
         if is_delivered || is_in_work || is_queued {
             return;
         }
         self.told.remove(key);
+        self.give_up_ends(key, Loss::QueueFull);
+    }
+
+    /// What waits of an alarm, which is its end, is not told.
+    fn give_up_ends(&mut self, key: &AlertKey, loss: Loss) {
         let gone: Vec<Which> = self.queue.iter().filter(|other| other.alarm.key == *key).map(which).collect();
         self.queue.retain(|other| other.alarm.key != *key);
-        self.drop_for(Loss::QueueFull, gone.len());
+        self.drop_for(loss, gone.len());
         gone.into_iter().for_each(|end| self.note_done(end));
     }
 
@@ -642,12 +669,18 @@ impl Inner {
         }
         match (one.resolved, outcome) {
             // A refused end is over, too: nothing would be gained by another one.
-            (true, _) => match self.told.get_mut(key) {
-                Some(told) if told.ending.is_some() => drop(self.told.remove(key)),
-                // It is a problem again.
-                Some(told) => told.delivered = false,
-                None => {}
-            },
+            (true, _) => {
+                let is_told_again = self.is_problem_in_work(key);
+                match self.told.get_mut(key) {
+                    Some(told) if told.ending.is_some() && !is_told_again => {
+                        self.told.remove(key);
+                        self.give_up_ends(key, Loss::Superseded);
+                    }
+                    // It is a problem again.
+                    Some(told) => told.delivered = false,
+                    None => {}
+                }
+            }
             (false, Outcome::Delivered) => {
                 if let Some(told) = self.told.get_mut(key) {
                     told.delivered = true;
@@ -726,21 +759,68 @@ mod tests {
         let route = Route { instances: vec!["1".into()], ..Route::default() };
         let outbox = outbox(route);
         outbox.put(&[notification(1, false), notification(2, false), notification(2, true), notification(3, true)]);
+        assert_eq!(numbers(&outbox.take(9)), [("1".to_string(), false)]);
         outbox.put(&[notification(1, true), notification(1, true)]);
-        assert_eq!(numbers(&outbox.take(9)), [("1".to_string(), false), ("1".to_string(), true)]);
+        outbox.finish_all(Outcome::Delivered);
+        assert_eq!(numbers(&outbox.take(9)), [("1".to_string(), true)]);
         outbox.finish_all(Outcome::Delivered);
         outbox.put(&[notification(1, true)]);
         assert!(outbox.is_empty());
         // A refused problem has no end.
-        outbox.put(&[notification(1, false), notification(1, true)]);
+        outbox.put(&[notification(1, false)]);
         outbox.take(1);
+        outbox.put(&[notification(1, true)]);
         outbox.finish_all(Outcome::Lost(Loss::Refused));
         assert!(outbox.is_empty());
         balanced(&outbox);
         // Ends that nobody wants are not sent.
         let quiet = super::tests::outbox(Route { resolved: false, ..Route::default() });
-        quiet.put(&[notification(1, false), notification(1, true)]);
+        quiet.put(&[notification(1, false)]);
         assert_eq!(numbers(&quiet.take(9)), [("1".to_string(), false)]);
+        quiet.put(&[notification(1, true)]);
+        assert!(quiet.is_empty());
+    }
+
+    #[test]
+    fn an_alarm_that_comes_and_goes_while_nothing_is_taken_waits_as_an_end_and_a_problem_at_most() {
+        let (problem, end) = (("1".to_string(), false), ("1".to_string(), true));
+        let flip = |outbox: &Outbox| {
+            for _ in 0..10_000 {
+                outbox.put(&[notification(1, false)]);
+                outbox.put(&[notification(1, true)]);
+            }
+            balanced(outbox);
+        };
+        // Nobody was told of it: nobody is told that it is over.
+        let outbox = outbox(Route::default());
+        assert_eq!(outbox.take_settled(), []);
+        flip(&outbox);
+        assert!(outbox.is_empty() && outbox.save().alarms.is_empty());
+        assert_eq!(outbox.take_settled().last(), Some(&which(&notification(1, true))));
+        outbox.put(&[notification(1, false)]);
+        assert_eq!(numbers(&outbox.take(9)), std::slice::from_ref(&problem));
+        // It may have been told of it, or has been: it is told the end once, and what came after that.
+        flip(&outbox);
+        assert_eq!((outbox.account().queued, outbox.save().alarms.len()), (2, 0));
+        outbox.finish_all(Outcome::Delivered);
+        flip(&outbox);
+        outbox.put(&[notification(1, false)]);
+        let taken = outbox.take(9);
+        assert_eq!(numbers(&taken), [end.clone(), problem.clone()]);
+        // Both are in work: the end of the second one is to come.
+        flip(&outbox);
+        outbox.finish_all(Outcome::Delivered);
+        assert_eq!(outbox.save().alarms.len(), 1);
+        assert_eq!(numbers(&outbox.take(9)), std::slice::from_ref(&end));
+        // Its end is in work: another one is not to come.
+        flip(&outbox);
+        outbox.finish_all(Outcome::Delivered);
+        assert!(outbox.is_idle() && outbox.save().alarms.is_empty());
+        balanced(&outbox);
+        // Without ends, too.
+        let quiet = super::tests::outbox(Route { resolved: false, ..Route::default() });
+        flip(&quiet);
+        assert!(quiet.is_empty());
     }
 
     #[test]
@@ -780,6 +860,8 @@ mod tests {
         for ends_passing in [false, true] {
             let outbox = Outbox::new("t", Route::default(), ends_passing, false);
             outbox.put(std::slice::from_ref(&passing));
+            // It is news still.
+            outbox.tick(at(300.0));
             outbox.take(9);
             outbox.finish_all(Outcome::Delivered);
             outbox.tick(at(299.0));
@@ -793,8 +875,9 @@ mod tests {
     #[test]
     fn one_alarm_is_told_in_order_while_others_are_in_work() {
         let outbox = outbox(Route::default());
-        outbox.put(&[notification(1, false), notification(1, true), notification(2, false)]);
+        outbox.put(&[notification(1, false)]);
         let first = outbox.take_next(|_| false).expect("the problem");
+        outbox.put(&[notification(1, true), notification(2, false)]);
         assert!(outbox.take_next(|_| false).is_some_and(|other| !other.resolved), "another one waits for nobody");
         assert!(outbox.take_next(|_| false).is_none(), "its end waits");
         outbox.finish(&[which(&first)], Outcome::Delivered);
