@@ -560,7 +560,7 @@ mod tests {
     use crate::presence::{AlertName, Reason};
     use crate::protocol::Heartbeat;
 
-    fn options(state_file: Option<PathBuf>) -> PresenceOptions {
+    pub(super) fn options(state_file: Option<PathBuf>) -> PresenceOptions {
         PresenceOptions {
             policy: Policy::default(),
             state_file,

@@ -31,7 +31,7 @@ const PART: usize = 500;
 /// An answer of so many bytes is read where it holds up no receiver.
 const LONG_BYTES: usize = 32 << 10;
 
-/// Longest wait for a peer to notice that this node is leaving.
+/// Longest wait for a peer to notice that this node is leaving, and for the presence thread to leave.
 const FAREWELL: Duration = Duration::from_millis(750);
 
 /// The tasks that ask.
@@ -118,7 +118,7 @@ impl Pollers {
             }
         };
         let _ = timeout(FAREWELL, noticed).await;
-        let _ = presence.ask(super::PresenceState::leave_observers).await;
+        let _ = timeout(FAREWELL, presence.ask(super::PresenceState::leave_observers)).await;
         let _ = self.stop.send(true);
         for task in self.tasks {
             // It ends at once, whatever it waits for.
@@ -281,6 +281,21 @@ async fn read(body: Vec<u8>) -> Result<Digest, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_presence_thread_that_is_busy_does_not_hold_up_the_stop() {
+        let options = super::super::tests::options(None);
+        let (presence, thread) =
+            super::super::start(options, Vec::new(), &Part::new("presence")).expect("started");
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let busy = presence.ask(move |_| held.recv().is_err());
+        let pollers = Pollers { tasks: Vec::new(), stop: watch::channel(false).0 };
+        timeout(4 * FAREWELL, pollers.stop(&presence)).await.expect("it stops");
+        drop(hold);
+        assert_eq!(busy.await, Ok(true));
+        presence.stop();
+        thread.join().expect("it ends");
+    }
 
     #[test]
     fn peers_are_told_apart_without_their_secrets() {
