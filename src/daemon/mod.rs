@@ -113,10 +113,12 @@ enum Part {
     Flusher,
     /// Every sink delivers what waits; the rest is on disk, or counted as lost.
     Sinks,
-    /// Presence takes in the last heartbeats and saves its state.
+    /// Presence takes in the last heartbeats, notifies, and saves its state.
     Presence,
     /// Alerts that wait are sent.
     Notifiers,
+    /// The state of presence says what was told by that.
+    PresenceState,
     /// Relay threads, whose input has closed.
     Relays,
     /// The rest of the capture is written.
@@ -139,7 +141,13 @@ const DRAIN: &[Stage] = &[&[&[Part::Listeners], &[Part::Judging]], &[&[Part::Rel
 /// How it delivers what it has, after [`DRAIN`]. `/ready` and the API answer until the end.
 const DELIVER: &[Stage] = &[
     &[&[Part::Flusher]],
-    &[&[Part::Sinks], &[Part::Presence, Part::Notifiers], &[Part::Relays], &[Part::Capture], &[Part::History]],
+    &[
+        &[Part::Sinks],
+        &[Part::Presence, Part::Notifiers, Part::PresenceState],
+        &[Part::Relays],
+        &[Part::Capture],
+        &[Part::History],
+    ],
     &[&[Part::Management], &[Part::Http]],
 ];
 
@@ -491,10 +499,7 @@ impl Parts {
 
     /// Stops a part; one that does not run has nothing to do.
     fn stop(&mut self, part: Part, deadline: Instant) -> Ending {
-        fn stopped<P: Send + 'static, F: Future<Output = ()> + Send + 'static>(
-            part: Option<P>,
-            stop: impl FnOnce(P) -> F,
-        ) -> Ending {
+        fn stopped<P, F: Future<Output = ()> + Send + 'static>(part: Option<P>, stop: impl FnOnce(P) -> F) -> Ending {
             let ending = part.map(stop);
             Box::pin(async {
                 if let Some(ending) = ending {
@@ -527,8 +532,9 @@ impl Parts {
                 None => Box::pin(async { Ok(()) }),
             },
             Part::Sinks => stopped(self.sinks.take(), |sinks| sinks.stop(deadline)),
-            Part::Presence => stopped(self.presence.take(), |presence| presence.stop(deadline)),
+            Part::Presence => stopped(self.presence.as_ref(), |presence| presence.finish(deadline)),
             Part::Notifiers => stopped(self.notifiers.take(), |notifiers| notifiers.stop(deadline)),
+            Part::PresenceState => stopped(self.presence.take(), |presence| presence.stop(deadline)),
             Part::Relays => stopped(self.relays.take(), |relays| relays.stop(deadline)),
             Part::Capture => stopped(self.capture.take(), |capture| capture.stop(deadline)),
             Part::History => stopped(self.history.take(), |history| history.stop(deadline)),

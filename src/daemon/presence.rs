@@ -65,7 +65,15 @@ impl Presence {
         }
     }
 
-    /// Takes in what is queued, saves the state, and puts the last notifications into the queues of the notifiers.
+    /// Takes in what is queued, puts the last notifications into the queues of the notifiers, and saves the state.
+    pub(super) fn finish(&self, deadline: Instant) -> impl Future<Output = ()> + Send + 'static {
+        let handle = self.handle.clone();
+        async move {
+            join_by(deadline, "presence", move || Ok(handle.finish().blocking_recv())).await;
+        }
+    }
+
+    /// Saves what the notifiers have told since, and ends.
     pub(super) async fn stop(self, deadline: Instant) {
         let end = move || {
             self.handle.stop();

@@ -89,6 +89,8 @@ enum Message {
         received: u64,
     },
     Ask(Box<dyn FnOnce(&mut PresenceState) + Send>),
+    /// Notify for the last time; the answer comes when that is done.
+    Finish(oneshot::Sender<()>),
     Stop,
 }
 
@@ -184,6 +186,15 @@ impl PresenceHandle {
         self.shared.is_deaf.store(true, Ordering::Relaxed);
     }
 
+    /// What is on its way is taken, and what it notifies is put into the queues of the targets; the answer comes when that is done.
+    /// From then on the thread answers nobody, and saves what the targets are told, until [`PresenceHandle::stop`].
+    pub fn finish(&self) -> oneshot::Receiver<()> {
+        let (done, finished) = oneshot::channel();
+        // If the queue is full for so long, the thread is gone.
+        let _ = self.sender.send(Message::Finish(done));
+        finished
+    }
+
     /// Ends the presence thread: it saves what it knows.
     pub fn stop(&self) {
         // If the queue is full for so long, the thread is gone.
@@ -241,7 +252,7 @@ pub fn start(
 fn run(mut driver: Driver, anew: &impl Fn() -> Driver, inbox: &Receiver<Message>, part: &Part) {
     while let Err(panic) = catch(|| driver.run(inbox, part)) {
         driver.count_failed();
-        let is_stopping = driver.is_stopping;
+        let (is_stopping, is_ended) = (driver.is_stopping, driver.is_ended);
         part.restart_thread(&panic);
         if is_stopping && part.fails_again() {
             return;
@@ -252,7 +263,7 @@ fn run(mut driver: Driver, anew: &impl Fn() -> Driver, inbox: &Receiver<Message>
             drop(driver);
             driver = anew();
             driver.state.take_over(left);
-            driver.is_stopping = is_stopping;
+            (driver.is_stopping, driver.is_ended) = (is_stopping, is_ended);
         }
     }
 }
@@ -289,8 +300,11 @@ struct Driver {
     warned_at: Option<Instant>,
     /// A heartbeat is in work.
     has_signal: bool,
-    /// A stop was asked for.
+    /// The end of all notifying was asked for: by whom, until that is answered.
     is_stopping: bool,
+    finished: Option<oneshot::Sender<()>>,
+    /// A stop was asked for: the targets are told nothing any more.
+    is_ended: bool,
 }
 
 impl Driver {
@@ -363,6 +377,8 @@ impl Driver {
             warned_at: None,
             has_signal: false,
             is_stopping: false,
+            finished: None,
+            is_ended: false,
         }
     }
 
@@ -378,14 +394,13 @@ impl Driver {
             let message = inbox.recv_timeout(pause);
             self.leave_out_pause();
             match message {
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => self.is_stopping = true,
                 Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Disconnected) => self.take(Message::Stop),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= self.next_tick {
                 // What has come is applied before anybody is evaluated.
                 for message in inbox.try_iter().take(2 * (self.shared.queue + OTHERS)) {
-                    self.is_stopping |= matches!(message, Message::Stop);
                     self.take(message);
                 }
                 if self.is_stopping {
@@ -397,11 +412,14 @@ impl Driver {
         self.state.engine_mut().take_all_job_lines();
         // What happened since the last tick is notified, and the alerts that it starts or ends are saved.
         self.tick();
+        if let Some(finished) = self.finished.take() {
+            // Nobody waits for that any more, perhaps.
+            let _ = finished.send(());
+        }
         self.await_deliveries();
-        self.state.note_deliveries();
         self.dirty = true;
-        self.save();
-        self.state_file.sync();
+        self.save_told();
+        self.follow_deliveries(inbox);
     }
 
     /// The engine's clock.
@@ -447,7 +465,8 @@ impl Driver {
                 // that is a time in which it was blind, if it is killed.
                 self.dirty = true;
             }
-            Message::Stop => {}
+            Message::Finish(finished) => (self.is_stopping, self.finished) = (true, Some(finished)),
+            Message::Stop => (self.is_stopping, self.is_ended) = (true, true),
         }
     }
 
@@ -534,6 +553,31 @@ impl Driver {
         while !self.state.is_settled() && Instant::now() < until {
             std::thread::sleep(DELIVERY_POLL);
         }
+    }
+
+    /// Saves what targets are told while their tasks end: a receiver that takes its time has an alert, and the next start knows it.
+    fn follow_deliveries(&mut self, inbox: &Receiver<Message>) {
+        while !self.is_ended {
+            match inbox.recv_timeout(SAVE_SOON) {
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => self.is_ended = true,
+                // Nobody is answered any more.
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.has_told |= self.state.has_delivered();
+            if self.has_told {
+                self.save_told();
+            }
+        }
+    }
+
+    /// Saves at a stop, with what the targets were told by now.
+    fn save_told(&mut self) {
+        let now = self.clock();
+        self.state.engine_mut().at(now);
+        self.has_told |= self.state.has_delivered();
+        self.state.note_deliveries();
+        self.save();
+        self.state_file.sync();
     }
 
     /// Saves what has changed. Nothing is written while there was never anybody.

@@ -285,8 +285,7 @@ mod tests {
     #[tokio::test]
     async fn a_presence_thread_that_is_busy_does_not_hold_up_the_stop() {
         let options = super::super::tests::options(None);
-        let (presence, thread) =
-            super::super::start(options, Vec::new(), &Part::new("presence")).expect("started");
+        let (presence, thread) = super::super::start(options, Vec::new(), &Part::new("presence")).expect("started");
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let busy = presence.ask(move |_| held.recv().is_err());
         let pollers = Pollers { tasks: Vec::new(), stop: watch::channel(false).0 };

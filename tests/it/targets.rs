@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -345,6 +346,38 @@ fn what_was_not_delivered_before_a_stop_is_told_after_the_start_and_nothing_twic
     let keys: Vec<Value> = good.bodies().iter().map(|body| body["events"][0]["resolved"].clone()).collect();
     assert_eq!(keys, [json!(false), json!(true)]);
     daemon.stop();
+}
+
+#[test]
+fn what_a_slow_receiver_takes_while_the_daemon_stops_is_told_to_it_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let slow: Arc<Mutex<Vec<Request>>> = Arc::default();
+    let (came, all) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&slow));
+    let coming = Arc::clone(&came);
+    let address = serve("127.0.0.1:0".parse().expect("an address"), move |request| {
+        coming.fetch_add(1, Ordering::Relaxed);
+        pause_ms(2000);
+        all.lock().expect("nobody panicked").push(request);
+        Reply::Says(200, "")
+    });
+    let out = dir.path().join("exec.jsonl");
+    let more = format!(
+        "webhook = [\"http://{address}/\"]\n[[notify]]\ntype = \"exec\"\n\
+         command = [\"sh\", \"-c\", '''sleep 2; cat >> {}''']\n",
+        out.display()
+    );
+    let config = config(dir.path(), &more);
+    let daemon = Daemon::start(dir.path(), &config);
+    beat(&daemon, &["pay.a"]);
+    beat_until(&daemon, &[], "the problem is on its way", || came.load(Ordering::Relaxed) == 1);
+    daemon.stop();
+    let told = || (slow.lock().expect("nobody panicked").len(), lines(&out).len());
+    assert_eq!(told(), (1, 1), "the stop waits for them");
+    let daemon = Daemon::start(dir.path(), &config);
+    beat_until(&daemon, &["pay.a"], "the end", || told() == (2, 2));
+    assert!(lines(&out)[1].1, "{:?}", lines(&out));
+    daemon.stop();
+    assert_eq!(told(), (2, 2));
 }
 
 #[test]
