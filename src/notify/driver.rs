@@ -1,6 +1,7 @@
 //! Delivers the queue of a target over HTTP, in order. What finds nobody is tried again after 1, 2, 4 … 60 s, or when the
 //! receiver wants to be asked again; nothing else is tried meanwhile. What is not let in is set aside and tried again after
-//! 30 s … 5 min, while the others go on: who is set up may mend that. What is refused for good is counted and given up.
+//! 30 s … 5 min, while the others go on: who is set up may mend that. So is what a receiver has failed at five times, for that
+//! may be its own fault. What is refused for good is counted and given up.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ const LONGEST_ASIDE: Duration = Duration::from_secs(300);
 
 /// Most notifications that are set aside.
 const ASIDE: usize = 200;
+
+/// So often in a row a receiver may fail at the same request (5xx) before others are tried.
+const FAILURES: u32 = 5;
 
 pub(super) async fn run(mut target: Target) {
     // What was in work at a panic is not tried again.
@@ -51,12 +55,15 @@ struct Work {
     aside: Vec<Aside>,
     /// So many of the next are sent one by one: a receiver has refused them together.
     alone: usize,
+    /// How often the receiver has failed at `batch`.
+    failures: u32,
     last_success: Option<Instant>,
 }
 
 impl Work {
     /// Takes what is to be sent next: what was set aside and is due, or what is queued.
     fn take(&mut self, target: &Target, is_stopping: bool) {
+        self.failures = 0;
         self.aside.retain(|one| target.outbox.wants(&one.notification));
         let now = Instant::now();
         if let Some(at) = self.aside.iter().position(|one| one.due <= now) {
@@ -94,6 +101,15 @@ impl Work {
         target.outbox.finish(&taken, outcome);
         self.alone = self.alone.saturating_sub(taken.len());
         self.again = None;
+    }
+
+    /// What is to be done about the batch: one that makes its receiver fail holds the others up no longer than some attempts.
+    fn remedy(&mut self, failure: &Failure) -> Remedy {
+        if failure.status.is_none_or(|status| status < 500) {
+            return failure.remedy;
+        }
+        self.failures += 1;
+        if self.failures >= FAILURES || self.again.is_some() { Remedy::Later } else { failure.remedy }
     }
 
     /// Whether others were delivered since something was refused first: then it is the only one that is not let in.
@@ -143,27 +159,29 @@ async fn deliver(target: &mut Target) {
             continue;
         }
         target.part.alive();
-        match target.sender.send(&work.batch).await {
-            Ok(_) => {
-                target.note(Ok(()));
-                work.finish(target, Outcome::Delivered);
-                (work.last_success, pause) = (Some(Instant::now()), FIRST_PAUSE);
-            }
-            Err(failure) if failure.remedy == Remedy::Again || is_stopping && failure.remedy == Remedy::Later => {
+        let Err(failure) = target.sender.send(&work.batch).await else {
+            target.note(Ok(()));
+            work.finish(target, Outcome::Delivered);
+            (work.last_success, pause) = (Some(Instant::now()), FIRST_PAUSE);
+            continue;
+        };
+        match work.remedy(&failure) {
+            Remedy::Again | Remedy::Later if is_stopping => {
                 target.note(Err(&failure.problem));
-                if is_stopping {
-                    target.give_up_at_stop();
-                    return;
-                }
-                let wait = wait(&failure, pause);
-                target.rest_with(&mut work.batch, wait).await;
+                target.give_up_at_stop();
+                return;
+            }
+            Remedy::Again => {
+                target.note(Err(&failure.problem));
+                target.rest_with(&mut work.batch, wait(&failure, pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            Err(_) if work.batch.len() > 1 => {
+            Remedy::Later | Remedy::GiveUp if work.batch.len() > 1 => {
                 work.alone = target.outbox.put_back(std::mem::take(&mut work.batch));
+                pause = FIRST_PAUSE;
             }
-            Err(failure) if failure.remedy == Remedy::Later => work.set_aside(target, &failure),
-            Err(failure) => {
+            Remedy::Later => work.set_aside(target, &failure),
+            Remedy::GiveUp => {
                 target.note_refused(&failure.problem, "an alert is refused, and given up");
                 work.finish(target, Outcome::Lost(Loss::Refused));
             }
@@ -211,7 +229,34 @@ mod tests {
     }
 
     fn locked() -> Failure {
-        Failure { problem: "it answers 403".into(), remedy: Remedy::Later, retry_after: None }
+        Failure { problem: "it answers 403".into(), remedy: Remedy::Later, status: Some(403), retry_after: None }
+    }
+
+    #[test]
+    fn what_a_receiver_fails_at_again_and_again_is_set_aside_and_who_does_not_answer_is_waited_for() {
+        let (mut target, mut work) = (target(), Work::default());
+        let outbox = Arc::clone(&target.outbox);
+        let of = |service: &str| Some((service.to_string(), false));
+        outbox.put(&[notification("a", false), notification("b", false)]);
+        assert_eq!(take(&mut work, &target), of("a"));
+        let failed = |status| Failure { status, remedy: Remedy::Again, ..locked() };
+        for status in [None, Some(302), Some(408), Some(429)] {
+            assert!((0..2 * FAILURES).all(|_| work.remedy(&failed(status)) == Remedy::Again), "{status:?}");
+        }
+        assert!((1..FAILURES).all(|_| work.remedy(&failed(Some(500))) == Remedy::Again));
+        assert_eq!(work.remedy(&failed(Some(500))), Remedy::Later);
+        work.set_aside(&mut target, &failed(Some(500)));
+        assert_eq!(take(&mut work, &target), of("b"));
+        assert_eq!(work.remedy(&failed(Some(500))), Remedy::Again);
+        target.note(Ok(()));
+        work.finish(&target, Outcome::Delivered);
+        work.last_success = Some(Instant::now());
+        // It was tried often enough: the next time once.
+        work.aside[0].due = Instant::now();
+        assert_eq!(take(&mut work, &target), of("a"));
+        assert_eq!(work.remedy(&failed(Some(503))), Remedy::Later);
+        work.set_aside(&mut target, &failed(Some(503)));
+        assert!(!outbox.fails(), "others are taken");
     }
 
     #[test]

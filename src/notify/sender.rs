@@ -55,14 +55,16 @@ pub(super) struct Failure {
     pub(super) problem: String,
     /// What is to be done about it.
     pub(super) remedy: Remedy,
+    /// The status of the answer, if there was one.
+    pub(super) status: Option<u16>,
     /// When the receiver wants to be asked again.
     pub(super) retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// One that may pass.
-    pub(super) fn temporary(problem: impl Into<String>) -> Failure {
-        Failure { problem: problem.into(), remedy: Remedy::Again, retry_after: None }
+    /// One without an answer: it may pass.
+    pub(super) fn unanswered(problem: impl Into<String>) -> Failure {
+        Failure { problem: problem.into(), remedy: Remedy::Again, status: None, retry_after: None }
     }
 }
 
@@ -135,24 +137,24 @@ impl Sender {
 /// and would come again. 408, 425, 429, 5xx, a redirect (which is not followed: it would carry secrets elsewhere) and no answer
 /// pass. Any other 4xx is about the way there: a key that is being changed, a proxy that is being rolled out.
 fn outcome(kind: TargetKind, answer: Result<Answer, HttpError>) -> Result<String, Failure> {
-    let answer = answer.map_err(|error| Failure::temporary(error.to_string()))?;
+    let answer = answer.map_err(|error| Failure::unanswered(error.to_string()))?;
     let said = excerpt(&answer.body, EXCERPT_CHARS);
     let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+    let status = Some(answer.status);
     let remedy = match answer.status {
         200..300 if !says_no(kind, &answer.body) => return Ok(answer.status.to_string()),
         300..400 => {
             let to = answer.headers.get("location").and_then(|to| to.to_str().ok()).map_or(String::new(), masked);
-            let status = answer.status;
-            return Err(Failure::temporary(format!(
-                "it answers {status}, a redirect to `{to}`, which is not followed"
-            )));
+            let problem = format!("it answers {}, a redirect to `{to}`, which is not followed", answer.status);
+            return Err(Failure { status, ..Failure::unanswered(problem) });
         }
         400 | 413 | 422 => Remedy::GiveUp,
         408 | 425 | 429 => Remedy::Again,
         200..300 | 400..500 => Remedy::Later,
         _ => Remedy::Again,
     };
-    Err(Failure { problem: format!("it answers {}{said}", answer.status), remedy, retry_after: answer.retry_after() })
+    let problem = format!("it answers {}{said}", answer.status);
+    Err(Failure { problem, remedy, status, retry_after: answer.retry_after() })
 }
 
 /// Whether the body of an answer with status 2xx says that nothing was taken: a page for browsers does, of a login or a proxy, to

@@ -316,6 +316,24 @@ fn hostile_receivers_and_commands_are_bounded_counted_and_hold_nobody_up() {
 }
 
 #[test]
+fn an_alert_at_which_its_receiver_fails_every_time_mutes_no_other() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let chat = Stub::start(|_, request| {
+        let is_poison = request.text().contains("pay is down");
+        Reply::Says(if is_poison { 500 } else { 200 }, "")
+    });
+    let more = format!("[[notify]]\ntype = \"slack\"\nurl = \"http://{}/\"\n", chat.address);
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &more));
+    beat(&daemon, &EVERYBODY);
+    let told = |what: &str| chat.requests().iter().filter(|request| request.text().contains(what)).count();
+    beat_until(&daemon, &[], "the other one", || told("web/b is down") == 1);
+    assert_eq!(told("pay is down"), 5);
+    let status = daemon.status_when("it waits", |status| status["notify"]["slack"]["queued"] == 1);
+    assert_eq!(status["notify"]["slack"]["delivered"], 1, "{status}");
+    daemon.stop();
+}
+
+#[test]
 fn what_was_not_delivered_before_a_stop_is_told_after_the_start_and_nothing_twice() {
     let dir = tempfile::tempdir().expect("a folder");
     let good = Stub::good(200, "");
