@@ -125,13 +125,25 @@ async fn deliver(line: &mut Target, alerts: &mut Alerts) {
     }
 }
 
-/// Posts alerts; what the last answer said.
+/// Posts alerts: all of them, though something of one part is refused, unless nobody answers. What the last answer said, or the
+/// first failure.
 async fn send(sender: &Sender, bodies: Vec<Value>) -> Result<String, Failure> {
-    let mut said = String::new();
+    let mut said = Ok(String::new());
     for body in bodies {
-        said = sender.post_json(append(&sender.options.url, "/api/v2/alerts"), &body).await?;
+        let answer = sender.post_json(append(&sender.options.url, "/api/v2/alerts"), &body).await;
+        let is_answered = answer.as_ref().err().is_none_or(|failure| failure.status.is_some());
+        said = said.and(answer);
+        if !is_answered {
+            break;
+        }
     }
-    Ok(said)
+    said
+}
+
+/// When an alarm began, as it is sent at `now`: our clock may have been set back since, and Alertmanager rejects an end before
+/// the start. A tick ago at the latest, for that is when it may end.
+fn starts(alarm: &Alarm, now: UnixTime) -> UnixTime {
+    alarm.since.min(now - TICK_SECS)
 }
 
 /// Posts one alert that ends when its alarm does, outside of what is repeated.
@@ -149,9 +161,9 @@ impl Alerts {
         if one.resolved {
             self.open.remove(&key);
             let said = one.event.map_or(now, |(_, event)| event.at);
-            // Alertmanager rejects an end before the start.
-            let end = said.min(now - TICK_SECS).max(one.alarm.since);
-            self.ended.insert(key, Ended { alarm: one.alarm, detail, end, came: Instant::now(), taken: None });
+            let alarm = Alarm { since: starts(&one.alarm, now), ..one.alarm };
+            let end = said.min(now - TICK_SECS).max(alarm.since);
+            self.ended.insert(key, Ended { alarm, detail, end, came: Instant::now(), taken: None });
         } else {
             self.ended.remove(&key);
             self.open(key, one.alarm, detail, now);
@@ -161,7 +173,10 @@ impl Alerts {
     /// The alerts to send at `began`, Unix second `now`: new ones and due resolutions, or all with the watchdog.
     fn bodies(&self, everything: bool, began: Instant, now: UnixTime, page: Option<&str>) -> Vec<Value> {
         let open = self.open.values().filter(|(.., new)| everything || *new);
-        let open = open.map(|(alarm, detail, _)| alert(alarm, detail, alarm.until.unwrap_or(now + HOLDS), page));
+        let open = open.map(|(alarm, detail, _)| {
+            let alarm = Alarm { since: starts(alarm, now), ..alarm.clone() };
+            alert(&alarm, detail, alarm.until.unwrap_or(now + HOLDS), page)
+        });
         let ended = self.ended.values().filter(|ended| everything || ended.due().is_some_and(|due| due <= began));
         let ended = ended.map(|ended| alert(&ended.alarm, &ended.detail, ended.end, page));
         let watchdog = everything.then(|| watchdog(now, page));
@@ -174,7 +189,8 @@ impl Alerts {
         let severity = alarm.severity;
         let before = self.open.insert(key.clone(), (alarm, detail, true));
         if let Some((alarm, detail, _)) = before.filter(|(alarm, ..)| alarm.severity != severity) {
-            let end = (now - TICK_SECS).max(alarm.since);
+            let end = now - TICK_SECS;
+            let alarm = Alarm { since: starts(&alarm, now), ..alarm };
             let ended = Ended { alarm, detail, end, came: Instant::now(), taken: None };
             self.ended.insert(format!("{key}//{}", ended.alarm.severity), ended);
         }
@@ -243,4 +259,77 @@ fn watchdog(now: UnixTime, page: Option<&str>) -> Value {
         alert["generatorURL"] = format!("{page}/presence").into();
     }
     alert
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::http_client::HttpClient;
+    use crate::notify::{TargetKind, TargetOptions};
+    use crate::presence::{AlertKey, AlertName, AlertState, Identity, Severity};
+
+    fn notification(service: &str, severity: Severity, resolved: bool) -> Notification {
+        let key = AlertKey { service: Some(service.into()), ..AlertKey::of(AlertName::ServiceDown) };
+        let since = UnixTime::from_secs(10_000.0);
+        let alarm = Alarm { key, severity, text: String::new(), since, until: None, state: AlertState::Firing };
+        Notification { alarm, resolved, event: None, detail: String::new(), version: 0, ending: None }
+    }
+
+    #[test]
+    fn no_alert_ends_before_it_starts_where_the_clock_was_set_back() {
+        // By ten minutes, after they began.
+        let now = UnixTime::from_secs(9_400.0);
+        let mut alerts = Alerts::default();
+        alerts.take(notification("open", Severity::Critical, false), now);
+        alerts.take(notification("over", Severity::Critical, true), now);
+        alerts.take(notification("worse", Severity::Warning, false), now);
+        alerts.take(notification("worse", Severity::Critical, false), now);
+        let bodies = alerts.bodies(true, Instant::now(), now, None);
+        let all = bodies[0].as_array().expect("alerts");
+        assert_eq!(all.len(), 5);
+        for alert in all {
+            let at = |key: &str| alert[key].as_str().expect("a time").to_string();
+            assert!(at("startsAt") <= at("endsAt") && at("startsAt") <= now.rfc3339(), "{alert}");
+        }
+        let ends = all.iter().filter(|alert| alert["endsAt"].as_str() < Some(now.rfc3339().as_str())).count();
+        assert_eq!(ends, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_of_one_part_does_not_keep_the_others_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut options = TargetOptions::new("t", TargetKind::Alertmanager);
+        options.url = format!("http://{}", listener.local_addr().expect("bound"));
+        let answers = std::thread::spawn(move || {
+            let mut bodies = Vec::new();
+            for status in ["400 first", "200 OK", "500 last"] {
+                let (stream, _) = listener.accept().expect("a connection");
+                let (mut reader, mut line, mut length) = (BufReader::new(stream), String::new(), 0);
+                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().expect("a length");
+                    }
+                    line.clear();
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).expect("a body");
+                bodies.push(String::from_utf8(body).expect("text"));
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                reader.into_inner().write_all(answer.as_bytes()).expect("answered");
+            }
+            bodies
+        });
+        let identity = Identity { node: "n".into(), boot: 1 };
+        let client = HttpClient::new().expect("a client");
+        let sender = Sender { options: Arc::new(options), client, page: None, identity };
+        let failure = send(&sender, vec![json!([1]), json!([2]), json!([3])]).await.expect_err("a failure");
+        assert_eq!((failure.status, answers.join().expect("it ends").len()), (Some(400), 3));
+        // Nobody is there now.
+        let failure = send(&sender, vec![json!([1]), json!([2])]).await.expect_err("a failure");
+        assert_eq!(failure.status, None);
+    }
 }
