@@ -161,7 +161,10 @@ fn outcome(kind: TargetKind, answer: Result<Answer, HttpError>) -> Result<String
 /// all whose own answers are known. Slack's API says `ok: false`, receivers of its form
 /// say `success: false`, PagerDuty has another `status` than `success`, and ntfy an `error`.
 fn says_no(kind: TargetKind, body: &[u8]) -> bool {
-    let is_known = matches!(kind, TargetKind::Slack | TargetKind::PagerDuty | TargetKind::Ntfy);
+    let is_known = match kind {
+        TargetKind::Slack | TargetKind::PagerDuty | TargetKind::Ntfy | TargetKind::Alertmanager => true,
+        TargetKind::Webhook | TargetKind::Exec => false,
+    };
     if is_known && body.trim_ascii_start().starts_with(b"<") {
         return true;
     }
@@ -331,11 +334,12 @@ mod tests {
             (TargetKind::Slack, true),
             (TargetKind::PagerDuty, true),
             (TargetKind::Ntfy, true),
+            (TargetKind::Alertmanager, true),
             (TargetKind::Webhook, false),
         ] {
             assert_eq!(says_no(kind, page), is_no, "{kind}");
         }
-        assert!(!says_no(TargetKind::Slack, b"ok"));
+        assert!(!says_no(TargetKind::Slack, b"ok") && !says_no(TargetKind::Alertmanager, b""));
     }
 
     #[test]
@@ -437,7 +441,7 @@ mod tests {
 
     #[test]
     fn a_good_status_does_not_stand_for_an_answer_that_says_no() {
-        use TargetKind::{Ntfy, PagerDuty, Slack, Webhook};
+        use TargetKind::{Alertmanager, Ntfy, PagerDuty, Slack, Webhook};
         for (kind, body, is_delivered) in [
             (Slack, "ok", true),
             (Slack, "", true),
@@ -449,6 +453,9 @@ mod tests {
             (PagerDuty, "<html>", false),
             (Ntfy, "{\"id\":\"x\",\"event\":\"message\"}", true),
             (Ntfy, "{\"code\":40301,\"error\":\"forbidden\"}", false),
+            (Alertmanager, "", true),
+            (Alertmanager, "{\"status\":\"success\"}", true),
+            (Alertmanager, "<html>", false),
             (Webhook, "{\"ok\":false,\"error\":\"mine\"}", true),
         ] {
             let answer = Answer { status: 200, headers: hyper::HeaderMap::new(), body: body.into() };
