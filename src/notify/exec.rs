@@ -3,8 +3,8 @@
 //! A process has a group of its own, the least environment, and a time limit, at which the whole group is killed; what it
 //! leaves behind in its group when it ends is killed, too. Its standard output goes nowhere, of its standard error the last
 //! line is logged when it fails. There are no more than `processes` at a time, and notifications of one alarm follow one
-//! another. Exit code 0 is delivered; everything else is tried again, for a quarter of an hour at most. One that waits for its
-//! next attempt holds no place: what is new and what is tried again take turns.
+//! another. Exit code 0 is delivered; everything else is tried again, for as long as it takes. One that waits for its next attempt
+//! holds no place: what is new and what is tried again take turns.
 
 use std::convert::Infallible;
 use std::process::{ExitStatus, Stdio};
@@ -20,12 +20,9 @@ use crate::supervise::caught;
 use crate::sys;
 use crate::untrusted::excerpt;
 
-use super::outbox::{Loss, Outcome};
+use super::outbox::Outcome;
 use super::sender::Sender;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, Target, message};
-
-/// How long a notification is tried.
-const TRIED_FOR: Duration = Duration::from_secs(900);
 
 /// Most notifications that wait for their next attempt; beyond it what is queued waits, too.
 const WAITING: usize = 200;
@@ -46,7 +43,6 @@ pub(super) async fn run(mut target: Target) {
 /// A notification whose command has ended, or is to be run again.
 struct Attempt {
     notification: Notification,
-    first: Instant,
     pause: Duration,
     outcome: Result<(), String>,
 }
@@ -84,7 +80,7 @@ async fn deliver(target: &mut Target) {
         let mut stop = target.stop.clone();
         tokio::select! {
             Some(ended) = work.running.join_next() => match ended {
-                Ok(attempt) => work.note(target, attempt, is_stopping),
+                Ok(attempt) => work.note(target, attempt),
                 // Its notification is in work, and lost with everything that is.
                 Err(error) => {
                     if let Ok(panic) = error.try_into_panic() {
@@ -114,8 +110,7 @@ impl Work {
         while self.running.len() < target.places() {
             let due = self.waiting.iter().position(|(due, _)| *due <= now && !is_stopping);
             let has_room = self.waiting.len() < WAITING || is_stopping;
-            let fresh =
-                if has_room && (due.is_none() || !self.is_turn_of_waiting) { self.fresh(target, now) } else { None };
+            let fresh = if has_room && (due.is_none() || !self.is_turn_of_waiting) { self.fresh(target) } else { None };
             self.is_turn_of_waiting = fresh.is_some();
             let Some(attempt) = fresh.or_else(|| due.map(|at| self.waiting.swap_remove(at).1)) else { return };
             self.busy.push(attempt.notification.alarm.key.clone());
@@ -128,13 +123,13 @@ impl Work {
     }
 
     /// The next of the queue.
-    fn fresh(&self, target: &Target, now: Instant) -> Option<Attempt> {
+    fn fresh(&self, target: &Target) -> Option<Attempt> {
         let notification = target.outbox.take_next(|key| self.busy.contains(key))?;
-        Some(Attempt { notification, first: now, pause: FIRST_PAUSE, outcome: Ok(()) })
+        Some(Attempt { notification, pause: FIRST_PAUSE, outcome: Ok(()) })
     }
 
     /// What became of a command.
-    fn note(&mut self, target: &mut Target, attempt: Attempt, is_stopping: bool) {
+    fn note(&mut self, target: &mut Target, attempt: Attempt) {
         let one = which(&attempt.notification);
         if let Some(at) = self.busy.iter().position(|key| *key == one.key) {
             self.busy.swap_remove(at);
@@ -143,11 +138,6 @@ impl Work {
             Ok(()) => {
                 target.note(Ok(()));
                 target.outbox.finish(&[one], Outcome::Delivered);
-            }
-            Err(problem) if !is_stopping && attempt.first.elapsed() >= TRIED_FOR => {
-                target.note(Err(problem));
-                tracing::error!(to = target.name(), problem, "the command has failed for too long; an alert is lost");
-                target.outbox.finish(&[one], Outcome::Lost(Loss::GaveUp));
             }
             Err(problem) => {
                 target.note(Err(problem));
@@ -264,5 +254,39 @@ impl Tail {
         let text = self.0.trim_ascii_end();
         let line = text.rsplit(|&byte| byte == b'\n').next().unwrap_or(&[]);
         if line.is_empty() { String::new() } else { format!(": {}", excerpt(line, EXCERPT_CHARS)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::{Outboxes, TargetKind, TargetOptions, Targets};
+    use crate::presence::{Alarm, AlertKey, AlertName, AlertState, Identity, Severity, UnixTime};
+
+    #[test]
+    fn a_command_that_fails_is_run_again_for_as_long_as_it_takes() {
+        let identity = Some(Identity { node: "n".into(), boot: 1 });
+        let all = vec![TargetOptions::new("t", TargetKind::Exec)];
+        let mut outboxes = Outboxes::new(Targets { all, identity, ..Targets::default() }).expect("no files");
+        let (mut target, mut work) = (outboxes.targets.remove(0), Work::default());
+        let key = AlertKey::of(AlertName::MassSilence);
+        let (severity, since, until) = (Severity::Critical, UnixTime::default(), None);
+        let alarm = Alarm { key, severity, text: String::new(), since, until, state: AlertState::Firing };
+        target.outbox.put(&[Notification {
+            alarm,
+            resolved: false,
+            event: None,
+            detail: String::new(),
+            version: 0,
+            ending: None,
+        }]);
+        let mut attempt = work.fresh(&target).expect("it waits");
+        // For more than a day.
+        for _ in 0..1500 {
+            attempt.outcome = Err("it does not work".into());
+            work.note(&mut target, attempt);
+            attempt = work.waiting.pop().expect("it is to be run again").1;
+        }
+        assert_eq!((attempt.pause, target.outbox.account().queued), (LONGEST_PAUSE, 1));
     }
 }

@@ -29,8 +29,6 @@ pub enum Loss {
     QueueFull,
     /// The receiver refuses it, and would again.
     Refused,
-    /// It was tried for too long.
-    GaveUp,
     /// Another one about the same took its place before it was sent.
     Superseded,
     /// The target's task failed while it had it.
@@ -44,7 +42,6 @@ impl Loss {
         match self {
             Loss::QueueFull => "queue_full",
             Loss::Refused => "refused",
-            Loss::GaveUp => "gave_up",
             Loss::Superseded => "superseded",
             Loss::Failed => "failed",
             Loss::Shutdown => "shutdown",
