@@ -91,7 +91,7 @@ async fn deliver(line: &mut Target, alerts: &mut Alerts) {
         let everything = began >= due;
         let bodies = alerts.bodies(everything, began, now, line.sender.page.as_deref());
         let stopping = *line.stop.borrow();
-        if !bodies.is_empty() && (!line.fails || everything || stopping) {
+        if !bodies.is_empty() && (!line.outbox.fails() || everything || stopping) {
             match send(&line.sender, bodies).await {
                 Ok(_) => {
                     line.outbox.finish_all(Outcome::Delivered);
@@ -118,7 +118,7 @@ async fn deliver(line: &mut Target, alerts: &mut Alerts) {
         }
         if line.outbox.is_empty() {
             // While it cannot be reached, only the periodic send of all alerts is tried.
-            let again = alerts.ended.values().filter_map(Ended::due).min().filter(|_| !line.fails);
+            let again = alerts.ended.values().filter_map(Ended::due).min().filter(|_| !line.outbox.fails());
             let next = again.map_or(due, |again| again.min(due));
             line.rest(next.saturating_duration_since(Instant::now()), true).await;
         }

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
@@ -12,7 +11,7 @@ use tokio::sync::watch;
 use crate::http_client::HttpClient;
 use crate::supervise::{Part, caught};
 
-use super::DEADLINE;
+use super::{DEADLINE, Outbox};
 
 /// Checks the daemon's health; `None`, or the problem.
 pub type Watchdog = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<&'static str>> + Send>> + Send + Sync>;
@@ -26,8 +25,8 @@ pub(super) struct DeadManSwitch {
     pub(super) client: HttpClient,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) watchdog: Watchdog,
-    /// How many receivers cannot be reached.
-    pub(super) failing: Arc<AtomicUsize>,
+    /// The queues of all targets.
+    pub(super) outboxes: Vec<Arc<Outbox>>,
     pub(super) part: Part,
 }
 
@@ -38,14 +37,19 @@ impl DeadManSwitch {
         }
     }
 
+    /// Why it is not requested, if it is not.
+    async fn problem(&self) -> Option<&'static str> {
+        match (self.watchdog)().await {
+            None if self.outboxes.iter().any(|outbox| outbox.fails()) => Some("alerts cannot be delivered"),
+            problem => problem,
+        }
+    }
+
     async fn request(&mut self) {
         let mut withheld = None;
         loop {
             self.part.alive();
-            let problem = match (self.watchdog)().await {
-                None if self.failing.load(Ordering::Relaxed) > 0 => Some("alerts cannot be delivered"),
-                problem => problem,
-            };
+            let problem = self.problem().await;
             if problem != withheld
                 && let Some(problem) = problem
             {
@@ -64,5 +68,33 @@ impl DeadManSwitch {
                 _ = self.stop.wait_for(|stop| *stop) => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::{Outboxes, TargetKind, TargetOptions, Targets};
+    use crate::presence::Identity;
+
+    #[tokio::test]
+    async fn a_test_alert_that_arrives_ends_what_withholds_it() {
+        let identity = Some(Identity { node: "n".into(), boot: 1 });
+        let all = vec![TargetOptions::new("t", TargetKind::Slack)];
+        let mut outboxes = Outboxes::new(Targets { all, identity, ..Targets::default() }).expect("no files");
+        let switch = DeadManSwitch {
+            url: String::new(),
+            client: HttpClient::new().expect("a client"),
+            stop: watch::channel(false).1,
+            watchdog: Arc::new(|| Box::pin(async { None })),
+            outboxes: outboxes.queues(),
+            part: Part::new("notify"),
+        };
+        assert_eq!(switch.problem().await, None);
+        outboxes.targets[0].note(Err("nobody is there"));
+        assert_eq!(switch.problem().await, Some("alerts cannot be delivered"));
+        // As the test notes it.
+        switch.outboxes[0].note_success();
+        assert_eq!(switch.problem().await, None);
     }
 }

@@ -26,7 +26,6 @@ mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -172,9 +171,7 @@ struct Target {
     sender: Sender,
     outbox: Arc<Outbox>,
     stop: watch::Receiver<bool>,
-    failing: Arc<AtomicUsize>,
-    /// Whether the last attempt found nobody, and when one did last.
-    fails: bool,
+    /// When an attempt found nobody last.
     failed_at: Option<Instant>,
     /// What the receiver said when it refused something, until it takes something again.
     refused: Option<String>,
@@ -189,25 +186,19 @@ impl Target {
     /// Records whether the receiver could be reached, and logs a change.
     fn note(&mut self, outcome: Result<(), &str>) {
         match outcome {
-            Ok(()) => self.outbox.note_success(),
-            Err(problem) => self.outbox.note_failure(problem),
-        }
-        match outcome {
-            Ok(()) if self.fails => {
-                self.failing.fetch_sub(1, Ordering::Relaxed);
-                tracing::info!(to = self.name(), "alerts are delivered again");
+            Ok(()) => {
+                self.refused = None;
+                if self.outbox.note_success() {
+                    tracing::info!(to = self.name(), "alerts are delivered again");
+                }
             }
-            Err(problem) if !self.fails => {
-                self.failing.fetch_add(1, Ordering::Relaxed);
-                let place = self.sender.options.place();
-                tracing::error!(to = self.name(), place, problem, "alerts cannot be delivered; retrying");
+            Err(problem) => {
+                self.failed_at = Some(Instant::now());
+                if !self.outbox.note_failure(problem) {
+                    let place = self.sender.options.place();
+                    tracing::error!(to = self.name(), place, problem, "alerts cannot be delivered; retrying");
+                }
             }
-            _ => {}
-        }
-        self.fails = outcome.is_err();
-        match outcome {
-            Ok(()) => self.refused = None,
-            Err(_) => self.failed_at = Some(Instant::now()),
         }
     }
 
@@ -223,10 +214,8 @@ impl Target {
 
     /// There is nothing to send: a receiver that could not be reached long ago is taken for one that can be.
     fn recover(&mut self) {
-        if self.fails && self.failed_at.is_none_or(|at| at.elapsed() >= RECOVERS_AFTER) {
+        if self.outbox.fails() && self.failed_at.is_none_or(|at| at.elapsed() >= RECOVERS_AFTER) {
             self.outbox.note_recovered();
-            self.failing.fetch_sub(1, Ordering::Relaxed);
-            self.fails = false;
             tracing::info!(to = self.name(), "nothing waits for a target that could not be reached; it may be back");
         }
     }
@@ -277,7 +266,6 @@ impl Target {
 pub struct Outboxes {
     targets: Vec<Target>,
     dead_man_switch: Option<(String, HttpClient)>,
-    failing: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
 }
 
@@ -288,8 +276,7 @@ impl Outboxes {
     /// If a file of TLS cannot be read, or TLS cannot be set up.
     pub fn new(targets: Targets) -> std::io::Result<Outboxes> {
         let (stop, stopped) = watch::channel(false);
-        let failing = Arc::new(AtomicUsize::new(0));
-        let mut outboxes = Outboxes { targets: Vec::new(), dead_man_switch: None, failing: Arc::clone(&failing), stop };
+        let mut outboxes = Outboxes { targets: Vec::new(), dead_man_switch: None, stop };
         let Targets { all, dead_man_switch, page, identity } = targets;
         let is_any = !all.is_empty() || dead_man_switch.is_some();
         let (Some(identity), true) = (identity, is_any) else { return Ok(outboxes) };
@@ -304,8 +291,6 @@ impl Outboxes {
                 // An incident stays open until it is resolved; Alertmanager is told the end with the problem.
                 outbox: Arc::new(Outbox::new(&name, route, kind == TargetKind::PagerDuty, forgets)),
                 stop: stopped.clone(),
-                failing: Arc::clone(&failing),
-                fails: false,
                 failed_at: None,
                 refused: None,
                 part: Part::new("notify"),
@@ -337,7 +322,7 @@ impl Outboxes {
     /// health.
     pub fn start(self, watchdog: Watchdog, supervisor: &Supervisor) -> Notifiers {
         let part = |name: &str| supervisor.part(&format!("notify:{name}"), Role::Ordinary);
-        let mut tasks = Vec::new();
+        let (mut tasks, outboxes) = (Vec::new(), self.queues());
         for target in self.targets {
             let part = part(target.name());
             let target = Target { part: part.clone(), ..target };
@@ -351,8 +336,8 @@ impl Outboxes {
         }
         if let Some((url, client)) = self.dead_man_switch {
             let part = part("dead_man_switch");
-            let (stop, failing) = (self.stop.subscribe(), self.failing);
-            let switch = DeadManSwitch { url, client, stop, watchdog, failing, part: part.clone() };
+            let stop = self.stop.subscribe();
+            let switch = DeadManSwitch { url, client, stop, watchdog, outboxes, part: part.clone() };
             tasks.push(part.task(switch.run()));
         }
         Notifiers { tasks, stop: self.stop }

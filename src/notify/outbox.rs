@@ -473,18 +473,18 @@ impl Outbox {
         count
     }
 
-    /// Notes an attempt that succeeded.
-    pub fn note_success(&self) {
+    /// Notes an attempt that succeeded; whether its receiver could not be reached before.
+    pub fn note_success(&self) -> bool {
         let mut inner = self.lock();
         inner.account.last_success = unix_time();
         (inner.account.last_error, inner.account.failing_since) = (None, 0.0);
-        inner.fails = false;
+        std::mem::take(&mut inner.fails)
     }
 
-    /// Notes an attempt that found nobody.
-    pub fn note_failure(&self, problem: &str) {
+    /// Notes an attempt that found nobody; whether its receiver could not be reached before.
+    pub fn note_failure(&self, problem: &str) -> bool {
         self.note_refusal(problem);
-        self.lock().fails = true;
+        std::mem::replace(&mut self.lock().fails, true)
     }
 
     /// Notes an attempt that the receiver refused: it can be reached.
