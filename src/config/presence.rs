@@ -17,6 +17,7 @@ use crate::settings::{
 use super::kinds::{networks, secret};
 use super::presence_job;
 use super::presence_peers::{self, Peers};
+use super::value::show_duration;
 
 /// What can be configured of presence.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +80,9 @@ const MOST_LIMIT: u64 = 10_000_000;
 
 const SECONDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(366 * 86_400);
 
+/// How long what may be replaced waits: for longer, nobody would be told in time.
+const GROUP_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+
 const SERIES: [(&str, SeriesOf); 3] =
     [("auto", SeriesOf::Auto), ("instance", SeriesOf::Instances), ("service", SeriesOf::Services)];
 
@@ -88,6 +92,7 @@ pub(super) fn describe(visitor: &mut dyn OptionVisitor, key: &'static str, doc: 
         presence_peers::describe(&mut all.peers, v);
         limits(&mut all.policy, v);
         judging(&mut all.policy, v);
+        v.require("forget_down", outlives(all.policy.forget_down, all.group_wait));
         services(&mut all.policy, v);
         expected(&mut all.policy.expect, v);
         super::presence_watch::describe(&mut all.policy.watches, v);
@@ -111,7 +116,7 @@ fn general(all: &mut Presence, v: &mut dyn OptionVisitor) {
     v.field(
         "group_wait",
         "How long warnings about instances and degraded services wait; a service that is down replaces them.",
-        Opt::Duration(&mut all.group_wait, SECONDS),
+        Opt::Duration(&mut all.group_wait, GROUP_WAIT),
     );
     let mut url = all.snitch_url.take().unwrap_or_default();
     let doc = "Dead man's switch: requested every minute while all is well here.";
@@ -303,6 +308,17 @@ fn services(policy: &mut Policy, v: &mut dyn OptionVisitor) {
     }
 }
 
+/// Whether an instance that is down is remembered until it is reported. Those of ephemeral services are not reported.
+fn outlives(forget_down: f64, group_wait: Duration) -> Result<(), String> {
+    if forget_down > group_wait.as_secs_f64() {
+        return Ok(());
+    }
+    let wait = show_duration(group_wait);
+    Err(format!(
+        "an instance would be forgotten before it is reported, `group_wait` ({wait}) after it is down: longer than that is right"
+    ))
+}
+
 /// Whether senders can have this name, which is no pattern as in `[[presence.service]]`.
 fn expected_name(name: &str) -> Result<(), String> {
     if name.contains(['*', '?']) {
@@ -327,4 +343,28 @@ fn expected(all: &mut Vec<Expected>, v: &mut dyn OptionVisitor) {
     };
     let doc = "A service that is reported even if it never sent a heartbeat.";
     v.sections("expect", doc, &mut TablesOf { tables: all, new, describe });
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn what_would_keep_instances_from_being_reported_is_refused() {
+        for (text, says) in [
+            ("group_wait = \"30d\"", "group_wait"),
+            ("group_wait = \"61m\"", "1h"),
+            ("forget_down = \"5s\"", "`group_wait` (10s) after it is down: longer than that is right"),
+            ("forget_down = \"10m\"\ngroup_wait = \"10m\"", "`group_wait` (10m)"),
+            ("forget_down = \"0s\"\ngroup_wait = \"0s\"", "`group_wait` (0s)"),
+        ] {
+            let problem = Config::parse(&format!("[presence]\n{text}\n")).expect_err(text).to_string();
+            assert!(problem.contains(says), "{text}: {problem}");
+        }
+        for text in
+            ["group_wait = \"1h\"", "forget_down = \"11s\"", "forget_ephemeral = \"5s\"", "forget_service = \"5s\""]
+        {
+            assert!(Config::parse(&format!("[presence]\n{text}\n")).is_ok(), "{text}");
+        }
+    }
 }

@@ -139,7 +139,8 @@ fn config(dir: &Path, max_memory_mib: u64, graphite: SocketAddr) -> String {
          [[listen]]\nurl = \"unix://{}\"\n\
          [[sink]]\ntype = \"graphite\"\naddress = \"{graphite}\"\ninclude = [\"known.*\", \"systole.overflow\"]\n\
          [[sink]]\ntype = \"prometheus\"\naddress = \"127.0.0.1:0\"\nttl = \"2s\"\n\
-         [http]\naddress = \"127.0.0.1:0\"\n[history]\nenabled = false\n[presence]\nmisses = 2\ngrace = \"500ms\"\nforget_service = \"100ms\"\nforget_down = \"100ms\"\n",
+         [http]\naddress = \"127.0.0.1:0\"\n[history]\nenabled = false\n[presence]\nmisses = 2\ngrace = \"500ms\"\ngroup_wait = \"0s\"\n\
+         forget_service = \"100ms\"\nforget_down = \"100ms\"\n",
         dir.join("known").display()
     )
 }
