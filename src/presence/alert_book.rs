@@ -392,12 +392,17 @@ impl AlertBook {
         }
     }
 
-    /// Lets time pass: what has waited long enough, and what is over by itself.
-    pub fn tick(&mut self, now: UnixTime) -> Vec<Notification> {
+    /// Lets time pass: what has waited long enough, and what is over by itself. What is in maintenance waits until that is
+    /// over.
+    pub fn tick(&mut self, now: UnixTime, is_maintained: impl Fn(&str, Option<&str>) -> bool) -> Vec<Notification> {
         let mut out = Vec::new();
+        let is_maintained = |AlertKey { service, instance, .. }: &AlertKey| {
+            service.as_deref().is_some_and(|service| is_maintained(service, instance.as_deref()))
+        };
         for alarm in self.open.values_mut() {
             if let AlertState::Pending(until) = alarm.state
                 && now >= until
+                && !is_maintained(&alarm.key)
             {
                 alarm.state = AlertState::Firing;
                 let event = self.waiting.remove(&alarm.key);
@@ -543,6 +548,10 @@ mod tests {
         event(at_secs, None, Change::Service { from: None, to: Some(to) })
     }
 
+    fn nobody(_: &str, _: Option<&str>) -> bool {
+        false
+    }
+
     fn notified(notices: &[Notification]) -> Vec<(String, bool)> {
         notices.iter().map(|notice| (notice.alarm.key.dedup_key(), notice.resolved)).collect()
     }
@@ -551,12 +560,12 @@ mod tests {
     fn a_warning_waits_and_its_end_is_told_only_if_it_was() {
         let mut alerts = AlertBook::new(10.0, Vec::new());
         assert!(alerts.take(1, &instance(0.0, "x", State::Down)).is_empty());
-        assert!(alerts.tick(at(9.0)).is_empty());
+        assert!(alerts.tick(at(9.0), nobody).is_empty());
         assert!(alerts.take(2, &instance(9.5, "x", State::Up)).is_empty());
-        assert!(alerts.tick(at(20.0)).is_empty());
+        assert!(alerts.tick(at(20.0), nobody).is_empty());
         alerts.take(3, &instance(30.0, "x", State::Down));
         let key = "PresenceInstanceDown/a/x".to_string();
-        assert_eq!(notified(&alerts.tick(at(40.0))), [(key.clone(), false)]);
+        assert_eq!(notified(&alerts.tick(at(40.0), nobody)), [(key.clone(), false)]);
         assert_eq!(notified(&alerts.take(4, &instance(50.0, "x", State::Up))), [(key, true)]);
         assert_eq!(alerts.open().count(), 0);
     }
@@ -568,12 +577,26 @@ mod tests {
         alerts.take(2, &instance(1.0, "y", State::Down));
         let down = alerts.take(3, &service(2.0, ServiceState::Down));
         assert_eq!(notified(&down), [("PresenceServiceDown/a".to_string(), false)]);
-        assert!(alerts.tick(at(100.0)).is_empty());
+        assert!(alerts.tick(at(100.0), nobody).is_empty());
         assert!(alerts.take(4, &instance(110.0, "x", State::Up)).is_empty());
         let up = alerts.take(5, &service(110.0, ServiceState::Up));
         assert_eq!(notified(&up), [("PresenceServiceDown/a".to_string(), true)]);
-        assert!(alerts.tick(at(150.0)).is_empty());
-        assert_eq!(notified(&alerts.tick(at(155.0))), [("PresenceInstanceDown/a/y".to_string(), false)]);
+        assert!(alerts.tick(at(150.0), nobody).is_empty());
+        assert_eq!(notified(&alerts.tick(at(155.0), nobody)), [("PresenceInstanceDown/a/y".to_string(), false)]);
+    }
+
+    #[test]
+    fn maintenance_of_a_dead_service_keeps_its_instances_quiet_until_it_is_over() {
+        let mut alerts = AlertBook::new(10.0, Vec::new());
+        alerts.take(1, &instance(0.0, "x", State::Down));
+        alerts.take(2, &service(4.0, ServiceState::Down));
+        let began = alerts.take(3, &service(100.0, ServiceState::Maintenance));
+        assert_eq!(notified(&began), [("PresenceServiceDown/a".to_string(), true)]);
+        assert!(alerts.tick(at(5000.0), |service, _| service == "a").is_empty());
+        // Somebody else is back meanwhile, which is no news.
+        let up = Event { notify: false, ..service(5000.0, ServiceState::Up) };
+        assert!(alerts.take(4, &up).is_empty());
+        assert_eq!(notified(&alerts.tick(at(14_500.0), nobody)), [("PresenceInstanceDown/a/x".to_string(), false)]);
     }
 
     #[test]
@@ -581,7 +604,7 @@ mod tests {
         let mut alerts = AlertBook::new(10.0, Vec::new());
         assert!(alerts.take(1, &service(0.0, ServiceState::Degraded)).is_empty());
         let (degraded, down) = ("PresenceServiceDegraded/a".to_string(), "PresenceServiceDown/a".to_string());
-        assert_eq!(notified(&alerts.tick(at(10.0))), [(degraded.clone(), false)]);
+        assert_eq!(notified(&alerts.tick(at(10.0), nobody)), [(degraded.clone(), false)]);
         let worse = alerts.take(2, &service(15.0, ServiceState::Down));
         assert_eq!(notified(&worse), [(degraded, true), (down, false)]);
     }
@@ -592,10 +615,10 @@ mod tests {
         assert!(alerts.take(1, &service(0.0, ServiceState::Degraded)).is_empty());
         let down = "PresenceServiceDown/a".to_string();
         assert_eq!(notified(&alerts.take(2, &service(4.0, ServiceState::Down))), [(down.clone(), false)]);
-        assert!(alerts.tick(at(60.0)).is_empty());
+        assert!(alerts.tick(at(60.0), nobody).is_empty());
         assert_eq!(notified(&alerts.take(3, &service(60.0, ServiceState::Degraded))), [(down, true)]);
         assert!(alerts.take(4, &service(63.0, ServiceState::Up)).is_empty());
-        assert!(alerts.tick(at(100.0)).is_empty());
+        assert!(alerts.tick(at(100.0), nobody).is_empty());
         assert_eq!(alerts.open().count(), 0);
     }
 
@@ -638,7 +661,7 @@ mod tests {
         let limit = Event::new(at(0.0), Change::Warning(WarningCode::Limit), true);
         assert_eq!(alerts.take(1, &limit)[0].alarm.until, Some(at(300.0)));
         assert_eq!(alerts.take(2, &Event { at: at(60.0), ..limit })[0].alarm.until, Some(at(360.0)));
-        assert!(alerts.tick(at(360.0)).is_empty());
+        assert!(alerts.tick(at(360.0), nobody).is_empty());
         assert_eq!(alerts.open().count(), 0);
     }
 
@@ -651,17 +674,19 @@ mod tests {
         assert_eq!((notified(&began), began[0].alarm.until), (vec![(key.clone(), false)], None));
         for n in 1..60 {
             let now = f64::from(n) * 240.0;
-            assert!(alerts.tick(at(now)).is_empty() && alerts.take(2, &drops(now)).is_empty(), "{now}");
+            assert!(alerts.tick(at(now), nobody).is_empty() && alerts.take(2, &drops(now)).is_empty(), "{now}");
         }
         let last = 59.0 * 240.0;
-        assert!(alerts.tick(at(last + 299.0)).is_empty());
+        assert!(alerts.tick(at(last + 299.0), nobody).is_empty());
         // Over a restart of ours, too.
         let open: Vec<Alarm> = alerts.open().cloned().collect();
         let mut restarted = AlertBook::new(10.0, open);
-        assert!(restarted.tick(at(last + 400.0)).is_empty() && restarted.take(3, &drops(last + 410.0)).is_empty());
-        assert!(restarted.tick(at(last + 709.0)).is_empty());
+        assert!(
+            restarted.tick(at(last + 400.0), nobody).is_empty() && restarted.take(3, &drops(last + 410.0)).is_empty()
+        );
+        assert!(restarted.tick(at(last + 709.0), nobody).is_empty());
         for (alerts, end) in [(&mut alerts, last + 300.0), (&mut restarted, last + 710.0)] {
-            let ended = alerts.tick(at(end));
+            let ended = alerts.tick(at(end), nobody);
             assert_eq!((notified(&ended), ended[0].alarm.since), (vec![(key.clone(), true)], at(0.0)));
             assert_eq!((alerts.open().count(), alerts.over_at.len()), (0, 0));
         }

@@ -347,7 +347,7 @@ impl PresenceState {
     /// Lets time pass for the alarms; `true` if one that waited is notified now.
     pub(super) fn tick_alerts(&mut self) -> bool {
         let now = self.epoch.to_unix(self.engine.now());
-        let waited = self.alerts.tick(now);
+        let waited = self.alerts.tick(now, |service, instance| self.engine.is_maintained(service, instance));
         let has_notified = !waited.is_empty();
         self.notify(waited);
         self.speak();
@@ -444,7 +444,7 @@ fn log_event(event: &Event) {
 mod tests {
     use super::*;
     use crate::memory::Memory;
-    use crate::presence::{EngineTime, Policy};
+    use crate::presence::{AlertName, EngineTime, Policy};
     use crate::protocol::Heartbeat;
 
     fn state(group_wait: f64) -> PresenceState {
@@ -484,6 +484,32 @@ mod tests {
         // Down after 5 s, and notified 10 s later.
         assert_eq!(notified, [15]);
         assert_eq!(state.alerts.firing().count(), 1);
+    }
+
+    #[test]
+    fn maintenance_of_a_dead_service_ends_its_alarm_and_tells_of_no_instance() {
+        let mut state = state(10.0);
+        let mut notified = Vec::new();
+        for second in 0..400 {
+            let now = EngineTime::from_secs(f64::from(second));
+            state.engine.at(now);
+            let heard = [("dies", 0), ("follows", 3)].into_iter().filter(|&(_, last)| second <= last);
+            heard.for_each(|(instance, _)| state.engine.beat(&beat(instance)));
+            if second == 100 {
+                state.announce_maintenance("s", None, 200.0, Announced::default());
+            }
+            state.engine.tick(now);
+            let before: Vec<_> = state.alerts.firing().map(|alarm| alarm.key.name).collect();
+            state.collect();
+            state.tick_alerts();
+            let after: Vec<_> = state.alerts.firing().map(|alarm| alarm.key.name).collect();
+            if before != after {
+                notified.push((second, after));
+            }
+        }
+        // Both are down after 5 s, and at the end of the maintenance the service is, not its instances.
+        let down = vec![AlertName::ServiceDown];
+        assert_eq!(notified, [(8, down.clone()), (100, vec![]), (300, down)]);
     }
 
     #[test]

@@ -292,7 +292,8 @@ impl Run {
                 self.events += 1;
                 out.append(&mut self.alerts.take(self.events, &event.in_unix_time(Epoch::UNIX)));
             }
-            out.append(&mut self.alerts.tick(UnixTime::from_secs(self.next_tick)));
+            let unix = UnixTime::from_secs(self.next_tick);
+            out.append(&mut self.alerts.tick(unix, |service, instance| self.engine.is_maintained(service, instance)));
             self.told.extend(out.into_iter().map(|notification| Told {
                 at: self.next_tick,
                 name: notification.alarm.key.name,

@@ -473,7 +473,8 @@ impl World {
             notifications.append(&mut one.alerts.take(one.next_event, &event.in_unix_time(epoch)));
             one.next_event += 1;
         }
-        notifications.append(&mut one.alerts.tick(unix));
+        notifications
+            .append(&mut one.alerts.tick(unix, |service, instance| one.engine.is_maintained(service, instance)));
         one.among.observers.note(notifications, now);
         let outboxes = one.outboxes();
         one.among.speak(&one.engine, &outboxes);

@@ -97,7 +97,8 @@ impl World {
             one.observers.note(notifications, at(t));
             one.events += 1;
         }
-        one.observers.note(one.alerts.tick(unix(t)), at(t));
+        let waited = one.alerts.tick(unix(t), |service, instance| one.engine.is_maintained(service, instance));
+        one.observers.note(waited, at(t));
         one.observers.note_target(TARGET, true);
         let spoken = one.observers.speak(&one.engine, TARGET);
         for sent in &spoken.notifications {
