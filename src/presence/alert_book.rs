@@ -13,7 +13,7 @@ use super::text_bytes;
 use crate::memory::footprint;
 use crate::named::named_enum;
 
-use super::event::{Change, Event, EventKind, MassSilencePhase, Phase, Reason, Severity, WarningCode, WatchState};
+use super::event::{Change, Event, EventKind, Health, MassSilencePhase, Phase, Reason, Severity, WarningCode, WatchState};
 use super::instance::State;
 use super::jobs::{JobReason, JobState};
 use super::service::ServiceState;
@@ -295,6 +295,22 @@ pub fn which(notification: &Notification) -> Which {
     Which { key: alarm.key.clone(), resolved: *resolved, version: *version, severity: alarm.severity }
 }
 
+/// Whether a change leaves nothing of a problem.
+fn is_end(change: &Change) -> bool {
+    match change {
+        Change::Instance { to, .. } => *to != Some(State::Down),
+        Change::Service { to, .. } => !to.is_some_and(ServiceState::is_bad),
+        Change::Job { to, reason, .. } => {
+            matches!(to, JobState::Ok | JobState::Retired) || *reason == JobReason::Operator
+        }
+        Change::Health { to, .. } => !to.is_some_and(Health::is_bad),
+        Change::Watch { to, .. } => *to == WatchState::Ok,
+        Change::Peer(phase) | Change::Flapping(phase) => *phase == Phase::End,
+        Change::MassSilence(phase) => *phase == MassSilencePhase::End,
+        Change::Maintenance(_) | Change::Warning(_) | Change::Restored(_) => false,
+    }
+}
+
 /// Which alarms are open.
 #[derive(Clone, Debug, Default)]
 pub struct AlertBook {
@@ -323,9 +339,10 @@ impl AlertBook {
         self.open().filter(|alarm| alarm.state == AlertState::Firing)
     }
 
-    /// Takes an event, with its number; what is to be notified at once.
+    /// Takes an event, with its number; what is to be notified at once. Whoever was notified of a problem is of its end, too,
+    /// though notifications are off by then.
     pub fn take(&mut self, id: u64, event: &Event) -> Vec<Notification> {
-        if !event.notify {
+        if !event.notify && (self.open.is_empty() || !is_end(&event.change)) {
             return Vec::new();
         }
         let (numbered, key) = ((id, event.clone()), |name| AlertKey::new(name, event));
@@ -524,7 +541,7 @@ impl AlertBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::event::{Health, InstanceContext, WatchReason};
+    use crate::presence::event::{InstanceContext, WatchReason};
 
     fn at(secs: f64) -> UnixTime {
         UnixTime::from_secs(secs)
@@ -652,6 +669,28 @@ mod tests {
         ] {
             assert_eq!(notified(&alerts.take(1, &start)), [(key.to_string(), false)]);
             assert_eq!(notified(&alerts.take(2, &end)), [(key.to_string(), true)]);
+        }
+    }
+
+    #[test]
+    fn what_ends_when_notifications_are_off_ends_for_who_was_told_and_nobody_else() {
+        let job = |to, reason| event(0.0, Some("x"), Change::Job { from: JobState::Running, to, reason });
+        let flapping = |phase| event(0.0, Some("*"), Change::Flapping(phase));
+        for (key, start, end) in [
+            (
+                "PresenceJob/a/x",
+                job(JobState::Failed, JobReason::Exit(1)),
+                Event { notify: false, ..job(JobState::Ok, JobReason::Ended) },
+            ),
+            ("PresenceFlapping/a", flapping(Phase::Start), Event { notify: false, ..flapping(Phase::End) }),
+        ] {
+            let mut alerts = AlertBook::new(10.0, Vec::new());
+            assert_eq!(notified(&alerts.take(1, &start)), [(key.to_string(), false)]);
+            let mut alerts = AlertBook::new(10.0, alerts.open().cloned().collect());
+            assert!(alerts.take(2, &Event { notify: false, ..start.clone() }).is_empty());
+            assert_eq!(notified(&alerts.take(3, &end)), [(key.to_string(), true)]);
+            assert!(alerts.take(4, &Event { notify: false, ..start }).is_empty());
+            assert!(alerts.take(5, &end).is_empty() && alerts.take(6, &Event { notify: true, ..end }).is_empty());
         }
     }
 
