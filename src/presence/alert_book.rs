@@ -13,7 +13,9 @@ use super::text_bytes;
 use crate::memory::footprint;
 use crate::named::named_enum;
 
-use super::event::{Change, Event, EventKind, Health, MassSilencePhase, Phase, Reason, Severity, WarningCode, WatchState};
+use super::event::{
+    Change, Event, EventKind, Health, MassSilencePhase, Phase, Reason, Severity, WarningCode, WatchReason, WatchState,
+};
 use super::instance::State;
 use super::jobs::{JobReason, JobState};
 use super::service::ServiceState;
@@ -226,6 +228,7 @@ impl Ending {
         match change {
             Change::Instance { to: None, .. }
             | Change::Service { to: None, .. }
+            | Change::Watch { reason: WatchReason::Forgotten, .. }
             | Change::Job { reason: JobReason::Operator, .. } => Ending::Forgotten,
             Change::Instance { to: Some(State::Left), reason: Reason::Replaced, .. } => Ending::Replaced,
             Change::Instance { to: Some(State::Left), .. }
@@ -541,7 +544,7 @@ impl AlertBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::event::{InstanceContext, WatchReason};
+    use crate::presence::event::InstanceContext;
 
     fn at(secs: f64) -> UnixTime {
         UnixTime::from_secs(secs)

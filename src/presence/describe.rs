@@ -206,6 +206,7 @@ fn watch_text(to: WatchState, reason: WatchReason) -> &'static str {
         (WatchState::Low, _) => "has had too few lines for two minutes",
         (WatchState::Ok, WatchReason::Floor) => "has enough lines again",
         (WatchState::Ok, WatchReason::Down) => "has no lines at all; the alarm about its silence stands for it",
+        (WatchState::Ok, WatchReason::Forgotten) => "is not there any more, and its lines are not counted",
     }
 }
 

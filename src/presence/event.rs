@@ -228,6 +228,8 @@ named_enum! {
         Floor = "floor",
         /// Its instance is down, and that alarm stands for it.
         Down = "down",
+        /// Its instance is not known any more.
+        Forgotten = "forgotten",
     }
 }
 

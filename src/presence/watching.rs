@@ -199,12 +199,17 @@ impl Watching {
         self.low_notified = is_notified;
     }
 
+    /// Its lines are not counted any more; if it was low, whether that was notified.
+    pub(super) fn stop_counting(&mut self) -> Option<bool> {
+        (self.minute, self.last_lines, self.below, self.fine) = (None, None, 0, 0);
+        let (was_low, was_notified) = (std::mem::take(&mut self.low), std::mem::take(&mut self.low_notified));
+        was_low.then_some(was_notified)
+    }
+
     /// Looks at its minute: `is_counted` says that it is up or late, without which nothing is.
     pub(super) fn look(&mut self, floor: u32, is_counted: bool, now: EngineTime) -> Verdict {
         if !is_counted {
-            (self.minute, self.last_lines, self.below, self.fine) = (None, None, 0, 0);
-            let was_low = std::mem::take(&mut self.low);
-            return Verdict::Over(was_low.then_some(std::mem::take(&mut self.low_notified)));
+            return Verdict::Over(self.stop_counting());
         }
         let Some(minute) = self.minute else {
             // It was low before our restart: its end is still to come.

@@ -666,6 +666,9 @@ class Engine:
         if F('R32') and i.flapping:
             i.flapping = False
             self.emit(kind="flapping", service=i.service, instance=i.name, to="end", notify=True)
+        if i.is_low:
+            self.emit(kind="watch", service=i.service, instance=i.name, **{"from": "low"}, to="ok", reason="forgotten",
+                      notify=i.low_told)
         self.move(i, "forgotten", reason, notify=(i.state == "down" and i.notified))
         del self.services[i.service].instances[i.name]
 

@@ -351,6 +351,7 @@ impl Engine {
 
     fn remove_instance(&mut self, id: InstanceId, reason: Reason) {
         self.end_health_alert(id);
+        self.end_low(id);
         if self.roster.instance_mut(id).stop_flapping() {
             self.report_instance(id, Change::Flapping(Phase::End), true);
         }

@@ -116,6 +116,16 @@ impl Engine {
         format!("`{}` {had}; at least {floor} are wanted. ", watch.pattern)
     }
 
+    /// Who is not known any more has no floor.
+    pub(super) fn end_low(&mut self, id: InstanceId) {
+        if self.roster.instance(id).watching().is_some()
+            && let Some(notify) = self.roster.instance_mut(id).watching_mut().stop_counting()
+        {
+            let reason = WatchReason::Forgotten;
+            self.report_instance(id, Change::Watch { from: WatchState::Low, to: WatchState::Ok, reason }, notify);
+        }
+    }
+
     /// Compares the lines of minutes that are over with their floors.
     pub(super) fn look_at_floors(&mut self) {
         let now = self.now;
@@ -236,6 +246,19 @@ mod tests {
         assert_eq!(state(&engine), State::Unknown);
         seen(&mut engine, 421.0, 21.0, false);
         assert_eq!(state(&engine), State::Up);
+    }
+
+    #[test]
+    fn a_low_ends_when_its_instance_is_forgotten() {
+        let mut engine = Engine::new(policy(Some(100)), at(0.0), 1);
+        (0..20).for_each(|n| beat(&mut engine, f64::from(n) * 10.0));
+        assert_eq!(notified(&mut engine), ["low"]);
+        engine.forget("s", Some("i"));
+        engine.tick(at(191.0));
+        assert_eq!(notified(&mut engine), ["ok"]);
+        // It counts anew if it is back.
+        beat(&mut engine, 192.0);
+        assert_eq!(notified(&mut engine), Vec::<&str>::new());
     }
 
     #[test]
